@@ -3,11 +3,11 @@
 //! Each part knows only those after it:
 //!
 //! ```text
-//! session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message
+//! session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message, local_response
 //! ```
 //!
-//! A session owns its exchanges. An exchange returns what came of an event, a protocol returns what is to become of its
-//! session; both are handled by the session.
+//! A session owns its exchanges. An exchange returns the progress that an event made, and a protocol returns its decision
+//! about the session; the session handles both.
 
 mod client;
 mod exchange;
@@ -32,22 +32,22 @@ use std::time::Duration;
 /// The clients of one worker that speak HTTP or TLS.
 pub(crate) struct Http {
     sessions: Table<of::Session, Box<Session>>,
-    /// Sessions that ended during the present events.
-    over: Vec<SessionKey>,
+    /// Sessions that ended while the present events were handled.
+    ended: Vec<SessionKey>,
     shared: Shared,
 }
 
 impl Http {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { sessions: Table::default(), over: Vec::new(), shared: Shared::new(seed) }
+        Self { sessions: Table::default(), ended: Vec::new(), shared: Shared::new(seed) }
     }
 
-    /// Returns how long nothing can be due; `None` when there is no deadline.
+    /// Returns the time until the next deadline may be due; `None` when there is no deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         self.shared.wait(now)
     }
 
-    /// Handles the deadlines that came.
+    /// Handles the deadlines that are due.
     pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
         let mut due = Vec::new();
         self.shared.session_timers.expire(cx.now, &mut due);
@@ -60,7 +60,7 @@ impl Http {
         due.into_iter().for_each(|key| self.shared.on_unused_deadline(cx, key));
     }
 
-    /// Closes pooled connections to servers, the longest idle first; returns how many.
+    /// Closes pooled connections to servers, the longest idle first; returns their number.
     pub(crate) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         self.shared.shed_pooled(cx, wanted)
     }

@@ -1,4 +1,4 @@
-//! The client of a session, as its exchanges see it: its connection, what is known of it, and what it was promised.
+//! Client of a session: its connection, the facts about it, and the descriptor that it was promised.
 
 use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
@@ -19,19 +19,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A client that closed, or ready.ended its side, is taken for gone when nothing moves for so long.
-pub(super) const CLOSED: Duration = Duration::from_millis(200);
+/// Time without progress after which a client that ended its sending direction is considered to have left.
+pub(super) const LEAVE_DELAY: Duration = Duration::from_millis(200);
 
-/// A side that still sends when all is sent to it is received from for so long, so that it gets everything.
+/// Longest time for which a peer that still sends is drained before its socket is closed, so that it can receive everything.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
-/// And for so many bytes at most.
+/// Most bytes that are drained from a peer.
 pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
-/// After so many rounds another session has its turn.
+/// Number of rounds before the worker handles another session.
 pub(super) const ROUNDS_MAX: usize = 16;
 
 /// A client.
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own about the client")]
+#[allow(clippy::struct_excessive_bools, reason = "each is an independent fact about the client")]
 pub(super) struct Client {
     /// Session of the client.
     pub(super) key: SessionKey,
@@ -39,36 +39,37 @@ pub(super) struct Client {
     pub(super) service: Arc<Service>,
     pub(super) settings: Arc<Settings>,
     pub(super) origin: Origin,
-    /// The address that the client connected to; known when HTTP begins.
+    /// Address that the client connected to; set when HTTP begins.
     pub(super) local: Option<SocketAddr>,
     pub(super) facts: Option<Box<TlsFacts>>,
     pub(super) admitted: Admitted,
-    /// The client closed while a request was under way.
+    /// The client ended its sending direction while a request was under way.
     pub(super) left_early: bool,
-    /// The settings changed: the access list decides on the next request, too.
-    pub(super) asks_again: bool,
-    /// The server that the last request had, where the next one wants the same.
+    /// The settings changed: the access list has to admit the client again with the next request.
+    pub(super) needs_admission: bool,
+    /// Server of the last request, if the next one has to go to the same.
     pub(super) stay: Option<Stay>,
-    /// Time of the last move of bytes.
+    /// Time at which bytes of the client moved last.
     pub(super) active_at: Time,
-    /// Rate at which the client takes what it is sent.
+    /// Rate at which the client receives.
     pace: Pace,
-    /// Bytes that the client had not received at the last look.
+    /// Number of bytes that the client had not acknowledged at the last check.
     left: usize,
-    /// Number in lists, unique within the worker.
+    /// Number of the client in listings, unique within the worker.
     pub(super) number: u32,
     /// The session is in the ready queue.
     is_queued: bool,
-    /// A request of the client was served: it may be closed when it is idle and others wait for descriptors.
+    /// A request of the client was served: the client may be closed when it is idle and other clients wait for
+    /// descriptors.
     pub(super) served: bool,
     /// Slot in the service, or among the clients in the tarpit.
     pub(super) slot: Lease,
     _descriptor: Unit,
-    /// The descriptor for its server, while no connection has it.
+    /// Descriptor for a connection to a server, while no connection uses it.
     pub(super) promise: Option<Promise>,
 }
 
-/// A server, with the name of its pool: its identity means nothing in another one.
+/// Server that a client stays at, with the name of its pool: the identity of a server is unique within its pool only.
 #[derive(Debug)]
 pub(super) struct Stay {
     pool: Arc<str>,
@@ -99,7 +100,7 @@ impl Client {
             facts: None,
             admitted: Admitted::default(),
             left_early: false,
-            asks_again: false,
+            needs_admission: false,
             stay: None,
             active_at: cx.now,
             pace: Pace::default(),
@@ -113,37 +114,36 @@ impl Client {
         }
     }
 
-    /// Something happened at its socket.
+    /// Records an event of the socket.
     pub(super) fn on_event(&mut self, ready: Readiness) {
         self.transport.on_event(ready);
     }
 
-    /// Puts the session into the ready queue: there is more to do when others had their turn.
+    /// Puts the session into the ready queue, so that the worker continues it after other sessions.
     pub(super) fn queue(&mut self, cx: &mut Context) {
         if !std::mem::replace(&mut self.is_queued, true) {
             cx.ready.push(Ready::Session(self.key));
         }
     }
 
-    /// Notes that the session left the ready queue.
+    /// Records that the session left the ready queue.
     pub(super) fn leave_queue(&mut self) {
         self.is_queued = false;
     }
 
-    /// Returns whether the client took something since the last call; the kernel may hold much for it, and reports that
-    /// only when there is room again.
+    /// Returns whether the client received bytes since the last call. The kernel may have queued many bytes for it, and
+    /// reports progress only when there is room again.
     pub(super) fn is_taking(&mut self) -> bool {
         let left = self.transport.left();
         std::mem::replace(&mut self.left, left) > left
     }
 
-    /// Returns whether nothing moved of late, and the client has all that it was sent.
+    /// Returns whether no byte moved lately, and the client has received everything.
     pub(super) fn is_quiet(&self, now: Time) -> bool {
-        now.since(self.active_at) >= CLOSED && self.transport.left() == 0
+        now.since(self.active_at) >= LEAVE_DELAY && self.transport.left() == 0
     }
 
-    /// Returns whether it takes what it is sent below the minimum rate. That it took something since the last call counts as
-    /// a move.
+    /// Returns whether the client receives below the minimum rate. Bytes received since the last call count as activity.
     pub(super) fn is_slow(&mut self, now: Time) -> bool {
         if self.is_taking() {
             self.active_at = now;
@@ -152,7 +152,7 @@ impl Client {
         rate.is_some_and(|rate| self.pace.is_slow(now, self.transport.progress(), &rate))
     }
 
-    /// Counts bytes that came from the client, and that went to it.
+    /// Counts bytes that were received from the client and sent to it.
     pub(super) fn count(&self, cx: &Context, bytes_in: u64, bytes_out: u64) {
         let counters = self.service.live.counters.of(cx.id);
         counters.bytes_in.add(bytes_in);
@@ -162,14 +162,14 @@ impl Client {
         }
     }
 
-    /// Records which server the client has.
+    /// Records the server of the client.
     pub(super) fn note_server(&self, backend: &Backend, server: &Entry) {
         if let Some(record) = &self.admitted.record {
             record.had(&backend.pool.load().pool, &server.name);
         }
     }
 
-    /// Returns the name that the client asked for by TLS.
+    /// Returns the server name that the client requested by TLS.
     pub(super) fn name(&self) -> Option<&str> {
         self.facts.as_ref().and_then(|facts| facts.server_name())
     }
@@ -181,11 +181,11 @@ impl Client {
 pub(super) enum After {
     /// The session goes on.
     Stays,
-    /// Everything is sent to the client, which may still send for a time.
+    /// The session ends after all bytes are sent; the client is drained for a time.
     Finish,
-    /// The session is over.
+    /// The session ends now.
     Close,
-    /// The client was refused, and is kept waiting.
+    /// The client was refused; its connection stays open without a response for a time.
     Tarpit,
     /// This exchange relays bytes from now on.
     Relay(ExchangeKey),

@@ -1,6 +1,6 @@
-//! Exchanges: what a session has with a server. An exchange chooses the server, reaches it by a connection that is pooled
-//! or made, goes on to the next one when that fails, and gives the connection back. What comes of it for the session is
-//! returned: its owner reacts.
+//! Exchanges: what happens between a session and a server for one request, or for one relay. An exchange chooses the
+//! server, connects to it or uses a pooled connection, tries the next server if that fails, and gives the connection
+//! back. It returns its progress, and its session reacts.
 
 mod connect;
 mod descriptor;
@@ -36,7 +36,7 @@ use evener_core::{ServerId, Target, Time};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// An exchange.
+/// Exchange of a session with a server.
 #[derive(Debug)]
 pub(super) struct Exchange {
     session: SessionKey,
@@ -127,15 +127,17 @@ impl Exchange {
         }
     }
 
-    /// Returns whether it is the server's turn: the request is whole, and no response began; or it waits for a server.
+    /// Returns whether the server has to act next: the request is complete and no response has begun, or the exchange
+    /// waits for a server.
     pub(super) fn waits_for_response(&self) -> bool {
         let whole = |http: &HttpPart| http.upload == Body::Done && !http.has_responded;
         self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
-    /// Returns whether it is given up when its client closed: the request is whole, and the service is configured so.
+    /// Returns whether the exchange is given up when its client closes: the request is complete, and the service is
+    /// configured so.
     pub(super) fn aborts_on_close(&self) -> bool {
-        // No server knows of one that still waits in a queue.
+        // A queued request was not sent to any server yet.
         let queued = self.reach == Reach::Queued;
         let wanted = |http: &HttpPart| match self.settings.http.as_ref().map(|spec| spec.abort_on_close) {
             Some(AbortOnClose::Always) => true,
@@ -145,8 +147,9 @@ impl Exchange {
         self.http.as_deref().is_some_and(|http| (http.upload == Body::Done || queued) && wanted(http))
     }
 
-    /// Returns whether its deadline is about a stream of HTTP/2 whose bodies move, not about the server's time to respond.
-    pub(super) fn stands(&self) -> bool {
+    /// Returns whether the deadline of the exchange is that of a stream of HTTP/2 whose bodies move, and not the
+    /// response timeout.
+    pub(super) fn has_moving_stream(&self) -> bool {
         let moves =
             |http: &HttpPart| http.stream.is_some() && (http.has_responded || http.upload != Body::Done);
         self.http.as_deref().is_some_and(moves)
@@ -193,38 +196,38 @@ pub(super) struct HttpPart {
 /// Progress towards a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// None is chosen.
+    /// No server is chosen.
     Wanted,
-    /// Every server is at its limit; it waits for a permit.
+    /// Every server is at its limit; the exchange waits for a permit.
     Queued,
-    /// A connect or handshake is under way there.
+    /// A connection attempt or a TLS handshake is under way.
     Connecting(ServerConnectionKey),
     /// The connection to the server is open.
     Open(ServerConnectionKey),
-    /// No server could be reached, for this reason.
+    /// No server could be reached; the reason.
     Failed(NoServer),
 }
 
-/// A connection to a server.
+/// Connection to a server.
 #[derive(Debug)]
 pub(super) struct ServerConnection {
     pub(super) transport: Transport,
-    /// The name of its pool, and the server's identity there.
+    /// Name of the pool, and the identity of the server within it.
     pool: Arc<str>,
     id: ServerId,
     target: Target,
     live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
     exchange: Option<ExchangeKey>,
-    /// Permit for the connect under way, where these are counted.
+    /// Permit for the pending connection attempt, if the service limits their number.
     pending: Option<Pending>,
     stage: Stage,
-    /// Counted descriptor of the connection.
+    /// Descriptor of the connection, as it is counted.
     unit: Option<Unit>,
     idle_since: Time,
     /// The connection carried a request before the present one.
     reused: bool,
-    /// The server knows the connection as that of one client: it is for no other.
+    /// The server identifies the connection with one client, so no other client may use it.
     personal: bool,
 }
 
@@ -233,19 +236,19 @@ enum Stage {
     Connecting,
     Handshaking,
     Open,
-    /// Everything is sent; the server is received from until it has everything, for a time.
+    /// All bytes are sent; the server is drained until it has received them, for a limited time.
     Lingering,
-    Over,
+    Closed,
 }
 
-/// Pooled connections that will do.
+/// Pooled connections that an exchange may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
-    /// Any.
+    /// Any pooled connection.
     Any,
-    /// One that was used lately.
+    /// A connection that was used lately.
     Fresh,
-    /// None.
+    /// No pooled connection.
     Never,
 }
 
@@ -264,12 +267,12 @@ impl Exchange {
         self.http.as_ref().is_some_and(|http| http.stream.is_some())
     }
 
-    /// Returns the request to the pool for a server.
+    /// Returns the request for a server of the pool.
     fn request(&self, now: Time) -> Request {
         Request { client: self.client, now, token: self.token, stay: self.stay }
     }
 
-    /// Returns the server for the next exchange of the client's connection, if that is to be the same.
+    /// Returns the server for the next exchange of the client's connection, if it has to be the same.
     pub(super) fn stay(&self) -> Option<Stay> {
         let wanted = self.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
         let server = self.choice.as_ref().filter(|_| wanted)?.server.id;
@@ -284,13 +287,13 @@ impl Exchange {
     }
 }
 
-/// Meaning of an event for the session of an exchange.
+/// Effect of an event on an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Progress {
     /// The exchange can go on.
     Moved,
-    /// There is nothing for it yet.
+    /// The exchange still waits for an event.
     Waits,
 }
 
@@ -300,7 +303,7 @@ impl Shared {
         self.exchanges.insert(Box::new(exchange))
     }
 
-    /// Makes sure that the server can be spoken to, as far as it goes without waiting.
+    /// Chooses a server and connects to it, as far as possible without waiting.
     pub(super) fn reach(
         &mut self,
         cx: &mut Context,
@@ -328,7 +331,8 @@ impl Shared {
             }
         }
         if self.exchanges[exchange_key].reach == Reach::Wanted {
-            // So many failed at once that others have their turn now.
+            // So many servers failed that the worker handles other sessions now, and continues this exchange
+            // afterwards.
             self.exchange_timers.set(exchange_key, cx.now);
         }
         self.exchanges[exchange_key].reach
@@ -357,17 +361,17 @@ impl Shared {
         note_no_server(cx, &client.service, reason);
     }
 
-    /// The permit of its server is given back, now or soon.
+    /// Records that a server's permit becomes free, now or soon.
     fn note_freed(&self, cx: &mut Context, exchange_key: ExchangeKey) {
         pool_queue::note_freed(cx, &self.exchanges[exchange_key].backend().pool);
     }
 
-    /// The exchange that a connection to a server is for.
+    /// Returns the exchange that uses a connection to a server.
     pub(super) fn exchange_on(&self, server_key: ServerConnectionKey) -> Option<ExchangeKey> {
         self.servers.get(server_key)?.exchange
     }
 
-    /// The deadline of an exchange came whose server is not reached yet.
+    /// Handles the deadline of an exchange that has not reached its server yet.
     pub(super) fn on_reach_deadline(
         &mut self,
         cx: &mut Context,
@@ -385,19 +389,19 @@ impl Shared {
 
     /// Closes a connection to a server.
     pub(super) fn close_server(&mut self, cx: &Context, server_key: ServerConnectionKey) {
-        let Some(server) = self.servers.get_mut(server_key).filter(|server| server.stage != Stage::Over)
+        let Some(server) = self.servers.get_mut(server_key).filter(|server| server.stage != Stage::Closed)
         else {
             return;
         };
         self.pooled.remove(&server.pool, server.id, server_key);
-        server.stage = Stage::Over;
+        server.stage = Stage::Closed;
         server.exchange = None;
         server.pending.take().into_iter().for_each(|pending| pending.end(cx));
         self.server_timers.clear(server_key);
-        self.servers_over.push(server_key);
+        self.ended_servers.push(server_key);
     }
 
-    /// Closes the connection of an exchange; its client has the descriptor for the next one.
+    /// Closes the connection of an exchange. Its descriptor returns to the client for the next connection.
     fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
         self.give_back(client, server_key);
         self.close_server(cx, server_key);

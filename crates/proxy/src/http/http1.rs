@@ -1,11 +1,11 @@
-//! HTTP/1 with clients: requests are read one after the other, each becomes an exchange with a server, and its response
-//! goes back in the client's own framing. What a client sends is never passed on unread: header sections are parsed and
-//! written anew, bodies lose their coding and get another.
+//! HTTP/1 with clients. Requests are read one after the other; each becomes an exchange with a server, and its
+//! response is sent with the framing for the client. No bytes of a client are passed on unread: header sections are
+//! parsed and written anew, bodies are decoded and framed again.
 
 mod body;
 mod response;
 
-use super::client::{After, CLOSED, Client, ROUNDS_MAX};
+use super::client::{After, Client, LEAVE_DELAY, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
 use super::judge::{Arrival, Judged, Next, count_bad, judge_header};
 use super::local_response::LocalResponse;
@@ -21,25 +21,25 @@ use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The client's side of HTTP/1.
+/// HTTP/1 on a client's connection.
 #[derive(Debug)]
 pub(super) struct Http1 {
     scan: Scan,
     stage: Stage,
-    /// A connection to a server that is for this client only.
+    /// Connection to a server that is for this client only.
     private: Option<ServerConnectionKey>,
-    /// The status that every request gets.
+    /// Status with which all requests are refused.
     refusal: Option<u16>,
 }
 
-/// Next thing to happen on a connection.
+/// Stage of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The head of a request.
+    /// The header section of a request is read.
     Header,
-    /// This exchange.
+    /// An exchange is under way.
     Exchange(ExchangeKey),
-    /// The client has to take what it was sent; then another request or the end.
+    /// The client has to receive the queued bytes; then another request or the end follows.
     Flush(Next),
 }
 
@@ -59,12 +59,12 @@ impl Http1 {
         Self { scan: Scan::default(), stage: Stage::Header, private: None, refusal: None }
     }
 
-    /// A connection whose first request gets this status, and which is closed then.
+    /// Creates a connection whose first request gets this status, and which is closed then.
     pub(super) fn refusing(status: u16) -> Self {
         Self { refusal: Some(status), ..Self::new() }
     }
 
-    /// The exchange that is under way.
+    /// Returns the exchange that is under way.
     pub(super) fn exchange(&self) -> Option<ExchangeKey> {
         match self.stage {
             Stage::Exchange(exchange_key) => Some(exchange_key),
@@ -79,7 +79,7 @@ impl Http1 {
 }
 
 impl Http1 {
-    /// Does what can be done without waiting.
+    /// Does everything that is possible without waiting.
     pub(super) fn drive(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         for _ in 0..ROUNDS_MAX {
             match self.step(cx, client, shared) {
@@ -125,19 +125,19 @@ impl Http1 {
     }
 }
 
-/// Looks whether the client closed while its request is under way. One that ended its side only may still wait for the
-/// response: it is given [`CLOSED`].
+/// Checks whether the client closed while its request is under way. A client that ended only its sending direction may
+/// still wait for the response: it gets [`LEAVE_DELAY`].
 fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exchange_key: ExchangeKey) {
     let Shared { exchanges, buffers, .. } = &mut *shared;
     let Some(exchange) = exchanges.get(exchange_key) else { return };
     let aborts = exchange.aborts_on_close();
     if aborts && client.transport.tls().is_some() && client.transport.unread().is_empty() {
-        // What it says is sealed: the end of it is found by reading. Another request may come instead.
+        // With TLS the end is found only by reading. The next request may be read instead.
         client.transport.receive(buffers);
     }
     let closed = client.transport.has_peer_closed();
     if aborts && closed && !std::mem::replace(&mut client.left_early, true) {
-        shared.session_timers.set(client.key, cx.now + CLOSED);
+        shared.session_timers.set(client.key, cx.now + LEAVE_DELAY);
     }
 }
 
@@ -150,7 +150,7 @@ impl Http1 {
         let Some(spec) = client.settings.http.clone() else { return Step::Blocked };
         client.served = true;
         (self.stage, self.scan) = (Stage::Header, Scan::default());
-        // Another request may have begun already.
+        // The next request may have begun already.
         let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
         shared.session_timers.set(client.key, cx.now + wait);
         Step::Continue
@@ -170,7 +170,7 @@ impl Http1 {
                     return Step::Continue;
                 }
                 if transport.end().is_some() {
-                    // Half a request is none, and no client waits for a response to it.
+                    // No client waits for a response to a partial request.
                     return Step::Finished(After::Finish);
                 }
                 Step::Blocked
@@ -179,10 +179,10 @@ impl Http1 {
         }
     }
 
-    /// The header section of a request is whole.
+    /// Judges a request whose header section is complete.
     fn begin(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, found: Found) -> Step {
         let bytes = &client.transport.unread()[found.start..found.end];
-        // The header section is looked at while the client changes.
+        // The header section is borrowed while the client changes, so it is copied.
         let mut header = std::mem::take(&mut shared.headers.header);
         header.clear();
         header.extend_from_slice(bytes);
@@ -198,12 +198,12 @@ impl Http1 {
             }
             Ok(Judged::Respond(response, next)) => self.respond_locally(cx, client, shared, &response, next),
             Ok(Judged::Close) => Step::Finished(After::Finish),
-            Ok(Judged::Waits) => Step::Finished(After::Tarpit),
+            Ok(Judged::Tarpit) => Step::Finished(After::Tarpit),
             Err(status) => self.bad_request(cx, client, shared, status),
         }
     }
 
-    /// Responds to a request that is not understood. What follows it is not looked at.
+    /// Responds to an invalid request. The bytes after it are not read.
     fn bad_request(
         &mut self,
         cx: &mut Context,
@@ -238,7 +238,7 @@ impl Http1 {
         Step::Continue
     }
 
-    /// Ends an exchange without a response of a server: the client gets this status, if nothing was sent to it yet.
+    /// Ends an exchange that gets no response from a server. The client gets this status, unless a response has begun.
     fn fail_exchange(
         &mut self,
         cx: &mut Context,
@@ -250,11 +250,11 @@ impl Http1 {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
-        // What is left of the body would be taken for another request.
+        // Unread bytes of the body would be parsed as another request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
         shared.abandon(cx, client, exchange_key);
         if responded {
-            // Half a response cannot be taken back; the reset shows that it is not whole.
+            // A partial response cannot be taken back; the reset shows that it is not complete.
             self.stage = Stage::Header;
             reset_at_close(client.transport.socket());
             return Step::Finished(After::Close);
@@ -266,7 +266,7 @@ impl Http1 {
 }
 
 impl Http1 {
-    /// The deadline of the client's side came.
+    /// Handles the deadline of the client's connection.
     pub(super) fn on_deadline(
         &mut self,
         cx: &mut Context,
@@ -314,11 +314,11 @@ impl Http1 {
             counters.requests_aborted.one();
             return After::Close;
         }
-        let progress_interval = if leaves { CLOSED } else { spec.progress_interval() };
+        let progress_interval = if leaves { LEAVE_DELAY } else { spec.progress_interval() };
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
             (false, true) => Some(deadline.min(cx.now + progress_interval)),
-            // The server's time to respond has a deadline of its own.
+            // The response timeout is a deadline of the exchange.
             (false, false) => waits.then(|| cx.now + progress_interval),
         };
         if let Some(next) = next {
@@ -335,7 +335,7 @@ impl Http1 {
         };
         match exchange.filter(|exchange_key| !takes_slowly && !responded(*exchange_key)) {
             Some(exchange_key) => {
-                let fault = shared.is_servers_fault(cx, exchange_key);
+                let fault = shared.is_delayed_by_server(cx, exchange_key);
                 if sends_slowly && !fault {
                     counters.slow_requests.one();
                 }
@@ -343,7 +343,8 @@ impl Http1 {
             }
             None => {
                 if takes_slowly || exchange.is_some() {
-                    // Half a response must not look like a whole one, and what is left is not to be held by the kernel either.
+                    // A partial response must not look complete. The reset also frees the bytes that the kernel has
+                    // queued.
                     reset_at_close(client.transport.socket());
                 }
                 After::Close
@@ -351,7 +352,7 @@ impl Http1 {
         }
     }
 
-    /// A server did not begin its response in time.
+    /// Fails an exchange whose server did not begin its response in time.
     pub(super) fn on_response_deadline(
         &mut self,
         cx: &mut Context,
@@ -359,11 +360,11 @@ impl Http1 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
     ) -> After {
-        shared.note_timeout(cx, exchange_key);
+        shared.count_timeout(cx, exchange_key);
         self.fail(cx, client, shared, exchange_key, 504)
     }
 
-    /// The same, and goes on with the client.
+    /// Fails an exchange, and continues with the client.
     fn fail(
         &mut self,
         cx: &mut Context,
@@ -378,7 +379,7 @@ impl Http1 {
         }
     }
 
-    /// The program drains: a client without a request leaves.
+    /// Handles the begin of a drain: a client without a request leaves.
     pub(super) fn on_drain(&self, client: &Client) -> After {
         if client.transport.unread().is_empty() && self.stage == Stage::Header {
             After::Finish
@@ -387,13 +388,13 @@ impl Http1 {
         }
     }
 
-    /// Ends what it has of servers.
+    /// Ends the exchange and closes the private connection to a server.
     pub(super) fn end(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) {
         if let Stage::Exchange(exchange_key) = self.stage {
             shared.abandon(cx, client, exchange_key);
         }
         if let Some(private) = self.private.take() {
-            shared.let_go(cx, private);
+            shared.close_private(cx, private);
         }
     }
 }

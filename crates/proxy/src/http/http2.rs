@@ -1,14 +1,14 @@
-//! HTTP/2 with clients. The frames are the `h2` crate's, which asks for nothing but bytes in and out: here it is polled by
-//! hand in the worker's own loop, over buffers in memory instead of a socket. Each stream is an exchange like a request of
-//! HTTP/1, and its header section goes through the same reader, so that the same rules hold.
+//! HTTP/2 with clients. The `h2` crate handles the frames. The worker's loop polls it, over buffers in memory instead
+//! of a socket. Each stream is an exchange like a request of HTTP/1, and the same parser reads its header section, so
+//! that the same rules apply.
 
 mod body;
+mod drain;
 mod header;
-mod rest;
 mod stream;
 mod wire;
 
-use self::rest::Rests;
+use self::drain::DrainedBodies;
 use self::wire::Wire;
 use super::client::{After, Client, LINGER, ROUNDS_MAX};
 use super::exchange::Shared;
@@ -26,54 +26,55 @@ use std::pin::Pin;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
-/// Streams of one client at once.
+/// Most streams of one client at the same time.
 const STREAMS_MAX: u32 = 128;
-/// Bytes of bodies that a client may send before they are taken: for each stream, and for all together.
+/// Most bytes of bodies that a client may send before they are read: for each stream, and for all streams together.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of each response that are kept for a client that does not take them.
+/// Most bytes of a response that are buffered while the client does not receive them.
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
 
-/// Cost of small DATA frames that may wait, by the count of `h2` (256 bytes each, less what they carry): its own
-/// choice would end a client whose frames of one byte fill one read.
+/// Limit for small DATA frames that are not read yet, as `h2` counts them (256 bytes each, less their data). The
+/// default of `h2` would disconnect a client whose frames of one byte fill one read.
 const SMALL_FRAMES_BUDGET: usize = 2 * 1024 * 1024;
 /// Time for a client to leave after GOAWAY.
 const LEAVE: Duration = Duration::from_secs(5);
-/// The same while the program drains: a client that does not acknowledge the PING, by which the last GOAWAY waits for requests
-/// that are on their way (RFC 9113, section 6.8), does not hold the program.
+/// Time for a client to leave after GOAWAY while the program drains. The last GOAWAY waits until the client
+/// acknowledges a PING, for requests that are under way (RFC 9113, section 6.8). A client that does not acknowledge it
+/// must not delay the exit.
 const DRAIN_LEAVE: Duration = Duration::from_secs(1);
 
-/// The client's side of HTTP/2.
+/// HTTP/2 on a client's connection.
 pub(super) struct Http2 {
     wire: Wire,
     state: State,
     streams: Table<of::Stream, Stream>,
-    /// Bodies that are for no exchange any more.
-    rests: Rests,
-    /// The client got GOAWAY, as it had no request.
+    /// Bodies without an exchange, which are drained.
+    drained_bodies: DrainedBodies,
+    /// The client got GOAWAY while it had no request.
     leaves: bool,
-    /// The client has no streams, and the deadline is that of such clients.
+    /// The client has no streams, and the deadline for idle clients applies.
     idle: bool,
 }
 
 enum State {
     Begins(Handshake<Wire, Bytes>),
     Open(Connection<Wire, Bytes>),
-    /// The rest goes out, then the connection ends.
+    /// The queued bytes are sent, then the connection ends.
     Ends,
 }
 
-/// A request with its response.
+/// Request of a stream, with its response.
 struct Stream {
     exchange: Option<ExchangeKey>,
-    /// Time at which a byte of its bodies moved last.
+    /// Time at which bytes of the bodies moved last.
     active_at: Time,
-    /// Bytes of the response that the client took, as the server sent them.
+    /// Number of bytes of the response that the client received, as the server sent them.
     taken: u64,
     pace: Pace,
     body: RecvStream,
     respond: SendResponse<Bytes>,
-    /// The way for the body of the response, once its header section is out.
+    /// Sender of the response's body, after the header section was sent.
     send: Option<SendStream<Bytes>>,
 }
 
@@ -98,13 +99,13 @@ impl Http2 {
             wire,
             state: State::Begins(handshake),
             streams: Table::default(),
-            rests: Rests::default(),
+            drained_bodies: DrainedBodies::default(),
             leaves: false,
             idle: true,
         }
     }
 
-    /// The exchanges that are under way.
+    /// Returns the exchanges that are under way.
     pub(super) fn exchanges(&self) -> Vec<ExchangeKey> {
         self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
     }
@@ -114,16 +115,16 @@ impl Http2 {
         self.streams.is_empty() && !self.leaves
     }
 
-    /// Lets the connection write more frames; requests that come meanwhile wait inside of it.
+    /// Makes the connection write more frames. Requests that come meanwhile are queued in it.
     fn write_frames(&mut self) {
         let mut context = task::Context::from_waker(Waker::noop());
         if let State::Open(connection) = &mut self.state {
-            // What it says of itself, the next accept says again.
+            // The next call of `poll_accept` returns the same error.
             let _ = connection.poll_closed(&mut context);
         }
     }
 
-    /// Lets the connection do what it can; a request if one came.
+    /// Polls the connection; returns a request if one has come.
     fn poll(&mut self) -> Polled {
         let mut context = task::Context::from_waker(Waker::noop());
         loop {
@@ -140,7 +141,7 @@ impl Http2 {
                     Poll::Ready(Some(Err(_)) | None) => self.state = State::Ends,
                     Poll::Pending => return Polled::Nothing,
                 },
-                State::Ends => return Polled::Over,
+                State::Ends => return Polled::Ended,
             }
         }
     }
@@ -149,11 +150,12 @@ impl Http2 {
 enum Polled {
     Request(Box<http::Request<RecvStream>>, SendResponse<Bytes>),
     Nothing,
-    Over,
+    Ended,
 }
 
-/// The limits of a head by the count of HTTP/2: 32 bytes more for each field (RFC 9113, section 6.5.2). What the reader
-/// refuses is counted like a request of HTTP/1; `h2` itself refuses what goes beyond even this.
+/// Returns the limit of a header section as HTTP/2 counts it: 32 bytes more for each field (RFC 9113, section 6.5.2).
+/// Requests that exceed the limits by less are refused and counted as in HTTP/1; `h2` refuses those that exceed even
+/// this.
 fn list_bytes_max(limits: &HeaderLimits) -> u32 {
     u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
 }
@@ -161,28 +163,28 @@ fn list_bytes_max(limits: &HeaderLimits) -> u32 {
 /// Outcome of a flush.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flushed {
-    /// Something went out.
+    /// Bytes were sent.
     Some,
     Nothing,
-    /// HTTP/2 is over on this connection.
-    Over(After),
+    /// HTTP/2 has ended on this connection.
+    Ended(After),
 }
 
 impl Http2 {
-    /// The client sent something, or takes more.
+    /// Continues all streams, after the client sent or received bytes.
     pub(super) fn drive(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         for _ in 0..ROUNDS_MAX {
             let received = self.receive(client, &mut shared.buffers);
             if let Some(after) = self.accept(cx, client, shared) {
                 return after;
             }
-            self.rests.take(cx.now);
+            self.drained_bodies.discard_received(cx.now);
             for exchange_key in self.exchanges() {
                 self.drive_stream(cx, client, shared, exchange_key);
             }
             match self.flush(cx, client, shared) {
-                Flushed::Over(after) => return after,
-                // What went out made room for more.
+                Flushed::Ended(after) => return after,
+                // The bytes that were sent made room for more.
                 Flushed::Some => {}
                 Flushed::Nothing if received == Received::Some => {}
                 Flushed::Nothing => return After::Stays,
@@ -192,7 +194,7 @@ impl Http2 {
         After::Stays
     }
 
-    /// The exchange of one stream can go on.
+    /// Continues the stream of one exchange.
     pub(super) fn on_progress(
         &mut self,
         cx: &mut Context,
@@ -205,7 +207,7 @@ impl Http2 {
             match self.flush(cx, client, shared) {
                 Flushed::Some => {}
                 Flushed::Nothing => return After::Stays,
-                Flushed::Over(after) => return after,
+                Flushed::Ended(after) => return after,
             }
         }
         client.queue(cx);
@@ -213,15 +215,15 @@ impl Http2 {
     }
 
     fn receive(&mut self, client: &mut Client, buffers: &mut Buffers) -> Received {
-        // What the client takes now may be what others wait for.
+        // Bytes that the client receives now may make room for which streams wait.
         client.transport.flush(buffers);
         if client.transport.pending() >= PENDING_BYTES_MAX {
-            // Nothing is received from a client that does not read what it gets.
+            // Nothing is received from a client that does not read its responses.
             return Received::Nothing;
         }
         let received = client.transport.receive(buffers);
         if !client.transport.unread().is_empty() {
-            self.wire.put(client.transport.unread());
+            self.wire.add_input(client.transport.unread());
             client.transport.consume(usize::MAX);
             client.transport.settle(buffers);
         }
@@ -231,7 +233,7 @@ impl Http2 {
         received
     }
 
-    /// Takes in the requests that came; `Some` when HTTP/2 is over on this connection.
+    /// Begins streams for the requests that came; `Some` if HTTP/2 has ended on this connection.
     fn accept(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Option<After> {
         loop {
             match self.poll() {
@@ -242,7 +244,7 @@ impl Http2 {
                     }
                 }
                 Polled::Nothing => return None,
-                Polled::Over => {
+                Polled::Ended => {
                     self.count_aborted(cx, client);
                     self.flush_out(client, &mut shared.buffers);
                     return Some(After::Finish);
@@ -251,45 +253,45 @@ impl Http2 {
         }
     }
 
-    /// The client is gone, and with it whatever it asked for.
+    /// Counts the requests that a client abandons by closing.
     fn count_aborted(&self, cx: &Context, client: &Client) {
         let pending = self.exchanges().len();
         client.service.live.counters.of(cx.id).requests_aborted.add(pending as u64);
     }
 
-    /// Sends what the connection has for the client.
+    /// Sends the frames that the connection has for the client.
     fn flush(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Flushed {
-        // What streams have has to become frames first.
+        // The data of the streams has to become frames first.
         if let Some(after) = self.accept(cx, client, shared) {
-            return Flushed::Over(after);
+            return Flushed::Ended(after);
         }
         let flushed = self.flush_out(client, &mut shared.buffers);
         self.note_idle(cx, client, shared);
         if client.transport.is_broken() {
             self.count_aborted(cx, client);
-            return Flushed::Over(After::Close);
+            return Flushed::Ended(After::Close);
         }
         flushed
     }
 
-    /// Flushes; returns the end that may come of it.
+    /// Flushes, and returns the decision about the session.
     fn flush_all(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         match self.flush(cx, client, shared) {
-            Flushed::Over(after) => after,
+            Flushed::Ended(after) => after,
             Flushed::Some | Flushed::Nothing => After::Stays,
         }
     }
 
-    /// With the last stream, the time of a client without a request begins.
+    /// Sets the deadline for idle clients when the last stream ends.
     fn note_idle(&mut self, cx: &Context, client: &mut Client, shared: &mut Shared) {
         let Some(wait) = client.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
         let was_idle = std::mem::replace(&mut self.idle, self.streams.is_empty());
         if self.idle && !was_idle {
-            // The program may drain since: this client got GOAWAY, with the others.
+            // The program may have begun to drain: then this client got GOAWAY with all others.
             self.leaves |= cx.draining;
             let wait = if cx.draining { DRAIN_LEAVE } else { wait };
-            // Bodies that are for no exchange have their time, too.
-            let wait = if self.rests.is_empty() { wait } else { wait.min(LINGER) };
+            // Bodies that are drained have a deadline, too.
+            let wait = if self.drained_bodies.is_empty() { wait } else { wait.min(LINGER) };
             client.served = true;
             shared.session_timers.set(client.key, cx.now + wait);
         }
@@ -301,7 +303,7 @@ impl Http2 {
         let mut flushed = Flushed::Nothing;
         for _ in 0..ROUNDS_MAX {
             if transport.pending() >= PENDING_BYTES_MAX {
-                // It goes on when the client took that.
+                // An event follows when the client has received these bytes.
                 return Flushed::Nothing;
             }
             let out = self.wire.take_output();
@@ -310,23 +312,23 @@ impl Http2 {
             }
             transport.send(&out, buffers);
             flushed = Flushed::Some;
-            // The connection may have had more than the wire held.
+            // The connection may have more frames than the wire could take.
             self.write_frames();
         }
         flushed
     }
 
-    /// The deadline of the client's side came.
+    /// Handles the deadline of the client's connection.
     pub(super) fn on_deadline(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
     ) -> After {
-        if !self.rests.is_empty() {
-            // Those whose time is over are reset.
-            self.rests.take(cx.now);
-            if let Flushed::Over(after) = self.flush(cx, client, shared) {
+        if !self.drained_bodies.is_empty() {
+            // Bodies that were drained for too long are reset.
+            self.drained_bodies.discard_received(cx.now);
+            if let Flushed::Ended(after) = self.flush(cx, client, shared) {
                 return after;
             }
         }
@@ -347,13 +349,13 @@ impl Http2 {
             self.exchanges().iter().any(|exchange_key| shared.exchanges[*exchange_key].waits_for_response())
         };
         let next = if deadline > cx.now {
-            Some(match (self.rests.is_empty(), idle) {
+            Some(match (self.drained_bodies.is_empty(), idle) {
                 (false, _) => deadline.min(cx.now + spec.progress_interval().min(LINGER)),
                 (true, true) => deadline,
                 (true, false) => deadline.min(cx.now + spec.progress_interval()),
             })
         } else {
-            // Servers' time to respond has a deadline of its own.
+            // The response timeout is a deadline of each exchange.
             waits().then(|| cx.now + spec.progress_interval())
         };
         if let Some(next) = next {
@@ -364,12 +366,12 @@ impl Http2 {
         if idle { self.dismiss(cx, client, shared) } else { After::Close }
     }
 
-    /// Has an idle client leave, which makes room for others.
+    /// Makes an idle client leave, to free its descriptors.
     pub(super) fn dismiss(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         self.shut_down(cx, client, shared, LEAVE)
     }
 
-    /// The deadline of a stream came whose bodies move: one that stands still ends, though others go on.
+    /// Handles the deadline of a stream whose bodies move: a stalled stream ends, the others go on.
     pub(super) fn on_stalled(
         &mut self,
         cx: &mut Context,
@@ -381,7 +383,7 @@ impl Http2 {
         self.flush_all(cx, client, shared)
     }
 
-    /// A server did not begin its response in time.
+    /// Fails a stream whose server did not begin its response in time.
     pub(super) fn on_response_deadline(
         &mut self,
         cx: &mut Context,
@@ -389,17 +391,18 @@ impl Http2 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
     ) -> After {
-        shared.note_timeout(cx, exchange_key);
+        shared.count_timeout(cx, exchange_key);
         self.fail_stream(cx, client, shared, exchange_key, 504);
         self.flush_all(cx, client, shared)
     }
 
-    /// The program drains.
+    /// Handles the begin of a drain.
     pub(super) fn on_drain(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         self.shut_down(cx, client, shared, DRAIN_LEAVE)
     }
 
-    /// No new requests; those that are there may finish. A client without any is closed after `leave`, whatever it does.
+    /// Accepts no more requests; present ones may finish. A client without requests is closed after `leave` in any
+    /// case.
     fn shut_down(
         &mut self,
         cx: &mut Context,
@@ -408,7 +411,7 @@ impl Http2 {
         leave: Duration,
     ) -> After {
         if self.streams.is_empty() {
-            // A request that is on its way has that time to come.
+            // A request that is under way has this time to arrive.
             self.leaves = true;
             shared.session_timers.set(client.key, cx.now + leave);
         }
@@ -419,7 +422,7 @@ impl Http2 {
         self.flush_all(cx, client, shared)
     }
 
-    /// Ends what it has of servers.
+    /// Ends all exchanges.
     pub(super) fn end(&self, cx: &mut Context, client: &mut Client, shared: &mut Shared) {
         self.exchanges().into_iter().for_each(|exchange_key| shared.abandon(cx, client, exchange_key));
     }

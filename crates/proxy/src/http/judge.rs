@@ -1,5 +1,6 @@
-//! A request is understood, admitted and routed: it becomes an exchange, or gets a local response. That is the same for all
-//! versions of HTTP: a request of HTTP/2 comes here as HTTP/1.1 would have it.
+//! Judging of requests: a request is parsed, admitted and routed. It becomes an exchange, or gets a local response. This is
+//! the same for all versions of HTTP, because the header section of a request of HTTP/2 is written in the form of HTTP/1.1
+//! before it is judged.
 
 use super::client::Client;
 use super::exchange::{Body, Exchange, Shared};
@@ -13,7 +14,7 @@ use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
 use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
 use evener_core::wire::chunked::Decoder;
-use evener_core::wire::forwarded::Client as Known;
+use evener_core::wire::forwarded::Client as Reported;
 use evener_core::wire::http::{Framing, Request, Target};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,24 +22,24 @@ use std::time::Duration;
 
 /// Verdict on a request.
 enum Verdict {
-    /// A server of this backend gets it; the client that it comes from.
+    /// A server of this backend gets the request; with the address of the client.
     Serve(usize, IpAddr),
-    /// A local response.
+    /// The request gets a local response.
     Respond(LocalResponse, Why),
     /// The connection is closed.
     Close,
-    /// The client is kept waiting.
+    /// The connection stays open without a response for a time.
     Tarpit(Lease, Duration),
-    /// The request goes round between instances.
+    /// The request loops between instances.
     Loop,
 }
 
 /// Reason for a local response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
-    /// Part of the service: redirects, health, the configured response.
-    Ours,
-    /// The client may not.
+    /// The service responds itself: redirects, health, the configured response.
+    Local,
+    /// The client is refused.
     Refused,
     /// No route matches.
     NoRoute,
@@ -52,8 +53,8 @@ pub(super) enum Judged {
     Respond(LocalResponse, Next),
     /// The connection is closed.
     Close,
-    /// The client is kept waiting.
-    Waits,
+    /// The connection stays open without a response for a time.
+    Tarpit,
 }
 
 /// Next thing on a client's connection after a response.
@@ -66,13 +67,13 @@ pub(super) enum Next {
 /// Transport of a request from its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// On a connection of HTTP/1; the status that every request of it gets, if there is one.
+    /// On a connection of HTTP/1. A `refusal` is the status with which all its requests are refused.
     Http1 { refusal: Option<u16> },
-    /// On this stream of HTTP/2.
+    /// On a stream of HTTP/2.
     Stream { key: StreamKey, has_body: bool, is_alone: bool },
 }
 
-/// Reads a header section and decides; `Err` has the status for one that is not understood.
+/// Parses a header section and decides on the request; `Err` is the status for an invalid one.
 pub(super) fn judge_header(
     cx: &mut Context,
     client: &mut Client,
@@ -94,7 +95,7 @@ pub(super) fn judge_header(
                 cx,
                 client,
                 shared,
-                &Inquiry { request: &request, header, target, spec: &spec, arrival },
+                &ParsedRequest { request: &request, header, target, spec: &spec, arrival },
             ))
         }
         Err(error) => Err(error.status()),
@@ -106,12 +107,12 @@ pub(super) fn judge_header(
 /// Refuses a request of HTTP/2 that is malformed or beyond the limits, with this status.
 pub(super) fn refuse_stream(cx: &Context, client: &Client, header: &[u8], status: u16) -> Judged {
     count_bad(cx, client, status);
-    // A response to HEAD has no body, even if the rest of the head is not understood.
+    // A response to HEAD has no body, even if the rest of the header section is invalid.
     let is_head = header.starts_with(b"HEAD ");
     Judged::Respond(LocalResponse::page(status).for_method(is_head), Next::Request)
 }
 
-/// Counts a request that is not understood.
+/// Counts an invalid request.
 pub(super) fn count_bad(cx: &Context, client: &Client, status: u16) {
     let counters = client.service.live.counters.of(cx.id);
     counters.requests_bad.one();
@@ -120,49 +121,48 @@ pub(super) fn count_bad(cx: &Context, client: &Client, status: u16) {
     }
 }
 
-/// A reload, or another word of the operator, since the last request counts for this one: the client has to be admitted
-/// again.
+/// Applies settings that changed since the last request: the client has to be admitted again.
 fn refresh(client: &mut Client) {
     let current = client.service.settings.load();
     if Arc::ptr_eq(&current, &client.settings) || current.http.is_none() {
         return;
     }
-    // The pool for refused clients may have another number now, or be gone.
-    let known = client.admitted.backend.map(|backend| client.settings.backends[backend].pool.load());
-    client.admitted.backend = known
-        .and_then(|known| current.backends.iter().position(|backend| backend.pool.load().pool == known.pool));
+    // The pool for refused clients may have another index now, or may be removed.
+    let pool = client.admitted.backend.map(|backend| client.settings.backends[backend].pool.load());
+    client.admitted.backend = pool
+        .and_then(|pool| current.backends.iter().position(|backend| backend.pool.load().pool == pool.pool));
     client.settings = Arc::clone(&current);
-    client.asks_again = true;
+    client.needs_admission = true;
 }
 
-fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, inquiry: &Inquiry<'_>) -> Judged {
-    let Inquiry { request, header, spec, .. } = *inquiry;
+fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &ParsedRequest<'_>) -> Judged {
+    let ParsedRequest { request, header, spec, .. } = *parsed;
     client.active_at = cx.now;
     client.left_early = false;
     let service = Arc::clone(&client.service);
     let counters = service.live.counters.of(cx.id);
     counters.requests.one();
     client.count(cx, header.len() as u64, 0);
-    let verdict = match inquiry.arrival {
+    let verdict = match parsed.arrival {
         Arrival::Http1 { refusal: Some(status) } => {
             Verdict::Respond(LocalResponse::page(status), Why::Refused)
         }
-        _ => judge(cx, client, inquiry),
+        _ => judge(cx, client, parsed),
     };
     let is_head = request.method(header) == b"HEAD";
     match verdict {
         Verdict::Serve(backend, address) => {
-            // Beside other streams the time to look at all of them stays.
-            if !matches!(inquiry.arrival, Arrival::Stream { is_alone: false, .. }) {
+            // The deadline for the check of earlier streams stays.
+            if !matches!(parsed.arrival, Arrival::Stream { is_alone: false, .. }) {
                 shared.session_timers.set(client.key, cx.now + spec.progress_interval());
             }
-            Judged::Exchange(shared.begin(exchange_of(cx, client, inquiry, backend, address)))
+            Judged::Exchange(shared.begin(exchange_of(cx, client, parsed, backend, address)))
         }
         Verdict::Respond(response, why) => {
-            if why == Why::Ours {
+            if why == Why::Local {
                 counters.requests_local.one();
             }
-            // A body that is not read would be taken for another request.
+            // A body that is not read would be parsed as another request.
             let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();
             Judged::Respond(response.for_method(is_head), if stays { Next::Request } else { Next::End })
         }
@@ -174,22 +174,22 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, inquiry: &I
         Verdict::Tarpit(slot, time) => {
             (client.slot, client.promise) = (slot, None);
             shared.session_timers.set(client.key, cx.now + time);
-            Judged::Waits
+            Judged::Tarpit
         }
     }
 }
 
 /// Decides on a request.
-fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
-    let Inquiry { request, header, spec, .. } = *inquiry;
-    let path = &*message::target_bytes(&inquiry.target);
+fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdict {
+    let ParsedRequest { request, header, spec, .. } = *parsed;
+    let path = &*message::target_bytes(&parsed.target);
     let settings = Arc::clone(&client.settings);
     if spec
         .health
         .as_ref()
         .is_some_and(|health| path.split(|&byte| byte == b'?').next() == Some(health.as_bytes()))
     {
-        return Verdict::Respond(LocalResponse::health(is_usable(&settings)), Why::Ours);
+        return Verdict::Respond(LocalResponse::health(is_usable(&settings)), Why::Local);
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(header)));
     let peer = client.origin.client.ip();
@@ -199,8 +199,8 @@ fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
     }
     let declared = declared.client(peer, &spec.forwarded);
     let address = declared.address();
-    let asks = declared != Known::Known(peer) || std::mem::take(&mut client.asks_again);
-    if asks && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
+    let needs_admission = declared != Reported::Known(peer) || std::mem::take(&mut client.needs_admission);
+    if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
         return refused(client, settings.denied, address, 403, cx.id);
     }
@@ -209,24 +209,24 @@ fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
         return refused(client, settings.exceeded, address, 429, cx.id);
     }
     if let Some(backend) = client.admitted.backend {
-        // A client that the access list refused gets the pool for such clients, whatever the routes say.
+        // A client that the access list refused gets the pool for such clients; routes do not apply.
         return Verdict::Serve(backend, address);
     }
-    // A route wins over the local response of the service, which is for everything that no route names.
+    // The local response of the service is for requests that no route matches.
     if let Some(backend) = settings.routes.find(request.authority(header), path) {
         return Verdict::Serve(*backend, address);
     }
     let responds_locally = spec.redirect.is_some() || spec.respond.is_some();
-    if responds_locally && matches!(inquiry.target, Target::Authority(_)) {
-        // A client that wants a tunnel does not want a page.
+    if responds_locally && matches!(parsed.target, Target::Authority(_)) {
+        // CONNECT requests a tunnel, not a page.
         return Verdict::Respond(LocalResponse::page(400), Why::Refused);
     }
     if let Some(redirect) = spec.redirect {
         let response = LocalResponse::redirect(redirect, request.authority(header), path);
-        return Verdict::Respond(response.unwrap_or_else(|| LocalResponse::page(400)), Why::Ours);
+        return Verdict::Respond(response.unwrap_or_else(|| LocalResponse::page(400)), Why::Local);
     }
     if let Some(respond) = &spec.respond {
-        return Verdict::Respond(LocalResponse::respond(respond), Why::Ours);
+        return Verdict::Respond(LocalResponse::respond(respond), Why::Local);
     }
     match settings.default_backend {
         Some(backend) => Verdict::Serve(backend, address),
@@ -234,7 +234,7 @@ fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
     }
 }
 
-/// Refuses a client, as it is configured.
+/// Refuses a client in the configured way.
 fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, worker: usize) -> Verdict {
     match admission::refuse(&client.service, refusal, worker, status) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
@@ -246,14 +246,14 @@ fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, work
     }
 }
 
-/// Returns whether any pool of routes and of the service has a usable server; also when there is no such pool.
+/// Returns whether any pool of the service has a usable server. A service without pools is usable.
 fn is_usable(settings: &Settings) -> bool {
-    let mut meant = settings.default_backend.iter().chain(settings.routes.targets()).peekable();
-    meant.peek().is_none() || meant.any(|index| settings.backends[*index].pool.load().is_usable())
+    let mut backends = settings.default_backend.iter().chain(settings.routes.targets()).peekable();
+    backends.peek().is_none() || backends.any(|index| settings.backends[*index].pool.load().is_usable())
 }
 
-/// A request that was understood.
-struct Inquiry<'a> {
+/// Parsed request.
+struct ParsedRequest<'a> {
     request: &'a Request,
     header: &'a [u8],
     target: Target<'a>,
@@ -264,11 +264,11 @@ struct Inquiry<'a> {
 fn exchange_of(
     cx: &Context,
     client: &Client,
-    inquiry: &Inquiry<'_>,
+    parsed: &ParsedRequest<'_>,
     backend: usize,
     address: IpAddr,
 ) -> Exchange {
-    let Inquiry { request, header, spec, .. } = *inquiry;
+    let ParsedRequest { request, header, spec, .. } = *parsed;
     let mut exchange = Exchange::new(client, backend, cx.now);
     let snapshot = exchange.backend().pool.load();
     let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, header, name));
@@ -279,17 +279,17 @@ fn exchange_of(
     let may_loop = spec.forwarded.mode == ForwardedMode::Off
         && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
     let loop_risk = if may_loop { LoopRisk::Possible } else { LoopRisk::None };
-    let stream = match inquiry.arrival {
+    let stream = match parsed.arrival {
         Arrival::Http1 { .. } => None,
         Arrival::Stream { key, .. } => Some(key),
     };
-    let (upload, outgoing) = (upload_of(request, inquiry.arrival), outgoing(client, inquiry, loop_risk));
+    let (upload, outgoing) = (upload_of(request, parsed.arrival), outgoing(client, parsed, loop_risk));
     exchange.set_request(request, header, outgoing, upload, stream);
     exchange
 }
 
-/// The cookie by which the pool knows a client again. One with the name of its own that it has by default also takes the
-/// cookie of the plain name: it may be from before another pool came to the service.
+/// Returns the client's cookie for the pool. A pool whose cookie has the default name with the pool's own suffix also takes
+/// the cookie without the suffix: the client may have got it before the service had another pool.
 fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a [u8]> {
     request.cookie(header, name.as_bytes()).or_else(|| {
         let is_of_pool = name.starts_with(StickyBy::COOKIE_OF_POOL);
@@ -297,10 +297,10 @@ fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a 
     })
 }
 
-/// The head as the server gets it.
-fn outgoing(client: &Client, inquiry: &Inquiry<'_>, loop_risk: LoopRisk) -> Vec<u8> {
-    let Inquiry { request, header, spec, .. } = *inquiry;
-    let parts = message::parts_of(request, header, &inquiry.target);
+/// Returns the header section for the server.
+fn outgoing(client: &Client, parsed: &ParsedRequest<'_>, loop_risk: LoopRisk) -> Vec<u8> {
+    let ParsedRequest { request, header, spec, .. } = *parsed;
+    let parts = message::parts_of(request, header, &parsed.target);
     let (facts, subject_field) = (client.facts.as_deref(), spec.subject_field.as_deref());
     let sender = Sender::new(&client.origin, client.local, facts, subject_field, loop_risk);
     let declared =

@@ -136,17 +136,17 @@ fn reason_of(status: u16) -> &'static str {
 fn explanation_of(status: u16) -> &'static str {
     match status {
         301 | 302 | 307 | 308 => "The page is at another address.",
-        403 => "You may not come in here.",
-        404 => "Nobody serves this address here.",
+        403 => "Access is not permitted.",
+        404 => "No server is configured for this address.",
         408 => "The request took too long.",
         421 => "This connection was made for another name.",
         429 => "Too many requests; try again in a moment.",
         431 => "The request's header fields are too large.",
-        502 => "The server gave no valid answer.",
+        502 => "The server sent no valid response.",
         503 => "No server is available; try again in a moment.",
-        504 => "The server did not answer in time.",
-        508 => "The request goes round between balancers.",
-        _ => "The request was not understood.",
+        504 => "The server did not respond in time.",
+        508 => "The request loops between load balancers.",
+        _ => "The request is not valid.",
     }
 }
 

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-/// Facts about the client of a request that is passed on.
+/// Facts about the client of a request that is sent to a server.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sender<'a> {
     /// Address of the client, from the connection or from a PROXY header.
@@ -66,7 +66,7 @@ pub(super) struct RequestParts<'a> {
     upgrade: Option<&'a [u8]>,
 }
 
-/// Fields of a request that tell where it came from.
+/// Header fields of a request by which proxies report its origin.
 #[derive(Debug, Default)]
 pub(super) struct ForwardedFields<'a> {
     addresses: Vec<&'a [u8]>,
@@ -79,7 +79,7 @@ pub(super) struct ForwardedFields<'a> {
 }
 
 impl<'a> ForwardedFields<'a> {
-    /// Collects it from the fields of a request.
+    /// Collects the values from the header fields of a request.
     pub(super) fn of(fields: impl Iterator<Item = (Kind, &'a [u8])>) -> Self {
         let mut forwarded = Self::default();
         for (kind, value) in fields {
@@ -101,8 +101,8 @@ impl<'a> ForwardedFields<'a> {
         self.hops >= HOPS_MAX
     }
 
-    /// Returns the number of instances that passed it on, this one included. Nothing is sent of the first one where the next one sees from other fields
-    /// that a proxy stands before it, unless it may go round without those.
+    /// Returns the number of instances that passed the request on, this one included. The first instance sends the number
+    /// only if other header fields report a proxy before it, or if a loop is possible without them.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
@@ -110,12 +110,13 @@ impl<'a> ForwardedFields<'a> {
             .then(|| self.hops.saturating_add(1))
     }
 
-    /// The client as far as trusted proxies tell, by the fields that the service is configured to read.
+    /// Returns the client that trusted proxies report, in the header fields that the service is configured to read.
     pub(super) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
         self.lists(spec).client(peer, |address| spec.trusts(address))
     }
 
-    /// The lists that count: a field that is not configured says nothing, for its proxies pass it on as it came.
+    /// Returns the lists of the configured header fields. Other fields are not trusted, because proxies that do not use them
+    /// pass them on unchanged.
     fn lists(&self, spec: &ForwardedSpec) -> Lists<'_> {
         Lists {
             forwarded: if spec.standard { &self.standard } else { &[] },
@@ -124,7 +125,7 @@ impl<'a> ForwardedFields<'a> {
     }
 }
 
-/// A value that no instance writes ends the round at once.
+/// Parses a number of hops. An invalid value counts as the maximum, so that the request is refused.
 fn parse_hops(text: &[u8]) -> u8 {
     std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(HOPS_MAX)
 }
@@ -140,7 +141,7 @@ pub(super) fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     let _ = write!(out, "{name}: {value}\r\n");
 }
 
-/// The target as it goes to a server.
+/// Returns the target for the request line to a server.
 pub(super) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
     match target {
         Target::Path(bytes) | Target::Authority(bytes) => Cow::Borrowed(bytes),
@@ -149,7 +150,7 @@ pub(super) fn target_bytes<'a>(target: &Target<'a>) -> Cow<'a, [u8]> {
     }
 }
 
-/// Writes the head of a request for a server; `passed_on` are the fields that go on as they are.
+/// Writes the header section of a request for a server; `passed_on` are the fields that are sent unchanged.
 pub(super) fn write_request<'a>(
     parts: &RequestParts<'_>,
     passed_on: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -162,15 +163,15 @@ pub(super) fn write_request<'a>(
         out.extend_from_slice(part);
     }
     match (parts.authority, sender.local) {
-        // HTTP/1.0 may leave it out: the address that was used is meant (RFC 9112, section 3.3).
+        // HTTP/1.0 may omit Host, which then is the address that the client connected to (RFC 9112, section 3.3).
         (b"", Some(local)) => {
             let _ = write!(out, "Host: {local}\r\n");
         }
         (authority, _) => field("Host", authority, out),
     }
     for (name, value) in passed_on {
-        // The field for the client's certificate is ours alone to write.
-        if sender.subject.is_some_and(|(ours, _)| is_same_name(name, ours.as_bytes())) {
+        // A client must not set the field for the subject of its certificate.
+        if sender.subject.is_some_and(|(field, _)| is_same_name(name, field.as_bytes())) {
             continue;
         }
         out.extend_from_slice(name);
@@ -197,13 +198,13 @@ pub(super) fn write_request<'a>(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Returns whether two names are one, for servers that take `_` for `-`, too (RFC 3875, section 4.1.18).
+/// Returns whether two names are equal for servers that treat `_` like `-` (RFC 3875, section 4.1.18).
 fn is_same_name(a: &[u8], b: &[u8]) -> bool {
     let same = |(a, b): (&u8, &u8)| a.eq_ignore_ascii_case(b) || (b"-_".contains(a) && b"-_".contains(b));
     a.len() == b.len() && a.iter().zip(b).all(same)
 }
 
-/// Says where the request came from (RFC 7239, and the custom that was before it).
+/// Writes the header fields that report the origin of the request (RFC 7239, and the older X-Forwarded fields).
 fn write_forwarded(
     authority: &[u8],
     forwarded: &ForwardedFields<'_>,
@@ -215,12 +216,12 @@ fn write_forwarded(
         return;
     }
     let trusted = spec.trusts(sender.client);
-    // Of lists that contradict each other one is the client's own work.
+    // If the two lists contradict each other, the client wrote one of them itself.
     let keeps = match trusted {
         true => !forwarded.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
         false => spec.mode == ForwardedMode::Append,
     };
-    // Where only one of two lists came, the other one begins with the client that it gives: both say the same.
+    // If only one of the two lists was received, the other one begins with the client that it reports, so that both agree.
     let client = match forwarded.client(sender.client, spec) {
         Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
         _ => None,
@@ -255,7 +256,7 @@ fn write_forwarded(
     }
 }
 
-/// Writes what comes before our own element: the list that came, or else the client.
+/// Writes the part of a list before the element of this instance: the received list, or else the client.
 fn write_list(syntax: Syntax, lines: &[&[u8]], client: Option<IpAddr>, out: &mut Vec<u8>) {
     let empty = out.len();
     forwarded::emit_before(syntax, lines, out);
@@ -331,7 +332,7 @@ pub(super) fn write_response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Collects the parts of a request.
+/// Collects the parts of a request that do not depend on the version of HTTP.
 pub(super) fn parts_of<'a>(request: &Request, header: &'a [u8], target: &Target<'a>) -> RequestParts<'a> {
     RequestParts {
         method: request.method(header),

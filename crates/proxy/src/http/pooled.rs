@@ -1,5 +1,5 @@
-//! Pooled connections to servers: those that no exchange has just now, by pool and server. The connections themselves are
-//! elsewhere; here is only which of them is used next, and which one goes first when room is wanted.
+//! Index of pooled connections to servers, by pool and server. A pooled connection has no exchange. The index chooses the
+//! connection that is used next, and the connection that is closed first to free descriptors. It does not own connections.
 
 use crate::context::keys::ServerConnectionKey;
 use evener_core::hash::Keyed;
@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pooled connections to one server.
+/// Most pooled connections to one server.
 const CONNECTIONS_MAX: usize = 256;
 
-/// A pooled connection.
+/// Pooled connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Idle {
     key: ServerConnectionKey,
@@ -33,10 +33,10 @@ impl Idle {
     }
 }
 
-/// The pooled connections of a worker.
+/// Pooled connections of a worker.
 #[derive(Debug)]
 pub(super) struct Pooled {
-    /// By the name of the pool; those of a server are in the order in which they became idle.
+    /// Connections by the name of the pool and the server, in the order in which they became idle.
     pools: HashMap<Arc<str>, HashMap<ServerId, Vec<Idle>, Keyed>, Keyed>,
     seed: u64,
 }
@@ -46,12 +46,12 @@ impl Pooled {
         Self { pools: HashMap::with_hasher(Keyed::new(seed)), seed }
     }
 
-    /// Returns the connection to a server that was used last.
+    /// Returns the most recently used connection to a server.
     pub(super) fn last(&self, pool: &str, server: ServerId) -> Option<Idle> {
         self.pools.get(pool)?.get(&server)?.last().copied()
     }
 
-    /// Returns the connection that is idle the longest, whatever its server.
+    /// Returns the connection that has been idle for the longest time, of all servers.
     pub(super) fn oldest(&self) -> Option<ServerConnectionKey> {
         let firsts = self.pools.values().flat_map(HashMap::values).filter_map(|idle| idle.first());
         firsts.min_by_key(|idle| idle.since).map(|idle| idle.key)
@@ -70,7 +70,8 @@ impl Pooled {
         servers.entry(server).or_default().push(idle);
     }
 
-    /// Takes out a connection for an exchange. Its place stays, for most come back soon: only [`Pooled::remove`] frees it.
+    /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections return soon;
+    /// [`Pooled::remove`] frees it.
     pub(super) fn take(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let idle = self.pools.get_mut(pool).and_then(|servers| servers.get_mut(&server));
         if let Some(idle) = idle {
@@ -78,7 +79,7 @@ impl Pooled {
         }
     }
 
-    /// Removes a connection that ends, whether it is pooled or not.
+    /// Removes a connection that ends. It need not be pooled.
     pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let Some(servers) = self.pools.get_mut(pool) else { return };
         let Some(idle) = servers.get_mut(&server) else { return };
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_that_was_used_last_is_used_next() {
+    fn the_most_recently_used_connection_is_used_next() {
         let pooled = pooled(&[("a", 7, 1), ("a", 7, 2), ("a", 8, 3), ("b", 7, 4)]);
         let check = |pool: &str, server: u32, expected: Option<u64>| {
             assert_eq!(pooled.last(pool, ServerId(server)), expected.map(idle), "{pool} {server}");
@@ -125,16 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn the_connection_that_is_idle_the_longest_goes_first() {
+    fn the_longest_idle_connection_is_closed_first() {
         let mut pooled = pooled(&[("a", 7, 5), ("a", 7, 6), ("b", 7, 2), ("b", 8, 4)]);
-        let mut gone = Vec::new();
+        let mut closed = Vec::new();
         while let Some(key) = pooled.oldest() {
-            gone.push(key.into_raw());
+            closed.push(key.into_raw());
             for (pool, server) in [("a", 7), ("b", 7), ("b", 8)] {
                 pooled.remove(pool, ServerId(server), key);
             }
         }
-        assert_eq!(gone, [2, 4, 5, 6]);
+        assert_eq!(closed, [2, 4, 5, 6]);
     }
 
     #[test]
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_is_taken_leaves_nothing_once_it_ended() {
+    fn a_taken_connection_leaves_no_entry_after_its_end() {
         let mut pooled = pooled(&[("a", 7, 1)]);
         pooled.take("a", SERVER, idle(1).key);
         pooled.take("a", SERVER, idle(1).key);
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_pools_without_connections() {
+    fn pools_without_connections_are_forgotten() {
         let mut pooled = pooled(&[("a", 7, 1), ("b", 7, 2)]);
         pooled.remove("a", SERVER, idle(2).key);
         assert_eq!(pooled.last("a", SERVER), Some(idle(1)), "a connection of another pool stays");

@@ -1,6 +1,6 @@
-//! Sessions: connections of clients that have more layers than bytes. A session begins with a preamble (a PROXY header, a
-//! handshake of TLS), and goes on as requests of HTTP or as a relay. It owns its exchanges: what comes of them is handled
-//! here, by the protocol that the session speaks.
+//! Sessions: connections of clients that use TLS, HTTP, or a PROXY header. A session begins with a preamble (a PROXY
+//! header, a TLS handshake), and continues as requests of HTTP or as a relay. It owns its exchanges, and passes their
+//! progress to the protocol of the session.
 
 mod closing;
 mod list;
@@ -27,12 +27,14 @@ use evener_core::wire::hello;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The time to linger while the program drains, as long as the client takes nothing: it does not hold the program.
+/// Time to linger while the program drains, as long as the client receives nothing: such a client must not delay the
+/// exit.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
-/// A client that was quiet for less may have its next request under way. Those that are busy end with a response.
+/// A client that was idle for a shorter time may have its next request under way. Busy clients are closed after a
+/// response.
 const QUIET_MIN: Duration = Duration::from_secs(1);
 
-/// A session.
+/// Session of a client.
 #[derive(Debug)]
 pub(super) struct Session {
     client: Client,
@@ -42,26 +44,26 @@ pub(super) struct Session {
 /// Stage of a session.
 #[derive(Debug)]
 enum Mode {
-    /// A PROXY header has to come.
+    /// The PROXY header is awaited.
     Proxy,
-    /// A handshake of TLS is under way: its permit, and the name that the client asks for.
+    /// A TLS handshake is under way; its permit, and the server name that the client requests.
     Handshake(Option<Lease>, Option<String>),
     /// Requests of HTTP/1.
     Http1(Box<Http1>),
     /// Streams of HTTP/2.
     Http2(Box<Http2>),
-    /// Bytes go both ways; the exchange that does so.
+    /// This exchange relays bytes in both directions.
     Relay(ExchangeKey),
-    /// The client was refused, and is kept waiting.
+    /// The client was refused; its connection stays open without a response for a time.
     Tarpit,
-    /// Everything is sent; the client is received from to its end, for a time and so many bytes.
+    /// All bytes are sent; the client is drained for a limited time. The number of bytes that were drained.
     Lingering(usize),
-    /// The session is over; it is freed when the present events are done.
-    Over,
+    /// The session has ended; it is freed after the present events.
+    Ended,
 }
 
 impl Session {
-    /// Returns whether it speaks HTTP, and no request is under way.
+    /// Returns whether the session speaks HTTP, and no request is under way.
     fn is_idle(&self) -> bool {
         let quiet = self.client.transport.unread().is_empty() && self.client.transport.pending() == 0;
         quiet
@@ -72,13 +74,14 @@ impl Session {
             }
     }
 
-    /// Returns whether it may make room for others: it was served, and is idle for long enough.
-    fn may_go(&self, now: Time) -> bool {
+    /// Returns whether the session may be closed to free descriptors: a request was served, and it has been idle for
+    /// long enough.
+    fn may_be_shed(&self, now: Time) -> bool {
         self.client.served && self.is_idle() && now.since(self.client.active_at) >= QUIET_MIN
     }
 
-    fn is_over(&self) -> bool {
-        matches!(self.mode, Mode::Over)
+    fn has_ended(&self) -> bool {
+        matches!(self.mode, Mode::Ended)
     }
 }
 
@@ -95,7 +98,7 @@ impl Session {
 }
 
 impl Http {
-    /// A client was accepted.
+    /// Begins a session with an accepted client.
     pub(crate) fn begin(&mut self, cx: &mut Context, accepted: Accepted) {
         let awaits_proxy = accepted.settings.is_proxy(accepted.peer.ip());
         let key = self.sessions.insert_with(|key| {
@@ -112,7 +115,7 @@ impl Http {
         }
     }
 
-    /// The client is known: may it come in?
+    /// Applies the access list once the client's address is known.
     fn admit(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let address = client.origin.client.ip();
@@ -122,7 +125,7 @@ impl Http {
                 self.begin_layers(cx, key);
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
-            // A response of HTTP is possible only without TLS, whose handshake would be a service to an unwanted client.
+            // An HTTP response is possible only without TLS: a handshake would cost too much for a refused client.
             Admission::Refused(Refused::Reject(status))
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
@@ -143,7 +146,7 @@ impl Http {
         }
     }
 
-    /// TLS comes first, if there is any.
+    /// Begins the TLS handshake, if the service has TLS.
     fn begin_layers(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let Some(acceptor) = client.settings.tls.clone() else { return self.begin_protocol(cx, key) };
@@ -157,7 +160,7 @@ impl Http {
         self.drive(cx, key);
     }
 
-    /// The layers are there: what is spoken on them?
+    /// Begins HTTP or a relay, after the PROXY header and TLS.
     fn begin_protocol(&mut self, cx: &mut Context, key: SessionKey) {
         self.shared.session_timers.clear(key);
         let Session { client, mode } = &mut *self.sessions[key];
@@ -179,25 +182,25 @@ impl Http {
             return self.close(cx, key);
         };
         *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx.now)));
-        // What the client sent already is in its input.
+        // Bytes that the client has sent already are in its input.
         self.drive(cx, key);
     }
 
-    /// Something happened at the client's socket.
+    /// Handles an event of the client's socket.
     pub(crate) fn on_session_event(&mut self, cx: &mut Context, key: SessionKey, ready: Readiness) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.client.on_event(ready);
         self.drive(cx, key);
     }
 
-    /// A session has its turn again.
+    /// Continues a session from the ready queue.
     pub(crate) fn resume(&mut self, cx: &mut Context, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.client.leave_queue();
         self.drive(cx, key);
     }
 
-    /// Something happened at a server's socket.
+    /// Handles an event of a server's socket.
     pub(crate) fn on_server_event(
         &mut self,
         cx: &mut Context,
@@ -212,7 +215,7 @@ impl Http {
         self.on_progress(cx, exchange_key, progress);
     }
 
-    /// Gives a server to an exchange that waits in a queue; returns whether it does not wait any more.
+    /// Gives a server to an exchange that waits in a queue; returns whether the exchange has left the queue.
     pub(crate) fn serve_queued(&mut self, cx: &mut Context, exchange_key: ExchangeKey) -> bool {
         let client = &mut self.sessions[self.shared.exchanges[exchange_key].session()].client;
         let served = self.shared.serve_queued(cx, client, exchange_key);
@@ -222,7 +225,7 @@ impl Http {
         served
     }
 
-    /// An exchange can go on, or not: the protocol of its session reacts.
+    /// Passes the progress of an exchange to the protocol of its session.
     fn on_progress(&mut self, cx: &mut Context, exchange_key: ExchangeKey, progress: Progress) {
         let Some(exchange) = self.shared.exchanges.get(exchange_key).filter(|_| progress == Progress::Moved)
         else {
@@ -238,9 +241,9 @@ impl Http {
         }
     }
 
-    /// The deadline of an exchange came.
+    /// Handles the deadline of an exchange.
     pub(super) fn on_exchange_deadline(&mut self, cx: &mut Context, exchange_key: ExchangeKey) {
-        // What was handled just now may have given it another deadline.
+        // An event that was handled before may have set a new deadline.
         if self.shared.exchange_timers.is_set(exchange_key) {
             return;
         }
@@ -252,7 +255,7 @@ impl Http {
             return self.on_progress(cx, exchange_key, progress);
         }
         let after = match mode {
-            Mode::Http2(http) if exchange.stands() => {
+            Mode::Http2(http) if exchange.has_moving_stream() => {
                 http.on_stalled(cx, client, &mut self.shared, exchange_key)
             }
             Mode::Http2(http) => http.on_response_deadline(cx, client, &mut self.shared, exchange_key),
@@ -262,7 +265,7 @@ impl Http {
         self.settle(cx, key, after);
     }
 
-    /// Does what can be done without waiting.
+    /// Continues a session, as far as possible without waiting.
     fn drive(&mut self, cx: &mut Context, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Session { client, mode } = &mut **session;
@@ -282,11 +285,11 @@ impl Http {
                 self.relay(cx, key, exchange_key);
             }
             Mode::Lingering(_) => self.linger(cx, key),
-            Mode::Tarpit | Mode::Over => {}
+            Mode::Tarpit | Mode::Ended => {}
         }
     }
 
-    /// Does what the protocol of a session decided.
+    /// Applies the decision of a protocol to its session.
     fn settle(&mut self, cx: &mut Context, key: SessionKey, after: After) {
         match after {
             After::Stays => {}
@@ -302,14 +305,14 @@ impl Http {
 
     fn relay(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
-        match tunnel::relay(cx, client, &mut self.shared, exchange_key) {
+        match tunnel::pump(cx, client, &mut self.shared, exchange_key) {
             Relayed::Again => client.queue(cx),
-            Relayed::Wait => {}
-            Relayed::Over => {
+            Relayed::Blocked => {}
+            Relayed::Finished => {
                 self.shared.end(cx, client, exchange_key, Keep::Unserved);
                 self.close(cx, key);
             }
-            Relayed::Unheard => {
+            Relayed::MustDrain => {
                 self.shared.end(cx, client, exchange_key, Keep::Unserved);
                 self.finish(cx, key);
             }
@@ -318,8 +321,8 @@ impl Http {
         }
     }
 
-    /// The server of a relay reset its connection. A client that has received everything gets the reset; another one is let
-    /// receive the rest, which a reset would take from it.
+    /// Handles a reset by the server of a relay. A client that has received everything gets the reset; another client
+    /// is allowed to receive the remaining bytes, which a reset would destroy.
     fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         self.shared.end(cx, client, exchange_key, Keep::No);
@@ -355,7 +358,7 @@ impl Http {
         }
     }
 
-    /// The ClientHello is looked at for its name; then rustls has everything.
+    /// Parses the ClientHello for the server name; then rustls gets all bytes.
     fn shake_hands(&mut self, cx: &mut Context, key: SessionKey) {
         loop {
             let Session { client, mode } = &mut *self.sessions[key];
@@ -364,7 +367,7 @@ impl Http {
             if client.transport.tls().is_none() {
                 match hello::parse(client.transport.unread()) {
                     Ok(None) if client.transport.end().is_none() => {}
-                    // What is malformed is for rustls to refuse, with the right alert.
+                    // A malformed ClientHello is left to rustls, which sends the right alert.
                     found => {
                         *name = found.ok().flatten().and_then(|hello| hello.name);
                         let tls = client.settings.tls.as_ref().and_then(|tls| Tls::server(&tls.config).ok());
@@ -380,7 +383,7 @@ impl Http {
                 return self.finish(cx, key);
             }
             if established {
-                return self.shaken(cx, key);
+                return self.end_handshake(cx, key);
             }
             if client.transport.receive(buffers) == Received::Nothing && client.transport.end().is_none() {
                 return client.transport.flush(buffers);
@@ -388,7 +391,7 @@ impl Http {
         }
     }
 
-    fn shaken(&mut self, cx: &mut Context, key: SessionKey) {
+    fn end_handshake(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let Mode::Handshake(permit, name) = mode else { return };
         drop(permit.take());
@@ -402,7 +405,8 @@ impl Http {
         self.begin_protocol(cx, key);
     }
 
-    /// Sends the end, and hears the client to its own, so that what it has not read yet is not lost by a reset.
+    /// Sends the end, and drains the client until it ends, so that a reset does not destroy bytes that it has not read
+    /// yet.
     fn finish(&mut self, cx: &mut Context, key: SessionKey) {
         self.sessions[key].client.transport.finish(&mut self.shared.buffers);
         self.enter(cx, key, Mode::Lingering(0));
@@ -411,14 +415,14 @@ impl Http {
         self.linger(cx, key);
     }
 
-    /// A session is about something else from now on; what it was about lets go of its connections to servers.
+    /// Puts a session into another mode. The previous mode gives up its exchanges and connections to servers.
     fn enter(&mut self, cx: &mut Context, key: SessionKey, mode: Mode) {
         let Session { client, mode: present } = &mut *self.sessions[key];
         match std::mem::replace(present, mode) {
             Mode::Relay(exchange_key) => self.shared.abandon(cx, client, exchange_key),
             Mode::Http1(mut http) => http.end(cx, client, &mut self.shared),
             Mode::Http2(http) => http.end(cx, client, &mut self.shared),
-            Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => {}
+            Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Ended => {}
         }
     }
 
@@ -444,8 +448,8 @@ impl Http {
         client.queue(cx);
     }
 
-    /// A client that still takes its response while the program drains has more time, up to the drain timeout.
-    fn linger_on(&mut self, cx: &mut Context, key: SessionKey) {
+    /// Gives more time to a client that still receives its response while the program drains, up to the drain timeout.
+    fn extend_linger(&mut self, cx: &mut Context, key: SessionKey) {
         if self.sessions[key].client.is_taking() {
             self.shared.session_timers.set(key, cx.now + DRAIN_LINGER);
         } else {
@@ -453,7 +457,7 @@ impl Http {
         }
     }
 
-    /// The deadline of a session came.
+    /// Handles the deadline of a session.
     pub(super) fn on_session_deadline(&mut self, cx: &mut Context, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Session { client, mode } = &mut **session;
@@ -466,18 +470,18 @@ impl Http {
             Mode::Http2(http) => http.on_deadline(cx, client, &mut self.shared),
             Mode::Relay(exchange_key) => {
                 let exchange_key = *exchange_key;
-                return self.on_quiet(cx, key, exchange_key);
+                return self.on_idle_relay(cx, key, exchange_key);
             }
             Mode::Lingering(_) if cx.draining && client.transport.left() > 0 => {
-                return self.linger_on(cx, key);
+                return self.extend_linger(cx, key);
             }
-            Mode::Tarpit | Mode::Lingering(_) | Mode::Over => After::Close,
+            Mode::Tarpit | Mode::Lingering(_) | Mode::Ended => After::Close,
         };
         self.settle(cx, key, after);
     }
 
-    /// Checks whether anything moves in a relay.
-    fn on_quiet(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
+    /// Closes a relay in which no byte moved for too long.
+    fn on_idle_relay(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         let is_half_closed = match self.shared.exchanges.get(exchange_key).map(|exchange| exchange.reach()) {
             Some(Reach::Open(server_key)) => {
@@ -495,20 +499,21 @@ impl Http {
         self.close(cx, key);
     }
 
-    /// Ends a session. It is freed only when the present events are done.
+    /// Ends a session. It is freed after the present events.
     fn close(&mut self, cx: &mut Context, key: SessionKey) {
-        if self.sessions.get(key).is_none_or(|session| session.is_over()) {
+        if self.sessions.get(key).is_none_or(|session| session.has_ended()) {
             return;
         }
-        self.enter(cx, key, Mode::Over);
+        self.enter(cx, key, Mode::Ended);
         self.shared.session_timers.clear(key);
-        self.over.push(key);
+        self.ended.push(key);
     }
 
-    /// Frees what ended. Connections to servers go first: sessions may wait for their slots.
+    /// Frees ended sessions. Connections to servers are freed first, because other sessions may wait for their
+    /// permits.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
         self.shared.reap();
-        while let Some(key) = self.over.pop() {
+        while let Some(key) = self.ended.pop() {
             let Some(mut session) = self.sessions.remove(key) else { continue };
             session.client.transport.release(&mut self.shared.buffers);
             let service = Arc::clone(&session.client.service);

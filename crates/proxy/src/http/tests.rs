@@ -1,4 +1,4 @@
-//! The component without a worker: real sockets on loopback, and a test that plays the loop.
+//! The HTTP component without a worker: the sockets are real, and the test plays the loop of the worker.
 
 mod fixture;
 mod protocols;
@@ -16,7 +16,7 @@ use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 
-/// A component, and the servers that it leads to.
+/// The component, with its service and servers.
 struct Fixture {
     http: Http,
     cx: Context,
@@ -27,7 +27,7 @@ struct Fixture {
     pool: TestPool,
 }
 
-/// The connection of a client or of a server, in the hands of the test.
+/// Peer of the component that the test plays: a client or a server.
 struct Side(TcpStream);
 
 #[test]
@@ -46,7 +46,7 @@ fn requests_of_one_client_share_a_connection_to_the_server() {
 }
 
 #[test]
-fn a_pooled_connection_serves_another_client_until_it_was_idle_for_too_long() {
+fn a_pooled_connection_serves_other_clients_until_its_idle_time_is_over() {
     let mut fixture = Fixture::new(|_| {});
     let mut first = fixture.client();
     let mut server = fixture.serve(&mut first);
@@ -59,17 +59,19 @@ fn a_pooled_connection_serves_another_client_until_it_was_idle_for_too_long() {
 }
 
 #[test]
-fn a_pooled_connection_that_sends_something_is_closed() {
+fn a_pooled_connection_that_receives_unexpected_bytes_is_closed() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let mut server = fixture.serve(&mut client);
     server.send(b"HTTP/1.1 200 OK\r\n\r\n");
-    fixture.until("it to be closed", |fixture| fixture.http.shared.servers.is_empty().then_some(()));
+    fixture.until("the pooled connection to be closed", |fixture| {
+        fixture.http.shared.servers.is_empty().then_some(())
+    });
     let _other = fixture.serve(&mut client);
 }
 
 #[test]
-fn a_request_is_repeated_when_its_pooled_connection_was_closed_by_the_server() {
+fn a_request_is_retried_when_the_server_closed_the_pooled_connection() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let mut client = fixture.client();
     let mut server = fixture.serve(&mut client);
@@ -104,7 +106,7 @@ fn broken_responses_become_502() {
 }
 
 #[test]
-fn half_a_response_ends_by_a_reset() {
+fn a_partial_response_ends_with_a_reset() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
@@ -118,7 +120,7 @@ fn half_a_response_ends_by_a_reset() {
 }
 
 #[test]
-fn requests_are_refused_that_are_not_understood() {
+fn invalid_requests_are_refused() {
     for (request, expected) in [
         (&b"nonsense\r\n\r\n"[..], "400"),
         (b"GET / HTTP/1.1\r\n\r\n", "400"),
@@ -145,7 +147,7 @@ fn a_header_section_beyond_the_limits_is_refused_with_431() {
 }
 
 #[test]
-fn a_service_responds_by_itself_where_that_is_configured() {
+fn a_configured_response_is_sent_without_a_server() {
     let respond = RespondSpec { status: 200, content_type: "text/plain".into(), body: "hello".into() };
     let mut fixture = Fixture::new(|spec| spec.respond = Some(respond));
     let mut client = fixture.client();
@@ -158,7 +160,7 @@ fn a_service_responds_by_itself_where_that_is_configured() {
 }
 
 #[test]
-fn a_server_that_refuses_is_passed_over_and_the_failure_reported() {
+fn a_server_that_refuses_is_reported_and_the_next_one_is_used() {
     let (_held, refusing) = refusing();
     let servers = vec![bound()];
     let targets = [refusing, target(&servers[0])];
@@ -172,7 +174,7 @@ fn a_server_that_refuses_is_passed_over_and_the_failure_reported() {
 }
 
 #[test]
-fn without_a_server_a_request_gets_502_and_the_client_may_stay() {
+fn without_a_server_a_request_gets_502_and_the_connection_stays_open() {
     let (_held, refusing) = refusing();
     let mut fixture = Fixture::of(Vec::new(), &[refusing], |_| {}, http(|_| {}));
     let mut client = fixture.client();
@@ -197,7 +199,7 @@ fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
     first.send(GET);
     let mut server = fixture.server();
     second.send(GET);
-    fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
+    fixture.until("the request to be queued", |fixture| (fixture.count("queued") == 1).then_some(()));
     third.send(GET);
     let text = fixture.receive(&mut third, b"</p>\n");
     assert_eq!((status(&text).as_str(), fixture.count("queue_full")), ("503", 1));
@@ -206,7 +208,7 @@ fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
 }
 
 #[test]
-fn the_wait_in_a_queue_is_bounded() {
+fn the_wait_in_a_queue_ends_after_its_timeout() {
     let queue = QueueSpec { size: 9, timeout: Duration::from_secs(5) };
     let limited = |spec: &mut PoolSpec| {
         spec.queue = Some(queue);
@@ -217,7 +219,7 @@ fn the_wait_in_a_queue_is_bounded() {
     first.send(GET);
     let _server = fixture.server();
     second.send(GET);
-    fixture.until("it to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
+    fixture.until("the request to be queued", |fixture| (fixture.count("queued") == 1).then_some(()));
     fixture.pass(Duration::from_secs(5));
     let text = fixture.receive(&mut second, b"</p>\n");
     assert_eq!((status(&text).as_str(), fixture.count("queue_timeouts")), ("503", 1));
@@ -225,13 +227,13 @@ fn the_wait_in_a_queue_is_bounded() {
 }
 
 #[test]
-fn the_times_of_a_client_are_bounded() {
+fn clients_that_send_no_request_in_time_are_closed() {
     let check = |sent: &[u8], time: Duration, expected: &str, counts: [u64; 2]| {
         let mut fixture = Fixture::new(|_| {});
         let mut client = fixture.client();
         client.send(sent);
-        // What was sent has to be received before time passes.
-        fixture.until("it to be received", |fixture| {
+        // The bytes have to be received before time passes.
+        fixture.until("the bytes to be received", |fixture| {
             let session = fixture.http.sessions.iter().next()?.1;
             (session.client().transport.unread().len() == sent.len()).then_some(())
         });
@@ -246,7 +248,7 @@ fn the_times_of_a_client_are_bounded() {
 }
 
 #[test]
-fn a_server_that_does_not_respond_in_time_means_504() {
+fn a_request_without_a_response_in_time_gets_504() {
     let mut fixture = Fixture::new(|spec| spec.response_timeout = Duration::from_secs(3));
     let mut client = fixture.client();
     client.send(GET);
@@ -255,30 +257,34 @@ fn a_server_that_does_not_respond_in_time_means_504() {
     fixture.pass(Duration::from_secs(3));
     let text = fixture.receive(&mut client, b"</p>\n");
     assert_eq!(status(&text), "504");
-    assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset), "no orderly end");
+    assert_eq!(
+        fixture.rest(&mut server).1,
+        Err(ErrorKind::ConnectionReset),
+        "the server gets no orderly end"
+    );
 }
 
 #[test]
-fn a_client_that_leaves_gives_up_its_request() {
+fn the_request_of_a_client_that_leaves_is_given_up() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
     let mut server = fixture.server();
     fixture.receive(&mut server, b"\r\n\r\n");
     client.0.shutdown(Shutdown::Write).unwrap();
-    fixture.until("the end to be seen", |fixture| {
+    fixture.until("the end to be detected", |fixture| {
         fixture.http.sessions.iter().next().and_then(|(_, session)| session.client().left_early.then_some(()))
     });
-    // The first look finds out what the client has received.
-    fixture.pass(client::CLOSED);
-    fixture.pass(client::CLOSED);
+    // The first check records how many bytes the client has received.
+    fixture.pass(client::LEAVE_DELAY);
+    fixture.pass(client::LEAVE_DELAY);
     assert_eq!(fixture.count("requests_aborted"), 1);
     fixture.check_empty();
     assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
 }
 
 #[test]
-fn a_private_connection_goes_with_its_client() {
+fn a_private_connection_is_closed_with_its_client() {
     let mut fixture = Fixture::new(|spec| spec.balance = Balance::Connection);
     let mut first = fixture.client();
     let mut server = fixture.serve(&mut first);
@@ -286,14 +292,14 @@ fn a_private_connection_goes_with_its_client() {
     fixture.respond(&mut first, &mut server);
     let mut second = fixture.client();
     let _other = fixture.serve(&mut second);
-    assert_eq!(fixture.http.shared.servers.len(), 2, "each client has one of its own");
+    assert_eq!(fixture.http.shared.servers.len(), 2, "each client has its own connection");
     drop(first);
     assert_eq!(fixture.rest(&mut server).1, Ok(()));
     assert_eq!(fixture.http.shared.servers.len(), 1);
 }
 
 #[test]
-fn connections_to_a_server_that_ends_break_off() {
+fn connections_to_a_removed_server_break_off() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     let mut pooled = fixture.serve(&mut idle);
@@ -310,7 +316,7 @@ fn connections_to_a_server_that_ends_break_off() {
 }
 
 #[test]
-fn refused_clients_get_403_are_dropped_or_held() {
+fn refused_clients_get_403_or_are_dropped_or_enter_the_tarpit() {
     let deny = || Some(Arc::new(Acl::new(&[], Access::Deny)));
     let refusing = |denied: Refusal| {
         move |settings: &mut Settings| {
@@ -330,13 +336,13 @@ fn refused_clients_get_403_are_dropped_or_held() {
     let mut client = fixture.client();
     fixture.turn();
     assert_eq!(fixture.listing().open[0].stage, "tarpit");
-    assert_eq!(fixture.service.live.connections.active(), 0, "its slot is another client's");
+    assert_eq!(fixture.service.live.connections.active(), 0, "its slot is free for another client");
     fixture.pass(Duration::from_secs(9));
     assert_eq!(fixture.rest(&mut client).1, Ok(()));
 }
 
 #[test]
-fn idle_clients_make_room_the_longest_idle_first_and_busy_ones_do_not() {
+fn idle_clients_are_shed_the_longest_idle_first_and_busy_ones_stay() {
     let mut fixture = Fixture::new(|_| {});
     let mut clients = [fixture.client(), fixture.client(), fixture.client()];
     let mut server = fixture.serve(&mut clients[0]);
@@ -357,7 +363,7 @@ fn idle_clients_make_room_the_longest_idle_first_and_busy_ones_do_not() {
 }
 
 #[test]
-fn while_draining_idle_clients_leave_and_others_after_their_response() {
+fn while_draining_idle_clients_are_closed_and_others_after_their_response() {
     let mut fixture = Fixture::new(|_| {});
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     let mut server = fixture.serve(&mut idle);
@@ -395,7 +401,7 @@ fn sessions_are_listed_and_closed_by_their_numbers() {
 }
 
 #[test]
-fn events_and_deadlines_of_what_is_over_find_nothing() {
+fn events_and_deadlines_of_ended_sessions_are_ignored() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let server = fixture.serve(&mut client);

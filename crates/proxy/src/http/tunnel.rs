@@ -1,4 +1,4 @@
-//! The relay between transports: bytes of a client and its server go both ways, whatever layers either side has.
+//! Tunnel: relays bytes between the transports of a client and its server, in both directions. Each side may use TLS.
 
 use super::client::{Client, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
@@ -9,23 +9,26 @@ use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received, Transport};
 use evener_core::spec::FastClose;
 
-/// Outcome of a relay.
+/// Outcome of pumping a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Relayed {
-    Wait,
+    /// An event of a socket has to come first.
+    Blocked,
+    /// More bytes can be moved, after the worker has handled other sessions.
     Again,
-    /// In order.
-    Over,
-    /// The same, but the client has not received everything, or sends something that no server gets.
-    Unheard,
-    /// The client is gone: the server must not take that for an orderly end.
+    /// Both directions ended in order.
+    Finished,
+    /// Both directions ended in order, but the client has not received everything, or has sent bytes that are not read
+    /// yet: it must be drained before its socket is closed.
+    MustDrain,
+    /// The client's connection is broken. The server must not see an orderly end.
     Broken,
-    /// The server is gone, and the client's socket has all that it sent.
+    /// The server reset its connection, and the client's socket has all bytes that the server sent.
     Reset,
 }
 
-/// Moves what can be moved both ways.
-pub(super) fn relay(
+/// Moves bytes in both directions, as many as both sides allow without waiting.
+pub(super) fn pump(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
@@ -33,26 +36,27 @@ pub(super) fn relay(
 ) -> Relayed {
     let server_key = match shared.reach(cx, client, exchange_key) {
         Reach::Open(server_key) => server_key,
-        // One that reset its connection does not wait.
+        // A client that reset its connection leaves the queue.
         Reach::Queued if client.transport.is_broken() => return Relayed::Broken,
-        Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Wait,
-        Reach::Failed(_) => return Relayed::Over,
+        Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Blocked,
+        Reach::Failed(_) => return Relayed::Finished,
     };
     let Shared { exchanges, servers, buffers, session_timers, .. } = &mut *shared;
     let (exchange, server) = (&exchanges[exchange_key], &mut servers[server_key]);
     let counters = client.service.live.counters.of(cx.id);
-    // Of HTTP its requests are written down, not what comes after an upgrade.
+    // A service of HTTP logs its requests, not the bytes after an upgrade.
     let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());
     let tap = log.and_then(|log| exchange.tap(log, counters));
-    let (mut up, mut bytes_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
-    let (mut down, mut bytes_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
+    let (mut up, mut bytes_in) = pump_direction(&mut client.transport, &mut server.transport, buffers, tap);
+    let (mut down, mut bytes_out) =
+        pump_direction(&mut server.transport, &mut client.transport, buffers, None);
     let fast_close = exchange.settings.options.fast_close;
     if end_both(&mut client.transport, &mut server.transport, fast_close) {
-        // What was read is still delivered, then each side gets its end.
-        let (rest_in, rest_out);
-        (up, rest_in) = carry(&mut client.transport, &mut server.transport, buffers, tap);
-        (down, rest_out) = carry(&mut server.transport, &mut client.transport, buffers, None);
-        (bytes_in, bytes_out) = (bytes_in + rest_in, bytes_out + rest_out);
+        // Bytes that were read are still delivered, then each side gets its end.
+        let (late_in, late_out);
+        (up, late_in) = pump_direction(&mut client.transport, &mut server.transport, buffers, tap);
+        (down, late_out) = pump_direction(&mut server.transport, &mut client.transport, buffers, None);
+        (bytes_in, bytes_out) = (bytes_in + late_in, bytes_out + late_out);
     }
     if bytes_in + bytes_out > 0 {
         client.active_at = cx.now;
@@ -66,21 +70,21 @@ pub(super) fn relay(
         session_timers.set(client.key, cx.now + quiet);
     }
     match outcome(&client.transport, &server.transport, up, down) {
-        Relayed::Over if fast_close != FastClose::Off => {
-            // What a server still sends is for no client; a client would lose by a reset what is on its way to it.
+        Relayed::Finished if fast_close != FastClose::Off => {
+            // Further bytes of the server have no receiver. A reset would destroy bytes that the client has not read yet.
             relay::drain(server.transport.socket());
-            if client.transport.begin_draining() { Relayed::Unheard } else { Relayed::Over }
+            if client.transport.begin_draining() { Relayed::MustDrain } else { Relayed::Finished }
         }
         relayed => relayed,
     }
 }
 
-/// Returns whether one side of a relay has ended, and the other one may still say something.
+/// Returns whether one side has ended its sending direction, and the other one has not.
 pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
     client.end().is_some() != server.end().is_some()
 }
 
-/// Reads nothing more of the other side where the end of one side is that of both; returns whether that is new.
+/// Stops receiving from the other side where the end of one side ends both (`fast_close`); returns whether it did so now.
 fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
     let ended = |transport: &Transport| transport.end() == Some(End::Fin);
     if fast_close.by_client() && ended(client) && server.end().is_none() {
@@ -94,7 +98,7 @@ fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClos
     false
 }
 
-fn outcome(client: &Transport, server: &Transport, up: Carried, down: Carried) -> Relayed {
+fn outcome(client: &Transport, server: &Transport, up: Pumped, down: Pumped) -> Relayed {
     let is_error = |transport: &Transport| matches!(transport.end(), Some(End::Error(_)));
     if client.is_broken() || is_error(client) {
         return Relayed::Broken;
@@ -102,46 +106,46 @@ fn outcome(client: &Transport, server: &Transport, up: Carried, down: Carried) -
     if is_error(server) && client.pending() == 0 {
         return Relayed::Reset;
     }
-    // Everything was sent both ways and taken, or the side that should take the rest is gone.
+    // All bytes were delivered in both directions, or their receiver is closed.
     if client.is_finished() && (server.is_broken() || (client.end().is_some() && server.is_finished())) {
-        return Relayed::Over;
+        return Relayed::Finished;
     }
-    if up == Carried::More || down == Carried::More { Relayed::Again } else { Relayed::Wait }
+    if up == Pumped::More || down == Pumped::More { Relayed::Again } else { Relayed::Blocked }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Carried {
+enum Pumped {
     More,
-    Waits,
+    Blocked,
 }
 
-/// Moves what `from` has to `to`, and its end; `tap` gets what is read, too. Returns how many bytes.
-fn carry(
+/// Moves the bytes of `from`, and its end, to `to`, and logs the bytes to `tap`. Returns the number of bytes.
+fn pump_direction(
     from: &mut Transport,
     to: &mut Transport,
     buffers: &mut Buffers,
     tap: Option<Tap<'_>>,
-) -> (Carried, u64) {
+) -> (Pumped, u64) {
     let mut bytes = 0;
     to.flush(buffers);
     for _ in 0..ROUNDS_MAX {
         if to.pending() >= PENDING_BYTES_MAX {
-            return (Carried::Waits, bytes);
+            return (Pumped::Blocked, bytes);
         }
         if from.unread().is_empty() && from.receive(buffers) == Received::Nothing {
             if from.is_at_end() {
                 to.finish(buffers);
             }
-            return (Carried::Waits, bytes);
+            return (Pumped::Blocked, bytes);
         }
         if let Some(tap) = tap.filter(|_| !to.is_broken() && !from.unread().is_empty()) {
             tap.piece(from.unread());
         }
-        // To a sink that is gone it is read and thrown away.
+        // Bytes for a broken sink are read and discarded.
         bytes += from.unread().len() as u64;
         to.send(from.unread(), buffers);
         from.consume(usize::MAX);
         from.settle(buffers);
     }
-    (Carried::More, bytes)
+    (Pumped::More, bytes)
 }

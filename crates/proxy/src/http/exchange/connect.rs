@@ -1,4 +1,5 @@
-//! The way of an exchange to its server: connect, PROXY header, TLS; and the next server when one cannot be reached.
+//! Connecting of an exchange to its server: connection attempt, PROXY header, TLS, and the next server after a
+//! failure.
 
 use super::{Progress, Reach, ServerConnection, Stage};
 use crate::context::Context;
@@ -23,7 +24,7 @@ use rustix::net::sockopt;
 use std::sync::Arc;
 
 impl Shared {
-    /// Begins a connect to the chosen server.
+    /// Begins to connect to the chosen server.
     pub(super) fn connect(
         &mut self,
         cx: &mut Context,
@@ -74,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// The chosen server cannot be reached: it is passed over, and another one wanted.
+    /// Gives up the chosen server, which cannot be reached, so that the next one is chosen.
     fn fail(&mut self, cx: &mut Context, exchange_key: ExchangeKey, error: Errno) {
         let Some(choice) = self.give_up_choice(cx, exchange_key, cost(error)) else { return };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
@@ -100,7 +101,7 @@ impl Shared {
         Some(choice)
     }
 
-    /// A connect took too long.
+    /// Gives up a connection attempt that took too long.
     pub(super) fn on_connect_timeout(
         &mut self,
         cx: &mut Context,
@@ -112,7 +113,7 @@ impl Shared {
         self.fail(cx, exchange_key, Errno::TIMEDOUT);
     }
 
-    /// The server accepted: the PROXY header comes first, then TLS.
+    /// Handles an established connection: the PROXY header is sent first, then TLS begins.
     fn connected(
         &mut self,
         cx: &mut Context,
@@ -172,7 +173,7 @@ impl Shared {
         }
     }
 
-    /// The server can be spoken to.
+    /// Opens the connection for the exchange: the server can receive its bytes.
     fn opened(
         &mut self,
         cx: &mut Context,
@@ -196,7 +197,7 @@ impl Shared {
         }
     }
 
-    /// Something happened at the socket of an exchange's server.
+    /// Handles an event of a socket whose connection an exchange uses.
     pub(in crate::http) fn on_server_event(
         &mut self,
         cx: &mut Context,
@@ -230,7 +231,7 @@ impl Shared {
     }
 }
 
-/// Opens a socket and begins the connect; `Open` when that is done at once.
+/// Opens a socket and begins to connect it; returns `Open` if the connection is established immediately.
 fn begin_connect(
     cx: &mut Context,
     client: &Client,

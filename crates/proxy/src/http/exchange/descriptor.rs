@@ -1,5 +1,6 @@
-//! Descriptors for connections to servers. A session is promised one when it is accepted; the connection of its exchange
-//! takes that, and brings it back. Further ones, of HTTP/2, take what is left, if anything.
+//! Descriptors for connections to servers. A session is promised one descriptor when it is accepted; the connection of
+//! its exchange takes that one and returns it. Further connections for streams of HTTP/2 take free descriptors, if
+//! there are any.
 
 use super::Reach;
 use crate::context::Context;
@@ -11,7 +12,7 @@ use crate::service::note_no_server;
 use evener_core::snapshot::NoServer;
 
 impl Shared {
-    /// Takes a descriptor for a connection of this exchange. Without one, no server can be had for it.
+    /// Takes a descriptor for a connection of this exchange. Without a descriptor the exchange fails.
     pub(super) fn take_descriptor(
         &mut self,
         cx: &mut Context,
@@ -25,7 +26,7 @@ impl Shared {
             return Some(unit);
         }
         let exchange = &mut self.exchanges[exchange_key];
-        // A client with one request at a time never has more than was promised to it.
+        // A client with one request at a time never needs more than the promised descriptor.
         if !exchange.is_of_stream() {
             return Some(Unit::take_beyond());
         }
@@ -35,7 +36,7 @@ impl Shared {
         None
     }
 
-    /// The connection that is idle the longest makes room.
+    /// Closes the connection that has been idle for the longest time, and takes its descriptor.
     fn take_from_pooled(&mut self, cx: &mut Context) -> Option<Unit> {
         let server_key = self.pooled.oldest()?;
         let unit = self.servers[server_key].unit.take();
@@ -43,7 +44,7 @@ impl Shared {
         unit
     }
 
-    /// A connection is about to be closed: its client has the descriptor for the next one.
+    /// Returns the descriptor of a connection that is about to be closed to its client, for the next connection.
     pub(super) fn give_back(&mut self, client: &mut Client, server_key: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(server_key) else { return };
         if client.promise.is_none() {
@@ -51,7 +52,7 @@ impl Shared {
         }
     }
 
-    /// Closes pooled connections, the longest idle first; returns how many.
+    /// Closes pooled connections, the longest idle first; returns their number.
     pub(in crate::http) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let mut closed = 0;
         while closed < wanted
@@ -64,7 +65,8 @@ impl Shared {
     }
 }
 
-/// Returns whether a client has a descriptor for its next connection, besides that of the one about to be pooled.
+/// Makes sure that a client has a descriptor for its next connection, apart from the descriptor of the connection that
+/// is about to be pooled; returns whether it has.
 pub(super) fn is_promised(client: &mut Client) -> bool {
     if client.promise.is_none() {
         client.promise = Unit::take().map(Unit::promise);

@@ -1,4 +1,4 @@
-//! Connections to a server that are to end: exchanges on them break off as if the server had reset them.
+//! End of all connections to a server: exchanges on them break off as if the server had reset the connections.
 
 use super::{ServerConnection, Stage};
 use crate::context::Context;
@@ -8,13 +8,14 @@ use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
 
 impl Shared {
-    /// Returns the connections to a server that are to end.
-    pub(in crate::http) fn servers_meant(&self, ending: &Ending) -> Vec<ServerConnectionKey> {
+    /// Returns the connections that `ending` closes.
+    pub(in crate::http) fn connections_of(&self, ending: &Ending) -> Vec<ServerConnectionKey> {
         let is_meant = |server: &ServerConnection| ending.means(&server.live, &server.target);
         self.servers.keys(|server| is_meant(server))
     }
 
-    /// Ends a connection; returns the exchange on it. One that connects or shakes hands goes on to the next server by itself.
+    /// Ends a connection; returns the exchange on it. An exchange that is still connecting tries the next server by
+    /// itself.
     pub(in crate::http) fn end_connection(
         &mut self,
         cx: &mut Context,

@@ -1,4 +1,5 @@
-//! The end of an exchange: its connection is pooled, goes back to its client, or is closed; or the exchange goes on by another.
+//! End of an exchange: its connection is pooled, returned to its client, or closed; or the exchange continues on
+//! another connection.
 
 use super::descriptor::is_promised;
 use super::{Exchange, Reach, Stage};
@@ -12,24 +13,25 @@ use crate::service::admission::reset_at_close;
 use crate::service::pool_queue;
 use std::time::Duration;
 
-/// A connection to a server is pooled for so long.
+/// Time for which an idle connection to a server is pooled.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Further use of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Keep {
-    /// For any client.
+    /// Any client may use the connection.
     Shared,
-    /// By the same client only; the caller holds it.
+    /// The same client may use the connection; the caller stores its key.
     Private,
-    /// No more.
+    /// The connection is closed.
     No,
-    /// No more, once the server has received everything: its client ended for both (`fast_close`).
+    /// The connection is closed once the server has received everything: the end of its client ends both sides
+    /// (`fast_close`).
     Unserved,
 }
 
 impl Shared {
-    /// Ends an exchange; returns its server's connection when it is kept for the same client.
+    /// Ends an exchange; returns the connection to the server if the same client may use it again.
     pub(in crate::http) fn end(
         &mut self,
         cx: &mut Context,
@@ -66,7 +68,7 @@ impl Shared {
         None
     }
 
-    /// Pools a connection, if there is room for it.
+    /// Pools a connection, if the pool has room for it.
     fn pool(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
         let server = &self.servers[server_key];
         if !self.pooled.has_room(&server.pool, server.id) {
@@ -80,20 +82,20 @@ impl Shared {
         }
     }
 
-    /// Receives what a server still sends, for no client: a reset would take from the server what is on its way to it.
+    /// Drains a server before its connection is closed: a reset would destroy bytes that the server has not read yet.
     fn linger(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let server = &mut self.servers[server_key];
         if server.stage == Stage::Open && !server.transport.is_broken() && server.transport.begin_draining() {
             server.stage = Stage::Lingering;
             self.server_timers.set(server_key, cx.now + LINGER);
-            self.hear(cx, server_key);
+            self.drain(cx, server_key);
         } else {
             self.close_server(cx, server_key);
         }
     }
 
-    /// Receives what a server sends for no client.
-    pub(super) fn hear(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
+    /// Receives and discards bytes of a server.
+    pub(super) fn drain(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let server = &mut self.servers[server_key];
         let mut received = 0;
         while received < LINGER_BYTES_MAX && server.transport.receive(&mut self.buffers) == Received::Some {
@@ -106,7 +108,7 @@ impl Shared {
         }
     }
 
-    /// Ends an exchange amid whatever it is about.
+    /// Ends an exchange at any stage.
     pub(in crate::http) fn abandon(
         &mut self,
         cx: &mut Context,
@@ -116,21 +118,21 @@ impl Shared {
         if let Some(Exchange { reach: Reach::Open(server_key), .. }) =
             self.exchanges.get(exchange_key).map(|one| &**one)
         {
-            // Half a request must not look like a whole one.
+            // A partial request must not look complete to the server.
             reset_at_close(self.servers[*server_key].transport.socket());
         }
         self.end(cx, client, exchange_key, Keep::No);
     }
 
-    /// The same request goes to another server, or to the same by another connection.
-    pub(super) fn again(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
+    /// Prepares another attempt for the same request, on another connection.
+    pub(super) fn prepare_retry(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
         self.exchange_timers.clear(exchange_key);
         let exchange = &mut self.exchanges[exchange_key];
         let Reach::Open(server_key) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
         let fresh = !self.servers[server_key].reused;
         match exchange.choice.take() {
             Some(choice) if fresh => exchange.attempt.again(choice.server.id),
-            // The server may be well: its pooled connection was not.
+            // The server may be healthy although its pooled connection was closed.
             _ => exchange.attempt.begin_anew(),
         }
         self.note_freed(cx, exchange_key);

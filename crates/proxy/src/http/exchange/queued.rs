@@ -1,4 +1,4 @@
-//! Exchanges that wait in the queue of their pool.
+//! Exchanges in the queue of their pool.
 
 use super::Reach;
 use crate::context::Context;
@@ -10,7 +10,7 @@ use crate::service::pool_queue;
 use evener_core::snapshot::{NoServer, Snapshot};
 
 impl Shared {
-    /// An exchange waits in the queue of its pool, if that has room; returns whether it does.
+    /// Puts an exchange into the queue of its pool, if the queue has room; returns whether it has.
     pub(super) fn enter_queue(
         &mut self,
         cx: &mut Context,
@@ -26,7 +26,7 @@ impl Shared {
         true
     }
 
-    /// Gives an exchange a server, if one has a permit for it now; returns whether it does not wait any more.
+    /// Gives a queued exchange a server, if one has a free permit; returns whether the exchange has left the queue.
     pub(in crate::http) fn serve_queued(
         &mut self,
         cx: &mut Context,
@@ -56,12 +56,12 @@ impl Shared {
         if let Some(queued) = exchange.queued.take() {
             cx.queues.remove(&queued);
             exchange.reach = Reach::Wanted;
-            // Nothing of its body was taken meanwhile.
+            // No byte of the client's body was read while the exchange was queued.
             client.active_at = cx.now;
         }
     }
 
-    /// The time of an exchange in the queue is over.
+    /// Fails an exchange that was queued for too long.
     pub(super) fn leave_queue_in_vain(
         &mut self,
         cx: &mut Context,

@@ -277,13 +277,13 @@ impl HttpPart {
 /// Progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Body {
-    /// The header section of a response is awaited.
+    /// The header section of the response is awaited.
     Header(Scan),
-    /// So many bytes are to come.
+    /// This number of bytes is still to come.
     Length(u64),
-    /// Chunks are to come.
+    /// Chunks are still to come.
     Chunked(Decoder),
-    /// Everything until the end of the connection.
+    /// The body lasts until the connection ends.
     Close,
     /// The body is complete.
     Done,
@@ -308,7 +308,7 @@ fn take<'a>(body: &mut Body, bytes: &'a [u8]) -> Result<(usize, Step<'a>), chunk
         }
         Body::Chunked(decoder) => {
             let taken = decoder.step(bytes)?;
-            // The end may be read with the last data only by another step.
+            // The decoder may need another step to read the end behind the last data.
             if decoder.is_done() {
                 *body = Body::Done;
             }
@@ -334,7 +334,7 @@ fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 }
 
 impl Shared {
-    /// A request went out: its client is with this server, and the line of it is logged.
+    /// Records that a request was sent: the client has this server, and the request line is logged.
     pub(in crate::http) fn note_request(
         &self,
         cx: &Context,
@@ -352,8 +352,8 @@ impl Shared {
         }
     }
 
-    /// Returns whether the body of a request comes, or its server takes it, below the minimum rate. Once the response began, both
-    /// sides may take their time: the body may be one half of a dialogue.
+    /// Returns whether the body of a request is received, or taken by its server, below the minimum rate. Once the
+    /// response has begun both sides may take their time, because the body may be one half of a dialogue.
     pub(in crate::http) fn is_slow(&mut self, cx: &Context, exchange_key: ExchangeKey) -> bool {
         let Exchange { http: Some(http), settings, reach, .. } = &mut *self.exchanges[exchange_key] else {
             return false;
@@ -364,10 +364,10 @@ impl Shared {
         http.pace.is_slow(cx.now, progress, &rate)
     }
 
-    /// The request is whole: from here on it is the server's turn.
+    /// Begins the wait for the response: the request is complete.
     pub(in crate::http) fn await_response(&mut self, cx: &Context, exchange_key: ExchangeKey) {
         let exchange = &mut self.exchanges[exchange_key];
-        // The response may have begun already, while the body still came.
+        // The response may have begun while the body was still received.
         if exchange.http.as_ref().is_some_and(|http| http.has_responded) {
             return;
         }
@@ -376,20 +376,21 @@ impl Shared {
         self.exchange_timers.set(exchange_key, cx.now + patience);
     }
 
-    /// Returns whether the server holds up a request: it is not reached, or does not take what it gets. Counts that.
-    pub(in crate::http) fn is_servers_fault(&self, cx: &Context, exchange_key: ExchangeKey) -> bool {
+    /// Returns whether the server delays a request: it is not reached, or does not take the queued bytes. Counts the
+    /// timeout.
+    pub(in crate::http) fn is_delayed_by_server(&self, cx: &Context, exchange_key: ExchangeKey) -> bool {
         let fault = match self.exchanges[exchange_key].reach {
             Reach::Open(server_key) => self.servers[server_key].transport.pending() > 0,
             _ => true,
         };
         if fault {
-            self.note_timeout(cx, exchange_key);
+            self.count_timeout(cx, exchange_key);
         }
         fault
     }
 
-    /// Counts that a server did not go on in time.
-    pub(in crate::http) fn note_timeout(&self, cx: &Context, exchange_key: ExchangeKey) {
+    /// Counts a timeout of a server.
+    pub(in crate::http) fn count_timeout(&self, cx: &Context, exchange_key: ExchangeKey) {
         if let Some(choice) = &self.exchanges[exchange_key].choice {
             choice.server.live.counters.of(cx.id).response_timeouts.one();
         }
@@ -400,7 +401,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// Takes a body in pieces of this length, and returns it in chunks or as it is.
+    /// Reads a body in pieces of this length, and returns it in chunks or unframed.
     fn reframed(mut body: Body, bytes: &[u8], piece: usize, as_chunks: bool) -> Option<(Body, String)> {
         let (mut out, mut start, mut end) = (Vec::new(), 0, 0);
         while end < bytes.len() && body != Body::Done {
@@ -419,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_taken_however_they_are_cut() {
+    fn bodies_are_read_in_pieces_of_any_length() {
         let chunked = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\nnext";
         for piece in 1..=chunked.len() {
             let taken = reframed(Body::Chunked(Decoder::default()), chunked, piece, false);
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_get_chunks_and_malformed_ones_are_refused() {
+    fn bodies_are_chunked_and_malformed_bodies_are_refused() {
         let check = |body: Body, bytes: &[u8], expected: Option<&str>| {
             let taken = reframed(body, bytes, 4, true).map(|(_, text)| text);
             assert_eq!(taken.as_deref(), expected, "{}", String::from_utf8_lossy(bytes));

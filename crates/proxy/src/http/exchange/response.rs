@@ -1,4 +1,5 @@
-//! Responses of servers: the header section is read, and decides how the body comes; or the request is sent again.
+//! Responses of servers: reads their header sections and decides on the framing of the body, or sends the request
+//! again.
 
 use super::{Body, Exchange};
 use crate::context::Context;
@@ -9,43 +10,44 @@ use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, Response};
 
-/// Interim responses that a server may send before the final one.
+/// Most interim responses that a server may send before the final one.
 const INTERIMS_MAX: u32 = 16;
 
-/// A header section of a response.
+/// Header section of a response.
 pub(in crate::http) enum ReadResponse {
-    /// Another one follows.
+    /// Interim response: another header section follows.
     Interim,
     /// Another protocol follows.
     Relay { cookie: Option<String> },
-    /// The body follows, framed so.
+    /// The body follows, with this framing.
     Final { framing: Option<Framing>, cookie: Option<String> },
 }
 
 impl Shared {
-    /// Returns whether a request may be sent again after nothing came back: it does no harm twice, and all of it is still there.
-    pub(in crate::http) fn may_repeat(
+    /// Returns whether a request may be sent again after no byte of a response came: repeating it is harmless, and all
+    /// its bytes are stored.
+    pub(in crate::http) fn may_retry(
         &self,
         exchange_key: ExchangeKey,
         server_key: ServerConnectionKey,
     ) -> bool {
         let http = self.exchanges[exchange_key].http.as_ref();
         http.is_some_and(|http| {
-            // A pooled connection that its server closed says nothing about the server.
+            // That a server closed a pooled connection does not mean that the server failed.
             let may = http.retries > 0 || self.servers[server_key].reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
         })
     }
 
-    /// Sends a request again.
-    pub(in crate::http) fn repeat(
+    /// Sends a request again, on another connection.
+    pub(in crate::http) fn retry(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         exchange_key: ExchangeKey,
     ) {
         client.service.live.counters.of(cx.id).requests_retried.one();
-        self.again(cx, client, exchange_key);
+        self.prepare_retry(cx, client, exchange_key);
         if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);
             let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
@@ -55,15 +57,15 @@ impl Shared {
         }
     }
 
-    /// Counts a response that is none, or broke off.
-    pub(in crate::http) fn note_bad_response(&self, cx: &Context, exchange_key: ExchangeKey) {
+    /// Counts a response that is invalid, or that broke off.
+    pub(in crate::http) fn count_bad_response(&self, cx: &Context, exchange_key: ExchangeKey) {
         if let Some(choice) = &self.exchanges[exchange_key].choice {
             choice.server.live.counters.of(cx.id).responses_bad.one();
         }
     }
 
-    /// Reads the header section, decides how the body comes, and counts. `None` when it is no response to this request. The bytes stay
-    /// in the server's input.
+    /// Reads the header section, decides on the framing of the body, and counts the response. Returns `None` if it is
+    /// not a valid response to this request. The bytes stay in the server's input.
     pub(in crate::http) fn read_response(
         &mut self,
         cx: &Context,
@@ -87,7 +89,7 @@ impl Shared {
         else {
             return None;
         };
-        // An empty line before it is for requests only (RFC 9112, section 2.2).
+        // An empty line is permitted before requests only (RFC 9112, section 2.2).
         if found.start > 0 {
             return None;
         }
@@ -101,7 +103,7 @@ impl Shared {
             return (http.interims <= INTERIMS_MAX).then_some(ReadResponse::Interim);
         }
         let relays = status == 101 || (http.is_connect && (200..300).contains(&status));
-        // Amid an upload the change would come in the middle of it.
+        // During an upload the change of the protocol would come in the middle of the request.
         let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(header).is_some();
         if status == 101 && !may_change {
             return None;
@@ -133,7 +135,7 @@ impl Shared {
     }
 }
 
-/// The cookie that brings the client back to its server, when it does not have it.
+/// Returns the cookie that leads the client to its server, if the client does not have it yet.
 fn cookie(snapshot: &Snapshot, choice: &Choice, secure: bool) -> Option<String> {
     let name = snapshot.cookie.as_ref().filter(|_| choice.why != Why::Sticky)?;
     let secure = if secure { "; Secure" } else { "" };

@@ -1,4 +1,4 @@
-//! Connections to servers that are used again: pooled for all clients, or held by a session for itself alone.
+//! Reuse of connections to servers: pooled for all clients, or held by a session for its own client.
 
 use super::{Reach, Reuse, ServerConnection, Stage};
 use crate::context::Context;
@@ -11,12 +11,13 @@ use evener_core::ServerId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A request that cannot be repeated goes only over connections that were used this lately: a server that is about to
-/// close would most likely have done so by then.
+/// A request that cannot be repeated is sent only over a connection that was used within this time. A server that
+/// closes idle connections has most likely not closed it yet.
 const FRESH: Duration = Duration::from_secs(1);
 
 impl ServerConnection {
-    /// Returns whether it can carry another request: more than the response, or the end, may have come already.
+    /// Returns whether the connection can carry another request. It cannot if bytes after the response, or the end,
+    /// have come.
     pub(super) fn is_sound(&self) -> bool {
         self.stage == Stage::Open
             && self.transport.unread().is_empty()
@@ -27,13 +28,13 @@ impl ServerConnection {
 }
 
 impl Shared {
-    /// The connection that a session holds for itself, if it is still there and no exchange has it.
+    /// Returns the connection that a session holds, if it is still open and no exchange uses it.
     pub(super) fn find_unused(&self, server_key: ServerConnectionKey) -> Option<ServerConnectionKey> {
         let server = self.servers.get(server_key)?;
         (server.stage == Stage::Open && server.exchange.is_none()).then_some(server_key)
     }
 
-    /// The client's own connection, if it leads to the chosen server; else it is closed.
+    /// Returns the client's own connection if it leads to the chosen server; closes it otherwise.
     pub(super) fn find_private(
         &mut self,
         cx: &mut Context,
@@ -55,7 +56,7 @@ impl Shared {
         None
     }
 
-    /// Returns whether a connection leads to the chosen server, spoken to as it is now.
+    /// Returns whether a connection leads to the chosen server with its present settings.
     fn leads(&self, exchange_key: ExchangeKey, server_key: ServerConnectionKey) -> bool {
         let (exchange, server) = (&self.exchanges[exchange_key], &self.servers[server_key]);
         let same = match (&server.connector, &exchange.backend().tls) {
@@ -63,12 +64,12 @@ impl Shared {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             _ => false,
         };
-        // A connection that a server takes for one client's is for no other, and where it has to be so, nothing else will do.
+        // A personal connection belongs to one client, and a service with personal connections uses no others.
         let same = same && server.personal == exchange.is_personal();
         same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
     }
 
-    /// A pooled connection to the chosen server that still leads there.
+    /// Returns a pooled connection that still leads to the chosen server.
     pub(super) fn find_pooled(
         &mut self,
         cx: &mut Context,
@@ -87,12 +88,12 @@ impl Shared {
             if self.leads(exchange_key, idle.key()) {
                 return Some(idle.key());
             }
-            // A reload moved the server, or speaks to it differently.
+            // A reload changed the address of the server or its TLS settings.
             self.close_server(cx, idle.key());
         }
     }
 
-    /// An exchange gets a connection that is there.
+    /// Gives an exchange an existing connection.
     pub(super) fn reuse(
         &mut self,
         cx: &Context,
@@ -107,11 +108,11 @@ impl Shared {
         server.reused = true;
         let exchange = &mut self.exchanges[exchange_key];
         (exchange.reach, exchange.since) = (Reach::Open(server_key), cx.now);
-        // It has a descriptor of its own.
+        // The connection has a descriptor already.
         client.promise = None;
     }
 
-    /// Something happened at the socket of a server that no exchange has: it closes, or sends something out of turn.
+    /// Handles an event of a connection without an exchange: the server closes it, or sends unexpected bytes.
     pub(in crate::http) fn on_unused_event(
         &mut self,
         cx: &mut Context,
@@ -121,15 +122,15 @@ impl Shared {
         let Some(server) = self.servers.get_mut(server_key) else { return };
         server.transport.on_readable(ready);
         match server.stage {
-            Stage::Over => {}
-            Stage::Lingering => self.hear(cx, server_key),
+            Stage::Closed => {}
+            Stage::Lingering => self.drain(cx, server_key),
             _ if ready.readable || ready.ended => self.on_pooled_readable(cx, server_key),
-            // It may become writable again.
+            // The socket may become writable again.
             _ => server.transport.on_writable(ready),
         }
     }
 
-    /// A pooled connection is readable. Messages of TLS itself (tickets) are no reason to leave it.
+    /// Reads a pooled connection. Messages of TLS itself (tickets) do not make it unusable; other bytes do.
     pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let transport = &mut self.servers[server_key].transport;
         while transport.receive(&mut self.buffers) == Received::Some {
@@ -142,7 +143,7 @@ impl Shared {
         }
     }
 
-    /// Closes a connection that was unused for long enough; so is one that still sends for no client.
+    /// Closes a connection that was idle or lingering for too long.
     pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let unused = |server: &ServerConnection| {
             server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
@@ -152,8 +153,8 @@ impl Shared {
         }
     }
 
-    /// Closes a connection that a session held for itself.
-    pub(in crate::http) fn let_go(&mut self, cx: &mut Context, private: ServerConnectionKey) {
+    /// Closes a connection that a session held for its own client.
+    pub(in crate::http) fn close_private(&mut self, cx: &mut Context, private: ServerConnectionKey) {
         if let Some(server_key) = self.find_unused(private) {
             self.close_server(cx, server_key);
         }

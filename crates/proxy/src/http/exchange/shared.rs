@@ -1,4 +1,4 @@
-//! State that the sessions of a worker share: exchanges, connections to servers, deadlines, and memory that is used in turn.
+//! State that the sessions of a worker share: exchanges, connections to servers, deadlines, and reusable memory.
 
 use super::{Exchange, ServerConnection};
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, Table, of};
@@ -14,9 +14,9 @@ use std::time::Duration;
 pub(in crate::http) struct HeaderBuffers {
     pub(in crate::http) request: Request,
     pub(in crate::http) response: Response,
-    /// The header section of the request that is looked at.
+    /// Header section of the request that is judged.
     pub(in crate::http) header: Vec<u8>,
-    /// Bytes about to be sent to a client; empty between steps, for the next ones are another client's.
+    /// Bytes for a client; empty between two steps, because the next step may serve another client.
     pub(in crate::http) out: Vec<u8>,
 }
 
@@ -25,15 +25,15 @@ pub(in crate::http) struct Shared {
     pub(in crate::http) exchanges: Table<of::Exchange, Box<Exchange>>,
     /// Connections of exchanges to servers.
     pub(in crate::http) servers: Table<of::ServerConnection, Box<ServerConnection>>,
-    /// Connections to servers that no exchange has.
+    /// Index of the connections to servers that no exchange uses.
     pub(in crate::http) pooled: Pooled,
     pub(in crate::http) session_timers: Timers<SessionKey>,
     pub(in crate::http) exchange_timers: Timers<ExchangeKey>,
     pub(in crate::http) server_timers: Timers<ServerConnectionKey>,
     pub(in crate::http) buffers: Buffers,
     pub(in crate::http) headers: HeaderBuffers,
-    /// Connections to servers that ended during the present events.
-    pub(in crate::http) servers_over: Vec<ServerConnectionKey>,
+    /// Connections to servers that ended while the present events were handled.
+    pub(in crate::http) ended_servers: Vec<ServerConnectionKey>,
 }
 
 impl Shared {
@@ -47,11 +47,11 @@ impl Shared {
             server_timers: Timers::new(),
             buffers: Buffers::default(),
             headers: HeaderBuffers::default(),
-            servers_over: Vec::new(),
+            ended_servers: Vec::new(),
         }
     }
 
-    /// Returns how long nothing can be due; `None` when there is no deadline.
+    /// Returns the time until the next deadline may be due; `None` when there is no deadline.
     pub(in crate::http) fn wait(&self, now: Time) -> Option<Duration> {
         let waits =
             [self.session_timers.wait(now), self.exchange_timers.wait(now), self.server_timers.wait(now)];
@@ -60,7 +60,7 @@ impl Shared {
 
     /// Frees the connections to servers that ended.
     pub(in crate::http) fn reap(&mut self) {
-        while let Some(server_key) = self.servers_over.pop() {
+        while let Some(server_key) = self.ended_servers.pop() {
             let Some(mut server) = self.servers.remove(server_key) else { continue };
             server.transport.release(&mut self.buffers);
         }

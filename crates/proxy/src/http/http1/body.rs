@@ -1,5 +1,5 @@
-//! Bodies: what a client uploads goes to the server, the response of the server goes to the client, each as far as the
-//! other side takes it.
+//! Bodies: the request's body is sent to the server and the response's body to the client, as far as the receivers
+//! take them.
 
 use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
@@ -11,11 +11,11 @@ use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::chunked::{self, Step as BodyStep};
 use std::time::Duration;
 
-/// Parts of bodies from this size on are sent as they are; smaller ones go together with what is before them.
+/// Size from which parts of a body are sent directly; smaller parts are joined with the bytes before them.
 const DIRECT_BYTES_MIN: usize = 16 * 1024;
 
 impl Http1 {
-    /// Moves what can be moved both ways.
+    /// Moves bytes in both directions, as many as both sides allow without waiting.
     pub(super) fn pump(
         &mut self,
         cx: &mut Context,
@@ -30,7 +30,7 @@ impl Http1 {
             return self.bad_body(cx, client, shared, exchange_key);
         }
         let next = self.download(cx, client, shared, exchange_key, server_key);
-        if uploaded == Moved::On {
+        if uploaded == Moved::More {
             client.queue(cx);
         }
         next
@@ -40,16 +40,16 @@ impl Http1 {
 /// Progress of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// As far as it goes now.
-    Waits,
-    /// There is more; others come first.
-    On,
+    /// No more bytes can be moved now.
+    Blocked,
+    /// More bytes can be moved, after the worker has handled other sessions.
+    More,
     /// The source is malformed, or broke off.
     Broken,
 }
 
 impl Http1 {
-    /// The client's body is malformed, or the client left in its middle.
+    /// Fails an exchange whose client sent a malformed body, or closed in the middle of it.
     fn bad_body(
         &mut self,
         cx: &mut Context,
@@ -62,7 +62,7 @@ impl Http1 {
     }
 }
 
-/// Sends the head, and what there is of the body.
+/// Sends the queued header section, and the bytes of the body that the client has sent.
 fn upload(
     cx: &mut Context,
     client: &mut Client,
@@ -72,21 +72,21 @@ fn upload(
 ) -> Moved {
     let Shared { exchanges, servers, buffers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Exchange { http: Some(http), settings, .. } = &mut **exchange else { return Moved::Waits };
+    let Exchange { http: Some(http), settings, .. } = &mut **exchange else { return Moved::Blocked };
     if http.is_uploaded() && http.outgoing_bytes() == 0 {
-        return Moved::Waits;
+        return Moved::Blocked;
     }
-    let mut outcome = Moved::On;
+    let mut outcome = Moved::More;
     let mut body_bytes = 0;
     let (mut sent, header) = (0, http.outgoing_bytes());
     let line = settings.request_log.as_ref().filter(|_| header > 0).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
         if server.transport.pending() >= PENDING_BYTES_MAX || http.is_uploaded() {
-            outcome = Moved::Waits;
+            outcome = Moved::Blocked;
             break;
         }
         if client.transport.unread().is_empty() && client.transport.receive(buffers) == Received::Nothing {
-            outcome = if client.transport.end().is_some() { Moved::Broken } else { Moved::Waits };
+            outcome = if client.transport.end().is_some() { Moved::Broken } else { Moved::Blocked };
             break;
         }
         let (used, data_bytes) = match http.read_upload(client.transport.unread()) {
@@ -121,7 +121,7 @@ fn upload(
     outcome
 }
 
-/// Brings the body of the response to the client.
+/// Sends the body of the response to the client.
 pub(super) fn download_body(
     cx: &mut Context,
     client: &mut Client,
@@ -131,21 +131,21 @@ pub(super) fn download_body(
 ) -> Moved {
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Some(http) = exchange.http.as_deref_mut() else { return Moved::Waits };
+    let Some(http) = exchange.http.as_deref_mut() else { return Moved::Blocked };
     let mut bytes = 0;
-    let mut outcome = Moved::On;
+    let mut outcome = Moved::More;
     for _ in 0..ROUNDS_MAX {
         if http.is_downloaded() || client.transport.pending() >= PENDING_BYTES_MAX {
-            outcome = Moved::Waits;
+            outcome = Moved::Blocked;
             break;
         }
         if server.transport.unread().is_empty() && server.transport.receive(buffers) == Received::Nothing {
             outcome = match server.transport.end() {
-                None => Moved::Waits,
+                None => Moved::Blocked,
                 Some(End::Fin) if http.lasts_until_close() && !server.transport.is_cut() => {
                     http.end_download();
                     http.write_download_end(&mut headers.out);
-                    Moved::Waits
+                    Moved::Blocked
                 }
                 Some(_) => Moved::Broken,
             };
@@ -176,7 +176,7 @@ pub(super) fn download_body(
             headers.out.clear();
         }
     }
-    // Waiting for the rest is no reason to keep back what there is.
+    // The bytes so far are sent without waiting for more.
     client.transport.send(&headers.out, buffers);
     client.count(cx, 0, bytes);
     exchange.count(cx, 0, bytes);
@@ -188,7 +188,8 @@ pub(super) fn download_body(
 }
 
 impl Http1 {
-    /// The response is complete: the server's connection is kept, the client's goes on or ends.
+    /// Ends an exchange whose response is complete. The connection to the server is kept, and the client's connection
+    /// goes on or ends.
     pub(super) fn complete(
         &mut self,
         cx: &mut Context,
@@ -212,7 +213,7 @@ impl Http1 {
         Step::Continue
     }
 
-    /// The connection is a relay from now on.
+    /// Makes the connection a relay.
     pub(super) fn become_relay(
         &mut self,
         cx: &mut Context,

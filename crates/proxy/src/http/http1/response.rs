@@ -1,4 +1,4 @@
-//! Responses: the header section is read, and written anew for the client.
+//! Responses for clients of HTTP/1: header sections are parsed and written anew.
 
 use super::body::{Moved, download_body};
 use super::{Http1, Step};
@@ -12,7 +12,7 @@ use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use evener_core::wire::http::{Found, Response};
 
 impl Http1 {
-    /// Brings the response of the server to the client.
+    /// Sends the response of the server to the client.
     pub(super) fn download(
         &mut self,
         cx: &mut Context,
@@ -31,10 +31,10 @@ impl Http1 {
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
             match scan.find(server.transport.unread(), &limits) {
                 Ok(Some(found)) => match take_header(cx, client, shared, exchange_key, server_key, found) {
-                    Taken::Again => {}
-                    Taken::Body => break,
-                    Taken::Relay => return self.become_relay(cx, client, shared, exchange_key),
-                    Taken::Bad => return self.bad_response(cx, client, shared, exchange_key),
+                    HeaderRead::Again => {}
+                    HeaderRead::Body => break,
+                    HeaderRead::Relay => return self.become_relay(cx, client, shared, exchange_key),
+                    HeaderRead::Invalid => return self.bad_response(cx, client, shared, exchange_key),
                 },
                 Ok(None) => {
                     let silent = !scan.has_begun();
@@ -44,8 +44,8 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Step::Blocked;
                     }
-                    return if silent && shared.may_repeat(exchange_key, server_key) {
-                        shared.repeat(cx, client, exchange_key);
+                    return if silent && shared.may_retry(exchange_key, server_key) {
+                        shared.retry(cx, client, exchange_key);
                         Step::Continue
                     } else {
                         self.bad_response(cx, client, shared, exchange_key)
@@ -57,8 +57,8 @@ impl Http1 {
         match download_body(cx, client, shared, exchange_key, server_key) {
             Moved::Broken => self.bad_response(cx, client, shared, exchange_key),
             _ if is_complete(shared, exchange_key) => self.complete(cx, client, shared, exchange_key),
-            Moved::On => Step::Continue,
-            Moved::Waits => Step::Blocked,
+            Moved::More => Step::Continue,
+            Moved::Blocked => Step::Blocked,
         }
     }
 }
@@ -75,12 +75,12 @@ impl Http1 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
     ) -> Step {
-        shared.note_bad_response(cx, exchange_key);
+        shared.count_bad_response(cx, exchange_key);
         self.fail_exchange(cx, client, shared, exchange_key, 502)
     }
 }
 
-enum Taken {
+enum HeaderRead {
     /// Interim response: another header section follows.
     Again,
     /// The body follows.
@@ -88,7 +88,7 @@ enum Taken {
     /// Another protocol follows.
     Relay,
     /// Not a response to this request.
-    Bad,
+    Invalid,
 }
 
 fn take_header(
@@ -98,14 +98,14 @@ fn take_header(
     exchange_key: ExchangeKey,
     server_key: ServerConnectionKey,
     found: Found,
-) -> Taken {
+) -> HeaderRead {
     let mut response = std::mem::take(&mut shared.headers.response);
     let taken = read_header(cx, client, shared, exchange_key, server_key, found, &mut response);
     shared.headers.response = response;
     taken
 }
 
-/// The head for a client of HTTP/1.
+/// Reads the header section of a response, and writes it for a client of HTTP/1.
 fn read_header(
     cx: &mut Context,
     client: &mut Client,
@@ -114,29 +114,29 @@ fn read_header(
     server_key: ServerConnectionKey,
     found: Found,
     response: &mut Response,
-) -> Taken {
+) -> HeaderRead {
     let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
-        return Taken::Bad;
+        return HeaderRead::Invalid;
     };
-    // While other clients wait for descriptors, connections end with their response: no request is lost by that.
+    // While other clients wait for descriptors, connections end after their response, so that no request is lost.
     let makes_room = descriptors::wanted() > 0;
     let leaves = cx.draining || makes_room;
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let id = cx.id;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Exchange { http: Some(http), .. } = &mut **exchange else { return Taken::Bad };
+    let Exchange { http: Some(http), .. } = &mut **exchange else { return HeaderRead::Invalid };
     let header = &server.transport.unread()[found.start..found.end];
     let taken = match local {
         ReadResponse::Interim => {
             if http.takes_interims() {
                 message::write_response(response, header, None, Afterwards::Stays, None, &mut headers.out);
             }
-            Taken::Again
+            HeaderRead::Again
         }
         ReadResponse::Relay { cookie } => {
             let afterwards = if response.status() == 101 { Afterwards::Upgrades } else { Afterwards::Stays };
             message::write_response(response, header, None, afterwards, cookie.as_deref(), &mut headers.out);
-            Taken::Relay
+            HeaderRead::Relay
         }
         ReadResponse::Final { framing, cookie } => {
             let would_stay = http.client_stays();
@@ -153,10 +153,10 @@ fn read_header(
                 descriptors::shed(2);
                 client.service.live.counters.of(id).idle_shed.one();
             }
-            Taken::Body
+            HeaderRead::Body
         }
     };
-    if !matches!(taken, Taken::Body) {
+    if !matches!(taken, HeaderRead::Body) {
         client.transport.send(&headers.out, buffers);
         headers.out.clear();
     }

@@ -1,4 +1,4 @@
-//! The bodies of a stream, and the header section of its response: as far as the other side takes them.
+//! Bodies of a stream, and the header section of its response, as far as the receivers take them.
 
 use super::Http2;
 use super::header::translate;
@@ -31,20 +31,20 @@ impl StreamPath {
     }
 }
 
-/// Outcome of a step of a stream.
+/// Outcome of pumping a stream.
 pub(super) enum Pumped {
-    /// Something else may be done at once.
+    /// Another step may be possible immediately.
     Again,
-    Waits,
-    /// The response of the server is none.
-    Bad,
+    Blocked,
+    /// The server sent no valid response.
+    BadResponse,
     /// The client's body broke off.
     Reset,
     Complete,
 }
 
 impl Http2 {
-    /// Moves what can be moved both ways.
+    /// Moves bytes in both directions, as many as both sides allow without waiting.
     pub(super) fn pump(
         &mut self,
         cx: &mut Context,
@@ -54,13 +54,13 @@ impl Http2 {
     ) -> Pumped {
         shared.servers[path.server_key].transport.flush(&mut shared.buffers);
         match self.upload(cx, client, shared, path) {
-            Uploaded::Waits => {}
-            Uploaded::On => client.queue(cx),
+            Uploaded::Blocked => {}
+            Uploaded::More => client.queue(cx),
             Uploaded::Broken => return Pumped::Reset,
         }
         let exchange = &mut shared.exchanges[path.exchange_key];
         let limits = exchange.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
-        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
+        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Blocked };
         if let Some(scan) = http.scan() {
             let server = &mut shared.servers[path.server_key];
             let found = scan.find(server.transport.unread(), &limits);
@@ -69,13 +69,13 @@ impl Http2 {
                 Ok(Some(found)) => self.take_header(cx, client, shared, path, found),
                 Ok(None) if server.transport.receive(&mut shared.buffers) == Received::Some => Pumped::Again,
                 Ok(None) if server.transport.end().is_none() && !server.transport.is_broken() => {
-                    Pumped::Waits
+                    Pumped::Blocked
                 }
-                Ok(None) if silent && shared.may_repeat(path.exchange_key, path.server_key) => {
-                    shared.repeat(cx, client, path.exchange_key);
+                Ok(None) if silent && shared.may_retry(path.exchange_key, path.server_key) => {
+                    shared.retry(cx, client, path.exchange_key);
                     Pumped::Again
                 }
-                Ok(None) | Err(_) => Pumped::Bad,
+                Ok(None) | Err(_) => Pumped::BadResponse,
             };
         }
         self.download(cx, client, shared, path)
@@ -85,15 +85,15 @@ impl Http2 {
 /// Progress of an upload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Uploaded {
-    Waits,
-    /// There is more, for which no event will come; others have their turn first.
-    On,
-    /// The client broke it off.
+    Blocked,
+    /// More bytes can be moved, and no event will report them; the worker handles other sessions first.
+    More,
+    /// The client broke the body off.
     Broken,
 }
 
 impl Http2 {
-    /// The body goes to the server.
+    /// Sends the body of the request to the server.
     fn upload(
         &mut self,
         cx: &mut Context,
@@ -105,19 +105,19 @@ impl Http2 {
         let now = cx.now;
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let (exchange, server) = (&mut exchanges[path.exchange_key], &mut servers[path.server_key]);
-        let Some(stream) = self.streams.get_mut(path.stream_key) else { return Uploaded::Waits };
+        let Some(stream) = self.streams.get_mut(path.stream_key) else { return Uploaded::Blocked };
         let Exchange { http: Some(http), settings, .. } = &mut **exchange else {
-            return Uploaded::Waits;
+            return Uploaded::Blocked;
         };
         if http.is_uploaded() && http.outgoing_bytes() == 0 {
-            return Uploaded::Waits;
+            return Uploaded::Blocked;
         }
         let begins = http.outgoing_bytes() > 0;
         let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
-        let (mut outcome, mut bytes) = (Uploaded::Waits, 0);
+        let (mut outcome, mut bytes) = (Uploaded::Blocked, 0);
         while !http.is_uploaded() && server.transport.pending() < PENDING_BYTES_MAX {
             if http.outgoing_bytes() >= PENDING_BYTES_MAX {
-                outcome = Uploaded::On;
+                outcome = Uploaded::More;
                 break;
             }
             match stream.body.poll_data(&mut context) {
@@ -188,7 +188,7 @@ impl Http2 {
         let Some(read) =
             shared.read_response(cx, client, path.exchange_key, path.server_key, found, response)
         else {
-            return Pumped::Bad;
+            return Pumped::BadResponse;
         };
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
@@ -199,11 +199,13 @@ impl Http2 {
             self.send_interim(path.stream_key, response, header);
         }
         if let ReadResponse::Final { framing, cookie } = read {
-            let Some(http) = exchanges[path.exchange_key].http.as_deref_mut() else { return Pumped::Bad };
-            let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
-                return Pumped::Bad;
+            let Some(http) = exchanges[path.exchange_key].http.as_deref_mut() else {
+                return Pumped::BadResponse;
             };
-            let Some(stream) = self.streams.get_mut(path.stream_key) else { return Pumped::Waits };
+            let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
+                return Pumped::BadResponse;
+            };
+            let Some(stream) = self.streams.get_mut(path.stream_key) else { return Pumped::Blocked };
             let ends = http.is_downloaded();
             match stream.respond.send_response(translated, ends) {
                 Ok(send) => stream.send = Some(send),
@@ -227,18 +229,18 @@ impl Http2 {
 }
 
 impl Http2 {
-    /// An interim response of the server goes on (RFC 9110, section 15.2).
+    /// Sends an interim response to the client (RFC 9110, section 15.2).
     fn send_interim(&mut self, key: StreamKey, response: &Response, header: &[u8]) {
         let translated = translate(response, header, None, None);
         if let Some((stream, translated)) = self.streams.get_mut(key).zip(translated) {
-            // One that cannot be sent is left out; the final one matters.
+            // An interim response that cannot be sent is omitted; only the final one is required.
             let _ = stream.respond.send_informational(translated);
         }
     }
 }
 
 impl Http2 {
-    /// Brings the body of the response to the client, as far as it takes it.
+    /// Sends the body of the response to the client, as many bytes as its window allows.
     fn download(
         &mut self,
         cx: &mut Context,
@@ -251,12 +253,12 @@ impl Http2 {
         let Shared { exchanges, servers, buffers, .. } = &mut *shared;
         let server = &mut servers[path.server_key];
         let Some(send) = self.streams.get_mut(path.stream_key).and_then(|stream| stream.send.as_mut()) else {
-            return Pumped::Waits;
+            return Pumped::Blocked;
         };
         let exchange = &mut exchanges[path.exchange_key];
-        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Waits };
+        let Some(http) = exchange.http.as_deref_mut() else { return Pumped::Blocked };
         if client.transport.pending() >= PENDING_BYTES_MAX {
-            return Pumped::Waits;
+            return Pumped::Blocked;
         }
         if server.transport.unread().is_empty() {
             // The bytes may have been for TLS only, even its end; no other event reports the remaining ones.
@@ -264,13 +266,13 @@ impl Http2 {
                 return Pumped::Again;
             }
             return match server.transport.end() {
-                None => Pumped::Waits,
+                None => Pumped::Blocked,
                 Some(End::Fin) if http.lasts_until_close() && !server.transport.is_cut() => {
                     http.end_download();
                     let _ = send.send_data(Bytes::new(), true);
                     Pumped::Complete
                 }
-                Some(_) => Pumped::Bad,
+                Some(_) => Pumped::BadResponse,
             };
         }
         let available = server.transport.unread().len().min(PENDING_BYTES_MAX);
@@ -283,11 +285,11 @@ impl Http2 {
         let room = send.capacity().min(available);
         let mut data = Vec::with_capacity(room);
         let Ok(used) = http.gather_download(server.transport.unread(), room, &mut data) else {
-            return Pumped::Bad;
+            return Pumped::BadResponse;
         };
         if used == 0 {
-            // It goes on when the client takes more.
-            return Pumped::Waits;
+            // An event follows when the client enlarges its window.
+            return Pumped::Blocked;
         }
         let done = http.is_downloaded();
         let bytes = data.len() as u64;

@@ -1,17 +1,18 @@
-//! Header sections between HTTP/2 and HTTP/1.1, in whose terms requests are read and responses come.
+//! Translation of header sections between HTTP/2 and HTTP/1.1, the form in which requests are judged and responses are
+//! parsed.
 
 use evener_core::wire::http::{Framing, HeaderLimits, Response};
 
-/// Returns whether a header section has more fields or bytes than the limits allow, as it came: pieces of a cookie are fields, too. Bytes are
-/// counted as HTTP/1.1 would have them.
+/// Returns whether the received header section exceeds the limits for fields or bytes. Pieces of a cookie count as
+/// fields. Bytes are counted in the form of HTTP/1.1.
 pub(super) fn exceeds(parts: &http::request::Parts, section: &[u8], limits: &HeaderLimits) -> bool {
     let pieces = parts.headers.get_all(http::header::COOKIE).iter().count();
-    // Joined, each piece but the first costs two bytes instead of `cookie: ` and the end of the line.
+    // When cookies are joined, each piece but the first costs two bytes instead of `cookie: ` and a line end.
     let bytes = section.len() + pieces.saturating_sub(1) * ("cookie: \r\n".len() - "; ".len());
     parts.headers.len() > limits.fields_max || bytes > limits.bytes_max
 }
 
-/// The head as HTTP/1.1 would have it: one reader for both, so that the same is refused and understood.
+/// Writes a header section in the form of HTTP/1.1, so that one parser applies the same rules to both versions.
 pub(super) fn write_header(parts: &http::request::Parts, bodyless: bool, out: &mut Vec<u8>) {
     out.clear();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -23,7 +24,7 @@ pub(super) fn write_header(parts: &http::request::Parts, bodyless: bool, out: &m
             out.extend_from_slice(part);
         }
     };
-    // `:authority` comes before `Host`, which then says the same (RFC 9113, section 8.3.1).
+    // `:authority` replaces `Host` (RFC 9113, section 8.3.1).
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     if let Some(authority) = authority {
         field("host", authority.as_bytes());
@@ -60,7 +61,7 @@ pub(super) fn translate(
         let name = http::HeaderName::from_bytes(field.name.of(section)).ok()?;
         fields.append(name, http::HeaderValue::from_bytes(field.value.of(section)).ok()?);
     }
-    // Where no body comes, the length that it would have is sent all the same (RFC 9110, section 8.6).
+    // A response without a body still announces the length that the body would have (RFC 9110, section 8.6).
     let may_have = response.status() >= 200 && response.status() != 204;
     let forwarded = framing.or(response.declared_framing().filter(|_| may_have));
     if let Some(Framing::Length(length)) = forwarded {
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_written_as_http1_would_have_them() {
+    fn requests_are_written_in_the_form_of_http1() {
         let check = |uri: &str, fields: &[(&str, &str)], bodyless: bool, expected: &[&str]| {
             let text = written(uri, fields, bodyless);
             let lines: Vec<&str> = text.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
@@ -109,10 +110,10 @@ mod tests {
     }
 
     #[test]
-    fn limits_count_fields_and_bytes_as_they_came() {
+    fn limits_apply_to_the_received_fields_and_bytes() {
         let pieces = [("cookie", "a=1"), ("cookie", "b=2")];
         let (parts, header) = (parts("https://t/", &pieces), written("https://t/", &pieces, true));
-        // The second piece was a field of its own.
+        // The second piece was received as a separate field.
         let came = header.len() + "cookie: \r\n".len() - "; ".len();
         let check = |fields_max, bytes_max, expected| {
             let limits = HeaderLimits { fields_max, bytes_max };

@@ -1,4 +1,4 @@
-//! One stream: its request becomes an exchange, or gets a local response; it ends in order, or is reset.
+//! Streams: a request becomes an exchange, or gets a local response; its stream ends in order, or is reset.
 
 use super::body::{Pumped, StreamPath};
 use super::header::{exceeds, write_header};
@@ -19,7 +19,7 @@ use h2::{Reason, RecvStream};
 use std::task::{self, Waker};
 
 impl Http2 {
-    /// A request came.
+    /// Begins a stream for a request.
     pub(super) fn begin_stream(
         &mut self,
         cx: &mut Context,
@@ -62,19 +62,19 @@ impl Http2 {
             }
             Judged::Respond(response, _) => self.respond_locally(cx, client, shared, key, &response),
             Judged::Close => return After::Close,
-            Judged::Waits => return After::Tarpit,
+            Judged::Tarpit => return After::Tarpit,
         }
         After::Stays
     }
 }
 
-/// The stream that an exchange belongs to.
+/// Returns the stream that an exchange belongs to.
 fn stream_of(shared: &Shared, exchange_key: ExchangeKey) -> Option<StreamKey> {
     shared.exchanges.get(exchange_key)?.http.as_ref()?.stream()
 }
 
 impl Http2 {
-    /// Sends a local response; the stream is over.
+    /// Sends a local response, and ends the stream.
     fn respond_locally(
         &mut self,
         cx: &mut Context,
@@ -90,19 +90,20 @@ impl Http2 {
         {
             let _ = send.send_data(body, true);
         }
-        self.leave_body(cx, client, shared, stream.body);
+        self.drain_body(cx, client, shared, stream.body);
     }
 
-    /// Discards what still comes of a request's body after the response.
-    fn leave_body(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, body: RecvStream) {
+    /// Drains the body of a request after the response.
+    fn drain_body(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, body: RecvStream) {
         let now = cx.now;
-        self.rests.add(body, now);
-        if !self.rests.is_empty() {
+        self.drained_bodies.add(body, now);
+        if !self.drained_bodies.is_empty() {
             shared.session_timers.hasten(client.key, now + LINGER);
         }
     }
 
-    /// Ends an exchange without a response of a server: the client gets this status, or a reset amid a response.
+    /// Ends an exchange that gets no response from a server. The client gets this status, or a reset if a response has
+    /// begun.
     pub(super) fn fail_stream(
         &mut self,
         cx: &mut Context,
@@ -134,7 +135,8 @@ impl Http2 {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         let Some(spec) = client.settings.http.clone() else { return };
         let Some(active_at) = self.streams.get_mut(key).map(|stream| stream.active_at) else { return };
-        // What waits for the client as a whole is judged as a whole; a little is always under way where others go on.
+        // Bytes queued for the whole connection are judged by the deadline of the client. Below this limit, some bytes
+        // are always queued while other streams move.
         let held = client.transport.left() >= PENDING_BYTES_MAX;
         let sends_slowly = shared.is_slow(cx, exchange_key);
         let takes_slowly = self.takes_slowly(cx.now, shared, exchange_key, key, held);
@@ -145,7 +147,7 @@ impl Http2 {
         }
         let counters = client.service.live.counters.of(cx.id);
         match (sends_slowly, takes_slowly) {
-            (true, _) if shared.is_servers_fault(cx, exchange_key) => {}
+            (true, _) if shared.is_delayed_by_server(cx, exchange_key) => {}
             (true, _) => counters.slow_requests.one(),
             (_, true) => counters.slow_responses.one(),
             (false, false) => counters.idle_timeouts.one(),
@@ -154,7 +156,8 @@ impl Http2 {
         self.reset_stream(key, Reason::CANCEL);
     }
 
-    /// Returns whether the client takes the response of one stream below the minimum rate: the server's bytes wait for its window.
+    /// Returns whether the client receives the response of one stream below the minimum rate: the server's bytes wait
+    /// for the window of the stream.
     fn takes_slowly(
         &mut self,
         now: Time,
@@ -174,7 +177,7 @@ impl Http2 {
         stream.pace.is_slow(now, progress, &rate)
     }
 
-    /// The stream cannot go on.
+    /// Resets a stream.
     fn reset_stream(&mut self, key: StreamKey, reason: Reason) {
         if let Some(mut stream) = self.streams.remove(key) {
             match &mut stream.send {
@@ -184,7 +187,7 @@ impl Http2 {
         }
     }
 
-    /// Does for one exchange what can be done without waiting.
+    /// Continues one exchange, as far as possible without waiting.
     pub(super) fn drive_stream(
         &mut self,
         cx: &mut Context,
@@ -194,7 +197,7 @@ impl Http2 {
     ) {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         let mut context = task::Context::from_waker(Waker::noop());
-        // The client does not want it any more.
+        // The client may have reset the stream.
         let gone = self.streams.get_mut(key).is_none_or(|stream| match &mut stream.send {
             Some(send) => send.poll_reset(&mut context).is_ready(),
             None => stream.respond.poll_reset(&mut context).is_ready(),
@@ -210,8 +213,8 @@ impl Http2 {
                 Reach::Open(server_key) => {
                     match self.pump(cx, client, shared, StreamPath::new(key, exchange_key, server_key)) {
                         Pumped::Again => {}
-                        Pumped::Waits => return,
-                        Pumped::Bad => return self.bad_response(cx, client, shared, exchange_key),
+                        Pumped::Blocked => return,
+                        Pumped::BadResponse => return self.bad_response(cx, client, shared, exchange_key),
                         Pumped::Reset => {
                             shared.abandon(cx, client, exchange_key);
                             return self.reset_stream(key, Reason::CANCEL);
@@ -237,11 +240,11 @@ impl Http2 {
         shared: &mut Shared,
         exchange_key: ExchangeKey,
     ) {
-        shared.note_bad_response(cx, exchange_key);
+        shared.count_bad_response(cx, exchange_key);
         self.fail_stream(cx, client, shared, exchange_key, 502);
     }
 
-    /// The response is whole; the server's connection is kept for others.
+    /// Ends an exchange whose response is complete. The connection to the server is pooled.
     fn complete(
         &mut self,
         cx: &mut Context,
@@ -257,7 +260,7 @@ impl Http2 {
         client.active_at = cx.now;
         client.stay = stay;
         if let Some(stream) = self.streams.remove(key) {
-            self.leave_body(cx, client, shared, stream.body);
+            self.drain_body(cx, client, shared, stream.body);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A wire in memory: what `h2` reads was put there, what it writes is taken from there. It never wakes anybody; who puts
-//! or takes polls afterwards.
+//! Wire in memory: `h2` reads the bytes that were put into it, and writes bytes that are taken from it. It never wakes
+//! a task; its user polls after each call.
 
 use bytes::{Buf, BytesMut};
 use std::io;
@@ -8,53 +8,53 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// So much may wait to be taken.
+/// Most output bytes that wait to be taken.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// The wire; clones are the same one. The lock is never waited for: one thread has all clones.
+/// Wire in memory; its clones share the same buffers. The lock is never contended, because one thread has all clones.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wire(Arc<Mutex<Ends>>);
+pub(super) struct Wire(Arc<Mutex<WireBuffers>>);
 
 #[derive(Debug, Default)]
-struct Ends {
+struct WireBuffers {
     input: BytesMut,
     output: Vec<u8>,
-    over: bool,
+    has_ended: bool,
 }
 
 impl Wire {
-    fn ends(&self) -> MutexGuard<'_, Ends> {
+    fn buffers(&self) -> MutexGuard<'_, WireBuffers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes that the client sent.
-    pub(super) fn put(&self, bytes: &[u8]) {
-        self.ends().input.extend_from_slice(bytes);
+    /// Adds bytes that the client sent.
+    pub(super) fn add_input(&self, bytes: &[u8]) {
+        self.buffers().input.extend_from_slice(bytes);
     }
 
-    /// The client sends nothing more.
+    /// Records that the client sends nothing more.
     pub(super) fn end(&self) {
-        self.ends().over = true;
+        self.buffers().has_ended = true;
     }
 
-    /// Takes the bytes to be sent.
+    /// Takes the bytes for the client.
     pub(super) fn take_output(&self) -> Vec<u8> {
-        std::mem::take(&mut self.ends().output)
+        std::mem::take(&mut self.buffers().output)
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut ends = self.ends();
-        if ends.input.is_empty() {
-            return if ends.over { Poll::Ready(Ok(())) } else { Poll::Pending };
+        let mut buffers = self.buffers();
+        if buffers.input.is_empty() {
+            return if buffers.has_ended { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
-        let length = ends.input.len().min(into.remaining());
-        into.put_slice(&ends.input[..length]);
-        ends.input.advance(length);
-        if ends.input.is_empty() {
-            // An idle connection holds no buffer.
-            ends.input = BytesMut::new();
+        let length = buffers.input.len().min(into.remaining());
+        into.put_slice(&buffers.input[..length]);
+        buffers.input.advance(length);
+        if buffers.input.is_empty() {
+            // An idle connection has no buffer.
+            buffers.input = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
@@ -62,13 +62,13 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut ends = self.ends();
-        let room = OUTPUT_BYTES_MAX.saturating_sub(ends.output.len());
+        let mut buffers = self.buffers();
+        let room = OUTPUT_BYTES_MAX.saturating_sub(buffers.output.len());
         if room == 0 {
             return Poll::Pending;
         }
         let length = room.min(bytes.len());
-        ends.output.extend_from_slice(&bytes[..length]);
+        buffers.output.extend_from_slice(&bytes[..length]);
         Poll::Ready(Ok(length))
     }
 

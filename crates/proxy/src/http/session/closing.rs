@@ -28,9 +28,9 @@ impl Http {
         self.settle(cx, key, after);
     }
 
-    /// Closes sessions that were served and are idle, the longest idle first; returns how many descriptors that frees.
+    /// Closes idle sessions that were served, the longest idle first; returns the number of freed descriptors.
     pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
-        let idle = self.sessions.iter().filter(|(_, session)| session.may_go(cx.now));
+        let idle = self.sessions.iter().filter(|(_, session)| session.may_be_shed(cx.now));
         let mut idle: Vec<(Time, SessionKey)> =
             idle.map(|(key, session)| (session.client.active_at, key)).collect();
         let count = idle.len().min(wanted as usize);
@@ -60,10 +60,10 @@ impl Http {
         true
     }
 
-    /// Ends the exchanges with a server, and its pooled connections; returns how many exchanges there were.
+    /// Ends the exchanges with a server, and its pooled connections; returns the number of exchanges.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let mut ended = 0;
-        for server_key in self.shared.servers_meant(ending) {
+        for server_key in self.shared.connections_of(ending) {
             if let Some(exchange_key) = self.shared.end_connection(cx, server_key) {
                 ended += 1;
                 self.on_server_ended(cx, exchange_key, ending);
@@ -86,15 +86,15 @@ impl Http {
 
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
-        for key in self.sessions.keys(|session| !session.is_over()) {
+        for key in self.sessions.keys(|session| !session.has_ended()) {
             self.sessions[key].client.service.live.counters.of(cx.id).cut.one();
             self.close(cx, key);
         }
     }
 
-    /// Closes the session with this number; returns whether there was one.
+    /// Closes the session with this number; returns whether it existed.
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
-        let found = self.sessions.keys(|session| session.client.number == number && !session.is_over());
+        let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
         self.sessions[key].client.service.live.counters.of(cx.id).closed.one();
         self.close(cx, key);

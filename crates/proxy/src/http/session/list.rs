@@ -11,7 +11,7 @@ use rustix::fd::AsRawFd;
 impl Http {
     /// Lists the sessions that the collector selects.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
-        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_over()) {
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.has_ended()) {
             if collector.is_meant(&session.client.service.name) {
                 collector.take(|| self.open(cx, session));
             }
@@ -23,7 +23,7 @@ impl Http {
             Mode::Relay(exchange) => Some(*exchange),
             Mode::Http1(http) => http.exchange(),
             Mode::Http2(http) => http.exchanges().first().copied(),
-            Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Over => None,
+            Mode::Proxy | Mode::Handshake(..) | Mode::Tarpit | Mode::Lingering(_) | Mode::Ended => None,
         };
         let exchange = exchange_key
             .and_then(|exchange_key| self.shared.exchanges.get(exchange_key))
@@ -63,6 +63,6 @@ fn session_stage(session: &Session, exchange: Option<&Exchange>) -> &'static str
         (Mode::Relay(_), _) => "connecting",
         (Mode::Tarpit, _) => "tarpit",
         (Mode::Lingering(_), _) => "lingering",
-        (Mode::Over, _) => "over",
+        (Mode::Ended, _) => "over",
     }
 }

@@ -1,4 +1,4 @@
-//! A component with its servers and clients, and the loop that a test plays.
+//! Fixture: the component with its servers and clients, and the loop of the worker.
 
 use super::{Fixture, Side};
 use crate::context::Context;
@@ -36,7 +36,7 @@ pub(super) fn target(listener: &TcpListener) -> Target {
     Target::Ip(listener.local_addr().unwrap())
 }
 
-/// The address of a port that refuses: a socket has it, but does not listen.
+/// Returns an address that refuses connections: a socket is bound to it, but does not listen.
 pub(super) fn refusing() -> (OwnedFd, Target) {
     let family = rustix::net::AddressFamily::INET;
     let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
@@ -87,7 +87,7 @@ impl Side {
 }
 
 impl Fixture {
-    /// A service of HTTP with one server.
+    /// Creates a service of HTTP with one server.
     pub(super) fn new(change: impl FnOnce(&mut HttpSpec)) -> Self {
         Self::with(|_| {}, http(change))
     }
@@ -111,7 +111,7 @@ impl Fixture {
         Self { http: Http::new(1), cx, reports, listener: bound(), servers, service, pool }
     }
 
-    /// A client that connects and is handed over.
+    /// Connects a client, and passes it to the component.
     pub(super) fn client(&mut self) -> Side {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
         let (accepted, peer) = self.until("a client", |fixture| fixture.listener.accept().ok());
@@ -128,13 +128,13 @@ impl Fixture {
         Side::new(client)
     }
 
-    /// The next connection that a server gets.
+    /// Accepts the next connection to the first server.
     #[track_caller]
     pub(super) fn server(&mut self) -> Side {
         Side::new(self.until("a connection to the server", |fixture| fixture.servers[0].accept().ok()).0)
     }
 
-    /// One turn of the loop.
+    /// Runs the loop once.
     pub(super) fn turn(&mut self) {
         for key in self.http.shared.servers.keys(|_| true) {
             let Some(server) = self.http.shared.servers.get(key) else { continue };
@@ -161,7 +161,7 @@ impl Fixture {
         self.http.reap(&mut self.cx);
     }
 
-    /// Turns until something is so.
+    /// Runs the loop until `so` returns a value; `what` is the awaited event.
     #[track_caller]
     pub(super) fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
@@ -220,7 +220,7 @@ impl Fixture {
         (String::from_utf8_lossy(&got).into_owned(), end)
     }
 
-    /// The status of the response, after which the connection is closed.
+    /// Returns the status of the response, after which the connection must be closed.
     #[track_caller]
     pub(super) fn status_at_end(&mut self, client: &mut Side) -> String {
         let (text, end) = self.rest(client);
@@ -228,7 +228,7 @@ impl Fixture {
         status(&text)
     }
 
-    /// A request gets the response of the server, over a new connection to that.
+    /// Serves a request over a new connection to the server, which is returned.
     pub(super) fn serve(&mut self, client: &mut Side) -> Side {
         client.send(GET);
         let mut server = self.server();
@@ -257,7 +257,7 @@ impl Fixture {
         listing.clone()
     }
 
-    /// Ends all that leads to the server; returns how many exchanges that were.
+    /// Ends all connections to the server; returns the number of exchanges.
     pub(super) fn end_server(&mut self) -> usize {
         let pool = self.pool.published().load_full();
         let ending = Ending::new(&pool.servers()[0], EndReason::Operator, |_| {});

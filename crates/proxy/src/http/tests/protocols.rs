@@ -6,7 +6,7 @@ use crate::http::http2::Http2;
 use std::io::Read;
 
 #[test]
-fn bodies_get_the_framing_of_the_other_side() {
+fn bodies_are_framed_as_the_receiver_requires() {
     let check = |request: &[u8], sent: &str, response: &[u8], got: &str| {
         let mut fixture = Fixture::new(|_| {});
         let mut client = fixture.client();
@@ -41,7 +41,7 @@ fn bodies_get_the_framing_of_the_other_side() {
 }
 
 #[test]
-fn a_malformed_body_means_400_and_is_never_whole_for_the_server() {
+fn a_malformed_body_gets_400_and_is_never_complete_for_the_server() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
@@ -53,7 +53,7 @@ fn a_malformed_body_means_400_and_is_never_whole_for_the_server() {
 }
 
 #[test]
-fn requests_that_come_at_once_get_responses_in_their_order() {
+fn pipelined_requests_get_responses_in_their_order() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(&GET.repeat(2));
@@ -67,7 +67,7 @@ fn requests_that_come_at_once_get_responses_in_their_order() {
 }
 
 #[test]
-fn interim_responses_go_on_and_are_bounded() {
+fn interim_responses_are_passed_on_and_their_number_is_limited() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(GET);
@@ -104,7 +104,7 @@ fn an_upgraded_connection_is_relayed_until_both_sides_end() {
 }
 
 #[test]
-fn a_proxy_header_comes_first_where_it_is_expected() {
+fn a_proxy_header_is_required_where_it_is_configured() {
     let new = || {
         Fixture::with(
             |_| {},
@@ -117,7 +117,7 @@ fn a_proxy_header_comes_first_where_it_is_expected() {
     let mut fixture = new();
     let mut client = fixture.client();
     client.send(b"PROXY TCP4 192.0.2.7 192.0.2.1 5555 80\r\n");
-    let address = fixture.until("it to be read", |fixture| {
+    let address = fixture.until("the header to be read", |fixture| {
         let listing = fixture.listing();
         (listing.open[0].stage == "http/1 idle").then_some(listing.open[0].client)
     });
@@ -134,7 +134,7 @@ fn a_proxy_header_comes_first_where_it_is_expected() {
     assert_eq!(fixture.service.live.counters.of(0).preamble_timeouts.read(), 1);
 }
 
-/// A client of HTTP/2, and what it received so far.
+/// Client of HTTP/2, and the bytes that it received so far.
 struct Client2 {
     side: Side,
     received: Vec<u8>,
@@ -167,13 +167,13 @@ impl Client2 {
         Self { side, received: Vec::new() }
     }
 
-    /// The payload of the next frame of this kind; those of others are passed over.
+    /// Returns the payload of the next frame of this kind; frames of other kinds are skipped.
     #[track_caller]
     fn expect(&mut self, fixture: &mut Fixture, kind: u8) -> (u32, Vec<u8>) {
         fixture.until("a frame", |_| {
             let mut piece = [0; 4096];
             match self.side.0.read(&mut piece) {
-                Ok(0) => panic!("it ended"),
+                Ok(0) => panic!("the connection ended"),
                 Ok(length) => self.received.extend_from_slice(&piece[..length]),
                 Err(error) => assert!(is_blocked(error.kind()), "{error}"),
             }
@@ -216,7 +216,7 @@ fn each_stream_is_an_exchange() {
 }
 
 #[test]
-fn a_stream_that_fails_leaves_the_others_alone() {
+fn a_failed_stream_does_not_affect_other_streams() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));
@@ -249,7 +249,7 @@ fn a_stream_without_a_response_in_time_gets_504() {
 }
 
 #[test]
-fn a_stream_that_its_client_resets_gives_up_its_request() {
+fn the_request_of_a_stream_that_its_client_resets_is_given_up() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = Client2::new(&mut fixture);
     client.side.send(&get(1));

@@ -1,28 +1,28 @@
-//! Bodies that still come after the response to their request is out. They are taken and thrown away for a time, so that
-//! their clients read the response: some (curl 7.88) lose one that a reset follows at once.
+//! Draining of request bodies after the response was sent. Their bytes are discarded for a time, so that clients read
+//! the response: some (curl 7.88) lose a response that a reset follows immediately.
 
 use crate::http::client::{LINGER, LINGER_BYTES_MAX};
 use evener_core::Time;
 use h2::RecvStream;
 use std::task::{self, Poll, Waker};
 
-/// Rest of the body of one request.
-struct Rest {
+/// Body that is drained.
+struct DrainedBody {
     body: RecvStream,
-    /// Until when it is taken.
+    /// Time at which draining ends.
     until: Time,
     bytes: usize,
 }
 
-/// The rests of a connection; its streams are their bound.
+/// Bodies of a connection that are drained. The limit for streams limits their number.
 #[derive(Default)]
-pub(super) struct Rests(Vec<Rest>);
+pub(super) struct DrainedBodies(Vec<DrainedBody>);
 
-impl Rests {
-    /// Takes a body in whose response is out.
+impl DrainedBodies {
+    /// Drains the body of a request whose response was sent.
     pub(super) fn add(&mut self, body: RecvStream, now: Time) {
         if !body.is_end_stream() {
-            self.0.push(Rest { body, until: now + LINGER, bytes: 0 });
+            self.0.push(DrainedBody { body, until: now + LINGER, bytes: 0 });
         }
     }
 
@@ -30,15 +30,15 @@ impl Rests {
         self.0.is_empty()
     }
 
-    /// Takes what came. A body that does not end within its bounds is dropped, which resets its stream without an error
-    /// (RFC 9113, section 8.1).
-    pub(super) fn take(&mut self, now: Time) {
-        self.0.retain_mut(|rest| rest.until > now && rest.goes_on());
+    /// Discards the bytes that came. A body that does not end within its limits is dropped, which resets its stream
+    /// without an error (RFC 9113, section 8.1).
+    pub(super) fn discard_received(&mut self, now: Time) {
+        self.0.retain_mut(|body| body.until > now && body.discard_received());
     }
 }
 
-impl Rest {
-    fn goes_on(&mut self) -> bool {
+impl DrainedBody {
+    fn discard_received(&mut self) -> bool {
         let mut context = task::Context::from_waker(Waker::noop());
         loop {
             match self.body.poll_data(&mut context) {
