@@ -11,5 +11,7 @@ pub(crate) mod relay;
 pub(crate) mod request_log;
 pub(crate) mod source;
 pub(crate) mod sys;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod tls;
 pub(crate) mod transport;

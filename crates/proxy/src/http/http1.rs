@@ -93,7 +93,7 @@ impl Http1 {
     }
 
     fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Step {
-        debug_assert!(shared.headers.out.is_empty(), "what is left would go to a stranger");
+        debug_assert!(shared.headers.out.is_empty(), "left bytes would be sent to another client");
         shared.headers.out.clear();
         client.transport.flush(&mut shared.buffers);
         if let Stage::Exchange(exchange_key) = self.stage {

@@ -3,11 +3,12 @@
 mod fixture;
 mod protocols;
 
-use self::fixture::{GET, OK, bound, http, refusing, status, target};
+use self::fixture::{GET, OK, http, status};
 use super::*;
 use crate::context::Reports;
 use crate::context::registry::Readiness;
 use crate::context::report::Report;
+use crate::io::testing::{bound, refusing, target};
 use crate::service::testing::TestPool;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::acl::{Access, Acl};
@@ -161,7 +162,7 @@ fn a_configured_response_is_sent_without_a_server() {
 
 #[test]
 fn a_server_that_refuses_is_reported_and_the_next_one_is_used() {
-    let (_held, refusing) = refusing();
+    let (_socket, refusing) = refusing();
     let servers = vec![bound()];
     let targets = [refusing, target(&servers[0])];
     let mut fixture = Fixture::of(servers, &targets, |_| {}, http(|_| {}));
@@ -175,7 +176,7 @@ fn a_server_that_refuses_is_reported_and_the_next_one_is_used() {
 
 #[test]
 fn without_a_server_a_request_gets_502_and_the_connection_stays_open() {
-    let (_held, refusing) = refusing();
+    let (_socket, refusing) = refusing();
     let mut fixture = Fixture::of(Vec::new(), &[refusing], |_| {}, http(|_| {}));
     let mut client = fixture.client();
     for _ in 0..2 {
@@ -334,7 +335,7 @@ fn refused_clients_get_403_or_are_dropped_or_enter_the_tarpit() {
     fixture.check_empty();
     let mut fixture = Fixture::with(|_| {}, refusing(Refusal::Tarpit(Duration::from_secs(9))));
     let mut client = fixture.client();
-    fixture.turn();
+    fixture.run_loop();
     assert_eq!(fixture.listing().open[0].stage, "tarpit");
     assert_eq!(fixture.service.live.connections.active(), 0, "its slot is free for another client");
     fixture.pass(Duration::from_secs(9));
@@ -386,13 +387,13 @@ fn sessions_are_listed_and_closed_by_their_numbers() {
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     busy.send(GET);
     let _server = fixture.server();
-    fixture.turn();
+    fixture.run_loop();
     let listing = fixture.listing();
     let stages: Vec<&str> = listing.open.iter().map(|open| open.stage).collect();
     assert_eq!(stages, ["http/1 idle", "http/1 request"]);
     let number = listing.open[0].number as u32;
     assert!(fixture.http.close_numbered(&mut fixture.cx, number));
-    assert!(!fixture.http.close_numbered(&mut fixture.cx, number), "it is over");
+    assert!(!fixture.http.close_numbered(&mut fixture.cx, number), "the session has ended");
     assert_eq!(fixture.rest(&mut idle).1, Ok(()));
     fixture.http.cut_all(&mut fixture.cx);
     assert_eq!((fixture.count("closed"), fixture.count("cut")), (1, 1));

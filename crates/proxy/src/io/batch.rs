@@ -33,7 +33,7 @@ pub(crate) enum Ttls {
 pub(crate) enum Local {
     /// The socket has one address.
     Fixed,
-    /// The socket listens on all addresses: each datagram has its own.
+    /// The socket listens on all addresses: each datagram has its own local address.
     Each,
 }
 

@@ -67,7 +67,7 @@ impl Burst {
     /// Sends the messages of `range`; returns how many the kernel took.
     ///
     /// # Safety
-    /// The memory that their headers point to is valid.
+    /// The memory that the headers of the messages point to is valid.
     unsafe fn send_messages(&mut self, socket: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
         let headers = &mut self.headers[range];
         loop {
@@ -255,7 +255,7 @@ mod tests {
             let got = send_to_clients(&clients, &responses, local);
             assert_eq!(got, [vec![50, 50, 50], vec![50, 60, 60], vec![0, 0, 1400, 1400]]);
         }
-        // More than one message can carry.
+        // These datagrams exceed one message.
         assert_eq!(send_to_clients(&clients, &[(1, 30); 150], None)[1], [30; 150]);
         assert_eq!(send_to_clients(&clients, &[(1, 1232); 60], None)[1], [1232; 60]);
     }

@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Requested buffer size of a datagram socket.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
 
-/// The reason why an address cannot be listened on.
+/// Reason why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another program listens on the address.
@@ -67,7 +67,7 @@ impl BindError {
 /// Listening sockets at one address, one for each worker.
 #[derive(Debug)]
 pub struct Bound {
-    /// The address as configured; with the port that the system chose when it was 0.
+    /// Configured address, with the port that the system chose if it was 0.
     pub address: Endpoint,
     transport: Transport,
     sockets: Vec<OwnedFd>,
@@ -283,8 +283,8 @@ fn backlog(options: &ServiceOptions) -> i32 {
     options.backlog.min(i32::MAX as u32) as i32
 }
 
-/// Sets options that accepted sockets inherit from their listener (tcp(7)), which saves system calls for each of
-/// them.
+/// Sets options that accepted sockets inherit from their listener (tcp(7)), which saves system calls for each
+/// connection.
 fn apply_options(socket: &Socket, options: &ServiceOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
     socket.set_keepalive(options.keepalive.is_some())?;
@@ -309,7 +309,7 @@ pub(crate) fn reconfigure(socket: &OwnedFd, options: &ServiceOptions) {
 mod tests {
     use super::*;
 
-    /// A new directory, removed with all that is in it.
+    /// New directory that is removed with its contents.
     struct Directory(PathBuf);
 
     impl Directory {

@@ -55,8 +55,8 @@ pub(crate) struct Direction {
     is_done: bool,
     /// Bytes are moved by splice(2).
     bulk: bool,
-    /// The last splice moved nothing. Whether no bytes are left, or the source has ended, is confirmed by a receive: an
-    /// urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice, and has the same result as either.
+    /// The last splice moved nothing: no bytes were left, or the source had ended. A receive must confirm it, because an
+    /// urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice with the same result.
     must_confirm_by_recv: bool,
     /// Bytes that a blocked sink did not take, from `offset` on.
     spill: Vec<u8>,
@@ -257,7 +257,7 @@ impl Direction {
             tap.piece(&buffer[..read]);
         }
         self.bulk = read == BUFFER_BYTES;
-        // A short read emptied the socket: the next edge reports more, unless the end was reported before.
+        // A short read emptied the socket: the kernel reports more bytes, unless it has reported the end.
         self.readable = self.bulk || self.hung_up;
         let taken = if self.is_discarding { Ok(read) } else { self.offer(&buffer[..read], sink) };
         let taken = taken.map_err(|error| self.sink_failed(error))?;
@@ -356,10 +356,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
-    /// The longest wait for the kernel.
+    /// Longest wait for the kernel.
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    /// One direction between two sockets, with the far ends of both.
+    /// One direction between two sockets, with the peers of both.
     struct Fixture {
         direction: Direction,
         scratch: Scratch,
@@ -399,7 +399,7 @@ mod tests {
         }
     }
 
-    /// Bytes that show when some are missing or in another order.
+    /// Returns bytes by which a missing or misplaced byte is detected.
     fn pattern(count: usize) -> Vec<u8> {
         (0..count as u32)
             .flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes())

@@ -16,12 +16,12 @@ pub(crate) fn set_int(socket: BorrowedFd<'_>, (level, name): (i32, i32), value: 
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Returns whether the peer has acknowledged everything that was sent (tcp(7), SIOCOUTQ).
+/// Returns whether the peer has acknowledged all sent bytes (tcp(7), SIOCOUTQ).
 pub(crate) fn is_all_delivered(socket: BorrowedFd<'_>) -> bool {
     count(socket, libc::TIOCOUTQ) == Some(0)
 }
 
-/// Number of bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ).
+/// Returns the number of bytes that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 pub(crate) fn undelivered(socket: BorrowedFd<'_>) -> usize {
     count(socket, libc::TIOCOUTQ).map_or(0, |bytes| bytes.max(0) as usize)
 }
@@ -31,8 +31,8 @@ pub(crate) fn is_all_read(socket: BorrowedFd<'_>) -> bool {
     count(socket, libc::FIONREAD) == Some(0)
 }
 
-/// The headers of the first packet of a connection, if its listener keeps them (tcp(7), TCP_SAVED_SYN); they can be
-/// read once.
+/// Returns the headers of the first packet of a connection, if its listener stores them (tcp(7), TCP_SAVED_SYN). They
+/// can be read once.
 pub(crate) fn saved_syn<'a>(socket: BorrowedFd<'_>, room: &'a mut [u8; 128]) -> io::Result<&'a [u8]> {
     const TCP_SAVED_SYN: i32 = 28;
     let mut size = room.len() as libc::socklen_t;

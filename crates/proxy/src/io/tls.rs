@@ -390,7 +390,7 @@ fn write_close<Data>(status: UnbufferedStatus<'_, '_, Data>, room: &mut [u8]) ->
     }
 }
 
-/// Calls `step` to write behind the bytes in `out`, with more room if it needs more.
+/// Calls `step` to append to `out`, and again with more room if it needs more.
 fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wrote) -> Result<(), ()> {
     let start = out.len();
     out.resize(start + wanted, 0);

@@ -16,12 +16,12 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 /// Number of bytes queued for a socket at which its sender has to wait until the socket has taken them.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
 
-/// The result of a receive.
+/// Result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// There is more input, or the handshake went on.
+    /// There is more input, or the handshake made progress.
     Some,
-    /// There is nothing now, or the source ended.
+    /// There is no input now, or the peer ended.
     Nothing,
 }
 
@@ -57,14 +57,14 @@ pub(crate) struct Transport {
     early: Vec<u8>,
     /// Number of bytes that the socket has taken so far.
     taken: u64,
-    /// The end of the receiving direction.
+    /// End of the receiving direction.
     end: Option<End>,
     /// TLS ended without close_notify: the input may be incomplete (RFC 8446, section 6.1).
     is_cut: bool,
     /// The socket is broken: sending is impossible.
     is_broken: bool,
     sending: Sending,
-    /// The reason why TLS failed.
+    /// Reason why TLS failed.
     tls_failure: Option<rustls::Error>,
 }
 
@@ -231,7 +231,7 @@ impl Transport {
                 self.is_cut = self.tls.is_some();
             }
             Ok((read, _)) => {
-                // A short read emptied the socket: the next edge reports more, unless the end was reported before.
+                // A short read emptied the socket: the kernel reports more bytes, unless it has reported the end.
                 self.readable = read == wanted || self.hung_up;
                 if self.tls.is_some() {
                     self.open(buffers);
@@ -310,7 +310,7 @@ impl Transport {
             }
         }
         self.output.tail().extend_from_slice(rest);
-        // Only EAGAIN promises an edge.
+        // Only after EAGAIN does the kernel report that the socket is writable.
         self.flush_output();
     }
 

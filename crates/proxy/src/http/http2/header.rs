@@ -86,7 +86,7 @@ mod tests {
     }
 
     fn written(uri: &str, fields: &[(&str, &str)], bodyless: bool) -> String {
-        let mut header = b"what was there before".to_vec();
+        let mut header = b"an earlier header section".to_vec();
         write_header(&parts(uri, fields), bodyless, &mut header);
         String::from_utf8(header).unwrap()
     }

@@ -5,8 +5,8 @@ use crate::context::Context;
 use crate::context::descriptors::Unit;
 use crate::context::pool_queue::Waiter;
 use crate::context::ready::Ready;
-use crate::context::registry::Readiness;
 use crate::http::Http;
+use crate::io::testing::{DEADLINE, bound, is_blocked, readiness, target};
 use crate::service::accepted::Accepted;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{Collector, ListRequest, Listing};
@@ -14,53 +14,13 @@ use crate::service::testing::{TestPool, service_with};
 use crate::service::{Permits, Settings};
 use evener_core::spec::{HttpSpec, PoolSpec, Protocol};
 use evener_core::{Target, Time};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::OwnedFd;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The longest wait for the kernel.
-const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const GET: &[u8] = b"GET /a HTTP/1.1\r\nHost: t\r\n\r\n";
 pub(super) const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-pub(super) fn bound() -> TcpListener {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.set_nonblocking(true).unwrap();
-    listener
-}
-
-pub(super) fn target(listener: &TcpListener) -> Target {
-    Target::Ip(listener.local_addr().unwrap())
-}
-
-/// Returns an address that refuses connections: a socket is bound to it, but does not listen.
-pub(super) fn refusing() -> (OwnedFd, Target) {
-    let family = rustix::net::AddressFamily::INET;
-    let socket = rustix::net::socket(family, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let address = rustix::net::getsockname(&socket).unwrap();
-    (socket, Target::Ip(SocketAddr::try_from(address).unwrap()))
-}
-
-pub(super) fn readiness(socket: &OwnedFd) -> Readiness {
-    let mut wanted = [PollFd::new(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
-    poll(&mut wanted, Some(&Timespec::default())).unwrap();
-    let got = wanted[0].revents();
-    let error = got.intersects(PollFlags::ERR | PollFlags::HUP);
-    Readiness {
-        readable: got.contains(PollFlags::IN),
-        writable: got.contains(PollFlags::OUT),
-        ended: error || got.contains(PollFlags::RDHUP),
-        error: got.contains(PollFlags::ERR),
-    }
-}
-
-pub(super) fn is_blocked(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
 
 pub(super) fn http(change: impl FnOnce(&mut HttpSpec)) -> impl FnOnce(&mut Settings) {
     |settings| {
@@ -135,7 +95,7 @@ impl Fixture {
     }
 
     /// Runs the loop once.
-    pub(super) fn turn(&mut self) {
+    pub(super) fn run_loop(&mut self) {
         for key in self.http.shared.servers.keys(|_| true) {
             let Some(server) = self.http.shared.servers.get(key) else { continue };
             let ready = readiness(server.transport.socket());
@@ -161,16 +121,16 @@ impl Fixture {
         self.http.reap(&mut self.cx);
     }
 
-    /// Runs the loop until `so` returns a value; `what` is the awaited event.
+    /// Runs the loop until `so` returns a value; `event` is the awaited event.
     #[track_caller]
-    pub(super) fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub(super) fn until<T>(&mut self, event: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
         loop {
-            self.turn();
+            self.run_loop();
             if let Some(value) = so(self) {
                 return value;
             }
-            assert!(Instant::now() < until, "not in time: {what}");
+            assert!(Instant::now() < until, "this did not happen in time: {event}");
         }
     }
 
@@ -178,7 +138,7 @@ impl Fixture {
     pub(super) fn pass(&mut self, time: Duration) {
         // The wheel rounds up to its next tick.
         self.cx.now += time + Duration::from_millis(100);
-        self.turn();
+        self.run_loop();
     }
 
     pub(super) fn count(&self, name: &str) -> u64 {

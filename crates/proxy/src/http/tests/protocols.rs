@@ -1,8 +1,8 @@
 //! Bodies, other protocols, and streams of HTTP/2.
 
-use super::fixture::is_blocked;
 use super::*;
 use crate::http::http2::Http2;
+use crate::io::testing::is_blocked;
 use std::io::Read;
 
 #[test]

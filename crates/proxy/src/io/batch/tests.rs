@@ -1,4 +1,4 @@
-//! Batches over sockets of loopback.
+//! Batches of datagrams over sockets of loopback.
 
 use super::*;
 use rustix::fd::AsFd;
@@ -145,7 +145,7 @@ fn datagrams_after_one_that_cannot_be_sent_are_sent() {
     let receiver_address = receiver.local_addr().unwrap();
     receiver.connect(socket.local_addr().unwrap()).unwrap();
     let mut batch = batch_of(&[b"first", b"lost", b"last"]);
-    // Port 0 is no destination (RFC 768).
+    // Port 0 is not a valid destination (RFC 768).
     for (index, to) in
         [receiver_address, "127.0.0.1:0".parse().unwrap(), receiver_address].into_iter().enumerate()
     {
