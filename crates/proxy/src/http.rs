@@ -55,9 +55,7 @@ impl Http {
         let mut due = Vec::new();
         self.shared.exchange_timers.expire(cx.now, &mut due);
         due.into_iter().for_each(|key| self.on_exchange_deadline(cx, key));
-        let mut due = Vec::new();
-        self.shared.server_timers.expire(cx.now, &mut due);
-        due.into_iter().for_each(|key| self.shared.on_unused_deadline(cx, key));
+        self.shared.on_unused_deadlines(cx);
     }
 
     /// Closes pooled connections to servers, the longest idle first; returns their number.

@@ -1,5 +1,6 @@
 //! Client of a session: its connection, the facts about it, and the descriptor that it was promised.
 
+use super::message::{LoopRisk, Sender};
 use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
 use crate::context::keys::{ExchangeKey, SessionKey};
@@ -9,7 +10,7 @@ use crate::io::tls::TlsFacts;
 use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
 use crate::service::admission::Admitted;
-use crate::service::preamble::Origin;
+use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Service, Settings};
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
@@ -40,13 +41,13 @@ pub(super) struct Client {
     pub(super) settings: Arc<Settings>,
     pub(super) origin: Origin,
     /// Address that the client connected to; set when HTTP begins.
-    pub(super) local: Option<SocketAddr>,
+    local: Option<SocketAddr>,
     pub(super) facts: Option<Box<TlsFacts>>,
     pub(super) admitted: Admitted,
     /// The client ended its sending direction while a request was under way.
-    pub(super) left_early: bool,
+    left_early: bool,
     /// The settings changed: the access list has to admit the client again with the next request.
-    pub(super) needs_admission: bool,
+    needs_admission: bool,
     /// Server of the last request, if the next one has to go to the same.
     pub(super) stay: Option<Stay>,
     /// Time at which bytes of the client moved last.
@@ -61,12 +62,12 @@ pub(super) struct Client {
     is_queued: bool,
     /// A request of the client was served: the client may be closed when it is idle and other clients wait for
     /// descriptors.
-    pub(super) served: bool,
+    served: bool,
     /// Slot in the service, or among the clients in the tarpit.
-    pub(super) slot: Lease,
+    slot: Lease,
     _descriptor: Unit,
     /// Descriptor for a connection to a server, while no connection uses it.
-    pub(super) promise: Option<Promise>,
+    promise: Option<Promise>,
 }
 
 /// Server that a client stays at, with the name of its pool: the identity of a server is unique within its pool only.
@@ -112,6 +113,90 @@ impl Client {
             _descriptor: permits.client,
             promise: Some(permits.server.promise()),
         }
+    }
+
+    /// Records the address that the client connected to, for the header fields of its requests.
+    pub(super) fn record_local_address(&mut self) {
+        self.local = preamble::local_address(self.transport.socket());
+    }
+
+    /// Returns the facts about the client for the header fields of a request. `subject_field` is the name of the field for
+    /// the subject of its certificate.
+    pub(super) fn sender<'a>(&'a self, subject_field: Option<&'a str>, loop_risk: LoopRisk) -> Sender<'a> {
+        Sender::new(&self.origin, self.local, self.facts.as_deref(), subject_field, loop_risk)
+    }
+
+    /// Applies settings that changed since the last request: the client has to be admitted again.
+    pub(super) fn refresh_settings(&mut self) {
+        let current = self.service.settings.load();
+        if Arc::ptr_eq(&current, &self.settings) || current.http.is_none() {
+            return;
+        }
+        // The pool for refused clients may have another index now, or may be removed.
+        let pool = self.admitted.backend.map(|backend| self.settings.backends[backend].pool.load());
+        self.admitted.backend = pool.and_then(|pool| {
+            current.backends.iter().position(|backend| backend.pool.load().pool == pool.pool)
+        });
+        self.settings = Arc::clone(&current);
+        self.needs_admission = true;
+    }
+
+    /// Returns whether the settings changed since the client was admitted; forgets that.
+    pub(super) fn take_needs_admission(&mut self) -> bool {
+        std::mem::take(&mut self.needs_admission)
+    }
+
+    /// Records that a request came.
+    pub(super) fn begin_request(&mut self, now: Time) {
+        self.active_at = now;
+        self.left_early = false;
+    }
+
+    /// Records that the client ended its sending direction while a request is under way; returns whether that is new.
+    pub(super) fn leave_early(&mut self) -> bool {
+        !std::mem::replace(&mut self.left_early, true)
+    }
+
+    /// Returns whether the client ended its sending direction while a request was under way.
+    pub(super) fn left_early(&self) -> bool {
+        self.left_early
+    }
+
+    /// Records that a request was served: the client may be closed when it is idle and other clients wait for descriptors.
+    pub(super) fn set_served(&mut self) {
+        self.served = true;
+    }
+
+    pub(super) fn is_served(&self) -> bool {
+        self.served
+    }
+
+    /// Moves the client to a slot in the tarpit. It needs no descriptor for a server any more.
+    pub(super) fn enter_tarpit(&mut self, slot: Lease) {
+        (self.slot, self.promise) = (slot, None);
+    }
+
+    /// Takes the promised descriptor for a connection to a server, if no connection has it.
+    pub(super) fn take_promised(&mut self) -> Option<Unit> {
+        self.promise.take().map(Promise::fulfil)
+    }
+
+    /// Gives up the promised descriptor, because the client's connection to a server has one.
+    pub(super) fn drop_promise(&mut self) {
+        self.promise = None;
+    }
+
+    /// Gives a descriptor back to the client for its next connection, unless it has one already.
+    pub(super) fn give_back(&mut self, unit: impl FnOnce() -> Option<Unit>) {
+        if self.promise.is_none() {
+            self.promise = unit().map(Unit::promise);
+        }
+    }
+
+    /// Makes sure that the client has a descriptor for its next connection; returns whether it has.
+    pub(super) fn reserve_descriptor(&mut self) -> bool {
+        self.give_back(Unit::take);
+        self.promise.is_some()
     }
 
     /// Records an event of the socket.

@@ -15,17 +15,19 @@ mod shared;
 pub(super) use self::finish::Keep;
 pub(super) use self::request::Body;
 pub(super) use self::response::ReadResponse;
-pub(super) use self::shared::Shared;
 
+use self::shared::HeaderBuffers;
 use super::client::{Client, Stay};
+use super::pooled::Pooled;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
-use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, StreamKey};
+use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey, StreamKey, Table, of};
 use crate::context::pool_queue::Queued;
+use crate::context::timers::Timers;
 use crate::io::connect::TRIES_MAX;
 use crate::io::request_log::{RequestLog, Tap};
 use crate::io::tls::TlsConnector;
-use crate::io::transport::Transport;
+use crate::io::transport::{Buffers, Transport};
 use crate::service::{Backend, Pending, Settings, note_no_server, pool_queue};
 use evener_core::attempt::Attempt;
 use evener_core::counters::ServiceCounters;
@@ -297,7 +299,37 @@ pub(super) enum Progress {
     Waits,
 }
 
+/// State that the sessions of a worker share.
+pub(super) struct Shared {
+    pub(super) exchanges: Table<of::Exchange, Box<Exchange>>,
+    /// Connections of exchanges to servers.
+    pub(super) servers: Table<of::ServerConnection, Box<ServerConnection>>,
+    /// Index of the connections to servers that no exchange uses.
+    pooled: Pooled,
+    pub(super) session_timers: Timers<SessionKey>,
+    pub(super) exchange_timers: Timers<ExchangeKey>,
+    server_timers: Timers<ServerConnectionKey>,
+    pub(super) buffers: Buffers,
+    pub(super) headers: HeaderBuffers,
+    /// Connections to servers that ended while the present events were handled.
+    ended_servers: Vec<ServerConnectionKey>,
+}
+
 impl Shared {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            exchanges: Table::default(),
+            servers: Table::default(),
+            pooled: Pooled::new(seed),
+            session_timers: Timers::new(),
+            exchange_timers: Timers::new(),
+            server_timers: Timers::new(),
+            buffers: Buffers::default(),
+            headers: HeaderBuffers::default(),
+            ended_servers: Vec::new(),
+        }
+    }
+
     /// Begins an exchange.
     pub(super) fn begin(&mut self, exchange: Exchange) -> ExchangeKey {
         self.exchanges.insert(Box::new(exchange))

@@ -136,7 +136,7 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exch
         client.transport.receive(buffers);
     }
     let closed = client.transport.has_peer_closed();
-    if aborts && closed && !std::mem::replace(&mut client.left_early, true) {
+    if aborts && closed && client.leave_early() {
         shared.session_timers.set(client.key, cx.now + LEAVE_DELAY);
     }
 }
@@ -148,7 +148,7 @@ impl Http1 {
         }
         let input = client.transport.unread().is_empty();
         let Some(spec) = client.settings.http.clone() else { return Step::Blocked };
-        client.served = true;
+        client.set_served();
         (self.stage, self.scan) = (Stage::Header, Scan::default());
         // The next request may have begun already.
         let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
@@ -308,7 +308,7 @@ impl Http1 {
         let sends_slowly = exchange.is_some_and(|exchange_key| shared.is_slow(cx, exchange_key));
         let waits = exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].waits_for_response());
         let deadline = client.active_at + spec.stall_timeout;
-        let leaves = client.left_early
+        let leaves = client.left_early()
             && exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].aborts_on_close());
         if leaves && client.is_quiet(cx.now) {
             counters.requests_aborted.one();

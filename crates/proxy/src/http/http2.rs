@@ -292,7 +292,7 @@ impl Http2 {
             let wait = if cx.draining { DRAIN_LEAVE } else { wait };
             // Bodies that are drained have a deadline, too.
             let wait = if self.drained_bodies.is_empty() { wait } else { wait.min(LINGER) };
-            client.served = true;
+            client.set_served();
             shared.session_timers.set(client.key, cx.now + wait);
         }
     }

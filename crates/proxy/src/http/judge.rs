@@ -5,7 +5,7 @@
 use super::client::Client;
 use super::exchange::{Body, Exchange, Shared};
 use super::local_response::LocalResponse;
-use super::message::{self, ForwardedFields, LoopRisk, Sender};
+use super::message::{self, ForwardedFields, LoopRisk};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
@@ -81,7 +81,7 @@ pub(super) fn judge_header(
     header: &[u8],
     arrival: Arrival,
 ) -> Result<Judged, u16> {
-    refresh(client);
+    client.refresh_settings();
     let Some(spec) = client.settings.http.clone() else { return Ok(Judged::Close) };
     let mut request = std::mem::take(&mut shared.headers.request);
     let judged = match request.parse(header, &spec.limits) {
@@ -121,24 +121,9 @@ pub(super) fn count_bad(cx: &Context, client: &Client, status: u16) {
     }
 }
 
-/// Applies settings that changed since the last request: the client has to be admitted again.
-fn refresh(client: &mut Client) {
-    let current = client.service.settings.load();
-    if Arc::ptr_eq(&current, &client.settings) || current.http.is_none() {
-        return;
-    }
-    // The pool for refused clients may have another index now, or may be removed.
-    let pool = client.admitted.backend.map(|backend| client.settings.backends[backend].pool.load());
-    client.admitted.backend = pool
-        .and_then(|pool| current.backends.iter().position(|backend| backend.pool.load().pool == pool.pool));
-    client.settings = Arc::clone(&current);
-    client.needs_admission = true;
-}
-
 fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &ParsedRequest<'_>) -> Judged {
     let ParsedRequest { request, header, spec, .. } = *parsed;
-    client.active_at = cx.now;
-    client.left_early = false;
+    client.begin_request(cx.now);
     let service = Arc::clone(&client.service);
     let counters = service.live.counters.of(cx.id);
     counters.requests.one();
@@ -172,7 +157,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(slot, time) => {
-            (client.slot, client.promise) = (slot, None);
+            client.enter_tarpit(slot);
             shared.session_timers.set(client.key, cx.now + time);
             Judged::Tarpit
         }
@@ -199,7 +184,7 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     }
     let declared = declared.client(peer, &spec.forwarded);
     let address = declared.address();
-    let needs_admission = declared != Reported::Known(peer) || std::mem::take(&mut client.needs_admission);
+    let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
         return refused(client, settings.denied, address, 403, cx.id);
@@ -301,8 +286,7 @@ fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a 
 fn outgoing(client: &Client, parsed: &ParsedRequest<'_>, loop_risk: LoopRisk) -> Vec<u8> {
     let ParsedRequest { request, header, spec, .. } = *parsed;
     let parts = message::parts_of(request, header, &parsed.target);
-    let (facts, subject_field) = (client.facts.as_deref(), spec.subject_field.as_deref());
-    let sender = Sender::new(&client.origin, client.local, facts, subject_field, loop_risk);
+    let sender = client.sender(spec.subject_field.as_deref(), loop_risk);
     let declared =
         ForwardedFields::of(request.fields().iter().map(|field| (field.kind, field.value.of(header))));
     let passed_on = request.passed_on(header).map(|field| (field.name.of(header), field.value.of(header)));

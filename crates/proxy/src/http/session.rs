@@ -77,7 +77,7 @@ impl Session {
     /// Returns whether the session may be closed to free descriptors: a request was served, and it has been idle for
     /// long enough.
     fn may_be_shed(&self, now: Time) -> bool {
-        self.client.served && self.is_idle() && now.since(self.client.active_at) >= QUIET_MIN
+        self.client.is_served() && self.is_idle() && now.since(self.client.active_at) >= QUIET_MIN
     }
 
     fn has_ended(&self) -> bool {
@@ -139,7 +139,7 @@ impl Http {
                 self.close(cx, key);
             }
             Admission::Refused(Refused::Tarpit(slot, time)) => {
-                (client.slot, client.promise) = (slot, None);
+                client.enter_tarpit(slot);
                 *mode = Mode::Tarpit;
                 self.shared.session_timers.set(key, cx.now + time);
             }
@@ -166,7 +166,7 @@ impl Http {
         let Session { client, mode } = &mut *self.sessions[key];
         client.active_at = cx.now;
         if let Some(http) = client.settings.http.clone() {
-            client.local = preamble::local_address(client.transport.socket());
+            client.record_local_address();
             *mode = if client.facts.as_ref().is_some_and(|facts| facts.is_http2()) {
                 Mode::Http2(Box::new(Http2::new(&http.limits)))
             } else {

@@ -274,7 +274,12 @@ fn the_request_of_a_client_that_leaves_is_given_up() {
     fixture.receive(&mut server, b"\r\n\r\n");
     client.0.shutdown(Shutdown::Write).unwrap();
     fixture.until("the end to be detected", |fixture| {
-        fixture.http.sessions.iter().next().and_then(|(_, session)| session.client().left_early.then_some(()))
+        fixture
+            .http
+            .sessions
+            .iter()
+            .next()
+            .and_then(|(_, session)| session.client().left_early().then_some(()))
     });
     // The first check records how many bytes the client has received.
     fixture.pass(client::LEAVE_DELAY);

@@ -38,7 +38,7 @@ impl Shared {
         let (socket, stage) = match begin_connect(cx, client, &exchange.settings.options, choice) {
             Ok(begun) => begun,
             Err(error) => {
-                client.promise.get_or_insert_with(|| unit.promise());
+                client.give_back(|| Some(unit));
                 return self.fail(cx, exchange_key, error);
             }
         };

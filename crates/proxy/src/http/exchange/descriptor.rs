@@ -19,10 +19,7 @@ impl Shared {
         client: &mut Client,
         exchange_key: ExchangeKey,
     ) -> Option<Unit> {
-        if let Some(promise) = client.promise.take() {
-            return Some(promise.fulfil());
-        }
-        if let Some(unit) = Unit::take().or_else(|| self.take_from_pooled(cx)) {
+        if let Some(unit) = client.take_promised().or_else(Unit::take).or_else(|| self.take_from_pooled(cx)) {
             return Some(unit);
         }
         let exchange = &mut self.exchanges[exchange_key];
@@ -47,9 +44,7 @@ impl Shared {
     /// Returns the descriptor of a connection that is about to be closed to its client, for the next connection.
     pub(super) fn give_back(&mut self, client: &mut Client, server_key: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(server_key) else { return };
-        if client.promise.is_none() {
-            client.promise = server.unit.take().map(Unit::promise);
-        }
+        client.give_back(|| server.unit.take());
     }
 
     /// Closes pooled connections, the longest idle first; returns their number.
@@ -63,13 +58,4 @@ impl Shared {
         }
         closed
     }
-}
-
-/// Makes sure that a client has a descriptor for its next connection, apart from the descriptor of the connection that
-/// is about to be pooled; returns whether it has.
-pub(super) fn is_promised(client: &mut Client) -> bool {
-    if client.promise.is_none() {
-        client.promise = Unit::take().map(Unit::promise);
-    }
-    client.promise.is_some()
 }

@@ -1,7 +1,6 @@
 //! End of an exchange: its connection is pooled, returned to its client, or closed; or the exchange continues on
 //! another connection.
 
-use super::descriptor::is_promised;
 use super::{Exchange, Reach, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
@@ -57,7 +56,7 @@ impl Shared {
         match keep {
             Keep::Unserved if exchange.settings.options.fast_close.by_client() => self.linger(cx, server_key),
             Keep::Private if may_be_used => return Some(server_key),
-            Keep::Shared if may_be_used && !cx.draining && is_promised(client) => {
+            Keep::Shared if may_be_used && !cx.draining && client.reserve_descriptor() => {
                 self.pool(cx, client, server_key);
             }
             _ => {

@@ -109,7 +109,7 @@ impl Shared {
         let exchange = &mut self.exchanges[exchange_key];
         (exchange.reach, exchange.since) = (Reach::Open(server_key), cx.now);
         // The connection has a descriptor already.
-        client.promise = None;
+        client.drop_promise();
     }
 
     /// Handles an event of a connection without an exchange: the server closes it, or sends unexpected bytes.
@@ -143,8 +143,15 @@ impl Shared {
         }
     }
 
+    /// Handles the deadlines of connections without an exchange.
+    pub(in crate::http) fn on_unused_deadlines(&mut self, cx: &mut Context) {
+        let mut due = Vec::new();
+        self.server_timers.expire(cx.now, &mut due);
+        due.into_iter().for_each(|server_key| self.on_unused_deadline(cx, server_key));
+    }
+
     /// Closes a connection that was idle or lingering for too long.
-    pub(in crate::http) fn on_unused_deadline(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
+    fn on_unused_deadline(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let unused = |server: &ServerConnection| {
             server.exchange.is_none() && matches!(server.stage, Stage::Open | Stage::Lingering)
         };
