@@ -23,7 +23,8 @@ use std::time::Duration;
 /// Time without progress after which a client that ended its sending direction is considered to have left.
 pub(super) const LEAVE_DELAY: Duration = Duration::from_millis(200);
 
-/// Longest time for which a peer that still sends is drained before its socket is closed, so that it can receive everything.
+/// Longest time for which a peer that still sends is drained before its socket is closed, so that it can receive
+/// everything.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are drained from a peer.
 pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
@@ -120,8 +121,8 @@ impl Client {
         self.local = preamble::local_address(self.transport.socket());
     }
 
-    /// Returns the facts about the client for the header fields of a request. `subject_field` is the name of the field for
-    /// the subject of its certificate.
+    /// Returns the facts about the client for the header fields of a request. `subject_field` is the name of the field
+    /// for the subject of its certificate.
     pub(super) fn sender<'a>(&'a self, subject_field: Option<&'a str>, loop_risk: LoopRisk) -> Sender<'a> {
         Sender::new(&self.origin, self.local, self.facts.as_deref(), subject_field, loop_risk)
     }
@@ -162,7 +163,8 @@ impl Client {
         self.left_early
     }
 
-    /// Records that a request was served: the client may be closed when it is idle and other clients wait for descriptors.
+    /// Records that a request was served: the client may be closed when it is idle and other clients wait for
+    /// descriptors.
     pub(super) fn set_served(&mut self) {
         self.served = true;
     }
@@ -216,8 +218,8 @@ impl Client {
         self.is_queued = false;
     }
 
-    /// Returns whether the client received bytes since the last call. The kernel may have queued many bytes for it, and
-    /// reports progress only when there is room again.
+    /// Returns whether the client received bytes since the last call. The kernel may have queued many bytes for it,
+    /// and reports progress only when there is room again.
     pub(super) fn is_taking(&mut self) -> bool {
         let left = self.transport.left();
         std::mem::replace(&mut self.left, left) > left
@@ -228,7 +230,8 @@ impl Client {
         now.since(self.active_at) >= LEAVE_DELAY && self.transport.left() == 0
     }
 
-    /// Returns whether the client receives below the minimum rate. Bytes received since the last call count as activity.
+    /// Returns whether the client receives below the minimum rate. Bytes received since the last call count as
+    /// activity.
     pub(super) fn is_slow(&mut self, now: Time) -> bool {
         if self.is_taking() {
             self.active_at = now;
@@ -264,7 +267,7 @@ impl Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum After {
-    /// The session goes on.
+    /// The session continues.
     Stays,
     /// The session ends after all bytes are sent; the client is drained for a time.
     Finish,

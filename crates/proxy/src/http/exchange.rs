@@ -83,8 +83,8 @@ impl Exchange {
         }
     }
 
-    /// Sets the facts by which the server is chosen: the client's address, the server token in its cookie, and the server
-    /// of its earlier requests.
+    /// Sets the facts by which the server is chosen: the client's address, the server token in its cookie, and the
+    /// server of its earlier requests.
     pub(super) fn choose_by(&mut self, client: IpAddr, token: Option<u64>, stay: Option<&Stay>) {
         (self.client, self.token) = (client, token);
         self.stay = stay.and_then(|stay| stay.at(self.backend()));
@@ -179,9 +179,9 @@ pub(super) struct HttpPart {
     is_http10: bool,
     /// The client requests another protocol.
     upgrades: bool,
-    /// The client's connection goes on after the response.
+    /// The client's connection stays open after the response.
     client_stays: bool,
-    /// The server's connection goes on after the response.
+    /// The server's connection stays open after the response.
     server_stays: bool,
     /// The final response has begun.
     has_responded: bool,
@@ -293,7 +293,7 @@ impl Exchange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Progress {
-    /// The exchange can go on.
+    /// The exchange can continue.
     Moved,
     /// The exchange still waits for an event.
     Waits,

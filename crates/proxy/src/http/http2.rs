@@ -371,7 +371,7 @@ impl Http2 {
         self.shut_down(cx, client, shared, LEAVE)
     }
 
-    /// Handles the deadline of a stream whose bodies move: a stalled stream ends, the others go on.
+    /// Handles the deadline of a stream whose bodies move: a stalled stream ends, other streams continue.
     pub(super) fn on_stalled(
         &mut self,
         cx: &mut Context,

@@ -1,6 +1,6 @@
-//! Judging of requests: a request is parsed, admitted and routed. It becomes an exchange, or gets a local response. This is
-//! the same for all versions of HTTP, because the header section of a request of HTTP/2 is written in the form of HTTP/1.1
-//! before it is judged.
+//! Judging of requests: a request is parsed, admitted and routed. It becomes an exchange, or gets a local response.
+//! This is the same for all versions of HTTP, because the header section of a request of HTTP/2 is written in the form
+//! of HTTP/1.1 before it is judged.
 
 use super::client::Client;
 use super::exchange::{Body, Exchange, Shared};
@@ -49,7 +49,7 @@ enum Why {
 pub(super) enum Judged {
     /// The request became this exchange.
     Exchange(ExchangeKey),
-    /// The request gets a local response; then the client's connection goes on or ends.
+    /// The request gets a local response; then the client's connection stays open or is closed.
     Respond(LocalResponse, Next),
     /// The connection is closed.
     Close,
@@ -273,8 +273,8 @@ fn exchange_of(
     exchange
 }
 
-/// Returns the client's cookie for the pool. A pool whose cookie has the default name with the pool's own suffix also takes
-/// the cookie without the suffix: the client may have got it before the service had another pool.
+/// Returns the client's cookie for the pool. A pool whose cookie has the default name with the pool's own suffix also
+/// takes the cookie without the suffix: the client may have got it before the service had another pool.
 fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a [u8]> {
     request.cookie(header, name.as_bytes()).or_else(|| {
         let is_of_pool = name.starts_with(StickyBy::COOKIE_OF_POOL);

@@ -1,4 +1,5 @@
-//! Responses that the balancer gives itself: error pages, redirections, the health of a service, and the configured response.
+//! Responses that the balancer gives itself: error pages, redirections, the health of a service, and the configured
+//! response.
 
 use super::message::{Afterwards, field, number};
 use bytes::Bytes;

@@ -27,15 +27,15 @@ pub(super) struct Sender<'a> {
 /// Risk that a request comes back to this instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LoopRisk {
-    /// The header fields that proxies add reveal a loop, or the server is no balancer.
+    /// The header fields that proxies add reveal a loop, or the server is not a load balancer.
     None,
     /// The client may be an instance that passes on requests of this one.
     Possible,
 }
 
 impl<'a> Sender<'a> {
-    /// Collects the facts about a client. `local` is the address that its connection has here; `subject_field` is the name
-    /// of the header field for the subject of its certificate.
+    /// Collects the facts about a client. `local` is the address that its connection has here; `subject_field` is the
+    /// name of the header field for the subject of its certificate.
     pub(super) fn new(
         origin: &Origin,
         local: Option<SocketAddr>,
@@ -101,8 +101,8 @@ impl<'a> ForwardedFields<'a> {
         self.hops >= HOPS_MAX
     }
 
-    /// Returns the number of instances that passed the request on, this one included. The first instance sends the number
-    /// only if other header fields report a proxy before it, or if a loop is possible without them.
+    /// Returns the number of instances that passed the request on, this one included. The first instance sends the
+    /// number only if other header fields report a proxy before it, or if a loop is possible without them.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
@@ -115,8 +115,8 @@ impl<'a> ForwardedFields<'a> {
         self.lists(spec).client(peer, |address| spec.trusts(address))
     }
 
-    /// Returns the lists of the configured header fields. Other fields are not trusted, because proxies that do not use them
-    /// pass them on unchanged.
+    /// Returns the lists of the configured header fields. Other fields are not trusted, because proxies that do not
+    /// use them pass them on unchanged.
     fn lists(&self, spec: &ForwardedSpec) -> Lists<'_> {
         Lists {
             forwarded: if spec.standard { &self.standard } else { &[] },
@@ -221,7 +221,8 @@ fn write_forwarded(
         true => !forwarded.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
         false => spec.mode == ForwardedMode::Append,
     };
-    // If only one of the two lists was received, the other one begins with the client that it reports, so that both agree.
+    // If only one of the two lists was received, the other one begins with the client that it reports, so that both
+    // agree.
     let client = match forwarded.client(sender.client, spec) {
         Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
         _ => None,

@@ -1,5 +1,6 @@
-//! Index of pooled connections to servers, by pool and server. A pooled connection has no exchange. The index chooses the
-//! connection that is used next, and the connection that is closed first to free descriptors. It does not own connections.
+//! Index of pooled connections to servers, by pool and server. A pooled connection has no exchange. The index chooses
+//! the connection that is used next, and the connection that is closed first to free descriptors. It does not own
+//! connections.
 
 use crate::context::keys::ServerConnectionKey;
 use evener_core::hash::Keyed;
@@ -70,8 +71,8 @@ impl Pooled {
         servers.entry(server).or_default().push(idle);
     }
 
-    /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections return soon;
-    /// [`Pooled::remove`] frees it.
+    /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections return
+    /// soon; [`Pooled::remove`] frees it.
     pub(super) fn take(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let idle = self.pools.get_mut(pool).and_then(|servers| servers.get_mut(&server));
         if let Some(idle) = idle {

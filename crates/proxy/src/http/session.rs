@@ -122,7 +122,7 @@ impl Http {
         match admit(&client.service, &client.settings, address, cx.id, cx.now) {
             Admission::Enter(admitted) => {
                 client.admitted = admitted;
-                self.begin_layers(cx, key);
+                self.begin_tls(cx, key);
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
             // An HTTP response is possible only without TLS: a handshake would cost too much for a refused client.
@@ -147,7 +147,7 @@ impl Http {
     }
 
     /// Begins the TLS handshake, if the service has TLS.
-    fn begin_layers(&mut self, cx: &mut Context, key: SessionKey) {
+    fn begin_tls(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let Some(acceptor) = client.settings.tls.clone() else { return self.begin_protocol(cx, key) };
         let counters = client.service.live.counters.of(cx.id);

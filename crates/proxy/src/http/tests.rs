@@ -427,6 +427,6 @@ fn events_and_deadlines_of_ended_sessions_are_ignored() {
     assert_eq!(
         fixture.listing().open[0].stage,
         "http/1 request",
-        "another client with the same slot goes on"
+        "another client with the same slot is served"
     );
 }

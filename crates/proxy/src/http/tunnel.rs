@@ -71,7 +71,8 @@ pub(super) fn pump(
     }
     match outcome(&client.transport, &server.transport, up, down) {
         Relayed::Finished if fast_close != FastClose::Off => {
-            // Further bytes of the server have no receiver. A reset would destroy bytes that the client has not read yet.
+            // Further bytes of the server have no receiver. A reset would destroy bytes that the client has not read
+            // yet.
             relay::drain(server.transport.socket());
             if client.transport.begin_draining() { Relayed::MustDrain } else { Relayed::Finished }
         }
@@ -84,7 +85,8 @@ pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
     client.end().is_some() != server.end().is_some()
 }
 
-/// Stops receiving from the other side where the end of one side ends both (`fast_close`); returns whether it did so now.
+/// Stops receiving from the other side where the end of one side ends both (`fast_close`); returns whether it did so
+/// now.
 fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
     let ended = |transport: &Transport| transport.end() == Some(End::Fin);
     if fast_close.by_client() && ended(client) && server.end().is_none() {

@@ -84,8 +84,8 @@ impl Batch {
         self.ttls = ttls;
     }
 
-    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. A smaller number
-    /// means that no datagram is left. `Err` reports that an earlier send was refused.
+    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. A smaller
+    /// number means that no datagram is left. `Err` reports that an earlier send was refused.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -168,8 +168,8 @@ impl Batch {
         self.parts[position].iov_len
     }
 
-    /// Returns the message and the part of datagram `position` for the kernel, after [`Batch::set_destination`]. Both point into this
-    /// batch.
+    /// Returns the message and the part of datagram `position` for the kernel, after [`Batch::set_destination`]. Both
+    /// point into this batch.
     pub(crate) fn prepared(&self, position: usize) -> (libc::msghdr, libc::iovec) {
         (self.headers[position].msg_hdr, self.parts[position])
     }
@@ -179,10 +179,10 @@ impl Batch {
         self.addresses[position].read()
     }
 
-    /// Returns the source address for the response to datagram `position`, if it was received with [`Local::Each`]: the
-    /// destination address of the datagram. For a broadcast it is the address that the kernel would choose (ip(7)). For
-    /// an IPv6 multicast group it is `None`, so that the kernel chooses, because a packet cannot come from such an
-    /// address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
+    /// Returns the source address for the response to datagram `position`, if it was received with [`Local::Each`]:
+    /// the destination address of the datagram. For a broadcast it is the address that the kernel would choose
+    /// (ip(7)). For an IPv6 multicast group it is `None`, so that the kernel chooses, because a packet cannot come
+    /// from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
     pub(crate) fn local(&self, position: usize) -> Option<IpAddr> {
         self.destination(position)?.source_of_response()
     }
@@ -252,7 +252,8 @@ impl Batch {
         if indices.len() > 1 && self.is_segmentable(indices) {
             match self.send_segmented(socket, indices, self.len(indices[0]) as u16) {
                 Ok(()) => return (indices.len(), None),
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
+                // then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
                 Err(error) => return (0, Some(error)),
             }

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Number of servers that may fail in a row for one client before the worker handles other clients.
 pub(crate) const TRIES_MAX: usize = 256;
 
-/// Opens a socket for a connection to a server, with the options of the service and the source address for this client.
+/// Opens a socket for a connection to a server, with the options of the service and the source address for this
+/// client.
 pub(crate) fn open_socket(
     target: &Target,
     options: &ServiceOptions,

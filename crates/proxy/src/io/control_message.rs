@@ -1,5 +1,5 @@
-//! Socket addresses and control messages in the form of the kernel (cmsg(3)): source and destination addresses, TTLs, and
-//! the segment size of UDP_SEGMENT.
+//! Socket addresses and control messages in the form of the kernel (cmsg(3)): source and destination addresses, TTLs,
+//! and the segment size of UDP_SEGMENT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
@@ -186,8 +186,8 @@ pub(super) fn write_source(header: &mut libc::msghdr, control: &mut ControlBuffe
 pub(super) fn write_segment_size(header: &mut libc::msghdr, control: &mut ControlBuffer, length: u16) {
     let present = header.msg_controllen;
     debug_assert!(present + 24 <= CONTROL_BYTES, "there is room for both messages");
-    // SAFETY: msg_control of the header has `present` bytes, and `control` has room for them and one u16 with its header;
-    // a message is as long as its alignment requires, so that the next one is aligned, too.
+    // SAFETY: msg_control of the header has `present` bytes, and `control` has room for them and one u16 with its
+    // header; a message is as long as its alignment requires, so that the next one is aligned, too.
     unsafe {
         if present > 0 {
             std::ptr::copy_nonoverlapping(header.msg_control.cast::<u8>(), control.0.as_mut_ptr(), present);

@@ -41,14 +41,15 @@ impl Burst {
         let messages = self.prepare(datagrams);
         let (mut done, mut taken) = (0, 0);
         while done < messages {
-            // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive the
-            // call.
+            // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive
+            // the call.
             match unsafe { self.send_messages(socket, done..messages) } {
                 Ok(sent) => {
                     taken += self.runs[done..done + sent].iter().sum::<usize>();
                     done += sent;
                 }
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
+                // then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if self.runs[done] > 1 => {
                     let run = self.runs[done];
                     let (taken_singly, error) = send_each(socket, &datagrams[taken..taken + run]);
@@ -86,8 +87,9 @@ impl Burst {
         }
     }
 
-    /// Sends datagrams of a batch, each to its own destination. Neighbours of one length and one destination, according
-    /// to `is_same`, are sent as one message. Datagrams that the kernel refuses are lost; the next ones are still sent.
+    /// Sends datagrams of a batch, each to its own destination. Neighbours of one length and one destination,
+    /// according to `is_same`, are sent as one message. Datagrams that the kernel refuses are lost; the next ones are
+    /// still sent.
     pub(crate) fn send_addressed(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -110,7 +112,8 @@ impl Burst {
                     sent.count_failure(Errno::AGAIN);
                     break;
                 }
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
+                // then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
                     for &index in &indices[passed..passed + run] {
                         sent.count_taken(batch.send_addressed(socket, index..index + 1).count());

@@ -1,9 +1,9 @@
 //! Relay: moves bytes from one socket to another, in one direction, as many as both sockets allow without waiting.
 //!
-//! Bytes are copied through one buffer of the worker; only bytes that a blocked sink does not take are stored for their
-//! connection. When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk and
-//! more for small messages, and changes back when a splice moves little. No byte is lost at the end: a direction ends
-//! only when its sink has taken everything from its source.
+//! Bytes are copied through one buffer of the worker; only bytes that a blocked sink does not take are stored for
+//! their connection. When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk
+//! and more for small messages, and changes back when a splice moves little. No byte is lost at the end: a direction
+//! ends only when its sink has taken everything from its source.
 
 use crate::context::registry::Readiness;
 use crate::io::pipe::{Pipe, PipePool};
@@ -55,8 +55,8 @@ pub(crate) struct Direction {
     is_done: bool,
     /// Bytes are moved by splice(2).
     bulk: bool,
-    /// The last splice moved nothing: no bytes were left, or the source had ended. A receive must confirm it, because an
-    /// urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice with the same result.
+    /// The last splice moved nothing: no bytes were left, or the source had ended. A receive must confirm it, because
+    /// an urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice with the same result.
     must_confirm_by_recv: bool,
     /// Bytes that a blocked sink did not take, from `offset` on.
     spill: Vec<u8>,
@@ -88,8 +88,9 @@ pub(crate) enum Pumped {
     SinkClosed(Errno),
 }
 
-/// Reads and discards the bytes that a socket has received, up to [`DRAIN_BYTES_MAX`], before it is closed. With unread
-/// bytes the close would be a reset, which can destroy bytes that its peer has not read yet (RFC 9293, section 3.10.4).
+/// Reads and discards the bytes that a socket has received, up to [`DRAIN_BYTES_MAX`], before it is closed. With
+/// unread bytes the close would be a reset, which can destroy bytes that its peer has not read yet (RFC 9293, section
+/// 3.10.4).
 pub(crate) fn drain(socket: &OwnedFd) {
     let mut piece = [0; 16 * 1024];
     for _ in 0..DRAIN_BYTES_MAX / piece.len() {
@@ -267,8 +268,8 @@ impl Direction {
         Ok(taken)
     }
 
-    /// Sends bytes and returns the number that the sink took. When it took a part, the rest must be offered again: only
-    /// after EAGAIN does the kernel report that the sink is writable.
+    /// Sends bytes and returns the number that the sink took. When it took a part, the rest must be offered again:
+    /// only after EAGAIN does the kernel report that the sink is writable.
     fn offer(&mut self, bytes: &[u8], sink: &OwnedFd) -> Result<usize, Errno> {
         if !self.writable {
             return Ok(0);
@@ -308,8 +309,8 @@ impl Direction {
         (self.spill, self.offset) = (bytes, 0);
     }
 
-    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end of the source if
-    /// it has ended.
+    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end of the
+    /// source if it has ended.
     pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
         (self.readable, self.writable) = (true, true);
         self.end = self.end.or(end);
@@ -318,8 +319,8 @@ impl Direction {
         }
     }
 
-    /// Discards further bytes of the source, because the sink is closed. Closing the source instead would reset it, and
-    /// destroy bytes of the other direction that it has not read yet (RFC 9293, section 3.10.4).
+    /// Discards further bytes of the source, because the sink is closed. Closing the source instead would reset it,
+    /// and destroy bytes of the other direction that it has not read yet (RFC 9293, section 3.10.4).
     pub(crate) fn discard(&mut self, scratch: &mut Scratch) {
         self.is_discarding = true;
         (self.spill, self.offset) = (Vec::new(), 0);

@@ -409,7 +409,8 @@ fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wro
     }
 }
 
-/// Returns the subject of a certificate (RFC 4514) and its common name, without characters that could end a header line.
+/// Returns the subject of a certificate (RFC 4514) and its common name, without characters that could end a header
+/// line.
 fn subject_of(certificate: &[u8]) -> Option<(String, Option<String>)> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     let subject = &certificate.tbs_certificate.subject;

@@ -1,6 +1,6 @@
 //! Transport: one socket of a layered connection, with TLS or without. A transport takes a buffer from the worker when
-//! there are bytes to read, and queues the bytes that the socket does not take. It gives empty buffers back, so an idle
-//! connection has none.
+//! there are bytes to read, and queues the bytes that the socket does not take. It gives empty buffers back, so an
+//! idle connection has none.
 
 use crate::context::registry::Readiness;
 use crate::io::buffer::Buffer;
@@ -225,7 +225,8 @@ impl Transport {
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
-                // The kernel reported the error to the sending side: this is not an orderly end, although it looks like one.
+                // The kernel reported the error to the sending side: this is not an orderly end, although it looks
+                // like one.
                 let reset = self.is_broken && self.end.is_none();
                 self.end = Some(if reset { End::Error(Errno::CONNRESET) } else { End::Fin });
                 self.is_cut = self.tls.is_some();
@@ -277,8 +278,8 @@ impl Transport {
         }
     }
 
-    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`] before it
-    /// sends more.
+    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`] before
+    /// it sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.is_broken || bytes.is_empty() {
             return;

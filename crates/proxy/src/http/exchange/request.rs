@@ -76,7 +76,7 @@ impl HttpPart {
         self.has_responded
     }
 
-    /// Returns whether the client's connection goes on after the response.
+    /// Returns whether the client's connection stays open after the response.
     pub(in crate::http) fn client_stays(&self) -> bool {
         self.client_stays
     }
@@ -129,7 +129,8 @@ impl HttpPart {
         }
     }
 
-    /// Sends the queued bytes to the server, and stores them for another attempt while they are few; returns their number.
+    /// Sends the queued bytes to the server, and stores them for another attempt while they are few; returns their
+    /// number.
     pub(in crate::http) fn flush_upload(&mut self, server: &mut Transport, buffers: &mut Buffers) -> usize {
         let sent = self.outgoing.len();
         if let Some(replay) = &mut self.replay {
@@ -149,7 +150,7 @@ impl HttpPart {
         if let Body::Header(scan) = &mut self.download { Some(scan) } else { None }
     }
 
-    /// Decides how the body of the response is framed for a client of HTTP/1, and whether its connection goes on.
+    /// Decides how the body of the response is framed for a client of HTTP/1, and whether its connection stays open.
     pub(in crate::http) fn begin_download(
         &mut self,
         response: &Response,
@@ -167,7 +168,7 @@ impl HttpPart {
             Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
         };
         self.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
-        // A client that still uploads may never end; the rest of its body must not be taken for a request.
+        // A client that still uploads may never end; the rest of its body must not be parsed as a request.
         self.client_stays &= outgoing != Some(Framing::Close) && !client_leaves && self.is_uploaded();
         let afterwards = match (self.client_stays, self.is_http10) {
             (false, _) => Afterwards::Closes,
@@ -195,9 +196,9 @@ impl HttpPart {
         take(&mut self.download, input)
     }
 
-    /// Reads as many bytes of the response's body as there is room for; returns the number of consumed bytes. Small chunks
-    /// are joined, because many small frames look like an attack to clients. The framing needs no room, so the end of the
-    /// body is read even when the window is used up.
+    /// Reads as many bytes of the response's body as there is room for; returns the number of consumed bytes. Small
+    /// chunks are joined, because many small frames look like an attack to clients. The framing needs no room, so the
+    /// end of the body is read even when the window is used up.
     pub(in crate::http) fn gather_download(
         &mut self,
         input: &[u8],

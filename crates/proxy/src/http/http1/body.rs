@@ -189,7 +189,7 @@ pub(super) fn download_body(
 
 impl Http1 {
     /// Ends an exchange whose response is complete. The connection to the server is kept, and the client's connection
-    /// goes on or ends.
+    /// stays open or is closed.
     pub(super) fn complete(
         &mut self,
         cx: &mut Context,

@@ -41,8 +41,8 @@ impl Http {
         2 * shed.count() as u32
     }
 
-    /// Closes an idle client to free its descriptors; a client of HTTP/2 gets GOAWAY. A client that has just sent a request
-    /// stays. Returns whether the client is closed.
+    /// Closes an idle client to free its descriptors; a client of HTTP/2 gets GOAWAY. A client that has just sent a
+    /// request stays. Returns whether the client is closed.
     fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
         let Session { client, mode } = &mut *self.sessions[key];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
