@@ -43,7 +43,7 @@ const SESSIONS_MAX: usize = 10_000;
 
 /// The TLS settings of all services and pools.
 #[derive(Clone, Default)]
-pub(crate) struct Materials {
+pub(crate) struct TlsSettings {
     services: BTreeMap<Arc<str>, ForClients>,
     pools: BTreeMap<Arc<str>, ForServers>,
     /// Files that were read, with stamps to detect changes.
@@ -74,7 +74,7 @@ struct ForServers {
     connector: Arc<TlsConnector>,
 }
 
-impl Materials {
+impl TlsSettings {
     /// Returns the TLS settings for clients of a service.
     pub(crate) fn acceptor(&self, service: &str) -> Option<Arc<TlsAcceptor>> {
         self.services.get(service).map(|one| Arc::clone(&one.acceptor))
@@ -129,9 +129,9 @@ impl Materials {
 }
 
 /// Reads the files of a configuration. Entries of `before` that did not change are reused.
-pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec<Problem>> {
+pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings, Vec<Problem>> {
     let mut loader = Loader {
-        materials: Materials::default(),
+        tls: TlsSettings::default(),
         problems: Vec::new(),
         digest: DefaultHasher::new(),
         location: None,
@@ -141,7 +141,7 @@ pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec
             let old = before.services.get(&service.name);
             loader.location = config.tls_locations.get(&("service", Arc::clone(&service.name))).cloned();
             if let Some(made) = loader.for_clients(service, spec, old) {
-                loader.materials.services.insert(service.name.clone(), made);
+                loader.tls.services.insert(service.name.clone(), made);
             }
         }
     }
@@ -150,15 +150,15 @@ pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec
             let old = before.pools.get(&pool.name);
             loader.location = config.tls_locations.get(&("pool", Arc::clone(&pool.name))).cloned();
             if let Some(made) = loader.for_servers(pool, spec, old) {
-                loader.materials.pools.insert(pool.name.clone(), made);
+                loader.tls.pools.insert(pool.name.clone(), made);
             }
         }
     }
-    if loader.problems.is_empty() { Ok(loader.materials) } else { Err(loader.problems) }
+    if loader.problems.is_empty() { Ok(loader.tls) } else { Err(loader.problems) }
 }
 
 struct Loader {
-    materials: Materials,
+    tls: TlsSettings,
     problems: Vec<Problem>,
     /// Digest of the files of the present service or pool.
     digest: DefaultHasher,
@@ -174,7 +174,7 @@ impl Loader {
 
     /// Reads a file, and records its stamp so that changes are detected.
     fn read(&mut self, what: &str, path: &Path) -> Option<Vec<u8>> {
-        self.materials.files.insert(path.to_owned(), stamp_of(path));
+        self.tls.files.insert(path.to_owned(), stamp_of(path));
         let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
         let read =
             if too_large { Err(std::io::Error::other("it is too large")) } else { std::fs::read(path) };
@@ -192,7 +192,7 @@ impl Loader {
 
     /// Returns the files of a directory, sorted.
     fn list(&mut self, what: &str, directory: &Path) -> Vec<PathBuf> {
-        self.materials.files.insert(directory.to_owned(), stamp_of(directory));
+        self.tls.files.insert(directory.to_owned(), stamp_of(directory));
         match std::fs::read_dir(directory) {
             Ok(entries) => {
                 let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();

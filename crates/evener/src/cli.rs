@@ -298,17 +298,13 @@ enum DriverName {
 impl RunOptions {
     fn setting(&self, source: ConfigSource) -> Setting {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Setting {
-            workers: self.workers.map_or(cores, usize::from),
-            pin: self.pin,
-            driver: match self.driver {
-                DriverName::Epoll => Driver::Epoll,
-                DriverName::IoUring => Driver::IoUring,
-            },
-            log: Log::new(self.log, self.log_level),
-            drain_timeout: self.drain_timeout,
-            source,
-        }
+        let driver = match self.driver {
+            DriverName::Epoll => Driver::Epoll,
+            DriverName::IoUring => Driver::IoUring,
+        };
+        let workers = self.workers.map_or(cores, usize::from);
+        let setting = Setting::new(workers, source, Log::new(self.log, self.log_level));
+        setting.driven_by(driver).pinned(self.pin).drain_for(self.drain_timeout)
     }
 }
 

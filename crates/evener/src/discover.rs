@@ -1,5 +1,5 @@
-//! Sockets in directories, each of which is a server: scans the directories and watches them for changes. The
-//! supervisor decides which servers follow; nothing here opens connections.
+//! Discovery of sockets in directories, each of which is a server: scans the directories and watches them for
+//! changes. The supervisor decides which servers a pool gets; this module does not open connections.
 
 use evener_core::address::UNIX_PATH_BYTES_MAX;
 use evener_core::spec::{DiscoverSpec, Spec};
@@ -24,16 +24,43 @@ const SETTLE: Duration = Duration::from_millis(50);
 
 /// Result of a scan of one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    /// Paths of its sockets; `None` when the directory cannot be read, so that earlier sockets may still
-    /// exist.
-    pub(crate) sockets: Option<BTreeSet<PathBuf>>,
+pub(crate) struct Scan {
+    /// Paths of its sockets; `None` if the directory cannot be read, so that earlier sockets may still exist.
+    sockets: Option<BTreeSet<PathBuf>>,
     /// Problem for the operator.
-    pub(crate) problem: Option<String>,
+    problem: Option<String>,
+}
+
+impl Scan {
+    /// Creates the result of a directory that was read.
+    pub(crate) fn found(sockets: BTreeSet<PathBuf>, problem: Option<String>) -> Self {
+        Self { sockets: Some(sockets), problem }
+    }
+
+    /// Creates the result of a directory that cannot be read.
+    pub(crate) fn unreadable(problem: String) -> Self {
+        Self { sockets: None, problem: Some(problem) }
+    }
+
+    /// Returns the paths of the sockets, sorted. There are none if the directory has never been read.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &PathBuf> {
+        self.sockets.iter().flatten()
+    }
+
+    /// Returns the problem for the operator, if any.
+    pub(crate) fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Replaces the result by a newer one. The sockets stay if the directory could not be read.
+    pub(crate) fn update(&mut self, newer: Self) {
+        self.sockets = newer.sockets.or(self.sockets.take());
+        self.problem = newer.problem;
+    }
 }
 
 /// Results of scans, by directory.
-pub(crate) type Found = BTreeMap<PathBuf, Seen>;
+pub(crate) type Found = BTreeMap<PathBuf, Scan>;
 
 /// Returns the directories that a configuration needs.
 pub(crate) fn directories(spec: &Spec) -> BTreeSet<PathBuf> {
@@ -55,13 +82,13 @@ pub(crate) async fn find(spec: &Spec) -> Found {
     tokio::task::spawn_blocking(move || scan(&wanted)).await.unwrap_or_default()
 }
 
-fn scan_directory(directory: &Path) -> Seen {
+fn scan_directory(directory: &Path) -> Scan {
     match sockets_of(directory) {
-        Ok(sockets) => sift(sockets),
+        Ok(sockets) => limit(sockets),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Seen { sockets: Some(BTreeSet::new()), problem: Some("the directory does not exist".into()) }
+            Scan::found(BTreeSet::new(), Some("the directory does not exist".into()))
         }
-        Err(error) => Seen { sockets: None, problem: Some(error.to_string()) },
+        Err(error) => Scan::unreadable(error.to_string()),
     }
 }
 
@@ -72,7 +99,7 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
             return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let path = entry?.path();
-        // Entries that were removed meanwhile do not count. Links are followed.
+        // Entries that were removed since do not count. Links are followed.
         match std::fs::metadata(&path) {
             Ok(meta) if meta.file_type().is_socket() => drop(sockets.insert(path)),
             Ok(_) => {}
@@ -86,7 +113,7 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
 }
 
 /// Removes paths that are too long to connect to, and sockets beyond the maximum.
-fn sift(mut sockets: BTreeSet<PathBuf>) -> Seen {
+fn limit(mut sockets: BTreeSet<PathBuf>) -> Scan {
     let all = sockets.len();
     sockets.retain(|path| path.as_os_str().as_bytes().len() <= UNIX_PATH_BYTES_MAX);
     let long = all - sockets.len();
@@ -99,11 +126,11 @@ fn sift(mut sockets: BTreeSet<PathBuf>) -> Seen {
             "the paths of {long} sockets are longer than {UNIX_PATH_BYTES_MAX} bytes: shorten them"
         )),
     };
-    Seen { sockets: Some(sockets), problem }
+    Scan::found(sockets, problem)
 }
 
-/// Watches directories for changes (inotify) until it is dropped. Scans find changes where the system has no
-/// more watches.
+/// Watches directories for changes (inotify) until it is dropped. If the system has no more watches, scans still
+/// find changes.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     descriptor: Arc<OwnedFd>,
@@ -117,7 +144,7 @@ impl Drop for Watcher {
 }
 
 impl Watcher {
-    /// Starts a watcher that calls `changed` after changes, until its result is `false`.
+    /// Starts a watcher that calls `changed` after changes, until `changed` returns `false`.
     pub(crate) fn start<F>(changed: impl Fn() -> F + Send + 'static) -> io::Result<Self>
     where
         F: Future<Output = bool> + Send,
@@ -125,12 +152,11 @@ impl Watcher {
         let descriptor = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
         // The descriptor can be read like a pipe, and tokio requires nothing else.
         let events = Receiver::from_owned_fd_unchecked(descriptor.try_clone()?)?;
-        let task = tokio::spawn(async move { drop(hear(&events, changed).await) });
+        let task = tokio::spawn(async move { drop(receive_events(&events, changed).await) });
         Ok(Self { descriptor, task: task.abort_handle() })
     }
 
-    /// Watches directories in addition to those already watched. The returned function is true if all of them
-    /// exist.
+    /// Returns a function that watches these directories, too, and returns true if all of them exist.
     pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl Fn() -> bool + Send + 'static {
         let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
         let wanted = WatchFlags::CREATE
@@ -150,7 +176,7 @@ impl Watcher {
     }
 }
 
-async fn hear<F>(events: &Receiver, changed: impl Fn() -> F) -> io::Result<()>
+async fn receive_events<F>(events: &Receiver, changed: impl Fn() -> F) -> io::Result<()>
 where
     F: Future<Output = bool>,
 {
@@ -172,31 +198,35 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn sockets_are_found_and_nothing_else() {
+    fn a_scan_finds_sockets_and_links_to_sockets() {
         let directory = std::env::temp_dir().join(format!("evener-discover-{}", std::process::id()));
-        let one = |directory: &Path| scan(&BTreeSet::from([directory.to_owned()])).remove(directory).unwrap();
-        assert_eq!(one(&directory).problem.as_deref(), Some("the directory does not exist"));
-        assert_eq!(one(&directory).sockets, Some(BTreeSet::new()));
+        let scan_one =
+            |directory: &Path| scan(&BTreeSet::from([directory.to_owned()])).remove(directory).unwrap();
+        assert_eq!(scan_one(&directory).problem.as_deref(), Some("the directory does not exist"));
+        assert_eq!(scan_one(&directory).sockets, Some(BTreeSet::new()));
         std::fs::create_dir(&directory).unwrap();
         std::fs::write(directory.join("5300"), "not a socket").unwrap();
         let _socket = UnixListener::bind(directory.join("5301")).unwrap();
         std::os::unix::fs::symlink("5301", directory.join("link")).unwrap();
         std::os::unix::fs::symlink("5302", directory.join("to-nothing")).unwrap();
-        let seen = one(&directory);
+        let found = scan_one(&directory);
         let expected = BTreeSet::from([directory.join("5301"), directory.join("link")]);
-        assert_eq!((seen.sockets, seen.problem), (Some(expected), None));
-        let file = one(&directory.join("5300"));
-        assert!(file.sockets.is_none() && file.problem.is_some(), "the sockets are unknown: {file:?}");
+        assert_eq!((found.sockets, found.problem), (Some(expected), None));
+        let file = scan_one(&directory.join("5300"));
+        assert!(
+            file.sockets.is_none() && file.problem.is_some(),
+            "a file is not a directory, so its sockets are unknown: {file:?}"
+        );
         std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]
     fn long_paths_and_excess_sockets_are_ignored_and_reported() {
         let check = |paths: &mut dyn Iterator<Item = String>, found: usize, problem: Option<&str>| {
-            let seen = sift(paths.map(PathBuf::from).collect());
-            assert_eq!(seen.sockets.map(|sockets| sockets.len()), Some(found));
-            assert_eq!(seen.problem.is_some(), problem.is_some());
-            assert!(seen.problem.unwrap_or_default().contains(problem.unwrap_or_default()));
+            let scan = limit(paths.map(PathBuf::from).collect());
+            assert_eq!(scan.sockets.map(|sockets| sockets.len()), Some(found));
+            assert_eq!(scan.problem.is_some(), problem.is_some());
+            assert!(scan.problem.unwrap_or_default().contains(problem.unwrap_or_default()));
         };
         let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
         check(&mut [path(107)].into_iter(), 1, None);

@@ -6,7 +6,7 @@ mod embedded;
 pub use embedded::{Embedded, Options};
 
 use crate::admin::AdminSocket;
-use crate::certificates::Materials;
+use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
 use crate::inputs::{Inputs, gather};
 use crate::signals::Signals;
@@ -32,7 +32,7 @@ impl Instance {
     /// Resolves names and reads certificates, then starts the workers and applies the configuration.
     pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<Self> {
         let resolved =
-            gather(&config, Materials::default()).await.map_err(|problems| config::failure(&problems))?;
+            gather(&config, TlsSettings::default()).await.map_err(|problems| config::failure(&problems))?;
         Self::start_with(config, resolved, Prebound::new(), setting)
     }
 
@@ -46,11 +46,11 @@ impl Instance {
     ) -> anyhow::Result<Self> {
         raise_descriptor_limit();
         let (mut supervisor, handle) = Supervisor::start(setting)?;
-        supervisor.bring(bound);
+        supervisor.add_prebound(bound);
         let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
         supervisor.apply(config, resolved).map_err(|problems| config::failure(&problems))?;
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-        supervisor.tell(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
+        supervisor.log(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
         supervisor.warn_of_descriptors();
         Ok(Self { supervisor, handle, admin: JoinSet::new() })
     }
@@ -67,7 +67,7 @@ impl Instance {
 
     /// Serves the admin API on a socket while the instance runs.
     pub(crate) fn serve_admin(&mut self, admin: AdminSocket) {
-        self.supervisor.tell(&Event::AdminListening { socket: admin.path().display().to_string() });
+        self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.admin.spawn(admin.serve(self.handle(), draining));
     }

@@ -1,6 +1,6 @@
 //! Evener, the program as a library: command line, configuration, supervisor, checks and admin API around the planes.
 //!
-//! Two things are public: [`main_with`], which is the program, and [`instance`], which starts an instance inside another
+//! The public items are [`main_with`], which is the program, and [`instance`], which starts an instance inside another
 //! program, such as a test.
 
 #[macro_use]
@@ -22,6 +22,7 @@ mod resolve;
 mod scope;
 mod signals;
 mod supervisor;
+mod table;
 mod unix_socket;
 
 use std::ffi::OsString;

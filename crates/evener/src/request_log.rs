@@ -84,7 +84,7 @@ impl RequestLogs {
     }
 
     /// Adds the opened logs, and closes those that are no longer used.
-    pub(crate) fn take_on(&mut self, opened: Opened, config: &Config) {
+    pub(crate) fn update(&mut self, opened: Opened, config: &Config) {
         for (wanted, output) in opened.0 {
             let lines = self.writer.get_or_insert_with(|| start(self.log.clone())).clone();
             let (form, to) = (output.form(), Arc::clone(&output));

@@ -1,5 +1,5 @@
 //! Files of unix sockets. Left-over files are removed, this instance's files are removed at the end, and
-//! other files are never touched.
+//! files of other programs are never changed.
 
 use std::fs;
 use std::io;
@@ -12,29 +12,29 @@ const LEFT_OVER_MAX: usize = 1000;
 
 /// Reason why a path cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Taken {
+pub(crate) enum PathInUse {
     #[error("a file that is not a socket exists there")]
-    NoSocket,
+    OtherFile,
     #[error("it is in use: another program listens there")]
-    InUse,
+    Listening,
     #[error("the left-over socket cannot be removed: {0}")]
-    Unchanged(io::Error),
+    NotRemoved(io::Error),
 }
 
 /// Removes the file of a socket on which no process listens any more.
-pub(crate) fn remove_left_over(path: &Path) -> Result<(), Taken> {
+pub(crate) fn remove_left_over(path: &Path) -> Result<(), PathInUse> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {
-        return Err(Taken::NoSocket);
+        return Err(PathInUse::OtherFile);
     }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     if !UnixStream::connect(path).is_err_and(refused) {
-        return Err(Taken::InUse);
+        return Err(PathInUse::Listening);
     }
-    fs::remove_file(path).map_err(Taken::Unchanged)
+    fs::remove_file(path).map_err(PathInUse::NotRemoved)
 }
 
-/// The file of a socket of this instance, removed when this is dropped.
+/// The file of a socket of this instance. It is removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -43,7 +43,7 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Records the file of a socket that was bound just now.
+    /// Records the file of a socket that has just been bound.
     pub(crate) fn of(path: &Path) -> Self {
         Self { path: path.to_owned(), identity: identity(path) }
     }
@@ -55,14 +55,14 @@ impl SocketFile {
     /// Frees the path for another program. The socket continues under [`draining_name`].
     ///
     /// # Errors
-    /// The directory is not writable, or the file is gone.
-    pub(crate) fn step_aside(&mut self) -> io::Result<()> {
+    /// The directory is not writable, or the file was removed or replaced.
+    pub(crate) fn make_room(&mut self) -> io::Result<()> {
         if self.identity.is_none() || identity(&self.path) != self.identity {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let aside = draining_name(&self.path, std::process::id());
-        fs::rename(&self.path, &aside)?;
-        self.path = aside;
+        let renamed = draining_name(&self.path, std::process::id());
+        fs::rename(&self.path, &renamed)?;
+        self.path = renamed;
         Ok(())
     }
 }
@@ -107,14 +107,14 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn a_socket_that_stepped_aside_leaves_its_path_to_the_next_program() {
+    fn a_renamed_socket_leaves_its_path_to_the_next_program() {
         let directory = std::env::temp_dir().join(format!("evener-socket-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("s.sock");
         let old = UnixListener::bind(&path).unwrap();
         let mut file = SocketFile::of(&path);
-        assert!(matches!(remove_left_over(&path), Err(Taken::InUse)));
-        file.step_aside().unwrap();
+        assert!(matches!(remove_left_over(&path), Err(PathInUse::Listening)));
+        file.make_room().unwrap();
         assert!(remove_left_over(&path).is_ok() && !path.exists());
         let (new, new_file) = (UnixListener::bind(&path).unwrap(), SocketFile::of(&path));
         assert_eq!(draining(&path), [file.path()]);
@@ -138,10 +138,10 @@ mod tests {
         let _old = UnixListener::bind(&path).unwrap();
         let mut file = SocketFile::of(&path);
         fs::remove_file(&path).unwrap();
-        // Both exist at once, so that they differ by their inode.
+        // Both exist at the same time, so they have different inodes.
         let _new = UnixListener::bind(&path).unwrap();
         if identity(&path) != file.identity {
-            assert!(file.step_aside().is_err());
+            assert!(file.make_room().is_err());
             drop(file);
             assert!(path.exists());
         }

@@ -1,6 +1,6 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
-use super::{failed, gone};
+use super::{failed, shutting_down};
 use crate::supervisor::{Handle, Supervisor};
 use axum::Json;
 use axum::extract::State;
@@ -12,18 +12,18 @@ use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Body of the request: the name whose cached responses are removed, or all.
+/// Body of the request: a name whose cached responses are removed, or `all`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct ExpungeWanted {
-    pub(crate) service: String,
+pub(crate) struct ExpungeRequest {
+    service: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<String>,
+    name: Option<String>,
     /// Includes all names below `name`.
     #[serde(default)]
-    pub(crate) below: bool,
+    below: bool,
     #[serde(default)]
-    pub(crate) all: bool,
+    all: bool,
 }
 
 /// Set of cached responses to remove.
@@ -34,7 +34,17 @@ enum Extent {
     Name(Vec<u8>, Reach),
 }
 
-impl ExpungeWanted {
+impl ExpungeRequest {
+    /// Creates a request for the responses of a name, and of all names below it if `below` is true.
+    pub(crate) fn name(service: String, name: String, below: bool) -> Self {
+        Self { service, name: Some(name), below, all: false }
+    }
+
+    /// Creates a request for all responses of a service.
+    pub(crate) fn all(service: String) -> Self {
+        Self { service, name: None, below: false, all: true }
+    }
+
     fn extent(&self) -> Result<Extent, String> {
         match (&self.name, self.all) {
             (None, true) if self.below => Err("`below` needs a `name`".into()),
@@ -42,8 +52,8 @@ impl ExpungeWanted {
             (Some(name), false) => {
                 let mut name =
                     parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
-                // The bytes of label lengths are below those of letters (RFC 1035, section 3.1), so they stay
-                // as they are.
+                // The bytes of label lengths are less than the bytes of letters (RFC 1035, section 3.1), so they
+                // do not change.
                 name.make_ascii_lowercase();
                 Ok(Extent::Name(name, if self.below { Reach::Below } else { Reach::Name }))
             }
@@ -55,13 +65,21 @@ impl ExpungeWanted {
 /// Number of responses that were removed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ExpungedView {
-    pub(crate) service: String,
-    pub(crate) expunged: usize,
+    service: String,
+    expunged: usize,
+}
+
+impl ExpungedView {
+    /// Formats the result in one line.
+    pub(crate) fn text(&self) -> String {
+        let responses = if self.expunged == 1 { "response" } else { "responses" };
+        format!("{}: {} {responses} expunged\n", self.service, self.expunged)
+    }
 }
 
 pub(super) async fn expunge(
     State(supervisor): State<Handle>,
-    wanted: Result<Json<ExpungeWanted>, JsonRejection>,
+    wanted: Result<Json<ExpungeRequest>, JsonRejection>,
 ) -> Response {
     let wanted = match wanted {
         Ok(Json(wanted)) => wanted,
@@ -75,7 +93,7 @@ pub(super) async fn expunge(
     let cache = match supervisor.inspect(move |supervisor| cache_of(supervisor, &service)).await {
         Some(Ok(cache)) => cache,
         Some(Err((status, why))) => return failed(status, why),
-        None => return gone(),
+        None => return shutting_down(),
     };
     // The whole cache may be searched, which takes time, so the control thread does not wait for it.
     let expunged = tokio::task::spawn_blocking(move || match extent {
@@ -84,14 +102,12 @@ pub(super) async fn expunge(
     });
     match expunged.await {
         Ok(expunged) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
-        Err(_) => gone(),
+        Err(_) => shutting_down(),
     }
 }
 
 fn cache_of(supervisor: &Supervisor, service: &str) -> Result<Arc<Cache>, (StatusCode, String)> {
-    let running = supervisor.services.get(service).ok_or_else(|| {
-        (StatusCode::NOT_FOUND, format!("there is no service `{service}`; `evener status` lists them"))
-    })?;
+    let running = supervisor.find_service(service).map_err(|why| (StatusCode::NOT_FOUND, why))?;
     let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
     cache.ok_or_else(|| {
         let why = format!("service `{service}` has no cache: give it dns = {{ cache = true }}");
@@ -106,9 +122,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_has_either_a_name_or_all() {
+    fn a_request_must_have_either_a_name_or_all() {
         let check = |body: &str, expected: Result<Extent, &str>| {
-            let wanted: ExpungeWanted = serde_json::from_str(body).unwrap();
+            let wanted: ExpungeRequest = serde_json::from_str(body).unwrap();
             assert_eq!(wanted.extent(), expected.map_err(str::to_owned), "{body}");
         };
         let name = || b"\x07example\x03org\0".to_vec();
@@ -119,11 +135,11 @@ mod tests {
             Ok(Extent::Name(name(), Reach::Below)),
         );
         check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` needs a `name`"));
-        let which = "give either `name` or `all`";
-        check(r#"{"service": "s"}"#, Err(which));
-        check(r#"{"service": "s", "name": "a", "all": true}"#, Err(which));
-        let wrong: ExpungeWanted = serde_json::from_str(r#"{"service": "s", "name": "a..b"}"#).unwrap();
+        let either = "give either `name` or `all`";
+        check(r#"{"service": "s"}"#, Err(either));
+        check(r#"{"service": "s", "name": "a", "all": true}"#, Err(either));
+        let wrong: ExpungeRequest = serde_json::from_str(r#"{"service": "s", "name": "a..b"}"#).unwrap();
         assert!(wrong.extent().unwrap_err().contains("a..b"));
-        assert!(serde_json::from_str::<ExpungeWanted>(r#"{"service": "s", "nmae": "a"}"#).is_err());
+        assert!(serde_json::from_str::<ExpungeRequest>(r#"{"service": "s", "nmae": "a"}"#).is_err());
     }
 }

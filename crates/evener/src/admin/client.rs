@@ -1,6 +1,6 @@
 //! Client of the admin API: sends one request over the unix socket of a running instance.
 
-use super::{Failed, socket_directory};
+use super::{ErrorBody, socket_directory};
 use crate::unix_socket;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
@@ -17,19 +17,19 @@ use tokio::net::UnixStream;
 
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Time limit of a request. A reload may read a file for 20 s and resolve names for 5 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Client of one running instance.
 pub(crate) struct Client(PathBuf);
 
 impl Client {
-    /// Finds the instance at `socket`, or the only one that runs.
+    /// Finds the instance at `socket`, or the only running instance.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
         let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         if let Some(socket) = socket {
-            // An instance that drains is meant if no other one is left.
-            let gone = || socket.try_exists().is_ok_and(|exists| !exists);
-            let draining = if gone() { unix_socket::draining(socket) } else { Vec::new() };
+            // Without a file at the path, the request is for an instance that drains.
+            let is_missing = || socket.try_exists().is_ok_and(|exists| !exists);
+            let draining = if is_missing() { unix_socket::draining(socket) } else { Vec::new() };
             let draining = draining.into_iter().find(live);
             return Ok(Self(draining.unwrap_or_else(|| socket.to_owned())));
         }
@@ -57,12 +57,12 @@ impl Client {
 
     /// Sends a GET request.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.ask(Method::GET, path, Bytes::new()).await
+        self.send(Method::GET, path, Bytes::new()).await
     }
 
     /// Sends a DELETE request.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        self.ask(Method::DELETE, path, Bytes::new()).await
+        self.send(Method::DELETE, path, Bytes::new()).await
     }
 
     /// Sends a POST request with a JSON body.
@@ -71,10 +71,10 @@ impl Client {
         path: &str,
         body: &impl Serialize,
     ) -> anyhow::Result<T> {
-        self.ask(Method::POST, path, serde_json::to_vec(body)?.into()).await
+        self.send(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
+    async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
         let socket = self.0.display();
         let stream =
             UnixStream::connect(&self.0).await.with_context(|| format!("no instance listens at {socket}"))?;
@@ -86,8 +86,9 @@ impl Client {
             .header(header::HOST, "evener")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
-        let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await;
-        let response = response.with_context(|| format!("{socket} did not respond within {PATIENCE:?}"))?;
+        let response = tokio::time::timeout(REQUEST_TIMEOUT, sender.send_request(request)).await;
+        let response =
+            response.with_context(|| format!("{socket} did not respond within {REQUEST_TIMEOUT:?}"))?;
         let response = response.with_context(|| format!("{socket} did not respond"))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
@@ -95,7 +96,7 @@ impl Client {
             .map_err(|error| anyhow::anyhow!("{socket}: the response is incomplete: {error}"))?
             .to_bytes();
         if !status.is_success() {
-            let message = serde_json::from_slice::<Failed>(&body).map(|failed| failed.errors.join("\n"));
+            let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
             bail!("{}", message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
         }
         serde_json::from_slice(&body).with_context(|| {

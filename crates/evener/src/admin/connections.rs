@@ -1,105 +1,151 @@
 //! `GET /v1/connections`, `DELETE /v1/connections/NUMBER` and `DELETE /v1/connections?server=NAME`: lists and
 //! closes connections and flows.
 
-use super::clients::shown;
-use super::{failed, gone};
+use super::clients::entries_max;
+use super::{failed, shutting_down};
 use crate::supervisor::Handle;
+use crate::table::{bytes, seconds, server_name, table};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use evener_proxy::{Closed, Open};
+use evener_proxy::{Closed, Listing, Open};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The open connections and flows.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ConnectionsView {
-    /// Number of connections and flows, including those that are not shown.
-    pub(crate) total: usize,
+    /// Number of connections and flows, including connections and flows that are not shown.
+    total: usize,
     /// Sorted by number.
-    pub(crate) connections: Vec<ConnectionView>,
+    connections: Vec<ConnectionView>,
+}
+
+impl ConnectionsView {
+    fn new(listing: Listing, most: usize) -> Self {
+        let connections = listing.open.into_iter().take(most).map(ConnectionView::new).collect();
+        Self { total: listing.total, connections }
+    }
+
+    /// Formats the connections and flows as a table.
+    pub(crate) fn text(&self) -> String {
+        let heading =
+            ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "SOCKETS", "TO CLIENT", "TO SERVER"];
+        table(&heading, &self.connections.iter().map(ConnectionView::row).collect::<Vec<_>>())
+    }
+
+    /// Returns the number of connections and flows that are shown, and their total number.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.connections.len(), self.total)
+    }
 }
 
 /// A connection or flow of a client.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct ConnectionView {
-    pub(crate) number: u64,
-    pub(crate) service: String,
-    pub(crate) client: IpAddr,
+struct ConnectionView {
+    number: u64,
+    service: String,
+    client: IpAddr,
     /// Absent when unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) client_port: Option<u16>,
+    client_port: Option<u16>,
     /// Pool of the current server, or of the server being connected to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) pool: Option<String>,
+    pool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) server: Option<String>,
-    pub(crate) stage: String,
+    server: Option<String>,
+    stage: String,
     /// Seconds since the last bytes.
-    pub(crate) idle_s: f64,
+    idle_s: f64,
     /// Descriptors of both sockets. A flow has only a socket to its server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) client_socket: Option<i32>,
+    client_socket: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) server_socket: Option<i32>,
+    server_socket: Option<i32>,
     /// Bytes that wait for the client to read them.
-    pub(crate) to_client: usize,
-    pub(crate) to_server: usize,
+    to_client: usize,
+    to_server: usize,
+}
+
+impl ConnectionView {
+    fn new(open: Open) -> Self {
+        let (pool, server) =
+            open.server.map(|current| (current.pool.to_string(), current.server.to_string())).unzip();
+        Self {
+            number: open.number,
+            service: open.service.to_string(),
+            client: open.client,
+            client_port: open.client_port,
+            pool,
+            server,
+            stage: open.stage.into(),
+            idle_s: open.idle.as_secs_f64(),
+            client_socket: open.client_socket,
+            server_socket: open.server_socket,
+            to_client: open.to_client,
+            to_server: open.to_server,
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let client = match self.client_port {
+            Some(port) => SocketAddr::new(self.client, port).to_string(),
+            None => self.client.to_string(),
+        };
+        let socket = |socket: Option<i32>| socket.map_or_else(|| "-".into(), |socket| socket.to_string());
+        vec![
+            self.number.to_string(),
+            self.service.clone(),
+            client,
+            server_name(self.pool.as_deref(), self.server.as_deref()),
+            self.stage.clone(),
+            seconds(self.idle_s as u64),
+            format!("{} {}", socket(self.client_socket), socket(self.server_socket)),
+            bytes(self.to_client as u64),
+            bytes(self.to_server as u64),
+        ]
+    }
 }
 
 /// Query parameters of the request.
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct ConnectionsQuery {
     service: Option<String>,
     limit: Option<usize>,
 }
 
 pub(super) async fn connections(
     State(supervisor): State<Handle>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
 ) -> Response {
-    let wanted = match wanted {
-        Ok(Query(wanted)) => wanted,
+    let query = match query {
+        Ok(Query(query)) => query,
         Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
     };
-    let most = match shown(wanted.limit) {
+    let most = match entries_max(query.limit) {
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.connections(wanted.service, most).await {
-        Some(Ok(listing)) => {
-            let connections = listing.open.into_iter().take(most).map(view).collect();
-            Json(ConnectionsView { total: listing.total, connections }).into_response()
-        }
+    match supervisor.connections(query.service, most).await {
+        Some(Ok(listing)) => Json(ConnectionsView::new(listing, most)).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
-        None => gone(),
-    }
-}
-
-fn view(open: Open) -> ConnectionView {
-    let (pool, server) = open.server.map(|had| (had.pool.to_string(), had.server.to_string())).unzip();
-    ConnectionView {
-        number: open.number,
-        service: open.service.to_string(),
-        client: open.client,
-        client_port: open.client_port,
-        pool,
-        server,
-        stage: open.stage.into(),
-        idle_s: open.idle.as_secs_f64(),
-        client_socket: open.client_socket,
-        server_socket: open.server_socket,
-        to_client: open.to_client,
-        to_server: open.to_server,
+        None => shutting_down(),
     }
 }
 
 /// Number of the connection that was closed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClosedView {
-    pub(crate) closed: u64,
+    closed: u64,
+}
+
+impl ClosedView {
+    /// Formats the result in one line.
+    pub(crate) fn text(&self) -> String {
+        format!("{}: closed\n", self.closed)
+    }
 }
 
 pub(super) async fn close(
@@ -109,7 +155,7 @@ pub(super) async fn close(
     let Ok(Path(number)) = number else {
         return failed(
             StatusCode::UNPROCESSABLE_ENTITY,
-            "a connection is a number, as `evener connections` shows it",
+            "give the number of a connection; `evener connections` lists them",
         );
     };
     match supervisor.close(number).await {
@@ -118,13 +164,13 @@ pub(super) async fn close(
             StatusCode::NOT_FOUND,
             format!("there is no connection {number}; `evener connections` lists them"),
         ),
-        None => gone(),
+        None => shutting_down(),
     }
 }
 
 /// Query parameters of a request to close all connections of a server.
 #[derive(Debug, Deserialize)]
-pub(super) struct OfServer {
+pub(super) struct ServerQuery {
     server: String,
 }
 
@@ -132,21 +178,28 @@ pub(super) struct OfServer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ServerClosedView {
     /// Full name, `pool/server`.
-    pub(crate) server: String,
+    server: String,
     /// Number of closed connections, requests and flows.
-    pub(crate) closed: usize,
+    closed: usize,
+}
+
+impl ServerClosedView {
+    /// Formats the result in one line.
+    pub(crate) fn text(&self) -> String {
+        format!("{}: {} closed\n", self.server, self.closed)
+    }
 }
 
 pub(super) async fn close_server(
     State(supervisor): State<Handle>,
-    wanted: Result<Query<OfServer>, QueryRejection>,
+    query: Result<Query<ServerQuery>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(OfServer { server })) = wanted else {
+    let Ok(Query(ServerQuery { server })) = query else {
         return failed(StatusCode::UNPROCESSABLE_ENTITY, "`server` is missing: give ?server=pool/server");
     };
     match supervisor.close_server(server).await {
         Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
-        None => gone(),
+        None => shutting_down(),
     }
 }

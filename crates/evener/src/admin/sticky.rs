@@ -1,8 +1,9 @@
 //! `GET /v1/sticky`: the clients in sticky tables, their servers, and the number of clients of each server.
 
-use super::clients::shown;
-use super::{failed, gone};
-use crate::supervisor::{Handle, RunningPool, Supervisor};
+use super::clients::entries_max;
+use super::{failed, shutting_down};
+use crate::supervisor::{Handle, Supervisor};
+use crate::table::table;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -20,129 +21,194 @@ use std::net::IpAddr;
 /// Contents of the sticky tables by client address.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StickyView {
-    /// Number of clients, including those that are not shown.
-    pub(crate) total: usize,
+    /// Number of clients, including clients that are not shown.
+    total: usize,
     /// The servers, pool by pool.
-    pub(crate) servers: Vec<HomeView>,
-    /// The clients, by their addresses.
-    pub(crate) clients: Vec<RememberedView>,
+    servers: Vec<StickyServerView>,
+    /// The clients, sorted by address.
+    clients: Vec<StickyClientView>,
 }
 
 /// A server with its number of sticky clients.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct HomeView {
-    pub(crate) pool: String,
-    pub(crate) server: String,
+struct StickyServerView {
+    pool: String,
+    server: String,
     /// Number of a server that was found in a directory.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) id: Option<u32>,
-    pub(crate) address: String,
-    /// True if the server is up and in state `ready`.
-    pub(crate) ok: bool,
-    pub(crate) clients: usize,
+    id: Option<u32>,
+    address: String,
+    /// True if the server is not down and not in maintenance.
+    ok: bool,
+    clients: usize,
+}
+
+impl StickyServerView {
+    fn new(supervisor: &Supervisor, pool: &str, server: &Server, clients: usize) -> Self {
+        Self {
+            pool: pool.into(),
+            server: server.spec.name.to_string(),
+            id: supervisor.number_of(pool, &server.target),
+            address: server.target.to_string(),
+            ok: server.health.verdict() != Verdict::Down && server.state != AdminState::Maintenance,
+            clients,
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let ok = if self.ok { "ok" } else { "-" };
+        vec![id_or_name(self.id, &self.server), ok.into(), self.clients.to_string(), self.address.clone()]
+    }
 }
 
 /// A client in a sticky table.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct RememberedView {
-    pub(crate) client: IpAddr,
-    pub(crate) pool: String,
-    /// Server that the table names.
-    pub(crate) server: String,
+struct StickyClientView {
+    client: IpAddr,
+    pool: String,
+    /// Server in the table.
+    server: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) id: Option<u32>,
-    /// Server in use while that one is not usable.
+    id: Option<u32>,
+    /// Server in use while the server in the table is not usable.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) meanwhile: Option<String>,
-    /// Seconds since the client was last seen.
-    pub(crate) seen_s: u64,
+    meanwhile: Option<String>,
+    /// Seconds since the last activity of the client.
+    seen_s: u64,
+}
+
+impl StickyClientView {
+    fn row(&self) -> Vec<String> {
+        vec![id_or_name(self.id, &self.server), self.client.to_string()]
+    }
+}
+
+/// Returns the number of a server, else its name.
+fn id_or_name(id: Option<u32>, server: &str) -> String {
+    id.map_or_else(|| server.to_owned(), |id| id.to_string())
 }
 
 /// Query parameters of the request.
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct StickyQuery {
     pool: Option<String>,
     limit: Option<usize>,
 }
 
 pub(super) async fn sticky(
     State(supervisor): State<Handle>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    query: Result<Query<StickyQuery>, QueryRejection>,
 ) -> Response {
-    let wanted = match wanted {
-        Ok(Query(wanted)) => wanted,
+    let query = match query {
+        Ok(Query(query)) => query,
         Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
     };
-    let most = match shown(wanted.limit) {
+    let most = match entries_max(query.limit) {
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.inspect(move |supervisor| inspect(supervisor, wanted.pool.as_deref(), most)).await {
+    match supervisor.inspect(move |supervisor| StickyView::of(supervisor, query.pool.as_deref(), most)).await
+    {
         Some(Ok(view)) => Json(view).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
-        None => gone(),
+        None => shutting_down(),
     }
 }
 
-fn inspect(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
-    if let Some(name) = wanted {
-        let running = supervisor.pools.get(name);
-        let running =
-            running.ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))?;
-        if running.pool.sticky().is_none() {
+impl StickyView {
+    fn of(supervisor: &Supervisor, wanted: Option<&str>, most: usize) -> Result<Self, String> {
+        if let Some(name) = wanted
+            && supervisor.find_pool(name)?.sticky().is_none()
+        {
             return Err(format!(
                 "pool `{name}` has no sticky table: give it sticky = {{ by = \"client_ip\" }}"
             ));
         }
-    }
-    let mut view = StickyView::default();
-    let is_meant = |name: &str| wanted.is_none_or(|wanted| wanted == name);
-    for (name, RunningPool { pool, .. }) in supervisor.pools.iter().filter(|(name, _)| is_meant(name)) {
-        if let Some(sticky) = pool.sticky() {
-            add_pool(supervisor, name, (pool, sticky), most, &mut view);
+        let mut view = Self::default();
+        let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted == name);
+        for pool in supervisor.running_pools().filter(|pool| is_wanted(&pool.spec().name)) {
+            if let Some(sticky) = pool.sticky() {
+                view.add(supervisor, pool, sticky, most);
+            }
         }
+        Ok(view)
     }
-    Ok(view)
+
+    fn add(&mut self, supervisor: &Supervisor, pool: &Pool, sticky: &Sticky, most: usize) {
+        let (name, now) = (&pool.spec().name, supervisor.now());
+        let clients: BTreeMap<ServerId, usize> = sticky.homes(now).into_iter().collect();
+        self.total += clients.values().sum::<usize>();
+        let clients_of = |server: &Server| clients.get(&server.id).copied().unwrap_or_default();
+        let server = |server| StickyServerView::new(supervisor, name, server, clients_of(server));
+        self.servers.extend(pool.servers().iter().map(server));
+        let client = |(client, home, meanwhile, seen): (IpAddr, ServerId, Option<ServerId>, Time)| {
+            let home = pool.server(home)?;
+            let meanwhile = meanwhile.and_then(|server| pool.server(server));
+            Some(StickyClientView {
+                client,
+                pool: name.to_string(),
+                server: home.spec.name.to_string(),
+                id: supervisor.number_of(name, &home.target),
+                meanwhile: meanwhile.map(|server| server.spec.name.to_string()),
+                seen_s: now.since(seen).as_secs(),
+            })
+        };
+        let room = most.saturating_sub(self.clients.len());
+        let mut shown: Vec<_> = sticky.clients(now, room).into_iter().filter_map(client).collect();
+        shown.sort_by_key(|view| view.client);
+        self.clients.extend(shown);
+    }
+
+    /// Formats the servers and the clients as the two tables of mname-balancer's `balstat`.
+    pub(crate) fn text(&self) -> String {
+        let backends: Vec<_> = self.servers.iter().map(StickyServerView::row).collect();
+        let peers: Vec<_> = self.clients.iter().map(StickyClientView::row).collect();
+        format!(
+            "BACKENDS\n{}\nREMOTE PEERS\n{}",
+            table(&["ID", "OK", "REMOTES", "PATH"], &backends),
+            table(&["BACKEND", "ADDRESS"], &peers)
+        )
+    }
+
+    /// Returns the number of clients that are shown and the number of all clients.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.clients.len(), self.total)
+    }
+
+    /// Returns true if there is neither a server nor a client.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.clients.is_empty()
+    }
 }
 
-fn add_pool(
-    supervisor: &Supervisor,
-    name: &str,
-    (pool, sticky): (&Pool, &Sticky),
-    most: usize,
-    view: &mut StickyView,
-) {
-    let now = supervisor.now();
-    let homes: BTreeMap<ServerId, usize> = sticky.homes(now).into_iter().collect();
-    view.total += homes.values().sum::<usize>();
-    let clients = |id: ServerId| homes.get(&id).copied().unwrap_or_default();
-    let home = |server: &Server| HomeView {
-        pool: name.into(),
-        server: server.spec.name.to_string(),
-        id: supervisor.number_of(name, &server.target),
-        address: server.target.to_string(),
-        ok: is_ok(server),
-        clients: clients(server.id),
-    };
-    view.servers.extend(pool.servers().iter().map(home));
-    let remembered = |(client, home, meanwhile, seen): (IpAddr, ServerId, Option<ServerId>, Time)| {
-        let home = pool.server(home)?;
-        let meanwhile = meanwhile.and_then(|server| pool.server(server));
-        Some(RememberedView {
-            client,
-            pool: name.into(),
-            server: home.spec.name.to_string(),
-            id: supervisor.number_of(name, &home.target),
-            meanwhile: meanwhile.map(|server| server.spec.name.to_string()),
-            seen_s: now.since(seen).as_secs(),
-        })
-    };
-    let room = most.saturating_sub(view.clients.len());
-    let mut shown: Vec<_> = sticky.clients(now, room).into_iter().filter_map(remembered).collect();
-    shown.sort_by_key(|one| one.client);
-    view.clients.extend(shown);
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
-fn is_ok(server: &Server) -> bool {
-    server.health.verdict() != Verdict::Down && server.state != AdminState::Maintenance
+    use super::*;
+
+    #[test]
+    fn servers_and_clients_are_formatted_as_two_tables() {
+        let server = |server: &str, id, ok, clients| StickyServerView {
+            pool: "mname".into(),
+            server: server.into(),
+            id,
+            address: format!("/s/{server}"),
+            ok,
+            clients,
+        };
+        let client = StickyClientView {
+            client: "192.0.2.7".parse().unwrap(),
+            pool: "mname".into(),
+            server: "5300".into(),
+            id: Some(5300),
+            meanwhile: None,
+            seen_s: 3,
+        };
+        let servers = vec![server("5300", Some(5300), true, 1), server("plain", None, false, 0)];
+        let view = StickyView { total: 1, servers, clients: vec![client] };
+        let expected = "BACKENDS\nID     OK  REMOTES  PATH\n5300   ok  1        /s/5300\nplain  -   0        /s/plain\n\
+                        \nREMOTE PEERS\nBACKEND  ADDRESS\n5300     192.0.2.7\n";
+        assert_eq!(view.text(), expected);
+    }
 }

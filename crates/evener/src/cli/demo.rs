@@ -7,7 +7,7 @@ mod servers;
 
 use super::RunOptions;
 use crate::admin::AdminSocket;
-use crate::admin::view::Status;
+use crate::admin::status::Status;
 use crate::config::Config;
 use crate::instance::Instance;
 use crate::observe::{LogFormat, LogLevel};
@@ -117,10 +117,9 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
 /// Runs the load, stops and restarts servers, and draws, until the time is over or the program ends.
 async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Option<Duration>) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
-    let Some(first) = handle.inspect(crate::admin::view::status).await else { return tally };
-    let (Some(web), Some(udp)) = (listen_address(&first, "web"), listen_address(&first, "echo")) else {
-        return tally;
-    };
+    let Some(first) = handle.inspect(Status::of).await else { return tally };
+    let address = |service: &str| first.listen_addresses(service).first().copied();
+    let (Some(web), Some(udp)) = (address("web"), address("echo")) else { return tally };
     let Some(runtime) = &stage.runtime else { return tally };
     let load = load::start(runtime, web, udp, &tally);
     let began = Instant::now();
@@ -130,22 +129,18 @@ async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Opti
         ticks.tick().await;
         script.act(began.elapsed(), &mut stage, &mut screen).await;
         // The program is ending. The load ends first, so that no request is cut off.
-        let Some(status) = handle.inspect(crate::admin::view::status).await else { break };
-        if status.draining || screen.is_gone() {
+        let Some(status) = handle.inspect(Status::of).await else { break };
+        if status.is_draining() || screen.is_gone() {
             break;
         }
         screen.draw(began.elapsed(), &status, &tally);
     }
     load.end().await;
-    if let Some(status) = handle.inspect(crate::admin::view::status).await {
+    if let Some(status) = handle.inspect(Status::of).await {
         screen.finish(began.elapsed(), &status, &tally);
     }
     handle.stop().await;
     tally
-}
-
-fn listen_address(status: &Status, service: &str) -> Option<SocketAddr> {
-    status.services.iter().find(|one| one.name == service)?.listen.first()?.parse().ok()
 }
 
 /// The script of the servers: in each round one of them stops after a third and returns after two thirds.

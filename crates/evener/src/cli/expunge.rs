@@ -1,8 +1,7 @@
 //! `evener expunge`: removes responses from the cache of a DNS service.
 
 use super::AdminArgs;
-use super::client::print_json;
-use crate::admin::cache::{ExpungeWanted, ExpungedView};
+use crate::admin::cache::{ExpungeRequest, ExpungedView};
 use crate::admin::client::Client;
 use clap::Args;
 
@@ -26,14 +25,13 @@ pub(super) struct Expunge {
 
 /// `evener expunge SERVICE NAME [--below] | --all`
 pub(super) async fn expunge(what: Expunge) -> anyhow::Result<()> {
-    let Expunge { service, name, below, all, admin_args } = what;
-    let wanted = ExpungeWanted { service, name, below, all };
+    // The command line has either a name or `--all`.
+    let Expunge { service, name, below, all: _, admin_args } = what;
+    let wanted = match name {
+        Some(name) => ExpungeRequest::name(service, name, below),
+        None => ExpungeRequest::all(service),
+    };
     let done: ExpungedView =
         Client::find(admin_args.socket.as_deref())?.post("/v1/cache/expunge", &wanted).await?;
-    if admin_args.json {
-        return print_json(&done);
-    }
-    let responses = if done.expunged == 1 { "response" } else { "responses" };
-    println!("{}: {} {responses} expunged", done.service, done.expunged);
-    Ok(())
+    admin_args.print(&done, ExpungedView::text)
 }

@@ -2,7 +2,7 @@
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
-use crate::certificates::Materials;
+use crate::certificates::TlsSettings;
 use crate::config::{self, Config, failure};
 use crate::inputs::gather;
 use crate::instance::Instance;
@@ -35,7 +35,7 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
 /// `evener check FILE`, with `--print` or without
 pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     let config = read(file).await?;
-    gather(&config, Materials::default()).await.map_err(|problems| failure(&problems))?;
+    gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
     if print {
         let text = config::print(&config.spec, &|_| None);
         print!("{text}");

@@ -10,7 +10,6 @@ use crate::instance::Instance;
 use crate::observe::{Log, LogFormat};
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Setting};
-use evener_proxy::Driver;
 use line::{HELP, Line, Wanted, parse};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -59,14 +58,7 @@ async fn serve(line: &Line) -> anyhow::Result<()> {
     signals::let_through();
     let log = Log::named(NAME, LogFormat::Bunyan, line.level);
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let setting = Setting {
-        workers: line.workers.into(),
-        pin: false,
-        driver: Driver::Epoll,
-        log,
-        drain_timeout: DRAIN,
-        source: ConfigSource::None,
-    };
+    let setting = Setting::new(line.workers.into(), ConfigSource::None, log).drain_for(DRAIN);
     let config = Config { spec: spec::spec(line), ..Config::default() };
     let mut instance = Instance::start(config, setting).await?;
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));

@@ -1,13 +1,12 @@
-//! An instance inside another program: on a thread of its own, without a command line, signals or an admin socket.
+//! An instance inside another program: on its own thread, without a command line, signals or an admin socket.
 
 use super::Instance;
-use crate::admin::view;
+use crate::admin::status::Status;
 use crate::config;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::Signals;
 use crate::supervisor::{ConfigSource, Handle, Setting};
 use anyhow::Context;
-use evener_proxy::Driver;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -29,7 +28,7 @@ impl Default for Options {
     }
 }
 
-/// An instance on its own thread, which ends when this is dropped. Warnings and errors are logged to standard
+/// An instance on its own thread. It ends when this value is dropped. Warnings and errors are logged to standard
 /// error.
 pub struct Embedded {
     handle: Handle,
@@ -58,18 +57,16 @@ impl Embedded {
     /// Returns the IP addresses that a service listens on, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
-        let status = self.runtime.block_on(self.handle.inspect(view::status));
-        let services = status.into_iter().flat_map(|status| status.services);
-        let listen = services.filter(|one| one.name == service).flat_map(|one| one.listen);
-        listen.filter_map(|address| address.parse().ok()).collect()
+        let status = self.runtime.block_on(self.handle.inspect(Status::of));
+        status.map(|status| status.listen_addresses(service)).unwrap_or_default()
     }
 
-    /// Reads the file again and applies it. Returns what changed.
+    /// Reads the file again and applies it. Returns the changes.
     ///
     /// # Errors
-    /// Every problem of the configuration; nothing has changed then.
+    /// Every problem of the configuration, of which nothing is applied.
     pub fn reload(&self) -> anyhow::Result<Vec<String>> {
-        let outcome = self.runtime.block_on(self.handle.reload()).context("the instance is gone")?;
+        let outcome = self.runtime.block_on(self.handle.reload()).context("the instance has ended")?;
         outcome.map_err(|problems| anyhow::Error::msg(problems.join("\n")))
     }
 }
@@ -101,13 +98,7 @@ async fn start(file: PathBuf, options: Options) -> anyhow::Result<Instance> {
     let path = file.clone();
     let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
     let config = config.map_err(|problems| config::failure(&problems))?;
-    let setting = Setting {
-        workers: options.workers,
-        pin: false,
-        driver: Driver::Epoll,
-        log: Log::new(LogFormat::Text, LogLevel::Warn),
-        drain_timeout: options.drain_timeout,
-        source: ConfigSource::File(file),
-    };
-    Instance::start(config, setting).await
+    let log = Log::new(LogFormat::Text, LogLevel::Warn);
+    let setting = Setting::new(options.workers, ConfigSource::File(file), log);
+    Instance::start(config, setting.drain_for(options.drain_timeout)).await
 }

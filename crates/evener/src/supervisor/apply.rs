@@ -2,12 +2,11 @@
 //! change. Services and pools that stay keep their listeners, connections, flows, verdicts and counters.
 
 use super::{RunningPool, Supervisor};
-use crate::certificates::Materials;
+use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem};
 use crate::inputs::Inputs;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
-use evener_core::acl::{Access, Acl};
 use evener_core::clients::Clients;
 use evener_core::diff::diff;
 use evener_core::dns::{Cache, RateLimit};
@@ -24,15 +23,15 @@ use std::sync::Arc;
 impl Supervisor {
     /// Applies a configuration and returns a description of the changes. With any problem nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
-        let Inputs { targets, materials, found } = resolved;
+        let Inputs { targets, tls, found } = resolved;
         let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
             (Ok(fresh), Ok(logs)) => (fresh, logs),
             (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
         };
-        let renewed = self.renewed(&config, &materials);
+        let renewed = self.renewed(&config, &tls);
         let moved = self.moved(&config, &targets);
-        self.materials = materials;
-        self.request_logs.take_on(logs, &config);
+        self.tls = tls;
+        self.request_logs.update(logs, &config);
         self.configurations += 1;
         self.renew_discovery(&config.spec, found);
         let changes = diff(&self.config.spec, &config.spec);
@@ -50,12 +49,12 @@ impl Supervisor {
         self.paths.check_now();
         self.plane.maintain();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
-        for (_, gone) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
-            self.next_id = self.next_id.max(gone.pool.next_id());
+        for (_, removed) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
+            self.next_id = self.next_id.max(removed.pool.next_id());
         }
         self.persistent.retain(|(pool, _), _| self.pools.contains_key(pool));
         self.retire_services(&config);
-        self.access.retain(|name, _| config.spec.services.iter().any(|service| service.name == *name));
+        self.access.retain(&config.spec.services);
         self.config = config;
         self.warn_of_certificates();
         Ok(changes)
@@ -70,7 +69,7 @@ impl Supervisor {
             let unchanged = running.pool.spec() == spec
                 && running.pool.servers().iter().map(|server| &server.target).eq(targets.iter());
             if !unchanged {
-                self.take_on_servers(spec, &targets);
+                self.replace_servers(spec, &targets);
             }
             return;
         }
@@ -82,7 +81,7 @@ impl Supervisor {
             self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable });
             for found in &spec.servers[configured..] {
                 let (pool, server) = (spec.name.clone(), found.name.clone());
-                self.tell(&Event::ServerAdded { pool, server });
+                self.log(&Event::ServerAdded { pool, server });
             }
         }
     }
@@ -97,7 +96,7 @@ impl Supervisor {
                 if !unchanged {
                     let (before, after) = (old.clients.clone(), settings.clients.clone());
                     self.plane.reconfigure(service, settings);
-                    // Clients that came into the old table until now are kept, too.
+                    // Clients that were added to the old table until now are copied, too.
                     if let (Some(before), Some(after)) = (before, after)
                         && !Arc::ptr_eq(&before, &after)
                     {
@@ -139,39 +138,27 @@ impl Supervisor {
             let running = self.pools.get(name)?;
             Some(Backend {
                 pool: Arc::clone(&running.slot),
-                tls: self.materials.connector(name),
+                tls: self.tls.connector(name),
                 send_proxy: running.pool.spec().send_proxy,
             })
         };
         let backends = names.iter().map(backend).collect::<Option<Vec<_>>>()?;
         Some(Settings {
             options: spec.options.clone(),
-            acl: self.acl_of(spec),
+            acl: self.access.acl_of(spec),
             denied,
             throttle: self.throttle_of(spec),
             exceeded,
             proxy_from: spec.proxy_from.clone(),
             clients: self.clients_of(spec),
             request_log: spec.request_log.as_ref().and_then(|wanted| self.request_logs.of(wanted)),
-            tls: self.materials.acceptor(&spec.name),
+            tls: self.tls.acceptor(&spec.name),
             http: spec.http.clone(),
             dns: self.dns_of(spec),
             backends,
             default_backend,
             routes: Routes::new(&routes),
         })
-    }
-
-    /// Returns the access list of the configuration, with the operator's rules in front.
-    fn acl_of(&self, spec: &ServiceSpec) -> Option<Arc<Acl>> {
-        match self.access.get(&spec.name).filter(|rules| !rules.is_empty()) {
-            None => spec.acl.clone(),
-            Some(rules) => {
-                let permit_all = || Arc::new(Acl::new(&[], Access::Permit));
-                let rules: Vec<_> = rules.iter().map(|rule| (rule.prefix, rule.access)).collect();
-                Some(Arc::new(spec.acl.clone().unwrap_or_else(permit_all).after(&rules)))
-            }
-        }
     }
 
     /// Returns the limits for each client. Their counts stay as long as the limits stay the same.
@@ -210,7 +197,7 @@ impl Supervisor {
         Some(Arc::new(clients))
     }
 
-    /// Describes servers whose names resolve to another address now, though their configuration is the same.
+    /// Describes servers with the same configuration whose names now resolve to another address.
     fn moved(&self, config: &Config, targets: &Targets) -> Vec<String> {
         let of_pool = |spec: &PoolSpec| {
             let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
@@ -228,28 +215,28 @@ impl Supervisor {
         config.spec.pools.iter().flat_map(of_pool).collect()
     }
 
-    /// Describes services and pools whose certificates changed, though their configuration is the same.
-    fn renewed(&self, config: &Config, materials: &Materials) -> Vec<String> {
+    /// Describes services and pools with the same configuration whose certificates changed.
+    fn renewed(&self, config: &Config, tls: &TlsSettings) -> Vec<String> {
         let (old, new) = (&self.config.spec, &config.spec);
         let services = new.services.iter().filter(|service| old.services.contains(service));
-        let services = services.filter(|service| !self.materials.same_for_clients(materials, &service.name));
+        let services = services.filter(|service| !self.tls.same_for_clients(tls, &service.name));
         let pools = new.pools.iter().filter(|pool| old.pools.contains(pool));
-        let pools = pools.filter(|pool| !self.materials.same_for_servers(materials, &pool.name));
+        let pools = pools.filter(|pool| !self.tls.same_for_servers(tls, &pool.name));
         let services = services.map(|service| format!("~ service {}: certificates", service.name));
         services.chain(pools.map(|pool| format!("~ pool {}: certificates", pool.name))).collect()
     }
 
     /// Applies certificates that changed on disk, and nothing else.
-    pub(super) fn apply_materials(&mut self, materials: Materials) {
-        self.materials = materials;
+    pub(super) fn apply_tls(&mut self, tls: TlsSettings) {
+        self.tls = tls;
         let services = self.config.spec.services.clone();
         services.iter().for_each(|spec| self.apply_service(spec));
     }
 
     fn retire_services(&mut self, config: &Config) {
         let names: BTreeSet<_> = config.spec.services.iter().map(|service| service.name.clone()).collect();
-        let gone: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
-        self.retiring.extend(gone.iter().filter_map(|name| self.services.remove(name)));
+        let removed: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        self.retiring.extend(removed.iter().filter_map(|name| self.services.remove(name)));
     }
 }
 

@@ -1,8 +1,8 @@
-//! Certificates that change on disk, for example by an ACME client. They are applied without a reload, and
-//! nothing else changes. Problems are logged, and then the old certificates stay.
+//! Certificates that change on disk, for example because of an ACME client. They are applied without a reload,
+//! and nothing else changes. If there are problems, they are logged and the old certificates stay in use.
 
 use super::{Input, Supervisor};
-use crate::certificates::{self, Materials};
+use crate::certificates::{self, TlsSettings};
 use crate::config::{Problem, one_line};
 use evener_core::Time;
 use evener_core::event::Event;
@@ -19,29 +19,29 @@ pub(super) struct Watch {
     next: Time,
     busy: bool,
     warned: Time,
-    /// The last problem that was logged. It is not logged twice.
+    /// Last problem that was logged. It is not logged again.
     logged: Option<String>,
 }
 
 /// Certificates that were read again.
 pub(crate) struct Reread {
-    /// Number of the configuration that they were read for.
+    /// Number of the configuration for which they were read.
     configuration: u64,
     /// `None` when no file changed.
-    found: Option<Result<Materials, Vec<Problem>>>,
+    found: Option<Result<TlsSettings, Vec<Problem>>>,
 }
 
 impl Supervisor {
-    /// Checks the files when this is due, on another thread.
+    /// Checks the files on another thread if a check is due.
     pub(super) fn check_certificates(&mut self, now: Time) {
-        if self.materials.is_empty() || self.watch.busy || now < self.watch.next {
+        if self.tls.is_empty() || self.watch.busy || now < self.watch.next {
             return;
         }
         (self.watch.busy, self.watch.next) = (true, now + CHECK_EVERY);
         if now.since(self.watch.warned) >= WARN_EVERY {
             self.warn_of_certificates();
         }
-        let (config, before) = (self.config.clone(), self.materials.clone());
+        let (config, before) = (self.config.clone(), self.tls.clone());
         let (sender, configuration) = (self.sender.clone(), self.configurations);
         tokio::spawn(async move {
             let inspect = move || before.is_stale().then(|| certificates::load(&config, &before));
@@ -53,25 +53,25 @@ impl Supervisor {
     pub(super) fn on_reread(&mut self, reread: Reread) {
         self.watch.busy = false;
         if reread.configuration != self.configurations {
-            // A reload came in between. It read newer files, and for another configuration.
+            // A reload in the meantime read newer files for another configuration.
             return;
         }
         match reread.found {
             None => self.watch.logged = None,
-            Some(Ok(materials)) => {
+            Some(Ok(tls)) => {
                 self.watch.logged = None;
                 // The files were touched, but their contents are the same.
-                let same = self.materials.is_same(&materials);
-                self.apply_materials(materials);
+                let same = self.tls.is_same(&tls);
+                self.apply_tls(tls);
                 if !same {
-                    self.tell(&Event::CertificatesReloaded {});
+                    self.log(&Event::CertificatesReloaded {});
                     self.warn_of_certificates();
                 }
             }
             Some(Err(problems)) => {
                 let problem = one_line(&problems);
                 if self.watch.logged.as_ref() != Some(&problem) {
-                    self.tell(&Event::CertificatesRefused { problem: problem.clone() });
+                    self.log(&Event::CertificatesRefused { problem: problem.clone() });
                     self.watch.logged = Some(problem);
                 }
             }
@@ -81,12 +81,12 @@ impl Supervisor {
     /// Logs the certificates that expire soon.
     pub(super) fn warn_of_certificates(&mut self) {
         self.watch.warned = self.now();
-        for text in self.materials.warnings() {
-            self.tell(&Event::Notice { text });
+        for text in self.tls.warnings() {
+            self.log(&Event::Notice { text });
         }
     }
 
     pub(super) fn certificates_deadline(&self) -> Time {
-        if self.materials.is_empty() || self.watch.busy { Time::NEVER } else { self.watch.next }
+        if self.tls.is_empty() || self.watch.busy { Time::NEVER } else { self.watch.next }
     }
 }

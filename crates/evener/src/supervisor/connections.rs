@@ -1,8 +1,7 @@
-//! Lists and closes connections and flows. Only the client that sent the request waits for the workers'
-//! responses.
+//! Lists and closes connections and flows. Only the admin client that sent the request waits for the responses
+//! of the workers.
 
-use super::{Handle, Phase, Supervisor};
-use evener_core::ServerId;
+use super::{Handle, Supervisor};
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
 use evener_proxy::{Closed, EndReason, Listing};
@@ -11,7 +10,7 @@ use tokio::sync::oneshot;
 
 impl Handle {
     /// Returns the connections and flows of a service or of all, at most `most` from each worker, or an error
-    /// if there is no such service. Returns `None` if the supervisor is gone.
+    /// if there is no such service. Returns `None` if the supervisor has ended.
     pub(crate) async fn connections(
         &self,
         service: Option<String>,
@@ -19,9 +18,7 @@ impl Handle {
     ) -> Option<Result<Listing, String>> {
         let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
-            if let Some(service) = service.as_deref().filter(|service| !supervisor.knows(service)) {
-                return Err(format!("there is no service `{service}`; `evener status` lists them"));
-            }
+            service.as_deref().map_or(Ok(()), |service| supervisor.find_open_service(service))?;
             let done = move |listing| drop(done.send(listing));
             supervisor.plane.connections(service.map(Into::into), most, done);
             Ok(())
@@ -47,11 +44,9 @@ impl Handle {
         self.inspect(inspect).await?;
         response.await.ok()
     }
-}
 
-impl Handle {
-    /// Closes all connections and flows of a server, `pool/server` or the server alone when only one pool has
-    /// it. Returns its full name and their number, or the reason of the failure.
+    /// Closes all connections and flows of a server: `pool/server`, or just the server if only one pool has it.
+    /// Returns the full name of the server and the number of connections and flows, or the reason of the failure.
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
         let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
@@ -73,7 +68,8 @@ impl Handle {
 }
 
 impl Supervisor {
-    /// Closes all connections and flows of a server. `done` gets their number on the thread of a worker.
+    /// Closes all connections and flows of a server. `done` is called with their number on the thread of a
+    /// worker.
     pub(super) fn end_server(
         &self,
         pool: &Arc<str>,
@@ -88,37 +84,5 @@ impl Supervisor {
             }
             done(closed);
         });
-    }
-
-    /// Finds the server that an operator names, `pool/server` or the server alone when only one pool has it,
-    /// and returns it with its full name.
-    pub(super) fn find_server(&self, wanted: &str) -> Result<(Arc<str>, ServerId, String), String> {
-        let found: Vec<(Arc<str>, ServerId, String)> = (self.pools.values())
-            .flat_map(|running| {
-                running.pool.servers().iter().map(move |server| (running.pool.spec().name.clone(), server))
-            })
-            .map(|(pool, server)| (pool.clone(), server.id, format!("{pool}/{}", server.spec.name)))
-            .filter(|(pool, _, full)| {
-                full == wanted || full.strip_prefix(&format!("{pool}/")) == Some(wanted)
-            })
-            .collect();
-        match &found[..] {
-            [one] => Ok(one.clone()),
-            [] => Err(format!("there is no server `{wanted}`; `evener status` lists them")),
-            several => {
-                let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
-                Err(format!("several pools have a server `{wanted}`: give {}", names.join(" or ")))
-            }
-        }
-    }
-
-    /// Returns true if the program is draining and no connections are left.
-    pub(crate) fn is_over(&self) -> bool {
-        self.phase == Phase::Over
-    }
-
-    /// Returns true if there is such a service, or a removed one that still has connections.
-    fn knows(&self, service: &str) -> bool {
-        self.services.contains_key(service) || self.retiring.iter().any(|one| &*one.name == service)
     }
 }

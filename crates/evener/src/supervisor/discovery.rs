@@ -1,35 +1,36 @@
-//! Servers that are found while the program runs: sockets in a directory. They join and leave their pools as
-//! servers of the configuration do with a reload, and keep their identity. A directory that cannot be read
+//! Servers that are found while the program runs: sockets in a directory. They are added to and removed from
+//! their pools as a reload adds and removes servers, and keep their identity. A directory that cannot be read
 //! changes nothing.
 
 use super::{Input, Supervisor};
-use crate::discover::{Found, Watcher, directories, scan};
+use crate::discover::{Found, Scan, Watcher, directories, scan};
 use evener_core::event::Event;
 use evener_core::spec::{Dialect, DiscoverSpec, PoolSpec, ServerSpec, Spec};
 use evener_core::{Endpoint, ServerId, Target, Time};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval of scans, which come in addition to notifications of changes.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Maximum number of socket numbers in a pool. Below it, numbers of removed sockets are kept, because the
-/// sockets may come back.
+/// Number of socket numbers in a pool above which the numbers of removed sockets are forgotten. Up to it they are
+/// remembered, because the sockets may return.
 const NUMBERS_MAX: usize = 4096;
 /// File names that are the number of their socket, as for mname-balancer.
-const NAMED: std::ops::RangeInclusive<u32> = 5300..=5399;
+const NUMBERS_IN_NAMES: std::ops::RangeInclusive<u32> = 5300..=5399;
 
 /// State of the discovery.
 #[derive(Default)]
 pub(super) struct Discovery {
     next: Time,
     busy: bool,
-    /// True if something changed during a scan, which may have missed it.
+    /// True if a directory changed during a scan, which may have missed the change.
     again: bool,
     directories: BTreeSet<PathBuf>,
     found: Found,
-    /// Problems of directories that were logged. They are not logged twice.
+    /// Problems of directories that were logged. They are not logged again.
     logged: BTreeMap<PathBuf, String>,
     numbers: BTreeMap<Arc<str>, Numbers>,
     watcher: Option<Watcher>,
@@ -37,7 +38,7 @@ pub(super) struct Discovery {
 
 /// Result of a scan.
 pub(crate) struct Scanned {
-    /// Number of the configuration that it was made for.
+    /// Number of the configuration for which it was made.
     configuration: u64,
     found: Found,
 }
@@ -47,7 +48,7 @@ pub(crate) struct Scanned {
 struct Numbers(BTreeMap<PathBuf, u32>);
 
 impl Numbers {
-    /// Returns the number of a socket: the one that it already has, the one in its name, else the one after
+    /// Returns the number of a socket: its present number, else the number in its name, else the next number after
     /// the greatest.
     fn of(&mut self, path: &Path) -> u32 {
         if let Some(&known) = self.0.get(path) {
@@ -55,7 +56,7 @@ impl Numbers {
         }
         let is_free = |number: &u32| self.0.values().all(|other| other != number);
         let next = || self.0.values().max().map_or(1, |most| most + 1);
-        let number = named(path).filter(is_free).unwrap_or_else(next);
+        let number = number_in_name(path).filter(is_free).unwrap_or_else(next);
         self.0.insert(path.to_owned(), number);
         number
     }
@@ -68,27 +69,29 @@ impl Numbers {
     }
 }
 
-fn named(path: &Path) -> Option<u32> {
+fn number_in_name(path: &Path) -> Option<u32> {
     let name = path.file_name()?.to_str()?;
-    let number = name.parse().ok().filter(|number| NAMED.contains(number))?;
+    let number = name.parse().ok().filter(|number| NUMBERS_IN_NAMES.contains(number))?;
     (name == number.to_string()).then_some(number)
 }
 
 impl Discovery {
     /// Applies the result of a scan. Directories that could not be read keep their sockets.
-    fn take_on(&mut self, found: Found) {
-        for (directory, mut seen) in found {
-            let before = self.found.get_mut(&directory);
-            seen.sockets = seen.sockets.or_else(|| before.and_then(|before| before.sockets.take()));
-            self.found.insert(directory, seen);
+    fn update(&mut self, found: Found) {
+        for (directory, scan) in found {
+            match self.found.entry(directory) {
+                Entry::Occupied(mut known) => known.get_mut().update(scan),
+                Entry::Vacant(new) => drop(new.insert(scan)),
+            }
         }
     }
 
     /// Returns the servers that were found for a pool, sorted by number.
     fn servers_of(&mut self, pool: &PoolSpec) -> Vec<ServerSpec> {
         let found = &self.found;
-        let sockets =
-            |DiscoverSpec::Mname { directory }: &DiscoverSpec| found.get(directory)?.sockets.as_ref();
+        let sockets = |DiscoverSpec::Mname { directory }: &DiscoverSpec| {
+            found.get(directory).into_iter().flat_map(Scan::sockets)
+        };
         // Sockets that the configuration names are servers already.
         let is_new = |path: &&PathBuf| {
             !pool
@@ -96,12 +99,13 @@ impl Discovery {
                 .iter()
                 .any(|server| matches!(&server.endpoint, Endpoint::Unix(existing) if existing == *path))
         };
-        let paths = pool.discover.iter().filter_map(sockets).flatten().filter(is_new);
+        let paths = pool.discover.iter().flat_map(sockets).filter(is_new);
         let paths: BTreeSet<PathBuf> = paths.cloned().collect();
         let numbers = self.numbers.entry(pool.name.clone()).or_default();
         numbers.make_room(&paths);
         // Sockets with a number in their name come first, so that no other socket takes that number.
-        let (mut of_name, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| named(path).is_some());
+        let (mut of_name, others): (Vec<_>, Vec<_>) =
+            paths.iter().partition(|path| number_in_name(path).is_some());
         of_name.extend(others);
         let mut numbered: Vec<(u32, &PathBuf)> =
             of_name.into_iter().map(|path| (numbers.of(path), path)).collect();
@@ -110,7 +114,7 @@ impl Discovery {
         let mut server = |path: &PathBuf| {
             let short = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let candidates = [short, path.display().to_string()];
-            // Of two sockets with one name the second is named by its path.
+            // If two sockets have the same file name, the name of the second socket is its path.
             let name = candidates.into_iter().map(Arc::from).find(|name| names.insert(Arc::clone(name)))?;
             let server = ServerSpec::new(Endpoint::Unix(path.clone()));
             Some(ServerSpec { name, dialect: Dialect::Mname, ..server })
@@ -123,19 +127,19 @@ impl Supervisor {
     /// Prepares for a new configuration, with the scan that was made for it.
     pub(super) fn renew_discovery(&mut self, spec: &Spec, found: Found) {
         let directories = directories(spec);
-        self.discovery.take_on(found);
+        self.discovery.update(found);
         self.discovery.numbers.retain(|name, _| spec.pools.iter().any(|pool| pool.name == *name));
         self.discovery.found.retain(|directory, _| directories.contains(directory));
         self.discovery.logged.retain(|directory, _| directories.contains(directory));
         if self.discovery.directories != directories {
             self.discovery.watcher = None;
             self.discovery.directories = directories;
-            // A scan at once finds changes that came between the first scan and the watch.
+            // An immediate scan finds changes between the first scan and the start of the watch.
             self.discovery.next = self.now();
         }
         // A scan in progress is for another configuration.
         self.discovery.busy = false;
-        self.tell_problems();
+        self.log_problems();
     }
 
     /// Returns the pool with the servers that were found for it.
@@ -154,7 +158,7 @@ impl Supervisor {
         self.discovery.numbers.get(pool)?.0.get(path).copied()
     }
 
-    /// Scans directories when this is due, on another thread.
+    /// Scans directories on another thread if a scan is due.
     pub(super) fn scan_directories(&mut self, now: Time) {
         if now < self.discovery_deadline() || self.is_draining() {
             return;
@@ -165,13 +169,13 @@ impl Supervisor {
         let watch = self.watcher().map(|watcher| watcher.watch(&wanted));
         tokio::spawn(async move {
             let work = move || {
-                // The watch starts before the scan, so changes in between are seen twice rather than never.
-                let all_there = watch.as_ref().is_none_or(|watch| watch());
+                // The watch starts before the scan, so that no change between them is missed.
+                let all_exist = watch.as_ref().is_none_or(|watch| watch());
                 let found = scan(&wanted);
-                if all_there || watch.is_none_or(|watch| !watch()) {
+                if all_exist || watch.is_none_or(|watch| !watch()) {
                     return found;
                 }
-                // A directory appeared just then.
+                // A directory was created since the watch started.
                 scan(&wanted)
             };
             let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();
@@ -198,15 +202,15 @@ impl Supervisor {
 
     pub(super) fn on_scanned(&mut self, Scanned { configuration, found }: Scanned) {
         if configuration != self.configurations {
-            // The configuration that came in between had its own, newer scan.
+            // A configuration that was applied since had its own, newer scan.
             return;
         }
         self.discovery.busy = false;
         if std::mem::take(&mut self.discovery.again) {
             self.discovery.next = self.now();
         }
-        self.discovery.take_on(found);
-        self.tell_problems();
+        self.discovery.update(found);
+        self.log_problems();
         self.renew_found();
     }
 
@@ -237,13 +241,13 @@ impl Supervisor {
         };
         // All endpoints are known or paths, so nothing has to be resolved.
         let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
-        self.take_on_servers(spec, &targets);
+        self.replace_servers(spec, &targets);
         true
     }
 
-    /// Replaces the servers of a pool. Persistent connections with servers that were removed or moved no
-    /// longer count.
-    pub(super) fn take_on_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
+    /// Replaces the servers of a pool. Persistent connections to servers that were removed, or that have another
+    /// address now, no longer count.
+    pub(super) fn replace_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
         let now = self.now();
         let Some(running) = self.pools.get_mut(&spec.name) else { return };
         let targets_of = |pool: &evener_core::pool::Pool| -> BTreeSet<(ServerId, Target)> {
@@ -254,18 +258,18 @@ impl Supervisor {
         for (moved, _) in before.difference(&targets_of(&running.pool)) {
             self.persistent.remove(&(spec.name.clone(), *moved));
         }
-        events.iter().for_each(|event| self.tell(event));
+        events.iter().for_each(|event| self.log(event));
     }
 
-    fn tell_problems(&mut self) {
+    fn log_problems(&mut self) {
         let mut logged = BTreeMap::new();
-        for (directory, seen) in &self.discovery.found {
-            let Some(problem) = &seen.problem else { continue };
-            if self.discovery.logged.get(directory) != Some(problem) {
+        for (directory, scan) in &self.discovery.found {
+            let Some(problem) = scan.problem() else { continue };
+            if self.discovery.logged.get(directory).is_none_or(|logged| logged != problem) {
                 let directory = directory.display().to_string();
-                self.tell(&Event::DiscoveryFailed { directory, problem: problem.clone() });
+                self.log(&Event::DiscoveryFailed { directory, problem: problem.to_owned() });
             }
-            logged.insert(directory.clone(), problem.clone());
+            logged.insert(directory.clone(), problem.to_owned());
         }
         self.discovery.logged = logged;
     }
@@ -279,27 +283,25 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discover::Seen;
 
     fn check(found: &[&str], configured: &[&str], expected: &str) {
         let mut discovery = Discovery::default();
-        for path in found {
-            let path = PathBuf::from(path);
-            let directory = path.parent().unwrap().to_owned();
-            let seen = Seen { sockets: Some(BTreeSet::new()), problem: None };
-            let seen = discovery.found.entry(directory).or_insert(seen);
-            seen.sockets.as_mut().unwrap().insert(path);
+        let mut sockets: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
+        for path in found.iter().map(PathBuf::from) {
+            sockets.entry(path.parent().unwrap().to_owned()).or_default().insert(path);
         }
+        let scanned = |(directory, sockets)| (directory, Scan::found(sockets, None));
+        discovery.update(sockets.into_iter().map(scanned).collect());
         let servers = configured.iter().map(|name| ServerSpec::new(name.parse().unwrap())).collect();
         let directory = |directory: &PathBuf| DiscoverSpec::Mname { directory: directory.clone() };
         let discover = discovery.found.keys().map(directory).collect();
         let pool = PoolSpec { discover, ..PoolSpec::new("p", servers) };
         let servers = discovery.servers_of(&pool);
-        let seen = servers.iter().map(|server| {
-            let Endpoint::Unix(path) = &server.endpoint else { panic!("a path") };
+        let named = servers.iter().map(|server| {
+            let Endpoint::Unix(path) = &server.endpoint else { panic!("a found server has a path") };
             format!("{}={}", server.name, discovery.numbers["p"].0[path])
         });
-        assert_eq!(seen.collect::<Vec<_>>().join(" "), expected);
+        assert_eq!(named.collect::<Vec<_>>().join(" "), expected);
     }
 
     #[test]
@@ -317,16 +319,17 @@ mod tests {
         let mut numbers = Numbers::default();
         let mut of = |path: &str| numbers.of(Path::new(path));
         assert_eq!([of("/s/a"), of("/s/5300"), of("/s/b"), of("/s/a")], [1, 5300, 5301, 1]);
-        assert_eq!(of("/s/5301"), 5302, "its name's number is taken");
+        assert_eq!(of("/s/5301"), 5302, "the number in the name is in use");
         let mut discovery = Discovery::default();
-        let sockets = Some(BTreeSet::from([PathBuf::from("/s/a")]));
-        discovery.take_on(Found::from([("/s".into(), Seen { sockets: sockets.clone(), problem: None })]));
-        discovery.take_on(Found::from([("/s".into(), Seen { sockets: None, problem: Some("no".into()) })]));
-        assert_eq!(discovery.found[Path::new("/s")].sockets, sockets);
+        let sockets = BTreeSet::from([PathBuf::from("/s/a")]);
+        discovery.update(Found::from([("/s".into(), Scan::found(sockets, None))]));
+        discovery.update(Found::from([("/s".into(), Scan::unreadable("no".into()))]));
+        let scan = &discovery.found[Path::new("/s")];
+        assert_eq!((scan.sockets().count(), scan.problem()), (1, Some("no")));
     }
 
     #[test]
-    fn numbers_of_sockets_that_are_gone_are_bounded() {
+    fn the_number_of_remembered_numbers_of_removed_sockets_is_bounded() {
         let mut numbers = Numbers::default();
         for n in 0..=NUMBERS_MAX {
             numbers.of(Path::new(&format!("/s/x{n}")));

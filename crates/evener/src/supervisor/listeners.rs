@@ -19,13 +19,13 @@ use std::time::Duration;
 /// ends earlier with the last flow or query.
 const LEAVING_MAX: Duration = Duration::from_secs(60);
 
-/// Identity of a listener across reloads. A listener with a given port passes to whichever service names its address; one
-/// whose port the system chose belongs to its service.
+/// Identity of a listener across reloads. A listener with a configured port passes to another service if that has
+/// the address in a new configuration. A listener whose port the system chose belongs to its service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ListenerKey {
-    pub(super) transport: Transport,
+    transport: Transport,
     /// Address as configured.
-    pub(super) address: Endpoint,
+    address: Endpoint,
     owner: Option<Arc<str>>,
 }
 
@@ -39,14 +39,22 @@ impl ListenerKey {
     pub(super) fn at_path(path: &Path) -> Self {
         Self { transport: Transport::Stream, address: Endpoint::Unix(path.to_owned()), owner: None }
     }
+
+    /// Returns the path of a unix socket, which may be abstract.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Endpoint::Unix(path) => Some(path),
+            Endpoint::Ip(_) | Endpoint::Host { .. } => None,
+        }
+    }
 }
 
 pub(super) type Fresh = BTreeMap<ListenerKey, Bound>;
 
 impl Supervisor {
-    /// Passes on addresses that are already bound, for the next configuration. The program may have lost the
-    /// right to bind them by then.
-    pub(crate) fn bring(&mut self, bound: Vec<(ListenerKey, Bound)>) {
+    /// Adds sockets that are bound already, for the addresses of the next configuration. The program may have no
+    /// right to bind these addresses any more.
+    pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.prebound.extend(bound);
     }
 
@@ -68,7 +76,7 @@ impl Supervisor {
         if problems.is_empty() { Ok(fresh) } else { Err(problems) }
     }
 
-    /// Binds an address for those transports of a service that have no listener there.
+    /// Binds an address for the transports of a service that have no listener there.
     fn bind_address(
         &mut self,
         service: &ServiceSpec,
@@ -98,11 +106,11 @@ impl Supervisor {
             },
             None => None,
         };
-        let chosen = reserved.as_ref().map(|reserved| Endpoint::Ip(reserved.address));
+        let chosen = reserved.as_ref().map(Reservation::endpoint);
         let wanted = chosen.as_ref().or(existing).unwrap_or(address).clone();
         let mut errors = Vec::new();
         for key in missing {
-            let shared = reserved.is_some() || self.overlaps_ours(key.transport, &wanted, fresh);
+            let shared = reserved.is_some() || self.overlaps_local(key.transport, &wanted, fresh);
             let sharing = if shared { Sharing::Overlapping } else { Sharing::None };
             match bind(&wanted, key.transport, &service.options, self.plane.workers(), sharing) {
                 Ok(bound) => drop(fresh.insert(key, bound)),
@@ -112,33 +120,25 @@ impl Supervisor {
         errors
     }
 
-    /// Returns true if one of this instance's listeners has the port, on all addresses or on one that this
-    /// address includes.
-    fn overlaps_ours(&self, transport: Transport, address: &Endpoint, fresh: &Fresh) -> bool {
+    /// Returns true if a listener of this instance has the same port on the same address, or if either of them
+    /// listens on all addresses.
+    fn overlaps_local(&self, transport: Transport, address: &Endpoint, fresh: &Fresh) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
-        let is_leaving = |left: &Endpoint| {
-            let Endpoint::Ip(left) = left else { return false };
-            let all = left.ip().is_unspecified() || wanted.ip().is_unspecified();
-            left == wanted || (left.port() == wanted.port() && left.is_ipv4() == wanted.is_ipv4() && all)
+        let overlaps = |local: &Endpoint| {
+            let Endpoint::Ip(local) = local else { return false };
+            let all = local.ip().is_unspecified() || wanted.ip().is_unspecified();
+            local == wanted || (local.port() == wanted.port() && local.is_ipv4() == wanted.is_ipv4() && all)
         };
-        if transport == Transport::Datagram && self.leaving.keys().any(is_leaving) {
+        if transport == Transport::Datagram && self.leaving.keys().any(overlaps) {
             return true;
         }
-        let ours = self.listeners.iter().map(|(key, listener)| (key.transport, &listener.bound));
-        let ours = ours.chain(fresh.iter().map(|(key, bound)| (key.transport, &bound.address)));
-        ours.into_iter().any(|(other, address)| {
-            let Endpoint::Ip(ours) = address else { return false };
-            let all = ours.ip().is_unspecified() || wanted.ip().is_unspecified();
-            let overlaps = all || ours == wanted;
-            other == transport
-                && ours.port() == wanted.port()
-                && ours.is_ipv4() == wanted.is_ipv4()
-                && overlaps
-        })
+        let local = self.listeners.iter().map(|(key, listener)| (key.transport, &listener.bound));
+        let mut local = local.chain(fresh.iter().map(|(key, bound)| (key.transport, &bound.address)));
+        local.any(|(other, address)| other == transport && overlaps(address))
     }
 
-    /// Applies listeners: those whose address stays continue, possibly for another service; others are opened
-    /// and closed.
+    /// Applies listeners. Listeners whose address stays continue, possibly for another service. Other listeners are
+    /// opened or closed.
     pub(super) fn apply_listeners(&mut self, config: &Config, mut fresh: Fresh) {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
@@ -152,7 +152,7 @@ impl Supervisor {
                     let (name, protocol) = (spec.name.clone(), spec.protocol.name());
                     if logged.insert((name.clone(), address.clone())) {
                         let address = address.to_string();
-                        self.tell(&Event::Listening { service: name.clone(), protocol, address });
+                        self.log(&Event::Listening { service: name.clone(), protocol, address });
                     }
                     let serving = Arc::clone(&service);
                     self.listeners
@@ -166,10 +166,10 @@ impl Supervisor {
                 }
             }
         }
-        let gone: Vec<_> = self.listeners.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let removed: Vec<_> = self.listeners.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let mut closed = BTreeSet::new();
         let leaving_until = self.now() + LEAVING_MAX;
-        for (key, listener) in gone.iter().filter_map(|key| self.listeners.remove_entry(key)) {
+        for (key, listener) in removed.iter().filter_map(|key| self.listeners.remove_entry(key)) {
             self.plane.unlisten(listener.id);
             if key.transport == Transport::Datagram {
                 self.leaving.insert(listener.bound.clone(), leaving_until);
@@ -182,7 +182,7 @@ impl Supervisor {
     }
 }
 
-/// The listeners of a service.
+/// Returns the keys of the listeners of a service.
 fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
     let transports = service.protocol.transports();
     let of_address =
@@ -206,7 +206,7 @@ fn bind_error(address: &Endpoint, error: io::Error) -> BindError {
     }
 }
 
-/// Returns a problem if the source address cannot be used. Every connect would fail.
+/// Returns a problem if the source address cannot be used. Every connection attempt would fail.
 fn source_problem(service: &ServiceSpec) -> Option<Problem> {
     let message = match service.options.source? {
         Source::Address(source) if std::net::UdpSocket::bind((source, 0)).is_err() => {

@@ -1,5 +1,5 @@
-//! Files of unix sockets that services listen on. A file that was removed (by a cleaner of /tmp, or by hand)
-//! is created again, because clients need it to connect. A file that another program put there stays.
+//! Files of unix sockets that services listen on. A file that was removed (by a cleaner of /tmp, or by hand) is
+//! created again, because clients need it to connect. A file that another program created there stays.
 
 use super::{ListenerKey, Supervisor};
 use evener_core::address::abstract_name;
@@ -8,7 +8,7 @@ use evener_core::spec::Transport;
 use evener_core::{Endpoint, Time};
 use evener_proxy::{Sharing, bind};
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Paths {
 }
 
 impl Supervisor {
-    /// Binds sockets again whose files are gone.
+    /// Binds sockets again whose files were removed.
     pub(super) fn check_paths(&mut self, now: Time) {
         if self.paths_deadline() > now {
             return;
@@ -39,15 +39,15 @@ impl Supervisor {
         self.paths.next = now + CHECK_EVERY;
         let paths = self.unix_paths();
         self.paths.logged.retain(|path| paths.contains(path));
-        let is_gone = |path: &PathBuf| {
+        let is_missing = |path: &PathBuf| {
             path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
         };
-        for path in paths.iter().filter(|path| is_gone(path)) {
-            self.make_anew(path);
+        for path in paths.iter().filter(|path| is_missing(path)) {
+            self.bind_again(path);
         }
     }
 
-    fn make_anew(&mut self, path: &PathBuf) {
+    fn bind_again(&mut self, path: &PathBuf) {
         let (address, workers) = (Endpoint::Unix(path.clone()), self.plane.workers());
         let Some(listener) = self.listeners.get_mut(&ListenerKey::at_path(path)) else { return };
         let service = Arc::clone(&listener.serving);
@@ -58,7 +58,7 @@ impl Supervisor {
                 self.plane.unlisten(before);
                 self.paths.logged.remove(path);
                 let (name, protocol) = (Arc::clone(&service.name), service.protocol.name());
-                self.tell(&Event::Listening { service: name, protocol, address: address.to_string() });
+                self.log(&Event::Listening { service: name, protocol, address: address.to_string() });
             }
             Err(error) => {
                 if self.paths.logged.insert(path.clone()) {
@@ -66,23 +66,20 @@ impl Supervisor {
                         "service `{}`: its socket file was removed and cannot be created again: {error}",
                         service.name
                     );
-                    self.tell(&Event::Notice { text });
+                    self.log(&Event::Notice { text });
                 }
             }
         }
     }
 
     fn unix_paths(&self) -> BTreeSet<PathBuf> {
-        let path = |key: &ListenerKey| match &key.address {
-            Endpoint::Unix(path) if abstract_name(path).is_none() => Some(path.clone()),
-            _ => None,
-        };
-        self.listeners.keys().filter_map(path).collect()
+        let paths = self.listeners.keys().filter_map(ListenerKey::path);
+        paths.filter(|path| abstract_name(path).is_none()).map(Path::to_owned).collect()
     }
 
-    /// Returns the time of the next check; never without socket files.
+    /// Returns the time of the next check, which is never without socket files.
     pub(super) fn paths_deadline(&self) -> Time {
-        let listens = self.listeners.keys().any(|key| matches!(key.address, Endpoint::Unix(_)));
-        if listens && !self.is_draining() { self.paths.next } else { Time::NEVER }
+        let has_paths = self.listeners.keys().any(|key| key.path().is_some());
+        if has_paths && !self.is_draining() { self.paths.next } else { Time::NEVER }
     }
 }

@@ -1,4 +1,4 @@
-//! Publishes snapshots. Workers see pools only through the snapshots that are stored here.
+//! Publication of snapshots. Workers read pools only through the snapshots that are stored here.
 
 use super::Supervisor;
 use evener_core::event::Event;
@@ -8,7 +8,7 @@ use evener_proxy::EndReason;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// Publishes every pool that changed: one snapshot, one store.
+    /// Publishes one snapshot of every pool that changed.
     pub(super) fn publish(&mut self) {
         let (mut events, mut down) = (Vec::new(), Vec::new());
         for (name, running) in &mut self.pools {
@@ -24,7 +24,7 @@ impl Supervisor {
                 _ => {}
             }
         }
-        events.iter().for_each(|event| self.tell(event));
+        events.iter().for_each(|event| self.log(event));
         // Workers already choose by the new snapshots, so no new client is sent to these servers.
         down.iter().for_each(|(pool, server)| self.end_server(pool, server, EndReason::Down, |_| {}));
     }

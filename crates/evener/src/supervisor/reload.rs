@@ -2,7 +2,7 @@
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
-use crate::inputs::{Inputs, Known, gather, gather_known};
+use crate::inputs::{CertificatesInUse, Inputs, gather, gather_with};
 use evener_core::event::Event;
 use evener_core::spec::Spec;
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ pub(crate) struct Loaded {
     found: Result<(Config, Inputs), Vec<Problem>>,
     /// Receiver of the outcome, if the configuration was given and not read from the file.
     given: Option<Done>,
-    /// Reason why the old certificates are still used, though they were to be read again.
+    /// Reason why the old certificates stay in use although their files were read again.
     refused: Option<String>,
 }
 
@@ -22,7 +22,7 @@ pub(crate) struct Loaded {
 #[derive(Default)]
 pub(super) struct Reloads {
     running: Option<Vec<Done>>,
-    /// Requests that came during a reload. It may have read the file too early for them.
+    /// Requests that arrived during a reload, which may have read the file before it changed.
     next: Option<Vec<Done>>,
 }
 
@@ -44,7 +44,7 @@ impl Supervisor {
             ConfigSource::None => {
                 let problem =
                     "this instance was started without a configuration file, so it cannot reload".to_owned();
-                self.tell(&Event::ReloadFailed { problem: problem.clone() });
+                self.log(&Event::ReloadFailed { problem: problem.clone() });
                 done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
                 return;
             }
@@ -54,40 +54,40 @@ impl Supervisor {
             return;
         }
         self.reloads.running = Some(done.into_iter().collect());
-        let (sender, before) = (self.sender.clone(), self.materials.clone());
+        let (sender, before) = (self.sender.clone(), self.tls.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
             let found = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
-                Ok(config) => gather(&config, before).await.map(|sender| (config, sender)),
+                Ok(config) => gather(&config, before).await.map(|inputs| (config, inputs)),
                 Err(problems) => Err(problems),
             };
             let _ = sender.send(Input::Loaded(Loaded { found, given: None, refused: None })).await;
         });
     }
 
-    /// Applies a configuration that was given, as soon as its names are resolved and its files are read.
+    /// Applies a given configuration as soon as its names are resolved and its files are read.
     pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
-        let (sender, before) = (self.sender.clone(), self.materials.clone());
-        let same = says_the_same_of_tls(&self.config.spec, &config.spec);
+        let (sender, before) = (self.sender.clone(), self.tls.clone());
+        let same = has_same_tls(&self.config.spec, &config.spec);
         tokio::spawn(async move {
             let (found, refused) = match (same, files) {
                 (false, _) => (gather(&config, before).await, None),
-                (true, Files::Unchanged) => gather_known(&config, before, Known::Unchanged).await,
-                (true, Files::Anew) => gather_known(&config, before, Known::UnchangedIfInvalid).await,
+                (true, Files::KeepUnchanged) => gather_with(&config, before, CertificatesInUse::Keep).await,
+                (true, Files::ReadAll) => gather_with(&config, before, CertificatesInUse::ReadAgain).await,
             };
-            let found = found.map(|sender| (config, sender));
+            let found = found.map(|inputs| (config, inputs));
             let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), refused })).await;
         });
     }
 
     pub(super) fn on_loaded(&mut self, Loaded { found, given, refused }: Loaded) {
-        refused.into_iter().for_each(|problem| self.tell(&Event::CertificatesRefused { problem }));
+        refused.into_iter().for_each(|problem| self.log(&Event::CertificatesRefused { problem }));
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is shutting down")])
         } else {
-            found.and_then(|(config, sender)| self.apply(config, sender))
+            found.and_then(|(config, inputs)| self.apply(config, inputs))
         };
-        let outcome = self.tell_outcome(outcome);
+        let outcome = self.log_outcome(outcome);
         self.warn_of_descriptors();
         if let Some(done) = given {
             let _ = done.send(outcome);
@@ -102,17 +102,17 @@ impl Supervisor {
         }
     }
 
-    fn tell_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Outcome {
+    fn log_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Outcome {
         match outcome {
             Ok(changes) => {
-                changes.iter().for_each(|change| self.tell(&Event::Changed { change: change.clone() }));
-                self.tell(&Event::Reloaded { changes: changes.len() });
+                changes.iter().for_each(|change| self.log(&Event::Changed { change: change.clone() }));
+                self.log(&Event::Reloaded { changes: changes.len() });
                 Ok(changes)
             }
             Err(problems) => {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
-                problems.iter().for_each(|problem| self.tell(&failed(problem)));
+                problems.iter().for_each(|problem| self.log(&failed(problem)));
                 Err(problems)
             }
         }
@@ -120,7 +120,7 @@ impl Supervisor {
 }
 
 /// Returns true if the TLS settings of all services and pools are the same.
-fn says_the_same_of_tls(old: &Spec, new: &Spec) -> bool {
+fn has_same_tls(old: &Spec, new: &Spec) -> bool {
     let services = |spec: &Spec| -> Vec<_> {
         spec.services.iter().map(|one| (one.name.clone(), one.tls.clone(), one.protocol)).collect()
     };

@@ -1,6 +1,7 @@
-//! Ports that the system chooses (`listen = "127.0.0.1:0"`): finds one that is free for every transport of a
+//! Ports that the system chooses (`listen = "127.0.0.1:0"`): finds a port that is free for every transport of a
 //! service.
 
+use evener_core::Endpoint;
 use evener_core::spec::Transport;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -13,25 +14,31 @@ const TRIES_MAX: usize = 64;
 
 /// A port that is reserved until the sockets of the workers are bound to it.
 ///
-/// The sockets are bound without SO_REUSEPORT, so no other process can have the port, and get it afterwards.
-/// Otherwise two instances that choose at the same moment could get the same port and share its clients.
+/// The sockets are bound without SO_REUSEPORT, so that no other process can have the port, and get the option
+/// afterwards. Otherwise two instances that choose at the same time could get the same port and share its clients.
 #[derive(Debug)]
 pub(super) struct Reservation {
     /// Address with the chosen port.
-    pub(super) address: SocketAddr,
+    address: SocketAddr,
     _sockets: Vec<OwnedFd>,
 }
 
 impl Reservation {
+    /// Reserves a port of `address` that is free for all transports.
     pub(super) fn new(address: SocketAddr, transports: &[Transport], freebind: bool) -> io::Result<Self> {
         for _ in 0..TRIES_MAX {
             match reserve(address, transports, freebind) {
-                // The port of the first transport is in use for the next one.
+                // The port of the first transport is in use for another transport.
                 Err(Errno::ADDRINUSE) => {}
                 reserved => return Ok(reserved?),
             }
         }
         Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    /// Returns the address with the chosen port.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint::Ip(self.address)
     }
 }
 

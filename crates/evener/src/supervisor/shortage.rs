@@ -1,7 +1,7 @@
-//! Logs shortages of local resources: descriptors, ports and memory. They do not affect the verdict on a
+//! Shortages of local resources: descriptors, ports and memory. They are logged and do not affect the verdict on a
 //! server.
 
-use super::{Probed, Supervisor};
+use super::Supervisor;
 use evener_core::event::Event;
 use evener_core::spec::{Protocol, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
@@ -12,16 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Estimate of the descriptors of the program, and of those of each worker besides listeners.
-const OF_PROGRAM: usize = 20;
-const OF_WORKER: usize = 6;
+/// Estimated number of descriptors of the program without its workers.
+const PROGRAM_DESCRIPTORS: usize = 20;
+/// Estimated number of descriptors of a worker, without listeners.
+const WORKER_DESCRIPTORS: usize = 6;
 
 /// Condition for counting descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counted {
-    Now,
+pub(super) enum CountWhen {
+    Always,
     /// Only if the last count is too old.
-    InTime,
+    Due,
 }
 
 /// Interval at which a lasting shortage is logged.
@@ -59,7 +60,7 @@ impl Default for Shortage {
 
 impl Shortage {
     /// Returns true if a shortage should be logged again.
-    fn is_due(&mut self, now: Time) -> bool {
+    pub(super) fn is_due(&mut self, now: Time) -> bool {
         let due = self.logged_at.is_none_or(|at| now.since(at) >= LOGGED_EVERY);
         if due {
             self.logged_at = Some(now);
@@ -73,20 +74,19 @@ fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Returns the number of open descriptors. Returns `None` without /proc, which may be missing in another
-/// root.
+/// Returns the number of open descriptors, or `None` if there is no /proc, as in another root directory.
 fn open() -> Option<u64> {
     let directory = Path::new("/proc/self/fd");
-    let logged = std::fs::metadata(directory).ok()?.len();
-    if logged > 0 || limit().is_none_or(|limit| limit > LISTED_MAX) {
-        return (logged > 0).then_some(logged);
+    let reported = std::fs::metadata(directory).ok()?.len();
+    if reported > 0 || limit().is_none_or(|limit| limit > LISTED_MAX) {
+        return (reported > 0).then_some(reported);
     }
     Some(std::fs::read_dir(directory).ok()?.count() as u64)
 }
 
 /// Returns the number of descriptors that the configuration allows clients and flows to use.
 fn wanted(spec: &Spec) -> u64 {
-    let of_service = |service: &ServiceSpec| {
+    let service_maximum = |service: &ServiceSpec| {
         let options = &service.options;
         let connections = u64::from(options.connections_max);
         match service.protocol {
@@ -95,11 +95,11 @@ fn wanted(spec: &Spec) -> u64 {
             Protocol::Tcp | Protocol::Http => 2 * connections + u64::from(options.warm),
         }
     };
-    spec.services.iter().map(of_service).sum()
+    spec.services.iter().map(service_maximum).sum()
 }
 
 impl Supervisor {
-    /// Divides the descriptors of the process: some are reserved, the others are for clients.
+    /// Divides the descriptors of the process into reserved descriptors and descriptors for clients.
     pub(super) fn divide_descriptors(&mut self, spec: &Spec) {
         let checked = spec.pools.iter().filter(|pool| pool.check.is_some());
         let checked = checked.map(|pool| pool.servers.len() as u64).sum();
@@ -109,13 +109,13 @@ impl Supervisor {
             (self.shortage.checks, self.shortage.checks_max) =
                 (Arc::new(Semaphore::new(permits)), checks_max);
         }
-        self.count_descriptors(Counted::Now);
+        self.count_descriptors(CountWhen::Always);
     }
 
-    /// Counts open descriptors, and reserves those that clients do not use.
-    pub(super) fn count_descriptors(&mut self, when: Counted) {
+    /// Counts open descriptors, and reserves the descriptors that clients do not use.
+    pub(super) fn count_descriptors(&mut self, when: CountWhen) {
         let now = self.now();
-        if when == Counted::InTime && now.since(self.shortage.counted_at) < COUNTED_EVERY {
+        if when == CountWhen::Due && now.since(self.shortage.counted_at) < COUNTED_EVERY {
             return;
         }
         self.shortage.counted_at = now;
@@ -125,13 +125,12 @@ impl Supervisor {
         }
     }
 
-    /// Estimates the descriptors that clients do not use, where they cannot be counted: those of workers,
-    /// listeners and the rest.
+    /// Estimates the number of descriptors that clients do not use, where it cannot be counted.
     fn descriptors_in_use(&self) -> u64 {
-        (OF_PROGRAM + self.workers() * (OF_WORKER + self.listeners.len())) as u64
+        (PROGRAM_DESCRIPTORS + self.workers() * (WORKER_DESCRIPTORS + self.listeners.len())) as u64
     }
 
-    /// Logs a warning if descriptors allow fewer connections than the configuration.
+    /// Logs a warning if the descriptors allow fewer connections than the configuration does.
     pub(crate) fn warn_of_descriptors(&mut self) {
         let usage = descriptors::usage();
         let configured = wanted(&self.config.spec);
@@ -145,7 +144,7 @@ impl Supervisor {
                  fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
                  connections_max and flows_max"
             );
-            self.tell(&Event::Notice { text });
+            self.log(&Event::Notice { text });
         }
         self.shortage.warned = short;
     }
@@ -155,7 +154,8 @@ impl Supervisor {
         Arc::clone(&self.shortage.checks)
     }
 
-    /// Logs that a connect failed for a local reason. Workers limit the rate of these reports.
+    /// Returns the event of a connection attempt that failed for a local reason. Workers limit the rate of these
+    /// reports.
     pub(super) fn local_error(
         &self,
         pool: Arc<str>,
@@ -164,17 +164,5 @@ impl Supervisor {
     ) -> Option<Event> {
         let server = self.pools.get(&pool)?.pool.server(server)?.spec.name.clone();
         Some(Event::LocalError { pool, server, error: error.to_string() })
-    }
-
-    /// Handles a check that could not be made: the verdict stays, and the next check comes at its time.
-    pub(super) fn on_unmade(&mut self, who: &Probed, server: Arc<str>, error: &str) {
-        let now = self.now();
-        let Some(running) = self.pools.get(&who.pool) else { return };
-        if let Some(of) = running.pool.server(who.server) {
-            of.live.counters.of(0).local_errors.one_shared();
-        }
-        if self.shortage.is_due(now) {
-            self.tell(&Event::LocalError { pool: who.pool.clone(), server, error: error.to_owned() });
-        }
     }
 }

@@ -13,11 +13,11 @@ impl Supervisor {
             Caught::User1 | Caught::User2 if matches!(self.setting.source, ConfigSource::Front(_)) => {}
             Caught::User1 => {
                 self.request_logs.reopen();
-                self.tell(&Event::LogsReopened {});
+                self.log(&Event::LogsReopened {});
             }
             Caught::User2 if !std::mem::replace(&mut self.user2_logged, true) => {
                 let text = "SIGUSR2 has no effect".to_owned();
-                self.tell(&Event::Notice { text });
+                self.log(&Event::Notice { text });
             }
             Caught::User2 => {}
         }

@@ -2,7 +2,8 @@
 
 use super::NAMES;
 use super::load::Tally;
-use crate::admin::view::{ServerView, Status};
+use crate::admin::status::{ServerView, Status};
+use crate::table::table;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -103,11 +104,10 @@ impl Screen {
     }
 
     fn note_verdicts(&mut self, elapsed: Duration, status: &Status) {
-        for server in status.pools.iter().flat_map(|pool| &pool.servers) {
-            let before = self.verdicts.insert(server.name.clone(), server.verdict.clone());
-            if before.is_some_and(|before| before != server.verdict) {
-                let reason = server.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                self.happens(elapsed, format!("evener: {} is {}{reason}", server.name, server.verdict));
+        for server in status.servers() {
+            let before = self.verdicts.insert(server.name().to_owned(), server.verdict().to_owned());
+            if let Some(change) = before.and_then(|before| server.change(&before)) {
+                self.happens(elapsed, format!("evener: {change}"));
             }
         }
     }
@@ -116,28 +116,27 @@ impl Screen {
         let responses = tally.responses();
         let most = responses.values().copied().max().unwrap_or(1).max(1);
         let mut rows = Vec::new();
-        for server in status.pools.iter().flat_map(|pool| &pool.servers) {
+        for server in status.servers() {
             let (served, rate) = self.rate(elapsed, server);
-            let seen = responses.get(&server.name).copied();
+            let seen = responses.get(server.name()).copied();
             let bar = seen.map_or(0, |seen| (seen as usize * BAR).div_ceil(most as usize));
             rows.push(vec![
-                server.name.clone(),
-                server.verdict.clone(),
-                server.active.to_string(),
+                server.name().to_owned(),
+                server.verdict().to_owned(),
+                server.active().to_string(),
                 served.to_string(),
                 format!("{rate:.0}/s"),
                 "#".repeat(bar),
             ]);
         }
         let heading = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
-        format!("{}{}\n", super::super::client::table(&heading, &rows), tally.summary())
+        format!("{}{}\n", table(&heading, &rows), tally.summary())
     }
 
     /// Returns the total number of connections (datagrams of the echo), and their rate a second.
     fn rate(&mut self, elapsed: Duration, server: &ServerView) -> (u64, f64) {
-        let counter = |name: &str| server.counters.get(name).copied().unwrap_or(0);
-        let served = counter("connections").max(counter("datagrams_in"));
-        let entry = self.totals.entry(server.name.clone()).or_insert((elapsed, served, 0.0));
+        let served = server.served();
+        let entry = self.totals.entry(server.name().to_owned()).or_insert((elapsed, served, 0.0));
         let passed = elapsed.saturating_sub(entry.0);
         if passed >= Duration::from_millis(900) {
             *entry = (elapsed, served, (served - entry.1) as f64 / passed.as_secs_f64());

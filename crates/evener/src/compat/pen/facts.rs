@@ -60,7 +60,7 @@ pub(super) struct Facts {
 impl Facts {
     /// Reads the state of the running instance.
     pub(super) fn inspect(supervisor: &Supervisor, state: &State) -> Self {
-        let pool = supervisor.pools.get(NAME).map(|running| &running.pool);
+        let pool = supervisor.find_pool(NAME).ok();
         let mut servers = vec![Server::default(); state.servers.len()];
         for server in pool.into_iter().flat_map(Pool::servers) {
             let number = server.spec.name.parse::<usize>().ok();
@@ -68,8 +68,8 @@ impl Facts {
                 *slot = Server::of(server, supervisor.now());
             }
         }
-        let service = supervisor.services.get(NAME);
-        let clients = service.and_then(|service| service.clients()).into_iter().flatten();
+        let service = supervisor.find_service(NAME).ok();
+        let clients = service.and_then(evener_proxy::Service::clients).into_iter().flatten();
         let now = supervisor.now();
         let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
         Self {

@@ -115,7 +115,7 @@ impl Front {
     /// Executes a line and returns the response.
     async fn on_command(&mut self, line: String) -> String {
         let done = self
-            .change(Files::Unchanged, move |state| execute(state, &line).map_err(|error| vec![error]))
+            .change(Files::KeepUnchanged, move |state| execute(state, &line).map_err(|error| vec![error]))
             .await;
         // Errors that scripts may know are in pen's words.
         let reworded = |problem: &String| match problem.strip_prefix(UNKNOWN) {
@@ -137,7 +137,7 @@ impl Front {
             file.as_ref().map_or(Ok(Vec::new()), |file| read_again(state, file))
         };
         let before = self.config.spec.clone();
-        match self.change(Files::Anew, read_file).await {
+        match self.change(Files::ReadAll, read_file).await {
             Ok(steps) => {
                 self.follow(steps).await;
                 Ok(evener_core::diff::diff(&before, &self.config.spec)
@@ -167,7 +167,7 @@ impl Front {
         let work = tokio::task::spawn_blocking(move || {
             let before = state.clone();
             let steps = act(&mut state)?;
-            let whole = (state != before || files == Files::Anew).then(|| spec::whole(&state)).transpose();
+            let whole = (state != before || files == Files::ReadAll).then(|| spec::whole(&state)).transpose();
             let whole =
                 whole.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
             Ok::<_, Vec<String>>((state, steps, whole))
@@ -175,7 +175,7 @@ impl Front {
         let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
         let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_logged: false })?;
         if let Some(whole) = whole {
-            if whole.config.spec != self.config.spec || files == Files::Anew {
+            if whole.config.spec != self.config.spec || files == Files::ReadAll {
                 let gone = || Err(vec!["the program is shutting down".to_owned()]);
                 let taken_on = self.handle.apply(whole.config.clone(), files).await.unwrap_or_else(gone);
                 taken_on.map_err(|problems| Refused { problems, is_logged: true })?;
@@ -277,12 +277,11 @@ impl Front {
     async fn blacklist(&self, number: usize, seconds: u32) -> String {
         let server = server_name(number);
         let change = match seconds {
-            0 => StateChange { server, state: AdminState::Ready, time: None },
-            _ => StateChange {
-                server,
-                state: AdminState::Maintenance,
-                time: Some(Duration::from_secs(seconds.into())),
-            },
+            0 => StateChange::new(server, AdminState::Ready, None),
+            _ => {
+                let time = Duration::from_secs(seconds.into());
+                StateChange::new(server, AdminState::Maintenance, Some(time))
+            }
         };
         match self.handle.set_state(change).await {
             Some(Err(_)) => format!("server {number} has no address and port yet\n"),

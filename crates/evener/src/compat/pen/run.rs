@@ -162,7 +162,7 @@ async fn serve(
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let resolved = gather(&config, crate::certificates::Materials::default())
+    let resolved = gather(&config, crate::certificates::TlsSettings::default())
         .await
         .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&config, workers(line))?;
@@ -259,12 +259,7 @@ fn workers(line: &Line) -> usize {
 }
 
 fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
-    Setting {
-        workers: workers(line),
-        pin: false,
-        driver: if line.io_uring { Driver::IoUring } else { Driver::Epoll },
-        log,
-        drain_timeout: line.drain_timeout.unwrap_or(if line.state.udp { DRAIN_UDP } else { DRAIN }),
-        source,
-    }
+    let driver = if line.io_uring { Driver::IoUring } else { Driver::Epoll };
+    let drain_timeout = line.drain_timeout.unwrap_or(if line.state.udp { DRAIN_UDP } else { DRAIN });
+    Setting::new(workers(line), source, log).driven_by(driver).drain_for(drain_timeout)
 }

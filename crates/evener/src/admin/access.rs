@@ -1,0 +1,114 @@
+//! `GET /v1/access` and `POST /v1/access`: lists and changes the access rules that the operator adds at run
+//! time.
+
+use super::{duration_of, failed, shutting_down};
+use crate::supervisor::{AccessChange, AccessError, Handle, Supervisor};
+use crate::table::{seconds, table};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::acl::{Access, PrefixError};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::time::Duration;
+
+/// An access rule that the operator added at run time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RuleView {
+    service: String,
+    prefix: String,
+    /// `permit` or `deny`.
+    action: String,
+    /// Seconds until the rule expires; absent for a permanent rule.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    left_s: Option<u64>,
+}
+
+impl RuleView {
+    /// Returns the rules of all services.
+    fn all(supervisor: &Supervisor) -> Vec<Self> {
+        let now = supervisor.now();
+        let rules = supervisor.access_rules().map(|(service, rule)| Self {
+            service: service.into(),
+            prefix: rule.prefix().to_string(),
+            action: rule.action().into(),
+            left_s: rule.left(now).map(|left| left.as_secs()),
+        });
+        rules.collect()
+    }
+
+    /// Formats rules as a table.
+    pub(crate) fn text(rules: &[Self]) -> String {
+        let rows: Vec<_> = rules.iter().map(Self::row).collect();
+        table(&["SERVICE", "ACTION", "PREFIX", "LEFT"], &rows)
+    }
+
+    fn row(&self) -> Vec<String> {
+        let left = self.left_s.map_or_else(|| "until forgotten".into(), seconds);
+        vec![self.service.clone(), self.action.clone(), self.prefix.clone(), left]
+    }
+}
+
+pub(super) async fn access(State(supervisor): State<Handle>) -> Response {
+    match supervisor.inspect(RuleView::all).await {
+        Some(rules) => Json(rules).into_response(),
+        None => shutting_down(),
+    }
+}
+
+/// Body of a request to change the access rules of a service.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AccessRequest {
+    service: String,
+    prefix: String,
+    /// `permit`, `deny` or `forget`.
+    action: String,
+    /// Duration of the rule, such as `10m`. The rule is permanent when absent.
+    #[serde(default, rename = "for")]
+    time: Option<String>,
+}
+
+impl AccessRequest {
+    /// Creates a request for `action`: `permit`, `deny` or `forget`.
+    pub(crate) fn new(service: &str, prefix: &str, action: &str, time: Option<Duration>) -> Self {
+        Self {
+            service: service.into(),
+            prefix: prefix.into(),
+            action: action.into(),
+            time: time.map(|time| humantime::format_duration(time).to_string()),
+        }
+    }
+
+    fn change(&self) -> Result<AccessChange, String> {
+        let prefix = self.prefix.parse().map_err(|error: PrefixError| error.to_string())?;
+        let time = duration_of(self.time.as_deref())?;
+        match self.action.as_str() {
+            "permit" => Ok(AccessChange::Add(Access::Permit, prefix, time)),
+            "deny" => Ok(AccessChange::Add(Access::Deny, prefix, time)),
+            "forget" => Ok(AccessChange::Remove(prefix)),
+            other => Err(format!("`{other}` is not an action: use permit, deny or forget")),
+        }
+    }
+}
+
+pub(super) async fn change_access(
+    State(supervisor): State<Handle>,
+    wanted: Result<Json<AccessRequest>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let change = match wanted.change() {
+        Ok(change) => change,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    match supervisor.change_access(wanted.service.clone(), change).await {
+        Some(Ok(done)) => Json(json!({ "service": wanted.service, "done": done })).into_response(),
+        Some(Err(AccessError::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
+        Some(Err(AccessError::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+        None => shutting_down(),
+    }
+}

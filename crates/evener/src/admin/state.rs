@@ -1,0 +1,61 @@
+//! `POST /v1/servers/state`: changes the administrative state of a server.
+
+use super::{duration_of, failed, shutting_down};
+use crate::supervisor::{Handle, StateChange};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use evener_core::spec::AdminState;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::time::Duration;
+
+/// Body of the request.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StateRequest {
+    server: String,
+    state: String,
+    /// Duration of the state, such as `10m`. The state is permanent when absent.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+}
+
+impl StateRequest {
+    /// Creates a request for `state`: `ready`, `drain` or `maintenance`.
+    pub(crate) fn new(server: &str, state: &str, time: Option<Duration>) -> Self {
+        let time = time.map(|time| humantime::format_duration(time).to_string());
+        Self { server: server.into(), state: state.into(), time }
+    }
+
+    fn change(&self) -> Result<StateChange, String> {
+        let state = AdminState::ALL.into_iter().find(|state| state.name() == self.state);
+        let state =
+            state.ok_or_else(|| format!("`{}` is not a state: ready, drain or maintenance", self.state))?;
+        let time = duration_of(self.time.as_deref())?;
+        if time.is_some() && state == AdminState::Ready {
+            return Err("state `ready` has no time limit: remove `for`".into());
+        }
+        Ok(StateChange::new(self.server.clone(), state, time))
+    }
+}
+
+pub(super) async fn set_state(
+    State(supervisor): State<Handle>,
+    wanted: Result<Json<StateRequest>, JsonRejection>,
+) -> Response {
+    let wanted = match wanted {
+        Ok(Json(wanted)) => wanted,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
+    };
+    let change = match wanted.change() {
+        Ok(change) => change,
+        Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
+    };
+    match supervisor.set_state(change).await {
+        Some(Ok(server)) => Json(json!({ "server": server, "state": wanted.state })).into_response(),
+        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+        None => shutting_down(),
+    }
+}

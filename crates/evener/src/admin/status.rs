@@ -1,0 +1,186 @@
+//! `GET /v1/status`: the state of the whole instance, as JSON and as text for people.
+
+mod pool;
+mod service;
+
+pub(crate) use pool::ServerView;
+
+use super::shutting_down;
+use crate::supervisor::{Handle, Supervisor};
+use crate::table;
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use evener_core::counters::{CounterSet, Sharded};
+use pool::PoolView;
+use serde::{Deserialize, Serialize};
+use service::ServiceView;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// The state of the instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The program's version.
+    version: String,
+    pid: u32,
+    /// Seconds since the start.
+    uptime_s: u64,
+    workers: usize,
+    /// True if new clients are no longer accepted.
+    draining: bool,
+    #[serde(default)]
+    descriptors: DescriptorsView,
+    services: Vec<ServiceView>,
+    pools: Vec<PoolView>,
+}
+
+pub(super) async fn status(State(supervisor): State<Handle>) -> Response {
+    match supervisor.inspect(Status::of).await {
+        Some(status) => Json(status).into_response(),
+        None => shutting_down(),
+    }
+}
+
+impl Status {
+    /// Returns the present state.
+    pub(crate) fn of(supervisor: &Supervisor) -> Self {
+        let services = supervisor.configured_services();
+        let pools = supervisor.configured_pools();
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: supervisor.now().since(evener_core::Time::ZERO).as_secs(),
+            workers: supervisor.workers(),
+            draining: supervisor.is_draining(),
+            descriptors: DescriptorsView::measure(),
+            services: services.map(|(spec, service)| ServiceView::new(supervisor, spec, service)).collect(),
+            pools: pools.map(|pool| PoolView::new(pool, supervisor.now())).collect(),
+        }
+    }
+
+    /// Returns true if new clients are no longer accepted.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Returns the IP addresses that a service listens on, with the ports that the system chose.
+    pub(crate) fn listen_addresses(&self, service: &str) -> Vec<SocketAddr> {
+        let service = self.services.iter().filter(|one| one.is_named(service));
+        service.flat_map(ServiceView::ip_addresses).collect()
+    }
+
+    /// Returns the servers of all pools.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &ServerView> {
+        self.pools.iter().flat_map(PoolView::servers)
+    }
+
+    /// Formats the state for people.
+    pub(crate) fn text(&self) -> String {
+        let Self { version, pid, workers, .. } = self;
+        let uptime = table::seconds(self.uptime_s);
+        let draining = if self.draining { ", draining" } else { "" };
+        let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
+        text += &self.descriptors.text();
+        let rows: Vec<_> = self.services.iter().map(ServiceView::row).collect();
+        text += &table::table(&service::HEADING, &rows);
+        text.extend(self.services.iter().filter_map(ServiceView::cache_text));
+        for pool in &self.pools {
+            let has_dns = self.services.iter().any(|service| service.sends_queries_to(pool));
+            text += &pool.text(if has_dns { Served::Queries } else { Served::Connections });
+        }
+        text
+    }
+}
+
+/// Use of file descriptors by the process.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct DescriptorsView {
+    /// Maximum number of open descriptors; absent when there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    limit: Option<u64>,
+    /// Number in use by clients, flows and connections to servers, including descriptors that are reserved for
+    /// connection attempts.
+    used: u64,
+    /// Number reserved for everything else: this socket, checks, reloads.
+    reserved: u64,
+    /// Maximum number of connections that the descriptors allow, at two descriptors each; absent when there
+    /// is no limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    connections_max: Option<u64>,
+}
+
+impl DescriptorsView {
+    /// Returns the present use.
+    fn measure() -> Self {
+        let usage = evener_proxy::descriptors::usage();
+        Self {
+            limit: usage.limit,
+            used: usage.clients,
+            reserved: usage.reserved,
+            connections_max: usage.limit.map(|_| usage.connections_max),
+        }
+    }
+
+    /// Describes the use of descriptors, and the number of connections that they allow.
+    fn text(&self) -> String {
+        let Self { limit, used, reserved, connections_max } = self;
+        let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
+        format!(
+            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n\n"
+        )
+    }
+}
+
+/// Unit in which the clients that were served are counted, each with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Served {
+    /// Connections and flows.
+    Connections,
+    /// DNS queries.
+    Queries,
+}
+
+/// Counters by name, since the start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct CountersView(BTreeMap<String, u64>);
+
+impl CountersView {
+    fn new<C: CounterSet>(counters: &Sharded<C>) -> Self {
+        Self(counters.totals().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+
+    /// Returns the value of a counter, or 0 if there is no such counter.
+    fn value(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    fn sum(&self, names: &[&str]) -> u64 {
+        names.iter().map(|name| self.value(name)).sum()
+    }
+
+    /// Returns the sum of the counters whose names begin with `prefix`.
+    fn sum_of_prefix(&self, prefix: &str) -> u64 {
+        self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+    }
+
+    fn served(&self, unit: Served) -> u64 {
+        self.sum(match unit {
+            Served::Connections => &["connections", "flows"],
+            Served::Queries => &["requests"],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn served_clients_are_counted_in_connections_and_flows_or_in_queries() {
+        let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
+        let counters = CountersView(counters.map(|(name, count)| (name.to_owned(), count)).into());
+        assert_eq!((counters.served(Served::Connections), counters.served(Served::Queries)), (3, 4));
+    }
+}
