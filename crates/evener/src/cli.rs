@@ -377,7 +377,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
         Ok(runtime) => {
             let wanted = Cli::parse_from(words).command;
             if !wanted.serves() {
-                signals::let_through();
+                signals::unblock();
             }
             let outcome = runtime.block_on(command(wanted));
             // Threads that still read a file or resolve a name are not waited for.

@@ -50,7 +50,7 @@ impl Program {
     pub(crate) fn run(self, arguments: Vec<OsString>) -> ExitCode {
         if matches!(self, Self::Mergelogs | Self::Penctl | Self::Penlog) {
             // These programs are short-lived: signals end them.
-            crate::signals::let_through();
+            crate::signals::unblock();
         }
         match self {
             Self::Mergelogs => pen::mergelogs::main(arguments),

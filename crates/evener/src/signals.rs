@@ -1,25 +1,26 @@
-//! Signals. They are blocked from the start of the process until they are caught, so that none ends a program
+//! Signals. They are blocked from the start of the process until they are caught, so that no signal ends a program
 //! that is about to serve. Blocked signals are not lost: they are delivered as soon as they are unblocked.
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals whose default is to end the process.
-const HELD: [Number; 5] = [Number::SIGHUP, Number::SIGINT, Number::SIGTERM, Number::SIGUSR1, Number::SIGUSR2];
+/// Signals that end a process by default.
+const ENDING: [Number; 5] =
+    [Number::SIGHUP, Number::SIGINT, Number::SIGTERM, Number::SIGUSR1, Number::SIGUSR2];
 
-/// Blocks signals. Must be called first, while there is one thread.
-pub(crate) fn hold() {
-    let _ = HELD.into_iter().collect::<SigSet>().thread_block();
+/// Blocks signals. Must be called first, while there is only one thread.
+pub(crate) fn block() {
+    let _ = ENDING.into_iter().collect::<SigSet>().thread_block();
 }
 
-/// Unblocks signals once they are caught, or if the program does nothing that lasts. Threads that start later
-/// receive them, too.
-pub(crate) fn let_through() {
-    let _ = HELD.into_iter().collect::<SigSet>().thread_unblock();
+/// Unblocks signals. Must be called once they are caught, or if the program is a short command. Threads that start
+/// later receive them, too.
+pub(crate) fn unblock() {
+    let _ = ENDING.into_iter().collect::<SigSet>().thread_unblock();
 }
 
-/// The signals that a running instance reacts to.
+/// The signals that a running instance handles.
 pub(crate) struct Signals(Option<Streams>);
 
 struct Streams {
@@ -44,7 +45,7 @@ pub(crate) enum Caught {
 }
 
 impl Signals {
-    /// Catches signals from now on. They stay blocked until [`let_through`].
+    /// Catches signals from now on. They stay blocked until [`unblock`].
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self(Some(Streams {
             hang_up: signal(SignalKind::hangup())?,
@@ -55,7 +56,7 @@ impl Signals {
         })))
     }
 
-    /// Catches no signals, because those of the process belong to another program.
+    /// Catches no signals, because another part of the process handles them.
     pub(crate) fn none() -> Self {
         Self(None)
     }
@@ -70,5 +71,10 @@ impl Signals {
             _ = streams.user1.recv() => Caught::User1,
             _ = streams.user2.recv() => Caught::User2,
         }
+    }
+
+    /// Waits for SIGTERM or SIGINT. Ignores other signals.
+    pub(crate) async fn end(&mut self) {
+        while !matches!(self.next().await, Caught::End(_)) {}
     }
 }

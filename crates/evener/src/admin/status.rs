@@ -59,11 +59,6 @@ impl Status {
         }
     }
 
-    /// Returns true if new clients are no longer accepted.
-    pub(crate) fn is_draining(&self) -> bool {
-        self.draining
-    }
-
     /// Returns the IP addresses that a service listens on, with the ports that the system chose.
     pub(crate) fn listen_addresses(&self, service: &str) -> Vec<SocketAddr> {
         let service = self.services.iter().filter(|one| one.is_named(service));

@@ -1,4 +1,4 @@
-//! `evener demo`: three embedded HTTP servers and a UDP echo, balanced on loopback under a modest load. Shows
+//! `evener demo`: three embedded HTTP servers and a UDP echo server, balanced on loopback under a modest load. Shows
 //! the share of each server, and failover when a server stops and returns.
 
 mod load;
@@ -18,7 +18,7 @@ use evener_core::Endpoint;
 use evener_core::spec::{CheckKind, CheckSpec, PoolSpec, Protocol, ServerSpec, ServiceSpec, Spec};
 use load::Tally;
 use screen::Screen;
-use servers::{Echo, WebServer};
+use servers::WebServer;
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -29,11 +29,11 @@ const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 const ROUND: Duration = Duration::from_secs(12);
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Runs the demo, for a time or until it is interrupted.
+/// Runs the demo for a time or until a signal ends it. Fails if a request failed.
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    signals::let_through();
-    let (stage, addresses, echo) = start_servers().await.context("cannot start the embedded servers")?;
+    signals::unblock();
+    let (servers, addresses, echo) = start_servers().await.context("cannot start the embedded servers")?;
     let options = RunOptions {
         workers: None,
         pin: false,
@@ -49,8 +49,9 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);
     instance.serve_admin(admin);
-    let show = tokio::spawn(show(instance.handle(), stage, screen, length));
-    instance.run(signals).await;
+    let show = tokio::spawn(show(instance.handle(), servers, screen, signals, length));
+    // The demo catches signals itself, because its load must end before the instance.
+    instance.run(Signals::none()).await;
     let tally = show.await?;
     println!("\n{}", tally.summary());
     if tally.failed() > 0 {
@@ -60,29 +61,29 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
 }
 
 /// Starts the servers on a separate thread, as if they were on other machines.
-async fn start_servers() -> anyhow::Result<(Stage, Vec<SocketAddr>, SocketAddr)> {
+async fn start_servers() -> anyhow::Result<(EmbeddedServers, Vec<SocketAddr>, SocketAddr)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let started = runtime.spawn(async {
         let mut servers = Vec::new();
         for name in NAMES {
             servers.push(WebServer::start(name, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?);
         }
-        anyhow::Ok((servers, Echo::start().await?))
+        anyhow::Ok((servers, servers::start_echo().await?))
     });
     let (servers, echo) = started.await??;
-    let addresses = servers.iter().map(|server| server.address).collect();
-    Ok((Stage { runtime: Some(runtime), servers }, addresses, echo.address))
+    let addresses = servers.iter().map(WebServer::address).collect();
+    Ok((EmbeddedServers { runtime: Some(runtime), servers }, addresses, echo))
 }
 
 /// The embedded servers and their thread.
-struct Stage {
+struct EmbeddedServers {
     runtime: Option<tokio::runtime::Runtime>,
     servers: Vec<WebServer>,
 }
 
-impl Drop for Stage {
+impl Drop for EmbeddedServers {
     fn drop(&mut self) {
-        // Dropping a runtime would block, which is not allowed inside another one.
+        // Dropping a runtime would block, which is not allowed inside another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -114,28 +115,42 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
     }
 }
 
-/// Runs the load, stops and restarts servers, and draws, until the time is over or the program ends.
-async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Option<Duration>) -> Arc<Tally> {
+/// Runs the load, stops and restarts servers, and draws, until the time has passed or a signal ends the demo. Then
+/// ends the load and stops the instance.
+async fn show(
+    handle: Handle,
+    mut servers: EmbeddedServers,
+    mut screen: Screen,
+    mut signals: Signals,
+    length: Option<Duration>,
+) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
     let Some(first) = handle.inspect(Status::of).await else { return tally };
     let address = |service: &str| first.listen_addresses(service).first().copied();
     let (Some(web), Some(udp)) = (address("web"), address("echo")) else { return tally };
-    let Some(runtime) = &stage.runtime else { return tally };
+    let Some(runtime) = &servers.runtime else { return tally };
     let load = load::start(runtime, web, udp, &tally);
     let began = Instant::now();
     let mut script = Script::new(length.unwrap_or(ROUND).min(ROUND));
     let mut ticks = tokio::time::interval(CHECK_EVERY);
     while length.is_none_or(|length| began.elapsed() < length) {
-        ticks.tick().await;
-        script.act(began.elapsed(), &mut stage, &mut screen).await;
-        // The program is ending. The load ends first, so that no request is cut off.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = signals.end() => break,
+        }
+        script.act(began.elapsed(), &mut servers, &mut screen).await;
         let Some(status) = handle.inspect(Status::of).await else { break };
-        if status.is_draining() || screen.is_gone() {
+        screen.draw(began.elapsed(), &status, &tally);
+        if screen.has_failed() {
             break;
         }
-        screen.draw(began.elapsed(), &status, &tally);
     }
-    load.end().await;
+    // The instance still accepts connections, so that every request gets its response. A second signal ends the
+    // load immediately.
+    tokio::select! {
+        () = load.end() => {}
+        () = signals.end() => {}
+    }
     if let Some(status) = handle.inspect(Status::of).await {
         screen.finish(began.elapsed(), &status, &tally);
     }
@@ -143,7 +158,7 @@ async fn show(handle: Handle, mut stage: Stage, mut screen: Screen, length: Opti
     tally
 }
 
-/// The script of the servers: in each round one of them stops after a third and returns after two thirds.
+/// The script of the servers: in each round one server stops after a third and returns after two thirds.
 struct Script {
     round: Duration,
     next: u32,
@@ -155,21 +170,21 @@ impl Script {
         Self { round, next: 1, stopped: None }
     }
 
-    async fn act(&mut self, elapsed: Duration, stage: &mut Stage, screen: &mut Screen) {
+    async fn act(&mut self, elapsed: Duration, servers: &mut EmbeddedServers, screen: &mut Screen) {
         if elapsed < self.round * self.next / 3 {
             return;
         }
-        let which = (self.next / 3) as usize % stage.servers.len();
+        let which = (self.next / 3) as usize % servers.servers.len();
         match (self.next % 3, self.stopped) {
             (1, _) => {
-                stage.servers[which].stop().await;
-                screen.happens(elapsed, format!("the demo stops {}", NAMES[which]));
+                servers.servers[which].stop().await;
+                screen.add_event(elapsed, format!("the demo stops {}", NAMES[which]));
                 self.stopped = Some(which);
             }
             (2, Some(stopped)) => {
-                let Some(runtime) = &stage.runtime else { return };
-                stage.servers[stopped].restart(runtime.handle());
-                screen.happens(elapsed, format!("the demo starts {} again", NAMES[stopped]));
+                let Some(runtime) = &servers.runtime else { return };
+                servers.servers[stopped].restart(runtime.handle());
+                screen.add_event(elapsed, format!("the demo starts {} again", NAMES[stopped]));
                 self.stopped = None;
             }
             _ => {}

@@ -20,7 +20,7 @@ use std::time::Duration;
 /// `evener run FILE`
 pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    signals::let_through();
+    signals::unblock();
     let config = read(&file).await?;
     let admin = match &options.admin {
         Some(path) => AdminSocket::open(path)?,
@@ -61,7 +61,7 @@ pub(super) async fn one_liner(
     more: impl FnOnce(&mut ServiceSpec),
 ) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    signals::let_through();
+    signals::unblock();
     let mut spec = one_liner_spec(line, protocol, check)?;
     spec.services.first_mut().map(more);
     let config = Config { spec, ..Config::default() };

@@ -101,7 +101,7 @@ fn call() -> anyhow::Result<ExitCode> {
     // The child is not waited for: this process ends first.
     let _child = command.spawn().context("cannot start in the background")?;
     // This process only waits, so a signal may end it.
-    crate::signals::let_through();
+    crate::signals::unblock();
     // The command holds the other end of the pipe. Without it the pipe ends with the daemon.
     drop(command);
     let mut received = Vec::new();

@@ -55,7 +55,7 @@ fn begin(line: &Line) -> anyhow::Result<()> {
 
 async fn serve(line: &Line) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
-    signals::let_through();
+    signals::unblock();
     let log = Log::named(NAME, LogFormat::Bunyan, line.level);
     let admin = open_admin(line.admin.as_deref(), &log)?;
     let setting = Setting::new(line.workers.into(), ConfigSource::None, log).drain_for(DRAIN);

@@ -1,4 +1,4 @@
-//! The load: clients with one request a connection, one client of the echo, and their results.
+//! The load: HTTP clients with one request per connection, a UDP client, and their results.
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 const CLIENTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Results that clients observed.
 #[derive(Debug, Default)]
@@ -53,37 +53,37 @@ impl Tally {
 
 /// The running clients.
 pub(super) struct Load {
-    over: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
     clients: JoinSet<()>,
 }
 
 impl Load {
-    /// Lets every client finish its request.
+    /// Ends the load. Every client finishes its request.
     pub(super) async fn end(mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.ended.store(true, Ordering::Relaxed);
         while self.clients.join_next().await.is_some() {}
     }
 }
 
 /// Starts the clients.
 pub(super) fn start(runtime: &Runtime, web: SocketAddr, echo: SocketAddr, tally: &Arc<Tally>) -> Load {
-    let over = Arc::new(AtomicBool::new(false));
+    let ended = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for _ in 0..CLIENTS {
-        clients.spawn_on(ask_again(web, Arc::clone(tally), Arc::clone(&over)), runtime.handle());
+        clients.spawn_on(send_requests(web, Arc::clone(tally), Arc::clone(&ended)), runtime.handle());
     }
-    clients.spawn_on(echo_again(echo, Arc::clone(tally), Arc::clone(&over)), runtime.handle());
-    Load { over, clients }
+    clients.spawn_on(send_datagrams(echo, Arc::clone(tally), Arc::clone(&ended)), runtime.handle());
+    Load { ended, clients }
 }
 
-async fn ask_again(web: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
-    while !over.load(Ordering::Relaxed) {
-        let mut response = ask(web).await;
+async fn send_requests(web: SocketAddr, tally: Arc<Tally>, ended: Arc<AtomicBool>) {
+    while !ended.load(Ordering::Relaxed) {
+        let mut response = request(web).await;
         if response.is_err() {
-            // As HTTP clients do: a GET whose connection broke without a response may be sent again (RFC
-            // 9110, 9.2.2).
+            // A GET whose connection broke without a response may be sent again, as HTTP clients do (RFC 9110,
+            // section 9.2.2).
             tally.retried.fetch_add(1, Ordering::Relaxed);
-            response = ask(web).await;
+            response = request(web).await;
         }
         match response {
             Ok(name) => {
@@ -95,8 +95,9 @@ async fn ask_again(web: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
     }
 }
 
-async fn ask(web: SocketAddr) -> anyhow::Result<String> {
-    let query = async {
+/// Sends a request. Returns the body of the response, which is the name of the server.
+async fn request(web: SocketAddr) -> anyhow::Result<String> {
+    let response = async {
         let stream = TcpStream::connect(web).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
@@ -105,22 +106,22 @@ async fn ask(web: SocketAddr) -> anyhow::Result<String> {
         let body = response.into_body().collect().await?.to_bytes();
         Ok(String::from_utf8_lossy(&body).into_owned())
     };
-    tokio::time::timeout(PATIENCE, query).await?
+    tokio::time::timeout(REQUEST_TIMEOUT, response).await?
 }
 
-async fn echo_again(echo: SocketAddr, tally: Arc<Tally>, over: Arc<AtomicBool>) {
+async fn send_datagrams(echo: SocketAddr, tally: Arc<Tally>, ended: Arc<AtomicBool>) {
     let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await else { return };
     if socket.connect(echo).await.is_err() {
         return;
     }
     let mut number = 0_u64;
-    while !over.load(Ordering::Relaxed) {
+    while !ended.load(Ordering::Relaxed) {
         number += 1;
         let mut buffer = [0; 8];
         let sent = socket.send(&number.to_be_bytes()).await;
-        let came = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await;
-        let well = sent.is_ok() && matches!(came, Ok(Ok(8))) && buffer == number.to_be_bytes();
-        let counter = if well { &tally.echoes } else { &tally.echoes_lost };
+        let received = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await;
+        let is_echoed = sent.is_ok() && matches!(received, Ok(Ok(8))) && buffer == number.to_be_bytes();
+        let counter = if is_echoed { &tally.echoes } else { &tally.echoes_lost };
         counter.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,4 +1,4 @@
-//! Output of the demo: a picture that is redrawn on a terminal, lines elsewhere.
+//! Output of the demo: a picture that is redrawn on a terminal, or lines elsewhere.
 
 use super::NAMES;
 use super::load::Tally;
@@ -10,8 +10,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+/// Length of the longest bar.
 const BAR: usize = 30;
-const HAPPENINGS: usize = 6;
+/// Number of events on a terminal.
+const EVENTS_MAX: usize = 6;
 /// Interval of tables without a terminal.
 const TABLE_EVERY: Duration = Duration::from_secs(2);
 
@@ -19,13 +21,13 @@ const TABLE_EVERY: Duration = Duration::from_secs(2);
 pub(super) struct Screen {
     terminal: bool,
     verdicts: BTreeMap<String, String>,
-    /// For each server the total at the last drawing, to show rates.
+    /// Time, total and rate of each server at its last measurement.
     totals: BTreeMap<String, (Duration, u64, f64)>,
-    happenings: VecDeque<String>,
+    events: VecDeque<String>,
     opening: String,
     drawn_at: Option<Duration>,
     /// True if an output failed.
-    gone: bool,
+    failed: bool,
 }
 
 impl Screen {
@@ -34,10 +36,10 @@ impl Screen {
             terminal,
             verdicts: BTreeMap::new(),
             totals: BTreeMap::new(),
-            happenings: VecDeque::new(),
+            events: VecDeque::new(),
             opening: String::new(),
             drawn_at: None,
-            gone: false,
+            failed: false,
         }
     }
 
@@ -45,8 +47,8 @@ impl Screen {
     pub(super) fn opening(&mut self, admin: &Path, servers: &[SocketAddr], echo: SocketAddr) {
         let named = servers.iter().zip(NAMES).map(|(address, name)| format!("{name} {address}"));
         self.opening = format!(
-            "evener balances three HTTP servers ({}) and a UDP echo ({echo}).\n\
-             Look from another terminal: evener status --socket {}\n",
+            "evener balances three HTTP servers ({}) and a UDP echo server ({echo}).\n\
+             Try in another terminal: evener status --socket {}\n",
             named.collect::<Vec<_>>().join(", "),
             admin.display()
         );
@@ -55,21 +57,21 @@ impl Screen {
         }
     }
 
-    /// Reports something that happened.
-    pub(super) fn happens(&mut self, elapsed: Duration, what: impl std::fmt::Display) {
+    /// Adds an event.
+    pub(super) fn add_event(&mut self, elapsed: Duration, what: impl std::fmt::Display) {
         let line = format!("{:6.1}s  {what}", elapsed.as_secs_f64());
         if !self.terminal {
             self.print(&format!("{line}\n"));
         }
-        self.happenings.push_back(line);
-        if self.happenings.len() > HAPPENINGS {
-            self.happenings.pop_front();
+        self.events.push_back(line);
+        if self.events.len() > EVENTS_MAX {
+            self.events.pop_front();
         }
     }
 
-    /// Records changes, and draws when it is due.
+    /// Records changes of verdicts, and draws if a drawing is due.
     pub(super) fn draw(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
-        self.note_verdicts(elapsed, status);
+        self.add_verdicts(elapsed, status);
         let due = self.drawn_at.is_none_or(|at| elapsed >= at + TABLE_EVERY);
         if !self.terminal && !due {
             return;
@@ -77,24 +79,25 @@ impl Screen {
         self.drawn_at = Some(elapsed);
         let table = self.table(elapsed, status, tally);
         if self.terminal {
-            let happenings: Vec<&str> = self.happenings.iter().map(String::as_str).collect();
-            // Cursor home, the picture with the rest of each line cleared, then everything below: no flicker.
-            let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, happenings.join("\n"));
+            let events: Vec<&str> = self.events.iter().map(String::as_str).collect();
+            // The cursor moves to the beginning, each line is overwritten and its rest cleared, and then everything
+            // below is cleared. This does not flicker.
+            let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, events.join("\n"));
             self.print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")));
         } else {
             self.print(&table);
         }
     }
 
-    /// True once something could not be written.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
+    /// Returns true if an output failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
     }
 
-    /// A failure is only recorded, so that servers and load still end in order.
+    /// Prints. A failure is only recorded, so that servers and load still end in order.
     fn print(&mut self, text: &str) {
         let mut stdout = std::io::stdout().lock();
-        self.gone |= stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err();
+        self.failed |= stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err();
     }
 
     /// Draws the last picture.
@@ -103,11 +106,11 @@ impl Screen {
         self.draw(elapsed, status, tally);
     }
 
-    fn note_verdicts(&mut self, elapsed: Duration, status: &Status) {
+    fn add_verdicts(&mut self, elapsed: Duration, status: &Status) {
         for server in status.servers() {
             let before = self.verdicts.insert(server.name().to_owned(), server.verdict().to_owned());
             if let Some(change) = before.and_then(|before| server.change(&before)) {
-                self.happens(elapsed, format!("evener: {change}"));
+                self.add_event(elapsed, format!("evener: {change}"));
             }
         }
     }
@@ -118,8 +121,8 @@ impl Screen {
         let mut rows = Vec::new();
         for server in status.servers() {
             let (served, rate) = self.rate(elapsed, server);
-            let seen = responses.get(server.name()).copied();
-            let bar = seen.map_or(0, |seen| (seen as usize * BAR).div_ceil(most as usize));
+            let received = responses.get(server.name()).copied();
+            let bar = received.map_or(0, |received| (received as usize * BAR).div_ceil(most as usize));
             rows.push(vec![
                 server.name().to_owned(),
                 server.verdict().to_owned(),
@@ -129,11 +132,11 @@ impl Screen {
                 "#".repeat(bar),
             ]);
         }
-        let heading = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES SEEN BY CLIENTS"];
+        let heading = ["SERVER", "VERDICT", "ACTIVE", "SERVED", "RATE", "RESPONSES TO CLIENTS"];
         format!("{}{}\n", table(&heading, &rows), tally.summary())
     }
 
-    /// Returns the total number of connections (datagrams of the echo), and their rate a second.
+    /// Returns the total number of connections (of datagrams for the echo server), and their rate per second.
     fn rate(&mut self, elapsed: Duration, server: &ServerView) -> (u64, f64) {
         let served = server.served();
         let entry = self.totals.entry(server.name().to_owned()).or_insert((elapsed, served, 0.0));

@@ -1,4 +1,4 @@
-//! The embedded servers: HTTP servers that respond with their name, and a UDP echo.
+//! The embedded servers: HTTP servers that respond with their name, and a UDP echo server.
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 /// An HTTP server that can stop and start again at its address.
 pub(super) struct WebServer {
     name: &'static str,
-    pub(super) address: SocketAddr,
+    address: SocketAddr,
     stop: Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>,
 }
 
@@ -25,6 +25,10 @@ impl WebServer {
         let mut server = Self { name, address, stop: None };
         server.run(listener, &tokio::runtime::Handle::current());
         Ok(server)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn run(&mut self, listener: TcpListener, runtime: &tokio::runtime::Handle) {
@@ -72,7 +76,7 @@ async fn serve(name: &'static str, listener: &TcpListener, mut stopped: oneshot:
             _ = &mut stopped => break,
         }
     }
-    // Clients that are already in the queue are served.
+    // Clients in the queue of the listener are served.
     while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
         tokio::spawn(respond(name, stream));
     }
@@ -85,21 +89,15 @@ async fn respond(name: &'static str, stream: TcpStream) {
     let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), hello).await;
 }
 
-/// A UDP server that sends everything back.
-pub(super) struct Echo {
-    pub(super) address: SocketAddr,
-}
-
-impl Echo {
-    pub(super) async fn start() -> std::io::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = socket.local_addr()?;
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 2048];
-            while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
-                let _ = socket.send_to(&buffer[..length], client).await;
-            }
-        });
-        Ok(Self { address })
-    }
+/// Starts a UDP server that sends every datagram back. Returns its address.
+pub(super) async fn start_echo() -> std::io::Result<SocketAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = socket.local_addr()?;
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 2048];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&buffer[..length], client).await;
+        }
+    });
+    Ok(address)
 }

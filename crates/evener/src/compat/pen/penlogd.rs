@@ -261,7 +261,7 @@ impl Collector {
     async fn serve(mut self, socket: UdpSocket, daemon: Option<Daemon>) -> anyhow::Result<()> {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
         let [mut hangup, mut user1, mut user2, mut interrupt, mut terminate] = signals()?;
-        crate::signals::let_through();
+        crate::signals::unblock();
         if let Some(daemon) = daemon {
             let stdout = if matches!(self.out, Out::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
             daemon.ready(stdout)?;

@@ -157,7 +157,7 @@ async fn serve(
 ) -> anyhow::Result<()> {
     let offset = UtcOffset::current_local_offset().unwrap_or(UtcOffset::UTC);
     let (signals, front_signals) = (signals::Signals::catch()?, Signals::catch()?);
-    signals::let_through();
+    signals::unblock();
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
     let log = Log::named("pen", format, level(line.state.debug));
     let control = open_control(line, &log)?;

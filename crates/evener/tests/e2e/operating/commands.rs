@@ -1,8 +1,10 @@
 //! The commands, and what they say when something is wrong.
 
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, who};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn evener(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().unwrap()
@@ -243,6 +245,26 @@ fn json_logs_are_json() {
     let names: Vec<&str> = names.collect();
     assert_eq!(names, ["listening", "started", "admin_listening", "draining", "drained", "stopped"]);
     assert!(!evener.directory.file("admin.sock").exists(), "the admin socket is removed");
+}
+
+#[test]
+fn a_signal_ends_the_demo_without_a_failed_request() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let runtime = Directory::new();
+        let mut command = Command::new(BINARY);
+        command.arg("demo").env("XDG_RUNTIME_DIR", runtime.file("run"));
+        let mut demo = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(demo.stdout.take().unwrap());
+        let mut text = String::new();
+        // The second table shows that the load runs.
+        while text.matches("requests succeeded").count() < 2 {
+            assert!(output.read_line(&mut text).unwrap() > 0, "the demo ended early: {text}");
+        }
+        kill_process(Pid::from_child(&demo), signal).unwrap();
+        output.read_to_string(&mut text).unwrap();
+        assert_eq!(demo.wait().unwrap().code(), Some(0), "{text}");
+        assert!(text.lines().last().unwrap().contains(" 0 failed,"), "{text}");
+    }
 }
 
 #[test]
