@@ -34,9 +34,9 @@ Examples:
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
-/// A load balancer for TCP, TLS, HTTP, UDP and DNS
+/// Load balancer for TCP, TLS, HTTP, UDP and DNS, configured in Lua and changed live
 #[derive(Debug, Parser)]
-#[command(version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -46,92 +46,98 @@ struct Cli {
 enum Command {
     /// Run a configuration
     ///
-    /// SIGHUP reads the file again: services and pools that stay keep their connections, flows, verdicts and
-    /// counters, and a file with a problem changes nothing. SIGTERM lets clients finish; a second SIGTERM
-    /// ends at once.
+    /// SIGHUP reloads the file: services and pools that stay keep their connections, flows, verdicts and
+    /// counters. If the file has a problem, nothing changes. After SIGTERM, clients may finish; a second
+    /// SIGTERM closes their connections.
     Run {
-        /// The configuration
+        /// File of the configuration
         #[arg(default_value = "/etc/evener/evener.lua")]
         file: PathBuf,
         #[command(flatten)]
         options: RunOptions,
     },
-    /// List every problem of a configuration, with its line
+    /// Check a configuration and list its problems with their lines
+    ///
+    /// Certificates are read and names are resolved. The exit status is 1 if there are problems.
     Check {
-        /// The configuration
+        /// File of the configuration
         #[arg(default_value = "/etc/evener/evener.lua")]
         file: PathBuf,
-        /// If it is valid, print the equivalent configuration: loops and lists resolved, defaults left out
+        /// Print the equivalent configuration if it is valid, with loops expanded and defaults omitted
         #[arg(long)]
         print: bool,
     },
-    /// Show balancing and failover with three embedded servers, on loopback
+    /// Show balancing and failover with three embedded servers on loopback
     Demo {
         /// End after this number of seconds
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
     },
-    /// Balance TCP connections over servers, without a file
+    /// Balance TCP connections across servers without a file
     Tcp {
         #[command(flatten)]
         line: OneLiner,
-        /// Check every 2 s that servers accept connections
+        /// Check every 2 s that the servers accept connections
         #[arg(long)]
         check: bool,
     },
-    /// Balance HTTP requests over servers, without a file
+    /// Balance HTTP requests across servers without a file
     Http {
         #[command(flatten)]
         line: OneLiner,
-        /// Check every 2 s that servers respond to GET / with status 200 to 399
+        /// Check every 2 s that the servers respond to GET / with status 200 to 399
         #[arg(long)]
         check: bool,
-        /// Use TLS with clients: a PEM file with certificate and key
+        /// Use TLS with clients, with the certificate and key in this PEM file
         #[arg(long, value_name = "FILE")]
         tls: Option<PathBuf>,
     },
-    /// Balance UDP datagrams over servers, without a file
+    /// Balance UDP datagrams across servers without a file
     Udp(OneLiner),
-    /// Balance DNS queries over servers, over UDP and TCP, without a file
+    /// Balance DNS queries across servers without a file (UDP and TCP)
+    #[command(
+        mut_arg("listen", |listen| listen.help("Listen address with its port, such as 127.0.0.1:5353")),
+        mut_arg("servers", |servers| servers.help("Servers, each with its port, such as 10.0.0.1:53"))
+    )]
     Dns {
         #[command(flatten)]
         line: OneLiner,
-        /// Query servers every 2 s for the addresses of this name, which must exist
+        /// Check every 2 s that the servers respond to a query for the addresses of this name, which must exist
         #[arg(long, value_name = "NAME")]
         check: Option<String>,
-        /// Cache responses (up to 100000, 64 MiB)
+        /// Cache responses (at most 100000, 64 MiB)
         #[arg(long)]
         cache: bool,
     },
     /// Show services, pools and servers of the running instance
     Status(AdminArgs),
-    /// Let the running instance read its configuration again (as SIGHUP does), and print the changes
+    /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
-    /// Drain a server: it keeps its connections and known clients, and gets no new clients
+    /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
     Drain {
         #[command(flatten)]
         what: ServerCommand,
-        /// Duration, after which the server is ready again (default: no limit)
+        /// Time after which the server becomes ready again, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Make a server ready again, and forget failures that traffic saw
+    /// Make a server ready again and clear failures of its traffic
     Ready(ServerCommand),
-    /// Take a server out of service: it gets no clients and no checks; open connections continue
+    /// Take a server out of service: it gets no clients and no checks, and open connections continue
     Maintenance {
         #[command(flatten)]
         what: ServerCommand,
-        /// Duration, after which the server is ready again (default: no limit)
+        /// Time after which the server becomes ready again, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
-    /// Explain which server a client gets, and why not the others
+    /// Explain which server a client gets, and the reasons against the other servers
     Explain(ExplainCommand),
     /// Show the clients of services that record them, most recent first
     Clients {
         /// The service (default: all)
         service: Option<String>,
-        /// Only clients that were seen within this time
+        /// Only clients that were active within this time, such as 10m
         #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
         since: Option<Duration>,
         /// Maximum number of clients to show (default: 1000)
@@ -142,7 +148,7 @@ enum Command {
     },
     /// Show the servers of sticky pools and their clients, as mname-balancer's balstat does
     Balstat {
-        /// The pool (default: all that are sticky by address)
+        /// The pool (default: all pools that are sticky by address)
         pool: Option<String>,
         /// Maximum number of clients to show (default: 1000)
         #[arg(long, value_name = "N")]
@@ -150,11 +156,11 @@ enum Command {
         #[command(flatten)]
         admin_args: AdminArgs,
     },
-    /// Show open connections and flows of clients, by number
+    /// Show open connections and flows of clients, with the numbers that `close` takes
     Connections {
         /// The service (default: all)
         service: Option<String>,
-        /// Maximum number to show (default: 1000)
+        /// Maximum number of connections and flows to show (default: 1000)
         #[arg(long, value_name = "N")]
         limit: Option<usize>,
         #[command(flatten)]
@@ -162,16 +168,16 @@ enum Command {
     },
     /// Close both sides of a connection or flow, or all connections and flows of a server
     Close {
-        /// Number, as shown by `connections`
+        /// Number of the connection or flow, which `connections` shows
         #[arg(required_unless_present = "server")]
         number: Option<u64>,
-        /// Close all of this server: pool/server, or the server alone when one pool has it
+        /// Close all connections and flows of this server: pool/server, or just the server if only one pool has it
         #[arg(long, value_name = "SERVER", conflicts_with = "number")]
         server: Option<String>,
         #[command(flatten)]
         admin_args: AdminArgs,
     },
-    /// Remove responses from the cache of a dns service
+    /// Remove responses from the cache of a DNS service
     #[command(
         override_usage = "evener expunge <SERVICE> <NAME> [--below]\n       evener expunge <SERVICE> --all"
     )]
@@ -180,7 +186,7 @@ enum Command {
     Deny {
         #[command(flatten)]
         what: AccessCommand,
-        /// Duration (default: until `forget`)
+        /// Time after which the rule expires, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
@@ -188,7 +194,7 @@ enum Command {
     Permit {
         #[command(flatten)]
         what: AccessCommand,
-        /// Duration (default: until `forget`)
+        /// Time after which the rule expires, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
     },
@@ -196,10 +202,10 @@ enum Command {
     Forget(AccessCommand),
     /// List the rules that `deny` and `permit` added
     Access(AdminArgs),
-    /// Run with the command line of pen: `evener pen --help`. Also by a link named `pen`
+    /// Run with the command line of pen: `evener pen --help`. Also available through a link named `pen`
     #[command(disable_help_flag = true)]
     Pen(Foreign),
-    /// Send a command to the control port of `evener pen`, or of pen. Also by a link named `penctl`
+    /// Send a command to the control port of `evener pen` or pen. Also available through a link named `penctl`
     #[command(disable_help_flag = true)]
     Penctl(Foreign),
     /// Send a web server's log from standard input to penlogd
@@ -211,15 +217,15 @@ enum Command {
     /// Merge the log files of web servers behind pen
     #[command(disable_help_flag = true)]
     Mergelogs(Foreign),
-    /// Balance DNS over the processes of a directory, with the command line of mname-balancer. Also by a link
-    /// named `mname-balancer` or `bbal`
+    /// Balance DNS across the processes of a directory, with the command line of mname-balancer. Also available
+    /// through a link named `mname-balancer` or `bbal`
     #[command(disable_help_flag = true)]
     MnameBalancer(Foreign),
     /// Print the configuration that is equivalent to the command line of another program
     ///
-    /// `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of pen's
-    /// commands.
-    // Only --help is Evener's: -h is an option of pen.
+    /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of commands
+    /// of pen.
+    // -h is an option of pen, so only --help prints the help of Evener.
     #[command(disable_help_flag = true)]
     Import {
         /// Print help
@@ -239,7 +245,7 @@ enum Command {
 }
 
 impl Command {
-    /// Returns true if the command runs until it is stopped, and therefore catches signals.
+    /// Returns true if the command runs until it is stopped, and so catches signals.
     fn serves(&self) -> bool {
         matches!(
             self,
@@ -253,10 +259,10 @@ impl Command {
     }
 }
 
-/// Words that another parser handles.
+/// Words of a command line that another parser handles.
 #[derive(Args, Debug)]
 struct Foreign {
-    /// The options of that program
+    /// The options of the program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
 }
@@ -264,20 +270,19 @@ struct Foreign {
 /// Options of commands that run an instance.
 #[derive(Args, Debug)]
 struct RunOptions {
-    /// Worker threads (default: one a core)
+    /// Number of worker threads (default: one per core)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Running")]
     workers: Option<u16>,
-    /// Keep worker n on core n
+    /// Pin worker n to core n
     #[arg(long, help_heading = "Running")]
     pin: bool,
-    /// Mechanism of workers for I/O: io_uring costs less for small messages, where kernel and container allow
-    /// it
+    /// I/O mechanism; io_uring is cheaper for small messages if the kernel and the container allow it
     #[arg(long, value_enum, default_value_t = DriverName::Epoll, help_heading = "Running")]
     driver: DriverName,
-    /// The admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
+    /// Path of the admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
     #[arg(long, value_name = "PATH", help_heading = "Running")]
     admin: Option<PathBuf>,
-    /// Time that clients have to finish after SIGTERM
+    /// Time for clients to finish after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Running")]
     drain_timeout: Duration,
     /// Format of log lines
@@ -311,25 +316,25 @@ impl RunOptions {
 /// `evener tcp|udp|http|dns LISTEN SERVER...`
 #[derive(Args, Debug)]
 struct OneLiner {
-    /// Listen address with its port, such as 127.0.0.1:8080 (5353 for dns)
+    /// Listen address with its port, such as 127.0.0.1:8080
     listen: String,
-    /// Servers, each with its port, such as 10.0.0.1:80 or app.example:80 (53 for dns)
+    /// Servers, each with its port, such as 10.0.0.1:80 or app.example:80
     #[arg(required = true)]
     servers: Vec<String>,
     /// Policy that chooses a server
     #[arg(long, default_value = "round_robin", value_parser = clap::builder::PossibleValuesParser::new(Policy::NAMES))]
     policy: String,
-    /// Keep each client with its server
+    /// Keep each client on the same server
     #[arg(long)]
     sticky: bool,
     #[command(flatten)]
     options: RunOptions,
 }
 
-/// Options to find the running instance.
+/// Options of commands for a running instance.
 #[derive(Args, Debug)]
 struct AdminArgs {
-    /// The admin socket of the instance (default: the only one that runs)
+    /// Admin socket of the instance (default: that of the only running instance)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
     /// Print JSON
@@ -353,10 +358,10 @@ struct ExplainCommand {
     service: String,
     /// The client's IP address
     client: std::net::IpAddr,
-    /// The host name of the request (http; TLS: the SNI), where the service has routes
+    /// Host name of the request (HTTP) or SNI of the connection (TLS), for services with routes
     #[arg(long)]
     host: Option<String>,
-    /// The path of the request (http)
+    /// Path of the request (HTTP)
     #[arg(long)]
     path: Option<String>,
     #[command(flatten)]
@@ -365,7 +370,7 @@ struct ExplainCommand {
 
 #[derive(Args, Debug)]
 struct ServerCommand {
-    /// The server: pool/server, or the server alone when one pool has it
+    /// The server: pool/server, or just the server if only one pool has it
     server: String,
     #[command(flatten)]
     admin_args: AdminArgs,
@@ -380,7 +385,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
                 signals::unblock();
             }
             let outcome = runtime.block_on(command(wanted));
-            // Threads that still read a file or resolve a name are not waited for.
+            // This does not wait for threads that still read a file or resolve a name.
             runtime.shutdown_background();
             outcome
         }
@@ -448,7 +453,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             print!("{}", crate::compat::import_pen(what.words)?);
             Ok(())
         }
-        // These ran before this command line was parsed, without this runtime.
+        // These programs run before this command line is parsed, without this runtime.
         Command::Pen(_)
         | Command::Penctl(_)
         | Command::Penlog(_)

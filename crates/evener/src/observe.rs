@@ -1,4 +1,4 @@
-//! The log of the program: events as lines, in text for people or in JSON for machines.
+//! The log of the program: events as lines, as text for people or as JSON for other programs.
 
 mod bunyan;
 mod syslog;
@@ -19,24 +19,24 @@ use std::time::{Duration, SystemTime};
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// The system's log, by /dev/log.
+    /// Lines in the system's log, through /dev/log.
     Syslog,
-    /// One JSON object a line on standard output, in the format of npm bunyan.
+    /// One JSON object per line on standard output, in the format of npm bunyan.
     Bunyan,
 }
 
 /// Lowest level of events that are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogLevel {
-    /// Everything.
+    /// All events.
     Debug,
-    /// Changes of state.
+    /// Changes of state, and all below.
     Info,
-    /// Events that need action by an operator.
+    /// Events that an operator should act on, and failures.
     Warn,
     /// Failures.
     Error,
@@ -47,11 +47,11 @@ pub(crate) enum LogLevel {
 impl LogLevel {
     const ALL: [Self; 5] = [Self::Debug, Self::Info, Self::Warn, Self::Error, Self::Off];
 
-    fn numbered(number: u8) -> Self {
+    fn from_number(number: u8) -> Self {
         Self::ALL.into_iter().find(|level| *level as u8 == number).unwrap_or(Self::Info)
     }
 
-    fn shows(self, level: Level) -> bool {
+    fn includes(self, level: Level) -> bool {
         match self {
             Self::Debug => true,
             Self::Info => level >= Level::Info,
@@ -67,8 +67,8 @@ const LINES_MAX: usize = 8192;
 /// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The log: standard error (bunyan: standard output), written by a separate thread, because its reader may
-/// stall.
+/// The log: standard error, standard output (bunyan) or the system's log. A separate thread writes it, because its
+/// reader may stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     format: LogFormat,
@@ -104,7 +104,7 @@ impl Log {
             for line in waiting {
                 match line {
                     Line::Text(level, text) => match &mut syslog {
-                        Some(syslog) => syslog.say_at(level, &text),
+                        Some(syslog) => syslog.log_at(level, &text),
                         None if format == LogFormat::Bunyan => {
                             let mut stdout = std::io::stdout().lock();
                             let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
@@ -129,7 +129,7 @@ impl Log {
 
     /// Logs an event if its level is enabled. Never waits.
     pub(crate) fn event(&self, event: &Event) {
-        if !LogLevel::numbered(self.level.load(Ordering::Relaxed)).shows(event.level()) {
+        if !LogLevel::from_number(self.level.load(Ordering::Relaxed)).includes(event.level()) {
             return;
         }
         let dropped = self.writer.dropped.swap(0, Ordering::Relaxed);
@@ -140,7 +140,8 @@ impl Log {
         self.write(event, 1);
     }
 
-    fn write(&self, event: &Event, lost_with_it: u64) {
+    /// Queues the line of an event. If the queue is full, `lost_lines` more lines count as dropped.
+    fn write(&self, event: &Event, lost_lines: u64) {
         let now = SystemTime::now();
         let line = match self.format {
             LogFormat::Text => text_line(event, now, std::io::stderr().is_terminal()),
@@ -152,7 +153,7 @@ impl Log {
             },
         };
         if self.writer.lines.try_send(Line::Text(event.level(), line)).is_err() {
-            self.writer.dropped.fetch_add(lost_with_it, Ordering::Relaxed);
+            self.writer.dropped.fetch_add(lost_lines, Ordering::Relaxed);
         }
     }
 
@@ -190,7 +191,7 @@ fn add_fields(line: &mut String, event: &Event) {
     });
 }
 
-/// The system's log adds the time.
+/// Returns a line without its time, which the system's log adds.
 fn syslog_line(event: &Event) -> String {
     let mut line = format!("{} {}", event.level().name(), event.name());
     add_fields(&mut line, event);
@@ -224,7 +225,7 @@ mod tests {
             text_line(&event, now, false),
             "1970-01-01T00:00:00.000Z warn  server_down pool=web server=a:1 reason=\"no \\\"response\\\"\\n\"\n"
         );
-        let json: Value = serde_json::from_str(&json_line(&event, now)).expect("a line is JSON");
+        let json: Value = serde_json::from_str(&json_line(&event, now)).expect("the line is JSON");
         assert_eq!((&json["event"], &json["reason"]), (&"server_down".into(), &"no \"response\"\n".into()));
     }
 }

@@ -10,10 +10,10 @@ use clap::Args;
 pub(super) struct Expunge {
     /// The service
     service: String,
-    /// The name whose responses are removed
+    /// Name whose responses are removed
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     name: Option<String>,
-    /// Also remove the responses of all names below it
+    /// Also remove the responses of all names below this name
     #[arg(long, requires = "name", conflicts_with = "all")]
     below: bool,
     /// Remove all responses

@@ -35,7 +35,7 @@ fn end(program: &str, result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let io = error.downcast_ref::<std::io::Error>();
     if io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-        return ExitCode::from(crate::output::READER_GONE);
+        return ExitCode::from(crate::output::READER_EXITED);
     }
     eprintln!("{program}: {error:#}");
     ExitCode::FAILURE

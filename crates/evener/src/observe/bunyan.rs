@@ -1,4 +1,4 @@
-//! Log lines for the tools of bunyan (npm bunyan, log format version 0): one JSON object a line, on standard
+//! Log lines for the tools of bunyan (npm bunyan, log format version 0): one JSON object per line, on standard
 //! output.
 
 use evener_core::event::{Event, Level};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 /// Minimum interval between lines about clients without a server, as in mname-balancer.
 const NO_SERVER_EVERY: Duration = Duration::from_secs(5);
 
-/// Fields that all lines have in common.
+/// Formatter of lines, with the fields that all lines have.
 #[derive(Debug)]
 pub(super) struct Bunyan {
     program: &'static str,
@@ -23,9 +23,9 @@ impl Bunyan {
         Self { program, hostname: hostname.trim().to_owned(), no_server_at: Mutex::new(None) }
     }
 
-    /// Returns the line of an event; `None` if it was logged a moment ago.
+    /// Returns the line of an event, or `None` if an event of this kind was logged less than [`NO_SERVER_EVERY`] ago.
     pub(super) fn line(&self, event: &Event, now: SystemTime) -> Option<String> {
-        if matches!(event, Event::NoServer { .. }) && !self.may_say_no_server(now) {
+        if matches!(event, Event::NoServer { .. }) && !self.may_log_no_server(now) {
             return None;
         }
         let mut object = Map::new();
@@ -45,14 +45,14 @@ impl Bunyan {
             ("time", humantime::format_rfc3339_millis(now).to_string().into()),
             ("v", 0.into()),
         ];
-        // Set last, so that no field of an event replaces them.
+        // These fields are inserted last, so that no field of an event replaces them.
         core.into_iter().for_each(|(name, value)| drop(object.insert(name.into(), value)));
         let mut line = Value::Object(object).to_string();
         line.push('\n');
         Some(line)
     }
 
-    fn may_say_no_server(&self, now: SystemTime) -> bool {
+    fn may_log_no_server(&self, now: SystemTime) -> bool {
         let mut logged = self.no_server_at.lock().unwrap_or_else(PoisonError::into_inner);
         // A clock that was set back does not suppress lines.
         let recently =
@@ -65,7 +65,7 @@ impl Bunyan {
     }
 }
 
-/// Returns bunyan's number of a level.
+/// Returns the number of a level in bunyan.
 const fn number(level: Level) -> u8 {
     match level {
         Level::Debug => 20,

@@ -1,6 +1,5 @@
-//! Lines for the system's log, from programs without a terminal (syslog(3), over the socket of its daemon).
-//!
-//! Lines that cannot be logged are lost: they cannot be reported anywhere else.
+//! Lines for the system's log, from programs without a terminal (syslog(3)), sent to the socket of its daemon.
+//! Lines that cannot be sent are lost, because they cannot be reported anywhere else.
 
 use evener_core::event::Level;
 use std::io;
@@ -22,22 +21,23 @@ pub(crate) struct Syslog {
 }
 
 impl Syslog {
-    /// Opens the log. Must be called before a change of the root, in which the socket is missing.
+    /// Opens the log. Must be called before a change of the root directory, in which the socket is missing.
     pub(crate) fn open(program: &'static str) -> Self {
         Self { socket: connect().ok(), program }
     }
 
-    /// Logs with the severity that pen's programs use for all lines.
+    /// Logs a line with the severity debug, which the programs of pen use for all lines.
     pub(crate) fn say(&mut self, text: &str) {
-        self.say_at(Level::Debug, text);
+        self.log_at(Level::Debug, text);
     }
 
-    pub(crate) fn say_at(&mut self, level: Level, text: &str) {
+    /// Logs a line with the severity of a level.
+    pub(crate) fn log_at(&mut self, level: Level, text: &str) {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
         let priority = FACILITY + severity(level);
         let line = format!("<{priority}>{}[{}]: {text}", self.program, std::process::id());
         let sent = self.socket.as_ref().is_some_and(|socket| match socket.send(line.as_bytes()) {
-            // A daemon that is too slow loses lines.
+            // The line is lost, because the daemon is too slow.
             Err(error) => error.kind() == io::ErrorKind::WouldBlock,
             Ok(_) => true,
         });
