@@ -1,5 +1,5 @@
-//! TLS certificates, keys, authorities and tickets. Files are read before a configuration is applied.
-//! Unchanged entries are reused, with their sessions and ticket keys.
+//! TLS certificates, keys, authorities and tickets. Files are read before a configuration is applied. Unchanged
+//! settings are reused, with their sessions and ticket keys.
 
 mod chain;
 mod insecure;
@@ -18,7 +18,7 @@ use evener_core::spec::{
     Verification,
 };
 use evener_proxy::{TlsAcceptor, TlsConnector};
-use resolver::{Ends, Resolver};
+use resolver::{Expiry, Resolver};
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
@@ -44,32 +44,32 @@ const SESSIONS_MAX: usize = 10_000;
 /// The TLS settings of all services and pools.
 #[derive(Clone, Default)]
 pub(crate) struct TlsSettings {
-    services: BTreeMap<Arc<str>, ForClients>,
-    pools: BTreeMap<Arc<str>, ForServers>,
+    services: BTreeMap<Arc<str>, ClientSettings>,
+    pools: BTreeMap<Arc<str>, ServerSettings>,
     /// Files that were read, with stamps to detect changes.
     files: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// A certificate, with the name of its file if that is a host name.
-type Named = (Option<String>, Arc<CertifiedKey>);
+/// A certificate, with the host name in the name of its file if it comes from a directory.
+type NamedCertificate = (Option<String>, Arc<CertifiedKey>);
 
-/// Stamp of a file: inode, length, and the time of its last change (which cannot be set back).
+/// Stamp of a file: inode, length, and the time of its last change (ctime, which programs cannot set).
 type Stamp = (u64, u64, i64, i64);
 
 #[derive(Clone)]
-struct ForClients {
+struct ClientSettings {
     /// Digest of all inputs.
     digest: u64,
-    /// Digest of the requirements for client certificates. Earlier tickets must not bypass a change.
+    /// Digest of the requirements for client certificates. Tickets from before a change must not bypass it.
     client_digest: u64,
     tickets: Arc<dyn ProducesTickets>,
     acceptor: Arc<TlsAcceptor>,
     /// Expiry times of the certificates.
-    ends: Vec<Ends>,
+    expiries: Vec<Expiry>,
 }
 
 #[derive(Clone)]
-struct ForServers {
+struct ServerSettings {
     digest: u64,
     connector: Arc<TlsConnector>,
 }
@@ -77,20 +77,20 @@ struct ForServers {
 impl TlsSettings {
     /// Returns the TLS settings for clients of a service.
     pub(crate) fn acceptor(&self, service: &str) -> Option<Arc<TlsAcceptor>> {
-        self.services.get(service).map(|one| Arc::clone(&one.acceptor))
+        self.services.get(service).map(|settings| Arc::clone(&settings.acceptor))
     }
 
     /// Returns the TLS settings for servers of a pool.
     pub(crate) fn connector(&self, pool: &str) -> Option<Arc<TlsConnector>> {
-        self.pools.get(pool).map(|one| Arc::clone(&one.connector))
+        self.pools.get(pool).map(|settings| Arc::clone(&settings.connector))
     }
 
     /// Returns warnings about certificates that have expired or expire soon.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let of_service = |(name, one): (&Arc<str>, &ForClients)| {
-            let what = |ends: &Ends| ends.warning(now).map(|warning| format!("service `{name}`: {warning}"));
-            one.ends.iter().filter_map(what).collect::<Vec<_>>()
+        let of_service = |(name, settings): (&Arc<str>, &ClientSettings)| {
+            let warning = |expiry: &Expiry| Some(format!("service `{name}`: {}", expiry.warning(now)?));
+            settings.expiries.iter().filter_map(warning).collect::<Vec<_>>()
         };
         self.services.iter().flat_map(of_service).collect()
     }
@@ -117,18 +117,18 @@ impl TlsSettings {
         }
     }
 
-    /// Returns true if a file changed since it was read.
+    /// Returns true if a file or directory changed since it was read.
     pub(crate) fn is_stale(&self) -> bool {
         self.files.iter().any(|(path, stamp)| stamp_of(path) != *stamp)
     }
 
-    /// Returns true if there are no files that could change.
+    /// Returns true if no files were read.
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 }
 
-/// Reads the files of a configuration. Entries of `before` that did not change are reused.
+/// Reads the files of a configuration. Settings in `before` that did not change are reused.
 pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings, Vec<Problem>> {
     let mut loader = Loader {
         tls: TlsSettings::default(),
@@ -140,8 +140,8 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
         if let Some(spec) = &service.tls {
             let old = before.services.get(&service.name);
             loader.location = config.tls_locations.get(&("service", Arc::clone(&service.name))).cloned();
-            if let Some(made) = loader.for_clients(service, spec, old) {
-                loader.tls.services.insert(service.name.clone(), made);
+            if let Some(settings) = loader.for_clients(service, spec, old) {
+                loader.tls.services.insert(service.name.clone(), settings);
             }
         }
     }
@@ -149,20 +149,21 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
         if let Some(spec) = &pool.tls {
             let old = before.pools.get(&pool.name);
             loader.location = config.tls_locations.get(&("pool", Arc::clone(&pool.name))).cloned();
-            if let Some(made) = loader.for_servers(pool, spec, old) {
-                loader.tls.pools.insert(pool.name.clone(), made);
+            if let Some(settings) = loader.for_servers(pool, spec, old) {
+                loader.tls.pools.insert(pool.name.clone(), settings);
             }
         }
     }
     if loader.problems.is_empty() { Ok(loader.tls) } else { Err(loader.problems) }
 }
 
+/// Reads the files of all services and pools, and collects problems.
 struct Loader {
     tls: TlsSettings,
     problems: Vec<Problem>,
     /// Digest of the files of the present service or pool.
     digest: DefaultHasher,
-    /// Location of its declaration.
+    /// Location of the declaration of the present service or pool.
     location: Option<Location>,
 }
 
@@ -210,12 +211,12 @@ impl Loader {
         &mut self,
         service: &ServiceSpec,
         spec: &TlsSpec,
-        old: Option<&ForClients>,
-    ) -> Option<ForClients> {
+        old: Option<&ClientSettings>,
+    ) -> Option<ClientSettings> {
         let what = format!("service `{}`", service.name);
         let before = self.problems.len();
-        // The requirements for clients have their own digest: tickets stay valid when only our certificates
-        // change.
+        // The requirements for clients have their own digest, so that tickets stay valid if only the certificates of
+        // the service change.
         self.digest = DefaultHasher::new();
         format!("{:?}", spec.client).hash(&mut self.digest);
         let verifier = spec.client.as_ref().map(|client| self.client_verifier(&what, client));
@@ -234,7 +235,7 @@ impl Loader {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(verifier) => verifier?,
         };
-        let (resolver, ends) = Resolver::new(certificates);
+        let (resolver, expiries) = Resolver::new(certificates);
         let tickets =
             old.filter(|old| old.client_digest == client_digest).map(|old| Arc::clone(&old.tickets));
         let tickets = match tickets.map_or_else(ring::Ticketer::new, Ok) {
@@ -248,7 +249,7 @@ impl Loader {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(resolver));
         config.alpn_protocols = protocols(service, spec);
-        // testssl.sh expects a server with its own preference.
+        // The server chooses the cipher suite, as testssl.sh recommends.
         config.ignore_client_order = true;
         config.ticketer = Arc::clone(&tickets);
         config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
@@ -257,11 +258,11 @@ impl Loader {
             handshake_timeout: spec.handshake_timeout,
             handshakes_max: spec.handshakes_max,
         };
-        Some(ForClients { digest, client_digest, tickets, acceptor: Arc::new(acceptor), ends })
+        Some(ClientSettings { digest, client_digest, tickets, acceptor: Arc::new(acceptor), expiries })
     }
 
-    /// Reads all certificates of a service, with the host names in file names.
-    fn certificates(&mut self, what: &str, spec: &TlsSpec) -> Vec<Named> {
+    /// Reads all certificates of a service. Names of files in directories are host names.
+    fn certificates(&mut self, what: &str, spec: &TlsSpec) -> Vec<NamedCertificate> {
         let (mut certificates, before) = (Vec::new(), self.problems.len());
         for files in &spec.certificates {
             certificates.extend(self.certificate(what, files).map(|key| (None, key)));
@@ -279,8 +280,8 @@ impl Loader {
         certificates
     }
 
-    /// Reads every `name.crt` with its `name.key`.
-    fn directory(&mut self, what: &str, directory: &Path, certificates: &mut Vec<Named>) {
+    /// Reads every `name.crt` of a directory with its `name.key`.
+    fn directory(&mut self, what: &str, directory: &Path, certificates: &mut Vec<NamedCertificate>) {
         for path in self.list(what, directory) {
             if path.extension().is_none_or(|extension| extension != "crt") {
                 continue;
@@ -351,7 +352,7 @@ impl Loader {
         }
     }
 
-    /// Reads the authorities in all these files, and in all files of directories among them.
+    /// Reads the authorities in files, and in all files of directories.
     fn authorities(&mut self, what: &str, paths: &[String]) -> Option<Authorities> {
         let mut store = Authorities::default();
         for path in paths {
@@ -363,7 +364,7 @@ impl Loader {
     fn add_authorities(&mut self, what: &str, path: &Path, store: &mut Authorities) -> Option<()> {
         let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
         let before = store.len();
-        // Dangling links, as c_rehash leaves them, and directories are skipped.
+        // Directories and dangling links, which c_rehash leaves behind, are skipped.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(what, file)?;
             let certificates = certificates(&bytes).map_err(|error| error.to_string());
@@ -398,8 +399,8 @@ impl Loader {
         &mut self,
         pool: &PoolSpec,
         spec: &ServerTlsSpec,
-        old: Option<&ForServers>,
-    ) -> Option<ForServers> {
+        old: Option<&ServerSettings>,
+    ) -> Option<ServerSettings> {
         let what = format!("pool `{}`", pool.name);
         self.digest = DefaultHasher::new();
         format!("{spec:?}").hash(&mut self.digest);
@@ -442,7 +443,7 @@ impl Loader {
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(versions(TlsVersion::V12))
-            .expect("ring speaks these versions");
+            .expect("ring supports these versions");
         let verifier = match spec.verification {
             Verification::Full => store.for_servers(),
             Verification::Off => Ok(insecure_verifier()),
@@ -462,7 +463,7 @@ impl Loader {
             None => builder.with_no_client_auth(),
         };
         let connector = TlsConnector { config: Arc::new(config), names };
-        Some(ForServers { digest, connector: Arc::new(connector) })
+        Some(ServerSettings { digest, connector: Arc::new(connector) })
     }
 }
 
@@ -487,10 +488,10 @@ fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] 
 fn server_builder(oldest: TlsVersion) -> ConfigBuilder<ServerConfig, WantsVerifier> {
     ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(versions(oldest))
-        .expect("ring speaks these versions")
+        .expect("ring supports these versions")
 }
 
-/// Returns the ALPN protocols: http services have fixed ones, others use their configuration.
+/// Returns the ALPN protocols: fixed protocols for http services, else the configured protocols.
 fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
     let of_http: &[&str] = match service.http.as_ref().map(|http| http.http2) {
         None => return spec.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
@@ -500,7 +501,7 @@ fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
     of_http.iter().map(|protocol| protocol.as_bytes().to_vec()).collect()
 }
 
-/// HTTP/2 is preferred.
+/// ALPN protocols of an http service, in the order of preference.
 const HTTP_PROTOCOLS: &[&str] = &["h2", "http/1.1", "http/1.0"];
 
 /// Returns the name that the certificate of a server must have.
@@ -511,14 +512,14 @@ fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'stat
     match endpoint {
         Endpoint::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
         Endpoint::Host { name, .. } => ServerName::try_from(name.clone()).ok(),
-        // Verification is off, but TLS needs a name.
+        // TLS needs a name even if verification is off.
         Endpoint::Unix(_) => {
             (spec.verification == Verification::Off).then(|| ServerName::try_from("localhost").ok()).flatten()
         }
     }
 }
 
-/// Returns the authorities that this system trusts, read once.
+/// Returns the authorities that this system trusts. They are read only once.
 fn system_authorities() -> RootCertStore {
     static STORE: LazyLock<RootCertStore> = LazyLock::new(|| {
         let mut store = RootCertStore::empty();

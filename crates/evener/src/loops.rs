@@ -1,6 +1,6 @@
-//! Services that form a loop: a server that is a listen address of the service itself, or of another service
-//! that leads back to it. Connections there would be forwarded without end. Only one configuration is
-//! checked, after its names are resolved; loops through other instances are found at run time.
+//! Services that form a loop: a service has a server that is a listen address of the service itself, or of another
+//! service that leads back to it. Connections would be forwarded without end. Only one configuration is checked, after
+//! its names are resolved; loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
 use crate::resolve::Targets;
@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// A service with the transport of its clients, which is also that to its servers.
+/// A service and a transport, which its clients and its servers use.
 type Node = (usize, Transport);
 
-/// A connection from one service to another, by this server.
+/// A path from one service to another, through this server.
 #[derive(Clone, Copy)]
 struct Edge<'a> {
     to: Node,
@@ -110,8 +110,8 @@ struct Listeners<'a> {
     unix: BTreeMap<(Transport, PathBuf), usize>,
     /// Listeners on all addresses of a family, by port.
     all: BTreeMap<(Transport, bool, u16), usize>,
-    /// Local addresses, known because a service listens there.
-    ours: BTreeSet<IpAddr>,
+    /// Addresses that are local because a service listens there.
+    local: BTreeSet<IpAddr>,
 }
 
 impl<'a> Listeners<'a> {
@@ -120,7 +120,7 @@ impl<'a> Listeners<'a> {
             exact: BTreeMap::new(),
             unix: BTreeMap::new(),
             all: BTreeMap::new(),
-            ours: BTreeSet::new(),
+            local: BTreeSet::new(),
         };
         for (at, service) in services.iter().enumerate() {
             for (endpoint, &transport) in service
@@ -132,40 +132,40 @@ impl<'a> Listeners<'a> {
                     Endpoint::Ip(address) if address.ip().is_unspecified() => {
                         listeners.all.insert((transport, address.is_ipv4(), address.port()), at);
                     }
-                    Endpoint::Unix(path) => drop(listeners.unix.insert((transport, in_full(path)), at)),
+                    Endpoint::Unix(path) => drop(listeners.unix.insert((transport, absolute(path)), at)),
                     _ => drop(listeners.exact.insert((transport, endpoint), at)),
                 }
                 if let Endpoint::Ip(address) = endpoint {
-                    listeners.ours.insert(address.ip());
+                    listeners.local.insert(address.ip());
                 }
             }
         }
         listeners
     }
 
-    /// Returns the service that receives connections to `target`: the one with exactly this address, else the
-    /// one on all addresses.
+    /// Returns the service that receives connections to `target`: a service with exactly this address, else a
+    /// service on all addresses.
     fn find(&self, transport: Transport, target: &Target) -> Option<usize> {
         let address = match target {
             Target::Unix(path) => {
-                return self.unix.get(&(transport, in_full(path))).copied();
+                return self.unix.get(&(transport, absolute(path))).copied();
             }
-            Target::Ip(address) => meant(*address),
+            Target::Ip(address) => reached(*address),
         };
         let exact = self.exact.get(&(transport, &Endpoint::Ip(address))).copied();
-        let is_ours = address.ip().is_loopback() || self.ours.contains(&address.ip());
+        let is_local = address.ip().is_loopback() || self.local.contains(&address.ip());
         let all = || self.all.get(&(transport, address.is_ipv4(), address.port())).copied();
-        exact.or_else(|| all().filter(|_| is_ours))
+        exact.or_else(|| all().filter(|_| is_local))
     }
 }
 
 /// Returns the absolute path of a unix socket: `x.sock` and `./x.sock` are equal.
-fn in_full(path: &Path) -> PathBuf {
+fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Returns the address that is reached: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
-fn meant(address: SocketAddr) -> SocketAddr {
+/// Returns the address that a connection to `address` reaches: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
+fn reached(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -182,7 +182,7 @@ fn meant(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Returns every pool that a service may send clients to.
+/// Returns the names of the pools to which a service may send clients.
 fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &str> {
     let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
         Denied::Pool(pool) => Some(&**pool),
@@ -204,7 +204,7 @@ mod tests {
 
     static NEXT: AtomicU32 = AtomicU32::new(0);
 
-    /// Checks the problems of a configuration, one a line.
+    /// Checks that a configuration has the expected problems, in this order.
     fn check(text: &str, expected: &[&str]) {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let file = std::env::temp_dir().join(format!("evener-loops-{}-{number}.lua", std::process::id()));
@@ -213,11 +213,11 @@ mod tests {
         std::fs::remove_file(&file).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let targets = runtime.block_on(resolve(&config)).unwrap();
-        let seen: Vec<String> =
+        let found: Vec<String> =
             problems(&config, &targets).iter().map(|problem| problem.message.clone()).collect();
-        assert_eq!(seen.len(), expected.len(), "{text}: {seen:?}");
-        for (seen, expected) in seen.iter().zip(expected) {
-            assert!(seen.contains(expected), "{text}: {seen}");
+        assert_eq!(found.len(), expected.len(), "{text}: {found:?}");
+        for (problem, expected) in found.iter().zip(expected) {
+            assert!(problem.contains(expected), "{text}: {problem}");
         }
     }
 
@@ -230,7 +230,7 @@ mod tests {
         const ITSELF: &str = "is an address of the service itself";
         for protocol in ["tcp", "http", "udp", "dns"] {
             let more = format!("protocol = '{protocol}'");
-            for (listen, server, round) in [
+            for (listen, server, is_loop) in [
                 ("127.0.0.1:8000", "127.0.0.1:8000", true),
                 ("127.0.0.1:8000", "0.0.0.0:8000", true),
                 ("0.0.0.0:8000", "127.0.0.1:8000", true),
@@ -243,7 +243,7 @@ mod tests {
                 ("[::]:8000", "127.0.0.1:8000", false),
                 ("0.0.0.0:8000", "10.0.0.1:8000", false),
             ] {
-                check(&service("s", listen, server, &more), if round { &[ITSELF] } else { &[] });
+                check(&service("s", listen, server, &more), if is_loop { &[ITSELF] } else { &[] });
             }
         }
         check(&service("s", "/run/a.sock", "/run/a.sock", ""), &[ITSELF]);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn services_do_not_form_a_loop() {
+    fn services_that_form_a_loop_are_refused() {
         let chain = |last: &str, more: &str| {
             service("a", "127.0.0.1:1", "127.0.0.1:2", more)
                 + &service("b", "127.0.0.1:2", "127.0.0.1:3", more)
@@ -280,7 +280,7 @@ mod tests {
         // A service that leads into a loop is not part of it.
         let into = service("x", "127.0.0.1:9", "127.0.0.1:1", "");
         check(&(into + &chain("127.0.0.1:2", "")), &["service `b` leads back to itself"]);
-        // A datagram does not become a connection.
+        // A service for datagrams does not send connections.
         let two = |a: &str, b: &str| {
             service("a", "127.0.0.1:1", "127.0.0.1:2", a) + &service("b", "127.0.0.1:2", "127.0.0.1:1", b)
         };

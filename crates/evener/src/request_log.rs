@@ -1,11 +1,11 @@
-//! Request logs: files and UDP collectors, and the thread that writes to them. Callers that queue a line
-//! never wait. After a rotation [`RequestLogs::reopen`] continues in a new file.
+//! Request logs: files and UDP collectors, and the thread that writes to them. Callers never wait to queue a line.
+//! After a rotation, [`RequestLogs::reopen`] continues in a new file.
 
 use crate::config::{Config, Problem};
 use crate::observe::Log;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
-use evener_core::spec::RequestLog as Wanted;
+use evener_core::spec::RequestLog as RequestLogSpec;
 use evener_proxy::{LogForm, Queued, RequestLog};
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,7 +27,7 @@ const FLUSH_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// All request logs.
 pub(crate) struct RequestLogs {
-    /// Log of errors.
+    /// Log of the program, for errors.
     log: Log,
     /// Queue of the writing thread, started with the first log.
     writer: Option<SyncSender<Message>>,
@@ -36,13 +36,13 @@ pub(crate) struct RequestLogs {
 
 /// A log that services use.
 struct Running {
-    wanted: Wanted,
+    spec: RequestLogSpec,
     output: Arc<Output>,
     handle: Arc<RequestLog>,
 }
 
 /// Logs that were opened for a configuration before anything changes.
-pub(crate) struct Opened(Vec<(Wanted, Arc<Output>)>);
+pub(crate) struct Opened(Vec<(RequestLogSpec, Arc<Output>)>);
 
 /// Destination of lines.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl RequestLogs {
         for service in &config.spec.services {
             let Some(wanted) = &service.request_log else { continue };
             let known = opened.iter().any(|(other, _)| other == wanted);
-            if known || self.running.iter().any(|running| running.wanted == *wanted) {
+            if known || self.running.iter().any(|running| running.spec == *wanted) {
                 continue;
             }
             match Output::open(wanted) {
@@ -83,7 +83,7 @@ impl RequestLogs {
         if problems.is_empty() { Ok(Opened(opened)) } else { Err(problems) }
     }
 
-    /// Adds the opened logs, and closes those that are no longer used.
+    /// Adds the opened logs, and closes logs that no service uses any more.
     pub(crate) fn update(&mut self, opened: Opened, config: &Config) {
         for (wanted, output) in opened.0 {
             let lines = self.writer.get_or_insert_with(|| start(self.log.clone())).clone();
@@ -92,17 +92,18 @@ impl RequestLogs {
                 let queued = lines.try_send(Message::Line(Arc::clone(&to), line));
                 if queued.is_ok() { Queued::Taken } else { Queued::Full }
             });
-            self.running.push(Running { wanted, output, handle: Arc::new(handle) });
+            self.running.push(Running { spec: wanted, output, handle: Arc::new(handle) });
         }
         let services = &config.spec.services;
-        let is_wanted =
-            |wanted: &Wanted| services.iter().any(|service| service.request_log.as_ref() == Some(wanted));
-        self.running.retain(|running| is_wanted(&running.wanted));
+        let is_wanted = |wanted: &RequestLogSpec| {
+            services.iter().any(|service| service.request_log.as_ref() == Some(wanted))
+        };
+        self.running.retain(|running| is_wanted(&running.spec));
     }
 
     /// Returns the running log for this configuration.
-    pub(crate) fn of(&self, wanted: &Wanted) -> Option<Arc<RequestLog>> {
-        let running = self.running.iter().find(|running| running.wanted == *wanted)?;
+    pub(crate) fn of(&self, wanted: &RequestLogSpec) -> Option<Arc<RequestLog>> {
+        let running = self.running.iter().find(|running| running.spec == *wanted)?;
         Some(Arc::clone(&running.handle))
     }
 
@@ -126,7 +127,7 @@ impl RequestLogs {
     pub(crate) fn flush(&self) {
         let Some(writer) = &self.writer else { return };
         let (until, (done, written)) = (Instant::now() + FLUSH_TIMEOUT, sync_channel(1));
-        // No lines are added any more, so space becomes free unless the writer is stuck.
+        // No lines are added any more, so there will be space in the queue unless the writer is blocked.
         while writer.try_send(Message::Flush(done.clone())).is_err() {
             if Instant::now() >= until {
                 return;
@@ -137,15 +138,15 @@ impl RequestLogs {
     }
 }
 
-fn name(wanted: &Wanted) -> String {
+fn name(wanted: &RequestLogSpec) -> String {
     match wanted {
-        Wanted::File(path) => path.display().to_string(),
-        Wanted::Udp(address) => address.to_string(),
+        RequestLogSpec::File(path) => path.display().to_string(),
+        RequestLogSpec::Udp(address) => address.to_string(),
     }
 }
 
-/// Opens a file to append to, without blocking. A pipe without a reader must not block the program, and one
-/// that was full must not lose later lines.
+/// Opens a file to append lines. Opening a pipe without a reader must not block the program, but writes to the pipe
+/// block, so that a full pipe loses no lines.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = File::options().append(true).create(true).custom_flags(flags).open(path)?;
@@ -154,12 +155,12 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 impl Output {
-    fn open(wanted: &Wanted) -> io::Result<Self> {
+    fn open(wanted: &RequestLogSpec) -> io::Result<Self> {
         Ok(match wanted {
-            Wanted::File(path) => {
+            RequestLogSpec::File(path) => {
                 Self::File { path: path.clone(), file: ArcSwap::from_pointee(open_file(path)?) }
             }
-            Wanted::Udp(to) => {
+            RequestLogSpec::Udp(to) => {
                 let any: IpAddr =
                     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 Self::Datagrams { socket: UdpSocket::bind((any, 0))?, to: *to }
@@ -174,7 +175,7 @@ impl Output {
         }
     }
 
-    /// Writes lines: to a file in one write, to a collector each in its own datagram.
+    /// Writes lines: all in one write to a file, or each in its own datagram to a collector.
     fn write(&self, lines: &[Vec<u8>]) -> io::Result<()> {
         match self {
             Self::File { file, .. } => (&**file.load()).write_all(&lines.concat()),
@@ -198,27 +199,27 @@ struct Writer {
     /// Lines for one output that are written together.
     batch: Vec<Vec<u8>>,
     output: Option<Arc<Output>>,
-    /// The last write failed, and the failure was logged.
-    fails: bool,
+    /// True if the last write failed. The failure was logged.
+    has_failed: bool,
 }
 
 impl Writer {
     fn new(log: Log) -> Self {
-        Self { log, batch: Vec::new(), output: None, fails: false }
+        Self { log, batch: Vec::new(), output: None, has_failed: false }
     }
 
     fn run(mut self, waiting: &Receiver<Message>) {
         while let Ok(first) = waiting.recv() {
-            self.take(first);
+            self.handle(first);
             for _ in 0..BATCH_LINES {
                 let Ok(next) = waiting.try_recv() else { break };
-                self.take(next);
+                self.handle(next);
             }
             self.write();
         }
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle(&mut self, message: Message) {
         match message {
             Message::Line(output, line) => {
                 if !self.output.as_ref().is_some_and(|present| Arc::ptr_eq(present, &output)) {
@@ -239,8 +240,8 @@ impl Writer {
         let written = output.write(&self.batch);
         self.batch.clear();
         match written {
-            Ok(()) => self.fails = false,
-            Err(error) if !std::mem::replace(&mut self.fails, true) => {
+            Ok(()) => self.has_failed = false,
+            Err(error) if !std::mem::replace(&mut self.has_failed, true) => {
                 let to = match &*output {
                     Output::File { path, .. } => path.display().to_string(),
                     Output::Datagrams { to, .. } => to.to_string(),

@@ -1,5 +1,5 @@
-//! Resolves host names before a configuration is applied. A name that does not resolve makes the
-//! configuration invalid.
+//! Resolution of host names before a configuration is applied. A name that does not resolve makes the configuration
+//! invalid.
 
 use crate::config::{Config, Problem};
 use evener_core::{Endpoint, Target};
@@ -13,7 +13,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Targets(BTreeMap<Endpoint, Target>);
 
 impl Targets {
-    /// Returns the address of a server of the configuration that was resolved.
+    /// Returns the address of a server in the resolved configuration.
     pub(crate) fn of(&self, endpoint: &Endpoint) -> Target {
         self.0
             .get(endpoint)
@@ -29,7 +29,7 @@ pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
     let names = servers.filter(|endpoint| matches!(endpoint, Endpoint::Host { .. }));
     let mut tasks = tokio::task::JoinSet::new();
     for endpoint in names.collect::<std::collections::BTreeSet<_>>() {
-        tasks.spawn(look_up(endpoint.clone()));
+        tasks.spawn(resolve_endpoint(endpoint.clone()));
     }
     let (mut targets, mut problems) = (BTreeMap::new(), Vec::new());
     while let Some(done) = tasks.join_next().await {
@@ -45,17 +45,17 @@ pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
     if problems.is_empty() { Ok(Targets(targets)) } else { Err(problems) }
 }
 
-async fn look_up(endpoint: Endpoint) -> (Endpoint, Result<Target, String>) {
+async fn resolve_endpoint(endpoint: Endpoint) -> (Endpoint, Result<Target, String>) {
     let found = match &endpoint {
-        Endpoint::Host { name, port } => look_up_host(name, *port).await,
+        Endpoint::Host { name, port } => resolve_host(name, *port).await,
         other => other.target().ok_or_else(|| format!("`{other}` is not an address")),
     };
     (endpoint, found)
 }
 
-async fn look_up_host(name: &str, port: u16) -> Result<Target, String> {
+async fn resolve_host(name: &str, port: u16) -> Result<Target, String> {
     match tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((name, port))).await {
-        // The first address in the order of RFC 6724, which getaddrinfo(3) gives.
+        // getaddrinfo(3) sorts addresses by preference (RFC 6724).
         Ok(Ok(mut addresses)) => {
             addresses.next().map(Target::Ip).ok_or_else(|| format!("`{name}` has no address"))
         }
@@ -64,6 +64,7 @@ async fn look_up_host(name: &str, port: u16) -> Result<Target, String> {
     }
 }
 
+/// Returns the last part of an error message, without the name of the failed function.
 fn reason(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.rsplit(": ").next().unwrap_or(&text).to_owned()

@@ -1,5 +1,5 @@
-//! Link-local addresses with a zone (RFC 4007). Configurations name the interface, `[fe80::1%eth0]:80`;
-//! sockets and core use its number.
+//! Link-local addresses with a zone (RFC 4007). Configurations contain the name of the interface, such as
+//! `[fe80::1%eth0]:80`; sockets and the core use its number.
 
 use evener_core::address::AddressError;
 use evener_core::spec::ServerSpec;
@@ -10,15 +10,16 @@ use std::net::{SocketAddr, SocketAddrV6};
 
 /// Parses an address. The interface may be a name or a number.
 pub(crate) fn parse(text: &str) -> Result<Endpoint, AddressError> {
-    with_number(text).as_deref().unwrap_or(text).parse()
+    with_interface_number(text).as_deref().unwrap_or(text).parse()
 }
 
 /// Parses an address to listen on. With port 0 the system chooses the port.
 pub(crate) fn parse_listen(text: &str) -> Result<Endpoint, AddressError> {
-    Endpoint::parse_listen(with_number(text).as_deref().unwrap_or(text))
+    Endpoint::parse_listen(with_interface_number(text).as_deref().unwrap_or(text))
 }
 
-/// Parses the address of a server. The text becomes its name, because the number of an interface can change.
+/// Parses the address of a server. If the address has an interface, the text becomes the name of the server, because
+/// the number of an interface can change.
 pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
     let endpoint = parse(text)?;
     let has_scope = endpoint.target().is_some_and(|target| scoped(&target).is_some());
@@ -42,8 +43,8 @@ fn scoped(target: &Target) -> Option<SocketAddrV6> {
     }
 }
 
-/// Returns the text with the number of the interface that it names, if that exists.
-fn with_number(text: &str) -> Option<String> {
+/// Returns the text with the number of the interface instead of its name, if the interface exists.
+fn with_interface_number(text: &str) -> Option<String> {
     let (host, rest) = text.strip_prefix('[')?.split_once('%')?;
     let (name, tail) = rest.split_once(']')?;
     let number = netdevice::name_to_index(any_socket()?, name).ok()?;
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interfaces_have_names_and_numbers() {
+    fn addresses_have_the_name_or_number_of_an_interface() {
         // The number of the loopback interface is 1 in each network namespace.
         for written in ["[fe80::7%lo]:53", "[fe80::7%1]:53"] {
             let endpoint = parse(written).unwrap();

@@ -326,9 +326,9 @@ impl Supervisor {
             Report::NoDescriptors { service, connections_max } => {
                 Some(Event::DescriptorsUsedUp { service, connections_max })
             }
-            Report::NoRing { error } => {
-                Some(Event::Notice { text: format!("no io_uring here ({error}): epoll does the work") })
-            }
+            Report::NoRing { error } => Some(Event::Notice {
+                text: format!("io_uring is not available ({error}): the workers use epoll"),
+            }),
             Report::AcceptFailed { service, error } => {
                 Some(Event::AcceptFailed { service, error: error.to_string() })
             }

@@ -1,4 +1,4 @@
-//! Completes the chain of a certificate with certificates of the same directory.
+//! Completion of the chain of a certificate with certificates of its issuers.
 
 use rustls::pki_types::CertificateDer;
 use x509_cert::Certificate;
@@ -7,8 +7,8 @@ use x509_cert::der::Decode;
 /// Maximum length of a chain.
 const LENGTH_MAX: usize = 10;
 
-/// Adds the issuer of the last certificate, the issuer of that and so on, if they are present. Self-signed
-/// certificates are not added (RFC 8446, section 4.4.2: the peer has them).
+/// Adds the issuer of the last certificate, the issuer of the issuer, and so on, if they are in `issuers`.
+/// Self-signed certificates are not added, because the peer has them (RFC 8446, section 4.4.2).
 pub(super) fn complete(
     mut chain: Vec<CertificateDer<'static>>,
     issuers: &[CertificateDer<'static>],
@@ -19,8 +19,8 @@ pub(super) fn complete(
             break;
         };
         let by_subject = |der: &&CertificateDer<'static>| {
-            parse(der).is_some_and(|one| {
-                one.tbs_certificate.subject == wanted.tbs_certificate.issuer && !is_self_signed(&one)
+            parse(der).is_some_and(|issuer| {
+                issuer.tbs_certificate.subject == wanted.tbs_certificate.issuer && !is_self_signed(&issuer)
             })
         };
         match issuers.iter().find(by_subject) {

@@ -8,27 +8,27 @@ use x509_cert::der::asn1::{ContextSpecific, ObjectIdentifier, OctetStringRef, Ui
 use x509_cert::der::{Decode, Header, Reader, SliceReader};
 use x509_cert::spki::AlgorithmIdentifierRef;
 
-/// The byte order mark of UTF-8, which some editors add.
-const MARK: &[u8] = b"\xef\xbb\xbf";
-/// Other names of certificates (openssl(1), "PEM headers"), and ours for them.
+/// Byte order mark of UTF-8, which some editors add.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// Other labels of certificates (openssl(1), "PEM headers"), each with the standard label.
 const LABELS: [(&[u8], &[u8]); 2] =
     [(b" X509 CERTIFICATE-----", b" CERTIFICATE-----"), (b" TRUSTED CERTIFICATE-----", b" CERTIFICATE-----")];
 
 /// Returns the certificates in a file.
 pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let text = plain(bytes);
+    let text = normalized(bytes);
     let is_renamed = matches!(text, Cow::Owned(_));
     let all = CertificateDer::pem_slice_iter(&text);
-    all.map(|one| one.map(|der| if is_renamed { without_trust(der) } else { der })).collect()
+    all.map(|certificate| certificate.map(|der| if is_renamed { without_trust(der) } else { der })).collect()
 }
 
 /// Returns the first private key in a file.
 pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_slice(&plain(bytes))
+    PrivateKeyDer::from_pem_slice(&normalized(bytes))
 }
 
 /// Returns the text with standard labels and without byte order marks.
-fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
+fn normalized(bytes: &[u8]) -> Cow<'_, [u8]> {
     let replace = |text: Cow<'_, [u8]>, from: &[u8], to: &[u8]| -> Option<Vec<u8>> {
         let first = find(&text, from)?;
         let (mut out, mut rest) = (text[..first].to_vec(), &text[first..]);
@@ -41,7 +41,7 @@ fn plain(bytes: &[u8]) -> Cow<'_, [u8]> {
         Some(out)
     };
     let mut text = Cow::Borrowed(bytes);
-    for (from, to) in LABELS.into_iter().chain([(MARK, &b""[..])]) {
+    for (from, to) in LABELS.into_iter().chain([(BYTE_ORDER_MARK, &b""[..])]) {
         if let Some(replaced) = replace(Cow::Borrowed(&text), from, to) {
             text = Cow::Owned(replaced);
         }
@@ -53,7 +53,7 @@ fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
-/// Removes the trust settings that follow the certificate in a trusted certificate.
+/// Removes the trust settings that OpenSSL appends to a trusted certificate.
 fn without_trust(der: CertificateDer<'static>) -> CertificateDer<'static> {
     let length = SliceReader::new(&der).and_then(|mut reader| {
         let header = Header::decode(&mut reader)?;
@@ -65,7 +65,7 @@ fn without_trust(der: CertificateDer<'static>) -> CertificateDer<'static> {
     }
 }
 
-/// Supported keys.
+/// Description of the supported keys.
 const SUPPORTED: &str = "use RSA of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519";
 
 /// Returns a message about a key that is not supported.
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn certificates_are_read_in_every_form() {
+    fn certificates_with_byte_order_marks_and_other_labels_are_read() {
         let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
         let (pem, der) = (made.cert.pem(), made.cert.der());
         let check = |text: &str, count: usize| {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_not_supported_is_named() {
+    fn the_message_about_an_unsupported_key_names_its_kind() {
         let check = |pem: &str, kind: &str| {
             let message = unsupported_key(&private_key(pem.as_bytes()).unwrap());
             assert!(

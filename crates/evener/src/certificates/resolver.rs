@@ -1,5 +1,5 @@
-//! Selects the certificate for a client: the one with the requested name, exactly or by a wildcard, else the
-//! first.
+//! Selection of the certificate for a client: a certificate with exactly the requested name, else with a wildcard
+//! that matches it, else the first certificate.
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -10,8 +10,8 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// Certificates that expire within this time cause a warning.
-const ENDS_SOON_DAYS: i64 = 14;
+/// Number of days before the expiry of a certificate on which warnings begin.
+const WARNING_DAYS: i64 = 14;
 
 /// Certificates by name. Several may have one name, with different kinds of keys.
 #[derive(Debug)]
@@ -21,22 +21,22 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Creates a resolver from certificates with the names of their files, and returns the expiry time of
-    /// each.
-    pub(super) fn new(certificates: Vec<super::Named>) -> (Self, Vec<Ends>) {
+    /// Creates a resolver from certificates with the host names in their file names. Also returns the expiry of each
+    /// certificate.
+    pub(super) fn new(certificates: Vec<super::NamedCertificate>) -> (Self, Vec<Expiry>) {
         let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
-        let (mut default, mut ends) = (Vec::new(), Vec::new());
+        let (mut default, mut expiries) = (Vec::new(), Vec::new());
         let mut default_names: Vec<String> = Vec::new();
         for (file, key) in certificates {
             let facts = key.cert.first().map(|certificate| facts_of(certificate)).unwrap_or_default();
             let names: Vec<String> = facts.names.into_iter().chain(file).collect();
             let name = names.first().cloned().unwrap_or_else(|| "without a name".into());
-            ends.extend(facts.ends.map(|at| Ends { name, at }));
+            expiries.extend(facts.expires.map(|at| Expiry { name, at }));
             if default.is_empty() {
                 default_names.clone_from(&names);
             }
-            // Certificates with the same names and other kinds of keys are also defaults, for clients that
-            // cannot use the first.
+            // Certificates with one of these names and another kind of key are also defaults, for clients that do
+            // not support the key of the first certificate.
             if default.is_empty() || names.iter().any(|name| default_names.contains(name)) {
                 default.push(Arc::clone(&key));
             }
@@ -44,7 +44,7 @@ impl Resolver {
                 by_name.entry(name).or_default().push(Arc::clone(&key));
             }
         }
-        (Self { by_name, default }, ends)
+        (Self { by_name, default }, expiries)
     }
 
     fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
@@ -65,11 +65,12 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
+/// Names and expiry time of a certificate.
 #[derive(Default)]
 struct Facts {
     names: Vec<String>,
     /// Expiry time, in seconds since 1970.
-    ends: Option<i64>,
+    expires: Option<i64>,
 }
 
 fn facts_of(der: &[u8]) -> Facts {
@@ -81,26 +82,24 @@ fn facts_of(der: &[u8]) -> Facts {
         GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
         _ => None,
     });
-    let ends = body.validity.not_after.to_unix_duration().as_secs() as i64;
-    Facts { names: names.collect(), ends: Some(ends) }
+    let expires = body.validity.not_after.to_unix_duration().as_secs() as i64;
+    Facts { names: names.collect(), expires: Some(expires) }
 }
 
-/// Expiry of a certificate.
+/// Name and expiry time of a certificate.
 #[derive(Clone, Debug)]
-pub(super) struct Ends {
+pub(super) struct Expiry {
     name: String,
     at: i64,
 }
 
-impl Ends {
+impl Expiry {
     /// Returns a warning if the certificate has expired at `now` or expires soon.
     pub(super) fn warning(&self, now: i64) -> Option<String> {
         let name = &self.name;
         match (self.at - now).div_euclid(86_400) {
             days if days < 0 => Some(format!("the certificate of {name} has expired")),
-            days if days < ENDS_SOON_DAYS => {
-                Some(format!("the certificate of {name} expires in {days} days"))
-            }
+            days if days < WARNING_DAYS => Some(format!("the certificate of {name} expires in {days} days")),
             _ => None,
         }
     }

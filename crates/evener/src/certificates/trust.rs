@@ -1,9 +1,8 @@
-//! Trust: authorities, and self-signed certificates that are configured themselves, as `openssl req -x509`
-//! makes them.
+//! Trust in peers: authorities, and configured self-signed certificates.
 //!
-//! Such a certificate has the CA flag, and webpki refuses it as the certificate of a server (RFC 5280,
-//! section 4.2.1.9). Here it is trusted because it was configured: the peer must present exactly this
-//! certificate and have its key. Its name, validity and purpose are verified as for any other.
+//! A self-signed certificate of `openssl req -x509` has the CA flag, so webpki refuses it as the certificate of a
+//! server (RFC 5280, section 4.2.1.9). This module trusts it if it is configured: the peer must present exactly this
+//! certificate and have its key. Its name, validity and purpose are verified as for any other certificate.
 
 use evener_core::spec::Presence;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -26,7 +25,7 @@ const FOR_SERVERS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.
 /// id-kp-clientAuth (RFC 5280, section 4.2.1.12).
 const FOR_CLIENTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
 
-/// Authorities, with those of their certificates that are self-signed.
+/// Certificates of authorities, and the self-signed certificates among them.
 #[derive(Clone, Debug)]
 pub(crate) struct Authorities {
     store: RootCertStore,
@@ -40,11 +39,12 @@ impl Default for Authorities {
 }
 
 impl Authorities {
-    /// Trusts the authorities of a store alone.
+    /// Trusts only the authorities of a store.
     pub(crate) fn of(store: RootCertStore) -> Self {
         Self { store, self_signed: SelfSigned::default() }
     }
 
+    /// Trusts a certificate.
     pub(crate) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), Error> {
         self.store.add(certificate.clone())?;
         let is_self_signed = Certificate::from_der(&certificate)
@@ -55,6 +55,7 @@ impl Authorities {
         Ok(())
     }
 
+    /// Returns the number of certificates.
     pub(crate) fn len(&self) -> usize {
         self.store.len()
     }
@@ -68,10 +69,10 @@ impl Authorities {
         let provider = Arc::new(ring::default_provider());
         let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(self.store), provider);
         let inner = builder.build().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Servers { inner, self_signed: self.self_signed }))
+        Ok(Arc::new(ServerVerifier { inner, self_signed: self.self_signed }))
     }
 
-    /// Returns a verifier of clients. Clients without a certificate are accepted if it is `optional`.
+    /// Returns a verifier of clients. Clients without a certificate are accepted if certificates are optional.
     pub(crate) fn for_clients(self, presence: Presence) -> Result<Arc<dyn ClientCertVerifier>, String> {
         let provider = Arc::new(ring::default_provider());
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(self.store), provider);
@@ -80,16 +81,16 @@ impl Authorities {
             Presence::Optional => builder.allow_unauthenticated(),
         };
         let inner = builder.build().map_err(|error| error.to_string())?;
-        Ok(Arc::new(Clients { inner, self_signed: self.self_signed }))
+        Ok(Arc::new(ClientVerifier { inner, self_signed: self.self_signed }))
     }
 }
 
-/// Self-signed certificates that are trusted themselves.
+/// Self-signed certificates that are trusted as certificates of peers.
 #[derive(Clone, Debug, Default)]
 struct SelfSigned(Vec<CertificateDer<'static>>);
 
 impl SelfSigned {
-    /// Returns true if a certificate that was refused with `error` is one of these, and is valid now for this
+    /// Accepts a certificate that was refused with `error` if it is one of these, and is valid now and for this
     /// purpose.
     fn verify(
         &self,
@@ -99,7 +100,7 @@ impl SelfSigned {
         error: Error,
     ) -> Result<(), Error> {
         if !self.0.iter().any(|self_signed| self_signed == certificate) {
-            return Err(in_terms_of_authorities(error));
+            return Err(without_ca_error(error));
         }
         let Ok(parsed) = Certificate::from_der(certificate) else { return Err(error) };
         let body = parsed.tbs_certificate;
@@ -118,9 +119,9 @@ impl SelfSigned {
     }
 }
 
-/// Replaces the error about an authority's certificate used by a peer: without trust in it, its issuer is
-/// unknown.
-fn in_terms_of_authorities(error: Error) -> Error {
+/// Replaces the error about a peer that presents the certificate of an authority. Such a peer is not trusted because
+/// the issuer is unknown.
+fn without_ca_error(error: Error) -> Error {
     match &error {
         Error::InvalidCertificate(CertificateError::Other(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
@@ -131,14 +132,14 @@ fn in_terms_of_authorities(error: Error) -> Error {
     }
 }
 
-/// Verifies servers' certificates.
+/// Verifier of the certificates of servers.
 #[derive(Debug)]
-struct Servers {
+struct ServerVerifier {
     inner: Arc<WebPkiServerVerifier>,
     self_signed: SelfSigned,
 }
 
-impl ServerCertVerifier for Servers {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -179,14 +180,14 @@ impl ServerCertVerifier for Servers {
     }
 }
 
-/// Verifies clients' certificates.
+/// Verifier of the certificates of clients.
 #[derive(Debug)]
-struct Clients {
+struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
     self_signed: SelfSigned,
 }
 
-impl ClientCertVerifier for Clients {
+impl ClientCertVerifier for ClientVerifier {
     fn offer_client_auth(&self) -> bool {
         self.inner.offer_client_auth()
     }
@@ -261,24 +262,24 @@ mod tests {
         authorities
     }
 
-    /// Returns the verdict on a server that presents `shown` where `named` is trusted.
+    /// Verifies a server that presents `presented` where `trusted` is trusted.
     fn server(
-        named: &CertificateDer<'static>,
-        shown: &CertificateDer<'_>,
+        trusted: &CertificateDer<'static>,
+        presented: &CertificateDer<'_>,
         name: &str,
         now: UnixTime,
     ) -> Result<(), Error> {
-        let verifier = authorities(named).for_servers().unwrap();
+        let verifier = authorities(trusted).for_servers().unwrap();
         let name = ServerName::try_from(name.to_owned()).unwrap();
-        verifier.verify_server_cert(shown, &[], &name, &[], now).map(drop)
+        verifier.verify_server_cert(presented, &[], &name, &[], now).map(drop)
     }
 
     #[test]
-    fn a_self_signed_certificate_that_is_named_itself_is_trusted() {
+    fn a_configured_self_signed_certificate_is_trusted_for_its_names_while_it_is_valid() {
         let (one, other) = (self_signed(|_| {}), self_signed(|_| {}));
         assert_eq!(server(&one, &one, "a.example", now()), Ok(()));
         assert_eq!(server(&one, &one, "127.0.0.1", now()), Ok(()));
-        assert!(server(&one, &one, "b.example", now()).is_err(), "another name");
+        assert!(server(&one, &one, "b.example", now()).is_err(), "the certificate has another name");
         // Another certificate of the same name.
         assert_eq!(server(&one, &other, "a.example", now()), Err(CertificateError::UnknownIssuer.into()));
         let later = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn its_purpose_counts() {
+    fn a_self_signed_certificate_is_trusted_only_for_its_purpose() {
         let with =
             |usage: ExtendedKeyUsagePurpose| self_signed(|params| params.extended_key_usages = vec![usage]);
         let (for_servers, for_clients) =
