@@ -38,7 +38,7 @@ pub(crate) fn socket_directory() -> PathBuf {
     }
 }
 
-/// Maximum number of left-over sockets that are removed at a time.
+/// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
 
 /// The admin socket. Its file is removed at the end.
@@ -47,7 +47,7 @@ pub(crate) struct AdminSocket {
     file: SocketFile,
 }
 
-/// Returns the usual directory if only this user can access it. In /tmp any user could have created it
+/// Returns the default directory if only this user can access it. In /tmp any user could have created it
 /// earlier.
 fn user_directory() -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
@@ -65,12 +65,12 @@ fn user_directory() -> anyhow::Result<PathBuf> {
 }
 
 impl AdminSocket {
-    /// Opens the socket at its usual path.
-    pub(crate) fn open_usual() -> anyhow::Result<Self> {
+    /// Opens the socket at its default path.
+    pub(crate) fn open_default() -> anyhow::Result<Self> {
         Self::open(&user_directory()?.join("evener.sock"))
     }
 
-    /// Opens the socket at its usual path, or at a path with the process id if another instance uses the usual
+    /// Opens the socket at its default path, or at a path with the process id if another instance uses the default
     /// path.
     pub(crate) fn open_any() -> anyhow::Result<Self> {
         let directory = user_directory()?;

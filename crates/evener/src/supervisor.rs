@@ -15,7 +15,7 @@ mod publish;
 mod reload;
 mod reservation;
 mod shortage;
-mod signalled;
+mod signals;
 
 use crate::certificates::TlsSettings;
 use crate::config::Config;
@@ -161,7 +161,7 @@ pub(crate) struct Supervisor {
     /// Addresses for datagrams that a reload removed, with the time until which workers may still use them.
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before the first configuration was applied.
-    prebound: listeners::Fresh,
+    prebound: listeners::NewListeners,
     /// Checks of the files of unix sockets.
     paths: paths::Paths,
     /// Services that were removed and still have connections.
@@ -215,7 +215,7 @@ impl Supervisor {
             access: access::AccessRules::default(),
             listeners: BTreeMap::new(),
             leaving: BTreeMap::new(),
-            prebound: listeners::Fresh::new(),
+            prebound: listeners::NewListeners::new(),
             paths: paths::Paths::default(),
             retiring: Vec::new(),
             probes: probes::Probes::default(),

@@ -67,7 +67,7 @@ impl SocketFile {
     }
 }
 
-/// Returns the path of a socket whose instance drains: `PATH.draining-PID`.
+/// Returns the path of the socket of an instance that drains: `PATH.draining-PID`.
 fn draining_name(path: &Path, pid: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!("{DRAINING}{pid}"));

@@ -1,4 +1,4 @@
-//! The commands that run an instance: `run`, `tcp`, `udp`, `http`, `dns`; and `check`, which only validates.
+//! The commands that run an instance (`run`, `tcp`, `udp`, `http`, `dns`), and `check`, which only validates.
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
@@ -24,7 +24,7 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
     let config = read(&file).await?;
     let admin = match &options.admin {
         Some(path) => AdminSocket::open(path)?,
-        None => AdminSocket::open_usual()?,
+        None => AdminSocket::open_default()?,
     };
     let mut instance = Instance::start(config, options.setting(ConfigSource::File(file))).await?;
     instance.serve_admin(admin);
@@ -53,17 +53,17 @@ pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `evener tcp|udp|http|dns LISTEN SERVER...`; `more` adds the settings of one of them.
+/// `evener tcp|udp|http|dns LISTEN SERVER...`. `complete` adds the settings of one protocol.
 pub(super) async fn one_liner(
     line: &OneLiner,
     protocol: Protocol,
     check: Option<CheckSpec>,
-    more: impl FnOnce(&mut ServiceSpec),
+    complete: impl FnOnce(&mut ServiceSpec),
 ) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
     let mut spec = one_liner_spec(line, protocol, check)?;
-    spec.services.first_mut().map(more);
+    spec.services.first_mut().map(complete);
     let config = Config { spec, ..Config::default() };
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,

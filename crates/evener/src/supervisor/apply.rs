@@ -24,16 +24,18 @@ impl Supervisor {
     /// Applies a configuration and returns a description of the changes. With any problem nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
         let Inputs { targets, tls, found } = resolved;
-        let (fresh, logs) = match (self.bind_fresh(&config), self.request_logs.open(&config)) {
-            (Ok(fresh), Ok(logs)) => (fresh, logs),
-            (fresh, logs) => return Err(fresh.err().into_iter().chain(logs.err()).flatten().collect()),
+        let (new_listeners, logs) = match (self.bind_new(&config), self.request_logs.open(&config)) {
+            (Ok(listeners), Ok(logs)) => (listeners, logs),
+            (listeners, logs) => {
+                return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
+            }
         };
-        let renewed = self.renewed(&config, &tls);
-        let moved = self.moved(&config, &targets);
+        let renewed = self.changed_certificates(&config, &tls);
+        let moved = self.changed_addresses(&config, &targets);
         self.tls = tls;
         self.request_logs.update(logs, &config);
         self.configurations += 1;
-        self.renew_discovery(&config.spec, found);
+        self.configure_discovery(&config.spec, found);
         let changes = diff(&self.config.spec, &config.spec);
         let changes = changes.iter().map(ToString::to_string);
         let changes = changes.chain(moved).chain(renewed).collect();
@@ -45,7 +47,7 @@ impl Supervisor {
             self.apply_service(spec);
         }
         self.divide_descriptors(&config.spec);
-        self.apply_listeners(&config, fresh);
+        self.apply_listeners(&config, new_listeners);
         self.paths.check_now();
         self.plane.maintain();
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
@@ -198,7 +200,7 @@ impl Supervisor {
     }
 
     /// Describes servers with the same configuration whose names now resolve to another address.
-    fn moved(&self, config: &Config, targets: &Targets) -> Vec<String> {
+    fn changed_addresses(&self, config: &Config, targets: &Targets) -> Vec<String> {
         let of_pool = |spec: &PoolSpec| {
             let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
             let before: BTreeMap<&Arc<str>, &Server> =
@@ -216,7 +218,7 @@ impl Supervisor {
     }
 
     /// Describes services and pools with the same configuration whose certificates changed.
-    fn renewed(&self, config: &Config, tls: &TlsSettings) -> Vec<String> {
+    fn changed_certificates(&self, config: &Config, tls: &TlsSettings) -> Vec<String> {
         let (old, new) = (&self.config.spec, &config.spec);
         let services = new.services.iter().filter(|service| old.services.contains(service));
         let services = services.filter(|service| !self.tls.same_for_clients(tls, &service.name));

@@ -125,7 +125,7 @@ impl Discovery {
 
 impl Supervisor {
     /// Prepares for a new configuration, with the scan that was made for it.
-    pub(super) fn renew_discovery(&mut self, spec: &Spec, found: Found) {
+    pub(super) fn configure_discovery(&mut self, spec: &Spec, found: Found) {
         let directories = directories(spec);
         self.discovery.update(found);
         self.discovery.numbers.retain(|name, _| spec.pools.iter().any(|pool| pool.name == *name));
@@ -211,16 +211,16 @@ impl Supervisor {
         }
         self.discovery.update(found);
         self.log_problems();
-        self.renew_found();
+        self.update_found_servers();
     }
 
     /// Adds and removes servers after a scan.
-    fn renew_found(&mut self) {
+    fn update_found_servers(&mut self) {
         let pools = self.config.spec.pools.iter().filter(|pool| !pool.discover.is_empty());
         let mut changed = false;
         for spec in pools.cloned().collect::<Vec<_>>() {
             let spec = self.with_found(&spec);
-            changed |= self.renew_pool(&spec);
+            changed |= self.update_found_servers_of(&spec);
         }
         if changed {
             self.publish();
@@ -230,7 +230,7 @@ impl Supervisor {
 
     /// Updates the discovered servers of a pool. Returns true if any were added or removed. Servers of the
     /// configuration stay as they are.
-    fn renew_pool(&mut self, spec: &PoolSpec) -> bool {
+    fn update_found_servers_of(&mut self, spec: &PoolSpec) -> bool {
         let Some(running) = self.pools.get(&spec.name).filter(|running| running.pool.spec() != spec) else {
             return false;
         };

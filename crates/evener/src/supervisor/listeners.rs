@@ -49,7 +49,7 @@ impl ListenerKey {
     }
 }
 
-pub(super) type Fresh = BTreeMap<ListenerKey, Bound>;
+pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 
 impl Supervisor {
     /// Adds sockets that are bound already, for the addresses of the next configuration. The program may have no
@@ -59,21 +59,23 @@ impl Supervisor {
     }
 
     /// Binds every address without a listener.
-    pub(super) fn bind_fresh(&mut self, config: &Config) -> Result<Fresh, Vec<Problem>> {
-        let (mut fresh, mut problems) = (Fresh::new(), Vec::new());
+    pub(super) fn bind_new(&mut self, config: &Config) -> Result<NewListeners, Vec<Problem>> {
+        let (mut new_listeners, mut problems) = (NewListeners::new(), Vec::new());
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
                 let location = config.listen_locations.get(&(service.name.clone(), address.clone()));
-                problems.extend(self.bind_address(service, address, &mut fresh).iter().map(|error| {
-                    let message = format!("service `{}`: {error}", service.name);
-                    Problem { location: location.cloned(), message }
-                }));
+                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(
+                    |error| {
+                        let message = format!("service `{}`: {error}", service.name);
+                        Problem { location: location.cloned(), message }
+                    },
+                ));
             }
         }
         // An address that is in use for streams and for datagrams is reported once.
         problems.dedup();
-        if problems.is_empty() { Ok(fresh) } else { Err(problems) }
+        if problems.is_empty() { Ok(new_listeners) } else { Err(problems) }
     }
 
     /// Binds an address for the transports of a service that have no listener there.
@@ -81,7 +83,7 @@ impl Supervisor {
         &mut self,
         service: &ServiceSpec,
         address: &Endpoint,
-        fresh: &mut Fresh,
+        new_listeners: &mut NewListeners,
     ) -> Vec<BindError> {
         let transports = service.protocol.transports();
         let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
@@ -89,7 +91,7 @@ impl Supervisor {
             keys.partition(|key| self.listeners.contains_key(key));
         missing.retain(|key| match self.prebound.remove(key) {
             Some(bound) => {
-                fresh.insert(key.clone(), bound);
+                new_listeners.insert(key.clone(), bound);
                 false
             }
             None => true,
@@ -110,10 +112,10 @@ impl Supervisor {
         let wanted = chosen.as_ref().or(existing).unwrap_or(address).clone();
         let mut errors = Vec::new();
         for key in missing {
-            let shared = reserved.is_some() || self.overlaps_local(key.transport, &wanted, fresh);
+            let shared = reserved.is_some() || self.overlaps_local(key.transport, &wanted, new_listeners);
             let sharing = if shared { Sharing::Overlapping } else { Sharing::None };
             match bind(&wanted, key.transport, &service.options, self.plane.workers(), sharing) {
-                Ok(bound) => drop(fresh.insert(key, bound)),
+                Ok(bound) => drop(new_listeners.insert(key, bound)),
                 Err(error) => errors.push(error),
             }
         }
@@ -122,7 +124,7 @@ impl Supervisor {
 
     /// Returns true if a listener of this instance has the same port on the same address, or if either of them
     /// listens on all addresses.
-    fn overlaps_local(&self, transport: Transport, address: &Endpoint, fresh: &Fresh) -> bool {
+    fn overlaps_local(&self, transport: Transport, address: &Endpoint, new_listeners: &NewListeners) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
         let overlaps = |local: &Endpoint| {
             let Endpoint::Ip(local) = local else { return false };
@@ -133,20 +135,20 @@ impl Supervisor {
             return true;
         }
         let local = self.listeners.iter().map(|(key, listener)| (key.transport, &listener.bound));
-        let mut local = local.chain(fresh.iter().map(|(key, bound)| (key.transport, &bound.address)));
+        let mut local = local.chain(new_listeners.iter().map(|(key, bound)| (key.transport, &bound.address)));
         local.any(|(other, address)| other == transport && overlaps(address))
     }
 
     /// Applies listeners. Listeners whose address stays continue, possibly for another service. Other listeners are
     /// opened or closed.
-    pub(super) fn apply_listeners(&mut self, config: &Config, mut fresh: Fresh) {
+    pub(super) fn apply_listeners(&mut self, config: &Config, mut new_listeners: NewListeners) {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
             let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
             for key in keys_of(spec) {
                 wanted.insert(key.clone());
-                if let Some(bound) = fresh.remove(&key) {
+                if let Some(bound) = new_listeners.remove(&key) {
                     let address = bound.address.clone();
                     let id = self.plane.listen(&service, bound);
                     let (name, protocol) = (spec.name.clone(), spec.protocol.name());
