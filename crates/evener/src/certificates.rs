@@ -133,6 +133,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     let mut loader = Loader {
         tls: TlsSettings::default(),
         problems: Vec::new(),
+        owner: String::new(),
         digest: DefaultHasher::new(),
         location: None,
     };
@@ -161,20 +162,22 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
 struct Loader {
     tls: TlsSettings,
     problems: Vec<Problem>,
-    /// Digest of the files of the present service or pool.
+    /// The present service or pool, as in `service `www``.
+    owner: String,
+    /// Digest of its files.
     digest: DefaultHasher,
-    /// Location of the declaration of the present service or pool.
+    /// Location of its declaration.
     location: Option<Location>,
 }
 
 impl Loader {
-    fn problem(&mut self, what: &str, message: impl std::fmt::Display) {
+    fn problem(&mut self, message: impl std::fmt::Display) {
         self.problems
-            .push(Problem { location: self.location.clone(), message: format!("{what}: {message}") });
+            .push(Problem { location: self.location.clone(), message: format!("{}: {message}", self.owner) });
     }
 
     /// Reads a file, and records its stamp so that changes are detected.
-    fn read(&mut self, what: &str, path: &Path) -> Option<Vec<u8>> {
+    fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
         self.tls.files.insert(path.to_owned(), stamp_of(path));
         let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
         let read =
@@ -185,14 +188,14 @@ impl Loader {
                 Some(bytes)
             }
             Err(error) => {
-                self.problem(what, format!("{} cannot be read: {error}", path.display()));
+                self.problem(format!("{} cannot be read: {error}", path.display()));
                 None
             }
         }
     }
 
     /// Returns the files of a directory, sorted.
-    fn list(&mut self, what: &str, directory: &Path) -> Vec<PathBuf> {
+    fn list(&mut self, directory: &Path) -> Vec<PathBuf> {
         self.tls.files.insert(directory.to_owned(), stamp_of(directory));
         match std::fs::read_dir(directory) {
             Ok(entries) => {
@@ -201,7 +204,7 @@ impl Loader {
                 files
             }
             Err(error) => {
-                self.problem(what, format!("{} cannot be read: {error}", directory.display()));
+                self.problem(format!("{} cannot be read: {error}", directory.display()));
                 Vec::new()
             }
         }
@@ -213,17 +216,17 @@ impl Loader {
         spec: &TlsSpec,
         old: Option<&ClientSettings>,
     ) -> Option<ClientSettings> {
-        let what = format!("service `{}`", service.name);
+        self.owner = format!("service `{}`", service.name);
         let before = self.problems.len();
         // The requirements for clients have their own digest, so that tickets stay valid if only the certificates of
         // the service change.
         self.digest = DefaultHasher::new();
         format!("{:?}", spec.client).hash(&mut self.digest);
-        let verifier = spec.client.as_ref().map(|client| self.client_verifier(&what, client));
+        let verifier = spec.client.as_ref().map(|client| self.client_verifier(client));
         let client_digest = self.digest.finish();
         let http = service.http.as_ref().map(|http| http.http2);
         format!("{spec:?} {http:?}").hash(&mut self.digest);
-        let certificates = self.certificates(&what, spec);
+        let certificates = self.certificates(spec);
         let digest = self.digest.finish();
         if self.problems.len() > before {
             return None;
@@ -241,7 +244,7 @@ impl Loader {
         let tickets = match tickets.map_or_else(ring::Ticketer::new, Ok) {
             Ok(tickets) => tickets,
             Err(error) => {
-                self.problem(&what, format!("cannot create keys for tickets: {error}"));
+                self.problem(format!("cannot create keys for tickets: {error}"));
                 return None;
             }
         };
@@ -262,18 +265,18 @@ impl Loader {
     }
 
     /// Reads all certificates of a service. Names of files in directories are host names.
-    fn certificates(&mut self, what: &str, spec: &TlsSpec) -> Vec<NamedCertificate> {
+    fn certificates(&mut self, spec: &TlsSpec) -> Vec<NamedCertificate> {
         let (mut certificates, before) = (Vec::new(), self.problems.len());
         for files in &spec.certificates {
-            certificates.extend(self.certificate(what, files).map(|key| (None, key)));
+            certificates.extend(self.certificate(files).map(|key| (None, key)));
         }
         for directory in &spec.directories {
-            self.directory(what, Path::new(directory), &mut certificates);
+            self.directory(Path::new(directory), &mut certificates);
         }
         match certificates.len() {
-            0 if self.problems.len() == before => self.problem(what, "there are no certificates"),
+            0 if self.problems.len() == before => self.problem("there are no certificates"),
             count if count > CERTIFICATES_MAX => {
-                self.problem(what, format!("more than {CERTIFICATES_MAX} certificates"));
+                self.problem(format!("more than {CERTIFICATES_MAX} certificates"));
             }
             _ => {}
         }
@@ -281,8 +284,8 @@ impl Loader {
     }
 
     /// Reads every `name.crt` of a directory with its `name.key`.
-    fn directory(&mut self, what: &str, directory: &Path, certificates: &mut Vec<NamedCertificate>) {
-        for path in self.list(what, directory) {
+    fn directory(&mut self, directory: &Path, certificates: &mut Vec<NamedCertificate>) {
+        for path in self.list(directory) {
             if path.extension().is_none_or(|extension| extension != "crt") {
                 continue;
             }
@@ -295,22 +298,19 @@ impl Loader {
                 issuers: issuers.exists().then(|| text(&issuers)),
             };
             let name = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
-            certificates.extend(self.certificate(what, &files).map(|key| (name, key)));
+            certificates.extend(self.certificate(&files).map(|key| (name, key)));
         }
     }
 
-    fn certificate(&mut self, what: &str, files: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
+    fn certificate(&mut self, files: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
         let (chain_path, key_path) = (Path::new(&files.chain), Path::new(&files.key));
-        let chain = self.read(what, chain_path)?;
-        let key = if key_path == chain_path { chain.clone() } else { self.read(what, key_path)? };
+        let chain = self.read(chain_path)?;
+        let key = if key_path == chain_path { chain.clone() } else { self.read(key_path)? };
         let ocsp = match &files.ocsp {
             Some(path) => {
-                let response = self.read(what, Path::new(path))?;
+                let response = self.read(Path::new(path))?;
                 if !is_der(&response) {
-                    self.problem(
-                        what,
-                        format!("{path} is not an OCSP response in DER (RFC 6960, section 4.2.1)"),
-                    );
+                    self.problem(format!("{path} is not an OCSP response in DER (RFC 6960, section 4.2.1)"));
                     return None;
                 }
                 Some(response)
@@ -319,21 +319,21 @@ impl Loader {
         };
         let chain = certificates(&chain).ok().filter(|chain| !chain.is_empty());
         let Some(chain) = chain else {
-            self.problem(what, format!("{} has no certificate in PEM", files.chain));
+            self.problem(format!("{} has no certificate in PEM", files.chain));
             return None;
         };
         let issuers = match &files.issuers {
-            Some(path) => self.read(what, Path::new(path))?,
+            Some(path) => self.read(Path::new(path))?,
             None => Vec::new(),
         };
         let issuers = certificates(&issuers).unwrap_or_default();
         let chain = chain::complete(chain, &issuers);
         let Ok(key) = pem::private_key(&key) else {
-            self.problem(what, format!("{} has no private key in PEM (is it encrypted?)", files.key));
+            self.problem(format!("{} has no private key in PEM (is it encrypted?)", files.key));
             return None;
         };
         if ring::default_provider().key_provider.load_private_key(key.clone_key()).is_err() {
-            self.problem(what, format!("{}: {}", files.key, pem::unsupported_key(&key)));
+            self.problem(format!("{}: {}", files.key, pem::unsupported_key(&key)));
             return None;
         }
         match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
@@ -342,39 +342,39 @@ impl Loader {
                 Some(Arc::new(certified))
             }
             Err(rustls::Error::InconsistentKeys(_)) => {
-                self.problem(what, format!("{} is not the key of {}", files.key, files.chain));
+                self.problem(format!("{} is not the key of {}", files.key, files.chain));
                 None
             }
             Err(error) => {
-                self.problem(what, format!("{}: {error}", files.chain));
+                self.problem(format!("{}: {error}", files.chain));
                 None
             }
         }
     }
 
     /// Reads the authorities in files, and in all files of directories.
-    fn authorities(&mut self, what: &str, paths: &[String]) -> Option<Authorities> {
+    fn authorities(&mut self, paths: &[String]) -> Option<Authorities> {
         let mut store = Authorities::default();
         for path in paths {
-            self.add_authorities(what, Path::new(path), &mut store)?;
+            self.add_authorities(Path::new(path), &mut store)?;
         }
         Some(store)
     }
 
-    fn add_authorities(&mut self, what: &str, path: &Path, store: &mut Authorities) -> Option<()> {
-        let files = if path.is_dir() { self.list(what, path) } else { vec![path.to_owned()] };
+    fn add_authorities(&mut self, path: &Path, store: &mut Authorities) -> Option<()> {
+        let files = if path.is_dir() { self.list(path) } else { vec![path.to_owned()] };
         let before = store.len();
         // Directories and dangling links, which c_rehash leaves behind, are skipped.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
-            let bytes = self.read(what, file)?;
+            let bytes = self.read(file)?;
             let certificates = certificates(&bytes).map_err(|error| error.to_string());
             let add = |der| store.add(der).map_err(|error| error.to_string());
             if let Err(error) = certificates.and_then(|all| all.into_iter().try_for_each(add)) {
-                self.problem(what, format!("{}: {error}", file.display()));
+                self.problem(format!("{}: {error}", file.display()));
             }
         }
         if store.len() == before {
-            self.problem(what, format!("{} has no certificate in PEM", path.display()));
+            self.problem(format!("{} has no certificate in PEM", path.display()));
             return None;
         }
         Some(())
@@ -382,14 +382,13 @@ impl Loader {
 
     fn client_verifier(
         &mut self,
-        what: &str,
         client: &ClientCertificates,
     ) -> Option<Arc<dyn rustls::server::danger::ClientCertVerifier>> {
-        let store = self.authorities(what, &client.authorities)?;
+        let store = self.authorities(&client.authorities)?;
         match store.for_clients(client.presence) {
             Ok(verifier) => Some(verifier),
             Err(error) => {
-                self.problem(what, error);
+                self.problem(error);
                 None
             }
         }
@@ -401,7 +400,7 @@ impl Loader {
         spec: &ServerTlsSpec,
         old: Option<&ServerSettings>,
     ) -> Option<ServerSettings> {
-        let what = format!("pool `{}`", pool.name);
+        self.owner = format!("pool `{}`", pool.name);
         self.digest = DefaultHasher::new();
         format!("{spec:?}").hash(&mut self.digest);
         let mut names = BTreeMap::new();
@@ -415,23 +414,20 @@ impl Loader {
                         "server `{}` has no name to verify: give the pool `tls = {{ sni = ... }}`",
                         server.name
                     );
-                    self.problem(&what, message);
+                    self.problem(message);
                 }
             }
         }
         let before = self.problems.len();
         let store = match &spec.authorities {
-            Some(path) => self.authorities(&what, std::slice::from_ref(path))?,
+            Some(path) => self.authorities(std::slice::from_ref(path))?,
             None => Authorities::of(system_authorities()),
         };
         if store.is_empty() && spec.verification == Verification::Full {
-            self.problem(
-                &what,
-                "this system trusts no authorities; give the pool `tls = { ca = \"ca.crt\" }`",
-            );
+            self.problem("this system trusts no authorities; give the pool `tls = { ca = \"ca.crt\" }`");
         }
         let identity = match &spec.certificate {
-            Some(files) => Some(self.certificate(&what, files)?),
+            Some(files) => Some(self.certificate(files)?),
             None => None,
         };
         let digest = self.digest.finish();
@@ -451,7 +447,7 @@ impl Loader {
         let verifier = match verifier {
             Ok(verifier) => verifier,
             Err(error) => {
-                self.problem(&what, error);
+                self.problem(error);
                 return None;
             }
         };

@@ -116,7 +116,7 @@ enum Command {
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
     Drain {
         #[command(flatten)]
-        what: ServerCommand,
+        command: ServerCommand,
         /// Time after which the server becomes ready again, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
@@ -126,7 +126,7 @@ enum Command {
     /// Take a server out of service: it gets no clients and no checks, and open connections continue
     Maintenance {
         #[command(flatten)]
-        what: ServerCommand,
+        command: ServerCommand,
         /// Time after which the server becomes ready again, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
@@ -185,7 +185,7 @@ enum Command {
     /// Refuse clients of a prefix
     Deny {
         #[command(flatten)]
-        what: AccessCommand,
+        command: AccessCommand,
         /// Time after which the rule expires, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
@@ -193,7 +193,7 @@ enum Command {
     /// Permit clients of a prefix, overriding the configuration
     Permit {
         #[command(flatten)]
-        what: AccessCommand,
+        command: AccessCommand,
         /// Time after which the rule expires, such as 10m (default: never)
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         time: Option<Duration>,
@@ -204,23 +204,23 @@ enum Command {
     Access(AdminArgs),
     /// Run with the command line of pen: `evener pen --help`. Also available through a link named `pen`
     #[command(disable_help_flag = true)]
-    Pen(Foreign),
+    Pen(ForeignArguments),
     /// Send a command to the control port of `evener pen` or pen. Also available through a link named `penctl`
     #[command(disable_help_flag = true)]
-    Penctl(Foreign),
+    Penctl(ForeignArguments),
     /// Send a web server's log from standard input to penlogd
     #[command(disable_help_flag = true)]
-    Penlog(Foreign),
+    Penlog(ForeignArguments),
     /// Merge the logs of web servers behind pen as they arrive
     #[command(disable_help_flag = true)]
-    Penlogd(Foreign),
+    Penlogd(ForeignArguments),
     /// Merge the log files of web servers behind pen
     #[command(disable_help_flag = true)]
-    Mergelogs(Foreign),
+    Mergelogs(ForeignArguments),
     /// Balance DNS across the processes of a directory, with the command line of mname-balancer. Also available
     /// through a link named `mname-balancer` or `bbal`
     #[command(disable_help_flag = true)]
-    MnameBalancer(Foreign),
+    MnameBalancer(ForeignArguments),
     /// Print the configuration that is equivalent to the command line of another program
     ///
     /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of commands
@@ -235,7 +235,7 @@ enum Command {
         #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen"]))]
         program: String,
         #[command(flatten)]
-        what: Foreign,
+        arguments: ForeignArguments,
     },
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
     Completions {
@@ -261,7 +261,7 @@ impl Command {
 
 /// Words of a command line that another parser handles.
 #[derive(Args, Debug)]
-struct Foreign {
+struct ForeignArguments {
     /// The options of the program
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<OsString>,
@@ -425,9 +425,9 @@ async fn command(command: Command) -> anyhow::Result<()> {
         }
         Command::Status(admin_args) => client::status(&admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
-        Command::Drain { what, time } => client::set_state(&what, "drain", time).await,
-        Command::Ready(what) => client::set_state(&what, "ready", None).await,
-        Command::Maintenance { what, time } => client::set_state(&what, "maintenance", time).await,
+        Command::Drain { command, time } => client::set_state(&command, "drain", time).await,
+        Command::Ready(command) => client::set_state(&command, "ready", None).await,
+        Command::Maintenance { command, time } => client::set_state(&command, "maintenance", time).await,
         Command::Explain(wanted) => client::explain(&wanted).await,
         Command::Clients { service, since, limit, admin_args } => {
             connections::clients(service.as_deref(), since, limit, &admin_args).await
@@ -444,13 +444,13 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Close { number, admin_args, .. } => {
             connections::close(number.unwrap_or_default(), &admin_args).await
         }
-        Command::Expunge(what) => expunge::expunge(what).await,
-        Command::Deny { what, time } => client::change_access(&what, "deny", time).await,
-        Command::Permit { what, time } => client::change_access(&what, "permit", time).await,
-        Command::Forget(what) => client::change_access(&what, "forget", None).await,
+        Command::Expunge(command) => expunge::expunge(command).await,
+        Command::Deny { command, time } => client::change_access(&command, "deny", time).await,
+        Command::Permit { command, time } => client::change_access(&command, "permit", time).await,
+        Command::Forget(command) => client::change_access(&command, "forget", None).await,
         Command::Access(admin_args) => client::access(&admin_args).await,
-        Command::Import { what, .. } => {
-            print!("{}", crate::compat::import_pen(what.words)?);
+        Command::Import { arguments, .. } => {
+            print!("{}", crate::compat::import_pen(arguments.words)?);
             Ok(())
         }
         // These programs run before this command line is parsed, without this runtime.

@@ -26,16 +26,17 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
 
 /// `evener drain|ready|maintenance SERVER`
 pub(super) async fn set_state(
-    what: &ServerCommand,
+    command: &ServerCommand,
     state: &str,
     time: Option<Duration>,
 ) -> anyhow::Result<()> {
-    let wanted = StateRequest::new(&what.server, state, time);
+    let wanted = StateRequest::new(&command.server, state, time);
     let done: Value =
-        Client::find(what.admin_args.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
+        Client::find(command.admin_args.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
     let time = time.map(|time| format!(" for {}", humantime::format_duration(time))).unwrap_or_default();
-    what.admin_args
-        .print(&done, |done| format!("{}: {state}{time}\n", done["server"].as_str().unwrap_or(&what.server)))
+    command.admin_args.print(&done, |done| {
+        format!("{}: {state}{time}\n", done["server"].as_str().unwrap_or(&command.server))
+    })
 }
 
 /// `evener access`
@@ -46,14 +47,15 @@ pub(super) async fn access(admin_args: &AdminArgs) -> anyhow::Result<()> {
 
 /// `evener deny|permit|forget SERVICE PREFIX`
 pub(super) async fn change_access(
-    what: &AccessCommand,
+    command: &AccessCommand,
     action: &str,
     time: Option<Duration>,
 ) -> anyhow::Result<()> {
-    let wanted = AccessRequest::new(&what.service, &what.prefix, action, time);
-    let done: Value = Client::find(what.admin_args.socket.as_deref())?.post("/v1/access", &wanted).await?;
-    what.admin_args
-        .print(&done, |done| format!("{}: {}\n", what.service, done["done"].as_str().unwrap_or_default()))
+    let wanted = AccessRequest::new(&command.service, &command.prefix, action, time);
+    let done: Value = Client::find(command.admin_args.socket.as_deref())?.post("/v1/access", &wanted).await?;
+    command
+        .admin_args
+        .print(&done, |done| format!("{}: {}\n", command.service, done["done"].as_str().unwrap_or_default()))
 }
 
 /// `evener explain SERVICE CLIENT`

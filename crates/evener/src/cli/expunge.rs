@@ -24,9 +24,9 @@ pub(super) struct Expunge {
 }
 
 /// `evener expunge SERVICE NAME [--below] | --all`
-pub(super) async fn expunge(what: Expunge) -> anyhow::Result<()> {
+pub(super) async fn expunge(command: Expunge) -> anyhow::Result<()> {
     // The command line has either a name or `--all`.
-    let Expunge { service, name, below, all: _, admin_args } = what;
+    let Expunge { service, name, below, all: _, admin_args } = command;
     let wanted = match name {
         Some(name) => ExpungeRequest::name(service, name, below),
         None => ExpungeRequest::all(service),

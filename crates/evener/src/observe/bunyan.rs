@@ -90,16 +90,16 @@ mod tests {
         let bunyan = Bunyan::new("mname-balancer");
         let down =
             Event::ServerDown { pool: "mname".into(), server: "5300".into(), reason: "no\nanswer".into() };
-        let seen = line(&bunyan, &down, 0).unwrap();
+        let logged_line = line(&bunyan, &down, 0).unwrap();
         let expected = serde_json::json!({
             "name": "mname-balancer", "hostname": bunyan.hostname, "pid": std::process::id(), "level": 40,
             "msg": "server down", "event": "server_down", "time": "1970-01-01T00:00:00.000Z", "v": 0,
             "pool": "mname", "server": "5300", "reason": "no\nanswer",
         });
-        assert_eq!(seen, expected);
+        assert_eq!(logged_line, expected);
         let started = Event::Started { version: "1", pid: 1, workers: 1, services: 1, pools: 1 };
-        let seen = line(&bunyan, &started, 0).unwrap();
-        assert_eq!((&seen["pid"], &seen["level"]), (&std::process::id().into(), &30.into()));
+        let logged_line = line(&bunyan, &started, 0).unwrap();
+        assert_eq!((&logged_line["pid"], &logged_line["level"]), (&std::process::id().into(), &30.into()));
     }
 
     #[test]
@@ -107,8 +107,8 @@ mod tests {
         let bunyan = Bunyan::new("mname-balancer");
         let none = Event::NoServer { service: "dns".into(), reason: "down".into() };
         let logged = |seconds| line(&bunyan, &none, seconds).map(|line| line["msg"].clone());
-        let seen: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| logged(seconds).is_some()).into();
-        assert_eq!(seen, [true, false, false, true, false, true]);
+        let results: Vec<bool> = [10, 11, 14, 15, 16, 5].map(|seconds| logged(seconds).is_some()).into();
+        assert_eq!(results, [true, false, false, true, false, true]);
         assert_eq!(logged(20), Some("No backends available".into()));
         let other = Event::PoolDown { pool: "mname".into() };
         assert!(line(&bunyan, &other, 20).is_some() && line(&bunyan, &other, 20).is_some());
