@@ -155,7 +155,7 @@ impl User {
     }
 
     /// Changes all threads of this process to the user. This cannot be undone.
-    pub(crate) fn become_it(&self) -> anyhow::Result<()> {
+    pub(crate) fn assume(&self) -> anyhow::Result<()> {
         // Each step needs rights that the next one gives up.
         nix::unistd::initgroups(&self.name, self.gid)
             .and_then(|()| nix::unistd::setgid(self.gid))

@@ -1,23 +1,16 @@
 //! pen and its companion programs. This module has the common parts of their command lines.
 
-mod advice;
-mod command;
 mod control;
-mod facts;
 mod front;
 pub(super) mod import;
-mod line;
 mod lines;
-mod lists;
 pub(super) mod mergelogs;
-mod page;
 pub(super) mod penctl;
 pub(super) mod penlog;
 pub(super) mod penlogd;
 pub(super) mod run;
-mod spec;
-mod state;
-mod write;
+mod settings;
+mod view;
 
 use anyhow::{Context, bail};
 use std::ops::RangeInclusive;

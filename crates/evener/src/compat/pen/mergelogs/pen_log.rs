@@ -1,8 +1,8 @@
-//! The part of pen's log that is near in time to the present line. The whole log may be larger than memory.
+//! Lines of pen's log, and the part of the log that is near in time to the present line. The whole log may be
+//! larger than memory.
 
-use super::super::lines::{self, Line};
+use super::super::lines::{self, LineRead};
 use super::LINE_BYTES_MAX;
-use super::entry::PenLine;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -14,6 +14,42 @@ pub(super) const WINDOW_BYTES_MAX: usize = 256 << 20;
 
 /// Approximate size of an entry in addition to its text: its positions in the order and in the index.
 const ENTRY_BYTES: usize = 160;
+
+/// Length of a request in pen's log. (pen's own mergelogs compares more, and never finds a longer request.)
+const REQUEST_BYTES_MAX: usize = 100;
+
+/// A line of pen's log: `client epoch server request`.
+#[derive(Debug, PartialEq, Eq)]
+struct PenLine {
+    client: Box<[u8]>,
+    time: i64,
+    key: Box<[u8]>,
+}
+
+impl PenLine {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let (client, rest) = word(line)?;
+        let (time, rest) = word(rest)?;
+        let (server, rest) = word(rest)?;
+        let request = rest.trim_ascii_start();
+        let request = request.strip_suffix(b"\n").unwrap_or(request);
+        let time = str::from_utf8(time).ok()?.parse().ok()?;
+        (!request.is_empty()).then(|| Self { client: client.into(), time, key: key(server, request) })
+    }
+}
+
+fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(u8::is_ascii_whitespace).filter(|end| *end > 0)?;
+    Some(text.split_at(end))
+}
+
+/// Returns the key that is equal in both logs: the server and the request, cut to the length that pen logs. The server
+/// has no space.
+pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
+    let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
+    [server, b" ", request].concat().into()
+}
 
 /// Reads the entries of pen's log in sequence. Invalid lines are skipped.
 #[derive(Debug)]
@@ -35,7 +71,7 @@ impl<R: BufRead> PenLog<R> {
 
     fn next(&mut self) -> io::Result<Option<PenLine>> {
         loop {
-            let end = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line)? == Line::End;
+            let end = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line)? == LineRead::End;
             let entry = PenLine::parse(&self.line);
             if end || entry.is_some() {
                 return Ok(entry);
@@ -135,7 +171,7 @@ impl<R: BufRead> Window<R> {
     }
 
     fn forget_first(&mut self) {
-        let (position, key) = self.order.pop_front().expect("the caller found one");
+        let (position, key) = self.order.pop_front().expect("the caller found an entry");
         let entries = self.index.get_mut(&key).expect("each entry in the order is in the index");
         let client = entries.remove(&position).expect("each entry in the order is in the index");
         self.bytes -= ENTRY_BYTES + key.len() + client.len();
@@ -147,7 +183,7 @@ impl<R: BufRead> Window<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ENTRY_BYTES, PenLog, WINDOW_BYTES_MAX, Window};
+    use super::{ENTRY_BYTES, PenLine, PenLog, WINDOW_BYTES_MAX, Window};
 
     /// Checks a log, given as `client:time` of one server and request, with lookups by time and the clients
     /// found.
@@ -193,5 +229,26 @@ mod tests {
             &[i64::MIN, i64::MAX, 0],
             "a b b",
         );
+    }
+
+    fn check_line(line: &[u8], expected: Option<(&str, i64, &str)>) {
+        let expected = expected.map(|(client, time, key)| PenLine {
+            client: client.as_bytes().into(),
+            time,
+            key: key.as_bytes().into(),
+        });
+        assert_eq!(PenLine::parse(line), expected, "{}", line.escape_ascii());
+        (0..line.len()).for_each(|length| drop(PenLine::parse(&line[..length])));
+    }
+
+    #[test]
+    fn lines_of_pen_are_parsed() {
+        check_line(b"c 17 s GET /\n", Some(("c", 17, "s GET /")));
+        check_line(b"  c  -17  s   GET / ", Some(("c", -17, "s GET / ")));
+        let long = format!("c 1 s {}", "G".repeat(300));
+        check_line(long.as_bytes(), Some(("c", 1, &format!("s {}", "G".repeat(100)))));
+        for wrong in ["", "\n", "c", "c 1", "c 1 s", "c 1 s \n", "c x s r", "c 99999999999999999999 s r"] {
+            check_line(wrong.as_bytes(), None);
+        }
     }
 }

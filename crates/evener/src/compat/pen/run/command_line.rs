@@ -1,12 +1,10 @@
 //! pen's command line, getopt style: options may be joined (`-Ur`), repeated, or have their value in the same
 //! word or the next one, and may be between other words. Options that only Evener has are long ones.
 
-use super::command::{self, Step};
-use super::state::{Listen, Log, Slot, State};
+use super::{CommandLine, PenAction};
+use crate::compat::pen::settings::{PenSettings, Step, number, text, value};
 use lexopt::prelude::*;
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
 
 pub(super) const HELP: &str = "\
 Balance connections as pen does
@@ -64,35 +62,10 @@ More than pen has:
 Accepted, and of no use any more: -a -D -L -m -n -P -Q -S -Z.
 `evener import pen ...` prints the configuration that does the same.";
 
-/// A parsed command line.
-#[derive(Clone, Debug)]
-pub(super) struct Line {
-    pub(super) state: State,
-    pub(super) foreground: bool,
-    pub(super) jail: Option<PathBuf>,
-    pub(super) pid_file: Option<PathBuf>,
-    pub(super) user: Option<String>,
-    pub(super) workers: Option<u16>,
-    pub(super) io_uring: bool,
-    pub(super) admin: Option<PathBuf>,
-    pub(super) drain_timeout: Option<Duration>,
-    pub(super) check_only: bool,
-    /// Effects of commands in options other than settings.
-    pub(super) steps: Vec<Step>,
-}
-
-/// The action that the command line selects.
-#[derive(Debug)]
-pub(super) enum Wanted {
-    Run(Box<Line>),
-    Help,
-    Version,
-}
-
-impl Line {
+impl CommandLine {
     fn new() -> Self {
         Self {
-            state: State::default(),
+            settings: PenSettings::default(),
             foreground: false,
             jail: None,
             pid_file: None,
@@ -108,17 +81,17 @@ impl Line {
 }
 
 /// Parses the command line. An error is one line.
-pub(super) fn parse(arguments: Vec<OsString>) -> Result<Wanted, String> {
+pub(in crate::compat::pen) fn parse(arguments: Vec<OsString>) -> Result<PenAction, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
-    let mut line = Line::new();
+    let mut line = CommandLine::new();
     let mut words = Vec::new();
     // The default port of servers is the listen port, which can be anywhere on the line.
     let (mut emergency, mut abuse) = (None, None);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Value(word) => words.push(text(word)?),
-            Long("help") => return Ok(Wanted::Help),
-            Long("version") => return Ok(Wanted::Version),
+            Long("help") => return Ok(PenAction::Help),
+            Long("version") => return Ok(PenAction::Version),
             Long(name) => {
                 let name = name.to_owned();
                 long(&name, &mut parser, &mut line)?;
@@ -128,34 +101,13 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<Wanted, String> {
             Short(letter) => short(letter, &mut parser, &mut line)?,
         }
     }
-    let mut words = words.iter();
-    if let Some(listen) = words.next() {
-        line.state.listen = Some(Listen::parse(listen)?);
-    }
-    let port = line.state.listen.as_ref().and_then(Listen::port);
-    let slot = |server: &String| Slot::parse(server, port);
-    for (number, server) in words.enumerate() {
-        *line.state.slot(number) = slot(server)?;
-    }
-    line.state.emergency = emergency.as_ref().map(slot).transpose()?.or(line.state.emergency);
-    line.state.abuse = abuse.as_ref().map(slot).transpose()?.or(line.state.abuse);
-    Ok(Wanted::Run(Box::new(line)))
+    let (listen, servers) =
+        words.split_first().map_or((None, &[][..]), |(listen, rest)| (Some(listen), rest));
+    line.settings.set_servers(listen.map(String::as_str), servers, emergency.as_deref(), abuse.as_deref())?;
+    Ok(PenAction::Run(Box::new(line)))
 }
 
-fn text(word: OsString) -> Result<String, String> {
-    word.into_string().map_err(|word| format!("{} is not UTF-8", word.display()))
-}
-
-fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
-    text(parser.value().map_err(|error| error.to_string())?)
-}
-
-fn number(letter: char, parser: &mut lexopt::Parser) -> Result<u32, String> {
-    let given = value(parser)?;
-    given.parse().map_err(|_| format!("-{letter}: `{given}` is not a number"))
-}
-
-fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), String> {
+fn long(name: &str, parser: &mut lexopt::Parser, line: &mut CommandLine) -> Result<(), String> {
     match name {
         "workers" => {
             let given = value(parser)?;
@@ -180,73 +132,35 @@ fn long(name: &str, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), 
     Ok(())
 }
 
-fn short(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), String> {
-    let state = &mut line.state;
+fn short(letter: char, parser: &mut lexopt::Parser, line: &mut CommandLine) -> Result<(), String> {
+    if let Some(steps) = line.settings.apply_option(letter, parser)? {
+        line.steps.extend(steps);
+        return Ok(());
+    }
     match letter {
-        'C' => state.control = Some(value(parser)?),
-        'F' => state.config_file = Some(value(parser)?.into()),
-        'H' => state.http = true,
-        'N' => (state.hash, state.forget) = (true, true),
-        'T' => state.tracking = number(letter, parser)?,
-        'U' => state.udp = true,
-        'W' => state.weight = true,
-        'X' => state.exit_enabled = true,
-        'b' => state.blacklist = number(letter, parser)?,
-        'd' => state.debug += 1,
         'f' => line.foreground = true,
-        'h' => state.hash = true,
         'j' => line.jail = Some(value(parser)?.into()),
-        'l' => state.log = Some(Log::parse(&value(parser)?)?),
         'p' => line.pid_file = Some(value(parser)?.into()),
-        'r' => state.roundrobin = true,
-        's' => state.stubborn = true,
         'u' => line.user = Some(value(parser)?),
-        'w' => state.web_stats = Some(value(parser)?.into()),
-        'E' => state.tls.certificate = Some(value(parser)?.into()),
-        'K' => state.tls.key = Some(value(parser)?.into()),
-        'G' => state.tls.ca_file = Some(value(parser)?.into()),
-        'A' => state.tls.ca_directory = Some(value(parser)?.into()),
-        'R' => state.tls.required = true,
         'L' => {
             let step = protocol(&value(parser)?)?;
             line.steps.extend(step);
         }
         'O' | 'o' => {
             let command = value(parser)?;
-            line.steps
-                .extend(command::execute(state, &command).map_err(|error| format!("-{letter} {error}"))?);
-        }
-        'c' => command_of(letter, line, "clients_max", number(letter, parser)?)?,
-        'x' => command_of(letter, line, "conn_max", number(letter, parser)?)?,
-        't' => command_of(letter, line, "timeout", number(letter, parser)?)?,
-        'q' => {
-            let given = number(letter, parser)?;
-            state.backlog = given.max(State::BACKLOG_MIN);
-            if given < State::BACKLOG_MIN {
-                line.steps.push(Step::Warn(format!("listen_queue bumped to {}", State::BACKLOG_MIN)));
-            }
+            let steps = line.settings.execute(&command);
+            line.steps.extend(steps.map_err(|error| format!("-{letter} {error}"))?);
         }
         _ => obsolete(letter, parser, line)?,
     }
     Ok(())
 }
 
-/// Executes the command that is equivalent to an option, without its response.
-fn command_of(letter: char, line: &mut Line, verb: &str, number: u32) -> Result<(), String> {
-    let done = command::execute(&mut line.state, &format!("{verb} {number}"));
-    done.map(drop).map_err(|error| format!("-{letter}: {error}"))
-}
-
 /// Handles options without an effect.
-fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut Line) -> Result<(), String> {
+fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut CommandLine) -> Result<(), String> {
     let why = match letter {
-        'a' => {
-            line.state.ascii = true;
-            line.steps.extend(command::obsolete("ascii"));
-            return Ok(());
-        }
         'P' => {
-            line.steps.extend(command::obsolete("poll"));
+            line.steps.extend(line.settings.execute("poll")?);
             return Ok(());
         }
         'D' => "data is always forwarded at once",
@@ -283,30 +197,49 @@ fn protocol(name: &str) -> Result<Option<Step>, String> {
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Result<Line, String> {
+    fn line(text: &str) -> Result<CommandLine, String> {
         match parse(text.split_whitespace().map(OsString::from).collect())? {
-            Wanted::Run(line) => Ok(*line),
+            PenAction::Run(line) => Ok(*line),
             other => panic!("{other:?}"),
         }
     }
 
+    /// Returns the settings after these commands.
+    fn settings(commands: &[&str]) -> PenSettings {
+        let mut settings = PenSettings::default();
+        for command in commands {
+            settings.execute(command).expect(command);
+        }
+        settings
+    }
+
     #[test]
-    fn options_joined_repeated_and_anywhere() {
-        let one = line("-dfU 53 8.8.8.8:53").expect("a line");
-        assert!(one.foreground && one.state.udp && one.state.debug == 1);
-        assert_eq!(one.state.servers.len(), 1);
-        let two = line("80 -w web.html -x 256 -ppid -l log -S 3 -r -H 10.0.0.51:80 10.0.0.52:80 10.0.0.53")
-            .expect("a line");
-        assert!(two.state.roundrobin && two.state.http);
-        assert_eq!((two.state.conn_max(), two.pid_file.as_deref()), (256, Some("pid".as_ref())));
-        let ports: Vec<u16> = two.state.servers.iter().map(|slot| slot.port).collect();
-        assert_eq!(ports, [80; 3]);
+    fn options_may_be_joined_repeated_and_after_other_words() {
+        let joined = line("-dfU 53 8.8.8.8:53").expect("a command line");
+        assert!(joined.foreground);
+        let commands = ["debug 1", "udp", "listen 53", "server 0 address 8.8.8.8 port 53"];
+        assert_eq!(joined.settings, settings(&commands));
+        let mixed = line("80 -w web.html -x 256 -ppid -l log -S 3 -r -H 10.0.0.51:80 10.0.0.52:80 10.0.0.53")
+            .expect("a command line");
+        assert_eq!(mixed.pid_file.as_deref(), Some("pid".as_ref()));
+        let commands = [
+            "listen 80",
+            "web_stats web.html",
+            "conn_max 256",
+            "log log",
+            "roundrobin",
+            "http",
+            "server 0 address 10.0.0.51 port 80",
+            "server 1 address 10.0.0.52 port 80",
+            "server 2 address 10.0.0.53 port 80",
+        ];
+        assert_eq!(mixed.settings, settings(&commands));
         assert_eq!(
             line("-ddd 80 a.invalid").unwrap_err().split(':').next(),
             Some("`a.invalid` does not resolve")
         );
-        let three = line("-o acl -o hash").unwrap_err();
-        assert!(three.starts_with("-o write acl N"), "{three}");
+        let error = line("-o acl -o hash").unwrap_err();
+        assert!(error.starts_with("-o write acl N"), "{error}");
     }
 
     #[test]
