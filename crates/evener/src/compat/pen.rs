@@ -51,5 +51,5 @@ fn within(value: &str, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
 
 fn port(value: &str) -> anyhow::Result<u16> {
     let port = within(value, 1..=i64::from(u16::MAX)).context("the port")?;
-    Ok(u16::try_from(port).expect("it was found to be a port"))
+    Ok(u16::try_from(port).expect("the number was checked to be a port"))
 }

@@ -8,20 +8,20 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub(super) const HELP: &str = "\
-Balance DNS over the processes of a directory as mname-balancer does
+Balance DNS over the processes of a directory, as mname-balancer does
 
 Usage: evener mname-balancer [-b IP] [-p PORT] [-l LEVEL] -s DIRECTORY
        mname-balancer ...          by a link of this name; or of the name bbal
 
   -b IP         the IPv4 address to listen on, by UDP and TCP [0.0.0.0]
   -p PORT       the port [53]
-  -l LEVEL      from which level on to log: trace, debug, info, warn, error, fatal [info];
-                LOG_LEVEL in the environment wins over it
-  -s DIRECTORY  where the sockets of the servers are
+  -l LEVEL      lowest level of logged events: trace, debug, info, warn, error, fatal [info];
+                LOG_LEVEL in the environment takes precedence
+  -s DIRECTORY  directory with the sockets of the servers
 
-More than mname-balancer has:
+Options that mname-balancer does not have:
   --workers N   worker threads [1]
-  --admin PATH  the admin socket, for `evener balstat`, `evener status` and others
+  --admin PATH  admin socket, for `evener balstat`, `evener status` and other commands
   --help, --version";
 
 /// Parses the command line and LOG_LEVEL. An error is one line.

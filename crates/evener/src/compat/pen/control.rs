@@ -63,7 +63,7 @@ impl Control {
                         Ok((stream, peer)) if access.permits(peer.ip()) => {
                             tokio::spawn(serve_client(stream, front.clone(), permit));
                         }
-                        // Refused by a reset: penctl fails, as with pen.
+                        // A refused client gets a reset, so that penctl fails as with pen.
                         Ok((stream, peer)) => {
                             let _ = stream.set_zero_linger();
                             if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
@@ -102,7 +102,7 @@ async fn serve_client(
     }
 }
 
-/// Waits after a failed accept. Without descriptors it would fail immediately again.
+/// Waits after a connection could not be accepted. Without descriptors the next attempt would fail immediately.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
@@ -121,7 +121,7 @@ async fn respond(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Inpu
 /// Result of reading a line.
 enum Received {
     Line(String),
-    /// A part of the line could have another meaning.
+    /// The line is longer than the maximum. It is not executed in part, which could have another meaning.
     TooLong,
 }
 

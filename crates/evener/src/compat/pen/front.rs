@@ -340,7 +340,7 @@ async fn write_file(file: &Path, text: String) -> Result<(), String> {
         let mut fresh = match std::fs::File::create_new(&temporary) {
             Ok(fresh) => fresh,
             // The file is writable, but its directory is not.
-            Err(error) if is_forbidden(&error) => return std::fs::write(&file, text).map_err(failed),
+            Err(error) if is_not_permitted(&error) => return std::fs::write(&file, text).map_err(failed),
             Err(error) => return Err(failed(error)),
         };
         let written = fresh.write_all(text.as_bytes()).and_then(|()| {
@@ -358,6 +358,6 @@ async fn write_file(file: &Path, text: String) -> Result<(), String> {
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
-fn is_forbidden(error: &std::io::Error) -> bool {
+fn is_not_permitted(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }

@@ -1,5 +1,5 @@
 //! `mergelogs -p penlog [options] server:logfile ...`: merges the logs of several web servers by time, and
-//! replaces pen's address by those of its clients. Each file is read once, and only entries that are near in
+//! replaces pen's address by the addresses of its clients. Each file is read once, and only entries that are near in
 //! time are in memory.
 
 mod pen_log;
@@ -96,7 +96,7 @@ fn merge(options: &Options) -> anyhow::Result<()> {
     let mut webs = options.webs.iter().map(WebLog::open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut line = Vec::new();
-    // Of lines with one time, the first log comes first.
+    // Lines with the same time are written in the order of the logs.
     while let Some(web) = webs.iter_mut().filter(|web| web.next.is_some()).min_by_key(|web| web.time()) {
         let Some(entry) = web.next.take() else { break };
         let client = clients.find(&web.server, &entry)?;
@@ -179,7 +179,7 @@ impl<'a> Clients<'a> {
     /// Returns the client of the request in this line, according to pen's log.
     fn find(&mut self, server: &[u8], line: &WebLine) -> anyhow::Result<Option<Box<[u8]>>> {
         let key = line.key(server);
-        // pen logs times of this machine's clock, minus -t; web servers log times of its zone.
+        // pen logs times of this machine's clock, minus -t; web servers log local times.
         let time = line.standard_local_time() + self.options.ahead;
         let found = self.nearest(&key, time).with_context(|| Self::failure("read", self.options))?;
         if self.options.debug {

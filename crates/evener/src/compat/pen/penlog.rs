@@ -113,7 +113,7 @@ fn send_all(route: &PenlogRoute, input: impl Read) -> anyhow::Result<()> {
     }
 }
 
-/// Sends a line. A refused connection is about an earlier line, so this one is tried again.
+/// Sends a line. The error of a refused connection belongs to an earlier line, so the line is sent again.
 fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
     match socket.send(line) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

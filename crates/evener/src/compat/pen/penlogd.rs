@@ -1,8 +1,8 @@
-//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by those of its
+//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by the addresses of its
 //! clients.
 //!
-//! Every host that can send datagrams to it can write into the log, as with pen's own. It needs a private
-//! network.
+//! Every host that can send datagrams to penlogd can write into the log, as with pen's own program. So penlogd needs
+//! a private network.
 
 mod recent;
 
@@ -131,8 +131,8 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     if let Some(root) = &options.root {
         daemon::change_root(root)?;
     }
-    // Written before the change of user, because /run belongs to root. The log file belongs to the user, who
-    // has to open it again at HUP.
+    // The pid file is written before the change of user, because /run belongs to root. The log file must belong to
+    // the user, because it is opened again at HUP.
     let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
         user.assume()?;
@@ -272,7 +272,7 @@ impl Collector {
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reopen(),
-                // Other daemons do the same, and so do scripts that rotate the log.
+                // Other daemons open their logs again on USR1, and scripts that rotate logs expect it.
                 _ = user1.recv() => self.reopen(),
                 _ = user2.recv() => {}
                 _ = interrupt.recv() => return Ok(()),

@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 
 /// Time that connections have to finish.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Datagrams get responses soon or never, and a restarted program needs the port.
+/// Late responses to datagrams are useless, and a restarted program needs the port.
 const DRAIN_UDP: Duration = Duration::from_secs(1);
 
 /// A parsed command line.
@@ -111,7 +111,7 @@ impl CommandLine {
             .filter_map(|step| if let Step::Warn(text) = step { Some(text.as_str()) } else { None })
     }
 
-    /// Returns true if an option is a task of the service manager, such as systemd.
+    /// Returns true if an option should be replaced by the service manager, such as systemd.
     pub(super) fn needs_service_manager(&self) -> bool {
         self.user.is_some() || self.jail.is_some() || self.pid_file.is_some() || !self.foreground
     }
@@ -193,7 +193,7 @@ async fn serve(
         .await
         .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&compiled.config, workers(line))?;
-    let pid_file = leave_rights(line)?;
+    let pid_file = drop_rights(line)?;
     let (reload_requests, reloads) = mpsc::channel(1);
     let setting = setting(line, log.clone(), ConfigSource::Front(reload_requests));
     let mut instance = Instance::start_with(compiled.config.clone(), resolved, bound, setting)?;
@@ -232,9 +232,9 @@ fn open_control(line: &CommandLine, log: &Log) -> anyhow::Result<Option<Control>
     Control::open(address).map(Some)
 }
 
-/// Changes root and user. The rights to listen below port 1024 and to use clients' addresses stay. With `-u
-/// root` all rights stay, because the files of other users may have to be read and written.
-fn leave_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
+/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses. With
+/// `-u root` it keeps all rights, because it may have to read and write files of other users.
+fn drop_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;
     let pid_file = line.pid_file.as_deref().map(PidFile::open).transpose()?;
@@ -246,7 +246,7 @@ fn leave_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
     let retained = CapabilitySet::NET_BIND_SERVICE
         | if line.settings.is_transparent() { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
     let had = rustix::thread::capabilities(None)?.permitted;
-    // Later threads inherit the rights of this one; present ones lose all.
+    // New threads inherit the rights of this thread; existing threads lose all rights.
     rustix::thread::set_keep_capabilities(true)?;
     user.assume()?;
     let retained = retained & had;

@@ -23,7 +23,7 @@ const NO_SERVER: i64 = -3;
 #[derive(Clone, Debug)]
 struct ClientView {
     address: IpAddr,
-    /// Seconds since the client was last seen.
+    /// Seconds since the last connection or datagram of the client.
     age: u64,
     server: i64,
     connects: u64,
@@ -36,7 +36,7 @@ struct ClientView {
 pub(super) struct InstanceView {
     /// In the order of the table; unused slots have zeros.
     servers: Vec<SlotTraffic>,
-    /// Most recently seen first.
+    /// The most recently active client is the first.
     clients: Vec<ClientView>,
     /// Number of connections and flows of all services.
     connections: u32,

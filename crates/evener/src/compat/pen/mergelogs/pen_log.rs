@@ -106,7 +106,7 @@ pub(super) struct Window<R> {
     jitter: i64,
     bytes_max: usize,
     bytes: usize,
-    /// In the order of the log, which may differ from that of time.
+    /// In the order of the log, which may differ from the order of time.
     order: VecDeque<(Position, Rc<[u8]>)>,
     index: HashMap<Rc<[u8]>, Clients>,
     /// Time of the last entry that was read.
@@ -135,7 +135,7 @@ impl<R: BufRead> Window<R> {
         let Some(entries) = self.index.get(key) else { return Ok(None) };
         let later = entries.range((time, 0)..).next();
         let earlier = entries.range(..(time, 0)).next_back();
-        // Of entries with one time, the first in the log.
+        // The first in the log of several entries with the same time.
         let earlier = earlier.and_then(|((time, _), _)| entries.range((*time, 0)..).next());
         let candidates = [earlier, later].into_iter().flatten();
         let best = candidates.min_by_key(|((at, number), _)| (at.abs_diff(time), *number));
@@ -213,7 +213,7 @@ mod tests {
         check(600, all, "a:-5 b:5 c:5", &[0, 1, -1], "a b a");
         check(600, all, "b:5 a:-5", &[0], "b");
         check(0, all, "a:0 b:1 c:2", &[0, 1, 2, 3], "a b c -");
-        // pen's own program finds the same: it looks back no further than the log was read.
+        // pen's own program finds the same entries: it searches only the part of the log that it has read.
         check(10, all, "a:0 b:10 c:20 d:30 e:40 f:50 g:60", &[0, 60, 20, 50], "a g d f");
         check(10, all, "a:2000 b:0 c:1000 d:10 e:3000", &[0, 12, 900, 1000, 1900, 3000], "a a a a a e");
     }

@@ -14,53 +14,53 @@ Usage: evener pen [OPTIONS] [HOST:]PORT|/PATH/TO/SOCKET SERVER...
 
 A server is HOST[:PORT[:SOFT[:HARD[:WEIGHT[:PRIO]]]]]; an IPv6 address stands in brackets.
 
-Choosing a server (without -r a client gets the server that it had):
-  -r            round robin, without looking up the server that a client had
+Choosing a server (without -r a client keeps its server):
+  -r            round robin for each connection, without tracking clients
   -h            by a hash of the client's address
-  -N            by hash, and without remembering
-  -W            by weight: the least connections for the weight
-  -s            stubborn: a client whose server is not there is closed
-  -e SERVER     emergency server, when no other one is there
-  -B SERVER     abuse server, for clients that the access list refuses
-  -T SECONDS    how long clients are tracked (0: while there is room) [0]
-  -c N          how many clients are tracked [2048]
-  -b SECONDS    how long a server that fails is left out [30]
-  -t SECONDS    how long a connect may take [3]
-  -x N          how many connections at once [500]
-  -q N          how many connections wait to be accepted [500]
+  -N            by hash, without tracking clients
+  -W            by weight: fewest connections relative to the weight
+  -s            stubborn: close clients whose server is down
+  -e SERVER     emergency server, used while all others are down
+  -B SERVER     abuse server, for clients that the access list denies
+  -T SECONDS    time for which clients are tracked (0: until the table is full) [0]
+  -c N          maximum number of tracked clients [2048]
+  -b SECONDS    time for which a failed server is excluded [30]
+  -t SECONDS    timeout of connection attempts [3]
+  -x N          maximum number of connections [500]
+  -q N          maximum number of connections that wait to be accepted [500]
 
-What is balanced:
+Protocols:
   -U            UDP
   -H            HTTP: servers get X-Forwarded-For and X-Forwarded-Proto
-  -E FILE       TLS: the certificate, and what leads from it to an authority
-  -K FILE       its key, when it is not in the same file
+  -E FILE       TLS: the certificate, with intermediate certificates
+  -K FILE       its key, if it is not in the same file
   -G FILE       certificates of authorities
-  -A DIRECTORY  the same, a directory
-  -R            clients have to show a certificate of one of them
+  -A DIRECTORY  directory of certificates of authorities
+  -R            require client certificates of these authorities
 
 Running:
   -f            stay in the foreground
   -F FILE       commands to read at the start, and again on SIGHUP
-  -C [HOST:]PORT|PATH   the control port, for penctl
+  -C [HOST:]PORT|PATH   control port, for penctl
   -X            penctl may end the program
-  -O COMMAND, -o COMMAND   a command of penctl
-  -p FILE       where the process id is written
-  -u USER       whom to run as
-  -j DIRECTORY  where to change the root to
+  -O COMMAND, -o COMMAND   execute a command of penctl
+  -p FILE       write the process id to this file
+  -u USER       run as this user
+  -j DIRECTORY  change the root to this directory
   -l FILE|HOST:PORT   log requests to a file, or to penlogd
-  -w FILE       where SIGUSR1 writes the status page
-  -d            say more; again for still more
+  -w FILE       write the status page to this file on SIGUSR1
+  -d            log more; may be repeated
 
-More than pen has:
-  --workers N           worker threads (one a core)
-  --driver epoll|io_uring   how workers hear of traffic
-  --admin PATH          the admin socket, for `evener status` and others
-  --drain-timeout TIME  how long connections may finish after SIGTERM [30s, with -U 1s]
-  --check               list every problem, and run nothing
+Options that pen does not have:
+  --workers N           worker threads [one per core]
+  --driver epoll|io_uring   system interface of the workers
+  --admin PATH          admin socket, for `evener status` and other commands
+  --drain-timeout TIME  time for connections to finish after SIGTERM [30s, with -U 1s]
+  --check               report every problem, and exit without serving
   --help, --version
 
-Accepted, and of no use any more: -a -D -L -m -n -P -Q -S -Z.
-`evener import pen ...` prints the configuration that does the same.";
+Accepted without effect: -a -D -L -m -n -P -Q -S -Z.
+`evener import pen ...` prints the equivalent configuration.";
 
 impl CommandLine {
     fn new() -> Self {
@@ -163,7 +163,7 @@ fn obsolete(letter: char, parser: &mut lexopt::Parser, line: &mut CommandLine) -
             line.steps.extend(line.settings.execute("poll")?);
             return Ok(());
         }
-        'D' => "data is always forwarded at once",
+        'D' => "data is always forwarded immediately",
         'Q' => "Linux has no kqueue; epoll is used",
         'n' => "sockets are always non-blocking",
         'Z' => "there is no compatibility mode for TLS 1.2 and 1.3",

@@ -147,7 +147,7 @@ impl List {
         Ok(())
     }
 
-    /// Returns the entries for `write`: those that decide, and possibly one more that sets the default.
+    /// Returns the entries for `write`: the deciding entries, and possibly another one that sets the default.
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         let last = self.entries.last().map(|entry| entry.access);
         let again = self.last.filter(|access| Some(*access) != last);
@@ -196,7 +196,7 @@ impl List {
         format!("{{ {}, otherwise = \"{}\" }}", items.join(", "), access_word(self.otherwise()))
     }
 
-    /// Returns the list for planes; `None` when it is empty and every client is permitted.
+    /// Returns the list for planes; `None` if it is empty and every client is permitted.
     fn compile(&self, countries: &Countries) -> Option<Arc<Acl>> {
         self.last?;
         let group = |entry: &Entry| (entry.access, entry.clients.prefixes(countries));

@@ -1,4 +1,4 @@
-//! Commands of penctl and of the configuration file. Each line changes the settings or requests something. A
+//! Commands of penctl and of the configuration file. Each line changes the settings, or is a query or an action. A
 //! line with an error changes nothing.
 
 mod file;
@@ -28,7 +28,7 @@ pub(in crate::compat::pen) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::compat::pen) enum Query {
     Servers,
-    /// Clients that were seen in the last seconds.
+    /// Clients of the last seconds.
     Recent(u64),
     Status,
     Connection(i64),
@@ -68,20 +68,17 @@ const SWITCHES: [Switch; 13] = [
 
 /// Commands of pen without an effect, with the warnings about them.
 const OBSOLETE: [(&str, &str); 11] = [
-    (
-        "abort_on_error",
-        "nothing here calls abort() on an error: errors are logged, and SIGUSR2 makes a core file",
-    ),
-    ("ascii", "communication is not dumped: `log` keeps requests, tcpdump(8) the rest"),
+    ("abort_on_error", "errors do not call abort(): they are logged, and SIGUSR2 writes a core file"),
+    ("ascii", "communication is not dumped: `log` writes requests, and tcpdump(8) captures the rest"),
     ("block", "sockets never block"),
-    ("delayed_forward", "data is forwarded at once"),
+    ("delayed_forward", "data is forwarded immediately"),
     ("dsr_ip", "there is no direct server return"),
-    ("epoll", "epoll is used anyway"),
-    ("kqueue", "kqueue is not there on Linux; epoll is used"),
-    ("peek", "nothing is looked at before a server is chosen"),
+    ("epoll", "epoll is always used"),
+    ("kqueue", "Linux has no kqueue; epoll is used"),
+    ("peek", "a server is chosen without inspection of the request"),
     ("poll", "epoll is used"),
     ("select", "epoll is used"),
-    ("ssl_client_renegotiation_interval", "renegotiation is never done"),
+    ("ssl_client_renegotiation_interval", "renegotiation is not supported"),
 ];
 
 /// A line split into words.
@@ -99,7 +96,7 @@ impl<'a> Words<'a> {
         &self.arguments
     }
 
-    /// Returns the argument, if any. More than one is an error.
+    /// Returns the argument, if any. More arguments are an error.
     pub(super) fn optional(&self) -> Result<Option<&'a str>, String> {
         match self.arguments[..] {
             [] => Ok(None),
@@ -109,8 +106,8 @@ impl<'a> Words<'a> {
     }
 
     /// Returns the only argument.
-    pub(super) fn one(&self, what: &str) -> Result<&'a str, String> {
-        self.optional()?.ok_or_else(|| format!("{}: {what} is missing", self.verb))
+    pub(super) fn one(&self, name: &str) -> Result<&'a str, String> {
+        self.optional()?.ok_or_else(|| format!("{}: {name} is missing", self.verb))
     }
 
     /// Reports an error if there is an argument.
@@ -211,7 +208,7 @@ pub(super) fn obsolete(verb: &str) -> Vec<Step> {
     known.map(|(name, why)| Step::Warn(format!("{name}: {why}"))).into_iter().collect()
 }
 
-/// Executes `no WORD`.
+/// Executes `no WORD`, which turns a setting off.
 fn no(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let Some((&verb, arguments)) = words.arguments.split_first() else { return Err("no: what?".into()) };
     let inner = Words { verb, arguments: arguments.to_vec() };

@@ -216,10 +216,10 @@ mod tests {
     fn servers_of_the_command_line_are_parsed() {
         let check = |text: &str, expected: (&str, u16, u32, u32, u32, i32)| {
             let slot = Slot::parse(text, Some(80)).expect(text);
-            let seen = (slot.port, slot.max, slot.hard, slot.weight, slot.prio);
+            let parameters = (slot.port, slot.max, slot.hard, slot.weight, slot.prio);
             let (address, port, max, hard, weight, prio) = expected;
             assert_eq!(
-                (slot.address, seen),
+                (slot.address, parameters),
                 (address.parse().ok(), (port, max, hard, weight, prio)),
                 "{text}"
             );
