@@ -117,7 +117,7 @@ mod tests {
         let check = |words: &str, log_level: Option<&str>, expected: CommandLine| {
             assert_eq!(parsed(words, log_level), Ok(BalancerAction::Run(expected)), "{words}");
         };
-        let usual = CommandLine {
+        let default = CommandLine {
             address: Ipv4Addr::UNSPECIFIED,
             port: 53,
             level: LogLevel::Info,
@@ -125,17 +125,17 @@ mod tests {
             workers: 1,
             admin: None,
         };
-        let changed = CommandLine { address: Ipv4Addr::LOCALHOST, port: 5353, ..usual.clone() };
-        check("-s /s", None, usual.clone());
+        let changed = CommandLine { address: Ipv4Addr::LOCALHOST, port: 5353, ..default.clone() };
+        check("-s /s", None, default.clone());
         check("-s/s -b127.0.0.1 -p 5353", None, changed.clone());
         check("-p5353 -b 127.0.0.1 -s /t -s /s", None, changed);
-        check("-s /s -l trace", None, CommandLine { level: LogLevel::Debug, ..usual.clone() });
-        check("-s /s -l fatal", Some("WARN"), CommandLine { level: LogLevel::Warn, ..usual.clone() });
-        check("-s /s -l fatal", Some(""), CommandLine { level: LogLevel::Off, ..usual.clone() });
+        check("-s /s -l trace", None, CommandLine { level: LogLevel::Debug, ..default.clone() });
+        check("-s /s -l fatal", Some("WARN"), CommandLine { level: LogLevel::Warn, ..default.clone() });
+        check("-s /s -l fatal", Some(""), CommandLine { level: LogLevel::Off, ..default.clone() });
         check(
             "-s /s --workers 2 --admin /a",
             None,
-            CommandLine { workers: 2, admin: Some("/a".into()), ..usual },
+            CommandLine { workers: 2, admin: Some("/a".into()), ..default },
         );
         assert_eq!(parsed("--help -x", None), Ok(BalancerAction::Help));
         assert_eq!(parsed("--version", None), Ok(BalancerAction::Version));

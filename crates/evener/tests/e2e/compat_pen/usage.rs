@@ -28,7 +28,7 @@ fn mistakes_are_reported_with_advice() {
         (
             "",
             1,
-            "there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more",
+            "there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); see `pen --help`",
         ),
         ("-z 80 10.0.0.1", 2, "there is no option -z; `pen --help` lists the options"),
         ("--foreground 80 10.0.0.1", 2, "there is no option --foreground"),

@@ -34,8 +34,8 @@ impl Default for AccessLists {
 
 /// Returns the database of countries that a Debian package installs.
 fn default_geoip_file() -> Option<PathBuf> {
-    let usual = ["/var/lib/GeoIP/GeoLite2-Country.mmdb", "/usr/share/GeoIP/GeoLite2-Country.mmdb"];
-    usual.iter().map(PathBuf::from).find(|path| path.exists())
+    let paths = ["/var/lib/GeoIP/GeoLite2-Country.mmdb", "/usr/share/GeoIP/GeoLite2-Country.mmdb"];
+    paths.iter().map(PathBuf::from).find(|path| path.exists())
 }
 
 impl AccessLists {

@@ -65,9 +65,9 @@ impl Listen {
             let (host, port) = text.rsplit_once(':').unwrap_or(("0.0.0.0", text));
             let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
             let wrong = || {
-                let whole = if port == text { String::new() } else { format!("`{text}`: ") };
+                let prefix = if port == text { String::new() } else { format!("`{text}`: ") };
                 format!(
-                    "{whole}`{port}` is not a port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`"
+                    "{prefix}`{port}` is not a port to listen on: write [HOST:]PORT (1 to 65535, or a name such as http), or a path with a `/`"
                 )
             };
             let port = port_number(port).ok_or_else(wrong)?;

@@ -275,8 +275,8 @@ fn query(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, Str
         "recent" => Query::Recent(words.number()?.unwrap_or(300)),
         "close" => return Ok(vec![Step::Do(Act::Close(number(words)?))]),
         _ => {
-            if let Some(wanted) = words.number()? {
-                settings.idlers = wanted;
+            if let Some(number) = words.number()? {
+                settings.idlers = number;
             }
             Query::Idlers
         }
@@ -324,7 +324,7 @@ fn set_number(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>
 /// Sets the size of a table. Tables never shrink.
 fn table_size(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let given: Option<u32> = words.number()?;
-    let (value, usual) = match words.verb {
+    let (value, default) = match words.verb {
         "clients_max" => (&mut settings.clients_max, PenSettings::CLIENTS_MAX),
         _ => (&mut settings.conn_max, PenSettings::CONN_MAX),
     };
@@ -335,7 +335,7 @@ fn table_size(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>
         }
         *value = Some(value.unwrap_or(0).max(given));
     }
-    Ok(respond(format!("{}\n", value.unwrap_or(usual))))
+    Ok(respond(format!("{}\n", value.unwrap_or(default))))
 }
 
 fn list_number(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {

@@ -38,15 +38,15 @@ impl Slot {
         if text.contains("://") {
             return Err(format!("server `{text}`: write HOST:PORT, not a URL"));
         }
-        let wrong = |what: &str, word: &str| format!("server `{text}`: `{word}` is not a {what}");
+        let wrong = |name: &str, word: &str| format!("server `{text}`: `{word}` is not a {name}");
         let port = match words.next() {
             Some(word) => port_number(word).ok_or_else(|| wrong("port", word))?,
             None => port
                 .ok_or_else(|| format!("server `{text}` has no port, and neither has the listen address"))?,
         };
         let mut slot = Self { address: Some(resolve(host)?), port, ..Self::default() };
-        let mut limit = |what: &str| match words.next() {
-            Some(word) => word.parse::<u32>().map_err(|_| wrong(what, word)),
+        let mut limit = |name: &str| match words.next() {
+            Some(word) => word.parse::<u32>().map_err(|_| wrong(name, word)),
             None => Ok(0),
         };
         (slot.max, slot.hard) = (limit("soft limit")?, limit("hard limit")?);

@@ -103,7 +103,7 @@ fn abuse_pool(settings: &PenSettings) -> Option<PoolSpec> {
 fn service(settings: &PenSettings, lists: &[Option<Arc<Acl>>]) -> Result<ServiceSpec, String> {
     let protocol = protocol(settings);
     let listen =
-        settings.listen.as_ref().ok_or("there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more")?;
+        settings.listen.as_ref().ok_or("there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); see `pen --help`")?;
     if settings.udp && listen.is_path() {
         return Err(format!("-U listens on addresses, not on a unix socket: {listen}"));
     }

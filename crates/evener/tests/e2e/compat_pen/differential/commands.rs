@@ -285,13 +285,13 @@ fn responses(pen: &Pen, step: &str, ends: bool) -> String {
 
 fn start(by: Implementation) -> Pen {
     let pen = Pen::start(by, "", &["127.0.0.1:9".into(), "127.0.0.2:9:10:20:3:4".into()]);
-    pen.directory.write("lines", "blacklist 9\nmode\n");
-    pen.directory.write("bad", "blacklist 8\nnonsense\nhash x\n");
-    pen.directory.write(
+    pen.write("lines", "blacklist 9\nmode\n");
+    pen.write("bad", "blacklist 8\nnonsense\nhash x\n");
+    pen.write(
         "comments",
         "# a comment\n\n  \nno acl 1 # and one more\r\nserver 0 max 4 # four\nserver 0 max 0 #none\n   weight #\n",
     );
-    pen.directory.write("tabs", "\thash\n");
+    pen.write("tabs", "\thash\n");
     pen
 }
 

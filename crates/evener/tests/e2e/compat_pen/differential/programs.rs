@@ -33,9 +33,9 @@ pub(super) fn is_root() -> bool {
 
 /// A running pen with a control socket.
 pub(super) struct Pen {
-    pub(super) by: Implementation,
-    pub(super) port: u16,
-    pub(super) directory: Directory,
+    by: Implementation,
+    port: u16,
+    directory: Directory,
     listen: String,
     options: Vec<String>,
     servers: Vec<String>,
@@ -162,6 +162,25 @@ impl Pen {
         wait_until("pen to end", || self.child.borrow_mut().try_wait().unwrap()).code()
     }
 
+    pub(super) fn is_debian(&self) -> bool {
+        self.by == Implementation::Debian
+    }
+
+    /// Returns the listen address.
+    pub(super) fn address(&self) -> SocketAddr {
+        local(self.port)
+    }
+
+    /// Returns the path of a file in the directory of the program.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file in the directory of the program.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        self.directory.write(name, text);
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.borrow().id()
     }
@@ -206,6 +225,10 @@ impl Pen {
         for command in commands {
             assert_eq!(self.response(command), "", "{:?}: {command}", self.by);
         }
+    }
+
+    pub(super) fn connect(&self) -> TcpStream {
+        crate::harness::connect(self.port)
     }
 
     /// Connects from 127.0.0.`last`.

@@ -2,7 +2,7 @@
 
 use super::differences::differs;
 use super::programs::{BOTH, Implementation, Pen, alike, name};
-use crate::harness::{DEADLINE, Directory, Server, connect, have, line, local, reserved_port, wait_until};
+use crate::harness::{DEADLINE, Directory, Server, have, line, local, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -28,12 +28,12 @@ fn reader() -> Server {
 /// Returns the bytes that a client receives after it has closed its side, and the bytes that a server receives after it
 /// has closed its side.
 fn half_closed(pen: &Pen, ended: &TcpListener) -> (String, String) {
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     let first = client.write_all(b"all").and_then(|()| client.shutdown(Shutdown::Write));
     first.unwrap();
     let down = rest(&mut client);
     pen.run(&[&format!("server 0 port {}", ended.local_addr().unwrap().port())]);
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     let (mut server, _) = ended.accept().unwrap();
     server.set_read_timeout(Some(DEADLINE)).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
@@ -66,7 +66,7 @@ fn servers_see_the_configured_source_address() {
         return;
     }
     let server = Server::named("a");
-    let source = |pen: &Pen| line(&mut connect(pen.port));
+    let source = |pen: &Pen| line(&mut pen.connect());
     alike("", &to(&server), ["a 127.0.0.1", "a 127.0.0.9"].map(str::to_owned), |pen| {
         let before = source(pen);
         pen.run(&["source 127.0.0.9"]);
@@ -86,7 +86,7 @@ fn both_programs_listen_on_a_unix_socket() {
     let server = Server::named("a");
     for by in BOTH {
         let pen = Pen::listening(by, "-P", 0, "./socket", &to(&server));
-        let mut client = UnixStream::connect(pen.directory.file("socket")).unwrap();
+        let mut client = UnixStream::connect(pen.path("socket")).unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
@@ -106,7 +106,7 @@ fn the_listen_port_changes_while_pen_runs() {
     }
     let server = Server::named("a");
     alike("", &to(&server), (true, true, true), |pen| {
-        let mut old = connect(pen.port);
+        let mut old = pen.connect();
         assert_eq!(name(&mut old), "a");
         let port = reserved_port();
         let response = format!("127.0.0.1:{port}\n");
@@ -115,7 +115,7 @@ fn the_listen_port_changes_while_pen_runs() {
         let new = wait_until("the new port", || TcpStream::connect(local(port)).ok());
         new.set_read_timeout(Some(DEADLINE)).unwrap();
         let closed =
-            wait_until("the old port to close", || TcpStream::connect(local(pen.port)).err().map(|_| true));
+            wait_until("the old port to close", || TcpStream::connect(pen.address()).err().map(|_| true));
         old.write_all(b"still\n").unwrap();
         (name(&mut { new }) == "a", closed, line(&mut old) == "still")
     });
@@ -130,7 +130,7 @@ fn the_control_port_shows_a_connection_and_closes_it() {
     let expected = "Connection 0:|state = 2|downfd = DOWN, upfd = UP|client = 0, server = 0|pend = PEND|\
         Socket UP belongs to connection 0|Socket DOWN belongs to connection 0|Forcibly closing connection 0|closed";
     alike("", &to(&server), expected.to_owned(), |pen| {
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         assert_eq!(name(&mut client), "a");
         let reported = pen.response("connection 0");
         let number = |name: &str| {
@@ -164,7 +164,7 @@ fn an_idle_connection_is_closed() {
     let server = Server::named("a");
     alike("", &to(&server), true, |pen| {
         assert_eq!(pen.response("idle_timeout 1"), "Idle timeout: 1 seconds\n");
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         assert_eq!(name(&mut client), "a");
         let since = std::time::Instant::now();
         assert_eq!(rest(&mut client), "");
@@ -181,7 +181,7 @@ fn both_programs_count_the_same_bytes() {
     let servers = "0 addr 127.0.0.1 port SERVER conn 0 max 0 hard 0 weight 0 prio 0 sx 5 rx 17\n";
     let clients = "127.0.0.1 connects 1 sx 17 rx 5\n";
     alike("-P", &to(&server), format!("{servers}{clients}"), |pen| {
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello");
@@ -231,7 +231,7 @@ fn the_status_page_shows_the_same_open_connections() {
         "1 0 0 0 0",
     ];
     alike("-w page", &to(&server), expected.map(str::to_owned).to_vec(), |pen| {
-        let mut open = [connect(pen.port), connect(pen.port)];
+        let mut open = [pen.connect(), pen.connect()];
         assert_eq!(open.each_mut().map(name), ["a", "a"]);
         rows(&pen.response("status"))
     });
@@ -263,14 +263,14 @@ fn the_status_page_is_the_same_by_command_and_by_signal() {
     let server = Server::named("a");
     let pages = BOTH.map(|by| {
         let pen = Pen::start(by, "-P -w page", &to(&server));
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         rest(&mut client);
         pen.wait_idle();
         let page = pen.response("status");
         assert_eq!(pen.file("page"), page, "{by:?}");
-        std::fs::remove_file(pen.directory.file("page")).unwrap();
+        std::fs::remove_file(pen.path("page")).unwrap();
         pen.signal("USR1");
         let again =
             wait_until("the page", || Some(pen.file("page")).filter(|page| page.ends_with("</html>\n")));
@@ -296,7 +296,7 @@ fn only_evener_has_a_status_page_without_a_file_and_both_print_statistics() {
     differs("status-without-file", "", &to(&server), false, true, |pen| {
         assert_eq!(pen.who(), "a");
         pen.signal("USR1");
-        let part = if pen.by == Implementation::Debian { "last server 0" } else { "client 127.0.0.1 age" };
+        let part = if pen.is_debian() { "last server 0" } else { "client 127.0.0.1 age" };
         wait_until("statistics: in the format of the program", || pen.printed().contains(part).then_some(()));
         let page = pen.response("status");
         assert!(page == "Unable to create webstats\n" || page.starts_with("<html>"), "{page}");
@@ -306,7 +306,7 @@ fn only_evener_has_a_status_page_without_a_file_and_both_print_statistics() {
 
 /// Sends a request in one piece. The server echoes it.
 fn request(pen: &Pen, text: &str) {
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     assert_eq!(name(&mut client), "a");
     client.write_all(text.as_bytes()).unwrap();
     let mut echo = vec![0; text.len()];
@@ -325,9 +325,9 @@ fn a_moved_log_is_opened_again_on_hup_and_has_the_same_lines() {
         request(pen, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
         request(pen, "POST /x\n");
         pen.wait_idle();
-        std::fs::rename(pen.directory.file("log"), pen.directory.file("log.1")).unwrap();
+        std::fs::rename(pen.path("log"), pen.path("log.1")).unwrap();
         pen.signal("HUP");
-        wait_until("the new log", || pen.directory.file("log").exists().then_some(()));
+        wait_until("the new log", || pen.path("log").exists().then_some(()));
         request(pen, "after\n");
         pen.wait_idle();
         // Debian's pen may write only when it closes the file.
@@ -411,7 +411,7 @@ fn echo_http() -> Server {
 }
 
 fn exchange(pen: &Pen, text: &str) -> String {
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     client.write_all(text.as_bytes()).unwrap();
     rest(&mut client)
 }
@@ -429,7 +429,7 @@ fn http_servers_receive_the_client_address_in_headers() {
         let mut lines: Vec<String> =
             requested.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
         lines[1..].sort_unstable();
-        lines.join("|").replace(&pen.port.to_string(), "PORT")
+        lines.join("|").replace(&pen.address().port().to_string(), "PORT")
     };
     let plain = "get /x http/1.0|a: b|host: h".to_owned();
     let debian = format!("{plain}|x-forwarded-for: 127.0.0.1|x-forwarded-proto: http");
@@ -468,7 +468,7 @@ fn tls_is_served_with_any_name_of_a_protocol() {
             directory.write("key", &key);
             directory.write("both", &(certificate.clone() + &key));
             let pen = Pen::prepared(by, directory, options, None, &to(&server));
-            let url = format!("https://127.0.0.1:{}/x", pen.port);
+            let url = format!("https://{}/x", pen.address());
             let mut curl = std::process::Command::new("curl");
             let output = curl.args(["-sk", "--tlsv1.2", "--max-time", "15", &url]).output().unwrap();
             let requested = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -513,7 +513,7 @@ fn udp_responses_come_from_the_listen_port() {
             .map(|_| {
                 let client = UdpSocket::bind(local(0)).unwrap();
                 client.set_read_timeout(Some(DEADLINE)).unwrap();
-                client.connect(local(pen.port)).unwrap();
+                client.connect(pen.address()).unwrap();
                 client.send(b"one").unwrap();
                 let mut buffer = [0; 2048];
                 let length = client.recv(&mut buffer).unwrap();
