@@ -125,7 +125,8 @@ mod tests {
         ));
         std::fs::write(&file, &text).expect("a file");
         let loaded = config::load(&file).unwrap_or_else(|problems| panic!("{line}: {problems:?}\n{text}"));
-        let expected = from_options(words).expect(line).settings().compile().ok().expect(line);
+        let compiled = from_options(words).expect(line).settings().compile();
+        let expected = compiled.unwrap_or_else(|problems| panic!("{line}: {problems:?}"));
         assert_eq!(loaded.spec, named_by_address(expected.config.spec), "{line}\n{text}");
         std::fs::remove_file(&file).expect("the file");
         text

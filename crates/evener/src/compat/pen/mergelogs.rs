@@ -47,8 +47,8 @@ struct Options {
 /// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match Options::parse(arguments) {
-        Ok(options) => super::end("mergelogs", merge(&options)),
-        Err(error) => super::wrong_usage("mergelogs", USAGE, &error),
+        Ok(options) => super::exit_code("mergelogs", merge(&options)),
+        Err(error) => super::usage_error("mergelogs", USAGE, &error),
     }
 }
 

@@ -26,11 +26,11 @@ struct PenlogRoute {
 /// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match words(arguments) {
-        Ok(words) => super::end(
+        Ok(words) => super::exit_code(
             "penlog",
             PenlogRoute::find(&words).and_then(|route| send_all(&route, io::stdin().lock())),
         ),
-        Err(error) => super::wrong_usage("penlog", USAGE, &error),
+        Err(error) => super::usage_error("penlog", USAGE, &error),
     }
 }
 

@@ -62,15 +62,15 @@ struct Options {
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
-        Err(error) => return super::wrong_usage("penlogd", USAGE, &error),
+        Err(error) => return super::usage_error("penlogd", USAGE, &error),
     };
     if options.foreground {
-        return super::end("penlogd", run(&options, None));
+        return super::exit_code("penlogd", run(&options, None));
     }
     match Daemon::begin(Directory::Root) {
         Ok(Process::Called(code)) => code,
-        Ok(Process::Background(daemon)) => super::end("penlogd", run(&options, Some(daemon))),
-        Err(error) => super::end("penlogd", Err(error)),
+        Ok(Process::Background(daemon)) => super::exit_code("penlogd", run(&options, Some(daemon))),
+        Err(error) => super::exit_code("penlogd", Err(error)),
     }
 }
 
@@ -138,7 +138,7 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
         user.assume()?;
     }
     let collector = Collector {
-        out: Out::open(options.log.clone())?,
+        out: LogOutput::open(options.log.clone())?,
         recent: RecentRequests::new(options.remembered),
         errors: ErrorMessages { sink, last: None, suppressed: 0 },
         debug: options.debug,
@@ -173,12 +173,12 @@ fn bind(port: u16) -> io::Result<UdpSocket> {
 
 /// Destination of the lines.
 #[derive(Debug)]
-enum Out {
+enum LogOutput {
     Stdout,
     File { file: File, path: PathBuf },
 }
 
-impl Out {
+impl LogOutput {
     fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         let file =
@@ -253,7 +253,7 @@ impl ErrorMessages {
 /// Writes the log.
 #[derive(Debug)]
 struct Collector {
-    out: Out,
+    out: LogOutput,
     recent: RecentRequests,
     errors: ErrorMessages,
     debug: bool,
@@ -265,7 +265,8 @@ impl Collector {
         let [mut hangup, mut user1, mut user2, mut interrupt, mut terminate] = signals()?;
         crate::signals::let_through();
         if let Some(daemon) = daemon {
-            let stdout = if matches!(self.out, Out::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
+            let stdout =
+                if matches!(self.out, LogOutput::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
             daemon.ready(stdout)?;
         }
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];

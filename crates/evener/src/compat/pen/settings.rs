@@ -12,7 +12,7 @@ mod tls;
 mod write;
 
 pub(super) use address::{Listen, ListenAddress, port_number};
-pub(super) use command::{Act, Query, Step, UNKNOWN, split};
+pub(super) use command::{InstanceAction, Query, Step, UNKNOWN, split};
 pub(super) use options::{number, text, value};
 pub(super) use slot::{Slot, SlotTraffic};
 pub(super) use spec::{ABUSE, Compiled, EMERGENCY, NAME};

@@ -19,7 +19,7 @@ pub(in crate::compat::pen) enum Step {
     /// A query to the running instance, whose result is the response.
     Query(Query),
     /// An action on the running instance.
-    Do(Act),
+    Do(InstanceAction),
     /// A warning for the log: the command was accepted, but does nothing or something else.
     Warn(String),
 }
@@ -38,7 +38,7 @@ pub(in crate::compat::pen) enum Query {
 
 /// Actions on the running instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::compat::pen) enum Act {
+pub(in crate::compat::pen) enum InstanceAction {
     /// Excludes a server for so many seconds; 0 includes it again.
     Blacklist(usize, u32),
     Close(i64),
@@ -253,7 +253,7 @@ fn server(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, St
         let [name, value] = *pair else { return Err(format!("server: `{}` lacks its value", pair[0])) };
         if name == "blacklist" {
             let seconds = value.parse().map_err(|_| format!("server: {name} is not a number: `{value}`"))?;
-            steps.push(Step::Do(Act::Blacklist(number, seconds)));
+            steps.push(Step::Do(InstanceAction::Blacklist(number, seconds)));
         } else if !slot.set(name, value)? {
             return Err(format!("server: `{name}` is not one of {WANTED}"));
         }
@@ -273,7 +273,7 @@ fn query(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, Str
         "connection" => Query::Connection(number(words)?),
         "socket" => Query::Socket(number(words)?),
         "recent" => Query::Recent(words.number()?.unwrap_or(300)),
-        "close" => return Ok(vec![Step::Do(Act::Close(number(words)?))]),
+        "close" => return Ok(vec![Step::Do(InstanceAction::Close(number(words)?))]),
         _ => {
             if let Some(number) = words.number()? {
                 settings.idlers = number;
@@ -385,7 +385,7 @@ fn fast_close(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>
 fn exit(settings: &PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {
     words.none()?;
     if settings.exit_enabled {
-        Ok(vec![Step::Do(Act::Exit)])
+        Ok(vec![Step::Do(InstanceAction::Exit)])
     } else {
         Ok(respond("Exit is not enabled; restart with -X flag\n"))
     }
@@ -394,7 +394,7 @@ fn exit(settings: &PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> 
 fn write(settings: &PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {
     let file = words.optional()?.map(PathBuf::from).or(settings.config_file.clone());
     let file = file.ok_or("write: to which file? There is no -F")?;
-    Ok(vec![Step::Do(Act::Write(file))])
+    Ok(vec![Step::Do(InstanceAction::Write(file))])
 }
 
 #[cfg(test)]

@@ -236,7 +236,7 @@ fn the_control_list_does_not_apply_to_a_unix_socket() {
 }
 
 #[test]
-fn root_opens_no_control_port_unless_a_user_is_given() {
+fn both_programs_open_no_control_port_as_root_without_a_user() {
     if !have("pen") || !super::programs::is_root() {
         return;
     }

@@ -110,7 +110,7 @@ fn servers_are_set_in_any_order_and_the_table_grows() {
 fn exit_needs_to_be_enabled() {
     check("exit", "Exit is not enabled; restart with -X flag");
     let mut settings = PenSettings { exit_enabled: true, ..PenSettings::default() };
-    assert_eq!(settings.execute("exit"), Ok(vec![Step::Do(Act::Exit)]));
+    assert_eq!(settings.execute("exit"), Ok(vec![Step::Do(InstanceAction::Exit)]));
 }
 
 #[test]
