@@ -338,8 +338,8 @@ fn problems_in_included_files_are_reported_with_file_and_line() {
 fn a_new_listen_address_closes_the_old_one_and_an_address_in_use_changes_nothing() {
     let (a, first, second) = (Server::named("a"), reserved_port(), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{first}"), &at(&a)]);
-    let mut held = connect(first);
-    line(&mut held);
+    let mut client = connect(first);
+    line(&mut client);
     let taken = std::net::TcpListener::bind(("127.0.0.1", second)).unwrap();
     assert!(pen.ctl(&format!("listen 127.0.0.1:{second}")).contains("is in use"));
     assert_eq!((pen.ctl("listen"), who(first)), (format!("127.0.0.1:{first}\n"), "a".into()));
@@ -347,6 +347,6 @@ fn a_new_listen_address_closes_the_old_one_and_an_address_in_use_changes_nothing
     assert_eq!(pen.ctl(&format!("listen 127.0.0.1:{second}")), format!("127.0.0.1:{second}\n"));
     assert_eq!(who(second), "a");
     wait_until("the old port to be closed", || (!listens(first)).then_some(()));
-    held.write_all(b"still\n").unwrap();
-    assert_eq!(line(&mut held), "still");
+    client.write_all(b"still\n").unwrap();
+    assert_eq!(line(&mut client), "still");
 }

@@ -40,16 +40,16 @@ fn imported_tracking_hashing_and_failover_behave_like_pen() {
     let addresses = || (0..12).map(|n| format!("127.0.{}.{n}", n % 3));
     let clients =
         || -> Vec<String> { addresses().chain(addresses()).map(|from| who_from(&from, listen)).collect() };
-    let seen = check_same(&[&listen_at, &at(&a), &at(&b)], clients);
-    assert_eq!(seen[..12], seen[12..]);
+    let chosen = check_same(&[&listen_at, &at(&a), &at(&b)], clients);
+    assert_eq!(chosen[..12], chosen[12..]);
     check_same(&["-r", &listen_at, &at(&a), &at(&b)], clients);
     check_same(&["-h", "-r", &listen_at, &at(&a), &at(&b)], clients);
     check_same(
         &["-r", "-W", &listen_at, &format!("{}:0:0:3", at(&a)), &format!("{}:0:0:0", at(&b))],
         clients,
     );
-    let seen = check_same(&["-e", &at(&b), &listen_at, "127.0.0.1:1"], clients);
-    assert!(seen.iter().all(|name| name == "b"), "{seen:?}");
+    let chosen = check_same(&["-e", &at(&b), &listen_at, "127.0.0.1:1"], clients);
+    assert!(chosen.iter().all(|name| name == "b"), "{chosen:?}");
 }
 
 #[test]

@@ -60,8 +60,8 @@ http {
   client_body_temp_path AT/NN.body; proxy_temp_path AT/NN.proxy; fastcgi_temp_path AT/NN.fastcgi;
   uwsgi_temp_path AT/NN.uwsgi; scgi_temp_path AT/NN.scgi;
   real_ip_header X-Forwarded-For; set_real_ip_from 10.0.0.30;
-  log_format seen '$remote_addr $request_method $uri [$http_x_forwarded_for] $http_x_forwarded_proto';
-  access_log AT/NN.log seen;
+  log_format forwarded '$remote_addr $request_method $uri [$http_x_forwarded_for] $http_x_forwarded_proto';
+  access_log AT/NN.log forwarded;
   server {
     listen 10.0.0.NN:80;
     location /slow { limit_rate 200k; alias AT/large; }
@@ -166,8 +166,8 @@ fn the_init_script_starts_stops_and_reports_pen() {
     machine.expect("status", 0, "Pend is not running");
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
     // pen serves as soon as the script has ended: the test does not wait.
-    let seen: Vec<String> = (0..6).map(|_| machine.curl("30", &[])).collect();
-    assert_eq!(seen, ["51\n", "52\n", "53\n", "51\n", "52\n", "53\n"]);
+    let chosen: Vec<String> = (0..6).map(|_| machine.curl("30", &[])).collect();
+    assert_eq!(chosen, ["51\n", "52\n", "53\n", "51\n", "52\n", "53\n"]);
     machine.expect("status", 0, "Pend is running");
     let pid = machine.pid();
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
@@ -236,8 +236,8 @@ fn clients_do_not_notice_a_web_server_that_stops() {
     let stopped = machine.read("52.pid");
     assert!(machine.command(&["kill", "-KILL", stopped.trim()]).status.success());
     wait_until("the end of the web server", || machine.curl("52", &[]).is_empty().then_some(()));
-    let seen: String = (0..20).map(|_| machine.curl("30", &[])).collect();
-    assert!(seen.lines().count() == 20 && !seen.contains("52"), "{seen}");
+    let chosen: String = (0..20).map(|_| machine.curl("30", &[])).collect();
+    assert!(chosen.lines().count() == 20 && !chosen.contains("52"), "{chosen}");
 }
 
 #[test]

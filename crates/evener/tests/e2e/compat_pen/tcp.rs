@@ -43,8 +43,8 @@ fn clients_return_to_their_server_unless_round_robin_is_set() {
 fn round_robin_spreads_the_connections_of_one_client() {
     let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let _pen = Pen::run(&["-r", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
-    let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
-    assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
+    let chosen: Vec<String> = (0..6).map(|_| who(listen)).collect();
+    assert_eq!(chosen, ["a", "b", "a", "b", "a", "b"]);
 }
 
 /// Returns the age of a client on the status page, in seconds.
@@ -79,8 +79,8 @@ fn a_failed_server_loses_no_client_and_is_used_again_after_its_blacklist_time() 
     let pen = Pen::run(&["-b", "2", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     assert_eq!([who_from("127.0.0.1", listen), who_from("127.0.0.2", listen)], ["a", "b"]);
     a.stop();
-    let seen: Vec<String> = (0..20).map(|n| who_from(&format!("127.0.0.{}", 1 + n % 10), listen)).collect();
-    assert!(seen.iter().all(|name| name == "b"), "{seen:?}");
+    let chosen: Vec<String> = (0..20).map(|n| who_from(&format!("127.0.0.{}", 1 + n % 10), listen)).collect();
+    assert!(chosen.iter().all(|name| name == "b"), "{chosen:?}");
     let status = pen.ctl("status");
     assert!(status.contains("<td>127.0.0.1</td>"), "{status}");
     let _a = Server::named_at("a", a.port);
@@ -118,13 +118,13 @@ fn the_emergency_server_is_used_only_while_all_other_servers_are_down() {
     let (mut a, mut b, e) = (Server::named("a"), Server::named("b"), Server::named("e"));
     let listen = reserved_port();
     let pen = Pen::run(&["-b", "1", "-e", &at(&e), &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
-    let seen: Vec<String> = (1..20).map(|n| who_from(&format!("127.0.0.{n}"), listen)).collect();
-    assert!(seen.iter().all(|name| name == "a" || name == "b"), "{seen:?}");
+    let chosen: Vec<String> = (1..20).map(|n| who_from(&format!("127.0.0.{n}"), listen)).collect();
+    assert!(chosen.iter().all(|name| name == "a" || name == "b"), "{chosen:?}");
     a.stop();
     assert_eq!(who_from("127.0.0.1", listen), "b");
     b.stop();
-    let seen: Vec<String> = (1..20).map(|n| who_from(&format!("127.0.0.{n}"), listen)).collect();
-    assert!(seen.iter().all(|name| name == "e"), "{seen:?}");
+    let chosen: Vec<String> = (1..20).map(|n| who_from(&format!("127.0.0.{n}"), listen)).collect();
+    assert!(chosen.iter().all(|name| name == "e"), "{chosen:?}");
     // A denied client is closed, not sent to the emergency server.
     pen.order("acl 1 deny 127.0.0.66");
     pen.ctl("client_acl 1");
@@ -167,15 +167,15 @@ fn the_abuse_server_gets_only_denied_clients() {
 fn clients_without_a_matching_entry_get_the_inverse_of_the_last_one() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
-    let seen = || ["127.0.0.1", "127.0.1.1", "127.0.1.9", "127.0.2.1"].map(|from| who_from(from, listen));
+    let chosen = || ["127.0.0.1", "127.0.1.1", "127.0.1.9", "127.0.2.1"].map(|from| who_from(from, listen));
     pen.ctl("client_acl 9");
-    assert_eq!(seen(), ["a", "a", "a", "a"], "an empty list permits all");
+    assert_eq!(chosen(), ["a", "a", "a", "a"], "an empty list permits all");
     pen.order("acl 9 deny 127.0.1.9");
-    assert_eq!(seen(), ["a", "a", "", "a"]);
+    assert_eq!(chosen(), ["a", "a", "", "a"]);
     pen.order("acl 9 permit 127.0.1.0 255.255.255.0");
-    assert_eq!(seen(), ["", "a", "", ""]);
+    assert_eq!(chosen(), ["", "a", "", ""]);
     pen.order("acl 9 deny 127.0.1.1");
-    assert_eq!(seen(), ["a", "a", "", "a"], "the first match decides, then the inverse of the last entry");
+    assert_eq!(chosen(), ["a", "a", "", "a"], "the first match decides, then the inverse of the last entry");
     // The access list of a server sends its denied clients to another server.
     let b = Server::named("b");
     pen.order("no acl 9");
@@ -207,16 +207,16 @@ fn countries_are_permitted_and_denied() {
         ),
     );
     let pen = Pen::run(&["-F", &file.display().to_string(), &format!("127.0.0.1:{listen}"), &at(&a)]);
-    let seen = || ["127.0.1.1", "127.0.2.200", "127.0.3.1", "127.0.0.1"].map(|from| who_from(from, listen));
-    assert_eq!(seen(), ["a", "a", "", ""]);
+    let chosen = || ["127.0.1.1", "127.0.2.200", "127.0.3.1", "127.0.0.1"].map(|from| who_from(from, listen));
+    assert_eq!(chosen(), ["a", "a", "", ""]);
     pen.order("no acl 1");
     pen.order("acl 1 deny country SE");
-    assert_eq!(seen(), ["", "a", "a", "a"]);
+    assert_eq!(chosen(), ["", "a", "a", "a"]);
     // A country that the database does not have is reported, and changes nothing.
     assert!(pen.ctl("acl 1 deny country XX").contains("XX"));
-    assert_eq!(seen(), ["", "a", "a", "a"]);
+    assert_eq!(chosen(), ["", "a", "a", "a"]);
     assert!(pen.ctl("geoip /nowhere").contains("/nowhere: No such file"));
-    assert_eq!(seen(), ["", "a", "a", "a"]);
+    assert_eq!(chosen(), ["", "a", "a", "a"]);
 }
 
 #[test]
@@ -245,10 +245,10 @@ fn clients_and_servers_may_use_ipv4_ipv6_and_unix_sockets() {
     let (four, listen, directory) = (Server::named("four"), reserved_port(), Directory::new());
     let _pen = Pen::run(&["-r", &format!(":::{listen}"), &at(&four), &format!("[::1]:{port}")]);
     for host in ["127.0.0.1", "::1"] {
-        let mut seen: Vec<String> =
+        let mut chosen: Vec<String> =
             (0..2).map(|_| line(&mut TcpStream::connect((host, listen)).unwrap())).collect();
-        seen.sort();
-        assert_eq!(seen, ["four 127.0.0.1", "six ::1"], "{host}");
+        chosen.sort();
+        assert_eq!(chosen, ["four 127.0.0.1", "six ::1"], "{host}");
     }
     let path = directory.file("pen.sock");
     let other = Pen::run(&["-r", &path.display().to_string(), &at(&four)]);
@@ -269,8 +269,8 @@ fn limits_weights_and_priorities_decide_the_server() {
     let pen = Pen::run(&["-r", &format!("127.0.0.1:{listen}"), &format!("{}:1:2", at(&a)), &at(&b)]);
     let mut open = connect(listen);
     assert!(line(&mut open).starts_with("a "));
-    let seen: String = (0..4).map(|_| who(listen)).collect();
-    assert_eq!(seen, "bbbb", "a has reached its soft limit");
+    let chosen: String = (0..4).map(|_| who(listen)).collect();
+    assert_eq!(chosen, "bbbb", "a has reached its soft limit");
     drop(open);
     wait_until("a to be free", || (pen.of_server(0, "conn") == 0).then_some(()));
     // The server with the lowest priority is used. By weight, a server of weight 0 gets no client.

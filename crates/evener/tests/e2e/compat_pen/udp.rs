@@ -106,7 +106,7 @@ fn clients_and_servers_may_have_different_address_families() {
     });
     let _pen = Pen::run(&["-U", "-r", &format!(":::{listen}"), &at(&four), &format!("[::1]:{port}")]);
     for (source, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
-        let mut seen: Vec<String> = (0..2)
+        let mut chosen: Vec<String> = (0..2)
             .map(|_| {
                 let socket = UdpSocket::bind((source, 0)).unwrap();
                 // A connected socket receives only from the address that the query was sent to.
@@ -115,8 +115,8 @@ fn clients_and_servers_may_have_different_address_families() {
                 ask(&socket, "x")
             })
             .collect();
-        seen.sort();
-        assert_eq!(seen, ["four x", "six x"], "{to}");
+        chosen.sort();
+        assert_eq!(chosen, ["four x", "six x"], "{to}");
     }
 }
 
@@ -134,8 +134,9 @@ fn the_abuse_server_responds_to_denied_clients() {
         &format!("127.0.0.1:{listen}"),
         &at(&a),
     ]);
-    let seen = ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
-    assert_eq!(seen, ["a", "abuse", "abuse", "a"]);
+    let chosen =
+        ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
+    assert_eq!(chosen, ["a", "abuse", "abuse", "a"]);
     // A client that is permitted later leaves the abuse server, with its present flow.
     let flow = client_from("127.0.0.65", listen);
     assert_eq!(ask(&flow, "1"), "abuse 1");

@@ -101,8 +101,8 @@ fn weights_divide_connections() {
     let servers = named();
     let list = with(&servers, &[":0:0:1", ":0:0:3", ":0:0:0"]);
     let hold = |pen: &Pen, count: usize| {
-        let mut held: Vec<_> = (0..count).map(|_| pen.connect_from(1)).collect();
-        let names: Vec<String> = held.iter_mut().map(name).collect();
+        let mut connections: Vec<_> = (0..count).map(|_| pen.connect_from(1)).collect();
+        let names: Vec<String> = connections.iter_mut().map(name).collect();
         let counts = spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count));
         counts.collect::<Vec<_>>()
     };
@@ -117,11 +117,11 @@ fn weights_divide_connections() {
 
 /// Opens connections, each after the last one has its server, and counts them by server.
 fn hold_one_by_one(pen: &Pen, count: usize) -> Vec<(String, usize)> {
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     let names: Vec<String> = (0..count)
         .map(|_| {
-            held.push(pen.connect_from(1));
-            name(held.last_mut().unwrap())
+            connections.push(pen.connect_from(1));
+            name(connections.last_mut().unwrap())
         })
         .collect();
     spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
@@ -136,14 +136,14 @@ fn the_server_of_the_best_priority_is_used_while_it_is_up() {
     let list = with(&servers, &[":0:0:0:2", ":0:0:0:-1", ":0:0:0:1"]);
     let expected: Vec<String> = ["b", "b", "c", "a", "b"].map(str::to_owned).into();
     alike("-r -o prio", &list, expected, |pen| {
-        let mut seen = pen.servers_of([1, 2]);
+        let mut chosen = pen.servers_of([1, 2]);
         pen.run(&["server 1 blacklist 60"]);
-        seen.push(pen.who());
+        chosen.push(pen.who());
         pen.run(&["server 2 blacklist 60"]);
-        seen.push(pen.who());
+        chosen.push(pen.who());
         pen.run(&["server 1 blacklist 0"]);
-        seen.push(pen.who());
-        seen
+        chosen.push(pen.who());
+        chosen
     });
 }
 
@@ -184,13 +184,13 @@ fn the_emergency_server_is_used_only_while_all_others_are_down() {
     let down = reserved_port();
     let list = vec![format!("127.0.0.1:{down}")];
     alike(&emergency, &list, vec!["c", "c", "back"], |pen| {
-        let mut seen = vec![leak(pen.who()), leak(pen.who())];
+        let mut chosen = vec![leak(pen.who()), leak(pen.who())];
         let server = Server::named_at("back", down);
-        seen.push(wait_until("the server to be used again", || {
+        chosen.push(wait_until("the server to be used again", || {
             Some(leak(pen.who())).filter(|who| *who != "c")
         }));
         drop(server);
-        seen
+        chosen
     });
     // Without an emergency server, clients get no server.
     alike("-r -P", &list, "".to_owned(), Pen::who);
@@ -202,13 +202,13 @@ fn leak(name: String) -> &'static str {
 }
 
 /// Opens connections that stay open together, and returns their servers; empty for a connection that is closed.
-fn held(pen: &Pen, clients: &[u8]) -> Vec<String> {
-    let mut held: Vec<_> = Vec::new();
+fn hold_all(pen: &Pen, clients: &[u8]) -> Vec<String> {
+    let mut connections: Vec<_> = Vec::new();
     let mut names = Vec::new();
     for client in clients {
         let mut stream = pen.connect_from(*client);
         names.push(name(&mut stream));
-        held.push(stream);
+        connections.push(stream);
     }
     names
 }
@@ -224,7 +224,7 @@ fn soft_limits_apply_to_new_clients_and_hard_limits_to_known_ones() {
     }
     let servers = named();
     let check = |options: &str, limits: &str, clients: &[u8], expected: &str| {
-        alike(options, &with(&servers, &[limits]), names(expected), |pen| held(pen, clients));
+        alike(options, &with(&servers, &[limits]), names(expected), |pen| hold_all(pen, clients));
     };
     // A new client is refused at the soft limit, a known client at the hard limit; a dash means no server.
     check("", ":2", &[1, 2, 3], "a a -");
@@ -239,7 +239,7 @@ fn soft_limits_apply_to_new_clients_and_hard_limits_to_known_ones() {
     check("-s", ":1", &[1, 2], "a -");
     let list = with(&servers, &[":2:4"]);
     differs("limit-leak", "-r", &list, names("a a - a - a"), names("a a - - - -"), |pen| {
-        held(pen, &[1, 2, 3, 4, 5, 6])
+        hold_all(pen, &[1, 2, 3, 4, 5, 6])
     });
 }
 
@@ -251,12 +251,12 @@ fn limits_change_while_pen_runs() {
     let servers = named();
     alike("", &with(&servers, &[""]), names("a a - a"), |pen| {
         let mut open = [pen.connect_from(1), pen.connect_from(2)];
-        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
+        let mut chosen: Vec<String> = open.iter_mut().map(name).collect();
         pen.run(&["server 0 max 2"]);
-        seen.push(pen.who_from(3));
+        chosen.push(pen.who_from(3));
         pen.run(&["server 0 max 3"]);
-        seen.push(pen.who_from(3));
-        seen
+        chosen.push(pen.who_from(3));
+        chosen
     });
 }
 
@@ -268,7 +268,7 @@ fn clients_wait_while_pen_has_its_maximum_of_connections() {
     let servers = named();
     alike("-x 2", &with(&servers, &[""]), names("a a a"), |pen| {
         let mut open = [pen.connect_from(1), pen.connect_from(1)];
-        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
+        let mut chosen: Vec<String> = open.iter_mut().map(name).collect();
         wait_until("both to be counted", || (pen.field(0, "conn") == "2").then_some(()));
         let mut waiting = pen.connect_from(1);
         waiting.set_read_timeout(Some(std::time::Duration::from_millis(150))).unwrap();
@@ -276,8 +276,8 @@ fn clients_wait_while_pen_has_its_maximum_of_connections() {
         assert!(matches!(nothing, Err(ErrorKind::WouldBlock | ErrorKind::Interrupted)), "{nothing:?}");
         drop(open);
         waiting.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
-        seen.push(name(&mut waiting));
-        seen
+        chosen.push(name(&mut waiting));
+        chosen
     });
 }
 
@@ -289,16 +289,16 @@ fn servers_change_while_pen_runs() {
     let servers = named();
     alike("-r", &with(&servers, &[""]), names("a b a b c"), |pen| {
         let (second, third) = (servers[1].port, servers[2].port);
-        let mut seen = vec![pen.who()];
+        let mut chosen = vec![pen.who()];
         pen.run(&[&format!("server 0 port {second}")]);
-        seen.push(pen.who());
+        chosen.push(pen.who());
         pen.run(&[&format!("server 0 port {}", servers[0].port)]);
-        seen.push(pen.who());
+        chosen.push(pen.who());
         pen.run(&[&format!("server 0 address 127.0.0.1 port {second}")]);
-        seen.push(pen.who());
+        chosen.push(pen.who());
         pen.run(&[&format!("server 3 address 127.0.0.1 port {third}"), "server 0 blacklist 60"]);
-        seen.push(pen.who());
-        seen
+        chosen.push(pen.who());
+        chosen
     });
 }
 
@@ -339,11 +339,11 @@ fn a_blacklisted_server_is_used_again_after_its_time() {
     let servers = named();
     alike("-r", &with(&servers, &["", ""]), names("b b b a"), |pen| {
         // Both programs count whole seconds, and the present second may end soon.
-        let mut seen = wait_until("a second to begin", || {
+        let mut chosen = wait_until("a second to begin", || {
             pen.run(&["server 0 blacklist 2"]);
-            Some(pen.servers_of([1; 3])).filter(|seen| *seen == names("b b b"))
+            Some(pen.servers_of([1; 3])).filter(|chosen| *chosen == names("b b b"))
         });
-        seen.push(wait_until("the server to be used again", || Some(pen.who()).filter(|who| who == "a")));
-        seen
+        chosen.push(wait_until("the server to be used again", || Some(pen.who()).filter(|who| who == "a")));
+        chosen
     });
 }

@@ -509,7 +509,7 @@ fn udp_responses_come_from_the_listen_port() {
         format!("127.0.0.1:{port}")
     });
     alike("-U -r", &servers, ["a one", "b one"].map(str::to_owned).to_vec(), |pen| {
-        let mut seen: Vec<String> = (0..2)
+        let mut responses: Vec<String> = (0..2)
             .map(|_| {
                 let client = UdpSocket::bind(local(0)).unwrap();
                 client.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -520,7 +520,7 @@ fn udp_responses_come_from_the_listen_port() {
                 String::from_utf8_lossy(&buffer[..length]).into_owned()
             })
             .collect();
-        seen.sort_unstable();
-        seen
+        responses.sort_unstable();
+        responses
     });
 }
