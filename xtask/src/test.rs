@@ -25,7 +25,7 @@ const FAST: &[&str] = &[
     "a_reload_keeps_connections_counters_verdicts_and_listeners",
     "a_wrong_file_changes_nothing_and_says_why",
     "check_lists_every_problem_with_its_line",
-    "status_drain_ready_and_explain_talk_to_the_instance",
+    "status_drain_ready_and_explain_reach_the_instance",
 ];
 
 /// More failures than this are not the fault of a busy machine: none gets a second try.

@@ -23,7 +23,7 @@ const READY: &[u8] = b"ready\n";
 /// Role of this process.
 #[derive(Debug)]
 pub(crate) enum Process {
-    /// The process that was called. It only has to exit with this code.
+    /// The process that was called. It only exits with this code.
     Called(ExitCode),
     /// The process that does the work. It has the terminal's stdout and stderr until it is ready.
     Background(Daemon),
@@ -40,7 +40,7 @@ pub(crate) struct Daemon {
 pub(crate) enum Directory {
     /// `/`, so that no file system stays busy. Paths must be absolute before.
     Root,
-    /// The directory in which it was called.
+    /// The directory of the call.
     Unchanged,
 }
 
@@ -56,7 +56,7 @@ impl Daemon {
     /// Goes to the background, in a new session. Must be called after the command line was parsed, and before
     /// anything is opened or a thread is started.
     pub(crate) fn begin(directory: Directory) -> anyhow::Result<Process> {
-        if is_started_for_it() {
+        if is_background_process() {
             Self::enter(directory).map(Process::Background)
         } else {
             call().map(Process::Called)
@@ -76,7 +76,7 @@ impl Daemon {
 
     /// Lets the first process exit successfully, and releases the terminal.
     pub(crate) fn ready(self, stdout: Stdout) -> anyhow::Result<()> {
-        // Writing fails if the first process was killed.
+        // The write fails if the first process was killed.
         let _ = rustix::io::write(rustix::stdio::stdin(), READY);
         rustix::stdio::dup2_stdin(&self.null)?;
         rustix::stdio::dup2_stderr(&self.null)?;
@@ -87,20 +87,20 @@ impl Daemon {
     }
 }
 
-fn is_started_for_it() -> bool {
+fn is_background_process() -> bool {
     let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
     parent.is_some_and(|parent| std::env::var(VARIABLE).is_ok_and(|value| value == parent))
 }
 
-/// Starts the daemon and waits until it is ready or gone. The daemon reports it over its stdin, because
-/// stdout and stderr are in use.
+/// Starts the daemon and waits until it is ready or has ended. The daemon reports that it is ready over its stdin,
+/// because stdout and stderr are in use.
 fn call() -> anyhow::Result<ExitCode> {
-    let (from_daemon, to_us) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let mut command = again()?;
-    command.env(VARIABLE, std::process::id().to_string()).stdin(Stdio::from(to_us));
-    // The child is not waited for: this process ends first.
+    let (from_daemon, to_caller) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut command = restart_command()?;
+    command.env(VARIABLE, std::process::id().to_string()).stdin(Stdio::from(to_caller));
+    // This process ends before its child, so it does not wait for the child.
     let _child = command.spawn().context("cannot start in the background")?;
-    // This process only waits, so a signal may end it.
+    // This process only waits, so signals may end it.
     crate::signals::unblock();
     // The command holds the other end of the pipe. Without it the pipe ends with the daemon.
     drop(command);
@@ -110,7 +110,7 @@ fn call() -> anyhow::Result<ExitCode> {
 }
 
 /// Returns a command that starts this program again.
-fn again() -> anyhow::Result<Command> {
+fn restart_command() -> anyhow::Result<Command> {
     let mut words = std::env::args_os();
     let name = words.next().context("the program was called without a name")?;
     // A name without a slash was found in PATH, which may find another program now.
@@ -155,7 +155,7 @@ impl User {
     }
 
     /// Changes all threads of this process to the user. This cannot be undone.
-    pub(crate) fn become_it(&self) -> anyhow::Result<()> {
+    pub(crate) fn assume(&self) -> anyhow::Result<()> {
         // Each step needs rights that the next one gives up.
         nix::unistd::initgroups(&self.name, self.gid)
             .and_then(|()| nix::unistd::setgid(self.gid))
@@ -174,7 +174,7 @@ pub(crate) struct PidFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidState {
-    /// Opened with its contents, possibly those of a running instance.
+    /// Opened with its contents, possibly the pid of a running instance.
     Found,
     /// Opened and created.
     Made,
@@ -200,20 +200,20 @@ impl PidFile {
         Ok(self)
     }
 
-    /// Returns true if the file still has this pid. Another instance may have replaced it.
-    fn is_ours(&self) -> bool {
-        let mut held = String::new();
+    /// Returns true if the file still has the contents that this process wrote. Another instance may have replaced it.
+    fn is_unchanged(&self) -> bool {
+        let mut contents = String::new();
         // One byte more than any pid, so that a longer file does not match.
-        let read = File::open(&self.path).and_then(|file| file.take(21).read_to_string(&mut held));
+        let read = File::open(&self.path).and_then(|file| file.take(21).read_to_string(&mut contents));
         let expected = if self.state == PidState::Made { String::new() } else { pid_text() };
-        self.state != PidState::Found && read.is_ok() && held == expected
+        self.state != PidState::Found && read.is_ok() && contents == expected
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
         // The new user may not be allowed to remove the file. An empty one names no process.
-        if self.is_ours() && fs::remove_file(&self.path).is_err() {
+        if self.is_unchanged() && fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }
     }
@@ -231,19 +231,19 @@ mod tests {
     #[test]
     fn a_pid_file_is_removed_at_the_end_unless_another_process_replaced_it() {
         let path = std::env::temp_dir().join(format!("evener-pid-file-{}", std::process::id()));
-        let file = PidFile::open(&path).and_then(PidFile::write).expect("it can be written");
+        let file = PidFile::open(&path).and_then(PidFile::write).expect("the file can be written");
         assert_eq!(fs::read_to_string(&path).ok(), Some(std::process::id().to_string()));
         drop(file);
         assert!(!path.exists());
-        let file = PidFile::open(&path).and_then(PidFile::write).expect("it can be written");
-        fs::write(&path, "1").expect("it can be written");
+        let file = PidFile::open(&path).and_then(PidFile::write).expect("the file can be written");
+        fs::write(&path, "1").expect("the file can be written");
         drop(file);
         assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
         // An instance that could not start leaves the file of the running one.
-        drop(PidFile::open(&path).expect("it can be opened"));
+        drop(PidFile::open(&path).expect("the file can be opened"));
         assert_eq!(fs::read_to_string(&path).ok().as_deref(), Some("1"));
-        fs::remove_file(&path).expect("it is there");
-        drop(PidFile::open(&path).expect("it can be opened"));
+        fs::remove_file(&path).expect("the file exists");
+        drop(PidFile::open(&path).expect("the file can be opened"));
         assert!(!path.exists());
     }
 }

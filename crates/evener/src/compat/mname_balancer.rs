@@ -1,34 +1,55 @@
 //! `mname-balancer`: DNS for the processes of a directory. Its command line becomes a configuration, which
-//! runs as one from a file would.
+//! runs like a configuration from a file.
 
-mod line;
+mod command_line;
 mod spec;
 
 use super::open_admin;
 use crate::config::Config;
 use crate::instance::Instance;
-use crate::observe::{Log, LogFormat};
+use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Setting};
-use line::{HELP, Line, Wanted, parse};
+use command_line::{HELP, parse};
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The name of the program in its logs.
+/// Name of the program in its logs.
 const NAME: &str = "mname-balancer";
-/// Responses to queries come soon or never, and a restarted program needs the port.
+/// Late responses to queries are useless, and a restarted program needs the port.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// A parsed command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct CommandLine {
+    address: Ipv4Addr,
+    port: u16,
+    level: LogLevel,
+    sockets: PathBuf,
+    workers: u16,
+    admin: Option<PathBuf>,
+}
+
+/// The action that the command line selects.
+#[derive(Debug, PartialEq, Eq)]
+enum BalancerAction {
+    Run(CommandLine),
+    Help,
+    Version,
+}
 
 /// Runs the program.
 pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     let line = match parse(arguments, std::env::var("LOG_LEVEL").ok()) {
-        Ok(Wanted::Run(line)) => line,
-        Ok(Wanted::Help) => {
+        Ok(BalancerAction::Run(line)) => line,
+        Ok(BalancerAction::Help) => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
         }
-        Ok(Wanted::Version) => {
+        Ok(BalancerAction::Version) => {
             println!("{NAME} (evener {})", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
@@ -46,14 +67,14 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
-fn begin(line: &Line) -> anyhow::Result<()> {
+fn begin(line: &CommandLine) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(line));
     runtime.shutdown_background();
     outcome
 }
 
-async fn serve(line: &Line) -> anyhow::Result<()> {
+async fn serve(line: &CommandLine) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
     let log = Log::named(NAME, LogFormat::Bunyan, line.level);

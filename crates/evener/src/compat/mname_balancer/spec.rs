@@ -1,6 +1,6 @@
 //! The configuration that is equivalent to mname-balancer.
 
-use super::line::Line;
+use super::CommandLine;
 use evener_core::Endpoint;
 use evener_core::spec::{
     DiscoverSpec, DnsSpec, Policy, PoolSpec, Protocol, RetryOn, ServiceOptions, ServiceSpec, Spec, StickyBy,
@@ -21,7 +21,8 @@ const REBALANCE: Duration = Duration::from_secs(15);
 /// Servers close idle connections after 5 s themselves.
 const IDLE: Duration = Duration::from_secs(30);
 
-pub(super) fn spec(line: &Line) -> Spec {
+/// Returns the services and pools that the command line defines.
+pub(super) fn spec(line: &CommandLine) -> Spec {
     let sticky = StickySpec {
         by: StickyBy::ClientIp,
         size: REMOTES_MAX,
@@ -49,8 +50,9 @@ pub(super) fn spec(line: &Line) -> Spec {
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::{Wanted, parse};
     use super::*;
+    use crate::compat::mname_balancer::BalancerAction;
+    use crate::compat::mname_balancer::command_line::parse;
 
     /// The configuration in docs/migrate-from-mname-balancer.md is equivalent to the command line there.
     #[test]
@@ -58,7 +60,7 @@ mod tests {
         let document = include_str!("../../../../../docs/migrate-from-mname-balancer.md");
         let line = document.lines().find_map(|line| line.strip_prefix("    mname-balancer ")).unwrap();
         let words = line.split(' ').map(std::ffi::OsString::from).collect();
-        let Ok(Wanted::Run(line)) = parse(words, None) else { panic!("a command line") };
+        let Ok(BalancerAction::Run(line)) = parse(words, None) else { panic!("a command line") };
         let lua = document.split("```lua\n").nth(1).unwrap().split("```").next().unwrap();
         let file = std::env::temp_dir().join(format!("evener-mname-{}.lua", std::process::id()));
         std::fs::write(&file, lua).unwrap();

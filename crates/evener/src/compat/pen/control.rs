@@ -1,8 +1,7 @@
 //! The control port: each connection carries one line and its response.
 
-use super::front::{Gate, Input};
-use super::state::{Listen, ListenTo};
-use crate::compat::pen::front::LINE_BYTES_MAX;
+use super::front::{ControlAccess, Input, LINE_BYTES_MAX};
+use super::settings::{Listen, ListenAddress};
 use crate::observe::Log;
 use crate::unix_socket::{SocketFile, remove_left_over};
 use anyhow::Context;
@@ -14,9 +13,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Maximum number of concurrent clients; others wait.
-const ASKING_MAX: usize = 64;
+const CLIENTS_MAX: usize = 64;
 /// Interval of log lines about refused clients.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for receiving a line, and for sending a response.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -31,13 +30,13 @@ impl Control {
     /// Opens the port: `[host:]port` or a path.
     pub(super) fn open(text: &str) -> anyhow::Result<Self> {
         let failed = || format!("control port {text}");
-        match Listen::parse(text).map_err(anyhow::Error::msg).with_context(failed)?.to {
-            ListenTo::Ip(address, port) => {
+        match Listen::parse(text).map_err(anyhow::Error::msg).with_context(failed)?.into_address() {
+            ListenAddress::Ip(address, port) => {
                 let listener = std::net::TcpListener::bind((address, port)).with_context(failed)?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Tcp(listener))
             }
-            ListenTo::Path(path) => {
+            ListenAddress::Path(path) => {
                 remove_left_over(&path).with_context(failed)?;
                 let listener = std::os::unix::net::UnixListener::bind(&path).with_context(failed)?;
                 listener.set_nonblocking(true)?;
@@ -47,22 +46,27 @@ impl Control {
     }
 
     /// Serves clients forever. Refused clients are closed before they use up the limit.
-    pub(super) async fn serve(self, front: mpsc::Sender<Input>, gate: Gate, log: Log) -> std::io::Result<()> {
+    pub(super) async fn serve(
+        self,
+        front: mpsc::Sender<Input>,
+        access: ControlAccess,
+        log: Log,
+    ) -> std::io::Result<()> {
         let mut reported: Option<Instant> = None;
-        let permits = Arc::new(Semaphore::new(ASKING_MAX));
+        let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
         match self {
             Self::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
                 loop {
                     let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
                     match listener.accept().await {
-                        Ok((stream, peer)) if gate.permits(peer.ip()) => {
-                            tokio::spawn(hear(stream, front.clone(), permit));
+                        Ok((stream, peer)) if access.permits(peer.ip()) => {
+                            tokio::spawn(serve_client(stream, front.clone(), permit));
                         }
-                        // Refused by a reset: penctl fails, as with pen.
+                        // A refused client gets a reset, so that penctl fails as with pen.
                         Ok((stream, peer)) => {
                             let _ = stream.set_zero_linger();
-                            if reported.is_none_or(|reported| reported.elapsed() >= TELL_EVERY) {
+                            if reported.is_none_or(|reported| reported.elapsed() >= REPORT_INTERVAL) {
                                 reported = Some(Instant::now());
                                 let text =
                                     format!("control port: {} is not permitted", peer.ip().to_canonical());
@@ -78,7 +82,7 @@ impl Control {
                 loop {
                     let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return Ok(()) };
                     match listener.accept().await {
-                        Ok((stream, _)) => drop(tokio::spawn(hear(stream, front.clone(), permit))),
+                        Ok((stream, _)) => drop(tokio::spawn(serve_client(stream, front.clone(), permit))),
                         Err(_) => pause().await,
                     }
                 }
@@ -88,23 +92,23 @@ impl Control {
 }
 
 /// Serves one client.
-async fn hear(
+async fn serve_client(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     front: mpsc::Sender<Input>,
     _permit: OwnedSemaphorePermit,
 ) {
-    if let Some(response) = ask(&mut stream, front).await {
+    if let Some(response) = respond(&mut stream, front).await {
         let _ = tokio::time::timeout(TIME_MAX, stream.write_all(response.as_bytes())).await;
     }
 }
 
-/// Waits after a failed accept. Without descriptors it would fail immediately again.
+/// Waits after a connection could not be accepted. Without descriptors the next attempt would fail immediately.
 async fn pause() {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Returns the response to a command; `None` when there is none.
-async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) -> Option<String> {
+/// Returns the response to a command; `None` if there is none.
+async fn respond(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) -> Option<String> {
     let line = tokio::time::timeout(TIME_MAX, read_line(stream)).await.ok()??;
     let Received::Line(line) = line else {
         return Some(format!("a command has at most {LINE_BYTES_MAX} bytes: this one was ignored\n"));
@@ -117,7 +121,7 @@ async fn ask(stream: &mut (impl AsyncRead + Unpin), front: mpsc::Sender<Input>) 
 /// Result of reading a line.
 enum Received {
     Line(String),
-    /// A part of the line could have another meaning.
+    /// The line is longer than the maximum. It is not executed in part, which could have another meaning.
     TooLong,
 }
 

@@ -1,13 +1,10 @@
 //! The running front end: one task that executes commands in sequence, changes the settings and lets the
 //! supervisor apply the resulting configuration. A command that fails changes nothing.
 
-use super::command::{Act, FileProblem, Query, Step, UNKNOWN, execute, read};
-use super::facts::{Facts, Numbers, server_name};
-use super::spec::NAME;
-use super::state::State;
-use super::{page, spec, write};
+use super::settings::{Compiled, InstanceAction, NAME, PenSettings, Query, Step, UNKNOWN};
+use super::view::{self, ConnectionNumbers, InstanceView, server_name};
 use crate::config::{Config, Problem};
-use crate::observe::{Log, LogLevel};
+use crate::observe::Log;
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
@@ -31,9 +28,9 @@ pub(super) const INPUTS_MAX: usize = 64;
 
 /// Access list of the control port, with the present settings.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gate(Arc<ArcSwapOption<Acl>>);
+pub(super) struct ControlAccess(Arc<ArcSwapOption<Acl>>);
 
-impl Gate {
+impl ControlAccess {
     pub(super) fn set(&self, list: Option<Arc<Acl>>) {
         self.0.store(list);
     }
@@ -75,20 +72,40 @@ struct Refused {
 
 /// The running front end.
 pub(super) struct Front {
-    pub(super) state: State,
+    settings: PenSettings,
     /// The running configuration.
-    pub(super) config: Config,
-    pub(super) handle: Handle,
-    pub(super) log: Log,
+    config: Config,
+    handle: Handle,
+    log: Log,
     /// The command line as comments, for `write`.
-    pub(super) heading: Vec<String>,
-    pub(super) numbers: Numbers,
-    pub(super) gate: Gate,
+    heading: Vec<String>,
+    numbers: ConnectionNumbers,
+    access: ControlAccess,
     /// Local UTC offset, read before there were threads, because it is not available later.
-    pub(super) offset: UtcOffset,
+    offset: UtcOffset,
 }
 
 impl Front {
+    /// Creates the front end of an instance that runs with the compiled settings.
+    pub(super) fn new(
+        settings: PenSettings,
+        compiled: Compiled,
+        handle: Handle,
+        log: Log,
+        heading: Vec<String>,
+        offset: UtcOffset,
+    ) -> Self {
+        let access = ControlAccess::default();
+        access.set(compiled.control);
+        let numbers = ConnectionNumbers::default();
+        Self { settings, config: compiled.config, handle, log, heading, numbers, access, offset }
+    }
+
+    /// Returns the access list of the control port, which follows the settings.
+    pub(super) fn control_access(&self) -> ControlAccess {
+        self.access.clone()
+    }
+
     /// Runs forever.
     pub(super) async fn run(
         mut self,
@@ -98,7 +115,7 @@ impl Front {
         mut signals: Signals,
     ) {
         // Effects of files and options other than settings. Their responses are discarded.
-        self.follow(first).await;
+        self.execute_steps(first).await;
         loop {
             tokio::select! {
                 Some(Input::Command { line, response }) = inputs.recv() => {
@@ -115,31 +132,25 @@ impl Front {
     /// Executes a line and returns the response.
     async fn on_command(&mut self, line: String) -> String {
         let done = self
-            .change(Files::KeepUnchanged, move |state| execute(state, &line).map_err(|error| vec![error]))
+            .change(Files::KeepUnchanged, move |settings| settings.execute(&line).map_err(|error| vec![error]))
             .await;
-        // Errors that scripts may know are in pen's words.
+        // Scripts may expect this error in pen's words.
         let reworded = |problem: &String| match problem.strip_prefix(UNKNOWN) {
             Some(rest) => format!("do_cmd: ignoring command starting with {rest}\n"),
             None => format!("{problem}\n"),
         };
         match done {
-            Ok(steps) => self.follow(steps).await,
+            Ok(steps) => self.execute_steps(steps).await,
             Err(refused) => refused.problems.iter().map(reworded).collect(),
         }
     }
 
     /// Reads the file of commands again, and opens the log again.
     async fn reload(&mut self) -> Outcome {
-        let file = self.state.config_file.clone();
-        let read_file = move |state: &mut State| {
-            // Countries that cannot be looked up any more stay as they are.
-            let _ = state.countries.renew(state.geoip.as_deref());
-            file.as_ref().map_or(Ok(Vec::new()), |file| read_again(state, file))
-        };
         let before = self.config.spec.clone();
-        match self.change(Files::ReadAll, read_file).await {
+        match self.change(Files::ReadAll, PenSettings::reload).await {
             Ok(steps) => {
-                self.follow(steps).await;
+                self.execute_steps(steps).await;
                 Ok(evener_core::diff::diff(&before, &self.config.spec)
                     .iter()
                     .map(ToString::to_string)
@@ -159,83 +170,87 @@ impl Front {
     async fn change(
         &mut self,
         files: Files,
-        act: impl FnOnce(&mut State) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
+        change_settings: impl FnOnce(&mut PenSettings) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
     ) -> Result<Vec<Step>, Refused> {
-        let mut state = self.state.clone();
+        let mut settings = self.settings.clone();
         // Names are resolved and files read on another thread. The next command waits, but the supervisor
         // does not.
         let work = tokio::task::spawn_blocking(move || {
-            let before = state.clone();
-            let steps = act(&mut state)?;
-            let whole = (state != before || files == Files::ReadAll).then(|| spec::whole(&state)).transpose();
-            let whole =
-                whole.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
-            Ok::<_, Vec<String>>((state, steps, whole))
+            let before = settings.clone();
+            let steps = change_settings(&mut settings)?;
+            let is_changed = settings != before || files == Files::ReadAll;
+            let compiled = is_changed.then(|| settings.compile()).transpose();
+            let compiled =
+                compiled.map_err(|problems| problems.iter().map(Problem::to_string).collect::<Vec<_>>())?;
+            Ok::<_, Vec<String>>((settings, steps, compiled))
         });
         let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
-        let (state, steps, whole) = done.map_err(|problems| Refused { problems, is_logged: false })?;
-        if let Some(whole) = whole {
-            if whole.config.spec != self.config.spec || files == Files::ReadAll {
-                let gone = || Err(vec!["the program is shutting down".to_owned()]);
-                let taken_on = self.handle.apply(whole.config.clone(), files).await.unwrap_or_else(gone);
-                taken_on.map_err(|problems| Refused { problems, is_logged: true })?;
-                self.config = whole.config;
+        let (settings, steps, compiled) = done.map_err(|problems| Refused { problems, is_logged: false })?;
+        if let Some(compiled) = compiled {
+            if compiled.config.spec != self.config.spec || files == Files::ReadAll {
+                let stopping = || Err(vec!["the program is shutting down".to_owned()]);
+                let applied = self.handle.apply(compiled.config.clone(), files).await;
+                let applied = applied.unwrap_or_else(stopping);
+                applied.map_err(|problems| Refused { problems, is_logged: true })?;
+                self.config = compiled.config;
             }
-            self.gate.set(whole.control);
+            self.access.set(compiled.control);
         }
-        if state.debug != self.state.debug {
-            self.log.set_level(level(state.debug));
+        if settings.log_level() != self.settings.log_level() {
+            self.log.set_level(settings.log_level());
         }
-        self.state = state;
+        self.settings = settings;
         Ok(steps)
     }
 
     /// Executes the effects of a command other than settings. Returns the whole response.
-    pub(super) async fn follow(&mut self, steps: Vec<Step>) -> String {
+    async fn execute_steps(&mut self, steps: Vec<Step>) -> String {
         let mut response = String::new();
         for step in steps {
             match step {
-                Step::Say(text) => response += &text,
+                Step::Respond(text) => response += &text,
                 Step::Warn(text) => self.notice(text),
-                Step::Ask(query) => response += &self.respond(query).await,
-                Step::Do(act) => response += &self.act(act).await,
+                Step::Query(query) => response += &self.respond(query).await,
+                Step::Do(action) => response += &self.execute_action(action).await,
             }
         }
         response
     }
 
     async fn respond(&mut self, query: Query) -> String {
-        let facts = self.facts().await;
+        let instance = self.inspect().await;
         match query {
-            Query::Servers => page::servers(&self.state, &facts),
-            Query::Recent(seconds) => page::recent(&facts, seconds),
-            Query::Idlers => format!("Idlers: {}/{}\n", facts.idlers, self.state.idlers),
-            Query::Status => self.status(&facts).await,
-            Query::Socket(socket) => page::socket(socket, &self.open().await),
+            Query::Servers => instance.servers(&self.settings),
+            Query::Recent(seconds) => instance.recent(seconds),
+            Query::Idlers => instance.idlers(&self.settings),
+            Query::Status => self.status(&instance).await,
+            Query::Socket(socket) => view::socket(socket, &self.open().await),
             Query::Connection(number) => {
-                page::connection(number, self.state.conn_max(), &self.open().await, &facts)
+                let open = self.open().await;
+                instance.connection(number, &self.settings, &open)
             }
         }
     }
 
-    async fn facts(&self) -> Facts {
-        let state = self.state.clone();
-        self.handle.inspect(move |supervisor| Facts::inspect(supervisor, &state)).await.unwrap_or_default()
+    async fn inspect(&self) -> InstanceView {
+        let settings = self.settings.clone();
+        let view = self.handle.inspect(move |supervisor| InstanceView::inspect(supervisor, &settings)).await;
+        view.unwrap_or_default()
     }
 
     /// Returns the open connections, with pen's numbers.
     async fn open(&mut self) -> Vec<(usize, Open)> {
-        let listing = self.handle.connections(Some(NAME.into()), page::ROWS_MAX).await;
+        let listing = self.handle.connections(Some(NAME.into()), view::ROWS_MAX).await;
         let open = listing.and_then(Result::ok).unwrap_or_default().open;
         self.numbers.number(open)
     }
 
     /// Returns the status page, and writes it to its file.
-    async fn status(&mut self, facts: &Facts) -> String {
+    async fn status(&mut self, instance: &InstanceView) -> String {
         let open = self.open().await;
-        let text = page::html(&self.state, facts, &open, self.offset);
-        if let Some(file) = self.state.web_stats.clone()
-            && let Err(error) = put(&file, text.clone()).await
+        let text = instance.html(&self.settings, &open, self.offset);
+        if let Some(file) = self.settings.status_page_file()
+            && let Err(error) = write_file(file, text.clone()).await
         {
             self.notice(error);
         }
@@ -244,36 +259,36 @@ impl Front {
 
     /// Handles SIGUSR1: writes the status page to its file, or statistics to the log.
     async fn statistics(&mut self) {
-        let facts = self.facts().await;
-        if self.state.web_stats.is_some() {
-            self.status(&facts).await;
+        let instance = self.inspect().await;
+        if self.settings.status_page_file().is_some() {
+            self.status(&instance).await;
         } else {
-            page::text(&self.state, &facts).into_iter().for_each(|text| self.notice(text));
+            instance.statistics(&self.settings).into_iter().for_each(|text| self.notice(text));
         }
     }
 
-    async fn act(&mut self, act: Act) -> String {
-        match act {
-            Act::Blacklist(number, seconds) => self.blacklist(number, seconds).await,
-            Act::Close(number) => self.close(number).await,
-            Act::Exit => {
+    async fn execute_action(&mut self, action: InstanceAction) -> String {
+        match action {
+            InstanceAction::Blacklist(number, seconds) => self.blacklist(number, seconds).await,
+            InstanceAction::Close(number) => self.close(number).await,
+            InstanceAction::Exit => {
                 self.handle.stop().await;
                 String::new()
             }
-            Act::Write(file) => {
+            InstanceAction::Write(file) => {
                 let now = humantime::format_rfc3339_seconds(SystemTime::now());
                 let mut heading = vec![format!("Generated by evener pen {now}")];
                 heading.extend(self.heading.iter().cloned());
-                let text = match write::write(&self.state, &heading) {
+                let text = match self.settings.write(&heading) {
                     Ok(text) => text,
                     Err(error) => return format!("{error}\n"),
                 };
-                put(&file, text).await.err().map(|error| format!("{error}\n")).unwrap_or_default()
+                write_file(&file, text).await.err().map(|error| format!("{error}\n")).unwrap_or_default()
             }
         }
     }
 
-    /// Excludes a server for a time; none includes it again at once.
+    /// Excludes a server for a time; 0 seconds includes it again immediately.
     async fn blacklist(&self, number: usize, seconds: u32) -> String {
         let server = server_name(number);
         let change = match seconds {
@@ -290,8 +305,8 @@ impl Front {
     }
 
     async fn close(&mut self, number: i64) -> String {
-        if !(0..i64::from(self.state.conn_max())).contains(&number) {
-            return page::out_of_range(number);
+        if !(0..i64::from(self.settings.conn_max())).contains(&number) {
+            return view::out_of_range(number);
         }
         let open = self.open().await;
         if let Some((_, open)) = open.iter().find(|(listed, _)| *listed as i64 == number) {
@@ -305,57 +320,43 @@ impl Front {
     }
 }
 
-/// Returns the lowest level of logged events for a number of `-d`.
-pub(super) fn level(debug: u32) -> LogLevel {
-    if debug == 0 { LogLevel::Info } else { LogLevel::Debug }
-}
-
-/// Reads the file of commands. Each problem has its line. A missing file is accepted, because `write` may
-/// create it.
-pub(super) fn read_again(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<String>> {
-    if file.try_exists().is_ok_and(|exists| !exists) {
-        return Ok(vec![Step::Warn(format!("{} does not exist: no commands were read", file.display()))]);
-    }
-    read(state, file).map_err(|problems| problems.iter().map(FileProblem::to_string).collect())
-}
-
 /// Writes a file as a whole, or not at all.
-async fn put(file: &Path, text: String) -> Result<(), String> {
+async fn write_file(file: &Path, text: String) -> Result<(), String> {
     let file: Arc<Path> = file.into();
     let work = move || {
         let failed = |error: std::io::Error| format!("{} cannot be written: {error}", file.display());
         // If the path is a link, its target is written.
         let file = std::fs::canonicalize(&file).unwrap_or_else(|_| file.to_path_buf());
-        let known = std::fs::metadata(&file).ok();
+        let existing = std::fs::metadata(&file).ok();
         // A pipe or a device cannot be replaced by a file.
-        if known.as_ref().is_some_and(|meta| !meta.is_file()) {
+        if existing.as_ref().is_some_and(|meta| !meta.is_file()) {
             return std::fs::write(&file, text).map_err(failed);
         }
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
-        let beside = file.with_file_name(name);
-        let _ = std::fs::remove_file(&beside);
-        let mut fresh = match std::fs::File::create_new(&beside) {
+        let temporary = file.with_file_name(name);
+        let _ = std::fs::remove_file(&temporary);
+        let mut fresh = match std::fs::File::create_new(&temporary) {
             Ok(fresh) => fresh,
             // The file is writable, but its directory is not.
-            Err(error) if is_forbidden(&error) => return std::fs::write(&file, text).map_err(failed),
+            Err(error) if is_not_permitted(&error) => return std::fs::write(&file, text).map_err(failed),
             Err(error) => return Err(failed(error)),
         };
         let written = fresh.write_all(text.as_bytes()).and_then(|()| {
-            if let Some(meta) = known {
+            if let Some(meta) = existing {
                 let _ = std::os::unix::fs::fchown(&fresh, Some(meta.uid()), Some(meta.gid()));
                 fresh.set_permissions(meta.permissions())?;
             }
-            std::fs::rename(&beside, &file)
+            std::fs::rename(&temporary, &file)
         });
         written.map_err(|error| {
-            let _ = std::fs::remove_file(&beside);
+            let _ = std::fs::remove_file(&temporary);
             failed(error)
         })
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
 }
 
-fn is_forbidden(error: &std::io::Error) -> bool {
+fn is_not_permitted(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
 }

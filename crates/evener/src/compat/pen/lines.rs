@@ -4,7 +4,7 @@ use std::io::{self, BufRead};
 
 /// Result of reading a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum LineRead {
     /// A line with its newline, which may be missing from the last line.
     Whole,
     /// The beginning of a line that is longer than the bound. The rest was discarded.
@@ -13,7 +13,7 @@ pub(super) enum Line {
 }
 
 /// Reads the next line into `line`, at most `max` bytes of it.
-pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) -> io::Result<Line> {
+pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) -> io::Result<LineRead> {
     line.clear();
     let (mut any, mut cut) = (false, false);
     loop {
@@ -30,11 +30,11 @@ pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) ->
         reader.consume(length);
         if newline.is_some() || length == 0 {
             return Ok(if cut {
-                Line::Cut
+                LineRead::Cut
             } else if any {
-                Line::Whole
+                LineRead::Whole
             } else {
-                Line::End
+                LineRead::End
             });
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn read(reader: &mut impl BufRead, max: usize, line: &mut Vec<u8>) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, read};
+    use super::{LineRead, read};
     use std::io::BufReader;
 
     #[test]
@@ -50,22 +50,22 @@ mod tests {
         for capacity in 1..12 {
             let mut reader = BufReader::with_capacity(capacity, &b"ab\n\nabcd\nabc\nabcdefghi\nx"[..]);
             let mut line = Vec::new();
-            let mut seen = Vec::new();
+            let mut lines = Vec::new();
             loop {
                 match read(&mut reader, 4, &mut line).expect("memory can be read") {
-                    Line::End => break,
-                    what => seen.push((what, String::from_utf8_lossy(&line).into_owned())),
+                    LineRead::End => break,
+                    result => lines.push((result, String::from_utf8_lossy(&line).into_owned())),
                 }
             }
             let expected = [
-                (Line::Whole, "ab\n"),
-                (Line::Whole, "\n"),
-                (Line::Cut, "abcd"),
-                (Line::Whole, "abc\n"),
-                (Line::Cut, "abcd"),
-                (Line::Whole, "x"),
+                (LineRead::Whole, "ab\n"),
+                (LineRead::Whole, "\n"),
+                (LineRead::Cut, "abcd"),
+                (LineRead::Whole, "abc\n"),
+                (LineRead::Cut, "abcd"),
+                (LineRead::Whole, "x"),
             ];
-            assert_eq!(seen, expected.map(|(what, text)| (what, text.to_owned())));
+            assert_eq!(lines, expected.map(|(result, text)| (result, text.to_owned())));
         }
     }
 }

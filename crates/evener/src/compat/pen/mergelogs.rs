@@ -1,20 +1,20 @@
 //! `mergelogs -p penlog [options] server:logfile ...`: merges the logs of several web servers by time, and
-//! replaces pen's address by those of its clients. Each file is read once, and only entries that are near in
+//! replaces pen's address by the addresses of its clients. Each file is read once, and only entries that are near in
 //! time are in memory.
 
-mod entry;
-mod window;
+mod pen_log;
+mod web_log;
 
-use super::lines::{self, Line};
+use super::lines::{self, LineRead};
 use anyhow::{Context, bail};
-use entry::WebLine;
+use pen_log::{PenLog, WINDOW_BYTES_MAX, Window};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use window::{PenLog, WINDOW_BYTES_MAX, Window};
+use web_log::WebLine;
 
 const USAGE: &str = "Usage: mergelogs -p penlog [-cd] [-j jitter] [-t seconds] server:logfile ...
 
@@ -47,8 +47,8 @@ struct Options {
 /// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match Options::parse(arguments) {
-        Ok(options) => super::end("mergelogs", merge(&options)),
-        Err(error) => super::wrong_usage("mergelogs", USAGE, &error),
+        Ok(options) => super::exit_code("mergelogs", merge(&options)),
+        Err(error) => super::usage_error("mergelogs", USAGE, &error),
     }
 }
 
@@ -96,7 +96,7 @@ fn merge(options: &Options) -> anyhow::Result<()> {
     let mut webs = options.webs.iter().map(WebLog::open).collect::<anyhow::Result<Vec<_>>>()?;
     let mut out = BufWriter::new(io::stdout().lock());
     let mut line = Vec::new();
-    // Of lines with one time, the first log comes first.
+    // Lines with the same time are written in the order of the logs.
     while let Some(web) = webs.iter_mut().filter(|web| web.next.is_some()).min_by_key(|web| web.time()) {
         let Some(entry) = web.next.take() else { break };
         let client = clients.find(&web.server, &entry)?;
@@ -105,9 +105,9 @@ fn merge(options: &Options) -> anyhow::Result<()> {
         web.advance()?;
     }
     out.flush()?;
-    let left_out: u64 = webs.iter().map(|web| web.left_out).sum();
-    if left_out > 0 {
-        eprintln!("mergelogs: {left_out} lines were dropped: they are not lines of a web server's log");
+    let dropped: u64 = webs.iter().map(|web| web.dropped).sum();
+    if dropped > 0 {
+        eprintln!("mergelogs: {dropped} lines were dropped: they are not lines of a web server's log");
     }
     Ok(())
 }
@@ -120,7 +120,7 @@ struct WebLog {
     reader: BufReader<File>,
     line: Vec<u8>,
     next: Option<WebLine>,
-    left_out: u64,
+    dropped: u64,
 }
 
 impl WebLog {
@@ -132,14 +132,14 @@ impl WebLog {
             reader: BufReader::new(file),
             line: Vec::new(),
             next: None,
-            left_out: 0,
+            dropped: 0,
         };
         web.advance()?;
         Ok(web)
     }
 
     fn time(&self) -> Option<i64> {
-        self.next.as_ref().map(|next| next.time)
+        self.next.as_ref().map(WebLine::time)
     }
 
     /// Advances to the next valid line.
@@ -147,14 +147,14 @@ impl WebLog {
         loop {
             let read = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line);
             self.next = match read.with_context(|| format!("cannot read the log {}", self.path.display()))? {
-                Line::End => return Ok(()),
-                Line::Whole => WebLine::parse(&self.line),
-                Line::Cut => None,
+                LineRead::End => return Ok(()),
+                LineRead::Whole => WebLine::parse(&self.line),
+                LineRead::Cut => None,
             };
             if self.next.is_some() {
                 return Ok(());
             }
-            self.left_out += 1;
+            self.dropped += 1;
         }
     }
 }
@@ -168,20 +168,20 @@ struct Clients<'a> {
 
 impl<'a> Clients<'a> {
     fn open(options: &'a Options) -> anyhow::Result<Self> {
-        let log = PenLog::open(&options.pen).with_context(|| Self::trouble("open", options))?;
+        let log = PenLog::open(&options.pen).with_context(|| Self::failure("open", options))?;
         Ok(Self { options, window: Window::new(log, options.jitter, WINDOW_BYTES_MAX) })
     }
 
-    fn trouble(what: &str, options: &Options) -> String {
-        format!("cannot {what} pen's log {}", options.pen.display())
+    fn failure(action: &str, options: &Options) -> String {
+        format!("cannot {action} pen's log {}", options.pen.display())
     }
 
-    /// Returns the client that pen saw.
+    /// Returns the client of the request in this line, according to pen's log.
     fn find(&mut self, server: &[u8], line: &WebLine) -> anyhow::Result<Option<Box<[u8]>>> {
-        let key = entry::key(server, &line.request);
-        // pen logs times of this machine's clock, minus -t; web servers log times of its zone.
-        let time = line.time - entry::standard_offset(line.time) + self.options.ahead;
-        let found = self.nearest(&key, time).with_context(|| Self::trouble("read", self.options))?;
+        let key = line.key(server);
+        // pen logs times of this machine's clock, minus -t; web servers log local times.
+        let time = line.standard_local_time() + self.options.ahead;
+        let found = self.nearest(&key, time).with_context(|| Self::failure("read", self.options))?;
         if self.options.debug {
             let found_text = found.as_ref().map_or_else(
                 || "is not in pen's log".to_owned(),

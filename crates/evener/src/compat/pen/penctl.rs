@@ -1,6 +1,6 @@
 //! `penctl`: sends one command to the control port, and prints the response.
 
-use super::state::port_number;
+use super::settings::port_number;
 use crate::output;
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::process::ExitCode;
 const USAGE: &str = "usage: penctl host:port|/path/to/socket command";
 /// Maximum length of a command with its newline, as in pen's penctl.
 const COMMAND_BYTES_MAX: usize = 1023;
-/// Number of bytes of a response that are printed at once.
+/// Maximum number of bytes of a response that are printed in one step.
 const PIECE_BYTES: usize = 8192;
 
 /// Runs the program.

@@ -2,9 +2,9 @@
 //!
 //! A line that does not fit into a datagram is cut. (pen's own program sends a line of more than 1023 bytes
 //! in pieces, and penlogd drops the second one as a line without a request.) A failure to send is logged
-//! once, not once a line, and does not end the program, because the web server must be able to continue.
+//! once, not for each line, and does not end the program, because the web server must be able to continue.
 
-use super::lines::{self, Line};
+use super::lines::{self, LineRead};
 use anyhow::{Context, bail};
 use std::ffi::OsString;
 use std::io::{self, BufReader, Read};
@@ -18,7 +18,7 @@ const LINE_BYTES_MAX: usize = 60_000;
 
 /// Destination and source of the datagrams.
 #[derive(Debug)]
-struct Route {
+struct PenlogRoute {
     server: SocketAddr,
     source: Option<IpAddr>,
 }
@@ -26,10 +26,11 @@ struct Route {
 /// Runs the program.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     match words(arguments) {
-        Ok(words) => {
-            super::end("penlog", Route::find(&words).and_then(|route| send_all(&route, io::stdin().lock())))
-        }
-        Err(error) => super::wrong_usage("penlog", USAGE, &error),
+        Ok(words) => super::exit_code(
+            "penlog",
+            PenlogRoute::find(&words).and_then(|route| send_all(&route, io::stdin().lock())),
+        ),
+        Err(error) => super::usage_error("penlog", USAGE, &error),
     }
 }
 
@@ -49,7 +50,7 @@ fn words(arguments: Vec<OsString>) -> anyhow::Result<Vec<String>> {
     Ok(words)
 }
 
-impl Route {
+impl PenlogRoute {
     fn find(words: &[String]) -> anyhow::Result<Self> {
         let port = super::port(&words[1])?;
         let source = words.get(2).map(|source| resolve(source, 0)).transpose()?;
@@ -86,15 +87,15 @@ fn resolve(host: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(found)
 }
 
-fn send_all(route: &Route, input: impl Read) -> anyhow::Result<()> {
+fn send_all(route: &PenlogRoute, input: impl Read) -> anyhow::Result<()> {
     let socket = route.connect().with_context(|| format!("cannot send to {}", route.server))?;
     let mut input = BufReader::new(input);
-    let (mut line, mut well, mut cut_before) = (Vec::new(), true, false);
+    let (mut line, mut can_send, mut cut_before) = (Vec::new(), true, false);
     loop {
         match lines::read(&mut input, LINE_BYTES_MAX, &mut line).context("cannot read the input")? {
-            Line::End => return Ok(()),
-            Line::Whole => {}
-            Line::Cut => {
+            LineRead::End => return Ok(()),
+            LineRead::Whole => {}
+            LineRead::Cut => {
                 line.push(b'\n');
                 if !std::mem::replace(&mut cut_before, true) {
                     eprintln!("penlog: lines of over {LINE_BYTES_MAX} bytes are cut");
@@ -102,17 +103,17 @@ fn send_all(route: &Route, input: impl Read) -> anyhow::Result<()> {
             }
         }
         let sent = send(&socket, &line);
-        if let (Err(error), true) = (&sent, well) {
+        if let (Err(error), true) = (&sent, can_send) {
             eprintln!(
                 "penlog: cannot send to {}: {error}; check that penlogd is running there",
                 route.server
             );
         }
-        well = sent.is_ok();
+        can_send = sent.is_ok();
     }
 }
 
-/// Sends a line. A refused connection is about an earlier line, so this one is tried again.
+/// Sends a line. The error of a refused connection belongs to an earlier line, so the line is sent again.
 fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
     match socket.send(line) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -1,16 +1,16 @@
-//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by those of its
+//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by the addresses of its
 //! clients.
 //!
-//! Every host that can send datagrams to it can write into the log, as with pen's own. It needs a private
-//! network.
+//! Every host that can send datagrams to penlogd can write into the log, as with pen's own program. So penlogd needs
+//! a private network.
 
-mod seen;
+mod recent;
 
 use super::super::daemon::{self, Daemon, Directory, PidFile, Process, Stdout, User};
 use crate::observe::Syslog;
 use anyhow::{Context, bail};
+use recent::{ForwardedRequest, RecentRequests};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
-use seen::{Passed, Seen};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
@@ -40,7 +40,7 @@ const REMEMBERED_DEFAULT: usize = 1000;
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 
 /// Minimum interval of messages about invalid datagrams, so that a flood of them does not flood the log.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
+const MESSAGE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Number of bytes of an invalid datagram that a message shows.
 const SHOWN_BYTES_MAX: usize = 100;
@@ -62,15 +62,15 @@ struct Options {
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
     let options = match Options::parse(arguments) {
         Ok(options) => options,
-        Err(error) => return super::wrong_usage("penlogd", USAGE, &error),
+        Err(error) => return super::usage_error("penlogd", USAGE, &error),
     };
     if options.foreground {
-        return super::end("penlogd", run(&options, None));
+        return super::exit_code("penlogd", run(&options, None));
     }
     match Daemon::begin(Directory::Root) {
         Ok(Process::Called(code)) => code,
-        Ok(Process::Background(daemon)) => super::end("penlogd", run(&options, Some(daemon))),
-        Err(error) => super::end("penlogd", Err(error)),
+        Ok(Process::Background(daemon)) => super::exit_code("penlogd", run(&options, Some(daemon))),
+        Err(error) => super::exit_code("penlogd", Err(error)),
     }
 }
 
@@ -125,21 +125,22 @@ impl Options {
 
 fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     let socket = bind(options.port).with_context(|| format!("cannot listen to UDP port {}", options.port))?;
-    let voice = if daemon.is_some() { Voice::Log(Syslog::open("penlogd")) } else { Voice::Terminal };
+    let sink =
+        if daemon.is_some() { MessageSink::Log(Syslog::open("penlogd")) } else { MessageSink::Terminal };
     let user = options.user.as_deref().map(User::find).transpose()?;
     if let Some(root) = &options.root {
         daemon::change_root(root)?;
     }
-    // Written before the change of user, because /run belongs to root. The log file belongs to the user, who
-    // has to open it again at HUP.
+    // The pid file is written before the change of user, because /run belongs to root. The log file must belong to
+    // the user, because it is opened again at HUP.
     let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
-        user.become_it()?;
+        user.assume()?;
     }
     let collector = Collector {
-        out: Out::open(options.log.clone())?,
-        seen: Seen::new(options.remembered),
-        complaints: Complaints { voice, last: None, unsaid: 0 },
+        out: LogOutput::open(options.log.clone())?,
+        recent: RecentRequests::new(options.remembered),
+        errors: ErrorMessages { sink, last: None, suppressed: 0 },
         debug: options.debug,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
@@ -172,12 +173,12 @@ fn bind(port: u16) -> io::Result<UdpSocket> {
 
 /// Destination of the lines.
 #[derive(Debug)]
-enum Out {
+enum LogOutput {
     Stdout,
     File { file: File, path: PathBuf },
 }
 
-impl Out {
+impl LogOutput {
     fn open(path: Option<PathBuf>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::Stdout) };
         let file =
@@ -189,7 +190,7 @@ impl Out {
     fn reopen(&mut self) -> anyhow::Result<()> {
         if let Self::File { file, path } = self {
             *file = append_to(path)
-                .with_context(|| format!("cannot open the log file {} anew", path.display()))?;
+                .with_context(|| format!("cannot open the log file {} again", path.display()))?;
         }
         Ok(())
     }
@@ -212,13 +213,13 @@ fn append_to(path: &Path) -> io::Result<File> {
 
 /// Destination of messages.
 #[derive(Debug)]
-enum Voice {
+enum MessageSink {
     Terminal,
     Log(Syslog),
 }
 
-impl Voice {
-    fn say(&mut self, text: &str) {
+impl MessageSink {
+    fn write(&mut self, text: &str) {
         match self {
             Self::Terminal => eprintln!("penlogd: {text}"),
             Self::Log(syslog) => syslog.say(text),
@@ -228,21 +229,22 @@ impl Voice {
 
 /// Messages about errors, at a limited rate.
 #[derive(Debug)]
-struct Complaints {
-    voice: Voice,
+struct ErrorMessages {
+    sink: MessageSink,
     last: Option<Instant>,
-    unsaid: u64,
+    /// Number of messages since the last one that was written.
+    suppressed: u64,
 }
 
-impl Complaints {
-    fn say(&mut self, now: Instant, text: &str) {
-        if self.last.is_some_and(|last| now.duration_since(last) < COMPLAINT_EVERY) {
-            self.unsaid += 1;
+impl ErrorMessages {
+    fn report(&mut self, now: Instant, text: &str) {
+        if self.last.is_some_and(|last| now.duration_since(last) < MESSAGE_INTERVAL_MIN) {
+            self.suppressed += 1;
             return;
         }
-        match std::mem::take(&mut self.unsaid) {
-            0 => self.voice.say(text),
-            unsaid => self.voice.say(&format!("{text} (and {unsaid} earlier messages)")),
+        match std::mem::take(&mut self.suppressed) {
+            0 => self.sink.write(text),
+            suppressed => self.sink.write(&format!("{text} (and {suppressed} earlier messages)")),
         }
         self.last = Some(now);
     }
@@ -251,9 +253,9 @@ impl Complaints {
 /// Writes the log.
 #[derive(Debug)]
 struct Collector {
-    out: Out,
-    seen: Seen,
-    complaints: Complaints,
+    out: LogOutput,
+    recent: RecentRequests,
+    errors: ErrorMessages,
     debug: bool,
 }
 
@@ -263,21 +265,22 @@ impl Collector {
         let [mut hangup, mut user1, mut user2, mut interrupt, mut terminate] = signals()?;
         crate::signals::unblock();
         if let Some(daemon) = daemon {
-            let stdout = if matches!(self.out, Out::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
+            let stdout =
+                if matches!(self.out, LogOutput::Stdout) { Stdout::Unchanged } else { Stdout::Closed };
             daemon.ready(stdout)?;
         }
         let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reopen(),
-                // Other daemons do the same, and so do scripts that rotate the log.
+                // Other daemons open their logs again on USR1, and scripts that rotate logs expect it.
                 _ = user1.recv() => self.reopen(),
                 _ = user2.recv() => {}
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 received = socket.recv_from(&mut datagram) => match received {
                     Ok((length, from)) => self.on_datagram(from, &datagram[..length])?,
-                    Err(error) => self.complaints.say(Instant::now(), &format!("cannot receive: {error}")),
+                    Err(error) => self.errors.report(Instant::now(), &format!("cannot receive: {error}")),
                 },
             }
         }
@@ -285,32 +288,32 @@ impl Collector {
 
     fn reopen(&mut self) {
         if let Err(error) = self.out.reopen() {
-            self.complaints.say(Instant::now(), &format!("{error:#}"));
+            self.errors.report(Instant::now(), &format!("{error:#}"));
         }
     }
 
     fn on_datagram(&mut self, from: SocketAddr, datagram: &[u8]) -> anyhow::Result<()> {
         if self.debug {
-            self.complaints.voice.say(&complaint(from, "sent", datagram));
+            self.errors.sink.write(&datagram_message(from, "sent", datagram));
         }
         if datagram.starts_with(b"+") {
-            match Passed::parse(datagram) {
-                Some(passed) => self.seen.remember(passed),
-                None => self.complain(from, "sent an invalid line", datagram),
+            match ForwardedRequest::parse(datagram) {
+                Some(request) => self.recent.remember(request),
+                None => self.report_datagram(from, "sent an invalid line", datagram),
             }
             return Ok(());
         }
-        match self.seen.line(from.ip(), datagram) {
+        match self.recent.line(from.ip(), datagram) {
             Some(line) => self.write(&line),
             None => {
-                self.complain(from, "sent a line without a request", datagram);
+                self.report_datagram(from, "sent a line without a request", datagram);
                 Ok(())
             }
         }
     }
 
-    fn complain(&mut self, from: SocketAddr, what: &str, datagram: &[u8]) {
-        self.complaints.say(Instant::now(), &complaint(from, what, datagram));
+    fn report_datagram(&mut self, from: SocketAddr, problem: &str, datagram: &[u8]) {
+        self.errors.report(Instant::now(), &datagram_message(from, problem, datagram));
     }
 
     /// Writes a line. A full disk may have space again later, but a closed stdout stays closed.
@@ -318,7 +321,7 @@ impl Collector {
         match self.out.write(line) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(error.into()),
             Err(error) => {
-                self.complaints.say(Instant::now(), &format!("cannot write the log: {error}"));
+                self.errors.report(Instant::now(), &format!("cannot write the log: {error}"));
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -334,7 +337,7 @@ fn signals() -> io::Result<[Signal; 5]> {
 }
 
 /// Formats a message about a datagram, safe for a terminal and of bounded length.
-fn complaint(from: SocketAddr, what: &str, datagram: &[u8]) -> String {
+fn datagram_message(from: SocketAddr, problem: &str, datagram: &[u8]) -> String {
     let beginning = &datagram[..datagram.len().min(SHOWN_BYTES_MAX)];
-    format!("{} {what}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())
+    format!("{} {problem}: {}", from.ip().to_canonical(), beginning.trim_ascii_end().escape_ascii())
 }

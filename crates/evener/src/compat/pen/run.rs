@@ -1,14 +1,13 @@
 //! `pen`: runs an instance from its command line. Steps that need root come first, then the rights are given
 //! up, then the other steps follow.
 
-use super::advice::advice;
-use super::command::Step;
+mod command_line;
+
+pub(super) use command_line::parse;
+
 use super::control::Control;
-use super::facts::Numbers;
-use super::front::{Front, Gate, INPUTS_MAX, Signals, level, read_again};
-use super::line::{HELP, Line, Wanted, parse};
-use super::spec::{self, Whole};
-use super::state::{Listen, ListenTo};
+use super::front::{Front, INPUTS_MAX, Signals};
+use super::settings::{Compiled, PenSettings, Step};
 use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, change_root};
 use crate::compat::open_admin;
 use crate::config::{Config, failure};
@@ -18,11 +17,13 @@ use crate::observe::{Log, LogFormat};
 use crate::signals;
 use crate::supervisor::{ConfigSource, ListenerKey, Setting};
 use anyhow::Context;
+use command_line::HELP;
 use evener_core::event::Event;
 use evener_proxy::{Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use time::UtcOffset;
@@ -30,19 +31,44 @@ use tokio::sync::mpsc;
 
 /// Time that connections have to finish.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Datagrams get responses soon or never, and a restarted program needs the port.
+/// Late responses to datagrams are useless, and a restarted program needs the port.
 const DRAIN_UDP: Duration = Duration::from_secs(1);
+
+/// A parsed command line.
+#[derive(Clone, Debug)]
+pub(super) struct CommandLine {
+    settings: PenSettings,
+    foreground: bool,
+    jail: Option<PathBuf>,
+    pid_file: Option<PathBuf>,
+    user: Option<String>,
+    workers: Option<u16>,
+    io_uring: bool,
+    admin: Option<PathBuf>,
+    drain_timeout: Option<Duration>,
+    check_only: bool,
+    /// Effects of commands in options other than settings.
+    steps: Vec<Step>,
+}
+
+/// The action that the command line selects.
+#[derive(Debug)]
+pub(super) enum PenAction {
+    Run(Box<CommandLine>),
+    Help,
+    Version,
+}
 
 /// Runs the program.
 pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
     let heading = comment(&arguments);
     let mut line = match parse(arguments) {
-        Ok(Wanted::Run(line)) => *line,
-        Ok(Wanted::Help) => {
+        Ok(PenAction::Run(line)) => *line,
+        Ok(PenAction::Help) => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
         }
-        Ok(Wanted::Version) => {
+        Ok(PenAction::Version) => {
             println!("pen (evener {})", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
@@ -66,20 +92,58 @@ fn comment(arguments: &[OsString]) -> Vec<String> {
     vec![format!("pen {}", words.join(" "))]
 }
 
-fn begin(line: &mut Line, heading: Vec<String>) -> anyhow::Result<ExitCode> {
-    if let Some(file) = line.state.config_file.clone() {
-        let steps =
-            read_again(&mut line.state, &file).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
-        line.steps.extend(steps);
+impl CommandLine {
+    pub(super) fn settings(&self) -> &PenSettings {
+        &self.settings
     }
-    line.state.make_tables();
+
+    /// Executes the commands of a file.
+    pub(super) fn read_file(&mut self, file: &Path) -> anyhow::Result<()> {
+        let steps = self.settings.read_file(file).map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+        self.steps.extend(steps);
+        Ok(())
+    }
+
+    /// Returns warnings about settings without an effect.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.steps
+            .iter()
+            .filter_map(|step| if let Step::Warn(text) = step { Some(text.as_str()) } else { None })
+    }
+
+    /// Returns true if an option should be replaced by the service manager, such as systemd.
+    pub(super) fn needs_service_manager(&self) -> bool {
+        self.user.is_some() || self.jail.is_some() || self.pid_file.is_some() || !self.foreground
+    }
+
+    /// Prints warnings about settings without an effect. The running program logs them.
+    fn print_warnings(&self) {
+        self.warnings().for_each(|text| eprintln!("pen: {text}"));
+    }
+
+    /// Makes paths absolute. In a changed root, paths that are opened before are relative to the old one; the
+    /// request log, the status page and the pid file are in the new root.
+    fn make_absolute(&mut self) -> anyhow::Result<()> {
+        let directory = std::env::current_dir()?;
+        self.settings.make_absolute(&directory);
+        for path in [&mut self.jail, &mut self.admin].into_iter().flatten() {
+            *path = directory.join(&*path);
+        }
+        Ok(())
+    }
+}
+
+fn begin(line: &mut CommandLine, heading: Vec<String>) -> anyhow::Result<ExitCode> {
+    let steps = line.settings.read_commands().map_err(|problems| anyhow::anyhow!(problems.join("\n")))?;
+    line.steps.extend(steps);
+    line.settings.make_tables();
     if line.jail.is_some() {
-        make_absolute(line)?;
+        line.make_absolute()?;
     }
-    let whole = spec::whole(&line.state).map_err(|problems| failure(&problems))?;
-    line.steps.extend(advice(&line.state).into_iter().map(Step::Warn));
+    let compiled = line.settings.compile().map_err(|problems| failure(&problems))?;
+    line.steps.extend(line.settings.advice().into_iter().map(Step::Warn));
     if line.check_only {
-        warn(line);
+        line.print_warnings();
         println!("valid");
         return Ok(ExitCode::SUCCESS);
     }
@@ -91,7 +155,7 @@ fn begin(line: &mut Line, heading: Vec<String>) -> anyhow::Result<ExitCode> {
             Process::Called(code) => {
                 // The background process logs warnings to the system's log, which is easy to miss at the
                 // start.
-                warn(line);
+                line.print_warnings();
                 return Ok(code);
             }
             Process::Background(daemon) => Some(daemon),
@@ -99,59 +163,22 @@ fn begin(line: &mut Line, heading: Vec<String>) -> anyhow::Result<ExitCode> {
     };
     if daemon.is_none() {
         // Responses of commands in the file are printed, as pen does.
-        let outputs =
-            line.steps.iter().filter_map(|step| if let Step::Say(text) = step { Some(text) } else { None });
+        let outputs = line
+            .steps
+            .iter()
+            .filter_map(|step| if let Step::Respond(text) = step { Some(text) } else { None });
         // A failed write does not prevent serving.
         outputs.for_each(|text| drop(std::io::stdout().write_all(text.as_bytes())));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(line, whole, heading, daemon));
+    let outcome = runtime.block_on(serve(line, compiled, heading, daemon));
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// Prints warnings about settings without an effect. The running program logs them.
-fn warn(line: &Line) {
-    for step in &line.steps {
-        if let Step::Warn(text) = step {
-            eprintln!("pen: {text}");
-        }
-    }
-}
-
-/// Makes paths absolute. In a changed root, paths that are opened before are relative to the old one; the
-/// request log, the status page and the pid file are in the new root.
-fn make_absolute(line: &mut Line) -> anyhow::Result<()> {
-    let here = std::env::current_dir()?;
-    let state = &mut line.state;
-    let tls = &mut state.tls;
-    let paths = [
-        &mut state.config_file,
-        &mut state.geoip,
-        &mut tls.certificate,
-        &mut tls.key,
-        &mut tls.ca_file,
-        &mut tls.ca_directory,
-        &mut tls.sni_path,
-        &mut tls.ocsp,
-        &mut line.jail,
-        &mut line.admin,
-    ];
-    for path in paths.into_iter().flatten() {
-        *path = here.join(&*path);
-    }
-    if let Some(control) = state.control.as_mut().filter(|control| control.contains('/')) {
-        *control = here.join(&*control).display().to_string();
-    }
-    if let Some(Listen { to: ListenTo::Path(path), .. }) = &mut state.listen {
-        *path = here.join(&*path);
-    }
-    Ok(())
-}
-
 async fn serve(
-    line: &mut Line,
-    Whole { config, control: control_list }: Whole,
+    line: &mut CommandLine,
+    compiled: Compiled,
     heading: Vec<String>,
     daemon: Option<Daemon>,
 ) -> anyhow::Result<()> {
@@ -159,54 +186,44 @@ async fn serve(
     let (signals, front_signals) = (signals::Signals::catch()?, Signals::catch()?);
     signals::unblock();
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
-    let log = Log::named("pen", format, level(line.state.debug));
+    let log = Log::named("pen", format, line.settings.log_level());
     let control = open_control(line, &log)?;
     let admin = open_admin(line.admin.as_deref(), &log)?;
-    let resolved = gather(&config, crate::certificates::TlsSettings::default())
+    let resolved = gather(&compiled.config, crate::certificates::TlsSettings::default())
         .await
         .map_err(|problems| failure(&problems))?;
-    let bound = bind_all(&config, workers(line))?;
-    let pid_file = leave_rights(line)?;
-    let (ask_reload, reloads) = mpsc::channel(1);
-    let setting = setting(line, log.clone(), ConfigSource::Front(ask_reload));
-    let mut instance = Instance::start_with(config.clone(), resolved, bound, setting)?;
+    let bound = bind_all(&compiled.config, workers(line))?;
+    let pid_file = drop_rights(line)?;
+    let (reload_requests, reloads) = mpsc::channel(1);
+    let setting = setting(line, log.clone(), ConfigSource::Front(reload_requests));
+    let mut instance = Instance::start_with(compiled.config.clone(), resolved, bound, setting)?;
     let (inputs, commands) = mpsc::channel(INPUTS_MAX);
-    let gate = Gate::default();
-    gate.set(control_list);
-    let front = Front {
-        state: line.state.clone(),
-        config,
-        handle: instance.handle(),
-        log: log.clone(),
-        heading,
-        numbers: Numbers::default(),
-        gate: gate.clone(),
-        offset,
-    };
+    let front = Front::new(line.settings.clone(), compiled, instance.handle(), log.clone(), heading, offset);
+    let access = front.control_access();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(front.run(std::mem::take(&mut line.steps), commands, reloads, front_signals));
-    let mut hearing = tokio::task::JoinSet::new();
+    let mut control_tasks = tokio::task::JoinSet::new();
     if let Some(control) = control {
-        hearing.spawn(async move { drop(control.serve(inputs, gate, log).await) });
+        control_tasks.spawn(async move { drop(control.serve(inputs, access, log).await) });
     }
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     let pid_file = pid_file.map(PidFile::write).transpose()?;
     daemon.map(|daemon| daemon.ready(Stdout::Closed)).transpose()?;
     let draining = instance.draining();
     // A restart may start the next instance while this one drains, so its addresses are released first.
-    let make_room = async move {
+    let release_addresses = async move {
         let _ = draining.await;
         drop(pid_file);
-        hearing.shutdown().await;
+        control_tasks.shutdown().await;
     };
-    tokio::join!(instance.run(signals), make_room);
+    tokio::join!(instance.run(signals), release_addresses);
     tasks.shutdown().await;
     Ok(())
 }
 
 /// Opens the control port. pen refuses to serve it as root unless `-u root` is given.
-fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
-    let Some(address) = &line.state.control else { return Ok(None) };
+fn open_control(line: &CommandLine, log: &Log) -> anyhow::Result<Option<Control>> {
+    let Some(address) = line.settings.control_address() else { return Ok(None) };
     if rustix::process::geteuid().is_root() && line.user.is_none() {
         let text = "Won't open control port running as root; use -u to run as different user (or -u root)";
         log.event(&Event::Notice { text: text.into() });
@@ -215,23 +232,23 @@ fn open_control(line: &Line, log: &Log) -> anyhow::Result<Option<Control>> {
     Control::open(address).map(Some)
 }
 
-/// Changes root and user. The rights to listen below port 1024 and to use clients' addresses stay. With `-u
-/// root` all rights stay, because the files of other users may have to be read and written.
-fn leave_rights(line: &Line) -> anyhow::Result<Option<PidFile>> {
+/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses. With
+/// `-u root` it keeps all rights, because it may have to read and write files of other users.
+fn drop_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;
     let pid_file = line.pid_file.as_deref().map(PidFile::open).transpose()?;
     let Some(user) = user else { return Ok(pid_file) };
     if user.is_root() {
-        user.become_it()?;
+        user.assume()?;
         return Ok(pid_file);
     }
     let retained = CapabilitySet::NET_BIND_SERVICE
-        | if line.state.transparent { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
+        | if line.settings.is_transparent() { CapabilitySet::NET_ADMIN } else { CapabilitySet::empty() };
     let had = rustix::thread::capabilities(None)?.permitted;
-    // Later threads inherit the rights of this one; present ones lose all.
+    // New threads inherit the rights of this thread; existing threads lose all rights.
     rustix::thread::set_keep_capabilities(true)?;
-    user.become_it()?;
+    user.assume()?;
     let retained = retained & had;
     let sets =
         CapabilitySets { effective: retained, permitted: retained, inheritable: CapabilitySet::empty() };
@@ -253,13 +270,13 @@ fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Prebound> {
     Ok(bound)
 }
 
-fn workers(line: &Line) -> usize {
+fn workers(line: &CommandLine) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     line.workers.map_or(cores, usize::from)
 }
 
-fn setting(line: &Line, log: Log, source: ConfigSource) -> Setting {
+fn setting(line: &CommandLine, log: Log, source: ConfigSource) -> Setting {
     let driver = if line.io_uring { Driver::IoUring } else { Driver::Epoll };
-    let drain_timeout = line.drain_timeout.unwrap_or(if line.state.udp { DRAIN_UDP } else { DRAIN });
+    let drain_timeout = line.drain_timeout.unwrap_or(if line.settings.is_udp() { DRAIN_UDP } else { DRAIN });
     Setting::new(workers(line), source, log).driven_by(driver).drain_for(drain_timeout)
 }

@@ -1,4 +1,5 @@
-//! `evener mname-balancer` without traffic: options, logs, signals, and servers that come and go in its directory.
+//! `evener mname-balancer` without traffic: options, logs, signals, and sockets that are added to its directory or
+//! removed from it.
 
 use crate::harness::mname::{Balancer, with_sockets};
 use crate::harness::{BINARY, Directory, node, wait_until};
@@ -8,7 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::time::Duration;
 
-/// Changes are heard of, not found by the scan each 5 s.
+/// Time limit for changes that are reported by the kernel, less than the interval of the scan (5 s).
 const SOON: Duration = Duration::from_secs(4);
 
 fn ids(balancer: &Balancer) -> Vec<u64> {
@@ -16,7 +17,7 @@ fn ids(balancer: &Balancer) -> Vec<u64> {
 }
 
 #[test]
-fn sockets_are_servers_by_their_numbers_and_nothing_else_is() {
+fn only_sockets_are_servers_and_their_names_are_their_numbers() {
     let directory = with_sockets();
     let socket = |name: &str| UnixListener::bind(directory.file("sockets").join(name)).unwrap();
     let _sockets = [socket("5301"), socket("web"), socket("5300")];
@@ -33,12 +34,12 @@ fn sockets_are_servers_by_their_numbers_and_nothing_else_is() {
         path("5301"),
         path("web")
     );
-    // Nobody speaks mname's protocol there, so that none is well.
+    // No program serves the protocol of mname at the sockets, so no server is up.
     assert_eq!(balancer.balstat(), expected);
 }
 
 #[test]
-fn sockets_that_come_and_go_are_heard_of_and_keep_their_numbers() {
+fn added_and_removed_sockets_are_noticed_and_keep_their_numbers() {
     let balancer = Balancer::run(with_sockets(), &[]);
     let appears = |name: &str, path: &str| {
         let socket = UnixListener::bind(balancer.socket(path)).unwrap();
@@ -51,9 +52,9 @@ fn sockets_that_come_and_go_are_heard_of_and_keep_their_numbers() {
     balancer.expect(SOON, "server_removed", "web");
     assert_eq!(ids(&balancer), [5300, 5301]);
     let _again = UnixListener::bind(balancer.socket("web")).unwrap();
-    wait_until("it to be back", || (balancer.events("server_added").len() == 4).then_some(()));
+    wait_until("the server to be added again", || (balancer.events("server_added").len() == 4).then_some(()));
     assert_eq!(ids(&balancer), [1, 5300, 5301]);
-    // A file is no server, and one that is moved away is gone.
+    // A regular file is not a server, and a socket that is moved away is removed.
     fs::write(balancer.socket("c"), "").unwrap();
     fs::rename(balancer.socket("b"), balancer.directory.file("b")).unwrap();
     balancer.expect(SOON, "server_removed", "b");
@@ -61,7 +62,7 @@ fn sockets_that_come_and_go_are_heard_of_and_keep_their_numbers() {
 }
 
 #[test]
-fn a_directory_may_come_later_and_go() {
+fn a_directory_may_be_created_later_and_removed() {
     let directory = Directory::new();
     let balancer = Balancer::run(directory, &[]);
     let problems = balancer.events("discovery_failed");
@@ -70,11 +71,11 @@ fn a_directory_may_come_later_and_go() {
         (&problems[0]["level"], &problems[0]["problem"]),
         (&40.into(), &"the directory does not exist".into())
     );
-    // Made beside it, so that its socket is there from the beginning.
+    // The directory is moved into place with its socket.
     fs::create_dir(balancer.directory.file("made")).unwrap();
     let _socket = UnixListener::bind(balancer.directory.file("made").join("5300")).unwrap();
     fs::rename(balancer.directory.file("made"), balancer.directory.file("sockets")).unwrap();
-    // Nobody hears of it: the scan each 5 s finds it.
+    // The kernel does not report the new directory: the scan every 5 s finds it.
     balancer.expect(Duration::from_secs(10), "server_added", "5300");
     fs::rename(balancer.directory.file("sockets"), balancer.directory.file("made")).unwrap();
     balancer.expect(SOON, "server_removed", "5300");
@@ -82,17 +83,17 @@ fn a_directory_may_come_later_and_go() {
 }
 
 #[test]
-fn paths_that_nobody_can_connect_to_are_said_once() {
+fn paths_that_are_too_long_are_logged_once() {
     let directory = with_sockets();
     let sockets = directory.file("sockets");
-    // A socket can be named with a long path only by moving it there.
+    // A socket gets a long path only by a move.
     let long = "x".repeat(108 - sockets.as_os_str().len() - 1);
     let _socket = UnixListener::bind(sockets.join("s")).unwrap();
     fs::rename(sockets.join("s"), sockets.join(&long)).unwrap();
     let _other = UnixListener::bind(sockets.join("5300")).unwrap();
     let balancer = Balancer::run(directory, &[]);
     assert_eq!(ids(&balancer), [5300]);
-    // Another look, which comes with another socket, does not say it again.
+    // The next scan, after a new socket, does not log the path again.
     let _more = UnixListener::bind(balancer.socket("5301")).unwrap();
     balancer.expect(SOON, "server_added", "5301");
     let problems = balancer.events("discovery_failed");
@@ -101,7 +102,7 @@ fn paths_that_nobody_can_connect_to_are_said_once() {
 }
 
 #[test]
-fn lines_are_bunyans_and_levels_are_obeyed() {
+fn log_lines_have_the_format_of_bunyan_and_levels_are_applied() {
     let balancer = Balancer::run(with_sockets(), &[]);
     assert_eq!(fs::read_to_string(balancer.directory.file("stderr")).unwrap(), "");
     let started = balancer.events("started").remove(0);
@@ -118,10 +119,10 @@ fn lines_are_bunyans_and_levels_are_obeyed() {
         let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/node/node_modules/bunyan/bin/bunyan");
         let output = bunyan.args([tool, "--no-color"]).arg(balancer.directory.file("log")).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        let says = format!(" INFO: mname-balancer/{} on ", balancer.pid());
-        // How many descriptors there are is the machine's affair.
+        let prefix = format!(" INFO: mname-balancer/{} on ", balancer.pid());
+        // The number of descriptors depends on the machine.
         let lines = text.lines().filter(|line| !line.contains("descriptors may be open"));
-        assert!(lines.clone().count() >= 3 && lines.clone().all(|line| line.contains(&says)), "{text}");
+        assert!(lines.clone().count() >= 3 && lines.clone().all(|line| line.contains(&prefix)), "{text}");
     }
     let mut quiet = Command::new(BINARY);
     quiet.env("LOG_LEVEL", "fatal").args(["mname-balancer", "-l", "debug"]);
@@ -131,7 +132,7 @@ fn lines_are_bunyans_and_levels_are_obeyed() {
 }
 
 #[test]
-fn both_transports_are_listened_on_and_sigterm_frees_them() {
+fn both_transports_are_served_and_released_on_sigterm() {
     let mut balancer = Balancer::run(with_sockets(), &[]);
     let at = ("127.0.0.1", balancer.port);
     assert!(TcpListener::bind(at).is_err() && UdpSocket::bind(at).is_err());
@@ -143,7 +144,7 @@ fn both_transports_are_listened_on_and_sigterm_frees_them() {
 }
 
 #[test]
-fn links_are_the_program() {
+fn links_named_like_the_program_run_it() {
     let directory = with_sockets();
     for name in ["mname-balancer", "bbal"] {
         let link = directory.file(name);
@@ -160,7 +161,7 @@ fn links_are_the_program() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_nothing_runs() {
+fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
     let directory = with_sockets();
     let sockets = directory.file("sockets").display().to_string();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! `discover.mname` in a configuration: what is found stands beside what is written, and lives across reloads.
+//! `discover.mname` in a configuration: discovered servers beside configured ones, also after reloads.
 
 use crate::harness::{Directory, Evener, reserved_port, wait_until};
 use std::fs;
@@ -18,7 +18,7 @@ fn names(evener: &Evener) -> Vec<String> {
 }
 
 #[test]
-fn a_reload_keeps_what_was_found_and_follows_the_directory_that_it_names() {
+fn a_reload_keeps_discovered_servers_and_follows_a_changed_directory() {
     let (directory, port) = (Directory::new(), reserved_port());
     let [old, new] = ["old", "new"].map(|name| directory.file(name));
     fs::create_dir(&old).unwrap();
@@ -32,28 +32,31 @@ fn a_reload_keeps_what_was_found_and_follows_the_directory_that_it_names() {
     assert_eq!(names(&evener), ["192.0.2.1:53", "5300", "5301"]);
     evener.reload(&config(port, &from(&old), "idle_timeout = \"20s\""));
     assert_eq!((names(&evener).len(), evener.log_count("server_removed")), (3, 0));
-    // Both have a 5300: the second one is called by its path.
+    // Both directories have a socket 5300: the second server is named by its path.
     evener.reload(&config(port, &from(&format!("{{ {old}, {new} }}")), ""));
     let path = format!("{}/5300", directory.file("old").display());
     let other = format!("{}/5300", directory.file("new").display());
-    let seen = names(&evener);
-    assert_eq!(seen.len(), 5, "{seen:?}");
-    assert!(seen.contains(&"5300".into()) && (seen.contains(&path) || seen.contains(&other)), "{seen:?}");
+    let servers = names(&evener);
+    assert_eq!(servers.len(), 5, "{servers:?}");
+    assert!(
+        servers.contains(&"5300".into()) && (servers.contains(&path) || servers.contains(&other)),
+        "{servers:?}"
+    );
     evener.reload(&config(port, &from(&new), ""));
     assert_eq!(names(&evener), ["192.0.2.1:53", "5300", "a"]);
     let moved = evener.server("5300")["address"].as_str().unwrap().to_owned();
     assert_eq!(moved, other);
-    // The old directory is nobody's any more, the new one is.
+    // The old directory is not watched any more; the new one is.
     let _late = UnixListener::bind(directory.file("old").join("5307")).unwrap();
     let _more = UnixListener::bind(directory.file("new").join("5308")).unwrap();
-    wait_until("the new one", || names(&evener).contains(&"5308".into()).then_some(()));
+    wait_until("the new server", || names(&evener).contains(&"5308".into()).then_some(()));
     assert!(!names(&evener).contains(&"5307".into()));
     evener.reload(&config(port, written, ""));
     assert_eq!(names(&evener), ["192.0.2.1:53"]);
 }
 
 #[test]
-fn a_server_that_is_written_is_not_found_again() {
+fn a_configured_server_is_not_discovered_again() {
     let (directory, port) = (Directory::new(), reserved_port());
     let _sockets = ["5300", "5301"].map(|name| UnixListener::bind(directory.file(name)).unwrap());
     let (path, all) =

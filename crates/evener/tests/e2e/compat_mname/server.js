@@ -1,8 +1,8 @@
-// A DNS server of npm mname on the socket that a balancer connects to: `node server.js SOCKET NAME`. It answers each
-// question with a TXT record that has its name, names that begin with "big" with so many that only TCP has room for them,
-// and names that begin with "slow" after a while. A query that is signed by a key named like its algorithm is verified, and
-// the response to it signed; a zone is transferred in several messages to who signs. What it sees as a protocol error goes to
-// stderr, as bunyan writes it.
+// A DNS server of npm mname on the socket that a balancer connects to: `node server.js SOCKET NAME`. Each response has a
+// TXT record with the name of the server. Responses to names that begin with "big" have so many records that they fit only
+// into TCP, and responses to names that begin with "slow" are delayed. A query that is signed by a key named like its
+// algorithm is verified, and its response is signed. A zone is transferred in several messages to clients that sign.
+// Protocol errors are logged to stderr by bunyan.
 'use strict';
 
 const fs = require('fs');
@@ -38,7 +38,7 @@ function transfer(query, end) {
 }
 
 server.on('query', (query, end) => {
-	const asked = query.name();
+	const queried = query.name();
 	const isSigned = query.isSigned();
 	const isTransfer = query.type() === 'AXFR';
 	if (isSigned ? !query.verify(KEYS) : isTransfer) {
@@ -51,23 +51,24 @@ server.on('query', (query, end) => {
 		transfer(query, end);
 		return;
 	}
-	const texts = asked.startsWith('big') ?
+	const texts = queried.startsWith('big') ?
 		Array.from({ length: BIG_RECORDS }, (_, n) => `${name} ${n} ${'x'.repeat(100)}`) : [name];
-	texts.forEach((text) => query.addAnswer(asked, new mname.TXTRecord(text), 60));
-	const answer = () => {
+	texts.forEach((text) => query.addAnswer(queried, new mname.TXTRecord(text), 60));
+	const respond = () => {
 		query.respond();
 		end();
 	};
-	if (asked.startsWith('slow'))
-		setTimeout(answer, SLOW_MS);
+	if (queried.startsWith('slow'))
+		setTimeout(respond, SLOW_MS);
 	else
-		answer();
+		respond();
 });
 
-// Made beside the directory and then moved there: whoever watches never sees it gone, or not yet listening.
-const beside = pathOf.join(pathOf.dirname(pathOf.dirname(path)), `${pathOf.basename(path)}.new`);
-fs.rmSync(beside, { force: true });
-server.listenBalancer({ path: beside }, () => {
-	fs.renameSync(beside, path);
+// The socket is created beside the directory and then moved there, so that a watcher never sees it missing or not yet
+// listening.
+const temporary = pathOf.join(pathOf.dirname(pathOf.dirname(path)), `${pathOf.basename(path)}.new`);
+fs.rmSync(temporary, { force: true });
+server.listenBalancer({ path: temporary }, () => {
+	fs.renameSync(temporary, path);
 	console.log('listening');
 });

@@ -1,5 +1,6 @@
-//! Three processes of npm mname behind `evener mname-balancer`: dig and dnsperf get right answers over UDP and TCP, each
-//! client has its server, and servers that die, hang, leave and come are dealt with in the times of mname-balancer.
+//! Three processes of npm mname behind `evener mname-balancer`: dig and dnsperf get correct responses over UDP and TCP,
+//! each client has its server, and servers that end, hang, are removed or added are handled in the times of
+//! mname-balancer.
 
 use crate::harness::mname::{Balancer, Mname, have_all, with_sockets, within};
 use crate::harness::pen::signal;
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["5300", "5301", "5302"];
 const IDS: [u64; 3] = [5300, 5301, 5302];
-/// The greatest pause between connects is about 33 s.
+/// Time limit for a new connection; the longest pause between connection attempts is about 33 s.
 const RECONNECT: Duration = Duration::from_secs(45);
 
 fn three() -> (Balancer, [Mname; 3]) {
@@ -25,13 +26,13 @@ fn client(number: usize) -> String {
     format!("127.0.0.{number}")
 }
 
-/// The server of each of so many clients, over UDP.
+/// Returns the server of each client, over UDP.
 fn homes(balancer: &Balancer, clients: usize) -> BTreeMap<String, String> {
     (1..=clients).map(|number| (client(number), balancer.who(&client(number), &[]))).collect()
 }
 
 fn number(name: &str) -> usize {
-    NAMES.iter().position(|other| *other == name).unwrap_or_else(|| panic!("`{name}` is no server"))
+    NAMES.iter().position(|other| *other == name).unwrap_or_else(|| panic!("`{name}` is not a server"))
 }
 
 #[test]
@@ -46,7 +47,7 @@ fn each_client_has_one_server_for_udp_and_tcp() {
             assert_eq!(balancer.who(client, more), *home, "{client} {more:?}");
         }
     }
-    // They take turns.
+    // Each server gets the same number of clients.
     for name in NAMES {
         assert_eq!(homes.values().filter(|home| *home == name).count(), 3, "{homes:?}");
     }
@@ -56,7 +57,7 @@ fn each_client_has_one_server_for_udp_and_tcp() {
         let row = format!("{home:<7}  {client}");
         assert!(balstat.lines().any(|line| line == row), "{row}: {balstat}");
     }
-    // That a client's connection ended is all that mname warned of.
+    // mname logs no warnings except about the ends of client connections.
     for name in NAMES {
         let errors = balancer.errors_of(name);
         assert!(errors.lines().all(|line| line.contains("\"balancer ended connection\"")), "{errors}");
@@ -64,7 +65,7 @@ fn each_client_has_one_server_for_udp_and_tcp() {
 }
 
 #[test]
-fn long_answers_are_truncated_over_udp_and_whole_over_tcp() {
+fn long_responses_are_truncated_over_udp_and_complete_over_tcp() {
     if !have_all() {
         return;
     }
@@ -84,7 +85,7 @@ fn long_answers_are_truncated_over_udp_and_whole_over_tcp() {
 }
 
 #[test]
-fn dnsperf_loses_nothing() {
+fn dnsperf_gets_every_response() {
     if !have_all() || !have("dnsperf") {
         return;
     }
@@ -105,7 +106,7 @@ fn dnsperf_loses_nothing() {
 }
 
 #[test]
-fn clients_of_a_server_that_was_killed_have_another_one_until_it_is_back() {
+fn clients_of_a_killed_server_use_another_one_until_it_is_up_again() {
     if !have_all() {
         return;
     }
@@ -113,7 +114,7 @@ fn clients_of_a_server_that_was_killed_have_another_one_until_it_is_back() {
     let before = homes(&balancer, 6);
     let victim = before[&client(1)].clone();
     servers[number(&victim)].kill();
-    // Its socket stays behind: nobody listens there.
+    // Its socket remains, but no process listens on it.
     balancer.expect(DEADLINE, "server_down", &victim);
     for (client, home) in &before {
         let meanwhile = balancer.who(client, &[]);
@@ -121,16 +122,16 @@ fn clients_of_a_server_that_was_killed_have_another_one_until_it_is_back() {
         assert!(*home == victim || *home == meanwhile, "{client} had {home}, not {meanwhile}");
         assert_eq!(balancer.who(client, &["+tcp"]), meanwhile, "{client}");
     }
-    // Where clients are at home does not change meanwhile.
+    // The assignment of clients to servers does not change while the server is down.
     assert_eq!(balancer.backends().iter().map(|(.., clients)| *clients).collect::<Vec<_>>(), [2, 2, 2]);
     servers[number(&victim)] = balancer.server(&victim);
     balancer.expect_ok(RECONNECT, &IDS);
-    assert_eq!(homes(&balancer, 6), before, "all go home");
+    assert_eq!(homes(&balancer, 6), before, "all clients return to their servers");
     assert!(balancer.events("server_removed").is_empty());
 }
 
 #[test]
-fn a_server_that_hangs_is_found_out_by_its_heartbeat_and_the_others_are_not() {
+fn a_heartbeat_detects_only_the_server_that_hangs() {
     if !have_all() {
         return;
     }
@@ -140,22 +141,22 @@ fn a_server_that_hangs_is_found_out_by_its_heartbeat_and_the_others_are_not() {
     let pid = servers[number(&victim)].pid();
     let began = Instant::now();
     signal("STOP", pid);
-    // 5 s after its last answer it is asked, and has 15 s.
+    // The heartbeat is sent 5 s after the last response, and times out after 15 s.
     balancer.expect(Duration::from_secs(30), "server_down", &victim);
     let took = began.elapsed();
     assert!((Duration::from_secs(13)..Duration::from_secs(25)).contains(&took), "{took:?}");
     let meanwhile = balancer.who(&client(1), &[]);
     assert!(NAMES.contains(&meanwhile.as_str()) && meanwhile != victim, "{meanwhile}");
     signal("CONT", pid);
-    // What was tried meanwhile had 30 s for its hello.
+    // Connection attempts that began before have 30 s for the hello.
     balancer.expect_ok(Duration::from_secs(90), &IDS);
-    assert_eq!(homes(&balancer, 3), before, "it goes home");
+    assert_eq!(homes(&balancer, 3), before, "the client returns to its server");
     let down = balancer.events("server_down");
     assert!(down.iter().all(|line| line["server"] == victim.as_str()), "{down:?}");
 }
 
 #[test]
-fn sockets_that_are_removed_and_that_are_new() {
+fn clients_move_from_a_removed_socket_and_a_new_socket_gets_clients() {
     if !have_all() {
         return;
     }
@@ -172,11 +173,11 @@ fn sockets_that_are_removed_and_that_are_new() {
     balancer.expect(DEADLINE, "server_up", "5303");
     let fresh: Vec<String> = (7..=9).map(|number| balancer.who(&client(number), &[])).collect();
     assert!(fresh.contains(&"5303".to_owned()), "{fresh:?}");
-    assert_eq!(homes(&balancer, 6), after, "who was there stays where it is");
+    assert_eq!(homes(&balancer, 6), after, "known clients keep their servers");
 }
 
 #[test]
-fn homes_are_evened_out_when_a_server_joins() {
+fn clients_are_rebalanced_when_a_server_is_added() {
     if !have_all() {
         return;
     }
@@ -189,8 +190,8 @@ fn homes_are_evened_out_when_a_server_joins() {
     assert_eq!(clients(&balancer), [5, 5]);
     let _third = balancer.server("5302");
     balancer.expect_ok(DEADLINE, &IDS);
-    // Each 15 s; 5 - 0 is more than three, by two.
-    within(Duration::from_secs(25), "the surplus to be forgotten", || {
+    // Rebalancing runs every 15 s; the difference of 5 exceeds the allowed 3 by two clients.
+    within(Duration::from_secs(25), "surplus clients to be removed", || {
         let mut clients = clients(&balancer);
         clients.sort_unstable();
         (clients == [0, 3, 5]).then_some(())
@@ -198,7 +199,7 @@ fn homes_are_evened_out_when_a_server_joins() {
 }
 
 #[test]
-fn without_servers_clients_hear_it_at_once_and_the_log_says_so_now_and_then() {
+fn without_servers_clients_get_servfail_immediately_and_the_log_line_is_rate_limited() {
     if !have_all() {
         return;
     }
@@ -210,7 +211,7 @@ fn without_servers_clients_hear_it_at_once_and_the_log_says_so_now_and_then() {
     }
     let printed = balancer.events("no_server");
     assert!(printed.iter().all(|line| line["msg"] == "No backends available"), "{printed:?}");
-    assert_eq!(printed.len(), 2, "once in 5 s: {printed:?}");
+    assert_eq!(printed.len(), 2, "one line every 5 s: {printed:?}");
     let _server = balancer.server("5300");
     balancer.expect_ok(DEADLINE, &[5300]);
     assert_eq!(balancer.who(&client(1), &[]), "5300");

@@ -1,5 +1,5 @@
-//! Signed queries (TSIG, RFC 8945) to processes of npm mname, which count the ID of the message in: dig signs, and verifies what
-//! comes back.
+//! Signed queries (TSIG, RFC 8945) to processes of npm mname, whose signatures include the message ID: dig signs queries
+//! and verifies responses.
 
 use crate::harness::DEADLINE;
 use crate::harness::mname::{Balancer, have_all, with_sockets, within};
@@ -10,11 +10,11 @@ const ALGORITHMS: [&str; 3] = ["hmac-md5", "hmac-sha1", "hmac-sha256"];
 /// `known to both`, the key of mname/server.js.
 const SECRET: &str = "a25vd24gdG8gYm90aA==";
 
-/// What dig prints to a signed query of a client, with these words after its own.
+/// Returns the output of dig for a signed query with these options.
 fn signed(balancer: &Balancer, algorithm: &str, words: &[&str]) -> String {
     let key = format!("{algorithm}:{algorithm}:{SECRET}");
-    // mname takes no signature of the very millisecond, and the time of one is a whole second.
-    within(DEADLINE, &format!("an answer to {algorithm} {words:?}"), || {
+    // mname refuses signatures from its present millisecond, and the time of a signature is a whole second.
+    within(DEADLINE, &format!("a response to {algorithm} {words:?}"), || {
         let text = balancer.dig("127.0.0.1", "a.example", &[&["-y", &key], words].concat());
         (!text.contains("status: REFUSED")).then_some(text)
     })
@@ -30,7 +30,7 @@ fn check_response(text: &str, algorithm: &str) {
 }
 
 #[test]
-fn signed_queries_are_verified_on_either_side() {
+fn signed_queries_and_responses_are_verified() {
     if !have_all() {
         return;
     }
@@ -42,13 +42,13 @@ fn signed_queries_are_verified_on_either_side() {
             check_response(&signed(&balancer, algorithm, words), algorithm);
         }
     }
-    // The key of another one: its server says so, and is not asked again.
+    // A query with a wrong key is refused by its server, and not retried.
     let text = balancer.dig("127.0.0.1", "a.example", &["-y", "hmac-sha1:hmac-sha1:d3Jvbmc="]);
     assert!(text.contains("status: REFUSED"), "{text}");
 }
 
 #[test]
-fn a_signed_zone_is_transferred_whole() {
+fn a_signed_zone_transfer_is_complete() {
     if !have_all() {
         return;
     }

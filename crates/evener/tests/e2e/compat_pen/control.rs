@@ -1,4 +1,4 @@
-//! The control port: what it answers, whom it hears, what does it no harm, and that `write` says everything.
+//! The control port: responses to every command, its access list, hostile clients, and files of `write`.
 
 use crate::compat_pen::running::listens;
 use crate::compat_pen::tcp::{at, who_from};
@@ -10,8 +10,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 
-/// One over TCP, with a port of its own.
-fn with_port(words: &[&str]) -> (Pen, u16) {
+/// Starts a pen whose control port is a TCP port.
+fn start_with_control_port(words: &[&str]) -> (Pen, u16) {
     let control = reserved_port();
     let root = rustix::process::geteuid().is_root();
     let address = format!("127.0.0.1:{control}");
@@ -20,10 +20,10 @@ fn with_port(words: &[&str]) -> (Pen, u16) {
     (Pen::start(std::process::Command::new(BINARY), Directory::new(), &all), control)
 }
 
-/// What comes back for these bytes.
+/// Sends these bytes, and returns the response.
 fn response(mut stream: TcpStream, bytes: &[u8]) -> String {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    // It may have been closed already.
+    // The connection may be closed already.
     let _ = stream.write_all(bytes);
     let mut printed = Vec::new();
     let _ = stream.read_to_end(&mut printed);
@@ -31,7 +31,7 @@ fn response(mut stream: TcpStream, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_command_of_the_manual_answers_in_pens_words() {
+fn every_command_of_the_manual_gets_the_response_of_pen() {
     let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     for (command, expected) in [
@@ -89,7 +89,7 @@ fn every_command_of_the_manual_answers_in_pens_words() {
 }
 
 #[test]
-fn what_is_wrong_is_said_and_changes_nothing() {
+fn wrong_commands_are_reported_and_change_nothing() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let before = pen.ctl("servers");
@@ -126,7 +126,7 @@ fn what_is_wrong_is_said_and_changes_nothing() {
 }
 
 #[test]
-fn connections_are_shown_and_closed_by_their_numbers() {
+fn connections_are_shown_and_closed_by_number() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let mut clients = [connect(listen), connect(listen)];
@@ -144,7 +144,7 @@ fn connections_are_shown_and_closed_by_their_numbers() {
     );
     assert_eq!(pen.of_server(0, "conn"), 2);
     pen.ctl("close 1");
-    let ended = wait_until("one of them to end", || {
+    let ended = wait_until("a connection to end", || {
         clients.iter_mut().position(|client| {
             client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
             matches!(client.read(&mut [0]), Ok(0))
@@ -156,9 +156,9 @@ fn connections_are_shown_and_closed_by_their_numbers() {
 }
 
 #[test]
-fn whom_its_list_refuses_is_not_heard() {
+fn commands_of_clients_that_the_control_list_denies_are_ignored() {
     let (a, listen) = (Server::named("a"), reserved_port());
-    let (pen, control) = with_port(&[
+    let (pen, control) = start_with_control_port(&[
         "-o",
         "acl 5 permit 127.0.0.1",
         "-o",
@@ -170,21 +170,21 @@ fn whom_its_list_refuses_is_not_heard() {
     assert_eq!(response(connect_from("127.0.0.2", control), b"blacklist 1\n"), "");
     assert_eq!(response(connect_from("127.0.0.1", control), b"blacklist\n"), "30\n");
     pen.expect_log("control port: 127.0.0.2 is not permitted");
-    // Its list is not that of clients.
+    // The list of the control port does not apply to clients of the service.
     assert_eq!(who_from("127.0.0.2", listen), "a");
 }
 
 #[test]
-fn silent_long_and_stuck_connections_do_no_harm() {
+fn silent_long_and_stuck_connections_do_not_block_other_commands() {
     let (a, listen) = (Server::named("a"), reserved_port());
-    let (pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
-    let ask = |command: &str| {
+    let (pen, control) = start_with_control_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let run = |command: &str| {
         let output = penctl(&format!("127.0.0.1:{control}"), command);
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
     let silent: Vec<TcpStream> = (0..20).map(|_| connect(control)).collect();
-    // What is too long is not done by half.
+    // A command that is too long is ignored as a whole.
     let mut long = b"blacklist 1".to_vec();
     long.resize(100_000, b' ');
     let printed = response(connect(control), &long);
@@ -194,31 +194,35 @@ fn silent_long_and_stuck_connections_do_no_harm() {
         response(connect(control), &[&long[..], b"x\n"].concat()),
         "a command has at most 4096 bytes: this one was ignored\n"
     );
-    assert_eq!(ask("blacklist"), "30\n");
+    assert_eq!(run("blacklist"), "30\n");
     assert_eq!(response(connect(control), b"\n"), "");
-    assert_eq!(response(connect(control), b"mode\r\n"), ask("mode"));
-    assert_eq!(response(connect(control), b"mode\nblacklist 1\n"), ask("mode"), "one command a connection");
+    assert_eq!(response(connect(control), b"mode\r\n"), run("mode"));
+    assert_eq!(
+        response(connect(control), b"mode\nblacklist 1\n"),
+        run("mode"),
+        "only the first command of a connection is executed"
+    );
     assert!(response(connect(control), &[0xff, 0x00, 0x1b, b'\n']).contains("ignoring"));
-    // One that never reads its answer.
+    // A client that never reads its response.
     let mut stuck = connect(control);
     stuck.write_all(b"status\n").unwrap();
     let half = connect(control);
     (&half).write_all(b"blackl").unwrap();
-    assert_eq!(ask("blacklist"), "30\n");
+    assert_eq!(run("blacklist"), "30\n");
     assert_eq!(who(listen), "a");
     (&half).write_all(b"ist 8").unwrap();
     half.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(response(half, b""), "8\n", "a line may come in pieces and end with the connection");
+    assert_eq!(response(half, b""), "8\n", "a line may arrive in pieces and end with the connection");
     assert_eq!(pen.log_count("panicked"), 0);
     drop(silent);
 }
 
 #[test]
-fn more_silent_connections_than_are_heard_at_once_are_waited_out() {
+fn a_command_waits_while_silent_connections_use_up_the_limit() {
     let (a, listen) = (Server::named("a"), reserved_port());
-    let (_pen, control) = with_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
+    let (_pen, control) = start_with_control_port(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let silent: Vec<TcpStream> = (0..70).map(|_| connect(control)).collect();
-    // Somebody asks none the less, in the end.
+    // A later command gets its response when the silent connections time out.
     let output = penctl(&format!("127.0.0.1:{control}"), "blacklist");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "30\n");
     assert_eq!(who(listen), "a");
@@ -226,7 +230,7 @@ fn more_silent_connections_than_are_heard_at_once_are_waited_out() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_refused_by_penctl() {
+fn penctl_refuses_a_command_that_is_too_long() {
     let output = penctl("127.0.0.1:1", &format!("log /{}", "x".repeat(2000)));
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("longer than 1023 bytes"));
@@ -236,7 +240,7 @@ fn a_line_that_is_too_long_is_refused_by_penctl() {
 }
 
 #[test]
-fn exit_ends_the_program_where_it_is_allowed() {
+fn exit_ends_the_program_if_it_is_enabled() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&["-X", &format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!(pen.ctl("exit"), "");
@@ -244,19 +248,19 @@ fn exit_ends_the_program_where_it_is_allowed() {
     assert!(!pen.directory.file("ctl").exists());
 }
 
-/// Without comments, of which one has the time.
+/// Returns the lines of a file without comments, because one has the time.
 fn commands(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect()
 }
 
 #[test]
-fn what_a_running_program_writes_makes_another_one_the_same() {
+fn a_written_file_gives_another_instance_the_same_settings() {
     let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let directory = Directory::new();
     let authority = crate::harness::certificates::Authority::new("test ca");
     let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let file = |name: &str| directory.file(name).display().to_string();
     let (log, page) = (file("requests"), file("page.html"));
     let line = format!(
@@ -298,20 +302,20 @@ fn what_a_running_program_writes_makes_another_one_the_same() {
     let second = directory.file("second");
     again.order(&format!("write {}", second.display()));
     assert_eq!(commands(&first), commands(&second));
-    // It serves what the other did, and without a name `write` goes to its own file.
+    // It serves the same clients, and without a name `write` replaces the file of -F.
     let client = std::sync::Arc::new(authority.client(crate::harness::certificates::ANY));
     assert!(crate::harness::certificates::shake(listen, "a.example", &client).is_ok());
     again.order("no hash");
     again.order("write");
     assert_eq!(commands(&first), commands(&second).replace("\nhash\n", "\nno hash\n"));
-    // Read over the same, it changes nothing.
+    // Reading the file again changes nothing.
     again.hang_up();
     again.order(&format!("write {}", second.display()));
     assert_eq!(commands(&first), commands(&second));
 }
 
 #[test]
-fn a_file_may_include_others_and_their_problems_have_their_lines() {
+fn problems_in_included_files_are_reported_with_file_and_line() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let file = |name: &str, text: &str| directory.write(name, text).display().to_string();
     let inner = file("inner", &format!("blacklist 9\nserver 0 address 127.0.0.1 port {}\n", a.port));
@@ -323,19 +327,19 @@ fn a_file_may_include_others_and_their_problems_have_their_lines() {
     let printed = pen.ctl(&format!("include {wrong}"));
     assert!(printed.contains(&format!("{wrong}:3: ")), "{printed}");
     assert_eq!(pen.ctl("blacklist"), "9\n");
-    let round = directory.file("round").display().to_string();
-    file("round", &format!("include {round}\n"));
-    assert!(pen.ctl(&format!("include {round}")).contains("too many files include each other"));
-    let (code, printed) = refused(&["-f", "-F", &round, "127.0.0.1:1", "127.0.0.1:2"]);
+    let cyclic = directory.file("cyclic").display().to_string();
+    file("cyclic", &format!("include {cyclic}\n"));
+    assert!(pen.ctl(&format!("include {cyclic}")).contains("too many files include each other"));
+    let (code, printed) = refused(&["-f", "-F", &cyclic, "127.0.0.1:1", "127.0.0.1:2"]);
     assert!(code == 1 && printed.contains("too many files"), "{code} {printed}");
 }
 
 #[test]
-fn listening_elsewhere_closes_what_was_and_a_port_in_use_changes_nothing() {
+fn a_new_listen_address_closes_the_old_one_and_an_address_in_use_changes_nothing() {
     let (a, first, second) = (Server::named("a"), reserved_port(), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{first}"), &at(&a)]);
-    let mut held = connect(first);
-    line(&mut held);
+    let mut client = connect(first);
+    line(&mut client);
     let taken = std::net::TcpListener::bind(("127.0.0.1", second)).unwrap();
     assert!(pen.ctl(&format!("listen 127.0.0.1:{second}")).contains("is in use"));
     assert_eq!((pen.ctl("listen"), who(first)), (format!("127.0.0.1:{first}\n"), "a".into()));
@@ -343,6 +347,6 @@ fn listening_elsewhere_closes_what_was_and_a_port_in_use_changes_nothing() {
     assert_eq!(pen.ctl(&format!("listen 127.0.0.1:{second}")), format!("127.0.0.1:{second}\n"));
     assert_eq!(who(second), "a");
     wait_until("the old port to be closed", || (!listens(first)).then_some(()));
-    held.write_all(b"still\n").unwrap();
-    assert_eq!(line(&mut held), "still");
+    client.write_all(b"still\n").unwrap();
+    assert_eq!(line(&mut client), "still");
 }

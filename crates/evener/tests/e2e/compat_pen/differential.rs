@@ -1,5 +1,5 @@
-//! Debian's pen and ours side by side: the same command line, the same commands by Debian's penctl, the same traffic. What
-//! differs is listed, in `differences.rs` and in `docs/migrate-from-pen.md`.
+//! Debian's pen and Evener's, compared: the same command line, the same commands by Debian's penctl, the same traffic.
+//! The differences are listed in `differences.rs` and in `docs/migrate-from-pen.md`.
 
 mod access;
 mod choosing;

@@ -1,4 +1,4 @@
-//! Name servers behind pen, as a guide has it: its file of commands, its command line, dig and nsd.
+//! Name servers behind pen, set up as in a published guide, with dig and nsd.
 
 use crate::harness::pen::Pen;
 use crate::harness::{Directory, have, reserved_port, wait_until};
@@ -10,7 +10,7 @@ fn have_all() -> bool {
     have("nsd") && have("dig")
 }
 
-/// The answer to a question at this address.
+/// Returns the response of this address to a query by dig.
 fn dig(at: &str, port: u16, name: &str, more: &[&str]) -> String {
     let output = Command::new("dig")
         .args([&format!("@{at}"), "-p", &port.to_string(), name, "A", "+short", "+time=2", "+tries=2"])
@@ -21,7 +21,7 @@ fn dig(at: &str, port: u16, name: &str, more: &[&str]) -> String {
     printed.lines().filter(|line| !line.starts_with(';')).collect()
 }
 
-/// Two name servers that answer, and their ports.
+/// Starts two name servers, and returns them with their ports when they respond.
 fn name_servers(directory: &Directory) -> ([Nsd; 2], [u16; 2]) {
     let ports = [reserved_port(), reserved_port()];
     let servers = ports.map(|port| Nsd::start_in(directory, port));
@@ -51,13 +51,13 @@ fn the_file_of_the_guide_serves_both_families() {
         assert_eq!(dig(at, listen, &format!("n{n}.example"), &[]), format!("192.0.2.{n}"), "{at}");
     }
     let received = [pen.of_server(0, "rx"), pen.of_server(1, "rx")];
-    assert_eq!(received[0], received[1], "they take turns: {}", pen.ctl("servers"));
+    assert_eq!(received[0], received[1], "the servers take turns: {}", pen.ctl("servers"));
     assert!(received[0] > 0);
     assert_eq!(pen.ctl("idle_timeout"), "Idle timeout: 10 seconds\n");
     assert_eq!(pen.ctl("tracking"), "1\n");
     assert!(pen.ctl("mode").contains(" roundrobin "));
     assert_eq!(pen.ctl("listen"), format!(":::{listen}\n"));
-    // One that is gone is missed by dig's first try at most.
+    // The end of a name server costs at most the first try of dig.
     servers[0].end();
     for n in 0..20 {
         assert_eq!(dig("::1", listen, &format!("n{n}.example"), &[]), format!("192.0.2.{n}"));
@@ -77,13 +77,13 @@ fn the_command_line_of_the_guide_serves() {
     for n in 0..10 {
         assert_eq!(dig("127.0.0.1", listen, &format!("n{n}.example"), &[]), format!("192.0.2.{n}"));
     }
-    // Questions and answers of any size that a datagram has.
+    // Queries and responses up to the maximum size of a datagram.
     assert_eq!(dig("127.0.0.1", listen, "n8.example", &["+bufsize=4096", "+cookie"]), "192.0.2.8");
     assert!(pen.of_server(0, "sx") > 0);
 }
 
 #[test]
-fn dns_over_tcp_is_served_by_the_same_file_without_u() {
+fn the_file_of_the_guide_serves_dns_over_tcp_without_the_option_for_udp() {
     if !have_all() {
         return;
     }

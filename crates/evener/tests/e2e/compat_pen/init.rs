@@ -1,5 +1,5 @@
-//! The init script of a guide that many followed (`init/pend` and `init/pen.conf`, to the letter), run with our
-//! binary in pen's place: in namespaces of its own, so that its paths, addresses and port are those of the guide.
+//! The init script of a popular guide (unchanged in `init/pend` and `init/pen.conf`), run with Evener in place of pen.
+//! Each test has its namespaces, so that paths, addresses and port are those of the guide.
 
 use crate::harness::{BINARY, Directory, have, have_root, wait_until};
 use std::fs;
@@ -9,14 +9,14 @@ use std::process::{Child, Command, Output, Stdio};
 /// A machine with the guide's addresses, its web servers and its script.
 struct Machine {
     holder: Child,
-    /// Its first process.
+    /// First process of the namespaces.
     first: u32,
     directory: Directory,
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // With the first process of its namespace everything in it ends.
+        // The end of the first process ends all processes of its namespace.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
         if std::thread::panicking() {
@@ -27,8 +27,8 @@ impl Drop for Machine {
     }
 }
 
-/// What the machine does before anything else. The directory of the test becomes its /etc, /run and /var. Web servers and
-/// clients are on another one.
+/// Script that sets up the machine. The directory of the test becomes its /etc, /run and /var. Web servers and clients
+/// are in another network namespace.
 const MOUNTS: &str = r#"
 set -e
 mkdir -p etc/init.d run var/log var/www/html/pen
@@ -53,15 +53,15 @@ touch ready
 exec sleep 180
 "#;
 
-/// A web server that logs the client's address as X-Forwarded-For has it, which it trusts 10.0.0.30 to say.
+/// Configuration of a web server that logs the client's address from the X-Forwarded-For header of 10.0.0.30.
 const WEB: &str = "daemon off; master_process off; pid AT/NN.pid; error_log AT/nginx;
 events { worker_connections 256; }
 http {
   client_body_temp_path AT/NN.body; proxy_temp_path AT/NN.proxy; fastcgi_temp_path AT/NN.fastcgi;
   uwsgi_temp_path AT/NN.uwsgi; scgi_temp_path AT/NN.scgi;
   real_ip_header X-Forwarded-For; set_real_ip_from 10.0.0.30;
-  log_format seen '$remote_addr $request_method $uri [$http_x_forwarded_for] $http_x_forwarded_proto';
-  access_log AT/NN.log seen;
+  log_format forwarded '$remote_addr $request_method $uri [$http_x_forwarded_for] $http_x_forwarded_proto';
+  access_log AT/NN.log forwarded;
   server {
     listen 10.0.0.NN:80;
     location /slow { limit_rate 200k; alias AT/large; }
@@ -113,7 +113,7 @@ impl Machine {
         command.stdin(Stdio::null()).output().unwrap()
     }
 
-    /// A command on the other machine.
+    /// Runs a command in the network namespace of web servers and clients.
     fn elsewhere(&self, words: &[&str]) -> Output {
         let others = self.read("others");
         self.command(&[&["nsenter", "--target", others.trim(), "--net", "--"], words].concat())
@@ -130,7 +130,7 @@ impl Machine {
         assert!(code == status && printed.contains(part), "{word}: {code} {printed}");
     }
 
-    /// What an address of 10.0.0.0/24 answers.
+    /// Returns the response of an address in 10.0.0.0/24.
     fn curl(&self, last: &str, more: &[&str]) -> String {
         let url = format!("http://10.0.0.{last}/");
         let words: Vec<&str> = ["curl", "-s", "--noproxy", "*", "-m", "10", &url]
@@ -144,7 +144,7 @@ impl Machine {
         fs::read_to_string(self.directory.file(name)).unwrap_or_default()
     }
 
-    /// The pid, as the machine's other processes know it.
+    /// Returns the pid in the namespace of the machine.
     fn pid(&self) -> String {
         self.read("run/pen.pid")
     }
@@ -161,13 +161,13 @@ impl Machine {
 }
 
 #[test]
-fn the_script_starts_stops_and_tells() {
+fn the_init_script_starts_stops_and_reports_pen() {
     let Some(machine) = Machine::new() else { return };
     machine.expect("status", 0, "Pend is not running");
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
-    // It serves as soon as the script is done: nobody waits here.
-    let seen: Vec<String> = (0..6).map(|_| machine.curl("30", &[])).collect();
-    assert_eq!(seen, ["51\n", "52\n", "53\n", "51\n", "52\n", "53\n"]);
+    // pen serves as soon as the script has ended: the test does not wait.
+    let chosen: Vec<String> = (0..6).map(|_| machine.curl("30", &[])).collect();
+    assert_eq!(chosen, ["51\n", "52\n", "53\n", "51\n", "52\n", "53\n"]);
     machine.expect("status", 0, "Pend is running");
     let pid = machine.pid();
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
@@ -177,32 +177,34 @@ fn the_script_starts_stops_and_tells() {
     assert_eq!(machine.curl("30", &[]), "51\n");
     machine.expect("stop", 0, "Stopping");
     wait_until("the end", || machine.curl("30", &[]).is_empty().then_some(()));
-    wait_until("it to be gone", || machine.pend("status").1.contains("Pend is not running").then_some(()));
+    wait_until("the script to report the end", || {
+        machine.pend("status").1.contains("Pend is not running").then_some(())
+    });
     assert!(!machine.directory.file("run/pen.pid").exists());
     machine.expect("nonsense", 1, "Usage");
 }
 
 #[test]
-fn web_servers_see_who_the_client_is_whatever_it_says() {
+fn web_servers_see_the_true_client_despite_spoofed_headers() {
     let Some(machine) = Machine::new() else { return };
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
     let from_7 = ["--interface", "10.0.0.7"];
-    let ask = |path: &str, more: &[&str]| {
+    let request = |path: &str, more: &[&str]| {
         let url = format!("http://10.0.0.30{path}");
         let words = [&["curl", "-sf", "--noproxy", "*", "-m", "10"], &from_7[..], more, &[&url]].concat();
         assert!(machine.elsewhere(&words).status.success(), "{path}");
     };
-    ask("/get", &[]);
+    request("/get", &[]);
     machine.expect_seen("10.0.0.7 GET /get [10.0.0.7] http\n");
-    ask("/put", &["-X", "PUT", "-d", "body"]);
+    request("/put", &["-X", "PUT", "-d", "body"]);
     machine.expect_seen("10.0.0.7 PUT /put [10.0.0.7] http\n");
-    ask("/spoofed", &["-H", "X-Forwarded-For: 10.66.66.66", "-H", "x-forwarded-proto: https"]);
+    request("/spoofed", &["-H", "X-Forwarded-For: 10.66.66.66", "-H", "x-forwarded-proto: https"]);
     machine.expect_seen("10.0.0.7 GET /spoofed [10.0.0.7] http\n");
-    // Every request of a connection, not the first one only.
-    ask("/one", &["-X", "DELETE", "http://10.0.0.30/two", "http://10.0.0.30/three"]);
+    // The header is set in every request of a connection, not only in the first.
+    request("/one", &["-X", "DELETE", "http://10.0.0.30/two", "http://10.0.0.30/three"]);
     machine.expect_seen("10.0.0.7 DELETE /two [10.0.0.7] http\n");
     machine.expect_seen("10.0.0.7 DELETE /three [10.0.0.7] http\n");
-    // The log has pen's lines.
+    // The log has lines in the format of pen.
     wait_until("the log", || {
         let log = machine.read("var/log/pen.log");
         let line = log.lines().find(|line| line.contains("GET /spoofed"))?.to_owned();
@@ -228,25 +230,25 @@ fn the_status_page_is_written_on_request() {
 }
 
 #[test]
-fn a_web_server_that_stops_is_not_missed() {
+fn clients_do_not_notice_a_web_server_that_stops() {
     let Some(machine) = Machine::new() else { return };
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
     let stopped = machine.read("52.pid");
     assert!(machine.command(&["kill", "-KILL", stopped.trim()]).status.success());
-    wait_until("its end", || machine.curl("52", &[]).is_empty().then_some(()));
-    let seen: String = (0..20).map(|_| machine.curl("30", &[])).collect();
-    assert!(seen.lines().count() == 20 && !seen.contains("52"), "{seen}");
+    wait_until("the end of the web server", || machine.curl("52", &[]).is_empty().then_some(()));
+    let chosen: String = (0..20).map(|_| machine.curl("30", &[])).collect();
+    assert!(chosen.lines().count() == 20 && !chosen.contains("52"), "{chosen}");
 }
 
 #[test]
-fn a_restart_waits_for_nobody_and_cuts_nobody() {
+fn a_restart_does_not_wait_for_transfers_and_does_not_cut_them() {
     let Some(machine) = Machine::new() else { return };
     machine.expect("start", 0, "Starting light weight simple load balancer: pen.\n");
     let pid = machine.pid();
     let slow = machine.directory.file("slow");
     let length = || fs::metadata(&slow).map_or(0, |meta| meta.len());
     std::thread::scope(|scope| {
-        // Longer than the script waits, shorter than an old process may take to finish.
+        // The transfer takes longer than the script waits, and less than the drain timeout.
         let fetched = scope.spawn(|| {
             let url = "http://10.0.0.30/slow";
             machine.elsewhere(&["curl", "-sf", "--noproxy", "*", "-o", &slow.display().to_string(), url])
@@ -254,11 +256,11 @@ fn a_restart_waits_for_nobody_and_cuts_nobody() {
         wait_until("the transfer to begin", || (length() > 0).then_some(()));
         machine.expect("restart", 0, "Starting");
         assert_ne!(machine.pid(), pid);
-        assert!(!machine.curl("30", &[]).is_empty(), "the new one serves");
-        assert!(!fetched.is_finished(), "the old one was still at work when the new one came");
+        assert!(!machine.curl("30", &[]).is_empty(), "the new process serves");
+        assert!(!fetched.is_finished(), "the old process still transfers when the new one has started");
         assert!(fetched.join().unwrap().status.success());
     });
     assert_eq!(length(), 1 << 20);
     machine.expect("status", 0, "Pend is running");
-    assert!(!machine.curl("30", &[]).is_empty(), "the old one took nothing along");
+    assert!(!machine.curl("30", &[]).is_empty(), "the new process serves after the end of the old one");
 }

@@ -1,4 +1,4 @@
-//! penlog, penlogd and mergelogs, side by side with Debian's: the same input, the same output.
+//! penlog, penlogd and mergelogs, compared with Debian's programs: the same input gives the same output.
 
 mod merge;
 
@@ -9,18 +9,18 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-/// Debian's program, or ours of the same name.
+/// Origin of a program.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum By {
+enum Implementation {
     Debian,
-    Us,
+    Evener,
 }
 
-const BOTH: [By; 2] = [By::Debian, By::Us];
+const BOTH: [Implementation; 2] = [Implementation::Debian, Implementation::Evener];
 
-fn program(by: By, name: &str) -> Command {
-    let mut command = Command::new(if by == By::Us { BINARY } else { name });
-    if by == By::Us {
+fn program(by: Implementation, name: &str) -> Command {
+    let mut command = Command::new(if by == Implementation::Evener { BINARY } else { name });
+    if by == Implementation::Evener {
         command.arg(name);
     }
     command.env("TZ", "UTC");
@@ -39,25 +39,25 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// Whether a process runs: the daemon is nobody's child here.
+/// Returns true if a process runs. The daemon is not a child of the test.
 fn runs(pid: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-/// What penlog sends of this input, whose last line begins with `last`.
-fn penlog(by: By, input: &[u8], own: &[&str]) -> Vec<Vec<u8>> {
+/// Returns the datagrams that penlog sends for this input, whose last line begins with `last`.
+fn penlog(by: Implementation, input: &[u8], source: &[&str]) -> Vec<Vec<u8>> {
     let socket = UdpSocket::bind(local(0)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let port = socket.local_addr().unwrap().port().to_string();
     let mut child =
-        program(by, "penlog").args(["127.0.0.1", &port]).args(own).stdin(Stdio::piped()).spawn().unwrap();
+        program(by, "penlog").args(["127.0.0.1", &port]).args(source).stdin(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let mut datagrams = Vec::new();
     let mut buffer = vec![0; 65_536];
     while datagrams.last().is_none_or(|last: &Vec<u8>| !last.starts_with(b"last")) {
         let (length, from) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!(from.ip().to_string(), own.first().copied().unwrap_or("127.0.0.1"));
+        assert_eq!(from.ip().to_string(), source.first().copied().unwrap_or("127.0.0.1"));
         datagrams.push(buffer[..length].to_vec());
     }
     assert!(child.wait().unwrap().success());
@@ -71,44 +71,44 @@ fn penlog_sends_the_same_datagrams() {
     }
     let most = "x".repeat(1022);
     let input = format!("one\n\n  two \"GET /\"\r\nbytes\u{fc}\n{most}\nlast without a newline");
-    for own in [&[][..], &["127.0.0.5"]] {
-        let [debian, ours] = BOTH.map(|by| penlog(by, input.as_bytes(), own));
-        assert_eq!(debian, ours);
-        assert_eq!(ours.len(), 6);
+    for source in [&[][..], &["127.0.0.5"]] {
+        let [debian, evener] = BOTH.map(|by| penlog(by, input.as_bytes(), source));
+        assert_eq!(debian, evener);
+        assert_eq!(evener.len(), 6);
     }
 }
 
 #[test]
-fn penlog_sends_a_long_line_whole_and_cuts_one_that_is_longer_than_any_datagram() {
+fn penlog_cuts_only_lines_that_do_not_fit_into_a_datagram() {
     let long = "x".repeat(30_000);
     let longer = "y".repeat(1_000_000);
-    let datagrams = penlog(By::Us, format!("{long}\n{longer}\nlast\n").as_bytes(), &[]);
+    let datagrams = penlog(Implementation::Evener, format!("{long}\n{longer}\nlast\n").as_bytes(), &[]);
     let lengths: Vec<usize> = datagrams.iter().map(Vec::len).collect();
     assert_eq!(lengths, [30_001, 60_001, 5]);
     assert!(datagrams[1].ends_with(b"y\n"));
 }
 
 #[test]
-fn penlog_goes_on_when_nobody_listens() {
+fn penlog_continues_while_no_program_listens() {
     let (port, directory) = (reserved_port(), Directory::new());
-    let mut child = program(By::Us, "penlog")
+    let mut child = program(Implementation::Evener, "penlog")
         .args(["localhost", &port.to_string()])
         .stdin(Stdio::piped())
         .stderr(fs::File::create(directory.file("errors")).unwrap())
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    // The refusal comes back with the first line, and is found at a later one.
+    // The refusal of the first line is reported with a later one.
     let expected = format!("penlog: cannot send to 127.0.0.1:{port}: Connection refused");
     wait_until("the refusal", || {
-        input.write_all(b"nobody is there\n").unwrap();
+        input.write_all(b"no listener\n").unwrap();
         read(&directory.file("errors")).starts_with(&expected).then_some(())
     });
     let socket = UdpSocket::bind(local(port)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let mut buffer = [0; 64];
-    wait_until("a line after all", || {
-        input.write_all(b"somebody is there\n").unwrap();
+    wait_until("a line", || {
+        input.write_all(b"a listener\n").unwrap();
         socket.recv(&mut buffer).ok()
     });
     drop(input);
@@ -133,7 +133,7 @@ impl Drop for Collector {
 }
 
 impl Collector {
-    fn start(by: By, directory: &Directory, options: &[&str]) -> Self {
+    fn start(by: Implementation, directory: &Directory, options: &[&str]) -> Self {
         let port = reserved_port();
         let out = directory.file(&format!("out-{port}"));
         let errors = directory.file(&format!("errors-{port}"));
@@ -155,7 +155,8 @@ impl Collector {
     }
 }
 
-/// What waits at a UDP port, if somebody listens there: what `/proc` says, for a datagram would be seen by who is tested.
+/// Returns the number of queued bytes of a UDP port in `/proc`; `None` if no program listens. A test datagram would
+/// reach the tested program.
 fn queued(port: u16) -> Option<u64> {
     let tables = read(Path::new("/proc/net/udp")) + &read(Path::new("/proc/net/udp6"));
     let at = format!(":{port:04X}");
@@ -173,15 +174,15 @@ fn send(from: &str, port: u16, datagram: &[u8]) {
     socket.send_to(datagram, local(port)).unwrap();
 }
 
-/// Sends datagrams, each from its address, and gives what is written.
-fn collect(by: By, options: &[&str], datagrams: &[(&str, Vec<u8>)]) -> String {
+/// Sends datagrams, each from its address, and returns the log.
+fn collect(by: Implementation, options: &[&str], datagrams: &[(&str, Vec<u8>)]) -> String {
     let directory = Directory::new();
     let mut collector = Collector::start(by, &directory, options);
     for (from, datagram) in datagrams {
         send(from, collector.port, datagram);
     }
-    // Debian's writes when it ends, if there is little; so what it was sent must have been taken.
-    wait_until("all datagrams to be taken", || {
+    // Debian's program may write only at its end, so all datagrams must be received before.
+    wait_until("all datagrams to be received", || {
         let ended = collector.child.try_wait().unwrap();
         assert!(ended.is_none(), "{by:?} ended: {ended:?} {}", read(&collector.errors));
         (queued(collector.port) == Some(0)).then_some(())
@@ -225,7 +226,7 @@ fn penlogd_writes_the_same_lines() {
         (ONE, b"two \"GET /two\" 1\nlines \"GET /two\" 2\n".to_vec()),
         (ONE, web("bytes\u{fc}", "GET /\u{fc}")),
     ];
-    // What is none is thrown away by both.
+    // Both programs drop invalid lines.
     for nothing in ["", "\n", "nonsense\n", "\"\n", "a \"b\n", "+\n", "+ a\n", "+ a b\n", "+ a 127.0.0.1 \n"]
     {
         datagrams.push((ONE, nothing.into()));
@@ -235,16 +236,16 @@ fn penlogd_writes_the_same_lines() {
         datagrams.push((ONE, pen("10.1.1.5", ONE, &request)));
         datagrams.push((ONE, web("w", &request)));
     }
-    let [debian, ours] = BOTH.map(|by| collect(by, &[], &datagrams));
-    assert_eq!(debian, ours);
-    assert_eq!(ours.matches("10.1.1.3 - - ").count(), 3);
+    let [debian, evener] = BOTH.map(|by| collect(by, &[], &datagrams));
+    assert_eq!(debian, evener);
+    assert_eq!(evener.matches("10.1.1.3 - - ").count(), 3);
 }
 
 #[test]
-fn penlogd_does_better_with_long_requests_small_rings_and_lines_without_an_end() {
+fn penlogd_handles_long_requests_small_rings_and_lines_without_a_newline() {
     let long = format!("GET /{} HTTP/1.0", "x".repeat(200));
     let written = collect(
-        By::Us,
+        Implementation::Evener,
         &["-n1"],
         &[
             (ONE, pen("10.1.1.1", ONE, &long)),
@@ -274,7 +275,7 @@ fn penlogd_survives_hostile_datagrams() {
         datagrams.push((ONE, web(&"c".repeat(length), "a")));
     }
     let directory = Directory::new();
-    let mut collector = Collector::start(By::Us, &directory, &["-n2"]);
+    let mut collector = Collector::start(Implementation::Evener, &directory, &["-n2"]);
     for (from, datagram) in &datagrams {
         send(from, collector.port, datagram);
     }
@@ -286,27 +287,27 @@ fn penlogd_survives_hostile_datagrams() {
     assert_eq!(collector.end("INT"), Some(0));
     let errors = read(&collector.errors);
     assert!(errors.contains("127.0.0.1 sent"), "{errors}");
-    // One complaint a second, of whatever length the datagram is, and nothing that a terminal would obey.
+    // At most one message a second, of bounded length, and without control characters for a terminal.
     assert!(errors.lines().count() < 30, "{errors}");
     assert!(errors.lines().all(|line| line.len() < 600 && line.is_ascii()), "{errors}");
     assert!(!errors.contains('\u{1b}'), "{errors}");
 }
 
 #[test]
-fn penlogd_takes_datagrams_of_both_families() {
+fn penlogd_receives_datagrams_over_ipv4_and_ipv6() {
     let directory = Directory::new();
     let Ok(socket) = UdpSocket::bind("[::1]:0") else {
         println!("skipped: needs IPv6 on loopback");
         return;
     };
-    let collector = Collector::start(By::Us, &directory, &[]);
+    let collector = Collector::start(Implementation::Evener, &directory, &[]);
     let to = ("::1", collector.port);
     socket.send_to(&pen("2001:db8::1", "::1", "GET /"), to).unwrap();
     socket.send_to(&web("w", "GET /"), to).unwrap();
     wait_until("the line", || read(&collector.out).starts_with("2001:db8::1 - - ").then_some(()));
 }
 
-/// A penlogd in the background, by a link of its name, in a directory of its own.
+/// A penlogd in the background, started by a link of its name in a new directory.
 struct Background {
     directory: Directory,
     port: u16,
@@ -322,26 +323,29 @@ impl Drop for Background {
 }
 
 impl Background {
-    fn start(by: By, options: &[&str]) -> Self {
+    fn start(by: Implementation, options: &[&str]) -> Self {
         let directory = Directory::new();
         let port = reserved_port();
-        let target = if by == By::Us { BINARY } else { "/usr/bin/penlogd" };
+        let target = if by == Implementation::Evener { BINARY } else { "/usr/bin/penlogd" };
         std::os::unix::fs::symlink(target, directory.file("penlogd")).unwrap();
         let mut command = Command::new(directory.file("penlogd"));
-        // Relative paths stay what they were in the directory that it was called in.
+        // Relative paths are resolved in the directory of the call.
         command.current_dir(directory.file(".")).args(options).args(["-p", "pid", &port.to_string()]);
         let status = command.stdout(fs::File::create(directory.file("out")).unwrap()).status().unwrap();
         assert!(status.success());
-        if by == By::Us {
-            assert!(directory.file("pid").exists() && listens(port), "it ended before the daemon was ready");
+        if by == Implementation::Evener {
+            assert!(
+                directory.file("pid").exists() && listens(port),
+                "the first process ended before the daemon was ready"
+            );
         }
         let pid = wait_until("the pid", || Some(read(&directory.file("pid"))).filter(|pid| !pid.is_empty()));
         wait_until("penlogd to listen", || listens(port).then_some(()));
         Self { directory, port, pid }
     }
 
-    fn expect_taken(&self) {
-        wait_until("all datagrams to be taken", || (queued(self.port) == Some(0)).then_some(()));
+    fn expect_received(&self) {
+        wait_until("all datagrams to be received", || (queued(self.port) == Some(0)).then_some(()));
     }
 
     fn expect(&self, file: &str, text: &str) {
@@ -350,7 +354,7 @@ impl Background {
 }
 
 #[test]
-fn a_background_penlogd_opens_its_log_anew_and_takes_its_pid_file_along() {
+fn a_background_penlogd_opens_its_log_again_on_hup_and_removes_its_pid_file() {
     if !have("penlogd") {
         return;
     }
@@ -358,14 +362,14 @@ fn a_background_penlogd_opens_its_log_anew_and_takes_its_pid_file_along() {
         let daemon = Background::start(by, &["-llog"]);
         assert!(!daemon.pid.ends_with('\n') && runs(&daemon.pid), "{:?}", daemon.pid);
         send(ONE, daemon.port, b"one \"GET /\" 1\n");
-        // Debian's writes when it closes the log; so what it was sent must have been taken.
-        daemon.expect_taken();
+        // Debian's program may write only when it closes the log, so all datagrams must be received before.
+        daemon.expect_received();
         fs::rename(daemon.directory.file("log"), daemon.directory.file("log.1")).unwrap();
         signal("HUP", &daemon.pid);
         wait_until("the new log", || daemon.directory.file("log").exists().then_some(()));
         send(ONE, daemon.port, b"two \"GET /\" 1\n");
         daemon.expect("log.1", "one \"GET /\" 1\n");
-        daemon.expect_taken();
+        daemon.expect_received();
         signal("TERM", &daemon.pid);
         wait_until("the end", || (!runs(&daemon.pid)).then_some(()));
         assert!(!daemon.directory.file("pid").exists());
@@ -375,8 +379,8 @@ fn a_background_penlogd_opens_its_log_anew_and_takes_its_pid_file_along() {
 }
 
 #[test]
-fn a_background_penlogd_has_left_the_terminal_but_not_its_stdout() {
-    let daemon = Background::start(By::Us, &[]);
+fn a_background_penlogd_leaves_the_terminal_and_keeps_its_stdout() {
+    let daemon = Background::start(Implementation::Evener, &[]);
     send(ONE, daemon.port, b"a \"GET /\" 1\n");
     daemon.expect("out", "a \"GET /\" 1\n");
     let link = |path: &str| fs::read_link(format!("/proc/{}/{path}", daemon.pid)).unwrap();
@@ -396,7 +400,7 @@ fn penlogd_changes_its_root_and_its_user() {
     let root = Directory::new();
     std::os::unix::fs::chown(root.file("."), Some(65_534), Some(65_534)).unwrap();
     let path = root.file(".").canonicalize().unwrap().display().to_string();
-    let daemon = Background::start_in(&path, &["-j", &path, "-u", "nobody", "-l/log", "-p/pid"]);
+    let daemon = Background::start_in(&path, &["-j", &path, "-unobody", "-l/log", "-p/pid"]);
     send(ONE, daemon.port, b"a \"GET /\" 1\n");
     wait_until("the line", || (read(&root.file("log")) == "a \"GET /\" 1\n").then_some(()));
     let status = read(Path::new(&format!("/proc/{}/status", daemon.pid)));
@@ -410,17 +414,24 @@ fn penlogd_changes_its_root_and_its_user() {
 }
 
 impl Background {
-    /// One whose pid file is `pid` in another directory.
+    /// Starts a penlogd whose pid file is `pid` in another directory.
     fn start_in(root: &str, options: &[&str]) -> Self {
         let port = reserved_port();
-        assert!(program(By::Us, "penlogd").args(options).arg(port.to_string()).status().unwrap().success());
+        assert!(
+            program(Implementation::Evener, "penlogd")
+                .args(options)
+                .arg(port.to_string())
+                .status()
+                .unwrap()
+                .success()
+        );
         let pid = read(&Path::new(root).join("pid"));
         Self { directory: Directory::new(), port, pid }
     }
 }
 
 #[test]
-fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
+fn a_background_penlogd_that_cannot_start_reports_the_reason_and_fails() {
     let taken = UdpSocket::bind("0.0.0.0:0").unwrap();
     let taken = taken.local_addr().unwrap().port().to_string();
     let free = reserved_port().to_string();
@@ -432,7 +443,7 @@ fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
         (&["-j/no/such/root", &free], "penlogd: cannot make /no/such/root the root: "),
     ];
     for (arguments, expected) in cases {
-        let output = program(By::Us, "penlogd").args(*arguments).output().unwrap();
+        let output = program(Implementation::Evener, "penlogd").args(*arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         let text = printed(&output);
         assert!(text.starts_with(expected), "{text}");
@@ -441,17 +452,20 @@ fn a_background_penlogd_that_cannot_start_says_so_and_fails() {
 }
 
 #[test]
-fn a_pid_file_goes_when_the_start_fails_later() {
+fn a_pid_file_is_removed_if_the_start_fails_later() {
     let directory = Directory::new();
     let pid = directory.file("pid").display().to_string();
     let port = reserved_port().to_string();
-    let output = program(By::Us, "penlogd").args(["-fp", &pid, "-l/no/such/log", &port]).output().unwrap();
+    let output = program(Implementation::Evener, "penlogd")
+        .args(["-fp", &pid, "-l/no/such/log", &port])
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(!directory.file("pid").exists());
 }
 
 #[test]
-fn a_wrong_command_line_says_what_is_wrong() {
+fn errors_of_the_command_line_are_reported() {
     let cases: &[(&str, &[&str], &str)] = &[
         ("penlog", &[], "penlog: expected two or three words, got 0\nUsage: penlog server_ip"),
         (
@@ -477,7 +491,8 @@ fn a_wrong_command_line_says_what_is_wrong() {
         ("mergelogs", &["-p/dev/null", "a:/no/w"], "mergelogs: cannot open the log /no/w: No such file"),
     ];
     for (name, arguments, expected) in cases {
-        let output = program(By::Us, name).args(*arguments).stdin(Stdio::null()).output().unwrap();
+        let output =
+            program(Implementation::Evener, name).args(*arguments).stdin(Stdio::null()).output().unwrap();
         let text = printed(&output);
         let usage = if text.contains("\nUsage") { 2 } else { 1 };
         assert_eq!(output.status.code(), Some(usage), "{name} {arguments:?}");
@@ -487,7 +502,7 @@ fn a_wrong_command_line_says_what_is_wrong() {
 }
 
 #[test]
-fn a_link_of_its_name_is_the_program() {
+fn a_link_named_like_a_program_runs_it() {
     let directory = Directory::new();
     for name in ["penlog", "penlogd", "mergelogs"] {
         std::os::unix::fs::symlink(BINARY, directory.file(name)).unwrap();

@@ -1,4 +1,4 @@
-//! pen while it runs: signals, files that are read again, the background, users and roots.
+//! The running pen: signals, reloads of files, daemons, and changes of user and root.
 
 use crate::compat_pen::tcp::at;
 use crate::harness::pen::{Daemon, Pen, refused, signal};
@@ -11,23 +11,23 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Whether a service listens there.
+/// Returns true if a program listens on this port.
 pub(crate) fn listens(port: u16) -> bool {
     TcpStream::connect(local(port)).is_ok()
 }
 
 #[test]
-fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
+fn a_changed_file_is_reloaded_under_load_without_a_failed_client() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let (listen, directory) = (reserved_port(), Directory::new());
     let file = directory.write("commands", &format!("server 1 address 127.0.0.1 port {}\n", b.port));
     let text = file.display().to_string();
     let pen = Pen::run_in(directory, &["-r", "-F", &text, &format!("127.0.0.1:{listen}"), &at(&a)]);
-    let (over, requested) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, requested) = (AtomicBool::new(false), AtomicUsize::new(0));
     let failed: usize = std::thread::scope(|scope| {
         let load = || {
             let mut failed = 0;
-            while !over.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 failed += usize::from(!["a", "b", "c"].contains(&who(listen).as_str()));
                 requested.fetch_add(1, Ordering::Relaxed);
             }
@@ -42,15 +42,15 @@ fn a_changed_file_is_read_again_under_load_and_no_client_notices() {
             let before = requested.load(Ordering::Relaxed);
             wait_until("more clients", || (requested.load(Ordering::Relaxed) > before + 30).then_some(()));
         }
-        over.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
     });
-    assert_eq!(failed, 0, "of {}", requested.load(Ordering::Relaxed));
+    assert_eq!(failed, 0, "failed clients of {}", requested.load(Ordering::Relaxed));
     assert!(pen.ctl("servers").contains(&format!("port {}", b.port)));
 }
 
 #[test]
-fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
+fn a_file_with_problems_changes_nothing_and_each_problem_is_logged_with_its_line() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let file = directory.write("commands", "roundrobin\nblacklist 7\n");
     let text = file.display().to_string();
@@ -68,7 +68,7 @@ fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
     assert_eq!(pen.ctl("blacklist"), "7\n");
     assert!(pen.ctl("mode").starts_with("no hash roundrobin"));
     assert_eq!(who(listen), "a");
-    // At the start the same problems keep it from starting.
+    // The same problems prevent a start.
     let (code, printed) = refused(&["-f", "-F", &text, "127.0.0.1:1", "127.0.0.1:2"]);
     assert_eq!(code, 1, "{printed}");
     assert!(
@@ -81,7 +81,7 @@ fn a_file_with_problems_changes_nothing_and_each_is_told_with_its_line() {
 }
 
 #[test]
-fn a_log_is_rotated_by_moving_it_and_hanging_up() {
+fn a_moved_log_is_opened_again_on_hup() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let log = directory.file("pen.log");
     let pen =
@@ -109,7 +109,7 @@ fn a_log_is_rotated_by_moving_it_and_hanging_up() {
 }
 
 #[test]
-fn usr1_writes_the_page_or_says_the_numbers() {
+fn usr1_writes_the_status_page_or_logs_statistics() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let page = directory.file("page.html");
     let pen = Pen::run_in(directory, &[&format!("127.0.0.1:{listen}"), &at(&a)]);
@@ -129,54 +129,54 @@ fn usr1_writes_the_page_or_says_the_numbers() {
 }
 
 #[test]
-fn usr2_aborts() {
+fn usr2_aborts_the_program() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     pen.signal("USR2");
-    assert_eq!(pen.end(), None, "a signal ended it, as abort() does");
+    assert_eq!(pen.end(), None, "abort() ends a process by a signal");
 }
 
-/// A server that, once it was asked, sends a byte whenever it is told to, and closes when it is told no more.
+/// A server that, after a request, sends a byte for each message of the channel, and closes with the channel.
 fn slow_server() -> (Server, std::sync::mpsc::Sender<()>) {
-    let (go, reported) = std::sync::mpsc::channel::<()>();
-    let reported = std::sync::Mutex::new(reported);
+    let (send_byte, messages) = std::sync::mpsc::channel::<()>();
+    let messages = std::sync::Mutex::new(messages);
     let server = Server::start(move |mut stream| {
         if !matches!(stream.read(&mut [0]), Ok(1)) {
             return;
         }
-        while reported.lock().unwrap().recv().is_ok() {
+        while messages.lock().unwrap().recv().is_ok() {
             if stream.write_all(b"x").is_err() {
                 return;
             }
         }
     });
-    (server, go)
+    (server, send_byte)
 }
 
 #[test]
-fn term_lets_a_transfer_end_well() {
-    let ((server, go), listen) = (slow_server(), reserved_port());
+fn term_lets_a_transfer_finish() {
+    let ((server, send_byte), listen) = (slow_server(), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&server)]);
     let mut client = connect(listen);
     client.write_all(b"?").unwrap();
-    go.send(()).unwrap();
+    send_byte.send(()).unwrap();
     let mut byte = [0];
     client.read_exact(&mut byte).unwrap();
     pen.signal("TERM");
     wait_until("no new clients", || (!listens(listen)).then_some(()));
     for _ in 0..10 {
-        go.send(()).unwrap();
+        send_byte.send(()).unwrap();
         client.read_exact(&mut byte).unwrap();
     }
     assert!(!pen.has_ended());
-    drop(go);
-    assert_eq!(client.read(&mut byte).unwrap(), 0, "an orderly end");
+    drop(send_byte);
+    assert_eq!(client.read(&mut byte).unwrap(), 0, "the transfer ends without an error");
     drop(client);
     assert_eq!(pen.end(), Some(0));
 }
 
 #[test]
-fn term_waits_for_its_limit_only_and_a_second_one_for_nothing() {
+fn term_drains_until_the_timeout_and_a_second_term_ends_immediately() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let listen_at = format!("127.0.0.1:{listen}");
     for (limit, twice) in [("300ms", false), ("1h", true)] {
@@ -190,37 +190,37 @@ fn term_waits_for_its_limit_only_and_a_second_one_for_nothing() {
             pen.signal("TERM");
         }
         assert_eq!(pen.end(), Some(0));
-        // Cut, with whatever the kernel makes of it.
+        // The connection ends with or without an error.
         assert!(!matches!(client.read(&mut [0]), Ok(1..)));
     }
 }
 
 #[test]
-fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
+fn a_daemon_serves_before_its_caller_ends_and_has_a_pid_file_while_it_runs() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     let listen_at = format!("127.0.0.1:{listen}");
     let daemon = Daemon::start(&directory, &[&listen_at, &at(&a)]);
-    // At once: nobody waits here.
+    // The daemon serves immediately: the test does not wait.
     assert_eq!(who(listen), "a");
-    let of = |what: &str| fs::read_link(format!("/proc/{}/{what}", daemon.pid)).unwrap();
-    // As with pen: names of files go on meaning what they meant.
-    assert_eq!(of("cwd"), std::env::current_dir().unwrap());
-    assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| of(fd).display().to_string() == "/dev/null"));
+    let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", daemon.pid)).unwrap();
+    // As with pen, relative paths keep their meaning.
+    assert_eq!(link("cwd"), std::env::current_dir().unwrap());
+    assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| link(fd).display().to_string() == "/dev/null"));
     signal("TERM", daemon.pid);
     daemon.expect_end();
     assert!(!directory.file("pid").exists());
-    // What the other has says so.
+    // A port in use is reported.
     let taken = TcpListener::bind(local(listen)).unwrap();
     let pid_file = directory.file("other").display().to_string();
     let (code, printed) = refused(&["-p", &pid_file, &listen_at, &at(&a)]);
     assert_eq!(code, 1, "{printed}");
     assert!(printed.starts_with(&format!("pen: {listen_at} is in use")), "{printed}");
-    assert!(!directory.file("other").exists(), "who does not run leaves no pid file");
+    assert!(!directory.file("other").exists(), "a failed start leaves no pid file");
     drop(taken);
 }
 
 #[test]
-fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() {
+fn a_daemon_resolves_relative_paths_in_its_first_directory_also_on_reload() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", a.port));
     directory.write("commands", "include inner\nlog requests\nweb_stats page.html\n");
@@ -246,14 +246,14 @@ fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() 
 }
 
 #[test]
-fn a_daemon_of_udp_makes_room_for_the_next_one_at_once() {
+fn a_udp_daemon_releases_its_port_immediately_on_term() {
     let (echo, listen, directory) = (crate::udp::flows::Echo::start("a"), reserved_port(), Directory::new());
     let (listen_at, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", echo.port));
     let daemon = Daemon::start(&directory, &["-U", &listen_at, &server]);
     let client = crate::udp::flows::client(listen);
     assert_eq!(crate::udp::flows::ask(&client, "1"), "a 1");
     signal("TERM", daemon.pid);
-    wait_until("the pid file to go", || (!directory.file("pid").exists()).then_some(()));
+    wait_until("the removal of the pid file", || (!directory.file("pid").exists()).then_some(()));
     let next = wait_until("the port", || {
         let (code, _) =
             refused(&["-p", &directory.file("pid").display().to_string(), "-U", &listen_at, &server]);
@@ -265,7 +265,7 @@ fn a_daemon_of_udp_makes_room_for_the_next_one_at_once() {
     daemon.expect_end();
 }
 
-/// A port below 1024 that is free.
+/// Returns a free port below 1024.
 fn low_port() -> u16 {
     let first = 600 + (std::process::id() % 300) as u16;
     let free = |port: &u16| TcpListener::bind(local(*port)).is_ok();
@@ -273,7 +273,7 @@ fn low_port() -> u16 {
 }
 
 #[test]
-fn another_user_keeps_low_ports_keys_and_commands() {
+fn a_changed_user_keeps_low_ports_keys_and_commands() {
     if !have_root() {
         return;
     }
@@ -283,14 +283,13 @@ fn another_user_keeps_low_ports_keys_and_commands() {
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let log = directory.file("requests").display().to_string();
     let commands = directory.write("commands", "blacklist 5\n");
-    // The user may write where it is told to.
+    // The user may write in this directory.
     fs::set_permissions(directory.file(""), fs::Permissions::from_mode(0o777)).unwrap();
     let [chain, key, commands] = [chain, key, commands].map(|path| path.display().to_string());
     let pen = Pen::run_in(
         directory,
         &[
-            "-u",
-            "nobody",
+            "-unobody",
             "-l",
             &log,
             "-F",
@@ -312,7 +311,7 @@ fn another_user_keeps_low_ports_keys_and_commands() {
         assert_eq!(crate::harness::certificates::line_of(&mut stream), "a 127.0.0.1");
     };
     serves(low);
-    // Every command still works, though the key cannot be read any more.
+    // Every command still works, although the user cannot read the key.
     assert_eq!(pen.ctl("blacklist 9"), "9\n");
     pen.order("acl 1 deny 127.0.0.66");
     assert_eq!(pen.ctl("client_acl 1"), "1\n");
@@ -322,7 +321,7 @@ fn another_user_keeps_low_ports_keys_and_commands() {
     assert_eq!(pen.ctl(&format!("listen 127.0.0.1:{other}")), format!("127.0.0.1:{other}\n"));
     serves(other);
     wait_until("the old port to be closed", || (!listens(low)).then_some(()));
-    // A log is rotated and the file of commands read again, with the key that there was.
+    // The log is opened again and the file of commands is read again; the old key stays in use.
     fs::rename(&log, format!("{log}.1")).unwrap();
     fs::write(&commands, "blacklist 6\n").unwrap();
     pen.signal("HUP");
@@ -333,7 +332,7 @@ fn another_user_keeps_low_ports_keys_and_commands() {
 }
 
 #[test]
-fn another_root_holds_what_is_written() {
+fn log_page_and_pid_file_are_written_in_the_changed_root() {
     if !have_root() {
         return;
     }
@@ -382,7 +381,7 @@ fn another_root_holds_what_is_written() {
 }
 
 #[test]
-fn as_root_no_control_port_is_opened_unless_it_is_said_whom_to_run_as() {
+fn root_opens_no_control_port_unless_a_user_is_given() {
     if !have_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! TLS as pen's options and commands have it, spoken with curl and openssl.
+//! TLS by pen's options and commands, with curl and openssl as clients.
 
 use crate::compat_pen::tcp::at;
 use crate::harness::certificates::{Authority, Issued, curl, mirror, openssl, s_client};
@@ -21,7 +21,7 @@ impl Fixture {
             return None;
         }
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-        authority.own.write(&directory, "ca");
+        authority.write(&directory, "ca");
         Some(Self { directory, authority, server: mirror("a"), listen: reserved_port() })
     }
 
@@ -34,14 +34,14 @@ impl Fixture {
         [chain, key].map(|path| path.display().to_string())
     }
 
-    /// pen with these options before where it listens and its server.
+    /// Runs pen with these options before its listen address and its server.
     fn pen(&self, options: &[&str]) -> Pen {
         let (listen, server) = (format!("127.0.0.1:{}", self.listen), at(&self.server));
         Pen::run(&[options, &[&listen, &server]].concat())
     }
 
-    /// A request by a name, and with a client's certificate perhaps.
-    fn ask(&self, name: &str, client: Option<&Issued>) -> (u16, String) {
+    /// Requests a host, with a client certificate if given.
+    fn request(&self, name: &str, client: Option<&Issued>) -> (u16, String) {
         let ca = self.file("ca.crt");
         let mut words = vec!["--cacert".to_owned(), ca];
         if let Some(issued) = client {
@@ -53,7 +53,7 @@ impl Fixture {
         curl(self.listen, name, "https", &words)
     }
 
-    /// The name on the certificate that a client gets who asks for this one.
+    /// Returns the subject of the certificate that a client gets for this host name.
     fn subject(&self, name: &str) -> String {
         let printed = s_client(self.listen, &["-servername", name], "");
         printed.lines().find_map(|line| line.strip_prefix("subject=")).unwrap_or_default().to_owned()
@@ -61,26 +61,27 @@ impl Fixture {
 }
 
 #[test]
-fn a_certificate_with_its_key_beside_it_or_in_it() {
+fn a_key_is_read_from_its_file_or_from_the_file_of_the_certificate() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let both = fs::read_to_string(&chain).unwrap() + &fs::read_to_string(&key).unwrap();
     let both = fixture.directory.write("both.pem", &both).display().to_string();
     for options in [&["-E", &chain, "-K", &key][..], &["-E", &both], &["-Z", "-L", "ssl23", "-E", &both]] {
         let _pen = fixture.pen(options);
-        let (status, body) = fixture.ask("a.example", None);
+        let (status, body) = fixture.request("a.example", None);
         assert!(status == 200 && body.starts_with("a\nGET / HTTP/1.1"), "{options:?}: {status} {body}");
         assert!(!body.to_lowercase().contains("x-forwarded"), "without -H nothing is added: {body}");
     }
     let _pen = fixture.pen(&["-E", &both]);
-    for (version, well) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false), ("-tls1", false)] {
+    for (version, is_accepted) in [("-tls1_3", true), ("-tls1_2", true), ("-tls1_1", false), ("-tls1", false)]
+    {
         let printed = s_client(fixture.listen, &[version, "-cipher", "ALL:@SECLEVEL=0"], "");
-        assert_eq!(printed.contains("subject="), well, "{version}: {printed}");
+        assert_eq!(printed.contains("subject="), is_accepted, "{version}: {printed}");
     }
 }
 
 #[test]
-fn behind_tls_the_headers_say_https() {
+fn forwarded_headers_name_https_behind_tls() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let _pen = fixture.pen(&["-H", "-E", &chain, "-K", &key]);
@@ -98,10 +99,10 @@ fn behind_tls_the_headers_say_https() {
 }
 
 #[test]
-fn clients_show_certificates_where_they_have_to() {
+fn clients_without_a_valid_certificate_are_refused_if_one_is_required() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
-    let own = fixture.authority.issue_client("someone");
+    let trusted = fixture.authority.issue_client("someone");
     let foreign = Authority::new("x").issue_client("someone");
     let (ca, hashed) = (fixture.file("ca.crt"), Directory::new());
     let hash = openssl(&["x509", "-noout", "-hash", "-in", &ca], "");
@@ -109,15 +110,17 @@ fn clients_show_certificates_where_they_have_to() {
     let hashed = hashed.file("").display().to_string();
     for authorities in [["-G", &ca], ["-A", &hashed]] {
         let _pen = fixture.pen(&[&["-R", "-E", &chain, "-K", &key], &authorities[..]].concat());
-        let requested = [Some(&own), Some(&foreign), None].map(|client| fixture.ask("a.example", client).0);
+        let requested =
+            [Some(&trusted), Some(&foreign), None].map(|client| fixture.request("a.example", client).0);
         assert_eq!(requested, [200, 0, 0], "{authorities:?}");
     }
-    // Without -R nobody is asked for one.
+    // Without -R no certificate is required.
     let _pen = fixture.pen(&["-E", &chain, "-K", &key, "-G", &ca]);
-    assert_eq!(fixture.ask("a.example", None).0, 200);
+    assert_eq!(fixture.request("a.example", None).0, 200);
 }
 
-/// A certificate whose authority is not known to clients but by `NAME.ca`; they know `root.pem`.
+/// Writes a certificate whose authority clients know only through the intermediate one in `NAME.ca`; they trust
+/// `root.pem`.
 fn chain_of_three(directory: &Directory, name: &str) {
     let script = format!(
         "key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
@@ -134,12 +137,12 @@ fn chain_of_three(directory: &Directory, name: &str) {
 }
 
 #[test]
-fn names_have_certificates_of_their_own() {
+fn each_host_name_gets_its_certificate() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("default.example");
     let names = Directory::new();
     fixture.authority.issue(&["one.example"]).write(&names, "one.example");
-    // What leads from a certificate to its authority stands in a file beside it.
+    // The intermediate certificate is in a file beside the certificate.
     chain_of_three(&names, "two.example");
     let pen =
         fixture.pen(&["-E", &chain, "-K", &key, "-o", &format!("ssl_sni_path {}", names.file("").display())]);
@@ -149,14 +152,14 @@ fn names_have_certificates_of_their_own() {
     assert_eq!(printed.matches("BEGIN CERTIFICATE").count(), 2, "{printed}");
     let root = names.file("root.pem").display().to_string();
     assert_eq!(curl(fixture.listen, "two.example", "https", &["--cacert", &root]).0, 200);
-    // A name that comes while it runs.
+    // A certificate that is added while pen runs.
     fixture.authority.issue(&["three.example"]).write(&names, "three.example");
     pen.hang_up();
     assert_eq!(fixture.subject("three.example"), "CN = three.example");
 }
 
 #[test]
-fn the_answer_of_the_authority_is_stapled() {
+fn an_ocsp_response_is_stapled() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let (ca, ca_key) = (fixture.file("ca.crt"), fixture.file("ca.key"));
@@ -185,32 +188,32 @@ fn the_answer_of_the_authority_is_stapled() {
     pen.order(&format!("ssl_ocsp_response {response}"));
     assert!(stapled());
     assert!(pen.ctl("ssl_ocsp_response /nowhere").contains("/nowhere"));
-    assert!(stapled(), "what was there stays");
+    assert!(stapled(), "the old OCSP response stays in use");
 }
 
 #[test]
-fn ssl_options_and_ciphers_are_taken_where_they_mean_something() {
+fn ssl_options_are_applied_and_the_cipher_list_is_ignored() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let pen = fixture.pen(&["-E", &chain, "-K", &key]);
-    let speaks = |version: &str| s_client(fixture.listen, &[version], "").contains("subject=");
-    assert!(speaks("-tls1_2") && speaks("-tls1_3"));
+    let accepts = |version: &str| s_client(fixture.listen, &[version], "").contains("subject=");
+    assert!(accepts("-tls1_2") && accepts("-tls1_3"));
     pen.order("ssl_option no_tlsv1.2");
-    assert!(!speaks("-tls1_2") && speaks("-tls1_3"));
+    assert!(!accepts("-tls1_2") && accepts("-tls1_3"));
     pen.order("ssl_ciphers HIGH");
     pen.expect_log("the list is not used");
     assert!(pen.ctl("ssl_option no_tlsv9").contains("no_tlsv9"));
     // A key that does not belong to the certificate changes nothing.
     let [_, other] = fixture.issue("b.example");
     assert!(!pen.ctl(&format!("ssl_key {other}")).is_empty());
-    assert!(speaks("-tls1_3"));
+    assert!(accepts("-tls1_3"));
     pen.order(&format!("ssl_ca {}", fixture.file("ca.crt")));
     pen.order("ssl_require_peer");
-    wait_until("certificates to be asked for", || (fixture.ask("a.example", None).0 == 0).then_some(()));
+    wait_until("certificates to be required", || (fixture.request("a.example", None).0 == 0).then_some(()));
 }
 
 #[test]
-fn what_means_nothing_without_a_certificate_is_said() {
+fn options_that_have_no_effect_without_a_certificate_are_logged() {
     let Some(fixture) = Fixture::new() else { return };
     let pen = fixture.pen(&["-R", "-G", &fixture.file("ca.crt")]);
     pen.expect_log("-R and ssl_sni_path have no effect without -E: clients are served without TLS");
@@ -218,7 +221,7 @@ fn what_means_nothing_without_a_certificate_is_said() {
 }
 
 #[test]
-fn what_cannot_be_is_said_at_the_start() {
+fn impossible_tls_options_prevent_the_start() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let [_, other] = fixture.issue("b.example");
@@ -234,10 +237,10 @@ fn what_cannot_be_is_said_at_the_start() {
     ] {
         let listen = format!("127.0.0.1:{}", fixture.listen);
         let words = [options, &["-f", "-d", &listen, "127.0.0.1:9"]].concat();
-        let (ended, printed) = refused(&words);
+        let (status, printed) = refused(&words);
         assert!(
-            ended == code && printed.starts_with("pen: ") && printed.contains(part),
-            "{options:?}: {ended} {printed}"
+            status == code && printed.starts_with("pen: ") && printed.contains(part),
+            "{options:?}: {status} {printed}"
         );
     }
 }

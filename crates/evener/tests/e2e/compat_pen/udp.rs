@@ -1,4 +1,4 @@
-//! pen over UDP: which server a client's flows get, servers that fail, lists and the emergency.
+//! pen over UDP: the server of a flow, failover, access lists, and the emergency server.
 
 use crate::harness::pen::Pen;
 use crate::harness::{local, reserved_port, wait_until};
@@ -10,7 +10,7 @@ fn at(echo: &Echo) -> String {
     format!("127.0.0.1:{}", echo.port)
 }
 
-/// A client with an address and a port of its own.
+/// Creates a client with this address and a new port.
 fn client_from(from: &str, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((from, 0)).unwrap();
     socket.connect(local(port)).unwrap();
@@ -18,13 +18,13 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
     socket
 }
 
-/// The server that answers a client of this address; empty when none does.
+/// Returns the server that responds to a client of this address; empty without a response.
 fn who_from(from: &str, port: u16) -> String {
     let response = ask(&client_from(from, port), "?");
     response.split(' ').next().unwrap().to_owned()
 }
 
-/// The same where no answer is what is expected.
+/// Returns true if a client of this address gets no response.
 fn is_ignored(from: &str, port: u16) -> bool {
     let socket = client_from(from, port);
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
@@ -32,26 +32,26 @@ fn is_ignored(from: &str, port: u16) -> bool {
 }
 
 #[test]
-fn a_clients_flows_go_to_its_server_unless_it_is_round_robin() {
+fn the_flows_of_a_client_go_to_its_server_unless_round_robin_is_set() {
     let (a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let pen = Pen::run(&["-U", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let first = [1, 2, 3, 4].map(|n| who_from(&format!("127.0.0.{n}"), listen));
     assert_eq!(first, ["a", "b", "a", "b"]);
     for _ in 0..3 {
         let again = [4, 3, 2, 1].map(|n| who_from(&format!("127.0.0.{n}"), listen));
-        assert_eq!(again, ["b", "a", "b", "a"], "other ports, the same clients");
+        assert_eq!(again, ["b", "a", "b", "a"], "clients keep their server with other ports");
     }
     pen.order("roundrobin");
     let turns: Vec<String> = (0..6).map(|_| who_from("127.0.0.1", listen)).collect();
     assert!(turns.chunks(2).all(|pair| pair == ["a", "b"] || pair == ["b", "a"]), "{turns:?}");
-    // A flow stays whatever happens to others.
+    // A flow keeps its server with round robin, too.
     let one = client(listen);
-    let own = ask(&one, "1");
-    (0..5).for_each(|_| assert_eq!(ask(&one, "1"), own));
+    let first = ask(&one, "1");
+    (0..5).for_each(|_| assert_eq!(ask(&one, "1"), first));
 }
 
 #[test]
-fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
+fn flows_leave_a_failed_server_immediately_and_use_it_again_after_its_blacklist_time() {
     let (mut a, b, listen) = (Echo::start("a"), Echo::start("b"), reserved_port());
     let pen = Pen::run(&["-U", "-r", "-b", "5", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     let clients: Vec<UdpSocket> = (0..8).map(|_| client(listen)).collect();
@@ -60,7 +60,7 @@ fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        // The datagram that met the dead server may be lost, as UDP is; the next one may not.
+        // The datagram that was sent to the failed server may be lost; the next one must not be.
         if ask(client, "2") != "b 2" {
             assert_eq!(ask(client, "3"), "b 3");
         }
@@ -71,26 +71,30 @@ fn a_server_that_dies_is_left_at_once_and_used_again_after_its_time() {
 }
 
 #[test]
-fn the_emergency_server_answers_when_nobody_else_is_there() {
+fn the_emergency_server_responds_while_no_other_server_is_up() {
     let (mut a, e, listen) = (Echo::start("a"), Echo::start("e"), reserved_port());
     let pen = Pen::run(&["-U", "-b", "1", "-e", &at(&e), &format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!([1, 2, 3].map(|n| who_from(&format!("127.0.0.{n}"), listen)), ["a", "a", "a"]);
     a.stop();
     let socket = client(listen);
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    wait_until("the emergency", || (ask(&socket, "?") == "e ?").then_some(()));
-    // Whom the list refuses it does not serve.
+    wait_until("the emergency server", || (ask(&socket, "?") == "e ?").then_some(()));
+    // A denied client gets no response from the emergency server.
     pen.order("acl 1 deny 127.0.0.66");
     pen.ctl("client_acl 1");
     assert!(is_ignored("127.0.0.66", listen));
     assert_eq!(who_from("127.0.0.67", listen), "e");
     let _a = Echo::start_at("a", a.port);
-    wait_until("the emergency to be over", || (who_from("127.0.0.68", listen) == "a").then_some(()));
-    wait_until("its clients to have left", || (who_from("127.0.0.67", listen) == "a").then_some(()));
+    wait_until("new clients to leave the emergency server", || {
+        (who_from("127.0.0.68", listen) == "a").then_some(())
+    });
+    wait_until("old clients to leave the emergency server", || {
+        (who_from("127.0.0.67", listen) == "a").then_some(())
+    });
 }
 
 #[test]
-fn six_to_four_and_four_to_six() {
+fn clients_and_servers_may_have_different_address_families() {
     let (four, listen) = (Echo::start("four"), reserved_port());
     let six = UdpSocket::bind("[::1]:0").unwrap();
     let port = six.local_addr().unwrap().port();
@@ -101,23 +105,23 @@ fn six_to_four_and_four_to_six() {
         }
     });
     let _pen = Pen::run(&["-U", "-r", &format!(":::{listen}"), &at(&four), &format!("[::1]:{port}")]);
-    for (own, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
-        let mut seen: Vec<String> = (0..2)
+    for (source, to) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1")] {
+        let mut chosen: Vec<String> = (0..2)
             .map(|_| {
-                let socket = UdpSocket::bind((own, 0)).unwrap();
-                // What comes from another address than it was sent to is not taken by a connected socket.
+                let socket = UdpSocket::bind((source, 0)).unwrap();
+                // A connected socket receives only from the address that the query was sent to.
                 socket.connect((to, listen)).unwrap();
                 socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
                 ask(&socket, "x")
             })
             .collect();
-        seen.sort();
-        assert_eq!(seen, ["four x", "six x"], "{to}");
+        chosen.sort();
+        assert_eq!(chosen, ["four x", "six x"], "{to}");
     }
 }
 
 #[test]
-fn the_abuse_server_answers_those_who_may_not_come_in() {
+fn the_abuse_server_responds_to_denied_clients() {
     let (a, abuse, listen) = (Echo::start("a"), Echo::start("abuse"), reserved_port());
     let pen = Pen::run(&[
         "-U",
@@ -130,13 +134,14 @@ fn the_abuse_server_answers_those_who_may_not_come_in() {
         &format!("127.0.0.1:{listen}"),
         &at(&a),
     ]);
-    let seen = ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
-    assert_eq!(seen, ["a", "abuse", "abuse", "a"]);
-    // Who is let in later leaves it, with the flow that there is.
-    let held = client_from("127.0.0.65", listen);
-    assert_eq!(ask(&held, "1"), "abuse 1");
+    let chosen =
+        ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
+    assert_eq!(chosen, ["a", "abuse", "abuse", "a"]);
+    // A client that is permitted later leaves the abuse server, with its present flow.
+    let flow = client_from("127.0.0.65", listen);
+    assert_eq!(ask(&flow, "1"), "abuse 1");
     pen.order("no acl 3");
-    wait_until("the flow to go elsewhere", || (ask(&held, "2") == "a 2").then_some(()));
+    wait_until("the flow to change its server", || (ask(&flow, "2") == "a 2").then_some(()));
     pen.order("no abuse");
     pen.order("acl 3 deny 127.0.0.65");
     wait_until("the client to be refused", || is_ignored("127.0.0.65", listen).then_some(()));

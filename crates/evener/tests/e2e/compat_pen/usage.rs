@@ -1,4 +1,4 @@
-//! What a newcomer is told: usage, and what is wrong with a command line and what to do instead.
+//! Messages for new users: the usage, and errors in a command line with advice.
 
 use crate::compat_pen::tcp::at;
 use crate::harness::pen::{Daemon, Pen, refused};
@@ -6,7 +6,7 @@ use crate::harness::{BINARY, Directory, Server, reserved_port, who};
 use std::process::Command;
 
 #[test]
-fn help_names_every_option_of_the_manual_and_ends_well() {
+fn help_lists_every_option_of_the_manual_and_succeeds() {
     let output = Command::new(BINARY).args(["pen", "--help"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(
@@ -14,13 +14,13 @@ fn help_names_every_option_of_the_manual_and_ends_well() {
             && text.contains("Usage: evener pen [OPTIONS] [HOST:]PORT|/PATH/TO/SOCKET SERVER...")
     );
     for option in "CFHUOPWXabTcdefhjlmopqrstuxwEKGAZRLNBSQDn".chars() {
-        assert!(text.contains(&format!("-{option}")), "-{option} is not there");
+        assert!(text.contains(&format!("-{option}")), "-{option} is not in the help");
     }
     assert!(text.lines().all(|line| line.len() <= 100), "a line is too long for a terminal");
 }
 
 #[test]
-fn mistakes_are_told_with_what_to_do() {
+fn mistakes_are_reported_with_advice() {
     let directory = Directory::new();
     let free = reserved_port().to_string();
     let directory = directory.file("").display().to_string();
@@ -28,7 +28,7 @@ fn mistakes_are_told_with_what_to_do() {
         (
             "",
             1,
-            "there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); `pen --help` tells more",
+            "there is no port to listen on: give `pen PORT SERVER...`, or `listen PORT` in a file (-F); see `pen --help`",
         ),
         ("-z 80 10.0.0.1", 2, "there is no option -z; `pen --help` lists the options"),
         ("--foreground 80 10.0.0.1", 2, "there is no option --foreground"),
@@ -45,7 +45,7 @@ fn mistakes_are_told_with_what_to_do() {
         ("-f -C 81 81 10.0.0.1", 1, "81: -C needs another port than the one for clients"),
         ("80 http://10.0.0.1/", 2, "server `http://10.0.0.1/`: write HOST:PORT, not a URL"),
         ("80 10.0.0.1:8O", 2, "server `10.0.0.1:8O`: `8O` is not a port"),
-        ("80 nobody.invalid", 2, "`nobody.invalid` does not resolve"),
+        ("80 unknown.invalid", 2, "`unknown.invalid` does not resolve"),
         ("80 10.0.0.1:80:1:2:3:4:5", 2, "after the priority nothing follows"),
         ("-O blaclist 80 10.0.0.1", 2, "-O there is no command 'blaclist'; did you mean `blacklist`?"),
         ("-f -l /nowhere/log FREE 10.0.0.1:1", 1, "/nowhere/log: No such file"),
@@ -55,10 +55,10 @@ fn mistakes_are_told_with_what_to_do() {
         ("-U /run/x 10.0.0.1:1", 1, "-U listens on addresses, not on a unix socket: /run/x"),
     ] {
         let words = words.replace("FREE", &free).replace("DIR", &directory);
-        let (ended, printed) = refused(&words.split_whitespace().collect::<Vec<_>>());
+        let (status, printed) = refused(&words.split_whitespace().collect::<Vec<_>>());
         assert!(
-            ended == code && printed.starts_with("pen: ") && printed.contains(part),
-            "pen {words}: {ended} {printed}"
+            status == code && printed.starts_with("pen: ") && printed.contains(part),
+            "pen {words}: {status} {printed}"
         );
         assert!(printed.lines().count() == 1, "pen {words}: {printed}");
     }
@@ -85,7 +85,7 @@ fn a_file_is_checked_without_running_it() {
 }
 
 #[test]
-fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background() {
+fn probable_mistakes_are_logged_in_the_foreground_and_printed_before_the_background() {
     let listen = reserved_port();
     let listen_at = format!("127.0.0.1:{listen}");
     let pen = Pen::run(&[&listen_at]);
@@ -103,5 +103,5 @@ fn what_is_hardly_meant_so_is_said_in_the_foreground_and_before_the_background()
     let pid = directory.file("pid").display().to_string();
     let (code, printed) = refused(&["-p", &pid, &format!("127.0.0.1:{}", reserved_port()), &at(&a)]);
     let _daemon = Daemon::adopt(&directory);
-    assert_eq!((code, printed.as_str()), (0, ""), "what is well is not spoken of");
+    assert_eq!((code, printed.as_str()), (0, ""), "a correct command line prints nothing");
 }

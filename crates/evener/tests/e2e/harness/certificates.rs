@@ -116,6 +116,11 @@ impl Authority {
         Issued { chain: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 
+    /// Writes the certificate of the authority, and its key.
+    pub(crate) fn write(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
+        self.own.write(directory, name)
+    }
+
     /// A client that trusts it.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut store = RootCertStore::empty();

@@ -1,4 +1,4 @@
-//! Output whose reader left: every command that prints ends quietly, and what serves goes on.
+//! Output to a closed pipe: commands end quietly, and servers continue.
 
 use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until, who};
 use std::fs;
@@ -6,23 +6,23 @@ use std::io::{Read, Write, pipe};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
-/// As shells show a program that SIGPIPE ended.
+/// Exit status that shells show for a program that SIGPIPE ended.
 const READER_GONE: i32 = 141;
 
-/// Runs a command whose standard output nobody reads any more; what it says otherwise.
-fn unread(command: &mut Command) -> Output {
+/// Runs a command whose standard output is a closed pipe.
+fn run_with_closed_stdout(command: &mut Command) -> Output {
     let (reader, writer) = pipe().unwrap();
     drop(reader);
     command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output().unwrap()
 }
 
-fn assert_quiet(what: &str, output: &Output) {
+fn assert_quiet(command: &str, output: &Output) {
     let printed = String::from_utf8_lossy(&output.stderr);
-    assert_eq!((output.status.code(), &*printed), (Some(READER_GONE), ""), "{what}");
+    assert_eq!((output.status.code(), &*printed), (Some(READER_GONE), ""), "{command}");
 }
 
 #[test]
-fn commands_that_talk_end_quietly_when_their_reader_left() {
+fn commands_to_an_instance_end_quietly_when_their_output_is_closed() {
     let a = Server::named("a");
     let server = a.port;
     let evener = Evener::run(&format!(
@@ -51,13 +51,16 @@ fn commands_that_talk_end_quietly_when_their_reader_left() {
         "reload",
     ] {
         let mut command = Command::new(BINARY);
-        assert_quiet(words, &unread(command.args(words.split(' ')).arg("--socket").arg(&socket)));
+        assert_quiet(
+            words,
+            &run_with_closed_stdout(command.args(words.split(' ')).arg("--socket").arg(&socket)),
+        );
     }
     assert_eq!(who(listen), "a");
 }
 
 #[test]
-fn commands_that_only_print_end_quietly_when_their_reader_left() {
+fn commands_that_only_print_end_quietly_when_their_output_is_closed() {
     let directory = Directory::new();
     let file = directory.write("a.lua", "service \"s\" { listen = \"127.0.0.1:1\", \"127.0.0.1:2\" }");
     let file = file.display();
@@ -75,31 +78,34 @@ fn commands_that_only_print_end_quietly_when_their_reader_left() {
         &format!("check {file} --print"),
         &format!("mergelogs -p {} 127.0.0.1:{}", pen.display(), log.display()),
     ] {
-        assert_quiet(words, &unread(Command::new(BINARY).args(words.split(' '))));
+        assert_quiet(words, &run_with_closed_stdout(Command::new(BINARY).args(words.split(' '))));
     }
-    // The help of clap itself is not written at all then.
+    // clap ignores the failure to write its help.
     for words in ["--help", "--version", "help run", "run --help"] {
-        let output = unread(Command::new(BINARY).args(words.split(' ')));
+        let output = run_with_closed_stdout(Command::new(BINARY).args(words.split(' ')));
         assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{words}");
     }
 }
 
 #[test]
-fn answers_of_a_control_port_end_quietly_when_their_reader_left() {
+fn penctl_ends_quietly_when_its_output_is_closed() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let responding = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 64]);
-        // More than any pipe takes: it may not be read to its end.
+        // More bytes than a pipe holds: penctl may end before it has read all.
         let _ = stream.write_all(&vec![b'x'; 1 << 20]);
     });
-    assert_quiet("penctl", &unread(Command::new(BINARY).args(["penctl", &address, "status"])));
+    assert_quiet(
+        "penctl",
+        &run_with_closed_stdout(Command::new(BINARY).args(["penctl", &address, "status"])),
+    );
     responding.join().unwrap();
 }
 
 #[test]
-fn a_wrong_configuration_fails_quietly_when_nobody_reads_why() {
+fn a_wrong_configuration_fails_quietly_when_stderr_is_closed() {
     let directory = Directory::new();
     let file = directory.write("a.lua", "service \"s\" { listen = 7, nonsense = 8 }");
     for arguments in [vec!["check".into(), file.clone().into_os_string()], vec!["pen".into(), "-r".into()]] {
@@ -118,7 +124,7 @@ fn a_wrong_configuration_fails_quietly_when_nobody_reads_why() {
 }
 
 #[test]
-fn output_that_cannot_be_written_for_another_reason_is_a_failure_with_that_reason() {
+fn other_failures_to_write_output_are_reported() {
     let full = || fs::File::options().write(true).open("/dev/full").unwrap();
     let output = Command::new(BINARY).args(["completions", "bash"]).stdout(full()).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -127,16 +133,16 @@ fn output_that_cannot_be_written_for_another_reason_is_a_failure_with_that_reaso
 }
 
 #[test]
-fn the_demo_ends_in_order_when_its_reader_left() {
+fn the_demo_shuts_down_when_its_output_is_closed() {
     let directory = Directory::new();
     let mut command = Command::new(BINARY);
     command.arg("demo").env("XDG_RUNTIME_DIR", directory.file(""));
-    assert_quiet("demo", &unread(&mut command));
-    assert!(!directory.file("evener/evener.sock").exists(), "its admin socket stays behind");
+    assert_quiet("demo", &run_with_closed_stdout(&mut command));
+    assert!(!directory.file("evener/evener.sock").exists(), "the admin socket was not removed");
 }
 
 #[test]
-fn what_serves_goes_on_when_nobody_reads_its_log() {
+fn an_instance_continues_when_its_log_output_is_closed() {
     let (a, listen) = (Server::named("a"), reserved_port());
     for log in ["text", "bunyan"] {
         let (reader, writer) = pipe().unwrap();

@@ -1,4 +1,4 @@
-//! The commands, and what they say when something is wrong.
+//! The commands of the program, and their error messages.
 
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, connect, line, who};
 use rustix::process::{Pid, Signal, kill_process};
@@ -52,7 +52,7 @@ fn check_lists_every_problem_with_its_line() {
 }
 
 #[test]
-fn check_prints_what_a_configuration_means_and_that_means_the_same() {
+fn check_prints_an_equivalent_configuration() {
     let directory = Directory::new();
     directory.write("bad.txt", "192.0.2.0/24\n# a comment\n198.51.100.7\n");
     directory.write(
@@ -99,7 +99,7 @@ service "www" {{
 }
 
 #[test]
-fn each_thing_that_cannot_be_has_one_clear_line() {
+fn each_failed_start_prints_one_clear_line() {
     let directory = Directory::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -157,8 +157,8 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let admin = first.directory.file("admin.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &admin]);
     assert!(printed(&second).contains("another instance listens there"), "{}", printed(&second));
-    assert_eq!(who(listen), "a", "the first one was not disturbed");
-    // What an instance that was killed left behind does not stand in the way of the next one.
+    assert_eq!(who(listen), "a", "the first instance still serves");
+    // A socket that a killed instance left does not prevent the next start.
     let directory = Directory::new();
     drop(std::os::unix::net::UnixListener::bind(directory.file("admin.sock")).unwrap());
     let file = directory.write("evener.lua", &config);
@@ -167,7 +167,7 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
 }
 
 #[test]
-fn a_server_is_taken_out_for_a_time() {
+fn a_server_is_in_maintenance_for_a_given_time() {
     let a = Server::named("a");
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
@@ -177,13 +177,13 @@ fn a_server_is_taken_out_for_a_time() {
     let done = evener.run_command(&["maintenance", "a", "--for", "1s"]);
     assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", printed(&done));
     assert_eq!(who(listen), "");
-    crate::harness::wait_until("it to be ready again", || (who(listen) == "a").then_some(()));
+    crate::harness::wait_until("the server to be ready again", || (who(listen) == "a").then_some(()));
     let wrong = evener.run_command(&["drain", "a", "--for", "soon"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", printed(&wrong));
 }
 
 #[test]
-fn status_drain_ready_and_explain_talk_to_the_instance() {
+fn status_drain_ready_and_explain_reach_the_instance() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {{ \"127.0.0.1:{}\", name = \"b\" }} }}",
@@ -194,11 +194,11 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
         assert!(output.status.success(), "{}", printed(output));
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
-    let mut held = connect(listen);
-    assert!(line(&mut held).starts_with('a'));
+    let mut client = connect(listen);
+    assert!(line(&mut client).starts_with('a'));
     let status = text(&evener.run_command(&["status"]));
-    let where_a_is = format!("  a (127.0.0.1:{})  ", a.port);
-    for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up", &where_a_is] {
+    let address_of_a = format!("  a (127.0.0.1:{})  ", a.port);
+    for expected in ["SERVICE", "127.0.0.1:", "pool s (round_robin)", "ready", "up", &address_of_a] {
         assert!(status.contains(expected), "{status}");
     }
     assert_eq!(text(&evener.run_command(&["drain", "a"])), "s/a: drain\n");
@@ -208,7 +208,7 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
         "{explained}"
     );
     assert!((0..6).all(|_| who(listen) == "b"));
-    assert_eq!(evener.server("a")["active"], 1, "what it has goes on");
+    assert_eq!(evener.server("a")["active"], 1, "the present connection continues");
     assert_eq!(text(&evener.run_command(&["maintenance", "s/b"])), "s/b: maintenance\n");
     assert_eq!(who(listen), "");
     assert_eq!(text(&evener.run_command(&["ready", "a"])), "s/a: ready\n");
@@ -225,9 +225,9 @@ fn status_drain_ready_and_explain_talk_to_the_instance() {
 }
 
 #[test]
-fn json_logs_are_json() {
+fn json_logs_are_valid_json() {
     let a = Server::named("a");
-    // Few enough that the machine's descriptors are no matter.
+    // With few connections no line about the descriptors of the machine is logged.
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", connections_max = 100 }}",
         a.port
@@ -237,7 +237,7 @@ fn json_logs_are_json() {
     assert_eq!(evener.end(), 0);
     let lines: Vec<serde_json::Value> =
         evener.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // Whether an instance that ends at once still has the time to answer elsewhere meanwhile is left open.
+    // An instance that ends immediately may or may not move its admin socket aside.
     let is_aside = |line: &&serde_json::Value| {
         line["socket"].as_str().is_some_and(|socket| socket.contains(".draining-"))
     };

@@ -1,4 +1,4 @@
-//! `evener http LISTEN SERVER...`: HTTP without a file, with and without TLS and checks.
+//! `evener http LISTEN SERVER...`: HTTP without a configuration file, with and without TLS and checks.
 
 use crate::harness::certificates::{Authority, curl, mirror};
 use crate::harness::{BINARY, Directory, Evener, Server, wait_until};
@@ -17,20 +17,20 @@ fn name(text: &str) -> &str {
 }
 
 #[test]
-fn http_is_balanced_by_the_request() {
+fn http_is_balanced_per_request() {
     let (a, b) = (mirror("a"), mirror("b"));
     let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(a.port), &at(b.port)]);
     let listen = evener.port("http");
     let mut client = connect_from("127.0.0.7", listen);
-    let mut seen = String::new();
+    let mut responses = String::new();
     for turn in 0..4 {
         let end = if turn == 3 { "close" } else { "keep-alive" };
         write!(client, "GET /{turn} HTTP/1.1\r\nHost: a.example\r\nConnection: {end}\r\n\r\n").unwrap();
     }
-    client.read_to_string(&mut seen).unwrap();
-    let names: Vec<&str> = seen.lines().filter(|line| *line == "a" || *line == "b").collect();
-    assert_eq!(names, ["a", "b", "a", "b"], "{seen}");
-    assert!(seen.contains("X-Forwarded-For: 127.0.0.7"), "{seen}");
+    client.read_to_string(&mut responses).unwrap();
+    let names: Vec<&str> = responses.lines().filter(|line| *line == "a" || *line == "b").collect();
+    assert_eq!(names, ["a", "b", "a", "b"], "{responses}");
+    assert!(responses.contains("X-Forwarded-For: 127.0.0.7"), "{responses}");
     assert_eq!(evener.service_counter("http", "requests"), 4);
     let status = evener.status();
     assert_eq!(status["services"][0]["protocol"], "http");
@@ -38,7 +38,7 @@ fn http_is_balanced_by_the_request() {
 }
 
 #[test]
-fn sticky_and_policy_are_those_of_other_one_liners() {
+fn sticky_and_policy_options_apply_to_http() {
     let (a, b) = (mirror("a"), mirror("b"));
     let evener = Evener::one_liner(&[
         "http",
@@ -57,11 +57,11 @@ fn sticky_and_policy_are_those_of_other_one_liners() {
 }
 
 #[test]
-fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
+fn a_changed_file_with_certificate_and_key_is_reloaded() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     let file = directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (ca, file) = (ca.display().to_string(), file.display().to_string());
     let a = mirror("a");
     let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(a.port), "--tls", &file]);
@@ -72,27 +72,27 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
         assert!(body.contains("X-Forwarded-Proto: https"), "{body}");
     }
     assert_eq!(evener.service_counter("http", "tls_handshakes"), 2);
-    assert_eq!(curl(listen, "a.example", "http", &[]).0, 0, "plain HTTP is not spoken there");
+    assert_eq!(curl(listen, "a.example", "http", &[]).0, 0, "plain HTTP is not served on a TLS port");
     let other = Authority::new("other ca");
-    let (other_ca, _) = other.own.write(&directory, "other");
+    let (other_ca, _) = other.write(&directory, "other");
     let issued = other.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let other_ca = other_ca.display().to_string();
     wait_until("the other certificate", || {
         (curl(listen, "a.example", "https", &["--cacert", &other_ca]).0 == 200).then_some(())
     });
-    // There is no file of a configuration to read again.
+    // A reload without a configuration file changes nothing.
     let reload = evener.run_command(&["reload"]);
     assert!(!String::from_utf8_lossy(&reload.stderr).contains("panicked"));
     assert_eq!(curl(listen, "a.example", "https", &["--cacert", &other_ca]).0, 200);
 }
 
 #[test]
-fn a_relative_file_is_meant_from_the_working_directory() {
+fn a_relative_path_is_resolved_in_the_working_directory() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let a = mirror("a");
     let mut command = Command::new(BINARY);
     command.current_dir(directory.file(""));
@@ -103,33 +103,33 @@ fn a_relative_file_is_meant_from_the_working_directory() {
 }
 
 #[test]
-fn check_takes_a_server_out_that_answers_with_an_error() {
-    let well = Arc::new(AtomicBool::new(false));
-    let verdict = Arc::clone(&well);
-    let moody = Server::start(move |mut stream| {
+fn check_excludes_a_server_that_responds_with_an_error() {
+    let is_healthy = Arc::new(AtomicBool::new(false));
+    let verdict = Arc::clone(&is_healthy);
+    let unstable = Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let status = if verdict.load(Ordering::Relaxed) { "200 OK" } else { "500 No" };
-        let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nmoody\n");
+        let _ = write!(stream, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 6\r\n\r\nflaky\n");
     });
     let a = mirror("a");
-    let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(moody.port), &at(a.port), "--check"]);
+    let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(unstable.port), &at(a.port), "--check"]);
     let listen = evener.port("http");
-    let without = Evener::one_liner(&["http", "127.0.0.1:0", &at(moody.port), &at(a.port)]);
-    let verdict = |evener: &Evener| evener.server(&at(moody.port))["verdict"].as_str().unwrap().to_owned();
-    wait_until("it to be found unwell", || (verdict(&evener) == "down").then_some(()));
+    let without = Evener::one_liner(&["http", "127.0.0.1:0", &at(unstable.port), &at(a.port)]);
+    let verdict = |evener: &Evener| evener.server(&at(unstable.port))["verdict"].as_str().unwrap().to_owned();
+    wait_until("the server to be down", || (verdict(&evener) == "down").then_some(()));
     for _ in 0..4 {
         assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), "a");
     }
-    assert_eq!(verdict(&without), "up", "without --check nobody asks");
-    well.store(true, Ordering::Relaxed);
-    wait_until("it to be found well", || (verdict(&evener) == "up").then_some(()));
-    wait_until("it to be asked again", || {
-        (name(&ask(&mut connect_from("127.0.0.7", listen))) == "moody").then_some(())
+    assert_eq!(verdict(&without), "up", "without --check no server is checked");
+    is_healthy.store(true, Ordering::Relaxed);
+    wait_until("the server to be up", || (verdict(&evener) == "up").then_some(()));
+    wait_until("the server to get requests again", || {
+        (name(&ask(&mut connect_from("127.0.0.7", listen))) == "flaky").then_some(())
     });
 }
 
 #[test]
-fn what_is_wrong_is_said_and_nothing_runs() {
+fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());

@@ -1,4 +1,4 @@
-//! A restart while clients of the old instance are still there: the new one starts and takes the usual paths at once.
+//! A restart while the old instance still has clients: the new one starts and takes the usual paths immediately.
 
 use crate::harness::pen::Pen;
 use crate::harness::{
@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-fn aside(admin: &Path, pid: u32) -> PathBuf {
+fn draining_socket(admin: &Path, pid: u32) -> PathBuf {
     PathBuf::from(format!("{}.draining-{pid}", admin.display()))
 }
 
-fn await_path(path: &Path) {
+fn expect_path(path: &Path) {
     wait_until("the socket of the instance that drains", || path.exists().then_some(()));
 }
 
@@ -29,10 +29,10 @@ fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
     let mut idle = connect(listen);
     assert!(line(&mut idle).starts_with("a "));
     old.signal("TERM");
-    let drains = aside(&admin, old.pid());
-    await_path(&drains);
+    let drains = draining_socket(&admin, old.pid());
+    expect_path(&drains);
     assert!(!admin.exists());
-    // Until somebody else is there, the usual path leads to the one that drains.
+    // Until the next instance starts, commands with the usual path reach the draining instance.
     assert_eq!(old.status()["draining"], true);
     wait_until("the port to be free", || std::net::TcpListener::bind(("127.0.0.1", listen)).ok());
     let new = Evener::run_at(&config, &admin);
@@ -41,7 +41,7 @@ fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
     let socket = drains.display().to_string();
     let output = Command::new(BINARY).args(["status", "--json", "--socket", &socket]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("\"draining\": true"), "{output:?}");
-    // The old connection goes on, and the end of the old instance does not touch the new one.
+    // The old connection continues, and the end of the old instance does not affect the new one.
     idle.write_all(b"x").unwrap();
     let mut byte = [0];
     idle.read_exact(&mut byte).unwrap();
@@ -79,8 +79,8 @@ fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
     let _idle = connect(listen);
     assert_eq!(who(listen), "a");
     old.signal("TERM");
-    let drains = aside(&admin, old.pid());
-    await_path(&drains);
+    let drains = draining_socket(&admin, old.pid());
+    expect_path(&drains);
     old.signal("KILL");
     old.end();
     assert!(drains.exists());
@@ -89,7 +89,7 @@ fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
 }
 
 #[test]
-fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
+fn a_draining_pen_releases_its_control_and_admin_sockets() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
     let idle = connect(listen);
@@ -97,7 +97,7 @@ fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
     let (admin, control) = (pen.directory.file("admin.sock"), pen.directory.file("ctl"));
     assert!(admin.exists() && control.exists());
     pen.signal("TERM");
-    await_path(&aside(&admin, pen.pid()));
+    expect_path(&draining_socket(&admin, pen.pid()));
     wait_until("the paths to be free", || (!admin.exists() && !control.exists()).then_some(()));
     assert!(!pen.has_ended());
     drop(idle);
@@ -105,18 +105,18 @@ fn a_pen_that_drains_keeps_neither_control_nor_admin_socket() {
 }
 
 #[test]
-fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
+fn a_udp_pen_without_pending_responses_releases_its_port_immediately() {
     let (a, listen) = (Echo::start("a"), reserved_port());
     let words = ["-U", &format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)];
-    // Where something is under way it takes a second; a busy machine may be that slow, too, but not each time.
+    // With a pending response the drain takes a second. A busy machine may be as slow, but not in every try.
     let is_quick = |_| {
         let mut pen = Pen::run(&words);
         let clients = [client(listen), client(listen)];
         clients.iter().for_each(|client| assert!(ask(client, "1").starts_with("a ")));
-        let reported = Instant::now();
+        let began = Instant::now();
         pen.signal("TERM");
         assert_eq!(pen.end(), Some(0));
-        let took = reported.elapsed();
+        let took = began.elapsed();
         let bound = UdpSocket::bind(("127.0.0.1", listen));
         assert!(bound.is_ok(), "{bound:?}");
         took < Duration::from_millis(900)
@@ -125,7 +125,7 @@ fn a_udp_pen_whose_clients_have_their_responses_gives_up_its_port_at_once() {
 }
 
 #[test]
-fn a_udp_client_that_waits_for_its_response_when_the_program_drains_still_gets_it() {
+fn a_udp_client_gets_its_pending_response_while_pen_drains() {
     let (server, listen) = (UdpSocket::bind("127.0.0.1:0").unwrap(), reserved_port());
     server.set_read_timeout(Some(DEADLINE)).unwrap();
     let to = server.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! Short of descriptors: what fails for a reason of our own is no verdict on a server.
+//! Shortage of descriptors: local failures do not count as failures of servers.
 
 use crate::harness::dns::{query, reply};
 use crate::harness::origin::{Origin, Wire};
@@ -13,48 +13,48 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A server that answers datagrams.
-struct Datagrams {
+/// A server that responds to datagrams.
+struct DatagramServer {
     port: u16,
-    over: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
 }
 
-impl Drop for Datagrams {
+impl Drop for DatagramServer {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-impl Datagrams {
+impl DatagramServer {
     fn start(response: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let (port, over) = (socket.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
-        let stop = Arc::clone(&over);
+        let (port, stop) = (socket.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let stopped = Arc::clone(&stop);
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
-            while !stop.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 if let Ok((length, client)) = socket.recv_from(&mut buffer) {
                     let _ = socket.send_to(&response(&buffer[..length]), client);
                 }
             }
         });
-        Self { port, over }
+        Self { port, stop }
     }
 }
 
-/// From now on an instance gets no more descriptors than it has; it keeps those.
-fn starve(evener: &Evener) {
+/// Prevents the instance from opening more descriptors. Open ones stay open.
+fn exhaust_descriptors(evener: &Evener) {
     limit(evener, Some(0));
 }
 
-/// It has all that it had by its start.
-fn feed(evener: &Evener) {
+/// Restores the limit of the start.
+fn restore_descriptors(evener: &Evener) {
     limit(evener, getrlimit(Resource::Nofile).maximum);
 }
 
 fn limit(evener: &Evener, current: Option<u64>) {
-    // It inherited ours.
+    // The instance inherited the limit of the test.
     let maximum = getrlimit(Resource::Nofile).maximum;
     prlimit(Pid::from_raw(evener.pid().cast_signed()), Resource::Nofile, Rlimit { current, maximum })
         .unwrap();
@@ -66,10 +66,10 @@ fn servers(status: &Value) -> Vec<Value> {
 }
 
 #[test]
-fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
+fn checks_and_connection_attempts_without_descriptors_take_no_server_down() {
     let (tcp, web) = (Server::named("tcp"), Origin::named("web"));
-    let echo = Datagrams::start(<[u8]>::to_vec);
-    let dns = Datagrams::start(|query| reply(query, 0, &[], &[]));
+    let echo = DatagramServer::start(<[u8]>::to_vec);
+    let dns = DatagramServer::start(|query| reply(query, 0, &[], &[]));
     let check = "every = \"100ms\", fall = 1, rise = 1, timeout = \"2s\"";
     let evener = Evener::run(&format!(
         "service \"t\" {{ listen = \"127.0.0.1:0\", pool = pool \"t\" {{ \"127.0.0.1:{}\", check = check.tcp {{ {check} }} }} }}
@@ -79,21 +79,23 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
         tcp.port, web.port, echo.port, dns.port
     ));
     let [of_tcp, of_web, of_echo, of_dns] = ["t", "h", "u", "d"].map(|service| evener.port(service));
-    let mut retained = Wire::to(of_web);
-    wait_until("the accept", || (evener.service_counter("h", "connections") == 1).then_some(()));
+    let mut client = Wire::to(of_web);
+    wait_until("the connection to be accepted", || {
+        (evener.service_counter("h", "connections") == 1).then_some(())
+    });
     assert_eq!(evener.log_count("server_down"), 0);
-    starve(&evener);
-    // Something of each kind that traffic wants.
+    exhaust_descriptors(&evener);
+    // Traffic of each protocol needs descriptors.
     let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..20 {
         datagrams.send_to(b"hello", local(of_echo)).unwrap();
         datagrams.send_to(&query(7, "b.test", 1), local(of_dns)).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
-    let status = retained.ask("GET", "/", "").unwrap().status();
+    let status = client.ask("GET", "/", "").unwrap().status();
     assert!([200, 502, 503].contains(&status), "{status}");
-    wait_until("the shortage is said", || (evener.log_count(" local_error ") >= 3).then_some(()));
-    feed(&evener);
+    wait_until("the shortage to be logged", || (evener.log_count(" local_error ") >= 3).then_some(()));
+    restore_descriptors(&evener);
     let status = wait_until("the admin socket", || {
         let output = evener.run_command(&["status", "--json"]);
         serde_json::from_slice::<Value>(&output.stdout).ok()
@@ -103,11 +105,11 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
         assert!(server["counters"]["local_errors"].as_u64().unwrap() > 0, "{server}");
     }
     assert_eq!((evener.log_count("server_down"), evener.log_count("pool_down")), (0, 0), "{}", evener.log());
-    // Said now and then, however often it happens.
+    // The log lines are rate limited: there are fewer than failures.
     let failures: u64 =
-        servers(&status).iter().map(|one| one["counters"]["local_errors"].as_u64().unwrap()).sum();
+        servers(&status).iter().map(|server| server["counters"]["local_errors"].as_u64().unwrap()).sum();
     assert!((evener.log_count(" local_error ") as u64) < failures, "{failures}");
-    wait_until("service as before", || (who(of_tcp) == "tcp").then_some(()));
+    wait_until("service after the shortage", || (who(of_tcp) == "tcp").then_some(()));
     assert_eq!(Wire::to(of_web).ask("GET", "/", "").unwrap().status(), 200);
     datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut response = [0; 512];
@@ -115,12 +117,12 @@ fn checks_and_connects_that_fail_for_want_of_descriptors_take_no_server_down() {
     while datagrams.recv(&mut response).unwrap() != 5 || &response[..5] != b"again" {}
 }
 
-/// Runs a configuration with so many descriptors.
+/// Runs a configuration with a limit of descriptors.
 fn run_with(descriptors: u32, config: &str) -> Evener {
-    // What the test itself holds is more than is usual.
-    let mut own = getrlimit(Resource::Nofile);
-    own.current = own.maximum;
-    let _ = setrlimit(Resource::Nofile, own);
+    // The test itself needs more descriptors than the default limit.
+    let mut test_limit = getrlimit(Resource::Nofile);
+    test_limit.current = test_limit.maximum;
+    let _ = setrlimit(Resource::Nofile, test_limit);
     let directory = Directory::new();
     let file = directory.write("evener.lua", config).display().to_string();
     let mut command = Command::new("sh");
@@ -128,7 +130,7 @@ fn run_with(descriptors: u32, config: &str) -> Evener {
     Evener::start(command, directory, &["run", &file])
 }
 
-/// The status, and how long it took, which is not asserted: the machine may be busy.
+/// Returns the status, and prints its duration, which is not asserted because the machine may be busy.
 fn timed_status(evener: &Evener) -> Value {
     let began = Instant::now();
     let status = evener.status();
@@ -144,14 +146,14 @@ fn assert_all_up(evener: &Evener) {
     assert_eq!(evener.log_count(" local_error "), 0, "{}", evener.log());
 }
 
-/// What was taken is given back, when clients and servers have left.
-fn expect_unused(evener: &Evener) {
-    wait_until("descriptors that are given back", || {
+/// Waits until all descriptors are released, after the end of clients and servers.
+fn expect_released(evener: &Evener) {
+    wait_until("all descriptors to be released", || {
         (evener.status()["descriptors"]["used"] == 0).then_some(())
     });
 }
 
-/// Four servers with checks, as a pool in Lua.
+/// Returns a pool in Lua of four servers with checks.
 fn pool(ports: [u16; 4], check: &str) -> String {
     let servers = ports.map(|port| format!("\"127.0.0.1:{port}\"")).join(", ");
     format!("pool \"p\" {{ {servers}, check = {check} }}")
@@ -160,7 +162,7 @@ fn pool(ports: [u16; 4], check: &str) -> String {
 const CHECK: &str = "every = \"100ms\", fall = 1, rise = 1, timeout = \"5s\"";
 
 #[test]
-fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_goes_down() {
+fn six_hundred_clients_are_served_in_sequence_with_1024_descriptors() {
     let servers = ["a", "b", "c", "d"].map(Server::named);
     let pool = pool(servers.each_ref().map(|server| server.port), &format!("check.tcp {{ {CHECK} }}"));
     let evener = run_with(
@@ -169,8 +171,8 @@ fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_go
     );
     let listen = evener.port("s");
     evener.expect_log("1024 descriptors may be open, enough for ");
-    let most = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
-    assert!((400..500).contains(&most), "{most}");
+    let connections_max = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
+    assert!((400..500).contains(&connections_max), "{connections_max}");
     let mut waiting: Vec<TcpStream> = (0..600).map(|_| connect(listen)).collect();
     let mut served: Vec<TcpStream> = Vec::new();
     let take_served = |waiting: &mut Vec<TcpStream>, served: &mut Vec<TcpStream>| {
@@ -187,24 +189,24 @@ fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_go
             }
         }
     };
-    wait_until("as many as there is room for", || {
+    wait_until("the maximum of clients to be served", || {
         take_served(&mut waiting, &mut served);
         (served.len() >= 400).then_some(())
     });
     evener.expect_log(" descriptors_used_up ");
-    // For some seconds, with checks on.
+    // The checks succeed for several seconds.
     let until = Instant::now() + Duration::from_secs(3);
     while Instant::now() < until {
         assert_all_up(&evener);
         take_served(&mut waiting, &mut served);
-        assert!(served.len() <= most as usize + 5, "{} of {most}", served.len());
-        // Who was accepted is served.
+        assert!(served.len() <= connections_max as usize + 5, "{} of {connections_max}", served.len());
+        // Accepted clients are served.
         for client in served.iter_mut().step_by(50) {
             client.write_all(b"again\n").unwrap();
             assert_eq!(line(client), "again");
         }
     }
-    wait_until("everybody's turn", || {
+    wait_until("all clients to be served", || {
         served.clear();
         take_served(&mut waiting, &mut served);
         waiting.is_empty().then_some(())
@@ -212,11 +214,11 @@ fn six_hundred_clients_with_1024_descriptors_are_served_in_turn_and_no_server_go
     assert_all_up(&evener);
     assert_eq!(evener.service_counter("s", "connections"), 600);
     drop(served);
-    expect_unused(&evener);
+    expect_released(&evener);
 }
 
 #[test]
-fn idle_clients_of_http_make_room_for_others() {
+fn idle_http_clients_are_closed_for_new_ones() {
     let origins = ["a", "b", "c", "d"].map(Origin::named);
     let pool =
         pool(origins.each_ref().map(|one| one.port), &format!("check.http {{ path = \"/\", {CHECK} }}"));
@@ -225,8 +227,8 @@ fn idle_clients_of_http_make_room_for_others() {
     );
     let evener = run_with(200, &config);
     let listen = evener.port("s");
-    let most = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
-    assert!((40..100).contains(&most), "{most}");
+    let connections_max = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
+    assert!((40..100).contains(&connections_max), "{connections_max}");
     let mut clients = Vec::new();
     for number in 0..150 {
         let mut client = Wire::to(listen);
@@ -238,7 +240,7 @@ fn idle_clients_of_http_make_room_for_others() {
         }
     }
     assert!(evener.service_counter("s", "idle_shed") > 0);
-    // Those that are there still are served again.
+    // Clients that are still connected are served again.
     let mut again = 0;
     for client in clients.iter_mut().rev().take(20) {
         again += u32::from(client.ask("GET", "/again", "").is_ok_and(|response| response.status() == 200));
@@ -247,13 +249,13 @@ fn idle_clients_of_http_make_room_for_others() {
     assert_all_up(&evener);
     drop(clients);
     origins.iter().for_each(Origin::hang_up_all);
-    expect_unused(&evener);
+    expect_released(&evener);
 }
 
 #[test]
-fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
+fn simultaneous_requests_get_descriptors_for_their_servers() {
     let origins = ["a", "b", "c", "d"].map(|name| {
-        // Slow enough that all are under way together.
+        // Slow enough that all requests are pending at the same time.
         Origin::start(move |wire, _| {
             std::thread::sleep(Duration::from_millis(300));
             wire.reply("200 OK", "", name.as_bytes())
@@ -267,13 +269,13 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
     let listen = evener.port("s");
     let mut clients: Vec<Wire> = (0..150).map(|_| Wire::to(listen)).collect();
     for _ in 0..2 {
-        let asking = clients.drain(..).map(|mut client| {
+        let requests = clients.drain(..).map(|mut client| {
             std::thread::spawn(move || {
                 let status = client.ask("GET", "/", "").map(|response| response.status());
                 (client, status)
             })
         });
-        for thread in asking.collect::<Vec<_>>() {
+        for thread in requests.collect::<Vec<_>>() {
             let (_, status) = thread.join().unwrap();
             assert_eq!(status.unwrap(), 200);
         }
@@ -283,12 +285,12 @@ fn clients_that_ask_at_once_have_what_they_need_for_their_servers() {
     assert_eq!(evener.service_counter("s", "requests_failed"), 0);
     drop(clients);
     origins.iter().for_each(Origin::hang_up_all);
-    expect_unused(&evener);
+    expect_released(&evener);
 }
 
 #[test]
-fn flows_leave_descriptors_for_the_operator_and_for_checks() {
-    let echo = Datagrams::start(<[u8]>::to_vec);
+fn udp_flows_leave_descriptors_for_the_admin_socket_and_checks() {
+    let echo = DatagramServer::start(<[u8]>::to_vec);
     let check = format!("check.udp {{ send = \"ping\", expect = \"ping\", {CHECK} }}");
     let evener = run_with(
         200,
@@ -301,8 +303,8 @@ fn flows_leave_descriptors_for_the_operator_and_for_checks() {
     let clients: Vec<UdpSocket> = (0..220).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        // The first datagram of one flow too many makes the longest unused one go.
-        wait_until("an answer", || {
+        // A flow beyond the maximum evicts the flow that was unused for the longest time.
+        wait_until("a response", || {
             client.send_to(b"hello", local(listen)).unwrap();
             client.recv(&mut [0; 8]).ok()
         });
@@ -314,8 +316,8 @@ fn flows_leave_descriptors_for_the_operator_and_for_checks() {
     assert!(evener.service_counter("s", "flows_evicted") > 0);
 }
 
-/// A client that asks over TCP with this ID and gets its answer.
-fn asks_over_tcp(client: &mut TcpStream, id: u16) -> std::io::Result<()> {
+/// Sends a query with this ID over TCP, and receives the response.
+fn query_over_tcp(client: &mut TcpStream, id: u16) -> std::io::Result<()> {
     let query = query(id, "a.test", 1);
     let mut framed = (query.len() as u16).to_be_bytes().to_vec();
     framed.extend_from_slice(&query);
@@ -329,7 +331,7 @@ fn asks_over_tcp(client: &mut TcpStream, id: u16) -> std::io::Result<()> {
 }
 
 #[test]
-fn idle_clients_of_dns_make_room_for_others() {
+fn idle_dns_clients_are_closed_for_new_ones() {
     let server = Server::start(|mut stream| {
         let mut length = [0; 2];
         while stream.read_exact(&mut length).is_ok() {
@@ -355,7 +357,7 @@ fn idle_clients_of_dns_make_room_for_others() {
     let mut clients = Vec::new();
     for id in 0..150 {
         let mut client = connect(listen);
-        asks_over_tcp(&mut client, id).unwrap();
+        query_over_tcp(&mut client, id).unwrap();
         clients.push(client);
     }
     assert!(evener.service_counter("s", "idle_shed") > 0);
@@ -365,13 +367,13 @@ fn idle_clients_of_dns_make_room_for_others() {
         "{}",
         evener.log()
     );
-    asks_over_tcp(clients.last_mut().unwrap(), 1000).unwrap();
+    query_over_tcp(clients.last_mut().unwrap(), 1000).unwrap();
     drop(clients);
-    expect_unused(&evener);
+    expect_released(&evener);
 }
 
-/// Fewer descriptors from now on: the next reload sees that.
-fn narrow(front: &Front, origin: &Origin, descriptors: u64) -> u64 {
+/// Lowers the limit of descriptors, which the next reload applies, and returns the new maximum of connections.
+fn lower_limit(front: &Front, origin: &Origin, descriptors: u64) -> u64 {
     limit(&front.evener, Some(descriptors));
     front.reload(&[origin], "");
     front.evener.expect_log(&format!("{descriptors} descriptors may be open"));
@@ -379,21 +381,21 @@ fn narrow(front: &Front, origin: &Origin, descriptors: u64) -> u64 {
 }
 
 #[test]
-fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
+fn streams_beyond_the_descriptors_are_refused_without_effect_on_other_clients() {
     let origin = Origin::start(|wire, _| {
         std::thread::sleep(Duration::from_millis(500));
         wire.reply("200 OK", "", b"slow")
     });
     let front = Front::run(&[&origin], "");
-    let most = narrow(&front, &origin, 70);
-    assert!((5..40).contains(&most), "{most}");
+    let connections_max = lower_limit(&front, &origin, 70);
+    assert!((5..40).contains(&connections_max), "{connections_max}");
     within(async {
         let (client, other) = (front.client().await, front.client().await);
         let mut responses = Vec::new();
         for number in 0..100 {
             responses.push(client.open("GET", &format!("/{number}")).await.unwrap());
         }
-        // What was promised to another client is there.
+        // The descriptors that another client needs are reserved.
         assert_eq!(other.get("/other").await.status, 200);
         let (mut served, mut refused) = (0, 0);
         for response in responses {
@@ -404,23 +406,23 @@ fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
             }
         }
         assert!(served >= 2 && refused >= 20, "{served} {refused}");
-        // Nothing is left of it.
+        // Later requests of the client are served.
         assert_eq!(client.get("/again").await.status, 200);
     });
     front.evener.expect_log("no descriptor is left for a connection to a server");
     assert_eq!(front.evener.log_count("server_down") + front.evener.log_count(" local_error "), 0);
     origin.hang_up_all();
-    expect_unused(&front.evener);
+    expect_released(&front.evener);
 }
 
 #[test]
-fn idle_clients_of_http2_are_told_to_go_when_others_wait() {
+fn idle_http2_clients_are_closed_for_new_ones() {
     let origin = Origin::named("a");
     let front = Front::run(&[&origin], "");
-    let most = narrow(&front, &origin, 70);
+    let connections_max = lower_limit(&front, &origin, 70);
     within(async {
         let mut clients = Vec::new();
-        for _ in 0..most * 2 {
+        for _ in 0..connections_max * 2 {
             let client = front.client().await;
             assert_eq!(client.get("/").await.status, 200);
             clients.push(client);

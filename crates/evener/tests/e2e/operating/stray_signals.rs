@@ -1,4 +1,4 @@
-//! Signals that other programs have uses for, and signals in the first moments: neither ends what serves.
+//! Signals that Evener does not use, and signals during the start, do not end an instance.
 
 use crate::harness::{BINARY, Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,47 +15,47 @@ fn config(listen: u16, server: u16, log: &std::path::Path) -> String {
 }
 
 #[test]
-fn usr1_opens_request_logs_anew_and_usr2_does_nothing() {
+fn usr1_opens_request_logs_again_and_usr2_has_no_effect() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let evener = Evener::run(&config(0, a.port, &log));
     let listen = evener.port("s");
-    let mut retained = connect(listen);
-    line(&mut retained);
-    let mut say = |text: &[u8]| {
-        retained.write_all(text).unwrap();
+    let mut client = connect(listen);
+    line(&mut client);
+    let mut echo = |text: &[u8]| {
+        client.write_all(text).unwrap();
         let mut back = vec![0; text.len()];
-        retained.read_exact(&mut back).unwrap();
+        client.read_exact(&mut back).unwrap();
         assert_eq!(back, text);
     };
-    say(b"before\n");
-    let reads = |path: &std::path::Path, text: &str| {
+    echo(b"before\n");
+    let expect_text = |path: &std::path::Path, text: &str| {
         wait_until(text, || fs::read_to_string(path).ok()?.contains(text).then_some(()));
     };
-    reads(&log, "before");
+    expect_text(&log, "before");
     fs::rename(&log, &moved).unwrap();
     evener.signal("USR1");
     evener.expect_log("logs_reopened");
-    say(b"after\n");
-    reads(&log, "after");
+    echo(b"after\n");
+    expect_text(&log, "after");
     assert!(!fs::read_to_string(&moved).unwrap().contains("after"));
     for _ in 0..2 {
         evener.signal("USR2");
-        // Signals are heard in turn: this one was after it.
+        // Signals are handled in sequence: USR1 is handled after USR2.
         let before = evener.log_count("logs_reopened");
         wait_until("the next signal", || {
             evener.signal("USR1");
             (evener.log_count("logs_reopened") > before).then_some(())
         });
     }
-    say(b"still the same connection\n");
+    echo(b"still the same connection\n");
     assert_eq!(who(listen), "a");
     wait_until("the notice", || (evener.log_count("SIGUSR2 has no effect") > 0).then_some(()));
     assert_eq!(evener.log_count("SIGUSR2 has no effect"), 1);
 }
 
 #[test]
-fn usr1_and_usr2_do_not_end_what_has_no_file() {
+fn usr1_and_usr2_do_not_end_an_instance_without_a_file() {
     let a = Server::named("a");
     let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &format!("127.0.0.1:{}", a.port)]);
     let listen = evener.port("tcp");
@@ -66,26 +66,31 @@ fn usr1_and_usr2_do_not_end_what_has_no_file() {
     assert_eq!(who(listen), "a");
 }
 
-/// Sends signals without a pause from the moment on that the program is this one, until it serves.
-fn starts_under(what: &str, mut command: Command, signals: &[Signal], is_ready: impl Fn() -> bool) -> Child {
+/// Starts a program, and sends signals without a pause until it serves.
+fn start_under_signals(
+    name: &str,
+    mut command: Command,
+    signals: &[Signal],
+    is_ready: impl Fn() -> bool,
+) -> Child {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let pid = Pid::from_child(&child);
-    // Before `main` the dynamic loader runs, which no program can do anything about: its mask shows that it has begun.
+    // The dynamic loader runs before `main` and cannot block signals. The signal mask shows that `main` has begun.
     let status = format!("/proc/{}/status", child.id());
-    let held = || {
+    let is_protected = || {
         let status = fs::read_to_string(&status).unwrap_or_default();
-        let mask = |name: &str| {
-            let value = status.lines().find_map(|line| line.strip_prefix(name));
+        let mask = |field: &str| {
+            let value = status.lines().find_map(|line| line.strip_prefix(field));
             u64::from_str_radix(value.unwrap_or("0").trim(), 16).unwrap_or(0)
         };
         // USR1, blocked or caught.
         (mask("SigBlk:") | mask("SigCgt:")) & (1 << 9) != 0
     };
     let until = std::time::Instant::now() + crate::harness::DEADLINE;
-    while !held() {
+    while !is_protected() {
         assert!(
             std::time::Instant::now() < until && child.try_wait().unwrap().is_none(),
-            "{what} has not begun"
+            "{name} has not begun"
         );
     }
     while !is_ready() {
@@ -93,20 +98,20 @@ fn starts_under(what: &str, mut command: Command, signals: &[Signal], is_ready: 
             let _ = kill_process(pid, signal);
         });
         let ended = child.try_wait().unwrap();
-        assert!(ended.is_none(), "{what} was ended: {ended:?}");
-        assert!(std::time::Instant::now() < until, "{what} does not serve");
+        assert!(ended.is_none(), "{name} ended: {ended:?}");
+        assert!(std::time::Instant::now() < until, "{name} does not serve");
         std::thread::sleep(Duration::from_micros(200));
     }
     child
 }
 
 #[test]
-fn signals_in_the_first_moments_end_nothing_that_is_about_to_serve() {
+fn signals_during_the_start_do_not_end_a_program() {
     let directory = Directory::new();
     let (a, listen) = (Server::named("a"), reserved_port());
     let file = directory.write("a.lua", &config(listen, a.port, &directory.file("requests.log")));
     let all = [Signal::HUP, Signal::USR1, Signal::USR2];
-    // pen aborts at USR2, and so does ours.
+    // USR2 aborts pen, also in Evener.
     let of_pen = [Signal::HUP, Signal::USR1];
     let (here, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", a.port));
     let sockets = directory.file("sockets");
@@ -128,7 +133,7 @@ fn signals_in_the_first_moments_end_nothing_that_is_about_to_serve() {
         let mut command = Command::new(BINARY);
         command.args(&words).env("XDG_RUNTIME_DIR", directory.file(""));
         let ready = || std::net::TcpStream::connect(("127.0.0.1", listen)).is_ok();
-        let mut child = starts_under(&words.join(" "), command, signals, ready);
+        let mut child = start_under_signals(&words.join(" "), command, signals, ready);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -1,4 +1,4 @@
-//! Who may come in, who may ask, and where the others go.
+//! Access lists of clients, servers and the control port, and the abuse server.
 
 use super::differences::differs;
 use super::programs::{Pen, alike, name};
@@ -10,21 +10,21 @@ fn to(server: &Server) -> Vec<String> {
     vec![format!("127.0.0.1:{}", server.port)]
 }
 
-/// Which of these clients come in, when list 1 has these entries.
+/// Checks which of these clients are permitted by list 1 with these entries.
 #[track_caller]
 fn check(entries: &[&str], clients: &[u8], expected: &[u8]) {
     let server = Server::named("a");
     alike("", &to(&server), expected.to_vec(), |pen| {
         for entry in entries {
-            assert_eq!(pen.ask(&format!("acl 1 {entry}")), "", "{:?}", pen.by);
+            pen.run(&[&format!("acl 1 {entry}")]);
         }
-        assert_eq!(pen.ask("client_acl 1"), "1\n");
+        assert_eq!(pen.response("client_acl 1"), "1\n");
         clients.iter().copied().filter(|client| pen.who_from(*client) == "a").collect()
     });
 }
 
 #[test]
-fn access_lists_decide_alike() {
+fn access_lists_permit_the_same_clients() {
     if !have("pen") {
         return;
     }
@@ -34,7 +34,7 @@ fn access_lists_decide_alike() {
     check(&["deny 127.0.0.1"], &[1, 2], &[2]);
     check(&["permit 127.0.0.1", "deny 127.0.0.2"], &[1, 2, 3], &[1, 3]);
     check(&["deny 127.0.0.1", "permit 127.0.0.2"], &[1, 2, 3], &[2]);
-    // The first that matches.
+    // The first entry that matches.
     check(&["deny 127.0.0.1", "permit 127.0.0.0 255.255.255.0"], &[1, 2], &[2]);
     check(&["permit 127.0.0.1", "deny 127.0.0.0 255.255.255.0"], &[1, 2], &[1]);
     check(&["deny 127.0.0.1", "permit 127.0.0.1", "deny 127.0.0.1"], &[1, 2], &[2]);
@@ -48,62 +48,64 @@ fn access_lists_decide_alike() {
 }
 
 #[test]
-fn entries_of_networks_are_taken_as_everybody_writes_them() {
+fn networks_are_accepted_in_prefix_notation() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     differs("networks", "", &to(&server), (true, false), (false, true), |pen| {
-        pen.tell(&["acl 1 deny 127.0.0.0/30"]);
-        assert_eq!(pen.ask("client_acl 1"), "1\n");
-        let comes_in = pen.who_from(2) == "a";
+        pen.run(&["acl 1 deny 127.0.0.0/30"]);
+        assert_eq!(pen.response("client_acl 1"), "1\n");
+        let is_permitted = pen.who_from(2) == "a";
         assert_eq!(pen.who_from(5), "a");
-        pen.ask("write file");
-        (comes_in, pen.file("file").contains("acl 1 deny 127.0.0.0 255.255.255.252\n"))
+        pen.response("write file");
+        (is_permitted, pen.file("file").contains("acl 1 deny 127.0.0.0 255.255.255.252\n"))
     });
 }
 
 #[test]
-fn entries_mean_networks_whatever_their_last_bits_are() {
+fn host_bits_of_a_network_are_ignored() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     differs("host-bits", "", &to(&server), [false, true], [true, false], |pen| {
-        pen.tell(&["acl 1 permit 127.0.0.9 255.255.255.0", "acl 2 deny 127.0.0.9 255.255.255.0"]);
+        pen.run(&["acl 1 permit 127.0.0.9 255.255.255.0", "acl 2 deny 127.0.0.9 255.255.255.0"]);
         ["client_acl 1", "client_acl 2"].map(|line| {
-            pen.ask(line);
+            pen.response(line);
             pen.who() == "a"
         })
     });
 }
 
 #[test]
-fn lists_change_while_it_runs() {
+fn access_lists_change_while_pen_runs() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     alike("-O stubborn", &to(&server), vec![false, true, false, true], |pen| {
-        assert_eq!(pen.ask("client_acl 2"), "2\n");
-        let comes_in = |line: &str| {
-            pen.ask(line);
+        assert_eq!(pen.response("client_acl 2"), "2\n");
+        let is_permitted = |line: &str| {
+            pen.response(line);
             pen.who() == "a"
         };
-        ["acl 2 deny 127.0.0.1", "no acl 2", "acl 2 permit 127.0.0.2", "client_acl 3"].map(comes_in).into()
+        ["acl 2 deny 127.0.0.1", "no acl 2", "acl 2 permit 127.0.0.2", "client_acl 3"]
+            .map(is_permitted)
+            .into()
     });
 }
 
-/// Which server clients of ::1 get.
-fn who6(pen: &Pen) -> String {
-    let address = SocketAddr::from((Ipv6Addr::LOCALHOST, pen.port));
+/// Returns the server of a new client from ::1.
+fn who_from_ipv6(pen: &Pen) -> String {
+    let address = SocketAddr::from((Ipv6Addr::LOCALHOST, pen.address().port()));
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
     name(&mut stream)
 }
 
 #[test]
-fn access_lists_decide_alike_for_ipv6() {
+fn access_lists_permit_the_same_clients_over_ipv6() {
     if !have("pen")
         || TcpStream::connect("[::1]:1")
             .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
@@ -114,26 +116,26 @@ fn access_lists_decide_alike_for_ipv6() {
     for by in super::programs::BOTH {
         let port = reserved_port();
         let pen = Pen::listening(by, "", port, &format!("::1:{port}"), &to(&server));
-        assert_eq!(pen.ask("client_acl 1"), "1\n");
-        let comes_in = |entries: &[&str]| {
-            pen.tell(&["no acl 1"]);
-            entries.iter().for_each(|entry| pen.tell(&[&format!("acl 1 {entry}")]));
-            who6(&pen) == "a"
+        assert_eq!(pen.response("client_acl 1"), "1\n");
+        let is_permitted = |entries: &[&str]| {
+            pen.run(&["no acl 1"]);
+            entries.iter().for_each(|entry| pen.run(&[&format!("acl 1 {entry}")]));
+            who_from_ipv6(&pen) == "a"
         };
-        assert!(comes_in(&["permit ::1"]), "{by:?}");
-        assert!(comes_in(&["permit ::1/128"]), "{by:?}");
-        assert!(!comes_in(&["deny ::1"]), "{by:?}");
-        assert!(!comes_in(&["deny ::/64", "permit ::1"]), "{by:?}");
-        assert!(comes_in(&["deny ::2"]), "{by:?}");
-        assert!(!comes_in(&["permit ::2"]), "{by:?}");
-        assert!(comes_in(&["permit ::/126"]), "{by:?}");
-        assert!(!comes_in(&["deny 8000::/1", "permit 2000::/3"]), "{by:?}");
-        assert!(!comes_in(&["permit 127.0.0.1"]), "{by:?}");
+        assert!(is_permitted(&["permit ::1"]), "{by:?}");
+        assert!(is_permitted(&["permit ::1/128"]), "{by:?}");
+        assert!(!is_permitted(&["deny ::1"]), "{by:?}");
+        assert!(!is_permitted(&["deny ::/64", "permit ::1"]), "{by:?}");
+        assert!(is_permitted(&["deny ::2"]), "{by:?}");
+        assert!(!is_permitted(&["permit ::2"]), "{by:?}");
+        assert!(is_permitted(&["permit ::/126"]), "{by:?}");
+        assert!(!is_permitted(&["deny 8000::/1", "permit 2000::/3"]), "{by:?}");
+        assert!(!is_permitted(&["permit 127.0.0.1"]), "{by:?}");
     }
 }
 
 #[test]
-fn the_abuse_server_has_those_who_may_not_come_in() {
+fn the_abuse_server_gets_denied_clients() {
     if !have("pen") {
         return;
     }
@@ -141,9 +143,9 @@ fn the_abuse_server_has_those_who_may_not_come_in() {
     let abuse = format!("-B 127.0.0.1:{}", servers[1].port);
     let emergency = format!("-e 127.0.0.1:{}", servers[2].port);
     let denied = |pen: &Pen| {
-        pen.tell(&["acl 3 deny 127.0.0.1"]);
-        assert_eq!(pen.ask("client_acl 3"), "3\n");
-        pen.whos([1, 2, 1])
+        pen.run(&["acl 3 deny 127.0.0.1"]);
+        assert_eq!(pen.response("client_acl 3"), "3\n");
+        pen.servers_of([1, 2, 1])
     };
     let names =
         |text: &str| text.split(' ').map(|name| name.trim_matches('-').to_owned()).collect::<Vec<_>>();
@@ -161,24 +163,24 @@ fn the_abuse_server_has_those_who_may_not_come_in() {
 }
 
 #[test]
-fn list_0_keeps_nobody_from_our_abuse_server() {
+fn list_0_does_not_apply_to_the_abuse_server_of_evener() {
     if !have("pen") {
         return;
     }
     let servers = ["a", "abuse"].map(Server::named);
     let abuse = format!("-B 127.0.0.1:{}", servers[1].port);
-    // Every server has list 0, unless it is told otherwise.
+    // The default list of a server is list 0.
     let denied = |pen: &Pen| {
-        pen.tell(&["acl 0 deny 127.0.0.1"]);
-        pen.whos([1, 2, 1])
+        pen.run(&["acl 0 deny 127.0.0.1"]);
+        pen.servers_of([1, 2, 1])
     };
-    let (debian, ours) = (["", "a", ""], ["abuse", "a", "abuse"]);
+    let (debian, evener) = (["", "a", ""], ["abuse", "a", "abuse"]);
     let owned = |names: [&str; 3]| names.map(str::to_owned).to_vec();
-    differs("abuse-list", &abuse, &to(&servers[0]), owned(debian), owned(ours), denied);
+    differs("abuse-list", &abuse, &to(&servers[0]), owned(debian), owned(evener), denied);
 }
 
 #[test]
-fn servers_have_access_lists_of_their_own() {
+fn each_server_has_its_access_list() {
     if !have("pen") {
         return;
     }
@@ -186,62 +188,62 @@ fn servers_have_access_lists_of_their_own() {
     let list: Vec<String> = servers.iter().flat_map(to).collect();
     let expected: Vec<String> = ["b", "b", "b", "a", "a"].map(str::to_owned).into();
     alike("-r", &list, expected, |pen| {
-        pen.tell(&["acl 5 deny 127.0.0.1", "server 0 acl 5", "acl 6 deny 127.0.0.2", "server 1 acl 6"]);
-        pen.whos([1, 1, 1, 2, 2])
+        pen.run(&["acl 5 deny 127.0.0.1", "server 0 acl 5", "acl 6 deny 127.0.0.2", "server 1 acl 6"]);
+        pen.servers_of([1, 1, 1, 2, 2])
     });
 }
 
-/// What a control port on TCP answers to a client from there.
-fn ask(port: u16, from: u8, command: &str) -> String {
+/// Returns the response of a TCP control port to a client from 127.0.0.`from`.
+fn response(port: u16, from: u8, command: &str) -> String {
     let mut stream = super::programs::connect_from(from, port);
     let _ = stream.write_all(format!("{command}\n").as_bytes());
-    let mut response = String::new();
-    let _ = stream.read_to_string(&mut response);
-    response
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text
 }
 
 #[test]
-fn the_control_port_has_its_list_too() {
+fn the_control_list_denies_clients_of_the_control_port() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     for by in super::programs::BOTH {
         let control = reserved_port();
-        // The last -C counts.
-        let pen = Pen::unasked(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
+        // The last -C applies.
+        let pen = Pen::without_control_socket(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
         crate::harness::wait_until("the control port", || TcpStream::connect(local(control)).ok());
-        assert_eq!(ask(control, 1, "control"), format!("127.0.0.1:{control}\n"), "{by:?}");
-        assert_eq!(ask(control, 1, "acl 4 deny 127.0.0.2"), "");
-        assert_eq!(ask(control, 1, "control_acl 4"), "4\n");
-        assert_eq!(ask(control, 1, "timeout"), "3\n", "{by:?}");
-        assert_eq!(ask(control, 2, "timeout"), "", "{by:?}");
+        assert_eq!(response(control, 1, "control"), format!("127.0.0.1:{control}\n"), "{by:?}");
+        assert_eq!(response(control, 1, "acl 4 deny 127.0.0.2"), "");
+        assert_eq!(response(control, 1, "control_acl 4"), "4\n");
+        assert_eq!(response(control, 1, "timeout"), "3\n", "{by:?}");
+        assert_eq!(response(control, 2, "timeout"), "", "{by:?}");
         assert!(!pen.has_ended());
     }
 }
 
 #[test]
-fn a_list_of_the_control_port_binds_nobody_at_its_unix_socket() {
+fn the_control_list_does_not_apply_to_a_unix_socket() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     alike("", &to(&server), "3\n".to_owned(), |pen| {
-        assert_eq!(pen.ask("acl 4 permit 10.0.0.1"), "");
-        assert_eq!(pen.ask("control_acl 4"), "4\n");
-        pen.ask("timeout")
+        assert_eq!(pen.response("acl 4 permit 10.0.0.1"), "");
+        assert_eq!(pen.response("control_acl 4"), "4\n");
+        pen.response("timeout")
     });
 }
 
 #[test]
-fn root_has_no_control_port_by_accident() {
+fn both_programs_open_no_control_port_as_root_without_a_user() {
     if !have("pen") || !super::programs::is_root() {
         return;
     }
     let server = Server::named("a");
     for by in super::programs::BOTH {
         let control = reserved_port();
-        let pen = Pen::as_root(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
+        let pen = Pen::without_user(by, &format!("-C 127.0.0.1:{control}"), &to(&server));
         crate::harness::wait_until("a client to be served", || {
             Some(pen.try_who()).filter(|name| name == "a")
         });

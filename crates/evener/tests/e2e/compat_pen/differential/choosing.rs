@@ -1,7 +1,7 @@
-//! Which server a client gets: round robin, tracking, hash, weight, priority, failover, blacklist, limits.
+//! The server that a client gets: round robin, tracking, hash, weight, priority, failover, blacklist, limits.
 
 use super::differences::differs;
-use super::programs::{By, Pen, alike, name};
+use super::programs::{Pen, alike, name};
 use crate::harness::{Server, have, reserved_port, wait_until};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -10,12 +10,12 @@ fn named() -> [Server; 3] {
     ["a", "b", "c"].map(Server::named)
 }
 
-/// As the command line has them, each with its limits, weight and priority.
-fn with(servers: &[Server], what: &[&str]) -> Vec<String> {
-    servers.iter().zip(what).map(|(server, what)| format!("127.0.0.1:{}{what}", server.port)).collect()
+/// Returns the servers as on the command line, each with its limits, weight and priority.
+fn with(servers: &[Server], parameters: &[&str]) -> Vec<String> {
+    servers.iter().zip(parameters).map(|(server, text)| format!("127.0.0.1:{}{text}", server.port)).collect()
 }
 
-/// How often each name is there.
+/// Counts how often each name occurs.
 fn spread(names: &[String]) -> BTreeMap<&str, usize> {
     let mut counts = BTreeMap::new();
     names.iter().for_each(|name| *counts.entry(name.as_str()).or_default() += 1);
@@ -27,41 +27,41 @@ fn counts(names: &[String]) -> Vec<usize> {
 }
 
 #[test]
-fn round_robin_takes_turns_and_begins_elsewhere() {
+fn round_robin_uses_all_servers_in_turn_and_begins_with_another_one() {
     if !have("pen") {
         return;
     }
     let servers = named();
     let list = with(&servers, &["", "", ""]);
     differs("first-server", "-r", &list, "b".to_owned(), "a".to_owned(), Pen::who);
-    alike("-r", &list, vec![3, 3, 3], |pen| counts(&pen.whos([1; 9])));
+    alike("-r", &list, vec![3, 3, 3], |pen| counts(&pen.servers_of([1; 9])));
     alike("-r", &list, true, |pen| {
-        let names = pen.whos([1; 6]);
+        let names = pen.servers_of([1; 6]);
         names[..3] == names[3..] && spread(&names).len() == 3
     });
-    // Clients that are tracked take turns when they are new.
-    alike("", &list, vec![2, 2, 2], |pen| counts(&pen.whos(2..8)));
+    // New clients that are tracked get the servers in turn.
+    alike("", &list, vec![2, 2, 2], |pen| counts(&pen.servers_of(2..8)));
 }
 
 #[test]
-fn clients_come_back_to_their_server_until_they_are_forgotten() {
+fn clients_return_to_their_server_until_they_are_forgotten() {
     if !have("pen") {
         return;
     }
     let servers = named();
     let list = with(&servers, &["", "", ""]);
     alike("", &list, true, |pen| {
-        let first = pen.whos([1, 2, 3]);
-        (0..3).all(|_| pen.whos([1, 2, 3]) == first)
+        let first = pen.servers_of([1, 2, 3]);
+        (0..3).all(|_| pen.servers_of([1, 2, 3]) == first)
     });
     alike("", &list, vec![1, 1, 1], |pen| {
-        pen.tell(&["roundrobin"]);
-        let turns = pen.whos([1; 3]);
-        pen.tell(&["no roundrobin"]);
-        assert_eq!(spread(&pen.whos([1; 3])).len(), 1);
+        pen.run(&["roundrobin"]);
+        let turns = pen.servers_of([1; 3]);
+        pen.run(&["no roundrobin"]);
+        assert_eq!(spread(&pen.servers_of([1; 3])).len(), 1);
         counts(&turns)
     });
-    // In a table of two places the third client throws out the first.
+    // In a table of two entries the third client replaces the first.
     alike("-c 2", &list, vec!["127.0.0.2", "127.0.0.3"], |pen| {
         for client in 1..=3 {
             pen.who_from(client);
@@ -69,66 +69,66 @@ fn clients_come_back_to_their_server_until_they_are_forgotten() {
         }
         ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
             .into_iter()
-            .filter(|client| pen.ask("recent").contains(&format!("{client} connects 1 sx")))
+            .filter(|client| pen.response("recent").contains(&format!("{client} connects 1 sx")))
             .collect()
     });
     differs("tracking-time", "-T 4", &list, false, true, |pen| {
         let first = pen.who();
         assert_eq!(pen.who(), first);
-        wait_until("the client to be old", || pen.ask("recent 4").is_empty().then_some(()));
+        wait_until("the client to be older than 4 s", || pen.response("recent 4").is_empty().then_some(()));
         pen.who() != first
     });
 }
 
 #[test]
-fn hashing_is_steady_but_spreads_better() {
+fn hashing_is_stable_and_spreads_clients_better_than_debian() {
     if !have("pen") {
         return;
     }
     let servers = named();
     let list = with(&servers, &["", ""]);
-    alike("-h", &list, true, |pen| pen.whos(2..12) == pen.whos(2..12));
-    // With -r a client's connections are spread: by their ports or in turn.
-    alike("-h -r", &with(&servers, &["", "", ""]), 3, |pen| spread(&pen.whos([1; 40])).len());
-    differs("hash", "-h", &list, 1, 2, |pen| spread(&pen.whos(2..32)).len());
+    alike("-h", &list, true, |pen| pen.servers_of(2..12) == pen.servers_of(2..12));
+    // With -r the connections of a client are spread, by their ports or in turn.
+    alike("-h -r", &with(&servers, &["", "", ""]), 3, |pen| spread(&pen.servers_of([1; 40])).len());
+    differs("hash", "-h", &list, 1, 2, |pen| spread(&pen.servers_of(2..32)).len());
 }
 
 #[test]
-fn weights_share_connections() {
+fn weights_divide_connections() {
     if !have("pen") {
         return;
     }
     let servers = named();
     let list = with(&servers, &[":0:0:1", ":0:0:3", ":0:0:0"]);
-    let hold = |pen: &Pen, options: usize| {
-        let mut held: Vec<_> = (0..options).map(|_| pen.connect_from(1)).collect();
-        let names: Vec<String> = held.iter_mut().map(name).collect();
+    let hold = |pen: &Pen, count: usize| {
+        let mut connections: Vec<_> = (0..count).map(|_| pen.connect_from(1)).collect();
+        let names: Vec<String> = connections.iter_mut().map(name).collect();
         let counts = spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count));
         counts.collect::<Vec<_>>()
     };
     let expected = vec![("a".to_owned(), 2), ("b".to_owned(), 6)];
     alike("-W -r", &list, expected.clone(), |pen| hold_one_by_one(pen, 8));
     alike("-r", &list, expected, |pen| {
-        pen.tell(&["weight"]);
+        pen.run(&["weight"]);
         hold_one_by_one(pen, 8)
     });
     alike("-r", &list, 3, |pen| hold(pen, 3).len());
 }
 
-/// Connections that stay, each begun when the last one has its server.
+/// Opens connections, each after the last one has its server, and counts them by server.
 fn hold_one_by_one(pen: &Pen, count: usize) -> Vec<(String, usize)> {
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     let names: Vec<String> = (0..count)
         .map(|_| {
-            held.push(pen.connect_from(1));
-            name(held.last_mut().unwrap())
+            connections.push(pen.connect_from(1));
+            name(connections.last_mut().unwrap())
         })
         .collect();
     spread(&names).into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
 #[test]
-fn the_best_priority_is_used_while_it_is_there() {
+fn the_server_of_the_best_priority_is_used_while_it_is_up() {
     if !have("pen") {
         return;
     }
@@ -136,46 +136,46 @@ fn the_best_priority_is_used_while_it_is_there() {
     let list = with(&servers, &[":0:0:0:2", ":0:0:0:-1", ":0:0:0:1"]);
     let expected: Vec<String> = ["b", "b", "c", "a", "b"].map(str::to_owned).into();
     alike("-r -o prio", &list, expected, |pen| {
-        let mut seen = pen.whos([1, 2]);
-        pen.tell(&["server 1 blacklist 60"]);
-        seen.push(pen.who());
-        pen.tell(&["server 2 blacklist 60"]);
-        seen.push(pen.who());
-        pen.tell(&["server 1 blacklist 0"]);
-        seen.push(pen.who());
-        seen
+        let mut chosen = pen.servers_of([1, 2]);
+        pen.run(&["server 1 blacklist 60"]);
+        chosen.push(pen.who());
+        pen.run(&["server 2 blacklist 60"]);
+        chosen.push(pen.who());
+        pen.run(&["server 1 blacklist 0"]);
+        chosen.push(pen.who());
+        chosen
     });
 }
 
 #[test]
-fn a_server_that_is_down_is_left_out_unless_clients_are_stubborn() {
+fn a_server_that_is_down_is_excluded_unless_pen_is_stubborn() {
     if !have("pen") {
         return;
     }
     let servers = named();
     let mut list = with(&servers[..1], &[""]);
     list.push(format!("127.0.0.1:{}", reserved_port()));
-    // Whichever is first: one of the two would have got the server that is down.
-    alike("-r -P", &list, names("a a a a"), |pen| pen.whos([1; 4]));
-    differs("refused-connect", "-r", &list, names("- a - a"), names("a a a a"), |pen| pen.whos([1; 4]));
-    alike("-r -P -s", &list, vec![1, 1], |pen| counts(&pen.whos([1; 2])));
-    // It is marked with the time since when it is left out, until it is brought back.
+    // One of the first two clients would have got the server that is down.
+    alike("-r -P", &list, names("a a a a"), |pen| pen.servers_of([1; 4]));
+    differs("refused-connect", "-r", &list, names("- a - a"), names("a a a a"), |pen| pen.servers_of([1; 4]));
+    alike("-r -P -s", &list, vec![1, 1], |pen| counts(&pen.servers_of([1; 2])));
+    // The status page shows the time since when the server is excluded, until it is restored.
     alike("-r -P -w page", &list, (true, true, false), |pen| {
-        let out = || {
-            let page = pen.ask("status");
+        let is_excluded = || {
+            let page = pen.response("status");
             let row = page.split("<tr>").nth(3).unwrap().to_owned();
             row.lines().nth(3).unwrap() != "<td>0</td>"
         };
-        pen.whos([1; 2]);
-        let first = out();
-        let still = pen.whos([1; 4]) == names("a a a a") && out();
-        pen.tell(&["server 1 blacklist 0"]);
-        (first, still, pen.by == By::Us && out())
+        pen.servers_of([1; 2]);
+        let first = is_excluded();
+        let still = pen.servers_of([1; 4]) == names("a a a a") && is_excluded();
+        pen.run(&["server 1 blacklist 0"]);
+        (first, still, !pen.is_debian() && is_excluded())
     });
 }
 
 #[test]
-fn the_emergency_server_is_the_last_one_and_only_that() {
+fn the_emergency_server_is_used_only_while_all_others_are_down() {
     if !have("pen") {
         return;
     }
@@ -184,29 +184,31 @@ fn the_emergency_server_is_the_last_one_and_only_that() {
     let down = reserved_port();
     let list = vec![format!("127.0.0.1:{down}")];
     alike(&emergency, &list, vec!["c", "c", "back"], |pen| {
-        let mut seen = vec![leak(pen.who()), leak(pen.who())];
+        let mut chosen = vec![leak(pen.who()), leak(pen.who())];
         let server = Server::named_at("back", down);
-        seen.push(wait_until("the server to be back", || Some(leak(pen.who())).filter(|who| *who != "c")));
+        chosen.push(wait_until("the server to be used again", || {
+            Some(leak(pen.who())).filter(|who| *who != "c")
+        }));
         drop(server);
-        seen
+        chosen
     });
-    // Without one, nobody serves.
+    // Without an emergency server, clients get no server.
     alike("-r -P", &list, "".to_owned(), Pen::who);
 }
 
-/// The names are few.
+/// Leaks a name, of which there are few.
 fn leak(name: String) -> &'static str {
     name.leak()
 }
 
-/// How many of these connections, held at once by a client, each of `servers` has; those without any are closed.
-fn held(pen: &Pen, clients: &[u8]) -> Vec<String> {
-    let mut held: Vec<_> = Vec::new();
+/// Opens connections that stay open together, and returns their servers; empty for a connection that is closed.
+fn hold_all(pen: &Pen, clients: &[u8]) -> Vec<String> {
+    let mut connections: Vec<_> = Vec::new();
     let mut names = Vec::new();
     for client in clients {
         let mut stream = pen.connect_from(*client);
         names.push(name(&mut stream));
-        held.push(stream);
+        connections.push(stream);
     }
     names
 }
@@ -216,15 +218,15 @@ fn names(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn soft_and_hard_limits() {
+fn soft_limits_apply_to_new_clients_and_hard_limits_to_known_ones() {
     if !have("pen") {
         return;
     }
     let servers = named();
-    let check = |options: &str, what: &str, clients: &[u8], expected: &str| {
-        alike(options, &with(&servers, &[what]), names(expected), |pen| held(pen, clients));
+    let check = |options: &str, limits: &str, clients: &[u8], expected: &str| {
+        alike(options, &with(&servers, &[limits]), names(expected), |pen| hold_all(pen, clients));
     };
-    // A new client stops at the soft limit, one that was there at the hard one; a dash is nobody.
+    // A new client is refused at the soft limit, a known client at the hard limit; a dash means no server.
     check("", ":2", &[1, 2, 3], "a a -");
     check("", ":2:4", &[1, 2, 3], "a a -");
     check("", ":2:4", &[1, 1, 1, 1, 1], "a a a a -");
@@ -237,36 +239,36 @@ fn soft_and_hard_limits() {
     check("-s", ":1", &[1, 2], "a -");
     let list = with(&servers, &[":2:4"]);
     differs("limit-leak", "-r", &list, names("a a - a - a"), names("a a - - - -"), |pen| {
-        held(pen, &[1, 2, 3, 4, 5, 6])
+        hold_all(pen, &[1, 2, 3, 4, 5, 6])
     });
 }
 
 #[test]
-fn limits_change_while_it_runs() {
+fn limits_change_while_pen_runs() {
     if !have("pen") {
         return;
     }
     let servers = named();
     alike("", &with(&servers, &[""]), names("a a - a"), |pen| {
         let mut open = [pen.connect_from(1), pen.connect_from(2)];
-        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
-        pen.tell(&["server 0 max 2"]);
-        seen.push(pen.who_from(3));
-        pen.tell(&["server 0 max 3"]);
-        seen.push(pen.who_from(3));
-        seen
+        let mut chosen: Vec<String> = open.iter_mut().map(name).collect();
+        pen.run(&["server 0 max 2"]);
+        chosen.push(pen.who_from(3));
+        pen.run(&["server 0 max 3"]);
+        chosen.push(pen.who_from(3));
+        chosen
     });
 }
 
 #[test]
-fn a_full_program_lets_clients_wait() {
+fn clients_wait_while_pen_has_its_maximum_of_connections() {
     if !have("pen") {
         return;
     }
     let servers = named();
     alike("-x 2", &with(&servers, &[""]), names("a a a"), |pen| {
         let mut open = [pen.connect_from(1), pen.connect_from(1)];
-        let mut seen: Vec<String> = open.iter_mut().map(name).collect();
+        let mut chosen: Vec<String> = open.iter_mut().map(name).collect();
         wait_until("both to be counted", || (pen.field(0, "conn") == "2").then_some(()));
         let mut waiting = pen.connect_from(1);
         waiting.set_read_timeout(Some(std::time::Duration::from_millis(150))).unwrap();
@@ -274,33 +276,33 @@ fn a_full_program_lets_clients_wait() {
         assert!(matches!(nothing, Err(ErrorKind::WouldBlock | ErrorKind::Interrupted)), "{nothing:?}");
         drop(open);
         waiting.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
-        seen.push(name(&mut waiting));
-        seen
+        chosen.push(name(&mut waiting));
+        chosen
     });
 }
 
 #[test]
-fn servers_change_while_it_runs() {
+fn servers_change_while_pen_runs() {
     if !have("pen") {
         return;
     }
     let servers = named();
     alike("-r", &with(&servers, &[""]), names("a b a b c"), |pen| {
         let (second, third) = (servers[1].port, servers[2].port);
-        let mut seen = vec![pen.who()];
-        pen.tell(&[&format!("server 0 port {second}")]);
-        seen.push(pen.who());
-        pen.tell(&[&format!("server 0 port {}", servers[0].port)]);
-        seen.push(pen.who());
-        pen.tell(&[&format!("server 0 address 127.0.0.1 port {second}")]);
-        seen.push(pen.who());
-        pen.tell(&[&format!("server 3 address 127.0.0.1 port {third}"), "server 0 blacklist 60"]);
-        seen.push(pen.who());
-        seen
+        let mut chosen = vec![pen.who()];
+        pen.run(&[&format!("server 0 port {second}")]);
+        chosen.push(pen.who());
+        pen.run(&[&format!("server 0 port {}", servers[0].port)]);
+        chosen.push(pen.who());
+        pen.run(&[&format!("server 0 address 127.0.0.1 port {second}")]);
+        chosen.push(pen.who());
+        pen.run(&[&format!("server 3 address 127.0.0.1 port {third}"), "server 0 blacklist 60"]);
+        chosen.push(pen.who());
+        chosen
     });
 }
 
-/// A server that takes no more connections: what wants to connect waits.
+/// Creates a server with a full accept queue, so that connection attempts wait.
 fn silent() -> (socket2::Socket, Vec<socket2::Socket>) {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&crate::harness::local(0).into()).unwrap();
@@ -317,7 +319,7 @@ fn silent() -> (socket2::Socket, Vec<socket2::Socket>) {
 }
 
 #[test]
-fn a_server_that_does_not_answer_is_left_out_after_the_timeout() {
+fn a_server_that_does_not_accept_is_excluded_after_the_timeout() {
     if !have("pen") {
         return;
     }
@@ -326,22 +328,22 @@ fn a_server_that_does_not_answer_is_left_out_after_the_timeout() {
     let port = silent.local_addr().unwrap().as_socket().unwrap().port();
     let mut list = with(&servers[..1], &[""]);
     list.push(format!("127.0.0.1:{port}"));
-    alike("-r -t 1", &list, names("a a a a"), |pen| pen.whos([1; 4]));
+    alike("-r -t 1", &list, names("a a a a"), |pen| pen.servers_of([1; 4]));
 }
 
 #[test]
-fn a_server_that_was_left_out_by_hand_comes_back_by_itself() {
+fn a_blacklisted_server_is_used_again_after_its_time() {
     if !have("pen") {
         return;
     }
     let servers = named();
     alike("-r", &with(&servers, &["", ""]), names("b b b a"), |pen| {
-        // Both count whole seconds; one may be nearly over.
-        let mut seen = wait_until("a second to begin", || {
-            pen.tell(&["server 0 blacklist 2"]);
-            Some(pen.whos([1; 3])).filter(|seen| *seen == names("b b b"))
+        // Both programs count whole seconds, and the present second may end soon.
+        let mut chosen = wait_until("a second to begin", || {
+            pen.run(&["server 0 blacklist 2"]);
+            Some(pen.servers_of([1; 3])).filter(|chosen| *chosen == names("b b b"))
         });
-        seen.push(wait_until("the server to be back", || Some(pen.who()).filter(|who| who == "a")));
-        seen
+        chosen.push(wait_until("the server to be used again", || Some(pen.who()).filter(|who| who == "a")));
+        chosen
     });
 }

@@ -1,16 +1,16 @@
-//! Every command, with good and bad arguments, to both programs in the same order.
+//! Every command, with valid and invalid arguments, sent to both programs in the same order.
 
-use super::differences::RESPONSES;
-use super::programs::{By, ENDED, Pen};
+use super::differences::{Difference, RESPONSES};
+use super::programs::{ENDED, Implementation, Pen};
 use crate::harness::{have, wait_until};
 
-/// Steps; `; ` stands between the commands of one. Each topic has two programs of its own.
+/// Steps by topic; `; ` separates the commands of a step. Each topic is run with two new programs.
 const SCRIPTS: &[(&str, &[&str])] = &[
     ("lists", LISTS),
     ("numbers", NUMBERS),
     ("switches", SWITCHES),
     ("servers", SERVERS),
-    ("places", PERMITS),
+    ("files", FILES),
     ("the rest", REST),
 ];
 
@@ -150,7 +150,7 @@ const SERVERS: &[&str] = &[
     "server 10000 max 3",
 ];
 
-const PERMITS: &[&str] = &[
+const FILES: &[&str] = &[
     "pid",
     "control",
     "listen",
@@ -195,7 +195,7 @@ const REST: &[&str] = &[
     "idlers 2",
 ];
 
-/// The verbs of penctl(1), and those that it leaves out.
+/// Verbs of penctl(1), and undocumented ones.
 const VERBS: &[&str] = &[
     "abort_on_error",
     "acl",
@@ -273,9 +273,9 @@ const VERBS: &[&str] = &[
     "write",
 ];
 
-/// The answers of a step.
-fn ask(pen: &Pen, step: &str, ends: bool) -> String {
-    let responses: String = step.split("; ").map(|command| pen.ask_alike(command)).collect();
+/// Returns the responses to a step.
+fn responses(pen: &Pen, step: &str, ends: bool) -> String {
+    let responses: String = step.split("; ").map(|command| pen.comparable_response(command)).collect();
     if !ends {
         return responses;
     }
@@ -283,90 +283,93 @@ fn ask(pen: &Pen, step: &str, ends: bool) -> String {
     ENDED.to_owned()
 }
 
-fn start(by: By) -> Pen {
+fn start(by: Implementation) -> Pen {
     let pen = Pen::start(by, "", &["127.0.0.1:9".into(), "127.0.0.2:9:10:20:3:4".into()]);
-    pen.directory.write("lines", "blacklist 9\nmode\n");
-    pen.directory.write("bad", "blacklist 8\nnonsense\nhash x\n");
-    pen.directory.write(
+    pen.write("lines", "blacklist 9\nmode\n");
+    pen.write("bad", "blacklist 8\nnonsense\nhash x\n");
+    pen.write(
         "comments",
         "# a comment\n\n  \nno acl 1 # and one more\r\nserver 0 max 4 # four\nserver 0 max 0 #none\n   weight #\n",
     );
-    pen.directory.write("tabs", "\thash\n");
+    pen.write("tabs", "\thash\n");
     pen
 }
 
-/// Whether the kernel lets us speak with clients' addresses: then there is nothing to complain of.
+/// Returns true if the kernel permits the use of clients' addresses, so that no error is reported.
 fn may_be_transparent() -> bool {
     let permitted = rustix::thread::capabilities(None).unwrap().permitted;
     permitted.contains(rustix::thread::CapabilitySet::NET_ADMIN)
 }
 
-fn run(topic: &str) {
+/// Runs the steps of a topic with both programs, and compares the responses.
+#[track_caller]
+fn compare(topic: &str) {
     if !have("pen") {
         return;
     }
     let (_, steps) = SCRIPTS.iter().find(|(name, _)| *name == topic).unwrap();
-    let (debian, ours) = (start(By::Debian), start(By::Us));
+    let (debian, evener) = (start(Implementation::Debian), start(Implementation::Evener));
     let mut wrong = Vec::new();
     for step in *steps {
-        let known = RESPONSES.iter().find(|known| known.commands == *step);
-        let known = known.filter(|known| known.key != "transparent" || !may_be_transparent());
-        let ends = known.is_some_and(|known| known.debian == ENDED);
-        let seen = (ask(&debian, step, ends), ask(&ours, step, false));
-        let well = known.map_or(seen.0 == seen.1, |known| (known.debian, known.ours) == (&*seen.0, &*seen.1));
-        if !well {
-            wrong.push(format!("{step}\n  Debian {:?}\n  ours   {:?}", seen.0, seen.1));
+        let known =
+            Difference::of(step).filter(|known| !known.needs_missing_right() || !may_be_transparent());
+        let ends = known.is_some_and(Difference::ends_debian);
+        let (of_debian, of_evener) = (responses(&debian, step, ends), responses(&evener, step, false));
+        let is_expected = known.map_or(of_debian == of_evener, |known| known.matches(&of_debian, &of_evener));
+        if !is_expected {
+            wrong.push(format!("{step}\n  Debian {of_debian:?}\n  Evener {of_evener:?}"));
         }
         if ends {
-            // Both with the settings of the start.
-            debian.start_anew();
-            ours.signal("KILL");
-            ours.start_anew();
+            // Both programs start again with the first settings.
+            debian.start_process();
+            evener.signal("KILL");
+            evener.start_process();
         }
     }
     assert!(wrong.is_empty(), "{topic}:\n{}", wrong.join("\n"));
-    assert!(!debian.has_ended() && !ours.has_ended());
+    assert!(!debian.has_ended() && !evener.has_ended());
 }
 
 #[test]
-fn access_lists_are_answered_alike() {
-    run("lists");
+fn responses_about_access_lists_are_the_same() {
+    compare("lists");
 }
 
 #[test]
-fn numbers_are_answered_alike() {
-    run("numbers");
+fn responses_about_numbers_are_the_same() {
+    compare("numbers");
 }
 
 #[test]
-fn switches_are_answered_alike() {
-    run("switches");
+fn responses_about_switches_are_the_same() {
+    compare("switches");
 }
 
 #[test]
-fn servers_are_answered_alike() {
-    run("servers");
+fn responses_about_servers_are_the_same() {
+    compare("servers");
 }
 
 #[test]
-fn files_and_places_are_answered_alike() {
-    run("places");
+fn responses_about_files_and_addresses_are_the_same() {
+    compare("files");
 }
 
 #[test]
-fn the_rest_is_answered_alike() {
-    run("the rest");
+fn responses_to_other_commands_are_the_same() {
+    compare("the rest");
 }
 
 #[test]
-fn every_command_is_in_a_script_and_every_difference_is_asked_for() {
+fn every_command_and_every_difference_is_in_a_script() {
     let steps: Vec<&str> = SCRIPTS.iter().flat_map(|(_, steps)| steps.iter().copied()).collect();
     for difference in RESPONSES {
-        assert!(steps.contains(&difference.commands), "nobody asks: {}", difference.commands);
-        assert_ne!(difference.debian, difference.ours, "no difference: {}", difference.commands);
+        let commands = difference.commands();
+        assert!(steps.contains(&commands), "no script has: {commands}");
+        assert!(!difference.is_none(), "both responses are the same: {commands}");
     }
     for verb in VERBS {
         let requested = |command: &str| command == *verb || command.starts_with(&format!("{verb} "));
-        assert!(steps.iter().any(|step| step.split("; ").any(requested)), "nobody asks: {verb}");
+        assert!(steps.iter().any(|step| step.split("; ").any(requested)), "no script has: {verb}");
     }
 }

@@ -1,29 +1,57 @@
-//! Everything in which our pen differs from Debian's, by keys that `docs/migrate-from-pen.md` explains. Whatever is not
-//! listed here is the same.
+//! All differences between Evener's pen and Debian's, by keys that `docs/migrate-from-pen.md` explains. Other behaviour
+//! is the same.
 
-use super::programs::{By, ENDED, Pen};
+use super::programs::{ENDED, Implementation, Pen};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-/// An answer that differs.
+/// A response that differs.
 pub(super) struct Difference {
-    pub(super) key: &'static str,
-    /// One after the other; their answers are joined.
-    pub(super) commands: &'static str,
-    pub(super) debian: &'static str,
-    pub(super) ours: &'static str,
+    key: &'static str,
+    /// Commands, whose responses are joined.
+    commands: &'static str,
+    debian: &'static str,
+    evener: &'static str,
+}
+
+impl Difference {
+    /// Returns the known difference of these commands.
+    pub(super) fn of(commands: &str) -> Option<&'static Self> {
+        RESPONSES.iter().find(|known| known.commands == commands)
+    }
+
+    pub(super) fn commands(&self) -> &'static str {
+        self.commands
+    }
+
+    /// Returns true if the difference exists only where Evener lacks a right.
+    pub(super) fn needs_missing_right(&self) -> bool {
+        self.key == "transparent"
+    }
+
+    /// Returns true if the commands end Debian's pen.
+    pub(super) fn ends_debian(&self) -> bool {
+        self.debian == ENDED
+    }
+
+    pub(super) fn matches(&self, debian: &str, evener: &str) -> bool {
+        (self.debian, self.evener) == (debian, evener)
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.debian == self.evener
+    }
 }
 
 const fn response(
     key: &'static str,
     commands: &'static str,
     debian: &'static str,
-    ours: &'static str,
+    evener: &'static str,
 ) -> Difference {
-    Difference { key, commands, debian, ours }
+    Difference { key, commands, debian, evener }
 }
 
-/// What is asked where nothing may be wrong, and what is said of it.
 const ACL_USAGE: &str = "write acl N permit|deny ADDRESS [MASK], ADDRESS6[/LENGTH] or country NN\n";
 const NO_DSR: &str = "dsr_if: direct server return is not supported yet; without it servers respond through this \
     program, which is not the same\n";
@@ -33,7 +61,7 @@ const SERVER_USAGE: &str =
 const NOT_ALLOWED: &str = "service `pen`: source = \"client\" is not allowed here (Operation not permitted (os error 1)): give \
     the program CAP_NET_ADMIN (AmbientCapabilities= in its systemd unit, or run it as root)\n";
 
-/// The answers that differ, in the order of their scripts.
+/// Responses that differ, in the order of their scripts.
 pub(super) const RESPONSES: &[Difference] = &[
     // Access lists
     response("says-what-is-wrong", "acl", "", ACL_USAGE),
@@ -266,7 +294,7 @@ pub(super) const RESPONSES: &[Difference] = &[
         "servers takes no argument such as `x`\n",
     ),
     response("crash", "source", ENDED, "source: an address is missing\n"),
-    // Files and places
+    // Files and addresses
     response("says-what-is-wrong", "include", "", "include: a file is missing\n"),
     response(
         "says-what-is-wrong",
@@ -275,7 +303,7 @@ pub(super) const RESPONSES: &[Difference] = &[
         "none: it cannot be read: No such file or directory (os error 2)\n",
     ),
     response(
-        "include-answers",
+        "include-responses",
         "include lines; blacklist 30",
         "30\n",
         "9\nno hash no roundrobin no stubborn no weight no prio\n30\n",
@@ -358,8 +386,8 @@ pub(super) const RESPONSES: &[Difference] = &[
     response("crash", "idlers 2", ENDED, "Idlers: 0/2\n"),
 ];
 
-/// What differs in what the two do, beside answers.
-pub(super) const DEEDS: &[&str] = &[
+/// Keys of differences in behaviour other than responses.
+pub(super) const BEHAVIOURS: &[&str] = &[
     "first-server",
     "hash",
     "tracking-time",
@@ -385,26 +413,26 @@ pub(super) const DEEDS: &[&str] = &[
     "client-order",
 ];
 
-/// Runs the same with both programs, which come to different ends, as it is known and explained.
+/// Runs a scenario with both programs, whose results differ in a known and explained way.
 #[track_caller]
 pub(super) fn differs<T: PartialEq + Debug>(
     key: &str,
     options: &str,
     servers: &[String],
     debian: T,
-    ours: T,
+    evener: T,
     scenario: impl Fn(&Pen) -> T,
 ) {
-    assert!(DEEDS.contains(&key), "{key} is not listed");
-    assert_ne!(debian, ours);
-    for (by, expected) in [(By::Debian, debian), (By::Us, ours)] {
+    assert!(BEHAVIOURS.contains(&key), "{key} is not listed");
+    assert_ne!(debian, evener);
+    for (by, expected) in [(Implementation::Debian, debian), (Implementation::Evener, evener)] {
         let pen = Pen::start(by, options, servers);
         assert_eq!(scenario(&pen), expected, "{by:?}");
         assert!(!pen.has_ended(), "{by:?} ended: {}", pen.printed());
     }
 }
 
-/// What the tests of deeds are written in.
+/// Sources of the tests of differences in behaviour.
 const SOURCES: &str = concat!(
     include_str!("access.rs"),
     include_str!("choosing.rs"),
@@ -413,22 +441,22 @@ const SOURCES: &str = concat!(
 );
 
 #[test]
-fn each_difference_is_explained_and_what_is_explained_is_tested() {
+fn each_difference_is_explained_in_the_guide_and_tested() {
     let document = include_str!("../../../../../../docs/migrate-from-pen.md");
     let document = document.split("## Differences").nth(1).expect("the section");
     let name = |row: &str| Some(row.strip_prefix("| `")?.split_once("` | ")?.0.to_owned());
     let explained: Vec<String> = document.lines().filter_map(name).collect();
-    let known = RESPONSES.iter().map(|response| response.key).chain(DEEDS.iter().copied());
+    let known = RESPONSES.iter().map(|response| response.key).chain(BEHAVIOURS.iter().copied());
     let known: BTreeSet<&str> = known.collect();
     assert_eq!(explained.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
-    assert_eq!(explained.len(), known.len(), "explained twice: {explained:?}");
+    assert_eq!(explained.len(), known.len(), "a difference is explained twice: {explained:?}");
     for row in document.lines().filter(|row| row.starts_with("| `")) {
         assert_eq!(row.matches(" | ").count(), 4, "five columns: {row}");
     }
-    for deed in DEEDS {
+    for key in BEHAVIOURS {
         assert!(
-            SOURCES.contains(&format!("\"{deed}\"")) || SOURCES.contains(&format!("\"{deed}: ")),
-            "not tested: {deed}"
+            SOURCES.contains(&format!("\"{key}\"")) || SOURCES.contains(&format!("\"{key}: ")),
+            "the difference is not tested: {key}"
         );
     }
 }

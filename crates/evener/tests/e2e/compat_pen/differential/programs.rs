@@ -1,4 +1,4 @@
-//! Debian's pen or ours, started by the same command line in a directory of its own, and asked by Debian's penctl.
+//! Debian's pen or Evener's, started with the same command line in a new directory. Debian's penctl sends commands.
 
 use crate::harness::{BINARY, DEADLINE, Directory, line, local, reserved_port, wait_until};
 use socket2::{Domain, Socket, Type};
@@ -8,17 +8,24 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// Debian's program, or ours of the same name.
+/// Origin of a program.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum By {
+pub(super) enum Implementation {
     Debian,
-    Us,
+    Evener,
 }
 
-pub(super) const BOTH: [By; 2] = [By::Debian, By::Us];
+pub(super) const BOTH: [Implementation; 2] = [Implementation::Debian, Implementation::Evener];
 
-/// What is said of a program that ended instead of answering.
+/// Result of a command that ended the program instead of a response.
 pub(super) const ENDED: &str = "(it ended)";
+
+/// Use of the option `-u root`, without which pen opens no control port as root.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum User {
+    Root,
+    NotGiven,
+}
 
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -26,9 +33,9 @@ pub(super) fn is_root() -> bool {
 
 /// A running pen with a control socket.
 pub(super) struct Pen {
-    pub(super) by: By,
-    pub(super) port: u16,
-    pub(super) directory: Directory,
+    by: Implementation,
+    port: u16,
+    directory: Directory,
     listen: String,
     options: Vec<String>,
     servers: Vec<String>,
@@ -41,16 +48,16 @@ impl Drop for Pen {
         let _ = child.kill();
         let _ = child.wait();
         if std::thread::panicking() {
-            eprintln!("what {:?} said:\n{}", self.by, self.printed());
-        } else if self.by == By::Us {
+            eprintln!("output of {:?}:\n{}", self.by, self.printed());
+        } else if self.by == Implementation::Evener {
             assert!(!self.printed().contains("panicked at"), "{}", self.printed());
         }
     }
 }
 
-/// `pen` by that name: what it is called by makes it pen.
-pub(super) fn program(by: By, directory: &Directory) -> PathBuf {
-    if by == By::Debian {
+/// Returns the path of the program. Evener runs as pen by the name of a link.
+pub(super) fn program(by: Implementation, directory: &Directory) -> PathBuf {
+    if by == Implementation::Debian {
         return "/usr/bin/pen".into();
     }
     let link = directory.file("pen");
@@ -61,31 +68,37 @@ pub(super) fn program(by: By, directory: &Directory) -> PathBuf {
 }
 
 impl Pen {
-    /// `pen -f [-u root] -C control OPTIONS 127.0.0.1:PORT SERVER...` in a directory of its own.
-    pub(super) fn start(by: By, options: &str, servers: &[String]) -> Self {
+    /// Runs `pen -f [-u root] -C control OPTIONS 127.0.0.1:PORT SERVER...` in a new directory.
+    pub(super) fn start(by: Implementation, options: &str, servers: &[String]) -> Self {
         Self::prepared(by, Directory::new(), options, None, servers)
     }
 
-    /// Listens where it is told: an address with this port, or a path.
-    pub(super) fn listening(by: By, options: &str, port: u16, listen: &str, servers: &[String]) -> Self {
+    /// Runs pen with this listen address: an address with the port, or a path.
+    pub(super) fn listening(
+        by: Implementation,
+        options: &str,
+        port: u16,
+        listen: &str,
+        servers: &[String],
+    ) -> Self {
         Self::prepared(by, Directory::new(), options, Some((port, listen)), servers)
     }
 
-    /// In a directory that has something in it already.
+    /// Runs pen in an existing directory.
     pub(super) fn prepared(
-        by: By,
+        by: Implementation,
         directory: Directory,
         options: &str,
         listen: Option<(u16, &str)>,
         servers: &[String],
     ) -> Self {
         let pen = Self::new(by, directory, options, listen, servers);
-        pen.start_anew();
+        pen.start_process();
         pen
     }
 
     fn new(
-        by: By,
+        by: Implementation,
         directory: Directory,
         options: &str,
         listen: Option<(u16, &str)>,
@@ -98,42 +111,42 @@ impl Pen {
         Self { by, port, directory, listen, options, servers: servers.to_vec(), child }
     }
 
-    /// Starts it, after its end too.
-    pub(super) fn start_anew(&self) {
-        self.spawn(true);
+    /// Starts the process, possibly again after its end.
+    pub(super) fn start_process(&self) {
+        self.spawn(User::Root);
         wait_until("pen to start", || {
-            assert!(!self.has_ended(), "{:?} ended at once: {}", self.by, self.printed());
+            assert!(!self.has_ended(), "{:?} ended immediately: {}", self.by, self.printed());
             self.run_command("pid").status.success().then_some(())
         });
     }
 
-    /// One that has its control port elsewhere, or none.
-    pub(super) fn unasked(by: By, options: &str, servers: &[String]) -> Self {
+    /// Runs pen without a control socket in its directory.
+    pub(super) fn without_control_socket(by: Implementation, options: &str, servers: &[String]) -> Self {
         let pen = Self::new(by, Directory::new(), options, None, servers);
-        pen.spawn(true);
+        pen.spawn(User::Root);
         pen
     }
 
-    /// One that was not told to be root.
-    pub(super) fn as_root(by: By, options: &str, servers: &[String]) -> Self {
+    /// Runs pen without `-u root`.
+    pub(super) fn without_user(by: Implementation, options: &str, servers: &[String]) -> Self {
         let pen = Self::new(by, Directory::new(), options, None, servers);
-        pen.spawn(false);
+        pen.spawn(User::NotGiven);
         pen
     }
 
-    fn spawn(&self, may_be_root: bool) {
+    fn spawn(&self, user: User) {
         let _ = self.child.borrow_mut().wait();
-        let printed = fs::File::create(self.directory.file("said")).unwrap();
-        // Debian's dies of some commands: no cores of it.
+        let printed = fs::File::create(self.directory.file("output")).unwrap();
+        // Some commands crash Debian's pen, which must not leave core files.
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -c 0; exec \"$0\" \"$@\""]).arg(program(self.by, &self.directory));
-        if self.by == By::Us {
+        if self.by == Implementation::Evener {
             let driver = std::env::var("EVENER_TEST_DRIVER").ok();
             command.args(driver.iter().flat_map(|driver| ["--driver", driver]));
         }
         command
             .args(["-f", "-C", "./control"])
-            .args((may_be_root && is_root()).then_some(["-u", "root"]).iter().flatten());
+            .args((user == User::Root && is_root()).then_some(["-u", "root"]).iter().flatten());
         command.args(&self.options).arg(&self.listen).args(&self.servers);
         command.current_dir(self.directory.file(".")).env("TZ", "UTC").env("RUST_BACKTRACE", "0");
         let child = command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed).spawn();
@@ -144,9 +157,28 @@ impl Pen {
         self.child.borrow_mut().try_wait().unwrap().is_some()
     }
 
-    /// Waits for its end; the exit status, if it was not a signal.
+    /// Waits for the end of the process, and returns its exit status; `None` after a signal.
     pub(super) fn end(&self) -> Option<i32> {
         wait_until("pen to end", || self.child.borrow_mut().try_wait().unwrap()).code()
+    }
+
+    pub(super) fn is_debian(&self) -> bool {
+        self.by == Implementation::Debian
+    }
+
+    /// Returns the listen address.
+    pub(super) fn address(&self) -> SocketAddr {
+        local(self.port)
+    }
+
+    /// Returns the path of a file in the directory of the program.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file in the directory of the program.
+    pub(super) fn write(&self, name: &str, text: &str) {
+        self.directory.write(name, text);
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -158,49 +190,53 @@ impl Pen {
         assert!(status.unwrap().success());
     }
 
-    /// Everything on its standard output and error.
+    /// Returns the standard output and error of the process.
     pub(super) fn printed(&self) -> String {
-        self.file("said")
+        self.file("output")
     }
 
     pub(super) fn file(&self, name: &str) -> String {
         String::from_utf8_lossy(&fs::read(self.directory.file(name)).unwrap_or_default()).into_owned()
     }
 
-    /// Debian's penctl, as a script calls it.
+    /// Runs Debian's penctl as a script does.
     fn run_command(&self, command: &str) -> Output {
         let mut penctl = Command::new("/usr/bin/penctl");
         penctl.arg("./control").args(command.split(' ')).current_dir(self.directory.file("."));
         penctl.output().unwrap()
     }
 
-    /// The answer to a command, with what penctl complains of.
-    pub(super) fn ask(&self, command: &str) -> String {
+    /// Returns the response to a command, with the errors of penctl.
+    pub(super) fn response(&self, command: &str) -> String {
         let output = self.run_command(command);
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
         if output.status.success() { text } else { format!("{text}(penctl failed)") }
     }
 
-    /// The same without what must differ: ports and pids of the two.
-    pub(super) fn ask_alike(&self, command: &str) -> String {
-        let text = self.ask(command).replace(&format!(":{}", self.port), ":PORT");
+    /// Returns the response without the port and the pid, which always differ.
+    pub(super) fn comparable_response(&self, command: &str) -> String {
+        let text = self.response(command).replace(&format!(":{}", self.port), ":PORT");
         if command.starts_with("pid") { text.replace(&self.pid().to_string(), "PID") } else { text }
     }
 
-    /// Asks several things that have no answer.
-    pub(super) fn tell(&self, commands: &[&str]) {
+    /// Runs commands that have no response.
+    pub(super) fn run(&self, commands: &[&str]) {
         for command in commands {
-            assert_eq!(self.ask(command), "", "{:?}: {command}", self.by);
+            assert_eq!(self.response(command), "", "{:?}: {command}", self.by);
         }
     }
 
-    /// A connection from an address of the loopback interface.
+    pub(super) fn connect(&self) -> TcpStream {
+        crate::harness::connect(self.port)
+    }
+
+    /// Connects from 127.0.0.`last`.
     pub(super) fn connect_from(&self, last: u8) -> TcpStream {
         connect_from(last, self.port)
     }
 
-    /// Who serves a new connection from there; nobody is empty.
+    /// Returns the server of a new connection from 127.0.0.`last`; empty without a server.
     pub(super) fn who_from(&self, last: u8) -> String {
         name(&mut self.connect_from(last))
     }
@@ -209,28 +245,28 @@ impl Pen {
         self.who_from(1)
     }
 
-    /// Who serves these clients, one after the other.
-    pub(super) fn whos(&self, clients: impl IntoIterator<Item = u8>) -> Vec<String> {
+    /// Returns the servers of new connections, made one after the other.
+    pub(super) fn servers_of(&self, clients: impl IntoIterator<Item = u8>) -> Vec<String> {
         clients.into_iter().map(|client| self.who_from(client)).collect()
     }
 
-    /// The same where it may not listen yet.
+    /// Returns the server of a new connection; empty while pen does not listen.
     pub(super) fn try_who(&self) -> String {
         TcpStream::connect(local(self.port)).map(|mut stream| name(&mut stream)).unwrap_or_default()
     }
 
-    /// A field of a server's line in `servers`, by its name.
+    /// Returns a field of a server's line in `servers`.
     pub(super) fn field(&self, server: usize, name: &str) -> String {
-        let response = self.ask("servers");
+        let response = self.response("servers");
         let line = response.lines().nth(server).unwrap_or_else(|| panic!("no server {server}: {response}"));
         let mut words = line.split(' ').skip_while(|word| *word != name);
         words.nth(1).unwrap_or_else(|| panic!("no {name}: {line}")).to_owned()
     }
 
-    /// Waits until nobody is connected: both programs notice a client's end a moment later.
+    /// Waits until no client is connected. Both programs notice the end of a client with a delay.
     pub(super) fn wait_idle(&self) {
         wait_until("all connections to end", || {
-            let servers = self.ask("servers");
+            let servers = self.response("servers");
             servers.lines().all(|line| line.contains(" conn 0 ")).then_some(())
         });
     }
@@ -245,14 +281,14 @@ pub(super) fn connect_from(last: u8, port: u16) -> TcpStream {
     stream
 }
 
-/// The name that the server says first; a connection that is closed or reset has none.
+/// Returns the name that the server sends first; empty for a connection that is closed or reset.
 pub(super) fn name(stream: &mut TcpStream) -> String {
     line(stream).split(' ').next().unwrap().to_owned()
 }
 
-/// Runs the same with both programs, which must come to the same end: this one.
+/// Runs a scenario with both programs, whose results must equal the expected one.
 #[track_caller]
-#[expect(clippy::needless_pass_by_value, reason = "what is expected is mostly made on the spot")]
+#[expect(clippy::needless_pass_by_value, reason = "callers build the expected value in the call")]
 pub(super) fn alike<T: PartialEq + std::fmt::Debug>(
     options: &str,
     servers: &[String],

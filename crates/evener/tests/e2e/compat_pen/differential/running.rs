@@ -1,7 +1,7 @@
-//! Starting, files of commands, signals, the end, and penctl itself.
+//! Start, files of commands, signals, the end, and penctl.
 
 use super::differences::differs;
-use super::programs::{BOTH, By, Pen, alike, is_root, program};
+use super::programs::{BOTH, Implementation, Pen, alike, is_root, program};
 use crate::harness::{BINARY, Directory, Server, have, line, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::TcpStream;
@@ -14,22 +14,22 @@ fn to(server: &Server) -> Vec<String> {
 const UNUSED: &str = "127.0.0.1:9";
 
 #[test]
-fn exit_ends_it_where_it_may() {
+fn exit_ends_pen_if_it_is_enabled() {
     if !have("pen") {
         return;
     }
     alike("", &[UNUSED.to_owned()], "Exit is not enabled; restart with -X flag\n".to_owned(), |pen| {
-        pen.ask("exit")
+        pen.response("exit")
     });
     for by in BOTH {
         let pen = Pen::start(by, "-X", &[UNUSED.to_owned()]);
-        assert_eq!(pen.ask("exit"), "", "{by:?}");
+        assert_eq!(pen.response("exit"), "", "{by:?}");
         assert_eq!(pen.end(), Some(0), "{by:?}");
     }
 }
 
 #[test]
-fn term_ends_it_and_takes_its_pid_file_along() {
+fn term_ends_pen_and_removes_its_pid_file() {
     if !have("pen") {
         return;
     }
@@ -38,13 +38,13 @@ fn term_ends_it_and_takes_its_pid_file_along() {
         assert_eq!(pen.file("pid"), pen.pid().to_string(), "{by:?}");
         pen.signal("TERM");
         assert_eq!(pen.end(), Some(0), "{by:?}");
-        assert!(!pen.directory.file("pid").exists(), "{by:?}");
-        assert!(TcpStream::connect(local(pen.port)).is_err());
+        assert!(!pen.path("pid").exists(), "{by:?}");
+        assert!(TcpStream::connect(pen.address()).is_err());
     }
 }
 
 #[test]
-fn term_lets_connections_finish_only_in_ours() {
+fn only_evener_lets_connections_finish_on_term() {
     if !have("pen") {
         return;
     }
@@ -54,15 +54,15 @@ fn term_lets_connections_finish_only_in_ours() {
         let mut client = pen.connect_from(1);
         assert_eq!(line(&mut client), "a 127.0.0.1");
         pen.signal("TERM");
-        wait_until("the port to close", || TcpStream::connect(local(pen.port)).err());
-        let goes_on = client.write_all(b"still\n").is_ok() && line(&mut client) == "still";
-        assert_eq!(goes_on, by == By::Us, "drain: {by:?}");
+        wait_until("the port to close", || TcpStream::connect(pen.address()).err());
+        let continues = client.write_all(b"still\n").is_ok() && line(&mut client) == "still";
+        assert_eq!(continues, by == Implementation::Evener, "drain: {by:?}");
         drop(client);
         assert_eq!(pen.end(), Some(0), "{by:?}");
     }
 }
 
-/// Whatever the options say, the file says more; its answers are printed.
+/// File of commands that overrides options. Its responses are printed.
 const FILE: &str = "# commands\nblacklist 9\nmode\nacl 1 deny 127.0.0.7\nclient_acl 1\n\nclients_max 100\n\
     server 1 address 127.0.0.9 port 9 max 3 hard 4 # another\nprio\n";
 
@@ -72,7 +72,7 @@ fn a_file_of_commands_is_read_at_the_start_and_again() {
         return;
     }
     let requested = ["blacklist", "timeout", "mode", "clients_max", "client_acl", "servers"];
-    let settings = |pen: &Pen| requested.map(|command| pen.ask(command)).concat();
+    let settings = |pen: &Pen| requested.map(|command| pen.response(command)).concat();
     let expected = "9\n7\nno hash roundrobin no stubborn no weight prio\n100\n1\n\
         0 addr 127.0.0.1 port 9 conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n\
         1 addr 127.0.0.9 port 9 conn 0 max 3 hard 4 weight 0 prio 0 sx 0 rx 0\n";
@@ -81,12 +81,12 @@ fn a_file_of_commands_is_read_at_the_start_and_again() {
         directory.write("cf", FILE);
         let pen = Pen::prepared(by, directory, "-b 5 -t 7 -r -F cf", None, &[UNUSED.to_owned()]);
         assert_eq!(settings(&pen), expected, "{by:?}");
-        pen.directory.write("cf", "blacklist 11\nclients_max 50\nserver 1 port 10\n");
+        pen.write("cf", "blacklist 11\nclients_max 50\nserver 1 port 10\n");
         pen.signal("HUP");
-        wait_until("the file to be read", || (pen.ask("blacklist") == "11\n").then_some(()));
+        wait_until("the file to be read", || (pen.response("blacklist") == "11\n").then_some(()));
         let expected = expected.replace("9\n7", "11\n7").replace("9 port 9", "9 port 10");
         assert_eq!(settings(&pen), expected, "{by:?}");
-        // Answers of the file are on standard output: Debian's are there at the latest at the end.
+        // Responses to the file are on standard output; Debian's pen may write them only at its end.
         pen.signal("TERM");
         pen.end();
         assert!(
@@ -98,7 +98,7 @@ fn a_file_of_commands_is_read_at_the_start_and_again() {
 }
 
 #[test]
-fn a_file_of_many_lines_is_read_in_no_time() {
+fn a_file_of_many_lines_is_read_within_the_start_deadline() {
     if !have("pen") {
         return;
     }
@@ -106,51 +106,51 @@ fn a_file_of_many_lines_is_read_in_no_time() {
     for by in BOTH {
         let directory = Directory::new();
         directory.write("cf", &(0..20_000).map(lines).collect::<String>());
-        // Within the deadline of every start; line by line it took twice that.
+        // Within the deadline of every start. To apply each line separately took twice as long.
         let pen = Pen::prepared(by, directory, "-F cf", None, &[UNUSED.to_owned()]);
-        pen.tell(&["write file"]);
+        pen.run(&["write file"]);
         assert_eq!(pen.file("file").matches("acl 1 deny ").count(), 20_000, "{by:?}");
     }
 }
 
 #[test]
-fn a_file_that_is_not_there_is_made_by_write() {
+fn write_creates_a_missing_file_of_commands() {
     if !have("pen") {
         return;
     }
     alike("-F cf -b 7", &[UNUSED.to_owned()], true, |pen| {
-        pen.tell(&["write"]);
+        pen.run(&["write"]);
         pen.file("cf").contains("blacklist 7\n")
     });
 }
 
 #[test]
-fn a_file_says_more_of_the_servers_of_the_command_line() {
+fn the_file_of_commands_overrides_servers_of_the_command_line() {
     if !have("pen") {
         return;
     }
-    for (by, expected) in [(By::Debian, "0"), (By::Us, "3")] {
+    for (by, expected) in [(Implementation::Debian, "0"), (Implementation::Evener, "3")] {
         let directory = Directory::new();
         directory.write("cf", "server 0 max 3\n");
         let pen = Pen::prepared(by, directory, "-F cf", None, &[UNUSED.to_owned()]);
         assert_eq!(pen.field(0, "max"), expected, "file-over-line: {by:?}");
-        // Read again, it counts for both.
+        // After a reload, the file applies to both programs.
         pen.signal("HUP");
         wait_until("the file to be read", || (pen.field(0, "max") == "3").then_some(()));
     }
 }
 
-/// What `write` writes, without its two first lines.
+/// Returns the lines that `write` writes, without the first two.
 fn written(pen: &Pen) -> Vec<String> {
-    pen.tell(&["write file"]);
+    pen.run(&["write file"]);
     let text = pen.file("file");
     let header: Vec<&str> = text.lines().take(2).collect();
     assert!(header[0].starts_with("# Generated by ") && header[1].starts_with("# pen "), "{header:?}");
     assert!(header[1].contains(" -f "), "{header:?}");
-    text.lines().skip(2).map(|line| line.replace(&pen.port.to_string(), "PORT")).collect()
+    text.lines().skip(2).map(|line| line.replace(&pen.address().port().to_string(), "PORT")).collect()
 }
 
-/// Settings that both know.
+/// Settings that both programs support.
 const SETTINGS: &[&str] = &[
     "acl 1 permit 10.0.0.1",
     "acl 1 deny 10.0.0.0 255.0.0.0",
@@ -169,56 +169,58 @@ const SETTINGS: &[&str] = &[
 ];
 
 #[test]
-fn what_is_written_has_all_lines_of_debian_s_and_each_reads_the_other_s() {
+fn a_written_file_has_all_lines_of_debian_and_each_program_reads_the_other_file() {
     if !have("pen") {
         return;
     }
-    let [debian, ours] = BOTH.map(|by| Pen::start(by, "-b 9 -t 8 -T 7", &[UNUSED.to_owned()]));
-    for pen in [&debian, &ours] {
-        pen.tell(SETTINGS);
+    let [debian, evener] = BOTH.map(|by| Pen::start(by, "-b 9 -t 8 -T 7", &[UNUSED.to_owned()]));
+    for pen in [&debian, &evener] {
+        pen.run(SETTINGS);
         assert_eq!(
-            pen.ask("client_acl 1") + &pen.ask("log requests") + &pen.ask("web_stats page"),
+            pen.response("client_acl 1") + &pen.response("log requests") + &pen.response("web_stats page"),
             "1\nrequests\npage\n"
         );
     }
-    let (theirs, mine) = (written(&debian), written(&ours));
-    assert!(theirs.len() > 30 && mine.len() > theirs.len(), "written-file: {theirs:?}");
-    for line in &theirs {
-        assert!(mine.contains(line), "not there: {line}\n{mine:?}");
+    let (of_debian, of_evener) = (written(&debian), written(&evener));
+    assert!(of_debian.len() > 30 && of_evener.len() > of_debian.len(), "written-file: {of_debian:?}");
+    for line in &of_debian {
+        assert!(of_evener.contains(line), "the line is missing: {line}\n{of_evener:?}");
     }
     let requested = ["blacklist", "timeout", "tracking", "mode", "servers", "client_acl", "log", "web_stats"];
-    let settings = |pen: &Pen| requested.map(|command| pen.ask(command)).concat();
+    let settings = |pen: &Pen| requested.map(|command| pen.response(command)).concat();
     let expected = settings(&debian);
-    assert_eq!(settings(&ours), expected);
-    // Each with the file of the other, as commands that are included: lines that Debian's does not know are passed over.
-    for (by, file) in [(By::Us, debian.file("file")), (By::Debian, ours.file("file"))] {
+    assert_eq!(settings(&evener), expected);
+    // Each program includes the file of the other one. Debian's pen ignores unknown lines.
+    for (by, file) in
+        [(Implementation::Evener, debian.file("file")), (Implementation::Debian, evener.file("file"))]
+    {
         let pen = Pen::start(by, "", &[]);
         let lines: Vec<&str> = file.lines().filter(|line| !line.starts_with("listen")).collect();
-        pen.directory.write("other", &(lines.join("\n") + "\n"));
-        pen.ask("include other");
+        pen.write("other", &(lines.join("\n") + "\n"));
+        pen.response("include other");
         assert_eq!(settings(&pen), expected, "{by:?}");
         assert!(!pen.has_ended());
     }
 }
 
 #[test]
-fn a_file_with_a_mistake_counts_by_halves_for_debian_s_and_not_at_all_for_ours() {
+fn a_file_with_an_error_is_applied_in_part_by_debian_and_not_at_all_by_evener() {
     if !have("pen") {
         return;
     }
     differs("include-whole", "-F cf", &[UNUSED.to_owned()], "9\n".to_owned(), "30\n".to_owned(), |pen| {
-        // It was not there at the start: Debian's passes over that.
-        pen.directory.write("cf", "blacklist 9\nnonsense\n");
+        // The file did not exist at the start, which Debian's pen ignores.
+        pen.write("cf", "blacklist 9\nnonsense\n");
         pen.signal("HUP");
         wait_until("the file to be read", || {
-            (pen.ask("blacklist") == "9\n" || pen.printed().contains("nonsense")).then_some(())
+            (pen.response("blacklist") == "9\n" || pen.printed().contains("nonsense")).then_some(())
         });
-        pen.ask("blacklist")
+        pen.response("blacklist")
     });
 }
 
-/// How a command line ends at once.
-fn ends(by: By, arguments: &str) -> (bool, String) {
+/// Runs a command line that ends immediately; returns its success and output.
+fn ends(by: Implementation, arguments: &str) -> (bool, String) {
     let directory = Directory::new();
     let mut command = Command::new("timeout");
     command.arg("10").arg(program(by, &directory)).args(arguments.split_whitespace());
@@ -228,15 +230,15 @@ fn ends(by: By, arguments: &str) -> (bool, String) {
 }
 
 #[test]
-fn a_wrong_command_line_ends_both() {
+fn a_wrong_command_line_ends_both_programs() {
     if !have("pen") {
         return;
     }
-    // Debian's prints its usage and says that all is well.
+    // Debian's pen prints its usage and reports success.
     for wrong in ["", "-y 80 127.0.0.1", "-t 0 80 127.0.0.1", "-b"] {
-        let (well, printed) = ends(By::Debian, &format!("-f {wrong}"));
+        let (well, printed) = ends(Implementation::Debian, &format!("-f {wrong}"));
         assert!(well && printed.contains("usage:"), "usage: {wrong}: {printed}");
-        let (well, printed) = ends(By::Us, &format!("-f {wrong}"));
+        let (well, printed) = ends(Implementation::Evener, &format!("-f {wrong}"));
         assert!(
             !well && printed.starts_with("pen: ") && printed.lines().count() == 1,
             "usage: {wrong}: {printed}"
@@ -253,20 +255,20 @@ fn a_wrong_command_line_ends_both() {
 }
 
 #[test]
-fn option_n_is_there_only_in_ours() {
+fn only_evener_has_the_option_n() {
     if !have("pen") {
         return;
     }
-    let (well, printed) = ends(By::Debian, "-f -N 80 127.0.0.1");
+    let (well, printed) = ends(Implementation::Debian, "-f -N 80 127.0.0.1");
     assert!(well && printed.contains("usage:"), "option-n: {printed}");
     let server = Server::named("a");
-    let pen = Pen::start(By::Us, "-N", &to(&server));
+    let pen = Pen::start(Implementation::Evener, "-N", &to(&server));
     assert_eq!(pen.who(), "a");
-    assert_eq!(pen.ask("mode"), "hash no roundrobin no stubborn no weight no prio\n");
+    assert_eq!(pen.response("mode"), "hash no roundrobin no stubborn no weight no prio\n");
 }
 
 #[test]
-fn options_say_the_same_as_commands() {
+fn options_and_commands_have_the_same_effect() {
     if !have("pen") {
         return;
     }
@@ -287,24 +289,24 @@ fn options_say_the_same_as_commands() {
         "-b4 -T 5 -t6 -c 70 -x80 -hrs -W -o prio -llog -wpage",
         &[UNUSED.to_owned()],
         expected.to_owned(),
-        |pen| requested.map(|command| pen.ask(command)).concat(),
+        |pen| requested.map(|command| pen.response(command)).concat(),
     );
 }
 
-/// A penctl.
-fn penctl(by: By, arguments: &[&str]) -> Output {
-    let mut command = Command::new(if by == By::Debian { "/usr/bin/penctl" } else { BINARY });
-    command.args((by == By::Us).then_some("penctl")).args(arguments).output().unwrap()
+/// Runs penctl.
+fn penctl(by: Implementation, arguments: &[&str]) -> Output {
+    let mut command = Command::new(if by == Implementation::Debian { "/usr/bin/penctl" } else { BINARY });
+    command.args((by == Implementation::Evener).then_some("penctl")).args(arguments).output().unwrap()
 }
 
 #[test]
-fn our_penctl_says_what_debian_s_says() {
+fn both_versions_of_penctl_print_the_same() {
     if !have("pen") {
         return;
     }
     for by in BOTH {
         let pen = Pen::start(by, "", &[UNUSED.to_owned()]);
-        let control = pen.directory.file("control").display().to_string();
+        let control = pen.path("control").display().to_string();
         for command in [
             &["servers"][..],
             &["server", "0", "max", "3"],
@@ -313,9 +315,13 @@ fn our_penctl_says_what_debian_s_says() {
             &["connection", "2"],
             &["pid"],
         ] {
-            let [debian, ours] = BOTH.map(|by| penctl(by, &[&[control.as_str()], command].concat()));
-            assert_eq!(debian.stdout, ours.stdout, "{by:?} {command:?}");
-            assert_eq!((debian.status.code(), ours.status.code()), (Some(0), Some(0)), "{by:?} {command:?}");
+            let [debian, evener] = BOTH.map(|by| penctl(by, &[&[control.as_str()], command].concat()));
+            assert_eq!(debian.stdout, evener.stdout, "{by:?} {command:?}");
+            assert_eq!(
+                (debian.status.code(), evener.status.code()),
+                (Some(0), Some(0)),
+                "{by:?} {command:?}"
+            );
         }
     }
     let closed = format!("127.0.0.1:{}", reserved_port());
@@ -331,13 +337,13 @@ fn our_penctl_says_what_debian_s_says() {
             assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{by:?} {wrong:?}");
         }
     }
-    // Without a command Debian's says that all is well.
+    // Without a command Debian's penctl reports success.
     let codes = BOTH.map(|by| penctl(by, &[&closed]).status.code());
     assert_eq!(codes, [Some(0), Some(2)], "penctl-usage");
 }
 
 #[test]
-fn root_may_write_to_files_of_others() {
+fn root_may_write_to_files_of_other_users() {
     if !have("pen") || !is_root() {
         return;
     }
@@ -348,7 +354,7 @@ fn root_may_write_to_files_of_others() {
         std::os::unix::fs::chown(&log, Some(65_534), Some(65_534)).unwrap();
         std::fs::set_permissions(&log, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let pen = Pen::prepared(by, directory, "", None, &to(&server));
-        assert_eq!(pen.ask("log log"), "log\n", "{by:?}");
+        assert_eq!(pen.response("log log"), "log\n", "{by:?}");
         assert!(!pen.has_ended());
     }
 }
@@ -358,7 +364,7 @@ fn read(directory: &Directory, name: &str) -> String {
 }
 
 #[test]
-fn a_daemon_leaves_its_pid_and_answers() {
+fn a_daemon_writes_its_pid_and_responds_to_commands() {
     if !have("pen") {
         return;
     }
@@ -374,26 +380,27 @@ fn a_daemon_leaves_its_pid_and_answers() {
             .args(["-C", "./control", "-X", "-F", "cf", "-w", "page", "-p", "pid"])
             .args(is_root().then_some(["-u", "root"]).iter().flatten());
         command.args([local(port).to_string(), to(&server)[0].clone()]).current_dir(directory.file("."));
-        // Debian's prints what its file answers.
+        // Debian's pen prints the responses to its file.
         assert!(command.stdout(Stdio::null()).status().unwrap().success(), "{by:?}");
         let written =
             wait_until("the pid", || std::fs::read_to_string(&pid).ok().filter(|pid| !pid.is_empty()));
-        let ask = |words: &str| {
-            let output = penctl(By::Debian, &[&control, words]);
+        let response = |words: &str| {
+            let output = penctl(Implementation::Debian, &[&control, words]);
             output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
         };
-        let response = wait_until("an answer", || ask("pid"));
-        assert_eq!(response, written.clone() + "\n", "{by:?}");
-        // It stays where it was called: names mean what they meant, now and later.
-        let responses: Vec<Option<String>> = ["web_stats", "timeout", "log log", "write"].map(ask).into();
-        let expected = ["page\n", "9\n", "log\n", ""].map(|response| Some(response.to_owned()));
+        let pid_response = wait_until("a response", || response("pid"));
+        assert_eq!(pid_response, written.clone() + "\n", "{by:?}");
+        // The daemon stays in the directory of the call, so that relative paths keep their meaning.
+        let responses: Vec<Option<String>> =
+            ["web_stats", "timeout", "log log", "write"].map(response).into();
+        let expected = ["page\n", "9\n", "log\n", ""].map(|text| Some(text.to_owned()));
         assert_eq!(responses, expected, "{by:?}");
         wait_until("both files", || {
             (directory.file("log").exists() && read(&directory, "cf").len() > 100).then_some(())
         });
         assert_eq!(crate::harness::who(port), "a", "{by:?}");
-        ask("exit");
-        wait_until("its end", || TcpStream::connect(local(port)).err());
-        wait_until("the pid file to go", || (!std::path::Path::new(&pid).exists()).then_some(()));
+        response("exit");
+        wait_until("the end of pen", || TcpStream::connect(local(port)).err());
+        wait_until("the removal of the pid file", || (!std::path::Path::new(&pid).exists()).then_some(()));
     }
 }

@@ -1,8 +1,8 @@
-//! What becomes of connections: closing by halves, addresses, HTTP, logs, pages, and what the control port tells of them.
+//! Connections: half-closed sides, addresses, HTTP, logs, status pages, and commands about connections.
 
 use super::differences::differs;
-use super::programs::{BOTH, By, Pen, alike, name};
-use crate::harness::{DEADLINE, Directory, Server, connect, have, line, local, reserved_port, wait_until};
+use super::programs::{BOTH, Implementation, Pen, alike, name};
+use crate::harness::{DEADLINE, Directory, Server, have, line, local, reserved_port, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ fn rest(stream: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A server that says what it was sent, once it has all of it.
+/// Starts a server that returns everything that it received, after the end of the request.
 fn reader() -> Server {
     Server::start(|mut stream| {
         let sent = rest(&mut stream);
@@ -25,14 +25,15 @@ fn reader() -> Server {
     })
 }
 
-/// What a client gets that ends its half, and what a server gets that ends its own.
-fn halves(pen: &Pen, ended: &TcpListener) -> (String, String) {
-    let mut client = connect(pen.port);
+/// Returns the bytes that a client receives after it has closed its side, and the bytes that a server receives after it
+/// has closed its side.
+fn half_closed(pen: &Pen, ended: &TcpListener) -> (String, String) {
+    let mut client = pen.connect();
     let first = client.write_all(b"all").and_then(|()| client.shutdown(Shutdown::Write));
     first.unwrap();
     let down = rest(&mut client);
-    pen.tell(&[&format!("server 0 port {}", ended.local_addr().unwrap().port())]);
-    let mut client = connect(pen.port);
+    pen.run(&[&format!("server 0 port {}", ended.local_addr().unwrap().port())]);
+    let mut client = pen.connect();
     let (mut server, _) = ended.accept().unwrap();
     server.set_read_timeout(Some(DEADLINE)).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
@@ -43,7 +44,7 @@ fn halves(pen: &Pen, ended: &TcpListener) -> (String, String) {
 }
 
 #[test]
-fn connections_close_by_halves_unless_they_are_to_close_fast() {
+fn half_closed_connections_continue_unless_fast_close_is_set() {
     if !have("pen") {
         return;
     }
@@ -53,75 +54,75 @@ fn connections_close_by_halves_unless_they_are_to_close_fast() {
         [("off", "got all", "late"), ("up", "got all", ""), ("down", "", "late"), ("both", "", "")]
     {
         alike("-P", &to(&server), (up.to_owned(), down.to_owned()), |pen| {
-            pen.tell(&[&format!("tcp_fastclose {how}")]);
-            halves(pen, &ended)
+            pen.run(&[&format!("tcp_fastclose {how}")]);
+            half_closed(pen, &ended)
         });
     }
 }
 
 #[test]
-fn servers_see_the_source_that_they_are_to_see() {
+fn servers_see_the_configured_source_address() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
-    let seen = |pen: &Pen| line(&mut connect(pen.port));
+    let source = |pen: &Pen| line(&mut pen.connect());
     alike("", &to(&server), ["a 127.0.0.1", "a 127.0.0.9"].map(str::to_owned), |pen| {
-        let before = seen(pen);
-        pen.tell(&["source 127.0.0.9"]);
-        [before, seen(pen)]
+        let before = source(pen);
+        pen.run(&["source 127.0.0.9"]);
+        [before, source(pen)]
     });
     differs("no-source", "", &to(&server), "a 127.0.0.9".to_owned(), "a 127.0.0.1".to_owned(), |pen| {
-        pen.tell(&["source 127.0.0.9", "no source"]);
-        seen(pen)
+        pen.run(&["source 127.0.0.9", "no source"]);
+        source(pen)
     });
 }
 
 #[test]
-fn both_listen_on_a_unix_socket() {
+fn both_programs_listen_on_a_unix_socket() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     for by in BOTH {
         let pen = Pen::listening(by, "-P", 0, "./socket", &to(&server));
-        let mut client = UnixStream::connect(pen.directory.file("socket")).unwrap();
+        let mut client = UnixStream::connect(pen.path("socket")).unwrap();
         client.set_read_timeout(Some(DEADLINE)).unwrap();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello", "{by:?}");
-        assert_eq!(pen.ask("listen"), "./socket\n");
-        // Debian's prints an address that nobody wrote: what was in memory, often nothing.
-        let recent = pen.ask("recent");
-        let is_known = by == By::Debian || recent.starts_with("127.0.0.1 ");
+        assert_eq!(pen.response("listen"), "./socket\n");
+        // Debian's pen prints uninitialized memory as the address, often an empty text.
+        let recent = pen.response("recent");
+        let is_known = by == Implementation::Debian || recent.starts_with("127.0.0.1 ");
         assert!(is_known && recent.contains(" connects 1 "), "unix-clients: {by:?}: {recent}");
     }
 }
 
 #[test]
-fn the_port_to_listen_on_changes_while_it_runs() {
+fn the_listen_port_changes_while_pen_runs() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     alike("", &to(&server), (true, true, true), |pen| {
-        let mut old = connect(pen.port);
+        let mut old = pen.connect();
         assert_eq!(name(&mut old), "a");
         let port = reserved_port();
         let response = format!("127.0.0.1:{port}\n");
-        assert_eq!(pen.ask(&format!("listen 127.0.0.1:{port}")), response);
-        assert_eq!(pen.ask("listen"), response);
+        assert_eq!(pen.response(&format!("listen 127.0.0.1:{port}")), response);
+        assert_eq!(pen.response("listen"), response);
         let new = wait_until("the new port", || TcpStream::connect(local(port)).ok());
         new.set_read_timeout(Some(DEADLINE)).unwrap();
-        let gone =
-            wait_until("the old port to close", || TcpStream::connect(local(pen.port)).err().map(|_| true));
+        let closed =
+            wait_until("the old port to close", || TcpStream::connect(pen.address()).err().map(|_| true));
         old.write_all(b"still\n").unwrap();
-        (name(&mut { new }) == "a", gone, line(&mut old) == "still")
+        (name(&mut { new }) == "a", closed, line(&mut old) == "still")
     });
 }
 
 #[test]
-fn the_control_port_tells_of_a_connection_and_closes_it() {
+fn the_control_port_shows_a_connection_and_closes_it() {
     if !have("pen") {
         return;
     }
@@ -129,9 +130,9 @@ fn the_control_port_tells_of_a_connection_and_closes_it() {
     let expected = "Connection 0:|state = 2|downfd = DOWN, upfd = UP|client = 0, server = 0|pend = PEND|\
         Socket UP belongs to connection 0|Socket DOWN belongs to connection 0|Forcibly closing connection 0|closed";
     alike("", &to(&server), expected.to_owned(), |pen| {
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         assert_eq!(name(&mut client), "a");
-        let reported = pen.ask("connection 0");
+        let reported = pen.response("connection 0");
         let number = |name: &str| {
             let after = reported.split(&format!("{name} = ")).nth(1).unwrap_or_else(|| panic!("{reported}"));
             after.split([',', '\n']).next().unwrap().to_owned()
@@ -140,11 +141,11 @@ fn the_control_port_tells_of_a_connection_and_closes_it() {
         assert!(down != "-1" && up != "-1" && down != up, "{reported}");
         let reported = reported.replace(&format!("pend = {pend}"), "pend = PEND");
         let responses = reported
-            + &pen.ask(&format!("socket {up}"))
-            + &pen.ask(&format!("socket {down}"))
-            + &pen.ask("close 0");
+            + &pen.response(&format!("socket {up}"))
+            + &pen.response(&format!("socket {down}"))
+            + &pen.response("close 0");
         assert_eq!(rest(&mut client), "");
-        assert_eq!(pen.ask("connection 0").lines().nth(2), Some("downfd = -1, upfd = -1"));
+        assert_eq!(pen.response("connection 0").lines().nth(2), Some("downfd = -1, upfd = -1"));
         let responses = responses
             .replace(&format!("downfd = {down},"), "downfd = DOWN,")
             .replace(&format!("upfd = {up}"), "upfd = UP");
@@ -162,8 +163,8 @@ fn an_idle_connection_is_closed() {
     }
     let server = Server::named("a");
     alike("", &to(&server), true, |pen| {
-        assert_eq!(pen.ask("idle_timeout 1"), "Idle timeout: 1 seconds\n");
-        let mut client = connect(pen.port);
+        assert_eq!(pen.response("idle_timeout 1"), "Idle timeout: 1 seconds\n");
+        let mut client = pen.connect();
         assert_eq!(name(&mut client), "a");
         let since = std::time::Instant::now();
         assert_eq!(rest(&mut client), "");
@@ -172,7 +173,7 @@ fn an_idle_connection_is_closed() {
 }
 
 #[test]
-fn bytes_are_counted_alike() {
+fn both_programs_count_the_same_bytes() {
     if !have("pen") {
         return;
     }
@@ -180,31 +181,32 @@ fn bytes_are_counted_alike() {
     let servers = "0 addr 127.0.0.1 port SERVER conn 0 max 0 hard 0 weight 0 prio 0 sx 5 rx 17\n";
     let clients = "127.0.0.1 connects 1 sx 17 rx 5\n";
     alike("-P", &to(&server), format!("{servers}{clients}"), |pen| {
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(rest(&mut client), "a 127.0.0.1\nhello");
         pen.wait_idle();
-        (pen.ask("servers") + &pen.ask("recent")).replace(&format!("port {}", server.port), "port SERVER")
+        (pen.response("servers") + &pen.response("recent"))
+            .replace(&format!("port {}", server.port), "port SERVER")
     });
 }
 
 #[test]
-fn clients_are_listed_in_another_order() {
+fn evener_lists_clients_by_their_last_connection() {
     if !have("pen") {
         return;
     }
     let server = Server::named("a");
     let recent = |pen: &Pen| {
-        assert_eq!(pen.whos([5, 3, 4]).concat(), "aaa");
-        let recent = pen.ask("recent");
+        assert_eq!(pen.servers_of([5, 3, 4]).concat(), "aaa");
+        let recent = pen.response("recent");
         recent.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let addresses = |last: [u8; 3]| last.map(|last| format!("127.0.0.{last}")).to_vec();
     differs("client-order", "", &to(&server), addresses([5, 3, 4]), addresses([4, 3, 5]), recent);
 }
 
-/// What the rows of the page's table of connections say, but for the descriptors.
+/// Returns the rows of connections on the status page, without descriptors.
 fn rows(page: &str) -> Vec<String> {
     let table = page.split("<h2>Active connections</h2>").nth(1).unwrap();
     let row = |row: &str| {
@@ -218,7 +220,7 @@ fn rows(page: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_status_page_shows_open_connections_alike() {
+fn the_status_page_shows_the_same_open_connections() {
     if !have("pen") {
         return;
     }
@@ -229,14 +231,14 @@ fn the_status_page_shows_open_connections_alike() {
         "1 0 0 0 0",
     ];
     alike("-w page", &to(&server), expected.map(str::to_owned).to_vec(), |pen| {
-        let mut open = [connect(pen.port), connect(pen.port)];
+        let mut open = [pen.connect(), pen.connect()];
         assert_eq!(open.each_mut().map(name), ["a", "a"]);
-        rows(&pen.ask("status"))
+        rows(&pen.response("status"))
     });
 }
 
-/// The page without what must differ: times and descriptors.
-fn page_alike(page: &str, server: u16) -> String {
+/// Returns the status page without times and ports, which always differ.
+fn comparable_page(page: &str, server: u16) -> String {
     let page = page.replace(&format!("<td>{server}</td>"), "<td>SERVER</td>");
     let mut out = String::new();
     for text in page.lines() {
@@ -261,21 +263,21 @@ fn the_status_page_is_the_same_by_command_and_by_signal() {
     let server = Server::named("a");
     let pages = BOTH.map(|by| {
         let pen = Pen::start(by, "-P -w page", &to(&server));
-        let mut client = connect(pen.port);
+        let mut client = pen.connect();
         client.write_all(b"hello").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         rest(&mut client);
         pen.wait_idle();
-        let page = pen.ask("status");
+        let page = pen.response("status");
         assert_eq!(pen.file("page"), page, "{by:?}");
-        std::fs::remove_file(pen.directory.file("page")).unwrap();
+        std::fs::remove_file(pen.path("page")).unwrap();
         pen.signal("USR1");
         let again =
             wait_until("the page", || Some(pen.file("page")).filter(|page| page.ends_with("</html>\n")));
-        let alike = page_alike(&page, server.port);
+        let expected = comparable_page(&page, server.port);
         let ages = |text: &str| text.replace("<td>1</td>", "<td>0</td>");
-        assert_eq!(ages(&page_alike(&again, server.port)), ages(&alike), "{by:?}");
-        ages(&alike)
+        assert_eq!(ages(&comparable_page(&again, server.port)), ages(&expected), "{by:?}");
+        ages(&expected)
     });
     assert!(
         pages[0].contains("<td>SERVER</td>\n<td>0</td>\n<td>0</td>\n<td>0</td>\n<td>5</td>\n<td>17</td>\n"),
@@ -286,7 +288,7 @@ fn the_status_page_is_the_same_by_command_and_by_signal() {
 }
 
 #[test]
-fn without_a_file_only_ours_has_a_page_and_both_print_statistics() {
+fn only_evener_has_a_status_page_without_a_file_and_both_print_statistics() {
     if !have("pen") {
         return;
     }
@@ -294,17 +296,17 @@ fn without_a_file_only_ours_has_a_page_and_both_print_statistics() {
     differs("status-without-file", "", &to(&server), false, true, |pen| {
         assert_eq!(pen.who(), "a");
         pen.signal("USR1");
-        let part = if pen.by == By::Debian { "last server 0" } else { "client 127.0.0.1 age" };
-        wait_until("statistics: as they are", || pen.printed().contains(part).then_some(()));
-        let page = pen.ask("status");
+        let part = if pen.is_debian() { "last server 0" } else { "client 127.0.0.1 age" };
+        wait_until("statistics: in the format of the program", || pen.printed().contains(part).then_some(()));
+        let page = pen.response("status");
         assert!(page == "Unable to create webstats\n" || page.starts_with("<html>"), "{page}");
         page.starts_with("<html>")
     });
 }
 
-/// Sends a request in one piece; the server's answer is an echo.
+/// Sends a request in one piece. The server echoes it.
 fn request(pen: &Pen, text: &str) {
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     assert_eq!(name(&mut client), "a");
     client.write_all(text.as_bytes()).unwrap();
     let mut echo = vec![0; text.len()];
@@ -313,7 +315,7 @@ fn request(pen: &Pen, text: &str) {
 }
 
 #[test]
-fn the_log_has_the_same_lines_also_after_it_was_moved() {
+fn a_moved_log_is_opened_again_on_hup_and_has_the_same_lines() {
     if !have("pen") {
         return;
     }
@@ -323,13 +325,13 @@ fn the_log_has_the_same_lines_also_after_it_was_moved() {
         request(pen, "GET / HTTP/1.0\r\nHost: x\r\n\r\n");
         request(pen, "POST /x\n");
         pen.wait_idle();
-        std::fs::rename(pen.directory.file("log"), pen.directory.file("log.1")).unwrap();
+        std::fs::rename(pen.path("log"), pen.path("log.1")).unwrap();
         pen.signal("HUP");
-        wait_until("the new log", || pen.directory.file("log").exists().then_some(()));
+        wait_until("the new log", || pen.path("log").exists().then_some(()));
         request(pen, "after\n");
         pen.wait_idle();
-        // Debian's writes when it closes the file.
-        pen.tell(&["no log"]);
+        // Debian's pen may write only when it closes the file.
+        pen.run(&["no log"]);
         let text = wait_until("the last line", || {
             Some(pen.file("log.1") + &pen.file("log")).filter(|text| text.lines().count() == 3)
         });
@@ -344,7 +346,7 @@ fn the_log_has_the_same_lines_also_after_it_was_moved() {
 }
 
 #[test]
-fn the_log_keeps_the_same_part_of_a_request() {
+fn both_programs_log_the_same_part_of_a_request() {
     if !have("pen") {
         return;
     }
@@ -363,7 +365,7 @@ fn the_log_keeps_the_same_part_of_a_request() {
         ];
         requests.iter().for_each(|text| request(&pen, text));
         pen.wait_idle();
-        pen.tell(&["no log"]);
+        pen.run(&["no log"]);
         let text =
             wait_until("the last line", || Some(pen.file("log")).filter(|text| text.contains(" blank")));
         let without_time = |line: &str| line.splitn(3, ' ').nth(2).unwrap_or(line).to_owned();
@@ -395,7 +397,7 @@ fn penlogd_gets_the_same_datagrams() {
     );
 }
 
-/// A server that answers every request with what it was asked.
+/// Starts a server that returns the header section of each request as the body.
 fn echo_http() -> Server {
     Server::start(|mut stream| {
         let mut header = Vec::new();
@@ -409,46 +411,48 @@ fn echo_http() -> Server {
 }
 
 fn exchange(pen: &Pen, text: &str) -> String {
-    let mut client = connect(pen.port);
+    let mut client = pen.connect();
     client.write_all(text.as_bytes()).unwrap();
     rest(&mut client)
 }
 
 #[test]
-fn servers_are_told_the_client_in_http() {
+fn http_servers_receive_the_client_address_in_headers() {
     if !have("pen") {
         return;
     }
     let server = echo_http();
-    // As the server sees it, in alphabetic order, as headers have none.
+    // The request as the server receives it, with sorted headers, because their order has no meaning.
     let all = |pen: &Pen| {
         let response = exchange(pen, "GET /x HTTP/1.0\r\nHost: h\r\nA: b\r\n\r\n").to_lowercase();
         let requested = response.split_once("\r\n\r\n").unwrap().1.to_owned();
         let mut lines: Vec<String> =
             requested.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
         lines[1..].sort_unstable();
-        lines.join("|").replace(&pen.port.to_string(), "PORT")
+        lines.join("|").replace(&pen.address().port().to_string(), "PORT")
     };
     let plain = "get /x http/1.0|a: b|host: h".to_owned();
     let debian = format!("{plain}|x-forwarded-for: 127.0.0.1|x-forwarded-proto: http");
-    let ours =
+    let evener =
         "get /x http/1.1|a: b|host: h|x-forwarded-for: 127.0.0.1|x-forwarded-host: h|x-forwarded-port: PORT|\
         x-forwarded-proto: http"
             .to_owned();
     alike("", &to(&server), plain.clone(), all);
-    differs("http-rewritten", "-H", &to(&server), debian.clone(), ours.clone(), all);
-    differs("http-rewritten", "", &to(&server), (debian, plain.clone()), (ours, plain), |pen| {
-        pen.tell(&["http"]);
-        let with = all(pen);
-        pen.tell(&["no http"]);
-        (with, all(pen))
+    differs("http-rewritten", "-H", &to(&server), debian.clone(), evener.clone(), all);
+    differs("http-rewritten", "", &to(&server), (debian, plain.clone()), (evener, plain), |pen| {
+        pen.run(&["http"]);
+        let with_http = all(pen);
+        pen.run(&["no http"]);
+        (with_http, all(pen))
     });
-    let lie = "GET / HTTP/1.0\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n";
-    differs("spoofed-header", "-H", &to(&server), true, false, |pen| exchange(pen, lie).contains("10.9.9.9"));
+    let spoofed = "GET / HTTP/1.0\r\nX-Forwarded-For: 10.9.9.9\r\n\r\n";
+    differs("spoofed-header", "-H", &to(&server), true, false, |pen| {
+        exchange(pen, spoofed).contains("10.9.9.9")
+    });
 }
 
 #[test]
-fn tls_is_spoken_whatever_protocol_is_named() {
+fn tls_is_served_with_any_name_of_a_protocol() {
     if !have("pen") || !have("curl") {
         return;
     }
@@ -464,7 +468,7 @@ fn tls_is_spoken_whatever_protocol_is_named() {
             directory.write("key", &key);
             directory.write("both", &(certificate.clone() + &key));
             let pen = Pen::prepared(by, directory, options, None, &to(&server));
-            let url = format!("https://127.0.0.1:{}/x", pen.port);
+            let url = format!("https://{}/x", pen.address());
             let mut curl = std::process::Command::new("curl");
             let output = curl.args(["-sk", "--tlsv1.2", "--max-time", "15", &url]).output().unwrap();
             let requested = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -474,7 +478,7 @@ fn tls_is_spoken_whatever_protocol_is_named() {
 }
 
 #[test]
-fn a_dummy_answers_by_itself() {
+fn a_dummy_responds_without_a_server() {
     if !have("pen") {
         return;
     }
@@ -488,7 +492,7 @@ fn a_dummy_answers_by_itself() {
 }
 
 #[test]
-fn datagrams_come_back_from_the_port_that_they_were_sent_to() {
+fn udp_responses_come_from_the_listen_port() {
     if !have("pen") {
         return;
     }
@@ -505,18 +509,18 @@ fn datagrams_come_back_from_the_port_that_they_were_sent_to() {
         format!("127.0.0.1:{port}")
     });
     alike("-U -r", &servers, ["a one", "b one"].map(str::to_owned).to_vec(), |pen| {
-        let mut seen: Vec<String> = (0..2)
+        let mut responses: Vec<String> = (0..2)
             .map(|_| {
                 let client = UdpSocket::bind(local(0)).unwrap();
                 client.set_read_timeout(Some(DEADLINE)).unwrap();
-                client.connect(local(pen.port)).unwrap();
+                client.connect(pen.address()).unwrap();
                 client.send(b"one").unwrap();
                 let mut buffer = [0; 2048];
                 let length = client.recv(&mut buffer).unwrap();
                 String::from_utf8_lossy(&buffer[..length]).into_owned()
             })
             .collect();
-        seen.sort_unstable();
-        seen
+        responses.sort_unstable();
+        responses
     });
 }

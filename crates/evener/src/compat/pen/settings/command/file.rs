@@ -1,7 +1,7 @@
 //! Files of commands. A file with an error changes nothing.
 
-use super::{Step, execute, split};
-use crate::compat::pen::state::State;
+use super::{Step, split};
+use crate::compat::pen::settings::PenSettings;
 use rustix::fs::OFlags;
 use std::fmt;
 use std::fs::OpenOptions;
@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// Maximum total size of a file and its includes.
 const BYTES_MAX: u64 = 16 << 20;
-/// Size that each file counts in addition to its bytes.
-const FILE_COSTS: u64 = 4096;
+/// Number of bytes that each file counts in addition to its contents.
+const FILE_BYTES: u64 = 4096;
 /// Maximum depth of includes.
 const DEPTH_MAX: u32 = 16;
 
 /// A problem in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::compat::pen) struct FileProblem {
+struct FileProblem {
     file: PathBuf,
     line: Option<usize>,
     message: String,
@@ -34,46 +34,51 @@ impl fmt::Display for FileProblem {
     }
 }
 
-/// Executes the commands of a file, or none if any line has an error.
-pub(in crate::compat::pen) fn read(state: &mut State, file: &Path) -> Result<Vec<Step>, Vec<FileProblem>> {
-    let mut reader =
-        Reader { changed: state.clone(), steps: Vec::new(), problems: Vec::new(), depth: 0, left: BYTES_MAX };
-    reader.file(file);
-    if !reader.problems.is_empty() {
-        return Err(reader.problems);
+impl PenSettings {
+    /// Executes the commands of a file, or none if any line has an error. Each problem is one text.
+    pub(in crate::compat::pen) fn read_file(&mut self, file: &Path) -> Result<Vec<Step>, Vec<String>> {
+        let mut reader = Reader {
+            changed: self.clone(),
+            steps: Vec::new(),
+            problems: Vec::new(),
+            depth: 0,
+            bytes_left: BYTES_MAX,
+        };
+        reader.file(file);
+        if !reader.problems.is_empty() {
+            return Err(reader.problems.iter().map(ToString::to_string).collect());
+        }
+        *self = reader.changed;
+        Ok(reader.steps)
     }
-    *state = reader.changed;
-    Ok(reader.steps)
 }
 
 /// Executes `include FILE` as a separate command.
-pub(super) fn include(state: &mut State, file: &Path) -> Result<Vec<Step>, String> {
-    read(state, file).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        lines.join("\n")
-    })
+pub(super) fn include(settings: &mut PenSettings, file: &Path) -> Result<Vec<Step>, String> {
+    settings.read_file(file).map_err(|problems| problems.join("\n"))
 }
 
+/// Reads a file and its includes.
 struct Reader {
-    changed: State,
+    changed: PenSettings,
     steps: Vec<Step>,
     problems: Vec<FileProblem>,
     depth: u32,
     /// Number of bytes that may still be read, over all files.
-    left: u64,
+    bytes_left: u64,
 }
 
-/// Reads a file without blocking on pipes, because all other commands would wait, too.
-fn slurp(file: &Path, left: &mut u64) -> io::Result<String> {
+/// Reads a file. Does not block on a pipe, because all other commands would wait, too.
+fn read_text(file: &Path, bytes_left: &mut u64) -> io::Result<String> {
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(file)?;
     if !opened.metadata()?.is_file() {
         return Err(io::Error::other("it is not a file"));
     }
-    // An empty file counts, too, because files may include each other.
-    *left = left.saturating_sub(FILE_COSTS);
+    // An empty file counts, too, because files can include each other.
+    *bytes_left = bytes_left.saturating_sub(FILE_BYTES);
     let mut bytes = Vec::new();
-    opened.take(*left + 1).read_to_end(&mut bytes)?;
-    *left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+    opened.take(*bytes_left + 1).read_to_end(&mut bytes)?;
+    *bytes_left = bytes_left.checked_sub(bytes.len() as u64).ok_or_else(|| {
         io::Error::other(format!("with all that it includes it is larger than {} MiB", BYTES_MAX >> 20))
     })?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -85,7 +90,7 @@ impl Reader {
     }
 
     fn file(&mut self, file: &Path) {
-        let text = match slurp(file, &mut self.left) {
+        let text = match read_text(file, &mut self.bytes_left) {
             Ok(text) => text,
             Err(error) => return self.problem(file, None, format!("it cannot be read: {error}")),
         };
@@ -98,7 +103,7 @@ impl Reader {
                     self.depth -= 1;
                 }
                 ["include", _] => self.problem(file, Some(number + 1), "too many files include each other"),
-                _ => match execute(&mut self.changed, line) {
+                _ => match self.changed.execute(line) {
                     Ok(steps) => self.steps.extend(steps),
                     Err(error) => self.problem(file, Some(number + 1), error),
                 },

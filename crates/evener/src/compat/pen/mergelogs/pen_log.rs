@@ -1,8 +1,8 @@
-//! The part of pen's log that is near in time to the present line. The whole log may be larger than memory.
+//! Lines of pen's log, and the part of the log that is near in time to the present line. The whole log may be
+//! larger than memory.
 
-use super::super::lines::{self, Line};
+use super::super::lines::{self, LineRead};
 use super::LINE_BYTES_MAX;
-use super::entry::PenLine;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -14,6 +14,42 @@ pub(super) const WINDOW_BYTES_MAX: usize = 256 << 20;
 
 /// Approximate size of an entry in addition to its text: its positions in the order and in the index.
 const ENTRY_BYTES: usize = 160;
+
+/// Length of a request in pen's log. (pen's own mergelogs compares more, and never finds a longer request.)
+const REQUEST_BYTES_MAX: usize = 100;
+
+/// A line of pen's log: `client epoch server request`.
+#[derive(Debug, PartialEq, Eq)]
+struct PenLine {
+    client: Box<[u8]>,
+    time: i64,
+    key: Box<[u8]>,
+}
+
+impl PenLine {
+    fn parse(line: &[u8]) -> Option<Self> {
+        let (client, rest) = word(line)?;
+        let (time, rest) = word(rest)?;
+        let (server, rest) = word(rest)?;
+        let request = rest.trim_ascii_start();
+        let request = request.strip_suffix(b"\n").unwrap_or(request);
+        let time = str::from_utf8(time).ok()?.parse().ok()?;
+        (!request.is_empty()).then(|| Self { client: client.into(), time, key: key(server, request) })
+    }
+}
+
+fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(u8::is_ascii_whitespace).filter(|end| *end > 0)?;
+    Some(text.split_at(end))
+}
+
+/// Returns the key that is equal in both logs: the server and the request, cut to the length that pen logs. The server
+/// has no space.
+pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
+    let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
+    [server, b" ", request].concat().into()
+}
 
 /// Reads the entries of pen's log in sequence. Invalid lines are skipped.
 #[derive(Debug)]
@@ -35,7 +71,7 @@ impl<R: BufRead> PenLog<R> {
 
     fn next(&mut self) -> io::Result<Option<PenLine>> {
         loop {
-            let end = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line)? == Line::End;
+            let end = lines::read(&mut self.reader, LINE_BYTES_MAX, &mut self.line)? == LineRead::End;
             let entry = PenLine::parse(&self.line);
             if end || entry.is_some() {
                 return Ok(entry);
@@ -70,7 +106,7 @@ pub(super) struct Window<R> {
     jitter: i64,
     bytes_max: usize,
     bytes: usize,
-    /// In the order of the log, which may differ from that of time.
+    /// In the order of the log, which may differ from the order of time.
     order: VecDeque<(Position, Rc<[u8]>)>,
     index: HashMap<Rc<[u8]>, Clients>,
     /// Time of the last entry that was read.
@@ -99,7 +135,7 @@ impl<R: BufRead> Window<R> {
         let Some(entries) = self.index.get(key) else { return Ok(None) };
         let later = entries.range((time, 0)..).next();
         let earlier = entries.range(..(time, 0)).next_back();
-        // Of entries with one time, the first in the log.
+        // The first in the log of several entries with the same time.
         let earlier = earlier.and_then(|((time, _), _)| entries.range((*time, 0)..).next());
         let candidates = [earlier, later].into_iter().flatten();
         let best = candidates.min_by_key(|((at, number), _)| (at.abs_diff(time), *number));
@@ -135,7 +171,7 @@ impl<R: BufRead> Window<R> {
     }
 
     fn forget_first(&mut self) {
-        let (position, key) = self.order.pop_front().expect("the caller found one");
+        let (position, key) = self.order.pop_front().expect("the caller found an entry");
         let entries = self.index.get_mut(&key).expect("each entry in the order is in the index");
         let client = entries.remove(&position).expect("each entry in the order is in the index");
         self.bytes -= ENTRY_BYTES + key.len() + client.len();
@@ -147,7 +183,7 @@ impl<R: BufRead> Window<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ENTRY_BYTES, PenLog, WINDOW_BYTES_MAX, Window};
+    use super::{ENTRY_BYTES, PenLine, PenLog, WINDOW_BYTES_MAX, Window};
 
     /// Checks a log, given as `client:time` of one server and request, with lookups by time and the clients
     /// found.
@@ -177,7 +213,7 @@ mod tests {
         check(600, all, "a:-5 b:5 c:5", &[0, 1, -1], "a b a");
         check(600, all, "b:5 a:-5", &[0], "b");
         check(0, all, "a:0 b:1 c:2", &[0, 1, 2, 3], "a b c -");
-        // pen's own program finds the same: it looks back no further than the log was read.
+        // pen's own program finds the same entries: it searches only the part of the log that it has read.
         check(10, all, "a:0 b:10 c:20 d:30 e:40 f:50 g:60", &[0, 60, 20, 50], "a g d f");
         check(10, all, "a:2000 b:0 c:1000 d:10 e:3000", &[0, 12, 900, 1000, 1900, 3000], "a a a a a e");
     }
@@ -193,5 +229,26 @@ mod tests {
             &[i64::MIN, i64::MAX, 0],
             "a b b",
         );
+    }
+
+    fn check_line(line: &[u8], expected: Option<(&str, i64, &str)>) {
+        let expected = expected.map(|(client, time, key)| PenLine {
+            client: client.as_bytes().into(),
+            time,
+            key: key.as_bytes().into(),
+        });
+        assert_eq!(PenLine::parse(line), expected, "{}", line.escape_ascii());
+        (0..line.len()).for_each(|length| drop(PenLine::parse(&line[..length])));
+    }
+
+    #[test]
+    fn lines_of_pen_are_parsed() {
+        check_line(b"c 17 s GET /\n", Some(("c", 17, "s GET /")));
+        check_line(b"  c  -17  s   GET / ", Some(("c", -17, "s GET / ")));
+        let long = format!("c 1 s {}", "G".repeat(300));
+        check_line(long.as_bytes(), Some(("c", 1, &format!("s {}", "G".repeat(100)))));
+        for wrong in ["", "\n", "c", "c 1", "c 1 s", "c 1 s \n", "c x s r", "c 99999999999999999999 s r"] {
+            check_line(wrong.as_bytes(), None);
+        }
     }
 }

@@ -1,71 +1,58 @@
 //! The state of the running instance in terms of pen: servers by number, clients, and connections with small,
-//! stable numbers.
+//! stable numbers. Its output is in `page.rs`.
 
-use super::spec::{ABUSE, EMERGENCY, NAME};
-use super::state::State;
+mod page;
+
+pub(super) use page::{ROWS_MAX, out_of_range, socket};
+
+use super::settings::{ABUSE, EMERGENCY, NAME, PenSettings, SlotTraffic};
 use crate::supervisor::Supervisor;
-use evener_core::Time;
 use evener_core::clients::{ClientSeen, Had};
-use evener_core::health::Verdict;
 use evener_core::pool::Pool;
-use evener_core::spec::AdminState;
 use evener_proxy::Open;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// pen's numbers of the emergency server, the abuse server, and no server.
 const EMERGENCY_NUMBER: i64 = -1;
 const ABUSE_NUMBER: i64 = -2;
 const NO_SERVER: i64 = -3;
 
-/// One server.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Server {
-    /// Number of connections and flows.
-    pub(super) connections: u32,
-    /// Bytes sent to the server.
-    pub(super) sent: u64,
-    /// Bytes received from the server.
-    pub(super) received: u64,
-    /// Time since when the server is excluded, in seconds since 1970; 0 when it is not.
-    pub(super) out_since: u64,
-}
-
-/// One client.
+/// A client.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
-    pub(super) address: IpAddr,
-    /// Seconds since the client was last seen.
-    pub(super) age: u64,
-    pub(super) server: i64,
-    pub(super) connects: u64,
-    pub(super) sent: u64,
-    pub(super) received: u64,
+struct ClientView {
+    address: IpAddr,
+    /// Seconds since the last connection or datagram of the client.
+    age: u64,
+    server: i64,
+    connects: u64,
+    sent: u64,
+    received: u64,
 }
 
-/// The state at one moment.
+/// The state of the instance at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Facts {
+pub(super) struct InstanceView {
     /// In the order of the table; unused slots have zeros.
-    pub(super) servers: Vec<Server>,
-    /// Most recently seen first.
-    pub(super) clients: Vec<Client>,
+    servers: Vec<SlotTraffic>,
+    /// The most recently active client is the first.
+    clients: Vec<ClientView>,
     /// Number of connections and flows of all services.
-    pub(super) connections: u32,
+    connections: u32,
     /// Number of warm connections to servers.
-    pub(super) idlers: u32,
+    idlers: u32,
 }
 
-impl Facts {
+impl InstanceView {
     /// Reads the state of the running instance.
-    pub(super) fn inspect(supervisor: &Supervisor, state: &State) -> Self {
+    pub(super) fn inspect(supervisor: &Supervisor, settings: &PenSettings) -> Self {
         let pool = supervisor.find_pool(NAME).ok();
-        let mut servers = vec![Server::default(); state.servers.len()];
+        let mut servers = vec![SlotTraffic::default(); settings.slots().len()];
         for server in pool.into_iter().flat_map(Pool::servers) {
             let number = server.spec.name.parse::<usize>().ok();
             if let Some(slot) = number.and_then(|number| servers.get_mut(number)) {
-                *slot = Server::of(server, supervisor.now());
+                *slot = SlotTraffic::of(server, supervisor.now());
             }
         }
         let service = supervisor.find_service(NAME).ok();
@@ -74,31 +61,15 @@ impl Facts {
         let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
         Self {
             servers,
-            clients: clients.map(|client| Client::of(&client, now.since(client.seen))).collect(),
-            connections: service.map_or(0, |one| one.live.connections.active() + flows(&one.live)),
-            idlers: service.map_or(0, |one| one.live.warm.active()),
+            clients: clients.map(|client| ClientView::of(&client, now.since(client.seen))).collect(),
+            connections: service
+                .map_or(0, |service| service.live.connections.active() + flows(&service.live)),
+            idlers: service.map_or(0, |service| service.live.warm.active()),
         }
     }
 }
 
-impl Server {
-    fn of(server: &evener_core::pool::Server, now: Time) -> Self {
-        let since = match (server.state, server.health.verdict()) {
-            (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
-            (AdminState::Ready, Verdict::Down) => Some(server.since),
-            _ => Some(server.state_since),
-        };
-        Self {
-            // Warm connections to the server count, too.
-            connections: server.live.occupancy.active() + server.live.warm.active(),
-            sent: server.live.counters.total("bytes_in"),
-            received: server.live.counters.total("bytes_out"),
-            out_since: since.map_or(0, |since| epoch().saturating_sub(now.since(since).as_secs())),
-        }
-    }
-}
-
-impl Client {
+impl ClientView {
     fn of(client: &ClientSeen, age: Duration) -> Self {
         Self {
             address: client.address,
@@ -112,7 +83,7 @@ impl Client {
 }
 
 /// Returns pen's number of a server.
-pub(super) fn number_of(had: Option<&Had>) -> i64 {
+fn number_of(had: Option<&Had>) -> i64 {
     match had.map(|had| (&*had.pool, &*had.server)) {
         Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
         Some((ABUSE, _)) => ABUSE_NUMBER,
@@ -121,16 +92,11 @@ pub(super) fn number_of(had: Option<&Had>) -> i64 {
     }
 }
 
-/// Returns the seconds since 1970.
-fn epoch() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// Small numbers of connections. Each connection keeps its number, and a new one gets the lowest free number.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Numbers(Vec<Option<u64>>);
+pub(super) struct ConnectionNumbers(Vec<Option<u64>>);
 
-impl Numbers {
+impl ConnectionNumbers {
     /// Numbers the open connections.
     pub(super) fn number(&mut self, open: Vec<Open>) -> Vec<(usize, Open)> {
         for slot in &mut self.0 {
@@ -160,7 +126,7 @@ impl Numbers {
 }
 
 /// Returns the state of a connection in pen's bits, including one that is half open.
-pub(super) fn pen_state(open: &Open) -> u32 {
+fn pen_state(open: &Open) -> u32 {
     const IN_PROGRESS: u32 = 1;
     const CONNECTED: u32 = 2;
     if open.server_socket.is_none() || open.stage == "connecting" { IN_PROGRESS } else { CONNECTED }
@@ -174,7 +140,6 @@ pub(super) fn server_name(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn open(number: u64) -> Open {
         Open {
@@ -193,12 +158,13 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_keeps_its_number_and_the_lowest_free_one_is_given() {
-        let mut numbers = Numbers::default();
+    fn a_connection_keeps_its_number_and_a_new_one_gets_the_lowest_free_number() {
+        let mut numbers = ConnectionNumbers::default();
         let mut check = |open_now: &[u64], expected: &[(usize, u64)]| {
-            let seen = numbers.number(open_now.iter().map(|number| open(*number)).collect());
-            let seen: Vec<(usize, u64)> = seen.iter().map(|(number, open)| (*number, open.number)).collect();
-            assert_eq!(seen, expected);
+            let numbered = numbers.number(open_now.iter().map(|number| open(*number)).collect());
+            let numbered: Vec<(usize, u64)> =
+                numbered.iter().map(|(number, open)| (*number, open.number)).collect();
+            assert_eq!(numbered, expected);
         };
         check(&[10, 11, 12], &[(0, 10), (1, 11), (2, 12)]);
         check(&[10, 12], &[(0, 10), (2, 12)]);

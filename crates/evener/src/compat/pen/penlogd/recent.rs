@@ -12,13 +12,13 @@ const CLIENT_BYTES_MAX: usize = 99;
 
 /// A request that pen forwarded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Passed {
+pub(super) struct ForwardedRequest {
     client: Box<[u8]>,
     server: IpAddr,
     request: Box<[u8]>,
 }
 
-impl Passed {
+impl ForwardedRequest {
     /// Parses a datagram of pen, `+ client server request`.
     pub(super) fn parse(datagram: &[u8]) -> Option<Self> {
         let (client, rest) = word(datagram.strip_prefix(b"+")?)?;
@@ -54,22 +54,22 @@ pub(super) fn request(line: &[u8]) -> Option<&[u8]> {
 
 /// The most recent requests that pen reported, up to a maximum number.
 #[derive(Debug)]
-pub(super) struct Seen {
-    passed: VecDeque<Passed>,
+pub(super) struct RecentRequests {
+    requests: VecDeque<ForwardedRequest>,
     max: usize,
 }
 
-impl Seen {
+impl RecentRequests {
     pub(super) fn new(max: usize) -> Self {
-        Self { passed: VecDeque::new(), max }
+        Self { requests: VecDeque::new(), max }
     }
 
-    pub(super) fn remember(&mut self, passed: Passed) {
-        while !self.passed.is_empty() && self.passed.len() >= self.max {
-            self.passed.pop_front();
+    pub(super) fn remember(&mut self, request: ForwardedRequest) {
+        while !self.requests.is_empty() && self.requests.len() >= self.max {
+            self.requests.pop_front();
         }
         if self.max > 0 {
-            self.passed.push_back(passed);
+            self.requests.push_back(request);
         }
     }
 
@@ -77,9 +77,9 @@ impl Seen {
     /// request than pen does.
     fn client(&self, server: IpAddr, request: &[u8]) -> Option<&[u8]> {
         let (server, request) = (server.to_canonical(), beginning(request));
-        let mut newest_first = self.passed.iter().rev();
+        let mut newest_first = self.requests.iter().rev();
         let found =
-            newest_first.find(|passed| passed.server == server && passed.request.starts_with(request))?;
+            newest_first.find(|known| known.server == server && known.request.starts_with(request))?;
         Some(&found.client)
     }
 
@@ -102,22 +102,22 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use super::{Passed, Seen};
+    use super::{ForwardedRequest, RecentRequests};
 
-    /// Passes datagrams, each with its sender, and checks the written lines.
+    /// Handles datagrams, each with its sender, and checks the written lines.
     fn check(max: usize, datagrams: &[(&str, &[u8])], expected: &[&str]) {
-        let (mut seen, mut written) = (Seen::new(max), Vec::new());
+        let (mut recent, mut written) = (RecentRequests::new(max), Vec::new());
         for (from, datagram) in datagrams {
             if datagram.starts_with(b"+") {
-                Passed::parse(datagram).into_iter().for_each(|passed| seen.remember(passed));
+                ForwardedRequest::parse(datagram).into_iter().for_each(|request| recent.remember(request));
                 continue;
             }
             let line =
-                seen.line(from.parse().expect("an address"), datagram).unwrap_or_else(|| b"-".to_vec());
+                recent.line(from.parse().expect("an address"), datagram).unwrap_or_else(|| b"-".to_vec());
             written.push(String::from_utf8_lossy(&line).into_owned());
         }
         assert_eq!(written, expected);
-        assert!(seen.passed.len() <= max);
+        assert!(recent.requests.len() <= max);
     }
 
     const A: &str = "10.0.0.1";
@@ -125,7 +125,7 @@ mod tests {
     const SIX: &str = "2001:db8::1";
 
     #[test]
-    fn the_newest_request_that_fits_gives_the_client() {
+    fn the_newest_matching_request_gives_the_client() {
         check(
             9,
             &[
@@ -153,9 +153,9 @@ mod tests {
 
     #[test]
     fn a_full_ring_drops_the_oldest_request() {
-        let connections: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
-        let query: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
-        let all = [connections, query].concat();
+        let reports: [(&str, &[u8]); 2] = [(A, b"+ c1 10.0.0.1 a"), (A, b"+ c2 10.0.0.1 b")];
+        let lines: [(&str, &[u8]); 2] = [(A, b"w \"a\""), (A, b"w \"b\"")];
+        let all = [reports, lines].concat();
         check(2, &all, &["c1 \"a\"\n", "c2 \"b\"\n"]);
         check(1, &all, &["w \"a\"\n", "c2 \"b\"\n"]);
         check(0, &all, &["w \"a\"\n", "w \"b\"\n"]);
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn long_requests_are_compared_by_their_beginning() {
         let long = "G".repeat(300);
-        let connections = format!("+ c 10.0.0.1 {long}\n");
+        let report = format!("+ c 10.0.0.1 {long}\n");
         let line = format!("w \"{long}\"\n");
-        check(9, &[(A, connections.as_bytes()), (A, line.as_bytes())], &[&line.replace("w ", "c ")]);
+        check(9, &[(A, report.as_bytes()), (A, line.as_bytes())], &[&line.replace("w ", "c ")]);
     }
 
     #[test]
@@ -184,11 +184,11 @@ mod tests {
             long.as_bytes(),
         ];
         for datagram in wrong {
-            assert_eq!(Passed::parse(datagram), None, "{}", datagram.escape_ascii());
+            assert_eq!(ForwardedRequest::parse(datagram), None, "{}", datagram.escape_ascii());
         }
         let whole = b"+ client 10.0.0.1 GET /\n";
         for length in 0..whole.len() {
-            let _ = Passed::parse(&whole[..length]);
+            let _ = ForwardedRequest::parse(&whole[..length]);
         }
     }
 

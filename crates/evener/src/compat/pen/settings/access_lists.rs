@@ -1,12 +1,13 @@
 //! pen's access lists, numbered from 0 to 9. The first entry that matches decides; the default is the inverse
 //! of the last entry.
 
+use super::command::{Words, parse_list_number};
 use crate::config::countries;
 use evener_core::acl::{Access, Acl, Prefix};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Number of lists.
@@ -16,9 +17,97 @@ const ENTRIES_MAX: usize = 100_000;
 /// Maximum number of prefixes for a mask with holes.
 const MASK_PREFIXES_MAX: u32 = 4096;
 
+/// All lists, with the networks of the countries in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AccessLists {
+    lists: [List; LISTS],
+    /// Database of countries (MaxMind's format).
+    geoip: Option<PathBuf>,
+    countries: Countries,
+}
+
+impl Default for AccessLists {
+    fn default() -> Self {
+        Self { lists: Default::default(), geoip: default_geoip_file(), countries: Countries::default() }
+    }
+}
+
+/// Returns the database of countries that a Debian package installs.
+fn default_geoip_file() -> Option<PathBuf> {
+    let paths = ["/var/lib/GeoIP/GeoLite2-Country.mmdb", "/usr/share/GeoIP/GeoLite2-Country.mmdb"];
+    paths.iter().map(PathBuf::from).find(|path| path.exists())
+}
+
+impl AccessLists {
+    /// Executes `acl N permit|deny ...`.
+    pub(super) fn execute(&mut self, words: &Words<'_>) -> Result<(), String> {
+        let [number, access, clients @ ..] = words.arguments() else {
+            return Err("write acl N permit|deny ADDRESS [MASK], ADDRESS6[/LENGTH] or country NN".into());
+        };
+        let access = match *access {
+            "permit" => Access::Permit,
+            "deny" => Access::Deny,
+            other => return Err(format!("acl: `{other}` is not permit or deny")),
+        };
+        let number = parse_list_number(number)?;
+        let clients = EntryClients::parse(clients).map_err(|error| format!("acl: {error}"))?;
+        if let EntryClients::Country(code) = &clients {
+            let known = self.countries.look_up(code, self.geoip.as_deref());
+            known.map_err(|error| format!("acl: {error}"))?;
+        }
+        self.lists[number].add(Entry { access, clients })
+    }
+
+    /// Removes all entries of a list.
+    pub(super) fn clear(&mut self, number: usize) {
+        self.lists[number] = List::default();
+    }
+
+    pub(super) fn set_geoip_file(&mut self, file: Option<PathBuf>) {
+        self.geoip = file;
+    }
+
+    pub(super) fn geoip_file(&self) -> Option<&Path> {
+        self.geoip.as_deref()
+    }
+
+    pub(super) fn geoip_file_mut(&mut self) -> &mut Option<PathBuf> {
+        &mut self.geoip
+    }
+
+    /// Returns the database of countries, if a list uses it.
+    pub(super) fn used_geoip_file(&self) -> Option<&Path> {
+        self.geoip_file().filter(|_| self.lists.iter().any(List::has_countries))
+    }
+
+    /// Looks up all countries again. Countries that are not found stay as they are.
+    pub(super) fn renew_countries(&mut self) -> Result<(), String> {
+        self.countries.renew(self.geoip.as_deref())
+    }
+
+    /// Returns the lists for planes, by number.
+    pub(super) fn compile(&self) -> Vec<Option<Arc<Acl>>> {
+        self.lists.iter().map(|list| list.compile(&self.countries)).collect()
+    }
+
+    /// Returns the commands that restore the lists.
+    pub(super) fn command_lines(&self) -> Vec<String> {
+        let of_list = |(number, list): (usize, &List)| list.command_lines(number);
+        self.lists.iter().enumerate().flat_map(of_list).collect()
+    }
+
+    /// Returns the source of a list with countries, instead of their many networks.
+    pub(super) fn source_with_countries(&self, acl: &Arc<Acl>) -> Option<String> {
+        let is_source =
+            |list: &&List| list.compile(&self.countries).is_some_and(|compiled_acl| compiled_acl == *acl);
+        let list = self.lists.iter().filter(|list| list.has_countries()).find(is_source)?;
+        Some(list.source(&self.countries))
+    }
+}
+
 /// Clients that an entry matches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Who {
+enum EntryClients {
     /// An IPv4 address with its mask, which may have holes.
     V4 { address: Ipv4Addr, mask: Ipv4Addr },
     /// An IPv6 prefix, as `address/length`.
@@ -29,24 +118,24 @@ pub(super) enum Who {
 
 /// An entry of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) access: Access,
-    pub(super) who: Who,
+struct Entry {
+    access: Access,
+    clients: EntryClients,
 }
 
 /// A list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct List {
+struct List {
     entries: Vec<Entry>,
-    known: BTreeSet<(bool, Who)>,
+    known: BTreeSet<(bool, EntryClients)>,
     /// Access of the last entry, even if an equal one came earlier.
     last: Option<Access>,
 }
 
 impl List {
     /// Adds an entry. An equal earlier entry stays decisive, but the new one counts as the last.
-    pub(super) fn add(&mut self, entry: Entry) -> Result<(), String> {
-        let (access, key) = (entry.access, (entry.access == Access::Permit, entry.who.clone()));
+    fn add(&mut self, entry: Entry) -> Result<(), String> {
+        let (access, key) = (entry.access, (entry.access == Access::Permit, entry.clients.clone()));
         if !self.known.contains(&key) {
             if self.entries.len() >= ENTRIES_MAX {
                 return Err(format!("an access list must have at most {ENTRIES_MAX} entries"));
@@ -58,8 +147,8 @@ impl List {
         Ok(())
     }
 
-    /// Returns the entries for `write`: those that decide, and possibly one more that sets the default.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+    /// Returns the entries for `write`: the deciding entries, and possibly another one that sets the default.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
         let last = self.entries.last().map(|entry| entry.access);
         let again = self.last.filter(|access| Some(*access) != last);
         let again = again.and_then(|access| self.entries.iter().find(|entry| entry.access == access));
@@ -67,29 +156,62 @@ impl List {
     }
 
     /// Returns the default, for clients that no entry matches.
-    pub(super) fn otherwise(&self) -> Access {
+    fn otherwise(&self) -> Access {
         match self.last {
             Some(Access::Permit) => Access::Deny,
             Some(Access::Deny) | None => Access::Permit,
         }
     }
 
-    /// Returns the list for planes; `None` when it is empty and every client is permitted.
-    pub(super) fn compile(&self, countries: &Countries) -> Option<Arc<Acl>> {
+    /// Returns the commands that restore the list.
+    fn command_lines(&self, number: usize) -> Vec<String> {
+        let mut lines = vec![format!("no acl {number}")];
+        lines.extend(self.entries().map(|entry| format!("acl {number} {entry}")));
+        if lines.len() > 1 {
+            let otherwise = access_word(self.otherwise());
+            lines.push(format!("# acl {number} {otherwise} all others, the inverse of its last entry"));
+        }
+        lines
+    }
+
+    fn has_countries(&self) -> bool {
+        self.entries().any(|entry| matches!(entry.clients, EntryClients::Country(_)))
+    }
+
+    /// Returns the list as a Lua table, with the names of its countries.
+    fn source(&self, countries: &Countries) -> String {
+        let item = |entry: &Entry| {
+            let clients = match &entry.clients {
+                EntryClients::Country(code) => format!("country {code:?}"),
+                clients => {
+                    let prefixes = clients.prefixes(countries);
+                    let prefixes: Vec<String> =
+                        prefixes.iter().map(|prefix| format!("\"{prefix}\"")).collect();
+                    format!("{{ {} }}", prefixes.join(", "))
+                }
+            };
+            format!("{{ {} = {clients} }}", access_word(entry.access))
+        };
+        let items: Vec<String> = self.entries().map(item).collect();
+        format!("{{ {}, otherwise = \"{}\" }}", items.join(", "), access_word(self.otherwise()))
+    }
+
+    /// Returns the list for planes; `None` if it is empty and every client is permitted.
+    fn compile(&self, countries: &Countries) -> Option<Arc<Acl>> {
         self.last?;
-        let group = |entry: &Entry| (entry.access, entry.who.prefixes(countries));
+        let group = |entry: &Entry| (entry.access, entry.clients.prefixes(countries));
         let groups: Vec<_> = self.entries.iter().map(group).collect();
         Some(Arc::new(Acl::in_order(&groups, self.otherwise())))
     }
 }
 
-/// The networks of countries. Each is looked up once, because the database may be out of reach later.
+/// The networks of countries. Each is looked up once, because the database may be unavailable later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Countries(BTreeMap<String, Arc<[Prefix]>>);
+struct Countries(BTreeMap<String, Arc<[Prefix]>>);
 
 impl Countries {
-    /// Looks up a country, unless it is known.
-    pub(super) fn know(&mut self, code: &str, geoip: Option<&Path>) -> Result<(), String> {
+    /// Looks up the networks of a country, unless they are known.
+    fn look_up(&mut self, code: &str, geoip: Option<&Path>) -> Result<(), String> {
         if !self.0.contains_key(code) {
             let file = geoip.ok_or("no database of countries: give it with `geoip FILE` before the lists")?;
             let found = countries(file, code).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -100,7 +222,7 @@ impl Countries {
 
     /// Looks up all countries again. Countries that are not found stay as they are, and the first failure is
     /// returned.
-    pub(super) fn renew(&mut self, geoip: Option<&Path>) -> Result<(), String> {
+    fn renew(&mut self, geoip: Option<&Path>) -> Result<(), String> {
         let mut outcome = Ok(());
         for (code, networks) in &mut self.0 {
             let found = geoip.ok_or_else(|| "no database of countries".to_owned()).and_then(|file| {
@@ -115,9 +237,9 @@ impl Countries {
     }
 }
 
-impl Who {
+impl EntryClients {
     /// Parses `sourceip4 [mask]`, `sourceip6[/length]` or `country NN`.
-    pub(super) fn parse(words: &[&str]) -> Result<Self, String> {
+    fn parse(words: &[&str]) -> Result<Self, String> {
         match words {
             ["country", code] if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_alphabetic()) => {
                 Ok(Self::Country(code.to_ascii_uppercase()))
@@ -156,7 +278,7 @@ impl Who {
         Ok(Self::V4 { address, mask })
     }
 
-    pub(super) fn prefixes(&self, countries: &Countries) -> Vec<Prefix> {
+    fn prefixes(&self, countries: &Countries) -> Vec<Prefix> {
         match self {
             Self::V4 { address, mask } => prefixes_of_mask(*address, *mask),
             Self::V6(prefix) => prefix.parse().into_iter().collect(),
@@ -188,13 +310,17 @@ fn prefixes_of_mask(address: Ipv4Addr, mask: Ipv4Addr) -> Vec<Prefix> {
     all.filter_map(|address| format!("{address}/{length}").parse().ok()).collect()
 }
 
+fn access_word(access: Access) -> &'static str {
+    if access == Access::Permit { "permit" } else { "deny" }
+}
+
 impl fmt::Display for Entry {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(if self.access == Access::Permit { "permit" } else { "deny" })?;
-        match &self.who {
-            Who::V4 { address, mask } => write!(out, " {address} {mask}"),
-            Who::V6(prefix) => write!(out, " {prefix}"),
-            Who::Country(code) => write!(out, " country {code}"),
+        out.write_str(access_word(self.access))?;
+        match &self.clients {
+            EntryClients::V4 { address, mask } => write!(out, " {address} {mask}"),
+            EntryClients::V6(prefix) => write!(out, " {prefix}"),
+            EntryClients::Country(code) => write!(out, " country {code}"),
         }
     }
 }
@@ -208,8 +334,8 @@ mod tests {
         for line in text.split("; ") {
             let words: Vec<&str> = line.split(' ').collect();
             let access = if words[0] == "permit" { Access::Permit } else { Access::Deny };
-            let who = Who::parse(&words[1..]).expect("an entry");
-            list.add(Entry { access, who }).expect("there is room");
+            let clients = EntryClients::parse(&words[1..]).expect("an entry");
+            list.add(Entry { access, clients }).expect("there is room");
         }
         list
     }
@@ -228,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_matches_the_last_entry_is_inverted() {
+    fn clients_without_a_matching_entry_get_the_inverse_of_the_last_one() {
         check("permit 10.1.2.3", "10.1.2.4", false);
         check("deny 10.1.2.3", "10.1.2.4", true);
         check("permit 10.1.2.3; deny ::1", "10.1.2.4", true);
@@ -241,7 +367,7 @@ mod tests {
         check("permit 10.0.7.0 255.0.255.0", "10.99.7.1", true);
         check("permit 10.0.7.0 255.0.255.0", "10.99.8.1", false);
         check("permit 0.0.0.0 0.0.0.0", "192.0.2.1", true);
-        assert!(Who::parse(&["10.0.0.1", "0.0.0.255"]).unwrap_err().contains("too many holes"));
+        assert!(EntryClients::parse(&["10.0.0.1", "0.0.0.255"]).unwrap_err().contains("too many holes"));
     }
 
     #[test]
@@ -253,7 +379,7 @@ mod tests {
             (&["country", "SWE"], "two letters"),
             (&[], "write acl N"),
         ] {
-            assert!(Who::parse(words).unwrap_err().contains(part), "{words:?}");
+            assert!(EntryClients::parse(words).unwrap_err().contains(part), "{words:?}");
         }
     }
 

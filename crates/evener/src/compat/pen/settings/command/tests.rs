@@ -1,28 +1,28 @@
-//! Lines as people and programs send them.
+//! Lines as operators and programs send them.
 
 use super::*;
 use evener_core::Random;
 
 /// Executes commands, and returns their output: responses, and errors after `!`.
-fn session(lines: &str) -> (State, String) {
-    let mut state = State::default();
+fn session(lines: &str) -> (PenSettings, String) {
+    let mut settings = PenSettings::default();
     let mut output = String::new();
     for line in lines.split("; ") {
-        let mut changed = state.clone();
-        let done = execute(&mut changed, line);
+        let mut changed = settings.clone();
+        let done = changed.execute(line);
         if done.is_ok() {
-            state = changed;
+            settings = changed;
         }
         match done {
             Ok(steps) => output.extend(steps.into_iter().filter_map(|step| match step {
-                Step::Say(text) => Some(text.trim_end().to_owned() + "; "),
+                Step::Respond(text) => Some(text.trim_end().to_owned() + "; "),
                 Step::Warn(text) => Some(format!("({}) ", text.split(':').next().unwrap_or_default())),
-                Step::Ask(_) | Step::Do(_) => None,
+                Step::Query(_) | Step::Do(_) => None,
             })),
             Err(error) => output += &format!("!{error}; "),
         }
     }
-    (state, output.trim_end_matches("; ").trim_end().to_owned())
+    (settings, output.trim_end_matches("; ").trim_end().to_owned())
 }
 
 #[track_caller]
@@ -77,9 +77,9 @@ fn errors_change_nothing_and_have_a_reason() {
         ("tarpit_acl 3", "not supported yet"),
         ("include /nonexistent/file", "cannot be read"),
     ] {
-        let (state, output) = session(line);
+        let (settings, output) = session(line);
         assert!(output.starts_with('!') && output.contains(part), "{line}: {output}");
-        assert_eq!(state, State::default(), "{line}");
+        assert_eq!(settings, PenSettings::default(), "{line}");
     }
 }
 
@@ -99,18 +99,18 @@ fn obsolete_commands_are_accepted_with_a_warning() {
 
 #[test]
 fn servers_are_set_in_any_order_and_the_table_grows() {
-    let (state, output) = session("server 3 port 81 address 10.0.0.1 max 2 hard 3 weight 4 prio -5 acl 6");
-    assert_eq!((output.as_str(), state.servers.len()), ("", 4));
-    let slot = &state.servers[3];
-    assert!(slot.is_used() && !state.servers[0].is_used());
-    assert_eq!((slot.port, slot.max, slot.hard, slot.weight, slot.prio, slot.acl), (81, 2, 3, 4, -5, 6));
+    let (settings, output) = session("server 3 port 81 address 10.0.0.1 max 2 hard 3 weight 4 prio -5 acl 6");
+    assert_eq!((output.as_str(), settings.servers.len()), ("", 4));
+    let slot = &settings.servers[3];
+    assert!(slot.is_used() && !settings.servers[0].is_used());
+    assert_eq!(slot.command(3), "server 3 acl 6 address 10.0.0.1 port 81 max 2 hard 3 weight 4 prio -5");
 }
 
 #[test]
 fn exit_needs_to_be_enabled() {
     check("exit", "Exit is not enabled; restart with -X flag");
-    let mut state = State { exit_enabled: true, ..State::default() };
-    assert_eq!(execute(&mut state, "exit"), Ok(vec![Step::Do(Act::Exit)]));
+    let mut settings = PenSettings { exit_enabled: true, ..PenSettings::default() };
+    assert_eq!(settings.execute("exit"), Ok(vec![Step::Do(InstanceAction::Exit)]));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn comments_and_empty_lines_have_no_effect() {
 #[test]
 fn suggested_commands_exist() {
     for word in more::ALL {
-        let error = execute(&mut State::default(), word).err().unwrap_or_default();
+        let error = PenSettings::default().execute(word).err().unwrap_or_default();
         assert!(!error.starts_with(UNKNOWN), "{word}");
     }
 }
@@ -142,13 +142,13 @@ fn every_line_gets_a_response() {
         .split_whitespace()
         .collect();
     let mut random = Random::seeded(7);
-    let mut state = State::default();
+    let mut settings = PenSettings::default();
     for _ in 0..20_000 {
         let count = random.below(7);
         let line: Vec<&str> = (0..count).map(|_| words[random.below(words.len())]).collect();
-        let mut changed = state.clone();
-        if execute(&mut changed, &line.join(" ")).is_ok() {
-            state = changed;
+        let mut changed = settings.clone();
+        if changed.execute(&line.join(" ")).is_ok() {
+            settings = changed;
         }
     }
 }

@@ -1,9 +1,6 @@
-//! Lines of the two kinds of logs, and their times.
+//! Lines of a web server's log, and their times.
 
 use time::{Date, Month, OffsetDateTime, UtcOffset};
-
-/// Length of a request in pen's log. (pen's own mergelogs compares more, and never finds a longer request.)
-pub(super) const REQUEST_BYTES_MAX: usize = 100;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -12,14 +9,14 @@ const MONTHS: [&str; 12] =
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct WebLine {
     /// Seconds since 1970.
-    pub(super) time: i64,
+    time: i64,
     /// Text between the client and the time.
-    pub(super) before: Box<[u8]>,
+    before: Box<[u8]>,
     /// Text between the time and the request.
-    pub(super) between: Box<[u8]>,
-    pub(super) request: Box<[u8]>,
+    between: Box<[u8]>,
+    request: Box<[u8]>,
     /// The rest, without the newline.
-    pub(super) after: Box<[u8]>,
+    after: Box<[u8]>,
 }
 
 impl WebLine {
@@ -41,7 +38,24 @@ impl WebLine {
         })
     }
 
-    /// Appends the line with a newline.
+    /// Returns the time, in seconds since 1970.
+    pub(super) fn time(&self) -> i64 {
+        self.time
+    }
+
+    /// Returns the time, in the zone of this machine without daylight saving time.
+    ///
+    /// pen's own mergelogs treats the times of web servers as local, and `-t` corrects that.
+    pub(super) fn standard_local_time(&self) -> i64 {
+        self.time - standard_offset(self.time)
+    }
+
+    /// Returns the key of the line in pen's log.
+    pub(super) fn key(&self, server: &[u8]) -> Box<[u8]> {
+        super::pen_log::key(server, &self.request)
+    }
+
+    /// Replaces the contents of `line` by this line, with a newline.
     pub(super) fn emit(&self, client: &[u8], line: &mut Vec<u8>) {
         let time = emit_time(self.time);
         let parts: [&[u8]; 11] = [
@@ -67,39 +81,6 @@ impl WebLine {
 fn until(text: &[u8], mark: u8) -> Option<(&[u8], &[u8])> {
     let at = text.iter().position(|byte| *byte == mark).filter(|at| *at > 0)?;
     Some((&text[..at], &text[at + 1..]))
-}
-
-/// A line of pen's log: `client epoch server request`.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct PenLine {
-    pub(super) client: Box<[u8]>,
-    pub(super) time: i64,
-    pub(super) key: Box<[u8]>,
-}
-
-impl PenLine {
-    pub(super) fn parse(line: &[u8]) -> Option<Self> {
-        let (client, rest) = word(line)?;
-        let (time, rest) = word(rest)?;
-        let (server, rest) = word(rest)?;
-        let request = rest.trim_ascii_start();
-        let request = request.strip_suffix(b"\n").unwrap_or(request);
-        let time = str::from_utf8(time).ok()?.parse().ok()?;
-        (!request.is_empty()).then(|| Self { client: client.into(), time, key: key(server, request) })
-    }
-}
-
-fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let text = text.trim_ascii_start();
-    let end = text.iter().position(u8::is_ascii_whitespace).filter(|end| *end > 0)?;
-    Some(text.split_at(end))
-}
-
-/// Returns the key that is equal in both logs: the server and the request, as far as pen logs it. The server
-/// has no space.
-pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
-    let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
-    [server, b" ", request].concat().into()
 }
 
 /// Parses a time such as `09/Jan/2002:00:28:50 +0100`.
@@ -149,9 +130,7 @@ fn emit_time(time: i64) -> String {
 }
 
 /// Returns the offset of this machine's zone from UTC in that year, in seconds, without daylight saving time.
-///
-/// pen's own mergelogs treats the times of web servers as local, and `-t` corrects that.
-pub(super) fn standard_offset(time: i64) -> i64 {
+fn standard_offset(time: i64) -> i64 {
     let year = OffsetDateTime::from_unix_timestamp(time).map_or(1970, OffsetDateTime::year);
     let of = |month| {
         let date = Date::from_calendar_date(year, month, 1).ok()?;
@@ -164,7 +143,7 @@ pub(super) fn standard_offset(time: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{PenLine, WebLine};
+    use super::WebLine;
 
     const CASES: &[(&str, Option<&str>)] = &[
         (
@@ -202,7 +181,7 @@ mod tests {
     ];
 
     #[test]
-    fn lines_of_web_servers() {
+    fn lines_of_web_servers_are_parsed_and_written_in_utc() {
         for (line, expected) in CASES {
             let mut out = Vec::new();
             let parsed = WebLine::parse(line.as_bytes());
@@ -212,27 +191,6 @@ mod tests {
             });
             assert_eq!(parsed.as_deref(), *expected, "{line}");
             (0..line.len()).for_each(|length| drop(WebLine::parse(&line.as_bytes()[..length])));
-        }
-    }
-
-    fn check_pen(line: &[u8], expected: Option<(&str, i64, &str)>) {
-        let expected = expected.map(|(client, time, key)| PenLine {
-            client: client.as_bytes().into(),
-            time,
-            key: key.as_bytes().into(),
-        });
-        assert_eq!(PenLine::parse(line), expected, "{}", line.escape_ascii());
-        (0..line.len()).for_each(|length| drop(PenLine::parse(&line[..length])));
-    }
-
-    #[test]
-    fn lines_of_pen() {
-        check_pen(b"c 17 s GET /\n", Some(("c", 17, "s GET /")));
-        check_pen(b"  c  -17  s   GET / ", Some(("c", -17, "s GET / ")));
-        let long = format!("c 1 s {}", "G".repeat(300));
-        check_pen(long.as_bytes(), Some(("c", 1, &format!("s {}", "G".repeat(100)))));
-        for wrong in ["", "\n", "c", "c 1", "c 1 s", "c 1 s \n", "c x s r", "c 99999999999999999999 s r"] {
-            check_pen(wrong.as_bytes(), None);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line of mname-balancer, getopt style. Options that only Evener has are long ones.
 
+use super::{BalancerAction, CommandLine};
 use crate::observe::LogLevel;
 use lexopt::prelude::*;
 use std::ffi::OsString;
@@ -7,46 +8,27 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 pub(super) const HELP: &str = "\
-Balance DNS over the processes of a directory as mname-balancer does
+Balance DNS over the processes of a directory, as mname-balancer does
 
 Usage: evener mname-balancer [-b IP] [-p PORT] [-l LEVEL] -s DIRECTORY
        mname-balancer ...          by a link of this name; or of the name bbal
 
   -b IP         the IPv4 address to listen on, by UDP and TCP [0.0.0.0]
   -p PORT       the port [53]
-  -l LEVEL      from which level on to log: trace, debug, info, warn, error, fatal [info];
-                LOG_LEVEL in the environment wins over it
-  -s DIRECTORY  where the sockets of the servers are
+  -l LEVEL      lowest level of logged events: trace, debug, info, warn, error, fatal [info];
+                LOG_LEVEL in the environment takes precedence
+  -s DIRECTORY  directory with the sockets of the servers
 
-More than mname-balancer has:
+Options that mname-balancer does not have:
   --workers N   worker threads [1]
-  --admin PATH  the admin socket, for `evener balstat`, `evener status` and others
+  --admin PATH  admin socket, for `evener balstat`, `evener status` and other commands
   --help, --version";
 
-/// A parsed command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
-    pub(super) address: Ipv4Addr,
-    pub(super) port: u16,
-    pub(super) level: LogLevel,
-    pub(super) sockets: PathBuf,
-    pub(super) workers: u16,
-    pub(super) admin: Option<PathBuf>,
-}
-
-/// The action that the command line selects.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
-    Run(Line),
-    Help,
-    Version,
-}
-
 /// Parses the command line and LOG_LEVEL. An error is one line.
-pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Result<Wanted, String> {
+pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Result<BalancerAction, String> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut sockets = None;
-    let mut line = Line {
+    let mut line = CommandLine {
         address: Ipv4Addr::UNSPECIFIED,
         port: 53,
         level: LogLevel::Info,
@@ -62,8 +44,8 @@ pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Resu
             Short('s') => sockets = Some(path(&mut parser)?),
             Long("workers") => line.workers = workers(&text(&mut parser)?)?,
             Long("admin") => line.admin = Some(path(&mut parser)?),
-            Long("help") => return Ok(Wanted::Help),
-            Long("version") => return Ok(Wanted::Version),
+            Long("help") => return Ok(BalancerAction::Help),
+            Long("version") => return Ok(BalancerAction::Version),
             other => {
                 return Err(format!("{}; `mname-balancer --help` lists the options", other.unexpected()));
             }
@@ -73,7 +55,7 @@ pub(super) fn parse(arguments: Vec<OsString>, log_level: Option<String>) -> Resu
         line.level = level("LOG_LEVEL", &given)?;
     }
     line.sockets = sockets.ok_or("-s is missing: give the directory with the sockets of the servers")?;
-    Ok(Wanted::Run(line))
+    Ok(BalancerAction::Run(line))
 }
 
 fn value(parser: &mut lexopt::Parser) -> Result<OsString, String> {
@@ -126,16 +108,16 @@ fn level(option: &str, given: &str) -> Result<LogLevel, String> {
 mod tests {
     use super::*;
 
-    fn parsed(words: &str, log_level: Option<&str>) -> Result<Wanted, String> {
+    fn parsed(words: &str, log_level: Option<&str>) -> Result<BalancerAction, String> {
         parse(words.split_whitespace().map(OsString::from).collect(), log_level.map(str::to_owned))
     }
 
     #[test]
-    fn options_are_those_of_mname_balancer() {
-        let check = |words: &str, log_level: Option<&str>, expected: Line| {
-            assert_eq!(parsed(words, log_level), Ok(Wanted::Run(expected)), "{words}");
+    fn options_of_mname_balancer_are_accepted() {
+        let check = |words: &str, log_level: Option<&str>, expected: CommandLine| {
+            assert_eq!(parsed(words, log_level), Ok(BalancerAction::Run(expected)), "{words}");
         };
-        let usual = Line {
+        let default = CommandLine {
             address: Ipv4Addr::UNSPECIFIED,
             port: 53,
             level: LogLevel::Info,
@@ -143,16 +125,20 @@ mod tests {
             workers: 1,
             admin: None,
         };
-        let changed = Line { address: Ipv4Addr::LOCALHOST, port: 5353, ..usual.clone() };
-        check("-s /s", None, usual.clone());
+        let changed = CommandLine { address: Ipv4Addr::LOCALHOST, port: 5353, ..default.clone() };
+        check("-s /s", None, default.clone());
         check("-s/s -b127.0.0.1 -p 5353", None, changed.clone());
         check("-p5353 -b 127.0.0.1 -s /t -s /s", None, changed);
-        check("-s /s -l trace", None, Line { level: LogLevel::Debug, ..usual.clone() });
-        check("-s /s -l fatal", Some("WARN"), Line { level: LogLevel::Warn, ..usual.clone() });
-        check("-s /s -l fatal", Some(""), Line { level: LogLevel::Off, ..usual.clone() });
-        check("-s /s --workers 2 --admin /a", None, Line { workers: 2, admin: Some("/a".into()), ..usual });
-        assert_eq!(parsed("--help -x", None), Ok(Wanted::Help));
-        assert_eq!(parsed("--version", None), Ok(Wanted::Version));
+        check("-s /s -l trace", None, CommandLine { level: LogLevel::Debug, ..default.clone() });
+        check("-s /s -l fatal", Some("WARN"), CommandLine { level: LogLevel::Warn, ..default.clone() });
+        check("-s /s -l fatal", Some(""), CommandLine { level: LogLevel::Off, ..default.clone() });
+        check(
+            "-s /s --workers 2 --admin /a",
+            None,
+            CommandLine { workers: 2, admin: Some("/a".into()), ..default },
+        );
+        assert_eq!(parsed("--help -x", None), Ok(BalancerAction::Help));
+        assert_eq!(parsed("--version", None), Ok(BalancerAction::Version));
     }
 
     #[test]
