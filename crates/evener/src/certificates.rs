@@ -11,7 +11,7 @@ pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
 
-use crate::config::{Config, Location, Problem};
+use crate::config::{Config, Location, Problem, TlsOwner};
 use evener_core::Endpoint;
 use evener_core::spec::{
     CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
@@ -139,7 +139,7 @@ pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec
     for service in &config.spec.services {
         if let Some(spec) = &service.tls {
             let old = before.services.get(&service.name);
-            loader.location = config.tls_locations.get(&("service", Arc::clone(&service.name))).cloned();
+            loader.location = config.tls_location(TlsOwner::Service, &service.name).cloned();
             if let Some(made) = loader.for_clients(service, spec, old) {
                 loader.materials.services.insert(service.name.clone(), made);
             }
@@ -148,7 +148,7 @@ pub(crate) fn load(config: &Config, before: &Materials) -> Result<Materials, Vec
     for pool in &config.spec.pools {
         if let Some(spec) = &pool.tls {
             let old = before.pools.get(&pool.name);
-            loader.location = config.tls_locations.get(&("pool", Arc::clone(&pool.name))).cloned();
+            loader.location = config.tls_location(TlsOwner::Pool, &pool.name).cloned();
             if let Some(made) = loader.for_servers(pool, spec, old) {
                 loader.materials.pools.insert(pool.name.clone(), made);
             }
@@ -168,8 +168,7 @@ struct Loader {
 
 impl Loader {
     fn problem(&mut self, what: &str, message: impl std::fmt::Display) {
-        self.problems
-            .push(Problem { location: self.location.clone(), message: format!("{what}: {message}") });
+        self.problems.push(Problem::maybe_at(self.location.as_ref(), format!("{what}: {message}")));
     }
 
     /// Reads a file, and records its stamp so that changes are detected.

@@ -64,7 +64,7 @@ pub(super) async fn one_liner(
     signals::let_through();
     let mut spec = one_liner_spec(line, protocol, check)?;
     spec.services.first_mut().map(more);
-    let config = Config { spec, ..Config::default() };
+    let config = Config::without_file(spec);
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_any()?,

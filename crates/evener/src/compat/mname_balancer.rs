@@ -67,7 +67,7 @@ async fn serve(line: &Line) -> anyhow::Result<()> {
         drain_timeout: DRAIN,
         source: ConfigSource::None,
     };
-    let config = Config { spec: spec::spec(line), ..Config::default() };
+    let config = Config::without_file(spec::spec(line));
     let mut instance = Instance::start(config, setting).await?;
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     instance.run(signals).await;

@@ -56,10 +56,9 @@ impl Supervisor {
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
-                let location = config.listen_locations.get(&(service.name.clone(), address.clone()));
                 problems.extend(self.bind_address(service, address, &mut fresh).iter().map(|error| {
                     let message = format!("service `{}`: {error}", service.name);
-                    Problem { location: location.cloned(), message }
+                    config.problem_with_listen(&service.name, address, message)
                 }));
             }
         }

@@ -50,7 +50,7 @@ pub(super) fn whole(state: &State) -> Result<Whole, Vec<Problem>> {
     let service = service(state, &lists).map_err(|error| vec![Problem::new(error)])?;
     let pools = [Some(pool(state, &lists)), abuse_pool(state)].into_iter().flatten().collect();
     let spec = Spec { pools, services: vec![service] };
-    let config = Config { spec, takes_loops: true, ..Config::default() };
+    let config = Config::without_file(spec).allow_loops();
     Ok(Whole { config, control })
 }
 
@@ -209,7 +209,8 @@ fn options(state: &State, protocol: Protocol) -> ServiceOptions {
             FastClose::Both => spec::FastClose::Both,
         },
         pending_max: Some(state.pending_max),
-        warm: state.idlers.min(10_000),
+        // Warm connections have no client yet: neither an address nor TLS.
+        warm: if state.transparent || state.tls.certificate.is_some() { 0 } else { state.idlers.min(10_000) },
         ..defaults
     }
 }
@@ -323,7 +324,7 @@ mod tests {
                 panic!("{line}")
             };
             let problems = config(&parsed.state).expect_err(line);
-            assert!(problems[0].message.contains(part), "{line}: {problems:?}");
+            assert!(problems[0].to_string().contains(part), "{line}: {problems:?}");
         }
     }
 }
