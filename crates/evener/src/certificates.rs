@@ -269,7 +269,10 @@ impl Loader {
             self.directory(what, Path::new(directory), &mut certificates);
         }
         match certificates.len() {
-            0 if self.problems.len() == before => self.problem(what, "there are no certificates"),
+            0 if self.problems.len() == before => {
+                let directories = spec.directories.join(", ");
+                self.problem(what, format!("no certificates in {directories}: add name.crt and name.key"));
+            }
             count if count > CERTIFICATES_MAX => {
                 self.problem(what, format!("more than {CERTIFICATES_MAX} certificates"));
             }
@@ -315,9 +318,14 @@ impl Loader {
             }
             None => None,
         };
-        let chain = certificates(&chain).ok().filter(|chain| !chain.is_empty());
-        let Some(chain) = chain else {
-            self.problem(what, format!("{} has no certificate in PEM", files.chain));
+        let found = certificates(&chain).ok().filter(|chain| !chain.is_empty());
+        let Some(chain) = found else {
+            let is_certificate = certificates(&key).is_ok_and(|all| !all.is_empty());
+            let message = match pem::private_key(&chain).is_ok() && is_certificate {
+                true => format!("{} is a key and {} a certificate: swap them", files.chain, files.key),
+                false => format!("{} has no certificate in PEM", files.chain),
+            };
+            self.problem(what, message);
             return None;
         };
         let issuers = match &files.issuers {
@@ -327,7 +335,14 @@ impl Loader {
         let issuers = certificates(&issuers).unwrap_or_default();
         let chain = chain::complete(chain, &issuers);
         let Ok(key) = pem::private_key(&key) else {
-            self.problem(what, format!("{} has no private key in PEM (is it encrypted?)", files.key));
+            let message = if pem::is_encrypted(&key) {
+                format!("the key in {} is encrypted: decrypt it first (openssl pkey)", files.key)
+            } else if key_path == chain_path {
+                format!("{} has no private key: add key = \"FILE\"", files.key)
+            } else {
+                format!("{} has no private key in PEM", files.key)
+            };
+            self.problem(what, message);
             return None;
         };
         if ring::default_provider().key_provider.load_private_key(key.clone_key()).is_err() {
@@ -410,7 +425,7 @@ impl Loader {
                 Some(name) => drop(names.insert(server.name.clone(), name)),
                 None => {
                     let message = format!(
-                        "server `{}` has no name to verify: give the pool `tls = {{ sni = ... }}`",
+                        "server `{}` has no name to verify: write tls = {{ sni = \"NAME\" }} in the pool",
                         server.name
                     );
                     self.problem(&what, message);

@@ -164,7 +164,12 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
 
 /// Returns true if a file has certificates in PEM, and no broken one.
 fn has_certificate(bytes: &[u8]) -> bool {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    // Other names of certificates (openssl(1), "PEM headers").
+    for kind in ["X509", "TRUSTED"] {
+        text = text.replace(&format!(" {kind} CERTIFICATE-----"), " CERTIFICATE-----");
+    }
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     certificates.is_ok_and(|list| !list.is_empty())
 }
 
