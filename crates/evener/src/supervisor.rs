@@ -15,7 +15,7 @@ mod shortage;
 mod signalled;
 
 use crate::certificates::Materials;
-use crate::check::{self, Patient};
+use crate::check::{self, CheckedServer};
 use crate::config::Config;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
@@ -522,7 +522,7 @@ impl Supervisor {
                 for who in &stale {
                     let _ = self.probing.remove(who).map(|task| task.abort());
                 }
-                let patient = Patient {
+                let server = CheckedServer {
                     endpoint: server.spec.endpoint.clone(),
                     target: server.target.clone(),
                     send_proxy: running.pool.spec().send_proxy,
@@ -534,7 +534,7 @@ impl Supervisor {
                 let task = tokio::spawn(async move {
                     // The semaphore is never closed. A reload does not replace it, so its permits stay valid.
                     let _permit = permits.acquire().await;
-                    let seen = check::probe(&patient, &spec).await;
+                    let seen = check::probe(&server, &spec).await;
                     let _ = sender.send(Input::Probed { who, seen }).await;
                 });
                 self.probing.insert(key, task.abort_handle());

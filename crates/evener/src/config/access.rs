@@ -145,7 +145,7 @@ struct List {
     codes: BTreeSet<String>,
 }
 
-/// Reads the prefixes of a list, and those of its countries.
+/// Reads the prefixes of a list, and the prefixes of its countries.
 fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>, Vec<Prefix>)> {
     let list = read_list(fields, key)?;
     let countries = read_countries(fields, key, &list.codes);
@@ -272,7 +272,7 @@ type Networks = BTreeMap<String, Vec<Prefix>>;
 fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String> {
     let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > GEOIP_FILE_BYTES_MAX);
     if too_large {
-        return Err(format!("it is larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
+        return Err(format!("larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let reader = Reader::from_source(&bytes[..]).map_err(|error| error.to_string())?;
@@ -285,8 +285,7 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
         let Some(code) = record.and_then(|record| record.country.iso_code) else { continue };
         if codes.contains(code) {
             let network = found.network().map_err(|error| error.to_string())?;
-            let prefix =
-                network.to_string().parse().map_err(|_| format!("it has an invalid network: {network}"))?;
+            let prefix = network.to_string().parse().map_err(|_| format!("invalid network {network}"))?;
             networks.entry(code.to_owned()).or_default().push(prefix);
         }
     }

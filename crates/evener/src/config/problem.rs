@@ -107,8 +107,8 @@ pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
     anyhow::Error::msg(lines.join("\n"))
 }
 
-/// Sorts problems by location, and those of one line in the order of discovery. Each is listed once. Problems
-/// without a location come last.
+/// Sorts problems by location. Problems of one line stay in the order of discovery, problems without a location
+/// come last, and equal problems are listed once.
 pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     let mut listed = BTreeSet::new();
     problems.retain(|problem| listed.insert(problem.clone()));

@@ -376,7 +376,7 @@ impl Chance<'_> {
     }
 }
 
-/// As a check takes on what its pool says of TLS.
+/// Gives a check the TLS settings of its pool.
 fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
     let Some(pool) = pool else { return nested };
     CheckTls {
@@ -471,7 +471,7 @@ impl Chance<'_> {
         }
     }
 
-    /// Returns a name, often that of the pool.
+    /// Returns a name, often the name of the pool.
     fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
         let nested = format!("{}{}", self.word(), self.unique()).into();
         let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&nested));
