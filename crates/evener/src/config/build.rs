@@ -297,6 +297,10 @@ impl<'a> Builder<'a> {
         {
             fields.problem_with("listen", "must not be empty: write listen = \"0.0.0.0:80\"");
         }
+        if let Some(Value::Int(port)) = fields.take("listen") {
+            fields.must_hint("listen", "be an address", &format!("write \"0.0.0.0:{port}\""));
+            return Vec::new();
+        }
         let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
         // A name that is an address is also the listen address.
         let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));

@@ -112,6 +112,7 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     for (builder, name, location) in state.open.drain(..).filter(|_| outcome.is_ok()) {
         let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
         state.run.record(Problem::at(&location, message));
+        state.run.declare_unknown(builder, &name, &location);
     }
     match outcome {
         Ok(()) => Ok(state.run),

@@ -128,6 +128,12 @@ impl Made {
         Self { builder, name, table, location }
     }
 
+    /// Creates a value whose table is unknown, because it was wrong or missing.
+    pub(super) fn with_unknown_table(builder: &'static str, name: String, location: Location) -> Self {
+        let table = Table { list: vec![Value::Unknown], named: BTreeMap::new() };
+        Self { builder, name, table, location }
+    }
+
     /// Returns a copy with another table.
     pub(super) fn with(&self, table: Table) -> Self {
         Self { table, ..self.clone() }
@@ -182,6 +188,14 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Adds a pool without its table, so that services can refer to it.
+    pub(super) fn declare_unknown(&mut self, builder: &'static str, name: &str, location: &Location) {
+        if builder == "pool" {
+            let made = Made::with_unknown_table(builder, name.to_owned(), location.clone());
+            self.pools.push(Arc::new(made));
+        }
+    }
+
     /// Adds a pool or service.
     pub(super) fn declare(&mut self, made: Arc<Made>) {
         let declared = if made.builder == "pool" { &mut self.pools } else { &mut self.services };

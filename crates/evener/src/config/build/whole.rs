@@ -89,7 +89,9 @@ impl Builder<'_> {
             let message = format!("service `{name}`: request_rate needs protocol = \"http\"");
             self.reading.problem_inside(location, &["per_client", "request_rate"], message);
         }
-        for (key, denied) in [("denied", &service.denied), ("exceeded", &service.exceeded)] {
+        let refused =
+            [("denied", "denied", &service.denied), ("per_client.exceeded", "exceeded", &service.exceeded)];
+        for (key, word, denied) in refused {
             let Denied::Pool(pool) = denied else { continue };
             if self.has_pool(pool) {
                 continue;
@@ -103,7 +105,7 @@ impl Builder<'_> {
                     format!("{key} must be {list}, got {}{near}", shown(pool))
                 }
             };
-            self.reading.problem_inside(location, &[key], format!("service `{name}`: {message}"));
+            self.reading.problem_inside(location, &[word], format!("service `{name}`: {message}"));
         }
     }
 

@@ -186,6 +186,7 @@ fn declare(
             type_of(body),
             builder.example
         );
+        lock(state).run.declare_unknown(builder.name, name, &caller(lua));
         return wrong(lua, state, body, &message);
     };
     let made = Arc::new(Made::new(builder.name, name.to_owned(), read_table(lua, table, 0)?, caller(lua)));

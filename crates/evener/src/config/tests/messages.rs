@@ -230,6 +230,8 @@ send_proxy = "v3"
     service `s`: send_proxy must be "v1" or "v2", got "v3"
 per_client = { connection = 10 }
     service `s`: unknown key `per_client.connection`; did you mean `connections`?
+per_client = { connections = 1, exceeded = "block" }
+    service `s`: per_client.exceeded must be "drop", "reject", "tarpit" or a pool, got "block"
 per_client = { request_rate = 100 }
     service `s`: per_client.request_rate must be a rate such as "20/s", got 100: write "100/s"
 protocol = "http", balance_per = "conn"
@@ -456,7 +458,11 @@ pool { "10.0.0.1:80" } service { listen = "x" } service(80) { listen = "x" }
     pool takes a name first, got a table: write pool "web" { "10.0.0.1:80" }
     service takes a name first, got a table: write service "www" { listen = "0.0.0.0:80", pool = "web" }
     service takes a name first, got a number: write service "www" { listen = "0.0.0.0:80", pool = "web" }
-pool "p" "x"
+pool "p" service "s" { listen = "127.0.0.1:1", pool = "p" }
+    pool "p" has no body: write pool "p" { ... }
+service "s" { listen = 80, "10.0.0.1:80" }
+    service `s`: listen must be an address, got 80: write "0.0.0.0:80"
+service "s" { listen = "127.0.0.1:1", pool = "p" } pool "p" "x"
     pool "p" takes a table, got a string: write pool "web" { "10.0.0.1:80" }
 server { "x" }
     server takes a string, got a table: write server "10.0.0.1:80" { weight = 2 }
