@@ -11,7 +11,7 @@ pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
 
-use crate::config::{Config, Location, Problem};
+use crate::config::{Config, Location, Problem, TlsOwner};
 use evener_core::Endpoint;
 use evener_core::spec::{
     CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
@@ -140,7 +140,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     for service in &config.spec.services {
         if let Some(spec) = &service.tls {
             let old = before.services.get(&service.name);
-            loader.location = config.tls_locations.get(&("service", Arc::clone(&service.name))).cloned();
+            loader.location = config.tls_location(TlsOwner::Service, &service.name).cloned();
             if let Some(settings) = loader.for_clients(service, spec, old) {
                 loader.tls.services.insert(service.name.clone(), settings);
             }
@@ -149,7 +149,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     for pool in &config.spec.pools {
         if let Some(spec) = &pool.tls {
             let old = before.pools.get(&pool.name);
-            loader.location = config.tls_locations.get(&("pool", Arc::clone(&pool.name))).cloned();
+            loader.location = config.tls_location(TlsOwner::Pool, &pool.name).cloned();
             if let Some(settings) = loader.for_servers(pool, spec, old) {
                 loader.tls.pools.insert(pool.name.clone(), settings);
             }
@@ -172,8 +172,7 @@ struct Loader {
 
 impl Loader {
     fn problem(&mut self, message: impl std::fmt::Display) {
-        self.problems
-            .push(Problem { location: self.location.clone(), message: format!("{}: {message}", self.owner) });
+        self.problems.push(Problem::maybe_at(self.location.as_ref(), format!("{}: {message}", self.owner)));
     }
 
     /// Reads a file, and records its stamp so that changes are detected.
@@ -274,7 +273,10 @@ impl Loader {
             self.directory(Path::new(directory), &mut certificates);
         }
         match certificates.len() {
-            0 if self.problems.len() == before => self.problem("there are no certificates"),
+            0 if self.problems.len() == before => {
+                let directories = spec.directories.join(", ");
+                self.problem(format!("no certificates in {directories}: add name.crt and name.key"));
+            }
             count if count > CERTIFICATES_MAX => {
                 self.problem(format!("more than {CERTIFICATES_MAX} certificates"));
             }
@@ -317,9 +319,14 @@ impl Loader {
             }
             None => None,
         };
-        let chain = certificates(&chain).ok().filter(|chain| !chain.is_empty());
-        let Some(chain) = chain else {
-            self.problem(format!("{} has no certificate in PEM", files.chain));
+        let found = certificates(&chain).ok().filter(|chain| !chain.is_empty());
+        let Some(chain) = found else {
+            let is_certificate = certificates(&key).is_ok_and(|all| !all.is_empty());
+            let message = match pem::private_key(&chain).is_ok() && is_certificate {
+                true => format!("{} is a key and {} a certificate: swap them", files.chain, files.key),
+                false => format!("{} has no certificate in PEM", files.chain),
+            };
+            self.problem(message);
             return None;
         };
         let issuers = match &files.issuers {
@@ -329,7 +336,14 @@ impl Loader {
         let issuers = certificates(&issuers).unwrap_or_default();
         let chain = chain::complete(chain, &issuers);
         let Ok(key) = pem::private_key(&key) else {
-            self.problem(format!("{} has no private key in PEM (is it encrypted?)", files.key));
+            let message = if pem::is_encrypted(&key) {
+                format!("the key in {} is encrypted: decrypt it first (openssl pkey)", files.key)
+            } else if key_path == chain_path {
+                format!("{} has no private key: add key = \"FILE\"", files.key)
+            } else {
+                format!("{} has no private key in PEM", files.key)
+            };
+            self.problem(message);
             return None;
         };
         if ring::default_provider().key_provider.load_private_key(key.clone_key()).is_err() {
@@ -411,7 +425,7 @@ impl Loader {
                 Some(name) => drop(names.insert(server.name.clone(), name)),
                 None => {
                     let message = format!(
-                        "server `{}` has no name to verify: give the pool `tls = {{ sni = ... }}`",
+                        "server `{}` has no name to verify: write tls = {{ sni = \"NAME\" }} in the pool",
                         server.name
                     );
                     self.problem(message);

@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 /// A server to probe.
 #[derive(Clone, Debug)]
-pub(crate) struct Patient {
+pub(crate) struct CheckedServer {
     /// Endpoint as configured. Its name is used for the Host header and TLS.
     pub(crate) endpoint: Endpoint,
     /// Resolved address.
@@ -33,21 +33,21 @@ pub(crate) struct Patient {
 }
 
 /// Probes a server once.
-pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
-    let target = aim(&patient.target, spec.port);
+pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
+    let target = with_port(&server.target, spec.port);
     let query = async {
         match &spec.kind {
-            CheckKind::Tcp => connect(&target, patient.send_proxy).await.map(drop),
-            CheckKind::Stream { .. } => stream::ask(&target, patient, &spec.kind).await,
-            CheckKind::Http { .. } => http::ask(&target, patient, &spec.kind).await,
-            CheckKind::Dns { .. } => dns::ask(&target, patient, &spec.kind).await,
-            CheckKind::Udp { send, expect } => ask_udp(&target, send, expect.as_deref()).await,
+            CheckKind::Tcp => connect(&target, server.send_proxy).await.map(drop),
+            CheckKind::Stream { .. } => stream::probe(&target, server, &spec.kind).await,
+            CheckKind::Http { .. } => http::probe(&target, server, &spec.kind).await,
+            CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
+            CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }
     };
     match tokio::time::timeout(spec.timeout, query).await {
         Ok(Ok(())) => Probe::Pass,
-        Ok(Err(Missed::Failed(why))) => Probe::Fail(why),
-        Ok(Err(Missed::Unmade(why))) => Probe::Unmade(why),
+        Ok(Err(ProbeError::Failed(why))) => Probe::Fail(why),
+        Ok(Err(ProbeError::Unmade(why))) => Probe::Unmade(why),
         Err(_) => {
             let what = match spec.kind {
                 CheckKind::Stream { .. } => "no matching response",
@@ -60,20 +60,20 @@ pub(crate) async fn probe(patient: &Patient, spec: &CheckSpec) -> Probe {
 
 /// Reason why a probe did not pass.
 #[derive(Debug)]
-enum Missed {
+enum ProbeError {
     /// The server did not respond as expected.
     Failed(String),
     /// No probe was made, for a local reason.
     Unmade(String),
 }
 
-impl From<String> for Missed {
+impl From<String> for ProbeError {
     fn from(why: String) -> Self {
         Self::Failed(why)
     }
 }
 
-impl Missed {
+impl ProbeError {
     /// Creates a result from an error of the system.
     fn by_system(doing: &str, error: &io::Error) -> Self {
         let why = format!("{doing}: {}", in_words(error));
@@ -87,7 +87,7 @@ fn is_resource_exhaustion(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(evener_proxy::is_resource_exhaustion)
 }
 
-fn aim(target: &Target, port: Option<u16>) -> Target {
+fn with_port(target: &Target, port: Option<u16>) -> Target {
     match (target, port) {
         (Target::Ip(address), Some(port)) => Target::Ip(SocketAddr::new(address.ip(), port)),
         _ => target.clone(),
@@ -100,7 +100,7 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
-async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, Missed> {
+async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream, ProbeError> {
     let connected = match target {
         Target::Ip(address) => TcpStream::connect(address).await.map(Stream::Tcp),
         Target::Unix(path) => {
@@ -109,7 +109,7 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
             UnixStream::connect(name.as_ref().unwrap_or(path)).await.map(Stream::Unix)
         }
     };
-    let mut stream = connected.map_err(|error| Missed::by_system("connect", &error))?;
+    let mut stream = connected.map_err(|error| ProbeError::by_system("connect", &error))?;
     let mut header = Vec::new();
     match send_proxy {
         None => return Ok(stream),
@@ -120,7 +120,7 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
         Stream::Tcp(stream) => stream.write_all(&header).await,
         Stream::Unix(stream) => stream.write_all(&header).await,
     };
-    connected.map_err(|error| Missed::by_system("connect", &error))?;
+    connected.map_err(|error| ProbeError::by_system("connect", &error))?;
     Ok(stream)
 }
 
@@ -140,7 +140,7 @@ fn unspecified(other: SocketAddr) -> SocketAddr {
     if other.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() }
 }
 
-async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), Missed> {
+async fn probe_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), ProbeError> {
     let Target::Ip(address) = target else { return Err("a udp check needs an IP address".to_owned().into()) };
     let ask = async {
         let socket = UdpSocket::bind(unspecified(*address)).await?;
@@ -151,7 +151,7 @@ async fn ask_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<
         response.truncate(length);
         Ok::<_, io::Error>(response)
     };
-    let response = ask.await.map_err(|error| Missed::by_system("udp", &error))?;
+    let response = ask.await.map_err(|error| ProbeError::by_system("udp", &error))?;
     match expect {
         Some(expect) if !response.starts_with(expect) => Err(format!(
             "udp: the response begins with {:?}",

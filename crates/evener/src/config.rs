@@ -1,5 +1,5 @@
 //! The configuration: Lua to raw declarations ([`lua`]), and raw declarations to a [`Spec`] ([`build`]). An
-//! invalid configuration is refused with all its problems at once, each with its file and line.
+//! invalid configuration is refused with all its problems at the same time, each with its file and line.
 
 mod access;
 mod build;
@@ -7,70 +7,30 @@ mod check;
 mod dns;
 mod edge;
 mod fields;
+mod hints;
 mod locate;
 mod lua;
 mod patience;
 mod print;
+mod problem;
 mod raw;
+mod scalar;
 mod search_tree;
 mod sticky;
+mod syntax;
 
 use evener_core::Endpoint;
 use evener_core::spec::Spec;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A location in a configuration file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Location {
-    /// The file, as the user named it.
-    pub(crate) file: Arc<str>,
-    /// The line, from 1.
-    pub(crate) line: u32,
-}
-
-/// A problem of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Problem {
-    /// Location of the problem, if known.
-    pub(crate) location: Option<Location>,
-    /// Description of the problem and of the solution.
-    pub(crate) message: String,
-}
-
-impl Problem {
-    /// Creates a problem without a location.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { location: None, message: message.into() }
-    }
-
-    /// Creates a problem at a location.
-    pub(crate) fn at(location: &Location, message: impl Into<String>) -> Self {
-        Self { location: Some(location.clone()), message: message.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.location {
-            Some(Location { file, line }) => write!(out, "{file}:{line}: {}", self.message),
-            None => out.write_str(&self.message),
-        }
-    }
-}
-
-/// Returns all problems in one line.
-pub(crate) fn one_line(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// Returns all problems as one error with a line for each.
-pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    anyhow::Error::msg(lines.join("\n"))
-}
+pub(crate) use access::countries;
+pub(crate) use check::{dns_check, http_check};
+pub(crate) use edge::{tls_defaults, tls_from_file};
+pub(crate) use hints::nearest;
+pub(crate) use print::print;
+pub(crate) use problem::{Location, Problem, failure, one_line};
 
 /// A valid configuration, with the locations that later problems (an address in use, an unknown host) refer
 /// to.
@@ -79,31 +39,80 @@ pub(crate) struct Config {
     /// The validated specification.
     pub(crate) spec: Spec,
     /// Locations of the addresses of servers.
-    pub(crate) locations: BTreeMap<Endpoint, Location>,
+    servers: BTreeMap<Endpoint, Location>,
     /// Locations of the TLS settings of services and pools.
-    pub(crate) tls_locations: BTreeMap<(&'static str, Arc<str>), Location>,
+    tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
-    pub(crate) listen_locations: BTreeMap<(Arc<str>, Endpoint), Location>,
-    /// True if a service may be its own server. pen only warns about it.
-    pub(crate) takes_loops: bool,
+    listen: BTreeMap<(Arc<str>, Endpoint), Location>,
+    loops: Loops,
 }
 
-pub(crate) use access::countries;
-pub(crate) use check::{dns_check, http_check};
-pub(crate) use edge::{tls_defaults, tls_from_file};
-pub(crate) use fields::nearest;
-pub(crate) use print::print;
+/// The kind of declaration that has TLS settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum TlsOwner {
+    Service,
+    Pool,
+}
+
+/// Treatment of a service that is its own server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Loops {
+    #[default]
+    Refused,
+    /// pen only warns about them.
+    Allowed,
+}
+
+impl Config {
+    /// Creates a configuration without a file, and thus without locations.
+    pub(crate) fn without_file(spec: Spec) -> Self {
+        Self { spec, ..Self::default() }
+    }
+
+    /// Allows services that are their own servers.
+    pub(crate) fn allow_loops(self) -> Self {
+        Self { loops: Loops::Allowed, ..self }
+    }
+
+    /// Returns true if a service may be its own server.
+    pub(crate) fn allows_loops(&self) -> bool {
+        self.loops == Loops::Allowed
+    }
+
+    /// Creates a problem at the location of a server's address.
+    pub(crate) fn problem_with_server(&self, endpoint: &Endpoint, message: impl Into<String>) -> Problem {
+        Problem::maybe_at(self.servers.get(endpoint), message)
+    }
+
+    /// Creates a problem at the location of a listen address.
+    pub(crate) fn problem_with_listen(
+        &self,
+        service: &Arc<str>,
+        endpoint: &Endpoint,
+        message: impl Into<String>,
+    ) -> Problem {
+        Problem::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
+    }
+
+    /// Returns the location of the TLS settings of a service or pool.
+    pub(crate) fn tls_location(&self, owner: TlsOwner, name: &Arc<str>) -> Option<&Location> {
+        self.tls.get(&(owner, Arc::clone(name)))
+    }
+
+    /// Returns true if the configuration needs files or names that are only checked when it is valid.
+    fn has_inputs(&self) -> bool {
+        let spec = &self.spec;
+        let mut servers = spec.pools.iter().flat_map(|pool| &pool.servers);
+        spec.services.iter().any(|service| service.tls.is_some())
+            || spec.pools.iter().any(|pool| pool.tls.is_some())
+            || servers.any(|server| matches!(server.endpoint, Endpoint::Host { .. }))
+    }
+}
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {
     let run = lua::run(path)?;
-    build::build(&run).map_err(sorted)
-}
-
-fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
-    problems.sort();
-    problems.dedup();
-    problems
+    build::build(&run).map_err(problem::sorted)
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub(crate) async fn resolve(config: &Config) -> Result<Targets, Vec<Problem>> {
         match found {
             Ok(target) => drop(targets.insert(endpoint, target)),
             Err(why) => {
-                problems.push(Problem { location: config.locations.get(&endpoint).cloned(), message: why });
+                problems.push(config.problem_with_server(&endpoint, why));
             }
         }
     }

@@ -27,6 +27,12 @@ pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error>
     PrivateKeyDer::from_pem_slice(&normalized(bytes))
 }
 
+/// Returns true if a file has an encrypted key (RFC 1421, section 4.6.1.1; RFC 7468, section 11).
+pub(super) fn is_encrypted(bytes: &[u8]) -> bool {
+    find(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----").is_some()
+        || find(bytes, b"Proc-Type: 4,ENCRYPTED").is_some()
+}
+
 /// Returns the text with standard labels and without byte order marks.
 fn normalized(bytes: &[u8]) -> Cow<'_, [u8]> {
     let replace = |text: Cow<'_, [u8]>, from: &[u8], to: &[u8]| -> Option<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! DNS checks: one query over UDP with a random port and ID. Datagrams that do not match the query are
 //! ignored (RFC 5452, section 9.1). A truncated response passes.
 
-use super::{Missed, Patient, unspecified};
+use super::{CheckedServer, ProbeError, unspecified};
 use evener_core::Target;
 use evener_core::spec::CheckKind;
 use evener_core::wire::dns::{self, Query};
@@ -14,15 +14,19 @@ use tokio::net::UdpSocket;
 /// The largest datagram (RFC 768).
 const RESPONSE_BYTES_MAX: usize = 65_536;
 
-/// Queries a server. `Err` is what is wrong with the response.
-pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
+/// Queries a server. `Err` describes the failure.
+pub(super) async fn probe(
+    target: &Target,
+    server: &CheckedServer,
+    kind: &CheckKind,
+) -> Result<(), ProbeError> {
     let CheckKind::Dns { name, qtype, rcode } = kind else { return Ok(()) };
     let Target::Ip(address) = target else { return Err("a dns check needs an IP address".to_owned().into()) };
     let name = dns::parse_name(name).map_err(|error| format!("dns: {error}"))?;
     let mut query = Vec::new();
     dns::emit_query(any_id(), &name, *qtype, &mut query);
-    let response = exchange(*address, &query, patient.send_proxy.is_some()).await;
-    let response = response.map_err(|error| Missed::by_system("dns", &error))?;
+    let response = exchange(*address, &query, server.send_proxy.is_some()).await;
+    let response = response.map_err(|error| ProbeError::by_system("dns", &error))?;
     let seen = dns::rcode(&response);
     match rcode {
         Some(wanted) if *wanted != seen => Err(format!("dns: {}", dns::rcode_name(seen)).into()),
@@ -70,16 +74,16 @@ mod tests {
     use evener_core::wire::proxy::Version;
     use std::time::Duration;
 
-    /// Probes a server that responds to the query with the datagrams that `responses` makes of it.
+    /// Probes a server that responds with the datagrams that `responses` returns for the query.
     async fn seen(
         rcode: Option<u8>,
         send_proxy: Option<Version>,
         respond: impl Fn(&[u8]) -> Vec<Vec<u8>>,
     ) -> Probe {
-        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let address = server.local_addr().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
         let target = Target::Ip(address);
-        let patient = Patient {
+        let server = CheckedServer {
             endpoint: address.to_string().parse().unwrap(),
             target,
             send_proxy,
@@ -89,12 +93,12 @@ mod tests {
         let spec = CheckSpec { timeout: Duration::from_millis(300), ..CheckSpec::new(kind) };
         let serve = async {
             let mut query = [0; 512];
-            let (length, client) = server.recv_from(&mut query).await.unwrap();
+            let (length, client) = socket.recv_from(&mut query).await.unwrap();
             for response in respond(&query[..length]) {
-                server.send_to(&response, client).await.unwrap();
+                socket.send_to(&response, client).await.unwrap();
             }
         };
-        tokio::join!(probe(&patient, &spec), serve).0
+        tokio::join!(probe(&server, &spec), serve).0
     }
 
     /// Returns the query as a response without records, with these flags.
@@ -158,14 +162,14 @@ mod tests {
         let address = socket.local_addr().unwrap();
         drop(socket);
         let endpoint = address.to_string().parse().unwrap();
-        let patient = Patient {
+        let server = CheckedServer {
             endpoint,
             target: Target::Ip(address),
             send_proxy: None,
             limits: HeaderLimits::default(),
         };
         let kind = CheckKind::Dns { name: ".".into(), qtype: 2, rcode: None };
-        assert_eq!(probe(&patient, &CheckSpec::new(kind)).await, Probe::Fail("dns: refused".into()));
+        assert_eq!(probe(&server, &CheckSpec::new(kind)).await, Probe::Fail("dns: refused".into()));
         let ids: std::collections::BTreeSet<u16> = (0..100).map(|_| any_id()).collect();
         assert!(ids.len() > 90, "{ids:?}");
     }

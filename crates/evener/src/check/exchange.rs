@@ -48,7 +48,7 @@ pub(crate) fn header_limits<'a>(
     limits.reduce(wider).unwrap_or(LIMITS_MAX)
 }
 
-/// Sends a request and judges the response. `Err` is what is wrong with it.
+/// Sends a request and judges the response. `Err` describes the failure.
 pub(super) async fn exchange<S>(mut stream: S, request: &[u8], expected: &Expected<'_>) -> Result<(), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -214,7 +214,7 @@ mod tests {
         let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+            let (local, mut theirs) = tokio::io::duplex(1 << 20);
             let server = async {
                 let mut query = vec![0; request.len()];
                 theirs.read_exact(&mut query).await.unwrap();
@@ -224,7 +224,7 @@ mod tests {
                 }
                 drop(theirs);
             };
-            tokio::join!(exchange(ours, request.as_bytes(), &expected), server).0
+            tokio::join!(exchange(local, request.as_bytes(), &expected), server).0
         })
     }
 

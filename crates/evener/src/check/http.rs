@@ -1,7 +1,7 @@
 //! HTTP checks: one request over a new connection, in the clear or over TLS.
 
 use super::exchange::{Expected, exchange};
-use super::{Missed, Patient, Stream, connect, is_resource_exhaustion};
+use super::{CheckedServer, ProbeError, Stream, connect, is_resource_exhaustion};
 use crate::certificates::{Authorities, certificates, insecure_verifier};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
@@ -16,13 +16,17 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-/// Sends a request to a server. `Err` is what is wrong with the response.
-pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
+/// Sends a request to a server. `Err` describes the failure.
+pub(super) async fn probe(
+    target: &Target,
+    server: &CheckedServer,
+    kind: &CheckKind,
+) -> Result<(), ProbeError> {
     let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
-    let authority = host.clone().unwrap_or_else(|| authority(&patient.endpoint));
+    let authority = host.clone().unwrap_or_else(|| authority(&server.endpoint));
     let request = request(method, path, &authority)?;
-    let expected = Expected { status, body: body.as_deref(), limits: patient.limits };
-    let judged = match (connect(target, patient.send_proxy).await?, tls) {
+    let expected = Expected { status, body: body.as_deref(), limits: server.limits };
+    let judged = match (connect(target, server.send_proxy).await?, tls) {
         (Stream::Tcp(stream), Some(tls)) => {
             exchange(wrap(stream, tls, &authority).await?, &request, &expected).await
         }
@@ -66,7 +70,7 @@ pub(super) async fn wrap<S>(
     stream: S,
     tls: &CheckTls,
     authority: &str,
-) -> Result<tokio_rustls::client::TlsStream<S>, Missed>
+) -> Result<tokio_rustls::client::TlsStream<S>, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -74,7 +78,7 @@ where
     let name = tls.sni.clone().unwrap_or_else(|| host.to_owned());
     let name = ServerName::try_from(name).map_err(|error| format!("tls: {error}"))?;
     let connector = TlsConnector::from(client_config(tls)?);
-    connector.connect(name, stream).await.map_err(|error| Missed::by_system("tls", &error))
+    connector.connect(name, stream).await.map_err(|error| ProbeError::by_system("tls", &error))
 }
 
 /// `true` if any certificate is accepted, and the file of authorities.
@@ -82,7 +86,7 @@ type Trust = (bool, Option<String>);
 
 /// Returns a configuration that is shared by checks with the same trust. Reading the authorities of the
 /// system takes milliseconds.
-fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, Missed> {
+fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, ProbeError> {
     static KNOWN: LazyLock<Mutex<BTreeMap<Trust, Arc<ClientConfig>>>> = LazyLock::new(Mutex::default);
     let key = (tls.insecure, tls.ca_file.clone());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +102,7 @@ fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, Missed> {
     Ok(config)
 }
 
-fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
+fn make_config(tls: &CheckTls) -> Result<ClientConfig, ProbeError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?;
@@ -107,12 +111,12 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, Missed> {
 }
 
 /// Returns the authorities that a check trusts, which are the same as for traffic.
-fn authorities(tls: &CheckTls) -> Result<Authorities, Missed> {
+fn authorities(tls: &CheckTls) -> Result<Authorities, ProbeError> {
     let mut authorities = Authorities::default();
     let failed = |path: &str, error: &dyn std::fmt::Display| format!("tls: {path}: {error}");
     match &tls.ca_file {
         Some(path) => {
-            let unread = |error: io::Error| Missed::by_system(&format!("tls: {path}"), &error);
+            let unread = |error: io::Error| ProbeError::by_system(&format!("tls: {path}"), &error);
             for file in files_of(Path::new(path)).map_err(unread)? {
                 let bytes = std::fs::read(&file).map_err(unread)?;
                 for certificate in certificates(&bytes).map_err(|error| failed(path, &error))? {
@@ -123,7 +127,7 @@ fn authorities(tls: &CheckTls) -> Result<Authorities, Missed> {
         None => {
             let found = rustls_native_certs::load_native_certs();
             if let Some(error) = found.errors.iter().find(|error| wants(&error.kind)) {
-                return Err(Missed::Unmade(format!("tls: {error}")));
+                return Err(ProbeError::Unmade(format!("tls: {error}")));
             }
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(found.certs);

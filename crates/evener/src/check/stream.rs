@@ -1,7 +1,7 @@
 //! Checks of tcp and tls: the bytes that are sent over a connection, and the expected response.
 
 use super::http::{authority, wrap};
-use super::{Missed, Patient, Stream, connect, in_words};
+use super::{CheckedServer, ProbeError, Stream, connect, in_words};
 use evener_core::Target;
 use evener_core::spec::CheckKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -18,12 +18,16 @@ struct Wanted<'a> {
     expect: Option<&'a [u8]>,
 }
 
-/// Connects to a server, and judges its response. `Err` is what is wrong with it.
-pub(super) async fn ask(target: &Target, patient: &Patient, kind: &CheckKind) -> Result<(), Missed> {
+/// Connects to a server, and judges its response. `Err` describes the failure.
+pub(super) async fn probe(
+    target: &Target,
+    server: &CheckedServer,
+    kind: &CheckKind,
+) -> Result<(), ProbeError> {
     let CheckKind::Stream { send, begins, expect, tls } = kind else { return Ok(()) };
     let wanted = Wanted { begins: begins.as_deref(), expect: expect.as_deref() };
-    let name = authority(&patient.endpoint);
-    let seen = match (connect(target, patient.send_proxy).await?, tls) {
+    let name = authority(&server.endpoint);
+    let seen = match (connect(target, server.send_proxy).await?, tls) {
         (Stream::Tcp(stream), Some(tls)) => converse(wrap(stream, tls, &name).await?, send, wanted).await,
         (Stream::Unix(stream), Some(tls)) => converse(wrap(stream, tls, &name).await?, send, wanted).await,
         (Stream::Tcp(stream), None) => converse(stream, send, wanted).await,
@@ -121,7 +125,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let endpoint = address.to_string().parse().unwrap();
-            let patient = Patient {
+            let server = CheckedServer {
                 endpoint,
                 target: Target::Ip(address),
                 send_proxy: self.send_proxy,
@@ -145,7 +149,7 @@ mod tests {
                 }
                 (read, self.holds.then_some(stream))
             };
-            let (probe, (read, _stream)) = tokio::join!(probe(&patient, &spec), serve);
+            let (probe, (read, _stream)) = tokio::join!(probe(&server, &spec), serve);
             (probe, read)
         }
     }

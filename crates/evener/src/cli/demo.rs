@@ -43,7 +43,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         log: LogFormat::Text,
         log_level: LogLevel::Off,
     };
-    let config = Config { spec: spec(&addresses, echo), ..Config::default() };
+    let config = Config::without_file(spec(&addresses, echo));
     let mut instance = Instance::start(config, options.setting(ConfigSource::None)).await?;
     let admin = AdminSocket::open_any()?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());

@@ -64,7 +64,7 @@ pub(super) async fn one_liner(
     signals::unblock();
     let mut spec = one_liner_spec(line, protocol, check)?;
     spec.services.first_mut().map(complete);
-    let config = Config { spec, ..Config::default() };
+    let config = Config::without_file(spec);
     let admin = match &line.options.admin {
         Some(path) => AdminSocket::open(path)?,
         None => AdminSocket::open_any()?,

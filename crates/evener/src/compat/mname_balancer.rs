@@ -80,7 +80,7 @@ async fn serve(line: &CommandLine) -> anyhow::Result<()> {
     let log = Log::named(NAME, LogFormat::Bunyan, line.level);
     let admin = open_admin(line.admin.as_deref(), &log)?;
     let setting = Setting::new(line.workers.into(), ConfigSource::None, log).drain_for(DRAIN);
-    let config = Config { spec: spec::spec(line), ..Config::default() };
+    let config = Config::without_file(spec::spec(line));
     let mut instance = Instance::start(config, setting).await?;
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     instance.run(signals).await;

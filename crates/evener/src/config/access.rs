@@ -3,13 +3,15 @@
 //! trusted.
 
 use super::fields::Fields;
-use super::raw::{Made, Table, Value};
+use super::hints::one_of;
+use super::raw::{Made, Table, Value, shown};
 use super::search_tree;
-use evener_core::acl::{Access, Acl, Prefix};
+use evener_core::acl::{Access, Acl, Prefix, PrefixError};
 use evener_core::spec::Denied;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use maxminddb::{Reader, WithinOptions};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +38,7 @@ pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     if fields.has("access") && (fields.has("allow") || fields.has("deny")) {
         fields.problem_with(
             "access",
-            "`access` cannot be combined with `allow` or `deny`: move their prefixes to `access`",
+            "cannot be combined with `allow` or `deny`: move their prefixes to `access`",
         );
     }
     if ordered.is_some() || (allow.is_none() && deny.is_none()) {
@@ -67,15 +69,15 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     let table = match fields.take("access")? {
         Value::Table(table) => table,
         Value::Unknown => return None,
-        other => {
-            fields.problem_with("access", format!("`access` is {}, not {WANTED}", other.kind()));
+        _ => {
+            fields.must("access", format!("be {WANTED}"));
             return None;
         }
     };
     let mut nested = fields.within("access", table);
     if nested.has("permit") || nested.has("deny") {
         nested.problem_here(
-            "each item of `access` needs its own braces: {  { permit = \"10.0.0.0/8\" }, ... }",
+            "each item of access needs its own braces: access = { { permit = \"10.0.0.0/8\" }, ... }",
         );
         return None;
     }
@@ -83,15 +85,17 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     nested.finish();
     let mut nested = fields.within("access", table);
     let mut items = Vec::new();
-    for item in &table.list {
+    for item in table.list() {
         match item {
             Value::Table(table) => items.extend(read_item(&mut nested, table)),
             Value::Unknown => {}
             Value::Text(text) => {
-                nested.problem(text, format!("`{text}` needs `permit` or `deny`: `access` must be {WANTED}"));
+                nested.problem(
+                    text,
+                    format!("an item of access needs permit or deny: write {{ permit = {} }}", shown(text)),
+                );
             }
-            other => nested
-                .problem_here(format!("{} is not an item of `access`, which must be {WANTED}", other.kind())),
+            other => fields.value_must("access", other, format!("be {WANTED}"), ""),
         }
     }
     let codes = items.iter().flat_map(|(_, list)| list.codes.iter().cloned()).collect();
@@ -106,14 +110,11 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
 }
 
 fn read_otherwise(nested: &mut Fields<'_>) -> Option<Access> {
-    match nested.text("otherwise")? {
+    nested.word("otherwise", &["permit", "deny"], |word| match word {
         "permit" => Some(Access::Permit),
         "deny" => Some(Access::Deny),
-        other => {
-            nested.problem("otherwise", format!("`{other}` is not \"permit\" or \"deny\""));
-            None
-        }
-    }
+        _ => None,
+    })
 }
 
 /// Reads one item: `permit` or `deny`.
@@ -122,7 +123,7 @@ fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, L
     let permit = read_list(nested, "permit");
     let deny = read_list(nested, "deny");
     nested.note_unknown_keys();
-    for key in ["permit", "deny"].into_iter().filter(|key| table.named.contains_key(*key)) {
+    for key in ["permit", "deny"].into_iter().filter(|key| table.get(key).is_some()) {
         nested.pass(key, PLACED_ITEMS_MAX);
     }
     let item = match (permit, deny) {
@@ -131,8 +132,8 @@ fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, L
         _ => None,
     };
     let both = nested.has("permit") && nested.has("deny");
-    if both || table.named.is_empty() || !table.list.is_empty() {
-        nested.problem_here("an item of `access` must be either { permit = ... } or { deny = ... }");
+    if both || table.only_list().is_some() || !table.list().is_empty() {
+        nested.problem_here("an item of access must be either { permit = ... } or { deny = ... }");
     }
     item
 }
@@ -144,7 +145,7 @@ struct List {
     codes: BTreeSet<String>,
 }
 
-/// Reads the prefixes of a list, and those of its countries.
+/// Reads the prefixes of a list, and the prefixes of its countries.
 fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>, Vec<Prefix>)> {
     let list = read_list(fields, key)?;
     let countries = read_countries(fields, key, &list.codes);
@@ -156,59 +157,79 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     let mut list = List::default();
     for item in items {
         match item {
-            Value::Text(text) => match text.parse() {
+            Value::Text(text) => match parse_prefix(text) {
                 Ok(prefix) => list.prefixes.push(prefix),
-                Err(error) => fields.problem_with(text, error.to_string()),
+                Err(why) => fields.problem(text, why),
             },
-            Value::Made(made) if made.builder == "prefixes" => {
+            Value::Made(made) if made.builder() == "prefixes" => {
                 read_file(fields, made, &mut list.prefixes);
             }
-            Value::Made(made) if made.builder == "country" => {
-                let code = made.name.clone().unwrap_or_default().to_ascii_uppercase();
+            Value::Made(made) if made.builder() == "country" => {
+                let code = made.name().to_ascii_uppercase();
                 if code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_uppercase()) {
                     list.codes.insert(code);
                 } else {
-                    fields.problem(key, format!("`{code}` is not a country code: give two letters (ISO 3166-1), such as \"SE\""));
+                    fields.problem(
+                        key,
+                        format!(
+                            "`{code}` is not a country code: give two letters (ISO 3166-1), such as \"SE\""
+                        ),
+                    );
                 }
             }
-            Value::Unknown => {}
-            other => fields.problem(
+            other => fields.value_must(
                 key,
-                format!(
-                    "`{key}` is {}, not a prefix such as \"10.0.0.0/8\", prefixes \"FILE\" or country \"SE\", or a \
-                     list of them",
-                    other.kind()
-                ),
+                other,
+                "be a prefix such as \"10.0.0.0/8\", prefixes \"FILE\" or country \"SE\", or a list of them",
+                "",
             ),
         }
     }
     Some(list)
 }
 
+/// Parses a prefix. A netmask is refused with the length that it means.
+fn parse_prefix(text: &str) -> Result<Prefix, String> {
+    text.parse().map_err(|error: PrefixError| match length_of_netmask(text) {
+        Some((address, length)) => {
+            format!("`{text}` has a netmask: write the length of the prefix, `{address}/{length}`")
+        }
+        None => error.to_string(),
+    })
+}
+
+/// Returns the address, and the length of the prefix that a netmask such as `255.255.255.0` means.
+fn length_of_netmask(text: &str) -> Option<(&str, u32)> {
+    let (address, mask) = text.split_once('/')?;
+    let bits = mask.parse::<Ipv4Addr>().ok()?.to_bits();
+    let length = bits.leading_ones();
+    (length == bits.count_ones()).then_some((address, length))
+}
+
 /// Reads `prefixes "FILE"`: one prefix a line; `#` begins a comment.
 fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
-    let path = fields.reading().path(&made.location, made.name.as_deref().unwrap_or_default());
+    let path = fields.reading().path(made.location(), made.name());
     let reading = fields.reading();
     let too_large = std::fs::metadata(&path).is_ok_and(|meta| meta.len() > LIST_FILE_BYTES_MAX);
     if too_large {
-        let message = format!("{}: it is larger than {} MiB", path.display(), LIST_FILE_BYTES_MAX >> 20);
-        return reading.problem(&made.location, message);
+        let message = format!("{} is larger than {} MiB", path.display(), LIST_FILE_BYTES_MAX >> 20);
+        return reading.problem(made.location(), message);
     }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            return reading.problem(&made.location, format!("{} cannot be read: {error}", path.display()));
+            return reading.problem(made.location(), format!("{} cannot be read: {error}", path.display()));
         }
     };
     let mut wrong = 0;
     for (number, line) in text.lines().enumerate() {
         let word = line.split('#').next().unwrap_or_default().trim();
-        match word.parse() {
+        match parse_prefix(word) {
             Ok(prefix) => prefixes.push(prefix),
             Err(_) if word.is_empty() => {}
             Err(error) if wrong < 10 => {
                 wrong += 1;
-                reading.problem(&made.location, format!("{}:{}: {error}", path.display(), number + 1));
+                reading.problem(made.location(), format!("{}:{}: {error}", path.display(), number + 1));
             }
             Err(_) => {}
         }
@@ -220,8 +241,8 @@ fn read_countries(fields: &mut Fields<'_>, key: &'static str, codes: &BTreeSet<S
     if codes.is_empty() {
         return Networks::new();
     }
-    let Some((path, location)) = fields.reading().run.geoip.as_ref() else {
-        fields.problem(key, "`country` needs a database: write geoip \"GeoLite2-Country.mmdb\" above it");
+    let Some((path, location)) = fields.reading().run().geoip() else {
+        fields.problem(key, "country needs a database: write geoip \"GeoLite2-Country.mmdb\" above it");
         return Networks::new();
     };
     let path = fields.reading().path(location, path);
@@ -251,7 +272,7 @@ type Networks = BTreeMap<String, Vec<Prefix>>;
 fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String> {
     let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > GEOIP_FILE_BYTES_MAX);
     if too_large {
-        return Err(format!("it is larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
+        return Err(format!("larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let reader = Reader::from_source(&bytes[..]).map_err(|error| error.to_string())?;
@@ -264,17 +285,20 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
         let Some(code) = record.and_then(|record| record.country.iso_code) else { continue };
         if codes.contains(code) {
             let network = found.network().map_err(|error| error.to_string())?;
-            let prefix =
-                network.to_string().parse().map_err(|_| format!("it has an invalid network: {network}"))?;
+            let prefix = network.to_string().parse().map_err(|_| format!("invalid network {network}"))?;
             networks.entry(code.to_owned()).or_default().push(prefix);
         }
     }
     Ok(networks)
 }
 
+/// The treatments of refused clients that are words.
+pub(super) const DENIED: [&str; 3] = ["drop", "reject", "tarpit"];
+/// The other treatments of refused clients.
+pub(super) const DENIED_OTHERWISE: &str = "a pool";
+
 /// Reads the treatment of refused clients: `"drop"`, `"reject"`, `"tarpit"`, `{ tarpit = "10s" }`, or a pool.
 pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<Denied> {
-    const WANTED: &str = "\"drop\", \"reject\", \"tarpit\", { tarpit = \"10s\" } or a pool";
     match fields.take(key)? {
         Value::Text(word) if word == "drop" => Some(Denied::Drop),
         Value::Text(word) if word == "reject" => Some(Denied::Reject),
@@ -283,17 +307,16 @@ pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<
             let mut nested = fields.within(key, table);
             let time = nested.duration("tarpit").unwrap_or(TARPIT);
             if time > TARPIT_MAX {
-                nested.problem("tarpit", "`tarpit` must be at most 1h");
+                nested.must("tarpit", "be at most 1h");
             }
             nested.finish();
             Some(Denied::Tarpit(time))
         }
-        Value::Made(pool) if pool.builder == "pool" => Some(Denied::Pool(pool.name.clone()?.into())),
+        Value::Made(pool) if pool.builder() == "pool" => Some(Denied::Pool(pool.name().into())),
         // The name of the pool is checked at the end.
         Value::Text(pool) => Some(Denied::Pool(pool.as_str().into())),
-        Value::Unknown => None,
-        other => {
-            fields.problem(key, format!("`{key}` is {}, not {WANTED}", other.kind()));
+        _ => {
+            fields.must(key, format!("be {}", one_of(&DENIED, DENIED_OTHERWISE)));
             None
         }
     }
@@ -304,12 +327,8 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
     let table = match fields.take("per_client")? {
         Value::Table(table) => table,
         Value::Unknown => return None,
-        other => {
-            let message = format!(
-                "`per_client` is {}, not {{ connections = 10, connection_rate = \"20/s\" }}",
-                other.kind()
-            );
-            fields.problem("per_client", message);
+        _ => {
+            fields.must("per_client", "be a table such as { connections = 10, connection_rate = \"20/s\" }");
             return None;
         }
     };
@@ -323,16 +342,19 @@ pub(super) fn read_throttle(fields: &mut Fields<'_>) -> Option<(ThrottleSpec, De
             .map_or(REMEMBERED, |size| size as usize),
     };
     let exceeded = read_denied(&mut nested, "exceeded").unwrap_or(Denied::Reject);
-    if !["connections", "connection_rate", "request_rate"].iter().any(|key| nested.has(key)) {
-        nested.problem_here("`per_client` has no limit: give connections, connection_rate or request_rate");
+    let has_limit = ["connections", "connection_rate", "request_rate"].iter().any(|key| nested.has(key));
+    if !has_limit && !nested.has_unknown_keys() {
+        nested.problem_here("per_client has no limit: give connections, connection_rate or request_rate");
     }
     nested.finish();
     Some((spec, exceeded))
 }
 
 pub(super) fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Rate> {
-    let text = fields.text(key)?;
-    text.parse()
-        .map_err(|error: evener_core::throttle::RateError| fields.problem(key, error.to_string()))
-        .ok()
+    let text = fields.text_such_as(key, "a rate such as \"20/s\"", "/s")?;
+    let rate = text.parse().ok();
+    if rate.is_none() {
+        fields.must(key, "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"");
+    }
+    rate
 }

@@ -1,67 +1,77 @@
 //! Builds a specification from raw declarations: checks types, bounds, references and duplicates. Finds every
 //! problem in one pass.
 
+mod options;
 mod whole;
 
 pub(super) use whole::pools_of;
 
+use options::{read_options, read_protocol};
+
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
-use super::fields::{Fields, Reading, nearest};
+use super::fields::{Fields, Reading};
+use super::hints::{nearest, one_of};
 use super::patience::read_queue;
-use super::raw::{Made, Run, Table, Value};
+use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
-use super::{Config, Location, Problem, check, dns, edge};
+use super::{Config, Location, Problem, TlsOwner, check, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
+use evener_core::address::AddressError;
 use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, FastClose, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog,
-    ServerSpec, ServiceOptions, ServiceSpec, Source, WEIGHT_MAX,
+    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog, ServerSpec,
+    ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 const SERVERS_MAX: usize = 100_000;
+const UNCHECKED: &str = "note: certificates and host names were not checked because of the problems above";
 
 /// Returns the specification, or every problem.
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
     let mut builder = Builder { reading: &reading, config: Config::default() };
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
-    for made in run.pools.iter().chain(&run.services) {
-        let name = made.name.as_deref().unwrap_or_default();
+    for made in run.pools().iter().chain(run.services()) {
+        let (name, builder) = (made.name(), made.builder());
         if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
-            reading.problem(
-                &made.location,
-                format!(
-                    "{name:?} is not a valid name of a {}: use 1 to 255 bytes without control characters",
-                    made.builder
-                ),
+            let message = format!(
+                "the name of a {builder} must have 1 to 255 bytes without control characters, got {}",
+                shown(name)
             );
+            reading.problem(made.location(), message);
         }
     }
-    for made in &run.pools {
-        let name = made.name.as_deref().unwrap_or_default();
-        if let Some(first) = pools.insert(name, &made.location) {
-            builder.twice("pool", name, first, &made.location);
+    for made in run.pools() {
+        if let Some(first) = pools.insert(made.name(), made.location()) {
+            builder.twice(made, first);
         }
         builder.pool(made);
     }
     let mut services: BTreeMap<&str, &Location> = BTreeMap::new();
-    for made in &run.services {
-        let name = made.name.as_deref().unwrap_or_default();
-        if let Some(first) = services.insert(name, &made.location) {
-            builder.twice("service", name, first, &made.location);
+    for made in run.services() {
+        if let Some(first) = services.insert(made.name(), made.location()) {
+            builder.twice(made, first);
         }
         builder.service(made);
     }
+    builder.check_cookie_names();
     name_cookies(&mut builder.config.spec);
     builder.check_whole();
     let config = builder.config;
-    if reading.is_well() { Ok(config) } else { Err(reading.into_problems()) }
+    if reading.is_valid() {
+        return Ok(config);
+    }
+    let mut problems = reading.into_problems();
+    if config.has_inputs() {
+        problems.push(Problem::new(UNCHECKED));
+    }
+    Err(problems)
 }
 
 struct Builder<'a> {
@@ -70,22 +80,22 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn twice(&self, what: &str, name: &str, first: &Location, again: &Location) {
-        let message = format!("{what} `{name}` is already declared at {}:{}", first.file, first.line);
-        self.reading.problem(again, message);
+    fn twice(&self, again: &Made, first: &Location) {
+        let (builder, name) = (again.builder(), again.name());
+        let message =
+            format!("{builder} `{name}` is already declared at {first}: give one of them another name");
+        self.reading.problem(again.location(), message);
     }
 
     fn pool(&mut self, made: &'a Made) {
-        let name = made.name.as_deref().unwrap_or_default();
-        let mut fields = Fields::new(self.reading, &made.table, &made.location, format!("pool `{name}`"));
+        let name = made.name();
+        let mut fields = Fields::new(self.reading, made, format!("pool `{name}`"));
         let mut pool = self.pool_fields(name, made, &mut fields);
         pool.tls = edge::read_server_tls(&mut fields);
-        self.config.tls_locations.insert(("pool", name.into()), fields.location_of("tls"));
+        self.config.tls.insert((TlsOwner::Pool, name.into()), fields.location_of("tls"));
         edge::inherit_tls(&mut pool, &mut fields);
-        if pool.servers.is_empty() && !fields.has("discover") {
-            fields.problem_here(format!(
-                "pool `{name}` has no servers: list their addresses, such as \"10.0.0.1:80\""
-            ));
+        if made.table().list().is_empty() && !fields.has("discover") && !fields.has("servers") {
+            fields.problem_here("there are no servers: list their addresses, such as \"10.0.0.1:80\"");
         }
         fields.finish();
         self.config.spec.pools.push(pool);
@@ -95,9 +105,7 @@ impl<'a> Builder<'a> {
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
         let servers = self.servers(made, fields);
         if !servers.is_empty() && servers.iter().all(|server| server.weight == 0) {
-            fields.problem_here(format!(
-                "pool `{name}`: every server has weight 0: give at least one a higher weight"
-            ));
+            fields.problem_here("every server has weight 0: give at least one a higher weight");
         }
         PoolSpec {
             discover: dns::read_discover(fields),
@@ -117,18 +125,19 @@ impl<'a> Builder<'a> {
     fn servers(&mut self, made: &'a Made, fields: &mut Fields<'a>) -> Vec<ServerSpec> {
         let mut servers: Vec<ServerSpec> = Vec::new();
         if fields.list().len() > SERVERS_MAX {
-            fields.problem_here(format!("a pool must have at most {SERVERS_MAX} servers"));
+            let count = fields.list().len();
+            fields.problem_here(format!("a pool must have at most {SERVERS_MAX} servers, got {count}"));
             return servers;
         }
         let mut names: BTreeMap<Arc<str>, Location> = BTreeMap::new();
         for item in fields.list() {
             let Some((server, location)) = self.server(item, made, fields) else { continue };
-            self.config.locations.entry(server.endpoint.clone()).or_insert_with(|| location.clone());
+            self.config.servers.entry(server.endpoint.clone()).or_insert_with(|| location.clone());
             match names.get(&server.name) {
                 Some(first) => {
-                    let (name, file, line) = (&server.name, &first.file, first.line);
+                    let name = &server.name;
                     let message = format!(
-                        "server `{name}` is already in this pool, at {file}:{line}: give one of them another `name`"
+                        "server `{name}` is already in this pool, at {first}: give one of them another `name`"
                     );
                     self.reading.problem(&location, message);
                 }
@@ -148,37 +157,38 @@ impl<'a> Builder<'a> {
         made: &'a Made,
         fields: &mut Fields<'a>,
     ) -> Option<(ServerSpec, Location)> {
-        static EMPTY: Table = Table { list: Vec::new(), named: BTreeMap::new() };
+        static EMPTY: Table = Table::EMPTY;
         let (address, table, location, path): (&str, &Table, &Location, Vec<&str>) = match item {
-            Value::Text(address) => (address, &EMPTY, &made.location, vec![address]),
-            Value::Table(table) => match table.list.first() {
-                Some(Value::Text(address)) => (address, table, &made.location, vec![address]),
+            Value::Text(address) => (address, &EMPTY, made.location(), vec![address]),
+            Value::Table(table) => match table.list().first() {
+                Some(Value::Text(address)) => (address, table, made.location(), vec![address]),
+                Some(Value::Unknown) => return None,
                 _ => {
                     fields.problem_here(
-                        "a server must begin with its address: {  \"10.0.0.1:80\", weight = 2 }",
+                        "a server must begin with its address: { \"10.0.0.1:80\", weight = 2 }",
                     );
                     return None;
                 }
             },
-            Value::Made(server) if server.builder == "server" => {
-                (server.name.as_deref().unwrap_or_default(), &server.table, &server.location, Vec::new())
+            Value::Made(server) if server.builder() == "server" => {
+                (server.name(), server.table(), server.location(), Vec::new())
             }
             Value::Unknown => return None,
             other => {
                 fields.problem_here(format!(
-                    "{} is not a server: write an address such as \"10.0.0.1:80\"",
-                    other.kind()
+                    "a server must be an address such as \"10.0.0.1:80\", got {}",
+                    other.shown()
                 ));
                 return None;
             }
         };
-        let mut nested =
-            Fields::new(self.reading, table, location, format!("server `{address}`")).inside(&path);
-        let at = if path.is_empty() { location.clone() } else { self.reading.run.refine(location, &path) };
+        let mut nested = Fields::of_server(self.reading, table, location, address, &path);
+        let at = if path.is_empty() { location.clone() } else { self.reading.run().refine(location, &path) };
         let server = match scope::server(address) {
             Ok(defaults) => Some(read_server(defaults, &mut nested)),
             Err(error) => {
-                nested.problem_here(error.to_string());
+                let why = server_address_problem(address, &error);
+                self.reading.problem(&at, format!("{}: {why}", subject_of(made)));
                 None
             }
         };
@@ -189,9 +199,10 @@ impl<'a> Builder<'a> {
     }
 
     fn service(&mut self, made: &'a Made) {
-        let name = made.name.as_deref().unwrap_or_default();
-        let mut fields = Fields::new(self.reading, &made.table, &made.location, format!("service `{name}`"));
+        let name = made.name();
+        let mut fields = Fields::new(self.reading, made, format!("service `{name}`"));
         let protocol = read_protocol(&mut fields);
+        fields.set_protocol(protocol.name());
         let listen = self.listen(name, &mut fields);
         let options = read_options(protocol, &mut fields);
         let acl = read_acl(&mut fields);
@@ -199,7 +210,7 @@ impl<'a> Builder<'a> {
         let throttle = read_throttle(&mut fields);
         let proxy_from = read_prefixes(&mut fields, "proxy_from");
         let tls = edge::read_tls(&mut fields, protocol);
-        self.config.tls_locations.insert(("service", name.into()), fields.location_of("tls"));
+        self.config.tls.insert((TlsOwner::Service, name.into()), fields.location_of("tls"));
         let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
         let clients = fields.integer("clients", 1..=ServiceSpec::CLIENTS_MAX);
         let request_log = read_request_log(&mut fields, protocol);
@@ -208,8 +219,7 @@ impl<'a> Builder<'a> {
             Protocol::Udp | Protocol::Dns => Vec::new(),
             Protocol::Tcp | Protocol::Http => self.routes(&mut fields, protocol),
         };
-        let responds_to_all = !routes.is_empty()
-            || http.as_ref().is_some_and(|http| http.redirect.is_some() || http.respond.is_some());
+        let responds_to_all = ["routes", "redirect", "respond"].iter().any(|key| fields.has(key));
         let pool = self.service_pool(name, made, &mut fields, responds_to_all);
         fields.finish();
         let (throttle, exceeded) =
@@ -241,9 +251,11 @@ impl<'a> Builder<'a> {
         let mut routes = Vec::new();
         for item in items {
             let Value::Table(table) = item else {
-                fields.problem(
+                fields.value_must(
                     "routes",
-                    "`routes` must be a list of { host = \"www.example.org\", pool = www }",
+                    item,
+                    "be a list of tables such as { host = \"www.example.org\", pool = www }",
+                    "",
                 );
                 continue;
             };
@@ -255,40 +267,52 @@ impl<'a> Builder<'a> {
     fn route_pool(&self, nested: &mut Fields<'_>) -> Option<Arc<str>> {
         let name = match nested.take("pool") {
             Some(Value::Text(name)) => name.as_str(),
-            Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref()?,
-            Some(Value::Unknown) => return None,
-            Some(_) | None => {
-                nested.problem_here("a route needs a pool: pool = www");
+            Some(Value::Made(pool)) if pool.builder() == "pool" => pool.name(),
+            Some(_) => {
+                nested.must("pool", "be a pool or the name of a pool");
+                return None;
+            }
+            None => {
+                nested.problem_here("a route needs a pool: add pool = www");
                 return None;
             }
         };
         self.known_pool(name, nested).then(|| name.into())
     }
 
+    /// Returns true if there is a pool. Otherwise records a problem.
     fn known_pool(&self, name: &str, fields: &mut Fields<'_>) -> bool {
-        let known = || self.config.spec.pools.iter().map(|pool| &*pool.name);
-        let is_known = known().any(|known| known == name);
+        let is_known = self.has_pool(name);
         if !is_known {
-            let hint = nearest(name, known());
+            let hint = nearest(name, self.config.spec.pools.iter().map(|pool| &*pool.name));
             fields.problem("pool", format!("there is no pool `{name}`{hint}"));
         }
         is_known
     }
 
     fn listen(&mut self, name: &str, fields: &mut Fields<'_>) -> Vec<Endpoint> {
+        if let Some(Value::Table(table)) = fields.take("listen")
+            && table.keys().next().is_none()
+            && table.list().is_empty()
+        {
+            fields.problem_with("listen", "must not be empty: write listen = \"0.0.0.0:80\"");
+        }
+        if let Some(Value::Int(port)) = fields.take("listen") {
+            fields.must_hint("listen", "be an address", &format!("write \"0.0.0.0:{port}\""));
+            return Vec::new();
+        }
         let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
         // A name that is an address is also the listen address.
         let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
-            if fields.take("listen").is_none() {
-                fields
-                    .problem_here(format!("service `{name}` has no listen address: listen = \"0.0.0.0:80\""));
+            if !["listen", "lisen", "bind", "port", "address"].iter().any(|key| fields.has(key)) {
+                fields.problem_here("there is no listen address: add listen = \"0.0.0.0:80\"");
             }
             Vec::new()
         });
         for endpoint in &listen {
             let location = fields.location_of(&endpoint.to_string());
-            self.config.listen_locations.insert((name.into(), endpoint.clone()), location);
+            self.config.listen.insert((name.into(), endpoint.clone()), location);
         }
         listen
     }
@@ -303,16 +327,20 @@ impl<'a> Builder<'a> {
     ) -> Option<Arc<str>> {
         let named = match fields.take("pool") {
             None => None,
+            Some(Value::Text(text))
+                if text.contains(':') && scope::server(text).is_ok() && !self.has_pool(text) =>
+            {
+                let message = format!("pool is the address of a server: {INLINE_SERVERS}");
+                fields.problem("pool", message);
+                drop(self.pool_fields(name, made, fields));
+                return Some(name.into());
+            }
             Some(Value::Text(pool)) => Some(pool.as_str()),
-            Some(Value::Made(pool)) if pool.builder == "pool" => pool.name.as_deref(),
-            Some(Value::Unknown) => return Some(name.into()),
+            Some(Value::Made(pool)) if pool.builder() == "pool" => Some(pool.name()),
             Some(other) => {
-                let hint = if matches!(other, Value::Table(_)) {
-                    ": write the servers of a service without `pool =`"
-                } else {
-                    ""
-                };
-                fields.problem("pool", format!("`pool` is {}, not a pool or its name{hint}", other.kind()));
+                let hint = if matches!(other, Value::Table(_)) { INLINE_SERVERS } else { "" };
+                fields.must_hint("pool", "be a pool or the name of a pool", hint);
+                drop(self.pool_fields(name, made, fields));
                 return Some(name.into());
             }
         };
@@ -322,26 +350,19 @@ impl<'a> Builder<'a> {
         match named {
             Some(pool) => {
                 if !fields.list().is_empty() {
-                    fields.problem(
-                        "pool",
-                        format!("service `{name}` has both a pool and servers: remove one of them"),
-                    );
+                    fields.problem("pool", "there are both a pool and servers: remove one of them");
                 }
-                let known = || self.config.spec.pools.iter().map(|pool| &*pool.name);
-                if !known().any(|known| known == pool) {
-                    let hint = nearest(pool, known());
-                    fields.problem("pool", format!("service `{name}`: there is no pool `{pool}`{hint}"));
-                }
+                self.known_pool(pool, fields);
                 Some(pool.into())
             }
             None => {
                 let pool = self.pool_fields(name, made, fields);
-                if made.table.list.is_empty() && !fields.has("discover") {
-                    fields.problem_here(format!(
-                        "service `{name}` has neither a pool nor servers: add one of them"
-                    ));
+                if made.table().list().is_empty() && !fields.has("discover") && !fields.has("servers") {
+                    fields.problem_here(
+                        "there is neither a pool nor a server: add pool = \"web\" or addresses",
+                    );
                 }
-                if self.config.spec.pools.iter().any(|other| other.name == pool.name) {
+                if self.has_pool(&pool.name) {
                     fields.problem_here(format!(
                         "a pool is also named `{name}`: give the service another name"
                     ));
@@ -351,10 +372,52 @@ impl<'a> Builder<'a> {
             }
         }
     }
+
+    fn has_pool(&self, name: &str) -> bool {
+        self.config.spec.pools.iter().any(|pool| *pool.name == *name)
+    }
+}
+
+const INLINE_SERVERS: &str =
+    "list the servers in the service itself: { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
+
+/// Returns the name of a declaration in messages.
+fn subject_of(made: &Made) -> String {
+    format!("{} `{}`", made.builder(), made.name())
+}
+
+/// Returns a problem with the address of a server.
+fn server_address_problem(text: &str, error: &AddressError) -> String {
+    match error {
+        AddressError::NoHost(_) if !text.starts_with('*') && bare_ipv6(text).is_none() => {
+            let port = text.trim_start_matches(':');
+            format!("`{text}` has no host: write the server's host, such as 10.0.0.1:{port}")
+        }
+        error => address_problem(text, error),
+    }
+}
+
+/// Returns a problem with an address, with the correction of usual mistakes.
+fn address_problem(text: &str, error: &AddressError) -> String {
+    if let Some((address, port)) = bare_ipv6(text) {
+        return format!("`{text}` needs brackets: write an IPv6 address as [{address}]:{port}");
+    }
+    match error {
+        AddressError::Port { port, .. } => {
+            format!("invalid port `{port}` in `{text}`: a port is a number from 1 to 65535")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Returns the parts of an IPv6 address with a port but without brackets, such as `::1:80`.
+fn bare_ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
+    let (address, port) = text.rsplit_once(':')?;
+    Some((address.parse().ok()?, port))
 }
 
 fn parse_listen(text: &str) -> Result<Endpoint, String> {
-    match scope::parse_listen(text).map_err(|error| error.to_string())? {
+    match scope::parse_listen(text).map_err(|error| address_problem(text, &error))? {
         Endpoint::Host { name, port } => Err(format!(
             "`{name}:{port}` is not a listen address: write an IP address, such as 0.0.0.0:{port} for all addresses"
         )),
@@ -362,117 +425,27 @@ fn parse_listen(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
-    match fields.text("protocol") {
-        None | Some("tcp") => Protocol::Tcp,
-        Some("udp") => Protocol::Udp,
-        Some("http") => Protocol::Http,
-        Some("dns") => Protocol::Dns,
-        Some(other) => {
-            let hint = nearest(other, ["tcp", "udp", "http", "dns"].into_iter());
-            fields.problem("protocol", format!("`{other}` is not a protocol: tcp, udp, http or dns{hint}"));
-            Protocol::Tcp
-        }
-    }
-}
-
-fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
-    let mut options = ServiceOptions::of(protocol);
-    let (is_udp, is_dns) = (protocol == Protocol::Udp, protocol == Protocol::Dns);
-    if let Some(idle) = fields.optional_duration("idle_timeout") {
-        if is_udp && idle.is_none() {
-            fields.problem("idle_timeout", "a udp service needs an idle_timeout, because only it ends flows");
-        }
-        if is_dns && idle.is_none() {
-            fields.problem(
-                "idle_timeout",
-                "a dns service needs an idle_timeout, or idle clients would use up its connections",
-            );
-        }
-        options.idle_timeout = idle;
-    }
-    options.freebind = fields.bool("freebind").unwrap_or(options.freebind);
-    if !is_udp
-        && !is_dns
-        && let Some(mode) = fields.text("unix_mode")
-    {
-        options.unix_mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o777);
-        if options.unix_mode.is_none() {
-            fields.problem("unix_mode", format!("`{mode}` is not a file mode such as \"0660\""));
-        }
-    }
-    options.source = fields.text("source").and_then(|text| {
-        let source =
-            if text == "client" { Some(Source::Client) } else { text.parse().map(Source::Address).ok() };
-        if source.is_none() {
-            fields.problem("source", format!("`{text}` is not an IP address or \"client\""));
-        }
-        if is_dns && source == Some(Source::Client) {
-            fields.problem("source", "a dns service shares its sockets between clients: `source` must be an address of this machine");
-        }
-        source
-    });
-    if is_udp {
-        options.flows_max = fields.integer("flows_max", 1..=16_000_000).unwrap_or(options.flows_max);
-        options.spread = fields.integer("spread", 1..=ServiceOptions::SPREAD_MAX);
-        return options;
-    }
-    options.connections_max =
-        fields.integer("connections_max", 1..=16_000_000).unwrap_or(options.connections_max);
-    options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
-    options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
-    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
-    check_keepalive("keepalive", options.keepalive, fields);
-    if is_dns {
-        return options;
-    }
-    options.attempts_max = fields.integer("attempts_max", 1..=1000).unwrap_or(options.attempts_max);
-    options.connect_time_max = fields.duration("connect_time_max").unwrap_or(options.connect_time_max);
-    options.half_closed_timeout =
-        fields.optional_duration("half_closed_timeout").unwrap_or(options.half_closed_timeout);
-    options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
-    if let Some(word) = fields.text("fast_close") {
-        match FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word) {
-            Some(fast_close) => options.fast_close = fast_close,
-            None => fields.problem("fast_close", format!("`{word}` is not off, client, server or both")),
-        }
-    }
-    options.pending_max = fields.integer("pending_max", 1..=16_000_000);
-    options.warm = fields.integer("warm", 0..=10_000).unwrap_or(options.warm);
-    options.server_keepalive =
-        fields.optional_duration("server_keepalive").unwrap_or(options.server_keepalive);
-    check_keepalive("server_keepalive", options.server_keepalive, fields);
-    options
-}
-
-fn check_keepalive(key: &str, keepalive: Option<Duration>, fields: &mut Fields<'_>) {
-    if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
-        fields.problem(key, format!("`{key}` must be between 1s and 32767s (tcp(7))"));
-    }
-}
-
 fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
     if name.is_empty() || name.chars().any(char::is_control) {
-        fields.problem("name", format!("{name:?} is not a valid name of a server"));
+        fields.must("name", "be text without control characters");
     }
     let limits =
         Limits { soft: fields.integer("max", 1..=u32::MAX), hard: fields.integer("hard", 1..=u32::MAX) };
     if let (Some(soft), Some(hard)) = (limits.soft, limits.hard)
         && hard < soft
     {
-        fields.problem("hard", format!("server `{name}`: hard ({hard}) must not be below max ({soft})"));
+        fields.problem("hard", format!("hard ({hard}) must be at least max ({soft})"));
     }
-    let state = fields.text("state").and_then(|word| {
-        let state = AdminState::ALL.into_iter().find(|state| state.name() == word);
-        if state.is_none() {
-            fields.problem("state", format!("`{word}` is not a state: ready, drain or maintenance"));
-        }
-        state
+    let state = fields.word("state", &AdminState::ALL.map(AdminState::name), |word| {
+        AdminState::ALL.into_iter().find(|state| state.name() == word)
     });
-    if fields.list().len() > 1 {
-        fields.problem_here("a server must have one address; its other settings need keys");
+    if let Some(second) = fields.list().get(1) {
+        fields.problem_here(format!(
+            "a server must have one address, got also {}: its other settings need keys",
+            second.shown()
+        ));
     }
     ServerSpec {
         name,
@@ -491,37 +464,30 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
         Value::Text(name) => {
             let policy = Policy::named(name);
             if policy.is_none() {
-                let hint = nearest(name, Policy::NAMES.into_iter());
-                let all = Policy::NAMES.join(", ");
-                fields.problem("policy", format!("there is no policy `{name}`{hint}; use one of {all}"));
+                let near = nearest(name, Policy::NAMES.into_iter());
+                let hint =
+                    if near.is_empty() { format!("; use {}", one_of(&Policy::NAMES, "")) } else { near };
+                fields.problem("policy", format!("unknown policy `{name}`{hint}"));
             }
             policy
         }
-        Value::Made(made) if made.builder == "policy.ewma" => {
-            let mut nested = Fields::new(fields.reading(), &made.table, &made.location, "policy.ewma".into());
+        Value::Made(made) if made.builder() == "policy.ewma" => {
+            let mut nested = Fields::new(fields.reading(), made, "policy.ewma".into());
             let decay = nested.duration("decay").unwrap_or(Policy::EWMA_DECAY);
             nested.finish();
             Some(Policy::Ewma { decay })
         }
-        Value::Made(made) if made.builder == "policy.maglev" => {
-            let mut nested =
-                Fields::new(fields.reading(), &made.table, &made.location, "policy.maglev".into());
+        Value::Made(made) if made.builder() == "policy.maglev" => {
+            let mut nested = Fields::new(fields.reading(), made, "policy.maglev".into());
             let table = nested.integer("table", 2..=Policy::MAGLEV_TABLE_MAX).unwrap_or(Policy::MAGLEV_TABLE);
             if !is_prime(table) {
-                nested.problem(
-                    "table",
-                    format!("policy.maglev: `table` must be a prime number such as 65537, got {table}"),
-                );
+                nested.must("table", "be a prime number such as 65537");
             }
             nested.finish();
             Some(Policy::Maglev { table })
         }
-        Value::Unknown => None,
-        other => {
-            fields.problem(
-                "policy",
-                format!("`policy` is {}, not one of {}", other.kind(), Policy::NAMES.join(", ")),
-            );
+        _ => {
+            fields.must_be_one_of("policy", &Policy::NAMES, "");
             None
         }
     }
@@ -537,30 +503,24 @@ fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reque
         Value::Text(file) => RequestLog::File(fields.path_of("request_log", file).into()),
         Value::Table(table) => {
             let mut nested = fields.within("request_log", table);
-            let address = nested.text("udp").unwrap_or_default();
-            let parsed = address.parse().map(RequestLog::Udp);
-            if parsed.is_err() {
-                nested.problem("udp", format!("`{address}` is not an address such as \"10.0.0.9:10000\""));
+            let address = nested.text("udp");
+            let parsed = address.unwrap_or_default().parse().map(RequestLog::Udp);
+            if address.is_some() && parsed.is_err() {
+                nested.must("udp", "be an address such as \"10.0.0.9:10000\"");
+            } else if !nested.has("udp") && !nested.has_unknown_keys() {
+                nested.problem_here("request_log has no address: write { udp = \"10.0.0.9:10000\" }");
             }
             nested.finish();
             parsed.ok()?
         }
-        Value::Unknown => return None,
-        other => {
-            let message =
-                format!("`request_log` is {}, not a file or {{ udp = \"10.0.0.9:10000\" }}", other.kind());
-            fields.problem("request_log", message);
+        _ => {
+            fields.must("request_log", "be a file or { udp = \"10.0.0.9:10000\" }");
             return None;
         }
     };
-    match protocol {
-        Protocol::Tcp | Protocol::Http => {}
-        Protocol::Udp => {
-            fields.problem("request_log", "a udp service has no request_log: it has no requests");
-        }
-        Protocol::Dns => {
-            fields.problem("request_log", "a dns service has no request_log: queries are not logged");
-        }
+    if matches!(protocol, Protocol::Udp | Protocol::Dns) {
+        let message = format!("is not available with protocol = \"{}\"", protocol.name());
+        fields.problem_with("request_log", message);
     }
     Some(log)
 }
@@ -577,10 +537,8 @@ fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {
             nested.finish();
             PassiveSpec { failures, down_for }
         }
-        Some(other) => {
-            let message =
-                format!("`passive` is {}, not false or {{ failures = 1, down_for = \"30s\" }}", other.kind());
-            fields.problem("passive", message);
+        Some(_) => {
+            fields.must("passive", "be false or { failures = 1, down_for = \"30s\" }");
             defaults
         }
     }

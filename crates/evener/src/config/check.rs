@@ -1,10 +1,12 @@
 //! The `check` key: `check.http { path = "/health", every = "2s" }`, or the name alone for a check with the
 //! defaults.
 
-use super::fields::{Fields, Reading, nearest};
-use super::raw::{Made, Value};
+use super::fields::{Fields, Reading};
+use super::raw::{Made, Value, shown};
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -17,28 +19,25 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Reads the check of a pool or service.
 pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
     match fields.take("check")? {
-        Value::Made(made) if made.builder.starts_with("check.") => {
-            let kind = made.builder.trim_start_matches("check.");
+        Value::Made(made) if made.member_of("check").is_some() => {
+            let kind = made.member_of("check").unwrap_or_default();
             Some(made_check(fields.reading(), made, kind))
         }
         Value::Text(kind) if kind == "udp" => {
-            fields.problem("check", "a udp check needs a text to send: check.udp { send = \"...\" }");
+            fields.problem(
+                "check",
+                "a udp check needs a text to send: write check = check.udp { send = \"...\" }",
+            );
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
-        Value::Text(kind) => {
-            let hint = nearest(kind, KINDS.into_iter());
-            fields.problem("check", format!("there is no check `{kind}` ({}){hint}", KINDS.join(", ")));
+        Value::Text(_) => {
+            fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
             None
         }
         Value::Bool(false) => None,
-        Value::Unknown => None,
-        other => {
-            let message = format!(
-                "`check` is {}, not a check such as check.http {{ path = \"/health\" }}",
-                other.kind()
-            );
-            fields.problem("check", message);
+        _ => {
+            fields.must("check", "be a check such as check.http { path = \"/health\" }");
             None
         }
     }
@@ -87,7 +86,7 @@ fn http(tls: Option<CheckTls>) -> CheckKind {
 }
 
 fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
-    let mut fields = Fields::new(reading, &made.table, &made.location, format!("check.{kind}"));
+    let mut fields = Fields::new(reading, made, format!("check.{kind}"));
     let kind = match kind {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
@@ -105,13 +104,16 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         kind: defaults.kind,
     };
     if check.timeout > TIMEOUT_MAX {
-        fields.problem("timeout", format!("`timeout` must be at most {} s", TIMEOUT_MAX.as_secs()));
+        fields.must("timeout", format!("be at most {}s", TIMEOUT_MAX.as_secs()));
     }
     if check.every < Duration::from_millis(10) {
-        fields.problem("every", "`every` must be at least 10ms");
+        fields.must("every", "be at least 10ms");
     }
-    if !made.table.list.is_empty() {
-        fields.problem_here("a check has no list: give each setting a key");
+    if let Some(first) = made.table().list().first() {
+        fields.problem_here(format!(
+            "each setting needs a key, such as path = \"/health\", got {}",
+            first.shown()
+        ));
     }
     fields.finish();
     check
@@ -123,14 +125,13 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     if let Some(given) = fields.text("method") {
         method = given.to_ascii_uppercase();
         if !given.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            fields.problem("method", format!("`{given}` is not an HTTP method"));
+            fields.must("method", "be an HTTP method such as \"GET\"");
         }
     }
     if let Some(given) = fields.text("path") {
         path = given.to_owned();
         if !given.starts_with('/') || given.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            fields
-                .problem("path", format!("`{given}` is not a path: it must begin with / and have no spaces"));
+            fields.must("path", "begin with / and have no spaces");
         }
     }
     if let Some(given) = read_status(fields) {
@@ -139,7 +140,7 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let host = fields.text("host").map(str::to_owned);
     if host.as_ref().is_some_and(|host| host.is_empty() || !host.bytes().all(|byte| byte.is_ascii_graphic()))
     {
-        fields.problem("host", "`host` must be a host name");
+        fields.must("host", "be a host name");
     }
     let body = fields.text("body").map(str::to_owned);
     CheckKind::Http { method, path, host, status, body, tls }
@@ -151,23 +152,34 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
         insecure: fields.bool("verify") == Some(false),
         ca_file: fields.path("ca"),
     };
-    if let Some(file) = &tls.ca_file
-        && let Err(error) = std::fs::File::open(file)
-    {
-        fields.problem("ca", format!("`{file}` cannot be read: {error}"));
+    if let Some(file) = &tls.ca_file {
+        match std::fs::read(file) {
+            Ok(bytes) if has_certificate(&bytes) => {}
+            Ok(_) => fields.problem("ca", format!("{file} has no certificate in PEM")),
+            Err(error) => fields.problem("ca", format!("{file} cannot be read: {error}")),
+        }
     }
     tls
 }
 
-/// Reads `send = "PING\r
-/// ", expect = "+PONG"`, `begins = "220 "`.
+/// Returns true if a file has certificates in PEM, and no broken one.
+fn has_certificate(bytes: &[u8]) -> bool {
+    let mut text = String::from_utf8_lossy(bytes).into_owned();
+    // Other names of certificates (openssl(1), "PEM headers").
+    for kind in ["X509", "TRUSTED"] {
+        text = text.replace(&format!(" {kind} CERTIFICATE-----"), " CERTIFICATE-----");
+    }
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    certificates.is_ok_and(|list| !list.is_empty())
+}
+
+/// Reads `send = "PING\r\n", expect = "+PONG"`, `begins = "220 "`.
 fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let tls = (kind == "tls").then(|| read_tls(fields));
     let mut text = |key: &'static str| {
         let bytes = fields.bytes(key);
         if bytes.as_ref().is_some_and(|bytes| bytes.is_empty() || bytes.len() > STREAM_BYTES_MAX) {
-            let limit = format!("`{key}` of check.{kind} must have 1 to {STREAM_BYTES_MAX} bytes");
-            fields.problem(key, limit);
+            fields.problem_with(key, format!("must have 1 to {STREAM_BYTES_MAX} bytes"));
         }
         bytes
     };
@@ -182,24 +194,26 @@ fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
 fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
     let value = fields.take("status")?;
     let items = match value {
-        Value::Table(table) if table.named.is_empty() && !table.list.is_empty() => &table.list[..],
-        other => std::slice::from_ref(other),
+        Value::Table(table) => table.only_list().filter(|list| !list.is_empty()),
+        _ => None,
     };
+    let items = items.unwrap_or(std::slice::from_ref(value));
     let code = |item: &Value| match item {
         Value::Int(code) => u16::try_from(*code).ok().filter(|code| (100..600).contains(code)),
         _ => None,
     };
-    let codes: Option<BTreeSet<u16>> = items.iter().map(code).collect();
-    if codes.is_none() {
-        fields.problem("status", "`status` must be an HTTP status such as 200, or a list of them");
+    for wrong in items.iter().filter(|item| code(item).is_none()) {
+        fields.value_must("status", wrong, "be an HTTP status such as 200, or a list of them", "");
     }
-    codes
+    items.iter().map(code).collect()
 }
 
 fn read_udp(fields: &mut Fields<'_>) -> CheckKind {
     let send = fields.bytes("send");
-    if send.as_ref().is_none_or(|bytes| bytes.len() > DATAGRAM_BYTES_MAX) {
-        fields.problem_here(format!("check.udp needs `send`, a text of at most {DATAGRAM_BYTES_MAX} bytes"));
+    if !fields.has("send") {
+        fields.problem_here("a udp check needs a text to send: write check.udp { send = \"...\" }");
+    } else if let Some(length) = send.as_ref().map(Vec::len).filter(|length| *length > DATAGRAM_BYTES_MAX) {
+        fields.problem_with("send", format!("must have at most {DATAGRAM_BYTES_MAX} bytes, got {length}"));
     }
     let expect = fields.bytes("expect");
     CheckKind::Udp { send: send.unwrap_or_default(), expect }
@@ -211,22 +225,19 @@ fn read_dns(fields: &mut Fields<'_>) -> CheckKind {
     if let Some(given) = fields.text("name") {
         name = given.to_owned();
         if let Err(error) = dns::parse_name(given) {
-            fields.problem("name", format!("`{given}` is not a domain name: {error}"));
+            fields.problem_with("name", format!("must be a domain name, got {}: {error}", shown(given)));
         }
     }
     if let Some(given) = fields.text("type") {
         match dns::type_number(given) {
             Some(number) => qtype = number,
-            None => {
-                fields.problem("type", format!("`{given}` is not a DNS type such as \"A\" or \"TYPE65280\""));
-            }
+            None => fields.must("type", "be a DNS type such as \"A\" or \"TYPE65280\""),
         }
     }
     if let Some(given) = fields.text("rcode") {
         rcode = dns::rcode_number(given);
         if rcode.is_none() {
-            let message = format!("`{given}` is not a DNS response code such as \"NOERROR\" or \"NXDOMAIN\"");
-            fields.problem("rcode", message);
+            fields.must("rcode", "be a DNS response code such as \"NOERROR\" or \"NXDOMAIN\"");
         }
     }
     CheckKind::Dns { name, qtype, rcode }

@@ -1,8 +1,9 @@
 //! The keys that only DNS has: `dns` of a service, `discover` of a pool, and `mname` of a server.
 
 use super::access::read_rate;
-use super::fields::{Fields, nearest};
-use super::raw::Value;
+use super::fields::Fields;
+use super::hints::nearest;
+use super::raw::{Value, shown};
 use evener_core::Endpoint;
 use evener_core::spec::{
     ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, PoolSpec,
@@ -30,10 +31,8 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
     let table = match fields.take("dns") {
         None | Some(Value::Unknown) => return Arc::new(defaults),
         Some(Value::Table(table)) => table,
-        Some(other) => {
-            let message =
-                format!("`dns` is {}, not {{ query_timeout = \"2s\", cache = true }}", other.kind());
-            fields.problem("dns", message);
+        Some(_) => {
+            fields.must("dns", "be a table such as { query_timeout = \"2s\", cache = true }");
             return Arc::new(defaults);
         }
     };
@@ -61,22 +60,14 @@ pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
 fn read_query_timeout(nested: &mut Fields<'_>) -> Option<Duration> {
     let time = nested.duration("query_timeout")?;
     if time > QUERY_TIMEOUT_MAX {
-        nested.problem("query_timeout", "`query_timeout` must be at most 1m: clients do not wait longer");
+        nested.must_hint("query_timeout", "be at most 1m", "clients do not wait longer");
     }
     Some(time)
 }
 
 fn read_on_failure(nested: &mut Fields<'_>) -> Option<OnFailure> {
-    let word = nested.text("on_failure")?;
-    let found = OnFailure::ALL.into_iter().find(|each| each.name() == word);
-    if found.is_none() {
-        let hint = nearest(word, OnFailure::ALL.into_iter().map(OnFailure::name));
-        nested.problem(
-            "on_failure",
-            format!("`on_failure`: `{word}` is not \"servfail\", \"refused\" or \"drop\"{hint}"),
-        );
-    }
-    found
+    let names = OnFailure::ALL.map(OnFailure::name);
+    nested.word("on_failure", &names, |word| OnFailure::ALL.into_iter().find(|each| each.name() == word))
 }
 
 /// Reads `retry_on = { "servfail", "refused" }`. An empty list means none.
@@ -87,7 +78,7 @@ fn read_retry_on(nested: &mut Fields<'_>) -> Option<RetryOn> {
         true => Ok(word.to_owned()),
         false => {
             let hint = nearest(word, WORDS.into_iter());
-            Err(format!("`retry_on`: `{word}` is not \"servfail\" or \"refused\"{hint}"))
+            Err(format!("dns.retry_on must be \"servfail\" or \"refused\", got {}{hint}", shown(word)))
         }
     })?;
     let has = |wanted: &str| words.iter().any(|word| word == wanted);
@@ -101,9 +92,8 @@ fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
         Value::Bool(true) => return Some(defaults),
         Value::Table(table) => table,
         Value::Bool(false) | Value::Unknown => return None,
-        other => {
-            let message = format!("`cache` is {}, not true or {{ entries = 100000 }}", other.kind());
-            fields.problem("cache", message);
+        _ => {
+            fields.must("cache", "be true or { entries = 100000 }");
             return None;
         }
     };
@@ -117,7 +107,7 @@ fn read_cache(fields: &mut Fields<'_>) -> Option<DnsCacheSpec> {
         stale: nested.duration_or_zero("stale").unwrap_or(defaults.stale),
     };
     if spec.failure_ttl > FAILURE_TTL_MAX {
-        nested.problem("failure_ttl", "`failure_ttl` must be at most 5m (RFC 2308, section 7.1)");
+        nested.must_hint("failure_ttl", "be at most 5m", "see RFC 2308, section 7.1");
     }
     nested.finish();
     Some(spec)
@@ -135,9 +125,8 @@ fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
             Some(ClientSubnetSpec { v4, v6 })
         }
         Value::Bool(false) | Value::Unknown => None,
-        other => {
-            let message = format!("`client_subnet` is {}, not true or {{ v4 = 24, v6 = 56 }}", other.kind());
-            fields.problem("client_subnet", message);
+        _ => {
+            fields.must("client_subnet", "be true or { v4 = 24, v6 = 56 }");
             None
         }
     }
@@ -157,14 +146,14 @@ fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
         Value::Table(table) => table,
         Value::Bool(false) | Value::Unknown => return None,
         other => {
-            let message = format!("`rate_limit` is {}, not \"20/s\" or {{ rate = \"20/s\" }}", other.kind());
-            fields.problem("rate_limit", message);
+            let hint = other.number().map(|number| format!("write \"{number}/s\"")).unwrap_or_default();
+            fields.must_hint("rate_limit", "be a rate such as \"20/s\", or { rate = \"20/s\" }", &hint);
             return None;
         }
     };
     let mut nested = fields.within("rate_limit", table);
     if !nested.has("rate") {
-        nested.problem_here("`rate_limit` has no rate: rate_limit = { rate = \"20/s\" }");
+        nested.problem_here("dns.rate_limit has no rate: write rate_limit = { rate = \"20/s\" }");
     }
     let rate = read_rate(&mut nested, "rate");
     let (v4, v6) = read_bits(&mut nested, (24, 56));
@@ -186,20 +175,20 @@ pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
     let table = match fields.take("discover") {
         None | Some(Value::Bool(false) | Value::Unknown) => return Vec::new(),
         Some(Value::Table(table)) => table,
-        Some(other) => {
-            fields.problem("discover", format!("`discover` is {}, not {WANTED}", other.kind()));
+        Some(_) => {
+            fields.must("discover", format!("be {WANTED}"));
             return Vec::new();
         }
     };
     let mut nested = fields.within("discover", table);
     let wanted = "a directory of sockets, or a list of directories";
     let texts = nested.texts("mname", wanted, |text| match text.is_empty() {
-        true => Err("the path of a directory must not be empty".into()),
+        true => Err("discover.mname must not be empty: write the path of a directory".into()),
         false => Ok(text.to_owned()),
     });
-    let names_none = matches!(table.named.get("mname"), Some(Value::Table(list)) if list.list.is_empty());
-    if names_none || table.named.is_empty() {
-        nested.problem_here(format!("`discover` has no source: discover = {WANTED}"));
+    let names_none = matches!(table.get("mname"), Some(Value::Table(list)) if list.list().is_empty());
+    if names_none || table.only_list().is_some() {
+        nested.problem_here(format!("discover has no source: write discover = {WANTED}"));
     }
     let texts = texts.unwrap_or_default();
     if texts.len() > DIRECTORIES_MAX {
@@ -229,8 +218,7 @@ pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dial
         return Dialect::Plain;
     }
     if !matches!(endpoint, Endpoint::Unix(_)) {
-        let message = format!("server `{endpoint}` must be a unix socket for `mname`");
-        fields.problem("mname", message);
+        fields.problem_with("mname", "needs a unix socket, such as { \"/run/mname.sock\", mname = true }");
     }
     Dialect::Mname
 }

@@ -1,9 +1,9 @@
 //! The keys of the edge: TLS with clients and with servers, the PROXY protocol, HTTP and its routes.
 
 use super::access::read_prefixes;
-use super::fields::{Fields, nearest};
+use super::fields::Fields;
 use super::patience::{read_abort_on_close, read_min_rate};
-use super::raw::{Table, Value};
+use super::raw::{Table, Value, shown};
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
     Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
@@ -38,8 +38,12 @@ pub(crate) fn tls_defaults() -> TlsSpec {
 pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Arc<TlsSpec>> {
     let mut spec = tls_defaults();
     match fields.take("tls")? {
-        Value::Text(file) => {
-            let file = fields.path_of("tls", file);
+        Value::Text(text) => {
+            let file = fields.path_of("tls", text);
+            if Path::new(&file).is_dir() {
+                let text = shown(text);
+                fields.problem("tls", format!("{text} is a directory: write tls = {{ directory = {text} }}"));
+            }
             spec.certificates.push(CertificateFiles {
                 chain: file.clone(),
                 key: file,
@@ -53,23 +57,63 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
             nested.finish();
         }
         Value::Bool(false) | Value::Unknown => return None,
-        other => {
-            let message = format!(
-                "`tls` is {}, not a PEM file or {{ certificate = \"site.crt\", key = \"site.key\" }}",
-                other.kind()
-            );
-            fields.problem("tls", message);
+        _ => {
+            fields.must("tls", "be a PEM file or { certificate = \"site.crt\", key = \"site.key\" }");
             return None;
         }
     }
     if matches!(protocol, Protocol::Udp | Protocol::Dns) {
-        fields.problem("tls", format!("a {} service cannot have TLS", protocol.name()));
+        fields.problem_with("tls", format!("is not available with protocol = \"{}\"", protocol.name()));
     }
     Some(Arc::new(spec))
 }
 
 fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) {
     spec.certificates.extend(read_certificate(nested));
+    read_certificates(nested, spec);
+    if let Some(directories) =
+        nested.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
+            Ok(text.to_owned())
+        })
+    {
+        spec.directories =
+            directories.iter().map(|directory| nested.path_of("directory", directory)).collect();
+    }
+    let tried = ["certificate", "key", "ocsp", "issuers", "certificates", "directory"]
+        .iter()
+        .any(|key| nested.has(key));
+    if !tried {
+        nested.problem_here(
+            "tls has no certificate: write tls = { certificate = \"site.crt\", key = \"site.key\" }, or a directory",
+        );
+    }
+    spec.client = read_client_certificates(nested);
+    match nested.text_such_as("min_version", "\"1.2\" or \"1.3\"", "") {
+        None => {}
+        Some("1.2") => spec.oldest = TlsVersion::V12,
+        Some("1.3") => spec.oldest = TlsVersion::V13,
+        Some(_) => nested.must("min_version", "be \"1.2\" or \"1.3\""),
+    }
+    if let Some(alpn) = nested.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text
+        .len()
+    {
+        1..=255 => Ok(text.to_owned()),
+        length => Err(format!("tls.alpn must have names of 1 to 255 bytes (RFC 7301), got {length} bytes")),
+    }) {
+        if protocol == Protocol::Http {
+            nested.problem(
+                "alpn",
+                "tls.alpn cannot be set with protocol = \"http\": write http2 = false to disable HTTP/2",
+            );
+        }
+        spec.alpn = alpn;
+    }
+    spec.handshake_timeout = nested.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
+    spec.handshakes_max = nested.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
+}
+
+/// Reads the list `certificates`.
+fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
     for item in nested.items("certificates").unwrap_or_default() {
         match item {
             Value::Text(file) => {
@@ -85,56 +129,20 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
                 let mut one = nested.within("certificates", table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
-                    None => one
-                        .problem_here("a certificate must be {  certificate = \"a.crt\", key = \"a.key\" }"),
+                    None => one.problem_here(
+                        "write each certificate as { certificate = \"a.crt\", key = \"a.key\" }",
+                    ),
                 }
                 one.finish();
             }
-            Value::Unknown => {}
-            other => nested.problem("certificates", format!("{} is not a certificate", other.kind())),
-        }
-    }
-    if let Some(directories) =
-        nested.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
-            Ok(text.to_owned())
-        })
-    {
-        spec.directories =
-            directories.iter().map(|directory| nested.path_of("directory", directory)).collect();
-    }
-    let tried = ["certificate", "key", "ocsp", "issuers", "certificates", "directory"]
-        .iter()
-        .any(|key| nested.has(key));
-    if !tried {
-        nested.problem_here(
-            "TLS needs a certificate: certificate = \"site.crt\", key = \"site.key\", or a directory",
-        );
-    }
-    spec.client = read_client_certificates(nested);
-    if let Some(version) = nested.text("min_version") {
-        match version {
-            "1.2" => spec.oldest = TlsVersion::V12,
-            "1.3" => spec.oldest = TlsVersion::V13,
-            other => nested.problem(
-                "min_version",
-                format!("`{other}` is not a supported version of TLS: use 1.2 or 1.3"),
+            other => nested.value_must(
+                "certificates",
+                other,
+                "be a list of PEM files and { certificate = \"a.crt\", key = \"a.key\" }",
+                "",
             ),
         }
     }
-    if let Some(alpn) =
-        nested.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text.len() {
-            1..=255 => Ok(text.to_owned()),
-            _ => Err(format!("`{text}` is not a protocol name: use 1 to 255 bytes (RFC 7301)")),
-        })
-    {
-        if protocol == Protocol::Http {
-            nested
-                .problem("alpn", "an http service sets `alpn` itself; use `http2 = false` to disable HTTP/2");
-        }
-        spec.alpn = alpn;
-    }
-    spec.handshake_timeout = nested.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
-    spec.handshakes_max = nested.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
 }
 
 /// Reads `certificate`, `key` and `ocsp`. Without `key` it is in the same file.
@@ -144,7 +152,7 @@ fn read_certificate(nested: &mut Fields<'_>) -> Option<CertificateFiles> {
     let ocsp = nested.path("ocsp");
     let issuers = nested.path("issuers");
     if chain.is_none() && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
-        nested.problem_here("`key`, `ocsp` and `issuers` need a `certificate`");
+        nested.problem_here("key, ocsp and issuers need a certificate: add certificate = \"FILE\"");
     }
     let chain = chain?;
     Some(CertificateFiles { key: key.unwrap_or_else(|| chain.clone()), chain, ocsp, issuers })
@@ -156,23 +164,17 @@ fn read_client_certificates(nested: &mut Fields<'_>) -> Option<ClientCertificate
             Ok(text.to_owned())
         })
         .map(|list| list.iter().map(|path| nested.path_of("client_ca", path)).collect());
-    let presence = nested.text("client_certificate").and_then(|word| match word {
+    let presence = nested.word("client_certificate", &["required", "optional"], |word| match word {
         "required" => Some(Presence::Required),
         "optional" => Some(Presence::Optional),
-        other => {
-            nested.problem("client_certificate", format!("`{other}` is not \"required\" or \"optional\""));
-            None
-        }
+        _ => None,
     });
     match (authorities, presence) {
         (Some(authorities), presence) => {
             Some(ClientCertificates { authorities, presence: presence.unwrap_or(Presence::Required) })
         }
         (None, Some(_)) => {
-            nested.problem(
-                "client_certificate",
-                "`client_certificate` needs a `client_ca` to verify certificates",
-            );
+            nested.problem_with("client_certificate", "needs client_ca = \"FILE\" to verify certificates");
             None
         }
         (None, None) => None,
@@ -191,7 +193,7 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
             spec.name = nested.text("sni").map(str::to_owned);
             if spec.name.as_deref().is_some_and(|name| rustls::pki_types::ServerName::try_from(name).is_err())
             {
-                nested.problem("sni", "`sni` must be a host name");
+                nested.must("sni", "be a host name");
             }
             spec.authorities = nested.path("ca");
             if nested.bool("verify") == Some(false) {
@@ -200,12 +202,8 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
             spec.certificate = read_certificate(&mut nested);
             nested.finish();
         }
-        other => {
-            let message = format!(
-                "`tls` of a pool is {}, not true or {{ ca = \"ca.crt\", sni = \"name\" }}",
-                other.kind()
-            );
-            fields.problem("tls", message);
+        _ => {
+            fields.must("tls", "be true or { ca = \"ca.crt\", sni = \"name\" }");
             return None;
         }
     }
@@ -236,14 +234,10 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
 
 /// Reads `on_down = "close"` of a pool.
 pub(super) fn read_on_down(fields: &mut Fields<'_>) -> Option<OnDown> {
-    let word = fields.text("on_down")?;
-    let found = OnDown::ALL.into_iter().find(|known| known.name() == word);
-    if found.is_none() {
-        fields.problem("on_down", format!("`on_down` must be \"keep\" or \"close\", got \"{word}\""));
-    }
+    let names = OnDown::ALL.map(OnDown::name);
+    let found = fields.word("on_down", &names, |word| OnDown::ALL.into_iter().find(|on| on.name() == word));
     if found == Some(OnDown::Close) && !fields.has("check") {
-        fields
-            .problem("on_down", "`on_down = \"close\"` needs a `check`, because failures of traffic expire");
+        fields.problem("on_down", "on_down = \"close\" needs a check, because failures of traffic expire");
     }
     found
 }
@@ -255,8 +249,8 @@ pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version>
         Value::Text(word) if word == "v2" => Some(proxy::Version::V2),
         Value::Bool(true) => Some(proxy::Version::V2),
         Value::Bool(false) | Value::Unknown => None,
-        other => {
-            fields.problem("send_proxy", format!("`send_proxy` is {}, not \"v1\" or \"v2\"", other.kind()));
+        _ => {
+            fields.must_be_one_of("send_proxy", &["v1", "v2"], "");
             None
         }
     }
@@ -265,17 +259,12 @@ pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version>
 /// Reads the keys of an http service.
 pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     let mut spec = HttpSpec::default();
-    if let Some(word) = fields.text("balance_per") {
-        match word {
-            "request" => spec.balance = Balance::Request,
-            "connection" => spec.balance = Balance::Connection,
-            other => {
-                let hint = nearest(other, ["request", "connection"].into_iter());
-                fields
-                    .problem("balance_per", format!("`{other}` is not \"request\" or \"connection\"{hint}"));
-            }
-        }
-    }
+    let balance = fields.word("balance_per", &["request", "connection"], |word| match word {
+        "request" => Some(Balance::Request),
+        "connection" => Some(Balance::Connection),
+        _ => None,
+    });
+    spec.balance = balance.unwrap_or(spec.balance);
     read_forwarded(fields, &mut spec.forwarded);
     spec.limits.bytes_max = fields
         .integer("header_bytes_max", 1024..=65_536)
@@ -292,20 +281,22 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     spec.retries = fields.integer("retries", 0..=100).unwrap_or(spec.retries);
     spec.redirect = read_redirect(fields);
     spec.respond = read_respond(fields);
+    if spec.redirect.is_some() && spec.respond.is_some() {
+        fields.problem("respond", "redirect and respond exclude each other: remove one of them");
+    }
     spec.health = fields.text("health").map(str::to_owned);
     if spec.health.as_ref().is_some_and(|path| !path.starts_with('/') || path.contains(['?', ' '])) {
-        fields.problem("health", "`health` must be a path such as \"/health\"");
+        fields.must("health", "be a path such as \"/health\", without a query");
     }
     spec.subject_field = fields.text("certificate_header").map(str::to_owned);
     let token =
         |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-    let ours = ["host", "content-length", "transfer-encoding", "connection", "upgrade", "cookie", "expect"];
-    let is_ours = |name: &String| ours.contains(&name.to_ascii_lowercase().as_str());
-    if spec.subject_field.as_ref().is_some_and(|name| name.is_empty() || !token(name) || is_ours(name)) {
-        fields.problem(
-            "certificate_header",
-            "`certificate_header` must be the name of a header, such as \"X-Client-Subject\"",
-        );
+    let reserved =
+        ["host", "content-length", "transfer-encoding", "connection", "upgrade", "cookie", "expect"];
+    let is_reserved = |name: &String| reserved.contains(&name.to_ascii_lowercase().as_str());
+    if spec.subject_field.as_ref().is_some_and(|name| name.is_empty() || !token(name) || is_reserved(name)) {
+        fields
+            .must("certificate_header", "be a header field that is not in use, such as \"X-Client-Subject\"");
     }
     if fields.bool("http2") == Some(false) {
         spec.http2 = Http2::Off;
@@ -324,39 +315,28 @@ fn forwarded_mode(word: &str) -> Option<ForwardedMode> {
 
 /// Reads `forwarded = "append"`, or `{ mode = "replace", trust = { "10.0.0.0/8" }, headers = "both" }`.
 fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
-    const MODES: &str = "\"replace\", \"append\" or \"off\"";
+    const MODES: [&str; 3] = ["replace", "append", "off"];
     match fields.take("forwarded") {
         None | Some(Value::Unknown) => {}
         Some(Value::Bool(false)) => spec.mode = ForwardedMode::Off,
         Some(Value::Text(word)) => match forwarded_mode(word) {
             Some(mode) => spec.mode = mode,
-            None => fields.problem("forwarded", format!("`{word}` is not {MODES}")),
+            None => fields.must_be_one_of("forwarded", &MODES, "a table"),
         },
         Some(Value::Table(table)) => {
             let mut nested = fields.within("forwarded", table);
-            if let Some(word) = nested.text("mode") {
-                match forwarded_mode(word) {
-                    Some(mode) => spec.mode = mode,
-                    None => nested.problem("mode", format!("`{word}` is not {MODES}")),
-                }
-            }
+            spec.mode = nested.word("mode", &MODES, forwarded_mode).unwrap_or(spec.mode);
             spec.trust = read_prefixes(&mut nested, "trust");
-            match nested.text("headers") {
-                None | Some("x-forwarded") => {}
-                Some("forwarded") => (spec.classic, spec.standard) = (false, true),
-                Some("both") => (spec.classic, spec.standard) = (true, true),
-                Some(other) => {
-                    nested.problem(
-                        "headers",
-                        format!("`{other}` is not \"x-forwarded\", \"forwarded\" or \"both\""),
-                    );
-                }
-            }
+            let headers = nested.word("headers", &["x-forwarded", "forwarded", "both"], |word| match word {
+                "x-forwarded" => Some((true, false)),
+                "forwarded" => Some((false, true)),
+                "both" => Some((true, true)),
+                _ => None,
+            });
+            (spec.classic, spec.standard) = headers.unwrap_or((spec.classic, spec.standard));
             nested.finish();
         }
-        Some(other) => {
-            fields.problem("forwarded", format!("`forwarded` is {}, not {MODES}, or a table", other.kind()));
-        }
+        Some(_) => fields.must_be_one_of("forwarded", &MODES, "a table"),
     }
 }
 
@@ -370,21 +350,18 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
         Value::Text(word) if word == "https" => {}
         Value::Table(table) => {
             let mut nested = fields.within("redirect", table);
-            if let Some(status) = nested.integer("status", 301..=308) {
+            if let Some(status) = nested.integer("status", 0..=u32::MAX) {
                 spec.status = status as u16;
                 if ![301, 302, 307, 308].contains(&status) {
-                    nested.problem("status", format!("{status} is not a redirect: use 301, 302, 307 or 308"));
+                    nested.must("status", "be 301, 302, 307 or 308");
                 }
             }
             spec.port = nested.integer("port", 1..=65_535).map_or(spec.port, |port| port as u16);
             nested.finish();
         }
         Value::Bool(false) | Value::Unknown => return None,
-        other => {
-            fields.problem(
-                "redirect",
-                format!("`redirect` is {}, not \"https\" or {{ port = 8443 }}", other.kind()),
-            );
+        _ => {
+            fields.must("redirect", "be \"https\" or { port = 8443 }");
             return None;
         }
     }
@@ -401,8 +378,8 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
         Value::Table(table) => table,
         Value::Unknown => return None,
         other => {
-            fields
-                .problem("respond", format!("`respond` is {}, not {{ body = \"It works\" }}", other.kind()));
+            let hint = other.text().map(|text| format!("write respond = {{ body = {} }}", shown(text)));
+            fields.must_hint("respond", "be a table", &hint.unwrap_or_default());
             return None;
         }
     };
@@ -414,10 +391,11 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
         body: nested.text("body").map_or(defaults.body, str::to_owned),
     };
     if spec.content_type.chars().any(char::is_control) || spec.content_type.is_empty() {
-        nested.problem("type", "`type` must be a media type such as \"text/html\"");
+        nested.must("type", "be a media type such as \"text/html\"");
     }
     if spec.body.len() > RespondSpec::BODY_BYTES_MAX {
-        nested.problem("body", format!("`body` must have at most {} bytes", RespondSpec::BODY_BYTES_MAX));
+        let (most, length) = (RespondSpec::BODY_BYTES_MAX, spec.body.len());
+        nested.problem_with("body", format!("must have at most {most} bytes, got {length}"));
     }
     nested.finish();
     Some(spec)
@@ -427,9 +405,27 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
 fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
     let parse = |text: &str| {
         let host: Result<HostPattern, _> = text.parse();
-        host.map_err(|error| error.to_string())
+        host.map_err(|error| match text.rsplit_once(':') {
+            _ if text == "*" => format!("remove {key} = \"*\": a route without {key} is for any host"),
+            Some((host, port)) if port.parse::<u16>().is_ok() => {
+                format!("`{text}` has a port: write {key} = {}", shown(host))
+            }
+            _ => error.to_string(),
+        })
     };
     nested.texts(key, "a host name such as \"www.example.org\" or \"*.example.org\", or a list", parse)
+}
+
+/// Checks the path of a route.
+fn check_path(nested: &mut Fields<'_>, path: &str) {
+    if !path.starts_with('/') {
+        nested.must("path", "begin with /");
+    } else if let Some(below) = path.strip_suffix('*') {
+        let below = shown(if below == "/" { below } else { below.trim_end_matches('/') });
+        nested.must_hint("path", "have no *", &format!("write {below}, which includes all paths below it"));
+    } else if let Some((before, _)) = path.split_once(['?', '#']) {
+        nested.must_hint("path", "have no query", &format!("write {}", shown(before)));
+    }
 }
 
 /// Reads one route, with the name of its pool.
@@ -442,15 +438,28 @@ pub(super) fn read_route(
     // The table lives as long as its run; only the borrow of the reader is shorter.
     let mut nested = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
-    let hosts = read_hosts(&mut nested, if is_http { "host" } else { "sni" });
-    let path = if is_http { nested.text("path").map(str::to_owned) } else { None };
-    if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
-        nested.problem("path", "`path` must begin with /");
+    if is_http && nested.take("sni").is_some() {
+        nested.problem("sni", "a route of an http service is chosen by host or path, not sni");
     }
-    if hosts.is_none() && path.is_none() {
-        nested.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs `sni`" });
+    if !is_http && (nested.take("host").is_some() | nested.take("path").is_some()) {
+        let key = if nested.has("host") { "host" } else { "path" };
+        nested.problem(key, "a route of a tcp service is chosen by sni, not host or path");
+    }
+    let host_key = if is_http { "host" } else { "sni" };
+    let hosts = read_hosts(&mut nested, host_key);
+    let path = if is_http { nested.text("path").map(str::to_owned) } else { None };
+    if let Some(path) = &path {
+        check_path(&mut nested, path);
     }
     let to = pool(&mut nested);
+    let has_any = ["host", "path", "sni"].iter().any(|key| nested.has(key));
+    if !has_any && !nested.has_unknown_keys() {
+        nested.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs sni" });
+    }
     nested.finish();
-    Some(Route { hosts: hosts.unwrap_or_default(), path, to: to? })
+    // A route that was refused must not become one for any host.
+    let any_host = matches!(table.get(host_key), Some(Value::Table(list)) if list.list().is_empty());
+    let hosts = hosts.unwrap_or_default();
+    let is_valid = !hosts.is_empty() || path.is_some() || any_host;
+    Some(Route { hosts, path, to: to? }).filter(|_| is_valid)
 }

@@ -1,9 +1,12 @@
 //! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their
 //! lines, and reading continues. Keys that were not read in the end are unknown.
 
-use super::raw::{Run, Table, Value};
+use super::hints::{self, Context};
+use super::raw::{Made, Run, Table, Value};
+use super::scalar::{parse_duration, parse_size, size_text};
 use super::{Location, Problem};
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,18 +17,20 @@ thread_local! {
     pub(super) static READ: RefCell<std::collections::BTreeSet<&'static str>> = const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
-/// Maximum duration in a configuration.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-
 /// State that readers share: the run that is read, and the problems found so far.
 pub(super) struct Reading<'a> {
-    pub(super) run: &'a Run,
+    run: &'a Run,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(run: &'a Run) -> Self {
-        Self { run, problems: RefCell::new(run.problems.clone()) }
+        Self { run, problems: RefCell::new(run.problems().to_vec()) }
+    }
+
+    /// Returns the run that is read.
+    pub(super) fn run(&self) -> &'a Run {
+        self.run
     }
 
     /// Records a problem.
@@ -33,13 +38,18 @@ impl<'a> Reading<'a> {
         self.problems.borrow_mut().push(Problem::at(location, message));
     }
 
+    /// Records a problem at a key or text inside the declaration that begins at `location`.
+    pub(super) fn problem_inside(&self, location: &Location, path: &[&str], message: impl Into<String>) {
+        self.problem(&self.run.refine(location, path), message);
+    }
+
     /// Resolves a path relative to the directory of the file that names it.
     pub(super) fn path(&self, location: &Location, text: &str) -> PathBuf {
-        Path::new(&*location.file).parent().unwrap_or(Path::new("")).join(text)
+        Path::new(location.file()).parent().unwrap_or(Path::new("")).join(text)
     }
 
     /// Returns true if there are no problems so far.
-    pub(super) fn is_well(&self) -> bool {
+    pub(super) fn is_valid(&self) -> bool {
         self.problems.borrow().is_empty()
     }
 
@@ -55,19 +65,47 @@ pub(super) struct Fields<'a> {
     location: &'a Location,
     /// Path to the table inside the declaration at `location`: keys and texts.
     path: Vec<&'a str>,
-    /// Description of the table in messages, such as ``pool `web` ``.
-    what: String,
+    /// The declaration in messages, such as ``pool `web` ``.
+    subject: String,
+    /// Keys that lead from the declaration to the table, such as `dns.cache.`.
+    prefix: String,
+    context: Context,
     known: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(
+    /// Creates a reader of the table of a builder's value.
+    pub(super) fn new(reading: &'a Reading<'a>, made: &'a Made, subject: String) -> Self {
+        Self {
+            reading,
+            table: made.table(),
+            location: made.location(),
+            path: Vec::new(),
+            subject,
+            prefix: String::new(),
+            context: Context::of(made.builder()),
+            known: Vec::new(),
+        }
+    }
+
+    /// Creates a reader of the table of a server, inside the declaration of its pool or alone.
+    pub(super) fn of_server(
         reading: &'a Reading<'a>,
         table: &'a Table,
         location: &'a Location,
-        what: String,
+        address: &str,
+        path: &[&'a str],
     ) -> Self {
-        Self { reading, table, location, path: Vec::new(), what, known: Vec::new() }
+        Self {
+            reading,
+            table,
+            location,
+            path: path.to_vec(),
+            subject: format!("server `{address}`"),
+            prefix: String::new(),
+            context: Context::of("server"),
+            known: Vec::new(),
+        }
     }
 
     /// Returns the state that readers share.
@@ -77,19 +115,25 @@ impl<'a> Fields<'a> {
 
     /// Returns a reader for a table under `key` of this one.
     pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
-        let path = self.path.iter().copied().chain([key]).collect();
-        Self { table, path, what: key.into(), known: Vec::new(), ..*self }
+        Self {
+            table,
+            path: self.path.iter().copied().chain([key]).collect(),
+            subject: self.subject.clone(),
+            prefix: format!("{}{key}.", self.prefix),
+            context: self.context.within(key),
+            known: Vec::new(),
+            ..*self
+        }
     }
 
-    /// Sets the path of the table inside its declaration.
-    pub(super) fn inside(mut self, path: &[&'a str]) -> Self {
-        self.path = path.to_vec();
-        self
+    /// Sets the protocol of the service, which explains why a key is unknown.
+    pub(super) fn set_protocol(&mut self, protocol: &'static str) {
+        self.context.set_protocol(protocol);
     }
 
     /// Returns the list part.
     pub(super) fn list(&self) -> &'a [Value] {
-        &self.table.list
+        self.table.list()
     }
 
     /// Returns the value of `key`, of any type.
@@ -97,12 +141,21 @@ impl<'a> Fields<'a> {
         self.known.push(key);
         #[cfg(test)]
         READ.with_borrow_mut(|read| read.insert(key));
-        self.table.named.get(key)
+        self.table.get(key)
     }
 
     /// Returns true if the table has the key.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.table.named.contains_key(key)
+        self.table.get(key).is_some()
+    }
+
+    /// Returns true if the table has a key that was not read so far.
+    pub(super) fn has_unknown_keys(&self) -> bool {
+        self.unknown_keys().next().is_some()
+    }
+
+    fn unknown_keys(&self) -> impl Iterator<Item = &'a str> {
+        self.table.keys().filter(|key| !self.known.contains(key))
     }
 
     /// Returns the location of a key or text of this table.
@@ -111,142 +164,204 @@ impl<'a> Fields<'a> {
         self.reading.run.refine(self.location, &path)
     }
 
-    /// Records a problem with a key or text of this table.
-    pub(super) fn problem(&mut self, key: &str, message: impl Into<String>) {
+    /// Records a problem with a key or text of this table. The message follows the name of the declaration.
+    pub(super) fn problem(&mut self, key: &str, message: impl Display) {
         let location = self.location_of(key);
-        self.reading.problem(&location, message);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
     }
 
-    /// Records a problem with a key, in front of which the message names the table.
-    pub(super) fn problem_with(&mut self, key: &str, message: impl std::fmt::Display) {
-        let message = format!("{}: {message}", self.what);
-        self.problem(key, message);
+    /// Records a problem with a key. The message follows the key.
+    pub(super) fn problem_with(&mut self, key: &str, message: impl Display) {
+        self.problem(key, format!("{}{key} {message}", self.prefix));
     }
 
-    /// Records a problem with the whole table.
-    pub(super) fn problem_here(&mut self, message: impl Into<String>) {
+    /// Records a problem with the whole table. The message follows the name of the declaration.
+    pub(super) fn problem_here(&mut self, message: impl Display) {
         let location = match self.path.last() {
             Some(_) => self.reading.run.refine(self.location, &self.path),
             None => self.location.clone(),
         };
-        self.reading.problem(&location, message);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
     }
 
-    fn wrong(&mut self, key: &'static str, value: &Value, wanted: &str) {
+    /// Records that the value of a key is not as required: `weight must be a number, got "two"`.
+    pub(super) fn must(&mut self, key: &str, requirement: impl Display) {
+        self.must_hint(key, requirement, "");
+    }
+
+    /// Records the same with a hint.
+    pub(super) fn must_hint(&mut self, key: &str, requirement: impl Display, hint: &str) {
+        if let Some(value) = self.table.get(key) {
+            self.value_must(key, value, requirement, hint);
+        }
+    }
+
+    /// Records that a value of a key, or an item of its list, is not as required.
+    pub(super) fn value_must(&mut self, key: &str, value: &Value, requirement: impl Display, hint: &str) {
         if matches!(value, Value::Unknown) {
             return;
         }
-        let message = format!("{}: `{key}` is {}, not {wanted}", self.what, value.kind());
-        self.problem(key, message);
+        let colon = if hint.is_empty() { "" } else { ": " };
+        self.problem_with(key, format!("must {requirement}, got {}{colon}{hint}", value.shown()));
     }
 
+    /// Reads a string.
     pub(super) fn text(&mut self, key: &'static str) -> Option<&'a str> {
+        self.text_such_as(key, "a string", "")
+    }
+
+    /// Reads a string. A number is no string, but needs only quotes and perhaps a suffix.
+    pub(super) fn text_such_as(
+        &mut self,
+        key: &'static str,
+        requirement: &str,
+        suffix: &str,
+    ) -> Option<&'a str> {
         match self.take(key)? {
             Value::Text(text) => Some(text),
             other => {
-                self.wrong(key, other, "a string in quotes");
+                let number = other.number().map(|number| format!("write \"{number}{suffix}\""));
+                self.must_hint(key, format!("be {requirement}"), &number.unwrap_or_default());
                 None
             }
         }
+    }
+
+    /// Reads one of several words.
+    pub(super) fn word<T>(
+        &mut self,
+        key: &'static str,
+        words: &[&'static str],
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let found = match self.take(key)? {
+            Value::Text(text) => parse(text),
+            _ => None,
+        };
+        if found.is_none() {
+            self.must_be_one_of(key, words, "");
+        }
+        found
+    }
+
+    /// Records that a value is none of several words, with the most similar one.
+    pub(super) fn must_be_one_of(&mut self, key: &'static str, words: &[&'static str], others: &str) {
+        let Some(value) = self.table.get(key).filter(|value| !matches!(value, Value::Unknown)) else {
+            return;
+        };
+        // The better of two words needs no hint.
+        let text = value.text().filter(|_| words.len() > 2);
+        let near = text.map(|text| hints::nearest(text, words.iter().copied())).unwrap_or_default();
+        let list = hints::one_of(words, others);
+        self.problem_with(key, format!("must be {list}, got {}{near}", value.shown()));
     }
 
     /// Reads a string of any bytes.
     pub(super) fn bytes(&mut self, key: &'static str) -> Option<Vec<u8>> {
         match self.take(key)? {
-            Value::Text(text) => Some(text.as_bytes().to_vec()),
             Value::Bytes(bytes) => Some(bytes.clone()),
-            other => {
-                self.wrong(key, other, "a string in quotes");
-                None
-            }
+            _ => self.text(key).map(|text| text.as_bytes().to_vec()),
         }
     }
 
+    /// Reads true or false.
     pub(super) fn bool(&mut self, key: &'static str) -> Option<bool> {
         match self.take(key)? {
             Value::Bool(value) => Some(*value),
             other => {
-                self.wrong(key, other, "true or false");
+                let quoted = matches!(other.text(), Some("true" | "false"));
+                self.must_hint(key, "be true or false", if quoted { "remove the quotes" } else { "" });
                 None
             }
         }
     }
 
+    /// Reads a whole number.
     pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         let value = self.take(key)?;
+        let bounds = format!("be between {} and {}", range.start(), range.end());
         let number = match value {
-            Value::Int(number) => u32::try_from(*number).ok(),
-            _ => None,
+            Value::Int(number) => *number as f64,
+            Value::Number(number) => *number,
+            other => {
+                let quoted = other.number().is_some();
+                self.must_hint(key, "be a number", if quoted { "remove the quotes" } else { "" });
+                return None;
+            }
         };
-        let fits = number.filter(|number| range.contains(number));
-        if fits.is_none() {
-            let hint =
-                if matches!(value, Value::Text(_)) { " (remove the quotes, or use tonumber)" } else { "" };
-            self.wrong(
-                key,
-                value,
-                &format!("a whole number from {} to {}{hint}", range.start(), range.end()),
-            );
+        if number.is_finite() && number.fract() != 0.0 {
+            self.must(key, "be a whole number");
+            return None;
         }
-        fits
+        let fits = (f64::from(*range.start())..=f64::from(*range.end())).contains(&number);
+        if !fits {
+            self.must(key, bounds);
+        }
+        fits.then_some(number as u32)
     }
 
+    /// Reads a number from 0 to 1.
     pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
-        let value = self.take(key)?;
-        let number = match value {
-            Value::Int(number) => Some(*number as f64),
-            Value::Number(number) => Some(*number),
-            _ => None,
+        let number = match self.take(key)? {
+            Value::Int(number) => *number as f64,
+            Value::Number(number) => *number,
+            _ => {
+                self.must(key, "be a number");
+                return None;
+            }
         };
-        let fits = number.filter(|number| (0.0..=1.0).contains(number));
-        if fits.is_none() {
-            self.wrong(key, value, "a number from 0 to 1");
+        let fits = (0.0..=1.0).contains(&number);
+        if !fits {
+            self.must(key, "be between 0 and 1");
         }
-        fits
+        fits.then_some(number)
     }
 
     /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        let value = self.take(key)?;
-        let duration = parse_duration(value).filter(|duration| !duration.is_zero());
-        if duration.is_none() {
-            self.wrong(key, value, "a duration above zero such as \"500ms\", \"2s\" or \"1h\"");
+        let duration = self.duration_or_zero(key)?;
+        if duration.is_zero() {
+            self.must(key, "be above zero");
+            return None;
         }
-        duration
+        Some(duration)
     }
 
     /// Reads a duration, or `false` for none. Returns `Some(None)` for `false`.
     pub(super) fn optional_duration(&mut self, key: &'static str) -> Option<Option<Duration>> {
-        let value = self.take(key)?;
-        if matches!(value, Value::Bool(false)) {
+        if matches!(self.take(key)?, Value::Bool(false)) {
             return Some(None);
         }
-        let duration = parse_duration(value).filter(|duration| !duration.is_zero());
-        if duration.is_none() {
-            self.wrong(key, value, "a duration such as \"2s\" or \"1h\", or false for none");
+        let duration = self.duration_or_zero(key)?;
+        if duration.is_zero() {
+            self.must_hint(key, "be above zero", "write false for none");
+            return None;
         }
-        duration.map(Some)
+        Some(Some(duration))
     }
 
     /// Reads a duration that may be zero.
     pub(super) fn duration_or_zero(&mut self, key: &'static str) -> Option<Duration> {
         let value = self.take(key)?;
-        let duration = parse_duration(value);
-        if duration.is_none() {
-            self.wrong(key, value, "a duration such as \"500ms\", \"2s\" or \"0s\"");
+        if matches!(value, Value::Unknown) {
+            return None;
         }
-        duration
+        parse_duration(value).map_err(|why| self.problem_with(key, why)).ok()
     }
 
     /// Reads a number of bytes.
     pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(key)?;
-        let size = parse_size(value).filter(|size| range.contains(size));
-        if size.is_none() {
-            let (least, most) = (size_text(*range.start()), size_text(*range.end()));
-            self.wrong(key, value, &format!("a size such as \"64MiB\", from {least} to {most}"));
+        if matches!(value, Value::Unknown) {
+            return None;
         }
-        size
+        let size = parse_size(value).map_err(|why| self.problem_with(key, why)).ok()?;
+        let fits = range.contains(&size);
+        if !fits {
+            let (least, most) = (size_text(*range.start()), size_text(*range.end()));
+            self.must(key, format!("be between {least} and {most}"));
+        }
+        fits.then_some(size)
     }
 
     /// Reads a string or a list of strings and parses each one. Each string that is not valid is a problem.
@@ -257,23 +372,24 @@ impl<'a> Fields<'a> {
         make: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
         let value = self.take(key)?;
+        let requirement = format!("be {wanted}");
         let items = match value {
-            Value::Text(_) => std::slice::from_ref(value),
-            Value::Table(table) if table.named.is_empty() => &table.list,
-            other => {
-                self.wrong(key, other, wanted);
-                return None;
-            }
+            Value::Table(table) => table.only_list(),
+            _ => Some(std::slice::from_ref(value)),
+        };
+        let Some(items) = items else {
+            self.must(key, requirement);
+            return None;
         };
         let mut made = Vec::new();
         for item in items {
             let Value::Text(text) = item else {
-                self.wrong(key, item, wanted);
+                self.value_must(key, item, &requirement, "");
                 continue;
             };
             match make(text) {
                 Ok(item) => made.push(item),
-                Err(why) => self.problem(text, format!("{}: {why}", self.what)),
+                Err(why) => self.problem(text, why),
             }
         }
         Some(made)
@@ -281,15 +397,21 @@ impl<'a> Fields<'a> {
 
     /// Reads one value or a list of values.
     pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<&'a Value>> {
-        match self.take(key)? {
-            Value::Table(table) if table.named.is_empty() => Some(table.list.iter().collect()),
-            other => Some(vec![other]),
-        }
+        let value = self.take(key)?;
+        let list = match value {
+            Value::Table(table) => table.only_list(),
+            _ => None,
+        };
+        Some(list.map_or_else(|| vec![value], |list| list.iter().collect()))
     }
 
     /// Reads the path of a file, relative to the configuration.
     pub(super) fn path(&mut self, key: &'static str) -> Option<String> {
         let text = self.text(key)?;
+        if text.is_empty() {
+            self.problem_with(key, "must not be empty: write the path of a file");
+            return None;
+        }
         Some(self.path_of(key, text))
     }
 
@@ -311,127 +433,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Records every key that was not read, with the most similar known key.
-    pub(super) fn finish(self) {
+    /// Records every key that was not read, with a hint.
+    pub(super) fn finish(mut self) {
         self.note_unknown_keys();
     }
 
     /// Records unknown keys without ending, for when reading continues with another table.
-    pub(super) fn note_unknown_keys(&self) {
-        for key in self.table.named.keys().filter(|key| !self.known.contains(&key.as_str())) {
-            let location = self.location_of(key);
-            let elsewhere = protocol_of(key).filter(|_| self.known.contains(&"protocol"));
-            let hint = match elsewhere {
-                Some(protocol) => format!("; it needs protocol = \"{protocol}\""),
-                None => nearest_key(key, &self.known),
-            };
-            self.reading.problem(&location, format!("{}: there is no key `{key}`{hint}", self.what));
+    pub(super) fn note_unknown_keys(&mut self) {
+        let pool = self.table.get("pool").map(|value| match value {
+            Value::Made(made) => made.name(),
+            other => other.text().unwrap_or_default(),
+        });
+        for key in self.unknown_keys().collect::<Vec<_>>() {
+            let message = self.context.unknown_key(key, &self.prefix, pool, &self.known);
+            self.problem(key, message);
         }
     }
-}
-
-/// Names in the configurations of other programs, with the names here.
-const ELSEWHERE: &[(&str, &str)] = &[
-    ("bind", "listen"),
-    ("address", "listen"),
-    ("port", "listen"),
-    ("balance", "policy"),
-    ("algorithm", "policy"),
-    ("lb_policy", "policy"),
-    ("maxconn", "connections_max"),
-    ("max_conns", "connections_max"),
-    ("timeout", "idle_timeout"),
-    ("backup", "tier"),
-    ("stick", "sticky"),
-    ("health_check", "check"),
-    ("servers", "a list without a key"),
-    ("server", "a list without a key"),
-    ("mode", "protocol"),
-    ("ssl", "tls"),
-    ("crt", "certificate"),
-    ("cert", "certificate"),
-    ("ssl_certificate", "certificate"),
-    ("ssl_certificate_key", "key"),
-    ("ca_file", "client_ca"),
-    ("cafile", "ca"),
-    ("verify", "client_certificate"),
-    ("accept_proxy", "proxy_from"),
-    ("proxy_protocol", "proxy_from"),
-    ("send_proxy_v2", "send_proxy"),
-    ("forwardfor", "forwarded"),
-    ("x_forwarded_for", "forwarded"),
-    ("server_name", "host"),
-    ("location", "path"),
-    ("timeout_connect", "connect_timeout"),
-    ("cookie", "sticky"),
-];
-
-/// Keys that only http has.
-const OF_HTTP: &[&str] = &[
-    "balance_per",
-    "forwarded",
-    "redirect",
-    "health",
-    "retries",
-    "header_timeout",
-    "keepalive_timeout",
-    "stall_timeout",
-    "min_rate",
-    "abort_on_close",
-    "response_timeout",
-    "header_bytes_max",
-    "header_fields_max",
-    "certificate_header",
-    "http2",
-];
-
-/// Returns the protocol whose services have the key, if only one has it.
-fn protocol_of(key: &str) -> Option<&'static str> {
-    match key {
-        "dns" => Some("dns"),
-        key if OF_HTTP.contains(&key) => Some("http"),
-        _ => None,
-    }
-}
-
-/// Returns `; did you mean X?` if a known word is similar enough.
-pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
-    let near = |known: &'a str| (strsim::damerau_levenshtein(word, known), known);
-    let close = known.map(near).filter(|(distance, known)| *distance <= 1 + known.len() / 4).min();
-    close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
-}
-
-/// Returns the same for a key, and also knows the names of other programs.
-fn nearest_key(word: &str, known: &[&'static str]) -> String {
-    let hint = nearest(word, known.iter().copied());
-    let means =
-        |(other, ours): &&(&str, &str)| *other == word && (ours.contains(' ') || known.contains(ours));
-    match ELSEWHERE.iter().find(means) {
-        Some((_, ours)) if hint.is_empty() => format!("; its name here is {ours}"),
-        _ => hint,
-    }
-}
-
-fn parse_duration(value: &Value) -> Option<Duration> {
-    let Value::Text(text) = value else { return None };
-    humantime::parse_duration(text).ok().filter(|duration| *duration <= DURATION_MAX)
-}
-
-/// Units of sizes, largest first.
-const SIZE_UNITS: [(&str, u64); 5] =
-    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-
-fn parse_size(value: &Value) -> Option<u64> {
-    let Value::Text(text) = value else { return None };
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let (_, scale) = SIZE_UNITS.into_iter().find(|(name, _)| *name == unit.trim_start())?;
-    number.parse::<u64>().ok()?.checked_mul(scale)
-}
-
-/// Writes a size as a whole number of the largest possible unit.
-pub(super) fn size_text(bytes: u64) -> String {
-    let fits = |(_, scale): &(&str, u64)| bytes >= *scale && bytes.is_multiple_of(*scale);
-    let (name, scale) = SIZE_UNITS.into_iter().find(fits).unwrap_or(("B", 1));
-    format!("{}{name}", bytes / scale)
 }

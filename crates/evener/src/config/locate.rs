@@ -1,6 +1,7 @@
 //! Finds the lines of keys. Lua reports only the line of a call, so the source is searched for the key or
 //! text.
 
+use super::{Location, syntax};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,7 +12,8 @@ const VALUES_MAX: usize = 4;
 /// thousand servers, each with its own line.
 #[derive(Debug)]
 pub(super) struct Source {
-    pub(super) file: Arc<str>,
+    file: Arc<str>,
+    text: Box<str>,
     tokens: Vec<Token>,
     /// Positions of each word and text, ascending.
     named: HashMap<String, Vec<usize>>,
@@ -45,7 +47,22 @@ impl Source {
             }
         }
         let tables = tables(&tokens);
-        Self { file, tokens, named, tables }
+        Self { file, text: text.into(), tokens, named, tables }
+    }
+
+    /// Returns true if the source is this file.
+    pub(super) fn is(&self, file: &str) -> bool {
+        *self.file == *file
+    }
+
+    /// Returns the first line.
+    pub(super) fn beginning(&self) -> Location {
+        Location::new(Arc::clone(&self.file), 1)
+    }
+
+    /// Returns a hint for an error of the Lua parser.
+    pub(super) fn explain(&self, line: u32, message: &str) -> Option<String> {
+        syntax::hint(&self.text, line, message)
     }
 
     /// Returns the line of the last element of `path` (keys or texts, each inside or behind the previous one)

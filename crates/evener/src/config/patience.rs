@@ -22,19 +22,18 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
             let rate = nested.integer("rate", 0..=MinRate::BYTES_PER_SECOND_MAX);
             let window = nested.duration("window").unwrap_or(MinRate::DEFAULT.window);
             if !(MinRate::WINDOW_MIN..=MinRate::WINDOW_MAX).contains(&window) {
-                nested.problem("window", "`window` must be between 1s and 1h");
+                nested.must("window", "be between 1s and 1h");
             }
             nested.finish();
             let rate = rate.unwrap_or(MinRate::DEFAULT.bytes_per_second);
             Some((rate > 0).then_some(MinRate { bytes_per_second: rate, window }))
         }
-        other => {
-            let message = format!(
-                "`min_rate` is {}, not bytes a second from 0 to {}, {{ rate = 240, window = \"60s\" }}, or false for none",
-                other.kind(),
-                MinRate::BYTES_PER_SECOND_MAX
-            );
-            fields.problem(KEY, message);
+        Value::Int(_) => {
+            fields.must(KEY, format!("be between 0 and {} bytes a second", MinRate::BYTES_PER_SECOND_MAX));
+            None
+        }
+        _ => {
+            fields.must(KEY, "be bytes a second, { rate = 240, window = \"60s\" }, or false for none");
             None
         }
     }
@@ -56,12 +55,8 @@ pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
             nested.finish();
             Some(Some(spec))
         }
-        other => {
-            let message = format!(
-                "`queue` is {}, not {{ size = 1024, timeout = \"5s\" }}, or false for none",
-                other.kind()
-            );
-            fields.problem(KEY, message);
+        _ => {
+            fields.must(KEY, "be { size = 1024, timeout = \"5s\" }, or false for none");
             None
         }
     }
@@ -75,11 +70,8 @@ pub(super) fn read_abort_on_close(fields: &mut Fields<'_>) -> Option<AbortOnClos
         Value::Bool(true) => Some(AbortOnClose::Always),
         Value::Text(word) if word == "idempotent" => Some(AbortOnClose::Idempotent),
         Value::Unknown => None,
-        other => {
-            fields.problem(
-                KEY,
-                format!("`abort_on_close` is {}, not \"idempotent\", true or false", other.kind()),
-            );
+        _ => {
+            fields.must(KEY, "be \"idempotent\", true or false");
             None
         }
     }

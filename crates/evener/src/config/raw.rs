@@ -1,9 +1,12 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
-use super::Location;
 use super::locate::Source;
+use super::{Location, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Maximum number of characters of a text in a message.
+const SHOWN_CHARS_MAX: usize = 60;
 
 /// A value.
 #[derive(Clone, Debug)]
@@ -24,59 +27,230 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Returns a description for messages.
-    pub(super) fn kind(&self) -> String {
+    /// Returns the value as messages show it: `got 5`, `got "five"`, `got a table`.
+    pub(super) fn shown(&self) -> String {
         match self {
-            Self::Bool(value) => format!("{value}"),
-            Self::Int(value) => format!("the number {value}"),
-            Self::Number(value) => format!("the number {value}"),
-            Self::Text(text) => format!("`{text}`"),
-            Self::Bytes(_) => "a string of bytes".into(),
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+            Self::Number(value) => value.to_string(),
+            Self::Text(text) => shown(text),
+            Self::Bytes(_) => "a string that is not UTF-8".into(),
             Self::Table(_) => "a table".into(),
-            Self::Made(made) => format!("a {}", made.builder),
-            Self::Unknown => "a name that is not defined".into(),
-            Self::Other(kind) => format!("a {kind}"),
+            Self::Made(made) => made.kind().into(),
+            Self::Unknown => "an undefined name".into(),
+            Self::Other(kind) => (*kind).into(),
         }
+    }
+
+    /// Returns the number that the value is, or that a text contains.
+    pub(super) fn number(&self) -> Option<String> {
+        match self {
+            Self::Int(_) | Self::Number(_) => Some(self.shown()),
+            Self::Text(text) => {
+                text.trim().parse::<f64>().ok().filter(|n| n.is_finite()).map(|_| text.trim().into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the text of a string.
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Returns a text in quotes, without control characters and not too long.
+pub(super) fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}...", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
 /// A table with its list part and its named part.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
-    pub(super) list: Vec<Value>,
-    pub(super) named: BTreeMap<String, Value>,
+    list: Vec<Value>,
+    named: BTreeMap<String, Value>,
+}
+
+impl Table {
+    /// A table without values.
+    pub(super) const EMPTY: Self = Self { list: Vec::new(), named: BTreeMap::new() };
+
+    /// Adds a value to the list part.
+    pub(super) fn push(&mut self, value: Value) {
+        self.list.push(value);
+    }
+
+    /// Adds a value with a key.
+    pub(super) fn insert(&mut self, key: String, value: Value) {
+        self.named.insert(key, value);
+    }
+
+    /// Returns the list part.
+    pub(super) fn list(&self) -> &[Value] {
+        &self.list
+    }
+
+    /// Returns the list part of a table without keys.
+    pub(super) fn only_list(&self) -> Option<&[Value]> {
+        self.named.is_empty().then_some(&self.list)
+    }
+
+    /// Returns the value of a key.
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+        self.named.get(key)
+    }
+
+    /// Returns the keys, sorted.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
 }
 
 /// A value made by a builder.
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     /// Name of the builder: `server`, `pool`, `check.http` and so on.
-    pub(super) builder: &'static str,
-    /// Name of the value, if the builder takes one.
-    pub(super) name: Option<String>,
-    pub(super) table: Table,
-    pub(super) location: Location,
+    builder: &'static str,
+    /// Name of the value, empty if the builder takes none.
+    name: String,
+    table: Table,
+    location: Location,
+}
+
+impl Made {
+    pub(super) fn new(builder: &'static str, name: String, table: Table, location: Location) -> Self {
+        Self { builder, name, table, location }
+    }
+
+    /// Creates a value whose table is unknown, because it was wrong or missing.
+    pub(super) fn with_unknown_table(builder: &'static str, name: String, location: Location) -> Self {
+        let table = Table { list: vec![Value::Unknown], named: BTreeMap::new() };
+        Self { builder, name, table, location }
+    }
+
+    /// Returns a copy with another table.
+    pub(super) fn with(&self, table: Table) -> Self {
+        Self { table, ..self.clone() }
+    }
+
+    /// Returns the rest of the name of the builder, such as `http` of `check.http`.
+    pub(super) fn member_of(&self, namespace: &str) -> Option<&'static str> {
+        self.builder.strip_prefix(namespace)?.strip_prefix('.')
+    }
+
+    pub(super) fn builder(&self) -> &'static str {
+        self.builder
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Returns a noun for messages.
+    fn kind(&self) -> &'static str {
+        match self.builder {
+            "pool" => "a pool",
+            "service" => "a service",
+            "server" => "a server",
+            "prefixes" => "a prefix list",
+            "country" => "a country",
+            policy if policy.starts_with("policy.") => "a policy",
+            _ => "a check",
+        }
+    }
 }
 
 /// Result of a run of the configuration.
 #[derive(Debug, Default)]
 pub(super) struct Run {
-    pub(super) pools: Vec<Arc<Made>>,
-    pub(super) services: Vec<Arc<Made>>,
+    pools: Vec<Arc<Made>>,
+    services: Vec<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
-    pub(super) geoip: Option<(String, Location)>,
+    geoip: Option<(String, Location)>,
     /// Problems found while it ran (unknown globals).
-    pub(super) problems: Vec<super::Problem>,
+    problems: Vec<Problem>,
     /// The files of the configuration.
-    pub(super) sources: Vec<Source>,
+    sources: Vec<Source>,
 }
 
 impl Run {
+    /// Adds a pool without its table, so that services can refer to it.
+    pub(super) fn declare_unknown(&mut self, builder: &'static str, name: &str, location: &Location) {
+        if builder == "pool" {
+            let made = Made::with_unknown_table(builder, name.to_owned(), location.clone());
+            self.pools.push(Arc::new(made));
+        }
+    }
+
+    /// Adds a pool or service.
+    pub(super) fn declare(&mut self, made: Arc<Made>) {
+        let declared = if made.builder == "pool" { &mut self.pools } else { &mut self.services };
+        declared.push(made);
+    }
+
+    /// Records a problem, and returns the number of problems so far.
+    pub(super) fn record(&mut self, problem: Problem) -> usize {
+        self.problems.push(problem);
+        self.problems.len()
+    }
+
+    /// Sets the database of countries.
+    pub(super) fn use_geoip(&mut self, file: String, location: Location) {
+        self.geoip = Some((file, location));
+    }
+
+    /// Adds a file of the configuration.
+    pub(super) fn add_source(&mut self, source: Source) {
+        self.sources.push(source);
+    }
+
+    pub(super) fn pools(&self) -> &[Arc<Made>] {
+        &self.pools
+    }
+
+    pub(super) fn services(&self) -> &[Arc<Made>] {
+        &self.services
+    }
+
+    /// Returns the path of the database of countries, and the location that names it.
+    pub(super) fn geoip(&self) -> Option<&(String, Location)> {
+        self.geoip.as_ref()
+    }
+
+    /// Returns the problems found while the file ran.
+    pub(super) fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Returns the beginning of the configuration.
+    pub(super) fn beginning(&self) -> Location {
+        self.sources.first().map_or_else(|| Location::new("configuration", 1), Source::beginning)
+    }
+
     /// Returns the location of a key or text inside the declaration that begins at `location`, as exactly as
     /// possible.
     pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
-        let source = self.sources.iter().find(|source| source.file == location.file);
-        let line = source.and_then(|source| source.find(location.line, path)).unwrap_or(location.line);
-        Location { file: Arc::clone(&location.file), line }
+        location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
+    }
+
+    /// Adds a hint to an error of the Lua parser.
+    pub(super) fn explain(&self, problem: Problem) -> Problem {
+        problem.with_hint(|file, line, message| {
+            self.sources.iter().find(|source| source.is(file))?.explain(line, message)
+        })
     }
 }

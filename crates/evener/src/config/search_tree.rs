@@ -7,14 +7,14 @@ use maxminddb::Metadata;
 /// Maximum number of networks, more than any real database has.
 const NETWORKS_MAX: u64 = 64 << 20;
 
-/// State of a node.
+/// Progress of a node.
 #[derive(Clone, Copy)]
-enum Seen {
-    Not,
+enum NodeState {
+    Unvisited,
     /// On the path from the root to the present node.
-    Above,
+    OnPath,
     /// Complete, with the number of bits and networks below.
-    Whole {
+    Complete {
         depth: u8,
         networks: u64,
     },
@@ -27,10 +27,10 @@ pub(super) fn verify(bytes: &[u8], metadata: &Metadata) -> Result<(), String> {
     let bits_max = if metadata.ip_version == 4 { 32 } else { 128 };
     let size = match metadata.record_size {
         24 | 28 | 32 => tree.nodes.saturating_mul(usize::from(metadata.record_size) / 4),
-        other => return Err(format!("its records have {other} bits, but only 24, 28 and 32 are supported")),
+        other => return Err(format!("records of {other} bits are not supported, only of 24, 28 and 32")),
     };
     if size > bytes.len() {
-        return Err("it is damaged: its search tree is truncated".into());
+        return Err("damaged: the search tree is truncated".into());
     }
     tree.verify(bits_max)
 }
@@ -43,22 +43,22 @@ struct Tree<'a> {
 
 impl Tree<'_> {
     fn verify(&self, bits_max: u8) -> Result<(), String> {
-        let mut seen = vec![Seen::Not; self.nodes];
+        let mut states = vec![NodeState::Unvisited; self.nodes];
         let mut path: Vec<usize> = (0..self.nodes.min(1)).collect();
         while let Some(&node) = path.last() {
-            match seen[node] {
-                Seen::Whole { .. } => drop(path.pop()),
-                Seen::Above => {
-                    seen[node] = self.below(node, &seen, bits_max)?;
+            match states[node] {
+                NodeState::Complete { .. } => drop(path.pop()),
+                NodeState::OnPath => {
+                    states[node] = self.below(node, &states, bits_max)?;
                     path.pop();
                 }
-                Seen::Not => {
-                    seen[node] = Seen::Above;
+                NodeState::Unvisited => {
+                    states[node] = NodeState::OnPath;
                     for child in self.children(node).into_iter().filter(|&child| child < self.nodes) {
-                        match seen[child] {
-                            Seen::Not => path.push(child),
-                            Seen::Above => return Err("it is damaged: its search tree has a cycle".into()),
-                            Seen::Whole { .. } => {}
+                        match states[child] {
+                            NodeState::Unvisited => path.push(child),
+                            NodeState::OnPath => return Err("damaged: the search tree has a cycle".into()),
+                            NodeState::Complete { .. } => {}
                         }
                     }
                 }
@@ -68,11 +68,11 @@ impl Tree<'_> {
     }
 
     /// Returns the state of a node when all nodes below it are complete.
-    fn below(&self, node: usize, seen: &[Seen], bits_max: u8) -> Result<Seen, String> {
+    fn below(&self, node: usize, states: &[NodeState], bits_max: u8) -> Result<NodeState, String> {
         let (mut depth, mut networks) = (0, 0_u64);
         for child in self.children(node) {
-            match seen.get(child) {
-                Some(&Seen::Whole { depth: bits, networks: count }) => {
+            match states.get(child) {
+                Some(&NodeState::Complete { depth: bits, networks: count }) => {
                     depth = depth.max(bits);
                     networks = networks.saturating_add(count);
                 }
@@ -80,9 +80,9 @@ impl Tree<'_> {
             }
         }
         if depth >= bits_max || networks > NETWORKS_MAX {
-            return Err("it is damaged: its search tree has too many networks".into());
+            return Err("damaged: the search tree has too many networks".into());
         }
-        Ok(Seen::Whole { depth: depth + 1, networks })
+        Ok(NodeState::Complete { depth: depth + 1, networks })
     }
 
     /// Returns the two records of a node (MaxMind DB File Format Specification 2.0, "Node Layout").

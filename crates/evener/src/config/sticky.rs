@@ -30,23 +30,21 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
         Value::Bool(true) => Some(defaults),
         Value::Table(table) => {
             let mut nested = fields.within("sticky", table);
-            match nested.text("by") {
-                None | Some("client_ip") => {}
-                Some("cookie") => return Some(StickySpec { by: read_cookie(nested), ..defaults }),
-                Some(by) => {
-                    nested.problem("by", format!("`by` must be client_ip or cookie, got `{by}`"));
-                }
+            let by_cookie = nested.word("by", &["client_ip", "cookie"], |word| match word {
+                "client_ip" => Some(false),
+                "cookie" => Some(true),
+                _ => None,
+            });
+            if by_cookie == Some(true) {
+                return Some(StickySpec { by: read_cookie(nested), ..defaults });
             }
             let spec = read_table(&mut nested, defaults);
             nested.finish();
             Some(spec)
         }
         Value::Unknown => None,
-        other => {
-            fields.problem(
-                "sticky",
-                format!("`sticky` is {}, not true or {{ size = 2048, ttl = \"1h\" }}", other.kind()),
-            );
+        _ => {
+            fields.must("sticky", "be true or { size = 2048, ttl = \"1h\" }");
             None
         }
     }
@@ -57,7 +55,7 @@ fn read_table(nested: &mut Fields<'_>, defaults: StickySpec) -> StickySpec {
     let size = nested.integer("size", 1..=StickySpec::SIZE_MAX as u32);
     let rebalance = nested.optional_duration("rebalance").unwrap_or(defaults.rebalance);
     if rebalance.is_some_and(|every| every < REBALANCE_MIN) {
-        nested.problem("rebalance", "`rebalance` must be at least 100ms");
+        nested.must("rebalance", "be at least 100ms");
     }
     StickySpec {
         size: size.map_or(defaults.size, |size| size as usize),
@@ -81,7 +79,7 @@ fn read_cookie(mut nested: Fields<'_>) -> StickyBy {
         return StickyBy::Cookie(String::new());
     };
     if name.is_empty() || !name.bytes().all(is_token) {
-        nested.problem("name", format!("`{name}` is not a valid name of a cookie"));
+        nested.must("name", "be the name of a cookie, of letters, digits, - and _");
     }
     nested.finish();
     StickyBy::Cookie(name)

@@ -64,13 +64,10 @@ impl Supervisor {
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
-                let location = config.listen_locations.get(&(service.name.clone(), address.clone()));
-                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(
-                    |error| {
-                        let message = format!("service `{}`: {error}", service.name);
-                        Problem { location: location.cloned(), message }
-                    },
-                ));
+                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(|error| {
+                    let message = format!("service `{}`: {error}", service.name);
+                    config.problem_with_listen(&service.name, address, message)
+                }));
             }
         }
         // An address that is in use for streams and for datagrams is reported once.

@@ -1,7 +1,7 @@
 //! Probes: the active checks of servers, each in its own task.
 
 use super::{Input, Supervisor};
-use crate::check::{self, Patient};
+use crate::check::{self, CheckedServer};
 use evener_core::event::Event;
 use evener_core::health::Probe;
 use evener_core::{ServerId, Target, Time};
@@ -86,7 +86,7 @@ impl Supervisor {
                 if self.probes.is_running(&probed) {
                     continue;
                 }
-                let patient = Patient {
+                let patient = CheckedServer {
                     endpoint: server.spec.endpoint.clone(),
                     target: server.target.clone(),
                     send_proxy: running.pool.spec().send_proxy,

@@ -1,35 +1,29 @@
 //! Checks of the whole configuration: addresses used twice, and settings that a protocol does not support.
 
 use super::Builder;
-use crate::config::{Location, dns};
+use crate::config::hints::{nearest, one_of};
+use crate::config::raw::shown;
+use crate::config::{Location, access, dns};
 use evener_core::Endpoint;
-use evener_core::spec::{CheckKind, Denied, Policy, PoolSpec, Protocol, ServiceSpec, StickyBy, Transport};
+use evener_core::spec::{
+    CheckKind, Denied, Policy, PoolSpec, Protocol, ServiceSpec, Source, StickyBy, Transport,
+};
 use evener_core::wire::proxy::Version;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Builder<'_> {
     /// Checks the whole configuration: addresses used twice, and servers that a protocol does not support.
     pub(super) fn check_whole(&self) {
-        if self.config.spec.services.is_empty() && self.reading.is_well() {
-            let file = self
-                .reading
-                .run
-                .sources
-                .first()
-                .map_or_else(|| "configuration".into(), |source| Arc::clone(&source.file));
+        if self.config.spec.services.is_empty() && self.reading.is_valid() {
             let message =
                 "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
-            self.reading.problem(&Location { file, line: 1 }, message);
+            self.reading.problem(&self.reading.run().beginning(), message);
         }
         let mut taken: BTreeMap<(Transport, &Endpoint), &str> = BTreeMap::new();
-        let locations: BTreeMap<&str, &Location> = self
-            .reading
-            .run
-            .services
-            .iter()
-            .map(|made| (made.name.as_deref().unwrap_or_default(), &made.location))
-            .collect();
+        let declared = self.reading.run().services().iter();
+        let locations: BTreeMap<&str, &Location> =
+            declared.map(|made| (made.name(), made.location())).collect();
         self.check_checks();
         for service in &self.config.spec.services {
             let Some(location) = locations.get(&*service.name) else { continue };
@@ -41,20 +35,21 @@ impl Builder<'_> {
                     matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
                 };
                 if let Some(other) = others.last().filter(|other| !is_free(other)) {
-                    let at = self.reading.run.refine(location, &[&endpoint.to_string()]);
                     let message = if *other == *service.name {
-                        format!("service `{other}` listens on {endpoint} twice")
+                        format!("service `{other}` listens on {endpoint} twice: remove one of them")
                     } else {
                         format!(
-                            "service `{}` listens on {endpoint}, and so does service `{other}`",
+                            "service `{}` listens on {endpoint}, and so does service `{other}`: change one of them",
                             service.name
                         )
                     };
-                    self.reading.problem(&at, message);
+                    self.reading.problem_inside(location, &[&endpoint.to_string()], message);
                 }
             }
             self.check_cookies(service, location);
             self.check_edge(service, location);
+            self.check_routes(service, location);
+            self.check_warm(service, location);
             self.check_dns(service, location);
             if service.protocol == Protocol::Udp {
                 self.check_udp(service, location);
@@ -67,7 +62,7 @@ impl Builder<'_> {
                 let unix =
                     servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
                 if let Some(server) = unix {
-                    let at = self.config.locations.get(&server.endpoint).unwrap_or(location);
+                    let at = self.config.servers.get(&server.endpoint).unwrap_or(location);
                     let message =
                         format!("server `{}` is a unix socket: a udp service needs IP servers", server.name);
                     self.reading.problem(at, message);
@@ -84,24 +79,108 @@ impl Builder<'_> {
         let passes = service.protocol == Protocol::Tcp && service.tls.is_none() && !service.routes.is_empty();
         if let Some(pool) = pools().find(|pool| passes && pool.tls.is_some()) {
             let message = format!(
-                "service `{name}`: routes by `sni` without `tls` pass TLS through, so pool `{}` must not have `tls`",
+                "service `{name}`: routes by sni without tls pass TLS through, so pool `{}` must not have tls",
                 pool.name
             );
             self.reading.problem(location, message);
         }
         let rates = service.throttle.as_ref().is_some_and(|throttle| throttle.request_rate.is_some());
         if rates && service.protocol != Protocol::Http {
-            let at = self.reading.run.refine(location, &["per_client", "request_rate"]);
-            self.reading.problem(&at, format!("service `{name}`: `request_rate` needs protocol = \"http\""));
+            let message = format!("service `{name}`: request_rate needs protocol = \"http\"");
+            self.reading.problem_inside(location, &["per_client", "request_rate"], message);
         }
-        for (key, denied) in [("denied", &service.denied), ("exceeded", &service.exceeded)] {
+        let refused =
+            [("denied", "denied", &service.denied), ("per_client.exceeded", "exceeded", &service.exceeded)];
+        for (key, word, denied) in refused {
             let Denied::Pool(pool) = denied else { continue };
-            if !self.config.spec.pools.iter().any(|known| known.name == *pool) {
-                let at = self.reading.run.refine(location, &[key]);
-                let message = format!(
-                    "`{key}` is `{pool}`, not \"drop\", \"reject\", \"tarpit\", {{ tarpit = \"10s\" }} or a pool"
-                );
-                self.reading.problem(&at, message);
+            if self.has_pool(pool) {
+                continue;
+            }
+            let pools = || self.config.spec.pools.iter().map(|pool| &*pool.name);
+            let near = nearest(pool, access::DENIED.into_iter());
+            let message = match nearest(pool, pools()) {
+                hint if near.is_empty() && !hint.is_empty() => format!("there is no pool `{pool}`{hint}"),
+                _ => {
+                    let list = one_of(&access::DENIED, access::DENIED_OTHERWISE);
+                    format!("{key} must be {list}, got {}{near}", shown(pool))
+                }
+            };
+            self.reading.problem_inside(location, &[word], format!("service `{name}`: {message}"));
+        }
+    }
+
+    /// Checks that no two routes of a service are for the same host and path.
+    fn check_routes(&self, service: &ServiceSpec, location: &Location) {
+        let mut seen = BTreeSet::new();
+        for route in &service.routes {
+            let path = route.path.as_deref().unwrap_or_default().trim_end_matches('/');
+            let mut hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
+            if hosts.is_empty() {
+                hosts.push(String::new());
+            }
+            for host in hosts {
+                if !seen.insert((host.clone(), path)) {
+                    if host.is_empty() && path.is_empty() {
+                        let message = format!(
+                            "service `{}`: two routes are for any host and path: remove one of them",
+                            service.name
+                        );
+                        self.reading.problem_inside(location, &["routes"], message);
+                        continue;
+                    }
+                    let host = if host.is_empty() { String::new() } else { format!(" host `{host}`") };
+                    let path = if path.is_empty() { String::new() } else { format!(" path `{path}`") };
+                    let message = format!(
+                        "service `{}`: two routes have{host}{path}: remove one of them",
+                        service.name
+                    );
+                    self.reading.problem_inside(location, &["routes"], message);
+                }
+            }
+        }
+    }
+
+    /// Checks that warm connections are possible: they are opened before the client is known.
+    fn check_warm(&self, service: &ServiceSpec, location: &Location) {
+        if service.options.warm == 0 {
+            return;
+        }
+        let pool = self.config.spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+        let other = if service.options.source == Some(Source::Client) {
+            "source = \"client\""
+        } else if service.tls.is_some() || pool.is_some_and(|pool| pool.tls.is_some()) {
+            "tls"
+        } else if pool.is_some_and(|pool| pool.send_proxy.is_some()) {
+            "send_proxy"
+        } else {
+            return;
+        };
+        let message =
+            format!("service `{}`: warm cannot be combined with {other}: remove warm", service.name);
+        self.reading.problem_inside(location, &["warm"], message);
+    }
+
+    /// Checks that the cookies of a service differ where the configuration names them.
+    pub(super) fn check_cookie_names(&self) {
+        for service in &self.config.spec.services {
+            let mut named: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
+            let pools = pools_of(service)
+                .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
+            for pool in pools {
+                let Some(StickyBy::Cookie(cookie)) = pool.sticky.as_ref().map(|sticky| &sticky.by) else {
+                    continue;
+                };
+                let first = named.entry(cookie).or_insert(&pool.name);
+                if **first != pool.name && !cookie.is_empty() {
+                    let declared =
+                        self.reading.run().services().iter().find(|made| *made.name() == *service.name);
+                    let Some(made) = declared else { continue };
+                    let message = format!(
+                        "service `{}`: pools `{first}` and `{}` have the same cookie `{cookie}`: give one of them another name",
+                        service.name, pool.name
+                    );
+                    self.reading.problem(made.location(), message);
+                }
             }
         }
     }
@@ -139,7 +218,7 @@ impl Builder<'_> {
             problem(format!("`{endpoint}` is a unix socket: a dns service must listen on IP addresses"));
         }
         if let Some(server) = pools().find_map(dns::plain_socket) {
-            let at = self.config.locations.get(&server.endpoint).unwrap_or(location);
+            let at = self.config.servers.get(&server.endpoint).unwrap_or(location);
             let server = &server.name;
             let message = format!(
                 "server `{server}` is a unix socket: a dns service needs IP servers, or sockets with mname = true"
@@ -147,7 +226,7 @@ impl Builder<'_> {
             self.reading.problem(at, message);
         }
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
-            problem("version 1 of the PROXY protocol does not support UDP: send_proxy = \"v2\"".into());
+            problem("version 1 of the PROXY protocol does not support UDP: write send_proxy = \"v2\"".into());
         }
         if pools().any(|pool| pool.tls.is_some()) {
             problem("a dns service cannot use TLS: remove `tls` of its pool".into());
@@ -160,9 +239,9 @@ impl Builder<'_> {
     /// Checks that DNS checks have only servers with IP addresses.
     fn check_checks(&self) {
         for pool in &self.config.spec.pools {
-            let asks = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
-            let Some(server) = dns::plain_socket(pool).filter(|_| asks) else { continue };
-            let Some(at) = self.config.locations.get(&server.endpoint) else { continue };
+            let by_dns = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
+            let Some(server) = dns::plain_socket(pool).filter(|_| by_dns) else { continue };
+            let Some(at) = self.config.servers.get(&server.endpoint) else { continue };
             let message = format!("server `{}` is a unix socket: check.dns needs IP servers", server.name);
             self.reading.problem(at, message);
         }
@@ -175,29 +254,34 @@ impl Builder<'_> {
         let pools =
             || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
-            problem("version 1 of the PROXY protocol does not support UDP: send_proxy = \"v2\"");
+            problem("version 1 of the PROXY protocol does not support UDP: write send_proxy = \"v2\"");
         }
         if pools().any(|pool| pool.tls.is_some()) {
             problem("a udp service cannot use TLS: remove `tls` of its pool");
         }
         if matches!(service.denied, Denied::Reject | Denied::Tarpit(_)) {
-            problem("a udp service supports only \"drop\" or a pool for refused clients");
+            problem(
+                "a udp service can only drop refused clients or send them to a pool: write denied = \"drop\"",
+            );
         }
         if service.throttle.is_some() {
-            problem("a udp service does not support `per_client`");
+            problem("per_client is not available with protocol = \"udp\"");
         }
-        let keeps = |pool: &PoolSpec| {
+        if service.options.spread.is_none() {
+            return;
+        }
+        for pool in pools() {
             let by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
-            by_client || pool.sticky.is_some()
-        };
-        if service.options.spread.is_some()
-            && let Some(pool) = pools().find(|pool| keeps(pool))
-        {
-            problem(&format!(
-                "`spread` gives each server its turn, but pool `{}` keeps a client with one: no sticky, and a policy \
-                 such as round_robin",
-                pool.name
-            ));
+            let (policy, pool_name) = (pool.policy.name(), &pool.name);
+            if by_client {
+                problem(&format!(
+                    "spread cannot be used with policy \"{policy}\" of pool `{pool_name}`: use round_robin"
+                ));
+            } else if pool.sticky.is_some() {
+                problem(&format!(
+                    "spread cannot be used with sticky of pool `{pool_name}`: remove one of them"
+                ));
+            }
         }
     }
 }

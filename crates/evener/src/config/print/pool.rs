@@ -225,7 +225,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
     }
 }
 
-/// Writes the TLS settings of a check that differ from those of the pool.
+/// Writes the TLS settings of a check that differ from the settings of the pool.
 fn write_check_tls(nested: &mut Table, tls: &CheckTls, servers: Option<&ServerTlsSpec>) {
     let CheckTls { sni, insecure, ca_file } = tls;
     if sni.as_ref() != servers.and_then(|servers| servers.name.as_ref()) {

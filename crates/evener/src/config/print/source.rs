@@ -2,7 +2,7 @@
 //! one line if they fit, and indented by two spaces a level otherwise. Knows nothing about the meaning of the
 //! tables.
 
-use crate::config::fields::size_text;
+use crate::config::scalar::size_text;
 use std::borrow::Cow;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};

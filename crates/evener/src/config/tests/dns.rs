@@ -97,80 +97,12 @@ fn every_key_of_dns_is_read() {
 }
 
 #[test]
-fn each_mistake_of_a_dns_service_has_its_message() {
-    let check = |keys: &str, expected: &str| {
-        let text =
-            format!("service \"s\" {{ listen = \"127.0.0.1:1\", protocol = \"dns\", {SERVER},\n{keys} }}");
-        check_problems(&text, &[&format!("c.lua:2: {expected}")]);
-    };
-    check("dns = true", "`dns` is true, not { query_timeout");
-    check("dns = { cash = true }", "dns: there is no key `cash`; did you mean `cache`?");
-    check("dns = { query_timeout = \"2min\" }", "`query_timeout` must be at most 1m");
-    check("dns = { query_timeout = \"0s\" }", "dns: `query_timeout` is `0s`, not a duration above zero");
-    check("dns = { retries = 17 }", "dns: `retries` is the number 17, not a whole number from 0 to 16");
-    check(
-        "dns = { on_failure = \"servfial\" }",
-        "`on_failure`: `servfial` is not \"servfail\", \"refused\" or \"drop\"; did",
-    );
-    check(
-        "dns = { retry_on = { \"servfail\", \"refuse\" } }",
-        "dns: `retry_on`: `refuse` is not \"servfail\" or \"refused\"; did you mean `refused`?",
-    );
-    check("dns = { retry_on = true }", "dns: `retry_on` is true, not a list of response codes");
-    check("dns = { outstanding_max = 0 }", "dns: `outstanding_max` is the number 0");
-    check("dns = { sockets = 65 }", "dns: `sockets` is the number 65, not a whole number from 1 to 64");
-    check("dns = { pipeline_max = 5000 }", "dns: `pipeline_max` is the number 5000");
-    check("dns = { cache = 5 }", "`cache` is the number 5, not true or { entries");
-    check(
-        "dns = { cache = { bytes = \"1KiB\" } }",
-        "cache: `bytes` is `1KiB`, not a size such as \"64MiB\", from",
-    );
-    check("dns = { cache = { bytes = \"64MB\" } }", "cache: `bytes` is `64MB`, not a size");
-    check("dns = { cache = { bytes = \"99999999TiB\" } }", "cache: `bytes` is `99999999TiB`, not a size");
-    check("dns = { cache = { bytes = 67108864 } }", "cache: `bytes` is the number 67108864, not a size");
-    check("dns = { cache = { ttl_max = \"0s\" } }", "cache: `ttl_max` is `0s`, not a duration above zero");
-    check("dns = { cache = { failure_ttl = \"6min\" } }", "`failure_ttl` must be at most 5m");
-    check("dns = { cache = { stale = 5 } }", "cache: `stale` is the number 5, not a duration such as");
-    check("dns = { client_subnet = 24 }", "`client_subnet` is the number 24, not true or");
-    check("dns = { client_subnet = { v4 = 33 } }", "client_subnet: `v4` is the number 33");
-    check("dns = { rate_limit = \"20\" }", "`20` is not a rate");
-    check("dns = { rate_limit = 20 }", "`rate_limit` is the number 20, not \"20/s\" or");
-    check("dns = { rate_limit = { v4 = 24 } }", "`rate_limit` has no rate");
-    check("idle_timeout = false", "a dns service needs an idle_timeout");
-    check("source = \"client\"", "a dns service shares its sockets");
-    check("tls = \"a.pem\"", "a dns service cannot have TLS");
-    check("request_log = \"a.log\"", "a dns service has no request_log");
-    for key in ["warm = 5", "routes = {}", "nodelay = true", "fast_close = \"both\"", "flows_max = 5"] {
-        let name = key.split(' ').next().unwrap();
-        check(key, &format!("service `s`: there is no key `{name}`"));
-    }
-    check("redirect = \"https\"", "service `s`: there is no key `redirect`; it needs protocol = \"http\"");
-    check("discover = \"/run/a\"", "`discover` is `/run/a`, not { mname");
-    check("discover = {}", "`discover` has no source");
-    check("discover = { mname = {} }", "`discover` has no source");
-    check("discover = { mname = \"\" }", "discover: the path of a directory must not be empty");
-    check("discover = { mnaem = \"/a\" }", "discover: there is no key `mnaem`; did you mean `mname`?");
-    check("discover = { mname = { \"/run/a\", \"/run/a\" } }", "the directory `/run/a` is listed twice");
-    let long = format!("/{}", "a".repeat(100));
-    check(&format!("discover = {{ mname = \"{long}\" }}"), &format!("`{long}` is too long"));
-    check("{ \"10.0.0.2:53\", mname = true }", "server `10.0.0.2:53` must be a unix socket for `mname`");
-    check("sticky = { failback = 5 }", "sticky: `failback` is the number 5, not true or false");
-    check("sticky = { rebalance = \"1ms\" }", "`rebalance` must be at least 100ms");
-    check("check = check.dns { name = \"a..b\" }", "`a..b`");
-    check("check = check.dns { type = \"AAAAA\" }", "`AAAAA` is not a DNS type");
-    check("check = check.dns { rcode = \"OK\" }", "`OK` is not a DNS response code");
-}
-
-#[test]
 fn settings_without_support_in_dns_have_their_message() {
     let check = |body: &str, expected: &str| {
         let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {body} }}");
         check_problems(&text, &[&format!("c.lua:1: {expected}")]);
     };
-    check(
-        &format!("dns = {{}}, {SERVER}"),
-        "service `s`: there is no key `dns`; it needs protocol = \"dns\"",
-    );
+    check(&format!("dns = {{}}, {SERVER}"), "service `s`: dns needs protocol = \"dns\"");
     for (protocol, server) in
         [("tcp", "{ \"/run/x\", mname = true }"), ("http", "discover = { mname = \"/a\" }")]
     {
@@ -196,7 +128,10 @@ fn settings_without_support_in_dns_have_their_message() {
         "service `s`: pool `s` is sticky by cookie, which needs protocol = \"http\"",
     );
     check("\"/run/x\", check = check.dns {}", "server `/run/x` is a unix socket: check.dns needs IP servers");
-    check("protocol = \"dns\"", "service `s` has neither a pool nor servers");
+    check(
+        "protocol = \"dns\"",
+        "service `s`: there is neither a pool nor a server: add pool = \"web\" or addresses",
+    );
     let listen = "listen = \"/run/dns.sock\"";
     check_problems(
         &format!("service \"s\" {{ protocol = \"dns\", {listen}, {SERVER} }}"),

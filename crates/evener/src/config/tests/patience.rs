@@ -55,18 +55,18 @@ fn queues_have_a_size_and_a_time_or_are_none() {
 fn wrong_values_have_their_message() {
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\", queue = 7 }",
-        &["c.lua:1: `queue` is the number 7, not { size = 1024, timeout = \"5s\" }, or false for none"],
+        &["c.lua:1: service `s`: queue must be { size = 1024, timeout = \"5s\" }, or false for none, got 7"],
     );
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", abort_on_close = \"always\" }",
-        &["c.lua:1: `abort_on_close` is `always`, not \"idempotent\", true or false"],
+        &["c.lua:1: service `s`: abort_on_close must be \"idempotent\", true or false, got \"always\""],
     );
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = { window = \"1ms\" } }",
-        &["c.lua:1: `window` must be between 1s and 1h"],
+        &["c.lua:1: service `s`: min_rate.window must be between 1s and 1h, got \"1ms\""],
     );
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", protocol = \"http\", \"10.0.0.1:80\", min_rate = -1 }",
-        &["c.lua:1: `min_rate` is the number -1, not bytes a second"],
+        &["c.lua:1: service `s`: min_rate must be between 0 and 1000000000 bytes a second, got -1"],
     );
 }

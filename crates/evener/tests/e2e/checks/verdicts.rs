@@ -227,11 +227,8 @@ fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
 #[test]
 fn a_check_of_a_stream_is_refused_where_it_cannot_be_meant() {
     for (pool, expected) in [
-        ("check = check.tcp { expect = \"\" }", "`expect` of check.tcp must have 1 to 4096 bytes"),
-        (
-            "check = check.tcp { expect = (\"x\"):rep(5000) }",
-            "`expect` of check.tcp must have 1 to 4096 bytes",
-        ),
+        ("check = check.tcp { expect = \"\" }", "check.tcp: expect must have 1 to 4096 bytes"),
+        ("check = check.tcp { expect = (\"x\"):rep(5000) }", "check.tcp: expect must have 1 to 4096 bytes"),
         ("check = check.tcp { ca = \"/x\" }", "ca"),
         (
             "tls = true, check = check.tcp { expect = \"x\" }",

@@ -264,6 +264,7 @@ fn check_says_which_file_is_wrong() {
     directory.write("empty", "");
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
     directory.write("encrypted.key", encrypted);
+    std::fs::create_dir(directory.file("empty-directory")).unwrap();
     let half = Directory::new();
     half.write("a.example.crt", &a.chain);
     let half_at = half.file("").display().to_string();
@@ -271,13 +272,15 @@ fn check_says_which_file_is_wrong() {
         ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key cannot be read: No such file"),
         ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt cannot be read: No such file"),
         ("certificate = \"a.crt\", key = \"b.key\"", "b.key is not the key of"),
-        ("certificate = \"a.crt\"", "a.crt has no private key in PEM"),
+        ("certificate = \"a.crt\"", "a.crt has no private key: add key = \"FILE\""),
         ("certificate = \"a.key\", key = \"a.key\"", "a.key has no certificate in PEM"),
+        ("certificate = \"a.key\", key = \"a.crt\"", "a.crt a certificate: swap them"),
+        ("directory = \"empty-directory\"", "empty-directory: add name.crt and name.key"),
         ("certificate = \"text\", key = \"a.key\"", "text has no certificate in PEM"),
         ("certificate = \"empty\", key = \"a.key\"", "empty has no certificate in PEM"),
         (
             "certificate = \"a.crt\", key = \"encrypted.key\"",
-            "encrypted.key has no private key in PEM (is it encrypted?)",
+            "encrypted.key is encrypted: decrypt it first (openssl pkey)",
         ),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"text\"", "text has no certificate in PEM"),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere cannot be read"),

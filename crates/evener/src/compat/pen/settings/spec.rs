@@ -44,7 +44,7 @@ impl PenSettings {
         let service = service(self, &lists).map_err(|error| vec![Problem::new(error)])?;
         let pools = [Some(pool(self, &lists)), abuse_pool(self)].into_iter().flatten().collect();
         let spec = Spec { pools, services: vec![service] };
-        let config = Config { spec, takes_loops: true, ..Config::default() };
+        let config = Config::without_file(spec).allow_loops();
         Ok(Compiled { config, control })
     }
 }
@@ -171,7 +171,8 @@ fn options(settings: &PenSettings, protocol: Protocol) -> ServiceOptions {
             FastClose::Both => spec::FastClose::Both,
         },
         pending_max: Some(settings.pending_max),
-        warm: settings.idlers.min(10_000),
+        // Warm connections have no client yet: neither an address nor TLS.
+        warm: if settings.transparent || settings.tls.is_enabled() { 0 } else { settings.idlers.min(10_000) },
         ..defaults
     }
 }
@@ -261,7 +262,7 @@ mod tests {
                 panic!("{line}")
             };
             let problems = parsed.settings().compile().err().expect(line);
-            assert!(problems[0].message.contains(part), "{line}: {problems:?}");
+            assert!(problems[0].to_string().contains(part), "{line}: {problems:?}");
         }
     }
 }

@@ -7,11 +7,11 @@ mod patience;
 use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
-use evener_core::route::Route;
 use evener_core::spec::*;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use evener_core::wire::proxy;
 use evener_core::{Endpoint, Random};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ enum Kind {
 /// Returns a valid specification; its files are in `directory`.
 pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
     let ca = directory.join("ca \"1\".pem").display().to_string();
-    drop(std::fs::write(&ca, ""));
+    drop(std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
     let apart = random.below(2) == 0;
     let mut chance = Chance { random, ca, number: 0, pools: Vec::new(), apart };
     let count = 1 + chance.below(5);
@@ -45,15 +45,29 @@ pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let respond = RespondSpec { status: 200, content_type: "a/b".into(), body: String::new() };
         let http = HttpSpec { respond: Some(respond), ..HttpSpec::default() };
         let service = ServiceSpec::new("only", Protocol::Http);
-        services.push(ServiceSpec { http: Some(Arc::new(http)), ..service });
+        let listen = vec!["127.0.0.1:1".parse().unwrap()];
+        services.push(ServiceSpec { http: Some(Arc::new(http)), listen, ..service });
     }
-    services.iter_mut().for_each(|service| chance.spread(service, &pools));
+    for service in &mut services {
+        chance.spread(service, &pools);
+        chance.rename_cookies(service, &mut pools);
+        omit_warm(service, &pools);
+    }
     if chance.one_in(2) {
         // The order of pools when each is inline in its service.
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
     Spec { pools, services }
+}
+
+/// Omits warm connections where the client has to be known first.
+fn omit_warm(service: &mut ServiceSpec, pools: &[PoolSpec]) {
+    let pool = pools.iter().find(|pool| service.pool.as_ref() == Some(&pool.name));
+    let is_layered = pool.is_some_and(|pool| pool.tls.is_some() || pool.send_proxy.is_some());
+    if service.tls.is_some() || service.options.source == Some(Source::Client) || is_layered {
+        service.options.warm = 0;
+    }
 }
 
 struct Chance<'a> {
@@ -362,7 +376,7 @@ impl Chance<'_> {
     }
 }
 
-/// As a check takes on what its pool says of TLS.
+/// Gives a check the TLS settings of its pool.
 fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
     let Some(pool) = pool else { return nested };
     CheckTls {
@@ -411,7 +425,7 @@ impl Chance<'_> {
         let throttle = if is_udp { None } else { self.maybe(|chance| chance.throttle(is_http)) };
         let listen = match name.strip_prefix("127.0.0.1:") {
             Some(_) if self.one_in(2) => vec![name.parse().unwrap()],
-            _ => self.some(0..=3, |chance| chance.endpoint(if is_udp || is_dns { 3 } else { 5 })),
+            _ => self.some(1..=3, |chance| chance.endpoint(if is_udp || is_dns { 3 } else { 5 })),
         };
         Some(ServiceSpec {
             listen,
@@ -444,23 +458,24 @@ impl Chance<'_> {
         }
     }
 
-    /// Returns a name, often that of the pool.
+    /// Renames cookies that two pools of the service have.
+    fn rename_cookies(&mut self, service: &ServiceSpec, pools: &mut [PoolSpec]) {
+        let mut taken = BTreeSet::new();
+        let names: BTreeSet<_> = crate::config::build::pools_of(service).cloned().collect();
+        for pool in pools.iter_mut().filter(|pool| names.contains(&pool.name)) {
+            if let Some(StickySpec { by: StickyBy::Cookie(name), .. }) = &mut pool.sticky
+                && !taken.insert(name.clone())
+            {
+                name.push_str(&self.unique().to_string());
+            }
+        }
+    }
+
+    /// Returns a name, often the name of the pool.
     fn service_name(&mut self, pool: Option<&Arc<str>>, others: &[ServiceSpec]) -> Arc<str> {
         let nested = format!("{}{}", self.word(), self.unique()).into();
         let name = pool.filter(|_| !self.one_in(4)).cloned().unwrap_or_else(|| Arc::clone(&nested));
         if others.iter().any(|other| other.name == name) { nested } else { name }
-    }
-
-    fn routes(&mut self, kinds: &[Kind], is_http: bool) -> Vec<Route<Arc<str>>> {
-        let hosts = ["a.example", "*.b.example", "2001:db8::1", "*.example"];
-        let route = |chance: &mut Self| {
-            Some(Route {
-                hosts: chance.some(0..=6, |chance| chance.pick(&hosts).parse().unwrap()),
-                path: if is_http { chance.maybe(|chance| format!("/{}", chance.word())) } else { None },
-                to: chance.pool_of(kinds)?,
-            })
-        };
-        self.some(0..=3, route).into_iter().flatten().collect()
     }
 
     fn denied(&mut self, protocol: Protocol, kinds: &[Kind]) -> Denied {
@@ -546,13 +561,14 @@ impl Chance<'_> {
                 ..defaults
             };
         }
+        let connect_timeout = self.or(defaults.connect_timeout, Self::time);
         ServiceOptions {
             connections_max: self.or(defaults.connections_max, |chance| chance.within(1..=16_000_000)),
             flows_max: defaults.flows_max,
             spread: None,
-            connect_timeout: self.or(defaults.connect_timeout, Self::time),
+            connect_timeout,
             attempts_max: self.or(defaults.attempts_max, |chance| chance.within(1..=1000)),
-            connect_time_max: self.or(defaults.connect_time_max, Self::time),
+            connect_time_max: self.or(defaults.connect_time_max, |chance| chance.time().max(connect_timeout)),
             idle_timeout: self.or(defaults.idle_timeout, |_| idle),
             freebind: defaults.freebind,
             half_closed_timeout: self.or(defaults.half_closed_timeout, |_| half_closed),

@@ -1,0 +1,131 @@
+//! Options of a service that depend on its protocol: limits, timeouts and sockets.
+
+use crate::config::fields::Fields;
+use crate::config::hints::one_of;
+use crate::config::raw::Value;
+use evener_core::spec::{FastClose, Protocol, ServiceOptions, Source};
+use std::time::Duration;
+
+const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "dns"];
+
+/// Reads `protocol`. An unknown one counts as tcp.
+pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
+    match fields.take("protocol").map(|value| value.text().unwrap_or_default()) {
+        None | Some("tcp") => Protocol::Tcp,
+        Some("udp") => Protocol::Udp,
+        Some("http") => Protocol::Http,
+        Some("dns") => Protocol::Dns,
+        Some("https") => {
+            fields.must_hint("protocol", format!("be {}", one_of(&PROTOCOLS, "")), "use \"http\" with `tls`");
+            Protocol::Http
+        }
+        Some(_) => {
+            fields.must_be_one_of("protocol", &PROTOCOLS, "");
+            Protocol::Tcp
+        }
+    }
+}
+
+/// Reads the options of a service. Those that its protocol does not have stay unknown keys.
+pub(super) fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
+    let mut options = ServiceOptions::of(protocol);
+    options.idle_timeout = read_idle_timeout(protocol, fields).unwrap_or(options.idle_timeout);
+    options.freebind = fields.bool("freebind").unwrap_or(options.freebind);
+    options.source = read_source(protocol, fields);
+    if protocol == Protocol::Udp {
+        options.flows_max = fields.integer("flows_max", 1..=16_000_000).unwrap_or(options.flows_max);
+        options.spread = fields.integer("spread", 1..=ServiceOptions::SPREAD_MAX);
+        return options;
+    }
+    options.connections_max =
+        fields.integer("connections_max", 1..=16_000_000).unwrap_or(options.connections_max);
+    options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
+    options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
+    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
+    check_keepalive("keepalive", options.keepalive, fields);
+    if protocol != Protocol::Dns {
+        read_stream_options(&mut options, fields);
+    }
+    options
+}
+
+/// Reads the options that only tcp and http services have.
+fn read_stream_options(options: &mut ServiceOptions, fields: &mut Fields<'_>) {
+    options.unix_mode = read_unix_mode(fields);
+    options.attempts_max = fields.integer("attempts_max", 1..=1000).unwrap_or(options.attempts_max);
+    if let Some(most) = fields.duration("connect_time_max") {
+        options.connect_time_max = most;
+        if most < options.connect_timeout {
+            let timeout = humantime::format_duration(options.connect_timeout);
+            fields.must("connect_time_max", format!("be at least connect_timeout ({timeout})"));
+        }
+    }
+    options.half_closed_timeout =
+        fields.optional_duration("half_closed_timeout").unwrap_or(options.half_closed_timeout);
+    options.nodelay = fields.bool("nodelay").unwrap_or(options.nodelay);
+    let fast_close = fields.word("fast_close", &FastClose::ALL.map(FastClose::name), |word| {
+        FastClose::ALL.into_iter().find(|fast_close| fast_close.name() == word)
+    });
+    options.fast_close = fast_close.unwrap_or(options.fast_close);
+    options.pending_max = fields.integer("pending_max", 1..=16_000_000);
+    options.warm = fields.integer("warm", 0..=10_000).unwrap_or(options.warm);
+    options.server_keepalive =
+        fields.optional_duration("server_keepalive").unwrap_or(options.server_keepalive);
+    check_keepalive("server_keepalive", options.server_keepalive, fields);
+}
+
+/// Reads `idle_timeout`, which only services of connections can do without.
+fn read_idle_timeout(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Option<Duration>> {
+    let idle = fields.optional_duration("idle_timeout")?;
+    let reason = match protocol {
+        Protocol::Udp => "only it ends flows",
+        Protocol::Dns => "idle clients would use up the connections",
+        Protocol::Tcp | Protocol::Http => return Some(idle),
+    };
+    if idle.is_none() {
+        let message = format!("cannot be false with protocol = \"{}\": {reason}", protocol.name());
+        fields.problem_with("idle_timeout", message);
+    }
+    Some(idle)
+}
+
+/// Reads `source = "192.0.2.1"`, or `"client"`.
+fn read_source(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Source> {
+    let text = fields.text("source")?;
+    let source = match text {
+        "client" => Some(Source::Client),
+        address => address.parse().map(Source::Address).ok(),
+    };
+    if source.is_none() {
+        fields.must("source", "be an IP address of this machine or \"client\"");
+    }
+    if protocol == Protocol::Dns && source == Some(Source::Client) {
+        fields.problem(
+            "source",
+            "source = \"client\" is not available with protocol = \"dns\": write an address of this machine",
+        );
+    }
+    source
+}
+
+/// Reads the octal mode of unix sockets. A number would be decimal.
+fn read_unix_mode(fields: &mut Fields<'_>) -> Option<u32> {
+    let text = match fields.take("unix_mode")? {
+        Value::Int(mode) => {
+            fields.must_hint("unix_mode", "be a file mode in quotes", &format!("write \"0{mode}\""));
+            return None;
+        }
+        _ => fields.text("unix_mode")?,
+    };
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    if mode.is_none() {
+        fields.must("unix_mode", "be a file mode such as \"0660\"");
+    }
+    mode
+}
+
+fn check_keepalive(key: &str, keepalive: Option<Duration>, fields: &mut Fields<'_>) {
+    if keepalive.is_some_and(|after| after < Duration::from_secs(1) || after.as_secs() > 32_767) {
+        fields.must(key, "be between 1s and 32767s (tcp(7))");
+    }
+}

@@ -1,0 +1,338 @@
+//! Hints for unknown keys and words: the key's right location, its name here, or the most similar one.
+
+/// Most keys of one advice.
+type Keys = &'static [&'static str];
+
+/// Keys of a server, which are often written beside the servers.
+const OF_SERVER: Keys = &["weight", "tier", "max", "hard", "state", "mname"];
+
+/// Keys of a pool that a service with servers of its own can have too.
+const OF_POOL: Keys = &[
+    "policy",
+    "sticky",
+    "check",
+    "passive",
+    "failover",
+    "on_down",
+    "slow_start",
+    "queue",
+    "send_proxy",
+    "discover",
+];
+
+/// Keys that every service can have.
+const OF_SERVICE: Keys = &[
+    "listen",
+    "protocol",
+    "idle_timeout",
+    "freebind",
+    "source",
+    "allow",
+    "deny",
+    "access",
+    "denied",
+    "per_client",
+    "proxy_from",
+    "request_log",
+    "clients",
+];
+
+/// Keys of services that only some protocols have.
+const OF_PROTOCOLS: &[(&[&str], Keys)] = &[
+    (
+        &["http"],
+        &[
+            "balance_per",
+            "forwarded",
+            "redirect",
+            "respond",
+            "health",
+            "retries",
+            "header_timeout",
+            "keepalive_timeout",
+            "stall_timeout",
+            "min_rate",
+            "abort_on_close",
+            "response_timeout",
+            "header_bytes_max",
+            "header_fields_max",
+            "certificate_header",
+            "http2",
+        ],
+    ),
+    (&["dns"], &["dns"]),
+    (&["udp"], &["flows_max", "spread"]),
+    (
+        &["tcp", "http"],
+        &[
+            "routes",
+            "unix_mode",
+            "attempts_max",
+            "connect_time_max",
+            "half_closed_timeout",
+            "nodelay",
+            "fast_close",
+            "pending_max",
+            "warm",
+            "server_keepalive",
+        ],
+    ),
+    (&["tcp", "http", "dns"], &["connections_max", "connect_timeout", "backlog", "keepalive"]),
+];
+
+/// Keys of the table `dns`.
+const OF_DNS: Keys = &[
+    "query_timeout",
+    "cache",
+    "on_failure",
+    "retry_on",
+    "outstanding_max",
+    "sockets",
+    "pipeline_max",
+    "client_subnet",
+    "rate_limit",
+];
+
+const OF_CHECK: Keys = &["path", "every", "interval", "inter", "rise", "fall", "method", "timeout", "status"];
+
+/// Advice about keys in a kind of table. `KEY` stands for the key.
+const ADVICE: &[(&[&str], Keys, &str)] = &[
+    (&["service"], &["port"], "the port is part of `listen`"),
+    (
+        &["server"],
+        &["port", "host", "address"],
+        "the address with its port comes first: { \"10.0.0.1:80\", ... }",
+    ),
+    (&["service"], &["timeout"], "see idle_timeout, connect_timeout and response_timeout"),
+    (
+        &["service"],
+        &["connections", "connection_rate", "request_rate", "exceeded"],
+        "write per_client = { KEY = ... }",
+    ),
+    (
+        &["service"],
+        &[
+            "certificate",
+            "certificates",
+            "key",
+            "client_ca",
+            "client_certificate",
+            "min_version",
+            "alpn",
+            "handshake_timeout",
+            "ocsp",
+        ],
+        "write tls = { KEY = ... }",
+    ),
+    (
+        &["service"],
+        &["ssl_certificate", "crt", "cert", "ssl_certificate_key"],
+        "write tls = { certificate = \"site.crt\", key = \"site.key\" }",
+    ),
+    (
+        &["service"],
+        &["host", "path", "location", "server_name"],
+        "write routes = { { host = \"www.example.org\", pool = www } }",
+    ),
+    (
+        &["service", "pool", "server"],
+        &["backup"],
+        "write tier = 2 at the server: { \"10.0.0.1:80\", tier = 2 }",
+    ),
+    (&["service", "pool"], OF_SERVER, "KEY is a key of a server: write { \"10.0.0.1:80\", KEY = ... }"),
+    (
+        &["pool"],
+        &["maxconn", "max_conns", "connections_max"],
+        "limits are keys of a server: write { \"10.0.0.1:80\", max = 100 }",
+    ),
+    (&["server"], &["maxconn", "max_conns", "connections_max"], "use `max` or `hard`"),
+    (&["server"], &["down", "disabled"], "write state = \"maintenance\""),
+    (&["server"], OF_POOL, "KEY is a key of the pool"),
+    (
+        &["service", "pool"],
+        &["servers", "server", "backends", "upstream"],
+        "list the servers directly, without a key: { \"10.0.0.1:80\", ... }",
+    ),
+    (
+        &["pool"],
+        OF_CHECK,
+        "it is a key of a check: write check = check.http { path = \"/health\", every = \"2s\" }",
+    ),
+    (&["check.tcp", "check.http"], &["verify", "sni", "ca"], "KEY needs check.https or check.tls"),
+    (&["pool"], OF_SERVICE, "KEY is a key of a service: move it to the service"),
+];
+
+/// Names in the configurations of other programs, with the names here. Those that a table does not have are
+/// ignored.
+const RENAMED: &[(&str, &[&str])] = &[
+    ("bind", &["listen"]),
+    ("address", &["listen"]),
+    ("balance", &["policy"]),
+    ("algorithm", &["policy"]),
+    ("lb_policy", &["policy"]),
+    ("maxconn", &["connections_max", "flows_max"]),
+    ("max_conns", &["connections_max", "flows_max"]),
+    ("max_connections", &["connections_max", "flows_max"]),
+    ("stick", &["sticky"]),
+    ("cookie", &["sticky"]),
+    ("health_check", &["check"]),
+    ("mode", &["protocol"]),
+    ("ssl", &["tls"]),
+    ("crt", &["certificate"]),
+    ("cert", &["certificate"]),
+    ("ssl_certificate", &["certificate"]),
+    ("ssl_certificate_key", &["key"]),
+    ("ca_file", &["client_ca", "ca"]),
+    ("cafile", &["client_ca", "ca"]),
+    ("verify", &["client_certificate"]),
+    ("insecure", &["verify"]),
+    ("accept_proxy", &["proxy_from"]),
+    ("proxy_protocol", &["proxy_from", "send_proxy"]),
+    ("send_proxy_v2", &["send_proxy"]),
+    ("forwardfor", &["forwarded"]),
+    ("x_forwarded_for", &["forwarded"]),
+    ("server_name", &["host", "sni"]),
+    ("location", &["path"]),
+    ("timeout_connect", &["connect_timeout"]),
+    ("code", &["status"]),
+    ("content_type", &["type"]),
+    ("interval", &["every"]),
+    ("inter", &["every"]),
+    ("uri", &["path"]),
+    ("url", &["path"]),
+    ("expect", &["body"]),
+];
+
+/// The kind of a table, which decides what an unknown key could mean.
+#[derive(Clone, Copy)]
+pub(super) struct Context {
+    /// The builder or key of the table.
+    table: &'static str,
+    /// The protocol, in the table of a service.
+    protocol: Option<&'static str>,
+}
+
+impl Context {
+    /// Creates the context of the table of a builder.
+    pub(super) fn of(builder: &'static str) -> Self {
+        Self { table: builder, protocol: None }
+    }
+
+    /// Returns the context of the table under a key.
+    pub(super) fn within(self, key: &'static str) -> Self {
+        Self { table: key, protocol: None }
+    }
+
+    /// Sets the protocol of a service.
+    pub(super) fn set_protocol(&mut self, protocol: &'static str) {
+        self.protocol = Some(protocol);
+    }
+
+    /// Returns the message for an unknown key. `pool` is the pool that a service names; `known` are the keys
+    /// of the table.
+    pub(super) fn unknown_key(
+        &self,
+        key: &str,
+        prefix: &str,
+        pool: Option<&str>,
+        known: &[&'static str],
+    ) -> String {
+        if let Some(message) = self.of_another_protocol(key, pool) {
+            return message;
+        }
+        let means =
+            |(tables, keys, _): &&(&[&str], Keys, &str)| tables.contains(&self.table) && keys.contains(&key);
+        if let Some((_, _, advice)) = ADVICE.iter().find(means) {
+            let advice = advice.replace("KEY = ...", &format!("KEY = {}", example(key)));
+            return match advice.strip_prefix("KEY ") {
+                Some(advice) => format!("{prefix}{key} {}", advice.replace("KEY", key)),
+                None => format!("unknown key `{prefix}{key}`; {}", advice.replace("KEY", key)),
+            };
+        }
+        let renamed = RENAMED.iter().find(|(other, _)| *other == key);
+        let name = renamed.and_then(|(_, names)| names.iter().find(|name| known.contains(name)));
+        let hint = name.map_or_else(|| nearest(key, known.iter().copied()), |name| format!("; use `{name}`"));
+        format!("unknown key `{prefix}{key}`{hint}")
+    }
+
+    /// Returns the message for a key that the service could have with another protocol or without a pool.
+    fn of_another_protocol(&self, key: &str, pool: Option<&str>) -> Option<String> {
+        let protocol = self.protocol?;
+        if OF_DNS.contains(&key) || (key == "retries" && protocol == "dns") {
+            let needs = if protocol == "dns" { "" } else { "protocol = \"dns\" and " };
+            return Some(format!("unknown key `{key}`; write {needs}dns = {{ {key} = ... }}"));
+        }
+        if let Some(pool) = pool.filter(|_| OF_POOL.contains(&key)) {
+            return Some(format!("{key} is a key of the pool: move it to pool `{pool}`"));
+        }
+        let (protocols, _) = OF_PROTOCOLS.iter().find(|(_, keys)| keys.contains(&key))?;
+        Some(match protocols {
+            [one] => format!("{key} needs protocol = \"{one}\""),
+            _ => format!("{key} is not available with protocol = \"{protocol}\""),
+        })
+    }
+}
+
+/// Returns a value for an example.
+fn example(key: &str) -> &'static str {
+    match key {
+        "weight" | "tier" => "2",
+        "max" | "connections" => "100",
+        "hard" => "120",
+        "state" => "\"drain\"",
+        "mname" => "true",
+        "connection_rate" | "request_rate" => "\"100/s\"",
+        _ => "...",
+    }
+}
+
+/// Returns `; did you mean X?` if a known word is similar enough. Letter case does not matter.
+pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let word = word.to_lowercase();
+    let near = |known: &'a str| (strsim::damerau_levenshtein(&word, &known.to_lowercase()), known);
+    let close =
+        known.map(near).filter(|(distance, known)| *distance <= 1 + known.len().min(word.len()) / 4).min();
+    close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+}
+
+/// Returns words in quotes and other possible values: `"tcp", "udp" or a table`.
+pub(super) fn one_of(words: &[&str], others: &str) -> String {
+    let mut all: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    all.extend((!others.is_empty()).then(|| others.to_owned()));
+    match all.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => all.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(table: &'static str, key: &str, expected: &str) {
+        let context = Context { table, protocol: (table == "service").then_some("udp") };
+        let known = ["listen", "flows_max", "status", "every", "weight"];
+        assert_eq!(context.unknown_key(key, "", Some("web"), &known), expected);
+    }
+
+    #[test]
+    fn unknown_keys_have_a_hint() {
+        check("service", "redirect", "redirect needs protocol = \"http\"");
+        check("service", "warm", "warm is not available with protocol = \"udp\"");
+        check("service", "policy", "policy is a key of the pool: move it to pool `web`");
+        check("service", "maxconn", "unknown key `maxconn`; use `flows_max`");
+        check("service", "lisen", "unknown key `lisen`; did you mean `listen`?");
+        check("service", "Listen", "unknown key `Listen`; did you mean `listen`?");
+        check("service", "port", "unknown key `port`; the port is part of `listen`");
+        check("check.http", "interval", "unknown key `interval`; use `every`");
+        check("pool", "weight", "weight is a key of a server: write { \"10.0.0.1:80\", weight = 2 }");
+        check("respond", "nonsense", "unknown key `nonsense`");
+    }
+
+    #[test]
+    fn choices_are_listed_in_quotes() {
+        assert_eq!(one_of(&["a", "b"], ""), "\"a\" or \"b\"");
+        assert_eq!(one_of(&["a", "b"], "a pool"), "\"a\", \"b\" or a pool");
+        assert_eq!(one_of(&["a"], ""), "\"a\"");
+    }
+}

@@ -1,0 +1,90 @@
+//! Hints for errors of the Lua parser, which reports what it expected but not the usual mistakes.
+
+/// Returns a hint for an error in a line, from its message and the text of the file.
+pub(super) fn hint(text: &str, line: u32, message: &str) -> Option<String> {
+    let index = line.checked_sub(1)? as usize;
+    let here = text.lines().nth(index).unwrap_or_default();
+    let hint = if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
+        "use straight quotes".to_owned()
+    } else if message.ends_with("near '#'") || message.ends_with("near '//'") || begins_comment(here) {
+        "comments begin with --".to_owned()
+    } else if message.starts_with("unfinished string") || message.starts_with("malformed number") {
+        "is a quote missing?".to_owned()
+    } else if has_colon_key(here) {
+        "keys are written key = value".to_owned()
+    } else if let Some(name) = bare_name(here) {
+        format!("names are strings: \"{name}\"")
+    } else if message.starts_with("'}' expected") && !message.ends_with("near <eof>") {
+        let number = line_before(text, index, message).unwrap_or(line as usize);
+        format!("is a comma missing on line {number}?")
+    } else {
+        return None;
+    };
+    Some(format!(" ({hint})"))
+}
+
+fn begins_comment(line: &str) -> bool {
+    let line = line.trim_start();
+    line.starts_with('#') || line.starts_with("//")
+}
+
+/// Returns true for a line such as `listen: "0.0.0.0:80"`.
+fn has_colon_key(line: &str) -> bool {
+    let Some((before, after)) = line.split_once(':') else { return false };
+    let key = before.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+    let begins_value = after.trim_start().starts_with(|c: char| c == '"' || c == '{' || c.is_ascii_digit());
+    let quoted = before.matches('"').count() % 2 == 1;
+    key.starts_with(char::is_alphabetic) && begins_value && !quoted
+}
+
+/// Returns the name of a declaration such as `upstream web {`.
+fn bare_name(line: &str) -> Option<&str> {
+    let mut words = line.split('{').next()?.split_whitespace();
+    let (first, second) = (words.next()?, words.next()?);
+    let is_word = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let is_declaration = is_word(first) && is_word(second) && words.next().is_none() && line.contains('{');
+    (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some(second)
+}
+
+/// Returns the number of the last line with code before the line at `index`, if that begins with the token
+/// that the message names.
+fn line_before(text: &str, index: usize, message: &str) -> Option<usize> {
+    let token = message.rsplit_once("near '")?.1.trim_end_matches('\'');
+    let lines: Vec<&str> = text.lines().take(index + 1).map(str::trim).collect();
+    let (last, before) = lines.split_last()?;
+    if !last.starts_with(token) {
+        return None;
+    }
+    before.iter().rposition(|line| !line.is_empty() && !line.starts_with("--")).map(|at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, line: u32, message: &str, expected: &str) {
+        assert_eq!(hint(text, line, message).unwrap_or_default(), expected, "{text}");
+    }
+
+    #[test]
+    fn usual_mistakes_have_a_hint() {
+        let comma = "pool \"w\" {\n  \"10.0.0.1:80\" -- one\n\n  \"10.0.0.2:80\",\n}";
+        check(
+            comma,
+            4,
+            "'}' expected (to close '{' at line 1) near '\"10.0.0.2:80\"'",
+            " (is a comma missing on line 2?)",
+        );
+        check("p { a = 1 b = 2 }", 1, "'}' expected near 'b'", " (is a comma missing on line 1?)");
+        check("s { listen: \"0.0.0.0:80\" }", 1, "'}' expected near ':'", " (keys are written key = value)");
+        check("s { listen: 80 }", 1, "<name> expected near '80'", " (keys are written key = value)");
+        check("# note", 1, "unexpected symbol near '#'", " (comments begin with --)");
+        check("x = 1 // note", 1, "unexpected symbol near '//'", " (comments begin with --)");
+        check("s { \"10.0.0.1:80 }", 1, "unfinished string near '\"10'", " (is a quote missing?)");
+        check("s { 10.0.0.1:80 }", 1, "malformed number near '10.0.0.1'", " (is a quote missing?)");
+        check("upstream web {", 1, "syntax error near 'web'", " (names are strings: \"web\")");
+        check("pool \u{201c}w\u{201d} {", 1, "unexpected symbol near '<\\226>'", " (use straight quotes)");
+        check("pool \"w\" {", 2, "'}' expected (to close '{' at line 1) near <eof>", "");
+        check("x = = 1", 1, "unexpected symbol near '='", "");
+    }
+}
