@@ -48,6 +48,7 @@ mod config {
 mod dns {
     mod bind;
     mod cache;
+    mod coalesced;
     mod commands;
     mod failures;
     mod fairness;
@@ -66,7 +67,6 @@ mod dns {
     mod tcp;
     mod transfers;
     mod transports;
-    mod twins;
 }
 
 mod harness;

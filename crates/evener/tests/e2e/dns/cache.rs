@@ -64,7 +64,7 @@ fn responses_are_cached_for_their_ttl() {
             "long" => reply(query, 0, &[record(A, 60, &[1; 4]), record(A, 90, &[2; 4])], &[]),
             "nodata" => negative_response(query, 0, 60),
             "nxdomain" => negative_response(query, NXDOMAIN, 60),
-"soon" => negative_response(query, NXDOMAIN, 1),
+            "soon" => negative_response(query, NXDOMAIN, 1),
             "no_soa" => reply(query, NXDOMAIN, &[], &[]),
             "failed" => reply(query, SERVFAIL, &[], &[]),
             "refused" => reply(query, 5, &[], &[]),
@@ -77,8 +77,7 @@ fn responses_are_cached_for_their_ttl() {
     });
     let evener = Evener::run(&cached_service(0, &server, "true"));
     let listen = evener.port("d");
-    let queries =
-        |name: &str| server.seen().iter().filter(|seen| name_of(&seen.message) == name).count();
+    let queries = |name: &str| server.seen().iter().filter(|seen| name_of(&seen.message) == name).count();
     let cacheable = ["short", "long", "nodata", "nxdomain", "soon", "failed"];
     let uncacheable = ["never", "no_soa", "refused", "truncated"];
     let ask_all = || {
@@ -194,7 +193,11 @@ fn expired_responses_are_used_while_no_server_responds_if_configured() {
         server.stop();
         check(&ask(listen, &sent));
         check(&ask_tcp(listen, &sent));
-        assert_eq!(rcode(&ask(listen, &query(1, "other.example", A))), SERVFAIL, "expected no cached response");
+        assert_eq!(
+            rcode(&ask(listen, &query(1, "other.example", A))),
+            SERVFAIL,
+            "expected no cached response"
+        );
         assert_eq!(evener.service_counter("d", "cache_stale"), if expected == 0 { 3 } else { 0 });
         let _back = Nameserver::start_at(server.port, |query, back| back.send(&address(query, 500, 2)));
         wait_until("a new response of the server", || (ask(listen, &sent).last() == Some(&2)).then_some(()));

@@ -161,13 +161,21 @@ fn wrong_arguments_of_the_one_liner_are_reported() {
 fn the_check_of_a_one_liner_queries_its_name() {
     let (healthy, failing) = (Nameserver::start(), Nameserver::start());
     failing.rcode.store(SERVFAIL, Ordering::Relaxed);
-    let evener =
-        Evener::one_liner(&["dns", "127.0.0.1:0", &healthy.address(), &failing.address(), "--check", "www.example.org"]);
+    let evener = Evener::one_liner(&[
+        "dns",
+        "127.0.0.1:0",
+        &healthy.address(),
+        &failing.address(),
+        "--check",
+        "www.example.org",
+    ]);
     wait_until("the check", || (evener.server(&failing.address())["verdict"] == "down").then_some(()));
     assert_eq!(evener.server(&failing.address())["reason"], "dns: SERVFAIL");
     assert_eq!(evener.server(&healthy.address())["verdict"], "up");
     failing.rcode.store(NOERROR, Ordering::Relaxed);
-    wait_until("the server to be up", || (evener.server(&failing.address())["verdict"] == "up").then_some(()));
+    wait_until("the server to be up", || {
+        (evener.server(&failing.address())["verdict"] == "up").then_some(())
+    });
 }
 
 #[test]
@@ -203,7 +211,11 @@ fn cached_responses_are_counted_survive_reloads_and_are_expunged_by_name() {
         (0, "d: 2 responses expunged\n".into())
     );
     assert_eq!(ask(listen, "aa.example"), NOERROR);
-    assert_eq!(server.queries.load(Ordering::Relaxed), 4, "expected a name that is not below a.example to stay");
+    assert_eq!(
+        server.queries.load(Ordering::Relaxed),
+        4,
+        "expected a name that is not below a.example to stay"
+    );
     assert_eq!(ask(listen, "b.a.example"), NOERROR);
     assert_eq!(server.queries.load(Ordering::Relaxed), 5, "expected the name to be expunged");
     let (_, text) = run(&evener, &["expunge", "d", "--all", "--json"]);

@@ -22,7 +22,9 @@ fn a_silent_server_is_marked_down_after_a_few_timeouts() {
             assert_eq!(host(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), 2);
         }
     }
-    wait_until("the server to be down", || (evener.server(&silent.name())["verdict"] == "down").then_some(()));
+    wait_until("the server to be down", || {
+        (evener.server(&silent.name())["verdict"] == "down").then_some(())
+    });
     let begun = Instant::now();
     for turn in 0..20 {
         assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
@@ -196,7 +198,11 @@ fn with_on_failure_drop_there_is_no_response_and_the_connection_stays_open() {
     assert!(is_quiet(&socket));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 2);
     assert_eq!(host(&ask_on(&socket, &query(2, "a.example", A))), 5);
-    assert_eq!(host(&ask_stream(&stream, &query(2, "a.example", A))), 5, "expected no response to the failed query");
+    assert_eq!(
+        host(&ask_stream(&stream, &query(2, "a.example", A))),
+        5,
+        "expected no response to the failed query"
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ enum Reads {
     Nothing,
 }
 
-/// A client that sends queries stopped one connection as fast as possible, until it is dropped.
+/// A client that sends queries over one connection as fast as possible, until it is dropped.
 struct Flood {
     stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
@@ -99,7 +99,7 @@ fn a_flood_of_queries_with_cached_responses_does_not_block_other_clients() {
 fn a_flood_of_queries_without_a_server_does_not_block_other_clients() {
     let (two, empty) = (Nameserver::of(2), Directory::new());
     let config = format!(
-        "pool \"none\" {{ discstopped = {{ mname = \"{}\" }} }}\n\
+        "pool \"none\" {{ discover = {{ mname = \"{}\" }} }}\n\
          service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:0\", pool = \"none\" }}\n{}",
         empty.file("").display(),
         service(0, &[&two], "").replace("\"d\"", "\"e\"")
@@ -158,7 +158,11 @@ fn the_second_tier_is_used_when_the_first_is_silent() {
             assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 2);
         }
     }
-    assert_eq!((first.count(), second.count()), (6, 6), "expected the first tier to stay up and to get each query first");
+    assert_eq!(
+        (first.count(), second.count()),
+        (6, 6),
+        "expected the first tier to stay up and to get each query first"
+    );
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 

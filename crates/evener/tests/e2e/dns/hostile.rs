@@ -159,7 +159,11 @@ fn a_response_after_the_last_timeout_is_never_passed_on() {
         (evener.server(&server.name())["counters"]["responses_bad"] == 1).then_some(())
     });
     assert!(is_quiet(&socket));
-    assert_eq!(host(&ask_stream(&stream, &query(0x1111, "b.example", A))), RIGHT, "expected no other response before");
+    assert_eq!(
+        host(&ask_stream(&stream, &query(0x1111, "b.example", A))),
+        RIGHT,
+        "expected no other response before"
+    );
     assert_eq!(evener.service_counter("d", "requests_failed"), 2);
     assert_eq!(evener.server(&server.name())["counters"]["response_timeouts"], 2);
 }
@@ -244,7 +248,11 @@ fn a_flood_of_unsolicited_responses_makes_the_socket_be_replaced() {
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), RIGHT);
-    assert_eq!(host(&ask(listen, &query(2, "flood.example", A))), RIGHT, "expected a response on the flooded socket");
+    assert_eq!(
+        host(&ask(listen, &query(2, "flood.example", A))),
+        RIGHT,
+        "expected a response on the flooded socket"
+    );
     assert_eq!(host(&ask(listen, &query(3, "b.example", A))), RIGHT);
     let ports: Vec<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
     assert_eq!(ports[0], ports[1], "expected one socket before the flood: {ports:?}");

@@ -23,7 +23,11 @@ fn outstanding_max_bounds_the_pending_queries() {
         (evener.service_counter("d", "drop_outstanding") == 12).then_some(())
     });
     let stream = connect(listen);
-    assert_eq!(rcode(&ask_stream(&stream, &query(99, "a.example", A))), SERVFAIL, "expected a response over TCP");
+    assert_eq!(
+        rcode(&ask_stream(&stream, &query(99, "a.example", A))),
+        SERVFAIL,
+        "expected a response over TCP"
+    );
     assert_eq!(evener.service_counter("d", "drop_outstanding"), 13);
     for _ in 0..8 {
         assert_eq!(rcode(&receive(&socket)), SERVFAIL);
@@ -52,7 +56,11 @@ fn rate_limited_networks_get_truncated_responses_or_none() {
     for _ in 0..3 {
         let slipped = receive(&neighbour);
         assert!(is_truncated(&slipped) && slipped[6..12] == [0; 6], "{slipped:02x?}");
-        assert_eq!(slipped.len(), query(0, "a.example", A).len(), "expected a response no longer than its query");
+        assert_eq!(
+            slipped.len(),
+            query(0, "a.example", A).len(),
+            "expected a response no longer than its query"
+        );
         assert!((10..19).contains(&id(&slipped)));
     }
     assert!(is_quiet(&neighbour));
@@ -114,7 +122,11 @@ fn the_connections_of_each_client_are_limited() {
         assert_eq!(host(&ask_stream(stream, &query(1, "a.example", A))), 1);
     }
     assert!(is_closed(&connect(listen)));
-    assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 1, "expected datagrams not to count as connections");
+    assert_eq!(
+        host(&ask(listen, &query(1, "a.example", A))),
+        1,
+        "expected datagrams not to count as connections"
+    );
     drop(streams);
     wait_until("another connection", || {
         let mut stream = connect(listen);

@@ -172,9 +172,7 @@ fn connections_and_queries_of_clients_that_left_are_removed() {
     }
     // The connections to the server stay: four sockets and four streams for each worker.
     wait_until("connections to be closed", || (descriptors() < 60).then_some(()));
-    wait_until("no pending query", || {
-        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
-    });
+    wait_until("no pending query", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
 }
 
 #[test]
@@ -194,7 +192,9 @@ fn a_draining_server_gets_no_new_queries_and_may_respond_to_pending_ones() {
     drop(shut);
     assert_eq!((host(&receive(&socket)), one.count()), (1, 1));
     assert!(evener.run_command(&["ready", &one.name()]).status.success());
-    wait_until("a query to the ready server", || (host(&ask(listen, &query(1, "b.example", A))) == 1).then_some(()));
+    wait_until("a query to the ready server", || {
+        (host(&ask(listen, &query(1, "b.example", A))) == 1).then_some(())
+    });
 }
 
 #[test]
@@ -210,7 +210,10 @@ fn a_sticky_client_returns_to_its_server_when_it_listens_again() {
     let homes: Vec<u8> = (1..9).map(sent).collect();
     assert!(homes.contains(&1) && homes.contains(&2), "{homes:?}");
     one.stop();
-    assert!((1..9).all(|number| sent(number) == 2), "expected the other server immediately and while the first is stopped");
+    assert!(
+        (1..9).all(|number| sent(number) == 2),
+        "expected the other server immediately and while the first is stopped"
+    );
     let _restarted = Nameserver::of_at(one.port, 1);
     wait_until("all clients to return", || ((1..9).map(sent).collect::<Vec<u8>>() == homes).then_some(()));
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);

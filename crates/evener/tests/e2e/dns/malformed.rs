@@ -45,7 +45,10 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
         ("a label of type 10", named(&[0x81, 1, 0])),
         ("a label beyond the end", named(&[63, 1, 2, 3])),
         ("two OPT records", edns(edns(sent.clone()))),
-        ("options beyond the OPT record", with_edns(sent.clone(), 1232, false, &[])[..sent.len() + 10].to_vec()),
+        (
+            "options beyond the OPT record",
+            with_edns(sent.clone(), 1232, false, &[])[..sent.len() + 10].to_vec(),
+        ),
     ];
     let mut opt_elsewhere = edns(sent.clone());
     (opt_elsewhere[7], opt_elsewhere[11]) = (1, 0);

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) -> Evener {
     let evener = Evener::run_with(&mname_service(listen, &[backend], servers, more), &["--workers", "1"]);
-    wait_until("the persistent connection", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     evener
 }
 
@@ -36,7 +38,11 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
     let v4 = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let (udp, tcp) = (v4(socket.local_addr().unwrap().port()), v4(stream.local_addr().unwrap().port()));
     let seen = backend.seen();
-    assert_eq!(seen.iter().filter(|frame| **frame == Frame::Hello).count(), 1, "expected one persistent connection for one worker");
+    assert_eq!(
+        seen.iter().filter(|frame| **frame == Frame::Hello).count(),
+        1,
+        "expected one persistent connection for one worker"
+    );
     let datagrams =
         seen.iter().filter(|frame| matches!(frame, Frame::Udp { from, .. } if *from == udp)).count();
     assert_eq!(datagrams, 20);
@@ -50,7 +56,7 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
 }
 
 #[test]
-fn the_ids_of_clients_are_kept_unless_two_queries_would_be_ambiguous() {
+fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
     // The server responds to queries for "slow" after the third one.
     let waiting = Mutex::new(Vec::new());
     let backend = Backend::start(move |frame, mut back| match frame {
@@ -240,7 +246,9 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
             .replacen(&format!("127.0.0.1:{listen}\","), &format!("127.0.0.1:{listen}\" }},"), 1)
     };
     let evener = Evener::run_with(&of(&[&other]), &["--workers", "1"]);
-    wait_until("the persistent connection", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     let six = UdpSocket::bind("[::1]:0").unwrap();
     six.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     six.connect(("::1", listen)).unwrap();
@@ -267,7 +275,11 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
     wait_until("the drop to be counted", || {
         (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(())
     });
-    assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "expected a stream to carry any length");
+    assert_eq!(
+        ask_tcp(listen, &large).len(),
+        address(&large, 60, 4).len(),
+        "expected a stream to carry any length"
+    );
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "expected SERVFAIL by default");
     assert_eq!(evener.service_counter("d", "drop_no_capable_server"), 3);
@@ -282,7 +294,9 @@ fn mname_servers_get_no_proxy_header() {
     let config = mname_service(0, &[&backend], &[], more);
     let evener = Evener::run(&config);
     let listen = evener.port("d");
-    wait_until("the persistent connection", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
     assert_eq!(host(&ask_tcp(listen, &query(2, "a.example", A))), 4);
 }
@@ -376,7 +390,11 @@ fn a_tcp_session_that_is_not_accepted_is_a_fault() {
     let evener = started(0, &backend, &[&other], more);
     let listen = evener.port("d");
     let (stream, begun) = (connect(listen), Instant::now());
-    assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), 2, "expected a response of the other server");
+    assert_eq!(
+        host(&ask_stream(&stream, &query(1, "a.example", A))),
+        2,
+        "expected a response of the other server"
+    );
     assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
@@ -421,5 +439,7 @@ fn each_worker_has_a_persistent_connection_that_reloads_open_and_close() {
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 2);
     evener.reload(&with);
     wait_until("three connections", || (backend.open() == 3).then_some(()));
-    wait_until("a response of the server", || (ask(listen, &query(1, "a.example", A)).ends_with(&[4])).then_some(()));
+    wait_until("a response of the server", || {
+        (ask(listen, &query(1, "a.example", A)).ends_with(&[4])).then_some(())
+    });
 }

@@ -99,7 +99,9 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
     // mname servers accept no query with an empty question section.
     let backend = Backend::start(|frame, back| crate::harness::dns_mname::well(frame, back, 4));
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
-    wait_until("the persistent connection", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!(rcode(&response), SERVFAIL);
     }
@@ -145,7 +147,10 @@ fn a_service_with_a_cache_removes_cookies() {
     let clients = [client(listen), client(listen), client(listen)];
     let closed = gate.lock();
     let before = evener.service_counter("d", "requests");
-    clients.iter().zip(1..).for_each(|(socket, id)| assert!(socket.send(&with_cookie(id, "together")).is_ok()));
+    clients
+        .iter()
+        .zip(1..)
+        .for_each(|(socket, id)| assert!(socket.send(&with_cookie(id, "together")).is_ok()));
     wait_until("all queries", || (evener.service_counter("d", "requests") == before + 3).then_some(()));
     drop(closed);
     clients.iter().for_each(|socket| check_without_cookie(&receive(socket)));
@@ -155,7 +160,10 @@ fn a_service_with_a_cache_removes_cookies() {
         check_without_cookie(&ask(listen, &with_cookie(1, "once")));
         (evener.service_counter("d", "cache_stale") > 0).then_some(())
     });
-    assert!(server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])), "expected no cookie to reach the server");
+    assert!(
+        server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])),
+        "expected no cookie to reach the server"
+    );
 }
 
 #[test]
@@ -185,7 +193,9 @@ fn the_keepalive_option_has_the_idle_timeout_of_the_service() {
             assert!(has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
             assert_eq!(response[11], 1);
             // There is no such option over UDP, nor for a client that did not send it.
-            for response in [ask(listen, &with_keepalive), ask_stream(&stream, &edns(query(9, &name, A), &[]))] {
+            for response in
+                [ask(listen, &with_keepalive), ask_stream(&stream, &edns(query(9, &name, A), &[]))]
+            {
                 assert!(!has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
             }
         }
@@ -194,7 +204,10 @@ fn the_keepalive_option_has_the_idle_timeout_of_the_service() {
         assert_eq!((rcode(&refused), refused.len()), (NOTIMP, 12));
         drop(evener);
     }
-    assert!(server.seen().iter().all(|sent| !has(&sent.message, KEEPALIVE)), "expected no keepalive option to reach the server");
+    assert!(
+        server.seen().iter().all(|sent| !has(&sent.message, KEEPALIVE)),
+        "expected no keepalive option to reach the server"
+    );
 }
 
 #[test]
@@ -258,7 +271,9 @@ fn the_keepalive_option_does_not_reach_mname_servers() {
     });
     let evener = Evener::run(&mname_service(0, &[&backend], &[], "idle_timeout = \"7s\""));
     let listen = evener.port("d");
-    wait_until("the persistent connection", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     let sent = edns(query(1, "a.example", A), &[COOKIE, KEEPALIVE]);
     let over_udp = ask_on(&client(listen), &sent);
     let over_tcp = ask_tcp(listen, &sent);

@@ -34,6 +34,11 @@ fn dig(port: u16, arguments: &[&str]) -> String {
     dig_from("127.0.0.1", port, arguments)
 }
 
+/// Returns the records in the output of dig.
+fn records(printed: &str) -> impl Iterator<Item = &str> {
+    printed.lines().filter(|line| !line.is_empty() && !line.starts_with(';'))
+}
+
 /// Starts a name server and waits until it responds.
 fn name_server(directory: &Directory, port: u16) -> Nsd {
     let server = Nsd::start_in(directory, port);
@@ -140,7 +145,10 @@ fn a_thousand_names_get_the_right_responses() {
     let servers = ports.map(|port| evener.server(&format!("127.0.0.1:{port}"))["counters"].clone());
     let of_both = |name: &str| servers.iter().map(|one| one[name].as_u64().unwrap()).sum::<u64>();
     assert_eq!((of_both("responses"), of_both("responses_bad")), (12_000, 0));
-    assert!(servers.iter().all(|one| one["responses"].as_u64() > Some(3000)), "expected both servers to get queries: {servers:?}");
+    assert!(
+        servers.iter().all(|one| one["responses"].as_u64() > Some(3000)),
+        "expected both servers to get queries: {servers:?}"
+    );
 }
 
 #[test]
@@ -152,10 +160,8 @@ fn a_zone_is_transferred_whole() {
     let _server = name_server(&directory, port);
     let evener = Evener::run(&service(0, &[port], ""));
     let listen = evener.port("dns");
-    let zone = |port: u16| {
-        let printed = dig(port, &["example", "AXFR", "+noall", "+answer"]);
-        printed.lines().map(str::to_owned).collect::<Vec<String>>()
-    };
+    let zone =
+        |port: u16| records(&dig(port, &["example", "AXFR"])).map(str::to_owned).collect::<Vec<String>>();
     let (direct, balanced) = (zone(port), zone(listen));
     assert_eq!(direct.len(), NAMES + 5, "expected SOA, NS, ns, the names, big and SOA: {direct:?}");
     assert!(balanced == direct, "{balanced:?}");
@@ -177,7 +183,7 @@ fn truncated_responses_are_fetched_over_tcp_by_the_client() {
         for size in ["+bufsize=1232", "+noedns"] {
             let cut = dig(listen, &["big.example", "TXT", size, "+ignore"]);
             let flags = cut.lines().find(|line| line.starts_with(";; flags:")).unwrap_or_default();
-            assert!(flags.contains(" tc") && cut.contains("ANSWER: 0"), "{cut}");
+            assert!(flags.contains(" tc") && records(&cut).next().is_none(), "{cut}");
             let whole = dig(listen, &["big.example", "TXT", size, "+short"]);
             assert!(whole.trim_end().ends_with(&Nsd::big()), "{whole}");
         }
@@ -187,7 +193,8 @@ fn truncated_responses_are_fetched_over_tcp_by_the_client() {
 /// dnsdist that responds with the address of the client or, for names that begin with `s`, with the first three bytes and the
 /// prefix length of the client subnet option.
 fn reporting_server(port: u16, headers_from: &str) -> Peer {
-    let config = format!("setACL({{\"0.0.0.0/0\"}})\nsetProxyProtocolACL({{{headers_from}}})\n{REPORT_CLIENT}");
+    let config =
+        format!("setACL({{\"0.0.0.0/0\"}})\nsetProxyProtocolACL({{{headers_from}}})\n{REPORT_CLIENT}");
     Peer::dnsdist(port, &config)
 }
 
