@@ -53,15 +53,15 @@ mod dns {
     mod failures;
     mod fairness;
     mod hostile;
-    mod late;
+    mod late_responses;
     mod limits;
-    mod live;
     mod malformed;
     mod mname;
     mod options;
     mod peers;
     mod proxy;
     mod queries;
+    mod reloads;
     mod retry_on;
     mod streams;
     mod tcp;
@@ -125,8 +125,8 @@ mod tls {
 }
 
 mod udp {
+    mod drained_addresses;
     pub(crate) mod flows;
-    mod leaving;
     mod proxy_peers;
     mod proxy_protocol;
     mod spread;
