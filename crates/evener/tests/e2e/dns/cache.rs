@@ -77,7 +77,7 @@ fn responses_are_cached_for_their_ttl() {
     });
     let evener = Evener::run(&cached_service(0, &server, "true"));
     let listen = evener.port("d");
-    let queries = |name: &str| server.seen().iter().filter(|seen| name_of(&seen.message) == name).count();
+    let queries = |name: &str| server.messages().iter().filter(|message| name_of(message) == name).count();
     let cacheable = ["short", "long", "nodata", "nxdomain", "soon", "failed"];
     let uncacheable = ["never", "no_soa", "refused", "truncated"];
     let ask_all = || {

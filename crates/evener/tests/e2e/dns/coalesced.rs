@@ -1,7 +1,7 @@
 //! Coalesced queries: equal queries at the same time share one query to a server; and responses that are a bare header.
 
 use crate::harness::dns::{
-    A, FORMERR, Nameserver, SERVFAIL, SOA, TXT, address, ask, ask_on, ask_tcp, client, framed, id,
+    A, FORMERR, Nameserver, SERVFAIL, SOA, TXT, Transport, address, ask, ask_on, ask_tcp, client, framed, id,
     is_truncated, query, rcode, read_message, receive, reply, service, sized, with_edns,
 };
 use crate::harness::{Evener, connect, reserved_port, wait_until};
@@ -76,7 +76,7 @@ fn equal_queries_at_the_same_time_are_one_query_to_the_server() {
     for (sent, received) in crowd.responses() {
         assert_eq!(received, address(&sent, 60, 1), "expected the client's ID and spelling");
     }
-    assert_eq!(server.seen().iter().filter(|sent| sent.is_tcp).count(), 1);
+    assert_eq!(server.source_ports(Transport::Tcp).len(), 1);
     assert_eq!(server.count(), 2, "expected one query over each transport");
     // A later query gets the cached response.
     assert_eq!(id(&ask(listen, &query_of(300))), id(&query_of(300)));
@@ -181,10 +181,10 @@ fn coalesced_queries_survive_when_the_client_of_the_first_leaves() {
     for (stream, number) in staying.iter().zip(2..) {
         assert_eq!(read_message(stream).unwrap(), address(&query_of(number), 60, 1));
     }
-    let seen = server.seen();
+    let seen = server.messages();
     assert_eq!(seen.len(), 2, "expected one more query instead of the first");
-    assert!(seen[0].message.ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[0].message);
-    assert!(seen[1].message.ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[1].message);
+    assert!(seen[0].ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[0]);
+    assert!(seen[1].ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[1]);
 }
 
 /// A response that is a bare header.

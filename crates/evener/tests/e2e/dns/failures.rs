@@ -157,10 +157,10 @@ fn queries_are_retried_at_a_single_server() {
         let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
         let listen = evener.port("d");
         assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 5);
-        let seen = server.seen();
+        let seen = server.messages();
         assert_eq!((seen.len(), evener.service_counter("d", "requests_retried")), (3, 2));
-        assert!(id(&seen[0].message) != id(&seen[1].message) || id(&seen[1].message) != id(&seen[2].message));
-        assert!(seen.iter().all(|sent| sent.message[2..] == seen[0].message[2..]));
+        assert!(id(&seen[0]) != id(&seen[1]) || id(&seen[1]) != id(&seen[2]));
+        assert!(seen.iter().all(|message| message[2..] == seen[0][2..]));
     }
 }
 

@@ -1,9 +1,9 @@
 //! Servers that send unsolicited or forged responses: none reaches a client (RFC 5452, sections 4 and 9).
 
 use crate::harness::dns::{
-    A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
-    is_closed, is_quiet, name_of, query, question_section_end, rcode, read_message, receive, service,
-    with_edns,
+    A, Nameserver, ReplyPath, SERVFAIL, TXT, Transport, address, ask, ask_on, ask_stream, ask_tcp, client,
+    framed, host, id, is_closed, is_quiet, name_of, query, question_section_end, rcode, read_message,
+    receive, service, with_edns,
 };
 use crate::harness::{Evener, Server, connect, wait_until};
 use std::io::Write;
@@ -95,7 +95,7 @@ fn a_response_with_another_id_is_never_passed_on() {
 #[test]
 fn a_response_from_another_address_is_never_passed_on() {
     let server = Nameserver::start(|query, back| {
-        let Back::Udp(_, to) = back else { return };
+        let ReplyPath::Udp(_, to) = back else { return };
         // Another port of the same address, and another address.
         for from in ["127.0.0.1:0", "127.0.0.2:0"] {
             let elsewhere = UdpSocket::bind(from).unwrap();
@@ -254,7 +254,7 @@ fn a_flood_of_unsolicited_responses_makes_the_socket_be_replaced() {
         "expected a response on the flooded socket"
     );
     assert_eq!(host(&ask(listen, &query(3, "b.example", A))), RIGHT);
-    let ports: Vec<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
+    let ports = server.source_ports(Transport::Udp);
     assert_eq!(ports[0], ports[1], "expected one socket before the flood: {ports:?}");
     assert_ne!(ports[1], ports[2], "expected another socket after the flood: {ports:?}");
     assert!(evener.server(&server.name())["counters"]["responses_bad"].as_u64() > Some(1024));

@@ -1,17 +1,17 @@
 //! Responses that arrive after a retry began: they are passed on as long as the client waits.
 
 use crate::harness::dns::{
-    A, Back, Nameserver, address, ask, ask_on, ask_tcp, client, framed, host, id, query, rcode, read_message,
-    receive, service,
+    A, Nameserver, ReplyPath, address, ask, ask_on, ask_tcp, client, framed, host, id, query, rcode,
+    read_message, receive, service,
 };
-use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound, well};
+use crate::harness::dns_mname::{Frame, MnameServer, mname_service, outbound, respond};
 use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 
 /// A query and where its response goes.
-type Pending = Arc<Mutex<Option<(Vec<u8>, Back)>>>;
+type Pending = Arc<Mutex<Option<(Vec<u8>, ReplyPath)>>>;
 
 /// A server that stores each query and does not respond until [`release`] is called.
 fn late_server(pending: &Pending) -> Nameserver {
@@ -142,12 +142,12 @@ fn a_server_that_is_always_late_stays_up_and_gets_no_retries() {
 fn a_late_mname_frame_is_passed_on() {
     let pending = Arc::new(Mutex::new(None::<(Vec<u8>, UnixStream)>));
     let (pending_writer, late) = (Arc::clone(&pending), Arc::clone(&pending));
-    let one = Backend::start(move |frame, back| match frame {
+    let one = MnameServer::start(move |frame, back| match frame {
         Frame::Udp { from, message } => {
             let frame = outbound(*from, &address(message, 60, 1));
             *pending_writer.lock().unwrap() = Some((frame, back.try_clone().unwrap()));
         }
-        _ => well(frame, back, 1),
+        _ => respond(frame, back, 1),
     });
     let two = Nameserver::start(move |_, _| {
         if let Some((frame, mut back)) = late.lock().unwrap().take() {
@@ -173,7 +173,7 @@ fn of_opcode(number: u16, opcode: u8) -> Vec<u8> {
 }
 
 /// A response to the message.
-fn respond(message: &[u8], rcode: u8) -> Vec<u8> {
+fn response_to(message: &[u8], rcode: u8) -> Vec<u8> {
     let mut response = message.to_vec();
     response[2] |= 0x80;
     response[3] |= rcode;
@@ -208,7 +208,7 @@ fn a_late_response_to_an_update_is_passed_on() {
             let (message, back, wait) = (message.to_vec(), back.clone(), Arc::clone(&wait));
             std::thread::spawn(move || {
                 wait.pass();
-                back.send(&respond(&message, 0));
+                back.send(&response_to(&message, 0));
             });
         }),
         Nameserver::of(2),
@@ -227,7 +227,7 @@ fn a_late_response_to_an_update_is_passed_on() {
         wait_until("the timeout", || (timeouts(&evener, &one) > before).then_some(()));
         gate.open();
         let received = if is_tcp { read_message(&stream).unwrap() } else { receive(&socket) };
-        assert_eq!(received, respond(&sent, 0));
+        assert_eq!(received, response_to(&sent, 0));
     }
     assert_eq!((one.count(), two.count()), (2, 0));
 }
@@ -242,7 +242,7 @@ fn an_update_is_retried_only_if_no_server_can_have_received_it() {
     assert_eq!((one.count(), two.count()), (1, 0));
     drop(evener);
     // The response of a server that refuses is passed on.
-    let one = Nameserver::start(|message, back| back.send(&respond(message, 5)));
+    let one = Nameserver::start(|message, back| back.send(&response_to(message, 5)));
     let evener = Evener::run(&service(0, &[&one, &two], POLICY));
     let listen = evener.port("d");
     assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 5);
@@ -250,7 +250,7 @@ fn an_update_is_retried_only_if_no_server_can_have_received_it() {
     // No server listens there, so none received the update.
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
         let mut stopped = Nameserver::of(1);
-        let two = Nameserver::start(|message, back| back.send(&respond(message, 0)));
+        let two = Nameserver::start(|message, back| back.send(&response_to(message, 0)));
         stopped.stop();
         let more = POLICY.replace("300ms", "20s");
         let evener = Evener::run(&service(0, &[&stopped, &two], &more));

@@ -134,7 +134,7 @@ fn responses_to_random_bytes_are_short() {
     }
     let counters = ["formerr", "drop_no_query"].map(|name| evener.service_counter("d", name));
     assert!(counters.iter().all(|count| *count > 100), "{counters:?}");
-    assert!(server.seen().iter().all(|seen| question_section_end(&seen.message) <= seen.message.len()));
+    assert!(server.messages().iter().all(|message| question_section_end(message) <= message.len()));
 }
 
 #[test]
@@ -169,9 +169,9 @@ fn well_formed_queries_reach_a_server_unchanged() {
     for (at, (what, message)) in cases.iter().enumerate() {
         let responses = [ask(listen, message), ask_stream(&stream, message)];
         assert!(responses.iter().all(|response| rcode(response) == 4), "{what}");
-        wait_until("the server to see both", || (server.count() == 2 * at + 2).then_some(()));
-        let seen = server.seen();
-        assert!(seen[2 * at..].iter().all(|seen| seen.message[2..] == message[2..]), "{what}");
+        wait_until("both queries", || (server.count() == 2 * at + 2).then_some(()));
+        let seen = server.messages();
+        assert!(seen[2 * at..].iter().all(|received| received[2..] == message[2..]), "{what}");
     }
     // A message of length 0 closes the connection.
     let mut stream = connect(listen);

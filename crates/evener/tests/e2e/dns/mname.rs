@@ -5,7 +5,7 @@ use crate::harness::dns::{
     is_quiet, name_of, query, rcode, read_message, receive, service, with_edns,
 };
 use crate::harness::dns_mname::{
-    Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
+    Frame, MnameServer, accepted, alive, frame, hello, mname_service, outbound, respond,
 };
 use crate::harness::{Directory, Evener, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) -> Evener {
+fn started(listen: u16, backend: &MnameServer, servers: &[&Nameserver], more: &str) -> Evener {
     let evener = Evener::run_with(&mname_service(listen, &[backend], servers, more), &["--workers", "1"]);
     wait_until("the persistent connection", || {
         (evener.server(&backend.name())["verdict"] == "up").then_some(())
@@ -25,7 +25,7 @@ fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) 
 
 #[test]
 fn queries_are_sent_in_frames_with_the_address_of_the_client() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
@@ -37,7 +37,7 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
     }
     let v4 = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let (udp, tcp) = (v4(socket.local_addr().unwrap().port()), v4(stream.local_addr().unwrap().port()));
-    let seen = backend.seen();
+    let seen = backend.frames();
     assert_eq!(
         seen.iter().filter(|frame| **frame == Frame::Hello).count(),
         1,
@@ -59,7 +59,7 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
 fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
     // The server responds to queries for "slow" after the third one.
     let waiting = Mutex::new(Vec::new());
-    let backend = Backend::start(move |frame, mut back| match frame {
+    let backend = MnameServer::start(move |frame, mut back| match frame {
         Frame::Udp { from, message } if name_of(message) == "slow" => {
             let mut waiting = waiting.lock().unwrap();
             waiting.push((*from, message.clone()));
@@ -69,7 +69,7 @@ fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
                 }
             }
         }
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let evener = started(0, &backend, &[], "dns = { query_timeout = \"30s\" }");
     let listen = evener.port("d");
@@ -88,7 +88,7 @@ fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
         ask_stream(&stream, &query(number, "a.example", A));
     }
     let mut seen = Vec::new();
-    for frame in backend.seen() {
+    for frame in backend.frames() {
         if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
             seen.push(id(&message));
         }
@@ -101,13 +101,13 @@ fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
 #[test]
 fn nothing_is_sent_before_a_tcp_session_is_accepted() {
     static EARLY: AtomicUsize = AtomicUsize::new(0);
-    let backend = Backend::start(|frame, back| {
+    let backend = MnameServer::start(|frame, back| {
         if matches!(frame, Frame::Tcp { .. }) {
             back.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             EARLY.fetch_add((&mut &*back).read(&mut [0; 512]).unwrap_or(0), Ordering::Relaxed);
             back.set_read_timeout(None).unwrap();
         }
-        well(frame, back, 4);
+        respond(frame, back, 4);
     });
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
@@ -137,10 +137,10 @@ fn each_protocol_fault_replaces_the_persistent_connection() {
     for (reason, after_hello, bytes) in faults {
         // Only the first connection is faulty.
         let first = AtomicBool::new(true);
-        let backend = Backend::start(move |frame, mut back| {
+        let backend = MnameServer::start(move |frame, mut back| {
             let is_faulty = *frame == Frame::Hello && first.swap(false, Ordering::Relaxed);
             if !is_faulty {
-                return well(frame, back, 4);
+                return respond(frame, back, 4);
             }
             let hello = if after_hello { hello() } else { Vec::new() };
             back.write_all(&[hello, bytes.clone()].concat()).unwrap();
@@ -163,9 +163,9 @@ fn each_protocol_fault_replaces_the_persistent_connection() {
 
 #[test]
 fn frames_may_be_cut_at_any_byte() {
-    let backend = Backend::start(|frame, back| {
+    let backend = MnameServer::start(|frame, back| {
         let (local, remote) = UnixStream::pair().unwrap();
-        well(frame, &local, 4);
+        respond(frame, &local, 4);
         drop(local);
         let mut bytes = Vec::new();
         (&remote).read_to_end(&mut bytes).unwrap();
@@ -184,8 +184,8 @@ fn frames_may_be_cut_at_any_byte() {
 
 #[test]
 fn forged_mname_responses_are_never_passed_on() {
-    let backend = Backend::start(|frame, mut back| {
-        let Frame::Udp { from, message } = frame else { return well(frame, back, 4) };
+    let backend = MnameServer::start(|frame, mut back| {
+        let Frame::Udp { from, message } = frame else { return respond(frame, back, 4) };
         let forged = |to: SocketAddrV4, data: &[u8]| outbound(to, data);
         let mut other_id = address(message, 60, 66);
         other_id[0] ^= 1;
@@ -201,7 +201,7 @@ fn forged_mname_responses_are_never_passed_on() {
             forged(elsewhere, &address(message, 60, 66)),
         ];
         back.write_all(&forgeries.concat()).unwrap();
-        well(frame, back, 4);
+        respond(frame, back, 4);
         back.write_all(&forged(*from, &address(message, 60, 66))).unwrap();
     });
     let evener = started(0, &backend, &[], "");
@@ -218,9 +218,9 @@ fn forged_mname_responses_are_never_passed_on() {
 
 #[test]
 fn pending_queries_go_to_another_server_when_a_persistent_connection_ends() {
-    let backend = Backend::start(|frame, back| match frame {
+    let backend = MnameServer::start(|frame, back| match frame {
         Frame::Udp { .. } | Frame::Message(_) => back.shutdown(std::net::Shutdown::Both).unwrap(),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
@@ -237,7 +237,7 @@ fn pending_queries_go_to_another_server_when_a_persistent_connection_ends() {
 
 #[test]
 fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let (other, listen) = (Nameserver::of(2), reserved_port());
     let listens = format!("[::1]:{listen}");
     let of = |servers: &[&Nameserver]| {
@@ -289,7 +289,7 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
 
 #[test]
 fn mname_servers_get_no_proxy_header() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
     let config = mname_service(0, &[&backend], &[], more);
     let evener = Evener::run(&config);
@@ -304,8 +304,8 @@ fn mname_servers_get_no_proxy_header() {
 #[test]
 fn an_mname_server_that_reads_nothing_counts_as_stuck() {
     // The server sends its hello and then reads nothing, so its socket fills.
-    let backend = Backend::start(|frame, back| match frame {
-        Frame::Hello => well(frame, back, 4),
+    let backend = MnameServer::start(|frame, back| match frame {
+        Frame::Hello => respond(frame, back, 4),
         _ => std::thread::sleep(Duration::from_secs(60)),
     });
     let other = Nameserver::of(2);
@@ -342,7 +342,7 @@ fn connection_attempts_to_a_missing_socket_are_repeated_with_backoff() {
     wait_until("the third attempt", || (attempts() >= 3).then_some(()));
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(900), "expected attempts after 0 s and 1 s: {elapsed:?}");
-    let _backend = Backend::start_at(path, |frame, back| well(frame, back, 4));
+    let _backend = MnameServer::start_at(path, |frame, back| respond(frame, back, 4));
     wait_until("the persistent connection", || (evener.server("m")["verdict"] == "up").then_some(()));
     assert!((3..=4).contains(&attempts()), "expected the fourth attempt 3 s later: {}", attempts());
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
@@ -350,14 +350,14 @@ fn connection_attempts_to_a_missing_socket_are_repeated_with_backoff() {
 
 #[test]
 fn a_persistent_connection_without_heartbeats_is_replaced() {
-    let good = Backend::start(|frame, back| well(frame, back, 4));
-    let bad = Backend::start(|frame, back| match frame {
+    let good = MnameServer::start(|frame, back| respond(frame, back, 4));
+    let bad = MnameServer::start(|frame, back| match frame {
         Frame::Heartbeat => {}
-        _ => well(frame, back, 5),
+        _ => respond(frame, back, 5),
     });
     let config = mname_service(0, &[&good, &bad], &[], "");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
-    let verdict = |backend: &Backend| evener.server(&backend.name())["verdict"].clone();
+    let verdict = |backend: &MnameServer| evener.server(&backend.name())["verdict"].clone();
     wait_until("both connections", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
     let up = Instant::now();
     // The heartbeat request is sent after 5 s and given up after 15 s.
@@ -367,10 +367,11 @@ fn a_persistent_connection_without_heartbeats_is_replaced() {
     }
     let elapsed = up.elapsed();
     assert!(elapsed > Duration::from_secs(19), "expected no earlier timeout: {elapsed:?}");
-    let beats = |backend: &Backend| backend.seen().iter().filter(|frame| **frame == Frame::Heartbeat).count();
+    let beats =
+        |backend: &MnameServer| backend.frames().iter().filter(|frame| **frame == Frame::Heartbeat).count();
     assert_eq!(beats(&bad), 1);
     assert!((3..=5).contains(&beats(&good)), "expected a heartbeat every 5 s: {}", beats(&good));
-    let counters = |backend: &Backend| evener.server(&backend.name())["counters"].clone();
+    let counters = |backend: &MnameServer| evener.server(&backend.name())["counters"].clone();
     assert_eq!(
         (&counters(&good)["persistent_connections"], &counters(&good)["persistent_connection_faults"]),
         (&1.into(), &0.into())
@@ -381,9 +382,9 @@ fn a_persistent_connection_without_heartbeats_is_replaced() {
 
 #[test]
 fn a_tcp_session_that_is_not_accepted_is_a_fault() {
-    let backend = Backend::start(|frame, back| match frame {
+    let backend = MnameServer::start(|frame, back| match frame {
         Frame::Tcp { .. } => std::thread::sleep(Duration::from_secs(30)),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
@@ -395,7 +396,7 @@ fn a_tcp_session_that_is_not_accepted_is_a_fault() {
         2,
         "expected a response of the other server"
     );
-    assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
+    assert!(backend.frames().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_secs(9), "expected no earlier timeout: {elapsed:?}");
@@ -410,9 +411,9 @@ fn is_closed_soon(stream: &std::net::TcpStream) -> bool {
 
 #[test]
 fn another_frame_than_the_acceptance_of_a_tcp_session_is_a_fault() {
-    let backend = Backend::start(|frame, mut back| match frame {
+    let backend = MnameServer::start(|frame, mut back| match frame {
         Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
@@ -429,7 +430,7 @@ fn another_frame_than_the_acceptance_of_a_tcp_session_is_a_fault() {
 
 #[test]
 fn each_worker_has_a_persistent_connection_that_reloads_open_and_close() {
-    let (backend, other) = (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2));
+    let (backend, other) = (MnameServer::start(|frame, back| respond(frame, back, 4)), Nameserver::of(2));
     let with = mname_service(0, &[&backend], &[], "");
     let evener = Evener::run_with(&with, &["--workers", "3"]);
     let listen = evener.port("d");

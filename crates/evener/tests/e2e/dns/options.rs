@@ -5,7 +5,7 @@ use crate::harness::dns::{
     host, name_of, query, question_section_end, rcode, read_message, receive, record, reply, service,
     with_edns,
 };
-use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
+use crate::harness::dns_mname::{Frame, MnameServer, mname_service, outbound};
 use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,11 +68,8 @@ fn bytes_after_a_message_are_not_passed_on() {
             assert_eq!(host(&response), 1, "{name}");
         }
     }
-    let seen = server.seen();
-    assert!(
-        seen.iter()
-            .all(|sent| sent.message.len() < 100 && question_section_end(&sent.message) == plain.len())
-    );
+    let seen = server.messages();
+    assert!(seen.iter().all(|message| message.len() < 100 && question_section_end(message) == plain.len()));
     assert!(ask(listen, &plain).len() < 100, "expected the cached response");
 }
 
@@ -89,7 +86,7 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!((rcode(&response), has(&response, BOTH_COOKIES)), (0, true));
     }
-    assert!(server.seen().iter().all(|sent| sent.message[2..] == alone[2..]));
+    assert!(server.messages().iter().all(|message| message[2..] == alone[2..]));
     // A service with a cache supports no cookies.
     evener.reload(&config("dns = { cache = true }"));
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
@@ -97,7 +94,7 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
     }
     assert_eq!(server.count(), 2);
     // mname servers accept no query with an empty question section.
-    let backend = Backend::start(|frame, back| crate::harness::dns_mname::well(frame, back, 4));
+    let backend = MnameServer::start(|frame, back| crate::harness::dns_mname::respond(frame, back, 4));
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     wait_until("the persistent connection", || {
         (evener.server(&backend.name())["verdict"] == "up").then_some(())
@@ -161,7 +158,7 @@ fn a_service_with_a_cache_removes_cookies() {
         (evener.service_counter("d", "cache_stale") > 0).then_some(())
     });
     assert!(
-        server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])),
+        server.messages().iter().all(|message| !has(message, &[0, 10, 0])),
         "expected no cookie to reach the server"
     );
 }
@@ -175,7 +172,7 @@ fn a_service_without_a_cache_passes_cookies_on() {
     for response in [ask(listen, &sent), ask_tcp(listen, &sent)] {
         assert!(has(&response, BOTH_COOKIES) && has(&response, OTHER));
     }
-    assert!(server.seen().iter().all(|sent| has(&sent.message, COOKIE)));
+    assert!(server.messages().iter().all(|message| has(message, COOKIE)));
 }
 
 #[test]
@@ -205,7 +202,7 @@ fn the_keepalive_option_has_the_idle_timeout_of_the_service() {
         drop(evener);
     }
     assert!(
-        server.seen().iter().all(|sent| !has(&sent.message, KEEPALIVE)),
+        server.messages().iter().all(|message| !has(message, KEEPALIVE)),
         "expected no keepalive option to reach the server"
     );
 }
@@ -258,7 +255,7 @@ fn the_keepalive_option_asks_clients_to_leave_during_a_drain() {
 
 #[test]
 fn the_keepalive_option_does_not_reach_mname_servers() {
-    let backend = Backend::start(|frame, mut back| match frame {
+    let backend = MnameServer::start(|frame, mut back| match frame {
         Frame::Udp { from, message } => {
             let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
             back.write_all(&outbound(*from, &response)).unwrap();
@@ -267,7 +264,7 @@ fn the_keepalive_option_does_not_reach_mname_servers() {
             let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
             back.write_all(&framed(&response)).unwrap();
         }
-        _ => crate::harness::dns_mname::well(frame, back, 4),
+        _ => crate::harness::dns_mname::respond(frame, back, 4),
     });
     let evener = Evener::run(&mname_service(0, &[&backend], &[], "idle_timeout = \"7s\""));
     let listen = evener.port("d");
@@ -279,7 +276,7 @@ fn the_keepalive_option_does_not_reach_mname_servers() {
     let over_tcp = ask_tcp(listen, &sent);
     assert!(over_udp.ends_with(BOTH_COOKIES), "{over_udp:02x?}");
     assert!(over_tcp.ends_with(&[BOTH_COOKIES, &[0, 11, 0, 2, 0, 70]].concat()), "{over_tcp:02x?}");
-    for frame in backend.seen() {
+    for frame in backend.frames() {
         if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
             assert!(message.ends_with(COOKIE), "{message:02x?}");
         }

@@ -31,7 +31,7 @@ fn the_client_is_the_source_address_in_the_header() {
     let listen = evener.port("d");
     let sent = with_edns(query(1, "a.example", A), 1232, false, &[]);
     let subnet = || {
-        let message = server.seen().last().unwrap().message.clone();
+        let message = server.messages().last().unwrap().clone();
         message[message.len() - 4..].to_vec()
     };
     // Over UDP each datagram has a header, over TCP the connection has.
@@ -156,8 +156,8 @@ fn two_balancers_in_a_row_pass_the_client_address_on() {
     let outer = first.port("d");
     let sent = query(1, "a.example", A);
     let from = |number: u8| {
-        let seen = server.seen();
-        seen.iter().filter(|seen| seen.message.ends_with(&[127, 0, 0, number])).count()
+        let seen = server.messages();
+        seen.iter().filter(|message| message.ends_with(&[127, 0, 0, number])).count()
     };
     for number in 3..6 {
         assert_eq!(ask_on(&client_from([127, 0, 0, number], outer), &sent), address(&sent, 60, 1));

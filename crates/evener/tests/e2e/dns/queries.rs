@@ -1,7 +1,7 @@
 //! DNS queries and their responses: IDs, spelling, sizes, the choice of the server, and the list of connections.
 
 use crate::harness::dns::{
-    A, Nameserver, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
+    A, Nameserver, TXT, Transport, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
     is_truncated, name_of, query, question_section_end, receive, record, reply, service, sized, with_edns,
 };
 use crate::harness::{Evener, connect, reserved_port, wait_until};
@@ -36,12 +36,12 @@ fn responses_have_the_id_and_the_spelling_of_their_query() {
             );
         }
     }
-    let seen = server.seen();
-    let same = seen.iter().filter(|seen| id(&seen.message) < 40).count();
+    let seen = server.messages();
+    let same = seen.iter().filter(|message| id(message) < 40).count();
     assert!(same < 5, "expected random IDs, but {same} of 80 are those of clients");
-    let ids: HashSet<u16> = seen.iter().map(|seen| id(&seen.message)).collect();
+    let ids: HashSet<u16> = seen.iter().map(|message| id(message)).collect();
     assert!(ids.len() > 75, "expected random IDs: {ids:?}");
-    let ports: HashSet<u16> = seen.iter().filter(|seen| !seen.is_tcp).map(|seen| seen.from.port()).collect();
+    let ports: HashSet<u16> = server.source_ports(Transport::Udp).into_iter().collect();
     assert!(ports.len() > 2, "expected several source ports: {ports:?}");
     let counters = ["requests", "requests_failed"].map(|name| evener.service_counter("d", name));
     assert_eq!(counters, [80, 0]);
@@ -116,7 +116,7 @@ fn responses_that_the_server_truncated_are_passed_on_unchanged() {
     assert_eq!(host(&response), 5, "expected the record of the truncated response");
     assert!(!is_truncated(&ask_tcp(listen, &sent)));
     assert_eq!(evener.service_counter("d", "truncated"), 0);
-    assert_eq!(server.seen().iter().map(|seen| seen.is_tcp).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(server.transports(), [Transport::Udp, Transport::Tcp]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Streams to servers that fall silent, close, move or never accept; and zone transfers.
 
 use crate::harness::dns::{
-    A, AXFR, Back, Nameserver, REFUSED, SERVFAIL, TXT, address, ask, ask_stream, framed, host, id, is_closed,
-    name_of, query, rcode, read_message, reply, service, sized,
+    A, AXFR, Nameserver, REFUSED, ReplyPath, SERVFAIL, TXT, address, ask, ask_stream, framed, host, id,
+    is_closed, name_of, query, rcode, read_message, reply, service, sized,
 };
-use crate::harness::dns_mname::{Backend, Frame, frame, hello, mname_service, well};
+use crate::harness::dns_mname::{Frame, MnameServer, frame, hello, mname_service, respond};
 use crate::harness::{Evener, Server, connect, wait_until};
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ fn silent_on_its_first_connection() -> (Nameserver, Arc<AtomicBool>) {
     let (silent, first) = (Arc::new(AtomicBool::new(false)), Mutex::new(None::<SocketAddr>));
     let is_silent = Arc::clone(&silent);
     let server = Nameserver::start(move |query, back| {
-        if let Back::Tcp(stream) = back {
+        if let ReplyPath::Tcp(stream) = back {
             let peer = stream.peer_addr().unwrap();
             let is_first = *first.lock().unwrap().get_or_insert(peer) == peer;
             if is_first && is_silent.load(Ordering::Relaxed) {
@@ -132,7 +132,7 @@ fn a_transfer_that_breaks_off_closes_the_connection_of_the_client() {
         1,
         "expected the connection of another client to stay open"
     );
-    let transfers = server.seen().iter().filter(|sent| name_of(&sent.message) == "zone.example").count();
+    let transfers = server.messages().iter().filter(|message| name_of(message) == "zone.example").count();
     assert_eq!(transfers, 1, "expected no retry of a transfer that began");
     assert_eq!(evener.server(&server.name())["verdict"], "up");
 }
@@ -264,9 +264,9 @@ fn a_server_may_close_its_connection_after_each_response() {
 
 #[test]
 fn twenty_tcp_sessions_that_are_not_accepted_are_one_fault() {
-    let backend = Backend::start(|frame, back| match frame {
+    let backend = MnameServer::start(|frame, back| match frame {
         Frame::Tcp { .. } => {}
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
@@ -281,7 +281,7 @@ fn twenty_tcp_sessions_that_are_not_accepted_are_one_fault() {
     for stream in &streams {
         assert_eq!(host(&read_message(stream).unwrap()), 2, "expected a response of the other server");
     }
-    let sessions = backend.seen().iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).count();
+    let sessions = backend.frames().iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).count();
     assert_eq!((sessions, backend.open()), (20, 21));
     evener.expect_log("did not accept a TCP session within 10 s");
     wait_until("all TCP sessions to be closed", || (backend.open() <= 1).then_some(()));
@@ -298,13 +298,13 @@ fn twenty_tcp_sessions_that_are_not_accepted_are_one_fault() {
 
 #[test]
 fn connection_attempts_to_a_server_with_faults_are_repeated_with_backoff() {
-    let backend = Backend::start(|_, mut back| {
+    let backend = MnameServer::start(|_, mut back| {
         let _ = back.write_all(&[hello(), frame(&[7])].concat());
     });
     let begun = Instant::now();
     let evener = Evener::run_with(&mname_service(0, &[&backend], &[], ""), &["--workers", "1"]);
     let listen = evener.port("d");
-    let attempts = || backend.seen().iter().filter(|frame| **frame == Frame::Hello).count();
+    let attempts = || backend.frames().iter().filter(|frame| **frame == Frame::Hello).count();
     wait_until("the third attempt", || (attempts() >= 3).then_some(()));
     let elapsed = begun.elapsed();
     assert!(elapsed > Duration::from_millis(900), "expected attempts after 0 s and 1 s: {elapsed:?}");

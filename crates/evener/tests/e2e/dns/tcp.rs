@@ -1,8 +1,9 @@
 //! DNS over TCP: pipelined queries, and clients and servers that are slow or split their messages (RFC 7766).
 
 use crate::harness::dns::{
-    A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
-    is_closed, name_of, query, question_section_end, read_message, record, reply, service, sized, with_edns,
+    A, AXFR, Nameserver, QUIET, ReplyPath, SOA, TXT, Transport, address, ask, ask_stream, client, framed,
+    host, id, is_closed, name_of, query, question_section_end, read_message, record, reply, service, sized,
+    with_edns,
 };
 use crate::harness::{DEADLINE, Evener, connect, wait_until};
 use std::collections::HashSet;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// A server that waits for the given number of queries and responds in reverse order. The host is the number in the name.
 fn in_reverse(count: usize) -> Nameserver {
-    let waiting: Mutex<Vec<(Vec<u8>, Back)>> = Mutex::default();
+    let waiting: Mutex<Vec<(Vec<u8>, ReplyPath)>> = Mutex::default();
     Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
         waiting.push((query.to_vec(), back.clone()));
@@ -228,7 +229,7 @@ fn messages_of_64_kib_pass_unchanged() {
     assert_eq!(large.len(), 65_535);
     let response = ask_stream(&stream, &large);
     assert!(response == sized(&large, 65_535));
-    assert!(server.seen()[0].message[2..] == large[2..], "expected the query unchanged");
+    assert!(server.messages()[0][2..] == large[2..], "expected the query unchanged");
 }
 
 #[test]
@@ -284,7 +285,7 @@ fn clients_share_the_connections_to_a_server() {
     for (n, stream) in streams.iter().chain(&streams).enumerate() {
         assert_eq!(host(&ask_stream(stream, &query(n as u16, "a.example", A))), 1);
     }
-    let ports: HashSet<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
+    let ports: HashSet<u16> = server.source_ports(Transport::Tcp).into_iter().collect();
     assert!(ports.len() <= 2, "{ports:?}");
 }
 

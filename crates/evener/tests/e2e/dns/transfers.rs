@@ -1,7 +1,7 @@
 //! Zone transfers: where they end, and how many are sent to a server at the same time.
 
 use crate::harness::dns::{
-    A, AXFR, Back, Nameserver, address, ask, ask_stream, framed, host, id, is_closed, query,
+    A, AXFR, Nameserver, ReplyPath, address, ask, ask_stream, framed, host, id, is_closed, query,
     question_section_end, rcode, read_message, record, reply, service,
 };
 use crate::harness::{Evener, connect, wait_until};
@@ -19,7 +19,7 @@ fn soa(serial: u8) -> Vec<u8> {
 }
 
 /// Responds to AXFR with a zone in three messages, and to other queries with an address.
-fn zone(query: &[u8], back: &Back) {
+fn zone(query: &[u8], back: &ReplyPath) {
     if question_section_end(query) != query.len()
         || query[query.len() - 4..query.len() - 2] != AXFR.to_be_bytes()
     {

@@ -1,14 +1,16 @@
 //! UDP addresses that SIGTERM or a reload removes: pending queries and flows end, new traffic is served meanwhile, and then the
 //! address is free, even while other services still have clients.
 
-use crate::harness::dns::{A, Back, Nameserver, address, ask, client, host, id, name_of, query, receive};
+use crate::harness::dns::{
+    A, Nameserver, ReplyPath, address, ask, client, host, id, name_of, query, receive,
+};
 use crate::harness::{Evener, Server, connect, line, local, reserved_port, wait_until};
 use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 
 /// Queries without a response yet.
-type Pending = Arc<Mutex<Vec<(Vec<u8>, Back)>>>;
+type Pending = Arc<Mutex<Vec<(Vec<u8>, ReplyPath)>>>;
 
 /// A server that does not respond to queries for names that begin with `slow` until [`release`] is called, and those queries.
 fn slow() -> (Nameserver, Pending) {
@@ -30,7 +32,7 @@ fn slow() -> (Nameserver, Pending) {
 }
 
 /// Echoes plain text, and responds to a query with an address.
-fn respond(query: &[u8], back: &Back) {
+fn respond(query: &[u8], back: &ReplyPath) {
     if query.starts_with(b"plain") {
         back.send(query);
     } else {
