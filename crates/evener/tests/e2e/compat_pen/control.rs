@@ -256,7 +256,7 @@ fn what_a_running_program_writes_makes_another_one_the_same() {
     let directory = Directory::new();
     let authority = crate::harness::certificates::Authority::new("test ca");
     let (chain, key) = authority.issue(&["a.example"]).write(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let file = |name: &str| directory.file(name).display().to_string();
     let (log, page) = (file("requests"), file("page.html"));
     let line = format!(

@@ -21,7 +21,7 @@ impl Fixture {
             return None;
         }
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-        authority.own.write(&directory, "ca");
+        authority.write(&directory, "ca");
         Some(Self { directory, authority, server: mirror("a"), listen: reserved_port() })
     }
 

@@ -61,7 +61,7 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     let file = directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (ca, file) = (ca.display().to_string(), file.display().to_string());
     let a = mirror("a");
     let evener = Evener::one_liner(&["http", "127.0.0.1:0", &at(a.port), "--tls", &file]);
@@ -74,7 +74,7 @@ fn tls_is_spoken_with_a_file_that_has_both_and_is_read_again_when_it_changes() {
     assert_eq!(evener.service_counter("http", "tls_handshakes"), 2);
     assert_eq!(curl(listen, "a.example", "http", &[]).0, 0, "plain HTTP is not spoken there");
     let other = Authority::new("other ca");
-    let (other_ca, _) = other.own.write(&directory, "other");
+    let (other_ca, _) = other.write(&directory, "other");
     let issued = other.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
     let other_ca = other_ca.display().to_string();
@@ -92,7 +92,7 @@ fn a_relative_file_is_meant_from_the_working_directory() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     directory.write("site.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let a = mirror("a");
     let mut command = Command::new(BINARY);
     command.current_dir(directory.file(""));

@@ -346,7 +346,7 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     let both = directory.write("both.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());
     let port = reserved_port();

@@ -199,7 +199,7 @@ fn listener() -> (Server, Receiver<Report>) {
 fn version_2_tells_of_the_tls_of_the_client() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (server, reported) = listener();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = \"v2\",\n\
@@ -332,7 +332,7 @@ fn the_header_goes_before_tls_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (port, listen) = (reserved_port(), reserved_port());
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let _nginx = Peer::nginx(
         port,
         &format!(

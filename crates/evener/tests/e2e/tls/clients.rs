@@ -55,7 +55,7 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
         return;
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
+    let ca = directory.write("ca.pem", authority.pem()).display().to_string();
     let issued = authority.issue(&["a.example"]);
     // The certificate and its key in one file.
     let both = directory.write("both.pem", &format!("{}{}", issued.chain, issued.key));
@@ -119,7 +119,7 @@ fn curl_meets_each_name_with_and_without_sni() {
         return;
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
+    let ca = directory.write("ca.pem", authority.pem()).display().to_string();
     let [first, second] = [&["127.0.0.1", "a.example"][..], &["b.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[names.len() - 1]);
         format!("{{ {keys} }}")
@@ -175,7 +175,7 @@ fn protocols_are_agreed_on_as_configured() {
 /// An OCSP response of the authority that the certificate is good.
 fn ocsp_response(directory: &Directory, authority: &Authority, chain: &str) -> String {
     let file = |name: &str| directory.file(name).display().to_string();
-    let (ca, ca_key) = authority.own.write(directory, "ca");
+    let (ca, ca_key) = authority.write(directory, "ca");
     let (ca, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
     let serial = openssl(&["x509", "-in", chain, "-noout", "-serial"], "");
     let serial = serial.trim().strip_prefix("serial=").unwrap().to_owned();

@@ -180,7 +180,7 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let a = mirror("a");
-    let (ca, _) = first.own.write(&directory, "ca");
+    let (ca, _) = first.write(&directory, "ca");
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config = service(0, &a, &format!("{keys}, client_ca = \"{}\"", ca.display()));
     let evener = Evener::run(&config.replace("listen", "protocol = \"http\", listen"));
@@ -203,7 +203,7 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
         assert!(resumed.contains("Reused") && resumed.contains("HTTP/1.1 200"), "{version}: {resumed}");
     }
     let before = reloaded(&evener);
-    directory.write("ca.crt", &second.own.chain);
+    directory.write("ca.crt", second.pem());
     wait_until("the authority to be taken on", || (reloaded(&evener) > before).then_some(()));
     for (version, file) in &versions {
         assert!(visit(listen, version, &[], &two).contains("HTTP/1.1 200"), "{version}");
@@ -219,7 +219,7 @@ fn another_client_authority_counts_for_new_connections_and_for_tickets() {
 fn authorities_of_servers_are_read_again_too() {
     let (directory, first, second) = (Directory::new(), Authority::new("first"), Authority::new("second"));
     let server = tls_echo("b", &second.issue(&["b.example"]));
-    let (ca, _) = first.own.write(&directory, "ca");
+    let (ca, _) = first.write(&directory, "ca");
     let evener = Evener::run(&format!(
         "local p = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ ca = \"{}\", sni = \"b.example\" }}, passive = false }}\n\
          service \"s\" {{ listen = \"127.0.0.1:0\", pool = p }}",
@@ -228,7 +228,7 @@ fn authorities_of_servers_are_read_again_too() {
     ));
     let listen = evener.port("s");
     assert_eq!(crate::harness::who(listen), "", "an authority that we do not trust");
-    directory.write("ca.crt", &second.own.chain);
+    directory.write("ca.crt", second.pem());
     wait_until("the server to be trusted", || (crate::harness::who(listen) == "b").then_some(()));
     assert_eq!(reloaded(&evener), 1);
 }

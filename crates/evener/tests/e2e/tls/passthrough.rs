@@ -213,7 +213,7 @@ fn real_clients_reach_real_servers_by_their_names() {
     };
     let servers: String = ports.into_iter().zip(names).map(server).collect();
     let _nginx = Peer::nginx(ports[2], &format!("http {{ access_log off;\n{servers} }}"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let evener = Evener::run(&with_ports(0, ports, ""));
     let listen = evener.port("s");

@@ -21,7 +21,7 @@ impl Gate {
     fn new() -> Self {
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-        authority.own.write(&directory, "ca");
+        authority.write(&directory, "ca");
         Self { directory, authority, server: mirror("a"), keys, listen: reserved_port() }
     }
 
@@ -70,7 +70,7 @@ fn clients_have_to_show_a_valid_certificate_where_one_is_required() {
     // A directory of authorities has other files, too.
     let authorities = Directory::new();
     std::fs::copy(&ca, authorities.file("one.pem")).unwrap();
-    Authority::new("another").own.write(&authorities, "two");
+    Authority::new("another").write(&authorities, "two");
     authorities.write("README", "no certificate");
     let directory = authorities.file("").display().to_string();
     let evener = Evener::run(&gate.config(&format!("client_ca = \"{ca}\""), ""));
@@ -164,8 +164,8 @@ fn to_server(listen: u16, port: u16, protocol: &str, tls: &str) -> String {
 #[test]
 fn servers_are_verified_by_name_and_authority() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
-    let (foreign, _) = Authority::new("foreign").own.write(&directory, "foreign");
+    let (ca, _) = authority.write(&directory, "ca");
+    let (foreign, _) = Authority::new("foreign").write(&directory, "foreign");
     let [ca, foreign] = [ca, foreign].map(|path| path.display().to_string());
     let server = tls_echo("a", &authority.issue(&["web.example"]));
     let by_address = tls_echo("b", &authority.issue(&["127.0.0.1"]));
@@ -196,7 +196,7 @@ fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let port = reserved_port();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
@@ -229,7 +229,7 @@ fn servers_that_want_a_certificate_of_us_get_it() {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
     let port = reserved_port();
@@ -262,7 +262,7 @@ fn servers_that_want_a_certificate_of_us_get_it() {
 #[test]
 fn half_close_goes_through_tls_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
@@ -280,7 +280,7 @@ fn half_close_goes_through_tls_to_the_server() {
 fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let config =
@@ -293,7 +293,7 @@ fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
 #[test]
 fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
@@ -317,7 +317,7 @@ fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
 #[test]
 fn a_server_that_fails_its_handshake_is_passed_over() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let good = tls_echo("good", &authority.issue(&["a.example"]));
     let wrong = tls_echo("wrong", &authority.issue(&["b.example"]));
     let plain = Server::named("plain");

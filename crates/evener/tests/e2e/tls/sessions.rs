@@ -72,7 +72,7 @@ fn a_session_of_another_service_is_not_resumed() {
 fn a_resumed_session_still_knows_its_client() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let (chain, key) = (chain.display().to_string(), key.display().to_string());
     let tls = format!("{keys}, client_ca = \"{}\"", ca.display());
@@ -88,7 +88,7 @@ fn a_resumed_session_still_knows_its_client() {
         assert!(printed.contains("CN=someone"), "{version}: {printed}");
     }
     // Other authorities: tickets of before must not get around them.
-    let (other, _) = Authority::new("other ca").own.write(&directory, "other");
+    let (other, _) = Authority::new("other ca").write(&directory, "other");
     visit(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
     evener.reload(&config.replace(&ca.display().to_string(), &other.display().to_string()));
     let printed = s_client(listen, &["-servername", "a.example", "-tls1_3", "-sess_in", &session], REQUEST);

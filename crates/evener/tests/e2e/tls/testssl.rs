@@ -80,7 +80,7 @@ fn testssl_finds_nothing_above_low() {
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    authority.own.write(&directory, "ca");
+    authority.write(&directory, "ca");
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
         a.port

@@ -160,7 +160,7 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
     ];
     for (chain, key) in forms {
         let keys = Issued { chain, key }.keys(&directory, "form");
-        let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.own.chain));
+        let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.pem()));
         let evener = Evener::run(&format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\",\n\
              tls = {{ {keys}, client_ca = \"{}\", client_certificate = \"optional\" }} }}",
@@ -179,7 +179,7 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
 fn the_log_says_why_a_handshake_with_a_server_failed() {
     let (directory, authority, named) =
         (Directory::new(), Authority::new("test ca"), self_signed("a.example"));
-    let ca = directory.write("ca.crt", &authority.own.chain).display().to_string();
+    let ca = directory.write("ca.crt", authority.pem()).display().to_string();
     let deaf = Server::start(|mut stream| drop(stream.read(&mut [0; 4096])));
     let plain = Server::start(|mut stream| {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
