@@ -133,7 +133,7 @@ impl Drop for Directory {
 /// A running instance.
 pub(crate) struct Evener {
     child: Child,
-    pub(crate) directory: Directory,
+    directory: Directory,
     admin: PathBuf,
 }
 
@@ -222,6 +222,26 @@ impl Evener {
         wait_until(text, || self.log().contains(text).then_some(()));
     }
 
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file to the directory of the instance and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.directory.write(name, text)
+    }
+
+    /// Replaces the configuration file without a reload.
+    pub(crate) fn write_config(&self, config: &str) {
+        self.directory.write("evener.lua", config);
+    }
+
+    /// Returns the path of the admin socket.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.admin.clone()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         assert!(
             Command::new("kill")
@@ -234,7 +254,7 @@ impl Evener {
 
     /// Replaces the configuration and waits for the reload.
     pub(crate) fn reload(&self, config: &str) {
-        self.directory.write("evener.lua", config);
+        self.write_config(config);
         let before = self.log_count(" reloaded changes=");
         self.signal("HUP");
         wait_until("the reload", || (self.log_count(" reloaded changes=") > before).then_some(()));

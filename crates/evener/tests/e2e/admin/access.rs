@@ -40,7 +40,7 @@ fn is_in(from: &str, listen: u16) -> bool {
 
 /// A request to the admin API: the status and the body.
 pub(crate) fn api(evener: &Evener, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
-    let mut stream = UnixStream::connect(evener.directory.file("admin.sock")).unwrap();
+    let mut stream = UnixStream::connect(evener.admin_socket()).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let body = body.unwrap_or_default();
     let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
@@ -213,7 +213,7 @@ fn rules_survive_a_reload_and_go_with_their_service() {
     evener.reload(&both("protocol = \"http\"").replace("deny", "permit"));
     assert_eq!(ask(&mut connect_from("127.0.0.7", listen)), "");
     // A wrong file changes nothing.
-    evener.directory.write("evener.lua", "service \"s\" {");
+    evener.write_config("service \"s\" {");
     assert_eq!(evener.run_command(&["reload"]).status.code(), Some(1));
     assert_eq!(api(&evener, "GET", "/v1/access", None).1.as_array().unwrap().len(), 2);
     evener.reload(&tcp("t", 0, a.port, ""));

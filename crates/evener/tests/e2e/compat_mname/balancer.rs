@@ -55,7 +55,7 @@ fn sockets_that_come_and_go_are_heard_of_and_keep_their_numbers() {
     assert_eq!(ids(&balancer), [1, 5300, 5301]);
     // A file is no server, and one that is moved away is gone.
     fs::write(balancer.socket("c"), "").unwrap();
-    fs::rename(balancer.socket("b"), balancer.directory.file("b")).unwrap();
+    fs::rename(balancer.socket("b"), balancer.file("b")).unwrap();
     balancer.expect(SOON, "server_removed", "b");
     assert_eq!(ids(&balancer), [1, 5300]);
 }
@@ -71,12 +71,12 @@ fn a_directory_may_come_later_and_go() {
         (&40.into(), &"the directory does not exist".into())
     );
     // Made beside it, so that its socket is there from the beginning.
-    fs::create_dir(balancer.directory.file("made")).unwrap();
-    let _socket = UnixListener::bind(balancer.directory.file("made").join("5300")).unwrap();
-    fs::rename(balancer.directory.file("made"), balancer.directory.file("sockets")).unwrap();
+    fs::create_dir(balancer.file("made")).unwrap();
+    let _socket = UnixListener::bind(balancer.file("made").join("5300")).unwrap();
+    fs::rename(balancer.file("made"), balancer.file("sockets")).unwrap();
     // Nobody hears of it: the scan each 5 s finds it.
     balancer.expect(Duration::from_secs(10), "server_added", "5300");
-    fs::rename(balancer.directory.file("sockets"), balancer.directory.file("made")).unwrap();
+    fs::rename(balancer.file("sockets"), balancer.file("made")).unwrap();
     balancer.expect(SOON, "server_removed", "5300");
     assert_eq!(balancer.events("discovery_failed").len(), 2);
 }
@@ -103,7 +103,7 @@ fn paths_that_nobody_can_connect_to_are_said_once() {
 #[test]
 fn lines_are_bunyans_and_levels_are_obeyed() {
     let balancer = Balancer::run(with_sockets(), &[]);
-    assert_eq!(fs::read_to_string(balancer.directory.file("stderr")).unwrap(), "");
+    assert_eq!(fs::read_to_string(balancer.file("stderr")).unwrap(), "");
     let started = balancer.events("started").remove(0);
     assert_eq!(
         (&started["name"], &started["v"], &started["level"]),
@@ -116,7 +116,7 @@ fn lines_are_bunyans_and_levels_are_obeyed() {
     );
     if let Some(mut bunyan) = node() {
         let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/node/node_modules/bunyan/bin/bunyan");
-        let output = bunyan.args([tool, "--no-color"]).arg(balancer.directory.file("log")).output().unwrap();
+        let output = bunyan.args([tool, "--no-color"]).arg(balancer.file("log")).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let says = format!(" INFO: mname-balancer/{} on ", balancer.pid());
         // How many descriptors there are is the machine's affair.
@@ -139,7 +139,7 @@ fn both_transports_are_listened_on_and_sigterm_frees_them() {
     assert_eq!(balancer.end(), 0);
     assert!(UdpSocket::bind(at).is_ok());
     assert_eq!(balancer.events("stopped").len(), 1);
-    assert!(!balancer.directory.file("admin.sock").exists());
+    assert!(!balancer.file("admin.sock").exists());
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn dnsperf_loses_nothing() {
     }
     let (balancer, _servers) = three();
     let names: String = (0..1000).map(|n| format!("n{n}.example TXT\n")).collect();
-    let file = balancer.directory.write("names", &names);
+    let file = balancer.write("names", &names);
     for mode in ["udp", "tcp"] {
         let output = Command::new("dnsperf")
             .args(["-s", "127.0.0.1", "-p", &balancer.port.to_string(), "-m", mode])

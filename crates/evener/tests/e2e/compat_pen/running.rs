@@ -1,7 +1,7 @@
 //! pen while it runs: signals, files that are read again, the background, users and roots.
 
 use crate::compat_pen::tcp::at;
-use crate::harness::pen::{Daemon, Pen, refused, signal};
+use crate::harness::pen::{Daemon, Pen, refused};
 use crate::harness::{
     BINARY, Directory, Server, connect, have_root, line, local, reserved_port, wait_until, who,
 };
@@ -86,7 +86,7 @@ fn a_log_is_rotated_by_moving_it_and_hanging_up() {
     let log = directory.file("pen.log");
     let pen =
         Pen::run_in(directory, &["-l", &log.display().to_string(), &format!("127.0.0.1:{listen}"), &at(&a)]);
-    let moved = pen.directory.file("pen.log.1");
+    let moved = pen.file("pen.log.1");
     let request = |text: &str| {
         let mut stream = connect(listen);
         stream.write_all(format!("GET /{text} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
@@ -202,11 +202,11 @@ fn a_daemon_serves_when_its_caller_ends_and_has_a_pid_file_while_it_does() {
     let daemon = Daemon::start(&directory, &[&listen_at, &at(&a)]);
     // At once: nobody waits here.
     assert_eq!(who(listen), "a");
-    let of = |what: &str| fs::read_link(format!("/proc/{}/{what}", daemon.pid)).unwrap();
+    let of = |what: &str| daemon.proc_link(what);
     // As with pen: names of files go on meaning what they meant.
     assert_eq!(of("cwd"), std::env::current_dir().unwrap());
     assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| of(fd).display().to_string() == "/dev/null"));
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     daemon.expect_end();
     assert!(!directory.file("pid").exists());
     // What the other has says so.
@@ -235,12 +235,12 @@ fn a_daemon_sees_paths_from_where_it_was_called_also_when_it_reads_them_again() 
     fs::rename(directory.file("requests"), directory.file("requests.1")).unwrap();
     let b = Server::named("b");
     directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", b.port));
-    signal("HUP", daemon.pid);
+    daemon.signal("HUP");
     wait_until("the new log", || directory.file("requests").exists().then_some(()));
     wait_until("the other server", || (who(listen) == "b").then_some(()));
-    signal("USR1", daemon.pid);
+    daemon.signal("USR1");
     wait_until("the page", || directory.file("page.html").exists().then_some(()));
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     daemon.expect_end();
     assert!(!directory.file("pid").exists());
 }
@@ -252,7 +252,7 @@ fn a_daemon_of_udp_makes_room_for_the_next_one_at_once() {
     let daemon = Daemon::start(&directory, &["-U", &listen_at, &server]);
     let client = crate::udp::flows::client(listen);
     assert_eq!(crate::udp::flows::ask(&client, "1"), "a 1");
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     wait_until("the pid file to go", || (!directory.file("pid").exists()).then_some(()));
     let next = wait_until("the port", || {
         let (code, _) =
@@ -260,7 +260,7 @@ fn a_daemon_of_udp_makes_room_for_the_next_one_at_once() {
         (code == 0).then(|| Daemon::adopt(&directory))
     });
     assert_eq!(crate::udp::flows::ask(&client, "2"), "a 2");
-    signal("TERM", next.pid);
+    next.signal("TERM");
     next.expect_end();
     daemon.expect_end();
 }

@@ -98,10 +98,10 @@ fn a_file_of_prefixes_has_comments_and_its_wrong_lines_are_named() {
         .map(|from| is_in(from, listen));
     assert_eq!(seen, [false, true, false, true, false, true, false]);
     // A reload reads the file again.
-    evener.directory.write("list", "127.0.0.8\n");
+    evener.write("list", "127.0.0.8\n");
     evener.reload(&config);
     assert!(is_in("127.0.0.7", listen) && !is_in("127.0.0.8", listen));
-    let path = evener.directory.write("list", "127.0.0.8\nfoo\n127.0.0.1/33\n# fine\n1.2.3.4.5 # not fine\n");
+    let path = evener.write("list", "127.0.0.8\nfoo\n127.0.0.1/33\n# fine\n1.2.3.4.5 # not fine\n");
     let output = evener.run_command(&["reload"]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));

@@ -209,7 +209,7 @@ fn a_service_that_leads_back_to_itself_is_refused() {
         assert!(!output.status.success());
     }
     let evener = Evener::run(&good);
-    evener.directory.write("evener.lua", &bad);
+    evener.write_config(&bad);
     let output = evener.run_command(&["reload"]);
     assert!(!output.status.success(), "{output:?}");
     assert_eq!(who(listen), "a");

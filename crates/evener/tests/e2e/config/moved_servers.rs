@@ -21,7 +21,7 @@ fn at(port: u16) -> String {
 
 /// Moves the server; what the reload says.
 fn move_to(evener: &Evener, config: &str) -> String {
-    evener.directory.write("evener.lua", config);
+    evener.write_config(config);
     let output = evener.run_command(&["reload"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
@@ -117,7 +117,7 @@ fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
     std::thread::spawn(move || six.incoming().flatten().for_each(|mut s| drop(s.write_all(b"six ::1\n"))));
     let evener = Evener::run(&config("tcp", 0, &at(four.port), ""));
     let listen = evener.port("s");
-    let path = evener.directory.file("unix.sock");
+    let path = evener.file("unix.sock");
     let unix = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || unix.incoming().flatten().for_each(|mut s| drop(s.write_all(b"unix -\n"))));
     assert_eq!(who(listen), "four");

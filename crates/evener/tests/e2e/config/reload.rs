@@ -59,7 +59,7 @@ fn a_wrong_file_changes_nothing_and_says_why() {
     ];
     let before = evener.status()["pools"].clone();
     for (text, expected) in wrong {
-        evener.directory.write("evener.lua", &text);
+        evener.write_config(&text);
         let output = evener.run_command(&["reload"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
@@ -211,7 +211,7 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
     // C code that does not count instructions, and takes longer than anybody waits.
-    evener.directory.write("evener.lua", "string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
+    evener.write_config("string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
     evener.signal("HUP");
     std::thread::sleep(Duration::from_millis(200));
     let began = std::time::Instant::now();

@@ -158,7 +158,7 @@ fn servers_get_the_network_of_the_client_and_clients_get_no_option() {
     let _evener =
         Evener::run(&format!("service \"d\" {{ protocol = \"dns\", {both}, \"{}\", {dns} }}", server.name()));
     let (plain, expected) = (query(1, "a.example", A), address(&query(1, "a.example", A), 60, 1));
-    let sent_subnet = || subnet(&server.messages().last().unwrap()).map(<[u8]>::to_vec);
+    let sent_subnet = || subnet(server.messages().last().unwrap()).map(<[u8]>::to_vec);
     let near = client_from([127, 1, 2, 3], listen);
     assert_eq!(ask_on(&near, &plain), expected, "expected no OPT record, as in the query");
     assert_eq!(sent_subnet().unwrap(), [0, 1, 24, 0, 127, 1, 2]);

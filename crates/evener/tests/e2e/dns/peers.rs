@@ -223,7 +223,7 @@ fn dnsdist_gets_the_client_address_over_udp_and_tcp() {
         }
     }
     // Several queries on one connection.
-    let file = evener.directory.write("both", "a.example A\nb.example A\n");
+    let file = evener.write("both", "a.example A\nb.example A\n");
     let printed =
         dig_from("127.0.0.5", listen, &["-f", &file.display().to_string(), "+tcp", "+keepopen", "+short"]);
     assert_eq!(printed.split_whitespace().collect::<Vec<_>>(), ["127.0.0.5"; 2]);

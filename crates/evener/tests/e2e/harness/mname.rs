@@ -51,7 +51,7 @@ impl Mname {
 /// A running instance with its directory of sockets.
 pub(crate) struct Balancer {
     child: Child,
-    pub(crate) directory: Directory,
+    directory: Directory,
     pub(crate) port: u16,
 }
 
@@ -135,6 +135,16 @@ impl Balancer {
         within(limit, &format!("{event} of {server}"), || {
             self.events(event).iter().any(|line| line["server"] == server).then_some(())
         });
+    }
+
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file to the directory of the instance and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.directory.write(name, text)
     }
 
     pub(crate) fn signal(&self, name: &str) {

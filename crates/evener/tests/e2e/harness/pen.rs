@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 /// An instance in the foreground.
 pub(crate) struct Pen {
     child: Child,
-    pub(crate) directory: Directory,
+    directory: Directory,
 }
 
 impl Drop for Pen {
@@ -79,6 +79,11 @@ impl Pen {
         wait_until(text, || self.log().contains(text).then_some(()));
     }
 
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(name, self.pid());
     }
@@ -146,7 +151,7 @@ pub(crate) fn refused(arguments: &[&str]) -> (i32, String) {
 
 /// An instance in the background with a pid file. It is killed at the end of the test.
 pub(crate) struct Daemon {
-    pub(crate) pid: u32,
+    pid: u32,
     pid_file: PathBuf,
 }
 
@@ -178,6 +183,15 @@ impl Daemon {
         let pid_file = directory.file("pid");
         let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
         Self { pid, pid_file }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.pid);
+    }
+
+    /// Reads a link of the process in `/proc`, such as `cwd`.
+    pub(crate) fn proc_link(&self, name: &str) -> PathBuf {
+        fs::read_link(format!("/proc/{}/{name}", self.pid)).unwrap()
     }
 
     pub(crate) fn expect_end(&self) {

@@ -197,7 +197,7 @@ fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
     assert_eq!(lines(&moved, 2).len(), 2);
     // A configuration that is wrong does not keep it from being rotated.
     fs::rename(&log, &moved).unwrap();
-    evener.directory.write("evener.lua", "nonsense");
+    evener.write_config("nonsense");
     evener.signal("HUP");
     evener.expect_log("reload_failed");
     say("four");
@@ -224,7 +224,7 @@ fn a_log_comes_goes_and_must_be_writable() {
     assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 one"]);
     assert_eq!(lines(&other, 1), ["127.0.0.1 127.0.0.1 two"]);
     let nowhere = directory.file("no/such/directory.log");
-    evener.directory.write("evener.lua", &tcp(0, a.port, &nowhere, "connections_max = 1"));
+    evener.write_config(&tcp(0, a.port, &nowhere, "connections_max = 1"));
     evener.signal("HUP");
     evener.expect_log("reload_failed");
     evener.expect_log("request_log: ");

@@ -30,7 +30,7 @@ fn commands_that_talk_end_quietly_when_their_reader_left() {
     ));
     let listen = evener.port("s");
     assert_eq!(who(listen), "a");
-    let socket = evener.directory.file("admin.sock");
+    let socket = evener.admin_socket();
     for words in [
         "status",
         "status --json",

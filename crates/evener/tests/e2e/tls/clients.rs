@@ -553,7 +553,7 @@ fn a_bad_certificate_changes_nothing_and_says_which_file() {
     cases.push((format!("{keys}, client_ca = \"{ca}\""), "empty-ca.pem"));
     for (tls, expected) in cases {
         // The server would change, too.
-        evener.directory.write("evener.lua", &tcp(0, &b, &tls, ""));
+        evener.write_config(&tcp(0, &b, &tls, ""));
         let output = evener.run_command(&["reload"]);
         let printed = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{tls}: {printed}");

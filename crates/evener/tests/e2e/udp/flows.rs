@@ -313,7 +313,7 @@ fn dnsperf_gets_all_responses_of_nsd() {
     let _nsd = Nsd::start(&evener, port);
     wait_until("nsd to be up", || evener.log().contains("server_up").then_some(()));
     let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("queries", &queries);
+    let file = evener.write("queries", &queries);
     let output = std::process::Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t2", "-n5", "-s", "127.0.0.1", "-p", &listen.to_string(), "-d"])
         .arg(file)
@@ -325,13 +325,20 @@ fn dnsperf_gets_all_responses_of_nsd() {
 }
 
 /// A name server with a thousand names.
-pub(crate) struct Nsd(std::process::Child);
+pub(crate) struct Nsd {
+    child: std::process::Child,
+    /// The directory of the files, unless the test chose one
+    _directory: Option<Directory>,
+}
 
 impl Nsd {
     pub(crate) fn start(evener: &Evener, port: u16) -> Self {
         // The check fails first, so that the event of its success is new.
         wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
-        Self::start_in(&evener.directory, port)
+        let directory = Directory::new();
+        let mut server = Self::start_in(&directory, port);
+        server._directory = Some(directory);
+        server
     }
 
     /// Starts a server with its files in the given directory.
@@ -354,7 +361,8 @@ impl Nsd {
         );
         let quiet = std::process::Stdio::null;
         let mut command = std::process::Command::new("nsd");
-        Self(command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap())
+        let child = command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        Self { child, _directory: None }
     }
 }
 
@@ -372,7 +380,7 @@ impl Nsd {
 
     /// Sends a signal to all processes of the server.
     pub(crate) fn signal(&self, name: &str) {
-        let mut pids = vec![self.0.id().to_string()];
+        let mut pids = vec![self.child.id().to_string()];
         let mut at = 0;
         while at < pids.len() {
             let children = format!("/proc/{0}/task/{0}/children", pids[at]);
@@ -386,8 +394,8 @@ impl Nsd {
 
     pub(crate) fn end(&mut self) {
         // The main process ends the others on SIGTERM, but cannot on SIGKILL.
-        let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
+        let _ = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
     }
 }
 

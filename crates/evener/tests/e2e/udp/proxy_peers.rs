@@ -81,7 +81,7 @@ fn clients_behind_dnsdist_get_all_responses() {
     assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "expected the client behind dnsdist to be denied");
     assert!(evener.service_counter("dns", "drop_denied") > 0);
     let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("queries", &queries);
+    let file = evener.write("queries", &queries);
     let output = Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t3", "-n3", "-s", "127.0.0.1", "-p", &front.to_string(), "-d"])
         .arg(file)
