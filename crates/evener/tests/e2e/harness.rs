@@ -327,7 +327,7 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Keeps the port for a server that starts there after this one stopped
+    /// Keeps the port for a server that starts there after this server stopped
     reserved: Option<Reservation>,
 }
 

@@ -133,7 +133,7 @@ fn lines_are_bunyans_and_levels_are_obeyed() {
 #[test]
 fn both_transports_are_listened_on_and_sigterm_frees_them() {
     let mut balancer = Balancer::run(with_sockets(), &[]);
-    let at = ("127.0.0.1", balancer.port);
+    let at = balancer.listen_address();
     assert!(TcpListener::bind(at).is_err() && UdpSocket::bind(at).is_err());
     balancer.signal("TERM");
     assert_eq!(balancer.end(), 0);

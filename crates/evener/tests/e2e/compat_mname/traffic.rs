@@ -93,7 +93,7 @@ fn dnsperf_loses_nothing() {
     let file = balancer.write("names", &names);
     for mode in ["udp", "tcp"] {
         let output = Command::new("dnsperf")
-            .args(["-s", "127.0.0.1", "-p", &balancer.port.to_string(), "-m", mode])
+            .args(["-s", "127.0.0.1", "-p", &balancer.listen_address().port().to_string(), "-m", mode])
             .args(["-n", "2", "-c", "4", "-q", "40", "-d"])
             .arg(&file)
             .output()

@@ -1,4 +1,4 @@
-//! BIND as a peer: `named` as a client that, once it got a cookie from a server, accepts no response without it (RFC 7873), and
+//! BIND as a peer: `named` as a client that accepts no response without a cookie once it got one from a server (RFC 7873), and
 //! as a server for signed queries (TSIG, RFC 8945).
 
 use crate::harness::named::{KEY, Named, dig};

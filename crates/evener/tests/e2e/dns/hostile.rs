@@ -1,4 +1,4 @@
-//! Servers that send unsolicited or forged responses: none reaches a client (RFC 5452, sections 4 and 9).
+//! Servers that send unsolicited or forged responses. No such response reaches a client (RFC 5452, sections 4 and 9).
 
 use crate::harness::dns::{
     A, Nameserver, ReplyPath, SERVFAIL, TXT, Transport, address, ask, ask_on, ask_stream, ask_tcp, client,
@@ -229,7 +229,7 @@ fn a_server_that_sends_garbage_blocks_no_client() {
 }
 
 #[test]
-fn a_flood_of_unsolicited_responses_makes_the_socket_be_replaced() {
+fn a_socket_is_replaced_after_a_flood_of_unsolicited_responses() {
     let server = Nameserver::start(|query, back| {
         if name_of(query) == "flood.example" {
             let mut forged = address(query, 60, WRONG);
@@ -299,7 +299,8 @@ fn queries_go_to_another_server_when_one_reads_nothing() {
             writer.write_all(&framed(&with_edns(sent, 1232, false, &padding))).unwrap();
         }
     });
-    // So many queries at the same time may be too many for the good server. Each still gets a response, and the next client is served.
+    // The good server may be unable to respond to all queries at the same time. Each query still gets a response, and the next
+    // client is served.
     for _ in 0..ALL {
         assert!([0, SERVFAIL].contains(&rcode(&read_message(&stream).unwrap())));
     }

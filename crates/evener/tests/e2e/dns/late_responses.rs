@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 
-/// A query and where its response goes.
+/// A query without a response yet.
 type Pending = Arc<Mutex<Option<(Vec<u8>, ReplyPath)>>>;
 
 /// A server that stores each query and does not respond until [`release`] is called.

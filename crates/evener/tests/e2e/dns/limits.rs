@@ -19,7 +19,7 @@ fn outstanding_max_bounds_the_pending_queries() {
     for n in 0..20 {
         socket.send(&query(n, &format!("n{n}.example"), A)).unwrap();
     }
-    wait_until("the others to be dropped", || {
+    wait_until("the other queries to be dropped", || {
         (evener.service_counter("d", "drop_outstanding") == 12).then_some(())
     });
     let stream = connect(listen);

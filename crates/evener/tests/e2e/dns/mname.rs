@@ -50,7 +50,7 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
     assert_eq!(sessions, [&Frame::Tcp { from: tcp }], "expected one TCP session for one client");
     let counters = &evener.server(&backend.name())["counters"];
     assert_eq!((&counters["persistent_connections"], &counters["responses"]), (&1.into(), &40.into()));
-    // It ends with the connection of the client.
+    // The TCP session ends with the connection of the client.
     drop(stream);
     wait_until("the TCP session to end", || (backend.open() == 1).then_some(()));
 }
@@ -162,7 +162,7 @@ fn each_protocol_fault_replaces_the_persistent_connection() {
 }
 
 #[test]
-fn frames_may_be_cut_at_any_byte() {
+fn frames_may_be_split_at_any_byte() {
     let backend = MnameServer::start(|frame, back| {
         let (local, remote) = UnixStream::pair().unwrap();
         respond(frame, &local, 4);

@@ -124,7 +124,7 @@ fn check_over_tcp(port: u16) {
 }
 
 #[test]
-fn a_thousand_names_get_the_right_responses() {
+fn queries_for_a_thousand_names_get_the_right_responses() {
     if !have_all() {
         return;
     }
@@ -152,7 +152,7 @@ fn a_thousand_names_get_the_right_responses() {
 }
 
 #[test]
-fn a_zone_is_transferred_whole() {
+fn a_zone_transfer_is_complete() {
     if !have_all() {
         return;
     }

@@ -38,7 +38,7 @@ fn responses_have_the_id_and_the_spelling_of_their_query() {
     }
     let seen = server.messages();
     let same = seen.iter().filter(|message| id(message) < 40).count();
-    assert!(same < 5, "expected random IDs, but {same} of 80 are those of clients");
+    assert!(same < 5, "expected random IDs, but {same} of 80 are the IDs of clients");
     let ids: HashSet<u16> = seen.iter().map(|message| id(message)).collect();
     assert!(ids.len() > 75, "expected random IDs: {ids:?}");
     let ports: HashSet<u16> = server.source_ports(Transport::Udp).into_iter().collect();
@@ -68,7 +68,7 @@ fn many_clients_with_one_id_each_get_the_right_response() {
 }
 
 #[test]
-fn responses_are_truncated_to_the_size_of_the_client_and_whole_over_tcp() {
+fn responses_are_truncated_to_the_size_of_the_client_and_complete_over_tcp() {
     let server = Nameserver::start(|query, back| {
         let size = name_of(query)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&sized(query, size));
@@ -138,7 +138,7 @@ fn least_outstanding_prefers_the_server_with_the_fewest_pending_queries() {
     let listen = evener.port("d");
     let waiting = client(listen);
     for turn in 0..60 {
-        // The query at the slow server stays pending, and all others go to the quick server.
+        // The query at the slow server stays pending, and all other queries go to the quick server.
         if slow.count() == 0 {
             waiting.send(&query(turn, &format!("n{turn}.example"), A)).unwrap();
             wait_until("the query", || (slow.count() + quick.count() == usize::from(turn) + 1).then_some(()));

@@ -226,7 +226,7 @@ fn a_client_that_does_not_read_does_not_count_as_a_failure_of_its_server() {
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
-/// Checks that five queries at the same time all get a response of a server that closes each connection after one response.
+/// Sends five queries at the same time to a server that closes each connection after one response, and checks the responses.
 fn check_five_queries(port: u16, sockets: u8) {
     let more = format!("\"127.0.0.1:{port}\", dns = {{ sockets = {sockets}, query_timeout = \"30s\" }}");
     let evener = Evener::run_with(&service(0, &[], &more), &["--workers", "1"]);

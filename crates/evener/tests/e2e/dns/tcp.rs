@@ -193,7 +193,7 @@ fn pipeline_max_bounds_the_pending_queries_of_a_connection() {
     wait_until("the first four", || (server.count() == 4).then_some(()));
     std::thread::sleep(QUIET);
     assert_eq!(server.count(), 4);
-    // When those fail, the next queries are sent.
+    // When the first queries fail, the next queries are sent.
     let ids: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
     assert_eq!((ids.len(), server.count()), (12, 12));
 }

@@ -39,7 +39,7 @@ fn a_transfer_ends_with_its_last_soa() {
     let listen = evener.port("d");
     let mut stream = connect(listen);
     let active = || evener.status()["services"][0]["flows_active"].as_u64().unwrap();
-    // More transfers than one client may have at the same time.
+    // In total more transfers than one client may have at the same time.
     for number in 0..20 {
         stream.write_all(&framed(&query(number, "zone.example", AXFR))).unwrap();
         for _ in 0..3 {
@@ -72,7 +72,7 @@ fn an_incremental_transfer_without_changes_is_one_soa() {
     let mut evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
     let stream = connect(listen);
-    // More transfers than one client may have at the same time, over TCP and UDP, with the same serial and a newer one.
+    // In total more transfers than one client may have at the same time, over TCP and UDP, with the same serial and a newer one.
     for number in 0..20 {
         let sent = changes_since(number, 7 + (number % 2) as u8);
         let expected = reply(&sent, 0, &[soa(7)], &[]);

@@ -195,7 +195,7 @@ impl Nameserver {
     }
 
     pub(crate) fn start_at(port: u16, response: impl Fn(&[u8], &ReplyPath) + Send + Sync + 'static) -> Self {
-        // A response that a stopped server still has to send keeps its socket open.
+        // The socket of a stopped server stays open until its last response is sent.
         let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (queries, stopped, open) =

@@ -1,9 +1,10 @@
 //! A running `evener mname-balancer`, npm mname as its servers, and dig as its client.
 
 use crate::harness::pen::signal;
-use crate::harness::{BINARY, Directory, have, node, reserved_port, wait_until};
+use crate::harness::{BINARY, Directory, have, local, node, reserved_port, wait_until};
 use serde_json::Value;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -52,7 +53,7 @@ impl Mname {
 pub(crate) struct Balancer {
     child: Child,
     directory: Directory,
-    pub(crate) port: u16,
+    port: u16,
 }
 
 impl Drop for Balancer {
@@ -109,6 +110,11 @@ impl Balancer {
             balancer.status()
         });
         balancer
+    }
+
+    /// Returns the address of the DNS listeners.
+    pub(crate) fn listen_address(&self) -> SocketAddr {
+        local(self.port)
     }
 
     pub(crate) fn pid(&self) -> u32 {

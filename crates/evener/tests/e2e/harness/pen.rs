@@ -33,7 +33,7 @@ impl Pen {
 
     pub(crate) fn run_in(directory: Directory, arguments: &[&str]) -> Self {
         let control = directory.file("ctl").display().to_string();
-        // As root it accepts control commands only with a user to run as.
+        // As root pen accepts control commands only if `-u` is given.
         let root = rustix::process::geteuid().is_root();
         let user: &[&str] = if root && !arguments.contains(&"-u") { &["-u", "root"] } else { &[] };
         let all: Vec<&str> = ["-C", &control].iter().chain(user).chain(arguments).copied().collect();
@@ -136,7 +136,7 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
 
-/// Returns `true` if the process runs. It need not be a child of the test.
+/// Returns `true` if the process runs, child of the test or not.
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")

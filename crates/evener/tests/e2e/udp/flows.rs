@@ -90,7 +90,7 @@ fn the_one_liner_gives_each_client_a_flow() {
 }
 
 #[test]
-fn datagrams_of_every_size_pass_whole_and_in_bursts() {
+fn datagrams_pass_unchanged_at_every_size_and_in_bursts() {
     let a = Echo::start("a");
     let evener = Evener::run(&service(0, &[&a], ""));
     let listen = evener.port("u");
@@ -393,7 +393,7 @@ impl Nsd {
     }
 
     pub(crate) fn end(&mut self) {
-        // The main process ends the others on SIGTERM, but cannot on SIGKILL.
+        // The main process stops the other processes on SIGTERM, but cannot on SIGKILL.
         let _ = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }

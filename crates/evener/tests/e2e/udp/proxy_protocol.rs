@@ -228,7 +228,7 @@ fn a_flow_that_moves_to_another_server_has_one_header() {
     assert_eq!(moved.len(), 4);
     a.stop();
     while b.received.try_recv().is_ok() {}
-    // One batch of datagrams, each larger than the one before, so that each is sent separately. The first datagram of a flow
+    // One batch of datagrams, each larger than the previous, so that each is sent separately. The first datagram of a flow
     // reaches the stopped server and is lost. The others already have their headers and move to the next server.
     evener.signal("STOP");
     for turn in 0..5 {

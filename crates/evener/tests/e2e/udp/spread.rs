@@ -70,7 +70,7 @@ fn client(ip: IpAddr, listen: u16) -> UdpSocket {
     socket
 }
 
-/// Sends datagrams one after another, each after the response to the one before, and returns the letters of their servers.
+/// Sends datagrams, each after the response to the previous datagram, and returns the letters of their servers.
 fn letters(socket: &UdpSocket, count: usize) -> String {
     let mut buffer = [0; 2000];
     let send = |number: usize| {
