@@ -15,7 +15,7 @@ const FAST: &[&str] = &[
     "a_refused_connect_goes_on_to_the_next_server_unseen",
     "half_close_is_kept_in_both_directions",
     "the_one_liner_takes_turns",
-    "flows_of_a_stopped_server_move_to_another_server",
+    "flows_of_a_stopped_server_move_to_the_next_server",
     "the_one_liner_gives_each_client_a_flow",
     "one_server_connection_serves_many_requests_of_many_clients",
     "routes_go_by_host_and_by_the_longest_path",

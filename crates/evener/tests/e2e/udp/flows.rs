@@ -120,7 +120,7 @@ fn datagrams_pass_unchanged_at_every_size_and_in_bursts() {
 }
 
 #[test]
-fn flows_of_a_stopped_server_move_to_another_server() {
+fn flows_of_a_stopped_server_move_to_the_next_server() {
     let (mut a, b) = (Echo::start("a"), Echo::start("b"));
     let evener =
         Evener::run_with(&service(0, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
