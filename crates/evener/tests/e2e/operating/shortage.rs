@@ -394,10 +394,10 @@ fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
             responses.push(client.open("GET", &format!("/{number}")).await.unwrap());
         }
         // What was promised to another client is there.
-        assert_eq!(other.get("/other").await.status, 200);
+        assert_eq!(other.get("/other").await.status(), 200);
         let (mut served, mut refused) = (0, 0);
         for response in responses {
-            match whole(response).await.unwrap().status {
+            match whole(response).await.unwrap().status() {
                 200 => served += 1,
                 503 => refused += 1,
                 status => panic!("{status}"),
@@ -405,7 +405,7 @@ fn streams_beyond_what_descriptors_allow_are_refused_and_harm_nobody() {
         }
         assert!(served >= 2 && refused >= 20, "{served} {refused}");
         // Nothing is left of it.
-        assert_eq!(client.get("/again").await.status, 200);
+        assert_eq!(client.get("/again").await.status(), 200);
     });
     front.evener.expect_log("no descriptor is left for a connection to a server");
     assert_eq!(front.evener.log_count("server_down") + front.evener.log_count(" local_error "), 0);
@@ -422,7 +422,7 @@ fn idle_clients_of_http2_are_told_to_go_when_others_wait() {
         let mut clients = Vec::new();
         for _ in 0..most * 2 {
             let client = front.client().await;
-            assert_eq!(client.get("/").await.status, 200);
+            assert_eq!(client.get("/").await.status(), 200);
             clients.push(client);
         }
         assert!(front.counter("idle_shed") > 0);

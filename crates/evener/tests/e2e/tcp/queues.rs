@@ -147,7 +147,7 @@ fn whoever_leaves_the_queue_makes_room_in_it() {
     client.headers(3, END_STREAM, &request_block("GET", "/last", &[]));
     queued(&front.evener, 4);
     gate.open(2);
-    assert_eq!(client.of(3).unwrap().kind, HEADERS);
+    client.expect(3, HEADERS);
     assert_eq!(origin.lines(), ["GET /first", "GET /last"]);
     assert_eq!(front.counter("queue_full"), 0);
 }
@@ -157,18 +157,12 @@ fn streams_wait_like_requests_of_http1() {
     let (origin, gate) = gated();
     let front = Front::run_ports(&[], "", &pool(origin.port, 1, "queue = { timeout = \"1m\" }"));
     within(async {
-        let client = front.client().await;
+        let client = Arc::new(front.client().await);
         let all: Vec<_> = (0..5)
             .map(|number| {
-                let send = client.send.clone();
-                let port = front.port;
-                tokio::spawn(async move {
-                    let mut ready = send.ready().await.unwrap();
-                    let uri = format!("https://a.example:{port}/{number}");
-                    let request = http::Request::builder().uri(uri).body(()).unwrap();
-                    let (response, _) = ready.send_request(request, true).unwrap();
-                    crate::http::http2::client::whole(response).await.unwrap().status
-                })
+                let client = Arc::clone(&client);
+                let uri = format!("https://a.example:{}/{number}", front.port);
+                tokio::spawn(async move { client.get(&uri).await.status() })
             })
             .collect();
         gate.open(5);

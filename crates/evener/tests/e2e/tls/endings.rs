@@ -50,7 +50,7 @@ fn http2_clients_get_the_whole_response() {
         let front = Front::run_ports(&[], "", &format!("{}, {PATIENT}", pool(server)));
         within(async {
             let response = front.client().await.get("/").await;
-            assert_eq!((response.status, response.text().as_str()), (200, "hello"), "{what}");
+            assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{what}");
         });
     };
     each(check, RESPONSE);

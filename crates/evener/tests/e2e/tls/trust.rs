@@ -99,7 +99,7 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
         let client = front.client().await;
         for _ in 0..2 {
             let response = client.get("/").await;
-            assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+            assert_eq!((response.status(), response.text().as_str()), (200, "hello"));
         }
     });
     let echo = tls_echo("tcp", &named);
