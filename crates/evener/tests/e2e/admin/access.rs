@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::mirror;
 use crate::harness::{DEADLINE, Evener, Server, connect, line, local, reserved_port, wait_until, who};
-use crate::tcp::proxy_protocol::{ask, connect_from};
+use crate::tcp::proxy_protocol::{connect_from, fetch};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -65,7 +65,7 @@ fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
     let http = evener.port("h");
     let mut held = connect_from("127.0.0.7", listen);
     assert_eq!(line(&mut held), "a 127.0.0.1");
-    assert!(ask(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
+    assert!(fetch(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
     assert_eq!(done(&evener, &["deny", "s", "127.0.0.7"]), "s: deny 127.0.0.7/32\n");
     assert_eq!(done(&evener, &["deny", "h", "127.0.0.0/29"]), "h: deny 127.0.0.0/29\n");
     assert!(!is_in("127.0.0.7", listen));
@@ -73,7 +73,7 @@ fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
     let mut refused = connect_from("127.0.0.7", http);
     refused.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
     assert!(line(&mut refused).starts_with("HTTP/1.1 403"));
-    assert!(ask(&mut connect_from("127.0.0.8", http)).starts_with("w\n"));
+    assert!(fetch(&mut connect_from("127.0.0.8", http)).starts_with("w\n"));
     assert_eq!((evener.service_counter("s", "denied"), evener.service_counter("h", "denied")), (1, 1));
     held.write_all(b"still\n").unwrap();
     assert_eq!(line(&mut held), "still", "a connection that is there stays");
@@ -81,7 +81,7 @@ fn a_denied_client_is_refused_at_once_and_let_in_when_it_is_forgotten() {
     assert_eq!(done(&evener, &["forget", "s", "127.0.0.7"]), "s: forget 127.0.0.7/32\n");
     done(&evener, &["forget", "h", "127.0.0.1/29"]);
     assert!(is_in("127.0.0.7", listen));
-    assert!(ask(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
+    assert!(fetch(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn rules_survive_a_reload_and_go_with_their_service() {
     assert!(!is_in("127.0.0.7", listen) && is_in("127.0.0.1", listen));
     // Another protocol is still the service.
     evener.reload(&both("protocol = \"http\"").replace("deny", "permit"));
-    assert_eq!(ask(&mut connect_from("127.0.0.7", listen)), "");
+    assert_eq!(fetch(&mut connect_from("127.0.0.7", listen)), "");
     // A wrong file changes nothing.
     evener.write_config("service \"s\" {");
     assert_eq!(evener.run_command(&["reload"]).status.code(), Some(1));
