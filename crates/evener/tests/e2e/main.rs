@@ -1,5 +1,5 @@
-//! End to end: the real binary, real sockets, real peers. Each test has its own directory, ports and processes.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! End-to-end tests with the real binary, real sockets and real peers. Each test has its own directory, ports and processes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin {
     pub(crate) mod access;

@@ -255,7 +255,7 @@ fn bodies_of_every_size_arrive_in_every_framing() {
 }
 
 #[test]
-fn routes_go_by_host_and_by_the_longest_path() {
+fn routes_match_the_host_and_the_longest_path() {
     let names = ["exact", "wild", "api", "v2", "other"];
     let origins = names.map(Origin::named);
     let pools: String = names

@@ -230,7 +230,8 @@ fn version_2_has_the_tls_details_of_the_client() {
             assert_eq!(header.tlv(2), Some(b"a.example".as_slice()));
             ids.push(header.tlv(5).expect("a unique id").to_vec());
             let (bits, verify, parts) = header.ssl().unwrap();
-            // The bits PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN and PP2_CLIENT_CERT_SESS. The verify result is zero for a verified client.
+            // The bits PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN and PP2_CLIENT_CERT_SESS. The verify result is zero for a verified
+            // client.
             assert_eq!((bits, verify), if certified { (7, 0) } else { (1, 1) }, "{parts:?}");
             let version_name = if *version == &rustls::version::TLS13 { "TLSv1.3" } else { "TLSv1.2" };
             assert_eq!(find(&parts, 0x21), Some(version_name.as_bytes()));

@@ -83,9 +83,16 @@ else:
     print(received.decode(), end="")
 "#;
 
-pub(crate) struct Ends(pub(crate) Child);
+/// A process that is killed with its test.
+pub(crate) struct ChildGuard(Child);
 
-impl Drop for Ends {
+impl ChildGuard {
+    pub(crate) fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -108,13 +115,13 @@ fn config() -> String {
     hosts.into_iter().map(services).collect()
 }
 
-pub(crate) fn start_server(row: &Row, directory: &Directory) -> Ends {
+pub(crate) fn start_server(row: &Row, directory: &Directory) -> ChildGuard {
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
     let printed = std::fs::File::create(&ready).unwrap();
     let server =
         row.server.command("python3").arg(script).stdout(printed).stdin(Stdio::null()).spawn().unwrap();
-    let server = Ends(server);
+    let server = ChildGuard::new(server);
     wait_until("the server", || std::fs::read_to_string(&ready).unwrap().contains("ready").then_some(()));
     server
 }
