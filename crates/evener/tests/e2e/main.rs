@@ -9,7 +9,7 @@ mod admin {
 }
 
 mod checks {
-    mod first;
+    mod first_check;
     mod http;
     mod on_down;
     mod verdicts;
@@ -38,7 +38,7 @@ mod compat_pen {
 
 mod config {
     pub(crate) mod access_lists;
-    mod links;
+    mod link_addresses;
     mod listen_addresses;
     mod loops;
     mod moved_servers;
@@ -74,7 +74,7 @@ mod harness;
 mod http {
     mod aborts;
     mod cookies;
-    mod early;
+    mod early_responses;
     mod failures;
     mod forwarded;
     pub(crate) mod http2;
@@ -84,9 +84,9 @@ mod http {
     mod request_log;
     mod respond;
     mod routes;
-    mod slow;
+    mod slow_clients;
     mod smuggling;
-    mod tolerance;
+    mod tolerated_responses;
     mod wrk;
 }
 
@@ -114,11 +114,11 @@ mod tcp {
 }
 
 mod tls {
+    mod certificate_reloads;
     pub(crate) mod clients;
-    mod endings;
-    mod live_certificates;
+    mod close_notify;
     mod passthrough;
-    mod peers;
+    mod peer_certificates;
     mod sessions;
     mod testssl;
     mod trust;
