@@ -126,15 +126,15 @@ fn the_next_request_of_a_denied_client_is_refused_on_an_open_connection() {
     let web = mirror("w");
     let evener = Evener::run(&tcp("h", 0, web.port, "protocol = \"http\", denied = \"reject\""));
     let listen = evener.port("h");
-    let mut retained = connect_from("127.0.0.7", listen);
+    let mut client = connect_from("127.0.0.7", listen);
     let request = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
-    retained.write_all(request).unwrap();
-    assert!(line(&mut retained).starts_with("HTTP/1.1 200"));
-    while !line(&mut retained).starts_with("w") {}
-    while line(&mut retained) != "\r" {}
+    client.write_all(request).unwrap();
+    assert!(line(&mut client).starts_with("HTTP/1.1 200"));
+    while !line(&mut client).starts_with("w") {}
+    while line(&mut client) != "\r" {}
     output_of(&evener, &["deny", "h", "127.0.0.7"]);
-    retained.write_all(request).unwrap();
-    let status = line(&mut retained);
+    client.write_all(request).unwrap();
+    let status = line(&mut client);
     assert!(
         status.starts_with("HTTP/1.1 403") || status.is_empty(),
         "each request must be checked: {status}"

@@ -168,8 +168,8 @@ fn queries_in_flight_are_sent_to_another_server() {
     let client = std::thread::spawn(move || host(&dns::ask_tcp(listen, &query)));
     wait_until("the query", || (a.count() == 1).then_some(()));
     assert!(evener.run_command(&["maintenance", &a.name()]).status.success());
-    let printed = evener.run_command(&["close", "--server", &a.name()]);
-    assert_eq!(String::from_utf8_lossy(&printed.stdout), format!("d/{}: 1 closed\n", a.name()));
+    let output = evener.run_command(&["close", "--server", &a.name()]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("d/{}: 1 closed\n", a.name()));
     assert_eq!(client.join().unwrap(), 2);
 }
 
@@ -187,8 +187,8 @@ fn the_operator_closes_all_connections_and_flows_of_a_server() {
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     let names: Vec<String> = clients.iter_mut().map(line).collect();
     assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 2);
-    let printed = evener.run_command(&["close", "--server", "s/a"]);
-    assert_eq!(String::from_utf8_lossy(&printed.stdout), "s/a: 2 closed\n");
+    let output = evener.run_command(&["close", "--server", "s/a"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "s/a: 2 closed\n");
     for (client, name) in clients.iter_mut().zip(&names) {
         if name.starts_with('a') {
             assert!(is_reset(client));
@@ -200,8 +200,8 @@ fn the_operator_closes_all_connections_and_flows_of_a_server() {
     assert_eq!(evener.service_counter("s", "closed"), 2);
     evener.expect_log("server_closed pool=s server=a reason=operator closed=2");
     assert_eq!(flows::ask(&flows::client(other), "x"), "u x");
-    let printed = evener.run_command(&["close", "--server", "u", "--json"]);
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&printed.stdout).unwrap()["closed"], 1);
+    let output = evener.run_command(&["close", "--server", "u", "--json"]);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["closed"], 1);
     let unknown = evener.run_command(&["close", "--server", "missing"]);
     assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no server `missing`"));
     assert_eq!(evener.run_command(&["close"]).status.code(), Some(2), "close needs a number or a server");

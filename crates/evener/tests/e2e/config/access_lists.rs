@@ -65,12 +65,12 @@ fn a_million_prefixes_are_loaded_and_applied() {
         is_served("127.0.0.1", listen) && is_served("127.48.0.0", listen),
         "addresses before and after the list must be served"
     );
-    let explained = |client: &str| {
+    let is_refused = |client: &str| {
         let output = evener.run_command(&["explain", "s", client]);
         String::from_utf8_lossy(&output.stdout).contains("refuses this client")
     };
-    assert!(explained("2001:db8:7:a11f::9") && explained("2001:db8:0:0:1::"));
-    assert!(!explained("2001:db8:7:a120::9") && !explained("2001:db9::"));
+    assert!(is_refused("2001:db8:7:a11f::9") && is_refused("2001:db8:0:0:1::"));
+    assert!(!is_refused("2001:db8:7:a120::9") && !is_refused("2001:db9::"));
     // A rule at run time does not copy the list, and a reload of the same list does not keep two copies.
     for turn in 0..20 {
         let from = format!("127.32.{turn}.0");
@@ -184,12 +184,12 @@ fn clients_are_matched_by_their_country_in_the_database() {
             "allow = { \"127.0.0.0/23\", country \"NO\" }, deny = { country \"SE\", \"127.0.6.1\" }",
         ));
         assert_eq!(served(), [true, true, false, true, false, false, false], "IPv{version}");
-        let explained = |client: &str| {
+        let is_refused = |client: &str| {
             let output = evener.run_command(&["explain", "s", client]);
             assert!(output.status.success());
             String::from_utf8_lossy(&output.stdout).contains("refuses this client")
         };
-        let six = [explained("2001:db8:1::1"), explained("2001:db8:2::1"), explained("2001:db8:3::1")];
+        let six = [is_refused("2001:db8:1::1"), is_refused("2001:db8:2::1"), is_refused("2001:db8:3::1")];
         assert_eq!(six, [true, version == 4, true], "IPv{version}");
         // Rules of the operator take precedence over the file.
         assert!(evener.run_command(&["permit", "s", "127.0.0.0/16"]).status.success());

@@ -103,12 +103,12 @@ fn start_server(row: &Row, directory: &Directory) -> ChildGuard {
     row.server.run("ip address add fe80::55/64 dev eth0 nodad");
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
-    let printed = std::fs::File::create(&ready).unwrap();
+    let output = std::fs::File::create(&ready).unwrap();
     let server = row
         .server
         .command("python3")
         .arg(script)
-        .stdout(printed)
+        .stdout(output)
         .stderr(Stdio::null())
         .stdin(Stdio::null())
         .spawn()

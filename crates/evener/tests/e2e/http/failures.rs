@@ -97,9 +97,9 @@ fn a_stalled_response_is_cut_off_and_counted() {
 /// A server that closes the connection without a response to each of the first `times` requests, and responds to later
 /// ones.
 fn closes_first(times: usize, name: &'static str) -> Origin {
-    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::new(AtomicUsize::new(0));
     Origin::start(move |wire, _| {
-        if seen.fetch_add(1, Ordering::Relaxed) < times {
+        if count.fetch_add(1, Ordering::Relaxed) < times {
             hang_up()
         } else {
             wire.reply("200 OK", "", name.as_bytes())

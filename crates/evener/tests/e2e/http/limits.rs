@@ -185,13 +185,13 @@ fn denied_clients_are_refused_as_configured() {
         };
         let more = format!("deny = \"127.0.0.0/8\", denied = {action}");
         let (evener, port) = with_spare([&main, &spare], &more);
-        let (response, took) = request(port);
+        let (response, elapsed) = request(port);
         match denied {
             "reject" => assert_eq!(response.unwrap().0, 403),
             "spare" => assert_eq!(response.unwrap(), (200, "spare".to_owned())),
             _ => assert!(response.is_err(), "{denied}"),
         }
-        assert_eq!(took > Duration::from_millis(600), denied == "tarpit", "{denied}: {took:?}");
+        assert_eq!(elapsed > Duration::from_millis(600), denied == "tarpit", "{denied}: {elapsed:?}");
         assert_eq!((main.connections(), evener.service_counter("s", "denied")), (0, 1), "{denied}");
     }
 }

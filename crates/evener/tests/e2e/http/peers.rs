@@ -85,10 +85,10 @@ impl Drop for Running {
 
 fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Running {
     let script = directory.write("server.py", WEBSOCKET_SERVER);
-    let printed = std::fs::File::create(directory.file("output")).unwrap();
-    let errors = printed.try_clone().unwrap();
+    let output = std::fs::File::create(directory.file("output")).unwrap();
+    let errors = output.try_clone().unwrap();
     let mut command = Command::new(python);
-    let child = command.arg(script).arg(port.to_string()).stdout(printed).stderr(errors).spawn().unwrap();
+    let child = command.arg(script).arg(port.to_string()).stdout(output).stderr(errors).spawn().unwrap();
     wait_until("the server", || std::net::TcpStream::connect(local(port)).ok());
     Running(child)
 }
@@ -235,23 +235,23 @@ fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     command.args(["-u", &format!("http://127.0.0.1:{port}/large")]);
     let mut slow = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let mut pooled = Wire::to(port);
-    let (mut most, mut took) = (0, Vec::new());
+    let (mut most, mut durations) = (0, Vec::new());
     while slow.0.try_wait().unwrap().is_none() {
         let begun = Instant::now();
         let responses = [crate::harness::origin::get(port, "/"), pooled.ask("GET", "/", "").unwrap()];
-        took.push(begun.elapsed());
+        durations.push(begun.elapsed());
         assert!(responses.iter().all(|response| response.status() == 200 && response.text() == "quick"));
-        if took.len() % 10 == 0 {
+        if durations.len() % 10 == 0 {
             most = most.max(evener.status()["services"][0]["connections_active"].as_u64().unwrap());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     // The slowest requests may have waited for a processor.
-    took.sort();
-    let median = took[took.len() / 2];
+    durations.sort();
+    let median = durations[durations.len() / 2];
     assert!(median < Duration::from_secs(1), "{median:?} for two requests");
     assert!(most > 100, "the attack had at most {most} concurrent connections");
-    assert!(took.len() > 50, "{} requests", took.len() * 2);
+    assert!(durations.len() > 50, "{} requests", durations.len() * 2);
     drop(pooled);
     wait_until("the slow connections to end", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())

@@ -118,9 +118,9 @@ fn config() -> String {
 pub(crate) fn start_server(row: &Row, directory: &Directory) -> ChildGuard {
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
-    let printed = std::fs::File::create(&ready).unwrap();
+    let output = std::fs::File::create(&ready).unwrap();
     let server =
-        row.server.command("python3").arg(script).stdout(printed).stdin(Stdio::null()).spawn().unwrap();
+        row.server.command("python3").arg(script).stdout(output).stdin(Stdio::null()).spawn().unwrap();
     let server = ChildGuard::new(server);
     wait_until("the server", || std::fs::read_to_string(&ready).unwrap().contains("ready").then_some(()));
     server

@@ -557,9 +557,9 @@ fn an_invalid_certificate_changes_nothing_and_its_file_is_reported() {
         ("no-key", Issued { chain: other.chain.clone(), key: "nonsense".to_owned() }, "no-key.key"),
         ("swapped", Issued { chain: other.chain.clone(), key: other.chain.clone() }, "swapped.key"),
         (
-            "stranger",
+            "other-key",
             Issued { chain: other.chain.clone(), key: authority.issue(&["c.example"]).key },
-            "stranger.key",
+            "other-key.key",
         ),
     ];
     let config = Arc::new(authority.client(ANY));
