@@ -79,14 +79,14 @@ fn the_health_path_reports_whether_a_server_is_up() {
     let origin = Origin::named("a");
     let check = "health = \"/health\", check = check.tcp { every = \"50ms\", rise = 1, fall = 1 }";
     let (_evener, port) = run_http(&[&origin], check);
-    let healthy = |status: u16| {
-        wait_until("the health to change", || (get(port, "/health").status() == status).then_some(()))
+    let expect_health = |status: u16| {
+        wait_until("the health to change", || (get(port, "/health").status() == status).then_some(()));
     };
-    healthy(200);
+    expect_health(200);
     assert_eq!(get(port, "/health?x").text(), "ok\n");
     assert_eq!(get(port, "/healthy").text(), "a");
     drop(origin);
-    healthy(503);
+    expect_health(503);
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn a_request_goes_to_another_server_when_the_first_is_dead() {
 #[test]
 fn a_stream_waits_for_at_most_three_silent_servers_and_skips_all_refusing_servers() {
     let silent: Vec<Silent> = (0..4).map(|_| Silent::new()).collect();
-    let ports: Vec<u16> = silent.iter().map(|one| one.port()).collect();
+    let ports: Vec<u16> = silent.iter().map(Silent::port).collect();
     let front = Front::run_ports(&ports, "", "connect_timeout = '200ms', passive = { failures = 0 }");
     within(async {
         let client = front.client().await;

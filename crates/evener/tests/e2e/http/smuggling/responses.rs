@@ -55,7 +55,7 @@ impl Case {
         Self { afterwards: Afterwards::HangsUp, ..self }
     }
 
-    fn as_head_request(self) -> Self {
+    fn with_head_request(self) -> Self {
         Self { method: "HEAD", ..self }
     }
 }
@@ -132,7 +132,7 @@ fn repaired() -> Vec<Case> {
             &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\n{EVIL}"),
             Gets::Reply(200, ""),
         )
-        .as_head_request(),
+        .with_head_request(),
         case(
             "a length and chunks of 304",
             &format!("HTTP/1.1 304 A\r\n{BOTH}\r\n{EVIL}"),
@@ -191,13 +191,13 @@ fn with_extra_bytes() -> Vec<Case> {
             Gets::Reply(204, ""),
         ),
         with_evil("a body for HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n", Gets::Reply(200, ""))
-            .as_head_request(),
+            .with_head_request(),
         with_evil(
             "chunks for HEAD",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             Gets::Reply(200, ""),
         )
-        .as_head_request(),
+        .with_head_request(),
         case(
             "an empty line behind the response",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n",
