@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 
 /// The end-to-end tests of the fast tier, by a part of their names. They need neither root nor an installed program.
 const FAST: &[&str] = &[
-    "a_refused_connect_goes_on_to_the_next_server_unseen",
-    "half_close_is_kept_in_both_directions",
-    "the_one_liner_takes_turns",
-    "flows_of_a_server_that_dies_go_on_at_once",
+    "a_refused_connection_is_retried_on_the_next_server",
+    "half_closed_connections_stay_open_in_both_directions",
+    "the_one_liner_balances_round_robin",
+    "flows_of_a_stopped_server_move_to_the_next_server",
     "the_one_liner_gives_each_client_a_flow",
     "one_server_connection_serves_many_requests_of_many_clients",
-    "routes_go_by_host_and_by_the_longest_path",
+    "routes_match_the_host_and_the_longest_path",
     "many_clients_with_one_id",
-    "a_tcp_service_ends_tls_of_both_versions",
+    "a_tcp_service_terminates_tls_of_both_versions",
     "an_http_check_follows_status_and_body_by_rise_and_fall",
     "a_reload_keeps_connections_counters_verdicts_and_listeners",
-    "a_wrong_file_changes_nothing_and_says_why",
+    "an_invalid_file_changes_nothing_and_the_reason_is_reported",
     "check_lists_every_problem_with_its_line",
     "status_drain_ready_and_explain_reach_the_instance",
 ];

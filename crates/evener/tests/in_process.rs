@@ -1,5 +1,5 @@
-//! Instances inside the test's own process, started through the library.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! Instances inside the test's process, started through the library.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use evener::instance::{Embedded, Options};
 use std::fs;
@@ -35,7 +35,7 @@ impl Drop for Directory {
     }
 }
 
-/// A server that takes this many connections, and sends back on each what it gets, behind its name.
+/// A server that accepts this many connections, and sends its name and the received text on each.
 fn server(name: &'static str, connections: usize) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -50,7 +50,7 @@ fn server(name: &'static str, connections: usize) -> (String, JoinHandle<()>) {
     (address, thread)
 }
 
-/// A server of datagrams that sends each back, as a response where it is a DNS query.
+/// A UDP server that echoes each datagram with the bit QR set, so that a DNS query becomes a response.
 fn datagram_server() -> String {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap().to_string();
@@ -77,7 +77,7 @@ fn query(service: SocketAddr) -> Vec<u8> {
     buffer[..length].to_vec()
 }
 
-/// Sends a text, ends, and returns all that comes back.
+/// Sends a text, shuts down the write side, and returns the response.
 fn exchange(mut stream: UnixStream, text: &str) -> String {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
@@ -88,7 +88,7 @@ fn exchange(mut stream: UnixStream, text: &str) -> String {
 }
 
 #[test]
-fn an_embedded_instance_balances_reloads_and_ends_when_it_is_dropped() {
+fn an_embedded_instance_balances_reloads_and_ends_on_drop() {
     let directory = Directory::new("balances");
     let socket = directory.0.join("clients.sock");
     let (first, first_thread) = server("first", 1);
@@ -117,7 +117,7 @@ fn an_embedded_instance_balances_reloads_and_ends_when_it_is_dropped() {
 }
 
 #[test]
-fn a_configuration_that_is_not_valid_starts_no_instance() {
+fn an_invalid_configuration_starts_no_instance() {
     let directory = Directory::new("not-valid");
     let file = directory.configuration("service \"s\" { listen = \"nowhere\" }");
     let problem = Embedded::start(&file, Options::default()).err().unwrap().to_string();
@@ -165,11 +165,11 @@ fn ports_that_the_system_chooses_are_reported_and_stay_across_reloads() {
     assert!(!before.contains(&bound("more")));
     all_serve();
 
-    // Another instance, or another service of this one, gets ports of its own.
+    // Another instance gets different ports.
     let other = Embedded::start(&file, options).unwrap();
     assert!(names.iter().chain(&["more"]).all(|name| !before.contains(&other.addresses(name)[0])));
 
-    // The port that the system chose may be written down.
+    // The configuration may name the port that the system chose.
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, text.replacen("127.0.0.1:0", &before[0].to_string(), 1)).unwrap();
     instance.reload().unwrap();

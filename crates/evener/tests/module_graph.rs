@@ -1,13 +1,14 @@
-//! The imports between the top-level modules of the program: none leads back to where it began.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! Imports between the top-level modules of the program, which must not form a cycle.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Modules, each with those that it imports.
+/// Modules, each with the modules that it imports.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
+/// All files in a directory and its subdirectories.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
@@ -18,7 +19,7 @@ fn imports(code: &str) -> BTreeSet<String> {
     let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let mut found = BTreeSet::new();
     for (at, path) in code.match_indices("crate::") {
-        // `$crate::` is a macro's, `evener_crate::` another name.
+        // This is another path that ends in `crate::`, like `not_crate::`.
         if code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }
@@ -62,8 +63,8 @@ fn graph(source: &Path) -> Graph {
     graph
 }
 
-/// A path that leads from a module back to it.
-fn circle<'a>(graph: &'a Graph, path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> Option<String> {
+/// Finds a cycle that begins with the modules of `path`.
+fn cycle<'a>(graph: &'a Graph, path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a str>) -> Option<String> {
     let last = *path.last().unwrap();
     for next in graph.get(last).into_iter().flatten() {
         if let Some(at) = path.iter().position(|module| module == next) {
@@ -73,7 +74,7 @@ fn circle<'a>(graph: &'a Graph, path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a
             continue;
         }
         path.push(next);
-        let found = circle(graph, path, done);
+        let found = cycle(graph, path, done);
         path.pop();
         if found.is_some() {
             return found;
@@ -83,27 +84,27 @@ fn circle<'a>(graph: &'a Graph, path: &mut Vec<&'a str>, done: &mut BTreeSet<&'a
     None
 }
 
-fn first_circle(graph: &Graph) -> Option<String> {
+fn first_cycle(graph: &Graph) -> Option<String> {
     let mut done = BTreeSet::new();
-    graph.keys().find_map(|module| circle(graph, &mut vec![module], &mut done))
+    graph.keys().find_map(|module| cycle(graph, &mut vec![module], &mut done))
 }
 
 #[test]
-fn imports_between_modules_have_no_circle() {
+fn imports_between_modules_have_no_cycle() {
     let graph = graph(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     assert!(graph["cli"].contains("instance") && graph["instance"].contains("supervisor"), "{graph:?}");
-    assert_eq!(first_circle(&graph), None);
+    assert_eq!(first_cycle(&graph), None);
 }
 
 #[test]
-fn a_circle_is_found() {
+fn a_cycle_is_found() {
     let code = "use crate::{b::{self, X}, c};\nfn f() { $crate::d::g(); not_crate::e() }";
     assert_eq!(imports(code), ["b", "c", "d"].map(str::to_owned).into());
     let imported = |modules: &[&str]| modules.iter().map(|module| (*module).to_owned()).collect();
     let mut graph: Graph = [("a", &["b", "c"][..]), ("b", &["c"]), ("c", &[])]
         .map(|(module, others)| (module.to_owned(), imported(others)))
         .into();
-    assert_eq!(first_circle(&graph), None);
+    assert_eq!(first_cycle(&graph), None);
     graph.get_mut("c").unwrap().insert("a".to_owned());
-    assert_eq!(first_circle(&graph).as_deref(), Some("a -> b -> c -> a"));
+    assert_eq!(first_cycle(&graph).as_deref(), Some("a -> b -> c -> a"));
 }

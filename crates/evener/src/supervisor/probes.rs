@@ -86,7 +86,7 @@ impl Supervisor {
                 if self.probes.is_running(&probed) {
                     continue;
                 }
-                let patient = CheckedServer {
+                let server = CheckedServer {
                     endpoint: server.spec.endpoint.clone(),
                     target: server.target.clone(),
                     send_proxy: running.pool.spec().send_proxy,
@@ -98,7 +98,7 @@ impl Supervisor {
                 let task = tokio::spawn(async move {
                     // The semaphore is never closed. A reload does not replace it, so its permits stay valid.
                     let _permit = permits.acquire().await;
-                    let result = check::probe(&patient, &spec).await;
+                    let result = check::probe(&server, &spec).await;
                     let _ = sender.send(Input::Probed { probed, result }).await;
                 });
                 self.probes.add(key, task.abort_handle());

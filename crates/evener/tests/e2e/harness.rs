@@ -1,4 +1,4 @@
-//! What the tests share: a running instance, servers to balance, ports, deadlines.
+//! Shared parts of the tests: a running instance, servers, ports and deadlines.
 
 pub(crate) mod certificates;
 pub(crate) mod dns;
@@ -24,19 +24,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Whatever a test waits for comes within this, or the test fails.
+/// Time limit for each wait of a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_evener");
 
-/// Waits until `ready`, which says what is still missing.
+/// Waits until `ready` returns a value. `what` names the missing event in the failure message.
 pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = ready() {
             return value;
         }
-        assert!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
+        assert!(Instant::now() < until, "expected within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -45,41 +45,42 @@ pub(crate) fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Whether a program is there. Where tests must not be skipped (CI), its absence is a failure.
+/// Returns `true` if a program is installed. Its absence is a failure where tests must not be skipped (CI).
 pub(crate) fn have(program: &str) -> bool {
     let found = ["/usr/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(program).exists());
     if !found {
         println!("skipped: needs {program} (cargo xtask setup installs it)");
         assert!(
             std::env::var_os("EVENER_TEST_STRICT").is_none(),
-            "skipped where nothing may be: needs {program}"
+            "skipped although EVENER_TEST_STRICT is set: needs {program}"
         );
     }
     found
 }
 
-/// The Python that has what tests need of PyPI. Where tests must not be skipped (CI), its absence is a failure.
+/// Returns the Python with the packages that tests need. Its absence is a failure where tests must not be skipped (CI).
 pub(crate) fn python() -> Option<PathBuf> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
     if !python.exists() {
-        println!("skipped: needs target/python (cargo xtask setup makes it)");
+        println!("skipped: needs target/python (cargo xtask setup creates it)");
         assert!(
             std::env::var_os("EVENER_TEST_STRICT").is_none(),
-            "skipped where nothing may be: needs target/python"
+            "skipped although EVENER_TEST_STRICT is set: needs target/python"
         );
         return None;
     }
     Some(python)
 }
 
-/// Node with what tests need of npm; the script comes next. Where tests must not be skipped (CI), its absence is a failure.
+/// Returns a command for Node with the npm packages that tests need; the script is its next argument. Its absence is a failure
+/// where tests must not be skipped (CI).
 pub(crate) fn node() -> Option<Command> {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/node/node_modules");
     if !modules.join("mname").exists() {
-        println!("skipped: needs target/node (cargo xtask setup makes it)");
+        println!("skipped: needs target/node (cargo xtask setup creates it)");
         assert!(
             std::env::var_os("EVENER_TEST_STRICT").is_none(),
-            "skipped where nothing may be: needs target/node"
+            "skipped although EVENER_TEST_STRICT is set: needs target/node"
         );
         return None;
     }
@@ -88,17 +89,20 @@ pub(crate) fn node() -> Option<Command> {
     Some(node)
 }
 
-/// Whether the test runs as root, which namespaces need.
+/// Returns `true` if the test runs as root, which namespaces need.
 pub(crate) fn have_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("skipped: needs root, for a network namespace");
-        assert!(std::env::var_os("EVENER_TEST_STRICT").is_none(), "skipped where nothing may be: needs root");
+        assert!(
+            std::env::var_os("EVENER_TEST_STRICT").is_none(),
+            "skipped although EVENER_TEST_STRICT is set: needs root"
+        );
     }
     root
 }
 
-/// A directory that goes with its test.
+/// A directory that is removed at the end of its test.
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
@@ -129,7 +133,7 @@ impl Drop for Directory {
 /// A running instance.
 pub(crate) struct Evener {
     child: Child,
-    pub(crate) directory: Directory,
+    directory: Directory,
     admin: PathBuf,
 }
 
@@ -140,9 +144,9 @@ impl Drop for Evener {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("what evener said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!("last lines of evener:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         } else {
-            // A worker that is gone is not always missed: others serve on.
+            // A worker that panics can go unnoticed, because other workers continue.
             let log = self.log();
             assert!(!log.contains("panicked at"), "a thread panicked: {log}");
         }
@@ -173,7 +177,7 @@ impl Evener {
         Self::start_at(command, directory, arguments, &admin)
     }
 
-    /// Runs a configuration with an admin socket that another instance may have had before.
+    /// Runs a configuration with a given admin socket, which another instance may have used before.
     pub(crate) fn run_at(config: &str, admin: &Path) -> Self {
         let directory = Directory::new();
         let file = directory.write("evener.lua", config).display().to_string();
@@ -195,7 +199,7 @@ impl Evener {
         let mut evener = Self { child, directory, admin: admin.to_owned() };
         wait_until("the instance to start", || {
             let ended = evener.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended at once: {}", evener.log());
+            assert!(ended.is_none(), "expected the instance to keep running: {}", evener.log());
             evener.log().contains("admin_listening").then_some(())
         });
         evener
@@ -213,9 +217,29 @@ impl Evener {
         self.log().matches(text).count()
     }
 
-    /// Waits for a text in the log, which is written by a thread of its own.
+    /// Waits for a text in the log, which another thread writes.
     pub(crate) fn expect_log(&self, text: &str) {
         wait_until(text, || self.log().contains(text).then_some(()));
+    }
+
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file to the directory of the instance and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.directory.write(name, text)
+    }
+
+    /// Replaces the configuration file without a reload.
+    pub(crate) fn write_config(&self, config: &str) {
+        self.directory.write("evener.lua", config);
+    }
+
+    /// Returns the path of the admin socket.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.admin.clone()
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -228,15 +252,15 @@ impl Evener {
         );
     }
 
-    /// Replaces the configuration and waits until it was taken on.
+    /// Replaces the configuration and waits for the reload.
     pub(crate) fn reload(&self, config: &str) {
-        self.directory.write("evener.lua", config);
+        self.write_config(config);
         let before = self.log_count(" reloaded changes=");
         self.signal("HUP");
         wait_until("the reload", || (self.log_count(" reloaded changes=") > before).then_some(()));
     }
 
-    /// A command that talks to this instance.
+    /// Runs a command for this instance.
     pub(crate) fn run_command(&self, arguments: &[&str]) -> Output {
         let socket = self.directory.file("admin.sock");
         Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
@@ -248,7 +272,7 @@ impl Evener {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// The port of a service that listens on one IP address, as the instance reports it.
+    /// Returns the port of a service that listens on one IP address.
     pub(crate) fn port(&self, service: &str) -> u16 {
         let status = self.request_status();
         let services = status["services"].as_array().unwrap();
@@ -258,7 +282,7 @@ impl Evener {
         listen[0].as_str().unwrap().parse::<SocketAddr>().unwrap().port()
     }
 
-    /// Status from the admin socket itself, which takes less time than another process.
+    /// Requests the status stopped the admin socket, which is faster than a process.
     fn request_status(&self) -> Value {
         let mut stream = UnixStream::connect(&self.admin).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -269,7 +293,7 @@ impl Evener {
         serde_json::from_str(response.split_once("\r\n\r\n").unwrap().1).unwrap()
     }
 
-    /// A counter of a service.
+    /// Returns a counter of a service.
     pub(crate) fn service_counter(&self, service: &str, name: &str) -> u64 {
         let status = self.status();
         let services = status["services"].as_array().unwrap();
@@ -277,7 +301,7 @@ impl Evener {
         found["counters"][name].as_u64().unwrap()
     }
 
-    /// A server by its name, whatever its pool.
+    /// Returns the status of a server by its name, in any pool.
     pub(crate) fn server(&self, name: &str) -> Value {
         let status = self.status();
         let pools = status["pools"].as_array().unwrap();
@@ -285,12 +309,12 @@ impl Evener {
         servers.find(|server| server["name"] == name).unwrap_or_else(|| panic!("no server {name}")).clone()
     }
 
-    /// Waits for its end; the exit status.
+    /// Waits for the process to end and returns the exit status.
     pub(crate) fn end(&mut self) -> i32 {
         wait_until("the instance to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
 
-    /// Seconds of CPU time so far.
+    /// Returns the CPU time of the process in seconds.
     pub(crate) fn cpu_seconds(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -298,12 +322,12 @@ impl Evener {
     }
 }
 
-/// A TCP server on a thread: what it does with a connection is up to the test.
+/// A TCP server that passes each connection to a function of the test, on a separate thread.
 pub(crate) struct Server {
     pub(crate) port: u16,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Keeps the port for a server that takes the place of this one when it stopped.
+    /// Keeps the port for a server that starts there after this server stopped
     reserved: Option<Reservation>,
 }
 
@@ -314,7 +338,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts on a port of its own.
+    /// Starts a server on a new port.
     pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let reserved = Reservation::new();
         let mut server = Self::start_at(reserved.port(), serve);
@@ -322,12 +346,12 @@ impl Server {
         server
     }
 
-    /// Starts on a reserved port, or on that of a server that stopped.
+    /// Starts a server on a reserved port, or on the port of a stopped server.
     pub(crate) fn start_at(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(local(port)).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let (stop, serve) = (Arc::clone(&over), Arc::new(serve));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (stop, serve) = (Arc::clone(&stopped), Arc::new(serve));
         let thread = std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 match listener.accept() {
@@ -340,10 +364,10 @@ impl Server {
                 }
             }
         });
-        Self { port, over, thread: Some(thread), reserved: None }
+        Self { port, stopped, thread: Some(thread), reserved: None }
     }
 
-    /// Says its name and the address that it saw, then sends back what it gets until the end.
+    /// Starts a server that sends its name and the client's address, and then echoes the received bytes.
     pub(crate) fn named(name: &'static str) -> Self {
         Self::start(move |stream| echo(name, stream))
     }
@@ -352,9 +376,9 @@ impl Server {
         Self::start_at(port, move |stream| echo(name, stream))
     }
 
-    /// Closes the listening socket; connections that it has go on.
+    /// Closes the listener. Open connections remain.
     pub(crate) fn stop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -372,7 +396,7 @@ fn echo(name: &str, mut stream: TcpStream) {
     }
 }
 
-/// A client connection with a deadline.
+/// Connects a client, with a deadline for reads.
 pub(crate) fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(local(port)).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -386,7 +410,7 @@ pub(crate) fn line(stream: &mut TcpStream) -> String {
     loop {
         match stream.read(&mut byte) {
             Ok(1) if byte[0] != b'\n' => line.push(byte[0]),
-            // A read with a deadline is not taken up again by itself.
+            // A read with a timeout is not restarted after a signal.
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             _ => break,
         }
@@ -394,7 +418,7 @@ pub(crate) fn line(stream: &mut TcpStream) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// The name of the server that a new connection gets; empty when it is closed without one.
+/// Returns the name that the server of a new connection sends, or an empty string without one.
 pub(crate) fn who(port: u16) -> String {
     line(&mut connect(port)).split(' ').next().unwrap().to_owned()
 }

@@ -1,5 +1,5 @@
-//! End to end: the real binary, real sockets, real peers. Each test has its own directory, ports and processes.
-#![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
+//! End-to-end tests with the real binary, real sockets and real peers. Each test has its own directory, ports and processes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod admin {
     pub(crate) mod access;
@@ -9,7 +9,7 @@ mod admin {
 }
 
 mod checks {
-    mod first;
+    mod first_check;
     mod http;
     mod on_down;
     mod verdicts;
@@ -38,7 +38,7 @@ mod compat_pen {
 
 mod config {
     pub(crate) mod access_lists;
-    mod links;
+    mod link_addresses;
     mod listen_addresses;
     mod loops;
     mod moved_servers;
@@ -48,25 +48,25 @@ mod config {
 mod dns {
     mod bind;
     mod cache;
+    mod coalesced;
     mod commands;
     mod failures;
     mod fairness;
     mod hostile;
-    mod late;
+    mod late_responses;
     mod limits;
-    mod live;
     mod malformed;
     mod mname;
     mod options;
     mod peers;
     mod proxy;
     mod queries;
+    mod reloads;
     mod retry_on;
     mod streams;
     mod tcp;
     mod transfers;
     mod transports;
-    mod twins;
 }
 
 mod harness;
@@ -74,7 +74,7 @@ mod harness;
 mod http {
     mod aborts;
     mod cookies;
-    mod early;
+    mod early_responses;
     mod failures;
     mod forwarded;
     pub(crate) mod http2;
@@ -84,9 +84,9 @@ mod http {
     mod request_log;
     mod respond;
     mod routes;
-    mod slow;
+    mod slow_clients;
     mod smuggling;
-    mod tolerance;
+    mod tolerated_responses;
     mod wrk;
 }
 
@@ -114,19 +114,19 @@ mod tcp {
 }
 
 mod tls {
+    mod certificate_reloads;
     pub(crate) mod clients;
-    mod endings;
-    mod live_certificates;
+    mod close_notify;
     mod passthrough;
-    mod peers;
+    mod peer_certificates;
     mod sessions;
     mod testssl;
     mod trust;
 }
 
 mod udp {
+    mod drained_addresses;
     pub(crate) mod flows;
-    mod leaving;
     mod proxy_peers;
     mod proxy_protocol;
     mod spread;

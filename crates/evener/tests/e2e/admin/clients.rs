@@ -1,6 +1,6 @@
-//! `clients`: what a service remembers of its clients, how it is asked for, and what of it lasts.
+//! `clients`: the table of a service's recent clients, its queries, and its lifetime.
 
-use crate::admin::access::{api, done, fails};
+use crate::admin::access::{api, error_of, output_of};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, http_service};
 use crate::harness::{Directory, Evener, Server, connect, line, local, wait_until};
@@ -15,7 +15,7 @@ fn tcp(listen: u16, server: u16, more: &str) -> String {
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", {more} }}\n")
 }
 
-/// What the API says of the clients.
+/// The clients that the API reports.
 fn clients(evener: &Evener, query: &str) -> Vec<Value> {
     let (status, found) = api(evener, "GET", &format!("/v1/clients{query}"), None);
     assert_eq!(status, 200, "{found}");
@@ -26,19 +26,19 @@ fn addresses(evener: &Evener) -> Vec<String> {
     clients(evener, "").iter().map(|one| one["client"].as_str().unwrap().to_owned()).collect()
 }
 
-/// Waits until a client has connects, bytes from it and bytes to it as said.
+/// Waits until a client has these numbers of connections, of bytes received and of bytes sent.
 fn expect(evener: &Evener, client: &str, expected: [u64; 3]) {
     let mut last = String::new();
     wait_until(&format!("{client} with {expected:?}"), || {
         let all = clients(evener, "");
         last = format!("{all:?}");
         let one = all.iter().find(|one| one["client"] == client)?;
-        let seen = ["connects", "bytes_in", "bytes_out"].map(|key| one[key].as_u64().unwrap());
-        (seen == expected).then_some(())
+        let counters = ["connects", "bytes_in", "bytes_out"].map(|key| one[key].as_u64().unwrap());
+        (counters == expected).then_some(())
     });
 }
 
-/// Writes, and reads it back.
+/// Writes bytes and reads their echo.
 fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
     stream.flush().unwrap();
@@ -48,7 +48,7 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 }
 
 #[test]
-fn a_long_connection_shows_up_while_it_lasts() {
+fn a_connection_is_counted_while_it_is_open() {
     let a = Server::named("a");
     let evener = Evener::run(&tcp(0, a.port, "clients = 100"));
     let listen = evener.port("s");
@@ -57,7 +57,7 @@ fn a_long_connection_shows_up_while_it_lasts() {
     expect(&evener, "127.0.0.2", [1, 0, 12]);
     echo(&mut long, b"hello");
     expect(&evener, "127.0.0.2", [1, 5, 17]);
-    // More than what is copied at once: it is spliced.
+    // More bytes than one receive takes, so that they are spliced.
     let mut writer = long.try_clone().unwrap();
     let sender = std::thread::spawn(move || writer.write_all(&vec![7; 1 << 20]).unwrap());
     long.read_exact(&mut vec![0; 1 << 20]).unwrap();
@@ -72,7 +72,7 @@ fn a_long_connection_shows_up_while_it_lasts() {
 }
 
 #[test]
-fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
+fn clients_behind_a_proxy_and_decrypted_bytes_are_counted() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let a = Server::named("a");
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -82,14 +82,14 @@ fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
         a.port
     ));
     let plain = evener.port("p");
-    let secret = evener.port("t");
-    let mut reported = connect(plain);
-    reported.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
-    assert_eq!(line(&mut reported), "a 127.0.0.1");
-    reported.read_exact(&mut [0; 5]).unwrap();
+    let encrypted = evener.port("t");
+    let mut proxied = connect(plain);
+    proxied.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nhello").unwrap();
+    assert_eq!(line(&mut proxied), "a 127.0.0.1");
+    proxied.read_exact(&mut [0; 5]).unwrap();
     expect(&evener, "192.0.2.7", [1, 5, 17]);
     let config = Arc::new(authority.client(ANY));
-    let mut client = shake(secret, "a.example", &config).unwrap();
+    let mut client = shake(encrypted, "a.example", &config).unwrap();
     assert_eq!(line_of(&mut client), "a 127.0.0.1");
     echo(&mut client, b"sealed");
     expect(&evener, "127.0.0.1", [1, 6, 18]);
@@ -98,7 +98,7 @@ fn tls_and_what_a_proxy_tells_of_are_counted_by_what_they_are() {
 }
 
 #[test]
-fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
+fn requests_and_bodies_are_counted_with_the_last_server() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let evener =
         Evener::run(&http_service(0, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
@@ -108,14 +108,14 @@ fn requests_and_their_bodies_are_counted_and_the_server_is_the_last_one() {
         let response = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
         assert_eq!(response.text(), name);
     }
-    // The proxy that connects is the client, whatever it tells. Heads of requests and bodies are counted.
+    // The client is the connecting proxy, regardless of its fields. The header sections of requests and bodies are counted.
     let header = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n".len() as u64;
     expect(&evener, "127.0.0.3", [1, 2 * header, 2]);
     assert_eq!(clients(&evener, "")[0]["server"], format!("127.0.0.1:{}", b.port));
 }
 
 #[test]
-fn flows_are_counted_and_one_that_moves_is_not_another() {
+fn flows_are_counted_once_even_when_they_move() {
     let (a, b) = (flows::Echo::start("a"), flows::Echo::start("b"));
     let evener = Evener::run(&flows::service(0, &[&a, &b], "clients = 9, passive = { down_for = \"1s\" }"));
     let listen = evener.port("u");
@@ -134,40 +134,40 @@ fn flows_are_counted_and_one_that_moves_is_not_another() {
 }
 
 #[test]
-fn the_table_is_bounded_lasts_across_reloads_and_keeps_the_newest() {
+fn the_table_is_bounded_and_keeps_the_newest_clients_across_reloads() {
     let a = Server::named("a");
     let evener = Evener::run(&tcp(0, a.port, "clients = 3"));
     let listen = evener.port("s");
-    // The end of a connection counts, too, and another worker may see it late: the next client waits for it.
-    let come = |last: u8, remaining: u64| {
+    // The end of a connection counts as activity, too, and another worker may see it late. So the next client waits for it.
+    let visit = |last: u8, remaining: u64| {
         assert_eq!(line(&mut connect_from(&format!("127.0.0.{last}"), listen)), "a 127.0.0.1");
         wait_until("the end of the connection", || {
             (evener.status()["services"][0]["connections_active"] == remaining).then_some(())
         });
     };
-    (1..=4).for_each(|last| come(last, 0));
-    let mut held = connect_from("127.0.0.9", listen);
-    line(&mut held);
+    (1..=4).for_each(|last| visit(last, 0));
+    let mut open = connect_from("127.0.0.9", listen);
+    line(&mut open);
     let named = |last: &[u8]| last.iter().map(|last| format!("127.0.0.{last}")).collect::<Vec<_>>();
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
     evener.reload(&tcp(0, a.port, "clients = 3, connections_max = 99"));
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
     evener.reload(&tcp(0, a.port, "clients = 10000"));
     assert_eq!(addresses(&evener), named(&[9, 4, 3]));
-    come(5, 1);
+    visit(5, 1);
     evener.reload(&tcp(0, a.port, "clients = 2"));
     assert_eq!(addresses(&evener), named(&[5, 9]));
-    // A connection that was there all the time is still the client's.
-    echo(&mut held, b"hello");
+    // A connection that stayed open is still counted for its client.
+    echo(&mut open, b"hello");
     expect(&evener, "127.0.0.9", [1, 5, 17]);
     assert_eq!(addresses(&evener), named(&[9, 5]));
     evener.reload(&tcp(0, a.port, ""));
     assert!(addresses(&evener).is_empty());
-    echo(&mut held, b"hello");
+    echo(&mut open, b"hello");
 }
 
 #[test]
-fn refused_clients_are_not_written_down() {
+fn refused_clients_are_not_recorded() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let config = |denied: &str| {
         format!(
@@ -187,17 +187,17 @@ fn refused_clients_are_not_written_down() {
 }
 
 #[test]
-fn the_command_shows_them_and_says_what_is_wrong() {
+fn the_command_lists_clients_and_reports_errors() {
     let a = Server::named("a");
     let evener = Evener::run(&format!(
         "{}service \"plain\" {{ listen = \"127.0.0.1:0\", pool = \"s\" }}",
         tcp(0, a.port, "clients = 9")
     ));
     let listen = evener.port("s");
-    let ends = |mut stream: TcpStream| line(&mut stream);
-    (2..=4).for_each(|last| drop(ends(connect_from(&format!("127.0.0.{last}"), listen))));
+    let first_line = |mut stream: TcpStream| line(&mut stream);
+    (2..=4).for_each(|last| drop(first_line(connect_from(&format!("127.0.0.{last}"), listen))));
     expect(&evener, "127.0.0.4", [1, 0, 12]);
-    let text = done(&evener, &["clients", "s", "--since", "1h"]);
+    let text = output_of(&evener, &["clients", "s", "--since", "1h"]);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["SERVICE", "CLIENT", "CONNECTS"]);
     assert!(
@@ -205,10 +205,11 @@ fn the_command_shows_them_and_says_what_is_wrong() {
         "{text}"
     );
     assert_eq!(lines.len(), 4);
-    let two: Value = serde_json::from_str(&done(&evener, &["clients", "--json", "--limit", "2"])).unwrap();
+    let two: Value =
+        serde_json::from_str(&output_of(&evener, &["clients", "--json", "--limit", "2"])).unwrap();
     assert_eq!((two["total"].as_u64(), two["clients"].as_array().unwrap().len()), (Some(3), 2));
-    assert!(fails(&evener, &["clients", "plain"]).contains("does not record clients"));
-    assert!(fails(&evener, &["clients", "nobody"]).contains("there is no service `nobody`"));
+    assert!(error_of(&evener, &["clients", "plain"]).contains("does not record clients"));
+    assert!(error_of(&evener, &["clients", "missing"]).contains("there is no service `missing`"));
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=100001", None).0, 422);
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=few", None).0, 422);
     wait_until("time to pass", || {

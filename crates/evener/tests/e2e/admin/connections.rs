@@ -1,6 +1,6 @@
-//! What is open, as `evener connections` lists it, and `evener close`.
+//! Open connections, as `evener connections` lists them, and `evener close`.
 
-use crate::admin::access::{api, done, fails};
+use crate::admin::access::{api, error_of, output_of};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, wait_until, who};
@@ -16,7 +16,7 @@ fn tcp(name: &str, listen: u16, server: u16, more: &str) -> String {
     format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", {more} }}\n")
 }
 
-/// What is open, of a service.
+/// The open connections of a service.
 fn open(evener: &Evener, service: &str) -> Vec<Value> {
     let (status, found) = api(evener, "GET", &format!("/v1/connections?service={service}"), None);
     assert_eq!(status, 200, "{found}");
@@ -24,50 +24,51 @@ fn open(evener: &Evener, service: &str) -> Vec<Value> {
     found["connections"].as_array().unwrap().clone()
 }
 
-/// The only one that is open, once it is at this stage.
+/// Waits until the only open connection of a service is at this stage, and returns it.
 fn only(evener: &Evener, service: &str, stage: &str) -> Value {
-    wait_until(&format!("one at stage {stage}: {:?}", open(evener, service)), || {
+    wait_until(&format!("one connection at stage {stage}: {:?}", open(evener, service)), || {
         let all = open(evener, service);
         (all.len() == 1 && all[0]["stage"] == stage).then(|| all[0].clone())
     })
 }
 
+/// Closes a connection with the API, and returns the status.
 fn close(evener: &Evener, one: &Value) -> u16 {
     api(evener, "DELETE", &format!("/v1/connections/{}", one["number"]), None).0
 }
 
-/// Whether the other side ended, in whatever way.
+/// Returns whether the peer ended the connection, by a close or a reset.
 fn is_over(stream: &mut impl Read) -> bool {
     !matches!(stream.read(&mut [0; 1]), Ok(1))
 }
 
-/// How a client ended.
+/// The end of a client's connection.
 #[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    InOrder,
+enum End {
+    Close,
     Reset,
 }
 
-/// A server that says hello, and tells the test when a client of its own is over, and how.
-fn watched() -> (Server, Receiver<Ended>) {
-    let (tell, reported) = channel();
+/// A server that sends a line, and the ends of its connections.
+fn watched() -> (Server, Receiver<End>) {
+    let (sender, ends) = channel();
     let server = Server::start(move |mut stream| {
         let _ = stream.write_all(b"a\n");
-        let ended = loop {
+        let end = loop {
             match stream.read(&mut [0; 4096]) {
                 Ok(1..) => {}
-                Ok(0) => break Ended::InOrder,
-                Err(_) => break Ended::Reset,
+                Ok(0) => break End::Close,
+                Err(_) => break End::Reset,
             }
         };
-        let _ = tell.send(ended);
+        let _ = sender.send(end);
     });
-    (server, reported)
+    (server, ends)
 }
 
 #[test]
-fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
-    let (server, over) = watched();
+fn a_connection_is_listed_with_its_details_and_closed_on_both_sides() {
+    let (server, ends) = watched();
     let evener = Evener::run(&tcp("s", 0, server.port, ""));
     let listen = evener.port("s");
     let mut client = connect_from("127.0.0.2", listen);
@@ -87,12 +88,12 @@ fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
     line(&mut other);
     assert_eq!(close(&evener, &one), 200);
     assert!(is_over(&mut client));
-    let ended = over.recv_timeout(DEADLINE).expect("the server's side ends, too");
-    assert_eq!(ended, Ended::Reset, "half of what a client had to say is not all of it");
+    let end = ends.recv_timeout(DEADLINE).expect("the server's side ends, too");
+    assert_eq!(end, End::Reset, "the server must not take the close for the client's end");
     assert_eq!(only(&evener, "s", "relaying")["client"], "127.0.0.3");
     assert_eq!(evener.service_counter("s", "closed"), 1);
     assert_eq!(evener.status()["services"][0]["connections_active"], 1);
-    // Its place may be another's by now: that one is not meant.
+    // Another connection may have the same slot now. It must not be closed by the old number.
     let mut third = connect_from("127.0.0.4", listen);
     line(&mut third);
     assert_eq!(close(&evener, &one), 404);
@@ -101,66 +102,66 @@ fn a_connection_is_listed_with_what_it_is_and_closed_on_both_sides() {
 }
 
 #[test]
-fn those_that_have_no_server_yet_are_listed_and_closed_too() {
+fn connections_without_a_server_are_listed_and_closed() {
     let a = Server::named("a");
     let evener = Evener::run(&format!(
         "{}{}",
-        tcp("told", 0, a.port, "proxy_from = \"127.0.0.0/8\""),
+        tcp("proxied", 0, a.port, "proxy_from = \"127.0.0.0/8\""),
         tcp("slow", 0, a.port, "deny = \"127.0.0.2\", denied = \"tarpit\"")
     ));
-    let reported = evener.port("told");
+    let proxied = evener.port("proxied");
     let slow = evener.port("slow");
-    let (mut silent, mut stuck) = (connect(reported), connect_from("127.0.0.2", slow));
-    for (service, stage, client) in [("told", "preamble", &mut silent), ("slow", "tarpit", &mut stuck)] {
+    let (mut silent, mut stuck) = (connect(proxied), connect_from("127.0.0.2", slow));
+    for (service, stage, client) in [("proxied", "preamble", &mut silent), ("slow", "tarpit", &mut stuck)] {
         let one = only(&evener, service, stage);
         assert_eq!((&one["server"], &one["server_socket"]), (&Value::Null, &Value::Null));
         assert_eq!(close(&evener, &one), 200);
         assert!(is_over(client), "{service}");
         assert!(open(&evener, service).is_empty());
     }
-    // What a PROXY header tells of is the client.
-    let mut client = connect(reported);
+    // The client is the one that the PROXY header names.
+    let mut client = connect(proxied);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n").unwrap();
     line(&mut client);
-    assert_eq!(only(&evener, "told", "relaying")["client"], "192.0.2.7");
+    assert_eq!(only(&evener, "proxied", "relaying")["client"], "192.0.2.7");
 }
 
 #[test]
-fn bytes_that_wait_are_told_of_for_either_side() {
+fn buffered_bytes_are_reported_for_both_directions() {
     let flood = Server::start(|mut stream| {
         let _ = stream.write_all(&vec![1; 64 << 20]);
     });
-    let deaf = Server::start(|stream| {
-        let _held = stream;
+    let unreading = Server::start(|stream| {
+        let _open = stream;
         std::thread::park_timeout(DEADLINE);
     });
-    let evener = Evener::run(&(tcp("s", 0, flood.port, "") + &tcp("b", 0, deaf.port, "")));
+    let evener = Evener::run(&(tcp("s", 0, flood.port, "") + &tcp("b", 0, unreading.port, "")));
     let listen = evener.port("s");
     let back = evener.port("b");
     let mut client = connect(listen);
-    let waiting = |service: &str, key: &str| {
+    let buffered = |service: &str, key: &str| {
         let all = open(&evener, service);
         all.first().and_then(|one| one[key].as_u64()).filter(|bytes| *bytes > 0)
     };
-    wait_until("bytes for a client that does not read", || waiting("s", "to_client"));
-    let mut talker = connect(back);
-    talker.set_nonblocking(true).unwrap();
+    wait_until("bytes for a client that does not read", || buffered("s", "to_client"));
+    let mut sender = connect(back);
+    sender.set_nonblocking(true).unwrap();
     wait_until("bytes for a server that does not read", || {
-        while let Ok(1..) = talker.write(&[2; 65_536]) {}
-        waiting("b", "to_server")
+        while let Ok(1..) = sender.write(&[2; 65_536]) {}
+        buffered("b", "to_server")
     });
     client.read_exact(&mut vec![0; 64 << 20]).unwrap();
 }
 
 #[test]
-fn sessions_are_listed_by_what_they_are_about() {
+fn tls_and_http_connections_are_listed_with_their_stages() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let a = Server::named("a");
-    let (sender, go_on) = channel::<()>();
-    let go_on = std::sync::Mutex::new(go_on);
+    let (release, released) = channel::<()>();
+    let released = std::sync::Mutex::new(released);
     let origin = Origin::start(move |wire, _| {
-        let _ = go_on.lock().unwrap().recv_timeout(DEADLINE);
+        let _ = released.lock().unwrap().recv_timeout(DEADLINE);
         wire.reply("200 OK", "", b"late")
     });
     let evener = Evener::run(&format!(
@@ -168,14 +169,14 @@ fn sessions_are_listed_by_what_they_are_about() {
         tcp("t", 0, a.port, &format!("tls = {{ {keys} }}")),
         tcp("w", 0, origin.port, "protocol = \"http\"")
     ));
-    let secret = evener.port("t");
+    let encrypted = evener.port("t");
     let web = evener.port("w");
-    let mut silent = connect(secret);
+    let mut silent = connect(encrypted);
     let one = only(&evener, "t", "handshake");
     assert_eq!(one["client_port"], silent.local_addr().unwrap().port());
     assert_eq!(close(&evener, &one), 200);
     assert!(is_over(&mut silent));
-    let mut client = shake(secret, "a.example", &Arc::new(authority.client(ANY))).unwrap();
+    let mut client = shake(encrypted, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     line_of(&mut client);
     let one = only(&evener, "t", "relaying");
     assert_eq!((&one["pool"], &one["server"]), (&"t".into(), &format!("127.0.0.1:{}", a.port).into()));
@@ -191,17 +192,17 @@ fn sessions_are_listed_by_what_they_are_about() {
         one["server_socket"].is_i64().then_some(one)
     });
     assert_eq!(one["server"], format!("127.0.0.1:{}", origin.port));
-    sender.send(()).unwrap();
+    release.send(()).unwrap();
     assert_eq!(wire.response("GET").unwrap().text(), "late");
     let same = only(&evener, "w", "http/1 idle");
-    assert_eq!(same["number"], one["number"], "it keeps its number");
+    assert_eq!(same["number"], one["number"], "the connection must keep its number");
     assert_eq!(close(&evener, &same), 200);
     assert!(wire.is_over());
     assert_eq!((evener.service_counter("t", "closed"), evener.service_counter("w", "closed")), (2, 1));
 }
 
 #[test]
-fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
+fn a_flow_keeps_its_number_when_it_moves_and_can_be_closed() {
     let (a, b) = (flows::Echo::start("a"), flows::Echo::start("b"));
     let evener = Evener::run(&flows::service(0, &[&a, &b], "passive = { down_for = \"1s\" }"));
     let listen = evener.port("u");
@@ -224,37 +225,37 @@ fn a_flow_is_listed_keeps_its_number_when_it_moves_and_can_be_closed() {
 }
 
 #[test]
-fn the_commands_show_as_many_as_wanted_and_say_what_is_wrong() {
+fn the_commands_list_a_limited_number_and_report_errors() {
     let a = Server::named("a");
     let config = tcp("s", 0, a.port, "") + &tcp("o", 0, a.port, "");
     let evener = Evener::run_with(&config, &["--workers", "3"]);
     let listen = evener.port("s");
     let other = evener.port("o");
-    let mut held: Vec<TcpStream> = (0..12).map(|_| connect(listen)).collect();
-    held.iter_mut().for_each(|client| drop(line(client)));
-    let mut stranger = connect(other);
-    line(&mut stranger);
-    let text = done(&evener, &["connections", "s"]);
+    let mut clients: Vec<TcpStream> = (0..12).map(|_| connect(listen)).collect();
+    clients.iter_mut().for_each(|client| drop(line(client)));
+    let mut other_client = connect(other);
+    line(&mut other_client);
+    let text = output_of(&evener, &["connections", "s"]);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("NUMBER") && lines[1].contains("relaying"), "{text}");
     assert_eq!(lines.len(), 13);
     let few: Value =
-        serde_json::from_str(&done(&evener, &["connections", "--json", "--limit", "5"])).unwrap();
+        serde_json::from_str(&output_of(&evener, &["connections", "--json", "--limit", "5"])).unwrap();
     assert_eq!((few["total"].as_u64(), few["connections"].as_array().unwrap().len()), (Some(13), 5));
-    // Each has a number of its own, and each can be closed by it, whichever worker has it.
+    // Each connection has a different number, by which it can be closed on any worker.
     let mut numbers: Vec<u64> =
         open(&evener, "s").iter().map(|one| one["number"].as_u64().unwrap()).collect();
     numbers.dedup();
     assert_eq!(numbers.len(), 12);
     for number in numbers {
-        assert_eq!(done(&evener, &["close", &number.to_string()]), format!("{number}: closed\n"));
+        assert_eq!(output_of(&evener, &["close", &number.to_string()]), format!("{number}: closed\n"));
     }
-    held.iter_mut().for_each(|client| assert!(is_over(client)));
+    clients.iter_mut().for_each(|client| assert!(is_over(client)));
     assert!(open(&evener, "s").is_empty());
     assert_eq!(only(&evener, "o", "relaying")["service"], "o");
     assert_eq!(who(listen), "a");
-    assert!(fails(&evener, &["close", "4000000000"]).contains("there is no connection 4000000000"));
-    assert!(fails(&evener, &["connections", "nobody"]).contains("there is no service `nobody`"));
+    assert!(error_of(&evener, &["close", "4000000000"]).contains("there is no connection 4000000000"));
+    assert!(error_of(&evener, &["connections", "missing"]).contains("there is no service `missing`"));
     for number in [u64::MAX.to_string(), "x".into(), "-1".into()] {
         let status = api(&evener, "DELETE", &format!("/v1/connections/{number}"), None).0;
         assert_eq!(status, if number.len() > 2 { 404 } else { 422 }, "{number}");

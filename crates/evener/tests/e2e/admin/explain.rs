@@ -1,4 +1,4 @@
-//! `evener explain` says what happens: each test lets the client come in, and compares.
+//! `evener explain`: each test connects a client, and compares its result with the explanation.
 
 use crate::harness::origin::{Origin, Wire, get};
 use crate::harness::{Evener, Server, connect, line, who};
@@ -14,7 +14,7 @@ fn json(evener: &Evener, client: &str) -> Value {
     serde_json::from_str(&explain(evener, client, &["--json"])).unwrap()
 }
 
-/// A service of TCP before one server, and a pool for others.
+/// A TCP service with one server, and another pool.
 fn run(more: &str) -> (Evener, u16, [Server; 2]) {
     let servers = [Server::named("a"), Server::named("jail")];
     let evener = Evener::run(&format!(
@@ -27,8 +27,8 @@ fn run(more: &str) -> (Evener, u16, [Server; 2]) {
 }
 
 #[test]
-fn a_denied_client_is_not_told_of_a_choice() {
-    for (denied, word, fate) in [
+fn a_denied_client_is_explained_by_the_refusal_without_a_server() {
+    for (denied, refusal, result) in [
         ("\"drop\"", "drop", "the connection is closed without a response"),
         ("\"reject\"", "reject", "the connection is reset"),
         ("{ tarpit = \"100ms\" }", "tarpit", "the connection is held for 100ms, then closed"),
@@ -36,42 +36,52 @@ fn a_denied_client_is_not_told_of_a_choice() {
         let (evener, listen, _servers) = run(&format!("deny = \"127.0.0.0/8\", denied = {denied}"));
         assert_eq!(who(listen), "");
         let explained = explain(&evener, "127.0.0.1", &[]);
-        let expected = format!("the access list of the service refuses this client: {fate}\n");
+        let expected = format!("the access list of the service refuses this client: {result}\n");
         assert!(explained.contains(&expected) && !explained.contains("chosen"), "{explained}");
-        let seen = json(&evener, "127.0.0.1");
-        assert_eq!((&seen["permitted"], &seen["refusal"]), (&Value::Bool(false), &Value::from(word)));
-        assert_eq!((&seen["pool"], seen["servers"].as_array().unwrap().len()), (&Value::Null, 0));
+        let explained = json(&evener, "127.0.0.1");
+        assert_eq!(
+            (&explained["permitted"], &explained["refusal"]),
+            (&Value::Bool(false), &Value::from(refusal))
+        );
+        assert_eq!((&explained["pool"], explained["servers"].as_array().unwrap().len()), (&Value::Null, 0));
         assert!(explain(&evener, "192.0.2.1", &[]).contains("chosen by the policy"));
         assert_eq!(json(&evener, "192.0.2.1")["permitted"], true);
     }
 }
 
 #[test]
-fn a_denied_client_with_a_pool_is_told_of_that_one() {
+fn a_denied_client_is_explained_by_the_denied_pool() {
     let (evener, listen, _servers) = run("deny = \"127.0.0.0/8\", denied = \"jail\"");
     assert_eq!(who(listen), "jail");
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(explained.contains("the client gets a server of pool jail\n"), "{explained}");
     assert!(explained.contains("inmate  1     chosen by the policy"), "{explained}");
-    let seen = json(&evener, "127.0.0.1");
-    assert_eq!((&seen["refusal"], &seen["pool"]), (&Value::from("pool"), &Value::from("jail")));
+    let explained = json(&evener, "127.0.0.1");
+    assert_eq!((&explained["refusal"], &explained["pool"]), (&Value::from("pool"), &Value::from("jail")));
 }
 
 #[test]
-fn a_client_at_a_limit_is_told_which_one() {
+fn a_client_at_a_limit_is_explained_by_that_limit() {
     let (evener, listen, _servers) = run("per_client = { connections = 1, exceeded = \"drop\" }");
-    let mut held = connect(listen);
-    assert_eq!(line(&mut held), "a 127.0.0.1");
+    let mut client = connect(listen);
+    assert_eq!(line(&mut client), "a 127.0.0.1");
     let explained = explain(&evener, "127.0.0.1", &[]);
     let expected = "has 1 of at most 1 connections (`per_client.connections`): the connection is closed without a response";
     assert!(explained.contains(expected) && !explained.contains("chosen"), "{explained}");
     assert_eq!(json(&evener, "127.0.0.1")["limit"], "connections");
     assert_eq!(who(listen), "");
-    assert!(explain(&evener, "127.0.0.2", &[]).contains("chosen by the policy"), "others have their own");
+    assert!(
+        explain(&evener, "127.0.0.2", &[]).contains("chosen by the policy"),
+        "each client must have a separate limit"
+    );
 
     let (evener, listen, _servers) = run("per_client = { connection_rate = \"2/h\", exceeded = \"jail\" }");
     (0..5).for_each(|_| drop(explain(&evener, "127.0.0.1", &[])));
-    assert_eq!([who(listen), who(listen), who(listen)], ["a", "a", "jail"], "to explain counts nothing");
+    assert_eq!(
+        [who(listen), who(listen), who(listen)],
+        ["a", "a", "jail"],
+        "an explanation must not count for the rate"
+    );
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(
         explained.contains("`per_client.connection_rate = \"2/h\"`: the client gets a server of pool jail"),
@@ -81,7 +91,7 @@ fn a_client_at_a_limit_is_told_which_one() {
 }
 
 #[test]
-fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
+fn the_request_rate_and_the_address_from_a_proxy_are_explained() {
     let origin = Origin::named("a");
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", deny = \"192.0.2.7\", \
@@ -99,13 +109,13 @@ fn a_client_over_its_rate_of_requests_and_one_that_a_proxy_tells_of() {
         "{explained}"
     );
     assert_eq!(json(&evener, "127.0.0.1")["limit"], "request_rate");
-    let reported = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
-    assert_eq!(reported.status(), 403);
+    let refused = Wire::to(listen).ask("GET", "/", "X-Forwarded-For: 192.0.2.7\r\n").unwrap();
+    assert_eq!(refused.status(), 403);
     assert!(explain(&evener, "192.0.2.7", &[]).contains("refuses this client: requests get status 403"));
 }
 
 #[test]
-fn routes_are_followed_for_a_host_and_a_path() {
+fn routes_are_explained_for_a_host_and_a_path() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let evener = Evener::run(&format!(
         "pool \"b\" {{ \"127.0.0.1:{}\" }}\n\
@@ -122,10 +132,10 @@ fn routes_are_followed_for_a_host_and_a_path() {
 }
 
 #[test]
-fn a_full_service_and_a_limit_that_datagrams_do_not_have() {
+fn a_full_service_and_a_limit_without_effect_on_datagrams_are_explained() {
     let (evener, listen, _servers) = run("connections_max = 1");
-    let mut held = connect(listen);
-    assert_eq!(line(&mut held), "a 127.0.0.1");
+    let mut client = connect(listen);
+    assert_eq!(line(&mut client), "a 127.0.0.1");
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(explained.contains("the service is full: 1 of 1 connections (`connections_max`)"), "{explained}");
 
@@ -134,9 +144,9 @@ fn a_full_service_and_a_limit_that_datagrams_do_not_have() {
     let service = crate::harness::dns::service(0, &[&server], more).replace("service \"d\"", "service \"s\"");
     let evener = Evener::run(&service);
     let listen = evener.port("s");
-    let requested = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
+    let query = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
     let stream = connect(listen);
-    let _ = crate::harness::dns::ask_stream(&stream, &requested);
+    let _ = crate::harness::dns::ask_stream(&stream, &query);
     let explained = explain(&evener, "127.0.0.1", &[]);
     assert!(
         explained.contains("its next connection is refused, its queries over UDP are not"),

@@ -1,10 +1,10 @@
-//! HTTP checks and clients' requests read responses by the same rules: what clients would get as 502 takes a server out,
-//! what they would get as it is meant does not, and the limits of heads are those of the services.
+//! HTTP checks parse responses by the same rules as requests of clients: a response that clients would get as 502 marks the
+//! server down, one that is repaired for clients does not, and the limits of header sections are those of the services.
 
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{Evener, wait_until};
 
-/// A server that sends this to everybody and closes.
+/// A server that sends this response to each request, and closes.
 fn fixed(response: String) -> Origin {
     Origin::start(move |wire, _| {
         wire.send(&response)?;
@@ -26,14 +26,14 @@ fn verdict(evener: &Evener, origin: &Origin) -> (String, String) {
     (text("verdict"), text("reason"))
 }
 
-fn wait_for(evener: &Evener, origin: &Origin, wanted: &str) -> String {
-    wait_until(&format!("port {} to be {wanted}", origin.port), || {
+fn wait_for(evener: &Evener, origin: &Origin, expected: &str) -> String {
+    wait_until(&format!("port {} to be {expected}", origin.port), || {
         let (verdict, reason) = verdict(evener, origin);
-        (verdict == wanted).then_some(reason)
+        (verdict == expected).then_some(reason)
     })
 }
 
-/// Waits until the check has asked once more.
+/// Waits until a whole check has been made: the first of two probes may have begun before.
 fn wait_for_probes(origin: &Origin) {
     let before = origin.requests().len();
     wait_until("two more probes", || (origin.requests().len() >= before + 2).then_some(()));
@@ -57,7 +57,7 @@ const GOOD: [&str; 5] = [
 ];
 
 #[test]
-fn a_server_whose_responses_clients_would_not_get_is_down() {
+fn a_server_with_malformed_responses_is_down() {
     let origins: Vec<Origin> = BAD.iter().map(|response| fixed((*response).to_owned())).collect();
     let evener = Evener::run(&config(0, &origins, ""));
     let listen = evener.port("s");
@@ -68,12 +68,12 @@ fn a_server_whose_responses_clients_would_not_get_is_down() {
             "{response:?}: {reason}"
         );
     }
-    // All are down: nobody is sent to any of them.
+    // All servers are down, so that requests are sent to none of them.
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 503);
 }
 
 #[test]
-fn a_server_whose_responses_clients_get_repaired_is_up() {
+fn a_server_with_repairable_responses_is_up() {
     let origins: Vec<Origin> = GOOD.iter().map(|response| fixed((*response).to_owned())).collect();
     let evener = Evener::run(&config(0, &origins, ""));
     let listen = evener.port("s");
@@ -92,7 +92,7 @@ fn a_server_whose_responses_clients_get_repaired_is_up() {
 }
 
 #[test]
-fn the_limits_of_heads_hold_for_checks_too() {
+fn the_limits_of_header_sections_apply_to_checks() {
     let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "x".repeat(2000));
     let many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", "X: y\r\n".repeat(20));
     let origins = [fixed(long), fixed(many)];
@@ -101,11 +101,11 @@ fn the_limits_of_heads_hold_for_checks_too() {
     let reasons = origins.each_ref().map(|origin| wait_for(&evener, origin, "down"));
     assert!(reasons[0].ends_with("the header section is too long"), "{}", reasons[0]);
     assert!(reasons[1].ends_with("too many header fields"), "{}", reasons[1]);
-    // A reload that raises the limits counts for the next probe.
+    // A reload that raises the limits applies to the next probe.
     evener.reload(&config(0, &origins, ""));
     origins.iter().for_each(|origin| drop(wait_for(&evener, origin, "up")));
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 200);
-    // Another service with wider limits can use them: they stay up for it.
+    // The servers stay up for another service, whose limits are wider.
     let other = "service \"wide\" { listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }\n";
     let narrow = config(0, &origins, "header_bytes_max = 1024, header_fields_max = 16");
     evener.reload(&format!("{narrow}{other}"));

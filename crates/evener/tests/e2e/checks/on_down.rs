@@ -1,4 +1,4 @@
-//! The end of what clients have of a server: when a check takes it down (`on_down`), and when the operator wants it.
+//! Closing the connections, requests and flows of a server: when a check marks it down (`on_down`), and by the operator.
 
 use crate::harness::dns::{self, A, Nameserver, host, query};
 use crate::harness::origin::{Origin, Wire};
@@ -8,29 +8,29 @@ use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Answers checks with a status that can be set.
+/// A server that responds to checks with a configurable status.
 struct Health {
     server: Server,
     status: Arc<AtomicU16>,
 }
 
 impl Health {
-    fn well() -> Self {
+    fn healthy() -> Self {
         let status = Arc::new(AtomicU16::new(200));
-        let reported = Arc::clone(&status);
+        let server_status = Arc::clone(&status);
         let server = Server::start(move |mut stream| {
             let _ = stream.read(&mut [0; 1024]);
-            let code = reported.load(Ordering::Relaxed);
+            let code = server_status.load(Ordering::Relaxed);
             let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n");
         });
         Self { server, status }
     }
 
-    fn falls_ill(&self) {
+    fn fail(&self) {
         self.status.store(503, Ordering::Relaxed);
     }
 
-    /// A service before `a` and, of the next tier, `b`; both are up as long as this is well.
+    /// A service with the server `a` and, in the next tier, `b`. Both are up until `fail`.
     fn run(&self, protocol: &str, listen: u16, servers: [u16; 2], more: &str) -> Evener {
         let evener = Evener::run(&format!(
             "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", pool = \"p\" }}\n\
@@ -45,41 +45,42 @@ impl Health {
 
 const CLOSE: &str = "on_down = \"close\",";
 
-/// Whether a stream was reset.
+/// Returns whether a stream was reset.
 fn is_reset(stream: &mut impl Read) -> bool {
     matches!(stream.read(&mut [0; 1]), Err(error) if error.kind() == ErrorKind::ConnectionReset)
 }
 
+/// The number of connections, requests and flows that ended because a server went down.
 fn closed(evener: &Evener) -> u64 {
     evener.service_counter("s", "closed_down")
 }
 
 #[test]
-fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
+fn relayed_connections_of_a_down_server_are_closed_only_with_on_down() {
     for more in [CLOSE, ""] {
-        let health = Health::well();
-        let (over, reported) = std::sync::mpsc::channel();
+        let health = Health::healthy();
+        let (sender, ends) = std::sync::mpsc::channel();
         let a = Server::start(move |mut stream| {
             let _ = stream.write_all(b"a\n");
             let mut piece = [0; 16];
             while let Ok(read @ 1..) = stream.read(&mut piece) {
                 let _ = stream.write_all(&piece[..read]);
             }
-            let _ = over.send(());
+            let _ = sender.send(());
         });
         let evener = health.run("tcp", 0, [a.port, a.port], more);
         let listen = evener.port("s");
         let mut client = connect(listen);
         assert_eq!(line(&mut client), "a");
-        health.falls_ill();
+        health.fail();
         wait_until("a to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
         if more.is_empty() {
             client.write_all(b"x\n").unwrap();
-            assert_eq!(line(&mut client), "x", "without the key a connection goes on");
+            assert_eq!(line(&mut client), "x", "without on_down a connection must stay open");
             assert_eq!(closed(&evener), 0);
         } else {
-            assert!(is_reset(&mut client), "half of what a server says is not all of it");
-            reported.recv_timeout(crate::harness::DEADLINE).unwrap();
+            assert!(is_reset(&mut client), "the client must not take the close for the server's end");
+            ends.recv_timeout(crate::harness::DEADLINE).unwrap();
             assert_eq!(closed(&evener), 1);
             evener.expect_log("server_closed pool=p server=a reason=down closed=1");
         }
@@ -87,15 +88,15 @@ fn relayed_connections_end_on_both_sides_only_where_it_is_wanted() {
 }
 
 #[test]
-fn a_request_under_way_goes_to_another_server_or_fails() {
+fn a_request_in_flight_is_retried_on_another_server_or_fails() {
     let status = Arc::new(AtomicU16::new(200));
-    let reported = Arc::clone(&status);
-    // It answers nothing but its checks.
+    let server_status = Arc::clone(&status);
+    // This server responds only to checks.
     let silent = Origin::start(move |wire, request| {
         if request.target() != "/health" {
             std::thread::sleep(crate::harness::DEADLINE);
         }
-        wire.reply(&format!("{} X", reported.load(Ordering::Relaxed)), "", b"")
+        wire.reply(&format!("{} X", server_status.load(Ordering::Relaxed)), "", b"")
     });
     let b = Origin::named("b");
     let evener = Evener::run(&format!(
@@ -108,25 +109,25 @@ fn a_request_under_way_goes_to_another_server_or_fails() {
     for name in ["a", "b"] {
         wait_until(name, || (evener.server(name)["verdict"] == "up").then_some(()));
     }
-    let ask = |method: &'static str| {
+    let request = |method: &'static str| {
         std::thread::spawn(move || {
             let fields = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
             let response = Wire::to(listen).ask(method, "/", fields).unwrap();
             (response.status(), response.text())
         })
     };
-    let (get, post) = (ask("GET"), ask("POST"));
-    let requested = || silent.requests().iter().filter(|request| request.target() == "/").count();
-    wait_until("both requests", || (requested() == 2).then_some(()));
+    let (get, post) = (request("GET"), request("POST"));
+    let request_count = || silent.requests().iter().filter(|request| request.target() == "/").count();
+    wait_until("both requests", || (request_count() == 2).then_some(()));
     status.store(503, Ordering::Relaxed);
     assert_eq!(get.join().unwrap(), (200, "b".to_owned()));
-    assert_eq!(post.join().unwrap().0, 502, "what cannot be repeated is not");
+    assert_eq!(post.join().unwrap().0, 502, "a request that is not idempotent must not be retried");
     assert_eq!(closed(&evener), 2);
 }
 
 #[test]
-fn tunnels_end_too() {
-    let health = Health::well();
+fn upgraded_connections_of_a_down_server_are_closed() {
+    let health = Health::healthy();
     let upgrades = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(
@@ -139,41 +140,41 @@ fn tunnels_end_too() {
     let mut client = connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n").unwrap();
     while line(&mut client) != "hello" {}
-    health.falls_ill();
+    health.fail();
     assert!(is_reset(&mut client));
     assert_eq!(closed(&evener), 1);
 }
 
 #[test]
-fn flows_end_too() {
-    let (health, a, b) = (Health::well(), Echo::start("a"), Echo::start("b"));
+fn flows_of_a_down_server_are_closed() {
+    let (health, a, b) = (Health::healthy(), Echo::start("a"), Echo::start("b"));
     let evener = health.run("udp", 0, [a.port, b.port], CLOSE);
     let listen = evener.port("s");
     let client = flows::client(listen);
     assert_eq!(flows::ask(&client, "x"), "a x");
-    health.falls_ill();
-    wait_until("its end", || (closed(&evener) == 1).then_some(()));
+    health.fail();
+    wait_until("the flow to end", || (closed(&evener) == 1).then_some(()));
     assert_eq!(evener.status()["services"][0]["flows_active"], 0);
 }
 
 #[test]
-fn queries_under_way_are_asked_elsewhere() {
+fn queries_in_flight_are_sent_to_another_server() {
     let (a, b) = (Nameserver::silent(), Nameserver::of(2));
-    // The operator sends them away: the check would say the same of both.
+    // The operator closes them, because a check would mark both servers down.
     let evener =
         Evener::run(&dns::service(0, &[&a, &b], "policy = \"first\", dns = { query_timeout = \"19s\" }"));
     let listen = evener.port("d");
-    let requested = query(7, "www.example", A);
-    let ask = std::thread::spawn(move || host(&dns::ask_tcp(listen, &requested)));
+    let query = query(7, "www.example", A);
+    let client = std::thread::spawn(move || host(&dns::ask_tcp(listen, &query)));
     wait_until("the query", || (a.count() == 1).then_some(()));
     assert!(evener.run_command(&["maintenance", &a.name()]).status.success());
-    let printed = evener.run_command(&["close", "--server", &a.name()]);
-    assert_eq!(String::from_utf8_lossy(&printed.stdout), format!("d/{}: 1 closed\n", a.name()));
-    assert_eq!(ask.join().unwrap(), 2);
+    let output = evener.run_command(&["close", "--server", &a.name()]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("d/{}: 1 closed\n", a.name()));
+    assert_eq!(client.join().unwrap(), 2);
 }
 
 #[test]
-fn the_operator_ends_all_of_a_server() {
+fn the_operator_closes_all_connections_and_flows_of_a_server() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let echo = Echo::start("u");
     let evener = Evener::run(&format!(
@@ -186,8 +187,8 @@ fn the_operator_ends_all_of_a_server() {
     let mut clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     let names: Vec<String> = clients.iter_mut().map(line).collect();
     assert_eq!(names.iter().filter(|name| name.starts_with('a')).count(), 2);
-    let printed = evener.run_command(&["close", "--server", "s/a"]);
-    assert_eq!(String::from_utf8_lossy(&printed.stdout), "s/a: 2 closed\n");
+    let output = evener.run_command(&["close", "--server", "s/a"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "s/a: 2 closed\n");
     for (client, name) in clients.iter_mut().zip(&names) {
         if name.starts_with('a') {
             assert!(is_reset(client));
@@ -199,9 +200,9 @@ fn the_operator_ends_all_of_a_server() {
     assert_eq!(evener.service_counter("s", "closed"), 2);
     evener.expect_log("server_closed pool=s server=a reason=operator closed=2");
     assert_eq!(flows::ask(&flows::client(other), "x"), "u x");
-    let printed = evener.run_command(&["close", "--server", "u", "--json"]);
-    assert_eq!(serde_json::from_slice::<serde_json::Value>(&printed.stdout).unwrap()["closed"], 1);
-    let unknown = evener.run_command(&["close", "--server", "nobody"]);
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no server `nobody`"));
-    assert_eq!(evener.run_command(&["close"]).status.code(), Some(2), "a number or a server");
+    let output = evener.run_command(&["close", "--server", "u", "--json"]);
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["closed"], 1);
+    let unknown = evener.run_command(&["close", "--server", "missing"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("there is no server `missing`"));
+    assert_eq!(evener.run_command(&["close"]).status.code(), Some(2), "close needs a number or a server");
 }

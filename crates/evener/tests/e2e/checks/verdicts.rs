@@ -1,11 +1,11 @@
-//! Active checks against servers that get well and fall ill.
+//! Active checks of servers that fail and recover.
 
 use crate::harness::{Directory, Evener, Server, wait_until};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// An HTTP server whose status can be set; its requests are kept.
+/// An HTTP server that responds to checks with a configurable status.
 fn web(status: &Arc<AtomicU16>) -> Server {
     let status = Arc::clone(status);
     Server::start(move |mut stream| {
@@ -14,10 +14,10 @@ fn web(status: &Arc<AtomicU16>) -> Server {
         while !request.ends_with(b"\r\n\r\n") && matches!(stream.read(&mut byte), Ok(1)) {
             request.push(byte[0]);
         }
-        let well = request.starts_with(b"GET /health HTTP/1.1\r\n")
+        let is_check = request.starts_with(b"GET /health HTTP/1.1\r\n")
             && request.windows(14).any(|w| w == b"host: checked\r");
-        let code = if well { status.load(Ordering::Relaxed) } else { 400 };
-        // Longer than what is looked through: only the beginning counts.
+        let code = if is_check { status.load(Ordering::Relaxed) } else { 400 };
+        // The body is longer than the part that the check searches.
         let _ = write!(
             stream,
             "HTTP/1.1 {code} X\r\nContent-Length: 100007\r\n\r\nall: ok{}",
@@ -51,18 +51,18 @@ fn an_http_check_follows_status_and_body_by_rise_and_fall() {
     wait_until("two failures, for fall = 2", || (evener.log_count("probe_failed") >= 2).then_some(()));
     status.store(203, Ordering::Relaxed);
     wait_for(&evener, &name, "up");
-    evener.reload(&config("nothing of the kind"));
+    evener.reload(&config("other text"));
     wait_for(&evener, &name, "down");
-    assert_eq!(evener.server(&name)["reason"], "http: the body does not contain \"nothing of the kind\"");
+    assert_eq!(evener.server(&name)["reason"], "http: the body does not contain \"other text\"");
     evener.expect_log("pool_down pool=s");
 }
 
 #[test]
 fn an_https_check_verifies_the_certificate() {
     let directory = Directory::new();
-    let made = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
-    let ca = directory.write("ca.pem", &made.cert.pem());
-    let server = tls_server(&made);
+    let issued = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
+    let ca = directory.write("ca.pem", &issued.cert.pem());
+    let server = tls_server(&issued);
     let check = |more: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"one\" }},\n\
@@ -72,7 +72,7 @@ fn an_https_check_verifies_the_certificate() {
     };
     let evener = Evener::run(&check(&format!("ca = \"{}\"", ca.display())));
     std::thread::sleep(std::time::Duration::from_millis(500));
-    assert_eq!(evener.log_count("probe_failed"), 0, "the certificate is trusted");
+    assert_eq!(evener.log_count("probe_failed"), 0, "the certificate must be trusted");
     evener.reload(&check(&format!("ca = \"{}\", sni = \"other.example\"", ca.display())));
     wait_for(&evener, "one", "down");
     assert!(
@@ -91,14 +91,15 @@ fn an_https_check_verifies_the_certificate() {
     );
 }
 
-fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
+/// An https server with this certificate.
+fn tls_server(issued: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(issued.signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
+        .with_single_cert(vec![issued.cert.der().clone()], key)
         .unwrap();
     let config = Arc::new(config);
     Server::start(move |stream| {
@@ -113,7 +114,7 @@ fn tls_server(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Server {
 }
 
 #[test]
-fn a_tcp_check_leaves_and_takes_back_without_traffic() {
+fn a_tcp_check_marks_a_server_down_and_up_without_traffic() {
     let mut a = Server::named("a");
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", check = check.tcp {{ every = \"50ms\" }} }}",
@@ -128,7 +129,7 @@ fn a_tcp_check_leaves_and_takes_back_without_traffic() {
 }
 
 #[test]
-fn a_check_that_hangs_is_ended_by_its_time_limit() {
+fn a_check_without_a_response_fails_after_its_timeout() {
     let silent = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 1 << 16]);
         std::thread::sleep(std::time::Duration::from_secs(3));
@@ -143,27 +144,27 @@ fn a_check_that_hangs_is_ended_by_its_time_limit() {
     assert_eq!(evener.server(&name)["reason"], "http check: no response within 100ms");
 }
 
-/// A server with roles, as Redis has them: it answers `INFO` by its role, and other words with its name.
+/// A server with a role, like Redis. It responds to `INFO replication` with its role, and to other commands with its name.
 fn roles(name: &'static str, is_master: &Arc<AtomicU16>) -> Server {
     let is_master = Arc::clone(is_master);
     Server::start(move |mut stream| {
-        let mut word = [0; 64];
-        let Ok(read @ 1..) = stream.read(&mut word) else { return };
+        let mut command = [0; 64];
+        let Ok(read @ 1..) = stream.read(&mut command) else { return };
         let role = if is_master.load(Ordering::Relaxed) == 1 { "master" } else { "slave" };
-        let response = match &word[..read] {
+        let response = match &command[..read] {
             b"INFO replication\r\n" => format!("$20\r\n# Replication\r\nrole:{role}\r\n"),
             _ => format!("{name} 127.0.0.1\n"),
         };
-        // Byte by byte: what is expected comes in pieces.
+        // The response is sent byte by byte, so that the expected text arrives in pieces.
         for byte in response.as_bytes() {
             let _ = stream.write_all(&[*byte]);
         }
-        let _ = stream.read(&mut word);
+        let _ = stream.read(&mut command);
     })
 }
 
 #[test]
-fn a_tcp_check_that_asks_follows_the_master() {
+fn a_tcp_check_with_send_and_expect_follows_the_master() {
     let roles_of = [1, 0].map(|role| Arc::new(AtomicU16::new(role)));
     let servers = [roles("a", &roles_of[0]), roles("b", &roles_of[1])];
     let config = |expect: &str| {
@@ -182,7 +183,7 @@ fn a_tcp_check_that_asks_follows_the_master() {
     };
     wait_for(&evener, "a", "up");
     wait_for(&evener, "b", "down");
-    // It keeps the connection, so that more might come.
+    // The server keeps the connection open, so that more bytes might arrive.
     assert_eq!(evener.server("b")["reason"], "tcp check: no matching response within 1s");
     assert_eq!([who(), who()], ["a", "a"]);
     roles_of[0].store(0, Ordering::Relaxed);
@@ -196,11 +197,11 @@ fn a_tcp_check_that_asks_follows_the_master() {
 }
 
 #[test]
-fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
+fn a_tls_check_uses_its_settings_or_those_of_its_pool() {
     let directory = Directory::new();
-    let made = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
-    let ca = directory.write("ca.pem", &made.cert.pem()).display().to_string();
-    let server = tls_server(&made);
+    let issued = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
+    let ca = directory.write("ca.pem", &issued.cert.pem()).display().to_string();
+    let server = tls_server(&issued);
     let config = |tls: &str, check: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", pool = \"p\" }}\n\
@@ -225,7 +226,7 @@ fn a_tls_check_speaks_tls_and_takes_on_what_its_pool_says() {
 }
 
 #[test]
-fn a_check_of_a_stream_is_refused_where_it_cannot_be_meant() {
+fn invalid_settings_of_stream_checks_are_refused() {
     for (pool, expected) in [
         ("check = check.tcp { expect = \"\" }", "check.tcp: expect must have 1 to 4096 bytes"),
         ("check = check.tcp { expect = (\"x\"):rep(5000) }", "check.tcp: expect must have 1 to 4096 bytes"),

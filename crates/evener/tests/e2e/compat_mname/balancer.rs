@@ -56,7 +56,7 @@ fn added_and_removed_sockets_are_noticed_and_keep_their_numbers() {
     assert_eq!(ids(&balancer), [1, 5300, 5301]);
     // A regular file is not a server, and a socket that is moved away is removed.
     fs::write(balancer.socket("c"), "").unwrap();
-    fs::rename(balancer.socket("b"), balancer.directory.file("b")).unwrap();
+    fs::rename(balancer.socket("b"), balancer.file("b")).unwrap();
     balancer.expect(SOON, "server_removed", "b");
     assert_eq!(ids(&balancer), [1, 5300]);
 }
@@ -72,12 +72,12 @@ fn a_directory_may_be_created_later_and_removed() {
         (&40.into(), &"the directory does not exist".into())
     );
     // The directory is moved into place with its socket.
-    fs::create_dir(balancer.directory.file("made")).unwrap();
-    let _socket = UnixListener::bind(balancer.directory.file("made").join("5300")).unwrap();
-    fs::rename(balancer.directory.file("made"), balancer.directory.file("sockets")).unwrap();
+    fs::create_dir(balancer.file("made")).unwrap();
+    let _socket = UnixListener::bind(balancer.file("made").join("5300")).unwrap();
+    fs::rename(balancer.file("made"), balancer.file("sockets")).unwrap();
     // The kernel does not report the new directory: the scan every 5 s finds it.
     balancer.expect(Duration::from_secs(10), "server_added", "5300");
-    fs::rename(balancer.directory.file("sockets"), balancer.directory.file("made")).unwrap();
+    fs::rename(balancer.file("sockets"), balancer.file("made")).unwrap();
     balancer.expect(SOON, "server_removed", "5300");
     assert_eq!(balancer.events("discovery_failed").len(), 2);
 }
@@ -104,7 +104,7 @@ fn paths_that_are_too_long_are_logged_once() {
 #[test]
 fn log_lines_have_the_format_of_bunyan_and_levels_are_applied() {
     let balancer = Balancer::run(with_sockets(), &[]);
-    assert_eq!(fs::read_to_string(balancer.directory.file("stderr")).unwrap(), "");
+    assert_eq!(fs::read_to_string(balancer.file("stderr")).unwrap(), "");
     let started = balancer.events("started").remove(0);
     assert_eq!(
         (&started["name"], &started["v"], &started["level"]),
@@ -117,7 +117,7 @@ fn log_lines_have_the_format_of_bunyan_and_levels_are_applied() {
     );
     if let Some(mut bunyan) = node() {
         let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/node/node_modules/bunyan/bin/bunyan");
-        let output = bunyan.args([tool, "--no-color"]).arg(balancer.directory.file("log")).output().unwrap();
+        let output = bunyan.args([tool, "--no-color"]).arg(balancer.file("log")).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         let prefix = format!(" INFO: mname-balancer/{} on ", balancer.pid());
         // The number of descriptors depends on the machine.
@@ -134,13 +134,13 @@ fn log_lines_have_the_format_of_bunyan_and_levels_are_applied() {
 #[test]
 fn both_transports_are_served_and_released_on_sigterm() {
     let mut balancer = Balancer::run(with_sockets(), &[]);
-    let at = ("127.0.0.1", balancer.port);
+    let at = balancer.listen_address();
     assert!(TcpListener::bind(at).is_err() && UdpSocket::bind(at).is_err());
     balancer.signal("TERM");
     assert_eq!(balancer.end(), 0);
     assert!(UdpSocket::bind(at).is_ok());
     assert_eq!(balancer.events("stopped").len(), 1);
-    assert!(!balancer.directory.file("admin.sock").exists());
+    assert!(!balancer.file("admin.sock").exists());
 }
 
 #[test]

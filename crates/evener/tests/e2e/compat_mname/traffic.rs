@@ -91,10 +91,10 @@ fn dnsperf_gets_every_response() {
     }
     let (balancer, _servers) = three();
     let names: String = (0..1000).map(|n| format!("n{n}.example TXT\n")).collect();
-    let file = balancer.directory.write("names", &names);
+    let file = balancer.write("names", &names);
     for mode in ["udp", "tcp"] {
         let output = Command::new("dnsperf")
-            .args(["-s", "127.0.0.1", "-p", &balancer.port.to_string(), "-m", mode])
+            .args(["-s", "127.0.0.1", "-p", &balancer.listen_address().port().to_string(), "-m", mode])
             .args(["-n", "2", "-c", "4", "-q", "40", "-d"])
             .arg(&file)
             .output()

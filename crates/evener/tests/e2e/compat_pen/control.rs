@@ -81,7 +81,7 @@ fn every_command_of_the_manual_gets_the_response_of_pen() {
     }
     assert_eq!(pen.ctl("listen"), format!("127.0.0.1:{listen}\n"));
     assert_eq!(pen.ctl("pid"), format!("{}\n", pen.pid()));
-    assert_eq!(pen.ctl("control"), format!("{}\n", pen.directory.file("ctl").display()));
+    assert_eq!(pen.ctl("control"), format!("{}\n", pen.file("ctl").display()));
     let servers =
         |port| format!("addr 127.0.0.1 port {port} conn 0 max 0 hard 0 weight 0 prio 0 sx 0 rx 0\n");
     assert_eq!(pen.ctl("servers"), format!("0 {}1 {}", servers(a.port), servers(b.port)));
@@ -245,7 +245,7 @@ fn exit_ends_the_program_if_it_is_enabled() {
     let mut pen = Pen::run(&["-X", &format!("127.0.0.1:{listen}"), &at(&a)]);
     assert_eq!(pen.ctl("exit"), "");
     assert_eq!(pen.end(), Some(0));
-    assert!(!pen.directory.file("ctl").exists());
+    assert!(!pen.file("ctl").exists());
 }
 
 /// Returns the lines of a file without comments, because one has the time.

@@ -95,7 +95,7 @@ fn a_file_that_a_running_pen_wrote_is_imported() {
         pen.order(command);
     }
     pen.ctl("client_acl 1");
-    let file = pen.directory.file("written").display().to_string();
+    let file = pen.file("written").display().to_string();
     pen.order(&format!("write {file}"));
     let text = std::fs::read(&file).unwrap();
     drop(pen);

@@ -1,7 +1,7 @@
 //! The running pen: signals, reloads of files, daemons, and changes of user and root.
 
 use crate::compat_pen::tcp::at;
-use crate::harness::pen::{Daemon, Pen, refused, signal};
+use crate::harness::pen::{Daemon, Pen, refused};
 use crate::harness::{
     BINARY, Directory, Server, connect, have_root, line, local, reserved_port, wait_until, who,
 };
@@ -86,7 +86,7 @@ fn a_moved_log_is_opened_again_on_hup() {
     let log = directory.file("pen.log");
     let pen =
         Pen::run_in(directory, &["-l", &log.display().to_string(), &format!("127.0.0.1:{listen}"), &at(&a)]);
-    let moved = pen.directory.file("pen.log.1");
+    let moved = pen.file("pen.log.1");
     let request = |text: &str| {
         let mut stream = connect(listen);
         stream.write_all(format!("GET /{text} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
@@ -202,11 +202,11 @@ fn a_daemon_serves_before_its_caller_ends_and_has_a_pid_file_while_it_runs() {
     let daemon = Daemon::start(&directory, &[&listen_at, &at(&a)]);
     // The daemon serves immediately: the test does not wait.
     assert_eq!(who(listen), "a");
-    let link = |name: &str| fs::read_link(format!("/proc/{}/{name}", daemon.pid)).unwrap();
+    let link = |name: &str| daemon.proc_link(name);
     // As with pen, relative paths keep their meaning.
     assert_eq!(link("cwd"), std::env::current_dir().unwrap());
     assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| link(fd).display().to_string() == "/dev/null"));
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     daemon.expect_end();
     assert!(!directory.file("pid").exists());
     // A port in use is reported.
@@ -235,12 +235,12 @@ fn a_daemon_resolves_relative_paths_in_its_first_directory_also_on_reload() {
     fs::rename(directory.file("requests"), directory.file("requests.1")).unwrap();
     let b = Server::named("b");
     directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", b.port));
-    signal("HUP", daemon.pid);
+    daemon.signal("HUP");
     wait_until("the new log", || directory.file("requests").exists().then_some(()));
     wait_until("the other server", || (who(listen) == "b").then_some(()));
-    signal("USR1", daemon.pid);
+    daemon.signal("USR1");
     wait_until("the page", || directory.file("page.html").exists().then_some(()));
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     daemon.expect_end();
     assert!(!directory.file("pid").exists());
 }
@@ -252,7 +252,7 @@ fn a_udp_daemon_releases_its_port_immediately_on_term() {
     let daemon = Daemon::start(&directory, &["-U", &listen_at, &server]);
     let client = crate::udp::flows::client(listen);
     assert_eq!(crate::udp::flows::ask(&client, "1"), "a 1");
-    signal("TERM", daemon.pid);
+    daemon.signal("TERM");
     wait_until("the removal of the pid file", || (!directory.file("pid").exists()).then_some(()));
     let next = wait_until("the port", || {
         let (code, _) =
@@ -260,7 +260,7 @@ fn a_udp_daemon_releases_its_port_immediately_on_term() {
         (code == 0).then(|| Daemon::adopt(&directory))
     });
     assert_eq!(crate::udp::flows::ask(&client, "2"), "a 2");
-    signal("TERM", next.pid);
+    next.signal("TERM");
     next.expect_end();
     daemon.expect_end();
 }

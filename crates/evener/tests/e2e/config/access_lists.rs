@@ -1,4 +1,4 @@
-//! Who may come in, as files say: long lists of prefixes, and countries from a database.
+//! Access lists from files: long lists of prefixes, and countries of a database.
 
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, Server, line, python, reserved_port};
 use crate::tcp::proxy_protocol::connect_from;
@@ -11,12 +11,12 @@ fn service(listen: u16, server: &Server, more: &str) -> String {
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more} }}", server.port)
 }
 
-/// Whether a client from this address is served.
-fn is_in(from: &str, listen: u16) -> bool {
+/// Returns whether a client with this address is served.
+fn is_served(from: &str, listen: u16) -> bool {
     line(&mut connect_from(from, listen)).starts_with("a ")
 }
 
-/// What `evener check` says of a configuration: whether it is valid, and the problems.
+/// Runs `evener check` on a configuration. Returns whether it is valid, and the problems.
 fn checked(directory: &Directory, config: &str) -> (bool, String) {
     let file = directory.write("checked.lua", config);
     let output = Command::new(BINARY).arg("check").arg(file).output().unwrap();
@@ -30,7 +30,7 @@ fn memory_mib(evener: &Evener) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-/// A million prefixes: every second address of 16 blocks of 127.0.0.0/8, and as many of IPv6.
+/// A million prefixes: every second address of 16 blocks of 127.0.0.0/8, and the same number of prefixes of IPv6.
 fn million() -> String {
     let mut text = String::from("# a million\n");
     for number in 0..500_000_u32 {
@@ -42,7 +42,7 @@ fn million() -> String {
 }
 
 #[test]
-fn a_million_prefixes_fit_and_each_one_counts() {
+fn a_million_prefixes_are_loaded_and_applied() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let list = directory.write("list", &million());
     let plain = Evener::run(&service(0, &a, ""));
@@ -53,55 +53,59 @@ fn a_million_prefixes_fit_and_each_one_counts() {
     assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
     let grown = memory_mib(&evener).saturating_sub(memory_mib(&plain));
     println!("a million prefixes take {grown} MiB, and {:?} in this build", began.elapsed());
-    // 32 bytes each (31 MiB were measured); what reading took is given back to the system.
+    // Each takes 32 bytes (31 MiB were measured). The memory that reading took is returned to the system.
     assert!(grown < 100, "{grown} MiB");
     for block in [32, 39, 46] {
         for (from, denied) in [("0.0", true), ("0.1", false), ("7.254", true), ("255.255", false)] {
             let from = format!("127.{block}.{from}");
-            assert_eq!(is_in(&from, listen), !denied, "{from}");
+            assert_eq!(is_served(&from, listen), !denied, "{from}");
         }
     }
-    assert!(is_in("127.0.0.1", listen) && is_in("127.48.0.0", listen), "before and after the list");
-    let explained = |client: &str| {
+    assert!(
+        is_served("127.0.0.1", listen) && is_served("127.48.0.0", listen),
+        "addresses before and after the list must be served"
+    );
+    let is_refused = |client: &str| {
         let output = evener.run_command(&["explain", "s", client]);
         String::from_utf8_lossy(&output.stdout).contains("refuses this client")
     };
-    assert!(explained("2001:db8:7:a11f::9") && explained("2001:db8:0:0:1::"));
-    assert!(!explained("2001:db8:7:a120::9") && !explained("2001:db9::"));
-    // What is said at run time does not copy the list, and a reload of the same does not keep two.
+    assert!(is_refused("2001:db8:7:a11f::9") && is_refused("2001:db8:0:0:1::"));
+    assert!(!is_refused("2001:db8:7:a120::9") && !is_refused("2001:db9::"));
+    // A rule at run time does not copy the list, and a reload of the same list does not keep two copies.
     for turn in 0..20 {
         let from = format!("127.32.{turn}.0");
         assert!(evener.run_command(&["permit", "s", &from]).status.success());
-        assert!(is_in(&from, listen));
+        assert!(is_served(&from, listen));
     }
     let before = memory_mib(&evener);
     (0..3).for_each(|_| evener.reload(&config));
     let after = memory_mib(&evener);
     assert!(after < before + 150, "{before} MiB before reloads, {after} MiB after");
-    assert!(!is_in("127.33.0.0", listen) && is_in("127.33.0.1", listen));
+    assert!(!is_served("127.33.0.0", listen) && is_served("127.33.0.1", listen));
 }
 
 #[test]
-fn a_file_of_prefixes_has_comments_and_its_wrong_lines_are_named() {
+fn a_file_of_prefixes_may_have_comments_and_invalid_lines_are_reported() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     directory.write(
         "list",
         "# refused\n\n  127.0.0.7   # a space before, a word after\r\n127.0.1.0/24#close\n\t127.0.2.9/32\n#127.0.0.8\n::1/128",
     );
-    // A relative path is meant from the file that names it; lists, files and prefixes go together.
+    // A relative path starts at the directory of the configuration. Files and prefixes can be combined.
     let more =
         "deny = { prefixes \"list\", \"127.0.3.0/24\" }, allow = { \"127.0.1.128/25\", \"127.0.0.0/8\" }";
     let config = service(listen, &a, more);
     let file = directory.write("evener.lua", &config);
     let evener = Evener::start(Command::new(BINARY), directory, &["run", &file.display().to_string()]);
-    let seen = ["127.0.0.7", "127.0.0.8", "127.0.1.1", "127.0.1.200", "127.0.2.9", "127.0.2.8", "127.0.3.1"]
-        .map(|from| is_in(from, listen));
-    assert_eq!(seen, [false, true, false, true, false, true, false]);
+    let served =
+        ["127.0.0.7", "127.0.0.8", "127.0.1.1", "127.0.1.200", "127.0.2.9", "127.0.2.8", "127.0.3.1"]
+            .map(|from| is_served(from, listen));
+    assert_eq!(served, [false, true, false, true, false, true, false]);
     // A reload reads the file again.
-    evener.directory.write("list", "127.0.0.8\n");
+    evener.write("list", "127.0.0.8\n");
     evener.reload(&config);
-    assert!(is_in("127.0.0.7", listen) && !is_in("127.0.0.8", listen));
-    let path = evener.directory.write("list", "127.0.0.8\nfoo\n127.0.0.1/33\n# fine\n1.2.3.4.5 # not fine\n");
+    assert!(is_served("127.0.0.7", listen) && !is_served("127.0.0.8", listen));
+    let path = evener.write("list", "127.0.0.8\nfoo\n127.0.0.1/33\n# fine\n1.2.3.4.5 # not fine\n");
     let output = evener.run_command(&["reload"]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
@@ -114,11 +118,11 @@ fn a_file_of_prefixes_has_comments_and_its_wrong_lines_are_named() {
         assert!(text.contains(&expected), "{expected}: {text}");
     }
     assert_eq!(text.lines().count(), 3, "{text}");
-    assert!(!is_in("127.0.0.8", listen), "what ran goes on");
+    assert!(!is_served("127.0.0.8", listen), "the running list must stay");
 }
 
 #[test]
-fn a_list_that_cannot_be_read_is_a_problem_with_its_line() {
+fn an_unreadable_list_is_reported_with_its_line() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let missing = checked(&directory, &format!("\n{}", service(1, &a, "deny = prefixes \"nowhere\"")));
     assert!(!missing.0 && missing.1.contains("checked.lua:2: "), "{}", missing.1);
@@ -129,16 +133,16 @@ fn a_list_that_cannot_be_read_is_a_problem_with_its_line() {
     assert!(!valid && text.contains("bad:1: `bad0`") && text.lines().count() < 20, "{text}");
     std::fs::write(directory.file("binary"), [0xff, 0xfe, b'\n']).unwrap();
     assert!(!checked(&directory, &service(1, &a, "allow = prefixes \"binary\"")).0);
-    assert!(!checked(&directory, &service(1, &a, "allow = prefixes \".\"")).0, "a directory is no list");
-    directory.write("empty", "# nobody\n");
+    assert!(!checked(&directory, &service(1, &a, "allow = prefixes \".\"")).0, "a directory is not a list");
+    directory.write("empty", "# no prefix\n");
     assert!(checked(&directory, &service(1, &a, "allow = prefixes \"empty\"")).0);
-    for wrong in ["prefixes(7)", "prefixes {}", "7", "\"127.0.0\"", "country \"Sweden\"", "true"] {
-        let (valid, text) = checked(&directory, &service(1, &a, &format!("deny = {wrong}")));
-        assert!(!valid && text.contains("checked.lua:1: "), "{wrong}: {text}");
+    for invalid in ["prefixes(7)", "prefixes {}", "7", "\"127.0.0\"", "country \"Sweden\"", "true"] {
+        let (valid, text) = checked(&directory, &service(1, &a, &format!("deny = {invalid}")));
+        assert!(!valid && text.contains("checked.lua:1: "), "{invalid}: {text}");
     }
 }
 
-/// A database in which parts of 127.0.0.0/8 and of 2001:db8::/32 are in countries, as the usual ones have it.
+/// Creates a database, in the usual format, in which parts of 127.0.0.0/8 and of 2001:db8::/32 belong to countries.
 pub(crate) fn database(directory: &Directory, name: &str, version: u8) -> bool {
     let Some(python) = python() else { return false };
     let script = directory.write(
@@ -156,11 +160,11 @@ pub(crate) fn database(directory: &Directory, name: &str, version: u8) -> bool {
     true
 }
 
-const PERMITS: [&str; 7] =
+const CLIENTS: [&str; 7] =
     ["127.0.0.1", "127.0.1.1", "127.0.2.127", "127.0.2.128", "127.0.3.1", "127.0.6.1", "127.0.9.9"];
 
 #[test]
-fn countries_are_those_of_the_database() {
+fn clients_are_matched_by_their_country_in_the_database() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     for version in [4, 6] {
         if !database(&directory, "country.mmdb", version) {
@@ -169,32 +173,32 @@ fn countries_are_those_of_the_database() {
         let geoip = format!("geoip \"{}\"\n", directory.file("country.mmdb").display());
         let config = |more: &str| geoip.clone() + &service(listen, &a, more);
         let evener = Evener::run(&config("deny = country \"SE\""));
-        let seen = || PERMITS.map(|from| is_in(from, listen));
-        assert_eq!(seen(), [true, false, false, true, true, true, false], "IPv{version}");
+        let served = || CLIENTS.map(|from| is_served(from, listen));
+        assert_eq!(served(), [true, false, false, true, true, true, false], "IPv{version}");
         evener.reload(&config("allow = country \"se\""));
-        assert_eq!(seen(), [false, true, true, false, false, false, true], "IPv{version}");
+        assert_eq!(served(), [false, true, true, false, false, false, true], "IPv{version}");
         evener.reload(&config("allow = { country \"SE\", country \"NO\", \"127.0.0.1\" }"));
-        assert_eq!(seen(), [true, true, true, true, false, true, true], "IPv{version}");
-        // Prefixes are asked before countries, though they are shorter.
+        assert_eq!(served(), [true, true, true, true, false, true, true], "IPv{version}");
+        // Prefixes take precedence over countries, even when they are shorter.
         evener.reload(&config(
             "allow = { \"127.0.0.0/23\", country \"NO\" }, deny = { country \"SE\", \"127.0.6.1\" }",
         ));
-        assert_eq!(seen(), [true, true, false, true, false, false, false], "IPv{version}");
-        let explained = |client: &str| {
+        assert_eq!(served(), [true, true, false, true, false, false, false], "IPv{version}");
+        let is_refused = |client: &str| {
             let output = evener.run_command(&["explain", "s", client]);
             assert!(output.status.success());
             String::from_utf8_lossy(&output.stdout).contains("refuses this client")
         };
-        let six = [explained("2001:db8:1::1"), explained("2001:db8:2::1"), explained("2001:db8:3::1")];
+        let six = [is_refused("2001:db8:1::1"), is_refused("2001:db8:2::1"), is_refused("2001:db8:3::1")];
         assert_eq!(six, [true, version == 4, true], "IPv{version}");
-        // The operator is asked before all of it.
+        // Rules of the operator take precedence over the file.
         assert!(evener.run_command(&["permit", "s", "127.0.0.0/16"]).status.success());
-        assert_eq!(seen(), [true; 7]);
+        assert_eq!(served(), [true; 7]);
     }
 }
 
 #[test]
-fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothing() {
+fn a_reload_loads_a_changed_database_and_a_damaged_database_changes_nothing() {
     let (a, directory) = (Server::named("a"), Directory::new());
     if !database(&directory, "country.mmdb", 6) {
         return;
@@ -203,7 +207,7 @@ fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothin
     let config = format!("geoip \"{}\"\n{}", path.display(), service(0, &a, "deny = country \"SE\""));
     let evener = Evener::run(&config);
     let listen = evener.port("s");
-    assert!(!is_in("127.0.1.1", listen));
+    assert!(!is_served("127.0.1.1", listen));
     let whole = std::fs::read(&path).unwrap();
     for (what, bytes) in broken(&whole) {
         std::fs::write(&path, bytes).unwrap();
@@ -211,26 +215,26 @@ fn a_database_that_changed_counts_after_a_reload_and_a_broken_one_changes_nothin
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{what}");
         assert!(text.contains(&path.display().to_string()), "{what}: {text}");
-        assert!(!is_in("127.0.1.1", listen), "{what}: what ran goes on");
+        assert!(!is_served("127.0.1.1", listen), "{what}: the running database must stay");
     }
     std::fs::write(&path, &whole).unwrap();
     evener.reload(&config);
-    assert!(!is_in("127.0.1.1", listen));
+    assert!(!is_served("127.0.1.1", listen));
 }
 
-/// A database that is none: empty, text, cut off, without its end.
+/// Files that are not a database: empty, text, truncated, or damaged.
 fn broken(whole: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("empty", Vec::new()),
-        ("text", b"this is no database\n".repeat(100)),
-        ("cut off", whole[..whole.len() / 2].to_vec()),
+        ("text", b"this is not a database\n".repeat(100)),
+        ("truncated", whole[..whole.len() / 2].to_vec()),
         ("without metadata", whole[..whole.len() - 200].to_vec()),
         ("zeros before the end", [&vec![0xff; whole.len() - 300][..], &whole[whole.len() - 300..]].concat()),
     ]
 }
 
 #[test]
-fn no_damage_to_a_database_ends_the_program() {
+fn a_damaged_database_never_crashes_the_program() {
     let (a, directory) = (Server::named("a"), Directory::new());
     if !database(&directory, "country.mmdb", 6) {
         return;
@@ -238,24 +242,24 @@ fn no_damage_to_a_database_ends_the_program() {
     let path = directory.file("country.mmdb");
     let config = format!("geoip \"{}\"\n{}", path.display(), service(1, &a, "deny = country \"SE\""));
     let whole = std::fs::read(&path).unwrap();
-    // Bytes spread over tree, data and metadata.
+    // The damaged bytes are spread over the tree, the data and the metadata.
     for turn in 0..60 {
         let mut damaged = whole.clone();
         let at = turn * whole.len() / 60;
         damaged[at] ^= 0x5a;
         std::fs::write(&path, damaged).unwrap();
-        // Bounded: what does not end would take all memory of the machine.
+        // With a limit, because an endless loop could take all memory of the machine.
         let mut bounded = Command::new("sh");
         bounded.args(["-c", "ulimit -v 4000000; exec timeout 20 \"$@\"", "sh", BINARY, "check"]);
         let output = bounded.arg(directory.write("damaged.lua", &config)).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        let fine = output.status.success() || text.starts_with("evener: ");
-        assert!(fine && !text.contains("panicked"), "byte {at}: {} {text}", output.status);
+        let is_handled = output.status.success() || text.starts_with("evener: ");
+        assert!(is_handled && !text.contains("panicked"), "byte {at}: {} {text}", output.status);
     }
 }
 
 #[test]
-fn what_is_wrong_with_a_country_is_said() {
+fn invalid_countries_are_reported() {
     let (a, directory) = (Server::named("a"), Directory::new());
     if !database(&directory, "country.mmdb", 6) {
         return;
@@ -276,6 +280,6 @@ fn what_is_wrong_with_a_country_is_said() {
     assert!(!valid && text.contains("checked.lua:1: ") && text.contains("nowhere.mmdb"), "{text}");
     let (valid, text) = checked(&directory, &service(1, &a, "deny = country \"SE\""));
     assert!(!valid && text.contains("write geoip \"GeoLite2-Country.mmdb\" above it"), "{text}");
-    // Nobody asks for a country: the database is not needed.
+    // Without a country the database is not needed.
     assert!(with(&good, "deny = \"127.0.0.1\"").0);
 }

@@ -1,4 +1,4 @@
-//! Addresses to listen on that are not there yet, or not any more: `freebind`, files of unix sockets, abstract names.
+//! Listen addresses that do not exist yet or any more (`freebind`, removed socket files), and abstract names.
 
 use crate::harness::namespaces::Row;
 use crate::harness::{BINARY, Directory, Evener, Server, have, reserved_port, wait_until, who};
@@ -7,20 +7,20 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
-/// The name of the server behind a unix socket; nothing when nobody is there.
+/// The name of the server behind a unix socket, or `None` without a listener.
 fn who_at(path: &Path) -> Option<String> {
     let mut text = String::new();
     UnixStream::connect(path).ok()?.read_to_string(&mut text).ok()?;
     Some(text.trim().to_owned())
 }
 
-/// A server that says its name and closes.
+/// A server that sends its name and closes.
 fn brief(name: &'static str) -> Server {
     Server::start(move |mut stream| drop(stream.write_all(name.as_bytes())))
 }
 
 #[test]
-fn a_port_that_the_system_chose_is_in_the_log_and_in_the_status() {
+fn a_port_that_the_system_chooses_is_logged_and_in_the_status() {
     let server = Server::named("a");
     let at = format!("127.0.0.1:{}", server.port);
     for protocol in ["tcp", "http", "udp", "dns"] {
@@ -38,7 +38,7 @@ fn a_port_that_the_system_chose_is_in_the_log_and_in_the_status() {
 }
 
 #[test]
-fn an_address_that_is_not_there_yet_is_listened_on_where_that_is_wanted() {
+fn freebind_listens_on_an_address_that_does_not_exist_yet() {
     for address in ["192.0.2.5", "[2001:db8::5]"] {
         for protocol in ["tcp", "http", "udp", "dns"] {
             let port = reserved_port();
@@ -64,7 +64,7 @@ fn an_address_that_is_not_there_yet_is_listened_on_where_that_is_wanted() {
 }
 
 #[test]
-fn clients_are_served_as_soon_as_the_address_comes() {
+fn clients_are_served_when_the_address_is_added() {
     let Some(row) = Row::new().filter(|_| have("curl")) else { return };
     let directory = Directory::new();
     let file = directory.write(
@@ -85,7 +85,7 @@ fn clients_are_served_as_soon_as_the_address_comes() {
 }
 
 #[test]
-fn a_socket_whose_file_was_removed_is_made_anew() {
+fn a_removed_socket_file_is_created_again() {
     let (a, directory) = (brief("a"), Directory::new());
     let path = directory.file("front.sock");
     let config = format!(
@@ -95,7 +95,7 @@ fn a_socket_whose_file_was_removed_is_made_anew() {
     );
     let mut evener = Evener::run(&config);
     assert_eq!(who_at(&path).as_deref(), Some("a"));
-    // By a look of its own.
+    // By the regular inspection of socket files.
     std::fs::remove_file(&path).unwrap();
     wait_until("the socket", || who_at(&path));
     assert_eq!(who_at(&path).as_deref(), Some("a"));
@@ -105,7 +105,7 @@ fn a_socket_whose_file_was_removed_is_made_anew() {
     std::fs::remove_file(&path).unwrap();
     assert!(evener.run_command(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
-    // What somebody else put there stays, also at the end.
+    // A file that another program created at the path stays, also when Evener ends.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "precious").unwrap();
     assert!(evener.run_command(&["reload"]).status.success());
@@ -115,7 +115,7 @@ fn a_socket_whose_file_was_removed_is_made_anew() {
 }
 
 #[test]
-fn a_socket_goes_with_its_service_also_when_it_was_made_anew() {
+fn a_socket_file_that_was_created_again_is_removed_at_the_end() {
     let (a, directory) = (brief("a"), Directory::new());
     let path = directory.file("front.sock");
     let mut evener = Evener::run(&format!(
@@ -132,7 +132,7 @@ fn a_socket_goes_with_its_service_also_when_it_was_made_anew() {
 }
 
 #[test]
-fn a_directory_that_is_gone_is_told_of_once_and_waited_for() {
+fn a_removed_directory_is_logged_once_and_used_when_it_is_back() {
     let (a, directory) = (brief("a"), Directory::new());
     let inner = directory.file("inner");
     std::fs::create_dir(&inner).unwrap();
@@ -152,7 +152,7 @@ fn a_directory_that_is_gone_is_told_of_once_and_waited_for() {
 }
 
 #[test]
-fn abstract_sockets_are_listened_on_and_connected_to() {
+fn abstract_sockets_work_for_listeners_and_servers() {
     let name = format!("evener-e2e-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(format!("{name}-back")).unwrap();
     let back = UnixListener::bind_addr(&address).unwrap();
@@ -167,14 +167,14 @@ fn abstract_sockets_are_listened_on_and_connected_to() {
          check = check.tcp {{ begins = \"back\", every = \"100ms\" }} }}"
     );
     let evener = Evener::run(&config);
-    wait_until("its check", || (evener.server("a")["verdict"] == "up").then_some(()));
+    wait_until("the check to succeed", || (evener.server("a")["verdict"] == "up").then_some(()));
     assert_eq!(evener.server("a")["address"], format!("unix:@{name}-back"));
     assert_eq!(who(listen), "back");
     let front = SocketAddr::from_abstract_name(&name).unwrap();
     let mut text = String::new();
     UnixStream::connect_addr(&front).unwrap().read_to_string(&mut text).unwrap();
     assert_eq!(text, "back\n");
-    // Another one cannot have the name as well.
+    // Another instance cannot listen on the same name.
     let directory = Directory::new();
     let file = directory.write("evener.lua", &config.replace(&format!("127.0.0.1:{listen}"), "127.0.0.1:9"));
     let mut command = std::process::Command::new(BINARY);

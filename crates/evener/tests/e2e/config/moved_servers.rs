@@ -1,4 +1,5 @@
-//! A reload that moves a server which has a name: it is said, the verdict starts anew, and clients go to the new address.
+//! A reload that changes the address of a named server: the change is reported, the verdict starts again, and clients are
+//! sent to the new address.
 
 use crate::harness::dns::{self, A, Nameserver, host, query};
 use crate::harness::origin::{Origin, Wire};
@@ -15,20 +16,21 @@ fn config(protocol: &str, listen: u16, address: &str, more: &str) -> String {
     )
 }
 
+/// An address of loopback.
 fn at(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Moves the server; what the reload says.
+/// Moves the server by a reload, and returns the output.
 fn move_to(evener: &Evener, config: &str) -> String {
-    evener.directory.write("evener.lua", config);
+    evener.write_config(config);
     let output = evener.run_command(&["reload"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
-fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
+fn a_reload_reports_the_new_address_of_a_server_and_its_clients_are_sent_there() {
     let (one, two) = (Server::named("one"), Server::named("two"));
     let more = "sticky = true, check = check.tcp { every = \"1h\" }";
     let evener = Evener::run(&config("tcp", 0, &at(one.port), more));
@@ -39,26 +41,26 @@ fn a_reload_says_where_a_server_went_and_its_clients_go_there() {
         printed.contains(&format!("server p/a: address {} -> {}", at(one.port), at(two.port))),
         "{printed}"
     );
-    assert_eq!(who(listen), "two", "the client stays with the name");
+    assert_eq!(who(listen), "two", "a sticky client must stay with the named server");
     evener.expect_log("server_moved pool=p server=a");
     wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
-    // Nobody is at the third place: what was seen of the others does not count, nor does fall.
+    // No server listens at the third address. Earlier checks do not count for it, and the first check decides without `fall`.
     let unused = reserved_port();
     move_to(&evener, &config("tcp", 0, &at(unused), more));
-    wait_until("it to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
+    wait_until("the server to be down", || (evener.server("a")["verdict"] == "down").then_some(()));
     assert_eq!(evener.server("a")["reason"], "connect: refused");
-    assert_eq!(evener.log_count("probe_failed"), 1, "the first check decides");
+    assert_eq!(evener.log_count("probe_failed"), 1, "the first check must decide");
 }
 
 #[test]
 fn warm_connections_of_the_old_address_are_closed() {
-    let held = |name: &'static str| {
+    let waiting_server = |name: &'static str| {
         Server::start(move |mut stream| {
             let _ = stream.write_all(format!("{name} 127.0.0.1\n").as_bytes());
             let _ = stream.read(&mut [0; 16]);
         })
     };
-    let (one, two) = (held("one"), held("two"));
+    let (one, two) = (waiting_server("one"), waiting_server("two"));
     let config =
         |port: u16| config("tcp", 0, &at(port), "").replace("pool = \"p\" }", "pool = \"p\", warm = 4 }");
     let evener = Evener::run(&config(one.port));
@@ -71,7 +73,7 @@ fn warm_connections_of_the_old_address_are_closed() {
 }
 
 #[test]
-fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
+fn requests_of_an_open_client_connection_go_to_the_new_address() {
     let (one, two) = (Origin::named("one"), Origin::named("two"));
     let evener = Evener::run(&config("http", 0, &at(one.port), ""));
     let listen = evener.port("s");
@@ -80,7 +82,7 @@ fn requests_of_a_connection_that_is_kept_go_to_the_new_address() {
     move_to(&evener, &config("http", 0, &at(two.port), ""));
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
     assert_eq!(client.ask("GET", "/", "").unwrap().text(), "two");
-    assert_eq!(two.connections(), 1, "that one is kept again");
+    assert_eq!(two.connections(), 1, "the connection to the new address must be pooled");
 }
 
 #[test]
@@ -99,11 +101,11 @@ fn queries_of_both_transports_go_to_the_new_address() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let evener = Evener::run(&config("dns", 0, &one.name(), ""));
     let listen = evener.port("s");
-    let requested = query(7, "www.example", A);
+    let query = query(7, "www.example", A);
     let (socket, stream) = (dns::client(listen), crate::harness::connect(listen));
     let hosts = || {
-        let by_udp = host(&dns::ask_on(&socket, &requested));
-        (by_udp, host(&dns::ask_stream(&stream, &requested)))
+        let by_udp = host(&dns::ask_on(&socket, &query));
+        (by_udp, host(&dns::ask_stream(&stream, &query)))
     };
     assert_eq!(hosts(), (1, 1));
     move_to(&evener, &config("dns", 0, &two.name(), ""));
@@ -117,7 +119,7 @@ fn a_server_moves_between_a_socket_and_addresses_of_both_families() {
     std::thread::spawn(move || six.incoming().flatten().for_each(|mut s| drop(s.write_all(b"six ::1\n"))));
     let evener = Evener::run(&config("tcp", 0, &at(four.port), ""));
     let listen = evener.port("s");
-    let path = evener.directory.file("unix.sock");
+    let path = evener.file("unix.sock");
     let unix = UnixListener::bind(&path).unwrap();
     std::thread::spawn(move || unix.incoming().flatten().for_each(|mut s| drop(s.write_all(b"unix -\n"))));
     assert_eq!(who(listen), "four");

@@ -1,4 +1,4 @@
-//! Reloads and the end: what stays, stays.
+//! Reloads, which keep the state of unchanged parts, and the end of the program.
 
 use crate::harness::{Evener, Server, connect, line, local, reserved_port, wait_until, who};
 use std::io::{Read, Write};
@@ -17,22 +17,26 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
     };
     let evener = Evener::run(&config(&[a.port, b.port], ""));
     let listen = evener.port("s");
-    let mut held = connect(listen);
-    assert_eq!(line(&mut held), "a 127.0.0.1");
+    let mut client = connect(listen);
+    assert_eq!(line(&mut client), "a 127.0.0.1");
     b.stop();
     assert_eq!(who(listen), "a");
     assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["verdict"], "down");
     let before = evener.service_counter("s", "connections");
     evener.reload(&config(&[c.port, b.port], &format!("\"127.0.0.1:{other}\"")));
-    held.write_all(b"still").unwrap();
-    held.read_exact(&mut [0; 5]).unwrap();
+    client.write_all(b"still").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
     assert_eq!([who(listen), who(other)], ["c", "c"]);
-    assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["verdict"], "down", "the verdict stays");
-    assert!(evener.service_counter("s", "connections") > before, "counters go on");
+    assert_eq!(
+        evener.server(&format!("127.0.0.1:{}", b.port))["verdict"],
+        "down",
+        "the reload must keep the verdict"
+    );
+    assert!(evener.service_counter("s", "connections") > before, "the reload must keep the counters");
     evener.reload(&config(&[c.port], ""));
-    assert!(TcpStream::connect(local(other)).is_err(), "its listener is closed");
-    held.write_all(b"still").unwrap();
-    held.read_exact(&mut [0; 5]).unwrap();
+    assert!(TcpStream::connect(local(other)).is_err(), "the removed listener must be closed");
+    client.write_all(b"still").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
     let log = evener.log();
     for change in ["- server s/127.0.0.1:", "+ server s/127.0.0.1:", "+ service s listen 127.0.0.1:"] {
         assert!(log.contains(change), "{change}: {log}");
@@ -40,14 +44,14 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
 }
 
 #[test]
-fn a_wrong_file_changes_nothing_and_says_why() {
+fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
     let a = Server::named("a");
     let good = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&good);
     let listen = evener.port("s");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let in_use = taken.local_addr().unwrap().port();
-    let wrong = [
+    let other_listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = other_listener.local_addr().unwrap().port();
+    let invalid = [
         ("service \"s\" {".to_owned(), "near <eof>"),
         (good.replace("listen", "lisen"), "did you mean `listen`?"),
         (format!("{good}\nservice \"t\" {{ listen = \"127.0.0.1:{in_use}\", \"10.0.0.1:1\" }}"), "is in use"),
@@ -58,8 +62,8 @@ fn a_wrong_file_changes_nothing_and_says_why() {
         ),
     ];
     let before = evener.status()["pools"].clone();
-    for (text, expected) in wrong {
-        evener.directory.write("evener.lua", &text);
+    for (text, expected) in invalid {
+        evener.write_config(&text);
         let output = evener.run_command(&["reload"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(
@@ -76,67 +80,67 @@ fn a_wrong_file_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn a_listener_passes_to_another_service_without_losing_anybody() {
+fn a_listener_moves_to_another_service_without_losing_a_client() {
     let (a, b, listen) = (Server::named("a"), Server::named("b"), reserved_port());
     let config = |name: &str, port: u16| {
         format!("service \"{name}\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{port}\" }}")
     };
     let evener = Evener::run(&config("one", a.port));
-    let over = std::sync::atomic::AtomicBool::new(false);
+    let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let mut seen = Vec::new();
-            while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                seen.push(who(listen));
+        let client = scope.spawn(|| {
+            let mut names = Vec::new();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                names.push(who(listen));
             }
-            seen
+            names
         });
         for turn in 0..10 {
             let (name, port) = if turn % 2 == 0 { ("two", b.port) } else { ("one", a.port) };
             evener.reload(&config(name, port));
         }
-        over.store(true, std::sync::atomic::Ordering::Relaxed);
-        let seen = asking.join().unwrap();
-        assert!(seen.iter().all(|name| name == "a" || name == "b"), "{seen:?}");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let names = client.join().unwrap();
+        assert!(names.iter().all(|name| name == "a" || name == "b"), "{names:?}");
     });
 }
 
 #[test]
-fn the_end_waits_for_clients_and_a_second_signal_does_not() {
+fn the_program_drains_clients_until_a_second_signal() {
     let a = Server::named("a");
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
     let listen = evener.port("s");
-    let mut held = connect(listen);
-    line(&mut held);
+    let mut client = connect(listen);
+    line(&mut client);
     evener.signal("TERM");
     wait_until("the listener to close", || TcpStream::connect(local(listen)).is_err().then_some(()));
-    held.write_all(b"more").unwrap();
-    held.read_exact(&mut [0; 4]).unwrap();
+    client.write_all(b"more").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
     assert_eq!(evener.status()["draining"], true);
-    drop(held);
+    drop(client);
     assert_eq!(evener.end(), 0);
     evener.expect_log("drained");
 
     let mut evener = Evener::run(&config);
-    let mut held = connect(evener.port("s"));
-    line(&mut held);
+    let mut client = connect(evener.port("s"));
+    line(&mut client);
     evener.signal("TERM");
     wait_until("the drain to begin", || evener.log().contains("draining").then_some(()));
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
-    assert_eq!(held.read(&mut [0; 1]).unwrap_or(0), 0);
+    assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0);
     evener.expect_log("cut connections=1");
 }
 
 #[test]
-fn the_end_comes_at_the_deadline() {
+fn the_program_ends_at_the_drain_timeout() {
     let a = Server::named("a");
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run_with(&config, &["--drain-timeout", "300ms"]);
     let listen = evener.port("s");
-    let mut held = connect(listen);
-    line(&mut held);
+    let mut client = connect(listen);
+    line(&mut client);
     let began = std::time::Instant::now();
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
@@ -145,14 +149,14 @@ fn the_end_comes_at_the_deadline() {
 }
 
 #[test]
-fn many_hang_ups_at_once_are_few_reloads() {
+fn many_hangup_signals_are_combined_into_few_reloads() {
     let a = Server::named("a");
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&config);
     let listen = evener.port("s");
     let signals = format!("for i in $(seq 200); do kill -HUP {}; done", evener.pid());
     assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
-    // One more that waits: everything before it is done then.
+    // One more reload, which waits until all earlier ones are done.
     assert!(evener.run_command(&["reload"]).status.success());
     evener.expect_log(" reloaded changes=0");
     let reloads = evener.log_count(" reloaded changes=0");
@@ -161,7 +165,7 @@ fn many_hang_ups_at_once_are_few_reloads() {
 }
 
 #[test]
-fn a_listener_widens_narrows_and_changes_its_protocol() {
+fn a_reload_changes_the_address_and_the_protocol_of_a_listener() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let config = |address: &str, more: &str| {
         format!("service \"s\" {{ listen = \"{address}:{listen}\", \"127.0.0.1:{}\" }}\n{more}", a.port)
@@ -174,7 +178,11 @@ fn a_listener_widens_narrows_and_changes_its_protocol() {
     let both = format!("service \"t\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\" }}", a.port);
     evener.reload(&config("0.0.0.0", &both));
     assert_eq!(who(listen), "a");
-    assert_eq!(evener.service_counter("t", "connections"), 1, "the more specific address wins");
+    assert_eq!(
+        evener.service_counter("t", "connections"),
+        1,
+        "the more specific address must take precedence"
+    );
     let udp = config("127.0.0.1", "").replace("service \"s\" {", "service \"s\" { protocol = \"udp\",");
     evener.reload(&udp);
     assert!(TcpStream::connect(local(listen)).is_err());
@@ -183,7 +191,7 @@ fn a_listener_widens_narrows_and_changes_its_protocol() {
 }
 
 #[test]
-fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
+fn a_late_check_of_an_old_address_does_not_decide_for_the_new_address() {
     let silent = Server::start(|stream| {
         std::thread::sleep(Duration::from_secs(4));
         drop(stream);
@@ -197,7 +205,7 @@ fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
     };
     let evener = Evener::run(&config(silent.port));
     let listen = evener.port("s");
-    // The probe of the old address is under way, and will fail.
+    // The probe of the old address is in flight, and will fail.
     std::thread::sleep(Duration::from_millis(200));
     evener.reload(&config(a.port).replace("check.http { every", "check.tcp { every"));
     std::thread::sleep(Duration::from_millis(1500));
@@ -206,12 +214,12 @@ fn a_late_answer_of_an_old_address_does_not_judge_the_new_one() {
 }
 
 #[test]
-fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
+fn the_program_ends_during_a_long_reload_and_with_a_full_log_pipe() {
     let a = Server::named("a");
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
-    // C code that does not count instructions, and takes longer than anybody waits.
-    evener.directory.write("evener.lua", "string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
+    // This runs in C code, where Lua counts no instructions, and takes longer than any timeout.
+    evener.write_config("string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
     evener.signal("HUP");
     std::thread::sleep(Duration::from_millis(200));
     let began = std::time::Instant::now();
@@ -219,7 +227,7 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
     assert_eq!(evener.end(), 0);
     assert!(began.elapsed() < Duration::from_secs(5));
 
-    // A log that nobody reads: the pipe fills, balancing and the commands go on.
+    // The log goes to a pipe that is not read and fills up. Balancing and the commands go on.
     let (directory, listen) = (crate::harness::Directory::new(), reserved_port());
     let config = config.replace("127.0.0.1:0", &local(listen).to_string());
     let file = directory.write("evener.lua", &config).display().to_string();
@@ -231,20 +239,20 @@ fn the_end_comes_while_a_reload_reads_and_while_nobody_reads_the_log() {
         .unwrap();
     wait_until("the admin socket", || std::os::unix::net::UnixStream::connect(&admin).ok());
     drop(a);
-    // Each refusal is a line; the pipe holds 64 KiB.
+    // Each refusal writes a line, and the pipe holds 64 KiB.
     (0..3000).for_each(|_| drop(who(listen)));
     let run_command = |arguments: &[&str]| {
         let mut command = std::process::Command::new(crate::harness::BINARY);
         command.args(arguments).args(["--socket", &admin]).output().unwrap().status.success()
     };
-    assert!(run_command(&["status"]), "the instance still answers");
+    assert!(run_command(&["status"]), "the instance must still respond");
     assert!(std::process::Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     let ended = wait_until("the end", || child.try_wait().unwrap());
     assert!(ended.success());
 }
 
 #[test]
-fn a_reload_of_twenty_thousand_servers_does_not_stop_the_world() {
+fn a_reload_of_twenty_thousand_servers_takes_seconds() {
     let a = Server::named("a");
     let config = |policy: &str, reversed: bool| {
         let order = if reversed { "20000, 1, -1" } else { "1, 20000" };
@@ -260,6 +268,6 @@ fn a_reload_of_twenty_thousand_servers_does_not_stop_the_world() {
     let began = std::time::Instant::now();
     evener.reload(&config("least_conn", true));
     assert_eq!(who(listen), "a");
-    // Not a measurement: comparing each with each would take minutes here.
+    // The bound is not a measurement. Comparing each server with each other one would take minutes here.
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

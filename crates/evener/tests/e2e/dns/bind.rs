@@ -1,5 +1,5 @@
-//! BIND on either side: its named as a client that believes no response without the cookie that it once got (RFC 7873), and as a
-//! server of those who sign (TSIG, RFC 8945).
+//! BIND as a peer: `named` as a client that accepts no response without a cookie once it got one from a server (RFC 7873), and
+//! as a server for signed queries (TSIG, RFC 8945).
 
 use crate::harness::named::{KEY, Named, dig};
 use crate::harness::{Evener, have, reserved_port};
@@ -15,50 +15,50 @@ fn service(listen: u16, server: u16, dns: &str) -> String {
     )
 }
 
-/// What a forwarder that has us for its server hears: the address of each name, asked twice, and once by others before.
-fn forwarded(forwarder: u16, listen: u16) {
+/// Checks that a forwarder in front of Evener resolves each name twice. Half of the names were queried by another client before.
+fn check_forwarder(forwarder: u16, listen: u16) {
     for name in 0..20 {
-        let sent = format!("n{name}.example");
+        let queried = format!("n{name}.example");
         if name % 2 == 1 {
-            dig(listen, &[&sent, "A"]);
+            dig(listen, &[&queried, "A"]);
         }
         for _ in 0..2 {
-            let printed = dig(forwarder, &[&sent, "A", "+short"]);
+            let printed = dig(forwarder, &[&queried, "A", "+short"]);
             assert_eq!(printed.trim(), format!("192.0.2.{name}"));
         }
     }
 }
 
 #[test]
-fn a_forwarder_of_bind_believes_what_was_kept() {
+fn a_bind_forwarder_accepts_cached_responses() {
     if !have_all() {
         return;
     }
     let [server, listen, forwarder] = [reserved_port(), reserved_port(), reserved_port()];
     let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
     let evener = Evener::run(&service(listen, server, "{ cache = true }"));
-    forwarded(forwarder, listen);
+    check_forwarder(forwarder, listen);
     assert!(evener.service_counter("d", "cache_hits") >= 20);
-    assert_eq!(evener.service_counter("d", "connections"), 0, "it never asks again over TCP");
-    // Who asks for a cookie gets none, not even in the first response, and no error either.
+    assert_eq!(evener.service_counter("d", "connections"), 0, "expected no retry over TCP");
+    // A client that requests a cookie gets neither a cookie, not even in the first response, nor an error.
     for name in ["n50.example", "n50.example", "none.example"] {
         let printed = dig(listen, &[name, "A", "+cookie"]);
         assert!(printed.contains("status: N") && !printed.contains("COOKIE"), "{printed}");
     }
-    // What no datagram has room for is cut here, and asked for over TCP.
+    // A response that is too large for a datagram is fetched over TCP.
     let big = dig(forwarder, &["big.example", "TXT", "+tcp"]);
     assert!(big.contains("status: NOERROR") && big.matches("xxx").count() > 20, "{big}");
 }
 
 #[test]
-fn cookies_reach_bind_where_nothing_is_kept() {
+fn cookies_pass_through_a_service_without_a_cache() {
     if !have_all() {
         return;
     }
     let [server, listen, forwarder] = [reserved_port(), reserved_port(), reserved_port()];
     let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
     let evener = Evener::run(&service(listen, server, "{ client_subnet = true }"));
-    forwarded(forwarder, listen);
+    check_forwarder(forwarder, listen);
     assert_eq!(evener.service_counter("d", "connections"), 0);
     for more in [&[][..], &["+tcp"]] {
         let printed = dig(listen, &[&["n1.example", "A", "+cookie"], more].concat());
@@ -70,7 +70,7 @@ fn cookies_reach_bind_where_nothing_is_kept() {
 }
 
 #[test]
-fn what_is_signed_passes_untouched() {
+fn signed_messages_pass_unchanged() {
     if !have_all() {
         return;
     }
@@ -88,7 +88,7 @@ fn what_is_signed_passes_untouched() {
     let printed = dig(listen, &["secret", "AXFR", "-y", KEY]);
     assert!(printed.contains("n.secret.") && printed.contains("XFR size: 5 records"), "{printed}");
     assert!(printed.matches("TSIG").count() >= 1 && !printed.contains("verify"), "{printed}");
-    // An update that is signed by the wrong key gets its server's word, not ours.
+    // The response to a query that is signed with a wrong key is the server's, not a local response.
     let output = Command::new("dig")
         .args(["@127.0.0.1", "-p", &listen.to_string(), "n.secret", "A", "-y", "hmac-sha256:k:d3Jvbmc="])
         .output()

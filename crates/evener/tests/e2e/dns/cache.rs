@@ -1,4 +1,4 @@
-//! Answers that are kept: for whom, how long, how many.
+//! The response cache: which queries share a response, how long a response stays, and how many fit.
 
 use crate::harness::dns::{
     A, NXDOMAIN, Nameserver, SERVFAIL, SOA, TXT, address, ask, ask_on, ask_tcp, client, client_from, framed,
@@ -12,19 +12,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// The TTL of the first record of an answer.
+/// Returns the TTL of the first record of a response.
 fn ttl(response: &[u8]) -> u32 {
     let at = question_section_end(response) + 6;
     u32::from_be_bytes(response[at..at + 4].try_into().unwrap())
 }
 
-/// Says that there is nothing of this kind or name, which is believed for so many seconds.
-fn nothing(query: &[u8], rcode: u8, seconds: u8) -> Vec<u8> {
+/// A negative response that may be cached for the given number of seconds.
+fn negative_response(query: &[u8], rcode: u8, seconds: u8) -> Vec<u8> {
     let soa = [&[0, 0][..], &[0; 16], &[0, 0, 0, seconds]].concat();
     reply(query, rcode, &[], &[record(SOA, 3600, &soa)])
 }
 
-fn cached(listen: u16, server: &Nameserver, cache: &str) -> String {
+fn cached_service(listen: u16, server: &Nameserver, cache: &str) -> String {
     service(
         listen,
         &[server],
@@ -33,9 +33,9 @@ fn cached(listen: u16, server: &Nameserver, cache: &str) -> String {
 }
 
 #[test]
-fn whoever_asks_the_same_gets_the_same_with_the_ttl_counted_down() {
+fn equal_queries_get_the_cached_response_with_its_remaining_ttl() {
     let server = Nameserver::start(|query, back| back.send(&address(query, 600, 9)));
-    let evener = Evener::run_with(&cached(0, &server, "true"), &["--workers", "2"]);
+    let evener = Evener::run_with(&cached_service(0, &server, "true"), &["--workers", "2"]);
     let listen = evener.port("d");
     let begun = Instant::now();
     assert_eq!(ttl(&ask(listen, &query(1, "www.Example", A))), 600);
@@ -56,16 +56,16 @@ fn whoever_asks_the_same_gets_the_same_with_the_ttl_counted_down() {
 }
 
 #[test]
-fn answers_are_kept_as_long_as_they_say_and_no_longer() {
+fn responses_are_cached_for_their_ttl() {
     let server = Nameserver::start(|query, back| {
         back.send(&match name_of(query).as_str() {
             "short" => address(query, 1, 1),
             "never" => address(query, 0, 1),
             "long" => reply(query, 0, &[record(A, 60, &[1; 4]), record(A, 90, &[2; 4])], &[]),
-            "nodata" => nothing(query, 0, 60),
-            "nxdomain" => nothing(query, NXDOMAIN, 60),
-            "soon" => nothing(query, NXDOMAIN, 1),
-            "unbelieved" => reply(query, NXDOMAIN, &[], &[]),
+            "nodata" => negative_response(query, 0, 60),
+            "nxdomain" => negative_response(query, NXDOMAIN, 60),
+            "soon" => negative_response(query, NXDOMAIN, 1),
+            "no_soa" => reply(query, NXDOMAIN, &[], &[]),
             "failed" => reply(query, SERVFAIL, &[], &[]),
             "refused" => reply(query, 5, &[], &[]),
             _ => {
@@ -75,36 +75,40 @@ fn answers_are_kept_as_long_as_they_say_and_no_longer() {
             }
         });
     });
-    let evener = Evener::run(&cached(0, &server, "true"));
+    let evener = Evener::run(&cached_service(0, &server, "true"));
     let listen = evener.port("d");
-    let sent = |name: &str| server.seen().iter().filter(|seen| name_of(&seen.message) == name).count();
-    let cached_ones = ["short", "long", "nodata", "nxdomain", "soon", "failed"];
-    let others = ["never", "unbelieved", "refused", "truncated"];
+    let queries = |name: &str| server.messages().iter().filter(|message| name_of(message) == name).count();
+    let cacheable = ["short", "long", "nodata", "nxdomain", "soon", "failed"];
+    let uncacheable = ["never", "no_soa", "refused", "truncated"];
     let ask_all = || {
-        let all = cached_ones.iter().chain(&others);
+        let all = cacheable.iter().chain(&uncacheable);
         all.map(|name| rcode(&ask(listen, &query(1, name, A)))).collect::<Vec<u8>>()
     };
     let first = ask_all();
     assert_eq!(first, [0, 0, 0, 3, 3, 2, 0, 3, 5, 0]);
     assert_eq!(ask_all(), first);
-    assert_eq!(others.map(sent), [2; 4], "they are never kept");
-    assert_eq!([sent("long"), sent("nodata"), sent("nxdomain")], [1; 3]);
-    assert!(ttl(&ask(listen, &query(1, "long", A))) >= 50, "each record has a time of its own");
+    assert_eq!(uncacheable.map(queries), [2; 4], "expected no cached response");
+    assert_eq!([queries("long"), queries("nodata"), queries("nxdomain")], [1; 3]);
+    assert!(ttl(&ask(listen, &query(1, "long", A))) >= 50, "expected each record to keep its own TTL");
     std::thread::sleep(Duration::from_millis(2100));
     assert_eq!(ask_all(), first);
-    assert_eq!([sent("long"), sent("nodata"), sent("nxdomain")], [1; 3], "they are kept still");
+    assert_eq!(
+        [queries("long"), queries("nodata"), queries("nxdomain")],
+        [1; 3],
+        "expected the cached responses"
+    );
     for name in ["short", "soon", "failed"] {
-        assert!((2..=3).contains(&sent(name)), "{name} expired: {}", sent(name));
+        assert!((2..=3).contains(&queries(name)), "expected {name} to expire: {} queries", queries(name));
     }
 }
 
 #[test]
-fn questions_that_may_be_answered_otherwise_are_apart() {
+fn queries_that_may_get_different_responses_are_cached_separately() {
     let server = Nameserver::start(|query, back| {
         let kind = query[question_section_end(query) - 3];
         back.send(&reply(query, 0, &[record(kind.into(), 60, &[3, 1, 2, 3])], &[]));
     });
-    let evener = Evener::run(&cached(0, &server, "true"));
+    let evener = Evener::run(&cached_service(0, &server, "true"));
     let listen = evener.port("d");
     let plain = query(1, "a.example", A);
     let flags = |high: u8, low: u8| {
@@ -113,7 +117,7 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
         message
     };
     let edns = with_edns(plain.clone(), 1232, false, &[]);
-    let apart = [
+    let distinct = [
         plain.clone(),
         query(1, "a.example", TXT),
         query(1, "b.a.example", A),
@@ -124,27 +128,27 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
         flags(1, 0x20),
     ];
     for turn in 0..3 {
-        for (at, message) in apart.iter().enumerate() {
+        for (at, message) in distinct.iter().enumerate() {
             ask(listen, message);
-            let expected = if turn == 0 { at + 1 } else { apart.len() };
+            let expected = if turn == 0 { at + 1 } else { distinct.len() };
             assert_eq!(server.count(), expected, "{message:02x?}");
         }
     }
-    // What one client alone is concerned with is neither looked for nor kept.
+    // Responses for one client only are neither looked up in the cache nor stored there.
     let mut notify = plain.clone();
     notify[2] = 0x20;
     let subnet = [0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2];
-    let unkept = [
+    let uncacheable_queries = [
         notify,
         with_edns(plain.clone(), 1232, false, &subnet),
         with_edns(plain.clone(), 1232, false, &[255, 0, 0, 0]),
     ];
-    for message in &unkept {
+    for message in &uncacheable_queries {
         let before = server.count();
         (0..2).for_each(|_| assert_eq!(rcode(&ask(listen, message)), 0));
         assert_eq!(server.count(), before + 2, "{message:02x?}");
     }
-    // A cookie makes no other answer (RFC 7873), nor does another size.
+    // Neither a cookie (RFC 7873) nor another buffer size changes the response.
     let before = server.count();
     ask(listen, &with_edns(plain.clone(), 1232, false, &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]));
     ask(listen, &with_edns(plain, 4096, false, &[]));
@@ -152,34 +156,34 @@ fn questions_that_may_be_answered_otherwise_are_apart() {
 }
 
 #[test]
-fn kept_answers_are_cut_to_what_each_client_takes() {
+fn cached_responses_are_truncated_to_the_size_that_each_client_accepts() {
     let server = Nameserver::start(|query, back| back.send(&sized(query, 2000)));
-    let evener = Evener::run(&cached(0, &server, "true"));
+    let evener = Evener::run(&cached_service(0, &server, "true"));
     let listen = evener.port("d");
-    let sent = |size| with_edns(query(1, "a.example", TXT), size, false, &[]);
-    assert_eq!(ask_tcp(listen, &sent(512)).len(), 2000);
-    let short = ask(listen, &sent(1232));
+    let query_of_size = |size| with_edns(query(1, "a.example", TXT), size, false, &[]);
+    assert_eq!(ask_tcp(listen, &query_of_size(512)).len(), 2000);
+    let short = ask(listen, &query_of_size(1232));
     assert!(is_truncated(&short) && short.len() < 100, "{short:02x?}");
-    assert_eq!(ask(listen, &sent(2000)).len(), 2000);
+    assert_eq!(ask(listen, &query_of_size(2000)).len(), 2000);
     assert_eq!((server.count(), evener.service_counter("d", "truncated")), (1, 1));
 }
 
 #[test]
-fn expired_answers_serve_while_no_server_does_if_that_is_wanted() {
+fn expired_responses_are_used_while_no_server_responds_if_configured() {
     for (stale, expected) in [("1h", 0), ("0s", SERVFAIL)] {
-        let mute = Arc::new(AtomicBool::new(false));
-        let hush = Arc::clone(&mute);
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let silent = Arc::clone(&is_silent);
         let mut server = Nameserver::start(move |query, back| {
-            if !hush.load(Ordering::Relaxed) {
+            if !silent.load(Ordering::Relaxed) {
                 back.send(&address(query, 1, 1));
             }
         });
-        let evener = Evener::run(&cached(0, &server, &format!("{{ stale = \"{stale}\" }}")));
+        let evener = Evener::run(&cached_service(0, &server, &format!("{{ stale = \"{stale}\" }}")));
         let listen = evener.port("d");
         let sent = query(1, "a.example", A);
         assert_eq!(ttl(&ask(listen, &sent)), 1);
         std::thread::sleep(Duration::from_millis(2100));
-        mute.store(true, Ordering::Relaxed);
+        is_silent.store(true, Ordering::Relaxed);
         let check = |response: &[u8]| {
             assert_eq!(rcode(response), expected, "{stale}");
             // RFC 8767, section 4.
@@ -189,20 +193,24 @@ fn expired_answers_serve_while_no_server_does_if_that_is_wanted() {
         server.stop();
         check(&ask(listen, &sent));
         check(&ask_tcp(listen, &sent));
-        assert_eq!(rcode(&ask(listen, &query(1, "other.example", A))), SERVFAIL, "nobody knows that");
+        assert_eq!(
+            rcode(&ask(listen, &query(1, "other.example", A))),
+            SERVFAIL,
+            "expected no cached response"
+        );
         assert_eq!(evener.service_counter("d", "cache_stale"), if expected == 0 { 3 } else { 0 });
         let _back = Nameserver::start_at(server.port, |query, back| back.send(&address(query, 500, 2)));
-        wait_until("the server's own answer", || (ask(listen, &sent).last() == Some(&2)).then_some(()));
+        wait_until("a new response of the server", || (ask(listen, &sent).last() == Some(&2)).then_some(()));
     }
 }
 
 #[test]
-fn no_more_is_kept_than_there_is_room_for() {
+fn the_cache_never_exceeds_its_limits() {
     let server = Nameserver::start(|query, back| {
         let wide = name_of(query).starts_with("wide");
         back.send(&if wide { sized(query, 40_000) } else { address(query, 600, 1) });
     });
-    let evener = Evener::run(&cached(0, &server, "{ entries = 50, bytes = \"256KiB\" }"));
+    let evener = Evener::run(&cached_service(0, &server, "{ entries = 50, bytes = \"256KiB\" }"));
     let listen = evener.port("d");
     let cache = |name: &str| evener.status()["services"][0]["cache"][name].as_u64().unwrap();
     for number in 0..200 {
@@ -216,13 +224,13 @@ fn no_more_is_kept_than_there_is_room_for() {
     assert!((1..=6).contains(&cache("entries")), "{}", cache("entries"));
     let before = server.count();
     ask_tcp(listen, &query(1, "wide19.example", TXT));
-    assert_eq!(server.count(), before, "the newest is there");
+    assert_eq!(server.count(), before, "expected the newest response in the cache");
     ask_tcp(listen, &query(1, "wide0.example", TXT));
-    assert_eq!(server.count(), before + 1, "the oldest went");
+    assert_eq!(server.count(), before + 1, "expected the oldest response to be evicted");
 }
 
 #[test]
-fn who_asks_the_same_meanwhile_gets_the_same_answer() {
+fn equal_queries_at_the_same_time_share_one_response() {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
     let server = Nameserver::start(move |query, back| {
@@ -236,32 +244,32 @@ fn who_asks_the_same_meanwhile_gets_the_same_answer() {
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
     let shut = gate.lock();
-    let spelt = |number: u16| if number.is_multiple_of(2) { "www.example" } else { "WWW.Example" };
+    let spelling = |number: u16| if number.is_multiple_of(2) { "www.example" } else { "WWW.Example" };
     let clients: Vec<UdpSocket> = (0..100).map(|_| client(listen)).collect();
     let mut streams: Vec<TcpStream> = (0..10).map(|_| connect(listen)).collect();
     for (number, client) in (0..).zip(&clients) {
-        client.send(&query(number, spelt(number), A)).unwrap();
+        client.send(&query(number, spelling(number), A)).unwrap();
     }
     for (number, stream) in (0..).zip(&mut streams) {
-        stream.write_all(&framed(&query(number, spelt(number), A))).unwrap();
+        stream.write_all(&framed(&query(number, spelling(number), A))).unwrap();
     }
-    wait_until("all to wait", || (evener.service_counter("d", "requests") == 110).then_some(()));
+    wait_until("all queries", || (evener.service_counter("d", "requests") == 110).then_some(()));
     drop(shut);
     let check = |number: u16, response: &[u8]| {
-        assert_eq!((id(response), name_of(response).as_str(), host(response)), (number, spelt(number), 9));
+        assert_eq!((id(response), name_of(response).as_str(), host(response)), (number, spelling(number), 9));
     };
     (0..).zip(&clients).for_each(|(number, client)| check(number, &receive(client)));
     (0..).zip(&streams).for_each(|(number, stream)| check(number, &read_message(stream).unwrap()));
-    assert_eq!(server.count(), 2, "one over UDP, one over TCP");
+    assert_eq!(server.count(), 2, "expected one query over UDP and one over TCP");
     assert!(clients.iter().take(3).all(is_quiet));
 }
 
 #[test]
-fn an_old_answer_is_given_after_the_second_time_out() {
-    let hushed = Arc::new(AtomicBool::new(false));
-    let quiet = Arc::clone(&hushed);
+fn an_expired_response_is_used_after_the_second_timeout() {
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
     let server = Nameserver::start(move |query, back| {
-        if !quiet.load(Ordering::Relaxed) {
+        if !silent.load(Ordering::Relaxed) {
             back.send(&address(query, 1, 9));
         }
     });
@@ -270,9 +278,9 @@ fn an_old_answer_is_given_after_the_second_time_out() {
     let listen = evener.port("d");
     let sent = query(7, "a.example", A);
     assert_eq!(host(&ask(listen, &sent)), 9);
-    hushed.store(true, Ordering::Relaxed);
+    is_silent.store(true, Ordering::Relaxed);
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(host(&ask(listen, &sent)), 9);
     assert_eq!(evener.service_counter("d", "cache_stale"), 1);
-    assert_eq!(server.count(), 3, "once when it answered, and twice in vain");
+    assert_eq!(server.count(), 3, "expected one query with a response and two without");
 }

@@ -1,4 +1,4 @@
-//! DNS as the operator sees it: `evener dns`, its checks, what is kept and how it is taken out, what status shows.
+//! Commands of a DNS service: `evener dns` and its checks, the status of the cache, and `expunge`.
 
 use crate::harness::{BINARY, Evener, wait_until};
 use std::net::UdpSocket;
@@ -11,12 +11,12 @@ use std::time::Duration;
 const NOERROR: u8 = 0;
 const SERVFAIL: u8 = 2;
 
-/// A server that answers each question with one address, for ten minutes.
+/// A server that responds to each query with one address and a TTL of ten minutes.
 struct Nameserver {
     port: u16,
     rcode: Arc<AtomicU8>,
-    sent: Arc<AtomicUsize>,
-    over: Arc<AtomicBool>,
+    queries: Arc<AtomicUsize>,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -25,8 +25,8 @@ impl Nameserver {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let port = socket.local_addr().unwrap().port();
-        let (rcode, sent, over) = <(Arc<AtomicU8>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
-        let (code, count, end) = (Arc::clone(&rcode), Arc::clone(&sent), Arc::clone(&over));
+        let (rcode, queries, stopped) = <(Arc<AtomicU8>, Arc<AtomicUsize>, Arc<AtomicBool>)>::default();
+        let (code, count, end) = (Arc::clone(&rcode), Arc::clone(&queries), Arc::clone(&stopped));
         let thread = std::thread::spawn(move || {
             let mut query = [0; 4096];
             while !end.load(Ordering::Relaxed) {
@@ -36,22 +36,22 @@ impl Nameserver {
                 let _ = socket.send_to(&response, client);
             }
         });
-        Self { port, rcode, sent, over, thread: Some(thread) }
+        Self { port, rcode, queries, stopped, thread: Some(thread) }
     }
 
-    fn at(&self) -> String {
+    fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }
 
 impl Drop for Nameserver {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// Where the question ends; names in questions are not compressed.
+/// Returns the end of the question section. Names in queries are not compressed.
 fn question_section_end(message: &[u8]) -> usize {
     let mut at = 12;
     while message[at] != 0 {
@@ -64,13 +64,13 @@ fn response(query: &[u8], rcode: u8) -> Vec<u8> {
     let mut response = query[..question_section_end(query)].to_vec();
     response[2..12].copy_from_slice(&[0x85, 0x80 | rcode, 0, 1, 0, u8::from(rcode == NOERROR), 0, 0, 0, 0]);
     if rcode == NOERROR {
-        // The name of the question, A, IN, 600 s, 192.0.2.1.
+        // The queried name, A, IN, 600 s, 192.0.2.1.
         response.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 2, 88, 0, 4, 192, 0, 2, 1]);
     }
     response
 }
 
-/// A question for the address of a name, without EDNS.
+/// A query for the address of a name, without EDNS.
 fn query(id: u16, name: &str) -> Vec<u8> {
     let mut query = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
     for label in name.split('.') {
@@ -81,7 +81,7 @@ fn query(id: u16, name: &str) -> Vec<u8> {
     query
 }
 
-/// Asks for a name; the code of the answer.
+/// Queries a name and returns the response code.
 fn ask(port: u16, name: &str) -> u8 {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -89,32 +89,32 @@ fn ask(port: u16, name: &str) -> u8 {
     let query = query(0x1234, name);
     socket.send(&query).unwrap();
     let mut response = [0; 4096];
-    let length = socket.recv(&mut response).expect("an answer");
+    let length = socket.recv(&mut response).expect("a response");
     let end = question_section_end(&query);
     assert_eq!(&response[..2], &query[..2], "the ID");
-    assert_eq!(&response[12..end], &query[12..], "the question, of {length} bytes");
+    assert_eq!(&response[12..end], &query[12..], "the question section of {length} bytes");
     response[3] & 15
 }
 
-fn printed(evener: &Evener, arguments: &[&str]) -> (i32, String) {
+fn run(evener: &Evener, arguments: &[&str]) -> (i32, String) {
     let output = evener.run_command(arguments);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
 }
 
 #[test]
-fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
+fn a_one_liner_listens_on_one_address_and_its_cache_can_be_emptied() {
     let server = Nameserver::start();
-    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at(), "--cache"]);
+    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.address(), "--cache"]);
     let listen = evener.port("dns");
     let at = format!("127.0.0.1:{listen}");
     let status = evener.status();
     let service = &status["services"][0];
     assert_eq!((&service["name"], &service["protocol"]), (&"dns".into(), &"dns".into()));
-    assert_eq!(service["listen"], serde_json::json!([at]), "UDP and TCP are one address");
+    assert_eq!(service["listen"], serde_json::json!([at]), "expected one address for UDP and TCP");
     assert_eq!(service["cache"], serde_json::json!({ "entries": 0, "bytes": 0, "hits": 0, "misses": 0 }));
-    assert_eq!(printed(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
-    let (code, text) = printed(&evener, &["status"]);
+    assert_eq!(run(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
+    let (code, text) = run(&evener, &["status"]);
     assert!(
         code == 0 && text.contains("\ncache of dns: 0 responses, 0 B; 0.0 % of 0 queries were hits"),
         "{text}"
@@ -127,22 +127,22 @@ fn a_one_liner_listens_once_and_its_cache_can_be_emptied() {
         (&["expunge", "dns", "--all", "--below"], 2, "--below"),
     ];
     for (arguments, expected, why) in cases {
-        let (code, text) = printed(&evener, arguments);
+        let (code, text) = run(&evener, arguments);
         assert!(code == expected && text.contains(why), "{arguments:?}: {code} {text}");
     }
 }
 
 #[test]
-fn without_a_cache_there_is_nothing_to_expunge() {
+fn expunge_fails_without_a_cache() {
     let server = Nameserver::start();
-    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.at()]);
+    let evener = Evener::one_liner(&["dns", "127.0.0.1:0", &server.address()]);
     assert_eq!(evener.status()["services"][0].get("cache"), None);
-    let (code, text) = printed(&evener, &["expunge", "dns", "a.example"]);
+    let (code, text) = run(&evener, &["expunge", "dns", "a.example"]);
     assert!(code == 1 && text.contains("service `dns` has no cache"), "{text}");
 }
 
 #[test]
-fn wrong_words_of_the_one_liner_are_said() {
+fn wrong_arguments_of_the_one_liner_are_reported() {
     let listen = "127.0.0.1:0";
     let cases = [
         (&["dns", listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
@@ -158,25 +158,33 @@ fn wrong_words_of_the_one_liner_are_said() {
 }
 
 #[test]
-fn the_check_of_a_one_liner_asks_for_its_name() {
-    let (well, ill) = (Nameserver::start(), Nameserver::start());
-    ill.rcode.store(SERVFAIL, Ordering::Relaxed);
-    let evener =
-        Evener::one_liner(&["dns", "127.0.0.1:0", &well.at(), &ill.at(), "--check", "www.example.org"]);
-    wait_until("the check", || (evener.server(&ill.at())["verdict"] == "down").then_some(()));
-    assert_eq!(evener.server(&ill.at())["reason"], "dns: SERVFAIL");
-    assert_eq!(evener.server(&well.at())["verdict"], "up");
-    ill.rcode.store(NOERROR, Ordering::Relaxed);
-    wait_until("it to be well", || (evener.server(&ill.at())["verdict"] == "up").then_some(()));
+fn the_check_of_a_one_liner_queries_its_name() {
+    let (healthy, failing) = (Nameserver::start(), Nameserver::start());
+    failing.rcode.store(SERVFAIL, Ordering::Relaxed);
+    let evener = Evener::one_liner(&[
+        "dns",
+        "127.0.0.1:0",
+        &healthy.address(),
+        &failing.address(),
+        "--check",
+        "www.example.org",
+    ]);
+    wait_until("the check", || (evener.server(&failing.address())["verdict"] == "down").then_some(()));
+    assert_eq!(evener.server(&failing.address())["reason"], "dns: SERVFAIL");
+    assert_eq!(evener.server(&healthy.address())["verdict"], "up");
+    failing.rcode.store(NOERROR, Ordering::Relaxed);
+    wait_until("the server to be up", || {
+        (evener.server(&failing.address())["verdict"] == "up").then_some(())
+    });
 }
 
 #[test]
-fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
+fn cached_responses_are_counted_survive_reloads_and_are_expunged_by_name() {
     let server = Nameserver::start();
     let config = |more: &str| {
         format!(
             "service \"d\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", \"{}\", dns = {{ cache = true }}{more} }}",
-            server.at()
+            server.address()
         )
     };
     let evener = Evener::run(&config(""));
@@ -185,28 +193,32 @@ fn kept_answers_are_counted_live_across_reloads_and_go_by_name() {
         assert_eq!(ask(listen, name), NOERROR, "{name}");
         assert_eq!(ask(listen, &name.to_ascii_uppercase()), NOERROR, "{name}");
     }
-    assert_eq!(server.sent.load(Ordering::Relaxed), 4, "each name once");
+    assert_eq!(server.queries.load(Ordering::Relaxed), 4, "expected one query for each name");
     let cache = |name: &str| evener.status()["services"][0]["cache"][name].as_u64().unwrap();
     assert_eq!((cache("entries"), cache("hits"), cache("misses")), (4, 4, 4));
     assert!(cache("bytes") > 100, "{}", cache("bytes"));
-    let (_, text) = printed(&evener, &["status"]);
+    let (_, text) = run(&evener, &["status"]);
     assert!(
         text.contains("cache of d: 4 responses, ") && text.contains("50.0 % of 8 queries were hits"),
         "{text}"
     );
     evener.reload(&config(", clients = 100"));
-    assert_eq!(cache("entries"), 4, "a reload that says nothing of the cache leaves it");
-    assert_eq!(printed(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 responses expunged\n".into()));
-    assert_eq!(printed(&evener, &["expunge", "d", "other."]), (0, "d: 1 response expunged\n".into()));
+    assert_eq!(cache("entries"), 4, "expected the cache to survive the reload");
+    assert_eq!(run(&evener, &["expunge", "d", "EXAMPLE"]), (0, "d: 0 responses expunged\n".into()));
+    assert_eq!(run(&evener, &["expunge", "d", "other."]), (0, "d: 1 response expunged\n".into()));
     assert_eq!(
-        printed(&evener, &["expunge", "d", "A.example", "--below"]),
+        run(&evener, &["expunge", "d", "A.example", "--below"]),
         (0, "d: 2 responses expunged\n".into())
     );
     assert_eq!(ask(listen, "aa.example"), NOERROR);
-    assert_eq!(server.sent.load(Ordering::Relaxed), 4, "it is not below a.example");
+    assert_eq!(
+        server.queries.load(Ordering::Relaxed),
+        4,
+        "expected a name that is not below a.example to stay"
+    );
     assert_eq!(ask(listen, "b.a.example"), NOERROR);
-    assert_eq!(server.sent.load(Ordering::Relaxed), 5, "it was gone");
-    let (_, text) = printed(&evener, &["expunge", "d", "--all", "--json"]);
+    assert_eq!(server.queries.load(Ordering::Relaxed), 5, "expected the name to be expunged");
+    let (_, text) = run(&evener, &["expunge", "d", "--all", "--json"]);
     let expunged: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(expunged, serde_json::json!({ "service": "d", "expunged": 2 }));
     assert_eq!(cache("entries"), 0);

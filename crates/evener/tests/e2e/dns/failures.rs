@@ -1,4 +1,4 @@
-//! Servers that are silent, gone, or all of that: what it costs, and what clients hear.
+//! Servers that are silent or do not listen: the delay for clients, retries, and responses on failure.
 
 use crate::harness::dns::{
     A, Nameserver, REFUSED, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
@@ -11,34 +11,36 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_silent_server_costs_a_few_time_outs_and_then_nothing() {
+fn a_silent_server_is_marked_down_after_a_few_timeouts() {
     let (silent, good) = (Nameserver::silent(), Nameserver::of(2));
     let more = "dns = { query_timeout = \"300ms\" }, passive = { failures = 1, down_for = \"1h\" }";
     let evener = Evener::run_with(&service(0, &[&silent, &good], more), &["--workers", "1"]);
     let listen = evener.port("d");
-    // It has every other turn, and three different questions are enough to blame it.
+    // Every other query goes to the silent server. Three timeouts of different queries mark it down.
     for turn in 0..3 {
         for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
             assert_eq!(host(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), 2);
         }
     }
-    wait_until("it to be down", || (evener.server(&silent.name())["verdict"] == "down").then_some(()));
+    wait_until("the server to be down", || {
+        (evener.server(&silent.name())["verdict"] == "down").then_some(())
+    });
     let begun = Instant::now();
     for turn in 0..20 {
         assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
     }
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_secs(4), "nobody waits for it any more: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(4), "expected no query to wait for the silent server: {elapsed:?}");
     assert_eq!(evener.server(&silent.name())["counters"]["response_timeouts"], silent.count());
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
-/// Load by many clients while one of two servers falls silent; how long each question took.
+/// Puts load on two servers, one of which falls silent, and returns the sorted latencies of all queries.
 fn latencies(more: &str) -> Vec<Duration> {
-    let quiet = Arc::new(AtomicBool::new(false));
-    let hush = Arc::clone(&quiet);
+    let is_silent = Arc::new(AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
     let one = Nameserver::start(move |query, back| {
-        if !hush.load(Ordering::Relaxed) {
+        if !silent.load(Ordering::Relaxed) {
             back.send(&address(query, 60, 1));
         }
     });
@@ -57,7 +59,7 @@ fn latencies(more: &str) -> Vec<Duration> {
                     let (sent, begun) = (query(turn, "a.example", A), Instant::now());
                     let response =
                         if number % 4 == 3 { ask_stream(&stream, &sent) } else { ask_on(&socket, &sent) };
-                    assert!([1, 2].contains(&host(&response)), "a true answer");
+                    assert!([1, 2].contains(&host(&response)), "expected the address of a server");
                     took.push(begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -66,7 +68,7 @@ fn latencies(more: &str) -> Vec<Duration> {
         })
         .collect();
     wait_until("some load", || (done.load(Ordering::Relaxed) > 500).then_some(()));
-    quiet.store(true, Ordering::Relaxed);
+    is_silent.store(true, Ordering::Relaxed);
     let mut took: Vec<Duration> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
     assert!(evener.server(&one.name())["counters"]["response_timeouts"].as_u64() > Some(0));
@@ -75,11 +77,11 @@ fn latencies(more: &str) -> Vec<Duration> {
 }
 
 #[test]
-fn a_server_that_falls_silent_under_load_costs_nobody_more_than_one_time_out() {
+fn a_server_that_falls_silent_under_load_delays_each_query_by_at_most_one_timeout() {
     let took = latencies("");
     let (p99, worst) = (took[took.len() * 99 / 100], took[took.len() - 1]);
     println!(
-        "one server silent, time-out 300 ms: p50 {:?}, p99 {p99:?}, worst {worst:?}",
+        "one server silent, timeout 300 ms: p50 {:?}, p99 {p99:?}, worst {worst:?}",
         took[took.len() / 2]
     );
     assert!(p99 < Duration::from_millis(300 + 1000), "p99 {p99:?}");
@@ -87,11 +89,11 @@ fn a_server_that_falls_silent_under_load_costs_nobody_more_than_one_time_out() {
 }
 
 #[test]
-fn a_server_that_is_gone_is_left_at_once() {
-    let (mut gone, good) = (Nameserver::of(1), Nameserver::of(2));
-    gone.stop();
+fn a_server_that_does_not_listen_is_skipped_without_a_timeout() {
+    let (mut stopped, good) = (Nameserver::of(1), Nameserver::of(2));
+    stopped.stop();
     let more = "dns = { query_timeout = \"30s\" }, passive = { failures = 1000 }";
-    let evener = Evener::run(&service(0, &[&gone, &good], more));
+    let evener = Evener::run(&service(0, &[&stopped, &good], more));
     let listen = evener.port("d");
     let (begun, stream) = (Instant::now(), connect(listen));
     for turn in 0..20 {
@@ -99,15 +101,15 @@ fn a_server_that_is_gone_is_left_at_once() {
         assert_eq!(host(&ask_stream(&stream, &query(turn, "a.example", A))), 2);
     }
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_secs(15), "no time-out was waited for: {elapsed:?}");
-    let counters = &evener.server(&gone.name())["counters"];
+    assert!(elapsed < Duration::from_secs(15), "expected no query to wait for a timeout: {elapsed:?}");
+    let counters = &evener.server(&stopped.name())["counters"];
     assert!(counters["connect_refused"].as_u64() > Some(1), "{counters}");
     assert_eq!(counters["response_timeouts"], 0);
     assert!(evener.service_counter("d", "requests_retried") > 1);
 }
 
 #[test]
-fn a_server_that_dies_under_load_fails_no_question() {
+fn no_query_fails_when_a_server_stops_under_load() {
     let (mut one, two) = (Nameserver::of(1), Nameserver::of(2));
     let more = "dns = { query_timeout = \"1s\" }, passive = { down_for = \"500ms\" }";
     let evener = Evener::run(&service(0, &[&one, &two], more));
@@ -128,18 +130,18 @@ fn a_server_that_dies_under_load_fails_no_question() {
         .collect();
     std::thread::sleep(Duration::from_millis(200));
     one.stop();
-    wait_until("it to be down", || (evener.server(&one.name())["verdict"] == "down").then_some(()));
-    let back = Nameserver::of_at(one.port, 1);
+    wait_until("the server to be down", || (evener.server(&one.name())["verdict"] == "down").then_some(()));
+    let restarted = Nameserver::of_at(one.port, 1);
     clients.into_iter().for_each(|client| client.join().unwrap());
-    wait_until("it to be asked again", || {
+    wait_until("a query to the restarted server", || {
         ask(listen, &query(1, "a.example", A));
-        (back.count() > 0).then_some(())
+        (restarted.count() > 0).then_some(())
     });
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
-/// A server that takes no notice of so many questions, whatever the transport.
-fn deaf_to(queries: usize) -> Nameserver {
+/// A server that ignores the given number of queries over either transport, and then responds.
+fn ignoring(queries: usize) -> Nameserver {
     let count = AtomicUsize::new(0);
     Nameserver::start(move |query, back| {
         if count.fetch_add(1, Ordering::Relaxed) >= queries {
@@ -149,21 +151,21 @@ fn deaf_to(queries: usize) -> Nameserver {
 }
 
 #[test]
-fn a_single_server_is_asked_again() {
+fn queries_are_retried_at_a_single_server() {
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        let server = deaf_to(2);
+        let server = ignoring(2);
         let evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"200ms\", retries = 2 }"));
         let listen = evener.port("d");
         assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 5);
-        let seen = server.seen();
+        let seen = server.messages();
         assert_eq!((seen.len(), evener.service_counter("d", "requests_retried")), (3, 2));
-        assert!(id(&seen[0].message) != id(&seen[1].message) || id(&seen[1].message) != id(&seen[2].message));
-        assert!(seen.iter().all(|sent| sent.message[2..] == seen[0].message[2..]));
+        assert!(id(&seen[0]) != id(&seen[1]) || id(&seen[1]) != id(&seen[2]));
+        assert!(seen.iter().all(|message| message[2..] == seen[0][2..]));
     }
 }
 
 #[test]
-fn retries_are_counted_and_then_the_client_hears_of_it() {
+fn the_client_gets_the_configured_failure_after_all_retries() {
     for (word, code) in [("servfail", SERVFAIL), ("refused", REFUSED)] {
         let (one, two) = (Nameserver::silent(), Nameserver::silent());
         let more = format!("dns = {{ query_timeout = \"200ms\", retries = 3, on_failure = \"{word}\" }}");
@@ -173,9 +175,9 @@ fn retries_are_counted_and_then_the_client_hears_of_it() {
             (query(77, "a.Example", A), with_edns(query(78, "a.Example", A), 4096, true, &[]));
         let failed = ask(listen, &plain);
         assert_eq!((rcode(&failed), failed[2], failed.len()), (code, 0x81, plain.len()));
-        assert_eq!(failed[4..], plain[4..], "the question comes back, and nothing with it");
+        assert_eq!(failed[4..], plain[4..], "expected the question section alone");
         assert_eq!(one.count() + two.count(), 4, "{word}");
-        // Who speaks EDNS is answered so (RFC 6891, section 7).
+        // A client that uses EDNS gets a response with EDNS (RFC 6891, section 7).
         let failed = ask_tcp(listen, &edns);
         assert_eq!((rcode(&failed), &failed[4..12]), (code, &edns[4..12]));
         assert_eq!((&failed[plain.len()..plain.len() + 3], failed.len()), (&[0, 0, 41][..], edns.len()));
@@ -184,8 +186,8 @@ fn retries_are_counted_and_then_the_client_hears_of_it() {
 }
 
 #[test]
-fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
-    let server = deaf_to(4);
+fn with_on_failure_drop_there_is_no_response_and_the_connection_stays_open() {
+    let server = ignoring(4);
     let more = "dns = { query_timeout = \"200ms\", retries = 1, on_failure = \"drop\" }";
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
@@ -196,11 +198,15 @@ fn who_is_to_hear_nothing_hears_nothing_and_a_connection_stays() {
     assert!(is_quiet(&socket));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 2);
     assert_eq!(host(&ask_on(&socket, &query(2, "a.example", A))), 5);
-    assert_eq!(host(&ask_stream(&stream, &query(2, "a.example", A))), 5, "and nothing before it");
+    assert_eq!(
+        host(&ask_stream(&stream, &query(2, "a.example", A))),
+        5,
+        "expected no response to the failed query"
+    );
 }
 
 #[test]
-fn without_any_server_clients_hear_it_at_once() {
+fn clients_get_servfail_immediately_when_no_server_listens() {
     let (mut one, mut two) = (Nameserver::of(1), Nameserver::of(2));
     one.stop();
     two.stop();
@@ -212,9 +218,9 @@ fn without_any_server_clients_hear_it_at_once() {
         assert_eq!(rcode(&ask_stream(&stream, &query(turn, "a.example", A))), SERVFAIL);
     }
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_secs(15), "no time-out was waited for: {elapsed:?}");
-    // As soon as one is back it is asked, down or not: there is no other.
-    let _back = Nameserver::of_at(one.port, 1);
-    wait_until("an answer", || (rcode(&ask(listen, &query(1, "a.example", A))) == 0).then_some(()));
+    assert!(elapsed < Duration::from_secs(15), "expected no query to wait for a timeout: {elapsed:?}");
+    // A server that listens again is used even while it counts as down, because there is no other.
+    let _restarted = Nameserver::of_at(one.port, 1);
+    wait_until("a response", || (rcode(&ask(listen, &query(1, "a.example", A))) == 0).then_some(()));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 0);
 }

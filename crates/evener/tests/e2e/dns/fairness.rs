@@ -1,4 +1,4 @@
-//! One client, one name, one server: what is wrong with it is no matter for the others.
+//! Isolation: one client, name or server that misbehaves does not affect others.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, name_of,
@@ -12,28 +12,28 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Whether a client takes what it gets.
+/// Responses that a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reads {
     All,
     Nothing,
 }
 
-/// A client that asks on and on over one connection, as fast as it can.
-struct Pour {
-    over: Arc<AtomicBool>,
+/// A client that sends queries over one connection as fast as possible, until it is dropped.
+struct Flood {
+    stopped: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Pour {
+impl Flood {
     fn start(listen: u16, reads: Reads) -> Self {
-        let (over, stream) = (Arc::new(AtomicBool::new(false)), Arc::new(connect(listen)));
+        let (stopped, stream) = (Arc::new(AtomicBool::new(false)), Arc::new(connect(listen)));
         stream.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let (stop, writer) = (Arc::clone(&over), Arc::clone(&stream));
-        let mut threads = vec![std::thread::spawn(move || pour(&writer, &stop))];
+        let (stop, writer) = (Arc::clone(&stopped), Arc::clone(&stream));
+        let mut threads = vec![std::thread::spawn(move || flood(&writer, &stop))];
         if reads == Reads::All {
-            let stop = Arc::clone(&over);
+            let stop = Arc::clone(&stopped);
             threads.push(std::thread::spawn(move || {
                 let mut buffer = vec![0; 65_536];
                 while !stop.load(Ordering::Relaxed) {
@@ -41,47 +41,47 @@ impl Pour {
                 }
             }));
         }
-        Self { over, threads }
+        Self { stopped, threads }
     }
 }
 
-impl Drop for Pour {
+impl Drop for Flood {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 
-fn pour(mut stream: &TcpStream, over: &AtomicBool) {
+fn flood(mut stream: &TcpStream, stopped: &AtomicBool) {
     let all = framed(&query(7, "a.example", A)).repeat(1000);
     let mut at = 0;
-    while !over.load(Ordering::Relaxed) {
+    while !stopped.load(Ordering::Relaxed) {
         at = (at + stream.write(&all[at..]).unwrap_or(0)) % all.len();
     }
 }
 
-/// While somebody pours questions into `listen`, those to another service of the worker are answered.
-fn others_are_served(evener: &Evener, listen: u16, other: u16, reads: Reads) {
+/// Checks that queries to another service of the worker get responses while a client floods `listen`.
+fn check_other_service(evener: &Evener, listen: u16, other: u16, reads: Reads) {
     let requests = || evener.service_counter("d", "requests");
     let before = requests();
-    let pouring = Pour::start(listen, reads);
-    wait_until("it to pour", || (requests() > before + 500).then_some(()));
+    let flood = Flood::start(listen, reads);
+    wait_until("the flood to begin", || (requests() > before + 500).then_some(()));
     let (socket, mut worst) = (client(other), Duration::ZERO);
     for number in 0..100 {
         let begun = Instant::now();
         assert_eq!(host(&ask_on(&socket, &query(number, "b.example", A))), 2, "{reads:?}");
         worst = worst.max(begun.elapsed());
     }
-    assert!(worst < Duration::from_secs(2), "nobody waits for {reads:?}: {worst:?}");
+    assert!(worst < Duration::from_secs(2), "expected no delay by a client that reads {reads:?}: {worst:?}");
     if reads == Reads::All {
         let before = requests();
-        wait_until("it to pour still", || (requests() > before + 500).then_some(()));
+        wait_until("the flood to go on", || (requests() > before + 500).then_some(()));
     }
-    drop(pouring);
+    drop(flood);
 }
 
 #[test]
-fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
+fn a_flood_of_queries_with_cached_responses_does_not_block_other_clients() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let config =
         service(0, &[&one], "dns = { cache = true }") + &service(0, &[&two], "").replace("\"d\"", "\"e\"");
@@ -90,13 +90,13 @@ fn a_client_that_pours_questions_to_which_answers_are_kept_starves_nobody() {
     let other = evener.port("e");
     assert_eq!(host(&ask_tcp(listen, &query(1, "a.example", A))), 1);
     for reads in [Reads::All, Reads::Nothing] {
-        others_are_served(&evener, listen, other, reads);
+        check_other_service(&evener, listen, other, reads);
     }
-    assert_eq!(one.count(), 1, "all but the first were answered on the spot");
+    assert_eq!(one.count(), 1, "expected cached responses to all queries but the first");
 }
 
 #[test]
-fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
+fn a_flood_of_queries_without_a_server_does_not_block_other_clients() {
     let (two, empty) = (Nameserver::of(2), Directory::new());
     let config = format!(
         "pool \"none\" {{ discover = {{ mname = \"{}\" }} }}\n\
@@ -109,11 +109,11 @@ fn a_client_that_pours_questions_for_which_there_is_no_server_starves_nobody() {
     let other = evener.port("e");
     assert_eq!(rcode(&ask_tcp(listen, &query(1, "a.example", A))), SERVFAIL);
     for reads in [Reads::All, Reads::Nothing] {
-        others_are_served(&evener, listen, other, reads);
+        check_other_service(&evener, listen, other, reads);
     }
 }
 
-/// A server that is silent for names that begin so.
+/// A server that does not respond to queries for names that begin with `start`.
 fn silent_for(start: &'static str, number: u8) -> Nameserver {
     Nameserver::start(move |query, back| {
         if !name_of(query).starts_with(start) {
@@ -123,14 +123,14 @@ fn silent_for(start: &'static str, number: u8) -> Nameserver {
 }
 
 #[test]
-fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
+fn a_slow_name_on_a_quiet_service_marks_no_server_down() {
     let (one, two) = (silent_for("slow", 1), silent_for("slow", 2));
     let more =
         "dns = { query_timeout = \"150ms\", retries = 1 }, passive = { failures = 1, down_for = \"1h\" }";
     let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
     let listen = evener.port("d");
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        // A client asks again a few times before it gives up, and nobody asks anything else.
+        // A client retries a few times before it gives up, and there are no other queries.
         for number in 0..3 {
             assert_eq!(rcode(&ask(listen, &query(number, "slow.example", A))), SERVFAIL);
         }
@@ -145,7 +145,7 @@ fn a_slow_name_on_a_quiet_service_takes_no_server_down() {
 }
 
 #[test]
-fn the_second_tier_is_asked_when_the_first_is_silent() {
+fn the_second_tier_is_used_when_the_first_is_silent() {
     let (first, second) = (Nameserver::silent(), Nameserver::of(2));
     let more = format!(
         "{{ \"{}\", tier = 2 }}, passive = false, dns = {{ query_timeout = \"200ms\", retries = 1 }}",
@@ -158,15 +158,19 @@ fn the_second_tier_is_asked_when_the_first_is_silent() {
             assert_eq!(host(&ask(listen, &query(number, "a.example", A))), 2);
         }
     }
-    assert_eq!((first.count(), second.count()), (6, 6), "nobody counts as down, so it is asked first");
+    assert_eq!(
+        (first.count(), second.count()),
+        (6, 6),
+        "expected the first tier to stay up and to get each query first"
+    );
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
 #[test]
-fn what_is_under_way_when_its_only_server_moves_is_answered_by_the_new_one() {
-    let (old, new, listen) = (silent_for("held", 1), Nameserver::of(2), reserved_port());
-    // Either somebody asks at the new address before the time is out, or the question itself does after that.
-    for (timeout, somebody_asks) in [("30s", true), ("1s", false)] {
+fn pending_queries_move_to_the_new_address_of_their_only_server() {
+    let (old, new, listen) = (silent_for("pending", 1), Nameserver::of(2), reserved_port());
+    // Pending queries move when a new query reaches the new address, or otherwise after their timeout.
+    for (timeout, has_new_query) in [("30s", true), ("1s", false)] {
         let of = |server: &Nameserver| {
             let more = format!(
                 "{{ \"{}\", name = \"s\" }}, dns = {{ query_timeout = \"{timeout}\" }}",
@@ -178,11 +182,11 @@ fn what_is_under_way_when_its_only_server_moves_is_answered_by_the_new_one() {
         let (socket, mut stream, other) = (client(listen), connect(listen), connect(listen));
         assert_eq!(host(&ask_stream(&other, &query(9, "a.example", A))), 1);
         let before = old.count();
-        socket.send(&query(1, "held.udp.example", A)).unwrap();
-        stream.write_all(&framed(&query(2, "held.tcp.example", A))).unwrap();
-        wait_until("both", || (old.count() == before + 2).then_some(()));
+        socket.send(&query(1, "pending.udp.example", A)).unwrap();
+        stream.write_all(&framed(&query(2, "pending.tcp.example", A))).unwrap();
+        wait_until("both queries", || (old.count() == before + 2).then_some(()));
         evener.reload(&of(&new));
-        if somebody_asks {
+        if has_new_query {
             assert_eq!(host(&ask(listen, &query(3, "a.example", A))), 2);
             assert_eq!(host(&ask_stream(&other, &query(3, "a.example", A))), 2);
         }

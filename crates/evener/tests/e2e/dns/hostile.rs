@@ -1,9 +1,9 @@
-//! Servers that say what nobody asked for: none of it reaches a client (RFC 5452, section 4 and 9).
+//! Servers that send unsolicited or forged responses. No such response reaches a client (RFC 5452, sections 4 and 9).
 
 use crate::harness::dns::{
-    A, Back, Nameserver, SERVFAIL, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id,
-    is_closed, is_quiet, name_of, query, question_section_end, rcode, read_message, receive, service,
-    with_edns,
+    A, Nameserver, ReplyPath, SERVFAIL, TXT, Transport, address, ask, ask_on, ask_stream, ask_tcp, client,
+    framed, host, id, is_closed, is_quiet, name_of, query, question_section_end, rcode, read_message,
+    receive, service, with_edns,
 };
 use crate::harness::{Evener, Server, connect, wait_until};
 use std::io::Write;
@@ -11,16 +11,16 @@ use std::net::UdpSocket;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// The host of every made-up answer; the true one is another.
+/// The host of every forged response, and the host of the genuine response.
 const WRONG: u8 = 66;
 const RIGHT: u8 = 7;
 
-/// Ways to turn a true answer into one that must not count.
-fn lies() -> Vec<(&'static str, Vec<u8>)> {
+/// Messages that are not a response to the query for `www.Example`.
+fn forgeries() -> Vec<(&'static str, Vec<u8>)> {
     let sent = query(0, "www.Example", A);
-    let true_one = address(&sent, 60, WRONG);
+    let genuine = address(&sent, 60, WRONG);
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
-        let mut response = true_one.clone();
+        let mut response = genuine.clone();
         change(&mut response);
         response
     };
@@ -32,33 +32,33 @@ fn lies() -> Vec<(&'static str, Vec<u8>)> {
         ("no name", address(&query(0, "", A), 60, WRONG)),
         ("another type", address(&query(0, "www.Example", TXT), 60, WRONG)),
         ("another class", with(&|response| response[end - 1] = 3)),
-        ("a question", with(&|response| response[2] &= 0x7f)),
+        ("a query", with(&|response| response[2] &= 0x7f)),
         ("another opcode", with(&|response| response[2] |= 0x20)),
-        ("no question", with(&|response| drop(response.splice(5..end, [0; 7])))),
-        ("a question that is not counted", with(&|response| response[5] = 0)),
-        ("two questions", with(&|response| response[5] = 2)),
-        ("a cut question", true_one[..end - 1].to_vec()),
-        ("a cut name", true_one[..15].to_vec()),
-        ("a header alone", true_one[..12].to_vec()),
-        ("half a header", true_one[..7].to_vec()),
-        ("an ID alone", true_one[..2].to_vec()),
+        ("no question section", with(&|response| drop(response.splice(5..end, [0; 7])))),
+        ("a question count of 0", with(&|response| response[5] = 0)),
+        ("a question count of 2", with(&|response| response[5] = 2)),
+        ("a truncated question section", genuine[..end - 1].to_vec()),
+        ("a truncated name", genuine[..15].to_vec()),
+        ("a header alone", genuine[..12].to_vec()),
+        ("half a header", genuine[..7].to_vec()),
+        ("an ID alone", genuine[..2].to_vec()),
         ("a name that points to itself", with(&|response| response[12..14].copy_from_slice(&[0xc0, 12]))),
         ("a label of a reserved kind", with(&|response| response[12] = 0x83)),
     ]
 }
 
-/// The lie with the ID of the question.
-fn reported(lie: &[u8], query: &[u8]) -> Vec<u8> {
-    let mut lie = lie.to_vec();
-    lie[..2].copy_from_slice(&query[..2]);
-    lie
+/// Returns the forged message with the ID of the query.
+fn with_id_of(forged: &[u8], query: &[u8]) -> Vec<u8> {
+    let mut forged = forged.to_vec();
+    forged[..2].copy_from_slice(&query[..2]);
+    forged
 }
 
 #[test]
-fn what_is_no_answer_to_the_question_is_never_passed_on() {
-    for (what, lie) in lies() {
+fn forged_responses_are_never_passed_on() {
+    for (what, forged) in forgeries() {
         let server = Nameserver::start(move |query, back| {
-            back.send(&reported(&lie, query));
+            back.send(&with_id_of(&forged, query));
             back.send(&address(query, 60, RIGHT));
         });
         let evener = Evener::run(&service(0, &[&server], ""));
@@ -74,12 +74,12 @@ fn what_is_no_answer_to_the_question_is_never_passed_on() {
 }
 
 #[test]
-fn an_answer_with_another_id_is_never_passed_on() {
+fn a_response_with_another_id_is_never_passed_on() {
     let server = Nameserver::start(|query, back| {
-        let mut lie = address(query, 60, WRONG);
+        let mut forged = address(query, 60, WRONG);
         for bit in 0..16 {
-            lie[..2].copy_from_slice(&(id(query) ^ 1 << bit).to_be_bytes());
-            back.send(&lie);
+            forged[..2].copy_from_slice(&(id(query) ^ 1 << bit).to_be_bytes());
+            back.send(&forged);
         }
         back.send(&address(query, 60, RIGHT));
     });
@@ -93,9 +93,9 @@ fn an_answer_with_another_id_is_never_passed_on() {
 }
 
 #[test]
-fn an_answer_from_elsewhere_is_never_passed_on() {
+fn a_response_from_another_address_is_never_passed_on() {
     let server = Nameserver::start(|query, back| {
-        let Back::Udp(_, to) = back else { return };
+        let ReplyPath::Udp(_, to) = back else { return };
         // Another port of the same address, and another address.
         for from in ["127.0.0.1:0", "127.0.0.2:0"] {
             let elsewhere = UdpSocket::bind(from).unwrap();
@@ -108,12 +108,12 @@ fn an_answer_from_elsewhere_is_never_passed_on() {
     let socket = client(listen);
     assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), RIGHT);
     assert!(is_quiet(&socket));
-    // The kernel itself lets nothing in that is not from the server.
+    // The socket is connected: the kernel drops datagrams from any other address.
     assert_eq!(evener.server(&server.name())["counters"]["responses_bad"], 0);
 }
 
 #[test]
-fn an_answer_counts_once() {
+fn only_the_first_of_repeated_responses_counts() {
     let server = Nameserver::start(|query, back| {
         for host in [RIGHT, WRONG, WRONG] {
             back.send(&address(query, 60, host));
@@ -127,14 +127,14 @@ fn an_answer_counts_once() {
     for id in 0..3 {
         assert_eq!(host(&ask_stream(&stream, &query(id, "a.example", A))), RIGHT);
     }
-    wait_until("the other answers to be counted", || {
+    wait_until("the other responses to be counted", || {
         (evener.server(&server.name())["counters"]["responses_bad"] == 8).then_some(())
     });
     assert_eq!(evener.server(&server.name())["counters"]["responses"], 4);
 }
 
 #[test]
-fn a_late_answer_is_never_passed_on() {
+fn a_response_after_the_last_timeout_is_never_passed_on() {
     let server = Nameserver::start(|query, back| {
         let (query, back) = (query.to_vec(), back.clone());
         std::thread::spawn(move || {
@@ -152,28 +152,32 @@ fn a_late_answer_is_never_passed_on() {
     let failed = ask_on(&socket, &late);
     assert_eq!((rcode(&failed), &failed[12..]), (SERVFAIL, &late[12..]));
     assert_eq!(rcode(&ask_stream(&stream, &late)), SERVFAIL);
-    // The same client asks again with the same ID meanwhile; the late answer must not take that place either.
+    // The same client reuses the ID; the late response must not be taken for the response to that query.
     assert_eq!(host(&ask_on(&socket, &query(0x1111, "b.example", A))), RIGHT);
-    // The stream that brought nothing in time is closed by then.
-    wait_until("the late answer", || {
+    // The stream that timed out is already closed.
+    wait_until("the late response", || {
         (evener.server(&server.name())["counters"]["responses_bad"] == 1).then_some(())
     });
     assert!(is_quiet(&socket));
-    assert_eq!(host(&ask_stream(&stream, &query(0x1111, "b.example", A))), RIGHT, "and nothing before it");
+    assert_eq!(
+        host(&ask_stream(&stream, &query(0x1111, "b.example", A))),
+        RIGHT,
+        "expected no other response before"
+    );
     assert_eq!(evener.service_counter("d", "requests_failed"), 2);
     assert_eq!(evener.server(&server.name())["counters"]["response_timeouts"], 2);
 }
 
 #[test]
-fn an_answer_to_somebody_elses_question_is_never_passed_on() {
-    // Two clients wait; each gets the answer to the other's question under its own ID, then the true one.
+fn a_response_to_the_query_of_another_client_is_never_passed_on() {
+    // Two clients wait. The server sends each the response to the other's query, under its ID, and then the genuine response.
     let waiting = Mutex::new(Vec::new());
     let server = Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
         waiting.push((query.to_vec(), back.clone()));
         if let [(one, to_one), (other, to_other)] = &waiting[..] {
-            to_one.send(&reported(&address(other, 60, WRONG), one));
-            to_other.send(&reported(&address(one, 60, WRONG), other));
+            to_one.send(&with_id_of(&address(other, 60, WRONG), one));
+            to_other.send(&with_id_of(&address(one, 60, WRONG), other));
             to_one.send(&address(one, 60, 1));
             to_other.send(&address(other, 60, 2));
             waiting.clear();
@@ -184,7 +188,7 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
     let (one, other) = (client(listen), client(listen));
     let (first, second) = (query(5, "one.example", A), query(5, "two.example", A));
     one.send(&first).unwrap();
-    wait_until("the first question", || (server.count() == 1).then_some(()));
+    wait_until("the first query", || (server.count() == 1).then_some(()));
     other.send(&second).unwrap();
     for (socket, query, expected) in [(&one, &first, 1), (&other, &second, 2)] {
         let response = receive(socket);
@@ -195,9 +199,9 @@ fn an_answer_to_somebody_elses_question_is_never_passed_on() {
 }
 
 #[test]
-fn a_server_that_babbles_blocks_nobody() {
+fn a_server_that_sends_garbage_blocks_no_client() {
     let bad = Nameserver::start(|query, back| {
-        // Bytes of every length, among them some with the ID asked for; then the stream ends in the middle of a message.
+        // Random bytes of every length, every second time after the ID of the query. Then the stream ends within a message.
         let mut state = u32::from(id(query)) | 1;
         for round in 0..300 {
             let bytes: Vec<u8> = (0..round)
@@ -225,14 +229,14 @@ fn a_server_that_babbles_blocks_nobody() {
 }
 
 #[test]
-fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up() {
+fn a_socket_is_replaced_after_a_flood_of_unsolicited_responses() {
     let server = Nameserver::start(|query, back| {
         if name_of(query) == "flood.example" {
-            let mut lie = address(query, 60, WRONG);
+            let mut forged = address(query, 60, WRONG);
             for guess in 0..3000_u16 {
-                lie[..2].copy_from_slice(&(id(query) ^ (guess + 1)).to_be_bytes());
-                back.send(&lie);
-                // No faster than it is read.
+                forged[..2].copy_from_slice(&(id(query) ^ (guess + 1)).to_be_bytes());
+                back.send(&forged);
+                // Slow enough for the socket's buffer.
                 if guess % 100 == 99 {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -244,16 +248,20 @@ fn who_sends_too_much_that_nobody_asked_for_guesses_at_a_port_that_is_given_up()
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), RIGHT);
-    assert_eq!(host(&ask(listen, &query(2, "flood.example", A))), RIGHT, "who waits there is still answered");
+    assert_eq!(
+        host(&ask(listen, &query(2, "flood.example", A))),
+        RIGHT,
+        "expected a response on the flooded socket"
+    );
     assert_eq!(host(&ask(listen, &query(3, "b.example", A))), RIGHT);
-    let ports: Vec<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
-    assert_eq!(ports[0], ports[1], "one socket: {ports:?}");
-    assert_ne!(ports[1], ports[2], "another one after the flood: {ports:?}");
+    let ports = server.source_ports(Transport::Udp);
+    assert_eq!(ports[0], ports[1], "expected one socket before the flood: {ports:?}");
+    assert_ne!(ports[1], ports[2], "expected another socket after the flood: {ports:?}");
     assert!(evener.server(&server.name())["counters"]["responses_bad"].as_u64() > Some(1024));
 }
 
 #[test]
-fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
+fn queries_go_to_another_server_when_one_closes_its_connections() {
     let bad = Nameserver::start(|_, back| back.close());
     let good = Nameserver::of(RIGHT);
     let evener = Evener::run(&service(0, &[&bad, &good], ""));
@@ -269,7 +277,7 @@ fn a_server_that_takes_connections_and_ends_them_is_left_for_another() {
 }
 
 #[test]
-fn a_server_that_reads_nothing_is_left_for_another() {
+fn queries_go_to_another_server_when_one_reads_nothing() {
     const ALL: u16 = 300;
     let bad = Server::start(|_stream| std::thread::sleep(Duration::from_secs(60)));
     let good = Nameserver::of(RIGHT);
@@ -283,19 +291,20 @@ fn a_server_that_reads_nothing_is_left_for_another() {
     let listen = evener.port("d");
     let stream = connect(listen);
     let mut writer = stream.try_clone().unwrap();
-    let asking = std::thread::spawn(move || {
-        // Long ones, so that what lies between fills.
+    let sender = std::thread::spawn(move || {
+        // Long queries, so that the buffers to the server fill.
         let padding = [&[0, 12, 0xea, 0x60][..], &[0; 60_000]].concat();
         for number in 0..ALL {
             let sent = query(number, &format!("n{number}.example"), A);
             writer.write_all(&framed(&with_edns(sent, 1232, false, &padding))).unwrap();
         }
     });
-    // So much at once may be too much for the other one; but each hears something, and the next client is served.
+    // The good server may be unable to respond to all queries at the same time. Each query still gets a response, and the next
+    // client is served.
     for _ in 0..ALL {
         assert!([0, SERVFAIL].contains(&rcode(&read_message(&stream).unwrap())));
     }
-    asking.join().unwrap();
+    sender.join().unwrap();
     let stream = connect(listen);
     for number in 0..6 {
         assert_eq!(host(&ask_stream(&stream, &query(number, &format!("n{number}.example"), A))), RIGHT);

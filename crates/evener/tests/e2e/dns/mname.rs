@@ -1,11 +1,11 @@
-//! Servers that speak the frames of mname-balancer, well and badly. Real ones are in `compat_mname/traffic.rs`.
+//! Servers that speak the protocol of mname-balancer, correctly or not. Tests with npm mname are in `compat_mname/traffic.rs`.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, is_closed,
     is_quiet, name_of, query, rcode, read_message, receive, service, with_edns,
 };
 use crate::harness::dns_mname::{
-    Backend, Frame, accepted, alive, frame, hello, mname_service, outbound, well,
+    Frame, MnameServer, accepted, alive, frame, hello, mname_service, outbound, respond,
 };
 use crate::harness::{Directory, Evener, connect, reserved_port, wait_until};
 use std::io::{Read, Write};
@@ -15,15 +15,17 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-fn started(listen: u16, backend: &Backend, servers: &[&Nameserver], more: &str) -> Evener {
+fn started(listen: u16, backend: &MnameServer, servers: &[&Nameserver], more: &str) -> Evener {
     let evener = Evener::run_with(&mname_service(listen, &[backend], servers, more), &["--workers", "1"]);
-    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     evener
 }
 
 #[test]
-fn questions_go_in_frames_that_tell_of_the_client() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+fn queries_are_sent_in_frames_with_the_address_of_the_client() {
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
     let (socket, stream) = (client(listen), connect(listen));
@@ -35,25 +37,29 @@ fn questions_go_in_frames_that_tell_of_the_client() {
     }
     let v4 = |port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let (udp, tcp) = (v4(socket.local_addr().unwrap().port()), v4(stream.local_addr().unwrap().port()));
-    let seen = backend.seen();
-    assert_eq!(seen.iter().filter(|frame| **frame == Frame::Hello).count(), 1, "one worker, one session");
+    let seen = backend.frames();
+    assert_eq!(
+        seen.iter().filter(|frame| **frame == Frame::Hello).count(),
+        1,
+        "expected one persistent connection for one worker"
+    );
     let datagrams =
         seen.iter().filter(|frame| matches!(frame, Frame::Udp { from, .. } if *from == udp)).count();
     assert_eq!(datagrams, 20);
     let sessions: Vec<&Frame> = seen.iter().filter(|frame| matches!(frame, Frame::Tcp { .. })).collect();
-    assert_eq!(sessions, [&Frame::Tcp { from: tcp }], "a client has one session of TCP");
+    assert_eq!(sessions, [&Frame::Tcp { from: tcp }], "expected one TCP session for one client");
     let counters = &evener.server(&backend.name())["counters"];
     assert_eq!((&counters["persistent_connections"], &counters["responses"]), (&1.into(), &40.into()));
-    // It ends with the client's.
+    // The TCP session ends with the connection of the client.
     drop(stream);
-    wait_until("the session of TCP to end", || (backend.open() == 1).then_some(()));
+    wait_until("the TCP session to end", || (backend.open() == 1).then_some(()));
 }
 
 #[test]
-fn the_ids_of_clients_stay_what_they_are() {
-    // What comes for "slow" is answered once the third query for it is there.
+fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
+    // The server responds to queries for "slow" after the third one.
     let waiting = Mutex::new(Vec::new());
-    let backend = Backend::start(move |frame, mut back| match frame {
+    let backend = MnameServer::start(move |frame, mut back| match frame {
         Frame::Udp { from, message } if name_of(message) == "slow" => {
             let mut waiting = waiting.lock().unwrap();
             waiting.push((*from, message.clone()));
@@ -63,7 +69,7 @@ fn the_ids_of_clients_stay_what_they_are() {
                 }
             }
         }
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let evener = started(0, &backend, &[], "dns = { query_timeout = \"30s\" }");
     let listen = evener.port("d");
@@ -71,7 +77,7 @@ fn the_ids_of_clients_stay_what_they_are() {
     let sent = query(0x1234, "slow", A);
     clients[0].send(&sent).unwrap();
     clients[1].send(&sent).unwrap();
-    // The same once more, while the first one is under way: one of its ID would be taken for an answer to either.
+    // The same query again while the first is pending: it needs another ID, or a response could match either.
     clients[0].send(&sent).unwrap();
     for (socket, responses) in [(&clients[0], 2), (&clients[1], 1)] {
         (0..responses).for_each(|_| assert_eq!(receive(socket), address(&sent, 60, 4)));
@@ -82,7 +88,7 @@ fn the_ids_of_clients_stay_what_they_are() {
         ask_stream(&stream, &query(number, "a.example", A));
     }
     let mut seen = Vec::new();
-    for frame in backend.seen() {
+    for frame in backend.frames() {
         if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
             seen.push(id(&message));
         }
@@ -93,24 +99,24 @@ fn the_ids_of_clients_stay_what_they_are() {
 }
 
 #[test]
-fn nothing_is_sent_before_a_session_of_tcp_is_accepted() {
+fn nothing_is_sent_before_a_tcp_session_is_accepted() {
     static EARLY: AtomicUsize = AtomicUsize::new(0);
-    let backend = Backend::start(|frame, back| {
+    let backend = MnameServer::start(|frame, back| {
         if matches!(frame, Frame::Tcp { .. }) {
             back.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
             EARLY.fetch_add((&mut &*back).read(&mut [0; 512]).unwrap_or(0), Ordering::Relaxed);
             back.set_read_timeout(None).unwrap();
         }
-        well(frame, back, 4);
+        respond(frame, back, 4);
     });
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
     assert_eq!(host(&ask_tcp(listen, &query(1, "a.example", A))), 4);
-    assert_eq!(EARLY.load(Ordering::Relaxed), 0, "bytes came before INBOUND_TCP_OK");
+    assert_eq!(EARLY.load(Ordering::Relaxed), 0, "expected no bytes before INBOUND_TCP_OK");
 }
 
 #[test]
-fn each_fault_ends_the_session_and_another_one_begins() {
+fn each_protocol_fault_replaces_the_persistent_connection() {
     let client = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1234);
     let faults = [
         ("something before its hello", false, outbound(client, b"x")),
@@ -129,12 +135,12 @@ fn each_fault_ends_the_session_and_another_one_begins() {
         ("it closed the connection", false, Vec::new()),
     ];
     for (reason, after_hello, bytes) in faults {
-        // The first session is the bad one.
+        // Only the first connection is faulty.
         let first = AtomicBool::new(true);
-        let backend = Backend::start(move |frame, mut back| {
-            let is_bad = *frame == Frame::Hello && first.swap(false, Ordering::Relaxed);
-            if !is_bad {
-                return well(frame, back, 4);
+        let backend = MnameServer::start(move |frame, mut back| {
+            let is_faulty = *frame == Frame::Hello && first.swap(false, Ordering::Relaxed);
+            if !is_faulty {
+                return respond(frame, back, 4);
             }
             let hello = if after_hello { hello() } else { Vec::new() };
             back.write_all(&[hello, bytes.clone()].concat()).unwrap();
@@ -146,7 +152,7 @@ fn each_fault_ends_the_session_and_another_one_begins() {
         let evener = Evener::run_with(&config, &["--workers", "1"]);
         let listen = evener.port("d");
         evener.expect_log(reason);
-        wait_until("a session that stands", || {
+        wait_until("a working connection", || {
             (ask(listen, &query(1, "a.example", A)).ends_with(&[192, 0, 2, 4])).then_some(())
         });
         let counters = &evener.server(&backend.name())["counters"];
@@ -156,13 +162,13 @@ fn each_fault_ends_the_session_and_another_one_begins() {
 }
 
 #[test]
-fn frames_may_be_cut_at_any_byte() {
-    let backend = Backend::start(|frame, back| {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        well(frame, &ours, 4);
-        drop(ours);
+fn frames_may_be_split_at_any_byte() {
+    let backend = MnameServer::start(|frame, back| {
+        let (local, remote) = UnixStream::pair().unwrap();
+        respond(frame, &local, 4);
+        drop(local);
         let mut bytes = Vec::new();
-        (&theirs).read_to_end(&mut bytes).unwrap();
+        (&remote).read_to_end(&mut bytes).unwrap();
         for byte in bytes {
             (&mut &*back).write_all(&[byte]).unwrap();
             std::thread::sleep(Duration::from_micros(200));
@@ -177,26 +183,26 @@ fn frames_may_be_cut_at_any_byte() {
 }
 
 #[test]
-fn what_is_no_answer_is_never_passed_on() {
-    let backend = Backend::start(|frame, mut back| {
-        let Frame::Udp { from, message } = frame else { return well(frame, back, 4) };
-        let lie = |to: SocketAddrV4, lie: &[u8]| outbound(to, lie);
+fn forged_mname_responses_are_never_passed_on() {
+    let backend = MnameServer::start(|frame, mut back| {
+        let Frame::Udp { from, message } = frame else { return respond(frame, back, 4) };
+        let forged = |to: SocketAddrV4, data: &[u8]| outbound(to, data);
         let mut other_id = address(message, 60, 66);
         other_id[0] ^= 1;
         let unused = SocketAddrV4::new(*from.ip(), from.port() ^ 1);
         let elsewhere = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 9), from.port());
-        let lies = [
-            lie(*from, &other_id),
-            lie(*from, &address(&query(id(message), "b.example", A), 60, 66)),
-            lie(*from, message),
-            lie(*from, &message[..1]),
-            lie(*from, &[]),
-            lie(unused, &address(message, 60, 66)),
-            lie(elsewhere, &address(message, 60, 66)),
+        let forgeries = [
+            forged(*from, &other_id),
+            forged(*from, &address(&query(id(message), "b.example", A), 60, 66)),
+            forged(*from, message),
+            forged(*from, &message[..1]),
+            forged(*from, &[]),
+            forged(unused, &address(message, 60, 66)),
+            forged(elsewhere, &address(message, 60, 66)),
         ];
-        back.write_all(&lies.concat()).unwrap();
-        well(frame, back, 4);
-        back.write_all(&lie(*from, &address(message, 60, 66))).unwrap();
+        back.write_all(&forgeries.concat()).unwrap();
+        respond(frame, back, 4);
+        back.write_all(&forged(*from, &address(message, 60, 66))).unwrap();
     });
     let evener = started(0, &backend, &[], "");
     let listen = evener.port("d");
@@ -211,10 +217,10 @@ fn what_is_no_answer_is_never_passed_on() {
 }
 
 #[test]
-fn who_waits_when_a_session_ends_asks_another_server_at_once() {
-    let backend = Backend::start(|frame, back| match frame {
+fn pending_queries_go_to_another_server_when_a_persistent_connection_ends() {
+    let backend = MnameServer::start(|frame, back| match frame {
         Frame::Udp { .. } | Frame::Message(_) => back.shutdown(std::net::Shutdown::Both).unwrap(),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
@@ -230,8 +236,8 @@ fn who_waits_when_a_session_ends_asks_another_server_at_once() {
 }
 
 #[test]
-fn what_does_not_fit_into_a_frame_goes_to_another_server() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let (other, listen) = (Nameserver::of(2), reserved_port());
     let listens = format!("[::1]:{listen}");
     let of = |servers: &[&Nameserver]| {
@@ -240,7 +246,9 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
             .replacen(&format!("127.0.0.1:{listen}\","), &format!("127.0.0.1:{listen}\" }},"), 1)
     };
     let evener = Evener::run_with(&of(&[&other]), &["--workers", "1"]);
-    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     let six = UdpSocket::bind("[::1]:0").unwrap();
     six.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     six.connect(("::1", listen)).unwrap();
@@ -251,7 +259,7 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     assert_eq!(fitting.len(), 1500);
     let mut hosts = Vec::new();
     for _ in 0..6 {
-        assert_eq!(host(&ask_on(&six, &plain)), 2, "a frame has no room for its address");
+        assert_eq!(host(&ask_on(&six, &plain)), 2, "expected a server without frames for a client on IPv6");
         let stream = std::net::TcpStream::connect(("::1", listen)).unwrap();
         assert_eq!(host(&ask_stream(&stream, &plain)), 2);
         assert_eq!(host(&ask(listen, &large)), 2);
@@ -260,38 +268,44 @@ fn what_does_not_fit_into_a_frame_goes_to_another_server() {
     assert!(hosts.contains(&4), "{hosts:?}");
     evener.reload(&of(&[]));
     six.send(&plain).unwrap();
-    wait_until("it to be counted", || {
+    wait_until("the drop to be counted", || {
         (evener.service_counter("d", "drop_no_capable_server") == 1).then_some(())
     });
     client(listen).send(&large).unwrap();
-    wait_until("it to be counted", || {
+    wait_until("the drop to be counted", || {
         (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(())
     });
-    assert_eq!(ask_tcp(listen, &large).len(), address(&large, 60, 4).len(), "streams carry any length");
+    assert_eq!(
+        ask_tcp(listen, &large).len(),
+        address(&large, 60, 4).len(),
+        "expected a stream to carry any length"
+    );
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
-    assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "it is told where nothing else is said");
+    assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "expected SERVFAIL by default");
     assert_eq!(evener.service_counter("d", "drop_no_capable_server"), 3);
     evener.expect_log("no_capable_server service=d");
-    assert_eq!(evener.log_count("no_server"), 0, "that is no word of the servers");
+    assert_eq!(evener.log_count("no_server"), 0, "expected no event about missing servers");
 }
 
 #[test]
-fn a_server_of_mname_hears_of_clients_by_its_frames_alone() {
-    let backend = Backend::start(|frame, back| well(frame, back, 4));
+fn mname_servers_get_no_proxy_header() {
+    let backend = MnameServer::start(|frame, back| respond(frame, back, 4));
     let more = "send_proxy = \"v2\", dns = { query_timeout = \"200ms\" }";
     let config = mname_service(0, &[&backend], &[], more);
     let evener = Evener::run(&config);
     let listen = evener.port("d");
-    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
     assert_eq!(host(&ask_tcp(listen, &query(2, "a.example", A))), 4);
 }
 
 #[test]
-fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
-    // It says hello and then nothing; its socket fills.
-    let backend = Backend::start(|frame, back| match frame {
-        Frame::Hello => well(frame, back, 4),
+fn an_mname_server_that_reads_nothing_counts_as_stuck() {
+    // The server sends its hello and then reads nothing, so its socket fills.
+    let backend = MnameServer::start(|frame, back| match frame {
+        Frame::Hello => respond(frame, back, 4),
         _ => std::thread::sleep(Duration::from_secs(60)),
     });
     let other = Nameserver::of(2);
@@ -299,7 +313,7 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
     let listen = evener.port("d");
     let padding = [&[0, 12, 5, 0][..], &vec![0; 0x500]].concat();
     let flood = client(listen);
-    wait_until("it to count as stuck", || {
+    wait_until("the server to count as stuck", || {
         for n in 0..100 {
             let sent = query(n, &format!("n{n}.example"), A);
             flood.send(&with_edns(sent, 1232, false, &padding)).unwrap();
@@ -313,7 +327,7 @@ fn a_server_that_reads_nothing_is_not_written_to_without_bound() {
 }
 
 #[test]
-fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
+fn connection_attempts_to_a_missing_socket_are_repeated_with_backoff() {
     let directory = Directory::new();
     let path = directory.file("later");
     let config = format!(
@@ -323,64 +337,69 @@ fn a_socket_that_is_not_there_is_tried_now_and_then_until_it_is() {
     let begun = Instant::now();
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
-    let tries = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
+    let attempts = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
     assert_eq!(rcode(&ask(listen, &query(1, "a.example", A))), SERVFAIL);
-    wait_until("the third try", || (tries() >= 3).then_some(()));
+    wait_until("the third attempt", || (attempts() >= 3).then_some(()));
     let elapsed = begun.elapsed();
-    assert!(elapsed > Duration::from_millis(900), "after 0 and 1 s: {elapsed:?}");
-    let _backend = Backend::start_at(path, |frame, back| well(frame, back, 4));
-    wait_until("the session to stand", || (evener.server("m")["verdict"] == "up").then_some(()));
-    assert!((3..=4).contains(&tries()), "the fourth is 3 s later: {}", tries());
+    assert!(elapsed > Duration::from_millis(900), "expected attempts after 0 s and 1 s: {elapsed:?}");
+    let _backend = MnameServer::start_at(path, |frame, back| respond(frame, back, 4));
+    wait_until("the persistent connection", || (evener.server("m")["verdict"] == "up").then_some(()));
+    assert!((3..=4).contains(&attempts()), "expected the fourth attempt 3 s later: {}", attempts());
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 4);
 }
 
 #[test]
-fn heartbeats_keep_a_session_and_who_gives_no_sign_of_life_loses_it() {
-    let good = Backend::start(|frame, back| well(frame, back, 4));
-    let bad = Backend::start(|frame, back| match frame {
+fn a_persistent_connection_without_heartbeats_is_replaced() {
+    let good = MnameServer::start(|frame, back| respond(frame, back, 4));
+    let bad = MnameServer::start(|frame, back| match frame {
         Frame::Heartbeat => {}
-        _ => well(frame, back, 5),
+        _ => respond(frame, back, 5),
     });
     let config = mname_service(0, &[&good, &bad], &[], "");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
-    let verdict = |backend: &Backend| evener.server(&backend.name())["verdict"].clone();
-    wait_until("both", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
+    let verdict = |backend: &MnameServer| evener.server(&backend.name())["verdict"].clone();
+    wait_until("both connections", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
     let up = Instant::now();
-    // 5 s until it is asked, 15 s until that is given up.
+    // The heartbeat request is sent after 5 s and given up after 15 s.
     while !evener.log().contains("no sign of life within 15 s") {
-        assert!(up.elapsed() < Duration::from_secs(40), "never found out");
+        assert!(up.elapsed() < Duration::from_secs(40), "expected the connection to time out within 40 s");
         std::thread::sleep(Duration::from_millis(200));
     }
     let elapsed = up.elapsed();
-    assert!(elapsed > Duration::from_secs(19), "not before its time: {elapsed:?}");
-    let beats = |backend: &Backend| backend.seen().iter().filter(|frame| **frame == Frame::Heartbeat).count();
+    assert!(elapsed > Duration::from_secs(19), "expected no earlier timeout: {elapsed:?}");
+    let beats =
+        |backend: &MnameServer| backend.frames().iter().filter(|frame| **frame == Frame::Heartbeat).count();
     assert_eq!(beats(&bad), 1);
-    assert!((3..=5).contains(&beats(&good)), "one each 5 s: {}", beats(&good));
-    let counters = |backend: &Backend| evener.server(&backend.name())["counters"].clone();
+    assert!((3..=5).contains(&beats(&good)), "expected a heartbeat every 5 s: {}", beats(&good));
+    let counters = |backend: &MnameServer| evener.server(&backend.name())["counters"].clone();
     assert_eq!(
         (&counters(&good)["persistent_connections"], &counters(&good)["persistent_connection_faults"]),
         (&1.into(), &0.into())
     );
-    wait_until("another session", || (counters(&bad)["persistent_connections"] == 2).then_some(()));
+    wait_until("another connection", || (counters(&bad)["persistent_connections"] == 2).then_some(()));
     assert_eq!(counters(&bad)["persistent_connection_faults"], 1);
 }
 
 #[test]
-fn a_session_of_tcp_that_is_not_accepted_is_a_fault() {
-    let backend = Backend::start(|frame, back| match frame {
+fn a_tcp_session_that_is_not_accepted_is_a_fault() {
+    let backend = MnameServer::start(|frame, back| match frame {
         Frame::Tcp { .. } => std::thread::sleep(Duration::from_secs(30)),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let more = "policy = \"first\", dns = { query_timeout = \"500ms\" }";
     let evener = started(0, &backend, &[&other], more);
     let listen = evener.port("d");
     let (stream, begun) = (connect(listen), Instant::now());
-    assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), 2, "the other one helps out");
-    assert!(backend.seen().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
+    assert_eq!(
+        host(&ask_stream(&stream, &query(1, "a.example", A))),
+        2,
+        "expected a response of the other server"
+    );
+    assert!(backend.frames().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
-    assert!(elapsed > Duration::from_secs(9), "not before its time: {elapsed:?}");
+    assert!(elapsed > Duration::from_secs(9), "expected no earlier timeout: {elapsed:?}");
     assert_eq!(evener.server(&backend.name())["counters"]["persistent_connection_faults"], 1);
     assert!(!is_closed_soon(&stream));
 }
@@ -391,10 +410,10 @@ fn is_closed_soon(stream: &std::net::TcpStream) -> bool {
 }
 
 #[test]
-fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
-    let backend = Backend::start(|frame, mut back| match frame {
+fn another_frame_than_the_acceptance_of_a_tcp_session_is_a_fault() {
+    let backend = MnameServer::start(|frame, mut back| match frame {
         Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
-        _ => well(frame, back, 4),
+        _ => respond(frame, back, 4),
     });
     let other = Nameserver::of(2);
     let evener = started(0, &backend, &[&other], "dns = { query_timeout = \"30s\" }");
@@ -410,16 +429,18 @@ fn a_session_of_tcp_that_is_answered_with_anything_else_is_a_fault() {
 }
 
 #[test]
-fn each_worker_has_a_session_and_a_reload_begins_and_ends_them() {
-    let (backend, other) = (Backend::start(|frame, back| well(frame, back, 4)), Nameserver::of(2));
+fn each_worker_has_a_persistent_connection_that_reloads_open_and_close() {
+    let (backend, other) = (MnameServer::start(|frame, back| respond(frame, back, 4)), Nameserver::of(2));
     let with = mname_service(0, &[&backend], &[], "");
     let evener = Evener::run_with(&with, &["--workers", "3"]);
     let listen = evener.port("d");
-    wait_until("three sessions", || (backend.open() == 3).then_some(()));
+    wait_until("three connections", || (backend.open() == 3).then_some(()));
     evener.reload(&service(0, &[&other], ""));
-    wait_until("no session", || (backend.open() == 0).then_some(()));
+    wait_until("no connection", || (backend.open() == 0).then_some(()));
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 2);
     evener.reload(&with);
-    wait_until("three sessions", || (backend.open() == 3).then_some(()));
-    wait_until("its answer", || (ask(listen, &query(1, "a.example", A)).ends_with(&[4])).then_some(()));
+    wait_until("three connections", || (backend.open() == 3).then_some(()));
+    wait_until("a response of the server", || {
+        (ask(listen, &query(1, "a.example", A)).ends_with(&[4])).then_some(())
+    });
 }

@@ -1,11 +1,11 @@
-//! What of EDNS is between a client and us, or between us and a server; and messages at the edge of what is a query.
+//! EDNS options that end at Evener (cookies, idle timeouts), and unusual queries.
 
 use crate::harness::dns::{
     A, AXFR, FORMERR, Nameserver, SERVFAIL, SOA, address, ask, ask_on, ask_stream, ask_tcp, client, framed,
     host, name_of, query, question_section_end, rcode, read_message, receive, record, reply, service,
     with_edns,
 };
-use crate::harness::dns_mname::{Backend, Frame, mname_service, outbound};
+use crate::harness::dns_mname::{Frame, MnameServer, mname_service, outbound};
 use crate::harness::{Evener, connect, wait_until};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex};
 
 const NOTIMP: u8 = 4;
 
-/// A client's cookie, and one with that of a server.
+/// A client cookie, and a client cookie with a server cookie.
 const COOKIE: &[u8] = &[0, 10, 0, 8, 0xc0, 0x0c, 1, 0xe5, 5, 6, 7, 8];
 const BOTH_COOKIES: &[u8] = &[0, 10, 0, 16, 0xc0, 0x0c, 1, 0xe5, 5, 6, 7, 8, 9, 9, 9, 9, 9, 9, 9, 9];
-/// A connection may be idle: asked for, and for two minutes as servers say it.
+/// The keepalive option: the request of a client, and an idle timeout of two minutes from a server.
 const KEEPALIVE: &[u8] = &[0, 11, 0, 0];
 const TWO_MINUTES: &[u8] = &[0, 11, 0, 2, 4, 0xb0];
 const OTHER: &[u8] = &[255, 0, 0, 1, 7];
@@ -29,15 +29,15 @@ fn has(message: &[u8], option: &[u8]) -> bool {
     message.windows(option.len()).any(|window| window == option)
 }
 
-/// A server that tells of its cookie and of its own idle time, asked or not.
-fn talkative() -> Nameserver {
+/// A server that adds its cookie, its idle timeout and an unknown option to each response.
+fn with_options() -> Nameserver {
     Nameserver::start(|sent, back| {
         back.send(&edns(address(sent, 60, 1), &[BOTH_COOKIES, TWO_MINUTES, OTHER]));
     })
 }
 
 #[test]
-fn an_unknown_opcode_without_a_question_is_not_implemented() {
+fn an_unknown_opcode_with_an_empty_question_section_is_not_implemented() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -53,7 +53,7 @@ fn an_unknown_opcode_without_a_question_is_not_implemented() {
 }
 
 #[test]
-fn bytes_after_a_message_do_not_go_on() {
+fn bytes_after_a_message_are_not_passed_on() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "dns = { cache = true, client_subnet = true }"));
     let listen = evener.port("d");
@@ -68,12 +68,9 @@ fn bytes_after_a_message_do_not_go_on() {
             assert_eq!(host(&response), 1, "{name}");
         }
     }
-    let seen = server.seen();
-    assert!(
-        seen.iter()
-            .all(|sent| sent.message.len() < 100 && question_section_end(&sent.message) == plain.len())
-    );
-    assert!(ask(listen, &plain).len() < 100, "it was kept");
+    let seen = server.messages();
+    assert!(seen.iter().all(|message| message.len() < 100 && question_section_end(message) == plain.len()));
+    assert!(ask(listen, &plain).len() < 100, "expected the cached response");
 }
 
 #[test]
@@ -89,23 +86,25 @@ fn a_query_for_a_cookie_alone_is_passed_on() {
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!((rcode(&response), has(&response, BOTH_COOKIES)), (0, true));
     }
-    assert!(server.seen().iter().all(|sent| sent.message[2..] == alone[2..]));
-    // Who keeps responses knows of no cookies.
+    assert!(server.messages().iter().all(|message| message[2..] == alone[2..]));
+    // A service with a cache supports no cookies.
     evener.reload(&config("dns = { cache = true }"));
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!((rcode(&response), response.len()), (FORMERR, 12));
     }
     assert_eq!(server.count(), 2);
-    // Processes of mname take nothing without a question.
-    let backend = Backend::start(|frame, back| crate::harness::dns_mname::well(frame, back, 4));
+    // mname servers accept no query with an empty question section.
+    let backend = MnameServer::start(|frame, back| crate::harness::dns_mname::respond(frame, back, 4));
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
-    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     for response in [ask(listen, &alone), ask_tcp(listen, &alone)] {
         assert_eq!(rcode(&response), SERVFAIL);
     }
 }
 
-/// Panics unless this is the response of the server, or its failure, without its cookie.
+/// Panics unless this is a response of the server, or SERVFAIL, without a cookie.
 fn check_without_cookie(response: &[u8]) {
     assert!(!has(response, COOKIE) && !has(response, &[0, 10, 0]), "{response:02x?}");
     assert!(
@@ -115,7 +114,7 @@ fn check_without_cookie(response: &[u8]) {
 }
 
 #[test]
-fn cookies_are_taken_out_where_responses_are_kept() {
+fn a_service_with_a_cache_removes_cookies() {
     let gate = Arc::new(Mutex::new(()));
     let (wait, is_first) = (Arc::clone(&gate), AtomicBool::new(true));
     let server = Nameserver::start(move |sent, back| {
@@ -132,47 +131,53 @@ fn cookies_are_taken_out_where_responses_are_kept() {
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
     let stream = connect(listen);
-    let sent = |id: u16, name: &str| edns(query(id, name, A), &[COOKIE]);
-    // The first time, and what is kept then; what is not kept, and cookies that are malformed.
+    let with_cookie = |id: u16, name: &str| edns(query(id, name, A), &[COOKIE]);
+    // New and cached responses, failures, and malformed cookies.
     for number in 0..3 {
-        check_without_cookie(&ask(listen, &sent(number, "kept")));
-        check_without_cookie(&ask_stream(&stream, &sent(number, "kept")));
-        check_without_cookie(&ask_stream(&stream, &sent(number, "failed")));
+        check_without_cookie(&ask(listen, &with_cookie(number, "cached")));
+        check_without_cookie(&ask_stream(&stream, &with_cookie(number, "cached")));
+        check_without_cookie(&ask_stream(&stream, &with_cookie(number, "failed")));
         let odd = edns(query(number, "odd", A), &[OTHER, &[0, 10, 0, 1, 7], &[0, 10, 0, 0]]);
         check_without_cookie(&ask(listen, &odd));
     }
-    // Those who wait for the response to another one's query.
+    // Coalesced queries.
     let clients = [client(listen), client(listen), client(listen)];
     let closed = gate.lock();
     let before = evener.service_counter("d", "requests");
-    clients.iter().zip(1..).for_each(|(socket, id)| assert!(socket.send(&sent(id, "together")).is_ok()));
-    wait_until("all of them", || (evener.service_counter("d", "requests") == before + 3).then_some(()));
+    clients
+        .iter()
+        .zip(1..)
+        .for_each(|(socket, id)| assert!(socket.send(&with_cookie(id, "together")).is_ok()));
+    wait_until("all queries", || (evener.service_counter("d", "requests") == before + 3).then_some(()));
     drop(closed);
     clients.iter().for_each(|socket| check_without_cookie(&receive(socket)));
-    // What expired has to do.
+    // Expired responses.
     evener.reload(&service(0, &[&server], &more.replace("5s", "100ms")));
     wait_until("a stale response", || {
-        check_without_cookie(&ask(listen, &sent(1, "once")));
+        check_without_cookie(&ask(listen, &with_cookie(1, "once")));
         (evener.service_counter("d", "cache_stale") > 0).then_some(())
     });
-    assert!(server.seen().iter().all(|one| !has(&one.message, &[0, 10, 0])), "no server hears of cookies");
+    assert!(
+        server.messages().iter().all(|message| !has(message, &[0, 10, 0])),
+        "expected no cookie to reach the server"
+    );
 }
 
 #[test]
-fn cookies_are_passed_on_where_none_are_kept() {
-    let server = talkative();
+fn a_service_without_a_cache_passes_cookies_on() {
+    let server = with_options();
     let evener = Evener::run(&service(0, &[&server], "dns = { client_subnet = true }"));
     let listen = evener.port("d");
     let sent = edns(query(1, "a.example", A), &[COOKIE]);
     for response in [ask(listen, &sent), ask_tcp(listen, &sent)] {
         assert!(has(&response, BOTH_COOKIES) && has(&response, OTHER));
     }
-    assert!(server.seen().iter().all(|sent| has(&sent.message, COOKIE)));
+    assert!(server.messages().iter().all(|message| has(message, COOKIE)));
 }
 
 #[test]
-fn the_idle_time_of_a_connection_is_ours_to_tell() {
-    let server = talkative();
+fn the_keepalive_option_has_the_idle_timeout_of_the_service() {
+    let server = with_options();
     let seven = [0, 11, 0, 2, 0, 70];
     for dns in ["{}", "{ cache = true }"] {
         let evener = Evener::run(&service(0, &[&server], &format!("idle_timeout = \"7s\", dns = {dns}")));
@@ -180,25 +185,30 @@ fn the_idle_time_of_a_connection_is_ours_to_tell() {
         let stream = connect(listen);
         for number in 0..3 {
             let name = format!("n{}.example", number / 2);
-            let asks = edns(query(number, &name, A), &[KEEPALIVE]);
-            let response = ask_stream(&stream, &asks);
+            let with_keepalive = edns(query(number, &name, A), &[KEEPALIVE]);
+            let response = ask_stream(&stream, &with_keepalive);
             assert!(has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
             assert_eq!(response[11], 1);
-            // Over UDP it means nothing, and who does not ask is told nothing.
-            for response in [ask(listen, &asks), ask_stream(&stream, &edns(query(9, &name, A), &[]))] {
+            // There is no such option over UDP, nor for a client that did not send it.
+            for response in
+                [ask(listen, &with_keepalive), ask_stream(&stream, &edns(query(9, &name, A), &[]))]
+            {
                 assert!(!has(&response, &seven) && !has(&response, TWO_MINUTES), "{dns}: {response:02x?}");
             }
         }
-        // What is ours from the beginning has it as well, and a message without EDNS none.
+        // A local response to a query without a question section is a bare header, without the option.
         let refused = ask_stream(&stream, &edns([&[7, 7, 0x78, 0][..], &[0; 8]].concat(), &[KEEPALIVE]));
         assert_eq!((rcode(&refused), refused.len()), (NOTIMP, 12));
         drop(evener);
     }
-    assert!(server.seen().iter().all(|sent| !has(&sent.message, KEEPALIVE)), "no server is asked for it");
+    assert!(
+        server.messages().iter().all(|message| !has(message, KEEPALIVE)),
+        "expected no keepalive option to reach the server"
+    );
 }
 
 #[test]
-fn errors_and_transfers_have_the_idle_time_too() {
+fn failures_and_transfers_have_the_keepalive_option() {
     let server = Nameserver::start(move |sent, back| {
         if sent[question_section_end(sent) - 3] == AXFR as u8 {
             let soa = record(SOA, 60, &[&[0, 0][..], &[0; 20]].concat());
@@ -221,7 +231,7 @@ fn errors_and_transfers_have_the_idle_time_too() {
 }
 
 #[test]
-fn a_client_is_told_to_leave_while_the_program_drains() {
+fn the_keepalive_option_asks_clients_to_leave_during_a_drain() {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
     let server = Nameserver::start(move |sent, back| {
@@ -234,18 +244,18 @@ fn a_client_is_told_to_leave_while_the_program_drains() {
     let stream = connect(listen);
     let closed = gate.lock();
     (&stream).write_all(&framed(&edns(query(1, "a.example", A), &[KEEPALIVE]))).unwrap();
-    wait_until("the server to be asked", || (server.count() == 1).then_some(()));
+    wait_until("the query", || (server.count() == 1).then_some(()));
     evener.signal("TERM");
     evener.expect_log("draining");
-    // Each worker hears of it by itself: only then it accepts no more.
+    // Each worker begins to drain separately, and then closes its listener.
     wait_until("the listener to close", || std::net::TcpStream::connect(("127.0.0.1", listen)).err());
     drop(closed);
     assert!(read_message(&stream).unwrap().ends_with(&[0, 11, 0, 2, 0, 0]));
 }
 
 #[test]
-fn options_that_are_ours_do_not_reach_servers_of_mname() {
-    let backend = Backend::start(|frame, mut back| match frame {
+fn the_keepalive_option_does_not_reach_mname_servers() {
+    let backend = MnameServer::start(|frame, mut back| match frame {
         Frame::Udp { from, message } => {
             let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
             back.write_all(&outbound(*from, &response)).unwrap();
@@ -254,17 +264,19 @@ fn options_that_are_ours_do_not_reach_servers_of_mname() {
             let response = edns(address(message, 60, 4), &[BOTH_COOKIES, TWO_MINUTES]);
             back.write_all(&framed(&response)).unwrap();
         }
-        _ => crate::harness::dns_mname::well(frame, back, 4),
+        _ => crate::harness::dns_mname::respond(frame, back, 4),
     });
     let evener = Evener::run(&mname_service(0, &[&backend], &[], "idle_timeout = \"7s\""));
     let listen = evener.port("d");
-    wait_until("the session to stand", || (evener.server(&backend.name())["verdict"] == "up").then_some(()));
+    wait_until("the persistent connection", || {
+        (evener.server(&backend.name())["verdict"] == "up").then_some(())
+    });
     let sent = edns(query(1, "a.example", A), &[COOKIE, KEEPALIVE]);
     let over_udp = ask_on(&client(listen), &sent);
     let over_tcp = ask_tcp(listen, &sent);
     assert!(over_udp.ends_with(BOTH_COOKIES), "{over_udp:02x?}");
     assert!(over_tcp.ends_with(&[BOTH_COOKIES, &[0, 11, 0, 2, 0, 70]].concat()), "{over_tcp:02x?}");
-    for frame in backend.seen() {
+    for frame in backend.frames() {
         if let Frame::Udp { message, .. } | Frame::Message(message) = frame {
             assert!(message.ends_with(COOKIE), "{message:02x?}");
         }

@@ -1,4 +1,4 @@
-//! The PROXY protocol around DNS: from those who stand before us, and to servers that want it.
+//! The PROXY protocol around DNS: headers from other balancers, and headers to servers.
 
 use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, client_from, framed, host, is_closed, is_quiet,
@@ -11,9 +11,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What a header says of both ends, and how long it is; `None` for one of our own (LOCAL) or without addresses.
-fn reported(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
-    assert_eq!(&bytes[..12], b"\r\n\r\n\0\r\nQUIT\n", "a header comes first: {bytes:02x?}");
+/// Parses a header: its length, and the source, the destination and the protocol, or `None` for a header of type LOCAL or
+/// without addresses.
+fn parse_header(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
+    assert_eq!(&bytes[..12], b"\r\n\r\n\0\r\nQUIT\n", "expected a header first: {bytes:02x?}");
     let length = 16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     let ip = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap();
@@ -23,14 +24,14 @@ fn reported(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
 }
 
 #[test]
-fn clients_are_those_of_whom_we_are_told() {
+fn the_client_is_the_source_address_in_the_header() {
     let server = Nameserver::of(1);
     let more = "proxy_from = \"127.0.0.1\", deny = \"192.0.2.99\", dns = { client_subnet = { v4 = 32 } }";
     let evener = Evener::run(&service(0, &[&server], more));
     let listen = evener.port("d");
     let sent = with_edns(query(1, "a.example", A), 1232, false, &[]);
     let subnet = || {
-        let message = server.seen().last().unwrap().message.clone();
+        let message = server.messages().last().unwrap().clone();
         message[message.len() - 4..].to_vec()
     };
     // Over UDP each datagram has a header, over TCP the connection has.
@@ -47,13 +48,13 @@ fn clients_are_those_of_whom_we_are_told() {
     assert_eq!(host(&read_message(&stream).unwrap()), 1);
     assert_eq!(host(&ask_stream(&stream, &sent)), 1);
     assert_eq!(subnet(), [192, 0, 2, 7]);
-    // A check of the one before us has no client.
+    // A check by the other balancer has no client.
     socket.send(&with(v2(0x20, 0, &[]))).unwrap();
     assert_eq!(host(&crate::harness::dns::receive(&socket)), 1);
     assert_eq!(subnet(), [127, 0, 0, 1]);
     socket.send(&with(v2(0x21, 0x22, &six()))).unwrap();
     assert_eq!(host(&crate::harness::dns::receive(&socket)), 1);
-    // The access list means the client, whoever brings it.
+    // The access list applies to the client in the header.
     let mut denied = FOUR;
     denied[3] = 99;
     socket.send(&with(v2(0x21, 0x12, &denied))).unwrap();
@@ -65,7 +66,7 @@ fn clients_are_those_of_whom_we_are_told() {
 }
 
 #[test]
-fn without_the_header_that_is_wanted_nobody_is_heard() {
+fn traffic_without_a_valid_header_is_refused() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "proxy_from = \"127.0.0.1\""));
     let listen = evener.port("d");
@@ -81,18 +82,18 @@ fn without_the_header_that_is_wanted_nobody_is_heard() {
     stream.write_all(&framed(&sent)).unwrap();
     assert!(is_closed(&stream));
     assert_eq!((evener.service_counter("d", "preamble_refused"), server.count()), (1, 0));
-    // A header with nothing behind it is no question.
+    // A header without a message is not a query.
     socket.send(&v2(0x21, 0x12, &FOUR)).unwrap();
-    wait_until("it to be dropped", || (evener.service_counter("d", "drop_no_query") == 1).then_some(()));
-    // Others are who they are.
+    wait_until("the drop", || (evener.service_counter("d", "drop_no_query") == 1).then_some(()));
+    // Other source addresses need no header.
     assert_eq!(host(&ask_on(&client_from([127, 0, 0, 2], listen), &sent)), 1);
     assert_eq!(host(&ask_stream(&connect_from("127.0.0.2", listen), &sent)), 1);
 }
 
 #[test]
-fn servers_are_told_of_the_client_of_each_question_over_udp() {
+fn servers_get_a_header_with_each_query_over_udp() {
     let server = Nameserver::start(|datagram, back| {
-        let (length, ends) = reported(datagram);
+        let (length, ends) = parse_header(datagram);
         let (from, to, protocol) = ends.unwrap();
         assert_eq!((from.ip().to_string().as_str(), protocol), ("127.0.0.3", 2), "UDP over IPv4");
         assert!(to.ip().is_loopback());
@@ -108,7 +109,7 @@ fn servers_are_told_of_the_client_of_each_question_over_udp() {
 }
 
 #[test]
-fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
+fn servers_get_a_header_on_each_connection_over_tcp() {
     let seen: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
     let keep = Arc::clone(&seen);
     let server = Server::start(move |mut stream| {
@@ -116,7 +117,7 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
         stream.read_exact(&mut header).unwrap();
         header.resize(16 + usize::from(header[15]), 0);
         stream.read_exact(&mut header[16..]).unwrap();
-        let (_, ends) = reported(&header);
+        let (_, ends) = parse_header(&header);
         let (from, _, protocol) = ends.unwrap();
         assert_eq!(protocol, 1, "TCP over IPv4");
         keep.lock().unwrap().push(from);
@@ -140,11 +141,11 @@ fn servers_are_told_of_the_client_of_each_connection_over_tcp() {
         }
     }
     let clients: Vec<SocketAddr> = streams.iter().map(|stream| stream.local_addr().unwrap()).collect();
-    assert_eq!(*seen.lock().unwrap(), clients, "each client has a connection of its own, and only one");
+    assert_eq!(*seen.lock().unwrap(), clients, "expected one connection to the server for each client");
 }
 
 #[test]
-fn who_comes_through_two_of_us_is_still_known() {
+fn two_balancers_in_a_row_pass_the_client_address_on() {
     let server = Nameserver::of(1);
     let more = "proxy_from = \"127.0.0.1\", dns = { client_subnet = { v4 = 32 } }";
     let second = Evener::run(&service(0, &[&server], more));
@@ -155,8 +156,8 @@ fn who_comes_through_two_of_us_is_still_known() {
     let outer = first.port("d");
     let sent = query(1, "a.example", A);
     let from = |number: u8| {
-        let seen = server.seen();
-        seen.iter().filter(|seen| seen.message.ends_with(&[127, 0, 0, number])).count()
+        let seen = server.messages();
+        seen.iter().filter(|message| message.ends_with(&[127, 0, 0, number])).count()
     };
     for number in 3..6 {
         assert_eq!(ask_on(&client_from([127, 0, 0, number], outer), &sent), address(&sent, 60, 1));

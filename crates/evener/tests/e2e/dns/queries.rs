@@ -1,7 +1,7 @@
-//! The DNS way in good weather: who asks gets the answer to the question, as it was spelt and under its own ID.
+//! DNS queries and their responses: IDs, spelling, sizes, the choice of the server, and the list of connections.
 
 use crate::harness::dns::{
-    A, Nameserver, TXT, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
+    A, Nameserver, TXT, Transport, address, ask, ask_on, ask_stream, ask_tcp, client, client_from, host, id,
     is_truncated, name_of, query, question_section_end, receive, record, reply, service, sized, with_edns,
 };
 use crate::harness::{Evener, connect, reserved_port, wait_until};
@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[test]
-fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
+fn responses_have_the_id_and_the_spelling_of_their_query() {
     let server = Nameserver::of(7);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     for turn in 0..40_u16 {
-        // A client that spells names by chance looks for its own spelling.
+        // A client that randomizes the letter case of names expects its spelling in the response.
         let name: String = "www.example"
             .bytes()
             .enumerate()
@@ -29,22 +29,26 @@ fn answers_come_back_under_the_id_and_in_the_spelling_of_the_question() {
         let sent = query(turn, &name, A);
         for response in [ask(listen, &sent), ask_tcp(listen, &sent)] {
             assert_eq!((name_of(&response), host(&response)), (name.clone(), 7));
-            assert_eq!(response[2..], address(&sent, 60, 7)[2..], "not a byte but the ID is ours");
+            assert_eq!(
+                response[2..],
+                address(&sent, 60, 7)[2..],
+                "expected the bytes of the server after the ID"
+            );
         }
     }
-    let seen = server.seen();
-    let same = seen.iter().filter(|seen| id(&seen.message) < 40).count();
-    assert!(same < 5, "{same} of 80 servers' IDs are those of clients");
-    let ids: HashSet<u16> = seen.iter().map(|seen| id(&seen.message)).collect();
-    assert!(ids.len() > 75, "IDs are chosen by chance: {ids:?}");
-    let ports: HashSet<u16> = seen.iter().filter(|seen| !seen.is_tcp).map(|seen| seen.from.port()).collect();
-    assert!(ports.len() > 2, "so are ports: {ports:?}");
+    let seen = server.messages();
+    let same = seen.iter().filter(|message| id(message) < 40).count();
+    assert!(same < 5, "expected random IDs, but {same} of 80 are the IDs of clients");
+    let ids: HashSet<u16> = seen.iter().map(|message| id(message)).collect();
+    assert!(ids.len() > 75, "expected random IDs: {ids:?}");
+    let ports: HashSet<u16> = server.source_ports(Transport::Udp).into_iter().collect();
+    assert!(ports.len() > 2, "expected several source ports: {ports:?}");
     let counters = ["requests", "requests_failed"].map(|name| evener.service_counter("d", name));
     assert_eq!(counters, [80, 0]);
 }
 
 #[test]
-fn many_clients_with_one_id_each_get_their_own_answer() {
+fn many_clients_with_one_id_each_get_the_right_response() {
     let server = Nameserver::start(|query, back| {
         let number = name_of(query)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&address(query, 60, number));
@@ -64,7 +68,7 @@ fn many_clients_with_one_id_each_get_their_own_answer() {
 }
 
 #[test]
-fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
+fn responses_are_truncated_to_the_size_of_the_client_and_complete_over_tcp() {
     let server = Nameserver::start(|query, back| {
         let size = name_of(query)[1..].split('.').next().unwrap().parse().unwrap();
         back.send(&sized(query, size));
@@ -72,32 +76,33 @@ fn answers_are_cut_to_what_the_client_takes_and_whole_over_tcp() {
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let plain = |size: usize| query(1, &format!("n{size}.example"), TXT);
-    let mut cut = 0;
-    // Who says less than 512 means 512 (RFC 6891, section 6.2.3).
-    for (reported, limit) in
+    let mut truncated = 0;
+    // A size below 512 counts as 512 (RFC 6891, section 6.2.3).
+    for (advertised, limit) in
         [(None, 512), (Some(0), 512), (Some(511), 512), (Some(1232), 1232), (Some(4096), 4096)]
     {
-        let sent = |size| {
-            reported.map_or_else(|| plain(size), |reported| with_edns(plain(size), reported, false, &[]))
+        let query_of = |size| {
+            advertised
+                .map_or_else(|| plain(size), |advertised| with_edns(plain(size), advertised, false, &[]))
         };
-        let whole = ask(listen, &sent(limit));
-        assert_eq!((whole.len(), is_truncated(&whole)), (limit, false), "{reported:?}");
-        let short = ask(listen, &sent(limit + 1));
-        assert!(is_truncated(&short) && short[6..8] == [0, 0], "{reported:?}: {short:02x?}");
+        let whole = ask(listen, &query_of(limit));
+        assert_eq!((whole.len(), is_truncated(&whole)), (limit, false), "{advertised:?}");
+        let short = ask(listen, &query_of(limit + 1));
+        assert!(is_truncated(&short) && short[6..8] == [0, 0], "{advertised:?}: {short:02x?}");
         assert_eq!(
             short[12..question_section_end(&short)],
-            sent(limit + 1)[12..question_section_end(&short)]
+            query_of(limit + 1)[12..question_section_end(&short)]
         );
-        assert!(short.len() <= sent(limit + 1).len(), "{reported:?}");
-        assert_eq!(ask_tcp(listen, &sent(limit + 1)).len(), limit + 1);
-        cut += 1;
-        assert_eq!(evener.service_counter("d", "truncated"), cut);
+        assert!(short.len() <= query_of(limit + 1).len(), "{advertised:?}");
+        assert_eq!(ask_tcp(listen, &query_of(limit + 1)).len(), limit + 1);
+        truncated += 1;
+        assert_eq!(evener.service_counter("d", "truncated"), truncated);
     }
     assert_eq!(ask(listen, &with_edns(plain(60_000), 65_535, false, &[])).len(), 60_000);
 }
 
 #[test]
-fn what_the_server_truncated_is_passed_on_as_it_is() {
+fn responses_that_the_server_truncated_are_passed_on_unchanged() {
     let server = Nameserver::start(|query, back| {
         let mut response = reply(query, 0, &[record(A, 9, &[192, 0, 2, 5])], &[]);
         response[2] |= 2 * u8::from(!back.is_tcp());
@@ -108,20 +113,20 @@ fn what_the_server_truncated_is_passed_on_as_it_is() {
     let sent = query(3, "a.example", A);
     let response = ask(listen, &sent);
     assert!(is_truncated(&response));
-    assert_eq!(host(&response), 5, "with what records it has");
+    assert_eq!(host(&response), 5, "expected the record of the truncated response");
     assert!(!is_truncated(&ask_tcp(listen, &sent)));
     assert_eq!(evener.service_counter("d", "truncated"), 0);
-    assert_eq!(server.seen().iter().map(|seen| seen.is_tcp).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(server.transports(), [Transport::Udp, Transport::Tcp]);
 }
 
 #[test]
-fn questions_go_where_the_fewest_are_under_way() {
-    let hold = Arc::new(AtomicBool::new(true));
-    let held = Arc::clone(&hold);
+fn least_outstanding_prefers_the_server_with_the_fewest_pending_queries() {
+    let is_blocked = Arc::new(AtomicBool::new(true));
+    let blocked = Arc::clone(&is_blocked);
     let slow = Nameserver::start(move |query, back| {
-        let (query, back, held) = (query.to_vec(), back.clone(), Arc::clone(&held));
+        let (query, back, blocked) = (query.to_vec(), back.clone(), Arc::clone(&blocked));
         std::thread::spawn(move || {
-            while held.load(Ordering::Relaxed) {
+            while blocked.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(5));
             }
             back.send(&address(&query, 60, 1));
@@ -133,44 +138,40 @@ fn questions_go_where_the_fewest_are_under_way() {
     let listen = evener.port("d");
     let waiting = client(listen);
     for turn in 0..60 {
-        // Whoever got the slow one waits; the others are served meanwhile.
+        // The query at the slow server stays pending, and all other queries go to the quick server.
         if slow.count() == 0 {
             waiting.send(&query(turn, &format!("n{turn}.example"), A)).unwrap();
-            wait_until("it to be asked", || {
-                (slow.count() + quick.count() == usize::from(turn) + 1).then_some(())
-            });
+            wait_until("the query", || (slow.count() + quick.count() == usize::from(turn) + 1).then_some(()));
         } else {
             assert_eq!(host(&ask(listen, &query(turn, &format!("n{turn}.example"), A))), 2);
         }
     }
     assert_eq!(slow.count(), 1);
-    hold.store(false, Ordering::Relaxed);
-    wait_until("nothing to be under way", || {
-        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
-    });
+    is_blocked.store(false, Ordering::Relaxed);
+    wait_until("no pending query", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
 }
 
 #[test]
-fn a_sticky_client_has_one_server_for_udp_and_tcp() {
+fn a_sticky_client_has_one_server_over_udp_and_tcp() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let evener = Evener::run(&service(0, &[&one, &two], "sticky = true"));
     let listen = evener.port("d");
-    let mut homes: HashMap<u8, usize> = HashMap::new();
+    let mut clients_by_server: HashMap<u8, usize> = HashMap::new();
     for number in 10..20 {
         let client = client_from([127, 0, 0, number], listen);
-        let home = host(&ask_on(&client, &query(1, "a.example", A)));
+        let server = host(&ask_on(&client, &query(1, "a.example", A)));
         for _ in 0..3 {
-            assert_eq!(host(&ask_on(&client, &query(1, "a.example", A))), home);
+            assert_eq!(host(&ask_on(&client, &query(1, "a.example", A))), server);
         }
         let stream = crate::tcp::proxy_protocol::connect_from(&format!("127.0.0.{number}"), listen);
-        assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), home);
-        *homes.entry(home).or_default() += 1;
+        assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), server);
+        *clients_by_server.entry(server).or_default() += 1;
     }
-    assert_eq!(homes, HashMap::from([(1, 5), (2, 5)]));
+    assert_eq!(clients_by_server, HashMap::from([(1, 5), (2, 5)]));
 }
 
 #[test]
-fn answers_come_from_the_address_that_was_asked() {
+fn responses_come_from_the_address_that_was_queried() {
     let (server, listen) = (Nameserver::of(1), reserved_port());
     let both = format!("listen = {{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}");
     let _evener =
@@ -181,8 +182,8 @@ fn answers_come_from_the_address_that_was_asked() {
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(&query(9, "a.example", A), target).unwrap();
         let mut buffer = [0; 512];
-        let (length, responded) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!((host(&buffer[..length]), responded), (1, target));
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((host(&buffer[..length]), from), (1, target));
         let stream = std::net::TcpStream::connect(target).unwrap();
         assert_eq!(host(&ask_stream(&stream, &query(9, "a.example", A))), 1);
     }
@@ -202,15 +203,16 @@ fn open_connections_are_listed_and_can_be_closed() {
         stages.sort();
         (stages, listed)
     };
-    let (idle, mut asking) = (connect(listen), connect(listen));
-    std::io::Write::write_all(&mut asking, &crate::harness::dns::framed(&query(1, "a.example", A))).unwrap();
+    let (idle, mut querying) = (connect(listen), connect(listen));
+    std::io::Write::write_all(&mut querying, &crate::harness::dns::framed(&query(1, "a.example", A)))
+        .unwrap();
     let listed = wait_until("both to be listed", || {
         let (stages, listed) = stages();
         (stages == ["dns idle", "dns queries"]).then_some(listed)
     });
     let number = listed.iter().find(|one| one["stage"] == "dns queries").unwrap()["number"].to_string();
     assert!(evener.run_command(&["close", &number]).status.success());
-    assert!(crate::harness::dns::is_closed(&asking));
+    assert!(crate::harness::dns::is_closed(&querying));
     assert_eq!(stages().0, ["dns idle"]);
     assert_eq!(evener.service_counter("d", "closed"), 1);
     let printed = evener.run_command(&["connections", "d"]).stdout;

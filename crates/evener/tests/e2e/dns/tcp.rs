@@ -1,8 +1,9 @@
-//! DNS over TCP: many questions under way on a connection, and clients and servers that are slow or cut short (RFC 7766).
+//! DNS over TCP: pipelined queries, and clients and servers that are slow or split their messages (RFC 7766).
 
 use crate::harness::dns::{
-    A, AXFR, Back, Nameserver, QUIET, SOA, TXT, address, ask, ask_stream, client, framed, host, id,
-    is_closed, name_of, query, question_section_end, read_message, record, reply, service, sized, with_edns,
+    A, AXFR, Nameserver, QUIET, ReplyPath, SOA, TXT, Transport, address, ask, ask_stream, client, framed,
+    host, id, is_closed, name_of, query, question_section_end, read_message, record, reply, service, sized,
+    with_edns,
 };
 use crate::harness::{DEADLINE, Evener, connect, wait_until};
 use std::collections::HashSet;
@@ -11,13 +12,13 @@ use std::net::Shutdown;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// A server that waits for so many questions and answers the last one first; the host is the number in the name.
-fn in_reverse(many: usize) -> Nameserver {
-    let waiting: Mutex<Vec<(Vec<u8>, Back)>> = Mutex::default();
+/// A server that waits for the given number of queries and responds in reverse order. The host is the number in the name.
+fn in_reverse(count: usize) -> Nameserver {
+    let waiting: Mutex<Vec<(Vec<u8>, ReplyPath)>> = Mutex::default();
     Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
         waiting.push((query.to_vec(), back.clone()));
-        if waiting.len() == many {
+        if waiting.len() == count {
             for (query, back) in waiting.drain(..).rev() {
                 back.send(&address(&query, 60, number(&query)));
             }
@@ -25,13 +26,13 @@ fn in_reverse(many: usize) -> Nameserver {
     })
 }
 
-/// The number in a name such as `n7.example`.
+/// Returns the number in a name such as `n7.example`.
 fn number(query: &[u8]) -> u8 {
     name_of(query)[1..].split('.').next().unwrap().parse().unwrap()
 }
 
 #[test]
-fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
+fn a_hundred_pipelined_queries_get_responses_in_any_order() {
     let server = in_reverse(100);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -45,40 +46,40 @@ fn a_hundred_questions_of_one_connection_are_answered_in_any_order() {
         let number = id(&response) - 1000;
         assert_eq!(name_of(&response), format!("n{number}.example"));
         assert_eq!(u16::from(host(&response)), number);
-        assert!(seen.insert(number), "{number} was answered twice");
+        assert!(seen.insert(number), "expected one response to {number}");
         order.push(number);
     }
-    assert!(!order.is_sorted(), "as they came, not as they were asked: {order:?}");
+    assert!(!order.is_sorted(), "expected the order of the server: {order:?}");
     assert_eq!(evener.service_counter("d", "requests"), 100);
 }
 
 #[test]
-fn messages_may_be_cut_at_any_byte_on_either_side() {
-    // The server sends the two parts of its answer apart; where it is cut is the number in the name.
+fn messages_may_be_split_at_any_byte_on_either_side() {
+    // The server sends its response in two parts, split at the number in the name.
     let server = Nameserver::start(|query, back| {
-        let (response, cut) = (framed(&address(query, 60, 1)), usize::from(number(query)));
-        back.send_raw(&response[..cut.min(response.len())]);
+        let (response, split) = (framed(&address(query, 60, 1)), usize::from(number(query)));
+        back.send_raw(&response[..split.min(response.len())]);
         std::thread::sleep(Duration::from_millis(5));
-        back.send_raw(&response[cut.min(response.len())..]);
+        back.send_raw(&response[split.min(response.len())..]);
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
     let mut stream = connect(listen);
     stream.set_nodelay(true).unwrap();
     let length = framed(&address(&query(0, "n10.example", A), 60, 1)).len() as u8;
-    for cut in 0..=length {
-        let sent = framed(&query(cut.into(), &format!("n{cut:02}.example"), A));
-        let (first, second) = sent.split_at(usize::from(cut).min(sent.len()));
+    for split in 0..=length {
+        let sent = framed(&query(split.into(), &format!("n{split:02}.example"), A));
+        let (first, second) = sent.split_at(usize::from(split).min(sent.len()));
         stream.write_all(first).unwrap();
         std::thread::sleep(Duration::from_millis(5));
         stream.write_all(second).unwrap();
         let response = read_message(&stream).unwrap();
-        assert_eq!((id(&response), host(&response)), (cut.into(), 1));
+        assert_eq!((id(&response), host(&response)), (split.into(), 1));
     }
 }
 
 #[test]
-fn a_client_that_sends_no_more_gets_its_answers() {
+fn a_client_that_half_closes_gets_its_responses() {
     let server = in_reverse(3);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -87,37 +88,37 @@ fn a_client_that_sends_no_more_gets_its_answers() {
         stream.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
     stream.shutdown(Shutdown::Write).unwrap();
-    wait_until("the questions", || (server.count() == 2).then_some(()));
+    wait_until("the queries", || (server.count() == 2).then_some(()));
     assert_eq!(host(&ask(listen, &query(2, "n2.example", A))), 2);
     let mut seen =
         [read_message(&stream).unwrap(), read_message(&stream).unwrap()].map(|response| host(&response));
     seen.sort_unstable();
     assert_eq!(seen, [0, 1]);
-    assert!(is_closed(&stream), "when all was answered");
+    assert!(is_closed(&stream), "expected a close after the last response");
 }
 
 #[test]
-fn who_says_nothing_or_dribbles_is_closed_and_who_asks_stays() {
+fn clients_without_complete_queries_are_closed_after_the_idle_timeout() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "idle_timeout = \"1s\""));
     let listen = evener.port("d");
-    let (silent, mut dribbling, asking) = (connect(listen), connect(listen), connect(listen));
+    let (silent, mut trickling, querying) = (connect(listen), connect(listen), connect(listen));
     let begun = Instant::now();
-    // A message that never ends, a byte at a time, is no sign of life.
-    dribbling.write_all(&[0, 200]).unwrap();
-    let ended = wait_until("the dribbling client to be closed", || {
-        assert_eq!(host(&ask_stream(&asking, &query(1, "a.example", A))), 1);
+    // Single bytes of a message that never ends do not reset the timeout.
+    trickling.write_all(&[0, 200]).unwrap();
+    let ended = wait_until("the trickling client to be closed", || {
+        assert_eq!(host(&ask_stream(&querying, &query(1, "a.example", A))), 1);
         std::thread::sleep(Duration::from_millis(100));
-        dribbling.write_all(&[1]).is_err().then(|| begun.elapsed())
+        trickling.write_all(&[1]).is_err().then(|| begun.elapsed())
     });
-    assert!(ended > Duration::from_millis(900), "not before its time: {ended:?}");
+    assert!(ended > Duration::from_millis(900), "expected no earlier timeout: {ended:?}");
     assert!(is_closed(&silent));
     assert_eq!(evener.service_counter("d", "idle_timeouts"), 2);
-    assert_eq!(host(&ask_stream(&asking, &query(2, "a.example", A))), 1);
+    assert_eq!(host(&ask_stream(&querying, &query(2, "a.example", A))), 1);
 }
 
 #[test]
-fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
+fn a_client_that_does_not_read_is_not_read_from_and_blocks_no_other_client() {
     const ALL: usize = 2000;
     const SIZE: usize = 50_000;
     let server = Nameserver::start(|query, back| {
@@ -127,35 +128,35 @@ fn who_does_not_read_is_not_read_from_and_hinders_nobody() {
     let listen = evener.port("d");
     let stream = connect(listen);
     let mut writer = stream.try_clone().unwrap();
-    let asking = std::thread::spawn(move || {
+    let querying = std::thread::spawn(move || {
         for n in 0..ALL {
             writer.write_all(&framed(&query(n as u16, &format!("n{n:04}.example"), TXT))).unwrap();
         }
     });
-    // The server is asked until the buffers are full, and no more.
+    // Queries reach the server until the buffers are full.
     let mut before = 0;
-    let sent = wait_until("the questions to cease", || {
+    let sent = wait_until("the queries to cease", || {
         std::thread::sleep(QUIET);
         let count = server.count();
         let ceased = count > 0 && count == std::mem::replace(&mut before, count);
         ceased.then_some(count)
     });
-    assert!(sent < ALL / 2, "{sent} of {ALL} answers of {SIZE} bytes wait");
+    assert!(sent < ALL / 2, "expected fewer pending queries: {sent} of {ALL}");
     let socket = client(listen);
     for n in 0..50 {
         assert_eq!(host(&crate::harness::dns::ask_on(&socket, &query(n, "a.example", A))), 1);
         assert_eq!(ask_stream(&connect(listen), &query(n, "b.example", TXT)).len(), SIZE);
     }
     let resident = resident_kib(evener.pid());
-    assert!(resident < 200_000, "{resident} KiB");
-    // As soon as it reads it gets all that it asked for.
+    assert!(resident < 200_000, "expected less than 200000 KiB: {resident} KiB");
+    // As soon as the client reads, it gets all responses.
     let mut seen = HashSet::new();
     for _ in 0..ALL {
         let response = read_message(&stream).unwrap();
         assert_eq!(response.len(), SIZE);
         seen.insert(id(&response));
     }
-    asking.join().unwrap();
+    querying.join().unwrap();
     assert_eq!(seen.len(), ALL);
 }
 
@@ -166,7 +167,7 @@ fn resident_kib(pid: u32) -> u64 {
 }
 
 #[test]
-fn who_never_reads_is_closed_after_the_idle_timeout() {
+fn a_client_that_never_reads_is_closed_after_the_idle_timeout() {
     let server = Nameserver::start(|query, back| back.send(&sized(query, 60_000)));
     let evener = Evener::run(&service(0, &[&server], "idle_timeout = \"1s\""));
     let listen = evener.port("d");
@@ -180,7 +181,7 @@ fn who_never_reads_is_closed_after_the_idle_timeout() {
 }
 
 #[test]
-fn no_more_than_pipeline_max_questions_are_under_way() {
+fn pipeline_max_bounds_the_pending_queries_of_a_connection() {
     let server = Nameserver::silent();
     let more = "dns = { pipeline_max = 4, query_timeout = \"1s\", retries = 0 }";
     let evener = Evener::run(&service(0, &[&server], more));
@@ -192,31 +193,31 @@ fn no_more_than_pipeline_max_questions_are_under_way() {
     wait_until("the first four", || (server.count() == 4).then_some(()));
     std::thread::sleep(QUIET);
     assert_eq!(server.count(), 4);
-    // When those fail, others have their turn.
-    let responded: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
-    assert_eq!((responded.len(), server.count()), (12, 12));
+    // When the first queries fail, the next queries are sent.
+    let ids: HashSet<u16> = (0..12).map(|_| id(&read_message(&stream).unwrap())).collect();
+    assert_eq!((ids.len(), server.count()), (12, 12));
 }
 
 #[test]
-fn questions_that_no_server_was_asked_do_not_count_as_under_way() {
+fn queries_with_a_local_response_do_not_count_as_pending() {
     let server = Nameserver::of(1);
     let more = "idle_timeout = \"1s\", dns = { cache = true, pipeline_max = 4 }";
     let evener = Evener::run_with(&service(0, &[&server], more), &["--workers", "1"]);
     let listen = evener.port("d");
     let stream = connect(listen);
     for n in 0..40 {
-        // One that is kept, and one that is no question.
+        // A query with a cached response, and a malformed query.
         assert_eq!(host(&ask_stream(&stream, &query(n, "a.example", A))), 1);
         assert_eq!(ask_stream(&stream, &query(n, "a.example", A)[..20]).len(), 12);
     }
     assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
-    // So whoever got all its answers is idle.
+    // So a client that got all its responses is idle.
     assert!(is_closed(&stream));
     assert_eq!(evener.service_counter("d", "idle_timeouts"), 1);
 }
 
 #[test]
-fn messages_of_64_kib_pass_whole() {
+fn messages_of_64_kib_pass_unchanged() {
     let server = Nameserver::start(|query, back| back.send(&sized(query, 65_535)));
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -228,11 +229,11 @@ fn messages_of_64_kib_pass_whole() {
     assert_eq!(large.len(), 65_535);
     let response = ask_stream(&stream, &large);
     assert!(response == sized(&large, 65_535));
-    assert!(server.seen()[0].message[2..] == large[2..], "nothing was written anew");
+    assert!(server.messages()[0][2..] == large[2..], "expected the query unchanged");
 }
 
 #[test]
-fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
+fn a_zone_transfer_may_have_many_messages() {
     let server = Nameserver::start(|query, back| {
         if !name_of(query).starts_with("zone") {
             return back.send(&address(query, 60, 1));
@@ -242,7 +243,7 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
         piece[2..12].copy_from_slice(&[0x84, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
         piece.extend_from_slice(&[1, b'n', 0, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
         back.send(&reply(query, 0, std::slice::from_ref(&soa), &[]));
-        // What follows need not repeat the question (RFC 5936, section 2.2.1).
+        // The following messages need not repeat the question section (RFC 5936, section 2.2.1).
         (0..50).for_each(|_| back.send(&piece));
         back.send(&reply(query, 0, &[soa], &[]));
     });
@@ -260,7 +261,7 @@ fn a_zone_is_transferred_in_as_many_messages_as_it_takes() {
 }
 
 #[test]
-fn a_server_that_ends_its_connections_is_asked_over_new_ones() {
+fn a_server_that_closes_its_connections_gets_queries_over_new_ones() {
     let server = Nameserver::start(|query, back| {
         back.send(&address(query, 60, 1));
         back.close();
@@ -284,12 +285,12 @@ fn clients_share_the_connections_to_a_server() {
     for (n, stream) in streams.iter().chain(&streams).enumerate() {
         assert_eq!(host(&ask_stream(stream, &query(n as u16, "a.example", A))), 1);
     }
-    let ports: HashSet<u16> = server.seen().iter().map(|sent| sent.from.port()).collect();
+    let ports: HashSet<u16> = server.source_ports(Transport::Tcp).into_iter().collect();
     assert!(ports.len() <= 2, "{ports:?}");
 }
 
 #[test]
-fn a_client_that_leaves_takes_nothing_along() {
+fn a_client_that_leaves_does_not_affect_the_queries_of_others() {
     let server = in_reverse(30);
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
@@ -297,7 +298,7 @@ fn a_client_that_leaves_takes_nothing_along() {
     for n in 0..15 {
         leaving.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
     }
-    wait_until("the first questions", || (server.count() == 15).then_some(()));
+    wait_until("the first queries", || (server.count() == 15).then_some(()));
     drop(leaving);
     for n in 15..30 {
         staying.write_all(&framed(&query(n, &format!("n{n}.example"), A))).unwrap();
@@ -308,13 +309,11 @@ fn a_client_that_leaves_takes_nothing_along() {
         assert_eq!(u16::from(host(&response)), id(&response));
         assert!(question_section_end(&response) < response.len());
     }
-    wait_until("nothing to be under way", || {
-        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
-    });
+    wait_until("no pending query", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
 }
 
 #[test]
-fn more_than_pipeline_max_questions_are_answered_after_the_client_sent_its_last() {
+fn queries_beyond_pipeline_max_get_responses_after_the_client_half_closes() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], "dns = { pipeline_max = 2 }"));
     let listen = evener.port("d");

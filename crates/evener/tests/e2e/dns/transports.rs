@@ -1,4 +1,4 @@
-//! Servers that speak only one of UDP and TCP: what one transport refuses is no matter of the other.
+//! Servers that accept only one of UDP and TCP: a transport that is refused does not affect the other.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, query, rcode, read_message, service,
@@ -12,20 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A server for UDP alone, which answers with the address 192.0.2.2.
+/// A server for UDP alone that responds with the address 192.0.2.2.
 struct DatagramsOnly {
     reserved: Reservation,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl DatagramsOnly {
     fn start() -> Self {
-        // Nothing of TCP may be on the port: connects are refused.
-        let (reserved, over) = (Reservation::new(), Arc::new(AtomicBool::new(false)));
+        // No TCP listener uses the reserved port: connections are refused.
+        let (reserved, stopped) = (Reservation::new(), Arc::new(AtomicBool::new(false)));
         let socket = UdpSocket::bind(local(reserved.port())).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let stop = Arc::clone(&over);
+        let stop = Arc::clone(&stopped);
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 512];
             while !stop.load(Ordering::Relaxed) {
@@ -33,7 +33,7 @@ impl DatagramsOnly {
                 let _ = socket.send_to(&address(&buffer[..length], 60, 2), from);
             }
         });
-        Self { reserved, over, thread: Some(thread) }
+        Self { reserved, stopped, thread: Some(thread) }
     }
 
     fn name(&self) -> String {
@@ -43,12 +43,12 @@ impl DatagramsOnly {
 
 impl Drop for DatagramsOnly {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// A server for TCP alone, which answers with the address 192.0.2.2.
+/// A server for TCP alone that responds with the address 192.0.2.2.
 fn streams_only() -> (Server, String) {
     let server = Server::start(|stream| {
         while let Some(message) = read_message(&stream) {
@@ -61,7 +61,7 @@ fn streams_only() -> (Server, String) {
     (server, name)
 }
 
-/// Which servers answer.
+/// Returns the hosts of the servers that respond to ten queries.
 fn hosts(ask: fn(u16, &[u8]) -> Vec<u8>, listen: u16) -> BTreeSet<u8> {
     (0..10).map(|turn| host(&ask(listen, &query(turn, "a.example", A)))).collect()
 }
@@ -75,25 +75,28 @@ fn both_and(other: &str, more: &str) -> (Nameserver, u16, Evener) {
 }
 
 #[test]
-fn a_server_that_speaks_only_udp_is_no_worse_for_it() {
+fn a_server_that_accepts_only_udp_stays_up_and_gets_queries_over_udp() {
     for more in ["", "check = check.dns { every = \"100ms\" }"] {
         let other = DatagramsOnly::start();
         let (_both, listen, evener) = both_and(&other.name(), more);
-        // A client that asks over TCP comes first, and later ones.
+        // A query over TCP comes first.
         assert_eq!(hosts(ask_tcp, listen), [1].into());
         assert_eq!(hosts(ask, listen), [1, 2].into());
         assert_eq!(hosts(ask_tcp, listen), [1].into());
         assert_eq!(hosts(ask, listen), [1, 2].into());
         let server = evener.server(&other.name());
         assert_eq!(server["verdict"], "up");
-        assert_eq!(server["counters"]["connect_refused"], 1, "it is asked over TCP no more for a while");
+        assert_eq!(
+            server["counters"]["connect_refused"], 1,
+            "expected no further attempt over TCP for a while"
+        );
         assert_eq!(evener.log_count("server_down"), 0);
     }
 }
 
 #[test]
-fn a_server_that_speaks_only_tcp_is_no_worse_for_it() {
-    // Whoever comes first.
+fn a_server_that_accepts_only_tcp_stays_up_and_gets_queries_over_tcp() {
+    // The first query may come over either transport.
     for first in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
         let (_other, name) = streams_only();
         let (_both, listen, evener) = both_and(&name, "");
@@ -108,7 +111,7 @@ fn a_server_that_speaks_only_tcp_is_no_worse_for_it() {
 }
 
 #[test]
-fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
+fn a_refused_transport_is_tried_again_if_there_is_no_other_server() {
     let other = DatagramsOnly::start();
     let config = service(0, &[], &format!("\"{}\"", other.name()));
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -123,12 +126,18 @@ fn where_no_other_is_left_the_transport_is_tried_all_the_same() {
 
 #[test]
 fn a_server_that_refuses_both_is_down() {
-    let mut gone = Nameserver::of(2);
-    gone.stop();
-    let (_both, listen, evener) = both_and(&gone.name(), "");
-    // Whichever is refused first.
+    let mut stopped = Nameserver::of(2);
+    stopped.stop();
+    let (_both, listen, evener) = both_and(&stopped.name(), "");
+    // TCP is refused first.
     assert_eq!(hosts(ask_tcp, listen), [1].into());
-    assert_eq!(evener.server(&gone.name())["verdict"], "up", "by TCP alone it cannot be told");
+    assert_eq!(
+        evener.server(&stopped.name())["verdict"],
+        "up",
+        "expected a refusal over TCP alone not to count"
+    );
     assert_eq!(hosts(ask, listen), [1].into());
-    wait_until("it to be down", || (evener.server(&gone.name())["verdict"] == "down").then_some(()));
+    wait_until("the server to be down", || {
+        (evener.server(&stopped.name())["verdict"] == "down").then_some(())
+    });
 }

@@ -1,4 +1,4 @@
-//! Certificates for tests, clients and servers of TLS that use them, and the programs that do.
+//! Certificates for tests, TLS clients and servers that use them, and openssl and curl.
 
 use crate::harness::{DEADLINE, Directory, Server, connect};
 use rcgen::{
@@ -18,20 +18,20 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A certificate with its key, both PEM.
+/// A certificate chain and its key in PEM.
 pub(crate) struct Issued {
     pub(crate) chain: String,
     pub(crate) key: String,
 }
 
 impl Issued {
-    /// `name.crt` and `name.key` in a directory.
+    /// Writes `name.crt` and `name.key` to a directory and returns their paths.
     pub(crate) fn write(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
         let chain = directory.write(&format!("{name}.crt"), &self.chain);
         (chain, directory.write(&format!("{name}.key"), &self.key))
     }
 
-    /// The keys of a configuration that name it.
+    /// Writes both files and returns the configuration keys for them.
     pub(crate) fn keys(&self, directory: &Directory, name: &str) -> String {
         let (chain, key) = self.write(directory, name);
         format!("certificate = \"{}\", key = \"{}\"", chain.display(), key.display())
@@ -41,14 +41,14 @@ impl Issued {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap()
     }
 
-    /// Shows it to whoever asks.
+    /// Returns a resolver that presents the certificate to every server.
     pub(crate) fn resolver(&self) -> Arc<dyn rustls::client::ResolvesClientCert> {
         let provider = rustls::crypto::ring::default_provider();
         let key = rustls::sign::CertifiedKey::from_der(vec![self.der()], self.key_der(), &provider).unwrap();
         Arc::new(rustls::sign::SingleCertAndKey::from(key))
     }
 
-    /// A server of TLS with this certificate.
+    /// Returns the configuration of a TLS server with this certificate.
     pub(crate) fn server(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ServerConfig> {
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(versions)
@@ -64,10 +64,10 @@ impl Issued {
     }
 }
 
-/// An authority that issues certificates.
+/// A certificate authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(crate) own: Issued,
+    root: Issued,
 }
 
 impl Authority {
@@ -78,11 +78,21 @@ impl Authority {
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().unwrap();
-        let own = Issued { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() };
-        Self { issuer: Issuer::new(params, key), own }
+        let root = Issued { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() };
+        Self { issuer: Issuer::new(params, key), root }
     }
 
-    /// For a server with these names; the first is the common name, too.
+    /// Writes the root certificate and its key as `name.crt` and `name.key` to a directory and returns their paths.
+    pub(crate) fn write(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
+        self.root.write(directory, name)
+    }
+
+    /// Returns the root certificate in PEM.
+    pub(crate) fn pem(&self) -> &str {
+        &self.root.chain
+    }
+
+    /// Issues a server certificate. The first name is also the common name.
     pub(crate) fn issue(&self, names: &[&str]) -> Issued {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names.clone()).unwrap();
@@ -91,7 +101,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// For a server, until so many days from now.
+    /// Issues a server certificate that expires in `days` days.
     pub(crate) fn issue_until(&self, name: &str, days: i64) -> Issued {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -101,7 +111,7 @@ impl Authority {
         self.sign(params)
     }
 
-    /// For a client.
+    /// Issues a client certificate.
     pub(crate) fn issue_client(&self, common_name: &str) -> Issued {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
@@ -116,15 +126,10 @@ impl Authority {
         Issued { chain: params.signed_by(&key, &self.issuer).unwrap().pem(), key: key.serialize_pem() }
     }
 
-    /// Writes the certificate of the authority, and its key.
-    pub(crate) fn write(&self, directory: &Directory, name: &str) -> (PathBuf, PathBuf) {
-        self.own.write(directory, name)
-    }
-
-    /// A client that trusts it.
+    /// Returns the configuration of a TLS client that trusts the authority.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut store = RootCertStore::empty();
-        store.add(self.own.der()).unwrap();
+        store.add(self.root.der()).unwrap();
         ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_protocol_versions(versions)
             .unwrap()
@@ -133,17 +138,17 @@ impl Authority {
     }
 }
 
-/// Both versions.
+/// TLS 1.3 and TLS 1.2.
 pub(crate) const ANY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
 
 pub(crate) type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
-/// A client whose handshake is complete.
+/// Connects a client and completes the handshake.
 pub(crate) fn shake(port: u16, name: &str, config: &Arc<ClientConfig>) -> io::Result<TlsStream> {
     shake_over(connect(port), name, config)
 }
 
-/// The same over a connection of the test's own making.
+/// Completes a handshake over an open connection.
 pub(crate) fn shake_over<S: Read + Write>(
     mut stream: S,
     name: &str,
@@ -157,7 +162,7 @@ pub(crate) fn shake_over<S: Read + Write>(
     Ok(StreamOwned::new(connection, stream))
 }
 
-/// A server of TLS that says its name and the name that it was asked for, then sends back what it gets.
+/// A TLS server that sends its name and the SNI of the client, and then echoes the received bytes.
 pub(crate) fn tls_echo(name: &'static str, issued: &Issued) -> Server {
     let config = issued.server(ANY);
     Server::start(move |stream| {
@@ -185,7 +190,7 @@ fn echo(mut tls: StreamOwned<ServerConnection, TcpStream>, name: &str) -> io::Re
     }
 }
 
-/// Reads a line of whatever can be read.
+/// Reads a line.
 pub(crate) fn line_of(stream: &mut impl Read) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -198,7 +203,7 @@ pub(crate) fn line_of(stream: &mut impl Read) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// A server of HTTP whose answers are its name and the head of the request.
+/// An HTTP server that responds with its name and the header section of the request.
 pub(crate) fn mirror(name: &'static str) -> Server {
     Server::start(move |mut stream| {
         let mut header = Vec::new();
@@ -218,36 +223,36 @@ pub(crate) fn mirror(name: &'static str) -> Server {
     })
 }
 
-fn run(program: &str, arguments: &[&str], printed: &[u8]) -> Output {
+fn run(program: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut command = Command::new("timeout");
     command.arg(DEADLINE.as_secs().to_string()).arg(program).args(arguments);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut input = child.stdin.take().unwrap();
-    // It may end without reading that.
-    let _ = input.write_all(printed);
-    drop(input);
+    let mut stdin = child.stdin.take().unwrap();
+    // The program may exit without reading its input.
+    let _ = stdin.write_all(input);
+    drop(stdin);
     child.wait_with_output().unwrap()
 }
 
-/// All that openssl says.
-pub(crate) fn openssl(arguments: &[&str], printed: &str) -> String {
-    let output = run("openssl", arguments, printed.as_bytes());
+/// Runs openssl and returns its output on stdout and stderr.
+pub(crate) fn openssl(arguments: &[&str], input: &str) -> String {
+    let output = run("openssl", arguments, input.as_bytes());
     [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat()
 }
 
-/// A handshake of `openssl s_client`; when it says something, it stays until the other side ends.
-pub(crate) fn s_client(port: u16, arguments: &[&str], printed: &str) -> String {
+/// Runs `openssl s_client`. With input it stays connected until the server closes.
+pub(crate) fn s_client(port: u16, arguments: &[&str], input: &str) -> String {
     let at = format!("127.0.0.1:{port}");
     let mut all = vec!["s_client", "-connect", &at];
     all.extend(arguments);
-    if !printed.is_empty() {
+    if !input.is_empty() {
         all.push("-ign_eof");
     }
-    openssl(&all, printed)
+    openssl(&all, input)
 }
 
-/// A request of curl to this port by this name: the status and the body; 0 when there is none.
+/// Sends a request with curl and returns the status and the body. Without a response the status is 0.
 pub(crate) fn curl(port: u16, name: &str, scheme: &str, arguments: &[&str]) -> (u16, String) {
     let resolve = format!("{name}:{port}:127.0.0.1");
     let url = format!("{scheme}://{name}:{port}/");

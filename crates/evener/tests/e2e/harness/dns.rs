@@ -1,4 +1,4 @@
-//! DNS for tests: messages by hand, clients, and a server that does whatever a test wants of it.
+//! DNS for tests: messages, clients, and a server whose responses the test chooses.
 
 use crate::harness::{DEADLINE, Reservation, Server, connect, local, wait_until};
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ pub(crate) const SERVFAIL: u8 = 2;
 pub(crate) const NXDOMAIN: u8 = 3;
 pub(crate) const REFUSED: u8 = 5;
 
-/// How long nothing comes before a test believes that nothing does.
+/// Time without a message after which a test expects no more.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 /// A name in wire form.
@@ -30,13 +30,13 @@ pub(crate) fn wire_name(name: &str) -> Vec<u8> {
     wire
 }
 
-/// A question of class IN with RD, without EDNS.
+/// A query of class IN with RD, without EDNS.
 pub(crate) fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
     let header = [id.to_be_bytes(), [1, 0], [0, 1], [0, 0], [0, 0], [0, 0]].concat();
     [header, wire_name(name), kind.to_be_bytes().to_vec(), vec![0, 1]].concat()
 }
 
-/// The same message with an OPT record at its end.
+/// Appends an OPT record to a message.
 pub(crate) fn with_edns(mut message: Vec<u8>, size: u16, dnssec_ok: bool, options: &[u8]) -> Vec<u8> {
     message[11] += 1;
     message.extend_from_slice(&[0, 0, 41]);
@@ -47,7 +47,7 @@ pub(crate) fn with_edns(mut message: Vec<u8>, size: u16, dnssec_ok: bool, option
     message
 }
 
-/// Where the question of a message ends.
+/// Returns the end of the question section of a message.
 pub(crate) fn question_section_end(message: &[u8]) -> usize {
     let mut at = 12;
     while message[at] != 0 {
@@ -56,7 +56,7 @@ pub(crate) fn question_section_end(message: &[u8]) -> usize {
     at + 5
 }
 
-/// The name of a question as it was asked, dotted.
+/// Returns the queried name with its spelling, dotted.
 pub(crate) fn name_of(message: &[u8]) -> String {
     let (mut at, mut labels) = (12, Vec::new());
     while message[at] != 0 {
@@ -79,13 +79,13 @@ pub(crate) fn is_truncated(message: &[u8]) -> bool {
     message[2] & 2 != 0
 }
 
-/// A record of the name that the question has.
+/// A record whose owner is the queried name.
 pub(crate) fn record(kind: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     let header = [&[0xc0, 12][..], &kind.to_be_bytes(), &[0, 1], &ttl.to_be_bytes()].concat();
     [&header[..], &(data.len() as u16).to_be_bytes(), data].concat()
 }
 
-/// An answer with this code, these answers, and these records of authority. Whether the question had EDNS is no matter.
+/// A response without EDNS, with the given code, answer section and authority section.
 pub(crate) fn reply(query: &[u8], rcode: u8, responses: &[Vec<u8>], authority: &[Vec<u8>]) -> Vec<u8> {
     let mut reply = query[..question_section_end(query)].to_vec();
     reply[2] |= 0x84;
@@ -95,18 +95,22 @@ pub(crate) fn reply(query: &[u8], rcode: u8, responses: &[Vec<u8>], authority: &
     reply
 }
 
-/// An answer with one address.
+/// A response with the address 192.0.2.`host`.
 pub(crate) fn address(query: &[u8], ttl: u32, host: u8) -> Vec<u8> {
     reply(query, 0, &[record(A, ttl, &[192, 0, 2, host])], &[])
 }
 
-/// The last byte of the address in an answer that has nothing after it.
+/// Returns the last byte of the address at the end of a response.
 pub(crate) fn host(response: &[u8]) -> u8 {
-    assert_eq!((rcode(response), response[7]), (0, 1), "an answer with an address: {response:02x?}");
+    assert_eq!(
+        (rcode(response), response[7]),
+        (0, 1),
+        "expected a response with an address: {response:02x?}"
+    );
     *response.last().unwrap()
 }
 
-/// An answer of text, of exactly so many bytes.
+/// A response with a text record, of exactly `size` bytes.
 pub(crate) fn sized(query: &[u8], size: usize) -> Vec<u8> {
     let room = size - question_section_end(query) - 12;
     let mut data = Vec::with_capacity(room);
@@ -120,14 +124,14 @@ pub(crate) fn sized(query: &[u8], size: usize) -> Vec<u8> {
     reply
 }
 
-/// How a question came to a server, and so how its answer goes.
+/// The socket and the client to which a server sends its response.
 #[derive(Clone)]
-pub(crate) enum Back {
+pub(crate) enum ReplyPath {
     Udp(Arc<UdpSocket>, SocketAddr),
     Tcp(Arc<TcpStream>),
 }
 
-impl Back {
+impl ReplyPath {
     pub(crate) fn is_tcp(&self) -> bool {
         matches!(self, Self::Tcp(_))
     }
@@ -155,20 +159,26 @@ impl Back {
     }
 }
 
-/// What a server was asked.
-#[derive(Clone)]
-pub(crate) struct SeenQuery {
-    /// Over UDP whatever came; over TCP a message.
-    pub(crate) message: Vec<u8>,
-    pub(crate) from: SocketAddr,
-    pub(crate) is_tcp: bool,
+/// A query that a server received.
+struct ReceivedQuery {
+    /// A datagram, or a message of a stream
+    message: Vec<u8>,
+    from: SocketAddr,
+    transport: Transport,
+}
+
+/// The transport of a query.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Transport {
+    Udp,
+    Tcp,
 }
 
 /// A server for UDP and TCP on one port.
 pub(crate) struct Nameserver {
     pub(crate) port: u16,
-    seen: Arc<Mutex<Vec<SeenQuery>>>,
-    over: Arc<AtomicBool>,
+    queries: Arc<Mutex<Vec<ReceivedQuery>>>,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     streams: Server,
     open: Arc<Mutex<Vec<Arc<TcpStream>>>>,
@@ -176,46 +186,54 @@ pub(crate) struct Nameserver {
 }
 
 impl Nameserver {
-    /// What becomes of each question is up to the test.
-    pub(crate) fn start(response: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
+    /// Starts a server that passes each query to `response`.
+    pub(crate) fn start(response: impl Fn(&[u8], &ReplyPath) + Send + Sync + 'static) -> Self {
         let reserved = Reservation::new();
         let mut server = Self::start_at(reserved.port(), response);
         server.reserved = Some(reserved);
         server
     }
 
-    pub(crate) fn start_at(port: u16, response: impl Fn(&[u8], &Back) + Send + Sync + 'static) -> Self {
-        // A response that a stopped server still has to send keeps its socket open.
+    pub(crate) fn start_at(port: u16, response: impl Fn(&[u8], &ReplyPath) + Send + Sync + 'static) -> Self {
+        // The socket of a stopped server stays open until its last response is sent.
         let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let (seen, over, open) =
-            <(Arc<Mutex<Vec<SeenQuery>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
+        let (queries, stopped, open) =
+            <(Arc<Mutex<Vec<ReceivedQuery>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
         let response = Arc::new(response);
-        let (stop, keep, say, socket) =
-            (Arc::clone(&over), Arc::clone(&seen), Arc::clone(&response), Arc::new(socket));
+        let (stop, received, respond, socket) =
+            (Arc::clone(&stopped), Arc::clone(&queries), Arc::clone(&response), Arc::new(socket));
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
                 let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
                 let message = buffer[..length].to_vec();
-                keep.lock().unwrap().push(SeenQuery { message: message.clone(), from, is_tcp: false });
-                say(&message, &Back::Udp(Arc::clone(&socket), from));
+                received.lock().unwrap().push(ReceivedQuery {
+                    message: message.clone(),
+                    from,
+                    transport: Transport::Udp,
+                });
+                respond(&message, &ReplyPath::Udp(Arc::clone(&socket), from));
             }
         });
-        let (keep, streams) = (Arc::clone(&seen), Arc::clone(&open));
+        let (received, streams) = (Arc::clone(&queries), Arc::clone(&open));
         let streams = Server::start_at(port, move |stream| {
             let (from, stream) = (stream.peer_addr(), Arc::new(stream));
             streams.lock().unwrap().push(Arc::clone(&stream));
             let Ok(from) = from else { return };
             while let Some(message) = read_message(&stream) {
-                keep.lock().unwrap().push(SeenQuery { message: message.clone(), from, is_tcp: true });
-                response(&message, &Back::Tcp(Arc::clone(&stream)));
+                received.lock().unwrap().push(ReceivedQuery {
+                    message: message.clone(),
+                    from,
+                    transport: Transport::Tcp,
+                });
+                response(&message, &ReplyPath::Tcp(Arc::clone(&stream)));
             }
         });
-        Self { port, seen, over, thread: Some(thread), streams, open, reserved: None }
+        Self { port, queries, stopped, thread: Some(thread), streams, open, reserved: None }
     }
 
-    /// Answers each question with the address 192.0.2.`host`.
+    /// Starts a server that responds to each query with the address 192.0.2.`host`.
     pub(crate) fn of(host: u8) -> Self {
         Self::start(move |query, back| back.send(&address(query, 60, host)))
     }
@@ -224,27 +242,44 @@ impl Nameserver {
         Self::start_at(port, move |query, back| back.send(&address(query, 60, host)))
     }
 
-    /// Answers nothing.
+    /// Starts a server that does not respond.
     pub(crate) fn silent() -> Self {
         Self::start(|_, _| ())
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the server in the configuration.
     pub(crate) fn name(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn seen(&self) -> Vec<SeenQuery> {
-        self.seen.lock().unwrap().clone()
+    /// Returns all received messages.
+    pub(crate) fn messages(&self) -> Vec<Vec<u8>> {
+        self.map_queries(|query| query.message.clone())
     }
 
+    /// Returns the transport of each query.
+    pub(crate) fn transports(&self) -> Vec<Transport> {
+        self.map_queries(|query| query.transport)
+    }
+
+    /// Returns the source port of each query over the transport.
+    pub(crate) fn source_ports(&self, transport: Transport) -> Vec<u16> {
+        let port = |query: &ReceivedQuery| (query.transport == transport).then(|| query.from.port());
+        self.map_queries(port).into_iter().flatten().collect()
+    }
+
+    fn map_queries<T>(&self, value: impl Fn(&ReceivedQuery) -> T) -> Vec<T> {
+        self.queries.lock().unwrap().iter().map(value).collect()
+    }
+
+    /// Returns the number of queries so far.
     pub(crate) fn count(&self) -> usize {
-        self.seen.lock().unwrap().len()
+        self.queries.lock().unwrap().len()
     }
 
-    /// Nobody is there any more.
+    /// Closes the listeners and all connections.
     pub(crate) fn stop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
         self.streams.stop();
         for stream in self.open.lock().unwrap().drain(..) {
@@ -255,17 +290,17 @@ impl Nameserver {
 
 impl Drop for Nameserver {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
 
-/// A message with its length before it.
+/// Prepends the length to a message.
 pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-/// Reads a message of a stream; `None` at its end, or when none comes in time.
+/// Reads a message from a stream; `None` at its end or after the read timeout.
 pub(crate) fn read_message(mut stream: &TcpStream) -> Option<Vec<u8>> {
     read_framed(&mut stream)
 }
@@ -278,7 +313,7 @@ pub(crate) fn read_framed(stream: &mut impl Read) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// Whether the other side ends the stream, in order or not, without another byte.
+/// Returns `true` if the stream ends or is reset before another byte.
 pub(crate) fn is_closed(mut stream: &TcpStream) -> bool {
     match stream.read(&mut [0]) {
         Ok(count) => count == 0,
@@ -286,7 +321,7 @@ pub(crate) fn is_closed(mut stream: &TcpStream) -> bool {
     }
 }
 
-/// A client on UDP that sends from this address.
+/// A UDP client that sends from the given address.
 pub(crate) fn client_from(from: impl Into<IpAddr>, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((from.into(), 0)).unwrap();
     socket.connect(local(port)).unwrap();
@@ -298,15 +333,15 @@ pub(crate) fn client(port: u16) -> UdpSocket {
     client_from([127, 0, 0, 1], port)
 }
 
-/// What comes next.
+/// Receives the next datagram.
 pub(crate) fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
-    let length = socket.recv(&mut buffer).expect("an answer");
+    let length = socket.recv(&mut buffer).expect("a response");
     buffer.truncate(length);
     buffer
 }
 
-/// Whether nothing more comes.
+/// Returns `true` if no datagram comes within [`QUIET`].
 pub(crate) fn is_quiet(socket: &UdpSocket) -> bool {
     socket.set_read_timeout(Some(QUIET)).unwrap();
     let quiet = socket.recv(&mut [0; 512]).is_err();
@@ -314,7 +349,7 @@ pub(crate) fn is_quiet(socket: &UdpSocket) -> bool {
     quiet
 }
 
-/// Asks over UDP, from a port of its own.
+/// Sends a query over UDP from a new socket and returns the response.
 pub(crate) fn ask(port: u16, message: &[u8]) -> Vec<u8> {
     ask_on(&client(port), message)
 }
@@ -322,23 +357,23 @@ pub(crate) fn ask(port: u16, message: &[u8]) -> Vec<u8> {
 pub(crate) fn ask_on(socket: &UdpSocket, message: &[u8]) -> Vec<u8> {
     socket.send(message).unwrap();
     let response = receive(socket);
-    assert_eq!(id(&response), id(message), "the client's own ID");
+    assert_eq!(id(&response), id(message), "expected the ID of the client");
     response
 }
 
-/// Asks over a TCP connection of its own.
+/// Sends a query over a new TCP connection and returns the response.
 pub(crate) fn ask_tcp(port: u16, message: &[u8]) -> Vec<u8> {
     ask_stream(&connect(port), message)
 }
 
 pub(crate) fn ask_stream(mut stream: &TcpStream, message: &[u8]) -> Vec<u8> {
     stream.write_all(&framed(message)).unwrap();
-    let response = read_message(stream).expect("an answer");
-    assert_eq!(id(&response), id(message), "the client's own ID");
+    let response = read_message(stream).expect("a response");
+    assert_eq!(id(&response), id(message), "expected the ID of the client");
     response
 }
 
-/// A service `d` with these servers.
+/// The configuration of a service `d` with these servers.
 pub(crate) fn service(listen: u16, servers: &[&Nameserver], more: &str) -> String {
     let servers: String = servers.iter().map(|server| format!("\"{}\", ", server.name())).collect();
     format!("service \"d\" {{ protocol = \"dns\", listen = \"127.0.0.1:{listen}\", {servers} {more} }}\n")

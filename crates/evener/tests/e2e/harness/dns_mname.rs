@@ -1,4 +1,4 @@
-//! A server that speaks the frames of mname-balancer, or something like them.
+//! A server for the protocol of mname-balancer that responds as the test chooses.
 
 use crate::harness::dns::{Nameserver, address, framed, read_framed, service};
 use crate::harness::{Directory, wait_until};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What a balancer sends.
+/// A frame that a balancer sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     Hello,
@@ -23,11 +23,11 @@ pub(crate) enum Frame {
         from: SocketAddrV4,
     },
     Heartbeat,
-    /// A message on a session of TCP, which is no frame.
+    /// A message on an accepted TCP session, which has no frame
     Message(Vec<u8>),
 }
 
-/// A frame of these words.
+/// A frame with these words.
 pub(crate) fn frame(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
@@ -49,8 +49,8 @@ pub(crate) fn alive() -> Vec<u8> {
     frame(&[1004])
 }
 
-/// Does as it should, and answers each question with the address 192.0.2.`host`.
-pub(crate) fn well(frame: &Frame, mut back: &UnixStream, host: u8) {
+/// Responds to a frame as the protocol requires, and to each query with the address 192.0.2.`host`.
+pub(crate) fn respond(frame: &Frame, mut back: &UnixStream, host: u8) {
     let bytes = match frame {
         Frame::Hello => hello(),
         Frame::Udp { from, message } => outbound(*from, &address(message, 60, host)),
@@ -91,23 +91,23 @@ fn read_frame(mut stream: &UnixStream) -> Option<Frame> {
 
 #[derive(Default)]
 struct Shared {
-    seen: Mutex<Vec<Frame>>,
+    frames: Mutex<Vec<Frame>>,
     open: AtomicUsize,
-    over: AtomicBool,
+    stopped: AtomicBool,
     streams: Mutex<Vec<UnixStream>>,
 }
 
 /// A server on a unix socket.
-pub(crate) struct Backend {
+pub(crate) struct MnameServer {
     path: PathBuf,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// Where its socket is, unless the test has a place for it.
+    /// The directory of the socket, unless the test chose its path
     _directory: Option<Directory>,
 }
 
-impl Backend {
-    /// What becomes of each frame is up to the test.
+impl MnameServer {
+    /// Starts a server that passes each frame to `serve`.
     pub(crate) fn start(serve: impl Fn(&Frame, &UnixStream) + Send + Sync + 'static) -> Self {
         let directory = Directory::new();
         let mut backend = Self::start_at(directory.file("socket"), serve);
@@ -122,17 +122,17 @@ impl Backend {
         let listener = wait_until("the socket", || UnixListener::bind(&path).ok());
         listener.set_nonblocking(true).unwrap();
         let (shared, serve) = (Arc::new(Shared::default()), Arc::new(serve));
-        let all = Arc::clone(&shared);
+        let state = Arc::clone(&shared);
         let thread = std::thread::spawn(move || {
-            while !all.over.load(Ordering::Relaxed) {
+            while !state.stopped.load(Ordering::Relaxed) {
                 let Ok((stream, _)) = listener.accept() else {
                     std::thread::sleep(Duration::from_millis(2));
                     continue;
                 };
                 stream.set_nonblocking(false).unwrap();
-                all.streams.lock().unwrap().push(stream.try_clone().unwrap());
-                let (all, serve) = (Arc::clone(&all), Arc::clone(&serve));
-                std::thread::spawn(move || attend(&stream, &all, &*serve));
+                state.streams.lock().unwrap().push(stream.try_clone().unwrap());
+                let (state, serve) = (Arc::clone(&state), Arc::clone(&serve));
+                std::thread::spawn(move || serve_connection(&stream, &state, &*serve));
             }
         });
         Self { path, shared, thread: Some(thread), _directory: None }
@@ -142,37 +142,37 @@ impl Backend {
         &self.path
     }
 
-    /// Its name in the configuration.
+    /// Returns the name of the server in the configuration.
     pub(crate) fn name(&self) -> String {
         format!("m{}", self.path.display())
     }
 
-    pub(crate) fn seen(&self) -> Vec<Frame> {
-        self.shared.seen.lock().unwrap().clone()
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        self.shared.frames.lock().unwrap().clone()
     }
 
-    /// How many connections there are.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.shared.open.load(Ordering::Relaxed)
     }
 }
 
-fn attend(stream: &UnixStream, all: &Shared, serve: &(impl Fn(&Frame, &UnixStream) + ?Sized)) {
-    all.open.fetch_add(1, Ordering::Relaxed);
+fn serve_connection(stream: &UnixStream, state: &Shared, serve: &(impl Fn(&Frame, &UnixStream) + ?Sized)) {
+    state.open.fetch_add(1, Ordering::Relaxed);
     let mut is_tcp = false;
     while let Some(frame) =
         if is_tcp { read_framed(&mut &*stream).map(Frame::Message) } else { read_frame(stream) }
     {
         is_tcp |= matches!(frame, Frame::Tcp { .. });
-        all.seen.lock().unwrap().push(frame.clone());
+        state.frames.lock().unwrap().push(frame.clone());
         serve(&frame, stream);
     }
-    all.open.fetch_sub(1, Ordering::Relaxed);
+    state.open.fetch_sub(1, Ordering::Relaxed);
 }
 
-impl Drop for Backend {
+impl Drop for MnameServer {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::Relaxed);
+        self.shared.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
         for stream in self.shared.streams.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -180,10 +180,10 @@ impl Drop for Backend {
     }
 }
 
-/// A service `d` with these servers of mname, and others.
+/// The configuration of a service `d` with mname servers and other servers.
 pub(crate) fn mname_service(
     listen: u16,
-    backends: &[&Backend],
+    backends: &[&MnameServer],
     servers: &[&Nameserver],
     more: &str,
 ) -> String {

@@ -1,14 +1,15 @@
-//! A running `evener mname-balancer`, processes of npm mname behind it, and dig before it.
+//! A running `evener mname-balancer`, npm mname as its servers, and dig as its client.
 
 use crate::harness::pen::signal;
-use crate::harness::{BINARY, Directory, have, node, reserved_port, wait_until};
+use crate::harness::{BINARY, Directory, have, local, node, reserved_port, wait_until};
 use serde_json::Value;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// What is certain to come, but takes longer than most things: back-off, heartbeats.
+/// Waits for a value for longer than the usual deadline, for example through a backoff.
 pub(crate) fn within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + limit;
     loop {
@@ -20,12 +21,12 @@ pub(crate) fn within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> 
     }
 }
 
-/// Whether there is all that traffic needs.
+/// Returns `true` if the programs that the traffic tests need are installed.
 pub(crate) fn have_all() -> bool {
     have("dig") && node().is_some()
 }
 
-/// A server of npm mname.
+/// A server process of npm mname.
 pub(crate) struct Mname {
     child: Child,
 }
@@ -41,18 +42,18 @@ impl Mname {
         self.child.id()
     }
 
-    /// SIGKILL: its socket stays behind.
+    /// Kills the process, which leaves its socket file behind.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An instance with its directory of sockets.
+/// A running instance with its directory of sockets.
 pub(crate) struct Balancer {
     child: Child,
-    pub(crate) directory: Directory,
-    pub(crate) port: u16,
+    directory: Directory,
+    port: u16,
 }
 
 impl Drop for Balancer {
@@ -62,14 +63,17 @@ impl Drop for Balancer {
         let log = self.log();
         if std::thread::panicking() {
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("what it said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!(
+                "last lines of mname-balancer:\n{}",
+                lines[lines.len().saturating_sub(60)..].join("\n")
+            );
         } else {
             assert!(!log.contains("panicked at"), "a thread panicked: {log}");
         }
     }
 }
 
-/// A directory with an empty one in it, for sockets.
+/// Creates a directory with an empty subdirectory for sockets.
 pub(crate) fn with_sockets() -> Directory {
     let directory = Directory::new();
     fs::create_dir(directory.file("sockets")).unwrap();
@@ -77,15 +81,15 @@ pub(crate) fn with_sockets() -> Directory {
 }
 
 impl Balancer {
-    /// Runs it on loopback, with these words after its own.
-    pub(crate) fn run(directory: Directory, words: &[&str]) -> Self {
+    /// Starts an instance on loopback, with additional arguments.
+    pub(crate) fn run(directory: Directory, arguments: &[&str]) -> Self {
         let mut command = Command::new(BINARY);
         command.arg("mname-balancer").args(["-l", "debug"]);
-        Self::start(command, directory, words)
+        Self::start(command, directory, arguments)
     }
 
-    /// Runs it as the test has it called.
-    pub(crate) fn start(mut command: Command, directory: Directory, words: &[&str]) -> Self {
+    /// Starts an instance with the given command.
+    pub(crate) fn start(mut command: Command, directory: Directory, arguments: &[&str]) -> Self {
         let port = reserved_port();
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
@@ -93,52 +97,67 @@ impl Balancer {
             .arg(directory.file("sockets"))
             .arg("--admin")
             .arg(directory.file("admin.sock"))
-            .args(words)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(fs::File::create(directory.file("stderr")).unwrap())
             .spawn()
             .unwrap();
         let mut balancer = Self { child, directory, port };
-        wait_until("it to start", || {
+        wait_until("mname-balancer to start", || {
             let ended = balancer.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended at once: {}", balancer.log());
+            assert!(ended.is_none(), "expected mname-balancer to keep running: {}", balancer.log());
             balancer.status()
         });
         balancer
+    }
+
+    /// Returns the address of the DNS listeners.
+    pub(crate) fn listen_address(&self) -> SocketAddr {
+        local(self.port)
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it said, on stdout and on stderr.
+    /// Returns the output on stdout and stderr.
     pub(crate) fn log(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.directory.file(name)).unwrap_or_default();
         read("log") + &read("stderr")
     }
 
-    /// The lines of its log with this event; all of them are JSON.
+    /// Returns the log lines with the event. Each log line is JSON.
     pub(crate) fn events(&self, event: &str) -> Vec<Value> {
         let log = fs::read_to_string(self.directory.file("log")).unwrap_or_default();
-        // The last one may still be written.
+        // The last line may be incomplete.
         let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let lines = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         lines.filter(|line| line["event"] == event).collect()
     }
 
-    /// Waits for a line of its log about a server.
+    /// Waits for a log line with the event and the server.
     pub(crate) fn expect(&self, limit: Duration, event: &str, server: &str) {
         within(limit, &format!("{event} of {server}"), || {
             self.events(event).iter().any(|line| line["server"] == server).then_some(())
         });
     }
 
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
+    /// Writes a file to the directory of the instance and returns its path.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.directory.write(name, text)
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(name, self.pid());
     }
 
-    /// A command that talks to it.
+    /// Runs a command for this instance.
     pub(crate) fn run_command(&self, arguments: &[&str]) -> Output {
         let socket = self.directory.file("admin.sock");
         Command::new(BINARY).args(arguments).arg("--socket").arg(socket).output().unwrap()
@@ -148,29 +167,29 @@ impl Balancer {
         serde_json::from_slice(&self.run_command(&["status", "--json"]).stdout).ok()
     }
 
-    /// What `balstat` prints.
+    /// Returns the output of `balstat`.
     pub(crate) fn balstat(&self) -> String {
         let output = self.run_command(&["balstat"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The servers as `balstat` has them: id, whether ok, how many clients.
+    /// Returns the id, the state (`true` if ok) and the number of clients of each server in `balstat`.
     pub(crate) fn backends(&self) -> Vec<(u64, bool, u64)> {
         let output = self.run_command(&["balstat", "--json"]);
-        let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let servers = seen["servers"].as_array().unwrap().iter();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let servers = report["servers"].as_array().unwrap().iter();
         let backend = |one: &Value| {
             (one["id"].as_u64().unwrap(), one["ok"].as_bool().unwrap(), one["clients"].as_u64().unwrap())
         };
         servers.map(backend).collect()
     }
 
-    /// Waits until exactly these servers are well.
+    /// Waits until exactly these servers are ok.
     pub(crate) fn expect_ok(&self, limit: Duration, expected: &[u64]) {
-        within(limit, &format!("{expected:?} to be well"), || {
-            let well = self.backends().into_iter().filter(|(_, ok, _)| *ok).map(|(id, ..)| id);
-            (well.collect::<Vec<_>>() == expected).then_some(())
+        within(limit, &format!("{expected:?} to be ok"), || {
+            let ok = self.backends().into_iter().filter(|(_, ok, _)| *ok).map(|(id, ..)| id);
+            (ok.collect::<Vec<_>>() == expected).then_some(())
         });
     }
 
@@ -178,7 +197,7 @@ impl Balancer {
         self.directory.file("sockets").join(name)
     }
 
-    /// Starts a server on a socket; it answers with the socket's name.
+    /// Starts a server on a socket. It responds with the name of the socket.
     pub(crate) fn server(&self, name: &str) -> Mname {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/compat_mname/server.js");
         let log = self.directory.file(&format!("{name}.log"));
@@ -198,12 +217,12 @@ impl Balancer {
         Mname { child }
     }
 
-    /// What a server of mname saw as an error.
+    /// Returns the errors that a server of npm mname printed.
     pub(crate) fn errors_of(&self, name: &str) -> String {
         fs::read_to_string(self.directory.file(&format!("{name}.err"))).unwrap()
     }
 
-    /// What dig prints for a TXT question of a client.
+    /// Sends a TXT query from a client's address with dig, and returns the output.
     pub(crate) fn dig(&self, client: &str, name: &str, more: &[&str]) -> String {
         let output = Command::new("dig")
             .args(["@127.0.0.1", "-p", &self.port.to_string(), "-b", client, name, "TXT"])
@@ -214,14 +233,14 @@ impl Balancer {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The server that answers a client.
+    /// Returns the name of the server that responds to a client.
     pub(crate) fn who(&self, client: &str, more: &[&str]) -> String {
         let response = self.dig(client, "a.example", &[&["+short"], more].concat());
         response.trim().trim_matches('"').to_owned()
     }
 
-    /// Waits for its end; the exit status.
+    /// Waits for the process to end and returns the exit status.
     pub(crate) fn end(&mut self) -> i32 {
-        wait_until("it to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
+        wait_until("mname-balancer to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
 }

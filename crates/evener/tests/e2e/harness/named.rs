@@ -1,10 +1,10 @@
-//! BIND's named for tests: a server of a zone, with keys, or one that forwards what it is asked.
+//! BIND's `named` for tests: a server for a zone, with keys, or a forwarder.
 
 use crate::harness::{Directory, wait_until};
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-/// The key that `dig -y` is given: its algorithm, name and secret.
+/// A TSIG key in the form of `dig -y`: algorithm, name and secret.
 pub(crate) const KEY: &str = "hmac-sha256:k:a25vd24gdG8gYm90aA==";
 
 /// A running named.
@@ -18,14 +18,14 @@ impl Drop for Named {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("what named said:\n{}", self.printed());
+            eprintln!("output of named:\n{}", self.printed());
         }
     }
 }
 
 impl Named {
-    /// Has the zone `example`: `n0` to `n99`, a text `big` that no datagram has room for. It knows [`KEY`], and names that begin
-    /// with `s` only those who sign by it are told of.
+    /// Starts a server for two zones: `example` with `n0` to `n99` and a text `big` that is larger than a datagram, and `secret`,
+    /// which requires queries that are signed with [`KEY`].
     pub(crate) fn with_zone(port: u16) -> Self {
         let directory = Directory::new();
         let hosts: String = (0..100).map(|n| format!("n{n} A 192.0.2.{n}\n")).collect();
@@ -41,7 +41,7 @@ impl Named {
         Self::start(directory, port, "recursion no;", zones)
     }
 
-    /// Forwards everything to this port of loopback, and keeps nothing.
+    /// Starts a forwarder to this port of loopback, without a cache.
     pub(crate) fn forwarder(port: u16, to: u16) -> Self {
         let options = format!(
             "recursion yes; forward only; forwarders {{ 127.0.0.1 port {to}; }}; max-cache-ttl 0; max-ncache-ttl 0; \
@@ -68,19 +68,19 @@ impl Named {
         let mut named = Self { child, directory };
         wait_until("named to run", || {
             let printed = named.printed();
-            assert!(named.child.try_wait().unwrap().is_none(), "it ended at once: {printed}");
+            assert!(named.child.try_wait().unwrap().is_none(), "expected named to keep running: {printed}");
             printed.contains("running").then_some(())
         });
         named
     }
 
-    /// Its log.
+    /// Returns the log of the server.
     pub(crate) fn printed(&self) -> String {
         fs::read_to_string(self.directory.file("log")).unwrap_or_default()
     }
 }
 
-/// What dig prints to these arguments.
+/// Runs dig with these arguments and returns its output.
 pub(crate) fn dig(port: u16, arguments: &[&str]) -> String {
     let output = Command::new("dig")
         .args(["@127.0.0.1", "-p", &port.to_string(), "+time=5", "+tries=2"])

@@ -1,11 +1,10 @@
-//! Three machines in one: a client, a balancer and a server, each in a network namespace of its own, in a row. They are
-//! gone when their processes are.
+//! A network of a client, a balancer and a server, each in a separate network namespace. A namespace ends with its process.
 
 use crate::harness::{have, have_root, wait_until};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// One network namespace, held by a process that ends by itself when its test does not.
+/// A network namespace with a process that keeps it, and that ends by itself after a timeout.
 pub(crate) struct Namespace(Child);
 
 impl Drop for Namespace {
@@ -18,10 +17,10 @@ impl Drop for Namespace {
 impl Namespace {
     fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap();
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let current = std::fs::read_link("/proc/self/ns/net").unwrap();
         let namespace = Self(holder);
         wait_until("a namespace", || {
-            std::fs::read_link(namespace.path()).is_ok_and(|link| link != own).then_some(())
+            std::fs::read_link(namespace.path()).is_ok_and(|link| link != current).then_some(())
         });
         namespace.run("ip link set lo up");
         namespace
@@ -31,14 +30,14 @@ impl Namespace {
         format!("/proc/{}/ns/net", self.0.id()).into()
     }
 
-    /// A program inside.
+    /// Returns a command that runs a program in the namespace.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.path().display())).args(["--", program]);
         command
     }
 
-    /// Commands inside; what they said.
+    /// Runs a shell script in the namespace and returns its output.
     pub(crate) fn run(&self, script: &str) -> String {
         let output = self.command("sh").args(["-ec", script]).stdin(Stdio::null()).output().unwrap();
         let printed = String::from_utf8_lossy(&output.stderr);
@@ -47,7 +46,7 @@ impl Namespace {
     }
 }
 
-/// Client, balancer and server.
+/// The namespaces of a client, a balancer and a server.
 pub(crate) struct Row {
     pub(crate) client: Namespace,
     pub(crate) balancer: Namespace,
@@ -55,8 +54,9 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The client is 10.77.1.2 and .3 (fd77:1::2 and ::3), the server 10.77.2.2 (fd77:2::2); the balancer has the .1 of
-    /// both networks, and the server's way back leads through it. `None` where that cannot be made.
+    /// Connects the namespaces. The client has the addresses 10.77.1.2 and .3 (fd77:1::2 and ::3), the server 10.77.2.2
+    /// (fd77:2::2), and the balancer .1 of both networks. The default route of the server leads to the balancer. Returns `None`
+    /// without root or the needed programs.
     pub(crate) fn new() -> Option<Self> {
         if !have("ip") || !have("unshare") || !have("nsenter") || !have_root() {
             return None;

@@ -1,5 +1,5 @@
-//! HTTP/1.1 as the tests speak it: a server that keeps what it saw, and a client. Both are strict: what is not exactly
-//! as RFC 9112 wants it is an error here, whatever a lenient program would make of it.
+//! HTTP/1.1 for tests: a server that records its requests, and a client. Both are strict: a message that does not follow
+//! RFC 9112 exactly is an error, even if a lenient program would accept it.
 
 use crate::harness::{Evener, Server, connect};
 use std::io::{self, ErrorKind, Read, Write};
@@ -7,10 +7,10 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// A request or an answer, without its coding.
+/// A request or a response, with the decoded body.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
-    /// Byte for byte, each as one character; the empty line is part of it.
+    /// The header section with its empty line, each byte as one character
     pub(crate) header: String,
     pub(crate) body: Vec<u8>,
     pub(crate) framing: Framing,
@@ -45,15 +45,15 @@ impl Message {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// Every value of a field.
+    /// Returns all values of a header field.
     pub(crate) fn fields(&self, name: &str) -> Vec<&str> {
         fields(&self.header, name)
     }
 
-    /// The only value of a field; empty when there is none.
+    /// Returns the only value of a header field, or an empty string without the field.
     pub(crate) fn field(&self, name: &str) -> &str {
         let all = self.fields(name);
-        assert!(all.len() < 2, "{name} comes {} times: {}", all.len(), self.header);
+        assert!(all.len() < 2, "expected one {name}, got {}: {}", all.len(), self.header);
         all.first().copied().unwrap_or_default()
     }
 
@@ -75,7 +75,7 @@ fn malformed(what: &str) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, what.to_owned())
 }
 
-/// What a handler returns to close the connection.
+/// The error with which a handler closes the connection.
 pub(crate) fn hang_up() -> io::Result<()> {
     Err(ErrorKind::ConnectionAborted.into())
 }
@@ -93,7 +93,7 @@ impl Wire {
         Self { stream: Arc::new(stream), input: Vec::new(), at: 0 }
     }
 
-    /// A client's connection to this port.
+    /// Connects a client to a port.
     pub(crate) fn to(port: u16) -> Self {
         Self::new(connect(port))
     }
@@ -102,12 +102,12 @@ impl Wire {
         (&*self.stream).write_all(bytes.as_ref())
     }
 
-    /// What came and was not used.
+    /// Returns the received bytes that are not parsed yet.
     pub(crate) fn left(&self) -> &[u8] {
         &self.input[self.at..]
     }
 
-    /// Reads once; whether something came.
+    /// Reads once. Returns `false` at the end of the stream.
     fn more(&mut self) -> io::Result<bool> {
         if self.at == self.input.len() {
             (self.at, self.input) = (0, std::mem::take(&mut self.input));
@@ -123,24 +123,24 @@ impl Wire {
         if self.more()? { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
 
-    /// Everything up to and with `end`; `None` when nothing comes any more.
+    /// Reads up to and including `end`; `None` at the end of the stream.
     fn until(&mut self, end: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let mut seen = 0;
+        let mut searched = 0;
         loop {
             let left = self.left();
-            if let Some(at) = left[seen..].windows(end.len()).position(|window| window == end) {
-                let found = left[..seen + at + end.len()].to_vec();
+            if let Some(at) = left[searched..].windows(end.len()).position(|window| window == end) {
+                let found = left[..searched + at + end.len()].to_vec();
                 self.at += found.len();
                 return Ok(Some(found));
             }
-            seen = left.len().saturating_sub(end.len() - 1);
+            searched = left.len().saturating_sub(end.len() - 1);
             if !self.more()? {
                 return if self.left().is_empty() { Ok(None) } else { Err(ErrorKind::UnexpectedEof.into()) };
             }
         }
     }
 
-    /// A head; `None` at the end of the connection.
+    /// Reads a header section; `None` at the end of the connection.
     pub(crate) fn header(&mut self) -> io::Result<Option<String>> {
         let header = self.until(b"\r\n\r\n")?;
         Ok(header.map(|header| header.into_iter().map(char::from).collect()))
@@ -195,7 +195,7 @@ impl Wire {
         }
     }
 
-    /// A request; `None` at the end of the connection.
+    /// Reads a request; `None` at the end of the connection.
     pub(crate) fn request(&mut self) -> io::Result<Option<Message>> {
         let Some(header) = self.header()? else { return Ok(None) };
         let framing = declared_framing(&header)?.unwrap_or(Framing::None);
@@ -203,39 +203,39 @@ impl Wire {
         Ok(Some(Message { header, body, framing }))
     }
 
-    /// The next answer, an interim one too, to a request of this method.
+    /// Reads the next response to a request with the given method, which may be an interim response.
     pub(crate) fn response(&mut self, method: &str) -> io::Result<Message> {
         let header = self.header()?.ok_or(ErrorKind::UnexpectedEof)?;
-        let reported = declared_framing(&header)?;
+        let declared = declared_framing(&header)?;
         let status = header.split(' ').nth(1).unwrap_or_default().to_owned();
         let framing = match (method, status.as_str()) {
             ("HEAD", _) | (_, "204" | "304") => Framing::None,
             (_, status) if status.starts_with('1') => Framing::None,
-            _ => reported.unwrap_or(Framing::Close),
+            _ => declared.unwrap_or(Framing::Close),
         };
         let body = self.body(framing)?;
         Ok(Message { header, body, framing })
     }
 
-    /// Sends a request with its `Host`, and reads the answer.
+    /// Sends a request with a `Host` field and reads the response.
     pub(crate) fn ask(&mut self, method: &str, target: &str, more: &str) -> io::Result<Message> {
         self.send(format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{more}\r\n"))?;
         self.response(method)
     }
 
-    /// Answers with a body, and with fields that end in CRLF each.
+    /// Sends a response with a body, and with header fields that each end in CRLF.
     pub(crate) fn reply(&self, status: &str, fields: &str, body: &[u8]) -> io::Result<()> {
         let header = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
         self.send([header.as_bytes(), body].concat())
     }
 
-    /// Whether the other side ends in order, without another word.
+    /// Returns `true` if the stream ends without a reset and without further bytes.
     pub(crate) fn is_over(&mut self) -> bool {
         self.left().is_empty() && matches!(self.more(), Ok(false))
     }
 }
 
-/// What the fields of a head say of the length. Two of them are one too many.
+/// Returns the body length that the header fields declare. Two declarations are an error.
 fn declared_framing(header: &str) -> io::Result<Option<Framing>> {
     let (lengths, codings) = (fields(header, "Content-Length"), fields(header, "Transfer-Encoding"));
     match (lengths.as_slice(), codings.as_slice()) {
@@ -249,7 +249,7 @@ fn declared_framing(header: &str) -> io::Result<Option<Framing>> {
 }
 
 #[derive(Default)]
-struct Seen {
+struct Record {
     requests: Mutex<Vec<Message>>,
     faults: Mutex<Vec<String>>,
     connections: AtomicUsize,
@@ -257,102 +257,102 @@ struct Seen {
 }
 
 fn serve(
-    seen: &Arc<Seen>,
+    record: &Arc<Record>,
     respond: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
 ) -> impl Fn(TcpStream) + Send + Sync + 'static {
-    let keep = Arc::clone(seen);
+    let record = Arc::clone(record);
     move |stream| {
-        keep.connections.fetch_add(1, Ordering::Relaxed);
+        record.connections.fetch_add(1, Ordering::Relaxed);
         let mut wire = Wire::new(stream);
-        keep.wires.lock().unwrap().push(Arc::downgrade(&wire.stream));
+        record.wires.lock().unwrap().push(Arc::downgrade(&wire.stream));
         loop {
             match wire.request() {
                 Ok(Some(request)) => {
-                    keep.requests.lock().unwrap().push(request.clone());
+                    record.requests.lock().unwrap().push(request.clone());
                     if respond(&mut wire, &request).is_err() {
                         return;
                     }
                 }
                 Ok(None) => return,
-                // A reset says that half a request is none; an orderly end in its middle does not.
+                // A reset within a request is allowed, but an orderly close is a fault.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return,
                 Err(error) => {
                     let left = String::from_utf8_lossy(wire.left()).into_owned();
-                    return keep.faults.lock().unwrap().push(format!("{error}, then {left:?}"));
+                    return record.faults.lock().unwrap().push(format!("{error}, before {left:?}"));
                 }
             }
         }
     }
 }
 
-/// A server, and what it saw.
+/// An HTTP server and a record of its requests.
 pub(crate) struct Origin {
     pub(crate) port: u16,
     server: Server,
-    seen: Arc<Seen>,
+    record: Arc<Record>,
 }
 
 impl Origin {
-    /// What becomes of each request is up to `response`; an error closes the connection.
+    /// Starts a server that passes each request to `response`, whose error closes the connection.
     pub(crate) fn start(
         response: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let seen = Arc::new(Seen::default());
-        let server = Server::start(serve(&seen, response));
-        Self { port: server.port, server, seen }
+        let record = Arc::new(Record::default());
+        let server = Server::start(serve(&record, response));
+        Self { port: server.port, server, record }
     }
 
     pub(crate) fn start_at(
         port: u16,
         response: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {
-        let seen = Arc::new(Seen::default());
-        Self { port, server: Server::start_at(port, serve(&seen, response)), seen }
+        let record = Arc::new(Record::default());
+        Self { port, server: Server::start_at(port, serve(&record, response)), record }
     }
 
-    /// Answers everything with its name.
+    /// Starts a server that responds to each request with its name.
     pub(crate) fn named(name: &'static str) -> Self {
         Self::start(move |wire, _| wire.reply("200 OK", "", name.as_bytes()))
     }
 
     pub(crate) fn requests(&self) -> Vec<Message> {
-        self.seen.requests.lock().unwrap().clone()
+        self.record.requests.lock().unwrap().clone()
     }
 
     pub(crate) fn forget(&self) {
-        self.seen.requests.lock().unwrap().clear();
+        self.record.requests.lock().unwrap().clear();
     }
 
-    /// Which requests came, such as `GET /`.
+    /// Returns the method and the target of each request, such as `GET /`.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.requests().iter().map(|request| format!("{} {}", request.method(), request.target())).collect()
     }
 
-    /// What it saw that was no request.
+    /// Returns the errors in received requests.
     pub(crate) fn faults(&self) -> Vec<String> {
-        self.seen.faults.lock().unwrap().clone()
+        self.record.faults.lock().unwrap().clone()
     }
 
-    /// How many connections came so far.
+    /// Returns the number of accepted connections so far.
     pub(crate) fn connections(&self) -> usize {
-        self.seen.connections.load(Ordering::Relaxed)
+        self.record.connections.load(Ordering::Relaxed)
     }
 
-    /// Ends what it has, and goes on.
+    /// Closes all connections and keeps listening.
     pub(crate) fn hang_up_all(&self) {
-        for wire in self.seen.wires.lock().unwrap().drain(..).filter_map(|wire| wire.upgrade()) {
+        for wire in self.record.wires.lock().unwrap().drain(..).filter_map(|wire| wire.upgrade()) {
             let _ = wire.shutdown(Shutdown::Both);
         }
     }
 
-    /// Nobody listens any more, and what there was ends.
+    /// Closes the listener and all connections.
     pub(crate) fn kill(&mut self) {
         self.server.stop();
         self.hang_up_all();
     }
 }
 
-/// One request over a connection of its own.
+/// Sends a request over a new connection and returns the response.
 pub(crate) fn get(port: u16, target: &str) -> Message {
     Wire::to(port).ask("GET", target, "").unwrap()
 }
@@ -363,15 +363,15 @@ pub(crate) fn http_service(listen: u16, origins: &[&Origin], more: &str) -> Stri
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", protocol = \"http\", {servers} {more} }}\n")
 }
 
-/// An instance of one worker with one http service, and where that listens. Connections to servers are kept by each
-/// worker: with one, what is reused is known.
+/// Starts an instance with one worker and one HTTP service, and returns it with the port. Each worker has a separate pool of
+/// connections, so one worker makes their reuse predictable.
 pub(crate) fn run_http(origins: &[&Origin], more: &str) -> (Evener, u16) {
     let evener = Evener::run_with(&http_service(0, origins, more), &["--workers", "1"]);
     let listen = evener.port("s");
     (evener, listen)
 }
 
-/// Bytes that differ at each place of a body.
+/// Returns pseudorandom bytes for a body.
 pub(crate) fn pattern(salt: u64, length: usize) -> Vec<u8> {
     let mut state = salt.wrapping_mul(2).wrapping_add(1);
     let words = std::iter::repeat_with(|| {
@@ -383,7 +383,7 @@ pub(crate) fn pattern(salt: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// A body in chunks of this size.
+/// Encodes a body in chunks of the given size.
 pub(crate) fn chunked(body: &[u8], size: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len() + body.len() / size * 12 + 32);
     for chunk in body.chunks(size) {

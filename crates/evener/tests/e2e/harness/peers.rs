@@ -1,17 +1,17 @@
-//! Real programs on the other side: nginx, haproxy and dnsdist.
+//! Other programs as clients and servers: nginx, HAProxy and dnsdist.
 
 use crate::harness::{Directory, local, wait_until};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-/// A program that runs until its test ends.
+/// A program that is killed at the end of its test.
 pub(crate) struct Peer {
     child: Child,
     directory: Directory,
 }
 
 impl Peer {
-    /// nginx, with a block `http { ... }` or `stream { ... }` that listens on this port.
+    /// Starts nginx with a block `http { ... }` or `stream { ... }` that listens on this port.
     pub(crate) fn nginx(port: u16, block: &str) -> Self {
         let directory = Directory::new();
         let at = directory.file("").display().to_string();
@@ -25,7 +25,7 @@ impl Peer {
         Self::start(command, directory, port)
     }
 
-    /// haproxy, with sections that listen on this port.
+    /// Starts HAProxy with sections that listen on this port.
     pub(crate) fn haproxy(port: u16, sections: &str) -> Self {
         let directory = Directory::new();
         let config = format!(
@@ -37,7 +37,7 @@ impl Peer {
         Self::start(command, directory, port)
     }
 
-    /// dnsdist, with a configuration that listens on this port.
+    /// Starts dnsdist on this port with additional configuration.
     pub(crate) fn dnsdist(port: u16, config: &str) -> Self {
         let directory = Directory::new();
         let config = format!("setSecurityPollSuffix(\"\")\nsetLocal(\"127.0.0.1:{port}\")\n{config}\n");
@@ -48,12 +48,16 @@ impl Peer {
     }
 
     fn start(mut command: Command, directory: Directory, port: u16) -> Self {
-        let log = std::fs::File::create(directory.file("said")).unwrap();
+        let log = std::fs::File::create(directory.file("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let mut peer = Self { child: command.spawn().unwrap(), directory };
         wait_until("the peer to listen", || {
-            let printed = || std::fs::read_to_string(peer.directory.file("said")).unwrap_or_default();
-            assert!(peer.child.try_wait().unwrap().is_none(), "it ended at once: {}", printed());
+            let printed = || std::fs::read_to_string(peer.directory.file("log")).unwrap_or_default();
+            assert!(
+                peer.child.try_wait().unwrap().is_none(),
+                "expected the peer to keep running: {}",
+                printed()
+            );
             TcpStream::connect(local(port)).ok()
         });
         peer

@@ -1,14 +1,14 @@
-//! A running `evener pen`, and penctl that talks to it.
+//! A running `evener pen`, and its control client penctl.
 
 use crate::harness::{BINARY, Directory, wait_until};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// An instance in the foreground, with a control port where the test may have one.
+/// An instance in the foreground.
 pub(crate) struct Pen {
     child: Child,
-    pub(crate) directory: Directory,
+    directory: Directory,
 }
 
 impl Drop for Pen {
@@ -18,7 +18,7 @@ impl Drop for Pen {
         let log = self.log();
         if std::thread::panicking() {
             let lines: Vec<&str> = log.lines().collect();
-            eprintln!("what pen said last:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+            eprintln!("last lines of pen:\n{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         } else {
             assert!(!log.contains("panicked at"), "a thread panicked: {log}");
         }
@@ -26,28 +26,28 @@ impl Drop for Pen {
 }
 
 impl Pen {
-    /// Runs it with these words after its own: `-f`, a control socket, a log for the test.
-    pub(crate) fn run(words: &[&str]) -> Self {
-        Self::run_in(Directory::new(), words)
+    /// Starts an instance in the foreground with a control socket, a log and additional arguments.
+    pub(crate) fn run(arguments: &[&str]) -> Self {
+        Self::run_in(Directory::new(), arguments)
     }
 
-    pub(crate) fn run_in(directory: Directory, words: &[&str]) -> Self {
+    pub(crate) fn run_in(directory: Directory, arguments: &[&str]) -> Self {
         let control = directory.file("ctl").display().to_string();
-        // As root it hears commands only when it is told whom to run as.
+        // As root pen accepts control commands only if `-u` is given.
         let root = rustix::process::geteuid().is_root();
-        let user: &[&str] = if root && !words.contains(&"-u") { &["-u", "root"] } else { &[] };
-        let all: Vec<&str> = ["-C", &control].iter().chain(user).chain(words).copied().collect();
+        let user: &[&str] = if root && !arguments.contains(&"-u") { &["-u", "root"] } else { &[] };
+        let all: Vec<&str> = ["-C", &control].iter().chain(user).chain(arguments).copied().collect();
         Self::start(Command::new(BINARY), directory, &all)
     }
 
-    /// Runs it in the foreground with just these words.
-    pub(crate) fn start(mut command: Command, directory: Directory, words: &[&str]) -> Self {
+    /// Starts an instance in the foreground with the given arguments alone.
+    pub(crate) fn start(mut command: Command, directory: Directory, arguments: &[&str]) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
             .args(["pen", "-f", "-d", "--admin"])
             .arg(directory.file("admin.sock"))
             .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
-            .args(words)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -56,7 +56,7 @@ impl Pen {
         let mut pen = Self { child, directory };
         wait_until("pen to start", || {
             let ended = pen.child.try_wait().unwrap();
-            assert!(ended.is_none(), "it ended at once: {}", pen.log());
+            assert!(ended.is_none(), "expected pen to keep running: {}", pen.log());
             pen.log().contains("admin_listening").then_some(())
         });
         pen
@@ -79,11 +79,16 @@ impl Pen {
         wait_until(text, || self.log().contains(text).then_some(()));
     }
 
+    /// Returns the path of a file in the directory of the instance.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.file(name)
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         signal(name, self.pid());
     }
 
-    /// Has the file of commands read again, and waits until that is done.
+    /// Makes the instance read its file of commands again, and waits for the reload.
     pub(crate) fn hang_up(&self) {
         let count = || self.log_count(" reloaded changes=");
         let before = count();
@@ -91,19 +96,19 @@ impl Pen {
         wait_until("the reload", || (count() > before).then_some(()));
     }
 
-    /// What penctl prints.
+    /// Runs penctl and returns its output.
     pub(crate) fn ctl(&self, command: &str) -> String {
         let output = penctl(&self.directory.file("ctl").display().to_string(), command);
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// A command that is taken without a word.
+    /// Runs a command that prints nothing.
     pub(crate) fn order(&self, command: &str) {
         assert_eq!(self.ctl(command), "", "{command}");
     }
 
-    /// What `servers` says of one of them after this word.
+    /// Returns the number after `word` in the line of a server in the output of `servers`.
     pub(crate) fn of_server(&self, number: usize, word: &str) -> u64 {
         let servers = self.ctl("servers");
         let line = servers.lines().nth(number).unwrap_or_else(|| panic!("no server {number}: {servers}"));
@@ -111,7 +116,7 @@ impl Pen {
         words.nth(1).unwrap().parse().unwrap()
     }
 
-    /// Waits for its end; the exit status.
+    /// Waits for the process to end and returns the exit status.
     pub(crate) fn end(&mut self) -> Option<i32> {
         wait_until("pen to end", || self.child.try_wait().unwrap()).code()
     }
@@ -131,22 +136,22 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
 
-/// Whether a process runs that is nobody's child here.
+/// Returns `true` if the process runs, child of the test or not.
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-/// What an instance says that ends at once: its exit status, and stderr.
-pub(crate) fn refused(words: &[&str]) -> (i32, String) {
+/// Runs an instance that is expected to fail, and returns its exit status and stderr.
+pub(crate) fn refused(arguments: &[&str]) -> (i32, String) {
     let mut command = Command::new("timeout");
-    let output = command.args(["20", BINARY, "pen"]).args(words).stdin(Stdio::null()).output().unwrap();
+    let output = command.args(["20", BINARY, "pen"]).args(arguments).stdin(Stdio::null()).output().unwrap();
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// One in the background: its pid, from its pid file. It goes with its test.
+/// An instance in the background with a pid file. It is killed at the end of the test.
 pub(crate) struct Daemon {
-    pub(crate) pid: u32,
+    pid: u32,
     pid_file: PathBuf,
 }
 
@@ -160,12 +165,12 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts it by its command line, with `-p` in front; it has to say that it serves.
-    pub(crate) fn start(directory: &Directory, words: &[&str]) -> Self {
+    /// Starts a daemon with `-p` and the given arguments. The command must succeed.
+    pub(crate) fn start(directory: &Directory, arguments: &[&str]) -> Self {
         let output = Command::new(BINARY)
             .args(["pen", "-p"])
             .arg(directory.file("pid"))
-            .args(words)
+            .args(arguments)
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -173,11 +178,20 @@ impl Daemon {
         Self::adopt(directory)
     }
 
-    /// The one that the test started itself, with its pid file in this directory.
+    /// Returns the daemon that the test started with a pid file in the directory.
     pub(crate) fn adopt(directory: &Directory) -> Self {
         let pid_file = directory.file("pid");
         let pid = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
         Self { pid, pid_file }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        signal(name, self.pid);
+    }
+
+    /// Reads a link of the process in `/proc`, such as `cwd`.
+    pub(crate) fn proc_link(&self, name: &str) -> PathBuf {
+        fs::read_link(format!("/proc/{}/{name}", self.pid)).unwrap()
     }
 
     pub(crate) fn expect_end(&self) {

@@ -1,4 +1,4 @@
-//! Ports that are known before a program listens there. They are reserved, so that no other test gets them meanwhile.
+//! Ports that a test knows before a program listens there. Reservations prevent other tests from using them.
 
 use crate::harness::local;
 use socket2::{Domain, Socket, Type};
@@ -7,14 +7,14 @@ use std::net::UdpSocket;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// First port, and number of ports, that are reserved: below those that the system gives to clients and chooses.
+/// The first port, and the number of ports. They are below the range from which the kernel chooses ports.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 20_000;
 
-/// A port of loopback that is no other test's, of this run or another one, as long as this lives.
+/// A port of loopback that no other test uses, in this run or another, until the reservation is dropped.
 ///
-/// A TCP socket is bound to it, alone, and never listens. A listener with SO_REUSEADDR can have the port beside it, once or
-/// several times; until then clients are refused.
+/// A TCP socket is bound to the port and never listens. Listeners with SO_REUSEADDR can bind the port as well; until then
+/// connections are refused.
 pub(crate) struct Reservation {
     port: u16,
     _socket: Socket,
@@ -22,22 +22,22 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     pub(crate) fn new() -> Self {
-        // Far from where another run of the tests, with a neighbouring pid, looks for its ports.
+        // Far from the ports of another test run with a neighbouring pid.
         static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
             AtomicU16::new((u64::from(std::process::id()) * 7919 % u64::from(COUNT)) as u16)
         });
         let mut ports = std::iter::repeat_with(|| FIRST + NEXT.fetch_add(1, Ordering::Relaxed) % COUNT);
-        ports.by_ref().take(usize::from(COUNT)).find_map(Self::of).expect("one of the ports is free")
+        ports.by_ref().take(usize::from(COUNT)).find_map(Self::of).expect("a free port")
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Reserves this port, if it is free for TCP and UDP.
+    /// Reserves the port if it is free for TCP and UDP.
     fn of(port: u16) -> Option<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // Without SO_REUSEADDR: another reservation is in the way.
+        // Without SO_REUSEADDR, so that the bind fails if another test reserved the port.
         socket.bind(&local(port).into()).ok()?;
         UdpSocket::bind(local(port)).ok()?;
         socket.set_reuse_address(true).unwrap();
@@ -45,8 +45,8 @@ impl Reservation {
     }
 }
 
-/// A port that has to be known before a program listens there: that of a peer whose configuration names it, of a server that
-/// starts later, or of no server at all. It is reserved until the thread ends, which is the end of the test.
+/// Reserves a port until the thread of the test ends. It is for peers whose configuration needs a port, for servers that start
+/// later, and for ports without a server.
 pub(crate) fn reserved_port() -> u16 {
     thread_local! {
         static OF_TEST: RefCell<Vec<Reservation>> = const { RefCell::new(Vec::new()) };

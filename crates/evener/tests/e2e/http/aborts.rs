@@ -1,4 +1,4 @@
-//! Clients that leave while their request waits at a slow server: it is given up, and the server's permit is free.
+//! Clients that disconnect while a slow server has their request: the request is aborted, and its permit is released.
 
 use crate::harness::certificates::shake;
 use crate::harness::origin::{Origin, Wire, http_service, run_http};
@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A server that says nothing to requests for `/slow`, and how many of their connections ended.
+/// A server that does not respond to requests for `/slow`, with the number of such requests and of their connections that
+/// ended.
 struct Slow {
     server: Server,
-    came: Arc<AtomicUsize>,
+    arrived: Arc<AtomicUsize>,
     ended: Arc<AtomicUsize>,
 }
 
 impl Slow {
     fn start() -> Self {
-        let (came, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (arrivals, ends) = (Arc::clone(&came), Arc::clone(&ended));
+        let (arrived, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (arrivals, ends) = (Arc::clone(&arrived), Arc::clone(&ended));
         let server = Server::start(move |stream| {
             let mut wire = Wire::new(stream);
             while let Ok(Some(request)) = wire.request() {
@@ -35,25 +36,25 @@ impl Slow {
                     }
                 }
                 arrivals.fetch_add(1, Ordering::SeqCst);
-                // Nothing but the end can come.
+                // The client sends no more bytes: this waits for the end of the connection.
                 let _ = wire.header();
                 ends.fetch_add(1, Ordering::SeqCst);
                 return;
             }
         });
-        Self { server, came, ended }
+        Self { server, arrived, ended }
     }
 
     fn pool(&self) -> String {
         format!("pool = pool \"p\" {{ {{ \"127.0.0.1:{}\", name = \"a\", max = 1 }} }}", self.server.port)
     }
 
-    /// Waits until so many requests came.
+    /// Waits until this many requests have arrived.
     fn expect(&self, count: usize) {
-        wait_until("the request", || (self.came.load(Ordering::SeqCst) == count).then_some(()));
+        wait_until("the request", || (self.arrived.load(Ordering::SeqCst) == count).then_some(()));
     }
 
-    /// Waits until so many were given up, and the permit is free.
+    /// Waits until this many requests were aborted, and the permit is released.
     fn expect_end(&self, evener: &Evener, count: usize, what: &str) {
         wait_until(what, || (self.ended.load(Ordering::SeqCst) == count).then_some(()));
         wait_until(what, || (evener.server("a")["active"] == 0).then_some(()));
@@ -62,29 +63,29 @@ impl Slow {
 
 const GET: &[u8] = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A way to leave.
-type Leave = fn(&std::net::TcpStream);
+/// Disconnects a client.
+type Disconnect = fn(&std::net::TcpStream);
 
 #[test]
-fn a_client_of_http1_that_leaves_frees_the_permit() {
+fn a_client_of_http1_that_disconnects_releases_the_permit() {
     let slow = Slow::start();
     let (evener, port) = run_http(&[], &slow.pool());
-    let leave: [(&str, Leave); 3] = [
+    let disconnects: [(&str, Disconnect); 3] = [
         ("close", |_| ()),
-        ("end", |stream| stream.shutdown(Shutdown::Write).unwrap()),
+        ("shutdown", |stream| stream.shutdown(Shutdown::Write).unwrap()),
         ("reset", |stream| socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap()),
     ];
     let mut count = 0;
-    let mut pooled = Vec::new();
+    let mut half_closed = Vec::new();
     for path in ["/slow", "/events"] {
-        for (what, leave) in leave {
+        for (what, disconnect) in disconnects {
             let mut client = crate::harness::connect(port);
             write!(client, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
             count += 1;
             slow.expect(count);
-            leave(&client);
-            if what == "end" {
-                pooled.push(client);
+            disconnect(&client);
+            if what == "shutdown" {
+                half_closed.push(client);
             } else {
                 drop(client);
             }
@@ -98,22 +99,22 @@ fn a_client_of_http1_that_leaves_frees_the_permit() {
 }
 
 #[test]
-fn a_client_that_asked_ahead_and_leaves_frees_the_permit() {
+fn a_client_that_disconnects_after_pipelined_requests_releases_the_permit() {
     let slow = Slow::start();
     let (evener, port) = run_http(&[], &slow.pool());
     let mut client = crate::harness::connect(port);
     client.write_all(&[GET, GET].concat()).unwrap();
     slow.expect(1);
     drop(client);
-    slow.expect_end(&evener, 1, "the end");
+    slow.expect_end(&evener, 1, "the request to be aborted");
 }
 
 #[test]
-fn a_client_of_tls_that_leaves_frees_the_permit() {
+fn a_client_of_tls_that_disconnects_releases_the_permit() {
     let slow = Slow::start();
     let front = Front::run_ports(&[], "", &slow.pool());
     let tls = front.tls(&[]);
-    for (count, what) in [(1, "close"), (2, "close_notify"), (3, "close_notify, no end")] {
+    for (count, what) in [(1, "close"), (2, "close_notify"), (3, "close_notify without a close")] {
         let mut client = shake(front.port, "a.example", &tls).unwrap();
         client.write_all(GET).unwrap();
         slow.expect(count);
@@ -122,11 +123,11 @@ fn a_client_of_tls_that_leaves_frees_the_permit() {
             client.flush().unwrap();
         }
         let socket = client.sock.try_clone().unwrap();
-        let _kept = (what == "close_notify, no end").then_some(socket);
+        let _open = (what == "close_notify without a close").then_some(socket);
         drop(client);
         slow.expect_end(&front.evener, count, what);
     }
-    // Streams: one that is reset, then the whole connection.
+    // Streams of HTTP/2: a reset of one stream, then a close of the connection.
     let mut client = front.raw();
     client.headers(1, END_STREAM, &request_block("GET", "/slow", &[]));
     slow.expect(4);
@@ -136,10 +137,12 @@ fn a_client_of_tls_that_leaves_frees_the_permit() {
     slow.expect(5);
     drop(client);
     slow.expect_end(&front.evener, 5, "a close of the connection");
-    wait_until("all to be counted", || (front.counter("requests_aborted") == 5).then_some(()));
+    wait_until("all aborted requests to be counted", || {
+        (front.counter("requests_aborted") == 5).then_some(())
+    });
 }
 
-/// Whether a request of this method is given up when its client closes.
+/// Returns whether a request with this method is aborted when its client closes.
 fn is_aborted(method: &str, more: &str) -> bool {
     let slow = Slow::start();
     let (evener, port) = run_http(&[], &format!("{}, {more}", slow.pool()));
@@ -147,13 +150,13 @@ fn is_aborted(method: &str, more: &str) -> bool {
     write!(client, "{method} /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").unwrap();
     slow.expect(1);
     drop(client);
-    // The close is seen, and another client served, long before the time is over.
+    // Evener sees the close long before this time is over.
     std::thread::sleep(Duration::from_millis(1000));
     evener.server("a")["active"] == 0
 }
 
 #[test]
-fn which_requests_are_given_up_is_configured() {
+fn requests_are_aborted_as_configured() {
     let (yes, no) = ("abort_on_close = true", "abort_on_close = false");
     let cases = [
         ("GET", "", true),
@@ -171,14 +174,14 @@ fn which_requests_are_given_up_is_configured() {
 }
 
 #[test]
-fn a_client_that_ends_its_side_gets_what_comes_soon() {
+fn a_client_that_shuts_down_its_write_side_gets_a_prompt_response() {
     let origin = Origin::start(|wire, _| wire.reply("200 OK", "", &vec![b'x'; 4 << 20]));
     let evener = Evener::run(&http_service(0, &[&origin], ""));
     let listen = evener.port("s");
     let mut client = crate::harness::connect(listen);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    // It takes its time, too.
+    // The client starts to read late.
     std::thread::sleep(Duration::from_millis(700));
     let mut all = Vec::new();
     client.read_to_end(&mut all).unwrap();

@@ -1,5 +1,5 @@
-//! Several pools of one service that are sticky by cookies: each has a cookie of its own, and a client stays with its
-//! server of each.
+//! Several pools of one service that are sticky by cookies: each pool has a separate cookie, and a client stays with its
+//! server in each pool.
 
 use crate::harness::Evener;
 use crate::harness::origin::{Message, Origin, Wire};
@@ -19,18 +19,20 @@ fn service(listen: u16, routes: &str) -> String {
     )
 }
 
-/// The cookies that a client keeps.
+/// The cookies of a client.
 #[derive(Default)]
 struct Jar(BTreeMap<String, String>);
 
 impl Jar {
-    fn keep(&mut self, set_cookie: &str) {
+    /// Stores the cookie of a `Set-Cookie` field.
+    fn store(&mut self, set_cookie: &str) {
         let pair = set_cookie.split(';').next().unwrap_or_default();
         if let Some((name, value)) = pair.split_once('=') {
             self.0.insert(name.into(), value.into());
         }
     }
 
+    /// The value of the `Cookie` field.
     fn field(&self) -> String {
         let pairs: Vec<String> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         pairs.join("; ")
@@ -40,17 +42,17 @@ impl Jar {
         self.0.keys().map(String::as_str).collect()
     }
 
-    /// Asks with the cookies, and keeps what is set.
-    fn ask(&mut self, port: u16, path: &str) -> Message {
+    /// Sends a request with the cookies, and stores the cookie that the response sets.
+    fn request(&mut self, port: u16, path: &str) -> Message {
         let line = format!("Cookie: {}\r\n", self.field());
         let response = Wire::to(port).ask("GET", path, if self.0.is_empty() { "" } else { &line }).unwrap();
-        self.keep(response.field("Set-Cookie"));
+        self.store(response.field("Set-Cookie"));
         response
     }
 }
 
 #[test]
-fn each_pool_of_a_service_has_a_cookie_of_its_own() {
+fn each_pool_of_a_service_has_a_separate_cookie() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
     let config = format!(
         "{}{}{}",
@@ -63,15 +65,15 @@ fn each_pool_of_a_service_has_a_cookie_of_its_own() {
     let mut servers = Vec::new();
     for _ in 0..4 {
         let mut jar = Jar::default();
-        let homes = ["/", "/api"].map(|path| jar.ask(listen, path).text());
+        let expected = ["/", "/api"].map(|path| jar.request(listen, path).text());
         assert_eq!(jar.names(), ["EVENER_the%20api", "EVENER_www"]);
         for _ in 0..6 {
-            for (path, home) in [("/api", &homes[1]), ("/", &homes[0])] {
-                let response = jar.ask(listen, path);
-                assert_eq!((&response.text(), response.field("Set-Cookie")), (home, ""));
+            for (path, server) in [("/api", &expected[1]), ("/", &expected[0])] {
+                let response = jar.request(listen, path);
+                assert_eq!((&response.text(), response.field("Set-Cookie")), (server, ""));
             }
         }
-        servers.extend(homes);
+        servers.extend(expected);
     }
     servers.sort_unstable();
     servers.dedup();
@@ -79,7 +81,7 @@ fn each_pool_of_a_service_has_a_cookie_of_its_own() {
 }
 
 #[test]
-fn clients_of_http_2_keep_both_cookies() {
+fn clients_of_http_2_stay_with_their_server_in_both_pools() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
     let ports: Vec<u16> = www.iter().map(|origin| origin.port).collect();
     let more = format!("{STICKY}, routes = {{ {{ path = \"/api\", pool = \"api\" }} }}");
@@ -87,43 +89,43 @@ fn clients_of_http_2_keep_both_cookies() {
     within(async {
         let client = front.client().await;
         let mut jar = Jar::default();
-        let mut homes = Vec::new();
+        let mut servers = Vec::new();
         for path in ["/", "/api"] {
-            let response = client.ask("GET", path, &[("cookie", &jar.field())]).await.unwrap();
-            jar.keep(response.field("set-cookie"));
-            homes.push(response.text());
+            let response = client.request("GET", path, &[("cookie", &jar.field())]).await.unwrap();
+            jar.store(response.field("set-cookie"));
+            servers.push(response.text());
         }
         assert_eq!(jar.names(), ["EVENER_api", "EVENER_s"]);
         for _ in 0..6 {
-            for (path, home) in ["/", "/api"].iter().zip(&homes) {
-                let response = client.ask("GET", path, &[("cookie", &jar.field())]).await.unwrap();
-                assert_eq!((&response.text(), response.field("set-cookie")), (home, ""));
+            for (path, server) in ["/", "/api"].iter().zip(&servers) {
+                let response = client.request("GET", path, &[("cookie", &jar.field())]).await.unwrap();
+                assert_eq!((&response.text(), response.field("set-cookie")), (server, ""));
             }
         }
     });
 }
 
 #[test]
-fn a_client_stays_when_another_sticky_pool_comes_to_the_service() {
+fn a_client_stays_with_its_server_when_a_reload_adds_a_sticky_pool() {
     let (www, api) = (["a", "b", "c"].map(Origin::named), ["d", "e", "f"].map(Origin::named));
     let pools = format!("{}{}", pool("www", &www, STICKY), pool("api", &api, STICKY));
     let evener = Evener::run(&format!("{pools}{}", service(0, "")));
     let listen = evener.port("s");
     let mut jar = Jar::default();
-    let home = jar.ask(listen, "/").text();
+    let www_server = jar.request(listen, "/").text();
     assert_eq!(jar.names(), ["EVENER"]);
     evener.reload(&format!("{pools}{}", service(0, "routes = { { path = \"/api\", pool = \"api\" } }")));
-    let other = jar.ask(listen, "/api").text();
+    let api_server = jar.request(listen, "/api").text();
     assert_eq!(jar.names(), ["EVENER", "EVENER_api"]);
     for _ in 0..6 {
-        assert_eq!(jar.ask(listen, "/").text(), home);
-        assert_eq!(jar.ask(listen, "/api").text(), other);
+        assert_eq!(jar.request(listen, "/").text(), www_server);
+        assert_eq!(jar.request(listen, "/api").text(), api_server);
     }
     assert_eq!(jar.names(), ["EVENER", "EVENER_api"]);
 }
 
 #[test]
-fn names_that_are_given_stay_and_pools_of_several_services_share_theirs() {
+fn configured_cookie_names_are_used_and_a_shared_pool_has_one_cookie() {
     let named = |name: &str| format!("sticky = {{ by = \"cookie\", name = \"{name}\" }}");
     let [a, b, c] = ["a", "b", "c"].map(|name| [Origin::named(name)]);
     let routes = "routes = { { path = \"/b\", pool = \"b\" }, { path = \"/c\", pool = \"c\" } }";
@@ -135,16 +137,19 @@ fn names_that_are_given_stay_and_pools_of_several_services_share_theirs() {
         service(0, routes),
     );
     let evener = Evener::run(&config);
-    let one = evener.port("s");
-    let two = evener.port("other");
-    let set = |port, path| {
+    let first = evener.port("s");
+    let second = evener.port("other");
+    let cookies = |port, path| {
         let mut jar = Jar::default();
-        jar.ask(port, path);
+        jar.request(port, path);
         jar.names().join(" ")
     };
-    assert_eq!([set(one, "/"), set(one, "/b"), set(one, "/c")], ["EVENER", "B", "EVENER_c"]);
-    assert_eq!(set(two, "/"), "EVENER_c", "a pool has one cookie, whatever the service");
-    // No other pool has the plain name any more.
+    assert_eq!(
+        [cookies(first, "/"), cookies(first, "/b"), cookies(first, "/c")],
+        ["EVENER", "B", "EVENER_c"]
+    );
+    assert_eq!(cookies(second, "/"), "EVENER_c", "a pool must have the same cookie in every service");
+    // No other pool uses the default name now.
     evener.reload(&config.replace(&named("EVENER"), &named("A")));
-    assert_eq!([set(one, "/"), set(one, "/c")], ["A", "EVENER"]);
+    assert_eq!([cookies(first, "/"), cookies(first, "/c")], ["A", "EVENER"]);
 }

@@ -1,4 +1,4 @@
-//! HTTP when servers fail: who is asked next, what the client is told, and whom it stays with.
+//! HTTP when servers fail: which server is tried next, what response the client gets, and which server it stays with.
 
 use crate::harness::origin::{Message, Origin, Wire, get, hang_up, http_service, run_http};
 use crate::harness::{DEADLINE, Evener, wait_until};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Our page for a status.
+/// Returns whether a response is the local error page for a status.
 fn is_page(response: &Message, status: u16) -> bool {
     response.status() == status
         && response.field("Content-Type") == "text/html; charset=utf-8"
@@ -34,7 +34,7 @@ fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
 }
 
 #[test]
-fn nobody_in_service_gives_503_and_says_when_to_come_again() {
+fn a_pool_without_a_usable_server_gives_503_with_retry_after() {
     let origin = Origin::named("a");
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \
@@ -49,7 +49,7 @@ fn nobody_in_service_gives_503_and_says_when_to_come_again() {
 }
 
 #[test]
-fn a_silent_server_gives_504_in_time_and_its_late_answer_reaches_nobody() {
+fn a_silent_server_gives_504_and_its_late_response_is_discarded() {
     let origin = Origin::start(|wire, request| {
         if request.target() == "/silent" {
             std::thread::sleep(Duration::from_millis(900));
@@ -70,7 +70,7 @@ fn a_silent_server_gives_504_in_time_and_its_late_answer_reaches_nobody() {
 }
 
 #[test]
-fn the_time_to_answer_begins_when_the_upload_is_complete() {
+fn the_response_timeout_begins_when_the_upload_is_complete() {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], "response_timeout = \"400ms\"");
     let mut client = Wire::to(port);
@@ -83,7 +83,7 @@ fn the_time_to_answer_begins_when_the_upload_is_complete() {
 }
 
 #[test]
-fn an_answer_that_stands_still_is_cut_and_counted() {
+fn a_stalled_response_is_cut_off_and_counted() {
     let origin = Origin::start(|wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")?;
         std::thread::sleep(Duration::from_secs(5));
@@ -94,11 +94,12 @@ fn an_answer_that_stands_still_is_cut_and_counted() {
     assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
 }
 
-/// Closes without a word what comes first, as often as `times` says; then answers.
+/// A server that closes the connection without a response to each of the first `times` requests, and responds to later
+/// ones.
 fn closes_first(times: usize, name: &'static str) -> Origin {
-    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::new(AtomicUsize::new(0));
     Origin::start(move |wire, _| {
-        if seen.fetch_add(1, Ordering::Relaxed) < times {
+        if count.fetch_add(1, Ordering::Relaxed) < times {
             hang_up()
         } else {
             wire.reply("200 OK", "", name.as_bytes())
@@ -107,7 +108,7 @@ fn closes_first(times: usize, name: &'static str) -> Origin {
 }
 
 #[test]
-fn a_request_that_does_no_harm_twice_goes_to_another_server() {
+fn an_idempotent_request_is_retried_on_another_server() {
     let (bad, good) = (closes_first(usize::MAX, "bad"), Origin::named("good"));
     let (evener, port) = run_http(&[&bad, &good], "");
     for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
@@ -122,7 +123,7 @@ fn a_request_that_does_no_harm_twice_goes_to_another_server() {
 }
 
 #[test]
-fn the_body_goes_along_to_the_other_server() {
+fn a_retried_request_is_sent_with_its_body() {
     let (bad, good) = (closes_first(usize::MAX, "bad"), Origin::named("good"));
     let (_evener, port) = run_http(&[&bad, &good], "");
     for _ in 0..2 {
@@ -138,7 +139,7 @@ fn the_body_goes_along_to_the_other_server() {
 }
 
 #[test]
-fn a_request_that_might_do_harm_twice_is_not_repeated() {
+fn a_request_that_is_not_idempotent_is_not_retried() {
     for method in ["POST", "PATCH"] {
         let (bad, good) = (closes_first(usize::MAX, "bad"), Origin::named("good"));
         let (evener, port) = run_http(&[&bad, &good], "");
@@ -151,7 +152,7 @@ fn a_request_that_might_do_harm_twice_is_not_repeated() {
 }
 
 #[test]
-fn an_answer_that_began_is_not_repeated() {
+fn a_request_whose_response_began_is_not_retried() {
     let bad = Origin::start(|wire, _| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Le")?;
         hang_up()
@@ -163,7 +164,7 @@ fn an_answer_that_began_is_not_repeated() {
 }
 
 #[test]
-fn retries_end() {
+fn retries_stop_at_the_configured_number() {
     let origins = [(); 6].map(|()| closes_first(usize::MAX, "bad"));
     let all: Vec<&Origin> = origins.iter().collect();
     let (_evener, port) = run_http(&all, "retries = 3");
@@ -172,7 +173,7 @@ fn retries_end() {
 }
 
 #[test]
-fn a_kept_connection_that_the_server_closed_is_nobodys_failure() {
+fn a_pooled_connection_that_the_server_closed_is_not_counted_as_a_failure() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "retries = 0");
     let mut client = Wire::to(port);
@@ -180,7 +181,7 @@ fn a_kept_connection_that_the_server_closed_is_nobodys_failure() {
         let method = if turn % 2 == 0 { "GET" } else { "POST" };
         assert_eq!(client.ask(method, "/", "Content-Length: 0\r\n").unwrap().text(), "a");
         origin.hang_up_all();
-        // It is told of the end within this time; a race with it is not what this is about.
+        // Evener sees the close within this time: the test is not about a race between the close and the next request.
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(evener.service_counter("s", "requests_failed"), 0);
@@ -188,7 +189,7 @@ fn a_kept_connection_that_the_server_closed_is_nobodys_failure() {
 }
 
 #[test]
-fn an_answer_before_the_upload_is_complete_reaches_the_client() {
+fn a_response_before_the_upload_is_complete_reaches_the_client() {
     let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.header().unwrap();
@@ -217,7 +218,7 @@ fn an_answer_before_the_upload_is_complete_reaches_the_client() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_request_along() {
+fn a_request_ends_when_its_client_disconnects() {
     let (left, leaves) = std::sync::mpsc::channel();
     let left = std::sync::Mutex::new(left);
     let origin = Origin::start(move |wire, request| {
@@ -245,7 +246,7 @@ fn a_client_that_leaves_takes_its_request_along() {
 }
 
 #[test]
-fn a_client_that_reads_slowly_holds_back_its_server_and_nobody_else() {
+fn a_slow_reader_slows_down_only_its_server_connection() {
     let origin = Origin::start(|wire, request| match request.target() {
         "/long" => wire.reply("200 OK", "", &crate::harness::origin::pattern(3, 32 << 20)),
         _ => wire.reply("200 OK", "", b"short"),
@@ -265,19 +266,19 @@ fn a_client_that_reads_slowly_holds_back_its_server_and_nobody_else() {
     assert!(slow.response("GET").unwrap().body == crate::harness::origin::pattern(3, 32 << 20));
 }
 
-/// The `name=value` of a cookie that an answer sets.
+/// The `name=value` of the cookie that a response sets.
 fn cookie(response: &Message) -> String {
     response.field("Set-Cookie").split(';').next().unwrap().to_owned()
 }
 
 #[test]
-fn a_cookie_brings_a_client_back_to_its_server() {
+fn a_client_with_a_cookie_returns_to_its_server() {
     let origins = ["a", "b", "c"].map(Origin::named);
     let all: Vec<&Origin> = origins.iter().collect();
     let (evener, port) = run_http(&all, "sticky = { by = \"cookie\", name = \"WHO\" }");
     let first: Vec<Message> = (0..6).map(|_| get(port, "/")).collect();
     let names: String = first.iter().map(Message::text).collect();
-    assert_eq!(names, "abcabc", "without a cookie they take turns");
+    assert_eq!(names, "abcabc", "without a cookie the servers take turns");
     for response in &first {
         let field = response.field("Set-Cookie");
         assert!(field.starts_with("WHO=") && field.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{field}");
@@ -287,7 +288,7 @@ fn a_cookie_brings_a_client_back_to_its_server() {
             assert_eq!((again.text(), again.field("Set-Cookie")), (response.text(), ""));
         }
     }
-    // The order of the servers does not count.
+    // The order of the servers in the configuration does not matter.
     let listen_again =
         http_service(port, &[all[2], all[0], all[1]], "sticky = { by = \"cookie\", name = \"WHO\" }");
     evener.reload(&listen_again);
@@ -300,16 +301,17 @@ fn a_cookie_brings_a_client_back_to_its_server() {
 }
 
 #[test]
-fn a_cookie_of_a_dead_server_gives_another_server_and_another_cookie() {
+fn a_client_with_the_cookie_of_a_dead_server_gets_another_server_and_cookie() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
     let (_evener, port) = run_http(&[&a, &b], "sticky = { by = \"cookie\" }");
     let mut client = Wire::to(port);
     let first = client.ask("GET", "/", "").unwrap();
     assert_eq!(first.text(), "a");
     a.kill();
-    let reported = format!("Cookie: {}\r\n", cookie(&first));
+    let sent_cookie = format!("Cookie: {}\r\n", cookie(&first));
     for method in ["GET", "POST"] {
-        let response = Wire::to(port).ask(method, "/", &format!("{reported}Content-Length: 0\r\n")).unwrap();
+        let response =
+            Wire::to(port).ask(method, "/", &format!("{sent_cookie}Content-Length: 0\r\n")).unwrap();
         assert_eq!(response.text(), "b");
         let other = cookie(&response);
         assert!(other.starts_with("EVENER=") && other != cookie(&first), "{}", response.header);
@@ -334,7 +336,7 @@ fn balance_per_connection_keeps_a_client_with_its_server() {
 }
 
 #[test]
-fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
+fn balance_per_connection_applies_to_the_pool_of_each_route() {
     let [a, emergency, usual] = ["a", "emergency", "usual"].map(Origin::named);
     let evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}
@@ -344,7 +346,7 @@ fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
         a.port, emergency.port, usual.port
     ));
     let port = evener.port("h");
-    // Both pools number their servers for themselves.
+    // The server numbers of the two pools overlap.
     let mut client = Wire::to(port);
     for (path, name) in [("/", "a"), ("/b", "usual"), ("/b", "usual"), ("/", "a"), ("/b", "usual")] {
         assert_eq!(client.ask("GET", path, "").unwrap().text(), name, "{path}");
@@ -352,7 +354,7 @@ fn balance_per_connection_is_for_the_pool_that_a_request_leads_to() {
 }
 
 #[test]
-fn balance_per_connection_goes_on_when_the_server_dies() {
+fn balance_per_connection_changes_to_another_server_when_one_dies() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
     let (_evener, port) = run_http(&[&a, &b], "balance_per = \"connection\"");
     let mut client = Wire::to(port);
@@ -363,9 +365,10 @@ fn balance_per_connection_goes_on_when_the_server_dies() {
     }
 }
 
-/// A private connection that its server closed leaves its place to another's; whoever had it before must not take that.
+/// A server closes a client's private connection, and another client's connection may reuse its slot. The first client must
+/// not get that connection.
 #[test]
-fn balance_per_connection_never_gives_a_client_the_connection_of_another() {
+fn balance_per_connection_never_gives_a_client_the_connection_of_another_client() {
     let origin = Origin::start(|wire, request| {
         let target = request.target().to_owned();
         if target.starts_with("/slow") {
@@ -385,7 +388,7 @@ fn balance_per_connection_never_gives_a_client_the_connection_of_another() {
     for (number, client) in late.iter().enumerate() {
         client.send(format!("GET /slow/{number} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
     }
-    wait_until("the late ones", || (origin.requests().len() == 8).then_some(()));
+    wait_until("the requests of the late clients", || (origin.requests().len() == 8).then_some(()));
     for (number, client) in early.iter().enumerate() {
         client.send(format!("GET /again/{number} HTTP/1.1\r\nHost: a\r\n\r\n")).unwrap();
     }
@@ -403,15 +406,15 @@ fn balance_per_connection_never_gives_a_client_the_connection_of_another() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
-/// The client leaves by a reset.
+/// Closes a client's connection with a reset.
 fn reset(client: Wire) {
     socket2::SockRef::from(&*client.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
 }
 
-/// The same, when the earlier one leaves: it must close nothing that is not its own any more.
+/// The first client leaves. That must not close the connection that now uses its slot.
 #[test]
-fn balance_per_connection_closes_nobody_elses_connection() {
+fn balance_per_connection_never_closes_the_connection_of_another_client() {
     let origin = Origin::start(|wire, request| {
         if request.target() == "/slow" {
             std::thread::sleep(Duration::from_millis(500));
@@ -425,7 +428,7 @@ fn balance_per_connection_closes_nobody_elses_connection() {
     std::thread::sleep(Duration::from_millis(100));
     let mut late = Wire::to(port);
     late.send("POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").unwrap();
-    wait_until("the late one", || (origin.requests().len() == 2).then_some(()));
+    wait_until("the request of the late client", || (origin.requests().len() == 2).then_some(()));
     reset(early);
     late.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     assert_eq!(late.response("POST").unwrap().text(), "/slow");
@@ -434,7 +437,7 @@ fn balance_per_connection_closes_nobody_elses_connection() {
 }
 
 #[test]
-fn balance_per_connection_leaves_no_connection_behind() {
+fn balance_per_connection_closes_the_server_connections_of_closed_clients() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "balance_per = \"connection\"");
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
@@ -448,28 +451,28 @@ fn balance_per_connection_leaves_no_connection_behind() {
             _ => assert_eq!(client.ask("nonsense ", "/", "").unwrap().status(), 400),
         }
     }
-    wait_until("the clients to be gone", || {
+    wait_until("the client connections to end", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())
     });
-    wait_until("their server connections to be gone", || (descriptors() <= before + 5).then_some(()));
+    wait_until("their server connections to be closed", || (descriptors() <= before + 5).then_some(()));
 }
 
-/// What comes up to the end of the connection, and whether that was a reset.
+/// Reads up to the end of the connection. Returns the bytes, and whether the end was a reset.
 fn to_the_end(client: &Wire) -> (Vec<u8>, bool) {
     let mut all = Vec::new();
     let end = (&*client.stream).read_to_end(&mut all);
     (all, end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset))
 }
 
-/// An end is all that tells a client of HTTP/1.0 that the answer is whole.
+/// A client of HTTP/1.0 takes the orderly close of the connection for the end of the response.
 #[test]
-fn half_an_answer_does_not_look_whole_to_a_client_of_http_1_0() {
+fn a_truncated_response_ends_with_a_reset_for_a_client_of_http_1_0() {
     let origin = Origin::start(|wire, request| {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")?;
         if request.target() == "/stall" {
             std::thread::sleep(Duration::from_secs(3));
         } else {
-            // The client gets what there is before the end comes.
+            // The client receives the bytes before the connection ends.
             std::thread::sleep(Duration::from_millis(200));
         }
         hang_up()
@@ -480,12 +483,12 @@ fn half_an_answer_does_not_look_whole_to_a_client_of_http_1_0() {
         client.send(format!("GET {target} HTTP/1.0\r\nHost: a\r\n\r\n")).unwrap();
         let (all, reset) = to_the_end(&client);
         assert!(all.ends_with(b"hello"), "{target}: {}", String::from_utf8_lossy(&all));
-        assert!(reset, "{target}: it ended as if it were complete");
+        assert!(reset, "{target}: the truncated response ended with an orderly close");
     }
 }
 
 #[test]
-fn interim_answers_without_end_are_cut_off() {
+fn an_endless_series_of_interim_responses_is_cut_off() {
     let origin = Origin::start(|wire, _| {
         while wire.send("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n").is_ok() {}
         hang_up()
@@ -498,9 +501,9 @@ fn interim_answers_without_end_are_cut_off() {
     assert!((1..=100).contains(&interims), "{interims}");
 }
 
-/// What the client still sends is a body in chunks, not the other protocol (RFC 9110, section 7.8).
+/// The rest of the client's bytes are a chunked body, not the new protocol (RFC 9110, section 7.8).
 #[test]
-fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
+fn a_101_before_the_upload_is_complete_gives_502() {
     let origin = crate::harness::Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.header().unwrap();
@@ -519,9 +522,9 @@ fn a_change_of_protocol_before_the_upload_is_complete_is_no_answer() {
     assert_eq!(client.response("POST").unwrap().status(), 502);
 }
 
-/// A pooled connection that breaks off after a long time under way says nothing of how long a new one takes.
+/// The time that a request spent on a pooled connection must not count as the connect time of a new connection.
 #[test]
-fn a_request_whose_pooled_connection_breaks_late_is_repeated_in_a_time_of_its_own() {
+fn a_retry_after_a_pooled_connection_broke_gets_a_new_connect_timeout() {
     let count = AtomicUsize::new(0);
     let origin = Origin::start(move |wire, _| {
         if count.fetch_add(1, Ordering::Relaxed) == 1 {

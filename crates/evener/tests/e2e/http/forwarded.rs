@@ -1,5 +1,5 @@
-//! Clients behind proxies that are trusted: only what those wrote counts, for access lists, rates, hashing and
-//! stickiness, over HTTP/1 and HTTP/2, and servers are told the same.
+//! Clients behind trusted proxies: access lists, rates, hashing and stickiness use only the addresses that those proxies
+//! wrote, over HTTP/1 and HTTP/2, and servers receive the same addresses.
 
 use crate::harness::origin::{Message, Origin, Wire, run_http};
 use crate::http::http2::client::{Front, within};
@@ -14,25 +14,26 @@ type Fields<'a> = &'a [(&'a str, &'a str)];
 /// The status and the body of the responses to requests with these fields.
 type Responses = Vec<(u16, String)>;
 
+/// Sends each request over its own connection of HTTP/1.
 fn over_http1(origins: &[&Origin], config: &str, requests: &[Fields<'_>]) -> Responses {
     let (_evener, port) = run_http(origins, config);
-    let ask = |fields: &Fields<'_>| {
+    let request = |fields: &Fields<'_>| {
         let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let response = Wire::to(port).ask("GET", "/", &lines).unwrap();
         (response.status(), response.text())
     };
-    requests.iter().map(ask).collect()
+    requests.iter().map(request).collect()
 }
 
-/// All of them over one connection.
+/// Sends all requests over one connection of HTTP/2.
 fn over_http2(origins: &[&Origin], config: &str, requests: &[Fields<'_>]) -> Responses {
     let front = Front::run(origins, config);
     within(async {
         let client = front.client().await;
         let mut responses = Vec::new();
         for fields in requests {
-            let response = client.ask("GET", "/", fields).await.unwrap();
-            responses.push((response.status, response.text()));
+            let response = client.request("GET", "/", fields).await.unwrap();
+            responses.push((response.status(), response.text()));
         }
         responses
     })
@@ -43,12 +44,13 @@ type Mode = fn(&[&Origin], &str, &[Fields<'_>]) -> Responses;
 
 const MODES: [Mode; 2] = [over_http1, over_http2];
 
+/// The statuses of the responses to these requests, over HTTP/1 and over HTTP/2.
 fn statuses(config: &str, requests: &[Fields<'_>]) -> [Vec<u16>; 2] {
     let origin = Origin::named("a");
     MODES.map(|mode| mode(&[&origin], config, requests).into_iter().map(|(status, _)| status).collect())
 }
 
-/// The status of a request with each of these values of a field.
+/// Checks that a request with any of these values of a field gets the expected status.
 fn check_values(config: &str, name: &str, values: &[&str], expected: u16) {
     let fields: Vec<[(&str, &str); 1]> = values.iter().map(|value| [(name, *value)]).collect();
     let requests: Vec<Fields<'_>> = fields.iter().map(|fields| &fields[..]).collect();
@@ -59,7 +61,7 @@ fn check_values(config: &str, name: &str, values: &[&str], expected: u16) {
 }
 
 #[test]
-fn only_the_configured_field_tells_who_is_denied() {
+fn only_the_configured_field_decides_which_client_is_denied() {
     let requests: [Fields<'_>; 4] = [
         &[("forwarded", "for=192.0.2.7"), ("x-forwarded-for", "198.51.100.1")],
         &[("forwarded", "for=198.51.100.1"), ("x-forwarded-for", "192.0.2.7")],
@@ -69,7 +71,7 @@ fn only_the_configured_field_tells_who_is_denied() {
     for (config, expected) in [
         (FORWARDED, [403, 200, 403, 200]),
         (CLASSIC, [200, 403, 200, 403]),
-        // Of two that contradict each other one is the client's own: with an access list it may not come in.
+        // When two fields contradict each other, the client wrote one of them itself: an access list refuses it.
         (BOTH, [403, 403, 403, 403]),
     ] {
         for got in statuses(&format!("{config}, {DENY}"), &requests) {
@@ -81,7 +83,7 @@ fn only_the_configured_field_tells_who_is_denied() {
 }
 
 #[test]
-fn no_form_of_a_list_passes_deny() {
+fn no_form_of_x_forwarded_for_evades_deny() {
     let denied = [
         "192.0.2.7",
         "192.0.2.7:4711",
@@ -102,12 +104,12 @@ fn no_form_of_a_list_passes_deny() {
     check_values(&config, "x-forwarded-for", &denied, 403);
     check_values(&config, "x-forwarded-for", &hidden, 403);
     check_values(&config, "x-forwarded-for", &permitted, 200);
-    // Without an access list the proxy stands for who it hides.
+    // Without an access list the proxy stands for the client that it hides.
     check_values(CLASSIC, "x-forwarded-for", &hidden, 200);
 }
 
 #[test]
-fn no_form_of_forwarded_passes_deny() {
+fn no_form_of_forwarded_evades_deny() {
     let denied = [
         "for=192.0.2.7",
         "For=\"192.0.2.7:4711\";proto=https;host=\"a,b\"",
@@ -129,7 +131,7 @@ fn no_form_of_forwarded_passes_deny() {
 }
 
 #[test]
-fn several_fields_are_one_list() {
+fn repeated_fields_are_joined_into_one_list() {
     let requests: [Fields<'_>; 3] = [
         &[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "192.0.2.7")],
         &[("x-forwarded-for", "192.0.2.7"), ("x-forwarded-for", ","), ("x-forwarded-for", "[fd00::1]")],
@@ -141,7 +143,7 @@ fn several_fields_are_one_list() {
 }
 
 #[test]
-fn a_list_of_those_who_may_come_in_does_not_let_hidden_clients_in() {
+fn an_allow_list_refuses_clients_whose_address_is_hidden() {
     let config =
         format!("{CLASSIC}, allow = {{ \"127.0.0.0/8\", \"198.51.100.0/24\" }}, denied = \"reject\"");
     check_values(&config, "x-forwarded-for", &["198.51.100.1", "198.51.100.1, 127.0.0.2", ""], 200);
@@ -149,7 +151,7 @@ fn a_list_of_those_who_may_come_in_does_not_let_hidden_clients_in() {
 }
 
 #[test]
-fn rates_follow_the_client_that_the_configured_field_gives() {
+fn request_rates_count_the_client_that_the_configured_field_names() {
     const RATE: &str = "per_client = { request_rate = \"2/h\", exceeded = \"reject\" }";
     let hidden: Fields<'_> = &[("forwarded", "for=unknown"), ("x-forwarded-for", "8.8.8.4")];
     let requests: [Fields<'_>; 8] = [
@@ -167,7 +169,7 @@ fn rates_follow_the_client_that_the_configured_field_gives() {
     }
 }
 
-/// Each of many clients gets one server, whatever it writes itself and whichever proxies it comes through.
+/// Checks that each of many clients always gets the same server, regardless of spoofed fields and of the proxies in between.
 fn check_one_server_a_client(config: &str) {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let texts: Vec<[String; 2]> = (0..48)
@@ -197,23 +199,23 @@ fn check_one_server_a_client(config: &str) {
 }
 
 #[test]
-fn hashing_follows_the_client_that_the_configured_field_gives() {
+fn hashing_uses_the_client_that_the_configured_field_names() {
     check_one_server_a_client(&format!("{FORWARDED}, policy = \"hash\""));
 }
 
 #[test]
-fn stickiness_follows_the_client_that_the_configured_field_gives() {
+fn stickiness_uses_the_client_that_the_configured_field_names() {
     check_one_server_a_client(&format!("{FORWARDED}, sticky = true"));
 }
 
-/// What a server is told of a client: `X-Forwarded-For` and `Forwarded`, without host and scheme.
-fn reported(config: &str, fields: Fields<'_>) -> [String; 2] {
+/// The `X-Forwarded-For` and `Forwarded` that a server receives, without host and scheme.
+fn forwarded_to_server(config: &str, fields: Fields<'_>) -> [String; 2] {
     let both = MODES.map(|mode| {
         let origin = Origin::named("a");
         mode(&[&origin], config, &[fields]);
-        let seen: Message = origin.requests().remove(0);
+        let received: Message = origin.requests().remove(0);
         ["X-Forwarded-For", "Forwarded"].map(|name| {
-            let value = seen.field(name);
+            let value = received.field(name);
             value.split_once(";host=").map_or(value, |(lists, _)| lists).to_owned()
         })
     });
@@ -222,15 +224,15 @@ fn reported(config: &str, fields: Fields<'_>) -> [String; 2] {
 }
 
 #[test]
-fn servers_are_told_of_the_client_that_counts() {
+fn servers_receive_the_client_address_that_evener_uses() {
     let check = |config, fields, forwarded_for: &str, forwarded: &str| {
-        assert_eq!(reported(config, fields), [forwarded_for, forwarded], "{config} {fields:?}");
+        assert_eq!(forwarded_to_server(config, fields), [forwarded_for, forwarded], "{config} {fields:?}");
     };
     let contrary: Fields<'_> = &[("forwarded", "for=192.0.2.7"), ("x-forwarded-for", "198.51.100.1")];
     check(FORWARDED, contrary, "", "for=192.0.2.7, for=127.0.0.1");
     check(CLASSIC, contrary, "198.51.100.1, 127.0.0.1", "");
     check(BOTH, contrary, "127.0.0.1", "for=127.0.0.1");
-    // One list alone: the other one gives the same client.
+    // With one field alone, the other one is derived from it.
     check(
         BOTH,
         &[("forwarded", "for=\"[2001:db8::7]:1\"")],
@@ -244,7 +246,7 @@ fn servers_are_told_of_the_client_that_counts() {
         "for=\"[2001:db8::7]\", for=127.0.0.1",
     );
     check(BOTH, &[("x-forwarded-for", "unknown")], "unknown, 127.0.0.1", "for=127.0.0.1");
-    // What could be read in two ways does not go on.
+    // An ambiguous value is not forwarded.
     check(
         FORWARDED,
         &[("forwarded", "for=8.8.8.8, for=\", for=192.0.2.7")],

@@ -1,4 +1,4 @@
-//! HTTP/2 with clients: what is agreed on, requests and answers as they should be, and where they go.
+//! HTTP/2 with clients: negotiation of the protocol, well-formed requests and responses, and routing.
 
 mod bodies;
 pub(crate) mod client;
@@ -13,32 +13,36 @@ use client::{Front, NAME, Reply, within};
 use std::io;
 use std::process::Command;
 
-/// Answers with the line that came, and the number of bytes.
+/// A server that responds with the request line that it received, and the number of bytes of the body.
 fn reporting_server() -> Origin {
-    Origin::start(tell)
+    Origin::start(report)
 }
 
-fn tell(wire: &mut Wire, request: &Message) -> io::Result<()> {
-    let reported = format!("{} {} {}", request.method(), request.target(), request.body.len());
-    let body = if request.method() == "HEAD" { "" } else { &reported };
-    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", reported.len()))
+fn report(wire: &mut Wire, request: &Message) -> io::Result<()> {
+    let report = format!("{} {} {}", request.method(), request.target(), request.body.len());
+    let body = if request.method() == "HEAD" { "" } else { &report };
+    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", report.len()))
 }
 
 #[test]
-fn what_is_spoken_is_agreed_on() {
+fn alpn_negotiates_http2_unless_it_is_disabled() {
     let origin = reporting_server();
     let front = Front::run(&[&origin], "");
-    let agreed = |offered: &[&str]| {
+    let negotiated = |offered: &[&str]| {
         let client = shake(front.port, NAME, &front.tls(offered))?;
         Ok::<_, io::Error>(client.conn.alpn_protocol().map(<[u8]>::to_vec))
     };
-    assert_eq!(agreed(&["h2", "http/1.1"]).unwrap(), Some(b"h2".to_vec()));
-    assert_eq!(agreed(&["http/1.1", "h2"]).unwrap(), Some(b"h2".to_vec()), "ours is the preference");
-    assert_eq!(agreed(&["http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
-    assert_eq!(agreed(&[]).unwrap(), None);
+    assert_eq!(negotiated(&["h2", "http/1.1"]).unwrap(), Some(b"h2".to_vec()));
+    assert_eq!(
+        negotiated(&["http/1.1", "h2"]).unwrap(),
+        Some(b"h2".to_vec()),
+        "the server's preference decides"
+    );
+    assert_eq!(negotiated(&["http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
+    assert_eq!(negotiated(&[]).unwrap(), None);
     front.reload(&[&origin], "http2 = false");
-    assert_eq!(agreed(&["h2", "http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
-    assert!(agreed(&["h2"]).is_err());
+    assert_eq!(negotiated(&["h2", "http/1.1"]).unwrap(), Some(b"http/1.1".to_vec()));
+    assert!(negotiated(&["h2"]).is_err());
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn curl_speaks_either_protocol_to_the_same_service() {
     for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
         let upload = ["-k", option, "--data", "hello", "-w", "\n%{http_version} %{http_code}"];
         let (_, printed) = curl(front.port, NAME, "https", &upload);
-        // curl's own option of the harness comes first and is overruled by ours.
+        // The harness passes an option for the protocol first; the later option of this test overrides it.
         let text = format!("{printed}\n");
         assert!(text.starts_with("POST / 5\n"), "{text}");
         let status = curl(front.port, NAME, "https", &["-k", option, "-I"]).1;
@@ -60,7 +64,7 @@ fn curl_speaks_either_protocol_to_the_same_service() {
 }
 
 #[test]
-fn h2load_gets_every_answer() {
+fn h2load_gets_every_response() {
     if !have("h2load") {
         return;
     }
@@ -77,15 +81,15 @@ fn h2load_gets_every_answer() {
 }
 
 #[test]
-fn methods_go_through_one_connection_each_way() {
+fn requests_of_every_method_share_one_client_and_one_server_connection() {
     let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     within(async {
         let client = front.client().await;
         for turn in 0..40 {
             let method = ["GET", "DELETE", "OPTIONS", "PATCH"][turn % 4];
-            let response = client.ask(method, &format!("/{turn}?x=%20y"), &[]).await.unwrap();
-            assert_eq!((response.status, response.text()), (200, format!("{method} /{turn}?x=%20y 0")));
+            let response = client.request(method, &format!("/{turn}?x=%20y"), &[]).await.unwrap();
+            assert_eq!((response.status(), response.text()), (200, format!("{method} /{turn}?x=%20y 0")));
         }
     });
     assert_eq!((origin.connections(), origin.requests().len()), (1, 40));
@@ -93,7 +97,7 @@ fn methods_go_through_one_connection_each_way() {
 }
 
 #[test]
-fn answers_without_a_body_say_how_long_it_would_be() {
+fn responses_without_a_body_keep_their_content_length() {
     let origin = Origin::start(|wire, request| match request.target() {
         "/204" => wire.send("HTTP/1.1 204 No Content\r\nX: 204\r\n\r\n"),
         "/304" => wire.send("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 1000\r\n\r\n"),
@@ -107,8 +111,8 @@ fn answers_without_a_body_say_how_long_it_would_be() {
             let cases =
                 [("GET", "/204", 204, ""), ("GET", "/304", 304, "1000"), ("HEAD", "/head", 200, "1000")];
             for (method, path, status, length) in cases.into_iter().chain([("HEAD", "/chunks", 200, "")]) {
-                let response = client.ask(method, path, &[]).await.unwrap();
-                assert_eq!((response.status, response.body.len()), (status, 0), "{path}");
+                let response = client.request(method, path, &[]).await.unwrap();
+                assert_eq!((response.status(), response.body().len()), (status, 0), "{path}");
                 assert_eq!(response.field("content-length"), length, "{path}");
                 assert_eq!(response.field("transfer-encoding"), "");
             }
@@ -118,22 +122,25 @@ fn answers_without_a_body_say_how_long_it_would_be() {
 }
 
 #[test]
-fn cookies_that_come_in_pieces_arrive_joined() {
+fn split_cookie_fields_are_joined_for_the_server() {
     let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     let pieces = [("cookie", "a=1"), ("x", "y"), ("cookie", "b=2"), ("cookie", "c=3; d=4")];
-    assert_eq!(within(async { front.client().await.ask("GET", "/", &pieces).await.unwrap() }).status, 200);
+    assert_eq!(
+        within(async { front.client().await.request("GET", "/", &pieces).await.unwrap() }).status(),
+        200
+    );
     let request = &origin.requests()[0];
     assert_eq!(request.field("cookie"), "a=1; b=2; c=3; d=4");
     assert_eq!(request.field("x"), "y");
 }
 
 #[test]
-fn servers_are_told_where_a_request_came_from() {
+fn servers_receive_the_forwarded_fields_of_the_real_client() {
     let origin = reporting_server();
     let front = Front::run(&[&origin], "");
-    let lies = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "http"), ("te", "trailers")];
-    within(async { front.client().await.ask("GET", "/", &lies).await.unwrap() });
+    let spoofed = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-proto", "http"), ("te", "trailers")];
+    within(async { front.client().await.request("GET", "/", &spoofed).await.unwrap() });
     let request = &origin.requests()[0];
     assert_eq!(request.line(), "GET / HTTP/1.1");
     assert_eq!(request.field("Host"), NAME);
@@ -141,19 +148,19 @@ fn servers_are_told_where_a_request_came_from() {
     assert_eq!(request.field("X-Forwarded-Proto"), "https");
     assert_eq!(request.field("X-Forwarded-Host"), NAME);
     assert_eq!(request.field("X-Forwarded-Port"), front.port.to_string());
-    assert_eq!(request.field("TE"), "", "it is for one connection only");
+    assert_eq!(request.field("TE"), "", "the field is for one connection only");
 }
 
 #[test]
-fn the_authority_is_the_host_whatever_the_field_says() {
+fn the_authority_takes_precedence_over_the_host_field() {
     let origin = reporting_server();
     let front = Front::run(&[&origin], "");
     within(async {
         let client = front.client().await;
-        let response = client.ask("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
-        // Refused or overruled: the one thing that must not be is that the field wins.
-        assert!(matches!(response.unwrap().status, 200 | 400));
-        client.ask("GET", "https://b.example:8443/x", &[]).await.unwrap();
+        let response = client.request("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
+        // The request may be refused, or the authority used. The field must never win.
+        assert!(matches!(response.unwrap().status(), 200 | 400));
+        client.request("GET", "https://b.example:8443/x", &[]).await.unwrap();
     });
     for request in origin.requests() {
         assert_eq!(request.field("Host"), "b.example:8443");
@@ -162,7 +169,7 @@ fn the_authority_is_the_host_whatever_the_field_says() {
 }
 
 #[test]
-fn routes_hold_for_each_stream() {
+fn each_stream_is_routed_by_itself() {
     let [a, b, rest] = ["a", "b", "rest"].map(Origin::named);
     let pools = format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\nlocal b = pool \"b\" {{ \"127.0.0.1:{}\" }}",
@@ -183,7 +190,7 @@ fn routes_hold_for_each_stream() {
 }
 
 #[test]
-fn a_cookie_brings_a_stream_back_to_its_server() {
+fn a_stream_with_a_cookie_returns_to_its_server() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let front = Front::run(&[&a, &b], "sticky = { by = \"cookie\", name = \"BACK\" }");
     within(async {
@@ -194,41 +201,44 @@ fn a_cookie_brings_a_stream_back_to_its_server() {
         assert!(first.field("set-cookie").contains("; Secure"));
         for _ in 0..10 {
             let pieces = [("cookie", "other=1"), ("cookie", cookie.as_str())];
-            let response = client.ask("GET", "/", &pieces).await.unwrap();
+            let response = client.request("GET", "/", &pieces).await.unwrap();
             assert_eq!((response.text(), response.field("set-cookie")), (first.text(), ""));
         }
     });
 }
 
 #[test]
-fn redirects_and_health_are_answered_here() {
+fn redirects_and_health_responses_are_local() {
     let redirecting =
         Front::run_ports(&[], "", "redirect = { status = 301, port = 8443 }, health = \"/health\"");
     within(async {
         let client = redirecting.client().await;
         for method in ["GET", "HEAD", "PUT"] {
-            let response = client.ask(method, "/a?b=c", &[]).await.unwrap();
-            assert_eq!((response.status, response.field("location")), (301, "https://a.example:8443/a?b=c"));
+            let response = client.request(method, "/a?b=c", &[]).await.unwrap();
+            assert_eq!(
+                (response.status(), response.field("location")),
+                (301, "https://a.example:8443/a?b=c")
+            );
         }
-        // A body that nobody reads is taken away, and the connection goes on.
+        // A body that is not needed is discarded, and the connection stays open.
         let response = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
-        assert_eq!(response.status, 301);
-        // It needs no server to do its part.
-        assert_eq!(client.get("/health").await.status, 200);
+        assert_eq!(response.status(), 301);
+        // A service that only redirects is healthy without servers.
+        assert_eq!(client.get("/health").await.status(), 200);
     });
     let origin = Origin::named("a");
     let front = Front::run(&[&origin], "health = \"/health\"");
     within(async {
         let client = front.client().await;
         assert_eq!(client.get("/health?x").await.text(), "ok\n");
-        let header: Reply = client.ask("HEAD", "/health", &[]).await.unwrap();
-        assert_eq!((header.status, header.body.len(), header.field("content-length")), (200, 0, "3"));
+        let header: Reply = client.request("HEAD", "/health", &[]).await.unwrap();
+        assert_eq!((header.status(), header.body().len(), header.field("content-length")), (200, 0, "3"));
         assert_eq!(client.get("/other").await.text(), "a");
     });
 }
 
 #[test]
-fn a_reload_counts_for_the_next_stream() {
+fn a_reload_applies_to_the_next_stream() {
     let slow = Origin::start(|wire, request| {
         wire.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nold ")?;
         std::thread::sleep(std::time::Duration::from_millis(500));

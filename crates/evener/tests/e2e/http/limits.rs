@@ -1,11 +1,11 @@
-//! HTTP at its limits: who may not come in, who asks too much, who takes too long, and what the service answers itself.
+//! Limits of HTTP: denied clients, rate limits, timeouts, and local responses.
 
 use crate::harness::origin::{Message, Origin, Wire, get, run_http};
 use crate::harness::{Evener, Server, connect, line, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-/// An instance whose second pool is for those who are refused, and where it listens.
+/// An instance whose second pool is for refused clients, and the port that it listens on.
 fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
     let config = format!(
         "local spare = pool \"spare\" {{ \"127.0.0.1:{}\" }}\n\
@@ -17,7 +17,7 @@ fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
     (evener, listen)
 }
 
-/// Whether the other side ends without a word; a reset is an end, too.
+/// Returns whether the peer ends the connection, by a close or a reset, without sending a byte.
 fn ends_silently(client: &mut Wire) -> bool {
     let mut byte = [0; 1];
     match (&*client.stream).read(&mut byte) {
@@ -27,7 +27,7 @@ fn ends_silently(client: &mut Wire) -> bool {
 }
 
 #[test]
-fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
+fn the_redirect_changes_only_the_scheme_and_the_port() {
     let evener =
         Evener::run("service \"s\" { listen = \"127.0.0.1:0\", protocol = \"http\", redirect = \"https\" }");
     let listen = evener.port("s");
@@ -45,15 +45,15 @@ fn the_redirect_goes_to_https_with_everything_else_as_it_was() {
         }
     }
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
-    assert!(client.response("POST").unwrap().closes(), "a body that nobody reads is no request");
+    assert!(client.response("POST").unwrap().closes(), "a body that is not read must not become a request");
     assert!(client.is_over());
     let mut old = Wire::to(listen);
     old.send("GET / HTTP/1.0\r\n\r\n").unwrap();
-    assert_eq!(old.response("GET").unwrap().status(), 400, "nobody knows which host is meant");
+    assert_eq!(old.response("GET").unwrap().status(), 400, "a redirect needs a Host field");
 }
 
 #[test]
-fn the_redirect_of_connect_names_no_strange_host() {
+fn the_redirect_of_connect_does_not_repeat_the_host() {
     let evener =
         Evener::run("service \"s\" { listen = \"127.0.0.1:0\", protocol = \"http\", redirect = \"https\" }");
     let listen = evener.port("s");
@@ -75,21 +75,22 @@ fn the_redirect_may_have_another_status_and_port() {
 }
 
 #[test]
-fn the_health_path_tells_whether_anybody_serves() {
+fn the_health_path_reports_whether_a_server_is_up() {
     let origin = Origin::named("a");
     let check = "health = \"/health\", check = check.tcp { every = \"50ms\", rise = 1, fall = 1 }";
     let (_evener, port) = run_http(&[&origin], check);
-    let healthy =
-        |status: u16| wait_until("its health", || (get(port, "/health").status() == status).then_some(()));
-    healthy(200);
+    let expect_health = |status: u16| {
+        wait_until("the health to change", || (get(port, "/health").status() == status).then_some(()));
+    };
+    expect_health(200);
     assert_eq!(get(port, "/health?x").text(), "ok\n");
     assert_eq!(get(port, "/healthy").text(), "a");
     drop(origin);
-    healthy(503);
+    expect_health(503);
 }
 
 #[test]
-fn who_asks_too_often_is_told_429_and_may_come_back() {
+fn a_client_above_its_request_rate_gets_429_and_is_served_again_later() {
     let origin = Origin::named("a");
     let (evener, port) =
         run_http(&[&origin], "per_client = { request_rate = \"5/s\", exceeded = \"reject\" }");
@@ -111,21 +112,23 @@ fn who_asks_too_often_is_told_429_and_may_come_back() {
 }
 
 #[test]
-fn who_has_too_many_connections_is_told_and_may_come_back() {
+fn a_client_with_too_many_connections_gets_429_and_is_served_again_later() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "per_client = { connections = 2, exceeded = \"reject\" }");
-    let mut held = [Wire::to(port), Wire::to(port)];
-    held.iter_mut().for_each(|client| assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a"));
+    let mut open = [Wire::to(port), Wire::to(port)];
+    open.iter_mut().for_each(|client| assert_eq!(client.ask("GET", "/", "").unwrap().text(), "a"));
     let refused = get(port, "/");
-    assert_eq!((refused.status(), refused.closes()), (429, true), "it is too many, not forbidden");
-    assert_eq!(held[0].ask("GET", "/", "").unwrap().text(), "a");
-    drop(held);
-    wait_until("a place", || (get(port, "/").status() == 200).then_some(()));
+    assert_eq!((refused.status(), refused.closes()), (429, true), "the status must be 429, not 403");
+    assert_eq!(open[0].ask("GET", "/", "").unwrap().text(), "a");
+    drop(open);
+    wait_until("the connection limit to allow another client", || {
+        (get(port, "/").status() == 200).then_some(())
+    });
     assert!(evener.service_counter("s", "limited") >= 1);
 }
 
 #[test]
-fn who_connects_too_often_waits_in_the_tarpit() {
+fn a_client_above_its_connection_rate_is_tarpitted() {
     let origin = Origin::named("a");
     let limit = "per_client = { connection_rate = \"2/m\", exceeded = { tarpit = \"700ms\" } }";
     let (evener, port) = run_http(&[&origin], limit);
@@ -138,7 +141,7 @@ fn who_connects_too_often_waits_in_the_tarpit() {
 }
 
 #[test]
-fn who_asks_too_often_waits_in_the_tarpit() {
+fn a_client_above_its_request_rate_is_tarpitted() {
     let origin = Origin::named("a");
     let limit = "per_client = { request_rate = \"2/m\", exceeded = { tarpit = \"700ms\" } }";
     let (_evener, port) = run_http(&[&origin], limit);
@@ -152,7 +155,7 @@ fn who_asks_too_often_waits_in_the_tarpit() {
 }
 
 #[test]
-fn who_exceeds_a_limit_may_be_sent_to_another_pool() {
+fn clients_above_a_limit_are_routed_to_the_exceeded_pool() {
     for limit in ["connections = 1", "connection_rate = \"1/m\"", "request_rate = \"1/m\""] {
         let (main, spare) = (Origin::named("main"), Origin::named("spare"));
         let more = format!("per_client = {{ {limit}, exceeded = spare }}");
@@ -166,8 +169,8 @@ fn who_exceeds_a_limit_may_be_sent_to_another_pool() {
 }
 
 #[test]
-fn who_is_denied_is_refused_as_configured() {
-    let ask = |port: u16| {
+fn denied_clients_are_refused_as_configured() {
+    let request = |port: u16| {
         let mut client = Wire::to(port);
         let _ = client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
         let begun = Instant::now();
@@ -175,36 +178,36 @@ fn who_is_denied_is_refused_as_configured() {
     };
     for denied in ["drop", "reject", "tarpit", "spare"] {
         let (main, spare) = (Origin::named("main"), Origin::named("spare"));
-        let how = match denied {
+        let action = match denied {
             "tarpit" => "{ tarpit = \"700ms\" }".to_owned(),
             "spare" => "spare".to_owned(),
             word => format!("\"{word}\""),
         };
-        let more = format!("deny = \"127.0.0.0/8\", denied = {how}");
+        let more = format!("deny = \"127.0.0.0/8\", denied = {action}");
         let (evener, port) = with_spare([&main, &spare], &more);
-        let (response, took) = ask(port);
+        let (response, elapsed) = request(port);
         match denied {
             "reject" => assert_eq!(response.unwrap().0, 403),
             "spare" => assert_eq!(response.unwrap(), (200, "spare".to_owned())),
             _ => assert!(response.is_err(), "{denied}"),
         }
-        assert_eq!(took > Duration::from_millis(600), denied == "tarpit", "{denied}: {took:?}");
+        assert_eq!(elapsed > Duration::from_millis(600), denied == "tarpit", "{denied}: {elapsed:?}");
         assert_eq!((main.connections(), evener.service_counter("s", "denied")), (0, 1), "{denied}");
     }
 }
 
 #[test]
-fn who_is_refused_and_says_nothing_does_not_stay_for_ever() {
+fn a_refused_client_that_sends_nothing_is_closed() {
     let origin = Origin::named("a");
     let more = "deny = \"127.0.0.0/8\", denied = \"reject\", header_timeout = \"500ms\", keepalive_timeout = \"500ms\"";
     let (_evener, port) = run_http(&[&origin], more);
     let mut client = Wire::to(port);
     client.stream.set_read_timeout(Some(Duration::from_secs(4))).unwrap();
-    assert!(ends_silently(&mut client), "it still holds a place of the service");
+    assert!(ends_silently(&mut client), "the refused connection is still open");
 }
 
 #[test]
-fn a_head_that_takes_too_long_is_answered_408() {
+fn a_header_section_that_takes_too_long_gives_408() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "header_timeout = \"600ms\", keepalive_timeout = \"2s\"");
     let mut client = Wire::to(port);
@@ -222,12 +225,12 @@ fn a_head_that_takes_too_long_is_answered_408() {
     assert!(client.is_over());
     assert_eq!((origin.requests().len(), evener.service_counter("s", "preamble_timeouts")), (1, 1));
     let (mut silent, begun) = (connect(port), Instant::now());
-    assert_eq!(line(&mut silent), "", "nothing began, so nothing is answered");
+    assert_eq!(line(&mut silent), "", "without a request there must be no response");
     assert!((500..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 }
 
 #[test]
-fn an_idle_client_leaves_after_the_keepalive_timeout() {
+fn an_idle_client_is_closed_after_the_keepalive_timeout() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "keepalive_timeout = \"500ms\", header_timeout = \"5s\"");
     let mut client = Wire::to(port);
@@ -242,42 +245,42 @@ fn an_idle_client_leaves_after_the_keepalive_timeout() {
 }
 
 #[test]
-fn an_upload_that_stands_still_is_answered_408_and_one_that_moves_is_not() {
+fn a_stalled_upload_gives_408_and_a_slow_upload_is_completed() {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], "stall_timeout = \"600ms\"");
-    let (mut moving, mut persistent) = (Wire::to(port), Wire::to(port));
+    let (mut slow, mut stalled) = (Wire::to(port), Wire::to(port));
     let header = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
-    moving.send(header).unwrap();
-    persistent.send(format!("{header}x")).unwrap();
+    slow.send(header).unwrap();
+    stalled.send(format!("{header}x")).unwrap();
     for _ in 0..10 {
         std::thread::sleep(Duration::from_millis(200));
-        moving.send("x").unwrap();
+        slow.send("x").unwrap();
     }
-    assert_eq!(moving.response("POST").unwrap().text(), "a");
-    let response = persistent.response("POST").unwrap();
+    assert_eq!(slow.response("POST").unwrap().text(), "a");
+    let response = stalled.response("POST").unwrap();
     assert_eq!((response.status(), response.closes()), (408, true));
 }
 
-/// Taking it slowly is not standing still, whatever the kernel has in its buffers meanwhile.
+/// A slow reader is not a stalled reader, even while the kernel buffers many bytes.
 #[test]
-fn a_client_that_takes_its_answer_slowly_but_steadily_is_not_cut() {
+fn a_client_that_reads_slowly_but_steadily_is_not_cut_off() {
     const SIZE: usize = 16 << 20;
     let origin = Origin::start(|wire, _| wire.reply("200 OK", "", &crate::harness::origin::pattern(5, SIZE)));
     let (_evener, port) = run_http(&[&origin], "stall_timeout = \"1s\"");
     let client = Wire::to(port);
     client.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-    let (mut seen, mut buffer) = (0, vec![0; 16_384]);
+    let (mut received, mut buffer) = (0, vec![0; 16_384]);
     let begun = Instant::now();
     while let Ok(read @ 1..) = (&*client.stream).read(&mut buffer) {
-        seen += read;
-        // About 1 MiB a second at first, then as fast as it goes. The client's kernel tells that there is room only when a good
-        // part of its buffer is free again: slower than this that may take longer than the time to stall.
+        received += read;
+        // About 1 MiB a second at first, then at full speed. The client's kernel opens the window only when a large part of
+        // its buffer is free again. With a slower reader that may take longer than the stall timeout.
         if begun.elapsed() < Duration::from_secs(8) {
             std::thread::sleep(Duration::from_millis(15));
         }
     }
-    assert!(seen > SIZE, "{seen} bytes of {SIZE} came");
+    assert!(received > SIZE, "received {received} bytes of {SIZE}");
 }
 
 /// The memory of a process, in bytes (proc(5), VmRSS).
@@ -288,7 +291,7 @@ fn resident(pid: u32) -> usize {
 }
 
 #[test]
-fn a_slow_client_costs_no_memory_however_much_it_gets() {
+fn a_large_response_to_a_slow_client_uses_little_memory() {
     const SIZE: usize = 256 << 20;
     let origin = Server::start(|mut stream| {
         let mut header = [0; 4096];
@@ -303,21 +306,21 @@ fn a_slow_client_costs_no_memory_however_much_it_gets() {
     ));
     let listen = evener.port("s");
     let client = Wire::to(listen);
-    // The kernel then tells of room in small steps, and what waits here is never all taken at once.
+    // With a small receive buffer the kernel opens the window in small steps, so that Evener always has bytes waiting.
     socket2::SockRef::from(&client.stream).set_recv_buffer_size(16 * 1024).unwrap();
     client.send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
-    let (mut seen, mut buffer) = (0, vec![0; 8192]);
+    let (mut received, mut buffer) = (0, vec![0; 8192]);
     let before = resident(evener.pid());
     while let Ok(read @ 1..) = (&*client.stream).read(&mut buffer) {
-        seen += read;
+        received += read;
     }
-    assert!(seen > SIZE, "{seen} bytes of {SIZE} came");
+    assert!(received > SIZE, "received {received} bytes of {SIZE}");
     let grown = resident(evener.pid()).saturating_sub(before);
-    assert!(grown < 24 << 20, "it grew by {grown} bytes");
+    assert!(grown < 24 << 20, "the memory grew by {grown} bytes");
 }
 
 #[test]
-fn heads_have_the_limits_that_are_configured() {
+fn header_sections_have_the_configured_limits() {
     let origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "header_bytes_max = 4096, header_fields_max = 20");
     let status = |more: &str| Wire::to(port).ask("GET", "/", more).unwrap().status();
@@ -328,7 +331,7 @@ fn heads_have_the_limits_that_are_configured() {
 }
 
 #[test]
-fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
+fn clients_that_disconnect_at_any_point_leave_nothing_behind() {
     for balance in ["request", "connection"] {
         let origin =
             Origin::start(|wire, _| wire.reply("200 OK", "", &crate::harness::origin::pattern(3, 40_000)));
@@ -337,7 +340,9 @@ fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
         std::thread::scope(|scope| {
             for lane in 0..4 {
                 scope.spawn(move || {
-                    (lane..).take_while(|_| Instant::now() < until).for_each(|turn| hurry(port, turn));
+                    (lane..)
+                        .take_while(|_| Instant::now() < until)
+                        .for_each(|turn| disconnect_early(port, turn));
                 });
             }
         });
@@ -353,8 +358,8 @@ fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
     }
 }
 
-/// A client that leaves at some point of its request or answer.
-fn hurry(port: u16, turn: usize) {
+/// A client that disconnects during its request or its response, depending on `turn`.
+fn disconnect_early(port: u16, turn: usize) {
     let whole = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     let mut client = Wire::to(port);
     let linger = (turn.is_multiple_of(2)).then_some(Duration::ZERO);

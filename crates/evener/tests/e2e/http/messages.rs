@@ -1,4 +1,4 @@
-//! HTTP: requests and answers as they should be, whatever their framing, and where they go.
+//! HTTP: well-formed requests and responses in every framing, and routing.
 
 use crate::harness::origin::{
     Framing, Message, Origin, Wire, chunked, get, hang_up, http_service, pattern, run_http,
@@ -7,12 +7,12 @@ use crate::harness::{Evener, Server, wait_until};
 use std::io;
 use std::sync::mpsc;
 
-/// Answers with what it got: the line, and the number of bytes.
+/// A server that responds with the request line that it received, and the number of bytes of the body.
 fn reporting_server() -> Origin {
     Origin::start(|wire, request| {
-        let reported = format!("{} {} {}", request.method(), request.target(), request.body.len());
-        let body = if request.method() == "HEAD" { "" } else { &reported };
-        let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", reported.len());
+        let report = format!("{} {} {}", request.method(), request.target(), request.body.len());
+        let body = if request.method() == "HEAD" { "" } else { &report };
+        let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", report.len());
         wire.send(header)
     })
 }
@@ -35,7 +35,7 @@ fn one_server_connection_serves_many_requests_of_many_clients() {
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_their_order() {
+fn responses_to_pipelined_requests_come_in_order() {
     let origin = reporting_server();
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
@@ -55,7 +55,7 @@ fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_what_it_understands() {
+fn a_client_of_http_1_0_gets_neither_interim_responses_nor_chunks() {
     let origin = Origin::start(|wire, request| match request.target() {
         "/length" => wire.reply("200 OK", "", b"length"),
         "/early" => {
@@ -67,19 +67,19 @@ fn a_client_of_http_1_0_gets_what_it_understands() {
         }),
     });
     let (_evener, port) = run_http(&[&origin], "");
-    let ask = |client: &mut Wire, method: &str, target: &str, more: &str| {
+    let request = |client: &mut Wire, method: &str, target: &str, more: &str| {
         client.send(format!("{method} {target} HTTP/1.0\r\nHost: a\r\n{more}\r\n")).unwrap();
         client.response(method).unwrap()
     };
     let mut client = Wire::to(port);
-    assert!(ask(&mut client, "GET", "/length", "").closes());
+    assert!(request(&mut client, "GET", "/length", "").closes());
     assert!(client.is_over());
     let mut client = Wire::to(port);
     for target in ["/length", "/early", "/length"] {
-        let response = ask(&mut client, "GET", target, "Connection: keep-alive\r\n");
+        let response = request(&mut client, "GET", target, "Connection: keep-alive\r\n");
         assert_eq!((response.text().as_str(), response.field("Connection")), (&target[1..], "keep-alive"));
     }
-    let response = ask(&mut client, "GET", "/chunks", "Connection: keep-alive\r\n");
+    let response = request(&mut client, "GET", "/chunks", "Connection: keep-alive\r\n");
     assert_eq!(
         (response.framing, response.text().as_str()),
         (Framing::Close, "chunks"),
@@ -90,7 +90,7 @@ fn a_client_of_http_1_0_gets_what_it_understands() {
 }
 
 #[test]
-fn a_client_of_http_1_0_is_not_told_of_chunks_even_for_head() {
+fn a_head_request_of_http_1_0_gets_no_transfer_encoding() {
     let origin = Origin::start(|wire, _| wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"));
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
@@ -100,7 +100,7 @@ fn a_client_of_http_1_0_is_not_told_of_chunks_even_for_head() {
 }
 
 #[test]
-fn answers_without_a_body_have_none_and_keep_both_connections() {
+fn responses_without_a_body_leave_both_connections_open() {
     let origin = Origin::start(|wire, request| match request.target() {
         "/204" => wire.send("HTTP/1.1 204 No Content\r\nX: 204\r\n\r\n"),
         "/304" => wire.send("HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: 1000\r\n\r\n"),
@@ -122,13 +122,13 @@ fn answers_without_a_body_have_none_and_keep_both_connections() {
 }
 
 #[test]
-fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
-    let (received, hears) = mpsc::channel();
-    let received = std::sync::Mutex::new(received);
+fn a_100_continue_of_the_server_reaches_the_client_before_the_body() {
+    let (sender, headers) = mpsc::channel();
+    let sender = std::sync::Mutex::new(sender);
     let origin = Server::start(move |stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(header)) = wire.header() {
-            received.lock().unwrap().send(header).unwrap();
+            sender.lock().unwrap().send(header).unwrap();
             wire.send("HTTP/1.1 100 Continue\r\n\r\n").unwrap();
             let body = wire.body(Framing::Length(5)).unwrap();
             wire.reply("200 OK", "", &body).unwrap();
@@ -144,16 +144,16 @@ fn a_client_that_expects_100_sends_its_body_when_the_server_says_so() {
         client
             .send("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
             .unwrap();
-        // Not a byte of the body was sent yet.
+        // The client has sent no byte of the body yet.
         assert_eq!(client.response("POST").unwrap().status(), 100);
-        assert!(hears.recv().unwrap().contains("Expect: 100-continue\r\n"));
+        assert!(headers.recv().unwrap().contains("Expect: 100-continue\r\n"));
         client.send("hello").unwrap();
         assert_eq!(client.response("POST").unwrap().text(), "hello");
     }
 }
 
 #[test]
-fn early_hints_come_before_the_answer() {
+fn early_hints_come_before_the_response() {
     let origin = Origin::start(|wire, _| {
         wire.send(
             "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nConnection: x\r\nX: y\r\n\r\n",
@@ -171,13 +171,13 @@ fn early_hints_come_before_the_answer() {
     }
 }
 
-/// Answers `/SIZE` with so many bytes in the framing that the query names, and any body with the same.
+/// A server that responds to `/SIZE?FRAMING` with that many bytes, and to `/0?FRAMING` with the request's body.
 fn bulk() -> Origin {
     Origin::start(|wire, request| {
-        let (size, how) = request.target()[1..].split_once('?').unwrap();
+        let (size, framing) = request.target()[1..].split_once('?').unwrap();
         let size: usize = size.parse().unwrap();
         let body = if size == 0 { request.body.clone() } else { pattern(7, size) };
-        match how {
+        match framing {
             "length" => wire.reply("200 OK", "", &body),
             "chunks" => {
                 wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
@@ -193,30 +193,30 @@ fn bulk() -> Origin {
 }
 
 #[test]
-fn large_answers_in_every_framing_arrive_bit_for_bit() {
+fn large_responses_in_every_framing_arrive_unchanged() {
     const SIZE: usize = 64 << 20;
     let origin = bulk();
     let (evener, port) = run_http(&[&origin], "");
     let expected = pattern(7, SIZE);
     let mut client = Wire::to(port);
-    for (how, framing) in
+    for (kind, framing) in
         [("length", Framing::Length(SIZE)), ("chunks", Framing::Chunked), ("close", Framing::Chunked)]
     {
-        let response = client.ask("GET", &format!("/{SIZE}?{how}"), "").unwrap();
-        assert_eq!(response.framing, framing, "{how}");
-        assert!(response.body == expected, "{how}");
+        let response = client.ask("GET", &format!("/{SIZE}?{kind}"), "").unwrap();
+        assert_eq!(response.framing, framing, "{kind}");
+        assert!(response.body == expected, "{kind}");
     }
     assert!(evener.service_counter("s", "bytes_out") >= 3 * SIZE as u64);
 }
 
 #[test]
-fn large_uploads_in_every_framing_arrive_bit_for_bit() {
+fn large_uploads_in_every_framing_arrive_unchanged() {
     const SIZE: usize = 64 << 20;
     let origin = bulk();
     let (_evener, port) = run_http(&[&origin], "");
     let body = pattern(9, SIZE);
     let mut client = Wire::to(port);
-    for (how, fields, sent) in [
+    for (kind, fields, sent) in [
         ("length", format!("Content-Length: {SIZE}"), body.clone()),
         ("chunks", "Transfer-Encoding: chunked".into(), chunked(&body, 70_000)),
     ] {
@@ -230,7 +230,7 @@ fn large_uploads_in_every_framing_arrive_bit_for_bit() {
             });
             client.response("PUT").unwrap()
         });
-        assert!(response.body == body, "{how}");
+        assert!(response.body == body, "{kind}");
         origin.forget();
     }
 }
@@ -242,20 +242,20 @@ fn bodies_of_every_size_arrive_in_every_framing() {
     let mut client = Wire::to(port);
     for size in [1, 2, 15, 16, 255, 4095, 16_383, 16_384, 16_385, 65_535, 65_536, 65_537, 131_073, 300_000] {
         let body = pattern(size as u64, size);
-        for (chunk, how) in [(1_000_000, "length"), (97, "chunks"), (16_384, "chunks")] {
+        for (chunk, kind) in [(1_000_000, "length"), (97, "chunks"), (16_384, "chunks")] {
             let sent = chunked(&body, chunk);
             client
-                .send(format!("POST /0?{how} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"))
+                .send(format!("POST /0?{kind} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"))
                 .unwrap();
             client.send(&sent).unwrap();
-            assert!(client.response("POST").unwrap().body == body, "{size} {chunk} {how}");
+            assert!(client.response("POST").unwrap().body == body, "{size} {chunk} {kind}");
         }
         assert!(client.ask("GET", &format!("/{size}?close"), "").unwrap().body == pattern(7, size), "{size}");
     }
 }
 
 #[test]
-fn routes_go_by_host_and_by_the_longest_path() {
+fn routes_match_the_host_and_the_longest_path() {
     let names = ["exact", "wild", "api", "v2", "other"];
     let origins = names.map(Origin::named);
     let pools: String = names
@@ -292,7 +292,7 @@ fn routes_go_by_host_and_by_the_longest_path() {
 }
 
 #[test]
-fn without_a_route_and_a_pool_the_answer_is_404_and_the_connection_stays() {
+fn a_request_without_a_route_and_a_pool_gives_404_and_the_connection_stays_open() {
     let origin = Origin::named("a");
     let evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\n\
@@ -312,37 +312,37 @@ fn without_a_route_and_a_pool_the_answer_is_404_and_the_connection_stays() {
 const SPOOFED: &str = "X-Forwarded-For: 192.0.2.1\r\nx-forwarded-for: 192.0.2.2\r\nX-Forwarded-Proto: https\r\n\
     X-Forwarded-Host: evil\r\nX-Forwarded-Port: 1\r\nForwarded: for=192.0.2.3\r\nX-Real-IP: 192.0.2.4\r\n";
 
-/// What a server is told of a client that says `SPOOFED`.
-fn reported(config: &str) -> [String; 5] {
+/// The forwarded fields that a server receives when the client sends `SPOOFED`.
+fn forwarded_to_server(config: &str) -> [String; 5] {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], config);
     Wire::to(port).ask("GET", "/", SPOOFED).unwrap();
-    let seen: Message = origin.requests().remove(0);
+    let received: Message = origin.requests().remove(0);
     let names = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded"];
-    names.map(|name| seen.field(name).replace(&port.to_string(), "PORT"))
+    names.map(|name| received.field(name).replace(&port.to_string(), "PORT"))
 }
 
 #[test]
-fn servers_are_told_of_the_client_as_configured_whatever_it_says_itself() {
+fn forwarded_fields_are_replaced_or_appended_as_configured() {
     let replaced = ["127.0.0.1", "http", "test", "PORT", ""];
-    assert_eq!(reported(""), replaced);
-    assert_eq!(reported("forwarded = \"replace\""), replaced);
+    assert_eq!(forwarded_to_server(""), replaced);
+    assert_eq!(forwarded_to_server("forwarded = \"replace\""), replaced);
     assert_eq!(
-        reported("forwarded = \"append\""),
+        forwarded_to_server("forwarded = \"append\""),
         ["192.0.2.1, 192.0.2.2, 127.0.0.1", "http", "test", "PORT", ""]
     );
-    assert_eq!(reported("forwarded = \"off\""), ["", "", "", "", ""]);
-    assert_eq!(reported("forwarded = { trust = \"10.0.0.0/8\" }"), replaced);
+    assert_eq!(forwarded_to_server("forwarded = \"off\""), ["", "", "", "", ""]);
+    assert_eq!(forwarded_to_server("forwarded = { trust = \"10.0.0.0/8\" }"), replaced);
     assert_eq!(
-        reported("forwarded = { trust = \"127.0.0.0/8\" }"),
+        forwarded_to_server("forwarded = { trust = \"127.0.0.0/8\" }"),
         ["192.0.2.1, 192.0.2.2, 127.0.0.1", "https", "evil", "1", ""]
     );
     assert_eq!(
-        reported("forwarded = { headers = \"forwarded\" }"),
+        forwarded_to_server("forwarded = { headers = \"forwarded\" }"),
         ["", "", "", "", "for=127.0.0.1;host=\"test\";proto=http"]
     );
     assert_eq!(
-        reported("forwarded = { mode = \"append\", headers = \"both\" }"),
+        forwarded_to_server("forwarded = { mode = \"append\", headers = \"both\" }"),
         [
             "192.0.2.1, 192.0.2.2, 127.0.0.1",
             "http",
@@ -354,7 +354,7 @@ fn servers_are_told_of_the_client_as_configured_whatever_it_says_itself() {
 }
 
 #[test]
-fn a_trusted_proxy_says_who_is_denied() {
+fn deny_applies_to_the_address_that_a_trusted_proxy_forwards() {
     let origin = Origin::named("a");
     let config = "forwarded = { trust = \"127.0.0.0/8\" }, deny = \"192.0.2.0/24\", denied = \"reject\"";
     let (_evener, port) = run_http(&[&origin], config);
@@ -363,14 +363,14 @@ fn a_trusted_proxy_says_who_is_denied() {
     };
     assert_eq!(status("198.51.100.1"), 200);
     assert_eq!(status("192.0.2.7"), 403);
-    // What is left of the last address that is not a proxy's is hearsay.
+    // Addresses before the last one that is not a trusted proxy's are not verified.
     assert_eq!(status("192.0.2.7, 198.51.100.1"), 200);
     assert_eq!(status("198.51.100.1, 192.0.2.7, 127.0.0.9"), 403);
     assert_eq!(origin.requests().len(), 2);
 }
 
 #[test]
-fn a_reload_counts_for_the_next_request_of_a_kept_connection() {
+fn a_reload_applies_to_the_next_request_of_an_open_connection() {
     let (a, b) = (Origin::named("a"), Origin::named("b"));
     let evener = Evener::run(&http_service(0, &[&a], ""));
     let listen = evener.port("s");
@@ -384,12 +384,12 @@ fn a_reload_counts_for_the_next_request_of_a_kept_connection() {
 }
 
 #[test]
-fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
-    let (go, gone) = mpsc::channel::<()>();
-    let gone = std::sync::Mutex::new(gone);
+fn a_drain_completes_requests_in_flight_and_closes_idle_connections() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
     let origin = Origin::start(move |wire, request| {
         if request.target() == "/slow" {
-            gone.lock().unwrap().recv().unwrap();
+            released.lock().unwrap().recv().unwrap();
         }
         wire.reply("200 OK", "", request.target().as_bytes())
     });
@@ -400,7 +400,7 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
     wait_until("the slow request", || origin.lines().contains(&"GET /slow".to_owned()).then_some(()));
     evener.signal("TERM");
     assert!(idle.is_over());
-    go.send(()).unwrap();
+    release.send(()).unwrap();
     let response = slow.response("GET").unwrap();
     assert_eq!((response.text().as_str(), response.closes()), ("/slow", true));
     assert!(slow.is_over());
@@ -408,9 +408,9 @@ fn a_drain_finishes_the_present_answer_and_lets_the_idle_go() {
 }
 
 #[test]
-fn clients_that_never_close_do_not_hold_the_program() {
+fn clients_that_never_close_do_not_delay_the_end_of_the_program() {
     let origin = Origin::start(move |wire, _| wire.reply("200 OK", "", b"a"));
-    // Within the time for which the program otherwise hears a client to its end.
+    // Shorter than the time for which Evener otherwise waits for a client to close.
     let options = ["--workers", "1", "--drain-timeout", "4s"];
     let mut evener = Evener::run_with(&http_service(0, &[&origin], ""), &options);
     let listen = evener.port("s");
@@ -425,7 +425,7 @@ fn clients_that_never_close_do_not_hold_the_program() {
 }
 
 #[test]
-fn a_client_that_ended_its_side_still_gets_its_answers() {
+fn a_client_that_shut_down_its_write_side_still_gets_its_responses() {
     let origin = Origin::start(|wire, request| {
         std::thread::sleep(std::time::Duration::from_millis(100));
         wire.reply("200 OK", "", &request.body)
@@ -440,7 +440,7 @@ fn a_client_that_ended_its_side_still_gets_its_answers() {
 }
 
 #[test]
-fn fields_for_one_connection_do_not_come_back_to_the_client() {
+fn hop_by_hop_fields_of_a_response_are_not_forwarded() {
     let origin = Origin::start(|wire, _| {
         let fields = "Connection: X-Secret\r\nX-Secret: 1\r\nKeep-Alive: timeout=5\r\nProxy-Connection: close\r\n\
             Upgrade: h2c\r\nServer: a\r\nSet-Cookie: b=c\r\nSet-Cookie: d=e\r\n";
@@ -453,7 +453,7 @@ fn fields_for_one_connection_do_not_come_back_to_the_client() {
 }
 
 #[test]
-fn a_change_of_protocol_that_the_server_does_not_want_is_an_ordinary_request() {
+fn an_upgrade_that_the_server_ignores_is_an_ordinary_request() {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
@@ -465,14 +465,14 @@ fn a_change_of_protocol_that_the_server_does_not_want_is_an_ordinary_request() {
 }
 
 #[test]
-fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
+fn bytes_that_directly_follow_an_upgrade_arrive_on_both_sides() {
     let origin = Server::start(|stream| {
         let mut wire = Wire::new(stream);
         wire.header().unwrap();
         wire.send("HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nfirst word\r\n\r\n")
             .unwrap();
-        let printed = wire.header().unwrap().unwrap();
-        wire.send(printed).unwrap();
+        let received = wire.header().unwrap().unwrap();
+        wire.send(received).unwrap();
     });
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", \"127.0.0.1:{}\" }}",
@@ -494,7 +494,7 @@ fn what_is_said_right_behind_a_change_of_protocol_arrives_on_both_sides() {
 }
 
 #[test]
-fn a_server_of_http_1_0_is_understood() {
+fn responses_of_a_server_of_http_1_0_are_forwarded() {
     let origin = Origin::start(|wire, request| match request.target() {
         "/kept" => wire.send("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 4\r\n\r\nkept"),
         "/length" => wire.send("HTTP/1.0 200 OK\r\nContent-Length: 6\r\n\r\nlength").and_then(|()| hang_up()),
@@ -511,7 +511,7 @@ fn a_server_of_http_1_0_is_understood() {
 
 /// RFC 9112, section 3.2.4.
 #[test]
-fn options_of_a_whole_server_stays_so_in_the_absolute_form() {
+fn options_with_an_absolute_uri_without_a_path_is_sent_as_an_asterisk() {
     let origin = Origin::named("a");
     let (_evener, port) = run_http(&[&origin], "");
     Wire::to(port).ask("OPTIONS", "http://a.example:8001", "").unwrap();

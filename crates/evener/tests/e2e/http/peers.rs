@@ -1,5 +1,5 @@
 //! HTTP with real peers and under load: WebSocket between a client and a server of PyPI's `websockets`, many mixed
-//! requests with every body looked at, and slowhttptest.
+//! requests whose bodies are all compared, and slowhttptest.
 
 use crate::harness::origin::{Message, Origin, Wire, chunked, pattern, run_http};
 use crate::harness::{Directory, Evener, Server, have, local, python, reserved_port, wait_until};
@@ -18,7 +18,7 @@ async def echo(socket):
     try:
         async for message in socket:
             if message == "close":
-                await socket.close(4001, "as asked")
+                await socket.close(4001, "as requested")
             else:
                 await socket.send(message)
     except ConnectionClosedError:
@@ -49,7 +49,7 @@ async def one(number):
         await socket.send(blob)
         assert await socket.recv() == blob
         assert await (await socket.ping(b"are you there")) < 10
-        # Several under way at once.
+        # Several messages in flight at the same time.
         for turn in range(50):
             await socket.send(bytes([turn]) * 3000)
         for turn in range(50):
@@ -61,9 +61,9 @@ async def one(number):
             await socket.send("close")
             try:
                 await socket.recv()
-                assert False, "it goes on"
+                assert False, "the connection is still open"
             except ConnectionClosedError as end:
-                assert (end.rcvd.code, end.rcvd.reason) == (4001, "as asked"), end
+                assert (end.rcvd.code, end.rcvd.reason) == (4001, "as requested"), end
     return 1
 
 async def main():
@@ -85,16 +85,16 @@ impl Drop for Running {
 
 fn websocket_server(python: &PathBuf, directory: &Directory, port: u16) -> Running {
     let script = directory.write("server.py", WEBSOCKET_SERVER);
-    let printed = std::fs::File::create(directory.file("said")).unwrap();
-    let errors = printed.try_clone().unwrap();
+    let output = std::fs::File::create(directory.file("output")).unwrap();
+    let errors = output.try_clone().unwrap();
     let mut command = Command::new(python);
-    let child = command.arg(script).arg(port.to_string()).stdout(printed).stderr(errors).spawn().unwrap();
+    let child = command.arg(script).arg(port.to_string()).stdout(output).stderr(errors).spawn().unwrap();
     wait_until("the server", || std::net::TcpStream::connect(local(port)).ok());
     Running(child)
 }
 
 #[test]
-fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
+fn websocket_texts_large_messages_pings_and_close_codes_are_forwarded() {
     let Some(python) = python() else { return };
     let (directory, port) = (Directory::new(), reserved_port());
     let _server = websocket_server(&python, &directory, port);
@@ -107,10 +107,10 @@ fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
     let output: Output = client.arg(script).arg(format!("ws://127.0.0.1:{listen}/chat")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "20");
-    let printed = || std::fs::read_to_string(directory.file("said")).unwrap();
-    wait_until("every end to reach the server", || {
+    let printed = || std::fs::read_to_string(directory.file("output")).unwrap();
+    wait_until("every close code to reach the server", || {
         let count = |text: &str| printed().matches(text).count();
-        (count("4001 as asked") == 10 && count("4002 enough") == 10).then_some(())
+        (count("4001 as requested") == 10 && count("4002 enough") == 10).then_some(())
     });
     assert_eq!(evener.service_counter("s", "upgrades"), 20);
     wait_until("every connection to end", || {
@@ -120,7 +120,7 @@ fn websockets_go_through_with_texts_large_messages_pings_and_close_codes() {
 
 static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(1, 300_000));
 
-/// The body that belongs to a number: mostly small, now and then up to 100 KiB.
+/// The body that belongs to a number. Most are small, some up to 100 KiB.
 fn body_of(number: usize) -> &'static [u8] {
     let size = match number % 16 {
         0 => 0,
@@ -150,19 +150,19 @@ fn send_framed(wire: &Wire, start: &str, body: &[u8], number: usize) -> io::Resu
     }
 }
 
-/// Sends back the body that it got, or the one that belongs to the number.
+/// Responds with the request's body, or with the body that belongs to the number in the path.
 fn echo(wire: &mut Wire, request: &Message) -> io::Result<()> {
     let number: usize = request.target()[1..].parse().unwrap();
-    let ours = body_of(number);
+    let body = body_of(number);
     match request.method() {
         "DELETE" => wire.send("HTTP/1.1 204 No Content\r\n\r\n"),
-        "HEAD" => wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ours.len())),
-        "GET" => send_framed(wire, "HTTP/1.1 200 OK\r\n", ours, number / 6),
+        "HEAD" => wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len())),
+        "GET" => send_framed(wire, "HTTP/1.1 200 OK\r\n", body, number / 6),
         _ => send_framed(wire, "HTTP/1.1 200 OK\r\n", &request.body, number / 6),
     }
 }
 
-fn ask_and_check(wire: &mut Wire, number: usize) {
+fn request_and_check(wire: &mut Wire, number: usize) {
     let method = METHODS[number % 6];
     let start = format!("{method} /{number} HTTP/1.1\r\nHost: a\r\nX-Number: {number}\r\n");
     let expected = body_of(number);
@@ -186,7 +186,7 @@ fn ask_and_check(wire: &mut Wire, number: usize) {
 }
 
 #[test]
-fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
+fn each_of_a_hundred_thousand_mixed_requests_gets_its_response() {
     const CLIENTS: usize = 8;
     const REQUESTS: usize = 100_000;
     let servers = [(); 2].map(|()| {
@@ -209,7 +209,7 @@ fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
         for client in 0..CLIENTS {
             scope.spawn(move || {
                 let mut wire = Wire::to(listen);
-                (client..REQUESTS).step_by(CLIENTS).for_each(|number| ask_and_check(&mut wire, number));
+                (client..REQUESTS).step_by(CLIENTS).for_each(|number| request_and_check(&mut wire, number));
             });
         }
     });
@@ -219,7 +219,7 @@ fn a_hundred_thousand_mixed_requests_get_their_own_answers() {
     assert_eq!(evener.service_counter("s", "connections"), CLIENTS as u64);
 }
 
-/// Attacks for ten seconds while another client sends requests, half of which get their responses within a second.
+/// Runs an attack for ten seconds while another client sends requests. Half of its requests must be served within a second.
 fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     if !have("slowhttptest") {
         return None;
@@ -235,45 +235,45 @@ fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     command.args(["-u", &format!("http://127.0.0.1:{port}/large")]);
     let mut slow = Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let mut pooled = Wire::to(port);
-    let (mut most, mut took) = (0, Vec::new());
+    let (mut most, mut durations) = (0, Vec::new());
     while slow.0.try_wait().unwrap().is_none() {
         let begun = Instant::now();
         let responses = [crate::harness::origin::get(port, "/"), pooled.ask("GET", "/", "").unwrap()];
-        took.push(begun.elapsed());
+        durations.push(begun.elapsed());
         assert!(responses.iter().all(|response| response.status() == 200 && response.text() == "quick"));
-        if took.len() % 10 == 0 {
+        if durations.len() % 10 == 0 {
             most = most.max(evener.status()["services"][0]["connections_active"].as_u64().unwrap());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    // The slowest one may have waited for a processor.
-    took.sort();
-    let median = took[took.len() / 2];
+    // The slowest requests may have waited for a processor.
+    durations.sort();
+    let median = durations[durations.len() / 2];
     assert!(median < Duration::from_secs(1), "{median:?} for two requests");
-    assert!(most > 100, "at most {most} connections at once are no attack");
-    assert!(took.len() > 50, "{} requests", took.len() * 2);
+    assert!(most > 100, "the attack had at most {most} concurrent connections");
+    assert!(durations.len() > 50, "{} requests", durations.len() * 2);
     drop(pooled);
-    wait_until("the slow ones to be gone", || {
+    wait_until("the slow connections to end", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())
     });
     Some(evener)
 }
 
 #[test]
-fn slow_heads_hold_up_nobody_else() {
+fn slow_header_sections_do_not_delay_other_clients() {
     let more = "header_timeout = \"3s\"";
     let Some(evener) = under_slow_clients(&["-H", "-i", "1", "-x", "24"], more) else { return };
     assert!(evener.service_counter("s", "preamble_timeouts") > 100);
 }
 
 #[test]
-fn slow_bodies_hold_up_nobody_else() {
+fn slow_bodies_do_not_delay_other_clients() {
     let attack = ["-B", "-i", "1", "-s", "8192", "-t", "POST", "-x", "10"];
     under_slow_clients(&attack, "stall_timeout = \"3s\"");
 }
 
 #[test]
-fn slow_readers_hold_up_nobody_else() {
+fn slow_readers_do_not_delay_other_clients() {
     let attack = ["-X", "-w", "512", "-y", "1024", "-n", "1", "-z", "32", "-k", "1"];
     under_slow_clients(&attack, "stall_timeout = \"3s\"");
 }

@@ -1,4 +1,4 @@
-//! `request_log`: a line for each request, in files that can be rotated and in datagrams.
+//! `request_log`: one line for each request, written to files that can be rotated or sent as datagrams.
 
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire};
@@ -20,7 +20,7 @@ fn tcp(listen: u16, server: u16, log: &Path, more: &str) -> String {
     )
 }
 
-/// The lines of a log without their times, once there are so many.
+/// Waits until a log has this many lines, and returns them without their times.
 fn lines(log: &Path, count: usize) -> Vec<String> {
     let read = || fs::read_to_string(log).unwrap_or_default();
     let text = wait_until("the lines", || {
@@ -39,7 +39,7 @@ fn lines(log: &Path, count: usize) -> Vec<String> {
     text.lines().map(timeless).collect()
 }
 
-/// Writes, and reads it back: what follows is another piece.
+/// Writes bytes and reads their echo, so that the next write is received separately.
 fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
     stream.write_all(bytes).unwrap();
     stream.flush().unwrap();
@@ -49,7 +49,7 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 }
 
 #[test]
-fn each_piece_of_a_plain_connection_is_a_line() {
+fn each_receive_of_a_plain_connection_is_logged_as_a_line() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(0, a.port, &log, ""));
@@ -61,13 +61,13 @@ fn each_piece_of_a_plain_connection_is_a_line() {
         echo(&mut client, piece.as_bytes());
     }
     let expected =
-        ["GET / HTTP/1.1", "gr..n", "", &long[..100]].map(|printed| format!("127.0.0.2 127.0.0.1 {printed}"));
+        ["GET / HTTP/1.1", "gr..n", "", &long[..100]].map(|text| format!("127.0.0.2 127.0.0.1 {text}"));
     assert_eq!(lines(&log, 4), expected);
     assert_eq!(evener.service_counter("s", "log_dropped"), 0);
 }
 
 #[test]
-fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
+fn bulk_data_is_logged_receive_by_receive_and_arrives_unchanged() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(0, a.port, &log, ""));
@@ -81,7 +81,7 @@ fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
     client.read_exact(&mut back).unwrap();
     sender.join().unwrap();
     assert!(back == bytes);
-    // A receive takes 64 KiB at most: had it gone over to splice, there would be a few lines only.
+    // A receive takes at most 64 KiB. If the relay had changed to splice, there would be only a few lines.
     let pieces = bytes.len() / 65_536;
     wait_until("a line for each piece", || {
         let dropped = evener.service_counter("s", "log_dropped") as usize;
@@ -90,32 +90,32 @@ fn bulk_is_written_down_piece_by_piece_and_comes_through_whole() {
 }
 
 #[test]
-fn what_is_said_before_a_server_is_chosen_and_what_was_sealed_is_written_down() {
+fn bytes_behind_a_proxy_header_and_decrypted_bytes_are_logged() {
     let (a, directory) = (Server::named("a"), Directory::new());
-    let (authority, log, sealed) =
+    let (authority, log, tls_log) =
         (Authority::new("test ca"), directory.file("p.log"), directory.file("t.log"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&format!(
         "{}{}",
         tcp(0, a.port, &log, "proxy_from = \"127.0.0.0/8\""),
-        tcp(0, a.port, &sealed, &format!("tls = {{ {keys} }}")).replace("\"s\"", "\"t\""),
+        tcp(0, a.port, &tls_log, &format!("tls = {{ {keys} }}")).replace("\"s\"", "\"t\""),
     ));
     let plain = evener.port("s");
-    let secret = evener.port("t");
+    let encrypted = evener.port("t");
     let mut client = connect(plain);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\nfirst").unwrap();
     line(&mut client);
     client.read_exact(&mut [0; 5]).unwrap();
     echo(&mut client, b"second\r\n");
     assert_eq!(lines(&log, 2), ["192.0.2.7 127.0.0.1 first", "192.0.2.7 127.0.0.1 second"]);
-    let mut client = shake(secret, "a.example", &Arc::new(authority.client(ANY))).unwrap();
+    let mut client = shake(encrypted, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     line_of(&mut client);
     echo(&mut client, b"secret\r\nmore");
-    assert_eq!(lines(&sealed, 1), ["127.0.0.1 127.0.0.1 secret"]);
+    assert_eq!(lines(&tls_log, 1), ["127.0.0.1 127.0.0.1 secret"]);
 }
 
 #[test]
-fn each_request_that_is_sent_to_a_server_is_a_line() {
+fn each_request_that_is_sent_to_a_server_is_logged_as_a_line() {
     let (origin, directory) = (Origin::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let more = "protocol = \"http\", health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
@@ -137,13 +137,13 @@ fn each_request_that_is_sent_to_a_server_is_a_line() {
     ];
     assert_eq!(lines(&log, 4), expected);
     assert_eq!(evener.service_counter("s", "requests"), 5);
-    let far = "/".to_owned() + &"x".repeat(5000);
-    Wire::to(listen).ask("GET", &far, "").unwrap();
+    let long_path = "/".to_owned() + &"x".repeat(5000);
+    Wire::to(listen).ask("GET", &long_path, "").unwrap();
     assert_eq!(lines(&log, 5)[4].len(), "127.0.0.1 127.0.0.1 ".len() + 2048);
 }
 
 #[test]
-fn requests_of_http2_are_written_down_as_such() {
+fn requests_of_http2_are_logged_with_their_version() {
     let (origin, directory) = (Origin::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let front = Front::run(&[&origin], &format!("request_log = \"{}\"", log.display()));
@@ -157,7 +157,7 @@ fn requests_of_http2_are_written_down_as_such() {
 }
 
 #[test]
-fn a_unix_server_is_written_down_by_its_path() {
+fn a_unix_server_is_logged_by_its_path() {
     let directory = Directory::new();
     let (log, path) = (directory.file("requests.log"), directory.file("a.sock"));
     let server = UnixListener::bind(&path).unwrap();
@@ -176,7 +176,7 @@ fn a_unix_server_is_written_down_by_its_path() {
 }
 
 #[test]
-fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
+fn a_reload_reopens_a_log_that_was_renamed() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let config = tcp(0, a.port, &log, "");
@@ -184,54 +184,58 @@ fn a_file_that_was_moved_away_goes_on_anew_after_a_reload() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
-    let mut say = |text: &str| echo(&mut client, text.as_bytes());
-    say("one");
+    let mut log_text = |text: &str| echo(&mut client, text.as_bytes());
+    log_text("one");
     lines(&log, 1);
     fs::rename(&log, &moved).unwrap();
-    say("two");
-    assert_eq!(lines(&moved, 2)[1], "127.0.0.1 127.0.0.1 two", "it was not told yet");
-    // Nothing else changed; and connections that are there go on in the new file.
+    log_text("two");
+    assert_eq!(lines(&moved, 2)[1], "127.0.0.1 127.0.0.1 two", "the log is not reopened before the reload");
+    // The configuration is the same. Open connections are logged to the new file.
     evener.reload(&config);
-    say("three");
+    log_text("three");
     assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 three"]);
     assert_eq!(lines(&moved, 2).len(), 2);
-    // A configuration that is wrong does not keep it from being rotated.
+    // The log is rotated even when the configuration is invalid.
     fs::rename(&log, &moved).unwrap();
-    evener.directory.write("evener.lua", "nonsense");
+    evener.write_config("nonsense");
     evener.signal("HUP");
     evener.expect_log("reload_failed");
-    say("four");
+    log_text("four");
     assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 four"]);
 }
 
 #[test]
-fn a_log_comes_goes_and_must_be_writable() {
+fn a_reload_adds_changes_and_removes_a_log_that_is_writable() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let (log, other) = (directory.file("requests.log"), directory.file("other.log"));
     let without = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let evener = Evener::run(&without);
     let listen = evener.port("s");
-    let say = |text: &str| {
+    let log_text = |text: &str| {
         let mut client = connect(listen);
         line(&mut client);
         echo(&mut client, text.as_bytes());
     };
-    say("none");
+    log_text("none");
     evener.reload(&tcp(0, a.port, &log, ""));
-    say("one");
+    log_text("one");
     evener.reload(&tcp(0, a.port, &other, ""));
-    say("two");
+    log_text("two");
     assert_eq!(lines(&log, 1), ["127.0.0.1 127.0.0.1 one"]);
     assert_eq!(lines(&other, 1), ["127.0.0.1 127.0.0.1 two"]);
     let nowhere = directory.file("no/such/directory.log");
-    evener.directory.write("evener.lua", &tcp(0, a.port, &nowhere, "connections_max = 1"));
+    evener.write_config(&tcp(0, a.port, &nowhere, "connections_max = 1"));
     evener.signal("HUP");
     evener.expect_log("reload_failed");
     evener.expect_log("request_log: ");
-    say("three");
-    assert_eq!(lines(&other, 2)[1], "127.0.0.1 127.0.0.1 three", "nothing changed");
+    log_text("three");
+    assert_eq!(
+        lines(&other, 2)[1],
+        "127.0.0.1 127.0.0.1 three",
+        "the rejected configuration changed the log"
+    );
     evener.reload(&without);
-    say("four");
+    log_text("four");
     let service = &evener.status()["services"][0];
     assert!(service["counters"]["connections"].as_u64() >= Some(5));
     assert_eq!((lines(&log, 1).len(), lines(&other, 2).len()), (1, 2));
@@ -250,23 +254,23 @@ fn a_collector_gets_a_datagram_for_each_line() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     line(&mut client);
-    let mut reported = |printed: &[u8]| {
-        echo(&mut client, printed);
+    let mut datagram_for = |sent: &[u8]| {
+        echo(&mut client, sent);
         let mut datagram = [0; 2000];
         let length = collector.recv(&mut datagram).unwrap();
         String::from_utf8(datagram[..length].to_vec()).unwrap()
     };
-    assert_eq!(reported(b"GET / HTTP/1.0\r\n\r\n"), "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0\n");
-    let long = reported(&[b'y'; 3000]);
+    assert_eq!(datagram_for(b"GET / HTTP/1.0\r\n\r\n"), "+ 127.0.0.1 127.0.0.1 GET / HTTP/1.0\n");
+    let long = datagram_for(&[b'y'; 3000]);
     assert_eq!((long.len(), long.ends_with("y\n")), (1024, true));
 }
 
 #[test]
-fn nobody_waits_for_whoever_reads_the_log() {
+fn clients_do_not_wait_for_the_reader_of_the_log() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let pipe = directory.file("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    // Somebody reads, but not now.
+    // The pipe has a reader, which reads nothing.
     let reader = fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let evener = Evener::run_with(&tcp(0, a.port, &pipe, ""), &["--workers", "1"]);
     let listen = evener.port("s");

@@ -1,4 +1,4 @@
-//! `respond`: the service answers every request itself.
+//! `respond`: a service that sends a local response to every request.
 
 use crate::harness::Evener;
 use crate::harness::origin::{Origin, Wire};
@@ -13,7 +13,7 @@ fn service(listen: u16, respond: &str) -> String {
 }
 
 #[test]
-fn every_request_gets_the_same_answer_and_the_connection_stays() {
+fn every_request_gets_the_configured_response_and_the_connection_stays_open() {
     let respond = format!("type = \"text/html\", body = {BODY:?}");
     let evener = Evener::run(&service(0, &respond));
     let listen = evener.port("s");
@@ -25,11 +25,11 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
     }
     let header = client.ask("HEAD", "/", "").unwrap();
     assert_eq!((header.status(), header.field("Content-Length")), (200, "18"));
-    // Two at once: nothing was behind the head of the one before.
+    // Two pipelined requests: no body follows the header section of the response to HEAD.
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert!(client.response("HEAD").unwrap().body.is_empty());
     assert_eq!(client.response("GET").unwrap().text(), BODY);
-    // A body that nobody reads ends the connection, after the answer.
+    // A request with a body, which is not read, ends the connection after the response.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     let response = client.response("POST").unwrap();
     assert_eq!((response.text().as_str(), response.closes()), (BODY, true));
@@ -39,26 +39,26 @@ fn every_request_gets_the_same_answer_and_the_connection_stays() {
 }
 
 #[test]
-fn who_is_refused_gets_what_is_meant_for_such() {
+fn denied_clients_are_routed_to_the_denied_pool_and_not_to_the_local_response() {
     let refused = Origin::named("refused");
-    let of = |own: &str| {
+    let config = |setting: &str| {
         format!(
             "local r = pool \"r\" {{ \"127.0.0.1:{}\" }}
-             service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {own},
+             service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {setting},
                access = {{ {{ deny = \"127.0.0.1\" }} }}, denied = r }}",
             refused.port
         )
     };
-    let evener = Evener::run(&of("respond = { body = \"hi\" }"));
+    let evener = Evener::run(&config("respond = { body = \"hi\" }"));
     let listen = evener.port("s");
-    let ask = || Wire::to(listen).ask("GET", "/", "").unwrap();
-    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
-    evener.reload(&of("redirect = \"https\""));
-    assert_eq!((ask().status(), ask().text().as_str()), (200, "refused"));
+    let request = || Wire::to(listen).ask("GET", "/", "").unwrap();
+    assert_eq!((request().status(), request().text().as_str()), (200, "refused"));
+    evener.reload(&config("redirect = \"https\""));
+    assert_eq!((request().status(), request().text().as_str()), (200, "refused"));
 }
 
 #[test]
-fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
+fn connect_and_denied_clients_do_not_get_the_configured_response() {
     let config = service(0, "body = \"hi\"");
     let evener = Evener::run(&config);
     let listen = evener.port("s");
@@ -75,14 +75,14 @@ fn what_wants_a_tunnel_or_may_not_come_in_gets_no_page() {
     let mut client = Wire::to(listen);
     let response = client.ask("GET", "/", "").unwrap();
     assert_eq!((response.status(), response.text().as_str()), (503, "another"));
-    // Where no servers are meant, all is well.
+    // A service that needs no servers is healthy.
     assert_eq!(client.ask("GET", "/up", "").unwrap().status(), 200);
 }
 
 #[test]
-fn statuses_that_have_no_body_are_sent_without() {
+fn statuses_without_a_body_are_sent_without_one() {
     for status in [204, 205, 304] {
-        let evener = Evener::run(&service(0, &format!("status = {status}, body = \"never seen\"")));
+        let evener = Evener::run(&service(0, &format!("status = {status}, body = \"never sent\"")));
         let listen = evener.port("s");
         let mut client = Wire::to(listen);
         for _ in 0..2 {
@@ -94,16 +94,16 @@ fn statuses_that_have_no_body_are_sent_without() {
 }
 
 #[test]
-fn http_2_gets_it_too() {
+fn clients_of_http_2_get_the_configured_response() {
     for (status, body) in [(200, BODY), (204, "")] {
         let respond = format!("respond = {{ status = {status}, type = \"text/html\", body = {body:?} }}");
         let front = Front::run_ports(&[], "", &respond);
         within(async {
             let client = front.client().await;
             for method in ["GET", "HEAD", "PUT"] {
-                let response = client.ask(method, "/a?b=c", &[]).await.unwrap();
+                let response = client.request(method, "/a?b=c", &[]).await.unwrap();
                 let expected = if method == "HEAD" { "" } else { body };
-                assert_eq!((response.status, response.text().as_str()), (status, expected), "{method}");
+                assert_eq!((response.status(), response.text().as_str()), (status, expected), "{method}");
                 let (kind, length) = if status == 204 { ("", "") } else { ("text/html", "18") };
                 assert_eq!(
                     (response.field("content-type"), response.field("content-length")),
@@ -111,8 +111,8 @@ fn http_2_gets_it_too() {
                 );
             }
             let response = client.put("POST", "/", &[], vec![0; 300_000].into()).await.unwrap();
-            assert_eq!((response.status, response.text().as_str()), (status, body));
-            assert_eq!(client.get("/").await.status, status);
+            assert_eq!((response.status(), response.text().as_str()), (status, body));
+            assert_eq!(client.get("/").await.status(), status);
         });
     }
 }

@@ -1,6 +1,6 @@
-//! Request smuggling: what two programs could understand differently is refused, or goes on in one form only, however
-//! the bytes are cut on their way. Each message of the corpus is sent whole, in two pieces cut at every place, and byte
-//! by byte, over server connections that all of them share: a request left over by one would spoil another.
+//! Request smuggling: a message that two programs could parse differently is refused, or forwarded in one strict form,
+//! regardless of how its bytes are split. Each message of the corpus is sent whole, in two pieces split at every position,
+//! and byte by byte. All attempts share the server connections, so a smuggled request would corrupt another attempt.
 
 mod requests;
 mod responses;
@@ -13,20 +13,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// So many attempts run at once: they mostly wait.
+/// Number of threads that run attempts. They mostly wait.
 const LANES: usize = 32;
-/// Long enough that the first piece is read before the second comes, most of the time.
+/// Pause between two pieces. Most of the time the first piece is read before the second one arrives.
 const PAUSE: Duration = Duration::from_millis(3);
-/// Heads are short here, so that the limits can be reached at every cut.
+/// Low limits, so that messages split at every position can exceed them.
 const LIMITS: &str = "forwarded = \"off\", header_bytes_max = 1024, header_fields_max = 8";
-/// What must not be served when what is before it was refused.
+/// A request behind a refused one: it must not be served.
 const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// What has to become of the bytes of one connection.
+/// The expected result of the bytes of one connection.
 #[derive(Clone, Debug)]
 struct Expected {
-    /// What the server sees, in this order; each is answered.
-    seen: Vec<Vec<u8>>,
+    /// The requests that the server receives and responds to, in this order.
+    received: Vec<Vec<u8>>,
     then: Then,
 }
 
@@ -34,15 +34,15 @@ struct Expected {
 enum Then {
     /// The connection is ready for another request.
     Stays,
-    /// It is closed.
+    /// The connection is closed.
     Closes,
-    /// One more answer, ours, with this status; then it is closed.
+    /// A local response with this status follows, then the connection is closed.
     Refused(u16),
-    /// The same, once the client ended its side.
+    /// Like `Refused`, after the client shut down its write side.
     HalfRefused(u16),
 }
 
-/// One message, or some of them.
+/// One or more messages of one connection.
 #[derive(Clone, Debug)]
 struct Case {
     name: &'static str,
@@ -50,7 +50,7 @@ struct Case {
     expected: Expected,
 }
 
-/// Where a message is cut.
+/// The position at which a message is split.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Nowhere,
@@ -73,7 +73,7 @@ impl Cut {
     }
 }
 
-/// Writes the pieces, with a pause between them. The other side may have had enough before the last one.
+/// Writes the pieces, with a pause between them. The peer may close before the last one.
 fn write_pieces(mut stream: &TcpStream, pieces: &[&[u8]]) {
     let pause = if pieces.len() > 2 { PAUSE / 6 } else { PAUSE };
     for (number, piece) in pieces.iter().enumerate() {
@@ -86,19 +86,22 @@ fn write_pieces(mut stream: &TcpStream, pieces: &[&[u8]]) {
     }
 }
 
-/// Says what is wrong with what came back.
+/// Sends the pieces over a new connection. The error describes a response that is not as expected.
 fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), String> {
     let mut wire = Wire::to(port);
     wire.stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     write_pieces(&wire.stream, pieces);
-    for (number, seen) in expected.seen.iter().enumerate() {
-        let response = wire.response("GET").map_err(|error| format!("answer {number}: {error}"))?;
-        if response.status() != 200 || response.body != *seen {
-            return Err(format!("answer {number} is {:?} {:?}", response.line(), response.text()));
+    for (number, received) in expected.received.iter().enumerate() {
+        let response = wire.response("GET").map_err(|error| format!("response {number}: {error}"))?;
+        if response.status() != 200 || response.body != *received {
+            return Err(format!("response {number} is {:?} {:?}", response.line(), response.text()));
         }
-        let last = number + 1 == expected.seen.len();
+        let last = number + 1 == expected.received.len();
         if response.closes() != (last && expected.then == Then::Closes) {
-            return Err(format!("answer {number} says of the connection {:?}", response.field("Connection")));
+            return Err(format!(
+                "response {number} has the connection field {:?}",
+                response.field("Connection")
+            ));
         }
     }
     if matches!(expected.then, Then::Stays | Then::HalfRefused(_)) {
@@ -107,7 +110,7 @@ fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), Strin
     match expected.then {
         Then::Stays | Then::Closes => {}
         Then::Refused(status) | Then::HalfRefused(status) => {
-            let response = wire.response("GET").map_err(|error| format!("the refusal: {error}"))?;
+            let response = wire.response("GET").map_err(|error| format!("the local response: {error}"))?;
             if response.status() != status || !response.closes() {
                 return Err(format!("refused with {:?}", response.header));
             }
@@ -116,20 +119,20 @@ fn attempt(port: u16, pieces: &[&[u8]], expected: &Expected) -> Result<(), Strin
     if wire.is_over() {
         Ok(())
     } else {
-        Err(format!("more came: {:?}", String::from_utf8_lossy(wire.left())))
+        Err(format!("unexpected bytes: {:?}", String::from_utf8_lossy(wire.left())))
     }
 }
 
-/// Answers each request with what it saw of it.
+/// A server that responds to each request with the bytes that it received.
 fn mirror() -> Origin {
     Origin::start(|wire, request| {
         let header = request.header.chars().map(|character| character as u8);
-        let seen: Vec<u8> = header.chain(request.body.iter().copied()).collect();
-        wire.reply("200 OK", "", &seen)
+        let received: Vec<u8> = header.chain(request.body.iter().copied()).collect();
+        wire.reply("200 OK", "", &received)
     })
 }
 
-/// Tries a case with every cut; what went wrong.
+/// Tries a case with every cut, and returns the failures.
 fn try_case(port: u16, origin: &Origin, case: &Case) -> Vec<String> {
     let (cuts, next, wrong) = (Cut::all(case.bytes.len()), AtomicUsize::new(0), Mutex::new(Vec::new()));
     origin.forget();
@@ -137,28 +140,30 @@ fn try_case(port: u16, origin: &Origin, case: &Case) -> Vec<String> {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while let Some(cut) = cuts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(what) = attempt(port, &cut.pieces(&case.bytes), &case.expected) {
-                        wrong.lock().unwrap().push(format!("{}, cut {cut:?}: {what}", case.name));
+                    if let Err(error) = attempt(port, &cut.pieces(&case.bytes), &case.expected) {
+                        wrong.lock().unwrap().push(format!("{}, cut {cut:?}: {error}", case.name));
                     }
                 }
             });
         }
     });
     let mut wrong = wrong.into_inner().unwrap();
-    let (count, expected) = (origin.requests().len(), cuts.len() * case.expected.seen.len());
+    let (count, expected) = (origin.requests().len(), cuts.len() * case.expected.received.len());
     if count != expected {
         let lines: std::collections::BTreeSet<String> = origin.lines().into_iter().collect();
-        wrong.push(format!("{}: the server saw {count} requests, not {expected}: {lines:?}", case.name));
+        wrong.push(format!("{}: the server received {count} requests, not {expected}: {lines:?}", case.name));
     }
-    wrong.extend(origin.faults().into_iter().map(|fault| format!("{}: the server saw {fault}", case.name)));
-    // A few tell enough.
+    wrong.extend(
+        origin.faults().into_iter().map(|fault| format!("{}: the server reports {fault}", case.name)),
+    );
+    // Three failures of a case are enough to report.
     let more = wrong.len().saturating_sub(3);
     wrong.truncate(3);
     wrong.extend((more > 0).then(|| format!("{}: and {more} more", case.name)));
     wrong
 }
 
-/// The same bytes, with one word for another.
+/// Replaces the first occurrence of a word.
 fn replace(bytes: &[u8], word: &[u8], by: &[u8]) -> Vec<u8> {
     match bytes.windows(word.len()).position(|window| window == word) {
         Some(at) => [&bytes[..at], by, &bytes[at + word.len()..]].concat(),
@@ -173,8 +178,8 @@ fn try_all(cases: &[Case]) {
     for case in cases {
         let mut case = case.clone();
         let port = listen.to_string();
-        for seen in &mut case.expected.seen {
-            *seen = replace(seen, b"LISTEN", port.as_bytes());
+        for received in &mut case.expected.received {
+            *received = replace(received, b"LISTEN", port.as_bytes());
         }
         wrong.extend(try_case(listen, &origin, &case));
     }
@@ -182,9 +187,9 @@ fn try_all(cases: &[Case]) {
     assert!(wrong.is_empty(), "of {} cases:\n{}", cases.len(), wrong.join("\n"));
 }
 
-/// A case in which a few bytes are others, gone, doubled or from elsewhere.
+/// A case with a few bytes replaced, removed, inserted or copied.
 fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
-    const SPICE: &[&[u8]] = &[
+    const INSERTIONS: &[&[u8]] = &[
         b"\r\n",
         b"\n",
         b"\r",
@@ -210,8 +215,8 @@ fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
         let end = (at + below(6)).min(bytes.len());
         match below(4) {
             0 => drop(bytes.drain(at..end)),
-            1 => drop(bytes.splice(at..at, SPICE[below(SPICE.len())].iter().copied())),
-            2 => drop(bytes.splice(at..end, SPICE[below(SPICE.len())].iter().copied())),
+            1 => drop(bytes.splice(at..at, INSERTIONS[below(INSERTIONS.len())].iter().copied())),
+            2 => drop(bytes.splice(at..end, INSERTIONS[below(INSERTIONS.len())].iter().copied())),
             _ => {
                 let piece = bytes[at..end].to_vec();
                 let to = below(bytes.len());
@@ -222,25 +227,26 @@ fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// What is strange in a request that a server saw.
-fn strange(request: &Message) -> Option<String> {
+/// The header section of a request that is not in strict form.
+fn not_strict(request: &Message) -> Option<String> {
     let lines: Vec<&str> = request.header.trim_end_matches("\r\n").split("\r\n").collect();
     let control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;
-    let is_strange = lines.iter().any(|line| line.bytes().any(control))
+    let is_not_strict = lines.iter().any(|line| line.bytes().any(control))
         || lines[0].split(' ').count() != 3
         || !lines[0].ends_with(" HTTP/1.1")
         || lines[1..]
             .iter()
             .any(|line| line.split_once(": ").is_none_or(|(name, _)| name.contains([' ', '\t'])))
         || request.fields("Host").len() != 1;
-    is_strange.then(|| request.header.clone())
+    is_not_strict.then(|| request.header.clone())
 }
 
 #[test]
-fn whatever_is_made_of_the_corpus_reaches_the_server_in_strict_form_or_not_at_all() {
+fn mutated_requests_reach_the_server_in_strict_form_or_not_at_all() {
     const SEEDS: u64 = 6000;
-    let all = [requests::refused_heads(), requests::refused_lengths(), requests::refused_chunks()].concat();
-    let cases = [all, requests::sound(), requests::sequences()].concat();
+    let all = [requests::refused_header_sections(), requests::refused_lengths(), requests::refused_chunks()]
+        .concat();
+    let cases = [all, requests::valid(), requests::sequences()].concat();
     let origin = mirror();
     let (evener, port) = run_http(&[&origin], "forwarded = \"off\"");
     let wrong = Mutex::new(Vec::new());
@@ -253,10 +259,10 @@ fn whatever_is_made_of_the_corpus_reaches_the_server_in_strict_form_or_not_at_al
                     let mut wire = Wire::to(port);
                     let _ = wire.send(&bytes);
                     let _ = wire.stream.shutdown(Shutdown::Write);
-                    // Its answers are all well formed; so many there may be.
-                    if let Err(what) = read_answers(&mut wire) {
+                    // There may be any number of responses, and each is well formed.
+                    if let Err(error) = read_responses(&mut wire) {
                         let text = String::from_utf8_lossy(&bytes).into_owned();
-                        wrong.lock().unwrap().push(format!("seed {seed}: {what}: {text:?}"));
+                        wrong.lock().unwrap().push(format!("seed {seed}: {error}: {text:?}"));
                     }
                 }
             });
@@ -264,12 +270,12 @@ fn whatever_is_made_of_the_corpus_reaches_the_server_in_strict_form_or_not_at_al
     });
     let mut wrong = wrong.into_inner().unwrap();
     wrong.extend(origin.faults());
-    wrong.extend(origin.requests().iter().filter_map(strange));
+    wrong.extend(origin.requests().iter().filter_map(not_strict));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(origin.requests().len() > 500 && evener.service_counter("s", "requests_bad") > 500);
 }
 
-fn read_answers(wire: &mut Wire) -> Result<(), String> {
+fn read_responses(wire: &mut Wire) -> Result<(), String> {
     while !wire.is_over() {
         let response = wire.response("GET").map_err(|error| error.to_string())?;
         if ![200, 400, 404, 431, 501, 505].contains(&response.status()) {
@@ -280,31 +286,31 @@ fn read_answers(wire: &mut Wire) -> Result<(), String> {
 }
 
 #[test]
-fn an_ambiguous_head_is_refused_however_it_is_cut() {
-    try_all(&requests::refused_heads());
+fn an_ambiguous_header_section_is_refused_with_any_split() {
+    try_all(&requests::refused_header_sections());
 }
 
 #[test]
-fn connect_with_a_body_is_refused_however_it_is_cut() {
+fn connect_with_a_body_is_refused_with_any_split() {
     try_all(&requests::connects());
 }
 
 #[test]
-fn an_ambiguous_length_is_refused_however_it_is_cut() {
+fn an_ambiguous_length_is_refused_with_any_split() {
     try_all(&requests::refused_lengths());
 }
 
 #[test]
-fn an_ambiguous_chunk_is_refused_however_it_is_cut() {
+fn an_ambiguous_chunk_is_refused_with_any_split() {
     try_all(&requests::refused_chunks());
 }
 
 #[test]
-fn a_sound_request_reaches_the_server_in_one_form_however_it_is_cut() {
-    try_all(&requests::sound());
+fn a_valid_request_reaches_the_server_in_one_form_with_any_split() {
+    try_all(&requests::valid());
 }
 
 #[test]
-fn requests_one_after_the_other_are_told_apart_however_they_are_cut() {
+fn consecutive_requests_are_separated_with_any_split() {
     try_all(&requests::sequences());
 }

@@ -1,4 +1,4 @@
-//! Under wrk, through three nginx: reloads, a server that is killed and comes back.
+//! Load from wrk through three nginx servers: reloads, and a server that is killed and started again.
 
 use crate::harness::{Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +24,7 @@ impl Nginx {
         let mut command = Command::new("nginx");
         let child =
             command.arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_until("nginx to answer", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        wait_until("nginx to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
         Self { child, directory }
     }
 
@@ -35,7 +35,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // With one process it is this child alone that dies, at once.
+        // nginx runs as one process, so killing this child ends it immediately.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = &self.directory;
@@ -55,7 +55,7 @@ impl Wrk {
         Self(command.stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    /// Connect, read, write errors and time-outs; and the requests.
+    /// Waits for the end. Returns the connect, read, write and timeout errors, the number of requests, and the output.
     fn end(self) -> ([u64; 4], u64, String) {
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -80,7 +80,7 @@ fn config(listen: u16, ports: &[u16], turn: usize) -> String {
 }
 
 #[test]
-fn twenty_reloads_under_load_lose_nothing() {
+fn twenty_reloads_under_load_fail_no_request() {
     if !have("nginx") || !have("wrk") {
         return;
     }
@@ -92,13 +92,13 @@ fn twenty_reloads_under_load_lose_nothing() {
         let mut wrk = Wrk::start(listen, 8, close);
         for turn in 1..=20 {
             std::thread::sleep(Duration::from_millis(150));
-            // The order of the servers, the policy and a limit change; in some turns a server is gone.
+            // The order of the servers, the policy and a limit change. Every fourth turn removes a server.
             let mut ports = ports.to_vec();
             ports.rotate_left(turn % 3);
             ports.truncate(if turn % 4 == 0 { 2 } else { 3 });
             evener.reload(&config(0, &ports, turn));
         }
-        assert!(wrk.0.try_wait().unwrap().is_none(), "the load lasted longer than the reloads");
+        assert!(wrk.0.try_wait().unwrap().is_none(), "the load must last longer than the reloads");
         let (errors, requests, text) = wrk.end();
         assert_eq!(errors, [0; 4], "close: {close}\n{text}");
         assert!(requests > 1000, "{text}");
@@ -107,7 +107,7 @@ fn twenty_reloads_under_load_lose_nothing() {
 }
 
 #[test]
-fn a_killed_server_costs_only_what_was_inside_it_whatever_is_reloaded() {
+fn only_requests_at_the_killed_server_fail_during_reloads() {
     if !have("nginx") || !have("wrk") {
         return;
     }
@@ -133,18 +133,18 @@ fn a_killed_server_costs_only_what_was_inside_it_whatever_is_reloaded() {
         servers.insert(0, Nginx::start(ports[0]));
         verdict("up");
         reload(14..=20);
-        assert!(wrk.0.try_wait().unwrap().is_none(), "the load lasted longer than all that");
+        assert!(wrk.0.try_wait().unwrap().is_none(), "the load must last longer than the reloads");
         let before = evener.server(&name)["counters"]["connections"].as_u64().unwrap();
         let (errors, requests, text) = wrk.end();
         let [connect, read, write, timeout] = errors;
-        // 64 connections by turns over three servers: 22 at most were at the killed one (in the moment of a connection
-        // for each request a few more may be), each with one request inside.
+        // Round robin spreads 64 connections over three servers, so at most 22 were at the killed server, each with one
+        // request. With a connection for each request there may be a few more.
         assert!(read <= 40 && write <= 40, "close: {close}\n{text}");
         assert_eq!((connect, timeout), (0, 0), "close: {close}\n{text}");
         assert!(requests > 1000, "{text}");
         if close {
             let after = evener.server(&name)["counters"]["connections"].as_u64().unwrap();
-            assert!(after > before, "the server that came back serves again");
+            assert!(after > before, "the restarted server must serve again");
         }
     }
 }

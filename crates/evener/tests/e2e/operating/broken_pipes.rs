@@ -30,7 +30,7 @@ fn commands_to_an_instance_end_quietly_when_their_output_is_closed() {
     ));
     let listen = evener.port("s");
     assert_eq!(who(listen), "a");
-    let socket = evener.directory.file("admin.sock");
+    let socket = evener.admin_socket();
     for words in [
         "status",
         "status --json",

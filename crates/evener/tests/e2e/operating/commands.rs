@@ -150,11 +150,11 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let first = Evener::run(&config);
     let listen = first.port("s");
     let fixed = config.replace("127.0.0.1:0", &format!("127.0.0.1:{listen}"));
-    let file = first.directory.write("fixed.lua", &fixed).display().to_string();
-    let other = first.directory.file("other.sock").display().to_string();
+    let file = first.write("fixed.lua", &fixed).display().to_string();
+    let other = first.file("other.sock").display().to_string();
     let second = evener(&["run", &file, "--admin", &other]);
     assert!(printed(&second).contains("is in use"), "{}", printed(&second));
-    let admin = first.directory.file("admin.sock").display().to_string();
+    let admin = first.admin_socket().display().to_string();
     let second = evener(&["run", &file, "--admin", &admin]);
     assert!(printed(&second).contains("another instance listens there"), "{}", printed(&second));
     assert_eq!(who(listen), "a", "the first instance still serves");
@@ -244,7 +244,7 @@ fn json_logs_are_valid_json() {
     let names = lines.iter().filter(|line| !is_aside(line)).map(|line| line["event"].as_str().unwrap());
     let names: Vec<&str> = names.collect();
     assert_eq!(names, ["listening", "started", "admin_listening", "draining", "drained", "stopped"]);
-    assert!(!evener.directory.file("admin.sock").exists(), "the admin socket is removed");
+    assert!(!evener.admin_socket().exists(), "the admin socket is removed");
 }
 
 #[test]

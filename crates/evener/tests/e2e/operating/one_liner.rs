@@ -2,7 +2,7 @@
 
 use crate::harness::certificates::{Authority, curl, mirror};
 use crate::harness::{BINARY, Directory, Evener, Server, wait_until};
-use crate::tcp::proxy_protocol::{ask, connect_from};
+use crate::tcp::proxy_protocol::{connect_from, fetch};
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
@@ -50,9 +50,9 @@ fn sticky_and_policy_options_apply_to_http() {
         "least_conn",
     ]);
     let listen = evener.port("http");
-    let first = ask(&mut connect_from("127.0.0.7", listen));
+    let first = fetch(&mut connect_from("127.0.0.7", listen));
     for _ in 0..6 {
-        assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), name(&first));
+        assert_eq!(name(&fetch(&mut connect_from("127.0.0.7", listen))), name(&first));
     }
 }
 
@@ -118,13 +118,13 @@ fn check_excludes_a_server_that_responds_with_an_error() {
     let verdict = |evener: &Evener| evener.server(&at(unstable.port))["verdict"].as_str().unwrap().to_owned();
     wait_until("the server to be down", || (verdict(&evener) == "down").then_some(()));
     for _ in 0..4 {
-        assert_eq!(name(&ask(&mut connect_from("127.0.0.7", listen))), "a");
+        assert_eq!(name(&fetch(&mut connect_from("127.0.0.7", listen))), "a");
     }
     assert_eq!(verdict(&without), "up", "without --check no server is checked");
     is_healthy.store(true, Ordering::Relaxed);
     wait_until("the server to be up", || (verdict(&evener) == "up").then_some(()));
     wait_until("the server to get requests again", || {
-        (name(&ask(&mut connect_from("127.0.0.7", listen))) == "flaky").then_some(())
+        (name(&fetch(&mut connect_from("127.0.0.7", listen))) == "flaky").then_some(())
     });
 }
 

@@ -25,7 +25,7 @@ fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let mut old = Evener::run(&config);
-    let admin = old.directory.file("admin.sock");
+    let admin = old.admin_socket();
     let mut idle = connect(listen);
     assert!(line(&mut idle).starts_with("a "));
     old.signal("TERM");
@@ -75,7 +75,7 @@ fn sockets_of_instances_that_were_killed_while_they_drained_are_removed() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let mut old = Evener::run(&config);
-    let admin = old.directory.file("admin.sock");
+    let admin = old.admin_socket();
     let _idle = connect(listen);
     assert_eq!(who(listen), "a");
     old.signal("TERM");
@@ -94,7 +94,7 @@ fn a_draining_pen_releases_its_control_and_admin_sockets() {
     let mut pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &format!("127.0.0.1:{}", a.port)]);
     let idle = connect(listen);
     assert_eq!(who(listen), "a");
-    let (admin, control) = (pen.directory.file("admin.sock"), pen.directory.file("ctl"));
+    let (admin, control) = (pen.file("admin.sock"), pen.file("ctl"));
     assert!(admin.exists() && control.exists());
     pen.signal("TERM");
     expect_path(&draining_socket(&admin, pen.pid()));

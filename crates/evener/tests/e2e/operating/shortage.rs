@@ -396,10 +396,10 @@ fn streams_beyond_the_descriptors_are_refused_without_effect_on_other_clients() 
             responses.push(client.open("GET", &format!("/{number}")).await.unwrap());
         }
         // The descriptors that another client needs are reserved.
-        assert_eq!(other.get("/other").await.status, 200);
+        assert_eq!(other.get("/other").await.status(), 200);
         let (mut served, mut refused) = (0, 0);
         for response in responses {
-            match whole(response).await.unwrap().status {
+            match whole(response).await.unwrap().status() {
                 200 => served += 1,
                 503 => refused += 1,
                 status => panic!("{status}"),
@@ -407,7 +407,7 @@ fn streams_beyond_the_descriptors_are_refused_without_effect_on_other_clients() 
         }
         assert!(served >= 2 && refused >= 20, "{served} {refused}");
         // Later requests of the client are served.
-        assert_eq!(client.get("/again").await.status, 200);
+        assert_eq!(client.get("/again").await.status(), 200);
     });
     front.evener.expect_log("no descriptor is left for a connection to a server");
     assert_eq!(front.evener.log_count("server_down") + front.evener.log_count(" local_error "), 0);
@@ -424,7 +424,7 @@ fn idle_http2_clients_are_closed_for_new_ones() {
         let mut clients = Vec::new();
         for _ in 0..connections_max * 2 {
             let client = front.client().await;
-            assert_eq!(client.get("/").await.status, 200);
+            assert_eq!(client.get("/").await.status(), 200);
             clients.push(client);
         }
         assert!(front.counter("idle_shed") > 0);

@@ -1,5 +1,5 @@
-//! What servers that cannot be reached may cost a client: those that refuse are passed over as long as there are others,
-//! those that are silent only a few, for a time.
+//! The cost of unreachable servers for a client: all servers that refuse are skipped while others are left, but only a few
+//! silent servers are waited for, each for a limited time.
 
 use crate::harness::origin::{Origin, get};
 use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until, who};
@@ -16,25 +16,25 @@ fn service(protocol: &str, listen: u16, servers: &[String], more: &str) -> Strin
 
 fn silent(count: usize) -> (Vec<Silent>, Vec<String>) {
     let silent: Vec<Silent> = (0..count).map(|_| Silent::new()).collect();
-    let addresses = silent.iter().map(|one| format!("127.0.0.1:{}", one.port)).collect();
+    let addresses = silent.iter().map(|one| format!("127.0.0.1:{}", one.port())).collect();
     (silent, addresses)
 }
 
-/// Servers that refuse: nobody listens at that port of these addresses.
+/// Addresses of servers that refuse connections.
 fn refusing(count: usize) -> Vec<String> {
     let port = reserved_port();
     (0..count).map(|at| format!("127.9.{}.{}:{port}", at / 250, at % 250 + 1)).collect()
 }
 
-/// The counters of all servers of the pool, added up.
-fn counted(evener: &Evener, name: &str) -> u64 {
+/// The sum of a counter over all servers of the pool.
+fn counter_sum(evener: &Evener, name: &str) -> u64 {
     let status = evener.status();
     let servers = status["pools"][0]["servers"].as_array().unwrap();
     servers.iter().map(|server| server["counters"][name].as_u64().unwrap()).sum()
 }
 
-/// Has one client come that nobody serves.
-fn in_vain(protocol: &str, listen: u16) {
+/// Connects a client, and checks that no server serves it.
+fn expect_no_server(protocol: &str, listen: u16) {
     if protocol == "http" {
         assert_eq!(get(listen, "/").status(), 502);
     } else {
@@ -43,67 +43,67 @@ fn in_vain(protocol: &str, listen: u16) {
     }
 }
 
-/// Waits until the workers know so many servers as dead.
+/// Waits until the workers know that this many servers are down.
 fn await_down(evener: &Evener, count: usize) {
     wait_until("servers that are down", || (evener.log_count("server_down") >= count).then_some(()));
-    // The state is published after what came with it is answered: between two answers.
+    // The new state is published between two status responses, so that after the second one the workers have it.
     let _ = (evener.status(), evener.status());
 }
 
 #[test]
-fn a_client_waits_for_three_silent_servers_and_no_more() {
+fn a_client_waits_for_at_most_attempts_max_silent_servers() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
         let more = "passive = { failures = 0 }";
         let evener = Evener::run(&service(protocol, 0, &servers, more));
         let listen = evener.port("s");
-        in_vain(protocol, listen);
-        assert_eq!(counted(&evener, "connect_timeouts"), 3, "{protocol}");
+        expect_no_server(protocol, listen);
+        assert_eq!(counter_sum(&evener, "connect_timeouts"), 3, "{protocol}");
         evener.reload(&service(protocol, 0, &servers, "passive = { failures = 0 }, attempts_max = 1"));
-        in_vain(protocol, listen);
-        assert_eq!(counted(&evener, "connect_timeouts"), 4, "{protocol}");
+        expect_no_server(protocol, listen);
+        assert_eq!(counter_sum(&evener, "connect_timeouts"), 4, "{protocol}");
     }
 }
 
 #[test]
-fn the_whole_time_is_bounded_too() {
+fn connect_time_max_bounds_the_time_of_all_attempts() {
     let (_silent, servers) = silent(5);
     for protocol in ["tcp", "http"] {
         let more = "passive = { failures = 0 }, attempts_max = 100, connect_time_max = '250ms'";
         let evener = Evener::run(&service(protocol, 0, &servers, more));
         let listen = evener.port("s");
-        in_vain(protocol, listen);
-        // The second one has what is left.
-        let timeouts = counted(&evener, "connect_timeouts");
+        expect_no_server(protocol, listen);
+        // The second attempt has the rest of the time.
+        let timeouts = counter_sum(&evener, "connect_timeouts");
         assert!((1..=2).contains(&timeouts), "{protocol}: {timeouts}");
-        // One connect has its time, whatever the whole is.
+        // The first attempt always has the whole connect timeout.
         let more = "passive = { failures = 0 }, connect_time_max = '1ms'";
         evener.reload(&service(protocol, 0, &servers, more));
-        in_vain(protocol, listen);
-        assert_eq!(counted(&evener, "connect_timeouts"), timeouts + 1, "{protocol}");
+        expect_no_server(protocol, listen);
+        assert_eq!(counter_sum(&evener, "connect_timeouts"), timeouts + 1, "{protocol}");
     }
 }
 
 #[test]
-fn where_all_servers_are_known_to_be_silent_a_client_waits_for_one() {
+fn when_all_servers_are_down_a_client_waits_for_one_silent_server() {
     let (_silent, servers) = silent(4);
     for protocol in ["tcp", "http"] {
         let more = "passive = { failures = 1, down_for = '10m' }";
         let evener = Evener::run_with(&service(protocol, 0, &servers, more), &["--workers", "1"]);
         let listen = evener.port("s");
-        in_vain(protocol, listen);
+        expect_no_server(protocol, listen);
         await_down(&evener, 3);
-        in_vain(protocol, listen);
+        expect_no_server(protocol, listen);
         await_down(&evener, 4);
-        // Three, then the last one that was not known yet and one as a last resort.
-        assert_eq!(counted(&evener, "connect_timeouts"), 5, "{protocol}");
-        in_vain(protocol, listen);
-        assert_eq!(counted(&evener, "connect_timeouts"), 6, "{protocol}");
+        // Three, then the last server that was still up, and one server as a last resort.
+        assert_eq!(counter_sum(&evener, "connect_timeouts"), 5, "{protocol}");
+        expect_no_server(protocol, listen);
+        assert_eq!(counter_sum(&evener, "connect_timeouts"), 6, "{protocol}");
     }
 }
 
 #[test]
-fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
+fn hundreds_of_refusing_servers_are_skipped_without_an_error_for_the_client() {
     let (b, origin, servers) = (Server::named("b"), Origin::named("b"), refusing(600));
     for (protocol, port) in [("tcp", b.port), ("http", origin.port)] {
         let mut servers = servers.clone();
@@ -118,7 +118,7 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
                 assert_eq!(get(listen, "/").text(), "b", "{policy}");
             }
             if policy == "first" {
-                assert_eq!(counted(&evener, "connect_refused"), 600, "{protocol}");
+                assert_eq!(counter_sum(&evener, "connect_refused"), 600, "{protocol}");
             }
             assert_eq!(evener.service_counter("s", "no_server"), 0, "{protocol} {policy}");
         }
@@ -126,14 +126,14 @@ fn hundreds_of_servers_that_refuse_are_never_seen_by_a_client() {
 }
 
 #[test]
-fn a_server_that_returned_is_found_among_dead_ones_that_refuse() {
+fn a_restarted_server_is_found_among_refusing_servers_that_are_down() {
     let mut servers = refusing(9);
     let b = reserved_port();
     servers.push(format!("127.0.0.1:{b}"));
     let evener = Evener::run(&service("tcp", 0, &servers, "passive = { failures = 1, down_for = '10m' }"));
     let listen = evener.port("s");
-    in_vain("tcp", listen);
-    assert_eq!(counted(&evener, "connect_refused"), 10);
+    expect_no_server("tcp", listen);
+    assert_eq!(counter_sum(&evener, "connect_refused"), 10);
     await_down(&evener, 10);
     let _b = Server::named_at("b", b);
     assert_eq!(line(&mut connect(listen)), "b 127.0.0.1");

@@ -1,25 +1,25 @@
-//! `half_closed_timeout`: connections of which one side has ended.
+//! `half_closed_timeout`: connections whose client or server has shut down its write side.
 
 use crate::harness::{Evener, Server, connect, line, wait_until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
-fn run(listen: u16, server: u16, protocol: &str, time: &str) -> Evener {
+fn run(listen: u16, server: u16, protocol: &str, timeout: &str) -> Evener {
     Evener::run(&format!(
         "service \"s\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", \
-         half_closed_timeout = {time} }}"
+         half_closed_timeout = {timeout} }}"
     ))
 }
 
-/// Reads to the end, in whatever way that comes.
+/// Reads up to the end of the connection, which may be a reset.
 fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     rest
 }
 
-/// A server that greets, hears its client to the end, and then says no more for a minute.
+/// A server that sends one line, reads up to its client's end, and then sends nothing for a minute.
 fn stuck() -> Server {
     Server::start(|mut stream| {
         let _ = stream.write_all(b"a\n");
@@ -29,7 +29,7 @@ fn stuck() -> Server {
 }
 
 #[test]
-fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
+fn a_half_closed_client_is_closed_before_the_idle_timeout() {
     let server = stuck();
     let evener = run(0, server.port, "tcp", "\"300ms\"");
     let listen = evener.port("s");
@@ -37,13 +37,15 @@ fn a_client_that_only_half_closes_is_not_kept_for_the_idle_timeout() {
     assert_eq!(line(&mut client), "a");
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(rest(&mut client), b"");
-    wait_until("its end", || (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(()));
+    wait_until("the connection to end", || {
+        (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(())
+    });
     assert_eq!(evener.status()["services"][0]["connections_active"], 0);
     assert_eq!(evener.service_counter("s", "idle_timeouts"), 0);
 }
 
 #[test]
-fn neither_is_a_client_whose_server_half_closes() {
+fn a_client_whose_server_half_closes_is_closed_before_the_idle_timeout() {
     let server = Server::start(|mut stream| {
         let _ = stream.write_all(b"a\n");
         let _ = stream.shutdown(Shutdown::Write);
@@ -53,11 +55,13 @@ fn neither_is_a_client_whose_server_half_closes() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     assert_eq!(rest(&mut client), b"a\n");
-    wait_until("its end", || (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(()));
+    wait_until("the connection to end", || {
+        (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(())
+    });
 }
 
 #[test]
-fn what_still_moves_goes_on() {
+fn a_half_closed_connection_that_still_carries_bytes_stays_open() {
     let server = Server::start(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
         for _ in 0..40 {
@@ -69,26 +73,32 @@ fn what_still_moves_goes_on() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(rest(&mut client).len(), 40, "longer than the limit as a whole");
+    assert_eq!(
+        rest(&mut client).len(),
+        40,
+        "the transfer must go on although it takes longer than the timeout"
+    );
     assert_eq!(evener.service_counter("s", "half_closed_timeouts"), 0);
 }
 
 #[test]
-fn the_idle_timeout_holds_where_it_is_shorter_or_the_only_one() {
-    for time in ["\"1h\"", "false"] {
+fn a_shorter_idle_timeout_ends_half_closed_connections() {
+    for timeout in ["\"1h\"", "false"] {
         let server = stuck();
-        let evener = run(0, server.port, "tcp", &format!("{time}, idle_timeout = \"300ms\""));
+        let evener = run(0, server.port, "tcp", &format!("{timeout}, idle_timeout = \"300ms\""));
         let listen = evener.port("s");
         let mut client = connect(listen);
         assert_eq!(line(&mut client), "a");
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(rest(&mut client), b"", "{time}");
-        wait_until("its end", || (evener.status()["services"][0]["connections_active"] == 0).then_some(()));
+        assert_eq!(rest(&mut client), b"", "{timeout}");
+        wait_until("the connection to end", || {
+            (evener.status()["services"][0]["connections_active"] == 0).then_some(())
+        });
     }
 }
 
 #[test]
-fn a_tunnel_of_http_is_bounded_the_same() {
+fn half_closed_timeout_applies_to_upgraded_connections_of_http() {
     let server = Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 4096]);
         let _ = stream.write_all(

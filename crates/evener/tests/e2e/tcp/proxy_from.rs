@@ -1,16 +1,16 @@
-//! The PROXY protocol from those who stand before us: whom we believe, and what is no header.
+//! The PROXY protocol from clients: trusted senders, and malformed headers.
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake_over, tls_echo};
 use crate::harness::peers::Peer;
 use crate::harness::{Directory, Evener, Server, connect, have, line, reserved_port, wait_until};
-use crate::tcp::proxy_protocol::{ask, connect_from, crc32c};
+use crate::tcp::proxy_protocol::{connect_from, crc32c, fetch};
 use crate::tls::clients::Pieces;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A version 2 header of any parts.
+/// A version 2 header with any parts.
 pub(crate) fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &(body.len() as u16).to_be_bytes(), body].concat()
 }
@@ -22,13 +22,13 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
 /// 192.0.2.7:4567 to 192.0.2.1:443
 pub(crate) const FOUR: [u8; 12] = [192, 0, 2, 7, 192, 0, 2, 1, 0x11, 0xd7, 1, 0xbb];
 
-/// The same in IPv6: 2001:db8::7 to 2001:db8::1.
+/// Addresses of IPv6 with the same ports: 2001:db8::7 to 2001:db8::1.
 pub(crate) fn six() -> Vec<u8> {
     let address = |last: u8| [&[0x20, 1, 0x0d, 0xb8][..], &[0; 11], &[last]].concat();
     [address(7), address(1), vec![0x11, 0xd7, 1, 0xbb]].concat()
 }
 
-/// A header with this as its checksum, or the right one.
+/// A header with a correct or a wrong checksum.
 fn with_checksum(wrong: bool) -> Vec<u8> {
     let mut header = v2(0x21, 0x11, &[&FOUR[..], &tlv(3, &[0; 4])].concat());
     let sum = crc32c(&header) ^ u32::from(wrong);
@@ -37,7 +37,7 @@ fn with_checksum(wrong: bool) -> Vec<u8> {
     header
 }
 
-/// Headers that are well formed, and the client that each tells of; none when it is the sender itself.
+/// Well-formed headers, and the client that each names. Without one, the client is the sender itself.
 fn good() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&FOUR[..], tlvs].concat());
     let ssl = [&[1, 0, 0, 0, 1][..], &tlv(0x21, b"TLSv1.3")].concat();
@@ -70,21 +70,21 @@ fn good() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     ]
 }
 
-/// What is no header.
+/// Malformed headers.
 pub(crate) fn bad() -> Vec<(&'static str, Vec<u8>)> {
     let v1 = |line: &str| [b"PROXY ".as_slice(), line.as_bytes()].concat();
     let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&FOUR[..], tlvs].concat());
     vec![
         ("http", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
         ("TLS", vec![22, 3, 1, 0, 5, 1, 0, 0, 1, 0]),
-        ("small letters", b"proxy TCP4 192.0.2.7 192.0.2.1 1 2\r\n".to_vec()),
+        ("lower case", b"proxy TCP4 192.0.2.7 192.0.2.1 1 2\r\n".to_vec()),
         ("a space before", b" PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n".to_vec()),
         ("LF alone", v1("TCP4 192.0.2.7 192.0.2.1 1 2\n")),
         ("two spaces", v1("TCP4 192.0.2.7  192.0.2.1 1 2\r\n")),
         ("a tab", v1("TCP4\t192.0.2.7 192.0.2.1 1 2\r\n")),
         ("a space at the end", v1("TCP4 192.0.2.7 192.0.2.1 1 2 \r\n")),
-        ("a word more", v1("TCP4 192.0.2.7 192.0.2.1 1 2 3\r\n")),
-        ("a word less", v1("TCP4 192.0.2.7 192.0.2.1 1\r\n")),
+        ("an extra word", v1("TCP4 192.0.2.7 192.0.2.1 1 2 3\r\n")),
+        ("a missing word", v1("TCP4 192.0.2.7 192.0.2.1 1\r\n")),
         ("nothing", v1("\r\n")),
         ("UDP4", v1("UDP4 192.0.2.7 192.0.2.1 1 2\r\n")),
         ("family 5", v1("TCP5 192.0.2.7 192.0.2.1 1 2\r\n")),
@@ -111,7 +111,7 @@ pub(crate) fn bad() -> Vec<(&'static str, Vec<u8>)> {
         ("v2 too short for IPv4", v2(0x21, 0x11, &FOUR[..11])),
         ("v2 too short for IPv6", v2(0x21, 0x21, &FOUR)),
         ("v2 too short for unix", v2(0x21, 0x31, &[0; 215])),
-        ("v2 half a TLV", with(&[1, 0])),
+        ("v2 a truncated TLV", with(&[1, 0])),
         ("v2 a TLV beyond the end", with(&[1, 0, 9, b'x'])),
         ("v2 a wrong checksum", with_checksum(true)),
         ("v2 a short checksum", with(&tlv(3, &[0; 3]))),
@@ -134,7 +134,7 @@ fn tcp(listen: u16, server: &Server, more: &str) -> String {
     http(listen, server, more).replace("\"http\"", "\"tcp\"")
 }
 
-/// The value of `X-Forwarded-For` that the server saw.
+/// The value of `X-Forwarded-For` that the server received.
 fn forwarded_for(body: &str) -> &str {
     let value = body.lines().find_map(|line| line.strip_prefix("X-Forwarded-For: "));
     value.unwrap_or_else(|| panic!("no X-Forwarded-For: {body}")).trim()
@@ -143,7 +143,7 @@ fn forwarded_for(body: &str) -> &str {
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn every_well_formed_header_tells_of_the_client_however_it_comes() {
+fn every_well_formed_header_names_the_client_with_any_split() {
     let (a, echo) = (mirror("a"), Server::named("e"));
     let evener = Evener::run(&format!(
         "{}\n{}",
@@ -156,21 +156,21 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
     for (what, header, expected) in good() {
         for size in [1, 13, usize::MAX] {
             let bytes = [&header[..], REQUEST].concat();
-            // All at once, or in pieces.
-            let mut pieces = Pieces { stream: connect(listen), size };
+            // The header is sent whole, or in pieces.
+            let mut pieces = Pieces::new(connect(listen), size);
             let sent = pieces.write_all(&bytes).is_ok();
             let mut response = String::new();
-            let _ = pieces.stream.read_to_string(&mut response);
+            let _ = pieces.stream().read_to_string(&mut response);
             if !sent
                 || !response.starts_with("HTTP/1.1 200")
                 || forwarded_for(&response) != expected.unwrap_or("127.0.0.1")
             {
                 wrong.push(format!("{what}, http, in pieces of {size}: {response:?}"));
             }
-            let mut pieces = Pieces { stream: connect(plain), size };
+            let mut pieces = Pieces::new(connect(plain), size);
             let sent = pieces.write_all(&[&header[..], b"through\n"].concat()).is_ok();
-            line(&mut pieces.stream);
-            if !sent || line(&mut pieces.stream) != "through" {
+            line(pieces.stream());
+            if !sent || line(pieces.stream()) != "through" {
                 wrong.push(format!("{what}, tcp, in pieces of {size}"));
             }
         }
@@ -180,7 +180,7 @@ fn every_well_formed_header_tells_of_the_client_however_it_comes() {
 }
 
 #[test]
-fn what_is_no_header_is_refused_and_reaches_no_server() {
+fn a_malformed_header_is_refused_and_reaches_no_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let a = mirror("a");
@@ -196,10 +196,10 @@ fn what_is_no_header_is_refused_and_reaches_no_server() {
             let before = evener.service_counter("s", "preamble_refused");
             let mut client = connect(listen);
             let _ = client.write_all(&bytes);
-            // It is closed without our end, and without a word.
+            // Evener closes the connection without a byte, although the client has not ended.
             assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{protocol} {what}");
             let after = evener.service_counter("s", "preamble_refused");
-            assert_eq!(after - before, 1, "{protocol} {what} is counted");
+            assert_eq!(after - before, 1, "{protocol} {what}: the refusal must be counted");
         }
         let server = evener.server(&format!("127.0.0.1:{}", a.port));
         assert_eq!(server["counters"]["connections"], 0, "{protocol}");
@@ -207,14 +207,14 @@ fn what_is_no_header_is_refused_and_reaches_no_server() {
 }
 
 #[test]
-fn who_is_not_trusted_says_nothing_of_clients() {
+fn headers_of_untrusted_senders_do_not_name_clients() {
     let (a, echo) = (mirror("a"), Server::named("e"));
     let from = "proxy_from = { \"127.0.0.2\", \"10.0.0.0/8\" }, deny = \"192.0.2.7\"";
     let evener =
         Evener::run(&format!("{}\n{}", http(0, &a, from), tcp(0, &echo, from).replace("\"s\"", "\"t\"")));
     let plain = evener.port("t");
     let listen = evener.port("s");
-    // To tcp it is data like any other, to http a malformed request.
+    // A tcp service relays the header as data, an http service refuses it as a malformed request.
     let mut client = connect(plain);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4567 443\r\n").unwrap();
     assert_eq!(line(&mut client), "e 127.0.0.1");
@@ -224,16 +224,20 @@ fn who_is_not_trusted_says_nothing_of_clients() {
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 400"), "{response}");
-    assert_eq!(forwarded_for(&ask(&mut connect(listen))), "127.0.0.1");
-    // Who is trusted has to say it.
+    assert_eq!(forwarded_for(&fetch(&mut connect(listen))), "127.0.0.1");
+    // A trusted sender has to send a header.
     let mut trusted = connect_from("127.0.0.2", listen);
     trusted.write_all(b"PROXY TCP4 192.0.2.8 192.0.2.1 4567 443\r\n").unwrap();
-    assert_eq!(forwarded_for(&ask(&mut trusted)), "192.0.2.8");
-    assert_eq!(ask(&mut connect_from("127.0.0.2", listen)), "", "without a header it is refused");
+    assert_eq!(forwarded_for(&fetch(&mut trusted)), "192.0.2.8");
+    assert_eq!(
+        fetch(&mut connect_from("127.0.0.2", listen)),
+        "",
+        "a trusted sender without a header must be refused"
+    );
 }
 
 #[test]
-fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
+fn access_lists_apply_to_the_client_that_the_header_names() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let a = mirror("a");
@@ -246,35 +250,35 @@ fn the_client_that_is_told_of_is_the_one_that_is_let_in_or_not() {
         let config = http(0, &a, &more).replace("\"http\"", &format!("\"{protocol}\""));
         let evener = Evener::run(&config);
         let listen = evener.port("s");
-        let visit = |header: &[u8]| {
+        let fetch_as = |header: &[u8]| {
             let mut stream = connect(listen);
             stream.write_all(header).unwrap();
             if !tls {
-                return ask(&mut stream);
+                return fetch(&mut stream);
             }
-            shake_over(stream, "a.example", &client).map(|mut tls| ask(&mut tls)).unwrap_or_default()
+            shake_over(stream, "a.example", &client).map(|mut tls| fetch(&mut tls)).unwrap_or_default()
         };
-        assert_eq!(visit(&header(7)), "", "{protocol} {tls}");
-        assert_eq!(visit(&mapped), "", "{protocol} {tls}");
-        assert!(visit(&header(8)).starts_with("a\nGET /"), "{protocol} {tls}");
+        assert_eq!(fetch_as(&header(7)), "", "{protocol} {tls}");
+        assert_eq!(fetch_as(&mapped), "", "{protocol} {tls}");
+        assert!(fetch_as(&header(8)).starts_with("a\nGET /"), "{protocol} {tls}");
         assert_eq!(evener.service_counter("s", "denied"), 2, "{protocol} {tls}");
-        // It was before the handshake.
+        // Both clients were denied before the handshake.
         assert_eq!(evener.service_counter("s", "tls_handshakes"), u64::from(tls));
     }
-    // The proxy itself is not asked for.
+    // The access list does not apply to the proxy itself.
     let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.0/8\", allow = \"192.0.2.0/24\""));
     let listen = evener.port("s");
     let mut stream = connect(listen);
     stream.write_all(&header(7)).unwrap();
-    assert_eq!(forwarded_for(&ask(&mut stream)), "192.0.2.7");
+    assert_eq!(forwarded_for(&fetch(&mut stream)), "192.0.2.7");
     let mut local = connect(listen);
     local.write_all(b"PROXY UNKNOWN\r\n").unwrap();
-    assert_eq!(ask(&mut local), "", "who speaks for itself is asked for");
+    assert_eq!(fetch(&mut local), "", "the access list applies to a proxy that connects for itself");
     assert_eq!(evener.service_counter("s", "denied"), 1);
 }
 
 #[test]
-fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
+fn a_sender_without_a_complete_header_is_closed_after_the_timeout() {
     let a = mirror("a");
     let evener = Evener::run(&format!(
         "{}\n{}",
@@ -283,11 +287,11 @@ fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
     ));
     let plain = evener.port("t");
     let listen = evener.port("s");
-    let mut held: Vec<_> =
+    let mut clients: Vec<_> =
         [listen, plain].into_iter().flat_map(|port| (0..2).map(move |_| connect(port))).collect();
-    held[1].write_all(b"PROXY TCP4 192.0").unwrap();
-    held[3].write_all(&SIGNATURE[..11]).unwrap();
-    for client in &mut held {
+    clients[1].write_all(b"PROXY TCP4 192.0").unwrap();
+    clients[3].write_all(&SIGNATURE[..11]).unwrap();
+    for client in &mut clients {
         assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0);
     }
     for service in ["s", "t"] {
@@ -296,7 +300,7 @@ fn who_says_nothing_or_half_a_header_is_closed_in_the_end() {
 }
 
 #[test]
-fn haproxy_tells_in_each_of_its_ways() {
+fn headers_of_haproxy_in_every_mode_name_the_client() {
     if !have("haproxy") {
         return;
     }
@@ -319,13 +323,17 @@ fn haproxy_tells_in_each_of_its_ways() {
                 "listen l\n  mode tcp\n  bind 127.0.0.1:{port}\n  unique-id-format id-%ci-%cp\n  server s 127.0.0.1:{listen} {mode}"
             ),
         );
-        let reported = ask(&mut connect_from("127.0.0.7", port));
-        assert_eq!(forwarded_for(&reported), "127.0.0.7", "{mode}");
-        let ports = reported.lines().find_map(|line| line.strip_prefix("X-Forwarded-Port: "));
-        assert_eq!(ports, Some(port.to_string().as_str()), "{mode}: where the client connected to");
+        let body = fetch(&mut connect_from("127.0.0.7", port));
+        assert_eq!(forwarded_for(&body), "127.0.0.7", "{mode}");
+        let ports = body.lines().find_map(|line| line.strip_prefix("X-Forwarded-Port: "));
+        assert_eq!(
+            ports,
+            Some(port.to_string().as_str()),
+            "{mode}: the port must be the one that the client connected to"
+        );
     }
     assert_eq!(evener.service_counter("s", "preamble_refused"), 0);
-    // Its checks speak for haproxy itself.
+    // The checks of haproxy are requests of haproxy itself.
     let port = reserved_port();
     let _haproxy = Peer::haproxy(
         port,
@@ -339,29 +347,29 @@ fn haproxy_tells_in_each_of_its_ways() {
 }
 
 #[test]
-fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
+fn the_tls_details_of_a_header_of_haproxy_are_forwarded_to_the_server() {
     if !have("haproxy") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let issued = authority.issue(&["a.example"]);
     let both = directory.write("both.pem", &format!("{}{}", issued.chain, issued.key));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let [chain, key] = [chain, key].map(|path| path.display().to_string());
     let port = reserved_port();
-    let received = Server::start(|mut stream| {
-        // The header, as text.
+    let server = Server::start(|mut stream| {
+        // Sends the header back as text.
         let mut fixed = [0; 16];
         stream.read_exact(&mut fixed).unwrap();
         let mut body = vec![0; usize::from(u16::from_be_bytes([fixed[14], fixed[15]]))];
         stream.read_exact(&mut body).unwrap();
-        let reported = format!("told {}\n", body.escape_ascii());
-        let _ = stream.write_all(reported.as_bytes());
+        let line = format!("header {}\n", body.escape_ascii());
+        let _ = stream.write_all(line.as_bytes());
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut body);
     });
-    let evener = Evener::run(&tcp(0, &received, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
+    let evener = Evener::run(&tcp(0, &server, "proxy_from = \"127.0.0.1\", send_proxy = \"v2\""));
     let listen = evener.port("s");
     let _haproxy = Peer::haproxy(
         port,
@@ -376,15 +384,15 @@ fn what_haproxy_tells_of_tls_goes_on_to_the_server() {
     let arguments =
         ["-servername", "a.example", "-alpn", "imap", "-tls1_3", "-cert", &chain, "-key", &key, "-quiet"];
     let printed = s_client(port, &arguments, "hello\n");
-    let reported =
-        printed.lines().find(|line| line.starts_with("told")).unwrap_or_else(|| panic!("{printed}"));
+    let header =
+        printed.lines().find(|line| line.starts_with("header")).unwrap_or_else(|| panic!("{printed}"));
     for part in ["imap", "a.example", "id-127.0.0.1", "TLSv1.3", "someone", "TLS_"] {
-        assert!(reported.contains(part), "{part}: {reported}");
+        assert!(header.contains(part), "{part}: {header}");
     }
 }
 
 #[test]
-fn nginx_tells_of_the_client() {
+fn a_header_of_nginx_names_the_client() {
     if !have("nginx") {
         return;
     }
@@ -397,39 +405,50 @@ fn nginx_tells_of_the_client() {
             "stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass 127.0.0.1:{listen}; proxy_protocol on; }} }}"
         ),
     );
-    assert_eq!(forwarded_for(&ask(&mut connect_from("127.0.0.7", port))), "127.0.0.7");
-    assert_eq!(ask(&mut connect_from("127.0.0.9", port)), "");
+    assert_eq!(forwarded_for(&fetch(&mut connect_from("127.0.0.7", port))), "127.0.0.7");
+    assert_eq!(fetch(&mut connect_from("127.0.0.9", port)), "");
 }
 
 #[test]
-fn haproxy_before_tls_that_we_end_or_pass_through() {
+fn haproxy_works_before_tls_that_is_terminated_or_passed_through() {
     if !have("haproxy") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ours, passed) = (mirror("ours"), tls_echo("passed", &authority.issue(&["a.example"])));
+    let (terminated, passed) = (mirror("terminated"), tls_echo("passed", &authority.issue(&["a.example"])));
     let evener = Evener::run(&format!(
         "{}\nlocal p = pool \"p\" {{ \"127.0.0.1:{}\" }}\n\
          service \"t\" {{ listen = \"127.0.0.1:0\", proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", routes = {{ {{ sni = \"a.example\", pool = p }} }} }}",
-        http(0, &ours, &format!("proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", tls = {{ {keys} }}")),
+        http(
+            0,
+            &terminated,
+            &format!("proxy_from = \"127.0.0.1\", deny = \"127.0.0.9\", tls = {{ {keys} }}")
+        ),
         passed.port
     ));
     let listen = evener.port("s");
-    let through = evener.port("t");
+    let passthrough = evener.port("t");
     let client = Arc::new(authority.client(ANY));
     for mode in ["send-proxy", "send-proxy-v2"] {
         let ports = [reserved_port(), reserved_port()];
         let section = |(port, to): (u16, u16)| {
             format!("listen l{port}\n  mode tcp\n  bind 127.0.0.1:{port}\n  server s 127.0.0.1:{to} {mode}\n")
         };
-        let sections: String = ports.into_iter().zip([listen, through]).map(section).collect();
+        let sections: String = ports.into_iter().zip([listen, passthrough]).map(section).collect();
         let _haproxy = Peer::haproxy(ports[1], &sections);
-        let visit = |from: &str, port: u16| shake_over(connect_from(from, port), "a.example", &client);
-        assert_eq!(forwarded_for(&ask(&mut visit("127.0.0.7", ports[0]).unwrap())), "127.0.0.7", "{mode}");
-        assert_eq!(line_of(&mut visit("127.0.0.7", ports[1]).unwrap()), "passed a.example", "{mode}");
+        let connect_tls = |from: &str, port: u16| shake_over(connect_from(from, port), "a.example", &client);
+        assert_eq!(
+            forwarded_for(&fetch(&mut connect_tls("127.0.0.7", ports[0]).unwrap())),
+            "127.0.0.7",
+            "{mode}"
+        );
+        assert_eq!(line_of(&mut connect_tls("127.0.0.7", ports[1]).unwrap()), "passed a.example", "{mode}");
         for port in ports {
-            assert!(visit("127.0.0.9", port).is_err(), "{mode}: denied before the handshake");
+            assert!(
+                connect_tls("127.0.0.9", port).is_err(),
+                "{mode}: the client must be denied before the handshake"
+            );
         }
     }
 }

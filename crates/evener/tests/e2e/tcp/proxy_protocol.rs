@@ -1,4 +1,4 @@
-//! The PROXY protocol to servers: real ones understand it, and every part of it says what is so.
+//! The PROXY protocol to servers: haproxy and nginx accept it, and every part of the header is correct.
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, shake, shake_over, tls_echo};
 use crate::harness::peers::Peer;
@@ -19,8 +19,8 @@ pub(crate) fn connect_from(from: &str, port: u16) -> TcpStream {
     stream
 }
 
-/// A request; the body of the answer.
-pub(crate) fn ask(stream: &mut (impl Read + Write)) -> String {
+/// Sends a request and returns the body of the response.
+pub(crate) fn fetch(stream: &mut (impl Read + Write)) -> String {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n").unwrap();
     let _ = stream.flush();
     let mut response = Vec::new();
@@ -29,8 +29,8 @@ pub(crate) fn ask(stream: &mut (impl Read + Write)) -> String {
     response.split_once("\r\n\r\n").map(|(_, body)| body.trim().to_owned()).unwrap_or(response)
 }
 
-/// haproxy and nginx that answer with what the header told them: client, its port, where it connected to.
-fn tellers(haproxy: u16, nginx: u16) -> [Peer; 2] {
+/// haproxy and nginx that respond with the contents of the header: the addresses and ports of the client and of the service.
+fn reporting_servers(haproxy: u16, nginx: u16) -> [Peer; 2] {
     let haproxy = Peer::haproxy(
         haproxy,
         &format!(
@@ -38,27 +38,27 @@ fn tellers(haproxy: u16, nginx: u16) -> [Peer; 2] {
              http-request return status 200 content-type text/plain lf-string \"%ci %cp %fi %fp\""
         ),
     );
-    let reported =
+    let variables =
         "$proxy_protocol_addr $proxy_protocol_port $proxy_protocol_server_addr $proxy_protocol_server_port";
     let nginx = Peer::nginx(
         nginx,
         &format!(
             "http {{ access_log off; server {{ listen 127.0.0.1:{nginx} proxy_protocol; \
-             location / {{ return 200 \"{reported}\"; }} }} }}"
+             location / {{ return 200 \"{variables}\"; }} }} }}"
         ),
     );
     [haproxy, nginx]
 }
 
 #[test]
-fn real_servers_are_told_of_the_client() {
+fn haproxy_and_nginx_receive_the_address_of_the_client() {
     if !have("haproxy") || !have("nginx") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let ports = [reserved_port(), reserved_port()];
-    let _tellers = tellers(ports[0], ports[1]);
+    let _servers = reporting_servers(ports[0], ports[1]);
     let listen = reserved_port();
     let client = Arc::new(authority.client(ANY));
     for server in ports {
@@ -72,9 +72,9 @@ fn real_servers_are_told_of_the_client() {
                     let mut stream = connect_from(from, listen);
                     let port = stream.local_addr().unwrap().port();
                     let reported = if more.starts_with("tls") {
-                        ask(&mut shake_over(stream, "a.example", &client).unwrap())
+                        fetch(&mut shake_over(stream, "a.example", &client).unwrap())
                     } else {
-                        ask(&mut stream)
+                        fetch(&mut stream)
                     };
                     assert_eq!(reported, format!("{from} {port} 127.0.0.1 {listen}"), "{version} {more}");
                 }
@@ -84,7 +84,7 @@ fn real_servers_are_told_of_the_client() {
 }
 
 #[test]
-fn a_server_told_of_one_client_is_not_used_for_another() {
+fn a_server_connection_with_the_header_of_one_client_is_not_used_for_another() {
     if !have("nginx") {
         return;
     }
@@ -100,7 +100,7 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{port}\", send_proxy = \"v2\" }}"
     ));
     let listen = evener.port("s");
-    // Both keep their connections, and take turns.
+    // Both clients keep their connections open, and send requests in turn.
     let mut clients = ["127.0.0.7", "127.0.0.8"].map(|from| (from, connect_from(from, listen)));
     for turn in 1..4 {
         for (from, client) in &mut clients {
@@ -111,10 +111,10 @@ fn a_server_told_of_one_client_is_not_used_for_another() {
     }
 }
 
-/// Kinds and values.
+/// Types and values of TLVs.
 type Tlvs = Vec<(u8, Vec<u8>)>;
 
-/// A version 2 header as a server sees it, read without Evener's own code.
+/// A version 2 header that a server received, parsed without Evener's code.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) command: u8,
@@ -135,27 +135,27 @@ impl Report {
             2 => 36,
             _ => 0,
         };
-        let reported = Self {
+        let header = Self {
             command: fixed[12],
             family: fixed[13],
             addresses: body[..size].to_vec(),
             tlvs: tlvs(&body[size..]),
         };
-        // The checksum (section 2.2.3), with its own field as zeros.
-        let sum = reported.tlv(3).expect("there is a checksum").to_vec();
+        // The checksum is computed with zeros in its field (section 2.2.3).
+        let sum = header.tlv(3).expect("there is a checksum").to_vec();
         let mut whole = [&fixed[..], &body].concat();
         let at = whole.len() - 4;
-        assert_eq!(whole[at..], sum, "it is last");
+        assert_eq!(whole[at..], sum, "the checksum must be last");
         whole[at..].fill(0);
         assert_eq!(crc32c(&whole).to_be_bytes(), sum[..]);
-        reported
+        header
     }
 
     fn tlv(&self, kind: u8) -> Option<&[u8]> {
         find(&self.tlvs, kind)
     }
 
-    /// Bits, whether it was verified, and the parts of the client's TLS.
+    /// The client bits, the verify result and the sub-TLVs of the client's TLS.
     fn ssl(&self) -> Option<(u8, u32, Tlvs)> {
         let value = self.tlv(0x20)?;
         Some((value[0], u32::from_be_bytes(value[1..5].try_into().unwrap()), tlvs(&value[5..])))
@@ -176,31 +176,31 @@ fn tlvs(mut bytes: &[u8]) -> Tlvs {
     all
 }
 
-/// Bit by bit, as RFC 3720 has it.
+/// CRC-32C, computed bit by bit (RFC 3720, appendix B.4).
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let bit = |sum: u32, _| if sum & 1 == 1 { (sum >> 1) ^ 0x82f6_3b78 } else { sum >> 1 };
     !bytes.iter().fold(u32::MAX, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), bit))
 }
 
-/// A server that tells the test of each header, then sends back what it gets.
+/// A server that echoes the bytes behind each header, and the headers.
 fn listener() -> (Server, Receiver<Report>) {
-    let (tell, reported) = channel();
+    let (sender, headers) = channel();
     let server = Server::start(move |mut stream| {
-        let _ = tell.send(Report::read(&mut stream));
+        let _ = sender.send(Report::read(&mut stream));
         let mut buffer = [0; 65_536];
         while let Ok(read @ 1..) = stream.read(&mut buffer) {
             let _ = stream.write_all(&buffer[..read]);
         }
     });
-    (server, reported)
+    (server, headers)
 }
 
 #[test]
-fn version_2_tells_of_the_tls_of_the_client() {
+fn version_2_has_the_tls_details_of_the_client() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
-    let (server, reported) = listener();
+    let (ca, _) = authority.write(&directory, "ca");
+    let (server, headers) = listener();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = \"v2\",\n\
          tls = {{ {keys}, alpn = \"imap\", client_ca = \"{}\", client_certificate = \"optional\" }} }}",
@@ -221,19 +221,20 @@ fn version_2_tells_of_the_tls_of_the_client() {
                 shake_over(connect_from("127.0.0.7", listen), "a.example", &Arc::new(config)).unwrap();
             client.write_all(b"and back\n").unwrap();
             assert_eq!(line_of(&mut client), "and back");
-            let reported = reported.recv_timeout(DEADLINE).unwrap();
+            let header = headers.recv_timeout(DEADLINE).unwrap();
             let port = client.sock.local_addr().unwrap().port();
             let addresses = [&[127, 0, 0, 7, 127, 0, 0, 1][..], &port.to_be_bytes(), &listen.to_be_bytes()];
-            assert_eq!((reported.command, reported.family), (0x21, 0x11));
-            assert_eq!(reported.addresses, addresses.concat());
-            assert_eq!(reported.tlv(1), Some(b"imap".as_slice()));
-            assert_eq!(reported.tlv(2), Some(b"a.example".as_slice()));
-            ids.push(reported.tlv(5).expect("a unique id").to_vec());
-            let (bits, verify, parts) = reported.ssl().unwrap();
-            // PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN, PP2_CLIENT_CERT_SESS; zero when verified.
+            assert_eq!((header.command, header.family), (0x21, 0x11));
+            assert_eq!(header.addresses, addresses.concat());
+            assert_eq!(header.tlv(1), Some(b"imap".as_slice()));
+            assert_eq!(header.tlv(2), Some(b"a.example".as_slice()));
+            ids.push(header.tlv(5).expect("a unique id").to_vec());
+            let (bits, verify, parts) = header.ssl().unwrap();
+            // The bits PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN and PP2_CLIENT_CERT_SESS. The verify result is zero for a verified
+            // client.
             assert_eq!((bits, verify), if certified { (7, 0) } else { (1, 1) }, "{parts:?}");
-            let name = if *version == &rustls::version::TLS13 { "TLSv1.3" } else { "TLSv1.2" };
-            assert_eq!(find(&parts, 0x21), Some(name.as_bytes()));
+            let version_name = if *version == &rustls::version::TLS13 { "TLSv1.3" } else { "TLSv1.2" };
+            assert_eq!(find(&parts, 0x21), Some(version_name.as_bytes()));
             assert_eq!(find(&parts, 0x22), certified.then_some(b"someone".as_slice()));
             let suite = client.conn.negotiated_cipher_suite().unwrap().suite();
             let suite = suite.as_str().unwrap().replace("TLS13_", "TLS_");
@@ -242,13 +243,13 @@ fn version_2_tells_of_the_tls_of_the_client() {
     }
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 4, "each connection has an id of its own");
+    assert_eq!(ids.len(), 4, "each connection must have a different id");
 }
 
 #[test]
-fn who_has_no_address_is_unknown_and_others_keep_their_family() {
+fn clients_keep_their_address_family_and_unix_clients_have_none() {
     let directory = Directory::new();
-    let (server, reported) = listener();
+    let (server, headers) = listener();
     let listen = reserved_port();
     let socket = directory.file("front.sock");
     let _evener = Evener::run(&format!(
@@ -257,21 +258,21 @@ fn who_has_no_address_is_unknown_and_others_keep_their_family() {
         server.port
     ));
     let six = TcpStream::connect(("::1", listen)).unwrap();
-    let header = reported.recv_timeout(DEADLINE).unwrap();
+    let header = headers.recv_timeout(DEADLINE).unwrap();
     let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
     let port = six.local_addr().unwrap().port().to_be_bytes();
     assert_eq!((header.command, header.family), (0x21, 0x21));
     assert_eq!(header.addresses, [&loopback[..], &loopback, &port, &listen.to_be_bytes()].concat());
     assert_eq!((header.tlv(1), header.tlv(2), header.ssl().is_none()), (None, None, true));
     let mut unix = UnixStream::connect(&socket).unwrap();
-    let header = reported.recv_timeout(DEADLINE).unwrap();
+    let header = headers.recv_timeout(DEADLINE).unwrap();
     assert_eq!((header.command, header.family), (0x20, 0), "LOCAL");
     unix.write_all(b"goes on\n").unwrap();
     assert_eq!(line_of(&mut unix), "goes on");
 }
 
 #[test]
-fn version_1_is_one_line_before_everything() {
+fn version_1_is_one_line_before_the_first_byte() {
     let directory = Directory::new();
     let socket = directory.file("front.sock");
     let (echo, listen) = (Server::named("a"), reserved_port());
@@ -286,7 +287,11 @@ fn version_1_is_one_line_before_everything() {
     four.write_all(b"and more\n").unwrap();
     assert_eq!(line_of(&mut four), format!("PROXY TCP4 127.0.0.7 127.0.0.1 {port} {listen}\r"));
     assert_eq!(line_of(&mut four), "and more");
-    assert_eq!(evener.service_counter("s", "bytes_in"), 9, "what the client said, and nothing of our own");
+    assert_eq!(
+        evener.service_counter("s", "bytes_in"),
+        9,
+        "the header must not count as bytes of the client"
+    );
     assert_eq!(evener.server(&format!("127.0.0.1:{}", echo.port))["counters"]["bytes_in"], 9);
     let mut six = TcpStream::connect(("::1", listen)).unwrap();
     let port = six.local_addr().unwrap().port();
@@ -298,14 +303,14 @@ fn version_1_is_one_line_before_everything() {
 }
 
 #[test]
-fn the_header_goes_before_what_is_passed_through() {
+fn the_header_precedes_tls_that_is_passed_through() {
     let authority = Authority::new("test ca");
-    let (tell, reported) = channel();
+    let (sender, headers) = channel();
     let behind = tls_echo("a", &authority.issue(&["a.example"]));
     let behind_port = behind.port;
     let server = Server::start(move |mut stream| {
-        let _ = tell.send(Report::read(&mut stream));
-        // The rest is TLS, for the server behind this one.
+        let _ = sender.send(Report::read(&mut stream));
+        // The rest is TLS for the server behind this one.
         let mut onward = TcpStream::connect(local(behind_port)).unwrap();
         let (mut back, mut again) = (onward.try_clone().unwrap(), stream.try_clone().unwrap());
         std::thread::spawn(move || std::io::copy(&mut back, &mut again));
@@ -319,20 +324,20 @@ fn the_header_goes_before_what_is_passed_through() {
     let listen = evener.port("s");
     let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     assert_eq!(line_of(&mut client), "a a.example");
-    let header = reported.recv_timeout(DEADLINE).unwrap();
+    let header = headers.recv_timeout(DEADLINE).unwrap();
     assert_eq!(header.tlv(2), Some(b"a.example".as_slice()));
-    assert!(header.ssl().is_none(), "we do not know it");
+    assert!(header.ssl().is_none(), "the details of TLS that is passed through are unknown");
 }
 
 #[test]
-fn the_header_goes_before_tls_to_the_server() {
+fn the_header_precedes_tls_to_the_server() {
     if !have("nginx") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (port, listen) = (reserved_port(), reserved_port());
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let _nginx = Peer::nginx(
         port,
         &format!(
@@ -349,7 +354,7 @@ fn the_header_goes_before_tls_to_the_server() {
             ca.display()
         ));
         assert_eq!(
-            ask(&mut connect_from("127.0.0.7", listen)),
+            fetch(&mut connect_from("127.0.0.7", listen)),
             "127.0.0.7 web.example",
             "{protocol} {version}"
         );
@@ -364,6 +369,6 @@ fn servers_without_the_setting_get_no_header() {
         a.port
     ));
     let listen = evener.port("s");
-    let reported = ask(&mut connect_from("127.0.0.7", listen));
-    assert!(reported.starts_with("a\nGET / HTTP/1.1"), "{reported}");
+    let body = fetch(&mut connect_from("127.0.0.7", listen));
+    assert!(body.starts_with("a\nGET / HTTP/1.1"), "{body}");
 }

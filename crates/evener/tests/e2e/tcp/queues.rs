@@ -1,4 +1,4 @@
-//! Clients that find every server at its limit: they wait in the queue of the pool, in their order, for a time.
+//! Queues of pools: clients that find every server at its limit wait in order, for a limited time.
 
 use crate::harness::certificates::{ANY, Authority, shake};
 use crate::harness::origin::{Origin, Wire, get, run_http};
@@ -9,11 +9,12 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Lets requests go one by one.
+/// Lets a number of requests pass.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<u32>, Condvar)>);
 
 impl Gate {
+    /// Waits until a request may pass.
     fn pass(&self) {
         let (count, changed) = &*self.0;
         let mut left = count.lock().unwrap();
@@ -23,18 +24,19 @@ impl Gate {
         *left -= 1;
     }
 
+    /// Lets this many requests pass.
     fn open(&self, count: u32) {
         *self.0.0.lock().unwrap() += count;
         self.0.1.notify_all();
     }
 }
 
-/// A server that answers with the target once the gate lets it.
+/// A server that responds with the request's target when the gate lets the request pass.
 fn gated() -> (Origin, Gate) {
     let gate = Gate::default();
-    let of_server = gate.clone();
+    let server_gate = gate.clone();
     let origin = Origin::start(move |wire, request| {
-        of_server.pass();
+        server_gate.pass();
         wire.reply("200 OK", "", request.target().as_bytes())
     });
     (origin, gate)
@@ -46,12 +48,13 @@ fn pool(port: u16, max: u32, more: &str) -> String {
     )
 }
 
-fn queued(evener: &Evener, count: u64) {
-    wait_until("them to be queued", || (evener.service_counter("s", "queued") == count).then_some(()));
+/// Waits until this many clients have been queued.
+fn expect_queued(evener: &Evener, count: u64) {
+    wait_until("the clients to be queued", || (evener.service_counter("s", "queued") == count).then_some(()));
 }
 
 #[test]
-fn more_clients_than_a_server_takes_are_served_one_after_the_other() {
+fn clients_beyond_the_limit_of_a_server_are_served_later() {
     let origin = Origin::start(|wire, _| {
         std::thread::sleep(Duration::from_millis(50));
         wire.reply("200 OK", "", b"ok")
@@ -75,7 +78,7 @@ fn more_clients_than_a_server_takes_are_served_one_after_the_other() {
 }
 
 #[test]
-fn requests_are_served_in_their_order() {
+fn queued_requests_are_served_in_order() {
     let (origin, gate) = gated();
     let (evener, port) = run_http(&[], &pool(origin.port, 1, "queue = { timeout = \"1m\" }"));
     let mut clients = Vec::new();
@@ -83,7 +86,7 @@ fn requests_are_served_in_their_order() {
         let client = Wire::to(port);
         client.send(format!("POST /{number} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx")).unwrap();
         clients.push(client);
-        queued(&evener, number);
+        expect_queued(&evener, number);
     }
     gate.open(6);
     for (number, client) in clients.iter_mut().enumerate() {
@@ -94,7 +97,7 @@ fn requests_are_served_in_their_order() {
 }
 
 #[test]
-fn a_queue_has_a_time_and_a_size_and_may_be_none() {
+fn a_queue_has_a_timeout_and_a_size_and_can_be_disabled() {
     let (origin, gate) = gated();
     let (evener, port) = run_http(&[], &pool(origin.port, 1, "queue = { size = 1, timeout = \"700ms\" }"));
     let mut first = Wire::to(port);
@@ -103,7 +106,7 @@ fn a_queue_has_a_time_and_a_size_and_may_be_none() {
     let mut second = Wire::to(port);
     let began = Instant::now();
     second.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    queued(&evener, 1);
+    expect_queued(&evener, 1);
     assert_eq!(get(port, "/third").status(), 503);
     assert_eq!(evener.service_counter("s", "queue_full"), 1);
     assert_eq!(second.response("GET").unwrap().status(), 503);
@@ -123,7 +126,7 @@ fn a_queue_has_a_time_and_a_size_and_may_be_none() {
 }
 
 #[test]
-fn whoever_leaves_the_queue_makes_room_in_it() {
+fn a_client_that_disconnects_leaves_the_queue() {
     let (origin, gate) = gated();
     let more = pool(origin.port, 1, "queue = { size = 1, timeout = \"1m\" }");
     let front = Front::run_ports(&[], "", &more);
@@ -131,56 +134,52 @@ fn whoever_leaves_the_queue_makes_room_in_it() {
     let mut first = shake(front.port, "a.example", &tls).unwrap();
     first.write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     wait_until("the request", || (!origin.requests().is_empty()).then_some(()));
-    // No server knows of a request that waits: whatever its method, it is given up.
+    // No server has received a queued request, so it is aborted regardless of its method.
     for (count, method) in [(1, "GET"), (2, "POST")] {
         let mut client = shake(front.port, "a.example", &tls).unwrap();
         write!(client, "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").unwrap();
-        queued(&front.evener, count);
+        expect_queued(&front.evener, count);
         drop(client);
-        wait_until("it to be gone", || (front.counter("requests_aborted") == count).then_some(()));
+        wait_until("the request to be aborted", || {
+            (front.counter("requests_aborted") == count).then_some(())
+        });
     }
     let mut client: Raw = front.raw();
     client.headers(1, END_STREAM, &request_block("GET", "/", &[]));
-    queued(&front.evener, 3);
+    expect_queued(&front.evener, 3);
     client.send(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes()));
-    wait_until("it to be gone", || (front.counter("requests_aborted") == 3).then_some(()));
+    wait_until("the request to be aborted", || (front.counter("requests_aborted") == 3).then_some(()));
     client.headers(3, END_STREAM, &request_block("GET", "/last", &[]));
-    queued(&front.evener, 4);
+    expect_queued(&front.evener, 4);
     gate.open(2);
-    assert_eq!(client.of(3).unwrap().kind, HEADERS);
+    client.expect(3, HEADERS);
     assert_eq!(origin.lines(), ["GET /first", "GET /last"]);
     assert_eq!(front.counter("queue_full"), 0);
 }
 
 #[test]
-fn streams_wait_like_requests_of_http1() {
+fn streams_of_http2_are_queued_like_requests_of_http1() {
     let (origin, gate) = gated();
     let front = Front::run_ports(&[], "", &pool(origin.port, 1, "queue = { timeout = \"1m\" }"));
     within(async {
-        let client = front.client().await;
+        let client = Arc::new(front.client().await);
         let all: Vec<_> = (0..5)
             .map(|number| {
-                let send = client.send.clone();
-                let port = front.port;
-                tokio::spawn(async move {
-                    let mut ready = send.ready().await.unwrap();
-                    let uri = format!("https://a.example:{port}/{number}");
-                    let request = http::Request::builder().uri(uri).body(()).unwrap();
-                    let (response, _) = ready.send_request(request, true).unwrap();
-                    crate::http::http2::client::whole(response).await.unwrap().status
-                })
+                let client = Arc::clone(&client);
+                let uri = format!("https://a.example:{}/{number}", front.port);
+                tokio::spawn(async move { client.get(&uri).await.status() })
             })
             .collect();
         gate.open(5);
-        for one in all {
-            assert_eq!(one.await.unwrap(), 200);
+        for status in all {
+            assert_eq!(status.await.unwrap(), 200);
         }
     });
     assert_eq!(front.counter("no_server"), 0);
 }
 
 #[test]
-fn a_reload_that_makes_room_is_seen() {
+fn a_reload_that_raises_a_limit_releases_queued_requests() {
     let (origin, gate) = gated();
     let config = |max: u32| {
         let pool = pool(origin.port, max, "queue = { timeout = \"1m\" }");
@@ -190,9 +189,9 @@ fn a_reload_that_makes_room_is_seen() {
     let listen = evener.port("s");
     let mut clients: Vec<Wire> = (0..2).map(|_| Wire::to(listen)).collect();
     clients.iter().for_each(|client| client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
-    queued(&evener, 1);
+    expect_queued(&evener, 1);
     evener.reload(&config(2));
-    wait_until("both at the server", || (origin.requests().len() == 2).then_some(()));
+    wait_until("both requests to reach the server", || (origin.requests().len() == 2).then_some(()));
     gate.open(2);
     clients.iter_mut().for_each(|client| assert_eq!(client.response("GET").unwrap().status(), 200));
 }
@@ -202,28 +201,34 @@ fn tcp(listen: u16, more: &str, pool: &str) -> String {
 }
 
 #[test]
-fn a_client_of_tcp_waits_accepted() {
+fn a_queued_client_of_tcp_is_accepted_and_its_bytes_are_buffered() {
     let server = Server::named("a");
     let pool = pool(server.port, 1, "queue = { size = 2, timeout = \"1m\" }");
-    // One worker, whose clients have an order.
+    // With one worker, the order of the clients is known.
     let evener = Evener::run_with(&tcp(0, "", &pool), &["--workers", "1"]);
     let listen = evener.port("s");
     let mut first = connect(listen);
     assert!(line(&mut first).starts_with("a "));
-    // What it says meanwhile, and the end of its side, are kept.
+    // Bytes that the client sends while it is queued, and its shutdown, are forwarded later.
     let mut second = connect(listen);
     second.write_all(b"early").unwrap();
     second.shutdown(Shutdown::Write).unwrap();
-    queued(&evener, 1);
-    // One that resets makes room.
+    expect_queued(&evener, 1);
+    // A client that resets its connection leaves the queue.
     let third = connect(listen);
-    queued(&evener, 2);
+    expect_queued(&evener, 2);
     socket2::SockRef::from(&third).set_linger(Some(Duration::ZERO)).unwrap();
     drop(third);
-    wait_until("it to be gone", || (evener.status()["services"][0]["connections_active"] == 2).then_some(()));
+    wait_until("the reset connection to end", || {
+        (evener.status()["services"][0]["connections_active"] == 2).then_some(())
+    });
     let mut fourth = connect(listen);
-    queued(&evener, 3);
-    assert_eq!(connect(listen).read(&mut [0; 1]).unwrap_or(0), 0, "the queue is full");
+    expect_queued(&evener, 3);
+    assert_eq!(
+        connect(listen).read(&mut [0; 1]).unwrap_or(0),
+        0,
+        "a client beyond the size of the queue must be closed"
+    );
     assert_eq!(evener.service_counter("s", "queue_full"), 1);
     drop(first);
     let mut all = String::new();
@@ -236,7 +241,7 @@ fn a_client_of_tcp_waits_accepted() {
 }
 
 #[test]
-fn a_client_of_tcp_whose_time_is_over_is_closed() {
+fn a_queued_client_of_tcp_is_closed_after_the_queue_timeout() {
     let server = Server::named("a");
     let pool = pool(server.port, 1, "queue = { timeout = \"300ms\" }");
     let evener = Evener::run(&tcp(0, "", &pool));
@@ -251,7 +256,7 @@ fn a_client_of_tcp_whose_time_is_over_is_closed() {
 }
 
 #[test]
-fn a_client_of_tls_waits_after_its_handshake() {
+fn a_client_of_tls_is_queued_after_its_handshake() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let server = Server::named("a");
@@ -262,20 +267,22 @@ fn a_client_of_tls_waits_after_its_handshake() {
     let shake = || shake(listen, "a.example", &config).unwrap();
     let first = shake();
     wait_until("the server", || (evener.server("a")["active"] == 1).then_some(()));
-    let gone = shake();
-    queued(&evener, 1);
-    socket2::SockRef::from(&gone.sock).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(gone);
-    wait_until("it to be gone", || (evener.status()["services"][0]["connections_active"] == 1).then_some(()));
+    let reset = shake();
+    expect_queued(&evener, 1);
+    socket2::SockRef::from(&reset.sock).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    wait_until("the reset connection to end", || {
+        (evener.status()["services"][0]["connections_active"] == 1).then_some(())
+    });
     let mut second = shake();
-    queued(&evener, 2);
+    expect_queued(&evener, 2);
     drop(first);
     assert!(crate::harness::certificates::line_of(&mut second).starts_with("a "));
 }
 
-/// Many clients of TCP at a server that takes two: all are served, whatever worker has them.
+/// Many clients of TCP at a server with a limit of two connections: all are served, on every worker.
 #[test]
-fn permits_that_one_worker_frees_are_used_by_another() {
+fn permits_that_one_worker_releases_are_used_by_another() {
     let server = Server::start(|mut stream: TcpStream| {
         std::thread::sleep(Duration::from_millis(20));
         let _ = stream.write_all(b"served\n");
@@ -293,7 +300,7 @@ fn permits_that_one_worker_frees_are_used_by_another() {
 }
 
 #[test]
-fn clients_that_wait_in_vain_do_not_keep_others_from_a_server_of_theirs() {
+fn queued_clients_of_a_busy_server_do_not_delay_clients_of_another_server() {
     let (busy, gate) = gated();
     let idle = Origin::named("idle");
     let (evener, port) = run_http(
@@ -305,15 +312,15 @@ fn clients_that_wait_in_vain_do_not_keep_others_from_a_server_of_theirs() {
             busy.port, idle.port
         ),
     );
-    let ask = |client: &str, target: &str| {
+    let request = |client: &str, target: &str| {
         let wire = Wire::to(port);
         let header = format!("PROXY TCP4 {client} 192.0.2.9 1 2\r\nGET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
         wire.send(header).unwrap();
         wire
     };
-    let mut waiting: Vec<Wire> = (0..21).map(|_| ask("192.0.2.1", "/busy")).collect();
-    queued(&evener, 20);
-    assert_eq!(ask("192.0.2.2", "/").response("GET").unwrap().status(), 200);
+    let mut waiting: Vec<Wire> = (0..21).map(|_| request("192.0.2.1", "/busy")).collect();
+    expect_queued(&evener, 20);
+    assert_eq!(request("192.0.2.2", "/").response("GET").unwrap().status(), 200);
     gate.open(21);
     waiting.iter_mut().for_each(|wire| assert_eq!(wire.response("GET").unwrap().status(), 200));
 }

@@ -1,4 +1,4 @@
-//! TCP: what goes in comes out, whoever fails.
+//! TCP relay: bytes arrive unchanged, and failing servers are skipped.
 
 use crate::harness::{
     BINARY, DEADLINE, Directory, Evener, Server, connect, have, have_root, line, local, reserved_port,
@@ -18,28 +18,28 @@ fn service(listen: u16, servers: &[&Server], more: &str) -> String {
 }
 
 #[test]
-fn the_one_liner_takes_turns() {
+fn the_one_liner_balances_round_robin() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let [a_at, b_at] = [a.port, b.port].map(|port| format!("127.0.0.1:{port}"));
     let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &a_at, &b_at]);
     let listen = evener.port("tcp");
-    let seen: Vec<String> = (0..6).map(|_| who(listen)).collect();
-    assert_eq!(seen, ["a", "b", "a", "b", "a", "b"]);
+    let servers: Vec<String> = (0..6).map(|_| who(listen)).collect();
+    assert_eq!(servers, ["a", "b", "a", "b", "a", "b"]);
 }
 
 #[test]
-fn a_refused_connect_goes_on_to_the_next_server_unseen() {
+fn a_refused_connection_is_retried_on_the_next_server() {
     let (mut a, b) = (Server::named("a"), Server::named("b"));
     let evener = Evener::run(&service(0, &[&a, &b], "passive = { down_for = \"1s\" }"));
     let listen = evener.port("s");
     assert_eq!([who(listen), who(listen)], ["a", "b"]);
     a.stop();
-    let seen: Vec<String> = (0..20).map(|_| who(listen)).collect();
-    assert!(seen.iter().all(|name| name == "b"), "{seen:?}");
+    let servers: Vec<String> = (0..20).map(|_| who(listen)).collect();
+    assert!(servers.iter().all(|name| name == "b"), "{servers:?}");
     let name = format!("127.0.0.1:{}", a.port);
     let server = evener.server(&name);
     assert_eq!((server["verdict"].as_str(), server["reason"].as_str()), (Some("down"), Some("refused")));
-    // One refusal is enough to leave it; clients may come in the milliseconds before the next snapshot.
+    // One refusal marks the server down. More clients may try it in the milliseconds before the next snapshot.
     assert!((1..=3).contains(&server["counters"]["connect_refused"].as_u64().unwrap()), "{server}");
     let _a = Server::named_at("a", a.port);
     wait_until("a to be used again", || (who(listen) == "a").then_some(()));
@@ -47,20 +47,20 @@ fn a_refused_connect_goes_on_to_the_next_server_unseen() {
 }
 
 #[test]
-fn a_connect_that_is_not_answered_goes_on_to_the_next_server() {
+fn a_connection_attempt_that_times_out_is_retried_on_the_next_server() {
     let (silent, b) = (Silent::new(), Server::named("b"));
-    let more = format!("\"127.0.0.1:{}\", connect_timeout = \"300ms\"", silent.port);
+    let more = format!("\"127.0.0.1:{}\", connect_timeout = \"300ms\"", silent.port());
     let evener = Evener::run(&service(0, &[&b], &more));
     let listen = evener.port("s");
     assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
-    let server = evener.server(&format!("127.0.0.1:{}", silent.port));
-    // A client may come in the milliseconds between the time-out and the next snapshot.
+    let server = evener.server(&format!("127.0.0.1:{}", silent.port()));
+    // Another client may try the server in the milliseconds between the timeout and the next snapshot.
     assert!((1..=2).contains(&server["counters"]["connect_timeouts"].as_u64().unwrap()));
     assert_eq!(server["reason"], "connect timeout");
 }
 
 #[test]
-fn nobody_left_closes_the_client_and_says_so() {
+fn a_client_without_a_usable_server_is_closed_and_the_reason_is_logged() {
     let mut a = Server::named("a");
     a.stop();
     let evener = Evener::run(&service(0, &[&a], ""));
@@ -70,13 +70,14 @@ fn nobody_left_closes_the_client_and_says_so() {
     evener.expect_log("no_server service=s reason=\"every usable server failed\"");
 }
 
-/// A block that differs at each place of the stream, cheap to make and to compare.
+/// Fills a block of a stream with contents that differ at each position, cheap to write and to compare.
 fn block(number: u64, buffer: &mut [u8]) {
     for (at, chunk) in buffer.chunks_exact_mut(4096).enumerate() {
         chunk[..8].copy_from_slice(&(number * 1_000_003 + at as u64).to_le_bytes());
     }
 }
 
+/// Sends a stream of blocks and shuts down the write side.
 fn send_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
     let mut buffer = vec![salt as u8; 1 << 20];
     for number in 0..blocks {
@@ -86,19 +87,20 @@ fn send_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
     stream.shutdown(Shutdown::Write).unwrap();
 }
 
+/// Checks that the stream of `send_stream` arrives.
 fn check_stream(mut stream: &TcpStream, salt: u64, blocks: u64) {
     let mut expected = vec![salt as u8; 1 << 20];
-    let mut seen = vec![0; 1 << 20];
+    let mut received = vec![0; 1 << 20];
     for number in 0..blocks {
         block(number + salt, &mut expected);
-        stream.read_exact(&mut seen).unwrap();
-        assert!(seen == expected, "block {number} differs");
+        stream.read_exact(&mut received).unwrap();
+        assert!(received == expected, "block {number} differs");
     }
-    assert_eq!(stream.read(&mut seen).unwrap(), 0, "nothing comes after the end");
+    assert_eq!(stream.read(&mut received).unwrap(), 0, "the stream must end after the last block");
 }
 
 #[test]
-fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
+fn a_gibibyte_in_both_directions_arrives_unchanged() {
     const BLOCKS: u64 = 1024;
     let server = Server::start(|stream| {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -123,7 +125,7 @@ fn a_gibibyte_each_way_at_once_arrives_bit_for_bit() {
 }
 
 #[test]
-fn small_and_large_writes_of_many_clients_arrive_whole() {
+fn small_and_large_writes_of_many_clients_arrive_unchanged() {
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], ""));
     let listen = evener.port("s");
@@ -142,10 +144,10 @@ fn small_and_large_writes_of_many_clients_arrive_whole() {
                         let (sent, mut stream) = (sent.clone(), stream.try_clone().unwrap());
                         move || stream.write_all(&sent).unwrap()
                     });
-                    let mut seen = vec![0; size];
-                    reader.read_exact(&mut seen).unwrap();
+                    let mut received = vec![0; size];
+                    reader.read_exact(&mut received).unwrap();
                     writing.join().unwrap();
-                    assert!(seen == sent);
+                    assert!(received == sent);
                 }
             });
         }
@@ -153,30 +155,29 @@ fn small_and_large_writes_of_many_clients_arrive_whole() {
 }
 
 #[test]
-fn half_close_is_kept_in_both_directions() {
+fn half_closed_connections_stay_open_in_both_directions() {
     let server = Server::start(|mut stream| {
-        // First hears the client to its end, then speaks.
+        // The server receives up to the client's end, then sends.
         let mut received = String::new();
         stream.read_to_string(&mut received).unwrap();
-        stream.write_all(format!("heard {received}").as_bytes()).unwrap();
+        stream.write_all(format!("received {received}").as_bytes()).unwrap();
     });
-    let talker = Server::start(|mut stream| {
-        // First speaks to its end, then hears the client and says so to nobody but the log of the test: by its answer
-        // to the next connection.
+    let first_sender = Server::start(|mut stream| {
+        // The server sends and shuts down its write side, then receives up to the client's end.
         stream.write_all(b"I am done").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut received = String::new();
         stream.read_to_string(&mut received).unwrap();
         assert_eq!(received, "still here");
     });
-    let evener = Evener::run(&service(0, &[&server, &talker], ""));
+    let evener = Evener::run(&service(0, &[&server, &first_sender], ""));
     let listen = evener.port("s");
     let mut client = connect(listen);
     client.write_all(b"everything").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
-    assert_eq!(response, "heard everything");
+    assert_eq!(response, "received everything");
     let mut client = connect(listen);
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
@@ -185,8 +186,8 @@ fn half_close_is_kept_in_both_directions() {
 }
 
 #[test]
-fn an_answer_before_the_request_is_read_reaches_the_client() {
-    // As a web server that refuses a large upload: it answers and closes with the request unread, which resets.
+fn a_response_before_the_request_is_read_reaches_the_client() {
+    // Like a web server that refuses a large upload, the server responds and closes with unread bytes, which causes a reset.
     let server = Server::start(|mut stream| {
         let mut some = [0; 10];
         stream.read_exact(&mut some).unwrap();
@@ -223,7 +224,7 @@ fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
         }
     });
     let (a, listen) = (Server::named("a"), reserved_port());
-    // A socket file that nobody answers at is left over: it does not stand in the way.
+    // A stale socket file, without a listener, is replaced.
     drop(UnixListener::bind(&front).unwrap());
     let evener = Evener::run(&format!(
         "service \"u\" {{ listen = {{ \"{0}\", \"127.0.0.1:{listen}\" }}, \"{1}\", unix_mode = \"0621\" }}\n\
@@ -244,23 +245,23 @@ fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
 }
 
 #[test]
-fn keepalive_is_asked_of_the_kernel_on_the_sides_that_want_it() {
+fn keepalive_is_set_on_client_and_server_sockets_as_configured() {
     if !have("ss") {
         return;
     }
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], "keepalive = \"4000s\", server_keepalive = \"8000s\""));
     let listen = evener.port("s");
-    let mut held = connect(listen);
-    line(&mut held);
+    let mut client = connect(listen);
+    line(&mut client);
     // The timer of an idle connection with keepalive: `timer:(keepalive,66min,0)`.
     let timer = |filter: String| {
         let output = Command::new("ss").args(["-tnoH", "state", "established", &filter]).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let (client, server) = (timer(format!("sport = :{listen}")), timer(format!("dport = :{}", a.port)));
-    assert!(client.contains("timer:(keepalive,66min"), "{client}");
-    assert!(server.contains("timer:(keepalive,133min") || server.contains("timer:(keepalive,2h"), "{server}");
+    let (front, back) = (timer(format!("sport = :{listen}")), timer(format!("dport = :{}", a.port)));
+    assert!(front.contains("timer:(keepalive,66min"), "{front}");
+    assert!(back.contains("timer:(keepalive,133min") || back.contains("timer:(keepalive,2h"), "{back}");
 }
 
 #[test]
@@ -291,7 +292,7 @@ fn a_sticky_client_keeps_its_server_across_workers_and_a_reload() {
 }
 
 #[test]
-fn servers_see_the_source_address_that_was_asked_for() {
+fn servers_see_the_configured_source_address() {
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], "source = \"127.0.0.9\""));
     let listen = evener.port("s");
@@ -299,7 +300,7 @@ fn servers_see_the_source_address_that_was_asked_for() {
 }
 
 #[test]
-fn the_access_list_refuses_without_a_word() {
+fn a_client_denied_by_an_access_list_is_closed_without_a_byte() {
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], "deny = \"127.0.0.0/8\", allow = \"127.0.0.2\""));
     let listen = evener.port("s");
@@ -312,7 +313,7 @@ fn the_access_list_refuses_without_a_word() {
 }
 
 #[test]
-fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
+fn a_reset_by_the_server_is_forwarded_after_the_bytes_before_it() {
     let server = Server::start(|mut stream| {
         stream.write_all(b"last words").unwrap();
         std::thread::sleep(Duration::from_millis(100));
@@ -328,20 +329,20 @@ fn a_reset_by_the_server_delivers_what_came_before_and_is_passed_on() {
     let end = client.read(&mut response);
     assert!(
         end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset),
-        "not an orderly end"
+        "the client must see a reset"
     );
     let name = format!("127.0.0.1:{}", server.port);
     wait_until("the reset to be counted", || (evener.server(&name)["counters"]["resets"] == 1).then_some(()));
 }
 
 #[test]
-fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
+fn bytes_behind_an_urgent_mark_in_bulk_data_are_not_lost() {
     let received = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let keep = std::sync::Arc::clone(&received);
+    let server_received = std::sync::Arc::clone(&received);
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).unwrap();
-        *keep.lock().unwrap() = all;
+        *server_received.lock().unwrap() = all;
         let _ = stream.write_all(b"done\n");
     });
     let evener = Evener::run(&service(0, &[&server], ""));
@@ -355,16 +356,16 @@ fn an_urgent_mark_in_bulk_loses_nothing_behind_it() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(line(&mut client), "done");
     let received = received.lock().unwrap();
-    let count = |byte| received.iter().filter(|seen| **seen == byte).count();
+    let count = |byte| received.iter().filter(|other| **other == byte).count();
     assert_eq!((count(1), count(2), count(3)), (400_000, 300_000, 50_000));
 }
 
 #[test]
-fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
-    let (tell, reported) = std::sync::mpsc::channel();
+fn a_reset_by_the_client_is_forwarded_as_a_reset() {
+    let (sender, resets) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut all = Vec::new();
-        let _ = tell.send(stream.read_to_end(&mut all).is_err());
+        let _ = sender.send(stream.read_to_end(&mut all).is_err());
     });
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("s");
@@ -373,11 +374,11 @@ fn a_client_that_resets_is_not_an_orderly_end_for_the_server() {
     std::thread::sleep(Duration::from_millis(100));
     socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
-    assert!(reported.recv_timeout(DEADLINE).unwrap(), "the server saw a reset");
+    assert!(resets.recv_timeout(DEADLINE).unwrap(), "the server must see a reset");
 }
 
 #[test]
-fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
+fn a_full_backlog_of_a_unix_server_does_not_mark_it_down() {
     let directory = Directory::new();
     let path = directory.file("busy.sock");
     let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
@@ -390,10 +391,10 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
         b.port
     ));
     let listen = evener.port("s");
-    let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
-    // Two workers accept them in any order: some wait in the queue of the busy one, the others get the next server.
+    let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
+    // Two workers accept the clients in any order. Some wait in the backlog of the busy server, others get the next server.
     let mut passed_on = 0;
-    for client in &mut held {
+    for client in &mut clients {
         client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         passed_on += usize::from(line(client) == "b 127.0.0.1");
     }
@@ -406,7 +407,7 @@ fn a_full_queue_of_a_unix_server_does_not_take_it_out() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_bounded_and_others_go_on() {
+fn clients_that_never_read_use_bounded_memory_and_do_not_delay_others() {
     let flood = Server::start(|mut stream| {
         let mut hello = [0; 1];
         if stream.read_exact(&mut hello).is_ok() && hello[0] == b'f' {
@@ -433,11 +434,11 @@ fn a_client_that_never_reads_is_bounded_and_others_go_on() {
 }
 
 #[test]
-fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
+fn a_server_without_a_network_route_is_skipped() {
     if !have("ip") || !have_root() {
         return;
     }
-    // Inside, only loopback exists: 192.0.2.1 has no route. The next server answers.
+    // The new namespace has only loopback, so there is no route to 192.0.2.1. The next server is used.
     let directory = Directory::new();
     let back = directory.file("back.sock").display().to_string();
     let listener = UnixListener::bind(&back).unwrap();
@@ -459,7 +460,7 @@ fn in_an_own_namespace_a_server_without_a_route_is_passed_over() {
 }
 
 #[test]
-fn clients_that_come_and_go_in_haste_leave_nothing_behind() {
+fn clients_that_disconnect_at_any_point_leave_nothing_behind() {
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], ""));
     let listen = evener.port("s");

@@ -4,7 +4,7 @@ use crate::harness::namespaces::Row;
 use crate::harness::{BINARY, Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Output, Stdio};
 
-/// Tells whoever comes which address it has: TCP and UDP on 7000, HTTP on 8000, with the number of the connection.
+/// A server that reports the client's address: TCP and UDP on port 7000, HTTP on port 8000 with the connection's number.
 const SERVER: &str = r#"
 import http.server, itertools, socket, socketserver, threading
 
@@ -39,7 +39,7 @@ def serve(kind, family, address, handler):
         allow_reuse_address = True
         daemon_threads = True
         def server_bind(self):
-            # That of http.server asks a name server for its own name.
+            # The method of http.server would query a name server for the host's name.
             self.server_name, self.server_port = address
             if kind is http.server.ThreadingHTTPServer:
                 socketserver.TCPServer.server_bind(self)
@@ -56,7 +56,8 @@ print("ready", flush=True)
 threading.Event().wait(170)
 "#;
 
-/// What a client hears that comes from an address: `tcp`, `udp`, or `http`, which asks three times.
+/// A client that connects from an address, and prints the response. The kinds are `tcp`, `udp`, and `http` with three
+/// requests.
 pub(crate) const CLIENT: &str = r#"
 import http.client, socket, sys
 kind, source, host = sys.argv[1:4]
@@ -76,52 +77,59 @@ elif kind == "http":
 else:
     s = socket.create_connection((host, 7000), 5, (source, 0))
     s.send(b"echo\n")
-    heard = b""
-    while heard.count(b"\n") < 2:
-        heard += s.recv(100)
-    print(heard.decode(), end="")
+    received = b""
+    while received.count(b"\n") < 2:
+        received += s.recv(100)
+    print(received.decode(), end="")
 "#;
 
-pub(crate) struct Ends(pub(crate) Child);
+/// A process that is killed with its test.
+pub(crate) struct ChildGuard(Child);
 
-impl Drop for Ends {
+impl ChildGuard {
+    pub(crate) fn new(child: Child) -> Self {
+        Self(child)
+    }
+}
+
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A service of each kind and family before the server.
+/// A service of each protocol and address family in front of the server.
 fn config() -> String {
     let hosts = [("4", "10.77.1.1", "10.77.2.2"), ("6", "[fd77:1::1]", "[fd77:2::2]")];
-    let of = |(family, ours, server): (&str, &str, &str)| {
+    let services = |(family, listen, server): (&str, &str, &str)| {
         let service = |name: &str, port: u16, more: &str| {
             format!(
-                "service \"{name}{family}\" {{ listen = \"{ours}:{port}\", \"{server}:{port}\", source = \"client\", {more} }}\n"
+                "service \"{name}{family}\" {{ listen = \"{listen}:{port}\", \"{server}:{port}\", source = \"client\", {more} }}\n"
             )
         };
         service("t", 7000, "")
             + &service("u", 7000, "protocol = \"udp\"")
             + &service("h", 8000, "protocol = \"http\"")
     };
-    hosts.into_iter().map(of).collect()
+    hosts.into_iter().map(services).collect()
 }
 
-pub(crate) fn start_server(row: &Row, directory: &Directory) -> Ends {
+pub(crate) fn start_server(row: &Row, directory: &Directory) -> ChildGuard {
     let script = directory.write("server.py", SERVER);
     let ready = directory.file("ready");
-    let printed = std::fs::File::create(&ready).unwrap();
+    let output = std::fs::File::create(&ready).unwrap();
     let server =
-        row.server.command("python3").arg(script).stdout(printed).stdin(Stdio::null()).spawn().unwrap();
-    let server = Ends(server);
+        row.server.command("python3").arg(script).stdout(output).stdin(Stdio::null()).spawn().unwrap();
+    let server = ChildGuard::new(server);
     wait_until("the server", || std::fs::read_to_string(&ready).unwrap().contains("ready").then_some(()));
     server
 }
 
 #[test]
-fn servers_see_the_clients_themselves() {
+fn servers_see_the_addresses_of_clients() {
     let Some(row) = Row::new() else { return };
-    // What servers answer to clients is for us: docs/operating.md, "Transparent".
+    // Packets from servers to clients are delivered to the balancer: docs/operating.md, "Transparent".
     row.balancer.run(
         "ip rule add iif servers lookup 100; ip route add local default dev lo table 100
          ip -6 rule add iif servers lookup 100; ip -6 route add local default dev lo table 100",
@@ -130,26 +138,26 @@ fn servers_see_the_clients_themselves() {
     let script = directory.write("client.py", CLIENT).display().to_string();
     let _server = start_server(&row, &directory);
     let file = directory.write("evener.lua", &config()).display().to_string();
-    let inside = row.balancer.command(BINARY);
-    let evener = Evener::start(inside, directory, &["run", &file, "--workers", "1"]);
-    let hear = |kind: &str, source: &str| {
-        let ours = if source.contains(':') { "fd77:1::1" } else { "10.77.1.1" };
-        row.client.run(&format!("python3 {script} {kind} {source} {ours}"))
+    let in_balancer = row.balancer.command(BINARY);
+    let evener = Evener::start(in_balancer, directory, &["run", &file, "--workers", "1"]);
+    let run_client = |kind: &str, source: &str| {
+        let service = if source.contains(':') { "fd77:1::1" } else { "10.77.1.1" };
+        row.client.run(&format!("python3 {script} {kind} {source} {service}"))
     };
     for source in ["10.77.1.2", "fd77:1::2", "10.77.1.3", "fd77:1::3"] {
-        assert_eq!(hear("tcp", source), format!("{source}\necho\n"));
-        assert_eq!(hear("udp", source), format!("{source}\n"));
+        assert_eq!(run_client("tcp", source), format!("{source}\necho\n"));
+        assert_eq!(run_client("udp", source), format!("{source}\n"));
     }
-    // A connection is kept for its client, and for nobody else.
+    // A pooled connection is used again only for its client.
     for (number, source) in ["10.77.1.2", "10.77.1.3", "10.77.1.2"].iter().enumerate() {
-        assert_eq!(hear("http", source), format!("{source} {}\n", number + 1).repeat(3));
+        assert_eq!(run_client("http", source), format!("{source} {}\n", number + 1).repeat(3));
     }
-    assert_eq!(hear("http", "fd77:1::3"), "fd77:1::3 4\n".repeat(3));
+    assert_eq!(run_client("http", "fd77:1::3"), "fd77:1::3 4\n".repeat(3));
     assert_eq!(evener.server("10.77.2.2:7000")["counters"]["connect_errors"], 0);
 }
 
-/// A client with an address of its link only speaks TCP, then UDP.
-const OF_THE_LINK: &str = r#"
+/// A client with a link-local address uses TCP, then UDP.
+const LINK_LOCAL_CLIENT: &str = r#"
 import socket
 link = socket.if_nametoindex("eth0")
 s = socket.socket(socket.AF_INET6)
@@ -166,52 +174,55 @@ s.sendto(b"x", ("fd77:1::1", 7000))
 "#;
 
 #[test]
-fn a_client_that_is_nobody_elsewhere_is_not_the_servers_failure() {
+fn a_link_local_client_does_not_count_as_a_failure_of_the_server() {
     let Some(row) = Row::new() else { return };
     row.balancer.run("ip -6 rule add iif servers lookup 100; ip -6 route add local default dev lo table 100");
     row.client.run("ip address add fe80::77/64 dev eth0 nodad");
     let directory = Directory::new();
     let script = directory.write("client.py", CLIENT).display().to_string();
-    let of_the_link = directory.write("link.py", OF_THE_LINK).display().to_string();
+    let link_local = directory.write("link.py", LINK_LOCAL_CLIENT).display().to_string();
     let _server = start_server(&row, &directory);
     let file = directory.write("evener.lua", &config()).display().to_string();
     let evener = Evener::start(row.balancer.command(BINARY), directory, &["run", &file, "--workers", "1"]);
-    let hear = |kind: &str| row.client.run(&format!("python3 {script} {kind} fd77:1::2 fd77:1::1"));
-    assert_eq!(hear("udp"), "fd77:1::2\n");
+    let run_client = |kind: &str| row.client.run(&format!("python3 {script} {kind} fd77:1::2 fd77:1::1"));
+    assert_eq!(run_client("udp"), "fd77:1::2\n");
     for count in 1..=3 {
-        assert_eq!(row.client.run(&format!("python3 {of_the_link}")), "b''\n");
-        wait_until("its datagram", || {
+        assert_eq!(row.client.run(&format!("python3 {link_local}")), "b''\n");
+        wait_until("the datagram to be dropped", || {
             (evener.service_counter("u6", "drop_no_server") == count).then_some(())
         });
     }
-    assert_eq!(evener.service_counter("u6", "flows_evicted"), 0, "the flow of another one");
+    assert_eq!(evener.service_counter("u6", "flows_evicted"), 0, "the flow of another client must stay");
     assert_eq!(evener.log_count("server_down"), 0, "{}", evener.log());
-    assert_eq!((hear("tcp").as_str(), hear("udp").as_str()), ("fd77:1::2\necho\n", "fd77:1::2\n"));
+    assert_eq!(
+        (run_client("tcp").as_str(), run_client("udp").as_str()),
+        ("fd77:1::2\necho\n", "fd77:1::2\n")
+    );
 }
 
-/// What the program says and does without the right, within 10 s.
-fn without_the_right(arguments: &[&str]) -> Output {
+/// Runs Evener without CAP_NET_ADMIN and CAP_NET_RAW, for at most 10 s.
+fn run_without_capabilities(arguments: &[&str]) -> Output {
     let mut command = Command::new("timeout");
     command.arg("10");
     if rustix::process::geteuid().is_root() {
-        let without = "-net_admin,-net_raw";
-        command.args(["setpriv", "--bounding-set", without, "--inh-caps", without]);
+        let capabilities = "-net_admin,-net_raw";
+        command.args(["setpriv", "--bounding-set", capabilities, "--inh-caps", capabilities]);
     }
     command.arg(BINARY).args(arguments).output().unwrap()
 }
 
 #[test]
-fn without_the_right_to_it_nothing_begins_and_the_reason_is_said() {
+fn without_the_capability_evener_does_not_start_and_prints_the_reason() {
     if !have("setpriv") {
         return;
     }
     let (directory, listen) = (Directory::new(), reserved_port());
-    let of = |source: &str| {
+    let config = |source: &str| {
         format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:1\", source = \"{source}\" }}")
     };
-    let file = directory.write("evener.lua", &of("client")).display().to_string();
+    let file = directory.write("evener.lua", &config("client")).display().to_string();
     let admin = directory.file("admin.sock").display().to_string();
-    let output = without_the_right(&["run", &file, "--admin", &admin]);
+    let output = run_without_capabilities(&["run", &file, "--admin", &admin]);
     let printed =
         String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{printed}");
@@ -220,7 +231,7 @@ fn without_the_right_to_it_nothing_begins_and_the_reason_is_said() {
 }
 
 #[test]
-fn on_loopback_clients_are_seen_as_they_are() {
+fn on_loopback_servers_see_the_addresses_of_clients() {
     if !crate::harness::have_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! `warm`: connections to servers that are made before clients want them.
+//! `warm`: connections to servers that are opened before clients need them.
 
 use crate::harness::{DEADLINE, Evener, Server, connect, line, wait_until, who};
 use std::io::{Read, Write};
@@ -12,6 +12,7 @@ fn config(listen: u16, servers: &[u16], more: &str) -> String {
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", {servers} {more} }}")
 }
 
+/// The number of warm connections of the service.
 fn warm(evener: &Evener) -> u64 {
     evener.status()["services"][0]["warm"].as_u64().unwrap()
 }
@@ -20,32 +21,32 @@ fn await_warm(evener: &Evener, count: u64) {
     wait_until(&format!("{count} warm connections"), || (warm(evener) == count).then_some(()));
 }
 
-/// The connections of a server, clients' and warm ones.
-fn has(evener: &Evener, port: u16) -> u64 {
+/// The number of connections of a server, active and warm.
+fn connection_count(evener: &Evener, port: u16) -> u64 {
     let server = evener.server(&format!("127.0.0.1:{port}"));
     server["active"].as_u64().unwrap() + server["warm"].as_u64().unwrap()
 }
 
-/// A server that counts who came, says its name, sends back what it gets, and can be told to hang up.
+/// A server that counts its connections, sends its name, echoes bytes, and can close its connections.
 struct Counted {
     server: Server,
-    came: Arc<AtomicUsize>,
-    shuts: Arc<AtomicBool>,
+    accepted: Arc<AtomicUsize>,
+    closes: Arc<AtomicBool>,
     streams: Arc<Mutex<Vec<Weak<TcpStream>>>>,
 }
 
 impl Counted {
     fn new() -> Self {
-        let (came, shuts) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (accepted, closes) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let streams = Arc::new(Mutex::new(Vec::new()));
-        let (count, shut, keep) = (Arc::clone(&came), Arc::clone(&shuts), Arc::clone(&streams));
+        let (count, close, open) = (Arc::clone(&accepted), Arc::clone(&closes), Arc::clone(&streams));
         let server = Server::start(move |stream| {
             count.fetch_add(1, Ordering::Relaxed);
-            if shut.load(Ordering::Relaxed) {
+            if close.load(Ordering::Relaxed) {
                 return;
             }
             let stream = Arc::new(stream);
-            keep.lock().unwrap().push(Arc::downgrade(&stream));
+            open.lock().unwrap().push(Arc::downgrade(&stream));
             let mut stream = &*stream;
             let _ = stream.write_all(b"counted\n");
             let mut piece = [0; 4096];
@@ -53,14 +54,15 @@ impl Counted {
                 let _ = stream.write_all(&piece[..read]);
             }
         });
-        Self { server, came, shuts, streams }
+        Self { server, accepted, closes, streams }
     }
 
-    fn came(&self) -> usize {
-        self.came.load(Ordering::Relaxed)
+    /// The number of connections so far.
+    fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Ends what it has.
+    /// Closes its connections.
     fn hang_up(&self) {
         for stream in self.streams.lock().unwrap().drain(..).filter_map(|stream| stream.upgrade()) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -69,31 +71,39 @@ impl Counted {
 }
 
 #[test]
-fn clients_get_what_is_there_already_and_it_is_made_anew() {
+fn clients_get_warm_connections_which_are_replaced() {
     let (a, b) = (Server::named("a"), Counted::new());
     let evener = Evener::run_with(&config(0, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
     let listen = evener.port("s");
     await_warm(&evener, 4);
-    assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (2, 2, 2));
-    let mut held: Vec<_> = (0..6).map(|_| connect(listen)).collect();
-    // What a server says first is not lost, whenever it said it.
-    let mut names: Vec<String> = held.iter_mut().map(line).collect();
+    assert_eq!(
+        (b.accepted(), connection_count(&evener, a.port), connection_count(&evener, b.server.port)),
+        (2, 2, 2)
+    );
+    let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
+    // Bytes that a server sent on a warm connection before its client came are not lost.
+    let mut names: Vec<String> = clients.iter_mut().map(line).collect();
     names.sort();
     assert_eq!(names, ["a 127.0.0.1", "a 127.0.0.1", "a 127.0.0.1", "counted", "counted", "counted"]);
-    for client in &mut held {
+    for client in &mut clients {
         client.write_all(b"echo\n").unwrap();
         assert_eq!(line(client), "echo");
     }
     assert!(evener.service_counter("s", "warm_used") >= 2, "{}", evener.status());
     await_warm(&evener, 4);
-    assert_eq!((b.came(), has(&evener, a.port), has(&evener, b.server.port)), (5, 5, 5));
-    drop(held);
-    wait_until("clients to be gone", || (has(&evener, b.server.port) == 2).then_some(()));
+    assert_eq!(
+        (b.accepted(), connection_count(&evener, a.port), connection_count(&evener, b.server.port)),
+        (5, 5, 5)
+    );
+    drop(clients);
+    wait_until("the clients' connections to end", || {
+        (connection_count(&evener, b.server.port) == 2).then_some(())
+    });
     assert_eq!(evener.server(&format!("127.0.0.1:{}", a.port))["counters"]["connections"], 3);
 }
 
 #[test]
-fn one_that_died_is_not_seen_by_a_client() {
+fn a_client_never_gets_a_warm_connection_that_the_server_closed() {
     let server = Counted::new();
     let evener = Evener::run_with(&config(0, &[server.server.port], "warm = 3"), &["--workers", "1"]);
     let listen = evener.port("s");
@@ -107,45 +117,46 @@ fn one_that_died_is_not_seen_by_a_client() {
 }
 
 #[test]
-fn a_server_that_hangs_up_is_not_asked_in_haste() {
-    let (server, mut away) = (Counted::new(), Server::named("away"));
-    away.stop();
-    server.shuts.store(true, Ordering::Relaxed);
+fn warm_connections_to_a_closing_server_are_opened_slowly() {
+    let (server, mut refusing) = (Counted::new(), Server::named("refusing"));
+    refusing.stop();
+    server.closes.store(true, Ordering::Relaxed);
     let more = "warm = 2, passive = { failures = 0 }";
-    let config = config(0, &[server.server.port, away.port], more);
+    let config = config(0, &[server.server.port, refusing.port], more);
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let (since, before) = (Instant::now(), evener.cpu_seconds());
-    wait_until("a few connections", || (server.came() >= 4).then_some(()));
+    wait_until("a few connections", || (server.accepted() >= 4).then_some(()));
     assert!(since.elapsed() > Duration::from_millis(2500), "{:?}", since.elapsed());
-    let refused = evener.server(&format!("127.0.0.1:{}", away.port))["counters"]["connect_refused"].clone();
+    let refused =
+        evener.server(&format!("127.0.0.1:{}", refusing.port))["counters"]["connect_refused"].clone();
     assert!((1..=6).contains(&refused.as_u64().unwrap()), "{refused}");
     let used = evener.cpu_seconds() - before;
     assert!(used < 0.5, "{used} s of CPU time");
-    // It thinks better of it.
-    server.shuts.store(false, Ordering::Relaxed);
+    // The server keeps its connections open again.
+    server.closes.store(false, Ordering::Relaxed);
     await_warm(&evener, 1);
 }
 
 #[test]
-fn they_leave_the_last_place_to_clients_and_make_way_for_them() {
+fn warm_connections_leave_the_last_permit_to_clients_and_release_the_others_on_demand() {
     let server = Counted::new();
     let limited = format!("{{ \"127.0.0.1:{}\", max = 3 }}", server.server.port);
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", {limited}, warm = 8 }}");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("s");
     await_warm(&evener, 2);
-    // Clients want all places: they get them.
-    let mut held: Vec<_> = (0..3).map(|_| connect(listen)).collect();
-    held.iter_mut().for_each(|client| assert_eq!(line(client), "counted"));
-    assert_eq!((warm(&evener), has(&evener, server.server.port)), (0, 3));
-    assert_eq!(who(listen), "", "it is full");
-    held.truncate(1);
+    // The clients need all permits, and get them.
+    let mut clients: Vec<_> = (0..3).map(|_| connect(listen)).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(line(client), "counted"));
+    assert_eq!((warm(&evener), connection_count(&evener, server.server.port)), (0, 3));
+    assert_eq!(who(listen), "", "the server must be at its limit");
+    clients.truncate(1);
     await_warm(&evener, 1);
-    assert_eq!(has(&evener, server.server.port), 2);
+    assert_eq!(connection_count(&evener, server.server.port), 2);
 }
 
 #[test]
-fn they_keep_no_client_out_whoever_made_them() {
+fn warm_connections_of_any_service_and_worker_do_not_keep_out_clients() {
     let (a, b) = (Counted::new(), Server::named("b"));
     let (first, second) = (a.server.port, b.port);
     let evener = Evener::run_with(
@@ -161,44 +172,46 @@ fn they_keep_no_client_out_whoever_made_them() {
     );
     let [listen, other, alone, overflowing] =
         ["s", "other", "alone", "overflowing"].map(|service| evener.port(service));
-    let made = || evener.server("q")["warm"] == 7 && has(&evener, first) == 7;
-    wait_until("those of two pools", || made().then_some(()));
+    let is_warm = || evener.server("q")["warm"] == 7 && connection_count(&evener, first) == 7;
+    wait_until("the warm connections of both pools", || is_warm().then_some(()));
     for port in [listen, other, alone, overflowing] {
         let mut clients: Vec<_> = (0..8).map(|_| connect(port)).collect();
         clients.iter_mut().for_each(|client| assert_eq!(line(client), "counted", "at {port}"));
-        assert_eq!(who(port), if port == alone { "" } else { "b" }, "it is really full");
+        assert_eq!(who(port), if port == alone { "" } else { "b" }, "the server must be at its limit");
         let name = if port == alone { "q".to_owned() } else { format!("127.0.0.1:{first}") };
         wait_until("the surplus to be closed", || (evener.server(&name)["warm"] == 0).then_some(()));
         assert_eq!(evener.server(&name)["active"], 8);
         drop(clients);
-        wait_until("them again", || made().then_some(()));
+        wait_until("the warm connections to be opened again", || is_warm().then_some(()));
     }
 }
 
 #[test]
-fn they_end_with_what_they_were_made_for() {
+fn warm_connections_end_with_their_server_address_or_setting() {
     let (a, b) = (Counted::new(), Counted::new());
     let (first, second) = (a.server.port, b.server.port);
     let evener = Evener::run(&config(0, &[first, second], "warm = 6"));
     let listen = evener.port("s");
     await_warm(&evener, 6);
-    let ends = |port: u16, expected: [u64; 2]| {
-        let both = || [has(&evener, first), has(&evener, second)];
+    let expect_counts = |port: u16, expected: [u64; 2]| {
+        let both = || [connection_count(&evener, first), connection_count(&evener, second)];
         wait_until(&format!("{expected:?} after {port}"), || (both() == expected).then_some(()));
     };
-    ends(0, [3, 3]);
-    // Whoever does not get clients gets none of these, and the other one gets them all.
+    expect_counts(0, [3, 3]);
+    // A server that gets no clients gets no warm connections, and the other server gets them all.
     for command in ["maintenance", "drain"] {
         assert!(evener.run_command(&[command, &format!("127.0.0.1:{first}")]).status.success());
-        ends(first, [0, 6]);
+        expect_counts(first, [0, 6]);
         assert!(evener.run_command(&["ready", &format!("127.0.0.1:{first}")]).status.success());
-        ends(first, [3, 3]);
+        expect_counts(first, [3, 3]);
     }
     evener.reload(&config(0, &[first, second], "warm = 2"));
     await_warm(&evener, 2);
     evener.reload(&config(0, &[second], "warm = 2"));
-    wait_until("the server that left", || (has(&evener, second) == 2).then_some(()));
-    // The same server at another address.
+    wait_until("the connections of the remaining server", || {
+        (connection_count(&evener, second) == 2).then_some(())
+    });
+    // The same server, with another address.
     let named = |port: u16, more: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{port}\", name = \"one\" }}, {more} }}"
@@ -206,9 +219,9 @@ fn they_end_with_what_they_were_made_for() {
     };
     evener.reload(&named(second, "warm = 3"));
     await_warm(&evener, 3);
-    let before = a.came();
+    let before = a.accepted();
     evener.reload(&named(first, "warm = 3"));
-    wait_until("the new address", || (a.came() == before + 3).then_some(()));
+    wait_until("warm connections to the new address", || (a.accepted() == before + 3).then_some(()));
     assert_eq!(who(listen), "counted");
     for more in ["send_proxy = \"v1\"", "warm = 0", "warm = 3, protocol = \"http\""] {
         evener.reload(&named(first, "warm = 3"));
@@ -219,7 +232,7 @@ fn they_end_with_what_they_were_made_for() {
 }
 
 #[test]
-fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_tier() {
+fn without_failover_a_lower_tier_gets_no_warm_connections_and_the_pool_goes_down_with_its_first_tier() {
     let (mut a, b) = (Counted::new(), Counted::new());
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
@@ -234,16 +247,16 @@ fn without_failover_a_lower_tier_gets_none_and_the_pool_is_down_with_its_first_t
     assert_eq!(who(listen), "");
     evener.expect_log("no server is up and ready");
     await_warm(&evener, 0);
-    // It is checked a while longer, and gets nothing else.
-    let came = b.came();
-    wait_until("a second or so", || {
-        assert_eq!((warm(&evener), has(&evener, b.server.port)), (0, 0));
-        (b.came() >= came + 12).then_some(())
+    // The checks of the lower tier go on, and it gets no other connections.
+    let accepted = b.accepted();
+    wait_until("twelve more checks", || {
+        assert_eq!((warm(&evener), connection_count(&evener, b.server.port)), (0, 0));
+        (b.accepted() >= accepted + 12).then_some(())
     });
 }
 
 #[test]
-fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
+fn a_drain_closes_warm_connections_and_a_down_server_loses_them() {
     let (mut a, b) = (Counted::new(), Server::named("b"));
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \
@@ -252,19 +265,22 @@ fn a_drain_does_not_wait_for_them_and_a_server_that_goes_loses_them() {
     );
     let mut evener = Evener::run(&config);
     let listen = evener.port("s");
-    wait_until("all at the first tier", || (has(&evener, a.server.port) == 4).then_some(()));
-    assert_eq!(has(&evener, b.port), 0);
+    wait_until("all warm connections at the first tier", || {
+        (connection_count(&evener, a.server.port) == 4).then_some(())
+    });
+    assert_eq!(connection_count(&evener, b.port), 0);
     a.server.stop();
-    // Connections that it has go on; but as it is down, nobody gets them.
-    wait_until("all at the second tier", || {
-        (has(&evener, b.port) == 4 && has(&evener, a.server.port) == 0).then_some(())
+    // The connections of the stopped server stay open. But the server is down, so no client gets them.
+    wait_until("all warm connections at the second tier", || {
+        (connection_count(&evener, b.port) == 4 && connection_count(&evener, a.server.port) == 0)
+            .then_some(())
     });
     assert_eq!(who(listen), "b");
-    let mut held = connect(listen);
-    line(&mut held);
+    let mut client = connect(listen);
+    line(&mut client);
     evener.signal("TERM");
-    wait_until("the warm ones to end", || (has(&evener, b.port) == 1).then_some(()));
-    drop(held);
+    wait_until("the warm connections to end", || (connection_count(&evener, b.port) == 1).then_some(()));
+    drop(client);
     let since = Instant::now();
     assert_eq!(evener.end(), 0);
     assert!(since.elapsed() < DEADLINE / 2);

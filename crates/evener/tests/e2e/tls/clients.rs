@@ -1,4 +1,4 @@
-//! TLS with clients: names, versions, what is agreed on, what is refused, and every byte that goes through.
+//! TLS with clients: server names, versions, ALPN, refused handshakes, and transfers.
 
 use crate::harness::certificates::{
     ANY, Authority, Issued, curl, line_of, mirror, openssl, s_client, shake, shake_over,
@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A tcp service that ends TLS before this server.
+/// A tcp service that terminates TLS in front of this server.
 fn tcp(listen: u16, server: &Server, tls: &str, more: &str) -> String {
     let port = server.port;
     format!(
@@ -17,12 +17,12 @@ fn tcp(listen: u16, server: &Server, tls: &str, more: &str) -> String {
     )
 }
 
-/// The same for http.
+/// An http service that terminates TLS in front of this server.
 fn http(listen: u16, server: &Server, tls: &str, more: &str) -> String {
     tcp(listen, server, tls, &format!("protocol = \"http\", {more}"))
 }
 
-/// Who `s_client` meets.
+/// The subject of the certificate that `s_client` receives.
 fn subject(port: u16, arguments: &[&str]) -> String {
     let printed = s_client(port, arguments, "");
     let line = printed.lines().find_map(|line| line.strip_prefix("subject="));
@@ -30,7 +30,7 @@ fn subject(port: u16, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn a_tcp_service_ends_tls_of_both_versions() {
+fn a_tcp_service_terminates_tls_of_both_versions() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &keys, ""));
@@ -50,14 +50,14 @@ fn a_tcp_service_ends_tls_of_both_versions() {
 }
 
 #[test]
-fn an_http_service_ends_tls_and_says_so_to_its_servers() {
+fn an_http_service_terminates_tls_and_forwards_the_scheme_to_its_servers() {
     if !have("curl") {
         return;
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
+    let ca = directory.write("ca.pem", authority.pem()).display().to_string();
     let issued = authority.issue(&["a.example"]);
-    // The certificate and its key in one file.
+    // One file has the certificate and its key.
     let both = directory.write("both.pem", &format!("{}{}", issued.chain, issued.key));
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = \"{}\" }}",
@@ -75,7 +75,7 @@ fn an_http_service_ends_tls_and_says_so_to_its_servers() {
 }
 
 #[test]
-fn the_name_that_is_asked_for_chooses_the_certificate() {
+fn the_server_name_selects_the_certificate() {
     let (directory, more, a) = (Directory::new(), Directory::new(), Server::named("a"));
     let authority = Authority::new("test ca");
     let [first, second] = [&["a.example"][..], &["b.example", "c.example"]].map(|names| {
@@ -84,7 +84,7 @@ fn the_name_that_is_asked_for_chooses_the_certificate() {
     });
     authority.issue(&["*.wild.example"]).write(&more, "wild");
     authority.issue(&["exact.wild.example"]).write(&more, "exact");
-    // Its names do not tell; its file does.
+    // This certificate has no DNS name, so its file name is used.
     authority.issue_client("nameless").write(&more, "by-file.example");
     let tls = format!(
         "certificates = {{ {first}, {second} }}, directory = \"{}\"",
@@ -99,7 +99,7 @@ fn the_name_that_is_asked_for_chooses_the_certificate() {
         ("C.Example", "CN=b.example"),
         ("x.wild.example", "CN=*.wild.example"),
         ("exact.wild.example", "CN=exact.wild.example"),
-        // A wildcard stands for one label, and not for none.
+        // A wildcard stands for exactly one label.
         ("x.y.wild.example", "CN=a.example"),
         ("wild.example", "CN=a.example"),
         ("by-file.example", "CN=nameless"),
@@ -114,12 +114,12 @@ fn the_name_that_is_asked_for_chooses_the_certificate() {
 }
 
 #[test]
-fn curl_meets_each_name_with_and_without_sni() {
+fn curl_accepts_the_certificate_of_each_name_with_and_without_sni() {
     if !have("curl") {
         return;
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
-    let ca = directory.write("ca.pem", &authority.own.chain).display().to_string();
+    let ca = directory.write("ca.pem", authority.pem()).display().to_string();
     let [first, second] = [&["127.0.0.1", "a.example"][..], &["b.example"]].map(|names| {
         let keys = authority.issue(names).keys(&directory, names[names.len() - 1]);
         format!("{{ {keys} }}")
@@ -129,11 +129,15 @@ fn curl_meets_each_name_with_and_without_sni() {
     for name in ["a.example", "b.example", "127.0.0.1"] {
         assert_eq!(curl(listen, name, "https", &["--cacert", &ca]).0, 200, "{name}");
     }
-    assert_eq!(curl(listen, "c.example", "https", &["--cacert", &ca]).0, 0, "no certificate has that name");
+    assert_eq!(
+        curl(listen, "c.example", "https", &["--cacert", &ca]).0,
+        0,
+        "a name without a certificate must be refused"
+    );
 }
 
 #[test]
-fn the_oldest_version_is_kept_to() {
+fn versions_below_the_minimum_are_refused() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &format!("{keys}, min_version = \"1.3\""), ""));
@@ -143,8 +147,10 @@ fn the_oldest_version_is_kept_to() {
     assert!(refused.contains("ProtocolVersion"), "{refused}");
     let new = Arc::new(authority.client(&[&rustls::version::TLS13]));
     assert_eq!(line_of(&mut shake(listen, "a.example", &new).unwrap()), "a 127.0.0.1");
-    wait_until("it to be counted", || (evener.service_counter("s", "tls_failed") == 1).then_some(()));
-    // Nothing older than 1.2 is spoken, whatever is configured. (This openssl speaks 1.1 when it has to.)
+    wait_until("the failed handshake to be counted", || {
+        (evener.service_counter("s", "tls_failed") == 1).then_some(())
+    });
+    // Versions below 1.2 are never supported. (This openssl supports 1.1 with the right options.)
     evener.reload(&tcp(0, &a, &keys, ""));
     let printed = s_client(listen, &["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], "");
     assert!(printed.contains("no peer certificate available"), "{printed}");
@@ -152,7 +158,7 @@ fn the_oldest_version_is_kept_to() {
 }
 
 #[test]
-fn protocols_are_agreed_on_as_configured() {
+fn alpn_negotiates_the_configured_protocols() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &format!("{keys}, alpn = {{ \"imap\", \"pop3\" }}"), ""));
@@ -161,10 +167,10 @@ fn protocols_are_agreed_on_as_configured() {
         let mut config = authority.client(ANY);
         config.alpn_protocols = offered.iter().map(|one| one.as_bytes().to_vec()).collect();
         let client = shake(listen, "a.example", &Arc::new(config))?;
-        let agreed = client.conn.alpn_protocol().map(|one| String::from_utf8_lossy(one).into_owned());
-        Ok::<_, std::io::Error>(agreed)
+        let negotiated = client.conn.alpn_protocol().map(|one| String::from_utf8_lossy(one).into_owned());
+        Ok::<_, std::io::Error>(negotiated)
     };
-    // Ours is the preference that counts.
+    // The preference of the service decides.
     assert_eq!(offer(&["pop3", "imap"]).unwrap().as_deref(), Some("imap"));
     assert_eq!(offer(&["h2", "pop3"]).unwrap().as_deref(), Some("pop3"));
     assert_eq!(offer(&[]).unwrap(), None);
@@ -172,10 +178,10 @@ fn protocols_are_agreed_on_as_configured() {
     assert!(refused.contains("NoApplicationProtocol"), "{refused}");
 }
 
-/// An OCSP response of the authority that the certificate is good.
+/// The path of an OCSP response in which the authority reports that the certificate is good.
 fn ocsp_response(directory: &Directory, authority: &Authority, chain: &str) -> String {
     let file = |name: &str| directory.file(name).display().to_string();
-    let (ca, ca_key) = authority.own.write(directory, "ca");
+    let (ca, ca_key) = authority.write(directory, "ca");
     let (ca, ca_key) = (ca.display().to_string(), ca_key.display().to_string());
     let serial = openssl(&["x509", "-in", chain, "-noout", "-serial"], "");
     let serial = serial.trim().strip_prefix("serial=").unwrap().to_owned();
@@ -200,12 +206,12 @@ fn an_ocsp_response_is_stapled() {
     let status = |version| s_client(listen, &["-status", version], "");
     assert!(status("-tls1_3").contains("OCSP response: no response sent"));
     evener.reload(&tcp(0, &a, &format!("{keys}, ocsp = \"{response}\""), ""));
-    // In a directory it is found by its name.
-    let own = Directory::new();
+    // In a directory the response is found by its file name.
+    let certificates = Directory::new();
     for name in ["a.crt", "a.key", "a.ocsp"] {
-        std::fs::copy(directory.file(name), own.file(name)).unwrap();
+        std::fs::copy(directory.file(name), certificates.file(name)).unwrap();
     }
-    let by_name = format!("directory = \"{}\"", own.file("").display());
+    let by_name = format!("directory = \"{}\"", certificates.file("").display());
     for tls in [format!("{keys}, ocsp = \"{response}\""), by_name] {
         evener.reload(&tcp(0, &a, &tls, ""));
         for version in ["-tls1_2", "-tls1_3"] {
@@ -217,7 +223,7 @@ fn an_ocsp_response_is_stapled() {
 }
 
 #[test]
-fn who_does_not_shake_hands_in_time_is_closed() {
+fn a_client_that_does_not_complete_the_handshake_in_time_is_closed() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &format!("{keys}, handshake_timeout = \"500ms\""), ""));
@@ -225,7 +231,7 @@ fn who_does_not_shake_hands_in_time_is_closed() {
     let mut silent = connect(listen);
     let slow = std::thread::spawn(move || {
         let mut slow = connect(listen);
-        // The beginning of a ClientHello, which never gets whole.
+        // The beginning of a ClientHello, which is never completed.
         let hello = [&[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3][..], &[7; 200]].concat();
         let until = Instant::now() + DEADLINE;
         for byte in hello.iter().cycle() {
@@ -234,7 +240,7 @@ fn who_does_not_shake_hands_in_time_is_closed() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert!(Instant::now() < until, "it was never closed");
+        assert!(Instant::now() < until, "the connection must be closed");
     });
     assert_eq!(silent.read(&mut [0; 1]).unwrap_or(0), 0);
     slow.join().unwrap();
@@ -245,7 +251,7 @@ fn who_does_not_shake_hands_in_time_is_closed() {
 }
 
 #[test]
-fn no_more_handshakes_at_once_than_configured() {
+fn concurrent_handshakes_are_limited_as_configured() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &format!("{keys}, handshakes_max = 3"), ""));
@@ -253,20 +259,20 @@ fn no_more_handshakes_at_once_than_configured() {
     let config = Arc::new(authority.client(ANY));
     let mut done = shake(listen, "a.example", &config).unwrap();
     assert_eq!(line_of(&mut done), "a 127.0.0.1");
-    let held: Vec<TcpStream> = (0..3).map(|_| connect(listen)).collect();
-    wait_until("them to be taken in", || {
+    let pending: Vec<TcpStream> = (0..3).map(|_| connect(listen)).collect();
+    wait_until("the clients to be accepted", || {
         (evener.status()["services"][0]["connections_active"] == 4).then_some(())
     });
-    assert_eq!(connect(listen).read(&mut [0; 1]).unwrap_or(0), 0, "the fourth is closed");
+    assert_eq!(connect(listen).read(&mut [0; 1]).unwrap_or(0), 0, "the fourth handshake must be refused");
     assert_eq!(evener.service_counter("s", "tls_refused"), 1);
-    drop(held);
-    wait_until("the places to be given back", || shake(listen, "a.example", &config).ok());
-    done.write_all(b"who is in stays").unwrap();
-    done.read_exact(&mut [0; 15]).unwrap();
+    drop(pending);
+    wait_until("the handshake permits to be released", || shake(listen, "a.example", &config).ok());
+    done.write_all(b"a client stays").unwrap();
+    done.read_exact(&mut [0; 14]).unwrap();
 }
 
 #[test]
-fn what_is_no_handshake_is_closed() {
+fn bytes_that_are_not_a_handshake_are_refused() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &keys, ""));
@@ -289,11 +295,11 @@ fn what_is_no_handshake_is_closed() {
         let _ = client.shutdown(Shutdown::Write);
         let mut response = Vec::new();
         let _ = client.read_to_end(&mut response);
-        // One alert, perhaps (RFC 8446, section 6): a header of five bytes, level and description.
+        // The response may be one alert (RFC 8446, section 6): a header of five bytes, a level and a description.
         let is_alert = response.len() == 7 && response[0] == 21;
         assert!(response.is_empty() || is_alert, "{number}: {response:?}");
     }
-    wait_until("them to be counted", || {
+    wait_until("the failed handshakes to be counted", || {
         (evener.service_counter("s", "tls_failed") == garbage.len() as u64).then_some(())
     });
     assert_eq!(evener.server(&format!("127.0.0.1:{}", a.port))["counters"]["connections"], 0);
@@ -302,14 +308,14 @@ fn what_is_no_handshake_is_closed() {
 }
 
 #[test]
-fn half_a_message_behind_the_handshake_harms_nobody() {
+fn an_incomplete_message_after_the_handshake_does_not_disturb_other_clients() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let speak = Arc::new(std::sync::Barrier::new(2));
+    let barrier = Arc::new(std::sync::Barrier::new(2));
     let server = Server::start({
-        let speak = Arc::clone(&speak);
+        let barrier = Arc::clone(&barrier);
         move |mut stream| {
             stream.write_all(b"a\n").unwrap();
-            speak.wait();
+            barrier.wait();
             let _ = stream.write_all(b"more\n");
         }
     });
@@ -320,22 +326,26 @@ fn half_a_message_behind_the_handshake_harms_nobody() {
     config.enable_secret_extraction = true;
     let mut client = shake(listen, "a.example", &Arc::new(config)).unwrap();
     assert_eq!(line_of(&mut client), "a");
-    // The first bytes of a KeyUpdate (RFC 8446, section 4.6.3), in a record that is sealed as it should be. The rest
-    // never comes, and the server goes on speaking.
-    let record = sealed(client.conn, rustls::ContentType::Handshake, &[24, 0, 0]);
+    // The first bytes of a KeyUpdate (RFC 8446, section 4.6.3), in a correctly encrypted record. The rest is never sent,
+    // and the server keeps sending.
+    let record = encrypted_record(client.conn, rustls::ContentType::Handshake, &[24, 0, 0]);
     client.sock.write_all(&record).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    speak.wait();
-    assert!(client.sock.read(&mut [0; 100]).unwrap() > 0, "what the server says still comes");
+    barrier.wait();
+    assert!(client.sock.read(&mut [0; 100]).unwrap() > 0, "the server's bytes must still arrive");
     let config = Arc::new(authority.client(ANY));
     let again = shake(listen, "a.example", &config);
-    assert_eq!(again.map(|mut client| line_of(&mut client)).unwrap_or_default(), "a", "others are served");
-    speak.wait();
+    assert_eq!(
+        again.map(|mut client| line_of(&mut client)).unwrap_or_default(),
+        "a",
+        "other clients must be served"
+    );
+    barrier.wait();
     assert_eq!(evener.service_counter("s", "tls_handshakes"), 2);
 }
 
-/// A record that this client could send next.
-fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: &[u8]) -> Vec<u8> {
+/// The next record of this client, encrypted with its keys.
+fn encrypted_record(client: rustls::ClientConnection, kind: rustls::ContentType, payload: &[u8]) -> Vec<u8> {
     use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
     let Some(rustls::SupportedCipherSuite::Tls13(suite)) = client.negotiated_cipher_suite() else {
         panic!("this is TLS 1.3");
@@ -345,7 +355,7 @@ fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: 
     | rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv }
     | rustls::ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
     else {
-        panic!("no other cipher is spoken");
+        panic!("rustls has no other cipher");
     };
     let version = rustls::ProtocolVersion::TLSv1_2;
     let message = OutboundPlainMessage { typ: kind, version, payload: OutboundChunks::Single(payload) };
@@ -353,13 +363,13 @@ fn sealed(client: rustls::ClientConnection, kind: rustls::ContentType, payload: 
 }
 
 #[test]
-fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
+fn bytes_that_a_server_sent_before_its_reset_reach_a_slow_client() {
     const SIZE: usize = 200_000;
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let server = Server::start(|mut stream| {
         let _ = stream.read_exact(&mut [0]);
         stream.write_all(&vec![b'x'; SIZE]).unwrap();
-        // The other byte tells that all of it was taken; then closing resets.
+        // The second byte confirms that Evener has received all bytes. Closing then causes a reset.
         let _ = stream.read_exact(&mut [0]);
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     });
@@ -369,38 +379,38 @@ fn what_a_server_sent_before_it_reset_reaches_a_slow_client() {
     let mut client = shake(listen, "a.example", &Arc::new(authority.client(ANY))).unwrap();
     socket2::SockRef::from(&client.sock).set_recv_buffer_size(8192).unwrap();
     client.write_all(b"1").unwrap();
-    wait_until("everything to be on its way", || {
+    wait_until("all bytes to be forwarded", || {
         (evener.service_counter("s", "bytes_out") >= SIZE as u64).then_some(())
     });
     client.write_all(b"2").unwrap();
-    // The reset is there before the client takes anything more.
+    // The reset arrives before the client reads any more bytes.
     wait_until("the server's connection to end", || {
         let status = evener.server(&format!("127.0.0.1:{}", server.port));
         (status["active"] == 0).then_some(())
     });
-    let (mut seen, mut piece) = (0, [0; 4096]);
+    let (mut received, mut piece) = (0, [0; 4096]);
     while let Ok(read @ 1..) = client.read(&mut piece) {
-        seen += read;
+        received += read;
     }
-    assert_eq!(seen, SIZE);
+    assert_eq!(received, SIZE);
 }
 
 #[test]
-fn half_close_goes_through_tls_both_ways() {
+fn a_half_close_is_forwarded_through_tls_in_both_directions() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (tell, reported) = std::sync::mpsc::channel();
+    let (sender, messages) = std::sync::mpsc::channel();
     let server = Server::start(move |mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
         let mut received = String::new();
         if first[0] == b'1' {
             stream.read_to_string(&mut received).unwrap();
-            stream.write_all(format!("heard {received}").as_bytes()).unwrap();
+            stream.write_all(format!("received {received}").as_bytes()).unwrap();
         } else {
             stream.write_all(b"I am done").unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
             stream.read_to_string(&mut received).unwrap();
-            tell.send(received).unwrap();
+            sender.send(received).unwrap();
         }
     });
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -414,7 +424,7 @@ fn half_close_goes_through_tls_both_ways() {
         client.flush().unwrap();
         let mut response = String::new();
         client.read_to_string(&mut response).unwrap();
-        assert_eq!(response, "heard everything", "{version:?}");
+        assert_eq!(response, "received everything", "{version:?}");
         let mut client = shake(listen, "a.example", &config).unwrap();
         client.write_all(b"2").unwrap();
         let mut response = String::new();
@@ -423,11 +433,11 @@ fn half_close_goes_through_tls_both_ways() {
         client.write_all(b"still here").unwrap();
         client.conn.send_close_notify();
         client.flush().unwrap();
-        assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), "still here", "{version:?}");
+        assert_eq!(messages.recv_timeout(DEADLINE).unwrap(), "still here", "{version:?}");
     }
 }
 
-/// Bytes that nothing shortens and no shift leaves the same.
+/// Pseudorandom bytes, in which missing or shifted parts are detected.
 pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let next = |_| {
@@ -439,12 +449,12 @@ pub(crate) fn noise(length: usize) -> Vec<u8> {
     (0..length.div_ceil(8)).flat_map(next).take(length).collect()
 }
 
-/// Sends so many bytes to who sends them back, both ways at once; what came before the first line's end is left out.
-pub(crate) fn there_and_back(port: u16, config: rustls::ClientConfig, length: usize) {
+/// Sends bytes to an echo server while reading them back, and checks that they are unchanged. The first line is skipped.
+pub(crate) fn check_echo(port: u16, config: rustls::ClientConfig, length: usize) {
     use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
     let sent = noise(length);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build().unwrap();
-    let seen = runtime.block_on(async {
+    let received = runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let name = rustls::pki_types::ServerName::try_from("a.example").unwrap();
@@ -460,30 +470,40 @@ pub(crate) fn there_and_back(port: u16, config: rustls::ClientConfig, length: us
         let mut reader = BufReader::with_capacity(1 << 16, reader);
         let mut first = String::new();
         reader.read_line(&mut first).await.unwrap();
-        let mut seen = vec![0; length];
-        reader.read_exact(&mut seen).await.unwrap();
+        let mut received = vec![0; length];
+        reader.read_exact(&mut received).await.unwrap();
         drop(sending.await.unwrap());
-        seen
+        received
     });
-    assert!(seen == sent, "it came back otherwise");
+    assert!(received == sent, "the echoed bytes differ");
 }
 
 #[test]
-fn sixty_four_mebibytes_each_way_come_bit_for_bit() {
+fn sixty_four_mebibytes_in_both_directions_arrive_unchanged() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &keys, ""));
     let listen = evener.port("s");
-    there_and_back(listen, authority.client(&[&rustls::version::TLS13]), 64 << 20);
-    there_and_back(listen, authority.client(&[&rustls::version::TLS12]), 1 << 20);
-    let counted = evener.service_counter("s", "bytes_in");
-    assert_eq!(counted, 65 << 20);
+    check_echo(listen, authority.client(&[&rustls::version::TLS13]), 64 << 20);
+    check_echo(listen, authority.client(&[&rustls::version::TLS12]), 1 << 20);
+    assert_eq!(evener.service_counter("s", "bytes_in"), 65 << 20);
 }
 
 /// A stream that writes in small pieces.
 pub(crate) struct Pieces {
-    pub(crate) stream: TcpStream,
-    pub(crate) size: usize,
+    stream: TcpStream,
+    size: usize,
+}
+
+impl Pieces {
+    pub(crate) fn new(stream: TcpStream, size: usize) -> Self {
+        Self { stream, size }
+    }
+
+    /// The stream itself, whose reads are not split.
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
 }
 
 impl Read for Pieces {
@@ -497,7 +517,7 @@ impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.stream.set_nodelay(true)?;
         let written = self.stream.write(&bytes[..bytes.len().min(self.size)])?;
-        // So that the pieces are received one by one.
+        // The pause lets the peer receive each piece separately.
         std::thread::sleep(Duration::from_micros(300));
         Ok(written)
     }
@@ -508,7 +528,7 @@ impl Write for Pieces {
 }
 
 #[test]
-fn a_handshake_in_pieces_is_one() {
+fn a_handshake_in_pieces_is_accepted() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let evener = Evener::run(&tcp(0, &a, &keys, ""));
@@ -516,7 +536,7 @@ fn a_handshake_in_pieces_is_one() {
     for version in ANY {
         for size in [1, 2, 5, 100] {
             let config = Arc::new(authority.client(&[version]));
-            let stream = Pieces { stream: connect(listen), size };
+            let stream = Pieces::new(connect(listen), size);
             let mut client = shake_over(stream, "a.example", &config).unwrap();
             assert_eq!(line_of(&mut client), "a 127.0.0.1", "{version:?} in pieces of {size}");
         }
@@ -524,7 +544,7 @@ fn a_handshake_in_pieces_is_one() {
 }
 
 #[test]
-fn a_bad_certificate_changes_nothing_and_says_which_file() {
+fn an_invalid_certificate_changes_nothing_and_its_file_is_reported() {
     let (directory, authority, a, b) =
         (Directory::new(), Authority::new("test ca"), Server::named("a"), Server::named("b"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -537,9 +557,9 @@ fn a_bad_certificate_changes_nothing_and_says_which_file() {
         ("no-key", Issued { chain: other.chain.clone(), key: "nonsense".to_owned() }, "no-key.key"),
         ("swapped", Issued { chain: other.chain.clone(), key: other.chain.clone() }, "swapped.key"),
         (
-            "stranger",
+            "other-key",
             Issued { chain: other.chain.clone(), key: authority.issue(&["c.example"]).key },
-            "stranger.key",
+            "other-key.key",
         ),
     ];
     let config = Arc::new(authority.client(ANY));
@@ -552,8 +572,8 @@ fn a_bad_certificate_changes_nothing_and_says_which_file() {
     let ca = directory.write("empty-ca.pem", "").display().to_string();
     cases.push((format!("{keys}, client_ca = \"{ca}\""), "empty-ca.pem"));
     for (tls, expected) in cases {
-        // The server would change, too.
-        evener.directory.write("evener.lua", &tcp(0, &b, &tls, ""));
+        // The rejected configuration would also change the server.
+        evener.write_config(&tcp(0, &b, &tls, ""));
         let output = evener.run_command(&["reload"]);
         let printed = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{tls}: {printed}");

@@ -1,4 +1,4 @@
-//! TLS that is passed through: the name that the client asks for chooses the pool, and every byte goes on as it came.
+//! TLS passthrough: the server name of the ClientHello selects the pool, and every byte is forwarded unchanged.
 
 use crate::harness::certificates::{ANY, Authority, curl, line_of, s_client, shake, shake_over, tls_echo};
 use crate::harness::peers::Peer;
@@ -16,7 +16,7 @@ fn vector16(data: &[u8]) -> Vec<u8> {
     [&(data.len() as u16).to_be_bytes()[..], data].concat()
 }
 
-/// A ClientHello with GREASE (RFC 8701) and padding, in records of at most so many bytes.
+/// A ClientHello with GREASE (RFC 8701) and padding, in records of at most `record` bytes.
 fn hello(name: Option<&str>, padding: usize, record: usize) -> Vec<u8> {
     let mut extensions = extension(0x1a1a, &[]);
     if let Some(name) = name {
@@ -32,7 +32,7 @@ fn hello(name: Option<&str>, padding: usize, record: usize) -> Vec<u8> {
     message.chunks(record).flat_map(|part| [&[22, 3, 1][..], &vector16(part)].concat()).collect()
 }
 
-/// Three pools by names; `more` may have a pool for all others.
+/// A service with three pools by server names. `more` may add a pool for other names.
 fn config(listen: u16, servers: [&Server; 3], more: &str) -> String {
     with_ports(listen, servers.map(|server| server.port), more)
 }
@@ -46,7 +46,7 @@ fn with_ports(listen: u16, [a, b, c]: [u16; 3], more: &str) -> String {
     )
 }
 
-/// Sends these bytes and hears the end: who got them, and what came back.
+/// Sends bytes and reads up to the end. Returns the name of the server that received them, and the echoed bytes.
 fn send(listen: u16, bytes: &[u8]) -> (String, Vec<u8>) {
     let mut client = connect(listen);
     let _ = client.write_all(bytes);
@@ -58,7 +58,7 @@ fn send(listen: u16, bytes: &[u8]) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn the_name_chooses_the_pool_and_every_byte_goes_on() {
+fn the_server_name_selects_the_pool_and_every_byte_is_forwarded() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let evener = Evener::run(&config(0, [&a, &b, &c], ""));
     let listen = evener.port("s");
@@ -72,10 +72,10 @@ fn the_name_chooses_the_pool_and_every_byte_goes_on() {
     ];
     for (name, expected) in cases {
         for record in [16_000, 50, 1] {
-            // What follows the hello at once goes on, too.
+            // Bytes that directly follow the ClientHello are forwarded, too.
             let bytes = [&hello(Some(name), 300, record)[..], b"and more"].concat();
-            let (who, back) = send(listen, &bytes);
-            assert_eq!(who, expected, "{name} in records of {record}");
+            let (server, back) = send(listen, &bytes);
+            assert_eq!(server, expected, "{name} in records of {record}");
             assert!(back == bytes, "{name} in records of {record}: not the same bytes");
         }
     }
@@ -83,27 +83,27 @@ fn the_name_chooses_the_pool_and_every_byte_goes_on() {
 }
 
 #[test]
-fn who_names_nobody_is_closed_or_gets_the_pool_for_all_others() {
+fn a_client_with_an_unknown_name_is_closed_or_gets_the_default_pool() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let evener = Evener::run(&config(0, [&a, &b, &c], ""));
     let listen = evener.port("s");
-    let unused = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
-    for name in unused {
+    let unknown = [Some("unknown.example"), Some("wild.example"), Some("xa.example"), None];
+    for name in unknown {
         assert_eq!(send(listen, &hello(name, 10, 16_000)), (String::new(), Vec::new()), "{name:?}");
     }
-    wait_until("them to be counted", || {
-        (evener.service_counter("s", "preamble_refused") == unused.len() as u64).then_some(())
+    wait_until("the refused clients to be counted", || {
+        (evener.service_counter("s", "preamble_refused") == unknown.len() as u64).then_some(())
     });
     let d = Server::named("d");
     evener.reload(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
-    for name in unused {
+    for name in unknown {
         assert_eq!(send(listen, &hello(name, 10, 16_000)).0, "d", "{name:?}");
     }
     assert_eq!(send(listen, &hello(Some("a.example"), 10, 16_000)).0, "a");
 }
 
 #[test]
-fn what_is_no_hello_is_closed_and_reaches_nobody() {
+fn bytes_that_are_not_a_client_hello_are_refused_and_reach_no_server() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let d = Server::named("d");
     let evener = Evener::run(&config(0, [&a, &b, &c], &format!("\"127.0.0.1:{}\",", d.port)));
@@ -128,13 +128,13 @@ fn what_is_no_hello_is_closed_and_reaches_nobody() {
     for (number, bytes) in bad.into_iter().enumerate() {
         let mut client = connect(listen);
         client.write_all(bytes).unwrap();
-        // It is closed at once, without our end.
+        // Evener closes the connection immediately, although the client has not ended.
         assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{number}");
     }
-    wait_until("them to be counted", || {
+    wait_until("the refused clients to be counted", || {
         (evener.service_counter("s", "preamble_refused") == bad.len() as u64).then_some(())
     });
-    // Half a hello, and the end.
+    // A truncated ClientHello, and the client's end.
     let half = hello(Some("a.example"), 300, 16_000);
     assert_eq!(send(listen, &half[..half.len() - 1]).0, "");
     for server in [&a, &b, &c, &d] {
@@ -144,7 +144,7 @@ fn what_is_no_hello_is_closed_and_reaches_nobody() {
 }
 
 #[test]
-fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
+fn a_client_without_a_complete_client_hello_is_closed_after_the_timeout() {
     let (a, b, c) = (Server::named("a"), Server::named("b"), Server::named("c"));
     let evener = Evener::run(&config(0, [&a, &b, &c], ""));
     let listen = evener.port("s");
@@ -156,7 +156,7 @@ fn who_says_nothing_or_half_of_it_is_closed_in_the_end() {
 }
 
 #[test]
-fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
+fn a_client_hello_in_pieces_is_accepted() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
     let (b, c) = (Server::named("b"), Server::named("c"));
@@ -165,7 +165,7 @@ fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
     for version in ANY {
         for size in [1, 2, 5, 6, 150] {
             let config = Arc::new(authority.client(&[version]));
-            let stream = Pieces { stream: connect(listen), size };
+            let stream = Pieces::new(connect(listen), size);
             let mut client = shake_over(stream, "a.example", &config).unwrap();
             assert_eq!(line_of(&mut client), "a a.example", "{version:?} in pieces of {size}");
             client.write_all(b"there and back\n").unwrap();
@@ -175,7 +175,7 @@ fn a_hello_in_pieces_is_one_and_the_connection_goes_on() {
 }
 
 #[test]
-fn a_hello_of_many_kilobytes_is_read_whole() {
+fn a_client_hello_of_many_kilobytes_is_accepted_up_to_the_limit() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
     let (b, c) = (Server::named("b"), Server::named("c"));
@@ -184,18 +184,18 @@ fn a_hello_of_many_kilobytes_is_read_whole() {
     let mut config = authority.client(ANY);
     config.alpn_protocols = (0..60).map(|number| format!("{number:0>200}").into_bytes()).collect();
     assert_eq!(line_of(&mut shake(listen, "a.example", &Arc::new(config)).unwrap()), "a a.example");
-    // As large as a hello may be, in records of any size.
+    // A ClientHello of nearly the largest size, in records of two sizes.
     for record in [16_000, 1000] {
         let bytes = hello(Some("b.example"), 14_000, record);
-        let (who, back) = send(listen, &bytes);
-        assert_eq!((who.as_str(), back == bytes), ("b", true), "records of {record}");
+        let (server, back) = send(listen, &bytes);
+        assert_eq!((server.as_str(), back == bytes), ("b", true), "records of {record}");
     }
-    // Larger than any is.
+    // A ClientHello above the limit is refused.
     assert_eq!(send(listen, &hello(Some("b.example"), 17_000, 16_000)).0, "");
 }
 
 #[test]
-fn real_clients_reach_real_servers_by_their_names() {
+fn curl_and_openssl_reach_nginx_by_server_name() {
     if !have("curl") || !have("nginx") {
         return;
     }
@@ -213,13 +213,15 @@ fn real_clients_reach_real_servers_by_their_names() {
     };
     let servers: String = ports.into_iter().zip(names).map(server).collect();
     let _nginx = Peer::nginx(ports[2], &format!("http {{ access_log off;\n{servers} }}"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let evener = Evener::run(&with_ports(0, ports, ""));
     let listen = evener.port("s");
-    // Elliptic curves and finite fields: a key share and a long list.
+    // Many groups, so that the ClientHello has a key share and a long list.
     let groups = "X25519:P-256:P-384:P-521:X448:ffdhe2048:ffdhe3072:ffdhe4096:ffdhe6144:ffdhe8192";
-    for (name, by) in [("a.example", names[0]), ("b.example", names[1]), ("y.wild.example", names[2])] {
+    for (name, certificate) in
+        [("a.example", names[0]), ("b.example", names[1]), ("y.wild.example", names[2])]
+    {
         for version in ["-tls1_2", "-tls1_3"] {
             let arguments =
                 ["-servername", name, "-CAfile", &ca, "-groups", groups, "-alpn", "h2,http/1.1", version];
@@ -227,17 +229,17 @@ fn real_clients_reach_real_servers_by_their_names() {
             assert!(printed.contains("Verify return code: 0 (ok)"), "{name}: {printed}");
         }
         let (status, body) = curl(listen, name, "https", &["--cacert", &ca]);
-        assert_eq!((status, body), (200, format!("{name} by {by}")));
+        assert_eq!((status, body), (200, format!("{name} by {certificate}")));
     }
     assert_eq!(curl(listen, "unknown.example", "https", &["--cacert", &ca]).0, 0);
 }
 
 #[test]
-fn a_large_transfer_is_passed_through_bit_for_bit() {
+fn a_large_transfer_is_passed_through_unchanged() {
     let authority = Authority::new("test ca");
     let a = tls_echo("a", &authority.issue(&["a.example"]));
     let (b, c) = (Server::named("b"), Server::named("c"));
     let evener = Evener::run(&config(0, [&a, &b, &c], ""));
     let listen = evener.port("s");
-    crate::tls::clients::there_and_back(listen, authority.client(ANY), 32 << 20);
+    crate::tls::clients::check_echo(listen, authority.client(ANY), 32 << 20);
 }

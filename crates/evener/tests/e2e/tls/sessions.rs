@@ -1,4 +1,4 @@
-//! TLS over time: sessions that are resumed, certificates that are replaced under load.
+//! TLS sessions that are resumed, and certificates that are replaced under load.
 
 use crate::harness::certificates::{ANY, Authority, line_of, mirror, s_client, shake};
 use crate::harness::{Directory, Evener, Server};
@@ -17,9 +17,9 @@ fn http(listen: u16, server: &Server, tls: &str) -> String {
     )
 }
 
-/// A connection of openssl with the session of a file, or with a new one that is kept there.
-fn visit(listen: u16, version: &str, how: &str, file: &str, more: &[&str]) -> String {
-    let arguments = [&["-servername", "a.example", version, how, file][..], more].concat();
+/// Sends a request with `openssl s_client`, and resumes the session in a file (`-sess_in`) or saves a new one (`-sess_out`).
+fn request_with_session(listen: u16, version: &str, option: &str, file: &str, more: &[&str]) -> String {
+    let arguments = [&["-servername", "a.example", version, option, file][..], more].concat();
     let printed = s_client(listen, &arguments, REQUEST);
     assert!(printed.contains("HTTP/1.1 200"), "{printed}");
     printed
@@ -35,19 +35,19 @@ fn sessions_are_resumed_by_any_worker() {
     for (version, name) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
         let session = file(version);
         let before = evener.service_counter("s", "tls_resumed");
-        let printed = visit(listen, version, "-sess_out", &session, &[]);
+        let printed = request_with_session(listen, version, "-sess_out", &session, &[]);
         assert!(printed.contains(&format!("New, {name}")), "{printed}");
         for turn in 0..20 {
-            let printed = visit(listen, version, "-sess_in", &session, &[]);
+            let printed = request_with_session(listen, version, "-sess_in", &session, &[]);
             assert!(printed.contains(&format!("Reused, {name}")), "{version}, turn {turn}: {printed}");
         }
         assert_eq!(evener.service_counter("s", "tls_resumed") - before, 20, "{version}");
     }
-    // A client that knows no tickets is remembered by the id of its session (RFC 5246, section 7.3).
+    // The session of a client without tickets is resumed by its id (RFC 5246, section 7.3).
     let session = file("by-id");
-    visit(listen, "-tls1_2", "-sess_out", &session, &["-no_ticket"]);
+    request_with_session(listen, "-tls1_2", "-sess_out", &session, &["-no_ticket"]);
     for turn in 0..10 {
-        let printed = visit(listen, "-tls1_2", "-sess_in", &session, &["-no_ticket"]);
+        let printed = request_with_session(listen, "-tls1_2", "-sess_in", &session, &["-no_ticket"]);
         assert!(printed.contains("Reused, TLSv1.2"), "by id, turn {turn}: {printed}");
     }
 }
@@ -62,17 +62,17 @@ fn a_session_of_another_service_is_not_resumed() {
     let other = evener.port("t");
     let session = directory.file("session").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
-        visit(listen, version, "-sess_out", &session, &[]);
-        let printed = visit(other, version, "-sess_in", &session, &[]);
+        request_with_session(listen, version, "-sess_out", &session, &[]);
+        let printed = request_with_session(other, version, "-sess_in", &session, &[]);
         assert!(printed.contains("New, TLS"), "{version}: {printed}");
     }
 }
 
 #[test]
-fn a_resumed_session_still_knows_its_client() {
+fn a_resumed_session_has_the_client_certificate() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let (chain, key) = authority.issue_client("someone").write(&directory, "client");
     let (chain, key) = (chain.display().to_string(), key.display().to_string());
     let tls = format!("{keys}, client_ca = \"{}\"", ca.display());
@@ -81,37 +81,38 @@ fn a_resumed_session_still_knows_its_client() {
     let listen = evener.port("s");
     let session = directory.file("session").display().to_string();
     for version in ["-tls1_2", "-tls1_3"] {
-        visit(listen, version, "-sess_out", &session, &["-cert", &chain, "-key", &key]);
-        // The ticket stands for the certificate, which is not shown again.
-        let printed = visit(listen, version, "-sess_in", &session, &[]);
+        request_with_session(listen, version, "-sess_out", &session, &["-cert", &chain, "-key", &key]);
+        // The ticket contains the certificate, which is not sent again.
+        let printed = request_with_session(listen, version, "-sess_in", &session, &[]);
         assert!(printed.contains("Reused, TLS"), "{version}: {printed}");
         assert!(printed.contains("CN=someone"), "{version}: {printed}");
     }
-    // Other authorities: tickets of before must not get around them.
-    let (other, _) = Authority::new("other ca").own.write(&directory, "other");
-    visit(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
+    // Tickets from before a change of authorities must not bypass the new ones.
+    let (other, _) = Authority::new("other ca").write(&directory, "other");
+    request_with_session(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
     evener.reload(&config.replace(&ca.display().to_string(), &other.display().to_string()));
     let printed = s_client(listen, &["-servername", "a.example", "-tls1_3", "-sess_in", &session], REQUEST);
     assert!(!printed.contains("HTTP/1.1 200"), "{printed}");
 }
 
-/// Clients that make new handshakes until told to stop; how many there were, and what went wrong.
+/// Clients that make new handshakes until `stop` is set. `done` counts the handshakes.
 struct Load<'a> {
     listen: u16,
     config: Arc<rustls::ClientConfig>,
-    over: &'a AtomicBool,
+    stop: &'a AtomicBool,
     done: &'a AtomicUsize,
 }
 
 impl Load<'_> {
+    /// Returns the failures.
     fn run(&self) -> Vec<String> {
         let mut failures = Vec::new();
-        while !self.over.load(Ordering::Relaxed) {
+        while !self.stop.load(Ordering::Relaxed) {
             match shake(self.listen, "a.example", &self.config) {
                 Ok(mut client) => {
                     let line = line_of(&mut client);
                     if line != "a 127.0.0.1" {
-                        failures.push(format!("it said {line:?}"));
+                        failures.push(format!("the server sent {line:?}"));
                     }
                 }
                 Err(error) => failures.push(error.to_string()),
@@ -122,35 +123,39 @@ impl Load<'_> {
     }
 }
 
+/// The certificate that a client receives.
 fn served(listen: u16, config: &Arc<rustls::ClientConfig>) -> CertificateDer<'static> {
     shake(listen, "a.example", config).unwrap().conn.peer_certificates().unwrap()[0].clone()
 }
 
 #[test]
-fn certificates_are_replaced_under_load_and_sessions_go_on() {
+fn certificates_are_replaced_under_load_and_sessions_stay_valid() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config =
         format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}", a.port);
     let evener = Evener::run_with(&config, &["--workers", "2"]);
     let listen = evener.port("s");
-    let mut always_new = authority.client(ANY);
-    always_new.resumption = Resumption::disabled();
-    let always_new = Arc::new(always_new);
-    let remembers: Vec<_> = ANY.iter().map(|version| Arc::new(authority.client(&[version]))).collect();
-    for config in &remembers {
+    let mut without_resumption = authority.client(ANY);
+    without_resumption.resumption = Resumption::disabled();
+    let without_resumption = Arc::new(without_resumption);
+    let with_resumption: Vec<_> = ANY.iter().map(|version| Arc::new(authority.client(&[version]))).collect();
+    for config in &with_resumption {
         assert_eq!(line_of(&mut shake(listen, "a.example", config).unwrap()), "a 127.0.0.1");
     }
-    let (over, done) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, done) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        let load = || Load { listen, config: Arc::clone(&always_new), over: &over, done: &done };
+        let load = || Load { listen, config: Arc::clone(&without_resumption), stop: &stop, done: &done };
         let clients: Vec<_> = (0..3).map(|_| load()).map(|load| scope.spawn(move || load.run())).collect();
         for turn in 0..8 {
             let issued = authority.issue(&["a.example"]);
             issued.write(&directory, "a");
             evener.reload(&config);
-            assert!(served(listen, &always_new) == issued.der(), "turn {turn}: the new one is served");
-            for config in &remembers {
+            assert!(
+                served(listen, &without_resumption) == issued.der(),
+                "turn {turn}: the new certificate must be served"
+            );
+            for config in &with_resumption {
                 let mut client = shake(listen, "a.example", config).unwrap();
                 assert_eq!(
                     client.conn.handshake_kind(),
@@ -158,7 +163,7 @@ fn certificates_are_replaced_under_load_and_sessions_go_on() {
                     "turn {turn}: {:?}",
                     client.conn.protocol_version()
                 );
-                // The next ticket comes before that.
+                // The next ticket arrives before this line.
                 assert_eq!(line_of(&mut client), "a 127.0.0.1");
             }
             let until = Instant::now() + Duration::from_secs(20);
@@ -167,7 +172,7 @@ fn certificates_are_replaced_under_load_and_sessions_go_on() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        over.store(true, Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         let failures: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         assert!(failures.is_empty(), "{failures:?}");
     });
@@ -183,14 +188,14 @@ fn a_connection_outlives_the_certificate_that_it_began_with() {
         |tls: &str| format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {tls} }}", a.port);
     let evener = Evener::run(&config(&format!("tls = {{ {keys} }}")));
     let listen = evener.port("s");
-    let client = Arc::new(authority.client(ANY));
-    let mut held = shake(listen, "a.example", &client).unwrap();
-    assert_eq!(line_of(&mut held), "a 127.0.0.1");
+    let client_config = Arc::new(authority.client(ANY));
+    let mut client = shake(listen, "a.example", &client_config).unwrap();
+    assert_eq!(line_of(&mut client), "a 127.0.0.1");
     authority.issue(&["a.example"]).write(&directory, "a");
     evener.reload(&config(&format!("tls = {{ {keys} }}")));
-    // Even TLS itself may be taken away from the service.
+    // A reload may even remove TLS from the service.
     evener.reload(&config(""));
-    std::io::Write::write_all(&mut held, b"still here\n").unwrap();
-    assert_eq!(line_of(&mut held), "still here");
+    std::io::Write::write_all(&mut client, b"still here\n").unwrap();
+    assert_eq!(line_of(&mut client), "still here");
     assert_eq!(crate::harness::who(listen), "a");
 }

@@ -1,33 +1,33 @@
-//! What testssl.sh (Debian's) says of an https service with the default settings: nothing above LOW that is about us.
+//! testssl.sh (Debian's) on an https service with the default settings: no finding above LOW that concerns Evener.
 
 use crate::harness::certificates::{Authority, mirror};
 use crate::harness::{Directory, Evener, have};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 
-/// What it finds that is not about us, and why.
-const NOT_OURS: &[(&str, &str)] = &[
+/// Findings that do not concern Evener, and why.
+const UNRELATED: &[(&str, &str)] = &[
     ("cert_revocation", "the test's authority has neither CRL nor OCSP responder"),
-    ("cert_expirationStatus", "the test's certificates have no end worth the name"),
-    ("cert_validityPeriod", "the same"),
-    ("cert_extlifeSpan", "the same"),
-    ("cert_trust", "the name is a test's"),
-    ("cert_chain_of_trust", "the authority is a test's, should --add-ca not be taken"),
-    ("certificate_transparency", "the authority is a test's"),
+    ("cert_expirationStatus", "the test's certificates expire in the far future"),
+    ("cert_validityPeriod", "the test's certificates expire in the far future"),
+    ("cert_extlifeSpan", "the test's certificates expire in the far future"),
+    ("cert_trust", "the server name exists only in this test"),
+    ("cert_chain_of_trust", "the authority exists only in this test, if --add-ca has no effect"),
+    ("certificate_transparency", "the authority exists only in this test"),
     ("DNS_CAArecord", "the name is in no DNS"),
-    ("engine_problem", "the openssl that it looks with may be without GOST"),
-    // In TLS 1.3 tickets come after the handshake, when its `openssl s_client </dev/null` is gone already, so that it
-    // has no session to resume with. `tls_sessions` looks at that itself.
-    ("sessionresumption_ticket", "it does not wait for the tickets of TLS 1.3"),
+    ("engine_problem", "the openssl of testssl may have no GOST"),
+    // In TLS 1.3 tickets arrive after the handshake. The `openssl s_client </dev/null` of testssl has ended by that time,
+    // and has no session to resume. `tls::sessions` tests resumption itself.
+    ("sessionresumption_ticket", "testssl does not wait for the tickets of TLS 1.3"),
 ];
 
-/// The checks in two parts that take about as long as each other (about 25 s together with two cores): vulnerabilities; and
-/// protocols, ciphers, forward secrecy, preferences, defaults. Left out: headers (-h), which are the application's, and
-/// simulated clients (-c), which find only who gets in.
+/// The checks in two parts that take about the same time (about 25 s together with two cores): vulnerabilities; and
+/// protocols, ciphers, forward secrecy, preferences, defaults. Not included are headers (-h), which belong to the
+/// application, and simulated clients (-c), which only find the clients that can connect.
 const PARTS: [&[&str]; 2] = [&["-U"], &["-p", "-s", "-f", "-P", "-S"]];
 
-/// A check that was not made finds nothing: these have to be among what was found.
-const MADE: &[&str] = &[
+/// Checks that must be among the findings, because a check that did not run finds nothing.
+const REQUIRED: &[&str] = &[
     "heartbleed",
     "CCS",
     "ticketbleed",
@@ -60,7 +60,7 @@ const MADE: &[&str] = &[
 ];
 
 fn start(directory: &Directory, part: &[&str], file: &str, port: u16) -> Child {
-    let printed = std::fs::File::create(directory.file(&format!("{file}.said"))).unwrap();
+    let output = std::fs::File::create(directory.file(&format!("{file}.output"))).unwrap();
     let mut command = Command::new("timeout");
     command
         .args(["300", "testssl", "--quiet", "--color", "0", "--warnings", "batch", "--ip", "127.0.0.1"])
@@ -70,17 +70,17 @@ fn start(directory: &Directory, part: &[&str], file: &str, port: u16) -> Child {
         .arg(directory.file(file))
         .args(part)
         .arg(format!("https://a.example:{port}"));
-    command.stdin(Stdio::null()).stdout(printed.try_clone().unwrap()).stderr(printed).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap()
 }
 
 #[test]
-fn testssl_finds_nothing_above_low() {
+fn testssl_has_no_finding_above_low() {
     if !have("testssl") {
         return;
     }
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), mirror("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    authority.own.write(&directory, "ca");
+    authority.write(&directory, "ca");
     let evener = Evener::run(&format!(
         "service \"s\" {{ protocol = \"http\", listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", tls = {{ {keys} }} }}",
         a.port
@@ -94,26 +94,27 @@ fn testssl_finds_nothing_above_low() {
     }
     let mut found: Vec<Value> = Vec::new();
     for file in files {
-        let printed = std::fs::read_to_string(directory.file(&format!("{file}.said"))).unwrap();
+        let printed = std::fs::read_to_string(directory.file(&format!("{file}.output"))).unwrap();
         let text = std::fs::read_to_string(directory.file(file)).unwrap_or_default();
         let part: Vec<Value> =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {printed}"));
         found.extend(part);
     }
     let id = |finding: &Value| finding["id"].as_str().unwrap_or_default().to_owned();
-    let missing: Vec<_> = MADE.iter().filter(|made| !found.iter().any(|one| id(one) == **made)).collect();
-    assert!(missing.is_empty(), "not looked at: {missing:?}");
-    // Below are OK, INFO and LOW; WARN says that a check failed, FATAL that nothing was checked.
+    let missing: Vec<_> =
+        REQUIRED.iter().filter(|check| !found.iter().any(|one| id(one) == **check)).collect();
+    assert!(missing.is_empty(), "checks that did not run: {missing:?}");
+    // OK, INFO and LOW are lower. WARN means that a check failed, FATAL that nothing was checked.
     let worse = |finding: &&Value| !matches!(finding["severity"].as_str(), Some("OK" | "INFO" | "LOW"));
-    let is_ours = |finding: &&Value| {
+    let concerns_evener = |finding: &&Value| {
         let id = id(finding);
-        !NOT_OURS.iter().any(|(known, _)| id == *known || id.starts_with(&format!("{known} ")))
+        !UNRELATED.iter().any(|(known, _)| id == *known || id.starts_with(&format!("{known} ")))
     };
-    let ours: Vec<String> = found
+    let failures: Vec<String> = found
         .iter()
         .filter(worse)
-        .filter(is_ours)
+        .filter(concerns_evener)
         .map(|finding| format!("{} {}: {}", finding["severity"], finding["id"], finding["finding"]))
         .collect();
-    assert!(ours.is_empty(), "{ours:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }

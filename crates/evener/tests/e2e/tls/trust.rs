@@ -1,5 +1,5 @@
-//! Self-signed certificates that are named themselves, as `openssl req -x509` makes them, for servers (traffic and
-//! checks alike) and for clients; and PEM in the forms that operators have.
+//! Self-signed certificates, as `openssl req -x509` creates them, as `ca` of servers (for traffic and for checks) and of
+//! clients; and PEM files in the forms that occur in practice.
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, shake, tls_echo};
 use crate::harness::origin::Wire;
@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A certificate of its own authority, with this name.
+/// A self-signed certificate with this name.
 fn self_signed(name: &str) -> Issued {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -22,12 +22,12 @@ fn self_signed(name: &str) -> Issued {
     Issued { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
 }
 
-/// A server of https that answers each connection's request with `hello`.
+/// An https server that responds with `hello` to one request of each connection.
 fn https(issued: &Issued) -> Server {
     counting_https(issued, &Arc::default())
 }
 
-/// The same, with the requests that it served.
+/// Like `https`, and counts the served requests.
 fn counting_https(issued: &Issued, served: &Arc<AtomicUsize>) -> Server {
     let served = Arc::clone(served);
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
@@ -59,17 +59,17 @@ fn pool(server: &Server, ca: &str, more: &str) -> String {
 }
 
 #[test]
-fn a_server_with_a_self_signed_certificate_that_is_named_is_reached() {
+fn a_server_is_trusted_if_its_self_signed_certificate_is_configured() {
     let (directory, named, other) = (Directory::new(), self_signed("a.example"), self_signed("a.example"));
     let ca = directory.write("named.crt", &named.chain).display().to_string();
-    let whole = Directory::new();
-    whole.write("named.crt", &named.chain);
-    let of_directory = whole.file("").display().to_string();
-    for (shown, ca, status, verdict) in
-        [(&named, &ca, 200, "up"), (&named, &of_directory, 200, "up"), (&other, &ca, 503, "down")]
+    let authorities = Directory::new();
+    authorities.write("named.crt", &named.chain);
+    let directory_path = authorities.file("").display().to_string();
+    for (certificate, ca, status, verdict) in
+        [(&named, &ca, 200, "up"), (&named, &directory_path, 200, "up"), (&other, &ca, 503, "down")]
     {
         let served = Arc::default();
-        let server = counting_https(shown, &served);
+        let server = counting_https(certificate, &served);
         let check = "check = check.https { every = \"50ms\", timeout = \"3s\", rise = 1, fall = 1 }";
         let evener = Evener::run(&format!(
             "{}service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }}",
@@ -86,7 +86,7 @@ fn a_server_with_a_self_signed_certificate_that_is_named_is_reached() {
 }
 
 #[test]
-fn it_is_for_clients_of_http_2_and_for_tcp_too() {
+fn a_configured_self_signed_certificate_is_trusted_for_http_2_and_tcp() {
     let (directory, named) = (Directory::new(), self_signed("a.example"));
     let ca = directory.write("named.crt", &named.chain).display().to_string();
     let server = https(&named);
@@ -99,7 +99,7 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
         let client = front.client().await;
         for _ in 0..2 {
             let response = client.get("/").await;
-            assert_eq!((response.status, response.text().as_str()), (200, "hello"));
+            assert_eq!((response.status(), response.text().as_str()), (200, "hello"));
         }
     });
     let echo = tls_echo("tcp", &named);
@@ -112,7 +112,7 @@ fn it_is_for_clients_of_http_2_and_for_tcp_too() {
 }
 
 #[test]
-fn a_self_signed_certificate_of_another_name_is_refused() {
+fn a_configured_self_signed_certificate_with_another_name_is_refused() {
     let (directory, named) = (Directory::new(), self_signed("b.example"));
     let ca = directory.write("named.crt", &named.chain).display().to_string();
     let server = https(&named);
@@ -126,7 +126,7 @@ fn a_self_signed_certificate_of_another_name_is_refused() {
 }
 
 #[test]
-fn a_client_with_a_self_signed_certificate_that_is_named_comes_in() {
+fn a_client_is_trusted_if_its_self_signed_certificate_is_configured() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let (named, other) = (self_signed("client"), self_signed("client"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
@@ -138,9 +138,9 @@ fn a_client_with_a_self_signed_certificate_that_is_named_comes_in() {
     ));
     let listen = evener.port("s");
     for version in ANY {
-        for (shown, expected) in [(&named, "a 127.0.0.1"), (&other, "")] {
+        for (certificate, expected) in [(&named, "a 127.0.0.1"), (&other, "")] {
             let mut config = authority.client(&[version]);
-            config.client_auth_cert_resolver = shown.resolver();
+            config.client_auth_cert_resolver = certificate.resolver();
             let line = shake(listen, "a.example", &Arc::new(config)).map(|mut client| line_of(&mut client));
             assert_eq!(line.unwrap_or_default(), expected, "{version:?}");
         }
@@ -160,7 +160,7 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
     ];
     for (chain, key) in forms {
         let keys = Issued { chain, key }.keys(&directory, "form");
-        let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.own.chain));
+        let ca = directory.write("ca.crt", &format!("\u{feff}{}", authority.pem()));
         let evener = Evener::run(&format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\",\n\
              tls = {{ {keys}, client_ca = \"{}\", client_certificate = \"optional\" }} }}",
@@ -176,11 +176,11 @@ fn pem_files_may_have_byte_order_marks_and_other_labels() {
 }
 
 #[test]
-fn the_log_says_why_a_handshake_with_a_server_failed() {
+fn the_reason_of_a_failed_handshake_with_a_server_is_logged() {
     let (directory, authority, named) =
         (Directory::new(), Authority::new("test ca"), self_signed("a.example"));
-    let ca = directory.write("ca.crt", &authority.own.chain).display().to_string();
-    let deaf = Server::start(|mut stream| drop(stream.read(&mut [0; 4096])));
+    let ca = directory.write("ca.crt", authority.pem()).display().to_string();
+    let closing = Server::start(|mut stream| drop(stream.read(&mut [0; 4096])));
     let plain = Server::start(|mut stream| {
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
         let _ = stream.read(&mut [0; 4096]);
@@ -194,7 +194,7 @@ fn the_log_says_why_a_handshake_with_a_server_failed() {
             "the certificate is not of a trusted authority",
         ),
         (https(&authority.issue_client("a.example")), "the certificate is not for servers"),
-        (deaf, "the server ended the connection"),
+        (closing, "the server ended the connection"),
         (plain, "the server does not speak TLS"),
     ] {
         let evener = Evener::run(&format!(
@@ -208,11 +208,11 @@ fn the_log_says_why_a_handshake_with_a_server_failed() {
     }
 }
 
-/// An ECDSA key on P-521 (RFC 5915); no signature is made with it.
+/// An ECDSA key on P-521 (RFC 5915), which is never used for a signature.
 const P521: &str = include_str!("p521.pem");
 
 #[test]
-fn a_key_that_is_not_supported_is_named_with_what_is() {
+fn an_unsupported_key_is_reported_with_the_supported_kinds() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let chain = authority.issue(&["a.example"]).chain;
     let keys = Issued { chain, key: P521.to_owned() }.keys(&directory, "p521");

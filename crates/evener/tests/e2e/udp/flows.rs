@@ -1,4 +1,4 @@
-//! UDP: flows, batches, servers that die.
+//! UDP flows: sizes, batches, limits, and servers that stop or are removed.
 
 use crate::harness::{Directory, Evener, Reservation, have, have_root, local, reserved_port, wait_until};
 use std::net::{SocketAddr, UdpSocket};
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A UDP server that answers with its name and what it got.
+/// A UDP server that responds with its name and the received bytes.
 pub(crate) struct Echo {
     pub(crate) port: u16,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
     reserved: Option<Reservation>,
 }
@@ -25,8 +25,8 @@ impl Echo {
     pub(crate) fn start_at(name: &'static str, port: u16) -> Self {
         let socket = UdpSocket::bind(local(port)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&over);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
@@ -35,11 +35,11 @@ impl Echo {
                 let _ = socket.send_to(&response[..response.len().min(65_507)], client);
             }
         });
-        Self { port, over, thread: Some(thread), reserved: None }
+        Self { port, stopped, thread: Some(thread), reserved: None }
     }
 
     pub(crate) fn stop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap();
         }
@@ -81,7 +81,7 @@ fn the_one_liner_gives_each_client_a_flow() {
     let first: Vec<String> = clients.iter().map(|client| ask(client, "1")).collect();
     assert_eq!(first.iter().filter(|response| *response == "a 1").count(), 3, "{first:?}");
     for (client, first) in clients.iter().zip(&first) {
-        assert_eq!(ask(client, "2"), first.replace('1', "2"), "a flow stays with its server");
+        assert_eq!(ask(client, "2"), first.replace('1', "2"), "expected the flow to stay with its server");
     }
     let status = evener.status();
     assert_eq!(status["services"][0]["flows_active"], 6);
@@ -90,7 +90,7 @@ fn the_one_liner_gives_each_client_a_flow() {
 }
 
 #[test]
-fn datagrams_of_every_size_pass_whole_and_in_bursts() {
+fn datagrams_pass_unchanged_at_every_size_and_in_bursts() {
     let a = Echo::start("a");
     let evener = Evener::run(&service(0, &[&a], ""));
     let listen = evener.port("u");
@@ -99,7 +99,7 @@ fn datagrams_of_every_size_pass_whole_and_in_bursts() {
         let text: String = "xyz".chars().cycle().take(size).collect();
         assert!(ask(&socket, &text) == format!("a {text}"), "{size} bytes");
     }
-    // Bursts of one size go out as one segmented send, mixed ones do not; all arrive.
+    // Bursts of one size are sent as one GSO batch, mixed bursts are not. All datagrams arrive.
     for burst in [vec![100; 50], (0..50).map(|at| 50 + at * 7 % 90).collect::<Vec<usize>>()] {
         for (number, size) in burst.iter().enumerate() {
             socket.send(format!("{number:03}{}", "-".repeat(*size)).as_bytes()).unwrap();
@@ -120,7 +120,7 @@ fn datagrams_of_every_size_pass_whole_and_in_bursts() {
 }
 
 #[test]
-fn flows_of_a_server_that_dies_go_on_at_once() {
+fn flows_of_a_stopped_server_move_to_the_next_server() {
     let (mut a, b) = (Echo::start("a"), Echo::start("b"));
     let evener =
         Evener::run_with(&service(0, &[&a, &b], "passive = { down_for = \"1s\" }"), &["--workers", "2"]);
@@ -131,7 +131,7 @@ fn flows_of_a_server_that_dies_go_on_at_once() {
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        // The datagram that met the dead server may be lost, as UDP is; the next one may not.
+        // The datagram that reached the stopped server may be lost, but not the next one.
         if ask(client, "2") != "b 2" {
             assert_eq!(ask(client, "3"), "b 3");
         }
@@ -140,12 +140,12 @@ fn flows_of_a_server_that_dies_go_on_at_once() {
     assert_eq!(evener.server(&name)["verdict"], "down");
     assert!(evener.service_counter("u", "flows_moved") >= 4);
     let _a = Echo::start_at("a", a.port);
-    wait_until("a to come back", || (evener.server(&name)["verdict"] == "up").then_some(()));
+    wait_until("a to be up again", || (evener.server(&name)["verdict"] == "up").then_some(()));
     wait_until("new clients at a", || (ask(&client(listen), "4") == "a 4").then_some(()));
 }
 
 #[test]
-fn flows_end_unused_and_the_oldest_makes_room() {
+fn idle_flows_expire_and_the_oldest_is_evicted_at_the_limit() {
     let a = Echo::start("a");
     let config = service(0, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -154,7 +154,7 @@ fn flows_end_unused_and_the_oldest_makes_room() {
     clients.iter().for_each(|client| assert_eq!(ask(client, "x"), "a x"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 4);
     assert_eq!(evener.service_counter("u", "flows_evicted"), 6);
-    assert_eq!(ask(&clients[0], "again"), "a again", "who lost its flow begins another one");
+    assert_eq!(ask(&clients[0], "again"), "a again", "expected another flow for the evicted client");
     wait_until("the flows to expire", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
     assert_eq!(evener.service_counter("u", "flows_expired"), 4);
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
@@ -162,7 +162,7 @@ fn flows_end_unused_and_the_oldest_makes_room() {
 }
 
 #[test]
-fn answers_come_from_the_address_that_was_asked() {
+fn responses_come_from_the_address_that_the_client_sent_to() {
     let (a, listen) = (Echo::start("a"), reserved_port());
     let _evener = Evener::run(&format!(
         "service \"u\" {{ protocol = \"udp\", listen = {{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}, \"127.0.0.1:{}\" }}",
@@ -170,18 +170,18 @@ fn answers_come_from_the_address_that_was_asked() {
     ));
     for address in ["127.0.0.1", "127.0.0.7", "[::1]"] {
         let target: SocketAddr = format!("{address}:{listen}").parse().unwrap();
-        let from = if target.is_ipv4() { "127.0.0.3:0" } else { "[::1]:0" };
-        let socket = UdpSocket::bind(from).unwrap();
+        let source = if target.is_ipv4() { "127.0.0.3:0" } else { "[::1]:0" };
+        let socket = UdpSocket::bind(source).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket.send_to(b"hello", target).unwrap();
         let mut buffer = [0; 64];
-        let (length, responded) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!((&buffer[..length], responded), (&b"a hello"[..], target));
+        let (length, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..length], from), (&b"a hello"[..], target));
     }
 }
 
 #[test]
-fn a_denied_client_hears_nothing_and_nobody_left_is_counted() {
+fn a_denied_client_gets_no_response_and_a_refusal_marks_the_server_down() {
     let mut a = Echo::start("a");
     let evener = Evener::run(&service(0, &[&a], "deny = \"127.0.0.5\""));
     let listen = evener.port("u");
@@ -206,16 +206,16 @@ fn a_reload_keeps_flows_and_a_drain_ends_them() {
     let socket = client(listen);
     assert_eq!(ask(&socket, "1"), "a 1");
     evener.reload(&service(0, &[&b, &a], "policy = \"hash\""));
-    assert_eq!(ask(&socket, "2"), "a 2", "the flow stays with its server");
+    assert_eq!(ask(&socket, "2"), "a 2", "expected the flow to stay with its server");
     evener.reload(&service(0, &[&b], ""));
-    assert_eq!(ask(&socket, "3"), "b 3", "its server left: the flow goes on at once");
+    assert_eq!(ask(&socket, "3"), "b 3", "expected the flow to move when its server is removed");
     evener.signal("TERM");
     assert_eq!(evener.end(), 0);
     evener.expect_log("drained");
 }
 
 #[test]
-fn a_datagram_too_large_for_its_way_takes_no_server_down() {
+fn a_datagram_that_is_too_large_to_send_marks_no_server_down() {
     let a = Echo::start("a");
     let evener = Evener::run(&format!(
         "service \"u\" {{ protocol = \"udp\", listen = \"[::1]:0\", {{ \"127.0.0.1:{}\", name = \"a\" }} }}",
@@ -234,11 +234,11 @@ fn a_datagram_too_large_for_its_way_takes_no_server_down() {
 }
 
 #[test]
-fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
+fn datagrams_are_dropped_and_servers_stay_up_without_free_ports() {
     if !have("ip") || !have_root() {
         return;
     }
-    // In a namespace of its own, with ten ports for flows, and a client that comes from twenty addresses.
+    // A separate namespace with ten ports for flows, and a client with twenty addresses.
     let directory = Directory::new();
     let script = directory.write(
         "many.py",
@@ -255,15 +255,15 @@ fn without_ports_datagrams_are_dropped_and_servers_stay_up() {
     inside.arg("sh");
     let evener =
         Evener::start(inside, directory, &["udp", "127.0.0.1:7001", "127.0.0.1:7002", "--workers", "1"]);
-    // Somebody must be there, else ICMP takes the server down: the instance's own admin socket is enough of a witness.
-    wait_until("datagrams to be dropped for want of ports", || {
+    // A lack of local ports must not count as an unreachable server.
+    wait_until("datagrams to be dropped without free ports", || {
         (evener.service_counter("udp", "drop_no_socket") > 0).then_some(())
     });
     assert!(!evener.log().contains("reason=unreachable"), "{}", evener.log());
 }
 
 #[test]
-fn flows_follow_a_new_address_and_a_new_access_list() {
+fn a_reload_moves_flows_to_a_new_address_and_applies_a_new_access_list() {
     let (a, b) = (Echo::start("a"), Echo::start("b"));
     let config = |port: u16, more: &str| {
         format!(
@@ -275,14 +275,14 @@ fn flows_follow_a_new_address_and_a_new_access_list() {
     let socket = client(listen);
     assert_eq!(ask(&socket, "1"), "a 1");
     evener.reload(&config(b.port, ""));
-    assert_eq!(ask(&socket, "2"), "b 2", "the server moved, and its flow with it");
+    assert_eq!(ask(&socket, "2"), "b 2", "expected the flow to follow the server");
     evener.reload(&config(b.port, "deny = \"127.0.0.0/8\""));
     socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert_eq!(ask(&socket, "3"), "", "a client that is denied now has no flow any more");
+    assert_eq!(ask(&socket, "3"), "", "expected no flow for a denied client");
 }
 
 #[test]
-fn isolated_refusals_are_not_failures_in_a_row() {
+fn isolated_refusals_are_not_consecutive_failures() {
     let mut a = Echo::start("a");
     let evener = Evener::run(&service(0, &[&a], "passive = { failures = 3, down_for = \"1h\" }"));
     let listen = evener.port("u");
@@ -294,13 +294,13 @@ fn isolated_refusals_are_not_failures_in_a_row() {
         ask(&socket, "lost");
         wait_until("a refusal", || (evener.log_count("connect_failed") > turn).then_some(()));
         a = Echo::start_at("a", a.port);
-        wait_until("an answer", || (ask(&client(listen), "x") == "a x").then_some(()));
+        wait_until("a response", || (ask(&client(listen), "x") == "a x").then_some(()));
     }
     assert_eq!(evener.server(&name)["verdict"], "up");
 }
 
 #[test]
-fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
+fn dnsperf_gets_all_responses_of_nsd() {
     if !have("nsd") || !have("dnsperf") {
         return;
     }
@@ -311,9 +311,9 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
     ));
     let listen = evener.port("dns");
     let _nsd = Nsd::start(&evener, port);
-    wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
+    wait_until("nsd to be up", || evener.log().contains("server_up").then_some(()));
     let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("questions", &queries);
+    let file = evener.write("queries", &queries);
     let output = std::process::Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t2", "-n5", "-s", "127.0.0.1", "-p", &listen.to_string(), "-d"])
         .arg(file)
@@ -325,16 +325,23 @@ fn a_thousand_names_of_a_real_name_server_by_dnsperf() {
 }
 
 /// A name server with a thousand names.
-pub(crate) struct Nsd(std::process::Child);
+pub(crate) struct Nsd {
+    child: std::process::Child,
+    /// The directory of the files, unless the test chose one
+    _directory: Option<Directory>,
+}
 
 impl Nsd {
     pub(crate) fn start(evener: &Evener, port: u16) -> Self {
-        // Not before the check has failed, so that its success is seen.
+        // The check fails first, so that the event of its success is new.
         wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
-        Self::start_in(&evener.directory, port)
+        let directory = Directory::new();
+        let mut server = Self::start_in(&directory, port);
+        server._directory = Some(directory);
+        server
     }
 
-    /// One whose files are in this directory.
+    /// Starts a server with its files in the given directory.
     pub(crate) fn start_in(directory: &Directory, port: u16) -> Self {
         let records: String = (0..1000).map(|n| format!("n{n} A 192.0.2.{}\n", n % 250)).collect();
         let zone = format!(
@@ -354,7 +361,8 @@ impl Nsd {
         );
         let quiet = std::process::Stdio::null;
         let mut command = std::process::Command::new("nsd");
-        Self(command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap())
+        let child = command.args(["-d", "-c"]).arg(config).stdout(quiet()).stderr(quiet()).spawn().unwrap();
+        Self { child, _directory: None }
     }
 }
 
@@ -365,14 +373,14 @@ impl Drop for Nsd {
 }
 
 impl Nsd {
-    /// What `big.example` has for a text: more than fits into a datagram.
+    /// The text of `big.example`, larger than a datagram.
     pub(crate) fn big() -> String {
         vec![format!("\"{}\"", "x".repeat(200)); 20].join(" ")
     }
 
-    /// Sends a signal to all its processes.
+    /// Sends a signal to all processes of the server.
     pub(crate) fn signal(&self, name: &str) {
-        let mut pids = vec![self.0.id().to_string()];
+        let mut pids = vec![self.child.id().to_string()];
         let mut at = 0;
         while at < pids.len() {
             let children = format!("/proc/{0}/task/{0}/children", pids[at]);
@@ -385,13 +393,13 @@ impl Nsd {
     }
 
     pub(crate) fn end(&mut self) {
-        // Its other processes end with it, but not when it is killed.
-        let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
+        // The main process stops the other processes on SIGTERM, but cannot on SIGKILL.
+        let _ = std::process::Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
     }
 }
 
-/// A socket that sends from this address.
+/// A socket that sends from the given address.
 fn client_from(from: &str, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((from, 0)).unwrap();
     socket.connect(local(port)).unwrap();
@@ -400,7 +408,7 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
 }
 
 #[test]
-fn refused_clients_get_servers_of_another_pool() {
+fn denied_clients_are_routed_to_the_denied_pool() {
     let [a, b, c] = ["a", "b", "c"].map(Echo::start);
     let config = |more: &str| {
         format!(
@@ -416,17 +424,17 @@ fn refused_clients_get_servers_of_another_pool() {
     assert_eq!([ask(&good, "1"), ask(&bad, "1"), ask(&bad, "2")], ["a 1", "b 1", "b 2"]);
     assert_eq!(evener.status()["services"][0]["flows_active"], 2);
     let counters = ["denied", "drop_denied"].map(|name| evener.service_counter("u", name));
-    assert_eq!(counters, [1, 0], "a client is counted once, and nothing dropped");
+    assert_eq!(counters, [1, 0], "expected one denied client and no drop");
     assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["counters"]["datagrams_in"], 2);
-    // What is said at run time, and a reload, count for flows that are there.
-    let say =
+    // Changes at run time and reloads apply to existing flows.
+    let command =
         |action: &str, prefix: &str| assert!(evener.run_command(&[action, "u", prefix]).status.success());
-    say("deny", "127.0.0.1");
+    command("deny", "127.0.0.1");
     assert_eq!([ask(&good, "3"), ask(&bad, "3")], ["b 3", "b 3"]);
-    say("forget", "127.0.0.1");
-    say("permit", "127.0.0.2");
+    command("forget", "127.0.0.1");
+    command("permit", "127.0.0.2");
     assert_eq!([ask(&good, "4"), ask(&bad, "4")], ["a 4", "a 4"]);
-    say("forget", "127.0.0.2");
+    command("forget", "127.0.0.2");
     evener.reload(&config("deny = \"127.0.0.2\", denied = \"worse\""));
     assert_eq!([ask(&good, "5"), ask(&bad, "5")], ["a 5", "c 5"]);
     let listed = evener.run_command(&["connections", "u"]);
@@ -438,7 +446,7 @@ fn refused_clients_get_servers_of_another_pool() {
 }
 
 #[test]
-fn a_refused_client_goes_on_when_its_server_dies_or_leaves() {
+fn the_flow_of_a_denied_client_moves_when_its_server_stops_or_is_removed() {
     let (a, mut b, c) = (Echo::start("a"), Echo::start("b"), Echo::start("c"));
     let config = |servers: &[&Echo]| {
         let servers: String = servers.iter().map(|one| format!("\"127.0.0.1:{}\", ", one.port)).collect();
@@ -457,7 +465,7 @@ fn a_refused_client_goes_on_when_its_server_dies_or_leaves() {
     assert_eq!(evener.server(&name(&a))["verdict"], "up");
     let b = Echo::start_at("b", b.port);
     evener.reload(&config(&[&b]));
-    wait_until("the flow to leave a server that left", || (ask(&bad, "3") == "b 3").then_some(()));
+    wait_until("the flow to leave the removed server", || (ask(&bad, "3") == "b 3").then_some(()));
     assert_eq!(ask(&good, "3"), "a 3");
     assert_eq!(evener.service_counter("u", "drop_denied"), 0);
 }

@@ -1,11 +1,11 @@
-//! The PROXY protocol with datagrams and a real program on the other side: dnsdist behind us, and before us.
+//! The PROXY protocol over UDP with another program as the peer: dnsdist as the server, and as the balancer in front.
 
 use crate::harness::peers::Peer;
 use crate::harness::{Evener, have, reserved_port, wait_until};
 use crate::udp::flows::Nsd;
 use std::process::Command;
 
-/// dnsdist that answers with what the header told it: of a name that begins with `d` where the client sent to.
+/// dnsdist that responds with the source address in the header or, for names that begin with `d`, with the destination address.
 fn reporting_server(port: u16) -> Peer {
     let config = "setACL({\"0.0.0.0/0\"})\nsetProxyProtocolACL({\"127.0.0.1/32\"})\n\
         addAction(AllRule(), LuaAction(function(dq)\n\
@@ -16,8 +16,8 @@ fn reporting_server(port: u16) -> Peer {
     Peer::dnsdist(port, config)
 }
 
-/// dnsdist that passes on to us, with a header.
-fn passer(port: u16, to: u16) -> Peer {
+/// dnsdist that forwards queries with a header to the given port.
+fn front_balancer(port: u16, to: u16) -> Peer {
     let config = format!(
         "setACL({{\"0.0.0.0/0\"}})\n\
          newServer({{address=\"127.0.0.1:{to}\", useProxyProtocol=true, checkName=\"n0.example.\", mustResolve=true, checkInterval=1}})"
@@ -25,13 +25,13 @@ fn passer(port: u16, to: u16) -> Peer {
     Peer::dnsdist(port, &config)
 }
 
-/// The answer to a question from this address.
+/// Sends a query from the given address and returns the addresses in the response.
 fn dig(from: &str, port: u16, name: &str) -> String {
     let output = Command::new("dig")
         .args(["-b", from, "@127.0.0.1", "-p", &port.to_string(), name, "A", "+short", "+time=2", "+tries=2"])
         .output()
         .unwrap();
-    // Without what it says of time-outs.
+    // Lines about timeouts are omitted.
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     printed.lines().filter(|line| !line.starts_with(';')).collect()
 }
@@ -41,7 +41,7 @@ fn have_all() -> bool {
 }
 
 #[test]
-fn dnsdist_is_told_of_the_client_and_where_it_sent_to() {
+fn dnsdist_gets_the_client_and_the_destination_address() {
     if !have_all() {
         return;
     }
@@ -66,7 +66,7 @@ fn name_server_behind(listen: u16, port: u16, more: &str) -> Evener {
 }
 
 #[test]
-fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
+fn clients_behind_dnsdist_get_all_responses() {
     if !have_all() {
         return;
     }
@@ -74,14 +74,14 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
     let evener = name_server_behind(0, port, "proxy_from = \"127.0.0.1\", deny = \"127.0.0.66\",");
     let listen = evener.port("dns");
     let _nsd = Nsd::start(&evener, port);
-    wait_until("nsd to be found well", || evener.log().contains("server_up").then_some(()));
-    // Its own checks, which say LOCAL, have to find us well first.
-    let _dnsdist = passer(front, listen);
-    wait_until("an answer", || (dig("127.0.0.7", front, "n5.example") == "192.0.2.5").then_some(()));
-    assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "the client behind dnsdist is denied");
+    wait_until("nsd to be up", || evener.log().contains("server_up").then_some(()));
+    // The checks of dnsdist, which send LOCAL headers, must succeed first.
+    let _dnsdist = front_balancer(front, listen);
+    wait_until("a response", || (dig("127.0.0.7", front, "n5.example") == "192.0.2.5").then_some(()));
+    assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "expected the client behind dnsdist to be denied");
     assert!(evener.service_counter("dns", "drop_denied") > 0);
     let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
-    let file = evener.directory.write("questions", &queries);
+    let file = evener.write("queries", &queries);
     let output = Command::new("dnsperf")
         .args(["-T1", "-c16", "-q50", "-t3", "-n3", "-s", "127.0.0.1", "-p", &front.to_string(), "-d"])
         .arg(file)
@@ -94,19 +94,19 @@ fn dnsdist_tells_of_its_clients_and_all_get_their_answers() {
 }
 
 #[test]
-fn dnsdist_before_us_and_dnsdist_behind_us_speak_of_the_same_client() {
+fn the_client_address_passes_from_dnsdist_through_evener_to_dnsdist() {
     if !have_all() {
         return;
     }
     let (front, back) = (reserved_port(), reserved_port());
-    let _teller = reporting_server(back);
+    let _dnsdist = reporting_server(back);
     let evener = Evener::run(&format!(
         "service \"dns\" {{ protocol = \"udp\", listen = \"127.0.0.1:0\", \"127.0.0.1:{back}\", \
          proxy_from = \"127.0.0.1\", send_proxy = \"v2\" }}"
     ));
     let listen = evener.port("dns");
-    let _passer = passer(front, listen);
-    wait_until("an answer", || (dig("127.0.0.7", front, "a.example") == "127.0.0.7").then_some(()));
+    let _front = front_balancer(front, listen);
+    wait_until("a response", || (dig("127.0.0.7", front, "a.example") == "127.0.0.7").then_some(()));
     assert_eq!(dig("127.0.0.8", front, "a.example"), "127.0.0.8");
     assert_eq!(dig("127.0.0.8", front, "d.example"), "127.0.0.1");
 }

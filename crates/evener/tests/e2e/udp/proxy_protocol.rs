@@ -1,4 +1,4 @@
-//! The PROXY protocol with datagrams: each one tells of its client, to servers and from those who stand before us.
+//! The PROXY protocol over UDP: a header in each datagram, to servers and from other balancers.
 
 use crate::harness::{DEADLINE, Evener, local, reserved_port, wait_until};
 use crate::tcp::proxy_from::{FOUR, bad, six, v2};
@@ -12,17 +12,17 @@ use std::time::Duration;
 /// PROXY over datagrams of IPv4 and of IPv6.
 const DATAGRAM_4: u8 = 0x12;
 const DATAGRAM_6: u8 = 0x22;
-/// A header with addresses and a checksum takes so much.
+/// Size of a header with addresses and a checksum.
 const HEADER_4: usize = 16 + 12 + 7;
 const HEADER_6: usize = 16 + 36 + 7;
-/// An IPv4 packet carries so much.
+/// Largest payload of an IPv4 datagram.
 const LARGEST: usize = 65_507;
 
-/// A server that tells the test of each datagram, and answers with its name and what follows the header.
+/// A server that passes each datagram to the test, and responds with its name and the payload after the header.
 struct Listener {
     port: u16,
     received: Receiver<Vec<u8>>,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -32,8 +32,8 @@ impl Listener {
         let port = socket.local_addr().unwrap().port();
         socket2::SockRef::from(&socket).set_recv_buffer_size(8 << 20).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let over = Arc::new(AtomicBool::new(false));
-        let (stop, (tell, received)) = (Arc::clone(&over), channel());
+        let stopped = Arc::new(AtomicBool::new(false));
+        let (stop, (sender, received)) = (Arc::clone(&stopped), channel());
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
             while !stop.load(Ordering::Relaxed) {
@@ -42,23 +42,23 @@ impl Listener {
                 let payload = after_header(bytes);
                 let response = [name.as_bytes(), b" ", &payload[..payload.len().min(1000)]].concat();
                 let _ = socket.send_to(&response, flow);
-                let _ = tell.send(bytes.to_vec());
+                let _ = sender.send(bytes.to_vec());
             }
         });
-        Self { port, received, over, thread: Some(thread) }
+        Self { port, received, stopped, thread: Some(thread) }
     }
 
-    /// The next datagram.
+    /// Waits for the next datagram.
     fn next(&self) -> Vec<u8> {
         self.received.recv_timeout(DEADLINE).unwrap()
     }
 
-    fn nothing_more(&self) {
-        assert!(self.received.try_recv().is_err(), "a datagram that should not be there");
+    fn expect_no_datagram(&self) {
+        assert!(self.received.try_recv().is_err(), "expected no datagram");
     }
 
     fn stop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -71,20 +71,20 @@ impl Drop for Listener {
     }
 }
 
-/// What follows a header, if it looks like one.
+/// Returns the bytes after the header, or all bytes without a header.
 fn after_header(bytes: &[u8]) -> &[u8] {
-    let reported = bytes.starts_with(b"\r\n\r\n\0").then(|| bytes.get(14..16)).flatten();
-    let length = reported.map_or(0, |length| 16 + usize::from(u16::from_be_bytes([length[0], length[1]])));
+    let length = bytes.starts_with(b"\r\n\r\n\0").then(|| bytes.get(14..16)).flatten();
+    let length = length.map_or(0, |length| 16 + usize::from(u16::from_be_bytes([length[0], length[1]])));
     bytes.get(length..).unwrap_or(bytes)
 }
 
-/// The header, and what follows.
+/// Splits a datagram into the header and the payload.
 fn split(mut bytes: &[u8]) -> (Report, &[u8]) {
-    let reported = Report::read(&mut bytes);
-    (reported, bytes)
+    let header = Report::read(&mut bytes);
+    (header, bytes)
 }
 
-/// The addresses of a header, as bytes.
+/// The addresses of a header in wire form.
 fn ends(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -117,7 +117,7 @@ fn quoted(port: u16) -> String {
 }
 
 #[test]
-fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
+fn each_datagram_has_a_header_in_both_families_and_at_every_size() {
     let (server, listen) = (Listener::start("a"), reserved_port());
     let evener = Evener::run(&service(
         &format!("{{ \"127.0.0.1:{listen}\", \"[::1]:{listen}\" }}"),
@@ -134,9 +134,9 @@ fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
             let payload: Vec<u8> = (0..size).map(|at| at as u8).collect();
             socket.send(&payload).unwrap();
             let datagram = server.next();
-            let (reported, rest) = split(&datagram);
+            let (header, rest) = split(&datagram);
             assert_eq!(
-                (reported.command, reported.family, &reported.addresses),
+                (header.command, header.family, &header.addresses),
                 (0x21, family, &expected),
                 "{size}"
             );
@@ -146,17 +146,17 @@ fn every_datagram_tells_of_its_client_in_both_families_and_every_size() {
         }
         let before = evener.service_counter("u", "drop_unsendable");
         socket.send(&vec![0; LARGEST - header + 1]).unwrap();
-        wait_until("what is too large with its header to be counted", || {
+        wait_until("the datagram that is too large with its header to be counted", || {
             (evener.service_counter("u", "drop_unsendable") == before + 1).then_some(())
         });
         socket.send(b"still").unwrap();
-        assert_eq!(split(&server.next()).1, b"still", "the server is not blamed");
+        assert_eq!(split(&server.next()).1, b"still", "expected the next datagram at the server");
     }
     assert_eq!(evener.server(&format!("127.0.0.1:{}", server.port))["verdict"], "up");
 }
 
 #[test]
-fn a_listener_of_all_addresses_tells_which_one_was_asked() {
+fn a_wildcard_listener_sends_the_address_that_the_client_sent_to() {
     let (server, listen) = (Listener::start("a"), reserved_port());
     let _evener = Evener::run(&service(
         &format!("{{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}"),
@@ -173,18 +173,18 @@ fn a_listener_of_all_addresses_tells_which_one_was_asked() {
 }
 
 #[test]
-fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
+fn each_datagram_of_a_burst_has_a_header() {
     let server = Listener::start("a");
     let config = service(&quoted(0), &[&server], "send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("u");
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| client_at(from, local(listen)));
-    // Of one size, with a shorter last one, of many sizes, of two clients in turn, so large that few fit one send.
+    // Datagrams of one size, with a shorter last one, of many sizes, of two clients in turn, and so large that few fit into a batch.
     let bursts: [(&str, Vec<usize>, usize); 5] = [
         ("equal", vec![1200; 50], 1),
         ("shorter at the end", [vec![1200; 49], vec![7]].concat(), 1),
         ("mixed", (0..50).map(|at| 50 + at * 7 % 900).collect(), 1),
-        ("of two", vec![900; 50], 2),
+        ("of two clients", vec![900; 50], 2),
         ("large", vec![20_000; 20], 2),
     ];
     for (what, sizes, count) in bursts {
@@ -195,8 +195,8 @@ fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
         let mut seen: Vec<(Vec<u8>, Vec<u8>)> = (0..sizes.len())
             .map(|_| {
                 let datagram = server.next();
-                let (reported, rest) = split(&datagram);
-                (rest.to_vec(), reported.addresses)
+                let (header, rest) = split(&datagram);
+                (rest.to_vec(), header.addresses)
             })
             .collect();
         seen.sort();
@@ -207,13 +207,13 @@ fn bursts_have_a_header_before_each_datagram_however_they_are_sent() {
             assert!(payload.starts_with(format!("{number:03}-").as_bytes()), "{what} {number}");
             assert_eq!(payload.len(), size + 3, "{what} {number}");
         }
-        server.nothing_more();
+        server.expect_no_datagram();
     }
     assert_eq!(evener.service_counter("u", "drop_send_full"), 0);
 }
 
 #[test]
-fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
+fn a_flow_that_moves_to_another_server_has_one_header() {
     let (mut a, b) = (Listener::start("a"), Listener::start("b"));
     let config = service(&quoted(0), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -228,8 +228,8 @@ fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
     assert_eq!(moved.len(), 4);
     a.stop();
     while b.received.try_recv().is_ok() {}
-    // All in one batch, each larger than the one before, so that each is sent alone: the first one of a flow meets the
-    // dead server and is lost, and the others, which have their headers by then, go on to the next server.
+    // One batch of datagrams, each larger than the previous, so that each is sent separately. The first datagram of a flow
+    // reaches the stopped server and is lost. The others already have their headers and move to the next server.
     evener.signal("STOP");
     for turn in 0..5 {
         for client in &moved {
@@ -249,14 +249,14 @@ fn a_flow_that_goes_on_at_another_server_has_one_header_and_not_two() {
     }
     lengths.sort_unstable();
     assert_eq!(lengths.chunk_by(|a, b| a == b).map(<[usize]>::len).collect::<Vec<_>>(), [4; 4]);
-    // And what the flow says afterwards.
+    // A later datagram of the flow.
     moved[0].send(b"turn later").unwrap();
     assert_eq!(split(&b.next()).1, b"turn later");
     assert!(evener.service_counter("u", "flows_moved") >= 4);
 }
 
 #[test]
-fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
+fn a_reload_of_send_proxy_applies_to_existing_flows() {
     let server = Listener::start("a");
     let config = |more: &str| service(&quoted(0), &[&server], more);
     let evener = Evener::run(&config(""));
@@ -267,7 +267,7 @@ fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
     evener.reload(&config("send_proxy = \"v2\""));
     socket.send(b"two").unwrap();
     let datagram = server.next();
-    assert!(datagram.starts_with(b"\r\n\r\n"), "the server wants a header now: {}", datagram.escape_ascii());
+    assert!(datagram.starts_with(b"\r\n\r\n"), "expected a header: {}", datagram.escape_ascii());
     assert_eq!(split(&datagram).1, b"two");
     evener.reload(&config(""));
     socket.send(b"three").unwrap();
@@ -275,7 +275,7 @@ fn a_reload_that_begins_or_ends_telling_counts_for_flows_that_are_there() {
 }
 
 #[test]
-fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
+fn clients_behind_one_proxy_have_separate_flows() {
     let (a, b) = (Listener::start("a"), Listener::start("b"));
     let config = service(&quoted(0), &[&a, &b], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -290,11 +290,11 @@ fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
             proxy.send(&[header, format!("{client}.{turn}").as_bytes()].concat()).unwrap();
             responses.push(response(&proxy));
         }
-        // Answers have no header: that is the way to us, not back.
+        // Responses have no header.
         assert_eq!(responses, [format!("a 0.{turn}"), format!("b 1.{turn}"), format!("a 2.{turn}")]);
     }
     assert_eq!(evener.status()["services"][0]["flows_active"], 3);
-    // The same client by another proxy, and another port of the same client, are others again.
+    // The same client through another proxy, and another port of the same client, are separate flows.
     let second = client_at("127.0.0.1", local(listen));
     second.send(&[&headers[0][..], b"x"].concat()).unwrap();
     assert!(response(&second).ends_with(" x"));
@@ -303,14 +303,14 @@ fn two_clients_behind_one_proxy_are_two_flows_with_their_own_answers() {
     proxy.send(&[v2(0x21, DATAGRAM_4, &port), b"y".to_vec()].concat()).unwrap();
     assert!(response(&proxy).ends_with(" y"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 5);
-    // Nobody but the client's data reached the servers.
+    // Only the payload of clients reached the servers.
     let received: Vec<Vec<u8>> = [&a, &b].into_iter().flat_map(|server| server.received.try_iter()).collect();
     assert_eq!(received.len(), 17);
     assert!(received.iter().all(|datagram| datagram.len() <= 3), "{received:?}");
 }
 
 #[test]
-fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
+fn the_access_list_applies_to_the_client_in_the_header() {
     let server = Listener::start("a");
     let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\", allow = \"192.0.2.0/29\"");
     let evener = Evener::run(&config);
@@ -321,25 +321,25 @@ fn the_client_that_is_told_of_is_denied_and_the_proxy_is_not_asked_for() {
     let mut external = FOUR;
     external[3] = 8;
     proxy.send(&[&v2(0x21, DATAGRAM_4, &external)[..], b"out"].concat()).unwrap();
-    // The proxy's own word, and one who is no proxy.
+    // A LOCAL header of the proxy, and a client without a proxy.
     proxy.send(&[&v2(0x20, 0, &[])[..], b"local"].concat()).unwrap();
     client_at("127.0.0.2", local(listen)).send(b"direct").unwrap();
-    wait_until("three to be refused", || (evener.service_counter("u", "drop_denied") == 3).then_some(()));
+    wait_until("three refusals", || (evener.service_counter("u", "drop_denied") == 3).then_some(()));
     assert_eq!(evener.service_counter("u", "denied"), 3);
     assert_eq!(server.next(), b"in");
-    server.nothing_more();
+    server.expect_no_datagram();
 }
 
 #[test]
-fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
+fn bad_headers_are_dropped_from_a_proxy_and_payload_from_other_clients() {
     let server = Listener::start("a");
     let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\"");
     let evener = Evener::run(&config);
     let listen = evener.port("u");
     let proxy = client_at("127.0.0.1", local(listen));
     let whole = v2(0x21, DATAGRAM_4, &FOUR);
-    let cut = (0..whole.len()).map(|length| ("cut off", whole[..length].to_vec()));
-    let wrong: Vec<_> = bad().into_iter().chain(cut).collect();
+    let truncated = (0..whole.len()).map(|length| ("truncated", whole[..length].to_vec()));
+    let wrong: Vec<_> = bad().into_iter().chain(truncated).collect();
     for (turn, (what, bytes)) in wrong.iter().enumerate() {
         proxy.send(bytes).unwrap();
         wait_until(what, || {
@@ -347,13 +347,13 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
             (counted == turn as u64 + 1).then_some(())
         });
     }
-    server.nothing_more();
+    server.expect_no_datagram();
     assert_eq!(evener.status()["services"][0]["flows_active"], 0);
-    // With a header and nothing else it is an empty datagram, which goes on.
+    // A header alone is an empty datagram, which is passed on.
     proxy.send(&whole).unwrap();
     assert_eq!(server.next(), b"");
     assert_eq!(response(&proxy), "a ");
-    // To those who are not trusted it is data, header or not.
+    // From other clients all bytes are payload.
     let direct = client_at("127.0.0.2", local(listen));
     for (what, bytes) in wrong.iter().chain([&("whole", whole.clone())]) {
         direct.send(bytes).unwrap();
@@ -363,7 +363,7 @@ fn what_has_no_header_is_dropped_from_a_proxy_and_data_from_others() {
 }
 
 #[test]
-fn good_and_bad_ones_in_one_burst_do_not_mix() {
+fn bad_headers_in_a_burst_do_not_affect_the_other_datagrams() {
     let server = Listener::start("a");
     let config = service(&quoted(0), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -378,17 +378,17 @@ fn good_and_bad_ones_in_one_burst_do_not_mix() {
     }
     for _ in 0..45 {
         let datagram = server.next();
-        let (reported, rest) = split(&datagram);
-        assert_eq!((rest.len(), reported.addresses[3]), (1, rest[0] % 3));
+        let (header, rest) = split(&datagram);
+        assert_eq!((rest.len(), header.addresses[3]), (1, rest[0] % 3));
         assert_ne!(rest[0] % 4, 0);
-        assert_eq!(reported.addresses[4..], FOUR[4..], "the destination is what the client asked");
+        assert_eq!(header.addresses[4..], FOUR[4..], "expected the destination in the client's header");
     }
-    server.nothing_more();
+    server.expect_no_datagram();
     assert_eq!(evener.service_counter("u", "drop_preamble"), 15);
 }
 
 #[test]
-fn local_speaks_for_the_proxy_itself() {
+fn a_local_header_stands_for_the_proxy_itself() {
     let (server, plain) = (Listener::start("a"), Listener::start("b"));
     let evener = Evener::run(&format!(
         "{}\n{}",
@@ -401,9 +401,9 @@ fn local_speaks_for_the_proxy_itself() {
     for header in [v2(0x20, 0, &[]), v2(0x20, DATAGRAM_4, &FOUR), v2(0x21, 0, &[])] {
         proxy.send(&[&header[..], b"check"].concat()).unwrap();
         let datagram = server.next();
-        let (reported, rest) = split(&datagram);
-        assert_eq!((reported.command, rest), (0x21, &b"check"[..]));
-        assert_eq!(reported.addresses, ends(proxy.local_addr().unwrap(), local(listen)));
+        let (header, rest) = split(&datagram);
+        assert_eq!((header.command, rest), (0x21, &b"check"[..]));
+        assert_eq!(header.addresses, ends(proxy.local_addr().unwrap(), local(listen)));
         assert_eq!(response(&proxy), "a check");
     }
     let proxy = client_at("127.0.0.1", local(other));
@@ -412,9 +412,9 @@ fn local_speaks_for_the_proxy_itself() {
 }
 
 #[test]
-fn a_chain_keeps_the_client_and_the_destination() {
+fn a_chain_passes_the_client_and_the_destination_on() {
     let (server, first, second) = (Listener::start("a"), reserved_port(), reserved_port());
-    // Two of our services one after the other, and a header from outside before them.
+    // Two services in a row, and a header from another balancer.
     let _evener = Evener::run(&format!(
         "service \"one\" {{ protocol = \"udp\", listen = \"127.0.0.1:{first}\", \"127.0.0.1:{second}\", proxy_from = \"127.0.0.9\", send_proxy = \"v2\" }}\n{}",
         service(&quoted(second), &[&server], "proxy_from = \"127.0.0.1\", send_proxy = \"v2\"")
@@ -423,12 +423,12 @@ fn a_chain_keeps_the_client_and_the_destination() {
     for (family, addresses) in [(DATAGRAM_4, FOUR.to_vec()), (DATAGRAM_6, six())] {
         proxy.send(&[&v2(0x21, family, &addresses)[..], b"through"].concat()).unwrap();
         let datagram = server.next();
-        let (reported, rest) = split(&datagram);
-        assert_eq!((reported.command, reported.family, reported.addresses), (0x21, family, addresses));
+        let (header, rest) = split(&datagram);
+        assert_eq!((header.command, header.family, header.addresses), (0x21, family, addresses));
         assert_eq!(rest, b"through");
         assert_eq!(response(&proxy), "a through");
     }
-    // A client without a proxy is told of by the first one.
+    // The first service sends the header for a client without a proxy.
     let direct = client_at("127.0.0.7", local(first));
     direct.send(b"direct").unwrap();
     let datagram = server.next();

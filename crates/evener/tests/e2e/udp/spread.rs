@@ -1,4 +1,4 @@
-//! `spread`: the datagrams of one socket for one server after the other.
+//! `spread`: the datagrams of one client are distributed over all servers.
 
 use crate::harness::{BINARY, DEADLINE, Directory, Evener, wait_until};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A server that remembers what came, and answers with its letter before it.
+/// A server that records each datagram and responds with its letter before the same bytes.
 struct Collector {
     port: u16,
     seen: Arc<Mutex<Vec<String>>>,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -20,8 +20,8 @@ impl Collector {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-        let (seen, over) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (keep, stop) = (Arc::clone(&seen), Arc::clone(&over));
+        let (seen, stopped) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (keep, stop) = (Arc::clone(&seen), Arc::clone(&stopped));
         let thread = std::thread::spawn(move || {
             let mut buffer = [0; 2000];
             while !stop.load(Ordering::Relaxed) {
@@ -31,7 +31,7 @@ impl Collector {
                 keep.lock().unwrap().push(text);
             }
         });
-        Self { port, seen, over, thread: Some(thread) }
+        Self { port, seen, stopped, thread: Some(thread) }
     }
 
     fn count(&self) -> usize {
@@ -41,7 +41,7 @@ impl Collector {
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         self.thread.take().into_iter().for_each(|thread| drop(thread.join()));
     }
 }
@@ -53,7 +53,7 @@ fn at(ip: IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(ip, port).to_string()
 }
 
-/// A service `u` of these servers, `a` and so on.
+/// The configuration of a service `u` with these servers, named `a`, `b` and `c`.
 fn config(ip: IpAddr, listen: u16, servers: &[(&Collector, &str)], more: &str) -> String {
     let names = ["a", "b", "c"];
     let servers = servers.iter().zip(names).map(|((server, more), name)| {
@@ -70,20 +70,23 @@ fn client(ip: IpAddr, listen: u16) -> UdpSocket {
     socket
 }
 
-/// The letters of the servers that so many datagrams in a row went to; each is answered before the next one.
+/// Sends datagrams, each after the response to the previous datagram, and returns the letters of their servers.
 fn letters(socket: &UdpSocket, count: usize) -> String {
     let mut buffer = [0; 2000];
-    let ask = |number: usize| {
+    let send = |number: usize| {
         socket.send(format!("{number:04}").as_bytes()).unwrap();
         let length = socket.recv(&mut buffer).unwrap();
-        assert!(buffer[..length].ends_with(format!("{number:04}").as_bytes()), "its own answer");
+        assert!(
+            buffer[..length].ends_with(format!("{number:04}").as_bytes()),
+            "expected the response to {number}"
+        );
         char::from(buffer[0])
     };
-    (0..count).map(ask).collect()
+    (0..count).map(send).collect()
 }
 
 #[test]
-fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
+fn servers_alternate_after_the_configured_number_of_datagrams() {
     for ip in [V4, V6] {
         let (a, b) = (Collector::start(ip, 'a'), Collector::start(ip, 'b'));
         let servers = [(&a, ""), (&b, "")];
@@ -92,18 +95,20 @@ fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
         let socket = client(ip, listen);
         let seen = letters(&socket, 40);
         assert!(seen == "ab".repeat(20) || seen == "ba".repeat(20), "{seen}");
-        assert_eq!(evener.service_counter("u", "flows"), 2, "no datagram takes a new socket");
+        assert_eq!(evener.service_counter("u", "flows"), 2, "expected one flow for each server");
         assert_eq!(evener.service_counter("u", "datagrams_out"), 40);
-        // Many at once, without waiting for answers.
+        // Many datagrams without waiting for responses.
         let before = (a.count(), b.count());
         (0..40).for_each(|number| assert!(socket.send(format!("{number:04}").as_bytes()).is_ok()));
-        wait_until("all", || ((a.count() - before.0, b.count() - before.1) == (20, 20)).then_some(()));
+        wait_until("all datagrams", || {
+            ((a.count() - before.0, b.count() - before.1) == (20, 20)).then_some(())
+        });
 
-        evener.reload(&config(ip, listen, &servers, "spread = 5"));
+        evener.reload(&config(ip, 0, &servers, "spread = 5"));
         let seen = letters(&client(ip, listen), 40);
         let runs = ["aaaaabbbbb".repeat(4), "bbbbbaaaaa".repeat(4)];
         assert!(runs.contains(&seen), "{seen}");
-        // Two clients have turns of their own.
+        // The turns of two clients are independent.
         let (one, other) = (client(ip, listen), client(ip, listen));
         let seen: Vec<(String, String)> = (0..10).map(|_| (letters(&one, 1), letters(&other, 1))).collect();
         let of = |which: fn(&(String, String)) -> &str| seen.iter().map(which).collect::<String>();
@@ -114,15 +119,15 @@ fn each_datagram_or_each_so_manyth_goes_to_the_next_server() {
             );
         }
 
-        // Without it a client stays where it is.
-        evener.reload(&config(ip, listen, &servers, ""));
+        // Without `spread` a client stays with its server.
+        evener.reload(&config(ip, 0, &servers, ""));
         let seen = letters(&client(ip, listen), 20);
         assert!(seen == "a".repeat(20) || seen == "b".repeat(20), "{seen}");
     }
 }
 
 #[test]
-fn weights_states_and_failures_count_as_for_new_clients() {
+fn weights_states_and_failures_apply_to_each_datagram() {
     let (a, mut b) = (Collector::start(V4, 'a'), Some(Collector::start(V4, 'b')));
     let c = Collector::start(V4, 'c');
     let servers = [(&a, "weight = 3"), (b.as_ref().unwrap(), ""), (&c, "tier = 2")];
@@ -136,20 +141,20 @@ fn weights_states_and_failures_count_as_for_new_clients() {
     assert!(evener.run_command(&["ready", "u/a"]).status.success());
     let seen = letters(&socket, 8);
     assert_eq!((seen.matches('a').count(), seen.matches('b').count()), (6, 2), "{seen}");
-    // One that refuses takes no turns; what it did not take is lost, as datagrams are.
+    // A server that refuses loses its turns. Datagrams that it did not receive are lost.
     b.take();
-    wait_until("it to be out", || {
+    wait_until("the server to be down", || {
         let _ = socket.send(b"0000");
         (evener.server("b")["verdict"] == "down").then_some(())
     });
     socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     while socket.recv(&mut [0; 100]).is_ok() {}
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    assert_eq!(letters(&socket, 10), "a".repeat(10), "and none of the lower tier");
+    assert_eq!(letters(&socket, 10), "a".repeat(10), "expected no server of a lower tier");
 }
 
 #[test]
-fn servers_that_are_full_of_flows_keep_those_that_they_have() {
+fn servers_at_their_limit_keep_existing_flows() {
     let (a, b) = (Collector::start(V4, 'a'), Collector::start(V4, 'b'));
     let servers = [(&a, "max = 1"), (&b, "max = 1")];
     let evener = Evener::run_with(&config(V4, 0, &servers, "spread = 1"), &["--workers", "1"]);
@@ -158,13 +163,13 @@ fn servers_that_are_full_of_flows_keep_those_that_they_have() {
     let seen = letters(&socket, 20);
     assert!(seen.contains('a') && seen.contains('b'), "{seen}");
     client(V4, listen).send(b"0000").unwrap();
-    wait_until("another one to be refused", || {
+    wait_until("another client to be refused", || {
         (evener.service_counter("u", "drop_no_server") > 0).then_some(())
     });
 }
 
 #[test]
-fn what_keeps_a_client_is_no_pool_for_it() {
+fn sticky_policies_are_rejected_with_spread() {
     let directory = Directory::new();
     for (more, what) in [
         ("policy = \"hash\"", "policy \"hash\""),

@@ -1,9 +1,9 @@
-//! Bodies over HTTP/2: every byte of them both ways, whatever their framing, and no more of them held than is allowed.
+//! Bodies over HTTP/2: every byte arrives in both directions in any framing, and no more bytes are buffered than allowed.
 
 use super::client::{
     DATA, END_STREAM, Front, HEADERS, frame, pause, read, request_block, upload, whole, within,
 };
-use super::tell;
+use super::report;
 use crate::harness::origin::{Framing, Origin, chunked, pattern};
 use crate::harness::wait_until;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
 
-/// Sends back what it gets, in the framing that the path asks for.
+/// A server that sends the body back, in the framing that the path requests.
 fn echo() -> Origin {
     Origin::start(|wire, request| match request.target() {
         "/chunks" => {
@@ -42,7 +42,7 @@ fn echo() -> Origin {
 }
 
 #[test]
-fn bodies_of_every_size_and_framing_come_back_as_they_were() {
+fn bodies_of_every_size_and_framing_are_echoed_unchanged() {
     let origin = echo();
     let front = Front::run(&[&origin], "");
     within(async {
@@ -50,12 +50,12 @@ fn bodies_of_every_size_and_framing_come_back_as_they_were() {
         for size in [0, 1, 16_383, 16_385, 65_535, 65_536, 131_073, 1_000_003] {
             let body = pattern(size as u64, size);
             let length = size.to_string();
-            let reported = [("content-length", length.as_str())];
+            let with_length = [("content-length", length.as_str())];
             for path in ["/length", "/chunks", "/tiny", "/close", "/old"] {
-                for (method, fields) in [("POST", &reported[..]), ("PUT", &[][..])] {
+                for (method, fields) in [("POST", &with_length[..]), ("PUT", &[][..])] {
                     let response = client.put(method, path, fields, body.clone().into()).await.unwrap();
-                    assert_eq!(response.status, 200);
-                    assert!(response.body == body, "{method} {path} {size}");
+                    assert_eq!(response.status(), 200);
+                    assert!(*response.body() == *body, "{method} {path} {size}");
                     let length = if path == "/length" { size.to_string() } else { String::new() };
                     assert_eq!(response.field("content-length"), length);
                 }
@@ -64,14 +64,14 @@ fn bodies_of_every_size_and_framing_come_back_as_they_were() {
     });
     assert_eq!(origin.faults(), [""; 0]);
     for request in origin.requests() {
-        let reported = request.method() == "POST";
-        let expected = if reported { Framing::Length(request.body.len()) } else { Framing::Chunked };
+        let expected =
+            if request.method() == "POST" { Framing::Length(request.body.len()) } else { Framing::Chunked };
         assert_eq!(request.framing, expected, "{}", request.header);
     }
 }
 
 #[test]
-fn large_bodies_go_up_and_down_bit_for_bit() {
+fn large_bodies_arrive_unchanged_in_both_directions() {
     let origin = echo();
     let front = Front::run(&[&origin], "");
     let body = Bytes::from(pattern(7, 64 * MIB));
@@ -79,13 +79,13 @@ fn large_bodies_go_up_and_down_bit_for_bit() {
         let client = front.client().await;
         for path in ["/length", "/chunks"] {
             let response = client.put("PUT", path, &[], body.clone()).await.unwrap();
-            assert!(response.body == body, "{path}: {} bytes", response.body.len());
+            assert!(*response.body() == *body, "{path}: {} bytes", response.body().len());
         }
     });
 }
 
 #[test]
-fn many_streams_carry_bodies_both_ways_at_once() {
+fn many_streams_carry_bodies_in_both_directions_concurrently() {
     let origin = echo();
     let front = Front::run(&[&origin], "");
     within(async {
@@ -95,14 +95,14 @@ fn many_streams_carry_bodies_both_ways_at_once() {
             async move {
                 let path = ["/length", "/chunks", "/close"][number as usize % 3];
                 let response = client.put("POST", path, &[], body.clone().into()).await.unwrap();
-                assert!(response.body == body, "stream {number}: {} bytes", response.body.len());
+                assert!(*response.body() == *body, "stream {number}: {} bytes", response.body().len());
             }
         });
         join_all(all).await;
     });
 }
 
-/// Polls all of them to their ends.
+/// Polls all futures until each is complete.
 async fn join_all(all: impl Iterator<Item = impl Future<Output = ()>>) {
     let mut all: Vec<_> = all.map(Box::pin).collect();
     poll_fn(|context| {
@@ -113,21 +113,21 @@ async fn join_all(all: impl Iterator<Item = impl Future<Output = ()>>) {
 }
 
 #[test]
-fn streams_beyond_128_wait_for_their_turn() {
+fn at_most_128_streams_are_open_concurrently() {
     let (in_flight, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let highest = Arc::clone(&most);
     let origin = Origin::start(move |wire, request| {
         most.fetch_max(in_flight.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(300));
         in_flight.fetch_sub(1, Ordering::SeqCst);
-        tell(wire, request)
+        report(wire, request)
     });
     let front = Front::run(&[&origin], "");
     within(async {
         let client = front.client().await;
-        // The service's word on how many there may be comes before its first answer.
+        // The service announces its limit of streams before its first response.
         client.get("/").await;
-        assert_eq!(client.send.current_max_send_streams(), 128);
+        assert_eq!(client.streams_max(), 128);
         join_all((0..300).map(|number| {
             let client = &client;
             async move {
@@ -138,31 +138,31 @@ fn streams_beyond_128_wait_for_their_turn() {
         .await;
     });
     let most = highest.load(Ordering::SeqCst);
-    assert!((100..=128).contains(&most), "{most} at once");
+    assert!((100..=128).contains(&most), "{most} concurrent streams");
 }
 
 #[test]
 fn a_body_in_very_small_frames_arrives_whole() {
-    let origin = Origin::start(tell);
+    let origin = Origin::start(report);
     let front = Front::run(&[&origin], "");
     for (turn, count) in [10, 100, 1000, 5000].into_iter().enumerate() {
         let mut client = front.raw();
-        // All of it at once, so that nothing else wakes the connection afterwards.
+        // All frames are sent in one write, so that no later one wakes the connection.
         let mut all = frame(HEADERS, 4, 1, &request_block("POST", "/", &[]));
         for _ in 1..count {
             all.extend(frame(DATA, 0, 1, b"x"));
         }
         all.extend(frame(DATA, END_STREAM, 1, b"x"));
         client.send(&all);
-        let response = client.of(1).unwrap();
-        assert_eq!((response.kind, response.flags & END_STREAM), (HEADERS, 0), "{count}: {response:?}");
-        assert_eq!(client.of(1).unwrap().payload, format!("POST / {count}").into_bytes());
+        let response = client.expect(1, HEADERS);
+        assert!(!response.ends_stream(), "{count}: {response:?}");
+        assert_eq!(client.of(1).unwrap().text(), format!("POST / {count}"));
         assert_eq!(origin.requests()[turn].body.len(), count);
     }
 }
 
 #[test]
-fn an_answer_that_just_fits_the_window_ends_without_more_window() {
+fn a_response_that_exactly_fills_the_window_ends_without_a_window_update() {
     let origin = echo();
     let front = Front::run(&[&origin], "");
     within(async {
@@ -171,11 +171,11 @@ fn an_answer_that_just_fits_the_window_ends_without_more_window() {
             let (response, mut send) = client.begin("POST", path, &[]).await.unwrap();
             upload(&mut send, vec![b'x'; 5_000].into(), true).await.unwrap();
             let mut body = response.await.unwrap().into_body();
-            // Nothing is given back of the window.
-            let (mut held, mut read) = (Vec::new(), 0);
+            // The client returns no part of the window.
+            let (mut unreleased, mut read) = (Vec::new(), 0);
             while let Some(data) = body.data().await {
-                held.push(data.unwrap());
-                read = held.iter().map(Bytes::len).sum();
+                unreleased.push(data.unwrap());
+                read = unreleased.iter().map(Bytes::len).sum();
             }
             assert_eq!(read, 5_000, "{path}");
         }
@@ -183,7 +183,7 @@ fn an_answer_that_just_fits_the_window_ends_without_more_window() {
 }
 
 #[test]
-fn trailers_of_requests_and_answers_are_left_out() {
+fn trailers_of_requests_and_responses_are_dropped() {
     let origin = Origin::start(|wire, request| {
         wire.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n")?;
         wire.send(chunked(&request.body, 4).strip_suffix(b"\r\n").unwrap())?;
@@ -200,17 +200,17 @@ fn trailers_of_requests_and_answers_are_left_out() {
             send.send_trailers(trailers).unwrap();
             let response = whole(response).await.unwrap();
             assert_eq!(response.text(), "hello, world");
-            assert_eq!(response.trailers, None);
+            assert!(!response.has_trailers());
         }
     });
     assert_eq!((origin.connections(), origin.faults()), (1, Vec::new()));
 }
 
-/// Answers without end, as fast as it is taken.
+/// A server whose response to `/torrent` is as large and as fast as the client takes it.
 fn torrent() -> Origin {
     Origin::start(|wire, request| {
         if request.target() != "/torrent" {
-            return tell(wire, request);
+            return report(wire, request);
         }
         wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 1024 * MIB))?;
         let part = vec![b'x'; MIB];
@@ -219,11 +219,11 @@ fn torrent() -> Origin {
 }
 
 #[test]
-fn an_answer_that_nobody_reads_stops_no_other_and_fills_no_memory() {
+fn unread_responses_block_no_other_stream_and_fill_no_memory() {
     let origin = torrent();
     let front = Front::run(&[&origin], "");
     within(async {
-        // The client's window for all streams is large, for each it is small.
+        // The client's window is large for the connection, and small for each stream.
         let mut builder = Builder::new();
         let client = front
             .client_with(builder.initial_window_size(64 * 1024).initial_connection_window_size(8 << 20))
@@ -240,7 +240,7 @@ fn an_answer_that_nobody_reads_stops_no_other_and_fills_no_memory() {
         pause(500).await;
         let grown = front.memory().saturating_sub(before) / MIB as u64;
         assert!(grown < 32, "{grown} MiB more");
-        // Who begins to read gets it.
+        // A client that begins to read receives the bytes.
         let mut body = unread.pop().unwrap();
         let mut taken = 0;
         while taken < 8 * MIB {
@@ -252,32 +252,32 @@ fn an_answer_that_nobody_reads_stops_no_other_and_fills_no_memory() {
 }
 
 #[test]
-fn a_client_that_reads_nothing_at_all_fills_no_memory() {
+fn a_client_that_reads_nothing_fills_no_memory() {
     let origin = torrent();
     let front = Front::run(&[&origin], "");
     let mut client = front.raw();
     let before = front.memory();
-    // Every window is as large as can be, and not a byte is read.
+    // Every window is as large as possible, and the client reads no byte.
     let mut all = frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]);
     all.extend(frame(8, 0, 0, &(0x7fff_ffff_u32 - 65_535).to_be_bytes()));
     for stream in (1..=39).step_by(2) {
         all.extend(frame(HEADERS, 5, stream, &request_block("GET", "/torrent", &[])));
     }
     client.send(&all);
-    wait_until("all to be asked for", || (origin.requests().len() == 20).then_some(()));
+    wait_until("all requests to reach the server", || (origin.requests().len() == 20).then_some(()));
     let mut other = front.raw();
     other.headers(1, END_STREAM, &request_block("GET", "/", &[]));
-    assert_eq!(other.of(1).unwrap().kind, HEADERS);
+    other.expect(1, HEADERS);
     std::thread::sleep(Duration::from_millis(500));
     let grown = front.memory().saturating_sub(before) / MIB as u64;
     assert!(grown < 32, "{grown} MiB more");
     let cpu = front.evener.cpu_seconds();
     std::thread::sleep(Duration::from_millis(500));
-    assert!(front.evener.cpu_seconds() - cpu < 0.25, "waiting costs nothing");
+    assert!(front.evener.cpu_seconds() - cpu < 0.25, "a blocked connection must use no CPU time");
 }
 
 #[test]
-fn an_upload_that_the_server_does_not_take_is_held_back() {
+fn an_upload_that_the_server_does_not_read_is_blocked() {
     let origin = crate::harness::Server::start(|mut stream| {
         let mut some = [0; 1024];
         let _ = stream.read(&mut some);
@@ -299,16 +299,19 @@ fn an_upload_that_the_server_does_not_take_is_held_back() {
             stuck.push((response, task));
         }
         pause(1000).await;
-        assert!(stuck.iter().all(|(_, task)| !task.is_finished()), "it was taken without anybody taking it");
+        assert!(
+            stuck.iter().all(|(_, task)| !task.is_finished()),
+            "the upload completed although the server did not read it"
+        );
         let grown = front.memory().saturating_sub(before) / MIB as u64;
         assert!(grown < 16, "{grown} MiB more");
-        assert_eq!(client.get("/other").await.text(), "ok", "others go on");
+        assert_eq!(client.get("/other").await.text(), "ok", "other streams must go on");
         stuck.iter().for_each(|(_, task)| task.abort());
     });
 }
 
 #[test]
-fn slow_and_fast_streams_share_a_connection() {
+fn fast_streams_are_not_delayed_by_slow_streams_of_the_same_connection() {
     let origin = Origin::start(|wire, request| {
         if request.target() != "/slow" {
             return wire.reply("200 OK", "", &vec![b'f'; MIB]);
@@ -325,7 +328,7 @@ fn slow_and_fast_streams_share_a_connection() {
         let client = front.client().await;
         let slow: Vec<_> = [client.open("GET", "/slow").await, client.open("GET", "/slow").await].into();
         for _ in 0..20 {
-            assert_eq!(client.get("/fast").await.body.len(), MIB);
+            assert_eq!(client.get("/fast").await.body().len(), MIB);
         }
         for one in slow {
             let mut body = one.unwrap().await.unwrap().into_body();

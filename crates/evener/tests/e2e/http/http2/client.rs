@@ -1,5 +1,5 @@
-//! HTTP/2 as the tests speak it: a service with TLS, a client that keeps the rules (the `h2` crate's), and one that
-//! writes its frames by hand and so can break them.
+//! HTTP/2 for tests: a service with TLS, a conforming client (of the `h2` crate), and a client that writes raw frames and
+//! so can violate the protocol.
 
 use crate::harness::certificates::{ANY, Authority, TlsStream, shake};
 use crate::harness::origin::Origin;
@@ -22,7 +22,7 @@ pub(crate) const NAME: &str = "a.example";
 pub(crate) struct Front {
     pub(crate) evener: Evener,
     pub(crate) port: u16,
-    pub(crate) authority: Authority,
+    authority: Authority,
     tls: String,
     _directory: Directory,
 }
@@ -32,7 +32,7 @@ impl Front {
         Self::run_ports(&ports(origins), "", more)
     }
 
-    /// With something before the service, and something more about its TLS.
+    /// Runs a service with these server ports, with text before it and with further settings of the service.
     pub(crate) fn run_ports(ports: &[u16], before: &str, more: &str) -> Self {
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         let tls = authority.issue(&[NAME, "b.example"]).keys(&directory, "a");
@@ -91,43 +91,68 @@ fn service(listen: u16, tls: &str, ports: &[u16], more: &str) -> String {
     )
 }
 
-/// Runs a test's client; whatever it waits for comes within the deadline, or the test fails.
+/// Runs a future to completion. The test fails when it takes longer than twice the deadline.
 pub(crate) fn within<T>(future: impl Future<Output = T>) -> T {
     within_of(DEADLINE * 2, future)
 }
 
 fn within_of<T>(limit: Duration, future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { tokio::time::timeout(limit, future).await }).expect("it takes too long")
+    runtime
+        .block_on(async { tokio::time::timeout(limit, future).await })
+        .expect("the future must be complete in time")
 }
 
-/// Waits a little; what is asserted afterwards is that nothing happened.
+/// Waits a little, before an assertion that nothing happened.
 pub(crate) async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-/// A connection of HTTP/2.
+/// A client connection of HTTP/2.
 pub(crate) struct Client {
-    pub(crate) send: SendRequest<Bytes>,
-    pub(crate) driver: JoinHandle<Result<(), h2::Error>>,
+    send: SendRequest<Bytes>,
+    driver: JoinHandle<Result<(), h2::Error>>,
 }
 
-/// A whole answer.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) fields: HeaderMap,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Option<HeaderMap>,
+    status: u16,
+    fields: HeaderMap,
+    body: Vec<u8>,
+    trailers: Option<HeaderMap>,
 }
 
 impl Reply {
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The first field with this name, or an empty value.
     pub(crate) fn field(&self, name: &str) -> &str {
         self.fields.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The number of fields with this name.
+    pub(crate) fn field_count(&self, name: &str) -> usize {
+        self.fields.get_all(name).iter().count()
+    }
+
+    /// The names of the fields, each once.
+    pub(crate) fn field_names(&self) -> Vec<&str> {
+        self.fields.keys().map(http::HeaderName::as_str).collect()
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.trailers.is_some()
     }
 }
 
@@ -142,6 +167,21 @@ pub(crate) fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> Requ
 }
 
 impl Client {
+    /// The server's limit of concurrent streams.
+    pub(crate) fn streams_max(&self) -> usize {
+        self.send.current_max_send_streams()
+    }
+
+    /// Drops the connection without an orderly end.
+    pub(crate) fn disconnect(&self) {
+        self.driver.abort();
+    }
+
+    /// Waits until the server has ended the connection in order.
+    pub(crate) async fn closed(self) {
+        self.driver.await.unwrap().unwrap();
+    }
+
     /// Begins a request with a body behind it.
     pub(crate) async fn begin(
         &self,
@@ -159,7 +199,8 @@ impl Client {
         Ok(ready.send_request(request(method, path, &[]), true)?.0)
     }
 
-    pub(crate) async fn ask(
+    /// Sends a request without a body, and reads the response.
+    pub(crate) async fn request(
         &self,
         method: &str,
         path: &str,
@@ -171,10 +212,10 @@ impl Client {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
-        self.ask("GET", path, &[]).await.unwrap()
+        self.request("GET", path, &[]).await.unwrap()
     }
 
-    /// Sends a body; the answer is read meanwhile.
+    /// Sends a request with a body, and reads the response at the same time.
     pub(crate) async fn put(
         &self,
         method: &str,
@@ -188,7 +229,7 @@ impl Client {
     }
 }
 
-/// Sends what it may.
+/// Sends a body as the peer's window allows.
 pub(crate) async fn upload(
     send: &mut SendStream<Bytes>,
     mut body: Bytes,
@@ -206,7 +247,7 @@ pub(crate) async fn upload(
     Ok(())
 }
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 pub(crate) async fn whole(response: ResponseFuture) -> Result<Reply, h2::Error> {
     let (header, mut body) = response.await?.into_parts();
     let bytes = read(&mut body).await?;
@@ -226,15 +267,22 @@ pub(crate) async fn read(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
 
 /// A connection whose frames the test writes itself (RFC 9113, section 4.1).
 pub(crate) struct Raw {
-    pub(crate) tls: TlsStream,
+    tls: TlsStream,
+}
+
+/// Reads bytes without regard to frames.
+impl Read for Raw {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.tls.read(buffer)
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Frame {
-    pub(crate) kind: u8,
-    pub(crate) flags: u8,
-    pub(crate) stream: u32,
-    pub(crate) payload: Vec<u8>,
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
 }
 
 pub(crate) const DATA: u8 = 0;
@@ -248,9 +296,37 @@ pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
 impl Frame {
-    /// The reason of a reset or of the end.
+    pub(crate) fn is(&self, kind: u8) -> bool {
+        self.kind == kind
+    }
+
+    /// Returns whether a frame of DATA or HEADERS is the last of its stream.
+    pub(crate) fn ends_stream(&self) -> bool {
+        self.flags & END_STREAM > 0
+    }
+
+    /// The stream that the frame resets.
+    pub(crate) fn reset_stream(&self) -> Option<u32> {
+        self.is(RST_STREAM).then_some(self.stream)
+    }
+
+    /// The status 200 or 400 at the beginning of a field block, by its index in HPACK's static table (RFC 7541, appendix A).
+    pub(crate) fn indexed_status(&self) -> Option<u16> {
+        match self.payload[0] {
+            0x88 => Some(200),
+            0x8c => Some(400),
+            _ => None,
+        }
+    }
+
+    /// The payload as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+
+    /// The error code of RST_STREAM or GOAWAY.
     pub(crate) fn reason(&self) -> u32 {
-        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        let at = if self.is(GOAWAY) { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 }
@@ -263,7 +339,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     out
 }
 
-/// Fields as HPACK has them when nothing is compressed (RFC 7541, section 6.2.2).
+/// A field block of HPACK in which nothing is compressed (RFC 7541, section 6.2.2).
 pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in fields {
@@ -287,10 +363,10 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// The fields that each request has, before others.
+/// The field block of a request: the pseudo-header fields, then these.
 pub(crate) fn request_block(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let own = [(":method", method), (":scheme", "https"), (":authority", NAME), (":path", path)];
-    block(&[&own[..], more].concat())
+    let pseudo = [(":method", method), (":scheme", "https"), (":authority", NAME), (":path", path)];
+    block(&[&pseudo[..], more].concat())
 }
 
 impl Raw {
@@ -302,12 +378,12 @@ impl Raw {
         raw
     }
 
-    /// It agreed on HTTP/2 and says nothing.
+    /// A client that negotiated HTTP/2, and has sent nothing yet.
     pub(crate) fn silent(front: &Front) -> Self {
         Self { tls: shake(front.port, NAME, &front.tls(&["h2"])).unwrap() }
     }
 
-    /// An end that came already is seen by whoever reads.
+    /// Sends bytes. An error is ignored: the next read reports the end of the connection.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         let _ = self.tls.write_all(bytes).and_then(|()| self.tls.flush());
     }
@@ -326,35 +402,42 @@ impl Raw {
         Ok(Frame { kind: header[3], flags: header[4], stream, payload })
     }
 
-    /// The next frame of this stream but those about windows; or the end of the connection.
+    /// The next frame of this stream other than WINDOW_UPDATE, or the connection's GOAWAY.
     pub(crate) fn of(&mut self, stream: u32) -> io::Result<Frame> {
         loop {
             let frame = self.next()?;
-            if frame.kind == GOAWAY || (frame.stream == stream && stream > 0 && frame.kind != WINDOW_UPDATE) {
+            if frame.is(GOAWAY) || (frame.stream == stream && stream > 0 && !frame.is(WINDOW_UPDATE)) {
                 return Ok(frame);
             }
         }
     }
 
-    /// The next frame of any of these streams but those about windows.
-    pub(crate) fn next_of(&mut self, streams: &[u32]) -> Frame {
+    /// The next frame of this stream, or the connection's GOAWAY, which must be of this kind.
+    pub(crate) fn expect(&mut self, stream: u32, kind: u8) -> Frame {
+        let frame = self.of(stream).unwrap();
+        assert_eq!(frame.kind, kind, "{frame:?}");
+        frame
+    }
+
+    /// The stream of the next frame of any of these streams other than WINDOW_UPDATE.
+    pub(crate) fn next_stream(&mut self, streams: &[u32]) -> u32 {
         loop {
             let frame = self.next().unwrap();
-            if streams.contains(&frame.stream) && frame.kind != WINDOW_UPDATE {
-                return frame;
+            if streams.contains(&frame.stream) && !frame.is(WINDOW_UPDATE) {
+                return frame.stream;
             }
         }
     }
 
-    /// Reads until the connection ends; the last GOAWAY.
+    /// Reads until the connection ends, and returns the last GOAWAY.
     pub(crate) fn end(&mut self) -> Option<Frame> {
         let mut last = None;
         loop {
             match self.next() {
-                Ok(frame) if frame.kind == GOAWAY => last = Some(frame),
+                Ok(frame) if frame.is(GOAWAY) => last = Some(frame),
                 Ok(_) => {}
                 Err(error) => {
-                    assert_ne!(error.kind(), ErrorKind::WouldBlock, "the connection goes on");
+                    assert_ne!(error.kind(), ErrorKind::WouldBlock, "the connection is still open");
                     return last;
                 }
             }

@@ -1,7 +1,7 @@
-//! What goes wrong with HTTP/2: clients that leave, servers that break off, are dead or silent. The streams beside it go on.
+//! Failures with HTTP/2: clients that disconnect, and servers that disconnect, are dead or silent. Other streams go on.
 
 use super::client::{Front, HEADERS, RST_STREAM, frame, pause, request_block, upload, whole, within};
-use super::{reporting_server, tell};
+use super::{report, reporting_server};
 use crate::harness::origin::{Framing, Origin, Wire, hang_up};
 use crate::harness::{Server, reserved_port, wait_until};
 use crate::tcp::pending::Silent;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A server that tells which of its exchanges broke off: an upload that nobody ends, or an answer that nobody takes.
+/// A server, and the number of its exchanges that broke off: uploads without an end, and responses that were not read.
 fn breakable() -> (Server, Arc<AtomicUsize>) {
     let broken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&broken);
@@ -30,7 +30,7 @@ fn breakable() -> (Server, Arc<AtomicUsize>) {
                 let body = wire.body(Framing::Chunked);
                 body.and_then(|body| wire.reply("200 OK", "", format!("{}", body.len()).as_bytes()))
             } else if header.starts_with("GET /silent") {
-                // Nothing but the end can come.
+                // The client sends no more bytes: this waits for the end of the connection.
                 wire.header().and_then(|_| hang_up())
             } else {
                 wire.reply("200 OK", "", b"ok")
@@ -45,7 +45,7 @@ fn breakable() -> (Server, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_stream_that_its_client_resets_ends_at_the_server_and_nowhere_else() {
+fn a_reset_stream_ends_at_the_server_and_other_streams_go_on() {
     let (server, broken) = breakable();
     let front = Front::run_ports(&[server.port], "", "");
     let name = format!("127.0.0.1:{}", server.port);
@@ -54,7 +54,7 @@ fn a_stream_that_its_client_resets_ends_at_the_server_and_nowhere_else() {
     };
     within(async {
         let client = front.client().await;
-        // In the middle of an answer.
+        // In the middle of a response.
         let response = client.open("GET", "/torrent").await.unwrap().await.unwrap();
         pause(100).await;
         drop(response);
@@ -68,22 +68,24 @@ fn a_stream_that_its_client_resets_ends_at_the_server_and_nowhere_else() {
         drop(response);
         pause(100).await;
         expect(2, "the upload to end");
-        // While the server says nothing.
+        // While the server has not responded.
         let response = client.open("GET", "/silent").await.unwrap();
         pause(100).await;
         drop(response);
         pause(100).await;
         expect(3, "the wait to end");
         assert_eq!(client.get("/").await.text(), "ok");
-        wait_until("the server to be left", || (front.evener.server(&name)["active"] == 0).then_some(()));
+        wait_until("the server to have no active request", || {
+            (front.evener.server(&name)["active"] == 0).then_some(())
+        });
     });
     assert_eq!(front.counter("connections"), 1);
-    assert_eq!(front.counter("requests_failed"), 0, "that clients leave is nobody's failure");
+    assert_eq!(front.counter("requests_failed"), 0, "a client's reset is not a failed request");
     assert_eq!(front.evener.server(&name)["verdict"], "up");
 }
 
 #[test]
-fn a_client_that_vanishes_takes_all_its_streams_along() {
+fn all_streams_of_a_client_end_when_it_disconnects() {
     let (server, broken) = breakable();
     let front = Front::run_ports(&[server.port], "", "");
     within(async {
@@ -92,14 +94,16 @@ fn a_client_that_vanishes_takes_all_its_streams_along() {
         for path in ["/torrent", "/silent", "/torrent", "/silent"] {
             open.push(client.open("GET", path).await.unwrap());
         }
-        let (_answer, mut send) = client.begin("POST", "/", &[]).await.unwrap();
+        let (_response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
         upload(&mut send, vec![0; 100_000].into(), false).await.unwrap();
         pause(300).await;
-        client.driver.abort();
+        client.disconnect();
     });
     wait_until("every exchange to end", || (broken.load(Ordering::SeqCst) == 5).then_some(()));
     let name = format!("127.0.0.1:{}", server.port);
-    wait_until("the server to be left", || (front.evener.server(&name)["active"] == 0).then_some(()));
+    wait_until("the server to have no active request", || {
+        (front.evener.server(&name)["active"] == 0).then_some(())
+    });
     within(async { assert_eq!(front.client().await.get("/").await.text(), "ok") });
 }
 
@@ -117,16 +121,16 @@ fn a_flood_of_resets_ends_the_connection_and_not_the_process() {
             client.send(&std::mem::take(&mut all));
         }
     }
-    // Who is not told why is cut off at least: the word may be lost with what was not read.
+    // The GOAWAY may be lost together with the bytes that were not read; the connection ends in any case.
     if let Some(last) = client.end() {
         assert_eq!(last.reason(), 11, "ENHANCE_YOUR_CALM");
     }
     assert!(front.counter("requests") < 10_000, "{}", front.counter("requests"));
-    within(async { assert_eq!(front.client().await.get("/").await.status, 200) });
+    within(async { assert_eq!(front.client().await.get("/").await.status(), 200) });
 }
 
 #[test]
-fn a_server_that_breaks_off_leaves_no_answer_that_looks_whole() {
+fn a_truncated_response_resets_its_stream() {
     let origin = Origin::start(|wire, request| {
         match request.target() {
             "/length" => wire.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")?,
@@ -137,11 +141,11 @@ fn a_server_that_breaks_off_leaves_no_answer_that_looks_whole() {
             }
             "/reset" => {
                 wire.send("HTTP/1.1 200 OK\r\n\r\nhello")?;
-                // The client has it by now.
+                // The client has received the bytes before the reset.
                 std::thread::sleep(Duration::from_millis(200));
                 socket2::SockRef::from(&*wire.stream).set_linger(Some(Duration::ZERO))?;
             }
-            _ => return tell(wire, request),
+            _ => return report(wire, request),
         }
         hang_up()
     });
@@ -149,10 +153,10 @@ fn a_server_that_breaks_off_leaves_no_answer_that_looks_whole() {
     within(async {
         let client = front.client().await;
         for path in ["/length", "/chunk", "/chunks", "/bad", "/reset"] {
-            let error = client.ask("GET", path, &[]).await.expect_err(path);
+            let error = client.request("GET", path, &[]).await.expect_err(path);
             assert!(error.is_reset() && error.is_remote(), "{path}: {error:?}");
             assert_ne!(error.reason(), Some(Reason::NO_ERROR), "{path}");
-            assert_eq!(client.get("/next").await.status, 200);
+            assert_eq!(client.get("/next").await.status(), 200);
         }
     });
     assert_eq!(front.counter("connections"), 1);
@@ -160,34 +164,34 @@ fn a_server_that_breaks_off_leaves_no_answer_that_looks_whole() {
 }
 
 #[test]
-fn servers_that_are_dead_full_or_silent_are_told_apart() {
+fn dead_silent_and_unavailable_servers_give_502_504_and_503() {
     let dead = reserved_port();
     let front = Front::run_ports(&[dead], "", "");
     within(async {
         let client = front.client().await;
         for method in ["GET", "HEAD", "POST"] {
-            assert_eq!(client.ask(method, "/", &[]).await.unwrap().status, 502, "{method}");
+            assert_eq!(client.request(method, "/", &[]).await.unwrap().status(), 502, "{method}");
         }
-        assert_eq!(client.put("POST", "/", &[], vec![0; 500_000].into()).await.unwrap().status, 502);
+        assert_eq!(client.put("POST", "/", &[], vec![0; 500_000].into()).await.unwrap().status(), 502);
     });
     let closing = Origin::start(|_, _| hang_up());
     front.reload(&[&closing], "");
-    within(async { assert_eq!(front.client().await.get("/").await.status, 502) });
+    within(async { assert_eq!(front.client().await.get("/").await.status(), 502) });
     let silent = Origin::start(|wire, _| wire.header().map(|_| ()));
     front.reload(&[&silent], "response_timeout = \"300ms\", retries = 0");
     within(async {
         let client = front.client().await;
         let started = Instant::now();
-        assert_eq!(client.get("/").await.status, 504);
+        assert_eq!(client.get("/").await.status(), 504);
         assert!(started.elapsed() >= Duration::from_millis(280));
-        assert_eq!(client.put("POST", "/", &[], "hello".into()).await.unwrap().status, 504);
+        assert_eq!(client.put("POST", "/", &[], "hello".into()).await.unwrap().status(), 504);
     });
     front.reload(&[], "pool = pool \"none\" { { \"127.0.0.1:1\", state = \"maintenance\" } }");
-    within(async { assert_eq!(front.client().await.get("/").await.status, 503) });
+    within(async { assert_eq!(front.client().await.get("/").await.status(), 503) });
 }
 
 #[test]
-fn an_early_answer_reaches_the_client_while_it_uploads() {
+fn a_response_before_the_upload_is_complete_reaches_the_client() {
     let early = |closes: bool| {
         Server::start(move |stream| {
             let mut wire = Wire::new(stream);
@@ -200,7 +204,7 @@ fn an_early_answer_reaches_the_client_while_it_uploads() {
                 if closes {
                     return;
                 }
-                // It neither reads nor closes.
+                // The server neither reads nor closes.
                 std::thread::sleep(Duration::from_secs(2));
                 return;
             }
@@ -217,7 +221,7 @@ fn an_early_answer_reaches_the_client_while_it_uploads() {
                 let sending = tokio::spawn(async move { upload(&mut send, body, true).await });
                 let response =
                     whole(response).await.unwrap_or_else(|error| panic!("{closes} {turn}: {error:?}"));
-                assert_eq!((response.status, response.text().as_str()), (413, "too large"));
+                assert_eq!((response.status(), response.text().as_str()), (413, "too large"));
                 // The stream is reset without an error, so the rest is not sent.
                 let _ = sending.await.unwrap();
                 assert_eq!(client.get("/").await.text(), "ok");
@@ -228,7 +232,7 @@ fn an_early_answer_reaches_the_client_while_it_uploads() {
 }
 
 #[test]
-fn a_request_goes_to_another_server_when_the_first_is_gone() {
+fn a_request_goes_to_another_server_when_the_first_is_dead() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
     let front = Front::run(&[&a, &b], "");
     within(async {
@@ -239,7 +243,7 @@ fn a_request_goes_to_another_server_when_the_first_is_gone() {
         a.kill();
         for _ in 0..10 {
             let response = client.get("/").await;
-            assert_eq!((response.status, response.text().as_str()), (200, "b"));
+            assert_eq!((response.status(), response.text().as_str()), (200, "b"));
             let body = client.put("POST", "/", &[], vec![1; 200_000].into()).await.unwrap();
             assert_eq!(body.text(), "b");
         }
@@ -248,13 +252,13 @@ fn a_request_goes_to_another_server_when_the_first_is_gone() {
 }
 
 #[test]
-fn a_stream_waits_for_three_silent_servers_and_passes_over_any_that_refuse() {
+fn a_stream_waits_for_at_most_three_silent_servers_and_skips_all_refusing_servers() {
     let silent: Vec<Silent> = (0..4).map(|_| Silent::new()).collect();
-    let ports: Vec<u16> = silent.iter().map(|one| one.port).collect();
+    let ports: Vec<u16> = silent.iter().map(Silent::port).collect();
     let front = Front::run_ports(&ports, "", "connect_timeout = '200ms', passive = { failures = 0 }");
     within(async {
         let client = front.client().await;
-        assert_eq!(client.get("/").await.status, 502);
+        assert_eq!(client.get("/").await.status(), 502);
     });
     let status = front.evener.status();
     let servers = status["pools"][0]["servers"].as_array().unwrap();

@@ -1,39 +1,40 @@
-//! The corpus of requests (RFC 9110, RFC 9112), each with what has to become of it.
+//! The corpus of requests (RFC 9110, RFC 9112), each with its expected result.
 
 use super::{Case, Expected, TAIL, Then};
 
-/// Refused with this status, and what follows is not looked at.
+/// A request that is refused with this status. The bytes behind it are ignored.
 fn refused(name: &'static str, status: u16, text: &str) -> Case {
     let bytes = latin(&format!("{text}{TAIL}"));
-    Case { name, bytes, expected: Expected { seen: Vec::new(), then: Then::Refused(status) } }
+    Case { name, bytes, expected: Expected { received: Vec::new(), then: Then::Refused(status) } }
 }
 
-fn served(name: &'static str, text: &str, seen: &[&str], then: Then) -> Case {
-    let seen = seen.iter().map(|seen| latin(seen)).collect();
-    Case { name, bytes: latin(text), expected: Expected { seen, then } }
+/// Bytes of which the server receives these requests.
+fn served(name: &'static str, text: &str, received: &[&str], then: Then) -> Case {
+    let received = received.iter().map(|request| latin(request)).collect();
+    Case { name, bytes: latin(text), expected: Expected { received, then } }
 }
 
-/// One byte for each character, so that any byte can be written down.
+/// One byte for each character, so that a text can contain any byte.
 fn latin(text: &str) -> Vec<u8> {
     text.chars().map(|character| u8::try_from(u32::from(character)).unwrap()).collect()
 }
 
-/// A request whose start line is this.
+/// A refused request with this start line.
 fn line(name: &'static str, status: u16, line: &str) -> Case {
     refused(name, status, &format!("{line}\r\nHost: a\r\n\r\n"))
 }
 
-/// A request with these lines besides `Host`, each with its end.
+/// A refused request with these field lines behind `Host`. Each has its line ending.
 fn lines(name: &'static str, status: u16, lines: &str) -> Case {
     refused(name, status, &format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"))
 }
 
-/// A request whose `Host` is this.
+/// A refused request with this `Host`.
 fn host(name: &'static str, host: &str) -> Case {
     refused(name, 400, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))
 }
 
-pub(super) fn refused_heads() -> Vec<Case> {
+pub(super) fn refused_header_sections() -> Vec<Case> {
     [ends_of_lines(), start_lines(), fields(), hosts(), limits()].concat()
 }
 
@@ -43,7 +44,7 @@ fn ends_of_lines() -> Vec<Case> {
         refused("LF after a field", 400, "GET / HTTP/1.1\r\nHost: a\n\r\n"),
         refused("LF as the empty line", 400, "GET / HTTP/1.1\r\nHost: a\r\n\n"),
         refused("only LF", 400, "GET / HTTP/1.1\nHost: a\n\n"),
-        refused("LF before all", 400, "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        refused("LF before the start line", 400, "\nGET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         line("CR in the start line", 400, "GET /\r HTTP/1.1"),
         line("CR after the start line", 400, "GET / HTTP/1.1\r"),
         lines("CR in a value", 400, "X: a\rTransfer-Encoding: chunked\r\n"),
@@ -66,31 +67,31 @@ fn start_lines() -> Vec<Case> {
         line("tabs for spaces", 400, "GET\t/\tHTTP/1.1"),
         line("a space after the version", 400, "GET / HTTP/1.1 "),
         line("a space in the target", 400, "GET /a b HTTP/1.1"),
-        line("a method that is none", 400, "G(T / HTTP/1.1"),
+        line("an invalid method", 400, "G(T / HTTP/1.1"),
         line("no method", 400, "/ HTTP/1.1"),
         line("HTTP/0.9", 400, "GET /"),
         refused("HTTP/0.9 without fields", 400, "GET /\r\n\r\n"),
-        line("HTTP/0.9 that says so", 505, "GET / HTTP/0.9"),
+        line("HTTP/0.9 with its version", 505, "GET / HTTP/0.9"),
         line("HTTP/2.0", 505, "GET / HTTP/2.0"),
         refused("the preface of HTTP/2", 505, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
-        line("a version in small letters", 400, "GET / http/1.1"),
+        line("a version in lower case", 400, "GET / http/1.1"),
         line("a version with more digits", 400, "GET / HTTP/1.10"),
-        line("a version with a zero before", 400, "GET / HTTP/01.1"),
+        line("a version with a leading zero", 400, "GET / HTTP/01.1"),
         line("a version without a point", 400, "GET / HTTP/1"),
         line("another protocol", 400, "GET / HTTPS/1.1"),
         line("NUL in the target", 400, "GET /\0 HTTP/1.1"),
         line("DEL in the target", 400, "GET /\x7f HTTP/1.1"),
-        line("above ASCII in the target", 400, "GET /\u{e9} HTTP/1.1"),
+        line("a character above ASCII in the target", 400, "GET /\u{e9} HTTP/1.1"),
         line("a fragment", 400, "GET /a#b HTTP/1.1"),
-        line("a target that is no path", 400, "GET a HTTP/1.1"),
-        line("an asterisk, but not of OPTIONS", 400, "GET * HTTP/1.1"),
-        line("an authority, but not of CONNECT", 400, "GET b:443 HTTP/1.1"),
+        line("a target that is not a path", 400, "GET a HTTP/1.1"),
+        line("an asterisk without OPTIONS", 400, "GET * HTTP/1.1"),
+        line("an authority without CONNECT", 400, "GET b:443 HTTP/1.1"),
         line("CONNECT with a path", 400, "CONNECT /a HTTP/1.1"),
         line("CONNECT without a port", 400, "CONNECT b HTTP/1.1"),
     ]
 }
 
-/// CONNECT has no body (RFC 9110, section 9.3.6): a length of one says that two programs will see different ends.
+/// CONNECT has no body (RFC 9110, section 9.3.6). With a length, two programs would find different ends of the request.
 pub(super) fn connects() -> Vec<Case> {
     vec![
         refused(
@@ -134,10 +135,10 @@ fn hosts() -> Vec<Case> {
         host("a list in Host", "a, b"),
         host("a path in Host", "a/b"),
         host("a user in Host", "u@a"),
-        host("no number for a port", "a:b"),
+        host("a port that is not a number", "a:b"),
         host("two ports", "a:1:2"),
         host("half an IPv6 address", "[::1"),
-        host("something behind an IPv6 address", "[::1]a"),
+        host("a letter behind an IPv6 address", "[::1]a"),
         host("a quote in Host", "a\"b"),
         refused("a target's user", 400, "GET http://u@b/ HTTP/1.1\r\nHost: a\r\n\r\n"),
         refused("a target without a host", 400, "GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n"),
@@ -157,12 +158,12 @@ fn limits() -> Vec<Case> {
     vec![
         line("a long target", 431, &format!("GET /{} HTTP/1.1", long(1000))),
         lines("a long field", 431, &format!("X: {}\r\n", long(1000))),
-        refused("a start line that never ends", 431, &long(1024)),
+        refused("a start line without an end", 431, &long(1024)),
         lines("many fields", 431, &"X: y\r\n".repeat(8)),
     ]
 }
 
-/// A request with this body and these fields about its length.
+/// A refused request with this body and these fields for its length.
 fn body(name: &'static str, status: u16, fields: &str, body: &str) -> Case {
     refused(name, status, &format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}"))
 }
@@ -191,7 +192,7 @@ fn lengths() -> Vec<Case> {
         length("a length with a space", "5 0"),
         length("a length with a parameter", "5;"),
         length("a length in quotes", "\"5\""),
-        length("no length", ""),
+        length("an empty length", ""),
         length("a length of 20 digits", "18446744073709551621"),
         body("a length behind a vertical tab", 400, "Content-Length: \x0b5\r\n", "hello"),
         body("a space before the colon of a length", 400, "Content-Length : 5\r\n", "hello"),
@@ -213,20 +214,20 @@ fn codings() -> Vec<Case> {
         coding("a coding with a parameter", 501, " chunked;q=1"),
         coding("a coding in quotes", 501, " \"chunked\""),
         coding("a list with an empty member", 501, " chunked,"),
-        coding("no coding", 501, ""),
+        coding("an empty coding", 501, ""),
         coding("a vertical tab before the coding", 400, "\x0bchunked"),
         coding("a vertical tab behind the coding", 400, " chunked\x0b"),
         coding("NUL behind the coding", 400, " chunked\0"),
-        // The first of its lines has no coding, which is seen before the fold.
+        // The first line has no coding. That is refused before the folded line is read.
         coding("a coding on a line of its own", 501, "\r\n chunked"),
         body(
-            "the coding on two lines",
+            "the coding in two fields",
             400,
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
             coded,
         ),
         body(
-            "chunked, then identity below",
+            "chunked and identity in two fields",
             501,
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
             coded,
@@ -244,7 +245,7 @@ fn codings() -> Vec<Case> {
             "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         refused(
-            "a coding in HTTP/1.0 that stays",
+            "a coding in HTTP/1.0 with keep-alive",
             400,
             "POST / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
@@ -259,10 +260,10 @@ pub(super) fn refused_chunks() -> Vec<Case> {
         sized("a size with a plus", "+5\r\n"),
         sized("a size with 0x", "0x5\r\n"),
         sized("a size behind a space", " 5\r\n"),
-        sized("a size that is none", "zz\r\n"),
+        sized("a size that is not a number", "zz\r\n"),
         sized("an empty size", "\r\n"),
         sized("a size that overflows", "10000000000000005\r\n"),
-        sized("a size that overflows by zeros behind", "ffffffffffffffff0\r\n"),
+        sized("a size that overflows by its last digit", "ffffffffffffffff0\r\n"),
         sized("a size with an underscore", "5_\r\n"),
         sized("a size in quotes", "\"5\"\r\n"),
         sized("LF after a size", "5\n"),
@@ -285,25 +286,25 @@ pub(super) fn refused_chunks() -> Vec<Case> {
     ]
 }
 
-/// A request that the server sees so, and whose connection stays.
-fn stays(name: &'static str, text: &str, seen: &str) -> Case {
-    served(name, text, &[seen], Then::Stays)
+/// Bytes of which the server receives this request, and whose connection stays open.
+fn stays(name: &'static str, text: &str, received: &str) -> Case {
+    served(name, text, &[received], Then::Stays)
 }
 
-/// The same with these lines, besides the start line and `Host`.
-fn passes(name: &'static str, lines: &str, seen: &str) -> Case {
+/// Like `stays`, with these field lines behind the start line and `Host`.
+fn passes(name: &'static str, lines: &str, received: &str) -> Case {
     stays(
         name,
         &format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n"),
-        &format!("GET / HTTP/1.1\r\nHost: a\r\n{seen}\r\n"),
+        &format!("GET / HTTP/1.1\r\nHost: a\r\n{received}\r\n"),
     )
 }
 
-pub(super) fn sound() -> Vec<Case> {
-    [sound_heads(), sound_hops(), sound_bodies()].concat()
+pub(super) fn valid() -> Vec<Case> {
+    [valid_header_sections(), valid_hop_by_hop_fields(), valid_bodies()].concat()
 }
 
-fn sound_heads() -> Vec<Case> {
+fn valid_header_sections() -> Vec<Case> {
     let plain = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
     let b = "GET /x?y HTTP/1.1\r\nHost: b:81\r\n\r\n";
     vec![
@@ -311,7 +312,7 @@ fn sound_heads() -> Vec<Case> {
         stays("an empty line first", &format!("\r\n{plain}"), plain),
         stays("a later minor version", "GET / HTTP/1.7\r\nHost: a\r\n\r\n", plain),
         stays(
-            "Host in other letters, after a field",
+            "Host in another letter case, after a field",
             "GET / HTTP/1.1\r\nx: y\r\nhOST:a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nx: y\r\n\r\n",
         ),
@@ -346,16 +347,16 @@ fn sound_heads() -> Vec<Case> {
         passes("space around a value", "X: \t y z\t \r\n", "X: y z\r\n"),
         passes("no space, and no value", "X:y\r\nEmpty:\r\n", "X: y\r\nEmpty: \r\n"),
         passes("a tab inside a value", "X: y\tz\r\n", "X: y\tz\r\n"),
-        passes("above ASCII in a value", "X: \u{e9}\u{ff}\r\n", "X: \u{e9}\u{ff}\r\n"),
+        passes("characters above ASCII in a value", "X: \u{e9}\u{ff}\r\n", "X: \u{e9}\u{ff}\r\n"),
         passes(
-            "fields that only look like others",
+            "fields whose names resemble others",
             "Transfer_Encoding: chunked\r\nX_Forwarded_For: 1.2.3.4\r\nX_Y: 1\r\nContent-Length-: 5\r\n",
             "X_Y: 1\r\nContent-Length-: 5\r\n",
         ),
     ]
 }
 
-fn sound_hops() -> Vec<Case> {
+fn valid_hop_by_hop_fields() -> Vec<Case> {
     let post = "POST / HTTP/1.1\r\nHost: a\r\n";
     vec![
         passes(
@@ -378,28 +379,24 @@ fn sound_hops() -> Vec<Case> {
             &format!("{post}Transfer-Encoding: chunked\r\n\r\nhello"),
         ),
         passes(
-            "fields for this connection alone",
+            "hop-by-hop fields",
             "Keep-Alive: 5\r\nProxy-Connection: keep-alive\r\nTE: trailers\r\nY: 2\r\n",
             "Y: 2\r\n",
         ),
         passes(
-            "a change to h2c",
+            "an upgrade to h2c",
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
             "",
         ),
-        passes("a change to h2c among others", "Connection: Upgrade\r\nUpgrade: websocket, H2C\r\n", ""),
-        passes("a change without Connection", "Upgrade: websocket\r\n", ""),
-        passes("two changes", "Connection: Upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n", ""),
+        passes("an upgrade to h2c among others", "Connection: Upgrade\r\nUpgrade: websocket, H2C\r\n", ""),
+        passes("an upgrade without Connection", "Upgrade: websocket\r\n", ""),
+        passes("two upgrades", "Connection: Upgrade\r\nUpgrade: a\r\nUpgrade: b\r\n", ""),
         passes(
-            "a change",
+            "an upgrade",
             "Upgrade: websocket\r\nConnection: Upgrade\r\nY: 2\r\n",
             "Y: 2\r\nConnection: upgrade\r\nUpgrade: websocket\r\n",
         ),
-        passes(
-            "what tells of the client",
-            "X-Forwarded-For: b\r\nforwarded: for=b\r\nX-FORWARDED-HOST: b\r\n",
-            "",
-        ),
+        passes("forwarded fields", "X-Forwarded-For: b\r\nforwarded: for=b\r\nX-FORWARDED-HOST: b\r\n", ""),
         served(
             "HTTP/1.0",
             "GET / HTTP/1.0\r\nHost: a\r\n\r\n",
@@ -415,7 +412,7 @@ fn sound_hops() -> Vec<Case> {
     ]
 }
 
-fn sound_bodies() -> Vec<Case> {
+fn valid_bodies() -> Vec<Case> {
     let post = "POST / HTTP/1.1\r\nHost: a\r\n";
     let length = |name, value: &str| {
         stays(
@@ -428,7 +425,7 @@ fn sound_bodies() -> Vec<Case> {
     let chunks = |name, text: &str| stays(name, &format!("{chunked}{text}"), &format!("{chunked}hello"));
     vec![
         length("a body", " 5"),
-        length("a length with zeros before", " 0005"),
+        length("a length with leading zeros", " 0005"),
         length("a length between tabs", "\t5\t"),
         stays(
             "an empty body",
@@ -438,22 +435,22 @@ fn sound_bodies() -> Vec<Case> {
         passes("GET with a body", "Content-Length: 5\r\n\r\nhello", "Content-Length: 5\r\n\r\nhello")
             .without_last_line(),
         chunks("a chunk", "5\r\nhello\r\n0\r\n\r\n"),
-        chunks("more chunks", "1\r\nh\r\n4\r\nello\r\n0\r\n\r\n"),
-        chunks("zeros before and behind", "0005\r\nhello\r\n000\r\n\r\n"),
+        chunks("two chunks", "1\r\nh\r\n4\r\nello\r\n0\r\n\r\n"),
+        chunks("leading zeros of sizes", "0005\r\nhello\r\n000\r\n\r\n"),
         chunks("extensions", "2;a\r\nhe\r\n3 ; b=\"c;d\"\r\nllo\r\n0;e\r\n\r\n"),
         chunks("trailers", "5\r\nhello\r\n0\r\nX: y\r\nContent-Length: 7\r\nHost: b\r\n\r\n"),
-        chunks("what looks like an end", "5\r\nhello\r\n00000000000000000000\r\n\r\n"),
+        chunks("a last chunk with many zeros", "5\r\nhello\r\n00000000000000000000\r\n\r\n"),
         stays(
             "a body that looks like chunks",
             &format!("{post}Content-Length: 5\r\n\r\n0\r\n\r\n"),
             &format!("{post}Content-Length: 5\r\n\r\n0\r\n\r\n"),
         ),
         stays(
-            "a tab before the coding, in other letters",
+            "a tab before the coding, in another letter case",
             &format!("{post}Transfer-Encoding:\tChUnKeD \r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
             &format!("{chunked}hello"),
         ),
-        stays("no body in chunks", &format!("{chunked}0\r\n\r\n"), &chunked),
+        stays("an empty body in chunks", &format!("{chunked}0\r\n\r\n"), &chunked),
         stays(
             "Expect",
             &format!("{post}Expect: 100-continue\r\nContent-Length: 5\r\n\r\nhello"),
@@ -463,9 +460,9 @@ fn sound_bodies() -> Vec<Case> {
 }
 
 impl Case {
-    /// A body is last, no empty line.
+    /// Removes the empty line behind a body.
     fn without_last_line(mut self) -> Self {
-        for bytes in std::iter::once(&mut self.bytes).chain(&mut self.expected.seen) {
+        for bytes in std::iter::once(&mut self.bytes).chain(&mut self.expected.received) {
             bytes.truncate(bytes.len() - 2);
         }
         self
@@ -488,26 +485,26 @@ pub(super) fn sequences() -> Vec<Case> {
             Then::Stays,
         ),
         served(
-            "an empty line between two",
+            "an empty line between two requests",
             &format!("{}\r\n{}", get("1"), get("2")),
             &[&get("1"), &get("2")],
             Then::Stays,
         ),
         served(
-            "bodies between",
+            "bodies between requests",
             &format!("{body}{}{body}", get("1")),
             &[&body, &get("1"), &body],
             Then::Stays,
         ),
         served(
-            "chunks between",
+            "chunks between requests",
             &format!("{chunked}5\r\nhello\r\n0\r\nX: y\r\n\r\n{}", get("1")),
             &[&format!("{chunked}hello"), &get("1")],
             Then::Stays,
         ),
         served("a request inside a body", &format!("{inner}{}", get("2")), &[&inner, &get("2")], Then::Stays),
         served(
-            "a refused one behind a good one",
+            "a refused request behind a valid one",
             &format!("{}{bad}{TAIL}", get("1")),
             &[&get("1")],
             Then::Refused(400),
@@ -518,9 +515,9 @@ pub(super) fn sequences() -> Vec<Case> {
             &[&body, "xxxGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"],
             Then::Stays,
         ),
-        served("one behind the last", &format!("{close}{TAIL}"), &[&get("")], Then::Closes),
+        served("a request behind the last", &format!("{close}{TAIL}"), &[&get("")], Then::Closes),
         served(
-            "one behind the last of HTTP/1.0",
+            "a request behind the last of HTTP/1.0",
             &format!("GET / HTTP/1.0\r\nHost: a\r\n\r\n{TAIL}"),
             &[&get("")],
             Then::Closes,
@@ -528,12 +525,12 @@ pub(super) fn sequences() -> Vec<Case> {
         served("half a body", &format!("{post}Content-Length: 50\r\n\r\nhello"), &[], Then::Stays)
             .refused_at_its_end(),
         served("half a chunk", &format!("{chunked}50\r\nhello"), &[], Then::Stays).refused_at_its_end(),
-        served("half a head", "GET / HTTP/1.1\r\nHost: a\r\n", &[], Then::Stays),
+        served("half a header section", "GET / HTTP/1.1\r\nHost: a\r\n", &[], Then::Stays),
     ]
 }
 
 impl Case {
-    /// Here the client's end is what is wrong.
+    /// The request is refused because the client ends it early.
     fn refused_at_its_end(self) -> Self {
         Self { expected: Expected { then: Then::HalfRefused(400), ..self.expected }, ..self }
     }

@@ -1,5 +1,5 @@
-//! What malicious or broken servers answer: the client gets 502, or its connection is cut, and whoever comes next over
-//! the same connection to the server gets its own answer.
+//! Responses of malicious or broken servers: the client gets 502, or its connection is cut off, and the next request over
+//! the same server connection gets its own response.
 
 use super::Cut;
 use crate::harness::origin::{Message, Origin, Wire, hang_up, run_http};
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gets {
-    /// Our page with the status 502.
+    /// The local error page with the status 502.
     BadGateway,
-    /// An end in the middle of the answer.
+    /// A connection that ends in the middle of the response.
     Cut,
-    /// An answer with this status and body.
+    /// A response with this status and body.
     Reply(u16, &'static str),
 }
 
-/// What the server does behind its answer.
+/// The state of the server's connection after its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Afterwards {
     Stays,
@@ -41,7 +41,7 @@ fn bad(name: &'static str, bytes: &str) -> Case {
     case(name, bytes, Gets::BadGateway)
 }
 
-/// An answer of `hello` with these fields.
+/// A malformed response of `hello` with these fields.
 fn fields(name: &'static str, fields: &str) -> Case {
     bad(name, &format!("HTTP/1.1 200 OK\r\n{fields}\r\nhello"))
 }
@@ -55,12 +55,12 @@ impl Case {
         Self { afterwards: Afterwards::HangsUp, ..self }
     }
 
-    fn header(self) -> Self {
+    fn with_head_request(self) -> Self {
         Self { method: "HEAD", ..self }
     }
 }
 
-fn bad_heads() -> Vec<Case> {
+fn bad_header_sections() -> Vec<Case> {
     vec![
         fields(
             "two lengths and chunks",
@@ -79,28 +79,28 @@ fn bad_heads() -> Vec<Case> {
         fields("a folded field", "X: a\r\n b\r\nContent-Length: 5\r\n"),
         fields("a space before the colon", "Content-Length : 5\r\n"),
         fields("no colon", "hello\r\nContent-Length: 5\r\n"),
-        fields("a long head", &format!("X: {}\r\nContent-Length: 5\r\n", "x".repeat(1024))),
+        fields("a long header section", &format!("X: {}\r\nContent-Length: 5\r\n", "x".repeat(1024))),
         bad("HTTP/2.0", "HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n"),
         bad("another protocol", "ICY 200 OK\r\nContent-Length: 0\r\n\r\n"),
         bad("a status of two digits", "HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n"),
         bad("a status of four digits", "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n"),
         bad("a status below 100", "HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"),
         bad("CR in the reason", "HTTP/1.1 200 O\rK\r\nContent-Length: 0\r\n\r\n"),
-        bad("a body without a head", "<html>hello</html>\r\n\r\n"),
+        bad("a body without a header section", "<html>hello</html>\r\n\r\n"),
         bad(
-            "101 that nobody asked for",
+            "101 without a request to upgrade",
             "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nevil",
         ),
         bad("101 to h2c", "HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
         bad(
-            "a malformed interim answer",
+            "a malformed interim response",
             "HTTP/1.1 103 Early\r\nX : y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
         ),
-        bad("half a head", "HTTP/1.1 200 OK\r\nContent-Le").hangs_up(),
+        bad("half a header section", "HTTP/1.1 200 OK\r\nContent-Le").hangs_up(),
     ]
 }
 
-/// What RFC 9112 lets a recipient repair, with an answer behind it that nobody asked for.
+/// Responses that RFC 9112 lets a recipient repair. Each is followed by a response without a request.
 fn repaired() -> Vec<Case> {
     let hello = Gets::Reply(200, "hello");
     let with = |name, header: &str, body: &str| case(name, &format!("{header}{body}{EVIL}"), hello);
@@ -122,7 +122,7 @@ fn repaired() -> Vec<Case> {
         ),
         with("chunks in HTTP/1.0", "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", CHUNKS),
         with(
-            "chunks in HTTP/1.0 that would stay",
+            "chunks in HTTP/1.0 with keep-alive",
             "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
             CHUNKS,
         ),
@@ -132,7 +132,7 @@ fn repaired() -> Vec<Case> {
             &format!("HTTP/1.1 200 OK\r\n{BOTH}\r\n{EVIL}"),
             Gets::Reply(200, ""),
         )
-        .header(),
+        .with_head_request(),
         case(
             "a length and chunks of 304",
             &format!("HTTP/1.1 304 A\r\n{BOTH}\r\n{EVIL}"),
@@ -143,7 +143,7 @@ fn repaired() -> Vec<Case> {
 
 fn bad_bodies() -> Vec<Case> {
     vec![
-        cut("a size that is none", "zz\r\nhello\r\n0\r\n\r\n"),
+        cut("a size that is not a number", "zz\r\nhello\r\n0\r\n\r\n"),
         cut("a size with 0x", "0x5\r\nhello\r\n0\r\n\r\n"),
         cut("a size that overflows", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
         cut("LF after a size", "5\nhello\r\n0\r\n\r\n"),
@@ -160,18 +160,22 @@ fn bad_bodies() -> Vec<Case> {
 
 const EVIL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
 
-fn more_than_asked() -> Vec<Case> {
+fn with_extra_bytes() -> Vec<Case> {
     let hello = Gets::Reply(200, "hello");
     let with_evil = |name, bytes: &str, gets| case(name, &format!("{bytes}{EVIL}"), gets);
     vec![
-        with_evil("an answer behind the answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", hello),
         with_evil(
-            "an answer behind an empty one",
+            "a response behind the response",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+            hello,
+        ),
+        with_evil(
+            "a response behind an empty response",
             "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             Gets::Reply(200, ""),
         ),
         with_evil(
-            "an answer behind the chunks",
+            "a response behind the chunks",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
             hello,
         ),
@@ -187,15 +191,15 @@ fn more_than_asked() -> Vec<Case> {
             Gets::Reply(204, ""),
         ),
         with_evil("a body for HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 45\r\n\r\n", Gets::Reply(200, ""))
-            .header(),
+            .with_head_request(),
         with_evil(
             "chunks for HEAD",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             Gets::Reply(200, ""),
         )
-        .header(),
+        .with_head_request(),
         case(
-            "an empty line behind the answer",
+            "an empty line behind the response",
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello\r\n",
             hello,
         ),
@@ -207,7 +211,7 @@ fn more_than_asked() -> Vec<Case> {
     ]
 }
 
-/// What a client gets for `/N/...` is case N, cut as the rest of the path says; anything else is answered well.
+/// A server that responds to `/N/AT` with the bytes of case N, split at AT, and to other requests correctly.
 fn malicious(cases: Arc<Vec<Case>>, done: Arc<AtomicUsize>) -> Origin {
     Origin::start(move |wire, request| {
         let words: Vec<&str> = request.target().split('/').collect();
@@ -230,7 +234,7 @@ fn check_response(case: &Case, got: io::Result<Message>) -> Result<(), String> {
         {
             Ok(())
         }
-        // Both are an end that tells; a bad coding would not be one.
+        // The client recognizes both as a truncated response. It would not recognize a malformed chunk.
         (Gets::Cut, Err(error)) if error.kind() != io::ErrorKind::InvalidData && !is_timeout(&error) => {
             Ok(())
         }
@@ -249,22 +253,23 @@ fn attempt(port: u16, number: usize, case: &Case, cut: Cut, done: &AtomicUsize) 
     let mut victim = Wire::to(port);
     victim.stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
     check_response(case, victim.ask(case.method, &format!("/{number}/{at}"), ""))?;
-    // A connection that more may still come from is nobody's fault: all of it has to be there.
-    crate::harness::wait_until("the server to say everything", || {
+    // The next request is sent only after the server has sent all bytes of the case.
+    crate::harness::wait_until("the server to send all bytes", || {
         (done.load(Ordering::Acquire) > before).then_some(())
     });
     let after = if case.gets == Gets::Cut { Wire::to(port) } else { victim };
     for (turn, mut wire) in [after, Wire::to(port)].into_iter().enumerate() {
         let target = format!("/good/{number}/{at}/{turn}");
-        let response = wire.ask("GET", &target, "").map_err(|error| format!("the next, {turn}: {error}"))?;
+        let response =
+            wire.ask("GET", &target, "").map_err(|error| format!("the next response, {turn}: {error}"))?;
         if response.text() != target {
-            return Err(format!("the next, {turn}, got {:?}, not its own", response.text()));
+            return Err(format!("the next response, {turn}, is {:?}", response.text()));
         }
     }
     Ok(())
 }
 
-/// Each attempt is alone with its server, so that it is known who comes next.
+/// Each attempt has a server for itself, so that no other request can come next.
 fn try_all(cases: Vec<Case>) {
     let cases = Arc::new(cases);
     let wrong: Vec<String> = std::thread::scope(|scope| {
@@ -278,7 +283,7 @@ fn try_all(cases: Vec<Case>) {
                     Cut::all(case.bytes.len()).into_iter().filter(|cut| !matches!(cut, Cut::Everywhere));
                 let failures = cuts.filter_map(|cut| {
                     let tried = attempt(port, number, case, cut, &done);
-                    tried.err().map(|what| format!("{}, cut {cut:?}: {what}", case.name))
+                    tried.err().map(|error| format!("{}, cut {cut:?}: {error}", case.name))
                 });
                 wrong.extend(failures.take(3));
             }
@@ -291,21 +296,21 @@ fn try_all(cases: Vec<Case>) {
 }
 
 #[test]
-fn a_malformed_head_of_an_answer_becomes_502_however_it_is_cut() {
-    try_all(bad_heads());
+fn a_malformed_header_section_of_a_response_gives_502_with_any_split() {
+    try_all(bad_header_sections());
 }
 
 #[test]
-fn a_repaired_answer_is_one_answer_however_it_is_cut() {
+fn a_repaired_response_is_one_response_with_any_split() {
     try_all(repaired());
 }
 
 #[test]
-fn a_malformed_body_of_an_answer_is_cut_off() {
+fn a_malformed_body_of_a_response_is_cut_off() {
     try_all(bad_bodies());
 }
 
 #[test]
-fn what_a_server_says_unasked_reaches_nobody() {
-    try_all(more_than_asked());
+fn extra_bytes_behind_a_response_reach_no_client() {
+    try_all(with_extra_bytes());
 }

@@ -1,4 +1,4 @@
-//! Servers of TLS that end by close_notify and then wait for ours: whoever their client is, it learns of the end at once.
+//! TLS servers that send close_notify and then wait for the peer's: clients of every protocol see the end immediately.
 
 use crate::harness::certificates::Authority;
 use crate::harness::origin::get;
@@ -8,15 +8,19 @@ use rustls::{ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::time::Duration;
 
-/// A server whose response ends with the connection: close_notify comes after `pause`, and the socket stays open until
-/// the other side ends, too.
-fn waits(version: &'static SupportedProtocolVersion, pause: Duration, says: &'static str) -> Server {
+/// A server whose response ends with the connection. It sends close_notify after `pause`, and keeps the socket open until
+/// the peer ends, too.
+fn waiting_server(
+    version: &'static SupportedProtocolVersion,
+    pause: Duration,
+    response: &'static str,
+) -> Server {
     let config = Authority::new("servers").issue(&["b.example"]).server(&[version]);
     Server::start(move |stream| {
         let connection = ServerConnection::new(config.clone()).unwrap();
         let mut tls = StreamOwned::new(connection, stream);
         if tls.read(&mut [0; 4096]).is_ok() {
-            let _ = tls.write_all(says.as_bytes()).and_then(|()| tls.flush());
+            let _ = tls.write_all(response.as_bytes()).and_then(|()| tls.flush());
             std::thread::sleep(pause);
             tls.conn.send_close_notify();
             let _ = tls.flush();
@@ -25,11 +29,11 @@ fn waits(version: &'static SupportedProtocolVersion, pause: Duration, says: &'st
     })
 }
 
-/// Each version of TLS, the end at once and a while later.
-fn each(check: impl Fn(&Server, &str), says: &'static str) {
+/// Runs a check with each version of TLS, and with an immediate and a delayed close_notify.
+fn check_each(check: impl Fn(&Server, &str), response: &'static str) {
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
         for pause in [0, 300] {
-            let server = waits(version, Duration::from_millis(pause), says);
+            let server = waiting_server(version, Duration::from_millis(pause), response);
             check(&server, &format!("{:?} after {pause} ms", version.version));
         }
     }
@@ -41,36 +45,36 @@ fn pool(server: &Server) -> String {
     format!("pool = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ verify = false }} }}", server.port)
 }
 
-// With the stall timeout out of reach, a client that is not told waits beyond the tests' own deadline.
-const PATIENT: &str = "stall_timeout = \"10m\"";
+/// A stall timeout beyond the deadline of the tests, so that it does not end a client that does not see the end.
+const LONG_STALL: &str = "stall_timeout = \"10m\"";
 
 #[test]
 fn http2_clients_get_the_whole_response() {
     let check = |server: &Server, what: &str| {
-        let front = Front::run_ports(&[], "", &format!("{}, {PATIENT}", pool(server)));
+        let front = Front::run_ports(&[], "", &format!("{}, {LONG_STALL}", pool(server)));
         within(async {
             let response = front.client().await.get("/").await;
-            assert_eq!((response.status, response.text().as_str()), (200, "hello"), "{what}");
+            assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{what}");
         });
     };
-    each(check, RESPONSE);
+    check_each(check, RESPONSE);
 }
 
 #[test]
 fn http1_clients_get_the_whole_response() {
     let check = |server: &Server, what: &str| {
         let evener = Evener::run(&format!(
-            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {PATIENT} }}",
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {LONG_STALL} }}",
             pool(server)
         ));
         let listen = evener.port("s");
         assert_eq!(get(listen, "/").text(), "hello", "{what}");
     };
-    each(check, RESPONSE);
+    check_each(check, RESPONSE);
 }
 
 #[test]
-fn clients_of_a_relay_are_told_of_the_end() {
+fn clients_of_tcp_see_the_end() {
     let check = |server: &Server, what: &str| {
         let evener = Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:0\", {} }}", pool(server)));
         let listen = evener.port("s");
@@ -80,16 +84,16 @@ fn clients_of_a_relay_are_told_of_the_end() {
         client.read_to_string(&mut all).unwrap();
         assert_eq!(all, "good bye", "{what}");
     };
-    each(check, "good bye");
+    check_each(check, "good bye");
 }
 
 #[test]
-fn a_tunnel_through_http_is_told_of_the_end() {
-    const CHANGES: &str =
+fn upgraded_connections_of_http_see_the_end() {
+    const UPGRADE: &str =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\ngood bye";
     let check = |server: &Server, what: &str| {
         let evener = Evener::run(&format!(
-            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {PATIENT} }}",
+            "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", {}, {LONG_STALL} }}",
             pool(server)
         ));
         let listen = evener.port("s");
@@ -99,5 +103,5 @@ fn a_tunnel_through_http_is_told_of_the_end() {
         client.read_to_string(&mut all).unwrap();
         assert!(all.ends_with("\r\n\r\ngood bye"), "{what}: {all}");
     };
-    each(check, CHANGES);
+    check_each(check, UPGRADE);
 }

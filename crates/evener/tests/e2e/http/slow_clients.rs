@@ -1,24 +1,24 @@
-//! Clients that send or take a body a little at a time, so that it never stands still: those below the minimum rate are
-//! ended, and nobody else.
+//! Slow clients that send or read a body a little at a time, so that it never stalls: only the exchanges below the minimum
+//! rate are ended.
 
 use crate::harness::origin::{Framing, Origin, Wire, run_http};
 use crate::harness::{Server, wait_until};
 use crate::http::http2::client::{DATA, read};
-use crate::http::http2::client::{END_STREAM, Front, HEADERS, RST_STREAM, Raw, frame, request_block, within};
+use crate::http::http2::client::{END_STREAM, Front, HEADERS, Raw, frame, request_block, within};
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Far above what the slow ones here send and take, over a second.
-const QUICK: &str = "min_rate = { rate = 20000, window = \"1s\" }, stall_timeout = \"10m\"";
+/// A minimum rate far above the rate of the slow clients of these tests.
+const MIN_RATE: &str = "min_rate = { rate = 20000, window = \"1s\" }, stall_timeout = \"10m\"";
 const STEP: Duration = Duration::from_millis(50);
 
 fn server_of(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Answers with a large body at `/torrent`, else with a small one.
+/// A server that responds to `/torrent` with a large body, and to other requests with a small one.
 fn torrent() -> Origin {
     Origin::start(|wire, request| {
         if request.target() == "/torrent" {
@@ -29,20 +29,20 @@ fn torrent() -> Origin {
     })
 }
 
-/// Sends a body byte by byte until the other side answers; that answer.
-fn trickle_up<S: Read + Write>(stream: &mut S, wake: impl Fn(&mut S)) -> String {
+/// Sends a body byte by byte until the peer responds or closes, and returns the response.
+fn trickle_up<S: Read + Write>(stream: &mut S, set_timeout: impl Fn(&mut S)) -> String {
     let header = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
     stream.write_all(header.as_bytes()).unwrap();
-    wake(stream);
+    set_timeout(stream);
     let mut response = Vec::new();
     wait_until("the upload to be ended", || {
         std::thread::sleep(STEP);
-        let gone = stream.write_all(b"x").and_then(|()| stream.flush()).is_err();
+        let closed = stream.write_all(b"x").and_then(|()| stream.flush()).is_err();
         let mut piece = [0; 4096];
         match stream.read(&mut piece) {
             Ok(0) => return Some(()),
             Ok(read) => response.extend_from_slice(&piece[..read]),
-            Err(_) if gone => return Some(()),
+            Err(_) if closed => return Some(()),
             Err(_) => {}
         }
         response.ends_with(b"\n").then_some(())
@@ -51,31 +51,37 @@ fn trickle_up<S: Read + Write>(stream: &mut S, wake: impl Fn(&mut S)) -> String 
 }
 
 #[test]
-fn a_request_that_comes_byte_by_byte_is_answered_408() {
+fn a_request_body_below_the_minimum_rate_gives_408() {
     let origin = torrent();
-    let front = Front::run(&[&origin], QUICK);
-    let quick = |stream: &std::net::TcpStream| {
+    let front = Front::run(&[&origin], MIN_RATE);
+    let set_timeout = |stream: &std::net::TcpStream| {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     };
     let mut client = crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
-    let response = trickle_up(&mut client, |client| quick(&client.sock));
+    let response = trickle_up(&mut client, |client| set_timeout(&client.sock));
     assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!((front.counter("slow_requests"), front.counter("idle_timeouts")), (1, 0));
 
-    let (evener, port) = run_http(&[&origin], QUICK);
+    let (evener, port) = run_http(&[&origin], MIN_RATE);
     let mut client = crate::harness::connect(port);
-    let response = trickle_up(&mut client, |client| quick(client));
+    let response = trickle_up(&mut client, |client| set_timeout(client));
     assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
     assert_eq!(evener.service_counter("s", "slow_requests"), 1);
     let name = server_of(origin.port);
-    wait_until("the server to be left", || (evener.server(&name)["active"] == 0).then_some(()));
-    assert_eq!(evener.server(&name)["counters"]["response_timeouts"], 0, "it is not the server's fault");
+    wait_until("the server to have no active request", || {
+        (evener.server(&name)["active"] == 0).then_some(())
+    });
+    assert_eq!(
+        evener.server(&name)["counters"]["response_timeouts"],
+        0,
+        "a slow client must not count as a server's timeout"
+    );
 }
 
 #[test]
-fn streams_whose_requests_come_byte_by_byte_are_reset() {
+fn streams_with_a_request_body_below_the_minimum_rate_are_reset() {
     let origin = torrent();
-    let front = Front::run(&[&origin], QUICK);
+    let front = Front::run(&[&origin], MIN_RATE);
     let mut client = front.raw();
     let streams = [1, 3, 5];
     for stream in streams {
@@ -89,19 +95,22 @@ fn streams_whose_requests_come_byte_by_byte_are_reset() {
         }
         (front.counter("slow_requests") == 3).then_some(())
     });
-    wait_until("the server to be left", || (front.evener.server(&name)["active"] == 0).then_some(()));
+    wait_until("the server to have no active request", || {
+        (front.evener.server(&name)["active"] == 0).then_some(())
+    });
     let mut reset = Vec::new();
     while reset.len() < streams.len() {
         let frame = client.next().unwrap();
-        reset.extend((frame.kind == RST_STREAM).then_some(frame.stream));
+        reset.extend(frame.reset_stream());
     }
     reset.sort_unstable();
     assert_eq!(reset, streams);
     client.headers(7, END_STREAM, &request_block("GET", "/", &[]));
-    assert_eq!(client.of(7).unwrap().kind, HEADERS, "the connection goes on");
+    // The connection stays open.
+    client.expect(7, HEADERS);
 }
 
-/// Reads a little now and then, as long as something comes.
+/// Reads a little at a time until the response was ended.
 fn trickle_down(stream: &mut impl Read, ended: impl Fn() -> bool) {
     wait_until("the response to be ended", || {
         std::thread::sleep(STEP);
@@ -111,24 +120,28 @@ fn trickle_down(stream: &mut impl Read, ended: impl Fn() -> bool) {
 }
 
 #[test]
-fn a_response_that_is_taken_a_little_at_a_time_is_ended() {
+fn a_response_that_is_read_below_the_minimum_rate_is_ended() {
     let origin = torrent();
     let name = server_of(origin.port);
-    let (evener, port) = run_http(&[&origin], QUICK);
+    let (evener, port) = run_http(&[&origin], MIN_RATE);
     let mut client = crate::harness::connect(port);
     client.write_all(b"GET /torrent HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     trickle_down(&mut client, || evener.service_counter("s", "slow_responses") == 1);
-    wait_until("the server to be left", || (evener.server(&name)["active"] == 0).then_some(()));
+    wait_until("the server to have no active request", || {
+        (evener.server(&name)["active"] == 0).then_some(())
+    });
 
-    // The same through TLS, and as one stream whose windows are wide.
-    let front = Front::run(&[&origin], QUICK);
+    // The same through TLS, and as a stream of HTTP/2 with large windows.
+    let front = Front::run(&[&origin], MIN_RATE);
     let mut client = crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
     client.write_all(b"GET /torrent HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     trickle_down(&mut client, || front.counter("slow_responses") == 1);
-    let mut client = wide(&front);
+    let mut client = with_large_windows(&front);
     client.headers(1, END_STREAM, &request_block("GET", "/torrent", &[]));
-    trickle_down(&mut client.tls, || front.counter("slow_responses") == 2);
-    wait_until("the server to be left", || (front.evener.server(&name)["active"] == 0).then_some(()));
+    trickle_down(&mut client, || front.counter("slow_responses") == 2);
+    wait_until("the server to have no active request", || {
+        (front.evener.server(&name)["active"] == 0).then_some(())
+    });
 }
 
 const SETTINGS: u8 = 4;
@@ -138,8 +151,8 @@ fn initial_window(size: u32) -> Vec<u8> {
     [&[0, 4][..], &size.to_be_bytes()].concat()
 }
 
-/// A client that lets everything come.
-fn wide(front: &Front) -> Raw {
+/// A client whose windows never limit the server.
+fn with_large_windows(front: &Front) -> Raw {
     let mut client = front.raw();
     client.send(&frame(SETTINGS, 0, 0, &initial_window(0x7fff_ffff)));
     client.send(&frame(WINDOW_UPDATE, 0, 0, &0x7000_0000_u32.to_be_bytes()));
@@ -147,14 +160,14 @@ fn wide(front: &Front) -> Raw {
 }
 
 #[test]
-fn streams_whose_window_opens_unit_by_unit_are_reset() {
+fn streams_whose_window_opens_byte_by_byte_are_reset() {
     let origin = torrent();
-    let front = Front::run(&[&origin], QUICK);
+    let front = Front::run(&[&origin], MIN_RATE);
     let mut client = front.raw();
     client.send(&frame(SETTINGS, 0, 0, &initial_window(0)));
     let streams: Vec<u32> = (0..10).map(|number| number * 2 + 1).collect();
     for stream in &streams {
-        // Small ones hold their servers, too.
+        // A small response occupies its server, too.
         let path = if stream % 4 == 1 { "/torrent" } else { "/" };
         client.headers(*stream, END_STREAM, &request_block("GET", path, &[]));
     }
@@ -166,14 +179,17 @@ fn streams_whose_window_opens_unit_by_unit_are_reset() {
         }
         (front.counter("slow_responses") == 10).then_some(())
     });
-    wait_until("the servers to be left", || (front.evener.server(&name)["active"] == 0).then_some(()));
+    wait_until("the server to have no active request", || {
+        (front.evener.server(&name)["active"] == 0).then_some(())
+    });
     assert_eq!(front.counter("idle_timeouts"), 0);
     client.send(&frame(SETTINGS, 0, 0, &initial_window(65_535)));
     client.headers(101, END_STREAM, &request_block("GET", "/", &[]));
-    assert_eq!(client.of(101).unwrap().kind, HEADERS, "the connection goes on");
+    // The connection stays open.
+    client.expect(101, HEADERS);
 }
 
-/// A server that takes its time: events now and then, a late response, one half of a dialogue, another protocol.
+/// A slow server: a response of occasional events, a late response, one side of a dialogue, and another protocol.
 fn patient() -> Server {
     Server::start(|stream| {
         let mut wire = Wire::new(stream);
@@ -211,11 +227,11 @@ fn patient() -> Server {
 }
 
 #[test]
-fn whoever_has_nothing_to_send_is_not_slow() {
+fn a_client_or_server_without_bytes_to_send_is_not_slow() {
     let server = patient();
-    let front = Front::run_ports(&[server.port], "", QUICK);
+    let front = Front::run_ports(&[server.port], "", MIN_RATE);
     let http1 = std::thread::scope(|scope| {
-        let ask = |target: &'static str| {
+        let request = |target: &'static str| {
             let mut client =
                 crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
             let more = if target == "/upgrade" { "Connection: upgrade\r\nUpgrade: x\r\n" } else { "" };
@@ -239,10 +255,10 @@ fn whoever_has_nothing_to_send_is_not_slow() {
             let _ = client.read_to_string(&mut all);
             all
         };
-        let requested: Vec<_> = ["/events", "/late", "/upgrade", "/dialogue"]
-            .map(|target| scope.spawn(move || ask(target)))
+        let threads: Vec<_> = ["/events", "/late", "/upgrade", "/dialogue"]
+            .map(|target| scope.spawn(move || request(target)))
             .into();
-        requested.into_iter().map(|one| one.join().unwrap()).collect::<Vec<_>>()
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     assert_eq!(http1[0].matches("event").count(), 10, "{}", http1[0]);
     assert!(http1[1].ends_with("late"), "{}", http1[1]);
@@ -259,9 +275,9 @@ fn whoever_has_nothing_to_send_is_not_slow() {
 }
 
 #[test]
-fn a_client_that_takes_everything_late_but_fast_is_not_slow() {
+fn a_client_that_reads_late_but_fast_is_not_slow() {
     let origin = torrent();
-    let front = Front::run(&[&origin], QUICK);
+    let front = Front::run(&[&origin], MIN_RATE);
     within(async {
         let mut builder = h2::client::Builder::new();
         let client = front.client_with(builder.initial_connection_window_size(8 << 20)).await;
@@ -272,7 +288,7 @@ fn a_client_that_takes_everything_late_but_fast_is_not_slow() {
 }
 
 #[test]
-fn without_a_minimum_rate_a_body_may_come_byte_by_byte() {
+fn without_a_minimum_rate_a_body_may_arrive_byte_by_byte() {
     let origin = Origin::start(|wire, request| wire.reply("200 OK", "", &request.body));
     let (_evener, port) = run_http(&[&origin], "min_rate = false");
     let mut client = Wire::to(port);
@@ -285,30 +301,30 @@ fn without_a_minimum_rate_a_body_may_come_byte_by_byte() {
 }
 
 #[test]
-fn a_server_that_takes_a_request_a_little_at_a_time_is_answered_for_504() {
-    let over = Arc::new(AtomicBool::new(false));
-    let held = Arc::new(Mutex::new(Vec::new()));
-    let (stop, keep) = (Arc::clone(&over), Arc::clone(&held));
+fn a_server_that_reads_a_request_below_the_minimum_rate_gives_504() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let open = Arc::new(Mutex::new(Vec::new()));
+    let (server_stop, server_open) = (Arc::clone(&stop), Arc::clone(&open));
     let server = Server::start(move |mut stream| {
-        while !stop.load(Ordering::Relaxed) {
+        while !server_stop.load(Ordering::Relaxed) {
             std::thread::sleep(STEP);
             let _ = stream.read(&mut [0; 100]);
         }
-        keep.lock().unwrap().push(stream);
+        server_open.lock().unwrap().push(stream);
     });
-    let front = Front::run_ports(&[server.port], "", &format!("{QUICK}, retries = 0"));
+    let front = Front::run_ports(&[server.port], "", &format!("{MIN_RATE}, retries = 0"));
     let mut client = crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
     client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n").unwrap();
     let sock = client.sock.try_clone().unwrap();
-    let ended = std::thread::spawn(move || {
-        // As much as it takes; the response is what ends it.
+    let writer = std::thread::spawn(move || {
+        // Writes without end: the response ends the connection.
         while client.write_all(&[b'x'; 16_384]).is_ok() {}
         client
     });
     wait_until("the request to be ended", || (front.counter("requests_failed") == 1).then_some(()));
-    over.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     drop(sock);
-    drop(ended.join().unwrap());
-    assert_eq!(front.counter("slow_requests"), 0, "it is not the client's fault");
+    drop(writer.join().unwrap());
+    assert_eq!(front.counter("slow_requests"), 0, "a slow server must not count as a slow client");
     assert_eq!(front.evener.server(&server_of(server.port))["counters"]["response_timeouts"], 1);
 }

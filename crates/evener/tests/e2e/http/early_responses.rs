@@ -1,11 +1,11 @@
-//! Responses that come while the request's body is still on its way: they reach the client, and then the body ends.
+//! Responses that arrive before the request's body is complete: they reach the client, and then the upload ends.
 
 use crate::harness::certificates::curl;
 use crate::harness::origin::{Origin, Wire, run_http};
 use crate::harness::{Directory, Server, have};
 use crate::http::http2::client::{DATA, END_STREAM, Front, HEADERS, NAME, RST_STREAM, frame, request_block};
 
-/// A server that has seen enough after the head, and closes.
+/// A server that responds with 413 after the header section, and closes.
 fn early() -> Server {
     Server::start(|stream| {
         let mut wire = Wire::new(stream);
@@ -15,7 +15,7 @@ fn early() -> Server {
     })
 }
 
-/// Uploads 20 MB, several times over; what curl says of each.
+/// Uploads 20 MB with curl five times, and returns the status and the body of each response.
 fn upload(port: u16, scheme: &str, protocol: &str) -> Vec<(u16, String)> {
     let directory = Directory::new();
     let file = directory.write("body", &"x".repeat(20 << 20));
@@ -25,7 +25,7 @@ fn upload(port: u16, scheme: &str, protocol: &str) -> Vec<(u16, String)> {
 }
 
 #[test]
-fn curl_gets_an_early_413_whatever_it_speaks() {
+fn curl_gets_an_early_413_over_each_protocol() {
     if !have("curl") {
         return;
     }
@@ -40,7 +40,7 @@ fn curl_gets_an_early_413_whatever_it_speaks() {
 }
 
 #[test]
-fn curl_gets_what_the_service_itself_says_of_its_upload() {
+fn curl_gets_the_local_response_to_its_upload() {
     if !have("curl") {
         return;
     }
@@ -54,23 +54,22 @@ fn curl_gets_what_the_service_itself_says_of_its_upload() {
 }
 
 #[test]
-fn a_body_that_goes_on_after_its_response_ends_by_a_reset_without_an_error() {
+fn an_upload_that_goes_on_after_its_response_is_reset_without_an_error() {
     let server = early();
     let front = Front::run_ports(&[server.port], "", "");
     let mut client = front.raw();
     client.headers(1, 0, &request_block("POST", "/", &[]));
     client.send(&frame(DATA, 0, 1, b"the beginning"));
-    assert_eq!(client.of(1).unwrap().kind, HEADERS);
-    let body = client.of(1).unwrap();
-    assert_eq!((body.kind, body.flags & END_STREAM, body.payload.as_slice()), (DATA, 1, &b"too large"[..]));
-    // Nobody waits for the end of this for ever.
-    let reset = client.of(1).unwrap();
-    assert_eq!((reset.kind, reset.reason()), (RST_STREAM, 0));
-    // One that ends by itself is not reset.
+    client.expect(1, HEADERS);
+    let body = client.expect(1, DATA);
+    assert_eq!((body.ends_stream(), body.text().as_str()), (true, "too large"));
+    // The upload is not awaited without a limit: the stream is reset.
+    assert_eq!(client.expect(1, RST_STREAM).reason(), 0);
+    // A stream that ends by itself is not reset.
     client.headers(3, 0, &request_block("POST", "/", &[]));
-    assert_eq!(client.of(3).unwrap().kind, HEADERS);
-    assert_eq!(client.of(3).unwrap().kind, DATA);
+    client.expect(3, HEADERS);
+    client.expect(3, DATA);
     client.send(&frame(DATA, END_STREAM, 3, b"all"));
     client.headers(5, END_STREAM, &request_block("GET", "/", &[]));
-    assert_eq!(client.next_of(&[3, 5]).stream, 5);
+    assert_eq!(client.next_stream(&[3, 5]), 5);
 }

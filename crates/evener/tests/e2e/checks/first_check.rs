@@ -1,4 +1,4 @@
-//! The first check of a server: it decides alone, and until then the server is used only where no other one is there.
+//! The first check of a server decides its verdict alone. Until then the server is used only when no other one is usable.
 
 use crate::harness::{Directory, Evener, Server, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
@@ -15,7 +15,7 @@ fn await_verdict(evener: &Evener, name: &str, expected: &str) {
     wait_until(&format!("{name} to be {expected}"), || (verdict(evener, name) == expected).then_some(()));
 }
 
-/// Accepts, and answers no request.
+/// A server that accepts connections, and responds to no request.
 fn silent() -> Server {
     Server::start(|mut stream| {
         let _ = stream.read(&mut [0; 1024]);
@@ -23,8 +23,8 @@ fn silent() -> Server {
     })
 }
 
-/// Says its name at once to those who say nothing, and answers requests well.
-fn well(name: &'static str) -> Server {
+/// A server that responds to checks with 200, and sends its name to clients that send nothing.
+fn healthy(name: &'static str) -> Server {
     Server::start(move |mut stream| {
         let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
         let mut request = [0; 1024];
@@ -36,7 +36,7 @@ fn well(name: &'static str) -> Server {
 }
 
 #[test]
-fn a_server_that_was_never_there_is_down_after_one_check() {
+fn an_unreachable_server_is_down_after_one_check() {
     for check in ["check.tcp", "check.http", "check.udp"] {
         let send = if check == "check.udp" { "send = \"x\", " } else { "" };
         let protocol = if check == "check.udp" { "udp" } else { "tcp" };
@@ -52,8 +52,8 @@ fn a_server_that_was_never_there_is_down_after_one_check() {
 }
 
 #[test]
-fn an_unchecked_pool_serves_and_shows_it() {
-    // Its checks take a minute.
+fn an_unchecked_pool_serves_clients_and_is_reported() {
+    // A check of this server takes a minute.
     let server = silent();
     let (name, other) = (format!("127.0.0.1:{}", server.port), Server::named("other"));
     let config = |more: &str| {
@@ -65,7 +65,7 @@ fn an_unchecked_pool_serves_and_shows_it() {
     };
     let evener = Evener::run(&config(&format!("\"127.0.0.1:{}\", \"{name}\",", other.port)));
     let listen = evener.port("s");
-    assert_eq!(who(listen), "other", "served at once, by the policy");
+    assert_eq!(who(listen), "other", "a client must be served by the policy before the first check");
     assert_eq!(verdict(&evener, &name), "unchecked");
     let status = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
     assert!(status.contains(" unchecked "), "{status}");
@@ -78,8 +78,8 @@ fn an_unchecked_pool_serves_and_shows_it() {
 }
 
 #[test]
-fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
-    let (checked, added) = (well("checked"), silent());
+fn a_server_that_a_reload_adds_gets_no_clients_before_its_first_check() {
+    let (checked, added) = (healthy("checked"), silent());
     let config = |more: &str| {
         format!(
             "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {more}\n\
@@ -96,7 +96,7 @@ fn a_server_that_a_reload_adds_gets_clients_after_its_first_check() {
 }
 
 #[test]
-fn flows_and_queries_are_served_while_nothing_is_checked() {
+fn flows_and_queries_are_served_before_the_first_check() {
     let server = Echo::start("a");
     let stalled = silent();
     let evener = Evener::run(&format!(
@@ -115,15 +115,15 @@ fn flows_and_queries_are_served_while_nothing_is_checked() {
     let more = format!("check = check.http {{ every = \"1h\", timeout = \"60s\", port = {} }}", stalled.port);
     let evener = Evener::run(&crate::harness::dns::service(0, &[&dns], &more));
     let listen = evener.port("d");
-    let requested = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
-    assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &requested)), 3);
+    let query = crate::harness::dns::query(7, "www.example", crate::harness::dns::A);
+    assert_eq!(crate::harness::dns::host(&crate::harness::dns::ask(listen, &query)), 3);
     assert_eq!(verdict(&evener, &dns.name()), "unchecked");
 }
 
 #[test]
-fn a_unix_server_is_unchecked_too() {
+fn a_unix_server_without_a_socket_is_down_after_one_check() {
     let directory = Directory::new();
-    let missing = directory.file("nobody.sock").display().to_string();
+    let missing = directory.file("missing.sock").display().to_string();
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"{missing}\", name = \"a\" }}, check = check.tcp {{ every = \"1h\" }} }}"
     ));
@@ -131,14 +131,14 @@ fn a_unix_server_is_unchecked_too() {
     assert_eq!(evener.server("a")["reason"], "connect: the socket does not exist");
 }
 
-/// The result of a check that began before maintenance says nothing about the server after it.
+/// The result of a check that began before maintenance is not valid after it.
 #[test]
-fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
-    let is_well = Arc::new(AtomicBool::new(false));
-    let mended = Arc::clone(&is_well);
+fn the_result_of_a_check_that_began_before_maintenance_is_discarded() {
+    let is_healthy = Arc::new(AtomicBool::new(false));
+    let server_is_healthy = Arc::clone(&is_healthy);
     let server = Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
-        if !mended.load(Ordering::Relaxed) {
+        if !server_is_healthy.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_secs(60));
         }
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
@@ -150,7 +150,7 @@ fn a_check_that_began_before_maintenance_does_not_decide_after_it() {
     ));
     assert_eq!(verdict(&evener, &name), "unchecked");
     assert!(evener.run_command(&["maintenance", &name]).status.success());
-    is_well.store(true, Ordering::Relaxed);
+    is_healthy.store(true, Ordering::Relaxed);
     assert!(evener.run_command(&["ready", &name]).status.success());
     await_verdict(&evener, &name, "up");
 }

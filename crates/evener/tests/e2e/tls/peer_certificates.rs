@@ -1,9 +1,9 @@
-//! Who shows which certificate to whom: clients to us, servers to us, we to servers.
+//! Certificates of clients, of servers, and of Evener as a client of servers.
 
 use crate::harness::certificates::{ANY, Authority, Issued, curl, line_of, mirror, shake, tls_echo};
 use crate::harness::peers::Peer;
 use crate::harness::{Directory, Evener, Server, connect, have, line, reserved_port, wait_until};
-use crate::tls::clients::there_and_back;
+use crate::tls::clients::check_echo;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl Gate {
     fn new() -> Self {
         let (directory, authority) = (Directory::new(), Authority::new("test ca"));
         let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-        authority.own.write(&directory, "ca");
+        authority.write(&directory, "ca");
         Self { directory, authority, server: mirror("a"), keys, listen: reserved_port() }
     }
 
@@ -36,8 +36,8 @@ impl Gate {
         self.directory.file(name).display().to_string()
     }
 
-    /// A request, with a certificate or without.
-    fn ask(&self, client: Option<(&str, &Issued)>, more: &[&str]) -> (u16, String) {
+    /// Sends a request with curl, with or without a client certificate.
+    fn request(&self, client: Option<(&str, &Issued)>, more: &[&str]) -> (u16, String) {
         let ca = self.file("ca.crt");
         let mut arguments = vec!["--cacert", &ca];
         arguments.extend(more);
@@ -51,37 +51,37 @@ impl Gate {
     }
 }
 
-/// The values of a header that the server saw.
+/// The values of a field that the server received.
 fn values(body: &str, name: &str) -> Vec<String> {
     let fields = body.lines().filter_map(|line| line.split_once(':'));
     fields.filter(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, v)| v.trim().to_owned()).collect()
 }
 
 #[test]
-fn clients_have_to_show_a_valid_certificate_where_one_is_required() {
+fn clients_need_a_valid_certificate_when_one_is_required() {
     if !have("curl") {
         return;
     }
     let gate = Gate::new();
-    let (own, foreign) =
+    let (trusted, foreign) =
         (gate.authority.issue_client("someone"), Authority::new("x").issue_client("someone"));
     let for_servers = gate.authority.issue(&["not.a.client"]);
     let ca = gate.file("ca.crt");
-    // A directory of authorities has other files, too.
+    // A directory of authorities may have other files.
     let authorities = Directory::new();
     std::fs::copy(&ca, authorities.file("one.pem")).unwrap();
-    Authority::new("another").own.write(&authorities, "two");
-    authorities.write("README", "no certificate");
+    Authority::new("another").write(&authorities, "two");
+    authorities.write("README", "not a certificate");
     let directory = authorities.file("").display().to_string();
     let evener = Evener::run(&gate.config(&format!("client_ca = \"{ca}\""), ""));
     for (number, authority) in [ca.as_str(), directory.trim_end_matches('/')].into_iter().enumerate() {
         evener.reload(&gate.config(&format!("client_ca = \"{authority}\""), ""));
         let failed = evener.service_counter("s", "tls_failed");
         for version in [&["--tlsv1.3"][..], &["--tls-max", "1.2"]] {
-            assert_eq!(gate.ask(Some(("own", &own)), version).0, 200, "{number} {version:?}");
-            assert_eq!(gate.ask(Some(("foreign", &foreign)), version).0, 0, "{number} {version:?}");
-            assert_eq!(gate.ask(Some(("server", &for_servers)), version).0, 0, "{number} {version:?}");
-            assert_eq!(gate.ask(None, version).0, 0, "{number} {version:?}");
+            assert_eq!(gate.request(Some(("trusted", &trusted)), version).0, 200, "{number} {version:?}");
+            assert_eq!(gate.request(Some(("foreign", &foreign)), version).0, 0, "{number} {version:?}");
+            assert_eq!(gate.request(Some(("server", &for_servers)), version).0, 0, "{number} {version:?}");
+            assert_eq!(gate.request(None, version).0, 0, "{number} {version:?}");
         }
         wait_until("failures to be counted", || {
             (evener.service_counter("s", "tls_failed") - failed == 6).then_some(())
@@ -90,28 +90,28 @@ fn clients_have_to_show_a_valid_certificate_where_one_is_required() {
 }
 
 #[test]
-fn an_optional_certificate_may_be_absent_but_not_invalid() {
+fn an_optional_client_certificate_may_be_absent_but_not_invalid() {
     if !have("curl") {
         return;
     }
     let gate = Gate::new();
-    let (own, foreign) =
+    let (trusted, foreign) =
         (gate.authority.issue_client("someone"), Authority::new("x").issue_client("someone"));
     let ca = gate.file("ca.crt");
     let evener = Evener::run(&gate.config(
         &format!("client_ca = \"{ca}\", client_certificate = \"optional\""),
         "certificate_header = \"X-Client-Subject\"",
     ));
-    let (status, body) = gate.ask(Some(("own", &own)), &[]);
+    let (status, body) = gate.request(Some(("trusted", &trusted)), &[]);
     assert_eq!((status, values(&body, "x-client-subject")), (200, vec!["CN=someone".to_owned()]), "{body}");
-    let (status, body) = gate.ask(None, &[]);
+    let (status, body) = gate.request(None, &[]);
     assert_eq!((status, values(&body, "x-client-subject")), (200, Vec::new()), "{body}");
-    assert_eq!(gate.ask(Some(("foreign", &foreign)), &[]).0, 0);
+    assert_eq!(gate.request(Some(("foreign", &foreign)), &[]).0, 0);
     assert!(evener.service_counter("s", "tls_failed") >= 1);
 }
 
 #[test]
-fn the_header_with_the_subject_is_ours_alone() {
+fn clients_cannot_spoof_the_field_with_the_certificate_subject() {
     if !have("curl") {
         return;
     }
@@ -122,24 +122,24 @@ fn the_header_with_the_subject_is_ours_alone() {
         "certificate_header = \"X-Client-Subject\"",
     ));
     let spoofed = ["-H", "X-Client-Subject: CN=root", "-H", "x-client-SUBJECT: CN=admin"];
-    let (status, body) = gate.ask(None, &spoofed);
+    let (status, body) = gate.request(None, &spoofed);
     assert_eq!((status, values(&body, "x-client-subject")), (200, Vec::new()), "{body}");
-    let own = gate.authority.issue_client("someone");
-    let (_, body) = gate.ask(Some(("own", &own)), &spoofed);
+    let trusted = gate.authority.issue_client("someone");
+    let (_, body) = gate.request(Some(("trusted", &trusted)), &spoofed);
     assert_eq!(values(&body, "x-client-subject"), ["CN=someone"], "{body}");
-    // `Connection` names fields that end here; ours is none of them.
-    let (_, body) = gate.ask(Some(("own", &own)), &["-H", "Connection: X-Client-Subject"]);
+    // A client cannot remove the field by naming it in `Connection`.
+    let (_, body) = gate.request(Some(("trusted", &trusted)), &["-H", "Connection: X-Client-Subject"]);
     assert_eq!(values(&body, "x-client-subject"), ["CN=someone"], "{body}");
-    // A name cannot make a header of its own.
-    let sly = gate.authority.issue_client("sly\r\nX-Admin: 1\r\n\u{e9}");
-    let (status, body) = gate.ask(Some(("sly", &sly)), &[]);
+    // A subject cannot inject another field.
+    let injecting = gate.authority.issue_client("injecting\r\nX-Admin: 1\r\n\u{e9}");
+    let (status, body) = gate.request(Some(("injecting", &injecting)), &[]);
     assert_eq!(status, 200, "{body}");
     assert!(values(&body, "x-admin").is_empty(), "{body}");
     assert_eq!(values(&body, "x-client-subject").len(), 1, "{body}");
 }
 
 #[test]
-fn the_header_is_taken_away_without_tls_too() {
+fn the_field_with_the_certificate_subject_is_removed_without_tls() {
     if !have("curl") {
         return;
     }
@@ -153,7 +153,7 @@ fn the_header_is_taken_away_without_tls_too() {
     assert_eq!((status, values(&body, "x-client-subject")), (200, Vec::new()), "{body}");
 }
 
-/// A service whose pool speaks TLS with this server.
+/// A service whose pool uses TLS to this server.
 fn to_server(listen: u16, port: u16, protocol: &str, tls: &str) -> String {
     format!(
         "local p = pool \"p\" {{ {{ \"127.0.0.1:{port}\", name = \"one\" }}, tls = {tls} }}\n\
@@ -164,39 +164,43 @@ fn to_server(listen: u16, port: u16, protocol: &str, tls: &str) -> String {
 #[test]
 fn servers_are_verified_by_name_and_authority() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
-    let (foreign, _) = Authority::new("foreign").own.write(&directory, "foreign");
+    let (ca, _) = authority.write(&directory, "ca");
+    let (foreign, _) = Authority::new("foreign").write(&directory, "foreign");
     let [ca, foreign] = [ca, foreign].map(|path| path.display().to_string());
     let server = tls_echo("a", &authority.issue(&["web.example"]));
     let by_address = tls_echo("b", &authority.issue(&["127.0.0.1"]));
-    let met = |port: u16, tls: &str| {
+    let connect_to = |port: u16, tls: &str| {
         let evener = Evener::run(&to_server(0, port, "tcp", tls));
-        let met = line(&mut connect(evener.port("s")));
-        (met, evener.server("one")["counters"]["tls_failed"].as_u64().unwrap())
+        let response = line(&mut connect(evener.port("s")));
+        (response, evener.server("one")["counters"]["tls_failed"].as_u64().unwrap())
     };
     let right = format!("{{ ca = \"{ca}\", sni = \"web.example\" }}");
-    assert_eq!(met(server.port, &right), ("a web.example".to_owned(), 0));
+    assert_eq!(connect_to(server.port, &right), ("a web.example".to_owned(), 0));
     let wrong = format!("{{ ca = \"{ca}\", sni = \"other.example\" }}");
-    assert_eq!(met(server.port, &wrong), (String::new(), 1));
+    assert_eq!(connect_to(server.port, &wrong), (String::new(), 1));
     let unknown = format!("{{ ca = \"{foreign}\", sni = \"web.example\" }}");
-    assert_eq!(met(server.port, &unknown), (String::new(), 1));
-    // The system does not know the authority of a test.
-    assert_eq!(met(server.port, "{ sni = \"web.example\" }"), (String::new(), 1));
-    assert_eq!(met(server.port, "{ verify = false, sni = \"other.example\" }").0, "a other.example");
-    assert_eq!(met(server.port, "{ verify = false }").0, "a -", "an address is no name to ask for");
+    assert_eq!(connect_to(server.port, &unknown), (String::new(), 1));
+    // The system does not trust the authority of a test.
+    assert_eq!(connect_to(server.port, "{ sni = \"web.example\" }"), (String::new(), 1));
+    assert_eq!(connect_to(server.port, "{ verify = false, sni = \"other.example\" }").0, "a other.example");
+    assert_eq!(
+        connect_to(server.port, "{ verify = false }").0,
+        "a -",
+        "an address must not be sent as a server name"
+    );
     // Without `sni` the address has to be in the certificate.
-    let by_own = format!("{{ ca = \"{ca}\" }}");
-    assert_eq!(met(by_address.port, &by_own).0, "b -");
-    assert_eq!(met(server.port, &by_own), (String::new(), 1));
+    let without_sni = format!("{{ ca = \"{ca}\" }}");
+    assert_eq!(connect_to(by_address.port, &without_sni).0, "b -");
+    assert_eq!(connect_to(server.port, &without_sni), (String::new(), 1));
 }
 
 #[test]
-fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
+fn a_client_of_http_gets_502_when_the_servers_certificate_has_another_name() {
     if !have("curl") || !have("nginx") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let port = reserved_port();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
@@ -224,12 +228,12 @@ fn a_client_of_http_is_told_that_the_server_is_not_the_right_one() {
 }
 
 #[test]
-fn servers_that_want_a_certificate_of_us_get_it() {
+fn servers_get_the_configured_client_certificate() {
     if !have("curl") || !have("nginx") {
         return;
     }
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let ca = ca.display().to_string();
     let (chain, key) = authority.issue(&["web.example"]).write(&directory, "web");
     let port = reserved_port();
@@ -246,12 +250,12 @@ fn servers_that_want_a_certificate_of_us_get_it() {
     let with = |keys: &str| {
         to_server(0, port, "http", &format!("{{ ca = \"{ca}\", sni = \"web.example\", {keys} }}"))
     };
-    let own = authority.issue_client("evener").keys(&directory, "own");
-    let evener = Evener::run(&with(&own));
+    let trusted = authority.issue_client("evener").keys(&directory, "trusted");
+    let evener = Evener::run(&with(&trusted));
     let listen = evener.port("s");
     let (status, body) = curl(listen, "www.example", "http", &[]);
     assert_eq!((status, body.trim()), (200, "CN=evener SUCCESS"));
-    // nginx says "No required SSL certificate was sent" by an answer of its own.
+    // Without a certificate nginx responds with "No required SSL certificate was sent".
     evener.reload(&with(""));
     assert_eq!(curl(listen, "www.example", "http", &[]).0, 400);
     let foreign = Authority::new("foreign").issue_client("evener").keys(&directory, "foreign");
@@ -260,9 +264,9 @@ fn servers_that_want_a_certificate_of_us_get_it() {
 }
 
 #[test]
-fn half_close_goes_through_tls_to_the_server() {
+fn a_half_close_is_forwarded_through_tls_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
@@ -272,28 +276,28 @@ fn half_close_goes_through_tls_to_the_server() {
     client.shutdown(Shutdown::Write).unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
-    // What came before the end, and the end itself.
+    // The bytes before the end arrive, and the end itself.
     assert_eq!(response, "a a.example\neverything");
 }
 
 #[test]
-fn sixty_four_mebibytes_go_through_tls_on_both_sides() {
+fn sixty_four_mebibytes_arrive_unchanged_through_tls_on_both_sides() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let config =
         to_server(0, server.port, "tcp", &tls).replace("pool = p", &format!("pool = p, tls = {{ {keys} }}"));
     let evener = Evener::run(&config);
     let listen = evener.port("s");
-    there_and_back(listen, authority.client(ANY), 64 << 20);
+    check_echo(listen, authority.client(ANY), 64 << 20);
 }
 
 #[test]
-fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
+fn sixty_four_mebibytes_in_both_directions_arrive_unchanged_through_tls_to_the_server() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let server = tls_echo("a", &authority.issue(&["a.example"]));
     let tls = format!("{{ ca = \"{}\", sni = \"a.example\" }}", ca.display());
     let evener = Evener::run(&to_server(0, server.port, "tcp", &tls));
@@ -308,16 +312,16 @@ fn sixty_four_mebibytes_each_way_go_through_tls_to_the_server() {
             writer.shutdown(Shutdown::Write).unwrap();
         });
         assert_eq!(line(&mut client), "a a.example");
-        let mut seen = Vec::new();
-        client.read_to_end(&mut seen).unwrap();
-        assert!(seen == *sent, "{} of {} bytes, or others", seen.len(), sent.len());
+        let mut received = Vec::new();
+        client.read_to_end(&mut received).unwrap();
+        assert!(received == *sent, "{} of {} bytes, or others", received.len(), sent.len());
     });
 }
 
 #[test]
-fn a_server_that_fails_its_handshake_is_passed_over() {
+fn a_server_whose_handshake_fails_is_skipped() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
-    let (ca, _) = authority.own.write(&directory, "ca");
+    let (ca, _) = authority.write(&directory, "ca");
     let good = tls_echo("good", &authority.issue(&["a.example"]));
     let wrong = tls_echo("wrong", &authority.issue(&["b.example"]));
     let plain = Server::named("plain");

@@ -1,12 +1,12 @@
-//! Responses that are not quite as RFC 9112 wants them, from servers that others put up with: clients of HTTP/1 and
-//! HTTP/2 get them in one strict form, and a server's connection whose framing was faulty is not used again.
+//! Responses that deviate from RFC 9112 in ways that other programs tolerate: clients of HTTP/1 and HTTP/2 get them in one
+//! strict form, and a server connection with faulty framing is not used again.
 
 use crate::harness::origin::{Origin, Wire, run_http};
 use crate::http::http2::client::{Front, within};
 
 const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
 
-/// A response, and whether its connection is used again.
+/// The header section and the body of responses, and whether the connection is used again.
 const RESPONSES: [(&str, &str, bool); 8] = [
     ("HTTP/1.1 200 OK\nX: y\nContent-Length: 5\n\n", "hello", true),
     ("HTTP/1.1 200 OK\r\nX: y\nContent-Length: 5\r\n\n", "hello", true),
@@ -22,15 +22,15 @@ const RESPONSES: [(&str, &str, bool); 8] = [
     ),
 ];
 
-/// Answers `/N` with one of them.
-fn sloppy() -> Origin {
+/// A server that responds to `/N` with response N.
+fn tolerated() -> Origin {
     Origin::start(|wire, request| {
         let (header, body, _) = RESPONSES[request.target()[1..].parse::<usize>().unwrap()];
         wire.send(format!("{header}{body}"))
     })
 }
 
-/// How many connections the server has had after each of two requests for each of the responses.
+/// The number of connections to the server after each of two requests for each response.
 fn expected_connections() -> Vec<usize> {
     let mut connections = 1;
     let mut expected = Vec::new();
@@ -44,8 +44,8 @@ fn expected_connections() -> Vec<usize> {
 }
 
 #[test]
-fn clients_of_http_1_get_one_strict_form() {
-    let origin = sloppy();
+fn clients_of_http_1_get_tolerated_responses_in_strict_form() {
+    let origin = tolerated();
     let (evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     let mut connections = Vec::new();
@@ -54,7 +54,7 @@ fn clients_of_http_1_get_one_strict_form() {
             let response = client.ask("GET", &format!("/{number}"), "").unwrap();
             assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{number}");
             assert_eq!((response.field("X"), response.closes()), ("y", false), "{number}");
-            // The harness refuses a head with a bare LF, or with two lengths.
+            // The harness refuses a header section with a bare LF, or with two lengths.
             assert!(response.header.starts_with("HTTP/1.1 200 OK\r\n"), "{}", response.header);
             connections.push(origin.connections());
         }
@@ -64,8 +64,8 @@ fn clients_of_http_1_get_one_strict_form() {
 }
 
 #[test]
-fn clients_of_http_2_get_the_same() {
-    let origin = sloppy();
+fn clients_of_http_2_get_tolerated_responses_in_strict_form() {
+    let origin = tolerated();
     let front = Front::run(&[&origin], "");
     let connections = within(async {
         let client = front.client().await;
@@ -73,7 +73,7 @@ fn clients_of_http_2_get_the_same() {
         for (number, (_, body, _)) in RESPONSES.iter().enumerate() {
             for _ in 0..2 {
                 let response = client.get(&format!("/{number}")).await;
-                assert_eq!((response.status, response.text().as_str()), (200, "hello"), "{number}");
+                assert_eq!((response.status(), response.text().as_str()), (200, "hello"), "{number}");
                 let length = if *body == CHUNKS { "" } else { "5" };
                 assert_eq!(
                     (response.field("x"), response.field("content-length")),
@@ -91,8 +91,8 @@ fn clients_of_http_2_get_the_same() {
 }
 
 #[test]
-fn a_client_of_http_1_0_gets_chunks_of_http_1_0_without_their_coding() {
-    let origin = sloppy();
+fn a_client_of_http_1_0_gets_the_chunked_body_of_an_http_1_0_server_decoded() {
+    let origin = tolerated();
     let (_evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
     client.send("GET /7 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
@@ -102,7 +102,7 @@ fn a_client_of_http_1_0_gets_chunks_of_http_1_0_without_their_coding() {
 }
 
 #[test]
-fn interim_responses_with_bare_line_feeds_come_in_strict_form() {
+fn interim_responses_with_bare_line_feeds_are_forwarded_in_strict_form() {
     let origin = Origin::start(|wire, _| {
         wire.send("HTTP/1.1 103 Early Hints\nLink: </a>\n\nHTTP/1.1 200 OK\nContent-Length: 5\n\nhello")
     });

@@ -1,4 +1,4 @@
-//! The DNS way through reloads and to the end.
+//! DNS services across reloads, drains and the end of the process.
 
 use crate::harness::dns::{
     A, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, query,
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A server that keeps what it is asked until it is let go.
-fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
+/// A server that responds while its gate is unlocked, and the gate.
+fn gated(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
     let server = Nameserver::start(move |query, back| {
@@ -26,7 +26,7 @@ fn held(host: u8) -> (Nameserver, Arc<Mutex<()>>) {
 }
 
 #[test]
-fn an_address_goes_from_udp_to_dns_and_back() {
+fn a_reload_moves_an_address_between_udp_and_dns() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     // A port that the system chose for UDP may be in use for TCP later.
     let listen = reserved_port();
@@ -45,20 +45,20 @@ fn an_address_goes_from_udp_to_dns_and_back() {
         assert_eq!(host(&ask_stream(&stream, &sent)), 2);
         evener.reload(&of(&one, "udp"));
         assert_eq!(host(&ask_on(&socket, &sent)), 1);
-        wait_until("nobody to listen on TCP", || TcpStream::connect(local(listen)).is_err().then_some(()));
+        wait_until("the TCP listener to close", || TcpStream::connect(local(listen)).is_err().then_some(()));
     }
 }
 
 #[test]
-fn reloads_under_load_lose_no_question() {
+fn no_query_fails_during_reloads_under_load() {
     let (one, two) = (Nameserver::of(1), Nameserver::of(2));
     let evener = Evener::run(&service(0, &[&one], ""));
     let listen = evener.port("d");
-    let over = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..6)
         .map(|number| {
-            let (over, done) = (Arc::clone(&over), Arc::clone(&done));
+            let (stopped, done) = (Arc::clone(&stopped), Arc::clone(&done));
             std::thread::spawn(move || {
                 let (socket, stream) = (client(listen), connect(listen));
                 for turn in 0.. {
@@ -67,7 +67,7 @@ fn reloads_under_load_lose_no_question() {
                         if number % 2 == 1 { ask_stream(&stream, &sent) } else { ask_on(&socket, &sent) };
                     assert!([1, 2].contains(&host(&response)), "{response:02x?}");
                     done.fetch_add(1, Ordering::Relaxed);
-                    if over.load(Ordering::Relaxed) {
+                    if stopped.load(Ordering::Relaxed) {
                         return;
                     }
                     std::thread::sleep(Duration::from_millis(1));
@@ -84,16 +84,16 @@ fn reloads_under_load_lose_no_question() {
     for config in configs.iter().cycle().take(12) {
         let before = done.load(Ordering::Relaxed);
         evener.reload(config);
-        wait_until("some more answers", || (done.load(Ordering::Relaxed) > before + 100).then_some(()));
+        wait_until("more responses", || (done.load(Ordering::Relaxed) > before + 100).then_some(()));
     }
-    over.store(true, Ordering::Relaxed);
+    stopped.store(true, Ordering::Relaxed);
     clients.into_iter().for_each(|client| client.join().unwrap());
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
 
 #[test]
-fn what_is_under_way_when_its_server_leaves_is_answered() {
-    let ((old, gate), new) = (held(1), Nameserver::of(2));
+fn pending_queries_get_a_response_when_a_reload_removes_their_server() {
+    let ((old, gate), new) = (gated(1), Nameserver::of(2));
     let more = "dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(0, &[&old], more));
     let listen = evener.port("d");
@@ -101,7 +101,7 @@ fn what_is_under_way_when_its_server_leaves_is_answered() {
     let shut = gate.lock();
     socket.send(&query(1, "udp.example", A)).unwrap();
     stream.write_all(&framed(&query(2, "tcp.example", A))).unwrap();
-    wait_until("both", || (old.count() == 2).then_some(()));
+    wait_until("both queries", || (old.count() == 2).then_some(()));
     evener.reload(&service(0, &[&new], more));
     assert_eq!(host(&ask(listen, &query(3, "a.example", A))), 2);
     drop(shut);
@@ -111,20 +111,20 @@ fn what_is_under_way_when_its_server_leaves_is_answered() {
 }
 
 #[test]
-fn sigterm_waits_for_what_is_under_way() {
-    let (server, gate) = held(1);
+fn sigterm_waits_for_pending_queries() {
+    let (server, gate) = gated(1);
     let mut evener = Evener::run(&service(0, &[&server], "dns = { query_timeout = \"30s\" }"));
     let listen = evener.port("d");
-    let (socket, mut stream, sent, silent) =
+    let (socket, mut stream, served, silent) =
         (client(listen), connect(listen), connect(listen), connect(listen));
-    assert_eq!(host(&ask_stream(&sent, &query(9, "a.example", A))), 1);
+    assert_eq!(host(&ask_stream(&served, &query(9, "a.example", A))), 1);
     let shut = gate.lock();
     socket.send(&query(1, "udp.example", A)).unwrap();
     stream.write_all(&framed(&query(2, "tcp.example", A))).unwrap();
-    wait_until("both", || (server.count() == 3).then_some(()));
+    wait_until("both queries", || (server.count() == 3).then_some(()));
     evener.signal("TERM");
-    assert!(is_closed(&sent), "who got all its answers leaves");
-    assert!(is_closed(&silent), "who never asked does, too, after a while");
+    assert!(is_closed(&served), "expected a connection without pending queries to be closed");
+    assert!(is_closed(&silent), "expected a connection without queries to be closed");
     drop(shut);
     assert_eq!(host(&receive(&socket)), 1);
     assert_eq!(host(&read_message(&stream).unwrap()), 1);
@@ -134,7 +134,7 @@ fn sigterm_waits_for_what_is_under_way() {
 }
 
 #[test]
-fn two_services_share_a_pool_and_keep_their_answers_apart() {
+fn two_services_with_one_pool_have_separate_caches() {
     let server = Nameserver::of(1);
     let pool = format!("pool \"p\" {{ \"{}\" }}\n", server.name());
     let of = |name: &str| {
@@ -152,7 +152,7 @@ fn two_services_share_a_pool_and_keep_their_answers_apart() {
 }
 
 #[test]
-fn what_clients_leave_behind_is_closed() {
+fn connections_and_queries_of_clients_that_left_are_removed() {
     let server = Nameserver::of(1);
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "2"]);
     let listen = evener.port("d");
@@ -162,7 +162,7 @@ fn what_clients_leave_behind_is_closed() {
         for (number, mut stream) in (0..).zip(&streams) {
             let sent = query(number, &format!("n{round}.n{number}.example"), A);
             if number % 3 == 0 {
-                // This one does not wait for its answer.
+                // This client does not wait for its response.
                 stream.write_all(&framed(&sent)).unwrap();
             } else {
                 assert_eq!(host(&ask_stream(stream, &sent)), 1);
@@ -170,23 +170,21 @@ fn what_clients_leave_behind_is_closed() {
             assert_eq!(host(&ask(listen, &sent)), 1);
         }
     }
-    // What leads to the server stays: four sockets and four streams of each worker.
+    // The connections to the server stay: four sockets and four streams for each worker.
     wait_until("connections to be closed", || (descriptors() < 60).then_some(()));
-    wait_until("nothing to be under way", || {
-        (evener.status()["services"][0]["flows_active"] == 0).then_some(())
-    });
+    wait_until("no pending query", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
 }
 
 #[test]
-fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
-    let ((one, gate), two) = (held(1), Nameserver::of(2));
+fn a_draining_server_gets_no_new_queries_and_may_respond_to_pending_ones() {
+    let ((one, gate), two) = (gated(1), Nameserver::of(2));
     let more = "policy = \"first\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(0, &[&one, &two], more));
     let listen = evener.port("d");
     let socket = client(listen);
     let shut = gate.lock();
     socket.send(&query(1, "a.example", A)).unwrap();
-    wait_until("it to be asked", || (one.count() == 1).then_some(()));
+    wait_until("the query", || (one.count() == 1).then_some(()));
     assert!(evener.run_command(&["drain", &one.name()]).status.success());
     for number in 0..10 {
         assert_eq!(host(&ask(listen, &query(number, &format!("n{number}.example"), A))), 2);
@@ -194,11 +192,13 @@ fn a_server_that_drains_gets_no_more_questions_and_may_answer_those_it_has() {
     drop(shut);
     assert_eq!((host(&receive(&socket)), one.count()), (1, 1));
     assert!(evener.run_command(&["ready", &one.name()]).status.success());
-    wait_until("it to be asked again", || (host(&ask(listen, &query(1, "b.example", A))) == 1).then_some(()));
+    wait_until("a query to the ready server", || {
+        (host(&ask(listen, &query(1, "b.example", A))) == 1).then_some(())
+    });
 }
 
 #[test]
-fn a_client_goes_home_when_its_server_is_back() {
+fn a_sticky_client_returns_to_its_server_when_it_listens_again() {
     let (mut one, two) = (Nameserver::of(1), Nameserver::of(2));
     let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
     let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
@@ -210,8 +210,11 @@ fn a_client_goes_home_when_its_server_is_back() {
     let homes: Vec<u8> = (1..9).map(sent).collect();
     assert!(homes.contains(&1) && homes.contains(&2), "{homes:?}");
     one.stop();
-    assert!((1..9).all(|number| sent(number) == 2), "at once, and for as long as it is away");
-    let _back = Nameserver::of_at(one.port, 1);
-    wait_until("all to be home", || ((1..9).map(sent).collect::<Vec<u8>>() == homes).then_some(()));
+    assert!(
+        (1..9).all(|number| sent(number) == 2),
+        "expected the other server immediately and while the first is stopped"
+    );
+    let _restarted = Nameserver::of_at(one.port, 1);
+    wait_until("all clients to return", || ((1..9).map(sent).collect::<Vec<u8>>() == homes).then_some(()));
     assert_eq!(evener.service_counter("d", "requests_failed"), 0);
 }
