@@ -196,10 +196,17 @@ pub(crate) mod testing {
     /// A contender for tests.
     #[derive(Debug, Default)]
     pub(crate) struct Fake {
-        pub(crate) name: String,
-        pub(crate) weight: u32,
-        pub(crate) active: u32,
-        pub(crate) latency: Latency,
+        name: String,
+        weight: u32,
+        active: u32,
+        latency: Latency,
+    }
+
+    impl Fake {
+        /// Sets the number of connections.
+        pub(crate) fn set_active(&mut self, active: u32) {
+            self.active = active;
+        }
     }
 
     impl Contender for Fake {

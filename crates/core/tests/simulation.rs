@@ -333,7 +333,7 @@ fn random_lives_of_pools_keep_every_invariant() {
         let run = std::panic::AssertUnwindSafe(|| {
             let mut simulation = Simulation::new(seed);
             (0..2_500).for_each(|_| simulation.step());
-            (simulation.model.rebalanced, simulation.model.returned)
+            simulation.model.moves()
         });
         match std::panic::catch_unwind(run) {
             Ok((rebalanced, returned)) => seen = (seen.0 + rebalanced, seen.1 + returned),

@@ -109,7 +109,7 @@ fn inspect(supervisor: &Supervisor, wanted: &Wanted, most: usize) -> Result<Clie
 }
 
 fn view(service: &str, seen: ClientSeen, now: Time) -> ClientView {
-    let (pool, server) = seen.had.map(|had| (had.pool.to_string(), had.server.to_string())).unzip();
+    let (pool, server) = seen.last_server.map(|had| (had.pool.to_string(), had.server.to_string())).unzip();
     ClientView {
         service: service.into(),
         client: seen.address,

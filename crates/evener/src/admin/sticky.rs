@@ -8,11 +8,11 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use evener_core::ServerId;
 use evener_core::health::Verdict;
 use evener_core::pool::{Pool, Server};
 use evener_core::spec::AdminState;
-use evener_core::sticky::Sticky;
-use evener_core::{ServerId, Time};
+use evener_core::sticky::{Sticky, StickyClient};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -125,16 +125,16 @@ fn add_pool(
         clients: clients(server.id),
     };
     view.servers.extend(pool.servers().iter().map(home));
-    let remembered = |(client, home, meanwhile, seen): (IpAddr, ServerId, Option<ServerId>, Time)| {
-        let home = pool.server(home)?;
-        let meanwhile = meanwhile.and_then(|server| pool.server(server));
+    let remembered = |one: StickyClient| {
+        let home = pool.server(one.assignment.home)?;
+        let meanwhile = one.assignment.substitute.and_then(|server| pool.server(server));
         Some(RememberedView {
-            client,
+            client: one.address,
             pool: name.into(),
             server: home.spec.name.to_string(),
             id: supervisor.number_of(name, &home.target),
             meanwhile: meanwhile.map(|server| server.spec.name.to_string()),
-            seen_s: now.since(seen).as_secs(),
+            seen_s: now.since(one.seen_at).as_secs(),
         })
     };
     let room = most.saturating_sub(view.clients.len());

@@ -91,7 +91,7 @@ service "any more" { listen = "0.0.0.0:0", pool = web }
 "#,
         &[
             "c.lua:3: server `10.0.0.52:80`: there is no key `weigth`; did you mean `weight`?",
-            "c.lua:4: `10.0.0.53:99999` has the port `99999`",
+            "c.lua:4: port must be between 1 and 65535, got `99999` in `10.0.0.53:99999`",
             "c.lua:5: there is no policy `least_con`; did you mean `least_conn`?",
             "c.lua:7: `health` is not a path",
             "c.lua:8: check.http: `every` is `2 parsecs`, not a duration",

@@ -492,7 +492,7 @@ impl Dns {
             query.may_repeat = true;
         }
         match (chosen, cause) {
-            (Some((server, _)), Cause::Declined) => query.attempt.again(server),
+            (Some((server, _)), Cause::Declined) => query.attempt.retry_elsewhere(server),
             // The number of timeouts is bounded by `retries`.
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
                 query.attempt.failed(server, why, Cost::Quick);
@@ -540,7 +540,7 @@ impl Dns {
 fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, requester.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(requester.client.ip(), cx.now),
+        (Some(limit), Origin::Datagram(_)) => limit.admit(requester.client.ip(), cx.now),
         _ => RateVerdict::Respond,
     }
 }

@@ -464,12 +464,12 @@ impl Http {
             }
             _ => false,
         };
-        let Some(quiet) = client.settings.options.quiet_max(is_half_closed) else { return };
+        let Some(quiet) = client.settings.options.traffic_timeout(is_half_closed) else { return };
         let deadline = client.active_at + quiet;
         if deadline > cx.now {
             return self.shared.session_timers.set(key, deadline);
         }
-        client.service.live.counters.of(cx.id).quiet(is_half_closed).one();
+        client.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
         self.shared.end(cx, client, number, Keep::No);
         self.close(cx, key);
     }

@@ -199,7 +199,7 @@ impl Transport {
         let (pending, held) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
         Progress {
             moved: self.taken.saturating_sub(held),
-            owed: (pending + held > 0).then_some(self.taken + pending),
+            due: (pending + held > 0).then_some(self.taken + pending),
         }
     }
 

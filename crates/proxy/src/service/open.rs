@@ -2,7 +2,7 @@
 //! the number of each.
 
 use crate::context::Context;
-use evener_core::clients::Had;
+use evener_core::clients::LastServer;
 use evener_core::snapshot::Entry;
 use rustix::fd::RawFd;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +21,7 @@ pub struct Open {
     /// The client's port, where it is known.
     pub client_port: Option<u16>,
     /// The server that it has, or is about to have.
-    pub server: Option<Had>,
+    pub server: Option<LastServer>,
     /// The stage, in words.
     pub stage: &'static str,
     /// Time since bytes moved last.
@@ -155,8 +155,8 @@ pub(crate) fn find(number: u64, workers: usize) -> Option<(usize, u32)> {
 }
 
 /// The server as listings name it.
-pub(crate) fn had(pool: &Arc<str>, server: &Entry) -> Had {
-    Had { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
+pub(crate) fn had(pool: &Arc<str>, server: &Entry) -> LastServer {
+    LastServer { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
 }
 
 /// The port of a client with this address. Unix sockets have none, and behind a proxy only the proxy's port may be

@@ -26,12 +26,12 @@ impl Tcp {
             Stage::Over => {}
             Stage::Relaying => {
                 let is_half_closed = connection.is_half_closed();
-                let Some(quiet) = connection.settings.options.quiet_max(is_half_closed) else { return };
+                let Some(quiet) = connection.settings.options.traffic_timeout(is_half_closed) else { return };
                 let deadline: Time = connection.active_at + quiet;
                 if deadline > cx.now {
                     return self.timers.set(key, deadline);
                 }
-                connection.service.live.counters.of(cx.id).quiet(is_half_closed).one();
+                connection.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
                 self.close(cx, key);
             }
         }

@@ -391,7 +391,7 @@ impl Tcp {
             snapshot.observe(server, now.since(connection.active_at), now);
         }
         if let Some(record) = connection.record() {
-            record.had(&snapshot.pool, &server.name);
+            record.record_server(&snapshot.pool, &server.name);
         }
         server.live.counters.of(cx.id).connections.one();
         note_success(cx, &snapshot.pool, &upstream.choice);
@@ -497,7 +497,7 @@ impl Tcp {
     pub(super) fn follow(&mut self, cx: &mut Context, key: ConnectionKey, step: Step) {
         let connection = &mut self.connections[key];
         if connection.is_half_closed()
-            && let Some(quiet) = connection.settings.options.quiet_max(true)
+            && let Some(quiet) = connection.settings.options.traffic_timeout(true)
         {
             self.timers.set(key, cx.now + quiet);
         }

@@ -229,7 +229,7 @@ impl Udp {
     fn install(&mut self, cx: &Context, flow: FlowSocket, snapshot: &Snapshot) -> Option<FlowSocketKey> {
         let (at, key, server) = (flow.listener, flow.key, Arc::clone(&flow.choice.server));
         if let Some(record) = &flow.identity.record {
-            record.had(&snapshot.pool, &server.name);
+            record.record_server(&snapshot.pool, &server.name);
         }
         self.end(at, &key);
         let socket = self.sockets.insert(flow);

@@ -86,7 +86,7 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
     let records = Records::new(message, records_start(message)?);
     let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
     Some(OptFields {
-        size: number_at(message, opt.fixed + 2)?,
+        size: number_at(message, opt.class_at())?,
         rcode_high: *message.get(opt.ttl_at())?,
         is_dnssec_ok: *message.get(opt.ttl_at() + 2)? & 0x80 != 0,
     })

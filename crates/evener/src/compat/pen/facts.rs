@@ -5,7 +5,7 @@ use super::spec::{ABUSE, EMERGENCY, NAME};
 use super::state::State;
 use crate::supervisor::Supervisor;
 use evener_core::Time;
-use evener_core::clients::{ClientSeen, Had};
+use evener_core::clients::{ClientSeen, LastServer};
 use evener_core::health::Verdict;
 use evener_core::pool::Pool;
 use evener_core::spec::AdminState;
@@ -103,7 +103,7 @@ impl Client {
         Self {
             address: client.address,
             age: age.as_secs(),
-            server: number_of(client.had.as_ref()),
+            server: number_of(client.last_server.as_ref()),
             connects: client.connects,
             sent: client.bytes_out,
             received: client.bytes_in,
@@ -112,7 +112,7 @@ impl Client {
 }
 
 /// Returns pen's number of a server.
-pub(super) fn number_of(had: Option<&Had>) -> i64 {
+pub(super) fn number_of(had: Option<&LastServer>) -> i64 {
     match had.map(|had| (&*had.pool, &*had.server)) {
         Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
         Some((ABUSE, _)) => ABUSE_NUMBER,

@@ -35,7 +35,7 @@ fn check_lists_every_problem_with_its_line() {
         "3: server `10.0.0.2:80`: there is no key `wieght`",
         "4: there is no policy `fastest`",
         "6: check.http: `every` is `soon`",
-        "8: service `www`: `0.0.0.0:port` has the port",
+        "8: service `www`: port must be between 1 and 65535, got `port` in `0.0.0.0:port`",
         "9: service `api`: there is no pool `wev`; did you mean `web`?",
     ];
     assert_eq!(lines.len(), expected.len(), "{text}");

@@ -34,7 +34,7 @@ impl Query {
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
         if let Some(record) = &self.record {
-            record.had(&snapshot.pool, &server.name);
+            record.record_server(&snapshot.pool, &server.name);
             record.moved(0, bytes as u64, cx.now);
         }
         snapshot.observe(server, cx.now.since(self.sent_at), cx.now);

@@ -123,7 +123,7 @@ impl Shared {
         let Reach::Open(slot) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
         let fresh = !self.servers[slot].reused;
         match exchange.choice.take() {
-            Some(choice) if fresh => exchange.attempt.again(choice.server.id),
+            Some(choice) if fresh => exchange.attempt.retry_elsewhere(choice.server.id),
             // The server may be well: its pooled connection was not.
             _ => exchange.attempt.begin_anew(),
         }

@@ -174,7 +174,7 @@ impl Http2 {
         };
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let waits = waiting > 0 && stream.send.is_some() && !held;
-        let progress = Progress { moved: stream.taken, owed: waits.then_some(stream.taken + waiting) };
+        let progress = Progress { moved: stream.taken, due: waits.then_some(stream.taken + waiting) };
         stream.pace.is_slow(now, progress, &rate)
     }
 

@@ -210,7 +210,7 @@ fn clients_that_the_service_remembers_are_counted_once_a_flow() {
     let seen: Vec<_> = fixture.service.clients().expect("they are remembered").collect();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].connects, seen[0].bytes_in, seen[0].bytes_out), (1, 10, 8));
-    assert_eq!(&*seen[0].had.as_ref().unwrap().pool, "pool");
+    assert_eq!(&*seen[0].last_server.as_ref().unwrap().pool, "pool");
 }
 
 #[test]
