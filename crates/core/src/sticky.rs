@@ -60,7 +60,7 @@ impl Assignment {
 pub struct StickyClient {
     /// Address of the client.
     pub address: IpAddr,
-    /// Its servers.
+    /// Home of the client, and its substitute.
     pub assignment: Assignment,
     /// Time at which the client was seen last.
     pub seen_at: Time,

@@ -104,7 +104,7 @@ pub enum Refusal {
 
 /// The pools of a service, compared with those before its settings changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PoolIs {
+pub(crate) enum PoolChange {
     /// Both are the same.
     Same,
     /// The own pool is another one.
@@ -286,7 +286,7 @@ impl Service {
 pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) {
     service.live.counters.of(cx.id).no_server.one();
     if service.may_notice(Notice::NoServer, cx.now) {
-        (cx.report)(Report::NoServer { service: service.name.clone(), reason });
+        cx.report(Report::NoServer { service: service.name.clone(), reason });
     }
 }
 

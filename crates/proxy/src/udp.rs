@@ -21,7 +21,7 @@ use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Table, of};
 use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
 use crate::service::hops::FlowWatch;
-use crate::service::{PoolIs, Service, Settings};
+use crate::service::{PoolChange, Service, Settings};
 use client_class::ClientClass;
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
@@ -122,7 +122,7 @@ impl Udp {
         local: Local,
     ) {
         let settings = service.settings.load_full();
-        let (size, idle) = (table_size(&settings, cx.workers), flow_idle(&settings));
+        let (size, idle) = (table_size(&settings, cx), flow_idle(&settings));
         let flows = FlowTable::new(size, idle, cx.random.bits());
         let turns = Turns::new(size, cx.random.bits());
         let watch = FlowWatch::default();
@@ -152,7 +152,7 @@ impl Udp {
         let Some(at) = self.find(id) else { return };
         self.end_all(at);
         self.listeners[at].service = Arc::clone(service);
-        self.refresh(cx, &service.name, PoolIs::Same);
+        self.refresh(cx, &service.name, PoolChange::Same);
     }
 
     /// Gives up a listener, and returns its socket for another component. Its flows end.
@@ -165,15 +165,15 @@ impl Udp {
         Some((socket, local))
     }
 
-    /// Takes on the new settings of a service.
-    pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolIs) {
+    /// Applies the new settings of a service.
+    pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolChange) {
         for at in self.listeners.keys(|listener| &*listener.service.name == service) {
-            if pool == PoolIs::Another {
+            if pool == PoolChange::Another {
                 self.end_all(at);
             }
             let settings = self.listeners[at].service.settings.load_full();
             self.end_misplaced(at, &settings, pool);
-            let ended = self.listeners[at].resize(&settings, cx.workers);
+            let ended = self.listeners[at].resize(&settings, cx);
             self.retired.extend(ended.iter().map(socket_of));
         }
     }

@@ -173,7 +173,7 @@ impl Dns {
     fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
         let client = &mut self.clients[key];
         let service = &self.services[client.service].service;
-        match admission::admit(service, settings, client.origin.client.ip(), cx.id, cx.now) {
+        match admission::admit(service, settings, client.origin.client().ip(), cx.id, cx.now) {
             Admission::Enter(admission) => {
                 client.refused = admission.backend.is_some();
                 client.admission = admission;
@@ -329,7 +329,7 @@ impl Dns {
                 return false;
             }
         }
-        if self.clients[key].origin.goes_round() {
+        if self.clients[key].origin.is_loop() {
             let service = Arc::clone(&self.services[self.clients[key].service].service);
             note_loop(cx, &service);
             self.close_client(cx, key);
@@ -344,7 +344,7 @@ impl Dns {
         let ends = client.origin.ends(client.framed.socket());
         Requester {
             service: client.service,
-            client: client.origin.client,
+            client: client.origin.client(),
             destination: ends.map(|ends| ends.destination),
             party: if client.refused { Party::Refused } else { Party::Admitted },
             hops: client.origin.next_hop(),

@@ -246,7 +246,7 @@ impl Dns {
         let at = *at;
         let sender = batch.sender(at)?;
         let local = if listener.local == Local::Each { batch.local(at) } else { None };
-        if listener.local == Local::Each && batch.is_for_all(at) && !cx.takes_broadcasts_of(sender) {
+        if listener.local == Local::Each && batch.is_for_all(at) && !cx.handles_broadcasts_of(sender) {
             return None;
         }
         let local_address =

@@ -225,7 +225,7 @@ impl Dns {
             return;
         }
         let Some(spec) = spec(settings) else { return };
-        let most = spec.outstanding_max.div_ceil(cx.workers as u32);
+        let most = cx.share(spec.outstanding_max);
         let is_held = self.held >= most as usize * BYTES_HELD;
         if self.services[requester.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
@@ -450,7 +450,7 @@ impl Dns {
     ) {
         let Some(backend) = self.queries[key].requester.backend(settings) else { return };
         let pool = backend.pool.load().pool.clone();
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 
     /// Queries the next server, unless the last one may have received the query, and it must not reach two

@@ -193,7 +193,7 @@ fn judge(cx: &Context, client: &mut Client, inquiry: &Inquiry<'_>) -> Verdict {
         return Verdict::Respond(LocalResponse::health(is_usable(&settings)), Why::Ours);
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(header)));
-    let peer = client.origin.client.ip();
+    let peer = client.origin.client().ip();
     let declared = ForwardedFields::of(fields);
     if declared.hops >= HOPS_MAX {
         return Verdict::Loop;
@@ -282,7 +282,7 @@ fn exchange_of(
     exchange.stay = stay.and_then(|stay| stay.at(exchange.backend()));
     let is_private = stays || exchange.settings.is_personal(backend);
     let may_go_round = spec.forwarded.mode == ForwardedMode::Off
-        && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
+        && may_request_go_round(&client.service, client.origin.client().ip(), exchange.backend());
     exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, may_go_round), is_private)));
     exchange
 }
@@ -302,7 +302,7 @@ fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_go_round: bool) -> Vec<u
     let parts = message::parts_of(request, header, &inquiry.target);
     let subject = client.facts.as_ref().and_then(|facts| facts.subject.as_deref());
     let sender = Sender {
-        client: client.origin.client.ip(),
+        client: client.origin.client().ip(),
         local: client.origin.destination.or(client.local),
         secure: client.facts.is_some() || client.origin.secure,
         may_go_round,

@@ -5,7 +5,7 @@ use crate::http::Http;
 use crate::http::exchange::{Exchange, Reach};
 use crate::http::session::{Mode, Session};
 use crate::io::transport::Transport;
-use crate::service::open::{Collector, Open, had, number, port};
+use crate::service::open::{Collector, Open, last_server, port};
 use rustix::fd::AsRawFd;
 
 impl Http {
@@ -34,12 +34,12 @@ impl Http {
         let transport = slot.and_then(|slot| self.shared.servers.get(slot)).map(|server| &server.transport);
         let choice = exchange.and_then(|exchange| exchange.choice.as_ref().map(|choice| (exchange, choice)));
         Open {
-            number: number(cx, session.client.number),
+            number: cx.global_number(session.client.number),
             service: session.client.service.name.clone(),
-            client: session.client.origin.client.ip(),
-            client_port: port(session.client.origin.client, session.client.origin.client.ip()),
+            client: session.client.origin.client().ip(),
+            client_port: port(session.client.origin.client(), session.client.origin.client().ip()),
             server: choice
-                .map(|(exchange, choice)| had(&exchange.backend().pool.load().pool, &choice.server)),
+                .map(|(exchange, choice)| last_server(&exchange.backend().pool.load().pool, &choice.server)),
             stage: session_stage(session, exchange),
             idle: cx.now.since(session.client.active_at),
             client_socket: Some(session.client.transport.socket.as_raw_fd()),

@@ -102,7 +102,7 @@ impl Http {
     /// The client is known: may it come in?
     fn admit(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
-        let address = client.origin.client.ip();
+        let address = client.origin.client().ip();
         match admit(&client.service, &client.settings, address, cx.id, cx.now) {
             Admission::Enter(admitted) => {
                 client.admitted = admitted;
@@ -317,7 +317,7 @@ impl Http {
                 Ok(Some(length)) => {
                     client.transport.input.consume(length);
                     client.transport.settle(&mut self.shared.buffers);
-                    if client.origin.goes_round() {
+                    if client.origin.is_loop() {
                         note_loop(cx, &client.service);
                         return self.close(cx, key);
                     }

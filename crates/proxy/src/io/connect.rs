@@ -44,7 +44,7 @@ pub(crate) fn open_socket(
 /// Counts a connect that failed, and reports it if the server is at fault.
 pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     if let Some(failure) = count_failure(cx, &pool, server, error) {
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     let server = &choice.server;
     if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
         let (pool, target) = (Arc::clone(pool), server.target.clone());
-        (cx.report)(Report::Success { pool, server: server.id, target });
+        cx.report(Report::Success { pool, server: server.id, target });
     }
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn note_local(cx: &Context, pool: &Arc<str>, server: &Entry, error: E
 pub(crate) fn tell_local(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&REPORTED_AT, cx.now) {
-        (cx.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
+        cx.report(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
     }
 }
 

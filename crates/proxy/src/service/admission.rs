@@ -33,7 +33,7 @@ pub(crate) struct Admitted {
     /// The pool for refused clients, if this is one: it takes precedence over routes.
     pub(crate) backend: Option<usize>,
     /// Permit among the connections of its address.
-    pub(crate) permit: Option<ClientLease>,
+    permit: Option<ClientLease>,
     /// The record of its activity.
     pub(crate) record: Option<Arc<ClientRecord>>,
     /// Permit among the connects under way, where they are counted.

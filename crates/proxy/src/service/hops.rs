@@ -32,7 +32,7 @@ const TCP_SAVE_SYN: i32 = 27;
 pub(crate) fn note_loop(cx: &Context, service: &Service) {
     service.live.counters.of(cx.id).loops.one();
     if service.may_notice(Notice::Loop, cx.now) {
-        (cx.report)(Report::Loop { service: service.name.clone() });
+        cx.report(Report::Loop { service: service.name.clone() });
     }
 }
 

@@ -104,7 +104,7 @@ impl Fixture {
             let ready = |socket: &OwnedFd| readiness(socket);
             let connection = &self.tcp.connections[key];
             let of_client = ready(&connection.client);
-            let of_server = connection.upstream.as_ref().map(|upstream| ready(&upstream.socket));
+            let of_server = connection.server_socket().map(ready);
             self.tcp.on_client_event(&mut self.cx, key, of_client);
             if let Some(of_server) = of_server {
                 self.tcp.on_server_event(&mut self.cx, key, of_server);

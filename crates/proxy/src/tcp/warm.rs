@@ -132,7 +132,7 @@ impl Warm {
 fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
     let none = cx.draining || personal || settings.is_layered();
-    Share::of(if none { 0 } else { settings.options.warm }, (cx.id, cx.workers))
+    Share::of(if none { 0 } else { settings.options.warm }, cx.position())
 }
 
 impl Warm {

@@ -89,7 +89,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
 
 fn report_failure(cx: &Context, snapshot: &Snapshot, server: &Entry, failure: Failure) {
     let (pool, target) = (snapshot.pool.clone(), server.target.clone());
-    (cx.report)(Report::Failure { pool, server: server.id, target, failure });
+    cx.report(Report::Failure { pool, server: server.id, target, failure });
 }
 
 /// Counts and reports a datagram that its server refused.

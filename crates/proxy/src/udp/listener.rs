@@ -17,24 +17,24 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl DatagramListener {
-    /// Takes on the sizes and times of new settings; returns the flows for which there is no room any more.
-    pub(super) fn resize(&mut self, settings: &Settings, workers: usize) -> Vec<Flow> {
+    /// Applies the sizes and times of new settings; returns the flows that no longer fit.
+    pub(super) fn resize(&mut self, settings: &Settings, cx: &Context) -> Vec<Flow> {
         if self.leaving.is_none() {
             self.flows.set_idle(flow_idle(settings));
         }
-        let size = table_size(settings, workers);
+        let size = table_size(settings, cx);
         self.turns.resize(size);
         let ended = self.flows.resize(size);
         self.service.live.flows.fetch_sub(ended.len() as u32, Ordering::Relaxed);
         ended
     }
 
-    /// Returns whose datagram `nth` of a batch is. A proxy of the service introduces the client in each datagram, in a
-    /// header that is stripped here. `None` when the datagram is dropped.
+    /// Returns the client of datagram `nth` of a batch. A proxy of the service reports the client in each datagram, in a
+    /// header that is removed here. `None` when the datagram is dropped.
     fn client_of(&self, cx: &Context, batch: &mut Batch, nth: usize, settings: &Settings) -> Option<FlowKey> {
         let local = if self.local == Local::Each { batch.local(nth) } else { None };
         let sender = batch.sender(nth)?;
-        if self.local == Local::Each && batch.is_for_all(nth) && !cx.takes_broadcasts_of(sender) {
+        if self.local == Local::Each && batch.is_for_all(nth) && !cx.handles_broadcasts_of(sender) {
             return None;
         }
         let direct = FlowKey { client: sender, local, via: None, lane: None };
@@ -61,8 +61,8 @@ impl DatagramListener {
 }
 
 /// Returns the share of one worker in the flows of its service.
-pub(super) fn table_size(settings: &Settings, workers: usize) -> usize {
-    (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
+pub(super) fn table_size(settings: &Settings, cx: &Context) -> usize {
+    cx.share(settings.options.flows_max).max(1) as usize
 }
 
 /// Returns how long a flow lives unused.

@@ -87,7 +87,7 @@ impl Udp {
         listener.service.live.counters.of(cx.id).bytes_out.add(bytes);
         if server.live.suspect.load(Ordering::Relaxed) {
             let pool = flow.class.backend(&listener.service.settings.load()).pool.load().pool.clone();
-            (cx.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
+            cx.report(Report::Success { pool, server: server.id, target: server.target.clone() });
         }
     }
 

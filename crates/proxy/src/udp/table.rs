@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::service::ending::Ending;
 use crate::service::open::{self, Collector, Open};
-use crate::service::{PoolIs, Settings};
+use crate::service::{PoolChange, Settings};
 use evener_core::Time;
 use evener_core::flow::{Flow, FlowKey};
 use rustix::fd::AsRawFd;
@@ -36,9 +36,9 @@ impl Udp {
 
     /// Ends the flows of clients that the access list now puts into another class, and those of refused clients if these
     /// have another pool.
-    pub(super) fn end_misplaced(&mut self, at: DatagramListenerKey, settings: &Settings, pool: PoolIs) {
+    pub(super) fn end_misplaced(&mut self, at: DatagramListenerKey, settings: &Settings, pool: PoolChange) {
         self.end_where(at, |socket, _| {
-            let moves = socket.class == ClientClass::Refused && pool == PoolIs::AnotherOfRefused;
+            let moves = socket.class == ClientClass::Refused && pool == PoolChange::AnotherOfRefused;
             moves || Some(socket.class) != ClientClass::of(socket.key.client.ip(), settings)
         });
     }
@@ -78,12 +78,12 @@ impl Udp {
         let settings = listener.service.settings.load();
         let moved = listener.flows.used(key).max(socket.map(|socket| socket.responded_at));
         Open {
-            number: open::number(cx, socket.map_or(0, |socket| socket.identity.number)),
+            number: cx.global_number(socket.map_or(0, |socket| socket.identity.number)),
             service: listener.service.name.clone(),
             client: key.client.ip(),
             client_port: Some(key.client.port()),
             server: socket.map(|socket| {
-                open::had(&socket.class.backend(&settings).pool.load().pool, &socket.choice.server)
+                open::last_server(&socket.class.backend(&settings).pool.load().pool, &socket.choice.server)
             }),
             stage: "flow",
             idle: cx.now.since(moved.unwrap_or_default()),

@@ -318,10 +318,10 @@ fn refused_clients_get_the_pool_for_them_as_long_as_they_are_refused() {
     assert_quiet(&fixture.servers[0]);
 
     // The same settings again: the flow stays.
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     assert_eq!(fixture.flows(), 1);
     // Another pool for refused clients: the flow ends.
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::AnotherOfRefused);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::AnotherOfRefused);
     assert_eq!(fixture.flows(), 0);
 
     fixture.send(&client, &["again"]);
@@ -330,7 +330,7 @@ fn refused_clients_get_the_pool_for_them_as_long_as_they_are_refused() {
         Settings::new(fixture.service.settings.load().options.clone(), fixture.pool.published());
     settings.acl = permit("127.0.0.0/8", Access::Deny);
     fixture.service.settings.store(Arc::new(settings));
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     assert_eq!(fixture.flows(), 0, "the client is permitted now");
     fixture.send(&client, &["permitted"]);
     assert_eq!(text(&fixture.servers[0]), "permitted");

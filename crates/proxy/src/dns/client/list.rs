@@ -4,7 +4,7 @@ use super::{Client, Stage};
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;
 use crate::dns::{Dns, Served};
-use crate::service::open::{self, Collector, Open};
+use crate::service::open::{Collector, Open};
 use evener_core::Time;
 use rustix::fd::AsRawFd;
 use rustix::net::{RecvFlags, recv};
@@ -68,9 +68,9 @@ impl Dns {
 }
 
 fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
-    let peer = client.origin.client;
+    let peer = client.origin.client();
     Open {
-        number: open::number(cx, client.number),
+        number: cx.global_number(client.number),
         service: served.service.name.clone(),
         client: peer.ip(),
         client_port: (peer.port() > 0).then_some(peer.port()),

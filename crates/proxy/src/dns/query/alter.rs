@@ -73,7 +73,7 @@ impl Dns {
     /// number of instances is added. A PROXY header contains it already.
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
-        let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
+        let most = spec(settings).map_or(u32::MAX, |spec| cx.share(spec.outstanding_max));
         if is_crowded_by_queries(self.services[query.requester.service].in_flight, most)
             && !query.view.is_transfer()
             && may_go_round(query.requester.client.ip(), &server.target)

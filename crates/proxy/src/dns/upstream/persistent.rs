@@ -428,7 +428,7 @@ impl Dns {
     fn report_persistent(&self, cx: &Context, at: PersistentKey, fault: Option<String>) {
         let persistent = &self.persistents[at];
         let (pool, target) = (persistent.pool.clone(), persistent.target.clone());
-        (cx.report)(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
+        cx.report(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
     }
 
     /// Returns the established connection with a server, if any.

@@ -443,6 +443,6 @@ fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errn
     let transports = &server.live.transports;
     transports.refused(Transport::Stream, cx.now);
     if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, cx.now) {
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }

@@ -43,15 +43,15 @@ fn a_smaller_table_ends_the_flows_unused_the_longest() {
         Settings::new(fixture.service.settings.load().options.clone(), fixture.pool.published());
     settings.options.flows_max = 1;
     fixture.service.settings.store(Arc::new(settings));
-    fixture.udp.refresh(&mut fixture.cx, "other", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "other", PoolChange::Same);
     assert_eq!(fixture.flows(), 3, "another service is meant");
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     fixture.udp.reap();
     fixture.check_invariants();
     let left: Vec<SocketAddr> =
         fixture.udp.listeners[fixture.listener()].flows.iter().map(|(key, _)| key.client).collect();
     assert_eq!(left, [clients[2].local_addr().unwrap()]);
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Another);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Another);
     assert_eq!(fixture.flows(), 0, "another pool has no flows yet");
 }
 
@@ -240,7 +240,11 @@ fn workers_share_the_flows_of_a_service() {
         let service = service_with(Protocol::Udp, &TestPool::new("pool", &[]), |settings| {
             settings.options.flows_max = flows_max;
         });
-        assert_eq!(table_size(&service.settings.load(), workers), expected, "{flows_max} / {workers}");
+        assert_eq!(
+            table_size(&service.settings.load(), &Context::for_worker((0, workers)).0),
+            expected,
+            "{flows_max} / {workers}"
+        );
     };
     check(100, 1, 100);
     check(100, 3, 34);
