@@ -183,7 +183,7 @@ impl Worker {
                 Waiter::Connection(key) => self.tcp.serve_queued(&mut self.cx, key),
             };
             if !served {
-                round.in_vain();
+                round.note_failed();
             }
         }
         self.cx.queues.end(round);

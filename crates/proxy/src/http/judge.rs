@@ -7,7 +7,7 @@ use super::message::{self, ForwardedFields, LocalResponse, Sender};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
-use crate::service::hops::{HOPS_MAX, may_request_go_round, note_loop};
+use crate::service::hops::{HOPS_MAX, may_request_loop, note_loop};
 use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
@@ -281,9 +281,9 @@ fn exchange_of(
     let stay = client.stay.as_ref().filter(|_| stays);
     exchange.stay = stay.and_then(|stay| stay.at(exchange.backend()));
     let is_private = stays || exchange.settings.is_personal(backend);
-    let may_go_round = spec.forwarded.mode == ForwardedMode::Off
-        && may_request_go_round(&client.service, client.origin.client().ip(), exchange.backend());
-    exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, may_go_round), is_private)));
+    let may_loop = spec.forwarded.mode == ForwardedMode::Off
+        && may_request_loop(&client.service, client.origin.client().ip(), exchange.backend());
+    exchange.http = Some(Box::new(part_of(inquiry, outgoing(client, inquiry, may_loop), is_private)));
     exchange
 }
 
@@ -297,7 +297,7 @@ fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a 
 }
 
 /// The head as the server gets it.
-fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_go_round: bool) -> Vec<u8> {
+fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_loop: bool) -> Vec<u8> {
     let Inquiry { request, header, spec, .. } = *inquiry;
     let parts = message::parts_of(request, header, &inquiry.target);
     let subject = client.facts.as_ref().and_then(|facts| facts.subject.as_deref());
@@ -305,7 +305,7 @@ fn outgoing(client: &Client, inquiry: &Inquiry<'_>, may_go_round: bool) -> Vec<u
         client: client.origin.client().ip(),
         local: client.origin.destination.or(client.local),
         secure: client.facts.is_some() || client.origin.secure,
-        may_go_round,
+        may_loop,
         subject: spec.subject_field.as_deref().map(|name| (name, subject)),
     };
     let declared =

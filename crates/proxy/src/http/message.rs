@@ -18,7 +18,7 @@ pub(super) struct Sender<'a> {
     /// The client uses TLS.
     pub(super) secure: bool,
     /// The client may be an instance that passes on what it got from this one.
-    pub(super) may_go_round: bool,
+    pub(super) may_loop: bool,
     /// The field for the subject of its certificate, and that subject.
     pub(super) subject: Option<(&'a str, Option<&'a str>)>,
 }
@@ -73,7 +73,7 @@ impl<'a> ForwardedFields<'a> {
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
-        (self.hops > 0 || is_reported || sender.may_go_round).then(|| self.hops.saturating_add(1))
+        (self.hops > 0 || is_reported || sender.may_loop).then(|| self.hops.saturating_add(1))
     }
 
     /// The client as far as trusted proxies tell, by the fields that the service is configured to read.

@@ -1,5 +1,5 @@
-//! Listeners for datagrams, and what clients send to them: each datagram is assigned to its client, then to a flow, and the
-//! datagrams of one flow leave together.
+//! Listeners for datagrams, and the datagrams of clients: each is assigned to its client, then to a flow, and the datagrams
+//! of one flow are sent together.
 
 use super::client_class::Pools;
 use super::{BATCHES_MAX, DatagramListener, Udp};
@@ -65,13 +65,13 @@ pub(super) fn table_size(settings: &Settings, cx: &Context) -> usize {
     cx.share(settings.options.flows_max).max(1) as usize
 }
 
-/// Returns how long a flow lives unused.
+/// Returns the idle timeout of flows.
 pub(super) fn flow_idle(settings: &Settings) -> Duration {
     settings.options.idle_timeout.unwrap_or(Duration::MAX)
 }
 
 impl Udp {
-    /// Receives and forwards what clients sent, up to [`BATCHES_MAX`] batches at once.
+    /// Receives and forwards datagrams of clients, up to [`BATCHES_MAX`] batches.
     pub(crate) fn on_listener_event(&mut self, cx: &mut Context, at: DatagramListenerKey) {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let is_drained = (0..BATCHES_MAX).any(|_| {
@@ -82,7 +82,7 @@ impl Udp {
                     self.forward(cx, at, &mut batch, count);
                     count < BATCH
                 }
-                // A listener's socket is not connected: the error concerns no flow of it.
+                // A listener's socket is not connected, so the error does not concern its flows.
                 Err(_) => false,
             }
         });

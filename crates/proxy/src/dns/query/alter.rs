@@ -6,7 +6,7 @@ use crate::context::keys::QueryKey;
 use crate::dns::query::{Query, spec};
 use crate::dns::{Dns, Origin};
 use crate::service::Settings;
-use crate::service::hops::{is_crowded_by_queries, may_go_round};
+use crate::service::hops::{is_crowded_by_queries, may_loop};
 use evener_core::snapshot::Entry;
 use evener_core::spec::ClientSubnetSpec;
 use evener_core::wire::dns::{self as wire, Added};
@@ -76,7 +76,7 @@ impl Dns {
         let most = spec(settings).map_or(u32::MAX, |spec| cx.share(spec.outstanding_max));
         if is_crowded_by_queries(self.services[query.requester.service].in_flight, most)
             && !query.view.is_transfer()
-            && may_go_round(query.requester.client.ip(), &server.target)
+            && may_loop(query.requester.client.ip(), &server.target)
             && query.view.hops(&query.message) == 0
             && !query.requester.is_introduced(settings)
             && cx.random.below(MARK_ONE_IN) == 0

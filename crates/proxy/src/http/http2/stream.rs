@@ -102,7 +102,7 @@ impl Http2 {
         let now = cx.now;
         self.rests.add(body, now);
         if !self.rests.is_empty() {
-            shared.session_timers.hasten(client.key, now + LINGER);
+            shared.session_timers.set_if_earlier(client.key, now + LINGER);
         }
     }
 
