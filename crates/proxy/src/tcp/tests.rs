@@ -317,7 +317,7 @@ fn a_paused_listener_resumes_after_a_deadline() {
 }
 
 #[test]
-fn refused_clients_are_closed_reset_or_kept_waiting() {
+fn refused_clients_are_closed_reset_or_delayed() {
     for (denied, expected) in [(Refusal::Drop, Ok(())), (Refusal::Reject, Err(ErrorKind::ConnectionReset))] {
         let mut fixture = Fixture::new(|settings| (settings.acl, settings.denied) = (deny_all(), denied));
         let mut client = fixture.client();

@@ -1,4 +1,4 @@
-//! The list of clients, and clients that are closed from outside.
+//! Listing of clients, and clients that are closed by commands.
 
 use super::{Client, Stage};
 use crate::context::Context;
@@ -32,7 +32,7 @@ impl Dns {
         let mut left = 0;
         for (_, key) in idle.into_iter().take(wanted as usize) {
             let client = &self.clients[key];
-            // A query may have arrived just now.
+            // A query may have arrived in the meantime.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;

@@ -13,8 +13,8 @@ use evener_core::wire::dns::{self as wire, Added};
 use evener_core::wire::proxy::{self, Extras, Transport};
 use std::net::IpAddr;
 
-/// One in this many queries that may be in a loop is marked. A loop meets the mark soon, and others on the
-/// same machine do not pay for it.
+/// One in this many queries that may be in a loop is marked. A loop is marked soon, and other queries from
+/// the same machine stay cheap.
 const MARK_ONE_IN: usize = 16;
 
 /// The message for the server, if it differs from the client's.
@@ -64,13 +64,13 @@ enum Hops {
 }
 
 impl Dns {
-    /// Adds the information about the client that the server gets.
+    /// Adds the information about the client for the server.
     pub(super) fn alter(&mut self, settings: &Settings, key: QueryKey) {
         self.alter_with(settings, key, Hops::Unmarked);
     }
 
-    /// Marks one of many queries whose client has the address of the server: they may come from it, so the
-    /// number of instances is added. A PROXY header contains it already.
+    /// Marks one of many queries whose client has the address of the server: they may come from the server, so
+    /// the number of instances is added. A PROXY header contains it already.
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
         let most = spec(settings).map_or(u32::MAX, |spec| cx.share(spec.outstanding_max));

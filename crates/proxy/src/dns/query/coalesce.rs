@@ -1,6 +1,6 @@
-//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. Besides
-//! saving work this protects against forgers, who would otherwise have one ID more to hit with each equal
-//! query (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
+//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. This
+//! saves work and protects against forged responses: each further equal query would be one more ID to guess
+//! (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
 //! client only.
 
 use crate::context::Context;
