@@ -196,7 +196,7 @@ impl Acl {
     pub fn groups(&self) -> Vec<(Access, Vec<Prefix>)> {
         let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
         for level in self.layers.iter().flat_map(|layer| layer.iter()) {
-            // Prefixes of one length do not overlap, so those that continue the last group can come first.
+            // Prefixes of one length do not overlap, so the prefixes that continue the last group can be first.
             let first = groups.last().map_or(Access::Permit, |(access, _)| *access);
             for wanted in [first, first.inverse()] {
                 let alike = level.entries.iter().filter(|(_, access)| *access == wanted);

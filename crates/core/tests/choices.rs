@@ -260,7 +260,7 @@ fn without_failover_a_client_has_one_server_or_none() {
     let alone = PoolSpec { failover: Failover::Never, ..story.pool.spec().clone() };
     story.pool.apply(&alone, &targets(&alone), story.now);
     story.state("a", AdminState::Ready);
-    assert_eq!(story.picks([1]), "a", "who was at a lower tier is not there for ever");
+    assert_eq!(story.picks([1]), "a", "a client returns from a tier with a higher number");
 
     let mut story = Story::new("a b", |spec| {
         sticky(spec);

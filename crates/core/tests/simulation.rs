@@ -1,4 +1,4 @@
-//! A seeded simulation of every choice: thousands of random steps (servers come, go, fail, drain; clients
+//! A seeded simulation of every choice: thousands of random steps (servers are added, removed, fail, drain; clients
 //! connect and leave; time passes; configurations change), with the invariants checked after each. A failure
 //! prints the seed.
 #![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]

@@ -76,7 +76,7 @@ impl Transports {
     }
 
     /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
-    /// UDP, so one that refuses it is gone, unless TCP works. A refusal of TCP counts only if UDP is refused,
+    /// UDP, so a server that refuses it is down, unless TCP works. A refusal of TCP counts only if UDP is refused,
     /// too.
     #[must_use]
     pub fn is_telling(&self, by: Transport, now: Time) -> bool {

@@ -425,8 +425,8 @@ impl Fields {
             })
     }
 
-    /// Returns the framing. Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3
-    /// and 4).
+    /// Returns the framing. Messages with both kinds of length are the classic of request smuggling (RFC 9112,
+    /// section 6.3, items 3 and 4).
     fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeaderError> {
         match (self.codings, self.length) {
             (0, None) => Ok(None),

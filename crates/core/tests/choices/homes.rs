@@ -19,7 +19,7 @@ fn a_client_returns_to_its_home() {
     assert_eq!(story.picks([1, 2, 3]), "a b c");
     story.refused("a");
     assert_eq!(story.picks([1, 2, 3]), "c b c");
-    assert_eq!(story.picks([1, 1]), "c c", "meanwhile it stays with one");
+    assert_eq!(story.picks([1, 1]), "c c", "the client stays with its substitute");
     story.state("c", AdminState::Maintenance);
     assert_eq!(story.picks([1, 1]), "b b");
     story.state("c", AdminState::Ready);

@@ -41,7 +41,7 @@ pub struct Usage {
 struct Budget {
     limit: AtomicU64,
     reserved: AtomicU64,
-    /// Open descriptors that are not of clients: listeners, logs, those of the event loops.
+    /// Open descriptors without clients: listeners, logs, event loops.
     others: AtomicU64,
     /// Descriptors of clients, flows and their servers, including promised ones.
     taken: AtomicU64,

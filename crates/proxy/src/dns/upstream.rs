@@ -36,7 +36,7 @@ pub(super) struct Upstream {
     used_at: Time,
     /// Time of the server's last response.
     responded_at: Time,
-    /// The last response came after the timeout of its query.
+    /// The last response arrived after the timeout of its query.
     is_late: bool,
     /// Amount of silence since the last response.
     silence: u32,

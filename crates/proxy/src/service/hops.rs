@@ -129,7 +129,7 @@ impl FlowWatch {
         self.reads_ttls
     }
 
-    /// Notes a new flow to `target`, whose first datagram came with this TTL. `Err` when the datagram may not pass
+    /// Notes a new flow to `target`, whose first datagram arrived with this TTL. `Err` when the datagram may not pass
     /// another router.
     pub(crate) fn on_flow(
         &mut self,

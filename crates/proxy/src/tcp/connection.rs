@@ -45,7 +45,7 @@ pub(super) struct Connection {
     address: IpAddr,
     /// Index of the backend that serves the client, in the settings.
     backend: u32,
-    /// The preamble, which comes before a server is chosen. Boxed: most connections have none.
+    /// The preamble, which is received before a server is chosen. Boxed: most connections have none.
     preamble: Option<Box<Preamble>>,
     /// Permits and limits of the client beyond its slot. Boxed for the same reason.
     admitted: Option<Box<Admitted>>,
@@ -67,7 +67,7 @@ pub(super) struct Connection {
 #[derive(Debug)]
 struct Upstream {
     socket: OwnedFd,
-    /// Distinguishes completions of this connection to a server from those of earlier ones.
+    /// Distinguishes completions of this connection to a server from completions of earlier connections.
     generation: u32,
     choice: Choice,
 }
@@ -323,7 +323,7 @@ pub(super) enum Opening {
     Connecting,
     /// Opened for this client.
     Fresh,
-    /// Opened before the client came.
+    /// Opened before the client connected.
     Warm,
 }
 

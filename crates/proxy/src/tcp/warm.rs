@@ -284,7 +284,7 @@ impl Part {
             self.open_at = cx.now + EVERY;
             return false;
         };
-        // The address of the client does not matter: where it would, there are no warm connections.
+        // The address of the client does not matter: services whose servers see it have no warm connections.
         let no_client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let begun =
             open_socket(&server.target, &self.options, no_client).and_then(|socket| match listener::connect(

@@ -53,7 +53,7 @@ impl Udp {
             match received {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
-                // Responses that came after the error make no further event.
+                // Responses that arrived after the error cause no further event.
                 Err(error) => {
                     self.on_refused(cx, socket, error);
                     break;

@@ -74,7 +74,7 @@ fn text(socket: &UdpSocket) -> String {
     String::from_utf8(receive(socket).0).unwrap()
 }
 
-/// Asserts that no datagram waits. What was sent over loopback is there at once.
+/// Asserts that no datagram waits. Datagrams sent over loopback arrive immediately.
 fn assert_quiet(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let received = socket.recv_from(&mut [0; 16]);
@@ -134,7 +134,7 @@ impl Fixture {
         self.on_datagrams();
     }
 
-    /// Sends a datagram to the first server, and returns where it came from.
+    /// Sends a datagram to the first server, and returns its source.
     fn begin(&mut self, client: &UdpSocket) -> SocketAddr {
         self.send(client, &["begin"]);
         let (bytes, flow) = receive(&self.servers[0]);

@@ -357,7 +357,7 @@ mod tests {
         let mut later = without_id("response");
         [41, 57].into_iter().for_each(|at| later[at..at + 2].copy_from_slice(&[0, 1]));
         check("response", 299, later);
-        // The minimum of the SOA, which came with a TTL of 3600 s, is 60 s.
+        // The minimum of the SOA, which was received with a TTL of 3600 s, is 60 s.
         let mut later = without_id("nodata");
         later[39..43].copy_from_slice(&[0, 0, 0, 50]);
         check("nodata", 10, later);

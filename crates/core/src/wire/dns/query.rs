@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn the_key_has_the_question_section_in_lower_case_and_the_significant_flags() {
         let key = key_of(&sample("query_edns")).unwrap();
-        // RD and AD, EDNS and DO. The type is still HTTPS, whose number is that of a letter.
+        // RD and AD, EDNS and DO. The type is still HTTPS, whose number equals a letter.
         assert_eq!(key, b"\x03www\x07example\x03org\0\0A\0\x01\x27");
         let plain = sample("query");
         let changed = |change: &dyn Fn(&mut Vec<u8>)| {

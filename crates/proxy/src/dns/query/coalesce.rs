@@ -56,7 +56,7 @@ impl Dns {
         }
     }
 
-    /// Gives a response to all queries that wait for it. Its ID and spelling are those of the first query, as
+    /// Gives a response to all queries that wait for it. Its ID and spelling are copied from the first query, as
     /// in the cache.
     pub(in crate::dns) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);

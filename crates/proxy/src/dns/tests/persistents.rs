@@ -187,7 +187,7 @@ fn a_connection_closes_with_the_last_service_that_uses_it() {
     let service = Arc::clone(&mname.fixture.service);
     let Fixture { dns, cx, .. } = &mut mname.fixture;
     assert_eq!((dns.persistents.len(), dns.persistent_of.len()), (1, 1));
-    // The listener for datagrams is gone, that for streams is still there.
+    // The listener for datagrams is closed, the listener for streams is still open.
     assert!(dns.release(cx, 1).is_some());
     dns.maintain(cx, std::iter::once(&service));
     assert_eq!(dns.persistents.len(), 1);

@@ -15,7 +15,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// The bytes that came, which may be none; `None` at the end.
+/// The received bytes, which may be empty; `None` at the end.
 fn take(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut bytes = [0; 4096];
     match stream.read(&mut bytes) {
@@ -263,7 +263,7 @@ fn ending_a_server_closes_its_streams_and_counts_them() {
     assert_eq!(streams.fixture.dns.end_server(&mut streams.fixture.cx, &ending), 1);
     streams.wait_for_end(&mut server);
     assert_eq!(streams.fixture.count("closed_down"), 1);
-    // The query goes on, by another stream.
+    // The query is sent again over another stream.
     let mut server = streams.accepted();
     streams.messages(&mut server, 1);
 }

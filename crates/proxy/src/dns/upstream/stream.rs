@@ -32,7 +32,7 @@ const OUTBOX_MAX: usize = 262_144;
 const READS_MAX: usize = 8;
 /// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// Maximum number of streams for a single client, besides those of transfers.
+/// Maximum number of streams for a single client, besides streams of transfers.
 const PERSONAL_MAX: usize = 8;
 /// Maximum number of consecutive unexpected messages of a server.
 const BAD_MAX: u32 = 1024;

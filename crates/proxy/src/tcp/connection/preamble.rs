@@ -1,5 +1,5 @@
-//! The preamble of a connection, which comes before a server is chosen, and the bytes that the server gets before those
-//! of the client.
+//! The preamble of a connection, which is received before a server is chosen, and the bytes that the server gets before
+//! the client's payload.
 
 use super::{Connection, Stage};
 use crate::service::preamble::{Preamble, PreambleState};

@@ -268,6 +268,6 @@ fn the_access_list_determines_the_class_of_a_client() {
     check(None, "198.51.100.1", None);
     check(Some(1), "192.0.2.1", Some(ClientClass::Permitted));
     check(Some(1), "198.51.100.1", Some(ClientClass::Refused));
-    // A backend that is not there is no pool for refused clients.
+    // A backend that does not exist is not a pool for refused clients.
     check(Some(9), "198.51.100.1", None);
 }
