@@ -3,7 +3,7 @@
 #![no_main]
 
 use evener_core::Time;
-use evener_core::dns::{Cache, Freshness, ExpungeScope};
+use evener_core::dns::{Cache, ExpungeScope, Freshness};
 use evener_core::spec::DnsCacheSpec;
 use evener_core::wire::dns::{self, Query};
 use libfuzzer_sys::fuzz_target;
