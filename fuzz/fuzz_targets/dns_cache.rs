@@ -3,7 +3,7 @@
 #![no_main]
 
 use evener_core::Time;
-use evener_core::dns::{Cache, Freshness, Reach};
+use evener_core::dns::{Cache, ExpungeScope, Freshness};
 use evener_core::spec::DnsCacheSpec;
 use evener_core::wire::dns::{self, Query};
 use libfuzzer_sys::fuzz_target;
@@ -54,7 +54,7 @@ fuzz_target!(|input: (u16, Vec<&[u8]>)| {
             assert!(!is_fresh || out.len() == length && out == stale);
         }
         let name = query.name(&message);
-        match cache.expunge(name, Reach::Name) {
+        match cache.expunge(name, ExpungeScope::Name) {
             // A lookup after its lifetime removed it.
             0 => assert!(!cache.lookup(&key, now, Freshness::Stale, &mut out)),
             _ => assert!(cache.store(&key, response, now)),
@@ -62,7 +62,7 @@ fuzz_target!(|input: (u16, Vec<&[u8]>)| {
         let dead = now + spec.ttl_max + STALE;
         assert!(!cache.lookup(&key, dead, Freshness::Stale, &mut out));
         cache.store(&key, response, now);
-        assert!(cache.expunge(&[0], Reach::Below) >= 1);
+        assert!(cache.expunge(&[0], ExpungeScope::Below) >= 1);
         assert_eq!(cache.stats().entries, 0);
         cache.store(&key, response, now);
     }

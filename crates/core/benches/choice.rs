@@ -11,7 +11,7 @@ use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Clients of a table; so many come again.
+/// Number of clients in a table.
 const CLIENTS: u32 = 100_000;
 const PREFIXES: u32 = 100_000;
 
@@ -27,7 +27,7 @@ const POLICIES: [Policy; 9] = [
     Policy::Maglev { table: Policy::MAGLEV_TABLE },
 ];
 
-/// A different client at each call, of `count`, in no order that a table could profit from.
+/// Returns one of `count` clients in a pseudo-random order, so that a table cannot profit from the order.
 fn clients(count: u32) -> impl FnMut() -> IpAddr {
     let mut number = 0_u32;
     move || {
@@ -53,7 +53,7 @@ fn snapshot(policy: Policy, servers: u32) -> Snapshot {
     pool(policy, servers).snapshot().unwrap()
 }
 
-/// A choice and its end: one connection is open meanwhile.
+/// A choice and the end of its connection, so that one connection is open at a time.
 fn pick(criterion: &mut Criterion) {
     for servers in [10, 1000] {
         let mut group = criterion.benchmark_group(format!("pick/{servers}"));
@@ -87,7 +87,7 @@ fn sticky(criterion: &mut Criterion) {
     group.bench_function("hit", |bencher| bencher.iter(|| table.lookup(client(), Time::ZERO)));
     let unknown: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
     group.bench_function("miss", |bencher| bencher.iter(|| table.lookup(black_box(unknown), Time::ZERO)));
-    // The table is full: each new client takes the place of another one.
+    // The table is full, so each new client evicts another client.
     let mut client = clients(u32::MAX / 2);
     group.bench_function("insert", |bencher| {
         bencher.iter(|| table.remember(client(), ServerId(2), Time::ZERO, |_| false));

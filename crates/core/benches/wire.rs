@@ -1,4 +1,4 @@
-//! Reading what comes over the wire: DNS queries, cached responses, header sections of HTTP.
+//! Parsing of DNS queries and HTTP header sections, and lookups of cached responses.
 #![allow(clippy::unwrap_used, reason = "a benchmark may fail where it stands")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -9,7 +9,7 @@ use evener_core::wire::dns::{self, Query};
 use evener_core::wire::http::{HeaderLimits, Request, Response, Scan};
 use std::hint::black_box;
 
-/// As a browser writes it.
+/// Request of a browser.
 const REQUEST: &[u8] = b"GET /assets/app-4f2c91d7.js?v=12 HTTP/1.1\r\nHost: www.example.org\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: */*\r\n\
     Accept-Language: en-GB,en;q=0.8,de;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
@@ -42,7 +42,7 @@ fn cache(criterion: &mut Criterion) {
     let (mut key, mut out) = (Vec::new(), Vec::new());
     assert!(Query::parse(&message).unwrap().cache_key(&message, &mut key));
     assert!(cache.store(&key, &response, Time::ZERO));
-    // As the proxy does it: parse, make the key, look.
+    // As in the proxy: parse, build the key, look up.
     criterion.bench_function("dns cache/hit", |bencher| {
         bencher.iter(|| {
             let query = Query::parse(black_box(&message)).unwrap();

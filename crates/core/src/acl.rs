@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Decision of an access list about a client.
+/// Decision of an access list on a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The client is admitted.
@@ -190,13 +190,13 @@ impl Acl {
     }
 
     /// Returns the list as groups of which the first with a match decides. Adjacent groups differ in their
-    /// access. [`Self::in_order`] makes an equivalent list of them, and an equal one if this list came from
-    /// there.
+    /// access. [`Self::in_order`] creates an equivalent list from them, and an equal list if this list was created
+    /// by it.
     #[must_use]
     pub fn groups(&self) -> Vec<(Access, Vec<Prefix>)> {
         let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
         for level in self.layers.iter().flat_map(|layer| layer.iter()) {
-            // Prefixes of one length do not overlap, so those that continue the last group can come first.
+            // Prefixes of one length do not overlap, so the prefixes that continue the last group can be first.
             let first = groups.last().map_or(Access::Permit, |(access, _)| *access);
             for wanted in [first, first.inverse()] {
                 let alike = level.entries.iter().filter(|(_, access)| *access == wanted);
@@ -212,7 +212,7 @@ impl Acl {
         groups
     }
 
-    /// Returns the decision about `client`.
+    /// Returns the decision on `client`.
     #[must_use]
     pub fn access(&self, client: IpAddr) -> Access {
         let (family, bits) = left_aligned(client);

@@ -1,4 +1,4 @@
-//! Addresses in textual form ([`Endpoint`]) and as a plane connects to them ([`Target`]).
+//! Addresses in textual form ([`Endpoint`]), and resolved addresses to which a plane connects ([`Target`]).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -14,7 +14,7 @@ pub const UNIX_PATH_BYTES_MAX: usize = 107;
 pub enum Endpoint {
     /// An IP address with its port.
     Ip(SocketAddr),
-    /// A host name that is still to be resolved.
+    /// A host name, which has to be resolved before use.
     Host {
         /// The name, as written.
         name: String,
@@ -50,7 +50,7 @@ pub enum AddressError {
     #[error("`{0}` has no port: write it as {0}:80")]
     NoPort(String),
     /// The port is not a number between 1 and 65535.
-    #[error("`{text}` has the port `{port}`: a port is a number from 1 to 65535")]
+    #[error("port must be between 1 and 65535, got `{port}` in `{text}`")]
     Port {
         /// The whole text.
         text: String,
@@ -78,6 +78,9 @@ pub enum AddressError {
     /// The host is neither an IPv4 address nor a host name (RFC 1123, section 2.1).
     #[error("`{0}` is neither an IPv4 address nor a host name")]
     Host(String),
+    /// The path of a unix socket has a null byte.
+    #[error("the socket path `{0}` has a null byte")]
+    NullByte(String),
     /// The path does not fit into a socket address.
     #[error("the socket path `{0}` is longer than {UNIX_PATH_BYTES_MAX} bytes")]
     PathLength(String),
@@ -89,7 +92,7 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = unix_path(text) {
             return if path.contains('\0') {
-                Err(AddressError::Host(text.replace('\0', "\\0")))
+                Err(AddressError::NullByte(path.replace('\0', "\\0")))
             } else if path.is_empty() || path == "@" {
                 Err(AddressError::Empty)
             } else if path.len() > UNIX_PATH_BYTES_MAX {
@@ -261,9 +264,9 @@ mod tests {
         check("", "! an address is empty");
         check("unix:", "! an address is empty");
         check("10.0.0.1", "has no port: write it as 10.0.0.1:80");
-        check("10.0.0.1:99999", "has the port `99999`");
-        check("10.0.0.1:0", "has the port `0`");
-        check("10.0.0.1:+5", "has the port `+5`");
+        check("10.0.0.1:99999", "port must be between 1 and 65535, got `99999` in `10.0.0.1:99999`");
+        check("10.0.0.1:0", "got `0` in");
+        check("10.0.0.1:+5", "got `+5` in");
         check("2001:db8::1:80", "write an IPv6 address as");
         check("[10.0.0.1]:80", "write an IPv6 address as");
         check("[fe80::1]:80", "without an interface: write it as [fe80::1%eth0]:80");
@@ -281,7 +284,7 @@ mod tests {
         check("*:80", "has no host: write 0.0.0.0:80");
         check("8080", "has no host: write 0.0.0.0:8080");
         check("http://10.0.0.1:80", "is a URL");
-        check("/run/x\0y", "neither");
+        check("/run/x\0y", "the socket path `/run/x\\0y` has a null byte");
         check(&format!("/{}", "x".repeat(107)), "longer than 107 bytes");
     }
 

@@ -1,6 +1,6 @@
 //! An attempt to reach a server for one client: the next server after a failure, and the moment to give up.
-//! An attempt owns the list of servers that were tried. How a connection is made, and what a failure means for the
-//! server, is decided elsewhere.
+//! An attempt owns the list of servers that were tried. It neither opens connections nor changes the health of
+//! servers.
 
 use crate::ServerId;
 use crate::random::Random;
@@ -8,16 +8,15 @@ use crate::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 use crate::time::Time;
 use std::time::Duration;
 
-/// Servers that are picked one by one, each without regard to the others. After these the order of all
-/// remaining servers is computed once, so that a server of a large pool costs about as much as one of a small
-/// pool.
+/// Number of servers that are picked one by one. After these the order of all remaining servers is computed
+/// once, so that a server of a large pool costs about as much as a server of a small pool.
 const CHOSEN_MAX: usize = 16;
 /// Number of times that the order is computed. Each new order includes the servers that changed in the
 /// meantime.
 const ORDERS_MAX: u32 = 4;
 /// Number of servers that may fail fast for one client.
 pub const QUICK_FAILURES_MAX: usize = 10_000;
-/// Number of servers that passive checks took out and that may fail fast for one client.
+/// Number of servers that passive checks marked down and that may fail fast for one client.
 const LAST_RESORTS_MAX: u32 = 16;
 
 /// Limits of the cost of failed servers for a client.
@@ -25,10 +24,10 @@ const LAST_RESORTS_MAX: u32 = 16;
 pub struct AttemptLimits {
     /// Number of servers that may fail slowly.
     pub slow_max: u32,
-    /// Time from the first pick to the last connect.
+    /// Time from the first pick to the last connection attempt.
     pub time_max: Duration,
-    /// The client can wait in the queue of the pool. It then waits for a full server instead of trying one
-    /// that passive checks took out.
+    /// The client can wait in the queue of the pool. It then waits for a full server instead of trying a
+    /// server that passive checks marked down.
     pub can_wait: bool,
 }
 
@@ -40,13 +39,14 @@ impl AttemptLimits {
 /// Cost of a failed server for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Almost none: the server or the local system refused at once.
+    /// Almost none: the server or the local system refused immediately.
     Quick,
     /// Time.
     Slow,
 }
 
-/// An attempt to reach a server. Most succeed at once, so the failures are a separate allocation.
+/// An attempt to reach a server. Most attempts succeed with the first server, so the failures are
+/// a separate allocation.
 ///
 /// ```
 /// use evener_core::attempt::{Attempt, AttemptLimits, Cost};
@@ -87,10 +87,10 @@ struct Failures {
     tried: Vec<ServerId>,
     slow: u32,
     last_resorts: u32,
-    /// A server that passive checks took out failed slowly again.
-    is_hopeless: bool,
-    /// A server was reached and will serve other clients.
-    was_served: bool,
+    /// A server that passive checks marked down failed slowly again.
+    is_exhausted: bool,
+    /// A server was reached, and the request goes to another server nevertheless.
+    was_reached: bool,
     order: Order,
 }
 
@@ -98,7 +98,7 @@ struct Failures {
 #[derive(Clone, Debug, Default)]
 struct Order {
     left: Vec<(ServerId, Why)>,
-    made: u32,
+    computed: u32,
 }
 
 impl Attempt {
@@ -145,34 +145,34 @@ impl Attempt {
         let Some(failures) = &mut self.failures else { return snapshot.pick(request, &[], random) };
         if failures.exceed(limits) || request.now.since(self.began) >= limits.time_max {
             Err(NoServer::Failed)
-        } else if failures.tried.len() >= CHOSEN_MAX && !snapshot.is_alone() {
+        } else if failures.tried.len() >= CHOSEN_MAX && !snapshot.has_no_failover() {
             failures.next_in_order(snapshot, request, random)
-        } else if failures.was_served {
+        } else if failures.was_reached {
             snapshot.pick_again(request, &failures.tried, random)
         } else {
             snapshot.pick(request, &failures.tried, random)
         }
     }
 
-    /// Records the failure of the chosen server and passes it over from now on.
+    /// Records the failure of the chosen server, which is not picked again.
     pub fn failed(&mut self, server: ServerId, why: Why, cost: Cost) {
         self.pass_over(server);
         let failures = self.failures.get_or_insert_default();
         failures.slow += u32::from(cost == Cost::Slow);
         failures.last_resorts += u32::from(why == Why::LastResort);
-        failures.is_hopeless |= why == Why::LastResort && cost == Cost::Slow;
+        failures.is_exhausted |= why == Why::LastResort && cost == Cost::Slow;
     }
 
-    /// Passes over a server that was reached, because the request has to go to another one. The next server
-    /// has as much time as the first one had.
-    pub fn again(&mut self, server: ServerId) {
+    /// Excludes a server that was reached, because the request has to go to another server. The time limit
+    /// begins anew for the next server.
+    pub fn retry_elsewhere(&mut self, server: ServerId) {
         self.pass_over(server);
-        self.failures.get_or_insert_default().was_served = true;
+        self.failures.get_or_insert_default().was_reached = true;
         self.began = Time::NEVER;
     }
 
     /// Restarts the clock after the client waited in a queue or its request was in progress. Servers that
-    /// were full may have room since.
+    /// were full may have free slots again.
     pub fn begin_anew(&mut self) {
         self.began = Time::NEVER;
         if let Some(failures) = &mut self.failures {
@@ -180,7 +180,7 @@ impl Attempt {
         }
     }
 
-    /// Passes over a server for a reason that lies in the request.
+    /// Excludes a server for a reason that lies in the request.
     pub fn pass_over(&mut self, server: ServerId) {
         let tried = &mut self.failures.get_or_insert_default().tried;
         if let Err(at) = tried.binary_search(&server) {
@@ -188,7 +188,7 @@ impl Attempt {
         }
     }
 
-    /// Returns the time at which a connect that begins now is given up.
+    /// Returns the time at which a connection attempt that begins now times out.
     #[must_use]
     pub fn deadline(&self, now: Time, connect_timeout: Duration, limits: &AttemptLimits) -> Time {
         let whole = self.began.min(now) + limits.time_max;
@@ -202,7 +202,7 @@ impl Failures {
     }
 
     fn exceed(&self, limits: &AttemptLimits) -> bool {
-        self.is_hopeless
+        self.is_exhausted
             || self.slow >= limits.slow_max
             || self.last_resorts >= LAST_RESORTS_MAX
             || self.tried.len() >= QUICK_FAILURES_MAX
@@ -222,8 +222,8 @@ impl Failures {
                     return Ok(choice);
                 }
             }
-            if order.made < ORDERS_MAX {
-                order.made += 1;
+            if order.computed < ORDERS_MAX {
+                order.computed += 1;
                 order.left = snapshot.order(request, random, is_tried);
             }
             if order.left.is_empty() {
@@ -290,7 +290,7 @@ mod tests {
         spec.sticky = Some(StickySpec { by, size: 16, ttl: None, failback: true, rebalance: None });
     }
 
-    /// Fails everywhere. Returns the servers in turn and the reason why there was none at the end.
+    /// Fails at every server. Returns the servers in the order of the attempts, and the final error.
     fn all(snapshot: &Snapshot, cost: Cost) -> (Vec<ServerId>, NoServer) {
         let (mut attempt, mut random, mut seen) = (Attempt::new(), Random::seeded(1), Vec::new());
         let request = Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO);
@@ -320,7 +320,7 @@ mod tests {
             assert!(inspected < (CHOSEN_MAX as u64 * 10 + 40) * SERVERS as u64, "{policy}: {inspected}");
             assert_eq!((seen.len(), reason), (SERVERS, NoServer::Failed), "{policy}");
             let tiers: Vec<u8> = seen.iter().skip(1).map(|id| snapshot.server(*id).unwrap().tier).collect();
-            assert!(tiers.is_sorted(), "{policy}: a lower tier came first");
+            assert!(tiers.is_sorted(), "{policy}: a server with a lower tier number came later");
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen.len(), SERVERS, "{policy}: each is tried once");
@@ -355,8 +355,8 @@ mod tests {
         assert_eq!(deadline(&attempt, at(13).now, 3), 2);
         assert!(attempt.next(&snapshot, &at(14), &LIMITS, &mut random).is_ok());
         assert_eq!(attempt.next(&snapshot, &at(15), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
-        // Another request of the same client, or a repetition, has its own time.
-        attempt.again(choice.server.id);
+        // Another request of the same client, or a retry, has its own time limit.
+        attempt.retry_elsewhere(choice.server.id);
         assert!(attempt.next(&snapshot, &at(60), &LIMITS, &mut random).is_ok());
         assert_eq!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
         attempt.begin_anew();
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_waits_for_a_full_server_before_one_that_passive_checks_took_out() {
+    fn a_client_waits_for_a_full_server_before_it_tries_one_that_is_marked_down() {
         let mut pool = pool("first", 2, |spec| {
             for server in &mut spec.servers {
                 (server.tier, server.limits.hard) = (1, Some(1));

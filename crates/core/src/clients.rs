@@ -3,17 +3,18 @@
 //! Workers share the table. It is split by the hash of the client into shards with a short lock each, which
 //! is taken once for a new connection or flow. Traffic after that is added to the client's record, which its
 //! connections hold. A table of up to [`SHARD_CLIENTS`] clients is one shard. A full shard evicts the client
-//! that was seen the least recently. It passes over clients that moved bytes since they came, as long as the
-//! search is cheap.
+//! that was seen the least recently. It spares up to [`CHANCES_MAX`] clients that moved bytes since their last
+//! connection.
 
 use crate::hash;
+use crate::lock::lock;
 use crate::lru::Lru;
 use crate::time::Time;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Number of clients that one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
@@ -29,19 +30,19 @@ pub struct ClientRecord {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     seen: AtomicU64,
-    server: Mutex<Option<Had>>,
+    server: Mutex<Option<LastServer>>,
 }
 
 /// The last server of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Had {
+pub struct LastServer {
     /// Name of the pool.
     pub pool: Arc<str>,
     /// Name of the server in the pool.
     pub server: Arc<str>,
 }
 
-/// A client at one moment.
+/// A copy of a client's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientSeen {
     /// Address of the client.
@@ -52,17 +53,17 @@ pub struct ClientSeen {
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
-    /// Time of the last connect or of the last bytes.
+    /// Time of the last new connection or of the last bytes.
     pub seen: Time,
     /// The last server.
-    pub had: Option<Had>,
+    pub last_server: Option<LastServer>,
 }
 
 impl ClientRecord {
     /// Counts a connection or a flow that the client opened.
     pub fn connected(&self, now: Time) {
         self.connects.fetch_add(1, Ordering::Relaxed);
-        self.saw(now);
+        self.set_seen(now);
     }
 
     /// Counts bytes received from the client and sent to it.
@@ -73,19 +74,19 @@ impl ClientRecord {
         if bytes_out > 0 {
             self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
         }
-        self.saw(now);
+        self.set_seen(now);
     }
 
-    /// Records the server that the client has now.
-    pub fn had(&self, pool: &Arc<str>, server: &Arc<str>) {
+    /// Records the present server of the client.
+    pub fn record_server(&self, pool: &Arc<str>, server: &Arc<str>) {
         let mut last = lock(&self.server);
         let same = last.as_ref().is_some_and(|last| last.pool == *pool && last.server == *server);
         if !same {
-            *last = Some(Had { pool: Arc::clone(pool), server: Arc::clone(server) });
+            *last = Some(LastServer { pool: Arc::clone(pool), server: Arc::clone(server) });
         }
     }
 
-    fn saw(&self, now: Time) {
+    fn set_seen(&self, now: Time) {
         self.seen.store(now.as_nanos(), Ordering::Relaxed);
     }
 
@@ -93,21 +94,21 @@ impl ClientRecord {
         Time::from_nanos(self.seen.load(Ordering::Relaxed))
     }
 
-    fn seen_at(&self, address: IpAddr) -> ClientSeen {
+    fn snapshot(&self, address: IpAddr) -> ClientSeen {
         ClientSeen {
             address,
             connects: self.connects.load(Ordering::Relaxed),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             seen: self.seen(),
-            had: lock(&self.server).clone(),
+            last_server: lock(&self.server).clone(),
         }
     }
 }
 
 type Shard = Lru<IpAddr, Arc<ClientRecord>>;
 
-/// The table of a service.
+/// The table of the clients of a service.
 #[derive(Debug)]
 pub struct Clients {
     shards: Box<[Mutex<Shard>]>,
@@ -124,13 +125,13 @@ impl Clients {
         Self { shards: (0..shards).map(|_| Mutex::new(Lru::new(capacity, key))).collect(), size }
     }
 
-    /// Returns the number of clients that the table was made for.
+    /// Returns the configured number of clients.
     #[must_use]
     pub fn size(&self) -> u32 {
         self.size
     }
 
-    /// Returns the record of a client that is present now, and creates it if the client is unknown.
+    /// Returns the record of a client that has just connected, and creates it if the client is unknown.
     #[must_use]
     pub fn enter(&self, client: IpAddr, now: Time) -> Arc<ClientRecord> {
         let client = client.to_canonical();
@@ -140,7 +141,7 @@ impl Clients {
         }
         pass_over_the_busy(&mut shard);
         let record = Arc::new(ClientRecord::default());
-        record.saw(now);
+        record.set_seen(now);
         shard.insert(client, Arc::clone(&record), now);
         record
     }
@@ -182,8 +183,8 @@ impl Clients {
         (newest.collect(), total)
     }
 
-    /// Takes over the records of another table that were created since `since`, the newest first, as far as
-    /// there is room. A client of both tables has one record afterwards.
+    /// Takes over the records of another table that were created since `since`. If there are more than fit, the
+    /// newest remain. A client of both tables has one record afterwards.
     pub fn adopt(&self, other: &Self, since: Time) {
         let mut records = Vec::new();
         for shard in &other.shards {
@@ -200,17 +201,20 @@ impl Clients {
         }
     }
 
-    /// Panics unless every shard is sound and holds the right clients.
+    /// Panics unless every shard is consistent and each client is in the shard of its hash.
     pub fn check_invariants(&self) {
         for (number, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
             shard.check_invariants();
-            assert!(shard.iter().all(|(client, ..)| self.number(*client) == number), "each in its shard");
+            assert!(
+                shard.iter().all(|(client, ..)| self.number(*client) == number),
+                "each client is in the shard of its hash"
+            );
         }
     }
 
     fn peek(&self, client: IpAddr) -> Option<ClientSeen> {
-        self.shard(client).peek(&client).map(|(record, _)| record.seen_at(client))
+        self.shard(client).peek(&client).map(|(record, _)| record.snapshot(client))
     }
 
     fn number(&self, client: IpAddr) -> usize {
@@ -222,7 +226,7 @@ impl Clients {
     }
 }
 
-/// Keeps a full shard from evicting the oldest client while bytes move for it.
+/// Prevents a full shard from evicting the oldest client if bytes moved for it since its last connection.
 fn pass_over_the_busy(shard: &mut Shard) {
     if shard.len() < shard.capacity() {
         return;
@@ -235,12 +239,6 @@ fn pass_over_the_busy(shard: &mut Shard) {
         };
         shard.touch(&client, seen);
     }
-}
-
-/// Locks. The data is sound between the methods that change it, so a panic of another holder leaves it
-/// usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -271,18 +269,27 @@ mod tests {
         clients.enter(client(1), at(2)).connected(at(2));
         record.moved(10, 0, at(3));
         record.moved(5, 70, at(4));
-        record.had(&"web".into(), &"a:1".into());
-        record.had(&"web".into(), &"b:1".into());
-        let had = Some(Had { pool: "web".into(), server: "b:1".into() });
-        let expected =
-            ClientSeen { address: client(1), connects: 2, bytes_in: 15, bytes_out: 70, seen: at(4), had };
+        record.record_server(&"web".into(), &"a:1".into());
+        record.record_server(&"web".into(), &"b:1".into());
+        let last_server = Some(LastServer { pool: "web".into(), server: "b:1".into() });
+        let expected = ClientSeen {
+            address: client(1),
+            connects: 2,
+            bytes_in: 15,
+            bytes_out: 70,
+            seen: at(4),
+            last_server,
+        };
         assert_eq!(clients.newest(Time::ZERO, 9), (vec![expected], 1));
         let mapped: IpAddr = "::ffff:0.0.0.1".parse().unwrap();
-        assert!(Arc::ptr_eq(&clients.enter(mapped, at(5)), &record), "one address, however it is written");
+        assert!(
+            Arc::ptr_eq(&clients.enter(mapped, at(5)), &record),
+            "an IPv4-mapped address counts as the IPv4 address"
+        );
     }
 
     #[test]
-    fn the_most_recently_seen_come_first_up_to_the_limit() {
+    fn the_most_recently_seen_clients_come_first_up_to_the_limit() {
         let clients = Clients::new(100, 1);
         (1..=9).for_each(|n| drop(clients.enter(client(n), at(u64::from(n)))));
         clients.enter(client(3), at(20)).connected(at(20));
@@ -303,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_busy_one_is_still_evicted() {
+    fn a_busy_client_is_evicted_when_all_are_busy() {
         let clients = Clients::new(20, 1);
         for n in 0..20 {
             clients.enter(client(n), at(1)).moved(1, 1, at(2));
@@ -314,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn another_size_keeps_the_newest_with_their_records() {
+    fn a_table_of_another_size_adopts_the_newest_records() {
         let (old, small, large) = (Clients::new(4, 1), Clients::new(2, 1), Clients::new(20_000, 1));
         let records: Vec<_> = (0..4).map(|n| old.enter(client(n), at(u64::from(n) + 1))).collect();
         records[0].moved(1, 0, at(9));
@@ -323,14 +330,18 @@ mod tests {
         large.adopt(&small, Time::ZERO);
         assert_eq!(listed(&large), [client(0), client(3)]);
         records[3].moved(7, 0, at(10));
-        assert_eq!(large.newest(at(10), 1).0[0].bytes_in, 7, "an open connection goes on being counted");
+        assert_eq!(
+            large.newest(at(10), 1).0[0].bytes_in,
+            7,
+            "the bytes of an open connection are still counted"
+        );
         let _late = old.enter(client(8), at(11));
         large.adopt(&old, at(11));
         assert_eq!(listed(&large), [client(8), client(3), client(0)]);
     }
 
     #[test]
-    fn the_table_stays_bounded_and_sound() {
+    fn the_table_stays_bounded_and_consistent() {
         let (clients, mut random) = (Clients::new(10_000, 7), Random::seeded(11));
         for step in 0..40_000_u64 {
             let record = clients.enter(client(random.below(30_000) as u32), Time::from_nanos(step));

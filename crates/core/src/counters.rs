@@ -60,7 +60,7 @@ counters! {
     ServiceCounters {
         /// TCP connections accepted.
         connections,
-        /// Flows begun (UDP).
+        /// UDP flows opened.
         flows,
         /// Bytes from clients that were passed to servers.
         bytes_in,
@@ -72,7 +72,7 @@ counters! {
         datagrams_out,
         /// Clients that the access list refused.
         denied,
-        /// Clients that reached their limit of connections, of new ones, or of requests.
+        /// Clients that reached their limit of connections, of new connections, or of requests.
         limited,
         /// Refused clients that were delayed.
         tarpitted,
@@ -81,7 +81,7 @@ counters! {
         preamble_refused,
         /// Connections, requests and datagrams refused because they loop between instances.
         loops,
-        /// Connections that did not send in time the PROXY header, handshake or request that comes first.
+        /// Connections whose PROXY header, TLS handshake or first request did not arrive in time.
         preamble_timeouts,
         /// TLS handshakes that were completed.
         tls_handshakes,
@@ -95,7 +95,7 @@ counters! {
         requests,
         /// Requests that were malformed, ambiguous or beyond the limits.
         requests_bad,
-        /// Requests that were sent again, to another server.
+        /// Requests that were retried on another server.
         requests_retried,
         /// Requests with a local response: redirects, the health path, `respond`.
         requests_local,
@@ -104,48 +104,48 @@ counters! {
         /// Requests whose header section has more bytes or fields than the limits allow: the client received
         /// 431.
         headers_too_large,
-        /// Requests ended because their body came below the minimum rate.
+        /// Requests closed because their body arrived below the minimum rate.
         slow_requests,
-        /// Responses ended because their client read them below the minimum rate.
+        /// Responses closed because the client read them below the minimum rate.
         slow_responses,
-        /// Requests given up because their client left before the response.
+        /// Requests aborted because the client closed the connection before the response.
         requests_aborted,
         /// HTTP connections that became relays (Upgrade, CONNECT).
         upgrades,
         /// Lines of the request log that were dropped because its buffer was full.
         log_dropped,
-        /// Clients that got a server connection that was opened in advance.
+        /// Clients served by a pre-opened server connection.
         warm_used,
-        /// Clients and requests that waited in a queue, because every server was at its limit.
+        /// Clients and requests that waited in a queue because every server was at its limit.
         queued,
-        /// Clients and requests whose time in the queue ended.
+        /// Clients and requests that waited in the queue until its timeout.
         queue_timeouts,
         /// Clients and requests refused because the queue was full.
         queue_full,
         /// Clients for which no server was available.
         no_server,
-        /// Connections that ended by the idle timeout.
+        /// Connections closed by the idle timeout.
         idle_timeouts,
-        /// HTTP connections, idle or with their last response, and idle connections of DNS over TCP, that
-        /// were closed because other clients needed their descriptors.
+        /// HTTP and DNS connections closed to free file descriptors for other clients; idle, or finishing their
+        /// last response.
         idle_shed,
-        /// Connections that ended because one side had ended and nothing moved for `half_closed_timeout`.
+        /// Half-closed connections that were closed after `half_closed_timeout` without traffic.
         half_closed_timeouts,
-        /// Connections cut at the drain deadline.
+        /// Connections closed at the drain deadline.
         cut,
-        /// Connections and flows that the operator closed.
+        /// Connections and flows closed by an operator.
         closed,
-        /// Connections, requests and flows that ended because a check took their server down (`on_down`).
+        /// Connections, requests and flows closed because a check marked their server down (`on_down`).
         closed_down,
-        /// Accepts that failed for want of descriptors or memory.
+        /// Failed accept calls: no descriptors or memory left.
         accept_errors,
         /// Pauses of accepting because the service was full.
         accept_pauses,
-        /// Flows that ended by the idle timeout.
+        /// Flows closed by the idle timeout.
         flows_expired,
         /// Flows evicted, the longest unused first, because the table was full.
         flows_evicted,
-        /// Flows that moved to another server because theirs failed or left.
+        /// Flows moved to another server because their server failed or was removed.
         flows_moved,
         /// Datagrams dropped: no server was available.
         drop_no_server,
@@ -153,7 +153,7 @@ counters! {
         drop_denied,
         /// Datagrams dropped: the socket's send buffer was full.
         drop_send_full,
-        /// Datagrams dropped: the server refused them and no other one was available.
+        /// Datagrams dropped: the server refused them and no other server was available.
         drop_refused,
         /// Datagrams dropped: no socket was available (descriptors, ports).
         drop_no_socket,
@@ -165,11 +165,11 @@ counters! {
         drop_outstanding,
         /// DNS queries that no remaining server could take (size, address family, a stuck connection).
         drop_no_capable_server,
-        /// DNS queries that got FORMERR or NOTIMP: malformed, or of another opcode.
+        /// DNS queries that received FORMERR or NOTIMP: malformed, or with an unsupported opcode.
         formerr,
         /// DNS responses truncated to the client's UDP size. The client retries over TCP.
         truncated,
-        /// DNS queries beyond the rate of their network, which got a truncated response or none.
+        /// DNS queries beyond the rate limit of their network: they received a truncated response or none.
         rate_limited,
         /// DNS queries served from the cache.
         cache_hits,
@@ -185,9 +185,9 @@ counters! {
 counters! {
     /// Counters of a server.
     ServerCounters {
-        /// Connections made to the server.
+        /// Connections established to the server.
         connections,
-        /// Flows begun at the server.
+        /// UDP flows opened to the server.
         flows,
         /// Bytes sent to the server.
         bytes_in,
@@ -197,32 +197,32 @@ counters! {
         datagrams_in,
         /// Datagrams received from the server.
         datagrams_out,
-        /// Connects that the server or an ICMP message refused.
+        /// Connection attempts refused by the server or by an ICMP error.
         connect_refused,
-        /// Connects that timed out.
+        /// Connection attempts that timed out.
         connect_timeouts,
-        /// Connects that failed otherwise (no route, no such socket).
+        /// Connection attempts that failed for another reason (no route, no such socket).
         connect_errors,
-        /// Connects and checks that failed for a local reason (descriptors, ports, memory), which is no
-        /// verdict on the server.
+        /// Connection attempts and checks that failed for a local reason (descriptors, ports, memory). They do
+        /// not count against the server.
         local_errors,
         /// Connections that the server reset.
         resets,
         /// HTTP requests or DNS queries sent to the server.
         requests,
-        /// Responses that the server began.
+        /// Responses whose beginning arrived from the server.
         responses,
         /// Responses with a status of 500 to 599.
         responses_5xx,
         /// Responses that did not begin in time.
         response_timeouts,
-        /// Responses that were malformed, broke off, or matched no query.
+        /// Responses that were malformed or incomplete, or matched no query.
         responses_bad,
         /// TLS handshakes with the server that failed.
         tls_failed,
         /// Persistent connections (mname) that were established.
         persistent_connections,
-        /// Persistent connections that ended by a fault.
+        /// Persistent connections that failed.
         persistent_connection_faults,
         /// Datagrams dropped because the connection to the server was stuck.
         drop_stuck,
@@ -230,9 +230,9 @@ counters! {
 }
 
 impl ServiceCounters {
-    /// Returns the counter of connections that ended because nothing moved.
+    /// Returns the counter of connections that were closed after a time without traffic.
     #[must_use]
-    pub fn quiet(&self, is_half_closed: bool) -> &Counter {
+    pub fn timeouts(&self, is_half_closed: bool) -> &Counter {
         if is_half_closed { &self.half_closed_timeouts } else { &self.idle_timeouts }
     }
 }
@@ -273,7 +273,7 @@ impl<C: CounterSet> Sharded<C> {
         C::NAMES.iter().copied().zip(sums)
     }
 
-    /// Returns the sum of the counter called `name`, or 0 if there is none of that name.
+    /// Returns the sum of the counter called `name`, or 0 if no counter has that name.
     #[must_use]
     pub fn total(&self, name: &str) -> u64 {
         self.totals().find_map(|(known, sum)| (known == name).then_some(sum)).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! The difference between two configurations, as changes that a reader understands and a plane can apply.
+//! The difference between two configurations, as changes that can be printed and applied.
 
 use crate::spec::{PoolSpec, ServerSpec, ServiceSpec, Spec};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ pub struct Change {
 pub enum Action {
     /// The subject is new.
     Add,
-    /// The subject is gone.
+    /// The subject is removed.
     Remove,
     /// These settings of the subject have other values.
     Set(Vec<String>),
@@ -90,7 +90,9 @@ fn pair<T>(
         |list: &'_ [T]| list.iter().enumerate().map(|(at, item)| (name(item).clone(), at)).collect();
     let (in_old, in_new): (BTreeMap<Arc<str>, usize>, BTreeMap<Arc<str>, usize>) =
         (by_name(old), by_name(new));
-    old.iter().filter(|item| !in_new.contains_key(name(item))).for_each(|gone| visit((Some(gone), None)));
+    old.iter()
+        .filter(|item| !in_new.contains_key(name(item)))
+        .for_each(|removed| visit((Some(removed), None)));
     new.iter().for_each(|item| visit((in_old.get(name(item)).map(|&at| &old[at]), Some(item))));
 }
 

@@ -37,7 +37,7 @@ macro_rules! events {
     ($($(#[$doc:meta])* $level:ident $name:literal $variant:ident { $($field:ident: $type:ty),* $(,)? })*) => {
         /// An observable fact.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(missing_docs, reason = "fields are named for what they are")]
+        #[allow(missing_docs, reason = "the names of the fields describe them")]
         pub enum Event { $($(#[$doc])* $variant { $($field: $type),* }),* }
 
         impl Event {
@@ -66,9 +66,9 @@ events! {
     Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
-    /// A service takes clients at an address.
+    /// A service accepts clients at an address.
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
-    /// A service takes no more clients at an address.
+    /// A service no longer accepts clients at an address.
     Info "listener_closed" ListenerClosed { service: Arc<str>, address: String }
     /// A directory in which servers are discovered has a problem; the servers found earlier stay.
     Warn "discovery_failed" DiscoveryFailed { directory: String, problem: String }
@@ -84,7 +84,7 @@ events! {
     Debug "server_checked" ServerChecked { pool: Arc<str>, server: Arc<str> }
     /// A server is no longer used.
     Warn "server_down" ServerDown { pool: Arc<str>, server: Arc<str>, reason: String }
-    /// The operator changed the administrative state of a server.
+    /// An operator changed the administrative state of a server.
     Info "server_state" ServerState { pool: Arc<str>, server: Arc<str>, state: &'static str }
     /// A server had many more clients than others; some of them get another server.
     Info "clients_rebalanced" ClientsRebalanced { pool: Arc<str>, server: Arc<str>, clients: usize }
@@ -96,29 +96,29 @@ events! {
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A persistent connection to a server failed or ended.
     Debug "persistent_connection_failed" PersistentConnectionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
-    /// Traffic could not reach a server.
+    /// Traffic failed to reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
-    /// A connect or a check failed for a local reason (descriptors, ports, memory), which is no verdict on
-    /// the server; at most once a second.
+    /// A connection attempt or a check failed for a local reason (descriptors, ports, memory), which does not count
+    /// against the server; at most once a second.
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
-    /// Clients got no server; at most once a second for each service.
+    /// No server was available for clients; at most once a second for each service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
     /// No remaining server could take a query: it is too long, its address does not fit into a frame, or the
     /// connection to the server is stuck; at most once a second for each service.
     Warn "no_capable_server" NoCapableServer { service: Arc<str> }
-    /// Traffic loops: packets that a service sends come back to it through its own servers; at most once a
-    /// second for each service.
+    /// Traffic loops: packets that a service sends return to it through its own servers; at most once a second for
+    /// each service.
     Warn "loop_found" LoopFound { service: Arc<str> }
     /// A service is full and accepting pauses; at most once a second for each service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
     /// The number of connections is limited by descriptors and accepting pauses; at most once a second for
     /// each service.
     Warn "descriptors_used_up" DescriptorsUsedUp { service: Arc<str>, connections_max: u32 }
-    /// Accepting failed and goes on after a pause; at most once a second for each service.
+    /// Accepting failed and continues after a pause; at most once a second for each service.
     Warn "accept_failed" AcceptFailed { service: Arc<str>, error: String }
     /// The files of request logs were reopened on SIGUSR1.
     Info "logs_reopened" LogsReopened {}
-    /// Another configuration is in force.
+    /// Another configuration is active.
     Info "reloaded" Reloaded { changes: usize }
     /// One change of a reload.
     Info "changed" Changed { change: String }
@@ -128,22 +128,22 @@ events! {
     Info "certificates_reloaded" CertificatesReloaded {}
     /// Certificates changed on disk but cannot be used; the old ones stay.
     Error "certificates_refused" CertificatesRefused { problem: String }
-    /// The operator changed the access list of a service.
+    /// An operator changed the access list of a service.
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
-    /// The operator closed a connection or a flow.
+    /// An operator closed a connection or a flow.
     Info "connection_closed" ConnectionClosed { number: u64 }
-    /// Connections, requests and flows of a server were closed because a check took it down or the operator
+    /// Connections, requests and flows of a server were closed because a check marked it down or an operator
     /// requested it.
     Info "server_closed" ServerClosed { pool: Arc<str>, server: Arc<str>, reason: &'static str, closed: usize }
     /// No new clients are accepted; the present ones may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
     /// All clients finished.
     Info "drained" Drained {}
-    /// The deadline or a second signal came; the remaining connections were cut.
+    /// The drain deadline passed or a second signal arrived; the remaining connections were closed.
     Warn "cut" Cut { connections: u64 }
     /// A message for the operator.
     Warn "notice" Notice { text: String }
-    /// The program ends.
+    /// The program exits.
     Info "stopped" Stopped {}
 }
 

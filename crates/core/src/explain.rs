@@ -1,6 +1,6 @@
-//! The reasons why a client gets its server or none: the decision of the service, the order in which servers
-//! would be tried, and the reasons against the others. The same code makes the real choice; an explanation
-//! takes no slot and no turn.
+//! Explanation of the choice of a server for a client: the decision of the service, the order in which servers
+//! would be tried, and the reasons against the others. The same code makes the real choice; an explanation takes
+//! neither a slot nor a turn.
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Number of candidates that are put in order. Later ones are listed without a rank.
 const CANDIDATES_MAX: usize = 64;
 
-/// Checks that come before the choice of a server.
+/// Checks before the choice of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Gate<'a> {
     /// The protocol of the service.
@@ -26,23 +26,23 @@ pub struct Gate<'a> {
     pub acl: Option<&'a Acl>,
     /// Denied clients are served from another pool.
     pub serves_denied: bool,
-    /// The limits of each client.
+    /// Limits per client of the service.
     pub throttle: Option<&'a Throttle>,
 }
 
-/// Decision of a service about a client that connects now.
+/// Decision of a service on a client that connects now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
     /// The client is admitted.
     Permitted,
-    /// The access list refuses it.
+    /// The access list refuses the client.
     Denied,
     /// The client reached a limit.
     Exceeded(Exceeded),
 }
 
 impl Gate<'_> {
-    /// Returns the decision about the client's next connection and its first request. Nothing is counted.
+    /// Returns the decision about the client's next connection and its first request. Neither is counted.
     #[must_use]
     pub fn entrance(&self, client: IpAddr, now: Time) -> Entrance {
         let denied = self.acl.is_some_and(|acl| acl.access(client) == Access::Deny);
@@ -50,7 +50,7 @@ impl Gate<'_> {
             return Entrance::Denied;
         }
         let used = self.throttle.map(|throttle| throttle.used(client, now));
-        // Denied clients have their own pool, and no limits of connections.
+        // Denied clients are served by their own pool, without limits of connections.
         let connection = used.and_then(|used| used.connection).filter(|_| !denied);
         let request = used.and_then(|used| used.request).filter(|_| self.protocol == Protocol::Http);
         match connection.or(request) {
@@ -61,7 +61,7 @@ impl Gate<'_> {
     }
 }
 
-/// A whole explanation.
+/// Explanation for one client.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     /// The server that the sticky table names.
@@ -88,24 +88,24 @@ pub struct Row {
 pub enum Reason {
     /// The server would be tried as number `.0`, because of `.1`.
     Candidate(usize, Why),
-    /// The server would be tried after the ranked ones.
+    /// The server would be tried after the ranked servers.
     Further,
     /// The server is at its limit.
     Full {
-        /// Connections or flows now.
+        /// Number of present connections or flows.
         active: u32,
         /// The limit for this client.
         bound: u32,
     },
     /// The server's access list refuses the client.
     Denied,
-    /// The server drains and does not know the client.
+    /// The server drains, and the client is new there.
     Drain,
-    /// The server has the weight 0 and does not know the client.
+    /// The server has the weight 0, and the client is new there.
     Weightless,
-    /// A check found the server down.
+    /// A check marked the server down.
     Down(Arc<str>),
-    /// The operator took the server out.
+    /// An operator put the server into maintenance.
     Maintenance,
     /// Another server was chosen, and there is no failover.
     NoFailover,
@@ -114,10 +114,10 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Candidate(1, Why::Sticky) => write!(out, "chosen: the client had it before"),
+            Self::Candidate(1, Why::Sticky) => write!(out, "chosen: the client used it before"),
             Self::Candidate(1, Why::Policy) => write!(out, "chosen by the policy"),
             Self::Candidate(1, Why::Unchecked) => {
-                write!(out, "chosen: not checked yet, but no checked server takes the client")
+                write!(out, "chosen: not checked yet, but no checked server can take the client")
             }
             Self::Candidate(1, Why::LastResort) => {
                 write!(out, "chosen: traffic failed to reach it, but no other server is left")
@@ -168,7 +168,7 @@ fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
         Admission::Down(reason) => Reason::Down(reason.clone()),
         Admission::KnownOnly(KnownOnly::Drain) => Reason::Drain,
         Admission::KnownOnly(KnownOnly::Weight) => Reason::Weightless,
-        Admission::Open | Admission::Unchecked | Admission::LastResort(_) if snapshot.is_alone() => {
+        Admission::Open | Admission::Unchecked | Admission::LastResort(_) if snapshot.has_no_failover() => {
             Reason::NoFailover
         }
         Admission::Open | Admission::Unchecked | Admission::LastResort(_)

@@ -1,8 +1,7 @@
 //! The associations of a datagram service: the server of each client, and the plane's handle for it.
 //!
-//! The table receives events (a datagram, the passing of time, a server that left) and returns the
-//! consequences. Sockets belong to the plane. The table is bounded: when it is full, it evicts the flow that
-//! was unused the longest.
+//! The table receives events (a datagram, the time, a removed server) and returns the flows that end. Sockets
+//! belong to the plane. The table is bounded: when it is full, it evicts the least recently used flow.
 
 use crate::ServerId;
 use crate::lru::Lru;
@@ -19,8 +18,8 @@ pub struct FlowKey {
     pub local: Option<IpAddr>,
     /// The proxy that reported the client by a PROXY header.
     pub via: Option<Via>,
-    /// The server, when the datagrams of one client are spread over several. The client has one flow to each
-    /// of them.
+    /// The server, when the datagrams of one client are spread over several servers. The client has one flow to
+    /// each of them.
     pub lane: Option<ServerId>,
 }
 
@@ -118,7 +117,7 @@ impl FlowTable {
         self.flows.remove(key)
     }
 
-    /// Removes and returns the next flow whose idle timeout is over; its handle is free. Call it until it
+    /// Removes and returns the next flow whose idle timeout has passed; its handle is free. Call it until it
     /// returns `None`.
     pub fn expire(&mut self, now: Time) -> Option<(FlowKey, Flow)> {
         let (_, used) = self.flows.oldest()?;
@@ -131,7 +130,7 @@ impl FlowTable {
         self.flows.oldest().map(|(_, used)| used + self.idle)
     }
 
-    /// Returns the flow that was unused the longest.
+    /// Returns the least recently used flow.
     #[must_use]
     pub fn oldest(&self) -> Option<FlowKey> {
         self.flows.oldest().map(|(key, _)| key)
@@ -148,7 +147,7 @@ impl FlowTable {
         self.flows.iter().map(|(key, flow, _)| (key, flow))
     }
 
-    /// Panics unless the table is sound and no socket serves two flows.
+    /// Panics unless the table is consistent and each socket serves one flow.
     pub fn check_invariants(&self) {
         self.flows.check_invariants();
         let mut handles: Vec<u64> = self.iter().map(|(_, flow)| flow.handle).collect();
@@ -157,8 +156,7 @@ impl FlowTable {
     }
 }
 
-/// The server that has its turn, for each client whose datagrams are spread over several servers. Bounded like
-/// the flows.
+/// The present server of each client whose datagrams are spread over several servers. Bounded like the flows.
 #[derive(Debug)]
 pub struct Turns(Lru<FlowKey, Turn>);
 
@@ -176,7 +174,8 @@ impl Turns {
         Self(Lru::new(capacity, key))
     }
 
-    /// Takes one datagram of `key` off its turn and returns the server, unless the turn is over.
+    /// Counts one datagram of `key` and returns its server, or `None` if the server has got all datagrams of its
+    /// turn.
     pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<ServerId> {
         let turn = self.0.touch(key, now)?;
         turn.left = turn.left.checked_sub(1)?;
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_gives_back_the_flow_unused_the_longest() {
+    fn a_full_table_evicts_the_least_recently_used_flow() {
         let mut table = FlowTable::new(2, Duration::from_secs(10), 1);
         assert_eq!(table.begin(key(1), flow(1), at(0)), None);
         assert_eq!(table.begin(key(2), flow(2), at(1)), None);
@@ -262,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_lasts_so_many_datagrams() {
+    fn a_turn_lasts_for_the_given_number_of_datagrams() {
         let mut turns = Turns::new(2, 1);
         assert_eq!((turns.datagram(&key(1), at(0)), turns.last(&key(1))), (None, None));
         turns.begin(key(1), ServerId(7), 3, at(0));
@@ -281,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn no_handle_is_lost_or_given_twice() {
+    fn each_handle_belongs_to_one_flow_or_is_free() {
         let mut random = Random::seeded(5);
         let mut table = FlowTable::new(16, Duration::from_millis(40), 9);
         let mut free: BTreeSet<u64> = (0..17).collect();

@@ -1,8 +1,8 @@
 //! Server health: turns the results of probes and real traffic into a verdict, with deadlines for both.
 //!
 //! An active check decides by `rise` and `fall`. The first probe of a server decides alone; until then the
-//! server is unchecked. A failed connect (or several in a row) takes a server out at once for some time. If
-//! there is a check, a pass of the check ends that time early.
+//! server is unchecked. A failed connection attempt (or several in a row) marks a server down immediately, for
+//! some time. If there is a check, a successful probe ends that time early.
 
 use crate::random::Random;
 use crate::spec::{CheckSpec, PassiveSpec};
@@ -16,22 +16,22 @@ pub enum Probe {
     Pass,
     /// The server did not respond as expected, with the reason.
     Fail(String),
-    /// The probe was not made for a local reason (descriptors, ports, memory): no verdict.
+    /// The probe could not be made for a local reason (descriptors, ports, memory), so there is no result.
     Unmade(String),
 }
 
 /// Failure of real traffic at a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The connect was refused (or ICMP reported a closed port).
+    /// The connection attempt was refused (or ICMP reported a closed port).
     Refused,
-    /// The connect timed out.
+    /// The connection attempt timed out.
     Timeout,
     /// There is no route to the server.
     Unreachable,
     /// The TLS handshake failed.
     Tls(TlsFailure),
-    /// The server received a request and sent nothing in time.
+    /// The server sent no response to a request in time.
     Silent,
 }
 
@@ -52,16 +52,16 @@ impl Failure {
 /// The reason why a TLS handshake with a server failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFailure {
-    /// The server ended the connection.
+    /// The server closed the connection.
     Ended,
-    /// The server does not speak TLS.
+    /// The server does not use TLS.
     NotTls,
     /// The server supports neither TLS 1.2 nor 1.3.
     Version,
     /// No cipher suite or group in common.
     CipherSuite,
-    /// The server requires another client certificate, or one at all.
-    OurCertificate,
+    /// The server requires a client certificate and accepts neither none nor the configured one.
+    ClientCertificate,
     /// The server refused for another reason.
     Refused,
     /// The certificate is not from a trusted authority.
@@ -85,13 +85,15 @@ impl TlsFailure {
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::Ended => "TLS handshake failed: the server ended the connection",
-            Self::NotTls => "TLS handshake failed: the server does not speak TLS",
-            Self::Version => "TLS handshake failed: the server speaks neither TLS 1.2 nor 1.3",
+            Self::Ended => "TLS handshake failed: the server closed the connection",
+            Self::NotTls => "TLS handshake failed: the server does not use TLS",
+            Self::Version => "TLS handshake failed: the server supports neither TLS 1.2 nor 1.3",
             Self::CipherSuite => "TLS handshake failed: no cipher suite in common",
-            Self::OurCertificate => "TLS handshake failed: the server does not take our certificate",
+            Self::ClientCertificate => {
+                "TLS handshake failed: the server does not accept the client certificate"
+            }
             Self::Refused => "TLS handshake failed: the server refused it",
-            Self::Authority => "TLS handshake failed: the certificate is not of a trusted authority",
+            Self::Authority => "TLS handshake failed: the certificate is not from a trusted authority",
             Self::Name => "TLS handshake failed: the certificate has another name",
             Self::Expired => "TLS handshake failed: the certificate has expired",
             Self::NotYetValid => "TLS handshake failed: the certificate is not valid yet",
@@ -144,9 +146,9 @@ pub struct Health {
     active: Verdict,
     /// The next probe decides alone, because none has ended yet.
     first: bool,
-    /// Number of the current round of probes. Results from an earlier round are out of date.
+    /// Number of the current round of probes. Results of earlier rounds are obsolete.
     round: u32,
-    /// Consecutive probes that passed since real traffic last took the server out, up to `rise`.
+    /// Consecutive probes that passed since real traffic last marked the server down, up to `rise`.
     passes: u32,
     /// Consecutive probes that failed, up to `fall`.
     fails: u32,
@@ -161,7 +163,7 @@ pub struct Health {
 
 impl Health {
     /// Creates the health of a server without a history. With a check the server is unchecked and its first
-    /// probe is due at once; without one it counts as up.
+    /// probe is due immediately; without a check it counts as up.
     #[must_use]
     pub fn new(check: Option<&CheckSpec>, passive: &PassiveSpec, now: Time) -> Self {
         Self {
@@ -203,7 +205,7 @@ impl Health {
     }
 
     /// Applies another configuration. The verdict stays, but the first probe of a new check decides alone.
-    /// Without a check nothing could lift its verdict, so that is dropped.
+    /// Without a check the verdict of earlier checks is dropped, because no probe could change it.
     pub fn configure(
         &mut self,
         check: Option<&CheckSpec>,
@@ -256,7 +258,7 @@ impl Health {
         if self.out_until.is_some() || no_session { Verdict::Down } else { self.active }
     }
 
-    /// Returns true if only real traffic took the server out, so that it may be tried as a last resort.
+    /// Returns true if only real traffic marked the server down, so that it may be tried as a last resort.
     #[must_use]
     pub fn is_only_passively_down(&self) -> bool {
         let is_connected = self.session != Some(Verdict::Down);
@@ -277,7 +279,7 @@ impl Health {
         }
         let before = self.verdict();
         if std::mem::take(&mut self.first) {
-            // Counts as the last one of a streak.
+            // The first probe counts as the last probe of a streak.
             (self.passes, self.fails) = (rise - 1, fall - 1);
         }
         match seen {
@@ -312,7 +314,7 @@ impl Health {
         let before = self.verdict();
         self.failures = self.failures.saturating_add(1);
         if self.passive.failures > 0 && self.failures >= self.passive.failures {
-            // A failure of a connect that began earlier does not prolong the time; under load it would never
+            // Failures of connection attempts that began earlier do not prolong the time; under load it would never
             // end.
             if self.out_until.is_none() {
                 self.out_until = Some(now + self.passive.down_for);
@@ -328,7 +330,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Forgets the failures of real traffic, because it reached the server or the operator resets it.
+    /// Forgets the failures of real traffic, because traffic reached the server or an operator reset it.
     pub fn forgive(&mut self) -> Option<Change> {
         let before = self.verdict();
         self.out_until = None;
@@ -336,7 +338,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Applies the passing of time.
+    /// Handles deadlines that have passed.
     pub fn on_time(&mut self, now: Time) -> Option<Change> {
         let before = self.verdict();
         if self.out_until.is_some_and(|until| until <= now) {
@@ -383,10 +385,13 @@ impl Health {
         assert_eq!(
             self.verdict() == Verdict::Down,
             self.reason.is_some(),
-            "a reason exactly when it is down"
+            "a server has a reason exactly if it is down"
         );
-        assert!(self.check.is_some() || self.active == Verdict::Up, "without a check only traffic takes out");
-        assert!(self.check.is_some() || !self.first, "without a check no probe comes");
+        assert!(
+            self.check.is_some() || self.active == Verdict::Up,
+            "without a check only traffic marks a server down"
+        );
+        assert!(self.check.is_some() || !self.first, "without a check there is no first probe");
         assert!(self.first || self.active != Verdict::Unchecked, "the first probe decides");
         let (rise, fall) = self.check.as_ref().map_or((0, 0), |check| (check.rise, check.fall));
         assert!(self.passes <= rise && self.fails <= fall, "a streak ends in a verdict");
@@ -398,8 +403,8 @@ mod tests {
     use super::*;
     use crate::spec::CheckKind;
 
-    /// Steps: `p`ass, `f`ail, `r`efused, `s`uccess, `m`aintenance over; digits pass seconds. Expects the
-    /// verdict after each letter.
+    /// Steps: `p`ass, `f`ail, `u`nmade, `r`efused, `s`uccess, end of `m`aintenance; a digit is a number of seconds
+    /// that pass. `expected` has the verdict after each step.
     fn check(rise: u32, fall: u32, failures: u32, steps: &str, expected: &str) {
         let spec = CheckSpec { rise, fall, ..CheckSpec::new(CheckKind::Tcp) };
         let passive = PassiveSpec { failures, down_for: Duration::from_secs(5) };
@@ -437,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn an_active_verdict_takes_rise_and_fall_in_a_row() {
+    fn an_active_verdict_changes_after_rise_or_fall_results_in_a_row() {
         check(2, 3, 1, "pffpfffppp", "UUUUUUddUU");
         check(2, 3, 1, "pfffpfpp", "UUUddddU");
         check(1, 1, 1, "fpfp", "dUdU");
@@ -458,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn traffic_takes_a_server_out_at_once_and_the_check_restores_it() {
+    fn traffic_marks_a_server_down_immediately_and_the_check_restores_it() {
         check(2, 3, 1, "prpp", "UddU");
         check(2, 3, 1, "prpfpp", "UddddU");
         check(2, 3, 1, "pr5", "UdU");

@@ -18,6 +18,7 @@ pub mod flow;
 pub mod hash;
 pub mod health;
 pub mod limits;
+pub mod lock;
 pub mod lru;
 pub mod pace;
 pub mod policy;

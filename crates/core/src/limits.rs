@@ -25,10 +25,10 @@ impl Limits {
     }
 }
 
-/// Knowledge of the client at a server, from the sticky table.
+/// Assignment of a client to a server by the sticky table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// The sticky table names this server for the client.
+    /// The sticky table assigns the client to the server.
     Yes,
     /// The client is new at this server.
     No,

@@ -109,7 +109,7 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         self.remove(&key).map(|value| (key, value))
     }
 
-    /// Returns the key that was unused the longest and the time of its last use.
+    /// Returns the least recently used key and the time of its last use.
     #[must_use]
     pub fn oldest(&self) -> Option<(K, Time)> {
         let slot = self.slots.get(self.oldest as usize)?;
@@ -182,13 +182,13 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
 
     /// Panics unless index, slab and order agree.
     pub fn check_invariants(&self) {
-        assert!(self.len() <= self.capacity, "within its capacity");
+        assert!(self.len() <= self.capacity, "the map is within its capacity");
         assert_eq!(self.len() + self.free.len(), self.slots.len(), "each slot is used or free");
         assert_eq!(self.iter().count(), self.len(), "the order has every entry once");
-        assert_eq!(self.iter_oldest().count(), self.len(), "and so has the other direction");
+        assert_eq!(self.iter_oldest().count(), self.len(), "the reverse order has every entry once");
         for (key, _, used) in self.iter() {
             let at = self.index[key] as usize;
-            assert_eq!(self.slots[at].used, used, "the index finds what the order holds");
+            assert_eq!(self.slots[at].used, used, "the index and the order agree");
         }
     }
 }

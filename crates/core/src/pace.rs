@@ -1,5 +1,5 @@
 //! The pace of a body: detects a peer that sends or receives it below a minimum rate over a sliding window.
-//! Only time in which bytes were owed counts. The callers decide when to measure and what follows.
+//! Only time in which bytes were due counts. The callers decide when to measure and how to react.
 
 use crate::time::Time;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct MinRate {
 }
 
 impl MinRate {
-    /// The default: that of Kestrel and IIS, over a minute.
+    /// The default rate of Kestrel and IIS, over a minute.
     pub const DEFAULT: Self = Self { bytes_per_second: 240, window: Duration::from_secs(60) };
     /// The shortest window.
     pub const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -41,10 +41,10 @@ impl MinRate {
 /// Progress of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes that moved since its beginning.
+    /// Bytes that moved since the beginning of the body.
     pub moved: u64,
-    /// Value of [`Progress::moved`] if nothing waited for the peer; `None` when nothing does.
-    pub owed: Option<u64>,
+    /// Value of [`Progress::moved`] once all bytes that wait for the peer have moved; `None` when no bytes wait.
+    pub due: Option<u64>,
 }
 
 /// One step of the window: the time that counts, and the bytes that moved in it.
@@ -65,12 +65,12 @@ pub struct Pace {
 impl Pace {
     /// Takes a measurement. Returns true if the peer was slower than `rate` throughout the window.
     ///
-    /// The time since the previous measurement counts if bytes were owed then and now, and not all bytes owed
+    /// The time since the previous measurement counts if bytes were due then and now, and not all bytes due
     /// then have moved since. Otherwise the peer has caught up, and its earlier delays are forgotten.
     pub fn is_slow(&mut self, now: Time, progress: Progress, rate: &MinRate) -> bool {
         let Some((at, before)) = self.measured.replace((now, progress)) else { return false };
-        let caught_up = before.owed.is_none_or(|owed| progress.moved >= owed);
-        if caught_up || progress.owed.is_none() {
+        let caught_up = before.due.is_none_or(|due| progress.moved >= due);
+        if caught_up || progress.due.is_none() {
             (self.slots, self.at) = ([Slot::default(); SLOTS], 0);
             return false;
         }
@@ -105,53 +105,53 @@ mod tests {
         Time::ZERO + Duration::from_secs(seconds)
     }
 
-    /// Measures every `step` seconds. Returns the time at which the peer is found slow, if within ten
-    /// minutes.
+    /// Measures every `step` seconds. Returns the time at which the peer is detected as slow, if
+    /// that happens within ten minutes.
     fn slow_at(step: u64, progress: impl Fn(u64) -> Progress) -> Option<u64> {
         let mut pace = Pace::default();
         (0..=600).step_by(step as usize).find(|&now| pace.is_slow(at(now), progress(now), &RATE))
     }
 
-    fn owing(moved: u64) -> Progress {
-        Progress { moved, owed: Some(u64::MAX) }
+    fn due(moved: u64) -> Progress {
+        Progress { moved, due: Some(u64::MAX) }
     }
 
     #[test]
     fn a_peer_below_the_rate_is_slow_after_the_window_and_not_before() {
         for step in [1, 5, 10] {
-            assert_eq!(slow_at(step, |_| owing(0)), Some(60), "{step}");
-            assert_eq!(slow_at(step, owing), Some(60), "a byte a second, {step}");
-            assert_eq!(slow_at(step, |now| owing(now * 239)), Some(60), "{step}");
-            assert_eq!(slow_at(step, |now| owing(now * 240)), None, "{step}");
+            assert_eq!(slow_at(step, |_| due(0)), Some(60), "{step}");
+            assert_eq!(slow_at(step, due), Some(60), "a byte a second, {step}");
+            assert_eq!(slow_at(step, |now| due(now * 239)), Some(60), "{step}");
+            assert_eq!(slow_at(step, |now| due(now * 240)), None, "{step}");
         }
         // Late measurements give the same result.
-        assert_eq!(slow_at(50, owing), Some(100));
+        assert_eq!(slow_at(50, due), Some(100));
     }
 
     #[test]
-    fn a_peer_that_becomes_slow_is_found_though_it_was_fast() {
-        let found = slow_at(10, |now| owing(now.min(300) * 300 + now.saturating_sub(300)));
+    fn a_peer_that_becomes_slow_is_detected_although_it_was_fast() {
+        let found = slow_at(10, |now| due(now.min(300) * 300 + now.saturating_sub(300)));
         assert!(found.is_some_and(|at| (310..=370).contains(&at)), "{found:?}");
     }
 
     #[test]
-    fn bursts_count_as_their_average() {
-        assert_eq!(slow_at(10, |now| owing(now / 30 * 7200)), None);
-        assert_eq!(slow_at(10, |now| owing(now / 30 * 7000)), Some(60));
+    fn the_average_rate_of_bursts_counts() {
+        assert_eq!(slow_at(10, |now| due(now / 30 * 7200)), None);
+        assert_eq!(slow_at(10, |now| due(now / 30 * 7000)), Some(60));
     }
 
     #[test]
-    fn time_without_anything_to_move_does_not_count() {
-        let idle = |moved| Progress { moved, owed: None };
+    fn time_without_due_bytes_does_not_count() {
+        let idle = |moved| Progress { moved, due: None };
         assert_eq!(slow_at(10, |_| idle(0)), None);
-        // An event of fifty bytes now and then, which is in transit at every measurement.
-        let event = |now: u64| Progress { moved: now * 5, owed: Some(now * 5 + 50) };
+        // Events of fifty bytes each, one of which is in transit at every measurement.
+        let event = |now: u64| Progress { moved: now * 5, due: Some(now * 5 + 50) };
         assert_eq!(slow_at(10, event), None);
-        // Owed for fifty seconds, then everything is received, again and again.
-        let taken = |now: u64| if now.is_multiple_of(60) { idle(now * 10) } else { owing(now / 60 * 600) };
+        // Bytes that are due for fifty seconds and then received, repeatedly.
+        let taken = |now: u64| if now.is_multiple_of(60) { idle(now * 10) } else { due(now / 60 * 600) };
         assert_eq!(slow_at(10, taken), None);
         // A few bytes that are never received.
-        assert_eq!(slow_at(10, |_| Progress { moved: 7, owed: Some(17) }), Some(60));
+        assert_eq!(slow_at(10, |_| Progress { moved: 7, due: Some(17) }), Some(60));
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             for _ in 0..500 {
                 now += Duration::from_millis(random.below(11_000) as u64);
                 let moved = now.as_nanos() / 1_000_000 * rate / 1000;
-                slow |= pace.is_slow(now, owing(moved), &RATE);
+                slow |= pace.is_slow(now, due(moved), &RATE);
             }
             // Whole bytes are measured; one of each slot may be missing.
             assert!(slow == (rate < 240) || rate == 240, "{rate}");

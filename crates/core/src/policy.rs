@@ -1,4 +1,4 @@
-//! Policies: the choice of a server among those of a tier, one file for each policy.
+//! Policies: the choice of a server among the servers of a tier, one file for each policy.
 //!
 //! A snapshot prepares the data of a policy once ([`Table`]); a choice then only reads. A policy sees a
 //! server as a [`Contender`]. The caller decides which servers are eligible (limits, access, already tried).
@@ -167,7 +167,7 @@ fn once(positions: impl Iterator<Item = usize>, count: usize) -> Vec<u32> {
     first.map(|at| at as u32).collect()
 }
 
-/// Returns the positions by cost; of equal ones the earlier comes first.
+/// Returns the positions by cost; of equal costs the earlier position is first.
 fn by_cost<K>(
     positions: impl Iterator<Item = usize>,
     cost: impl Fn(usize) -> K,
@@ -196,10 +196,17 @@ pub(crate) mod testing {
     /// A contender for tests.
     #[derive(Debug, Default)]
     pub(crate) struct Fake {
-        pub(crate) name: String,
-        pub(crate) weight: u32,
-        pub(crate) active: u32,
-        pub(crate) latency: Latency,
+        name: String,
+        weight: u32,
+        active: u32,
+        latency: Latency,
+    }
+
+    impl Fake {
+        /// Sets the number of connections.
+        pub(crate) fn set_active(&mut self, active: u32) {
+            self.active = active;
+        }
     }
 
     impl Contender for Fake {

@@ -1,6 +1,6 @@
-//! A pool as the supervisor holds it: servers with their health and administrative state, and the snapshots
-//! made of them. A server keeps its identity (its name in the pool) across reloads: verdict, counters,
-//! stickiness and flows stay.
+//! A pool in the supervisor: servers with their health and administrative state, and the snapshots made of them.
+//! A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and flows
+//! stay.
 
 mod upkeep;
 
@@ -30,7 +30,7 @@ const COOKIE_SALT: u64 = 0x636f_6f6b_6965;
 /// Input of a new pool besides its specification.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolSetting {
-    /// Number of workers that count.
+    /// Number of workers.
     pub workers: usize,
     /// Seeds the hashing of the sticky table.
     pub key: u64,
@@ -95,11 +95,11 @@ pub struct Server {
     slow_start: Option<SlowStart>,
 }
 
-/// A growing share.
+/// Progress of a slow start.
 #[derive(Clone, Copy, Debug)]
 struct SlowStart {
     began: Time,
-    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; the last one ends the slow start.
+    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; the last step ends the slow start.
     step: u32,
 }
 
@@ -137,7 +137,7 @@ impl Pool {
             changed: true,
         };
         pool.apply(spec, targets, now);
-        // The first servers have their full share.
+        // The servers of a new pool have their full share.
         pool.servers.iter_mut().for_each(|server| server.slow_start = None);
         pool
     }
@@ -194,11 +194,11 @@ impl Pool {
             self.servers.push(server);
         }
         self.by_id = self.servers.iter().enumerate().map(|(at, server)| (server.id, at)).collect();
-        for gone in before.into_values() {
+        for removed in before.into_values() {
             if let Some(sticky) = &self.live.sticky {
-                sticky.forget_server(gone.id);
+                sticky.forget_server(removed.id);
             }
-            events.push(Event::ServerRemoved { pool: self.spec.name.clone(), server: gone.spec.name });
+            events.push(Event::ServerRemoved { pool: self.spec.name.clone(), server: removed.spec.name });
         }
         self.spec = spec.clone();
         self.changed = true;
@@ -222,7 +222,7 @@ impl Pool {
         let change = if !is_moved && server.spec.dialect == server_spec.dialect {
             server.health.configure(check_of(spec, server_spec), &spec.passive, now)
         } else {
-            // Nothing that was observed at the old address counts for the new one.
+            // Observations at the old address do not count for the new one.
             let was_down = server.health.verdict() == Verdict::Down;
             server.health = health(spec, server_spec, now);
             (server.since, server.slow_start) = (now, Some(SlowStart::at(now)));
@@ -312,8 +312,8 @@ impl Pool {
         })
     }
 
-    /// Changes the administrative state of a server, until a time or for good. The state ready clears the
-    /// failures that traffic saw.
+    /// Changes the administrative state of a server, until a given time or permanently. The state ready clears the
+    /// failures of real traffic.
     pub fn set_state(
         &mut self,
         now: Time,
@@ -326,10 +326,10 @@ impl Pool {
         let mut events = Vec::new();
         server.state_until = until;
         if server.state != state {
-            let was_out = server.state == AdminState::Maintenance;
+            let was_in_maintenance = server.state == AdminState::Maintenance;
             server.put_into(state, now);
             events.push(Event::ServerState { pool, server: server.spec.name.clone(), state: state.name() });
-            if was_out && state == AdminState::Ready {
+            if was_in_maintenance && state == AdminState::Ready {
                 server.slow_start = Some(SlowStart::at(now));
             }
         }
@@ -340,12 +340,13 @@ impl Pool {
         events
     }
 
-    /// Applies the passing of time.
+    /// Handles deadlines that have passed.
     pub fn on_time(&mut self, now: Time) -> Vec<Event> {
         let pool = self.spec.name.clone();
-        let is_over = |server: &&Server| server.state_until.is_some_and(|until| until <= now);
-        let over: Vec<ServerId> = self.servers.iter().filter(is_over).map(|server| server.id).collect();
-        let ready = over.into_iter().flat_map(|id| self.set_state(now, id, AdminState::Ready, None));
+        let has_expired = |server: &&Server| server.state_until.is_some_and(|until| until <= now);
+        let expired: Vec<ServerId> =
+            self.servers.iter().filter(has_expired).map(|server| server.id).collect();
+        let ready = expired.into_iter().flat_map(|id| self.set_state(now, id, AdminState::Ready, None));
         let mut events: Vec<Event> = ready.collect();
         for server in &mut self.servers {
             let change = server.health.on_time(now);
@@ -460,7 +461,7 @@ impl Pool {
         act: impl FnOnce(&mut Server) -> Option<Change>,
     ) -> Option<Event> {
         let server = &mut self.servers[*self.by_id.get(&id)?];
-        // A check that agrees with traffic ends the last resort, even without another verdict.
+        // A check that confirms the failures of traffic ends the use as a last resort, even if the verdict stays.
         let before = server.admission();
         let event = act(server).map(|change| server.enter(&self.spec.name, change, now));
         self.changed |= event.is_some() || before != server.admission();
@@ -471,7 +472,7 @@ impl Pool {
     pub fn check_invariants(&self) {
         let mut ids: Vec<ServerId> = self.servers.iter().map(|server| server.id).collect();
         ids.sort_unstable();
-        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "an identity belongs to one server");
+        assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "each identity belongs to one server");
         assert!(ids.iter().all(|id| id.0 < self.next_id));
         assert_eq!(self.servers.len(), self.spec.servers.len());
         assert_eq!(self.by_id.len(), self.servers.len());
@@ -505,7 +506,7 @@ impl Server {
                 Event::ServerUp { pool, server }
             }
             Change::Checked => {
-                // One of the first servers has its full share.
+                // A server of a new pool has its full share.
                 self.slow_start = self.slow_start.map(|_| SlowStart::at(now));
                 Event::ServerChecked { pool, server }
             }
@@ -513,8 +514,7 @@ impl Server {
         }
     }
 
-    /// Enters another administrative state. A server in maintenance was not probed, so its verdict is out of
-    /// date.
+    /// Enters another administrative state. A server in maintenance was not probed, so its verdict is obsolete.
     fn put_into(&mut self, state: AdminState, now: Time) {
         if self.state == AdminState::Maintenance {
             self.health.resume(now);

@@ -96,7 +96,7 @@ impl<T> Default for Routes<T> {
 }
 
 impl<T: Clone> Routes<T> {
-    /// Compiles routes, the most specific first. Of two equal ones the first counts.
+    /// Compiles routes, the most specific first. Of two equal routes the first counts.
     #[must_use]
     pub fn new(routes: &[Route<T>]) -> Self {
         let mut rules: Vec<Rule<T>> = Vec::new();

@@ -1,5 +1,5 @@
-//! A pool as the planes see it. A snapshot never changes; the supervisor publishes another one instead. Only
-//! the counters, the occupancy of servers and the sticky table are shared and live.
+//! Read-only view of a pool for the planes. A snapshot never changes; the supervisor publishes a new snapshot
+//! instead. Only the counters, the occupancy of servers and the sticky table are shared and live.
 
 mod entry;
 
@@ -28,7 +28,7 @@ pub struct Request {
     pub now: Time,
     /// Server that the client's cookie names, by its [`Entry::token`].
     pub token: Option<u64>,
-    /// Server of the client's connection.
+    /// Server to which the client's connection is bound.
     pub stay: Option<ServerId>,
 }
 
@@ -40,7 +40,7 @@ impl Request {
     }
 }
 
-/// The server that a client gets, with a slot there.
+/// The server that was chosen for a client, with a slot there.
 #[derive(Debug)]
 pub struct Choice {
     /// The server.
@@ -54,11 +54,11 @@ pub struct Choice {
 /// Reason for the choice of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The client had it before.
+    /// The client used the server before.
     Sticky,
-    /// The policy picked it.
+    /// The policy picked the server.
     Policy,
-    /// No checked server takes the client.
+    /// The first check of the server has not ended, and no checked server can take the client.
     Unchecked,
     /// No other server was left, although traffic recently failed to reach this one.
     LastResort,
@@ -98,24 +98,24 @@ pub enum NoServer {
     /// The process has no descriptor for a connection to the server.
     #[error("no descriptor is left for a connection to a server")]
     NoDescriptor,
-    /// The picked server does not take the client, and there is no failover.
-    #[error("its server does not take this client, and no other one may be tried")]
+    /// The picked server cannot take the client, and there is no failover.
+    #[error("the client's server cannot take it, and no other server may be tried")]
     NoFailover,
 }
 
-/// The servers of a tier that get new clients.
+/// The servers of a tier that can get new clients.
 #[derive(Debug)]
 struct Tier {
     members: Vec<Arc<Entry>>,
     table: Table,
 }
 
-/// A pool at one moment.
+/// The state of a pool at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Name of the pool.
     pub pool: Arc<str>,
-    /// Number of the publication, which grows.
+    /// Number of the publication, which increases.
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
@@ -132,9 +132,9 @@ pub struct Snapshot {
     /// Policy for servers without a first check.
     policy_of_unchecked: Policy,
     last_resort: Tier,
-    /// Without failover: the candidates for the only server, whether they can take the client or not.
+    /// Without failover: the candidates for the only server, including servers that cannot take the client.
     only: Option<Tier>,
-    /// The lowest number of a tier.
+    /// The lowest tier number.
     first_tier: u8,
     live: Arc<PoolLive>,
 }
@@ -144,13 +144,13 @@ pub struct Snapshot {
 pub struct SnapshotParts {
     /// Name of the pool.
     pub pool: Arc<str>,
-    /// Number of the publication, greater than that of the previous snapshot.
+    /// Number of the publication, greater than the number of the previous snapshot.
     pub generation: u64,
     /// The policy.
     pub policy: Policy,
     /// Name of the cookie that identifies clients.
     pub cookie: Option<Arc<str>>,
-    /// Treatment of clients whose server does not take them.
+    /// Treatment of clients whose server cannot take them.
     pub failover: Failover,
     /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
@@ -181,16 +181,16 @@ impl Snapshot {
             numbers.iter().map(of).filter(|tier| !tier.members.is_empty()).collect()
         };
         let tiers = by_tier(policy, &is_open);
-        // The policy holds while the whole pool is unchecked; next to open servers no table is worth its
-        // cost.
+        // The policy applies while the whole pool is unchecked. Beside open servers, a table for unchecked servers
+        // is not worth its cost.
         let policy_of_unchecked = if tiers.is_empty() { policy } else { Policy::RoundRobin };
         let unchecked = by_tier(policy_of_unchecked, &is_unchecked);
         let members =
             entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
         let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
-            // The address of a client leads to its server even if that is down; turns are only among usable
-            // servers.
+            // The address of a client determines its server even if the server is down. Other policies choose
+            // among usable servers.
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
             let any_open = entries.iter().any(|entry| entry.tier == first && is_open(entry));
             tier(policy, &|entry| {
@@ -238,14 +238,14 @@ impl Snapshot {
         self.live.queued.active()
     }
 
-    /// Takes a slot in the queue, which is given back on drop. Returns `None` if the queue is full or there
-    /// is none.
+    /// Takes a slot in the queue, which is given back on drop. Returns `None` if there is no queue or the queue
+    /// is full.
     #[must_use]
     pub fn enter_queue(&self) -> Option<Lease> {
         self.live.queued.enter(self.queue?.size)
     }
 
-    /// Returns true if any server gets new clients.
+    /// Returns true if any server can get new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
         match &self.only {
@@ -257,37 +257,37 @@ impl Snapshot {
         }
     }
 
-    /// Returns the servers that clients without a history get first: the open ones of the first tier that has
-    /// any; without failover, those of the first tier only.
+    /// Returns the first candidates for clients without a history: the open servers of the first tier with an
+    /// open server. Without failover only the first tier counts.
     pub fn first_choices(&self) -> impl Iterator<Item = &Arc<Entry>> {
         let tier = self.only.as_ref().or_else(|| self.tiers.first());
         let members = tier.map_or(&[][..], |tier| &tier.members);
         members.iter().filter(|entry| entry.admission == Admission::Open)
     }
 
-    /// Returns true if a client gets the one server that is picked, or none.
+    /// Returns true if there is no failover: a client gets the first server that is picked, or none.
     #[must_use]
-    pub fn is_alone(&self) -> bool {
+    pub fn has_no_failover(&self) -> bool {
         self.only.is_some()
     }
 
-    /// Picks a server for a client and takes a slot there. Servers in `tried` are passed over, so that a
-    /// failed connect goes on with the next candidate until the tiers are exhausted.
+    /// Picks a server for a client and takes a slot there. Servers in `tried` are excluded, so that after a
+    /// failed connection attempt the next candidate is tried, until the tiers are exhausted.
     pub fn pick(
         &self,
         request: &Request,
         tried: &[ServerId],
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        // Only a client without a known server takes a turn. If each client came twice, all would get the
+        // Only a client without a known server takes a turn. If each client connected twice, all would get the
         // same one of two servers.
         let mut taken = None;
         let turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
         self.pick_by(request, tried, turn, random)
     }
 
-    /// Does the same for a client that a server of `tried` already served. It takes no further turn, for the
-    /// same reason: clients that leave a server are spread at random.
+    /// Picks another server for a client that a server in `tried` served already. The client takes no further
+    /// turn: clients that leave a server are spread at random.
     pub fn pick_again(
         &self,
         request: &Request,
@@ -305,7 +305,7 @@ impl Snapshot {
         mut turn: impl FnMut() -> u64,
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        // Another worker may take the last slot in between, which makes that server full: search again.
+        // Another worker may take the last slot in the meantime. The server is then full, so search again.
         for _ in 0..=self.entries.len() {
             let Some((server, why)) = self.find(request, tried, &mut turn, random) else { break };
             let known = if why == Why::Sticky { Known::Yes } else { Known::No };
@@ -319,21 +319,21 @@ impl Snapshot {
     /// Takes a slot at a server of [`Snapshot::order`], if the server is still available for this reason.
     pub(crate) fn take(&self, id: ServerId, request: &Request, why: Why) -> Option<Choice> {
         let server = self.server(id)?;
-        let is_fit = match server.admission {
+        let is_available = match server.admission {
             Admission::Open => true,
             Admission::Unchecked => why != Why::Policy,
             Admission::LastResort(_) => why == Why::LastResort,
             _ => false,
         };
-        if !is_fit || !server.has_room_for(request.client, Known::No) {
+        if !is_available || !server.has_room_for(request.client, Known::No) {
             return None;
         }
         let lease = server.live.occupancy.enter(server.limits.bound(Known::No))?;
         Some(Choice { server: Arc::clone(server), lease, why })
     }
 
-    /// Returns the servers for new clients in the reverse of the order in which they would be picked: last
-    /// resorts, unchecked servers, then open ones.
+    /// Returns the servers for new clients in reverse order of picking: last resorts, unchecked servers, then open
+    /// servers.
     pub(crate) fn order(
         &self,
         request: &Request,
@@ -360,8 +360,8 @@ impl Snapshot {
         order
     }
 
-    /// Returns the server that [`Snapshot::pick`] would pick. Changes nothing, but calls `turn` where turns
-    /// count.
+    /// Returns the server that [`Snapshot::pick`] would pick. Takes no slot, but calls `turn` if the policy takes
+    /// turns.
     pub(crate) fn find(
         &self,
         request: &Request,
@@ -377,7 +377,7 @@ impl Snapshot {
         let known = self.known_servers(request).into_iter().flatten().find(|server| {
             !tried.contains(&server.id)
                 && server.takes_known(request.client)
-                && (request.stay.is_some() || !self.is_taken_above(server, request, tried))
+                && (request.stay.is_some() || !self.has_preferred_tier(server, request, tried))
         });
         if let Some(server) = known {
             return Some((server, Why::Sticky));
@@ -411,7 +411,7 @@ impl Snapshot {
         policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
     }
 
-    /// Returns the only server that a client may have without failover, if that takes the client.
+    /// Returns the only server that a client may use without failover, if it can take the client.
     fn find_only<'a, 'd>(
         &'a self,
         only: &'a Tier,
@@ -422,7 +422,7 @@ impl Snapshot {
         if !tried.is_empty() {
             return None;
         }
-        // A server of another tier is not an only server.
+        // Without failover only servers of the first tier are used.
         let known = self.known_server(request).filter(|known| known.tier == self.first_tier);
         if let Some(known) = known {
             return known.takes_known(request.client).then_some((known, Why::Sticky));
@@ -434,22 +434,22 @@ impl Snapshot {
         takes.then_some((server, why))
     }
 
-    /// Returns true if a server of a higher tier takes the client. The client then returns there from its
-    /// present server.
-    fn is_taken_above(&self, known: &Entry, request: &Request, tried: &[ServerId]) -> bool {
+    /// Returns true if a server with a lower tier number can take the client. The client then returns to that tier
+    /// from its present server.
+    fn has_preferred_tier(&self, known: &Entry, request: &Request, tried: &[ServerId]) -> bool {
         let above = self.tiers.iter().take_while(|tier| tier.members[0].tier < known.tier);
         above
             .flat_map(|tier| &tier.members)
             .any(|server| !tried.contains(&server.id) && server.has_room_for(request.client, Known::No))
     }
 
-    /// Returns the server that the client belongs to, if it is still in the pool.
+    /// Returns the server that the client is assigned to, if the server is still in the pool.
     pub(crate) fn known_server(&self, request: &Request) -> Option<&Arc<Entry>> {
         self.known_servers(request)[0]
     }
 
-    /// Returns the previous servers of the client, the preferred one first: its home, and the one that it has
-    /// while its home is out.
+    /// Returns the previous servers of the client, the preferred one first: its home, and its substitute while the
+    /// home is unavailable.
     fn known_servers(&self, request: &Request) -> [Option<&Arc<Entry>>; 2] {
         if let Some(stay) = request.stay {
             return [self.server(stay), None];
@@ -458,8 +458,10 @@ impl Snapshot {
             return [self.entries.iter().find(|server| server.token == token), None];
         }
         let sticky = self.live.sticky.as_ref();
-        let seat = sticky.and_then(|sticky| sticky.lookup(request.client, request.now));
-        seat.map_or([None; 2], |seat| [Some(seat.home), seat.meanwhile].map(|id| self.server(id?)))
+        let assignment = sticky.and_then(|sticky| sticky.lookup(request.client, request.now));
+        assignment.map_or([None; 2], |assignment| {
+            [Some(assignment.home), assignment.substitute].map(|id| self.server(id?))
+        })
     }
 
     /// Returns the number of the next choice.
@@ -471,12 +473,13 @@ impl Snapshot {
     pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
         let Some(sticky) = &self.live.sticky else { return };
         let tier = |id| self.server(id).map(|server| server.tier);
-        // A client does not return to a removed server, nor to one of a lower tier than its present one.
+        // A client does not return to a removed server, nor to a server with a higher tier number than its present
+        // server has.
         let moves = |home| tier(home).is_none_or(|of_home| tier(server).is_some_and(|now| now < of_home));
         sticky.remember(client, server, now, moves);
     }
 
-    /// Records the duration of a connect, if the policy uses it.
+    /// Records the duration of a connection attempt, if the policy uses it.
     pub fn observe(&self, server: &Entry, took: Duration, now: Time) {
         let decay = match self.policy {
             Policy::Ewma { decay } => decay,
@@ -486,9 +489,9 @@ impl Snapshot {
         server.live.latency.observe(took, now, decay);
     }
 
-    /// Returns true if a flow of this client may stay with its server, which was at `target` when it began. A
-    /// server that only traffic took out keeps its flows while no other one is usable: another socket would
-    /// be no better.
+    /// Returns true if a flow of this client may stay with its server, whose address was `target` when the flow
+    /// began. A server that only passive checks marked down keeps its flows while no other server is usable:
+    /// another socket would not help.
     #[must_use]
     pub fn keeps_flow(&self, id: ServerId, target: &Target, client: IpAddr) -> bool {
         self.server(id).is_some_and(|server| {
@@ -497,7 +500,7 @@ impl Snapshot {
         })
     }
 
-    /// Returns the reason why no server is left after `tried` ones.
+    /// Returns the reason why no server is left after `tried` servers failed.
     pub(crate) fn refusal(
         &self,
         request: &Request,
@@ -509,7 +512,7 @@ impl Snapshot {
         let fresh = || usable().filter(|server| !is_tried(server.id));
         if self.entries.is_empty() {
             NoServer::Empty
-        } else if self.is_alone() {
+        } else if self.has_no_failover() {
             // No other server is tried, even if one is usable.
             if self.is_usable() { NoServer::NoFailover } else { NoServer::Down }
         } else if fresh().any(|server| server.permits(request.client)) {
@@ -523,15 +526,15 @@ impl Snapshot {
         }
     }
 
-    /// Returns true if a client that gets no server now may get one by waiting: an untried server that admits
-    /// it is full.
+    /// Returns true if waiting may help a client without a server: an untried server that admits the client is
+    /// full.
     pub(crate) fn is_worth_waiting(&self, request: &Request, is_tried: impl Fn(ServerId) -> bool) -> bool {
         let members = self.tiers.iter().chain(&self.unchecked).flat_map(|tier| &tier.members);
         self.queue.is_some()
             && members.into_iter().any(|server| !is_tried(server.id) && server.permits(request.client))
     }
 
-    /// Returns true if a new client may have a server that the waiting ones cannot have: it is known there,
+    /// Returns true if a new client may use a server that the waiting clients cannot use: the client is known there,
     /// or servers differ in the clients that they admit.
     #[must_use]
     pub fn may_pass_the_queue(&self, request: &Request) -> bool {

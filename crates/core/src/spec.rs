@@ -56,7 +56,7 @@ pub struct ServiceSpec {
     pub acl: Option<Arc<Acl>>,
     /// Treatment of clients that the access list refuses.
     pub denied: Denied,
-    /// The limits of each client.
+    /// Limits per client of the service.
     pub throttle: Option<ThrottleSpec>,
     /// Treatment of clients that reach their limits.
     pub exceeded: Denied,
@@ -154,7 +154,7 @@ pub enum Transport {
 pub enum Denied {
     /// The connection is closed.
     Drop,
-    /// The connection is reset, or gets an HTTP response.
+    /// The connection is reset, or the client gets an HTTP error response.
     Reject,
     /// The connection is delayed, then closed.
     Tarpit(Duration),
@@ -188,7 +188,7 @@ pub enum Source {
 /// The side whose close ends both sides of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FastClose {
-    /// Neither side: a half-closed connection goes on in the other direction.
+    /// Neither side: a half-closed connection continues in the other direction.
     Off,
     /// The client.
     Client,
@@ -234,29 +234,30 @@ pub struct ServiceOptions {
     /// UDP: concurrent flows; the flow that was unused the longest is evicted. Split evenly between the
     /// workers.
     pub flows_max: u32,
-    /// UDP: number of datagrams of a client after which the next server has its turn; `None` keeps one
-    /// server.
+    /// UDP: number of consecutive datagrams of a client that go to one server before the next server is used; `None`
+    /// keeps one server.
     pub spread: Option<u32>,
     /// TCP: time for a server to accept.
     pub connect_timeout: Duration,
     /// TCP: number of servers that may fail slowly for one client.
     pub attempts_max: u32,
-    /// TCP: total time of the connects for one client.
+    /// TCP: total time of the connection attempts for one client.
     pub connect_time_max: Duration,
     /// TCP: time without traffic after which a connection is closed; `None` for never. UDP: time after which
     /// a flow ends; never `None`.
     pub idle_timeout: Option<Duration>,
-    /// TCP: the same after one side has ended; `None` applies `idle_timeout` alone.
+    /// TCP: time without traffic after which a half-closed connection is closed; `None` applies `idle_timeout`
+    /// alone.
     pub half_closed_timeout: Option<Duration>,
     /// Listens on addresses that no interface has yet.
     pub freebind: bool,
     /// TCP: length of the accept queue.
     pub backlog: u32,
-    /// TCP: small writes are sent at once (RFC 9293, section 3.7.4).
+    /// TCP: small writes are sent immediately (RFC 9293, section 3.7.4).
     pub nodelay: bool,
     /// TCP: time without traffic after which the kernel probes the client (RFC 9293, section 3.8.4).
     pub keepalive: Option<Duration>,
-    /// TCP: the same for servers; costs system calls for each connection.
+    /// TCP: time without traffic after which the kernel probes the server; costs system calls for each connection.
     pub server_keepalive: Option<Duration>,
     /// TCP: mode of the file of a unix socket; by the umask if absent.
     pub unix_mode: Option<u32>,
@@ -264,20 +265,20 @@ pub struct ServiceOptions {
     pub source: Option<Source>,
     /// TCP: the side whose close ends both sides.
     pub fast_close: FastClose,
-    /// TCP: pending connects to servers; accepting pauses at the limit.
+    /// TCP: pending connection attempts to servers; accepting pauses at the limit.
     pub pending_max: Option<u32>,
     /// TCP: server connections that are opened in advance. Split evenly between the workers.
     pub warm: u32,
 }
 
 impl ServiceOptions {
-    /// Default of `half_closed_timeout`: long enough for a server that still works for a client that has sent
-    /// everything.
+    /// Default of `half_closed_timeout`: long enough for a server that is still processing the request of a
+    /// client that has sent everything.
     pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(300);
     /// Maximum number of datagrams in a turn.
     pub const SPREAD_MAX: u32 = 1_000_000;
 
-    /// Returns the limits of the cost of failed servers for a client. One connect always has its full time.
+    /// Returns the limits of the cost of failed servers for a client. One connection attempt always has its full time.
     #[must_use]
     pub fn attempt_limits(&self) -> AttemptLimits {
         AttemptLimits {
@@ -287,9 +288,9 @@ impl ServiceOptions {
         }
     }
 
-    /// Returns the time for which nothing may move on a relayed connection.
+    /// Returns the time without traffic after which a relayed connection is closed.
     #[must_use]
-    pub fn quiet_max(&self, is_half_closed: bool) -> Option<Duration> {
+    pub fn traffic_timeout(&self, is_half_closed: bool) -> Option<Duration> {
         let half_closed = self.half_closed_timeout.filter(|_| is_half_closed);
         half_closed.into_iter().chain(self.idle_timeout).min()
     }
@@ -341,17 +342,17 @@ pub struct PoolSpec {
     pub policy: Policy,
     /// Stickiness of clients.
     pub sticky: Option<StickySpec>,
-    /// Active check; without it only real traffic finds servers down.
+    /// Active check; without it only real traffic marks servers down.
     pub check: Option<CheckSpec>,
-    /// Passive check: the effect of failed connects.
+    /// Passive check: the effect of failed connection attempts.
     pub passive: PassiveSpec,
-    /// Treatment of clients whose server does not take them.
+    /// Treatment of clients whose server cannot take them.
     pub failover: Failover,
-    /// Treatment of the connections of a server that a check takes down.
+    /// Treatment of the connections of a server that a check marks down.
     pub on_down: OnDown,
-    /// Time in which a server that came up gets its full share.
+    /// Time in which the share of a server that came up grows to its full value.
     pub slow_start: Option<Duration>,
-    /// Queue for clients while every server is at its limit; without it they are refused at once.
+    /// Queue for clients while every server is at its limit; without a queue they are refused immediately.
     pub queue: Option<QueueSpec>,
     /// TLS to the servers.
     pub tls: Option<Arc<ServerTlsSpec>>,
@@ -390,7 +391,7 @@ pub struct ServerSpec {
     pub endpoint: Endpoint,
     /// Protocol of the connections.
     pub dialect: Dialect,
-    /// Share within the tier; 0 gets no new clients.
+    /// Share within the tier; a server with the weight 0 gets no new clients.
     pub weight: u32,
     /// Tier. A tier is used only if no server of a lower number is usable.
     pub tier: u8,

@@ -5,7 +5,7 @@
 //! [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used client; a larger one
 //! evicts the least recently used client of a shard.
 //!
-//! The table does not know which servers are usable. The snapshot looks up a client's [`Seat`] and records
+//! The table does not know which servers are usable. The snapshot looks up a client's [`Assignment`] and records
 //! the result.
 
 pub mod balance;
@@ -13,12 +13,13 @@ mod shard;
 
 use crate::ServerId;
 use crate::hash;
+use crate::lock::lock;
 use crate::spec::StickySpec;
 use crate::time::Time;
 use shard::Shard;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// Number of clients that one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
@@ -27,45 +28,56 @@ const SHARDS_MAX: usize = 64;
 /// Number of expired clients that are removed under one lock, which bounds the wait of others.
 const SWEEP_MAX: usize = 1024;
 
-/// The server of a client, and a substitute while that is out.
+/// The server of a client, and its substitute while that server is unavailable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat {
-    /// Server to which the client belongs.
+pub struct Assignment {
+    /// Server to which the client is assigned.
     pub home: ServerId,
-    /// Server that the client has while its home is out; only with [`StickySpec::failback`].
-    pub meanwhile: Option<ServerId>,
+    /// Server of the client while its home is unavailable; only with [`StickySpec::failback`].
+    pub substitute: Option<ServerId>,
 }
 
-impl Seat {
-    /// Creates the seat of a client that is at home.
+impl Assignment {
+    /// Creates an assignment without a substitute.
     #[must_use]
     pub const fn at(home: ServerId) -> Self {
-        Self { home, meanwhile: None }
+        Self { home, substitute: None }
     }
 
-    /// Returns the seat of a client that is with `server` now. `moves` returns true for a home that it must
-    /// not return to.
+    /// Returns the assignment of a client whose present server is `server`. `moves` returns true for a home to
+    /// which the client must not return.
     fn with(self, server: ServerId, moves: impl FnOnce(ServerId) -> bool) -> Self {
         if self.home == server || moves(self.home) {
             Self::at(server)
         } else {
-            Self { home: self.home, meanwhile: Some(server) }
+            Self { home: self.home, substitute: Some(server) }
         }
     }
+}
+
+/// A client in a sticky table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StickyClient {
+    /// Address of the client.
+    pub address: IpAddr,
+    /// Home of the client, and its substitute.
+    pub assignment: Assignment,
+    /// Time at which the client was seen last.
+    pub seen_at: Time,
 }
 
 /// The sticky table of a pool.
 ///
 /// ```
 /// use evener_core::spec::{StickyBy, StickySpec};
-/// use evener_core::sticky::{Seat, Sticky};
+/// use evener_core::sticky::{Assignment, Sticky};
 /// use evener_core::{ServerId, Time};
 ///
 /// let spec = StickySpec { by: StickyBy::ClientIp, size: 1000, ttl: None, failback: false, rebalance: None };
 /// let sticky = Sticky::new(&spec, 7);
 /// let client = "192.0.2.1".parse().unwrap();
 /// sticky.remember(client, ServerId(3), Time::ZERO, |_| false);
-/// assert_eq!(sticky.lookup(client, Time::ZERO), Some(Seat::at(ServerId(3))));
+/// assert_eq!(sticky.lookup(client, Time::ZERO), Some(Assignment::at(ServerId(3))));
 /// ```
 #[derive(Debug)]
 pub struct Sticky {
@@ -91,16 +103,16 @@ impl Sticky {
         &self.spec
     }
 
-    /// Returns the seat of a client, unless it has expired.
+    /// Returns the assignment of a client, unless it has expired.
     #[must_use]
-    pub fn lookup(&self, client: IpAddr, now: Time) -> Option<Seat> {
-        let (seat, seen) = self.shard(client).seat(client)?;
-        self.alive(seen, now).then_some(seat)
+    pub fn lookup(&self, client: IpAddr, now: Time) -> Option<Assignment> {
+        let (assignment, seen) = self.shard(client).assignment(client)?;
+        self.alive(seen, now).then_some(assignment)
     }
 
-    /// Records that `client` is with `server` now. Without failback that becomes its home. With failback it
-    /// becomes its home if it has none or `moves` returns true for the present one; otherwise it becomes the
-    /// substitute.
+    /// Records `server` as the present server of `client`. Without failback the server becomes the client's home.
+    /// With failback it becomes the home if there is none or `moves` returns true for the present home; otherwise
+    /// it becomes the substitute.
     pub fn remember(
         &self,
         client: IpAddr,
@@ -109,10 +121,11 @@ impl Sticky {
         moves: impl FnOnce(ServerId) -> bool,
     ) {
         let mut shard = self.shard(client);
-        let known = if self.spec.failback { shard.seat(client) } else { None };
+        let known = if self.spec.failback { shard.assignment(client) } else { None };
         let known = known.filter(|&(_, seen)| self.alive(seen, now));
-        let seat = known.map_or(Seat::at(server), |(seat, _)| seat.with(server, moves));
-        shard.put(client, seat, now);
+        let assignment =
+            known.map_or(Assignment::at(server), |(assignment, _)| assignment.with(server, moves));
+        shard.put(client, assignment, now);
     }
 
     /// Forgets every client of a removed server, and its use as a substitute.
@@ -121,14 +134,14 @@ impl Sticky {
     }
 
     /// Forgets up to `count` clients of a home, the least recently seen first, and returns their number. Each
-    /// shard contributes in proportion to its clients of that home.
+    /// shard contributes in proportion to the number of its clients with that home.
     pub fn forget_some(&self, home: ServerId, count: usize) -> usize {
-        let held: Vec<usize> = self.shards.iter().map(|shard| lock(shard).clients_of(home)).collect();
-        let all = held.iter().sum::<usize>().max(1);
+        let counts: Vec<usize> = self.shards.iter().map(|shard| lock(shard).clients_of(home)).collect();
+        let all = counts.iter().sum::<usize>().max(1);
         let mut left = count;
-        for (shard, held) in self.shards.iter().zip(held) {
+        for (shard, of_home) in self.shards.iter().zip(counts) {
             // A table has fewer than 2^24 clients, so the product fits.
-            let part = (count.min(all) * held).div_ceil(all).min(left);
+            let part = (count.min(all) * of_home).div_ceil(all).min(left);
             left -= lock(shard).forget_oldest(home, part);
         }
         count - left
@@ -136,9 +149,9 @@ impl Sticky {
 
     /// Removes the expired clients.
     pub fn sweep(&self, now: Time) {
-        let is_over = |seen| !self.alive(seen, now);
+        let is_expired = |seen| !self.alive(seen, now);
         for shard in &self.shards {
-            while lock(shard).sweep(SWEEP_MAX, is_over) == SWEEP_MAX {}
+            while lock(shard).sweep(SWEEP_MAX, is_expired) == SWEEP_MAX {}
         }
     }
 
@@ -154,8 +167,7 @@ impl Sticky {
         self.len() == 0
     }
 
-    /// Returns the number of clients of each home, in the order of the servers' identities, without expired
-    /// ones.
+    /// Returns the number of unexpired clients of each home, in the order of the servers' identities.
     #[must_use]
     pub fn homes(&self, now: Time) -> Vec<(ServerId, usize)> {
         self.sweep(now);
@@ -166,38 +178,42 @@ impl Sticky {
         homes.into_iter().collect()
     }
 
-    /// Returns the most recently seen clients, at most `max`, the newest first: address, home, substitute,
-    /// and the time at which it was seen.
+    /// Returns at most `max` clients, the most recently seen first.
     #[must_use]
-    pub fn clients(&self, now: Time, max: usize) -> Vec<(IpAddr, ServerId, Option<ServerId>, Time)> {
+    pub fn clients(&self, now: Time, max: usize) -> Vec<StickyClient> {
         let mut all = Vec::new();
         for shard in &self.shards {
             let shard = lock(shard);
             let alive = shard.clients().take_while(|&(.., seen)| self.alive(seen, now));
-            all.extend(alive.take(max).map(|(client, seat, seen)| (client, seat.home, seat.meanwhile, seen)));
+            all.extend(alive.take(max).map(|(address, assignment, seen_at)| StickyClient {
+                address,
+                assignment,
+                seen_at,
+            }));
             drop(shard);
-            // Two runs that are already sorted: the stable sort merges them.
-            all.sort_by_key(|&(.., seen)| std::cmp::Reverse(seen));
+            // Both parts are sorted already, so the stable sort merges them.
+            all.sort_by_key(|client| std::cmp::Reverse(client.seen_at));
             all.truncate(max);
         }
         all
     }
 
-    /// Takes over the clients of another table, the oldest first, as far as there is room.
+    /// Copies the clients of another table, the oldest first. If there are more than fit, the newest remain.
     pub fn adopt(&self, other: &Self, now: Time) {
         for shard in &other.shards {
             let mut entries: Vec<_> = lock(shard).clients().collect();
             entries.reverse();
-            for (client, seat, seen) in entries {
+            for (client, assignment, seen) in entries {
                 if other.alive(seen, now) {
-                    let seat = if self.spec.failback { seat } else { Seat::at(seat.home) };
-                    self.shard(client).put(client, seat, seen);
+                    let assignment =
+                        if self.spec.failback { assignment } else { Assignment::at(assignment.home) };
+                    self.shard(client).put(client, assignment, seen);
                 }
             }
         }
     }
 
-    /// Panics unless every shard is sound.
+    /// Panics unless every shard is consistent.
     pub fn check_invariants(&self) {
         self.shards.iter().for_each(|shard| lock(shard).check_invariants(self.spec.failback));
     }
@@ -209,11 +225,6 @@ impl Sticky {
     fn shard(&self, client: IpAddr) -> MutexGuard<'_, Shard> {
         lock(&self.shards[hash::of_client(client) as usize & (self.shards.len() - 1)])
     }
-}
-
-/// A shard is sound between its methods, so a panic elsewhere while it was locked leaves it usable.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -245,7 +256,7 @@ mod tests {
     }
 
     fn home(sticky: &Sticky, number: u32, secs: u64) -> Option<u32> {
-        sticky.lookup(client(number), at(secs)).map(|seat| seat.home.0)
+        sticky.lookup(client(number), at(secs)).map(|assignment| assignment.home.0)
     }
 
     #[test]
@@ -266,8 +277,10 @@ mod tests {
         remember(&sticky, 2, 1, 5);
         assert_eq!(home(&sticky, 1, 9), Some(1));
         assert_eq!(home(&sticky, 1, 10), None);
-        assert_eq!(sticky.clients(at(10), 9), [(client(2), ServerId(1), None, at(5))]);
-        assert_eq!(sticky.len(), 2, "until it is swept it only looks forgotten");
+        let expected =
+            StickyClient { address: client(2), assignment: Assignment::at(ServerId(1)), seen_at: at(5) };
+        assert_eq!(sticky.clients(at(10), 9), [expected]);
+        assert_eq!(sticky.len(), 2, "an expired client remains in the table until a sweep");
         assert_eq!((sticky.homes(at(10)), sticky.len()), (vec![(ServerId(1), 1)], 1));
         sticky.sweep(at(15));
         assert_eq!((sticky.homes(at(15)), sticky.is_empty()), (vec![], true));
@@ -284,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_clients_fit_and_no_more() {
+    fn a_table_of_a_million_clients_holds_a_million() {
         let sticky = table(1_000_000, None);
         (0..1_200_000).for_each(|n| remember(&sticky, n, n % 7, 1));
         assert!((980_000..=1_000_064).contains(&sticky.len()), "{}", sticky.len());
@@ -295,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn another_size_keeps_the_newest() {
+    fn a_table_of_another_size_adopts_the_newest_clients() {
         let (old, new) = (table(4, Some(10)), table(2, Some(10)));
         (0..4).for_each(|n| remember(&old, n, n, u64::from(n)));
         new.adopt(&old, at(5));
@@ -308,8 +321,11 @@ mod tests {
     fn a_client_keeps_its_home_while_it_has_a_substitute() {
         let sticky = with_failback(8, Some(10), true);
         let check = |secs, expected: Option<(u32, Option<u32>)>| {
-            let seat = sticky.lookup(client(1), at(secs));
-            assert_eq!(seat.map(|seat| (seat.home.0, seat.meanwhile.map(|id| id.0))), expected);
+            let assignment = sticky.lookup(client(1), at(secs));
+            assert_eq!(
+                assignment.map(|assignment| (assignment.home.0, assignment.substitute.map(|id| id.0))),
+                expected
+            );
             sticky.check_invariants();
         };
         remember(&sticky, 1, 5, 0);
@@ -338,7 +354,7 @@ mod tests {
         let sticky = table(8, None);
         remember(&sticky, 1, 5, 0);
         remember(&sticky, 1, 6, 1);
-        assert_eq!(sticky.lookup(client(1), at(1)), Some(Seat::at(ServerId(6))));
+        assert_eq!(sticky.lookup(client(1), at(1)), Some(Assignment::at(ServerId(6))));
         // A client with a substitute is at home when failback is turned off.
         let old = with_failback(8, None, true);
         remember(&old, 1, 5, 0);
@@ -346,8 +362,9 @@ mod tests {
         let (with, without) = (with_failback(9, None, true), table(9, None));
         with.adopt(&old, at(2));
         without.adopt(&old, at(2));
-        let meanwhile = |sticky: &Sticky| sticky.lookup(client(1), at(2)).map(|seat| seat.meanwhile);
-        assert_eq!((meanwhile(&with), meanwhile(&without)), (Some(Some(ServerId(6))), Some(None)));
+        let substitute =
+            |sticky: &Sticky| sticky.lookup(client(1), at(2)).map(|assignment| assignment.substitute);
+        assert_eq!((substitute(&with), substitute(&without)), (Some(Some(ServerId(6))), Some(None)));
     }
 
     #[test]
@@ -376,20 +393,18 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_has_the_newest_of_all_shards() {
+    fn a_listing_has_the_newest_clients_of_all_shards() {
         let sticky = with_failback(2 * SHARD_CLIENTS, None, true);
         (0..100).for_each(|n| remember(&sticky, n, 1, u64::from(n)));
         remember(&sticky, 7, 2, 100);
+        let one = |number, substitute, secs| StickyClient {
+            address: client(number),
+            assignment: Assignment { home: ServerId(1), substitute },
+            seen_at: at(secs),
+        };
         let listed = sticky.clients(at(200), 3);
-        assert_eq!(
-            listed,
-            [
-                (client(7), ServerId(1), Some(ServerId(2)), at(100)),
-                (client(99), ServerId(1), None, at(99)),
-                (client(98), ServerId(1), None, at(98)),
-            ]
-        );
+        assert_eq!(listed, [one(7, Some(ServerId(2)), 100), one(99, None, 99), one(98, None, 98),]);
         assert_eq!(sticky.clients(at(200), 1000).len(), 100);
-        assert_eq!(sticky.clients(at(200), 0), []);
+        assert!(sticky.clients(at(200), 0).is_empty());
     }
 }

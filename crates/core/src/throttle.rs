@@ -1,22 +1,23 @@
-//! Limits for each client: concurrent connections, new connections and requests per second.
+//! Limits per client of a service: concurrent connections, new connections and requests per second.
 //!
 //! Rates are token buckets, stored as one time each (the generic cell rate algorithm, ITU-T I.371, annex A).
-//! The table is bounded: a new client replaces the one that was unseen the longest. Under a flood from more
-//! addresses than it holds the limits get looser, never tighter. It is split into shards with short locks,
-//! which are taken once for a connection or request of a service that has such limits.
+//! The table is bounded: a new client replaces the least recently seen client. Under a flood from more
+//! addresses than the table holds, the limits get looser, never tighter. The table is split into shards with
+//! short locks, which are taken once for a connection or request of a service with such limits.
 
 use crate::hash;
+use crate::lock::lock;
 use crate::lru::Lru;
 use crate::time::Time;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 const SHARDS: usize = 16;
 
-/// A number of events in a period. As many may come at once.
+/// A number of events in a period. All of them may happen at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Number of events.
@@ -60,8 +61,8 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// Returns true if one more event may come now. `full_at` is the time at which the bucket is full again,
-    /// and advances in this case.
+    /// Returns true if one more event is admitted now. `full_at`, the time at which the bucket is full again, then
+    /// advances.
     pub(crate) fn admits(self, full_at: &mut Time, now: Time) -> bool {
         let interval = self.period / self.count;
         let next = (*full_at).max(now) + interval;
@@ -73,7 +74,7 @@ impl Rate {
     }
 }
 
-/// The limits of each client of a service.
+/// Limits per client of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThrottleSpec {
     /// Concurrent connections.
@@ -87,23 +88,23 @@ pub struct ThrottleSpec {
 }
 
 impl ThrottleSpec {
-    /// Maximum number of clients in a table.
+    /// Maximum number of clients in the table.
     pub const SIZE_MAX: usize = 16_000_000;
 }
 
 /// State of a client.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct ClientState {
     connections: u32,
     connections_full_at: Time,
     requests_full_at: Time,
 }
 
-/// The table of a service.
+/// The table of the clients of a service.
 #[derive(Debug)]
 pub struct Throttle {
     spec: ThrottleSpec,
-    shards: Box<[Mutex<Lru<IpAddr, Seen>>]>,
+    shards: Box<[Mutex<Lru<IpAddr, ClientState>>]>,
 }
 
 /// A limit that a client reached.
@@ -117,10 +118,10 @@ pub enum Exceeded {
     RequestRate,
 }
 
-/// The limits that a client has used up. Reading them counts nothing.
+/// The limits that a client has used up. Reading them counts neither a connection nor a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
-    /// Connections now.
+    /// Number of present connections.
     pub connections: u32,
     /// The limit that refuses its next connection.
     pub connection: Option<Exceeded>,
@@ -143,7 +144,10 @@ impl Throttle {
         &self.spec
     }
 
-    /// Takes a slot for a new connection of `client`. Fails with the limit that the client reached.
+    /// Takes a slot for a new connection of `client`.
+    ///
+    /// # Errors
+    /// The limit that the client reached.
     pub fn enter(self: &Arc<Self>, client: IpAddr, now: Time) -> Result<ClientLease, Exceeded> {
         let key = key_of(client);
         let mut shard = self.shard(key);
@@ -210,7 +214,7 @@ impl Throttle {
         }
     }
 
-    fn shard(&self, key: IpAddr) -> MutexGuard<'_, Lru<IpAddr, Seen>> {
+    fn shard(&self, key: IpAddr) -> MutexGuard<'_, Lru<IpAddr, ClientState>> {
         lock(&self.shards[hash::of_client(key) as usize % SHARDS])
     }
 }
@@ -222,10 +226,6 @@ fn key_of(client: IpAddr) -> IpAddr {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A client's slot, which is given back on drop.
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_at_once_are_bounded_for_each_client() {
+    fn concurrent_connections_are_limited_per_client() {
         let throttle = throttle(Some(2), None, 100);
         let enter = |client: &str| throttle.enter(client.parse().unwrap(), at(0));
         let first = (enter("192.0.2.1").unwrap(), enter("192.0.2.1").unwrap());
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn all_addresses_of_a_64_are_one_client() {
+    fn all_addresses_of_an_ipv6_64_prefix_count_as_one_client() {
         let throttle = throttle(Some(1), None, 100);
         let enter = |client: &str| throttle.enter(client.parse().unwrap(), at(0));
         let _slot = enter("2001:db8::1").unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_the_limits_counts_nothing() {
+    fn reading_the_limits_does_not_count_as_an_event() {
         let throttle = throttle(Some(3), Some("2/s"), 100);
         let client = "192.0.2.1".parse().unwrap();
         let mut slots = Vec::new();
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_a_forgotten_slot_does_no_harm() {
+    fn the_table_is_bounded_and_slots_of_evicted_clients_can_be_released() {
         let throttle = throttle(Some(1), None, 160);
         let address = |number: u32| IpAddr::from(number.to_be_bytes());
         let slots: Vec<_> =

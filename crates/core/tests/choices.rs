@@ -62,7 +62,7 @@ impl Story {
         self.publish();
     }
 
-    /// Passes time and returns the events of the pool.
+    /// Advances the time and returns the events of the pool.
     fn wait(&mut self, secs: u64) -> Vec<Event> {
         self.now += Duration::from_secs(secs);
         let events = self.pool.on_time(self.now);
@@ -205,13 +205,13 @@ fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it()
         sticky(spec);
         spec.servers[1..].iter_mut().for_each(|server| server.tier = 2);
     };
-    // A higher tier that is full.
+    // A full tier with a lower number.
     let mut story = Story::new("a!1/1 b c d", at_tier_2);
     assert_eq!(story.picks([9, 1, 2, 3]), "a c d b");
     assert_eq!(story.picks([2, 2, 1, 3, 2]), "d d c b d");
     story.held.remove(0);
     assert_eq!(story.picks([2, 1]), "a c", "it returns when it is really taken");
-    // One that was tried for this client and failed.
+    // A server that was tried for this client and failed.
     let mut story = Story::new("a b c d", at_tier_2);
     story.state("a", AdminState::Maintenance);
     assert_eq!(story.picks([1, 2, 3]), "b c d");
@@ -220,7 +220,7 @@ fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it()
     for _ in 0..3 {
         assert_eq!(story.pick(2, &tried).unwrap().server.name.as_ref(), "c");
     }
-    // One that refuses this client.
+    // A server whose access list refuses this client.
     let mut story = Story::new("a b c d", |spec| {
         at_tier_2(spec);
         let refused = [("192.0.2.2/32".parse().unwrap(), Access::Deny)];
@@ -260,7 +260,7 @@ fn without_failover_a_client_has_one_server_or_none() {
     let alone = PoolSpec { failover: Failover::Never, ..story.pool.spec().clone() };
     story.pool.apply(&alone, &targets(&alone), story.now);
     story.state("a", AdminState::Ready);
-    assert_eq!(story.picks([1]), "a", "who was at a lower tier is not there for ever");
+    assert_eq!(story.picks([1]), "a", "a client returns from a tier with a higher number");
 
     let mut story = Story::new("a b", |spec| {
         sticky(spec);

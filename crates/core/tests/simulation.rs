@@ -1,4 +1,4 @@
-//! A seeded simulation of every choice: thousands of random steps (servers come, go, fail, drain; clients
+//! A seeded simulation of every choice: thousands of random steps (servers are added, removed, fail, drain; clients
 //! connect and leave; time passes; configurations change), with the invariants checked after each. A failure
 //! prints the seed.
 #![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]
@@ -68,7 +68,7 @@ impl Simulation {
         }
     }
 
-    /// Returns any client; some come often, so that they see their servers leave and return.
+    /// Returns a random client; some connect often, so that their servers leave and return in the meantime.
     fn client(&mut self) -> IpAddr {
         let among = if self.random.below(2) == 0 { CLIENTS } else { CLIENTS_OFTEN };
         IpAddr::from((0x0a00_0000 + self.random.below(among) as u32).to_be_bytes())
@@ -80,7 +80,7 @@ impl Simulation {
         let request = Request::of(client, self.now);
         let explained = explain(&self.snapshot, &request, &mut self.random.clone());
         let (mut tried, mut attempt) = (Vec::new(), Attempt::new());
-        // Some clients meet only failures, so that the order of many servers is used, too.
+        // For some clients every server fails, so that the order of many servers is used, too.
         let unlucky = self.random.below(20) == 0;
         loop {
             let choice = match attempt.next(&self.snapshot, &request, &AttemptLimits::NONE, &mut self.random)
@@ -144,7 +144,7 @@ impl Simulation {
         }
     }
 
-    /// Checks that the servers before the chosen one do not take the client.
+    /// Checks that the servers before the chosen one cannot take the client.
     fn check_passed_over(&self, client: IpAddr, tried: &[ServerId], is_before: impl Fn(&Entry) -> bool) {
         for other in self.snapshot.servers().iter().filter(|other| is_before(other)) {
             let full = other.live.occupancy.active() >= other.limits.bound(Known::No);
@@ -333,7 +333,7 @@ fn random_lives_of_pools_keep_every_invariant() {
         let run = std::panic::AssertUnwindSafe(|| {
             let mut simulation = Simulation::new(seed);
             (0..2_500).for_each(|_| simulation.step());
-            (simulation.model.rebalanced, simulation.model.returned)
+            simulation.model.moves()
         });
         match std::panic::catch_unwind(run) {
             Ok((rebalanced, returned)) => seen = (seen.0 + rebalanced, seen.1 + returned),
@@ -341,7 +341,7 @@ fn random_lives_of_pools_keep_every_invariant() {
         }
     }
     let enough = from.is_some() || seen.0 > 100 && seen.1 > 50;
-    assert!(enough, "clients were rebalanced, and went home: {seen:?}");
+    assert!(enough, "clients were rebalanced, and returned to their homes: {seen:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(crate) mod timers;
 use self::pool_queue::PoolQueues;
 use self::ready::ReadyQueue;
 use self::registry::Registry;
-use self::report::Reporter;
+use self::report::{Report, Reporter};
 use self::ring::Ring;
 use evener_core::hash;
 use evener_core::{Random, Time};
@@ -25,36 +25,36 @@ use std::sync::{Arc, OnceLock};
 
 /// The state that the components of a worker share.
 pub(crate) struct Context {
-    /// The number of the worker.
+    /// Index of the worker.
     pub(crate) id: usize,
     /// Number of workers.
-    pub(crate) workers: usize,
-    /// The time of the present events.
+    workers: usize,
+    /// Time of the present events.
     pub(crate) now: Time,
     pub(crate) random: Random,
     pub(crate) registry: Registry,
-    pub(crate) report: Reporter,
-    /// io_uring, if it is wanted and available.
+    reporter: Reporter,
+    /// io_uring, if it is configured and available.
     pub(crate) ring: Option<Ring>,
     pub(crate) ready: ReadyQueue,
     /// Clients and requests that wait for a permit of a server.
     pub(crate) queues: PoolQueues,
-    /// New clients are refused, and idle ones leave.
+    /// New clients are refused, and idle clients are closed.
     pub(crate) draining: bool,
-    /// Services so crowded that the traffic of their clients may go round.
+    /// Services with so many connections that their traffic may loop.
     crowded: Vec<Arc<str>>,
     next_number: u32,
     peers: Arc<OnceLock<Vec<Waker>>>,
 }
 
-/// The reports that a context for tests made.
+/// The reports of a context for tests.
 #[cfg(test)]
-pub(crate) struct Reports(std::sync::mpsc::Receiver<report::Report>);
+pub(crate) struct Reports(std::sync::mpsc::Receiver<Report>);
 
 #[cfg(test)]
 impl Reports {
     /// Takes the reports since the last call, in their order.
-    pub(crate) fn take(&self) -> Vec<report::Report> {
+    pub(crate) fn take(&self) -> Vec<Report> {
         self.0.try_iter().collect()
     }
 }
@@ -64,7 +64,7 @@ impl Context {
         (id, workers): (usize, usize),
         seed: u64,
         registry: Registry,
-        report: Reporter,
+        reporter: Reporter,
         peers: Arc<OnceLock<Vec<Waker>>>,
     ) -> Self {
         Self {
@@ -73,7 +73,7 @@ impl Context {
             now: Time::ZERO,
             random: Random::seeded(seed),
             registry,
-            report,
+            reporter,
             ring: None,
             ready: ReadyQueue::default(),
             queues: PoolQueues::default(),
@@ -84,39 +84,66 @@ impl Context {
         }
     }
 
-    /// Returns the number of the next connection, session or flow.
+    /// Returns the serial number of the next connection, session or flow.
     pub(crate) fn number(&mut self) -> u32 {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         number
     }
 
-    /// Has the listeners of a service keep the first packets of connections, which show their TTLs.
+    /// Returns the number of a connection, session or flow that is unique among all workers; `serial` is unique within this
+    /// worker.
+    pub(crate) fn global_number(&self, serial: u32) -> u64 {
+        u64::from(serial) * self.workers as u64 + self.id as u64
+    }
+
+    /// Returns the part of this worker in `total`, which is split evenly between the workers.
+    pub(crate) fn share(&self, total: u32) -> u32 {
+        total.div_ceil(self.workers.max(1) as u32)
+    }
+
+    /// Returns the index of the worker and the number of workers.
+    pub(crate) fn position(&self) -> (usize, usize) {
+        (self.id, self.workers)
+    }
+
+    /// Sends a report to the supervisor.
+    pub(crate) fn report(&self, report: Report) {
+        (self.reporter)(report);
+    }
+
+    /// Makes the listeners of a service keep the first packets of connections, which show their TTLs.
     pub(crate) fn note_crowded(&mut self, service: &Arc<str>) {
         if !self.crowded.contains(service) {
             self.crowded.push(Arc::clone(service));
         }
     }
 
-    /// Takes the services that were noted since the last call.
+    /// Takes the crowded services that were noted since the last call.
     pub(crate) fn take_crowded(&mut self) -> Vec<Arc<str>> {
         std::mem::take(&mut self.crowded)
     }
 
-    /// A context of the only worker, whose sockets are registered but never polled, and the reports that it makes.
+    /// Creates the context of the only worker, whose sockets are registered but never polled, and its reports.
     #[cfg(test)]
     pub(crate) fn for_tests() -> (Self, Reports) {
+        Self::for_worker((0, 1))
+    }
+
+    /// Creates such a context of one of several workers.
+    #[cfg(test)]
+    pub(crate) fn for_worker(position: (usize, usize)) -> (Self, Reports) {
         let poll = mio::Poll::new().expect("a descriptor for epoll");
-        let registry = poll.registry().try_clone().expect("another one");
+        let registry = poll.registry().try_clone().expect("a descriptor for its copy");
         let (sender, receiver) = std::sync::mpsc::channel();
-        let report: Reporter = Arc::new(move |report| drop(sender.send(report)));
-        let cx = Self::new((0, 1), 1, Registry::new(registry), report, Arc::default());
+        let reporter: Reporter = Arc::new(move |report| drop(sender.send(report)));
+        let cx = Self::new(position, 1, Registry::new(registry), reporter, Arc::default());
         (cx, Reports(receiver))
     }
 
-    /// Returns whether this worker is the one that takes the datagrams of this client to a broadcast or multicast address.
-    /// The kernel gives each worker a copy of them.
-    pub(crate) fn takes_broadcasts_of(&self, client: SocketAddr) -> bool {
+    /// Returns whether this worker handles the datagrams of this client to a broadcast or multicast address. The kernel
+    /// delivers a copy of them to each worker.
+    pub(crate) fn handles_broadcasts_of(&self, client: SocketAddr) -> bool {
         let number = hash::of_client(client.ip()) ^ u64::from(client.port());
         number % self.workers.max(1) as u64 == self.id as u64
     }
@@ -132,22 +159,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_the_workers_takes_each_broadcast() {
-        let (mut cx, _) = Context::for_tests();
-        cx.workers = 3;
-        let mut taken = [0; 3];
+    fn one_worker_handles_each_broadcast() {
+        let workers = [0, 1, 2].map(|id| Context::for_worker((id, 3)).0);
+        let mut handled = [0; 3];
         for port in 1..=300 {
             let client = SocketAddr::from(([192, 0, 2, 7], port));
-            let takers: Vec<usize> = (0..3)
-                .filter(|&id| {
-                    cx.id = id;
-                    cx.takes_broadcasts_of(client)
-                })
-                .collect();
-            assert_eq!(takers.len(), 1, "{client}");
-            taken[takers[0]] += 1;
+            let handlers: Vec<usize> =
+                (0..3).filter(|&id| workers[id].handles_broadcasts_of(client)).collect();
+            assert_eq!(handlers.len(), 1, "{client}");
+            handled[handlers[0]] += 1;
         }
-        assert!(taken.iter().all(|&count| count > 50), "every worker has a part: {taken:?}");
+        assert!(handled.iter().all(|&count| count > 50), "each worker handles a part: {handled:?}");
     }
 
     #[test]

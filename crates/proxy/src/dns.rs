@@ -1,11 +1,11 @@
 //! DNS, query by query, over UDP and TCP. A query is looked up in the cache, then sent to a server under an
-//! unguessable ID. A message counts as its response only if it comes from where the query was sent and
-//! repeats it (RFC 5452). A server that does not respond costs one timeout, then the next one is queried.
+//! unguessable ID. A message counts as its response only if it comes from the address to which the query was
+//! sent and repeats the query (RFC 5452). A server that does not respond costs one timeout, then the next one is queried.
 //!
 //! The life of a query is in `query.rs` and below: its attempts, queries that are coalesced with it,
 //! responses that decline, failures. The sockets, streams and persistent connections (mname) to servers are
-//! below `upstream.rs`, clients over UDP in `listener.rs`, those over TCP in `client.rs`. Other components
-//! are unknown here.
+//! below `upstream.rs`, clients over UDP in `listener.rs`, clients over TCP in `client.rs`. Nothing here uses
+//! other components.
 
 mod client;
 mod framed;
@@ -47,7 +47,7 @@ use upstream::stream::Stream;
 const SPARES_MAX: usize = 1024;
 /// Maximum capacity of such a buffer. Larger ones are freed.
 const SPARE_BYTES_MAX: usize = 1024;
-/// Maximum number of bytes read from a stream at once.
+/// Maximum number of bytes of one read from a stream.
 const READ_BYTES: usize = 65_536;
 
 /// The DNS component of a worker.
@@ -59,9 +59,9 @@ pub(crate) struct Dns {
     queries: Table<of::Query, Query>,
     /// Size of the messages of all queries.
     held: usize,
-    /// The outstanding queries that equal ones can wait for, by their cache keys.
+    /// The outstanding queries that equal queries can wait for, by their cache keys.
     coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
-    /// Responses that further queries wait for, with those queries.
+    /// Responses for which further queries wait, with these queries.
     shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
     /// Responses that decline, while the batch of responses is filled.
     declined: Vec<Declined>,
@@ -91,7 +91,7 @@ pub(crate) struct Dns {
     frame: Vec<u8>,
     /// Number of the round of events.
     round: u32,
-    /// Sockets, clients and streams that have something to send after the present events.
+    /// Sockets, clients and streams with data to send after the present events.
     sockets_dirty: Vec<DnsSocketKey>,
     clients_dirty: Vec<DnsClientKey>,
     streams_dirty: Vec<DnsStreamKey>,
@@ -147,7 +147,7 @@ impl Origin {
 #[derive(Clone, Copy, Debug)]
 struct Requester {
     service: DnsServiceKey,
-    /// The client's address, as far as it is known.
+    /// The client's address, from the socket or a PROXY header.
     client: SocketAddr,
     /// The address that the client sent to.
     destination: Option<SocketAddr>,
@@ -192,7 +192,7 @@ impl Requester {
         ServerOf { service: self.service, party: self.party, id }
     }
 
-    /// Returns whether a PROXY header introduces the client to the server.
+    /// Returns whether a PROXY header reports the client to the server.
     fn is_introduced(&self, settings: &Settings) -> bool {
         self.backend(settings).is_some_and(|backend| backend.send_proxy.is_some())
     }
@@ -306,15 +306,15 @@ impl Dns {
 
     /// Sends all queued data and removes finished clients and streams, after the present events.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
-        // Each step may give others something to do. The loop ends all the same: a client is handled once in
-        // a round, and the attempts of a query are bounded.
+        // Each step may cause work for others. The loop ends nevertheless: a client is handled once in a round,
+        // and the attempts of a query are bounded.
         loop {
             if let Some(at) = self.persistents_dirty.pop() {
                 self.flush_persistent(cx, at);
             } else if let Some(at) = self.streams_dirty.pop() {
                 self.flush_stream(cx, at);
             } else if let Some(key) = self.clients_dirty.pop() {
-                // A client with more to do waits until the others had their turn.
+                // A client with more work waits until the others were handled.
                 if !self.flush_client_once(cx, key) {
                     cx.ready.push(Ready::DnsClient(key));
                 }
@@ -353,7 +353,7 @@ impl Dns {
         }
     }
 
-    /// Closes what has been unused for long, and removes services without users.
+    /// Closes unused sockets and streams, and removes services without users.
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
         self.sweep_upstreams(cx);
         let is_used = |at: DnsServiceKey| {

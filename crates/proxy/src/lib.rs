@@ -1,8 +1,8 @@
 //! Evener's userspace plane: workers that move TCP connections and UDP datagrams between clients and servers.
 //!
-//! Each worker is one thread with its own epoll, listeners (SO_REUSEPORT), buffers and timers; it shares nothing on the
-//! way of a packet but atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each pool. The crate
-//! opens sockets and moves bytes; what a client gets, `evener-core` decides; when things change, the program says.
+//! Each worker is one thread with its own epoll, listeners (SO_REUSEPORT), buffers and timers. On the packet path workers
+//! share only atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each pool. The crate opens
+//! sockets and moves bytes; `evener-core` chooses the servers, and the program applies changes of the configuration.
 
 mod context;
 mod dns;
@@ -21,7 +21,8 @@ pub use io::listener::{BindError, Bound, Sharing, bind};
 pub use io::request_log::{LogForm, Queued, RequestLog};
 pub use io::source::may_be_transparent;
 pub use io::tls::{TlsAcceptor, TlsConnector};
-pub use plane::{Driver, Plane, PlaneOptions};
+pub use plane::Plane;
 pub use service::ending::EndReason;
 pub use service::open::{Closed, Listing, Open};
 pub use service::{Backend, Dns, Refusal, Service, ServiceLive, Settings};
+pub use worker::{Driver, PlaneOptions};

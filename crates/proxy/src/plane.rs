@@ -1,43 +1,16 @@
-//! The plane as the program holds it: starts the workers and hands listeners and commands to them.
+//! The program's handle for the plane: starts the workers, and sends listeners and commands to them.
 
-use crate::context::report::Reporter;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{self, CloseReply, Closed, ListRequest, Listing};
-use crate::service::{Backend, PoolIs, Service, Settings};
-use crate::worker::{Command, Worker, WorkerParts};
+use crate::service::{Backend, PoolChange, Service, Settings};
+use crate::worker::{Command, PlaneOptions, Worker};
 use evener_core::snapshot::Entry;
 use mio::Waker;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
-
-/// Kernel interface through which workers wait for events of sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    /// epoll(7).
-    Epoll,
-    /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where it is forbidden.
-    IoUring,
-}
-
-/// Options of the workers.
-pub struct PlaneOptions {
-    /// Number of workers; one for each core is right.
-    pub workers: usize,
-    /// Pins worker n to core n.
-    pub pin: bool,
-    /// Kernel interface for events.
-    pub driver: Driver,
-    /// The origin of [`evener_core::Time`], the same for the whole program.
-    pub origin: Instant,
-    /// Seed of random choices and of the hashing of tables.
-    pub seed: u64,
-    /// Receives the reports of the workers.
-    pub report: Reporter,
-}
 
 /// The running workers.
 #[derive(Debug)]
@@ -52,22 +25,14 @@ impl Plane {
     /// Starts the workers.
     ///
     /// # Errors
-    /// The system has no threads or descriptors left.
+    /// The system can create no more threads or descriptors.
     pub fn start(options: &PlaneOptions) -> io::Result<Self> {
         let peers = Arc::new(OnceLock::new());
         let (mut inboxes, mut wakers, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        for id in 0..options.workers.max(1) {
+        let workers = options.workers.max(1);
+        for id in 0..workers {
             let (sender, inbox) = channel();
-            let (worker, waker) = Worker::new(WorkerParts {
-                id,
-                workers: options.workers.max(1),
-                driver: options.driver,
-                origin: options.origin,
-                seed: evener_core::hash::mix(options.seed, id as u64),
-                report: Arc::clone(&options.report),
-                inbox,
-                peers: Arc::clone(&peers),
-            })?;
+            let (worker, waker) = Worker::new((id, workers), options, inbox, Arc::clone(&peers))?;
             let pin = options.pin;
             let thread = Builder::new().name(format!("worker-{id}")).spawn(move || {
                 if pin {
@@ -100,46 +65,47 @@ impl Plane {
         id
     }
 
-    /// Closes a listener; clients in its queue are accepted first. Connections go on. A listener for datagrams closes when its flows and
+    /// Closes a listener; clients in its queue are accepted first. Connections continue. A listener for datagrams closes when its flows and
     /// queries are finished.
     pub fn unlisten(&self, id: u64) {
-        self.tell(|| Command::Unlisten { id });
+        self.send(|| Command::Unlisten { id });
     }
 
-    /// Gives a service other settings; its listeners, connections and flows stay.
+    /// Changes the settings of a service; its listeners, connections and flows stay.
     pub fn reconfigure(&self, service: &Service, settings: Settings) {
-        let same = |old: Option<&Backend>, new: Option<&Backend>| match (old, new) {
+        let is_same = |old: Option<&Backend>, new: Option<&Backend>| match (old, new) {
             (Some(old), Some(new)) => Arc::ptr_eq(&old.pool, &new.pool) && old.send_proxy == new.send_proxy,
             (old, new) => old.is_none() && new.is_none(),
         };
         let old = service.settings.load_full();
-        let pool = if !same(old.backends.first(), settings.backends.first()) {
-            PoolIs::Another
-        } else if !same(old.refused(), settings.refused()) {
-            PoolIs::AnotherOfRefused
+        let pool = if !is_same(old.backends.first(), settings.backends.first()) {
+            PoolChange::Another
+        } else if !is_same(old.refused(), settings.refused()) {
+            PoolChange::AnotherOfRefused
         } else {
-            PoolIs::Same
+            PoolChange::Same
         };
         service.settings.store(Arc::new(settings));
-        self.tell(|| Command::Refresh { service: service.name.clone(), pool });
+        self.send(|| Command::Refresh { service: service.name.clone(), pool });
     }
 
-    /// Hands a listener over to another service; clients in its queue are not lost. Flows end, connections go on.
+    /// Hands a listener over to another service; clients in its queue are not lost. Flows end, connections continue.
     pub fn assign(&self, id: u64, service: &Arc<Service>) {
-        self.tell(|| Command::Assign { id, service: Arc::clone(service) });
+        self.send(|| Command::Assign { id, service: Arc::clone(service) });
     }
 
-    /// Opens and closes persistent connections, after servers came or went.
+    /// Opens and closes persistent connections, after servers were added or removed.
     pub fn maintain(&self) {
-        self.tell(|| Command::Maintain);
+        self.send(|| Command::Maintain);
     }
 
     /// Stops accepting clients; connections and flows may finish.
     pub fn drain(&self) {
-        self.tell(|| Command::Drain);
+        self.send(|| Command::Drain);
     }
 
-    /// Lists open connections, sessions and flows, of one service or of all: at most `most` of each worker, and their total number.
+    /// Lists open connections, sessions and flows of one service or of all services: at most `most` of each worker, and the total
+    /// number.
     /// `done` is called on a worker's thread, so it must not block.
     pub fn connections(
         &self,
@@ -148,7 +114,7 @@ impl Plane {
         done: impl FnOnce(Listing) + Send + 'static,
     ) {
         let request = Arc::new(ListRequest::new(service, most, done));
-        self.tell(|| Command::List(Arc::clone(&request)));
+        self.send(|| Command::List(Arc::clone(&request)));
     }
 
     /// Closes the connection or flow with this number, on both sides. `done` is called on a worker's thread with the outcome, so it
@@ -166,23 +132,23 @@ impl Plane {
     /// number, so it must not block.
     pub fn end_server(&self, server: &Entry, reason: EndReason, done: impl FnOnce(usize) + Send + 'static) {
         let ending = Arc::new(Ending::new(server, reason, done));
-        self.tell(|| Command::End(Arc::clone(&ending)));
+        self.send(|| Command::End(Arc::clone(&ending)));
     }
 
     /// Closes all connections.
     pub fn cut(&self) {
-        self.tell(|| Command::Cut);
+        self.send(|| Command::Cut);
     }
 
     /// Stops the workers, with all connections and flows.
     pub fn stop(self) {
-        self.tell(|| Command::Stop);
+        self.send(|| Command::Stop);
         for thread in self.threads {
             let _ = thread.join();
         }
     }
 
-    fn tell(&self, command: impl Fn() -> Command) {
+    fn send(&self, command: impl Fn() -> Command) {
         self.inboxes.iter().for_each(|inbox| drop(inbox.send(command())));
         self.wake();
     }

@@ -1,4 +1,4 @@
-//! A service as workers share it: its present settings, its counters, and the conditions that are reported of it.
+//! A service, which the workers share: its present settings, its counters, and the rate of its reports.
 
 pub(crate) mod accepted;
 pub(crate) mod admission;
@@ -13,7 +13,6 @@ pub(crate) mod testing;
 use crate::context::Context;
 use crate::context::descriptors::{self, Unit};
 use crate::context::report::{Notice, Report, is_due};
-
 use crate::io::request_log::RequestLog;
 use crate::io::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
@@ -34,20 +33,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-/// The settings of a service, as the present configuration has them.
+/// The present settings of a service.
 #[derive(Debug)]
 pub struct Settings {
     /// Limits and times.
     pub options: ServiceOptions,
-    /// The clients that may come in.
+    /// Access list of clients.
     pub acl: Option<Arc<Acl>>,
-    /// The treatment of clients that may not.
+    /// Treatment of clients that the access list refuses.
     pub denied: Refusal,
-    /// The limits of each client.
+    /// Limits per client of the service.
     pub throttle: Option<Arc<Throttle>>,
     /// The treatment of clients that exceed these limits.
     pub exceeded: Refusal,
-    /// The proxies that introduce clients by the PROXY protocol.
+    /// The proxies that report clients by the PROXY protocol.
     pub proxy_from: Option<Arc<Acl>>,
     /// The clients that are remembered, with their activity.
     pub clients: Option<Arc<Clients>>,
@@ -59,9 +58,9 @@ pub struct Settings {
     pub http: Option<Arc<HttpSpec>>,
     /// The options of DNS, for a service of DNS.
     pub dns: Option<Dns>,
-    /// The pools that serve it.
+    /// The pools of the service.
     pub backends: Vec<Backend>,
-    /// The pool for clients that no route names.
+    /// The pool for clients without a route.
     pub default_backend: Option<usize>,
     /// Pools by host name and path.
     pub routes: Routes<usize>,
@@ -78,38 +77,38 @@ pub struct Dns {
     pub rate_limit: Option<Arc<RateLimit>>,
 }
 
-/// A pool, and how its servers are spoken to.
+/// A pool, and the protocol options of its servers.
 #[derive(Clone, Debug)]
 pub struct Backend {
     /// The slot where its snapshots are published.
     pub pool: Arc<ArcSwap<Snapshot>>,
     /// TLS with its servers.
     pub tls: Option<Arc<TlsConnector>>,
-    /// The version of the PROXY protocol that introduces clients to its servers.
+    /// The version of the PROXY protocol that reports clients to its servers.
     pub send_proxy: Option<proxy::Version>,
 }
 
-/// The treatment of a client that may not come in.
+/// Treatment of a refused client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The connection is closed without a word.
+    /// The connection is closed without a response.
     Drop,
-    /// The connection is reset, or gets an error response of HTTP.
+    /// The connection is reset, or the client gets an HTTP error response.
     Reject,
-    /// The client waits for so long, then its connection is closed.
+    /// The client is kept waiting for this time, then its connection is closed.
     Tarpit(Duration),
     /// The client gets a server of this backend.
     Backend(usize),
 }
 
-/// The pools of a service, compared with those before its settings changed.
+/// Change of the pools of a service by new settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PoolIs {
-    /// Both are the same.
+pub(crate) enum PoolChange {
+    /// No pool changed.
     Same,
-    /// The own pool is another one.
+    /// The default pool changed.
     Another,
-    /// The own pool is the same; the pool for clients that the access list refuses is another one.
+    /// Only the pool for clients that the access list refuses changed.
     AnotherOfRefused,
 }
 
@@ -153,20 +152,20 @@ impl Settings {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// Returns whether a client that a proxy named may come in. With an access list, a client with a hidden address
-    /// may not: the list cannot match it.
+    /// Returns whether the access list admits a client that a proxy reported. An access list refuses a client with a
+    /// hidden address, because it cannot match the address.
     pub(crate) fn permits_reported(&self, client: Client) -> bool {
         let is_listed = self.acl.as_ref().is_some_and(|acl| !acl.is_empty());
         self.permits(client.address()) && !(is_listed && matches!(client, Client::Hidden(_)))
     }
 
-    /// Returns whether this peer is a proxy that introduces clients.
+    /// Returns whether this peer is a proxy that reports clients.
     pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
         self.proxy_from.as_ref().is_some_and(|acl| acl.access(peer) == Access::Permit)
     }
 
-    /// Returns whether a connection to a server of this backend serves one client only, because the server learns of
-    /// the client or sees its address.
+    /// Returns whether a connection to a server of this backend serves one client only, because the server gets the
+    /// client's address in a PROXY header or as the source.
     pub(crate) fn is_personal(&self, backend: usize) -> bool {
         self.options.source == Some(Source::Client) || self.backends[backend].send_proxy.is_some()
     }
@@ -193,17 +192,17 @@ pub struct Service {
 /// The state of a service that survives reloads.
 #[derive(Debug)]
 pub struct ServiceLive {
-    /// TCP connections now.
+    /// Number of present TCP connections.
     pub connections: Occupancy,
-    /// Connects to servers under way; counted with `pending_max` only.
+    /// Pending connection attempts to servers; counted with `pending_max` only.
     pub pending: Occupancy,
-    /// Warm connections to servers, not used yet.
+    /// Unused pre-opened connections to servers.
     pub warm: Occupancy,
-    /// TLS handshakes under way.
+    /// TLS handshakes in progress.
     pub handshakes: Occupancy,
     /// Refused clients that are kept waiting.
     pub tarpitted: Occupancy,
-    /// UDP flows now.
+    /// Number of present UDP flows.
     pub flows: AtomicU32,
     /// The counters.
     pub counters: Sharded<ServiceCounters>,
@@ -213,7 +212,7 @@ pub struct ServiceLive {
 }
 
 impl Service {
-    /// A service without connections and flows.
+    /// Creates a service without connections and flows.
     #[must_use]
     pub fn new(name: Arc<str>, protocol: Protocol, settings: Settings, workers: usize) -> Self {
         let live = ServiceLive {
@@ -230,7 +229,7 @@ impl Service {
         Self { name, protocol, settings: ArcSwap::from_pointee(settings), live }
     }
 
-    /// The present number of connections, flows and queries.
+    /// Returns the present number of connections, flows and queries.
     #[must_use]
     pub fn active(&self) -> u64 {
         u64::from(self.live.connections.active()) + u64::from(self.live.flows.load(Ordering::Relaxed))
@@ -243,13 +242,13 @@ impl Service {
         Some(clients.newest(Time::ZERO, usize::MAX).0.into_iter())
     }
 
-    /// Takes a permit for one more connection. When there is none, [`Service::wants_wake`] is true once for the next
-    /// one that is given back.
+    /// Takes a permit for one more connection. When there is none, [`Service::wants_wake`] is true once after the next
+    /// release.
     pub(crate) fn enter(&self, connections_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.connections, connections_max)
     }
 
-    /// Takes a permit for one more connect to a server, in the same manner.
+    /// Takes a permit for one more connection attempt to a server, in the same manner.
     pub(crate) fn enter_pending(&self, pending_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.pending, pending_max)
     }
@@ -257,40 +256,40 @@ impl Service {
     fn enter_or_wait(&self, permits: &Occupancy, bound: u32) -> Option<Lease> {
         permits.enter(bound).or_else(|| {
             self.live.waiting.store(true, Ordering::Relaxed);
-            // Either this sees the permit that is given back now, or the other side sees the flag.
+            // Either this sees the release, or the releasing side sees the flag.
             fence(Ordering::SeqCst);
             permits.enter(bound)
         })
     }
 
-    /// Returns whether a listener waits for a permit, now that one was given back. True for one caller.
+    /// Returns whether a listener waits for a permit, after one was released. Of concurrent callers only one gets true.
     pub(crate) fn wants_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.live.waiting.load(Ordering::Relaxed) && self.live.waiting.swap(false, Ordering::Relaxed)
     }
 
-    /// Wakes the listeners of all workers that wait for a permit, now that one was given back.
+    /// Wakes the workers whose listeners wait for a permit, after one was released.
     pub(crate) fn wake_waiting(&self, cx: &Context) {
         if self.wants_wake() || descriptors::wants_wake() {
             cx.wake_all();
         }
     }
 
-    /// Returns whether a lasting condition is to be reported again.
+    /// Returns whether a lasting condition has to be reported again.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
         is_due(&self.live.noticed_at[kind as usize], now)
     }
 }
 
-/// Counts and reports that no server can take a client.
+/// Counts and reports that no server is available for a client.
 pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) {
     service.live.counters.of(cx.id).no_server.one();
     if service.may_notice(Notice::NoServer, cx.now) {
-        (cx.report)(Report::NoServer { service: service.name.clone(), reason });
+        cx.report(Report::NoServer { service: service.name.clone(), reason });
     }
 }
 
-/// The resources of an accepted client: a permit of the service, and descriptors for itself and for its server.
+/// The resources of an accepted client: a permit of the service, and descriptors for its socket and the server's.
 #[derive(Debug)]
 pub(crate) struct Permits {
     /// Permit among the connections of the service, or among those that are kept waiting.
@@ -305,7 +304,7 @@ impl Permits {
     }
 }
 
-/// A connect to a server under way for a session.
+/// A pending connection attempt of a session.
 #[derive(Debug)]
 pub(crate) struct Pending {
     pub(crate) service: Arc<Service>,
@@ -313,12 +312,12 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Counts the connect. Clients that were accepted already may exceed the limit: only accepting waits for it.
+    /// Counts the connection attempt. Clients that were accepted already may exceed the limit: only accepting waits.
     pub(crate) fn begin(service: &Arc<Service>) -> Self {
         Self { service: Arc::clone(service), _permit: service.live.pending.enter(u32::MAX) }
     }
 
-    /// The connect is done, or given up.
+    /// Ends the connection attempt, and wakes listeners that wait for its permit.
     pub(crate) fn end(self, cx: &Context) {
         let service = Arc::clone(&self.service);
         drop(self);
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn connects_of_accepted_clients_are_counted_beyond_the_limit() {
+    fn connection_attempts_of_accepted_clients_may_exceed_the_limit() {
         let service = service(|_| {});
         let permit = service.enter_pending(1);
         let accepted = Pending::begin(&service);
@@ -357,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_with_a_hidden_address_passes_no_access_list() {
+    fn an_access_list_refuses_clients_with_hidden_addresses() {
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let list =
             |rules: &[(evener_core::acl::Prefix, Access)]| Some(Arc::new(Acl::new(rules, Access::Permit)));
@@ -371,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_personal_where_the_server_learns_of_the_client() {
+    fn connections_are_personal_if_the_server_gets_the_clients_address() {
         let check = |expected: bool, change: fn(&mut Settings)| {
             assert_eq!(service(change).settings.load().is_personal(0), expected);
         };
@@ -391,7 +390,7 @@ mod tests {
             assert_eq!(reports.take().len(), reported, "after {millis} ms");
         }
         assert_eq!(service.live.counters.total("no_server"), 3);
-        // Each condition has its own second.
+        // Each condition has its own interval.
         assert!(service.may_notice(Notice::Full, cx.now) && !service.may_notice(Notice::NoServer, cx.now));
     }
 }

@@ -1,9 +1,8 @@
-//! Clients of TCP whose bytes are relayed, and the listeners for all connections. The way of a client is in `five_hops.rs`;
-//! clients that speak more than bytes are handed over.
+//! TCP clients whose bytes are relayed, and the listeners for all connections. The path of a client is in `five_hops.rs`;
+//! clients of HTTP, TLS and DNS are handed over.
 
 mod connection;
 mod deadline;
-mod first;
 mod five_hops;
 mod list;
 mod listener;
@@ -43,16 +42,16 @@ pub(crate) struct Tcp {
     /// Sends of the ring.
     sends: Table<of::Send, PendingSend>,
     starved: Vec<Starved>,
-    /// The slot among the connects under way of the client that is accepted just now.
+    /// Slot for the pending connection attempt of the client that is being accepted.
     pending: Option<Lease>,
-    /// Connections to servers that are made before clients want them.
+    /// Pre-opened connections to servers.
     warm: Warm,
     generations: Generations,
     /// Clients for other components.
     handed_over: VecDeque<Accepted>,
-    /// Connections that ended during the present events.
-    over: Vec<ConnectionKey>,
-    /// Room for deadlines that come at once.
+    /// Connections that were closed while the present events were handled.
+    closed: Vec<ConnectionKey>,
+    /// Reused buffer for the keys of passed deadlines.
     due: Vec<ConnectionKey>,
 }
 
@@ -69,19 +68,19 @@ impl Tcp {
             warm: Warm::default(),
             generations: Generations::default(),
             handed_over: VecDeque::new(),
-            over: Vec::new(),
+            closed: Vec::new(),
             due: Vec::new(),
         }
     }
 
     /// Time until the next deadline; `None` when there is none.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
-        let paused = self.listeners.iter().filter_map(|(_, listener)| listener.paused).min();
+        let paused = self.listeners.iter().filter_map(|(_, listener)| listener.paused_until()).min();
         let until = [paused, self.warm.due()].into_iter().flatten().min().map(|at| at.since(now));
         [self.timers.wait(now), until].into_iter().flatten().min()
     }
 
-    /// Handles the deadlines that came, accepts where a pause is over, and maintains warm connections.
+    /// Handles the deadlines that passed, resumes accepting after pauses, and maintains warm connections.
     pub(crate) fn on_deadlines(&mut self, cx: &mut Context) {
         let mut due = std::mem::take(&mut self.due);
         self.timers.expire(cx.now, &mut due);
@@ -89,17 +88,17 @@ impl Tcp {
         self.due = due;
         self.resume_accepting(cx, Paused::Due);
         if self.warm.due().is_some_and(|due| due <= cx.now) {
-            let services = self.listeners.iter().map(|(_, listener)| &listener.service);
+            let services = self.listeners.iter().map(|(_, listener)| listener.service());
             self.warm.maintain(cx, services);
         }
     }
 
-    /// Looks at warm connections soon: what they are made for may have changed.
+    /// Checks warm connections soon, because services or servers may have changed.
     pub(crate) fn check_warm(&mut self, now: Time) {
         self.warm.check_again(now);
     }
 
-    /// Finishes the present events: feeds receives, follows crowded services.
+    /// Finishes the present events: resumes receives, and watches crowded services.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
         self.feed_starved(cx);
         self.watch_crowded(cx);
@@ -123,18 +122,18 @@ impl Tcp {
         }
     }
 
-    /// Frees the connections that ended. Slots that became free may be waited for, here or by another worker.
+    /// Frees the closed connections. Clients of this or another worker may wait for their slots.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
         // Queued operations name descriptors: they must reach the kernel before these are closed and reused.
-        if let Some(ring) = cx.ring.as_mut().filter(|_| !self.over.is_empty()) {
+        if let Some(ring) = cx.ring.as_mut().filter(|_| !self.closed.is_empty()) {
             ring.submit();
         }
-        while let Some(key) = self.over.pop() {
+        while let Some(key) = self.closed.pop() {
             let Some(mut connection) = self.connections.remove(key) else { continue };
             connection.from_client.release(&mut self.scratch);
             connection.from_server.release(&mut self.scratch);
             let service = Arc::clone(&connection.service);
-            if connection.upstream.is_some() {
+            if connection.choice().is_some() {
                 pool_queue::note_freed(cx, &connection.backend().pool);
             }
             drop(connection);
@@ -142,10 +141,10 @@ impl Tcp {
         }
     }
 
-    /// Goes on with a connection from the ready queue.
+    /// Continues a connection from the ready queue.
     pub(crate) fn resume(&mut self, cx: &mut Context, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        connection.queued = false;
+        connection.leave_ready_queue();
         if matches!(connection.stage, Stage::Relaying | Stage::Lingering) {
             self.relay(cx, key);
         }

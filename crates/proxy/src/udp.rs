@@ -1,8 +1,8 @@
 //! Datagram services. A datagram finds its flow, or begins one. A flow has a connected socket to its server; responses go
-//! back in batches, from the address that the client sent to. When a server refuses or leaves, its flows continue at
-//! another one at once.
+//! back in batches, from the address that the client sent to. When a server refuses datagrams or is removed, its
+//! flows continue immediately at another server.
 //!
-//! The flows of a listener are a table of the core, which decides what ends. This component owns the sockets.
+//! The flow table of a listener belongs to the core, which decides the end of flows. This component owns the sockets.
 
 mod client_class;
 mod flow;
@@ -21,7 +21,7 @@ use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Table, of};
 use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
 use crate::service::hops::FlowWatch;
-use crate::service::{PoolIs, Service, Settings};
+use crate::service::{PoolChange, Service, Settings};
 use client_class::ClientClass;
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
@@ -34,18 +34,18 @@ use rustix::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Number of batches that are read from one socket before others have their turn.
+/// Number of batches that are read from one socket before other work continues.
 const BATCHES_MAX: usize = 4;
 
 /// The datagram services of one worker, apart from DNS.
 pub(crate) struct Udp {
     listeners: Table<of::DatagramListener, DatagramListener>,
     sockets: Table<of::FlowSocket, FlowSocket>,
-    /// Buffers for what clients send. `None` before the first event, and while a batch is forwarded.
+    /// Buffers for datagrams of clients. `None` before the first event, and while a batch is forwarded.
     inbound: Option<Box<Batch>>,
     /// Responses that wait to be sent to clients.
     responses: Option<Box<Responses>>,
-    /// Sockets of flows that ended during the present events.
+    /// Sockets of flows that ended while the present events were handled.
     retired: Vec<FlowSocketKey>,
 }
 
@@ -57,9 +57,9 @@ struct DatagramListener {
     socket: OwnedFd,
     local: Local,
     flows: FlowTable,
-    /// The server that has its turn, for each client whose datagrams are spread.
+    /// The present server of each client whose datagrams are spread.
     turns: Turns,
-    /// Since when the listener closes as soon as its flows are over.
+    /// Time since which the listener has been waiting for the end of its flows, to close then.
     leaving: Option<Time>,
     watch: FlowWatch,
 }
@@ -85,14 +85,14 @@ struct FlowSocket {
 struct Identity {
     /// Unique within the worker.
     number: u32,
-    /// The client among those that the service remembers.
+    /// The record of the client, if the service remembers clients.
     record: Option<Arc<ClientRecord>>,
 }
 
 /// A flow that is to begin.
 struct NewFlow<'a> {
     key: FlowKey,
-    /// The TTL of its first datagram, where that is watched.
+    /// The TTL of the first datagram, if TTLs are watched.
     ttl: Option<u8>,
     class: ClientClass,
     /// The identity of a flow that continues at another server.
@@ -122,7 +122,7 @@ impl Udp {
         local: Local,
     ) {
         let settings = service.settings.load_full();
-        let (size, idle) = (table_size(&settings, cx.workers), flow_idle(&settings));
+        let (size, idle) = (table_size(&settings, cx), flow_idle(&settings));
         let flows = FlowTable::new(size, idle, cx.random.bits());
         let turns = Turns::new(size, cx.random.bits());
         let watch = FlowWatch::default();
@@ -133,7 +133,7 @@ impl Udp {
         }
     }
 
-    /// Has a listener close as soon as its flows are over.
+    /// Makes a listener close as soon as its flows have ended.
     pub(crate) fn unlisten(&mut self, cx: &mut Context, id: u64) {
         if let Some(at) = self.find(id) {
             self.listeners[at].leave(cx.now);
@@ -141,21 +141,21 @@ impl Udp {
         }
     }
 
-    /// Has every listener close as soon as its flows are over.
+    /// Makes every listener close as soon as its flows have ended.
     pub(crate) fn drain(&mut self, cx: &mut Context) {
         self.listeners.iter_mut().for_each(|(_, listener)| listener.leave(cx.now));
         self.close_left(cx);
     }
 
-    /// Gives a listener to another service. Its flows end.
+    /// Assigns a listener to another service. Its flows end.
     pub(crate) fn assign(&mut self, cx: &mut Context, id: u64, service: &Arc<Service>) {
         let Some(at) = self.find(id) else { return };
         self.end_all(at);
         self.listeners[at].service = Arc::clone(service);
-        self.refresh(cx, &service.name, PoolIs::Same);
+        self.refresh(cx, &service.name, PoolChange::Same);
     }
 
-    /// Gives up a listener, and returns its socket for another component. Its flows end.
+    /// Removes a listener, and returns its socket for another component. Its flows end.
     pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
         let at = self.find(id)?;
         self.end_all(at);
@@ -165,20 +165,20 @@ impl Udp {
         Some((socket, local))
     }
 
-    /// Takes on the new settings of a service.
-    pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolIs) {
+    /// Applies the new settings of a service.
+    pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolChange) {
         for at in self.listeners.keys(|listener| &*listener.service.name == service) {
-            if pool == PoolIs::Another {
+            if pool == PoolChange::Another {
                 self.end_all(at);
             }
             let settings = self.listeners[at].service.settings.load_full();
             self.end_misplaced(at, &settings, pool);
-            let ended = self.listeners[at].resize(&settings, cx.workers);
+            let ended = self.listeners[at].resize(&settings, cx);
             self.retired.extend(ended.iter().map(socket_of));
         }
     }
 
-    /// Returns when the next sweep has something to do; `None` for never.
+    /// Returns the time of the next sweep with work; `None` without flows.
     pub(crate) fn next_sweep(&self) -> Option<Time> {
         if self.listeners.iter().any(|(_, listener)| listener.leaving.is_some()) {
             return Some(Time::ZERO);
@@ -186,7 +186,7 @@ impl Udp {
         self.listeners.iter().filter_map(|(_, listener)| listener.flows.next_expiry()).min()
     }
 
-    /// Ends the flows that were unused for too long, and closes leaving listeners whose flows are over.
+    /// Ends the flows whose idle timeout has passed, and closes leaving listeners without flows.
     pub(crate) fn sweep(&mut self, cx: &mut Context) {
         let is_due =
             |listener: &DatagramListener| listener.flows.next_expiry().is_some_and(|at| at <= cx.now);
@@ -205,8 +205,8 @@ impl Udp {
         self.listeners.iter().find(|(_, listener)| listener.id == id).map(|(at, _)| at)
     }
 
-    /// Counts a flow that left the table, and has its socket closed after the present events. Datagrams of the same batch
-    /// may still go out through it.
+    /// Counts a flow that left the table, and closes its socket after the present events. Datagrams of the same batch may
+    /// still be sent through it.
     fn retire(&mut self, at: DatagramListenerKey, socket: FlowSocketKey) {
         self.listeners[at].service.live.flows.fetch_sub(1, Ordering::Relaxed);
         self.retired.push(socket);

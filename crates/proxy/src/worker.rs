@@ -1,5 +1,5 @@
-//! The loop of a worker: one thread with its own epoll, which calls the components through the same few methods and passes on what one has
-//! for another. Commands come from the control thread.
+//! The loop of a worker: one thread with its own epoll. It calls the components through the same few methods, and passes clients
+//! on from one component to another. Commands arrive from the control thread.
 
 mod commands;
 mod shed;
@@ -13,11 +13,10 @@ use crate::context::ring::{Mark, Ring};
 use crate::dns::Dns;
 use crate::http::Http;
 use crate::io::listener::ListeningSocket;
-use crate::plane::Driver;
 use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
 use crate::service::open::{CloseReply, ListRequest};
-use crate::service::{PoolIs, Service};
+use crate::service::{PoolChange, Service};
 use crate::tcp::{Paused, Tcp};
 use crate::udp::Udp;
 use evener_core::Time;
@@ -33,6 +32,31 @@ use std::time::{Duration, Instant};
 const EVENTS_MAX: usize = 1024;
 /// Shortest interval between two searches for expired entries.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+
+/// Kernel interface through which workers wait for events of sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// epoll(7).
+    Epoll,
+    /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where it is forbidden.
+    IoUring,
+}
+
+/// Options of the workers.
+pub struct PlaneOptions {
+    /// Number of workers; one for each core is right.
+    pub workers: usize,
+    /// Pins worker n to core n.
+    pub pin: bool,
+    /// Kernel interface for events.
+    pub driver: Driver,
+    /// The origin of [`evener_core::Time`], the same for the whole program.
+    pub origin: Instant,
+    /// Seed of random choices and of the hashing of tables.
+    pub seed: u64,
+    /// Receives the reports of the workers.
+    pub report: Reporter,
+}
 
 /// A command of the control thread.
 #[derive(Debug)]
@@ -51,7 +75,7 @@ pub(crate) enum Command {
     },
     Refresh {
         service: Arc<str>,
-        pool: PoolIs,
+        pool: PoolChange,
     },
     List(Arc<ListRequest>),
     Close {
@@ -60,7 +84,7 @@ pub(crate) enum Command {
     },
     /// Close the connections, requests and flows of a server.
     End(Arc<Ending>),
-    /// Open and close persistent connections, after servers came or went.
+    /// Open and close persistent connections, after servers were added or removed.
     Maintain,
     Drain,
     Cut,
@@ -78,7 +102,7 @@ pub(crate) struct Worker {
     poll: Poll,
     origin: Instant,
     inbox: Receiver<Command>,
-    /// Entries were closed to free descriptors, during the present events.
+    /// Entries were closed to free descriptors while the present events were handled.
     shed_any: bool,
     /// End of the pause in closing entries to free descriptors.
     shed_after: Time,
@@ -87,34 +111,29 @@ pub(crate) struct Worker {
     running: bool,
 }
 
-/// Parts of a new worker.
-pub(crate) struct WorkerParts {
-    pub(crate) id: usize,
-    pub(crate) workers: usize,
-    pub(crate) driver: Driver,
-    pub(crate) origin: Instant,
-    pub(crate) seed: u64,
-    pub(crate) report: Reporter,
-    pub(crate) inbox: Receiver<Command>,
-    pub(crate) peers: Arc<OnceLock<Vec<Waker>>>,
-}
-
 impl Worker {
-    /// Creates a worker and its waker.
-    pub(crate) fn new(parts: WorkerParts) -> io::Result<(Self, Waker)> {
+    /// Creates the worker with index `id` of `workers` workers, and its waker.
+    pub(crate) fn new(
+        (id, workers): (usize, usize),
+        options: &PlaneOptions,
+        inbox: Receiver<Command>,
+        peers: Arc<OnceLock<Vec<Waker>>>,
+    ) -> io::Result<(Self, Waker)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Token::Waker.encode())?;
         let registry = Registry::new(poll.registry().try_clone()?);
+        let seed = evener_core::hash::mix(options.seed, id as u64);
+        let report = Arc::clone(&options.report);
         let worker = Self {
-            cx: Context::new((parts.id, parts.workers), parts.seed, registry, parts.report, parts.peers),
+            cx: Context::new((id, workers), seed, registry, report, peers),
             tcp: Tcp::new(),
-            http: Http::new(parts.seed),
+            http: Http::new(seed),
             udp: Udp::new(),
-            dns: Dns::new(parts.seed),
-            driver: parts.driver,
+            dns: Dns::new(seed),
+            driver: options.driver,
             poll,
-            origin: parts.origin,
-            inbox: parts.inbox,
+            origin: options.origin,
+            inbox,
             shed_any: false,
             shed_after: Time::ZERO,
             swept_at: Time::ZERO,
@@ -156,11 +175,11 @@ impl Worker {
         let Some(mut round) = self.cx.queues.begin(self.cx.now) else { return };
         while let Some(waiter) = self.cx.queues.next(&mut round) {
             let served = match waiter {
-                Waiter::Exchange(number) => self.http.serve_queued(&mut self.cx, number),
-                Waiter::Connection(index) => self.tcp.serve_queued(&mut self.cx, index),
+                Waiter::Exchange(key) => self.http.serve_queued(&mut self.cx, key),
+                Waiter::Connection(key) => self.tcp.serve_queued(&mut self.cx, key),
             };
             if !served {
-                round.in_vain();
+                round.note_failed();
             }
         }
         self.cx.queues.end(round);
@@ -173,7 +192,7 @@ impl Worker {
                 ring.poll(self.poll.as_raw_fd(), libc::POLLIN, Mark::Epoll);
                 self.cx.ring = Some(ring);
             }
-            Err(error) => (self.cx.report)(Report::NoRing { error }),
+            Err(error) => self.cx.report(Report::NoRing { error }),
         }
     }
 
@@ -185,7 +204,7 @@ impl Worker {
         self.cx.now = Time::since_origin(self.origin.elapsed());
         let mut epoll = false;
         while let Some(completion) = self.cx.ring.as_mut().and_then(Ring::next) {
-            epoll |= completion.mark == Mark::Epoll;
+            epoll |= completion.mark() == Mark::Epoll;
             self.tcp.on_completion(&mut self.cx, completion);
         }
         if epoll {
@@ -218,41 +237,41 @@ impl Worker {
                 self.tcp.resume_accepting(&mut self.cx, Paused::All);
                 self.cx.queues.wake();
             }
-            Token::Stream(index) => self.tcp.accept(&mut self.cx, index),
-            Token::Client(index) => self.tcp.on_client_event(&mut self.cx, index, event.into()),
-            Token::Server(index) => self.tcp.on_server_event(&mut self.cx, index, event.into()),
-            Token::Datagrams(index) => self.udp.on_listener_event(&mut self.cx, index),
-            Token::Flow(slot) => self.udp.on_flow_event(&mut self.cx, slot),
-            Token::Session(index) => self.http.on_session_event(&mut self.cx, index, event.into()),
-            Token::Upstream(slot) => self.http.on_server_event(&mut self.cx, slot, event.into()),
-            Token::DnsListener(index) => self.dns.on_listener_event(&mut self.cx, index),
-            Token::DnsSocket(at) => self.dns.on_socket_event(&mut self.cx, at),
-            Token::DnsClient(index) => self.dns.on_client_event(index, event.into()),
-            Token::DnsStream(index) => self.dns.on_stream_event(&mut self.cx, index, event.into()),
-            Token::DnsPersistent(at) => self.dns.on_persistent_event(at, event.into()),
+            Token::Stream(key) => self.tcp.accept(&mut self.cx, key),
+            Token::Client(key) => self.tcp.on_client_event(&mut self.cx, key, event.into()),
+            Token::Server(key) => self.tcp.on_server_event(&mut self.cx, key, event.into()),
+            Token::Datagrams(key) => self.udp.on_listener_event(&mut self.cx, key),
+            Token::Flow(key) => self.udp.on_flow_event(&mut self.cx, key),
+            Token::Session(key) => self.http.on_session_event(&mut self.cx, key, event.into()),
+            Token::Upstream(key) => self.http.on_server_event(&mut self.cx, key, event.into()),
+            Token::DnsListener(key) => self.dns.on_listener_event(&mut self.cx, key),
+            Token::DnsSocket(key) => self.dns.on_socket_event(&mut self.cx, key),
+            Token::DnsClient(key) => self.dns.on_client_event(key, event.into()),
+            Token::DnsStream(key) => self.dns.on_stream_event(&mut self.cx, key, event.into()),
+            Token::DnsPersistent(key) => self.dns.on_persistent_event(key, event.into()),
         }
     }
 
-    /// Goes on with the entries of the ready queue; those that are not finished then wait for the next round.
+    /// Continues the entries of the ready queue. Entries that are still not finished wait for the next round.
     fn retry(&mut self) {
         for _ in 0..self.cx.ready.len() {
             match self.cx.ready.pop() {
                 None => return,
-                Some(Ready::Accept(index)) => self.tcp.accept(&mut self.cx, index),
-                Some(Ready::Datagrams(index)) => self.udp.on_listener_event(&mut self.cx, index),
-                Some(Ready::Flow(slot)) => self.udp.on_flow_event(&mut self.cx, slot),
-                Some(Ready::Session(index)) => self.http.resume(&mut self.cx, index),
-                Some(Ready::DnsListener(index)) => self.dns.on_listener_event(&mut self.cx, index),
-                Some(Ready::DnsSocket(at)) => self.dns.on_socket_event(&mut self.cx, at),
-                Some(Ready::DnsClient(index)) => self.dns.queue_client(index),
-                Some(Ready::DnsStream(index)) => self.dns.queue_stream(index),
-                Some(Ready::DnsPersistent(at)) => self.dns.queue_persistent(at),
+                Some(Ready::Accept(key)) => self.tcp.accept(&mut self.cx, key),
+                Some(Ready::Datagrams(key)) => self.udp.on_listener_event(&mut self.cx, key),
+                Some(Ready::Flow(key)) => self.udp.on_flow_event(&mut self.cx, key),
+                Some(Ready::Session(key)) => self.http.resume(&mut self.cx, key),
+                Some(Ready::DnsListener(key)) => self.dns.on_listener_event(&mut self.cx, key),
+                Some(Ready::DnsSocket(key)) => self.dns.on_socket_event(&mut self.cx, key),
+                Some(Ready::DnsClient(key)) => self.dns.queue_client(key),
+                Some(Ready::DnsStream(key)) => self.dns.queue_stream(key),
+                Some(Ready::DnsPersistent(key)) => self.dns.queue_persistent(key),
                 Some(Ready::Relay(key)) => self.tcp.resume(&mut self.cx, key),
             }
         }
     }
 
-    /// Passes clients on that were accepted for other components.
+    /// Passes on the clients that were accepted for other components.
     fn hand_over(&mut self) {
         while let Some(accepted) = self.tcp.take_accepted() {
             if accepted.service.protocol == Protocol::Dns {
@@ -264,7 +283,7 @@ impl Worker {
         }
     }
 
-    /// Opens and closes persistent connections to servers of DNS, after servers or listeners came or went.
+    /// Opens and closes persistent connections to DNS servers, after servers or listeners were added or removed.
     fn maintain_dns(&mut self) {
         self.dns.maintain(&mut self.cx, self.tcp.services());
     }
@@ -292,7 +311,8 @@ impl Worker {
         self.dns.sweep(&mut self.cx);
     }
 
-    /// Removes the entries that ended during the present events. Clients may wait for the slots, here or at another worker.
+    /// Removes the entries that were closed while the present events were handled. Clients of this or another worker may wait for
+    /// their slots.
     fn reap(&mut self) {
         self.tcp.reap(&mut self.cx);
         self.http.reap(&mut self.cx);

@@ -4,15 +4,16 @@
 mod response;
 
 use crate::hash::Keyed;
+use crate::lock::lock;
 use crate::lru::Lru;
 use crate::spec::DnsCacheSpec;
 use crate::time::Time;
 use crate::wire::dns::is_name;
 
 use crossbeam_utils::CachePadded;
-use response::{CachedResponse, Kind};
+use response::CachedResponse;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Minimum size of a shard, so that small caches evict exactly and long responses fit.
@@ -29,13 +30,13 @@ const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
 pub enum Freshness {
     /// Expired responses are not used.
     Fresh,
-    /// Expired responses are used as far as the configuration allows (RFC 8767).
+    /// Expired responses are used for the time that the configuration allows (RFC 8767).
     Stale,
 }
 
-/// Extent of an expunge.
+/// Names whose responses an expunge removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum ExpungeScope {
     /// The name alone.
     Name,
     /// The name and all below it.
@@ -83,7 +84,7 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Shard {
-    /// By the hash of the key. Of two keys with one hash the later one stays.
+    /// By the hash of the key. Of two keys with the same hash, the later one stays.
     responses: Lru<u64, Arc<Entry>>,
     bytes: usize,
     bytes_max: usize,
@@ -95,8 +96,8 @@ struct Entry {
     response: CachedResponse,
     stored_at: Time,
     expires_at: Time,
-    /// The time from which the response is not even used as a stale one.
-    dead_at: Time,
+    /// End of the time for which the response may be used as a stale one.
+    stale_until: Time,
 }
 
 impl Cache {
@@ -123,8 +124,8 @@ impl Cache {
     }
 
     /// Writes the cached response for `key` to `out`, which is emptied first, and returns true if there is
-    /// one. Its TTLs are counted down; those of a stale response are 30 s (RFC 8767, section 4). Its ID is 0
-    /// and its question section is that of the first query.
+    /// one. Its TTLs are counted down; the TTLs of a stale response are 30 s (RFC 8767, section 4). Its ID is
+    /// 0, and its question section is a copy of the first query's question section.
     pub fn lookup(&self, key: &[u8], now: Time, freshness: Freshness, out: &mut Vec<u8>) -> bool {
         out.clear();
         let hash = self.hash(key);
@@ -140,30 +141,30 @@ impl Cache {
         !out.is_empty()
     }
 
-    /// Stores a response to the query of `key` and returns true if it may be cached and was. The key is that
-    /// of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it. A failure never replaces
+    /// Stores a response to the query of `key` and returns true if it may be cached and was. The key is
+    /// the result of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it. A failure never replaces
     /// a response that could still be used.
     pub fn store(&self, key: &[u8], response: &[u8], now: Time) -> bool {
         let Some(cached) = CachedResponse::new(key, response, &self.spec) else { return false };
-        let expires_at = now + cached.lifetime;
-        let stale = if cached.kind == Kind::Failure { Duration::ZERO } else { self.spec.stale };
-        let dead_at = expires_at + stale;
-        let entry = Entry { key: key.into(), response: cached, stored_at: now, expires_at, dead_at };
+        let expires_at = now + cached.lifetime();
+        let stale = if cached.is_failure() { Duration::ZERO } else { self.spec.stale };
+        let stale_until = expires_at + stale;
+        let entry = Entry { key: key.into(), response: cached, stored_at: now, expires_at, stale_until };
         let hash = self.hash(key);
         self.shard(hash).insert(hash, entry, now)
     }
 
     /// Removes the responses for a name (wire form, in any case) and, with `Below`, for all names below it.
     /// Returns their number.
-    pub fn expunge(&self, name: &[u8], reach: Reach) -> usize {
+    pub fn expunge(&self, name: &[u8], scope: ExpungeScope) -> usize {
         // A name ends with its root, so a key that begins with its bytes begins with exactly this name.
         if !is_name(name) {
             return 0;
         }
         let name = name.to_ascii_lowercase();
-        self.expunge_where(|entry| match reach {
-            Reach::Name => entry.key.starts_with(&name),
-            Reach::Below => is_below(&entry.key, &name),
+        self.expunge_where(|entry| match scope {
+            ExpungeScope::Name => entry.key.starts_with(&name),
+            ExpungeScope::Below => is_below(&entry.key, &name),
         })
     }
 
@@ -181,8 +182,8 @@ impl Cache {
         })
     }
 
-    fn expunge_where(&self, is_out: impl Fn(&Entry) -> bool) -> usize {
-        self.shards.iter().map(|shard| lock(shard).expunge(&is_out)).sum()
+    fn expunge_where(&self, is_match: impl Fn(&Entry) -> bool) -> usize {
+        self.shards.iter().map(|shard| lock(shard).expunge(&is_match)).sum()
     }
 
     fn hash(&self, key: &[u8]) -> u64 {
@@ -208,22 +209,18 @@ impl Cache {
             for (&hash, entry, _) in shard.responses.iter() {
                 assert_eq!(hash, self.hash(&entry.key), "by the hash of its key");
                 assert_eq!(hash as usize & (self.shards.len() - 1), at, "in the shard of its hash");
-                assert!(entry.stored_at < entry.expires_at && entry.expires_at <= entry.dead_at);
+                assert!(entry.stored_at < entry.expires_at && entry.expires_at <= entry.stale_until);
             }
         }
     }
 }
 
-fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
-    // A shard is sound between its methods, so a panic elsewhere while it was locked leaves it usable.
-    shard.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shard {
-    /// Returns the entry with this hash and makes it the newest. A dead entry is removed.
+    /// Returns the entry with this hash and makes it the newest. An entry that is
+    /// too old even for stale use is removed.
     fn find(&mut self, hash: u64, now: Time) -> Option<Arc<Entry>> {
         let entry = self.responses.touch(&hash, now)?;
-        if now < entry.dead_at {
+        if now < entry.stale_until {
             return Some(Arc::clone(entry));
         }
         self.remove(hash);
@@ -246,12 +243,12 @@ impl Shard {
         true
     }
 
-    /// Returns true if `entry` is a failure and there is a usable response, be it stale (RFC 8767, section
-    /// 5).
+    /// Returns true if `entry` is a failure and there is a usable response, fresh or stale (RFC 8767,
+    /// section 5).
     fn has_better(&self, hash: u64, entry: &Entry, now: Time) -> bool {
-        entry.response.kind == Kind::Failure
+        entry.response.is_failure()
             && self.responses.peek(&hash).is_some_and(|(known, _)| {
-                known.key == entry.key && known.response.kind == Kind::Response && now < known.dead_at
+                known.key == entry.key && !known.response.is_failure() && now < known.stale_until
             })
     }
 
@@ -261,11 +258,11 @@ impl Shard {
         }
     }
 
-    fn expunge(&mut self, is_out: impl Fn(&Entry) -> bool) -> usize {
-        let out: Vec<u64> =
-            self.responses.iter().filter(|(_, entry, _)| is_out(entry)).map(|(hash, ..)| *hash).collect();
-        out.iter().for_each(|hash| self.remove(*hash));
-        out.len()
+    fn expunge(&mut self, is_match: impl Fn(&Entry) -> bool) -> usize {
+        let matching: Vec<u64> =
+            self.responses.iter().filter(|(_, entry, _)| is_match(entry)).map(|(hash, ..)| *hash).collect();
+        matching.iter().for_each(|hash| self.remove(*hash));
+        matching.len()
     }
 }
 

@@ -1,13 +1,14 @@
-//! Limits of the DNS queries of client networks over UDP (response rate limiting, as in BIND and NSD). Beyond
-//! the rate a query gets a truncated response, which a client with a genuine address follows by a retry over
-//! TCP, or none.
+//! Limits of the DNS queries of client networks over UDP (response rate limiting, as in BIND and NSD). A query
+//! beyond the rate gets either no response or a truncated one. A client with a genuine address retries over TCP
+//! after a truncated response.
 
 use crate::hash;
+use crate::lock::lock;
 use crate::lru::Lru;
 use crate::spec::DnsRateSpec;
 use crate::time::Time;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 const SHARDS: usize = 16;
 
@@ -22,19 +23,20 @@ pub enum RateVerdict {
     Drop,
 }
 
+/// Query rate of a client network.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
+struct NetworkState {
     full_at: Time,
     /// Queries beyond the rate. Queries within the rate do not reset this count; otherwise a client that is
     /// just over the rate would never be sent to TCP.
     beyond: u32,
 }
 
-/// The table of a service.
+/// The table of the client networks of a service.
 #[derive(Debug)]
 pub struct RateLimit {
     spec: DnsRateSpec,
-    shards: Box<[Mutex<Lru<IpAddr, Seen>>]>,
+    shards: Box<[Mutex<Lru<IpAddr, NetworkState>>]>,
 }
 
 impl RateLimit {
@@ -54,11 +56,10 @@ impl RateLimit {
 
     /// Counts one more query of `client` and returns the verdict on it.
     #[must_use]
-    pub fn ask(&self, client: IpAddr, now: Time) -> RateVerdict {
+    pub fn admit(&self, client: IpAddr, now: Time) -> RateVerdict {
         let key = network(client, self.spec.v4, self.spec.v6);
         let shard = &self.shards[hash::of_client(key) as usize % SHARDS];
-        // A shard is sound between its methods, so a panic elsewhere while it was locked leaves it usable.
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock(shard);
         let mut seen = shard.peek(&key).map(|(seen, _)| *seen).unwrap_or_default();
         let verdict = if self.spec.rate.admits(&mut seen.full_at, now) {
             RateVerdict::Respond
@@ -99,14 +100,14 @@ mod tests {
         let spec = DnsRateSpec::new(Rate { count: 3, period: Duration::from_secs(1) });
         let limit = RateLimit::new(&spec, 1);
         let at = |millis| Time::ZERO + Duration::from_millis(millis);
-        let ask = |client: &str, millis| limit.ask(client.parse().unwrap(), at(millis));
-        let seen: Vec<_> = (1..8).map(|host| ask(&format!("192.0.2.{host}"), 1)).collect();
+        let admit = |client: &str, millis| limit.admit(client.parse().unwrap(), at(millis));
+        let seen: Vec<_> = (1..8).map(|host| admit(&format!("192.0.2.{host}"), 1)).collect();
         use RateVerdict::{Drop, Respond, Truncate};
         assert_eq!(seen, [Respond, Respond, Respond, Drop, Truncate, Drop, Truncate]);
-        assert_eq!(ask("192.0.3.1", 1), Respond);
-        assert_eq!(ask("::ffff:192.0.2.9", 2), Drop, "the same network");
-        assert_eq!(ask("2001:db8:0:ff::1", 2), Respond);
-        assert_eq!(ask("192.0.2.1", 1100), Respond, "after a while it may ask again");
+        assert_eq!(admit("192.0.3.1", 1), Respond);
+        assert_eq!(admit("::ffff:192.0.2.9", 2), Drop, "the same network");
+        assert_eq!(admit("2001:db8:0:ff::1", 2), Respond);
+        assert_eq!(admit("192.0.2.1", 1100), Respond, "after a while it may ask again");
     }
 
     #[test]
@@ -119,7 +120,7 @@ mod tests {
             // ones.
             let seen = (0..15_u64).map(|n| {
                 let at = Time::ZERO + Duration::from_millis(1000 * n / 3);
-                match limit.ask([192, 0, 2, 1].into(), at) {
+                match limit.admit([192, 0, 2, 1].into(), at) {
                     RateVerdict::Respond => 'a',
                     RateVerdict::Truncate => 't',
                     RateVerdict::Drop => 'd',

@@ -1,5 +1,5 @@
-//! The transports that a DNS server refuses. A server that speaks only UDP is not worse for it, and failures
-//! over TCP must not take it from UDP clients. `health.rs` decides if a server is up.
+//! The transports that a DNS server refuses. A server that supports only UDP is healthy: its failures over TCP
+//! must not exclude it for UDP clients. `health.rs` decides whether a server is up.
 
 use crate::spec::Transport;
 use crate::time::Time;
@@ -16,19 +16,19 @@ const NOTED_EVERY: Duration = Duration::from_secs(1);
 /// Transports that a server is known to refuse.
 #[derive(Debug, Default)]
 pub struct Transports {
-    datagram: Seen,
-    stream: Seen,
+    datagram: TransportTimes,
+    stream: TransportTimes,
 }
 
 /// Times of the last refusal and of the last response over one transport, in nanoseconds; 0 is never.
 #[derive(Debug, Default)]
-struct Seen {
+struct TransportTimes {
     refused_at: AtomicU64,
     responded_at: AtomicU64,
 }
 
 impl Transports {
-    const fn seen(&self, by: Transport) -> &Seen {
+    const fn seen(&self, by: Transport) -> &TransportTimes {
         match by {
             Transport::Datagram => &self.datagram,
             Transport::Stream => &self.stream,
@@ -42,8 +42,8 @@ impl Transports {
         seen.responded_at.store(0, Ordering::Relaxed);
     }
 
-    /// Records a response over this transport. If both were refused, the server was gone and is back, so the
-    /// other transport is tried again, too.
+    /// Records a response over this transport. If both were refused, the server was down and is up again, so
+    /// the other transport is tried again, too.
     pub fn responded(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
@@ -76,7 +76,7 @@ impl Transports {
     }
 
     /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
-    /// UDP, so one that refuses it is gone, unless TCP works. A refusal of TCP counts only if UDP is refused,
+    /// UDP, so a server that refuses it is down, unless TCP works. A refusal of TCP counts only if UDP is refused,
     /// too.
     #[must_use]
     pub fn is_telling(&self, by: Transport, now: Time) -> bool {

@@ -1,5 +1,5 @@
-//! Peak EWMA: the latency of a server as an exponentially weighted moving average that rises at once to a
-//! peak and decays slowly (as in Finagle and linkerd), times the present load.
+//! Peak EWMA: the latency of a server as an exponentially weighted moving average that rises immediately to
+//! a peak and decays slowly (as in Finagle and linkerd), times the present load.
 
 use super::{Contender, WEIGHT_UNIT};
 use crate::time::Time;
@@ -18,7 +18,7 @@ pub struct Latency {
 }
 
 impl Latency {
-    /// Records the duration of a connect or of a response.
+    /// Records the duration of a connection attempt or of a response.
     pub fn observe(&self, took: Duration, now: Time, decay: Duration) {
         let sample = took.as_nanos() as f64;
         let average = self.at(now, decay).map_or(sample, |average| {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peak_counts_at_once_and_fades() {
+    fn a_peak_counts_immediately_and_decays() {
         let (latency, decay) = (Latency::default(), Duration::from_secs(10));
         let at = |secs| Time::ZERO + Duration::from_secs(secs);
         let millis = |secs| latency.at(at(secs), decay).map(|nanos| (nanos / 1e6).round());

@@ -29,7 +29,7 @@ pub(super) fn choose<C: Contender>(
     best.map(|(at, _)| at)
 }
 
-/// Returns the least loaded contender; of equal ones, that with the lower latency.
+/// Returns the least loaded contender; of equally loaded contenders the one with the lower latency.
 pub(super) fn choose_soonest<C: Contender>(
     contenders: &[C],
     now: Time,
@@ -46,7 +46,8 @@ pub(super) fn order<C: Contender>(contenders: &[C], positions: impl Iterator<Ite
     by_cost(positions, |at| load(&contenders[at]), f64::total_cmp)
 }
 
-/// Returns all contenders, the least loaded first; of equal ones, that with the lower latency first.
+/// Returns all contenders, the least loaded first; of equally loaded contenders the one with the lower latency
+/// first.
 pub(super) fn order_soonest<C: Contender>(contenders: &[C], now: Time) -> Vec<u32> {
     let cost = |at| soonest(&contenders[at], now);
     by_cost(0..contenders.len(), cost, compare)
@@ -68,12 +69,12 @@ mod tests {
 
     fn check(weights: &[u32], active: &[u32], turn: u64, expected: usize) {
         let mut contenders = fakes(weights);
-        contenders.iter_mut().zip(active).for_each(|(contender, &active)| contender.active = active);
+        contenders.iter_mut().zip(active).for_each(|(contender, &active)| contender.set_active(active));
         assert_eq!(choose(&contenders, turn, |_| true), Some(expected), "{weights:?} {active:?} {turn}");
     }
 
     #[test]
-    fn the_fewest_for_the_weight_win_and_equals_take_turns() {
+    fn the_lowest_load_for_its_weight_wins_and_equal_servers_take_turns() {
         check(&[1, 1, 1], &[3, 1, 2], 0, 1);
         check(&[1, 4, 1], &[3, 9, 4], 0, 1);
         check(&[1, 4, 1], &[1, 9, 4], 0, 0);

@@ -88,7 +88,7 @@ pub(super) fn order(table: &[u32], client: u64, count: usize) -> Vec<u32> {
     once(probed(table, client).chain((0..count).filter(|&at| placed[at])), count)
 }
 
-/// Returns the contents of the client's slots, the first one first.
+/// Returns the contents of the client's slots, in the order of the probes.
 fn probed(table: &[u32], client: u64) -> impl Iterator<Item = usize> {
     let hash = move |probe: u64| if probe == 0 { client } else { mix(client, probe) };
     (0..PROBES_MAX).map(move |probe| table[(hash(probe) % table.len() as u64) as usize] as usize)

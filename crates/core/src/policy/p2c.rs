@@ -1,5 +1,5 @@
 //! The power of two choices (Mitzenmacher 2001): picks the cheaper of two random contenders. Unlike "least of
-//! all", this keeps many balancers or workers from choosing the same server at once.
+//! all", this keeps many balancers or workers from choosing the same server at the same time.
 
 use crate::random::Random;
 
@@ -50,7 +50,7 @@ mod tests {
         for _ in 0..10_000 {
             seen[choose(4, &mut random, |_| true, |at| at as f64).unwrap()] += 1;
         }
-        assert_eq!(seen[3], 0, "it loses every draw");
-        assert!(seen[0] > 4_700 && seen[0] < 5_300, "it wins whenever it is drawn: {seen:?}");
+        assert_eq!(seen[3], 0, "the most expensive loses every draw");
+        assert!(seen[0] > 4_700 && seen[0] < 5_300, "the cheapest wins each draw: {seen:?}");
     }
 }

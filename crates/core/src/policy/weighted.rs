@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_is_nginx_s() {
+    fn the_order_equals_the_order_of_nginx() {
         let check = |weights: &[u32], expected: &str| {
             let seen: String = cycle(weights).iter().map(|&at| char::from(b'a' + at as u8)).collect();
             assert_eq!(seen, expected, "{weights:?}");
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn many_or_heavy_servers_keep_their_shares_in_bounds() {
+    fn the_cycle_of_many_or_heavy_servers_is_bounded() {
         let weights: Vec<u32> = (0..10_000).map(|at| 1 + at % 3).collect();
         let order = cycle(&weights);
         assert!(order.len() < 2 * TURNS_MAX as usize, "{}", order.len());
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fast_order_gives_the_same_shares_as_smoothly() {
+    fn the_fast_order_gives_the_same_shares_and_is_smooth() {
         let turns = [7, 3, 2];
         let order = by_deadline(&turns, 12);
         for (at, &turns) in turns.iter().enumerate() {

@@ -1,5 +1,5 @@
-//! Periodic work on a sticky table: it removes expired clients, and lets some clients of a server that has
-//! many more than another one be picked for again.
+//! Periodic work on a sticky table: the removal of expired clients, and the rebalancing of clients from a server
+//! that has many more clients than another server.
 
 use super::{Pool, Server};
 use crate::ServerId;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Interval at which expired clients are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Minimum interval of rebalancing, whatever the configuration.
+/// Minimum interval of rebalancing, which the configuration cannot undercut.
 const REBALANCE_EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// Times of the next work on the table.
@@ -44,7 +44,7 @@ fn next_rebalance(spec: &StickySpec, now: Time) -> Time {
 }
 
 impl Pool {
-    /// Does the work that is due and reports the clients that it moved.
+    /// Does the work that is due. Returns the event of a rebalancing.
     pub(super) fn maintain_sticky(&mut self, now: Time) -> Option<Event> {
         let sticky = self.live.sticky.as_ref().filter(|_| self.upkeep.deadline() <= now)?;
         if self.upkeep.sweep <= now {
@@ -59,20 +59,20 @@ impl Pool {
     }
 
     fn rebalance(&self, now: Time) -> Option<Event> {
-        // Policies by address or in a fixed order would only pick the same server again.
+        // Policies by address or in a fixed order would pick the same server again.
         if matches!(self.spec.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First) {
             return None;
         }
         let sticky = self.live.sticky.as_ref()?;
-        let beyond = surplus(&self.rivals(&sticky.homes(now)))?;
-        let clients = sticky.forget_some(beyond.server, beyond.clients);
-        let server = self.server(beyond.server)?.spec.name.clone();
-        // All of them may have been evicted just now.
+        let surplus = surplus(&self.rivals(&sticky.homes(now)))?;
+        let clients = sticky.forget_some(surplus.server, surplus.clients);
+        let server = self.server(surplus.server)?.spec.name.clone();
+        // The table may have evicted all of them in the meantime.
         (clients > 0).then(|| Event::ClientsRebalanced { pool: self.spec.name.clone(), server, clients })
     }
 
-    /// Returns the servers that clients without a history get, as in
-    /// [`crate::snapshot::Snapshot::first_choices`].
+    /// Returns the first candidates for clients without a history, as
+    /// [`crate::snapshot::Snapshot::first_choices`] does.
     fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
         let is_open = |server: &&Server| server.admission() == Admission::Open;
         let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);

@@ -1,4 +1,4 @@
-//! A server as the planes see it, and the state of servers and pools that outlives a snapshot.
+//! Read-only view of a server for the planes, and the state of servers and pools that outlives a snapshot.
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
@@ -17,17 +17,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 /// State of a server that outlives snapshots and reloads.
 #[derive(Debug)]
 pub struct ServerLive {
-    /// Connections and flows now.
+    /// Number of present connections and flows.
     pub occupancy: Occupancy,
-    /// Warm connections that wait for clients. They hold no slots, and are made only while slots are free.
+    /// Unused pre-opened connections. They hold no slots, and are opened only while slots are free.
     pub warm: Occupancy,
-    /// Latency of connects and responses.
+    /// Latency of connection attempts and responses.
     pub latency: Latency,
     /// Counters.
     pub counters: Sharded<ServerCounters>,
     /// Traffic failed recently, so the next success is reported.
     pub suspect: AtomicBool,
-    /// Transports of DNS that the server refuses.
+    /// DNS transports that the server refuses.
     pub transports: Transports,
 }
 
@@ -57,21 +57,21 @@ pub struct PoolLive {
     pub queued: Occupancy,
 }
 
-/// Clients that a server gets.
+/// Clients that a server can get.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// All clients.
     Open,
-    /// Only clients that the sticky table names for the server, because it drains or has the weight 0.
+    /// Only clients whose sticky server this is, because the server drains or has the weight 0.
     KnownOnly(KnownOnly),
-    /// Clients that the sticky table names for the server, and others only if no server is open for them. Its
-    /// first check has not ended yet.
+    /// The first check has not ended yet: clients whose sticky server this is, and others only if no server is
+    /// open for them.
     Unchecked,
-    /// Only clients without another server: real traffic took the server out, with the reason.
+    /// Only clients without another server: a passive check marked the server down, with the reason.
     LastResort(Arc<str>),
     /// No clients: a check found the server down, with the reason.
     Down(Arc<str>),
-    /// No clients: the operator took the server out.
+    /// No clients: an operator put the server into maintenance.
     Maintenance,
 }
 
@@ -107,7 +107,7 @@ pub struct Entry {
     pub limits: Limits,
     /// Access list.
     pub acl: Option<Arc<Acl>>,
-    /// Clients that the server gets.
+    /// Clients that the server can get.
     pub admission: Admission,
     /// State that outlives the snapshot.
     pub live: Arc<ServerLive>,
@@ -140,7 +140,7 @@ impl Entry {
         matches!(self.admission, Admission::Open | Admission::Unchecked | Admission::KnownOnly(_))
     }
 
-    /// Returns true for a client that can have no other server.
+    /// Returns true if the server can take a client that may use no other server.
     pub(super) fn admits_chosen(&self) -> bool {
         matches!(self.admission, Admission::Open | Admission::Unchecked)
     }
@@ -149,7 +149,7 @@ impl Entry {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// Returns the number of warm connections that may wait for clients: all free permits but the last one.
+    /// Returns the maximum number of pre-opened connections: all free slots but the last.
     #[must_use]
     pub fn warm_max(&self) -> u32 {
         let taken = self.live.occupancy.active().saturating_add(1);

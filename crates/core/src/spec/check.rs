@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Effect of a failed connect or an ICMP refusal.
+/// Effect of a failed connection attempt or an ICMP error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassiveSpec {
-    /// Number of consecutive failures that take a server out; 0 turns passive checks off.
+    /// Number of consecutive failures that mark a server down; 0 turns passive checks off.
     pub failures: u32,
-    /// Time for which it is out, unless a check passes earlier.
+    /// Time for which the server is down, unless a check passes earlier.
     pub down_for: Duration,
 }
 
@@ -27,12 +27,12 @@ pub struct CheckSpec {
     pub every: Duration,
     /// Timeout of a response.
     pub timeout: Duration,
-    /// Number of consecutive successes that bring a server up.
+    /// Number of consecutive successes that mark a server up.
     pub rise: u32,
-    /// Number of consecutive failures that take a server down.
+    /// Number of consecutive failures that mark a server down.
     pub fall: u32,
     /// Share of `every` by which each probe is shifted at random, so that many instances do not probe at
-    /// once.
+    /// the same time.
     pub jitter: f64,
     /// Another port than the server's.
     pub port: Option<u16>,
@@ -57,11 +57,11 @@ impl CheckSpec {
 /// Kind of a probe.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CheckKind {
-    /// A connect passes.
+    /// An established connection passes.
     Tcp,
     /// The response on a connection passes if it is as expected; over TLS when `tls` is given. Without
-    /// `begins` and `expect` any response passes, and if nothing is sent, the connect (and the handshake)
-    /// passes.
+    /// `begins` and `expect` any response passes, and if nothing is sent, an established connection
+    /// (after the handshake) passes.
     Stream {
         /// Bytes to send; nothing when empty.
         send: Vec<u8>,
@@ -124,10 +124,10 @@ impl CheckKind {
 /// TLS settings of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckTls {
-    /// Name that is sent and verified; that of the Host header or the server if absent.
+    /// Name that is sent and verified; the name in the Host header or the server's name if absent.
     pub sni: Option<String>,
     /// Any certificate is accepted.
     pub insecure: bool,
-    /// File of the trusted authorities; those of the system if absent.
+    /// File of the trusted authorities; the system's authorities if absent.
     pub ca_file: Option<String>,
 }

@@ -36,7 +36,7 @@ impl DnsSpec {
     pub const OUTSTANDING_MAX: u32 = 4_000_000;
     /// Maximum number of outstanding queries of a connection.
     pub const PIPELINE_MAX: u32 = 4096;
-    /// Maximum number of further servers.
+    /// Maximum number of further servers after a timeout.
     pub const RETRIES_MAX: u32 = 16;
 }
 
@@ -62,9 +62,9 @@ impl Default for DnsSpec {
 pub enum OnFailure {
     /// SERVFAIL (RFC 1035, section 4.1.1).
     ServFail,
-    /// REFUSED: resolvers try another server of the zone at once.
+    /// REFUSED: resolvers try another server of the zone immediately.
     Refused,
-    /// None; a TCP connection stays open.
+    /// No response; a TCP connection stays open.
     Drop,
 }
 
@@ -83,7 +83,7 @@ impl OnFailure {
     }
 }
 
-/// RCODEs after which another server is tried, as if this one had not responded.
+/// RCODEs after which another server is tried, as after a timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryOn {
     /// SERVFAIL: the server failed.
@@ -174,7 +174,7 @@ pub struct DnsRateSpec {
     pub v4: u8,
     /// Bits of an IPv6 address that identify a network.
     pub v6: u8,
-    /// Each n-th query beyond the rate gets a truncated response, and the others none; 0 for none at all.
+    /// Each n-th query beyond the rate gets a truncated response, and the others get none; 0 sends none at all.
     pub slip: u32,
     /// Number of networks in the table.
     pub size: u32,

@@ -24,11 +24,11 @@ pub struct HttpSpec {
     pub stall_timeout: Duration,
     /// Minimum rate of bodies, if there is one.
     pub min_rate: Option<MinRate>,
-    /// Requests that are given up when their client closes.
+    /// Requests that are aborted when their client closes.
     pub abort_on_close: AbortOnClose,
     /// Time for a server to begin its response.
     pub response_timeout: Duration,
-    /// Number of times that a request without any response is sent to another server.
+    /// Number of times that a request without a response is retried on another server.
     pub retries: u32,
     /// Redirect of requests without a route to https.
     pub redirect: Option<RedirectSpec>,
@@ -72,12 +72,12 @@ impl HttpSpec {
     }
 }
 
-/// Requests that are given up when their client closes its connection or its side of it.
+/// Requests that are aborted when their client closes its connection or its sending side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortOnClose {
-    /// None: a client may close its side and still wait for its response.
+    /// None: a client may close its sending side and still wait for its response.
     Never,
-    /// Requests that are safe to repeat or to break off (RFC 9110, section 9.2.2).
+    /// Requests that are safe to repeat or to abort (RFC 9110, section 9.2.2).
     Idempotent,
     /// All.
     Always,
@@ -88,7 +88,7 @@ pub enum AbortOnClose {
 pub enum Balance {
     /// Each request.
     Request,
-    /// Each connection of a client: its requests stay with one server while that is usable.
+    /// Each connection of a client: its requests go to one server while that server is usable.
     Connection,
 }
 
@@ -101,7 +101,7 @@ pub enum Http2 {
     Off,
 }
 
-/// Information about the client in requests to servers, and trust in that of requests.
+/// Information about the client in requests to servers, and trust in the information of received requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForwardedSpec {
     /// Treatment of the information in a request whose sender is not trusted.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// Treatment of the connections, requests and flows of a server that a check takes down.
+/// Treatment of the connections, requests and flows of a server that a check marks down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnDown {
-    /// All continue as long as they can.
+    /// All continue until they end by themselves.
     #[default]
     Keep,
-    /// All end at once.
+    /// All are closed immediately.
     Close,
 }
 
@@ -31,7 +31,7 @@ impl OnDown {
 pub struct QueueSpec {
     /// Maximum number of waiting clients and requests.
     pub size: u32,
-    /// Maximum time of waiting.
+    /// Maximum waiting time.
     pub timeout: Duration,
 }
 
@@ -42,11 +42,11 @@ impl QueueSpec {
     pub const SIZE_MAX: u32 = 1_000_000;
 }
 
-/// Treatment of a client whose server does not take it.
+/// Treatment of a client whose server cannot take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {
     /// The client gets the next server.
     Next,
-    /// The client gets none: the first pick is the only one, in any state.
+    /// The client gets no server: only the first pick counts, in any state.
     Never,
 }

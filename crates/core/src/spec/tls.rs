@@ -18,7 +18,7 @@ pub struct CertificateFiles {
 /// TLS settings for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSpec {
-    /// The first is for clients that send no host name, or one without a certificate.
+    /// Certificates. The first one is for clients that send no host name, or a host name without a certificate.
     pub certificates: Vec<CertificateFiles>,
     /// Directories of `name.crt` with `name.key`, and perhaps `name.ocsp` and `name.ca` (issuers).
     pub directories: Vec<String>,
@@ -48,7 +48,7 @@ pub struct ClientCertificates {
 pub enum Presence {
     /// Clients need a certificate.
     Required,
-    /// Clients need none; a certificate that is sent has to be valid.
+    /// Clients need no certificate, but a certificate that is sent has to be valid.
     Optional,
 }
 
@@ -66,7 +66,7 @@ pub enum TlsVersion {
 pub struct ServerTlsSpec {
     /// Name that is sent and verified; the server's host name or address if absent.
     pub name: Option<String>,
-    /// PEM: trusted authorities, a file or a directory; those of the system if absent.
+    /// PEM: trusted authorities, a file or a directory; the system's authorities if absent.
     pub authorities: Option<String>,
     /// Verification of the server's certificate.
     pub verification: Verification,
@@ -79,6 +79,6 @@ pub struct ServerTlsSpec {
 pub enum Verification {
     /// The certificate has to be valid.
     Full,
-    /// Any certificate is accepted, so an attacker in between can read everything.
+    /// Any certificate is accepted, so a man in the middle can read everything.
     Off,
 }

@@ -1,22 +1,22 @@
-//! Detection of an uneven sticky table, and the number of clients to pick for again. The rule is that of
-//! mname-balancer, with shares: the numbers of clients of two servers may differ by the number of servers.
+//! Detection of an uneven sticky table, and the number of clients to rebalance. The rule of mname-balancer,
+//! extended by shares: the numbers of clients of two servers may differ by the number of servers.
 
 use crate::ServerId;
 
-/// A server that gets clients now.
+/// A server that can get clients now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rival {
     /// Identity of the server.
     pub server: ServerId,
-    /// Number of clients whose home it is.
+    /// Number of clients whose home is the server.
     pub clients: usize,
-    /// Share of the clients that it should get, in proportion to the others; not 0.
+    /// Share of the clients, in proportion to the other servers; not 0.
     pub share: u32,
     /// The server is below its limit. A full server could not take the surplus of another one.
     pub has_room: bool,
 }
 
-/// Clients beyond the share of a server.
+/// Number of clients beyond the share of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Surplus {
     /// Identity of the server.
@@ -34,7 +34,7 @@ pub fn surplus(rivals: &[Rival]) -> Option<Surplus> {
     let average = rivals.iter().map(|rival| f64::from(rival.share)).sum::<f64>() / count;
     let parts = |rival: &Rival| f64::from(rival.share) / average;
     let filled = |rival: &Rival| rival.clients as f64 / parts(rival);
-    // The first of equal ones, so that a simulation can be replayed.
+    // Of equally full servers the first, so that a simulation can be replayed.
     let fullest = rivals.iter().rev().max_by(|a, b| filled(a).total_cmp(&filled(b)))?;
     let least = rivals.iter().filter(|rival| rival.has_room).map(filled).min_by(f64::total_cmp)?;
     let beyond = (filled(fullest) - least - count) * parts(fullest);

@@ -1,7 +1,7 @@
-//! A part of a sticky table: its clients in the order in which they were seen, and the number of clients of
-//! each home, which is kept up to date.
+//! A part of a sticky table: its clients in the order in which they were seen, and a running count of the clients
+//! of each home.
 
-use super::Seat;
+use super::Assignment;
 use crate::ServerId;
 use crate::lru::Lru;
 use crate::time::Time;
@@ -11,7 +11,7 @@ use std::net::IpAddr;
 /// A part of a table.
 #[derive(Debug)]
 pub(super) struct Shard {
-    clients: Lru<IpAddr, Seat>,
+    clients: Lru<IpAddr, Assignment>,
     /// Only servers that have clients.
     homes: BTreeMap<ServerId, usize>,
 }
@@ -27,50 +27,51 @@ impl Shard {
         self.clients.len()
     }
 
-    /// Returns the seat of a client and the time at which it was seen.
-    pub(super) fn seat(&self, client: IpAddr) -> Option<(Seat, Time)> {
-        self.clients.peek(&client).map(|(seat, seen)| (*seat, seen))
+    /// Returns the assignment of a client and the time at which it was seen.
+    pub(super) fn assignment(&self, client: IpAddr) -> Option<(Assignment, Time)> {
+        self.clients.peek(&client).map(|(assignment, seen)| (*assignment, seen))
     }
 
-    /// Records that a client was seen and has this seat. A new client evicts the least recently seen one from
-    /// a full shard.
-    pub(super) fn put(&mut self, client: IpAddr, seat: Seat, now: Time) {
-        let replaced = self.clients.insert(client, seat, now).map(|(_, before)| before.home);
-        // Most clients come back to the same home.
-        if replaced != Some(seat.home) {
+    /// Records the assignment of a client that was seen now. A new client evicts the least recently seen client
+    /// of a full shard.
+    pub(super) fn put(&mut self, client: IpAddr, assignment: Assignment, now: Time) {
+        let replaced = self.clients.insert(client, assignment, now).map(|(_, before)| before.home);
+        // Most clients return to the same home.
+        if replaced != Some(assignment.home) {
             replaced.into_iter().for_each(|home| self.leave(home));
-            *self.homes.entry(seat.home).or_default() += 1;
+            *self.homes.entry(assignment.home).or_default() += 1;
         }
     }
 
-    /// Forgets the clients of a server, and that other clients use it meanwhile.
+    /// Forgets the clients of a server, and its use as a substitute for other clients.
     pub(super) fn forget_server(&mut self, server: ServerId) {
-        let concerned = |seat: &Seat| seat.home == server || seat.meanwhile == Some(server);
-        let concerned: Vec<(IpAddr, Seat, Time)> =
-            self.clients().filter(|(_, seat, _)| concerned(seat)).collect();
-        for (client, seat, _) in concerned {
-            if seat.home == server {
+        let uses_server =
+            |assignment: &Assignment| assignment.home == server || assignment.substitute == Some(server);
+        let concerned: Vec<(IpAddr, Assignment, Time)> =
+            self.clients().filter(|(_, assignment, _)| uses_server(assignment)).collect();
+        for (client, assignment, _) in concerned {
+            if assignment.home == server {
                 self.remove(client);
-            } else if let Some(seat) = self.clients.peek_mut(&client) {
-                seat.meanwhile = None;
+            } else if let Some(assignment) = self.clients.peek_mut(&client) {
+                assignment.substitute = None;
             }
         }
     }
 
     /// Forgets up to `count` clients of a server, the least recently seen first, and returns their number.
     pub(super) fn forget_oldest(&mut self, home: ServerId, count: usize) -> usize {
-        let of_home = self.clients.iter_oldest().filter(|(_, seat, _)| seat.home == home);
+        let of_home = self.clients.iter_oldest().filter(|(_, assignment, _)| assignment.home == home);
         let oldest: Vec<IpAddr> = of_home.take(count).map(|(client, ..)| *client).collect();
         oldest.iter().for_each(|client| self.remove(*client));
         oldest.len()
     }
 
     /// Removes at most `max` expired clients, the least recently seen first, and returns their number.
-    pub(super) fn sweep(&mut self, max: usize, is_over: impl Fn(Time) -> bool) -> usize {
-        let over = |shard: &Self| shard.clients.oldest().filter(|&(_, seen)| is_over(seen));
+    pub(super) fn sweep(&mut self, max: usize, is_expired: impl Fn(Time) -> bool) -> usize {
+        let expired = |shard: &Self| shard.clients.oldest().filter(|&(_, seen)| is_expired(seen));
         let mut swept = 0;
         while swept < max
-            && let Some((client, _)) = over(self)
+            && let Some((client, _)) = expired(self)
         {
             self.remove(client);
             swept += 1;
@@ -88,14 +89,14 @@ impl Shard {
         self.homes.iter().map(|(home, clients)| (*home, *clients))
     }
 
-    /// Returns every client with its seat and the time at which it was seen, the newest first.
-    pub(super) fn clients(&self) -> impl Iterator<Item = (IpAddr, Seat, Time)> {
-        self.clients.iter().map(|(client, seat, seen)| (*client, *seat, seen))
+    /// Returns every client with its assignment and the time at which it was seen, the newest first.
+    pub(super) fn clients(&self) -> impl Iterator<Item = (IpAddr, Assignment, Time)> {
+        self.clients.iter().map(|(client, assignment, seen)| (*client, *assignment, seen))
     }
 
     fn remove(&mut self, client: IpAddr) {
-        let seat = self.clients.remove(&client);
-        seat.into_iter().for_each(|seat| self.leave(seat.home));
+        let assignment = self.clients.remove(&client);
+        assignment.into_iter().for_each(|assignment| self.leave(assignment.home));
     }
 
     fn leave(&mut self, home: ServerId) {
@@ -111,10 +112,14 @@ impl Shard {
     pub(super) fn check_invariants(&self, failback: bool) {
         self.clients.check_invariants();
         let mut homes: BTreeMap<ServerId, usize> = BTreeMap::new();
-        for (_, seat, _) in self.clients() {
-            assert_ne!(seat.meanwhile, Some(seat.home), "meanwhile is another server than home");
-            assert!(failback || seat.meanwhile.is_none());
-            *homes.entry(seat.home).or_default() += 1;
+        for (_, assignment, _) in self.clients() {
+            assert_ne!(
+                assignment.substitute,
+                Some(assignment.home),
+                "substitute is another server than home"
+            );
+            assert!(failback || assignment.substitute.is_none());
+            *homes.entry(assignment.home).or_default() += 1;
         }
         assert_eq!(homes, self.homes, "the counts are right");
     }

@@ -15,8 +15,8 @@ const NODE_BYTES_MAX: usize = 64;
 pub enum Client {
     /// The address of the last trusted proxy's peer, or the peer itself.
     Known(IpAddr),
-    /// The last trusted proxy hides the address (`unknown`, `_name`, or an invalid value). This is the
-    /// address of that proxy.
+    /// The last trusted proxy hides the address (`unknown`, `_name`, or an invalid value). The value is the
+    /// proxy's address.
     Hidden(IpAddr),
 }
 
@@ -41,7 +41,7 @@ pub struct Lists<'a> {
 
 impl Lists<'_> {
     /// Finds the client behind `peer`. If both fields are present, they must agree: a proxy that writes only
-    /// one of them passes the other on as the client wrote it.
+    /// one of them passes on the other unchanged from the client.
     pub fn client(&self, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Client {
         match self.walks(peer, trusts) {
             (Some(one), Some(other)) if one != other => Client::Hidden(peer),
@@ -92,7 +92,7 @@ fn walk(syntax: Syntax, lines: &[&[u8]], peer: IpAddr, trusts: impl Fn(IpAddr) -
 /// Everything before a malformed element of `Forwarded` is dropped with it, because another program could
 /// parse it differently.
 pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
-    let (first, offset) = sound_from(syntax, lines);
+    let (first, offset) = well_formed_from(syntax, lines);
     for (number, line) in lines.iter().enumerate().skip(first) {
         let from = if number == first { offset } else { 0 };
         let is_padding = |byte: &u8| matches!(byte, b' ' | b'\t' | b',');
@@ -105,7 +105,7 @@ pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
 }
 
 /// Returns the line, and the offset in it, from which all elements are well-formed.
-fn sound_from(syntax: Syntax, lines: &[&[u8]]) -> (usize, usize) {
+fn well_formed_from(syntax: Syntax, lines: &[&[u8]]) -> (usize, usize) {
     if syntax == Syntax::ForwardedFor {
         return (0, 0);
     }

@@ -1,4 +1,4 @@
-//! The ClientHello of TLS (RFC 8446, section 4.1.2), as far as routing without decryption needs it: the
+//! The parts of a TLS ClientHello (RFC 8446, section 4.1.2) that routing without decryption needs: the
 //! server name (RFC 6066, section 3) and the application protocols (RFC 7301). Unknown extensions, among them
 //! GREASE (RFC 8701), are ignored. With Encrypted ClientHello the name is the outer one.
 
@@ -41,7 +41,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     // Bytes beyond the maximum are ignored, so the result does not depend on the sizes of the pieces.
     let mut rest = &bytes[..bytes.len().min(HELLO_BYTES_MAX)];
     loop {
-        // The start of a record, as far as it is present.
+        // The present part of the start of a record.
         if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3)
         {
             return Err(HelloError::NotTls);

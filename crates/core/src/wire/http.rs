@@ -165,8 +165,8 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
-    /// Returns the bytes in the header section that the span was made from; empty for another one that is too
-    /// short.
+    /// Returns the bytes in the header section that the span was made from; empty for another header section
+    /// that is too short.
     #[must_use]
     pub fn of<'a>(&self, section: &'a [u8]) -> &'a [u8] {
         section.get(self.start as usize..self.end as usize).unwrap_or_default()
@@ -269,7 +269,7 @@ pub enum Framing {
 
 /// Options of `Connection`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnectionSays {
+pub struct ConnectionOptions {
     /// `close`
     pub close: bool,
     /// `keep-alive`
@@ -280,7 +280,7 @@ pub struct ConnectionSays {
     pub names: bool,
 }
 
-/// The HTTP version, as far as it matters.
+/// The HTTP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {
     /// HTTP/1.0: connections close, and there are no chunks.
@@ -319,7 +319,7 @@ static VALUE: [bool; 256] = table(1);
 #[derive(Clone, Debug, Default)]
 struct Fields {
     fields: Vec<Field>,
-    connection: ConnectionSays,
+    connection: ConnectionOptions,
     length: Option<u64>,
     codings: u32,
     strictness: Strictness,
@@ -425,8 +425,8 @@ impl Fields {
             })
     }
 
-    /// Returns the framing. Both lengths at once are the classic of smuggling (RFC 9112, section 6.3, items 3
-    /// and 4).
+    /// Returns the framing. Messages with both kinds of length are the classic of request smuggling (RFC 9112,
+    /// section 6.3, items 3 and 4).
     fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeaderError> {
         match (self.codings, self.length) {
             (0, None) => Ok(None),
@@ -444,7 +444,7 @@ impl Fields {
     }
 }
 
-impl ConnectionSays {
+impl ConnectionOptions {
     fn read(&mut self, value: &[u8]) {
         for token in tokens(value) {
             match token {

@@ -357,7 +357,7 @@ fn emit_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// Computes CRC-32C (that of RFC 3309, as section 2.2.3 requires), reflected, with a table.
+/// Computes CRC-32C (RFC 3309, as section 2.2.3 requires), reflected, with a table.
 fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0_u32; 256];

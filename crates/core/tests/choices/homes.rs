@@ -1,4 +1,4 @@
-//! Scenarios of clients that have a home: their servers while it is out, and the balance between homes.
+//! Scenarios of clients with a home: their servers while the home is unavailable, and the balance between homes.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn a_client_returns_to_its_home() {
     assert_eq!(story.picks([1, 2, 3]), "a b c");
     story.refused("a");
     assert_eq!(story.picks([1, 2, 3]), "c b c");
-    assert_eq!(story.picks([1, 1]), "c c", "meanwhile it stays with one");
+    assert_eq!(story.picks([1, 1]), "c c", "the client stays with its substitute");
     story.state("c", AdminState::Maintenance);
     assert_eq!(story.picks([1, 1]), "b b");
     story.state("c", AdminState::Ready);
@@ -114,7 +114,7 @@ fn the_surplus_of_the_fullest_is_rebalanced() {
     story.picks(1..=20);
     assert_eq!(story.homes(), "a=11 b=9");
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=11 b=9".into()));
-    // One is out again: no client moves because of it, neither to it nor from it.
+    // A server is unavailable again: no client moves to it or from it because of that.
     story.refused("b");
     assert_eq!((story.picks(1..=20).contains('b'), story.homes()), (false, "a=11 b=9".into()));
     story.picks(21..=40);
@@ -131,7 +131,7 @@ fn only_servers_that_get_new_clients_are_compared() {
     story.state("d", AdminState::Drain);
     story.picks(1..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=20 b=20".into()));
-    // Nor does the number of clients matter where the address decides.
+    // The number of clients does not matter if the address decides.
     for policy in [Policy::Hash, Policy::Maglev { table: 251 }, Policy::First] {
         let mut story = Story::new("a b", |spec| {
             homes(spec);

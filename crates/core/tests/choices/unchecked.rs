@@ -1,4 +1,4 @@
-//! Servers whose first check has not ended: they are used where there is no other server, and that check
+//! Servers whose first check has not ended: they are used if there is no other server, and the first check
 //! decides.
 
 use super::{Story, targets};

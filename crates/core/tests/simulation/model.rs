@@ -11,35 +11,35 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Home of a client, its substitute, and the time at which it was seen.
-type Seat = (ServerId, Option<ServerId>, Time);
+type Assignment = (ServerId, Option<ServerId>, Time);
 
 /// The table, and the history of its clients.
 pub(crate) struct Model {
     spec: Option<StickySpec>,
-    clients: BTreeMap<IpAddr, Seat>,
+    clients: BTreeMap<IpAddr, Assignment>,
     rebalance_due: Time,
-    /// Number of clients that were picked for again.
-    pub(crate) rebalanced: usize,
+    /// Number of clients that were rebalanced.
+    rebalanced: usize,
     /// Number of times that a client returned to its home.
-    pub(crate) returned: usize,
+    returned: usize,
 }
 
-/// A server as a client sees it: the slot that was just taken is not counted.
-struct Asking<'a> {
+/// A client that chose a server. The slot that it has just taken is not counted.
+struct Requester<'a> {
     snapshot: &'a Snapshot,
     client: IpAddr,
     choice: &'a Choice,
     tried: &'a [ServerId],
 }
 
-impl Asking<'_> {
+impl Requester<'_> {
     fn has_room(&self, server: &Entry, known: Known) -> bool {
         let taken = u32::from(server.id == self.choice.server.id);
         let permits = server.acl.as_ref().is_none_or(|acl| acl.access(self.client) == Access::Permit);
         permits && server.live.occupancy.active() - taken < server.limits.bound(known)
     }
 
-    /// Returns true if the client may return to a server that it had.
+    /// Returns true if the client may return to an earlier server.
     fn may_return_to(&self, id: ServerId) -> bool {
         let Some(server) = self.snapshot.servers().iter().find(|server| server.id == id) else {
             return false;
@@ -55,6 +55,11 @@ impl Asking<'_> {
 }
 
 impl Model {
+    /// Returns the number of clients that were rebalanced, and the number of returns to a home.
+    pub(crate) fn moves(&self) -> (usize, usize) {
+        (self.rebalanced, self.returned)
+    }
+
     /// Creates an empty table.
     pub(crate) fn new(spec: Option<&StickySpec>, now: Time) -> Self {
         let (clients, rebalance_due) = (BTreeMap::new(), Time::NEVER);
@@ -63,15 +68,15 @@ impl Model {
         model
     }
 
-    fn seat(&self, client: IpAddr, now: Time) -> Option<Seat> {
-        self.clients.get(&client).copied().filter(|seat| self.is_alive(seat, now))
+    fn assignment(&self, client: IpAddr, now: Time) -> Option<Assignment> {
+        self.clients.get(&client).copied().filter(|assignment| self.is_alive(assignment, now))
     }
 
-    fn is_alive(&self, &(.., seen): &Seat, now: Time) -> bool {
+    fn is_alive(&self, &(.., seen): &Assignment, now: Time) -> bool {
         self.spec.as_ref().and_then(|spec| spec.ttl).is_none_or(|ttl| now.since(seen) < ttl)
     }
 
-    /// Checks that the client has its home if possible, else its substitute, else a new server.
+    /// Checks that the client is assigned its home if possible, otherwise its substitute, otherwise a new server.
     pub(crate) fn check_choice(
         &self,
         snapshot: &Snapshot,
@@ -80,24 +85,25 @@ impl Model {
         tried: &[ServerId],
         now: Time,
     ) {
-        let asking = Asking { snapshot, client, choice, tried };
-        let may = |id: Option<ServerId>| id.filter(|&id| asking.may_return_to(id));
-        let (home, meanwhile) =
-            self.seat(client, now).map_or((None, None), |(home, meanwhile, _)| (Some(home), meanwhile));
-        let expected = may(home).or_else(|| may(meanwhile));
+        let requester = Requester { snapshot, client, choice, tried };
+        let may = |id: Option<ServerId>| id.filter(|&id| requester.may_return_to(id));
+        let (home, substitute) = self
+            .assignment(client, now)
+            .map_or((None, None), |(home, substitute, _)| (Some(home), substitute));
+        let expected = may(home).or_else(|| may(substitute));
         assert_eq!(
             expected,
             (choice.why == Why::Sticky).then_some(choice.server.id),
-            "{home:?} {meanwhile:?}"
+            "{home:?} {substitute:?}"
         );
     }
 
-    /// Records that a client is with a server now.
+    /// Records the present server of a client.
     pub(crate) fn remember(&mut self, snapshot: &Snapshot, client: IpAddr, server: ServerId, now: Time) {
         let Some(spec) = &self.spec else { return };
         let failback = spec.failback;
         let tier = |id| snapshot.servers().iter().find(|server| server.id == id).map(|server| server.tier);
-        let seat = match self.seat(client, now).filter(|_| failback) {
+        let assignment = match self.assignment(client, now).filter(|_| failback) {
             Some((home, ..)) if home != server && tier(home) <= tier(server) && tier(home).is_some() => {
                 (home, Some(server), now)
             }
@@ -107,13 +113,17 @@ impl Model {
             }
             _ => (server, None, now),
         };
-        self.clients.insert(client, seat);
+        self.clients.insert(client, assignment);
     }
 
     /// Applies another configuration; `stays` returns true for servers that remain.
     pub(crate) fn reload(&mut self, spec: Option<&StickySpec>, stays: impl Fn(ServerId) -> bool, now: Time) {
-        let alive: BTreeMap<IpAddr, Seat> =
-            self.clients.iter().filter(|(_, seat)| self.is_alive(seat, now)).map(|(c, s)| (*c, *s)).collect();
+        let alive: BTreeMap<IpAddr, Assignment> = self
+            .clients
+            .iter()
+            .filter(|(_, assignment)| self.is_alive(assignment, now))
+            .map(|(c, s)| (*c, *s))
+            .collect();
         if self.spec.as_ref() != spec {
             self.clients = alive;
             self.rebalance_due =
@@ -121,8 +131,8 @@ impl Model {
         }
         let failback = spec.is_some_and(|spec| spec.failback);
         self.clients.retain(|_, (home, ..)| spec.is_some() && stays(*home));
-        for (_, meanwhile, _) in self.clients.values_mut() {
-            *meanwhile = meanwhile.filter(|id| failback && stays(*id));
+        for (_, substitute, _) in self.clients.values_mut() {
+            *substitute = substitute.filter(|id| failback && stays(*id));
         }
         self.spec = spec.cloned();
     }
@@ -142,7 +152,7 @@ impl Model {
         self.check_balance(pool, snapshot, rebalanced.map_or(0, |(_, clients)| clients), due, now);
         if let Some((name, clients)) = rebalanced {
             let server = pool.servers().iter().find(|server| server.spec.name == *name);
-            self.forget(pool, server.expect("it is of the pool").id, clients, now);
+            self.forget(pool, server.expect("the server belongs to the pool").id, clients, now);
         }
     }
 
@@ -155,7 +165,10 @@ impl Model {
             return;
         }
         let count = |id: ServerId| {
-            self.clients.values().filter(|seat| seat.0 == id && self.is_alive(seat, now)).count()
+            self.clients
+                .values()
+                .filter(|assignment| assignment.0 == id && self.is_alive(assignment, now))
+                .count()
         };
         let counts = || servers.iter().map(|server| count(server.id));
         let difference = counts().max().unwrap_or(0) - counts().min().unwrap_or(0);
@@ -165,9 +178,12 @@ impl Model {
     /// Checks that the clients of a server that left the table are those that were seen the longest ago.
     fn forget(&mut self, pool: &Pool, home: ServerId, clients: usize, now: Time) {
         let sticky = pool.sticky().expect("a table was rebalanced");
-        let of_home = self.clients.iter().filter(|(_, seat)| seat.0 == home && self.is_alive(seat, now));
+        let of_home = self
+            .clients
+            .iter()
+            .filter(|(_, assignment)| assignment.0 == home && self.is_alive(assignment, now));
         let (remaining, gone): (Vec<_>, Vec<_>) = of_home
-            .map(|(client, seat)| (*client, seat.2))
+            .map(|(client, assignment)| (*client, assignment.2))
             .partition(|(c, _)| sticky.lookup(*c, now).is_some());
         assert_eq!(gone.len(), clients, "as many were forgotten as were reported");
         let newest_gone = gone.iter().map(|(_, seen)| *seen).max();
@@ -181,12 +197,15 @@ impl Model {
         assert_eq!(self.spec.is_some(), pool.sticky().is_some());
         let Some(sticky) = pool.sticky() else { return };
         sticky.check_invariants();
-        let table: BTreeMap<IpAddr, Seat> = sticky
+        let table: BTreeMap<IpAddr, Assignment> = sticky
             .clients(now, usize::MAX)
             .into_iter()
-            .map(|(client, home, meanwhile, seen)| (client, (home, meanwhile, seen)))
+            .map(|one| (one.address, (one.assignment.home, one.assignment.substitute, one.seen_at)))
             .collect();
-        let alive = self.clients.iter().filter(|(_, seat)| self.is_alive(seat, now));
-        assert_eq!(table, alive.map(|(client, seat)| (*client, *seat)).collect::<BTreeMap<_, _>>());
+        let alive = self.clients.iter().filter(|(_, assignment)| self.is_alive(assignment, now));
+        assert_eq!(
+            table,
+            alive.map(|(client, assignment)| (*client, *assignment)).collect::<BTreeMap<_, _>>()
+        );
     }
 }

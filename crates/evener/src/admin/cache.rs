@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use evener_core::dns::{Cache, Reach};
+use evener_core::dns::{Cache, ExpungeScope};
 use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(crate) struct ExpungeRequest {
 enum Extent {
     All,
     /// A name in wire form and lower case, and its reach.
-    Name(Vec<u8>, Reach),
+    Name(Vec<u8>, ExpungeScope),
 }
 
 impl ExpungeRequest {
@@ -55,7 +55,7 @@ impl ExpungeRequest {
                 // The bytes of label lengths are less than the bytes of letters (RFC 1035, section 3.1), so they
                 // do not change.
                 name.make_ascii_lowercase();
-                Ok(Extent::Name(name, if self.below { Reach::Below } else { Reach::Name }))
+                Ok(Extent::Name(name, if self.below { ExpungeScope::Below } else { ExpungeScope::Name }))
             }
             (None, false) | (Some(_), true) => Err("give either `name` or `all`".into()),
         }
@@ -129,10 +129,10 @@ mod tests {
         };
         let name = || b"\x07example\x03org\0".to_vec();
         check(r#"{"service": "s", "all": true}"#, Ok(Extent::All));
-        check(r#"{"service": "s", "name": "Example.ORG"}"#, Ok(Extent::Name(name(), Reach::Name)));
+        check(r#"{"service": "s", "name": "Example.ORG"}"#, Ok(Extent::Name(name(), ExpungeScope::Name)));
         check(
             r#"{"service": "s", "name": "example.org.", "below": true}"#,
-            Ok(Extent::Name(name(), Reach::Below)),
+            Ok(Extent::Name(name(), ExpungeScope::Below)),
         );
         check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` needs a `name`"));
         let either = "give either `name` or `all`";

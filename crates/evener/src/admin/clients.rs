@@ -97,7 +97,8 @@ struct ClientView {
 
 impl ClientView {
     fn new(service: &str, client: ClientSeen, now: Time) -> Self {
-        let (pool, server) = client.had.map(|last| (last.pool.to_string(), last.server.to_string())).unzip();
+        let (pool, server) =
+            client.last_server.map(|last| (last.pool.to_string(), last.server.to_string())).unzip();
         Self {
             service: service.into(),
             client: client.address,

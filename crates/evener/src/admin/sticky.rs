@@ -9,11 +9,11 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use evener_core::ServerId;
 use evener_core::health::Verdict;
 use evener_core::pool::{Pool, Server};
 use evener_core::spec::AdminState;
-use evener_core::sticky::Sticky;
-use evener_core::{ServerId, Time};
+use evener_core::sticky::{Sticky, StickyClient};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -72,7 +72,7 @@ struct StickyClientView {
     id: Option<u32>,
     /// Server in use while the server in the table is not usable.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    meanwhile: Option<String>,
+    substitute: Option<String>,
     /// Seconds since the last activity of the client.
     seen_s: u64,
 }
@@ -141,16 +141,16 @@ impl StickyView {
         let clients_of = |server: &Server| clients.get(&server.id).copied().unwrap_or_default();
         let server = |server| StickyServerView::new(supervisor, name, server, clients_of(server));
         self.servers.extend(pool.servers().iter().map(server));
-        let client = |(client, home, meanwhile, seen): (IpAddr, ServerId, Option<ServerId>, Time)| {
-            let home = pool.server(home)?;
-            let meanwhile = meanwhile.and_then(|server| pool.server(server));
+        let client = |client: StickyClient| {
+            let home = pool.server(client.assignment.home)?;
+            let substitute = client.assignment.substitute.and_then(|server| pool.server(server));
             Some(StickyClientView {
-                client,
+                client: client.address,
                 pool: name.to_string(),
                 server: home.spec.name.to_string(),
                 id: supervisor.number_of(name, &home.target),
-                meanwhile: meanwhile.map(|server| server.spec.name.to_string()),
-                seen_s: now.since(seen).as_secs(),
+                substitute: substitute.map(|server| server.spec.name.to_string()),
+                seen_s: now.since(client.seen_at).as_secs(),
             })
         };
         let room = most.saturating_sub(self.clients.len());
@@ -202,7 +202,7 @@ mod tests {
             pool: "mname".into(),
             server: "5300".into(),
             id: Some(5300),
-            meanwhile: None,
+            substitute: None,
             seen_s: 3,
         };
         let servers = vec![server("5300", Some(5300), true, 1), server("plain", None, false, 0)];

@@ -64,10 +64,12 @@ impl Supervisor {
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
-                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(|error| {
-                    let message = format!("service `{}`: {error}", service.name);
-                    config.problem_with_listen(&service.name, address, message)
-                }));
+                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(
+                    |error| {
+                        let message = format!("service `{}`: {error}", service.name);
+                        config.problem_with_listen(&service.name, address, message)
+                    },
+                ));
             }
         }
         // An address that is in use for streams and for datagrams is reported once.

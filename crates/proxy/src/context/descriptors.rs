@@ -1,23 +1,24 @@
-//! Descriptors of the process: the number that clients, flows and their servers may take. Some remain for everything
-//! else (the admin socket, checks, a reload), and each accepted client has one for its server.
+//! Descriptors of the process: the number that clients, flows and their servers may use. Some are reserved for other
+//! purposes (the admin socket, checks, a reload), and each accepted client has one for its server.
 //!
-//! The limit is that of the process, hence one budget for all workers. Taking and giving back cost an atomic each.
+//! The limit applies to the process, so there is one budget for all workers. To take or release a descriptor costs one
+//! atomic operation.
 
 use evener_core::Time;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
-/// Number of unused connections to close when a client waits for descriptors.
+/// Number of unused connections that are closed when a client waits for descriptors.
 pub(crate) const SHED_MAX: u32 = 8;
-/// The shortest time between two wake-ups of workers for that.
+/// Minimum time between two wake-ups of workers to close unused connections.
 const WAKE_EVERY: Duration = Duration::from_millis(50);
-/// One in so many descriptors is kept back.
+/// One in this many descriptors is reserved.
 const RESERVED_PART: u64 = 16;
 const RESERVED_MIN: u64 = 8;
 const RESERVED_MAX: u64 = 64;
-/// Concurrent checks take at most one in so many.
+/// Concurrent checks use at most one in this many descriptors.
 const CHECKS_PART: u64 = 8;
-/// With however few descriptors, one client can be served.
+/// Minimum budget: enough for one client, even if too few descriptors are left.
 const ROOM_MIN: u64 = 2;
 
 static BUDGET: Budget = Budget::new();
@@ -27,7 +28,7 @@ static BUDGET: Budget = Budget::new();
 pub struct Usage {
     /// The limit; `None` when there is none.
     pub limit: Option<u64>,
-    /// Number of descriptors kept back.
+    /// Number of reserved descriptors.
     pub reserved: u64,
     /// Number of descriptors of clients, including promised ones.
     pub clients: u64,
@@ -40,7 +41,7 @@ pub struct Usage {
 struct Budget {
     limit: AtomicU64,
     reserved: AtomicU64,
-    /// Open descriptors that are not of clients: listeners, logs, those of the event loops.
+    /// Open descriptors without clients: listeners, logs, event loops.
     others: AtomicU64,
     /// Descriptors of clients, flows and their servers, including promised ones.
     taken: AtomicU64,
@@ -50,15 +51,15 @@ struct Budget {
     waiting: AtomicBool,
     /// Number of unused connections to close.
     wanted: AtomicU32,
-    /// Time of the last wake-up of workers for that.
+    /// Time of the last wake-up of workers to close unused connections.
     woken_at: AtomicU64,
 }
 
-/// A descriptor of the budget, given back when dropped.
+/// A descriptor of the budget, released on drop.
 #[derive(Debug)]
 pub(crate) struct Unit(());
 
-/// A descriptor that a client will need for its server, given back when dropped.
+/// A descriptor that a client will need for its server, released on drop.
 #[derive(Debug)]
 pub(crate) struct Promise(());
 
@@ -86,24 +87,24 @@ impl Unit {
         BUDGET.take(2).then(|| [Self(()), Self(())])
     }
 
-    /// Takes two descriptors for a client. When there are none, [`wants_wake`] is true once for the next ones that
-    /// are given back.
+    /// Takes two descriptors for a client. When too few are left, [`wants_wake`] is true once after the next
+    /// release.
     pub(crate) fn take_two_or_wait() -> Option<[Self; 2]> {
         Self::take_two().or_else(|| {
             BUDGET.waiting.store(true, Ordering::Relaxed);
-            // Either this sees what is given back now, or the other side sees the flag.
+            // Either this sees the release, or the releasing side sees the flag.
             fence(Ordering::SeqCst);
             Self::take_two()
         })
     }
 
-    /// Takes two descriptors for a client that is connected already, beyond the budget if need be.
+    /// Takes two descriptors for a client that is connected already, beyond the budget if necessary.
     pub(crate) fn take_two_beyond() -> [Self; 2] {
         BUDGET.taken.fetch_add(2, Ordering::Relaxed);
         [Self(()), Self(())]
     }
 
-    /// Takes a descriptor, beyond the budget if need be: some are kept back for that.
+    /// Takes a descriptor, beyond the budget if necessary: some are reserved for that.
     pub(crate) fn take_beyond() -> Self {
         BUDGET.taken.fetch_add(1, Ordering::Relaxed);
         Self(())
@@ -126,14 +127,14 @@ impl Promise {
     }
 }
 
-/// Returns whether a listener waits for descriptors, now that some were given back. True for one caller, which has to
-/// order memory before.
+/// Returns whether a listener waits for descriptors, after some were released. Of concurrent callers only one gets true.
+/// The caller has to issue a memory fence before.
 pub(crate) fn wants_wake() -> bool {
     BUDGET.waiting.load(Ordering::Relaxed) && BUDGET.waiting.swap(false, Ordering::Relaxed)
 }
 
-/// Has unused connections closed, because clients wait. True when workers have to be woken for that; not more often
-/// than is useful.
+/// Requests that unused connections are closed, because clients wait. Returns true when workers have to be woken for it,
+/// at a limited rate.
 pub(crate) fn want_some(now: Time) -> bool {
     BUDGET.wanted.store(SHED_MAX, Ordering::Relaxed);
     let last = BUDGET.woken_at.load(Ordering::Relaxed);
@@ -145,7 +146,7 @@ pub(crate) fn want_some(now: Time) -> bool {
     due && claim().is_ok()
 }
 
-/// Number of connections to close; 0 once there is room again.
+/// Returns the number of connections to close; 0 once enough descriptors are free.
 pub(crate) fn wanted() -> u32 {
     let wanted = BUDGET.wanted.load(Ordering::Relaxed);
     if wanted > 0 && BUDGET.taken.load(Ordering::Relaxed) + 2 <= BUDGET.room() {
@@ -155,13 +156,13 @@ pub(crate) fn wanted() -> u32 {
     wanted
 }
 
-/// Notes that so many were closed.
+/// Notes the number of connections that were closed.
 pub(crate) fn shed(count: u32) {
     let rest = |wanted: u32| Some(wanted.saturating_sub(count));
     let _ = BUDGET.wanted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
 }
 
-/// The most connections that descriptors allow.
+/// Returns the maximum number of connections that descriptors allow.
 pub(crate) fn connections_max() -> u32 {
     u32::try_from(BUDGET.room() / 2).unwrap_or(u32::MAX)
 }
@@ -187,7 +188,7 @@ pub fn measured(open: u64) {
     BUDGET.others.store(open.saturating_sub(of_clients), Ordering::Relaxed);
 }
 
-/// Updates the number of descriptors that are not of clients, where it can only be estimated.
+/// Updates the number of descriptors without clients where it can only be estimated.
 pub fn estimated(others: u64) {
     BUDGET.others.store(others, Ordering::Relaxed);
 }

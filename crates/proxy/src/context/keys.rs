@@ -9,8 +9,7 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
-/// A handle in the form in which it passes through the kernel: in the token of an epoll event, or in the user data of
-/// the ring.
+/// A handle that can be encoded for the kernel: in the token of an epoll event, or in the user data of the ring.
 pub(crate) trait Handle: Copy {
     /// The low half is the index, the high half the generation.
     fn into_raw(self) -> u64;
@@ -39,7 +38,7 @@ impl<T> Key<T> {
         Self { index, generation, of: PhantomData }
     }
 
-    /// The slot in the table, which another entry may have later.
+    /// The slot in the table, which another entry may get later.
     pub(crate) const fn slot(self) -> u32 {
         self.index
     }
@@ -55,7 +54,7 @@ impl<T> Handle for Key<T> {
     }
 }
 
-// Derived implementations would demand the same of `T`, which is only a name.
+// Derived implementations would require the same traits of `T`, which is only a name.
 impl<T> Clone for Key<T> {
     fn clone(&self) -> Self {
         *self
@@ -84,7 +83,7 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// Names for the entries of tables, for the shared parts of a worker.
+/// Names of the entries of tables.
 pub(crate) mod of {
     /// A listener for connections.
     pub(crate) enum Listener {}
@@ -104,21 +103,21 @@ pub(crate) mod of {
     pub(crate) enum DatagramListener {}
     /// A flow's socket to its server.
     pub(crate) enum FlowSocket {}
-    /// A service of DNS.
+    /// A DNS service.
     pub(crate) enum DnsService {}
-    /// A listener for datagrams of DNS.
+    /// A listener for DNS datagrams.
     pub(crate) enum DnsListener {}
-    /// A DNS query under way.
+    /// An outstanding DNS query.
     pub(crate) enum Query {}
     /// The connections of one service with one DNS server.
     pub(crate) enum DnsUpstream {}
-    /// A socket for datagrams to a server of DNS.
+    /// A socket for datagrams to a DNS server.
     pub(crate) enum DnsSocket {}
-    /// A connection to a server of DNS.
+    /// A connection to a DNS server.
     pub(crate) enum DnsStream {}
     /// A client of DNS over TCP.
     pub(crate) enum DnsClient {}
-    /// A persistent connection to a server of DNS.
+    /// A persistent connection to a DNS server.
     pub(crate) enum Persistent {}
 }
 
@@ -168,7 +167,7 @@ impl<K, V> Table<K, V> {
         self.insert_with(|_| value)
     }
 
-    /// Inserts a value that needs to know its key.
+    /// Inserts a value that contains its key.
     ///
     /// # Panics
     /// With more than 4 billion entries.
@@ -177,7 +176,7 @@ impl<K, V> Table<K, V> {
         let generation = self.generation;
         let vacant = self.slots.vacant_entry();
         let index = u32::try_from(vacant.key())
-            .expect("each entry takes descriptors or memory: they end long before");
+            .expect("descriptors or memory are exhausted before 4 billion entries");
         let key = Key::new(index, generation);
         vacant.insert(Slot { generation, value: value(key) });
         key
@@ -193,7 +192,7 @@ impl<K, V> Table<K, V> {
         (slot.generation == key.generation).then_some(&mut slot.value)
     }
 
-    /// The key of the entry that has a slot now.
+    /// Returns the key of the entry that is in a slot now.
     pub(crate) fn key_at(&self, slot: u32) -> Option<Key<K>> {
         self.slots.get(slot as usize).map(|entry| Key::new(slot, entry.generation))
     }
@@ -214,8 +213,8 @@ impl<K, V> Table<K, V> {
         self.slots.iter_mut().map(|(index, slot)| (Key::new(index as u32, slot.generation), &mut slot.value))
     }
 
-    /// The keys of entries that `is_meant` selects. They are collected first, so that the entries can change
-    /// meanwhile.
+    /// Returns the keys of the entries that `is_meant` selects. They are collected first, so that the caller can change the
+    /// entries.
     pub(crate) fn keys(&self, is_meant: impl Fn(&V) -> bool) -> Vec<Key<K>> {
         self.iter().filter(|(_, value)| is_meant(value)).map(|(key, _)| key).collect()
     }
@@ -233,13 +232,13 @@ impl<K, V> Index<Key<K>> for Table<K, V> {
     type Output = V;
 
     fn index(&self, key: Key<K>) -> &V {
-        self.get(key).expect("whoever indexes with a key holds the entry")
+        self.get(key).expect("the key of an index expression belongs to a present entry")
     }
 }
 
 impl<K, V> IndexMut<Key<K>> for Table<K, V> {
     fn index_mut(&mut self, key: Key<K>) -> &mut V {
-        self.get_mut(key).expect("whoever indexes with a key holds the entry")
+        self.get_mut(key).expect("the key of an index expression belongs to a present entry")
     }
 }
 
@@ -252,7 +251,7 @@ mod tests {
     enum Thing {}
 
     #[test]
-    fn a_stale_key_finds_nothing_although_its_index_is_taken_again() {
+    fn a_stale_key_finds_no_entry_after_its_index_is_reused() {
         let mut table: Table<Thing, &str> = Table::default();
         let first = table.insert("first");
         assert_eq!(table.remove(first), Some("first"));
@@ -281,7 +280,7 @@ mod tests {
         for round in 0..5_000 {
             if random.below(2) == 0 || ever.is_empty() {
                 let key = table.insert_with(|_| round);
-                assert_eq!(model.insert(key, round), None, "no key is given twice");
+                assert_eq!(model.insert(key, round), None, "each key is unique");
                 ever.push(key);
             } else {
                 let key = ever[random.below(ever.len())];

@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The queues are tried this often even without a wake-up: datagram flows give permits back as well, and servers come
+/// Interval between passes through the queues without a wake-up: datagram flows also release permits, and servers come
 /// up.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
-/// The most waiters of one pool that are tried in vain, once from the oldest on, and once from where the last pass
-/// stopped. Servers may admit later waiters and not earlier ones.
-const VAIN_MAX: u32 = 8;
+/// Number of waiters of one pool that may get no server in a pass: once from the oldest on, and once from the point where
+/// the last pass stopped. Servers may admit later waiters but not earlier ones.
+const FAILED_MAX: u32 = 8;
 
-/// A slot in the queue of a pool, given back when dropped.
+/// A slot in the queue of a pool, released on drop.
 #[derive(Debug)]
 pub(crate) struct Queued {
     ticket: u64,
@@ -43,9 +43,9 @@ pub(crate) struct PoolQueues {
     entries: VecDeque<Entry>,
     next_ticket: u64,
     retry_at: Time,
-    /// A permit with waiters, here or at another worker, was given back.
+    /// A permit with waiters, here or at another worker, was released.
     freed: bool,
-    /// Another worker gave one back.
+    /// Another worker released a permit.
     woken: bool,
     /// Pools with waiters that were not tried, and the ticket to continue with.
     stopped: Vec<(Arc<str>, u64)>,
@@ -55,22 +55,22 @@ pub(crate) struct PoolQueues {
 #[derive(Debug)]
 struct Pass {
     pool: Arc<str>,
-    vain: u32,
+    failed: u32,
     /// The ticket where the last pass stopped.
     resume: u64,
 }
 
 impl Pass {
-    /// Returns whether an entry is to be tried.
-    fn has_turn(&self, ticket: u64) -> bool {
-        self.vain < VAIN_MAX || (ticket >= self.resume && self.vain < 2 * VAIN_MAX)
+    /// Returns whether an entry has to be tried.
+    fn should_try(&self, ticket: u64) -> bool {
+        self.failed < FAILED_MAX || (ticket >= self.resume && self.failed < 2 * FAILED_MAX)
     }
 }
 
 /// One pass through all queues.
 #[derive(Debug)]
 pub(crate) struct Round {
-    /// The next ticket to try, and the first one that came too late for this round.
+    /// The next ticket to try, and the first ticket that is too late for this round.
     from: u64,
     until: u64,
     passes: Vec<Pass>,
@@ -81,9 +81,9 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Notes that the last waiter got nothing.
-    pub(crate) fn in_vain(&mut self) {
-        self.passes[self.current].vain += 1;
+    /// Notes that the last waiter got no server.
+    pub(crate) fn note_failed(&mut self) {
+        self.passes[self.current].failed += 1;
     }
 
     /// The pass through the queue of this entry.
@@ -91,15 +91,15 @@ impl Round {
         self.passes.iter().position(|pass| pass.pool == entry.pool).unwrap_or_else(|| {
             let resume = self.before.iter().find(|(pool, _)| *pool == entry.pool);
             let resume = resume.map_or(0, |(_, ticket)| *ticket);
-            self.passes.push(Pass { pool: Arc::clone(&entry.pool), vain: 0, resume });
+            self.passes.push(Pass { pool: Arc::clone(&entry.pool), failed: 0, resume });
             self.passes.len() - 1
         })
     }
 }
 
 impl PoolQueues {
-    /// Adds a waiter. `is_first` when its pool has no other waiter at any worker: the missing permit may have been
-    /// given back before the waiter was in the queue.
+    /// Adds a waiter. `is_first` is true if its pool has no other waiter at any worker: the missing permit may have
+    /// been released before the waiter was in the queue.
     pub(crate) fn enter(
         &mut self,
         pool: &Arc<str>,
@@ -118,19 +118,19 @@ impl PoolQueues {
         Queued { ticket, _slot: slot }
     }
 
-    /// Removes an entry that waits no more.
+    /// Removes an entry that no longer waits.
     pub(crate) fn remove(&mut self, queued: &Queued) {
         if let Ok(at) = self.entries.binary_search_by_key(&queued.ticket, |entry| entry.ticket) {
             self.entries.remove(at);
         }
     }
 
-    /// Notes that a permit with waiters was given back.
+    /// Notes that a permit with waiters was released.
     pub(crate) fn note_freed(&mut self) {
         self.freed = true;
     }
 
-    /// Returns whether a permit was given back here, so that other workers have to try as well.
+    /// Returns whether a permit was released here, so that other workers have to try as well.
     pub(crate) fn is_freed(&self) -> bool {
         self.freed
     }
@@ -140,7 +140,7 @@ impl PoolQueues {
         self.woken = true;
     }
 
-    /// The time until the next try; `None` for ever.
+    /// Time until the next pass; `None` without waiters.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         if self.freed {
             return Some(Duration::ZERO);
@@ -166,19 +166,19 @@ impl PoolQueues {
         while let Some(entry) = self.first_from(round.from).filter(|entry| entry.ticket < round.until) {
             round.from = entry.ticket + 1;
             let at = round.pass_of(entry);
-            if round.passes[at].has_turn(entry.ticket) {
+            if round.passes[at].should_try(entry.ticket) {
                 round.current = at;
                 return Some(entry.waiter);
             }
             let is_new = round.stopped.iter().all(|(pool, _)| *pool != entry.pool);
-            if round.passes[at].vain == 2 * VAIN_MAX && is_new {
+            if round.passes[at].failed == 2 * FAILED_MAX && is_new {
                 round.stopped.push((Arc::clone(&entry.pool), entry.ticket));
             }
         }
         None
     }
 
-    /// Ends a pass; the next one continues where it stopped.
+    /// Ends a pass; the next pass continues where it stopped.
     pub(crate) fn end(&mut self, round: Round) {
         self.stopped = round.stopped;
     }
@@ -228,7 +228,7 @@ mod tests {
                     let queued = self.waiting.iter().find(|one| one.ticket == number as u64).unwrap();
                     self.queues.remove(queued);
                 } else {
-                    round.in_vain();
+                    round.note_failed();
                 }
             }
             self.queues.end(round);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_given_out_in_order_whichever_leave() {
+    fn waiters_are_tried_in_order_after_others_left() {
         let mut fixture = Fixture::new();
         (0..5).for_each(|number| fixture.enter("a", number));
         assert_eq!(fixture.pass(&[3, 0]), [0, 1, 2, 3, 4]);
@@ -246,11 +246,11 @@ mod tests {
         assert_eq!(fixture.pass(&[5]), [1, 2, 4, 5]);
         let queued = &fixture.waiting[5];
         fixture.queues.remove(queued);
-        assert_eq!(fixture.pass(&[]), [1, 2, 4], "removing twice does no harm");
+        assert_eq!(fixture.pass(&[]), [1, 2, 4], "a second removal has no effect");
     }
 
     #[test]
-    fn a_pass_in_vain_stops_and_the_next_one_goes_on_behind() {
+    fn a_pass_stops_after_failures_and_the_next_pass_continues_there() {
         let mut fixture = Fixture::new();
         (0..40).for_each(|number| fixture.enter("a", number));
         fixture.enter("b", 40);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_that_come_during_a_pass_have_to_wait_for_the_next() {
+    fn waiters_that_enter_during_a_pass_wait_for_the_next_pass() {
         let mut fixture = Fixture::new();
         fixture.enter("a", 0);
         fixture.queues.wake();
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_are_given_back_when_waiters_leave() {
+    fn slots_are_released_when_waiters_leave() {
         let mut fixture = Fixture::new();
         (0..3).for_each(|number| fixture.enter("a", number));
         assert_eq!(fixture.slots.active(), 3);
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_waiter_of_a_pool_is_tried_once_more() {
+    fn the_first_waiter_of_a_pool_is_tried_again_immediately() {
         let (mut queues, slots) = (PoolQueues::default(), Occupancy::default());
         let waiter = Waiter::Connection(ConnectionKey::from_raw(7));
         let _queued = queues.enter(&"a".into(), waiter, slots.enter(1).unwrap(), Time::ZERO, true);

@@ -1,4 +1,4 @@
-//! The queue of those that have more to do without a new event.
+//! The queue of entries that have more work without a new event.
 
 use super::keys::{
     ConnectionKey, DatagramListenerKey, DnsClientKey, DnsListenerKey, DnsSocketKey, DnsStreamKey,
@@ -21,7 +21,7 @@ pub(crate) enum Ready {
     DnsPersistent(PersistentKey),
 }
 
-/// The queue. Each entry has its turn once others had theirs.
+/// The ready queue, first in, first out.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyQueue(VecDeque<Ready>);
 
@@ -49,13 +49,13 @@ mod tests {
     use crate::context::keys::Handle;
 
     #[test]
-    fn entries_have_their_turns_in_order() {
+    fn entries_are_popped_in_order() {
         let mut queue = ReadyQueue::default();
         assert!(queue.pop().is_none() && queue.is_empty());
         (0..3).for_each(|raw| queue.push(Ready::Flow(Handle::from_raw(raw))));
         assert_eq!(queue.len(), 3);
         let Some(Ready::Flow(first)) = queue.pop() else { panic!("an entry of another kind") };
-        // An entry with still more to do comes after all others.
+        // An entry with more work is queued after all others.
         queue.push(Ready::Flow(first));
         let order: Vec<u64> = std::iter::from_fn(|| queue.pop())
             .map(|ready| if let Ready::Flow(key) = ready { key.into_raw() } else { u64::MAX })

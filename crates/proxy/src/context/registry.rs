@@ -73,7 +73,7 @@ impl Token {
 pub(crate) struct Readiness {
     pub(crate) readable: bool,
     pub(crate) writable: bool,
-    /// The peer sends nothing more, or the socket has an error.
+    /// The peer sends no more bytes, or the socket has an error.
     pub(crate) ended: bool,
     pub(crate) error: bool,
 }
@@ -133,7 +133,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn tokens_survive_the_kernel() {
+    fn tokens_survive_encoding() {
         // The largest key: a whole index, and a generation of 27 bits.
         for raw in [0, 1, 1 << 32, (1 << 59) - 1] {
             let tokens = [

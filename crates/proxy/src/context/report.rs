@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The shortest time between two reports of a lasting condition of one service.
+/// Minimum time between two reports of a lasting condition of one service.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
-/// Returns whether a lasting condition is to be reported again. `reported_at` is the time of the last report, 0 for
-/// never. True for one caller.
+/// Returns whether a lasting condition has to be reported again. `reported_at` is the time of the last report, or 0
+/// before the first. Of concurrent callers only one gets true.
 pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
     let last = reported_at.load(Ordering::Relaxed);
     let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
@@ -34,7 +34,7 @@ pub(crate) enum Notice {
 /// A report of a worker to the supervisor.
 #[derive(Debug)]
 pub enum Report {
-    /// Traffic could not reach a server.
+    /// Traffic failed to reach a server.
     Failure {
         /// The pool.
         pool: Arc<str>,
@@ -45,7 +45,7 @@ pub enum Report {
         /// The failure.
         failure: Failure,
     },
-    /// A connect failed for a local reason, which is no verdict on the server.
+    /// A connection attempt failed for a local reason, which does not count against the server.
     LocalError {
         /// The pool.
         pool: Arc<str>,
@@ -81,12 +81,12 @@ pub enum Report {
         /// The service.
         service: Arc<str>,
     },
-    /// Traffic of clients goes round in a loop.
+    /// Traffic of clients loops.
     Loop {
         /// The service.
         service: Arc<str>,
     },
-    /// A client got no server.
+    /// No server was available for a client.
     NoServer {
         /// The service.
         service: Arc<str>,
@@ -107,7 +107,7 @@ pub enum Report {
         /// The most connections.
         connections_max: u32,
     },
-    /// io_uring is not available; epoll takes over.
+    /// io_uring is not available; epoll is used instead.
     NoRing {
         /// The error of the system.
         error: std::io::Error,
@@ -121,7 +121,7 @@ pub enum Report {
     },
 }
 
-/// Takes reports from any worker; must not block.
+/// Receives reports from any worker; must not block.
 pub type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! io_uring(7): one ring of a worker with provided buffers. It queues operations and returns their completions;
-//! `ring_relay.rs` handles those of connections. Where the kernel or a container forbids io_uring there is no ring,
-//! and the worker uses epoll for everything.
+//! `ring_relay.rs` handles the completions of connections. Where the kernel or a container forbids io_uring there is no
+//! ring, and the worker uses epoll for everything.
 
-use super::keys::{GENERATION_MASK, Handle, SendKey};
+use super::keys::{ConnectionKey, GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::fd::{AsRawFd, OwnedFd, RawFd};
@@ -12,9 +12,9 @@ use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-/// The most that one receive fills.
+/// Maximum number of bytes of one receive.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
-/// Number of buffers of a worker, a power of two. They take memory as they are used.
+/// Number of buffers of a worker, a power of two. They take memory when they are used first.
 const BUFFERS: u16 = 256;
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
@@ -32,19 +32,31 @@ pub(crate) enum Mark {
     Receive { connect: ConnectId, side: u8 },
     /// A send.
     Send(SendKey),
-    /// The completion has no receiver.
+    /// The completion is ignored.
     Nothing,
 }
 
-/// One connect of a connection: the slot of the connection, and a generation that differs for each connect, so that a
-/// late completion is not taken for one of the present connect.
+/// A connection of a client to one server: the slot of the client's connection, and a generation that differs for each
+/// connection attempt, so that a late completion is not mistaken for a present one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectId {
-    pub(crate) slot: u32,
-    pub(crate) generation: u32,
+    slot: u32,
+    generation: u32,
 }
 
-/// Assigns each connect of a worker its generation.
+impl ConnectId {
+    /// Creates the identity for the connection with this key.
+    pub(crate) fn new(key: ConnectionKey, generation: u32) -> Self {
+        Self { slot: key.slot(), generation }
+    }
+
+    /// The slot of the connection.
+    pub(crate) fn slot(self) -> u32 {
+        self.slot
+    }
+}
+
+/// Assigns a generation to each connection attempt of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Generations(u32);
 
@@ -90,13 +102,45 @@ impl Mark {
 /// A completion.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Completion {
-    pub(crate) mark: Mark,
+    mark: Mark,
     /// Bytes or events, or the error.
-    pub(crate) result: Result<u32, Errno>,
+    result: Result<u32, Errno>,
     /// The buffer that a receive filled.
-    pub(crate) buffer: Option<u16>,
+    buffer: Option<u16>,
     /// The operation continues (multishot).
-    pub(crate) more: bool,
+    more: bool,
+}
+
+impl Completion {
+    /// The purpose of the operation.
+    pub(crate) fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Bytes or events, or the error.
+    pub(crate) fn result(&self) -> Result<u32, Errno> {
+        self.result
+    }
+
+    /// Returns whether the operation continues after this completion.
+    pub(crate) fn continues(&self) -> bool {
+        self.more
+    }
+}
+
+/// Result of a receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// Bytes in a buffer, which has to be given back.
+    Bytes(Piece),
+    /// The peer sends no more bytes.
+    End,
+    /// No buffer was free.
+    NoBuffers,
+    /// The receive was cancelled.
+    Cancelled,
+    /// The receive failed.
+    Failed(Errno),
 }
 
 /// The ring of a worker.
@@ -137,7 +181,7 @@ impl Ring {
         if let Some(timespec) = &timespec {
             arguments = arguments.timespec(timespec);
         }
-        // A time-out, a signal and a full completion queue are no errors: completions are taken all the same.
+        // Completions are taken also after a timeout, a signal, or the overflow of the completion queue.
         let _ = self.io.submitter().submit_with_args(1, &arguments);
         self.completed.clear();
         for entry in self.io.completion() {
@@ -191,24 +235,36 @@ impl Ring {
         self.push(&entry.user_data(Mark::Nothing.encode()));
     }
 
-    /// The bytes in a part of a buffer.
+    /// Returns the bytes of a part of a buffer.
     pub(crate) fn bytes(&self, piece: Piece) -> &[u8] {
         self.buffers.bytes(piece)
     }
 
-    /// Gives a buffer back to the kernel.
-    pub(crate) fn give_back(&mut self, buffer: u16) {
-        self.buffers.give_back(buffer);
+    /// Gives the buffer of a piece back to the kernel.
+    pub(crate) fn give_back(&mut self, piece: Piece) {
+        self.buffers.give_back(piece.buffer);
+    }
+
+    /// Takes the result of a receive. A buffer without bytes goes back to the kernel.
+    pub(crate) fn take_received(&mut self, completion: &Completion) -> Received {
+        if completion.buffer.is_some() {
+            self.buffers.left = self.buffers.left.saturating_sub(1);
+        }
+        match (completion.result, completion.buffer) {
+            (Ok(length @ 1..), Some(buffer)) => Received::Bytes(Piece { buffer, from: 0, to: length }),
+            (Ok(_), buffer) => {
+                buffer.into_iter().for_each(|buffer| self.buffers.give_back(buffer));
+                Received::End
+            }
+            (Err(Errno::NOBUFS), _) => Received::NoBuffers,
+            (Err(Errno::CANCELED), _) => Received::Cancelled,
+            (Err(error), _) => Received::Failed(error),
+        }
     }
 
     /// Number of buffers that the kernel may fill.
     pub(crate) fn buffers_left(&self) -> u16 {
         self.buffers.left
-    }
-
-    /// Notes that a buffer came with a completion, and is the kernel's no more.
-    pub(crate) fn taken(&mut self) {
-        self.buffers.left = self.buffers.left.saturating_sub(1);
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
@@ -227,9 +283,22 @@ impl Ring {
 /// A part of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Piece {
-    pub(crate) buffer: u16,
-    pub(crate) from: u32,
-    pub(crate) to: u32,
+    buffer: u16,
+    from: u32,
+    to: u32,
+}
+
+impl Piece {
+    /// Number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        (self.to - self.from) as usize
+    }
+
+    /// The rest after `sent` bytes; `None` when all were sent.
+    pub(crate) fn after(self, sent: u32) -> Option<Self> {
+        let from = self.from + sent;
+        (from < self.to).then_some(Self { from, ..self })
+    }
 }
 
 /// The provided buffers with the table that the kernel shares (io_uring_register(2), IORING_REGISTER_PBUF_RING).
@@ -278,7 +347,7 @@ impl Buffers {
 
     fn publish(&mut self) {
         if self.published != self.tail {
-            // SAFETY: the tail is an aligned u16 inside the first entry, shared with the kernel, written by us alone.
+            // SAFETY: the tail is an aligned u16 inside the first entry, shared with the kernel, written here alone.
             unsafe {
                 let tail = BufRingEntry::tail(self.table).cast::<AtomicU16>();
                 (*tail).store(self.tail, Ordering::Release);
@@ -297,7 +366,7 @@ impl Buffers {
     }
 }
 
-// SAFETY: the mappings belong to this value alone, whichever thread it is on.
+// SAFETY: the mappings belong to this value alone, on any thread.
 unsafe impl Send for Buffers {}
 
 impl Drop for Buffers {
@@ -315,7 +384,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_come_back_as_they_went() {
+    fn marks_survive_encoding() {
         let (index, generation) = (0xfedc_ba98, 0x0765_4321);
         for mark in [
             Mark::Nothing,

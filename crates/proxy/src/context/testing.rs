@@ -8,19 +8,19 @@ use evener_core::spec::{AdminState, PoolSpec, ServerSpec};
 use evener_core::{Endpoint, Target, Time};
 use std::sync::Arc;
 
-/// A pool whose snapshots are published as the supervisor does it.
+/// A pool that publishes its snapshots like the supervisor.
 pub(crate) struct TestPool {
     pool: Pool,
     published: Arc<ArcSwap<Snapshot>>,
 }
 
 impl TestPool {
-    /// A pool of these servers, which have their addresses as names.
+    /// Creates a pool of these servers, which have their addresses as names.
     pub(crate) fn new(name: &str, targets: &[Target]) -> Self {
         Self::with(name, targets, |_| {})
     }
 
-    /// The same with another specification.
+    /// Creates a pool with another specification.
     pub(crate) fn with(name: &str, targets: &[Target], change: impl FnOnce(&mut PoolSpec)) -> Self {
         let endpoint = |target: &Target| match target {
             Target::Ip(address) => Endpoint::Ip(*address),
@@ -40,7 +40,7 @@ impl TestPool {
         Arc::clone(&self.published)
     }
 
-    /// Puts the server at this place of the specification into a state, and publishes that.
+    /// Sets the state of the server at this position of the specification, and publishes a snapshot.
     pub(crate) fn set_state(&mut self, nth: usize, state: AdminState, now: Time) {
         let id = self.pool.servers()[nth].id;
         self.pool.set_state(now, id, state, None);

@@ -1,5 +1,5 @@
 //! One deadline for each entry of a table, in a hashed wheel (Varghese and Lauck 1987, scheme 6): setting and
-//! clearing take constant time, and the memory is one node for each entry that ever existed at once.
+//! clearing take constant time, and the memory is one node for each entry that existed at the same time.
 
 use super::keys::Handle;
 use evener_core::Time;
@@ -44,7 +44,7 @@ fn slot(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }
 
-/// The node of a handle. One entry has an index at a time: a later one takes over what is left there.
+/// Returns the index of the node of a handle. An index belongs to one entry at a time; a later entry reuses the node.
 fn node_of(raw: u64) -> usize {
     raw as u32 as usize
 }
@@ -55,7 +55,7 @@ impl<K: Handle> Timers<K> {
         Self { firsts, nodes: Vec::new(), done: 0, earliest: u64::MAX, count: 0, of: PhantomData }
     }
 
-    /// Sets the deadline of an entry, in place of its earlier one.
+    /// Sets the deadline of an entry, replacing an earlier deadline.
     pub(crate) fn set(&mut self, key: K, deadline: Time) {
         let raw = key.into_raw();
         let index = node_of(raw);
@@ -74,7 +74,7 @@ impl<K: Handle> Timers<K> {
     }
 
     /// Sets the deadline of an entry, unless it has an earlier one.
-    pub(crate) fn hasten(&mut self, key: K, deadline: Time) {
+    pub(crate) fn set_if_earlier(&mut self, key: K, deadline: Time) {
         let earlier = |node: &Node| node.due <= tick(deadline);
         if !self.node(key).is_some_and(earlier) {
             self.set(key, deadline);
@@ -86,7 +86,7 @@ impl<K: Handle> Timers<K> {
         self.node(key).is_some()
     }
 
-    /// Takes the deadline of an entry away, if it has one.
+    /// Clears the deadline of an entry, if it has one.
     pub(crate) fn clear(&mut self, key: K) {
         if self.is_set(key) {
             self.unlink(node_of(key.into_raw()) as u32);
@@ -112,20 +112,20 @@ impl<K: Handle> Timers<K> {
         self.count -= 1;
     }
 
-    /// Returns how long no deadline can be due; `None` when there is no deadline.
+    /// Returns the time in which no deadline can be due; `None` when there is no deadline.
     pub(crate) fn wait(&self, now: Time) -> Option<Duration> {
         let at = Time::from_nanos(self.earliest.saturating_mul(TICK.as_nanos() as u64));
         (self.count > 0).then(|| at.since(now))
     }
 
-    /// Puts the entries whose deadline came into `due`; they have none then.
+    /// Moves the entries whose deadline has passed into `due`, and clears their deadlines.
     pub(crate) fn expire(&mut self, now: Time, due: &mut Vec<K>) {
         let now = now.as_nanos() / TICK.as_nanos() as u64;
         if self.earliest > now {
             self.done = self.done.max(now.min(self.earliest - 1));
             return;
         }
-        // Beyond one turn of the wheel each slot is looked at once.
+        // Beyond one turn of the wheel each slot is visited once.
         for tick in (self.done + 1)..=now.min(self.done + SLOTS as u64) {
             self.expire_slot(tick, now, due);
         }
@@ -145,7 +145,7 @@ impl<K: Handle> Timers<K> {
         }
     }
 
-    /// The tick of the next slot that has anything in it, be it for a later turn.
+    /// Returns the tick of the next slot with an entry, which may be due in a later turn.
     fn next_occupied(&self) -> u64 {
         let ahead = (self.done + 1)..=(self.done + SLOTS as u64);
         ahead.into_iter().find(|&tick| self.firsts[slot(tick)] != NONE).unwrap_or(u64::MAX)
@@ -159,7 +159,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     #[test]
-    fn an_entry_that_is_gone_has_no_deadline_and_takes_none_away() {
+    fn a_removed_entry_has_no_deadline_and_clears_no_other_deadline() {
         let old = 5_u64 | 1 << 32;
         let new = 5_u64 | 2 << 32;
         let keys = [old, new].map(crate::context::keys::Key::<u8>::from_raw);
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_come_once_not_early_and_at_most_a_tick_late() {
+    fn deadlines_expire_once_not_early_and_at_most_a_tick_late() {
         let mut random = Random::seeded(4);
         let mut timers: Timers = Timers::new();
         let mut model: BTreeMap<usize, Time> = BTreeMap::new();
@@ -203,17 +203,17 @@ mod tests {
             let wait = timers.wait(now);
             assert_eq!(wait.is_none(), model.is_empty());
             let next = model.values().min().copied().unwrap_or(Time::NEVER);
-            assert!(wait.is_none_or(|wait| now + wait <= next + TICK * 2), "nobody sleeps over a deadline");
+            assert!(wait.is_none_or(|wait| now + wait <= next + TICK * 2), "no wait exceeds a deadline");
         }
     }
 
     #[test]
-    fn a_deadline_is_hastened_and_never_put_off() {
+    fn a_deadline_is_advanced_and_never_postponed() {
         let at = |secs: u64| Time::ZERO + Duration::from_secs(secs);
         let (mut timers, mut due): (Timers, _) = (Timers::new(), Vec::new());
-        timers.hasten(3, at(20));
-        timers.hasten(3, at(10));
-        timers.hasten(3, at(30));
+        timers.set_if_earlier(3, at(20));
+        timers.set_if_earlier(3, at(10));
+        timers.set_if_earlier(3, at(30));
         timers.expire(at(9), &mut due);
         assert!(due.is_empty() && timers.is_set(3));
         timers.expire(at(11), &mut due);
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_in_the_past_comes_at_the_next_tick() {
+    fn a_deadline_in_the_past_expires_at_the_next_tick() {
         let now = Time::ZERO + Duration::from_secs(5);
         let (mut timers, mut due): (Timers, _) = (Timers::new(), Vec::new());
         timers.expire(now, &mut due);

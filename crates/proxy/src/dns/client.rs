@@ -26,9 +26,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes waiting to be sent from which on reading pauses.
+/// Number of unsent bytes from which on reading pauses.
 const OUTBOX_MAX: usize = 65_536;
-/// Maximum number of reads before others have their turn.
+/// Maximum number of reads before other work continues.
 const READS_MAX: usize = 2;
 /// Idle time after which a client is closed while the program drains.
 const DRAIN_IDLE: Duration = Duration::from_secs(1);
@@ -55,9 +55,9 @@ pub(super) struct Client {
     refused: bool,
     /// Outstanding queries.
     outstanding: u32,
-    /// At least one query came.
+    /// At least one query arrived.
     has_queried: bool,
-    /// The client sends no more.
+    /// The client sends no more bytes.
     ended: bool,
     active_at: Time,
     /// Listed in `clients_dirty`.
@@ -94,7 +94,7 @@ impl Client {
         &mut self.transfers
     }
 
-    /// Returns whether reading pauses, from it and from streams for it only.
+    /// Returns whether reading pauses: from the client, and from streams for this client only.
     pub(super) fn is_slow(&self) -> bool {
         self.framed.waiting() >= OUTBOX_MAX
     }
@@ -123,7 +123,7 @@ enum Sent {
 }
 
 impl Dns {
-    /// Begins with an accepted client.
+    /// Begins to serve an accepted client.
     pub(crate) fn begin(
         &mut self,
         cx: &mut Context,
@@ -173,7 +173,7 @@ impl Dns {
     fn admit_client(&mut self, cx: &mut Context, key: DnsClientKey, settings: &Settings) {
         let client = &mut self.clients[key];
         let service = &self.services[client.service].service;
-        match admission::admit(service, settings, client.origin.client.ip(), cx.id, cx.now) {
+        match admission::admit(service, settings, client.origin.client().ip(), cx.id, cx.now) {
             Admission::Enter(admission) => {
                 client.refused = admission.backend.is_some();
                 client.admission = admission;
@@ -186,7 +186,7 @@ impl Dns {
                 self.close_client(cx, key);
             }
             Admission::Refused(Refused::Tarpit(permits, time)) => {
-                // Its permit of the service is free for others.
+                // Its permit of the service is released for others.
                 client.permits = Some(permits);
                 client.stage = Stage::Tarpit;
                 self.client_timers.set(key, cx.now + time);
@@ -194,7 +194,7 @@ impl Dns {
         }
     }
 
-    /// Returns the idle time of a client, if it is still there; zero while the program drains.
+    /// Returns the idle time of a client that is not closed; zero while the program drains.
     pub(super) fn client_idle_time(&mut self, cx: &Context, key: DnsClientKey) -> Option<Duration> {
         self.open_client(key)?;
         let idle = self.client_settings(key).options.idle_timeout.unwrap_or(Duration::MAX);
@@ -237,7 +237,7 @@ impl Dns {
         let Some(client) = self.clients.get_mut(key) else { return true };
         let is_first = std::mem::replace(&mut client.round, round) != round;
         if is_first {
-            // Responses that come meanwhile are sent by later rounds.
+            // Responses that arrive in the meantime are sent by later rounds.
             self.flush_client(cx, key);
         }
         if let Some(client) = self.clients.get_mut(key) {
@@ -246,7 +246,7 @@ impl Dns {
         is_first
     }
 
-    /// Sends and reads, as far as the limits allow.
+    /// Sends and reads within the limits.
     fn flush_client(&mut self, cx: &mut Context, key: DnsClientKey) {
         let settings = self.client_settings(key);
         self.begin_next_transfers(cx, &settings, key);
@@ -329,7 +329,7 @@ impl Dns {
                 return false;
             }
         }
-        if self.clients[key].origin.goes_round() {
+        if self.clients[key].origin.is_loop() {
             let service = Arc::clone(&self.services[self.clients[key].service].service);
             note_loop(cx, &service);
             self.close_client(cx, key);
@@ -344,7 +344,7 @@ impl Dns {
         let ends = client.origin.ends(client.framed.socket());
         Requester {
             service: client.service,
-            client: client.origin.client,
+            client: client.origin.client(),
             destination: ends.map(|ends| ends.destination),
             party: if client.refused { Party::Refused } else { Party::Admitted },
             hops: client.origin.next_hop(),
@@ -409,7 +409,7 @@ impl Dns {
         }
     }
 
-    /// Counts one outstanding query of a client less, with or without a response.
+    /// Uncounts an outstanding query of a client, with or without a response.
     pub(super) fn end_client_query(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
             client.outstanding = client.outstanding.saturating_sub(1);
@@ -425,7 +425,7 @@ impl Dns {
         }
     }
 
-    /// Closes a client after all queued messages. There is no other sign that the rest of a transfer is
+    /// Closes a client after all queued messages. Nothing else indicates that the rest of a transfer is
     /// missing.
     pub(super) fn dismiss_client(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
@@ -434,7 +434,7 @@ impl Dns {
         }
     }
 
-    /// Closes a client that does not speak DNS.
+    /// Closes a client whose bytes are not DNS messages.
     pub(super) fn abandon_client(&mut self, cx: &mut Context, key: DnsClientKey) {
         if self.open_client(key).is_some() {
             self.close_client(cx, key);

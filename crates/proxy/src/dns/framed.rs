@@ -1,5 +1,5 @@
-//! A stream socket with what came and was not used yet, and what waits to be sent. DNS over it has a length
-//! before each message (RFC 1035, section 4.2.2).
+//! A stream socket with its received and its unsent bytes. Over streams each DNS message is preceded by its
+//! length (RFC 1035, section 4.2.2).
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 pub(super) enum Received {
     /// Bytes, and there may be more.
     Some,
-    /// Currently nothing.
+    /// No bytes at present.
     Blocked,
     /// The end of the stream.
     End,
@@ -82,7 +82,7 @@ impl Framed {
         if self.used == self.inbox.len() {
             self.inbox.clear();
             self.used = 0;
-            // The memory of one large message is not held for ever.
+            // The memory of a large message is freed.
             if self.inbox.capacity() > crate::dns::READ_BYTES {
                 self.inbox = Vec::new();
             }
@@ -96,7 +96,7 @@ impl Framed {
         }
     }
 
-    /// Puts the next complete message into `message`, and returns whether there was one.
+    /// Copies the next complete message into `message`, and returns whether there was one.
     pub(super) fn take_message(&mut self, message: &mut Vec<u8>) -> bool {
         let pending = self.pending();
         let Some((length, rest)) = pending.split_first_chunk::<2>() else { return false };
@@ -137,7 +137,7 @@ impl Framed {
         self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
     }
 
-    /// Sends as much as possible, and returns the number of bytes.
+    /// Sends until the socket blocks, and returns the number of bytes.
     pub(super) fn flush(&mut self) -> Result<usize, Errno> {
         let mut total = 0;
         while self.sent < self.outbox.len() {
@@ -172,7 +172,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn messages_come_whole_however_they_are_cut() {
+    fn messages_are_reassembled_for_any_division() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let mut framed = Framed::new(ours.into());

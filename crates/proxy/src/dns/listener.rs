@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Maximum number of batches before others have their turn.
+/// Maximum number of batches before other work continues.
 const BATCHES_MAX: usize = 4;
 
 /// A listener for datagrams.
@@ -50,7 +50,7 @@ impl Datagram<'_> {
         self.batch.bytes_of_mut(self.at)
     }
 
-    /// Replaces its content.
+    /// Replaces the content of the datagram.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         self.batch.set_bytes(self.at, bytes);
     }
@@ -83,7 +83,7 @@ impl Dns {
     }
 
     /// Removes a listener and returns its socket, if there is such a listener. Queued responses are sent
-    /// first. Outstanding queries get none.
+    /// first. Outstanding queries get no response.
     pub(crate) fn release(&mut self, cx: &mut Context, id: u64) -> Option<(OwnedFd, Local)> {
         let (key, _) = self.listeners.iter().find(|(_, listener)| listener.id == id)?;
         self.flush_responses(cx);
@@ -93,7 +93,7 @@ impl Dns {
         Some((listener.socket, listener.local))
     }
 
-    /// Assigns a listener to another service, and returns whether it is one of DNS. Outstanding queries get
+    /// Assigns a listener to another service, and returns whether it is a DNS listener. Outstanding queries get
     /// their responses.
     pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
         let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
@@ -112,20 +112,20 @@ impl Dns {
         }
     }
 
-    /// Counts one less.
+    /// Uncounts an outstanding query of a listener.
     pub(super) fn end_listener_query(&mut self, path: &ReturnPath) {
         if let Some(listener) = self.listener_of(path) {
             listener.queries = listener.queries.saturating_sub(1);
         }
     }
 
-    /// The listener that a query came to, if it is still there.
+    /// Returns the listener that received a query, unless it was removed.
     fn listener_of(&mut self, path: &ReturnPath) -> Option<&mut Listener> {
         self.listeners.get_mut(path.listener)
     }
 
-    /// Closes a listener as soon as its queries are finished. New queries are served meanwhile, because no
-    /// successor can have the address before.
+    /// Closes a listener as soon as its queries are finished. New queries are served until then, because no
+    /// successor can use the address before.
     pub(crate) fn leave(&mut self, cx: &Context, id: u64) {
         let now = cx.now;
         for (_, listener) in self.listeners.iter_mut().filter(|(_, listener)| listener.id == id) {
@@ -134,14 +134,14 @@ impl Dns {
         }
     }
 
-    /// Closes all listeners in this manner.
+    /// Closes all listeners as soon as their queries are finished.
     pub(super) fn leave_all(&mut self, cx: &Context) {
         let ids: Vec<u64> = self.listeners.iter().map(|(_, listener)| listener.id).collect();
         ids.into_iter().for_each(|id| self.leave(cx, id));
     }
 
-    /// Returns whether a leaving listener takes no more queries. Under load it would never be without any. By
-    /// then all queries from before are finished.
+    /// Returns whether a leaving listener accepts no more queries. Under load it would never be without queries.
+    /// At that time all earlier queries are finished.
     fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
         let Some(since) = listener.leaving else { return false };
         let settings = self.services[listener.service].service.settings.load();
@@ -174,7 +174,7 @@ impl Dns {
         self.is_leaving = self.listeners.iter().any(|(_, listener)| listener.leaving.is_some());
     }
 
-    /// Takes the queries that wait in a listener's queue, and returns whether there were any.
+    /// Receives the queries in a listener's queue, and returns whether there were any.
     fn take_in_rest(&mut self, cx: &mut Context, key: DnsListenerKey) -> bool {
         let listener = &self.listeners[key];
         if self.is_deaf(cx, listener) {
@@ -201,7 +201,7 @@ impl Dns {
                     self.take_in(cx, key, &mut batch, count);
                     count < BATCH
                 }
-                // The socket is not connected, so the error belongs to no particular client.
+                // The socket is not connected, so the error does not belong to a particular client.
                 Err(_) => false,
             }
         });
@@ -232,7 +232,7 @@ impl Dns {
     }
 
     /// Returns the requester of a datagram; `None` if the client is refused without a response, or a proxy
-    /// does not name it. Proxies name the client in each datagram.
+    /// does not report it. Proxies report the client in each datagram.
     fn requester_of_datagram(
         &self,
         cx: &Context,
@@ -248,7 +248,7 @@ impl Dns {
         let local = if listener.local == Local::Each { batch.local(at) } else { None };
         if listener.local == Local::Each
             && batch.is_broadcast_or_multicast(at)
-            && !cx.takes_broadcasts_of(sender)
+            && !cx.handles_broadcasts_of(sender)
         {
             return None;
         }

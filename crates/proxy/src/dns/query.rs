@@ -32,7 +32,7 @@ use std::time::Duration;
 
 /// Average size of outstanding queries; with larger ones there can be fewer of them.
 const BYTES_HELD: usize = 512;
-/// Time without a message after which a transfer counts as finished or broken off.
+/// Time without a message after which a transfer counts as finished or aborted.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 
 /// The response that a query waits for.
@@ -63,7 +63,7 @@ pub(super) struct Query {
     record: Option<Arc<ClientRecord>>,
     waits: Waits,
     sent_at: Time,
-    /// Earlier attempts that a response may still come to.
+    /// Earlier attempts that may still get a response.
     earlier: Vec<EarlierAttempt>,
     /// An earlier attempt was resumed instead of a new one.
     was_resumed: bool,
@@ -77,15 +77,15 @@ pub(super) struct Query {
     declined: Option<Vec<u8>>,
     /// If no server is left, silent ones may be queried again.
     may_repeat: bool,
-    /// Number of connections used before that ended under it, which is no fault of the server.
+    /// Number of reused connections that closed during the query, which is not a fault of the server.
     cut_short: u32,
-    /// Equal queries that wait for its response, and the key that led them here.
+    /// Equal queries that wait for the response, and their common key.
     followers: Vec<QueryKey>,
     coalesce_key: Option<Vec<u8>>,
     /// Number of response messages; only transfers of zones have several.
     pieces: u32,
     transfer: Transfer,
-    /// Counts among the running transfers of its client.
+    /// The query counts among the running transfers of its client.
     has_turn: bool,
 }
 
@@ -126,7 +126,7 @@ impl Query {
         !self.followers.is_empty()
     }
 
-    /// Returns whether connections used before ended under it this many times.
+    /// Returns whether reused connections closed this many times during the query.
     pub(super) fn was_cut_short(&self, times: u32) -> bool {
         self.cut_short >= times
     }
@@ -152,12 +152,12 @@ pub(super) fn timeout(settings: &Settings) -> Duration {
     spec(settings).map_or(Duration::MAX, |spec| spec.query_timeout)
 }
 
-/// Result of giving a query to a server.
+/// Result of sending a query to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
     /// The query is sent.
     Yes,
-    /// The server cannot take this query, which is no failure.
+    /// The server cannot take this query, which is not a failure.
     Unfit,
     /// The server cannot be reached, which is reported already.
     Failed,
@@ -178,9 +178,9 @@ pub(super) enum Dispatched {
 pub(super) enum Cause {
     /// The timeout passed.
     Timeout,
-    /// The failure was known at once.
+    /// The failure was known immediately.
     Refused,
-    /// A connection used before ended. The server may be queried again.
+    /// A reused connection closed. The server may be queried again.
     CutShort,
     /// The server declined.
     Declined,
@@ -226,7 +226,7 @@ impl Dns {
             return;
         }
         let Some(spec) = spec(settings) else { return };
-        let most = spec.outstanding_max.div_ceil(cx.workers as u32);
+        let most = cx.share(spec.outstanding_max);
         let is_held = self.held >= most as usize * BYTES_HELD;
         if self.services[requester.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
@@ -240,7 +240,7 @@ impl Dns {
         self.start(cx, settings, key);
     }
 
-    /// Handles a message that is no query: with the shortest response, or none.
+    /// Handles a message that is not a query: with the shortest response, or none.
     fn refuse(
         &mut self,
         cx: &mut Context,
@@ -412,7 +412,7 @@ impl Dns {
             return self.query_timers.set(key, cx.now + spec.query_timeout);
         }
         if query.pieces > 0 {
-            // Only the requester can tell whether the transfer is complete.
+            // Only the requester knows whether the transfer is complete.
             return drop(self.retire(cx, key));
         }
         if let Some(server) = query.choice.as_ref().map(|choice| Arc::clone(&choice.server)) {
@@ -431,8 +431,8 @@ impl Dns {
             query.retries -= 1;
             return self.query_timers.set(key, cx.now + timeout(&settings));
         }
-        // From the second timeout on, an expired response now is better than a fresh one after the client
-        // gave up (RFC 8767, section 5).
+        // From the second timeout on, an expired response now is better than a fresh response after the client's
+        // timeout (RFC 8767, section 5).
         let is_first = spec(&settings).is_none_or(|spec| self.queries[key].retries >= spec.retries);
         if !is_first && self.respond_stale(cx, &settings, key) {
             return;
@@ -451,7 +451,7 @@ impl Dns {
     ) {
         let Some(backend) = self.queries[key].requester.backend(settings) else { return };
         let pool = backend.pool.load().pool.clone();
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 
     /// Queries the next server, unless the last one may have received the query, and it must not reach two
@@ -469,7 +469,7 @@ impl Dns {
         self.fail(cx, settings, key, Some(NoServer::Failed));
     }
 
-    /// Queries the next server, unless the query is moot or out of retries.
+    /// Queries the next server, unless the response is no longer needed or no retries are left.
     pub(super) fn again(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, cause: Cause) {
         let chosen = self.queries[key].choice.as_ref().map(|choice| (choice.server.id, choice.why));
         if cause == Cause::Timeout {
@@ -481,7 +481,7 @@ impl Dns {
             let mut query = self.retire(cx, key);
             self.part(cx, settings, &mut query);
             if let Origin::Stream(client) = query.requester.origin {
-                // A client that is still there has an incomplete transfer.
+                // The transfer of a client that is still connected is incomplete.
                 self.dismiss_client(client);
             }
             return self.give_back(query.message);
@@ -493,7 +493,7 @@ impl Dns {
             query.may_repeat = true;
         }
         match (chosen, cause) {
-            (Some((server, _)), Cause::Declined) => query.attempt.again(server),
+            (Some((server, _)), Cause::Declined) => query.attempt.retry_elsewhere(server),
             // The number of timeouts is bounded by `retries`.
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
                 query.attempt.failed(server, why, Cost::Quick);
@@ -510,7 +510,7 @@ impl Dns {
         }
     }
 
-    /// Returns whether the response is no longer needed: the client left, or received a part of a transfer.
+    /// Returns whether the response is no longer needed: the client closed, or received a part of a transfer.
     fn is_moot(&mut self, key: QueryKey) -> bool {
         let query = &self.queries[key];
         match query.requester.origin {
@@ -519,7 +519,7 @@ impl Dns {
         }
     }
 
-    /// Removes a query and all that refers to it.
+    /// Removes a query and all references to it.
     pub(super) fn retire(&mut self, cx: &mut Context, key: QueryKey) -> Query {
         self.withdraw_earlier_attempts(cx, key);
         self.withdraw_attempt(cx, key);
@@ -541,7 +541,7 @@ impl Dns {
 fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, requester.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.ask(requester.client.ip(), cx.now),
+        (Some(limit), Origin::Datagram(_)) => limit.admit(requester.client.ip(), cx.now),
         _ => RateVerdict::Respond,
     }
 }

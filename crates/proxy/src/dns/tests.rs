@@ -1,5 +1,5 @@
-//! The component without a worker: real sockets on loopback, a clock that stands still unless a test moves
-//! it, and a fixture that plays the loop.
+//! Tests of the component without a worker: real sockets on loopback, a clock that only the tests advance, and
+//! a fixture in place of the loop.
 
 mod persistents;
 mod streams;
@@ -22,7 +22,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-/// The longest wait for the kernel.
+/// Maximum wait for the kernel.
 const DEADLINE: Duration = Duration::from_secs(20);
 const READY: Readiness = Readiness { readable: true, writable: true, ended: false, error: false };
 
@@ -92,7 +92,7 @@ fn code(message: &[u8]) -> u8 {
 }
 
 impl Fixture {
-    /// One with this many servers, which are tried in their order.
+    /// Creates a fixture with this many servers, which are tried in their order.
     fn new(servers: usize, change: impl FnOnce(&mut DnsSpec)) -> Self {
         let servers: Vec<UdpSocket> = (0..servers).map(|_| socket()).collect();
         let targets: Vec<Target> =
@@ -136,11 +136,11 @@ impl Fixture {
         dns.on_deadlines(cx);
         dns.maintain(cx, std::iter::once(&*service));
         dns.flush(cx);
-        // All are looked at again in the next turn.
+        // All are inspected again in the next turn.
         while cx.ready.pop().is_some() {}
     }
 
-    /// Turns until there is something.
+    /// Runs turns until there is a result.
     #[track_caller]
     fn until<T>(&mut self, what: &str, mut find: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
@@ -153,7 +153,7 @@ impl Fixture {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     fn pass(&mut self, time: Duration) {
         // The wheel rounds up to its next tick.
         self.cx.now += time + Duration::from_millis(100);
@@ -225,7 +225,7 @@ fn a_client_gets_the_response_under_the_id_of_its_query() {
 }
 
 #[test]
-fn messages_that_do_not_match_the_query_are_no_responses() {
+fn messages_that_do_not_match_the_query_are_ignored() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();
@@ -244,7 +244,7 @@ fn messages_that_do_not_match_the_query_are_no_responses() {
 }
 
 #[test]
-fn messages_that_are_no_queries_get_the_shortest_response_or_none() {
+fn messages_that_are_not_queries_get_the_shortest_response_or_none() {
     #[track_caller]
     fn check(message: &[u8], expected: Option<u8>) {
         let mut fixture = Fixture::new(1, |_| {});
@@ -305,7 +305,7 @@ fn a_query_that_no_server_responds_to_fails_as_configured() {
 }
 
 #[test]
-fn three_queries_that_meet_silence_are_a_failure_of_the_server() {
+fn a_server_without_responses_to_three_queries_is_reported() {
     let mut fixture = Fixture::new(1, |spec| spec.retries = 0);
     let client = fixture.client();
     for (number, expected) in [(1, 0), (2, 0), (3, 1)] {
@@ -318,7 +318,7 @@ fn three_queries_that_meet_silence_are_a_failure_of_the_server() {
 }
 
 #[test]
-fn a_refused_datagram_sends_the_query_to_the_next_server_at_once() {
+fn a_refused_query_is_sent_to_the_next_server_immediately() {
     let mut fixture = Fixture::new(2, |_| {});
     let refusing = fixture.servers.remove(0);
     drop(refusing);
@@ -329,7 +329,7 @@ fn a_refused_datagram_sends_the_query_to_the_next_server_at_once() {
 }
 
 #[test]
-fn a_server_that_declines_is_passed_over_and_its_response_is_the_last_resort() {
+fn a_declining_response_is_used_only_if_no_other_server_responds() {
     for codes in [[2, 0], [2, 2], [2, 3]] {
         let mut fixture = Fixture::new(2, |_| {});
         let client = fixture.client();
@@ -366,7 +366,7 @@ fn a_cached_response_needs_no_server_until_it_expires() {
 }
 
 #[test]
-fn an_expired_response_is_used_where_no_server_responds() {
+fn an_expired_response_is_used_if_no_server_responds() {
     let stale = |spec: &mut DnsSpec| {
         spec.cache = Some(DnsCacheSpec { stale: Duration::from_secs(3600), ..DnsCacheSpec::default() });
         spec.retries = 0;
@@ -385,7 +385,7 @@ fn an_expired_response_is_used_where_no_server_responds() {
 }
 
 #[test]
-fn equal_queries_are_coalesced_where_responses_are_cached() {
+fn equal_queries_are_coalesced_if_responses_are_cached() {
     #[track_caller]
     fn check(change: impl FnOnce(&mut DnsSpec), expected: usize) {
         let mut fixture = Fixture::new(1, change);
@@ -435,7 +435,7 @@ fn queries_beyond_the_limit_are_dropped() {
 }
 
 #[test]
-fn a_listener_that_leaves_stays_until_its_queries_are_over() {
+fn a_leaving_listener_closes_when_its_queries_are_finished() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();
@@ -451,7 +451,7 @@ fn a_listener_that_leaves_stays_until_its_queries_are_over() {
 }
 
 #[test]
-fn responses_for_a_listener_that_is_gone_go_nowhere() {
+fn responses_for_a_removed_listener_are_dropped() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();
@@ -533,7 +533,7 @@ fn an_upstream_belongs_to_one_server_at_one_address() {
 }
 
 #[test]
-fn a_service_is_forgotten_with_its_last_listener() {
+fn a_service_is_removed_with_its_last_listener() {
     let mut fixture = Fixture::new(1, |_| {});
     let (_, other) = (Fixture::new(1, |_| {}), Fixture::new(1, |_| {}).service);
     assert!(fixture.dns.assign(1, &other));
@@ -546,7 +546,7 @@ fn a_service_is_forgotten_with_its_last_listener() {
 }
 
 #[test]
-fn ending_a_server_moves_its_queries() {
+fn the_queries_of_an_ended_server_are_sent_to_another_server() {
     let mut fixture = Fixture::new(2, |_| {});
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();

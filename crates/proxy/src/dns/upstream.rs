@@ -36,7 +36,7 @@ pub(super) struct Upstream {
     used_at: Time,
     /// Time of the server's last response.
     responded_at: Time,
-    /// The last response came after the timeout of its query.
+    /// The last response arrived after the timeout of its query.
     is_late: bool,
     /// Amount of silence since the last response.
     silence: u32,
@@ -57,18 +57,18 @@ impl Upstream {
         self.server.service
     }
 
-    /// Returns whether its last response was late.
+    /// Returns whether the last response was late.
     pub(super) fn is_late(&self) -> bool {
         self.is_late
     }
 
-    /// Returns whether its server has responded since then.
+    /// Returns whether the server has responded since then.
     pub(super) fn has_responded_since(&self, at: Time) -> bool {
         self.responded_at >= at
     }
 
-    /// Returns whether it leads to this server at its present address. Another pool may have another server
-    /// of this ID.
+    /// Returns whether the upstream belongs to this server at its present address. Another pool may have another
+    /// server with this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -101,7 +101,7 @@ impl Upstream {
 }
 
 impl Dns {
-    /// Returns the upstream to a server, which is made if it is new or the server moved.
+    /// Returns the upstream to a server, which is created if the server is new or moved.
     pub(super) fn find_upstream(
         &mut self,
         cx: &mut Context,
@@ -114,7 +114,7 @@ impl Dns {
                 return at;
             }
             self.close_upstream(cx, at);
-            // A query that waited there may have made the new one already.
+            // A query that waited there may have created the new upstream already.
             if let Some(&at) = self.upstream_of.get(&server) {
                 return at;
             }
@@ -140,7 +140,7 @@ impl Dns {
         at
     }
 
-    /// Closes an upstream. The queries that wait there go elsewhere.
+    /// Closes an upstream. Its outstanding queries are sent to other servers.
     fn close_upstream(&mut self, cx: &mut Context, at: DnsUpstreamKey) {
         let Some(upstream) = self.upstreams.remove(at) else { return };
         if self.upstream_of.get(&upstream.server) == Some(&at) {
@@ -156,8 +156,8 @@ impl Dns {
         }
     }
 
-    /// Closes the sockets and streams to a server, and returns the number of streams. Queries that wait there
-    /// go elsewhere.
+    /// Closes the sockets and streams to a server, and returns the number of streams. Outstanding
+    /// queries are sent to other servers.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let meant = self.upstreams.keys(|upstream| ending.means(&upstream.live, &upstream.target));
         let mut ended = 0;

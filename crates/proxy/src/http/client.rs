@@ -253,7 +253,7 @@ impl Client {
     /// Records the server of the client.
     pub(super) fn note_server(&self, backend: &Backend, server: &Entry) {
         if let Some(record) = &self.admitted.record {
-            record.had(&backend.pool.load().pool, &server.name);
+            record.record_server(&backend.pool.load().pool, &server.name);
         }
     }
 

@@ -70,7 +70,7 @@ impl Exchange {
             session: client.key,
             settings: Arc::clone(&client.settings),
             backend,
-            client: client.origin.client.ip(),
+            client: client.origin.client().ip(),
             token: None,
             stay: None,
             private: None,

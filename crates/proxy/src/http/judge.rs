@@ -9,7 +9,7 @@ use super::message::{self, ForwardedFields, LoopRisk};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
-use crate::service::hops::{may_request_go_round, note_loop};
+use crate::service::hops::{may_request_loop, note_loop};
 use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
 use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
@@ -177,7 +177,7 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
         return Verdict::Respond(LocalResponse::health(is_usable(&settings)), Why::Local);
     }
     let fields = request.fields().iter().map(|field| (field.kind, field.value.of(header)));
-    let peer = client.origin.client.ip();
+    let peer = client.origin.client().ip();
     let declared = ForwardedFields::of(fields);
     if declared.is_loop() {
         return Verdict::Loop;
@@ -262,7 +262,7 @@ fn exchange_of(
     let stay = client.stay.as_ref().filter(|_| spec.balance == Balance::Connection);
     exchange.choose_by(address, token, stay);
     let may_loop = spec.forwarded.mode == ForwardedMode::Off
-        && may_request_go_round(&client.service, client.origin.client.ip(), exchange.backend());
+        && may_request_loop(&client.service, client.origin.client().ip(), exchange.backend());
     let loop_risk = if may_loop { LoopRisk::Possible } else { LoopRisk::None };
     let stream = match parsed.arrival {
         Arrival::Http1 { .. } => None,

@@ -44,7 +44,7 @@ impl<'a> Sender<'a> {
         loop_risk: LoopRisk,
     ) -> Self {
         Self {
-            client: origin.client.ip(),
+            client: origin.client().ip(),
             local: origin.destination.or(local),
             is_secure: facts.is_some() || origin.secure,
             loop_risk,

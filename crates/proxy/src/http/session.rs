@@ -118,7 +118,7 @@ impl Http {
     /// Applies the access list once the client's address is known.
     fn admit(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
-        let address = client.origin.client.ip();
+        let address = client.origin.client().ip();
         match admit(&client.service, &client.settings, address, cx.id, cx.now) {
             Admission::Enter(admitted) => {
                 client.admitted = admitted;
@@ -340,7 +340,7 @@ impl Http {
                 Ok(Some(length)) => {
                     client.transport.consume(length);
                     client.transport.settle(&mut self.shared.buffers);
-                    if client.origin.goes_round() {
+                    if client.origin.is_loop() {
                         note_loop(cx, &client.service);
                         return self.close(cx, key);
                     }
@@ -489,12 +489,12 @@ impl Http {
             }
             _ => false,
         };
-        let Some(quiet) = client.settings.options.quiet_max(is_half_closed) else { return };
+        let Some(quiet) = client.settings.options.traffic_timeout(is_half_closed) else { return };
         let deadline = client.active_at + quiet;
         if deadline > cx.now {
             return self.shared.session_timers.set(key, deadline);
         }
-        client.service.live.counters.of(cx.id).quiet(is_half_closed).one();
+        client.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
         self.shared.end(cx, client, exchange_key, Keep::No);
         self.close(cx, key);
     }

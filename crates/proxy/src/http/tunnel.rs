@@ -64,7 +64,7 @@ pub(super) fn pump(
         exchange.count(cx, bytes_in, bytes_out);
     }
     let is_half_closed = is_half_closed(&client.transport, &server.transport);
-    if let Some(quiet) = exchange.settings.options.quiet_max(is_half_closed)
+    if let Some(quiet) = exchange.settings.options.traffic_timeout(is_half_closed)
         && (is_half_closed || !session_timers.is_set(client.key))
     {
         session_timers.set(client.key, cx.now + quiet);

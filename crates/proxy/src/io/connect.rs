@@ -80,7 +80,7 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
 /// Counts a failed connection attempt, and reports it if the server is at fault.
 pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     if let Some(failure) = count_failure(cx, &pool, server, error) {
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
     let server = &choice.server;
     if server.live.suspect.load(Ordering::Relaxed) || choice.why == Why::LastResort {
         let (pool, target) = (Arc::clone(pool), server.target.clone());
-        (cx.report)(Report::Success { pool, server: server.id, target });
+        cx.report(Report::Success { pool, server: server.id, target });
     }
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn count_local_error(cx: &Context, pool: &Arc<str>, server: &Entry, e
 pub(crate) fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&REPORTED_AT, cx.now) {
-        (cx.report)(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
+        cx.report(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
     }
 }
 

@@ -73,7 +73,7 @@ fn failure_of_alert(alert: AlertDescription) -> TlsFailure {
         | AlertDescription::CertificateExpired
         | AlertDescription::CertificateUnknown
         | AlertDescription::CertificateRequired
-        | AlertDescription::UnknownCA => TlsFailure::OurCertificate,
+        | AlertDescription::UnknownCA => TlsFailure::ClientCertificate,
         _ => TlsFailure::Refused,
     }
 }

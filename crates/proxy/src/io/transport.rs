@@ -205,7 +205,7 @@ impl Transport {
         let (pending, in_kernel) = (self.pending() as u64, sys::undelivered(self.socket.as_fd()) as u64);
         Progress {
             moved: self.taken.saturating_sub(in_kernel),
-            owed: (pending + in_kernel > 0).then_some(self.taken + pending),
+            due: (pending + in_kernel > 0).then_some(self.taken + pending),
         }
     }
 

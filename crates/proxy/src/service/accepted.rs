@@ -1,4 +1,4 @@
-//! A client that the TCP component accepted for another one, because it speaks HTTP, TLS or DNS.
+//! A client of HTTP, TLS or DNS that the TCP component accepted for another component.
 
 use super::{Permits, Service, Settings};
 use rustix::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! Admission of clients: access lists, the limits of each client, and the treatment of those that may not come in.
+//! Admission of clients: access lists, limits per client, and the treatment of refused clients.
 
 use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
@@ -18,27 +18,27 @@ const FORBIDDEN: u16 = 403;
 /// The status for clients that exceed a limit (RFC 6585, section 4).
 const TOO_MANY: u16 = 429;
 
-/// The decision about a client.
+/// Decision on a client.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// The client comes in.
+    /// The client is admitted.
     Enter(Admitted),
-    /// The client does not.
+    /// The client is refused.
     Refused(Refused),
 }
 
-/// A client that came in.
+/// Permits and records of an admitted client.
 #[derive(Debug, Default)]
 pub(crate) struct Admitted {
-    /// The pool for refused clients, if this is one: it takes precedence over routes.
+    /// The pool for refused clients, if the client was refused: it takes precedence over routes.
     pub(crate) backend: Option<usize>,
     /// Permit among the connections of its address.
-    pub(crate) permit: Option<ClientLease>,
+    permit: Option<ClientLease>,
     /// The record of its activity.
     pub(crate) record: Option<Arc<ClientRecord>>,
-    /// Permit among the connects under way, where they are counted.
+    /// Permit of a pending connection attempt, if their number is limited.
     pub(crate) pending: Option<Lease>,
-    /// Slot in the queue of a pool, while it waits there.
+    /// Slot in the queue of a pool, while the client waits there.
     pub(crate) queued: Option<Queued>,
     /// The log of its requests.
     pub(crate) log: Option<Arc<RequestLog>>,
@@ -51,18 +51,18 @@ impl Admitted {
     }
 }
 
-/// The manner of a refusal.
+/// Treatment of a refused client, with the resources for it.
 #[derive(Debug)]
 pub(crate) enum Refused {
     /// The connection is closed.
     Drop,
-    /// The client gets a response of HTTP with this status, or a reset.
+    /// The client gets an HTTP response with this status, or a reset.
     Reject(u16),
     /// The client is kept waiting.
     Tarpit(Lease, Duration),
 }
 
-/// Decides about a client. Counts it if it is refused, and records it if it comes in.
+/// Decides on a client. Counts refused clients, and records admitted clients.
 pub(crate) fn admit(
     service: &Service,
     settings: &Settings,
@@ -87,7 +87,7 @@ pub(crate) fn record_of(
     now: Time,
 ) -> Option<Arc<ClientRecord>> {
     settings.clients.as_ref()?;
-    // A reload may have put another table there since the client was accepted.
+    // A reload may have replaced the table since the client was accepted.
     service.settings.load().clients.as_ref().map(|clients| clients.enter(client, now))
 }
 
@@ -107,7 +107,7 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
     }
 }
 
-/// Carries out a refusal; `status` is for clients that get a response of HTTP.
+/// Carries out a refusal; `status` is for clients that get an HTTP response.
 pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status: u16) -> Admission {
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
@@ -115,7 +115,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
         Refusal::Backend(backend) => {
             Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
         }
-        // When so many wait already, another one is closed.
+        // At the limit of waiting clients, further clients are closed.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(permit) => {
                 service.live.counters.of(worker).tarpitted.one();
@@ -126,7 +126,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
     }
 }
 
-/// Has the connection reset when this socket is closed (socket(7), `SO_LINGER`).
+/// Makes the close of this socket reset the connection (socket(7), `SO_LINGER`).
 pub(crate) fn reset_at_close(socket: &OwnedFd) {
     let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
@@ -150,7 +150,7 @@ mod tests {
         admit(service, &service.settings.load(), CLIENT, 0, Time::ZERO)
     }
 
-    /// Checks how a client is treated that the access list refuses.
+    /// Checks the treatment of a client that the access list refuses.
     fn check_denied(denied: Refusal, expected: impl FnOnce(&Admission) -> bool) {
         let service = service(|settings| {
             settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_clients_are_treated_as_the_settings_want() {
+    fn refused_clients_are_treated_as_configured() {
         check_denied(Refusal::Drop, |got| matches!(got, Admission::Refused(Refused::Drop)));
         check_denied(Refusal::Reject, |got| matches!(got, Admission::Refused(Refused::Reject(403))));
         let time = Duration::from_secs(3);
@@ -177,14 +177,14 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_lists_and_limits_has_nothing_to_remember() {
+    fn a_client_without_lists_and_limits_needs_no_permits() {
         let service = service(|_| {});
         assert!(matches!(admit_one(&service), Admission::Enter(admitted) if admitted.is_plain()));
         assert_eq!(service.live.counters.total("denied"), 0);
     }
 
     #[test]
-    fn a_full_tarpit_closes_connections_at_once() {
+    fn a_full_tarpit_closes_connections_immediately() {
         let service = service(|_| {});
         let refuse_one = || refuse(&service, Refusal::Tarpit(Duration::from_secs(1)), 0, FORBIDDEN);
         let waiting: Vec<Admission> = (0..Denied::TARPIT_MAX).map(|_| refuse_one()).collect();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn only_clients_that_come_in_are_recorded() {
+    fn only_admitted_clients_are_recorded() {
         let clients = Arc::new(Clients::new(16, 1));
         let permitted = service(|settings| settings.clients = Some(Arc::clone(&clients)));
         let denied = service(|settings| {

@@ -1,24 +1,25 @@
-//! The end of all connections and flows of one server, because a check took it down or the operator closes them.
-//! Clients see a broken connection; requests that may be repeated go to another server.
+//! The end of all connections and flows of one server, because a check marked it down or an operator closes them.
+//! Connections of clients are reset; requests that may be repeated are retried on another server.
 
 use evener_core::Target;
 use evener_core::counters::{Counter, ServiceCounters};
+use evener_core::lock::lock;
 use evener_core::snapshot::{Entry, ServerLive};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 /// The reason why the connections of a server end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndReason {
-    /// A check took the server down: the connections of the checked address end.
+    /// A check marked the server down: the connections to the checked address end.
     Down,
-    /// The operator closes them: all end.
+    /// An operator closes them: all connections of the server end.
     Operator,
 }
 
 impl EndReason {
-    /// The word in the log.
+    /// Returns the name in the log.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -31,7 +32,7 @@ impl EndReason {
 /// Receives the number of connections and flows that ended.
 type Done = Box<dyn FnOnce(usize) + Send>;
 
-/// A request to all workers. When the last one has handled it, or ended, the total goes out.
+/// A request to all workers. When the last worker drops it, the total is sent.
 pub(crate) struct Ending {
     live: Arc<ServerLive>,
     target: Target,
@@ -57,12 +58,12 @@ impl Ending {
         Arc::ptr_eq(live, &self.live) && (self.reason == EndReason::Operator || *target == self.target)
     }
 
-    /// Adds the number that one worker ended.
+    /// Adds the number of connections and flows that a worker closed.
     pub(crate) fn add(&self, ended: usize) {
         self.ended.fetch_add(ended, Ordering::Relaxed);
     }
 
-    /// The counter of a service for connections that end so.
+    /// Returns the counter of a service for connections that end for this reason.
     pub(crate) fn counter<'a>(&self, counters: &'a ServiceCounters) -> &'a Counter {
         match self.reason {
             EndReason::Down => &counters.closed_down,
@@ -73,7 +74,7 @@ impl Ending {
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        if let Some(done) = self.done.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(done) = lock(&self.done).take() {
             done(*self.ended.get_mut());
         }
     }
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_ends_the_connections_of_one_address_and_the_operator_those_of_the_server() {
+    fn a_check_ends_connections_to_one_address_and_an_operator_all_of_the_server() {
         check(EndReason::Down, 0, "192.0.2.1:80", true);
         check(EndReason::Down, 0, "192.0.2.9:80", false);
         check(EndReason::Operator, 0, "192.0.2.9:80", true);
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_total_goes_out_when_the_last_worker_is_done_or_gone() {
+    fn the_total_is_sent_when_the_last_worker_is_done_or_stopped() {
         let pool = TestPool::new("pool", &[target("192.0.2.1:80")]);
         let (sender, totals) = channel();
         let server = Arc::clone(&pool.published().load().servers()[0]);
@@ -122,14 +123,14 @@ mod tests {
         let other = Arc::clone(&ending);
         ending.add(2);
         drop(ending);
-        assert!(totals.try_recv().is_err(), "one worker is not done");
+        assert!(totals.try_recv().is_err(), "one worker is not done yet");
         other.add(3);
         drop(other);
         assert_eq!(totals.try_recv(), Ok(5));
     }
 
     #[test]
-    fn services_count_what_ends_by_its_reason() {
+    fn services_count_ended_connections_by_reason() {
         let pool = TestPool::new("pool", &[target("192.0.2.1:80")]);
         let server = Arc::clone(&pool.published().load().servers()[0]);
         for (reason, expected) in [(EndReason::Down, [1, 0]), (EndReason::Operator, [0, 1])] {

@@ -1,7 +1,7 @@
-//! Loops that only show at run time, such as two instances that are each other's server. Requests, DNS queries and
-//! PROXY headers carry the number of instances that forwarded them; beyond [`HOPS_MAX`] they are refused. For other
-//! traffic the TTL of packets does the same: where suspiciously many clients may be servers of ours, the connection
-//! or flow to the server gets the TTL of the client's packets less one, and a TTL of 1 is refused.
+//! Detection of loops at run time, such as two instances that are each other's server. Requests, DNS queries and PROXY
+//! headers carry the number of instances that forwarded them; beyond [`HOPS_MAX`] they are refused. For other traffic
+//! the TTL of packets serves the same purpose: where suspiciously many clients may be servers of the pool, the
+//! connection or flow to the server gets the TTL of the client's packets minus one, and a TTL of 1 is refused.
 
 use crate::context::Context;
 use crate::context::descriptors;
@@ -15,15 +15,15 @@ use std::time::Duration;
 
 pub(crate) use evener_core::wire::HOPS_MAX;
 
-/// From so many connections of a service on, or half of its limit, they may go round.
+/// Number of connections of a service, or half of its limit, from which on they may be part of a loop.
 const CONNECTIONS_SUSPICIOUS: u32 = 1000;
-/// From so many queries of a worker on, or half of its part of the limit, they may go round.
+/// Number of queries of a worker, or half of its part of the limit, from which on they may be part of a loop.
 const QUERIES_SUSPICIOUS: u32 = 32;
 /// Number of servers of a pool that are compared with the address of a client.
 const SERVERS_COMPARED_MAX: usize = 64;
-/// From so many new flows of a listener in a [`WINDOW`] on, they may go round.
+/// Number of new flows of a listener in a [`WINDOW`] from which on they may be part of a loop.
 const FLOWS_SUSPICIOUS: u32 = 256;
-/// The window in which flows are counted. On a busy machine a datagram may go round only some ten times a second.
+/// The window in which flows are counted. On a busy machine a looping datagram may pass only some ten times a second.
 const WINDOW: Duration = Duration::from_secs(10);
 /// tcp(7): a listener keeps the first packets of its connections.
 const TCP_SAVE_SYN: i32 = 27;
@@ -32,37 +32,37 @@ const TCP_SAVE_SYN: i32 = 27;
 pub(crate) fn note_loop(cx: &Context, service: &Service) {
     service.live.counters.of(cx.id).loops.one();
     if service.may_notice(Notice::Loop, cx.now) {
-        (cx.report)(Report::Loop { service: service.name.clone() });
+        cx.report(Report::Loop { service: service.name.clone() });
     }
 }
 
 /// Returns whether a client may be this server: their addresses are the same.
-pub(crate) fn may_go_round(client: IpAddr, server: &Target) -> bool {
+pub(crate) fn may_loop(client: IpAddr, server: &Target) -> bool {
     let Target::Ip(server) = server else { return false };
     let (client, server) = (client.to_canonical(), server.ip().to_canonical());
     client == server || (client.is_loopback() && server.is_loopback())
 }
 
-/// Returns whether a service has so many connections that they may be a few that go round.
+/// Returns whether a service has so many connections that they may be a few looping ones.
 fn is_crowded(service: &Service) -> bool {
     let most = service.settings.load().options.connections_max.min(descriptors::connections_max()) / 2;
     service.live.connections.active() >= CONNECTIONS_SUSPICIOUS.min(most)
 }
 
-/// Returns whether a request that carries no number of instances may go round all the same.
-pub(crate) fn may_request_go_round(service: &Service, client: IpAddr, backend: &Backend) -> bool {
+/// Returns whether a request without a number of instances may be part of a loop.
+pub(crate) fn may_request_loop(service: &Service, client: IpAddr, backend: &Backend) -> bool {
     is_crowded(service) && {
         let pool = backend.pool.load();
-        pool.servers().iter().take(SERVERS_COMPARED_MAX).any(|server| may_go_round(client, &server.target))
+        pool.servers().iter().take(SERVERS_COMPARED_MAX).any(|server| may_loop(client, &server.target))
     }
 }
 
-/// Returns whether so many queries are under way that they may be a few that go round.
+/// Returns whether so many queries are outstanding that they may be a few looping ones.
 pub(crate) fn is_crowded_by_queries(in_flight: u32, most: u32) -> bool {
     in_flight >= QUERIES_SUSPICIOUS.min(most / 2)
 }
 
-/// Has the connection to a server count as one router, if it may go round.
+/// Decrements the TTL on the connection to a server like a router, if the connection may be part of a loop.
 ///
 /// # Errors
 /// EMULTIHOP when the client's packets may not pass another router.
@@ -72,25 +72,25 @@ pub(crate) fn limit_connection(
     (client, address): (&OwnedFd, IpAddr),
     (server, target): (&OwnedFd, &Target),
 ) -> Result<(), Errno> {
-    if !is_crowded(service) || !may_go_round(address, target) {
+    if !is_crowded(service) || !may_loop(address, target) {
         return Ok(());
     }
     let mut room = [0; 128];
-    let came = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
-    let Some(came) = came else {
-        // The TTL of later connections is known.
+    let received = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
+    let Some(received) = received else {
+        // The TTL of later connections will be known.
         cx.note_crowded(&service.name);
         return Ok(());
     };
-    if came <= 1 {
+    if received <= 1 {
         note_loop(cx, service);
         return Err(Errno::MULTIHOP);
     }
-    set_ttl(server.as_fd(), target, came - 1);
+    set_ttl(server.as_fd(), target, received - 1);
     Ok(())
 }
 
-/// Has a listener keep the first packets of its connections from now on.
+/// Makes a listener keep the first packets of its connections from now on.
 pub(crate) fn save_first_packets(listener: &OwnedFd) {
     let _ = crate::io::sys::set_int(listener.as_fd(), (libc::IPPROTO_TCP, TCP_SAVE_SYN), 1);
 }
@@ -114,7 +114,7 @@ fn set_ttl(socket: BorrowedFd<'_>, target: &Target, ttl: u8) {
     let _ = crate::io::sys::set_int(socket, option, ttl.into());
 }
 
-/// The number of recent flows of a listener that may go round.
+/// The number of recent flows of a listener that may be part of a loop.
 #[derive(Debug, Default)]
 pub(crate) struct FlowWatch {
     since: Time,
@@ -129,14 +129,14 @@ impl FlowWatch {
         self.reads_ttls
     }
 
-    /// Notes a new flow to `target`, whose first datagram came with this TTL. `Err` when the datagram may not pass
+    /// Notes a new flow to `target`, whose first datagram arrived with this TTL. `Err` when the datagram may not pass
     /// another router.
     pub(crate) fn on_flow(
         &mut self,
         now: Time,
         listener: &OwnedFd,
         (server, target): (&OwnedFd, &Target),
-        came: Option<u8>,
+        received: Option<u8>,
     ) -> Result<(), Errno> {
         if now.since(self.since) >= WINDOW {
             if self.reads_ttls && self.begun < FLOWS_SUSPICIOUS {
@@ -148,10 +148,10 @@ impl FlowWatch {
         if !self.reads_ttls && self.begun >= FLOWS_SUSPICIOUS {
             self.read(listener, true);
         }
-        match came {
+        match received {
             Some(0 | 1) => Err(Errno::MULTIHOP),
-            Some(came) => {
-                set_ttl(server.as_fd(), target, came - 1);
+            Some(received) => {
+                set_ttl(server.as_fd(), target, received - 1);
                 Ok(())
             }
             None => Ok(()),
@@ -186,21 +186,21 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_be_its_server_where_the_addresses_are_one() {
+    fn a_client_may_be_its_server_if_the_addresses_are_equal() {
         let check = |client: &str, server: &str, expected: bool| {
             let server = Target::Ip(server.parse().unwrap());
-            assert_eq!(may_go_round(client.parse().unwrap(), &server), expected, "{client} {server:?}");
+            assert_eq!(may_loop(client.parse().unwrap(), &server), expected, "{client} {server:?}");
         };
         check("127.0.0.1", "127.0.0.2:53", true);
         check("::ffff:10.0.0.1", "10.0.0.1:53", true);
         check("2001:db8::1", "[2001:db8::1]:53", true);
         check("10.0.0.1", "10.0.0.2:53", false);
         check("10.0.0.1", "127.0.0.1:53", false);
-        assert!(!may_go_round("127.0.0.1".parse().unwrap(), &Target::Unix("/run/s".into())));
+        assert!(!may_loop("127.0.0.1".parse().unwrap(), &Target::Unix("/run/s".into())));
     }
 
     #[test]
-    fn packets_tell_how_far_they_may_go() {
+    fn the_ttl_of_packets_is_read() {
         let mut v4 = [0x45; 40];
         v4[8] = 61;
         let mut v6 = [0x60; 60];
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn ttls_are_watched_from_so_many_flows_in_a_window_and_no_longer() {
+    fn ttls_are_watched_while_a_window_has_many_flows() {
         let ([listener, server], target) = (sockets(), Target::Ip("127.0.0.1:9".parse().unwrap()));
         let mut watch = FlowWatch::default();
         let begin = |watch: &mut FlowWatch, secs: u64| {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_to_a_server_has_the_ttl_of_its_client_less_one() {
+    fn a_flow_to_a_server_has_the_ttl_of_its_client_minus_one() {
         let ([listener, server], target) = (sockets(), Target::Ip("127.0.0.1:9".parse().unwrap()));
         let mut watch = FlowWatch::default();
         let mut begin = |ttl: Option<u8>| watch.on_flow(Time::ZERO, &listener, (&server, &target), ttl);
@@ -256,11 +256,11 @@ mod tests {
             let backend = service.settings.load().backends[0].clone();
             let [local, remote] = ["127.0.0.2", "192.0.2.1"].map(|client| client.parse().unwrap());
             assert_eq!(
-                may_request_go_round(&service, local, &backend),
+                may_request_loop(&service, local, &backend),
                 expected,
                 "{connections_max} {connections}"
             );
-            assert!(!may_request_go_round(&service, remote, &backend), "its address is no server's");
+            assert!(!may_request_loop(&service, remote, &backend), "no server has its address");
         };
         check(10, 4, false);
         check(10, 5, true);

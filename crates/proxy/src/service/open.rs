@@ -1,15 +1,15 @@
-//! Open connections, sessions and flows, which are listed on demand and closed one by one. The only state for it is
-//! the number of each.
+//! Listing of open connections, sessions and flows, and the request to close one by its number. The number is the only
+//! state that entries have for it.
 
-use crate::context::Context;
-use evener_core::clients::Had;
+use evener_core::clients::LastServer;
+use evener_core::lock::lock;
 use evener_core::snapshot::Entry;
 use rustix::fd::RawFd;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// A connection of a client, or its flow.
+/// A connection or flow of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// Number, unique for the life of the instance (within 4 billion of one worker).
@@ -18,30 +18,30 @@ pub struct Open {
     pub service: Arc<str>,
     /// The client; clients of a unix socket count as loopback.
     pub client: IpAddr,
-    /// The client's port, where it is known.
+    /// The client's port, if it is known.
     pub client_port: Option<u16>,
-    /// The server that it has, or is about to have.
-    pub server: Option<Had>,
-    /// The stage, in words.
+    /// The server that was chosen.
+    pub server: Option<LastServer>,
+    /// Name of the stage.
     pub stage: &'static str,
-    /// Time since bytes moved last.
+    /// Time without traffic.
     pub idle: Duration,
     /// The socket to the client; flows share one.
     pub client_socket: Option<RawFd>,
     /// The socket to the server.
     pub server_socket: Option<RawFd>,
-    /// Bytes that wait for the client to take them, without those in the kernel.
+    /// Bytes buffered for the client, not counting the kernel's buffers.
     pub to_client: usize,
-    /// Bytes that wait for the server to take them, without those in the kernel.
+    /// Bytes buffered for the server, not counting the kernel's buffers.
     pub to_server: usize,
 }
 
 /// The open connections and flows of all workers.
 #[derive(Clone, Debug, Default)]
 pub struct Listing {
-    /// Their total, listed or not.
+    /// Their total number, including entries that are not listed.
     pub total: usize,
-    /// The listed ones, by their numbers.
+    /// The listed entries, sorted by their numbers.
     pub open: Vec<Open>,
 }
 
@@ -50,14 +50,14 @@ pub struct Listing {
 pub enum Closed {
     /// Both sides are closed.
     Done,
-    /// There is no such number.
+    /// No connection or flow has the number.
     NotFound,
 }
 
 /// Receives the listing.
 type Done = Box<dyn FnOnce(Listing) + Send>;
 
-/// A listing that all workers contribute to. When the last one has done so, or ended, the listing goes out.
+/// A listing to which all workers contribute. When the last worker drops it, the listing is sent.
 pub(crate) struct ListRequest {
     service: Option<Arc<str>>,
     most: usize,
@@ -78,9 +78,9 @@ impl ListRequest {
 
 impl Drop for ListRequest {
     fn drop(&mut self) {
-        let mut listing = std::mem::take(self.listing.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut listing = std::mem::take(&mut *lock(&self.listing));
         listing.open.sort_by_key(|open| open.number);
-        if let Some(done) = self.done.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(done) = lock(&self.done).take() {
             done(listing);
         }
     }
@@ -88,7 +88,7 @@ impl Drop for ListRequest {
 
 impl std::fmt::Debug for ListRequest {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Question").field("service", &self.service).finish_non_exhaustive()
+        out.debug_struct("ListRequest").field("service", &self.service).finish_non_exhaustive()
     }
 }
 
@@ -100,14 +100,14 @@ impl CloseReply {
         Self(Box::new(done))
     }
 
-    pub(crate) fn tell(self, closed: Closed) {
+    pub(crate) fn send(self, closed: Closed) {
         (self.0)(closed);
     }
 }
 
 impl std::fmt::Debug for CloseReply {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("Hearer").finish_non_exhaustive()
+        out.debug_struct("CloseReply").finish_non_exhaustive()
     }
 }
 
@@ -127,7 +127,7 @@ impl<'a> Collector<'a> {
         self.request.service.as_ref().is_none_or(|wanted| **wanted == *service)
     }
 
-    /// Counts one, and lists it if there is room.
+    /// Counts an entry, and lists it if there is room.
     pub(crate) fn take(&mut self, open: impl FnOnce() -> Open) {
         self.listing.total += 1;
         if self.listing.open.len() < self.request.most {
@@ -137,30 +137,25 @@ impl<'a> Collector<'a> {
 
     /// Adds the contribution to the listing.
     pub(crate) fn finish(mut self) {
-        let mut listing = self.request.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listing = lock(&self.request.listing);
         listing.total += self.listing.total;
         listing.open.append(&mut self.listing.open);
     }
 }
 
-/// The number of a connection or flow that is the `serial`th of its worker.
-pub(crate) fn number(cx: &Context, serial: u32) -> u64 {
-    u64::from(serial) * cx.workers as u64 + cx.id as u64
-}
-
-/// The worker of a number, and the serial there.
+/// Returns the worker of a number of [`crate::context::Context::global_number`], and the serial number there.
 pub(crate) fn find(number: u64, workers: usize) -> Option<(usize, u32)> {
     let workers = workers as u64;
     Some(((number % workers) as usize, u32::try_from(number / workers).ok()?))
 }
 
-/// The server as listings name it.
-pub(crate) fn had(pool: &Arc<str>, server: &Entry) -> Had {
-    Had { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
+/// Returns the names of a server and its pool.
+pub(crate) fn last_server(pool: &Arc<str>, server: &Entry) -> LastServer {
+    LastServer { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
 }
 
-/// The port of a client with this address. Unix sockets have none, and behind a proxy only the proxy's port may be
-/// known.
+/// Returns the port of a client with this address. Clients of unix sockets have none, and behind a proxy only the proxy's
+/// port may be known.
 pub(crate) fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
     (peer.ip() == client && peer.port() > 0).then_some(peer.port())
 }
@@ -168,6 +163,7 @@ pub(crate) fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Context;
     use std::sync::mpsc::channel;
 
     fn open(number: u64) -> Open {
@@ -187,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_listing_comes_when_the_last_worker_is_done_or_gone() {
+    fn the_listing_is_sent_when_the_last_worker_contributed_or_stopped() {
         let (sender, listings) = channel();
         let request = Arc::new(ListRequest::new(None, 10, move |listing| sender.send(listing).unwrap()));
         let of_worker = |numbers: &[u64]| {
@@ -197,20 +193,20 @@ mod tests {
         };
         of_worker(&[1, 5]);
         of_worker(&[2, 4]);
-        let gone = Arc::clone(&request);
+        let stopped = Arc::clone(&request);
         drop(request);
-        assert!(listings.try_recv().is_err(), "one has not answered yet");
-        drop(gone);
+        assert!(listings.try_recv().is_err(), "one worker has not contributed yet");
+        drop(stopped);
         let listing = listings.try_recv().unwrap();
         let numbers: Vec<u64> = listing.open.iter().map(|open| open.number).collect();
         assert_eq!((listing.total, numbers), (4, vec![1, 2, 4, 5]));
     }
 
     #[test]
-    fn a_number_leads_back_to_its_worker() {
+    fn a_number_is_decoded_to_its_worker_and_serial() {
         assert_eq!(find(17, 4), Some((1, 4)));
         assert_eq!(find(u64::from(u32::MAX) * 4 + 3, 4), Some((3, u32::MAX)));
-        assert_eq!(find(u64::MAX, 4), None, "nobody has ever had it");
+        assert_eq!(find(u64::MAX, 4), None, "no worker assigns this number");
     }
 
     #[test]
@@ -230,14 +226,12 @@ mod tests {
 
     #[test]
     fn numbers_of_all_workers_differ() {
-        let (mut cx, _) = Context::for_tests();
-        cx.workers = 3;
         let mut numbers: Vec<u64> = Vec::new();
         for id in 0..3 {
-            cx.id = id;
+            let (cx, _) = Context::for_worker((id, 3));
             for serial in [0, 1, u32::MAX] {
-                assert_eq!(find(number(&cx, serial), 3), Some((id, serial)));
-                numbers.push(number(&cx, serial));
+                assert_eq!(find(cx.global_number(serial), 3), Some((id, serial)));
+                numbers.push(cx.global_number(serial));
             }
         }
         numbers.sort_unstable();
@@ -246,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_known_of_direct_clients_only() {
+    fn only_direct_clients_have_a_port() {
         let check = |peer: &str, client: &str, expected: Option<u16>| {
             assert_eq!(port(peer.parse().unwrap(), client.parse().unwrap()), expected, "{peer} {client}");
         };

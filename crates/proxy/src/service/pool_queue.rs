@@ -1,5 +1,5 @@
 //! TCP clients and HTTP requests that wait in the queues of pools because every server is at its limit. Each worker
-//! has a queue; the pool bounds the total of all workers. A permit that is given back, at any worker, wakes the
+//! has a queue; the pool bounds the total of all workers. A permit that is released, at any worker, wakes the
 //! queues; the components decide which waiter takes it.
 
 use crate::context::Context;
@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use evener_core::snapshot::{Request, Snapshot};
 use std::time::Duration;
 
-/// Returns whether a newcomer has to wait behind others, even if a permit is free.
+/// Returns whether a new client has to wait behind others, even if a permit is free.
 pub(crate) fn is_behind(snapshot: &Snapshot, request: &Request) -> bool {
     snapshot.queue.is_some() && snapshot.queued() > 0 && !snapshot.may_pass_the_queue(request)
 }
@@ -32,7 +32,7 @@ pub(crate) fn enter(
     Some((cx.queues.enter(&snapshot.pool, waiter, slot, cx.now, is_first), spec.timeout))
 }
 
-/// Has the queue of a pool served soon, now that a permit of it is given back.
+/// Makes the worker serve the queue of a pool soon, after a permit of the pool was released.
 pub(crate) fn note_freed(cx: &mut Context, pool: &ArcSwap<Snapshot>) {
     if pool.load().queued() > 0 {
         cx.queues.note_freed();
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_without_a_queue_and_a_full_one_take_no_waiter() {
+    fn a_pool_with_a_full_queue_or_none_takes_no_waiter() {
         let (mut cx, _) = Context::for_tests();
         let none = pool(None);
         let unqueued = service(Protocol::Tcp, &none);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_wait_behind_those_that_wait_already() {
+    fn new_clients_wait_behind_queued_clients() {
         let (mut cx, _) = Context::for_tests();
         let pool = pool(Some(8));
         let (service, snapshot) = (service(Protocol::Tcp, &pool), pool.published().load_full());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_permit_concerns_the_queue_only_while_a_client_waits() {
+    fn a_released_permit_wakes_the_queue_only_while_a_client_waits() {
         let (mut cx, _) = Context::for_tests();
         let pool = pool(Some(8));
         let (service, snapshot) = (service(Protocol::Tcp, &pool), pool.published().load_full());

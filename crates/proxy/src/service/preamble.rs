@@ -1,5 +1,5 @@
-//! The bytes of a connection before a server is chosen: the PROXY header of a proxy before us, and the ClientHello of
-//! TLS that is passed through. Also the PROXY header that a server gets.
+//! The bytes of a connection before a server is chosen: the PROXY header of a downstream proxy, and the ClientHello of
+//! passed-through TLS. Also the PROXY header that is sent to a server.
 
 use crate::io::tls::TlsFacts;
 use crate::service::Settings;
@@ -11,21 +11,21 @@ use rustix::net::SocketAddrAny;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// The longest time for a preamble to arrive.
+/// Maximum time for a preamble to arrive.
 pub(crate) const PREAMBLE: Duration = Duration::from_secs(10);
 
-/// The client of a connection, as far as it is known.
+/// The client of a connection, from the socket or a PROXY header.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// The client; clients of a unix socket count as loopback.
-    pub(crate) client: SocketAddr,
-    /// The address that the client connected to, if a PROXY header has it; otherwise it is the socket's.
+    client: SocketAddr,
+    /// The address that the client connected to, if a PROXY header has it; otherwise the socket's address counts.
     pub(crate) destination: Option<SocketAddr>,
-    /// The PROXY header that came; its contents are passed on.
-    pub(crate) header: Vec<u8>,
-    /// The header says that the client speaks TLS with the proxy.
+    /// The received PROXY header; its contents are passed on.
+    header: Vec<u8>,
+    /// The header reports that the client uses TLS with the proxy.
     pub(crate) secure: bool,
-    /// Number of instances of Evener that the connection passed before, as far as PROXY headers show.
+    /// Number of instances of Evener that the connection passed before, from the PROXY header.
     hops: u8,
 }
 
@@ -34,8 +34,8 @@ impl Origin {
         Self { client: peer, destination: None, header: Vec::new(), secure: false, hops: 0 }
     }
 
-    /// Takes on the contents of a PROXY header.
-    fn tell(&mut self, header: &proxy::Header<'_>, bytes: &[u8]) {
+    /// Applies the contents of a PROXY header.
+    fn apply(&mut self, header: &proxy::Header<'_>, bytes: &[u8]) {
         if let Some(ends) = header.ends {
             self.client = ends.source;
             self.destination = Some(ends.destination);
@@ -45,12 +45,17 @@ impl Origin {
         self.hops = header.extras.hops;
     }
 
-    /// Returns whether so many instances forwarded it that it must go round.
-    pub(crate) fn goes_round(&self) -> bool {
+    /// The client's address and port.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.client
+    }
+
+    /// Returns whether so many instances forwarded the connection that there must be a loop.
+    pub(crate) fn is_loop(&self) -> bool {
         self.hops >= HOPS_MAX
     }
 
-    /// Number of instances that forwarded it, with this one; 0 when no header came.
+    /// Number of instances that forwarded the connection, including this one; 0 without a header.
     pub(crate) fn next_hop(&self) -> u8 {
         if self.header.is_empty() { 0 } else { self.hops.saturating_add(1) }
     }
@@ -73,10 +78,10 @@ pub(crate) fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok())
 }
 
-/// Reads the PROXY header that `bytes` begin with. Returns its length; `None` when more has to come.
+/// Reads the PROXY header at the beginning of `bytes`. Returns its length; `None` when more bytes have to arrive.
 pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usize>, ProxyError> {
     Ok(proxy::parse(bytes)?.map(|header| {
-        origin.tell(&header, bytes);
+        origin.apply(&header, bytes);
         header.length
     }))
 }
@@ -84,21 +89,21 @@ pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usi
 /// The first bytes of a connection that is only relayed.
 #[derive(Debug)]
 pub(crate) struct Preamble {
-    pub(crate) origin: Origin,
-    /// The bytes that came; at the end those that the server gets.
-    pub(crate) bytes: Vec<u8>,
+    origin: Origin,
+    /// The received bytes that were not consumed; at the end they belong to the payload for the server.
+    bytes: Vec<u8>,
     /// The server name in the ClientHello.
-    pub(crate) name: Option<String>,
-    /// Number of bytes of our own header among those that the server gets next; no client sent them.
-    pub(crate) header_left: u64,
+    name: Option<String>,
+    /// Number of bytes of the local PROXY header that the server has not received yet; they do not count as the client's.
+    header_left: u64,
     awaits_proxy: bool,
     awaits_hello: bool,
 }
 
 /// The progress of a preamble.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Greeted {
-    /// More bytes have to come.
+pub(crate) enum PreambleState {
+    /// More bytes have to arrive.
     More,
     /// The PROXY header is complete, so that the client is known.
     Known,
@@ -109,7 +114,7 @@ pub(crate) enum Greeted {
 }
 
 impl Preamble {
-    /// The preamble that is expected from `peer`.
+    /// Creates the preamble that is expected from `peer`.
     pub(crate) fn new(peer: SocketAddr, settings: &Settings) -> Self {
         Self {
             origin: Origin::new(peer),
@@ -121,11 +126,42 @@ impl Preamble {
         }
     }
 
-    /// Returns how many of the next bytes that the server takes are the client's: our header goes before them.
+    /// Returns the number of the client's bytes among the next bytes for the server: the local header precedes them.
     pub(crate) fn count_of_client(&mut self, bytes: u64) -> u64 {
         let header = bytes.min(self.header_left);
         self.header_left -= header;
         bytes - header
+    }
+
+    /// The client, and the address that it connected to.
+    pub(crate) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The server name in the ClientHello.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Appends received bytes.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes the first bytes for the server: a PROXY header of this version, if there is one, then the payload. Returns
+    /// them with the size of the header. `number` is the unique id of a connection without one.
+    pub(crate) fn take_first(
+        &mut self,
+        version: Option<Version>,
+        ends: Option<Ends>,
+        number: u64,
+    ) -> (Vec<u8>, usize) {
+        let header = |version| introduce(version, &self.origin, ends, self.name(), None, number);
+        let mut first = version.map_or_else(Vec::new, header);
+        let header_bytes = first.len();
+        self.header_left = header_bytes as u64;
+        first.append(&mut self.bytes);
+        (first, header_bytes)
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -136,30 +172,30 @@ impl Preamble {
         self.awaits_proxy
     }
 
-    /// Parses the bytes that came.
-    pub(crate) fn read(&mut self) -> Greeted {
+    /// Parses the received bytes.
+    pub(crate) fn read(&mut self) -> PreambleState {
         if self.awaits_proxy {
             return match read_proxy(&self.bytes, &mut self.origin) {
-                Ok(None) => Greeted::More,
+                Ok(None) => PreambleState::More,
                 Ok(Some(length)) => {
                     self.bytes.drain(..length);
                     self.awaits_proxy = false;
-                    Greeted::Known
+                    PreambleState::Known
                 }
-                Err(_) => Greeted::Malformed,
+                Err(_) => PreambleState::Malformed,
             };
         }
         if !self.awaits_hello {
-            return Greeted::Done;
+            return PreambleState::Done;
         }
         match hello::parse(&self.bytes) {
-            Ok(None) => Greeted::More,
+            Ok(None) => PreambleState::More,
             Ok(Some(hello)) => {
                 self.name = hello.name;
                 self.awaits_hello = false;
-                Greeted::Done
+                PreambleState::Done
             }
-            Err(_) => Greeted::Malformed,
+            Err(_) => PreambleState::Malformed,
         }
     }
 }
@@ -237,17 +273,17 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_header_gives_the_client_and_leaves_the_rest_however_it_is_cut() {
+    fn a_proxy_header_gives_the_client_and_leaves_the_payload_for_any_division() {
         for cut in 0..=V1.len() {
             let mut preamble = preamble(PROXY, false);
             preamble.bytes.extend_from_slice(&V1[..cut]);
             if cut < V1.len() {
-                assert_eq!(preamble.read(), Greeted::More, "{cut} bytes");
+                assert_eq!(preamble.read(), PreambleState::More, "{cut} bytes");
             }
             preamble.bytes.extend_from_slice(&V1[cut..]);
             preamble.bytes.extend_from_slice(b"data");
-            assert_eq!(preamble.read(), Greeted::Known);
-            assert_eq!((preamble.read(), &preamble.bytes[..]), (Greeted::Done, &b"data"[..]));
+            assert_eq!(preamble.read(), PreambleState::Known);
+            assert_eq!((preamble.read(), &preamble.bytes[..]), (PreambleState::Done, &b"data"[..]));
             let Origin { client, destination, .. } = preamble.origin;
             assert_eq!(
                 (client.to_string(), destination.map(|it| it.to_string())),
@@ -261,7 +297,7 @@ mod tests {
         for (peer, is_routed) in [(PROXY, false), (PROXY, true), ("192.0.2.8:1", true)] {
             let mut preamble = preamble(peer, is_routed);
             preamble.bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n");
-            assert_eq!(preamble.read(), Greeted::Malformed, "{peer} {is_routed}");
+            assert_eq!(preamble.read(), PreambleState::Malformed, "{peer} {is_routed}");
         }
     }
 
@@ -269,39 +305,39 @@ mod tests {
     fn routes_wait_for_a_client_hello_after_the_header() {
         let mut preamble = preamble(PROXY, true);
         preamble.bytes.extend_from_slice(V1);
-        assert_eq!((preamble.read(), preamble.is_over()), (Greeted::Known, false));
+        assert_eq!((preamble.read(), preamble.is_over()), (PreambleState::Known, false));
         // The first bytes of a TLS handshake record.
         preamble.bytes.extend_from_slice(&[22, 3, 1, 0, 200, 1]);
-        assert_eq!(preamble.read(), Greeted::More);
+        assert_eq!(preamble.read(), PreambleState::More);
     }
 
     #[test]
-    fn too_many_hops_are_a_loop() {
-        for (hops, goes_round, next) in
+    fn too_many_hops_are_treated_as_a_loop() {
+        for (hops, is_loop, next) in
             [(0, false, 1), (HOPS_MAX - 1, false, HOPS_MAX), (HOPS_MAX, true, HOPS_MAX + 1)]
         {
             let mut origin = Origin::new(PROXY.parse().unwrap());
             let bytes = header(hops);
             assert_eq!(read_proxy(&bytes, &mut origin), Ok(Some(bytes.len())));
-            assert_eq!((origin.goes_round(), origin.next_hop()), (goes_round, next), "{hops}");
+            assert_eq!((origin.is_loop(), origin.next_hop()), (is_loop, next), "{hops}");
         }
     }
 
     #[test]
-    fn bytes_of_the_local_header_do_not_count_as_the_clients() {
+    fn bytes_of_the_local_header_do_not_count_as_bytes_of_the_client() {
         let mut preamble = preamble("192.0.2.8:1", false);
         preamble.header_left = 28;
         assert_eq!([10, 20, 5].map(|bytes| preamble.count_of_client(bytes)), [0, 2, 5]);
     }
 
     #[test]
-    fn a_server_gets_what_an_earlier_proxy_sent_unless_it_is_known_better() {
+    fn a_server_gets_the_values_of_an_earlier_proxy_where_there_is_no_local_value() {
         let mut origin = Origin::new(PROXY.parse().unwrap());
-        let mut came = Vec::new();
+        let mut received = Vec::new();
         let extras =
             Extras { authority: Some(b"old.example"), unique_id: Some(b"id"), hops: 3, ..Extras::default() };
-        proxy::emit_v2(None, Transport::Stream, &extras, &mut came);
-        read_proxy(&came, &mut origin).unwrap();
+        proxy::emit_v2(None, Transport::Stream, &extras, &mut received);
+        read_proxy(&received, &mut origin).unwrap();
         for (name, expected) in [(None, &b"old.example"[..]), (Some("new.example"), b"new.example")] {
             let sent = introduce(Version::V2, &origin, None, name, None, 7);
             let extras = proxy::parse(&sent).unwrap().unwrap().extras;

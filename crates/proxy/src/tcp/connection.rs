@@ -1,62 +1,75 @@
-//! One TCP connection of a client with its connection to a server: both directions and how they end together.
+//! One TCP connection of a client with its connection to a server: the preamble, the attempt to reach a server, both
+//! directions, and the end of both. The events and deadlines are handled by the component.
 
+mod listing;
+mod preamble;
+
+pub(super) use self::preamble::PreambleStep;
+
+use crate::context::Context;
 use crate::context::keys::ConnectionKey;
+use crate::context::pool_queue::Queued;
 use crate::context::ring::ConnectId;
+use crate::io::connect::{connect, cost, note_failure, note_success, open_socket};
 use crate::io::relay::{self, Direction, End, Pumped, Scratch};
 use crate::io::request_log::Tap;
 use crate::io::sys;
-use crate::service::admission::{Admitted, reset_at_close};
+use crate::service::admission::{self, Admission, Admitted, Refused, reset_at_close};
+use crate::service::hops::limit_connection;
 use crate::service::preamble::Preamble;
-use crate::service::{Backend, Permits, Service, Settings};
+use crate::service::{Backend, Permits, Service, Settings, pool_queue};
 use crate::tcp::ring_relay::RingState;
-use evener_core::Time;
 use evener_core::attempt::Attempt;
 use evener_core::clients::ClientRecord;
-use evener_core::snapshot::Choice;
+use evener_core::limits::Lease;
+use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::FastClose;
+use evener_core::{Random, Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: OwnedFd,
-    pub(super) upstream: Option<Upstream>,
+    upstream: Option<Upstream>,
     pub(super) from_client: Direction,
     pub(super) from_server: Direction,
     pub(super) stage: Stage,
     pub(super) service: Arc<Service>,
     pub(super) settings: Arc<Settings>,
-    pub(super) address: IpAddr,
+    address: IpAddr,
     /// Index of the backend that serves the client, in the settings.
-    pub(super) backend: u32,
-    /// The preamble, which comes before a server is chosen. Boxed: most connections have none.
-    pub(super) preamble: Option<Box<Preamble>>,
+    backend: u32,
+    /// The preamble, which is received before a server is chosen. Boxed: most connections have none.
+    preamble: Option<Box<Preamble>>,
     /// Permits and limits of the client beyond its slot. Boxed for the same reason.
-    pub(super) admitted: Option<Box<Admitted>>,
-    /// Servers that could not be reached so far.
-    pub(super) attempt: Attempt,
-    /// Time of the last byte moved; before that, of the beginning of the connect.
-    pub(super) active_at: Time,
+    admitted: Option<Box<Admitted>>,
+    /// The attempt to reach a server.
+    attempt: Attempt,
+    /// Time of the last byte that moved; before that, the beginning of the connection attempt.
+    active_at: Time,
     /// State in the ring, while the bytes are relayed there.
     pub(super) ring: Option<Box<RingState>>,
     /// Connection id, unique within the worker.
-    pub(super) number: u32,
+    number: u32,
     /// True while the connection is in the ready queue.
-    pub(super) queued: bool,
+    queued: bool,
     /// Slot in the service.
-    pub(super) permits: Permits,
+    permits: Permits,
 }
 
 /// The server's side.
 #[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) socket: OwnedFd,
-    /// Tells completions of this connect and what follows from those of others.
-    pub(super) generation: u32,
-    pub(super) choice: Choice,
+struct Upstream {
+    socket: OwnedFd,
+    /// Distinguishes completions of this connection to a server from completions of earlier connections.
+    generation: u32,
+    choice: Choice,
 }
 
 /// Stage of a connection.
@@ -64,11 +77,11 @@ pub(super) struct Upstream {
 pub(super) enum Stage {
     /// The preamble is being received.
     Preamble,
-    /// The client was refused, and is held.
+    /// The client was refused; the connection stays open for some time.
     Tarpit,
     /// Every server is at its limit; the client waits for a permit.
     Queued,
-    /// The server has not accepted yet.
+    /// The connection to the server is not established yet.
     Connecting,
     /// Bytes move.
     Relaying,
@@ -83,7 +96,7 @@ pub(super) enum Stage {
 pub(super) enum Step {
     /// Wait for the next event.
     Wait,
-    /// Go on after other connections had their turn.
+    /// Continue after other connections.
     Again,
     /// Begin to linger.
     Linger,
@@ -98,6 +111,7 @@ impl Connection {
         service: Arc<Service>,
         settings: Arc<Settings>,
         permits: Permits,
+        (number, now): (u32, Time),
     ) -> Self {
         let backend = settings.default_backend.unwrap_or_default() as u32;
         Self {
@@ -113,9 +127,9 @@ impl Connection {
             preamble: None,
             admitted: None,
             attempt: Attempt::new(),
-            active_at: Time::ZERO,
+            active_at: now,
             ring: None,
-            number: 0,
+            number,
             queued: false,
             permits,
         }
@@ -131,17 +145,191 @@ impl Connection {
         &self.settings.backends[self.backend as usize]
     }
 
-    /// The connect that is in progress or done, as the ring names it; `key` is the connection's.
+    /// Returns the identity of the connection to the server for operations of the ring; `key` is the client's.
     pub(super) fn connect_id(&self, key: ConnectionKey) -> Option<ConnectId> {
-        self.generation().map(|generation| ConnectId { slot: key.slot(), generation })
+        self.upstream.as_ref().map(|upstream| ConnectId::new(key, upstream.generation))
     }
 
-    /// The generation of the connect that is in progress or done.
-    pub(super) fn generation(&self) -> Option<u32> {
-        self.upstream.as_ref().map(|upstream| upstream.generation)
+    /// Returns whether the connection is open and has this number.
+    pub(super) fn has_number(&self, number: u32) -> bool {
+        self.number == number && self.stage != Stage::Over
     }
 
-    /// The request log for what the client sends, if there is one. Discarded input is not logged.
+    /// Marks the connection as an entry of the ready queue. Returns false if it is there already.
+    pub(super) fn enter_ready_queue(&mut self) -> bool {
+        !std::mem::replace(&mut self.queued, true)
+    }
+
+    /// Notes that the connection was taken from the ready queue.
+    pub(super) fn leave_ready_queue(&mut self) {
+        self.queued = false;
+    }
+
+    /// Time at which the connection has been without traffic for `timeout`.
+    pub(super) fn idle_deadline(&self, timeout: Duration) -> Time {
+        self.active_at + timeout
+    }
+
+    /// Makes the connection to the server end with a reset, so that the server does not see an orderly end.
+    pub(super) fn reset_server_at_close(&self) {
+        self.server_socket().into_iter().for_each(reset_at_close);
+    }
+
+    /// The socket to the server.
+    pub(super) fn server_socket(&self) -> Option<&OwnedFd> {
+        self.upstream.as_ref().map(|upstream| &upstream.socket)
+    }
+
+    /// The server that was chosen.
+    pub(super) fn choice(&self) -> Option<&Choice> {
+        self.upstream.as_ref().map(|upstream| &upstream.choice)
+    }
+}
+
+/// Admission, and permits beyond the slot in the service.
+impl Connection {
+    /// Applies the access list and the limits.
+    ///
+    /// # Errors
+    /// The client is refused.
+    pub(super) fn admit(&mut self, worker: usize, now: Time) -> Result<(), Refused> {
+        match admission::admit(&self.service, &self.settings, self.address, worker, now) {
+            Admission::Enter(admitted) => {
+                self.backend = admitted.backend.map_or(self.backend, |backend| backend as u32);
+                self.admitted = (!admitted.is_plain()).then(|| Box::new(admitted));
+                Ok(())
+            }
+            Admission::Refused(refused) => Err(refused),
+        }
+    }
+
+    /// Keeps a refused client waiting. Its slot in the service is free for other clients.
+    pub(super) fn tarpit(&mut self, permit: Lease) {
+        self.permits.lease = permit;
+        self.stage = Stage::Tarpit;
+    }
+
+    /// Enters the queue of the pool.
+    pub(super) fn enter_queue(&mut self, queued: Queued) {
+        self.admitted.get_or_insert_default().queued = Some(queued);
+        self.stage = Stage::Queued;
+    }
+
+    /// Takes the slot in the queue of the pool, if the client waits there.
+    pub(super) fn take_queued(&mut self) -> Option<Queued> {
+        self.admitted.as_mut()?.queued.take()
+    }
+
+    /// Counts a pending connection attempt in `slot`, or beyond the limit without one. A client that has such a slot
+    /// already counts once.
+    pub(super) fn begin_pending(&mut self, slot: &mut Option<Lease>) {
+        let admitted = self.admitted.get_or_insert_default();
+        let slot = admitted.pending.take().or_else(|| slot.take());
+        admitted.pending = slot.or_else(|| self.service.live.pending.enter(u32::MAX));
+    }
+
+    /// Takes the slot of a pending connection attempt.
+    pub(super) fn take_pending(&mut self) -> Option<Lease> {
+        self.admitted.as_mut()?.pending.take()
+    }
+}
+
+/// The attempt to reach a server.
+impl Connection {
+    /// Picks the next server, unless other clients wait for one.
+    pub(super) fn pick(&mut self, now: Time, random: &mut Random) -> Result<Choice, NoServer> {
+        let request = Request::of(self.address, now);
+        let snapshot = self.settings.backends[self.backend as usize].pool.load();
+        if self.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request) {
+            return Err(NoServer::Full);
+        }
+        self.attempt.next(&snapshot, &request, &self.settings.options.attempt_limits(), random)
+    }
+
+    /// Picks a server for a client that waited in the queue of the pool.
+    pub(super) fn pick_queued(&mut self, now: Time, random: &mut Random) -> Result<Choice, NoServer> {
+        let request = Request::of(self.address, now);
+        let snapshot = self.backend().pool.load_full();
+        self.attempt.begin_anew();
+        self.attempt.next(&snapshot, &request, &self.settings.options.attempt_limits(), random)
+    }
+
+    /// Returns whether a pre-opened connection may serve the client.
+    pub(super) fn may_use_warm(&self) -> bool {
+        self.settings.options.warm > 0 && !self.settings.is_personal(self.backend as usize)
+    }
+
+    /// Opens a socket to a server, and begins to connect it.
+    pub(super) fn open(&self, cx: &mut Context, target: &Target) -> Result<(OwnedFd, Opening), Errno> {
+        let socket = open_socket(target, &self.settings.options, self.address)?;
+        limit_connection(cx, &self.service, (&self.client, self.address), (&socket, target))?;
+        match connect(&socket, target) {
+            Ok(()) => Ok((socket, Opening::Fresh)),
+            Err(Errno::INPROGRESS) => Ok((socket, Opening::Connecting)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Records the connection to a server, and returns the time at which its connection attempt times out.
+    pub(super) fn begin_connect(
+        &mut self,
+        socket: OwnedFd,
+        generation: u32,
+        choice: Choice,
+        now: Time,
+    ) -> Time {
+        self.stage = Stage::Connecting;
+        self.active_at = now;
+        self.upstream = Some(Upstream { socket, generation, choice });
+        let options = &self.settings.options;
+        self.attempt.deadline(now, options.connect_timeout, &options.attempt_limits())
+    }
+
+    /// Closes the socket to the server. Returns the choice with its permit.
+    pub(super) fn close_server(&mut self) -> Option<Choice> {
+        self.upstream.take().map(|upstream| upstream.choice)
+    }
+
+    /// Records a failed connection attempt; the server is not tried again for this client.
+    pub(super) fn on_connect_failed(&mut self, cx: &Context, choice: &Choice, error: Errno) {
+        self.attempt.failed(choice.server.id, choice.why, cost(error));
+        note_failure(cx, self.backend().pool.load().pool.clone(), &choice.server, error);
+    }
+
+    /// Begins to relay with the server, whose connection is established.
+    pub(super) fn on_connected(&mut self, cx: &Context, opening: Opening) {
+        let Some(upstream) = &self.upstream else { return };
+        let (server, now) = (&upstream.choice.server, cx.now);
+        let snapshot = self.backend().pool.load();
+        snapshot.remember(self.address, server.id, now);
+        if opening == Opening::Fresh {
+            snapshot.observe(server, now.since(self.active_at), now);
+        }
+        if let Some(record) = self.record() {
+            record.record_server(&snapshot.pool, &server.name);
+        }
+        server.live.counters.of(cx.id).connections.one();
+        note_success(cx, &snapshot.pool, &upstream.choice);
+        self.stage = Stage::Relaying;
+        self.from_client.on_sink_connected();
+        self.active_at = now;
+    }
+}
+
+/// Origin of a connection to a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The connection attempt is in progress.
+    Connecting,
+    /// Opened for this client.
+    Fresh,
+    /// Opened before the client connected.
+    Warm,
+}
+
+/// The relay of bytes.
+impl Connection {
+    /// The request log for the bytes of the client, if there is one. Discarded input is not logged.
     pub(super) fn tap(&self, worker: usize) -> Option<Tap<'_>> {
         if self.from_client.is_discarding() {
             return None;
@@ -149,7 +337,7 @@ impl Connection {
         tap(self.admitted.as_deref(), self.address, self.upstream.as_ref()?, &self.service, worker)
     }
 
-    /// Moves bytes both ways as far as the sockets allow, and counts them.
+    /// Moves bytes in both directions until the sockets block, and counts them.
     pub(super) fn relay(&mut self, scratch: &mut Scratch, worker: usize, now: Time) -> Step {
         let Some(upstream) = &self.upstream else { return Step::Wait };
         let (mut bytes_in, mut bytes_out) = (0, 0);
@@ -184,11 +372,11 @@ impl Connection {
     }
 
     /// The record of the client, if the service keeps records.
-    pub(super) fn record(&self) -> Option<&ClientRecord> {
+    fn record(&self) -> Option<&ClientRecord> {
         self.admitted.as_deref()?.record.as_deref()
     }
 
-    /// Decides how to go on from the outcomes of both directions.
+    /// Decides the next step from the outcomes of both directions.
     pub(super) fn conclude(
         &mut self,
         up: Pumped,
@@ -200,8 +388,8 @@ impl Connection {
             return self.linger(up, down);
         }
         match (up, down) {
-            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkClosed(_)) => return self.client_gone(),
-            (_, Pumped::Ended(End::Error(_))) => return self.server_reset(scratch, worker),
+            (Pumped::Ended(End::Error(_)), _) | (_, Pumped::SinkClosed(_)) => return self.on_client_reset(),
+            (_, Pumped::Ended(End::Error(_))) => return self.on_server_reset(scratch, worker),
             _ => {}
         }
         let (up_ended, down_ended) = (matches!(up, Pumped::Ended(_)), matches!(down, Pumped::Ended(_)));
@@ -215,7 +403,7 @@ impl Connection {
             self.end_both();
         }
         if self.from_client.is_done() && self.from_server.is_done() {
-            return self.over(scratch);
+            return self.close_both(scratch);
         }
         // A half-close is passed on; closing both sides makes it unnecessary.
         if up_ended && let Some(upstream) = &self.upstream {
@@ -235,7 +423,7 @@ impl Connection {
         if more { Step::Again } else { Step::Wait }
     }
 
-    /// Returns whether the end of one side is the end of both (`fast_close`).
+    /// Returns whether the close of one side ends both sides (`fast_close`).
     pub(super) fn ends_both(&self, client_ended: bool, server_ended: bool) -> bool {
         let fast_close = self.settings.options.fast_close;
         (client_ended && fast_close.by_client()) || (server_ended && fast_close.by_server())
@@ -251,9 +439,9 @@ impl Connection {
         }
     }
 
-    /// Closes a connection whose sides both ended, or one of them for both. Input that arrives after the close would be rejected
-    /// with a reset, which discards what the other side has not received yet: so both sides are drained for a limited time.
-    fn over(&mut self, scratch: &mut Scratch) -> Step {
+    /// Closes a connection after both sides ended, or one side for both. Input that arrives after the close would be rejected
+    /// with a reset, which discards bytes that the other side has not received yet. So both sides are drained for a limited time.
+    fn close_both(&mut self, scratch: &mut Scratch) -> Step {
         if self.settings.options.fast_close == FastClose::Off {
             return Step::Close;
         }
@@ -281,8 +469,8 @@ impl Connection {
         self.upstream.as_ref().is_none_or(|upstream| sys::is_all_delivered(upstream.socket.as_fd()))
     }
 
-    /// Drains the client until it ends, and the server until it has acknowledged everything. (The acknowledgement of our FIN
-    /// is an edge.)
+    /// Drains the client until it ends, and the server until it has acknowledged everything. (The acknowledgement of the local
+    /// FIN causes an edge.)
     fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
         if matches!(up, Pumped::Ended(_)) {
             self.from_client.set_done();
@@ -296,17 +484,17 @@ impl Connection {
         if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }
     }
 
-    /// Resets the server side: the client reset the connection or receives nothing any more, and the server must not see an
-    /// orderly end.
-    fn client_gone(&mut self) -> Step {
-        self.upstream.iter().for_each(|upstream| reset_at_close(&upstream.socket));
+    /// Resets the server side: the client reset the connection or receives no more bytes, and the server must not see an orderly
+    /// end.
+    fn on_client_reset(&mut self) -> Step {
+        self.reset_server_at_close();
         Step::Close
     }
 
-    /// Handles a reset by the server; everything it sent before is in the client's socket. The reset is passed on to a client that
-    /// has received all of it and sends nothing. A client that still sends is drained first, because its own data would cause a
-    /// reset that discards what it has not received yet.
-    fn server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
+    /// Handles a reset by the server; all bytes from before it are in the client's socket. The reset is passed on to a client that
+    /// has received all of them and sends nothing. A client that still sends is drained first, because its data would cause a
+    /// reset that discards bytes that it has not received yet.
+    fn on_server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
         self.upstream
             .iter()
             .for_each(|upstream| upstream.choice.server.live.counters.of(worker).resets.one());

@@ -1,15 +1,14 @@
-//! Deadlines of connections: connects, the preamble, lingering, and relays on which nothing moves.
+//! Deadlines of connections: connection attempts, the preamble, lingering, and relays without traffic.
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
 use crate::tcp::Tcp;
 use crate::tcp::connection::Stage;
-use evener_core::Time;
 use evener_core::snapshot::NoServer;
 use rustix::io::Errno;
 
 impl Tcp {
-    /// The deadline of a connection came.
+    /// Handles the deadline of a connection.
     pub(crate) fn on_deadline(&mut self, cx: &mut Context, key: ConnectionKey) {
         let Some(connection) = self.connections.get(key) else { return };
         match connection.stage {
@@ -26,12 +25,14 @@ impl Tcp {
             Stage::Over => {}
             Stage::Relaying => {
                 let is_half_closed = connection.is_half_closed();
-                let Some(quiet) = connection.settings.options.quiet_max(is_half_closed) else { return };
-                let deadline: Time = connection.active_at + quiet;
+                let Some(timeout) = connection.settings.options.traffic_timeout(is_half_closed) else {
+                    return;
+                };
+                let deadline = connection.idle_deadline(timeout);
                 if deadline > cx.now {
                     return self.timers.set(key, deadline);
                 }
-                connection.service.live.counters.of(cx.id).quiet(is_half_closed).one();
+                connection.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
                 self.close(cx, key);
             }
         }

@@ -5,27 +5,69 @@ use crate::context::Context;
 use crate::context::keys::ListenerKey;
 use crate::context::registry::Token;
 use crate::io::listener::{self, UnixPath};
-use crate::service::Service;
 use crate::service::hops::save_first_packets;
+use crate::service::{Service, preamble};
 use evener_core::Time;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// A listener of a worker for connections.
 #[derive(Debug)]
 pub(super) struct StreamListener {
-    pub(super) id: u64,
-    pub(super) service: Arc<Service>,
-    /// The path goes with the last worker's listener, and before its socket: the next instance finds nothing there, not
-    /// something that looks left over.
+    id: u64,
+    service: Arc<Service>,
+    /// The path, which is removed with the last worker's listener, and before its socket is closed. So the next instance finds
+    /// no path without a listener.
     _unix: Option<Arc<UnixPath>>,
-    pub(super) socket: OwnedFd,
+    socket: OwnedFd,
     /// End of the pause, while accepting is paused.
-    pub(super) paused: Option<Time>,
+    paused: Option<Time>,
 }
 
 impl StreamListener {
-    /// Takes on the options of a new configuration.
+    /// The service of the listener.
+    pub(super) fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    /// End of the pause, while accepting is paused.
+    pub(super) fn paused_until(&self) -> Option<Time> {
+        self.paused
+    }
+
+    /// Accepts a client. An empty queue ends a pause.
+    pub(super) fn accept(&mut self) -> Result<(OwnedFd, SocketAddr), Errno> {
+        match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, address)) => Ok((client, preamble::client_address(address))),
+            Err(error) => {
+                if error == Errno::AGAIN {
+                    self.paused = None;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Pauses accepting. Returns false if accepting was paused already.
+    pub(super) fn pause(&mut self, until: Time) -> bool {
+        self.paused.replace(until).is_none()
+    }
+
+    /// Returns whether the queue of the kernel is empty. If so, a pause ends: the next client causes an edge.
+    pub(super) fn is_queue_empty(&mut self) -> bool {
+        let mut queue = [PollFd::new(&self.socket, PollFlags::IN)];
+        let is_empty = poll(&mut queue, Some(&Timespec::default())) == Ok(0);
+        if is_empty {
+            self.paused = None;
+        }
+        is_empty
+    }
+
+    /// Applies the options of a new configuration.
     pub(super) fn reconfigure(&self) {
         listener::reconfigure(&self.socket, &self.service.settings.load().options);
     }
@@ -34,14 +76,14 @@ impl StreamListener {
 /// The listeners that try again to accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paused {
-    /// Listeners whose pause is over.
+    /// Listeners whose pause has ended.
     Due,
     /// All listeners: a slot became free.
     All,
 }
 
 impl Tcp {
-    /// Takes clients at a socket from now on.
+    /// Accepts clients at a socket from now on.
     pub(crate) fn listen(
         &mut self,
         cx: &mut Context,
@@ -67,7 +109,7 @@ impl Tcp {
         self.listeners.keys(|_| true).into_iter().for_each(|key| self.close_listener(cx, key));
     }
 
-    /// Accepts the clients that already wait in the queue, then closes: no client that is connected is lost.
+    /// Accepts the clients in the queue, then closes the listener, so that no connected client is lost.
     fn close_listener(&mut self, cx: &mut Context, key: ListenerKey) {
         self.accept_rest(cx, key);
         if let Some(listener) = self.listeners.remove(key) {
@@ -88,20 +130,20 @@ impl Tcp {
         self.listeners.iter().map(|(_, listener)| &listener.service)
     }
 
-    /// Takes on the present options of a service.
+    /// Applies the present options of a service to its listeners.
     pub(crate) fn refresh(&self, service: &str) {
         let matching = self.listeners.iter().filter(|(_, listener)| *listener.service.name == *service);
         matching.for_each(|(_, listener)| listener.reconfigure());
     }
 
-    /// Accepts again where accepting was paused.
+    /// Resumes accepting at paused listeners.
     pub(crate) fn resume_accepting(&mut self, cx: &mut Context, which: Paused) {
         let ready = |paused: Time| which == Paused::All || paused <= cx.now;
         let waiting = self.listeners.keys(|listener| listener.paused.is_some_and(ready));
         waiting.into_iter().for_each(|key| self.accept(cx, key));
     }
 
-    /// Has the listeners of crowded services keep first packets.
+    /// Makes the listeners of crowded services keep first packets.
     pub(super) fn watch_crowded(&self, cx: &mut Context) {
         for service in cx.take_crowded() {
             let matching = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);

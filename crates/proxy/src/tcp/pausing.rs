@@ -1,13 +1,11 @@
-//! Pauses in accepting, because the service is full or the system is out of descriptors or memory. Accepting goes on after a
-//! while, and as soon as a slot is given back.
+//! Pauses in accepting, because the service is full or the system has no descriptors or memory left. Accepting resumes after
+//! some time, and as soon as a slot is released.
 
 use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::ListenerKey;
 use crate::context::report::{Notice, Report};
 use crate::tcp::Tcp;
-use crate::tcp::listener::StreamListener;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::time::Duration;
 
@@ -28,7 +26,7 @@ pub(super) enum Queue {
 pub(super) enum Full {
     /// Connections of the service, with the limit.
     Connections(u32),
-    /// Connects in progress.
+    /// Pending connection attempts.
     Pending,
     /// Descriptors of the process.
     Descriptors,
@@ -38,32 +36,30 @@ impl Tcp {
     /// Pauses accepting until a slot is free.
     pub(super) fn pause_full(&mut self, cx: &mut Context, key: ListenerKey, full: Full) -> Queue {
         let (id, now) = (cx.id, cx.now);
-        let StreamListener { service, paused, socket, .. } = &mut self.listeners[key];
-        let mut queue = [PollFd::new(socket, PollFlags::IN)];
-        if poll(&mut queue, Some(&Timespec::default())) == Ok(0) {
-            // Full, but no client waits; the next one makes an edge.
-            *paused = None;
+        let listener = &mut self.listeners[key];
+        if listener.is_queue_empty() {
             return Queue::Left;
         }
-        if paused.is_none() {
+        let is_new = listener.pause(now + ACCEPT_PAUSE);
+        let service = listener.service();
+        if is_new {
             service.live.counters.of(id).accept_pauses.one();
         }
-        *paused = Some(now + ACCEPT_PAUSE);
         let name = service.name.clone();
         match full {
             Full::Connections(connections_max) if service.may_notice(Notice::Full, now) => {
-                (cx.report)(Report::Full { service: name, connections_max });
+                cx.report(Report::Full { service: name, connections_max });
             }
             Full::Descriptors => {
                 if service.may_notice(Notice::NoDescriptors, now) {
                     let connections_max = descriptors::connections_max();
-                    (cx.report)(Report::NoDescriptors { service: name, connections_max });
+                    cx.report(Report::NoDescriptors { service: name, connections_max });
                 }
                 if descriptors::want_some(now) {
                     cx.wake_all();
                 }
             }
-            // Slow connects are usual for a moment, and reported as such when they time out.
+            // Slow connection attempts are usual for a moment, and are reported when they time out.
             Full::Pending | Full::Connections(_) => {}
         }
         Queue::Left
@@ -72,11 +68,12 @@ impl Tcp {
     /// Pauses accepting after an error.
     pub(super) fn pause_failed(&mut self, cx: &mut Context, key: ListenerKey, error: Errno) -> Queue {
         let (id, now) = (cx.id, cx.now);
-        let StreamListener { service, paused, .. } = &mut self.listeners[key];
+        let listener = &mut self.listeners[key];
+        listener.pause(now + ACCEPT_PAUSE);
+        let service = listener.service();
         service.live.counters.of(id).accept_errors.one();
-        *paused = Some(now + ACCEPT_PAUSE);
         if service.may_notice(Notice::AcceptFailed, now) {
-            (cx.report)(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
+            cx.report(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
         }
         Queue::Left
     }

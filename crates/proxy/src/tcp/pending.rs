@@ -1,4 +1,4 @@
-//! Connects in progress, where they are limited (`pending_max`).
+//! Pending connection attempts, where they are limited (`pending_max`).
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
@@ -6,20 +6,18 @@ use crate::tcp::Tcp;
 use std::sync::Arc;
 
 impl Tcp {
-    /// Counts a connect, if connects are limited. A client that goes on to another server counts once.
-    pub(super) fn begin_pending(&mut self, _cx: &mut Context, key: ConnectionKey) {
+    /// Counts a pending connection attempt, if their number is limited.
+    pub(super) fn begin_pending(&mut self, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         if connection.settings.options.pending_max.is_some() {
-            let admitted = connection.admitted.get_or_insert_default();
-            let slot = admitted.pending.take().or_else(|| self.pending.take());
-            admitted.pending = slot.or_else(|| connection.service.live.pending.enter(u32::MAX));
+            connection.begin_pending(&mut self.pending);
         }
     }
 
-    /// Gives back the slot of a connect that is done.
+    /// Releases the slot of a connection attempt that has ended.
     pub(super) fn end_pending(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        if let Some(slot) = connection.admitted.as_mut().and_then(|admitted| admitted.pending.take()) {
+        if let Some(slot) = connection.take_pending() {
             drop(slot);
             let service = Arc::clone(&connection.service);
             service.wake_waiting(cx);

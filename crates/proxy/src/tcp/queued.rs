@@ -1,6 +1,6 @@
 //! Clients that wait in the queue of their pool.
 
-use super::five_hops::Progress;
+use super::five_hops::{Connect, Progress};
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
 use crate::context::pool_queue::Waiter;
@@ -8,20 +8,17 @@ use crate::context::registry::Token;
 use crate::service::pool_queue;
 use crate::tcp::Tcp;
 use crate::tcp::connection::Stage;
-use evener_core::snapshot::{Choice, NoServer, Request};
+use evener_core::snapshot::{Choice, NoServer};
 use std::sync::Arc;
 
 impl Tcp {
-    /// Connects a client that waited to the server that was picked, or closes it.
+    /// Connects a queued client to the server that was picked, or closes the client.
     fn take_server(&mut self, cx: &mut Context, key: ConnectionKey, picked: Result<Choice, NoServer>) {
         let progress = match picked {
             Err(reason) => return self.give_up(cx, key, reason),
             Ok(choice) => match self.connect(cx, key, choice) {
-                Ok(()) => Progress::Begun,
-                Err(failed) => {
-                    self.fail(cx, key, &failed.choice, failed.error);
-                    self.try_servers(cx, key)
-                }
+                Connect::Begun => Progress::Begun,
+                Connect::Failed => self.try_servers(cx, key),
             },
         };
         if progress == Progress::Begun && self.connections[key].stage == Stage::Relaying {
@@ -29,6 +26,7 @@ impl Tcp {
         }
     }
 }
+
 impl Tcp {
     /// Puts a client into the queue of its pool; returns false when there is no queue or no room.
     pub(super) fn enter_queue(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
@@ -40,28 +38,24 @@ impl Tcp {
             return false;
         };
         let rides = self.rides(cx, key);
-        let connection = &mut self.connections[key];
-        connection.admitted.get_or_insert_default().queued = Some(queued);
-        connection.stage = Stage::Queued;
+        self.connections[key].enter_queue(queued);
         self.timers.set(key, cx.now + timeout);
         if rides {
-            // Until the ring has the client, epoll reports when it leaves; without that, the deadline of the queue closes it.
+            // Until the ring relays the client, epoll reports its close. If that fails, the deadline of the queue closes it.
             let _ = cx.registry.register(&self.connections[key].client, Token::Client(key));
         }
         true
     }
 
-    /// Returns whether the ring, and not epoll, has the client as soon as its server accepted.
+    /// Returns whether the ring, and not epoll, will relay the client.
     fn rides(&self, cx: &Context, key: ConnectionKey) -> bool {
-        cx.ring.is_some() && self.connections[key].preamble.is_none()
+        cx.ring.is_some() && !self.connections[key].has_preamble()
     }
 
-    /// Takes a client out of the queue of its pool.
+    /// Removes a client from the queue of its pool.
     pub(super) fn leave_queue(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
-        let Some(queued) = connection.admitted.as_mut().and_then(|admitted| admitted.queued.take()) else {
-            return;
-        };
+        let Some(queued) = connection.take_queued() else { return };
         cx.queues.remove(&queued);
         self.timers.clear(key);
         if self.rides(cx, key) {
@@ -69,13 +63,9 @@ impl Tcp {
         }
     }
 
+    /// Offers a free permit to a queued client. Returns false if the client has to wait further.
     pub(crate) fn serve_queued(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
-        let connection = &mut self.connections[key];
-        let request = Request::of(connection.address, cx.now);
-        let snapshot = connection.backend().pool.load_full();
-        let limits = connection.settings.options.attempt_limits();
-        connection.attempt.begin_anew();
-        match connection.attempt.next(&snapshot, &request, &limits, &mut cx.random) {
+        match self.connections[key].pick_queued(cx.now, &mut cx.random) {
             Err(NoServer::Full) => false,
             picked => {
                 self.leave_queue(cx, key);

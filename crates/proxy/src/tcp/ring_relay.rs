@@ -1,14 +1,14 @@
-//! The relay over io_uring: a receive that goes on by itself for each side, a send for each buffer that it fills, all
-//! queued and taken in with one system call for many connections.
+//! The relay over io_uring: a multishot receive for each side, and a send for each buffer that it fills. One system call
+//! submits and completes the operations of many connections.
 //!
-//! This is the way of small messages to sinks that take them. A connection leaves it for good, for the epoll relay, as
-//! soon as it is anything else: bulk (splice is cheaper), a sink that blocks (it would hold buffers that others need), a
-//! sink that is gone.
+//! This relay is for small messages to sinks that do not block. A connection changes permanently to the epoll relay when
+//! it moves bulk data (splice is cheaper), its sink blocks (it would occupy buffers that other connections need), or its
+//! sink is closed.
 
 use crate::context::Context;
 use crate::context::keys::{ConnectionKey, SendKey};
 use crate::context::registry::Token;
-use crate::context::ring::{BUFFER_BYTES, Completion, ConnectId, Mark, Piece};
+use crate::context::ring::{BUFFER_BYTES, Completion, ConnectId, Mark, Piece, Received};
 use crate::io::relay::{End, Pumped};
 use crate::tcp::Tcp;
 use crate::tcp::connection::{Connection, Stage, Step};
@@ -16,14 +16,14 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
-/// So many full buffers in a row are bulk.
+/// Number of consecutive full buffers that count as bulk data.
 const FULL_MAX: u8 = 4;
-/// So many buffers that wait for a sink make it a blocked one.
+/// Number of buffers that wait for a sink before it counts as blocked.
 const WAITING_MAX: usize = 4;
-/// With fewer buffers left, connections whose sinks are slow must leave.
+/// Number of free buffers below which connections with slow sinks leave the ring.
 const BUFFERS_LOW: u16 = 16;
 
-/// A connection's part in the ring.
+/// State of a connection in the ring.
 #[derive(Debug, Default)]
 pub(super) struct RingState {
     sides: [Side; 2],
@@ -33,23 +33,23 @@ pub(super) struct RingState {
 impl RingState {
     /// Bytes of a side that wait for its sink.
     pub(super) fn waiting(&self, side: usize) -> usize {
-        self.sides[side].waiting.iter().map(|piece| (piece.to - piece.from) as usize).sum()
+        self.sides[side].waiting.iter().map(Piece::len).sum()
     }
 }
 
 /// One direction: 0 from the client, 1 from the server.
 #[derive(Debug, Default)]
 struct Side {
-    /// A receive is under way.
+    /// A receive is in progress.
     armed: bool,
-    /// The send that is under way.
+    /// The send in progress.
     sending: Option<SendKey>,
     waiting: VecDeque<Piece>,
     full: u8,
     end: Option<End>,
 }
 
-/// A send under way; its buffer is taken until it completes.
+/// A send in progress; its buffer is occupied until it completes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PendingSend {
     connect: ConnectId,
@@ -57,7 +57,7 @@ pub(super) struct PendingSend {
     piece: Piece,
 }
 
-/// A receive that ended for want of buffers.
+/// A receive that ended because no buffer was free.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Starved {
     connect: ConnectId,
@@ -69,15 +69,11 @@ fn mark(connect: ConnectId, side: usize) -> Mark {
 }
 
 fn source(connection: &Connection, side: usize) -> Option<&OwnedFd> {
-    if side == 0 {
-        Some(&connection.client)
-    } else {
-        connection.upstream.as_ref().map(|upstream| &upstream.socket)
-    }
+    if side == 0 { Some(&connection.client) } else { connection.server_socket() }
 }
 
 impl Tcp {
-    /// A connection that was accepted by its server begins to be relayed here.
+    /// Begins to relay a connection whose server is connected.
     pub(super) fn adopt(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.connections[key].ring = Some(Box::default());
         (0..2).for_each(|side| self.arm(cx, key, side));
@@ -97,12 +93,12 @@ impl Tcp {
 
     /// Handles a completion.
     pub(crate) fn on_completion(&mut self, cx: &mut Context, completion: Completion) {
-        match completion.mark {
-            Mark::Receive { connect, side } => self.on_received(cx, connect, usize::from(side), completion),
-            Mark::Send(key) => self.on_sent(cx, key, completion.result),
+        match completion.mark() {
+            Mark::Receive { connect, side } => self.on_received(cx, connect, usize::from(side), &completion),
+            Mark::Send(key) => self.on_sent(cx, key, completion.result()),
             Mark::Connect(connect) => {
                 if let Some(key) = self.current(connect) {
-                    let events = completion.result.unwrap_or(libc::POLLERR as u32);
+                    let events = completion.result().unwrap_or(libc::POLLERR as u32);
                     self.on_connect_polled(cx, key, events as i16);
                 }
             }
@@ -110,31 +106,30 @@ impl Tcp {
         }
     }
 
-    /// The connection that a connect belongs to, if that is its present one.
+    /// The connection with this connection to a server, unless it has another one now.
     fn current(&self, connect: ConnectId) -> Option<ConnectionKey> {
-        let key = self.connections.key_at(connect.slot)?;
+        let key = self.connections.key_at(connect.slot())?;
         let connection = &self.connections[key];
-        let is_current =
-            connection.generation() == Some(connect.generation) && connection.stage != Stage::Over;
+        let is_current = connection.connect_id(key) == Some(connect) && connection.stage != Stage::Over;
         is_current.then_some(key)
     }
 
-    fn on_received(&mut self, cx: &mut Context, connect: ConnectId, side: usize, completion: Completion) {
+    fn on_received(&mut self, cx: &mut Context, connect: ConnectId, side: usize, completion: &Completion) {
         let Some(ring) = &mut cx.ring else { return };
-        if completion.buffer.is_some() {
-            ring.taken();
-        }
+        let received = ring.take_received(completion);
         let current = self.current(connect);
         let state = current.and_then(|key| self.connections[key].ring.as_mut().map(|state| (key, state)));
         let Some((key, state)) = state else {
-            return completion.buffer.into_iter().for_each(|buffer| ring.give_back(buffer));
+            if let Received::Bytes(piece) = received {
+                ring.give_back(piece);
+            }
+            return;
         };
         let one = &mut state.sides[side];
-        one.armed &= completion.more;
-        match (completion.result, completion.buffer) {
-            (Ok(length @ 1..), Some(buffer)) => {
-                one.full = if length as usize == BUFFER_BYTES { one.full + 1 } else { 0 };
-                let piece = Piece { buffer, from: 0, to: length };
+        one.armed &= completion.continues();
+        match received {
+            Received::Bytes(piece) => {
+                one.full = if piece.len() == BUFFER_BYTES { one.full + 1 } else { 0 };
                 one.waiting.push_back(piece);
                 if side == 0
                     && let Some(tap) = self.connections[key].tap(cx.id)
@@ -142,20 +137,17 @@ impl Tcp {
                     tap.piece(ring.bytes(piece));
                 }
             }
-            (Ok(_), buffer) => {
-                buffer.into_iter().for_each(|buffer| ring.give_back(buffer));
-                one.end = Some(End::Fin);
-            }
-            (Err(Errno::NOBUFS), _) => self.starved.push(Starved { connect, side }),
-            (Err(Errno::CANCELED), _) => {}
-            (Err(error), _) => one.end = Some(End::Error(error)),
+            Received::End => one.end = Some(End::Fin),
+            Received::NoBuffers => self.starved.push(Starved { connect, side }),
+            Received::Cancelled => {}
+            Received::Failed(error) => one.end = Some(End::Error(error)),
         }
-        let starved = completion.result == Err(Errno::NOBUFS);
-        self.advance(cx, key, side, if starved { Arm::Later } else { Arm::Now });
+        let arming = if matches!(received, Received::NoBuffers) { Arm::Later } else { Arm::Now };
+        self.advance(cx, key, side, arming);
     }
 }
 
-/// Time of the next receive, after one ended.
+/// Time of the next receive, after a receive ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Arm {
     Now,
@@ -163,7 +155,7 @@ enum Arm {
 }
 
 impl Tcp {
-    /// Goes on with one side: sends, receives or ends.
+    /// Continues one side: sends, receives or ends.
     fn advance(&mut self, cx: &mut Context, key: ConnectionKey, side: usize, arming: Arm) {
         let Some(state) = &mut self.connections[key].ring else { return };
         if state.leaving {
@@ -202,10 +194,10 @@ impl Tcp {
     fn on_sent(&mut self, cx: &mut Context, send: SendKey, result: Result<u32, Errno>) {
         let Some(PendingSend { connect, side, piece }) = self.sends.remove(send) else { return };
         let sent = result.unwrap_or(0);
-        let rest = Piece { from: piece.from + sent, ..piece };
+        let rest = piece.after(sent);
         let alive = self.current(connect).filter(|&key| self.connections[key].ring.is_some());
-        if alive.is_none() || rest.from >= rest.to {
-            cx.ring.iter_mut().for_each(|ring| ring.give_back(piece.buffer));
+        if alive.is_none() || rest.is_none() {
+            cx.ring.iter_mut().for_each(|ring| ring.give_back(piece));
         }
         let Some(key) = alive else { return };
         let connection = &mut self.connections[key];
@@ -213,12 +205,12 @@ impl Tcp {
         connection.count(u64::from(bytes_in), u64::from(bytes_out), cx.id, cx.now);
         let Some(state) = &mut connection.ring else { return };
         state.sides[side].sending = None;
-        if rest.from < rest.to {
+        if let Some(rest) = rest {
             state.sides[side].waiting.push_front(rest);
         }
         match result {
-            // Cancelled because the connection leaves; EAGAIN means that the sink blocks.
             Ok(_) => self.advance(cx, key, side, Arm::Now),
+            // Cancelled because the connection leaves; EAGAIN means that the sink blocks.
             Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR) => self.leave(cx, key),
             Err(error) => self.conclude(cx, key, side, Pumped::SinkClosed(error)),
         }
@@ -229,11 +221,11 @@ impl Tcp {
         let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
         let ended = outcome == Pumped::Ended(End::Fin);
         if ended && self.connections[key].ends_both(side == 0, side == 1) {
-            // What the other side has under way is for the epoll relay to deliver.
+            // The epoll relay delivers the bytes of the other side.
             return self.leave(cx, key);
         }
         match self.connections[key].conclude(up, down, &mut self.scratch, cx.id) {
-            // The server receives nothing any more: the epoll relay drains what the client still sends.
+            // The server receives no more bytes: the epoll relay drains the client.
             Step::Again => self.leave(cx, key),
             Step::Linger => {
                 self.follow(cx, key, Step::Linger);
@@ -278,22 +270,23 @@ impl Tcp {
             let mut rest = Vec::new();
             for piece in one.waiting.drain(..) {
                 rest.extend_from_slice(ring.bytes(piece));
-                ring.give_back(piece.buffer);
+                ring.give_back(piece);
             }
             direction.resume(rest, one.end);
         }
         let mut registered = cx.registry.register(&connection.client, Token::Client(key)).is_ok();
-        if let Some(upstream) = &connection.upstream {
-            registered &= cx.registry.register(&upstream.socket, Token::Server(key)).is_ok();
+        if let Some(socket) = connection.server_socket() {
+            registered &= cx.registry.register(socket, Token::Server(key)).is_ok();
         }
         if registered { self.relay(cx, key) } else { self.close(cx, key) }
     }
 
-    /// Cancels the poll of a connect that is given up; it holds the socket, so the kernel would go on with it.
+    /// Cancels the poll of an abandoned connection attempt. The poll holds the socket, so the kernel would continue the
+    /// attempt.
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
-        // Those that greet connect by epoll.
-        if connection.stage != Stage::Connecting || connection.preamble.is_some() {
+        // Connections with a preamble use epoll.
+        if connection.stage != Stage::Connecting || connection.has_preamble() {
             return;
         }
         if let (Some(connect), Some(ring)) = (connection.connect_id(key), &mut cx.ring) {
@@ -309,12 +302,12 @@ impl Tcp {
             return;
         };
         for piece in state.sides.iter_mut().flat_map(|one| one.waiting.drain(..)) {
-            ring.give_back(piece.buffer);
+            ring.give_back(piece);
         }
     }
 
-    /// Begins receives again that ended for lack of buffers, when there are some. While slow sinks hold most buffers, their
-    /// connections go over to epoll.
+    /// Restarts receives that ended because no buffer was free. While slow sinks occupy most buffers, their connections
+    /// change to the epoll relay.
     pub(super) fn feed_starved(&mut self, cx: &mut Context) {
         if self.starved.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! The component without a worker: real sockets on loopback, and a test that plays the loop.
+//! Tests of the component without a worker: real sockets on loopback, and a fixture in place of the loop.
 
 use super::*;
 use crate::context::Reports;
@@ -20,10 +20,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::time::Instant;
 
-/// The longest wait for the kernel.
+/// Maximum wait for the kernel.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A component with one listener, and the servers that it leads to.
+/// A component with one listener and its servers.
 struct Fixture {
     tcp: Tcp,
     cx: Context,
@@ -104,7 +104,7 @@ impl Fixture {
             let ready = |socket: &OwnedFd| readiness(socket);
             let connection = &self.tcp.connections[key];
             let of_client = ready(&connection.client);
-            let of_server = connection.upstream.as_ref().map(|upstream| ready(&upstream.socket));
+            let of_server = connection.server_socket().map(ready);
             self.tcp.on_client_event(&mut self.cx, key, of_client);
             if let Some(of_server) = of_server {
                 self.tcp.on_server_event(&mut self.cx, key, of_server);
@@ -117,7 +117,7 @@ impl Fixture {
             while let Some(waiter) = self.cx.queues.next(&mut round) {
                 let crate::context::pool_queue::Waiter::Connection(key) = waiter else { unreachable!() };
                 if !self.tcp.serve_queued(&mut self.cx, key) {
-                    round.in_vain();
+                    round.note_failed();
                 }
             }
             self.cx.queues.end(round);
@@ -125,7 +125,7 @@ impl Fixture {
         self.tcp.reap(&mut self.cx);
     }
 
-    /// Turns until something is so.
+    /// Runs turns until `so` returns a value.
     #[track_caller]
     fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
@@ -138,7 +138,7 @@ impl Fixture {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     fn pass(&mut self, time: Duration) {
         // The wheel rounds up to its next tick.
         self.cx.now += time + Duration::from_millis(100);
@@ -190,7 +190,7 @@ impl Fixture {
     fn check_empty(&mut self) {
         self.turn();
         assert_eq!(self.tcp.connections.len(), 0);
-        assert_eq!(self.service.live.connections.active(), 0, "slots are given back");
+        assert_eq!(self.service.live.connections.active(), 0, "slots are released");
     }
 }
 
@@ -231,7 +231,7 @@ fn bytes_are_relayed_in_both_directions_and_counted() {
 }
 
 #[test]
-fn the_end_of_one_side_is_passed_on_and_the_other_side_goes_on() {
+fn a_half_close_is_passed_on_and_the_other_direction_continues() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let mut server = fixture.server_side();
@@ -245,7 +245,7 @@ fn the_end_of_one_side_is_passed_on_and_the_other_side_goes_on() {
 }
 
 #[test]
-fn a_reset_of_one_side_is_a_reset_for_the_other() {
+fn a_reset_by_one_side_resets_the_other_side() {
     let mut fixture = Fixture::new(|_| {});
     let client = fixture.client();
     let mut server = fixture.server_side();
@@ -262,7 +262,7 @@ fn a_reset_of_one_side_is_a_reset_for_the_other() {
 }
 
 #[test]
-fn a_server_that_refuses_is_passed_over() {
+fn the_next_server_is_tried_after_a_refusal() {
     let (_held, refusing) = refusing();
     let servers = vec![bound()];
     let targets = [refusing, target(&servers[0])];
@@ -278,7 +278,7 @@ fn a_server_that_refuses_is_passed_over() {
 }
 
 #[test]
-fn without_a_server_the_client_is_closed_and_that_is_reported() {
+fn without_a_server_the_client_is_closed_and_a_report_is_sent() {
     let (_held, refusing) = refusing();
     let mut fixture = Fixture::of(Vec::new(), &[refusing], |_| {}, |_| {});
     fixture.cx.now = Time::ZERO + Duration::from_secs(10);
@@ -306,7 +306,7 @@ fn a_full_service_leaves_clients_in_the_queue_of_the_kernel() {
 }
 
 #[test]
-fn a_paused_listener_goes_on_by_itself() {
+fn a_paused_listener_resumes_after_a_deadline() {
     let mut fixture = Fixture::new(|settings| settings.options.connections_max = 1);
     let _first = fixture.client();
     let _server = fixture.server_side();
@@ -317,7 +317,7 @@ fn a_paused_listener_goes_on_by_itself() {
 }
 
 #[test]
-fn refused_clients_are_closed_reset_or_held() {
+fn refused_clients_are_closed_reset_or_delayed() {
     for (denied, expected) in [(Refusal::Drop, Ok(())), (Refusal::Reject, Err(ErrorKind::ConnectionReset))] {
         let mut fixture = Fixture::new(|settings| (settings.acl, settings.denied) = (deny_all(), denied));
         let mut client = fixture.client();
@@ -329,7 +329,7 @@ fn refused_clients_are_closed_reset_or_held() {
     let mut fixture = Fixture::new(|settings| (settings.acl, settings.denied) = (deny_all(), tarpit));
     let mut client = fixture.client();
     fixture.until("the client to be held", |fixture| (fixture.count("tarpitted") == 1).then_some(()));
-    assert_eq!(fixture.service.live.connections.active(), 0, "its slot is for others");
+    assert_eq!(fixture.service.live.connections.active(), 0, "the slot of a refused client is free");
     assert_eq!(fixture.listing().open[0].stage, "tarpit");
     fixture.pass(Duration::from_secs(10));
     assert_eq!(fixture.end_of(&mut client), Ok(()));
@@ -337,7 +337,7 @@ fn refused_clients_are_closed_reset_or_held() {
 }
 
 #[test]
-fn idle_connections_are_closed_and_busy_ones_are_not() {
+fn idle_connections_are_closed_and_busy_connections_are_not() {
     let idle = Duration::from_secs(10);
     let mut fixture = Fixture::new(|settings| settings.options.idle_timeout = Some(idle));
     let mut client = fixture.client();
@@ -399,7 +399,7 @@ fn connections_are_listed_and_closed_by_their_numbers() {
 }
 
 #[test]
-fn connections_end_with_their_server() {
+fn connections_are_reset_when_their_server_ends() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let mut server = fixture.server_side();
@@ -414,7 +414,7 @@ fn connections_end_with_their_server() {
 }
 
 #[test]
-fn all_connections_are_cut_at_once() {
+fn all_connections_are_closed_at_the_drain_deadline() {
     let mut fixture = Fixture::new(|_| {});
     let mut clients: Vec<TcpStream> = (0..3).map(|_| fixture.client()).collect();
     fixture.until("all to be accepted", |fixture| (fixture.tcp.connections.len() == 3).then_some(()));
@@ -450,7 +450,7 @@ fn a_listener_that_closes_accepts_the_clients_that_are_connected() {
 }
 
 #[test]
-fn a_listener_goes_on_for_another_service() {
+fn a_listener_can_be_assigned_to_another_service() {
     let mut fixture = Fixture::new(|_| {});
     let other = service_with(Protocol::Tcp, &fixture.pool, |_| {});
     fixture.tcp.assign(1, &other);
@@ -460,7 +460,7 @@ fn a_listener_goes_on_for_another_service() {
 }
 
 #[test]
-fn a_client_that_says_nothing_before_its_preamble_is_closed() {
+fn a_client_without_a_preamble_is_closed_after_a_timeout() {
     let from_all =
         |settings: &mut Settings| settings.proxy_from = Some(Arc::new(Acl::new(&[], Access::Permit)));
     let mut fixture = Fixture::new(from_all);
@@ -475,7 +475,7 @@ fn a_client_that_says_nothing_before_its_preamble_is_closed() {
 }
 
 #[test]
-fn a_client_is_the_one_that_its_proxy_names() {
+fn the_address_in_a_proxy_header_is_the_clients_address() {
     let denied = Acl::new(&[("198.51.100.0/24".parse().unwrap(), Access::Deny)], Access::Permit);
     let mut fixture = Fixture::new(|settings| {
         settings.proxy_from = Some(Arc::new(Acl::new(&[], Access::Permit)));
@@ -512,11 +512,11 @@ fn the_server_gets_a_proxy_header_first() {
     let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
     let expected = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\npayload", from.port(), to.port());
     fixture.expect(&mut server, expected.as_bytes());
-    assert_eq!(fixture.count("bytes_in"), 7, "the header is not the client's");
+    assert_eq!(fixture.count("bytes_in"), 7, "the header does not count as bytes of the client");
 }
 
 #[test]
-fn warm_connections_wait_for_clients() {
+fn warm_connections_serve_clients_and_are_replaced() {
     let mut fixture = Fixture::new(|settings| settings.options.warm = 2);
     fixture.tcp.check_warm(fixture.cx.now);
     let mut waiting: Vec<TcpStream> = (0..2).map(|_| fixture.server_side()).collect();
@@ -529,13 +529,13 @@ fn warm_connections_wait_for_clients() {
     fixture.expect(&mut waiting[0], b"x");
     assert_eq!(fixture.count("warm_used"), 1);
     let _replaced = fixture.server_side();
-    // What is shed is made again later.
+    // Shed connections are opened again later.
     assert!(fixture.tcp.shed(fixture.cx.now) >= 2);
     assert_eq!(fixture.end_of(&mut waiting[1]), Ok(()));
 }
 
 #[test]
-fn events_and_deadlines_of_a_connection_that_is_gone_do_nothing() {
+fn events_and_deadlines_of_a_removed_connection_are_ignored() {
     let mut fixture = Fixture::new(|_| {});
     let client = fixture.client();
     let server = fixture.server_side();
@@ -550,7 +550,7 @@ fn events_and_deadlines_of_a_connection_that_is_gone_do_nothing() {
     fixture.tcp.resume(&mut fixture.cx, key);
     fixture.tcp.on_deadline(&mut fixture.cx, key);
     fixture.turn();
-    assert_eq!(fixture.tcp.connections.len(), 1, "the one in its slot goes on");
+    assert_eq!(fixture.tcp.connections.len(), 1, "the connection that reuses its slot continues");
 }
 
 #[test]

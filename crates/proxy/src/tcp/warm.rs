@@ -1,6 +1,6 @@
-//! Warm connections: made to servers before clients want them, spread evenly over the servers that a service's own pool
-//! would choose from. Each worker makes its part, looks at each once a second, and hands one out when a client's chosen
-//! server has one. Which server that is, is not decided here; nor is a byte read.
+//! Warm connections: opened to servers before clients need them, spread evenly over the first candidates of a service's
+//! default pool. Each worker opens its part, checks each connection once a second, and uses one when the server chosen for
+//! a client has one. This module neither chooses servers nor reads bytes.
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
@@ -21,35 +21,35 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Interval between checks of a connection, and pause in making new ones after one ended or failed.
+/// Interval between checks of a connection, and pause in opening new connections after one was closed or failed.
 const EVERY: Duration = Duration::from_secs(1);
-/// Interval between checks of a connect in progress.
+/// Interval between checks of a pending connection attempt.
 const SOON: Duration = Duration::from_millis(50);
-/// Most connections checked at a time.
+/// Maximum number of connections that are checked in one turn.
 const CHECKS_MAX: usize = 64;
-/// Most connects begun at a time, before clients have their turn.
+/// Maximum number of connection attempts that begin in one turn.
 const BEGUN_MAX: usize = 64;
-/// Length of the clients' turn.
+/// Pause between turns, for other work.
 const TURN: Duration = Duration::from_millis(1);
 
 /// The warm connections of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Warm {
     parts: Vec<Part>,
-    /// Time of the next check; `None` when no service wants warm connections.
+    /// Time of the next check; `None` when no service has warm connections.
     due: Option<Time>,
 }
 
-/// This worker's part of what a service wants.
+/// This worker's part of the warm connections of a service.
 #[derive(Debug)]
 struct Part {
     service: Arc<Service>,
     pool: Arc<ArcSwap<Snapshot>>,
-    /// Options with which the connections were made.
+    /// Options with which the connections were opened.
     options: ServiceOptions,
     /// Connections by server, the oldest first.
     sockets: BTreeMap<ServerId, VecDeque<WarmSocket>>,
-    make_at: Time,
+    open_at: Time,
 }
 
 /// One unused connection.
@@ -57,13 +57,13 @@ struct Part {
 struct WarmSocket {
     socket: OwnedFd,
     server: Arc<Entry>,
-    /// Beginning of the connect, while it is in progress.
+    /// Beginning of the connection attempt, while it is pending.
     since: Option<Time>,
     /// Time of the next check.
     check_at: Time,
-    /// Slot among the warm connections of its server; clients have slots of their own.
+    /// Slot among the warm connections of the server; clients have their own slots.
     _permit: Lease,
-    /// Slot among those of the service, once the connection is made.
+    /// Slot among the warm connections of the service, once the connection is established.
     counted: Option<Lease>,
     _descriptor: Unit,
 }
@@ -73,13 +73,13 @@ struct WarmSocket {
 enum State {
     Ready,
     Connecting,
-    /// Closed by the server, or failed after it was made.
+    /// Closed by the server, or failed after it was established.
     Ended,
     /// Failed to connect.
     Failed(Errno),
 }
 
-/// Number of connections that a worker makes, and that those before it make.
+/// Number of connections of a worker, and of the workers before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Share {
     count: usize,
@@ -87,14 +87,15 @@ struct Share {
 }
 
 impl Share {
-    /// The part of one worker, given as its number and the number of workers.
+    /// Returns the part of one worker, from its index and the number of workers.
     fn of(warm: u32, (worker, workers): (usize, usize)) -> Self {
         let (warm, workers) = (warm as usize, workers.max(1));
         let (each, rest) = (warm / workers, warm % workers);
         Self { count: each + usize::from(worker < rest), before: worker * each + worker.min(rest) }
     }
 
-    /// The part of one server, given as its position and the number of servers. Workers go on where those before them stopped.
+    /// Returns the part of one server, from its position and the number of servers. Each worker continues with the server after
+    /// the last server of the previous worker.
     fn at(self, (position, servers): (usize, usize)) -> usize {
         let turn = (position + servers - self.before % servers) % servers;
         self.count / servers + usize::from(turn < self.count % servers)
@@ -102,7 +103,7 @@ impl Share {
 }
 
 impl Warm {
-    /// Has the connections checked soon, after a change of what is wanted.
+    /// Schedules an immediate check, after a change of services or servers.
     pub(super) fn check_again(&mut self, now: Time) {
         self.due = Some(now);
     }
@@ -111,13 +112,13 @@ impl Warm {
         self.due
     }
 
-    /// Closes all connections, for clients that need descriptors; returns how many there were. Others are made later.
+    /// Closes all connections, for clients that need descriptors, and returns their number. New connections are opened later.
     pub(super) fn shed(&mut self, now: Time) -> u32 {
         let mut closed = 0;
         for part in &mut self.parts {
             closed += part.sockets.values().map(|sockets| sockets.len() as u32).sum::<u32>();
             part.sockets.clear();
-            part.make_at = now + EVERY;
+            part.open_at = now + EVERY;
         }
         closed
     }
@@ -128,15 +129,15 @@ impl Warm {
     }
 }
 
-/// The share of this worker; none where servers learn about their client, or where more is spoken than bytes.
+/// Returns the share of this worker: none if servers get the client's address, or with TLS or HTTP.
 fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
     let none = cx.draining || personal || settings.is_layered();
-    Share::of(if none { 0 } else { settings.options.warm }, (cx.id, cx.workers))
+    Share::of(if none { 0 } else { settings.options.warm }, cx.position())
 }
 
 impl Warm {
-    /// Closes and makes connections of these services, where it is due.
+    /// Closes and opens connections of these services, where it is due.
     pub(super) fn maintain<'a>(&mut self, cx: &Context, services: impl Iterator<Item = &'a Arc<Service>>) {
         let mut parts = Vec::new();
         for service in services {
@@ -149,12 +150,12 @@ impl Warm {
                 None => parts.push(Part::new(service, pool, &settings.options, cx.now)),
             }
         }
-        // The rest belongs to services that are gone or want none any more.
+        // The rest belongs to services that were removed or have no warm connections now.
         self.parts = parts;
         self.due = self.parts.iter_mut().map(|part| part.maintain(cx)).min();
     }
 
-    /// A warm connection to the server that was chosen for a client, if there is one; another one is made in its place.
+    /// Takes a warm connection to the server that was chosen for a client, if there is one; another one is opened instead.
     pub(super) fn take(
         &mut self,
         cx: &Context,
@@ -182,11 +183,11 @@ impl Part {
             pool: Arc::clone(pool),
             options: options.clone(),
             sockets: BTreeMap::new(),
-            make_at: now,
+            open_at: now,
         }
     }
 
-    /// Takes on the present settings; connections made for another pool or with other options are closed.
+    /// Applies the present settings; connections to another pool or with other options are closed.
     fn with(mut self, pool: &Arc<ArcSwap<Snapshot>>, options: &ServiceOptions) -> Self {
         let made = |options: &ServiceOptions| (options.source, options.nodelay, options.server_keepalive);
         if !Arc::ptr_eq(&self.pool, pool) || made(&self.options) != made(options) {
@@ -197,7 +198,7 @@ impl Part {
         self
     }
 
-    /// Closes connections that are no longer wanted or usable, makes missing ones, and returns the time of the next check.
+    /// Closes connections that are no longer needed or usable, opens missing ones, and returns the time of the next check.
     fn maintain(&mut self, cx: &Context) -> Time {
         let (now, snapshot) = (cx.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), cx);
@@ -208,15 +209,15 @@ impl Part {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
             sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut checks));
             sockets.truncate(share.at((position, servers.len())));
-            // Clients took the permits meanwhile.
+            // Clients took the permits in the meantime.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
             self.sockets.insert(server.id, sockets);
         }
-        // Connections to servers that clients do not get any more.
+        // Connections to servers that are no longer candidates.
         drop(before);
-        let makes_more = self.make_at <= now && self.make(cx, &servers, share);
+        let has_more = self.open_at <= now && self.open(cx, &servers, share);
         // When no check is left, there may be more to check.
-        if makes_more || checks == 0 { now + TURN } else { self.due(now) }
+        if has_more || checks == 0 { now + TURN } else { self.due(now) }
     }
 
     /// Time of the next check.
@@ -224,12 +225,12 @@ impl Part {
         let of_socket =
             |one: &WarmSocket| if one.since.is_some() { now + SOON } else { one.check_at.max(now + SOON) };
         let check_at = self.sockets.values().flatten().map(of_socket).min();
-        let make_at = Some(self.make_at).filter(|at| *at > now);
-        [check_at, make_at].into_iter().flatten().min().unwrap_or(now + EVERY)
+        let open_at = Some(self.open_at).filter(|at| *at > now);
+        [check_at, open_at].into_iter().flatten().min().unwrap_or(now + EVERY)
     }
 
-    /// Returns whether a connection is kept. It is checked when its time came and `checks` are left; always, while it
-    /// connects.
+    /// Returns whether a connection stays. It is checked when its check is due and `checks` are left; always while it is
+    /// connecting.
     fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, checks: &mut usize) -> bool {
         if one.since.is_none() {
             if one.check_at > cx.now || *checks == 0 {
@@ -253,12 +254,12 @@ impl Part {
                 note_failure(cx, self.pool.load().pool.clone(), &one.server, error);
             }
         }
-        self.make_at = cx.now + EVERY;
+        self.open_at = cx.now + EVERY;
         false
     }
 
-    /// Makes missing connections; returns whether there are more to make at once.
-    fn make(&mut self, cx: &Context, servers: &[Arc<Entry>], share: Share) -> bool {
+    /// Opens missing connections; returns whether more are missing after this turn.
+    fn open(&mut self, cx: &Context, servers: &[Arc<Entry>], share: Share) -> bool {
         let mut begun = 0;
         for (position, server) in servers.iter().enumerate() {
             let wanted = share.at((position, servers.len()));
@@ -279,11 +280,11 @@ impl Part {
     fn begin(&mut self, server: &Arc<Entry>, cx: &Context) -> bool {
         let Some(permits) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
-            // Clients need them more.
-            self.make_at = cx.now + EVERY;
+            // Clients have priority.
+            self.open_at = cx.now + EVERY;
             return false;
         };
-        // The address of the client does not matter: where it would, there are no warm connections.
+        // The address of the client does not matter: services whose servers see it have no warm connections.
         let no_client = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let begun = open_socket(&server.target, &self.options, no_client).and_then(|socket| {
             match connect(&socket, &server.target) {
@@ -312,13 +313,13 @@ impl Part {
             }
             Err(error) => {
                 note_failure(cx, self.pool.load().pool.clone(), server, error);
-                self.make_at = cx.now + EVERY;
+                self.open_at = cx.now + EVERY;
                 false
             }
         }
     }
 
-    /// The first usable connection; those before it are closed.
+    /// Takes the first usable connection; connections before it are closed.
     fn take(&mut self, server: &Entry, now: Time) -> Option<OwnedFd> {
         let sockets = self.sockets.get_mut(&server.id)?;
         while let Some(mut one) = sockets.pop_front() {
@@ -330,19 +331,19 @@ impl Part {
                     sockets.push_front(one);
                     return None;
                 }
-                State::Ended | State::Failed(_) => self.make_at = now + EVERY,
+                State::Ended | State::Failed(_) => self.open_at = now + EVERY,
             }
         }
         None
     }
 
-    /// Makes another connection in place of one that was taken, unless a connect failed of late or the share is complete.
+    /// Opens another connection in place of a taken one, unless a connection attempt failed recently or the share is complete.
     fn replace(&mut self, server: &Entry, cx: &Context) {
         let snapshot = self.pool.load_full();
         let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
         let all: usize = self.sockets.values().map(VecDeque::len).sum();
         let wanted = share(&self.service.settings.load(), cx).count;
-        if let Some(current) = current.filter(|_| self.make_at <= cx.now && all < wanted) {
+        if let Some(current) = current.filter(|_| self.open_at <= cx.now && all < wanted) {
             self.begin(current, cx);
         }
     }
@@ -361,7 +362,7 @@ impl WarmSocket {
             self.since = None;
             self.counted = service.live.warm.enter(u32::MAX);
         }
-        // Bytes that the server sent already are for the client.
+        // Bytes that the server has sent already belong to the client.
         match recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((1.., _)) | Err(Errno::AGAIN | Errno::INTR) => State::Ready,
             Ok(_) | Err(_) => State::Ended,
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_and_servers_have_even_parts() {
+    fn warm_connections_are_split_evenly_between_workers_and_servers() {
         assert_eq!(spread(4, (2, 2)), [[1, 1], [1, 1]]);
         assert_eq!(spread(2, (2, 2)), [[1, 0], [0, 1]]);
         assert_eq!(spread(5, (2, 3)), [[1, 1, 1], [1, 1, 0]]);

@@ -1,5 +1,5 @@
-//! The two classes of clients: those that the access list permits, and those that it refuses, which may have a pool of their
-//! own.
+//! The two classes of clients: clients that the access list permits, and clients that it refuses, which may have a pool of
+//! their own.
 
 use crate::service::{Backend, Settings};
 use evener_core::counters::ServiceCounters;
@@ -7,7 +7,7 @@ use evener_core::snapshot::Snapshot;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// The class of a client, which decides about its pool.
+/// The class of a client, which determines its pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientClass {
     /// Served by the service's own pool.
@@ -17,7 +17,7 @@ pub(super) enum ClientClass {
 }
 
 impl ClientClass {
-    /// The class of a client; `None` when its datagrams are dropped.
+    /// Returns the class of a client; `None` when its datagrams are dropped.
     pub(super) fn of(client: IpAddr, settings: &Settings) -> Option<Self> {
         if settings.permits(client) {
             return Some(Self::Permitted);
@@ -25,7 +25,7 @@ impl ClientClass {
         settings.refused().map(|_| Self::Refused)
     }
 
-    /// The class of a client that begins a flow. Counts the client if it is refused, and its datagram if that is dropped.
+    /// Returns the class of a client that begins a flow. Counts a refused client, and a dropped datagram.
     pub(super) fn at_begin(
         client: IpAddr,
         settings: &Settings,
@@ -42,14 +42,14 @@ impl ClientClass {
         class
     }
 
-    /// The pool of this class, and how its servers are spoken to.
+    /// Returns the backend of this class.
     pub(super) fn backend(self, settings: &Settings) -> &Backend {
         let refused = settings.refused().filter(|_| self == Self::Refused);
         refused.unwrap_or(&settings.backends[0])
     }
 }
 
-/// The pools of a service as they are for one batch.
+/// The pools of a service during one batch.
 pub(super) struct Pools<'a> {
     pub(super) settings: &'a Settings,
     permitted: Arc<Snapshot>,
@@ -62,7 +62,7 @@ impl<'a> Pools<'a> {
         Self { settings, permitted, refused: settings.refused().map(|backend| backend.pool.load_full()) }
     }
 
-    /// The pool of a class. Without a pool for refused clients it is the service's own.
+    /// Returns the pool of a class: the service's default pool if there is none for refused clients.
     pub(super) fn of(&self, class: ClientClass) -> &Snapshot {
         let refused = self.refused.as_deref().filter(|_| class == ClientClass::Refused);
         refused.unwrap_or(&self.permitted)

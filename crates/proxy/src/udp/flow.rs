@@ -1,4 +1,4 @@
-//! Flows: how one begins at a server, continues at another one, and ends; and how datagrams of clients get to servers.
+//! Flows: their beginning at a server, their move to another server, their end, and the datagrams of clients to servers.
 
 use super::client_class::{ClientClass, Pools};
 use super::{DatagramListener, FlowSocket, Identity, NewFlow, Udp};
@@ -10,7 +10,7 @@ use crate::context::report::Report;
 use crate::io::batch::Batch;
 use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
 use crate::io::source::SourceAddress;
-use crate::service::hops::{may_go_round, note_loop};
+use crate::service::hops::{may_loop, note_loop};
 use crate::service::{Service, Settings, admission, note_no_server};
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, Cost};
@@ -25,11 +25,11 @@ use std::sync::atomic::Ordering;
 /// The reason why a flow cannot begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BeginError {
-    /// No server can take it.
+    /// No server can take the flow.
     NoServer,
     /// No descriptor or port is left.
     NoSocket,
-    /// The client's datagrams go round in a loop.
+    /// The client's datagrams loop.
     Loop,
 }
 
@@ -48,9 +48,9 @@ impl BeginError {
 /// The reason why there is no socket to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectError {
-    /// Another server may do.
+    /// Another server may succeed.
     ThisServer,
-    /// No descriptor or port is left, whichever server it is.
+    /// No descriptor or port is left for any server.
     Exhausted,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
     Key::from_raw(flow.handle)
 }
 
-/// Makes a socket to a server.
+/// Creates a socket to a server.
 fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, Unit), ConnectError> {
     let pool = &new.snapshot.pool;
     let Some(unit) = Unit::take() else {
@@ -69,7 +69,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
     let source = SourceAddress::of(&new.settings.options, new.key.client.ip());
     match connect::datagram_socket(&server.target, source) {
         Ok(socket) => Ok((socket, unit)),
-        // This server cannot see the address of this client: that is no failure of the server, and room does not help.
+        // This server cannot see the address of this client: the server is not at fault, and a free port does not help.
         Err(Errno::ADDRNOTAVAIL) => {
             server.live.counters.of(cx.id).connect_errors.one();
             count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
@@ -89,7 +89,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
 
 fn report_failure(cx: &Context, snapshot: &Snapshot, server: &Entry, failure: Failure) {
     let (pool, target) = (snapshot.pool.clone(), server.target.clone());
-    (cx.report)(Report::Failure { pool, server: server.id, target, failure });
+    cx.report(Report::Failure { pool, server: server.id, target, failure });
 }
 
 /// Counts and reports a datagram that its server refused.
@@ -108,7 +108,7 @@ impl DatagramListener {
 }
 
 impl Udp {
-    /// Returns the socket of a flow, which begins or moves to another server if need be. `None` when the datagram is
+    /// Returns the socket of a flow, which begins or moves to another server if necessary. `None` when the datagram is
     /// dropped.
     pub(super) fn flow_of(
         &mut self,
@@ -143,7 +143,7 @@ impl Udp {
         begun.inspect_err(|error| error.note(cx, &service)).ok()
     }
 
-    /// Begins a flow at one server after the other, but for those that failed, until one takes it.
+    /// Begins a flow at one server after another, except servers that failed, until one takes it.
     pub(super) fn begin(
         &mut self,
         cx: &mut Context,
@@ -170,7 +170,7 @@ impl Udp {
         }
     }
 
-    /// Begins a flow at this server. `None` when another server is to be tried.
+    /// Begins a flow at this server. `None` when another server should be tried.
     pub(super) fn begin_at(
         &mut self,
         cx: &mut Context,
@@ -196,7 +196,7 @@ impl Udp {
         };
         let listener = &mut self.listeners[at];
         let target = &choice.server.target;
-        if may_go_round(key.client.ip(), target)
+        if may_loop(key.client.ip(), target)
             && listener.watch.on_flow(cx.now, &listener.socket, (&socket, target), new.ttl).is_err()
         {
             return Some(Err(BeginError::Loop));
@@ -216,7 +216,7 @@ impl Udp {
         Some(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))
     }
 
-    /// Ends the flow that was unused the longest, so that the next datagram finds a descriptor and a port.
+    /// Ends the least recently used flow, so that the next datagram finds a descriptor and a port.
     fn make_room(&mut self, cx: &Context, at: DatagramListenerKey) {
         let listener = &self.listeners[at];
         if let Some(oldest) = listener.flows.oldest() {
@@ -225,11 +225,11 @@ impl Udp {
         }
     }
 
-    /// Puts a flow into the table, in place of the one with the same key. `None` when the socket cannot be registered.
+    /// Inserts a flow into the table, replacing a flow with the same key. `None` when the socket cannot be registered.
     fn install(&mut self, cx: &Context, flow: FlowSocket, snapshot: &Snapshot) -> Option<FlowSocketKey> {
         let (at, key, server) = (flow.listener, flow.key, Arc::clone(&flow.choice.server));
         if let Some(record) = &flow.identity.record {
-            record.had(&snapshot.pool, &server.name);
+            record.record_server(&snapshot.pool, &server.name);
         }
         self.end(at, &key);
         let socket = self.sockets.insert(flow);
@@ -259,7 +259,7 @@ impl Udp {
         }
     }
 
-    /// Has a flow continue at another server than those that failed.
+    /// Moves a flow to a server that has not failed.
     pub(super) fn move_on(
         &mut self,
         cx: &mut Context,
@@ -275,7 +275,7 @@ impl Udp {
         Ok(next)
     }
 
-    /// Sends datagrams of one flow to its server; when that refuses, to the next one.
+    /// Sends datagrams of one flow to its server; after a refusal, to the next server.
     pub(super) fn send_to_server(
         &mut self,
         cx: &mut Context,
@@ -308,8 +308,8 @@ impl Udp {
                     counters.drop_unsendable.one();
                     left = &left[1..];
                 }
-                // The error (ICMP) concerns an earlier datagram of the flow. These were not sent yet: the next server
-                // gets them.
+                // The error (ICMP) concerns an earlier datagram of the flow. The present datagrams were not sent yet, and go
+                // to the next server.
                 Some(error) => {
                     let (server, snapshot) = (&flow.choice.server, pools.of(flow.class));
                     attempt.failed(server.id, flow.choice.why, Cost::Quick);

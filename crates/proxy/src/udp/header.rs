@@ -1,4 +1,4 @@
-//! The PROXY header with which a server learns of the client, in each datagram.
+//! The PROXY header that reports the client to the server in each datagram.
 
 use super::{DatagramListener, Udp};
 use crate::context::keys::FlowSocketKey;
@@ -9,7 +9,7 @@ use evener_core::wire::proxy::{self, Ends, Extras, Transport};
 use std::net::SocketAddr;
 
 impl DatagramListener {
-    /// Returns the header that introduces a client.
+    /// Returns the header that reports a client.
     pub(super) fn header_of(&self, key: &FlowKey) -> Box<[u8]> {
         let bound = preamble::local_address(&self.socket);
         let used = bound.map(|bound| SocketAddr::new(key.local.unwrap_or(bound.ip()), bound.port()));
@@ -23,7 +23,7 @@ impl DatagramListener {
 }
 
 impl Udp {
-    /// Puts the PROXY header before each of these datagrams of a flow, if its pool wants one.
+    /// Puts the PROXY header before each of these datagrams of a flow, if its pool is configured so.
     pub(super) fn introduce(&self, socket: FlowSocketKey, batch: &mut Batch, indices: &[usize]) {
         let header = self.sockets.get(socket).and_then(|flow| flow.header.as_deref());
         if let Some(header) = header {

@@ -1,5 +1,5 @@
-//! Listeners that close because the program drains, or because a reload took them out. They serve clients until their flows
-//! are over, and no longer: a successor waits for the address.
+//! Listeners that close because the program drains or a reload removed them. They serve clients until their flows end, and no
+//! longer: a successor waits for the address.
 
 use super::flow::socket_of;
 use super::{DatagramListener, Udp};
@@ -8,21 +8,21 @@ use crate::context::keys::DatagramListenerKey;
 use evener_core::Time;
 use std::time::Duration;
 
-/// A flow of a leaving listener is over when it was quiet for so long.
+/// Idle timeout of the flows of a leaving listener.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// The same for a flow whose last datagram got its response.
+/// Idle timeout of such a flow after a response to its last datagram.
 const DRAIN_RESPONDED_IDLE: Duration = Duration::from_millis(100);
 
-/// A listener that a reload took out closes after this, whatever its flows do. When the program drains, its own deadline
-/// applies instead.
+/// Maximum time until a listener that a reload removed closes, even with busy flows. When the program drains, the drain
+/// deadline applies instead.
 const LEAVE_MAX: Duration = Duration::from_secs(30);
 
-/// Flows without any response, as of logs and metrics, are over after this: in such a flow the datagrams never cease.
+/// Time after which flows without any response end, such as flows of logs and metrics, whose datagrams never cease.
 const NO_RESPONSE_MAX: Duration = Duration::from_secs(5);
 
 impl DatagramListener {
-    /// Has the listener close as soon as its flows are over.
+    /// Makes the listener close as soon as its flows have ended.
     pub(super) fn leave(&mut self, now: Time) {
         self.leaving.get_or_insert(now);
         self.flows.set_idle(DRAIN_IDLE);
@@ -30,7 +30,7 @@ impl DatagramListener {
 }
 
 impl Udp {
-    /// Closes the leaving listeners whose flows are over.
+    /// Closes the leaving listeners without flows.
     pub(super) fn close_left(&mut self, cx: &mut Context) {
         for at in self.listeners.keys(|listener| listener.leaving.is_some()) {
             let since = self.listeners[at].leaving.unwrap_or(cx.now);
@@ -39,7 +39,7 @@ impl Udp {
             if is_late || (cx.now.since(since) >= NO_RESPONSE_MAX && !self.has_responses(cx.now, at)) {
                 self.end_all(at);
             } else if self.listeners[at].flows.is_empty() {
-                // Takes the datagrams that came before the listener closes.
+                // Forwards the datagrams that arrived before the listener closes.
                 self.on_listener_event(cx, at);
             }
             if self.listeners[at].flows.is_empty() {
@@ -52,7 +52,7 @@ impl Udp {
         }
     }
 
-    /// Returns whether a server sent a response in any of the flows lately.
+    /// Returns whether a server sent a response in any of the flows recently.
     fn has_responses(&self, now: Time, at: DatagramListenerKey) -> bool {
         let is_recent = |responded_at: Time| now.since(responded_at) < DRAIN_IDLE;
         let mut flows = self.listeners[at].flows.iter();
@@ -61,7 +61,7 @@ impl Udp {
         })
     }
 
-    /// Ends the flows whose last datagram got its response, and which have been quiet since.
+    /// Ends the flows that have been idle since the response to their last datagram.
     fn end_responded(&mut self, now: Time, at: DatagramListenerKey) {
         self.end_where(at, |socket, used_at| {
             now.since(socket.responded_at) >= DRAIN_RESPONDED_IDLE && Some(socket.responded_at) > used_at

@@ -1,5 +1,5 @@
-//! Listeners for datagrams, and what clients send to them: each datagram is assigned to its client, then to a flow, and the
-//! datagrams of one flow leave together.
+//! Listeners for datagrams, and the datagrams of clients: each is assigned to its client, then to a flow, and the datagrams
+//! of one flow are sent together.
 
 use super::client_class::Pools;
 use super::{BATCHES_MAX, DatagramListener, Udp};
@@ -17,26 +17,26 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 impl DatagramListener {
-    /// Takes on the sizes and times of new settings; returns the flows for which there is no room any more.
-    pub(super) fn resize(&mut self, settings: &Settings, workers: usize) -> Vec<Flow> {
+    /// Applies the sizes and times of new settings; returns the flows that no longer fit.
+    pub(super) fn resize(&mut self, settings: &Settings, cx: &Context) -> Vec<Flow> {
         if self.leaving.is_none() {
             self.flows.set_idle(flow_idle(settings));
         }
-        let size = table_size(settings, workers);
+        let size = table_size(settings, cx);
         self.turns.resize(size);
         let ended = self.flows.resize(size);
         self.service.live.flows.fetch_sub(ended.len() as u32, Ordering::Relaxed);
         ended
     }
 
-    /// Returns whose datagram `nth` of a batch is. A proxy of the service introduces the client in each datagram, in a
-    /// header that is stripped here. `None` when the datagram is dropped.
+    /// Returns the client of datagram `nth` of a batch. A proxy of the service reports the client in each datagram, in a
+    /// header that is removed here. `None` when the datagram is dropped.
     fn client_of(&self, cx: &Context, batch: &mut Batch, nth: usize, settings: &Settings) -> Option<FlowKey> {
         let local = if self.local == Local::Each { batch.local(nth) } else { None };
         let sender = batch.sender(nth)?;
         if self.local == Local::Each
             && batch.is_broadcast_or_multicast(nth)
-            && !cx.takes_broadcasts_of(sender)
+            && !cx.handles_broadcasts_of(sender)
         {
             return None;
         }
@@ -64,17 +64,17 @@ impl DatagramListener {
 }
 
 /// Returns the share of one worker in the flows of its service.
-pub(super) fn table_size(settings: &Settings, workers: usize) -> usize {
-    (settings.options.flows_max as usize).div_ceil(workers.max(1)).max(1)
+pub(super) fn table_size(settings: &Settings, cx: &Context) -> usize {
+    cx.share(settings.options.flows_max).max(1) as usize
 }
 
-/// Returns how long a flow lives unused.
+/// Returns the idle timeout of flows.
 pub(super) fn flow_idle(settings: &Settings) -> Duration {
     settings.options.idle_timeout.unwrap_or(Duration::MAX)
 }
 
 impl Udp {
-    /// Receives and forwards what clients sent, up to [`BATCHES_MAX`] batches at once.
+    /// Receives and forwards datagrams of clients, up to [`BATCHES_MAX`] batches.
     pub(crate) fn on_listener_event(&mut self, cx: &mut Context, at: DatagramListenerKey) {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let is_drained = (0..BATCHES_MAX).any(|_| {
@@ -85,7 +85,7 @@ impl Udp {
                     self.forward(cx, at, &mut batch, count);
                     count < BATCH
                 }
-                // A listener's socket is not connected: the error concerns no flow of it.
+                // A listener's socket is not connected, so the error does not concern its flows.
                 Err(_) => false,
             }
         });

@@ -1,4 +1,4 @@
-//! Datagrams of servers on their way to clients: the responses of many flows leave a listener together.
+//! Datagrams from servers to clients: the responses of many flows of a listener are sent together.
 
 use super::flow::{note_refusal, socket_of};
 use super::{BATCHES_MAX, Udp};
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Responses that wait to be sent by one listener.
+/// Responses that one listener will send.
 #[derive(Debug)]
 pub(super) struct Responses {
     batch: Batch,
@@ -34,7 +34,7 @@ impl Responses {
 }
 
 impl Udp {
-    /// Takes the responses of a flow's server, or its refusal, up to [`BATCHES_MAX`] batches at once.
+    /// Receives the responses of a flow's server, or its refusal, up to [`BATCHES_MAX`] batches.
     pub(crate) fn on_flow_event(&mut self, cx: &mut Context, socket: FlowSocketKey) {
         for _ in 0..BATCHES_MAX {
             let Some(at) = self.sockets.get(socket).map(|flow| flow.listener) else { return };
@@ -53,7 +53,7 @@ impl Udp {
             match received {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
-                // Responses that came after the error make no further event.
+                // Responses that arrived after the error cause no further event.
                 Err(error) => {
                     self.on_refused(cx, socket, error);
                     break;
@@ -63,7 +63,7 @@ impl Udp {
         cx.ready.push(Ready::Flow(socket));
     }
 
-    /// Addresses and counts what was received from a flow's server.
+    /// Addresses and counts the datagrams that were received from a flow's server.
     fn add(&mut self, cx: &Context, socket: FlowSocketKey, responses: &mut Responses, count: usize) {
         if count == 0 {
             return;
@@ -87,16 +87,16 @@ impl Udp {
         listener.service.live.counters.of(cx.id).bytes_out.add(bytes);
         if server.live.suspect.load(Ordering::Relaxed) {
             let pool = flow.class.backend(&listener.service.settings.load()).pool.load().pool.clone();
-            (cx.report)(Report::Success { pool, server: server.id, target: server.target.clone() });
+            cx.report(Report::Success { pool, server: server.id, target: server.target.clone() });
         }
     }
 
-    /// Moves a flow whose server refuses (ICMP) to another one, before its client sends again.
+    /// Moves a flow whose server refused a datagram (ICMP) to another server, before its client sends again.
     fn on_refused(&mut self, cx: &mut Context, socket: FlowSocketKey, error: Errno) {
         let Some(flow) = self.sockets.get(socket) else { return };
         let Some(listener) = self.listeners.get(flow.listener) else { return };
-        // A flow that ended or moved during the present events has another socket, or none. And an error about the size of
-        // packets concerns datagrams, not the server.
+        // A flow that ended or moved while the present events were handled has another socket, or none. An error about the
+        // size of packets concerns datagrams, not the server.
         let is_current = listener.flows.peek(&flow.key).is_some_and(|flow| socket_of(flow) == socket);
         if !is_current || error == Errno::MSGSIZE || is_local_error(error) {
             return;
@@ -107,11 +107,11 @@ impl Udp {
         let mut attempt = Attempt::new();
         attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
         note_refusal(cx, &snapshot, &flow.choice.server, error);
-        // Without another server the flow is over, which is counted where it ends.
+        // Without another server the flow ends, which is counted there.
         let _ = self.move_on(cx, socket, (&settings, &snapshot), &mut attempt);
     }
 
-    /// Sends the responses that wait.
+    /// Sends the queued responses.
     pub(crate) fn flush(&mut self, cx: &Context) {
         if let Some(mut responses) = self.responses.take() {
             self.send(cx, &mut responses);

@@ -1,5 +1,5 @@
-//! Datagrams of one client that go to several servers in turn. The client has a flow to each server that it was given to:
-//! responses reach the client, and the next turn needs no new socket.
+//! Datagrams of one client that go to several servers in turn. The client has a flow to each of these servers: responses
+//! reach the client, and the next turn needs no new socket.
 
 use super::client_class::{ClientClass, Pools};
 use super::flow::{BeginError, socket_of};
@@ -39,7 +39,7 @@ impl Udp {
         let request = Request::of(client, cx.now);
         let choice = match snapshot.pick(&request, &[], &mut cx.random) {
             Ok(choice) => choice,
-            // Every server may be full of flows, one of which is the client's.
+            // Every server may be at its limit of flows, one of which belongs to the client.
             Err(reason) => {
                 let socket = last.and_then(|server| self.lane(cx, at, key, server, pools));
                 if socket.is_none() {

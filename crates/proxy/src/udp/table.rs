@@ -1,4 +1,4 @@
-//! The flows of listeners as a whole: which of them end, and how they are listed.
+//! Operations on all flows of a listener: the end of flows, and listings.
 
 use super::client_class::ClientClass;
 use super::flow::socket_of;
@@ -9,13 +9,13 @@ use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::service::ending::Ending;
 use crate::service::open::{self, Collector, Open};
-use crate::service::{PoolIs, Settings};
+use crate::service::{PoolChange, Settings};
 use evener_core::Time;
 use evener_core::flow::{Flow, FlowKey};
 use rustix::fd::AsRawFd;
 
 impl Udp {
-    /// Ends the flows that were unused for too long.
+    /// Ends the flows whose idle timeout has passed.
     pub(super) fn expire(&mut self, cx: &Context, at: DatagramListenerKey) {
         let listener = &mut self.listeners[at];
         let service_idle = flow_idle(&listener.service.settings.load());
@@ -25,7 +25,7 @@ impl Udp {
             let responded_at =
                 self.sockets.get(socket_of(&flow)).map_or(Time::ZERO, |flow| flow.responded_at);
             if cx.now.since(responded_at) < idle {
-                // The server still sends: the flow stays as if its client had sent just now.
+                // The server still sends: the flow stays as if its client had just sent a datagram.
                 let _ = self.listeners[at].flows.begin(key, flow, cx.now);
                 continue;
             }
@@ -34,11 +34,11 @@ impl Udp {
         }
     }
 
-    /// Ends the flows of clients that the access list now puts into another class, and those of refused clients if these
-    /// have another pool.
-    pub(super) fn end_misplaced(&mut self, at: DatagramListenerKey, settings: &Settings, pool: PoolIs) {
+    /// Ends the flows of clients whose class changed with the access list, and the flows of refused clients if their pool
+    /// changed.
+    pub(super) fn end_misplaced(&mut self, at: DatagramListenerKey, settings: &Settings, pool: PoolChange) {
         self.end_where(at, |socket, _| {
-            let moves = socket.class == ClientClass::Refused && pool == PoolIs::AnotherOfRefused;
+            let moves = socket.class == ClientClass::Refused && pool == PoolChange::AnotherOfRefused;
             moves || Some(socket.class) != ClientClass::of(socket.key.client.ip(), settings)
         });
     }
@@ -48,7 +48,7 @@ impl Udp {
         self.end_where(at, |_, _| true);
     }
 
-    /// Ends the flows of a listener that `is_meant` chooses, by their sockets and by when their clients sent last.
+    /// Ends the flows of a listener that `is_meant` selects, by the socket and the time of the client's last datagram.
     pub(super) fn end_where(
         &mut self,
         at: DatagramListenerKey,
@@ -63,7 +63,7 @@ impl Udp {
         self.reap();
     }
 
-    /// Lists the flows that a listing wants.
+    /// Lists the flows of the requested services.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, listener) in self.listeners.iter() {
             if collector.is_meant(&listener.service.name) {
@@ -78,12 +78,12 @@ impl Udp {
         let settings = listener.service.settings.load();
         let moved = listener.flows.used(key).max(socket.map(|socket| socket.responded_at));
         Open {
-            number: open::number(cx, socket.map_or(0, |socket| socket.identity.number)),
+            number: cx.global_number(socket.map_or(0, |socket| socket.identity.number)),
             service: listener.service.name.clone(),
             client: key.client.ip(),
             client_port: Some(key.client.port()),
             server: socket.map(|socket| {
-                open::had(&socket.class.backend(&settings).pool.load().pool, &socket.choice.server)
+                open::last_server(&socket.class.backend(&settings).pool.load().pool, &socket.choice.server)
             }),
             stage: "flow",
             idle: cx.now.since(moved.unwrap_or_default()),
@@ -104,7 +104,7 @@ impl Udp {
         true
     }
 
-    /// Ends the flows of a server; returns how many there were. The next datagram of a client begins another one.
+    /// Ends the flows of a server, and returns their number. The next datagram of a client begins another flow.
     pub(crate) fn end_server(&mut self, cx: &Context, ending: &Ending) -> usize {
         let of_server = self.flows_where(|socket| {
             let server = &socket.choice.server;

@@ -74,7 +74,7 @@ fn text(socket: &UdpSocket) -> String {
     String::from_utf8(receive(socket).0).unwrap()
 }
 
-/// Asserts that no datagram waits. What was sent over loopback is there at once.
+/// Asserts that no datagram waits. Datagrams sent over loopback arrive immediately.
 fn assert_quiet(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let received = socket.recv_from(&mut [0; 16]);
@@ -134,7 +134,7 @@ impl Fixture {
         self.on_datagrams();
     }
 
-    /// Sends a datagram to the first server, and returns where it came from.
+    /// Sends a datagram to the first server, and returns its source.
     fn begin(&mut self, client: &UdpSocket) -> SocketAddr {
         self.send(client, &["begin"]);
         let (bytes, flow) = receive(&self.servers[0]);
@@ -208,7 +208,7 @@ fn datagrams_of_a_client_share_a_flow_and_keep_their_order() {
 }
 
 #[test]
-fn a_full_table_gives_up_the_flow_unused_the_longest() {
+fn a_full_table_evicts_the_least_recently_used_flow() {
     let mut fixture = Fixture::new(1, |settings| settings.options.flows_max = 2);
     let clients = [fixture.client(), fixture.client(), fixture.client()];
     for client in &clients {
@@ -236,7 +236,7 @@ fn a_flow_that_is_evicted_within_its_batch_still_sends_its_datagram() {
 }
 
 #[test]
-fn events_of_sockets_and_listeners_that_are_gone_change_nothing() {
+fn events_of_closed_sockets_and_listeners_are_ignored() {
     let mut fixture = Fixture::new(1, |settings| settings.options.flows_max = 1);
     let (first, second) = (fixture.client(), fixture.client());
     fixture.begin(&first);
@@ -253,7 +253,7 @@ fn events_of_sockets_and_listeners_that_are_gone_change_nothing() {
 }
 
 #[test]
-fn others_have_their_turn_after_so_many_batches() {
+fn other_sockets_are_served_after_the_maximum_number_of_batches() {
     let mut fixture = Fixture::new(1, |_| {});
     let at = fixture.listener();
     crate::io::listener::grow_buffers(&fixture.udp.listeners[at].socket);
@@ -304,7 +304,7 @@ fn a_client_that_the_access_list_refuses_is_dropped() {
 }
 
 #[test]
-fn refused_clients_get_the_pool_for_them_as_long_as_they_are_refused() {
+fn refused_clients_are_routed_to_the_denied_pool_while_they_are_refused() {
     let abuse = bound();
     let abuse_pool = TestPool::new("abuse", &[target(&abuse)]);
     let mut fixture = Fixture::new(1, |settings| {
@@ -318,10 +318,10 @@ fn refused_clients_get_the_pool_for_them_as_long_as_they_are_refused() {
     assert_quiet(&fixture.servers[0]);
 
     // The same settings again: the flow stays.
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     assert_eq!(fixture.flows(), 1);
     // Another pool for refused clients: the flow ends.
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::AnotherOfRefused);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::AnotherOfRefused);
     assert_eq!(fixture.flows(), 0);
 
     fixture.send(&client, &["again"]);
@@ -330,7 +330,7 @@ fn refused_clients_get_the_pool_for_them_as_long_as_they_are_refused() {
         Settings::new(fixture.service.settings.load().options.clone(), fixture.pool.published());
     settings.acl = permit("127.0.0.0/8", Access::Deny);
     fixture.service.settings.store(Arc::new(settings));
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     assert_eq!(fixture.flows(), 0, "the client is permitted now");
     fixture.send(&client, &["permitted"]);
     assert_eq!(text(&fixture.servers[0]), "permitted");
@@ -408,7 +408,7 @@ fn a_refusal_moves_the_flow_before_the_client_sends_again() {
 }
 
 #[test]
-fn a_refusal_that_a_send_meets_first_loses_no_further_datagram() {
+fn a_refusal_reported_by_a_send_loses_no_further_datagram() {
     let (mut fixture, client) = with_a_dead_server(2);
     fixture.send(&client, &["one", "two", "three"]);
     assert_eq!([0; 3].map(|_| text(&fixture.servers[0])), ["one", "two", "three"]);
@@ -440,7 +440,7 @@ fn a_response_of_a_suspect_server_is_reported_as_success() {
 }
 
 #[test]
-fn servers_learn_of_the_client_in_each_datagram() {
+fn each_datagram_reports_the_client_to_the_server() {
     let mut fixture = Fixture::new(1, |settings| settings.backends[0].send_proxy = Some(Version::V2));
     let client = fixture.client();
     // With a header before it, this one is larger than a datagram can be.
@@ -460,7 +460,7 @@ fn servers_learn_of_the_client_in_each_datagram() {
 }
 
 #[test]
-fn a_proxy_introduces_clients_and_gets_their_responses() {
+fn a_proxy_reports_clients_and_gets_their_responses() {
     let mut fixture = Fixture::new(1, |settings| settings.proxy_from = permit("127.0.0.1/32", Access::Deny));
     let upstream = fixture.client();
     let datagram = |client: &str, hops: u8| {
@@ -498,7 +498,7 @@ fn check_spread(datagrams: u32, expected: &[usize]) {
 }
 
 #[test]
-fn servers_have_their_turns_when_datagrams_are_spread() {
+fn servers_take_turns_when_datagrams_are_spread() {
     check_spread(1, &[0, 1, 0, 1, 0]);
     check_spread(2, &[0, 0, 1, 1, 0]);
     check_spread(3, &[0, 0, 0, 1, 1, 1, 0]);

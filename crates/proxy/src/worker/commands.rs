@@ -1,11 +1,11 @@
-//! The commands of the control thread: listeners that come, go and change hands, and the end.
+//! The commands of the control thread: listeners that are opened, closed or reassigned, and the end of the worker.
 
 use super::{Command, Worker};
 use crate::io::batch::Local;
 use crate::io::listener::ListeningSocket;
 use crate::service::ending::Ending;
 use crate::service::open::{Closed, Collector, ListRequest};
-use crate::service::{PoolIs, Service};
+use crate::service::{PoolChange, Service};
 use evener_core::spec::Protocol;
 use rustix::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Worker {
             Command::Assign { id, service } => self.assign(id, &service),
             Command::Refresh { service, pool } => self.refresh(&service, pool),
             Command::List(request) => self.list(&request),
-            Command::Close { serial, reply } => reply.tell(self.close_numbered(serial)),
+            Command::Close { serial, reply } => reply.send(self.close_numbered(serial)),
             Command::End(ending) => self.end_server(&ending),
             Command::Maintain => self.dns.note_change(),
             Command::Drain => self.drain(),
@@ -87,7 +87,7 @@ impl Worker {
         self.dns.note_change();
     }
 
-    /// Hands a listener for datagrams over, perhaps from UDP to DNS or back.
+    /// Assigns a listener for datagrams to another service, perhaps from UDP to DNS or back.
     fn assign_datagrams(&mut self, id: u64, service: &Arc<Service>) {
         let is_dns = service.protocol == Protocol::Dns;
         if is_dns && self.dns.assign(id, service) {
@@ -103,7 +103,7 @@ impl Worker {
         }
     }
 
-    fn refresh(&mut self, service: &str, pool: PoolIs) {
+    fn refresh(&mut self, service: &str, pool: PoolChange) {
         self.tcp.refresh(service);
         self.udp.refresh(&mut self.cx, service, pool);
         self.dns.note_change();

@@ -27,7 +27,7 @@ pub(super) fn shed(worker: &mut Worker) {
     }
     if closed > 0 {
         descriptors::shed(closed);
-        // They are closed when the present events are handled; then the waiting workers are woken.
+        // The entries are removed when the present events are handled; then the waiting workers are woken.
         worker.shed_any = true;
     }
 }

@@ -1,5 +1,5 @@
-//! DNS responses in the form in which they are cached: which ones, which parts, and for how long (RFC 1035,
-//! section 7.4; RFC 2181, sections 5.2 and 8; RFC 2308).
+//! DNS responses in cached form: the cacheable responses, the parts that are stored, and their lifetimes (RFC
+//! 1035, section 7.4; RFC 2181, sections 5.2 and 8; RFC 2308).
 
 use crate::spec::DnsCacheSpec;
 use crate::wire::dns::{
@@ -18,7 +18,7 @@ const SOA_BYTES_MIN: usize = 22;
 
 /// Kind of a cached response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+enum Kind {
     /// Records, or a proof that there are none.
     Response,
     /// A failure of the server.
@@ -31,9 +31,9 @@ pub(super) struct CachedResponse {
     message: Box<[u8]>,
     /// Offsets of its TTLs.
     ttls: Box<[u16]>,
-    pub(super) kind: Kind,
-    /// Time for which it is fresh.
-    pub(super) lifetime: Duration,
+    kind: Kind,
+    /// Time for which the response is fresh.
+    lifetime: Duration,
 }
 
 impl CachedResponse {
@@ -59,18 +59,28 @@ impl CachedResponse {
         Some(Self { message: message.into(), ttls: scan.ttls.into(), kind, lifetime })
     }
 
+    /// Returns true if this is a failure of the server, which never replaces a usable response.
+    pub(super) fn is_failure(&self) -> bool {
+        self.kind == Kind::Failure
+    }
+
+    /// Returns the time for which the response is fresh.
+    pub(super) fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// Returns the number of bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.message.len() + size_of_val(&*self.ttls)
     }
 
-    /// Appends the response as it is `elapsed` after it was stored.
+    /// Appends the response with the TTLs that remain `elapsed` after it was stored.
     pub(super) fn emit(&self, elapsed: Duration, out: &mut Vec<u8>) {
         let elapsed = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX);
         self.emit_with(|ttl| ttl.saturating_sub(elapsed), out);
     }
 
-    /// Appends the response as a stale one.
+    /// Appends the response with the TTL of stale records.
     pub(super) fn emit_stale(&self, out: &mut Vec<u8>) {
         self.emit_with(|_| STALE_TTL, out);
     }
@@ -132,20 +142,20 @@ impl Scan {
         if record.is_signature(response) {
             return None;
         }
-        if record.rtype == TYPE_OPT {
+        if record.rtype() == TYPE_OPT {
             return self.take_opt(response, record);
         }
         let ttl = ttl_at(response, record.ttl_at())?;
         self.ttls.push(u16::try_from(record.ttl_at()).ok()?);
         self.ttl_least = self.ttl_least.min(ttl);
-        match record.section {
+        match record.section() {
             Section::Answer => {
-                self.has_match |= record.rtype == self.qtype || self.qtype == TYPE_ANY;
-                self.has_alias |= matches!(record.rtype, TYPE_CNAME | TYPE_DNAME);
+                self.has_match |= record.rtype() == self.qtype || self.qtype == TYPE_ANY;
+                self.has_alias |= matches!(record.rtype(), TYPE_CNAME | TYPE_DNAME);
             }
-            Section::Authority if record.rtype == TYPE_SOA => {
-                let is_whole = record.end - record.data_at() >= SOA_BYTES_MIN;
-                let minimum = ttl_at(response, record.end - 4).filter(|_| is_whole)?;
+            Section::Authority if record.rtype() == TYPE_SOA => {
+                let is_whole = record.data_range().len() >= SOA_BYTES_MIN;
+                let minimum = ttl_at(response, record.range().end - 4).filter(|_| is_whole)?;
                 self.negative = Some((record.ttl_at(), ttl.min(minimum)));
             }
             Section::Authority | Section::Additional => {}
@@ -159,7 +169,7 @@ impl Scan {
             return None;
         }
         self.has_opt = true;
-        self.has_options = record.data_at() < record.end;
+        self.has_options = !record.data_range().is_empty();
         Some(())
     }
 
@@ -276,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_those_of_the_configuration() {
+    fn lifetimes_are_bounded_by_the_configuration() {
         let spec = DnsCacheSpec {
             ttl_max: Duration::from_secs(20),
             negative_ttl_max: Duration::from_secs(500),
@@ -330,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn ttls_are_counted_down_and_options_left_out() {
+    fn ttls_are_counted_down_and_options_are_left_out() {
         let check = |name: &str, elapsed: u64, expected: Vec<u8>| {
             let message = sample(name);
             let cached = cache(if name == "mx" { "example.org MX" } else { "www.example.org A" }, &message);
@@ -347,7 +357,7 @@ mod tests {
         let mut later = without_id("response");
         [41, 57].into_iter().for_each(|at| later[at..at + 2].copy_from_slice(&[0, 1]));
         check("response", 299, later);
-        // The minimum of the SOA, which came with a TTL of 3600 s, is 60 s.
+        // The minimum of the SOA, which was received with a TTL of 3600 s, is 60 s.
         let mut later = without_id("nodata");
         later[39..43].copy_from_slice(&[0, 0, 0, 50]);
         check("nodata", 10, later);

@@ -143,18 +143,18 @@ fn a_long_response_fits_and_names_are_expunged() {
     let network = [&key("a.org A")[..], &[192, 0, 2]].concat();
     assert!(cache.store(&network, &response("a.org A", NOERROR, &["1 A 300"]), at(0)));
     let name = |text| crate::wire::dns::parse_name(text).unwrap();
-    assert_eq!(cache.expunge(&name("c.org"), Reach::Below), 0);
-    assert_eq!(cache.expunge(&[], Reach::Below), 0, "not a name");
-    assert_eq!(cache.expunge(&[1], Reach::Name), 0, "not a name");
-    assert_eq!(cache.expunge(b"\x01a\x03org", Reach::Name), 0, "not a whole name");
-    assert_eq!(cache.expunge(&name("org"), Reach::Name), 1);
-    assert_eq!(cache.expunge(&name("A.org"), Reach::Name), 3);
+    assert_eq!(cache.expunge(&name("c.org"), ExpungeScope::Below), 0);
+    assert_eq!(cache.expunge(&[], ExpungeScope::Below), 0, "not a name");
+    assert_eq!(cache.expunge(&[1], ExpungeScope::Name), 0, "not a name");
+    assert_eq!(cache.expunge(b"\x01a\x03org", ExpungeScope::Name), 0, "not a whole name");
+    assert_eq!(cache.expunge(&name("org"), ExpungeScope::Name), 1);
+    assert_eq!(cache.expunge(&name("A.org"), ExpungeScope::Name), 3);
     cache.check_invariants();
     assert!(store(&cache, "a.org A", NOERROR, &["1 A 300"], 0));
-    assert_eq!(cache.expunge(&name("a.oRg"), Reach::Below), 2);
+    assert_eq!(cache.expunge(&name("a.oRg"), ExpungeScope::Below), 2);
     assert_eq!(cache.stats().entries, 2);
-    assert_eq!(cache.expunge(&name("."), Reach::Name), 0);
-    assert_eq!(cache.expunge(&name("."), Reach::Below), 2);
+    assert_eq!(cache.expunge(&name("."), ExpungeScope::Name), 0);
+    assert_eq!(cache.expunge(&name("."), ExpungeScope::Below), 2);
     assert!(store(&cache, "a.org A", NOERROR, &["1 A 300"], 0));
     assert_eq!((cache.clear(), cache.clear()), (1, 0));
     assert_eq!(cache.stats(), CacheStats::default());
@@ -180,7 +180,7 @@ fn lookups_return_the_last_stored_response_during_its_lifetime() {
                 }
                 4 => {
                     let name = crate::wire::dns::parse_name(&text[..text.len() - 2]).unwrap();
-                    let expunged = cache.expunge(&name, Reach::Name);
+                    let expunged = cache.expunge(&name, ExpungeScope::Name);
                     assert!(expunged <= usize::from(model.remove(&text).is_some()));
                 }
                 _ => {

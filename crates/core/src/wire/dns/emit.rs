@@ -65,7 +65,7 @@ impl Query {
     }
 }
 
-/// Returns the flags of a local response: opcode, RD and CD are those of the query (RFC 1035, section 4.1.1;
+/// Returns the flags of a local response: opcode, RD and CD are copied from the query (RFC 1035, section 4.1.1;
 /// RFC 4035, section 3.2.2).
 fn flags_of(message: &[u8], rcode: u8) -> [u8; 2] {
     let high = message.get(2).map_or(0, |high| high & (OPCODE | RD));
@@ -81,12 +81,12 @@ fn emit_opt(opt: OptFields, out: &mut Vec<u8>) {
     out.extend_from_slice(&[opt.rcode_high, 0, if opt.is_dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
 }
 
-/// Reads the OPT of a message, as far as the message can be read.
+/// Reads the OPT of a message, if the records before it are well-formed.
 fn opt_of(message: &[u8]) -> Option<OptFields> {
     let records = Records::new(message, records_start(message)?);
     let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
     Some(OptFields {
-        size: number_at(message, opt.fixed + 2)?,
+        size: number_at(message, opt.class_at())?,
         rcode_high: *message.get(opt.ttl_at())?,
         is_dnssec_ok: *message.get(opt.ttl_at() + 2)? & 0x80 != 0,
     })

@@ -33,15 +33,16 @@ impl Query {
     /// Returns true if the client requests the idle timeout of its TCP connection (RFC 7828, section 3.2.1).
     #[must_use]
     pub fn asks_for_keepalive(&self) -> bool {
-        self.opt.is_some_and(|opt| opt.has_keepalive)
+        self.has_option(KEEPALIVE)
     }
 
     /// Removes the options that are not for the server from the query's message. Returns the query of the
     /// result.
     #[must_use]
     pub fn without_hop_options(&self, message: &mut Vec<u8>, cookies: Cookies) -> Self {
-        let has_any =
-            self.opt.is_some_and(|opt| opt.has_keepalive || opt.has_cookie && cookies == Cookies::Remove);
+        let has_any = [KEEPALIVE, COOKIE]
+            .into_iter()
+            .any(|code| self.has_option(code) && !cookies.are_passed_with(code));
         if has_any && retain_options(message, |code| cookies.are_passed_with(code)) {
             return Self::parse(message).unwrap_or(*self);
         }
@@ -63,7 +64,7 @@ pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
     let Some(start) = records_start(response) else { return false };
     let opt = Records::new(response, start).map_while(Result::ok).find(Record::is_opt_in_place);
     opt.is_some_and(|opt| {
-        options::all(response, &opt).flatten().any(|option| !cookies.are_passed_with(option.code))
+        options::all(response, &opt).flatten().any(|option| !cookies.are_passed_with(option.code()))
     })
 }
 

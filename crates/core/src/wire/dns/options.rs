@@ -21,13 +21,28 @@ pub(super) const OPTION_HEADER_BYTES: usize = 4;
 
 /// An option and its location in the message.
 pub(super) struct EdnsOption {
-    pub(super) code: u16,
-    pub(super) location: Range<usize>,
+    code: u16,
+    location: Range<usize>,
+}
+
+impl EdnsOption {
+    /// Returns the code.
+    pub(super) fn code(&self) -> u16 {
+        self.code
+    }
+
+    /// Returns the offset of the hop count in a HOPS option with the sign of Evener.
+    pub(super) fn hop_count_at(&self, message: &[u8]) -> Option<usize> {
+        let data = message.get(self.location.start + OPTION_HEADER_BYTES..self.location.end)?;
+        let has_count =
+            self.code == HOPS && data.starts_with(&HOPS_SIGN) && data.len() == HOPS_SIGN.len() + 1;
+        has_count.then(|| self.location.end - 1)
+    }
 }
 
 /// Returns the options of an OPT. A `None` is the last one and means that the options do not fill the record.
 pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<EdnsOption>> {
-    let (mut at, end) = (opt.data_at(), opt.end);
+    let Range { start: mut at, end } = opt.data_range();
     std::iter::from_fn(move || {
         if at >= end {
             return None;
@@ -72,21 +87,22 @@ fn find(message: &[u8]) -> Option<Found> {
 /// Records the pointers in a record after the OPT. Returns `None` if one refers into the OPT or the data are
 /// malformed.
 fn note_pointers(message: &[u8], record: &Record, found: &mut Found) -> Option<()> {
-    note_pointer(message, record.at, found)?;
+    note_pointer(message, record.range().start, found)?;
     let Some((mut at, count)) = names_in_data(record) else { return Some(()) };
     for _ in 0..count {
         note_pointer(message, at, found)?;
-        at = skip_name(&message[..record.end], at)?;
+        at = skip_name(&message[..record.range().end], at)?;
     }
     Some(())
 }
 
 fn note_pointer(message: &[u8], at: usize, found: &mut Found) -> Option<()> {
     let Some((location, target)) = pointer(message, at) else { return Some(()) };
-    if (found.opt.at..found.opt.end).contains(&target) {
+    let opt = found.opt.range();
+    if opt.contains(&target) {
         return None;
     }
-    if target >= found.opt.end {
+    if target >= opt.end {
         found.pointers.push(location);
     }
     Some(())
@@ -95,7 +111,7 @@ fn note_pointer(message: &[u8], at: usize, found: &mut Found) -> Option<()> {
 /// Returns the offset and the number of the names in the data of a record. Names in other types are never
 /// compressed (RFC 3597, section 4).
 fn names_in_data(record: &Record) -> Option<(usize, usize)> {
-    let (skipped, count) = match record.rtype {
+    let (skipped, count) = match record.rtype() {
         // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
         2..=5 | 7..=9 | 12 | 39 => (0, 1),
         // SOA, MINFO, RP.
@@ -123,18 +139,19 @@ pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) 
     }
     let length = (end - found.opt.data_at()) as u16;
     message[found.opt.data_at() - 2..found.opt.data_at()].copy_from_slice(&length.to_be_bytes());
-    cut(message, end..found.opt.end, &found.pointers);
+    cut(message, end..found.opt.range().end, &found.pointers);
     true
 }
 
 /// Appends an option to the OPT of a message. Returns false, and leaves the message as it was, if it is
 /// malformed, has no OPT, has a record after it, or would be too long.
 pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool {
-    let Some(opt) = find(message).map(|found| found.opt).filter(|opt| opt.end == message.len()) else {
+    let Some(opt) = find(message).map(|found| found.opt).filter(|opt| opt.range().end == message.len())
+    else {
         return false;
     };
     let (added, length_at) = (OPTION_HEADER_BYTES + data.len(), opt.data_at() - 2);
-    let length = u16::try_from(opt.end - opt.data_at() + added);
+    let length = u16::try_from(opt.data_range().len() + added);
     let Some(length) = length.ok().filter(|_| message.len() + added <= MESSAGE_BYTES_MAX) else {
         return false;
     };
@@ -152,7 +169,7 @@ pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
     let rcode_high = message[opt.ttl_at()];
     let count = number_at(message, 10)?.saturating_sub(1);
     message[10..12].copy_from_slice(&count.to_be_bytes());
-    cut(message, opt.at..opt.end, &pointers);
+    cut(message, opt.range(), &pointers);
     Some(rcode_high)
 }
 

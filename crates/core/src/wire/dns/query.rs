@@ -1,7 +1,7 @@
 //! Zero-copy view of a DNS query. This is the hot path of the data plane: nothing here allocates, except a
 //! key that grows.
 
-use super::options::{self, COOKIE, HOPS, HOPS_SIGN, KEEPALIVE, OPTION_HEADER_BYTES, PADDING, SUBNET};
+use super::options::{self, COOKIE, KEEPALIVE, PADDING, SUBNET};
 use super::record::{Record, Records, records_start};
 use super::{
     AA, CLASS_ANY, CLASS_NONE, HEADER_BYTES, MESSAGE_BYTES_MAX, OPCODE, OPCODE_QUERY, QR, RA, RCODE, TC,
@@ -44,29 +44,29 @@ pub enum QueryError {
 pub struct Query {
     /// End of the question section, whose last four bytes are type and class. Without one it is the end of
     /// the header.
-    pub(super) question_section_end: u16,
+    question_section_end: u16,
     /// End of the last record.
-    pub(super) end: u16,
-    pub(super) opt: Option<Opt>,
-    pub(super) opcode: u8,
+    end: u16,
+    opt: Option<Opt>,
+    opcode: u8,
     qtype: u16,
     qclass: u16,
-    pub(super) is_signed: bool,
+    is_signed: bool,
     has_other_records: bool,
 }
 
 /// Content of an OPT record (RFC 6891, section 6.1.2 to 6.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Opt {
-    pub(super) at: u16,
-    pub(super) end: u16,
+struct Opt {
+    at: u16,
+    end: u16,
     size: u16,
     rcode_high: u8,
-    pub(super) version: u8,
+    version: u8,
     flags: u16,
-    pub(super) has_subnet: bool,
-    pub(super) has_cookie: bool,
-    pub(super) has_keepalive: bool,
+    has_subnet: bool,
+    has_cookie: bool,
+    has_keepalive: bool,
     has_other_options: bool,
     /// Offset of the hop count; 0 if there is none.
     hops_at: u16,
@@ -80,25 +80,22 @@ impl Opt {
         let (mut has_other_options, mut hops_at) = (false, 0);
         for option in options::all(message, record) {
             let option = option?;
-            match option.code {
+            match option.code() {
                 PADDING => {}
                 COOKIE => has_cookie = true,
                 KEEPALIVE => has_keepalive = true,
                 SUBNET => has_subnet = true,
-                HOPS if message[option.location.start + OPTION_HEADER_BYTES..option.location.end]
-                    .starts_with(&HOPS_SIGN)
-                    && option.location.len() == OPTION_HEADER_BYTES + HOPS_SIGN.len() + 1 =>
-                {
-                    hops_at = u16::try_from(option.location.end - 1).ok()?;
-                }
-                _ => has_other_options = true,
+                _ => match option.hop_count_at(message) {
+                    Some(at) => hops_at = u16::try_from(at).ok()?,
+                    None => has_other_options = true,
+                },
             }
         }
         let [rcode_high, version] = number_at(message, record.ttl_at())?.to_be_bytes();
         Some(Self {
-            at: u16::try_from(record.at).ok()?,
-            end: u16::try_from(record.end).ok()?,
-            size: number_at(message, record.fixed + 2)?,
+            at: u16::try_from(record.range().start).ok()?,
+            end: u16::try_from(record.range().end).ok()?,
+            size: number_at(message, record.class_at())?,
             rcode_high,
             version,
             flags: number_at(message, record.ttl_at() + 2)?,
@@ -163,7 +160,7 @@ impl Query {
     }
 
     fn take(&mut self, message: &[u8], record: &Record) -> Option<()> {
-        if record.rtype != TYPE_OPT {
+        if record.rtype() != TYPE_OPT {
             self.has_other_records = true;
             self.is_signed |= record.is_signature(message);
             return Some(());
@@ -173,6 +170,34 @@ impl Query {
         }
         self.opt = Some(Opt::read(message, record)?);
         Some(())
+    }
+
+    /// Returns the records of the query's message.
+    pub(super) fn records<'a>(&self, message: &'a [u8]) -> Records<'a> {
+        Records::new(message, usize::from(self.question_section_end))
+    }
+
+    /// Returns true if the OPT has a subnet, cookie or keepalive option, as `code` says.
+    pub(super) fn has_option(&self, code: u16) -> bool {
+        self.opt.is_some_and(|opt| match code {
+            SUBNET => opt.has_subnet,
+            COOKIE => opt.has_cookie,
+            KEEPALIVE => opt.has_keepalive,
+            _ => false,
+        })
+    }
+
+    /// Returns true if options may be added: the message is a standard query with a question section, and is
+    /// not signed.
+    pub(super) fn may_take_options(&self) -> bool {
+        !self.is_signed && self.opcode == OPCODE_QUERY && self.has_question_section()
+    }
+
+    /// Returns the offset of an OPT of version 0 at the end of the message. Options can be appended to it
+    /// without a change of pointers.
+    pub(super) fn extensible_opt_at(&self) -> Option<usize> {
+        let opt = self.opt.filter(|opt| opt.end == self.end && opt.version == 0)?;
+        Some(usize::from(opt.at))
     }
 
     /// Returns the message without the bytes after its last record.
@@ -297,14 +322,15 @@ impl Query {
         if let Ok(header) = <[u8; HEADER_BYTES]>::try_from(response) {
             let is_error = !matches!(header[3] & 15, NOERROR | NXDOMAIN);
             let is_whole = header[4..].iter().all(|byte| *byte == 0);
-            let is_ours = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
+            let is_local = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
             return is_whole
-                && is_ours
+                && is_local
                 && (is_error || self.opcode == UPDATE || !self.has_question_section());
         }
         if !self.has_question_section() {
-            let is_ours = response.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | self.opcode << 3);
-            return is_ours && response.get(4..6) == Some(&[0, 0]);
+            let is_local =
+                response.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | self.opcode << 3);
+            return is_local && response.get(4..6) == Some(&[0, 0]);
         }
         let (question_section, end) =
             (self.question_section(message), usize::from(self.question_section_end));
@@ -455,7 +481,7 @@ mod tests {
     #[test]
     fn the_key_has_the_question_section_in_lower_case_and_the_significant_flags() {
         let key = key_of(&sample("query_edns")).unwrap();
-        // RD and AD, EDNS and DO. The type is still HTTPS, whose number is that of a letter.
+        // RD and AD, EDNS and DO. The type is still HTTPS, whose number equals a letter.
         assert_eq!(key, b"\x03www\x07example\x03org\0\0A\0\x01\x27");
         let plain = sample("query");
         let changed = |change: &dyn Fn(&mut Vec<u8>)| {

@@ -1,6 +1,7 @@
 //! Iteration over a message: names and records, each within bounds, none of them decoded.
 
 use super::{HEADER_BYTES, NAME_BYTES_MAX, TYPE_OPT, TYPE_SIG, TYPE_TSIG, number_at};
+use std::ops::Range;
 
 /// Maximum length of a label, and so of its first byte (RFC 1035, section 2.3.4).
 pub(super) const LABEL_BYTES_MAX: u8 = 63;
@@ -23,17 +24,42 @@ pub(crate) enum Section {
 /// Offsets of a record and its parts in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) section: Section,
+    section: Section,
     /// Start of the owner's name.
-    pub(crate) at: usize,
+    at: usize,
     /// End of the owner's name and start of the type.
-    pub(crate) fixed: usize,
-    pub(crate) rtype: u16,
+    fixed: usize,
+    rtype: u16,
     /// End of the record.
-    pub(crate) end: usize,
+    end: usize,
 }
 
 impl Record {
+    /// Returns the section that contains the record.
+    pub(crate) fn section(&self) -> Section {
+        self.section
+    }
+
+    /// Returns the type.
+    pub(crate) fn rtype(&self) -> u16 {
+        self.rtype
+    }
+
+    /// Returns the location of the whole record.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.at..self.end
+    }
+
+    /// Returns the location of the data.
+    pub(crate) fn data_range(&self) -> Range<usize> {
+        self.data_at()..self.end
+    }
+
+    /// Returns the offset of the class, which is the UDP size in an OPT (RFC 6891, section 6.1.2).
+    pub(crate) fn class_at(&self) -> usize {
+        self.fixed + 2
+    }
+
     /// Returns the offset of the TTL.
     pub(crate) fn ttl_at(&self) -> usize {
         self.fixed + 4

@@ -2,7 +2,7 @@
 //! because the client did not ask for it.
 
 use super::options::{HOPS, HOPS_SIGN, OPTION_HEADER_BYTES, SUBNET, remove_opt, retain_options};
-use super::{MESSAGE_BYTES_MAX, OPCODE_QUERY, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
+use super::{MESSAGE_BYTES_MAX, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
 use crate::dns::network;
 use std::net::IpAddr;
 
@@ -47,12 +47,12 @@ impl Query {
         out: &mut Vec<u8>,
     ) -> Option<Added> {
         let message = self.whole(message);
-        if self.is_signed || self.opcode != OPCODE_QUERY || !self.has_question_section() {
+        if !self.may_take_options() {
             return None;
         }
         let mut buffer = [0; SUBNET_BYTES_MAX];
         let mut options = Vec::with_capacity(SUBNET_BYTES_MAX + HOPS_BYTES);
-        if let Some((client, bits)) = subnet.filter(|_| self.opt.is_none_or(|opt| !opt.has_subnet)) {
+        if let Some((client, bits)) = subnet.filter(|_| !self.has_option(SUBNET)) {
             options.extend_from_slice(write_option(client, bits, &mut buffer));
         }
         if counts_hops {
@@ -66,15 +66,11 @@ impl Query {
         if message.len() + OPT_BYTES + option.len() > MESSAGE_BYTES_MAX {
             return None;
         }
-        match self.opt {
-            None => add_record(message, option, out),
-            // Nothing comes after the OPT, so no pointer has to be adjusted.
-            Some(opt) if usize::from(opt.end) == message.len() && opt.version == 0 => {
-                let added = add_option(message, usize::from(opt.at), option, out);
-                added.map(|added| if options.len() == HOPS_BYTES { Added::Hops } else { added })
-            }
-            Some(_) => None,
+        if !self.has_edns() {
+            return add_record(message, option, out);
         }
+        let added = add_option(message, self.extensible_opt_at()?, option, out);
+        added.map(|added| if options.len() == HOPS_BYTES { Added::Hops } else { added })
     }
 }
 

@@ -26,8 +26,8 @@ impl Transfer {
         if query.qtype() != TYPE_IXFR {
             return Self::default();
         }
-        let records = Records::new(message, usize::from(query.question_section_end)).map_while(Result::ok);
-        let mut authority = records.filter(|record| record.section == Section::Authority);
+        let records = query.records(message).map_while(Result::ok);
+        let mut authority = records.filter(|record| record.section() == Section::Authority);
         Self { known: authority.find_map(|record| serial_of(message, &record)), ..Self::default() }
     }
 
@@ -47,7 +47,7 @@ impl Transfer {
         let is_first = self.serial.is_none();
         let mut count = 0;
         let responses = Records::new(message, start).map_while(Result::ok);
-        for record in responses.take_while(|record| record.section == Section::Answer) {
+        for record in responses.take_while(|record| record.section() == Section::Answer) {
             count += 1;
             let Some(serial) = serial_of(message, &record) else { continue };
             match self.serial {
@@ -69,7 +69,7 @@ impl Transfer {
 
 /// Returns the serial of an SOA record, or `None` for another record.
 fn serial_of(message: &[u8], record: &Record) -> Option<[u8; 4]> {
-    let data = message.get(record.data_at()..record.end).filter(|_| record.rtype == TYPE_SOA)?;
+    let data = message.get(record.data_range()).filter(|_| record.rtype() == TYPE_SOA)?;
     let at = data.len().checked_sub(SOA_FIXED_BYTES)?;
     data[at..].first_chunk().copied()
 }

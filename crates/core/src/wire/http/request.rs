@@ -1,8 +1,8 @@
 //! The header section of a request.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span, Strictness,
-    parse_version,
+    ConnectionOptions, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span,
+    Strictness, parse_version,
 };
 
 /// A parsed header section of a request, which can be reused for the next one.
@@ -136,8 +136,8 @@ impl Request {
         Ok(())
     }
 
-    /// Checks the host. HTTP/1.1 requires exactly one; that of an absolute target overrides it (RFC 9112,
-    /// sections 3.2 and 3.2.2).
+    /// Checks the host. HTTP/1.1 requires exactly one; the host of an absolute target overrides it
+    /// (RFC 9112, sections 3.2 and 3.2.2).
     fn check_host(&self, section: &[u8]) -> Result<(), RequestError> {
         let mut hosts = self.fields.fields.iter().filter(|field| field.kind == Kind::Host);
         match (hosts.next(), hosts.next()) {
@@ -195,7 +195,7 @@ impl Request {
 
     /// Returns the options of `Connection`.
     #[must_use]
-    pub fn connection(&self) -> ConnectionSays {
+    pub fn connection(&self) -> ConnectionOptions {
         self.fields.connection
     }
 
@@ -212,8 +212,8 @@ impl Request {
         &self.fields.fields
     }
 
-    /// Returns the fields that are passed on to the server unchanged: not those for this connection alone,
-    /// and not the host, the length and the information about the client.
+    /// Returns the fields that are passed on to the server unchanged. Fields for this connection alone, the host,
+    /// the length and the information about the client are excluded.
     pub fn passed_on<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = &'a Field> {
         let stays = |field: &&Field| {
             !matches!(

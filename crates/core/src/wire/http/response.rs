@@ -1,8 +1,8 @@
 //! The header section of a response.
 
 use super::{
-    ConnectionSays, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span, Strictness,
-    parse_version,
+    ConnectionOptions, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span,
+    Strictness, parse_version,
 };
 
 /// A parsed header section of a response, which can be reused for the next one.
@@ -81,7 +81,7 @@ impl Response {
 
     /// Returns the options of `Connection`.
     #[must_use]
-    pub fn connection(&self) -> ConnectionSays {
+    pub fn connection(&self) -> ConnectionOptions {
         self.fields.connection
     }
 

@@ -132,7 +132,9 @@ impl Front {
     /// Executes a line and returns the response.
     async fn on_command(&mut self, line: String) -> String {
         let done = self
-            .change(Files::KeepUnchanged, move |settings| settings.execute(&line).map_err(|error| vec![error]))
+            .change(Files::KeepUnchanged, move |settings| {
+                settings.execute(&line).map_err(|error| vec![error])
+            })
             .await;
         // Scripts may expect this error in pen's words.
         let reworded = |problem: &String| match problem.strip_prefix(UNKNOWN) {

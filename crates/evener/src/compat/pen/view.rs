@@ -7,7 +7,7 @@ pub(super) use page::{ROWS_MAX, out_of_range, socket};
 
 use super::settings::{ABUSE, EMERGENCY, NAME, PenSettings, SlotTraffic};
 use crate::supervisor::Supervisor;
-use evener_core::clients::{ClientSeen, Had};
+use evener_core::clients::{ClientSeen, LastServer};
 use evener_core::pool::Pool;
 use evener_proxy::Open;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ impl ClientView {
         Self {
             address: client.address,
             age: age.as_secs(),
-            server: number_of(client.had.as_ref()),
+            server: number_of(client.last_server.as_ref()),
             connects: client.connects,
             sent: client.bytes_out,
             received: client.bytes_in,
@@ -83,8 +83,8 @@ impl ClientView {
 }
 
 /// Returns pen's number of a server.
-fn number_of(had: Option<&Had>) -> i64 {
-    match had.map(|had| (&*had.pool, &*had.server)) {
+fn number_of(last_server: Option<&LastServer>) -> i64 {
+    match last_server.map(|last| (&*last.pool, &*last.server)) {
         Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
         Some((ABUSE, _)) => ABUSE_NUMBER,
         Some((_, number)) => number.parse().unwrap_or(NO_SERVER),

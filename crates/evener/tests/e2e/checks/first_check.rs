@@ -71,7 +71,7 @@ fn an_unchecked_pool_serves_clients_and_is_reported() {
     assert!(status.contains(" unchecked "), "{status}");
     let explained = String::from_utf8(evener.run_command(&["explain", "s", "192.0.2.1"]).stdout).unwrap();
     assert!(
-        explained.contains("chosen: not checked yet, but no checked server takes the client"),
+        explained.contains("chosen: not checked yet, but no checked server can take the client"),
         "{explained}"
     );
     assert_eq!(evener.log_count("server_up") + evener.log_count("pool_down"), 0);

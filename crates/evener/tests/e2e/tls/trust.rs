@@ -188,14 +188,14 @@ fn the_reason_of_a_failed_handshake_with_a_server_is_logged() {
     for (server, reason) in [
         (https(&authority.issue(&["b.example"])), "the certificate has another name"),
         (https(&authority.issue_until("a.example", -1)), "the certificate has expired"),
-        (https(&named), "the certificate is not of a trusted authority"),
+        (https(&named), "the certificate is not from a trusted authority"),
         (
             https(&Authority::new("other").issue(&["a.example"])),
-            "the certificate is not of a trusted authority",
+            "the certificate is not from a trusted authority",
         ),
         (https(&authority.issue_client("a.example")), "the certificate is not for servers"),
-        (closing, "the server ended the connection"),
-        (plain, "the server does not speak TLS"),
+        (closing, "the server closed the connection"),
+        (plain, "the server does not use TLS"),
     ] {
         let evener = Evener::run(&format!(
             "{}service \"s\" {{ listen = \"127.0.0.1:0\", pool = p }}",

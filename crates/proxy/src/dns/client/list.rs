@@ -1,10 +1,10 @@
-//! The list of clients, and clients that are closed from outside.
+//! Listing of clients, and clients that are closed by commands.
 
 use super::{Client, Stage};
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;
 use crate::dns::{Dns, Served};
-use crate::service::open::{self, Collector, Open};
+use crate::service::open::{Collector, Open};
 use evener_core::Time;
 use rustix::fd::AsRawFd;
 use rustix::net::{RecvFlags, recv};
@@ -32,7 +32,7 @@ impl Dns {
         let mut left = 0;
         for (_, key) in idle.into_iter().take(wanted as usize) {
             let client = &self.clients[key];
-            // A query may have arrived just now.
+            // A query may have arrived in the meantime.
             let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
             if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;
@@ -68,9 +68,9 @@ impl Dns {
 }
 
 fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
-    let peer = client.origin.client;
+    let peer = client.origin.client();
     Open {
-        number: open::number(cx, client.number),
+        number: cx.global_number(client.number),
         service: served.service.name.clone(),
         client: peer.ip(),
         client_port: (peer.port() > 0).then_some(peer.port()),

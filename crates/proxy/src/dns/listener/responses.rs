@@ -1,5 +1,6 @@
-//! The batch of responses over UDP. Each is sent from the listener of its query. Those of the same length to
-//! the same client become one message for the kernel, since sending responses is half of the cost of a query.
+//! The batch of responses over UDP. Each is sent from the listener of its query. Responses of the same
+//! length to the same client become one message for the kernel, since sending responses is half of the cost of a
+//! query.
 
 use crate::context::Context;
 use crate::context::keys::Handle;
@@ -11,8 +12,8 @@ use evener_core::hash;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
-/// Number of slots. In large batches more responses go to the same client, and those cost little more than
-/// one.
+/// Number of slots. In large batches more responses go to the same client, which cost little more than one
+/// response.
 const ROOM: usize = 256;
 
 /// A batch of responses.
@@ -77,7 +78,7 @@ impl Responses {
         for (at, path) in self.paths[..std::mem::take(&mut self.count)].iter().enumerate() {
             let Some(path) = path else { continue };
             self.batch.set_destination(at, path.address, path.local);
-            // Used for sorting only, so collisions do no harm.
+            // Used for sorting only, so collisions are harmless.
             let client = hash::of_client(path.address.ip()) ^ u64::from(path.address.port());
             self.order.push(Slot {
                 listener: path.listener.into_raw(),
@@ -112,12 +113,12 @@ impl Dns {
         self.responses = Some(responses);
     }
 
-    /// Returns whether the listener of a query is still there.
+    /// Returns whether the listener of a query still exists.
     pub(in crate::dns) fn is_listening(&self, path: &ReturnPath) -> bool {
         self.listeners.contains(path.listener)
     }
 
-    /// Sends all that waits.
+    /// Sends all queued responses.
     pub(in crate::dns) fn flush_responses(&mut self, cx: &Context) {
         if let Some(mut responses) = self.responses.take() {
             self.send_responses(cx, &mut responses);

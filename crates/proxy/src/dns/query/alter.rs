@@ -6,15 +6,15 @@ use crate::context::keys::QueryKey;
 use crate::dns::query::{Query, spec};
 use crate::dns::{Dns, Origin};
 use crate::service::Settings;
-use crate::service::hops::{is_crowded_by_queries, may_go_round};
+use crate::service::hops::{is_crowded_by_queries, may_loop};
 use evener_core::snapshot::Entry;
 use evener_core::spec::ClientSubnetSpec;
 use evener_core::wire::dns::{self as wire, Added};
 use evener_core::wire::proxy::{self, Extras, Transport};
 use std::net::IpAddr;
 
-/// One in this many queries that may be in a loop is marked. A loop meets the mark soon, and others on the
-/// same machine do not pay for it.
+/// One in this many queries that may be in a loop is marked. A loop is marked soon, and other queries from
+/// the same machine stay cheap.
 const MARK_ONE_IN: usize = 16;
 
 /// The message for the server, if it differs from the client's.
@@ -64,19 +64,19 @@ enum Hops {
 }
 
 impl Dns {
-    /// Adds the information about the client that the server gets.
+    /// Adds the information about the client for the server.
     pub(super) fn alter(&mut self, settings: &Settings, key: QueryKey) {
         self.alter_with(settings, key, Hops::Unmarked);
     }
 
-    /// Marks one of many queries whose client has the address of the server: they may come from it, so the
-    /// number of instances is added. A PROXY header contains it already.
+    /// Marks one of many queries whose client has the address of the server: they may come from the server, so
+    /// the number of instances is added. A PROXY header contains it already.
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
-        let most = spec(settings).map_or(u32::MAX, |spec| spec.outstanding_max.div_ceil(cx.workers as u32));
+        let most = spec(settings).map_or(u32::MAX, |spec| cx.share(spec.outstanding_max));
         if is_crowded_by_queries(self.services[query.requester.service].in_flight, most)
             && !query.view.is_transfer()
-            && may_go_round(query.requester.client.ip(), &server.target)
+            && may_loop(query.requester.client.ip(), &server.target)
             && query.view.hops(&query.message) == 0
             && !query.requester.is_introduced(settings)
             && cx.random.below(MARK_ONE_IN) == 0

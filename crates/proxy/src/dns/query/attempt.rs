@@ -36,7 +36,7 @@ impl Query {
         self.waits == waits && self.called() == id
     }
 
-    /// Moves the current attempt to the earlier ones.
+    /// Adds the current attempt to the earlier attempts.
     fn set_aside(&mut self, is_overdue: bool) {
         let (id, sent_at) = (self.called(), self.sent_at);
         let (waits, choice) = (std::mem::replace(&mut self.waits, Waits::Nowhere), self.choice.take());
@@ -62,7 +62,7 @@ impl Dns {
         query.set_aside(query.retries > 0);
     }
 
-    /// Makes the attempt that waits there, under this ID, the current one, because its response came.
+    /// Makes the attempt that waits there, under this ID, the current one, because its response arrived.
     pub(in crate::dns) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
         let query = &mut self.queries[key];
         if !query.is_at(waits, id)
@@ -74,8 +74,8 @@ impl Dns {
         }
     }
 
-    /// Returns whether the current attempt waits there, under this ID. An earlier one is removed, because no
-    /// response can come there.
+    /// Returns whether the current attempt waits there, under this ID. An earlier attempt is removed, because it can
+    /// get no response.
     pub(in crate::dns) fn is_current_attempt(
         &mut self,
         cx: &mut Context,
@@ -197,7 +197,7 @@ impl Dns {
     }
 
     /// Reports the server of an attempt if it has been silent towards all queries since. One lost datagram is
-    /// no failure, nor is one name that the server cannot resolve. Persistent connections have heartbeats
+    /// not a failure, nor is one name that the server cannot resolve. Persistent connections have heartbeats
     /// instead.
     fn blame(&mut self, cx: &Context, key: QueryKey, server: &Entry, (waits, sent_at): (Waits, Time)) {
         let upstream = self.upstream_of_attempt(waits);

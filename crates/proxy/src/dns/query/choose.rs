@@ -1,4 +1,4 @@
-//! The choice of a server: that of the pool, except for servers known to refuse the transport of the query.
+//! The choice of a server: the pool's choice, except for servers known to refuse the transport of the query.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -7,7 +7,7 @@ use crate::dns::query::Query;
 use evener_core::attempt::AttemptLimits;
 use evener_core::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 
-/// Maximum number of servers that are passed over for refusing a transport.
+/// Maximum number of servers that are skipped because they refuse a transport.
 const PASSED_OVER_MAX: usize = 16;
 
 impl Dns {

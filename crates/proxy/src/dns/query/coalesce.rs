@@ -1,6 +1,6 @@
-//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. Besides
-//! saving work this protects against forgers, who would otherwise have one ID more to hit with each equal
-//! query (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
+//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. This
+//! saves work and protects against forged responses: each further equal query would be one more ID to guess
+//! (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
 //! client only.
 
 use crate::context::Context;
@@ -56,7 +56,7 @@ impl Dns {
         }
     }
 
-    /// Gives a response to all queries that wait for it. Its ID and spelling are those of the first query, as
+    /// Gives a response to all queries that wait for it. Its ID and spelling are copied from the first query, as
     /// in the cache.
     pub(in crate::dns) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);

@@ -8,7 +8,8 @@ use crate::dns::query::{self, Cause, Query};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
-/// Maximum size of a response that is held while others are queried. Longer ones are passed on at once.
+/// Maximum size of a response that is retained while other servers are queried. Longer responses are passed on
+/// immediately.
 const DECLINED_BYTES_MAX: usize = 512;
 
 /// A response that declines, received while the batch of responses was filled.

@@ -34,7 +34,7 @@ impl Query {
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
         if let Some(record) = &self.record {
-            record.had(&snapshot.pool, &server.name);
+            record.record_server(&snapshot.pool, &server.name);
             record.moved(0, bytes as u64, cx.now);
         }
         snapshot.observe(server, cx.now.since(self.sent_at), cx.now);
@@ -225,7 +225,7 @@ fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
     matches!(requester.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
-/// Adapts a response to an equal query: clients check that their own ID and spelling of the name come back.
+/// Adapts a response to an equal query: clients check that the response repeats the ID and the spelling of the name in their query.
 pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
     let section = view.question_section(message);

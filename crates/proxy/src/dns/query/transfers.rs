@@ -1,5 +1,5 @@
-//! Transfers of zones by one client: so many at once, each on a stream of its own. Further ones wait for
-//! their turn in the order in which they came; `pipeline_max` bounds them.
+//! Zone transfers of one client: a limited number at the same time, each on its own stream. Further transfers
+//! wait in the order of their arrival; `pipeline_max` bounds them.
 
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, QueryKey};
@@ -55,7 +55,7 @@ impl Dns {
         settings: &Settings,
         client: DnsClientKey,
     ) {
-        // One that fails at once is replaced by the next.
+        // A transfer that fails immediately is replaced by the next one.
         while let Some(transfers) = self.clients.get_mut(client).map(|client| client.transfers())
             && transfers.running < RUNNING_MAX
             && let Some(key) = transfers.waiting.pop_front()

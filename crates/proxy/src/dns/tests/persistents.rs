@@ -102,7 +102,7 @@ impl Mname {
 }
 
 #[test]
-fn a_query_and_its_response_travel_in_frames() {
+fn a_query_and_its_response_are_sent_in_frames() {
     let mut mname = Mname::new();
     let mut server = mname.up();
     let client = mname.fixture.client();
@@ -123,7 +123,7 @@ fn a_query_and_its_response_travel_in_frames() {
 }
 
 #[test]
-fn a_server_that_breaks_the_protocol_is_connected_anew() {
+fn a_server_that_violates_the_protocol_is_reconnected() {
     #[track_caller]
     fn check(sent: &[u32], reason: &str) {
         let mut mname = Mname::new();
@@ -148,7 +148,7 @@ fn a_server_that_breaks_the_protocol_is_connected_anew() {
 }
 
 #[test]
-fn a_server_that_gives_no_sign_of_life_is_connected_anew() {
+fn a_server_without_heartbeats_is_reconnected() {
     let mut mname = Mname::new();
     let mut server = mname.up();
     mname.fixture.pass(Duration::from_secs(5));
@@ -165,7 +165,7 @@ fn a_server_that_gives_no_sign_of_life_is_connected_anew() {
 }
 
 #[test]
-fn queries_fail_while_no_connection_stands() {
+fn queries_fail_while_no_connection_is_established() {
     let mut mname = Mname::new();
     let client = mname.fixture.client();
     client.send(&query(7, "a.example")).unwrap();
@@ -181,13 +181,13 @@ fn queries_fail_while_no_connection_stands() {
 }
 
 #[test]
-fn a_connection_ends_with_the_last_service_that_wants_it() {
+fn a_connection_closes_with_the_last_service_that_uses_it() {
     let mut mname = Mname::new();
     let mut server = mname.up();
     let service = Arc::clone(&mname.fixture.service);
     let Fixture { dns, cx, .. } = &mut mname.fixture;
     assert_eq!((dns.persistents.len(), dns.persistent_of.len()), (1, 1));
-    // The listener for datagrams is gone, that for streams is still there.
+    // The listener for datagrams is closed, the listener for streams is still open.
     assert!(dns.release(cx, 1).is_some());
     dns.maintain(cx, std::iter::once(&service));
     assert_eq!(dns.persistents.len(), 1);

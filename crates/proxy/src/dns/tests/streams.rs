@@ -15,7 +15,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-/// The bytes that came, which may be none; `None` at the end.
+/// The received bytes, which may be empty; `None` at the end.
 fn take(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut bytes = [0; 4096];
     match stream.read(&mut bytes) {
@@ -87,7 +87,7 @@ impl Streams {
 }
 
 #[test]
-fn queries_of_all_clients_share_a_stream_and_responses_go_back_as_they_come() {
+fn queries_of_all_clients_share_a_stream_and_responses_are_sent_in_any_order() {
     let mut streams = Streams::new(|spec| spec.sockets = 1);
     let (mut one, mut other) = (streams.client(), streams.client());
     let sent = [query(7, "a.example"), query(7, "b.example"), query(8, "c.example")];
@@ -107,7 +107,7 @@ fn queries_of_all_clients_share_a_stream_and_responses_go_back_as_they_come() {
 }
 
 #[test]
-fn a_message_that_is_no_query_ends_the_connection_and_a_malformed_one_does_not() {
+fn a_response_message_closes_the_connection_and_a_malformed_query_does_not() {
     for (message, ends) in
         [(vec![0; 5], true), (response(&query(1, "a.example"), 0), true), (vec![0; 12], false)]
     {
@@ -143,7 +143,7 @@ fn reading_pauses_at_the_limit_of_outstanding_queries() {
 }
 
 #[test]
-fn a_client_that_sends_no_more_leaves_with_its_last_response() {
+fn a_half_closed_client_is_closed_after_its_last_response() {
     let mut streams = Streams::new(|_| {});
     let mut client = streams.client();
     client.write_all(&framed(&query(7, "a.example"))).unwrap();
@@ -158,7 +158,7 @@ fn a_client_that_sends_no_more_leaves_with_its_last_response() {
 }
 
 #[test]
-fn the_response_to_a_client_that_left_is_dropped_although_another_one_has_its_index() {
+fn the_response_to_a_closed_client_is_dropped_if_another_client_has_its_index() {
     let mut streams = Streams::new(|spec| spec.sockets = 1);
     let mut client = streams.client();
     client.write_all(&framed(&query(7, "a.example"))).unwrap();
@@ -190,7 +190,7 @@ fn listed(fixture: &Fixture) -> Vec<u32> {
 }
 
 #[test]
-fn clients_leave_when_they_are_idle_and_sooner_while_the_program_drains() {
+fn idle_clients_are_closed_and_sooner_while_the_program_drains() {
     for (drains, time) in [(false, 10), (true, 1)] {
         let mut streams = Streams::new(|_| {});
         let mut client = streams.client();
@@ -208,7 +208,7 @@ fn clients_leave_when_they_are_idle_and_sooner_while_the_program_drains() {
 }
 
 #[test]
-fn idle_clients_that_were_served_make_room_the_longest_idle_first() {
+fn served_idle_clients_are_shed_the_longest_idle_first() {
     let mut streams = Streams::new(|spec| spec.sockets = 1);
     let mut clients: Vec<UnixStream> = (0..3).map(|_| streams.client()).collect();
     // The last one does not ask anything.
@@ -233,7 +233,7 @@ fn idle_clients_that_were_served_make_room_the_longest_idle_first() {
 }
 
 #[test]
-fn a_stream_that_the_server_ends_costs_the_query_nothing() {
+fn a_query_survives_the_close_of_its_stream_by_the_server() {
     let mut streams = Streams::new(|spec| spec.sockets = 1);
     let mut client = streams.client();
     client.write_all(&framed(&query(7, "a.example"))).unwrap();
@@ -263,7 +263,7 @@ fn ending_a_server_closes_its_streams_and_counts_them() {
     assert_eq!(streams.fixture.dns.end_server(&mut streams.fixture.cx, &ending), 1);
     streams.wait_for_end(&mut server);
     assert_eq!(streams.fixture.count("closed_down"), 1);
-    // The query goes on, by another stream.
+    // The query is sent again over another stream.
     let mut server = streams.accepted();
     streams.messages(&mut server, 1);
 }

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddrV4;
 
-/// Number of random bytes read from the system at once.
+/// Number of random bytes of one read from the system.
 const BLOCK: usize = 2048;
 /// Maximum number of IDs in use, out of 65 536 for each socket: a free one is found soon, and a guess rarely
 /// hits.

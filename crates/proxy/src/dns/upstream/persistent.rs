@@ -42,7 +42,7 @@ const READS_MAX: usize = 8;
 /// Stage of a persistent connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Waiting for the next connect.
+    /// Waiting for the next connection attempt.
     Waiting,
     /// Waiting for the hello of the server.
     Hello,
@@ -94,8 +94,8 @@ impl Persistent {
         (Arc::clone(&self.pool), self.id)
     }
 
-    /// Returns whether it leads to this server at its present address. An earlier pool of the name may have
-    /// had another server of this ID.
+    /// Returns whether the connection belongs to this server at its present address. An earlier pool with the name
+    /// may have had another server with this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -122,7 +122,7 @@ impl Dns {
         self.is_changed = true;
     }
 
-    /// Makes and drops persistent connections after a change of servers or listeners. `by_streams` are the
+    /// Opens and drops persistent connections after a change of servers or listeners. `by_streams` are the
     /// services of this worker's listeners for connections.
     pub(crate) fn maintain<'a>(
         &mut self,
@@ -158,7 +158,7 @@ impl Dns {
         new.into_iter().for_each(|at| self.connect_persistent(cx, at));
     }
 
-    /// Returns the services of DNS that have listeners.
+    /// Returns the DNS services with listeners.
     fn listening_services<'a>(
         &mut self,
         by_streams: impl Iterator<Item = &'a Arc<Service>>,
@@ -193,7 +193,8 @@ impl Dns {
         }
     }
 
-    /// Drops the persistent connection with a server that was removed. Queries that wait there go elsewhere.
+    /// Drops the persistent connection with a server that was removed. Its outstanding queries are
+    /// sent to other servers.
     fn leave_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         self.persistent_timers.clear(at);
         if let Some(persistent) = self.persistents.remove(at) {
@@ -242,7 +243,7 @@ impl Dns {
         self.queue_persistent(at);
     }
 
-    /// Gives a query to a server.
+    /// Sends a query to a server.
     pub(in crate::dns) fn give_to_persistent(
         &mut self,
         cx: &Context,
@@ -284,7 +285,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// Removes a query that waits here no more.
+    /// Removes a query that no longer waits here.
     pub(in crate::dns) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
         let query = &self.queries[key];
         if let (Some(persistent), Some(client)) =
@@ -353,7 +354,7 @@ impl Dns {
         cx.ready.push(Ready::DnsPersistent(at));
     }
 
-    /// Takes the complete frames that were received. The error is the fault of one.
+    /// Handles the complete frames that were received. The error is the fault of a frame.
     fn take_frames(&mut self, cx: &mut Context, at: PersistentKey) -> Result<(), String> {
         let mut message = self.spare();
         let taken = loop {
@@ -428,7 +429,7 @@ impl Dns {
     fn report_persistent(&self, cx: &Context, at: PersistentKey, fault: Option<String>) {
         let persistent = &self.persistents[at];
         let (pool, target) = (persistent.pool.clone(), persistent.target.clone());
-        (cx.report)(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
+        cx.report(Report::Session { pool, server: persistent.id, target, worker: cx.id, fault });
     }
 
     /// Returns the established connection with a server, if any.
@@ -450,7 +451,7 @@ impl Dns {
         }
     }
 
-    /// Postpones a connect that failed for a local reason, which is no fault of the server.
+    /// Postpones a connection attempt that failed for a local reason, which is not a fault of the server.
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Persistent { live, pool, id, .. } = &*self.persistents[at];
         let counters = live.counters.of(cx.id);
@@ -460,7 +461,8 @@ impl Dns {
         self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 
-    /// Drops a faulty connection. The next connect is made at once, later ones with growing delays.
+    /// Drops a faulty connection. The next connection attempt begins immediately, later attempts with growing
+    /// delays.
     fn fault_persistent(&mut self, cx: &mut Context, at: PersistentKey, reason: &str) {
         let persistent = &mut self.persistents[at];
         if matches!(persistent.stage, Stage::Up { .. }) {
@@ -475,7 +477,7 @@ impl Dns {
         self.ask_others(cx, at, queries);
     }
 
-    /// Handles a deadline: for a connect, a hello or a heartbeat.
+    /// Handles a deadline: for a connection attempt, a hello or a heartbeat.
     pub(in crate::dns) fn on_persistent_deadline(&mut self, cx: &mut Context, at: PersistentKey) {
         let Some(persistent) = self.persistents.get_mut(at) else { return };
         match persistent.stage {

@@ -40,7 +40,7 @@ pub(in crate::dns) struct Socket {
     ids: Ids,
     /// Queries that are sent after the present events.
     outgoing: Vec<QueryKey>,
-    /// Number of unexpected responses, less that of expected ones.
+    /// Number of unexpected responses minus the number of expected responses.
     unexpected: u32,
     opened_at: Time,
 }
@@ -63,7 +63,7 @@ pub(super) fn no_room(error: Errno) -> Taken {
 }
 
 impl Dns {
-    /// Gives a query to a server.
+    /// Sends a query to a server.
     pub(in crate::dns) fn give_to_socket(
         &mut self,
         cx: &mut Context,
@@ -105,7 +105,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// Returns an ID at this socket of an upstream, or at another one if none is left.
+    /// Returns an ID at this socket of an upstream, or at another socket if none is left.
     fn id_at_socket(
         &mut self,
         upstream: DnsUpstreamKey,
@@ -119,7 +119,7 @@ impl Dns {
         others.iter().find_map(|&other| Some((other, self.sockets[other].ids.give(key, &mut self.secrets)?)))
     }
 
-    /// Returns the socket of this round, so that queries that came together are sent together.
+    /// Returns the socket of this round, so that queries that arrived together are sent together.
     fn socket_of(
         &mut self,
         cx: &Context,
@@ -140,7 +140,7 @@ impl Dns {
         let source =
             settings.options.source.and_then(|_| SourceAddress::of(&settings.options, [0, 0, 0, 0].into()));
         let socket = connect::datagram_socket(&target, source)?;
-        // Responses to all queries of a burst come at once.
+        // Responses to all queries of a burst arrive at the same time.
         crate::io::listener::grow_buffers(&socket);
         let ids = Ids::default();
         let socket = Socket { upstream, socket, ids, outgoing: Vec::new(), unexpected: 0, opened_at: now };
@@ -155,7 +155,7 @@ impl Dns {
         Ok(at)
     }
 
-    /// Removes a query that waits here no more.
+    /// Removes a query that no longer waits here.
     pub(in crate::dns) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
@@ -165,7 +165,7 @@ impl Dns {
         }
     }
 
-    /// Sends all that waits.
+    /// Sends all queued queries.
     pub(in crate::dns) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
@@ -265,8 +265,8 @@ impl Dns {
         }
     }
 
-    /// Turns a datagram into the response to the query that waits for it. It is sent from the buffer in which
-    /// it was received.
+    /// Turns a datagram into the response to its query. The response is sent from the buffer in which it was
+    /// received.
     fn take_datagram(
         &mut self,
         cx: &mut Context,
@@ -316,7 +316,7 @@ impl Dns {
         }
     }
 
-    /// Counts a response that no query waits for: it is late or forged.
+    /// Counts an unexpected response, which is late or forged.
     fn on_unexpected(&mut self, cx: &Context, at: DnsSocketKey) {
         let socket = &mut self.sockets[at];
         socket.unexpected += 1;
@@ -328,7 +328,7 @@ impl Dns {
         }
     }
 
-    /// Handles an ICMP error: all queries that wait go to another server, before their clients repeat them.
+    /// Handles an ICMP error: all outstanding queries are sent to another server, before their clients repeat them.
     fn on_socket_refused(&mut self, cx: &mut Context, at: DnsSocketKey, error: Errno) {
         // Errors about packet sizes concern single datagrams, not the server.
         if error == Errno::MSGSIZE || is_local_error(error) {
@@ -338,7 +338,7 @@ impl Dns {
         let upstream = socket.upstream;
         let settings = self.upstream_service(upstream).settings.load_full();
         let mut is_reported = false;
-        // Among several it is unknown which one was refused, and which ones the server received.
+        // Among several queries it is unknown which was refused, and which the server received.
         let is_alone = socket.ids.len() == 1;
         for (id, key) in socket.ids.owners() {
             if !self.is_current_attempt(cx, key, Waits::AtSocket(at), id) {
@@ -377,7 +377,7 @@ impl Dns {
         }
     }
 
-    /// Closes a socket of an upstream. The queries that wait there are sent again.
+    /// Closes a socket of an upstream. Its outstanding queries are sent again.
     pub(super) fn close_socket(&mut self, cx: &mut Context, at: DnsSocketKey, upstream: DnsUpstreamKey) {
         let Some(socket) = self.sockets.get(at).filter(|socket| socket.upstream == upstream) else {
             return;

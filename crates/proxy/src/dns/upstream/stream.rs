@@ -32,7 +32,7 @@ const OUTBOX_MAX: usize = 262_144;
 const READS_MAX: usize = 8;
 /// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
-/// Maximum number of streams for a single client, besides those of transfers.
+/// Maximum number of streams for a single client, besides streams of transfers.
 const PERSONAL_MAX: usize = 8;
 /// Maximum number of consecutive unexpected messages of a server.
 const BAD_MAX: u32 = 1024;
@@ -71,16 +71,16 @@ pub(in crate::dns) struct Stream {
     ids: Ids,
     owner: Owner,
     stage: Stage,
-    /// At least one response came.
+    /// At least one response arrived.
     was_used: bool,
     active_at: Time,
     /// Time of the last message.
     received_at: Time,
     /// Consecutive unexpected messages.
     bad: u32,
-    /// Takes no more queries, and ends with the last one that waits.
+    /// The stream takes no more queries, and closes after the last outstanding one.
     is_given_up: bool,
-    /// Time at which its client went on to read, after a pause.
+    /// Time at which the client resumed reading after a pause.
     resumed_at: Option<Time>,
     /// The persistent connection with its server (mname) at its beginning.
     session: Option<Session>,
@@ -103,14 +103,14 @@ impl Stream {
 enum Ending {
     /// The server could not be reached, which is reported already.
     Failed,
-    /// The server ended it.
+    /// The server closed the stream.
     Broken,
     /// Closed here.
     Closed,
 }
 
 impl Dns {
-    /// Gives a query of a client to a server.
+    /// Sends a query of a client to a server.
     pub(in crate::dns) fn give_to_stream(
         &mut self,
         cx: &mut Context,
@@ -210,14 +210,14 @@ impl Dns {
         }
     }
 
-    /// Sends and reads, as far as the limits allow.
+    /// Sends and reads within the limits.
     pub(in crate::dns) fn flush_stream(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.dirty = false;
         if matches!(stream.stage, Stage::Over | Stage::Connecting) {
             return;
         }
-        // Messages that the server sent before it left are still received.
+        // Messages that the server sent before it closed are still received.
         let is_broken = stream.framed.flush().is_err();
         for _ in 0..READS_MAX {
             let stream = &self.streams[at];
@@ -266,7 +266,7 @@ impl Dns {
         }
     }
 
-    /// Takes the complete messages that were received.
+    /// Handles the complete messages that were received.
     fn take_stream_responses(&mut self, cx: &mut Context, at: DnsStreamKey) {
         if self.streams[at].stage == Stage::Accepting && !self.take_acceptance(cx, at) {
             return;
@@ -305,7 +305,7 @@ impl Dns {
         self.give_back(message);
     }
 
-    /// Reads the response of a server of mname to a session, and returns whether it accepted.
+    /// Reads the response of an mname server to a session, and returns whether the session was accepted.
     fn take_acceptance(&mut self, cx: &mut Context, at: DnsStreamKey) -> bool {
         let stream = &mut self.streams[at];
         match mname::parse(stream.framed.pending()) {
@@ -326,8 +326,8 @@ impl Dns {
         false
     }
 
-    /// Ends the persistent connection of a server of mname that did not accept a session, if it is the one
-    /// from then.
+    /// Ends the persistent connection of an mname server that did not accept a session, unless it is a newer
+    /// connection.
     fn fault_session(&mut self, cx: &mut Context, at: DnsStreamKey, reason: &str) {
         let stream = &self.streams[at];
         if let Some(session) = stream.session {
@@ -335,7 +335,7 @@ impl Dns {
         }
     }
 
-    /// Ends a stream. The queries that wait there are sent again, or go elsewhere.
+    /// Closes a stream. Its outstanding queries are sent again, perhaps to other servers.
     fn end_stream(&mut self, cx: &mut Context, at: DnsStreamKey, ending: Ending) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let stage = std::mem::replace(&mut stream.stage, Stage::Over);
@@ -382,14 +382,14 @@ impl Dns {
         self.end_stream(cx, at, Ending::Closed);
     }
 
-    /// Removes a query that waits here no more.
+    /// Removes a query that no longer waits here.
     pub(in crate::dns) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.ids.free(id);
         self.close_stream_if_done(cx, at);
     }
 
-    /// Closes a stream without users, unless its server of mname has yet to accept the session.
+    /// Closes a stream without users, unless its mname server has not accepted the session yet.
     fn close_stream_if_done(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let stream = &self.streams[at];
         let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
@@ -398,8 +398,8 @@ impl Dns {
         }
     }
 
-    /// Gives a stream up after a query without a response, if nothing came since it was sent. A server that
-    /// is slow on the whole is an exception.
+    /// Abandons a stream after a query without a response, if no message arrived since the query was sent. A
+    /// server with late responses is an exception.
     pub(in crate::dns) fn on_stream_silence(&mut self, cx: &Context, at: DnsStreamKey, since: Time) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let is_late = self.upstreams.get(stream.upstream).is_some_and(|upstream| upstream.is_late);
@@ -407,13 +407,13 @@ impl Dns {
         stream.is_given_up |= stream.stage == Stage::Open && stream.received_at < since && !is_slow;
     }
 
-    /// Returns whether a response may still come on a stream.
+    /// Returns whether a response may still arrive on a stream.
     pub(in crate::dns) fn is_stream_alive(&self, at: DnsStreamKey) -> bool {
         let stream = self.streams.get(at);
         stream.is_some_and(|stream| stream.stage != Stage::Over && !stream.is_given_up)
     }
 
-    /// Handles a deadline: for a connect, an acceptance, or an idle stream.
+    /// Handles a deadline: for a connection attempt, an acceptance, or an idle stream.
     pub(in crate::dns) fn on_stream_deadline(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let Some(stream) = self.streams.get(at) else { return };
         match stream.stage {
@@ -443,6 +443,6 @@ fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errn
     let transports = &server.live.transports;
     transports.refused(Transport::Stream, cx.now);
     if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, cx.now) {
-        (cx.report)(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+        cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 }

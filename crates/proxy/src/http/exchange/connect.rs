@@ -88,7 +88,7 @@ impl Shared {
         let server = &choice.server;
         server.live.counters.of(cx.id).tls_failed.one();
         let target = server.target.clone();
-        (cx.report)(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
+        cx.report(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
     }
 
     fn give_up_choice(&mut self, cx: &mut Context, exchange_key: ExchangeKey, cost: Cost) -> Option<Choice> {
@@ -238,7 +238,7 @@ fn begin_connect(
     options: &ServiceOptions,
     choice: &Choice,
 ) -> Result<(OwnedFd, Stage), Errno> {
-    let (target, address) = (&choice.server.target, client.origin.client.ip());
+    let (target, address) = (&choice.server.target, client.origin.client().ip());
     let socket = open_socket(target, options, address)?;
     limit_connection(cx, &client.service, (client.transport.socket(), address), (&socket, target))?;
     match io::connect::connect(&socket, target) {

@@ -130,7 +130,7 @@ impl Shared {
         let Reach::Open(server_key) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
         let fresh = !self.servers[server_key].reused;
         match exchange.choice.take() {
-            Some(choice) if fresh => exchange.attempt.again(choice.server.id),
+            Some(choice) if fresh => exchange.attempt.retry_elsewhere(choice.server.id),
             // The server may be healthy although its pooled connection was closed.
             _ => exchange.attempt.begin_anew(),
         }

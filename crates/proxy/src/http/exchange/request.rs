@@ -361,7 +361,7 @@ impl Shared {
         };
         let Some(rate) = settings.http.as_ref().and_then(|spec| spec.min_rate) else { return false };
         let owes = matches!(reach, Reach::Open(_)) && http.upload != Body::Done && !http.has_responded;
-        let progress = Progress { moved: http.uploaded, owed: owes.then_some(u64::MAX) };
+        let progress = Progress { moved: http.uploaded, due: owes.then_some(u64::MAX) };
         http.pace.is_slow(cx.now, progress, &rate)
     }
 

@@ -98,7 +98,7 @@ impl Http2 {
         let now = cx.now;
         self.drained_bodies.add(body, now);
         if !self.drained_bodies.is_empty() {
-            shared.session_timers.hasten(client.key, now + LINGER);
+            shared.session_timers.set_if_earlier(client.key, now + LINGER);
         }
     }
 
@@ -173,7 +173,7 @@ impl Http2 {
             .map_or(0, |server_key| shared.servers[server_key].transport.unread().len() as u64);
         let Some(stream) = self.streams.get_mut(key) else { return false };
         let waits = waiting > 0 && stream.send.is_some() && !held;
-        let progress = Progress { moved: stream.taken, owed: waits.then_some(stream.taken + waiting) };
+        let progress = Progress { moved: stream.taken, due: waits.then_some(stream.taken + waiting) };
         stream.pace.is_slow(now, progress, &rate)
     }
 

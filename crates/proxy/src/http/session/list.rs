@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::http::Http;
 use crate::http::exchange::{Exchange, Reach};
 use crate::io::transport::Transport;
-use crate::service::open::{Collector, Open, had, number, port};
+use crate::service::open::{Collector, Open, last_server, port};
 use rustix::fd::AsRawFd;
 
 impl Http {
@@ -36,11 +36,11 @@ impl Http {
             .and_then(|server_key| self.shared.servers.get(server_key))
             .map(|server| &server.transport);
         Open {
-            number: number(cx, session.client.number),
+            number: cx.global_number(session.client.number),
             service: session.client.service.name.clone(),
-            client: session.client.origin.client.ip(),
-            client_port: port(session.client.origin.client, session.client.origin.client.ip()),
-            server: exchange.and_then(Exchange::server).map(|(pool, server)| had(&pool, server)),
+            client: session.client.origin.client().ip(),
+            client_port: port(session.client.origin.client(), session.client.origin.client().ip()),
+            server: exchange.and_then(Exchange::server).map(|(pool, server)| last_server(&pool, server)),
             stage: session_stage(session, exchange),
             idle: cx.now.since(session.client.active_at),
             client_socket: Some(session.client.transport.socket().as_raw_fd()),

@@ -113,7 +113,7 @@ impl Fixture {
         if let Some(mut round) = self.cx.queues.begin(self.cx.now) {
             while let Some(Waiter::Exchange(number)) = self.cx.queues.next(&mut round) {
                 if !self.http.serve_queued(&mut self.cx, number) {
-                    round.in_vain();
+                    round.note_failed();
                 }
             }
             self.cx.queues.end(round);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn another_service_takes_a_listener_without_its_flows() {
+fn the_flows_of_a_listener_end_when_it_is_assigned_to_another_service() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     fixture.begin(&client);
@@ -18,7 +18,7 @@ fn another_service_takes_a_listener_without_its_flows() {
 }
 
 #[test]
-fn a_released_listener_sends_the_responses_that_wait() {
+fn a_released_listener_sends_its_queued_responses() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     let flow = fixture.begin(&client);
@@ -32,7 +32,7 @@ fn a_released_listener_sends_the_responses_that_wait() {
 }
 
 #[test]
-fn a_smaller_table_ends_the_flows_unused_the_longest() {
+fn a_smaller_table_ends_the_least_recently_used_flows() {
     let mut fixture = Fixture::new(1, |_| {});
     let clients = [fixture.client(), fixture.client(), fixture.client()];
     for client in &clients {
@@ -43,15 +43,15 @@ fn a_smaller_table_ends_the_flows_unused_the_longest() {
         Settings::new(fixture.service.settings.load().options.clone(), fixture.pool.published());
     settings.options.flows_max = 1;
     fixture.service.settings.store(Arc::new(settings));
-    fixture.udp.refresh(&mut fixture.cx, "other", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "other", PoolChange::Same);
     assert_eq!(fixture.flows(), 3, "another service is meant");
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Same);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     fixture.udp.reap();
     fixture.check_invariants();
     let left: Vec<SocketAddr> =
         fixture.udp.listeners[fixture.listener()].flows.iter().map(|(key, _)| key.client).collect();
     assert_eq!(left, [clients[2].local_addr().unwrap()]);
-    fixture.udp.refresh(&mut fixture.cx, "service", PoolIs::Another);
+    fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Another);
     assert_eq!(fixture.flows(), 0, "another pool has no flows yet");
 }
 
@@ -73,7 +73,7 @@ fn sweep_after(fixture: &mut Fixture, millis: u64) -> bool {
 }
 
 #[test]
-fn a_listener_without_flows_closes_at_once() {
+fn a_listener_without_flows_closes_immediately() {
     let mut fixture = Fixture::new(1, |_| {});
     fixture.udp.unlisten(&mut fixture.cx, ID + 1);
     assert!(fixture.udp.find(ID).is_some());
@@ -82,7 +82,7 @@ fn a_listener_without_flows_closes_at_once() {
 }
 
 #[test]
-fn datagrams_that_came_before_a_listener_closes_are_forwarded() {
+fn datagrams_that_arrived_before_a_listener_closes_are_forwarded() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     client.send(b"last").unwrap();
@@ -104,14 +104,14 @@ fn a_leaving_listener_waits_for_the_response_and_a_moment_longer() {
 }
 
 #[test]
-fn a_leaving_listener_closes_when_its_flows_are_quiet() {
+fn a_leaving_listener_closes_when_its_flows_are_idle() {
     let (mut fixture, ..) = leaving();
     assert!(sweep_after(&mut fixture, 999));
     assert!(!sweep_after(&mut fixture, 1));
 }
 
 #[test]
-fn flows_without_responses_hold_a_leaving_listener_for_five_seconds() {
+fn flows_without_responses_keep_a_leaving_listener_open_for_five_seconds() {
     let (mut fixture, client, _) = leaving();
     for _ in 0..9 {
         assert!(sweep_after(&mut fixture, 500));
@@ -121,7 +121,7 @@ fn flows_without_responses_hold_a_leaving_listener_for_five_seconds() {
 }
 
 #[test]
-fn busy_flows_hold_a_leaving_listener_for_half_a_minute_but_not_when_the_program_drains() {
+fn busy_flows_keep_a_leaving_listener_open_for_half_a_minute_unless_the_program_drains() {
     for draining in [false, true] {
         let (mut fixture, client, flow) = leaving();
         fixture.cx.draining = draining;
@@ -201,7 +201,7 @@ fn flows_are_listed_with_their_servers_and_idle_times() {
 }
 
 #[test]
-fn clients_that_the_service_remembers_are_counted_once_a_flow() {
+fn remembered_clients_are_counted_once_per_flow() {
     let mut fixture = Fixture::new(1, |settings| settings.clients = Some(Arc::new(Clients::new(8, 1))));
     let client = fixture.client();
     let flow = fixture.begin(&client);
@@ -210,7 +210,7 @@ fn clients_that_the_service_remembers_are_counted_once_a_flow() {
     let seen: Vec<_> = fixture.service.clients().expect("they are remembered").collect();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].connects, seen[0].bytes_in, seen[0].bytes_out), (1, 10, 8));
-    assert_eq!(&*seen[0].had.as_ref().unwrap().pool, "pool");
+    assert_eq!(&*seen[0].last_server.as_ref().unwrap().pool, "pool");
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_listener_of_all_addresses_responds_from_the_one_that_was_used() {
         fixture.respond(0, flow, "response");
         assert_eq!(receive(&client), (b"response".to_vec(), used));
     }
-    assert_eq!(fixture.flows(), 2, "each address has a flow of its own");
+    assert_eq!(fixture.flows(), 2, "each address has its own flow");
 }
 
 #[test]
@@ -240,7 +240,11 @@ fn workers_share_the_flows_of_a_service() {
         let service = service_with(Protocol::Udp, &TestPool::new("pool", &[]), |settings| {
             settings.options.flows_max = flows_max;
         });
-        assert_eq!(table_size(&service.settings.load(), workers), expected, "{flows_max} / {workers}");
+        assert_eq!(
+            table_size(&service.settings.load(), &Context::for_worker((0, workers)).0),
+            expected,
+            "{flows_max} / {workers}"
+        );
     };
     check(100, 1, 100);
     check(100, 3, 34);
@@ -249,7 +253,7 @@ fn workers_share_the_flows_of_a_service() {
 }
 
 #[test]
-fn clients_have_the_class_that_the_access_list_gives_them() {
+fn the_access_list_determines_the_class_of_a_client() {
     let pool = TestPool::new("pool", &[]);
     let check = |refused: Option<usize>, client: &str, expected: Option<ClientClass>| {
         let service = service_with(Protocol::Udp, &pool, |settings| {
@@ -264,6 +268,6 @@ fn clients_have_the_class_that_the_access_list_gives_them() {
     check(None, "198.51.100.1", None);
     check(Some(1), "192.0.2.1", Some(ClientClass::Permitted));
     check(Some(1), "198.51.100.1", Some(ClientClass::Refused));
-    // A backend that is not there is no pool for refused clients.
+    // A backend that does not exist is not a pool for refused clients.
     check(Some(9), "198.51.100.1", None);
 }

@@ -70,8 +70,8 @@ impl Dns {
         }
     }
 
-    /// Returns the number of streams to a server that take queries. Those that were given up end with the
-    /// timeouts of their queries, so there are few of them.
+    /// Returns the number of streams to a server that take queries. Abandoned streams close
+    /// with the timeouts of their queries, so there are few of them.
     fn shared_streams(&self, upstream: DnsUpstreamKey) -> usize {
         let streams = self.upstreams[upstream].streams.iter();
         streams.filter(|at| self.streams.get(**at).is_some_and(|stream| !stream.is_given_up)).count()
@@ -162,7 +162,7 @@ impl Dns {
         Ok(at)
     }
 
-    /// Tries whether a server that refuses datagrams accepts TCP. Returns false if it refuses at once.
+    /// Tries whether a server that refuses datagrams accepts TCP. Returns false if it refuses immediately.
     pub(in crate::dns::upstream) fn probe_stream(
         &mut self,
         cx: &mut Context,
