@@ -517,16 +517,16 @@ fn an_upstream_belongs_to_one_server_at_one_address() {
     };
     let [admitted, refused] = [Party::Admitted, Party::Refused].map(requester);
     let Fixture { dns, cx, .. } = &mut fixture;
-    let first = dns.find_upstream(cx, &admitted, &server);
-    assert_eq!(dns.find_upstream(cx, &admitted, &server), first);
-    assert_ne!(dns.find_upstream(cx, &refused, &server), first);
+    let first = dns.find_upstream(cx, admitted.server(server.id), &server);
+    assert_eq!(dns.find_upstream(cx, admitted.server(server.id), &server), first);
+    assert_ne!(dns.find_upstream(cx, refused.server(server.id), &server), first);
     // After a reload the party may have another pool, in which another server has the ID: at the same address
     // or elsewhere.
     for target in [server.target.clone(), Target::Ip("192.0.2.1:53".parse().unwrap())] {
         let pool = TestPool::new("other", &[target]);
         let other = Arc::clone(&pool.published().load().servers()[0]);
         assert_eq!(other.id, server.id);
-        let upstream = dns.find_upstream(cx, &admitted, &other);
+        let upstream = dns.find_upstream(cx, admitted.server(other.id), &other);
         assert!(upstream != first && !dns.upstreams.contains(first));
         assert_eq!((dns.upstreams.len(), dns.upstream_of.len()), (2, 2));
     }

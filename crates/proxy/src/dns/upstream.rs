@@ -8,7 +8,7 @@ pub(super) mod stream;
 use self::socket::Socket;
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, DnsSocketKey, DnsStreamKey, DnsUpstreamKey};
-use crate::dns::{Dns, Requester, ServerOf};
+use crate::dns::{Dns, ServerOf};
 use crate::service::Settings;
 use crate::service::ending::Ending;
 use evener_core::snapshot::{Entry, ServerLive};
@@ -105,10 +105,9 @@ impl Dns {
     pub(super) fn find_upstream(
         &mut self,
         cx: &mut Context,
-        requester: &Requester,
+        server: ServerOf,
         entry: &Entry,
     ) -> DnsUpstreamKey {
-        let server = requester.server(entry.id);
         if let Some(&at) = self.upstream_of.get(&server) {
             if self.upstreams[at].leads_to(entry) {
                 return at;

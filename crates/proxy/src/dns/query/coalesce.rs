@@ -28,10 +28,10 @@ impl Dns {
     /// for this one.
     fn join(&mut self, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
-        let (requester, view, message) = (query.requester, query.view, &query.message);
+        let (requester, view, message) = (&query.requester, &query.view, &query.message);
         let cache_key = &mut self.key;
-        if response::cache(settings, &requester).is_none()
-            || !response::key_of(cache_key, settings, &requester, &view, message)
+        if response::cache(settings, requester).is_none()
+            || !response::key_of(cache_key, settings, requester, view, message)
         {
             return false;
         }

@@ -46,9 +46,12 @@ impl Query {
         fits(&self.requester, &self.view, bytes)
     }
 
-    /// Returns whether more than the ID of a response has to change.
+    /// Returns whether more than the ID of a response has to change. Without an OPT in the query the response has
+    /// none (RFC 6891, section 6.1.1).
     pub(in crate::dns) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
-        self.added().is_some() || wire::has_hop_options(response, hop::cookies(settings, &self.requester))
+        self.added().is_some()
+            || self.view.has_edns()
+                && wire::has_hop_options(response, hop::cookies(settings, &self.requester))
     }
 }
 

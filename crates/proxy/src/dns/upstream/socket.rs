@@ -38,8 +38,8 @@ pub(in crate::dns) struct Socket {
     upstream: DnsUpstreamKey,
     socket: OwnedFd,
     ids: Ids,
-    /// Queries that are sent after the present events.
-    outgoing: Vec<QueryKey>,
+    /// Queries that are sent after the present events, each with the length of its message.
+    outgoing: Vec<(QueryKey, usize)>,
     /// Number of unexpected responses minus the number of expected responses.
     unexpected: u32,
     opened_at: Time,
@@ -74,8 +74,8 @@ impl Dns {
         if !matches!(server.target, Target::Ip(_)) {
             return Taken::Unfit;
         }
-        let requester = *self.queries[key].requester();
-        let upstream = self.find_upstream(cx, &requester, server);
+        let served_by = self.queries[key].requester().server(server.id);
+        let upstream = self.find_upstream(cx, served_by, server);
         let at = match self.socket_of(cx, upstream, settings) {
             Ok(at) => at,
             Err(error) if is_local_error(error) => {
@@ -95,13 +95,13 @@ impl Dns {
         if socket.outgoing.is_empty() {
             self.sockets_dirty.push(at);
         }
-        socket.outgoing.push(key);
         let query = &mut self.queries[key];
         query.wait(Waits::AtSocket(at), id);
-        let bytes = query.datagram().len() as u64;
+        let bytes = query.datagram().len();
+        socket.outgoing.push((key, bytes));
         let counters = server.live.counters.of(cx.id);
         counters.datagrams_in.one();
-        counters.bytes_in.add(bytes);
+        counters.bytes_in.add(bytes as u64);
         Taken::Yes
     }
 
@@ -159,7 +159,7 @@ impl Dns {
     pub(in crate::dns) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
-            && let Some(slot) = socket.outgoing.iter().position(|other| *other == key)
+            && let Some(slot) = socket.outgoing.iter().position(|(other, _)| *other == key)
         {
             socket.outgoing.swap_remove(slot);
         }
@@ -170,16 +170,16 @@ impl Dns {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
         // Messages of the same length are sent as one.
-        outgoing.sort_unstable_by_key(|key| self.queries[*key].datagram().len());
+        outgoing.sort_unstable_by_key(|(_, bytes)| *bytes);
         let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
         while from < outgoing.len() {
-            let keys = &outgoing[from..(from + BATCH).min(outgoing.len())];
+            let batch = &outgoing[from..(from + BATCH).min(outgoing.len())];
             let mut datagrams: [&[u8]; BATCH] = [&[]; BATCH];
-            for (datagram, key) in datagrams.iter_mut().zip(keys) {
+            for (datagram, (key, _)) in datagrams.iter_mut().zip(batch) {
                 *datagram = self.queries[*key].datagram();
             }
             let socket = self.sockets[at].socket.as_fd();
-            let (taken, error) = self.burst.send(socket, &datagrams[..keys.len()]);
+            let (taken, error) = self.burst.send(socket, &datagrams[..batch.len()]);
             from += taken;
             match error {
                 None => {}
@@ -192,7 +192,7 @@ impl Dns {
                 }
                 // Too large for the route, or forbidden by the local system: the server is not to blame.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
-                    unsendable.push(outgoing[from]);
+                    unsendable.push(outgoing[from].0);
                     from += 1;
                 }
                 Some(error) => {

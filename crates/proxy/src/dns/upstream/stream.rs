@@ -135,8 +135,8 @@ impl Dns {
         } else {
             Owner::All
         };
-        let requester = *query.requester();
-        let upstream = self.find_upstream(cx, &requester, server);
+        let served_by = query.requester().server(server.id);
+        let upstream = self.find_upstream(cx, served_by, server);
         self.upstreams[upstream].used_at = cx.now;
         let at = match self.find_stream(settings, upstream, owner) {
             Some(at) => at,
