@@ -8,6 +8,7 @@ mod test;
 mod tidy;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use test::Tier;
 
 /// Developer commands of Evener
@@ -42,8 +43,19 @@ enum Command {
     Tidy(tidy::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    // An error is for the reader of the terminal; a stack backtrace would hide it.
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Setup { bench } => packages::install(bench),
         Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
         Command::Fuzz(options) => fuzz::run(&options),

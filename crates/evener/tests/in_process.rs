@@ -108,7 +108,7 @@ fn an_embedded_instance_balances_reloads_and_ends_on_drop() {
     assert_eq!(exchange(connect(), "again"), "second again");
     configuration("\"no port\"");
     let problem = instance.reload().unwrap_err().to_string();
-    assert!(problem.contains("evener.lua:1: `no port` has no port"), "{problem}");
+    assert!(problem.contains("evener.lua:1: service `s`: `no port` has no port"), "{problem}");
 
     drop(instance);
     assert!(UnixStream::connect(&socket).is_err(), "the instance still listens");
