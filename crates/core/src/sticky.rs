@@ -1,9 +1,9 @@
 //! Stickiness: the bounded table of the servers of known clients.
 //!
-//! Workers share the table. It is split by the hash of the client into shards with a short lock each, which
-//! is taken once for a new connection or flow of a sticky pool, and never for a packet. A table of up to
-//! [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used client; a larger one
-//! evicts the least recently used client of a shard.
+//! Workers share the table. It is split by the hash of the client into shards. Each shard has its own lock,
+//! which is taken briefly, once for each new connection or flow of a sticky pool, and never for a packet. A
+//! table of up to [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used client;
+//! a larger one evicts the least recently used client of a shard.
 //!
 //! The table does not know which servers are usable. The snapshot looks up a client's [`Assignment`] and records
 //! the result.
@@ -25,7 +25,8 @@ use std::sync::{Mutex, MutexGuard};
 pub const SHARD_CLIENTS: usize = 4096;
 /// Maximum number of shards.
 const SHARDS_MAX: usize = 64;
-/// Number of expired clients that are removed under one lock, which bounds the wait of others.
+/// Maximum number of expired clients that are removed while a shard is locked, so that other workers wait only
+/// briefly.
 const SWEEP_MAX: usize = 1024;
 
 /// The server of a client, and its substitute while that server is unavailable.
@@ -128,7 +129,7 @@ impl Sticky {
         shard.put(client, assignment, now);
     }
 
-    /// Forgets every client of a removed server, and its use as a substitute.
+    /// Forgets every client whose home is the removed server, and every assignment of it as a substitute.
     pub fn forget_server(&self, server: ServerId) {
         self.shards.iter().for_each(|shard| lock(shard).forget_server(server));
     }
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_a_million_clients_holds_a_million() {
+    fn a_table_for_a_million_clients_holds_nearly_a_million() {
         let sticky = table(1_000_000, None);
         (0..1_200_000).for_each(|n| remember(&sticky, n, n % 7, 1));
         assert!((980_000..=1_000_064).contains(&sticky.len()), "{}", sticky.len());
@@ -339,7 +340,7 @@ mod tests {
         remember(&sticky, 1, 6, 3);
         remember(&sticky, 1, 5, 4);
         check(4, Some((5, None)));
-        // A home that moves, one that was removed, and one from before the time to live.
+        // A home that the client must leave, a home that was removed, and an expired assignment.
         sticky.remember(client(1), ServerId(8), at(5), |home| home == ServerId(5));
         check(5, Some((8, None)));
         sticky.forget_server(ServerId(8));
@@ -355,7 +356,7 @@ mod tests {
         remember(&sticky, 1, 5, 0);
         remember(&sticky, 1, 6, 1);
         assert_eq!(sticky.lookup(client(1), at(1)), Some(Assignment::at(ServerId(6))));
-        // A client with a substitute is at home when failback is turned off.
+        // A table without failback adopts the home of a client, not its substitute.
         let old = with_failback(8, None, true);
         remember(&old, 1, 5, 0);
         remember(&old, 1, 6, 1);

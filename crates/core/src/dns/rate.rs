@@ -1,6 +1,6 @@
-//! Limits of the DNS queries of client networks over UDP (response rate limiting, as in BIND and NSD). A query
-//! beyond the rate gets either no response or a truncated one. A client with a genuine address retries over TCP
-//! after a truncated response.
+//! Limits on the rate of DNS queries over UDP from each client network (response rate limiting, as in BIND and
+//! NSD). A query beyond the rate gets either no response or a truncated one. A client with a genuine address
+//! retries over TCP after a truncated response.
 
 use crate::hash;
 use crate::lock::lock;
@@ -73,8 +73,8 @@ impl RateLimit {
     }
 }
 
-/// Returns the network of an address, which has `v4` or `v6` bits. An IPv4-mapped IPv6 address (RFC 4291,
-/// section 2.5.5.2) counts as IPv4.
+/// Returns the network of an address. `v4` and `v6` are the prefix lengths of IPv4 and IPv6 networks. An
+/// IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as IPv4.
 #[must_use]
 pub fn network(client: IpAddr, v4: u8, v6: u8) -> IpAddr {
     match client.to_canonical() {
@@ -96,7 +96,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn beyond_the_rate_each_second_one_slips_and_networks_are_apart() {
+    fn every_other_query_beyond_the_rate_is_truncated_and_networks_are_counted_separately() {
         let spec = DnsRateSpec::new(Rate { count: 3, period: Duration::from_secs(1) });
         let limit = RateLimit::new(&spec, 1);
         let at = |millis| Time::ZERO + Duration::from_millis(millis);
@@ -107,17 +107,17 @@ mod tests {
         assert_eq!(admit("192.0.3.1", 1), Respond);
         assert_eq!(admit("::ffff:192.0.2.9", 2), Drop, "the same network");
         assert_eq!(admit("2001:db8:0:ff::1", 2), Respond);
-        assert_eq!(admit("192.0.2.1", 1100), Respond, "after a while it may ask again");
+        assert_eq!(admit("192.0.2.1", 1100), Respond, "queries are admitted again after a while");
     }
 
     #[test]
-    fn each_second_query_beyond_the_rate_slips_though_others_are_within_it() {
+    fn queries_within_the_rate_do_not_reset_the_slip_count() {
         let check = |slip, expected: &str| {
             let spec =
                 DnsRateSpec { slip, ..DnsRateSpec::new(Rate { count: 2, period: Duration::from_secs(1) }) };
             let limit = RateLimit::new(&spec, 1);
-            // Three in a second: one of them is beyond the rate, once the first second has used up the saved
-            // ones.
+            // Three queries a second: once the burst is used up in the first second, one query in each second
+            // is beyond the rate.
             let seen = (0..15_u64).map(|n| {
                 let at = Time::ZERO + Duration::from_millis(1000 * n / 3);
                 match limit.admit([192, 0, 2, 1].into(), at) {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_make_networks() {
+    fn addresses_are_cut_to_the_prefix_length_of_their_network() {
         let check = |client: &str, v4, v6, expected: &str| {
             assert_eq!(network(client.parse().unwrap(), v4, v6), expected.parse::<IpAddr>().unwrap());
         };

@@ -1,6 +1,6 @@
 //! DNS messages (RFC 1035, section 4.1): the parts of a query that a load balancer needs, the match of a
-//! response to its query, and the few messages that it writes itself. Foreign messages are not encoded anew;
-//! they are passed on byte for byte.
+//! response to its query, and the few messages that Evener writes itself. Messages of clients and servers are
+//! not encoded again: their bytes are passed on, and only the ID and EDNS options are changed in place.
 
 mod emit;
 mod hop;
@@ -32,7 +32,8 @@ pub const MESSAGE_BYTES_MAX: usize = 65_535;
 pub const UDP_BYTES: usize = 512;
 /// Maximum size of a name in wire form (RFC 1035, section 3.1).
 pub const NAME_BYTES_MAX: usize = 255;
-/// UDP size in an OPT written here: it passes nearly any network in one piece (DNS Flag Day 2020).
+/// UDP size in an OPT that Evener writes. A message of this size passes nearly any network without
+/// fragmentation (DNS Flag Day 2020).
 const UDP_BYTES_OURS: u16 = 1232;
 
 /// No error.
@@ -48,7 +49,7 @@ pub const NOTIMP: u8 = 4;
 /// The server refuses the request.
 pub const REFUSED: u8 = 5;
 
-// Flags in the third byte of a message and in its fourth: QR, opcode, AA, TC, RD; RA, Z, AD, CD, RCODE.
+// Bits of the third byte of a message (QR, opcode, AA, TC, RD) and of the fourth (RA, Z, AD, CD, RCODE).
 const QR: u8 = 0x80;
 const OPCODE: u8 = 0x78;
 const AA: u8 = 0x04;

@@ -411,7 +411,7 @@ impl Shared {
         exchange_key: ExchangeKey,
     ) -> Progress {
         match self.exchanges[exchange_key].reach {
-            Reach::Queued => self.leave_queue_in_vain(cx, client, exchange_key),
+            Reach::Queued => self.time_out_in_queue(cx, client, exchange_key),
             Reach::Connecting(server_key) => self.on_connect_timeout(cx, client, exchange_key, server_key),
             Reach::Wanted => {}
             Reach::Open(_) | Reach::Failed(_) => return Progress::Waits,

@@ -49,7 +49,7 @@ impl CachedResponse {
         set_id(&mut message, 0);
         scan.lower_negative_ttl(&mut message);
         if scan.has_options {
-            // The options belong to one client, such as a cookie (RFC 7873, section 5).
+            // Options, such as a cookie (RFC 7873, section 5), belong to one client.
             if !retain_options(&mut message, |_| false) {
                 return None;
             }
@@ -59,7 +59,8 @@ impl CachedResponse {
         Some(Self { message: message.into(), ttls: scan.ttls.into(), kind, lifetime })
     }
 
-    /// Returns true if this is a failure of the server, which never replaces a usable response.
+    /// Returns true if the response reports a failure of the server. A failure never replaces a usable
+    /// response.
     pub(super) fn is_failure(&self) -> bool {
         self.kind == Kind::Failure
     }
@@ -74,7 +75,7 @@ impl CachedResponse {
         self.message.len() + size_of_val(&*self.ttls)
     }
 
-    /// Appends the response with the TTLs that remain `elapsed` after it was stored.
+    /// Appends the response with its TTLs reduced by `elapsed`, the time since it was stored.
     pub(super) fn emit(&self, elapsed: Duration, out: &mut Vec<u8>) {
         let elapsed = u32::try_from(elapsed.as_secs()).unwrap_or(u32::MAX);
         self.emit_with(|ttl| ttl.saturating_sub(elapsed), out);
@@ -100,7 +101,7 @@ impl CachedResponse {
 struct Scan {
     qtype: u16,
     ttls: Vec<u16>,
-    /// The smallest TTL, without the field of the OPT, which is not a TTL.
+    /// The smallest TTL of all records except the OPT, whose TTL field has another meaning.
     ttl_least: u32,
     /// The answer section has a record of the queried type.
     has_match: bool,
@@ -114,8 +115,8 @@ struct Scan {
 }
 
 impl Scan {
-    /// Scans a response. Returns `None` if it does not fill its bytes, is signed, has an OPT of another
-    /// version or an extended RCODE, or belongs to another query.
+    /// Scans a response. Returns `None` if it is malformed or followed by more bytes, is signed, has an OPT of
+    /// another version or an extended RCODE, or belongs to another query.
     fn at(key: &[u8], response: &[u8]) -> Option<Self> {
         let end = question_section_end(response)?;
         if !is_query_of(key, &response[HEADER_BYTES..end]) {
@@ -190,15 +191,16 @@ impl Scan {
         (!lifetime.is_zero()).then_some((kind, lifetime))
     }
 
-    /// Returns true if the name does not exist or has no record of the type (RFC 2308, section 2). An alias
-    /// whose target another server knows is not negative, unless an SOA says so.
+    /// Returns true if the name does not exist or has no record of the type (RFC 2308, section 2). A NOERROR
+    /// response that has only an alias is negative only with an SOA, because another server may know the
+    /// alias's target.
     fn is_negative(&self, response: &[u8]) -> bool {
         let is_nodata = !self.has_match && (!self.has_alias || self.negative.is_some());
         rcode(response) == NXDOMAIN || rcode(response) == NOERROR && is_nodata
     }
 
-    /// Lowers the TTL of the SOA so that clients do not use a negative response longer than its minimum (RFC
-    /// 2308, sections 3 and 5).
+    /// Lowers the TTL of the SOA so that clients do not use a negative response longer than the minimum of the
+    /// SOA (RFC 2308, sections 3 and 5).
     fn lower_negative_ttl(&self, message: &mut [u8]) {
         let Some((at, ttl)) = self.negative.filter(|_| self.is_negative(message)) else { return };
         if let Some(bytes) = message.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
@@ -252,7 +254,7 @@ mod tests {
         check_a(NOERROR, &["1 A 2147483648"], None);
         check_a(NOERROR, &["1 A 2147483647"], Some(86_400));
         check_a(NOERROR, &["1 CNAME 50", "1 A 300"], Some(50));
-        // An alias without its target: with a referral, with nothing, and with a proof that there is nothing.
+        // An alias without its target: alone, with a referral, with an SOA, and in NXDOMAIN.
         check_a(NOERROR, &["1 CNAME 50"], Some(50));
         check_a(NOERROR, &["1 DNAME 50", "2 NS 40"], Some(40));
         check_a(NOERROR, &["1 CNAME 500", "2 SOA 400 30"], Some(30));
@@ -261,7 +263,8 @@ mod tests {
         check_a(NXDOMAIN, &["1 CNAME 500"], None);
         // A positive response with an SOA.
         check_a(NOERROR, &["1 A 300", "2 SOA 400 30"], Some(300));
-        // Negative responses: TTL and minimum of the SOA, and the bound, none of which is zero.
+        // Negative responses: the smallest of the SOA's TTL, its minimum and the configured maximum counts; 0
+        // is not cached.
         check_a(NXDOMAIN, &["2 SOA 3600 60"], Some(60));
         check_a(NXDOMAIN, &["2 SOA 60 3600"], Some(60));
         check_a(NXDOMAIN, &["2 SOA 90000 90000"], Some(3600));
@@ -357,7 +360,7 @@ mod tests {
         let mut later = without_id("response");
         [41, 57].into_iter().for_each(|at| later[at..at + 2].copy_from_slice(&[0, 1]));
         check("response", 299, later);
-        // The minimum of the SOA, which was received with a TTL of 3600 s, is 60 s.
+        // The SOA has a TTL of 3600 s and a minimum of 60 s. After 10 s its TTL is 50 s.
         let mut later = without_id("nodata");
         later[39..43].copy_from_slice(&[0, 0, 0, 50]);
         check("nodata", 10, later);

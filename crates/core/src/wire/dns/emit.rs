@@ -1,4 +1,4 @@
-//! Messages that are written here: errors, truncated responses, and the queries of checks.
+//! Messages that Evener writes itself: errors, truncated responses, and the queries of checks.
 
 use super::record::{Record, Records, records_start};
 use super::{
@@ -29,9 +29,9 @@ impl Query {
         self.emit(message, flags, opt, out);
     }
 
-    /// Writes a truncated response without records, so that the client retries over TCP (RFC 7766, section
-    /// 5). Takes the flags from `response`, if there is one, and its OPT without options, if the client speaks
-    /// EDNS.
+    /// Writes a truncated response without records, so that the client retries over TCP (RFC 7766, section 5).
+    /// If there is a `response`, its flags are copied; its OPT is copied without options if the query has an
+    /// OPT.
     pub fn emit_truncated(&self, message: &[u8], response: Option<&[u8]>, out: &mut Vec<u8>) {
         let Some(response) = response.filter(|response| response.len() >= HEADER_BYTES) else {
             self.emit_error(message, NOERROR, out);
@@ -92,9 +92,9 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
     })
 }
 
-/// Writes FORMERR to a malformed message, or NOTIMP if its opcode is not supported (RFC 8906, section 3.1.4).
-/// The response is a header alone, because nothing else of the message can be trusted. Writes nothing to a
-/// message shorter than a header.
+/// Writes a FORMERR response to a malformed message, or a NOTIMP response if its opcode is not supported (RFC
+/// 8906, section 3.1.4). The response is a header alone, because nothing else of the message can be trusted.
+/// `out` stays empty if the message is shorter than a header.
 pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let Some(header) = message.get(..HEADER_BYTES) else { return };
@@ -179,7 +179,8 @@ mod tests {
         check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[7; 11], &[]);
-        // IQUERY, STATUS, DSO (RFC 8490), and an unassigned one; NOTIFY and UPDATE have a question section.
+        // IQUERY (1), STATUS (2), DSO (6, RFC 8490) and 15 are not supported. The others require a question
+        // section.
         let header = |flags: u8, rcode: u8| [&[0, 9, flags, rcode][..], &[0; 8]].concat();
         for (opcode, rcode) in [(0, 1), (1, 4), (2, 4), (4, 1), (5, 1), (6, 4), (15, 4)] {
             check(&header(opcode << 3, 0), &header(0x80 | opcode << 3, rcode));

@@ -24,7 +24,7 @@ pub enum Cookies {
 }
 
 impl Cookies {
-    fn are_passed_with(self, code: u16) -> bool {
+    fn passes_option(self, code: u16) -> bool {
         code != KEEPALIVE && (code != COOKIE || self == Self::Pass)
     }
 }
@@ -40,10 +40,9 @@ impl Query {
     /// result.
     #[must_use]
     pub fn without_hop_options(&self, message: &mut Vec<u8>, cookies: Cookies) -> Self {
-        let has_any = [KEEPALIVE, COOKIE]
-            .into_iter()
-            .any(|code| self.has_option(code) && !cookies.are_passed_with(code));
-        if has_any && retain_options(message, |code| cookies.are_passed_with(code)) {
+        let has_any =
+            [KEEPALIVE, COOKIE].into_iter().any(|code| self.has_option(code) && !cookies.passes_option(code));
+        if has_any && retain_options(message, |code| cookies.passes_option(code)) {
             return Self::parse(message).unwrap_or(*self);
         }
         *self
@@ -53,8 +52,8 @@ impl Query {
 /// Returns true if a response has options that are not for the client.
 #[must_use]
 pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
-    // Most responses have no OPT, or an empty one at their end. The search for a byte of its type is faster
-    // than reading the records.
+    // Most responses have no OPT, or an empty one at their end. Searching for the byte 41 (the type of an OPT)
+    // is faster than reading the records.
     if matches!(number_at(response, 10), None | Some(0))
         || ends_with_empty_opt(response)
         || !response.contains(&OPT_TYPE)
@@ -64,7 +63,7 @@ pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
     let Some(start) = records_start(response) else { return false };
     let opt = Records::new(response, start).map_while(Result::ok).find(Record::is_opt_in_place);
     opt.is_some_and(|opt| {
-        options::all(response, &opt).flatten().any(|option| !cookies.are_passed_with(option.code()))
+        options::all(response, &opt).flatten().any(|option| !cookies.passes_option(option.code()))
     })
 }
 
@@ -76,7 +75,7 @@ fn ends_with_empty_opt(response: &[u8]) -> bool {
 /// stays as it is.
 pub fn strip_hop_options(response: &mut Vec<u8>, cookies: Cookies) {
     if has_hop_options(response, cookies) {
-        retain_options(response, |code| cookies.are_passed_with(code));
+        retain_options(response, |code| cookies.passes_option(code));
     }
 }
 
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_without_such_options_and_signed_ones_stay() {
+    fn messages_without_hop_options_and_signed_messages_are_not_changed() {
         let check = |message: Vec<u8>, expected: bool| {
             let mut stripped = message.clone();
             assert_eq!(has_hop_options(&message, Cookies::Remove), expected);

@@ -1,5 +1,5 @@
 //! Zero-copy view of a DNS query. This is the hot path of the data plane: nothing here allocates, except a
-//! key that grows.
+//! cache key that outgrows its buffer.
 
 use super::options::{self, COOKIE, KEEPALIVE, PADDING, SUBNET};
 use super::record::{Record, Records, records_start};
@@ -28,7 +28,7 @@ pub enum QueryError {
     Malformed,
 }
 
-/// A query: offsets into its message, which the methods take again.
+/// Parsed query: offsets into a message. The methods take the same message as an argument.
 ///
 /// ```
 /// use evener_core::wire::dns::{Query, emit_query, parse_name, type_number};
@@ -42,8 +42,8 @@ pub enum QueryError {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// End of the question section, whose last four bytes are type and class. Without one it is the end of
-    /// the header.
+    /// End of the question section, whose last four bytes are type and class. If the message has no question
+    /// section, this is the end of the header.
     question_section_end: u16,
     /// End of the last record.
     end: u16,
@@ -177,7 +177,8 @@ impl Query {
         Records::new(message, usize::from(self.question_section_end))
     }
 
-    /// Returns true if the OPT has a subnet, cookie or keepalive option, as `code` says.
+    /// Returns true if the OPT has the option `code`, which is SUBNET, COOKIE or KEEPALIVE. Returns false for
+    /// any other code.
     pub(super) fn has_option(&self, code: u16) -> bool {
         self.opt.is_some_and(|opt| match code {
             SUBNET => opt.has_subnet,
@@ -212,14 +213,13 @@ impl Query {
         usize::from(self.question_section_end) > HEADER_BYTES
     }
 
-    /// Returns the number of instances of Evener that passed the query on, if they counted.
+    /// Returns the number of Evener instances that passed the query on, or 0 if the query has no hop count.
     #[must_use]
     pub fn hops(&self, message: &[u8]) -> u8 {
         self.hops_at().map_or(0, |at| message.get(at).copied().unwrap_or_default())
     }
 
-    /// Counts one more instance that passes the query on, if they are counted. A signed message stays as it
-    /// is.
+    /// Adds one to the hop count, if the query has one. A signed message is not changed.
     pub fn count_hop(&self, message: &mut [u8]) {
         if let Some(hops) = self.hops_at().filter(|_| !self.is_signed).and_then(|at| message.get_mut(at)) {
             *hops = hops.saturating_add(1);
@@ -321,16 +321,16 @@ impl Query {
     pub fn matches_response(&self, message: &[u8], response: &[u8]) -> bool {
         if let Ok(header) = <[u8; HEADER_BYTES]>::try_from(response) {
             let is_error = !matches!(header[3] & 15, NOERROR | NXDOMAIN);
-            let is_whole = header[4..].iter().all(|byte| *byte == 0);
-            let is_local = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
-            return is_whole
-                && is_local
+            let has_zero_counts = header[4..].iter().all(|byte| *byte == 0);
+            let has_opcode = header[2] & (QR | OPCODE) == QR | self.opcode << 3;
+            return has_zero_counts
+                && has_opcode
                 && (is_error || self.opcode == UPDATE || !self.has_question_section());
         }
         if !self.has_question_section() {
-            let is_local =
+            let has_opcode =
                 response.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | self.opcode << 3);
-            return is_local && response.get(4..6) == Some(&[0, 0]);
+            return has_opcode && response.get(4..6) == Some(&[0, 0]);
         }
         let (question_section, end) =
             (self.question_section(message), usize::from(self.question_section_end));
@@ -448,7 +448,7 @@ mod tests {
         let mut out = Vec::new();
         query.emit_error(&message, 5, &mut out);
         assert_eq!(out, with_records([&[0, 7, 0x80, 5][..], &[0; 8]].concat(), 3, &[opt(1232, 0, &[])]));
-        // Not without a cookie, with another opcode, or with other records.
+        // Malformed: no cookie, another opcode, or other records.
         let malformed = |message: &[u8]| assert_eq!(Query::parse(message), Err(QueryError::Malformed));
         malformed(&with_records(header(0), 3, &[opt(1232, 0, &[])]));
         malformed(&with_records(header(0x28), 3, std::slice::from_ref(&cookie)));
@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn the_key_has_the_question_section_in_lower_case_and_the_significant_flags() {
         let key = key_of(&sample("query_edns")).unwrap();
-        // RD and AD, EDNS and DO. The type is still HTTPS, whose number equals a letter.
+        // RD and AD, EDNS and DO. The type is still 65 (HTTPS), although 65 is also the letter `A`.
         assert_eq!(key, b"\x03www\x07example\x03org\0\0A\0\x01\x27");
         let plain = sample("query");
         let changed = |change: &dyn Fn(&mut Vec<u8>)| {
@@ -502,14 +502,18 @@ mod tests {
             edns(0x8000, &[]).unwrap(),
         ];
         for (at, key) in keys.iter().enumerate() {
-            assert!(!keys[..at].contains(key), "key {at} is another one's, too");
+            assert!(!keys[..at].contains(key), "key {at} equals an earlier key");
         }
         let same = [
             changed(&|message| message[..2].fill(7)),
             changed(&|message| message[13..16].make_ascii_uppercase()),
         ];
         assert!(same.iter().all(|key| *key == keys[0]));
-        assert_eq!(edns(0, &[0, 10, 0, 1, 7, 0, 12, 0, 0, 0, 11, 0, 0]), edns(0, &[]), "what is no matter");
+        assert_eq!(
+            edns(0, &[0, 10, 0, 1, 7, 0, 12, 0, 0, 0, 11, 0, 0]),
+            edns(0, &[]),
+            "cookie, padding and keepalive do not change the key"
+        );
         // An unknown option, flag, version and RCODE.
         assert_eq!(edns(0, &[0, 3, 0, 0]), None);
         assert_eq!([0x4000, 0x1_0000, 0x100_0000].map(|ttl| edns(ttl, &[])), [None, None, None]);
@@ -562,9 +566,9 @@ mod tests {
             check(false, &changed(at, value));
         }
         check(false, &[]);
-        assert!(!query.matches_response(&[], &sample("response")), "another message than what was read");
-        // `[` and `{` differ by the same bit as letters of different case; `A` and `!` are not a pair of
-        // letters, either.
+        assert!(!query.matches_response(&[], &sample("response")), "not the message that was parsed");
+        // `[` and `{`, like `@` and the backtick, differ by the same bit as letters of different case, but are
+        // not letters.
         let (odd, other) = (query_of(&[2, b'[', b'@', 0]), query_of(&[2, b'{', b'`', 0]));
         let mut response = other.clone();
         response[2] |= QR;
@@ -573,7 +577,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_header_is_a_response_to_updates_or_an_error_only() {
+    fn a_bare_header_matches_only_as_an_error_or_a_response_to_an_update() {
         let header =
             |flags: [u8; 2], counts: [u8; 2]| [[0, 7], flags, counts, [0; 2], [0; 2], [0; 2]].concat();
         let mut message = [header([1, 0], [0, 1]), b"\x01a\0\0\x01\0\x01".to_vec()].concat();

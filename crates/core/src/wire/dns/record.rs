@@ -3,7 +3,7 @@
 use super::{HEADER_BYTES, NAME_BYTES_MAX, TYPE_OPT, TYPE_SIG, TYPE_TSIG, number_at};
 use std::ops::Range;
 
-/// Maximum length of a label, and so of its first byte (RFC 1035, section 2.3.4).
+/// Maximum length of a label, which is also the maximum value of its first byte (RFC 1035, section 2.3.4).
 pub(super) const LABEL_BYTES_MAX: u8 = 63;
 /// Smallest first byte of a pointer (RFC 1035, section 4.1.4).
 const POINTER: u8 = 0xc0;
@@ -97,8 +97,8 @@ pub(crate) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Creates an iterator over the records from `at` on, which is the end of the question section. The
-    /// header has their number.
+    /// Creates an iterator over the records that begin at `at`, the end of the question section. Their number
+    /// is read from the header.
     pub(crate) fn new(message: &'a [u8], at: usize) -> Self {
         let left = [6, 8, 10].map(|count| number_at(message, count).unwrap_or(0));
         Self { message, at, left }
@@ -166,8 +166,8 @@ pub(super) fn pointer(message: &[u8], at: usize) -> Option<(usize, usize)> {
     (message[end] >= POINTER).then_some((end, usize::from(pointer & 0x3fff)))
 }
 
-/// Returns the end of the name in the question section, or `None` if it is malformed or compressed: nothing
-/// before it could be a target.
+/// Returns the end of the name in the question section, or `None` if it is malformed or compressed. No name
+/// comes before it, so a pointer would have no valid target.
 pub(super) fn question_section_name_end(message: &[u8]) -> Option<usize> {
     let end = skip_labels(message, HEADER_BYTES)?;
     (message[end] == 0).then_some(end + 1)

@@ -10,7 +10,8 @@ use crate::service::pool_queue;
 use evener_core::snapshot::{NoServer, Snapshot};
 
 impl Shared {
-    /// Puts an exchange into the queue of its pool, if the queue has room; returns whether it has.
+    /// Puts an exchange into the queue of its pool. Returns false if the pool has no queue or the queue is
+    /// full.
     pub(super) fn enter_queue(
         &mut self,
         cx: &mut Context,
@@ -26,7 +27,8 @@ impl Shared {
         true
     }
 
-    /// Gives a queued exchange a server, if one has a free permit; returns whether the exchange has left the queue.
+    /// Assigns a server to a queued exchange, or refuses the exchange if no server is usable. Returns false if
+    /// all usable servers are full, so that the exchange stays in the queue.
     pub(in crate::http) fn serve_queued(
         &mut self,
         cx: &mut Context,
@@ -56,13 +58,14 @@ impl Shared {
         if let Some(queued) = exchange.queued.take() {
             cx.queues.remove(&queued);
             exchange.reach = Reach::Wanted;
-            // No byte of the client's body was read while the exchange was queued.
+            // The client's body was not read while the exchange was queued, so the client does not count as
+            // idle.
             client.active_at = cx.now;
         }
     }
 
     /// Fails an exchange that was queued for too long.
-    pub(super) fn leave_queue_in_vain(
+    pub(super) fn time_out_in_queue(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
