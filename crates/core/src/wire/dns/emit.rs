@@ -179,8 +179,7 @@ mod tests {
         check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[7; 11], &[]);
-        // IQUERY (1), STATUS (2), DSO (6, RFC 8490) and 15 are not supported. The others require a question
-        // section.
+        // IQUERY (1), STATUS (2), DSO (6, RFC 8490) and 15 are not supported. The others need a question section.
         let header = |flags: u8, rcode: u8| [&[0, 9, flags, rcode][..], &[0; 8]].concat();
         for (opcode, rcode) in [(0, 1), (1, 4), (2, 4), (4, 1), (5, 1), (6, 4), (15, 4)] {
             check(&header(opcode << 3, 0), &header(0x80 | opcode << 3, rcode));

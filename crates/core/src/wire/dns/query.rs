@@ -42,8 +42,7 @@ pub enum QueryError {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// End of the question section, whose last four bytes are type and class. If the message has no question
-    /// section, this is the end of the header.
+    /// End of the question section (its last four bytes are type and class), or of the header.
     question_section_end: u16,
     /// End of the last record.
     end: u16,
