@@ -58,17 +58,18 @@ impl Pooled {
         firsts.min_by_key(|idle| idle.since).map(|idle| idle.key)
     }
 
-    /// Returns whether there is room for one more connection to a server.
-    pub(super) fn has_room(&self, pool: &str, server: ServerId) -> bool {
-        let idle = self.pools.get(pool).and_then(|servers| servers.get(&server));
-        idle.is_none_or(|idle| idle.len() < CONNECTIONS_MAX)
-    }
-
-    /// Adds a connection that became idle.
-    pub(super) fn add(&mut self, pool: &Arc<str>, server: ServerId, idle: Idle) {
-        let hasher = Keyed::new(self.seed);
-        let servers = self.pools.entry(Arc::clone(pool)).or_insert_with(|| HashMap::with_hasher(hasher));
-        servers.entry(server).or_default().push(idle);
+    /// Adds a connection that became idle. Returns false if the server has the maximum number of pooled connections.
+    pub(super) fn add(&mut self, pool: &Arc<str>, server: ServerId, idle: Idle) -> bool {
+        let servers = match self.pools.get_mut(pool) {
+            Some(servers) => servers,
+            None => self.pools.entry(Arc::clone(pool)).or_insert(HashMap::with_hasher(Keyed::new(self.seed))),
+        };
+        let connections = servers.entry(server).or_default();
+        let has_room = connections.len() < CONNECTIONS_MAX;
+        if has_room {
+            connections.push(idle);
+        }
+        has_room
     }
 
     /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections return
@@ -144,13 +145,14 @@ mod tests {
         let mut pooled = Pooled::new(1);
         let pool: Arc<str> = "a".into();
         for number in 0..CONNECTIONS_MAX as u64 {
-            assert!(pooled.has_room(&pool, SERVER), "{number}");
-            pooled.add(&pool, SERVER, idle(number));
+            assert!(pooled.add(&pool, SERVER, idle(number)), "{number}");
         }
-        assert!(!pooled.has_room(&pool, SERVER));
-        assert!(pooled.has_room(&pool, ServerId(8)), "another server has room of its own");
+        let next = CONNECTIONS_MAX as u64;
+        assert!(!pooled.add(&pool, SERVER, idle(next)));
+        assert_eq!(pooled.last(&pool, SERVER), Some(idle(next - 1)), "the refused connection is not pooled");
+        assert!(pooled.add(&pool, ServerId(8), idle(next)), "the limit holds for each server");
         pooled.remove(&pool, SERVER, idle(3).key);
-        assert!(pooled.has_room(&pool, SERVER));
+        assert!(pooled.add(&pool, SERVER, idle(next)));
     }
 
     #[test]

@@ -70,11 +70,10 @@ impl Shared {
     /// Pools a connection, if the pool has room for it.
     fn pool(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
         let server = &self.servers[server_key];
-        if !self.pooled.has_room(&server.pool, server.id) {
+        if !self.pooled.add(&server.pool, server.id, Idle::new(server_key, cx.now)) {
             self.give_back(client, server_key);
             return self.close_server(cx, server_key);
         }
-        self.pooled.add(&server.pool, server.id, Idle::new(server_key, cx.now));
         self.server_timers.set(server_key, cx.now + IDLE);
         if server.transport.is_readable() {
             self.on_pooled_readable(cx, server_key);
