@@ -65,7 +65,9 @@ fn added_and_removed_sockets_are_noticed_and_keep_their_numbers() {
 fn a_directory_may_be_created_later_and_removed() {
     let directory = Directory::new();
     let balancer = Balancer::run(directory, &[]);
-    let problems = balancer.events("discovery_failed");
+    let problems = wait_until("the report of the missing directory", || {
+        Some(balancer.events("discovery_failed")).filter(|problems| !problems.is_empty())
+    });
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(
         (&problems[0]["level"], &problems[0]["problem"]),
