@@ -104,10 +104,12 @@ fn busy_flow(listen: u16, pending: &Pending) -> (UdpSocket, Arc<Mutex<bool>>) {
     socket.send(b"plain slow").unwrap();
     wait_until("the flow", || (pending.lock().unwrap().len() == 1).then_some(()));
     let is_active = Arc::new(Mutex::new(true));
-    let (on, pending) = (Arc::clone(&is_active), Arc::clone(pending));
+    let (on, pending, client) = (Arc::clone(&is_active), Arc::clone(pending), socket.try_clone().unwrap());
     std::thread::spawn(move || {
         while *on.lock().unwrap() {
-            pending.lock().unwrap().iter().for_each(|(_, back)| back.send(b"tick"));
+            pending.lock().unwrap().first().iter().for_each(|(_, back)| back.send(b"tick"));
+            // A flow whose last datagram has a response ends soon when its listener closes.
+            let _ = client.send(b"plain slow");
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
     });
