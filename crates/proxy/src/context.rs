@@ -1,5 +1,5 @@
-//! The state that all components of a worker share: time, randomness, registered descriptors, the queue of components
-//! with more to do, and the ring.
+//! The state that all components of a worker share: time, randomness, registered descriptors, the queue of
+//! entries with more work, and the ring.
 
 pub mod descriptors;
 pub(crate) mod keys;
@@ -91,13 +91,13 @@ impl Context {
         number
     }
 
-    /// Returns the number of a connection, session or flow that is unique among all workers; `serial` is unique within this
-    /// worker.
+    /// Returns the number of a connection, session or flow that is unique among all workers; `serial` is unique
+    /// within this worker.
     pub(crate) fn global_number(&self, serial: u32) -> u64 {
         u64::from(serial) * self.workers as u64 + self.id as u64
     }
 
-    /// Returns the part of this worker in `total`, which is split evenly between the workers.
+    /// Returns this worker's part of `total`, which is split evenly between the workers and rounded up.
     pub(crate) fn share(&self, total: u32) -> u32 {
         total.div_ceil(self.workers.max(1) as u32)
     }
@@ -112,7 +112,8 @@ impl Context {
         (self.reporter)(report);
     }
 
-    /// Makes the listeners of a service keep the first packets of connections, which show their TTLs.
+    /// Notes that the listeners of a crowded service have to keep the first packets of connections, because the
+    /// TTLs of these packets are needed.
     pub(crate) fn note_crowded(&mut self, service: &Arc<str>) {
         if !self.crowded.contains(service) {
             self.crowded.push(Arc::clone(service));
@@ -124,13 +125,14 @@ impl Context {
         std::mem::take(&mut self.crowded)
     }
 
-    /// Creates the context of the only worker, whose sockets are registered but never polled, and its reports.
+    /// Creates the context of a single worker, and the receiver of its reports. Sockets are registered, but
+    /// never polled.
     #[cfg(test)]
     pub(crate) fn for_tests() -> (Self, Reports) {
         Self::for_worker((0, 1))
     }
 
-    /// Creates such a context of one of several workers.
+    /// Creates the context of one of several workers, like [`Context::for_tests`].
     #[cfg(test)]
     pub(crate) fn for_worker(position: (usize, usize)) -> (Self, Reports) {
         let poll = mio::Poll::new().expect("a descriptor for epoll");
@@ -141,14 +143,14 @@ impl Context {
         (cx, Reports(receiver))
     }
 
-    /// Returns whether this worker handles the datagrams of this client to a broadcast or multicast address. The kernel
-    /// delivers a copy of them to each worker.
+    /// Returns whether this worker handles the datagrams of this client to a broadcast or multicast address.
+    /// The kernel delivers a copy of them to each worker.
     pub(crate) fn handles_broadcasts_of(&self, client: SocketAddr) -> bool {
         let number = hash::of_client(client.ip()) ^ u64::from(client.port());
         number % self.workers.max(1) as u64 == self.id as u64
     }
 
-    /// Wakes all workers, so that they serve their queues.
+    /// Wakes all workers, so that they resume accepting and serve their queues.
     pub(crate) fn wake_all(&self) {
         self.peers.get().into_iter().flatten().for_each(|peer| drop(peer.wake()));
     }
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_worker_handles_each_broadcast() {
+    fn each_broadcast_is_handled_by_exactly_one_worker() {
         let workers = [0, 1, 2].map(|id| Context::for_worker((id, 3)).0);
         let mut handled = [0; 3];
         for port in 1..=300 {

@@ -1,11 +1,12 @@
 //! DNS, query by query, over UDP and TCP. A query is looked up in the cache, then sent to a server under an
-//! unguessable ID. A message counts as its response only if it comes from the address to which the query was
-//! sent and repeats the query (RFC 5452). A server that does not respond costs one timeout, then the next one is queried.
+//! unguessable ID. A message counts as the response only if it comes from the address to which the query was
+//! sent and repeats the query (RFC 5452). A server that does not respond costs one timeout, then the next
+//! server is queried.
 //!
-//! The life of a query is in `query.rs` and below: its attempts, queries that are coalesced with it,
-//! responses that decline, failures. The sockets, streams and persistent connections (mname) to servers are
-//! below `upstream.rs`, clients over UDP in `listener.rs`, clients over TCP in `client.rs`. Nothing here uses
-//! other components.
+//! The life of a query is in `query.rs` and below: its attempts, queries that are coalesced with it, responses
+//! that decline, failures. The sockets, streams and persistent connections (mname) to servers are below
+//! `upstream.rs`, clients over UDP in `listener.rs`, clients over TCP in `client.rs`. Nothing here uses the
+//! other protocol components.
 
 mod client;
 mod framed;
@@ -45,7 +46,7 @@ use upstream::stream::Stream;
 
 /// Maximum number of buffers of finished queries that are kept for new ones.
 const SPARES_MAX: usize = 1024;
-/// Maximum capacity of such a buffer. Larger ones are freed.
+/// Maximum capacity of a buffer that is kept. Larger buffers are freed.
 const SPARE_BYTES_MAX: usize = 1024;
 /// Maximum number of bytes of one read from a stream.
 const READ_BYTES: usize = 65_536;
@@ -57,13 +58,13 @@ pub(crate) struct Dns {
     /// At least one listener is leaving.
     is_leaving: bool,
     queries: Table<of::Query, Query>,
-    /// Size of the messages of all queries.
+    /// Total size of the messages of all queries.
     held: usize,
     /// The outstanding queries that equal queries can wait for, by their cache keys.
     coalesced: HashMap<Vec<u8>, QueryKey, Keyed>,
-    /// Responses for which further queries wait, with these queries.
+    /// Responses for which coalesced queries wait, with the keys of these queries.
     shared: Vec<(Vec<QueryKey>, Vec<u8>)>,
-    /// Responses that decline, while the batch of responses is filled.
+    /// Responses that decline. They are handled when the batch of responses is no longer being filled.
     declined: Vec<Declined>,
     upstreams: Table<of::DnsUpstream, Upstream>,
     upstream_of: HashMap<ServerOf, DnsUpstreamKey, Keyed>,
@@ -103,7 +104,7 @@ pub(crate) struct Dns {
 /// A service of this worker.
 struct Served {
     service: Arc<Service>,
-    /// Outstanding queries, and the part of them that was added to the counter of the service.
+    /// Number of outstanding queries, and the part of it that was added to the counter of the service.
     in_flight: u32,
     reported: u32,
 }
@@ -134,7 +135,7 @@ enum Origin {
 }
 
 impl Origin {
-    /// Returns the transport to the server, which is the same.
+    /// Returns the transport of the query. The server is queried over the same transport.
     const fn transport(self) -> Transport {
         match self {
             Self::Datagram(_) => Transport::Datagram,
@@ -187,7 +188,7 @@ impl Requester {
         self.party.backend(settings)
     }
 
-    /// Returns the key of a server of its pool.
+    /// Returns the key of a server of the requester's pool.
     const fn server(&self, id: ServerId) -> ServerOf {
         ServerOf { service: self.service, party: self.party, id }
     }
@@ -314,7 +315,7 @@ impl Dns {
             } else if let Some(at) = self.streams_dirty.pop() {
                 self.flush_stream(cx, at);
             } else if let Some(key) = self.clients_dirty.pop() {
-                // A client with more work waits until the others were handled.
+                // A client with more work waits until the other clients have been handled.
                 if !self.flush_client_once(cx, key) {
                     cx.ready.push(Ready::DnsClient(key));
                 }

@@ -1,4 +1,5 @@
-//! Sockets and bytes: listening, connecting, relaying, TLS, batches of datagrams. Nothing here depends on services.
+//! Sockets and bytes: listening, connecting, relaying, TLS, batches of datagrams. Nothing here depends on
+//! services.
 
 pub(crate) mod batch;
 mod buffer;

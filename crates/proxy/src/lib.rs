@@ -1,8 +1,9 @@
 //! Evener's userspace plane: workers that move TCP connections and UDP datagrams between clients and servers.
 //!
-//! Each worker is one thread with its own epoll, listeners (SO_REUSEPORT), buffers and timers. On the packet path workers
-//! share only atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each pool. The crate opens
-//! sockets and moves bytes; `evener-core` chooses the servers, and the program applies changes of the configuration.
+//! Each worker is one thread with its own epoll, listeners (SO_REUSEPORT), buffers and timers. On the packet
+//! path workers share only atomics and the published [`Snapshot`](evener_core::snapshot::Snapshot) of each
+//! pool. The crate opens sockets and moves bytes; `evener-core` chooses the servers, and the program applies
+//! changes of the configuration.
 
 mod context;
 mod dns;

@@ -54,7 +54,8 @@ impl Plane {
         self.inboxes.len()
     }
 
-    /// Accepts clients of a service at an address. Returns the id of the listener, for [`Plane::unlisten`] and [`Plane::assign`].
+    /// Accepts clients of a service at an address. Returns the id of the listener, for [`Plane::unlisten`] and
+    /// [`Plane::assign`].
     pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
         self.listeners += 1;
         let id = self.listeners;
@@ -65,8 +66,8 @@ impl Plane {
         id
     }
 
-    /// Closes a listener; clients in its queue are accepted first. Connections continue. A listener for datagrams closes when its flows and
-    /// queries are finished.
+    /// Closes a listener; clients in its accept queue are accepted first. Connections continue. A listener for
+    /// datagrams closes when its flows and queries are finished.
     pub fn unlisten(&self, id: u64) {
         self.send(|| Command::Unlisten { id });
     }
@@ -89,7 +90,8 @@ impl Plane {
         self.send(|| Command::Refresh { service: service.name.clone(), pool });
     }
 
-    /// Hands a listener over to another service; clients in its queue are not lost. Flows end, connections continue.
+    /// Assigns a listener to another service. Clients in its accept queue are not lost. Its flows end; its
+    /// connections continue.
     pub fn assign(&self, id: u64, service: &Arc<Service>) {
         self.send(|| Command::Assign { id, service: Arc::clone(service) });
     }
@@ -104,9 +106,8 @@ impl Plane {
         self.send(|| Command::Drain);
     }
 
-    /// Lists open connections, sessions and flows of one service or of all services: at most `most` of each worker, and the total
-    /// number.
-    /// `done` is called on a worker's thread, so it must not block.
+    /// Lists open connections, sessions and flows of one service or of all services: at most `most` of each
+    /// worker, and the total number. `done` is called on a worker's thread, so it must not block.
     pub fn connections(
         &self,
         service: Option<Arc<str>>,
@@ -117,8 +118,9 @@ impl Plane {
         self.send(|| Command::List(Arc::clone(&request)));
     }
 
-    /// Closes the connection or flow with this number, on both sides. `done` is called on a worker's thread with the outcome, so it
-    /// must not block.
+    /// Closes the connection or flow with this number, on both sides. `done` is called with the outcome. It
+    /// must not block, because it runs on a worker's thread (or on the caller's, if no worker assigns such a
+    /// number).
     pub fn close(&self, number: u64, done: impl FnOnce(Closed) + Send + 'static) {
         let Some((worker, serial)) = open::find(number, self.workers()) else {
             return done(Closed::NotFound);
@@ -128,8 +130,8 @@ impl Plane {
         self.wake();
     }
 
-    /// Closes the connections, requests and flows that clients have with a server. `done` is called on a worker's thread with their
-    /// number, so it must not block.
+    /// Closes the connections, requests and flows that clients have with a server. `done` is called on a
+    /// worker's thread with the total number of closed entries, so it must not block.
     pub fn end_server(&self, server: &Entry, reason: EndReason, done: impl FnOnce(usize) + Send + 'static) {
         let ending = Arc::new(Ending::new(server, reason, done));
         self.send(|| Command::End(Arc::clone(&ending)));
@@ -140,7 +142,7 @@ impl Plane {
         self.send(|| Command::Cut);
     }
 
-    /// Stops the workers, with all connections and flows.
+    /// Stops the workers. All connections and flows end.
     pub fn stop(self) {
         self.send(|| Command::Stop);
         for thread in self.threads {

@@ -1,4 +1,4 @@
-//! A service, which the workers share: its present settings, its counters, and the rate of its reports.
+//! A service, which all workers share: its present settings, permits and counters, and the rate of its reports.
 
 pub(crate) mod accepted;
 pub(crate) mod admission;
@@ -84,7 +84,7 @@ pub struct Backend {
     pub pool: Arc<ArcSwap<Snapshot>>,
     /// TLS with its servers.
     pub tls: Option<Arc<TlsConnector>>,
-    /// The version of the PROXY protocol that reports clients to its servers.
+    /// The version of the PROXY header that reports a client to a server; `None` sends no header.
     pub send_proxy: Option<proxy::Version>,
 }
 
@@ -101,7 +101,8 @@ pub enum Refusal {
     Backend(usize),
 }
 
-/// Change of the pools of a service by new settings.
+/// Effect of new settings on the pools of a service. A pool also counts as changed if the version of its PROXY
+/// header changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PoolChange {
     /// No pool changed.
@@ -152,8 +153,8 @@ impl Settings {
         self.acl.as_ref().is_none_or(|acl| acl.access(client) == Access::Permit)
     }
 
-    /// Returns whether the access list admits a client that a proxy reported. An access list refuses a client with a
-    /// hidden address, because it cannot match the address.
+    /// Returns whether the access list admits a client that a proxy reported. An access list refuses a client
+    /// with a hidden address, because it cannot match the address.
     pub(crate) fn permits_reported(&self, client: Client) -> bool {
         let is_listed = self.acl.as_ref().is_some_and(|acl| !acl.is_empty());
         self.permits(client.address()) && !(is_listed && matches!(client, Client::Hidden(_)))
@@ -164,8 +165,8 @@ impl Settings {
         self.proxy_from.as_ref().is_some_and(|acl| acl.access(peer) == Access::Permit)
     }
 
-    /// Returns whether a connection to a server of this backend serves one client only, because the server gets the
-    /// client's address in a PROXY header or as the source.
+    /// Returns whether a connection to a server of this backend serves one client only, because the server gets
+    /// the client's address in a PROXY header or as the source address.
     pub(crate) fn is_personal(&self, backend: usize) -> bool {
         self.options.source == Some(Source::Client) || self.backends[backend].send_proxy.is_some()
     }
@@ -183,7 +184,7 @@ pub struct Service {
     pub name: Arc<str>,
     /// The protocol.
     pub protocol: Protocol,
-    /// The present settings; a reload stores others.
+    /// The present settings; a reload replaces them.
     pub settings: ArcSwap<Settings>,
     /// The state that survives reloads.
     pub live: ServiceLive,
@@ -235,20 +236,21 @@ impl Service {
         u64::from(self.live.connections.active()) + u64::from(self.live.flows.load(Ordering::Relaxed))
     }
 
-    /// Returns the clients, the most recently seen first; `None` when they are not remembered.
+    /// Returns the clients, the most recently seen first; `None` if the service does not remember clients.
     pub fn clients(&self) -> Option<impl Iterator<Item = ClientSeen> + use<>> {
         let settings = self.settings.load();
         let clients = settings.clients.as_ref()?;
         Some(clients.newest(Time::ZERO, usize::MAX).0.into_iter())
     }
 
-    /// Takes a permit for one more connection. When there is none, [`Service::wants_wake`] is true once after the next
-    /// release.
+    /// Takes a permit for one more connection. Returns `None` at the limit; then [`Service::wants_wake`]
+    /// returns true once after the next release.
     pub(crate) fn enter(&self, connections_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.connections, connections_max)
     }
 
-    /// Takes a permit for one more connection attempt to a server, in the same manner.
+    /// Takes a permit for one more connection attempt to a server. Returns `None` at the limit; then
+    /// [`Service::wants_wake`] returns true once after the next release.
     pub(crate) fn enter_pending(&self, pending_max: u32) -> Option<Lease> {
         self.enter_or_wait(&self.live.pending, pending_max)
     }
@@ -256,26 +258,29 @@ impl Service {
     fn enter_or_wait(&self, permits: &Occupancy, bound: u32) -> Option<Lease> {
         permits.enter(bound).or_else(|| {
             self.live.waiting.store(true, Ordering::Relaxed);
-            // Either this sees the release, or the releasing side sees the flag.
+            // Either this thread sees the release, or the releasing thread sees the flag.
             fence(Ordering::SeqCst);
             permits.enter(bound)
         })
     }
 
-    /// Returns whether a listener waits for a permit, after one was released. Of concurrent callers only one gets true.
+    /// Returns true if a listener waits for a permit and has to be woken, after the caller released a permit.
+    /// Only one of several concurrent callers gets true.
     pub(crate) fn wants_wake(&self) -> bool {
         fence(Ordering::SeqCst);
         self.live.waiting.load(Ordering::Relaxed) && self.live.waiting.swap(false, Ordering::Relaxed)
     }
 
-    /// Wakes the workers whose listeners wait for a permit, after one was released.
+    /// Wakes all workers if a listener waits for a permit or for descriptors, after the caller released a
+    /// permit or a descriptor.
     pub(crate) fn wake_waiting(&self, cx: &Context) {
         if self.wants_wake() || descriptors::wants_wake() {
             cx.wake_all();
         }
     }
 
-    /// Returns whether a lasting condition has to be reported again.
+    /// Returns true if a lasting condition has to be reported now. Each condition of a service is reported at
+    /// most once a second.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
         is_due(&self.live.noticed_at[kind as usize], now)
     }
@@ -289,10 +294,11 @@ pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) 
     }
 }
 
-/// The resources of an accepted client: a permit of the service, and descriptors for its socket and the server's.
+/// The resources of an accepted client: a permit of the service, and descriptors for its socket and the
+/// server's.
 #[derive(Debug)]
 pub(crate) struct Permits {
-    /// Permit among the connections of the service, or among those that are kept waiting.
+    /// Permit of the service for a connection, or for a refused client that is kept waiting.
     pub(crate) lease: Lease,
     pub(crate) client: Unit,
     pub(crate) server: Unit,
@@ -312,7 +318,8 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    /// Counts the connection attempt. Clients that were accepted already may exceed the limit: only accepting waits.
+    /// Counts the connection attempt, even beyond the limit: the client is already accepted, and only accepting
+    /// waits for a permit.
     pub(crate) fn begin(service: &Arc<Service>) -> Self {
         Self { service: Arc::clone(service), _permit: service.live.pending.enter(u32::MAX) }
     }

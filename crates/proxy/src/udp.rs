@@ -1,8 +1,9 @@
-//! Datagram services. A datagram finds its flow, or begins one. A flow has a connected socket to its server; responses go
-//! back in batches, from the address that the client sent to. When a server refuses datagrams or is removed, its
-//! flows continue immediately at another server.
+//! Datagram services. A datagram finds its flow, or begins one. A flow has a connected socket to its server;
+//! responses go back in batches, from the address that the client sent to. When a server refuses datagrams or
+//! is removed, its flows continue immediately at another server.
 //!
-//! The flow table of a listener belongs to the core, which decides the end of flows. This component owns the sockets.
+//! The flow table of a listener belongs to the core, which decides the end of flows. This component owns the
+//! sockets.
 
 mod client_class;
 mod flow;
@@ -37,7 +38,7 @@ use std::sync::atomic::Ordering;
 /// Number of batches that are read from one socket before other work continues.
 const BATCHES_MAX: usize = 4;
 
-/// The datagram services of one worker, apart from DNS.
+/// The datagram services of one worker, except DNS.
 pub(crate) struct Udp {
     listeners: Table<of::DatagramListener, DatagramListener>,
     sockets: Table<of::FlowSocket, FlowSocket>,
@@ -59,7 +60,8 @@ struct DatagramListener {
     flows: FlowTable,
     /// The present server of each client whose datagrams are spread.
     turns: Turns,
-    /// Time since which the listener has been waiting for the end of its flows, to close then.
+    /// Time since which the listener has been waiting for the end of its flows before it closes; `None` if it
+    /// does not close.
     leaving: Option<Time>,
     watch: FlowWatch,
 }
@@ -71,7 +73,7 @@ struct FlowSocket {
     listener: DatagramListenerKey,
     key: FlowKey,
     choice: Choice,
-    /// The PROXY header that each datagram begins with.
+    /// The PROXY header with which each datagram to the server begins.
     header: Option<Box<[u8]>>,
     identity: Identity,
     class: ClientClass,
@@ -205,8 +207,8 @@ impl Udp {
         self.listeners.iter().find(|(_, listener)| listener.id == id).map(|(at, _)| at)
     }
 
-    /// Counts a flow that left the table, and closes its socket after the present events. Datagrams of the same batch may
-    /// still be sent through it.
+    /// Counts a flow that left the table, and closes its socket after the present events. Datagrams of the same
+    /// batch may still be sent through it.
     fn retire(&mut self, at: DatagramListenerKey, socket: FlowSocketKey) {
         self.listeners[at].service.live.flows.fetch_sub(1, Ordering::Relaxed);
         self.retired.push(socket);

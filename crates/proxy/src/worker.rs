@@ -1,5 +1,5 @@
-//! The loop of a worker: one thread with its own epoll. It calls the components through the same few methods, and passes clients
-//! on from one component to another. Commands arrive from the control thread.
+//! The loop of a worker: one thread with its own epoll. The loop calls the same few methods of each component,
+//! and passes accepted clients on to the component that serves them. Commands arrive from the control thread.
 
 mod commands;
 mod shed;
@@ -38,13 +38,13 @@ const SWEEP_EVERY: Duration = Duration::from_millis(100);
 pub enum Driver {
     /// epoll(7).
     Epoll,
-    /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where it is forbidden.
+    /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where io_uring is forbidden.
     IoUring,
 }
 
 /// Options of the workers.
 pub struct PlaneOptions {
-    /// Number of workers; one for each core is right.
+    /// Number of workers; usually one for each core.
     pub workers: usize,
     /// Pins worker n to core n.
     pub pin: bool,
@@ -283,12 +283,13 @@ impl Worker {
         }
     }
 
-    /// Opens and closes persistent connections to DNS servers, after servers or listeners were added or removed.
+    /// Opens and closes persistent connections to DNS servers, after servers or listeners were added or
+    /// removed.
     fn maintain_dns(&mut self) {
         self.dns.maintain(&mut self.cx, self.tcp.services());
     }
 
-    /// Time until the next deadline; `None` when there is none.
+    /// Returns the time until the next deadline; `None` without a deadline.
     fn wait(&self) -> Option<Duration> {
         if !self.cx.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -311,8 +312,8 @@ impl Worker {
         self.dns.sweep(&mut self.cx);
     }
 
-    /// Removes the entries that were closed while the present events were handled. Clients of this or another worker may wait for
-    /// their slots.
+    /// Removes the entries that were closed while the present events were handled. If entries were closed to
+    /// free descriptors, wakes all workers, because clients of any worker may wait for descriptors.
     fn reap(&mut self) {
         self.tcp.reap(&mut self.cx);
         self.http.reap(&mut self.cx);

@@ -1,8 +1,9 @@
-//! Descriptors of the process: the number that clients, flows and their servers may use. Some are reserved for other
-//! purposes (the admin socket, checks, a reload), and each accepted client has one for its server.
+//! Descriptors of the process: the number that clients, flows and their servers may use. Some are reserved for
+//! other purposes (the admin socket, checks, a reload), and each accepted client takes one for the connection
+//! to its server as well.
 //!
-//! The limit applies to the process, so there is one budget for all workers. To take or release a descriptor costs one
-//! atomic operation.
+//! The limit applies to the process, so there is one budget for all workers. Taking or releasing a descriptor
+//! costs one atomic operation.
 
 use evener_core::Time;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -32,7 +33,7 @@ pub struct Usage {
     pub reserved: u64,
     /// Number of descriptors of clients, including promised ones.
     pub clients: u64,
-    /// The most connections, with two descriptors each.
+    /// Maximum number of connections, at two descriptors each.
     pub connections_max: u64,
 }
 
@@ -87,12 +88,12 @@ impl Unit {
         BUDGET.take(2).then(|| [Self(()), Self(())])
     }
 
-    /// Takes two descriptors for a client. When too few are left, [`wants_wake`] is true once after the next
-    /// release.
+    /// Takes two descriptors for a client. Returns `None` if too few are left; then [`wants_wake`] returns true
+    /// once after the next release.
     pub(crate) fn take_two_or_wait() -> Option<[Self; 2]> {
         Self::take_two().or_else(|| {
             BUDGET.waiting.store(true, Ordering::Relaxed);
-            // Either this sees the release, or the releasing side sees the flag.
+            // Either this thread sees the release, or the releasing thread sees the flag.
             fence(Ordering::SeqCst);
             Self::take_two()
         })
@@ -104,7 +105,7 @@ impl Unit {
         [Self(()), Self(())]
     }
 
-    /// Takes a descriptor, beyond the budget if necessary: some are reserved for that.
+    /// Takes a descriptor, beyond the budget if necessary: some descriptors are reserved for such cases.
     pub(crate) fn take_beyond() -> Self {
         BUDGET.taken.fetch_add(1, Ordering::Relaxed);
         Self(())
@@ -127,14 +128,14 @@ impl Promise {
     }
 }
 
-/// Returns whether a listener waits for descriptors, after some were released. Of concurrent callers only one gets true.
-/// The caller has to issue a memory fence before.
+/// Returns true if a listener waits for descriptors and has to be woken. The caller has released descriptors
+/// and then issued a memory fence. Only one of several concurrent callers gets true.
 pub(crate) fn wants_wake() -> bool {
     BUDGET.waiting.load(Ordering::Relaxed) && BUDGET.waiting.swap(false, Ordering::Relaxed)
 }
 
-/// Requests that unused connections are closed, because clients wait. Returns true when workers have to be woken for it,
-/// at a limited rate.
+/// Requests that unused connections are closed, because clients wait. Returns true if the caller has to wake
+/// the workers for this purpose, at most once in [`WAKE_EVERY`].
 pub(crate) fn want_some(now: Time) -> bool {
     BUDGET.wanted.store(SHED_MAX, Ordering::Relaxed);
     let last = BUDGET.woken_at.load(Ordering::Relaxed);
@@ -167,8 +168,8 @@ pub(crate) fn connections_max() -> u32 {
     u32::try_from(BUDGET.room() / 2).unwrap_or(u32::MAX)
 }
 
-/// Sets the limit of descriptors (`None` is no limit) and the number of checked servers. Returns the most concurrent
-/// checks.
+/// Sets the limit of descriptors (`None` is no limit) and the number of checked servers. Returns the maximum
+/// number of concurrent checks.
 pub fn set_limit(limit: Option<u64>, checked: u64) -> u64 {
     let limit = limit.unwrap_or(u64::MAX);
     let checks = checked.min(limit / CHECKS_PART).max(1);
@@ -181,14 +182,16 @@ fn reserve_of(limit: u64) -> u64 {
     (limit / RESERVED_PART).clamp(RESERVED_MIN, RESERVED_MAX)
 }
 
-/// Updates the number of open descriptors of the whole process.
+/// Updates the number of descriptors without clients, from the number of `open` descriptors of the whole
+/// process.
 pub fn measured(open: u64) {
     let promised = BUDGET.promised.load(Ordering::Relaxed);
     let of_clients = BUDGET.taken.load(Ordering::Relaxed).saturating_sub(promised);
     BUDGET.others.store(open.saturating_sub(of_clients), Ordering::Relaxed);
 }
 
-/// Updates the number of descriptors without clients where it can only be estimated.
+/// Updates the number of descriptors without clients with an estimate, where open descriptors cannot be
+/// counted.
 pub fn estimated(others: u64) {
     BUDGET.others.store(others, Ordering::Relaxed);
 }
@@ -238,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_get_what_is_neither_reserved_nor_in_use_otherwise() {
+    fn clients_get_the_descriptors_that_are_neither_reserved_nor_otherwise_in_use() {
         let check = |limit: u64, others: u64, expected: u64| {
             let budget = Budget::new();
             budget.limit.store(limit, Ordering::Relaxed);
@@ -254,7 +257,7 @@ mod tests {
         check(1024, 25, 934);
         check(100, 30, 62);
         check(40, 20, 12);
-        // With fewer than are kept back, one client at a time is served.
+        // If the limit leaves no descriptor for clients, one client at a time is served nevertheless.
         check(10, 20, 2);
         check(u64::MAX, 20, 5000);
     }

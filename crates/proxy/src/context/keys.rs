@@ -1,7 +1,7 @@
-//! Generational handles, and the tables that they index. A key of another table does not compile; the key of a
-//! removed entry finds nothing, even when another entry has its index.
+//! Generational handles, and the tables that they index. Using the key of another table does not compile. The
+//! key of a removed entry finds nothing, even if a later entry has the same index.
 
-#![allow(dead_code, reason = "the rooms go over to keys one by one")]
+#![allow(dead_code, reason = "the components adopt keys one by one")]
 
 use slab::Slab;
 use std::fmt;
@@ -9,7 +9,8 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ops::{Index, IndexMut};
 
-/// A handle that can be encoded for the kernel: in the token of an epoll event, or in the user data of the ring.
+/// A handle that can be encoded for the kernel: in the token of an epoll event, or in the user data of the
+/// ring.
 pub(crate) trait Handle: Copy {
     /// The low half is the index, the high half the generation.
     fn into_raw(self) -> u64;
@@ -83,7 +84,7 @@ impl<T> fmt::Debug for Key<T> {
     }
 }
 
-/// Names of the entries of tables.
+/// Marker types for the kinds of entries of tables.
 pub(crate) mod of {
     /// A listener for connections.
     pub(crate) enum Listener {}
@@ -139,7 +140,8 @@ pub(crate) type DnsStreamKey = Key<of::DnsStream>;
 pub(crate) type DnsClientKey = Key<of::DnsClient>;
 pub(crate) type PersistentKey = Key<of::Persistent>;
 
-/// Generations wrap here, so that a key fits beside the kind of an event or an operation of the ring.
+/// Largest generation; the next one is 0. A generation has only 27 bits, so that the kind of an event or of an
+/// operation of the ring fits into the same 64 bits as a key.
 pub(crate) const GENERATION_MASK: u32 = (1 << 27) - 1;
 
 #[derive(Debug)]
@@ -167,7 +169,7 @@ impl<K, V> Table<K, V> {
         self.insert_with(|_| value)
     }
 
-    /// Inserts a value that contains its key.
+    /// Inserts a value that is made from its own key.
     ///
     /// # Panics
     /// With more than 4 billion entries.
@@ -213,8 +215,8 @@ impl<K, V> Table<K, V> {
         self.slots.iter_mut().map(|(index, slot)| (Key::new(index as u32, slot.generation), &mut slot.value))
     }
 
-    /// Returns the keys of the entries that `is_meant` selects. They are collected first, so that the caller can change the
-    /// entries.
+    /// Returns the keys of the entries that `is_meant` selects. They are collected first, so that the caller
+    /// can change the entries.
     pub(crate) fn keys(&self, is_meant: impl Fn(&V) -> bool) -> Vec<Key<K>> {
         self.iter().filter(|(_, value)| is_meant(value)).map(|(key, _)| key).collect()
     }
@@ -263,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_survive_the_kernel() {
+    fn keys_survive_encoding_for_the_kernel() {
         for (index, generation) in [(0, 0), (7, 1), (u32::MAX, GENERATION_MASK)] {
             let key: Key<Thing> = Key::new(index, generation);
             assert_eq!(Key::from_raw(key.into_raw()), key);

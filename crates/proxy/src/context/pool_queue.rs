@@ -1,4 +1,5 @@
-//! The TCP clients and HTTP requests of one worker that wait in the queues of pools, in the order of their arrival.
+//! The TCP clients and HTTP requests of one worker that wait in the queues of pools, in the order of their
+//! arrival.
 
 use super::keys::{ConnectionKey, ExchangeKey};
 use evener_core::Time;
@@ -7,11 +8,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Interval between passes through the queues without a wake-up: datagram flows also release permits, and servers come
-/// up.
+/// Interval between passes through the queues without a wake-up. Such passes are necessary because no wake-up
+/// follows when a datagram flow releases a permit, or when a server comes up.
 const RETRY_EVERY: Duration = Duration::from_millis(50);
-/// Number of waiters of one pool that may get no server in a pass: once from the oldest on, and once from the point where
-/// the last pass stopped. Servers may admit later waiters but not earlier ones.
+/// Number of waiters of one pool that may get no server before a pass stops. A pass tries this many from the
+/// oldest on, and this many again from the point where the last pass stopped, because servers may admit later
+/// waiters although they do not admit earlier ones.
 const FAILED_MAX: u32 = 8;
 
 /// A slot in the queue of a pool, released on drop.
@@ -43,11 +45,11 @@ pub(crate) struct PoolQueues {
     entries: VecDeque<Entry>,
     next_ticket: u64,
     retry_at: Time,
-    /// A permit with waiters, here or at another worker, was released.
+    /// This worker released a permit of a pool that has waiters at any worker.
     freed: bool,
-    /// Another worker released a permit.
+    /// Another worker released a permit, or a pool got its first waiter.
     woken: bool,
-    /// Pools with waiters that were not tried, and the ticket to continue with.
+    /// Pools whose last pass stopped before its end, with the first ticket that was not tried.
     stopped: Vec<(Arc<str>, u64)>,
 }
 
@@ -86,7 +88,7 @@ impl Round {
         self.passes[self.current].failed += 1;
     }
 
-    /// The pass through the queue of this entry.
+    /// Returns the index of the pass through the queue that this entry belongs to.
     fn pass_of(&mut self, entry: &Entry) -> usize {
         self.passes.iter().position(|pass| pass.pool == entry.pool).unwrap_or_else(|| {
             let resume = self.before.iter().find(|(pool, _)| *pool == entry.pool);
@@ -98,8 +100,9 @@ impl Round {
 }
 
 impl PoolQueues {
-    /// Adds a waiter. `is_first` is true if its pool has no other waiter at any worker: the missing permit may have
-    /// been released before the waiter was in the queue.
+    /// Adds a waiter. `is_first` is true if its pool has no other waiter at any worker. Then the next pass
+    /// begins immediately, because the missing permit may have been released before the waiter was in the
+    /// queue.
     pub(crate) fn enter(
         &mut self,
         pool: &Arc<str>,
@@ -125,12 +128,13 @@ impl PoolQueues {
         }
     }
 
-    /// Notes that a permit with waiters was released.
+    /// Notes that this worker released a permit of a pool that has waiters.
     pub(crate) fn note_freed(&mut self) {
         self.freed = true;
     }
 
-    /// Returns whether a permit was released here, so that other workers have to try as well.
+    /// Returns whether this worker released a permit, so that the other workers have to try their waiters as
+    /// well.
     pub(crate) fn is_freed(&self) -> bool {
         self.freed
     }
@@ -148,7 +152,7 @@ impl PoolQueues {
         (!self.entries.is_empty()).then(|| self.retry_at.since(now))
     }
 
-    /// Begins a pass through the queues, if there may be permits.
+    /// Begins a pass through the queues, if permits may be free.
     pub(crate) fn begin(&mut self, now: Time) -> Option<Round> {
         let freed = std::mem::take(&mut self.freed);
         let woken = std::mem::take(&mut self.woken);
@@ -216,7 +220,8 @@ mod tests {
             self.waiting.push(queued);
         }
 
-        /// The numbers of the waiters of one pass; those in `served` leave.
+        /// Makes one pass, in which the waiters in `served` get a server and leave. Returns the numbers of the
+        /// waiters that were tried.
         fn pass(&mut self, served: &[usize]) -> Vec<usize> {
             self.queues.wake();
             let mut given = Vec::new();
@@ -283,12 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_due_while_nothing_waits() {
+    fn no_pass_is_due_without_waiters() {
         let mut fixture = Fixture::new();
         assert_eq!(fixture.queues.wait(Time::ZERO), None);
         fixture.enter("a", 0);
         assert_eq!(fixture.queues.wait(Time::ZERO), Some(RETRY_EVERY));
-        assert!(fixture.queues.begin(Time::ZERO).is_none(), "not yet");
+        assert!(fixture.queues.begin(Time::ZERO).is_none(), "the interval has not passed");
         assert!(fixture.queues.begin(Time::ZERO + RETRY_EVERY).is_some());
         fixture.queues.note_freed();
         assert!(fixture.queues.is_freed());

@@ -98,7 +98,8 @@ impl Registry {
         Self(registry)
     }
 
-    /// Registers a descriptor, edge-triggered. Closing it deregisters it, unless there is a copy.
+    /// Registers a descriptor for edge-triggered events. Closing the descriptor deregisters it, unless a copy
+    /// is open.
     pub(crate) fn register(&self, socket: &OwnedFd, token: Token) -> Result<(), Errno> {
         let interest = match token {
             Token::Client(_)
@@ -119,7 +120,8 @@ impl Registry {
         registered.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// Deregisters a descriptor before it is closed: copies of a shared unix listener stay open.
+    /// Deregisters a descriptor that is about to be closed. Closing does not suffice for a unix listener, whose
+    /// copies at other workers stay open.
     pub(crate) fn deregister(&self, socket: &OwnedFd) {
         let _ = self.0.deregister(&mut SourceFd(&socket.as_raw_fd()));
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Minimum time between two reports of a lasting condition of one service.
 const NOTICE_EVERY: Duration = Duration::from_secs(1);
 
-/// Returns whether a lasting condition has to be reported again. `reported_at` is the time of the last report, or 0
-/// before the first. Of concurrent callers only one gets true.
+/// Returns true if a lasting condition has to be reported now: at most once in [`NOTICE_EVERY`]. `reported_at`
+/// is the time of the last report, or 0 before the first. Only one of several concurrent callers gets true.
 pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
     let last = reported_at.load(Ordering::Relaxed);
     let due = last == 0 || now.since(Time::from_nanos(last)) >= NOTICE_EVERY;
@@ -73,7 +73,7 @@ pub enum Report {
         target: Target,
         /// The worker.
         worker: usize,
-        /// The reason of the failure; `None` when it is established.
+        /// The reason of the failure; `None` when the connection is established.
         fault: Option<String>,
     },
     /// No capable server was left for a query.
@@ -104,7 +104,7 @@ pub enum Report {
     NoDescriptors {
         /// A service that accepts no more clients for now.
         service: Arc<str>,
-        /// The most connections.
+        /// The maximum number of connections.
         connections_max: u32,
     },
     /// io_uring is not available; epoll is used instead.

@@ -1,6 +1,6 @@
 //! io_uring(7): one ring of a worker with provided buffers. It queues operations and returns their completions;
-//! `ring_relay.rs` handles the completions of connections. Where the kernel or a container forbids io_uring there is no
-//! ring, and the worker uses epoll for everything.
+//! `ring_relay.rs` handles the completions of connections. Where the kernel or a container forbids io_uring
+//! there is no ring, and the worker uses epoll for everything.
 
 use super::keys::{ConnectionKey, GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
@@ -14,14 +14,14 @@ use std::time::Duration;
 
 /// Maximum number of bytes of one receive.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
-/// Number of buffers of a worker, a power of two. They take memory when they are used first.
+/// Number of buffers of a worker, a power of two. A buffer takes memory when it is first used.
 const BUFFERS: u16 = 256;
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
 /// The buffer group of this ring.
 const GROUP: u16 = 0;
 
-/// The purpose of an operation, which returns with its completion.
+/// The purpose of an operation. The completion of the operation carries the same mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     /// The epoll instance has events.
@@ -36,8 +36,8 @@ pub(crate) enum Mark {
     Nothing,
 }
 
-/// A connection of a client to one server: the slot of the client's connection, and a generation that differs for each
-/// connection attempt, so that a late completion is not mistaken for a present one.
+/// A connection of a client to one server: the slot of the client's connection, and a generation that differs
+/// for each connection attempt, so that a late completion is not attributed to a later connection attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectId {
     slot: u32,
@@ -166,14 +166,14 @@ impl Ring {
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
         let buffers = Buffers::new()?;
-        // SAFETY: the table is page-aligned memory of BUFFERS entries, which is unmapped only after the ring is closed:
-        // fields are dropped in their order.
+        // SAFETY: the table is page-aligned memory of BUFFERS entries, which is unmapped only after the ring is
+        // closed, because fields are dropped in the order of their declaration.
         unsafe { io.submitter().register_buf_ring_with_flags(buffers.table as u64, BUFFERS, GROUP, 0)? };
         Ok(Self { io, buffers, completed: Vec::new() })
     }
 
-    /// Submits what was queued and waits for a completion, for `wait` at most. The completions are then in
-    /// [`Ring::next`].
+    /// Submits the queued operations and waits for a completion, for `wait` at most. [`Ring::next`] then
+    /// returns the completions.
     pub(crate) fn wait(&mut self, wait: Option<Duration>) {
         self.buffers.publish();
         let timespec = wait.map(Timespec::from);
@@ -181,7 +181,7 @@ impl Ring {
         if let Some(timespec) = &timespec {
             arguments = arguments.timespec(timespec);
         }
-        // Completions are taken also after a timeout, a signal, or the overflow of the completion queue.
+        // Completions are also taken after a timeout, a signal, or the overflow of the completion queue.
         let _ = self.io.submitter().submit_with_args(1, &arguments);
         self.completed.clear();
         for entry in self.io.completion() {
@@ -197,7 +197,7 @@ impl Ring {
         self.completed.reverse();
     }
 
-    /// Submits what was queued, without waiting.
+    /// Submits the queued operations, without waiting.
     pub(crate) fn submit(&mut self) {
         self.buffers.publish();
         let _ = self.io.submit();
@@ -208,7 +208,7 @@ impl Ring {
         self.completed.pop()
     }
 
-    /// Reports once when the descriptor is readable (or, for a connecting socket, writable).
+    /// Requests one completion as soon as the descriptor has one of these `events` (poll(2)).
     pub(crate) fn poll(&mut self, descriptor: RawFd, events: i16, mark: Mark) {
         let entry = opcode::PollAdd::new(Fd(descriptor), events as u32).build();
         self.push(&entry.user_data(mark.encode()));
@@ -220,7 +220,8 @@ impl Ring {
         self.push(&entry.user_data(mark.encode()));
     }
 
-    /// Sends a part of a buffer, completely unless it fails. The buffer stays taken until its completion was seen.
+    /// Sends a part of a buffer, completely unless the send fails. The caller gives the buffer back only after
+    /// the completion.
     pub(crate) fn send(&mut self, socket: &OwnedFd, piece: Piece, mark: Mark) {
         let bytes = self.buffers.bytes(piece);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
@@ -229,7 +230,7 @@ impl Ring {
         self.push(&entry.user_data(mark.encode()));
     }
 
-    /// Cancels an operation; it completes with ECANCELED, unless it was done already.
+    /// Cancels an operation, which completes with ECANCELED unless it has completed already.
     pub(crate) fn cancel(&mut self, mark: Mark) {
         let entry = opcode::AsyncCancel::new(mark.encode()).build();
         self.push(&entry.user_data(Mark::Nothing.encode()));
@@ -269,8 +270,8 @@ impl Ring {
 
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
-            // SAFETY: descriptors are open now, and the kernel holds the file from the submission on; buffers belong to
-            // the ring and are given back only after the completion.
+            // SAFETY: descriptors are open now, and the kernel holds the file from the submission on; buffers
+            // belong to the ring and are given back only after the completion.
             if unsafe { self.io.submission().push(entry) }.is_ok() {
                 return;
             }
@@ -301,7 +302,8 @@ impl Piece {
     }
 }
 
-/// The provided buffers with the table that the kernel shares (io_uring_register(2), IORING_REGISTER_PBUF_RING).
+/// The provided buffers with the table that the kernel shares (io_uring_register(2),
+/// IORING_REGISTER_PBUF_RING).
 struct Buffers {
     table: *mut BufRingEntry,
     memory: *mut u8,
@@ -317,7 +319,7 @@ impl Buffers {
     fn new() -> io::Result<Self> {
         let map = |bytes| {
             let protection = ProtFlags::READ | ProtFlags::WRITE;
-            // SAFETY: a fresh private mapping touches nothing that exists.
+            // SAFETY: a new private mapping does not affect existing memory.
             unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, protection, MapFlags::PRIVATE) }
         };
         let mut buffers = Self {
@@ -333,8 +335,8 @@ impl Buffers {
     }
 
     fn give_back(&mut self, buffer: u16) {
-        // SAFETY: the masked index is inside the table, the buffer inside the memory; the kernel reads the entry only
-        // after the tail was published.
+        // SAFETY: the masked index is inside the table, the buffer inside the memory; the kernel reads the
+        // entry only after the tail was published.
         unsafe {
             let entry = &mut *self.table.add(usize::from(self.tail & (BUFFERS - 1)));
             entry.set_addr(self.memory.add(usize::from(buffer) * BUFFER_BYTES) as u64);
@@ -347,7 +349,8 @@ impl Buffers {
 
     fn publish(&mut self) {
         if self.published != self.tail {
-            // SAFETY: the tail is an aligned u16 inside the first entry, shared with the kernel, written here alone.
+            // SAFETY: the tail is an aligned u16 inside the first entry, shared with the kernel, written here
+            // alone.
             unsafe {
                 let tail = BufRingEntry::tail(self.table).cast::<AtomicU16>();
                 (*tail).store(self.tail, Ordering::Release);
@@ -371,7 +374,7 @@ unsafe impl Send for Buffers {}
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // SAFETY: both were mapped with these lengths, and the ring that knew them is closed.
+        // SAFETY: both were mapped with these lengths, and the ring that used them is closed.
         unsafe {
             let _ = munmap(self.table.cast(), TABLE_BYTES);
             let _ = munmap(self.memory.cast(), MEMORY_BYTES);

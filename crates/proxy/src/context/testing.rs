@@ -47,7 +47,8 @@ impl TestPool {
         self.publish();
     }
 
-    /// Records a persistent connection with the server at this position of the specification, and publishes that.
+    /// Records a persistent connection with the server at this position of the specification, and publishes a
+    /// snapshot.
     pub(crate) fn begin_session(&mut self, nth: usize, now: Time) {
         let id = self.pool.servers()[nth].id;
         self.pool.on_session(now, id, Probe::Pass);

@@ -1,5 +1,6 @@
 //! One deadline for each entry of a table, in a hashed wheel (Varghese and Lauck 1987, scheme 6): setting and
-//! clearing take constant time, and the memory is one node for each entry that existed at the same time.
+//! clearing take constant time, and the memory is proportional to the largest number of entries that existed at
+//! the same time.
 
 use super::keys::Handle;
 use evener_core::Time;
@@ -17,7 +18,7 @@ pub(crate) struct Timers<K = usize> {
     nodes: Vec<Node>,
     /// The last tick whose slot was handled.
     done: u64,
-    /// No deadline is before this tick; the next one may be later.
+    /// No deadline is before this tick; the next deadline may be later.
     earliest: u64,
     count: usize,
     of: PhantomData<fn() -> K>,
@@ -44,7 +45,8 @@ fn slot(tick: u64) -> usize {
     (tick % SLOTS as u64) as usize
 }
 
-/// Returns the index of the node of a handle. An index belongs to one entry at a time; a later entry reuses the node.
+/// Returns the index of the node of a handle. An index belongs to one entry at a time; a later entry reuses the
+/// node.
 fn node_of(raw: u64) -> usize {
     raw as u32 as usize
 }
@@ -125,7 +127,7 @@ impl<K: Handle> Timers<K> {
             self.done = self.done.max(now.min(self.earliest - 1));
             return;
         }
-        // Beyond one turn of the wheel each slot is visited once.
+        // Each slot is visited at most once, even if more than one turn of the wheel has passed.
         for tick in (self.done + 1)..=now.min(self.done + SLOTS as u64) {
             self.expire_slot(tick, now, due);
         }
@@ -195,10 +197,10 @@ mod tests {
             let mut due = Vec::new();
             timers.expire(now, &mut due);
             for index in due {
-                let deadline = model.remove(&index).expect("it had a deadline");
-                assert!(deadline <= now, "not early");
+                let deadline = model.remove(&index).expect("only entries with a deadline expire");
+                assert!(deadline <= now, "no deadline expires early");
             }
-            assert!(model.values().all(|deadline| *deadline + TICK * 2 > now), "not late");
+            assert!(model.values().all(|deadline| *deadline + TICK * 2 > now), "no deadline expires late");
             assert_eq!(timers.count, model.len());
             let wait = timers.wait(now);
             assert_eq!(wait.is_none(), model.is_empty());

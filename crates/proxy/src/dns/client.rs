@@ -62,7 +62,7 @@ pub(super) struct Client {
     active_at: Time,
     /// Listed in `clients_dirty`.
     dirty: bool,
-    /// The round in which it was last handled.
+    /// The round in which the client was last handled.
     round: u32,
     /// Streams to servers for this client only.
     streams: Vec<DnsStreamKey>,
@@ -94,7 +94,8 @@ impl Client {
         &mut self.transfers
     }
 
-    /// Returns whether reading pauses: from the client, and from streams for this client only.
+    /// Returns whether so many bytes are unsent that reading pauses, both from the client and from the streams
+    /// for this client only.
     pub(super) fn is_slow(&self) -> bool {
         self.framed.waiting() >= OUTBOX_MAX
     }
@@ -109,7 +110,7 @@ impl Client {
 enum Appetite {
     /// All complete messages were taken.
     More,
-    /// The limit of outstanding queries, or of unread responses, is reached.
+    /// The limit of outstanding queries, or of unsent responses, is reached.
     Full,
     /// The client is closed.
     Gone,
@@ -186,7 +187,7 @@ impl Dns {
                 self.close_client(cx, key);
             }
             Admission::Refused(Refused::Tarpit(permits, time)) => {
-                // Its permit of the service is released for others.
+                // The client's permit of the service is released for other clients.
                 client.permits = Some(permits);
                 client.stage = Stage::Tarpit;
                 self.client_timers.set(key, cx.now + time);
@@ -231,7 +232,7 @@ impl Dns {
         }
     }
 
-    /// Handles a client, at most once in a round, and returns whether it did.
+    /// Handles a client. Returns false if the client was already handled in this round.
     pub(super) fn flush_client_once(&mut self, cx: &mut Context, key: DnsClientKey) -> bool {
         let round = self.round;
         let Some(client) = self.clients.get_mut(key) else { return true };
@@ -375,7 +376,7 @@ impl Dns {
         }
         let client = &self.clients[key];
         if was_slow && !client.is_slow() {
-            // Reading of its streams had paused.
+            // Reading from the client's streams had paused.
             for at in client.streams.clone() {
                 self.resume_stream(cx, at);
             }
@@ -394,7 +395,8 @@ impl Dns {
         self.buffer = buffer;
     }
 
-    /// Closes a client that sends no more after its last response; while the program drains, any idle client.
+    /// Closes an idle client that sends no more bytes; while the program drains, also any other idle client
+    /// that has sent a query.
     fn close_client_if_done(&mut self, cx: &mut Context, key: DnsClientKey) {
         let client = &self.clients[key];
         if client.is_idle() && (client.ended || (cx.draining && client.has_queried)) {
@@ -425,8 +427,8 @@ impl Dns {
         }
     }
 
-    /// Closes a client after all queued messages. Nothing else indicates that the rest of a transfer is
-    /// missing.
+    /// Closes a client after all queued messages are sent. Only the close indicates that the rest of a transfer
+    /// is missing.
     pub(super) fn dismiss_client(&mut self, key: DnsClientKey) {
         if let Some(client) = self.open_client(key) {
             client.ended = true;
@@ -475,7 +477,8 @@ impl Dns {
             Stage::Tarpit => {}
             Stage::Preamble => counters.preamble_timeouts.one(),
             Stage::Open => {
-                // Servers have timeouts of their own, unlike clients that do not read their responses.
+                // A client that waits for servers stays open, because queries have their own timeouts. A client
+                // that does not read its responses is closed.
                 let waits = client.outstanding > 0 && client.framed.waiting() == 0;
                 let idle = client_idle_timeout(cx, &settings);
                 if idle.is_none_or(|idle| cx.now.since(client.active_at) < idle) {

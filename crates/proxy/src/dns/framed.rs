@@ -26,7 +26,7 @@ pub(super) struct Framed {
     outbox: Vec<u8>,
     /// Length of the sent part of the outbox.
     sent: usize,
-    /// Messages held until the other side accepts the session, where required.
+    /// Messages that are queued until the server accepts the session; `None` if messages are sent immediately.
     held: Option<Vec<u8>>,
     /// Set if there may be something to receive.
     readable: bool,
@@ -121,12 +121,12 @@ impl Framed {
         queue.extend_from_slice(&message[..usize::from(length)]);
     }
 
-    /// Holds messages from now on.
+    /// Queues messages apart from the outbox until [`Framed::let_go`].
     pub(super) fn hold(&mut self) {
         self.held.get_or_insert_default();
     }
 
-    /// Releases the held messages.
+    /// Moves the queued messages to the outbox. Further messages are sent immediately.
     pub(super) fn let_go(&mut self) {
         let held = self.held.take().unwrap_or_default();
         self.queue(&held);
@@ -137,7 +137,7 @@ impl Framed {
         self.outbox.len() - self.sent + self.held.as_ref().map_or(0, Vec::len)
     }
 
-    /// Sends until the socket blocks, and returns the number of bytes.
+    /// Sends until the socket blocks, and returns the number of sent bytes.
     pub(super) fn flush(&mut self) -> Result<usize, Errno> {
         let mut total = 0;
         while self.sent < self.outbox.len() {
@@ -172,14 +172,14 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn messages_are_reassembled_for_any_division() {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let mut framed = Framed::new(ours.into());
+    fn messages_are_reassembled_from_single_bytes() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut framed = Framed::new(near.into());
         let bytes = [&[0, 3][..], b"abc", &[0, 0], &[1, 44], &[7; 300]].concat();
         let (mut seen, mut message, mut buffer) = (Vec::new(), Vec::new(), [0; 16]);
         for byte in &bytes {
-            theirs.write_all(&[*byte]).unwrap();
+            far.write_all(&[*byte]).unwrap();
             framed.receive(&mut buffer).unwrap();
             while framed.take_message(&mut message) {
                 seen.push(message.clone());
@@ -190,9 +190,9 @@ mod tests {
         framed.queue_message(b"xy");
         assert_eq!((framed.flush().unwrap(), framed.waiting()), (4, 0));
         let mut sent = [0; 4];
-        theirs.read_exact(&mut sent).unwrap();
+        far.read_exact(&mut sent).unwrap();
         assert_eq!(sent, [0, 2, b'x', b'y']);
-        drop(theirs);
+        drop(far);
         assert_eq!(framed.receive(&mut buffer).unwrap(), Received::End);
     }
 }

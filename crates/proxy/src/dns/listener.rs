@@ -1,4 +1,4 @@
-//! Listeners for datagrams.
+//! Listeners for queries over UDP.
 
 pub(super) mod responses;
 
@@ -31,7 +31,7 @@ pub(super) struct Listener {
     bound: Option<SocketAddr>,
     /// Outstanding queries of this listener.
     queries: u32,
-    /// The time since which it has been leaving.
+    /// Time since which the listener has been leaving.
     leaving: Option<Time>,
 }
 
@@ -93,8 +93,8 @@ impl Dns {
         Some((listener.socket, listener.local))
     }
 
-    /// Assigns a listener to another service, and returns whether it is a DNS listener. Outstanding queries get
-    /// their responses.
+    /// Assigns a listener to another service. Returns false if there is no DNS listener with this number.
+    /// Outstanding queries get their responses.
     pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
         let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
             return false;
@@ -140,8 +140,9 @@ impl Dns {
         ids.into_iter().for_each(|id| self.leave(cx, id));
     }
 
-    /// Returns whether a leaving listener accepts no more queries. Under load it would never be without queries.
-    /// At that time all earlier queries are finished.
+    /// Returns whether a leaving listener accepts no more queries. That is the case when all queries from
+    /// before it began to leave must be finished. Under load, a listener that accepted further queries would
+    /// never close.
     fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
         let Some(since) = listener.leaving else { return false };
         let settings = self.services[listener.service].service.settings.load();
@@ -231,8 +232,8 @@ impl Dns {
         }
     }
 
-    /// Returns the requester of a datagram; `None` if the client is refused without a response, or a proxy
-    /// does not report it. Proxies report the client in each datagram.
+    /// Returns the requester of a datagram, whom a proxy reports in each datagram; `None` if the datagram is
+    /// dropped.
     fn requester_of_datagram(
         &self,
         cx: &Context,

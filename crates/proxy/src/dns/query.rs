@@ -30,7 +30,7 @@ use evener_core::{ServerId, Time};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Average size of outstanding queries; with larger ones there can be fewer of them.
+/// Assumed average size of outstanding queries. If queries are larger, fewer of them can be outstanding.
 const BYTES_HELD: usize = 512;
 /// Time without a message after which a transfer counts as finished or aborted.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ pub(super) struct Query {
     message: Vec<u8>,
     /// The client's ID.
     id: u16,
-    /// The message for the server, if it differs.
+    /// The message for the server, if it differs from `message`.
     altered: Option<Altered>,
     choice: Option<Choice>,
     /// The record of the client.
@@ -71,11 +71,11 @@ pub(super) struct Query {
     attempt: Attempt,
     /// The servers that cannot take the query.
     unfit: Vec<ServerId>,
-    /// Number of further servers to wait for.
+    /// Number of further attempts that timeouts and declining responses may cause.
     retries: u32,
-    /// The response of a server that declined, while others are queried.
+    /// The response of a server that declined, while other servers are queried.
     declined: Option<Vec<u8>>,
-    /// If no server is left, silent ones may be queried again.
+    /// If no server is left, silent servers may be queried again.
     may_repeat: bool,
     /// Number of reused connections that closed during the query, which is not a fault of the server.
     cut_short: u32,
@@ -112,7 +112,7 @@ impl Query {
         self.waits == waits
     }
 
-    /// Sets the server's side and the ID of the current attempt.
+    /// Sets the socket or connection where the current attempt waits, and the ID of the attempt.
     pub(super) fn wait(&mut self, waits: Waits, id: u16) {
         self.call(id);
         self.waits = waits;
@@ -135,8 +135,8 @@ impl Query {
         self.message
     }
 
-    /// Returns whether a second server may receive the query. Only plain queries are sure to change nothing
-    /// (UPDATE: RFC 2136, section 3; NOTIFY; future operations).
+    /// Returns whether a second server may receive the query. Only standard queries certainly change nothing at
+    /// a server; UPDATE (RFC 2136, section 3), NOTIFY and future operations may do so.
     pub(super) fn may_repeat_elsewhere(&self) -> bool {
         self.view.opcode() == 0
     }
@@ -230,7 +230,7 @@ impl Dns {
         let is_held = self.held >= most as usize * BYTES_HELD;
         if self.services[requester.service].in_flight >= most || is_held {
             counters.drop_outstanding.one();
-            // Over UDP the excess gets no response, because the address may be forged.
+            // Over UDP, excess queries get no response, because the client's address may be forged.
             if matches!(requester.origin, Origin::Stream(_)) {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
             }
@@ -408,7 +408,7 @@ impl Dns {
         if let (Waits::AtStream(at), Some(spec)) = (query.waits, spec(&settings))
             && self.was_stream_held(cx, at, spec.query_timeout)
         {
-            // The client reads too slowly, so the stream of its server is not read.
+            // The client reads too slowly, so the stream to its server is not read.
             return self.query_timers.set(key, cx.now + spec.query_timeout);
         }
         if query.pieces > 0 {
@@ -431,8 +431,8 @@ impl Dns {
             query.retries -= 1;
             return self.query_timers.set(key, cx.now + timeout(&settings));
         }
-        // From the second timeout on, an expired response now is better than a fresh response after the client's
-        // timeout (RFC 8767, section 5).
+        // From the second timeout on, an expired response now is better than a fresh response after the
+        // client's timeout (RFC 8767, section 5).
         let is_first = spec(&settings).is_none_or(|spec| self.queries[key].retries >= spec.retries);
         if !is_first && self.respond_stale(cx, &settings, key) {
             return;
@@ -440,7 +440,7 @@ impl Dns {
         self.again(cx, &settings, key, Cause::Timeout);
     }
 
-    /// Reports that a query did not reach a server.
+    /// Reports that a query failed at a server.
     pub(super) fn report_failure(
         &self,
         cx: &Context,
@@ -454,8 +454,8 @@ impl Dns {
         cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
     }
 
-    /// Queries the next server, unless the last one may have received the query, and it must not reach two
-    /// servers.
+    /// Queries the next server. If the query must not reach two servers, and the last one may have received it,
+    /// the query fails instead.
     pub(super) fn again_unless_received(
         &mut self,
         cx: &mut Context,
@@ -481,7 +481,7 @@ impl Dns {
             let mut query = self.retire(cx, key);
             self.part(cx, settings, &mut query);
             if let Origin::Stream(client) = query.requester.origin {
-                // The transfer of a client that is still connected is incomplete.
+                // If the client is still connected, its transfer is incomplete.
                 self.dismiss_client(client);
             }
             return self.give_back(query.message);
@@ -510,7 +510,8 @@ impl Dns {
         }
     }
 
-    /// Returns whether the response is no longer needed: the client closed, or received a part of a transfer.
+    /// Returns whether the response is no longer needed, because the client is closed or has received a part of
+    /// a transfer.
     fn is_moot(&mut self, key: QueryKey) -> bool {
         let query = &self.queries[key];
         match query.requester.origin {
@@ -537,7 +538,7 @@ impl Dns {
     }
 }
 
-/// Limits queries over UDP. Addresses of TCP clients are genuine.
+/// Applies the rate limit to queries over UDP. Addresses of TCP clients are genuine.
 fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
     let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
     match (limit, requester.origin) {

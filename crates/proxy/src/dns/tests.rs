@@ -26,7 +26,7 @@ use std::time::Instant;
 const DEADLINE: Duration = Duration::from_secs(20);
 const READY: Readiness = Readiness { readable: true, writable: true, ended: false, error: false };
 
-/// A component with one listener for datagrams, and servers for them.
+/// A component with one listener for datagrams, and its servers.
 struct Fixture {
     dns: Dns,
     cx: Context,
@@ -136,7 +136,7 @@ impl Fixture {
         dns.on_deadlines(cx);
         dns.maintain(cx, std::iter::once(&*service));
         dns.flush(cx);
-        // All are inspected again in the next turn.
+        // The next turn handles every entry again.
         while cx.ready.pop().is_some() {}
     }
 
@@ -198,7 +198,7 @@ impl Fixture {
         self.service.live.counters.total(name)
     }
 
-    /// Checks that no query is outstanding, and that nothing is held for one.
+    /// Checks that no query is outstanding, and that no resource is taken by one.
     #[track_caller]
     fn check_idle(&mut self) {
         self.turn();
@@ -218,7 +218,7 @@ fn a_client_gets_the_response_under_the_id_of_its_query() {
     let message = query(7, "a.example");
     client.send(&message).unwrap();
     let received = fixture.received();
-    assert_eq!(received.message[2..], message[2..], "but for the ID");
+    assert_eq!(received.message[2..], message[2..], "only the ID differs");
     fixture.respond(&received, &response(&received.message, 1));
     assert_eq!(fixture.received_by(&client), response(&message, 1));
     fixture.check_idle();
@@ -253,7 +253,7 @@ fn messages_that_are_not_queries_get_the_shortest_response_or_none() {
         if let Some(expected) = expected {
             assert_eq!(code(&fixture.received_by(&client)), expected);
         }
-        // The next one is served.
+        // The next query is served.
         fixture.query_and_respond(&client, &query(9, "next.example"));
         fixture.check_idle();
     }
@@ -354,7 +354,7 @@ fn a_cached_response_needs_no_server_until_it_expires() {
     let mut fixture = Fixture::new(1, cached);
     let client = fixture.client();
     fixture.query_and_respond(&client, &query(7, "a.example"));
-    // The requester's ID and spelling come back, with what is left of the TTL.
+    // The response has the requester's ID and spelling, and the remaining TTL.
     fixture.pass(Duration::from_secs(10));
     client.send(&query(8, "A.eXample")).unwrap();
     let cached = fixture.received_by(&client);
@@ -399,7 +399,7 @@ fn equal_queries_are_coalesced_if_responses_are_cached() {
         for (number, client) in clients.iter().enumerate() {
             assert_eq!(fixture.received_by(client), response(&query(number as u16, "a.example"), 1));
         }
-        assert!(fixture.servers[0].recv(&mut [0; 512]).is_err(), "no server gets more");
+        assert!(fixture.servers[0].recv(&mut [0; 512]).is_err(), "the server gets no further query");
         fixture.check_idle();
     }
     check(cached, 1);
@@ -457,12 +457,12 @@ fn responses_for_a_removed_listener_are_dropped() {
     client.send(&query(7, "a.example")).unwrap();
     let received = fixture.received();
     let (socket, local) = fixture.dns.release(&mut fixture.cx, 1).unwrap();
-    assert!(fixture.dns.release(&mut fixture.cx, 1).is_none(), "only once");
+    assert!(fixture.dns.release(&mut fixture.cx, 1).is_none(), "a listener is released only once");
     // Another listener takes its index, but not its key.
     let service = Arc::clone(&fixture.service);
     fixture.dns.listen(&mut fixture.cx, 2, &service, socket, local);
     fixture.respond(&received, &response(&received.message, 1));
-    fixture.until("the query to be over", |fixture| fixture.dns.queries.is_empty().then_some(()));
+    fixture.until("the end of the query", |fixture| fixture.dns.queries.is_empty().then_some(()));
     fixture.check_idle();
     assert!(client.recv(&mut [0; 512]).is_err());
     fixture.query_and_respond(&client, &query(8, "a.example"));
@@ -472,11 +472,15 @@ fn responses_for_a_removed_listener_are_dropped() {
 fn an_assigned_listener_serves_the_other_service() {
     let mut fixture = Fixture::new(1, |_| {});
     let other = Fixture::new(0, |_| {});
-    assert!(!fixture.dns.assign(5, &other.service), "no such listener");
+    assert!(!fixture.dns.assign(5, &other.service), "no listener has this number");
     assert!(fixture.dns.assign(1, &other.service));
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();
-    assert_eq!(code(&fixture.received_by(&client)), wire::SERVFAIL, "its pool has no servers");
+    assert_eq!(
+        code(&fixture.received_by(&client)),
+        wire::SERVFAIL,
+        "the pool of the other service has no servers"
+    );
     assert_eq!((fixture.count("requests"), other.count("requests")), (0, 1));
 }
 
@@ -538,11 +542,11 @@ fn a_service_is_removed_with_its_last_listener() {
     let (_, other) = (Fixture::new(1, |_| {}), Fixture::new(1, |_| {}).service);
     assert!(fixture.dns.assign(1, &other));
     fixture.dns.sweep(&mut fixture.cx);
-    assert_eq!(fixture.dns.services.len(), 2, "the first one is still held elsewhere");
+    assert_eq!(fixture.dns.services.len(), 2, "the first service is still referenced by the fixture");
     drop(other);
     fixture.service = Fixture::new(1, |_| {}).service;
     fixture.dns.sweep(&mut fixture.cx);
-    assert_eq!(fixture.dns.services.len(), 1, "that of the listener");
+    assert_eq!(fixture.dns.services.len(), 1, "the service of the listener is left");
 }
 
 #[test]
@@ -558,7 +562,7 @@ fn the_queries_of_an_ended_server_are_sent_to_another_server() {
         fixture.dns.upstreams.iter().all(|(_, upstream)| upstream.service() == fixture_service(&fixture))
     );
     let again = fixture.received();
-    assert!(again.from != first.from, "another port, or another server");
+    assert!(again.from != first.from, "the query is sent from another socket");
     fixture.respond(&again, &response(&again.message, 1));
     fixture.received_by(&client);
     fixture.check_idle();

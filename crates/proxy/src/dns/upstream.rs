@@ -45,9 +45,9 @@ pub(super) struct Upstream {
     reported_at: Option<Time>,
 }
 
-/// Silence added by a query; one that was repeated adds 1.
+/// Silence added by a query without a response. A repetition of the last such query adds 1.
 const SILENCE: u32 = 3;
-/// Amount of silence that is a failure: three queries, or one that is repeated.
+/// Amount of silence that is a failure: three different queries, or one query and six repetitions.
 const SILENCE_MAX: u32 = 9;
 /// Minimum time between two reports of a failure.
 const REPORTED_EVERY: Duration = Duration::from_millis(100);
@@ -62,18 +62,19 @@ impl Upstream {
         self.is_late
     }
 
-    /// Returns whether the server has responded since then.
+    /// Returns whether the server has sent a response since `at`.
     pub(super) fn has_responded_since(&self, at: Time) -> bool {
         self.responded_at >= at
     }
 
-    /// Returns whether the upstream belongs to this server at its present address. Another pool may have another
-    /// server with this ID.
+    /// Returns whether the upstream belongs to this server at its present address. Another pool may have
+    /// another server with this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
 
-    /// Records a response to a query that was sent at `sent_at`. It is late after `limit`.
+    /// Records a response to a query that was sent at `sent_at`. A response that took `limit` or longer is
+    /// late.
     pub(super) fn on_response(&mut self, now: Time, sent_at: Time, limit: Duration) {
         self.responded_at = now;
         self.is_late = now.since(sent_at) >= limit;
@@ -113,7 +114,7 @@ impl Dns {
                 return at;
             }
             self.close_upstream(cx, at);
-            // A query that waited there may have created the new upstream already.
+            // A query of the closed upstream may have created the new upstream already.
             if let Some(&at) = self.upstream_of.get(&server) {
                 return at;
             }

@@ -15,8 +15,8 @@ use std::ops::Range;
 pub(crate) const BATCH: usize = 64;
 /// Largest datagram: an IPv4 packet without its headers is 65 507 bytes, an IPv6 one 65 527.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
-/// Distance between buffers. It is not a multiple of the page size, so that buffers do not compete for the same cache
-/// lines.
+/// Distance between buffers. It is not a multiple of the page size, so that buffers do not compete for the same
+/// cache lines.
 const STRIDE: usize = DATAGRAM_BYTES_MAX + 320;
 /// Most bytes in one segmented send.
 pub(crate) const SEGMENTED_BYTES_MAX: usize = 65_000;
@@ -44,7 +44,7 @@ pub(crate) struct Batch {
     addresses: Vec<RawAddress>,
     controls: Vec<ControlBuffer>,
     headers: Vec<libc::mmsghdr>,
-    /// TTLs are received, too.
+    /// Set if TTLs are received with datagrams.
     ttls: Ttls,
 }
 
@@ -84,8 +84,8 @@ impl Batch {
         self.ttls = ttls;
     }
 
-    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. A smaller
-    /// number means that no datagram is left. `Err` reports that an earlier send was refused.
+    /// Receives at most [`BATCH`] datagrams into the batch, from index `from` on; returns their number. A
+    /// smaller number means that no datagram is left. `Err` reports that an earlier send was refused.
     pub(crate) fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -110,8 +110,8 @@ impl Batch {
             }
         }
         let room = (to - from) as libc::c_uint;
-        // SAFETY: the headers from `from` on point to buffers, addresses and controls of this batch, which outlive the
-        // call; `room` is their number.
+        // SAFETY: the headers from `from` on point to buffers, addresses and controls of this batch, which
+        // outlive the call; `room` is their number.
         let count = unsafe {
             let first = self.headers.as_mut_ptr().add(from);
             libc::recvmmsg(socket.as_raw_fd(), first, room, libc::MSG_DONTWAIT, std::ptr::null_mut())
@@ -154,7 +154,7 @@ impl Batch {
         self.parts[position].iov_len -= count;
     }
 
-    /// Inserts `bytes` before datagram `position`. Their number is limited to the reserve of a buffer.
+    /// Inserts `bytes` before datagram `position`. The number of bytes is limited by the reserve of a buffer.
     pub(crate) fn prepend(&mut self, position: usize, bytes: &[u8]) {
         let (start, length) = (position * STRIDE, self.len(position));
         debug_assert!(bytes.len() <= STRIDE - DATAGRAM_BYTES_MAX, "a PROXY header without names is short");
@@ -168,8 +168,8 @@ impl Batch {
         self.parts[position].iov_len
     }
 
-    /// Returns the message and the part of datagram `position` for the kernel, after [`Batch::set_destination`]. Both
-    /// point into this batch.
+    /// Returns the message and the part of datagram `position` for the kernel, after
+    /// [`Batch::set_destination`]. Both point into this batch.
     pub(crate) fn prepared(&self, position: usize) -> (libc::msghdr, libc::iovec) {
         (self.headers[position].msg_hdr, self.parts[position])
     }
@@ -179,16 +179,16 @@ impl Batch {
         self.addresses[position].read()
     }
 
-    /// Returns the source address for the response to datagram `position`, if it was received with [`Local::Each`]:
-    /// the destination address of the datagram. For a broadcast it is the address that the kernel would choose
-    /// (ip(7)). For an IPv6 multicast group it is `None`, so that the kernel chooses, because a packet cannot come
-    /// from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
+    /// Returns the source address for the response to datagram `position`, if it was received with
+    /// [`Local::Each`]: the destination address of the datagram. For a broadcast it is the address that the
+    /// kernel would choose (ip(7)). For an IPv6 multicast group it is `None`, so that the kernel chooses,
+    /// because a packet cannot come from such an address (RFC 1122, section 3.2.1.3; RFC 4291, section 2.7).
     pub(crate) fn local(&self, position: usize) -> Option<IpAddr> {
         self.destination(position)?.source_of_response()
     }
 
-    /// Returns whether datagram `position`, received with [`Local::Each`], was sent to a broadcast address or a group.
-    /// Each socket of the port gets a copy of such a datagram.
+    /// Returns whether datagram `position`, received with [`Local::Each`], was sent to a broadcast address or a
+    /// group. Each socket of the port gets a copy of such a datagram.
     pub(crate) fn is_broadcast_or_multicast(&self, position: usize) -> bool {
         self.destination(position).is_some_and(|destination| destination.is_broadcast_or_multicast())
     }
@@ -236,7 +236,8 @@ impl Batch {
                 match last_error() {
                     Errno::INTR => {}
                     error => {
-                        // The first datagram failed, and the next ones may still be sent, unless the buffer is full.
+                        // The first datagram failed, and the next ones may still be sent, unless the buffer is
+                        // full.
                         sent.count_failure(error);
                         next = if error == Errno::AGAIN { to } else { next + 1 };
                     }
@@ -246,14 +247,14 @@ impl Batch {
         sent
     }
 
-    /// Sends these datagrams over a connected socket: in one segmented send if they have one length, else one by one.
-    /// Stops at the first datagram that the kernel refuses.
+    /// Sends these datagrams over a connected socket: in one segmented send if they have one length, else one
+    /// by one. Stops at the first datagram that the kernel refuses.
     pub(crate) fn send_connected(&self, socket: BorrowedFd<'_>, indices: &[usize]) -> InOrder {
         if indices.len() > 1 && self.is_segmentable(indices) {
             match self.send_segmented(socket, indices, self.len(indices[0]) as u16) {
                 Ok(()) => return (indices.len(), None),
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
-                // then.
+                // The kernel refuses segments that are too large for the route: then the datagrams are sent one
+                // by one.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) => {}
                 Err(error) => return (0, Some(error)),
             }
@@ -266,8 +267,8 @@ impl Batch {
         (indices.len(), None)
     }
 
-    /// Returns whether one segmented send can carry these datagrams: all have one length, but the last one may be
-    /// shorter.
+    /// Returns whether one segmented send can carry these datagrams: all have one length, but the last one may
+    /// be shorter.
     fn is_segmentable(&self, indices: &[usize]) -> bool {
         let Some((&last, body)) = indices.split_last() else { return false };
         let size = self.len(indices[0]);
@@ -297,7 +298,8 @@ impl Batch {
         header.msg_iov = parts.as_mut_ptr();
         header.msg_iovlen = indices.len();
         control_message::write_segment_size(&mut header, &mut control, size);
-        // SAFETY: the header points to parts, to their buffers and to a control message, which outlive the call.
+        // SAFETY: the header points to parts, to their buffers and to a control message, which outlive the
+        // call.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
         if sent < 0 { Err(last_error()) } else { Ok(()) }
     }

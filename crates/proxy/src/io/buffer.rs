@@ -1,10 +1,10 @@
-//! Buffers for received and queued bytes. A worker pools the empty ones, so that an idle connection has none.
+//! Buffers for received and queued bytes. A worker pools empty buffers, so that an idle connection has none.
 
 /// Most bytes that one receive reads.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
 /// Number of empty buffers that a worker pools.
 const BUFFERS_POOLED_MAX: usize = 64;
-/// Number of consumed bytes at the front of a queue at which the remaining bytes are moved there.
+/// Number of consumed bytes at the front of a queue at which the remaining bytes are moved to the front.
 const CONSUMED_BYTES_MAX: usize = 64 * 1024;
 
 /// Memory that all transports of a worker share.

@@ -1,4 +1,5 @@
-//! Opens sockets for connections to servers and classifies connection failures. `core::attempt` chooses the servers.
+//! Opens sockets for connections to servers and classifies connection failures. `core::attempt` chooses the
+//! servers.
 
 use crate::context::Context;
 use crate::context::report::{Report, is_due};
@@ -140,7 +141,8 @@ pub(crate) fn count_local_error(cx: &Context, pool: &Arc<str>, server: &Entry, e
     report_local_error(cx, pool, server.id, error);
 }
 
-/// Reports a local error, at most once a second for the whole process, because the exhausted limits are the process's.
+/// Reports a local error, at most once a second for the whole process, because most of the exhausted limits
+/// apply to the process.
 pub(crate) fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&REPORTED_AT, cx.now) {
@@ -148,8 +150,8 @@ pub(crate) fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId
     }
 }
 
-/// Returns whether an error means that this process lacks descriptors, ports or memory. Such an error does not depend
-/// on the peer.
+/// Returns whether an error means that this process lacks descriptors, ports or memory. Such an error does not
+/// depend on the peer.
 pub fn is_resource_exhaustion(error: Errno) -> bool {
     matches!(
         error,
@@ -163,15 +165,15 @@ pub fn is_resource_exhaustion(error: Errno) -> bool {
     )
 }
 
-/// Returns whether the cause of a failed connection attempt is local: no descriptor, memory or port is left, a local
-/// rule forbids the connection, or the source address is not local. EAGAIN means that no local port is left, or that
-/// the queue of a unix socket is full for a moment.
+/// Returns whether the cause of a failed connection attempt is local: no descriptor, memory or port is left, a
+/// local rule forbids the connection, or the source address is not local. EAGAIN means that no local port is
+/// left, or that the queue of a unix socket is full for a moment.
 pub(crate) fn is_local_error(error: Errno) -> bool {
     is_resource_exhaustion(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
 }
 
-/// Returns how much time a failed connection attempt took. A silent server takes the whole timeout and an unreachable
-/// one some seconds (ARP); all other failures are immediate.
+/// Returns how much time a failed connection attempt took. A silent server takes the whole timeout and an
+/// unreachable one some seconds (ARP); all other failures are immediate.
 pub(crate) fn cost(error: Errno) -> Cost {
     if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
 }

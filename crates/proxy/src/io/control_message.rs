@@ -1,10 +1,10 @@
-//! Socket addresses and control messages in the form of the kernel (cmsg(3)): source and destination addresses, TTLs,
-//! and the segment size of UDP_SEGMENT.
+//! Socket addresses and control messages in the form of the kernel (cmsg(3)): source and destination addresses,
+//! TTLs, and the segment size of UDP_SEGMENT.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes), and one further message of at most 4 bytes (IP_TTL,
-/// IPV6_HOPLIMIT or UDP_SEGMENT) behind it, with their headers and alignment.
+/// Room for one IPV6_PKTINFO (20 bytes) or IP_PKTINFO (12 bytes), and one further message of at most 4 bytes
+/// (IP_TTL, IPV6_HOPLIMIT or UDP_SEGMENT) behind it, with their headers and alignment.
 const CONTROL_BYTES: usize = 64;
 
 /// Room for the control messages of one datagram.
@@ -30,7 +30,8 @@ impl RawAddress {
 
     /// Returns the address; `None` when it is neither IPv4 nor IPv6.
     pub(super) fn read(&self) -> Option<SocketAddr> {
-        // SAFETY: every variant begins with the family and is plain old data; all bytes were initialised by EMPTY.
+        // SAFETY: every variant begins with the family and is plain old data; all bytes were initialised by
+        // EMPTY.
         unsafe {
             match i32::from(self.family) {
                 libc::AF_INET => {
@@ -86,7 +87,8 @@ const EMPTY_V6: libc::sockaddr_in6 = libc::sockaddr_in6 {
 pub(super) struct Destination {
     /// Destination address in the header of the datagram.
     address: IpAddr,
-    /// Local address that belongs to it.
+    /// Local address for a response. It differs from `address` if that is an IPv4 broadcast address or
+    /// multicast group.
     local: IpAddr,
 }
 
@@ -158,7 +160,7 @@ pub(super) fn expect_messages(header: &mut libc::msghdr, control: &mut ControlBu
 pub(super) fn write_source(header: &mut libc::msghdr, control: &mut ControlBuffer, source: IpAddr) {
     header.msg_control = (&raw mut *control).cast();
     header.msg_controllen = CONTROL_BYTES;
-    // SAFETY: msg_control points to CONTROL_BYTES bytes, enough for either with its header.
+    // SAFETY: msg_control points to CONTROL_BYTES bytes, enough for either structure with its header.
     unsafe {
         match source {
             IpAddr::V4(source) => {
@@ -182,12 +184,13 @@ pub(super) fn write_source(header: &mut libc::msghdr, control: &mut ControlBuffe
 }
 
 /// Makes the kernel cut a message into datagrams of this length (UDP_SEGMENT, Linux 4.18,
-/// `Documentation/networking/udp`). The message may have a source address already, which is copied into `control`.
+/// `Documentation/networking/udp`). The message may have a source address already, which is copied into
+/// `control`.
 pub(super) fn write_segment_size(header: &mut libc::msghdr, control: &mut ControlBuffer, length: u16) {
     let present = header.msg_controllen;
     debug_assert!(present + 24 <= CONTROL_BYTES, "there is room for both messages");
-    // SAFETY: msg_control of the header has `present` bytes, and `control` has room for them and one u16 with its
-    // header; a message is as long as its alignment requires, so that the next one is aligned, too.
+    // SAFETY: msg_control of the header has `present` bytes, and `control` has room for them and one u16 with
+    // its header; a message is as long as its alignment requires, so that the next one is aligned, too.
     unsafe {
         if present > 0 {
             std::ptr::copy_nonoverlapping(header.msg_control.cast::<u8>(), control.0.as_mut_ptr(), present);

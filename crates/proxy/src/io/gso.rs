@@ -1,5 +1,5 @@
-//! Many datagrams in one sendmmsg(2): neighbours of one length and one destination are sent as one message, which the
-//! kernel cuts into datagrams (UDP_SEGMENT).
+//! Many datagrams in one sendmmsg(2): adjacent datagrams of the same length and destination are sent as one
+//! message, which the kernel cuts into datagrams (UDP_SEGMENT).
 
 use crate::io::batch::{Batch, InOrder, SEGMENTED_BYTES_MAX, Sent, last_error};
 use crate::io::control_message::{ControlBuffer, write_segment_size};
@@ -9,8 +9,8 @@ use std::ops::Range;
 
 /// Most datagrams that the kernel cuts one message into (UDP_MAX_SEGMENTS).
 const SEGMENTS_MAX: usize = 64;
-/// Longer datagrams may have to be fragmented on their route to a client (RFC 8200, section 5: 1280 bytes with the
-/// headers), which is impossible for segments.
+/// Longest datagram that may be a segment of a message to clients. A longer datagram may have to be fragmented
+/// on its route (RFC 8200, section 5: 1280 bytes with the headers), which is impossible for segments.
 const SEGMENT_BYTES_MAX: usize = 1232;
 
 /// Memory in which a send is prepared.
@@ -35,21 +35,21 @@ impl Burst {
         }
     }
 
-    /// Sends datagrams over a connected socket; neighbours of one length are sent as one message. Stops at the first
-    /// datagram that the kernel refuses.
+    /// Sends datagrams over a connected socket; adjacent datagrams of the same length are sent as one message.
+    /// Stops at the first datagram that the kernel refuses.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, datagrams: &[&[u8]]) -> InOrder {
         let messages = self.prepare(datagrams);
         let (mut done, mut taken) = (0, 0);
         while done < messages {
-            // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which outlive
-            // the call.
+            // SAFETY: the headers point to parts and controls of this burst, and these to the datagrams, which
+            // outlive the call.
             match unsafe { self.send_messages(socket, done..messages) } {
                 Ok(sent) => {
                     taken += self.runs[done..done + sent].iter().sum::<usize>();
                     done += sent;
                 }
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
-                // then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by
+                // one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if self.runs[done] > 1 => {
                     let run = self.runs[done];
                     let (taken_singly, error) = send_each(socket, &datagrams[taken..taken + run]);
@@ -65,7 +65,7 @@ impl Burst {
         (taken, None)
     }
 
-    /// Sends the messages of `range`; returns how many the kernel took.
+    /// Sends the messages of `range`; returns the number of messages that the kernel took.
     ///
     /// # Safety
     /// The memory that the headers of the messages point to is valid.
@@ -87,9 +87,9 @@ impl Burst {
         }
     }
 
-    /// Sends datagrams of a batch, each to its own destination. Neighbours of one length and one destination,
-    /// according to `is_same`, are sent as one message. Datagrams that the kernel refuses are lost; the next ones are
-    /// still sent.
+    /// Sends datagrams of a batch, each to its own destination. Adjacent datagrams of the same length are sent
+    /// as one message if `is_same` confirms that they have the same destination. Datagrams that the kernel
+    /// refuses are lost; the next ones are still sent.
     pub(crate) fn send_addressed(
         &mut self,
         socket: BorrowedFd<'_>,
@@ -101,7 +101,8 @@ impl Burst {
         let (mut sent, mut done, mut passed) = (Sent::default(), 0, 0);
         while done < messages {
             let run = self.runs[done];
-            // SAFETY: the headers point to parts and controls of this burst and to addresses and buffers of the batch.
+            // SAFETY: the headers point to parts and controls of this burst and to addresses and buffers of the
+            // batch.
             match unsafe { self.send_messages(socket, done..messages) } {
                 Ok(count) => {
                     let taken = self.runs[done..done + count].iter().sum::<usize>();
@@ -112,8 +113,8 @@ impl Burst {
                     sent.count_failure(Errno::AGAIN);
                     break;
                 }
-                // The kernel refuses segments that are too large for the route: the datagrams are sent one by one
-                // then.
+                // The kernel refuses segments that are too large for the route: the datagrams are sent one by
+                // one then.
                 Err(Errno::INVAL | Errno::MSGSIZE | Errno::IO) if run > 1 => {
                     for &index in &indices[passed..passed + run] {
                         sent.count_taken(batch.send_addressed(socket, index..index + 1).count());

@@ -1,5 +1,5 @@
-//! Listening sockets. The control thread opens them before it applies a configuration, so that a failure changes
-//! nothing.
+//! Listening sockets. The control thread opens them before it applies a configuration, so that a failure
+//! changes nothing.
 
 use crate::io::batch::Local;
 use evener_core::Endpoint;
@@ -67,7 +67,7 @@ impl BindError {
 /// Listening sockets at one address, one for each worker.
 #[derive(Debug)]
 pub struct Bound {
-    /// Configured address, with the port that the system chose if it was 0.
+    /// Configured address. A port of 0 is replaced by the port that the system chose.
     pub address: Endpoint,
     transport: Transport,
     sockets: Vec<OwnedFd>,
@@ -100,8 +100,8 @@ impl Bound {
 #[derive(Debug)]
 pub(crate) struct UnixPath {
     path: PathBuf,
-    /// Device and inode. The file is removed only if they are unchanged: the next instance, or another program, may
-    /// have bound a socket of its own to the path.
+    /// Device and inode. The file is removed only if they are unchanged: the next instance, or another program,
+    /// may have bound a socket of its own to the path.
     identity: Option<(u64, u64)>,
 }
 
@@ -129,7 +129,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 pub enum Sharing {
     /// No other listener of this process uses the port.
     None,
-    /// Another listener of this process has the port, on an address that includes this one or is included in it.
+    /// Another listener of this process has the port, on an address that includes this one or is included in
+    /// it.
     Overlapping,
 }
 
@@ -182,10 +183,10 @@ fn bind_ip(
     Ok((sockets.collect::<io::Result<_>>()?, bound))
 }
 
-/// Returns the address if it is free, with the port that the system chose when it was 0.
+/// Returns the address if it is free. A port of 0 is replaced by the port that the system chose.
 fn find_free(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> io::Result<SocketAddr> {
-    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. Binding a socket without
-    // the option detects other listeners.
+    // With SO_REUSEPORT alone a second instance would silently take a share of the clients. Binding a socket
+    // without the option detects other listeners.
     let alone = open(address, transport, options)?;
     alone.bind(&address.into())?;
     if transport == Transport::Stream {
@@ -220,7 +221,8 @@ fn open(address: SocketAddr, transport: Transport, options: &ServiceOptions) -> 
 fn prepare_datagrams(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     grow_buffers(socket);
     if address.ip().is_unspecified() {
-        // Responses must come from the address that the client sent to: the kernel reports it with each datagram.
+        // Responses must come from the address that the client sent to: the kernel reports it with each
+        // datagram.
         let level_and_name = if address.is_ipv4() {
             (libc::IPPROTO_IP, libc::IP_PKTINFO)
         } else {
@@ -257,7 +259,7 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog(options))?;
-    // Unix sockets have no SO_REUSEPORT: the workers share one.
+    // Unix sockets have no SO_REUSEPORT: the workers share one socket.
     let copies = (1..workers.max(1)).map(|_| socket.try_clone());
     let mut sockets: Vec<OwnedFd> = copies.map(|copy| copy.map(OwnedFd::from)).collect::<io::Result<_>>()?;
     sockets.push(socket.into());

@@ -41,7 +41,7 @@ impl Pipe {
         self.length == 0
     }
 
-    /// Moves bytes in from a socket; returns 0 at its end.
+    /// Moves bytes in from a socket; returns 0 at the end of the source.
     pub(crate) fn fill(&mut self, source: &OwnedFd) -> Result<usize, Errno> {
         let moved = splice(source, None, &self.write, None, PIPE_BYTES, FLAGS)?;
         self.length += moved;

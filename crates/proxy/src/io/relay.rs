@@ -1,9 +1,10 @@
-//! Relay: moves bytes from one socket to another, in one direction, as many as both sockets allow without waiting.
+//! Relay: moves bytes from one socket to another, in one direction, as many bytes as both sockets allow without
+//! waiting.
 //!
-//! Bytes are copied through one buffer of the worker; only bytes that a blocked sink does not take are stored for
-//! their connection. When a read fills the whole buffer, the direction changes to splice(2), which costs less for bulk
-//! and more for small messages, and changes back when a splice moves little. No byte is lost at the end: a direction
-//! ends only when its sink has taken everything from its source.
+//! Bytes are copied through one buffer of the worker; only bytes that a blocked sink does not take are stored
+//! for their connection. When a read fills the whole buffer, the direction changes to splice(2), which costs
+//! less for bulk and more for small messages, and changes back when a splice moves little. No byte is lost at
+//! the end: a direction ends only when its sink has taken everything from its source.
 
 use crate::context::registry::Readiness;
 use crate::io::pipe::{Pipe, PipePool};
@@ -47,7 +48,7 @@ pub(crate) struct Direction {
     readable: bool,
     /// The sink may take bytes.
     writable: bool,
-    /// The end of the source was announced: more follows a short read.
+    /// An event announced the end of the source, so reading continues even after a short read.
     hung_up: bool,
     /// The sink is closed; bytes from the source are discarded.
     is_discarding: bool,
@@ -55,8 +56,8 @@ pub(crate) struct Direction {
     is_done: bool,
     /// Bytes are moved by splice(2).
     bulk: bool,
-    /// The last splice moved nothing: no bytes were left, or the source had ended. A receive must confirm it, because
-    /// an urgent mark (RFC 9293, section 3.8.5) in the stream stops every splice with the same result.
+    /// The last splice moved nothing: no bytes were left, or the source had ended. A receive must follow,
+    /// because an urgent mark (RFC 9293, section 3.8.5) in the stream also makes every splice move nothing.
     must_confirm_by_recv: bool,
     /// Bytes that a blocked sink did not take, from `offset` on.
     spill: Vec<u8>,
@@ -88,9 +89,9 @@ pub(crate) enum Pumped {
     SinkClosed(Errno),
 }
 
-/// Reads and discards the bytes that a socket has received, up to [`DRAIN_BYTES_MAX`], before it is closed. With
-/// unread bytes the close would be a reset, which can destroy bytes that its peer has not read yet (RFC 9293, section
-/// 3.10.4).
+/// Reads and discards the bytes that a socket has received, up to [`DRAIN_BYTES_MAX`], before the socket is
+/// closed. With unread bytes the close would be a reset, which can destroy bytes that its peer has not read yet
+/// (RFC 9293, section 3.10.4).
 pub(crate) fn drain(socket: &OwnedFd) {
     let mut piece = [0; 16 * 1024];
     for _ in 0..DRAIN_BYTES_MAX / piece.len() {
@@ -268,8 +269,8 @@ impl Direction {
         Ok(taken)
     }
 
-    /// Sends bytes and returns the number that the sink took. When it took a part, the rest must be offered again:
-    /// only after EAGAIN does the kernel report that the sink is writable.
+    /// Sends bytes and returns the number that the sink took. After a partial send the rest must be offered
+    /// again, because the kernel reports that the sink is writable only after EAGAIN.
     fn offer(&mut self, bytes: &[u8], sink: &OwnedFd) -> Result<usize, Errno> {
         if !self.writable {
             return Ok(0);
@@ -309,8 +310,8 @@ impl Direction {
         (self.spill, self.offset) = (bytes, 0);
     }
 
-    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end of the
-    /// source if it has ended.
+    /// Continues where another relay stopped: with the bytes that the sink has not taken yet, and the end of
+    /// the source if it has ended.
     pub(crate) fn resume(&mut self, rest: Vec<u8>, end: Option<End>) {
         (self.readable, self.writable) = (true, true);
         self.end = self.end.or(end);
@@ -319,8 +320,9 @@ impl Direction {
         }
     }
 
-    /// Discards further bytes of the source, because the sink is closed. Closing the source instead would reset it,
-    /// and destroy bytes of the other direction that it has not read yet (RFC 9293, section 3.10.4).
+    /// Discards further bytes of the source, because the sink is closed. Closing the source instead would reset
+    /// the connection, and destroy bytes of the other direction that the peer has not read yet (RFC 9293,
+    /// section 3.10.4).
     pub(crate) fn discard(&mut self, scratch: &mut Scratch) {
         self.is_discarding = true;
         (self.spill, self.offset) = (Vec::new(), 0);
@@ -332,7 +334,7 @@ impl Direction {
         self.end.get_or_insert(End::Fin);
     }
 
-    /// Reads the source to its end and discards the bytes, also if the direction was stopped or had ended.
+    /// Reads the source to its end and discards the bytes, even if the direction was stopped or had ended.
     pub(crate) fn discard_until_end(&mut self, scratch: &mut Scratch) {
         self.discard(scratch);
         (self.end, self.is_done, self.readable) = (None, false, true);
@@ -343,7 +345,7 @@ impl Direction {
         self.is_discarding
     }
 
-    /// Gives the pipe back at the end of the connection.
+    /// Gives the pipe, if there is one, back to the pool.
     pub(crate) fn release(&mut self, scratch: &mut Scratch) {
         self.pipe.take().into_iter().for_each(|pipe| scratch.pipes.give(pipe));
     }
@@ -447,7 +449,7 @@ mod tests {
             got.extend_from_slice(&piece[..count]);
             fixture.direction.writable = true;
         }
-        assert!(blocked > 0, "the sink never blocked");
+        assert!(blocked > 0, "the sink blocks at least once");
         assert!(got == sent, "every byte arrived, in order");
     }
 

@@ -1,6 +1,6 @@
-//! Request log: a line for each request, with the client, the server, and the beginning of the request. A worker makes
-//! the line and puts it into a queue that the program empties. A line that finds the queue full is counted and
-//! dropped, because traffic never waits for the log.
+//! Request log: a line for each request, with the client, the server, and the beginning of the request. A
+//! worker makes the line and puts it into a queue that the program empties. A line that finds the queue full is
+//! counted and dropped, because traffic never waits for the log.
 
 use evener_core::Target;
 use evener_core::counters::ServiceCounters;

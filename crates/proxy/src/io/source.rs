@@ -26,12 +26,12 @@ impl SourceAddress {
         })
     }
 
-    /// Binds a socket that will be connected to `server`, if both addresses are of one family.
+    /// Binds a socket that will be connected to `server`. Leaves the choice to the system if the two addresses
+    /// are of different families, or if the client's loopback address has no meaning at a remote server.
     ///
     /// # Errors
-    /// EADDRNOTAVAIL for every error of the system: the reason is neither the server nor a lack of ports or
-    /// descriptors. For example, the link-local address of a client (RFC 4291, section 2.5.6) has no meaning on other
-    /// links.
+    /// EADDRNOTAVAIL for every error of the system, because the cause is the source address and not the server.
+    /// For example, the link-local address of a client (RFC 4291, section 2.5.6) has no meaning on other links.
     pub(crate) fn bind(self, socket: &OwnedFd, server: SocketAddr) -> Result<(), Errno> {
         self.try_bind(socket, server).map_err(|_| Errno::ADDRNOTAVAIL)
     }
@@ -42,7 +42,7 @@ impl SourceAddress {
             return Ok(());
         }
         if matches!(self, Self::Client(_)) {
-            // On another machine a loopback address is not this client's.
+            // A loopback address belongs to another client on another machine.
             if source.is_loopback() && !server.ip().is_loopback() {
                 return Ok(());
             }

@@ -31,13 +31,14 @@ pub(crate) fn is_all_read(socket: BorrowedFd<'_>) -> bool {
     count(socket, libc::FIONREAD) == Some(0)
 }
 
-/// Returns the headers of the first packet of a connection, if its listener stores them (tcp(7), TCP_SAVED_SYN). They
-/// can be read once.
+/// Returns the headers of the first packet of a connection, if its listener stores them (tcp(7),
+/// TCP_SAVED_SYN). The headers can be read only once.
 pub(crate) fn saved_syn<'a>(socket: BorrowedFd<'_>, room: &'a mut [u8; 128]) -> io::Result<&'a [u8]> {
     const TCP_SAVED_SYN: i32 = 28;
     let mut size = room.len() as libc::socklen_t;
     let (level, at) = (libc::IPPROTO_TCP, room.as_mut_ptr().cast());
-    // SAFETY: the descriptor is borrowed for the call, which writes at most `size` bytes to `room`, and their number.
+    // SAFETY: the descriptor is borrowed for the call, which writes at most `size` bytes to `room`, and their
+    // number.
     let done = unsafe { libc::getsockopt(socket.as_raw_fd(), level, TCP_SAVED_SYN, at, &raw mut size) };
     if done == 0 { Ok(&room[..(size as usize).min(room.len())]) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,4 +1,4 @@
-//! Sockets for unit tests of components, which play the loop of a worker.
+//! Sockets for unit tests of components. The tests take the place of the loop of a worker.
 
 use crate::context::registry::Readiness;
 use evener_core::Target;
@@ -11,14 +11,14 @@ use std::time::Duration;
 /// Longest wait of a test for the kernel.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Returns a listener at a free port of loopback, which does not block.
+/// Returns a non-blocking listener at a free port of loopback.
 pub(crate) fn bound() -> TcpListener {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }
 
-/// Returns the address of a listener as that of a server.
+/// Returns the address of a listener as the target of a server.
 pub(crate) fn target(listener: &TcpListener) -> Target {
     Target::Ip(listener.local_addr().unwrap())
 }
@@ -46,7 +46,7 @@ pub(crate) fn readiness(socket: &OwnedFd) -> Readiness {
     }
 }
 
-/// Returns whether a read failed only because no byte has come yet.
+/// Returns whether a read failed only because no byte has arrived yet.
 pub(crate) fn is_blocked(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }

@@ -1,5 +1,5 @@
-//! TLS without I/O (rustls' unbuffered connections). Records are opened in the buffer into which the worker received
-//! them, and sealed into the buffer from which it sends them, so an idle connection has no buffers.
+//! TLS without I/O (rustls' unbuffered connections). Records are opened in the buffer into which the worker
+//! received them, and sealed into the buffer from which it sends them, so an idle connection has no buffers.
 
 #[cfg(test)]
 mod tests;
@@ -92,8 +92,8 @@ pub struct TlsAcceptor {
 pub struct TlsConnector {
     /// Authorities, the client certificate, and sessions.
     pub config: Arc<ClientConfig>,
-    /// Names in the certificates of servers, by the names of the servers. A server that was discovered later has no
-    /// entry.
+    /// Expected names in the certificates of servers, by the names of the servers. A server that was discovered
+    /// later has no entry.
     pub names: std::collections::BTreeMap<Arc<str>, ServerName<'static>>,
 }
 
@@ -221,7 +221,8 @@ impl Tls {
         }
     }
 
-    /// Opens and consumes the complete records in `records`: plaintext goes to `plain`, bytes to be sent to `out`.
+    /// Opens and consumes the complete records in `records`: plaintext goes to `plain`, bytes to be sent to
+    /// `out`.
     pub(super) fn open(&mut self, records: &mut Buffer, plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Opened {
         let mut opened = Opened::default();
         let mut unreadable = false;
@@ -248,15 +249,16 @@ impl Tls {
                 }
                 StepOutcome::Failed(_) => return opened,
             }
-            // Only the alert remained: another attempt at the same bytes would make a second one.
+            // Only the alert was left to be written. Another attempt at the same bytes would make a second
+            // alert.
             if unreadable {
                 return opened;
             }
         }
     }
 
-    /// Seals `plain` into `out`. Fails when the keys are exhausted. `records` are the bytes that could not be opened
-    /// yet: rustls stores offsets into them (half a handshake message), and would panic without them.
+    /// Seals `plain` into `out`. Fails when the keys are exhausted. `records` are the bytes that could not be
+    /// opened yet: rustls stores offsets into them (half a handshake message), and would panic without them.
     pub(super) fn seal(&mut self, plain: &[u8], records: &mut Buffer, out: &mut Vec<u8>) -> Result<(), ()> {
         // Messages of the protocol itself (key updates) go first.
         let incomplete = records.len();
@@ -365,7 +367,8 @@ fn process<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &mut Vec<u8>, ou
     Step { used, outcome }
 }
 
-/// Result of writing: the number of written bytes, or the number that the record needs; `Err(None)` if it failed.
+/// Result of writing: the number of written bytes, or the number that the record needs; `Err(None)` if it
+/// failed.
 type Wrote = Result<usize, Option<usize>>;
 
 fn write<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], room: &mut [u8]) -> Wrote {
@@ -409,8 +412,8 @@ fn grow(out: &mut Vec<u8>, wanted: usize, mut step: impl FnMut(&mut [u8]) -> Wro
     }
 }
 
-/// Returns the subject of a certificate (RFC 4514) and its common name, without characters that could end a header
-/// line.
+/// Returns the subject of a certificate (RFC 4514) and its common name, without characters that could end a
+/// header line.
 fn subject_of(certificate: &[u8]) -> Option<(String, Option<String>)> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     let subject = &certificate.tbs_certificate.subject;

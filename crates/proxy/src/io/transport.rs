@@ -1,6 +1,6 @@
-//! Transport: one socket of a layered connection, with TLS or without. A transport takes a buffer from the worker when
-//! there are bytes to read, and queues the bytes that the socket does not take. It gives empty buffers back, so an
-//! idle connection has none.
+//! Transport: one socket of a layered connection, with TLS or without. A transport takes a buffer from the
+//! worker when there are bytes to read, and queues the bytes that the socket does not take. It gives empty
+//! buffers back, so an idle connection has none.
 
 use crate::context::registry::Readiness;
 use crate::io::buffer::Buffer;
@@ -45,7 +45,7 @@ pub(crate) struct Transport {
     readable: bool,
     /// The socket may take bytes.
     writable: bool,
-    /// The end of the peer was announced: more follows a short read.
+    /// An event announced the end of the peer, so reading continues even after a short read.
     hung_up: bool,
     /// Bytes that were received and not consumed yet.
     input: Buffer,
@@ -142,7 +142,8 @@ impl Transport {
         self.end
     }
 
-    /// Returns whether TLS ended without close_notify, so that the input may be incomplete (RFC 8446, section 6.1).
+    /// Returns whether TLS ended without close_notify, so that the input may be incomplete (RFC 8446, section
+    /// 6.1).
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut
     }
@@ -152,7 +153,7 @@ impl Transport {
         self.tls_failure.as_ref()
     }
 
-    /// Receives nothing more, as if the peer had ended in order.
+    /// Stops receiving, as if the peer had sent an orderly end.
     pub(crate) fn stop_receiving(&mut self) {
         self.end.get_or_insert(End::Fin);
     }
@@ -225,14 +226,15 @@ impl Transport {
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
-                // The kernel reported the error to the sending side: this is not an orderly end, although it looks
-                // like one.
+                // The kernel reported the error to an earlier send. So a receive returns no bytes and no error
+                // after a reset, as after an orderly end.
                 let reset = self.is_broken && self.end.is_none();
                 self.end = Some(if reset { End::Error(Errno::CONNRESET) } else { End::Fin });
                 self.is_cut = self.tls.is_some();
             }
             Ok((read, _)) => {
-                // A short read emptied the socket: the kernel reports more bytes, unless it has reported the end.
+                // A short read emptied the socket: the kernel reports more bytes, unless it has reported the
+                // end.
                 self.readable = read == wanted || self.hung_up;
                 if self.tls.is_some() {
                     self.open(buffers);
@@ -278,8 +280,8 @@ impl Transport {
         }
     }
 
-    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`] before
-    /// it sends more.
+    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`]
+    /// before it sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.is_broken || bytes.is_empty() {
             return;
@@ -311,11 +313,11 @@ impl Transport {
             }
         }
         self.output.tail().extend_from_slice(rest);
-        // Only after EAGAIN does the kernel report that the socket is writable.
+        // The kernel reports that the socket is writable only after EAGAIN.
         self.flush_output();
     }
 
-    /// Sends bytes below the TLS layer, before it begins.
+    /// Sends bytes without TLS, before TLS begins.
     pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         debug_assert!(self.tls.is_none(), "TLS has not begun");
         self.send_plain(bytes);
@@ -385,9 +387,9 @@ impl Transport {
         self.sending == Sending::Ended || self.is_broken
     }
 
-    /// Receives again after the end, until the peer has received everything; returns whether that is necessary. The
-    /// caller discards the input. A closed socket would respond to it with a reset, which destroys the bytes that the
-    /// peer has not received yet.
+    /// Begins to receive again after the end, so that the caller can discard input until the peer has received
+    /// everything. Returns false if that is not necessary. A closed socket would respond to input with a reset,
+    /// which destroys the bytes that the peer has not received yet.
     pub(crate) fn begin_draining(&mut self) -> bool {
         let is_necessary = self.left() > 0 || !sys::is_all_read(self.socket.as_fd());
         if is_necessary {
@@ -468,7 +470,7 @@ mod tests {
         transport.settle(&mut buffers);
         assert_eq!((transport.input.has_no_memory(), buffers.pooled()), (true, 1));
         assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing);
-        assert_eq!(buffers.pooled(), 1, "nothing came, so the buffer is given back");
+        assert_eq!(buffers.pooled(), 1, "a receive without bytes gives its buffer back");
     }
 
     #[test]
@@ -497,7 +499,11 @@ mod tests {
         assert_eq!((transport.end, transport.is_at_end(), transport.is_cut), (Some(End::Fin), false, false));
         transport.input.consume(4);
         assert!(transport.is_at_end());
-        assert_eq!(receive(&mut transport, &mut buffers), Received::Nothing, "it stays at its end");
+        assert_eq!(
+            receive(&mut transport, &mut buffers),
+            Received::Nothing,
+            "the transport stays at its end"
+        );
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(crate) enum Admission {
 pub(crate) struct Admitted {
     /// The pool for refused clients, if the client was refused: it takes precedence over routes.
     pub(crate) backend: Option<usize>,
-    /// Permit among the connections of its address.
+    /// Permit for one of the connections of its address.
     permit: Option<ClientLease>,
     /// The record of its activity.
     pub(crate) record: Option<Arc<ClientRecord>>,
@@ -45,7 +45,7 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
-    /// Returns whether all of its parts are absent.
+    /// Returns true if the client has no permit, record or log, and was not refused.
     pub(crate) fn is_plain(&self) -> bool {
         self.backend.is_none() && self.permit.is_none() && self.record.is_none() && self.log.is_none()
     }
@@ -107,7 +107,8 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
     }
 }
 
-/// Carries out a refusal; `status` is for clients that get an HTTP response.
+/// Decides on a refused client, and takes a permit for its wait in a tarpit. `status` is for clients that get
+/// an HTTP response.
 pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status: u16) -> Admission {
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
@@ -115,7 +116,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
         Refusal::Backend(backend) => {
             Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
         }
-        // At the limit of waiting clients, further clients are closed.
+        // At the limit of waiting clients, the connections of further clients are closed.
         Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(permit) => {
                 service.live.counters.of(worker).tarpitted.one();
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_lists_and_limits_needs_no_permits() {
+    fn a_service_without_lists_and_limits_admits_clients_without_permits() {
         let service = service(|_| {});
         assert!(matches!(admit_one(&service), Admission::Enter(admitted) if admitted.is_plain()));
         assert_eq!(service.live.counters.total("denied"), 0);

@@ -1,5 +1,5 @@
-//! The end of all connections and flows of one server, because a check marked it down or an operator closes them.
-//! Connections of clients are reset; requests that may be repeated are retried on another server.
+//! The end of all connections and flows of one server, because a check marked it down or an operator closes
+//! them. Connections of clients are reset; requests that may be repeated are retried on another server.
 
 use evener_core::Target;
 use evener_core::counters::{Counter, ServiceCounters};
@@ -32,7 +32,8 @@ impl EndReason {
 /// Receives the number of connections and flows that ended.
 type Done = Box<dyn FnOnce(usize) + Send>;
 
-/// A request to all workers. When the last worker drops it, the total is sent.
+/// A request to all workers to end connections and flows. When the last worker drops the request, the total is
+/// sent.
 pub(crate) struct Ending {
     live: Arc<ServerLive>,
     target: Target,
@@ -96,7 +97,7 @@ mod tests {
         Target::Ip(address.parse().unwrap())
     }
 
-    /// Checks which connections to the first of two servers end.
+    /// Checks whether the end of the first server's connections includes a connection to `server` at `address`.
     fn check(reason: EndReason, server: usize, address: &str, expected: bool) {
         let pool = TestPool::new("pool", &["192.0.2.1:80", "192.0.2.2:80"].map(target));
         let snapshot = pool.published().load_full();

@@ -1,7 +1,8 @@
-//! Detection of loops at run time, such as two instances that are each other's server. Requests, DNS queries and PROXY
-//! headers carry the number of instances that forwarded them; beyond [`HOPS_MAX`] they are refused. For other traffic
-//! the TTL of packets serves the same purpose: where suspiciously many clients may be servers of the pool, the
-//! connection or flow to the server gets the TTL of the client's packets minus one, and a TTL of 1 is refused.
+//! Detection of loops at run time, such as two instances that are each other's server. Requests, DNS queries
+//! and PROXY headers carry the number of instances that forwarded them, and are refused if this number has
+//! reached [`HOPS_MAX`]. For other traffic the TTL of packets serves the same purpose: where suspiciously many
+//! clients may be servers of the pool, the connection or flow to the server gets the TTL of the client's
+//! packets minus one, and a TTL of 1 is refused.
 
 use crate::context::Context;
 use crate::context::descriptors;
@@ -15,17 +16,20 @@ use std::time::Duration;
 
 pub(crate) use evener_core::wire::HOPS_MAX;
 
-/// Number of connections of a service, or half of its limit, from which on they may be part of a loop.
+/// Number of connections of a service from which on they may be part of a loop; half of the limit, if that is
+/// less.
 const CONNECTIONS_SUSPICIOUS: u32 = 1000;
-/// Number of queries of a worker, or half of its part of the limit, from which on they may be part of a loop.
+/// Number of queries of a worker from which on they may be part of a loop; half of the worker's part of the
+/// limit, if that is less.
 const QUERIES_SUSPICIOUS: u32 = 32;
 /// Number of servers of a pool that are compared with the address of a client.
 const SERVERS_COMPARED_MAX: usize = 64;
 /// Number of new flows of a listener in a [`WINDOW`] from which on they may be part of a loop.
 const FLOWS_SUSPICIOUS: u32 = 256;
-/// The window in which flows are counted. On a busy machine a looping datagram may pass only some ten times a second.
+/// The window in which flows are counted. On a busy machine a looping datagram may pass only about ten times a
+/// second.
 const WINDOW: Duration = Duration::from_secs(10);
-/// tcp(7): a listener keeps the first packets of its connections.
+/// Socket option that makes a listener keep the first packets of its connections (tcp(7)).
 const TCP_SAVE_SYN: i32 = 27;
 
 /// Counts and reports a refusal because of a loop.
@@ -49,7 +53,8 @@ fn is_crowded(service: &Service) -> bool {
     service.live.connections.active() >= CONNECTIONS_SUSPICIOUS.min(most)
 }
 
-/// Returns whether a request without a number of instances may be part of a loop.
+/// Returns whether a request may be part of a loop, if it does not carry the number of instances that forwarded
+/// it.
 pub(crate) fn may_request_loop(service: &Service, client: IpAddr, backend: &Backend) -> bool {
     is_crowded(service) && {
         let pool = backend.pool.load();
@@ -62,7 +67,8 @@ pub(crate) fn is_crowded_by_queries(in_flight: u32, most: u32) -> bool {
     in_flight >= QUERIES_SUSPICIOUS.min(most / 2)
 }
 
-/// Decrements the TTL on the connection to a server like a router, if the connection may be part of a loop.
+/// Gives the connection to a server the TTL of the client's packets minus one, as a router would, if the
+/// connection may be part of a loop.
 ///
 /// # Errors
 /// EMULTIHOP when the client's packets may not pass another router.
@@ -114,7 +120,7 @@ fn set_ttl(socket: BorrowedFd<'_>, target: &Target, ttl: u8) {
     let _ = crate::io::sys::set_int(socket, option, ttl.into());
 }
 
-/// The number of recent flows of a listener that may be part of a loop.
+/// Counts the recent flows of a listener, and requests TTLs while so many flows may be part of a loop.
 #[derive(Debug, Default)]
 pub(crate) struct FlowWatch {
     since: Time,
@@ -129,8 +135,8 @@ impl FlowWatch {
         self.reads_ttls
     }
 
-    /// Notes a new flow to `target`, whose first datagram arrived with this TTL. `Err` when the datagram may not pass
-    /// another router.
+    /// Counts a new flow to `target`, whose first datagram arrived with the TTL `received`, and gives its
+    /// socket this TTL minus one. `Err` if the datagram may not pass another router.
     pub(crate) fn on_flow(
         &mut self,
         now: Time,
@@ -227,9 +233,9 @@ mod tests {
             watch.reads_ttls()
         };
         assert!((1..FLOWS_SUSPICIOUS).all(|_| !begin(&mut watch, 20)));
-        assert!(begin(&mut watch, 29), "one more in the same window");
-        assert!(begin(&mut watch, 30), "the window before was busy");
-        assert!(!begin(&mut watch, 40), "the window before was quiet");
+        assert!(begin(&mut watch, 29), "the flows of one window are suspiciously many");
+        assert!(begin(&mut watch, 30), "the previous window had many flows");
+        assert!(!begin(&mut watch, 40), "the previous window had few flows");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Listing of open connections, sessions and flows, and the request to close one by its number. The number is the only
-//! state that entries have for it.
+//! Listing of open connections, sessions and flows, and the request to close one by its number. Entries store
+//! nothing but their number for this purpose.
 
 use evener_core::clients::LastServer;
 use evener_core::lock::lock;
@@ -12,7 +12,7 @@ use std::time::Duration;
 /// A connection or flow of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// Number, unique for the life of the instance (within 4 billion of one worker).
+    /// Number, unique among all workers. The numbers of a worker repeat after 4 billion entries.
     pub number: u64,
     /// The service.
     pub service: Arc<str>,
@@ -143,7 +143,8 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Returns the worker of a number of [`crate::context::Context::global_number`], and the serial number there.
+/// Returns the index of the worker that assigned a number of [`crate::context::Context::global_number`], and
+/// the serial number there; `None` if no worker assigns the number.
 pub(crate) fn find(number: u64, workers: usize) -> Option<(usize, u32)> {
     let workers = workers as u64;
     Some(((number % workers) as usize, u32::try_from(number / workers).ok()?))
@@ -154,8 +155,8 @@ pub(crate) fn last_server(pool: &Arc<str>, server: &Entry) -> LastServer {
     LastServer { pool: Arc::clone(pool), server: Arc::clone(&server.name) }
 }
 
-/// Returns the port of a client with this address. Clients of unix sockets have none, and behind a proxy only the proxy's
-/// port may be known.
+/// Returns the port of a client with this address. Clients of unix sockets have none, and behind a proxy only
+/// the proxy's port may be known.
 pub(crate) fn port(peer: SocketAddr, client: IpAddr) -> Option<u16> {
     (peer.ip() == client && peer.port() > 0).then_some(peer.port())
 }
@@ -217,7 +218,7 @@ mod tests {
         assert!(collector.is_meant("s") && !collector.is_meant("other"));
         collector.take(|| open(1));
         collector.take(|| open(2));
-        collector.take(|| unreachable!("no room is left, so it is only counted"));
+        collector.take(|| unreachable!("the listing is full, so the entry is only counted"));
         collector.finish();
         drop(request);
         let listing = listings.try_recv().unwrap();

@@ -1,6 +1,6 @@
-//! TCP clients and HTTP requests that wait in the queues of pools because every server is at its limit. Each worker
-//! has a queue; the pool bounds the total of all workers. A permit that is released, at any worker, wakes the
-//! queues; the components decide which waiter takes it.
+//! TCP clients and HTTP requests that wait in the queues of pools because every server is at its limit. Each
+//! worker has a queue; the pool bounds the total of all workers. A permit that is released, at any worker,
+//! wakes the queues; the components decide which waiter takes the permit.
 
 use crate::context::Context;
 use crate::context::pool_queue::{Queued, Waiter};
@@ -14,7 +14,7 @@ pub(crate) fn is_behind(snapshot: &Snapshot, request: &Request) -> bool {
     snapshot.queue.is_some() && snapshot.queued() > 0 && !snapshot.may_pass_the_queue(request)
 }
 
-/// Takes a slot in the queue of a pool; `None` when the pool has no queue, or a full one.
+/// Takes a slot in the queue of a pool; `None` if the pool has no queue, or its queue is full.
 pub(crate) fn enter(
     cx: &mut Context,
     service: &Service,
@@ -46,7 +46,7 @@ mod tests {
     use crate::service::testing::{TestPool, service};
     use evener_core::spec::{Protocol, QueueSpec};
 
-    /// A pool with one server, and a queue of this size if there is one.
+    /// A pool with one server, and with a queue if `size` is given.
     fn pool(size: Option<u32>) -> TestPool {
         let server = evener_core::Target::Ip("192.0.2.1:80".parse().unwrap());
         TestPool::with("pool", &[server], |spec| {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_with_a_full_queue_or_none_takes_no_waiter() {
+    fn a_pool_without_a_queue_or_with_a_full_queue_takes_no_waiter() {
         let (mut cx, _) = Context::for_tests();
         let none = pool(None);
         let unqueued = service(Protocol::Tcp, &none);

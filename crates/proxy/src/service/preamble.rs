@@ -1,5 +1,5 @@
-//! The bytes of a connection before a server is chosen: the PROXY header of a downstream proxy, and the ClientHello of
-//! passed-through TLS. Also the PROXY header that is sent to a server.
+//! The bytes of a connection before a server is chosen: the PROXY header of a downstream proxy, and the
+//! ClientHello of passed-through TLS. Also the PROXY header that is sent to a server.
 
 use crate::io::tls::TlsFacts;
 use crate::service::Settings;
@@ -19,7 +19,8 @@ pub(crate) const PREAMBLE: Duration = Duration::from_secs(10);
 pub(crate) struct Origin {
     /// The client; clients of a unix socket count as loopback.
     client: SocketAddr,
-    /// The address that the client connected to, if a PROXY header has it; otherwise the socket's address counts.
+    /// The address that the client connected to, if a PROXY header has it; otherwise the socket's address
+    /// counts.
     pub(crate) destination: Option<SocketAddr>,
     /// The received PROXY header; its contents are passed on.
     header: Vec<u8>,
@@ -67,7 +68,7 @@ impl Origin {
     }
 }
 
-/// Clients of a unix socket have no address; they count as loopback.
+/// Returns the address of a client. Clients of a unix socket have no address; they count as loopback.
 pub(crate) fn client_address(address: Option<SocketAddrAny>) -> SocketAddr {
     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
     address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
@@ -78,7 +79,8 @@ pub(crate) fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok())
 }
 
-/// Reads the PROXY header at the beginning of `bytes`. Returns its length; `None` when more bytes have to arrive.
+/// Reads the PROXY header at the beginning of `bytes`. Returns its length; `None` when more bytes have to
+/// arrive.
 pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usize>, ProxyError> {
     Ok(proxy::parse(bytes)?.map(|header| {
         origin.apply(&header, bytes);
@@ -90,11 +92,13 @@ pub(crate) fn read_proxy(bytes: &[u8], origin: &mut Origin) -> Result<Option<usi
 #[derive(Debug)]
 pub(crate) struct Preamble {
     origin: Origin,
-    /// The received bytes that were not consumed; at the end they belong to the payload for the server.
+    /// The received bytes. A complete PROXY header is removed; the rest, including a ClientHello, is the
+    /// payload for the server.
     bytes: Vec<u8>,
     /// The server name in the ClientHello.
     name: Option<String>,
-    /// Number of bytes of the local PROXY header that the server has not received yet; they do not count as the client's.
+    /// Number of bytes of the local PROXY header that the server has not received yet; they do not count as the
+    /// client's.
     header_left: u64,
     awaits_proxy: bool,
     awaits_hello: bool,
@@ -126,7 +130,8 @@ impl Preamble {
         }
     }
 
-    /// Returns the number of the client's bytes among the next bytes for the server: the local header precedes them.
+    /// Returns the number of the client's bytes among the next bytes for the server: the local header precedes
+    /// them.
     pub(crate) fn count_of_client(&mut self, bytes: u64) -> u64 {
         let header = bytes.min(self.header_left);
         self.header_left -= header;
@@ -148,8 +153,9 @@ impl Preamble {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Takes the first bytes for the server: a PROXY header of this version, if there is one, then the payload. Returns
-    /// them with the size of the header. `number` is the unique id of a connection without one.
+    /// Takes the first bytes for the server: a PROXY header of this version, if there is one, then the payload.
+    /// Returns them with the size of the header. `number` becomes the unique ID of the connection if the
+    /// received header has none.
     pub(crate) fn take_first(
         &mut self,
         version: Option<Version>,
@@ -273,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_header_gives_the_client_and_leaves_the_payload_for_any_division() {
+    fn a_proxy_header_gives_the_client_wherever_it_is_divided() {
         for cut in 0..=V1.len() {
             let mut preamble = preamble(PROXY, false);
             preamble.bytes.extend_from_slice(&V1[..cut]);
@@ -293,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_without_a_header_and_a_name_without_tls_are_malformed() {
+    fn http_in_place_of_a_proxy_header_or_a_client_hello_is_malformed() {
         for (peer, is_routed) in [(PROXY, false), (PROXY, true), ("192.0.2.8:1", true)] {
             let mut preamble = preamble(peer, is_routed);
             preamble.bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n");

@@ -12,7 +12,7 @@ pub(crate) fn service(protocol: Protocol, pool: &TestPool) -> Arc<Service> {
     service_with(protocol, pool, |_| {})
 }
 
-/// The same with other settings.
+/// A service like [`service`], with `change` applied to its settings.
 pub(crate) fn service_with(
     protocol: Protocol,
     pool: &TestPool,

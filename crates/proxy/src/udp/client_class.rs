@@ -1,5 +1,5 @@
-//! The two classes of clients: clients that the access list permits, and clients that it refuses, which may have a pool of
-//! their own.
+//! The two classes of clients: clients that the access list permits, and clients that it refuses, which may
+//! have a pool of their own.
 
 use crate::service::{Backend, Settings};
 use evener_core::counters::ServiceCounters;

@@ -1,4 +1,5 @@
-//! Flows: their beginning at a server, their move to another server, their end, and the datagrams of clients to servers.
+//! Flows: their beginning at a server, their move to another server, their end, and the datagrams of clients to
+//! servers.
 
 use super::client_class::{ClientClass, Pools};
 use super::{DatagramListener, FlowSocket, Identity, NewFlow, Udp};
@@ -69,7 +70,8 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
     let source = SourceAddress::of(&new.settings.options, new.key.client.ip());
     match connect::datagram_socket(&server.target, source) {
         Ok(socket) => Ok((socket, unit)),
-        // This server cannot see the address of this client: the server is not at fault, and a free port does not help.
+        // The client's address cannot be the source address towards this server. The server is not at fault,
+        // and a free port would not help.
         Err(Errno::ADDRNOTAVAIL) => {
             server.live.counters.of(cx.id).connect_errors.one();
             count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
@@ -108,8 +110,8 @@ impl DatagramListener {
 }
 
 impl Udp {
-    /// Returns the socket of a flow, which begins or moves to another server if necessary. `None` when the datagram is
-    /// dropped.
+    /// Returns the socket of a flow, which begins or moves to another server if necessary. `None` when the
+    /// datagram is dropped.
     pub(super) fn flow_of(
         &mut self,
         cx: &mut Context,
@@ -225,7 +227,8 @@ impl Udp {
         }
     }
 
-    /// Inserts a flow into the table, replacing a flow with the same key. `None` when the socket cannot be registered.
+    /// Inserts a flow into the table, replacing a flow with the same key. `None` when the socket cannot be
+    /// registered.
     fn install(&mut self, cx: &Context, flow: FlowSocket, snapshot: &Snapshot) -> Option<FlowSocketKey> {
         let (at, key, server) = (flow.listener, flow.key, Arc::clone(&flow.choice.server));
         if let Some(record) = &flow.identity.record {
@@ -303,13 +306,14 @@ impl Udp {
             match error {
                 None => return,
                 Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
-                // The datagram is too large for its route, or a local rule forbids it: the server is not at fault.
+                // The datagram is too large for its route, or a local rule forbids it: the server is not at
+                // fault.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
                     counters.drop_unsendable.one();
                     left = &left[1..];
                 }
-                // The error (ICMP) concerns an earlier datagram of the flow. The present datagrams were not sent yet, and go
-                // to the next server.
+                // The error (ICMP) concerns an earlier datagram of the flow. The present datagrams were not
+                // sent yet, and go to the next server.
                 Some(error) => {
                     let (server, snapshot) = (&flow.choice.server, pools.of(flow.class));
                     attempt.failed(server.id, flow.choice.why, Cost::Quick);

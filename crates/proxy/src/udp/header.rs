@@ -23,7 +23,7 @@ impl DatagramListener {
 }
 
 impl Udp {
-    /// Puts the PROXY header before each of these datagrams of a flow, if its pool is configured so.
+    /// Puts the PROXY header before each of these datagrams of a flow, if the flow has one.
     pub(super) fn introduce(&self, socket: FlowSocketKey, batch: &mut Batch, indices: &[usize]) {
         let header = self.sockets.get(socket).and_then(|flow| flow.header.as_deref());
         if let Some(header) = header {

@@ -1,5 +1,5 @@
-//! Listeners that close because the program drains or a reload removed them. They serve clients until their flows end, and no
-//! longer: a successor waits for the address.
+//! Listeners that close because the program drains or a reload removed them. They serve clients only until
+//! their flows end, because a successor may wait for the address.
 
 use super::flow::socket_of;
 use super::{DatagramListener, Udp};
@@ -11,14 +11,15 @@ use std::time::Duration;
 /// Idle timeout of the flows of a leaving listener.
 pub(super) const DRAIN_IDLE: Duration = Duration::from_secs(1);
 
-/// Idle timeout of such a flow after a response to its last datagram.
+/// Idle timeout of a flow of a leaving listener after a response to the client's last datagram.
 const DRAIN_RESPONDED_IDLE: Duration = Duration::from_millis(100);
 
-/// Maximum time until a listener that a reload removed closes, even with busy flows. When the program drains, the drain
-/// deadline applies instead.
+/// Maximum time until a listener that a reload removed closes, even with busy flows. When the program drains,
+/// the drain deadline applies instead.
 const LEAVE_MAX: Duration = Duration::from_secs(30);
 
-/// Time after which flows without any response end, such as flows of logs and metrics, whose datagrams never cease.
+/// Time after which flows without any response end, such as flows of logs and metrics, whose datagrams never
+/// cease.
 const NO_RESPONSE_MAX: Duration = Duration::from_secs(5);
 
 impl DatagramListener {

@@ -1,5 +1,5 @@
-//! Listeners for datagrams, and the datagrams of clients: each is assigned to its client, then to a flow, and the datagrams
-//! of one flow are sent together.
+//! Listeners for datagrams, and the datagrams of clients: each is assigned to its client, then to a flow, and
+//! the datagrams of one flow are sent together.
 
 use super::client_class::Pools;
 use super::{BATCHES_MAX, DatagramListener, Udp};
@@ -29,8 +29,8 @@ impl DatagramListener {
         ended
     }
 
-    /// Returns the client of datagram `nth` of a batch. A proxy of the service reports the client in each datagram, in a
-    /// header that is removed here. `None` when the datagram is dropped.
+    /// Returns the client of datagram `nth` of a batch. A proxy of the service reports the client in each
+    /// datagram, in a header that is removed here. `None` when the datagram is dropped.
     fn client_of(&self, cx: &Context, batch: &mut Batch, nth: usize, settings: &Settings) -> Option<FlowKey> {
         let local = if self.local == Local::Each { batch.local(nth) } else { None };
         let sender = batch.sender(nth)?;

@@ -53,7 +53,8 @@ impl Udp {
             match received {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
-                // Responses that arrived after the error cause no further event.
+                // No further event reports the responses that arrived after the error, so the flow is read
+                // again.
                 Err(error) => {
                     self.on_refused(cx, socket, error);
                     break;
@@ -95,8 +96,8 @@ impl Udp {
     fn on_refused(&mut self, cx: &mut Context, socket: FlowSocketKey, error: Errno) {
         let Some(flow) = self.sockets.get(socket) else { return };
         let Some(listener) = self.listeners.get(flow.listener) else { return };
-        // A flow that ended or moved while the present events were handled has another socket, or none. An error about the
-        // size of packets concerns datagrams, not the server.
+        // A flow that ended or moved while the present events were handled has another socket, or none. An
+        // error about the size of packets concerns datagrams, not the server.
         let is_current = listener.flows.peek(&flow.key).is_some_and(|flow| socket_of(flow) == socket);
         if !is_current || error == Errno::MSGSIZE || is_local_error(error) {
             return;
@@ -107,7 +108,7 @@ impl Udp {
         let mut attempt = Attempt::new();
         attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
         note_refusal(cx, &snapshot, &flow.choice.server, error);
-        // Without another server the flow ends, which is counted there.
+        // Without another server, `move_on` reports that and ends the flow.
         let _ = self.move_on(cx, socket, (&settings, &snapshot), &mut attempt);
     }
 

@@ -1,5 +1,5 @@
-//! Datagrams of one client that go to several servers in turn. The client has a flow to each of these servers: responses
-//! reach the client, and the next turn needs no new socket.
+//! Datagrams of one client that go to several servers in turn. The client has a flow to each of these servers:
+//! responses reach the client, and the next turn needs no new socket.
 
 use super::client_class::{ClientClass, Pools};
 use super::flow::{BeginError, socket_of};
@@ -14,8 +14,8 @@ use evener_core::snapshot::Request;
 use std::sync::Arc;
 
 impl Udp {
-    /// Returns the socket for the next datagram of a client. A turn of a server lasts `datagrams`. `None` when the datagram
-    /// is dropped.
+    /// Returns the socket for the next datagram of a client. A server gets `datagrams` datagrams in each of its
+    /// turns. `None` when the datagram is dropped.
     pub(super) fn spread(
         &mut self,
         cx: &mut Context,

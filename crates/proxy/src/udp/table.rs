@@ -34,8 +34,8 @@ impl Udp {
         }
     }
 
-    /// Ends the flows of clients whose class changed with the access list, and the flows of refused clients if their pool
-    /// changed.
+    /// Ends the flows of clients whose class changed with the access list, and the flows of refused clients if
+    /// their pool changed.
     pub(super) fn end_misplaced(&mut self, at: DatagramListenerKey, settings: &Settings, pool: PoolChange) {
         self.end_where(at, |socket, _| {
             let moves = socket.class == ClientClass::Refused && pool == PoolChange::AnotherOfRefused;
@@ -48,7 +48,8 @@ impl Udp {
         self.end_where(at, |_, _| true);
     }
 
-    /// Ends the flows of a listener that `is_meant` selects, by the socket and the time of the client's last datagram.
+    /// Ends the flows of a listener that `is_meant` selects, by the socket and the time of the client's last
+    /// datagram.
     pub(super) fn end_where(
         &mut self,
         at: DatagramListenerKey,
@@ -118,7 +119,7 @@ impl Udp {
         of_server.len()
     }
 
-    /// Returns the flows with such sockets.
+    /// Returns the flows whose sockets `is_meant` selects.
     fn flows_where(&self, is_meant: impl Fn(&FlowSocket) -> bool) -> Vec<(DatagramListenerKey, FlowKey)> {
         let is_meant = |flow: &Flow| self.sockets.get(socket_of(flow)).is_some_and(&is_meant);
         let of_listener = |(at, listener): (DatagramListenerKey, &DatagramListener)| {

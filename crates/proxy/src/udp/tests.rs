@@ -1,4 +1,4 @@
-//! The component without a worker: real sockets on loopback, and a test that plays the loop.
+//! The component without a worker: real sockets on loopback, and each test takes the place of the loop.
 
 mod listeners;
 
@@ -29,7 +29,7 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_secs(20);
 const ID: u64 = 7;
 
-/// A component with one listener, and the servers that it leads to.
+/// A component with one listener, and its servers.
 struct Fixture {
     udp: Udp,
     cx: Context,
@@ -65,7 +65,7 @@ fn wait_readable(socket: impl AsFd) {
 /// Receives one datagram, and returns it with its sender.
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_536];
-    let (length, sender) = socket.recv_from(&mut buffer).expect("a datagram comes");
+    let (length, sender) = socket.recv_from(&mut buffer).expect("a datagram arrives");
     buffer.truncate(length);
     (buffer, sender)
 }
@@ -103,7 +103,7 @@ impl Fixture {
     }
 
     fn listener(&self) -> DatagramListenerKey {
-        self.udp.find(ID).expect("the listener is there")
+        self.udp.find(ID).expect("the listener exists")
     }
 
     fn count(&self, counter: &str) -> u64 {
@@ -118,7 +118,7 @@ impl Fixture {
         self.cx.now += time;
     }
 
-    /// Plays the loop's part for a listener that became readable.
+    /// Takes the place of the loop for a listener that became readable.
     fn on_datagrams(&mut self) {
         let at = self.listener();
         wait_readable(self.udp.listeners[at].socket.as_fd());
@@ -126,7 +126,7 @@ impl Fixture {
         self.udp.reap();
     }
 
-    /// Sends datagrams, and has them forwarded together.
+    /// Sends datagrams to the listener, which forwards them together.
     fn send(&mut self, client: &UdpSocket, datagrams: &[&str]) {
         for datagram in datagrams {
             client.send(datagram.as_bytes()).unwrap();
@@ -146,7 +146,7 @@ impl Fixture {
         self.udp.sockets.keys(|_| true)
     }
 
-    /// Has the responses of all servers, or their refusals, sent on.
+    /// Forwards the responses of all servers, and handles their refusals.
     fn on_responses(&mut self) {
         for socket in self.sockets() {
             self.udp.on_flow_event(&mut self.cx, socket);
@@ -176,11 +176,15 @@ impl Fixture {
 }
 
 #[test]
-fn a_response_returns_to_the_client_from_the_address_that_it_sent_to() {
+fn a_response_returns_to_the_client_from_the_address_that_the_client_sent_to() {
     let mut fixture = Fixture::new(1, |_| {});
     let client = fixture.client();
     let flow = fixture.begin(&client);
-    assert_ne!(flow, client.local_addr().unwrap(), "the server sees a socket of the flow");
+    assert_ne!(
+        flow,
+        client.local_addr().unwrap(),
+        "the server receives datagrams from the socket of the flow"
+    );
     fixture.respond(0, flow, "response");
     assert_eq!(receive(&client), (b"response".to_vec(), fixture.address));
     let counted = ["flows", "datagrams_in", "datagrams_out", "bytes_in", "bytes_out"]
@@ -247,7 +251,7 @@ fn events_of_closed_sockets_and_listeners_are_ignored() {
     fixture.udp.on_flow_event(&mut fixture.cx, stale);
     assert_eq!((fixture.sockets(), fixture.flows()), (vec![current], 1));
     let at = fixture.listener();
-    fixture.udp.release(&mut fixture.cx, ID).expect("it was there");
+    fixture.udp.release(&mut fixture.cx, ID).expect("the listener exists");
     fixture.udp.on_listener_event(&mut fixture.cx, at);
     assert!(fixture.cx.ready.is_empty() && fixture.udp.release(&mut fixture.cx, ID).is_none());
 }
@@ -283,7 +287,7 @@ fn flows_end_when_they_are_unused_by_both_sides() {
     fixture.respond(0, flow, "late");
     fixture.pass(Duration::from_secs(4));
     fixture.udp.sweep(&mut fixture.cx);
-    // The server still sends in one of them: it counts as used at the sweep.
+    // The server still sends in one of the flows, which counts as used at the time of the sweep.
     assert_eq!((fixture.flows(), fixture.count("flows_expired")), (1, 1));
     assert_eq!(fixture.udp.next_sweep(), Some(began + Duration::from_secs(20)));
     fixture.pass(Duration::from_secs(10));
@@ -357,7 +361,7 @@ fn without_a_server_datagrams_are_counted_and_reported_once_a_second() {
 }
 
 #[test]
-fn flows_stay_at_a_draining_server_and_leave_one_in_maintenance() {
+fn flows_stay_at_a_draining_server_and_leave_a_server_in_maintenance() {
     let mut fixture = Fixture::new(2, |_| {});
     let client = fixture.client();
     fixture.begin(&client);
@@ -370,7 +374,11 @@ fn flows_stay_at_a_draining_server_and_leave_one_in_maintenance() {
     fixture.send(&client, &["moved"]);
     assert_eq!(text(&fixture.servers[1]), "moved");
     assert_eq!((fixture.count("flows_moved"), fixture.flows()), (1, 1));
-    assert_eq!(fixture.udp.sockets[fixture.sockets()[0]].identity.number, number, "it keeps its number");
+    assert_eq!(
+        fixture.udp.sockets[fixture.sockets()[0]].identity.number,
+        number,
+        "the moved flow keeps its number"
+    );
     fixture.check_invariants();
 }
 
@@ -379,7 +387,8 @@ fn with_a_dead_server(servers: usize) -> (Fixture, UdpSocket) {
     let mut fixture = Fixture::new(servers, |_| {});
     let client = fixture.client();
     fixture.begin(&client);
-    // A socket that is connected elsewhere refuses others, and no other test gets its port.
+    // A socket that is connected elsewhere refuses datagrams of other senders. It stays open, so that no other
+    // test gets its port.
     let dead = fixture.servers.remove(0);
     dead.connect((Ipv4Addr::LOCALHOST, 9)).unwrap();
     fixture.dead = Some(dead);
@@ -443,7 +452,7 @@ fn a_response_of_a_suspect_server_is_reported_as_success() {
 fn each_datagram_reports_the_client_to_the_server() {
     let mut fixture = Fixture::new(1, |settings| settings.backends[0].send_proxy = Some(Version::V2));
     let client = fixture.client();
-    // With a header before it, this one is larger than a datagram can be.
+    // With a header before it, this datagram would exceed the maximum size.
     let large = vec![b'x'; 65_507];
     client.send(&large).unwrap();
     fixture.send(&client, &["one", "two"]);
@@ -456,7 +465,7 @@ fn each_datagram_reports_the_client_to_the_server() {
     }
     assert_quiet(&fixture.servers[0]);
     assert_eq!(fixture.count("drop_unsendable"), 1);
-    assert!(fixture.reports.take().is_empty(), "it is no failure of the server");
+    assert!(fixture.reports.take().is_empty(), "the server is not at fault");
 }
 
 #[test]
@@ -485,7 +494,7 @@ fn a_proxy_reports_clients_and_gets_their_responses() {
     assert_eq!(text(&upstream), "response");
 }
 
-/// The order in which datagrams of one client reach two servers.
+/// Checks the order in which datagrams of one client reach two servers.
 fn check_spread(datagrams: u32, expected: &[usize]) {
     let mut fixture = Fixture::new(2, |settings| settings.options.spread = Some(datagrams));
     let client = fixture.client();

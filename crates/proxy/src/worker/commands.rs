@@ -1,4 +1,5 @@
-//! The commands of the control thread: listeners that are opened, closed or reassigned, and the end of the worker.
+//! The commands of the control thread: listeners that are opened, closed or reassigned, and the end of the
+//! worker.
 
 use super::{Command, Worker};
 use crate::io::batch::Local;

@@ -1,5 +1,5 @@
-//! Closes unused entries when clients wait for descriptors: first pooled connections to servers and pipes, then idle connections of
-//! clients (HTTP, and DNS over TCP), the longest idle first.
+//! Closes unused entries when clients wait for descriptors: first pooled connections to servers and pipes, then
+//! idle connections of clients (HTTP, and DNS over TCP), the longest idle first.
 
 use super::Worker;
 use crate::context::descriptors;
@@ -27,7 +27,7 @@ pub(super) fn shed(worker: &mut Worker) {
     }
     if closed > 0 {
         descriptors::shed(closed);
-        // The entries are removed when the present events are handled; then the waiting workers are woken.
+        // The entries are removed after the present events are handled; then all workers are woken.
         worker.shed_any = true;
     }
 }

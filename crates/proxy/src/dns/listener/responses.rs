@@ -1,6 +1,6 @@
-//! The batch of responses over UDP. Each is sent from the listener of its query. Responses of the same
-//! length to the same client become one message for the kernel, since sending responses is half of the cost of a
-//! query.
+//! The batch of responses over UDP. Each response is sent from the listener of its query. Responses of the same
+//! length to the same client become one message for the kernel, since sending responses is half of the cost of
+//! a query.
 
 use crate::context::Context;
 use crate::context::keys::Handle;
@@ -12,8 +12,8 @@ use evener_core::hash;
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
-/// Number of slots. In large batches more responses go to the same client, which cost little more than one
-/// response.
+/// Number of slots. In larger batches more responses go to the same client, and such responses together cost
+/// little more than one response.
 const ROOM: usize = 256;
 
 /// A batch of responses.
@@ -28,7 +28,7 @@ pub(in crate::dns) struct Responses {
     burst: Burst,
 }
 
-/// Sorts slots by listener, client and length.
+/// Sort key of a slot: listener, client and length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     /// Key of the listener, as a number that can be sorted.
@@ -65,7 +65,8 @@ impl Responses {
         ROOM - self.count
     }
 
-    /// Sets the destination of the next slot, which is filled already. Without one it is not sent.
+    /// Sets the destination of the next slot, which is filled already. Without a destination the slot is not
+    /// sent.
     pub(in crate::dns) fn send_next(&mut self, path: Option<ReturnPath>) {
         let at = self.count;
         self.count += 1;

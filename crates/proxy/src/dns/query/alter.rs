@@ -1,5 +1,5 @@
 //! Changes of a query for its server: the client subnet, the PROXY header, and the number of instances that
-//! passed it on, if it may be in a loop.
+//! passed the query on, if the query may be in a loop.
 
 use crate::context::Context;
 use crate::context::keys::QueryKey;
@@ -13,8 +13,8 @@ use evener_core::wire::dns::{self as wire, Added};
 use evener_core::wire::proxy::{self, Extras, Transport};
 use std::net::IpAddr;
 
-/// One in this many queries that may be in a loop is marked. A loop is marked soon, and other queries from
-/// the same machine stay cheap.
+/// One in this many queries that may be in a loop is marked. A looping query passes often, so it is marked
+/// soon; most other queries from the same machine stay unchanged and cheap.
 const MARK_ONE_IN: usize = 16;
 
 /// The message for the server, if it differs from the client's.
@@ -56,7 +56,7 @@ impl Query {
     }
 }
 
-/// Selects the option that counts instances.
+/// Choice whether the option that counts instances is added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hops {
     Marked,
@@ -69,8 +69,8 @@ impl Dns {
         self.alter_with(settings, key, Hops::Unmarked);
     }
 
-    /// Marks one of many queries whose client has the address of the server: they may come from the server, so
-    /// the number of instances is added. A PROXY header contains it already.
+    /// Adds the number of instances to one in [`MARK_ONE_IN`] queries whose client has the address of the
+    /// server, because such queries may come from the server. A PROXY header already contains the number.
     pub(super) fn mark(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey, server: &Entry) {
         let query = &self.queries[key];
         let most = spec(settings).map_or(u32::MAX, |spec| cx.share(spec.outstanding_max));

@@ -14,13 +14,13 @@ use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry};
 use evener_core::spec::Dialect;
 
-/// An attempt that is not the current one. A query has at most as many as retries.
+/// An attempt that is not the current one. A query has at most as many earlier attempts as retries.
 pub(in crate::dns) struct EarlierAttempt {
     waits: Waits,
     id: u16,
     choice: Option<Choice>,
     sent_at: Time,
-    /// Timed out, without blame of its server yet.
+    /// The attempt timed out, and its server is not blamed yet.
     is_overdue: bool,
 }
 
@@ -31,7 +31,7 @@ impl EarlierAttempt {
 }
 
 impl Query {
-    /// Returns whether the current attempt waits there, under this ID.
+    /// Returns whether the current attempt is at `waits`, under this ID.
     pub(super) fn is_at(&self, waits: Waits, id: u16) -> bool {
         self.waits == waits && self.called() == id
     }
@@ -62,20 +62,20 @@ impl Dns {
         query.set_aside(query.retries > 0);
     }
 
-    /// Makes the attempt that waits there, under this ID, the current one, because its response arrived.
+    /// Makes the attempt at `waits`, under this ID, the current attempt, because its response arrived.
     pub(in crate::dns) fn turn_to_attempt(&mut self, key: QueryKey, waits: Waits, id: u16) {
         let query = &mut self.queries[key];
         if !query.is_at(waits, id)
             && let Some(position) = query.earlier.iter().position(|attempt| attempt.is_at(waits, id))
         {
-            // The attempt that is left did not time out.
+            // The attempt that was current so far did not time out.
             query.set_aside(false);
             query.take_up(position);
         }
     }
 
-    /// Returns whether the current attempt waits there, under this ID. An earlier attempt is removed, because it can
-    /// get no response.
+    /// Returns whether the current attempt is at `waits`, under this ID. An earlier attempt is removed, because
+    /// it can get no response.
     pub(in crate::dns) fn is_current_attempt(
         &mut self,
         cx: &mut Context,
@@ -95,7 +95,8 @@ impl Dns {
         false
     }
 
-    /// Waits on for an earlier attempt for which `is_worth_it`, and returns whether there is one.
+    /// Continues to wait for the latest earlier attempt that `is_worth_it` selects. Returns false if there is
+    /// none.
     fn resume_attempt(
         &mut self,
         cx: &Context,
@@ -113,14 +114,14 @@ impl Dns {
         true
     }
 
-    /// Waits on for any earlier attempt, if no server is left.
+    /// Continues to wait for the latest earlier attempt, because no server is left.
     pub(super) fn resume_any_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
         self.resume_attempt(cx, settings, key, |_, _| true)
     }
 
-    /// Waits on for an earlier attempt, if all servers were queried and may be queried again. A server that
-    /// has the query gets it again only if it may be lost: nothing is lost on a live connection, and a server
-    /// with late responses probably has it.
+    /// Continues to wait for an earlier attempt, after all servers were queried and may be queried again. A
+    /// server gets the query again only if the query may have been lost: nothing is lost on a live connection,
+    /// and a server whose last response was late has probably received the query.
     pub(super) fn resume_late_attempt(&mut self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
         let may_skip = !std::mem::replace(&mut self.queries[key].was_resumed, true);
         self.resume_attempt(cx, settings, key, |dns, attempt| match attempt.waits {
@@ -196,9 +197,9 @@ impl Dns {
         }
     }
 
-    /// Reports the server of an attempt if it has been silent towards all queries since. One lost datagram is
-    /// not a failure, nor is one name that the server cannot resolve. Persistent connections have heartbeats
-    /// instead.
+    /// Reports the server of an attempt if the server has sent no response to any query since. One lost
+    /// datagram is not a failure, and neither is one name that the server cannot resolve. Persistent
+    /// connections have heartbeats instead.
     fn blame(&mut self, cx: &Context, key: QueryKey, server: &Entry, (waits, sent_at): (Waits, Time)) {
         let upstream = self.upstream_of_attempt(waits);
         let query = &self.queries[key];

@@ -1,7 +1,7 @@
-//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. This
-//! saves work and protects against forged responses: each further equal query would be one more ID to guess
-//! (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant for one
-//! client only.
+//! Equal queries while one is outstanding: only one is sent to a server, and all get its response. This saves
+//! work and protects against forged responses: each further equal query would give an attacker one more chance
+//! to guess an ID (RFC 5452, section 5). Limited to services with a cache: elsewhere a response may be meant
+//! for one client only.
 
 use crate::context::Context;
 use crate::context::keys::{Handle, QueryKey};
@@ -11,12 +11,12 @@ use crate::dns::{Dns, Origin};
 use crate::service::Settings;
 use evener_core::wire::dns as wire;
 
-/// Sizes that separate classes of clients over UDP: a response may be truncated for a class, so larger ones
-/// do not wait for it. Each class costs one more outstanding query.
+/// Accepted UDP sizes that separate classes of clients. A response may be truncated for a class, so clients of
+/// a larger class do not wait for it. Each class costs one more outstanding query.
 const SIZES: [usize; 2] = [wire::UDP_BYTES, 1232];
 
 impl Dns {
-    /// Lets a query wait for an equal one, or sends it to a server.
+    /// Lets a query wait for an equal query, or sends it to a server.
     pub(super) fn coalesce_or_dispatch(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         if !self.join(settings, key) {
             self.alter(settings, key);
@@ -24,8 +24,8 @@ impl Dns {
         }
     }
 
-    /// Lets a query wait for an equal one and returns true, if there is one. Otherwise equal ones can wait
-    /// for this one.
+    /// Lets a query wait for an outstanding equal query. Returns false if there is none, or if responses to the
+    /// query are not cached. If they are cached, later equal queries can wait for this query.
     fn join(&mut self, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
         let (requester, view, message) = (&query.requester, &query.view, &query.message);
@@ -49,15 +49,15 @@ impl Dns {
         false
     }
 
-    /// Removes a query from those that equal ones can wait for.
+    /// Removes a query from the queries that equal queries can wait for.
     pub(super) fn leave_coalesced(&mut self, query: &mut Query) {
         if let Some(key) = query.coalesce_key.take() {
             self.coalesced.remove(&key);
         }
     }
 
-    /// Gives a response to all queries that wait for it. Its ID and spelling are copied from the first query, as
-    /// in the cache.
+    /// Gives a response to all queries that wait for it. Each copy is adapted to the ID and the spelling of its
+    /// query, as a response from the cache is.
     pub(in crate::dns) fn share(&mut self, cx: &mut Context, query: &mut Query, response: &[u8]) {
         let followers = std::mem::take(&mut query.followers);
         self.share_with(cx, followers, response);
@@ -91,7 +91,8 @@ impl Dns {
         }
     }
 
-    /// Sends one of the queries that waited for a query which is given up. The others wait for that one.
+    /// Sends one of the queries that waited for a query that is abandoned. The others wait for the query that
+    /// is sent.
     pub(super) fn part(&mut self, cx: &mut Context, settings: &Settings, query: &mut Query) {
         for key in std::mem::take(&mut query.followers) {
             self.queries[key].waits = Waits::Nowhere;

@@ -1,5 +1,6 @@
-//! Responses by which a server declines: SERVFAIL and REFUSED. Another server may be asked then; where none
-//! does better, what is kept though it expired is given, or the response itself.
+//! Responses by which a server declines: SERVFAIL and REFUSED. Another server may be queried then. If no server
+//! gives a better response, the client gets an expired response from the cache, or else the response that
+//! declines.
 
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, QueryKey};
@@ -68,7 +69,7 @@ impl Dns {
                 self.again(cx, settings, key, Cause::Declined);
                 return true;
             }
-            // Servers from before may still respond.
+            // The servers of earlier attempts may still respond.
             self.withdraw_attempt(cx, key);
             if self.resume_any_attempt(cx, settings, key) {
                 return true;
@@ -79,7 +80,7 @@ impl Dns {
         self.respond_stale(cx, settings, key)
     }
 
-    /// Passes the response of the last server that declined on to the client, if one did.
+    /// Gives the client the response of the last server that declined. Returns false if no server declined.
     pub(super) fn give_declined(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
         let Some(mut response) = self.queries[key].declined.take() else { return false };
         let mut query = self.retire(cx, key);

@@ -14,7 +14,8 @@ use evener_core::wire::dns as wire;
 use std::sync::Arc;
 
 impl Dns {
-    /// Responds to a query that no server responded to, from expired cached responses or with an error.
+    /// Ends a query that no server responded to: with an expired response from the cache, the response of a
+    /// server that declined, an error, or no response.
     pub(super) fn fail(
         &mut self,
         cx: &mut Context,
@@ -55,7 +56,7 @@ impl Dns {
         self.give_back(query.message);
     }
 
-    /// Responds with an expired cached response, if there is one.
+    /// Responds with an expired response from the cache. Returns false if there is none.
     pub(super) fn respond_stale(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
         let (requester, view, message) = (query.requester, query.view, query.message.clone());

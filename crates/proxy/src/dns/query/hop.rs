@@ -1,5 +1,5 @@
-//! Options between two hops only: the idle time of TCP connections (RFC 7828), and cookies (RFC 7873) where
-//! responses are cached.
+//! Options that are meant for one hop only: the idle time of TCP connections (RFC 7828), and cookies (RFC 7873)
+//! where responses are cached.
 
 use crate::context::Context;
 use crate::context::keys::DnsClientKey;
@@ -8,18 +8,19 @@ use crate::dns::{Dns, Origin, Requester};
 use crate::service::Settings;
 use evener_core::wire::dns::{self as wire, Cookies, QueryError};
 
-/// Reads a query of a client, and notes in `requester` whether it gets the idle time of its connection.
+/// Reads a query of a client, and notes in `requester` whether the client gets the idle time of its connection.
 pub(in crate::dns) fn read(
     settings: &Settings,
     requester: &mut Requester,
     message: &[u8],
 ) -> Result<wire::Query, QueryError> {
     let view = wire::Query::parse(message)?;
-    // Without support for cookies it is an empty message (RFC 7873, section 5.4).
+    // A query that only requests a cookie is an empty message where cookies are not supported (RFC 7873,
+    // section 5.4).
     if !view.has_question_section() && cookies(settings, requester) == Cookies::Remove {
         return Err(QueryError::Malformed);
     }
-    // Ignored over UDP (RFC 7828, section 3.3.1).
+    // The option is ignored over UDP (RFC 7828, section 3.3.1).
     let is_stream = matches!(requester.origin, Origin::Stream(_));
     requester.keepalive = is_stream && view.asks_for_keepalive();
     Ok(view)

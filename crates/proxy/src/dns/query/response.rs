@@ -15,7 +15,7 @@ use std::net::IpAddr;
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
 impl Query {
-    /// Returns whether a message is a response to this query. A transfer has several.
+    /// Returns whether a message is a response to this query. A transfer has several responses.
     pub(in crate::dns) fn is_response(&self, response: &[u8]) -> bool {
         // Further messages of a transfer need not repeat the question section (RFC 5936, section 2.2.1).
         let is_piece = self.pieces > 0
@@ -41,13 +41,13 @@ impl Query {
         note_success(cx, &snapshot.pool, choice);
     }
 
-    /// Returns whether the client takes a response of this size.
+    /// Returns whether the client accepts a response of this size.
     pub(in crate::dns) fn is_taken(&self, bytes: usize) -> bool {
         fits(&self.requester, &self.view, bytes)
     }
 
-    /// Returns whether more than the ID of a response has to change. Without an OPT in the query the response has
-    /// none (RFC 6891, section 6.1.1).
+    /// Returns whether more than the ID of a response has to change. Without an OPT in the query the response
+    /// has none (RFC 6891, section 6.1.1).
     pub(in crate::dns) fn is_altered(&self, settings: &Settings, response: &[u8]) -> bool {
         self.added().is_some()
             || self.view.has_edns()
@@ -82,7 +82,8 @@ impl Dns {
         }
     }
 
-    /// Turns a server's response into one for the client, with the client's ID, and stores it in the cache.
+    /// Turns a server's response into a response for the client, with the client's ID, and stores it in the
+    /// cache.
     pub(in crate::dns) fn finish(
         &mut self,
         cx: &Context,
@@ -98,7 +99,7 @@ impl Dns {
         self.store_response(cx, settings, query, response);
     }
 
-    /// Does the same, if only the ID has to change.
+    /// Does the same as [`Dns::finish`] if only the ID has to change.
     pub(in crate::dns) fn finish_in_place(
         &mut self,
         cx: &Context,
@@ -117,8 +118,8 @@ impl Dns {
         }
     }
 
-    /// Passes a response from a stream or frame on to the client. Afterwards the query is finished, unless it
-    /// is a transfer.
+    /// Passes a response on to the client, unless a better response is found or requested. Afterwards the query
+    /// is finished, unless it is a transfer with further messages.
     pub(in crate::dns) fn pass_on(
         &mut self,
         cx: &mut Context,
@@ -194,7 +195,7 @@ impl Dns {
         self.truncate(cx, &query.requester, &query.view, &query.message, response);
     }
 
-    /// Responds from the cache, if there is a response.
+    /// Responds from the cache. Returns false if the cache has no response.
     pub(super) fn respond_from_cache(
         &mut self,
         cx: &Context,
@@ -223,12 +224,13 @@ impl Dns {
     }
 }
 
-/// Returns whether a client takes a response of this size.
+/// Returns whether a client accepts a response of this size.
 fn fits(requester: &Requester, view: &wire::Query, bytes: usize) -> bool {
     matches!(requester.origin, Origin::Stream(_)) || bytes <= view.udp_size().min(DATAGRAM_BYTES_MAX)
 }
 
-/// Adapts a response to an equal query: clients check that the response repeats the ID and the spelling of the name in their query.
+/// Adapts a response to an equal query: clients check that the response repeats the ID and the spelling of the
+/// name in their query.
 pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: &[u8]) {
     wire::set_id(response, wire::id(message));
     let section = view.question_section(message);
@@ -238,7 +240,7 @@ pub(in crate::dns) fn address(response: &mut [u8], view: &wire::Query, message: 
     }
 }
 
-/// Returns the cache of a service. Refused clients have other servers, and therefore no part in it.
+/// Returns the cache of a service. Refused clients do not use the cache, because other servers respond to them.
 pub(super) fn cache<'a>(settings: &'a Settings, requester: &Requester) -> Option<&'a Cache> {
     settings.dns.as_ref()?.cache.as_deref().filter(|_| requester.party == Party::Admitted)
 }

@@ -1,5 +1,5 @@
 //! Zone transfers of one client: a limited number at the same time, each on its own stream. Further transfers
-//! wait in the order of their arrival; `pipeline_max` bounds them.
+//! wait in the order of their arrival; `pipeline_max` bounds their number.
 
 use crate::context::Context;
 use crate::context::keys::{DnsClientKey, QueryKey};
@@ -15,12 +15,12 @@ const RUNNING_MAX: usize = 8;
 #[derive(Debug, Default)]
 pub(in crate::dns) struct Transfers {
     running: usize,
-    /// Transfers that wait for others to end.
+    /// Transfers that wait for the end of others.
     waiting: VecDeque<QueryKey>,
 }
 
 impl Dns {
-    /// Starts a query. A transfer may have to wait for others of its client.
+    /// Starts a query. A transfer may have to wait for other transfers of its client.
     pub(super) fn start(&mut self, cx: &mut Context, settings: &Settings, key: QueryKey) {
         let query = &self.queries[key];
         if let Origin::Stream(client) = query.requester.origin
@@ -38,7 +38,7 @@ impl Dns {
         self.coalesce_or_dispatch(cx, settings, key);
     }
 
-    /// Ends the transfer of a query. The next one begins when the client is handled.
+    /// Ends the transfer of a query. The next transfer begins when the client is handled.
     pub(super) fn end_transfer(&mut self, query: &Query) {
         if query.has_turn
             && let Origin::Stream(client) = query.requester.origin
@@ -67,7 +67,7 @@ impl Dns {
         }
     }
 
-    /// Removes the waiting transfers of a client that left.
+    /// Removes the waiting transfers of a closed client.
     pub(in crate::dns) fn abandon_transfers(&mut self, cx: &mut Context, client: DnsClientKey) {
         for key in std::mem::take(&mut self.clients[client].transfers().waiting) {
             let query = self.retire(cx, key);

@@ -8,7 +8,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::atomic::AtomicU32;
 
-/// Frames of the protocol: words of 32 bits, little-endian.
+/// Types of frames. A frame consists of words of 32 bits, little-endian.
 const CLIENT_HELLO: u32 = 1;
 const INBOUND_UDP: u32 = 2;
 const CLIENT_HEARTBEAT: u32 = 4;
@@ -52,7 +52,7 @@ impl Mname {
         stream
     }
 
-    /// So many bytes of a stream.
+    /// Reads this many bytes of a stream.
     #[track_caller]
     fn bytes(&mut self, stream: &mut UnixStream, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
@@ -67,20 +67,20 @@ impl Mname {
         bytes
     }
 
-    /// A connection after the hello of the server.
+    /// Accepts a connection, and establishes it with the hello of the server.
     #[track_caller]
     fn up(&mut self) -> UnixStream {
         let mut stream = self.accepted();
         assert_eq!(self.bytes(&mut stream, 4), words(&[CLIENT_HELLO]));
         stream.write_all(&words(&[SERVER_HELLO])).unwrap();
         assert_eq!(self.reported(), None);
-        // The supervisor takes the server up.
+        // The supervisor marks the server up.
         let Fixture { pool, cx, .. } = &mut self.fixture;
         pool.begin_session(0, cx.now);
         stream
     }
 
-    /// The fault of the next report on the connection; `None` when it stands.
+    /// The fault in the next report on the connection; `None` if the connection is established.
     #[track_caller]
     fn reported(&mut self) -> Option<String> {
         self.fixture.until("a report", |fixture| {
@@ -111,9 +111,9 @@ fn a_query_and_its_response_are_sent_in_frames() {
     let frame = mname.bytes(&mut server, 16 + message.len());
     let SocketAddr::V4(address) = client.local_addr().unwrap() else { unreachable!("IPv4") };
     let fixed = [INBOUND_UDP, u32::from(*address.ip()), u32::from(address.port()), message.len() as u32];
-    // The client's own ID goes with its address.
+    // The frame has the client's address and ID.
     assert_eq!(frame, [words(&fixed), message.clone()].concat());
-    // That is for another client, and that for another query.
+    // The first response is for another client, the second for another query.
     let other = SocketAddrV4::new(*address.ip(), address.port() ^ 1);
     server.write_all(&outbound(other, &response(&message, 1))).unwrap();
     server.write_all(&outbound(address, &response(&query(7, "b.example"), 1))).unwrap();
@@ -154,7 +154,7 @@ fn a_server_without_heartbeats_is_reconnected() {
     mname.fixture.pass(Duration::from_secs(5));
     assert_eq!(mname.bytes(&mut server, 4), words(&[CLIENT_HEARTBEAT]));
     server.write_all(&words(&[SERVER_HEARTBEAT])).unwrap();
-    assert_eq!(mname.reported(), None, "it is reported again with each sign of life");
+    assert_eq!(mname.reported(), None, "an established connection is reported again with each heartbeat");
     mname.fixture.pass(Duration::from_secs(5));
     assert_eq!(mname.bytes(&mut server, 4), words(&[CLIENT_HEARTBEAT]));
     mname.fixture.pass(Duration::from_secs(15));
@@ -173,7 +173,8 @@ fn queries_fail_while_no_connection_is_established() {
     let mut server = mname.up();
     client.send(&query(8, "a.example")).unwrap();
     mname.bytes(&mut server, 16 + query(8, "a.example").len());
-    // Its server may have it, but a plain query may be repeated elsewhere: there is no other server.
+    // The server may have received the query. A standard query may be repeated at another server, but there is
+    // none.
     drop(server);
     assert!(mname.reported().is_some());
     assert_eq!(code(&mname.fixture.received_by(&client)), wire::SERVFAIL);

@@ -36,15 +36,15 @@ impl Streams {
 
     /// A client that was accepted.
     fn client(&mut self) -> UnixStream {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        theirs.set_nonblocking(true).unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        far.set_nonblocking(true).unwrap();
         let Fixture { dns, cx, service, .. } = &mut self.fixture;
         let settings = service.settings.load_full();
         let permits = Permits::new(service.enter(u32::MAX).unwrap(), Unit::take_two_beyond());
         let peer = SocketAddr::from(([192, 0, 2, 7], 4000));
-        dns.begin(cx, ours.into(), peer, service, &settings, permits);
-        theirs
+        dns.begin(cx, near.into(), peer, service, &settings, permits);
+        far
     }
 
     #[track_caller]
@@ -55,7 +55,7 @@ impl Streams {
         stream
     }
 
-    /// The next whole messages, as many as this.
+    /// Receives exactly `count` messages.
     #[track_caller]
     fn messages(&mut self, stream: &mut impl Read, count: usize) -> Vec<Vec<u8>> {
         let (mut bytes, mut messages) = (Vec::new(), Vec::new());
@@ -82,7 +82,7 @@ impl Streams {
     fn check_no_clients(&mut self) {
         self.fixture.check_idle();
         assert!(self.fixture.dns.clients.is_empty());
-        assert_eq!(self.fixture.service.live.connections.active(), 0, "permits are given back");
+        assert_eq!(self.fixture.service.live.connections.active(), 0, "all permits are released");
     }
 }
 
@@ -167,7 +167,10 @@ fn the_response_to_a_closed_client_is_dropped_if_another_client_has_its_index() 
     let number = listed(&streams.fixture)[0];
     assert!(!streams.fixture.dns.close_numbered(&mut streams.fixture.cx, number + 1));
     assert!(streams.fixture.dns.close_numbered(&mut streams.fixture.cx, number));
-    assert!(!streams.fixture.dns.close_numbered(&mut streams.fixture.cx, number), "only once");
+    assert!(
+        !streams.fixture.dns.close_numbered(&mut streams.fixture.cx, number),
+        "the client is closed already"
+    );
     streams.wait_for_end(&mut client);
     let mut next = streams.client();
     server.write_all(&framed(&response(&received[0], 1))).unwrap();
@@ -211,7 +214,7 @@ fn idle_clients_are_closed_and_sooner_while_the_program_drains() {
 fn served_idle_clients_are_shed_the_longest_idle_first() {
     let mut streams = Streams::new(|spec| spec.sockets = 1);
     let mut clients: Vec<UnixStream> = (0..3).map(|_| streams.client()).collect();
-    // The last one does not ask anything.
+    // The last client sends no query.
     for client in &mut clients[..2] {
         client.write_all(&framed(&query(7, "a.example"))).unwrap();
         let mut server = streams.fixture.dns.streams.is_empty().then(|| streams.accepted());
@@ -219,10 +222,12 @@ fn served_idle_clients_are_shed_the_longest_idle_first() {
             let received = streams.messages(server, 1);
             server.write_all(&framed(&response(&received[0], 1))).unwrap();
             streams.messages(client, 1);
-            // The stream ends: the next query makes another one.
+            // The stream ends, so the next query opens another one.
         }
         drop(server);
-        streams.fixture.until("the stream to end", |fixture| fixture.dns.streams.is_empty().then_some(()));
+        streams
+            .fixture
+            .until("the end of the stream", |fixture| fixture.dns.streams.is_empty().then_some(()));
         streams.fixture.pass(Duration::from_secs(1));
     }
     assert_eq!(streams.fixture.dns.shed(&mut streams.fixture.cx, 1), 1);

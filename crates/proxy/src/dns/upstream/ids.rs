@@ -35,7 +35,7 @@ impl Secrets {
             match rustix::rand::getrandom(&mut self.block[filled..], rustix::rand::GetRandomFlags::empty()) {
                 Ok(count) => filled += count,
                 Err(rustix::io::Errno::INTR) => {}
-                // Without a generator IDs could be guessed, so no query is sent.
+                // Without random bits, IDs could be guessed, so the worker panics instead of sending queries.
                 Err(error) => unreachable!("getrandom(2) gives bits once the system is up: {error}"),
             }
         }
@@ -85,8 +85,8 @@ impl Ids {
         }
     }
 
-    /// Returns the client's ID if it is free, or another one. Only for streams of one client, where no other
-    /// peer can send a response.
+    /// Returns the client's ID if it is free, or another one. Used only for streams of one client, on which no
+    /// other peer can send a response.
     pub(super) fn keep(&mut self, id: u16, key: QueryKey, secrets: &mut Secrets) -> Option<u16> {
         if self.0.len() < IN_USE_MAX
             && let Entry::Vacant(vacant) = self.0.entry(id)
@@ -121,8 +121,8 @@ impl Ids {
     }
 }
 
-/// Outstanding queries by the address of their client and their ID, where responses repeat both. Clients keep
-/// their IDs if possible, since signatures may cover them.
+/// Outstanding queries by the address of their client and their ID, for servers whose responses repeat both.
+/// Clients keep their IDs if possible, since signatures may cover them.
 #[derive(Debug, Default)]
 pub(in crate::dns) struct ClientIds(HashMap<(SocketAddrV4, u16), QueryKey>);
 
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_client_stays_where_it_is_free() {
+    fn the_id_of_a_client_is_used_if_it_is_free() {
         let (mut ids, mut secrets) = (Ids::default(), Secrets::default());
         assert_eq!(ids.keep(7, query(1), &mut secrets), Some(7));
         let other = ids.keep(7, query(2), &mut secrets).unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_even() {
+    fn ids_are_evenly_distributed() {
         let mut secrets = Secrets::default();
         let mut seen = [0_u32; 16];
         (0..32_000).for_each(|_| seen[usize::from(secrets.bits() >> 12)] += 1);

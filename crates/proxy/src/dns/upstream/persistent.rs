@@ -1,5 +1,5 @@
-//! The connections that stand with servers of mname: one of each worker with each server. They carry
-//! datagrams in frames, and heartbeats. A server is up as long as one stands.
+//! Persistent connections with mname servers: one from each worker to each server. They carry datagrams in
+//! frames, and heartbeats. A server is up as long as at least one connection is established.
 
 use crate::context::Context;
 use crate::context::keys::{DnsServiceKey, PersistentKey, QueryKey};
@@ -24,19 +24,19 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time for the connect and the hello of the server.
+/// Maximum time for a connection attempt and the hello of the server.
 const HELLO: Duration = Duration::from_secs(30);
 /// Time from a frame of the server to the next heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// Time for the server to respond to a heartbeat.
+/// Maximum time for the server to respond to a heartbeat.
 const RESPONSE: Duration = Duration::from_secs(15);
-/// Delay of a connect for which there was no descriptor or memory.
+/// Delay after a connection attempt for which no descriptor or memory was left.
 const POSTPONED: Duration = Duration::from_secs(1);
-/// Maximum delay of the next connect, in seconds.
+/// Maximum delay of the next connection attempt, in seconds.
 const BACK_OFF_MAX: u64 = 33;
-/// Bytes waiting to be sent from which on the server counts as stuck.
+/// Number of unsent bytes beyond which the server counts as stuck.
 const OUTBOX_MAX: usize = 65_536;
-/// Maximum number of reads before others have their turn.
+/// Maximum number of reads before other work continues.
 const READS_MAX: usize = 8;
 
 /// Stage of a persistent connection.
@@ -46,7 +46,7 @@ enum Stage {
     Waiting,
     /// Waiting for the hello of the server.
     Hello,
-    /// Established. With `is_probed`, the response to a heartbeat is missing.
+    /// Established. With `is_probed`, the response to a heartbeat is outstanding.
     Up { is_probed: bool },
 }
 
@@ -66,7 +66,7 @@ pub(in crate::dns) struct Persistent {
     dirty: bool,
 }
 
-/// Returns the delay of the next connect: 0, 1, 3, 5 ... s.
+/// Returns the delay of the next connection attempt: 0, 1, 3, 5 ... s.
 fn back_off(failures: u64) -> Duration {
     Duration::from_secs(failures.saturating_mul(2).saturating_sub(1).min(BACK_OFF_MAX))
 }
@@ -94,8 +94,8 @@ impl Persistent {
         (Arc::clone(&self.pool), self.id)
     }
 
-    /// Returns whether the connection belongs to this server at its present address. An earlier pool with the name
-    /// may have had another server with this ID.
+    /// Returns whether the connection belongs to this server at its present address. An earlier pool with the
+    /// same name may have had another server with this ID.
     fn leads_to(&self, server: &Entry) -> bool {
         self.target == server.target && Arc::ptr_eq(&self.live, &server.live)
     }
@@ -175,7 +175,7 @@ impl Dns {
         services: &[DnsServiceKey],
         present: &HashMap<PoolServer, PersistentKey>,
     ) {
-        // Services without listeners may still have clients, which keep their connections.
+        // Services without listeners may still have clients, whose queries need the persistent connections.
         let is_there = |server: &ServerOf, at: &PersistentKey| {
             self.persistents.contains(*at) && self.services.contains(server.service)
         };
@@ -285,7 +285,7 @@ impl Dns {
         Taken::Yes
     }
 
-    /// Removes a query that no longer waits here.
+    /// Removes a query that no longer waits at this connection.
     pub(in crate::dns) fn withdraw_from_persistent(&mut self, at: PersistentKey, key: QueryKey, id: u16) {
         let query = &self.queries[key];
         if let (Some(persistent), Some(client)) =
@@ -354,7 +354,7 @@ impl Dns {
         cx.ready.push(Ready::DnsPersistent(at));
     }
 
-    /// Handles the complete frames that were received. The error is the fault of a frame.
+    /// Handles the complete frames that were received. Returns an error if a frame is faulty.
     fn take_frames(&mut self, cx: &mut Context, at: PersistentKey) -> Result<(), String> {
         let mut message = self.spare();
         let taken = loop {
@@ -394,11 +394,12 @@ impl Dns {
     fn on_frame(&mut self, cx: &mut Context, at: PersistentKey, kind: FrameKind, message: &mut Vec<u8>) {
         match kind {
             FrameKind::Response(to) => return self.take_frame_response(cx, at, to, message),
-            // A server whose connections fail after the hello is retried with delays.
+            // Only a heartbeat resets the delays, so a server whose connections fail after the hello is retried
+            // with delays.
             FrameKind::Heartbeat => self.persistents[at].failures = 0,
             FrameKind::Hello => self.persistents[at].live.counters.of(cx.id).persistent_connections.one(),
         }
-        // Repeated with each heartbeat, in case a report was lost.
+        // The report is repeated with each heartbeat, in case an earlier report was lost.
         self.report_persistent(cx, at, None);
         self.persistents[at].stage = Stage::Up { is_probed: false };
         self.persistent_timers.set(at, cx.now + HEARTBEAT);
@@ -441,7 +442,7 @@ impl Dns {
         is_up.then_some(Session { at, serial: persistent.serial })
     }
 
-    /// Drops a connection that is still established.
+    /// Drops a connection, if it is still established.
     pub(super) fn end_session(&mut self, cx: &mut Context, session: Session, reason: &str) {
         let is_current = self.persistents.get(session.at).is_some_and(|persistent| {
             matches!(persistent.stage, Stage::Up { .. }) && persistent.serial == session.serial
@@ -515,7 +516,7 @@ fn want_servers_of(service: &Service, wanted: &mut HashMap<PoolServer, Arc<Entry
     }
 }
 
-/// Calls a function with each server of mname in a pool.
+/// Calls a function with each mname server of a pool.
 fn for_each_server(backend: &Backend, mut each: impl FnMut(&Arc<str>, &Arc<Entry>)) {
     let snapshot = backend.pool.load();
     let servers = snapshot.servers().iter().filter(|entry| entry.dialect == Dialect::Mname);
@@ -527,7 +528,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_waits_between_connects_grow_up_to_a_bound() {
+    fn the_delays_of_connection_attempts_grow_up_to_a_maximum() {
         let waits: Vec<u64> = (0..20).map(|failures| back_off(failures).as_secs()).collect();
         assert_eq!(waits[..6], [0, 1, 3, 5, 7, 9]);
         assert_eq!((waits[17], waits[19]), (33, 33));

@@ -26,11 +26,11 @@ use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Maximum number of batches before others have their turn.
+/// Maximum number of batches before other work continues.
 const BATCHES_MAX: usize = 4;
-/// Number of unexpected responses after which a port is given up: they may be guesses.
+/// Number of unexpected responses after which a port is given up: such responses may be guesses.
 const UNEXPECTED_MAX: u32 = 1024;
-/// Maximum age of a port. A port that was found out is of use for a short time only.
+/// Maximum age of a port. An attacker can use a port that was found out for a short time only.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// A socket to a server.
@@ -50,14 +50,14 @@ impl Socket {
         self.upstream
     }
 
-    /// Returns whether no query waits there.
+    /// Returns whether no query waits at this socket.
     pub(in crate::dns) fn is_idle(&self) -> bool {
         self.ids.is_empty()
     }
 }
 
-/// Returns the effect of a local error on a query. A server without a route from here, or for this client, is
-/// passed over. Others may have one.
+/// Returns the effect of a local error on a query. A server that cannot be reached from the source address is
+/// passed over, because other servers may be reachable.
 pub(super) fn no_room(error: Errno) -> Taken {
     if error == Errno::ADDRNOTAVAIL { Taken::Unfit } else { Taken::NoRoom }
 }
@@ -155,7 +155,7 @@ impl Dns {
         Ok(at)
     }
 
-    /// Removes a query that no longer waits here.
+    /// Removes a query that no longer waits at this socket.
     pub(in crate::dns) fn withdraw_from_socket(&mut self, at: DnsSocketKey, id: u16) {
         if let Some(socket) = self.sockets.get_mut(at)
             && let Some(key) = socket.ids.free(id)
@@ -169,7 +169,7 @@ impl Dns {
     pub(in crate::dns) fn flush_socket(&mut self, cx: &mut Context, at: DnsSocketKey) {
         let Some(socket) = self.sockets.get_mut(at) else { return };
         let mut outgoing = std::mem::take(&mut socket.outgoing);
-        // Messages of the same length are sent as one.
+        // Adjacent datagrams of the same length are sent as one message.
         outgoing.sort_unstable_by_key(|(_, bytes)| *bytes);
         let (mut from, mut unsendable, mut refused) = (0, Vec::new(), None);
         while from < outgoing.len() {
@@ -183,20 +183,21 @@ impl Dns {
             from += taken;
             match error {
                 None => {}
-                // Their timeouts lead to another attempt.
+                // The unsent queries are sent again after their timeouts.
                 Some(Errno::AGAIN | Errno::NOBUFS) => {
                     let upstream = self.sockets[at].upstream;
                     let service = &self.upstream_service(upstream).live.counters;
                     service.of(cx.id).drop_send_full.add((outgoing.len() - from) as u64);
                     break;
                 }
-                // Too large for the route, or forbidden by the local system: the server is not to blame.
+                // The datagram is too large for its route, or a local rule forbids it: the server is not at
+                // fault.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
                     unsendable.push(outgoing[from].0);
                     from += 1;
                 }
                 Some(error) => {
-                    // The error belongs to an earlier datagram (ICMP), but concerns all.
+                    // The error belongs to an earlier datagram (ICMP), but concerns all queries at this socket.
                     refused = Some(error);
                     break;
                 }
@@ -242,7 +243,8 @@ impl Dns {
                 Ok(count) if count < room => return,
                 Ok(_) => {}
                 Err(error) => {
-                    // Datagrams from before it are still there, without a further event.
+                    // No further event reports the datagrams that are still queued, so the socket is read
+                    // again.
                     self.on_socket_refused(cx, at, error);
                     break;
                 }
@@ -328,7 +330,8 @@ impl Dns {
         }
     }
 
-    /// Handles an ICMP error: all outstanding queries are sent to another server, before their clients repeat them.
+    /// Handles an ICMP error: all outstanding queries are sent to another server, before their clients repeat
+    /// them.
     fn on_socket_refused(&mut self, cx: &mut Context, at: DnsSocketKey, error: Errno) {
         // Errors about packet sizes concern single datagrams, not the server.
         if error == Errno::MSGSIZE || is_local_error(error) {
@@ -394,12 +397,12 @@ impl Dns {
     }
 }
 
-/// Takes no new queries on a socket. Those that wait may still get a response.
+/// Stops sending new queries through a socket. Queries that wait at the socket may still get a response.
 fn give_up(upstream: &mut Upstream, at: DnsSocketKey) {
     if let Some(slot) = upstream.sockets.iter().position(|other| *other == at) {
         upstream.sockets.swap_remove(slot);
         upstream.given_up.push(at);
-        // The turn may be of this socket.
+        // `turn` may be the index of this socket.
         upstream.turn = usize::MAX;
     }
 }

@@ -1,6 +1,6 @@
-//! Streams to servers. All clients share a few to each server, with many outstanding queries each. A client
-//! that is introduced to the server (PROXY, mname), and each transfer of a zone, has a stream of its own,
-//! which ends with it.
+//! Streams to servers. All clients share a few streams to each server, with many outstanding queries on each
+//! stream. A client that is reported to the server (PROXY header, mname) has streams of its own, and so has
+//! each zone transfer. Such a stream closes when its client or its transfer ends.
 
 mod open;
 
@@ -26,9 +26,9 @@ use rustix::net::sockopt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that wait on a stream from which on it takes no more queries.
+/// Number of unsent bytes from which on a stream takes no more queries.
 const OUTBOX_MAX: usize = 262_144;
-/// Maximum number of reads before others have their turn.
+/// Maximum number of reads before other work continues.
 const READS_MAX: usize = 8;
 /// Idle time after which a shared stream is closed (RFC 7766, section 6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub(in crate::dns) struct Stream {
     is_given_up: bool,
     /// Time at which the client resumed reading after a pause.
     resumed_at: Option<Time>,
-    /// The persistent connection with its server (mname) at its beginning.
+    /// The persistent connection with the mname server at the time when the stream was opened.
     session: Option<Session>,
     dirty: bool,
 }
@@ -92,7 +92,7 @@ impl Stream {
         self.upstream
     }
 
-    /// Returns whether no query waits there.
+    /// Returns whether no query waits at this stream.
     pub(in crate::dns) fn is_idle(&self) -> bool {
         self.ids.is_empty()
     }
@@ -105,7 +105,7 @@ enum Ending {
     Failed,
     /// The server closed the stream.
     Broken,
-    /// Closed here.
+    /// Evener closed the stream.
     Closed,
 }
 
@@ -242,7 +242,7 @@ impl Dns {
         cx.ready.push(Ready::DnsStream(at));
     }
 
-    /// Returns whether reading pauses, because its only client reads too slowly.
+    /// Returns whether reading pauses, because the only client of the stream reads too slowly.
     fn is_stream_held(&self, at: DnsStreamKey) -> bool {
         match self.streams.get(at).map(|stream| stream.owner) {
             None | Some(Owner::All) => false,
@@ -252,7 +252,7 @@ impl Dns {
         }
     }
 
-    /// Returns whether reading paused within this time.
+    /// Returns whether reading pauses, or paused within this time.
     pub(in crate::dns) fn was_stream_held(&self, cx: &Context, at: DnsStreamKey, within: Duration) -> bool {
         let resumed_at = self.streams.get(at).and_then(|stream| stream.resumed_at);
         self.is_stream_held(at) || resumed_at.is_some_and(|at| cx.now.since(at) < within)
@@ -305,7 +305,8 @@ impl Dns {
         self.give_back(message);
     }
 
-    /// Reads the response of an mname server to a session, and returns whether the session was accepted.
+    /// Reads the response of an mname server to a TCP session, and returns whether the server accepted the
+    /// session.
     fn take_acceptance(&mut self, cx: &mut Context, at: DnsStreamKey) -> bool {
         let stream = &mut self.streams[at];
         match mname::parse(stream.framed.pending()) {
@@ -326,8 +327,8 @@ impl Dns {
         false
     }
 
-    /// Ends the persistent connection of an mname server that did not accept a session, unless it is a newer
-    /// connection.
+    /// Ends the persistent connection with an mname server that did not accept a TCP session, unless that
+    /// connection is newer than the stream.
     fn fault_session(&mut self, cx: &mut Context, at: DnsStreamKey, reason: &str) {
         let stream = &self.streams[at];
         if let Some(session) = stream.session {
@@ -382,18 +383,19 @@ impl Dns {
         self.end_stream(cx, at, Ending::Closed);
     }
 
-    /// Removes a query that no longer waits here.
+    /// Removes a query that no longer waits at this stream.
     pub(in crate::dns) fn withdraw_from_stream(&mut self, cx: &mut Context, at: DnsStreamKey, id: u16) {
         let Some(stream) = self.streams.get_mut(at) else { return };
         stream.ids.free(id);
         self.close_stream_if_done(cx, at);
     }
 
-    /// Closes a stream without users, unless its mname server has not accepted the session yet.
+    /// Closes an abandoned stream or the stream of a transfer, if no query waits there. A stream whose TCP
+    /// session an mname server has not accepted yet stays open.
     fn close_stream_if_done(&mut self, cx: &mut Context, at: DnsStreamKey) {
         let stream = &self.streams[at];
-        let is_for_one = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
-        if is_for_one && stream.ids.is_empty() && stream.stage != Stage::Accepting {
+        let takes_no_more = stream.is_given_up || matches!(stream.owner, Owner::Transfer(_));
+        if takes_no_more && stream.ids.is_empty() && stream.stage != Stage::Accepting {
             self.close_stream(cx, at);
         }
     }
@@ -436,8 +438,8 @@ impl Dns {
     }
 }
 
-/// Counts a stream that a server refused. It is reported if it concerns the server as a whole: one without
-/// TCP is still queried over UDP.
+/// Counts a stream that a server refused. The refusal is reported if it concerns the server as a whole: a
+/// server without TCP is still queried over UDP.
 fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     let Some(failure) = count_failure(cx, &pool, server, error) else { return };
     let transports = &server.live.transports;

@@ -85,13 +85,13 @@ fn a_datagram_is_cut_to_its_buffer() {
 }
 
 #[test]
-fn datagrams_are_received_behind_those_that_are_there() {
+fn datagrams_are_received_behind_the_datagrams_in_the_batch() {
     let [sender, receiver] = pair();
     receiver.set_nonblocking(true).unwrap();
     let mut batch = Batch::new(4);
     batch.set_bytes(0, b"there");
     let mut receive = |from| batch.receive(receiver.as_fd(), from, Senders::Received, Local::Fixed);
-    assert_eq!(receive(1), Ok(0), "nothing came");
+    assert_eq!(receive(1), Ok(0), "no datagram has arrived");
     for number in 0..4_u8 {
         sender.send(&[number]).unwrap();
     }
@@ -139,7 +139,7 @@ fn the_destination_and_ttl_of_a_datagram_are_received() {
 }
 
 #[test]
-fn datagrams_after_one_that_cannot_be_sent_are_sent() {
+fn datagrams_behind_a_datagram_that_cannot_be_sent_are_sent() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let [_, receiver] = pair();
     let receiver_address = receiver.local_addr().unwrap();

@@ -64,7 +64,7 @@ impl Fixture {
         fixture
     }
 
-    /// Plays the loop for both sides until neither has anything to do.
+    /// Takes the place of the loop for both sides, with more rounds than any test needs.
     fn exchange(&mut self) {
         for _ in 0..100 {
             for side in [&mut self.client, &mut self.server] {
@@ -99,7 +99,7 @@ fn bytes_of_any_length_arrive_whole_in_both_directions() {
         fixture.server.send(&sent[sent.len() - length..], &mut fixture.buffers);
         fixture.exchange();
         assert!(fixture.server.unread() == &sent[..length], "{length} bytes of the client");
-        assert!(fixture.client.unread() == &sent[sent.len() - length..], "{length} of the server");
+        assert!(fixture.client.unread() == &sent[sent.len() - length..], "{length} bytes of the server");
         for side in [&mut fixture.client, &mut fixture.server] {
             side.consume(length);
             side.settle(&mut fixture.buffers);
@@ -149,7 +149,7 @@ fn a_certificate_of_another_name_fails_on_both_sides() {
 }
 
 #[test]
-fn bytes_that_are_not_tls_fail_once() {
+fn bytes_that_are_not_tls_cause_one_failure_with_one_alert() {
     let mut fixture = Fixture::begin(&[&version::TLS13], NAME);
     let (mut plain, mut out) = (Vec::new(), Vec::new());
     let (server, _) = configs(&[&version::TLS13]);

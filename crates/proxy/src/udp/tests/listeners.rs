@@ -1,4 +1,4 @@
-//! Listeners that change hands, leave and close; flows that are ended and listed.
+//! Listeners that are assigned, released, leave and close; flows that are ended and listed.
 
 use super::*;
 
@@ -26,7 +26,7 @@ fn a_released_listener_sends_its_queued_responses() {
     let socket = fixture.sockets()[0];
     fixture.udp.on_flow_event(&mut fixture.cx, socket);
     assert_quiet(&client);
-    let (listener, local) = fixture.udp.release(&mut fixture.cx, ID).expect("it was there");
+    let (listener, local) = fixture.udp.release(&mut fixture.cx, ID).expect("the listener exists");
     assert_eq!((local, text(&client).as_str(), fixture.flows()), (Local::Fixed, "waits", 0));
     assert_eq!(UdpSocket::from(listener).local_addr().unwrap(), fixture.address);
 }
@@ -44,7 +44,7 @@ fn a_smaller_table_ends_the_least_recently_used_flows() {
     settings.options.flows_max = 1;
     fixture.service.settings.store(Arc::new(settings));
     fixture.udp.refresh(&mut fixture.cx, "other", PoolChange::Same);
-    assert_eq!(fixture.flows(), 3, "another service is meant");
+    assert_eq!(fixture.flows(), 3, "a refresh of another service changes nothing");
     fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Same);
     fixture.udp.reap();
     fixture.check_invariants();
@@ -52,7 +52,7 @@ fn a_smaller_table_ends_the_least_recently_used_flows() {
         fixture.udp.listeners[fixture.listener()].flows.iter().map(|(key, _)| key.client).collect();
     assert_eq!(left, [clients[2].local_addr().unwrap()]);
     fixture.udp.refresh(&mut fixture.cx, "service", PoolChange::Another);
-    assert_eq!(fixture.flows(), 0, "another pool has no flows yet");
+    assert_eq!(fixture.flows(), 0, "flows end when the pool changes");
 }
 
 /// A fixture with a leaving listener, which has one flow.
@@ -65,7 +65,7 @@ fn leaving() -> (Fixture, UdpSocket, SocketAddr) {
     (fixture, client, flow)
 }
 
-/// Sweeps after so many milliseconds; returns whether the listener is still there.
+/// Sweeps after so many milliseconds; returns whether the listener still exists.
 fn sweep_after(fixture: &mut Fixture, millis: u64) -> bool {
     fixture.pass(Duration::from_millis(millis));
     fixture.udp.sweep(&mut fixture.cx);
@@ -89,11 +89,11 @@ fn datagrams_that_arrived_before_a_listener_closes_are_forwarded() {
     wait_readable(&fixture.udp.listeners[fixture.listener()].socket);
     fixture.udp.drain(&mut fixture.cx);
     assert_eq!(text(&fixture.servers[0]), "last");
-    assert!(fixture.udp.find(ID).is_some(), "it has a flow now");
+    assert!(fixture.udp.find(ID).is_some(), "the listener has a flow now");
 }
 
 #[test]
-fn a_leaving_listener_waits_for_the_response_and_a_moment_longer() {
+fn a_leaving_listener_closes_a_moment_after_the_response() {
     let (mut fixture, client, flow) = leaving();
     assert!(sweep_after(&mut fixture, 500), "no response yet");
     fixture.respond(0, flow, "response");
@@ -145,7 +145,7 @@ fn a_flow_is_closed_by_its_number() {
     let number = fixture.udp.sockets[fixture.sockets()[1]].identity.number;
     assert!(!fixture.udp.close_numbered(&fixture.cx, number + 1));
     assert!(fixture.udp.close_numbered(&fixture.cx, number));
-    assert!(!fixture.udp.close_numbered(&fixture.cx, number), "it is closed already");
+    assert!(!fixture.udp.close_numbered(&fixture.cx, number), "the flow is closed already");
     fixture.udp.reap();
     assert_eq!((fixture.count("closed"), fixture.flows()), (1, 1));
     fixture.check_invariants();
@@ -207,20 +207,20 @@ fn remembered_clients_are_counted_once_per_flow() {
     let flow = fixture.begin(&client);
     fixture.begin(&client);
     fixture.respond(0, flow, "response");
-    let seen: Vec<_> = fixture.service.clients().expect("they are remembered").collect();
+    let seen: Vec<_> = fixture.service.clients().expect("the service remembers clients").collect();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].connects, seen[0].bytes_in, seen[0].bytes_out), (1, 10, 8));
     assert_eq!(&*seen[0].last_server.as_ref().unwrap().pool, "pool");
 }
 
 #[test]
-fn a_listener_of_all_addresses_responds_from_the_one_that_was_used() {
+fn a_listener_of_all_addresses_responds_from_the_address_that_was_used() {
     let mut fixture = Fixture::new(1, |_| {});
     let listener = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     listener.set_nonblocking(true).unwrap();
     sys::set_flag(listener.as_fd(), (libc::IPPROTO_IP, libc::IP_PKTINFO)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    fixture.udp.release(&mut fixture.cx, ID).expect("it was there");
+    fixture.udp.release(&mut fixture.cx, ID).expect("the listener exists");
     fixture.udp.listen(&mut fixture.cx, ID, Arc::clone(&fixture.service), listener.into(), Local::Each);
     let client = bound();
     for last in [2, 3] {

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use std::sync::Arc;
 
 impl Dns {
-    /// Returns a stream that takes one more query.
+    /// Returns a stream that takes one more query; `None` if another stream should be opened.
     pub(super) fn find_stream(
         &self,
         settings: &Settings,
@@ -65,7 +65,7 @@ impl Dns {
                     .filter(|at| self.streams.get(**at).is_some_and(|stream| stream.owner == owner));
                 personal.count() < PERSONAL_MAX
             }),
-            // Bounded by the limit of transfers and the attempts of queries.
+            // The limit of transfers and the number of attempts bound these streams.
             Owner::Transfer(_) => true,
         }
     }
@@ -124,7 +124,7 @@ impl Dns {
             let mut first = Vec::new();
             mname::emit_inbound_tcp(source, &mut first);
             framed.queue(&first);
-            // Nothing is sent before the server accepts the session.
+            // No message is sent before the server accepts the session.
             framed.hold();
         }
         let (session, active_at) = (self.session_with(&requester, server), cx.now);
@@ -162,7 +162,8 @@ impl Dns {
         Ok(at)
     }
 
-    /// Tries whether a server that refuses datagrams accepts TCP. Returns false if it refuses immediately.
+    /// Tries whether a server that refuses datagrams accepts TCP. Returns false if the connection attempt fails
+    /// immediately.
     pub(in crate::dns::upstream) fn probe_stream(
         &mut self,
         cx: &mut Context,
