@@ -126,7 +126,7 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
     Ok(stream)
 }
 
-/// Describes an error of the system without its number.
+/// Describes an error of the system in words, without the number of the error.
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),

@@ -120,8 +120,8 @@ impl SelfSigned {
     }
 }
 
-/// Replaces the error of webpki about a peer that presents the certificate of an authority by `UnknownIssuer`,
-/// because that certificate is not a configured one.
+/// Replaces the error of webpki about a peer that presents the certificate of an authority as its own. The peer
+/// is not trusted, so the error becomes `UnknownIssuer`.
 fn without_ca_error(error: Error) -> Error {
     match &error {
         Error::InvalidCertificate(CertificateError::Other(other))

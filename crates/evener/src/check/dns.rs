@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_expects_a_proxy_header_gets_one_without_a_client() {
+    async fn a_server_that_expects_a_proxy_header_receives_a_header_without_a_client() {
         let respond = |datagram: &[u8]| {
             assert_eq!(
                 &datagram[..14],

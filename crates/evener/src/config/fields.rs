@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
         self.problem(&self.run.refine(location, path), message);
     }
 
-    /// Resolves a path relative to the directory of the file that names it.
+    /// Resolves a path relative to the directory of the file that contains the path.
     pub(super) fn path(&self, location: &Location, text: &str) -> PathBuf {
         Path::new(location.file()).parent().unwrap_or(Path::new("")).join(text)
     }

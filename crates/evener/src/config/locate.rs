@@ -245,7 +245,7 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
 "#;
 
     #[test]
-    fn keys_are_found_at_their_locations() {
+    fn keys_and_texts_are_found_on_their_lines() {
         let source = Source::new("x".into(), TEXT);
         let check = |line, path: &[&str], expected| assert_eq!(source.find(line, path), expected, "{path:?}");
         check(2, &["policy"], Some(8));

@@ -379,7 +379,7 @@ fn type_of(value: &mlua::Value) -> String {
     }
 }
 
-/// The value of an unknown name. It can be called, indexed, computed with and ignored. As a list it is empty.
+/// The value of an unknown name. It can be called, indexed, computed with and ignored. As a list, it is empty.
 struct Unknown;
 
 impl UserData for Unknown {

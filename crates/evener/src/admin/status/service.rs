@@ -32,7 +32,7 @@ pub(super) struct ServiceView {
     /// True if clients connect with TLS.
     #[serde(default)]
     tls: bool,
-    /// Listen addresses, as bound.
+    /// Listen addresses, with the ports that the system chose.
     listen: Vec<String>,
     /// Pool for clients that no route matches; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -103,7 +103,7 @@ impl ServiceView {
         ]
     }
 
-    /// Describes the cache of the service, and its hit rate.
+    /// Describes the cache of the service and the hit rate of the cache.
     pub(super) fn cache_text(&self) -> Option<String> {
         let CacheView { entries, bytes: used, hits, misses } = self.cache.as_ref()?;
         let queries = hits + misses;

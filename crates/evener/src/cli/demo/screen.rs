@@ -17,7 +17,7 @@ const EVENTS_MAX: usize = 6;
 /// Interval between tables if the output is not a terminal.
 const TABLE_EVERY: Duration = Duration::from_secs(2);
 
-/// The output, with its state.
+/// The output of the demo and its state.
 pub(super) struct Screen {
     terminal: bool,
     verdicts: BTreeMap<String, String>,
@@ -80,8 +80,8 @@ impl Screen {
         let table = self.table(elapsed, status, tally);
         if self.terminal {
             let events: Vec<&str> = self.events.iter().map(String::as_str).collect();
-            // The cursor moves to the beginning, each line is overwritten and its rest cleared, and then everything
-            // below is cleared. This does not flicker.
+            // The cursor moves to the beginning, each line is overwritten and cleared to its end, and then all
+            // lines below are cleared. This does not flicker.
             let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, events.join("\n"));
             self.print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")));
         } else {

@@ -188,7 +188,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that pools which are sticky by cookie belong to http services.
+    /// Checks that pools that are sticky by cookie are used only by http services.
     fn check_cookies(&self, service: &ServiceSpec, location: &Location) {
         let pools = pools_of(service)
             .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));

@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_do_not_fit_on_a_line_take_several() {
+    fn tables_that_do_not_fit_on_a_line_take_several_lines() {
         let mut inner = Table::new();
         inner.set("size", &5_u32);
         let mut table = Table::of("pool \"web\"");
