@@ -1,5 +1,5 @@
 //! `evener demo`: three embedded HTTP servers and a UDP echo server, balanced on loopback under a modest load.
-//! Shows  the share of each server, and failover when a server stops and returns.
+//! Shows the share of each server, and failover when a server stops and returns.
 
 mod load;
 mod screen;
