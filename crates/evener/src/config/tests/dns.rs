@@ -69,7 +69,7 @@ fn every_key_of_dns_is_read() {
     assert_eq!(directory.to_str(), Some("/var/run/binder/sockets"));
     assert!(
         other.is_absolute() && other.ends_with("more"),
-        "a path must be relative to the file of the configuration, got {}",
+        "a relative path must be resolved from the file of the configuration, got {}",
         other.display()
     );
     let sticky = StickySpec {
