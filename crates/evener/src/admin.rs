@@ -27,8 +27,8 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-/// Returns the directory of the socket of an instance without `--admin`: `/run/evener`, else XDG_RUNTIME_DIR,
-/// else a directory that only this user can access.
+/// Returns the default directory of admin sockets: `/run/evener` for root, else `evener` in XDG_RUNTIME_DIR,
+/// else `/tmp/evener-UID`.
 pub(crate) fn socket_directory() -> PathBuf {
     let user = rustix::process::geteuid();
     match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -41,14 +41,14 @@ pub(crate) fn socket_directory() -> PathBuf {
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
 
-/// The admin socket. Its file is removed at the end.
+/// The admin socket. Its file is removed when serving ends.
 pub(crate) struct AdminSocket {
     listener: UnixListener,
     file: SocketFile,
 }
 
-/// Returns the default directory if only this user can access it. In /tmp any user could have created it
-/// earlier.
+/// Creates the default directory if it is missing, and returns it. Fails if another user owns the directory or
+/// can write to it: in /tmp, any user could have created it earlier.
 fn user_directory() -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
@@ -70,11 +70,12 @@ impl AdminSocket {
         Self::open(&user_directory()?.join("evener.sock"))
     }
 
-    /// Opens the socket at its default path, or at a path with the process id if another instance uses the default
-    /// path.
+    /// Opens the socket at its default path. If that fails, for example because another instance uses the path,
+    /// opens it at a path with the process id.
     pub(crate) fn open_any() -> anyhow::Result<Self> {
         let directory = user_directory()?;
-        // A program that gave up its rights could not remove its socket. Sockets in use are not removed.
+        // Earlier instances may have left their sockets: an instance that dropped its privileges cannot remove
+        // its own. Sockets in use are not removed.
         for entry in fs::read_dir(&directory)?.flatten().take(LEFT_OVER_MAX) {
             let _ = remove_left_over(&entry.path());
         }
@@ -84,7 +85,7 @@ impl AdminSocket {
 
     /// Opens the socket with access for its owner only.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
-        // Instances that were killed while they drained left their sockets.
+        // An instance that was killed while it drained has left its socket.
         unix_socket::draining(path).iter().for_each(|renamed| drop(remove_left_over(renamed)));
         remove_left_over(path).map_err(|error| {
             let hint = match error {
@@ -107,15 +108,15 @@ impl AdminSocket {
         self.file.path()
     }
 
-    /// Serves the API until the program ends; then the file of the socket is removed. While the program
-    /// drains, it serves at `PATH.draining-PID`, and the path is free for the next instance.
+    /// Serves the API until the program ends, and then removes the file of the socket. When the program begins
+    /// to drain, the file is renamed to `PATH.draining-PID`, so that the next instance can use `PATH`.
     pub(crate) async fn serve(self, supervisor: Handle, draining: oneshot::Receiver<()>) {
         let Self { listener, mut file } = self;
         let router = router(supervisor.clone());
         let while_draining = async {
             if draining.await.is_ok() && file.make_room().is_err() {
-                // The file keeps its name. The next instance removes it, because no process listens there any
-                // more.
+                // The file could not be renamed. Serving ends here, so that the next instance can replace the
+                // file of a socket on which no process listens.
                 return;
             }
             let socket = file.path().display().to_string();
@@ -160,7 +161,7 @@ struct ErrorBody {
 }
 
 impl ErrorBody {
-    /// Returns the messages, one a line.
+    /// Returns the messages, one per line.
     fn message(&self) -> String {
         self.errors.join("\n")
     }
@@ -181,7 +182,7 @@ pub(crate) struct Reloaded {
 }
 
 impl Reloaded {
-    /// Describes the changes, one a line.
+    /// Describes the changes, one per line.
     pub(crate) fn text(&self) -> String {
         if self.changes.is_empty() {
             return "reloaded; nothing changed\n".into();

@@ -38,7 +38,7 @@ use x509_cert::der::{Decode, Tagged};
 
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const CERTIFICATES_MAX: usize = 100_000;
-/// Maximum number of sessions of TLS 1.2 clients without tickets.
+/// Maximum number of stored sessions, which clients of TLS 1.2 without tickets resume.
 const SESSIONS_MAX: usize = 10_000;
 
 /// The TLS settings of all services and pools.
@@ -50,7 +50,7 @@ pub(crate) struct TlsSettings {
     files: BTreeMap<PathBuf, Option<Stamp>>,
 }
 
-/// A certificate, with the host name in the name of its file if it comes from a directory.
+/// A certificate. If it was read from a directory, the name of its file is added as a host name.
 type NamedCertificate = (Option<String>, Arc<CertifiedKey>);
 
 /// Stamp of a file: inode, length, and the time of its last change (ctime, which programs cannot set).
@@ -60,7 +60,8 @@ type Stamp = (u64, u64, i64, i64);
 struct ClientSettings {
     /// Digest of all inputs.
     digest: u64,
-    /// Digest of the requirements for client certificates. Tickets from before a change must not bypass it.
+    /// Digest of the requirements for client certificates. When they change, ticket keys are replaced, so that
+    /// an old ticket cannot bypass the new requirements.
     client_digest: u64,
     tickets: Arc<dyn ProducesTickets>,
     acceptor: Arc<TlsAcceptor>,
@@ -95,7 +96,8 @@ impl TlsSettings {
         self.services.iter().flat_map(of_service).collect()
     }
 
-    /// Returns true if `new` has the same contents, apart from the stamps of files.
+    /// Returns true if `new` has the same settings for all services and pools of `self`. The stamps of files
+    /// may differ.
     pub(crate) fn is_same(&self, new: &Self) -> bool {
         self.services.keys().all(|name| self.same_for_clients(new, name))
             && self.pools.keys().all(|name| self.same_for_servers(new, name))
@@ -162,11 +164,11 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
 struct Loader {
     tls: TlsSettings,
     problems: Vec<Problem>,
-    /// The present service or pool, as in `service `www``.
+    /// The service or pool that is being read, such as `service `www``.
     owner: String,
-    /// Digest of its files.
+    /// Digest of the settings and files of the owner that have been read.
     digest: DefaultHasher,
-    /// Location of its declaration.
+    /// Location of the TLS settings of the owner.
     location: Option<Location>,
 }
 
@@ -217,8 +219,8 @@ impl Loader {
     ) -> Option<ClientSettings> {
         self.owner = format!("service `{}`", service.name);
         let before = self.problems.len();
-        // The requirements for clients have their own digest, so that tickets stay valid if only the certificates of
-        // the service change.
+        // The requirements for client certificates have a separate digest, so that tickets stay valid if only
+        // the certificates of the service change.
         self.digest = DefaultHasher::new();
         format!("{:?}", spec.client).hash(&mut self.digest);
         let verifier = spec.client.as_ref().map(|client| self.client_verifier(client));
@@ -263,7 +265,7 @@ impl Loader {
         Some(ClientSettings { digest, client_digest, tickets, acceptor: Arc::new(acceptor), expiries })
     }
 
-    /// Reads all certificates of a service. Names of files in directories are host names.
+    /// Reads all certificates of a service. The names of files in directories are used as host names.
     fn certificates(&mut self, spec: &TlsSpec) -> Vec<NamedCertificate> {
         let (mut certificates, before) = (Vec::new(), self.problems.len());
         for files in &spec.certificates {
@@ -285,7 +287,7 @@ impl Loader {
         certificates
     }
 
-    /// Reads every `name.crt` of a directory with its `name.key`.
+    /// Reads every `name.crt` of a directory with its `name.key`, and `name.ocsp` and `name.ca` if they exist.
     fn directory(&mut self, directory: &Path, certificates: &mut Vec<NamedCertificate>) {
         for path in self.list(directory) {
             if path.extension().is_none_or(|extension| extension != "crt") {
@@ -366,7 +368,7 @@ impl Loader {
         }
     }
 
-    /// Reads the authorities in files, and in all files of directories.
+    /// Reads the certificates of authorities. Each path is a file or a directory of files.
     fn authorities(&mut self, paths: &[String]) -> Option<Authorities> {
         let mut store = Authorities::default();
         for path in paths {
@@ -378,7 +380,7 @@ impl Loader {
     fn add_authorities(&mut self, path: &Path, store: &mut Authorities) -> Option<()> {
         let files = if path.is_dir() { self.list(path) } else { vec![path.to_owned()] };
         let before = store.len();
-        // Directories and dangling links, which c_rehash leaves behind, are skipped.
+        // Subdirectories are skipped, and so are dangling links, which c_rehash leaves behind.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(file)?;
             let certificates = certificates(&bytes).map_err(|error| error.to_string());
@@ -529,7 +531,7 @@ fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'stat
     }
 }
 
-/// Returns the authorities that this system trusts. They are read only once.
+/// Returns the authorities that this system trusts. They are read once, at the first call.
 fn system_authorities() -> RootCertStore {
     static STORE: LazyLock<RootCertStore> = LazyLock::new(|| {
         let mut store = RootCertStore::empty();

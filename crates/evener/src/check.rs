@@ -1,4 +1,5 @@
-//! Active checks: one probe of one server, with its time limit. The verdict is up to core.
+//! Active checks: one probe of one server, with its time limit. The core derives the verdict of a server from
+//! its probes.
 
 mod dns;
 mod exchange;
@@ -22,11 +23,12 @@ use tokio::net::{TcpStream, UdpSocket, UnixStream};
 /// A server to probe.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedServer {
-    /// Endpoint as configured. Its name is used for the Host header and TLS.
+    /// Endpoint as configured. Its host name or address is used for the Host header and TLS.
     pub(crate) endpoint: Endpoint,
     /// Resolved address.
     pub(crate) target: Target,
-    /// Version of the PROXY header that the server expects. Checks send one without a client (LOCAL).
+    /// Version of the PROXY header that the server expects. Checks send a header without a client address
+    /// (UNKNOWN in version 1, LOCAL in version 2).
     pub(crate) send_proxy: Option<Version>,
     /// Limits of the header section of an HTTP response.
     pub(crate) limits: HeaderLimits,
@@ -74,15 +76,15 @@ impl From<String> for ProbeError {
 }
 
 impl ProbeError {
-    /// Creates a result from an error of the system.
+    /// Creates the error for a failed system call: `Unmade` if this process lacks resources, else `Failed`.
     fn by_system(doing: &str, error: &io::Error) -> Self {
         let why = format!("{doing}: {}", in_words(error));
         if is_resource_exhaustion(error) { Self::Unmade(why) } else { Self::Failed(why) }
     }
 }
 
-/// Returns true if an error means that this process lacks descriptors, ports or memory. (EAGAIN at a unix
-/// socket means that the queue of the server is full.)
+/// Returns true if an error means that this process lacks descriptors, ports or memory. EAGAIN is not such an
+/// error: at a unix socket it means that the queue of the server is full.
 fn is_resource_exhaustion(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(evener_proxy::is_resource_exhaustion)
 }
@@ -116,15 +118,15 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
         Some(Version::V1) => proxy::emit_v1(None, &mut header),
         Some(Version::V2) => proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header),
     }
-    let connected = match &mut stream {
+    let written = match &mut stream {
         Stream::Tcp(stream) => stream.write_all(&header).await,
         Stream::Unix(stream) => stream.write_all(&header).await,
     };
-    connected.map_err(|error| ProbeError::by_system("connect", &error))?;
+    written.map_err(|error| ProbeError::by_system("connect", &error))?;
     Ok(stream)
 }
 
-/// Describes an error of the system without its number.
+/// Describes an error of the system in words, without the number of the error.
 fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),
@@ -142,7 +144,7 @@ fn unspecified(other: SocketAddr) -> SocketAddr {
 
 async fn probe_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Result<(), ProbeError> {
     let Target::Ip(address) = target else { return Err("a udp check needs an IP address".to_owned().into()) };
-    let ask = async {
+    let exchange = async {
         let socket = UdpSocket::bind(unspecified(*address)).await?;
         socket.connect(address).await?;
         socket.send(send).await?;
@@ -151,7 +153,7 @@ async fn probe_udp(target: &Target, send: &[u8], expect: Option<&[u8]>) -> Resul
         response.truncate(length);
         Ok::<_, io::Error>(response)
     };
-    let response = ask.await.map_err(|error| ProbeError::by_system("udp", &error))?;
+    let response = exchange.await.map_err(|error| ProbeError::by_system("udp", &error))?;
     match expect {
         Some(expect) if !response.starts_with(expect) => Err(format!(
             "udp: the response begins with {:?}",

@@ -385,7 +385,8 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
                 signals::unblock();
             }
             let outcome = runtime.block_on(command(wanted));
-            // This does not wait for threads that still read a file or resolve a name.
+            // Unlike a drop of the runtime, this does not wait for threads that still read a file or resolve a
+            // name.
             runtime.shutdown_background();
             outcome
         }
@@ -394,7 +395,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Each problem is on its own line.
+            // The error may have several problems, one per line.
             format!("{error:#}").lines().for_each(|line| eprintln!("evener: {line}"));
             ExitCode::FAILURE
         }
@@ -453,7 +454,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             print!("{}", crate::compat::import_pen(arguments.words)?);
             Ok(())
         }
-        // These programs run before this command line is parsed, without this runtime.
+        // These programs are started before this command line is parsed, if their name is the first word.
         Command::Pen(_)
         | Command::Penctl(_)
         | Command::Penlog(_)
@@ -461,7 +462,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_) => anyhow::bail!("give the name of the program first"),
         Command::Completions { shell } => {
-            // clap_complete panics when it cannot write.
+            // clap_complete panics when a write fails, so it writes to memory.
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "evener", &mut script);
             print!("{}", String::from_utf8_lossy(&script));

@@ -1,5 +1,5 @@
-//! The configuration: Lua to raw declarations ([`lua`]), and raw declarations to a [`Spec`] ([`build`]). An
-//! invalid configuration is refused with all its problems at the same time, each with its file and line.
+//! Reads configurations: [`lua`] converts Lua to raw declarations, and [`build`] converts raw declarations to a
+//! [`Spec`]. An invalid configuration is refused with a list of all problems, each with its file and line.
 
 mod access;
 mod build;
@@ -32,8 +32,8 @@ pub(crate) use hints::nearest;
 pub(crate) use print::print;
 pub(crate) use problem::{Location, Problem, failure, one_line};
 
-/// A valid configuration, with the locations that later problems (an address in use, an unknown host) refer
-/// to.
+/// A valid configuration. It has the locations for problems that are found later, such as an address in use or
+/// an unknown host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
     /// The validated specification.
@@ -59,7 +59,7 @@ pub(crate) enum TlsOwner {
 enum Loops {
     #[default]
     Refused,
-    /// pen only warns about them.
+    /// For pen, which only warns about such services.
     Allowed,
 }
 
@@ -99,7 +99,8 @@ impl Config {
         self.tls.get(&(owner, Arc::clone(name)))
     }
 
-    /// Returns true if the configuration needs files or names that are only checked when it is valid.
+    /// Returns true if the configuration has TLS settings or host names. The files and the addresses of the
+    /// hosts are checked only if the configuration is valid.
     fn has_inputs(&self) -> bool {
         let spec = &self.spec;
         let mut servers = spec.pools.iter().flat_map(|pool| &pool.servers);

@@ -30,7 +30,7 @@ pub(crate) struct ExpungeRequest {
 #[derive(Debug, PartialEq, Eq)]
 enum Extent {
     All,
-    /// A name in wire form and lower case, and its reach.
+    /// A name in wire form and lower case, and the scope of the removal.
     Name(Vec<u8>, ExpungeScope),
 }
 
@@ -52,8 +52,8 @@ impl ExpungeRequest {
             (Some(name), false) => {
                 let mut name =
                     parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
-                // The bytes of label lengths are less than the bytes of letters (RFC 1035, section 3.1), so they
-                // do not change.
+                // This does not change the length bytes of labels: they are at most 63 (RFC 1035, section 3.1),
+                // less than any letter.
                 name.make_ascii_lowercase();
                 Ok(Extent::Name(name, if self.below { ExpungeScope::Below } else { ExpungeScope::Name }))
             }
@@ -98,7 +98,7 @@ pub(super) async fn expunge(
     // The whole cache may be searched, which takes time, so the control thread does not wait for it.
     let expunged = tokio::task::spawn_blocking(move || match extent {
         Extent::All => cache.clear(),
-        Extent::Name(name, reach) => cache.expunge(&name, reach),
+        Extent::Name(name, scope) => cache.expunge(&name, scope),
     });
     match expunged.await {
         Ok(expunged) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),

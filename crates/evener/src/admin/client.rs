@@ -23,11 +23,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Client(PathBuf);
 
 impl Client {
-    /// Finds the instance at `socket`, or the only running instance.
+    /// Finds the instance at `socket`. Without `socket`, finds the instance at the default path, else the only
+    /// running instance in the default directory.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
         let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
         if let Some(socket) = socket {
-            // Without a file at the path, the request is for an instance that drains.
+            // If there is no file at the path, an instance that drains may have renamed it.
             let is_missing = || socket.try_exists().is_ok_and(|exists| !exists);
             let draining = if is_missing() { unix_socket::draining(socket) } else { Vec::new() };
             let draining = draining.into_iter().find(live);

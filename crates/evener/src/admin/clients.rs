@@ -29,7 +29,7 @@ pub(super) fn entries_max(limit: Option<usize>) -> Result<usize, String> {
     }
 }
 
-/// The clients of one service or of all.
+/// The clients of one service, or of all services.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClientsView {
     /// Number of clients, including clients that are not shown.

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) struct ConnectionsView {
     /// Number of connections and flows, including connections and flows that are not shown.
     total: usize,
-    /// Sorted by number.
+    /// The connections and flows that are shown, sorted by number.
     connections: Vec<ConnectionView>,
 }
 
@@ -57,14 +57,14 @@ struct ConnectionView {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     server: Option<String>,
     stage: String,
-    /// Seconds since the last bytes.
+    /// Seconds since bytes were last transferred.
     idle_s: f64,
-    /// Descriptors of both sockets. A flow has only a socket to its server.
+    /// File descriptor of the socket to the client; absent for a flow, which has only a socket to its server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     client_socket: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     server_socket: Option<i32>,
-    /// Bytes that wait for the client to read them.
+    /// Bytes that are queued because the client has not read them yet.
     to_client: usize,
     to_server: usize,
 }

@@ -1,5 +1,5 @@
 //! `GET /v1/explain`: the server that a client of a service would get, and the reasons against the other
-//! servers, or the reason why the client would get no server. No counter and no state changes.
+//! servers, or the reason why the client would get no server. The request changes neither counters nor state.
 
 use super::{failed, shutting_down};
 use crate::supervisor::{Handle, Supervisor};
@@ -37,7 +37,7 @@ pub(crate) struct Explanation {
     /// Action for a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     refusal: Option<String>,
-    /// Further facts that matter for the choice, in sentences.
+    /// Further facts that affect the choice, one sentence each.
     #[serde(default)]
     notes: Vec<String>,
     /// Server in the sticky table for this client.
@@ -45,12 +45,12 @@ pub(crate) struct Explanation {
     sticky: Option<String>,
     /// True if the policy is random, so that the order may differ for the next request.
     by_chance: bool,
-    /// Candidates in their order, then the other servers.
+    /// Candidates in the order in which they would be tried, then the other servers.
     servers: Vec<ServerReason>,
 }
 
 impl Explanation {
-    /// Explains what the client of `query` gets now.
+    /// Explains which server the client of `query` would get now.
     fn of(supervisor: &Supervisor, query: &ExplainQuery) -> Result<Self, String> {
         let service = supervisor.find_service(&query.service)?;
         let settings = service.settings.load();
@@ -70,7 +70,7 @@ impl Explanation {
         Ok(explanation)
     }
 
-    /// Creates an explanation without any fact about the client.
+    /// Creates an explanation for a permitted client, without pool, servers and notes.
     fn new(query: &ExplainQuery) -> Self {
         Self {
             service: query.service.clone(),
@@ -91,7 +91,7 @@ impl Explanation {
         self.notes.push(note.into());
     }
 
-    /// Checks admission and returns the refusal of a client that is not admitted.
+    /// Checks admission. Returns the refusal of the client, or `None` if the client is admitted.
     fn admit(&mut self, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
         let client = self.client;
         let serves_denied = matches!(settings.denied, Refusal::Backend(_));
@@ -119,7 +119,8 @@ impl Explanation {
         Some(refusal)
     }
 
-    /// Returns the backend for a client that was admitted.
+    /// Returns the backend for an admitted client. Returns `None` if the client gets a local response or no
+    /// route matches.
     fn route(&mut self, settings: &Settings, query: &ExplainQuery) -> Option<usize> {
         let (host, path) = (query.host.as_deref(), query.path.as_deref());
         let found =
@@ -229,7 +230,7 @@ pub(super) async fn explain(
     }
 }
 
-/// Describes the limits of the service as a whole that are reached.
+/// Describes each limit of the whole service that has been reached.
 fn reached_limits(service: &Service, settings: &Settings) -> Vec<String> {
     let (live, options) = (&service.live, &settings.options);
     let bounds = [
@@ -243,7 +244,7 @@ fn reached_limits(service: &Service, settings: &Settings) -> Vec<String> {
     bounds.into_iter().filter_map(reached).collect()
 }
 
-/// Returns the key of `per_client` for a limit.
+/// Returns the key of `per_client` that sets the exceeded limit.
 fn key_of(exceeded: Exceeded) -> &'static str {
     match exceeded {
         Exceeded::Connections => "connections",
@@ -269,7 +270,7 @@ fn exceeded_limit(exceeded: Exceeded, throttle: &Throttle, client: IpAddr, now: 
     format!("this client exceeded `per_client.{} = \"{rate}\"`", key_of(exceeded))
 }
 
-/// Returns the name of a refusal, and a sentence about its effect.
+/// Returns the name of a refusal, and a description of its effect.
 fn effect(
     refusal: Refusal,
     protocol: Protocol,

@@ -97,7 +97,7 @@ struct DescriptorsView {
     /// Number in use by clients, flows and connections to servers, including descriptors that are reserved for
     /// connection attempts.
     used: u64,
-    /// Number reserved for everything else: this socket, checks, reloads.
+    /// Number reserved for all other uses: the admin socket, checks, reloads.
     reserved: u64,
     /// Maximum number of connections that the descriptors allow, at two descriptors each; absent when there
     /// is no limit.
@@ -127,7 +127,7 @@ impl DescriptorsView {
     }
 }
 
-/// Unit in which the clients that were served are counted, each with a server.
+/// Unit in which the work of a service or server is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Served {
     /// Connections and flows.

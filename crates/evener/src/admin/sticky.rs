@@ -70,7 +70,7 @@ struct StickyClientView {
     server: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     id: Option<u32>,
-    /// Server in use while the server in the table is not usable.
+    /// Server that the client uses while the server in the table is not usable.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     substitute: Option<String>,
     /// Seconds since the last activity of the client.
@@ -83,7 +83,7 @@ impl StickyClientView {
     }
 }
 
-/// Returns the number of a server, else its name.
+/// Returns the number of a server, or its name if it has no number.
 fn id_or_name(id: Option<u32>, server: &str) -> String {
     id.map_or_else(|| server.to_owned(), |id| id.to_string())
 }

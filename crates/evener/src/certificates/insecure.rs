@@ -1,5 +1,5 @@
-//! `verify = false`: a verifier that accepts any certificate of a server. Signatures must still match the key of the
-//! certificate.
+//! `verify = false`: a verifier that accepts any certificate of a server. Signatures must still match the key
+//! of the certificate.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};

@@ -1,5 +1,5 @@
-//! Selection of the certificate for a client: a certificate with exactly the requested name, else with a wildcard
-//! that matches it, else the first certificate.
+//! Selection of the certificate for a client: a certificate with exactly the requested name, else a certificate
+//! with a wildcard that matches the name, else the first certificate.
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -10,10 +10,10 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// Number of days before the expiry of a certificate on which warnings begin.
+/// Warnings begin this number of days before a certificate expires.
 const WARNING_DAYS: i64 = 14;
 
-/// Certificates by name. Several may have one name, with different kinds of keys.
+/// Certificates by name. Several certificates may have the same name and different kinds of keys.
 #[derive(Debug)]
 pub(super) struct Resolver {
     by_name: HashMap<String, Vec<Arc<CertifiedKey>>>,
@@ -21,8 +21,8 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Creates a resolver from certificates with the host names in their file names. Also returns the expiry of each
-    /// certificate.
+    /// Creates a resolver, and returns it with the expiry times of the certificates. A certificate is found by
+    /// the names in it, and by the host name of its file if there is one.
     pub(super) fn new(certificates: Vec<super::NamedCertificate>) -> (Self, Vec<Expiry>) {
         let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
         let (mut default, mut expiries) = (Vec::new(), Vec::new());
@@ -35,8 +35,8 @@ impl Resolver {
             if default.is_empty() {
                 default_names.clone_from(&names);
             }
-            // Certificates with one of these names and another kind of key are also defaults, for clients that do
-            // not support the key of the first certificate.
+            // Further certificates with a name of the first certificate are also defaults. They may have
+            // another kind of key, for clients that do not support the key of the first certificate.
             if default.is_empty() || names.iter().any(|name| default_names.contains(name)) {
                 default.push(Arc::clone(&key));
             }

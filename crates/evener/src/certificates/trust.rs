@@ -1,8 +1,9 @@
 //! Trust in peers: authorities, and configured self-signed certificates.
 //!
-//! A self-signed certificate of `openssl req -x509` has the CA flag, so webpki refuses it as the certificate of a
-//! server (RFC 5280, section 4.2.1.9). This module trusts it if it is configured: the peer must present exactly this
-//! certificate and have its key. Its name, validity and purpose are verified as for any other certificate.
+//! A self-signed certificate of `openssl req -x509` has the CA flag, so webpki refuses it as the certificate of
+//! a server (RFC 5280, section 4.2.1.9). This module trusts a configured certificate of this kind: the peer
+//! must present exactly this certificate and have the key. The name, validity and purpose of the certificate
+//! are verified as for any other certificate.
 
 use evener_core::spec::Presence;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -39,12 +40,12 @@ impl Default for Authorities {
 }
 
 impl Authorities {
-    /// Trusts only the authorities of a store.
+    /// Creates a set that trusts only the authorities of a store.
     pub(crate) fn of(store: RootCertStore) -> Self {
         Self { store, self_signed: SelfSigned::default() }
     }
 
-    /// Trusts a certificate.
+    /// Adds a certificate to the trusted certificates.
     pub(crate) fn add(&mut self, certificate: CertificateDer<'static>) -> Result<(), Error> {
         self.store.add(certificate.clone())?;
         let is_self_signed = Certificate::from_der(&certificate)
@@ -90,8 +91,8 @@ impl Authorities {
 struct SelfSigned(Vec<CertificateDer<'static>>);
 
 impl SelfSigned {
-    /// Accepts a certificate that was refused with `error` if it is one of these, and is valid now and for this
-    /// purpose.
+    /// Accepts a certificate that webpki refused with `error`, if it is one of these self-signed certificates
+    /// and is valid at `now` and for this purpose.
     fn verify(
         &self,
         certificate: &CertificateDer<'_>,
@@ -119,8 +120,8 @@ impl SelfSigned {
     }
 }
 
-/// Replaces the error about a peer that presents the certificate of an authority. Such a peer is not trusted because
-/// the issuer is unknown.
+/// Replaces the error of webpki about a peer that presents the certificate of an authority as its own. The peer
+/// is not trusted, so the error becomes `UnknownIssuer`.
 fn without_ca_error(error: Error) -> Error {
     match &error {
         Error::InvalidCertificate(CertificateError::Other(other))
@@ -279,8 +280,11 @@ mod tests {
         let (one, other) = (self_signed(|_| {}), self_signed(|_| {}));
         assert_eq!(server(&one, &one, "a.example", now()), Ok(()));
         assert_eq!(server(&one, &one, "127.0.0.1", now()), Ok(()));
-        assert!(server(&one, &one, "b.example", now()).is_err(), "the certificate has another name");
-        // Another certificate of the same name.
+        assert!(
+            server(&one, &one, "b.example", now()).is_err(),
+            "a server whose certificate has another name must be refused"
+        );
+        // Another self-signed certificate with the same name.
         assert_eq!(server(&one, &other, "a.example", now()), Err(CertificateError::UnknownIssuer.into()));
         let later = UnixTime::since_unix_epoch(Duration::from_secs(1 << 40));
         assert_eq!(server(&one, &one, "a.example", later), Err(CertificateError::Expired.into()));

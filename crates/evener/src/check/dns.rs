@@ -1,5 +1,5 @@
-//! DNS checks: one query over UDP with a random port and ID. Datagrams that do not match the query are
-//! ignored (RFC 5452, section 9.1). A truncated response passes.
+//! DNS checks: one query over UDP with a random port and ID. Datagrams that do not match the query are ignored
+//! (RFC 5452, section 9.1). A response may be truncated.
 
 use super::{CheckedServer, ProbeError, unspecified};
 use evener_core::Target;
@@ -11,10 +11,10 @@ use std::io;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
-/// The largest datagram (RFC 768).
+/// Size of the largest datagram (RFC 768).
 const RESPONSE_BYTES_MAX: usize = 65_536;
 
-/// Queries a server. `Err` describes the failure.
+/// Sends a query to a server and judges the response. `Err` describes the failure.
 pub(super) async fn probe(
     target: &Target,
     server: &CheckedServer,
@@ -44,7 +44,8 @@ fn any_id() -> u16 {
 async fn exchange(address: SocketAddr, query: &[u8], with_proxy: bool) -> io::Result<Vec<u8>> {
     let parsed = Query::parse(query).map_err(io::Error::other)?;
     let socket = UdpSocket::bind(unspecified(address)).await?;
-    // A connected socket receives only datagrams of this server, and ICMP errors about it.
+    // A connected socket receives only datagrams from this server, and ICMP errors about datagrams to this
+    // server.
     socket.connect(address).await?;
     let mut datagram = Vec::new();
     if with_proxy {
@@ -74,7 +75,7 @@ mod tests {
     use evener_core::wire::proxy::Version;
     use std::time::Duration;
 
-    /// Probes a server that responds with the datagrams that `responses` returns for the query.
+    /// Probes a server that sends the datagrams that `respond` returns for the query.
     async fn seen(
         rcode: Option<u8>,
         send_proxy: Option<Version>,
@@ -101,7 +102,7 @@ mod tests {
         tokio::join!(probe(&server, &spec), serve).0
     }
 
-    /// Returns the query as a response without records, with these flags.
+    /// Returns a response to the query, without records and with these flags.
     fn response(query: &[u8], flags: u16) -> Vec<u8> {
         let mut response = query.to_vec();
         response[2..4].copy_from_slice(&flags.to_be_bytes());
@@ -113,7 +114,7 @@ mod tests {
     const NXDOMAIN: u16 = 0x8183;
 
     #[tokio::test]
-    async fn the_response_code_decides() {
+    async fn a_probe_passes_if_the_response_has_the_expected_code() {
         let check = async |flags: u16, rcode: Option<u8>, expected: Result<(), &str>| {
             let expected = expected.map_or_else(|why| Probe::Fail(why.into()), |()| Probe::Pass);
             let seen = seen(rcode, None, |query| vec![response(query, flags)]).await;
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_response_to_the_query_counts() {
+    async fn datagrams_that_do_not_match_the_query_are_ignored() {
         let wrong = |query: &[u8]| {
             let right = response(query, NXDOMAIN);
             let flipped = |at: usize, bit: u8| {
@@ -137,19 +138,27 @@ mod tests {
                 wrong[at] ^= bit;
                 wrong
             };
-            // Another ID, name and type; no response at all; too few bytes.
+            // Another ID, name and type; the query itself; too few bytes.
             vec![flipped(0, 1), flipped(1, 0x80), flipped(14, 1), flipped(30, 1), query.to_vec(), vec![0; 3]]
         };
         let never = Probe::Fail("dns check: no response within 300ms".into());
         assert_eq!(seen(None, None, wrong).await, never);
         let late = |query: &[u8]| wrong(query).into_iter().chain([response(query, WELL)]).collect();
-        assert_eq!(seen(Some(0), None, late).await, Probe::Pass, "the right response may come after others");
+        assert_eq!(
+            seen(Some(0), None, late).await,
+            Probe::Pass,
+            "a matching response must pass after datagrams that do not match"
+        );
     }
 
     #[tokio::test]
-    async fn a_server_that_expects_a_proxy_header_gets_one_without_a_client() {
+    async fn a_server_that_expects_a_proxy_header_receives_a_header_without_a_client() {
         let respond = |datagram: &[u8]| {
-            assert_eq!(&datagram[..14], b"\r\n\r\n\0\r\nQUIT\n\x20\0", "version 2, LOCAL");
+            assert_eq!(
+                &datagram[..14],
+                b"\r\n\r\n\0\r\nQUIT\n\x20\0",
+                "the header must be of version 2 and LOCAL"
+            );
             let length = 16 + usize::from(u16::from_be_bytes([datagram[14], datagram[15]]));
             vec![response(&datagram[length..], WELL)]
         };
@@ -157,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_closed_port_is_refused_and_ids_differ() {
+    async fn a_probe_of_a_closed_port_fails_and_query_ids_differ() {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         drop(socket);

@@ -1,5 +1,6 @@
-//! One request of a check and its response. The response is parsed with the rules and limits that hold for
-//! clients' requests: a server whose responses clients would get as 502 does not pass.
+//! One request of a check and its response. The response is parsed with the same rules and limits as the
+//! responses to requests of clients: a server does not pass if clients would get status 502 instead of its
+//! response.
 
 use super::in_words;
 use arc_swap::ArcSwap;
@@ -12,13 +13,13 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Number of bytes of a body that are searched for the expected text.
+/// Number of bytes at the beginning of a body that are searched for the expected text.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Maximum number of interim responses.
 const INTERIMS_MAX: u32 = 16;
 /// Maximum size of one read.
 const READ_BYTES: usize = 8 * 1024;
-/// The limits of pools that no http service uses: the largest that can be configured.
+/// Limits for pools that no http service uses: the largest configurable limits.
 const LIMITS_MAX: HeaderLimits = HeaderLimits { bytes_max: 64 * 1024, fields_max: 10_000 };
 
 /// Requirements that the response must meet.
@@ -30,8 +31,8 @@ pub(super) struct Expected<'a> {
     pub(super) limits: HeaderLimits,
 }
 
-/// Returns the limits of header sections for the servers of a pool: the widest among the http services that
-/// use it, so that no service loses a server that it could use.
+/// Returns the limits of header sections for the servers of a pool: the largest limits of all http services
+/// that use the pool, so that no service loses a server that it could use.
 pub(crate) fn header_limits<'a>(
     services: impl Iterator<Item = &'a Arc<Service>>,
     pool: &Arc<ArcSwap<Snapshot>>,
@@ -75,7 +76,7 @@ fn unusable(why: impl std::fmt::Display) -> String {
     format!("http: clients would get 502 for this response: {why}")
 }
 
-/// A stream with the bytes that were received and not yet used.
+/// A stream, and the received bytes that have not been parsed yet.
 struct Reader<S> {
     stream: S,
     input: Vec<u8>,
@@ -90,7 +91,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         Ok(length > 0)
     }
 
-    /// The status and the framing of the final response.
+    /// Reads the header section of the final response, and returns the status and the framing.
     async fn final_header(
         &mut self,
         method: &[u8],
@@ -131,7 +132,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         let mut text: Vec<u8> = Vec::new();
         let mut body = Body::framed(framing);
         loop {
-            // Bytes are searched only once.
+            // Bytes that were searched before are skipped, except the last bytes, in which the text may begin.
             let from = text.len().saturating_sub(wanted.len());
             let is_over = body.take(&mut self.input, &mut text)?;
             text.truncate(BODY_BYTES_MAX);
@@ -152,7 +153,7 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     }
 }
 
-/// Progress of a body.
+/// State of reading a body.
 enum Body {
     Length(u64),
     Chunked(Decoder),
@@ -207,22 +208,22 @@ mod tests {
 
     const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 200, fields_max: 8 };
 
-    /// Returns the verdict on a response that arrives in pieces of this size.
+    /// Judges a response that arrives in pieces of `size` bytes.
     fn judge(method: &str, response: &str, size: usize, body: Option<&str>) -> Result<(), String> {
         let status = (200..300).collect();
         let expected = Expected { status: &status, body, limits: LIMITS };
         let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let (local, mut theirs) = tokio::io::duplex(1 << 20);
+            let (local, mut remote) = tokio::io::duplex(1 << 20);
             let server = async {
                 let mut query = vec![0; request.len()];
-                theirs.read_exact(&mut query).await.unwrap();
+                remote.read_exact(&mut query).await.unwrap();
                 for piece in response.as_bytes().chunks(size) {
-                    let _ = theirs.write_all(piece).await;
+                    let _ = remote.write_all(piece).await;
                     tokio::task::yield_now().await;
                 }
-                drop(theirs);
+                drop(remote);
             };
             tokio::join!(exchange(local, request.as_bytes(), &expected), server).0
         })
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_clients_would_get_pass() {
+    fn responses_that_clients_would_get_pass_the_check() {
         for well in [
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
             "HTTP/1.0 200\r\n\r\nsay hello",
@@ -257,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_that_clients_would_not_get_fail() {
+    fn malformed_and_unexpected_responses_fail_the_check() {
         const BAD: &str = "http: clients would get 502 for this response: ";
         for heading in [
             "HTTP/1.1 200 OK\r\nX : y\r\nContent-Length: 5\r\n\r\nhello",

@@ -54,18 +54,19 @@ fn request(method: &str, path: &str, authority: &str) -> Result<Vec<u8>, String>
     Ok(format!("{method} {path} HTTP/1.1\r\n{fields}").into_bytes())
 }
 
-/// Returns the value of the Host header (RFC 9110, section 7.2): the name or address as configured, empty for
-/// a unix socket.
+/// Returns the value of the Host header (RFC 9110, section 7.2): the name or address as configured, `localhost`
+/// for a unix socket.
 pub(super) fn authority(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Unix(_) => "localhost".into(),
-        // The zone is local to this machine (RFC 6874, section 4).
+        // The zone is omitted, because it has a meaning only on this machine (RFC 6874, section 4).
         Endpoint::Ip(address) => SocketAddr::new(address.ip(), address.port()).to_string(),
         Endpoint::Host { .. } => endpoint.to_string(),
     }
 }
 
-/// Starts TLS on a stream, with the name of the server unless the check gives another one.
+/// Starts TLS on a stream. The name of the server for TLS is `sni` of the check, or else the host in
+/// `authority`.
 pub(super) async fn wrap<S>(
     stream: S,
     tls: &CheckTls,
@@ -81,11 +82,11 @@ where
     connector.connect(name, stream).await.map_err(|error| ProbeError::by_system("tls", &error))
 }
 
-/// `true` if any certificate is accepted, and the file of authorities.
+/// Trust of a check: `true` if any certificate is accepted, and the file of authorities.
 type Trust = (bool, Option<String>);
 
-/// Returns a configuration that is shared by checks with the same trust. Reading the authorities of the
-/// system takes milliseconds.
+/// Returns the TLS configuration of a check. Checks without a file of authorities share it, because reading the
+/// authorities of the system takes milliseconds.
 fn client_config(tls: &CheckTls) -> Result<Arc<ClientConfig>, ProbeError> {
     static KNOWN: LazyLock<Mutex<BTreeMap<Trust, Arc<ClientConfig>>>> = LazyLock::new(Mutex::default);
     let key = (tls.insecure, tls.ca_file.clone());
@@ -110,7 +111,8 @@ fn make_config(tls: &CheckTls) -> Result<ClientConfig, ProbeError> {
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Returns the authorities that a check trusts, which are the same as for traffic.
+/// Reads the authorities that a check trusts: the certificates in `ca_file`, or else the authorities of the
+/// system.
 fn authorities(tls: &CheckTls) -> Result<Authorities, ProbeError> {
     let mut authorities = Authorities::default();
     let failed = |path: &str, error: &dyn std::fmt::Display| format!("tls: {path}: {error}");
@@ -141,7 +143,7 @@ fn authorities(tls: &CheckTls) -> Result<Authorities, ProbeError> {
     Ok(authorities)
 }
 
-/// Returns the file, or the files of a directory.
+/// Returns the path itself, or the files in it if it is a directory.
 fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -150,7 +152,7 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(entries.filter(|entry| entry.is_file()).collect())
 }
 
-/// Returns true if authorities of the system were not read for lack of local resources.
+/// Returns true if the authorities of the system could not be read because this process lacks resources.
 fn wants(kind: &rustls_native_certs::ErrorKind) -> bool {
     matches!(kind, rustls_native_certs::ErrorKind::Io { inner, .. } if is_resource_exhaustion(inner))
 }

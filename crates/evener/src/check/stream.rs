@@ -6,9 +6,9 @@ use evener_core::Target;
 use evener_core::spec::CheckKind;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Number of bytes of a response that are searched for the expected text.
+/// Number of bytes at the beginning of a response that are searched for the expected text.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024;
-/// Number of bytes of a response that a message shows.
+/// Maximum number of bytes that a message shows of a response or an expected text.
 const SHOWN_BYTES_MAX: usize = 32;
 
 /// Requirements that the response must meet.
@@ -60,8 +60,8 @@ where
 }
 
 impl Wanted<'_> {
-    /// Judges a response whose bytes up to `from` were searched before. Returns `None` as long as more bytes
-    /// may decide.
+    /// Judges a response. Bytes before `from` have been searched before. Returns `None` if the verdict depends
+    /// on bytes that have not arrived.
     fn judge(&self, response: &[u8], from: usize, is_whole: bool) -> Option<Result<(), String>> {
         if let Some(begins) = self.begins {
             let length = response.len().min(begins.len());
@@ -78,7 +78,7 @@ impl Wanted<'_> {
                 _ => Some(Ok(())),
             };
         };
-        // A match may begin in an earlier piece and end in this one.
+        // A match may begin in an earlier piece and end in this piece.
         let from = (from + 1).saturating_sub(expect.len()).min(response.len());
         if response[from..].windows(expect.len().max(1)).any(|window| window == expect) {
             return Some(Ok(()));
@@ -111,8 +111,8 @@ mod tests {
     use std::time::Duration;
     use tokio::net::TcpListener;
 
-    /// Probes a server that sends these pieces after it has read `reads` bytes, and then closes unless it
-    /// `holds`.
+    /// A server for one probe: it reads `reads` bytes, sends the pieces, and closes the connection unless
+    /// `holds` is true.
     struct Story<'a> {
         reads: usize,
         pieces: &'a [&'a [u8]],
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_response_begins_with_or_contains_the_expected_text() {
+    async fn a_check_passes_if_the_response_begins_with_and_contains_the_expected_texts() {
         let master: &[u8] = b"$9\r\nrole:master\r\n";
         check(&[b"220 mail"], Some(b"220 "), None, true, Ok(())).await;
         check(&[b"2", b"2", b"0", b" ok"], Some(b"220 "), None, false, Ok(())).await;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reads_stop_at_the_bound() {
+    async fn text_after_the_maximum_length_of_a_response_is_not_found() {
         let much = vec![b'.'; RESPONSE_BYTES_MAX];
         let late: &[&[u8]] = &[&much, b"role:master"];
         check(
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_does_not_depend_on_the_pieces() {
+    fn splitting_a_response_into_pieces_does_not_change_the_verdict() {
         let wanted = Wanted { begins: Some(b"+OK"), expect: Some(b"abab") };
         for (response, is_well) in
             [(&b"+OK ababab"[..], true), (b"+OK aabab", true), (b"+OK aba", false), (b"-OK abab", false)]
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_expects_a_proxy_header_gets_it_first() {
+    async fn a_server_that_expects_a_proxy_header_receives_the_header_before_the_text() {
         let mut header = Vec::new();
         proxy::emit_v2(None, Transport::Stream, &Extras::default(), &mut header);
         let story = Story {

@@ -70,7 +70,7 @@ pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()
     admin_args.print(&explanation, Explanation::text)
 }
 
-/// Encodes all characters but the unreserved ones (RFC 3986, section 2.1).
+/// Percent-encodes all bytes except unreserved characters (RFC 3986, sections 2.1 and 2.3).
 pub(super) fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -94,8 +94,8 @@ impl AdminArgs {
         Ok(())
     }
 
-    /// Prints a response as [`Self::print`] does. Below text, a note on standard error gives the numbers of
-    /// `(shown, all)` entries if they differ.
+    /// Prints a response as [`Self::print`] does. If the text shows fewer entries than there are, a note on
+    /// standard error gives both numbers: `(shown, all)`.
     pub(super) fn print_part<T: Serialize>(
         &self,
         response: &T,

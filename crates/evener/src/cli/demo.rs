@@ -1,5 +1,5 @@
-//! `evener demo`: three embedded HTTP servers and a UDP echo server, balanced on loopback under a modest load. Shows
-//! the share of each server, and failover when a server stops and returns.
+//! `evener demo`: three embedded HTTP servers and a UDP echo server, balanced on loopback under a modest load.
+//! Shows the share of each server, and failover when a server stops and returns.
 
 mod load;
 mod screen;
@@ -25,11 +25,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
-/// Interval at which a server stops and returns, unless the demo is shorter.
+/// Duration of a round, in which one server stops and returns. A round is shorter if the whole demo is shorter.
 const ROUND: Duration = Duration::from_secs(12);
 const CHECK_EVERY: Duration = Duration::from_millis(100);
 
-/// Runs the demo for a time or until a signal ends it. Fails if a request failed.
+/// Runs the demo for `length` or until a signal. Returns an error if a request failed even after a retry.
 pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
@@ -50,7 +50,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     screen.opening(admin.path(), &addresses, echo);
     instance.serve_admin(admin);
     let show = tokio::spawn(show(instance.handle(), servers, screen, signals, length));
-    // The demo catches signals itself, because its load must end before the instance.
+    // The demo catches signals itself, because the load must end before the instance ends.
     instance.run(Signals::none()).await;
     let tally = show.await?;
     println!("\n{}", tally.summary());
@@ -60,7 +60,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the servers on a separate thread, as if they were on other machines.
+/// Starts the servers on a separate thread, so that they are independent of the instance.
 async fn start_servers() -> anyhow::Result<(EmbeddedServers, Vec<SocketAddr>, SocketAddr)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let started = runtime.spawn(async {
@@ -115,8 +115,8 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
     }
 }
 
-/// Runs the load, stops and restarts servers, and draws, until the time has passed or a signal ends the demo. Then
-/// ends the load and stops the instance.
+/// Runs the load, stops and restarts servers, and draws the screen, until `length` has passed or a signal
+/// arrives. Then ends the load and stops the instance.
 async fn show(
     handle: Handle,
     mut servers: EmbeddedServers,
@@ -158,7 +158,8 @@ async fn show(
     tally
 }
 
-/// The script of the servers: in each round one server stops after a third and returns after two thirds.
+/// Schedule of the servers: in each round, one server stops after a third of the round and returns after two
+/// thirds.
 struct Script {
     round: Duration,
     next: u32,

@@ -53,7 +53,7 @@ pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `evener tcp|udp|http|dns LISTEN SERVER...`. `complete` adds the settings of one protocol.
+/// `evener tcp|udp|http|dns LISTEN SERVER...`. `complete` adds settings that only this protocol has.
 pub(super) async fn one_liner(
     line: &OneLiner,
     protocol: Protocol,

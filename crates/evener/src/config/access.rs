@@ -1,6 +1,6 @@
-//! Access rules: `allow` and `deny`, or `access` in order, with prefixes, files of prefixes and countries;
-//! the treatment of refused clients; the limits of each client; the proxies whose reports about clients are
-//! trusted.
+//! Access rules: `allow` and `deny`, or `access` in order, with prefixes, files of prefixes and countries; the
+//! treatment of refused clients; the limits of each client; the proxies that may report the addresses of
+//! clients.
 
 use super::fields::Fields;
 use super::hints::one_of;
@@ -16,21 +16,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Default time that a refused client waits.
+/// Default time after which the connection of a refused client is closed (`tarpit`).
 pub(super) const TARPIT: Duration = Duration::from_secs(30);
-/// Default number of clients in the table of limits.
+/// Default maximum number of clients in the table of limits.
 pub(super) const REMEMBERED: usize = 65_536;
 const TARPIT_MAX: Duration = Duration::from_secs(3600);
 const LIST_FILE_BYTES_MAX: u64 = 128 << 20;
 const GEOIP_FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// Number of items of `access` up to which problems have exact lines. The search for a line takes a step for
-/// each item before it.
+/// Problems in the first items of `access`, up to this number, have exact lines. The search for the line of an
+/// item takes a step for each item before it.
 const PLACED_ITEMS_MAX: usize = 1000;
 
-/// Reads `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest match wins;
-/// countries decide where no prefix matches. With `allow` all other clients are refused, without it they are
-/// admitted.
+/// Reads `allow` and `deny`, or `access`. The longest matching prefix of `allow` and `deny` decides; if no
+/// prefix matches, the countries decide. All other clients are refused if there is an `allow`, else admitted.
 pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     let ordered = read_ordered(fields);
     let allow = read_both(fields, "allow");
@@ -55,15 +54,17 @@ pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     Some(Arc::new(acl.after(&rules(&denied, &allowed))))
 }
 
-/// Reads a list of prefixes alone, such as `proxy_from`. Its clients are permitted.
+/// Reads a key with a single list of prefixes and countries, such as `proxy_from`. The result permits the
+/// clients in the list and denies all others.
 pub(super) fn read_prefixes(fields: &mut Fields<'_>, key: &'static str) -> Option<Arc<Acl>> {
     let (prefixes, countries) = read_both(fields, key)?;
     let rules: Vec<_> = countries.iter().chain(&prefixes).map(|prefix| (*prefix, Access::Permit)).collect();
     Some(Arc::new(Acl::new(&rules, Access::Deny)))
 }
 
-/// Reads `access = { { permit = "10.0.0.0/8" }, { deny = country "SE" }, otherwise = "deny" }`. The first
-/// item that matches decides; `otherwise` is for all other clients, by default the inverse of the last item.
+/// Reads `access = { { permit = "10.0.0.0/8" }, { deny = country "SE" }, otherwise = "deny" }`. The first item
+/// that matches decides; `otherwise` decides about all other clients; its default is the inverse of the last
+/// item.
 fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     const WANTED: &str = "a list of { permit = \"10.0.0.0/8\" } and { deny = \"192.0.2.0/24\" }";
     let table = match fields.take("access")? {
@@ -145,7 +146,7 @@ struct List {
     codes: BTreeSet<String>,
 }
 
-/// Reads the prefixes of a list, and the prefixes of its countries.
+/// Reads a list. Returns its prefixes, and the networks of its countries.
 fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>, Vec<Prefix>)> {
     let list = read_list(fields, key)?;
     let countries = read_countries(fields, key, &list.codes);
@@ -188,7 +189,7 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     Some(list)
 }
 
-/// Parses a prefix. A netmask is refused with the length that it means.
+/// Parses a prefix. A netmask is refused; the message gives the equivalent length.
 fn parse_prefix(text: &str) -> Result<Prefix, String> {
     text.parse().map_err(|error: PrefixError| match length_of_netmask(text) {
         Some((address, length)) => {
@@ -198,7 +199,7 @@ fn parse_prefix(text: &str) -> Result<Prefix, String> {
     })
 }
 
-/// Returns the address, and the length of the prefix that a netmask such as `255.255.255.0` means.
+/// Returns the address, and the prefix length that is equivalent to a netmask such as `255.255.255.0`.
 fn length_of_netmask(text: &str) -> Option<(&str, u32)> {
     let (address, mask) = text.split_once('/')?;
     let bits = mask.parse::<Ipv4Addr>().ok()?.to_bits();
@@ -206,7 +207,7 @@ fn length_of_netmask(text: &str) -> Option<(&str, u32)> {
     (length == bits.count_ones()).then_some((address, length))
 }
 
-/// Reads `prefixes "FILE"`: one prefix a line; `#` begins a comment.
+/// Reads `prefixes "FILE"`: one prefix per line; `#` begins a comment.
 fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
     let path = fields.reading().path(made.location(), made.name());
     let reading = fields.reading();
@@ -292,9 +293,9 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
     Ok(networks)
 }
 
-/// The treatments of refused clients that are words.
+/// Treatments of refused clients that are written as a word.
 pub(super) const DENIED: [&str; 3] = ["drop", "reject", "tarpit"];
-/// The other treatments of refused clients.
+/// Description of the other treatments, for messages.
 pub(super) const DENIED_OTHERWISE: &str = "a pool";
 
 /// Reads the treatment of refused clients: `"drop"`, `"reject"`, `"tarpit"`, `{ tarpit = "10s" }`, or a pool.
@@ -313,7 +314,7 @@ pub(super) fn read_denied(fields: &mut Fields<'_>, key: &'static str) -> Option<
             Some(Denied::Tarpit(time))
         }
         Value::Made(pool) if pool.builder() == "pool" => Some(Denied::Pool(pool.name().into())),
-        // The name of the pool is checked at the end.
+        // After all pools are read, `check_edge` verifies that the pool exists.
         Value::Text(pool) => Some(Denied::Pool(pool.as_str().into())),
         _ => {
             fields.must(key, format!("be {}", one_of(&DENIED, DENIED_OTHERWISE)));

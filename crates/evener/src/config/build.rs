@@ -32,7 +32,7 @@ use std::sync::Arc;
 const SERVERS_MAX: usize = 100_000;
 const UNCHECKED: &str = "note: certificates and host names were not checked because of the problems above";
 
-/// Returns the specification, or every problem.
+/// Returns the configuration, or all problems.
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
     let mut builder = Builder { reading: &reading, config: Config::default() };
@@ -150,7 +150,7 @@ impl<'a> Builder<'a> {
         servers
     }
 
-    /// Reads a server: an address, a table that begins with one, or `server "address" { ... }`.
+    /// Reads a server: an address, a table that begins with an address, or `server "address" { ... }`.
     fn server(
         &self,
         item: &'a Value,
@@ -280,7 +280,7 @@ impl<'a> Builder<'a> {
         self.known_pool(name, nested).then(|| name.into())
     }
 
-    /// Returns true if there is a pool. Otherwise records a problem.
+    /// Returns true if there is a pool with this name. Otherwise records a problem.
     fn known_pool(&self, name: &str, fields: &mut Fields<'_>) -> bool {
         let is_known = self.has_pool(name);
         if !is_known {
@@ -302,7 +302,7 @@ impl<'a> Builder<'a> {
             return Vec::new();
         }
         let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
-        // A name that is an address is also the listen address.
+        // Without `listen`, a service whose name is an address listens on this address.
         let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
             if !["listen", "lisen", "bind", "port", "address"].iter().any(|key| fields.has(key)) {
@@ -317,7 +317,8 @@ impl<'a> Builder<'a> {
         listen
     }
 
-    /// Returns the pool of a service: one that it names, or its inline servers.
+    /// Returns the name of the pool of a service: the pool in `pool`, or the pool of the inline servers, which
+    /// has the name of the service. Returns `None` if routes or a local response make a pool unnecessary.
     fn service_pool(
         &mut self,
         name: &str,
@@ -386,7 +387,7 @@ fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
 }
 
-/// Returns a problem with the address of a server.
+/// Returns the message about an invalid address of a server.
 fn server_address_problem(text: &str, error: &AddressError) -> String {
     match error {
         AddressError::NoHost(_) if !text.starts_with('*') && bare_ipv6(text).is_none() => {
@@ -397,7 +398,7 @@ fn server_address_problem(text: &str, error: &AddressError) -> String {
     }
 }
 
-/// Returns a problem with an address, with the correction of usual mistakes.
+/// Returns the message about an invalid address, with the correction of common mistakes.
 fn address_problem(text: &str, error: &AddressError) -> String {
     if let Some((address, port)) = bare_ipv6(text) {
         return format!("`{text}` needs brackets: write an IPv6 address as [{address}]:{port}");
@@ -410,7 +411,7 @@ fn address_problem(text: &str, error: &AddressError) -> String {
     }
 }
 
-/// Returns the parts of an IPv6 address with a port but without brackets, such as `::1:80`.
+/// Splits an IPv6 address with a port but without brackets, such as `::1:80`, into the address and the port.
 fn bare_ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
     let (address, port) = text.rsplit_once(':')?;
     Some((address.parse().ok()?, port))

@@ -1,5 +1,5 @@
-//! The `check` key: `check.http { path = "/health", every = "2s" }`, or the name alone for a check with the
-//! defaults.
+//! The `check` key: `check.http { path = "/health", every = "2s" }`, or only the kind, such as `"http"`, for a
+//! check with the defaults.
 
 use super::fields::{Fields, Reading};
 use super::raw::{Made, Value, shown};
@@ -74,7 +74,7 @@ pub(super) fn dns_defaults() -> (String, u16, Option<u8>) {
     ("a.root-servers.net.".into(), TYPE_A, None)
 }
 
-/// Returns a DNS check that queries the addresses of a name, which must exist.
+/// Returns a DNS check that queries the A records of a name and requires NOERROR.
 pub(crate) fn dns_check(name: &str) -> Result<CheckSpec, String> {
     dns::parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
     Ok(CheckSpec::new(CheckKind::Dns { name: name.into(), qtype: TYPE_A, rcode: Some(NOERROR) }))
@@ -162,10 +162,10 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
     tls
 }
 
-/// Returns true if a file has certificates in PEM, and no broken one.
+/// Returns true if a file has at least one certificate in PEM, and all its certificates are well-formed.
 fn has_certificate(bytes: &[u8]) -> bool {
     let mut text = String::from_utf8_lossy(bytes).into_owned();
-    // Other names of certificates (openssl(1), "PEM headers").
+    // Other labels of certificates (openssl(1), "PEM headers").
     for kind in ["X509", "TRUSTED"] {
         text = text.replace(&format!(" {kind} CERTIFICATE-----"), " CERTIFICATE-----");
     }
@@ -173,7 +173,7 @@ fn has_certificate(bytes: &[u8]) -> bool {
     certificates.is_ok_and(|list| !list.is_empty())
 }
 
-/// Reads `send = "PING\r\n", expect = "+PONG"`, `begins = "220 "`.
+/// Reads `send = "PING\r\n"`, `expect = "+PONG"` and `begins = "220 "`.
 fn read_stream(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     let tls = (kind == "tls").then(|| read_tls(fields));
     let mut text = |key: &'static str| {

@@ -1,4 +1,4 @@
-//! The keys that only DNS has: `dns` of a service, `discover` of a pool, and `mname` of a server.
+//! The keys for DNS: `dns` of a service, `discover` of a pool, and `mname` of a server.
 
 use super::access::read_rate;
 use super::fields::Fields;
@@ -13,16 +13,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients retry long before.
+/// Maximum of `query_timeout`. Clients retry much earlier.
 const QUERY_TIMEOUT_MAX: Duration = Duration::from_secs(60);
-/// RFC 2308, section 7.1.
+/// Maximum of `failure_ttl` (RFC 2308, section 7.1).
 const FAILURE_TTL_MAX: Duration = Duration::from_secs(300);
 const CACHE_BYTES_MAX: u64 = 1 << 40;
 const NETWORKS_MAX: u32 = 16_000_000;
 const SLIP_MAX: u32 = 1000;
 /// Maximum number of directories of a pool.
 const DIRECTORIES_MAX: usize = 16;
-/// Maximum length of the path of a directory. The path of a socket has 107 bytes, including its name.
+/// Maximum length of the path of a directory. The path of a socket in it, with its name, has at most 107 bytes
+/// (unix(7)).
 const DIRECTORY_BYTES_MAX: usize = 100;
 
 /// Reads `dns = { query_timeout = "2s", cache = true, ... }`.
@@ -70,7 +71,7 @@ fn read_on_failure(nested: &mut Fields<'_>) -> Option<OnFailure> {
     nested.word("on_failure", &names, |word| OnFailure::ALL.into_iter().find(|each| each.name() == word))
 }
 
-/// Reads `retry_on = { "servfail", "refused" }`. An empty list means none.
+/// Reads `retry_on = { "servfail", "refused" }`. With an empty list, no response code causes a retry.
 fn read_retry_on(nested: &mut Fields<'_>) -> Option<RetryOn> {
     const WORDS: [&str; 2] = ["servfail", "refused"];
     let wanted = "a list of response codes: { \"servfail\", \"refused\" }, or {} for none";
@@ -132,7 +133,7 @@ fn read_client_subnet(fields: &mut Fields<'_>) -> Option<ClientSubnetSpec> {
     }
 }
 
-/// Reads the lengths of the prefixes that make a network of an address.
+/// Reads `v4` and `v6`: the prefix lengths of the network of a client. The arguments are the defaults.
 fn read_bits(nested: &mut Fields<'_>, (v4, v6): (u8, u8)) -> (u8, u8) {
     let v4 = nested.integer("v4", 0..=32).map_or(v4, |bits| bits as u8);
     let v6 = nested.integer("v6", 0..=128).map_or(v6, |bits| bits as u8);
@@ -223,12 +224,12 @@ pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dial
     Dialect::Mname
 }
 
-/// Returns true if the pool has servers of mname, or can discover some.
+/// Returns true if the pool has servers of mname, or discovers servers of mname.
 pub(super) fn has_mname(pool: &PoolSpec) -> bool {
     !pool.discover.is_empty() || pool.servers.iter().any(|server| server.dialect == Dialect::Mname)
 }
 
-/// Returns a server that is a unix socket without mname, which a DNS service cannot use.
+/// Returns the first server that is a unix socket without mname. A DNS service cannot use such a server.
 pub(super) fn plain_socket(pool: &PoolSpec) -> Option<&ServerSpec> {
     let is_plain = |server: &&ServerSpec| {
         server.dialect == Dialect::Plain && matches!(server.endpoint, Endpoint::Unix(_))

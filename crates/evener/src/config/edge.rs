@@ -1,4 +1,4 @@
-//! The keys of the edge: TLS with clients and with servers, the PROXY protocol, HTTP and its routes.
+//! The keys for TLS with clients and with servers, the PROXY protocol, HTTP and routes.
 
 use super::access::read_prefixes;
 use super::fields::Fields;
@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Returns TLS settings with one file that has the certificate and the key.
+/// Returns TLS settings with one file, which has both the certificate and the key.
 pub(crate) fn tls_from_file(file: &Path) -> Arc<TlsSpec> {
     let file = file.display().to_string();
     let certificate = CertificateFiles { chain: file.clone(), key: file, ocsp: None, issuers: None };
@@ -145,7 +145,8 @@ fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
     }
 }
 
-/// Reads `certificate`, `key` and `ocsp`. Without `key` it is in the same file.
+/// Reads `certificate`, `key`, `ocsp` and `issuers`. Without `key`, the file of the certificate also has the
+/// key.
 fn read_certificate(nested: &mut Fields<'_>) -> Option<CertificateFiles> {
     let chain = nested.path("certificate");
     let key = nested.path("key");
@@ -210,8 +211,8 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
     Some(Arc::new(spec))
 }
 
-/// Completes the check of a pool with TLS to its servers: https and tls checks inherit its settings. Servers
-/// would not respond to other kinds of checks.
+/// Completes the check of a pool with TLS to its servers: https and tls checks inherit the TLS settings of the
+/// pool. Checks that send text without TLS are refused, because the servers would not respond to them.
 pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
     let Some(spec) = pool.tls.clone() else { return };
     let port = pool.check.as_ref().and_then(|check| check.port);
@@ -224,7 +225,7 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
         Some(CheckKind::Http { tls: None, .. }) => {
             fields.problem("check", "the servers of this pool use TLS: use check.https");
         }
-        // Another port may have no TLS.
+        // With `port`, the check may use a port without TLS.
         Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
             fields.problem("check", "the servers of this pool use TLS: use check.tls");
         }
@@ -428,14 +429,13 @@ fn check_path(nested: &mut Fields<'_>, path: &str) {
     }
 }
 
-/// Reads one route, with the name of its pool.
+/// Reads one route. `pool` reads the name of its pool.
 pub(super) fn read_route(
     fields: &Fields<'_>,
     table: &Table,
     protocol: Protocol,
     pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
 ) -> Option<Route<Arc<str>>> {
-    // The table lives as long as its run; only the borrow of the reader is shorter.
     let mut nested = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
     if is_http && nested.take("sni").is_some() {
@@ -457,7 +457,7 @@ pub(super) fn read_route(
         nested.problem_here(if is_http { "a route needs a host or a path" } else { "a route needs sni" });
     }
     nested.finish();
-    // A route that was refused must not become one for any host.
+    // A route with invalid hosts is dropped, because without hosts it would match any host.
     let any_host = matches!(table.get(host_key), Some(Value::Table(list)) if list.list().is_empty());
     let hosts = hosts.unwrap_or_default();
     let is_valid = !hosts.is_empty() || path.is_some() || any_host;

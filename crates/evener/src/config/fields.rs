@@ -1,5 +1,5 @@
-//! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their
-//! lines, and reading continues. Keys that were not read in the end are unknown.
+//! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their lines,
+//! and reading continues. Keys that have not been read at the end are reported as unknown.
 
 use super::hints::{self, Context};
 use super::raw::{Made, Run, Table, Value};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[cfg(test)]
 thread_local! {
-    /// Every key that this thread ever read: the reference must describe all of them.
+    /// Every key that this thread has read. A test verifies that the reference describes all these keys.
     pub(super) static READ: RefCell<std::collections::BTreeSet<&'static str>> = const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
@@ -43,7 +43,7 @@ impl<'a> Reading<'a> {
         self.problem(&self.run.refine(location, path), message);
     }
 
-    /// Resolves a path relative to the directory of the file that names it.
+    /// Resolves a path relative to the directory of the file that contains the path.
     pub(super) fn path(&self, location: &Location, text: &str) -> PathBuf {
         Path::new(location.file()).parent().unwrap_or(Path::new("")).join(text)
     }
@@ -65,7 +65,7 @@ pub(super) struct Fields<'a> {
     location: &'a Location,
     /// Path to the table inside the declaration at `location`: keys and texts.
     path: Vec<&'a str>,
-    /// The declaration in messages, such as ``pool `web` ``.
+    /// The name of the declaration in messages, such as ``pool `web` ``.
     subject: String,
     /// Keys that lead from the declaration to the table, such as `dns.cache.`.
     prefix: String,
@@ -88,7 +88,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Creates a reader of the table of a server, inside the declaration of its pool or alone.
+    /// Creates a reader of the table of a server, which is inside the declaration of a pool or made by the
+    /// builder `server`.
     pub(super) fn of_server(
         reading: &'a Reading<'a>,
         table: &'a Table,
@@ -113,7 +114,7 @@ impl<'a> Fields<'a> {
         self.reading
     }
 
-    /// Returns a reader for a table under `key` of this one.
+    /// Returns a reader of the table that is the value of `key`.
     pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
         Self {
             table,
@@ -126,17 +127,17 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Sets the protocol of the service, which explains why a key is unknown.
+    /// Sets the protocol of the service. Messages explain with it why a key is unknown.
     pub(super) fn set_protocol(&mut self, protocol: &'static str) {
         self.context.set_protocol(protocol);
     }
 
-    /// Returns the list part.
+    /// Returns the list part of the table.
     pub(super) fn list(&self) -> &'a [Value] {
         self.table.list()
     }
 
-    /// Returns the value of `key`, of any type.
+    /// Returns the value of `key`, of any type. The key counts as known from now on.
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         #[cfg(test)]
@@ -164,18 +165,19 @@ impl<'a> Fields<'a> {
         self.reading.run.refine(self.location, &path)
     }
 
-    /// Records a problem with a key or text of this table. The message follows the name of the declaration.
+    /// Records a problem with a key or text of this table. The name of the declaration is put before the
+    /// message.
     pub(super) fn problem(&mut self, key: &str, message: impl Display) {
         let location = self.location_of(key);
         self.reading.problem(&location, format!("{}: {message}", self.subject));
     }
 
-    /// Records a problem with a key. The message follows the key.
+    /// Records a problem with a key. The names of the declaration and of the key are put before the message.
     pub(super) fn problem_with(&mut self, key: &str, message: impl Display) {
         self.problem(key, format!("{}{key} {message}", self.prefix));
     }
 
-    /// Records a problem with the whole table. The message follows the name of the declaration.
+    /// Records a problem with the whole table. The name of the declaration is put before the message.
     pub(super) fn problem_here(&mut self, message: impl Display) {
         let location = match self.path.last() {
             Some(_) => self.reading.run.refine(self.location, &self.path),
@@ -189,7 +191,7 @@ impl<'a> Fields<'a> {
         self.must_hint(key, requirement, "");
     }
 
-    /// Records the same with a hint.
+    /// Records that the value of a key is not as required, and appends a hint.
     pub(super) fn must_hint(&mut self, key: &str, requirement: impl Display, hint: &str) {
         if let Some(value) = self.table.get(key) {
             self.value_must(key, value, requirement, hint);
@@ -210,7 +212,7 @@ impl<'a> Fields<'a> {
         self.text_such_as(key, "a string", "")
     }
 
-    /// Reads a string. A number is no string, but needs only quotes and perhaps a suffix.
+    /// Reads a string. The message about a number proposes the number in quotes, followed by `suffix`.
     pub(super) fn text_such_as(
         &mut self,
         key: &'static str,
@@ -244,12 +246,12 @@ impl<'a> Fields<'a> {
         found
     }
 
-    /// Records that a value is none of several words, with the most similar one.
+    /// Records that the value of a key is not one of several words. The message proposes the most similar word.
     pub(super) fn must_be_one_of(&mut self, key: &'static str, words: &[&'static str], others: &str) {
         let Some(value) = self.table.get(key).filter(|value| !matches!(value, Value::Unknown)) else {
             return;
         };
-        // The better of two words needs no hint.
+        // Of only two words, none is proposed: the message lists both.
         let text = value.text().filter(|_| words.len() > 2);
         let near = text.map(|text| hints::nearest(text, words.iter().copied())).unwrap_or_default();
         let list = hints::one_of(words, others);
@@ -276,7 +278,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads a whole number.
+    /// Reads a whole number in a range.
     pub(super) fn integer(&mut self, key: &'static str, range: RangeInclusive<u32>) -> Option<u32> {
         let value = self.take(key)?;
         let bounds = format!("be between {} and {}", range.start(), range.end());
@@ -349,7 +351,7 @@ impl<'a> Fields<'a> {
         parse_duration(value).map_err(|why| self.problem_with(key, why)).ok()
     }
 
-    /// Reads a number of bytes.
+    /// Reads a size in a range of bytes.
     pub(super) fn size(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(key)?;
         if matches!(value, Value::Unknown) {
@@ -364,7 +366,7 @@ impl<'a> Fields<'a> {
         fits.then_some(size)
     }
 
-    /// Reads a string or a list of strings and parses each one. Each string that is not valid is a problem.
+    /// Reads a string or a list of strings, and parses each string. Records a problem for each invalid string.
     pub(super) fn texts<T>(
         &mut self,
         key: &'static str,
@@ -405,7 +407,7 @@ impl<'a> Fields<'a> {
         Some(list.map_or_else(|| vec![value], |list| list.iter().collect()))
     }
 
-    /// Reads the path of a file, relative to the configuration.
+    /// Reads the path of a file, which is relative to the file of the configuration.
     pub(super) fn path(&mut self, key: &'static str) -> Option<String> {
         let text = self.text(key)?;
         if text.is_empty() {
@@ -415,30 +417,33 @@ impl<'a> Fields<'a> {
         Some(self.path_of(key, text))
     }
 
-    /// Resolves a path that was read already.
+    /// Resolves a path that was read from `key`, relative to the file of the configuration.
     pub(super) fn path_of(&self, key: &str, text: &str) -> String {
         self.reading.path(&self.location_of(key), text).display().to_string()
     }
 
-    /// Continues with another table, which is inside the path or behind it.
+    /// Continues with another table. In the source, this table begins inside or after the last element of the
+    /// path.
     pub(super) fn turn_to(&mut self, table: &'a Table) {
         self.table = table;
         self.known.clear();
     }
 
-    /// Searches for later locations behind `key`, for at most so many steps.
+    /// Appends `key` to the path, so that later locations are searched after `key`. A path with `steps_max`
+    /// elements stays unchanged.
     pub(super) fn pass(&mut self, key: &'static str, steps_max: usize) {
         if self.path.len() < steps_max {
             self.path.push(key);
         }
     }
 
-    /// Records every key that was not read, with a hint.
+    /// Records a problem with a hint for every key that was not read.
     pub(super) fn finish(mut self) {
         self.note_unknown_keys();
     }
 
-    /// Records unknown keys without ending, for when reading continues with another table.
+    /// Records a problem for every unknown key of the present table, after which reading can continue with
+    /// another table.
     pub(super) fn note_unknown_keys(&mut self) {
         let pool = self.table.get("pool").map(|value| match value {
             Value::Made(made) => made.name(),

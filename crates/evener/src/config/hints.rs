@@ -1,12 +1,13 @@
-//! Hints for unknown keys and words: the key's right location, its name here, or the most similar one.
+//! Hints for unknown keys and words: the table to which the key belongs, the name of the key in Evener, or the
+//! most similar known key or word.
 
-/// Most keys of one advice.
+/// Names of keys.
 type Keys = &'static [&'static str];
 
-/// Keys of a server, which are often written beside the servers.
+/// Keys of a server. They are often written by mistake in the table of the pool or service.
 const OF_SERVER: Keys = &["weight", "tier", "max", "hard", "state", "mname"];
 
-/// Keys of a pool that a service with servers of its own can have too.
+/// Keys of a pool. A service with inline servers can have them too.
 const OF_POOL: Keys = &[
     "policy",
     "sticky",
@@ -37,7 +38,7 @@ const OF_SERVICE: Keys = &[
     "clients",
 ];
 
-/// Keys of services that only some protocols have.
+/// Keys that services have only with some protocols: the protocols, then the keys.
 const OF_PROTOCOLS: &[(&[&str], Keys)] = &[
     (
         &["http"],
@@ -95,7 +96,8 @@ const OF_DNS: Keys = &[
 
 const OF_CHECK: Keys = &["path", "every", "interval", "inter", "rise", "fall", "method", "timeout", "status"];
 
-/// Advice about keys in a kind of table. `KEY` stands for the key.
+/// Kinds of tables, unknown keys in them, and the advice about these keys. `KEY` in the advice stands for the
+/// key.
 const ADVICE: &[(&[&str], Keys, &str)] = &[
     (&["service"], &["port"], "the port is part of `listen`"),
     (
@@ -162,8 +164,8 @@ const ADVICE: &[(&[&str], Keys, &str)] = &[
     (&["pool"], OF_SERVICE, "KEY is a key of a service: move it to the service"),
 ];
 
-/// Names in the configurations of other programs, with the names here. Those that a table does not have are
-/// ignored.
+/// Names of keys in the configurations of other programs, with the names in Evener. Names that the table cannot
+/// have are ignored.
 const RENAMED: &[(&str, &[&str])] = &[
     ("bind", &["listen"]),
     ("address", &["listen"]),
@@ -203,7 +205,7 @@ const RENAMED: &[(&str, &[&str])] = &[
     ("expect", &["body"]),
 ];
 
-/// The kind of a table, which decides what an unknown key could mean.
+/// The kind of a table, which decides the hint about an unknown key.
 #[derive(Clone, Copy)]
 pub(super) struct Context {
     /// The builder or key of the table.
@@ -229,7 +231,7 @@ impl Context {
     }
 
     /// Returns the message for an unknown key. `pool` is the pool that a service names; `known` are the keys
-    /// of the table.
+    /// that the table can have.
     pub(super) fn unknown_key(
         &self,
         key: &str,
@@ -273,7 +275,7 @@ impl Context {
     }
 }
 
-/// Returns a value for an example.
+/// Returns an example of a value of a key.
 fn example(key: &str) -> &'static str {
     match key {
         "weight" | "tier" => "2",

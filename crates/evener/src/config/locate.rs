@@ -5,17 +5,18 @@ use super::{Location, syntax};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Maximum number of values that are skipped in search of a key with the same text.
+/// If the first token with a text is a value, at most this number of later tokens with the same text are
+/// searched for a key.
 const VALUES_MAX: usize = 4;
 
-/// A file of the configuration as a list of the relevant tokens, with an index: a file may have a hundred
-/// thousand servers, each with its own line.
+/// A file of the configuration as a list of the relevant tokens. An index makes searches fast: a file may have
+/// a hundred thousand servers, each with its own line.
 #[derive(Debug)]
 pub(super) struct Source {
     file: Arc<str>,
     text: Box<str>,
     tokens: Vec<Token>,
-    /// Positions of each word and text, ascending.
+    /// Positions in `tokens` of each word and text, ascending.
     named: HashMap<String, Vec<usize>>,
     /// For each opening brace, in order: its position and the position behind the closing brace.
     tables: Vec<(usize, usize)>,
@@ -50,12 +51,12 @@ impl Source {
         Self { file, text: text.into(), tokens, named, tables }
     }
 
-    /// Returns true if the source is this file.
+    /// Returns true if this is the source of `file`.
     pub(super) fn is(&self, file: &str) -> bool {
         *self.file == *file
     }
 
-    /// Returns the first line.
+    /// Returns the location of the first line.
     pub(super) fn beginning(&self) -> Location {
         Location::new(Arc::clone(&self.file), 1)
     }
@@ -77,7 +78,7 @@ impl Source {
             let mut named = later.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
             let first = named.next()?;
             let at = match self.is_value(first) {
-                // In `protocol = "dns", dns = { ... }` the key is meant, if there is one.
+                // A key is preferred to a value: in `protocol = "dns", dns = { ... }`, `dns` is the key.
                 true => named.take(VALUES_MAX).find(|at| self.is_key(*at)).unwrap_or(first),
                 false => first,
             };
@@ -105,7 +106,7 @@ impl Source {
     }
 }
 
-/// Pairs braces. A brace that is never closed reaches to the end.
+/// Pairs braces. A table without a closing brace extends to the end of the file.
 fn tables(tokens: &[Token]) -> Vec<(usize, usize)> {
     let (mut tables, mut open) = (Vec::new(), Vec::new());
     for (at, token) in tokens.iter().enumerate() {
@@ -201,7 +202,7 @@ impl Scanner<'_> {
         text
     }
 
-    /// Returns the level of a long bracket (`[[`, `[==[`) if one begins here.
+    /// Returns the level of a long bracket (`[[`, `[==[`) if the rest of the text begins with one.
     fn long_bracket(&self) -> Option<usize> {
         let inner = self.rest.strip_prefix('[')?;
         let level = inner.len() - inner.trim_start_matches('=').len();
@@ -244,7 +245,7 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
 "#;
 
     #[test]
-    fn keys_are_found_at_their_locations() {
+    fn keys_and_texts_are_found_on_their_lines() {
         let source = Source::new("x".into(), TEXT);
         let check = |line, path: &[&str], expected| assert_eq!(source.find(line, path), expected, "{path:?}");
         check(2, &["policy"], Some(8));
@@ -257,7 +258,7 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
     }
 
     #[test]
-    fn every_text_is_scanned_to_its_end() {
+    fn truncated_source_is_scanned_to_its_end() {
         for cut in 0..TEXT.len() {
             tokens(&TEXT[..cut]);
         }

@@ -1,5 +1,5 @@
-//! Runs a configuration file in a sandboxed Lua that can only declare: without files, processes or loading of
-//! code, and bounded in memory, instructions and time.
+//! Runs a configuration file in a sandboxed Lua, which has no access to files and processes and cannot load
+//! code. Its memory, instructions and time are bounded.
 
 use super::hints::nearest;
 mod builders;
@@ -24,7 +24,7 @@ use std::time::Duration;
 const MEMORY_BYTES_MAX: usize = 256 << 20;
 const INSTRUCTIONS_MAX: u64 = 500_000_000;
 const INSTRUCTIONS_STEP: u32 = 10_000;
-// A busy machine must not decide about tests.
+// Tests have a longer limit, so that they do not fail on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(if cfg!(test) { 600 } else { 20 });
 const INCLUDES_MAX: usize = 64;
 /// Maximum number of problems that are recorded while the file runs.
@@ -74,7 +74,7 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
     let (done, result) = channel();
     let path = path.to_owned();
     let name = path.display().to_string();
-    // Set by whichever comes first: the end of the run or the timeout.
+    // Set by the first of two events: the end of the run, or the timeout.
     let settled = Arc::new(AtomicBool::new(false));
     let run_settled = Arc::clone(&settled);
     let thread = std::thread::Builder::new().name("configuration".into());
@@ -108,7 +108,7 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let state = Shared::default();
     let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
     let mut state = std::mem::take(&mut *lock(&state));
-    // A body may still have followed if an error ended the run.
+    // If an error ended the run, missing bodies are not reported: they may come after the error.
     for (builder, name, location) in state.open.drain(..).filter(|_| outcome.is_ok()) {
         let message = format!("{builder} \"{name}\" has no body: write {builder} \"{name}\" {{ ... }}");
         state.run.record(Problem::at(&location, message));
@@ -189,8 +189,8 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     Ok(lua)
 }
 
-/// Adds `env "NAME"`. An unset variable is a problem unless there is a default; `env("NAME", false)` gives
-/// nil.
+/// Adds `env "NAME"`. An unset variable is a problem unless there is a default; `env("NAME", false)` returns
+/// nil if the variable is unset.
 fn add_environment(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     let state = Arc::clone(state);
     let environment = lua.create_function(move |lua, (name, default): (mlua::Value, mlua::Value)| {
@@ -236,7 +236,7 @@ fn add_print(lua: &Lua) -> mlua::Result<()> {
     let print = lua.create_function(|lua, values: MultiValue| {
         let texts: Vec<String> = values.iter().map(mlua::Value::to_string).collect::<mlua::Result<_>>()?;
         let location = caller(lua);
-        // Control characters would be commands to the terminal.
+        // Control characters are replaced, because a terminal would execute them.
         let text: String =
             texts.join("\t").chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
         eprintln!("{location}: {text}");
@@ -245,7 +245,8 @@ fn add_print(lua: &Lua) -> mlua::Result<()> {
     lua.globals().raw_set("print", print)
 }
 
-/// Adds `setmetatable` without finalizers: Lua runs those without counting instructions.
+/// Adds a `setmetatable` that refuses finalizers (`__gc`), because Lua runs finalizers without counting
+/// instructions.
 fn guard_metatables(lua: &Lua) -> mlua::Result<()> {
     let guarded = lua.create_function(|lua, (table, meta): (mlua::Table, Option<mlua::Table>)| {
         if meta.as_ref().is_some_and(|meta| !matches!(meta.raw_get("__gc"), Ok(mlua::Value::Nil))) {
@@ -254,14 +255,15 @@ fn guard_metatables(lua: &Lua) -> mlua::Result<()> {
         if table.equals(&lua.globals())? {
             return Err(raise(Problem::at(&caller(lua), "the metatable of the globals cannot be changed")));
         }
-        // A key that is added later does not make a finalizer: Lua checks for it when the metatable is set.
+        // A `__gc` that is added to the metatable later has no effect: Lua checks for it only when the
+        // metatable is set.
         table.set_metatable(meta)?;
         Ok(table)
     })?;
     lua.globals().raw_set("setmetatable", guarded)
 }
 
-/// Counts instructions. Beyond the maximum every further step fails, and no `pcall` catches that.
+/// Counts instructions. When the maximum is exceeded, the run fails with an error that `pcall` does not catch.
 fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
     let used = Arc::new(AtomicU64::new(0));
     let exceeded = |used: &AtomicU64| used.load(Ordering::Relaxed) > INSTRUCTIONS_MAX;
@@ -337,7 +339,8 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
     table.set_metatable(Some(meta))
 }
 
-/// Records a problem, so that the rest of the file is still checked.
+/// Records a problem and continues, so that the rest of the file is still checked. Fails if there are too many
+/// problems.
 fn record(state: &Shared, problem: Problem) -> mlua::Result<()> {
     if lock(state).run.record(problem.clone()) > PROBLEMS_MAX {
         return Err(raise(problem));
@@ -345,7 +348,8 @@ fn record(state: &Shared, problem: Problem) -> mlua::Result<()> {
     Ok(())
 }
 
-/// Records that a function got a wrong argument, unless that is an unknown name. Returns an unknown value.
+/// Records that a function got a wrong argument, unless the argument is the value of an unknown name, which is
+/// a problem already. Returns an unknown value.
 fn wrong(lua: &Lua, state: &Shared, given: &mlua::Value, message: &str) -> mlua::Result<mlua::Value> {
     if !is_unknown(given) {
         record(state, Problem::at(&caller(lua), message))?;
@@ -357,7 +361,7 @@ fn is_unknown(value: &mlua::Value) -> bool {
     matches!(value, mlua::Value::UserData(data) if data.is::<Unknown>())
 }
 
-/// Returns the text of a string or number.
+/// Returns the text of a string.
 fn text_of(value: &mlua::Value) -> Option<String> {
     match value {
         mlua::Value::String(text) => Some(text.to_string_lossy()),
@@ -375,7 +379,7 @@ fn type_of(value: &mlua::Value) -> String {
     }
 }
 
-/// The value of an unknown name. It can be called, indexed, computed with and ignored. As a list it is empty.
+/// The value of an unknown name. It can be called, indexed, computed with and ignored. As a list, it is empty.
 struct Unknown;
 
 impl UserData for Unknown {
@@ -402,7 +406,7 @@ fn caller(lua: &Lua) -> Location {
     (0..8).find_map(of_level).unwrap_or_else(|| Location::new("configuration", 1))
 }
 
-/// Returns the location of a function that runs, if it is one of the configuration.
+/// Returns the current location in a running function, if the function belongs to the configuration.
 fn location_of(debug: &Debug<'_>) -> Option<Location> {
     let source = debug.source().source?;
     Some(Location::new(source.strip_prefix('@')?, debug.current_line()? as u32))
@@ -473,6 +477,6 @@ fn read_file(path: &Path) -> Result<String, String> {
         return Err(format!("larger than {} MiB", FILE_BYTES_MAX >> 20));
     }
     let text = String::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-    // Editors of Windows begin files with a byte order mark.
+    // Some editors on Windows write a byte order mark at the beginning of a file.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

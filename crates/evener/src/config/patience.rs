@@ -1,12 +1,12 @@
-//! Time limits and minimum rates of clients: the minimum rate of bodies, the meaning of a close, the queue of
-//! a pool.
+//! The keys for slow, closing and waiting clients: `min_rate`, `abort_on_close`, and `queue` of a pool.
 
 use super::fields::Fields;
 use super::raw::Value;
 use evener_core::pace::MinRate;
 use evener_core::spec::{AbortOnClose, QueueSpec};
 
-/// Reads `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`. Returns `None` when absent.
+/// Reads `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`. Returns `None` if the key is absent or
+/// invalid, and `Some(None)` for no minimum.
 pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> {
     const KEY: &str = "min_rate";
     let rate_of = |number: i64| {
@@ -39,7 +39,8 @@ pub(super) fn read_min_rate(fields: &mut Fields<'_>) -> Option<Option<MinRate>> 
     }
 }
 
-/// Reads `queue = { size = 1024, timeout = "5s" }`, or `false`. Returns `None` when absent.
+/// Reads `queue = { size = 1024, timeout = "5s" }`, `true` or `false`. Returns `None` if the key is absent or
+/// invalid, and `Some(None)` for no queue.
 pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
     const KEY: &str = "queue";
     match fields.take(KEY)? {

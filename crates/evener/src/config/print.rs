@@ -1,6 +1,5 @@
-//! Prints a specification as equivalent Lua: everything that differs from the defaults, as a person would
-//! write it. It covers everything that a configuration can express; structs are destructured field by field,
-//! so that no new field is forgotten.
+//! Prints a specification as equivalent Lua: all settings that differ from the defaults, in the layout that a
+//! person would choose. Structs are destructured field by field, so that no new field is forgotten.
 
 mod access;
 mod dns;
@@ -16,8 +15,8 @@ use source::Table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Returns the source form of an access list (files, countries), if the caller knows it: the value of
-/// `access`, or of a key that takes prefixes alone (`proxy_from`, `trust`).
+/// Returns the Lua source of an access list, with its files and countries, if the caller knows the source. The
+/// source is the value of `access`, or of a key with a single list of prefixes (`proxy_from`, `trust`).
 pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
 /// Returns the configuration for this specification.
@@ -39,13 +38,14 @@ pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
     page.text
 }
 
-/// Returns true if clients that the service refuses get the pool.
+/// Returns true if the service sends refused clients to the pool.
 fn sends_refused(service: &ServiceSpec, pool: &PoolSpec) -> bool {
     [&service.denied, &service.exceeded].into_iter().any(|denied| *denied == Denied::Pool(pool.name.clone()))
 }
 
-/// Returns the number of last pools that can be written inline in the service with their name. When read
-/// back, those come after all others, in the order of the services, and no other service may name them.
+/// Returns the number of pools at the end of the list that can be written inline, each in the service with its
+/// name. Inline pools are read back after all other pools, in the order of their services. A pool with TLS or
+/// with several uses cannot be inline.
 fn in_place(spec: &Spec) -> usize {
     let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
     for service in &spec.services {
@@ -71,7 +71,7 @@ fn in_place(spec: &Spec) -> usize {
     spec.pools.iter().rev().take_while(fits).count()
 }
 
-/// The declarations, one after the other.
+/// The text of the declarations.
 #[derive(Default)]
 struct Page {
     text: String,
@@ -83,7 +83,7 @@ impl Page {
     fn add(&mut self, what: &'static str, table: &Table) {
         let statement = table.statement();
         let line_of = (statement.lines().count() == 1).then_some(what);
-        // Single lines of one kind have no blank line between them.
+        // There is no blank line between declarations of the same kind that take one line each.
         if !self.text.is_empty() && (line_of.is_none() || line_of != self.line_of) {
             self.text.push('\n');
         }

@@ -19,7 +19,8 @@ impl Location {
         Self { file: file.into(), line }
     }
 
-    /// Returns the location in the same file that `find` returns for the line, or this one.
+    /// Returns the line that `find` returns for this location, in the same file; without such a line, this
+    /// location.
     pub(super) fn moved(&self, find: impl FnOnce(&str, u32) -> Option<u32>) -> Self {
         let line = find(&self.file, self.line).unwrap_or(self.line);
         Self { file: Arc::clone(&self.file), line }
@@ -107,8 +108,8 @@ pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
     anyhow::Error::msg(lines.join("\n"))
 }
 
-/// Sorts problems by location. Problems of one line stay in the order of discovery, problems without a location
-/// come last, and equal problems are listed once.
+/// Sorts problems by location. Problems of the same line stay in the order of discovery, problems without a
+/// location come last, and equal problems are listed once.
 pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     let mut listed = BTreeSet::new();
     problems.retain(|problem| listed.insert(problem.clone()));

@@ -42,7 +42,7 @@ impl Value {
         }
     }
 
-    /// Returns the number that the value is, or that a text contains.
+    /// Returns the number as a text, if the value is a number or a text with only a number.
     pub(super) fn number(&self) -> Option<String> {
         match self {
             Self::Int(_) | Self::Number(_) => Some(self.shown()),
@@ -62,7 +62,7 @@ impl Value {
     }
 }
 
-/// Returns a text in quotes, without control characters and not too long.
+/// Returns a text in quotes, with escaped control characters. A long text is cut.
 pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
@@ -96,7 +96,7 @@ impl Table {
         &self.list
     }
 
-    /// Returns the list part of a table without keys.
+    /// Returns the list part, or `None` if the table has keys.
     pub(super) fn only_list(&self) -> Option<&[Value]> {
         self.named.is_empty().then_some(&self.list)
     }
@@ -128,7 +128,7 @@ impl Made {
         Self { builder, name, table, location }
     }
 
-    /// Creates a value whose table is unknown, because it was wrong or missing.
+    /// Creates a value whose table is unknown, because the table was wrong or missing.
     pub(super) fn with_unknown_table(builder: &'static str, name: String, location: Location) -> Self {
         let table = Table { list: vec![Value::Unknown], named: BTreeMap::new() };
         Self { builder, name, table, location }
@@ -181,14 +181,14 @@ pub(super) struct Run {
     services: Vec<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
-    /// Problems found while it ran (unknown globals).
+    /// Problems found while the files ran, such as undefined names.
     problems: Vec<Problem>,
     /// The files of the configuration.
     sources: Vec<Source>,
 }
 
 impl Run {
-    /// Adds a pool without its table, so that services can refer to it.
+    /// Adds a pool whose table is unknown, so that services can refer to the pool. Does nothing for a service.
     pub(super) fn declare_unknown(&mut self, builder: &'static str, name: &str, location: &Location) {
         if builder == "pool" {
             let made = Made::with_unknown_table(builder, name.to_owned(), location.clone());
@@ -241,8 +241,8 @@ impl Run {
         self.sources.first().map_or_else(|| Location::new("configuration", 1), Source::beginning)
     }
 
-    /// Returns the location of a key or text inside the declaration that begins at `location`, as exactly as
-    /// possible.
+    /// Returns the location of a key or text inside the declaration that begins at `location`, or `location` if
+    /// the key or text is not found.
     pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
         location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
     }

@@ -1,5 +1,5 @@
-//! Durations and sizes as configurations write them. An error is the rest of a message that begins with the
-//! key.
+//! Durations and sizes as configurations write them. An error is a message without its beginning: the caller
+//! adds the key.
 
 use super::raw::{Value, shown};
 use std::time::Duration;

@@ -1,27 +1,27 @@
-//! Checks the search tree of a MaxMind database before it is walked. In a damaged database the paths may have
-//! cycles or not fit into memory, and the crate that walks it would not end. The data of networks is not
-//! read.
+//! Verifies the search tree of a MaxMind database before the crate maxminddb walks the tree. In a damaged
+//! database, the tree may have cycles or more paths than fit into memory, and the walk would not end. The data
+//! of networks is not verified.
 
 use maxminddb::Metadata;
 
 /// Maximum number of networks, more than any real database has.
 const NETWORKS_MAX: u64 = 64 << 20;
 
-/// Progress of a node.
+/// Progress of the verification of a node.
 #[derive(Clone, Copy)]
 enum NodeState {
     Unvisited,
     /// On the path from the root to the present node.
     OnPath,
-    /// Complete, with the number of bits and networks below.
+    /// Verified, with the number of bits and networks below the node.
     Complete {
         depth: u8,
         networks: u64,
     },
 }
 
-/// Verifies that every path through the tree ends within the bits of an address, and that there are not too
-/// many.
+/// Verifies that every path through the tree ends within the bits of an address, and that the tree has at most
+/// [`NETWORKS_MAX`] networks.
 pub(super) fn verify(bytes: &[u8], metadata: &Metadata) -> Result<(), String> {
     let tree = Tree { bytes, record_bits: metadata.record_size, nodes: metadata.node_count as usize };
     let bits_max = if metadata.ip_version == 4 { 32 } else { 128 };
@@ -67,7 +67,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// Returns the state of a node when all nodes below it are complete.
+    /// Returns the state of a node whose children are all complete.
     fn below(&self, node: usize, states: &[NodeState], bits_max: u8) -> Result<NodeState, String> {
         let (mut depth, mut networks) = (0, 0_u64);
         for child in self.children(node) {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn paths_end_and_their_number_is_bounded() {
+    fn cycles_long_paths_and_too_many_networks_are_refused() {
         check(&[], 32, "");
         check(&[[1, 9], [2, 2], [9, 9]], 32, "");
         check(&[[0, 9]], 32, "has a cycle");

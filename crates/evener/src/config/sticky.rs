@@ -8,8 +8,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Minimum interval of rebalancing. Moving clients more often would only make them lose state on their
-/// servers.
+/// Minimum interval of rebalancing. Clients that move more often would lose their state on the servers.
 pub(super) const REBALANCE_MIN: Duration = Duration::from_millis(100);
 
 pub(super) fn sticky_defaults() -> StickySpec {
@@ -71,8 +70,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Reads `sticky = { by = "cookie", name = "EVENER" }`. A missing name stays empty until [`name_cookies`]
-/// knows all pools.
+/// Reads `sticky = { by = "cookie", name = "EVENER" }`. A missing name stays empty until [`name_cookies`] sets
+/// it.
 fn read_cookie(mut nested: Fields<'_>) -> StickyBy {
     let Some(name) = nested.text("name").map(str::to_owned) else {
         nested.finish();
@@ -85,8 +84,8 @@ fn read_cookie(mut nested: Fields<'_>) -> StickyBy {
     StickyBy::Cookie(name)
 }
 
-/// Names the cookies without a configured name: `EVENER`, or `EVENER_` and the name of the pool where several
-/// pools of one service would share the name.
+/// Names the cookies without a configured name: `EVENER`, or `EVENER_` and the name of the pool if several
+/// pools of one service would have the name `EVENER`.
 pub(super) fn name_cookies(spec: &mut Spec) {
     let shared: BTreeSet<Arc<str>> =
         spec.services.iter().flat_map(|service| sharing(service, &spec.pools)).collect();
@@ -102,22 +101,23 @@ pub(super) fn name_cookies(spec: &mut Spec) {
     }
 }
 
-/// Returns the pools of a service of which several would give clients cookies with the default name.
+/// Returns the pools of a service whose cookies would have the default name, if there are several such pools.
 fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
     let has_default = |pool: &&PoolSpec| match &pool.sticky {
         Some(StickySpec { by: StickyBy::Cookie(name), .. }) => name.is_empty() || name == StickyBy::COOKIE,
         _ => false,
     };
     let named = |name: &Arc<str>| pools.iter().find(|pool| pool.name == *name);
-    let ours: BTreeSet<Arc<str>> = super::build::pools_of(service)
+    let with_default: BTreeSet<Arc<str>> = super::build::pools_of(service)
         .filter_map(named)
         .filter(has_default)
         .map(|pool| Arc::clone(&pool.name))
         .collect();
-    if ours.len() > 1 { ours } else { BTreeSet::new() }
+    if with_default.len() > 1 { with_default } else { BTreeSet::new() }
 }
 
-/// Escapes bytes that the name of a cookie cannot have as in a URL, so that two pools never share a name.
+/// Returns the name of the cookie of a pool. Bytes that the name of a cookie cannot have are percent-encoded,
+/// so that two pools never have the same cookie.
 fn cookie_of_pool(pool: &str) -> String {
     let mut name = String::from(StickyBy::COOKIE_OF_POOL);
     for byte in pool.bytes() {

@@ -1,6 +1,7 @@
-//! Hints for errors of the Lua parser, which reports what it expected but not the usual mistakes.
+//! Hints for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
+//! usually causes the error.
 
-/// Returns a hint for an error in a line, from its message and the text of the file.
+/// Returns a hint for a parser error. `text` is the whole file; `line` and `message` belong to the error.
 pub(super) fn hint(text: &str, line: u32, message: &str) -> Option<String> {
     let index = line.checked_sub(1)? as usize;
     let here = text.lines().nth(index).unwrap_or_default();
@@ -46,8 +47,8 @@ fn bare_name(line: &str) -> Option<&str> {
     (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some(second)
 }
 
-/// Returns the number of the last line with code before the line at `index`, if that begins with the token
-/// that the message names.
+/// Returns the number of the last line with code before the line at `index`, if the line at `index` begins with
+/// the token that the message names.
 fn line_before(text: &str, index: usize, message: &str) -> Option<usize> {
     let token = message.rsplit_once("near '")?.1.trim_end_matches('\'');
     let lines: Vec<&str> = text.lines().take(index + 1).map(str::trim).collect();

@@ -1,4 +1,4 @@
-//! Configurations as people write them, and the messages for wrong ones.
+//! Typical configurations, and the messages about invalid configurations.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod dns;
@@ -27,7 +27,7 @@ fn load_text(text: &str) -> Result<Config, String> {
 }
 
 fn check_problems(text: &str, expected: &[&str]) {
-    let seen = load_text(text).expect_err("it is wrong");
+    let seen = load_text(text).expect_err("the configuration must be refused");
     let lines: Vec<&str> = seen.lines().filter(|line| !line.starts_with("note: ")).collect();
     assert_eq!(lines.len(), expected.len(), "{seen}");
     for (line, expected) in lines.iter().zip(expected) {
@@ -36,7 +36,7 @@ fn check_problems(text: &str, expected: &[&str]) {
 }
 
 #[test]
-fn the_example_of_the_design_works() {
+fn the_example_of_the_design_is_valid() {
     let config = load_text(
         r#"
         local web = pool "web" {
@@ -107,7 +107,7 @@ service "any more" { listen = "0.0.0.0:0", pool = web }
 }
 
 #[test]
-fn a_file_that_is_wrong_as_a_whole_has_its_message() {
+fn invalid_files_are_refused_with_a_message() {
     check_problems(
         "service \"s\" { listen = \"localhost:80\", \"10.0.0.1:1\" }",
         &["c.lua:1: service `s`: `localhost:80` is not a listen address"],
@@ -163,25 +163,27 @@ fn a_file_that_is_wrong_as_a_whole_has_its_message() {
 }
 
 #[test]
-fn a_configuration_can_only_declare() {
+fn a_configuration_cannot_access_the_system_or_exceed_its_limits() {
     for name in ["os", "io", "debug", "package", "load", "dofile", "require", "collectgarbage", "coroutine"] {
-        let seen = load_text(&format!("local x = {name}.x")).expect_err("it is not there");
+        let seen = load_text(&format!("local x = {name}.x")).expect_err("the global must not be defined");
         assert!(seen.contains(&format!("`{name}` is not defined")), "{seen}");
     }
     let endless = "while true do pcall(function() while true do end end) end";
-    assert!(load_text(endless).expect_err("it never ends").contains("endless loop"));
+    assert!(load_text(endless).expect_err("an endless loop must be refused").contains("endless loop"));
     let greedy = "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1e6) .. i end";
-    assert!(load_text(greedy).expect_err("it takes all memory").contains("256 MiB"));
+    assert!(load_text(greedy).expect_err("excessive use of memory must be refused").contains("256 MiB"));
     let finalizer = "setmetatable({}, { __gc = function() while true do end end })";
-    assert!(load_text(finalizer).expect_err("it would run uncounted").contains("must not have __gc"));
+    assert!(load_text(finalizer).expect_err("a finalizer must be refused").contains("must not have __gc"));
     let shared = "local t = {'10.0.0.1:1'} for d = 1, 6 do local n = {} for i = 1, 200 do n[i] = t end t = n end service 'x' {t}";
-    assert!(load_text(shared).expect_err("it would fill memory").contains("more than 4000000 values"));
     assert!(
-        load(Path::new("/dev/zero")).expect_err("it has no end")[0]
+        load_text(shared).expect_err("too many values must be refused").contains("more than 4000000 values")
+    );
+    assert!(
+        load(Path::new("/dev/zero")).expect_err("a device must be refused")[0]
             .to_string()
             .contains("not a regular file")
     );
-    let recursive = load_text("include 'c.lua'").expect_err("it includes itself");
+    let recursive = load_text("include 'c.lua'").expect_err("a file that includes itself must be refused");
     assert!(recursive.contains("a file that includes itself"), "{recursive}");
 }
 
@@ -193,15 +195,15 @@ fn twenty_thousand_servers_on_separate_lines_are_read_quickly() {
     let seen = load_text(&format!(
         "pool \"p\" {{\n{servers}}}\nservice \"s\" {{ listen = \"127.0.0.1:1\", pool = \"p\" }}"
     ));
-    let seen = seen.expect_err("each has a mistake");
+    let seen = seen.expect_err("each server has an unknown key");
     assert_eq!(seen.lines().count(), 20_000);
     assert!(seen.contains("c.lua:20001: server `10.79.249.1:80`: unknown key `wieght`"));
-    // Not a measurement: searching anew for each line would take minutes.
+    // This bound is no measurement: if the whole file were searched for each line, the test would take minutes.
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
 #[test]
-fn files_include_others_and_read_the_environment() {
+fn files_include_other_files_and_read_the_environment() {
     let directory = std::env::temp_dir().join(format!("evener-include-{}", std::process::id()));
     std::fs::create_dir_all(directory.join("sub")).unwrap();
     std::fs::write(
@@ -211,7 +213,7 @@ fn files_include_others_and_read_the_environment() {
     .unwrap();
     std::fs::write(directory.join("sub/b.lua"), "include 'c.lua'").unwrap();
     std::fs::write(directory.join("sub/c.lua"), "pool 'p' {\n '10.0.0.1:1', wieght = 1 }").unwrap();
-    let problems = load(&directory.join("a.lua")).expect_err("a key is wrong");
+    let problems = load(&directory.join("a.lua")).expect_err("the pool has an unknown key");
     assert_eq!(problems.len(), 1);
     assert!(
         problems[0].to_string().contains("sub/c.lua:2: pool `p`: unknown key `wieght`"),
@@ -222,7 +224,7 @@ fn files_include_others_and_read_the_environment() {
 }
 
 #[test]
-fn an_ordered_list_is_decided_by_its_first_match() {
+fn access_is_read_as_an_ordered_list() {
     use evener_core::acl::{Access, Acl};
     let groups = |text: &str| -> Vec<(Access, Vec<evener_core::acl::Prefix>)> {
         let group = |words: &str| {
@@ -327,7 +329,7 @@ fn the_examples_and_the_lua_of_the_documents_are_valid() {
             seen += 1;
         }
     }
-    assert!(seen >= 4, "only {seen} were checked");
+    assert!(seen >= 4, "only {seen} configurations were checked");
 }
 
 #[test]

@@ -26,7 +26,7 @@ const FAILURES: [&str; 8] = [
 pub(super) struct PoolView {
     name: String,
     policy: String,
-    /// Number of clients in the sticky table; absent without one.
+    /// Number of clients in the sticky table; absent if the pool has no sticky table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sticky_clients: Option<usize>,
     servers: Vec<ServerView>,
@@ -111,7 +111,7 @@ impl ServerView {
         let limits = [self.max, self.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
         let limit: String = limits.collect();
         let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        // A host name does not show the address of the server.
+        // The address is shown unless it is also the name.
         let at = if self.name == self.address { String::new() } else { format!(" ({})", self.address) };
         vec![
             format!("  {}{at}", self.name),
@@ -132,7 +132,8 @@ impl ServerView {
         &self.name
     }
 
-    /// Describes the change of the verdict since `before`, a verdict that [`Self::verdict`] returned.
+    /// Describes the change of the verdict since `before`, a verdict that [`Self::verdict`] returned earlier.
+    /// Returns `None` if the verdict did not change.
     pub(crate) fn change(&self, before: &str) -> Option<String> {
         let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         (before != self.verdict).then(|| format!("{} is {}{reason}", self.name, self.verdict))
@@ -147,7 +148,7 @@ impl ServerView {
         self.active
     }
 
-    /// Returns the total number of connections, or of datagrams if there are more.
+    /// Returns the total number of connections or of datagrams from clients, whichever is larger.
     pub(crate) fn served(&self) -> u64 {
         self.counters.value("connections").max(self.counters.value("datagrams_in"))
     }

@@ -32,14 +32,14 @@ pub(super) struct ServiceView {
     /// True if clients connect with TLS.
     #[serde(default)]
     tls: bool,
-    /// Listen addresses, as bound.
+    /// Listen addresses, with the ports that the system chose.
     listen: Vec<String>,
     /// Pool for clients that no route matches; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pool: Option<String>,
     /// Number of open TCP connections.
     connections_active: u32,
-    /// Number of connection attempts to servers in progress; counted where `pending_max` is set.
+    /// Number of connection attempts to servers in progress; counted only if `pending_max` is set.
     #[serde(default)]
     connects_pending: u32,
     /// Number of warm connections to servers, open and unused.
@@ -47,10 +47,10 @@ pub(super) struct ServiceView {
     warm: u32,
     /// Number of UDP flows.
     flows_active: u32,
-    /// Response cache; absent without one.
+    /// Response cache; absent if the service has no cache.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     cache: Option<CacheView>,
-    /// All counters since the start, including those that are 0.
+    /// All counters since the start, including counters that are 0.
     counters: CountersView,
 }
 
@@ -103,7 +103,7 @@ impl ServiceView {
         ]
     }
 
-    /// Describes the cache of the service, and its hit rate.
+    /// Describes the cache of the service and the hit rate of the cache.
     pub(super) fn cache_text(&self) -> Option<String> {
         let CacheView { entries, bytes: used, hits, misses } = self.cache.as_ref()?;
         let queries = hits + misses;
@@ -126,9 +126,9 @@ struct CacheView {
     entries: usize,
     /// Bytes that the entries use.
     bytes: u64,
-    /// Queries since the start that an entry served, including expired entries.
+    /// Number of queries since the start that were served from an entry, including stale entries.
     hits: u64,
-    /// Queries since the start without an entry.
+    /// Number of queries since the start for which there was no usable entry.
     misses: u64,
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Ends the load. Every client finishes its request.
+    /// Ends the load after every client has finished its current request.
     pub(super) async fn end(mut self) {
         self.ended.store(true, Ordering::Relaxed);
         while self.clients.join_next().await.is_some() {}

@@ -1,4 +1,4 @@
-//! Output of the demo: a picture that is redrawn on a terminal, or lines elsewhere.
+//! Output of the demo: a picture that is redrawn if the output is a terminal, else lines.
 
 use super::NAMES;
 use super::load::Tally;
@@ -10,14 +10,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Length of the longest bar.
+/// Length of the longest bar, in characters.
 const BAR: usize = 30;
-/// Number of events on a terminal.
+/// Maximum number of events that are shown on a terminal.
 const EVENTS_MAX: usize = 6;
-/// Interval of tables without a terminal.
+/// Interval between tables if the output is not a terminal.
 const TABLE_EVERY: Duration = Duration::from_secs(2);
 
-/// The output, with its state.
+/// The output of the demo and its state.
 pub(super) struct Screen {
     terminal: bool,
     verdicts: BTreeMap<String, String>,
@@ -26,7 +26,7 @@ pub(super) struct Screen {
     events: VecDeque<String>,
     opening: String,
     drawn_at: Option<Duration>,
-    /// True if an output failed.
+    /// True if a write to the output failed.
     failed: bool,
 }
 
@@ -69,7 +69,7 @@ impl Screen {
         }
     }
 
-    /// Records changes of verdicts, and draws if a drawing is due.
+    /// Records changes of verdicts, and draws: on a terminal always, else when the next table is due.
     pub(super) fn draw(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
         self.add_verdicts(elapsed, status);
         let due = self.drawn_at.is_none_or(|at| elapsed >= at + TABLE_EVERY);
@@ -80,8 +80,8 @@ impl Screen {
         let table = self.table(elapsed, status, tally);
         if self.terminal {
             let events: Vec<&str> = self.events.iter().map(String::as_str).collect();
-            // The cursor moves to the beginning, each line is overwritten and its rest cleared, and then everything
-            // below is cleared. This does not flicker.
+            // The cursor moves to the beginning, each line is overwritten and cleared to its end, and then all
+            // lines below are cleared. This does not flicker.
             let picture = format!("{}\n{table}\n{}\n\n(Ctrl-C ends)\n", self.opening, events.join("\n"));
             self.print(&format!("\x1b[H{}\x1b[J", picture.replace('\n', "\x1b[K\n")));
         } else {
@@ -89,12 +89,12 @@ impl Screen {
         }
     }
 
-    /// Returns true if an output failed.
+    /// Returns true if a write to the output failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed
     }
 
-    /// Prints. A failure is only recorded, so that servers and load still end in order.
+    /// Prints a text. A failure is only recorded, so that the load and the servers still end in order.
     fn print(&mut self, text: &str) {
         let mut stdout = std::io::stdout().lock();
         self.failed |= stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err();

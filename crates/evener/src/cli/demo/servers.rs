@@ -43,7 +43,7 @@ impl WebServer {
         });
     }
 
-    /// Stops listening. Accepted requests still get responses.
+    /// Stops listening. Requests of accepted connections still get responses.
     pub(super) async fn stop(&mut self) {
         if let Some((stop, closed)) = self.stop.take() {
             let _ = stop.send(());
@@ -51,7 +51,7 @@ impl WebServer {
         }
     }
 
-    /// Listens at its address again.
+    /// Listens at the same address again.
     pub(super) fn restart(&mut self, runtime: &tokio::runtime::Handle) {
         let guard = runtime.enter();
         let listener = TcpSocket::new_v4().and_then(|socket| {
@@ -76,7 +76,7 @@ async fn serve(name: &'static str, listener: &TcpListener, mut stopped: oneshot:
             _ = &mut stopped => break,
         }
     }
-    // Clients in the queue of the listener are served.
+    // Connections that wait in the queue of the listener are still served.
     while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
         tokio::spawn(respond(name, stream));
     }

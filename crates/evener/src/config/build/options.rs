@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "dns"];
 
-/// Reads `protocol`. An unknown one counts as tcp.
+/// Reads `protocol`. An unknown protocol is a problem, and counts as tcp.
 pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
     match fields.take("protocol").map(|value| value.text().unwrap_or_default()) {
         None | Some("tcp") => Protocol::Tcp,
@@ -26,7 +26,8 @@ pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
     }
 }
 
-/// Reads the options of a service. Those that its protocol does not have stay unknown keys.
+/// Reads the options of a service. Options that the protocol does not have are not read, and so are reported as
+/// unknown keys.
 pub(super) fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> ServiceOptions {
     let mut options = ServiceOptions::of(protocol);
     options.idle_timeout = read_idle_timeout(protocol, fields).unwrap_or(options.idle_timeout);
@@ -74,7 +75,7 @@ fn read_stream_options(options: &mut ServiceOptions, fields: &mut Fields<'_>) {
     check_keepalive("server_keepalive", options.server_keepalive, fields);
 }
 
-/// Reads `idle_timeout`, which only services of connections can do without.
+/// Reads `idle_timeout`. Only tcp and http services can set it to `false`.
 fn read_idle_timeout(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Option<Duration>> {
     let idle = fields.optional_duration("idle_timeout")?;
     let reason = match protocol {
@@ -108,7 +109,7 @@ fn read_source(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Source> {
     source
 }
 
-/// Reads the octal mode of unix sockets. A number would be decimal.
+/// Reads the octal mode of unix sockets. A number is refused, because Lua reads it as decimal.
 fn read_unix_mode(fields: &mut Fields<'_>) -> Option<u32> {
     let text = match fields.take("unix_mode")? {
         Value::Int(mode) => {

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Builder<'_> {
-    /// Checks the whole configuration: addresses used twice, and servers that a protocol does not support.
+    /// Checks the whole configuration: addresses used twice, and settings and servers that a protocol does not
+    /// support.
     pub(super) fn check_whole(&self) {
         if self.config.spec.services.is_empty() && self.reading.is_valid() {
             let message =
@@ -28,9 +29,9 @@ impl Builder<'_> {
         for service in &self.config.spec.services {
             let Some(location) = locations.get(&*service.name) else { continue };
             for endpoint in &service.listen {
-                let locations = service.protocol.transports().iter().map(|each| (*each, endpoint));
-                let others = locations.filter_map(|location| taken.insert(location, &service.name));
-                // Each service gets a port of its own if the system chooses it.
+                let sockets = service.protocol.transports().iter().map(|each| (*each, endpoint));
+                let others = sockets.filter_map(|socket| taken.insert(socket, &service.name));
+                // With port 0, the system chooses a different port for each service.
                 let is_free = |other: &&str| {
                     matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
                 };
@@ -71,7 +72,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks settings that exclude each other at the edge.
+    /// Checks that TLS is not passed through to a pool with TLS, that only http services have `request_rate`,
+    /// and that the pools for refused clients exist.
     fn check_edge(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
@@ -109,7 +111,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that no two routes of a service are for the same host and path.
+    /// Checks that no two routes of a service have the same host and path.
     fn check_routes(&self, service: &ServiceSpec, location: &Location) {
         let mut seen = BTreeSet::new();
         for route in &service.routes {
@@ -140,7 +142,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that warm connections are possible: they are opened before the client is known.
+    /// Checks that `warm` is combined neither with TLS nor with settings that depend on the client: warm
+    /// connections are opened before the client is known.
     fn check_warm(&self, service: &ServiceSpec, location: &Location) {
         if service.options.warm == 0 {
             return;
@@ -160,7 +163,7 @@ impl Builder<'_> {
         self.reading.problem_inside(location, &["warm"], message);
     }
 
-    /// Checks that the cookies of a service differ where the configuration names them.
+    /// Checks that the cookies that the configuration names differ between the pools of a service.
     pub(super) fn check_cookie_names(&self) {
         for service in &self.config.spec.services {
             let mut named: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
@@ -185,7 +188,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that pools which are sticky by cookie belong to http services.
+    /// Checks that pools that are sticky by cookie are used only by http services.
     fn check_cookies(&self, service: &ServiceSpec, location: &Location) {
         let pools = pools_of(service)
             .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
@@ -200,7 +203,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks settings that a dns service does not support, and those that only it supports.
+    /// Checks settings that a dns service does not support, and settings that only dns services support.
     fn check_dns(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
@@ -236,7 +239,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that DNS checks have only servers with IP addresses.
+    /// Checks that a pool with a DNS check has no servers that are unix sockets, except servers of mname.
     fn check_checks(&self) {
         for pool in &self.config.spec.pools {
             let by_dns = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
@@ -286,7 +289,7 @@ impl Builder<'_> {
     }
 }
 
-/// Returns every pool that a service may send clients to.
+/// Returns the names of all pools to which a service may send clients.
 pub(in crate::config) fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
     let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
         Denied::Pool(pool) => Some(pool),

@@ -1,5 +1,5 @@
-//! The functions that make values: `pool`, `service`, `check.http` and so on. Their tables are read at the call,
-//! within bounds.
+//! The functions that make values: `pool`, `service`, `check.http` and so on. A table is read when the function
+//! is called, within bounds.
 
 use super::{Shared, caller, lock, raise, text_of, type_of, wrong};
 use crate::config::Problem;
@@ -9,8 +9,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 const TABLE_DEPTH_MAX: usize = 8;
-/// Maximum number of values and bytes of text in declarations. Shared tables count each time they are used.
+/// Maximum number of values in all declarations. A table counts each time it is used.
 const VALUES_MAX: u64 = 4_000_000;
+/// Maximum number of bytes of text in all declarations, counted in the same manner.
 const TEXT_BYTES_MAX: u64 = 64 << 20;
 
 /// A function that makes a value of a configuration.
@@ -18,7 +19,7 @@ struct Builder {
     name: &'static str,
     /// Syntax of the call.
     form: Form,
-    /// Call for messages.
+    /// Example of a call, for messages.
     example: &'static str,
 }
 
@@ -89,7 +90,7 @@ impl Budget {
     }
 }
 
-/// A value that a builder made, as Lua holds it.
+/// The object in Lua for a value that a builder made. If it has the state, it can be called with a table.
 #[derive(Clone)]
 struct Handle(Arc<Made>, Option<Shared>);
 
@@ -141,7 +142,7 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
                 return builder.wrong(lua, &state, "a name first", &given);
             };
             lock(&state).open.push((builder.name, name.clone(), caller(lua)));
-            // `service("www", { ... })` is complete.
+            // In `service("www", { ... })` the body is an argument.
             match body {
                 mlua::Value::Nil => declaration(lua, &state, builder, name)?.into_lua(lua),
                 body => declare(lua, &state, builder, &name, &body),

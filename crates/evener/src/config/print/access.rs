@@ -8,7 +8,7 @@ use evener_core::spec::Denied;
 use evener_core::throttle::ThrottleSpec;
 use std::sync::Arc;
 
-/// Writes `allow` and `deny` where they can express the list, else `access`.
+/// Writes `allow` and `deny` if they can express the list, else `access`.
 pub(super) fn write_acl(table: &mut Table, acl: Option<&Arc<Acl>>, lists: Lists<'_>) {
     let Some(acl) = acl else { return };
     if let Some(text) = lists(acl) {
@@ -16,8 +16,8 @@ pub(super) fn write_acl(table: &mut Table, acl: Option<&Arc<Acl>>, lists: Lists<
     }
     let groups = acl.groups();
     let of = |wanted: Access| -> Vec<&Prefix> {
-        let alike = groups.iter().filter(|(access, _)| *access == wanted);
-        alike.flat_map(|(_, prefixes)| prefixes).collect()
+        let matching = groups.iter().filter(|(access, _)| *access == wanted);
+        matching.flat_map(|(_, prefixes)| prefixes).collect()
     };
     let (permits, denies) = (of(Access::Permit), of(Access::Deny));
     match acl.otherwise() {
@@ -53,7 +53,7 @@ fn word(access: Access) -> &'static str {
     }
 }
 
-/// Writes a list of prefixes alone, such as `proxy_from`.
+/// Writes a key with a single list of prefixes, such as `proxy_from`.
 pub(super) fn write_prefixes(
     table: &mut Table,
     key: &'static str,
@@ -66,7 +66,7 @@ pub(super) fn write_prefixes(
 }
 
 impl Say for Prefix {
-    /// A single address is written without its length.
+    /// The prefix of a single address is written without a length.
     fn say(&self) -> Node {
         let text = self.to_string();
         let whole = if text.contains(':') { "/128" } else { "/32" };
@@ -74,7 +74,7 @@ impl Say for Prefix {
     }
 }
 
-/// Returns the variable for a pool whose name has another meaning in `denied`.
+/// Returns the variable for a pool whose name would not mean the pool in `denied`, such as `drop`.
 pub(super) fn handle_of(pool: &str) -> Option<&'static str> {
     match pool {
         "drop" => Some("drop_pool"),

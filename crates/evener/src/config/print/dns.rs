@@ -1,9 +1,9 @@
-//! The keys that only DNS has: `dns` of a service, and the discovery of a pool.
+//! The keys for DNS: `dns` of a service, and `discover` of a pool.
 
 use super::source::{Size, Table, one_or_list};
 use evener_core::spec::{ClientSubnetSpec, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec};
 
-/// Writes `dns = { ... }`, unless it is the default.
+/// Writes `dns = { ... }`, unless all settings are the defaults.
 pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
     let Some(dns) = dns else { return };
     let DnsSpec {

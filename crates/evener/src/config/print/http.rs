@@ -1,4 +1,4 @@
-//! The keys of a service that speaks HTTP.
+//! The keys that only http services have.
 
 use super::Lists;
 use super::access::write_prefixes;
@@ -87,7 +87,8 @@ fn write_forwarded(table: &mut Table, forwarded: &ForwardedSpec, lists: Lists<'_
     nested.unless("mode", &mode_word(*mode), &mode_word(defaults.mode));
     write_prefixes(&mut nested, "trust", trust.as_ref(), lists);
     match (classic, standard) {
-        // With neither, nothing is written; `mode = "off"` expresses that.
+        // `(true, false)` is the default. `(false, false)` cannot be configured: `mode = "off"` is used
+        // instead.
         (true, false) | (false, false) => {}
         (false, true) => nested.set("headers", "forwarded"),
         (true, true) => nested.set("headers", "both"),

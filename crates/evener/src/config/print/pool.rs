@@ -15,7 +15,7 @@ use evener_core::spec::{
 };
 use evener_core::wire::{dns, proxy};
 
-/// Writes `pool "web" { ... }`, assigned to a variable where one is needed.
+/// Writes `pool "web" { ... }`, assigned to the variable `handle` if there is one.
 pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> Table {
     let local = handle.map(|handle| format!("local {handle} = ")).unwrap_or_default();
     let mut table = Table::of(format!("{local}pool {}", quoted(pool.name.as_bytes())));
@@ -140,10 +140,10 @@ fn write_sticky(table: &mut Table, sticky: Option<&StickySpec>) {
             nested.unless("failback", failback, &defaults.failback);
             nested.some("rebalance", rebalance.as_ref());
         }
-        // Clients store cookies, so there is neither a size nor a time.
+        // Clients store cookies, so `size` and `ttl` do not apply.
         StickyBy::Cookie(name) => {
             nested.set("by", "cookie");
-            // The default depends on the other pools of the services.
+            // The default name depends on the other pools of the services, so the name is always written.
             nested.set("name", name.as_str());
         }
     }

@@ -12,7 +12,7 @@ use evener_core::route::Route;
 use evener_core::spec::{Denied, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
 use std::sync::Arc;
 
-/// Writes `service "www" { ... }`, with the servers of its inline pool.
+/// Writes `service "www" { ... }`, with the servers and keys of its inline pool if it has one.
 pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists: Lists<'_>) -> Table {
     let ServiceSpec {
         name,
@@ -58,7 +58,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     table
 }
 
-/// Writes `listen`, unless the name is the listen address.
+/// Writes `listen`, unless the name of the service is the only listen address.
 fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
     let named = crate::scope::parse(name).ok();
     let by_name = named.is_some_and(|named| !matches!(named, Endpoint::Host { .. }) && *listen == [named]);

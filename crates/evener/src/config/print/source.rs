@@ -1,6 +1,5 @@
-//! Lua source with a careful layout: values are quoted so that they are read back unchanged, tables are on
-//! one line if they fit, and indented by two spaces a level otherwise. Knows nothing about the meaning of the
-//! tables.
+//! Writes Lua source. Values are quoted so that they are read back unchanged. A table is on one line if it
+//! fits, else on several lines, indented by two spaces per level. The meaning of tables is defined elsewhere.
 
 use crate::config::scalar::size_text;
 use std::borrow::Cow;
@@ -13,10 +12,10 @@ use std::time::Duration;
 /// Maximum length of a line, unless it is one long text.
 const COLUMNS_MAX: usize = 100;
 const INDENT: usize = 2;
-/// Minimum length of a text that is written over several lines.
+/// Minimum length in bytes of a text that is written on several lines.
 const LONG_TEXT: usize = 60;
 
-/// A node of Lua source that has a value.
+/// Lua source of a value.
 pub(super) enum Node {
     /// Source code.
     Source(String),
@@ -26,17 +25,18 @@ pub(super) enum Node {
 
 /// A table that is being written.
 pub(super) struct Table {
-    /// The function that is called with the table, such as `pool "web"`.
+    /// The function that is called with the table, such as `pool "web"`; empty for a table without a call.
     heading: String,
     items: Vec<(Option<&'static str>, Node)>,
     layout: Layout,
-    /// Position of a blank line, unless it is the first or the last.
+    /// Index of the item that follows a blank line. There is no blank line before the first and after the last
+    /// item.
     gap: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
-    /// One item a line.
+    /// One item per line.
     Lines,
     /// As many items on a line as fit.
     Filled,
@@ -103,7 +103,7 @@ impl Table {
         out
     }
 
-    /// Returns the table on one line, if possible.
+    /// Returns the table on one line, unless a text in it takes several lines.
     fn flat(&self) -> Option<String> {
         let mut line = self.heading.clone();
         if !line.is_empty() {
@@ -139,7 +139,7 @@ impl Table {
     fn write_expanded(&self, out: &mut String, indent: usize) {
         out.push_str(&self.heading);
         out.push_str(if self.heading.is_empty() { "{" } else { " {" });
-        // A table with a single key that is a table takes no lines of its own.
+        // If the only item is a key with a table, the braces of both tables are on the same lines.
         if let ([(Some(key), Node::Table(only))], true) = (&self.items[..], self.heading.is_empty()) {
             out.push_str(&format!(" {key} = "));
             only.write_expanded(out, indent);
@@ -216,7 +216,7 @@ pub(super) fn one_or_list<T: Say>(values: impl IntoIterator<Item = T>) -> Node {
     }
 }
 
-/// Values with a notation in the configuration.
+/// A value that can be written in a configuration.
 pub(super) trait Say {
     fn say(&self) -> Node;
 }
@@ -239,7 +239,7 @@ macro_rules! say {
 }
 
 say!(bool, u8, u16, u32, usize: |value| value.to_string());
-// The shortest digits that are read back as this number.
+// `{:?}` writes the fewest digits that are read back as the same number.
 say!(f64: |value| format!("{value:?}"));
 say!(str, String, Arc<str>, Cow<'static, str>: |text| quoted(text.as_bytes()));
 say!(Duration: |value| quoted(duration(*value).as_bytes()));
@@ -247,7 +247,8 @@ say!(Option<Duration>: |value| value.map_or("false".into(), |value| quoted(durat
 say!(IpAddr, SocketAddr, evener_core::throttle::Rate: |value| quoted(value.to_string().as_bytes()));
 say!(evener_core::Endpoint: |endpoint| quoted(crate::scope::text(endpoint).as_bytes()));
 say!(evener_core::route::HostPattern: |value| quoted(value.to_string().as_bytes()));
-// Paths are relative to the file of the configuration, which is unknown here.
+// Paths are written as absolute paths: a relative path would be relative to the file of the configuration,
+// which is unknown here.
 say!(Path, PathBuf: |path| {
     let absolute = if path.is_absolute() { None } else { std::path::absolute(path).ok() };
     quoted(absolute.as_deref().unwrap_or(path).to_string_lossy().as_bytes())
@@ -259,7 +260,7 @@ pub(super) struct Size(pub(super) u64);
 
 say!(Size: |size| quoted(size_text(size.0).as_bytes()));
 
-/// Returns a path that the specification holds as a text.
+/// Converts a path that is a text in the specification.
 pub(super) fn path(text: &str) -> &Path {
     Path::new(text)
 }
@@ -271,7 +272,7 @@ pub(super) fn quoted(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         let mut characters = chunk.valid().chars().peekable();
         while let Some(character) = characters.next() {
-            // A digit after a short escape would become part of it.
+            // A digit after a short escape would become part of the escape.
             let next = characters.peek().copied();
             push_character(&mut out, character, next.is_some_and(|next| next.is_ascii_digit()));
         }
@@ -289,7 +290,7 @@ fn push_character(out: &mut String, character: char, before_digit: bool) {
         '\t' => out.write_str("\\t"),
         _ if character.is_ascii_control() && before_digit => write!(out, "\\{:03}", u32::from(character)),
         _ if character.is_ascii_control() => write!(out, "\\{}", u32::from(character)),
-        // Characters that are unprintable or combine with another one, as in Rust.
+        // Unprintable and combining characters are escaped, as in Rust.
         _ if !character.is_ascii() && character.escape_debug().len() > 1 => {
             write!(out, "\\u{{{:x}}}", u32::from(character))
         }
@@ -305,9 +306,9 @@ pub(super) fn prose(text: &str) -> Node {
         return text.say();
     }
     let closes = |level: &usize| !format!("{text}]").contains(&format!("]{}]", "=".repeat(*level)));
-    // A level whose closing bracket is not in the text exists, because the text is finite.
+    // There is a level whose closing bracket is not in the text, because the text is finite.
     let level = "=".repeat((0..=text.len()).find(closes).unwrap_or_default());
-    // The first line break is not part of the text.
+    // Lua ignores a line break directly after the opening bracket.
     Node::Source(format!("[{level}[\n{text}]{level}]"))
 }
 
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn every_text_is_read_back_by_lua() {
+    fn quoted_text_is_read_back_unchanged_by_lua() {
         let mut random = Random::seeded(5);
         let lua = mlua::Lua::new();
         let read = |source: &str| lua.load(format!("return {source}")).eval::<mlua::LuaString>().unwrap();
@@ -371,13 +372,15 @@ mod tests {
             assert_eq!(read(&quoted(&bytes)).as_bytes(), bytes, "{bytes:?}");
             let kinds = 1 + random.below(characters.len());
             let text: String = (0..length).map(|_| characters[random.below(kinds)]).collect();
-            let Node::Source(source) = prose(&text) else { panic!("it is a text") };
+            let Node::Source(source) = prose(&text) else {
+                panic!("a text must be written as source, not as a table")
+            };
             assert_eq!(read(&source).as_bytes(), text.as_bytes(), "{text:?}");
         }
     }
 
     #[test]
-    fn tables_that_do_not_fit_on_a_line_take_several() {
+    fn tables_that_do_not_fit_on_a_line_take_several_lines() {
         let mut inner = Table::new();
         inner.set("size", &5_u32);
         let mut table = Table::of("pool \"web\"");
@@ -398,9 +401,9 @@ mod tests {
             "}",
         ];
         assert_eq!(table.statement(), lines.map(|line| format!("{line}\n")).concat());
-        let mut hugged = Table::new();
-        hugged.key("only", table);
-        assert!(hugged.statement().starts_with("{ only = pool \"web\" {\n  \"10.0.0.1:80\",\n"));
-        assert!(hugged.statement().ends_with("  },\n} }\n"));
+        let mut outer = Table::new();
+        outer.key("only", table);
+        assert!(outer.statement().starts_with("{ only = pool \"web\" {\n  \"10.0.0.1:80\",\n"));
+        assert!(outer.statement().ends_with("  },\n} }\n"));
     }
 }

@@ -10,7 +10,7 @@ use evener_core::acl::{Access, Prefix};
 use evener_core::spec::Protocol;
 use std::path::PathBuf;
 
-/// A directory that is removed if the test passes.
+/// A directory that is removed when the test ends.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -42,7 +42,8 @@ fn printed(spec: &Spec) -> String {
     print(spec, &|_| None)
 }
 
-/// Loads, prints and loads again; returns the printed text.
+/// Loads a configuration, prints it, and checks that the printed text is loaded as an equal specification.
+/// Returns the printed text.
 fn check_round_trip(scratch: &Scratch, text: &str) -> String {
     let spec = scratch.load(text);
     let printed = printed(&spec);
@@ -51,7 +52,7 @@ fn check_round_trip(scratch: &Scratch, text: &str) -> String {
 }
 
 #[test]
-fn any_specification_comes_back_the_same() {
+fn a_printed_random_specification_is_read_back_unchanged() {
     let scratch = Scratch::new("random");
     let (mut all, mut inline) = (String::new(), 0);
     for seed in 0..500 {
@@ -69,14 +70,14 @@ fn any_specification_comes_back_the_same() {
         all.push_str(&text);
         inline += in_place(&spec);
     }
-    assert!(inline > 100, "only {inline} pools were inline");
+    assert!(inline > 100, "only {inline} pools were written inline");
     for key in fields::READ.with_borrow(Clone::clone) {
         assert!(all.contains(&format!(" {key} = ")), "`{key}` was never printed");
     }
 }
 
 #[test]
-fn the_examples_and_the_lua_of_the_documents_come_back_the_same() {
+fn printed_examples_and_lua_of_the_documents_are_read_back_unchanged() {
     let root = format!("{}/../..", env!("CARGO_MANIFEST_DIR"));
     let scratch = Scratch::new("documents");
     let mut seen = 0;
@@ -92,7 +93,7 @@ fn the_examples_and_the_lua_of_the_documents_come_back_the_same() {
         let text = std::fs::read_to_string(format!("{root}/{name}")).unwrap();
         text.split("```lua\n").skip(1).for_each(|block| check(block.split("```").next().unwrap()));
     }
-    assert!(seen >= 5, "only {seen} were checked");
+    assert!(seen >= 5, "only {seen} configurations were checked");
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn a_caller_may_provide_the_source_of_a_list() {
 }
 
 #[test]
-fn a_list_in_layers_is_printed_as_an_equivalent_one() {
+fn a_list_of_two_layers_is_printed_as_an_equivalent_list() {
     let scratch = Scratch::new("layers");
     let rule = |text: &str, access| (text.parse::<Prefix>().unwrap(), access);
     let countries = [rule("10.0.0.0/8", Access::Deny), rule("10.1.0.0/16", Access::Permit)];

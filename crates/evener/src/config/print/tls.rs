@@ -67,7 +67,7 @@ fn certificate_list(certificates: &[CertificateFiles]) -> Table {
     list
 }
 
-/// Returns the file if certificate and key are in one.
+/// Returns the file if the certificate and the key are in the same file, and there are no other files.
 fn one_file(certificate: &CertificateFiles) -> Option<&str> {
     let CertificateFiles { chain, key, ocsp, issuers } = certificate;
     (chain == key && ocsp.is_none() && issuers.is_none()).then_some(chain)

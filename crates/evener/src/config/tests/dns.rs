@@ -1,4 +1,4 @@
-//! DNS services as people write them.
+//! The keys of DNS services and their pools.
 
 use super::*;
 use evener_core::spec::{
@@ -30,7 +30,7 @@ const EVERY_WORD: &str = r#"
         service "127.0.0.1:55" { protocol = "dns", "10.0.0.1:53" }
         "#;
 
-/// Returns the settings of the first service.
+/// Returns the DNS settings of the first service of [`EVERY_WORD`].
 fn every_word() -> DnsSpec {
     DnsSpec {
         query_timeout: Duration::from_secs(1),
@@ -67,7 +67,11 @@ fn every_key_of_dns_is_read() {
     let DiscoverSpec::Mname { directory } = &binder.discover[0];
     let DiscoverSpec::Mname { directory: other } = &binder.discover[1];
     assert_eq!(directory.to_str(), Some("/var/run/binder/sockets"));
-    assert!(other.is_absolute() && other.ends_with("more"), "as seen from the file: {}", other.display());
+    assert!(
+        other.is_absolute() && other.ends_with("more"),
+        "a relative path must be resolved from the file of the configuration, got {}",
+        other.display()
+    );
     let sticky = StickySpec {
         by: StickyBy::ClientIp,
         size: 10,
@@ -97,7 +101,7 @@ fn every_key_of_dns_is_read() {
 }
 
 #[test]
-fn settings_without_support_in_dns_have_their_message() {
+fn settings_that_do_not_fit_the_protocol_are_refused_with_a_message() {
     let check = |body: &str, expected: &str| {
         let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {body} }}");
         check_problems(&text, &[&format!("c.lua:1: {expected}")]);
@@ -148,7 +152,7 @@ fn settings_without_support_in_dns_have_their_message() {
 }
 
 #[test]
-fn dns_takes_the_ports_of_both_transports() {
+fn a_dns_service_uses_the_port_of_both_transports() {
     let of = |protocol: &str, name: &str| {
         format!("service \"{name}\" {{ protocol = \"{protocol}\", listen = \"127.0.0.1:1\", {SERVER} }}\n")
     };

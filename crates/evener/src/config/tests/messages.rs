@@ -1,4 +1,5 @@
-//! Messages for wrong values and keys. Each case is the text of a line of Lua, followed by its messages, indented.
+//! Messages about wrong values and keys. Each case is a line of Lua, followed by indented lines with the
+//! expected messages.
 
 use super::{check_problems, load_text};
 
@@ -504,7 +505,7 @@ pool "p" { "a:80" "b:80" }
     '}' expected near '"b:80"' (is a comma missing on line 1?)
 "#;
 
-/// Checks every case of a table. `declare` completes the text of a case to a configuration of one line.
+/// Checks every case of a table. `declare` makes a complete configuration of one line from the Lua of a case.
 fn check_cases(cases: &str, declare: impl Fn(&str) -> String) {
     let mut lines = cases.lines().filter(|line| !line.is_empty()).peekable();
     while let Some(case) = lines.next() {
@@ -530,7 +531,7 @@ fn each_mistake_in_a_service_has_its_message() {
 }
 
 #[test]
-fn each_mistake_at_the_edge_has_its_message() {
+fn each_mistake_in_tls_http_and_access_keys_has_its_message() {
     check_cases(AT_THE_EDGE, |case| {
         format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", {case} }}")
     });
@@ -569,7 +570,7 @@ fn each_mistake_in_a_file_has_its_message() {
 }
 
 #[test]
-fn whole_floats_are_whole_numbers() {
+fn a_float_without_a_fraction_is_read_as_an_integer() {
     let text = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\", backlog = 1e3 }";
     assert_eq!(load_text(text).unwrap().spec.services[0].options.backlog, 1000);
 }

@@ -1,4 +1,4 @@
-//! Time limits and minimum rates as people write them.
+//! The keys `min_rate`, `abort_on_close` and `queue`.
 
 use super::*;
 use evener_core::pace::MinRate;
@@ -20,7 +20,7 @@ fn queue(key: &str) -> Option<QueueSpec> {
 }
 
 #[test]
-fn minimum_rates_are_numbers_tables_or_none() {
+fn min_rate_is_a_number_a_table_or_false() {
     let rate =
         |bytes_per_second, seconds| Some(MinRate { bytes_per_second, window: Duration::from_secs(seconds) });
     assert_eq!(http("").min_rate, rate(240, 60));
@@ -33,7 +33,7 @@ fn minimum_rates_are_numbers_tables_or_none() {
 }
 
 #[test]
-fn a_close_has_one_of_three_meanings() {
+fn abort_on_close_is_idempotent_true_or_false() {
     let abort = |keys: &str| http(keys).abort_on_close;
     assert_eq!(abort(""), AbortOnClose::Idempotent);
     assert_eq!(abort("abort_on_close = \"idempotent\""), AbortOnClose::Idempotent);
@@ -42,7 +42,7 @@ fn a_close_has_one_of_three_meanings() {
 }
 
 #[test]
-fn queues_have_a_size_and_a_time_or_are_none() {
+fn queue_is_a_table_true_or_false() {
     let spec = |size, seconds| Some(QueueSpec { size, timeout: Duration::from_secs(seconds) });
     assert_eq!(queue(""), spec(1024, 5));
     assert_eq!(queue("queue = true"), spec(1024, 5));

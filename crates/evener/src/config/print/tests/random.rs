@@ -1,4 +1,4 @@
-//! Random specifications with everything that a configuration can express.
+//! Random specifications with all settings that a configuration can express.
 
 mod dns;
 mod http;
@@ -27,7 +27,7 @@ enum Kind {
     Dns,
 }
 
-/// Returns a valid specification; its files are in `directory`.
+/// Returns a valid specification. Writes the files that it needs to `directory`.
 pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
     let ca = directory.join("ca \"1\".pem").display().to_string();
     drop(std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
@@ -54,14 +54,14 @@ pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
         omit_warm(service, &pools);
     }
     if chance.one_in(2) {
-        // The order of pools when each is inline in its service.
+        // This is the order in which pools are read back if each is inline in its service.
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
     Spec { pools, services }
 }
 
-/// Omits warm connections where the client has to be known first.
+/// Disables warm connections if another setting excludes them.
 fn omit_warm(service: &mut ServiceSpec, pools: &[PoolSpec]) {
     let pool = pools.iter().find(|pool| service.pool.as_ref() == Some(&pool.name));
     let is_layered = pool.is_some_and(|pool| pool.tls.is_some() || pool.send_proxy.is_some());
@@ -73,10 +73,10 @@ fn omit_warm(service: &mut ServiceSpec, pools: &[PoolSpec]) {
 struct Chance<'a> {
     random: &'a mut Random,
     ca: String,
-    /// Makes names and ports unique.
+    /// Last number that made a name or port unique.
     number: u16,
     pools: Vec<(Arc<str>, Kind)>,
-    /// True if each pool is used once, so that it can be inline in its service.
+    /// True if each pool is used at most once, so that it can be inline in its service.
     apart: bool,
 }
 
@@ -93,12 +93,12 @@ impl Chance<'_> {
         of[self.below(of.len())].clone()
     }
 
-    /// Returns a value once in three times.
+    /// Returns a value with a probability of one third.
     fn maybe<T>(&mut self, make: impl FnOnce(&mut Self) -> T) -> Option<T> {
         self.one_in(3).then(|| make(self))
     }
 
-    /// Returns another value than the default once in three times.
+    /// Returns the value of `make` with a probability of one third, else the default.
     fn or<T>(&mut self, default: T, make: impl FnOnce(&mut Self) -> T) -> T {
         self.maybe(make).unwrap_or(default)
     }
@@ -131,7 +131,7 @@ impl Chance<'_> {
         self.duration(Duration::from_nanos(1), Duration::from_secs(366 * 24 * 3600))
     }
 
-    /// Returns a text of characters that need care.
+    /// Returns a text of randomly chosen pieces.
     fn text(&mut self, pieces: &[&str], count: RangeInclusive<usize>) -> String {
         self.some(count, |chance| chance.pick(pieces)).concat()
     }
@@ -193,7 +193,7 @@ impl Chance<'_> {
         let port = self.unique();
         let text = match self.below(kinds) {
             0 => format!("10.0.0.1:{port}"),
-            // The loopback interface, whose number is the same everywhere.
+            // Zone 1 is the loopback interface on every machine.
             1 => format!("[fe80::{port:x}%1]:{port}"),
             2 => format!("[2001:db8::{port:x}]:{port}"),
             3 => format!("/run/{} {port}", self.word()),
@@ -376,7 +376,7 @@ impl Chance<'_> {
     }
 }
 
-/// Gives a check the TLS settings of its pool.
+/// Adds the TLS settings that a check inherits from its pool.
 fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
     let Some(pool) = pool else { return nested };
     CheckTls {
@@ -387,7 +387,7 @@ fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
 }
 
 impl Chance<'_> {
-    /// Returns a pool of one of these kinds.
+    /// Returns a pool of one of these kinds, if there is one.
     fn pool_of(&mut self, kinds: &[Kind]) -> Option<Arc<str>> {
         let fit: Vec<_> = self.pools.iter().filter(|(_, kind)| kinds.contains(kind)).cloned().collect();
         let (pool, _) = (!fit.is_empty()).then(|| self.pick(&fit))?;
@@ -446,7 +446,7 @@ impl Chance<'_> {
         })
     }
 
-    /// Spreads datagrams if the pool does not keep a client with its server.
+    /// Sets `spread` at random if the pool does not assign all datagrams of a client to one server.
     fn spread(&mut self, service: &mut ServiceSpec, pools: &[PoolSpec]) {
         let pool = pools.iter().find(|pool| service.pool.as_ref() == Some(&pool.name));
         let keeps = |pool: &PoolSpec| {
@@ -458,7 +458,7 @@ impl Chance<'_> {
         }
     }
 
-    /// Renames cookies that two pools of the service have.
+    /// Renames cookies whose name is used by another pool of the service.
     fn rename_cookies(&mut self, service: &ServiceSpec, pools: &mut [PoolSpec]) {
         let mut taken = BTreeSet::new();
         let names: BTreeSet<_> = crate::config::build::pools_of(service).cloned().collect();

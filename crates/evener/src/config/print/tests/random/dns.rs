@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 impl Chance<'_> {
-    /// Returns the servers and directories of a DNS pool: some servers have IP addresses, others are sockets.
+    /// Returns the servers and directories of a DNS pool: some servers have IP addresses, others are unix
+    /// sockets with mname.
     pub(super) fn dns_servers(&mut self) -> (Vec<ServerSpec>, Vec<DiscoverSpec>) {
         let discover = self.maybe(|chance| chance.some(1..=3, Self::directory)).unwrap_or_default();
         let least = usize::from(discover.is_empty());

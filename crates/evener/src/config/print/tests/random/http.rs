@@ -44,7 +44,7 @@ impl Chance<'_> {
         }
     }
 
-    /// Returns routes, no two of which are for the same host and path.
+    /// Returns routes. No two routes have the same host and path.
     pub(super) fn routes(&mut self, kinds: &[Kind], is_http: bool) -> Vec<Route<Arc<str>>> {
         let hosts = ["a.example", "*.b.example", "2001:db8::1", "*.example"];
         let route = |chance: &mut Self| {

@@ -1,4 +1,4 @@
-//! Random time limits and minimum rates.
+//! Random values of `min_rate`, `queue` and `abort_on_close`.
 
 use super::Chance;
 use evener_core::pace::MinRate;
