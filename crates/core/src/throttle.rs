@@ -61,8 +61,8 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// Returns true if one more event is admitted now. `full_at`, the time at which the bucket is full again, then
-    /// advances.
+    /// Returns true if one more event is admitted now. In that case advances `full_at`, the time at which the
+    /// bucket is full again.
     pub(crate) fn admits(self, full_at: &mut Time, now: Time) -> bool {
         let interval = self.period / self.count;
         let next = (*full_at).max(now) + interval;
@@ -118,14 +118,15 @@ pub enum Exceeded {
     RequestRate,
 }
 
-/// The limits that a client has used up. Reading them counts neither a connection nor a request.
+/// Number of present connections of a client, and the limits that the client has used up. Reading them counts
+/// neither a connection nor a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Number of present connections.
     pub connections: u32,
-    /// The limit that refuses its next connection.
+    /// The limit that refuses the client's next connection.
     pub connection: Option<Exceeded>,
-    /// The limit that refuses its next request.
+    /// The limit that refuses the client's next request.
     pub request: Option<Exceeded>,
 }
 
@@ -176,7 +177,7 @@ impl Throttle {
         admitted
     }
 
-    /// Returns the limits that a client has used up now.
+    /// Returns the number of connections of a client, and the limits that the client has used up now.
     #[must_use]
     pub fn used(&self, client: IpAddr, now: Time) -> Used {
         let key = key_of(client);
