@@ -108,7 +108,7 @@ impl Attempt {
         Self { began: Time::NEVER, failures: None }
     }
 
-    /// Returns the number of servers that were tried.
+    /// Returns the number of servers that are excluded, because they failed or were passed over.
     #[must_use]
     pub fn tried(&self) -> usize {
         self.failures.as_ref().map_or(0, |failures| failures.tried.len())

@@ -286,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_add_up_under_their_names() {
+    fn the_total_of_a_counter_is_the_sum_over_its_shards() {
         let sharded = Sharded::<ServerCounters>::new(2);
         sharded.of(0).bytes_in.add(5);
         sharded.of(1).bytes_in.add(7);

@@ -112,7 +112,7 @@ impl FlowTable {
         self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
     }
 
-    /// Ends a flow; its handle is free.
+    /// Ends a flow and returns it; the handle of the flow is free.
     pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
         self.flows.remove(key)
     }
@@ -147,7 +147,7 @@ impl FlowTable {
         self.flows.iter().map(|(key, flow, _)| (key, flow))
     }
 
-    /// Panics unless the table is consistent and each socket serves one flow.
+    /// Panics unless the table is consistent and each handle belongs to one flow.
     pub fn check_invariants(&self) {
         self.flows.check_invariants();
         let mut handles: Vec<u64> = self.iter().map(|(_, flow)| flow.handle).collect();

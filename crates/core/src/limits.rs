@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_client_may_exceed_the_soft_limit_but_not_the_hard_one() {
+    fn a_known_client_may_exceed_the_soft_limit_but_not_the_hard_limit() {
         let limits = Limits { soft: Some(2), hard: Some(3) };
         let seen = Occupancy::default();
         let enter = |known| seen.enter(limits.bound(known));

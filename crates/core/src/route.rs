@@ -163,8 +163,9 @@ mod tests {
 
     fn routes(text: &str) -> Routes<String> {
         let route = |line: &str| {
-            let (what, to) = line.split_once(" > ").unwrap();
-            let (host, path) = what.split_once('/').map_or((what, None), |(h, p)| (h, Some(format!("/{p}"))));
+            let (pattern, to) = line.split_once(" > ").unwrap();
+            let (host, path) =
+                pattern.split_once('/').map_or((pattern, None), |(h, p)| (h, Some(format!("/{p}"))));
             let hosts = if host.is_empty() { Vec::new() } else { vec![host.parse().unwrap()] };
             Route { hosts, path, to: to.to_owned() }
         };

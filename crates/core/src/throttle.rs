@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_holds_one_period_and_fills_evenly() {
+    fn a_bucket_holds_the_events_of_one_period_and_refills_evenly() {
         let throttle = throttle(None, Some("10/s"), 100);
         let client = "192.0.2.1".parse().unwrap();
         let admitted = |ms: u64| throttle.admits_request(client, at(ms));
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_written_with_their_unit() {
+    fn rates_need_a_unit_and_are_printed_with_it() {
         for text in ["20/s", "100/m", "1000/h"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }

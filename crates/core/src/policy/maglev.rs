@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_table_is_even() {
+    fn servers_have_nearly_equal_shares_of_the_default_table() {
         for servers in [2, 3, 5, 10, 32, 64, 100, 500] {
             let table = table(Policy::MAGLEV_TABLE, &fakes(&vec![1; servers]));
             let most = *counts(&table, servers).iter().max().unwrap() as f64;

@@ -165,7 +165,7 @@ impl Default for ClientSubnetSpec {
     }
 }
 
-/// Limit of the queries over UDP of a network. A genuine client can retry over TCP.
+/// Limit of the queries over UDP from a network. A client with a genuine address can retry over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsRateSpec {
     /// The rate.
