@@ -92,8 +92,8 @@ fn mask(length: u8) -> u128 {
     if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) }
 }
 
-/// A compiled access list: layers that are searched in turn, each with a sorted array for each prefix length.
-/// A million prefixes take 32 bytes each.
+/// A compiled access list: layers that are searched in turn. A layer has a sorted array for each prefix
+/// length, in which a prefix takes 32 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
     /// Shared between clones.
@@ -128,8 +128,8 @@ impl Acl {
     }
 
     /// Creates a list in which the first group with a match decides, even if a later group has a longer
-    /// match. Adjacent groups with the same access become one layer, so a long list of one kind takes one
-    /// search.
+    /// match. Adjacent groups with the same access become one layer, so a long list with one access is
+    /// searched as one layer.
     ///
     /// ```
     /// use evener_core::acl::{Access, Acl};
@@ -157,8 +157,8 @@ impl Acl {
         Self { layers: filled.chunk_by(|(a, _), (b, _)| a == b).map(layer).collect(), otherwise }
     }
 
-    /// Returns the same list with `rules` in front. They are consulted first, even if an older rule has a
-    /// longer match.
+    /// Returns the same list with `rules` in front. The new rules are consulted first, even if an older rule
+    /// has a longer match.
     #[must_use]
     pub fn after(&self, rules: &[(Prefix, Access)]) -> Self {
         let layers = [compile(rules)].into_iter().chain(self.layers.iter().cloned());
@@ -189,9 +189,9 @@ impl Acl {
         self.layers.len() > 1
     }
 
-    /// Returns the list as groups of which the first with a match decides. Adjacent groups differ in their
-    /// access. [`Self::in_order`] creates an equivalent list from them, and an equal list if this list was created
-    /// by it.
+    /// Returns the list as groups; the first group with a match decides. Adjacent groups differ in their
+    /// access. [`Self::in_order`] creates an equivalent list from these groups, and an equal list if it also
+    /// created this list.
     #[must_use]
     pub fn groups(&self) -> Vec<(Access, Vec<Prefix>)> {
         let mut groups: Vec<(Access, Vec<Prefix>)> = Vec::new();
@@ -225,7 +225,7 @@ impl Acl {
 
 fn compile(rules: &[(Prefix, Access)]) -> Arc<[Level]> {
     let mut sorted: Vec<_> = rules.to_vec();
-    // The longest first. The sort is stable and keeps the order of equal prefixes.
+    // The longest prefix first. The sort is stable and keeps the order of equal prefixes.
     sorted.sort_by_key(|(prefix, _)| (prefix.family, u8::MAX - prefix.length, prefix.bits));
     sorted.dedup_by_key(|(prefix, _)| *prefix);
     sorted
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_in_front_come_first() {
+    fn rules_in_front_are_consulted_first() {
         let list = Acl::new(&rules("-10.1.2.3"), Access::Permit).after(&rules("+10.0.0.0/8"));
         assert_eq!(list.access("10.1.2.3".parse().unwrap()), Access::Permit);
         assert_eq!((list.len(), list.is_empty()), (2, false));
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_of_one_kind_are_one_layer() {
+    fn adjacent_groups_with_the_same_access_become_one_layer() {
         let group = |access, text: &str| (access, vec![text.parse().unwrap()]);
         let acl = Acl::in_order(
             &[
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_written_as_they_are_read() {
+    fn prefixes_are_printed_as_parsed_but_without_host_bits() {
         for text in ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "::/0"] {
             assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
         }
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_prefix_is_refused_with_the_right_form() {
+    fn the_error_of_an_invalid_prefix_shows_the_valid_form() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert!(error("ten").contains("write 10.0.0.0/8"));
         assert!(error("10.0.0.0/33").contains("0 to 32 bits"));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// `sun_path` of a unix socket holds 108 bytes with its terminator (unix(7)).
+/// Maximum length of the path of a unix socket: `sun_path` holds 108 bytes with the terminator (unix(7)).
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
 /// An address in textual form: `10.0.0.1:80`, `[2001:db8::1]:80`, `[fe80::1%2]:80` (with the number of an
@@ -60,8 +60,8 @@ pub enum AddressError {
     /// An IPv6 address without brackets, or brackets around something else.
     #[error("`{0}` is not an address: write an IPv6 address as [2001:db8::1]:80")]
     Brackets(String),
-    /// A link-local address without an interface, which means another machine on each interface (RFC 4007,
-    /// section 6).
+    /// A link-local address without an interface. The same address may belong to a different machine on each
+    /// interface (RFC 4007, section 6).
     #[error("`{0}` is a link-local address without an interface: write it as [fe80::1%eth0]:80")]
     NoInterface(String),
     /// An interface after an address that is not link-local.
@@ -125,8 +125,8 @@ fn unix_path(text: &str) -> Option<&str> {
     text.strip_prefix("unix:").or_else(|| text.starts_with(['/', '.', '@']).then_some(text))
 }
 
-/// Returns the name of an abstract unix socket (unix(7)), which has no file: `@name`. A file whose name
-/// begins with `@` is written `unix:./@name`.
+/// Returns the name in the path `@name` of an abstract unix socket (unix(7)), which has no file; `None` for
+/// other paths. A file whose name begins with `@` is written `unix:./@name`.
 #[must_use]
 pub fn abstract_name(path: &Path) -> Option<&str> {
     path.to_str()?.strip_prefix('@')
@@ -170,7 +170,7 @@ fn named(text: &str, host: &str, port: u16) -> Result<Endpoint, AddressError> {
 }
 
 /// Returns true for a host name (RFC 1123, section 2.1). Underscores are accepted because they are in use. A
-/// name of digits and dots alone is a mistyped address.
+/// name of digits and dots alone is refused as a mistyped address.
 fn is_host_name(host: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -184,7 +184,7 @@ fn is_host_name(host: &str) -> bool {
 }
 
 impl Endpoint {
-    /// Parses a listen address. An IP address may have the port 0, for which the system chooses one.
+    /// Parses a listen address. An IP address may have the port 0, so that the system chooses a port.
     ///
     /// # Errors
     /// The text is not an address.
@@ -301,7 +301,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_refused_or_comes_back_the_same(text in "[\\[\\]a-z0-9:./_-]{0,40}|\\[fe[0-9a-f]{2}::[0-9%]{0,5}\\]:[0-9]{1,5}") {
+        fn an_accepted_address_is_printed_in_a_form_that_parses_to_it(text in "[\\[\\]a-z0-9:./_-]{0,40}|\\[fe[0-9a-f]{2}::[0-9%]{0,5}\\]:[0-9]{1,5}") {
             if let Ok(endpoint) = text.parse::<Endpoint>() {
                 prop_assert_eq!(endpoint.to_string().parse::<Endpoint>(), Ok(endpoint));
             }

@@ -8,15 +8,15 @@ use crate::snapshot::{Choice, NoServer, Request, Snapshot, Why};
 use crate::time::Time;
 use std::time::Duration;
 
-/// Number of servers that are picked one by one. After these the order of all remaining servers is computed
-/// once, so that a server of a large pool costs about as much as a server of a small pool.
+/// Maximum number of servers that are picked one by one. After these the order of all remaining servers is
+/// computed, so that trying a server costs about as much in a large pool as in a small pool.
 const CHOSEN_MAX: usize = 16;
-/// Number of times that the order is computed. Each new order includes the servers that changed in the
-/// meantime.
+/// Maximum number of times that the order is computed. Each new order includes the servers that became
+/// available in the meantime.
 const ORDERS_MAX: u32 = 4;
-/// Number of servers that may fail fast for one client.
+/// Maximum number of servers that may fail fast for one client.
 pub const QUICK_FAILURES_MAX: usize = 10_000;
-/// Number of servers that passive checks marked down and that may fail fast for one client.
+/// Maximum number of servers that passive checks had marked down and that may fail fast for one client.
 const LAST_RESORTS_MAX: u32 = 16;
 
 /// Limits of the cost of failed servers for a client.
@@ -24,7 +24,7 @@ const LAST_RESORTS_MAX: u32 = 16;
 pub struct AttemptLimits {
     /// Number of servers that may fail slowly.
     pub slow_max: u32,
-    /// Time from the first pick to the last connection attempt.
+    /// Time from the first pick to the end of the last connection attempt.
     pub time_max: Duration,
     /// The client can wait in the queue of the pool. It then waits for a full server instead of trying a
     /// server that passive checks marked down.
@@ -32,7 +32,7 @@ pub struct AttemptLimits {
 }
 
 impl AttemptLimits {
-    /// No limit but [`QUICK_FAILURES_MAX`].
+    /// No configured limits. Fixed limits, such as [`QUICK_FAILURES_MAX`], still apply.
     pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false };
 }
 
@@ -94,7 +94,7 @@ struct Failures {
     order: Order,
 }
 
-/// Servers in the order in which the policy would pick them. The next one is last.
+/// Servers in reverse of the order in which the policy would pick them: the next server is the last element.
 #[derive(Clone, Debug, Default)]
 struct Order {
     left: Vec<(ServerId, Why)>,
@@ -108,13 +108,13 @@ impl Attempt {
         Self { began: Time::NEVER, failures: None }
     }
 
-    /// Returns the number of servers that were tried.
+    /// Returns the number of servers that are excluded, because they failed or were passed over.
     #[must_use]
     pub fn tried(&self) -> usize {
         self.failures.as_ref().map_or(0, |failures| failures.tried.len())
     }
 
-    /// Picks the next server and takes a slot there.
+    /// Picks the next server and takes a slot of that server.
     ///
     /// # Errors
     /// The reason why no server is picked. [`NoServer::Failed`] also means that the limits are reached.
@@ -180,7 +180,8 @@ impl Attempt {
         }
     }
 
-    /// Excludes a server for a reason that lies in the request.
+    /// Excludes a server without recording a failure, for example because the server cannot take this
+    /// request.
     pub fn pass_over(&mut self, server: ServerId) {
         let tried = &mut self.failures.get_or_insert_default().tried;
         if let Err(at) = tried.binary_search(&server) {
@@ -307,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_thousands_of_refusing_servers_costs_as_little_as_one_of_a_few() {
+    fn trying_a_refusing_server_costs_no_more_in_a_large_pool() {
         const SERVERS: usize = 5_000;
         for policy in Policy::NAMES {
             let snapshot = pool(policy, SERVERS, sticky).snapshot().unwrap();
@@ -315,7 +316,7 @@ mod tests {
             snapshot.remember(client, snapshot.servers()[7].id, Time::ZERO);
             work::reset();
             let (mut seen, reason) = all(&snapshot, Cost::Quick);
-            // Some passes over all servers, not one for each.
+            // The number of passes over all servers is fixed, not one pass for each server.
             let inspected = work::done();
             assert!(inspected < (CHOSEN_MAX as u64 * 10 + 40) * SERVERS as u64, "{policy}: {inspected}");
             assert_eq!((seen.len(), reason), (SERVERS, NoServer::Failed), "{policy}");
@@ -323,7 +324,7 @@ mod tests {
             assert!(tiers.is_sorted(), "{policy}: a server with a lower tier number came later");
             seen.sort_unstable();
             seen.dedup();
-            assert_eq!(seen.len(), SERVERS, "{policy}: each is tried once");
+            assert_eq!(seen.len(), SERVERS, "{policy}: each server is tried once");
         }
     }
 
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_waits_for_a_full_server_before_it_tries_one_that_is_marked_down() {
+    fn a_client_waits_for_a_full_server_before_it_tries_a_server_that_is_marked_down() {
         let mut pool = pool("first", 2, |spec| {
             for server in &mut spec.servers {
                 (server.tier, server.limits.hard) = (1, Some(1));
@@ -378,7 +379,7 @@ mod tests {
         let mut next = |limits| Attempt::new().next(&snapshot, &request, limits, &mut random);
         let taken = next(&LIMITS).unwrap();
         assert_eq!(next(&LIMITS).unwrap_err(), NoServer::Full);
-        // A client that cannot wait tries the server.
+        // A client that cannot wait tries the server that is marked down.
         assert_eq!(next(&AttemptLimits::NONE).unwrap().server.id, dead);
         drop(taken);
         assert_ne!(next(&LIMITS).unwrap().server.id, dead);
@@ -386,10 +387,10 @@ mod tests {
 
     #[test]
     fn a_client_that_waited_after_many_failures_gets_the_server_that_was_full() {
-        let snapshot = pool("first", 40, |spec| {
+        let mut pool = pool("first", 40, |spec| {
             spec.servers.iter_mut().for_each(|server| (server.tier, server.limits.hard) = (1, Some(1)));
         });
-        let snapshot = { snapshot }.snapshot().unwrap();
+        let snapshot = pool.snapshot().unwrap();
         let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
         let last = snapshot.servers()[39].live.occupancy.enter(1).unwrap();
         let mut attempt = Attempt::new();
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn one_slow_failure_is_enough_when_every_server_is_known_to_be_down() {
+    fn an_attempt_ends_after_one_slow_failure_if_every_server_is_marked_down() {
         let mut pool = pool("round_robin", 20, |_| {});
         let ids: Vec<ServerId> = pool.servers().iter().map(|server| server.id).collect();
         for id in &ids {
@@ -415,7 +416,7 @@ mod tests {
         }
         let snapshot = pool.snapshot().unwrap();
         assert_eq!((all(&snapshot, Cost::Slow).0.len(), all(&snapshot, Cost::Slow).1), (1, NoServer::Failed));
-        // A refusal costs nothing, so some more are tried.
+        // A refusal costs almost no time, so more servers are tried.
         assert_eq!(all(&snapshot, Cost::Quick).0.len(), LAST_RESORTS_MAX as usize);
     }
 }

@@ -159,7 +159,7 @@ impl Clients {
     }
 
     /// Returns at most `most` clients that were seen since `since`, the most recently seen first, and the
-    /// number of all of them.
+    /// number of all clients that were seen since then.
     #[must_use]
     pub fn newest(&self, since: Time, most: usize) -> (Vec<ClientSeen>, usize) {
         let (mut heap, mut total) = (BinaryHeap::new(), 0);
@@ -183,8 +183,8 @@ impl Clients {
         (newest.collect(), total)
     }
 
-    /// Takes over the records of another table that were created since `since`. If there are more than fit, the
-    /// newest remain. A client of both tables has one record afterwards.
+    /// Takes over the records of those clients of another table that connected since `since`. If there are
+    /// more than fit, the newest remain. A client that this table has already keeps its record.
     pub fn adopt(&self, other: &Self, since: Time) {
         let mut records = Vec::new();
         for shard in &other.shards {
@@ -226,7 +226,8 @@ impl Clients {
     }
 }
 
-/// Prevents a full shard from evicting the oldest client if bytes moved for it since its last connection.
+/// Prevents a full shard from evicting clients that moved bytes since their last connection, by making up to
+/// [`CHANCES_MAX`] of them newer.
 fn pass_over_the_busy(shard: &mut Shard) {
     if shard.len() < shard.capacity() {
         return;
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_client_stays_when_others_make_room() {
+    fn a_full_table_evicts_an_idle_client_before_a_busy_client() {
         let clients = Clients::new(2, 1);
         let busy = clients.enter(client(1), at(1));
         let _idle = clients.enter(client(2), at(2));

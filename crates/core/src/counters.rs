@@ -5,7 +5,8 @@
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One counter of one shard. Only its worker adds; any thread reads.
+/// One counter of one shard. Only the worker of the shard adds, except by [`Counter::one_shared`]; any thread
+/// reads.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -20,7 +21,7 @@ impl Counter {
         self.add(1);
     }
 
-    /// Adds one where other threads than the shard's worker add, too.
+    /// Adds one to a counter to which several threads add.
     pub fn one_shared(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -126,8 +127,8 @@ counters! {
         no_server,
         /// Connections closed by the idle timeout.
         idle_timeouts,
-        /// HTTP and DNS connections closed to free file descriptors for other clients; idle, or finishing their
-        /// last response.
+        /// HTTP and DNS connections closed to free file descriptors for other clients. They were idle, or
+        /// finishing their last response.
         idle_shed,
         /// Half-closed connections that were closed after `half_closed_timeout` without traffic.
         half_closed_timeouts,
@@ -257,10 +258,10 @@ impl<C: CounterSet> Sharded<C> {
         Self((0..workers.max(1)).map(|_| CachePadded::new(C::default())).collect())
     }
 
-    /// Returns the shard that worker number `worker` writes.
+    /// Returns the shard of worker number `worker`, or the first shard if there is no such worker.
     #[must_use]
     pub fn of(&self, worker: usize) -> &C {
-        // Faster than a remainder, on the path of each packet.
+        // `get` is faster than a remainder, and this is on the path of each packet.
         self.0.get(worker).unwrap_or(&self.0[0])
     }
 
@@ -285,7 +286,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_add_up_under_their_names() {
+    fn the_total_of_a_counter_is_the_sum_over_its_shards() {
         let sharded = Sharded::<ServerCounters>::new(2);
         sharded.of(0).bytes_in.add(5);
         sharded.of(1).bytes_in.add(7);

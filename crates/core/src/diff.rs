@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_read_like_a_plan() {
+    fn each_change_is_printed_as_one_line() {
         let old = spec(&[("web", &["10.0.0.1:80", "10.0.0.2:80"])], &["0.0.0.0:80"]);
         let mut new =
             spec(&[("web", &["10.0.0.2:80", "10.0.0.3:80"]), ("api", &["10.0.0.9:80"])], &["[::]:80"]);

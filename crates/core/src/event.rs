@@ -98,21 +98,21 @@ events! {
     Debug "persistent_connection_failed" PersistentConnectionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic failed to reach a server.
     Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
-    /// A connection attempt or a check failed for a local reason (descriptors, ports, memory), which does not count
-    /// against the server; at most once a second.
+    /// A connection attempt or a check failed for a local reason (descriptors, ports, memory), which does not
+    /// count against the server; at most once a second.
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
     /// No server was available for clients; at most once a second for each service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
-    /// No remaining server could take a query: it is too long, its address does not fit into a frame, or the
-    /// connection to the server is stuck; at most once a second for each service.
+    /// No remaining server could take a query: the query is too long, the client's address does not fit into
+    /// a frame, or the connection to the server is stuck; at most once a second for each service.
     Warn "no_capable_server" NoCapableServer { service: Arc<str> }
-    /// Traffic loops: packets that a service sends return to it through its own servers; at most once a second for
-    /// each service.
+    /// Traffic loops: packets that a service sends return to it through its own servers; at most once a
+    /// second for each service.
     Warn "loop_found" LoopFound { service: Arc<str> }
     /// A service is full and accepting pauses; at most once a second for each service.
     Warn "service_full" ServiceFull { service: Arc<str>, connections_max: u32 }
-    /// The number of connections is limited by descriptors and accepting pauses; at most once a second for
-    /// each service.
+    /// Accepting pauses because the process has no descriptors for more than `connections_max` connections;
+    /// at most once a second for each service.
     Warn "descriptors_used_up" DescriptorsUsedUp { service: Arc<str>, connections_max: u32 }
     /// Accepting failed and continues after a pause; at most once a second for each service.
     Warn "accept_failed" AcceptFailed { service: Arc<str>, error: String }

@@ -1,6 +1,6 @@
-//! Explanation of the choice of a server for a client: the decision of the service, the order in which servers
-//! would be tried, and the reasons against the others. The same code makes the real choice; an explanation takes
-//! neither a slot nor a turn.
+//! Explanation of the choice of a server for a client: the decision of the service, the order in which
+//! servers would be tried, and the reasons against the other servers. The same code makes the real choice; an
+//! explanation takes neither a slot nor a turn.
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Number of candidates that are put in order. Later ones are listed without a rank.
+/// Maximum number of candidates with a rank. Later candidates are listed without a rank.
 const CANDIDATES_MAX: usize = 64;
 
 /// Checks before the choice of a server.
@@ -64,9 +64,9 @@ impl Gate<'_> {
 /// Explanation for one client.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// The server that the sticky table names.
+    /// The server to which the sticky table or a cookie assigns the client.
     pub sticky: Option<Arc<str>>,
-    /// The policy is random, so the order is one of several.
+    /// The policy is random, so the order is one of several possible orders.
     pub by_chance: bool,
     /// Every server: the candidates in their order, then the others.
     pub servers: Vec<Row>,
@@ -79,7 +79,7 @@ pub struct Row {
     pub server: Arc<str>,
     /// Tier of the server.
     pub tier: u8,
-    /// The reason for its rank.
+    /// The reason for the server's rank.
     pub reason: Reason,
 }
 
@@ -94,7 +94,7 @@ pub enum Reason {
     Full {
         /// Number of present connections or flows.
         active: u32,
-        /// The limit for this client.
+        /// The limit for new clients.
         bound: u32,
     },
     /// The server's access list refuses the client.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_access_list_comes_before_the_limits() {
+    fn the_access_list_is_applied_before_the_limits() {
         use Entrance::{Denied, Exceeded as Limit, Permitted};
         check(Protocol::Tcp, false, false, (2, 2), Permitted);
         check(Protocol::Tcp, false, false, (3, 0), Limit(Exceeded::Connections));

@@ -47,9 +47,9 @@ impl FlowKey {
 pub struct Flow {
     /// The server.
     pub server: ServerId,
-    /// The plane's handle for its socket to that server; opaque here.
+    /// The plane's handle for the flow's socket to the server; opaque here.
     pub handle: u64,
-    /// Generation of the pool that last allowed this flow.
+    /// Generation of the snapshot of the pool that last allowed this flow.
     pub generation: u64,
 }
 
@@ -73,8 +73,8 @@ impl FlowTable {
         self.idle = idle;
     }
 
-    /// Changes the capacity. Ends the flows beyond it, the longest unused first, and returns them with their
-    /// handles.
+    /// Changes the capacity. Ends the flows beyond the new capacity, the longest unused first, and returns
+    /// them with their handles.
     pub fn resize(&mut self, capacity: usize) -> Vec<Flow> {
         let surplus = self.len().saturating_sub(capacity.max(1));
         let ended = (0..surplus).filter_map(|_| self.flows.pop_oldest().map(|(_, flow)| flow)).collect();
@@ -112,7 +112,7 @@ impl FlowTable {
         self.flows.insert(key, flow, now).map(|(_, evicted)| evicted)
     }
 
-    /// Ends a flow; its handle is free.
+    /// Ends a flow and returns it; the handle of the flow is free.
     pub fn end(&mut self, key: &FlowKey) -> Option<Flow> {
         self.flows.remove(key)
     }
@@ -147,12 +147,12 @@ impl FlowTable {
         self.flows.iter().map(|(key, flow, _)| (key, flow))
     }
 
-    /// Panics unless the table is consistent and each socket serves one flow.
+    /// Panics unless the table is consistent and each handle belongs to one flow.
     pub fn check_invariants(&self) {
         self.flows.check_invariants();
         let mut handles: Vec<u64> = self.iter().map(|(_, flow)| flow.handle).collect();
         handles.sort_unstable();
-        assert!(handles.windows(2).all(|pair| pair[0] != pair[1]), "a socket serves one flow");
+        assert!(handles.windows(2).all(|pair| pair[0] != pair[1]), "each handle belongs to one flow");
     }
 }
 
@@ -174,8 +174,8 @@ impl Turns {
         Self(Lru::new(capacity, key))
     }
 
-    /// Counts one datagram of `key` and returns its server, or `None` if the server has got all datagrams of its
-    /// turn.
+    /// Counts one datagram of `key` and returns its server, or `None` if there is no turn or the server has
+    /// got all datagrams of its turn.
     pub fn datagram(&mut self, key: &FlowKey, now: Time) -> Option<ServerId> {
         let turn = self.0.touch(key, now)?;
         turn.left = turn.left.checked_sub(1)?;
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_ends_when_unused_and_lives_while_used() {
+    fn a_flow_ends_after_the_idle_timeout_since_its_last_use() {
         let mut table = FlowTable::new(8, Duration::from_secs(10), 1);
         assert_eq!(table.begin(key(1), flow(1), at(0)), None);
         assert_eq!(table.begin(key(2), flow(2), at(1)), None);
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(turns.last(&key(1)), Some(ServerId(7)));
         turns.begin(key(2), ServerId(8), 1, at(2));
         assert_eq!(turns.datagram(&key(2), at(2)), None);
-        // Bounded, the longest unused first; clients are forgotten when idle.
+        // A full table forgets the client that was unused the longest, and idle clients are forgotten.
         turns.begin(key(3), ServerId(9), 1, at(3));
         assert_eq!((turns.len(), turns.last(&key(1))), (2, None));
         turns.expire(Duration::from_secs(5), at(7));

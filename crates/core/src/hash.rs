@@ -76,7 +76,7 @@ pub fn of_client(client: IpAddr) -> u64 {
     fold(fold(PLACEMENT_SEED ^ bits as u64, MULTIPLIER) ^ (bits >> 64) as u64, 0xd6e8_feb8_6659_fd93)
 }
 
-/// Returns the placement hash of a server's name; each `salt` gives another one.
+/// Returns the placement hash of a server's name; each `salt` gives another hash.
 #[must_use]
 pub fn of_name(name: &str, salt: u64) -> u64 {
     let mut hasher = Folded(PLACEMENT_SEED ^ salt.wrapping_mul(MULTIPLIER));
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_changes_the_order_and_the_length_counts() {
+    fn the_hash_depends_on_the_key_and_the_length() {
         let hash = |key, bytes: &[u8]| Keyed::new(key).hash_one(bytes);
         assert_ne!(hash(1, b"abc"), hash(2, b"abc"));
         assert_ne!(hash(1, b"abc"), hash(1, b"abc\0"));
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_clients_spread_over_every_bit() {
+    fn the_hashes_of_neighbouring_clients_vary_in_every_bit() {
         for bit in 0..64 {
             let ones = (0..4096_u32)
                 .filter(|n| of_client(IpAddr::from((0x0a00_0000 + n).to_be_bytes())) >> bit & 1 == 1)

@@ -1,8 +1,9 @@
-//! Server health: turns the results of probes and real traffic into a verdict, with deadlines for both.
+//! Server health: turns the results of probes and real traffic into a verdict, and schedules the next probe
+//! and the end of a down time.
 //!
 //! An active check decides by `rise` and `fall`. The first probe of a server decides alone; until then the
-//! server is unchecked. A failed connection attempt (or several in a row) marks a server down immediately, for
-//! some time. If there is a check, a successful probe ends that time early.
+//! server is unchecked. A failed connection attempt (or several in a row) marks a server down immediately,
+//! for some time. If there is a check, `rise` successful probes in a row end that time early.
 
 use crate::random::Random;
 use crate::spec::{CheckSpec, PassiveSpec};
@@ -109,7 +110,7 @@ impl TlsFailure {
 pub enum Verdict {
     /// The server is used.
     Up,
-    /// The first probe has not ended yet: the server is used only if there is no other.
+    /// The first probe has not ended yet: the server is used only if no other server is usable.
     Unchecked,
     /// The server is not used.
     Down,
@@ -144,7 +145,7 @@ pub struct Health {
     check: Option<CheckSpec>,
     passive: PassiveSpec,
     active: Verdict,
-    /// The next probe decides alone, because none has ended yet.
+    /// The next probe decides alone, because none has ended since the check began or resumed.
     first: bool,
     /// Number of the current round of probes. Results of earlier rounds are obsolete.
     round: u32,
@@ -230,8 +231,8 @@ impl Health {
         self.changed(before)
     }
 
-    /// Resumes the probes after a pause. The next one decides alone; a server that was up is unchecked until
-    /// then.
+    /// Resumes the probes after a pause. The next probe decides alone; a server that was up is unchecked
+    /// until then.
     pub fn resume(&mut self, now: Time) {
         if self.check.is_none() {
             return;
@@ -314,8 +315,8 @@ impl Health {
         let before = self.verdict();
         self.failures = self.failures.saturating_add(1);
         if self.passive.failures > 0 && self.failures >= self.passive.failures {
-            // Failures of connection attempts that began earlier do not prolong the time; under load it would never
-            // end.
+            // Failures of connection attempts that began earlier do not prolong the down time, which would
+            // otherwise never end under load.
             if self.out_until.is_none() {
                 self.out_until = Some(now + self.passive.down_for);
                 self.passes = 0;
@@ -348,7 +349,7 @@ impl Health {
         self.changed(before)
     }
 
-    /// Returns true if a probe is due, and then schedules the next one, `every` later with jitter.
+    /// Returns true if a probe is due. In that case schedules the next probe `every` later, with jitter.
     pub fn probe_due(&mut self, now: Time, random: &mut Random) -> bool {
         let Some(check) = &self.check else { return false };
         let due = self.next_probe <= now;
@@ -359,7 +360,7 @@ impl Health {
         due
     }
 
-    /// Returns the time of the next change or probe.
+    /// Returns the time of the next probe or of the end of the down time, whichever is earlier.
     #[must_use]
     pub fn deadline(&self) -> Time {
         self.next_probe.min(self.out_until.unwrap_or(Time::NEVER))
@@ -392,9 +393,12 @@ impl Health {
             "without a check only traffic marks a server down"
         );
         assert!(self.check.is_some() || !self.first, "without a check there is no first probe");
-        assert!(self.first || self.active != Verdict::Unchecked, "the first probe decides");
+        assert!(
+            self.first || self.active != Verdict::Unchecked,
+            "a server is unchecked only until its first probe"
+        );
         let (rise, fall) = self.check.as_ref().map_or((0, 0), |check| (check.rise, check.fall));
-        assert!(self.passes <= rise && self.fails <= fall, "a streak ends in a verdict");
+        assert!(self.passes <= rise && self.fails <= fall, "streaks are at most `rise` and `fall` long");
     }
 }
 
@@ -403,8 +407,8 @@ mod tests {
     use super::*;
     use crate::spec::CheckKind;
 
-    /// Steps: `p`ass, `f`ail, `u`nmade, `r`efused, `s`uccess, end of `m`aintenance; a digit is a number of seconds
-    /// that pass. `expected` has the verdict after each step.
+    /// Steps: `p`ass, `f`ail, `u`nmade, `r`efused, `s`uccess, end of `m`aintenance; a digit is a number of
+    /// seconds that pass. `expected` has the verdict after each step.
     fn check(rise: u32, fall: u32, failures: u32, steps: &str, expected: &str) {
         let spec = CheckSpec { rise, fall, ..CheckSpec::new(CheckKind::Tcp) };
         let passive = PassiveSpec { failures, down_for: Duration::from_secs(5) };
@@ -473,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_could_not_be_made_changes_nothing() {
+    fn a_probe_that_could_not_be_made_changes_nothing() {
         check(2, 3, 1, "uuuuu", "?????");
         check(2, 3, 1, "ufpp", "?ddU");
         check(2, 3, 1, "pffufupp", "UUUUdddU");

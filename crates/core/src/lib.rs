@@ -1,4 +1,4 @@
-//! The decisions of a load balancer, apart from carrying them out.
+//! The decisions of a load balancer. Other crates carry them out.
 //!
 //! This crate owns the model (services, pools, servers), the choice of a server, the health of servers,
 //! stickiness, limits, access lists and the association of datagrams. It has no socket, clock, thread,

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The limits of a server. New clients stop at `soft`; a client that the server had before may go up to
-/// `hard`.
+/// The limits of a server. New clients are admitted up to `soft`, and clients that are assigned to the server
+/// up to `hard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections or flows at which new clients are sent elsewhere.
+    /// At this number of connections or flows, new clients get another server.
     pub soft: Option<u32>,
-    /// Connections or flows that are never exceeded.
+    /// Number of connections or flows that is never exceeded.
     pub hard: Option<u32>,
 }
 
@@ -25,10 +25,10 @@ impl Limits {
     }
 }
 
-/// Assignment of a client to a server by the sticky table.
+/// Assignment of a client to a server by the sticky table, by a cookie or by its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// The sticky table assigns the client to the server.
+    /// The client is assigned to the server.
     Yes,
     /// The client is new at this server.
     No,
@@ -45,7 +45,7 @@ impl Occupancy {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Takes one slot, unless `bound` are taken.
+    /// Takes one slot. Returns `None` if `bound` slots are taken.
     ///
     /// ```
     /// use evener_core::limits::Occupancy;
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_known_client_may_exceed_the_soft_limit_but_not_the_hard_one() {
+    fn a_known_client_may_exceed_the_soft_limit_but_not_the_hard_limit() {
         let limits = Limits { soft: Some(2), hard: Some(3) };
         let seen = Occupancy::default();
         let enter = |known| seen.enter(limits.bound(known));
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_limit_alone_binds_every_client() {
+    fn a_hard_limit_without_a_soft_limit_applies_to_every_client() {
         let limits = Limits { soft: None, hard: Some(1) };
         assert_eq!((limits.bound(Known::No), limits.bound(Known::Yes)), (1, 1));
     }

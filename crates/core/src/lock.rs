@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks a mutex, even if an earlier holder panicked. Use it only for data that is consistent between the calls of
-/// its methods.
+/// Locks a mutex, even if an earlier holder panicked. Use it only for data that is consistent between the
+/// calls of its methods.
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -135,7 +135,7 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         })
     }
 
-    /// Changes the capacity. Evicts the entries beyond it, the oldest first.
+    /// Changes the capacity. Evicts the entries beyond the new capacity, the oldest first.
     pub fn resize(&mut self, capacity: usize) {
         self.capacity = capacity.clamp(1, NONE as usize - 1);
         while self.len() > self.capacity {
@@ -200,7 +200,7 @@ mod tests {
     use std::collections::VecDeque;
 
     #[test]
-    fn the_map_equals_a_list_searched_from_the_front() {
+    fn the_map_behaves_like_a_list_with_the_newest_entry_in_front() {
         let mut random = Random::seeded(7);
         let (mut lru, mut model) = (Lru::new(8, 1), VecDeque::new());
         for step in 0..5_000_u64 {

@@ -43,7 +43,8 @@ impl MinRate {
 pub struct Progress {
     /// Bytes that moved since the beginning of the body.
     pub moved: u64,
-    /// Value of [`Progress::moved`] once all bytes that wait for the peer have moved; `None` when no bytes wait.
+    /// Value of [`Progress::moved`] once all bytes that wait for the peer have moved; `None` when no bytes
+    /// wait.
     pub due: Option<u64>,
 }
 
@@ -63,10 +64,11 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Takes a measurement. Returns true if the peer was slower than `rate` throughout the window.
+    /// Takes a measurement. Returns true if the peer was slower than `rate` on average over a whole window.
     ///
-    /// The time since the previous measurement counts if bytes were due then and now, and not all bytes due
-    /// then have moved since. Otherwise the peer has caught up, and its earlier delays are forgotten.
+    /// The time since the previous measurement counts if bytes were due at both measurements, and the bytes
+    /// that were due at the previous one have not all moved since. Otherwise the peer has caught up, and its
+    /// earlier delays are forgotten.
     pub fn is_slow(&mut self, now: Time, progress: Progress, rate: &MinRate) -> bool {
         let Some((at, before)) = self.measured.replace((now, progress)) else { return false };
         let caught_up = before.due.is_none_or(|due| progress.moved >= due);
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_peer_is_judged_by_its_rate_at_any_measurement() {
+    fn a_steady_peer_is_judged_by_its_rate_whenever_it_is_measured() {
         let mut random = Random::seeded(7);
         for _ in 0..200 {
             let rate = random.below(480) as u64;
@@ -165,7 +167,7 @@ mod tests {
                 let moved = now.as_nanos() / 1_000_000 * rate / 1000;
                 slow |= pace.is_slow(now, due(moved), &RATE);
             }
-            // Whole bytes are measured; one of each slot may be missing.
+            // Whole bytes are measured, so one byte of each slot may be missing.
             assert!(slow == (rate < 240) || rate == 240, "{rate}");
         }
     }

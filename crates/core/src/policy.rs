@@ -24,7 +24,7 @@ pub const WEIGHT_UNIT: u32 = 256;
 pub trait Contender {
     /// Returns the name, which is hashed for the placement.
     fn name(&self) -> &str;
-    /// Returns the share in [`WEIGHT_UNIT`]s, with slow start; 0 gets nothing.
+    /// Returns the share in [`WEIGHT_UNIT`]s, with slow start; a contender with the share 0 gets no clients.
     fn share(&self) -> u32;
     /// Returns the share in [`WEIGHT_UNIT`]s without slow start, for placements that must not change with
     /// time.
@@ -237,7 +237,7 @@ pub(crate) mod testing {
         weights.iter().enumerate().map(fake).collect()
     }
 
-    /// Returns the number of times that each is chosen by `clients` clients.
+    /// Returns the number of times that each contender is chosen for `clients` clients.
     pub(crate) fn spread(policy: Policy, contenders: &[Fake], clients: u32) -> Vec<u32> {
         let table = Table::prepare(policy, contenders);
         let mut random = Random::seeded(1);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_count_where_a_policy_has_them() {
+    fn policies_with_weights_spread_clients_by_weight() {
         for name in ["weighted", "hash", "maglev"] {
             let seen = spread(Policy::named(name).unwrap(), &fakes(&[4, 2, 1, 1, 0]), 80_000);
             let expected = [40_000, 20_000, 10_000, 10_000, 0];

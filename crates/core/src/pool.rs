@@ -1,6 +1,6 @@
-//! A pool in the supervisor: servers with their health and administrative state, and the snapshots made of them.
-//! A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and flows
-//! stay.
+//! A pool in the supervisor: servers with their health and administrative state, and the snapshots made of
+//! them. A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and
+//! flows stay.
 
 mod upkeep;
 
@@ -34,7 +34,8 @@ pub struct PoolSetting {
     pub workers: usize,
     /// Seeds the hashing of the sticky table.
     pub key: u64,
-    /// The first identity. A pool that takes the name of a removed one must not reuse its identities.
+    /// Identity of the first server. A pool with the name of a removed pool must not reuse the identities of
+    /// the removed servers.
     pub first_id: u32,
 }
 
@@ -99,7 +100,7 @@ pub struct Server {
 #[derive(Clone, Copy, Debug)]
 struct SlowStart {
     began: Time,
-    /// The step that was reached, from 1 to [`SLOW_START_STEPS`]; the last step ends the slow start.
+    /// The present step, from 1 to [`SLOW_START_STEPS`]; the slow start ends after the last step.
     step: u32,
 }
 
@@ -121,7 +122,8 @@ impl SlowStart {
 }
 
 impl Pool {
-    /// Creates a pool according to `spec`; `targets` are the addresses of its servers, in their order.
+    /// Creates a pool according to `spec`; `targets` are the addresses of the servers in `spec`, in the same
+    /// order.
     #[must_use]
     pub fn new(spec: &PoolSpec, targets: &[Target], setting: PoolSetting, now: Time) -> Self {
         let empty = PoolSpec { servers: Vec::new(), sticky: None, ..spec.clone() };
@@ -178,7 +180,8 @@ impl Pool {
         self.live.sticky.as_ref()
     }
 
-    /// Applies another specification. Servers that stay keep their identity and all state.
+    /// Applies another specification and returns the events of the changes. Servers that stay keep their
+    /// identity and state; a server at another address or with another protocol begins with a new verdict.
     pub fn apply(&mut self, spec: &PoolSpec, targets: &[Target], now: Time) -> Vec<Event> {
         debug_assert_eq!(spec.servers.len(), targets.len(), "a target for each server");
         let mut events = Vec::new();
@@ -222,7 +225,7 @@ impl Pool {
         let change = if !is_moved && server.spec.dialect == server_spec.dialect {
             server.health.configure(check_of(spec, server_spec), &spec.passive, now)
         } else {
-            // Observations at the old address do not count for the new one.
+            // Observations at the old address or with the old protocol no longer count.
             let was_down = server.health.verdict() == Verdict::Down;
             server.health = health(spec, server_spec, now);
             (server.since, server.slow_start) = (now, Some(SlowStart::at(now)));
@@ -312,8 +315,8 @@ impl Pool {
         })
     }
 
-    /// Changes the administrative state of a server, until a given time or permanently. The state ready clears the
-    /// failures of real traffic.
+    /// Changes the administrative state of a server, until a given time or permanently. The state `Ready`
+    /// also clears the failures of real traffic.
     pub fn set_state(
         &mut self,
         now: Time,
@@ -379,7 +382,7 @@ impl Pool {
         any
     }
 
-    /// Returns the servers whose probes are due, and schedules their next ones.
+    /// Returns the servers whose probes are due, and schedules their next probes.
     pub fn due_probes(&mut self, now: Time, random: &mut Random) -> Vec<ServerId> {
         let wanted = |server: &&mut Server| server.state != AdminState::Maintenance;
         let due = self
@@ -390,7 +393,7 @@ impl Pool {
         due.collect()
     }
 
-    /// Returns the time of the next call of [`Pool::on_time`] or [`Pool::due_probes`].
+    /// Returns the time at which [`Pool::on_time`] or [`Pool::due_probes`] has to be called next.
     #[must_use]
     pub fn deadline(&self) -> Time {
         let of_server = |server: &Server| {
@@ -461,7 +464,8 @@ impl Pool {
         act: impl FnOnce(&mut Server) -> Option<Change>,
     ) -> Option<Event> {
         let server = &mut self.servers[*self.by_id.get(&id)?];
-        // A check that confirms the failures of traffic ends the use as a last resort, even if the verdict stays.
+        // A check that confirms the failures of traffic ends the use as a last resort, even if the verdict
+        // stays.
         let before = server.admission();
         let event = act(server).map(|change| server.enter(&self.spec.name, change, now));
         self.changed |= event.is_some() || before != server.admission();

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_replays_and_the_range_is_even() {
+    fn equal_seeds_give_equal_numbers_and_numbers_are_uniform() {
         let draw = |seed| {
             let mut random = Random::seeded(seed);
             let mut seen = [0_u32; 7];

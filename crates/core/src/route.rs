@@ -58,12 +58,12 @@ impl HostPattern {
     }
 }
 
-/// A rule: hosts (any, if there is none), a path, and a target.
+/// A route: hosts (an empty list matches any host), a path, and a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route<T> {
     /// The hosts.
     pub hosts: Vec<HostPattern>,
-    /// The path. It includes everything below it.
+    /// The path, which includes all paths below it; `None` matches any path.
     pub path: Option<String>,
     /// The target.
     pub to: T,
@@ -139,7 +139,7 @@ impl<T: Clone> Routes<T> {
     }
 }
 
-/// Returns the host of `host:port` without a trailing dot.
+/// Returns the host of `host:port`, without brackets and without a trailing dot.
 fn without_port(authority: &[u8]) -> &[u8] {
     let host = match authority.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !authority[colon..].contains(&b']') => &authority[..colon],
@@ -150,7 +150,8 @@ fn without_port(authority: &[u8]) -> &[u8] {
     host.strip_suffix(b".").unwrap_or(host)
 }
 
-/// Returns true if a path is `prefix` or below it: `/api` has `/api`, `/api/x` and `/api?x`, not `/apis`.
+/// Returns true if a path is `prefix` or below it: for the prefix `/api` these are `/api`, `/api/x` and
+/// `/api?x`, but not `/apis`.
 fn is_below(path: &[u8], prefix: &[u8]) -> bool {
     let rest = path.strip_prefix(prefix);
     rest.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || matches!(rest[0], b'/' | b'?'))
@@ -162,8 +163,9 @@ mod tests {
 
     fn routes(text: &str) -> Routes<String> {
         let route = |line: &str| {
-            let (what, to) = line.split_once(" > ").unwrap();
-            let (host, path) = what.split_once('/').map_or((what, None), |(h, p)| (h, Some(format!("/{p}"))));
+            let (pattern, to) = line.split_once(" > ").unwrap();
+            let (host, path) =
+                pattern.split_once('/').map_or((pattern, None), |(h, p)| (h, Some(format!("/{p}"))));
             let hosts = if host.is_empty() { Vec::new() } else { vec![host.parse().unwrap()] };
             Route { hosts, path, to: to.to_owned() }
         };

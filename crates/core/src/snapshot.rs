@@ -1,5 +1,6 @@
 //! Read-only view of a pool for the planes. A snapshot never changes; the supervisor publishes a new snapshot
-//! instead. Only the counters, the occupancy of servers and the sticky table are shared and live.
+//! instead. The state that changes ([`ServerLive`] and [`PoolLive`]: counters, occupancy, the sticky table)
+//! is shared by all snapshots.
 
 mod entry;
 
@@ -40,7 +41,7 @@ impl Request {
     }
 }
 
-/// The server that was chosen for a client, with a slot there.
+/// A server that was chosen for a client, and the slot that the client occupies.
 #[derive(Debug)]
 pub struct Choice {
     /// The server.
@@ -60,7 +61,7 @@ pub enum Why {
     Policy,
     /// The first check of the server has not ended, and no checked server can take the client.
     Unchecked,
-    /// No other server was left, although traffic recently failed to reach this one.
+    /// Traffic recently failed to reach the server, but no other server was left.
     LastResort,
 }
 
@@ -132,7 +133,8 @@ pub struct Snapshot {
     /// Policy for servers without a first check.
     policy_of_unchecked: Policy,
     last_resort: Tier,
-    /// Without failover: the candidates for the only server, including servers that cannot take the client.
+    /// Candidates without failover; `None` with failover. For policies by address they include servers that
+    /// are down.
     only: Option<Tier>,
     /// The lowest tier number.
     first_tier: u8,
@@ -181,21 +183,21 @@ impl Snapshot {
             numbers.iter().map(of).filter(|tier| !tier.members.is_empty()).collect()
         };
         let tiers = by_tier(policy, &is_open);
-        // The policy applies while the whole pool is unchecked. Beside open servers, a table for unchecked servers
-        // is not worth its cost.
+        // The policy applies while the whole pool is unchecked. While some servers are open, a table for the
+        // unchecked servers is not worth its cost.
         let policy_of_unchecked = if tiers.is_empty() { policy } else { Policy::RoundRobin };
         let unchecked = by_tier(policy_of_unchecked, &is_unchecked);
         let members =
             entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
         let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
-            // The address of a client determines its server even if the server is down. Other policies choose
-            // among usable servers.
+            // With these policies the address of a client determines the server, even if that server is down.
+            // Other policies choose among usable servers.
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
             let any_open = entries.iter().any(|entry| entry.tier == first && is_open(entry));
             tier(policy, &|entry| {
-                let is_there = if any_open { is_open(entry) } else { is_unchecked(entry) };
-                entry.tier == first && (by_address || is_there)
+                let is_usable = if any_open { is_open(entry) } else { is_unchecked(entry) };
+                entry.tier == first && (by_address || is_usable)
             })
         });
         let first_tier = numbers.first().copied().unwrap_or_default();
@@ -271,16 +273,16 @@ impl Snapshot {
         self.only.is_some()
     }
 
-    /// Picks a server for a client and takes a slot there. Servers in `tried` are excluded, so that after a
-    /// failed connection attempt the next candidate is tried, until the tiers are exhausted.
+    /// Picks a server for a client and takes a slot of that server. Servers in `tried` are excluded, so that
+    /// after a failed connection attempt the next candidate is tried, until the tiers are exhausted.
     pub fn pick(
         &self,
         request: &Request,
         tried: &[ServerId],
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
-        // Only a client without a known server takes a turn. If each client connected twice, all would get the
-        // same one of two servers.
+        // Only a client without a known server takes a turn. If known clients took turns, too, and each new
+        // client connected twice, all new clients would get the same one of two servers.
         let mut taken = None;
         let turn = || *taken.get_or_insert_with(|| self.live.turn.fetch_add(1, Ordering::Relaxed));
         self.pick_by(request, tried, turn, random)
@@ -316,7 +318,8 @@ impl Snapshot {
         Err(self.refusal(request, tried.len(), |id| tried.contains(&id)))
     }
 
-    /// Takes a slot at a server of [`Snapshot::order`], if the server is still available for this reason.
+    /// Takes a slot at a server from [`Snapshot::order`]. Returns `None` if the server may no longer be
+    /// chosen for this reason or cannot take the client.
     pub(crate) fn take(&self, id: ServerId, request: &Request, why: Why) -> Option<Choice> {
         let server = self.server(id)?;
         let is_available = match server.admission {
@@ -332,8 +335,8 @@ impl Snapshot {
         Some(Choice { server: Arc::clone(server), lease, why })
     }
 
-    /// Returns the servers for new clients in reverse order of picking: last resorts, unchecked servers, then open
-    /// servers.
+    /// Returns the servers for new clients in reverse order of picking: last resorts, unchecked servers, then
+    /// open servers.
     pub(crate) fn order(
         &self,
         request: &Request,
@@ -360,8 +363,8 @@ impl Snapshot {
         order
     }
 
-    /// Returns the server that [`Snapshot::pick`] would pick. Takes no slot, but calls `turn` if the policy takes
-    /// turns.
+    /// Returns the server that [`Snapshot::pick`] would pick. Takes no slot. Calls `turn` unless a known
+    /// server of the client is returned.
     pub(crate) fn find(
         &self,
         request: &Request,
@@ -411,7 +414,7 @@ impl Snapshot {
         policy::choose(policy, &tier.table, &tier.members, draw, eligible).map(|at| &tier.members[at])
     }
 
-    /// Returns the only server that a client may use without failover, if it can take the client.
+    /// Returns the only server that a client may use without failover, if that server can take the client.
     fn find_only<'a, 'd>(
         &'a self,
         only: &'a Tier,
@@ -434,8 +437,8 @@ impl Snapshot {
         takes.then_some((server, why))
     }
 
-    /// Returns true if a server with a lower tier number can take the client. The client then returns to that tier
-    /// from its present server.
+    /// Returns true if a server with a lower tier number than `known` can take the client. The client then
+    /// leaves `known` and returns to the lower tier.
     fn has_preferred_tier(&self, known: &Entry, request: &Request, tried: &[ServerId]) -> bool {
         let above = self.tiers.iter().take_while(|tier| tier.members[0].tier < known.tier);
         above
@@ -448,8 +451,8 @@ impl Snapshot {
         self.known_servers(request)[0]
     }
 
-    /// Returns the previous servers of the client, the preferred one first: its home, and its substitute while the
-    /// home is unavailable.
+    /// Returns the servers to which the client is assigned, the preferred one first: the server that its
+    /// connection or cookie names, or its home and its substitute in the sticky table.
     fn known_servers(&self, request: &Request) -> [Option<&Arc<Entry>>; 2] {
         if let Some(stay) = request.stay {
             return [self.server(stay), None];
@@ -473,13 +476,13 @@ impl Snapshot {
     pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
         let Some(sticky) = &self.live.sticky else { return };
         let tier = |id| self.server(id).map(|server| server.tier);
-        // A client does not return to a removed server, nor to a server with a higher tier number than its present
-        // server has.
+        // A client does not return to a removed server, nor to a server with a higher tier number than its
+        // present server has.
         let moves = |home| tier(home).is_none_or(|of_home| tier(server).is_some_and(|now| now < of_home));
         sticky.remember(client, server, now, moves);
     }
 
-    /// Records the duration of a connection attempt, if the policy uses it.
+    /// Records the duration of a connection attempt or of a response, if the policy uses latencies.
     pub fn observe(&self, server: &Entry, took: Duration, now: Time) {
         let decay = match self.policy {
             Policy::Ewma { decay } => decay,
@@ -489,8 +492,8 @@ impl Snapshot {
         server.live.latency.observe(took, now, decay);
     }
 
-    /// Returns true if a flow of this client may stay with its server, whose address was `target` when the flow
-    /// began. A server that only passive checks marked down keeps its flows while no other server is usable:
+    /// Returns true if a flow of this client may stay with its server, whose address was `target` when the
+    /// flow began. A server that only passive checks marked down keeps its flows while no server is open:
     /// another socket would not help.
     #[must_use]
     pub fn keeps_flow(&self, id: ServerId, target: &Target, client: IpAddr) -> bool {
@@ -526,16 +529,16 @@ impl Snapshot {
         }
     }
 
-    /// Returns true if waiting may help a client without a server: an untried server that admits the client is
-    /// full.
+    /// Returns true if a client for which no server was picked may get a server by waiting: the pool has a
+    /// queue, and an untried server that admits the client is full.
     pub(crate) fn is_worth_waiting(&self, request: &Request, is_tried: impl Fn(ServerId) -> bool) -> bool {
         let members = self.tiers.iter().chain(&self.unchecked).flat_map(|tier| &tier.members);
         self.queue.is_some()
             && members.into_iter().any(|server| !is_tried(server.id) && server.permits(request.client))
     }
 
-    /// Returns true if a new client may use a server that the waiting clients cannot use: the client is known there,
-    /// or servers differ in the clients that they admit.
+    /// Returns true if a new client may use a server that the waiting clients cannot use: the client is
+    /// assigned to that server, or servers differ in the clients that they admit.
     #[must_use]
     pub fn may_pass_the_queue(&self, request: &Request) -> bool {
         let known = self.known_servers(request).into_iter().flatten();
@@ -555,7 +558,7 @@ impl Snapshot {
             assert!(tier.members.iter().all(|entry| entry.admission == Admission::Unchecked));
             assert!(
                 tier.members.iter().all(|entry| entry.weight > 0),
-                "an unchecked server can take clients"
+                "the weight of an unchecked server is not 0"
             );
         }
         for entry in &self.entries {

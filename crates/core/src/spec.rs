@@ -109,9 +109,9 @@ impl ServiceSpec {
 pub enum Protocol {
     /// A stream of bytes for each connection.
     Tcp,
-    /// Datagrams, associated to flows by the client's address and port.
+    /// Datagrams, grouped into flows by the client's address and port.
     Udp,
-    /// Requests, in sequence on a connection.
+    /// HTTP requests, one or more on each connection.
     Http,
     /// Independent DNS queries, over UDP and TCP on one address.
     Dns,
@@ -163,7 +163,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// Maximum number of clients that a worker delays for a service; others are closed.
+    /// Maximum number of clients that a worker delays for a service; further clients are closed.
     pub const TARPIT_MAX: usize = 4096;
 }
 
@@ -234,8 +234,8 @@ pub struct ServiceOptions {
     /// UDP: concurrent flows; the flow that was unused the longest is evicted. Split evenly between the
     /// workers.
     pub flows_max: u32,
-    /// UDP: number of consecutive datagrams of a client that go to one server before the next server is used; `None`
-    /// keeps one server.
+    /// UDP: number of consecutive datagrams of a client that go to one server before the next server is used;
+    /// `None` keeps one server.
     pub spread: Option<u32>,
     /// TCP: time for a server to accept.
     pub connect_timeout: Duration,
@@ -257,9 +257,10 @@ pub struct ServiceOptions {
     pub nodelay: bool,
     /// TCP: time without traffic after which the kernel probes the client (RFC 9293, section 3.8.4).
     pub keepalive: Option<Duration>,
-    /// TCP: time without traffic after which the kernel probes the server; costs system calls for each connection.
+    /// TCP: time without traffic after which the kernel probes the server; costs system calls for each
+    /// connection.
     pub server_keepalive: Option<Duration>,
-    /// TCP: mode of the file of a unix socket; by the umask if absent.
+    /// TCP: mode of the file of a unix socket; if absent, the umask decides.
     pub unix_mode: Option<u32>,
     /// Source address of connections to servers.
     pub source: Option<Source>,
@@ -278,7 +279,8 @@ impl ServiceOptions {
     /// Maximum number of datagrams in a turn.
     pub const SPREAD_MAX: u32 = 1_000_000;
 
-    /// Returns the limits of the cost of failed servers for a client. One connection attempt always has its full time.
+    /// Returns the limits of the cost of failed servers for a client. They always leave one connection
+    /// attempt its full `connect_timeout`.
     #[must_use]
     pub fn attempt_limits(&self) -> AttemptLimits {
         AttemptLimits {
@@ -393,7 +395,7 @@ pub struct ServerSpec {
     pub dialect: Dialect,
     /// Share within the tier; a server with the weight 0 gets no new clients.
     pub weight: u32,
-    /// Tier. A tier is used only if no server of a lower number is usable.
+    /// Tier. A tier is used only if no server of a tier with a lower number is usable.
     pub tier: u8,
     /// Limits of concurrent connections or flows.
     pub limits: Limits,
@@ -473,23 +475,23 @@ impl AdminState {
 pub enum Policy {
     /// Each server in turn.
     RoundRobin,
-    /// The first one with room, in the order of the configuration.
+    /// The first server with a free slot, in the order of the configuration.
     First,
     /// By weight, smoothly, in the order of nginx.
     Weighted,
-    /// The one with the fewest connections for its weight.
+    /// The server with the fewest connections for its weight.
     LeastConn,
-    /// The one with the fewest outstanding connections or queries for its weight; of equal ones, the one that
-    /// responds sooner.
+    /// The server with the fewest outstanding connections or queries for its weight; of equal servers, the
+    /// server with the lower latency.
     LeastOutstanding,
-    /// The less loaded one of two picked at random.
+    /// The less loaded of two random servers.
     P2c,
-    /// The one of two picked at random that responds sooner (peak EWMA), times its connections.
+    /// The one of two random servers with the lower product of latency (peak EWMA) and load.
     Ewma {
         /// Time in which an old peak loses 63 % of its effect.
         decay: Duration,
     },
-    /// By the client's address (rendezvous hashing): even, and clients move only when their server leaves.
+    /// By the client's address (rendezvous hashing): evenly, and when a server leaves, only its clients move.
     Hash,
     /// By the client's address through a table (Eisenbud et al., NSDI 2016): constant time for any number of
     /// servers.
@@ -560,11 +562,13 @@ pub struct StickySpec {
     pub by: StickyBy,
     /// Number of clients in the table; a full table evicts the least recently seen.
     pub size: usize,
-    /// Time to live; `None` for as long as there is room.
+    /// Lifetime of an assignment since its last use; `None` for no limit.
     pub ttl: Option<Duration>,
-    /// A client whose server is out gets a substitute, and returns when its server is back.
+    /// A client whose server is unavailable gets a substitute, and returns when its server is available
+    /// again.
     pub failback: bool,
-    /// Interval at which some clients of a server that has many more than another one are picked for again.
+    /// Interval of rebalancing: if a server has many more clients than another server, some of them are
+    /// assigned anew.
     pub rebalance: Option<Duration>,
 }
 
@@ -580,8 +584,8 @@ pub enum StickyBy {
 impl StickyBy {
     /// Default name of the cookie.
     pub const COOKIE: &str = "EVENER";
-    /// Default prefix of the cookie's name, before the pool's name, if several such pools serve one service.
-    /// Under one name each would overwrite the cookie of the other.
+    /// Default prefix of the cookie's name if several pools with cookies serve one service; the pool's name
+    /// follows. If the pools shared one name, each would overwrite the cookies of the others.
     pub const COOKIE_OF_POOL: &str = "EVENER_";
 }
 

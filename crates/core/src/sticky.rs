@@ -2,11 +2,11 @@
 //!
 //! Workers share the table. It is split by the hash of the client into shards. Each shard has its own lock,
 //! which is taken briefly, once for each new connection or flow of a sticky pool, and never for a packet. A
-//! table of up to [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used client;
-//! a larger one evicts the least recently used client of a shard.
+//! table of up to [`SHARD_CLIENTS`] clients is one shard, so it evicts exactly the least recently used
+//! client; a larger table evicts the least recently used client of one shard.
 //!
-//! The table does not know which servers are usable. The snapshot looks up a client's [`Assignment`] and records
-//! the result.
+//! The table does not know which servers are usable. The snapshot looks up a client's [`Assignment`] and
+//! records the result.
 
 pub mod balance;
 mod shard;
@@ -111,9 +111,9 @@ impl Sticky {
         self.alive(seen, now).then_some(assignment)
     }
 
-    /// Records `server` as the present server of `client`. Without failback the server becomes the client's home.
-    /// With failback it becomes the home if there is none or `moves` returns true for the present home; otherwise
-    /// it becomes the substitute.
+    /// Records `server` as the present server of `client`. Without failback the server becomes the client's
+    /// home. With failback it becomes the home if there is none or `moves` returns true for the present home;
+    /// otherwise it becomes the substitute.
     pub fn remember(
         &self,
         client: IpAddr,
@@ -129,7 +129,8 @@ impl Sticky {
         shard.put(client, assignment, now);
     }
 
-    /// Forgets every client whose home is the removed server, and every assignment of it as a substitute.
+    /// Forgets every client whose home is the removed server, and removes the server as the substitute of
+    /// other clients.
     pub fn forget_server(&self, server: ServerId) {
         self.shards.iter().for_each(|shard| lock(shard).forget_server(server));
     }
@@ -156,7 +157,7 @@ impl Sticky {
         }
     }
 
-    /// Returns the number of clients, including those that expired since the last [`Sticky::sweep`].
+    /// Returns the number of clients, including clients that expired since the last [`Sticky::sweep`].
     #[must_use]
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
@@ -168,7 +169,8 @@ impl Sticky {
         self.len() == 0
     }
 
-    /// Returns the number of unexpired clients of each home, in the order of the servers' identities.
+    /// Removes the expired clients. Returns the number of clients of each home, in the order of the servers'
+    /// identities.
     #[must_use]
     pub fn homes(&self, now: Time) -> Vec<(ServerId, usize)> {
         self.sweep(now);
@@ -369,24 +371,24 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_unseen_clients_of_a_server_are_forgotten() {
+    fn the_longest_unseen_clients_of_a_server_are_forgotten_first() {
         let sticky = table(100, None);
         (0..10).for_each(|n| remember(&sticky, n, n % 2, u64::from(n)));
         assert_eq!(sticky.forget_some(ServerId(0), 3), 3);
         let left: Vec<_> = (0..10).filter(|&n| home(&sticky, n, 10).is_some()).collect();
         assert_eq!(left, [1, 3, 5, 6, 7, 8, 9]);
-        assert_eq!(sticky.forget_some(ServerId(0), 9), 2, "there are no more");
+        assert_eq!(sticky.forget_some(ServerId(0), 9), 2, "the server has two clients left");
         assert_eq!(sticky.forget_some(ServerId(0), 9), 0);
         assert_eq!(sticky.homes(at(10)), [(ServerId(1), 5)]);
     }
 
     #[test]
-    fn every_shard_contributes_in_proportion() {
+    fn every_shard_forgets_clients_in_proportion_to_its_clients() {
         let sticky = table(64 * SHARD_CLIENTS, None);
         (0..64_000).for_each(|n| remember(&sticky, n, n % 2, 1));
         assert_eq!(sticky.forget_some(ServerId(1), 8_000), 8_000);
         assert_eq!(sticky.homes(at(1)), [(ServerId(0), 32_000), (ServerId(1), 24_000)]);
-        // Of about 500 in a shard about 375 are left.
+        // Of about 500 clients in a shard about 375 are left.
         let parts: Vec<usize> =
             sticky.shards.iter().map(|shard| lock(shard).clients_of(ServerId(1))).collect();
         assert!(parts[..63].iter().all(|part| (250..500).contains(part)), "{parts:?}");

@@ -61,8 +61,8 @@ impl fmt::Display for Rate {
 }
 
 impl Rate {
-    /// Returns true if one more event is admitted now. `full_at`, the time at which the bucket is full again, then
-    /// advances.
+    /// Returns true if one more event is admitted now. In that case advances `full_at`, the time at which the
+    /// bucket is full again.
     pub(crate) fn admits(self, full_at: &mut Time, now: Time) -> bool {
         let interval = self.period / self.count;
         let next = (*full_at).max(now) + interval;
@@ -118,14 +118,15 @@ pub enum Exceeded {
     RequestRate,
 }
 
-/// The limits that a client has used up. Reading them counts neither a connection nor a request.
+/// Number of present connections of a client, and the limits that the client has used up. Reading them counts
+/// neither a connection nor a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
     /// Number of present connections.
     pub connections: u32,
-    /// The limit that refuses its next connection.
+    /// The limit that refuses the client's next connection.
     pub connection: Option<Exceeded>,
-    /// The limit that refuses its next request.
+    /// The limit that refuses the client's next request.
     pub request: Option<Exceeded>,
 }
 
@@ -176,7 +177,7 @@ impl Throttle {
         admitted
     }
 
-    /// Returns the limits that a client has used up now.
+    /// Returns the number of connections of a client, and the limits that the client has used up now.
     #[must_use]
     pub fn used(&self, client: IpAddr, now: Time) -> Used {
         let key = key_of(client);
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_holds_one_period_and_fills_evenly() {
+    fn a_bucket_holds_the_events_of_one_period_and_refills_evenly() {
         let throttle = throttle(None, Some("10/s"), 100);
         let client = "192.0.2.1".parse().unwrap();
         let admitted = |ms: u64| throttle.admits_request(client, at(ms));
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_written_with_their_unit() {
+    fn rates_need_a_unit_and_are_printed_with_it() {
         for text in ["20/s", "100/m", "1000/h"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
         }

@@ -1,5 +1,6 @@
-//! Cached DNS responses, shared by all workers. The table is split into bounded shards. Each has a lock that
-//! is held only to find or to insert an entry; bytes are copied and judged outside of it.
+//! Cached DNS responses, shared by all workers. The table is split into bounded shards. Each shard has a
+//! lock. Lookups and stores hold it only to find or to insert an entry; bytes are parsed and copied without
+//! the lock.
 
 mod response;
 
@@ -16,13 +17,15 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Minimum size of a shard, so that small caches evict exactly and long responses fit.
+/// Minimum size of a shard, so that long responses fit, and small caches have one shard and evict exactly the
+/// least recently used response.
 const SHARD_ENTRIES_MIN: u64 = 1024;
 const SHARD_BYTES_MIN: u64 = 1 << 20;
-/// Enough for the cores of any machine, and for an expunge to hold no lock for long.
+/// Maximum number of shards: enough for the cores of any machine, and for an expunge that holds each lock
+/// only briefly.
 const SHARDS_MAX: u64 = 1024;
-/// Memory that a response takes beside its bytes: the entry, its counts, its part of the order and the index,
-/// and the overhead of the allocator.
+/// Memory that a response takes in addition to its bytes: the entry with its reference counts, its part of
+/// the LRU order and of the index, and the overhead of the allocator.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
 
 /// Use of expired responses.
@@ -30,7 +33,7 @@ const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
 pub enum Freshness {
     /// Expired responses are not used.
     Fresh,
-    /// Expired responses are used for the time that the configuration allows (RFC 8767).
+    /// Expired responses are used, too, for the time that the configuration allows (RFC 8767).
     Stale,
 }
 
@@ -123,9 +126,10 @@ impl Cache {
         &self.spec
     }
 
-    /// Writes the cached response for `key` to `out`, which is emptied first, and returns true if there is
-    /// one. Its TTLs are counted down; the TTLs of a stale response are 30 s (RFC 8767, section 4). Its ID is
-    /// 0, and its question section is a copy of the first query's question section.
+    /// Writes the cached response for `key` to `out` and returns true if there is one. Empties `out` first in
+    /// either case. The TTLs are counted down; the TTLs of a stale response are 30 s (RFC 8767, section 4).
+    /// The ID is 0. The question section is a copy of the stored response's question section, so the letter
+    /// case of its name may differ from the query.
     pub fn lookup(&self, key: &[u8], now: Time, freshness: Freshness, out: &mut Vec<u8>) -> bool {
         out.clear();
         let hash = self.hash(key);
@@ -141,9 +145,9 @@ impl Cache {
         !out.is_empty()
     }
 
-    /// Stores a response to the query of `key` and returns true if it may be cached and was. The key is
-    /// the result of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it. A failure never replaces
-    /// a response that could still be used.
+    /// Stores a response to the query of `key`. Returns false if the response is not stored, because it may
+    /// not be cached or does not fit, or because it is a failure and a cached response can still be used. The
+    /// key is the result of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it.
     pub fn store(&self, key: &[u8], response: &[u8], now: Time) -> bool {
         let Some(cached) = CachedResponse::new(key, response, &self.spec) else { return false };
         let expires_at = now + cached.lifetime();
@@ -157,7 +161,8 @@ impl Cache {
     /// Removes the responses for a name (wire form, in any case) and, with `Below`, for all names below it.
     /// Returns their number.
     pub fn expunge(&self, name: &[u8], scope: ExpungeScope) -> usize {
-        // A name ends with its root, so a key that begins with its bytes begins with exactly this name.
+        // A name ends with the root label, so a key that begins with the bytes of a name begins with exactly
+        // this name.
         if !is_name(name) {
             return 0;
         }
@@ -199,16 +204,23 @@ impl Cache {
     /// Panics unless the counts are right, within bounds, and every response is in the shard of its key.
     pub fn check_invariants(&self) {
         let stats = self.stats();
-        assert!(stats.entries <= (self.spec.entries as usize).max(1), "within the entries");
-        assert!(stats.bytes <= self.spec.bytes, "within the bytes");
+        assert!(
+            stats.entries <= (self.spec.entries as usize).max(1),
+            "the number of entries is at most its maximum"
+        );
+        assert!(stats.bytes <= self.spec.bytes, "the number of bytes is at most its maximum");
         for (at, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
             shard.responses.check_invariants();
             assert_eq!(shard.bytes, shard.responses.iter().map(|(_, entry, _)| entry.bytes()).sum::<usize>());
-            assert!(shard.bytes <= shard.bytes_max, "within the shard's bytes");
+            assert!(shard.bytes <= shard.bytes_max, "the bytes of a shard are at most their maximum");
             for (&hash, entry, _) in shard.responses.iter() {
-                assert_eq!(hash, self.hash(&entry.key), "by the hash of its key");
-                assert_eq!(hash as usize & (self.shards.len() - 1), at, "in the shard of its hash");
+                assert_eq!(hash, self.hash(&entry.key), "an entry is indexed by the hash of its key");
+                assert_eq!(
+                    hash as usize & (self.shards.len() - 1),
+                    at,
+                    "an entry is in the shard of its hash"
+                );
                 assert!(entry.stored_at < entry.expires_at && entry.expires_at <= entry.stale_until);
             }
         }
@@ -216,8 +228,8 @@ impl Cache {
 }
 
 impl Shard {
-    /// Returns the entry with this hash and makes it the newest. An entry that is
-    /// too old even for stale use is removed.
+    /// Returns the entry with this hash and makes the entry the newest. An entry that is too old even for
+    /// stale use is removed.
     fn find(&mut self, hash: u64, now: Time) -> Option<Arc<Entry>> {
         let entry = self.responses.touch(&hash, now)?;
         if now < entry.stale_until {

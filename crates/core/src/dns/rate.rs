@@ -28,7 +28,7 @@ pub enum RateVerdict {
 struct NetworkState {
     full_at: Time,
     /// Queries beyond the rate. Queries within the rate do not reset this count; otherwise a client that is
-    /// just over the rate would never be sent to TCP.
+    /// just over the rate would never get a truncated response.
     beyond: u32,
 }
 
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(admit("192.0.3.1", 1), Respond);
         assert_eq!(admit("::ffff:192.0.2.9", 2), Drop, "the same network");
         assert_eq!(admit("2001:db8:0:ff::1", 2), Respond);
-        assert_eq!(admit("192.0.2.1", 1100), Respond, "queries are admitted again after a while");
+        assert_eq!(admit("192.0.2.1", 1100), Respond, "queries are admitted again after about a second");
     }
 
     #[test]

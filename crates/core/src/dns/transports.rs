@@ -10,7 +10,8 @@ use std::time::Duration;
 const REFUSED: Duration = Duration::from_secs(30);
 /// Time for which a response proves that the transport works.
 const WORKS: Duration = Duration::from_secs(5);
-/// Minimum time between two records of a response: responses are frequent, and all workers write here.
+/// Minimum time between two recorded responses: responses are frequent, and all workers write to the same
+/// memory.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 /// Transports that a server is known to refuse.
@@ -42,8 +43,8 @@ impl Transports {
         seen.responded_at.store(0, Ordering::Relaxed);
     }
 
-    /// Records a response over this transport. If both were refused, the server was down and is up again, so
-    /// the other transport is tried again, too.
+    /// Records a response over this transport, which ends its refusal. If both transports were refused, the
+    /// server was down and is up again, so the refusal of the other transport ends, too.
     pub fn responded(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
@@ -55,7 +56,7 @@ impl Transports {
         }
     }
 
-    /// Returns true if this transport was refused recently and no response arrived since.
+    /// Returns true if this transport was refused recently and no response has ended the refusal since.
     #[must_use]
     pub fn refuses(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).refused_at.load(Ordering::Relaxed), REFUSED, now)
@@ -69,15 +70,16 @@ impl Transports {
         self.refuses(by, now) && !both
     }
 
-    /// Returns true if a response arrived over this transport recently and was not refused since.
+    /// Returns true if a response arrived over this transport recently and the transport was not refused
+    /// since.
     #[must_use]
     pub fn works(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).responded_at.load(Ordering::Relaxed), WORKS, now)
     }
 
-    /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
-    /// UDP, so a server that refuses it is down, unless TCP works. A refusal of TCP counts only if UDP is refused,
-    /// too.
+    /// Returns true if a refusal over this transport counts against the whole server. Every DNS server
+    /// supports UDP, so a server that refuses UDP is down, unless TCP works. A refusal of TCP counts only if
+    /// UDP is refused, too.
     #[must_use]
     pub fn is_telling(&self, by: Transport, now: Time) -> bool {
         match by {
@@ -98,9 +100,10 @@ mod tests {
     use super::*;
     use Transport::{Datagram, Stream};
 
-    /// Steps: `u` and `t` are a refusal by UDP and TCP, `U` and `T` a response, and digits pass so many
-    /// seconds. Expected: `u` and `t` are the refused transports, `1` means that only one of them is refused,
-    /// `U` and `T` are the working ones, and `!` and `?` mean that a refusal by UDP and TCP is telling.
+    /// Steps: `u` and `t` are a refusal by UDP and TCP, `U` and `T` a response, and a digit is a number of
+    /// seconds that pass. Expected: `u` and `t` are the refused transports, `1` means that only one of them
+    /// is refused, `U` and `T` are the working transports, and `!` and `?` mean that a refusal of UDP or of
+    /// TCP counts against the whole server.
     fn check(steps: &str, expected: &str) {
         let (transports, mut now) = (Transports::default(), Time::from_nanos(1));
         for step in steps.chars() {
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_forgotten_in_time_and_by_a_response() {
+    fn a_refusal_ends_after_a_time_or_by_a_response() {
         check("t992", "t1!");
         check("t993333", "!");
         check("tT", "T");

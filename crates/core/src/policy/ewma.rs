@@ -6,7 +6,8 @@ use crate::time::Time;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Assumed latency of an unmeasured server: small, so that it is tried soon.
+/// Assumed latency of an unmeasured server, and minimum latency of a measured server: small, so that an
+/// unmeasured server is tried soon.
 const UNKNOWN_NANOS: f64 = 1_000.0;
 
 /// The moving average of one server. All workers update it; an update that is lost to a concurrent one does
@@ -67,6 +68,6 @@ mod tests {
         assert_eq!(millis(1), Some(500.0));
         assert_eq!(millis(11), Some(184.0));
         latency.observe(Duration::from_millis(10), at(11), decay);
-        assert_eq!(millis(11), Some(190.0), "a response below the average lowers it by its age");
+        assert_eq!(millis(11), Some(190.0), "the older the average is, the more a lower sample counts");
     }
 }

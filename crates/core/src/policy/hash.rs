@@ -17,14 +17,15 @@ pub(super) fn choose<C: Contender>(
     best.max_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at)
 }
 
-/// Returns all contenders with a share, by their score for the client.
+/// Returns all contenders with a share, the best score for the client first.
 pub(super) fn order<C: Contender>(contenders: &[C], names: &[u64], client: u64) -> Vec<u32> {
     let shared = (0..contenders.len()).filter(|&at| contenders[at].full_share() > 0);
     let score = |at: usize| score(names[at], client, contenders[at].full_share());
     by_cost(shared, score, |a, b| b.total_cmp(a))
 }
 
-/// `-weight / ln(u)` with `u` drawn from the two hashes: the larger the weight, the likelier the best.
+/// Returns `-weight / ln(u)` with `u` drawn from the two hashes: the larger the weight, the more likely is
+/// the best score.
 fn score(name: u64, client: u64, share: u32) -> f64 {
     let drawn = ((mix(name, client) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(share) / drawn.ln()

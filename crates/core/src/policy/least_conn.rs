@@ -11,7 +11,7 @@ pub(super) fn load(contender: &impl Contender) -> f64 {
     f64::from(contender.active() + 1) * f64::from(WEIGHT_UNIT) / f64::from(contender.share())
 }
 
-/// Returns the least loaded contender; `turn` decides among equal ones.
+/// Returns the least loaded eligible contender; `turn` decides among equally loaded contenders.
 pub(super) fn choose<C: Contender>(
     contenders: &[C],
     turn: u64,
@@ -29,7 +29,7 @@ pub(super) fn choose<C: Contender>(
     best.map(|(at, _)| at)
 }
 
-/// Returns the least loaded contender; of equally loaded contenders the one with the lower latency.
+/// Returns the least loaded eligible contender; of equally loaded contenders the one with the lowest latency.
 pub(super) fn choose_soonest<C: Contender>(
     contenders: &[C],
     now: Time,
@@ -41,7 +41,7 @@ pub(super) fn choose_soonest<C: Contender>(
     least.map(|(at, _)| at)
 }
 
-/// Returns all contenders, the least loaded first; equal ones in their given order.
+/// Returns all contenders, the least loaded first; equally loaded contenders in their given order.
 pub(super) fn order<C: Contender>(contenders: &[C], positions: impl Iterator<Item = usize>) -> Vec<u32> {
     by_cost(positions, |at| load(&contenders[at]), f64::total_cmp)
 }

@@ -5,7 +5,7 @@
 use super::{Contender, once};
 use crate::hash::{mix, of_name};
 
-/// Number of other slots of the table that are tried if the first one is not eligible.
+/// Maximum number of slots of the table that are tried for a client.
 const PROBES_MAX: u64 = 128;
 
 /// Fills a table of `size` slots (a prime) with positions. The table is empty if no contender has a share.
@@ -50,7 +50,7 @@ impl Filler {
         }
     }
 
-    /// Returns the next empty slot in the order. The caller knows that there is one.
+    /// Returns the next empty slot in the order. The table must have an empty slot.
     fn claim(&mut self, table: &[u32], size: u64) -> usize {
         loop {
             let slot = self.next as usize;
@@ -62,8 +62,8 @@ impl Filler {
     }
 }
 
-/// Returns the server in the client's slot, or an eligible one from other slots in an order that depends on
-/// the client.
+/// Returns the position in the client's slot if it is eligible. Otherwise returns an eligible position from
+/// other slots, in an order that depends on the client.
 pub(super) fn choose(
     table: &[u32],
     client: u64,
@@ -94,8 +94,8 @@ fn probed(table: &[u32], client: u64) -> impl Iterator<Item = usize> {
     (0..PROBES_MAX).map(move |probe| table[(hash(probe) % table.len() as u64) as usize] as usize)
 }
 
-/// Returns true if a table of this size works: trial division, with at most 1 120 steps for the largest
-/// allowed size.
+/// Returns true if `number` is prime, as the size of a table has to be. Trial division takes at most 1 120
+/// steps for the largest allowed size.
 #[must_use]
 pub fn is_prime(number: u32) -> bool {
     let odd_divisors = (3..).step_by(2).take_while(|&d: &u32| u64::from(d).pow(2) <= u64::from(number));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_table_is_even() {
+    fn servers_have_nearly_equal_shares_of_the_default_table() {
         for servers in [2, 3, 5, 10, 32, 64, 100, 500] {
             let table = table(Policy::MAGLEV_TABLE, &fakes(&vec![1; servers]));
             let most = *counts(&table, servers).iter().max().unwrap() as f64;

@@ -1,9 +1,10 @@
-//! The power of two choices (Mitzenmacher 2001): picks the cheaper of two random contenders. Unlike "least of
-//! all", this keeps many balancers or workers from choosing the same server at the same time.
+//! The power of two choices (Mitzenmacher 2001): picks the cheaper of two random contenders. Unlike a choice
+//! of the cheapest of all, this keeps many balancers or workers from choosing the same server at the same
+//! time.
 
 use crate::random::Random;
 
-/// Number of draws for an eligible contender before all of them are inspected.
+/// Maximum number of random draws for an eligible contender. After them all contenders are inspected.
 const DRAWS_MAX: usize = 8;
 
 /// Returns the cheaper of two random eligible contenders.
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_most_expensive_is_never_chosen_and_the_cheapest_most() {
+    fn the_cheapest_contender_is_chosen_most_and_the_most_expensive_never() {
         let mut random = Random::seeded(2);
         let mut seen = [0; 4];
         for _ in 0..10_000 {

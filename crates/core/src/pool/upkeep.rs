@@ -1,5 +1,5 @@
-//! Periodic work on a sticky table: the removal of expired clients, and the rebalancing of clients from a server
-//! that has many more clients than another server.
+//! Periodic work on a sticky table: the removal of expired clients, and the rebalancing of clients from a
+//! server that has many more clients than another server.
 
 use super::{Pool, Server};
 use crate::ServerId;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Interval at which expired clients are removed.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Minimum interval of rebalancing, which the configuration cannot undercut.
+/// Minimum interval of rebalancing; shorter configured intervals are raised to it.
 const REBALANCE_EVERY_MIN: Duration = Duration::from_millis(100);
 
 /// Times of the next work on the table.
@@ -44,7 +44,7 @@ fn next_rebalance(spec: &StickySpec, now: Time) -> Time {
 }
 
 impl Pool {
-    /// Does the work that is due. Returns the event of a rebalancing.
+    /// Does the work that is due. Returns an event if clients were rebalanced.
     pub(super) fn maintain_sticky(&mut self, now: Time) -> Option<Event> {
         let sticky = self.live.sticky.as_ref().filter(|_| self.upkeep.deadline() <= now)?;
         if self.upkeep.sweep <= now {
@@ -67,12 +67,12 @@ impl Pool {
         let surplus = surplus(&self.rivals(&sticky.homes(now)))?;
         let clients = sticky.forget_some(surplus.server, surplus.clients);
         let server = self.server(surplus.server)?.spec.name.clone();
-        // The table may have evicted all of them in the meantime.
+        // The table may have evicted all clients of the surplus in the meantime.
         (clients > 0).then(|| Event::ClientsRebalanced { pool: self.spec.name.clone(), server, clients })
     }
 
-    /// Returns the first candidates for clients without a history, as
-    /// [`crate::snapshot::Snapshot::first_choices`] does.
+    /// Returns the same servers as [`crate::snapshot::Snapshot::first_choices`]: the first candidates for
+    /// clients without a history.
     fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
         let is_open = |server: &&Server| server.admission() == Admission::Open;
         let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);

@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 pub struct ServerLive {
     /// Number of present connections and flows.
     pub occupancy: Occupancy,
-    /// Unused pre-opened connections. They hold no slots, and are opened only while slots are free.
+    /// Number of unused pre-opened connections. They occupy no slots, and are opened only while slots are
+    /// free.
     pub warm: Occupancy,
     /// Latency of connection attempts and responses.
     pub latency: Latency,

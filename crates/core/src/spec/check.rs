@@ -31,10 +31,10 @@ pub struct CheckSpec {
     pub rise: u32,
     /// Number of consecutive failures that mark a server down.
     pub fall: u32,
-    /// Share of `every` by which each probe is shifted at random, so that many instances do not probe at
-    /// the same time.
+    /// Maximum share of `every` by which each probe is shifted at random, so that many instances do not probe
+    /// at the same time.
     pub jitter: f64,
-    /// Another port than the server's.
+    /// Port of the probe; `None` for the server's port.
     pub port: Option<u16>,
 }
 

@@ -106,7 +106,7 @@ impl RetryOn {
         }
     }
 
-    /// Returns the names in the configuration.
+    /// Returns the names of these RCODEs in the configuration.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let each = [("servfail", self.servfail), ("refused", self.refused)];
         each.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(name, _)| name)
@@ -126,7 +126,7 @@ pub struct DnsCacheSpec {
     pub negative_ttl_max: Duration,
     /// Lifetime of a failure (SERVFAIL; RFC 2308, section 7.1); zero caches none.
     pub failure_ttl: Duration,
-    /// Time after its expiry in which a response is used if no server responds (RFC 8767); zero for none.
+    /// Time after its expiry in which a response is used if no server responds (RFC 8767); zero for never.
     pub stale: Duration,
 }
 
@@ -165,7 +165,7 @@ impl Default for ClientSubnetSpec {
     }
 }
 
-/// Limit of the queries over UDP of a network. A genuine client can retry over TCP.
+/// Limit of the queries over UDP from a network. A client with a genuine address can retry over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsRateSpec {
     /// The rate.
@@ -174,7 +174,8 @@ pub struct DnsRateSpec {
     pub v4: u8,
     /// Bits of an IPv6 address that identify a network.
     pub v6: u8,
-    /// Each n-th query beyond the rate gets a truncated response, and the others get none; 0 sends none at all.
+    /// Every `slip`-th query beyond the rate gets a truncated response, and the others get no response; with
+    /// 0, none of them gets a response.
     pub slip: u32,
     /// Number of networks in the table.
     pub size: u32,

@@ -30,7 +30,7 @@ pub struct HttpSpec {
     pub response_timeout: Duration,
     /// Number of times that a request without a response is retried on another server.
     pub retries: u32,
-    /// Redirect of requests without a route to https.
+    /// Redirect to https for requests without a route.
     pub redirect: Option<RedirectSpec>,
     /// Local response to requests without a route.
     pub respond: Option<RespondSpec>,

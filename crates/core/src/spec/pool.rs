@@ -47,6 +47,6 @@ impl QueueSpec {
 pub enum Failover {
     /// The client gets the next server.
     Next,
-    /// The client gets no server: only the first pick counts, in any state.
+    /// The client gets no server: only the server that was picked first may serve it.
     Never,
 }

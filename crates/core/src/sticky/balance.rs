@@ -10,7 +10,7 @@ pub struct Rival {
     pub server: ServerId,
     /// Number of clients whose home is the server.
     pub clients: usize,
-    /// Share of the clients, in proportion to the other servers; not 0.
+    /// Share of the clients, relative to the shares of the other servers; not 0.
     pub share: u32,
     /// The server is below its limit. A full server could not take the surplus of another one.
     pub has_room: bool,
@@ -34,7 +34,7 @@ pub fn surplus(rivals: &[Rival]) -> Option<Surplus> {
     let average = rivals.iter().map(|rival| f64::from(rival.share)).sum::<f64>() / count;
     let parts = |rival: &Rival| f64::from(rival.share) / average;
     let filled = |rival: &Rival| rival.clients as f64 / parts(rival);
-    // Of equally full servers the first, so that a simulation can be replayed.
+    // The first of equally filled servers, so that a simulation can be replayed.
     let fullest = rivals.iter().rev().max_by(|a, b| filled(a).total_cmp(&filled(b)))?;
     let least = rivals.iter().filter(|rival| rival.has_room).map(filled).min_by(f64::total_cmp)?;
     let beyond = (filled(fullest) - least - count) * parts(fullest);

@@ -1,5 +1,5 @@
-//! A part of a sticky table: its clients in the order in which they were seen, and a running count of the clients
-//! of each home.
+//! A part of a sticky table: its clients in the order in which they were seen, and a running count of the
+//! clients of each home.
 
 use super::Assignment;
 use crate::ServerId;
@@ -43,7 +43,7 @@ impl Shard {
         }
     }
 
-    /// Forgets the clients of a server, and its use as a substitute for other clients.
+    /// Forgets the clients whose home is a server, and removes the server as the substitute of other clients.
     pub(super) fn forget_server(&mut self, server: ServerId) {
         let uses_server =
             |assignment: &Assignment| assignment.home == server || assignment.substitute == Some(server);
@@ -58,7 +58,8 @@ impl Shard {
         }
     }
 
-    /// Forgets up to `count` clients of a server, the least recently seen first, and returns their number.
+    /// Forgets up to `count` clients whose home is `home`, the least recently seen first, and returns their
+    /// number.
     pub(super) fn forget_oldest(&mut self, home: ServerId, count: usize) -> usize {
         let of_home = self.clients.iter_oldest().filter(|(_, assignment, _)| assignment.home == home);
         let oldest: Vec<IpAddr> = of_home.take(count).map(|(client, ..)| *client).collect();
@@ -79,7 +80,7 @@ impl Shard {
         swept
     }
 
-    /// Returns the number of clients whose home is a server.
+    /// Returns the number of clients whose home is `home`.
     pub(super) fn clients_of(&self, home: ServerId) -> usize {
         self.homes.get(&home).copied().unwrap_or_default()
     }
@@ -108,7 +109,7 @@ impl Shard {
         }
     }
 
-    /// Panics unless the counts are right and no client is away from its home without failback.
+    /// Panics unless the counts are right, and only a table with failback has substitutes.
     pub(super) fn check_invariants(&self, failback: bool) {
         self.clients.check_invariants();
         let mut homes: BTreeMap<ServerId, usize> = BTreeMap::new();
@@ -116,11 +117,11 @@ impl Shard {
             assert_ne!(
                 assignment.substitute,
                 Some(assignment.home),
-                "substitute is another server than home"
+                "a substitute is another server than the home"
             );
             assert!(failback || assignment.substitute.is_none());
             *homes.entry(assignment.home).or_default() += 1;
         }
-        assert_eq!(homes, self.homes, "the counts are right");
+        assert_eq!(homes, self.homes, "the count of each home is the number of its clients");
     }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 const STALE_TTL: u32 = 30;
 /// Maximum lifetime of a failure (RFC 2308, section 7.1).
 const FAILURE_MAX: Duration = Duration::from_secs(300);
-/// Two names of at least a byte each, and five numbers (RFC 1035, section 3.3.13).
+/// Minimum size of the data of an SOA: two names of at least a byte each, and five numbers (RFC 1035, section
+/// 3.3.13).
 const SOA_BYTES_MIN: usize = 22;
 
 /// Kind of a cached response.
@@ -29,7 +30,7 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct CachedResponse {
     message: Box<[u8]>,
-    /// Offsets of its TTLs.
+    /// Offsets of the TTLs in the message.
     ttls: Box<[u16]>,
     kind: Kind,
     /// Time for which the response is fresh.
@@ -37,8 +38,8 @@ pub(super) struct CachedResponse {
 }
 
 impl CachedResponse {
-    /// Returns the cached form of a response to the query that `key` begins with, or `None` if it may not be
-    /// cached.
+    /// Returns the cached form of a response to the query that `key` begins with, or `None` if the response
+    /// may not be cached.
     pub(super) fn new(key: &[u8], response: &[u8], spec: &DnsCacheSpec) -> Option<Self> {
         if !is_query_response(response) || is_truncated(response) || response.len() > MESSAGE_BYTES_MAX {
             return None;
@@ -180,7 +181,8 @@ impl Scan {
         let (kind, lifetime) = match rcode(response) {
             SERVFAIL => (Kind::Failure, spec.failure_ttl.min(FAILURE_MAX)),
             _ if self.is_negative(response) => {
-                // Without an SOA the lifetime is unknown (RFC 2308, section 5), and it may be a referral.
+                // Without an SOA the lifetime is unknown (RFC 2308, section 5), and the response may be a
+                // referral.
                 let (_, ttl) = self.negative?;
                 (Kind::Response, spec.negative_ttl_max.min(Duration::from_secs(ttl.into())).min(spec.ttl_max))
             }
@@ -209,7 +211,7 @@ impl Scan {
     }
 }
 
-/// Returns true if a key begins with the given question section.
+/// Returns true if a key begins with the given question section. The letter case of the name does not matter.
 fn is_query_of(key: &[u8], question_section: &[u8]) -> bool {
     let queried = key.get(..question_section.len()).and_then(<[u8]>::split_last_chunk::<4>);
     queried.zip(question_section.split_last_chunk::<4>()).is_some_and(
@@ -219,7 +221,7 @@ fn is_query_of(key: &[u8], question_section: &[u8]) -> bool {
     )
 }
 
-/// Reads a TTL. One with the highest bit set counts as zero (RFC 2181, section 8).
+/// Reads a TTL. A TTL with the highest bit set counts as zero (RFC 2181, section 8).
 fn ttl_at(message: &[u8], at: usize) -> Option<u32> {
     let ttl = message.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
     Some(if ttl >> 31 == 0 { ttl } else { 0 })
@@ -263,8 +265,8 @@ mod tests {
         check_a(NXDOMAIN, &["1 CNAME 500"], None);
         // A positive response with an SOA.
         check_a(NOERROR, &["1 A 300", "2 SOA 400 30"], Some(300));
-        // Negative responses: the smallest of the SOA's TTL, its minimum and the configured maximum counts; 0
-        // is not cached.
+        // Negative responses: the smallest of the SOA's TTL, its minimum and the configured maximum counts. A
+        // response with a lifetime of 0 is not cached.
         check_a(NXDOMAIN, &["2 SOA 3600 60"], Some(60));
         check_a(NXDOMAIN, &["2 SOA 60 3600"], Some(60));
         check_a(NXDOMAIN, &["2 SOA 90000 90000"], Some(3600));
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_and_private_responses_are_not_cached() {
+    fn responses_that_are_malformed_or_signed_or_for_another_query_are_not_cached() {
         let text = "www.example.org A";
         let whole = response(text, NOERROR, &["1 A 300"]);
         let check = |message: &[u8]| assert!(cache(text, message).is_none(), "{message:?}");
@@ -316,7 +318,7 @@ mod tests {
         check(&[&whole[..], &[0]].concat());
         check(&sample("truncated"));
         check(&sample("query"));
-        // The opcode, QDCOUNT, and other queries.
+        // Another opcode, another QDCOUNT, and another name, type and class.
         for (at, value) in [(2, 0xa1), (5, 0), (5, 2), (13, b'x'), (30, 28), (32, 3)] {
             let mut message = whole.clone();
             message[at] = value;

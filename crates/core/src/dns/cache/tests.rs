@@ -49,11 +49,11 @@ fn a_response_is_returned_until_it_expires() {
     assert_eq!(ttl(&cache, "b.org A", 600, Freshness::Fresh), None);
     assert_eq!(cache.stats().entries, 1);
     check(3500, None);
-    assert_eq!(cache.stats(), CacheStats::default(), "dead entries are removed");
+    assert_eq!(cache.stats(), CacheStats::default(), "responses that can no longer be used are removed");
 }
 
 #[test]
-fn the_question_section_is_that_of_the_first_query_and_the_id_zero() {
+fn a_cached_response_has_the_stored_question_section_and_the_id_0() {
     let cache = cache(10, 1 << 20, 0);
     let first = response("wWw.a.org A", NOERROR, &["1 A 3"]);
     assert!(cache.store(&key("www.a.org A"), &first, at(0)));
@@ -63,7 +63,7 @@ fn the_question_section_is_that_of_the_first_query_and_the_id_zero() {
 }
 
 #[test]
-fn stale_responses_are_returned_for_a_while_on_request() {
+fn stale_responses_are_returned_for_a_limited_time_on_request() {
     let cache = cache(10, 1 << 20, 60);
     assert!(store(&cache, "a.org A", NOERROR, &["1 A 3"], 0));
     let check = |millis, freshness, expected| assert_eq!(ttl(&cache, "a.org A", millis, freshness), expected);
@@ -86,24 +86,27 @@ fn a_failure_is_cached_briefly_unless_there_is_a_usable_response() {
     assert_eq!(cached("a.org A", 999, Freshness::Fresh), Some(SERVFAIL));
     assert_eq!(cached("a.org A", 1000, Freshness::Stale), None, "a failure is never stale");
     assert!(store(&cache, "a.org A", SERVFAIL, &[], 2000));
-    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "a response replaces it");
+    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "a response replaces a failure");
     assert!(!store(&cache, "a.org A", SERVFAIL, &[], 2200));
-    assert!(!store(&cache, "a.org A", SERVFAIL, &[], 60_000), "a stale response can still be used");
+    assert!(!store(&cache, "a.org A", SERVFAIL, &[], 60_000), "a failure does not replace a stale response");
     assert_eq!(cached("a.org A", 60_000, Freshness::Stale), Some(NXDOMAIN));
-    assert!(store(&cache, "a.org A", SERVFAIL, &[], 67_100), "a dead one cannot");
+    assert!(
+        store(&cache, "a.org A", SERVFAIL, &[], 67_100),
+        "a failure replaces a response that can no longer be used"
+    );
     assert_eq!(cached("a.org A", 67_200, Freshness::Fresh), Some(SERVFAIL));
 }
 
 #[test]
-fn a_full_cache_evicts_the_least_recently_used() {
+fn a_full_cache_evicts_the_least_recently_used_response() {
     let small = cache(3, 1 << 20, 0);
     for name in ["a A", "b A", "c A"] {
         assert!(store(&small, name, NOERROR, &["1 A 300"], 0));
     }
     assert!(ttl(&small, "a A", 1, Freshness::Fresh).is_some());
     assert!(store(&small, "d A", NOERROR, &["1 A 300"], 2));
-    let there = ["a A", "b A", "c A", "d A"].map(|text| ttl(&small, text, 3, Freshness::Fresh).is_some());
-    assert_eq!(there, [true, false, true, true]);
+    let found = ["a A", "b A", "c A", "d A"].map(|text| ttl(&small, text, 3, Freshness::Fresh).is_some());
+    assert_eq!(found, [true, false, true, true]);
 
     let one = cache(1000, 1 << 20, 0);
     assert!(store(&one, "a A", NOERROR, &["1 A 300"], 0));
@@ -123,7 +126,7 @@ fn a_full_cache_evicts_the_least_recently_used() {
 }
 
 #[test]
-fn shards_share_what_is_allowed() {
+fn the_number_of_shards_depends_on_the_maximum_entries_and_bytes() {
     let check = |entries, bytes, expected| assert_eq!(cache(entries, bytes, 0).shards.len(), expected);
     check(1, 64 << 10, 1);
     check(0, 0, 1);
@@ -190,10 +193,10 @@ fn lookups_return_the_last_stored_response_during_its_lifetime() {
                     let known = model.get(&text);
                     let life = |ttl: u64| ttl * 1000 + if freshness == Freshness::Stale { 5000 } else { 0 };
                     let known = known.filter(|(stored, ttl, _)| now < stored + life(*ttl));
-                    assert!(is_found <= known.is_some(), "nothing from nowhere");
+                    assert!(is_found <= known.is_some(), "only an unexpired stored response is returned");
                     assert!(
                         is_found == known.is_some() || entries < 12,
-                        "nothing is lost where there is room"
+                        "a cache with room loses no response"
                     );
                     if let Some((stored, ttl, message)) = known.filter(|_| is_found) {
                         hits += 1;
