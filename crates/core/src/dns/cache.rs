@@ -1,5 +1,5 @@
-//! Cached DNS responses, shared by all workers. The table is split into bounded shards. Each has a lock that
-//! is held only to find or to insert an entry; bytes are copied and judged outside of it.
+//! Cached DNS responses, shared by all workers. The table is split into bounded shards. Each shard has a lock
+//! that is held only to find, insert or remove entries; responses are parsed and copied without the lock.
 
 mod response;
 
@@ -16,13 +16,15 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Minimum size of a shard, so that small caches evict exactly and long responses fit.
+/// Minimum size of a shard: a small cache has a single shard and evicts exactly its oldest entry, and long
+/// responses fit into every shard.
 const SHARD_ENTRIES_MIN: u64 = 1024;
 const SHARD_BYTES_MIN: u64 = 1 << 20;
-/// Enough for the cores of any machine, and for an expunge to hold no lock for long.
+/// Maximum number of shards: enough for the cores of any machine, and enough that an expunge holds no lock
+/// for long.
 const SHARDS_MAX: u64 = 1024;
-/// Memory that a response takes beside its bytes: the entry, its counts, its part of the order and the index,
-/// and the overhead of the allocator.
+/// Memory that a response takes in addition to its bytes: the entry, its reference counts, its part of the LRU
+/// order and of the index, and the overhead of the allocator.
 const ENTRY_BYTES: usize = size_of::<Entry>() + 128;
 
 /// Use of expired responses.
@@ -37,9 +39,9 @@ pub enum Freshness {
 /// Names whose responses an expunge removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpungeScope {
-    /// The name alone.
+    /// Only the name.
     Name,
-    /// The name and all below it.
+    /// The name and all names below it.
     Below,
 }
 
@@ -84,7 +86,7 @@ pub struct Cache {
 
 #[derive(Debug)]
 struct Shard {
-    /// By the hash of the key. Of two keys with the same hash, the later one stays.
+    /// Responses by the hash of their key. Of two keys with the same hash, the key that was stored later stays.
     responses: Lru<u64, Arc<Entry>>,
     bytes: usize,
     bytes_max: usize,
@@ -123,9 +125,9 @@ impl Cache {
         &self.spec
     }
 
-    /// Writes the cached response for `key` to `out`, which is emptied first, and returns true if there is
-    /// one. Its TTLs are counted down; the TTLs of a stale response are 30 s (RFC 8767, section 4). Its ID is
-    /// 0, and its question section is a copy of the first query's question section.
+    /// Writes the cached response for `key` to `out`, which is emptied first. Returns false if there is no
+    /// usable response. The TTLs in a fresh response are counted down; those in a stale response are 30 s
+    /// (RFC 8767, section 4). The ID is 0, and the question section is a copy of the first query's question section.
     pub fn lookup(&self, key: &[u8], now: Time, freshness: Freshness, out: &mut Vec<u8>) -> bool {
         out.clear();
         let hash = self.hash(key);
@@ -141,9 +143,9 @@ impl Cache {
         !out.is_empty()
     }
 
-    /// Stores a response to the query of `key` and returns true if it may be cached and was. The key is
-    /// the result of [`crate::wire::dns::Query::cache_key`], perhaps with more bytes after it. A failure never replaces
-    /// a response that could still be used.
+    /// Stores a response to the query of `key`, which is the result of [`crate::wire::dns::Query::cache_key`],
+    /// perhaps with more bytes after it. Returns false if the response was not stored: it may not be cached,
+    /// it is too large, or it is a failure and a usable response for `key` is in the cache.
     pub fn store(&self, key: &[u8], response: &[u8], now: Time) -> bool {
         let Some(cached) = CachedResponse::new(key, response, &self.spec) else { return false };
         let expires_at = now + cached.lifetime();
@@ -157,7 +159,8 @@ impl Cache {
     /// Removes the responses for a name (wire form, in any case) and, with `Below`, for all names below it.
     /// Returns their number.
     pub fn expunge(&self, name: &[u8], scope: ExpungeScope) -> usize {
-        // A name ends with its root, so a key that begins with its bytes begins with exactly this name.
+        // A name ends with the root label, so a key that begins with the bytes of a name begins with exactly
+        // this name.
         if !is_name(name) {
             return 0;
         }
@@ -199,16 +202,23 @@ impl Cache {
     /// Panics unless the counts are right, within bounds, and every response is in the shard of its key.
     pub fn check_invariants(&self) {
         let stats = self.stats();
-        assert!(stats.entries <= (self.spec.entries as usize).max(1), "within the entries");
-        assert!(stats.bytes <= self.spec.bytes, "within the bytes");
+        assert!(
+            stats.entries <= (self.spec.entries as usize).max(1),
+            "at most as many entries as configured"
+        );
+        assert!(stats.bytes <= self.spec.bytes, "at most as many bytes as configured");
         for (at, shard) in self.shards.iter().enumerate() {
             let shard = lock(shard);
             shard.responses.check_invariants();
             assert_eq!(shard.bytes, shard.responses.iter().map(|(_, entry, _)| entry.bytes()).sum::<usize>());
-            assert!(shard.bytes <= shard.bytes_max, "within the shard's bytes");
+            assert!(shard.bytes <= shard.bytes_max, "at most as many bytes in a shard as configured");
             for (&hash, entry, _) in shard.responses.iter() {
-                assert_eq!(hash, self.hash(&entry.key), "by the hash of its key");
-                assert_eq!(hash as usize & (self.shards.len() - 1), at, "in the shard of its hash");
+                assert_eq!(hash, self.hash(&entry.key), "each response is stored by the hash of its key");
+                assert_eq!(
+                    hash as usize & (self.shards.len() - 1),
+                    at,
+                    "each response is in the shard of its hash"
+                );
                 assert!(entry.stored_at < entry.expires_at && entry.expires_at <= entry.stale_until);
             }
         }
@@ -216,8 +226,8 @@ impl Cache {
 }
 
 impl Shard {
-    /// Returns the entry with this hash and makes it the newest. An entry that is
-    /// too old even for stale use is removed.
+    /// Returns the entry with this hash and makes it the most recently used. An entry that is too old even for
+    /// stale use is removed.
     fn find(&mut self, hash: u64, now: Time) -> Option<Arc<Entry>> {
         let entry = self.responses.touch(&hash, now)?;
         if now < entry.stale_until {
@@ -243,8 +253,8 @@ impl Shard {
         true
     }
 
-    /// Returns true if `entry` is a failure and there is a usable response, fresh or stale (RFC 8767,
-    /// section 5).
+    /// Returns true if `entry` is a failure and the shard has a usable response for the same key, fresh or stale
+    /// (RFC 8767, section 5).
     fn has_better(&self, hash: u64, entry: &Entry, now: Time) -> bool {
         entry.response.is_failure()
             && self.responses.peek(&hash).is_some_and(|(known, _)| {

@@ -27,7 +27,7 @@ pub enum RateVerdict {
 #[derive(Clone, Copy, Debug, Default)]
 struct NetworkState {
     full_at: Time,
-    /// Queries beyond the rate. Queries within the rate do not reset this count; otherwise a client that is
+    /// Number of queries beyond the rate. Queries within the rate do not reset it; otherwise a client that is
     /// just over the rate would never be sent to TCP.
     beyond: u32,
 }
@@ -105,7 +105,7 @@ mod tests {
         use RateVerdict::{Drop, Respond, Truncate};
         assert_eq!(seen, [Respond, Respond, Respond, Drop, Truncate, Drop, Truncate]);
         assert_eq!(admit("192.0.3.1", 1), Respond);
-        assert_eq!(admit("::ffff:192.0.2.9", 2), Drop, "the same network");
+        assert_eq!(admit("::ffff:192.0.2.9", 2), Drop, "an IPv4-mapped address is in the same network");
         assert_eq!(admit("2001:db8:0:ff::1", 2), Respond);
         assert_eq!(admit("192.0.2.1", 1100), Respond, "queries are admitted again after a while");
     }

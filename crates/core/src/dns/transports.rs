@@ -10,7 +10,8 @@ use std::time::Duration;
 const REFUSED: Duration = Duration::from_secs(30);
 /// Time for which a response proves that the transport works.
 const WORKS: Duration = Duration::from_secs(5);
-/// Minimum time between two records of a response: responses are frequent, and all workers write here.
+/// Minimum time between two updates of the time of the last response: responses are frequent, and all workers
+/// write to the same place in memory.
 const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 /// Transports that a server is known to refuse.
@@ -35,15 +36,15 @@ impl Transports {
         }
     }
 
-    /// Records that the server refused this transport or could not be reached by it.
+    /// Records that the server refused this transport or was not reachable over it.
     pub fn refused(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         seen.refused_at.store(now.as_nanos().max(1), Ordering::Relaxed);
         seen.responded_at.store(0, Ordering::Relaxed);
     }
 
-    /// Records a response over this transport. If both were refused, the server was down and is up again, so
-    /// the other transport is tried again, too.
+    /// Records a response over this transport. If this transport was refused before, the refusals of both
+    /// transports are forgotten: the server was down and is up again.
     pub fn responded(&self, by: Transport, now: Time) {
         let seen = self.seen(by);
         if seen.refused_at.load(Ordering::Relaxed) > 0 {
@@ -55,29 +56,29 @@ impl Transports {
         }
     }
 
-    /// Returns true if this transport was refused recently and no response arrived since.
+    /// Returns true if this transport was refused recently and [`Self::responded`] has not forgotten the refusal.
     #[must_use]
     pub fn refuses(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).refused_at.load(Ordering::Relaxed), REFUSED, now)
     }
 
-    /// Returns true if this transport is refused and the other one is not. For a server that refuses both,
-    /// its verdict decides when it is tried again.
+    /// Returns true if this transport is refused and the other transport is not. If a server refuses both, its
+    /// verdict decides when the server is tried again.
     #[must_use]
     pub fn refuses_only(&self, by: Transport, now: Time) -> bool {
         let both = self.refuses(Transport::Datagram, now) && self.refuses(Transport::Stream, now);
         self.refuses(by, now) && !both
     }
 
-    /// Returns true if a response arrived over this transport recently and was not refused since.
+    /// Returns true if a response arrived over this transport recently and the transport was not refused since.
     #[must_use]
     pub fn works(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).responded_at.load(Ordering::Relaxed), WORKS, now)
     }
 
-    /// Returns true if a refusal over this transport counts against the whole server. Every server speaks
-    /// UDP, so a server that refuses it is down, unless TCP works. A refusal of TCP counts only if UDP is refused,
-    /// too.
+    /// Returns true if a refusal of this transport counts against the whole server. Every server supports UDP,
+    /// so a server that refuses UDP is down, unless TCP works. A refusal of TCP counts only if UDP is also
+    /// refused.
     #[must_use]
     pub fn is_telling(&self, by: Transport, now: Time) -> bool {
         match by {
@@ -87,8 +88,8 @@ impl Transports {
     }
 }
 
-/// Returns true if less than `time` has passed since `nanos`. Workers read the clock at different times, so
-/// `nanos` may lie in the future.
+/// Returns true if less than `time` has passed since `nanos`; 0 is never. Workers read the clock at different
+/// times, so `nanos` may lie in the future.
 fn is_within(nanos: u64, time: Duration, now: Time) -> bool {
     nanos > 0 && now.since(Time::from_nanos(nanos)) < time
 }
@@ -98,9 +99,10 @@ mod tests {
     use super::*;
     use Transport::{Datagram, Stream};
 
-    /// Steps: `u` and `t` are a refusal by UDP and TCP, `U` and `T` a response, and digits pass so many
-    /// seconds. Expected: `u` and `t` are the refused transports, `1` means that only one of them is refused,
-    /// `U` and `T` are the working ones, and `!` and `?` mean that a refusal by UDP and TCP is telling.
+    /// Steps: `u` is a refusal of UDP, `t` of TCP; `U` and `T` are responses; a digit lets that many seconds
+    /// pass. Expected: `u` and `t` are the refused transports, `1` means that only one of them is refused, `U`
+    /// and `T` are the working transports, and `!` and `?` mean that a refusal of UDP or TCP counts against the
+    /// server.
     fn check(steps: &str, expected: &str) {
         let (transports, mut now) = (Transports::default(), Time::from_nanos(1));
         for step in steps.chars() {
@@ -137,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_forgotten_in_time_and_by_a_response() {
+    fn a_refusal_is_forgotten_after_30_seconds_or_by_a_response() {
         check("t992", "t1!");
         check("t993333", "!");
         check("tT", "T");

@@ -9,11 +9,12 @@ use crate::wire::dns::{
 };
 use std::time::Duration;
 
-/// TTL of stale records (RFC 8767, section 4).
+/// TTL of stale records in seconds (RFC 8767, section 4).
 const STALE_TTL: u32 = 30;
 /// Maximum lifetime of a failure (RFC 2308, section 7.1).
 const FAILURE_MAX: Duration = Duration::from_secs(300);
-/// Two names of at least a byte each, and five numbers (RFC 1035, section 3.3.13).
+/// Minimum size of the data of an SOA: two names of at least one byte each, and five numbers of four bytes (RFC
+/// 1035, section 3.3.13).
 const SOA_BYTES_MIN: usize = 22;
 
 /// Kind of a cached response.
@@ -29,7 +30,7 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct CachedResponse {
     message: Box<[u8]>,
-    /// Offsets of its TTLs.
+    /// Offsets of the TTLs in the message.
     ttls: Box<[u16]>,
     kind: Kind,
     /// Time for which the response is fresh.
@@ -37,8 +38,8 @@ pub(super) struct CachedResponse {
 }
 
 impl CachedResponse {
-    /// Returns the cached form of a response to the query that `key` begins with, or `None` if it may not be
-    /// cached.
+    /// Returns the cached form of a response to the query that `key` begins with, or `None` if the response
+    /// may not be cached.
     pub(super) fn new(key: &[u8], response: &[u8], spec: &DnsCacheSpec) -> Option<Self> {
         if !is_query_response(response) || is_truncated(response) || response.len() > MESSAGE_BYTES_MAX {
             return None;
@@ -53,7 +54,7 @@ impl CachedResponse {
             if !retain_options(&mut message, |_| false) {
                 return None;
             }
-            // Records after the options have moved.
+            // The offsets of records after the options have changed.
             scan = Scan::at(key, &message)?;
         }
         Some(Self { message: message.into(), ttls: scan.ttls.into(), kind, lifetime })
@@ -180,7 +181,8 @@ impl Scan {
         let (kind, lifetime) = match rcode(response) {
             SERVFAIL => (Kind::Failure, spec.failure_ttl.min(FAILURE_MAX)),
             _ if self.is_negative(response) => {
-                // Without an SOA the lifetime is unknown (RFC 2308, section 5), and it may be a referral.
+                // Without an SOA the lifetime is unknown (RFC 2308, section 5), and the response may be a
+                // referral.
                 let (_, ttl) = self.negative?;
                 (Kind::Response, spec.negative_ttl_max.min(Duration::from_secs(ttl.into())).min(spec.ttl_max))
             }
@@ -191,9 +193,9 @@ impl Scan {
         (!lifetime.is_zero()).then_some((kind, lifetime))
     }
 
-    /// Returns true if the name does not exist or has no record of the type (RFC 2308, section 2). A NOERROR
-    /// response that has only an alias is negative only with an SOA, because another server may know the
-    /// alias's target.
+    /// Returns true if the response reports that the name does not exist or has no record of the queried type
+    /// (RFC 2308, section 2). A NOERROR response that has only an alias is negative only with an SOA, because
+    /// another server may know the alias's target.
     fn is_negative(&self, response: &[u8]) -> bool {
         let is_nodata = !self.has_match && (!self.has_alias || self.negative.is_some());
         rcode(response) == NXDOMAIN || rcode(response) == NOERROR && is_nodata
@@ -209,7 +211,7 @@ impl Scan {
     }
 }
 
-/// Returns true if a key begins with the given question section.
+/// Returns true if a key begins with the given question section. The letter case of the name may differ.
 fn is_query_of(key: &[u8], question_section: &[u8]) -> bool {
     let queried = key.get(..question_section.len()).and_then(<[u8]>::split_last_chunk::<4>);
     queried.zip(question_section.split_last_chunk::<4>()).is_some_and(
@@ -219,7 +221,7 @@ fn is_query_of(key: &[u8], question_section: &[u8]) -> bool {
     )
 }
 
-/// Reads a TTL. One with the highest bit set counts as zero (RFC 2181, section 8).
+/// Reads a TTL. A TTL with the highest bit set counts as zero (RFC 2181, section 8).
 fn ttl_at(message: &[u8], at: usize) -> Option<u32> {
     let ttl = message.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))?;
     Some(if ttl >> 31 == 0 { ttl } else { 0 })
@@ -316,7 +318,7 @@ mod tests {
         check(&[&whole[..], &[0]].concat());
         check(&sample("truncated"));
         check(&sample("query"));
-        // The opcode, QDCOUNT, and other queries.
+        // Another opcode, another QDCOUNT, and responses to other queries.
         for (at, value) in [(2, 0xa1), (5, 0), (5, 2), (13, b'x'), (30, 28), (32, 3)] {
             let mut message = whole.clone();
             message[at] = value;

@@ -1,4 +1,4 @@
-//! Cached responses are returned to the same query for as long as they may be used.
+//! Tests of the cache: a response is returned for the same query as long as the response may be used.
 
 use super::*;
 use crate::Random;
@@ -21,7 +21,7 @@ fn ttl(cache: &Cache, text: &str, millis: u64, freshness: Freshness) -> Option<u
     let is_found = cache.lookup(&key, at(millis), freshness, &mut out);
     cache.check_invariants();
     assert_eq!(is_found, !out.is_empty());
-    // Header, question section, a pointer, type and class.
+    // The TTL comes after header, question section, a compression pointer, type and class.
     let offset = 12 + (key.len() - 1) + 6;
     is_found.then(|| u32::from_be_bytes(out[offset..offset + 4].try_into().unwrap()))
 }
@@ -49,11 +49,11 @@ fn a_response_is_returned_until_it_expires() {
     assert_eq!(ttl(&cache, "b.org A", 600, Freshness::Fresh), None);
     assert_eq!(cache.stats().entries, 1);
     check(3500, None);
-    assert_eq!(cache.stats(), CacheStats::default(), "dead entries are removed");
+    assert_eq!(cache.stats(), CacheStats::default(), "expired entries are removed");
 }
 
 #[test]
-fn the_question_section_is_that_of_the_first_query_and_the_id_zero() {
+fn a_cached_response_has_the_question_section_of_the_first_query_and_the_id_zero() {
     let cache = cache(10, 1 << 20, 0);
     let first = response("wWw.a.org A", NOERROR, &["1 A 3"]);
     assert!(cache.store(&key("www.a.org A"), &first, at(0)));
@@ -86,11 +86,14 @@ fn a_failure_is_cached_briefly_unless_there_is_a_usable_response() {
     assert_eq!(cached("a.org A", 999, Freshness::Fresh), Some(SERVFAIL));
     assert_eq!(cached("a.org A", 1000, Freshness::Stale), None, "a failure is never stale");
     assert!(store(&cache, "a.org A", SERVFAIL, &[], 2000));
-    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "a response replaces it");
+    assert!(store(&cache, "a.org A", NXDOMAIN, &["2 SOA 5 5"], 2100), "a response replaces a failure");
     assert!(!store(&cache, "a.org A", SERVFAIL, &[], 2200));
     assert!(!store(&cache, "a.org A", SERVFAIL, &[], 60_000), "a stale response can still be used");
     assert_eq!(cached("a.org A", 60_000, Freshness::Stale), Some(NXDOMAIN));
-    assert!(store(&cache, "a.org A", SERVFAIL, &[], 67_100), "a dead one cannot");
+    assert!(
+        store(&cache, "a.org A", SERVFAIL, &[], 67_100),
+        "a response after its stale time cannot be used"
+    );
     assert_eq!(cached("a.org A", 67_200, Freshness::Fresh), Some(SERVFAIL));
 }
 
@@ -102,8 +105,9 @@ fn a_full_cache_evicts_the_least_recently_used() {
     }
     assert!(ttl(&small, "a A", 1, Freshness::Fresh).is_some());
     assert!(store(&small, "d A", NOERROR, &["1 A 300"], 2));
-    let there = ["a A", "b A", "c A", "d A"].map(|text| ttl(&small, text, 3, Freshness::Fresh).is_some());
-    assert_eq!(there, [true, false, true, true]);
+    let are_cached =
+        ["a A", "b A", "c A", "d A"].map(|text| ttl(&small, text, 3, Freshness::Fresh).is_some());
+    assert_eq!(are_cached, [true, false, true, true]);
 
     let one = cache(1000, 1 << 20, 0);
     assert!(store(&one, "a A", NOERROR, &["1 A 300"], 0));
@@ -123,7 +127,7 @@ fn a_full_cache_evicts_the_least_recently_used() {
 }
 
 #[test]
-fn shards_share_what_is_allowed() {
+fn the_number_of_shards_depends_on_the_configured_entries_and_bytes() {
     let check = |entries, bytes, expected| assert_eq!(cache(entries, bytes, 0).shards.len(), expected);
     check(1, 64 << 10, 1);
     check(0, 0, 1);
@@ -190,10 +194,10 @@ fn lookups_return_the_last_stored_response_during_its_lifetime() {
                     let known = model.get(&text);
                     let life = |ttl: u64| ttl * 1000 + if freshness == Freshness::Stale { 5000 } else { 0 };
                     let known = known.filter(|(stored, ttl, _)| now < stored + life(*ttl));
-                    assert!(is_found <= known.is_some(), "nothing from nowhere");
+                    assert!(is_found <= known.is_some(), "only stored responses are found");
                     assert!(
                         is_found == known.is_some() || entries < 12,
-                        "nothing is lost where there is room"
+                        "a cache with room loses no response"
                     );
                     if let Some((stored, ttl, message)) = known.filter(|_| is_found) {
                         hits += 1;
@@ -208,6 +212,6 @@ fn lookups_return_the_last_stored_response_during_its_lifetime() {
             }
             cache.check_invariants();
         }
-        assert!(hits > 500, "{hits} hits");
+        assert!(hits > 500, "only {hits} hits");
     }
 }
