@@ -127,7 +127,8 @@ impl Cache {
 
     /// Writes the cached response for `key` to `out`, which is emptied first. Returns false if there is no
     /// usable response. The TTLs in a fresh response are counted down; those in a stale response are 30 s
-    /// (RFC 8767, section 4). The ID is 0, and the question section is a copy of the first query's question section.
+    /// (RFC 8767, section 4). The ID is 0, and the question section is the question section of the first query,
+    /// with its letter case.
     pub fn lookup(&self, key: &[u8], now: Time, freshness: Freshness, out: &mut Vec<u8>) -> bool {
         out.clear();
         let hash = self.hash(key);
@@ -253,8 +254,8 @@ impl Shard {
         true
     }
 
-    /// Returns true if `entry` is a failure and the shard has a usable response for the same key, fresh or stale
-    /// (RFC 8767, section 5).
+    /// Returns true if `entry` is a failure and the shard has a usable response for the same key, fresh or
+    /// stale (RFC 8767, section 5).
     fn has_better(&self, hash: u64, entry: &Entry, now: Time) -> bool {
         entry.response.is_failure()
             && self.responses.peek(&hash).is_some_and(|(known, _)| {

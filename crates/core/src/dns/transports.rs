@@ -56,7 +56,7 @@ impl Transports {
         }
     }
 
-    /// Returns true if this transport was refused recently and [`Self::responded`] has not forgotten the refusal.
+    /// Returns true if this transport was refused recently and no response has cancelled the refusal since.
     #[must_use]
     pub fn refuses(&self, by: Transport, now: Time) -> bool {
         is_within(self.seen(by).refused_at.load(Ordering::Relaxed), REFUSED, now)

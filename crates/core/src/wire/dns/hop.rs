@@ -79,8 +79,8 @@ pub fn strip_hop_options(response: &mut Vec<u8>, cookies: Cookies) {
     }
 }
 
-/// Adds the idle timeout of the connection (RFC 7828, section 3.3.2) to a response with an OPT at its end. Other
-/// responses are not changed.
+/// Adds the idle timeout of the connection (RFC 7828, section 3.3.2) to a response with an OPT at its end.
+/// Other responses are not changed.
 pub fn add_keepalive(response: &mut Vec<u8>, idle: Duration) {
     let timeout = u16::try_from(idle.as_millis() / TIMEOUT_UNIT_MS).unwrap_or(u16::MAX);
     add_option(response, KEEPALIVE, &timeout.to_be_bytes());

@@ -10,9 +10,8 @@ use super::{
 use super::{AD, CD, RD};
 use super::{NOERROR, NXDOMAIN, UPDATE};
 
-/// Bit in the flags byte of the cache key, which also has RD, AD and CD: the query has an OPT.
+/// Bits in the last byte of the cache key, in addition to RD, AD and CD: the query has an OPT, and DO is set.
 const KEY_EDNS: u8 = 0x02;
-/// Bit in the flags byte of the cache key: the DO bit of the OPT is set.
 const KEY_DNSSEC: u8 = 0x04;
 
 /// Reason why bytes are not a query.
@@ -207,8 +206,7 @@ impl Query {
         message.get(..usize::from(self.end)).unwrap_or(message)
     }
 
-    /// Returns true if the query has a question section. A query without a question section requests only a
-    /// cookie.
+    /// Returns true if the query has a question section. A query without one requests only a cookie.
     #[must_use]
     pub fn has_question_section(&self) -> bool {
         usize::from(self.question_section_end) > HEADER_BYTES
@@ -285,11 +283,10 @@ impl Query {
         matches!(self.qtype, TYPE_AXFR | TYPE_IXFR)
     }
 
-    /// Writes the cache key to `key`, which is emptied first: the question section in lower case, then a byte
-    /// for RD, AD, CD, the presence of EDNS, and DO. Returns false if the response may not be cached. The
-    /// reasons are: the message is not a standard query with a question section, it requests a zone transfer,
-    /// its class is ANY or NONE, it has flags that a query must not have, it has records other than an OPT,
-    /// or the OPT has a client subnet or something unknown.
+    /// Writes the cache key: the question section in lower case, then a byte for RD, AD, CD, EDNS and DO.
+    /// Returns false if the response may not be cached: the message is not a standard query with a
+    /// question section, requests a zone transfer, has the class ANY or NONE, a flag that queries must not
+    /// have, a record other than an OPT, or an OPT with a client subnet or something unknown.
     pub fn cache_key(&self, message: &[u8], key: &mut Vec<u8>) -> bool {
         key.clear();
         let Some(&[_, _, high, low]) = message.first_chunk() else { return false };
@@ -315,11 +312,10 @@ impl Query {
         true
     }
 
-    /// Returns true if `response` is a response to this query (RFC 5452, section 9.1): it has the same opcode
-    /// and question section. The ID is not compared. The letter case of the name may differ, because servers
-    /// may change it (RFC 4343, section 4.1). A response that consists of a header alone matches, too, if it
-    /// reports an error (old servers respond like this to messages that they do not support), or if the query
-    /// is an UPDATE (RFC 2136, section 3.8) or has no question section.
+    /// Returns true if `response` has the opcode and question section of this query (RFC 5452, section 9.1).
+    /// The ID is not compared, and the case of the name may differ (RFC 4343, section 4.1). A bare header
+    /// matches if it is an error, which old servers send to messages that they do not support, or if the
+    /// query is an UPDATE (RFC 2136, section 3.8) or has no question section.
     #[must_use]
     pub fn matches_response(&self, message: &[u8], response: &[u8]) -> bool {
         if let Ok(header) = <[u8; HEADER_BYTES]>::try_from(response) {
@@ -412,10 +408,7 @@ mod tests {
         malformed(query_of(&[0x40, b'a', 0]));
         malformed(query_of(&[0x80, 0]));
         let long = [&[63; 64][..], &[63; 64], &[63; 64]].concat();
-        assert!(
-            Query::parse(&query_of(&[&long[..], &[61; 62], &[0]].concat())).is_ok(),
-            "a name of 255 bytes"
-        );
+        assert!(Query::parse(&query_of(&[&long[..], &[61; 62], &[0]].concat())).is_ok(), "255 bytes");
         malformed(query_of(&[&long[..], &[62; 63], &[0]].concat()));
         let edns = opt(1232, 0, &[]);
         malformed(with_records(plain.clone(), 3, &[edns.clone(), edns.clone()]));
@@ -572,10 +565,7 @@ mod tests {
             check(false, &changed(at, value));
         }
         check(false, &[]);
-        assert!(
-            !query.matches_response(&[], &sample("response")),
-            "a message without the parsed question section"
-        );
+        assert!(!query.matches_response(&[], &sample("response")), "not the parsed message");
         // `[` and `{`, like `@` and the backtick, differ by the same bit as letters of different case, but are
         // not letters.
         let (odd, other) = (query_of(&[2, b'[', b'@', 0]), query_of(&[2, b'{', b'`', 0]));

@@ -4,7 +4,8 @@ use super::Query;
 use super::record::{Record, Records, Section, question_section_name_end};
 use super::{TYPE_IXFR, TYPE_SOA, number_at};
 
-/// The part of SOA data after its two names: serial, refresh, retry, expire, minimum (RFC 1035, section 3.3.13).
+/// Size of the data of an SOA after the two names: serial, refresh, retry, expire, minimum (RFC 1035, section
+/// 3.3.13).
 const SOA_FIXED_BYTES: usize = 20;
 
 /// Progress of a transfer.
