@@ -216,8 +216,9 @@ impl Value<'_> {
     }
 }
 
-/// Returns the parameter `for` of an element (RFC 7239, section 4). Addresses without quotes and space around
-/// `;` are accepted, although the grammar forbids them: both are common and unambiguous.
+/// Returns the parameter `for` of an element (RFC 7239, section 4). Addresses with `:`, `[` or `]` need no
+/// quotes here, and `;` may have space around it: the grammar forbids both, but they are common and
+/// unambiguous.
 fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
     let (mut rest, mut node) = (element, None);
     loop {
