@@ -1,4 +1,4 @@
-//! A chunked body is the same in any pieces, and the same again after it is encoded here.
+//! A chunked body is decoded the same in any pieces, and decoded to the same bytes after it is encoded again.
 #![no_main]
 
 use evener_core::wire::chunked::{BODY_END, CHUNK_END, Decoder, Step, emit_size};

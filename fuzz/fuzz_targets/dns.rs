@@ -1,5 +1,5 @@
-//! Queries and responses of any bytes: everything derived from them is well-formed, fits, and matches the query, and
-//! additions to a query are removed again.
+//! Queries and responses of any bytes: everything derived from them is well-formed, within the size limits, and
+//! matches the query. Additions to a query are removed again.
 #![no_main]
 
 use evener_core::wire::dns::{self, Added, Cookies, Query};
@@ -36,7 +36,7 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     for response in [None, Some(response)] {
         query.emit_truncated(message, response, &mut out);
         assert!(out.len() <= dns::UDP_BYTES && dns::is_truncated(&out));
-        // The flags are those of the response, which matched the query before.
+        // The flags are copied from the response, so the result matches the query if the response does.
         if response.is_none_or(|response| query.matches_response(message, response)) {
             assert!(query.matches_response(message, &out));
         }
@@ -47,7 +47,7 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
         let lower = message.to_ascii_lowercase();
         let name = query.name(&lower);
         assert!(key.starts_with(name) && key.len() == name.len() + 5);
-        // The parts of a key make the same key.
+        // A query that has only the question section has the same key, except for the byte of flags.
         out.clear();
         out.extend_from_slice(&message[..12]);
         out[6..12].fill(0);
@@ -62,8 +62,11 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     assert!(out.len() > query.whole(message).len() && out.len() <= dns::MESSAGE_BYTES_MAX);
     let with = Query::parse(&out).expect("still a query");
     assert!(with.has_edns() && with.question_section(&out) == query.question_section(message));
-    assert!(with.with_client_subnet(&out, client, bits, &mut other).is_none(), "once is enough");
-    // Both as if they were responses.
+    assert!(
+        with.with_client_subnet(&out, client, bits, &mut other).is_none(),
+        "a client subnet is added only once"
+    );
+    // QR marks the message as a response while the addition is removed.
     out[2] |= 0x80;
     dns::strip(&mut out, added);
     out[2] &= 0x7f;

@@ -1,5 +1,5 @@
-//! Responses of any bytes: the cache stays within bounds, returns only responses that match the query, within their
-//! lifetime, and none after an expunge.
+//! Responses of any bytes: the cache stays within its bounds, returns only responses that match the query, only
+//! within their lifetime, and none after an expunge.
 #![no_main]
 
 use evener_core::Time;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const STALE: Duration = Duration::from_secs(60);
 
-/// Returns the query to a response, made of its question section.
+/// Returns a query with the question section of a response.
 fn query_of(response: &[u8]) -> Option<Vec<u8>> {
     let mut end = dns::HEADER_BYTES;
     while *response.get(end)? != 0 {
@@ -50,12 +50,12 @@ fuzz_target!(|input: (u16, Vec<&[u8]>)| {
             let mut stale = Vec::new();
             let is_fresh = cache.lookup(&key, later, Freshness::Fresh, &mut out);
             let is_stale = cache.lookup(&key, later, Freshness::Stale, &mut stale);
-            assert!(is_stale || !is_fresh, "a fresh response is also a stale one");
+            assert!(is_stale || !is_fresh, "a fresh response is also returned if stale ones are allowed");
             assert!(!is_fresh || out.len() == length && out == stale);
         }
         let name = query.name(&message);
         match cache.expunge(name, ExpungeScope::Name) {
-            // A lookup after its lifetime removed it.
+            // A lookup after the lifetime of the response removed the response.
             0 => assert!(!cache.lookup(&key, now, Freshness::Stale, &mut out)),
             _ => assert!(cache.store(&key, response, now)),
         }

@@ -1,4 +1,5 @@
-//! Any text is refused as an address, or is an address that is printed and parsed again.
+//! Any text is refused as an address, or is parsed to an address that stays equal when it is printed and parsed
+//! again.
 #![no_main]
 
 use evener_core::Endpoint;

@@ -1,5 +1,5 @@
-//! With any bytes of a client, the elements that trusted proxies append give the client, and the lists that are passed
-//! on are parsed again in the same way.
+//! For any bytes that a client sends, the elements that trusted proxies append determine the client. The lists
+//! that are passed on determine the same client.
 #![no_main]
 
 use evener_core::wire::forwarded::{Client, Lists, Syntax, emit_before};

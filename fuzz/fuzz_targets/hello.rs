@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = hello::parse(bytes);
-    // All lengths of short inputs, some of long ones.
+    // All lengths of a short input, some lengths of a long input.
     let step = bytes.len() / 256 + 1;
     let results = (0..bytes.len()).step_by(step).map(|end| hello::parse(&bytes[..end]));
     if let Some(first) = results.into_iter().find(|result| *result != Ok(None)) {

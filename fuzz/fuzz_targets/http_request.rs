@@ -28,7 +28,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let count = |kind| request.fields().iter().filter(|field| field.kind == kind).count();
     let (lengths, codings) = (count(Kind::ContentLength), count(Kind::TransferEncoding));
     assert!(lengths + codings <= 1 && count(Kind::Host) <= 1, "{lengths} {codings}");
-    // The same fields, written as they are passed on, mean the same.
+    // A header section in which the fields are written as they are passed on has the same meaning.
     let line = section.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
     let mut again = section[..line].to_vec();
     for field in request.fields() {

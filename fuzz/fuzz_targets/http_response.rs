@@ -1,5 +1,5 @@
-//! The header section of a response is parsed the same in any pieces. If its framing was repaired, the connection is
-//! not reused.
+//! The header section of a response is parsed the same in any pieces. If its framing was repaired, the
+//! connection is not reused.
 #![no_main]
 
 use evener_core::wire::http::{Framing, HeaderLimits, Kind, Response, Scan};
@@ -33,7 +33,7 @@ fuzz_target!(|input: (u8, &[u8])| {
         None => assert_eq!(lengths + codings, 0),
         Some(Framing::Length(_)) => assert!(lengths > 0 && codings == 0),
         Some(Framing::Chunked) => assert_eq!(codings, 1),
-        Some(Framing::Close) => panic!("no field says that"),
+        Some(Framing::Close) => panic!("no field declares this framing"),
     }
     assert_eq!(response.framing(b"HEAD"), None);
     for field in response.passed_on(&section) {

@@ -1,5 +1,5 @@
-//! Any bytes of a backend are refused, need more bytes within the size of a frame, or make a frame. No fewer bytes make
-//! it, and it contains everything in them.
+//! Any bytes of a backend are refused, are an incomplete frame, or begin with a frame. Fewer bytes than the
+//! frame has are incomplete, and the parsed frame can be written as the same bytes.
 #![no_main]
 
 use evener_core::wire::mname::{self, DATAGRAM_BYTES_MAX, Frame};
@@ -27,14 +27,17 @@ fn write(frame: &Frame<'_>) -> Vec<u8> {
 fuzz_target!(|bytes: &[u8]| {
     let needed = match mname::parse(bytes) {
         Ok(None) => {
-            assert!(bytes.len() < FIXED_BYTES + DATAGRAM_BYTES_MAX, "more than a frame is needed");
+            assert!(
+                bytes.len() < FIXED_BYTES + DATAGRAM_BYTES_MAX,
+                "no more than the largest frame is needed"
+            );
             bytes.len()
         }
         Ok(Some((frame, length))) => {
             assert_eq!(write(&frame), bytes[..length]);
             length
         }
-        // A fault stays one with more bytes.
+        // A fault stays a fault when more bytes follow.
         Err(_) => {
             let more = [bytes, &[0; FIXED_BYTES]].concat();
             assert!(mname::parse(&more).is_err());

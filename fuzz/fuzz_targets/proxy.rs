@@ -1,5 +1,5 @@
-//! Any bytes are refused as a PROXY header, need more bytes, or make a header. No fewer bytes make it, and it means the
-//! same after it is written again.
+//! Any bytes are refused as a PROXY header, are an incomplete header, or begin with a header. Fewer bytes than
+//! the header has are incomplete, and the header has the same meaning after it is written again.
 #![no_main]
 
 use evener_core::wire::proxy::{self, Transport};
@@ -18,7 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     proxy::emit_v2(header.ends, Transport::Stream, &header.extras, &mut written);
-    let again = proxy::parse(&written).expect("what is written is well formed").expect("and whole");
+    let again = proxy::parse(&written)
+        .expect("the written header is well-formed")
+        .expect("the written header is complete");
     assert_eq!((again.ends, again.length), (header.ends, written.len()));
     // The writer cuts long values.
     if header.length < 1000 {

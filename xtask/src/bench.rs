@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: norms of Evener and its peers in one run, interleaved, in a network namespace of its own.
+//! `cargo xtask bench`: measures the norms of Evener and its peers in turn, in one run and in a separate
+//! network namespace.
 //!
-//! norm = CPU time of the proxy / (CPU time of client and backend) in the same run. On a shared machine an absolute
-//! figure means nothing; the ratio of two norms of the same run does.
+//! norm = CPU time of the proxy / (CPU time of client and backend) in the same run. On a shared machine an
+//! absolute norm is meaningless, but the ratio of two norms of the same run is meaningful.
 
 mod cpu;
 mod dns;
@@ -21,7 +22,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// Set in the process that runs inside the namespace.
+/// Environment variable that is set for the process inside the namespace.
 const INSIDE: &str = "EVENER_BENCH_INSIDE";
 
 #[derive(Args, Debug)]
@@ -68,7 +69,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     Err(inside.exec()).context("unshare cannot be run")
 }
 
-/// Connections that a proxy can have at once: two descriptors each, with some to spare, of what the machine allows.
+/// Raises the limit of file descriptors to the maximum, and returns the number of connections that a proxy can
+/// have at the same time: two descriptors for each connection, and 200 in reserve.
 fn connections_max() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

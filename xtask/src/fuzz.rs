@@ -1,7 +1,7 @@
-//! `cargo xtask fuzz`: builds the fuzz targets with the stable compiler, and runs each one for a while.
+//! `cargo xtask fuzz`: builds the fuzz targets with the stable compiler, and runs each target for a while.
 //!
-//! cargo-fuzz is not needed: coverage counters are a pass of LLVM that stable compilers have, too, and the core has no
-//! unsafe code that a sanitizer could look after.
+//! cargo-fuzz is not needed: the stable compiler has LLVM's pass for coverage counters, too, and the core has
+//! no unsafe code that a sanitizer could check.
 
 use crate::{packages, shell};
 use anyhow::{Context, bail};
@@ -14,11 +14,11 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A single input may take so long.
+/// Maximum time for a single input.
 const INPUT_SECONDS_MAX: u64 = 10;
-/// Time beyond its own that a target may take to read its corpus and to end.
+/// Time that a target may take in addition to `--seconds`, to read its corpus and to end.
 const GRACE: Duration = Duration::from_secs(60);
-/// Lines of a failed target's output that are shown.
+/// Maximum number of lines that are shown of a failed target's output.
 const LINES_MAX: usize = 60;
 
 /// The flags of cargo-fuzz without a sanitizer: counters for each edge, and comparisons as hints.
@@ -81,7 +81,7 @@ fn folder() -> PathBuf {
     shell::root().join("fuzz")
 }
 
-/// The names of all targets, each a file.
+/// Returns the names of all targets. Each target is a file.
 fn targets() -> anyhow::Result<Vec<String>> {
     let mut targets = Vec::new();
     for entry in fs::read_dir(folder().join("fuzz_targets"))? {
@@ -92,7 +92,7 @@ fn targets() -> anyhow::Result<Vec<String>> {
     Ok(targets)
 }
 
-/// Builds all targets; the directory where their binaries are.
+/// Builds all targets and returns the directory of their binaries.
 fn build() -> anyhow::Result<PathBuf> {
     let output =
         Command::new("rustc").args(["--version", "--verbose"]).current_dir(shell::root()).output()?;
@@ -101,14 +101,15 @@ fn build() -> anyhow::Result<PathBuf> {
         version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names its host")?;
     let target = shell::root().join("target/fuzz");
     let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
-    // With a target named, the flags are not for build scripts and macros, which have no libFuzzer to count for.
+    // With `--target`, the flags do not apply to build scripts and macros, which do not link libFuzzer.
     cargo.current_dir(folder()).args(["build", "--release", "--locked", "--quiet", "--target", host]);
     cargo.arg("--target-dir").arg(&target).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     shell::run(&mut cargo)?;
     Ok(target.join(host).join("release"))
 }
 
-/// Runs a target over the committed inputs and over what earlier runs here found; returns libFuzzer's last line.
+/// Runs a target over the committed inputs and over the inputs that earlier runs found. Returns libFuzzer's
+/// last line.
 fn run_target(target: &str, binary: &Path, seconds: u64) -> anyhow::Result<String> {
     let work = shell::root().join("target/fuzz");
     let (found, crashes) = (work.join("corpus").join(target), folder().join("artifacts").join(target));
@@ -134,7 +135,8 @@ fn run_target(target: &str, binary: &Path, seconds: u64) -> anyhow::Result<Strin
     })
 }
 
-/// Waits for the end of a command; after `patience` it is killed, and there is no status.
+/// Waits for the end of a command and returns its status. Kills the command after `patience` and returns
+/// `None`.
 fn wait(command: &mut Command, patience: Duration) -> anyhow::Result<Option<ExitStatus>> {
     let mut child = command.spawn().context("the target cannot be run")?;
     let until = Instant::now() + patience;
@@ -151,7 +153,7 @@ fn wait(command: &mut Command, patience: Duration) -> anyhow::Result<Option<Exit
     }
 }
 
-/// The line of libFuzzer that ends a run without a failure.
+/// Returns the line of libFuzzer that ends a run without a failure, or an error if the run failed.
 fn verdict(output: &str, has_succeeded: bool) -> anyhow::Result<String> {
     let done = output.lines().rev().find(|line| line.starts_with("Done "));
     match (done, has_succeeded) {

@@ -1,11 +1,11 @@
-//! The Debian packages that tests and the benchmark need: which program comes from which package.
+//! The Debian packages that tests and the benchmark need, each with a file or program that it contains.
 
 use crate::shell;
 use anyhow::bail;
 use std::path::Path;
 use std::process::Command;
 
-/// A program and the package that has it.
+/// A program, or the path of a file, and the package that contains it.
 struct Need {
     program: &'static str,
     package: &'static str,
@@ -35,10 +35,10 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "npm", package: "npm" },
 ];
 
-/// Packages of PyPI for tests, in an environment of their own under `target`.
+/// Packages of PyPI for tests, in a separate environment under `target`.
 const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
 
-/// Packages of npm for tests, in a directory of their own under `target`.
+/// Packages of npm for tests, in a separate directory under `target`.
 const NODE: &[&str] = &["mname@1.5.1", "bunyan@2.0.5"];
 
 const FOR_BENCH: &[Need] = &[Need { program: "strace", package: "strace" }];
@@ -54,7 +54,7 @@ pub(crate) fn find(program: &str) -> Option<String> {
     DIRECTORIES.iter().map(|directory| format!("{directory}/{program}")).find(|path| Path::new(path).exists())
 }
 
-/// Installs what is missing.
+/// Installs the missing packages; `bench` includes the packages of the benchmark.
 pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
     let needs = FOR_TESTS.iter().chain(FOR_BENCH.iter().filter(|_| bench));
     let missing: Vec<&str> =
@@ -70,7 +70,7 @@ pub(crate) fn install(bench: bool) -> anyhow::Result<()> {
     shell::run(Command::new("apt-get").args(["-q", "update"]))?;
     let mut install = Command::new("apt-get");
     install.args(["-q", "-y", "--no-install-recommends", "install"]).args(&missing);
-    // No daemon may start by itself: tests start their own, on ports of their own.
+    // The packages must not start daemons: the tests start the daemons that they need, on their own ports.
     shell::run(install.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1"))?;
     install_libraries()
 }
@@ -80,7 +80,7 @@ fn install_libraries() -> anyhow::Result<()> {
     install_node()
 }
 
-/// Makes the environment of Python, unless it is there with all that is wanted.
+/// Creates the Python environment, unless it exists with the wanted packages.
 fn install_python() -> anyhow::Result<()> {
     let directory = shell::root().join("target/python");
     let (mark, wanted) = (directory.join("evener-packages"), PYTHON.join("\n"));
@@ -94,7 +94,8 @@ fn install_python() -> anyhow::Result<()> {
     Ok(std::fs::write(mark, wanted)?)
 }
 
-/// Makes the directory of Node's modules, unless it is there with all that is wanted. No script of theirs is run.
+/// Creates the directory of Node's modules, unless it exists with the wanted modules. No script of a module is
+/// run.
 fn install_node() -> anyhow::Result<()> {
     let directory = shell::root().join("target/node");
     let (mark, wanted) = (directory.join("evener-packages"), NODE.join("\n"));

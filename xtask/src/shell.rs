@@ -1,15 +1,15 @@
-//! Running other programs: prints each command, and reports failures with the output.
+//! Running other programs: prints each command, and returns a failure as an error.
 
 use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The root of the workspace.
+/// Returns the root of the workspace.
 pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| ".".into(), Into::into)
 }
 
-/// Prints the command and runs it to its end.
+/// Prints a command, runs it and waits for its end. A status other than success is an error.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let words: Vec<String> = std::iter::once(command.get_program())
         .chain(command.get_args())

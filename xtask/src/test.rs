@@ -1,5 +1,5 @@
-//! `cargo xtask test`: builds the tests once, runs them tier by tier, gives end-to-end tests that failed a second try, and
-//! reports how long each tier took.
+//! `cargo xtask test`: builds the tests once, runs them part by part, runs each failed end-to-end test a second
+//! time, and reports the duration of each part.
 
 mod binaries;
 mod outcome;
@@ -10,7 +10,8 @@ use binaries::Binary;
 use outcome::Outcome;
 use std::time::{Duration, Instant};
 
-/// The end-to-end tests of the fast tier, by a part of their names. They need neither root nor an installed program.
+/// The end-to-end tests of the fast tier, by a part of their names. They need neither root nor an installed
+/// program.
 const FAST: &[&str] = &[
     "a_refused_connection_is_retried_on_the_next_server",
     "half_closed_connections_stay_open_in_both_directions",
@@ -28,16 +29,16 @@ const FAST: &[&str] = &[
     "status_drain_ready_and_explain_reach_the_instance",
 ];
 
-/// More failures than this are not the fault of a busy machine: none gets a second try.
+/// Maximum number of failed tests that get a second try. If more tests fail, a busy machine is not the reason.
 const SECOND_TRIES_MAX: usize = 20;
 
 /// The drivers that the whole end-to-end suite runs with; the first is the default.
 const DRIVERS: [&str; 2] = ["epoll", "io_uring"];
 
-/// A part of the tests.
+/// The tests that a run includes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Tier {
-    /// Every test, after what is missing was installed
+    /// Every test, after the missing packages were installed
     Whole,
     /// Unit tests, the simulation and a few end-to-end tests; nothing is installed
     Fast,
@@ -65,12 +66,12 @@ pub(crate) fn run(tier: Tier, filters: &[String]) -> anyhow::Result<()> {
 /// A run of the end-to-end binary.
 #[derive(Debug, Eq, PartialEq)]
 struct Run {
-    /// The driver, unless the environment or the default names it
+    /// The driver; `None` leaves the choice to the environment or to the default
     driver: Option<&'static str>,
     arguments: Vec<String>,
 }
 
-/// The runs of the end-to-end binary, which has the tests `all`.
+/// Returns the runs of the end-to-end binary. `all` are the names of its tests.
 fn runs(tier: Tier, filters: &[String], all: &[String]) -> anyhow::Result<Vec<Run>> {
     if let Some(lost) = FAST.iter().find(|part| !all.iter().any(|name| name.contains(**part))) {
         bail!("no end-to-end test is called `{lost}`: correct FAST in xtask/src/test.rs");
@@ -91,7 +92,7 @@ fn runs(tier: Tier, filters: &[String], all: &[String]) -> anyhow::Result<Vec<Ru
             };
             Ok((!tests.is_empty()).then(run).into_iter().collect())
         }
-        // A filtered run is a look at some tests.
+        // A filtered run uses a single driver, because it is for a developer who works on some tests.
         Tier::Whole if !filters.is_empty() => Ok(vec![Run { driver: None, arguments: filters.to_vec() }]),
         Tier::Whole => Ok(DRIVERS.map(|driver| Run { driver: Some(driver), arguments: Vec::new() }).into()),
     }
@@ -115,7 +116,7 @@ impl Report {
         result
     }
 
-    /// Runs end-to-end tests, then once more and alone each that failed.
+    /// Runs end-to-end tests, then each failed test once more, alone.
     fn end_to_end(&mut self, binary: &Binary, run: &Run) -> anyhow::Result<()> {
         let part = run.driver.map_or_else(|| "end to end".into(), |driver| format!("end to end, {driver}"));
         self.time(&part, |report| {

@@ -1,5 +1,5 @@
-//! `cargo xtask tidy`: rules of style that a machine can check. The rules of `layout` hold without exception; the
-//! findings of all others are counted, and each count stays under a ceiling that only goes down.
+//! `cargo xtask tidy`: rules of style that a machine can check. The rules of `layout` hold without exception.
+//! The findings of all other rules are counted, and no count may exceed its ceiling. Ceilings only go down.
 
 mod ceilings;
 mod layout;
@@ -16,11 +16,11 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Offenders printed for a number above its ceiling; `--list` prints all.
+/// Maximum number of findings that are printed for a count above its ceiling; `--list` prints all.
 const OFFENDERS_MAX: usize = 60;
-/// A number this far below its ceiling is worth a hint.
+/// A count that is at least this far below its ceiling is worth a hint.
 const HINT_BELOW: usize = 10;
-/// The one file of code that has to name what is banned.
+/// The only source file that has to contain banned words.
 const EXEMPT: &str = "xtask/src/tidy/words.rs";
 
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ struct Finding {
     what: String,
 }
 
-/// Checks the workspace, or lists or lowers as the options ask.
+/// Checks the workspace. With `--list`, prints the findings instead; with `--lower`, also lowers the ceilings.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let (mut problems, mut findings) = (Vec::new(), Vec::new());
     let files = survey(&mut problems, &mut findings)?;
@@ -203,7 +203,7 @@ fn print_rows(counts: &Counts, indent: &str) {
     }
 }
 
-/// Appends a problem for each number above its ceiling, with its offenders.
+/// Appends a problem for each count above its ceiling, and prints the findings.
 fn hold(counts: &Counts, ceilings: &Counts, findings: &[Finding], problems: &mut Vec<String>) {
     for ((measure, of), count) in counts {
         let ceiling = ceilings.get(&(*measure, of.clone())).copied().unwrap_or(0);
@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_belong_to_parts() {
+    fn each_file_belongs_to_a_part_of_the_workspace() {
         assert_eq!(part("crates/core/src/dns/cache.rs"), "core");
         assert_eq!(part("crates/evener/tests/e2e/main.rs"), "evener-tests");
         assert_eq!(part("xtask/src/main.rs"), "xtask");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_above_its_ceiling_is_a_problem() {
+    fn a_count_above_its_ceiling_is_a_problem() {
         let found = |line| Finding {
             measure: Measure::Openers,
             file: "xtask/a.rs".into(),

@@ -27,7 +27,8 @@ const POLICIES: [Policy; 9] = [
     Policy::Maglev { table: Policy::MAGLEV_TABLE },
 ];
 
-/// Returns one of `count` clients in a pseudo-random order, so that a table cannot profit from the order.
+/// Returns a function that returns `count` clients in a pseudo-random order, so that a table cannot profit from
+/// the order.
 fn clients(count: u32) -> impl FnMut() -> IpAddr {
     let mut number = 0_u32;
     move || {
@@ -53,7 +54,7 @@ fn snapshot(policy: Policy, servers: u32) -> Snapshot {
     pool(policy, servers).snapshot().unwrap()
 }
 
-/// A choice and the end of its connection, so that one connection is open at a time.
+/// Measures a choice and the end of its connection, so that at most one connection is open at a time.
 fn pick(criterion: &mut Criterion) {
     for servers in [10, 1000] {
         let mut group = criterion.benchmark_group(format!("pick/{servers}"));
@@ -105,7 +106,7 @@ fn access_list(criterion: &mut Criterion) {
     criterion.bench_function("acl/100000 prefixes", |bencher| bencher.iter(|| list.access(client())));
 }
 
-/// A new snapshot with its table, as after each change of a server.
+/// Measures the creation of a snapshot with its Maglev table, as after each change of a server.
 fn maglev(criterion: &mut Criterion) {
     for servers in [10, 1000] {
         let policy = Policy::Maglev { table: Policy::MAGLEV_TABLE };

@@ -9,7 +9,7 @@ use evener_core::wire::dns::{self, Query};
 use evener_core::wire::http::{HeaderLimits, Request, Response, Scan};
 use std::hint::black_box;
 
-/// Request of a browser.
+/// A typical request of a browser.
 const REQUEST: &[u8] = b"GET /assets/app-4f2c91d7.js?v=12 HTTP/1.1\r\nHost: www.example.org\r\n\
     User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: */*\r\n\
     Accept-Language: en-GB,en;q=0.8,de;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n\
@@ -21,7 +21,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Sat, 28 Nov 
     ETag: \"4f2c91d7\"\r\nCache-Control: public, max-age=31536000, immutable\r\nVary: Accept-Encoding\r\n\
     X-Content-Type-Options: nosniff\r\nAccept-Ranges: bytes\r\n\r\n";
 
-/// The message of that name in `tests/data/dns.txt`.
+/// Returns the message of that name in `tests/data/dns.txt`.
 fn sample(name: &str) -> Vec<u8> {
     let lines = include_str!("../tests/data/dns.txt").lines();
     let hex = lines.filter_map(|line| line.split_once(' ')).find(|(known, _)| *known == name).unwrap().1;
@@ -42,7 +42,7 @@ fn cache(criterion: &mut Criterion) {
     let (mut key, mut out) = (Vec::new(), Vec::new());
     assert!(Query::parse(&message).unwrap().cache_key(&message, &mut key));
     assert!(cache.store(&key, &response, Time::ZERO));
-    // As in the proxy: parse, build the key, look up.
+    // The same steps as in the proxy: parse the query, build the key, look up the response.
     criterion.bench_function("dns cache/hit", |bencher| {
         bencher.iter(|| {
             let query = Query::parse(black_box(&message)).unwrap();

@@ -1,7 +1,7 @@
 //! Wire formats: parsers and writers without I/O. Input may be hostile; nothing here panics, and each parser
-//! returns the same result for any division of its bytes into pieces.
+//! returns the same result for any division of the input into pieces.
 
-/// Number of instances of Evener that may pass a message on; beyond it a loop is assumed.
+/// Number of instances of Evener that passed a message on at which a loop is assumed.
 pub const HOPS_MAX: u8 = 10;
 
 pub mod chunked;

@@ -30,7 +30,8 @@ struct Story {
 }
 
 impl Story {
-    /// `servers`: words such as `a`, `b*3` (weight), `c@2` (tier), `d!1/2` (soft/hard limit).
+    /// Creates a pool. `servers` has words such as `a`, `b*3` (weight), `c@2` (tier), `d!1/2` (soft/hard
+    /// limit).
     fn new(servers: &str, change: impl FnOnce(&mut PoolSpec)) -> Self {
         let mut spec = PoolSpec::new("web", servers.split(' ').map(server).collect());
         change(&mut spec);
@@ -77,8 +78,8 @@ impl Story {
         homes.into_iter().map(|(id, clients)| format!("{}={clients}", name(id))).collect::<Vec<_>>().join(" ")
     }
 
-    /// Picks for clients by their number: the server that each one gets (held until the end), or `-` for
-    /// none.
+    /// Picks servers for clients, which are given by numbers. Returns the name of the server of each client, or
+    /// `-` if there is none. The connections stay open.
     fn picks(&mut self, clients: impl IntoIterator<Item = u32>) -> String {
         let pick = |client: u32| match self.pick(client, &[]) {
             Ok(choice) => {
@@ -127,7 +128,7 @@ fn sticky(spec: &mut PoolSpec) {
 }
 
 #[test]
-fn a_draining_server_gets_no_new_clients_but_keeps_those_it_has() {
+fn a_draining_server_gets_no_new_clients_but_keeps_its_known_clients() {
     let mut story = Story::new("a b", sticky);
     assert_eq!(story.picks([1, 2]), "a b");
     story.state("a", AdminState::Drain);
@@ -139,7 +140,7 @@ fn a_draining_server_gets_no_new_clients_but_keeps_those_it_has() {
 }
 
 #[test]
-fn a_state_for_a_time_ends_by_itself() {
+fn a_temporary_state_ends_by_itself() {
     let mut story = Story::new("a b", |_| ());
     let (a, until) = (story.id("a"), story.now + Duration::from_secs(5));
     story.pool.set_state(story.now, a, AdminState::Maintenance, Some(until));
@@ -152,7 +153,7 @@ fn a_state_for_a_time_ends_by_itself() {
 }
 
 #[test]
-fn a_lower_tier_serves_only_when_no_higher_one_can() {
+fn a_lower_tier_serves_only_when_no_higher_tier_can() {
     let mut story = Story::new("a b@2 c@3", |_| ());
     assert_eq!(story.picks([1, 2]), "a a");
     story.refused("a");
@@ -160,7 +161,7 @@ fn a_lower_tier_serves_only_when_no_higher_one_can() {
     story.refused("b");
     assert_eq!(story.picks([1]), "c");
     story.refused("c");
-    assert_eq!(story.picks([1, 2, 3]).len(), 5, "as a last resort those that traffic took out are tried");
+    assert_eq!(story.picks([1, 2, 3]).len(), 5, "servers that only traffic marked down are a last resort");
     story.wait(30);
     assert_eq!(story.picks([1]), "a");
 }
@@ -180,7 +181,7 @@ fn candidates_come_in_order_until_the_tiers_are_exhausted() {
 }
 
 #[test]
-fn a_known_client_may_exceed_the_soft_limit_up_to_the_hard_one() {
+fn a_known_client_may_exceed_the_soft_limit_up_to_the_hard_limit() {
     let mut story = Story::new("a!2/3", sticky);
     assert_eq!(story.picks([1, 2, 3, 1, 1]), "a a - a -");
     assert_eq!(story.pick(3, &[]).unwrap_err(), NoServer::Full);
@@ -189,7 +190,7 @@ fn a_known_client_may_exceed_the_soft_limit_up_to_the_hard_one() {
 }
 
 #[test]
-fn a_client_returns_from_a_lower_tier_when_a_higher_one_is_back() {
+fn a_client_returns_from_a_lower_tier_when_a_higher_tier_is_available_again() {
     let mut story = Story::new("a b@2", sticky);
     story.state("a", AdminState::Maintenance);
     assert_eq!(story.picks([1, 1]), "b b");
@@ -200,18 +201,18 @@ fn a_client_returns_from_a_lower_tier_when_a_higher_one_is_back() {
 }
 
 #[test]
-fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it() {
+fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_tier_takes_the_client() {
     let at_tier_2 = |spec: &mut PoolSpec| {
         sticky(spec);
         spec.servers[1..].iter_mut().for_each(|server| server.tier = 2);
     };
-    // A full tier with a lower number.
+    // The higher tier is full.
     let mut story = Story::new("a!1/1 b c d", at_tier_2);
     assert_eq!(story.picks([9, 1, 2, 3]), "a c d b");
     assert_eq!(story.picks([2, 2, 1, 3, 2]), "d d c b d");
     story.held.remove(0);
-    assert_eq!(story.picks([2, 1]), "a c", "it returns when it is really taken");
-    // A server that was tried for this client and failed.
+    assert_eq!(story.picks([2, 1]), "a c", "a client returns when the higher tier has a free slot");
+    // The server of the higher tier was tried for this client and failed.
     let mut story = Story::new("a b c d", at_tier_2);
     story.state("a", AdminState::Maintenance);
     assert_eq!(story.picks([1, 2, 3]), "b c d");
@@ -220,7 +221,7 @@ fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it()
     for _ in 0..3 {
         assert_eq!(story.pick(2, &tried).unwrap().server.name.as_ref(), "c");
     }
-    // A server whose access list refuses this client.
+    // The access list of the server of the higher tier refuses this client.
     let mut story = Story::new("a b c d", |spec| {
         at_tier_2(spec);
         let refused = [("192.0.2.2/32".parse().unwrap(), Access::Deny)];
@@ -230,7 +231,7 @@ fn a_client_of_a_lower_tier_stays_with_its_server_while_no_higher_one_takes_it()
 }
 
 #[test]
-fn the_first_is_the_first_that_has_room() {
+fn the_policy_first_picks_the_first_server_with_room() {
     let mut story = Story::new("a!2/2 b c", |spec| spec.policy = Policy::First);
     assert_eq!(story.picks(1..=4), "a a b b");
     story.state("b", AdminState::Maintenance);
@@ -250,7 +251,7 @@ fn without_failover_a_client_has_one_server_or_none() {
     assert_eq!(story.pick(1, &tried).unwrap_err(), NoServer::NoFailover);
 
     let mut story = Story::new("a!1/1 b", never(Policy::RoundRobin));
-    assert_eq!(story.picks(1..=4), "a b - b", "who comes to the full one is turned away");
+    assert_eq!(story.picks(1..=4), "a b - b", "a client whose server is full is refused");
     story.refused("b");
     assert_eq!(story.picks(5..=6), "- -");
 
@@ -260,7 +261,7 @@ fn without_failover_a_client_has_one_server_or_none() {
     let alone = PoolSpec { failover: Failover::Never, ..story.pool.spec().clone() };
     story.pool.apply(&alone, &targets(&alone), story.now);
     story.state("a", AdminState::Ready);
-    assert_eq!(story.picks([1]), "a", "a client returns from a tier with a higher number");
+    assert_eq!(story.picks([1]), "a", "a client returns from a lower tier");
 
     let mut story = Story::new("a b", |spec| {
         sticky(spec);
@@ -288,7 +289,7 @@ fn without_failover_lower_tiers_are_never_picked() {
 }
 
 #[test]
-fn returning_clients_take_no_turn() {
+fn returning_clients_do_not_advance_the_round_robin() {
     let mut story = Story::new("a b", sticky);
     assert_eq!(story.picks([1, 1, 2, 2, 3, 3, 4, 4]), "a a b b a a b b");
     let mut alone = Story::new("a b", |spec| {
@@ -299,13 +300,13 @@ fn returning_clients_take_no_turn() {
 }
 
 #[test]
-fn a_full_server_sends_new_clients_to_the_next() {
+fn new_clients_of_a_full_server_get_the_next_server() {
     let mut story = Story::new("a!1/1 b@2", |spec| spec.policy = Policy::LeastConn);
     assert_eq!(story.picks([1, 2, 3]), "a b b");
 }
 
 #[test]
-fn weights_and_the_weight_of_zero() {
+fn clients_are_spread_by_weight_and_a_weight_of_zero_gets_none() {
     let mut story = Story::new("a*5 b*1 c*1 d*0", |spec| spec.policy = Policy::Weighted);
     assert_eq!(story.picks(1..=14), "a a b a c a a a a b a c a a");
 }
@@ -329,11 +330,11 @@ fn a_server_that_came_up_starts_slowly() {
 }
 
 #[test]
-fn a_check_decides_over_the_last_resort() {
+fn a_server_that_fails_its_check_is_not_a_last_resort() {
     let check = CheckSpec { rise: 1, fall: 1, ..CheckSpec::new(CheckKind::Tcp) };
     let mut story = Story::new("a", |spec| spec.check = Some(check));
     story.refused("a");
-    assert_eq!(story.picks([1]), "a", "only traffic says so");
+    assert_eq!(story.picks([1]), "a", "a server that only traffic marked down is a last resort");
     let id = story.id("a");
     story.pool.on_probe(story.now, id, Probe::Fail("refused".into()));
     story.publish();
@@ -344,7 +345,7 @@ fn a_check_decides_over_the_last_resort() {
 }
 
 #[test]
-fn a_reload_keeps_clients_counters_and_verdicts_of_what_stays() {
+fn a_reload_keeps_clients_counters_and_verdicts_of_remaining_servers() {
     let mut story = Story::new("a b c", sticky);
     assert_eq!(story.picks([1, 2, 3]), "a b c");
     story.refused("b");
@@ -373,7 +374,7 @@ fn sixty_clients_by_hash_over_two_servers_spread_evenly_and_stay() {
 }
 
 #[test]
-fn the_fewest_outstanding_queries_win_and_among_equals_the_lower_latency() {
+fn the_server_with_the_fewest_outstanding_queries_and_then_the_lowest_latency_is_picked() {
     let by_outstanding = |spec: &mut PoolSpec| spec.policy = Policy::LeastOutstanding;
     let mut story = Story::new("a b c", by_outstanding);
     assert_eq!(story.picks(1..=6), "a b c a b c", "servers without a latency take turns");
@@ -383,7 +384,11 @@ fn the_fewest_outstanding_queries_win_and_among_equals_the_lower_latency() {
         story.snapshot.observe(server, Duration::from_millis(millis), story.now);
     };
     [("a", 30), ("b", 10), ("c", 20)].iter().for_each(|&(name, millis)| respond(&story, name, millis));
-    assert_eq!(story.picks(1..=6), "b c a b c a", "the sooner one only among equals");
+    assert_eq!(
+        story.picks(1..=6),
+        "b c a b c a",
+        "latency decides only between servers with equally many queries"
+    );
     story.held.retain(|choice| &*choice.server.name == "b");
     assert_eq!(story.picks(7..=10), "c a c a");
     story.refused("c");
@@ -395,7 +400,7 @@ fn the_fewest_outstanding_queries_win_and_among_equals_the_lower_latency() {
 }
 
 #[test]
-fn outstanding_queries_are_weighted_and_limits_hold() {
+fn outstanding_queries_are_divided_by_weight_and_limits_hold() {
     let mut story = Story::new("a*2 b", |spec| spec.policy = Policy::LeastOutstanding);
     assert_eq!(story.picks(1..=6), "a a b a a b");
     let mut story = Story::new("a!1/1 b c@2", |spec| spec.policy = Policy::LeastOutstanding);

@@ -1,5 +1,5 @@
 //! Real DNS messages, cut at every byte and with every bit flipped: the results are well-formed, and only a
-//! response to a query is accepted as one.
+//! response that matches a query is accepted as its response.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use evener_core::Time;
@@ -23,7 +23,7 @@ fn sample(name: &str) -> Vec<u8> {
     samples().into_iter().find(|(known, _)| *known == name).unwrap().1
 }
 
-/// Checks everything that is derived from a query, if the message is one.
+/// Checks everything that is derived from a message, if the message is a query.
 fn check_query(message: &[u8], response: &[u8]) {
     let (mut out, mut key) = (Vec::new(), Vec::new());
     dns::emit_malformed(message, &mut out);
@@ -39,7 +39,7 @@ fn check_query(message: &[u8], response: &[u8]) {
     if let Some(added) = query.with_client_subnet(message, client, 24, &mut out) {
         let with = Query::parse(&out).unwrap();
         assert!(with.has_edns() && with.question_section(&out) == query.question_section(message));
-        assert!(!with.cache_key(&out, &mut key), "the response is for one client only");
+        assert!(!with.cache_key(&out, &mut key), "a query with a client subnet has no cache key");
         out[2] |= 0x80;
         dns::strip(&mut out, added);
         out[2] &= 0x7f;
@@ -48,7 +48,7 @@ fn check_query(message: &[u8], response: &[u8]) {
     check_hops(&query, query.whole(message));
 }
 
-/// Checks that only the options of this hop are removed from a query and its response.
+/// Checks that only the options of this hop are removed from a query.
 fn check_hops(query: &Query, message: &[u8]) {
     for cookies in [Cookies::Pass, Cookies::Remove] {
         let mut stripped = message.to_vec();
@@ -98,7 +98,7 @@ fn check(message: &[u8]) {
 }
 
 #[test]
-fn no_bit_and_no_length_of_a_message_is_trusted() {
+fn cut_messages_and_flipped_bits_give_well_formed_results() {
     for (name, message) in samples() {
         for length in 0..message.len() {
             let cut = &message[..length];
@@ -123,7 +123,7 @@ fn a_response_with_a_flipped_bit_in_the_question_section_is_refused() {
         let mut flipped = response.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         let is_case = bit % 8 == 5 && response[bit / 8].is_ascii_alphabetic();
-        // AA, TC and RD are not part of the question section.
+        // AA, TC and RD are not compared.
         let is_flag = (2 * 8..2 * 8 + 3).contains(&bit);
         assert_eq!(query.matches_response(&message, &flipped), is_case || is_flag, "bit {bit}");
     }
@@ -149,7 +149,7 @@ proptest! {
     }
 
     #[test]
-    fn names_are_parsed_as_they_are_written(labels in vec(vec(any::<u8>(), 1..=63), 0..5)) {
+    fn escaped_names_are_parsed_to_their_wire_form(labels in vec(vec(any::<u8>(), 1..=63), 0..5)) {
         let mut wire: Vec<u8> =
             labels.iter().flat_map(|label| [&[label.len() as u8], &label[..]].concat()).collect();
         wire.push(0);

@@ -1,6 +1,6 @@
-//! Input in pieces gives the same result as in one piece: header sections of HTTP, chunked bodies,
-//! ClientHellos and PROXY headers. Otherwise a client could show two programs two requests by the division of
-//! its bytes.
+//! Input in pieces gives the same result as the same input in one piece: header sections of HTTP, chunked
+//! bodies, ClientHellos and PROXY headers. Otherwise two programs could read different requests from the same
+//! bytes of a client.
 #![allow(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use evener_core::wire::chunked::{CHUNK_END, Decoder, Step, emit_size};
@@ -10,10 +10,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Small, so that generated header sections reach them.
+/// Limits that are small enough for generated header sections to exceed them.
 const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 400, fields_max: 8 };
 
-/// Returns the ends of the pieces; the last one is the whole length.
+/// Returns the ends of the pieces; the last end is the whole length.
 fn cut(length: usize, cuts: &[Index]) -> Vec<usize> {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(length + 1)).collect();
     ends.push(length);
@@ -21,7 +21,7 @@ fn cut(length: usize, cuts: &[Index]) -> Vec<usize> {
     ends
 }
 
-/// Returns the content of a header section in words, and its end.
+/// Returns the parsed content of a header section, or the error, as text.
 fn understand(section: &[u8], is_request: bool) -> String {
     if is_request {
         let mut request = Request::default();
@@ -52,7 +52,7 @@ fn read_section(bytes: &[u8], ends: &[usize], is_request: bool) -> String {
     "incomplete".to_owned()
 }
 
-/// Returns the body and its end: done and after how many bytes, malformed, or not yet.
+/// Returns the body, the number of bytes after which it was complete (if it was), and true if it is malformed.
 fn read_chunks(bytes: &[u8], ends: &[usize]) -> (Vec<u8>, Option<usize>, bool) {
     let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
     for end in ends {
@@ -129,7 +129,7 @@ fn chunks() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(chunks, end, rest)| [chunks.concat(), end.as_bytes().to_vec(), rest].concat())
 }
 
-/// Moves, changes or removes bytes.
+/// Changes, inserts or removes bytes.
 fn mutate(bytes: &mut Vec<u8>, changes: &[(Index, u8, u8)]) {
     for (at, how, byte) in changes {
         if bytes.is_empty() {
@@ -153,7 +153,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_header_section_is_the_same_in_any_pieces(
+    fn a_header_section_is_parsed_the_same_in_any_pieces(
         (mut bytes, changes, cuts, is_request) in (section(), changes(), vec(any::<Index>(), 0..8), any::<bool>())
     ) {
         mutate(&mut bytes, &changes);
@@ -164,7 +164,7 @@ proptest! {
     }
 
     #[test]
-    fn a_chunked_body_is_the_same_in_any_pieces(
+    fn a_chunked_body_is_decoded_the_same_in_any_pieces(
         (mut bytes, changes, cuts) in (chunks(), changes(), vec(any::<Index>(), 0..8))
     ) {
         mutate(&mut bytes, &changes);
@@ -191,7 +191,7 @@ proptest! {
     }
 }
 
-/// Returns the first result that is not `None`, for a growing number of bytes.
+/// Returns the result of `parse` for the smallest number of bytes for which it is not `None`.
 fn first_result<T>(length: usize, parse: impl Fn(usize) -> Option<T>) -> Option<T> {
     (0..=length).find_map(parse)
 }
@@ -217,7 +217,7 @@ fn hello_of(size: usize, record: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_large_client_hello_is_the_same_in_any_pieces() {
+fn a_large_client_hello_is_parsed_the_same_in_any_pieces() {
     let sizes = [200, 2000, hello::HELLO_BYTES_MAX - 20, hello::HELLO_BYTES_MAX, hello::HELLO_BYTES_MAX + 1];
     for size in sizes {
         for record in [16_000, 1000, 100] {
@@ -233,8 +233,8 @@ fn a_large_client_hello_is_the_same_in_any_pieces() {
 }
 
 #[test]
-fn information_about_a_client_of_any_length_is_parsed_again() {
-    // An authority may put long names into the certificates of its clients, and a proxy may report them.
+fn a_proxy_header_with_a_common_name_of_any_length_is_parsed_again() {
+    // Certificates of clients may have long common names, and a proxy may report these names.
     let long = "n".repeat(1100);
     for length in [0, 60, 900, 980, 1000, 1024, 1100] {
         let extras = proxy::Extras {

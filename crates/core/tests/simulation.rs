@@ -1,6 +1,6 @@
-//! A seeded simulation of every choice: thousands of random steps (servers are added, removed, fail, drain; clients
-//! connect and leave; time passes; configurations change), with the invariants checked after each. A failure
-//! prints the seed.
+//! A seeded simulation of every choice: thousands of random steps (servers are added, removed, fail, drain;
+//! clients connect and leave; time passes; configurations change). The invariants are checked after each step.
+//! A failure prints the seed.
 #![allow(clippy::disallowed_methods, reason = "the seed to replay comes from the environment")]
 
 #[path = "simulation/model.rs"]
@@ -68,13 +68,15 @@ impl Simulation {
         }
     }
 
-    /// Returns a random client; some connect often, so that their servers leave and return in the meantime.
+    /// Returns a random client. Some clients connect often enough that a server that failed since their last
+    /// connection is up again.
     fn client(&mut self) -> IpAddr {
         let among = if self.random.below(2) == 0 { CLIENTS } else { CLIENTS_OFTEN };
         IpAddr::from((0x0a00_0000 + self.random.below(among) as u32).to_be_bytes())
     }
 
-    /// Acts like a plane: picks, sometimes fails and tries the next candidate, and remembers.
+    /// Acts like a data plane: picks a server, sometimes fails and tries the next candidate, and remembers the
+    /// server of the client.
     fn connect(&mut self) {
         let client = self.client();
         let request = Request::of(client, self.now);
@@ -88,10 +90,13 @@ impl Simulation {
                 Ok(choice) => choice,
                 Err(refusal) => return self.check_refusal(client, &tried, refusal),
             };
-            assert!(!tried.contains(&choice.server.id), "a server is tried once");
+            assert!(!tried.contains(&choice.server.id), "a server is tried at most once");
             self.check_choice(client, &choice, &tried);
             if tried.is_empty() && !explained.by_chance {
-                assert_eq!(explained.servers[0].server, choice.server.name, "explain says what pick does");
+                assert_eq!(
+                    explained.servers[0].server, choice.server.name,
+                    "explain names the server that is picked"
+                );
                 assert_eq!(explained.servers[0].reason, Reason::Candidate(1, choice.why));
             }
             if !unlucky && self.random.below(10) > 0 {
@@ -108,7 +113,7 @@ impl Simulation {
 
     fn check_choice(&self, client: IpAddr, choice: &Choice, tried: &[ServerId]) {
         let server = self.pool.servers().iter().find(|server| server.id == choice.server.id);
-        let server = server.expect("a choice comes from the pool");
+        let server = server.expect("the chosen server is in the pool");
         let known = if choice.why == Why::Sticky { Known::Yes } else { Known::No };
         let active = choice.server.live.occupancy.active();
         assert!(active <= server.spec.limits.bound(known), "{active} exceed {:?}", server.spec.limits);
@@ -144,7 +149,7 @@ impl Simulation {
         }
     }
 
-    /// Checks that the servers before the chosen one cannot take the client.
+    /// Checks that the servers that come before the chosen server cannot take the client.
     fn check_passed_over(&self, client: IpAddr, tried: &[ServerId], is_before: impl Fn(&Entry) -> bool) {
         for other in self.snapshot.servers().iter().filter(|other| is_before(other)) {
             let full = other.live.occupancy.active() >= other.limits.bound(Known::No);
@@ -188,14 +193,14 @@ impl Simulation {
         let _ = self.pool.on_probe(self.now, id, seen);
         if before == Verdict::Unchecked {
             let expected = if passed { Verdict::Up } else { Verdict::Down };
-            assert_eq!(self.verdict(id), expected, "the first check decides alone");
+            assert_eq!(self.verdict(id), expected, "the first check decides the verdict");
         }
         assert_ne!((self.pool.spec().check.is_some(), self.verdict(id)), (true, Verdict::Unchecked));
         let _ = self.pool.on_probe(self.now, ServerId(u32::MAX), Probe::Pass);
     }
 
     fn verdict(&self, id: ServerId) -> Verdict {
-        self.pool.server(id).expect("it is of the pool").health.verdict()
+        self.pool.server(id).expect("the server is in the pool").health.verdict()
     }
 
     fn fail(&mut self) {
@@ -211,7 +216,12 @@ impl Simulation {
         let Some(id) = self.any_server() else { return };
         let state = AdminState::ALL[self.random.below(3)];
         let _ = self.pool.set_state(self.now, id, state, None);
-        let server = self.pool.servers().iter().find(|server| server.id == id).expect("it is still there");
+        let server = self
+            .pool
+            .servers()
+            .iter()
+            .find(|server| server.id == id)
+            .expect("the server is still in the pool");
         assert_eq!(server.state, state);
     }
 
@@ -222,7 +232,7 @@ impl Simulation {
         self.model.on_time(&self.pool, &self.snapshot, &events, self.now);
         let due = self.pool.due_probes(self.now, &mut self.random);
         assert!(due.len() <= self.pool.servers().len());
-        assert!(self.pool.deadline() > self.now, "what was due is planned anew");
+        assert!(self.pool.deadline() > self.now, "the next deadline is in the future");
     }
 
     fn reload(&mut self) {
@@ -234,8 +244,9 @@ impl Simulation {
                 )
             })
             .collect();
-        let is_out = |server: &&Server| server.state == AdminState::Maintenance;
-        let was_out: BTreeSet<ServerId> = self.pool.servers().iter().filter(is_out).map(|s| s.id).collect();
+        let is_in_maintenance = |server: &&Server| server.state == AdminState::Maintenance;
+        let was_in_maintenance: BTreeSet<ServerId> =
+            self.pool.servers().iter().filter(is_in_maintenance).map(|s| s.id).collect();
         let had_check = self.pool.spec().check.is_some();
         let mut spec = random_spec(&mut self.random);
         if self.random.below(4) > 0 {
@@ -244,15 +255,19 @@ impl Simulation {
         let _ = self.pool.apply(&spec, &targets(&spec), self.now);
         for server in self.pool.servers() {
             let Some((id, target, verdict, passive)) = before.get(&server.spec.name) else { continue };
-            assert_eq!(*id, server.id, "identity stays");
+            assert_eq!(*id, server.id, "a server keeps its id");
             let lifted = had_check && spec.check.is_none() || *passive && spec.passive.failures == 0;
             if *target == server.target && !lifted {
-                let was_out = was_out.contains(id) && server.state != AdminState::Maintenance;
-                let resumed = was_out && server.health.verdict() == Verdict::Unchecked;
-                assert!(resumed || *verdict == server.health.verdict(), "the verdict stays");
+                let was_in_maintenance =
+                    was_in_maintenance.contains(id) && server.state != AdminState::Maintenance;
+                let resumed = was_in_maintenance && server.health.verdict() == Verdict::Unchecked;
+                assert!(
+                    resumed || *verdict == server.health.verdict(),
+                    "an unchanged server keeps its verdict"
+                );
             } else if *target != server.target {
                 let anew = if spec.check.is_some() { Verdict::Unchecked } else { Verdict::Up };
-                assert_eq!(server.health.verdict(), anew, "another machine has a verdict of its own");
+                assert_eq!(server.health.verdict(), anew, "a server with another target gets a new verdict");
             }
         }
         let ids: BTreeSet<ServerId> = self.pool.servers().iter().map(|server| server.id).collect();
@@ -265,7 +280,7 @@ impl Simulation {
         self.connections.iter().for_each(|(_, choice)| *held.entry(choice.server.id).or_default() += 1);
         for server in self.pool.servers() {
             let expected = held.get(&server.id).copied().unwrap_or(0);
-            assert_eq!(server.live.occupancy.active(), expected, "places given back exactly once");
+            assert_eq!(server.live.occupancy.active(), expected, "each open connection counts exactly once");
         }
         self.snapshot.servers().iter().for_each(|server| {
             assert!(server.share <= server.weight * evener_core::policy::WEIGHT_UNIT);
@@ -325,7 +340,7 @@ fn targets(spec: &PoolSpec) -> Vec<Target> {
 }
 
 #[test]
-fn random_lives_of_pools_keep_every_invariant() {
+fn random_histories_of_pools_keep_every_invariant() {
     let from = std::env::var("EVENER_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = from.map_or(0..40, |seed: u64| seed..seed + 1);
     let mut seen = (0, 0);
@@ -341,17 +356,17 @@ fn random_lives_of_pools_keep_every_invariant() {
         }
     }
     let enough = from.is_some() || seen.0 > 100 && seen.1 > 50;
-    assert!(enough, "clients were rebalanced, and returned to their homes: {seen:?}");
+    assert!(enough, "too few clients were rebalanced or returned to their homes: {seen:?}");
 }
 
 #[test]
-fn a_seed_replays_the_same_life() {
-    let life = |seed| {
+fn a_seed_replays_the_same_history() {
+    let history = |seed| {
         let mut simulation = Simulation::new(seed);
         (0..1_000).for_each(|_| simulation.step());
         let held: Vec<_> =
             simulation.connections.iter().map(|(client, choice)| (*client, choice.server.id)).collect();
         (simulation.now, held, simulation.snapshot.generation)
     };
-    assert_eq!(life(42), life(42));
+    assert_eq!(history(42), history(42));
 }

@@ -1,4 +1,4 @@
-//! CPU time of processes, from /proc: nanoseconds on a core, all threads and children that live.
+//! CPU time and memory of processes, from /proc. The CPU time includes all threads that are alive.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use std::fs;
 pub(super) struct Group(pub(super) Vec<u32>);
 
 impl Group {
-    /// A process with all its descendants.
+    /// Returns a process with all its descendants.
     pub(super) fn of(pid: u32) -> Self {
         let mut pids = vec![pid];
         let mut at = 0;
@@ -22,12 +22,12 @@ impl Group {
         Self(pids)
     }
 
-    /// Seconds on a core since they began.
+    /// Returns the CPU time of the processes since their start, in seconds.
     pub(super) fn seconds(&self) -> f64 {
         self.0.iter().map(|pid| process_seconds(*pid)).sum()
     }
 
-    /// Resident memory in bytes.
+    /// Returns the resident memory of the processes in bytes.
     pub(super) fn resident_bytes(&self) -> u64 {
         let of_one = |pid: &u32| {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The peers of DNS over UDP: Evener by flows, by queries, and with a cache; pen, nginx and dnsdist.
+//! The measured programs of DNS over UDP: Evener by flows, by queries and with a cache; pen, nginx, dnsdist.
 
 use super::peers::{DNS_PORT, Ground, Peer, alone, evener, nginx_stream};
 use std::process::Command;
@@ -35,7 +35,7 @@ pub(super) fn cached() -> Vec<Peer> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Caches {
     Nothing,
-    /// As many for both.
+    /// The same maximum number of responses for both programs.
     Responses,
 }
 

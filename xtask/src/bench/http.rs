@@ -1,5 +1,5 @@
-//! The peers of HTTP: Evener, haproxy in mode http and nginx, each with one thread, the same certificate, pooled connections
-//! to the servers, and X-Forwarded-For.
+//! The measured programs of HTTP: Evener, haproxy in mode http, and nginx. Each has one thread, the same
+//! certificate, pooled connections to the servers, and X-Forwarded-For.
 
 use super::peers::{Ground, Peer, WEB_PORTS, web_servers};
 use crate::shell;
@@ -30,7 +30,7 @@ pub(super) fn tls() -> Vec<Peer> {
     ]
 }
 
-/// One certificate for all: ECDSA on P-256, as authorities give it today.
+/// Makes the certificate that all programs use: ECDSA on P-256, as certification authorities issue today.
 pub(super) fn make_certificate(ground: &Ground) -> anyhow::Result<()> {
     let file = |name: &str| ground.directory.join(name).display().to_string();
     let (key, certificate) = (file("site.key"), file("site.crt"));

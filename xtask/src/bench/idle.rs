@@ -8,7 +8,8 @@ use std::time::Duration;
 
 const CONNECTIONS: u64 = 10_000;
 
-/// Opens the connections through each proxy, a request on each so that it is complete, and prints the table.
+/// Opens the connections through each proxy, sends a request on each connection so that the proxy connects to a
+/// server, and prints the table.
 pub(super) fn measure(ground: &Ground) -> anyhow::Result<()> {
     let connections = CONNECTIONS.min(ground.connections_max - 50);
     println!(
@@ -17,7 +18,7 @@ pub(super) fn measure(ground: &Ground) -> anyhow::Result<()> {
     for peer in Peer::of(Case::Idle).into_iter().filter(|peer| peer.name != "haproxy-splice") {
         let mut command = peer.command(ground)?;
         if peer.name == "pen" {
-            // pen's tables have their configured size.
+            // The tables of pen have a fixed size, so pen gets a larger size for this case.
             command = std::process::Command::new("pen");
             command.args(["-r", "-f", "-x", "12000", "-c", "12000", &format!("127.0.0.1:{}", peer.port)]);
             command.args(WEB_PORTS.map(|port| format!("127.0.0.1:{port}")));
@@ -31,7 +32,7 @@ pub(super) fn measure(ground: &Ground) -> anyhow::Result<()> {
         let each = after.saturating_sub(before) / held.len() as u64;
         println!("| {} | {each} | {} KiB | {} KiB |", peer.name, before / 1024, after / 1024);
         drop(held);
-        // Ports in TIME_WAIT are not used again at once.
+        // Ports in TIME_WAIT cannot be used again immediately.
         std::thread::sleep(Duration::from_secs(1));
     }
     println!();

@@ -1,4 +1,4 @@
-//! The load of a case: wrk or dnsperf for a time, and what CPU it cost whom.
+//! The load of a case: wrk, h2load or dnsperf for a time, and the CPU time of proxy, client and backend.
 
 use super::cpu::Group;
 use super::peers::{Case, Ground, Running};
@@ -9,15 +9,15 @@ use std::time::Duration;
 /// Result of one run of one proxy.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// CPU time of the proxy over that of client and backend.
+    /// CPU time of the proxy divided by the CPU time of client and backend.
     pub(super) norm: f64,
     /// Requests or responses per second.
     pub(super) rate: f64,
-    /// CPU microseconds of the proxy a request.
+    /// CPU time of the proxy per request, in microseconds.
     pub(super) micros: f64,
 }
 
-/// Puts the load on for a time.
+/// Sends the load of a case through a proxy for a time, and returns the measurements.
 pub(super) fn sample(
     case: Case,
     ground: &Ground,
@@ -74,13 +74,14 @@ fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
     command
 }
 
-/// Waits for the client; reads its CPU time while it is a zombie, when it is complete.
+/// Waits for the end of the client. Reads its CPU time while the client is a zombie: then the time is complete.
 fn wait(mut child: std::process::Child) -> anyhow::Result<(String, f64)> {
     let mut output = String::new();
     if let Some(mut stdout) = child.stdout.take() {
         std::io::Read::read_to_string(&mut stdout, &mut output)?;
     }
-    // Its output is closed: it is about to exit. Its threads may be gone, its own account is not.
+    // The client has closed its output, so it is about to exit. Even if its threads have ended already, the
+    // CPU time of the process includes them.
     let seconds = Group::of(child.id()).seconds().max(zombie_seconds(child.id()));
     let status = child.wait()?;
     if !status.success() {
@@ -89,7 +90,8 @@ fn wait(mut child: std::process::Child) -> anyhow::Result<(String, f64)> {
     Ok((output, seconds))
 }
 
-/// utime and stime of the whole process, in ticks of 10 ms (proc(5), fields 14 and 15).
+/// Returns the sum of utime and stime of a whole process in seconds. The kernel gives them in ticks of 10 ms
+/// (proc(5), fields 14 and 15).
 fn zombie_seconds(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -1,4 +1,4 @@
-//! The measured programs and their start, and their common ground: backends and files in a directory of their own.
+//! The measured programs and their start, and their common ground: backends and files in a temporary directory.
 
 use super::cpu::Group;
 use anyhow::{Context, bail};
@@ -60,7 +60,7 @@ impl Case {
         Self::Idle,
     ];
 
-    /// Returns true if dnsperf queries names and nsd responds.
+    /// Returns true if the client is dnsperf and the backend is nsd.
     pub(super) fn is_dns(self) -> bool {
         matches!(self, Self::Udp | Self::Dns | Self::DnsCache)
     }
@@ -78,7 +78,7 @@ pub(super) struct Peer {
     start: Start,
 }
 
-/// Makes the command that starts a peer on a port.
+/// Function that returns the command that starts a peer on a port.
 type Start = fn(&Ground, u16) -> anyhow::Result<Command>;
 
 impl Peer {
@@ -126,9 +126,9 @@ pub(super) fn evener(ground: &Ground, protocol: &str, port: u16, servers: &[Stri
     command
 }
 
-/// Options of ours that all cases have.
+/// Adds the options of Evener that all cases have in common.
 pub(super) fn alone(command: &mut Command, ground: &Ground, port: u16) {
-    // One worker, as the peers have one thread: the norm is CPU time, which more workers do not change.
+    // One worker, because the peers have one thread: the norm is CPU time, which more workers do not change.
     let socket = ground.directory.join(format!("evener-{port}.sock"));
     command.args(["--workers", "1", "--log-level", "warn", "--admin"]).arg(socket);
 }
@@ -151,7 +151,7 @@ fn pen_tcp(_: &Ground, port: u16) -> anyhow::Result<Command> {
 
 fn haproxy_with(ground: &Ground, port: u16, options: &str) -> anyhow::Result<Command> {
     let [a, b] = web_servers();
-    // haproxy refuses to start when the descriptors for its pipes would not suffice.
+    // haproxy refuses to start if there are too few descriptors for its pipes.
     let connections = if options.is_empty() { ground.connections_max } else { ground.connections_max / 3 };
     let text = format!(
         "global\n nbthread 1\n maxconn {connections}\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n \
@@ -196,7 +196,7 @@ fn nginx_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     nginx_stream(ground, port, "backlog=4096", &web_servers())
 }
 
-/// A process that ends with its owner.
+/// A process that is killed when this value is dropped.
 pub(super) struct Running {
     child: Child,
     pub(super) group: Group,
@@ -207,7 +207,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // nginx's workers end with their master only after a signal to it.
+        // The workers of nginx continue to run after their master was killed.
         for pid in &self.group.0 {
             if let Some(pid) = rustix::process::Pid::from_raw(*pid as i32) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -216,11 +216,11 @@ impl Drop for Running {
     }
 }
 
-/// Backends and files.
+/// Backends and files that the cases share.
 pub(super) struct Ground {
     pub(super) binary: String,
     pub(super) directory: PathBuf,
-    /// Connections that a proxy can have at once on this machine.
+    /// Number of connections that a proxy can have at the same time on this machine.
     pub(super) connections_max: u64,
     pub(super) web: Option<Running>,
     pub(super) dns: Option<Running>,

@@ -1,4 +1,5 @@
-//! The table of a case: medians and ranges of the norms, and the ratios of ours to theirs beside the goals.
+//! The table of a case: medians and ranges of the norms, the ratios of Evener's norms to the peers' norms, and
+//! the goals for these ratios.
 
 use super::load::Sample;
 use super::peers::{Case, Peer};
@@ -74,7 +75,7 @@ fn title(case: Case) -> &'static str {
     }
 }
 
-/// The goals of the design for the ratio of norms.
+/// Returns the design's goal for the ratio of Evener's norm to the norm of a peer.
 fn goal(case: Case, peer: &str) -> Option<f64> {
     Some(match (case, peer) {
         (Case::Tiny, "pen") => 0.90,

@@ -1,4 +1,5 @@
-//! The test binaries that cargo builds, and how they are run: as `cargo test` runs them, but one by one.
+//! The test binaries that cargo builds. They run in the environment that `cargo test` gives them, but one by
+//! one.
 
 use super::outcome::{self, Outcome};
 use crate::shell;
@@ -11,12 +12,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time for the output of a binary that has ended to be read. Whatever a test left running can hold the pipe open longer.
+/// Maximum time to read the rest of the output of a binary that has ended. A process that a test left running
+/// can hold the pipe open for longer.
 const REST_OF_OUTPUT: Duration = Duration::from_secs(5);
-/// Time between two looks whether a silent binary is still running.
+/// Interval of the checks whether a silent binary has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// End-to-end tests that run at the same time, for each core: they wait four fifths of their time.
+/// Number of end-to-end tests that run at the same time, for each core: tests wait four fifths of their time.
 const TESTS_PER_CORE: usize = 2;
 
 /// A test binary.
@@ -25,7 +27,7 @@ pub(super) struct Binary {
     /// Name of cargo's target, such as `e2e`
     target: String,
     executable: PathBuf,
-    /// Directory of its package, where tests run
+    /// Directory of the package, which is the working directory of the tests
     directory: PathBuf,
 }
 
@@ -52,7 +54,7 @@ pub(super) fn run_documentation(filters: &[String]) -> anyhow::Result<()> {
     shell::run(cargo().args(["test", "--workspace", "--doc", "--quiet", "--"]).args(filters))
 }
 
-/// The test binaries among cargo's messages, one JSON object a line.
+/// Returns the test binaries among cargo's messages, which are one JSON object per line.
 fn parse_messages(messages: &str) -> anyhow::Result<Vec<Binary>> {
     let mut binaries = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
@@ -78,25 +80,25 @@ impl Binary {
         command
     }
 
-    /// Returns whether this is the binary of the end-to-end tests.
+    /// Returns true if this is the binary of the end-to-end tests.
     pub(super) fn is_end_to_end(&self) -> bool {
         self.target == "e2e"
     }
 
-    /// The names of all its tests.
+    /// Returns the names of all tests of the binary.
     pub(super) fn list(&self) -> anyhow::Result<Vec<String>> {
         let output = self.command().args(["--list", "--format", "terse"]).output()?;
         let text = String::from_utf8(output.stdout)?;
         Ok(text.lines().filter_map(|line| line.strip_suffix(": test")).map(str::to_owned).collect())
     }
 
-    /// Runs the tests that the filters choose; one that fails is an error.
+    /// Runs the tests that the filters choose. A failed test is an error.
     pub(super) fn run(&self, filters: &[String]) -> anyhow::Result<()> {
         shell::run(self.command().args(filters))
     }
 
-    /// Runs end-to-end tests, passes their output on, and returns which ones failed. A binary that does not run to its end
-    /// is an error.
+    /// Runs end-to-end tests, prints their output, and returns the number of passed tests and the names of the
+    /// failed tests. A binary that does not run to its end is an error.
     pub(super) fn run_for_outcome(
         &self,
         driver: Option<&str>,
@@ -104,7 +106,8 @@ impl Binary {
     ) -> anyhow::Result<Outcome> {
         let mut command = self.command();
         command.args(arguments).stdout(Stdio::piped());
-        // A test that lacks root or a program fails where everything can be had, instead of being skipped.
+        // As root, all requirements of the tests can be installed, so a test that lacks one fails instead of
+        // being skipped.
         if rustix::process::geteuid().is_root() {
             command.env("EVENER_TEST_STRICT", "1");
         }
@@ -124,7 +127,7 @@ impl Binary {
     }
 }
 
-/// Copies the output of a child to ours on a thread, and sends it on.
+/// Starts a thread that copies the output of a child to standard output and to the returned receiver.
 fn pass_on(mut from: ChildStdout) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
@@ -140,7 +143,7 @@ fn pass_on(mut from: ChildStdout) -> Receiver<Vec<u8>> {
     receiver
 }
 
-/// Waits for the end of a child, and returns what it wrote.
+/// Waits for the end of a child, and returns its output.
 fn wait(child: &mut Child, output: &Receiver<Vec<u8>>) -> anyhow::Result<String> {
     let (mut text, mut until) = (Vec::new(), None);
     loop {
@@ -182,9 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn output_is_whole_though_a_grandchild_holds_the_pipe() {
+    fn the_output_is_complete_although_a_grandchild_holds_the_pipe_open() {
         let mut shell = Command::new("sh");
-        // Ends at once; what it started holds the pipe for longer than a test may take, and ends with it.
+        // The shell ends immediately. The process that it started holds the pipe open until `hold` is dropped.
         shell.args(["-c", "exec 3<&0; echo before; (read line <&3; echo after) & exit 7"]);
         let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let hold = child.stdin.take().unwrap();

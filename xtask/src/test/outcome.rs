@@ -1,4 +1,5 @@
-//! Reading what libtest prints: which tests failed, and whether it ran to its end.
+//! Parser of the output of libtest: finds the failed tests, and refuses the output of a run that did not end
+//! normally.
 
 use anyhow::{Context, bail};
 
@@ -18,12 +19,12 @@ impl Outcome {
         Self { passed, failed: failed.iter().map(|name| (*name).to_owned()).collect() }
     }
 
-    /// The names of the tests that failed.
+    /// Returns the names of the tests that failed.
     pub(super) fn failed(&self) -> &[String] {
         &self.failed
     }
 
-    /// Returns whether one test ran, and passed.
+    /// Returns true if exactly one test ran, and it passed.
     pub(super) fn is_one_success(&self) -> bool {
         self.passed == 1 && self.failed.is_empty()
     }
@@ -39,7 +40,7 @@ pub(super) fn parse(output: &str, code: Option<i32>) -> anyhow::Result<Outcome> 
     if code != 0 && code != FAILED {
         bail!("the test binary ended with exit code {code}");
     }
-    // A test can print such a line itself; the last one is libtest's.
+    // A test can print such a line itself; the last such line is libtest's.
     let (before, summary) =
         output.rsplit_once("\ntest result: ").context("the test binary ended without a result")?;
     let count = |what: &str| {
@@ -62,7 +63,7 @@ pub(super) fn parse(output: &str, code: Option<i32>) -> anyhow::Result<Outcome> 
     Ok(Outcome { passed, failed })
 }
 
-/// The names in the last list of failures, which libtest indents by four spaces.
+/// Returns the names in the last list of failures, which libtest indents by four spaces.
 fn names(output: &str) -> Vec<String> {
     let Some((_, list)) = output.rsplit_once("\nfailures:\n") else { return Vec::new() };
     list.lines().take_while(|line| line.starts_with("    ")).map(|line| line.trim().to_owned()).collect()
@@ -101,7 +102,7 @@ failures:
 test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3.00s
 ";
 
-    /// Expects a number of passed tests and the names of the failed ones, or a part of the error.
+    /// Expects the number of passed tests and the names of the failed tests, or a part of the error.
     fn check(output: &str, code: Option<i32>, expected: Result<(usize, &[&str]), &str>) {
         match (parse(output, code), expected) {
             (Ok(outcome), Ok((passed, failed))) => assert_eq!(outcome, Outcome::new(passed, failed)),
@@ -111,7 +112,7 @@ test result: FAILED. 2 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
     }
 
     #[test]
-    fn the_last_list_names_those_that_failed() {
+    fn the_failed_tests_are_read_from_the_last_list() {
         check(PASSED, Some(0), Ok((2, &[])));
         check(SOME_FAILED, Some(101), Ok((2, &["tcp::half_close", "udp::flows"])));
     }

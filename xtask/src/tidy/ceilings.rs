@@ -1,5 +1,5 @@
-//! The ceilings of `xtask/tidy.toml`: the most findings of each measure that a part of the workspace may have. They
-//! only go down; `cargo xtask tidy --lower` sets them to the present numbers.
+//! The ceilings of `xtask/tidy.toml`: the maximum number of findings of each measure in each part of the
+//! workspace. Ceilings only go down; `cargo xtask tidy --lower` lowers them to the present numbers.
 
 use super::Measure;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(super) fn emit(counts: &Counts) -> String {
     text
 }
 
-/// Returns the ceilings after `--lower`: each the smaller one of itself and of the present number.
+/// Returns the ceilings after `--lower`: each is the smaller of the old ceiling and the present number.
 pub(super) fn lowered(ceilings: &Counts, counts: &Counts) -> Counts {
     let present = |key| counts.get(key).copied().unwrap_or(0);
     ceilings.iter().map(|(key, ceiling)| (key.clone(), present(key).min(*ceiling))).collect()
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn ceilings_survive_being_written_and_read() {
+    fn written_ceilings_are_parsed_again() {
         let ceilings = counts(&[(Measure::Openers, "core", 3), (Measure::RawIndices, "proxy", 59)]);
         assert_eq!(parse(&emit(&ceilings)).unwrap(), ceilings);
     }

@@ -1,11 +1,11 @@
-//! Rules that no file may break: its length and that of its functions, a name that says something, documentation of
-//! the module, no leftovers.
+//! Rules that no file may break: maximum lengths of the file and of its functions, a meaningful name,
+//! documentation of the module, no leftovers.
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
 /// File names that say nothing about the contents.
 const BANNED_FILES: &[&str] = &["util.rs", "utils.rs", "helper.rs", "helpers.rs", "misc.rs", "common.rs"];
-/// Code that must not stay. The escapes keep this file clear of it.
+/// Text that must not be in a source file. The escapes keep this file free of it.
 const BANNED: &[&str] =
     &["Man\u{61}ger", "Hel\u{70}er", "fn ge\u{74}_", "TOD\u{4f}", "FIXM\u{45}", "XX\u{58}", "#[igno\u{72}e"];
 
@@ -22,7 +22,7 @@ pub(super) fn check(name: &str, text: &str, problems: &mut Vec<String>) {
         problems.push(format!("{name}: the name says nothing about the contents"));
     }
     for (at, line) in lines.iter().enumerate() {
-        // The name that the standard library's collections have for it.
+        // `get_mut` is allowed, because the collections of the standard library use this name.
         let line = line.replace("fn get_mut(", "");
         BANNED.iter().filter(|banned| line.contains(**banned)).for_each(|banned| {
             problems.push(format!("{name}:{}: `{banned}` must not be here", at + 1));
@@ -31,7 +31,8 @@ pub(super) fn check(name: &str, text: &str, problems: &mut Vec<String>) {
     check_functions(name, &lines, problems);
 }
 
-/// rustfmt ends a function with a brace at the indentation at which it began.
+/// Checks the lengths of functions. rustfmt puts the last brace of a function at the indentation of its first
+/// line.
 fn check_functions(name: &str, lines: &[&str], problems: &mut Vec<String>) {
     let mut open: Option<(usize, usize)> = None;
     for (at, line) in lines.iter().enumerate() {
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_rule_finds_its_breach() {
+    fn each_rule_reports_a_file_that_breaks_it() {
         let count = |name: &str, text: &str| {
             let mut problems = Vec::new();
             check(name, text, &mut problems);

@@ -1,10 +1,10 @@
-//! The rooms of `crates/proxy/src` and their floors: a module may use rooms on lower floors only. Modules that are
-//! not a room yet are exempt, as the side that uses and as the side that is used.
+//! The rooms of `crates/proxy/src` and their floors: a module may use rooms on lower floors only. Modules that
+//! are not a room yet are exempt: they may use every room, and every room may use them.
 
 use super::rust::{Kind, Token};
 use super::{Finding, Measure};
 
-/// From the top floor down. Rooms of one floor do not use each other.
+/// The rooms of each floor, from the top floor down. Rooms on the same floor do not use each other.
 const FLOORS: &[&[&str]] =
     &[&["plane"], &["worker"], &["tcp", "http", "udp", "dns"], &["service"], &["io"], &["context"]];
 
@@ -18,7 +18,7 @@ pub(super) fn of(file: &str) -> Option<&str> {
     Some(module.strip_suffix(".rs").unwrap_or(module))
 }
 
-/// Appends the uses of rooms that are not below the file's own.
+/// Appends the uses of rooms that are not below the room of the file.
 pub(super) fn check(file: &str, tokens: &[Token], findings: &mut Vec<Finding>) {
     let Some((room, floor)) = of(file).and_then(|room| Some((room, floor_of(room)?))) else { return };
     let code: Vec<Token> =
@@ -35,13 +35,14 @@ fn floor_of(room: &str) -> Option<usize> {
     FLOORS.iter().position(|floor| floor.contains(&room))
 }
 
-/// Returns the number of modules from the root of the crate to the file's own.
+/// Returns the number of modules from the root of the crate to the module of the file.
 fn depth(file: &str) -> usize {
     let module = file.trim_start_matches(ROOT).trim_end_matches(".rs").trim_end_matches("/mod");
     module.split('/').count()
 }
 
-/// Returns the first names of all paths that begin at the root of the crate, by `crate::` or enough `super::`.
+/// Returns the first names, and their lines, of all paths that begin at the root of the crate, by `crate::` or
+/// enough `super::`.
 fn targets<'a>(code: &[Token<'a>], mut depth: usize) -> Vec<(&'a str, usize)> {
     let (mut found, mut braces, mut modules) = (Vec::new(), 0usize, Vec::new());
     let mut at = 0;
@@ -74,7 +75,7 @@ fn targets<'a>(code: &[Token<'a>], mut depth: usize) -> Vec<(&'a str, usize)> {
     found
 }
 
-/// Appends the name at `at`, or those that begin the branches of a `{..}` there.
+/// Appends the name at `at`, or, if a `{..}` is at `at`, the first names of its branches.
 fn firsts<'a>(code: &[Token<'a>], at: usize, found: &mut Vec<(&'a str, usize)>) {
     let Some(first) = code.get(at) else { return };
     if first.text != "{" {
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_that_are_no_room_are_exempt() {
+    fn modules_that_are_not_a_room_are_exempt() {
         check_uses("session.rs", "use crate::worker::Worker;", &[]);
         check_uses("io.rs", "use crate::session::Session; pub(crate) fn worker() {}", &[]);
         check_uses("lib.rs", "use crate::plane;", &[]);

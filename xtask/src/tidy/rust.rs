@@ -1,5 +1,5 @@
-//! Splits Rust source into the tokens that the rules look at: words, punctuation, strings and comments, each with
-//! its line. It accepts any text; source that does not compile gives arbitrary tokens.
+//! Splits Rust source into the tokens that the rules inspect: words, punctuation, strings and comments, each
+//! with its line. Any text is accepted; source that does not compile gives arbitrary tokens.
 
 /// One token and the line that it begins on, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) enum Kind {
     Punctuation,
     /// A string literal of any kind, with its quotes.
     Text,
-    /// A comment that documents an item (`///`) or what holds it (`//!`).
+    /// A comment that documents the next item (`///`) or the enclosing module (`//!`).
     Doc,
     /// Any other comment.
     Comment,

@@ -1,5 +1,5 @@
-//! The shape of the code: fields that are open to the crate, functions that take the whole worker, indices without
-//! a type. Signatures are read from tokens; macros are not expanded.
+//! The shape of the code: fields that are open to the crate, functions that take the whole worker, indices
+//! without a type. Signatures are read from tokens; macros are not expanded.
 
 use super::rust::{Kind, Token};
 use super::{Finding, Measure};
@@ -41,7 +41,7 @@ pub(super) fn check(file: &str, tokens: &[Token], worker: bool, findings: &mut V
     }
 }
 
-/// Reports fields with `pub(..)`, and with `pub` in a struct that is not `pub` itself.
+/// Reports fields with `pub(..)`, and fields with `pub` in a struct that is not `pub` itself.
 fn open_fields(code: &[Token], mut find: impl FnMut(usize, &str)) {
     let mut private = 0..0;
     for at in 0..code.len() {
@@ -86,7 +86,7 @@ fn path_ends_in_worker(path: &[Token]) -> bool {
     simple && path.last().is_some_and(|token| token.text == "Worker")
 }
 
-/// Returns the tokens between the next pair of braces, unless the item ends before.
+/// Returns the tokens between the next pair of braces, or `None` if the item ends before a brace.
 fn body(code: &[Token], from: usize) -> Option<Range<usize>> {
     let open = (from..code.len()).find(|at| matches!(code[*at].text, "{" | ";"))?;
     (code[open].text == "{").then(|| open + 1..closing(code, open))
@@ -117,7 +117,7 @@ struct Function<'a> {
 }
 
 impl<'a> Function<'a> {
-    /// Parses the function whose `fn` is at `at`; pointers to functions have no name and give `None`.
+    /// Parses the function whose `fn` is at `at`. Returns `None` for a function pointer, which has no name.
     fn parse(code: &'a [Token<'a>], at: usize) -> Option<Self> {
         let name = code.get(at + 1).filter(|token| token.kind == Kind::Word)?;
         let (mut open, mut angles) = (at + 2, 0usize);
@@ -147,8 +147,8 @@ impl<'a> Function<'a> {
             })
     }
 
-    /// Returns the names of the `usize` parameters that identify something: each that is named as a handle, and
-    /// all that do not count when there are two or more.
+    /// Returns the names of the `usize` parameters that identify something. These are all parameters that are
+    /// not named as a quantity, if there are two or more of them or one of them is named as a handle.
     fn raw_indices(&self) -> Vec<&'a str> {
         let names = self.parameters.iter().filter_map(|parameter| {
             let (name, of_type) = typed(parameter)?;
@@ -178,7 +178,7 @@ fn parameters<'a>(list: &'a [Token<'a>]) -> Vec<&'a [Token<'a>]> {
     parts.filter(|part| !part.is_empty()).collect()
 }
 
-/// Returns the name and the type of a parameter; patterns that are not a name have none.
+/// Returns the name and the type of a parameter, or `None` for a parameter without a type, such as `self`.
 fn typed<'a>(parameter: &'a [Token<'a>]) -> Option<(&'a str, &'a [Token<'a>])> {
     let colon = parameter.iter().position(|token| token.text == ":")?;
     Some((parameter[..colon].last()?.text, &parameter[colon + 1..]))
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_of_the_worker_take_it() {
+    fn methods_of_the_worker_count_as_taking_the_worker() {
         check_all(
             "impl Worker {\nfn a(&self) {}\nfn new(x: u8) {} }\nfn b(&self) {}",
             &[(Measure::WholeWorker, 2)],

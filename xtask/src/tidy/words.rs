@@ -59,8 +59,8 @@ struct Rule<'a> {
 pub(super) struct Words<'a>(Vec<Rule<'a>>);
 
 impl<'a> Words<'a> {
-    /// Parses lines of the form `banned | any, prose or name | instead | allowed phrases and @files`; `#` begins a
-    /// comment.
+    /// Parses lines of the form `banned | any, prose or name | instead | allowed phrases and @files`. `#` begins
+    /// a comment.
     pub(super) fn parse(text: &'a str) -> anyhow::Result<Self> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         lines.map(rule).collect::<anyhow::Result<_>>().map(Self)
@@ -145,7 +145,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Checks a name. That of its owner, as in `Owner::name`, can make an allowed phrase with it.
+    /// Checks a name. The owner, as in `Owner::name`, can make an allowed phrase together with the name.
     fn check_name(&self, file: &str, owner: &str, name: &str, mut find: impl FnMut(String)) {
         let mut words = parts(owner);
         let first = words.len();
@@ -178,7 +178,7 @@ impl<'a> Words<'a> {
 }
 
 impl Rule<'_> {
-    /// Returns true if the file may have the word, or the words around those at `at` make an allowed phrase.
+    /// Returns true if the file may contain the banned words, or if they are part of an allowed phrase at `at`.
     fn allows(&self, file: &str, words: &[String], at: usize, banned: &[&str]) -> bool {
         let is_exempt = self.allowed_in.iter().any(|path| file.starts_with(path));
         is_exempt
@@ -210,7 +210,7 @@ fn rule(line: &str) -> anyhow::Result<Rule<'_>> {
     Ok(Rule { banned, scope, instead, allowed, allowed_in })
 }
 
-/// Splits a list with commas into phrases, and these into words.
+/// Splits a list with commas into phrases, and the phrases into words.
 fn split(list: &str) -> Vec<Vec<&str>> {
     let phrases = list.split(',').map(|phrase| phrase.split_whitespace().collect::<Vec<_>>());
     phrases.filter(|words| !words.is_empty()).collect()
@@ -220,7 +220,8 @@ fn begins(words: &[String], phrase: &[&str]) -> bool {
     words.len() >= phrase.len() && words.iter().zip(phrase).all(|(word, of)| word == of)
 }
 
-/// Returns the words of a sentence in lower case, and its other marks, so that no phrase is found across them.
+/// Returns the words of a sentence in lower case, and its punctuation marks, so that no phrase is found across
+/// a mark.
 fn prose(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     for piece in text.split_whitespace() {
@@ -238,7 +239,7 @@ fn prose(text: &str) -> Vec<String> {
     words
 }
 
-/// Returns the parts of a name in lower case: `KeptAnswer` and `kept_answer` are `kept`, `answer`.
+/// Returns the parts of a name in lower case: `KeptAnswer` and `kept_answer` give `kept` and `answer`.
 fn parts(name: &str) -> Vec<String> {
     let mut parts = Vec::new();
     for piece in name.split('_').filter(|piece| !piece.is_empty()) {
@@ -257,7 +258,7 @@ fn parts(name: &str) -> Vec<String> {
     parts
 }
 
-/// Returns the first word of a doc comment if it is banned there.
+/// Returns the first word of a doc comment if that word is a banned opener.
 fn opener(comment: &str) -> Option<&str> {
     let text = comment.trim_start_matches(['/', '!']).trim_start();
     let word = text.split(|c: char| !c.is_alphanumeric()).next()?;

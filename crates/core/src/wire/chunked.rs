@@ -1,6 +1,6 @@
-//! The chunked transfer coding (RFC 9112, section 7.1): a strict decoder and an encoder. Chunk extensions and
-//! trailers are parsed and dropped (RFC 9110, section 6.5.1 allows it for an intermediary), so that the
-//! output is always written here.
+//! The chunked transfer coding (RFC 9112, section 7.1): a strict decoder and an encoder. A body is passed on
+//! decoded or encoded anew: chunk extensions and trailers are parsed and dropped, which RFC 9110, section
+//! 6.5.1, allows intermediaries to do.
 
 use super::http::is_token;
 
@@ -13,7 +13,7 @@ const TRAILER_BYTES_MAX: u32 = 16 * 1024;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Decoder {
     state: State,
-    /// Rest of the current chunk; its size while that is read.
+    /// Number of bytes left in the current chunk; while the size is read, the size so far.
     left: u64,
     /// Bytes of the current line.
     line: u32,
@@ -59,8 +59,8 @@ pub enum Step<'a> {
 pub struct Malformed;
 
 impl Decoder {
-    /// Decodes the next bytes. Returns the number of consumed bytes and the result. Call it until it needs
-    /// more bytes or is done.
+    /// Decodes the next bytes. Returns the number of consumed bytes and the result. Call this method with the
+    /// remaining bytes until the result is [`Step::More`] or [`Step::Done`].
     pub fn step<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Step<'a>), Malformed> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
@@ -96,7 +96,7 @@ impl Decoder {
                 State::Size
             }
             (State::Size | State::Extension, b'\r') => State::SizeLf,
-            // Space before an extension is wrong, but allowed (RFC 9112, section 7.1.1).
+            // Space before an extension is bad style, but the grammar allows it (RFC 9112, section 7.1.1).
             (State::Size, b';' | b' ' | b'\t') => self.in_line(State::Extension)?,
             (State::Extension, b'\t' | b' '..=b'~' | 0x80..) => self.in_line(State::Extension)?,
             (State::SizeLf, b'\n') => {
@@ -132,7 +132,7 @@ impl Decoder {
     }
 }
 
-/// Writes the size line of a chunk of `length` bytes, which is above 0.
+/// Writes the size line of a chunk of `length` bytes. `length` must not be 0, which would end the body.
 pub fn emit_size(length: usize, out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digits = (usize::BITS - length.leading_zeros()).div_ceil(4).max(1);
@@ -149,7 +149,8 @@ pub const BODY_END: &[u8] = b"0\r\n\r\n";
 mod tests {
     use super::*;
 
-    /// Returns the body, the number of its bytes, and true if it ended, when it arrives in pieces of `size`.
+    /// Decodes bytes in pieces of `size`. Returns the body, the number of consumed bytes, and true if the body
+    /// is complete.
     fn decode(bytes: &[u8], size: usize) -> Result<(Vec<u8>, usize, bool), Malformed> {
         let (mut decoder, mut body, mut used) = (Decoder::default(), Vec::new(), 0);
         for piece in bytes.chunks(size) {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn any_pieces_give_the_same_body() {
+    fn pieces_of_any_size_give_the_same_body() {
         let check = |bytes: &[u8], body: &[u8], used: usize| {
             for size in 1..=bytes.len() {
                 assert_eq!(decode(bytes, size), Ok((body.to_vec(), used, true)), "{size}: {bytes:?}");

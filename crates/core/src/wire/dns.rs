@@ -1,6 +1,6 @@
 //! DNS messages (RFC 1035, section 4.1): the parts of a query that a load balancer needs, the match of a
 //! response to its query, and the few messages that Evener writes itself. Messages of clients and servers are
-//! not encoded again: their bytes are passed on, and only the ID and EDNS options are changed in place.
+//! not encoded again: their bytes are passed on, and only the ID and EDNS options are changed.
 
 mod emit;
 mod hop;
@@ -27,7 +27,7 @@ pub(crate) use record::{Record, Records, Section, is_name, question_section_end}
 pub const HEADER_BYTES: usize = 12;
 /// Maximum size of a message (RFC 1035, section 4.2.2).
 pub const MESSAGE_BYTES_MAX: usize = 65_535;
-/// Maximum size of a response over UDP to a client that did not announce a larger one (RFC 1035, section
+/// Maximum size of a response over UDP to a client that did not announce a larger size (RFC 1035, section
 /// 4.2.1).
 pub const UDP_BYTES: usize = 512;
 /// Maximum size of a name in wire form (RFC 1035, section 3.1).
@@ -86,14 +86,14 @@ pub fn id(message: &[u8]) -> u16 {
     message.first_chunk().map_or(0, |id| u16::from_be_bytes(*id))
 }
 
-/// Changes the ID of a message, if it is long enough for one.
+/// Changes the ID of a message. A message that is too short for an ID is not changed.
 pub fn set_id(message: &mut [u8], id: u16) {
     if let Some(bytes) = message.first_chunk_mut() {
         *bytes = id.to_be_bytes();
     }
 }
 
-/// Returns the RCODE in the header (RFC 1035, section 4.1.1), which is the low part of the extended one (RFC
+/// Returns the RCODE in the header (RFC 1035, section 4.1.1), which is the low part of the extended RCODE (RFC
 /// 6891, section 6.1.3).
 #[must_use]
 pub fn rcode(message: &[u8]) -> u8 {
@@ -116,7 +116,7 @@ pub(crate) fn is_query_response(message: &[u8]) -> bool {
     message.get(2).is_some_and(|flags| flags & (QR | OPCODE) == QR | OPCODE_QUERY << 3)
 }
 
-/// Returns the two bytes at an offset as a number.
+/// Returns the two bytes at an offset as a number, or `None` if the message ends before.
 pub(crate) fn number_at(message: &[u8], at: usize) -> Option<u16> {
     message.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }

@@ -3,7 +3,7 @@
 //!
 //! Each proxy appends the address of its peer at the right. The lists are therefore read from the right, and
 //! nothing that a client wrote at the left changes the meaning of later elements. This module finds the
-//! client; it makes no decision about it.
+//! client and makes no decision about the client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,10 +13,11 @@ const NODE_BYTES_MAX: usize = 64;
 /// The client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// The address of the last trusted proxy's peer, or the peer itself.
+    /// The first untrusted address, beginning with the peer and going left; the leftmost address if all are
+    /// trusted.
     Known(IpAddr),
-    /// The last trusted proxy hides the address (`unknown`, `_name`, or an invalid value). The value is the
-    /// proxy's address.
+    /// A trusted proxy hides the address of its client (`unknown`, `_name`, or an invalid value), or both
+    /// fields disagree. Holds the proxy's address.
     Hidden(IpAddr),
 }
 
@@ -30,7 +31,7 @@ impl Client {
     }
 }
 
-/// The lines of both fields, in their order; empty if a field does not count or is absent.
+/// The lines of both fields, in the order of receipt. A field that is ignored or absent has no lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lists<'a> {
     /// The values of `Forwarded`.
@@ -40,8 +41,8 @@ pub struct Lists<'a> {
 }
 
 impl Lists<'_> {
-    /// Finds the client behind `peer`. If both fields are present, they must agree: a proxy that writes only
-    /// one of them passes on the other unchanged from the client.
+    /// Returns the client behind `peer`. If both fields are present and disagree, the client is hidden: a
+    /// proxy that writes only one of the fields passes on the other field as the client wrote it.
     pub fn client(&self, peer: IpAddr, trusts: impl Fn(IpAddr) -> bool) -> Client {
         match self.walks(peer, trusts) {
             (Some(one), Some(other)) if one != other => Client::Hidden(peer),
@@ -88,9 +89,9 @@ fn walk(syntax: Syntax, lines: &[&[u8]], peer: IpAddr, trusts: impl Fn(IpAddr) -
     Some(Client::Known(client))
 }
 
-/// Appends the received elements, each line with a comma after it, so that a local element can follow.
-/// Everything before a malformed element of `Forwarded` is dropped with it, because another program could
-/// parse it differently.
+/// Appends the received elements, each line with a comma after it, so that a local element can follow. A
+/// malformed element of `Forwarded` and everything before it are dropped, because another program could parse
+/// them differently.
 pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
     let (first, offset) = well_formed_from(syntax, lines);
     for (number, line) in lines.iter().enumerate().skip(first) {
@@ -104,7 +105,7 @@ pub fn emit_before(syntax: Syntax, lines: &[&[u8]], out: &mut Vec<u8>) {
     }
 }
 
-/// Returns the line, and the offset in it, from which all elements are well-formed.
+/// Returns the index of a line and an offset in that line, from which on all elements are well-formed.
 fn well_formed_from(syntax: Syntax, lines: &[&[u8]]) -> (usize, usize) {
     if syntax == Syntax::ForwardedFor {
         return (0, 0);
@@ -132,7 +133,8 @@ impl Syntax {
     }
 }
 
-/// Iterator over the elements of one line from the right. Empty ones do not count (RFC 9110, section 5.6.1).
+/// Iterator over the elements of one line from right to left. Empty elements are skipped (RFC 9110, section
+/// 5.6.1).
 #[derive(Clone, Debug)]
 struct Elements<'a> {
     syntax: Syntax,
@@ -144,7 +146,7 @@ impl<'a> Elements<'a> {
         Self { syntax, rest: Some(line) }
     }
 
-    /// Returns the start of the last element, including the space before it.
+    /// Returns the offset of the element that `next` returned last, including the space before the element.
     fn consumed_from(&self) -> usize {
         self.rest.map_or(0, |rest| rest.len() + 1)
     }
@@ -169,8 +171,8 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Returns the last comma outside quotes. Read from the right, a quote that a client left open at the left
-/// encloses nothing that was appended later.
+/// Returns the offset of the last comma outside quotes. The line is read from the right, so a quote that a
+/// client left open at the left encloses nothing that was appended later.
 fn last_comma(line: &[u8]) -> Option<usize> {
     let mut is_quoted = false;
     for at in (0..line.len()).rev() {
@@ -214,8 +216,9 @@ impl Value<'_> {
     }
 }
 
-/// Returns the parameter `for` of an element (RFC 7239, section 4). Values may have the characters of
-/// addresses without quotes, and space around `;`: both are common and unambiguous.
+/// Returns the parameter `for` of an element (RFC 7239, section 4). Addresses with `:`, `[` or `]` need no
+/// quotes here, and `;` may have space around it: the grammar forbids both, but they are common and
+/// unambiguous.
 fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
     let (mut rest, mut node) = (element, None);
     loop {
@@ -237,7 +240,7 @@ fn parse_element(element: &[u8]) -> Result<Option<Value<'_>>, Malformed> {
     }
 }
 
-/// Returns a value and the rest after it.
+/// Returns a value and the bytes after it.
 fn parse_value(text: &[u8]) -> Result<(Value<'_>, &[u8]), Malformed> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let fits = |byte: &&u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b';' | b'\\');
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn both_lists_have_to_agree() {
+    fn the_client_is_hidden_if_both_lists_disagree() {
         let check = |forwarded, forwarded_for, expected| {
             check(client(forwarded, forwarded_for), expected, &format!("{forwarded} {forwarded_for}"));
         };
@@ -475,7 +478,7 @@ mod tests {
 
     /// Random lists of significant pieces.
     #[test]
-    fn nothing_that_a_client_writes_changes_what_a_trusted_proxy_adds() {
+    fn bytes_from_a_client_do_not_change_the_address_that_a_trusted_proxy_adds() {
         const PIECES: [&str; 12] =
             ["for=", "\"", ",", "\\", ";", "8.8.8.8", "[", "]", " ", "10.0.0.2", "|", "=\"a\""];
         let mut random = crate::Random::seeded(7);
@@ -493,7 +496,7 @@ mod tests {
             emit_before(Syntax::Forwarded, &lines(&list), &mut out);
             let mut again = Vec::new();
             emit_before(Syntax::Forwarded, &[&out], &mut again);
-            assert_eq!(again, out, "what was passed on once is passed on again: {list}");
+            assert_eq!(again, out, "an emitted list is emitted again unchanged: {list}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of a TLS ClientHello (RFC 8446, section 4.1.2) that routing without decryption needs: the
 //! server name (RFC 6066, section 3) and the application protocols (RFC 7301). Unknown extensions, among them
-//! GREASE (RFC 8701), are ignored. With Encrypted ClientHello the name is the outer one.
+//! GREASE (RFC 8701), are ignored. With Encrypted ClientHello, only the outer name is visible.
 
 /// Maximum number of record bytes that are parsed. A ClientHello with post-quantum key shares has about 2
 /// KiB.
@@ -16,7 +16,7 @@ const RECORD_BYTES_MAX: usize = 1 << 14;
 pub struct Hello {
     /// The host name, in lower case.
     pub name: Option<String>,
-    /// The application protocols, the preferred first.
+    /// The application protocols in the client's order of preference.
     pub alpn: Vec<Vec<u8>>,
 }
 
@@ -41,7 +41,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     // Bytes beyond the maximum are ignored, so the result does not depend on the sizes of the pieces.
     let mut rest = &bytes[..bytes.len().min(HELLO_BYTES_MAX)];
     loop {
-        // The present part of the start of a record.
+        // The start of a record, of which perhaps only a part was received.
         if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3)
         {
             return Err(HelloError::NotTls);
@@ -77,7 +77,7 @@ fn more(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     if bytes.len() >= HELLO_BYTES_MAX { Err(HelloError::TooLong) } else { Ok(None) }
 }
 
-/// Takes bytes from the front; each step may find too few.
+/// Takes bytes from the front. Each method returns `None` if too few bytes are left.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -95,12 +95,13 @@ impl<'a> Reader<'a> {
         self.take(2).map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])))
     }
 
-    /// Takes a vector with a length of one or two bytes before it.
+    /// Takes a vector that comes after its length of one byte.
     fn vector8(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(length)
     }
 
+    /// Takes a vector that comes after its length of two bytes.
     fn vector16(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(length)
@@ -116,7 +117,7 @@ fn parse_body(body: &[u8]) -> Option<Hello> {
     body.vector8()?;
     let mut hello = Hello::default();
     if body.0.is_empty() {
-        // TLS 1.2 knows hellos without extensions (RFC 5246, section 7.4.1.2).
+        // TLS 1.2 allows a ClientHello without extensions (RFC 5246, section 7.4.1.2).
         return Some(hello);
     }
     let mut extensions = Reader(body.vector16()?);
@@ -138,7 +139,8 @@ fn parse_body(body: &[u8]) -> Option<Hello> {
     Some(hello)
 }
 
-/// Returns the host name of the list, or `Some(None)` if it has none of that type.
+/// Returns the first host name of the list, `Some(None)` if the list has no host name, or `None` if the list
+/// is malformed.
 fn server_name(data: &[u8]) -> Option<Option<String>> {
     let mut names = Reader(Reader(data).vector16()?);
     let mut found = None;
@@ -152,7 +154,8 @@ fn server_name(data: &[u8]) -> Option<Option<String>> {
     Some(found)
 }
 
-/// Returns a name of ASCII without spaces, controls and NUL. A trailing dot is dropped.
+/// Returns a name in lower case and without a trailing dot, or `None` if it has a character other than visible
+/// ASCII.
 fn host_name(name: &[u8]) -> Option<String> {
     let fits = !name.is_empty() && name.len() <= 255 && name.iter().all(u8::is_ascii_graphic);
     let name = std::str::from_utf8(name).ok().filter(|_| fits)?;
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn name_and_protocols_are_found_in_any_records() {
+    fn name_and_protocols_are_found_in_records_of_any_size() {
         // GREASE first (RFC 8701), an outer ClientHello of ECH, padding.
         let extensions = [
             extension(0x1a1a, &[]),
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_refused() {
+    fn malformed_hellos_and_other_bytes_are_refused() {
         let check = |bytes: &[u8], expected: HelloError| assert_eq!(parse(bytes), Err(expected), "{bytes:?}");
         check(b"GET / HTTP/1.1", HelloError::NotTls);
         check(&[22, 2], HelloError::NotTls);

@@ -1,7 +1,7 @@
 //! Header sections of HTTP/1.1 messages (RFC 9112): their end, their lines, the framing of the body, and the
-//! fields that concern only one connection. Everything that two programs could understand differently is
-//! refused, because request smuggling is based on that. In responses, faults that RFC 9112 lets a recipient
-//! repair are repaired.
+//! fields that concern only one connection. Bytes that two programs could interpret differently are refused,
+//! because request smuggling is based on such differences. The exception: faults in responses that RFC 9112
+//! lets a recipient repair are repaired.
 
 mod request;
 mod response;
@@ -30,10 +30,11 @@ pub enum Strictness {
     /// For requests: anything ambiguous is refused.
     #[default]
     Strict,
-    /// For responses: a line may end in LF alone (RFC 9112, section 2.2), equal lengths count as one (RFC
-    /// 9110, section 8.6), and `Transfer-Encoding` overrides a length, also in HTTP/1.0 (RFC 9112, section
-    /// 6.3, item 3, and section 6.1). The header section is written anew, and the connection is not reused if
-    /// the framing was faulty.
+    /// For responses: a line may end in LF without CR (RFC 9112, section 2.2), equal values of
+    /// `Content-Length` count as one value (RFC 9110, section 8.6), and `Transfer-Encoding` overrides
+    /// `Content-Length` (RFC 9112, section 6.3, item 3) and is accepted in HTTP/1.0 (RFC 9112, section 6.1).
+    /// The client receives a rewritten header section. The connection is not reused if the framing was
+    /// faulty.
     Tolerant,
 }
 
@@ -46,13 +47,13 @@ pub enum HeaderError {
     /// The header section has more fields than the limit.
     #[error("too many header fields")]
     TooManyFields,
-    /// A line ends in LF alone, or CR is alone (RFC 9112, section 2.2).
+    /// An LF without a CR before it, or a CR without an LF after it (RFC 9112, section 2.2).
     #[error("a line does not end in CRLF")]
     LineEnd,
     /// The start line is malformed.
     #[error("malformed start line")]
     StartLine,
-    /// The name of a field is not a token, or has no colon right after it (RFC 9112, section 5.1).
+    /// The name of a field is not a token, or no colon follows directly (RFC 9112, section 5.1).
     #[error("malformed field name")]
     FieldName,
     /// A field continues on the next line (RFC 9112, section 5.2).
@@ -84,9 +85,9 @@ pub struct Scan {
 /// Extent of a header section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Start: an empty line before it does not count (RFC 9112, section 2.2).
+    /// Offset of the start line: an empty line before the start line is skipped (RFC 9112, section 2.2).
     pub start: usize,
-    /// Start of the body.
+    /// Offset of the body.
     pub end: usize,
 }
 
@@ -97,7 +98,8 @@ impl Scan {
         Self { strictness: Strictness::Tolerant, ..Self::default() }
     }
 
-    /// Scans the new bytes; `bytes` are all received bytes from the beginning.
+    /// Scans the bytes that were added since the last call; `bytes` are all bytes received so far. Returns
+    /// `None` if the header section is not complete.
     pub fn find(&mut self, bytes: &[u8], limits: &HeaderLimits) -> Result<Option<Found>, HeaderError> {
         while let Some(lf) = find_lf(&bytes[self.seen..]).map(|at| self.seen + at) {
             if lf >= limits.bytes_max {
@@ -121,7 +123,7 @@ impl Scan {
         if bytes.len() >= limits.bytes_max { Err(HeaderError::TooLong) } else { Ok(None) }
     }
 
-    /// Returns true if any byte of a message was received.
+    /// Returns true if any byte of a message was received. An empty line before the message does not count.
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.begun || self.seen > self.line
@@ -165,8 +167,8 @@ impl Span {
         Self { start: start as u32, end: end as u32 }
     }
 
-    /// Returns the bytes in the header section that the span was made from; empty for another header section
-    /// that is too short.
+    /// Returns the bytes of this range in `section`, the header section that the span was made from. Returns
+    /// no bytes if `section` is another header section and too short.
     #[must_use]
     pub fn of<'a>(&self, section: &'a [u8]) -> &'a [u8] {
         section.get(self.start as usize..self.end as usize).unwrap_or_default()
@@ -189,7 +191,8 @@ pub struct Field {
 pub enum Kind {
     /// Any other field.
     Other,
-    /// A field for this connection alone, which is never passed on (RFC 9110, section 7.6.1).
+    /// A field that is never passed on: it concerns only this connection (RFC 9110, section 7.6.1), or its
+    /// name imitates the name of another field with `_`.
     Hop,
     /// `Connection`
     Connection,
@@ -211,11 +214,11 @@ pub enum Kind {
     Hops,
     /// `X-Forwarded-For`
     ForwardedFor,
-    /// `X-Forwarded-Proto`, `-Host` and `-Port`
+    /// `X-Forwarded-Proto`
     ForwardedProto,
-    /// See [`Kind::ForwardedProto`].
+    /// `X-Forwarded-Host`
     ForwardedHost,
-    /// See [`Kind::ForwardedProto`].
+    /// `X-Forwarded-Port`
     ForwardedPort,
 }
 
@@ -235,8 +238,8 @@ impl Kind {
             14 if is("content_length") => Self::Hop,
             14 if is("content-length") => Self::ContentLength,
             14 if is("http2-settings") => Self::Hop,
-            // Some servers treat `_` like `-` (RFC 3875, section 4.1.18). Such names could bypass the fields
-            // about the client or the message.
+            // Some servers treat `_` like `-` (RFC 3875, section 4.1.18). Names with `_` could therefore
+            // replace the fields about the client or the message.
             15..=17 if name.contains(&b'_') && Self::is_disguised(name) => Self::Hop,
             15 if is("x-forwarded-for") => Self::ForwardedFor,
             16 if is("x-forwarded-host") => Self::ForwardedHost,
@@ -276,14 +279,14 @@ pub struct ConnectionOptions {
     pub keep_alive: bool,
     /// `upgrade`
     pub upgrade: bool,
-    /// Names of other fields that end at this hop.
+    /// At least one other option: the name of a field that is not passed on.
     pub names: bool,
 }
 
 /// The HTTP version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpVersion {
-    /// HTTP/1.0: connections close, and there are no chunks.
+    /// HTTP/1.0: connections close by default, and there are no chunks.
     Http10,
     /// HTTP/1.1, or a later 1.x.
     #[default]
@@ -325,7 +328,7 @@ struct Fields {
     strictness: Strictness,
 }
 
-/// Returns the length of the line end at an offset.
+/// Returns the length of the line end (CRLF or LF) at an offset.
 fn line_end(section: &[u8], at: usize, strictness: Strictness) -> Result<usize, HeaderError> {
     match (section.get(at), section.get(at + 1)) {
         (Some(b'\r'), Some(b'\n')) => Ok(2),
@@ -342,7 +345,7 @@ impl Fields {
         *self = Self { fields, strictness, ..Self::default() };
     }
 
-    /// Parses all lines from `at` to the empty one.
+    /// Parses all field lines from offset `at` to the empty line.
     fn parse(&mut self, section: &[u8], mut at: usize, limits: &HeaderLimits) -> Result<(), HeaderError> {
         loop {
             let line = at;
@@ -393,8 +396,9 @@ impl Fields {
         Ok(())
     }
 
-    /// Records a length. A second length or a list would let two programs choose differently. In responses
-    /// equal ones count as one (RFC 9112, section 6.3, item 5).
+    /// Records the value of `Content-Length`. In requests a second value or a list is refused, because two
+    /// programs could choose different values. In responses equal values count as one (RFC 9112, section 6.3,
+    /// item 5).
     fn take_length(&mut self, value: &[u8]) -> Result<(), HeaderError> {
         if self.strictness == Strictness::Strict {
             let length = parse_length(value).filter(|_| self.length.is_none());
@@ -410,8 +414,8 @@ impl Fields {
         Ok(())
     }
 
-    /// Returns true if `Connection` names this field, so that it ends at this hop. Fields that define the
-    /// message cannot be removed this way.
+    /// Returns true if `Connection` names this field, so that it is not passed on. Returns false for fields
+    /// that define the message: they cannot be removed this way.
     fn is_named_by_connection(&self, section: &[u8], field: &Field) -> bool {
         let protected = matches!(
             field.kind,
@@ -425,8 +429,8 @@ impl Fields {
             })
     }
 
-    /// Returns the framing. Messages with both kinds of length are the classic of request smuggling (RFC 9112,
-    /// section 6.3, items 3 and 4).
+    /// Returns the framing, or `None` if no field declares it. Messages with both `Content-Length` and
+    /// `Transfer-Encoding` are the classic form of request smuggling (RFC 9112, section 6.3, items 3 and 4).
     fn framing(&self, version: HttpVersion) -> Result<Option<Framing>, HeaderError> {
         match (self.codings, self.length) {
             (0, None) => Ok(None),
@@ -437,8 +441,8 @@ impl Fields {
         }
     }
 
-    /// Returns true if the framing was repaired. The sender may see another end of the message, so nothing
-    /// may follow on this connection (RFC 9112, sections 6.1 and 6.3).
+    /// Returns true if the framing was repaired. The sender may assume another end of the message, so the
+    /// connection must not be reused (RFC 9112, sections 6.1 and 6.3).
     fn is_framing_faulty(&self, version: HttpVersion) -> bool {
         self.codings > 0 && (self.length.is_some() || version == HttpVersion::Http10)
     }
@@ -457,7 +461,7 @@ impl ConnectionOptions {
     }
 }
 
-/// Returns the members of a list without empty ones (RFC 9110, section 5.6.1).
+/// Returns the members of a comma-separated list. Empty members are skipped (RFC 9110, section 5.6.1).
 pub fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
@@ -479,7 +483,7 @@ fn trim(section: &[u8], mut start: usize, mut end: usize) -> Span {
     Span::new(start, end)
 }
 
-/// Parses `HTTP/1.x`; an error for other versions, `None` for other text.
+/// Parses `HTTP/1.x`. Returns `Some(Err(()))` for other versions and `None` for other text.
 fn parse_version(text: &[u8]) -> Option<Result<HttpVersion, ()>> {
     match text {
         b"HTTP/1.1" => Some(Ok(HttpVersion::Http11)),
@@ -504,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tables_equal_the_functions() {
+    fn the_tables_of_bytes_match_the_grammar() {
         for byte in 0..=255_u8 {
             assert_eq!(TOKEN[usize::from(byte)], is_token(byte), "{byte}");
             assert_eq!(VALUE[usize::from(byte)], is_value(byte), "{byte}");
@@ -526,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_found_in_any_pieces() {
+    fn the_end_is_found_for_every_size_of_pieces() {
         let limits = HeaderLimits { bytes_max: 60, ..HeaderLimits::default() };
         let check = |bytes: &[u8], expected: Result<Option<Found>, HeaderError>| {
             for size in 1..=bytes.len() {
@@ -555,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_digits() {
+    fn only_digits_are_parsed_as_a_length() {
         let check = |text: &str, expected| assert_eq!(parse_length(text.as_bytes()), expected, "{text}");
         check("0", Some(0));
         check("0012", Some(12));

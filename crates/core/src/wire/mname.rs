@@ -1,12 +1,12 @@
 //! The frames between mname-balancer and a server of the Node library `mname` (its `lib/balancer.js`, 1.5.1),
-//! as the balancer sends and receives them. The order of the frames is up to the data plane.
+//! as the balancer sends and receives them. The data plane decides the order of the frames.
 //!
-//! All integers are 32 bits long and little-endian, and a frame begins with its type. An IPv4 address is a
-//! number, too, so its bytes are reversed. IPv6 addresses cannot be represented.
+//! All integers are 32 bits long and little-endian, and a frame begins with its type. An IPv4 address is an
+//! integer, too, so its bytes are reversed. IPv6 addresses cannot be represented.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-/// Maximum size of a datagram, in either direction. The data plane does not send longer ones.
+/// Maximum size of a datagram, in either direction. The data plane does not send longer datagrams.
 pub const DATAGRAM_BYTES_MAX: usize = 1500;
 /// Maximum size of a frame.
 pub const FRAME_BYTES_MAX: usize = OUTBOUND_UDP_FIXED + DATAGRAM_BYTES_MAX;
@@ -37,7 +37,7 @@ pub enum Frame<'a> {
         /// Content of the datagram.
         data: &'a [u8],
     },
-    /// INBOUND_TCP_OK: the connection of a TCP client was accepted, and its bytes follow.
+    /// INBOUND_TCP_OK: the server accepted the connection of a TCP client. The bytes of that connection follow.
     TcpOk,
     /// SERVER_HEARTBEAT: the server is alive, in response to CLIENT_HEARTBEAT.
     Heartbeat,
@@ -57,8 +57,8 @@ pub enum Fault {
     Port(u32),
 }
 
-/// Parses the frame at the start of `bytes` and returns its size. Returns `Ok(None)` if more bytes are
-/// needed, up to [`FRAME_BYTES_MAX`].
+/// Parses the frame at the start of `bytes`. Returns the frame and its size, or `Ok(None)` if more bytes are
+/// needed. A frame has at most [`FRAME_BYTES_MAX`] bytes.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
     match word(bytes, 0) {
         None => Ok(None),
@@ -70,7 +70,8 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
     }
 }
 
-/// Waits for all fixed fields, so that the result does not depend on the sizes of the pieces.
+/// Parses OUTBOUND_UDP. Faults are reported only once all fixed fields are present, so that the result does not
+/// depend on the sizes of the pieces.
 fn parse_outbound_udp(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault> {
     let fixed = (word(bytes, WORD), word(bytes, 2 * WORD), word(bytes, 3 * WORD));
     let (Some(address), Some(port), Some(length)) = fixed else { return Ok(None) };
@@ -83,7 +84,7 @@ fn parse_outbound_udp(bytes: &[u8]) -> Result<Option<(Frame<'_>, usize)>, Fault>
     Ok(bytes.get(OUTBOUND_UDP_FIXED..end).map(|data| (Frame::OutboundUdp { to, data }, end)))
 }
 
-/// Returns the integer at an offset, if all of it is present.
+/// Returns the integer at an offset, or `None` if not all of its bytes are present.
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
@@ -129,7 +130,7 @@ mod tests {
     const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 1, 2, 3), 0x1234);
 
     fn emitted(emit: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-        // Existing bytes stay.
+        // Frames are appended to existing bytes.
         let mut out = vec![0xaa];
         emit(&mut out);
         assert_eq!(out.remove(0), 0xaa);
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_are_a_fault() {
+    fn unknown_types_and_invalid_fields_are_faults() {
         for kind in [0, CLIENT_HELLO, INBOUND_UDP, INBOUND_TCP, CLIENT_HEARTBEAT, 1000, 1005, u32::MAX] {
             check(&kind.to_le_bytes(), Err(Fault::Unknown(kind)));
         }
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_of_a_frame_needs_more_bytes() {
+    fn an_incomplete_frame_needs_more_bytes() {
         let whole = outbound([10, 1, 2, 3], 0x1234, 1500, &[7; DATAGRAM_BYTES_MAX]);
         assert_eq!(whole.len(), FRAME_BYTES_MAX);
         (0..whole.len()).for_each(|cut| check(&whole[..cut], Ok(None)));
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn random_bytes_are_classified_within_a_frame() {
+    fn random_bytes_give_a_result_within_the_size_of_a_frame() {
         let mut random = Random::seeded(5);
         for _ in 0..20_000 {
             // Often a known type, often a small port and length, so that most of the bytes pass the first
@@ -207,7 +208,7 @@ mod tests {
                 Ok(None) => assert!(bytes.len() < FRAME_BYTES_MAX),
                 Ok(Some((frame, length))) => {
                     assert!((WORD..=bytes.len().min(FRAME_BYTES_MAX)).contains(&length));
-                    // Later bytes make no difference, and without its last byte the frame is not whole.
+                    // Bytes after the frame make no difference; without its last byte the frame is incomplete.
                     assert_eq!(parse(&bytes[..length]), Ok(Some((frame, length))));
                     assert_eq!(parse(&bytes[..length - 1]), Ok(None));
                 }

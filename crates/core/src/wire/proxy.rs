@@ -9,10 +9,11 @@ const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const V1_BYTES_MAX: usize = 107;
 /// Size of the fixed part of a version 2 header.
 const V2_FIXED: usize = 16;
-/// Maximum size of an accepted header. The protocol would allow 64 KiB of TLVs; real headers have less than a
-/// tenth of this.
+/// Maximum size of an accepted header. The protocol would allow 64 KiB of TLVs; real headers are smaller than
+/// a tenth of this maximum.
 pub const HEADER_BYTES_MAX: usize = V2_FIXED + 4096;
-/// Maximum size of a sub-TLV about TLS, so that the whole is never cut within one.
+/// Maximum size of the value of a sub-TLV about TLS. All sub-TLVs together stay below the size at which
+/// `emit_tlv` cuts.
 const PART_BYTES_MAX: usize = 256;
 /// Maximum size of a unique id (section 2.2.5).
 pub const UNIQUE_ID_BYTES_MAX: usize = 128;
@@ -80,9 +81,9 @@ pub struct Extras<'a> {
     pub authority: Option<&'a [u8]>,
     /// Unique id of the connection.
     pub unique_id: Option<&'a [u8]>,
-    /// The client's TLS.
+    /// The client's TLS, if it used TLS.
     pub ssl: Option<Ssl<'a>>,
-    /// Number of instances of Evener that passed the header on; omitted if there is none.
+    /// Number of instances of Evener that passed the header on. The header has no TLV for 0.
     pub hops: u8,
 }
 
@@ -102,7 +103,7 @@ pub struct Ssl<'a> {
 /// Reason why bytes are not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// The bytes begin differently.
+    /// The bytes do not begin like a header of either version.
     #[error("no PROXY header")]
     Signature,
     /// The line of version 1 is malformed.
@@ -215,7 +216,7 @@ fn addresses(family: u8, body: &[u8]) -> Result<(Option<Ends>, &[u8]), ProxyErro
     Ok((ends, rest))
 }
 
-/// Returns one TLV and the rest after it.
+/// Returns the kind and the value of the first TLV, and the bytes after it.
 fn next_tlv(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), ProxyError> {
     let (start, rest) = bytes.split_at_checked(3).ok_or(ProxyError::Binary)?;
     let length = usize::from(u16::from_be_bytes([start[1], start[2]]));
@@ -237,7 +238,7 @@ fn parse_tlvs<'a>(mut rest: &'a [u8], whole: &'a [u8]) -> Result<Extras<'a>, Pro
             TLV_HOPS => extras.hops = value.first().copied().unwrap_or_default(),
             TLV_CRC32C => {
                 let sum: [u8; 4] = value.try_into().map_err(|_| ProxyError::Binary)?;
-                // Computed with the value itself as zeros (section 2.2.3).
+                // The checksum is computed with zeros in place of its value (section 2.2.3).
                 let mut zeroed = whole.to_vec();
                 zeroed[at..at + 4].fill(0);
                 if crc32c(&zeroed) != u32::from_be_bytes(sum) {
@@ -268,8 +269,8 @@ fn parse_ssl(value: &[u8]) -> Result<Ssl<'_>, ProxyError> {
     Ok(ssl)
 }
 
-/// Returns both ends in one family: an IPv4 address becomes a mapped one next to an IPv6 address (RFC 4291,
-/// section 2.5.5.2).
+/// Returns both ends in one address family: if only one of them is IPv4, it becomes an IPv4-mapped IPv6
+/// address (RFC 4291, section 2.5.5.2).
 fn in_one_family(ends: Ends) -> Ends {
     let mapped = |end: SocketAddr| match end.ip() {
         IpAddr::V4(address) => SocketAddr::from((address.to_ipv6_mapped(), end.port())),
@@ -282,7 +283,7 @@ fn in_one_family(ends: Ends) -> Ends {
     }
 }
 
-/// Writes a version 1 header. Without ends it is UNKNOWN.
+/// Writes a version 1 header. Without ends the header is UNKNOWN.
 pub fn emit_v1(ends: Option<Ends>, out: &mut Vec<u8>) {
     let line = match ends.map(in_one_family) {
         None => "PROXY UNKNOWN\r\n".to_owned(),
@@ -295,7 +296,8 @@ pub fn emit_v1(ends: Option<Ends>, out: &mut Vec<u8>) {
     out.extend_from_slice(line.as_bytes());
 }
 
-/// Writes a version 2 header with a checksum. Without ends it is LOCAL: a connection of this instance itself.
+/// Writes a version 2 header with a checksum. Without ends the header is LOCAL: this instance opened the
+/// connection, but not for a client.
 pub fn emit_v2(ends: Option<Ends>, transport: Transport, extras: &Extras<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&SIGNATURE);
@@ -349,7 +351,8 @@ fn emit_extras(extras: &Extras<'_>, out: &mut Vec<u8>) {
     emit_tlv(TLV_SSL, &inner, out);
 }
 
-/// Writes a TLV. Values beyond 1024 bytes are cut: no name is that long, and the header's length has 16 bits.
+/// Writes a TLV. Values longer than 1024 bytes are cut: no name is that long, and the length of the header
+/// has only 16 bits.
 fn emit_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
     let value = &value[..value.len().min(1024)];
     out.push(kind);
@@ -357,7 +360,7 @@ fn emit_tlv(kind: u8, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(value);
 }
 
-/// Computes CRC-32C (RFC 3309, as section 2.2.3 requires), reflected, with a table.
+/// Computes the reflected CRC-32C (RFC 3309, required by section 2.2.3) with a table.
 fn crc32c(bytes: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0_u32; 256];
@@ -398,7 +401,7 @@ mod tests {
     };
 
     #[test]
-    fn a_header_is_parsed_again_and_no_part_of_it_is() {
+    fn emitted_headers_are_parsed_and_incomplete_headers_need_more_bytes() {
         let pairs =
             [ends("192.0.2.1:1000", "192.0.2.2:443"), ends("[2001:db8::1]:1000", "[2001:db8::2]:443"), None];
         for pair in pairs {
@@ -426,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn two_families_become_one() {
+    fn an_ipv4_address_is_mapped_if_the_other_end_is_ipv6() {
         let mut written = Vec::new();
         emit_v1(ends("192.0.2.1:1000", "[2001:db8::2]:443"), &mut written);
         assert_eq!(written, b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 1000 443\r\n");
     }
 
     #[test]
-    fn other_bytes_are_refused() {
+    fn malformed_headers_are_refused() {
         let check = |bytes: &[u8], expected: ProxyError| assert_eq!(parse(bytes), Err(expected), "{bytes:?}");
         check(b"GET / HTTP/1.1\r\n", ProxyError::Signature);
         check(b"PROXX", ProxyError::Signature);
@@ -462,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_that_of_the_standard() {
+    fn the_checksum_matches_the_examples_of_rfc_3720() {
         // RFC 3720, appendix B.4.
         assert_eq!(crc32c(&[0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c(b"123456789"), 0xe306_9283);

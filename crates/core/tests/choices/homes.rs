@@ -1,8 +1,9 @@
-//! Scenarios of clients with a home: their servers while the home is unavailable, and the balance between homes.
+//! Scenarios of clients with a home: the servers of the clients while the home is unavailable, and the balance
+//! between homes.
 
 use super::*;
 
-/// Sticky with homes, rebalanced each 15 s, time to live 300 s.
+/// Makes the pool sticky with homes, which are rebalanced every 15 s and expire after 300 s.
 fn homes(spec: &mut PoolSpec) {
     spec.sticky = Some(StickySpec {
         by: StickyBy::ClientIp,
@@ -23,8 +24,8 @@ fn a_client_returns_to_its_home() {
     story.state("c", AdminState::Maintenance);
     assert_eq!(story.picks([1, 1]), "b b");
     story.state("c", AdminState::Ready);
-    assert_eq!(story.picks([1, 3]), "b c", "only its home makes it move");
-    assert_eq!(story.homes(), "a=1 b=1 c=1", "who is away is at home where it was");
+    assert_eq!(story.picks([1, 3]), "b c", "a client leaves a working substitute only for its home");
+    assert_eq!(story.homes(), "a=1 b=1 c=1", "a client with a substitute counts for its home");
     story.wait(30);
     assert_eq!(story.picks([1, 1]), "a a");
     story.state("a", AdminState::Drain);
@@ -56,7 +57,11 @@ fn a_removed_home_is_replaced() {
         (picked, story.homes())
     };
     assert_eq!(reload("b"), ("b b".into(), "b=2".into()));
-    assert_eq!(reload("a b"), ("b b".into(), "b=2".into()), "a new server with an old name is no home");
+    assert_eq!(
+        reload("a b"),
+        ("b b".into(), "b=2".into()),
+        "a new server with the name of a removed home is not a home"
+    );
     assert_eq!(reload("a"), ("a a".into(), "a=2".into()));
 }
 
@@ -76,7 +81,7 @@ fn the_substitute_of_a_client_may_be_removed_too() {
 }
 
 #[test]
-fn a_home_of_a_lower_tier_is_left_for_a_higher_one() {
+fn a_home_of_a_lower_tier_is_replaced_by_a_server_of_a_higher_tier() {
     let mut story = Story::new("a b@2", homes);
     story.state("a", AdminState::Maintenance);
     assert_eq!((story.picks([1]), story.homes()), ("b".into(), "b=1".into()));
@@ -100,13 +105,13 @@ fn without_failover_a_client_waits_for_its_home() {
 }
 
 #[test]
-fn the_surplus_of_the_fullest_is_rebalanced() {
+fn the_surplus_of_the_server_with_the_most_clients_is_rebalanced() {
     let mut story = Story::new("a b", homes);
     story.state("b", AdminState::Maintenance);
     story.picks(1..=20);
-    assert_eq!(story.wait(15), [], "there is no other server for them");
+    assert_eq!(story.wait(15), [], "no other server can take the clients");
     story.state("b", AdminState::Ready);
-    assert_eq!(story.wait(14), [], "not before its time");
+    assert_eq!(story.wait(14), [], "no client is rebalanced before 15 s have passed");
     assert_eq!(story.pool.deadline(), story.now + Duration::from_secs(1));
     let events = story.wait(1);
     let expected = Event::ClientsRebalanced { pool: "web".into(), server: "a".into(), clients: 18 };
@@ -114,12 +119,12 @@ fn the_surplus_of_the_fullest_is_rebalanced() {
     story.picks(1..=20);
     assert_eq!(story.homes(), "a=11 b=9");
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=11 b=9".into()));
-    // A server is unavailable again: no client moves to it or from it because of that.
+    // Server b is unavailable again: the homes of its clients do not change.
     story.refused("b");
     assert_eq!((story.picks(1..=20).contains('b'), story.homes()), (false, "a=11 b=9".into()));
     story.picks(21..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=31 b=9".into()));
-    // The clients of b have a slot when it returns, so only the new ones of a are surplus.
+    // Server b is up again and still has its clients, so only the new clients of a are surplus.
     let events: Vec<Event> = (0..2).flat_map(|_| story.wait(15)).collect();
     let names: Vec<&str> = events.iter().map(Event::name).collect();
     assert_eq!((names, story.homes()), (vec!["server_up", "clients_rebalanced"], "a=11 b=9".into()));
@@ -131,7 +136,7 @@ fn only_servers_that_get_new_clients_are_compared() {
     story.state("d", AdminState::Drain);
     story.picks(1..=40);
     assert_eq!((story.wait(15), story.homes()), (vec![], "a=20 b=20".into()));
-    // The number of clients does not matter if the address decides.
+    // The number of clients does not matter if the policy picks by address or by order.
     for policy in [Policy::Hash, Policy::Maglev { table: 251 }, Policy::First] {
         let mut story = Story::new("a b", |spec| {
             homes(spec);
@@ -145,7 +150,7 @@ fn only_servers_that_get_new_clients_are_compared() {
 }
 
 #[test]
-fn weights_and_slow_starts_count_where_clients_are_rebalanced() {
+fn weights_and_slow_starts_decide_how_many_clients_are_rebalanced() {
     let mut story = Story::new("a*3 b", |spec| {
         homes(spec);
         spec.policy = Policy::Weighted;
@@ -173,7 +178,7 @@ fn weights_and_slow_starts_count_where_clients_are_rebalanced() {
 }
 
 #[test]
-fn expired_clients_do_not_count() {
+fn expired_clients_do_not_count_and_are_removed() {
     let mut story = Story::new("a b", homes);
     story.state("b", AdminState::Maintenance);
     story.picks(1..=40);

@@ -1,5 +1,5 @@
-//! Servers whose first check has not ended: they are used if there is no other server, and the first check
-//! decides.
+//! Servers whose first check has not ended: they are used if there is no checked server, and the first check
+//! decides their verdict.
 
 use super::{Story, targets};
 use evener_core::Endpoint;
@@ -45,7 +45,7 @@ impl Story {
 }
 
 #[test]
-fn an_unchecked_pool_serves_by_its_policy_at_once() {
+fn an_unchecked_pool_serves_by_its_policy_immediately() {
     let mut story = Story::new("a b c", checked);
     assert_eq!(story.picks(0..4), "a b c a");
     for policy in [Policy::Hash, Policy::Maglev { table: 251 }] {
@@ -60,10 +60,10 @@ fn an_unchecked_pool_serves_by_its_policy_at_once() {
 }
 
 #[test]
-fn a_checked_server_is_preferred_and_the_first_check_decides() {
+fn a_checked_server_is_preferred_and_the_first_check_decides_the_verdict() {
     let mut story = Story::new("a b c@2", checked);
     assert_eq!(story.passes("c"), "server_checked");
-    assert_eq!(story.picks(0..2), "c c", "even of another tier");
+    assert_eq!(story.picks(0..2), "c c", "a checked server of a lower tier is preferred");
     assert_eq!((story.passes("a"), story.picks(0..2)), ("server_checked", "a a".into()));
     assert_eq!((story.fails("b"), story.verdict("b")), ("server_down", Verdict::Down));
     assert_eq!(story.picks(0..2), "a a");
@@ -71,7 +71,7 @@ fn a_checked_server_is_preferred_and_the_first_check_decides() {
 }
 
 #[test]
-fn an_unchecked_server_comes_before_one_that_traffic_took_out_and_after_a_full_one() {
+fn an_unchecked_server_is_used_if_the_others_are_full_or_marked_down_by_traffic() {
     let mut story = Story::new("a!1/1 b", checked);
     story.passes("a");
     assert_eq!(story.picks(0..2), "a b", "a is full");
@@ -110,7 +110,7 @@ fn a_server_that_a_reload_adds_waits_for_its_check() {
 }
 
 #[test]
-fn a_server_that_moves_starts_anew_and_keeps_its_clients() {
+fn a_server_with_a_new_address_is_checked_again_and_keeps_its_clients() {
     let sticky = StickySpec { by: StickyBy::ClientIp, size: 16, ttl: None, failback: false, rebalance: None };
     let mut story = Story::new("a b", |spec| {
         checked(spec);
@@ -128,15 +128,15 @@ fn a_server_that_moves_starts_anew_and_keeps_its_clients() {
     assert_eq!(story.reload(moved("/run/other")), ["server_moved"]);
     assert_eq!((story.verdict("a"), story.picks([0])), (Verdict::Unchecked, "a".into()));
     assert_eq!(story.snapshot.servers()[0].target.to_string(), "/run/other");
-    assert_eq!(story.picks(5..8), "b b b", "others wait for its check");
-    assert_eq!(story.fails("a"), "server_down", "a streak of the old one does not count");
+    assert_eq!(story.picks(5..8), "b b b", "other clients do not use the server before its check");
+    assert_eq!(story.fails("a"), "server_down", "failed checks of the old address do not count");
     assert_eq!(story.reload(moved("10.0.0.1:80")), ["server_moved"]);
     assert_eq!(story.verdict("a"), Verdict::Unchecked);
     assert_eq!(story.reload(|_| {}), [""; 0]);
 }
 
 #[test]
-fn a_server_that_moves_is_up_again_where_nothing_checks() {
+fn a_server_with_a_new_address_is_up_again_in_a_pool_without_checks() {
     let mut story = Story::new("a", |_| {});
     story.refused("a");
     let moved = story.reload(|spec| spec.servers[0].endpoint = "10.0.0.1:80".parse().unwrap());
@@ -164,11 +164,15 @@ fn a_slow_start_begins_with_the_first_check() {
     story.reload(|spec| spec.servers.push(super::server("b")));
     let share = |story: &Story| story.snapshot.servers()[1].share;
     story.wait(60);
-    assert!(story.pool.deadline() <= story.now, "only the check is due");
+    assert!(story.pool.deadline() <= story.now, "a check is due");
     story.passes("b");
     let full = share(&Story::new("a b", |_| {}));
     assert_eq!(share(&story), full / 16);
     story.wait(17);
     assert_eq!(share(&story), full);
-    assert_eq!(story.snapshot.servers()[0].share, full, "it was there from the beginning");
+    assert_eq!(
+        story.snapshot.servers()[0].share,
+        full,
+        "a server of the first configuration has its full share"
+    );
 }

@@ -1,5 +1,5 @@
-//! Expected content of the sticky table, in the simplest form: a plain map, with the rules applied by
-//! iteration over everything. It is never full here.
+//! Expected content of the sticky table, in the simplest form: a plain map. Each rule is applied by iteration
+//! over all clients. The table is never full in the simulation.
 
 use evener_core::event::Event;
 use evener_core::limits::Known;
@@ -10,7 +10,7 @@ use evener_core::{ServerId, Time, acl::Access};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-/// Home of a client, its substitute, and the time at which it was seen.
+/// Home of a client, the substitute of the home, and the time at which the client was last seen.
 type Assignment = (ServerId, Option<ServerId>, Time);
 
 /// The table, and the history of its clients.
@@ -24,7 +24,7 @@ pub(crate) struct Model {
     returned: usize,
 }
 
-/// A client that chose a server. The slot that it has just taken is not counted.
+/// A client that chose a server. The slot that the client has just taken is not counted.
 struct Requester<'a> {
     snapshot: &'a Snapshot,
     client: IpAddr,
@@ -76,7 +76,8 @@ impl Model {
         self.spec.as_ref().and_then(|spec| spec.ttl).is_none_or(|ttl| now.since(seen) < ttl)
     }
 
-    /// Checks that the client is assigned its home if possible, otherwise its substitute, otherwise a new server.
+    /// Checks that the client is assigned its home if possible, otherwise its substitute, otherwise a new
+    /// server.
     pub(crate) fn check_choice(
         &self,
         snapshot: &Snapshot,
@@ -98,7 +99,7 @@ impl Model {
         );
     }
 
-    /// Records the present server of a client.
+    /// Records the server that a client uses now.
     pub(crate) fn remember(&mut self, snapshot: &Snapshot, client: IpAddr, server: ServerId, now: Time) {
         let Some(spec) = &self.spec else { return };
         let failback = spec.failback;
@@ -148,7 +149,7 @@ impl Model {
             let every = self.spec.as_ref().and_then(|spec| spec.rebalance);
             self.rebalance_due = every.map_or(Time::NEVER, |every| now + every);
         }
-        assert!(due || rebalanced.is_none(), "nothing is rebalanced before its time");
+        assert!(due || rebalanced.is_none(), "clients are rebalanced only when it is due");
         self.check_balance(pool, snapshot, rebalanced.map_or(0, |(_, clients)| clients), due, now);
         if let Some((name, clients)) = rebalanced {
             let server = pool.servers().iter().find(|server| server.spec.name == *name);
@@ -156,7 +157,7 @@ impl Model {
         }
     }
 
-    /// Checks the balance where each server should have the same number of clients.
+    /// Checks the number of rebalanced clients if each server should have the same number of clients.
     fn check_balance(&self, pool: &Pool, snapshot: &Snapshot, clients: usize, due: bool, now: Time) {
         let even = pool.spec().policy == Policy::RoundRobin && pool.spec().slow_start.is_none();
         let has_room = |server: &Entry| server.live.occupancy.active() < server.limits.bound(Known::No);
@@ -175,7 +176,8 @@ impl Model {
         assert_eq!(clients, difference.saturating_sub(servers.len()), "{:?}", counts().collect::<Vec<_>>());
     }
 
-    /// Checks that the clients of a server that left the table are those that were seen the longest ago.
+    /// Checks that the forgotten clients of a server are the clients that were seen the longest ago, and
+    /// removes them from the model.
     fn forget(&mut self, pool: &Pool, home: ServerId, clients: usize, now: Time) {
         let sticky = pool.sticky().expect("a table was rebalanced");
         let of_home = self
@@ -185,7 +187,7 @@ impl Model {
         let (remaining, gone): (Vec<_>, Vec<_>) = of_home
             .map(|(client, assignment)| (*client, assignment.2))
             .partition(|(c, _)| sticky.lookup(*c, now).is_some());
-        assert_eq!(gone.len(), clients, "as many were forgotten as were reported");
+        assert_eq!(gone.len(), clients, "the event reports the number of forgotten clients");
         let newest_gone = gone.iter().map(|(_, seen)| *seen).max();
         assert!(remaining.iter().all(|(_, seen)| Some(*seen) >= newest_gone), "recently seen clients stay");
         self.clients.retain(|client, _| !gone.iter().any(|(forgotten, _)| forgotten == client));

@@ -16,8 +16,8 @@ struct OptFields {
 
 impl Query {
     /// Writes a response without records: ID, opcode, RD and CD of the query, and an OPT if the query has one
-    /// (RFC 6891, section 7). An RCODE over 15 needs that OPT (section 6.1.3); without it SERVFAIL is written
-    /// instead.
+    /// (RFC 6891, section 7). An RCODE over 15 needs the OPT (section 6.1.3); if the query has no OPT, SERVFAIL
+    /// is written instead.
     pub fn emit_error(&self, message: &[u8], rcode: u8, out: &mut Vec<u8>) {
         let rcode = if self.has_edns() || rcode <= RCODE { rcode } else { SERVFAIL };
         let opt = self.has_edns().then_some(OptFields {
@@ -81,7 +81,7 @@ fn emit_opt(opt: OptFields, out: &mut Vec<u8>) {
     out.extend_from_slice(&[opt.rcode_high, 0, if opt.is_dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
 }
 
-/// Reads the OPT of a message, if the records before it are well-formed.
+/// Reads the OPT of a message, if the records before the OPT are well-formed.
 fn opt_of(message: &[u8]) -> Option<OptFields> {
     let records = Records::new(message, records_start(message)?);
     let opt = records.map_while(Result::ok).find(Record::is_opt_in_place)?;
@@ -94,7 +94,7 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
 
 /// Writes a FORMERR response to a malformed message, or a NOTIMP response if its opcode is not supported (RFC
 /// 8906, section 3.1.4). The response is a header alone, because nothing else of the message can be trusted.
-/// `out` stays empty if the message is shorter than a header.
+/// `out` is empty afterwards if the message is shorter than a header.
 pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let Some(header) = message.get(..HEADER_BYTES) else { return };
@@ -179,7 +179,8 @@ mod tests {
         check(&sample("update")[..20], &[0x12, 0x34, 0xa8, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[1, 2, 0x07, 0xff, 9, 9, 9, 9, 9, 9, 9, 9], &[1, 2, 0x81, 0x11, 0, 0, 0, 0, 0, 0, 0, 0]);
         check(&[7; 11], &[]);
-        // IQUERY (1), STATUS (2), DSO (6, RFC 8490) and 15 are not supported. The others need a question section.
+        // IQUERY (1), STATUS (2), DSO (6, RFC 8490) and 15 are not supported. Messages of the other opcodes are
+        // malformed without a question section.
         let header = |flags: u8, rcode: u8| [&[0, 9, flags, rcode][..], &[0; 8]].concat();
         for (opcode, rcode) in [(0, 1), (1, 4), (2, 4), (4, 1), (5, 1), (6, 4), (15, 4)] {
             check(&header(opcode << 3, 0), &header(0x80 | opcode << 3, rcode));

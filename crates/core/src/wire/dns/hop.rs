@@ -6,15 +6,15 @@ use super::record::{Record, Records, records_start};
 use super::{Query, number_at};
 use std::time::Duration;
 
-/// An OPT without options.
+/// Size of an OPT without options.
 const OPT_BYTES: usize = 11;
-/// Second byte of the type of an OPT record; the first one is 0.
+/// Second byte of the type of an OPT record; the first byte is 0.
 const OPT_TYPE: u8 = 41;
 /// The unit of the timeout (RFC 7828, section 3.1).
 const TIMEOUT_UNIT_MS: u128 = 100;
 
-/// Treatment of cookies (RFC 7873). With a cache they cannot be passed on: a client that once got a cookie
-/// accepts no response without it (section 5.3), and cached responses have none.
+/// Treatment of cookies (RFC 7873). With a cache they cannot be passed on: a client that has received a cookie
+/// accepts no response without a cookie (section 5.3), and cached responses have no cookies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cookies {
     /// Cookies are passed on.
@@ -36,8 +36,8 @@ impl Query {
         self.has_option(KEEPALIVE)
     }
 
-    /// Removes the options that are not for the server from the query's message. Returns the query of the
-    /// result.
+    /// Removes the options that must not reach the server from `message`. Returns the query of the changed
+    /// message.
     #[must_use]
     pub fn without_hop_options(&self, message: &mut Vec<u8>, cookies: Cookies) -> Self {
         let has_any =
@@ -49,11 +49,11 @@ impl Query {
     }
 }
 
-/// Returns true if a response has options that are not for the client.
+/// Returns true if a response has options that must not reach the client.
 #[must_use]
 pub fn has_hop_options(response: &[u8], cookies: Cookies) -> bool {
-    // Most responses have no OPT, or an empty one at their end. Searching for the byte 41 (the type of an OPT)
-    // is faster than reading the records.
+    // Most responses have no OPT, or an OPT without options at their end. Searching for the byte 41 (the type
+    // of an OPT) is faster than reading the records.
     if matches!(number_at(response, 10), None | Some(0))
         || ends_with_empty_opt(response)
         || !response.contains(&OPT_TYPE)
@@ -71,8 +71,8 @@ fn ends_with_empty_opt(response: &[u8]) -> bool {
     response.last_chunk::<OPT_BYTES>().is_some_and(|end| end[..3] == [0, 0, OPT_TYPE] && end[9..] == [0, 0])
 }
 
-/// Removes the options that are not for the client from a response. A response that is malformed or signed
-/// stays as it is.
+/// Removes the options that must not reach the client from a response. A response that is malformed or signed
+/// is not changed.
 pub fn strip_hop_options(response: &mut Vec<u8>, cookies: Cookies) {
     if has_hop_options(response, cookies) {
         retain_options(response, |code| cookies.passes_option(code));
@@ -80,6 +80,7 @@ pub fn strip_hop_options(response: &mut Vec<u8>, cookies: Cookies) {
 }
 
 /// Adds the idle timeout of the connection (RFC 7828, section 3.3.2) to a response with an OPT at its end.
+/// Other responses are not changed.
 pub fn add_keepalive(response: &mut Vec<u8>, idle: Duration) {
     let timeout = u16::try_from(idle.as_millis() / TIMEOUT_UNIT_MS).unwrap_or(u16::MAX);
     add_option(response, KEEPALIVE, &timeout.to_be_bytes());
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_are_not_for_the_other_side_are_removed() {
+    fn options_of_a_single_hop_are_removed() {
         let all = [COOKIE_OPTION, OTHER_OPTION, KEEPALIVE_OPTION];
         let check = |cookies: Cookies, remaining: &[&[u8]]| {
             let mut message = with("query", &all);
@@ -158,7 +159,7 @@ mod tests {
         check(Duration::from_secs(30), KEEPALIVE_OPTION);
         check(Duration::ZERO, &[0, 11, 0, 2, 0, 0]);
         check(Duration::MAX, &[0, 11, 0, 2, 255, 255]);
-        // Without an OPT, or with a record after it, nothing is added.
+        // Without an OPT, or with a record after the OPT, nothing is added.
         for message in
             [sample("response"), with_records(with("response", &[]), 3, &[record(&[0], 16, 1, 0, &[])])]
         {

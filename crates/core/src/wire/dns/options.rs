@@ -14,9 +14,9 @@ pub(super) const KEEPALIVE: u16 = 11;
 pub(super) const PADDING: u16 = 12;
 /// Number of instances of Evener that passed a query on, in the range for local use (RFC 6891, section 9).
 pub(super) const HOPS: u16 = 65_197;
-/// First bytes of the option's data, because others may use the same number.
+/// First bytes of the data of a HOPS option, because other programs may use the same code.
 pub(super) const HOPS_SIGN: [u8; 2] = *b"ev";
-/// Code and length.
+/// Size of the code and the length of an option.
 pub(super) const OPTION_HEADER_BYTES: usize = 4;
 
 /// An option and its location in the message.
@@ -40,7 +40,8 @@ impl EdnsOption {
     }
 }
 
-/// Returns the options of an OPT. A `None` is the last one and means that the options do not fill the record.
+/// Returns the options of an OPT. A `None` is the last item and means that the options do not fill the record
+/// exactly.
 pub(super) fn all(message: &[u8], opt: &Record) -> impl Iterator<Item = Option<EdnsOption>> {
     let Range { start: mut at, end } = opt.data_range();
     std::iter::from_fn(move || {
@@ -60,10 +61,11 @@ fn read(message: &[u8], at: usize) -> Option<EdnsOption> {
     (end <= message.len()).then_some(EdnsOption { code, location: at..end })
 }
 
-/// The only OPT of a message that is well-formed and not signed.
+/// The first OPT of a message that is well-formed and not signed.
 struct Found {
     opt: Record,
-    /// Offsets of pointers that refer to bytes after the OPT, which move with it.
+    /// Offsets of the compression pointers to bytes after the OPT. Those bytes move if the size of the OPT
+    /// changes.
     pointers: Vec<usize>,
 }
 
@@ -84,8 +86,8 @@ fn find(message: &[u8]) -> Option<Found> {
     if records.at() == message.len() { found } else { None }
 }
 
-/// Records the pointers in a record after the OPT. Returns `None` if one refers into the OPT or the data are
-/// malformed.
+/// Records the pointers in a record after the OPT. Returns `None` if a pointer refers into the OPT or the data
+/// are malformed.
 fn note_pointers(message: &[u8], record: &Record, found: &mut Found) -> Option<()> {
     note_pointer(message, record.range().start, found)?;
     let Some((mut at, count)) = names_in_data(record) else { return Some(()) };
@@ -108,8 +110,8 @@ fn note_pointer(message: &[u8], at: usize, found: &mut Found) -> Option<()> {
     Some(())
 }
 
-/// Returns the offset and the number of the names in the data of a record. Names in other types are never
-/// compressed (RFC 3597, section 4).
+/// Returns the offset and the number of the names in the data of a record, or `None` for a type whose names
+/// are never compressed (RFC 3597, section 4).
 fn names_in_data(record: &Record) -> Option<(usize, usize)> {
     let (skipped, count) = match record.rtype() {
         // NS, MD, MF, CNAME, MB, MG, MR, PTR, DNAME.
@@ -127,7 +129,7 @@ fn names_in_data(record: &Record) -> Option<(usize, usize)> {
 }
 
 /// Removes the options for which `keep` returns false from the OPT of a message. Returns false, and leaves
-/// the message as it was, if it is malformed, has no OPT, or is signed.
+/// the message as it was, if the message is malformed, has no OPT, or is signed.
 pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) -> bool {
     let Some(found) = find(message) else { return false };
     let Some(options) = all(message, &found.opt).collect::<Option<Vec<_>>>() else { return false };
@@ -143,8 +145,8 @@ pub(crate) fn retain_options(message: &mut Vec<u8>, keep: impl Fn(u16) -> bool) 
     true
 }
 
-/// Appends an option to the OPT of a message. Returns false, and leaves the message as it was, if it is
-/// malformed, has no OPT, has a record after it, or would be too long.
+/// Appends an option to the OPT of a message. Returns false, and leaves the message as it was, if the message
+/// is malformed or signed, has no OPT, has a record after the OPT, or would be too long.
 pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool {
     let Some(opt) = find(message).map(|found| found.opt).filter(|opt| opt.range().end == message.len())
     else {
@@ -162,8 +164,8 @@ pub(super) fn add_option(message: &mut Vec<u8>, code: u16, data: &[u8]) -> bool 
     true
 }
 
-/// Removes the OPT of a message and returns the high part of its RCODE. Returns `None`, and leaves the
-/// message as it was, if that is not possible.
+/// Removes the OPT of a message and returns the high part of the extended RCODE. Returns `None`, and leaves
+/// the message as it was, if the message is malformed, has no OPT, or is signed.
 pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
     let Found { opt, pointers } = find(message)?;
     let rcode_high = message[opt.ttl_at()];
@@ -173,14 +175,14 @@ pub(super) fn remove_opt(message: &mut Vec<u8>) -> Option<u8> {
     Some(rcode_high)
 }
 
-/// Removes bytes and adjusts the pointers that refer to bytes beyond them.
+/// Removes a range of bytes and adjusts `pointers`, which refer to bytes after the range.
 fn cut(message: &mut Vec<u8>, range: Range<usize>, pointers: &[usize]) {
     for &location in pointers {
         if let Some(pointer) = number_at(message, location) {
             // The pointer refers to bytes beyond the range, so its lower bits hold more than the length of
             // the range.
-            let turned = pointer - range.len() as u16;
-            message[location..location + 2].copy_from_slice(&turned.to_be_bytes());
+            let moved = pointer - range.len() as u16;
+            message[location..location + 2].copy_from_slice(&moved.to_be_bytes());
         }
     }
     message.drain(range);
@@ -193,7 +195,7 @@ mod tests {
 
     const OPTIONS: &[u8] = &[0, 10, 0, 2, 7, 7, 0, 8, 0, 1, 9, 0, 12, 0, 0, 0, 8, 0, 0];
 
-    /// A response with an OPT between records whose names refer to all offsets before them.
+    /// Returns a response with an OPT between records whose names refer to earlier bytes.
     fn response(edns: &[u8]) -> Vec<u8> {
         let mut message = sample("response");
         message = with_records(message, 3, &[record(&[2, b'n', b's', 0xc0, 16], 1, 1, 60, &[1; 4])]);
@@ -215,7 +217,7 @@ mod tests {
         assert_eq!(remove_opt(&mut message), Some(7));
         assert_eq!(message, response(&[]));
         assert_eq!(remove_opt(&mut message), None);
-        assert_eq!(message, response(&[]), "there is none");
+        assert_eq!(message, response(&[]), "a message without an OPT is not changed");
     }
 
     #[test]
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_cannot_be_changed_stay() {
+    fn messages_that_cannot_be_changed_stay_as_they_are() {
         let check = |message: Vec<u8>| {
             let mut changed = message.clone();
             assert!(!retain_options(&mut changed, |_| false));

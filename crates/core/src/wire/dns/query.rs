@@ -1,5 +1,5 @@
-//! Zero-copy view of a DNS query. This is the hot path of the data plane: nothing here allocates, except a
-//! cache key that outgrows its buffer.
+//! Zero-copy view of a DNS query. This is the hot path of the data plane: nothing here allocates memory,
+//! except `cache_key` if the key outgrows its buffer.
 
 use super::options::{self, COOKIE, KEEPALIVE, PADDING, SUBNET};
 use super::record::{Record, Records, records_start};
@@ -10,7 +10,7 @@ use super::{
 use super::{AD, CD, RD};
 use super::{NOERROR, NXDOMAIN, UPDATE};
 
-/// Bits in the flags byte of the key, beside RD, AD and CD: the query has an OPT, and its DO bit is set.
+/// Bits in the last byte of the cache key, in addition to RD, AD and CD: the query has an OPT, and DO is set.
 const KEY_EDNS: u8 = 0x02;
 const KEY_DNSSEC: u8 = 0x04;
 
@@ -20,10 +20,10 @@ pub enum QueryError {
     /// Too short for a header, so no response is possible.
     #[error("shorter than the header of a DNS message")]
     Short,
-    /// A response. A response to it could start a loop.
+    /// A response. Responding to a response could start a loop.
     #[error("a response, not a query")]
     Response,
-    /// Malformed; the response is FORMERR.
+    /// Malformed. The client receives FORMERR.
     #[error("a malformed query")]
     Malformed,
 }
@@ -54,7 +54,7 @@ pub struct Query {
     has_other_records: bool,
 }
 
-/// Content of an OPT record (RFC 6891, section 6.1.2 to 6.1.4).
+/// Content of an OPT record (RFC 6891, sections 6.1.2 to 6.1.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Opt {
     at: u16,
@@ -106,8 +106,8 @@ impl Opt {
         })
     }
 
-    /// Returns true if the response may serve other clients: the OPT has nothing that is private to a client
-    /// or unknown.
+    /// Returns true if the response may serve other clients: the OPT has version 0, no flag except DO, no
+    /// client subnet and no unknown option.
     fn is_plain(&self) -> bool {
         let flags = self.flags & !Self::DNSSEC_OK;
         self.version == 0 && self.rcode_high == 0 && flags == 0 && !self.has_subnet && !self.has_other_options
@@ -115,11 +115,11 @@ impl Opt {
 }
 
 impl Query {
-    /// Parses a query. Its question section has exactly one entry, whose name is well-formed and not
-    /// compressed; the records of all sections lie within the message; there is at most one OPT (RFC 6891,
-    /// section 6.1.1). All opcodes are parsed alike. A message without a question section is a query if it
-    /// requests a cookie and nothing else (RFC 7873, section 5.4). Bytes after the last record are ignored:
-    /// some clients pad messages to 512 bytes.
+    /// Parses a query. The question section must have exactly one entry, whose name is well-formed and not
+    /// compressed; the records of all sections must lie within the message; at most one OPT is allowed (RFC
+    /// 6891, section 6.1.1). Messages of all opcodes are parsed in the same way. A message without a
+    /// question section is a query if it requests a cookie and nothing else (RFC 7873, section 5.4). Bytes
+    /// after the last record are ignored: some clients pad messages to 512 bytes.
     pub fn parse(message: &[u8]) -> Result<Self, QueryError> {
         match message.get(..HEADER_BYTES) {
             None => Err(QueryError::Short),
@@ -193,8 +193,8 @@ impl Query {
         !self.is_signed && self.opcode == OPCODE_QUERY && self.has_question_section()
     }
 
-    /// Returns the offset of an OPT of version 0 at the end of the message. Options can be appended to it
-    /// without a change of pointers.
+    /// Returns the offset of the OPT if it has version 0 and is the last record. Options can be appended to
+    /// such an OPT without a change of compression pointers.
     pub(super) fn extensible_opt_at(&self) -> Option<usize> {
         let opt = self.opt.filter(|opt| opt.end == self.end && opt.version == 0)?;
         Some(usize::from(opt.at))
@@ -206,7 +206,7 @@ impl Query {
         message.get(..usize::from(self.end)).unwrap_or(message)
     }
 
-    /// Returns true if the query has a question section; otherwise it asks for a cookie.
+    /// Returns true if the query has a question section. A query without one requests only a cookie.
     #[must_use]
     pub fn has_question_section(&self) -> bool {
         usize::from(self.question_section_end) > HEADER_BYTES
@@ -218,7 +218,7 @@ impl Query {
         self.hops_at().map_or(0, |at| message.get(at).copied().unwrap_or_default())
     }
 
-    /// Adds one to the hop count, if the query has one. A signed message is not changed.
+    /// Increments the hop count if the query has a hop count. A signed message is not changed.
     pub fn count_hop(&self, message: &mut [u8]) {
         if let Some(hops) = self.hops_at().filter(|_| !self.is_signed).and_then(|at| message.get_mut(at)) {
             *hops = hops.saturating_add(1);
@@ -229,7 +229,7 @@ impl Query {
         self.opt.map(|opt| usize::from(opt.hops_at)).filter(|at| *at > 0)
     }
 
-    /// Returns the opcode: 0 is a query, 4 NOTIFY, 5 UPDATE.
+    /// Returns the opcode: 0 for a standard query, 4 for NOTIFY, 5 for UPDATE.
     #[must_use]
     pub fn opcode(&self) -> u8 {
         self.opcode
@@ -283,10 +283,10 @@ impl Query {
         matches!(self.qtype, TYPE_AXFR | TYPE_IXFR)
     }
 
-    /// Writes the cache key: the question section in lower case, then a byte for RD, AD, CD, the presence of
-    /// EDNS, and DO. Returns false if the response may not be cached: the message is not a query, is a
-    /// transfer, has a class that does not exist or flags that a query must not have, or has more than the
-    /// question section and an OPT without significant options.
+    /// Writes the cache key: the question section in lower case, then a byte for RD, AD, CD, EDNS and DO.
+    /// Returns false if the response may not be cached: the message is not a standard query with a
+    /// question section, requests a zone transfer, has the class ANY or NONE, a flag that queries must not
+    /// have, a record other than an OPT, or an OPT with a client subnet or something unknown.
     pub fn cache_key(&self, message: &[u8], key: &mut Vec<u8>) -> bool {
         key.clear();
         let Some(&[_, _, high, low]) = message.first_chunk() else { return false };
@@ -312,10 +312,10 @@ impl Query {
         true
     }
 
-    /// Returns true if `response` is a response to this query (RFC 5452, section 9.1), apart from the ID: it
-    /// has the same opcode and question section. The case of the name may differ, because servers may change
-    /// it (RFC 4343, section 4.1). A bare header counts, too, if it is a response to UPDATE (RFC 2136,
-    /// section 3.8) or an error: old servers respond so to messages that they do not support.
+    /// Returns true if `response` has the opcode and question section of this query (RFC 5452, section 9.1).
+    /// The ID is not compared, and the case of the name may differ (RFC 4343, section 4.1). A bare header
+    /// matches if it is an error, which old servers send to messages that they do not support, or if the
+    /// query is an UPDATE (RFC 2136, section 3.8) or has no question section.
     #[must_use]
     pub fn matches_response(&self, message: &[u8], response: &[u8]) -> bool {
         if let Ok(header) = <[u8; HEADER_BYTES]>::try_from(response) {
@@ -402,7 +402,7 @@ mod tests {
         malformed(changed(5, 2));
         malformed(changed(4, 1));
         [7, 9, 11].into_iter().for_each(|count| malformed(changed(count, 1)));
-        // A pointer at the start of the name and within it; labels of other kinds.
+        // A compression pointer at the start of the name or within the name; labels of unknown types.
         malformed(query_of(&[0xc0, 12]));
         malformed(query_of(&[1, b'a', 0xc0, 12]));
         malformed(query_of(&[0x40, b'a', 0]));
@@ -513,13 +513,13 @@ mod tests {
             edns(0, &[]),
             "cookie, padding and keepalive do not change the key"
         );
-        // An unknown option, flag, version and RCODE.
+        // An unknown option, flag, version or RCODE prevents caching.
         assert_eq!(edns(0, &[0, 3, 0, 0]), None);
         assert_eq!([0x4000, 0x1_0000, 0x100_0000].map(|ttl| edns(ttl, &[])), [None, None, None]);
     }
 
     #[test]
-    fn queries_with_odd_flags_or_classes_are_not_cached() {
+    fn queries_with_unexpected_flags_classes_or_records_have_no_cache_key() {
         let check = |at: usize, value: u8| {
             let mut message = sample("query");
             message[at] |= value;
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_has_the_same_question_section() {
+    fn a_response_matches_only_with_the_same_opcode_and_question_section() {
         let message = sample("query");
         let query = Query::parse(&message).unwrap();
         let check = |expected: bool, response: &[u8]| {
@@ -560,12 +560,12 @@ mod tests {
         check(false, &sample("response")[..32]);
         check(false, &sample("mx"));
         check(false, &message);
-        // The opcode, QDCOUNT, a letter, the length of a label, type and class.
+        // Another opcode, QDCOUNT (two bytes), letter, label length, type or class.
         for (at, value) in [(2, 0xa1), (4, 1), (5, 0), (5, 2), (13, b'x'), (12, 4), (30, 28), (32, 3)] {
             check(false, &changed(at, value));
         }
         check(false, &[]);
-        assert!(!query.matches_response(&[], &sample("response")), "not the message that was parsed");
+        assert!(!query.matches_response(&[], &sample("response")), "not the parsed message");
         // `[` and `{`, like `@` and the backtick, differ by the same bit as letters of different case, but are
         // not letters.
         let (odd, other) = (query_of(&[2, b'[', b'@', 0]), query_of(&[2, b'{', b'`', 0]));

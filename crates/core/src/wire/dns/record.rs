@@ -1,11 +1,11 @@
-//! Iteration over a message: names and records, each within bounds, none of them decoded.
+//! Iteration over the names and records of a message. Their bounds are checked; they are not decoded.
 
 use super::{HEADER_BYTES, NAME_BYTES_MAX, TYPE_OPT, TYPE_SIG, TYPE_TSIG, number_at};
 use std::ops::Range;
 
 /// Maximum length of a label, which is also the maximum value of its first byte (RFC 1035, section 2.3.4).
 pub(super) const LABEL_BYTES_MAX: u8 = 63;
-/// Smallest first byte of a pointer (RFC 1035, section 4.1.4).
+/// Smallest first byte of a compression pointer (RFC 1035, section 4.1.4).
 const POINTER: u8 = 0xc0;
 /// Size of type, class, TTL and length of the data.
 const FIXED_BYTES: usize = 10;
@@ -77,7 +77,7 @@ impl Record {
             || self.rtype == TYPE_SIG && number_at(&message[..self.end], self.data_at()) == Some(0)
     }
 
-    /// Returns true if the record may be the OPT of its message (RFC 6891, section 6.1.1 and 6.1.2): in the
+    /// Returns true if the record may be the OPT of its message (RFC 6891, sections 6.1.1 and 6.1.2): in the
     /// additional section, with the root as its owner.
     pub(crate) fn is_opt_in_place(&self) -> bool {
         self.rtype == TYPE_OPT && self.section == Section::Additional && self.fixed == self.at + 1
@@ -134,15 +134,15 @@ impl Iterator for Records<'_> {
     }
 }
 
-/// Returns the end of the labels of the name at `at`: the offset of the root or of a pointer. That byte is in
-/// the message.
+/// Returns the offset of the root label or of the compression pointer that ends the name at `at`. The message
+/// has at least one byte at that offset.
 pub(super) fn skip_labels(message: &[u8], at: usize) -> Option<usize> {
     let mut end = at;
     loop {
         match *message.get(end)? {
             0 | POINTER.. => return Some(end),
             length @ 1..=LABEL_BYTES_MAX => end += 1 + usize::from(length),
-            // RFC 6891, section 5: labels of other kinds are not used.
+            // Labels of other types are not in use (RFC 6891, section 5).
             _ => return None,
         }
         if end - at >= NAME_BYTES_MAX {
@@ -166,14 +166,14 @@ pub(super) fn pointer(message: &[u8], at: usize) -> Option<(usize, usize)> {
     (message[end] >= POINTER).then_some((end, usize::from(pointer & 0x3fff)))
 }
 
-/// Returns the end of the name in the question section, or `None` if it is malformed or compressed. No name
-/// comes before it, so a pointer would have no valid target.
+/// Returns the end of the name in the question section, or `None` if the name is malformed or compressed. It is
+/// the first name of the message, so a pointer would have no valid target.
 pub(super) fn question_section_name_end(message: &[u8]) -> Option<usize> {
     let end = skip_labels(message, HEADER_BYTES)?;
     (message[end] == 0).then_some(end + 1)
 }
 
-/// Returns true if bytes are exactly one name in wire form.
+/// Returns true if the bytes are exactly one uncompressed name in wire form.
 pub(crate) fn is_name(bytes: &[u8]) -> bool {
     skip_labels(bytes, 0).is_some_and(|end| end + 1 == bytes.len() && bytes[end] == 0)
 }

@@ -1,4 +1,4 @@
-//! Real messages for tests, and parts for other ones.
+//! Real messages for tests, and functions that build other messages.
 
 /// Returns the message of that name in `tests/data/dns.txt`.
 pub(crate) fn sample(name: &str) -> Vec<u8> {
@@ -36,15 +36,15 @@ pub(crate) fn query(text: &str) -> Vec<u8> {
     [&[0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], &name[..], &of_type, &[0, 1]].concat()
 }
 
-/// Returns the cache key of such a query.
+/// Returns the cache key of the query that [`query`] returns.
 pub(crate) fn key(text: &str) -> Vec<u8> {
     let (query, mut key) = (query(text), Vec::new());
     assert!(super::Query::parse(&query).unwrap().cache_key(&query, &mut key));
     key
 }
 
-/// Returns a response to such a query, with records such as `1 A 300` (section, type, TTL) and `2 SOA 3600
-/// 60` (then the minimum).
+/// Returns a response to the query that [`query`] returns, with records such as `1 A 300` (section, type, TTL)
+/// and `2 SOA 3600 60` (section, type, TTL, minimum).
 pub(crate) fn response(text: &str, rcode: u8, records: &[&str]) -> Vec<u8> {
     let mut message = query(text);
     (message[2], message[3]) = (0x81, 0x80 | rcode);

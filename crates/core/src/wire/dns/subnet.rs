@@ -1,14 +1,14 @@
-//! The client's network, added to queries for servers on demand (RFC 7871) and removed from their responses,
-//! because the client did not ask for it.
+//! Options that Evener adds to queries for servers: the client's network (RFC 7871) and the hop count. They
+//! are removed from responses, because the client did not send them.
 
 use super::options::{HOPS, HOPS_SIGN, OPTION_HEADER_BYTES, SUBNET, remove_opt, retain_options};
 use super::{MESSAGE_BYTES_MAX, Query, RCODE, SERVFAIL, TYPE_OPT, UDP_BYTES, number_at};
 use crate::dns::network;
 use std::net::IpAddr;
 
-/// An OPT without options.
+/// Size of an OPT without options.
 const OPT_BYTES: usize = 11;
-/// Family, two lengths, and the longest address.
+/// Maximum size of the subnet option: header, family, two prefix lengths, and the longest address.
 const SUBNET_BYTES_MAX: usize = OPTION_HEADER_BYTES + 4 + 16;
 const HOPS_BYTES: usize = OPTION_HEADER_BYTES + 3;
 
@@ -25,9 +25,9 @@ pub enum Added {
 
 impl Query {
     /// Writes the message with the first `bits` of the client's address (RFC 7871, section 6) to `out`.
-    /// Returns `None`, and leaves `out` as it was, if the message is passed on unchanged: it has such an
-    /// option already (section 7.1.1 allows a change, which is not made here), is not a query, is signed, has
-    /// an unknown EDNS version, or would be too long.
+    /// Returns `None`, and leaves `out` as it was, if the message has to be passed on unchanged. The reasons
+    /// are: it already has a subnet option (section 7.1.1 would allow a change), is not a standard query, is
+    /// signed, has an OPT of an unknown version or with records after it, or would be too long.
     pub fn with_client_subnet(
         &self,
         message: &[u8],
@@ -38,7 +38,8 @@ impl Query {
         self.with_options(message, Some((client, bits)), false, out)
     }
 
-    /// Does the same with a hop count of one, or adds that alone.
+    /// Writes the message with the client's network, if `subnet` is given, and with a hop count of one, if
+    /// `counts_hops` is true. Returns `None` as [`Self::with_client_subnet`] does, and if nothing is added.
     pub fn with_options(
         &self,
         message: &[u8],
@@ -82,7 +83,7 @@ fn write_option(client: IpAddr, bits: u8, buffer: &mut [u8; SUBNET_BYTES_MAX]) -
         IpAddr::V4(_) => (1, bits.min(32)),
         IpAddr::V6(_) => (2, bits.min(128)),
     };
-    // Bits beyond the prefix are zero, and bytes beyond it are omitted (section 6).
+    // Bits beyond the prefix are zero, and bytes beyond the prefix are omitted (section 6).
     let bytes = usize::from(bits).div_ceil(8);
     match network(client, bits, bits) {
         IpAddr::V4(address) => buffer[8..12].copy_from_slice(&address.octets()),
@@ -100,7 +101,7 @@ fn add_record(message: &[u8], option: &[u8], out: &mut Vec<u8>) -> Option<Added>
     out[10..12].copy_from_slice(&count.to_be_bytes());
     out.push(0);
     out.extend_from_slice(&TYPE_OPT.to_be_bytes());
-    // The maximum for a client that announced no other.
+    // The maximum size for a client that announced no size.
     out.extend_from_slice(&(UDP_BYTES as u16).to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&(option.len() as u16).to_be_bytes());
@@ -118,8 +119,8 @@ fn add_option(message: &[u8], opt: usize, option: &[u8], out: &mut Vec<u8>) -> O
     Some(Added::Option)
 }
 
-/// Removes the addition of [`Query::with_client_subnet`] from a response. A response that is malformed,
-/// signed, or has none of it stays as it is.
+/// Removes the addition of [`Query::with_client_subnet`] or [`Query::with_options`] from a response. A response
+/// that is malformed, signed, or without the addition is not changed.
 pub fn strip(response: &mut Vec<u8>, added: Added) {
     match added {
         Added::Hops => {
@@ -129,7 +130,7 @@ pub fn strip(response: &mut Vec<u8>, added: Added) {
             retain_options(response, |code| code != SUBNET && code != HOPS);
         }
         Added::Record => {
-            // Without the OPT the low part of an extended RCODE would mean something else (RFC 6891, section
+            // Without the OPT the low part of an extended RCODE would have another meaning (RFC 6891, section
             // 6.1.3).
             if remove_opt(response).is_some_and(|rcode_high| rcode_high != 0) {
                 response[3] = response[3] & !RCODE | SERVFAIL;
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_added_as_an_opt_or_to_it() {
+    fn a_network_is_added_in_a_new_opt_or_to_the_existing_opt() {
         let check = |client: &str, bits, option: &[u8]| {
             let expected = with_records(sample("query"), 3, &[opt(512, 0, option)]);
             assert_eq!(add(&sample("query"), client, bits), Some((Added::Record, expected)));
@@ -196,14 +197,14 @@ mod tests {
             let (mut key, mut plain) = (Vec::new(), Vec::new());
             let is_plain = Query::parse(&message).unwrap().cache_key(&message, &mut plain);
             assert_eq!(query.cache_key(&marked, &mut key), is_plain);
-            // As in responses: with the same OPT.
+            // The response has the same OPT as the query.
             marked[2] |= 0x80;
             let mut response = message.clone();
             response[2] |= 0x80;
             strip(&mut marked, kind);
             assert_eq!(marked, response);
         }
-        // Of another program, or malformed.
+        // Options of another program, and malformed options.
         for option in
             [&[0xfe, 0xad, 0, 3, b'x', b'v', 9][..], &[0xfe, 0xad, 0, 2, b'e', b'v'], &[0xfe, 0xad, 0, 0]]
         {
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn some_messages_are_passed_on_unchanged() {
+    fn messages_that_cannot_take_the_option_are_not_changed() {
         let check = |message: &[u8]| assert_eq!(add(message, "192.0.2.1", 24), None);
         ["query_subnet", "query_tsig", "update", "notify"].into_iter().for_each(|name| check(&sample(name)));
         let with = |records: &[Vec<u8>]| with_records(sample("query"), 3, records);

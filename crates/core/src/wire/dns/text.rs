@@ -10,7 +10,7 @@ pub enum NameError {
     /// The text is empty.
     #[error("an empty name; the root is written `.`")]
     Empty,
-    /// The text has two adjacent dots, or begins with one.
+    /// The text has two adjacent dots, or begins with a dot.
     #[error("a name with an empty label: two dots meet, or it begins with a dot")]
     EmptyLabel,
     /// A label is too long.
@@ -29,8 +29,8 @@ pub enum NameError {
     Character(char),
 }
 
-/// Parses a name such as `www.example.org`, with or without a final dot, to wire form in the given case (RFC
-/// 1035, sections 3.1 and 5.1).
+/// Parses a name such as `www.example.org`, with or without a final dot, to wire form (RFC 1035, sections 3.1
+/// and 5.1). The letter case is not changed.
 pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
     match text {
         "" => return Err(NameError::Empty),
@@ -62,7 +62,7 @@ pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
     if name.len() > NAME_BYTES_MAX { Err(NameError::Long) } else { Ok(name) }
 }
 
-/// Writes the length of the label that ends here.
+/// Writes the length of the label at the end of `name` to the offset `label`.
 fn end_label(name: &mut [u8], label: usize) -> Result<(), NameError> {
     let length = u8::try_from(name.len() - label - 1).ok().filter(|length| *length <= LABEL_BYTES_MAX);
     match length {
@@ -75,7 +75,7 @@ fn end_label(name: &mut [u8], label: usize) -> Result<(), NameError> {
     }
 }
 
-/// Returns the byte of an escape after a backslash.
+/// Returns the byte of the escape that `rest` begins with, after its backslash.
 fn unescape(rest: &mut &[u8]) -> Result<u8, NameError> {
     let (&first, after) = rest.split_first().ok_or(NameError::Escape)?;
     if !first.is_ascii_digit() {
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read() {
+    fn names_are_parsed_to_wire_form_or_refused() {
         let check = |text: &str, expected: Result<&[u8], NameError>| {
             assert_eq!(parse_name(text).as_deref(), expected.as_ref().map(|name| &**name), "{text}");
         };
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_names() {
+    fn names_of_types_and_rcodes_are_parsed_to_their_numbers() {
         for number in 0..=u16::MAX {
             assert_eq!(type_number(&type_name(number).to_lowercase()), Some(number));
         }

@@ -1,10 +1,11 @@
-//! The end of a zone transfer, which has many messages without a mark on the last one.
+//! Detection of the end of a zone transfer. A transfer may have many messages, and the last one has no mark.
 
 use super::Query;
 use super::record::{Record, Records, Section, question_section_name_end};
 use super::{TYPE_IXFR, TYPE_SOA, number_at};
 
-/// The part of SOA data after its two names: serial, refresh, retry, expire, minimum (RFC 1035, section 3.3.13).
+/// Size of the data of an SOA after the two names: serial, refresh, retry, expire, minimum (RFC 1035, section
+/// 3.3.13).
 const SOA_FIXED_BYTES: usize = 20;
 
 /// Progress of a transfer.
@@ -19,8 +20,8 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Creates the transfer of a query. A query for an incremental one has the SOA of the client's zone in
-    /// its authority section (RFC 1995, section 3).
+    /// Creates the progress of the transfer that a query requests. A query for an incremental transfer has the
+    /// SOA of the client's zone in its authority section (RFC 1995, section 3).
     #[must_use]
     pub fn of(query: &Query, message: &[u8]) -> Self {
         if query.qtype() != TYPE_IXFR {
@@ -31,10 +32,11 @@ impl Transfer {
         Self { known: authority.find_map(|record| serial_of(message, &record)), ..Self::default() }
     }
 
-    /// Takes one more message. Returns true if it was the last one. A whole zone ends with its first SOA (RFC
-    /// 5936, section 2.2). Between the first and the last SOA of an incremental transfer there are two for
-    /// each change, with the serial before and after it (RFC 1995, section 4). A single SOA that is not newer
-    /// than the client's means that nothing changed, and is the whole transfer (RFC 1995, sections 2 and 4).
+    /// Takes the next message. Returns true if it is the last message of the transfer. The transfer of a whole
+    /// zone ends with the SOA that it began with (RFC 5936, section 2.2). An incremental transfer also ends
+    /// with its first SOA, and has two more SOAs for each change, with the serials before and after the change
+    /// (RFC 1995, section 4). If the zone has not changed, the whole transfer is a single SOA that is not newer
+    /// than the client's SOA (RFC 1995, sections 2 and 4).
     pub fn take(&mut self, message: &[u8]) -> bool {
         let has_question_section = number_at(message, 4).is_some_and(|count| count > 0);
         let start = if has_question_section {
@@ -46,8 +48,8 @@ impl Transfer {
         let mut is_over = false;
         let is_first = self.serial.is_none();
         let mut count = 0;
-        let responses = Records::new(message, start).map_while(Result::ok);
-        for record in responses.take_while(|record| record.section() == Section::Answer) {
+        let records = Records::new(message, start).map_while(Result::ok);
+        for record in records.take_while(|record| record.section() == Section::Answer) {
             count += 1;
             let Some(serial) = serial_of(message, &record) else { continue };
             match self.serial {
@@ -83,7 +85,7 @@ fn is_newer(one: [u8; 4], other: [u8; 4]) -> bool {
 mod tests {
     use super::*;
 
-    /// Returns a message of a transfer with SOA records of these serials; 0 is another record.
+    /// Returns a message of a transfer with SOA records of these serials; 0 stands for an A record.
     fn message(with_question_section: bool, records: &[u8]) -> Vec<u8> {
         let mut message =
             vec![0, 1, 0x84, 0, 0, u8::from(with_question_section), 0, records.len() as u8, 0, 0, 0, 0];
@@ -111,18 +113,18 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_ends_with_its_first_soa() {
+    fn a_transfer_ends_when_its_first_soa_is_repeated() {
         check(&[&[7, 0, 0, 7]], Some(0));
         check(&[&[7, 0], &[0, 0], &[0, 7]], Some(2));
         check(&[&[7], &[0], &[7]], Some(2));
         check(&[&[7, 0, 0], &[0]], None);
-        // Incremental: from 5 to 7 by 6.
+        // Incremental: from serial 5 to 6 and from 6 to 7.
         check(&[&[7, 5, 0, 6, 0], &[6, 0, 7, 0], &[7]], Some(2));
         check(&[&[7, 5, 0, 6, 0, 6, 0, 7], &[0, 7]], Some(1));
         check(&[&[7]], None);
     }
 
-    /// Returns a query of this type by a client that has the zone with this serial; 0 is none.
+    /// Returns a query of this type by a client that has the zone with this serial; 0 if it has no zone.
     fn query_of(qtype: u8, serial: u32) -> Vec<u8> {
         let mut query =
             vec![0, 1, 0, 0, 0, 1, 0, 0, 0, u8::from(serial > 0), 0, 0, 1, b'z', 0, 0, qtype, 0, 1];
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_incremental_transfer_without_changes_is_one_soa() {
+    fn an_incremental_transfer_without_changes_has_a_single_soa() {
         let check = |qtype: u8, has: u32, messages: &[&[u8]], over_at: Option<usize>| {
             let query = query_of(qtype, has);
             let mut transfer = Transfer::of(&Query::parse(&query).unwrap(), &query);
@@ -147,9 +149,9 @@ mod tests {
         check(251, 9, &[&[7]], Some(0));
         // In serial number arithmetic 2^32 - 1 is older than 7.
         check(251, u32::MAX, &[&[7]], None);
-        // More messages follow a newer serial, even if the first message has only its SOA.
+        // If the serial is newer, more messages follow, even if the first message has only the SOA.
         check(251, 5, &[&[7], &[5, 6, 0], &[6, 7, 0, 7]], Some(2));
-        // The whole zone instead.
+        // The server sends the whole zone instead of the changes.
         check(251, 5, &[&[7], &[0, 0], &[7]], Some(2));
         check(251, 5, &[&[7, 0, 0, 7]], Some(0));
         check(251, 7, &[&[7, 0, 0, 7]], Some(0));
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_accepted() {
+    fn malformed_messages_do_not_panic() {
         let whole = message(true, &[7, 0, 7]);
         for end in 0..whole.len() {
             Transfer::default().take(&whole[..end]);

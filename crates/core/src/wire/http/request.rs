@@ -5,7 +5,7 @@ use super::{
     Strictness, parse_version,
 };
 
-/// A parsed header section of a request, which can be reused for the next one.
+/// A parsed header section of a request. The value can be reused for the next request.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     method: Span,
@@ -22,8 +22,8 @@ pub struct Request {
 pub enum Target<'a> {
     /// A path with its query, of the origin or the absolute form.
     Path(&'a [u8]),
-    /// A query, from `?` on, of an absolute form without a path: `/` goes before it (RFC 9110, section
-    /// 4.2.3).
+    /// The query, from `?` on, of an absolute form without a path: `/` has to be written before the query
+    /// (RFC 9110, section 4.2.3).
     Query(&'a [u8]),
     /// `host:port`, of CONNECT.
     Authority(&'a [u8]),
@@ -136,8 +136,8 @@ impl Request {
         Ok(())
     }
 
-    /// Checks the host. HTTP/1.1 requires exactly one; the host of an absolute target overrides it
-    /// (RFC 9112, sections 3.2 and 3.2.2).
+    /// Checks the `Host` field. HTTP/1.1 requires exactly one, even if the host of an absolute target
+    /// overrides it (RFC 9112, sections 3.2 and 3.2.2).
     fn check_host(&self, section: &[u8]) -> Result<(), RequestError> {
         let mut hosts = self.fields.fields.iter().filter(|field| field.kind == Kind::Host);
         match (hosts.next(), hosts.next()) {
@@ -173,7 +173,8 @@ impl Request {
         }
     }
 
-    /// Returns the host, with its port if it has one; empty if there is none.
+    /// Returns the host, with a port if the request has one, from the target or else from `Host`. Returns an
+    /// empty slice if there is no host.
     #[must_use]
     pub fn authority<'a>(&self, section: &'a [u8]) -> &'a [u8] {
         let host = || self.fields.fields.iter().find(|field| field.kind == Kind::Host);
@@ -187,7 +188,7 @@ impl Request {
         self.version
     }
 
-    /// Returns the framing of the body, or `None` if there is none.
+    /// Returns the framing of the body, or `None` if there is no body.
     #[must_use]
     pub fn framing(&self) -> Option<Framing> {
         self.framing
@@ -202,8 +203,8 @@ impl Request {
     /// Returns true if the client keeps the connection open (RFC 9112, section 9.3).
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
-        let says = self.fields.connection;
-        !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
+        let options = self.fields.connection;
+        !options.close && (self.version == HttpVersion::Http11 || options.keep_alive)
     }
 
     /// Returns all fields.
@@ -212,8 +213,8 @@ impl Request {
         &self.fields.fields
     }
 
-    /// Returns the fields that are passed on to the server unchanged. Fields for this connection alone, the host,
-    /// the length and the information about the client are excluded.
+    /// Returns the fields that are passed on to the server unchanged. Excluded are the fields that concern
+    /// only this connection, the host, the length and the information about the client.
     pub fn passed_on<'a>(&'a self, section: &'a [u8]) -> impl Iterator<Item = &'a Field> {
         let stays = |field: &&Field| {
             !matches!(
@@ -235,8 +236,8 @@ impl Request {
         self.fields.fields.iter().filter(stays).filter(|f| !self.fields.is_named_by_connection(section, f))
     }
 
-    /// Returns the protocols to which the client requests an upgrade. h2c is never one of them: HTTP/2 inside
-    /// a tunnel would bypass every rule.
+    /// Returns the value of `Upgrade`: the protocols to which the client wants to upgrade. Returns `None` if
+    /// the list includes h2c, because HTTP/2 inside a tunnel would bypass every rule.
     #[must_use]
     pub fn upgrade<'a>(&self, section: &'a [u8]) -> Option<&'a [u8]> {
         if !self.fields.connection.upgrade || self.version == HttpVersion::Http10 {
@@ -258,15 +259,15 @@ impl Request {
         })
     }
 
-    /// Returns true if a second request would do no harm (RFC 9110, section 9.2.2).
+    /// Returns true if the method is idempotent: the request may be repeated (RFC 9110, section 9.2.2).
     #[must_use]
     pub fn is_idempotent(&self, section: &[u8]) -> bool {
         matches!(self.method.of(section), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
     }
 }
 
-/// Returns true for a host with or without a port: names, IPv4 and bracketed IPv6 addresses have no other
-/// characters (RFC 3986, section 3.2.2).
+/// Returns true for a host with or without a port. Only the characters of names, IPv4 addresses and bracketed
+/// IPv6 addresses are checked (RFC 3986, section 3.2.2).
 fn is_host(text: &[u8]) -> bool {
     let (host, port) = match text.iter().rposition(|&byte| byte == b':') {
         Some(colon) if !text[colon..].contains(&b']') => (&text[..colon], &text[colon + 1..]),
@@ -297,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_and_hosts() {
+    fn every_form_of_target_is_parsed() {
         let check = |line: &str, host: &str, target: Target<'_>, authority: &str| {
             let (request, section) = parse(&format!("{line} HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap();
             assert_eq!(request.target(&section), target, "{line}");
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn only_end_to_end_fields_go_on() {
+    fn only_end_to_end_fields_are_passed_on() {
         let text = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Secret, Host\r\nX-Secret: 1\r\nTE: gzip\r\n\
             X-Forwarded-For: 1.2.3.4\r\nAccept: */*\r\nKeep-Alive: 5\r\nCookie: a=1; who=two\r\n\r\n";
         let (request, section) = parse(text).unwrap();
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrades_but_not_to_h2c() {
+    fn upgrades_to_h2c_are_ignored() {
         let upgrade = |fields: &str| {
             let (request, section) =
                 parse(&format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n")).unwrap();

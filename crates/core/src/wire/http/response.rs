@@ -5,7 +5,7 @@ use super::{
     Strictness, parse_version,
 };
 
-/// A parsed header section of a response, which can be reused for the next one.
+/// A parsed header section of a response. The value can be reused for the next response.
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     status: u16,
@@ -27,7 +27,8 @@ impl Response {
         self.fields.clear(Strictness::Tolerant);
         let end = section.iter().position(|byte| b"\r\n".contains(byte)).ok_or(HeaderError::LineEnd)?;
         let next = end + super::line_end(section, end, Strictness::Tolerant)?;
-        // "HTTP/1.1 200 OK"; the reason may be empty, and some servers omit its space (RFC 9112, section 4).
+        // "HTTP/1.1 200 OK"; the reason may be empty, and some servers omit the space before an empty reason
+        // (RFC 9112, section 4).
         let line = &section[..end];
         let version = line.get(..8).and_then(parse_version).and_then(Result::ok);
         self.version = version.ok_or(HeaderError::StartLine)?;
@@ -62,7 +63,8 @@ impl Response {
         self.reason.of(section)
     }
 
-    /// Returns the framing that the fields declare, with or without a body, or `None` if they declare none.
+    /// Returns the framing that the fields declare, even if the response has no body, or `None` if they
+    /// declare none.
     #[must_use]
     pub fn declared_framing(&self) -> Option<Framing> {
         self.framing
@@ -88,12 +90,12 @@ impl Response {
     /// Returns true if the server keeps the connection open (RFC 9112, section 9.3).
     #[must_use]
     pub fn keeps_alive(&self) -> bool {
-        let says = self.fields.connection;
+        let options = self.fields.connection;
         let is_sound = !self.fields.is_framing_faulty(self.version);
-        is_sound && !says.close && (self.version == HttpVersion::Http11 || says.keep_alive)
+        is_sound && !options.close && (self.version == HttpVersion::Http11 || options.keep_alive)
     }
 
-    /// Returns the new protocol of a response with the status 101.
+    /// Returns the value of `Upgrade`, which is the new protocol if the status is 101.
     #[must_use]
     pub fn upgrade<'a>(&self, section: &'a [u8]) -> Option<&'a [u8]> {
         let field = self.fields.fields.iter().find(|field| field.kind == Kind::Upgrade)?;
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn status_lines() {
+    fn the_status_is_read_only_from_well_formed_status_lines() {
         let status = |line: &str| parse(&format!("{line}\n\n")).map(|response| response.status());
         assert_eq!(status("HTTP/1.1 200 OK"), Ok(200));
         assert_eq!(status("HTTP/1.0 404 "), Ok(404));
@@ -147,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_by_status_and_method() {
+    fn the_framing_depends_on_the_status_and_the_method() {
         let framing = |text: &str, method: &str| parse(text).unwrap().framing(method.as_bytes());
         assert_eq!(framing("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "GET"), Some(Framing::Length(5)));
         assert_eq!(framing("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "HEAD"), None);
@@ -186,7 +188,7 @@ mod tests {
             let section = format!("HTTP/1.1 200 OK\nX: y\n{fields}\n");
             check(&section, framing, stays);
             check(&section.replace('\n', "\r\n"), framing, stays);
-            // Lines of both kinds.
+            // Some lines end in LF, others in CRLF.
             check(&section.replace("OK\n", "OK\r\n"), framing, stays);
             check(&section.replace("\n\n", "\n\r\n"), framing, stays);
             let persistent = section.replace("\n\n", "\nConnection: keep-alive\n\n");
