@@ -439,7 +439,11 @@ mod tests {
             let taken = reframed(Body::Length(5), b"abcdenext", piece, false);
             assert_eq!(taken, Some((Body::Done, "abcde".into())), "body with a length, in pieces of {piece}");
             let taken = reframed(Body::Close, b"abcde", piece, false);
-            assert_eq!(taken, Some((Body::Close, "abcde".into())), "body until the close, in pieces of {piece}");
+            assert_eq!(
+                taken,
+                Some((Body::Close, "abcde".into())),
+                "body until the close, in pieces of {piece}"
+            );
         }
     }
 

@@ -118,7 +118,8 @@ fn read_header(
     let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
         return HeaderRead::Invalid;
     };
-    // While other clients wait for descriptors, connections end after their response, so that no request is lost.
+    // While other clients wait for descriptors, the client's connection is closed after this response, at a
+    // time at which no request is lost.
     let makes_room = descriptors::wanted() > 0;
     let leaves = cx.draining || makes_room;
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
