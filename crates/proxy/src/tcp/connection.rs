@@ -59,7 +59,7 @@ pub(super) struct Connection {
     number: u32,
     /// True while the connection is in the ready queue.
     queued: bool,
-    /// Slot in the service, and the descriptors.
+    /// Slot in the service, and the two descriptors of the connection.
     permits: Permits,
 }
 

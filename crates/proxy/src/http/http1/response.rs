@@ -118,8 +118,8 @@ fn read_header(
     let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
         return HeaderRead::Invalid;
     };
-    // While other clients wait for descriptors, the client's connection is closed after this response, at a
-    // time at which no request is lost.
+    // While other clients wait for descriptors, this connection is closed after its response: a close at that
+    // time loses no request.
     let makes_room = descriptors::wanted() > 0;
     let leaves = cx.draining || makes_room;
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
