@@ -1,13 +1,13 @@
 //! HTTP and TLS: sessions with clients, exchanges with servers.
 //!
-//! Each part knows only those after it:
+//! Each part uses only the parts after it:
 //!
 //! ```text
-//! session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, message, local_response
+//! session -> http1, http2, tunnel -> judge -> exchange -> pooled, client, local_response, message
 //! ```
 //!
-//! A session owns its exchanges. An exchange returns the progress that an event made, and a protocol returns its decision
-//! about the session; the session handles both.
+//! A session owns its exchanges. An exchange returns the progress that an event made, and a protocol returns
+//! its decision about the session; the session handles both.
 
 mod client;
 mod exchange;
@@ -29,7 +29,7 @@ use crate::context::keys::{SessionKey, Table, of};
 use evener_core::Time;
 use std::time::Duration;
 
-/// The clients of one worker that speak HTTP or TLS.
+/// The clients of one worker that use HTTP or TLS.
 pub(crate) struct Http {
     sessions: Table<of::Session, Box<Session>>,
     /// Sessions that ended while the present events were handled.
@@ -58,7 +58,8 @@ impl Http {
         self.shared.on_unused_deadlines(cx);
     }
 
-    /// Closes pooled connections to servers, the longest idle first; returns their number.
+    /// Closes up to `wanted` pooled connections to servers, the longest idle first; returns the number of
+    /// closed connections.
     pub(crate) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         self.shared.shed_pooled(cx, wanted)
     }

@@ -1,5 +1,5 @@
-//! TCP clients whose bytes are relayed, and the listeners for all connections. The path of a client is in `five_hops.rs`;
-//! clients of HTTP, TLS and DNS are handed over.
+//! TCP clients whose bytes are relayed, and the listeners for all connections. The path of a client is in
+//! `five_hops.rs`; clients of HTTP, TLS and DNS are handed over.
 
 mod connection;
 mod deadline;
@@ -39,7 +39,7 @@ pub(crate) struct Tcp {
     connections: Table<of::Connection, Box<Connection>>,
     timers: Timers<ConnectionKey>,
     scratch: Scratch,
-    /// Sends of the ring.
+    /// Sends in progress in the ring.
     sends: Table<of::Send, PendingSend>,
     starved: Vec<Starved>,
     /// Slot for the pending connection attempt of the client that is being accepted.
@@ -98,18 +98,19 @@ impl Tcp {
         self.warm.check_again(now);
     }
 
-    /// Finishes the present events: resumes receives, and watches crowded services.
+    /// Finishes the handling of the present events: restarts receives that lacked a buffer, and makes the
+    /// listeners of crowded services keep first packets.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
         self.feed_starved(cx);
         self.watch_crowded(cx);
     }
 
-    /// The next client that was accepted for another component.
+    /// Takes the next client that was accepted for another component.
     pub(crate) fn take_accepted(&mut self) -> Option<Accepted> {
         self.handed_over.pop_front()
     }
 
-    /// Closes unused connections and pipes; returns how many descriptors were freed.
+    /// Closes warm connections and unused pipes; returns the number of freed descriptors.
     pub(crate) fn shed(&mut self, now: Time) -> u32 {
         self.warm.shed(now) + self.scratch.shed_pipes()
     }
@@ -122,9 +123,10 @@ impl Tcp {
         }
     }
 
-    /// Frees the closed connections. Clients of this or another worker may wait for their slots.
+    /// Frees the closed connections, and wakes the workers whose listeners wait for the slots.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
-        // Queued operations name descriptors: they must reach the kernel before these are closed and reused.
+        // Queued operations refer to descriptors by number: the operations must reach the kernel before the
+        // descriptors are closed and the numbers reused.
         if let Some(ring) = cx.ring.as_mut().filter(|_| !self.closed.is_empty()) {
             ring.submit();
         }

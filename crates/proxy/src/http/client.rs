@@ -1,4 +1,5 @@
-//! Client of a session: its connection, the facts about it, and the descriptor that it was promised.
+//! Client of a session: its connection, facts about the client, and the descriptor that the client was
+//! promised.
 
 use super::message::{LoopRisk, Sender};
 use crate::context::Context;
@@ -23,8 +24,8 @@ use std::time::Duration;
 /// Time without progress after which a client that ended its sending direction is considered to have left.
 pub(super) const LEAVE_DELAY: Duration = Duration::from_millis(200);
 
-/// Longest time for which a peer that still sends is drained before its socket is closed, so that it can receive
-/// everything.
+/// Longest time for which a peer that still sends is drained before its socket is closed, so that the peer can
+/// receive everything.
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are drained from a peer.
 pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
@@ -49,7 +50,7 @@ pub(super) struct Client {
     left_early: bool,
     /// The settings changed: the access list has to admit the client again with the next request.
     needs_admission: bool,
-    /// Server of the last request, if the next one has to go to the same.
+    /// Server of the last request, if the next request has to go to the same server.
     pub(super) stay: Option<Stay>,
     /// Time at which bytes of the client moved last.
     pub(super) active_at: Time,
@@ -71,7 +72,8 @@ pub(super) struct Client {
     promise: Option<Promise>,
 }
 
-/// Server that a client stays at, with the name of its pool: the identity of a server is unique within its pool only.
+/// Server for all requests of a client's connection, with the name of its pool: the id of a server is unique
+/// only within its pool.
 #[derive(Debug)]
 pub(super) struct Stay {
     pool: Arc<str>,
@@ -121,8 +123,8 @@ impl Client {
         self.local = preamble::local_address(self.transport.socket());
     }
 
-    /// Returns the facts about the client for the header fields of a request. `subject_field` is the name of the field
-    /// for the subject of its certificate.
+    /// Returns the facts about the client for the header fields of a request. `subject_field` is the name of
+    /// the field for the subject of the client's certificate.
     pub(super) fn sender<'a>(&'a self, subject_field: Option<&'a str>, loop_risk: LoopRisk) -> Sender<'a> {
         Sender::new(&self.origin, self.local, self.facts.as_deref(), subject_field, loop_risk)
     }
@@ -142,7 +144,7 @@ impl Client {
         self.needs_admission = true;
     }
 
-    /// Returns whether the settings changed since the client was admitted; forgets that.
+    /// Returns whether the settings changed since the client was admitted, and clears this mark.
     pub(super) fn take_needs_admission(&mut self) -> bool {
         std::mem::take(&mut self.needs_admission)
     }
@@ -153,7 +155,8 @@ impl Client {
         self.left_early = false;
     }
 
-    /// Records that the client ended its sending direction while a request is under way; returns whether that is new.
+    /// Records that the client ended its sending direction while a request is under way. Returns false if that
+    /// was recorded before.
     pub(super) fn leave_early(&mut self) -> bool {
         !std::mem::replace(&mut self.left_early, true)
     }
@@ -183,19 +186,21 @@ impl Client {
         self.promise.take().map(Promise::fulfil)
     }
 
-    /// Gives up the promised descriptor, because the client's connection to a server has one.
+    /// Gives up the promised descriptor, because the client's connection to a server has a descriptor already.
     pub(super) fn drop_promise(&mut self) {
         self.promise = None;
     }
 
-    /// Gives a descriptor back to the client for its next connection, unless it has one already.
+    /// Gives a descriptor back to the client for its next connection, unless the client has a promised
+    /// descriptor already.
     pub(super) fn give_back(&mut self, unit: impl FnOnce() -> Option<Unit>) {
         if self.promise.is_none() {
             self.promise = unit().map(Unit::promise);
         }
     }
 
-    /// Makes sure that the client has a descriptor for its next connection; returns whether it has.
+    /// Reserves a descriptor for the client's next connection, if none is promised yet. Returns false if no
+    /// descriptor is left.
     pub(super) fn reserve_descriptor(&mut self) -> bool {
         self.give_back(Unit::take);
         self.promise.is_some()
@@ -218,8 +223,9 @@ impl Client {
         self.is_queued = false;
     }
 
-    /// Returns whether the client received bytes since the last call. The kernel may have queued many bytes for it,
-    /// and reports progress only when there is room again.
+    /// Returns whether the client received bytes since the last call. The kernel may queue many bytes for the
+    /// client, and reports progress only when its queue has room again, so the bytes that the client has not
+    /// acknowledged are compared.
     pub(super) fn is_taking(&mut self) -> bool {
         let left = self.transport.left();
         std::mem::replace(&mut self.left, left) > left

@@ -1,6 +1,6 @@
-//! Exchanges: what happens between a session and a server for one request, or for one relay. An exchange chooses the
-//! server, connects to it or uses a pooled connection, tries the next server if that fails, and gives the connection
-//! back. It returns its progress, and its session reacts.
+//! Exchanges: each carries one request, or one relay, between a session and a server. An exchange chooses the
+//! server, connects to it or uses a pooled connection, tries the next server after a failure, and finally
+//! releases the connection. After each event an exchange returns its progress, and its session reacts.
 
 mod connect;
 mod descriptor;
@@ -48,9 +48,9 @@ pub(super) struct Exchange {
     client: IpAddr,
     /// Server token in the client's cookie.
     token: Option<u64>,
-    /// Server of the client's earlier requests, if the next ones have to go to the same.
+    /// Server of the client's earlier requests, if later requests have to go to the same server.
     stay: Option<ServerId>,
-    /// Connection that is for this client only, to be used if it leads to the chosen server.
+    /// Connection that only this client may use. The exchange uses it if it leads to the chosen server.
     private: Option<ServerConnectionKey>,
     choice: Option<Choice>,
     reach: Reach,
@@ -83,14 +83,14 @@ impl Exchange {
         }
     }
 
-    /// Sets the facts by which the server is chosen: the client's address, the server token in its cookie, and the
-    /// server of its earlier requests.
+    /// Sets the facts by which the server is chosen: the client's address, the server token in its cookie, and
+    /// the server of its earlier requests.
     pub(super) fn choose_by(&mut self, client: IpAddr, token: Option<u64>, stay: Option<&Stay>) {
         (self.client, self.token) = (client, token);
         self.stay = stay.and_then(|stay| stay.at(self.backend()));
     }
 
-    /// Offers a connection that is for this client only.
+    /// Offers the exchange a connection that only this client may use.
     pub(super) fn offer_private(&mut self, private: Option<ServerConnectionKey>) {
         self.private = private;
     }
@@ -129,15 +129,15 @@ impl Exchange {
         }
     }
 
-    /// Returns whether the server has to act next: the request is complete and no response has begun, or the exchange
-    /// waits for a server.
+    /// Returns whether the client waits for a server: the request is complete and no response has begun, or the
+    /// exchange is queued.
     pub(super) fn waits_for_response(&self) -> bool {
         let whole = |http: &HttpPart| http.upload == Body::Done && !http.has_responded;
         self.reach == Reach::Queued || self.http.as_deref().is_some_and(whole)
     }
 
-    /// Returns whether the exchange is given up when its client closes: the request is complete, and the service is
-    /// configured so.
+    /// Returns whether the exchange is abandoned when its client closes: the request is complete or still
+    /// queued, and `abort_on_close` applies to it.
     pub(super) fn aborts_on_close(&self) -> bool {
         // A queued request was not sent to any server yet.
         let queued = self.reach == Reach::Queued;
@@ -149,8 +149,8 @@ impl Exchange {
         self.http.as_deref().is_some_and(|http| (http.upload == Body::Done || queued) && wanted(http))
     }
 
-    /// Returns whether the deadline of the exchange is that of a stream of HTTP/2 whose bodies move, and not the
-    /// response timeout.
+    /// Returns whether the deadline of the exchange is for a check of the moving bodies of an HTTP/2 stream.
+    /// Otherwise the deadline is the response timeout.
     pub(super) fn has_moving_stream(&self) -> bool {
         let moves =
             |http: &HttpPart| http.stream.is_some() && (http.has_responded || http.upload != Body::Done);
@@ -164,7 +164,7 @@ impl Exchange {
 pub(super) struct HttpPart {
     /// Bytes queued for the server, the header section first.
     outgoing: Vec<u8>,
-    /// All bytes that were sent to the server, so that they can be sent again; `None` when they were too many.
+    /// All bytes that were sent to the server, for a retry; `None` if there were too many to store.
     replay: Option<Vec<u8>>,
     upload: Body,
     /// Number of bytes of the request's body that were received.
@@ -187,9 +187,9 @@ pub(super) struct HttpPart {
     has_responded: bool,
     /// Number of interim responses.
     interims: u32,
-    /// Number of further attempts if no response comes.
+    /// Number of retries that are left if no response comes.
     retries: u32,
-    /// The server's connection is for this client only.
+    /// Only this client may use the server's connection.
     is_private: bool,
     /// Stream of HTTP/2 to which the request belongs.
     stream: Option<StreamKey>,
@@ -206,7 +206,7 @@ pub(super) enum Reach {
     Connecting(ServerConnectionKey),
     /// The connection to the server is open.
     Open(ServerConnectionKey),
-    /// No server could be reached; the reason.
+    /// No server could be reached, for this reason.
     Failed(NoServer),
 }
 
@@ -224,10 +224,10 @@ pub(super) struct ServerConnection {
     /// Permit for the pending connection attempt, if the service limits their number.
     pending: Option<Pending>,
     stage: Stage,
-    /// Descriptor of the connection, as it is counted.
+    /// Descriptor of the connection, as counted in the budget of the process.
     unit: Option<Unit>,
     idle_since: Time,
-    /// The connection carried a request before the present one.
+    /// The connection carried at least one earlier request.
     reused: bool,
     /// The server identifies the connection with one client, so no other client may use it.
     personal: bool,
@@ -238,7 +238,7 @@ enum Stage {
     Connecting,
     Handshaking,
     Open,
-    /// All bytes are sent; the server is drained until it has received them, for a limited time.
+    /// The last bytes were sent; the server is drained until it has received these bytes, for a limited time.
     Lingering,
     Closed,
 }
@@ -259,7 +259,7 @@ impl Exchange {
         &self.settings.backends[self.backend]
     }
 
-    /// Returns whether a connection to the server is for this client only.
+    /// Returns whether a connection to the server may serve only this client.
     fn is_personal(&self) -> bool {
         self.settings.is_personal(self.backend)
     }
@@ -269,12 +269,13 @@ impl Exchange {
         self.http.as_ref().is_some_and(|http| http.stream.is_some())
     }
 
-    /// Returns the request for a server of the pool.
+    /// Returns the facts by which the pool picks a server.
     fn request(&self, now: Time) -> Request {
         Request { client: self.client, now, token: self.token, stay: self.stay }
     }
 
-    /// Returns the server for the next exchange of the client's connection, if it has to be the same.
+    /// Returns the server of this exchange if the next exchange of the client's connection has to use the same
+    /// server.
     pub(super) fn stay(&self) -> Option<Stay> {
         let wanted = self.settings.http.as_ref().is_some_and(|spec| spec.balance == Balance::Connection);
         let server = self.choice.as_ref().filter(|_| wanted)?.server.id;
@@ -335,7 +336,8 @@ impl Shared {
         self.exchanges.insert(Box::new(exchange))
     }
 
-    /// Chooses a server and connects to it, as far as possible without waiting.
+    /// Chooses a server and begins to connect to it, unless that has happened before. Never waits; returns the
+    /// present state.
     pub(super) fn reach(
         &mut self,
         cx: &mut Context,
@@ -393,7 +395,7 @@ impl Shared {
         note_no_server(cx, &client.service, reason);
     }
 
-    /// Records that a server's permit becomes free, now or soon.
+    /// Records that a permit of the exchange's pool becomes free, now or soon.
     fn note_freed(&self, cx: &mut Context, exchange_key: ExchangeKey) {
         pool_queue::note_freed(cx, &self.exchanges[exchange_key].backend().pool);
     }
@@ -433,7 +435,7 @@ impl Shared {
         self.ended_servers.push(server_key);
     }
 
-    /// Closes the connection of an exchange. Its descriptor returns to the client for the next connection.
+    /// Closes the connection of an exchange. The client gets the descriptor back for its next connection.
     fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
         self.give_back(client, server_key);
         self.close_server(cx, server_key);

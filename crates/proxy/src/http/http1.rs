@@ -1,6 +1,6 @@
-//! HTTP/1 with clients. Requests are read one after the other; each becomes an exchange with a server, and its
-//! response is sent with the framing for the client. No bytes of a client are passed on unread: header sections are
-//! parsed and written anew, bodies are decoded and framed again.
+//! HTTP/1 with clients. Requests are read one after the other. Each becomes an exchange with a server or gets a
+//! local response, and the response is sent with the framing for the client. No byte of a request is passed on
+//! unparsed: header sections are parsed and written anew, bodies are decoded and framed again.
 
 mod body;
 mod response;
@@ -59,7 +59,7 @@ impl Http1 {
         Self { scan: Scan::default(), stage: Stage::Header, private: None, refusal: None }
     }
 
-    /// Creates a connection whose first request gets this status, and which is closed then.
+    /// Creates a connection that responds to its first request with this status, and is then closed.
     pub(super) fn refusing(status: u16) -> Self {
         Self { refusal: Some(status), ..Self::new() }
     }
@@ -79,7 +79,7 @@ impl Http1 {
 }
 
 impl Http1 {
-    /// Does everything that is possible without waiting.
+    /// Continues the connection until it has to wait.
     pub(super) fn drive(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         for _ in 0..ROUNDS_MAX {
             match self.step(cx, client, shared) {
@@ -93,7 +93,7 @@ impl Http1 {
     }
 
     fn step(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> Step {
-        debug_assert!(shared.headers.out.is_empty(), "left bytes would be sent to another client");
+        debug_assert!(shared.headers.out.is_empty(), "leftover bytes would be sent to another client");
         shared.headers.out.clear();
         client.transport.flush(&mut shared.buffers);
         if let Stage::Exchange(exchange_key) = self.stage {
@@ -125,14 +125,15 @@ impl Http1 {
     }
 }
 
-/// Checks whether the client closed while its request is under way. A client that ended only its sending direction may
-/// still wait for the response: it gets [`LEAVE_DELAY`].
+/// Checks whether the client closed while its request is under way. A client that ended only its sending
+/// direction may still wait for the response, so its request is aborted only after [`LEAVE_DELAY`] without
+/// progress.
 fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exchange_key: ExchangeKey) {
     let Shared { exchanges, buffers, .. } = &mut *shared;
     let Some(exchange) = exchanges.get(exchange_key) else { return };
     let aborts = exchange.aborts_on_close();
     if aborts && client.transport.tls().is_some() && client.transport.unread().is_empty() {
-        // With TLS the end is found only by reading. The next request may be read instead.
+        // With TLS, only a read finds the end. The read may return the next request instead.
         client.transport.receive(buffers);
     }
     let closed = client.transport.has_peer_closed();
@@ -146,12 +147,12 @@ impl Http1 {
         if next == Next::End || (cx.draining && client.transport.unread().is_empty()) {
             return Step::Finished(After::Finish);
         }
-        let input = client.transport.unread().is_empty();
+        let is_empty = client.transport.unread().is_empty();
         let Some(spec) = client.settings.http.clone() else { return Step::Blocked };
         client.set_served();
         (self.stage, self.scan) = (Stage::Header, Scan::default());
         // The next request may have begun already.
-        let wait = if input { spec.keepalive_timeout } else { spec.header_timeout };
+        let wait = if is_empty { spec.keepalive_timeout } else { spec.header_timeout };
         shared.session_timers.set(client.key, cx.now + wait);
         Step::Continue
     }
@@ -238,7 +239,8 @@ impl Http1 {
         Step::Continue
     }
 
-    /// Ends an exchange that gets no response from a server. The client gets this status, unless a response has begun.
+    /// Ends an exchange that gets no complete response from its server. The client gets this status, or a reset
+    /// if the response has begun.
     fn fail_exchange(
         &mut self,
         cx: &mut Context,
@@ -250,7 +252,7 @@ impl Http1 {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
-        // Unread bytes of the body would be parsed as another request.
+        // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
         shared.abandon(cx, client, exchange_key);
         if responded {
@@ -293,7 +295,7 @@ impl Http1 {
         }
     }
 
-    /// Checks whether bodies move, and fast enough.
+    /// Checks whether bodies move, and move fast enough; fails the exchange or closes the connection otherwise.
     fn on_progress_check(
         &mut self,
         cx: &mut Context,
@@ -318,7 +320,7 @@ impl Http1 {
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
             (false, true) => Some(deadline.min(cx.now + progress_interval)),
-            // The response timeout is a deadline of the exchange.
+            // While the response is awaited, the response timeout of the exchange applies instead.
             (false, false) => waits.then(|| cx.now + progress_interval),
         };
         if let Some(next) = next {
@@ -343,8 +345,8 @@ impl Http1 {
             }
             None => {
                 if takes_slowly || exchange.is_some() {
-                    // A partial response must not look complete. The reset also frees the bytes that the kernel has
-                    // queued.
+                    // A partial response must not look complete. The reset also frees the bytes that the kernel
+                    // has queued.
                     reset_at_close(client.transport.socket());
                 }
                 After::Close
@@ -364,7 +366,7 @@ impl Http1 {
         self.fail(cx, client, shared, exchange_key, 504)
     }
 
-    /// Fails an exchange, and continues with the client.
+    /// Fails an exchange with this status, and continues the client's connection.
     fn fail(
         &mut self,
         cx: &mut Context,
@@ -379,7 +381,7 @@ impl Http1 {
         }
     }
 
-    /// Handles the begin of a drain: a client without a request leaves.
+    /// Handles the beginning of a drain: a client without a request is closed.
     pub(super) fn on_drain(&self, client: &Client) -> After {
         if client.transport.unread().is_empty() && self.stage == Stage::Header {
             After::Finish

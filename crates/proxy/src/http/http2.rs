@@ -1,6 +1,6 @@
-//! HTTP/2 with clients. The `h2` crate handles the frames. The worker's loop polls it, over buffers in memory instead
-//! of a socket. Each stream is an exchange like a request of HTTP/1, and the same parser reads its header section, so
-//! that the same rules apply.
+//! HTTP/2 with clients. The `h2` crate handles the frames; the worker's loop polls `h2`, which uses buffers in
+//! memory instead of a socket. Each stream is an exchange, as is each request of HTTP/1, and one parser reads
+//! the header sections of both, so that the same rules apply.
 
 mod body;
 mod drain;
@@ -28,20 +28,21 @@ use std::time::Duration;
 
 /// Most streams of one client at the same time.
 const STREAMS_MAX: u32 = 128;
-/// Most bytes of bodies that a client may send before they are read: for each stream, and for all streams together.
+/// Most bytes of bodies that a client may send before they are read: for each stream, and for all streams
+/// together.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Most bytes of a response that are buffered while the client does not receive them.
 const SEND_BUFFER_BYTES: usize = 32 * 1024;
 
-/// Limit for small DATA frames that are not read yet, as `h2` counts them (256 bytes each, less their data). The
-/// default of `h2` would disconnect a client whose frames of one byte fill one read.
+/// Limit for small DATA frames that are not read yet. `h2` counts 256 bytes minus the data for each frame. The
+/// default limit of `h2` would disconnect a client whose frames of one byte fill one read.
 const SMALL_FRAMES_BUDGET: usize = 2 * 1024 * 1024;
 /// Time for a client to leave after GOAWAY.
 const LEAVE: Duration = Duration::from_secs(5);
-/// Time for a client to leave after GOAWAY while the program drains. The last GOAWAY waits until the client
-/// acknowledges a PING, for requests that are under way (RFC 9113, section 6.8). A client that does not acknowledge it
-/// must not delay the exit.
+/// Time for a client to leave after GOAWAY while the program drains. The last GOAWAY is sent after the client
+/// has acknowledged a PING, so that requests under way can arrive first (RFC 9113, section 6.8). A client that
+/// does not acknowledge the PING must not delay the exit.
 const DRAIN_LEAVE: Duration = Duration::from_secs(1);
 
 /// HTTP/2 on a client's connection.
@@ -51,7 +52,7 @@ pub(super) struct Http2 {
     streams: Table<of::Stream, Stream>,
     /// Bodies without an exchange, which are drained.
     drained_bodies: DrainedBodies,
-    /// The client got GOAWAY while it had no request.
+    /// The client got GOAWAY and had no open stream: the next deadline without streams closes the connection.
     leaves: bool,
     /// The client has no streams, and the deadline for idle clients applies.
     idle: bool,
@@ -67,9 +68,10 @@ enum State {
 /// Request of a stream, with its response.
 struct Stream {
     exchange: Option<ExchangeKey>,
-    /// Time at which bytes of the bodies moved last.
+    /// Time at which bytes of the request's or the response's body last moved.
     active_at: Time,
-    /// Number of bytes of the response that the client received, as the server sent them.
+    /// Number of bytes of the response's body that were passed on to the client, including the server's
+    /// framing.
     taken: u64,
     pace: Pace,
     body: RecvStream,
@@ -110,12 +112,12 @@ impl Http2 {
         self.streams.iter().filter_map(|(_, stream)| stream.exchange).collect()
     }
 
-    /// Returns whether the client has no streams, and did not get GOAWAY.
+    /// Returns whether the client has no streams, and was not sent GOAWAY while it had none.
     pub(super) fn is_idle(&self) -> bool {
         self.streams.is_empty() && !self.leaves
     }
 
-    /// Makes the connection write more frames. Requests that come meanwhile are queued in it.
+    /// Makes the connection write more frames. Requests that arrive meanwhile are queued in the connection.
     fn write_frames(&mut self) {
         let mut context = task::Context::from_waker(Waker::noop());
         if let State::Open(connection) = &mut self.state {
@@ -153,9 +155,9 @@ enum Polled {
     Ended,
 }
 
-/// Returns the limit of a header section as HTTP/2 counts it: 32 bytes more for each field (RFC 9113, section 6.5.2).
-/// Requests that exceed the limits by less are refused and counted as in HTTP/1; `h2` refuses those that exceed even
-/// this.
+/// Returns the maximum size of a header section as HTTP/2 counts it, with 32 additional bytes for each field
+/// (RFC 9113, section 6.5.2). `h2` refuses larger requests. Smaller requests that exceed `limits` are refused
+/// and counted as in HTTP/1.
 fn list_bytes_max(limits: &HeaderLimits) -> u32 {
     u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
 }
@@ -215,7 +217,7 @@ impl Http2 {
     }
 
     fn receive(&mut self, client: &mut Client, buffers: &mut Buffers) -> Received {
-        // Bytes that the client receives now may make room for which streams wait.
+        // Bytes that the socket takes now make room, and streams may wait for this room.
         client.transport.flush(buffers);
         if client.transport.pending() >= PENDING_BYTES_MAX {
             // Nothing is received from a client that does not read its responses.
@@ -287,10 +289,10 @@ impl Http2 {
         let Some(wait) = client.settings.http.as_ref().map(|spec| spec.keepalive_timeout) else { return };
         let was_idle = std::mem::replace(&mut self.idle, self.streams.is_empty());
         if self.idle && !was_idle {
-            // The program may have begun to drain: then this client got GOAWAY with all others.
+            // If the program drains, this client got GOAWAY when the drain began.
             self.leaves |= cx.draining;
             let wait = if cx.draining { DRAIN_LEAVE } else { wait };
-            // Bodies that are drained have a deadline, too.
+            // Drained bodies also have a deadline.
             let wait = if self.drained_bodies.is_empty() { wait } else { wait.min(LINGER) };
             client.set_served();
             shared.session_timers.set(client.key, cx.now + wait);
@@ -355,7 +357,7 @@ impl Http2 {
                 (true, false) => deadline.min(cx.now + spec.progress_interval()),
             })
         } else {
-            // The response timeout is a deadline of each exchange.
+            // While a stream waits for its response, the response timeout of its exchange applies instead.
             waits().then(|| cx.now + spec.progress_interval())
         };
         if let Some(next) = next {
@@ -366,7 +368,7 @@ impl Http2 {
         if idle { self.dismiss(cx, client, shared) } else { After::Close }
     }
 
-    /// Makes an idle client leave, to free its descriptors.
+    /// Sends GOAWAY to an idle client, and closes the connection after [`LEAVE`].
     pub(super) fn dismiss(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         self.shut_down(cx, client, shared, LEAVE)
     }
@@ -396,13 +398,13 @@ impl Http2 {
         self.flush_all(cx, client, shared)
     }
 
-    /// Handles the begin of a drain.
+    /// Handles the beginning of a drain.
     pub(super) fn on_drain(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared) -> After {
         self.shut_down(cx, client, shared, DRAIN_LEAVE)
     }
 
-    /// Accepts no more requests; present ones may finish. A client without requests is closed after `leave` in any
-    /// case.
+    /// Sends GOAWAY: no more requests are accepted, and present requests may finish. A client without requests
+    /// is closed after `leave`, unless a request arrives before.
     fn shut_down(
         &mut self,
         cx: &mut Context,

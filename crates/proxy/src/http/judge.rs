@@ -1,6 +1,6 @@
-//! Judging of requests: a request is parsed, admitted and routed. It becomes an exchange, or gets a local response.
-//! This is the same for all versions of HTTP, because the header section of a request of HTTP/2 is written in the form
-//! of HTTP/1.1 before it is judged.
+//! Judging of requests: a request is parsed, admitted and routed. It becomes an exchange, or gets a local
+//! response. The rules are the same for all versions of HTTP, because the header section of an HTTP/2 request
+//! is rewritten in the form of HTTP/1.1 before the request is judged.
 
 use super::client::Client;
 use super::exchange::{Body, Exchange, Shared};
@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// Verdict on a request.
 enum Verdict {
-    /// A server of this backend gets the request; with the address of the client.
+    /// A server of this backend gets the request. The address is the client's, for the choice of the server.
     Serve(usize, IpAddr),
     /// The request gets a local response.
     Respond(LocalResponse, Why),
@@ -49,7 +49,7 @@ enum Why {
 pub(super) enum Judged {
     /// The request became this exchange.
     Exchange(ExchangeKey),
-    /// The request gets a local response; then the client's connection stays open or is closed.
+    /// The request gets a local response, after which the client's connection stays open or is closed.
     Respond(LocalResponse, Next),
     /// The connection is closed.
     Close,
@@ -57,23 +57,24 @@ pub(super) enum Judged {
     Tarpit,
 }
 
-/// Next thing on a client's connection after a response.
+/// Continuation of a client's connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Request,
     End,
 }
 
-/// Transport of a request from its client.
+/// Connection or stream on which a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// On a connection of HTTP/1. A `refusal` is the status with which all its requests are refused.
+    /// On a connection of HTTP/1. A `refusal` is the status with which all requests of the connection are
+    /// refused.
     Http1 { refusal: Option<u16> },
-    /// On a stream of HTTP/2.
+    /// On a stream of HTTP/2; `is_alone` if the connection has no other stream.
     Stream { key: StreamKey, has_body: bool, is_alone: bool },
 }
 
-/// Parses a header section and decides on the request; `Err` is the status for an invalid one.
+/// Parses a header section and decides on the request; `Err` is the status for an invalid request.
 pub(super) fn judge_header(
     cx: &mut Context,
     client: &mut Client,
@@ -137,7 +138,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
     let is_head = request.method(header) == b"HEAD";
     match verdict {
         Verdict::Serve(backend, address) => {
-            // The deadline for the check of earlier streams stays.
+            // While other streams are open, their deadline for the next progress check stays.
             if !matches!(parsed.arrival, Arrival::Stream { is_alone: false, .. }) {
                 shared.session_timers.set(client.key, cx.now + spec.progress_interval());
             }
@@ -147,7 +148,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
             if why == Why::Local {
                 counters.requests_local.one();
             }
-            // A body that is not read would be parsed as another request.
+            // An unread body would be parsed as the next request.
             let stays = why != Why::Refused && request.keeps_alive() && request.framing().is_none();
             Judged::Respond(response.for_method(is_head), if stays { Next::Request } else { Next::End })
         }
@@ -194,7 +195,7 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
         return refused(client, settings.exceeded, address, 429, cx.id);
     }
     if let Some(backend) = client.admitted.backend {
-        // A client that the access list refused gets the pool for such clients; routes do not apply.
+        // A refused client gets the pool for refused clients; routes do not apply.
         return Verdict::Serve(backend, address);
     }
     // The local response of the service is for requests that no route matches.
@@ -273,8 +274,9 @@ fn exchange_of(
     exchange
 }
 
-/// Returns the client's cookie for the pool. A pool whose cookie has the default name with the pool's own suffix also
-/// takes the cookie without the suffix: the client may have got it before the service had another pool.
+/// Returns the value of the client's cookie for the pool. If the name of the cookie is the default name with a
+/// suffix for the pool, the cookie without the suffix is accepted too: the client may have received that cookie
+/// when the service had no other pool.
 fn cookie_of<'a>(request: &Request, header: &'a [u8], name: &str) -> Option<&'a [u8]> {
     request.cookie(header, name.as_bytes()).or_else(|| {
         let is_of_pool = name.starts_with(StickyBy::COOKIE_OF_POOL);
@@ -295,7 +297,7 @@ fn outgoing(client: &Client, parsed: &ParsedRequest<'_>, loop_risk: LoopRisk) ->
     outgoing
 }
 
-/// Returns the framing of the request's body. The end of a stream of HTTP/2 comes in its frames.
+/// Returns the framing of the request's body. On a stream of HTTP/2, the frames mark the end of the body.
 fn upload_of(request: &Request, arrival: Arrival) -> Body {
     match (arrival, request.framing()) {
         (Arrival::Stream { has_body: false, .. }, _)

@@ -1,5 +1,5 @@
-//! Responses that the balancer gives itself: error pages, redirections, the health of a service, and the configured
-//! response.
+//! Responses that the balancer creates itself: error pages, redirections, the health of a service, and the
+//! configured response.
 
 use super::message::{Afterwards, field, number};
 use bytes::Bytes;
@@ -7,7 +7,7 @@ use evener_core::spec::{RedirectSpec, RespondSpec};
 use std::borrow::Cow;
 use std::io::Write;
 
-/// Response that the balancer gives itself.
+/// Response that the balancer creates itself.
 #[derive(Clone, Debug)]
 pub(super) struct LocalResponse {
     status: u16,
@@ -20,7 +20,7 @@ pub(super) struct LocalResponse {
 }
 
 impl LocalResponse {
-    /// Returns a small page that explains what went wrong.
+    /// Returns a small page that explains the status.
     pub(super) fn page(status: u16) -> Self {
         let reason = reason_of(status);
         let body = format!(
@@ -30,7 +30,7 @@ impl LocalResponse {
         Self { status, location: None, body, kind: "text/html; charset=utf-8".into(), omits_body: false }
     }
 
-    /// Returns the health of the service.
+    /// Returns the response that reports the health of the service.
     pub(super) fn health(is_usable: bool) -> Self {
         let (status, body) = if is_usable { (200, "ok\n") } else { (503, "no server is up\n") };
         Self {
@@ -47,7 +47,7 @@ impl LocalResponse {
         Self {
             status: spec.status,
             location: None,
-            // 205 has no body, but a length (RFC 9110, section 15.3.6).
+            // A response with status 205 has no body, but has a length (RFC 9110, section 15.3.6).
             body: if spec.status == 205 { String::new() } else { spec.body.clone() },
             kind: spec.content_type.clone().into(),
             omits_body: false,
@@ -60,7 +60,8 @@ impl LocalResponse {
         Self { omits_body: is_head, ..self }
     }
 
-    /// Returns whether a response with this status has a body, so that its length is sent (RFC 9110, section 8.6).
+    /// Returns whether a response with this status has a body, so that its length is sent (RFC 9110, section
+    /// 8.6).
     fn has_body(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }

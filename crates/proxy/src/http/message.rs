@@ -27,15 +27,15 @@ pub(super) struct Sender<'a> {
 /// Risk that a request comes back to this instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LoopRisk {
-    /// The header fields that proxies add reveal a loop, or the server is not a load balancer.
+    /// No loop is suspected, or the header fields that proxies add would reveal it.
     None,
-    /// The client may be an instance that passes on requests of this one.
+    /// The client may be a server of the pool that passes requests of this instance on, back to this instance.
     Possible,
 }
 
 impl<'a> Sender<'a> {
-    /// Collects the facts about a client. `local` is the address that its connection has here; `subject_field` is the
-    /// name of the header field for the subject of its certificate.
+    /// Collects the facts about a client. `local` is the local address of the client's connection;
+    /// `subject_field` is the name of the header field for the subject of the client's certificate.
     pub(super) fn new(
         origin: &Origin,
         local: Option<SocketAddr>,
@@ -101,8 +101,9 @@ impl<'a> ForwardedFields<'a> {
         self.hops >= HOPS_MAX
     }
 
-    /// Returns the number of instances that passed the request on, this one included. The first instance sends the
-    /// number only if other header fields report a proxy before it, or if a loop is possible without them.
+    /// Returns the number of instances that passed the request on, including this instance; `None` if the
+    /// number is not sent. The first instance sends the number only if header fields report an earlier proxy,
+    /// or if a loop is possible that no header fields would reveal.
     fn next_hop(&self, sender: &Sender<'_>, spec: &ForwardedSpec) -> Option<u8> {
         let comes_from_another = !self.addresses.is_empty() || !self.standard.is_empty();
         let is_reported = comes_from_another && spec.mode != ForwardedMode::Off;
@@ -110,13 +111,14 @@ impl<'a> ForwardedFields<'a> {
             .then(|| self.hops.saturating_add(1))
     }
 
-    /// Returns the client that trusted proxies report, in the header fields that the service is configured to read.
+    /// Returns the client that trusted proxies report, in the header fields that the service is configured to
+    /// read.
     pub(super) fn client(&self, peer: IpAddr, spec: &ForwardedSpec) -> Client {
         self.lists(spec).client(peer, |address| spec.trusts(address))
     }
 
-    /// Returns the lists of the configured header fields. Other fields are not trusted, because proxies that do not
-    /// use them pass them on unchanged.
+    /// Returns the lists of the configured header fields. Other fields are not trusted: a proxy that does not
+    /// use a field passes it on as the client wrote it.
     fn lists(&self, spec: &ForwardedSpec) -> Lists<'_> {
         Lists {
             forwarded: if spec.standard { &self.standard } else { &[] },
@@ -163,7 +165,8 @@ pub(super) fn write_request<'a>(
         out.extend_from_slice(part);
     }
     match (parts.authority, sender.local) {
-        // HTTP/1.0 may omit Host, which then is the address that the client connected to (RFC 9112, section 3.3).
+        // A client of HTTP/1.0 may omit Host. The address that the client connected to replaces it (RFC 9112,
+        // section 3.3).
         (b"", Some(local)) => {
             let _ = write!(out, "Host: {local}\r\n");
         }
@@ -216,13 +219,13 @@ fn write_forwarded(
         return;
     }
     let trusted = spec.trusts(sender.client);
-    // If the two lists contradict each other, the client wrote one of them itself.
+    // If the two lists contradict each other, a client wrote one of them, so neither list is passed on.
     let keeps = match trusted {
         true => !forwarded.lists(spec).contradict(sender.client, |address| spec.trusts(address)),
         false => spec.mode == ForwardedMode::Append,
     };
-    // If only one of the two lists was received, the other one begins with the client that it reports, so that both
-    // agree.
+    // If only one of the two lists was received, the other list begins with the client that the received list
+    // reports, so that both lists agree.
     let client = match forwarded.client(sender.client, spec) {
         Client::Known(client) if client.to_canonical() != sender.client.to_canonical() => Some(client),
         _ => None,
@@ -279,9 +282,9 @@ fn write_node(syntax: Syntax, address: IpAddr, out: &mut Vec<u8>) {
 /// State of the client's connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Afterwards {
-    /// The connection stays, as is usual for HTTP/1.1.
+    /// The connection stays open, as is usual for HTTP/1.1.
     Stays,
-    /// The connection stays, which a client of HTTP/1.0 has to read.
+    /// The connection stays open, and a header field announces that to a client of HTTP/1.0.
     KeepAlive,
     /// The connection is closed.
     Closes,

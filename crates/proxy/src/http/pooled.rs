@@ -1,6 +1,6 @@
-//! Index of pooled connections to servers, by pool and server. A pooled connection has no exchange. The index chooses
-//! the connection that is used next, and the connection that is closed first to free descriptors. It does not own
-//! connections.
+//! Index of pooled connections to servers, by pool and server. A pooled connection has no exchange. The index
+//! chooses the connection that is used next, and the connection that is closed first to free descriptors. It
+//! does not own connections.
 
 use crate::context::keys::ServerConnectionKey;
 use evener_core::hash::Keyed;
@@ -28,7 +28,7 @@ impl Idle {
         self.key
     }
 
-    /// Returns how long the connection has been idle.
+    /// Returns the time since the connection became idle.
     pub(super) fn duration(&self, now: Time) -> Duration {
         now.since(self.since)
     }
@@ -72,8 +72,8 @@ impl Pooled {
         has_room
     }
 
-    /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections return
-    /// soon; [`Pooled::remove`] frees it.
+    /// Takes out a connection for an exchange. The memory of its list stays allocated, because most connections
+    /// return soon; [`Pooled::remove`] frees it.
     pub(super) fn take(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let idle = self.pools.get_mut(pool).and_then(|servers| servers.get_mut(&server));
         if let Some(idle) = idle {
@@ -81,7 +81,7 @@ impl Pooled {
         }
     }
 
-    /// Removes a connection that ends. It need not be pooled.
+    /// Removes a connection that ends, if it is pooled.
     pub(super) fn remove(&mut self, pool: &str, server: ServerId, key: ServerConnectionKey) {
         let Some(servers) = self.pools.get_mut(pool) else { return };
         let Some(idle) = servers.get_mut(&server) else { return };
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_without_connections_are_forgotten() {
+    fn pools_without_connections_are_removed() {
         let mut pooled = pooled(&[("a", 7, 1), ("b", 7, 2)]);
         pooled.remove("a", SERVER, idle(2).key);
         assert_eq!(pooled.last("a", SERVER), Some(idle(1)), "a connection of another pool stays");

@@ -1,6 +1,6 @@
-//! Sessions: connections of clients that use TLS, HTTP, or a PROXY header. A session begins with a preamble (a PROXY
-//! header, a TLS handshake), and continues as requests of HTTP or as a relay. It owns its exchanges, and passes their
-//! progress to the protocol of the session.
+//! Sessions: connections of clients that use TLS, HTTP, or a PROXY header. A session begins with a preamble (a
+//! PROXY header, a TLS handshake), and continues with requests of HTTP or as a relay. The session owns its
+//! exchanges, and passes their progress to its protocol.
 
 mod closing;
 mod list;
@@ -27,11 +27,11 @@ use evener_core::wire::hello;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time to linger while the program drains, as long as the client receives nothing: such a client must not delay the
-/// exit.
+/// Maximum time to linger while the program drains, if the client receives nothing in that time: such a client
+/// must not delay the exit.
 const DRAIN_LINGER: Duration = Duration::from_secs(1);
-/// A client that was idle for a shorter time may have its next request under way. Busy clients are closed after a
-/// response.
+/// Minimum idle time of a client that is closed to free descriptors. A client that was idle for a shorter time
+/// may have its next request under way, and is closed after a response instead.
 const QUIET_MIN: Duration = Duration::from_secs(1);
 
 /// Session of a client.
@@ -56,14 +56,14 @@ enum Mode {
     Relay(ExchangeKey),
     /// The client was refused; its connection stays open without a response for a time.
     Tarpit,
-    /// All bytes are sent; the client is drained for a limited time. The number of bytes that were drained.
+    /// All bytes are sent; the client is drained for a limited time. Contains the number of drained bytes.
     Lingering(usize),
     /// The session has ended; it is freed after the present events.
     Ended,
 }
 
 impl Session {
-    /// Returns whether the session speaks HTTP, and no request is under way.
+    /// Returns whether the session uses HTTP, no request is under way, and no bytes wait in either direction.
     fn is_idle(&self) -> bool {
         let quiet = self.client.transport.unread().is_empty() && self.client.transport.pending() == 0;
         quiet
@@ -74,8 +74,8 @@ impl Session {
             }
     }
 
-    /// Returns whether the session may be closed to free descriptors: a request was served, and it has been idle for
-    /// long enough.
+    /// Returns whether the session may be closed to free descriptors: a request was served, and the session has
+    /// been idle for long enough.
     fn may_be_shed(&self, now: Time) -> bool {
         self.client.is_served() && self.is_idle() && now.since(self.client.active_at) >= QUIET_MIN
     }
@@ -91,7 +91,7 @@ impl Session {
         &self.client
     }
 
-    /// Makes the session speak HTTP/2, as if the handshake had chosen it.
+    /// Makes the session use HTTP/2, as if the TLS handshake had negotiated HTTP/2.
     pub(super) fn become_http2(&mut self, http2: Http2) {
         self.mode = Mode::Http2(Box::new(http2));
     }
@@ -115,7 +115,7 @@ impl Http {
         }
     }
 
-    /// Applies the access list once the client's address is known.
+    /// Applies the access list and the limits, once the client's address is known.
     fn admit(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let address = client.origin.client().ip();
@@ -125,7 +125,8 @@ impl Http {
                 self.begin_tls(cx, key);
             }
             Admission::Refused(Refused::Drop) => self.close(cx, key),
-            // An HTTP response is possible only without TLS: a handshake would cost too much for a refused client.
+            // An HTTP response is possible only without TLS: a handshake would cost too much for a refused
+            // client.
             Admission::Refused(Refused::Reject(status))
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
@@ -182,7 +183,7 @@ impl Http {
             return self.close(cx, key);
         };
         *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx.now)));
-        // Bytes that the client has sent already are in its input.
+        // The first bytes of the client may have been received already, so that no event reports them.
         self.drive(cx, key);
     }
 
@@ -265,7 +266,7 @@ impl Http {
         self.settle(cx, key, after);
     }
 
-    /// Continues a session, as far as possible without waiting.
+    /// Continues a session until it has to wait.
     fn drive(&mut self, cx: &mut Context, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Session { client, mode } = &mut **session;
@@ -321,8 +322,8 @@ impl Http {
         }
     }
 
-    /// Handles a reset by the server of a relay. A client that has received everything gets the reset; another client
-    /// is allowed to receive the remaining bytes, which a reset would destroy.
+    /// Handles a reset by the server of a relay. A client that has received everything is reset. Any other
+    /// client may receive the remaining bytes first, which a reset would destroy.
     fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
         self.shared.end(cx, client, exchange_key, Keep::No);
@@ -358,7 +359,7 @@ impl Http {
         }
     }
 
-    /// Parses the ClientHello for the server name; then rustls gets all bytes.
+    /// Continues the TLS handshake. The ClientHello is parsed for the server name before rustls gets all bytes.
     fn shake_hands(&mut self, cx: &mut Context, key: SessionKey) {
         loop {
             let Session { client, mode } = &mut *self.sessions[key];
@@ -405,8 +406,8 @@ impl Http {
         self.begin_protocol(cx, key);
     }
 
-    /// Sends the end, and drains the client until it ends, so that a reset does not destroy bytes that it has not read
-    /// yet.
+    /// Ends the sending direction, and drains the client until the client ends, so that a reset does not
+    /// destroy bytes that the client has not read yet.
     fn finish(&mut self, cx: &mut Context, key: SessionKey) {
         self.sessions[key].client.transport.finish(&mut self.shared.buffers);
         self.enter(cx, key, Mode::Lingering(0));
@@ -448,7 +449,8 @@ impl Http {
         client.queue(cx);
     }
 
-    /// Gives more time to a client that still receives its response while the program drains, up to the drain timeout.
+    /// Extends the lingering of a client that still receives its response while the program drains, up to the
+    /// drain timeout. Closes any other client.
     fn extend_linger(&mut self, cx: &mut Context, key: SessionKey) {
         if self.sessions[key].client.is_taking() {
             self.shared.session_timers.set(key, cx.now + DRAIN_LINGER);
@@ -509,8 +511,8 @@ impl Http {
         self.ended.push(key);
     }
 
-    /// Frees ended sessions. Connections to servers are freed first, because other sessions may wait for their
-    /// permits.
+    /// Frees ended sessions. Connections to servers are freed first, because other sessions may wait for the
+    /// permits of these connections.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
         self.shared.reap();
         while let Some(key) = self.ended.pop() {

@@ -1,4 +1,5 @@
-//! The HTTP component without a worker: the sockets are real, and the test plays the loop of the worker.
+//! Tests of the HTTP component without a worker: the sockets are real, and a fixture replaces the loop of the
+//! worker.
 
 mod fixture;
 mod protocols;
@@ -28,7 +29,7 @@ struct Fixture {
     pool: TestPool,
 }
 
-/// Peer of the component that the test plays: a client or a server.
+/// Client or server, played by a test.
 struct Side(TcpStream);
 
 #[test]
@@ -85,8 +86,8 @@ fn a_request_is_retried_when_the_server_closed_the_pooled_connection() {
 }
 
 #[test]
-fn broken_responses_become_502() {
-    let check = |response: &[u8], what: &str| {
+fn clients_get_502_for_broken_responses() {
+    let check = |response: &[u8], case: &str| {
         let mut fixture = Fixture::new(|spec| spec.retries = 0);
         let mut client = fixture.client();
         client.send(GET);
@@ -95,15 +96,18 @@ fn broken_responses_become_502() {
         server.send(response);
         drop(server);
         let responded = fixture.receive(&mut client, b"</p>\n");
-        assert_eq!(status(&responded), "502", "{what}");
-        assert_eq!(fixture.count("requests_failed"), 1, "{what}");
-        assert_eq!(fixture.http.shared.exchanges.len(), 0, "{what}");
+        assert_eq!(status(&responded), "502", "{case}");
+        assert_eq!(fixture.count("requests_failed"), 1, "{case}");
+        assert_eq!(fixture.http.shared.exchanges.len(), 0, "{case}");
     };
-    check(b"", "nothing");
+    check(b"", "no bytes");
     check(b"HTTP/1.1 200", "half a header section");
-    check(b"\r\nHTTP/1.1 200 OK\r\n\r\n", "an empty line first");
-    check(b"nonsense\r\n\r\n", "no header section");
-    check(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", "an upgrade");
+    check(b"\r\nHTTP/1.1 200 OK\r\n\r\n", "an empty line before the status line");
+    check(b"nonsense\r\n\r\n", "no status line");
+    check(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        "an upgrade without a request for it",
+    );
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn a_configured_response_is_sent_without_a_server() {
 }
 
 #[test]
-fn a_server_that_refuses_is_reported_and_the_next_one_is_used() {
+fn a_server_that_refuses_is_reported_and_the_next_server_is_used() {
     let (_socket, refusing) = refusing();
     let servers = vec![bound()];
     let targets = [refusing, target(&servers[0])];
@@ -209,7 +213,7 @@ fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
 }
 
 #[test]
-fn the_wait_in_a_queue_ends_after_its_timeout() {
+fn a_queued_request_gets_503_after_the_timeout_of_the_queue() {
     let queue = QueueSpec { size: 9, timeout: Duration::from_secs(5) };
     let limited = |spec: &mut PoolSpec| {
         spec.queue = Some(queue);
@@ -261,7 +265,7 @@ fn a_request_without_a_response_in_time_gets_504() {
     assert_eq!(
         fixture.rest(&mut server).1,
         Err(ErrorKind::ConnectionReset),
-        "the server gets no orderly end"
+        "the connection to the server is reset"
     );
 }
 
@@ -305,7 +309,7 @@ fn a_private_connection_is_closed_with_its_client() {
 }
 
 #[test]
-fn connections_to_a_removed_server_break_off() {
+fn ending_the_connections_to_a_server_fails_its_requests_with_502() {
     let mut fixture = Fixture::new(|spec| spec.retries = 0);
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     let mut pooled = fixture.serve(&mut idle);
@@ -342,13 +346,13 @@ fn refused_clients_get_403_or_are_dropped_or_enter_the_tarpit() {
     let mut client = fixture.client();
     fixture.run_loop();
     assert_eq!(fixture.listing().open[0].stage, "tarpit");
-    assert_eq!(fixture.service.live.connections.active(), 0, "its slot is free for another client");
+    assert_eq!(fixture.service.live.connections.active(), 0, "the slot of a refused client is free");
     fixture.pass(Duration::from_secs(9));
     assert_eq!(fixture.rest(&mut client).1, Ok(()));
 }
 
 #[test]
-fn idle_clients_are_shed_the_longest_idle_first_and_busy_ones_stay() {
+fn idle_clients_are_shed_the_longest_idle_first_and_busy_clients_stay() {
     let mut fixture = Fixture::new(|_| {});
     let mut clients = [fixture.client(), fixture.client(), fixture.client()];
     let mut server = fixture.serve(&mut clients[0]);
@@ -357,11 +361,11 @@ fn idle_clients_are_shed_the_longest_idle_first_and_busy_ones_stay() {
     fixture.respond(&mut clients[1], &mut server);
     clients[2].send(GET);
     fixture.receive(&mut server, b"\r\n\r\n");
-    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2, "only the first one was quiet for long enough");
+    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2, "only the first client was idle for long enough");
     assert_eq!(fixture.rest(&mut clients[0]).1, Ok(()));
     fixture.cx.now += Duration::from_secs(1);
     assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2);
-    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 0, "the last one waits for its response");
+    assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 0, "the last client waits for its response");
     assert_eq!(fixture.count("idle_shed"), 2);
     server.send(OK);
     fixture.receive(&mut clients[2], b"ok");
@@ -369,7 +373,7 @@ fn idle_clients_are_shed_the_longest_idle_first_and_busy_ones_stay() {
 }
 
 #[test]
-fn while_draining_idle_clients_are_closed_and_others_after_their_response() {
+fn while_draining_idle_clients_are_closed_now_and_busy_clients_after_their_response() {
     let mut fixture = Fixture::new(|_| {});
     let (mut idle, mut busy) = (fixture.client(), fixture.client());
     let mut server = fixture.serve(&mut idle);
@@ -411,8 +415,8 @@ fn events_and_deadlines_of_ended_sessions_are_ignored() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     let server = fixture.serve(&mut client);
-    let session = fixture.http.sessions.keys(|_| true)[0];
-    let slot = fixture.http.shared.servers.keys(|_| true)[0];
+    let session_key = fixture.http.sessions.keys(|_| true)[0];
+    let server_key = fixture.http.shared.servers.keys(|_| true)[0];
     drop((client, server));
     fixture.check_empty();
     fixture.until("the pool to be empty", |fixture| fixture.http.shared.servers.is_empty().then_some(()));
@@ -420,13 +424,13 @@ fn events_and_deadlines_of_ended_sessions_are_ignored() {
     next.send(GET);
     let _server = fixture.server();
     let ready = Readiness { readable: true, writable: true, ended: true, error: true };
-    fixture.http.on_session_event(&mut fixture.cx, session, ready);
-    fixture.http.on_server_event(&mut fixture.cx, slot, ready);
-    fixture.http.resume(&mut fixture.cx, session);
-    fixture.http.on_session_deadline(&mut fixture.cx, session);
+    fixture.http.on_session_event(&mut fixture.cx, session_key, ready);
+    fixture.http.on_server_event(&mut fixture.cx, server_key, ready);
+    fixture.http.resume(&mut fixture.cx, session_key);
+    fixture.http.on_session_deadline(&mut fixture.cx, session_key);
     assert_eq!(
         fixture.listing().open[0].stage,
         "http/1 request",
-        "another client with the same slot is served"
+        "the client that reuses the slot is still served"
     );
 }

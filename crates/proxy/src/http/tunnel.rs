@@ -1,4 +1,5 @@
-//! Tunnel: relays bytes between the transports of a client and its server, in both directions. Each side may use TLS.
+//! Tunnel: relays bytes between the transports of a client and its server, in both directions. Each side may
+//! use TLS.
 
 use super::client::{Client, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
@@ -16,10 +17,10 @@ pub(super) enum Relayed {
     Blocked,
     /// More bytes can be moved, after the worker has handled other sessions.
     Again,
-    /// Both directions ended in order.
+    /// Both directions ended in order, or no server could be reached.
     Finished,
-    /// Both directions ended in order, but the client has not received everything, or has sent bytes that are not read
-    /// yet: it must be drained before its socket is closed.
+    /// Both directions ended in order, but the client has not received everything, or has sent bytes that are
+    /// not read yet: it must be drained before its socket is closed.
     MustDrain,
     /// The client's connection is broken. The server must not see an orderly end.
     Broken,
@@ -71,8 +72,8 @@ pub(super) fn pump(
     }
     match outcome(&client.transport, &server.transport, up, down) {
         Relayed::Finished if fast_close != FastClose::Off => {
-            // Further bytes of the server have no receiver. A reset would destroy bytes that the client has not read
-            // yet.
+            // Further bytes of the server have no receiver, so they are discarded. The client is drained,
+            // because a reset would destroy bytes that it has not read yet.
             relay::drain(server.transport.socket());
             if client.transport.begin_draining() { Relayed::MustDrain } else { Relayed::Finished }
         }
@@ -85,8 +86,8 @@ pub(super) fn is_half_closed(client: &Transport, server: &Transport) -> bool {
     client.end().is_some() != server.end().is_some()
 }
 
-/// Stops receiving from the other side where the end of one side ends both (`fast_close`); returns whether it did so
-/// now.
+/// Stops receiving from one side after the other side ended, if the end of one side ends both (`fast_close`).
+/// Returns true if this call stopped receiving.
 fn end_both(client: &mut Transport, server: &mut Transport, fast_close: FastClose) -> bool {
     let ended = |transport: &Transport| transport.end() == Some(End::Fin);
     if fast_close.by_client() && ended(client) && server.end().is_none() {
@@ -121,7 +122,7 @@ enum Pumped {
     Blocked,
 }
 
-/// Moves the bytes of `from`, and its end, to `to`, and logs the bytes to `tap`. Returns the number of bytes.
+/// Moves the bytes and the end of `from` to `to`, and logs the bytes to `tap`. Returns the number of bytes.
 fn pump_direction(
     from: &mut Transport,
     to: &mut Transport,

@@ -1,5 +1,5 @@
-//! One TCP connection of a client with its connection to a server: the preamble, the attempt to reach a server, both
-//! directions, and the end of both. The events and deadlines are handled by the component.
+//! One TCP connection of a client with its connection to a server: the preamble, the attempt to reach a server,
+//! both directions, and the end of both. The events and deadlines are handled by the component.
 
 mod listing;
 mod preamble;
@@ -32,7 +32,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A connection.
+/// A client's connection, with its connection to a server.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: OwnedFd,
@@ -47,7 +47,7 @@ pub(super) struct Connection {
     backend: u32,
     /// The preamble, which is received before a server is chosen. Boxed: most connections have none.
     preamble: Option<Box<Preamble>>,
-    /// Permits and limits of the client beyond its slot. Boxed for the same reason.
+    /// Permits and records of the client beyond its slot. Boxed: most connections have none.
     admitted: Option<Box<Admitted>>,
     /// The attempt to reach a server.
     attempt: Attempt,
@@ -59,11 +59,11 @@ pub(super) struct Connection {
     number: u32,
     /// True while the connection is in the ready queue.
     queued: bool,
-    /// Slot in the service.
+    /// Slot in the service, and the two descriptors of the connection.
     permits: Permits,
 }
 
-/// The server's side.
+/// The connection to the server.
 #[derive(Debug)]
 struct Upstream {
     socket: OwnedFd,
@@ -145,7 +145,8 @@ impl Connection {
         &self.settings.backends[self.backend as usize]
     }
 
-    /// Returns the identity of the connection to the server for operations of the ring; `key` is the client's.
+    /// Returns the identity of the connection to the server for operations of the ring; `key` is the key of
+    /// this connection.
     pub(super) fn connect_id(&self, key: ConnectionKey) -> Option<ConnectId> {
         self.upstream.as_ref().map(|upstream| ConnectId::new(key, upstream.generation))
     }
@@ -203,7 +204,8 @@ impl Connection {
         }
     }
 
-    /// Keeps a refused client waiting. Its slot in the service is free for other clients.
+    /// Keeps a refused client waiting. `permit` replaces the client's slot in the service, which becomes free
+    /// for other clients.
     pub(super) fn tarpit(&mut self, permit: Lease) {
         self.permits.lease = permit;
         self.stage = Stage::Tarpit;
@@ -220,8 +222,8 @@ impl Connection {
         self.admitted.as_mut()?.queued.take()
     }
 
-    /// Counts a pending connection attempt in `slot`, or beyond the limit without one. A client that has such a slot
-    /// already counts once.
+    /// Counts a pending connection attempt: keeps the slot that the client already has, or takes the slot in
+    /// `slot`, or else takes a slot beyond the limit.
     pub(super) fn begin_pending(&mut self, slot: &mut Option<Lease>) {
         let admitted = self.admitted.get_or_insert_default();
         let slot = admitted.pending.take().or_else(|| slot.take());
@@ -236,7 +238,8 @@ impl Connection {
 
 /// The attempt to reach a server.
 impl Connection {
-    /// Picks the next server, unless other clients wait for one.
+    /// Picks the next server. The first pick returns [`NoServer::Full`] if the client has to wait behind queued
+    /// clients.
     pub(super) fn pick(&mut self, now: Time, random: &mut Random) -> Result<Choice, NoServer> {
         let request = Request::of(self.address, now);
         let snapshot = self.settings.backends[self.backend as usize].pool.load();
@@ -316,14 +319,14 @@ impl Connection {
     }
 }
 
-/// Origin of a connection to a server.
+/// State and origin of a connection to a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opening {
     /// The connection attempt is in progress.
     Connecting,
-    /// Opened for this client.
+    /// The connection is established, and was opened for this client.
     Fresh,
-    /// Opened before the client connected.
+    /// The connection is established, and was opened before the client connected.
     Warm,
 }
 
@@ -405,7 +408,7 @@ impl Connection {
         if self.from_client.is_done() && self.from_server.is_done() {
             return self.close_both(scratch);
         }
-        // A half-close is passed on; closing both sides makes it unnecessary.
+        // Passes a half-close on. If both sides have ended, `close_both` was called above.
         if up_ended && let Some(upstream) = &self.upstream {
             let _ = shutdown(&upstream.socket, Shutdown::Write);
         }
@@ -439,8 +442,9 @@ impl Connection {
         }
     }
 
-    /// Closes a connection after both sides ended, or one side for both. Input that arrives after the close would be rejected
-    /// with a reset, which discards bytes that the other side has not received yet. So both sides are drained for a limited time.
+    /// Closes a connection after both sides ended, or after one side ended both (`fast_close`). In the second
+    /// case a side may still send, and the kernel would respond to input after the close with a reset, which
+    /// destroys bytes that this side has not received yet. So such a side is drained for a limited time.
     fn close_both(&mut self, scratch: &mut Scratch) -> Step {
         if self.settings.options.fast_close == FastClose::Off {
             return Step::Close;
@@ -469,8 +473,8 @@ impl Connection {
         self.upstream.as_ref().is_none_or(|upstream| sys::is_all_delivered(upstream.socket.as_fd()))
     }
 
-    /// Drains the client until it ends, and the server until it has acknowledged everything. (The acknowledgement of the local
-    /// FIN causes an edge.)
+    /// Drains the client until it ends, and the server until it has acknowledged everything. (The
+    /// acknowledgement of the local FIN causes an event.)
     fn linger(&mut self, up: Pumped, down: Pumped) -> Step {
         if matches!(up, Pumped::Ended(_)) {
             self.from_client.set_done();
@@ -484,16 +488,17 @@ impl Connection {
         if up == Pumped::More || down == Pumped::More { Step::Again } else { Step::Wait }
     }
 
-    /// Resets the server side: the client reset the connection or receives no more bytes, and the server must not see an orderly
-    /// end.
+    /// Resets the server side: the client reset the connection or receives no more bytes, and the server must
+    /// not see an orderly end.
     fn on_client_reset(&mut self) -> Step {
         self.reset_server_at_close();
         Step::Close
     }
 
-    /// Handles a reset by the server; all bytes from before it are in the client's socket. The reset is passed on to a client that
-    /// has received all of them and sends nothing. A client that still sends is drained first, because its data would cause a
-    /// reset that discards bytes that it has not received yet.
+    /// Handles a reset by the server, after all bytes of the server were passed to the client's socket. A
+    /// client that has received these bytes and sends nothing is reset. A client that has ended its sending
+    /// direction is closed in order. Any other client is drained first, because its data would cause a reset,
+    /// which destroys bytes that the client has not received yet.
     fn on_server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
         self.upstream
             .iter()

@@ -39,7 +39,8 @@ impl Tcp {
         }
     }
 
-    /// Accepts up to [`ACCEPTS_MAX`] clients. The others stay in the kernel's queue while the service is full.
+    /// Accepts up to [`ACCEPTS_MAX`] clients. If the service is full, accepting pauses, and further clients
+    /// stay in the kernel's queue.
     fn accept_some(&mut self, cx: &mut Context, key: ListenerKey) -> Queue {
         for _ in 0..ACCEPTS_MAX {
             let Some(listener) = self.listeners.get(key) else { return Queue::Left };
@@ -51,7 +52,8 @@ impl Tcp {
                 return self.pause_full(cx, key, Full::Descriptors);
             };
             if let Some(pending_max) = settings.options.pending_max {
-                // A worker that missed the slot that is released here tries again soon.
+                // This slot may be released unused below. A worker that found no slot in the meantime tries
+                // again soon.
                 let Some(pending) = listener.service().enter_pending(pending_max) else {
                     return self.pause_full(cx, key, Full::Pending);
                 };
@@ -59,7 +61,7 @@ impl Tcp {
             }
             let accepted = self.accept_one(cx, key, settings, Permits::new(permits, units));
             if self.pending.take().is_some() {
-                // Not needed: the connection attempt succeeded immediately, or begins later.
+                // The slot was not needed: the connection attempt succeeded immediately, or begins later.
                 let service = Arc::clone(self.listeners[key].service());
                 service.wake_waiting(cx);
             }
@@ -70,8 +72,8 @@ impl Tcp {
         Queue::More
     }
 
-    /// Accepts all clients in the queue of a listener that is about to close, beyond the limit if necessary: they are connected
-    /// already.
+    /// Accepts all clients in the queue of a listener that is about to close, beyond the limit if necessary:
+    /// these clients are connected already.
     pub(super) fn accept_rest(&mut self, cx: &mut Context, key: ListenerKey) {
         while let Some(listener) = self.listeners.get(key) {
             let settings = listener.service().settings.load_full();
@@ -101,14 +103,16 @@ impl Tcp {
                 service.wake_waiting(cx);
                 return Some(Queue::Left);
             }
-            // The client closed while it waited, or its network failed (accept(2)): the next client may be fine.
+            // The client closed while it waited, or its network failed (accept(2)): the next client may be
+            // fine.
             Err(Errno::CONNABORTED | Errno::INTR | Errno::PROTO | Errno::NETDOWN | Errno::HOSTUNREACH) => {}
             Err(error) => return Some(self.pause_failed(cx, key, error)),
         }
         None
     }
 
-    /// Hop 2: admit. Clients of HTTP, TLS and DNS are handed over; a preamble is received first.
+    /// Hop 2: admit. Clients of HTTP, TLS and DNS are handed over to other components. If a preamble is
+    /// expected, it is received before a server is chosen.
     fn admit(
         &mut self,
         cx: &mut Context,
@@ -134,7 +138,7 @@ impl Tcp {
         if has_preamble || introduces {
             self.connections[key].set_preamble(preamble);
         }
-        // The client of a PROXY header is admitted when the header has arrived.
+        // A client that is announced by a PROXY header is admitted when the header has arrived.
         if !awaits_proxy && self.admit_client(cx, key) == Progress::Over {
             return;
         }
@@ -214,14 +218,15 @@ impl Tcp {
 /// Outcome of a hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// A connection attempt is in progress, or the server is connected.
+    /// The client is admitted or queued, a connection attempt is in progress, or the server is connected.
     Begun,
-    /// The client was refused, or no server could be reached; the connection is closed.
+    /// The client was refused, or no server could be reached. The connection is closed, or in the tarpit.
     Over,
 }
 
 impl Tcp {
-    /// Hops 3 and 4: pick and connect, until a connection attempt is at least in progress.
+    /// Hops 3 and 4: pick and connect, until a connection attempt is in progress or has succeeded. After
+    /// [`TRIES_MAX`] immediate failures, other work continues first.
     pub(super) fn try_servers(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
         for _ in 0..TRIES_MAX {
             match self.connections[key].pick(cx.now, &mut cx.random) {
@@ -248,12 +253,12 @@ impl Tcp {
 pub(super) enum Connect {
     /// The attempt is in progress or has succeeded.
     Begun,
-    /// The attempt failed, which is recorded.
+    /// The attempt failed, and the failure is recorded.
     Failed,
 }
 
 impl Tcp {
-    /// Begins a connection attempt, which on loopback often succeeds immediately.
+    /// Takes a warm connection, or begins a connection attempt, which on loopback often succeeds immediately.
     pub(super) fn connect(&mut self, cx: &mut Context, key: ConnectionKey, choice: Choice) -> Connect {
         let (socket, opening) = match self.warm_or_fresh(cx, key, &choice) {
             Ok(begun) => begun,
@@ -381,7 +386,8 @@ impl Tcp {
         self.relay(cx, key);
     }
 
-    /// Handles an error of a connecting socket. The server may also have closed the connection right after accepting it.
+    /// Handles an error event of a connecting socket: the attempt failed, or the server closed the connection
+    /// right after accepting it.
     fn on_connect_error(&mut self, cx: &mut Context, key: ConnectionKey) {
         let Some(socket) = self.connections[key].server_socket() else { return };
         match sockopt::socket_error(socket) {
@@ -401,7 +407,7 @@ impl Tcp {
         self.cancel_connect(cx, key);
         self.timers.clear(key);
         let connection = &mut self.connections[key];
-        // There is no server after the maximum number of immediate failures, when other work continued.
+        // The connection has no server if the last turn stopped after [`TRIES_MAX`] immediate failures.
         if let Some(choice) = connection.close_server() {
             connection.on_connect_failed(cx, &choice, error);
             let pool = Arc::clone(&connection.backend().pool);
@@ -438,7 +444,7 @@ impl Tcp {
             Step::Linger => {
                 connection.stage = Stage::Lingering;
                 self.timers.set(key, cx.now + LINGER);
-                // Bytes that the client sent in the meantime may have caused their edge already.
+                // The event for bytes that the client sent in the meantime may have been handled already.
                 self.queue(cx, key);
             }
             Step::Close => self.close(cx, key),

@@ -18,7 +18,7 @@ impl Tcp {
         }
     }
 
-    /// Closes the connection with this number; returns whether there was one.
+    /// Closes the connection with this number. Returns false if there is no such connection.
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.connections.keys(|one| one.has_number(number));
         let Some(&key) = found.first() else { return false };
@@ -30,8 +30,8 @@ impl Tcp {
         true
     }
 
-    /// Closes the relayed connections with a server; returns their number. Clients without an established connection to it
-    /// continue with the next server by themselves.
+    /// Closes the relayed connections with a server; returns their number. Clients that are still connecting to
+    /// this server try the next server if the attempt fails.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let meant: Vec<ConnectionKey> = self.connections.keys(|one| one.ends_with(ending));
         for &key in &meant {

@@ -20,8 +20,8 @@ use std::sync::Arc;
 pub(super) struct StreamListener {
     id: u64,
     service: Arc<Service>,
-    /// The path, which is removed with the last worker's listener, and before its socket is closed. So the next instance finds
-    /// no path without a listener.
+    /// Path of a unix socket. The path is removed with the last worker's listener, before the socket is closed,
+    /// so that the next instance finds no path without a listener.
     _unix: Option<Arc<UnixPath>>,
     socket: OwnedFd,
     /// End of the pause, while accepting is paused.
@@ -57,7 +57,8 @@ impl StreamListener {
         self.paused.replace(until).is_none()
     }
 
-    /// Returns whether the queue of the kernel is empty. If so, a pause ends: the next client causes an edge.
+    /// Returns whether the queue of the kernel is empty. If so, a pause ends: the next client will cause an
+    /// event.
     pub(super) fn is_queue_empty(&mut self) -> bool {
         let mut queue = [PollFd::new(&self.socket, PollFlags::IN)];
         let is_empty = poll(&mut queue, Some(&Timespec::default())) == Ok(0);
@@ -73,12 +74,12 @@ impl StreamListener {
     }
 }
 
-/// The listeners that try again to accept.
+/// The paused listeners that resume accepting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Paused {
     /// Listeners whose pause has ended.
     Due,
-    /// All listeners: a slot became free.
+    /// All paused listeners, because a slot became free.
     All,
 }
 
@@ -143,7 +144,8 @@ impl Tcp {
         waiting.into_iter().for_each(|key| self.accept(cx, key));
     }
 
-    /// Makes the listeners of crowded services keep first packets.
+    /// Makes the listeners of crowded services keep the first packet of each connection, which the detection of
+    /// loops needs.
     pub(super) fn watch_crowded(&self, cx: &mut Context) {
         for service in cx.take_crowded() {
             let matching = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);

@@ -1,5 +1,5 @@
-//! Pauses in accepting, because the service is full or the system has no descriptors or memory left. Accepting resumes after
-//! some time, and as soon as a slot is released.
+//! Pauses in accepting, because the service is full or the system has no descriptors or memory left. Accepting
+//! resumes after some time, and as soon as a slot is released.
 
 use crate::context::Context;
 use crate::context::descriptors;
@@ -33,7 +33,7 @@ pub(super) enum Full {
 }
 
 impl Tcp {
-    /// Pauses accepting until a slot is free.
+    /// Pauses accepting for [`ACCEPT_PAUSE`], or until a slot is free, unless the kernel's queue is empty.
     pub(super) fn pause_full(&mut self, cx: &mut Context, key: ListenerKey, full: Full) -> Queue {
         let (id, now) = (cx.id, cx.now);
         let listener = &mut self.listeners[key];
@@ -65,7 +65,7 @@ impl Tcp {
         Queue::Left
     }
 
-    /// Pauses accepting after an error.
+    /// Pauses accepting for [`ACCEPT_PAUSE`] after an error.
     pub(super) fn pause_failed(&mut self, cx: &mut Context, key: ListenerKey, error: Errno) -> Queue {
         let (id, now) = (cx.id, cx.now);
         let listener = &mut self.listeners[key];

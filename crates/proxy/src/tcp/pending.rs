@@ -1,4 +1,4 @@
-//! Pending connection attempts, where they are limited (`pending_max`).
+//! Pending connection attempts of services that limit the number of these attempts (`pending_max`).
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
@@ -6,7 +6,7 @@ use crate::tcp::Tcp;
 use std::sync::Arc;
 
 impl Tcp {
-    /// Counts a pending connection attempt, if their number is limited.
+    /// Counts a pending connection attempt, if the number of attempts is limited.
     pub(super) fn begin_pending(&mut self, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         if connection.settings.options.pending_max.is_some() {

@@ -12,7 +12,7 @@ use evener_core::snapshot::{Choice, NoServer};
 use std::sync::Arc;
 
 impl Tcp {
-    /// Connects a queued client to the server that was picked, or closes the client.
+    /// Connects a queued client to the server that was picked, or closes the client if none was picked.
     fn take_server(&mut self, cx: &mut Context, key: ConnectionKey, picked: Result<Choice, NoServer>) {
         let progress = match picked {
             Err(reason) => return self.give_up(cx, key, reason),
@@ -28,7 +28,7 @@ impl Tcp {
 }
 
 impl Tcp {
-    /// Puts a client into the queue of its pool; returns false when there is no queue or no room.
+    /// Puts a client into the queue of its pool; returns false if the pool has no queue or the queue is full.
     pub(super) fn enter_queue(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
         let connection = &self.connections[key];
         let service = Arc::clone(&connection.service);
@@ -41,7 +41,8 @@ impl Tcp {
         self.connections[key].enter_queue(queued);
         self.timers.set(key, cx.now + timeout);
         if rides {
-            // Until the ring relays the client, epoll reports its close. If that fails, the deadline of the queue closes it.
+            // Until the ring relays the client, epoll reports its close. If the registration fails, the client
+            // is closed at the deadline of the queue.
             let _ = cx.registry.register(&self.connections[key].client, Token::Client(key));
         }
         true

@@ -1,9 +1,9 @@
-//! The relay over io_uring: a multishot receive for each side, and a send for each buffer that it fills. One system call
-//! submits and completes the operations of many connections.
+//! The relay over io_uring: a multishot receive for each side, and a send for each buffer that a receive fills.
+//! One system call submits and completes the operations of many connections.
 //!
-//! This relay is for small messages to sinks that do not block. A connection changes permanently to the epoll relay when
-//! it moves bulk data (splice is cheaper), its sink blocks (it would occupy buffers that other connections need), or its
-//! sink is closed.
+//! This relay is for small messages to sinks that do not block. A connection changes permanently to the epoll
+//! relay when it moves bulk data (splice is cheaper), when its sink blocks (the waiting bytes would occupy
+//! buffers that other connections need), or when its sink is closed.
 
 use crate::context::Context;
 use crate::context::keys::{ConnectionKey, SendKey};
@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 
 /// Number of consecutive full buffers that count as bulk data.
 const FULL_MAX: u8 = 4;
-/// Number of buffers that wait for a sink before it counts as blocked.
+/// Maximum number of buffers that wait for a sink. With more, the sink counts as blocked.
 const WAITING_MAX: usize = 4;
 /// Number of free buffers below which connections with slow sinks leave the ring.
 const BUFFERS_LOW: u16 = 16;
@@ -31,7 +31,7 @@ pub(super) struct RingState {
 }
 
 impl RingState {
-    /// Bytes of a side that wait for its sink.
+    /// Returns the number of bytes of a side that wait for the sink.
     pub(super) fn waiting(&self, side: usize) -> usize {
         self.sides[side].waiting.iter().map(Piece::len).sum()
     }
@@ -73,7 +73,7 @@ fn source(connection: &Connection, side: usize) -> Option<&OwnedFd> {
 }
 
 impl Tcp {
-    /// Begins to relay a connection whose server is connected.
+    /// Begins to relay a connection in the ring, after the server is connected.
     pub(super) fn adopt(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.connections[key].ring = Some(Box::default());
         (0..2).for_each(|side| self.arm(cx, key, side));
@@ -106,7 +106,8 @@ impl Tcp {
         }
     }
 
-    /// The connection with this connection to a server, unless it has another one now.
+    /// The open connection that `connect` belongs to; `None` if that connection is closed, or has another
+    /// connection to a server now.
     fn current(&self, connect: ConnectId) -> Option<ConnectionKey> {
         let key = self.connections.key_at(connect.slot())?;
         let connection = &self.connections[key];
@@ -210,13 +211,13 @@ impl Tcp {
         }
         match result {
             Ok(_) => self.advance(cx, key, side, Arm::Now),
-            // Cancelled because the connection leaves; EAGAIN means that the sink blocks.
+            // The send was cancelled because the connection leaves the ring, or the sink blocks (EAGAIN).
             Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR) => self.leave(cx, key),
             Err(error) => self.conclude(cx, key, side, Pumped::SinkClosed(error)),
         }
     }
 
-    /// Handles the end of a direction, or of its sink.
+    /// Handles the end of a direction, or the close of its sink.
     fn conclude(&mut self, cx: &mut Context, key: ConnectionKey, side: usize, outcome: Pumped) {
         let (up, down) = if side == 0 { (outcome, Pumped::Waiting) } else { (Pumped::Waiting, outcome) };
         let ended = outcome == Pumped::Ended(End::Fin);
@@ -281,8 +282,8 @@ impl Tcp {
         if registered { self.relay(cx, key) } else { self.close(cx, key) }
     }
 
-    /// Cancels the poll of an abandoned connection attempt. The poll holds the socket, so the kernel would continue the
-    /// attempt.
+    /// Cancels the poll of an abandoned connection attempt. The poll holds the socket, so without this the
+    /// kernel would continue the attempt after the close.
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         // Connections with a preamble use epoll.
@@ -306,8 +307,8 @@ impl Tcp {
         }
     }
 
-    /// Restarts receives that ended because no buffer was free. While slow sinks occupy most buffers, their connections
-    /// change to the epoll relay.
+    /// Restarts receives that ended because no buffer was free. If slow sinks occupy most buffers, the
+    /// connections with these sinks change to the epoll relay first.
     pub(super) fn feed_starved(&mut self, cx: &mut Context) {
         if self.starved.is_empty() {
             return;

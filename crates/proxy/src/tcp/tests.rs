@@ -43,7 +43,7 @@ fn target(listener: &TcpListener) -> Target {
     Target::Ip(listener.local_addr().unwrap())
 }
 
-/// The address of a port that refuses: a socket has it, but does not listen.
+/// A target that refuses connections, and its socket, which is bound but does not listen.
 fn refusing() -> (OwnedFd, Target) {
     let socket =
         rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
@@ -79,14 +79,14 @@ impl Fixture {
         Self { tcp, cx, reports, address, servers, pool, service }
     }
 
-    /// A client that connects.
+    /// Connects a client.
     fn client(&self) -> TcpStream {
         let client = TcpStream::connect(self.address).unwrap();
         client.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         client
     }
 
-    /// The connection that the first server gets.
+    /// Accepts the next connection to the first server.
     fn server_side(&mut self) -> TcpStream {
         self.servers[0].set_nonblocking(true).unwrap();
         let stream = self.until("the server to be connected", |fixture| fixture.servers[0].accept().ok()).0;
@@ -125,22 +125,22 @@ impl Fixture {
         self.tcp.reap(&mut self.cx);
     }
 
-    /// Runs turns until `so` returns a value.
+    /// Runs turns until `condition` returns a value; `event` names the awaited event.
     #[track_caller]
-    fn until<T>(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
+    fn until<T>(&mut self, event: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
         loop {
             self.turn();
-            if let Some(value) = so(self) {
+            if let Some(value) = condition(self) {
                 return value;
             }
-            assert!(Instant::now() < until, "not in time: {what}");
+            assert!(Instant::now() < until, "this did not happen in time: {event}");
         }
     }
 
     /// Advances the time.
     fn pass(&mut self, time: Duration) {
-        // The wheel rounds up to its next tick.
+        // The timer wheel rounds up to its next tick.
         self.cx.now += time + Duration::from_millis(100);
         self.turn();
     }
@@ -163,7 +163,7 @@ impl Fixture {
         assert_eq!(got, bytes);
     }
 
-    /// The end of a stream: in order, or by a reset.
+    /// Reads until the stream ends. Returns an error if the end was a reset.
     #[track_caller]
     fn end_of(&mut self, stream: &mut TcpStream) -> Result<(), ErrorKind> {
         self.until("the end", |_| match stream.read(&mut [0; 4096]) {
@@ -190,7 +190,7 @@ impl Fixture {
     fn check_empty(&mut self) {
         self.turn();
         assert_eq!(self.tcp.connections.len(), 0);
-        assert_eq!(self.service.live.connections.active(), 0, "slots are released");
+        assert_eq!(self.service.live.connections.active(), 0, "all slots are released");
     }
 }
 
@@ -328,7 +328,8 @@ fn refused_clients_are_closed_reset_or_delayed() {
     let tarpit = Refusal::Tarpit(Duration::from_secs(10));
     let mut fixture = Fixture::new(|settings| (settings.acl, settings.denied) = (deny_all(), tarpit));
     let mut client = fixture.client();
-    fixture.until("the client to be held", |fixture| (fixture.count("tarpitted") == 1).then_some(()));
+    fixture
+        .until("the client to enter the tarpit", |fixture| (fixture.count("tarpitted") == 1).then_some(()));
     assert_eq!(fixture.service.live.connections.active(), 0, "the slot of a refused client is free");
     assert_eq!(fixture.listing().open[0].stage, "tarpit");
     fixture.pass(Duration::from_secs(10));
@@ -417,7 +418,7 @@ fn connections_are_reset_when_their_server_ends() {
 fn all_connections_are_closed_at_the_drain_deadline() {
     let mut fixture = Fixture::new(|_| {});
     let mut clients: Vec<TcpStream> = (0..3).map(|_| fixture.client()).collect();
-    fixture.until("all to be accepted", |fixture| (fixture.tcp.connections.len() == 3).then_some(()));
+    fixture.until("all clients to be accepted", |fixture| (fixture.tcp.connections.len() == 3).then_some(()));
     fixture.tcp.cut_all(&mut fixture.cx);
     for client in &mut clients {
         let _ = fixture.end_of(client);
@@ -432,7 +433,7 @@ fn clients_of_other_components_are_handed_over() {
     let client = fixture.client();
     let accepted = fixture.until("the client to be accepted", |fixture| fixture.tcp.take_accepted());
     assert_eq!(accepted.peer, client.local_addr().unwrap());
-    assert_eq!(fixture.service.live.connections.active(), 1, "it has a slot");
+    assert_eq!(fixture.service.live.connections.active(), 1, "the accepted client has a slot");
     drop(accepted);
     fixture.check_empty();
 }
@@ -442,9 +443,9 @@ fn a_listener_that_closes_accepts_the_clients_that_are_connected() {
     let mut fixture = Fixture::new(|settings| settings.options.connections_max = 1);
     let clients: Vec<TcpStream> = (0..3).map(|_| fixture.client()).collect();
     fixture.tcp.unlisten(&mut fixture.cx, 2);
-    assert_eq!(fixture.tcp.listeners.len(), 1, "another number is another listener");
+    assert_eq!(fixture.tcp.listeners.len(), 1, "a listener with another number stays open");
     fixture.tcp.unlisten(&mut fixture.cx, 1);
-    assert_eq!(fixture.tcp.connections.len(), clients.len(), "beyond the limit");
+    assert_eq!(fixture.tcp.connections.len(), clients.len(), "all clients are accepted, beyond the limit");
     assert!(fixture.tcp.listeners.is_empty());
     assert!(TcpStream::connect(fixture.address).is_err());
 }
@@ -484,7 +485,7 @@ fn the_address_in_a_proxy_header_is_the_clients_address() {
     for (client, is_denied) in [("192.0.2.7", false), ("198.51.100.7", true)] {
         let mut stream = fixture.client();
         let header = format!("PROXY TCP4 {client} 203.0.113.1 5000 80\r\n");
-        // Slowly: a byte at a time.
+        // The header arrives one byte at a time.
         header.bytes().for_each(|byte| {
             stream.write_all(&[byte]).unwrap();
             fixture.turn();
@@ -520,7 +521,7 @@ fn warm_connections_serve_clients_and_are_replaced() {
     let mut fixture = Fixture::new(|settings| settings.options.warm = 2);
     fixture.tcp.check_warm(fixture.cx.now);
     let mut waiting: Vec<TcpStream> = (0..2).map(|_| fixture.server_side()).collect();
-    fixture.until("both to be made", |fixture| {
+    fixture.until("both warm connections to be established", |fixture| {
         fixture.cx.now += Duration::from_millis(60);
         (fixture.service.live.warm.active() == 2).then_some(())
     });
@@ -550,7 +551,7 @@ fn events_and_deadlines_of_a_removed_connection_are_ignored() {
     fixture.tcp.resume(&mut fixture.cx, key);
     fixture.tcp.on_deadline(&mut fixture.cx, key);
     fixture.turn();
-    assert_eq!(fixture.tcp.connections.len(), 1, "the connection that reuses its slot continues");
+    assert_eq!(fixture.tcp.connections.len(), 1, "the connection that reuses the slot continues");
 }
 
 #[test]

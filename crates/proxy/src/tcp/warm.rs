@@ -1,6 +1,6 @@
-//! Warm connections: opened to servers before clients need them, spread evenly over the first candidates of a service's
-//! default pool. Each worker opens its part, checks each connection once a second, and uses one when the server chosen for
-//! a client has one. This module neither chooses servers nor reads bytes.
+//! Warm connections: opened to servers before clients need them, spread evenly over the first candidates of a
+//! service's default pool. Each worker opens its share and checks each connection once a second. A client gets
+//! a warm connection if there is one to its chosen server. This module neither chooses servers nor reads bytes.
 
 use crate::context::Context;
 use crate::context::descriptors::Unit;
@@ -21,7 +21,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Interval between checks of a connection, and pause in opening new connections after one was closed or failed.
+/// Interval between checks of a connection, and pause before new connections are opened after a connection was
+/// closed or failed.
 const EVERY: Duration = Duration::from_secs(1);
 /// Interval between checks of a pending connection attempt.
 const SOON: Duration = Duration::from_millis(50);
@@ -94,8 +95,8 @@ impl Share {
         Self { count: each + usize::from(worker < rest), before: worker * each + worker.min(rest) }
     }
 
-    /// Returns the part of one server, from its position and the number of servers. Each worker continues with the server after
-    /// the last server of the previous worker.
+    /// Returns the part of one server, from its position and the number of servers. Each worker continues with
+    /// the server after the last server of the previous worker.
     fn at(self, (position, servers): (usize, usize)) -> usize {
         let turn = (position + servers - self.before % servers) % servers;
         self.count / servers + usize::from(turn < self.count % servers)
@@ -112,7 +113,8 @@ impl Warm {
         self.due
     }
 
-    /// Closes all connections, for clients that need descriptors, and returns their number. New connections are opened later.
+    /// Closes all connections, for clients that need descriptors, and returns their number. New connections are
+    /// opened later.
     pub(super) fn shed(&mut self, now: Time) -> u32 {
         let mut closed = 0;
         for part in &mut self.parts {
@@ -129,7 +131,8 @@ impl Warm {
     }
 }
 
-/// Returns the share of this worker: none if servers get the client's address, or with TLS or HTTP.
+/// Returns the share of this worker. It is empty while the program drains, if servers get the client's address,
+/// and for services with TLS or HTTP.
 fn share(settings: &Settings, cx: &Context) -> Share {
     let personal = settings.default_backend.is_none_or(|backend| settings.is_personal(backend));
     let none = cx.draining || personal || settings.is_layered();
@@ -137,7 +140,8 @@ fn share(settings: &Settings, cx: &Context) -> Share {
 }
 
 impl Warm {
-    /// Closes and opens connections of these services, where it is due.
+    /// Checks the connections of these services where a check is due, closes unusable connections, and opens
+    /// missing connections.
     pub(super) fn maintain<'a>(&mut self, cx: &Context, services: impl Iterator<Item = &'a Arc<Service>>) {
         let mut parts = Vec::new();
         for service in services {
@@ -155,7 +159,8 @@ impl Warm {
         self.due = self.parts.iter_mut().map(|part| part.maintain(cx)).min();
     }
 
-    /// Takes a warm connection to the server that was chosen for a client, if there is one; another one is opened instead.
+    /// Takes a warm connection to the server that was chosen for a client, if there is one; another connection
+    /// is opened in its place.
     pub(super) fn take(
         &mut self,
         cx: &Context,
@@ -198,7 +203,8 @@ impl Part {
         self
     }
 
-    /// Closes connections that are no longer needed or usable, opens missing ones, and returns the time of the next check.
+    /// Closes connections that are no longer needed or usable, opens missing ones, and returns the time of the
+    /// next check.
     fn maintain(&mut self, cx: &Context) -> Time {
         let (now, snapshot) = (cx.now, self.pool.load_full());
         let share = share(&self.service.settings.load(), cx);
@@ -209,14 +215,15 @@ impl Part {
             let Some(mut sockets) = before.remove(&server.id) else { continue };
             sockets.retain_mut(|one| one.server.target == server.target && self.keeps(one, cx, &mut checks));
             sockets.truncate(share.at((position, servers.len())));
-            // Clients took the permits in the meantime.
+            // Clients may have taken permits in the meantime, so that the server permits fewer warm
+            // connections.
             while server.live.warm.active() > server.warm_max() && sockets.pop_back().is_some() {}
             self.sockets.insert(server.id, sockets);
         }
-        // Connections to servers that are no longer candidates.
+        // Closes the connections to servers that are no longer candidates.
         drop(before);
         let has_more = self.open_at <= now && self.open(cx, &servers, share);
-        // When no check is left, there may be more to check.
+        // If all checks of this turn were used, more connections may be due.
         if has_more || checks == 0 { now + TURN } else { self.due(now) }
     }
 
@@ -229,8 +236,8 @@ impl Part {
         [check_at, open_at].into_iter().flatten().min().unwrap_or(now + EVERY)
     }
 
-    /// Returns whether a connection stays. It is checked when its check is due and `checks` are left; always while it is
-    /// connecting.
+    /// Returns whether a connection stays open. A pending connection attempt is always checked; an established
+    /// connection is checked if its check is due and `checks` is not 0.
     fn keeps(&mut self, one: &mut WarmSocket, cx: &Context, checks: &mut usize) -> bool {
         if one.since.is_none() {
             if one.check_at > cx.now || *checks == 0 {
@@ -276,7 +283,8 @@ impl Part {
         false
     }
 
-    /// Begins one more connection, if the limit of the server permits.
+    /// Begins one more connection. Returns false if the limit of the server is reached, no descriptor is left,
+    /// or the attempt fails.
     fn begin(&mut self, server: &Arc<Entry>, cx: &Context) -> bool {
         let Some(permits) = server.live.warm.enter(server.warm_max()) else { return false };
         let Some(unit) = Unit::take() else {
@@ -327,7 +335,7 @@ impl Part {
                 State::Ready if one.server.target == server.target => return Some(one.socket),
                 State::Ready => {}
                 State::Connecting => {
-                    // The next ones began later.
+                    // The attempts of the next connections began even later.
                     sockets.push_front(one);
                     return None;
                 }
@@ -337,7 +345,8 @@ impl Part {
         None
     }
 
-    /// Opens another connection in place of a taken one, unless a connection attempt failed recently or the share is complete.
+    /// Opens another connection in place of a taken one, unless a connection attempt failed recently or the
+    /// share is complete.
     fn replace(&mut self, server: &Entry, cx: &Context) {
         let snapshot = self.pool.load_full();
         let current = snapshot.server(server.id).filter(|entry| entry.admission == Admission::Open);
@@ -362,7 +371,7 @@ impl WarmSocket {
             self.since = None;
             self.counted = service.live.warm.enter(u32::MAX);
         }
-        // Bytes that the server has sent already belong to the client.
+        // Bytes that the server has sent already are for the client, so the connection is usable.
         match recv(&self.socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((1.., _)) | Err(Errno::AGAIN | Errno::INTR) => State::Ready,
             Ok(_) | Err(_) => State::Ended,
@@ -388,7 +397,7 @@ mod tests {
         assert_eq!(spread(1, (3, 1)), [[1], [0], [0]]);
         for (warm, workers, servers) in [(100, 7, 9), (3, 8, 5), (0, 2, 2), (1000, 3, 16)] {
             let parts = spread(warm, (workers, servers));
-            let of_server = |permits: usize| parts.iter().map(|part| part[permits]).sum::<usize>();
+            let of_server = |position: usize| parts.iter().map(|part| part[position]).sum::<usize>();
             let all: Vec<usize> = (0..servers).map(of_server).collect();
             assert_eq!(all.iter().sum::<usize>(), warm as usize);
             let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());

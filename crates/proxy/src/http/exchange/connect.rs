@@ -1,4 +1,4 @@
-//! Connecting of an exchange to its server: connection attempt, PROXY header, TLS, and the next server after a
+//! Connects an exchange to its server: connection attempt, PROXY header, TLS, and the next server after a
 //! failure.
 
 use super::{Progress, Reach, ServerConnection, Stage};
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// Gives up the chosen server, which cannot be reached, so that the next one is chosen.
+    /// Gives up the chosen server after a failed connection attempt, so that another server is chosen next.
     fn fail(&mut self, cx: &mut Context, exchange_key: ExchangeKey, error: Errno) {
         let Some(choice) = self.give_up_choice(cx, exchange_key, cost(error)) else { return };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
@@ -173,7 +173,7 @@ impl Shared {
         }
     }
 
-    /// Opens the connection for the exchange: the server can receive its bytes.
+    /// Records that the connection is open, after TLS if there is TLS: the exchange can send its bytes.
     fn opened(
         &mut self,
         cx: &mut Context,
@@ -197,7 +197,7 @@ impl Shared {
         }
     }
 
-    /// Handles an event of a socket whose connection an exchange uses.
+    /// Handles an event of the socket to a server, while an exchange uses the connection.
     pub(in crate::http) fn on_server_event(
         &mut self,
         cx: &mut Context,
@@ -231,7 +231,8 @@ impl Shared {
     }
 }
 
-/// Opens a socket and begins to connect it; returns `Open` if the connection is established immediately.
+/// Opens a socket and begins to connect it; returns [`Stage::Open`] if the connection is established
+/// immediately, and [`Stage::Connecting`] otherwise.
 fn begin_connect(
     cx: &mut Context,
     client: &Client,

@@ -1,6 +1,6 @@
-//! Descriptors for connections to servers. A session is promised one descriptor when it is accepted; the connection of
-//! its exchange takes that one and returns it. Further connections for streams of HTTP/2 take free descriptors, if
-//! there are any.
+//! Descriptors for connections to servers. A session is promised one descriptor when its client is accepted;
+//! the connection of its exchange takes this descriptor, and returns it at the end. Further connections for
+//! streams of HTTP/2 take free descriptors, or the descriptors of pooled connections, which are then closed.
 
 use super::Reach;
 use crate::context::Context;
@@ -12,7 +12,8 @@ use crate::service::note_no_server;
 use evener_core::snapshot::NoServer;
 
 impl Shared {
-    /// Takes a descriptor for a connection of this exchange. Without a descriptor the exchange fails.
+    /// Takes a descriptor for a connection of this exchange. If none is left, the exchange of an HTTP/2 stream
+    /// fails, and any other exchange takes a descriptor beyond the budget.
     pub(super) fn take_descriptor(
         &mut self,
         cx: &mut Context,
@@ -41,13 +42,15 @@ impl Shared {
         unit
     }
 
-    /// Returns the descriptor of a connection that is about to be closed to its client, for the next connection.
+    /// Gives the client the descriptor of a connection that is about to be closed. The client's next connection
+    /// will use this descriptor.
     pub(super) fn give_back(&mut self, client: &mut Client, server_key: ServerConnectionKey) {
         let Some(server) = self.servers.get_mut(server_key) else { return };
         client.give_back(|| server.unit.take());
     }
 
-    /// Closes pooled connections, the longest idle first; returns their number.
+    /// Closes up to `wanted` pooled connections, the longest idle first; returns the number of closed
+    /// connections.
     pub(in crate::http) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let mut closed = 0;
         while closed < wanted

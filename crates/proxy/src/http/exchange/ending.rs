@@ -14,8 +14,8 @@ impl Shared {
         self.servers.keys(|server| is_meant(server))
     }
 
-    /// Ends a connection; returns the exchange on it. An exchange that is still connecting tries the next server by
-    /// itself.
+    /// Ends a connection; returns the exchange that used it, if there is one. A connection that is not open yet
+    /// stays: if its attempt fails, its exchange tries the next server.
     pub(in crate::http) fn end_connection(
         &mut self,
         cx: &mut Context,

@@ -1,5 +1,5 @@
-//! End of an exchange: its connection is pooled, returned to its client, or closed; or the exchange continues on
-//! another connection.
+//! End of an exchange: its connection is pooled, becomes private to the same client, or is closed. Also
+//! prepares an exchange for another attempt on another connection.
 
 use super::{Exchange, Reach, Stage};
 use crate::context::Context;
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Time for which an idle connection to a server is pooled.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Further use of a connection.
+/// Use of a connection after its exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Keep {
     /// Any client may use the connection.
@@ -24,8 +24,8 @@ pub(in crate::http) enum Keep {
     Private,
     /// The connection is closed.
     No,
-    /// The connection is closed once the server has received everything: the end of its client ends both sides
-    /// (`fast_close`).
+    /// The connection is closed. If the end of the client ends both sides (`fast_close`), the server is drained
+    /// first, so that it receives everything.
     Unserved,
 }
 
@@ -80,7 +80,8 @@ impl Shared {
         }
     }
 
-    /// Drains a server before its connection is closed: a reset would destroy bytes that the server has not read yet.
+    /// Drains a server before its connection is closed: a reset would destroy bytes that the server has not
+    /// read yet.
     fn linger(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let server = &mut self.servers[server_key];
         if server.stage == Stage::Open && !server.transport.is_broken() && server.transport.begin_draining() {
@@ -92,7 +93,8 @@ impl Shared {
         }
     }
 
-    /// Receives and discards bytes of a server.
+    /// Receives and discards bytes of a lingering server. Closes the connection when the server ends, has
+    /// received everything, or sends too many bytes.
     pub(super) fn drain(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let server = &mut self.servers[server_key];
         let mut received = 0;
@@ -106,7 +108,7 @@ impl Shared {
         }
     }
 
-    /// Ends an exchange at any stage.
+    /// Ends an exchange at any stage. An open connection to the server is reset.
     pub(in crate::http) fn abandon(
         &mut self,
         cx: &mut Context,

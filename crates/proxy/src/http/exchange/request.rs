@@ -14,11 +14,12 @@ use evener_core::wire::chunked::{self, Decoder, Step};
 use evener_core::wire::http::{self as wire, Framing, HttpVersion, Response, Scan};
 use std::time::Duration;
 
-/// Longest request that is stored so that it can be sent to another server.
+/// Longest request that is stored for a retry.
 const REPLAY_BYTES_MAX: usize = 64 * 1024;
 
 impl Exchange {
-    /// Makes the exchange carry a request of HTTP. `outgoing` is its header section for the server.
+    /// Makes the exchange carry an HTTP request. `header` is the header section that the client sent,
+    /// `outgoing` the header section for the server.
     pub(in crate::http) fn set_request(
         &mut self,
         request: &wire::Request,
@@ -66,7 +67,8 @@ impl HttpPart {
         self.stream
     }
 
-    /// Returns whether the client receives interim responses, which HTTP/1.0 does not have (RFC 9110, section 15.2).
+    /// Returns whether the client receives interim responses, which HTTP/1.0 does not have (RFC 9110, section
+    /// 15.2).
     pub(in crate::http) fn takes_interims(&self) -> bool {
         !self.is_http10
     }
@@ -81,7 +83,7 @@ impl HttpPart {
         self.client_stays
     }
 
-    /// Returns the further use of the server's connection after the response.
+    /// Returns the use of the server's connection after the response.
     pub(in crate::http) fn keep(&self) -> Keep {
         match (self.server_stays && self.is_uploaded(), self.is_private) {
             (false, _) => Keep::No,
@@ -100,8 +102,8 @@ impl HttpPart {
         self.outgoing.len()
     }
 
-    /// Reads the next part of the client's body and queues it for the server. Returns the number of bytes that were
-    /// consumed, and how many of them are data.
+    /// Reads the next part of the client's body and queues it for the server. Returns the number of consumed
+    /// bytes, and the number of data bytes among them.
     pub(in crate::http) fn read_upload(
         &mut self,
         input: &[u8],
@@ -129,8 +131,8 @@ impl HttpPart {
         }
     }
 
-    /// Sends the queued bytes to the server, and stores them for another attempt while they are few; returns their
-    /// number.
+    /// Sends the queued bytes to the server and returns their number. Stores them for a retry, unless the
+    /// request is longer than [`REPLAY_BYTES_MAX`].
     pub(in crate::http) fn flush_upload(&mut self, server: &mut Transport, buffers: &mut Buffers) -> usize {
         let sent = self.outgoing.len();
         if let Some(replay) = &mut self.replay {
@@ -145,21 +147,23 @@ impl HttpPart {
         sent
     }
 
-    /// Returns the scan for the header section of the response, while that is awaited.
+    /// Returns the scan for the header section of the response, while the header section is awaited.
     pub(in crate::http) fn scan(&mut self) -> Option<&mut Scan> {
         if let Body::Header(scan) = &mut self.download { Some(scan) } else { None }
     }
 
-    /// Decides how the body of the response is framed for a client of HTTP/1, and whether its connection stays open.
+    /// Decides how the body of the response is framed for a client of HTTP/1, and whether the client's
+    /// connection stays open.
     pub(in crate::http) fn begin_download(
         &mut self,
         response: &Response,
         framing: Option<Framing>,
         client_leaves: bool,
     ) -> (Option<Framing>, Afterwards) {
-        // The client gets chunks where the length is unknown, unless it does not understand them.
+        // A body of unknown length is sent in chunks, unless the client does not understand chunks.
         let outgoing = match framing {
-            // HTTP/1.0 has no chunks, not even for a body that is only announced (RFC 9112, section 6.1).
+            // A response without a body, such as to HEAD, must not announce chunks to a client of HTTP/1.0
+            // either (RFC 9112, section 6.1).
             None => response.declared_framing().filter(|forwarded| {
                 response.status() != 204 && !(self.is_http10 && *forwarded == Framing::Chunked)
             }),
@@ -168,7 +172,8 @@ impl HttpPart {
             Some(Framing::Chunked | Framing::Close) => Some(Framing::Chunked),
         };
         self.downloads_chunks = framing.is_some() && outgoing == Some(Framing::Chunked);
-        // A client that still uploads may never end; the rest of its body must not be parsed as a request.
+        // A client that still uploads may never finish, and the rest of its body must not be parsed as the next
+        // request.
         self.client_stays &= outgoing != Some(Framing::Close) && !client_leaves && self.is_uploaded();
         let afterwards = match (self.client_stays, self.is_http10) {
             (false, _) => Afterwards::Closes,
@@ -196,9 +201,9 @@ impl HttpPart {
         take(&mut self.download, input)
     }
 
-    /// Reads as many bytes of the response's body as there is room for; returns the number of consumed bytes. Small
-    /// chunks are joined, because many small frames look like an attack to clients. The framing needs no room, so the
-    /// end of the body is read even when the window is used up.
+    /// Reads up to `room` bytes of the response's body into `data`; returns the number of consumed bytes. Small
+    /// chunks are joined, because many small frames look like an attack to clients. Chunk framing needs no
+    /// room, so the end of the body is read even when the client's window is used up.
     pub(in crate::http) fn gather_download(
         &mut self,
         input: &[u8],
@@ -251,12 +256,13 @@ impl HttpPart {
         self.download = Body::Done;
     }
 
-    /// Returns which pooled connections the request may use.
+    /// Returns the pooled connections that the request may use.
     pub(in crate::http) fn reuse(&self) -> Reuse {
         if self.is_private { Reuse::Never } else { self.default_reuse() }
     }
 
-    /// Returns the request line, with the version that the client used. The header section must still be queued.
+    /// Returns the request line, with the version that the client used. The header section must still be
+    /// queued.
     pub(in crate::http) fn request_line(&self) -> Vec<u8> {
         let end = self.outgoing.windows(2).position(|end| end == b"\r\n").unwrap_or(self.outgoing.len());
         let line = &self.outgoing[..end];
@@ -269,7 +275,8 @@ impl HttpPart {
         [&line[..until], version].concat()
     }
 
-    /// Returns how recently a connection must have been used, even if it is the client's own.
+    /// Returns the connections that the request may reuse, pooled or private: any connection if repeating the
+    /// request is harmless, and fresh connections otherwise.
     pub(in crate::http) fn default_reuse(&self) -> Reuse {
         if self.is_idempotent { Reuse::Any } else { Reuse::Fresh }
     }
@@ -309,7 +316,7 @@ fn take<'a>(body: &mut Body, bytes: &'a [u8]) -> Result<(usize, Step<'a>), chunk
         }
         Body::Chunked(decoder) => {
             let taken = decoder.step(bytes)?;
-            // The decoder may need another step to read the end behind the last data.
+            // After the last data, the decoder may need another step to read the end of the body.
             if decoder.is_done() {
                 *body = Body::Done;
             }
@@ -320,7 +327,7 @@ fn take<'a>(body: &mut Body, bytes: &'a [u8]) -> Result<(usize, Step<'a>), chunk
     }
 }
 
-/// Writes a part of a body in its new framing.
+/// Writes a part of a body, as a chunk or unframed.
 fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
     if data.is_empty() {
         return;
@@ -335,7 +342,8 @@ fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 }
 
 impl Shared {
-    /// Records that a request was sent: the client has this server, and the request line is logged.
+    /// Counts a request that was sent, records the server of the client, and logs the request line if there is
+    /// a log.
     pub(in crate::http) fn note_request(
         &self,
         cx: &Context,
@@ -353,8 +361,9 @@ impl Shared {
         }
     }
 
-    /// Returns whether the body of a request is received, or taken by its server, below the minimum rate. Once the
-    /// response has begun both sides may take their time, because the body may be one half of a dialogue.
+    /// Returns whether the body of a request arrives below the minimum rate, because the client sends slowly or
+    /// the server takes no more bytes. After the response has begun there is no minimum rate, because the body
+    /// may be one half of a dialogue.
     pub(in crate::http) fn is_slow(&mut self, cx: &Context, exchange_key: ExchangeKey) -> bool {
         let Exchange { http: Some(http), settings, reach, .. } = &mut *self.exchanges[exchange_key] else {
             return false;
@@ -377,8 +386,8 @@ impl Shared {
         self.exchange_timers.set(exchange_key, cx.now + patience);
     }
 
-    /// Returns whether the server delays a request: it is not reached, or does not take the queued bytes. Counts the
-    /// timeout.
+    /// Returns true if the server delays a request: the server is not reached yet, or does not take the queued
+    /// bytes. In that case also counts a timeout of the server.
     pub(in crate::http) fn is_delayed_by_server(&self, cx: &Context, exchange_key: ExchangeKey) -> bool {
         let fault = match self.exchanges[exchange_key].reach {
             Reach::Open(server_key) => self.servers[server_key].transport.pending() > 0,
@@ -402,7 +411,8 @@ impl Shared {
 mod tests {
     use super::*;
 
-    /// Reads a body in pieces of this length, and returns it in chunks or unframed.
+    /// Reads a body in pieces of this length. Returns its progress and its data, in chunks or unframed; `None`
+    /// if it is malformed.
     fn reframed(mut body: Body, bytes: &[u8], piece: usize, as_chunks: bool) -> Option<(Body, String)> {
         let (mut out, mut start, mut end) = (Vec::new(), 0, 0);
         while end < bytes.len() && body != Body::Done {
@@ -425,11 +435,15 @@ mod tests {
         let chunked = b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: t\r\n\r\nnext";
         for piece in 1..=chunked.len() {
             let taken = reframed(Body::Chunked(Decoder::default()), chunked, piece, false);
-            assert_eq!(taken, Some((Body::Done, "abcde".into())), "chunks in pieces of {piece}");
+            assert_eq!(taken, Some((Body::Done, "abcde".into())), "chunked body in pieces of {piece}");
             let taken = reframed(Body::Length(5), b"abcdenext", piece, false);
-            assert_eq!(taken, Some((Body::Done, "abcde".into())), "a length in pieces of {piece}");
+            assert_eq!(taken, Some((Body::Done, "abcde".into())), "body with a length, in pieces of {piece}");
             let taken = reframed(Body::Close, b"abcde", piece, false);
-            assert_eq!(taken, Some((Body::Close, "abcde".into())), "until the end in pieces of {piece}");
+            assert_eq!(
+                taken,
+                Some((Body::Close, "abcde".into())),
+                "body until the close, in pieces of {piece}"
+            );
         }
     }
 

@@ -1,5 +1,5 @@
-//! Responses of servers: reads their header sections and decides on the framing of the body, or sends the request
-//! again.
+//! Responses of servers: reads their header sections and decides on the framing of the body, or sends the
+//! request again.
 
 use super::{Body, Exchange};
 use crate::context::Context;
@@ -24,8 +24,8 @@ pub(in crate::http) enum ReadResponse {
 }
 
 impl Shared {
-    /// Returns whether a request may be sent again after no byte of a response came: repeating it is harmless, and all
-    /// its bytes are stored.
+    /// Returns whether a request may be sent again after the server sent no byte of a response: a retry is left
+    /// or the connection was reused, repeating the request is harmless, and all its bytes are stored.
     pub(in crate::http) fn may_retry(
         &self,
         exchange_key: ExchangeKey,
@@ -33,13 +33,13 @@ impl Shared {
     ) -> bool {
         let http = self.exchanges[exchange_key].http.as_ref();
         http.is_some_and(|http| {
-            // That a server closed a pooled connection does not mean that the server failed.
+            // A server that closes a pooled connection has not failed: `retries` may be 0.
             let may = http.retries > 0 || self.servers[server_key].reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
         })
     }
 
-    /// Sends a request again, on another connection.
+    /// Prepares a request to be sent again, on another connection.
     pub(in crate::http) fn retry(
         &mut self,
         cx: &mut Context,
@@ -64,8 +64,8 @@ impl Shared {
         }
     }
 
-    /// Reads the header section, decides on the framing of the body, and counts the response. Returns `None` if it is
-    /// not a valid response to this request. The bytes stay in the server's input.
+    /// Reads the header section, decides on the framing of the body, and counts the response. Returns `None` if
+    /// the header section is not a valid response to this request. The bytes stay in the server's input.
     pub(in crate::http) fn read_response(
         &mut self,
         cx: &Context,
@@ -103,7 +103,7 @@ impl Shared {
             return (http.interims <= INTERIMS_MAX).then_some(ReadResponse::Interim);
         }
         let relays = status == 101 || (http.is_connect && (200..300).contains(&status));
-        // During an upload the change of the protocol would come in the middle of the request.
+        // During an upload the protocol would change in the middle of the request.
         let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(header).is_some();
         if status == 101 && !may_change {
             return None;
@@ -135,7 +135,8 @@ impl Shared {
     }
 }
 
-/// Returns the cookie that leads the client to its server, if the client does not have it yet.
+/// Returns the cookie that makes later requests of the client go to the same server. Returns `None` if the pool
+/// sets no cookies, or the client's cookie chose this server.
 fn cookie(snapshot: &Snapshot, choice: &Choice, secure: bool) -> Option<String> {
     let name = snapshot.cookie.as_ref().filter(|_| choice.why != Why::Sticky)?;
     let secure = if secure { "; Secure" } else { "" };

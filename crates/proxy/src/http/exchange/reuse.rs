@@ -1,4 +1,4 @@
-//! Reuse of connections to servers: pooled for all clients, or held by a session for its own client.
+//! Reuse of connections to servers: pooled for all clients, or private to one client.
 
 use super::{Reach, Reuse, ServerConnection, Stage};
 use crate::context::Context;
@@ -11,13 +11,13 @@ use evener_core::ServerId;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A request that cannot be repeated is sent only over a connection that was used within this time. A server that
-/// closes idle connections has most likely not closed it yet.
+/// Maximum idle time of a reused connection for a request that cannot be repeated. A server that closes idle
+/// connections has most likely not closed such a connection yet.
 const FRESH: Duration = Duration::from_secs(1);
 
 impl ServerConnection {
-    /// Returns whether the connection can carry another request. It cannot if bytes after the response, or the end,
-    /// have come.
+    /// Returns whether the connection can carry another request: the connection is open in both directions, all
+    /// bytes were sent, and no bytes came after the response.
     pub(super) fn is_sound(&self) -> bool {
         self.stage == Stage::Open
             && self.transport.unread().is_empty()
@@ -28,13 +28,14 @@ impl ServerConnection {
 }
 
 impl Shared {
-    /// Returns the connection that a session holds, if it is still open and no exchange uses it.
+    /// Returns a private connection if it is still open and no exchange uses it.
     pub(super) fn find_unused(&self, server_key: ServerConnectionKey) -> Option<ServerConnectionKey> {
         let server = self.servers.get(server_key)?;
         (server.stage == Stage::Open && server.exchange.is_none()).then_some(server_key)
     }
 
-    /// Returns the client's own connection if it leads to the chosen server; closes it otherwise.
+    /// Returns the private connection of the client if it leads to the chosen server and is fresh enough for
+    /// the request; closes the connection otherwise.
     pub(super) fn find_private(
         &mut self,
         cx: &mut Context,
@@ -56,7 +57,8 @@ impl Shared {
         None
     }
 
-    /// Returns whether a connection leads to the chosen server with its present settings.
+    /// Returns whether a connection leads to the chosen server, at its present address and with its present TLS
+    /// settings.
     fn leads(&self, exchange_key: ExchangeKey, server_key: ServerConnectionKey) -> bool {
         let (exchange, server) = (&self.exchanges[exchange_key], &self.servers[server_key]);
         let same = match (&server.connector, &exchange.backend().tls) {
@@ -64,12 +66,14 @@ impl Shared {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),
             _ => false,
         };
-        // A personal connection belongs to one client, and a service with personal connections uses no others.
+        // A personal connection belongs to one client, and a service with personal connections uses no shared
+        // connections.
         let same = same && server.personal == exchange.is_personal();
         same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
     }
 
-    /// Returns a pooled connection that still leads to the chosen server.
+    /// Returns the most recently used pooled connection to the chosen server. Pooled connections to an earlier
+    /// address of the server, or with earlier TLS settings, are closed.
     pub(super) fn find_pooled(
         &mut self,
         cx: &mut Context,
@@ -130,7 +134,8 @@ impl Shared {
         }
     }
 
-    /// Reads a pooled connection. Messages of TLS itself (tickets) do not make it unusable; other bytes do.
+    /// Reads a pooled connection, and closes it if payload or the end came. Messages of TLS itself, such as
+    /// tickets, are harmless.
     pub(super) fn on_pooled_readable(&mut self, cx: &mut Context, server_key: ServerConnectionKey) {
         let transport = &mut self.servers[server_key].transport;
         while transport.receive(&mut self.buffers) == Received::Some {
@@ -160,7 +165,7 @@ impl Shared {
         }
     }
 
-    /// Closes a connection that a session held for its own client.
+    /// Closes a private connection, unless an exchange uses it.
     pub(in crate::http) fn close_private(&mut self, cx: &mut Context, private: ServerConnectionKey) {
         if let Some(server_key) = self.find_unused(private) {
             self.close_server(cx, server_key);

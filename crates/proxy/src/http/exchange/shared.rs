@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(in crate::http) struct HeaderBuffers {
     pub(in crate::http) request: Request,
     pub(in crate::http) response: Response,
-    /// Header section of the request that is judged.
+    /// Header section of the request that is being judged.
     pub(in crate::http) header: Vec<u8>,
     /// Bytes for a client; empty between two steps, because the next step may serve another client.
     pub(in crate::http) out: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Bodies: the request's body is sent to the server and the response's body to the client, as far as the receivers
-//! take them.
+//! Bodies: the request's body is sent to the server and the response's body to the client, no faster than the
+//! receivers take them.
 
 use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
@@ -44,7 +44,7 @@ pub(super) enum Moved {
     Blocked,
     /// More bytes can be moved, after the worker has handled other sessions.
     More,
-    /// The source is malformed, or broke off.
+    /// The body is malformed, or broke off.
     Broken,
 }
 
@@ -188,8 +188,8 @@ pub(super) fn download_body(
 }
 
 impl Http1 {
-    /// Ends an exchange whose response is complete. The connection to the server is kept, and the client's connection
-    /// stays open or is closed.
+    /// Ends an exchange whose response is complete. The connection to the server is pooled, stays private to
+    /// the client, or is closed; the client's connection stays open or is closed.
     pub(super) fn complete(
         &mut self,
         cx: &mut Context,
@@ -213,7 +213,7 @@ impl Http1 {
         Step::Continue
     }
 
-    /// Makes the connection a relay.
+    /// Ends HTTP on the connection: its exchange becomes a relay.
     pub(super) fn become_relay(
         &mut self,
         cx: &mut Context,

@@ -118,7 +118,8 @@ fn read_header(
     let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
         return HeaderRead::Invalid;
     };
-    // While other clients wait for descriptors, connections end after their response, so that no request is lost.
+    // While other clients wait for descriptors, this connection is closed after its response: a close at that
+    // time loses no request.
     let makes_room = descriptors::wanted() > 0;
     let leaves = cx.draining || makes_room;
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;

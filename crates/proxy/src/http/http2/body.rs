@@ -1,4 +1,5 @@
-//! Bodies of a stream, and the header section of its response, as far as the receivers take them.
+//! Moves both bodies of a stream, and the header section of its response, no faster than the receivers take
+//! them.
 
 use super::Http2;
 use super::header::translate;
@@ -38,7 +39,7 @@ pub(super) enum Pumped {
     Blocked,
     /// The server sent no valid response.
     BadResponse,
-    /// The client's body broke off.
+    /// The client's body broke off, or the client receives no more of the response.
     Reset,
     Complete,
 }
@@ -88,7 +89,7 @@ enum Uploaded {
     Blocked,
     /// More bytes can be moved, and no event will report them; the worker handles other sessions first.
     More,
-    /// The client broke the body off.
+    /// The client's body broke off.
     Broken,
 }
 
@@ -240,7 +241,7 @@ impl Http2 {
 }
 
 impl Http2 {
-    /// Sends the body of the response to the client, as many bytes as its window allows.
+    /// Sends the body of the response to the client, as many bytes as the client's window allows.
     fn download(
         &mut self,
         cx: &mut Context,
@@ -261,7 +262,8 @@ impl Http2 {
             return Pumped::Blocked;
         }
         if server.transport.unread().is_empty() {
-            // The bytes may have been for TLS only, even its end; no other event reports the remaining ones.
+            // The received bytes may contain no payload but messages of TLS, even the end of TLS. No event
+            // reports the remaining bytes, so another step follows.
             if server.transport.receive(buffers) == Received::Some {
                 return Pumped::Again;
             }

@@ -1,5 +1,6 @@
-//! Draining of request bodies after the response was sent. Their bytes are discarded for a time, so that clients read
-//! the response: some (curl 7.88) lose a response that a reset follows immediately.
+//! Draining of request bodies after the response was sent. The bytes of the bodies are discarded for a limited
+//! time, so that clients read the response: some clients (curl 7.88) lose a response if a reset follows
+//! immediately.
 
 use crate::http::client::{LINGER, LINGER_BYTES_MAX};
 use evener_core::Time;
@@ -14,7 +15,7 @@ struct DrainedBody {
     bytes: usize,
 }
 
-/// Bodies of a connection that are drained. The limit for streams limits their number.
+/// Drained bodies of a connection. The limit for streams also limits the number of drained bodies.
 #[derive(Default)]
 pub(super) struct DrainedBodies(Vec<DrainedBody>);
 
@@ -30,8 +31,8 @@ impl DrainedBodies {
         self.0.is_empty()
     }
 
-    /// Discards the bytes that came. A body that does not end within its limits is dropped, which resets its stream
-    /// without an error (RFC 9113, section 8.1).
+    /// Discards the bytes that came. A body that does not end within its limits is dropped, which resets its
+    /// stream without an error (RFC 9113, section 8.1).
     pub(super) fn discard_received(&mut self, now: Time) {
         self.0.retain_mut(|body| body.until > now && body.discard_received());
     }

@@ -1,10 +1,10 @@
-//! Translation of header sections between HTTP/2 and HTTP/1.1, the form in which requests are judged and responses are
-//! parsed.
+//! Translation of header sections between HTTP/2 and HTTP/1.1, the form in which requests are judged and
+//! responses are parsed.
 
 use evener_core::wire::http::{Framing, HeaderLimits, Response};
 
-/// Returns whether the received header section exceeds the limits for fields or bytes. Pieces of a cookie count as
-/// fields. Bytes are counted in the form of HTTP/1.1.
+/// Returns whether the received header section exceeds the limits for fields or bytes. Each piece of a cookie
+/// counts as a field. Bytes are counted in the form of HTTP/1.1.
 pub(super) fn exceeds(parts: &http::request::Parts, section: &[u8], limits: &HeaderLimits) -> bool {
     let pieces = parts.headers.get_all(http::header::COOKIE).iter().count();
     // When cookies are joined, each piece but the first costs two bytes instead of `cookie: ` and a line end.
@@ -47,7 +47,8 @@ pub(super) fn write_header(parts: &http::request::Parts, bodyless: bool, out: &m
     out.extend_from_slice(b"\r\n");
 }
 
-/// Translates the header section of a response to HTTP/2, which has no fields about the connection.
+/// Translates the header section of a response to HTTP/2, which has no fields about the connection. Returns
+/// `None` if HTTP/2 does not permit the status or a field.
 pub(super) fn translate(
     response: &Response,
     section: &[u8],

@@ -102,8 +102,8 @@ impl Http2 {
         }
     }
 
-    /// Ends an exchange that gets no response from a server. The client gets this status, or a reset if a response has
-    /// begun.
+    /// Ends an exchange that gets no complete response from its server. The client gets this status, or a reset
+    /// of the stream if the response has begun.
     pub(super) fn fail_stream(
         &mut self,
         cx: &mut Context,
@@ -124,7 +124,7 @@ impl Http2 {
         self.respond_locally(cx, client, shared, key, &response);
     }
 
-    /// Checks whether the bodies of a stream move, and fast enough.
+    /// Checks whether the bodies of a stream move, and move fast enough; resets the stream otherwise.
     pub(super) fn check_stream(
         &mut self,
         cx: &mut Context,
@@ -135,8 +135,8 @@ impl Http2 {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         let Some(spec) = client.settings.http.clone() else { return };
         let Some(active_at) = self.streams.get_mut(key).map(|stream| stream.active_at) else { return };
-        // Bytes queued for the whole connection are judged by the deadline of the client. Below this limit, some bytes
-        // are always queued while other streams move.
+        // If so many bytes are queued for the whole connection, the deadline of the client applies instead.
+        // Fewer bytes are often queued while other streams move.
         let held = client.transport.left() >= PENDING_BYTES_MAX;
         let sends_slowly = shared.is_slow(cx, exchange_key);
         let takes_slowly = self.takes_slowly(cx.now, shared, exchange_key, key, held);
@@ -156,8 +156,8 @@ impl Http2 {
         self.reset_stream(key, Reason::CANCEL);
     }
 
-    /// Returns whether the client receives the response of one stream below the minimum rate: the server's bytes wait
-    /// for the window of the stream.
+    /// Returns whether the client receives the response of one stream below the minimum rate, while bytes from
+    /// the server wait for the window of the stream.
     fn takes_slowly(
         &mut self,
         now: Time,
@@ -187,7 +187,7 @@ impl Http2 {
         }
     }
 
-    /// Continues one exchange, as far as possible without waiting.
+    /// Continues one exchange until it has to wait or is complete.
     pub(super) fn drive_stream(
         &mut self,
         cx: &mut Context,
@@ -244,7 +244,8 @@ impl Http2 {
         self.fail_stream(cx, client, shared, exchange_key, 502);
     }
 
-    /// Ends an exchange whose response is complete. The connection to the server is pooled.
+    /// Ends an exchange whose response is complete. The connection to the server is pooled if other clients may
+    /// use it, and closed otherwise.
     fn complete(
         &mut self,
         cx: &mut Context,

@@ -1,5 +1,5 @@
-//! Wire in memory: `h2` reads the bytes that were put into it, and writes bytes that are taken from it. It never wakes
-//! a task; its user polls after each call.
+//! Wire in memory: `h2` reads the bytes that [`Wire::add_input`] adds, and [`Wire::take_output`] takes the
+//! bytes that `h2` writes. The wire never wakes a task; the caller polls `h2` after each of these calls.
 
 use bytes::{Buf, BytesMut};
 use std::io;
@@ -11,7 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Most output bytes that wait to be taken.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// Wire in memory; its clones share the same buffers. The lock is never contended, because one thread has all clones.
+/// Wire in memory; its clones share the same buffers. The lock is never contended, because one thread owns all
+/// clones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wire(Arc<Mutex<WireBuffers>>);
 

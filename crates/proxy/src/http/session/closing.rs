@@ -1,4 +1,5 @@
-//! Sessions that the program closes: while it drains, to free descriptors, at the end of a server, and on request.
+//! Closing of sessions by the program: while the program drains, to free descriptors, when all connections to a
+//! server are ended, and by the number of a session.
 
 use super::{DRAIN_LINGER, Mode, Session};
 use crate::context::Context;
@@ -28,7 +29,8 @@ impl Http {
         self.settle(cx, key, after);
     }
 
-    /// Closes idle sessions that were served, the longest idle first; returns the number of freed descriptors.
+    /// Closes up to `wanted` idle sessions that were served, the longest idle first; returns the number of
+    /// freed descriptors.
     pub(crate) fn shed(&mut self, cx: &mut Context, wanted: u32) -> u32 {
         let idle = self.sessions.iter().filter(|(_, session)| session.may_be_shed(cx.now));
         let mut idle: Vec<(Time, SessionKey)> =
@@ -41,8 +43,8 @@ impl Http {
         2 * shed.count() as u32
     }
 
-    /// Closes an idle client to free its descriptors; a client of HTTP/2 gets GOAWAY. A client that has just sent a
-    /// request stays. Returns whether the client is closed.
+    /// Closes an idle client to free its descriptors; a client of HTTP/2 gets GOAWAY. Returns false if the
+    /// client has just sent a request, and therefore stays.
     fn make_room(&mut self, cx: &mut Context, key: SessionKey) -> bool {
         let Session { client, mode } = &mut *self.sessions[key];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -60,7 +62,8 @@ impl Http {
         true
     }
 
-    /// Ends the exchanges with a server, and its pooled connections; returns the number of exchanges.
+    /// Ends the exchanges with a server, and the pooled connections to this server; returns the number of ended
+    /// exchanges.
     pub(crate) fn end_server(&mut self, cx: &mut Context, ending: &Ending) -> usize {
         let mut ended = 0;
         for server_key in self.shared.connections_of(ending) {
@@ -92,7 +95,7 @@ impl Http {
         }
     }
 
-    /// Closes the session with this number; returns whether it existed.
+    /// Closes the session with this number. Returns false if there is no such session.
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };

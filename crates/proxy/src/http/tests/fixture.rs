@@ -106,7 +106,7 @@ impl Fixture {
             self.http.on_session_event(&mut self.cx, key, ready);
         }
         while let Some(ready) = self.cx.ready.pop() {
-            let Ready::Session(key) = ready else { unreachable!("only sessions are there") };
+            let Ready::Session(key) = ready else { unreachable!("the ready queue contains only sessions") };
             self.http.resume(&mut self.cx, key);
         }
         self.http.on_deadlines(&mut self.cx);
@@ -121,13 +121,13 @@ impl Fixture {
         self.http.reap(&mut self.cx);
     }
 
-    /// Runs the loop until `so` returns a value; `event` is the awaited event.
+    /// Runs the loop until `condition` returns a value; `event` names the awaited event.
     #[track_caller]
-    pub(super) fn until<T>(&mut self, event: &str, mut so: impl FnMut(&mut Self) -> Option<T>) -> T {
+    pub(super) fn until<T>(&mut self, event: &str, mut condition: impl FnMut(&mut Self) -> Option<T>) -> T {
         let until = Instant::now() + DEADLINE;
         loop {
             self.run_loop();
-            if let Some(value) = so(self) {
+            if let Some(value) = condition(self) {
                 return value;
             }
             assert!(Instant::now() < until, "this did not happen in time: {event}");
@@ -136,7 +136,7 @@ impl Fixture {
 
     /// Lets time pass.
     pub(super) fn pass(&mut self, time: Duration) {
-        // The wheel rounds up to its next tick.
+        // The timer wheel rounds up to its next tick.
         self.cx.now += time + Duration::from_millis(100);
         self.run_loop();
     }
@@ -145,14 +145,14 @@ impl Fixture {
         self.service.live.counters.total(name)
     }
 
-    /// Receives until `end` came.
+    /// Receives until the received bytes end with `end`, and returns all of them.
     #[track_caller]
     pub(super) fn receive(&mut self, side: &mut Side, end: &[u8]) -> String {
         let mut got = Vec::new();
         self.until("bytes", |_| {
             let mut piece = [0; 4096];
             match side.0.read(&mut piece) {
-                Ok(0) => panic!("it ended after {:?}", String::from_utf8_lossy(&got)),
+                Ok(0) => panic!("the connection ended after {:?}", String::from_utf8_lossy(&got)),
                 Ok(length) => got.extend_from_slice(&piece[..length]),
                 Err(error) => assert!(is_blocked(error.kind()), "{error}"),
             }
@@ -161,7 +161,7 @@ impl Fixture {
         String::from_utf8_lossy(&got).into_owned()
     }
 
-    /// Receives until the end, in order or by a reset.
+    /// Receives until the connection ends. Returns the received bytes, and an error if the end was a reset.
     #[track_caller]
     pub(super) fn rest(&mut self, side: &mut Side) -> (String, Result<(), ErrorKind>) {
         let mut got = Vec::new();
@@ -180,7 +180,7 @@ impl Fixture {
         (String::from_utf8_lossy(&got).into_owned(), end)
     }
 
-    /// Returns the status of the response, after which the connection must be closed.
+    /// Receives a response, checks that the connection is closed in order after it, and returns the status.
     #[track_caller]
     pub(super) fn status_at_end(&mut self, client: &mut Side) -> String {
         let (text, end) = self.rest(client);
@@ -188,7 +188,7 @@ impl Fixture {
         status(&text)
     }
 
-    /// Serves a request over a new connection to the server, which is returned.
+    /// Serves a request over a new connection to the server, and returns this connection.
     pub(super) fn serve(&mut self, client: &mut Side) -> Side {
         client.send(GET);
         let mut server = self.server();
@@ -217,7 +217,7 @@ impl Fixture {
         listing.clone()
     }
 
-    /// Ends all connections to the server; returns the number of exchanges.
+    /// Ends all connections to the server; returns the number of ended exchanges.
     pub(super) fn end_server(&mut self) -> usize {
         let pool = self.pool.published().load_full();
         let ending = Ending::new(&pool.servers()[0], EndReason::Operator, |_| {});
@@ -228,7 +228,7 @@ impl Fixture {
     pub(super) fn check_empty(&mut self) {
         self.until("sessions to end", |fixture| fixture.http.sessions.is_empty().then_some(()));
         assert_eq!(self.http.shared.exchanges.len(), 0);
-        assert_eq!(self.service.live.connections.active(), 0, "slots are given back");
+        assert_eq!(self.service.live.connections.active(), 0, "all slots are released");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bodies, other protocols, and streams of HTTP/2.
+//! Tests of bodies, of other protocols, and of streams of HTTP/2.
 
 use super::*;
 use crate::http::http2::Http2;
@@ -41,7 +41,7 @@ fn bodies_are_framed_as_the_receiver_requires() {
 }
 
 #[test]
-fn a_malformed_body_gets_400_and_is_never_complete_for_the_server() {
+fn a_malformed_body_gets_400_and_the_connection_to_the_server_is_reset() {
     let mut fixture = Fixture::new(|_| {});
     let mut client = fixture.client();
     client.send(b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n");
@@ -152,7 +152,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [header, payload.to_vec()].concat()
 }
 
-/// `GET https://t/a` (RFC 7541, appendix A), with the end of the stream.
+/// Request `GET https://t/a` (RFC 7541, appendix A) that ends its side of the stream.
 fn get(stream: u32) -> Vec<u8> {
     frame(HEADERS, 5, stream, b"\x82\x87\x04\x02/a\x41\x01t")
 }
@@ -167,7 +167,7 @@ impl Client2 {
         Self { side, received: Vec::new() }
     }
 
-    /// Returns the payload of the next frame of this kind; frames of other kinds are skipped.
+    /// Returns the stream and the payload of the next frame of this kind; frames of other kinds are skipped.
     #[track_caller]
     fn expect(&mut self, fixture: &mut Fixture, kind: u8) -> (u32, Vec<u8>) {
         fixture.until("a frame", |_| {
@@ -210,8 +210,8 @@ fn each_stream_is_an_exchange() {
     assert_eq!(client.expect(&mut fixture, DATA), (later, b"ok".to_vec()));
     servers[0].send(OK);
     let (earlier, _) = client.expect(&mut fixture, HEADERS);
-    assert_eq!(earlier + later, 4, "each stream has its response");
-    fixture.until("both to end", |fixture| fixture.http.shared.exchanges.is_empty().then_some(()));
+    assert_eq!(earlier + later, 4, "each stream has its own response");
+    fixture.until("both exchanges to end", |fixture| fixture.http.shared.exchanges.is_empty().then_some(()));
     assert_eq!(fixture.http.shared.servers.len(), 2, "both connections are pooled");
 }
 

@@ -1,4 +1,4 @@
-//! The description of a connection in listings, and the match with a server whose connections end.
+//! Description of a connection in listings, and the check whether a connection ends with its server.
 
 use super::{Connection, Stage};
 use crate::context::Context;
@@ -49,7 +49,7 @@ impl Connection {
         announced.or_else(|| known().and_then(|peer| SocketAddr::try_from(peer).ok()))
     }
 
-    /// Returns whether bytes are relayed with a server whose connections end.
+    /// Returns whether the connection relays bytes with the server whose connections `ending` ends.
     pub(in crate::tcp) fn ends_with(&self, ending: &Ending) -> bool {
         let is_meant = |server: &evener_core::snapshot::Entry| ending.means(&server.live, &server.target);
         self.choice().is_some_and(|choice| is_meant(&choice.server))

@@ -1,5 +1,5 @@
-//! The preamble of a connection, which is received before a server is chosen, and the bytes that the server gets before
-//! the client's payload.
+//! The preamble of a connection, which is received before a server is chosen, and the bytes that the server
+//! gets before the client's payload.
 
 use super::{Connection, Stage};
 use crate::service::preamble::{Preamble, PreambleState};
@@ -7,7 +7,7 @@ use evener_core::Random;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-/// Bytes of one receive of the preamble.
+/// Maximum number of bytes that one receive of the preamble takes.
 const PREAMBLE_BYTES: usize = 4096;
 
 /// Outcome of reading the preamble.
@@ -15,7 +15,7 @@ const PREAMBLE_BYTES: usize = 4096;
 pub(in crate::tcp) enum PreambleStep {
     /// More bytes have to arrive.
     Wait,
-    /// The PROXY header is complete, and the client has its address.
+    /// The PROXY header is complete, and the client's address is known.
     ClientKnown,
     /// The PROXY header shows a loop.
     Loop,
@@ -23,12 +23,12 @@ pub(in crate::tcp) enum PreambleStep {
     Complete,
     /// The preamble is malformed.
     Malformed,
-    /// The client closed the connection, or it failed.
+    /// The client closed the connection, or the connection failed.
     Closed,
 }
 
 impl Connection {
-    /// Sets the preamble, also if it is complete: a server may need the origin of the client.
+    /// Sets the preamble, which may be complete already: a PROXY header to a server needs the client's origin.
     pub(in crate::tcp) fn set_preamble(&mut self, preamble: Preamble) {
         self.preamble = Some(Box::new(preamble));
     }
@@ -70,14 +70,14 @@ impl Connection {
         let admitted = self.admitted.as_ref().and_then(|admitted| admitted.backend);
         let Some(backend) = admitted.or(routed).or(self.settings.default_backend) else { return false };
         self.backend = backend as u32;
-        // Bytes after the preamble are still in the socket, and there will be no other edge for them.
+        // Bytes after the preamble may still be in the socket, and no event will report them again.
         self.from_client.expect_unread_bytes();
         true
     }
 
     /// Queues the PROXY header for the server, and the bytes of the preamble that belong to the payload.
     pub(in crate::tcp) fn send_preamble(&mut self, worker: usize, random: &mut Random) {
-        debug_assert_eq!(self.stage, Stage::Relaying, "the server is connected");
+        debug_assert_eq!(self.stage, Stage::Relaying, "the preamble is sent after the server is connected");
         let version = self.backend().send_proxy;
         let Some(preamble) = &mut self.preamble else { return };
         let ends = version.and_then(|_| preamble.origin().ends(&self.client));
