@@ -114,7 +114,7 @@ impl Front {
         mut reloads: mpsc::Receiver<oneshot::Sender<Outcome>>,
         mut signals: Signals,
     ) {
-        // Effects of files and options other than settings. Their responses are discarded.
+        // Effects of files and options other than changes of settings. Their responses are discarded.
         self.execute_steps(first).await;
         loop {
             tokio::select! {
@@ -205,7 +205,7 @@ impl Front {
         Ok(steps)
     }
 
-    /// Executes the effects of a command other than settings. Returns the whole response.
+    /// Executes the effects of a command other than changes of settings. Returns the whole response.
     async fn execute_steps(&mut self, steps: Vec<Step>) -> String {
         let mut response = String::new();
         for step in steps {

@@ -47,7 +47,7 @@ pub(super) struct CommandLine {
     admin: Option<PathBuf>,
     drain_timeout: Option<Duration>,
     check_only: bool,
-    /// Effects of commands in options other than settings.
+    /// Effects of commands in options, other than changes of settings.
     steps: Vec<Step>,
 }
 
@@ -121,8 +121,8 @@ impl CommandLine {
         self.warnings().for_each(|text| eprintln!("pen: {text}"));
     }
 
-    /// Makes paths absolute. In a changed root, paths that are opened before are relative to the old one; the
-    /// request log, the status page and the pid file are in the new root.
+    /// Makes paths absolute. If the root changes, paths that are opened before the change are in the old root;
+    /// the request log, the status page and the pid file are in the new root.
     fn make_absolute(&mut self) -> anyhow::Result<()> {
         let directory = std::env::current_dir()?;
         self.settings.make_absolute(&directory);
@@ -162,7 +162,7 @@ fn begin(line: &mut CommandLine, heading: Vec<String>) -> anyhow::Result<ExitCod
         }
     };
     if daemon.is_none() {
-        // Responses of commands in the file are printed, as pen does.
+        // Responses of commands in the file are printed, as by pen.
         let outputs = line
             .steps
             .iter()
@@ -232,8 +232,8 @@ fn open_control(line: &CommandLine, log: &Log) -> anyhow::Result<Option<Control>
     Control::open(address).map(Some)
 }
 
-/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses. With
-/// `-u root` it keeps all rights, because it may have to read and write files of other users.
+/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses.
+/// With `-u root` the process keeps all rights, because it may have to read and write files of other users.
 fn drop_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;

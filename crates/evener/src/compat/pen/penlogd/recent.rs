@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// Number of bytes of a request that are compared. pen's own penlogd stores as many, but compares one more,
-/// so that it never finds the client of a longer request.
+/// Number of bytes of a request that are compared. pen's own penlogd stores this number of bytes, but compares
+/// one more, so it never finds the client of a longer request.
 const REQUEST_BYTES_MAX: usize = 99;
 
 /// Maximum length of the name of a client: an address has at most 45 bytes.

@@ -128,12 +128,13 @@ struct Entry {
 struct List {
     entries: Vec<Entry>,
     known: BTreeSet<(bool, EntryClients)>,
-    /// Access of the last entry, even if an equal one came earlier.
+    /// Access of the entry that was added last, even if an equal entry was in the list already.
     last: Option<Access>,
 }
 
 impl List {
-    /// Adds an entry. An equal earlier entry stays decisive, but the new one counts as the last.
+    /// Adds an entry. If an equal entry exists, it stays in its position, but the new entry determines the
+    /// default.
     fn add(&mut self, entry: Entry) -> Result<(), String> {
         let (access, key) = (entry.access, (entry.access == Access::Permit, entry.clients.clone()));
         if !self.known.contains(&key) {
