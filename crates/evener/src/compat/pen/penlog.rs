@@ -113,7 +113,8 @@ fn send_all(route: &PenlogRoute, input: impl Read) -> anyhow::Result<()> {
     }
 }
 
-/// Sends a line. The error of a refused connection belongs to an earlier line, so the line is sent again.
+/// Sends a line. An error about a closed port belongs to an earlier line, so the line is sent again before the
+/// error is returned.
 fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
     match socket.send(line) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -111,8 +111,8 @@ impl Options {
         options.with_absolute_paths()
     }
 
-    /// Makes paths absolute. A daemon changes to `/`, and opens its log file again at each HUP. In a changed
-    /// root, `/` is the current directory.
+    /// Makes paths absolute, because a daemon changes to `/` and opens its log file again at each HUP. With
+    /// another root (`-j`) the other paths stay, because they are relative to the new root.
     fn with_absolute_paths(mut self) -> anyhow::Result<Self> {
         self.root = self.root.map(std::path::absolute).transpose().context("-j")?;
         if self.root.is_none() {
@@ -131,8 +131,8 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     if let Some(root) = &options.root {
         daemon::change_root(root)?;
     }
-    // The pid file is written before the change of user, because /run belongs to root. The log file must belong
-    // to the user, because it is opened again at HUP.
+    // The pid file is written before the change of user, because /run belongs to root. The log file is
+    // opened after it, because the user has to be able to open it again at HUP.
     let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
         user.assume()?;

@@ -31,7 +31,8 @@ use tokio::sync::mpsc;
 
 /// Time that connections have to finish.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Late responses to datagrams are useless, and a restarted program needs the port.
+/// Time that clients of UDP have to finish. Later responses are useless, and a restarted program needs the
+/// port.
 const DRAIN_UDP: Duration = Duration::from_secs(1);
 
 /// A parsed command line.
@@ -104,7 +105,7 @@ impl CommandLine {
         Ok(())
     }
 
-    /// Returns warnings about settings without an effect.
+    /// Returns the warnings, about settings without an effect and about probable mistakes.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &str> {
         self.steps
             .iter()
@@ -116,7 +117,7 @@ impl CommandLine {
         self.user.is_some() || self.jail.is_some() || self.pid_file.is_some() || !self.foreground
     }
 
-    /// Prints warnings about settings without an effect. The running program logs them.
+    /// Prints the warnings. The running program logs them, too.
     fn print_warnings(&self) {
         self.warnings().for_each(|text| eprintln!("pen: {text}"));
     }

@@ -73,8 +73,8 @@ impl RecentRequests {
         }
     }
 
-    /// Returns the client of the most recent such request to this server. A web server may log less of a
-    /// request than pen does.
+    /// Returns the client of the most recent request to this server that begins with `request`, because a web
+    /// server may log a shorter part of a request than pen.
     fn client(&self, server: IpAddr, request: &[u8]) -> Option<&[u8]> {
         let (server, request) = (server.to_canonical(), beginning(request));
         let mut newest_first = self.requests.iter().rev();

@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_an_order_and_the_emergency_server_comes_last() {
+    fn servers_are_sorted_by_priority_and_the_emergency_server_comes_last() {
         let line = "-e 10.0.0.9 -W -o prio 80 10.0.0.1:80:0:0:0:7 10.0.0.2:80:0:0:0:5 10.0.0.3:80:0:0:0:5";
         let pool = &spec(line).pools[0];
         let servers: Vec<(&str, u8)> =
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_count_only_with_the_option() {
+    fn weights_are_used_only_with_the_option() {
         let weights = |line: &str| -> Vec<u32> {
             spec(line).pools[0].servers.iter().map(|server| server.weight).collect()
         };
