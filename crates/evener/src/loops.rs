@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_whose_server_is_its_own_address_is_refused() {
+    fn a_service_with_a_server_at_its_listen_address_is_refused() {
         const ITSELF: &str = "is an address of the service itself";
         for protocol in ["tcp", "http", "udp", "dns"] {
             let more = format!("protocol = '{protocol}'");
