@@ -1,5 +1,5 @@
 //! Services that form a loop: a service has a server that is a listen address of the service itself, or of
-//! another service that leads back to the first one. Connections would be forwarded without end. Only one
+//! another service that leads back to the first service. Connections would be forwarded without end. Only one
 //! configuration is checked, after its names are resolved; loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
@@ -288,7 +288,7 @@ mod tests {
         check(&two("protocol = 'udp'", "protocol = 'tcp'"), &[]);
         check(&two("protocol = 'udp'", "protocol = 'dns'"), &["leads back"]);
         check(&two("protocol = 'http'", "protocol = 'tcp'"), &["leads back"]);
-        // A listener on exactly this address is preferred over one on all addresses.
+        // A listener on exactly this address is preferred over a listener on all addresses.
         let just =
             service("s", "0.0.0.0:53", "127.0.0.1:53", "") + &service("t", "127.0.0.1:53", "10.0.0.1:53", "");
         check(&just, &[]);

@@ -337,7 +337,7 @@ impl Supervisor {
     }
 
     /// Handles a persistent connection that opened or closed. A server that needs a persistent connection is up
-    /// while at least one worker has one.
+    /// while at least one worker has such a connection.
     fn on_session(
         &mut self,
         (pool, server): (Arc<str>, ServerId),

@@ -157,7 +157,7 @@ impl User {
 
     /// Changes all threads of this process to the user. This cannot be undone.
     pub(crate) fn assume(&self) -> anyhow::Result<()> {
-        // Each step needs rights that the next one gives up.
+        // Each step needs rights that the next step gives up.
         nix::unistd::initgroups(&self.name, self.gid)
             .and_then(|()| nix::unistd::setgid(self.gid))
             .and_then(|()| nix::unistd::setuid(self.uid))
@@ -214,7 +214,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The new user may not be allowed to remove the file. An empty one names no process.
+        // The new user may not be allowed to remove the file. An empty file names no process.
         if self.is_unchanged() && fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }

@@ -148,7 +148,7 @@ impl List {
         Ok(())
     }
 
-    /// Returns the entries for `write`: the deciding entries, and possibly another one that sets the default.
+    /// Returns the entries for `write`: the deciding entries, and another entry if the default needs it.
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         let last = self.entries.last().map(|entry| entry.access);
         let again = self.last.filter(|access| Some(*access) != last);
