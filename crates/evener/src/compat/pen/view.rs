@@ -127,7 +127,8 @@ impl ConnectionNumbers {
     }
 }
 
-/// Returns the state of a connection in pen's bits, including one that is half open.
+/// Returns the state of a connection as one of pen's bits: in progress until a server is connected, then
+/// connected.
 fn pen_state(open: &Open) -> u32 {
     const IN_PROGRESS: u32 = 1;
     const CONNECTED: u32 = 2;
