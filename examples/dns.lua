@@ -1,5 +1,5 @@
--- DNS over UDP and TCP: a resolver is picked for each query. Responses are cached, and expired ones are used while no
--- resolver responds.
+-- DNS over UDP and TCP: a resolver is picked for each query. Responses are cached, and expired responses are used while
+-- no resolver responds.
 -- Try it: evener run examples/dns.lua, then dig @127.0.0.1 -p 5300 example.org
 
 local resolvers = pool "resolvers" {

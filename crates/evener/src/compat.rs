@@ -27,7 +27,7 @@ impl Program {
     const ALL: [Self; 6] =
         [Self::Mergelogs, Self::MnameBalancer, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
 
-    /// Returns the name of the binary, which is also that of the subcommand.
+    /// Returns the name of the binary, which is also the name of the subcommand.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Mergelogs => "mergelogs",

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::AbortHandle;
 
-/// Maximum number of servers of a directory. Further sockets are ignored, in the order of their names.
+/// Maximum number of servers of a directory: the first sockets by name. Further sockets are ignored.
 pub(crate) const SOCKETS_MAX: usize = 1024;
 /// Maximum number of entries of a directory.
 const ENTRIES_MAX: usize = 65_536;
@@ -25,7 +25,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// Result of a scan of one directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// Paths of its sockets; `None` if the directory cannot be read, so that earlier sockets may still exist.
+    /// Paths of the sockets; `None` if the directory cannot be read, so that earlier sockets may still exist.
     sockets: Option<BTreeSet<PathBuf>>,
     /// Problem for the operator.
     problem: Option<String>,
@@ -52,7 +52,7 @@ impl Scan {
         self.problem.as_deref()
     }
 
-    /// Replaces the result by a newer one. The sockets stay if the directory could not be read.
+    /// Replaces the result by a newer result. If the directory could not be read, the known sockets stay.
     pub(crate) fn update(&mut self, newer: Self) {
         self.sockets = newer.sockets.or(self.sockets.take());
         self.problem = newer.problem;
@@ -99,12 +99,13 @@ fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
             return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
         }
         let path = entry?.path();
-        // Entries that were removed since do not count. Links are followed.
+        // Entries that were removed after they were listed are skipped. Links are followed.
         match std::fs::metadata(&path) {
             Ok(meta) if meta.file_type().is_socket() => drop(sockets.insert(path)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A cycle of links is not a socket. An entry that cannot be inspected may be one.
+            // An entry that may not be inspected could be a socket, so the scan fails. Any other error, such as
+            // a cycle of links, means that the entry is not a socket.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
             Err(_) => {}
         }
@@ -129,8 +130,8 @@ fn limit(mut sockets: BTreeSet<PathBuf>) -> Scan {
     Scan::found(sockets, problem)
 }
 
-/// Watches directories for changes (inotify) until it is dropped. If the system has no more watches, scans still
-/// find changes.
+/// Watches directories for changes (inotify) until this value is dropped. If the system has no more watches,
+/// scans still find changes.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     descriptor: Arc<OwnedFd>,
@@ -156,7 +157,8 @@ impl Watcher {
         Ok(Self { descriptor, task: task.abort_handle() })
     }
 
-    /// Returns a function that watches these directories, too, and returns true if all of them exist.
+    /// Returns a function that adds these directories to the watch, and returns true if all of them could be
+    /// added.
     pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl Fn() -> bool + Send + 'static {
         let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
         let wanted = WatchFlags::CREATE

@@ -1,5 +1,6 @@
 //! A running instance: the supervisor with its workers and the admin API. The command line, the compatible
-//! front ends, the demo and tests ([`Embedded`]) start their instances here. It does not depend on the command line.
+//! front ends, the demo and tests ([`Embedded`]) start their instances here. This module does not depend on the
+//! command line.
 
 mod embedded;
 
@@ -36,7 +37,8 @@ impl Instance {
         Self::start_with(config, resolved, Prebound::new(), setting)
     }
 
-    /// Starts the workers and applies a configuration. Its inputs are resolved, and some of its addresses are bound.
+    /// Starts the workers and applies a configuration. `resolved` has its inputs, and `bound` has sockets for
+    /// those of its addresses that are bound already.
     pub(crate) fn start_with(
         config: Config,
         resolved: Inputs,
@@ -71,8 +73,8 @@ impl Instance {
         self.admin.spawn(admin.serve(self.handle(), draining));
     }
 
-    /// Runs until a signal or a request ends the instance. Then clients may finish, and the file of the admin socket
-    /// is removed.
+    /// Runs until a signal or a request ends the instance. Before this returns, clients may finish, and the
+    /// file of the admin socket is removed.
     pub(crate) async fn run(mut self, signals: Signals) {
         self.supervisor.run(signals).await;
         self.admin.shutdown().await;

@@ -1,7 +1,8 @@
-//! Evener, the program as a library: command line, configuration, supervisor, checks and admin API around the planes.
+//! Evener, the program as a library: command line, configuration, supervisor, checks and admin API around the
+//! planes.
 //!
-//! The public items are [`main_with`], which is the program, and [`instance`], which starts an instance inside another
-//! program, such as a test.
+//! The public items are [`main_with`], which is the program, and [`instance`], which starts an instance inside
+//! another program, such as a test.
 
 #[macro_use]
 mod output;

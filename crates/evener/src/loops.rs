@@ -1,6 +1,6 @@
-//! Services that form a loop: a service has a server that is a listen address of the service itself, or of another
-//! service that leads back to it. Connections would be forwarded without end. Only one configuration is checked, after
-//! its names are resolved; loops through other instances are found at run time.
+//! Services that form a loop: a service has a server that is a listen address of the service itself, or of
+//! another service that leads back to the first service. Connections would be forwarded without end. Only one
+//! configuration is checked, after its names are resolved; loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
 use crate::resolve::Targets;
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// A service and a transport, which its clients and its servers use.
+/// A service and a transport, which the service uses with clients and with servers.
 type Node = (usize, Transport);
 
 /// A path from one service to another, through this server.
@@ -20,7 +20,8 @@ struct Edge<'a> {
     server: &'a ServerSpec,
 }
 
-/// Returns a problem for every service that leads back to itself.
+/// Returns a problem for each loop, unless the configuration allows loops. A loop that shares a service with a
+/// reported loop is not reported.
 pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
     if config.allows_loops() {
         return Vec::new();
@@ -44,7 +45,7 @@ pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
     let mut reported = BTreeSet::new();
     for &start in edges.keys() {
         let Some(path) = path_back(&edges, start) else { continue };
-        // Each service of a loop is reported once, for any transport and start.
+        // The same loop is found again from each of its services and for each transport.
         if path.iter().any(|edge| reported.contains(&edge.to.0)) {
             continue;
         }
@@ -164,7 +165,8 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Returns the address that a connection to `address` reaches: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is 10.0.0.1.
+/// Returns the address that a connection to `address` reaches: `0.0.0.0` is this machine, `::ffff:10.0.0.1` is
+/// 10.0.0.1.
 fn reached(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip().to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_a_server_of_itself_is_refused() {
+    fn a_service_with_a_server_at_its_listen_address_is_refused() {
         const ITSELF: &str = "is an address of the service itself";
         for protocol in ["tcp", "http", "udp", "dns"] {
             let more = format!("protocol = '{protocol}'");
@@ -279,14 +281,14 @@ mod tests {
         // A service that leads into a loop is not part of it.
         let into = service("x", "127.0.0.1:9", "127.0.0.1:1", "");
         check(&(into + &chain("127.0.0.1:2", "")), &["service `b` leads back to itself"]);
-        // A service for datagrams does not send connections.
+        // A UDP service does not connect to a listener for TCP.
         let two = |a: &str, b: &str| {
             service("a", "127.0.0.1:1", "127.0.0.1:2", a) + &service("b", "127.0.0.1:2", "127.0.0.1:1", b)
         };
         check(&two("protocol = 'udp'", "protocol = 'tcp'"), &[]);
         check(&two("protocol = 'udp'", "protocol = 'dns'"), &["leads back"]);
         check(&two("protocol = 'http'", "protocol = 'tcp'"), &["leads back"]);
-        // A listener on exactly this address is preferred over one on all addresses.
+        // A listener on exactly this address is preferred over a listener on all addresses.
         let just =
             service("s", "0.0.0.0:53", "127.0.0.1:53", "") + &service("t", "127.0.0.1:53", "10.0.0.1:53", "");
         check(&just, &[]);

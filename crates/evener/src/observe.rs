@@ -67,8 +67,8 @@ const LINES_MAX: usize = 8192;
 /// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The log: standard error, standard output (bunyan) or the system's log. A separate thread writes it, because its
-/// reader may stall.
+/// The log: standard error, standard output (bunyan) or the system's log. A separate thread writes it, because
+/// its reader may stall.
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
     format: LogFormat,

@@ -1,8 +1,8 @@
 //! Standard output and standard error of commands. The macros replace the macros of the standard library, which
 //! panic if the reader of a pipe has exited, as in `evener status | less`.
 //!
-//! Commands that run an instance (`run`, one-liners, `pen`) continue if their output cannot be written, so they do
-//! not use this module.
+//! Commands that run an instance (`run`, one-liners, `pen`) continue if their output cannot be written, so they
+//! do not use this module.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};

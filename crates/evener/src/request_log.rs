@@ -1,5 +1,5 @@
-//! Request logs: files and UDP collectors, and the thread that writes to them. Callers never wait to queue a line.
-//! After a rotation, [`RequestLogs::reopen`] continues in a new file.
+//! Request logs: files and UDP collectors, and the thread that writes to them. Callers never wait to queue a
+//! line. After a rotation, [`RequestLogs::reopen`] continues in a new file.
 
 use crate::config::{Config, Problem};
 use crate::observe::Log;
@@ -145,8 +145,8 @@ fn name(wanted: &RequestLogSpec) -> String {
     }
 }
 
-/// Opens a file to append lines. Opening a pipe without a reader must not block the program, but writes to the pipe
-/// block, so that a full pipe loses no lines.
+/// Opens a file to append lines. Opening a pipe without a reader must not block the program, but writes to the
+/// pipe block, so that a full pipe loses no lines.
 fn open_file(path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = File::options().append(true).create(true).custom_flags(flags).open(path)?;

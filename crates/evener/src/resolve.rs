@@ -1,5 +1,5 @@
-//! Resolution of host names before a configuration is applied. A name that does not resolve makes the configuration
-//! invalid.
+//! Resolution of host names before a configuration is applied. A name that does not resolve makes the
+//! configuration invalid.
 
 use crate::config::{Config, Problem};
 use evener_core::{Endpoint, Target};

@@ -18,8 +18,8 @@ pub(crate) fn parse_listen(text: &str) -> Result<Endpoint, AddressError> {
     Endpoint::parse_listen(with_interface_number(text).as_deref().unwrap_or(text))
 }
 
-/// Parses the address of a server. If the address has an interface, the text becomes the name of the server, because
-/// the number of an interface can change.
+/// Parses the address of a server. If the address has an interface, the text becomes the name of the server,
+/// because the number of an interface can change.
 pub(crate) fn server(text: &str) -> Result<ServerSpec, AddressError> {
     let endpoint = parse(text)?;
     let has_scope = endpoint.target().is_some_and(|target| scoped(&target).is_some());

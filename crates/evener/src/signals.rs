@@ -1,5 +1,6 @@
-//! Signals. They are blocked from the start of the process until they are caught, so that no signal ends a program
-//! that is about to serve. Blocked signals are not lost: they are delivered as soon as they are unblocked.
+//! Signals. They are blocked from the start of the process until they are caught, so that no signal ends a
+//! program that is about to serve. Blocked signals are not lost: they are delivered as soon as they are
+//! unblocked.
 
 use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
@@ -14,8 +15,8 @@ pub(crate) fn block() {
     let _ = ENDING.into_iter().collect::<SigSet>().thread_block();
 }
 
-/// Unblocks signals. Must be called once they are caught, or if the program is a short command. Threads that start
-/// later receive them, too.
+/// Unblocks signals. Must be called once they are caught, or if the program is a short command. Threads that
+/// start later receive them, too.
 pub(crate) fn unblock() {
     let _ = ENDING.into_iter().collect::<SigSet>().thread_unblock();
 }

@@ -45,7 +45,7 @@ pub(crate) use reload::Loaded;
 
 /// Maximum number of queued reports, probes and requests. Workers drop further reports and repeat them later.
 const INPUTS_MAX: usize = 4096;
-/// Interval at which the end of all connections is checked while draining.
+/// Interval of checks while draining whether all connections have ended.
 const DRAIN_CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Settings of the whole program.
@@ -123,7 +123,7 @@ struct RunningPool {
     usable: bool,
 }
 
-/// A listener: its address as bound, and its identity in the plane.
+/// A listener with its service, its bound address and its identity in the plane.
 struct RunningListener {
     service: Arc<str>,
     /// The service in the plane. A change of the protocol replaces it.
@@ -337,7 +337,7 @@ impl Supervisor {
     }
 
     /// Handles a persistent connection that opened or closed. A server that needs a persistent connection is up
-    /// while at least one worker has one.
+    /// while at least one worker has such a connection.
     fn on_session(
         &mut self,
         (pool, server): (Arc<str>, ServerId),
@@ -374,8 +374,8 @@ impl Supervisor {
         (server.target == *target).then(|| server.spec.name.clone())
     }
 
-    /// Handles all that is due: the end of passive failures, slow starts, probes, the end of a drain. Then
-    /// publishes.
+    /// Does all work that is due, such as the end of passive failures, slow starts, probes and the end of a
+    /// drain, and publishes changed pools.
     fn on_time(&mut self) {
         let now = self.now();
         let events: Vec<Event> =

@@ -38,7 +38,7 @@ pub(crate) fn remove_left_over(path: &Path) -> Result<(), PathInUse> {
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Device and inode. Another instance may have put its own file there since.
+    /// Device and inode, because another instance may have put its own file at the path since.
     identity: Option<(u64, u64)>,
 }
 
@@ -138,7 +138,8 @@ mod tests {
         let _old = UnixListener::bind(&path).unwrap();
         let mut file = SocketFile::of(&path);
         fs::remove_file(&path).unwrap();
-        // Both exist at the same time, so they have different inodes.
+        // A file system may give the new file the inode of the removed file. The two cannot be distinguished
+        // then.
         let _new = UnixListener::bind(&path).unwrap();
         if identity(&path) != file.identity {
             assert!(file.make_room().is_err());

@@ -38,7 +38,7 @@ pub(crate) struct Daemon {
 /// Working directory of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Directory {
-    /// `/`, so that no file system stays busy. Paths must be absolute before.
+    /// `/`, so that no file system stays busy. Relative paths must be made absolute before the change.
     Root,
     /// The directory of the call.
     Unchanged,
@@ -92,8 +92,8 @@ fn is_background_process() -> bool {
     parent.is_some_and(|parent| std::env::var(VARIABLE).is_ok_and(|value| value == parent))
 }
 
-/// Starts the daemon and waits until it is ready or has ended. The daemon reports that it is ready over its stdin,
-/// because stdout and stderr are in use.
+/// Starts the daemon and waits until it is ready or has ended. The daemon reports over its stdin that it is
+/// ready, because stdout and stderr are in use.
 fn call() -> anyhow::Result<ExitCode> {
     let (from_daemon, to_caller) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut command = restart_command()?;
@@ -102,7 +102,8 @@ fn call() -> anyhow::Result<ExitCode> {
     let _child = command.spawn().context("cannot start in the background")?;
     // This process only waits, so signals may end it.
     crate::signals::unblock();
-    // The command holds the other end of the pipe. Without it the pipe ends with the daemon.
+    // The command holds the daemon's end of the pipe. Without the command the pipe is closed when the daemon
+    // ends.
     drop(command);
     let mut received = Vec::new();
     File::from(from_daemon).take(READY.len() as u64).read_to_end(&mut received)?;
@@ -113,7 +114,7 @@ fn call() -> anyhow::Result<ExitCode> {
 fn restart_command() -> anyhow::Result<Command> {
     let mut words = std::env::args_os();
     let name = words.next().context("the program was called without a name")?;
-    // A name without a slash was found in PATH, which may find another program now.
+    // A name without a slash was found in PATH, where another program may have this name by now.
     let named = PathBuf::from(&name);
     let program = if named.parent().is_some_and(|parent| parent != Path::new("")) {
         named
@@ -156,7 +157,7 @@ impl User {
 
     /// Changes all threads of this process to the user. This cannot be undone.
     pub(crate) fn assume(&self) -> anyhow::Result<()> {
-        // Each step needs rights that the next one gives up.
+        // Each step needs rights that the next step gives up.
         nix::unistd::initgroups(&self.name, self.gid)
             .and_then(|()| nix::unistd::setgid(self.gid))
             .and_then(|()| nix::unistd::setuid(self.uid))
@@ -174,9 +175,9 @@ pub(crate) struct PidFile {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PidState {
-    /// Opened with its contents, possibly the pid of a running instance.
+    /// The file existed. It may have the pid of a running instance.
     Found,
-    /// Opened and created.
+    /// The file was created.
     Made,
     Written,
 }
@@ -200,7 +201,8 @@ impl PidFile {
         Ok(self)
     }
 
-    /// Returns true if the file still has the contents that this process wrote. Another instance may have replaced it.
+    /// Returns true if the file still has the contents that this process wrote. Another instance may have
+    /// replaced it.
     fn is_unchanged(&self) -> bool {
         let mut contents = String::new();
         // One byte more than any pid, so that a longer file does not match.
@@ -212,7 +214,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The new user may not be allowed to remove the file. An empty one names no process.
+        // The new user may not be allowed to remove the file. An empty file names no process.
         if self.is_unchanged() && fs::remove_file(&self.path).is_err() {
             let _ = self.file.set_len(0);
         }

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 /// Name of the program in its logs.
 const NAME: &str = "mname-balancer";
-/// Late responses to queries are useless, and a restarted program needs the port.
+/// Time for outstanding queries at the end. Later responses are useless, and a restarted program needs the
+/// port.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// A parsed command line.

@@ -34,7 +34,7 @@ fn exit_code(program: &str, result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Returns the number that is the value of the present option.
+/// Returns the value of the option that was just parsed, as a number in the allowed range.
 fn number(parser: &mut lexopt::Parser, allowed: RangeInclusive<i64>) -> anyhow::Result<i64> {
     let value = parser.value()?;
     let value = value.to_str().with_context(|| format!("{} is not a number", value.display()))?;

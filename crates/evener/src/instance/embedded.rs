@@ -28,8 +28,8 @@ impl Default for Options {
     }
 }
 
-/// An instance on its own thread. It ends when this value is dropped. Warnings and errors are logged to standard
-/// error.
+/// An instance on its own thread. It ends when this value is dropped. Warnings and errors are logged to
+/// standard error.
 pub struct Embedded {
     handle: Handle,
     runtime: tokio::runtime::Handle,
@@ -64,7 +64,7 @@ impl Embedded {
     /// Reads the file again and applies it. Returns the changes.
     ///
     /// # Errors
-    /// Every problem of the configuration, of which nothing is applied.
+    /// Every problem of the configuration. With any problem nothing is applied.
     pub fn reload(&self) -> anyhow::Result<Vec<String>> {
         let outcome = self.runtime.block_on(self.handle.reload()).context("the instance has ended")?;
         outcome.map_err(|problems| anyhow::Error::msg(problems.join("\n")))

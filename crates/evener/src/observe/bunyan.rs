@@ -23,7 +23,8 @@ impl Bunyan {
         Self { program, hostname: hostname.trim().to_owned(), no_server_at: Mutex::new(None) }
     }
 
-    /// Returns the line of an event, or `None` if an event of this kind was logged less than [`NO_SERVER_EVERY`] ago.
+    /// Returns the line of an event. Returns `None` for an [`Event::NoServer`] less than [`NO_SERVER_EVERY`]
+    /// after the last one that was logged.
     pub(super) fn line(&self, event: &Event, now: SystemTime) -> Option<String> {
         if matches!(event, Event::NoServer { .. }) && !self.may_log_no_server(now) {
             return None;

@@ -42,7 +42,7 @@ impl Syslog {
             Ok(_) => true,
         });
         if !sent && let Ok(socket) = connect() {
-            // The daemon was restarted.
+            // The daemon may have been restarted, so the line is sent over a new connection.
             let _ = socket.send(line.as_bytes());
             self.socket = Some(socket);
         }

@@ -21,7 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 impl Supervisor {
-    /// Applies a configuration and returns a description of the changes. With any problem nothing changes.
+    /// Applies a configuration and returns a description of the changes. If there is a problem, nothing
+    /// changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
         let Inputs { targets, tls, found } = resolved;
         let (new_listeners, logs) = match (self.bind_new(&config), self.request_logs.open(&config)) {
@@ -171,7 +172,8 @@ impl Supervisor {
         Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
     }
 
-    /// Returns the state of a DNS service. The cache stays as long as its settings stay the same.
+    /// Returns the state of a DNS service. The cache and the table of rates stay as long as their settings stay
+    /// the same.
     fn dns_of(&mut self, spec: &ServiceSpec) -> Option<Dns> {
         let wanted = spec.dns.as_ref()?;
         let old = self.services.get(&spec.name).and_then(|service| service.settings.load().dns.clone());
@@ -186,7 +188,8 @@ impl Supervisor {
         Some(Dns { spec: Arc::clone(wanted), cache, rate_limit })
     }
 
-    /// Returns the table of clients. A table of another size keeps the most recent clients.
+    /// Returns the table of clients. If the size changed, a new table gets the most recent clients of the old
+    /// table.
     fn clients_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Clients>> {
         let size = spec.clients?;
         let old = self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol);
@@ -242,7 +245,7 @@ impl Supervisor {
     }
 }
 
-/// Returns true if the resolved inputs of a service are the same.
+/// Returns true if the pools, the access list and the TLS settings of a service are the same.
 fn same_inputs(old: &Settings, new: &Settings) -> bool {
     fn same<T: ?Sized>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
         match (old, new) {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 impl Handle {
-    /// Returns the connections and flows of a service or of all, at most `most` from each worker, or an error
-    /// if there is no such service. Returns `None` if the supervisor has ended.
+    /// Returns the connections and flows of a service or of all services, at most `most` from each worker, or
+    /// an error if there is no such service. Returns `None` if the supervisor has ended.
     pub(crate) async fn connections(
         &self,
         service: Option<String>,
@@ -46,7 +46,8 @@ impl Handle {
     }
 
     /// Closes all connections and flows of a server: `pool/server`, or just the server if only one pool has it.
-    /// Returns the full name of the server and the number of connections and flows, or the reason of the failure.
+    /// Returns the full name of the server and the number of connections and flows, or the reason of the
+    /// failure.
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
         let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {

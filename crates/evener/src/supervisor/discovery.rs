@@ -15,8 +15,8 @@ use std::time::Duration;
 
 /// Interval of scans, which come in addition to notifications of changes.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Number of socket numbers in a pool above which the numbers of removed sockets are forgotten. Up to it they are
-/// remembered, because the sockets may return.
+/// Maximum number of socket numbers of a pool for which the numbers of removed sockets are remembered, because
+/// the sockets may return. Beyond it they are forgotten.
 const NUMBERS_MAX: usize = 4096;
 /// File names that are the number of their socket, as for mname-balancer.
 const NUMBERS_IN_NAMES: std::ops::RangeInclusive<u32> = 5300..=5399;
@@ -38,7 +38,7 @@ pub(super) struct Discovery {
 
 /// Result of a scan.
 pub(crate) struct Scanned {
-    /// Number of the configuration for which it was made.
+    /// Number of the configuration for which the scan was made.
     configuration: u64,
     found: Found,
 }
@@ -48,8 +48,8 @@ pub(crate) struct Scanned {
 struct Numbers(BTreeMap<PathBuf, u32>);
 
 impl Numbers {
-    /// Returns the number of a socket: its present number, else the number in its name, else the next number after
-    /// the greatest.
+    /// Returns the number of a socket: its present number, else the number in its name, else the next number
+    /// after the greatest.
     fn of(&mut self, path: &Path) -> u32 {
         if let Some(&known) = self.0.get(path) {
             return known;
@@ -228,8 +228,8 @@ impl Supervisor {
         }
     }
 
-    /// Updates the discovered servers of a pool. Returns true if any were added or removed. Servers of the
-    /// configuration stay as they are.
+    /// Updates the discovered servers of a pool. Returns true if they changed. Servers of the configuration
+    /// stay as they are.
     fn update_found_servers_of(&mut self, spec: &PoolSpec) -> bool {
         let Some(running) = self.pools.get(&spec.name).filter(|running| running.pool.spec() != spec) else {
             return false;
@@ -239,14 +239,14 @@ impl Supervisor {
         let target = |server: &ServerSpec| {
             known.get(&server.endpoint).map(|target| (*target).clone()).or_else(|| server.endpoint.target())
         };
-        // All endpoints are known or paths, so nothing has to be resolved.
+        // Each endpoint is a path or belongs to a known server, so no name has to be resolved.
         let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
         self.replace_servers(spec, &targets);
         true
     }
 
-    /// Replaces the servers of a pool. Persistent connections to servers that were removed, or that have another
-    /// address now, no longer count.
+    /// Replaces the servers of a pool. Persistent connections to servers that were removed, or that have
+    /// another address now, no longer count.
     pub(super) fn replace_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
         let now = self.now();
         let Some(running) = self.pools.get_mut(&spec.name) else { return };
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_numbered_and_named() {
+    fn servers_get_the_names_and_numbers_of_their_sockets() {
         check(&["/s/5301", "/s/5300"], &[], "5300=5300 5301=5301");
         check(&["/s/a", "/s/b"], &[], "a=1 b=2");
         check(&["/s/a", "/s/5399", "/s/5299", "/s/05300"], &[], "5399=5399 05300=5400 5299=5401 a=5402");
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_remembered_numbers_of_removed_sockets_is_bounded() {
+    fn numbers_of_removed_sockets_are_forgotten_beyond_the_maximum() {
         let mut numbers = Numbers::default();
         for n in 0..=NUMBERS_MAX {
             numbers.of(Path::new(&format!("/s/x{n}")));

@@ -26,8 +26,8 @@ pub(crate) struct StateChange {
 }
 
 impl StateChange {
-    /// Creates a change of `server`, which is `pool/server`, or just the server if only one pool has it. The new
-    /// state is permanent if `time` is `None`.
+    /// Creates a change of `server`, which is `pool/server`, or just the server if only one pool has it. The
+    /// new state is permanent if `time` is `None`.
     pub(crate) fn new(server: String, state: AdminState, time: Option<Duration>) -> Self {
         Self { server, state, time }
     }

@@ -15,12 +15,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Time for which workers keep a datagram listener that a reload removed, if no timeout is configured. It
-/// ends earlier with the last flow or query.
+/// Time for which the address of a removed datagram listener counts as in use by the workers, which serve its
+/// last flows and queries.
 const LEAVING_MAX: Duration = Duration::from_secs(60);
 
-/// Identity of a listener across reloads. A listener with a configured port passes to another service if that has
-/// the address in a new configuration. A listener whose port the system chose belongs to its service.
+/// Identity of a listener across reloads. A listener with a configured port passes to another service if that
+/// service has the address in a new configuration. A listener whose port the system chose belongs to its
+/// service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ListenerKey {
     transport: Transport,
@@ -52,8 +53,8 @@ impl ListenerKey {
 pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 
 impl Supervisor {
-    /// Adds sockets that are bound already, for the addresses of the next configuration. The program may have no
-    /// right to bind these addresses any more.
+    /// Adds sockets that are bound already, for the addresses of the next configuration. The program may have
+    /// no right to bind these addresses any more.
     pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.prebound.extend(bound);
     }
@@ -121,8 +122,8 @@ impl Supervisor {
         errors
     }
 
-    /// Returns true if a listener of this instance has the same port on the same address, or if either of them
-    /// listens on all addresses.
+    /// Returns true if a listener of this instance, or a removed datagram listener that workers may still
+    /// serve, has the same port on the same address, or if one of the two addresses includes the other.
     fn overlaps_local(&self, transport: Transport, address: &Endpoint, new_listeners: &NewListeners) -> bool {
         let Endpoint::Ip(wanted) = address else { return false };
         let overlaps = |local: &Endpoint| {
@@ -138,8 +139,8 @@ impl Supervisor {
         local.any(|(other, address)| other == transport && overlaps(address))
     }
 
-    /// Applies listeners. Listeners whose address stays continue, possibly for another service. Other listeners are
-    /// opened or closed.
+    /// Applies listeners. Listeners whose address stays continue, possibly for another service. Other listeners
+    /// are opened or closed.
     pub(super) fn apply_listeners(&mut self, config: &Config, mut new_listeners: NewListeners) {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
@@ -191,7 +192,7 @@ fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
     service.listen.iter().flat_map(of_address)
 }
 
-/// Returns the address if its port is chosen by the system.
+/// Returns the address if the system chooses its port (port 0).
 fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
     match address {
         Endpoint::Ip(address) if address.port() == 0 => Some(*address),
@@ -207,7 +208,7 @@ fn bind_error(address: &Endpoint, error: io::Error) -> BindError {
     }
 }
 
-/// Returns a problem if the source address cannot be used. Every connection attempt would fail.
+/// Returns a problem if the source address cannot be used, because every connection attempt would fail.
 fn source_problem(service: &ServiceSpec) -> Option<Problem> {
     let message = match service.options.source? {
         Source::Address(source) if std::net::UdpSocket::bind((source, 0)).is_err() => {

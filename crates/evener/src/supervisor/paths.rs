@@ -77,7 +77,7 @@ impl Supervisor {
         paths.filter(|path| abstract_name(path).is_none()).map(Path::to_owned).collect()
     }
 
-    /// Returns the time of the next check, which is never without socket files.
+    /// Returns the time of the next check. There is none without unix sockets, and none while draining.
     pub(super) fn paths_deadline(&self) -> Time {
         let has_paths = self.listeners.keys().any(|key| key.path().is_some());
         if has_paths && !self.is_draining() { self.paths.next } else { Time::NEVER }

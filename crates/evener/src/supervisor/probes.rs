@@ -15,7 +15,7 @@ pub(crate) struct Probed {
     pool: Arc<str>,
     server: ServerId,
     target: Target,
-    /// Round of the health of the server. It changes after maintenance and with another check.
+    /// Round of the health of the server: a number that changes after maintenance and with another check.
     round: u32,
 }
 
@@ -59,7 +59,8 @@ impl Supervisor {
         failed.iter().chain(&event).for_each(|event| self.log(event));
     }
 
-    /// Handles a check that could not be made. The verdict does not change, and the next check is made on schedule.
+    /// Handles a check that could not be made. The verdict does not change, and the next check is made on
+    /// schedule.
     fn on_unmade(&mut self, probed: &Probed, server: Arc<str>, error: &str) {
         let now = self.now();
         let Some(running) = self.pools.get(&probed.pool) else { return };
@@ -96,7 +97,8 @@ impl Supervisor {
                 let permits = Arc::clone(&permits);
                 let key = probed.clone();
                 let task = tokio::spawn(async move {
-                    // The semaphore is never closed. A reload does not replace it, so its permits stay valid.
+                    // The semaphore is never closed. If a reload replaces it, this probe keeps the old
+                    // semaphore.
                     let _permit = permits.acquire().await;
                     let result = check::probe(&server, &spec).await;
                     let _ = sender.send(Input::Probed { probed, result }).await;

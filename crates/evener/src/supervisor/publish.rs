@@ -30,7 +30,7 @@ impl Supervisor {
     }
 }
 
-/// Returns the servers that were not down before.
+/// Returns the servers that are down after a change and were not down before it.
 fn newly_down(before: &Snapshot, after: &Snapshot) -> impl Iterator<Item = Arc<Entry>> {
     let is_down = |server: &Entry| matches!(server.admission, Admission::Down(_));
     let is_new = move |server: &&Arc<Entry>| {

@@ -22,7 +22,7 @@ pub(crate) struct Loaded {
 #[derive(Default)]
 pub(super) struct Reloads {
     running: Option<Vec<Done>>,
-    /// Requests that arrived during a reload, which may have read the file before it changed.
+    /// Requests that arrived during a reload. That reload may have read the file before the last change.
     next: Option<Vec<Done>>,
 }
 

@@ -14,8 +14,9 @@ const TRIES_MAX: usize = 64;
 
 /// A port that is reserved until the sockets of the workers are bound to it.
 ///
-/// The sockets are bound without SO_REUSEPORT, so that no other process can have the port, and get the option
-/// afterwards. Otherwise two instances that choose at the same time could get the same port and share its clients.
+/// The sockets are bound without SO_REUSEPORT, so that no other process can have the port. The option is set
+/// afterwards, so that the workers can bind the port. Otherwise two instances that choose at the same time
+/// could get the same port and share its clients.
 #[derive(Debug)]
 pub(super) struct Reservation {
     /// Address with the chosen port.
@@ -28,7 +29,7 @@ impl Reservation {
     pub(super) fn new(address: SocketAddr, transports: &[Transport], freebind: bool) -> io::Result<Self> {
         for _ in 0..TRIES_MAX {
             match reserve(address, transports, freebind) {
-                // The port of the first transport is in use for another transport.
+                // The port that the system chose for the first transport is in use for the other transport.
                 Err(Errno::ADDRINUSE) => {}
                 reserved => return Ok(reserved?),
             }

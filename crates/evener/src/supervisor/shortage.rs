@@ -1,5 +1,5 @@
-//! Shortages of local resources: descriptors, ports and memory. They are logged and do not affect the verdict on a
-//! server.
+//! Shortages of local resources: descriptors, ports and memory. They are logged and do not affect the verdict
+//! on a server.
 
 use super::Supervisor;
 use evener_core::event::Event;
@@ -21,7 +21,7 @@ const WORKER_DESCRIPTORS: usize = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CountWhen {
     Always,
-    /// Only if the last count is too old.
+    /// Only if the last count is older than [`COUNTED_EVERY`].
     Due,
 }
 
@@ -30,8 +30,8 @@ const LOGGED_EVERY: Duration = Duration::from_secs(1);
 
 /// Minimum age of a count before the descriptors are counted again.
 const COUNTED_EVERY: Duration = Duration::from_secs(1);
-/// Maximum descriptor limit up to which open descriptors are counted one by one, where the kernel does not
-/// report their number (before Linux 6.2).
+/// Maximum descriptor limit for which open descriptors are counted one by one if the kernel does not report
+/// their number (before Linux 6.2).
 const LISTED_MAX: u64 = 65_536;
 
 /// State of shortages.
@@ -39,7 +39,7 @@ const LISTED_MAX: u64 = 65_536;
 pub(super) struct Shortage {
     logged_at: Option<Time>,
     counted_at: Time,
-    /// The limit that was reported as too low, and the number of descriptors that the configuration allows.
+    /// The limit that was reported as too low, and the number of descriptors that the configuration can use.
     warned: Option<(u64, u64)>,
     /// Permits for concurrent checks, which bound the descriptors that checks use.
     checks: Arc<Semaphore>,
@@ -74,7 +74,8 @@ fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-/// Returns the number of open descriptors, or `None` if there is no /proc, as in another root directory.
+/// Returns the number of open descriptors. Returns `None` if there is no /proc (as in another root directory),
+/// or if the kernel does not report the number and the limit is too high for counting.
 fn open() -> Option<u64> {
     let directory = Path::new("/proc/self/fd");
     let reported = std::fs::metadata(directory).ok()?.len();
@@ -112,7 +113,7 @@ impl Supervisor {
         self.count_descriptors(CountWhen::Always);
     }
 
-    /// Counts open descriptors, and reserves the descriptors that clients do not use.
+    /// Counts open descriptors, so that descriptors that are open for other purposes are not given to clients.
     pub(super) fn count_descriptors(&mut self, when: CountWhen) {
         let now = self.now();
         if when == CountWhen::Due && now.since(self.shortage.counted_at) < COUNTED_EVERY {
@@ -125,7 +126,7 @@ impl Supervisor {
         }
     }
 
-    /// Estimates the number of descriptors that clients do not use, where it cannot be counted.
+    /// Estimates the number of descriptors that are open for other purposes than clients.
     fn descriptors_in_use(&self) -> u64 {
         (PROGRAM_DESCRIPTORS + self.workers() * (WORKER_DESCRIPTORS + self.listeners.len())) as u64
     }
@@ -154,8 +155,8 @@ impl Supervisor {
         Arc::clone(&self.shortage.checks)
     }
 
-    /// Returns the event of a connection attempt that failed for a local reason. Workers limit the rate of these
-    /// reports.
+    /// Returns the event of a connection attempt that failed for a local reason. Workers limit the rate of
+    /// these reports.
     pub(super) fn local_error(
         &self,
         pool: Arc<str>,

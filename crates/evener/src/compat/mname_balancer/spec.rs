@@ -14,11 +14,11 @@ use std::time::Duration;
 const NAME: &str = "mname";
 /// Maximum number of clients in the sticky table.
 const REMOTES_MAX: usize = 65_536;
-/// Time after which an idle client is removed from it.
+/// Time after which an idle client is removed from the sticky table.
 const REMOTE_TTL: Duration = Duration::from_secs(300);
 /// Interval of rebalancing.
 const REBALANCE: Duration = Duration::from_secs(15);
-/// Servers close idle connections after 5 s themselves.
+/// Idle timeout of TCP clients. Servers close their idle connections after 5 s.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Returns the services and pools that the command line defines.

@@ -45,7 +45,7 @@ impl Control {
         }
     }
 
-    /// Serves clients forever. Refused clients are closed before they use up the limit.
+    /// Serves clients forever. Refused clients are closed immediately, so that they do not use up the limit.
     pub(super) async fn serve(
         self,
         front: mpsc::Sender<Input>,

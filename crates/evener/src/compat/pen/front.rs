@@ -26,7 +26,7 @@ pub(super) const LINE_BYTES_MAX: usize = 4096;
 /// Maximum number of queued commands.
 pub(super) const INPUTS_MAX: usize = 64;
 
-/// Access list of the control port, with the present settings.
+/// Access list of the control port. It is replaced when the settings change.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ControlAccess(Arc<ArcSwapOption<Acl>>);
 
@@ -114,7 +114,7 @@ impl Front {
         mut reloads: mpsc::Receiver<oneshot::Sender<Outcome>>,
         mut signals: Signals,
     ) {
-        // Effects of files and options other than settings. Their responses are discarded.
+        // Effects of files and options other than changes of settings. Their responses are discarded.
         self.execute_steps(first).await;
         loop {
             tokio::select! {
@@ -205,7 +205,7 @@ impl Front {
         Ok(steps)
     }
 
-    /// Executes the effects of a command other than settings. Returns the whole response.
+    /// Executes the effects of a command other than changes of settings. Returns the whole response.
     async fn execute_steps(&mut self, steps: Vec<Step>) -> String {
         let mut response = String::new();
         for step in steps {
@@ -247,7 +247,7 @@ impl Front {
         self.numbers.number(open)
     }
 
-    /// Returns the status page, and writes it to its file.
+    /// Returns the status page, and writes it to its file, if any.
     async fn status(&mut self, instance: &InstanceView) -> String {
         let open = self.open().await;
         let text = instance.html(&self.settings, &open, self.offset);
@@ -322,7 +322,7 @@ impl Front {
     }
 }
 
-/// Writes a file as a whole, or not at all.
+/// Writes a file as a whole or not at all, if its directory is writable and the file is a regular one.
 async fn write_file(file: &Path, text: String) -> Result<(), String> {
     let file: Arc<Path> = file.into();
     let work = move || {
@@ -340,7 +340,7 @@ async fn write_file(file: &Path, text: String) -> Result<(), String> {
         let _ = std::fs::remove_file(&temporary);
         let mut fresh = match std::fs::File::create_new(&temporary) {
             Ok(fresh) => fresh,
-            // The file is writable, but its directory is not.
+            // The directory is not writable, but the file may be.
             Err(error) if is_not_permitted(&error) => return std::fs::write(&file, text).map_err(failed),
             Err(error) => return Err(failed(error)),
         };

@@ -64,7 +64,7 @@ fn from_options(arguments: Vec<OsString>) -> anyhow::Result<CommandLine> {
     Ok(line)
 }
 
-/// A file from `write` begins with its command line.
+/// Reads a file of commands. A file from `write` begins with a command line, which is parsed first.
 fn from_file(file: &Path) -> anyhow::Result<CommandLine> {
     let text = String::from_utf8_lossy(&std::fs::read(file)?).into_owned();
     let mut lines = text.lines();

@@ -1,6 +1,6 @@
 //! `mergelogs -p penlog [options] server:logfile ...`: merges the logs of several web servers by time, and
-//! replaces pen's address by the addresses of its clients. Each file is read once, and only entries that are near in
-//! time are in memory.
+//! replaces pen's address in each line by the address of the client. Each file is read once, and only entries
+//! that are near in time are in memory.
 
 mod pen_log;
 mod web_log;

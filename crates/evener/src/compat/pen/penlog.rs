@@ -1,7 +1,7 @@
 //! `penlog server_ip server_port [my_ip]`: sends each line of its input to penlogd as one datagram.
 //!
 //! A line that does not fit into a datagram is cut. (pen's own program sends a line of more than 1023 bytes
-//! in pieces, and penlogd drops the second one as a line without a request.) A failure to send is logged
+//! in pieces, and penlogd drops the second piece as a line without a request.) A failure to send is logged
 //! once, not for each line, and does not end the program, because the web server must be able to continue.
 
 use super::lines::{self, LineRead};
@@ -113,7 +113,8 @@ fn send_all(route: &PenlogRoute, input: impl Read) -> anyhow::Result<()> {
     }
 }
 
-/// Sends a line. The error of a refused connection belongs to an earlier line, so the line is sent again.
+/// Sends a line. An error about a closed port belongs to an earlier line, so the line is sent again before the
+/// error is returned.
 fn send(socket: &UdpSocket, line: &[u8]) -> io::Result<()> {
     match socket.send(line) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -1,8 +1,8 @@
-//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address by the addresses of its
-//! clients.
+//! `penlogd [options] port`: merges the logs of all web servers, and replaces pen's address in each line by the
+//! address of the client.
 //!
-//! Every host that can send datagrams to penlogd can write into the log, as with pen's own program. So penlogd needs
-//! a private network.
+//! Every host that can send datagrams to penlogd can write into the log, as with pen's own program. So penlogd
+//! needs a private network.
 
 mod recent;
 
@@ -111,8 +111,8 @@ impl Options {
         options.with_absolute_paths()
     }
 
-    /// Makes paths absolute. A daemon changes to `/`, and opens its log file again at each HUP. In a changed
-    /// root, `/` is the current directory.
+    /// Makes paths absolute, because a daemon changes to `/` and opens its log file again at each HUP. With
+    /// another root (`-j`) the other paths stay, because they are relative to the new root.
     fn with_absolute_paths(mut self) -> anyhow::Result<Self> {
         self.root = self.root.map(std::path::absolute).transpose().context("-j")?;
         if self.root.is_none() {
@@ -131,8 +131,8 @@ fn run(options: &Options, daemon: Option<Daemon>) -> anyhow::Result<()> {
     if let Some(root) = &options.root {
         daemon::change_root(root)?;
     }
-    // The pid file is written before the change of user, because /run belongs to root. The log file must belong to
-    // the user, because it is opened again at HUP.
+    // The pid file is written before the change of user, because /run belongs to root. The log file is
+    // opened after it, because the user has to be able to open it again at HUP.
     let _pid = options.pid.as_deref().map(|path| PidFile::open(path).and_then(PidFile::write)).transpose()?;
     if let Some(user) = user {
         user.assume()?;
@@ -232,7 +232,7 @@ impl MessageSink {
 struct ErrorMessages {
     sink: MessageSink,
     last: Option<Instant>,
-    /// Number of messages since the last one that was written.
+    /// Number of messages that were suppressed since the last written message.
     suppressed: u64,
 }
 
@@ -273,7 +273,7 @@ impl Collector {
         loop {
             tokio::select! {
                 _ = hangup.recv() => self.reopen(),
-                // Other daemons open their logs again on USR1, and scripts that rotate logs expect it.
+                // Many daemons open their logs again on USR1, and scripts that rotate logs expect this.
                 _ = user1.recv() => self.reopen(),
                 _ = user2.recv() => {}
                 _ = interrupt.recv() => return Ok(()),

@@ -31,7 +31,8 @@ use tokio::sync::mpsc;
 
 /// Time that connections have to finish.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Late responses to datagrams are useless, and a restarted program needs the port.
+/// Time that clients of UDP have to finish. Later responses are useless, and a restarted program needs the
+/// port.
 const DRAIN_UDP: Duration = Duration::from_secs(1);
 
 /// A parsed command line.
@@ -47,7 +48,7 @@ pub(super) struct CommandLine {
     admin: Option<PathBuf>,
     drain_timeout: Option<Duration>,
     check_only: bool,
-    /// Effects of commands in options other than settings.
+    /// Effects of commands in options, other than changes of settings.
     steps: Vec<Step>,
 }
 
@@ -104,7 +105,7 @@ impl CommandLine {
         Ok(())
     }
 
-    /// Returns warnings about settings without an effect.
+    /// Returns the warnings, about settings without an effect and about probable mistakes.
     pub(super) fn warnings(&self) -> impl Iterator<Item = &str> {
         self.steps
             .iter()
@@ -116,13 +117,13 @@ impl CommandLine {
         self.user.is_some() || self.jail.is_some() || self.pid_file.is_some() || !self.foreground
     }
 
-    /// Prints warnings about settings without an effect. The running program logs them.
+    /// Prints the warnings. The running program logs them, too.
     fn print_warnings(&self) {
         self.warnings().for_each(|text| eprintln!("pen: {text}"));
     }
 
-    /// Makes paths absolute. In a changed root, paths that are opened before are relative to the old one; the
-    /// request log, the status page and the pid file are in the new root.
+    /// Makes paths absolute. If the root changes, paths that are opened before the change are in the old root;
+    /// the request log, the status page and the pid file are in the new root.
     fn make_absolute(&mut self) -> anyhow::Result<()> {
         let directory = std::env::current_dir()?;
         self.settings.make_absolute(&directory);
@@ -162,7 +163,7 @@ fn begin(line: &mut CommandLine, heading: Vec<String>) -> anyhow::Result<ExitCod
         }
     };
     if daemon.is_none() {
-        // Responses of commands in the file are printed, as pen does.
+        // Responses of commands in the file are printed, as by pen.
         let outputs = line
             .steps
             .iter()
@@ -232,8 +233,8 @@ fn open_control(line: &CommandLine, log: &Log) -> anyhow::Result<Option<Control>
     Control::open(address).map(Some)
 }
 
-/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses. With
-/// `-u root` it keeps all rights, because it may have to read and write files of other users.
+/// Changes root and user. The process keeps the rights to listen below port 1024 and to use clients' addresses.
+/// With `-u root` the process keeps all rights, because it may have to read and write files of other users.
 fn drop_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
     let user = line.user.as_deref().map(User::find).transpose()?;
     line.jail.as_deref().map(change_root).transpose()?;

@@ -55,7 +55,7 @@ pub(super) struct PenSettings {
     tracking: u32,
     /// 0: idle connections stay open.
     idle_timeout: u32,
-    /// `None` until it is set. Then it only grows.
+    /// Maximum number of tracked clients; `None` until it is set. Later values can only be greater.
     clients_max: Option<u32>,
     conn_max: Option<u32>,
     pending_max: u32,
@@ -93,7 +93,7 @@ impl PenSettings {
         self.conn_max.unwrap_or(Self::CONN_MAX)
     }
 
-    /// Creates the tables, which then only grow.
+    /// Creates the tables. After that they only grow.
     pub(super) fn make_tables(&mut self) {
         self.clients_max.get_or_insert(Self::CLIENTS_MAX);
         self.conn_max.get_or_insert(Self::CONN_MAX);
@@ -117,8 +117,8 @@ impl PenSettings {
         &self.servers
     }
 
-    /// Reads the file of commands (`-F`), if any. Each problem has its line. A missing file is accepted, because
-    /// `write` may create it.
+    /// Reads the file of commands (`-F`), if any. Each problem has its line. A missing file is accepted,
+    /// because `write` may create it.
     pub(super) fn read_commands(&mut self) -> Result<Vec<Step>, Vec<String>> {
         let Some(file) = self.config_file.clone() else { return Ok(Vec::new()) };
         if file.try_exists().is_ok_and(|exists| !exists) {

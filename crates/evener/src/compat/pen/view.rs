@@ -14,9 +14,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// pen's numbers of the emergency server, the abuse server, and no server.
+/// pen's number of the emergency server.
 const EMERGENCY_NUMBER: i64 = -1;
+/// pen's number of the abuse server.
 const ABUSE_NUMBER: i64 = -2;
+/// pen's number for a client without a server.
 const NO_SERVER: i64 = -3;
 
 /// A client.
@@ -38,7 +40,7 @@ pub(super) struct InstanceView {
     servers: Vec<SlotTraffic>,
     /// The most recently active client is the first.
     clients: Vec<ClientView>,
-    /// Number of connections and flows of all services.
+    /// Number of connections and flows of the service.
     connections: u32,
     /// Number of warm connections to servers.
     idlers: u32,
@@ -125,7 +127,8 @@ impl ConnectionNumbers {
     }
 }
 
-/// Returns the state of a connection in pen's bits, including one that is half open.
+/// Returns the state of a connection as one of pen's bits: in progress until a server is connected, then
+/// connected.
 fn pen_state(open: &Open) -> u32 {
     const IN_PROGRESS: u32 = 1;
     const CONNECTED: u32 = 2;

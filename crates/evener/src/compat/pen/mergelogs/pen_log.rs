@@ -9,13 +9,14 @@ use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::rc::Rc;
 
-/// Maximum size of the entries of a window. When it is full, the oldest entries leave it.
+/// Maximum size of the entries of a window. A full window drops its oldest entries.
 pub(super) const WINDOW_BYTES_MAX: usize = 256 << 20;
 
 /// Approximate size of an entry in addition to its text: its positions in the order and in the index.
 const ENTRY_BYTES: usize = 160;
 
-/// Length of a request in pen's log. (pen's own mergelogs compares more, and never finds a longer request.)
+/// Length of a request in pen's log. (pen's own mergelogs compares more bytes, so it never finds a longer
+/// request.)
 const REQUEST_BYTES_MAX: usize = 100;
 
 /// A line of pen's log: `client epoch server request`.
@@ -44,8 +45,8 @@ fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
     Some(text.split_at(end))
 }
 
-/// Returns the key that is equal in both logs: the server and the request, cut to the length that pen logs. The server
-/// has no space.
+/// Returns the key that is equal in both logs: the server and the request, cut to the length that pen logs. The
+/// server has no space.
 pub(super) fn key(server: &[u8], request: &[u8]) -> Box<[u8]> {
     let request = &request[..request.len().min(REQUEST_BYTES_MAX)];
     [server, b" ", request].concat().into()
@@ -135,7 +136,7 @@ impl<R: BufRead> Window<R> {
         let Some(entries) = self.index.get(key) else { return Ok(None) };
         let later = entries.range((time, 0)..).next();
         let earlier = entries.range(..(time, 0)).next_back();
-        // The first in the log of several entries with the same time.
+        // Of several entries with the same time, the first in the log.
         let earlier = earlier.and_then(|((time, _), _)| entries.range((*time, 0)..).next());
         let candidates = [earlier, later].into_iter().flatten();
         let best = candidates.min_by_key(|((at, number), _)| (at.abs_diff(time), *number));

@@ -129,7 +129,8 @@ fn emit_time(time: i64) -> String {
     format!("{:02}/{month}/{:04}:{hour:02}:{minute:02}:{second:02} +0000", at.day(), at.year())
 }
 
-/// Returns the offset of this machine's zone from UTC in that year, in seconds, without daylight saving time.
+/// Returns the offset of this machine's zone from UTC in the year of `time`, in seconds, without daylight
+/// saving time.
 fn standard_offset(time: i64) -> i64 {
     let year = OffsetDateTime::from_unix_timestamp(time).map_or(1970, OffsetDateTime::year);
     let of = |month| {

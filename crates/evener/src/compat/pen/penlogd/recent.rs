@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// Number of bytes of a request that are compared. pen's own penlogd stores as many, but compares one more,
-/// so that it never finds the client of a longer request.
+/// Number of bytes of a request that are compared. pen's own penlogd stores this number of bytes, but compares
+/// one more, so it never finds the client of a longer request.
 const REQUEST_BYTES_MAX: usize = 99;
 
 /// Maximum length of the name of a client: an address has at most 45 bytes.
@@ -73,8 +73,8 @@ impl RecentRequests {
         }
     }
 
-    /// Returns the client of the most recent such request to this server. A web server may log less of a
-    /// request than pen does.
+    /// Returns the client of the most recent request to this server that begins with `request`, because a web
+    /// server may log a shorter part of a request than pen.
     fn client(&self, server: IpAddr, request: &[u8]) -> Option<&[u8]> {
         let (server, request) = (server.to_canonical(), beginning(request));
         let mut newest_first = self.requests.iter().rev();

@@ -128,12 +128,13 @@ struct Entry {
 struct List {
     entries: Vec<Entry>,
     known: BTreeSet<(bool, EntryClients)>,
-    /// Access of the last entry, even if an equal one came earlier.
+    /// Access of the entry that was added last, even if an equal entry was in the list already.
     last: Option<Access>,
 }
 
 impl List {
-    /// Adds an entry. An equal earlier entry stays decisive, but the new one counts as the last.
+    /// Adds an entry. If an equal entry exists, it stays in its position, but the new entry determines the
+    /// default.
     fn add(&mut self, entry: Entry) -> Result<(), String> {
         let (access, key) = (entry.access, (entry.access == Access::Permit, entry.clients.clone()));
         if !self.known.contains(&key) {
@@ -147,7 +148,7 @@ impl List {
         Ok(())
     }
 
-    /// Returns the entries for `write`: the deciding entries, and possibly another one that sets the default.
+    /// Returns the entries for `write`: the deciding entries, and another entry if the default needs it.
     fn entries(&self) -> impl Iterator<Item = &Entry> {
         let last = self.entries.last().map(|entry| entry.access);
         let again = self.last.filter(|access| Some(*access) != last);

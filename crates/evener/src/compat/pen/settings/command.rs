@@ -1,5 +1,5 @@
-//! Commands of penctl and of the configuration file. Each line changes the settings, or is a query or an action. A
-//! line with an error changes nothing.
+//! Commands of penctl and of the configuration file. Each line changes the settings, or is a query or an
+//! action. A line with an error changes nothing.
 
 mod file;
 mod more;
@@ -20,7 +20,7 @@ pub(in crate::compat::pen) enum Step {
     Query(Query),
     /// An action on the running instance.
     Do(InstanceAction),
-    /// A warning for the log: the command was accepted, but does nothing or something else.
+    /// A warning for the log: the command was accepted, but has no effect or another effect than in pen.
     Warn(String),
 }
 

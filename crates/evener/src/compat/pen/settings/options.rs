@@ -89,12 +89,12 @@ pub(in crate::compat::pen) fn text(word: OsString) -> Result<String, String> {
     word.into_string().map_err(|word| format!("{} is not UTF-8", word.display()))
 }
 
-/// Returns the value of the present option.
+/// Returns the value of the option that was just parsed.
 pub(in crate::compat::pen) fn value(parser: &mut lexopt::Parser) -> Result<String, String> {
     text(parser.value().map_err(|error| error.to_string())?)
 }
 
-/// Returns the number that is the value of the present option.
+/// Returns the value of the option that was just parsed, as a number.
 pub(in crate::compat::pen) fn number(letter: char, parser: &mut lexopt::Parser) -> Result<u32, String> {
     let given = value(parser)?;
     given.parse().map_err(|_| format!("-{letter}: `{given}` is not a number"))

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(in crate::compat::pen) struct Slot {
     address: Option<IpAddr>,
     port: u16,
-    /// 0: no limit, also for `hard`.
+    /// Soft limit. 0: no limit, and `hard` has no effect.
     max: u32,
     hard: u32,
     weight: u32,
@@ -182,7 +182,7 @@ pub(in crate::compat::pen) struct SlotTraffic {
     sent: u64,
     /// Bytes received from the server.
     received: u64,
-    /// Time since when the server is excluded, in seconds since 1970; 0 if it is not excluded.
+    /// Time at which the server was excluded, in seconds since 1970; 0 if it is not excluded.
     excluded_since: u64,
 }
 

@@ -22,7 +22,7 @@ pub(in crate::compat::pen) const ABUSE: &str = "abuse";
 const FLOW_IDLE: Duration = Duration::from_secs(60);
 /// Interval of keepalive probes. pen uses the default of the system.
 const KEEPALIVE: Duration = Duration::from_secs(75);
-/// Value of timeouts that pen does not limit.
+/// Timeout in cases where pen waits without a limit.
 const NO_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 const DUMMY_TYPE: &str = "text/html";
 const DUMMY_BODY: &str = "Ulric was here.";
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_an_order_and_the_emergency_server_comes_last() {
+    fn servers_are_sorted_by_priority_and_the_emergency_server_comes_last() {
         let line = "-e 10.0.0.9 -W -o prio 80 10.0.0.1:80:0:0:0:7 10.0.0.2:80:0:0:0:5 10.0.0.3:80:0:0:0:5";
         let pool = &spec(line).pools[0];
         let servers: Vec<(&str, u8)> =
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_count_only_with_the_option() {
+    fn weights_are_used_only_with_the_option() {
         let weights = |line: &str| -> Vec<u32> {
             spec(line).pools[0].servers.iter().map(|server| server.weight).collect()
         };
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_have_the_meaning_of_pen() {
+    fn a_soft_limit_is_also_the_hard_limit_and_a_hard_limit_alone_has_no_effect() {
         let limits = |server: &str| spec(&format!("80 {server}")).pools[0].servers[0].limits;
         assert_eq!(limits("10.0.0.1:80:10:20"), Limits { soft: Some(10), hard: Some(20) });
         assert_eq!(limits("10.0.0.1:80:10"), Limits { soft: Some(10), hard: Some(10) });

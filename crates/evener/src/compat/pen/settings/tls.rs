@@ -38,7 +38,7 @@ pub(super) struct TlsSettings {
 }
 
 impl TlsSettings {
-    /// Executes a command for TLS; `None` if it is not one.
+    /// Executes a command for TLS. Returns `None` for other commands.
     pub(super) fn execute(&mut self, words: &Words<'_>) -> Option<Result<Vec<Step>, String>> {
         if let Some(file) = self.file_of_command(words.verb()) {
             let path = words.one("a file").map(PathBuf::from);
@@ -52,7 +52,7 @@ impl TlsSettings {
         }
     }
 
-    /// Executes `no WORD`. Returns false if it is not about TLS.
+    /// Executes `no WORD`. Returns false if the word is not a setting of TLS.
     pub(super) fn unset(&mut self, verb: &str) -> bool {
         if let Some(file) = self.file_of_command(verb) {
             *file = None;

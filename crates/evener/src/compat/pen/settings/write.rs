@@ -80,7 +80,7 @@ fn texts(settings: &PenSettings) -> Result<Vec<NamedText>, String> {
         let quoted = text.map(|text| quote(&text).ok_or_else(|| wrong(&text))).transpose()?;
         Ok((name, quoted))
     };
-    // Without a listen address there is no such line.
+    // Without a listen address there is no `listen` line.
     let texts = texts.into_iter().chain(settings.tls.files());
     texts.filter(|(name, text)| *name != "listen" || text.is_some()).map(written).collect()
 }
