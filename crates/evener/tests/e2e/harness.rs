@@ -45,7 +45,8 @@ pub(crate) fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// Returns `true` if a program is installed. Its absence is a failure where tests must not be skipped (CI).
+/// Returns `true` if a program is installed. Panics if the program is missing and `EVENER_TEST_STRICT` is set
+/// (CI).
 pub(crate) fn have(program: &str) -> bool {
     let found = ["/usr/sbin", "/usr/bin"].iter().any(|directory| Path::new(directory).join(program).exists());
     if !found {
@@ -58,7 +59,8 @@ pub(crate) fn have(program: &str) -> bool {
     found
 }
 
-/// Returns the Python with the packages that tests need. Its absence is a failure where tests must not be skipped (CI).
+/// Returns the Python with the packages that tests need. Panics if it is missing and `EVENER_TEST_STRICT` is
+/// set (CI).
 pub(crate) fn python() -> Option<PathBuf> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/python/bin/python");
     if !python.exists() {
@@ -72,8 +74,8 @@ pub(crate) fn python() -> Option<PathBuf> {
     Some(python)
 }
 
-/// Returns a command for Node with the npm packages that tests need; the script is its next argument. Its absence is a failure
-/// where tests must not be skipped (CI).
+/// Returns a command for Node with the npm packages that tests need; the caller appends the script. Panics if
+/// the packages are missing and `EVENER_TEST_STRICT` is set (CI).
 pub(crate) fn node() -> Option<Command> {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/node/node_modules");
     if !modules.join("mname").exists() {
@@ -89,7 +91,8 @@ pub(crate) fn node() -> Option<Command> {
     Some(node)
 }
 
-/// Returns `true` if the test runs as root, which namespaces need.
+/// Returns `true` if the test runs as root, which namespaces need. Otherwise panics if `EVENER_TEST_STRICT` is
+/// set (CI).
 pub(crate) fn have_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -282,7 +285,7 @@ impl Evener {
         listen[0].as_str().unwrap().parse::<SocketAddr>().unwrap().port()
     }
 
-    /// Requests the status stopped the admin socket, which is faster than a process.
+    /// Requests the status over the admin socket, which is faster than running the `status` command.
     fn request_status(&self) -> Value {
         let mut stream = UnixStream::connect(&self.admin).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -309,7 +312,7 @@ impl Evener {
         servers.find(|server| server["name"] == name).unwrap_or_else(|| panic!("no server {name}")).clone()
     }
 
-    /// Waits for the process to end and returns the exit status.
+    /// Waits for the process to end and returns the exit status, or -1 if a signal ended the process.
     pub(crate) fn end(&mut self) -> i32 {
         wait_until("the instance to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
@@ -327,7 +330,7 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     stopped: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Keeps the port for a server that starts there after this server stopped
+    /// Reserves the port after this server stopped, for another server on the same port
     reserved: Option<Reservation>,
 }
 
@@ -403,7 +406,7 @@ pub(crate) fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// Reads a line.
+/// Reads up to a newline, the end of the stream or an error, and returns the bytes before the newline.
 pub(crate) fn line(stream: &mut TcpStream) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -418,7 +421,7 @@ pub(crate) fn line(stream: &mut TcpStream) -> String {
     String::from_utf8(line).unwrap()
 }
 
-/// Returns the name that the server of a new connection sends, or an empty string without one.
+/// Opens a connection and returns the name that the server sends, or an empty string if no server sends a name.
 pub(crate) fn who(port: u16) -> String {
     line(&mut connect(port)).split(' ').next().unwrap().to_owned()
 }

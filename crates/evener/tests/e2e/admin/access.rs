@@ -34,7 +34,7 @@ pub(crate) fn error_of(evener: &Evener, arguments: &[&str]) -> String {
     err
 }
 
-/// Returns whether a client with this address is served.
+/// Returns true if a client with this address is served.
 fn is_served(from: &str, listen: u16) -> bool {
     line(&mut connect_from(from, listen)).starts_with("a ")
 }
@@ -147,7 +147,7 @@ fn rules_set_at_run_time_precede_the_file_and_the_longest_prefix_wins() {
     let evener = Evener::run(&tcp("s", 0, a.port, "deny = { \"127.0.0.0/8\", \"127.0.0.9\" }"));
     let listen = evener.port("s");
     assert!(!is_served("127.0.0.7", listen));
-    // A shorter prefix than that of the file applies, too.
+    // A rule applies even if its prefix is shorter than the prefix in the file.
     output_of(&evener, &["permit", "s", "127.0.0.0/16"]);
     assert!(is_served("127.0.0.7", listen) && is_served("127.0.0.9", listen));
     assert!(!is_served("127.1.0.7", listen), "the file must apply to other clients");
@@ -198,7 +198,7 @@ fn a_rule_with_a_duration_expires() {
     assert!((3500..=3600).contains(&left), "{left}");
     let text = output_of(&evener, &["access"]);
     assert!(text.contains("SERVICE") && text.contains("127.0.0.8/32") && text.contains("59m"), "{text}");
-    // Without a duration the rule stays. A duration beyond the range of the clock has no end, either.
+    // A rule without a duration, or with a duration beyond the range of the clock, does not expire.
     output_of(&evener, &["deny", "s", "127.0.0.8"]);
     assert!(output_of(&evener, &["access"]).contains("until forgotten"));
     output_of(&evener, &["deny", "s", "127.0.0.9", "--for", "500000000000y"]);
@@ -222,10 +222,10 @@ fn rules_survive_a_reload_and_are_removed_with_their_service() {
         "each service must have separate rules"
     );
     assert!(!is_served("127.0.0.9", listen) && !is_served("127.0.0.8", other));
-    // The file permits the client now, but the rule precedes it.
+    // The file permits the client now, but the rule set at run time takes precedence.
     evener.reload(&both("allow = { \"127.0.0.7\", \"127.0.0.1\" }"));
     assert!(!is_served("127.0.0.7", listen) && is_served("127.0.0.1", listen));
-    // A service with another protocol keeps its rules.
+    // A service whose protocol changes keeps its rules.
     evener.reload(&both("protocol = \"http\"").replace("deny", "permit"));
     assert_eq!(fetch(&mut connect_from("127.0.0.7", listen)), "");
     // An invalid file changes nothing.
@@ -360,7 +360,7 @@ fn rules_change_under_load_without_refusing_other_clients() {
             assert_eq!(api(&evener, "POST", "/v1/access", Some(&body("deny"))).0, 200);
             assert!(
                 !is_served(&format!("127.0.1.{turn}"), listen),
-                "the rule must apply when the API has responded"
+                "the rule must apply as soon as the API has responded"
             );
             assert_eq!(api(&evener, "POST", "/v1/access", Some(&body("forget"))).0, 200);
         }

@@ -1,4 +1,4 @@
-//! `clients`: the table of a service's recent clients, its queries, and its lifetime.
+//! `clients`: the table of recent clients of a service, the queries of this table, and its lifetime.
 
 use crate::admin::access::{api, error_of, output_of};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
@@ -57,7 +57,7 @@ fn a_connection_is_counted_while_it_is_open() {
     expect(&evener, "127.0.0.2", [1, 0, 12]);
     echo(&mut long, b"hello");
     expect(&evener, "127.0.0.2", [1, 5, 17]);
-    // More bytes than one receive takes, so that they are spliced.
+    // More bytes than one receive call returns, so that the relay changes to splice.
     let mut writer = long.try_clone().unwrap();
     let sender = std::thread::spawn(move || writer.write_all(&vec![7; 1 << 20]).unwrap());
     long.read_exact(&mut vec![0; 1 << 20]).unwrap();
@@ -108,7 +108,8 @@ fn requests_and_bodies_are_counted_with_the_last_server() {
         let response = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
         assert_eq!(response.text(), name);
     }
-    // The client is the connecting proxy, regardless of its fields. The header sections of requests and bodies are counted.
+    // The client is the connecting proxy, regardless of the forwarded fields. The counted bytes are the header
+    // sections of requests, and the bodies of requests and responses.
     let header = "GET / HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n".len() as u64;
     expect(&evener, "127.0.0.3", [1, 2 * header, 2]);
     assert_eq!(clients(&evener, "")[0]["server"], format!("127.0.0.1:{}", b.port));
@@ -138,7 +139,8 @@ fn the_table_is_bounded_and_keeps_the_newest_clients_across_reloads() {
     let a = Server::named("a");
     let evener = Evener::run(&tcp(0, a.port, "clients = 3"));
     let listen = evener.port("s");
-    // The end of a connection counts as activity, too, and another worker may see it late. So the next client waits for it.
+    // The end of a connection also counts as activity of its client, and another worker may notice the end
+    // late. So the next client connects after the end.
     let visit = |last: u8, remaining: u64| {
         assert_eq!(line(&mut connect_from(&format!("127.0.0.{last}"), listen)), "a 127.0.0.1");
         wait_until("the end of the connection", || {
@@ -167,7 +169,7 @@ fn the_table_is_bounded_and_keeps_the_newest_clients_across_reloads() {
 }
 
 #[test]
-fn refused_clients_are_not_recorded() {
+fn refused_clients_are_recorded_only_when_they_are_routed_to_the_denied_pool() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let config = |denied: &str| {
         format!(
@@ -212,7 +214,7 @@ fn the_command_lists_clients_and_reports_errors() {
     assert!(error_of(&evener, &["clients", "missing"]).contains("there is no service `missing`"));
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=100001", None).0, 422);
     assert_eq!(api(&evener, "GET", "/v1/clients?limit=few", None).0, 422);
-    wait_until("time to pass", || {
+    wait_until("no client to be active within the last 0 s", || {
         let (_, found) = api(&evener, "GET", "/v1/clients?since=0", None);
         (found["total"] == 0).then_some(())
     });

@@ -37,7 +37,7 @@ fn close(evener: &Evener, one: &Value) -> u16 {
     api(evener, "DELETE", &format!("/v1/connections/{}", one["number"]), None).0
 }
 
-/// Returns whether the peer ended the connection, by a close or a reset.
+/// Returns true if the peer ended the connection, by a close or a reset.
 fn is_over(stream: &mut impl Read) -> bool {
     !matches!(stream.read(&mut [0; 1]), Ok(1))
 }
@@ -49,7 +49,7 @@ enum End {
     Reset,
 }
 
-/// A server that sends a line, and the ends of its connections.
+/// A server that sends a line, and a channel that reports how each of its connections ended.
 fn watched() -> (Server, Receiver<End>) {
     let (sender, ends) = channel();
     let server = Server::start(move |mut stream| {
@@ -88,8 +88,8 @@ fn a_connection_is_listed_with_its_details_and_closed_on_both_sides() {
     line(&mut other);
     assert_eq!(close(&evener, &one), 200);
     assert!(is_over(&mut client));
-    let end = ends.recv_timeout(DEADLINE).expect("the server's side ends, too");
-    assert_eq!(end, End::Reset, "the server must not take the close for the client's end");
+    let end = ends.recv_timeout(DEADLINE).expect("the end of the server connection");
+    assert_eq!(end, End::Reset, "the server must see a reset, not an orderly end");
     assert_eq!(only(&evener, "s", "relaying")["client"], "127.0.0.3");
     assert_eq!(evener.service_counter("s", "closed"), 1);
     assert_eq!(evener.status()["services"][0]["connections_active"], 1);
@@ -119,7 +119,7 @@ fn connections_without_a_server_are_listed_and_closed() {
         assert!(is_over(client), "{service}");
         assert!(open(&evener, service).is_empty());
     }
-    // The client is the one that the PROXY header names.
+    // The listed client is the client that the PROXY header names.
     let mut client = connect(proxied);
     client.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 80\r\n").unwrap();
     line(&mut client);
@@ -225,7 +225,7 @@ fn a_flow_keeps_its_number_when_it_moves_and_can_be_closed() {
 }
 
 #[test]
-fn the_commands_list_a_limited_number_and_report_errors() {
+fn the_commands_list_a_limited_number_of_connections_and_report_errors() {
     let a = Server::named("a");
     let config = tcp("s", 0, a.port, "") + &tcp("o", 0, a.port, "");
     let evener = Evener::run_with(&config, &["--workers", "3"]);

@@ -1,4 +1,4 @@
-//! `evener explain`: each test connects a client, and compares its result with the explanation.
+//! `evener explain`: each test compares the explanation for a client with the result when the client connects.
 
 use crate::harness::origin::{Origin, Wire, get};
 use crate::harness::{Evener, Server, connect, line, who};
@@ -27,7 +27,7 @@ fn run(more: &str) -> (Evener, u16, [Server; 2]) {
 }
 
 #[test]
-fn a_denied_client_is_explained_by_the_refusal_without_a_server() {
+fn the_explanation_of_a_denied_client_names_the_refusal_and_no_server() {
     for (denied, refusal, result) in [
         ("\"drop\"", "drop", "the connection is closed without a response"),
         ("\"reject\"", "reject", "the connection is reset"),
@@ -50,7 +50,7 @@ fn a_denied_client_is_explained_by_the_refusal_without_a_server() {
 }
 
 #[test]
-fn a_denied_client_is_explained_by_the_denied_pool() {
+fn the_explanation_of_a_denied_client_names_the_denied_pool() {
     let (evener, listen, _servers) = run("deny = \"127.0.0.0/8\", denied = \"jail\"");
     assert_eq!(who(listen), "jail");
     let explained = explain(&evener, "127.0.0.1", &[]);
@@ -61,7 +61,7 @@ fn a_denied_client_is_explained_by_the_denied_pool() {
 }
 
 #[test]
-fn a_client_at_a_limit_is_explained_by_that_limit() {
+fn the_explanation_of_a_client_at_a_limit_names_the_limit() {
     let (evener, listen, _servers) = run("per_client = { connections = 1, exceeded = \"drop\" }");
     let mut client = connect(listen);
     assert_eq!(line(&mut client), "a 127.0.0.1");

@@ -1,4 +1,5 @@
-//! The first check of a server decides its verdict alone. Until then the server is used only when no other one is usable.
+//! The first check of a server alone decides the verdict. Before its first check, a server is used only when no
+//! checked server is usable.
 
 use crate::harness::{Directory, Evener, Server, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
@@ -131,7 +132,7 @@ fn a_unix_server_without_a_socket_is_down_after_one_check() {
     assert_eq!(evener.server("a")["reason"], "connect: the socket does not exist");
 }
 
-/// The result of a check that began before maintenance is not valid after it.
+/// The check begins while the server is unhealthy. Its result must not apply after the maintenance.
 #[test]
 fn the_result_of_a_check_that_began_before_maintenance_is_discarded() {
     let is_healthy = Arc::new(AtomicBool::new(false));

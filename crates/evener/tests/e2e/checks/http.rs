@@ -1,5 +1,6 @@
-//! HTTP checks parse responses by the same rules as requests of clients: a response that clients would get as 502 marks the
-//! server down, one that is repaired for clients does not, and the limits of header sections are those of the services.
+//! HTTP checks parse responses by the same rules as requests of clients: a response for which clients would get
+//! 502 marks the server down, a response that is repaired for clients does not, and header sections have the
+//! limits of the services.
 
 use crate::harness::origin::{Origin, Wire};
 use crate::harness::{Evener, wait_until};
@@ -33,7 +34,7 @@ fn wait_for(evener: &Evener, origin: &Origin, expected: &str) -> String {
     })
 }
 
-/// Waits until a whole check has been made: the first of two probes may have begun before.
+/// Waits until a whole check has been made: the first of two probes may have begun before the call.
 fn wait_for_probes(origin: &Origin) {
     let before = origin.requests().len();
     wait_until("two more probes", || (origin.requests().len() >= before + 2).then_some(()));
@@ -105,7 +106,7 @@ fn the_limits_of_header_sections_apply_to_checks() {
     evener.reload(&config(0, &origins, ""));
     origins.iter().for_each(|origin| drop(wait_for(&evener, origin, "up")));
     assert_eq!(Wire::to(listen).ask("GET", "/", "").unwrap().status(), 200);
-    // The servers stay up for another service, whose limits are wider.
+    // The servers stay up if another service has wider limits.
     let other = "service \"wide\" { listen = \"127.0.0.1:0\", protocol = \"http\", pool = p }\n";
     let narrow = config(0, &origins, "header_bytes_max = 1024, header_fields_max = 16");
     evener.reload(&format!("{narrow}{other}"));

@@ -1,4 +1,5 @@
-//! Closing the connections, requests and flows of a server: when a check marks it down (`on_down`), and by the operator.
+//! The connections, requests and flows of a server are closed when a check marks the server down (`on_down`),
+//! or by the operator.
 
 use crate::harness::dns::{self, A, Nameserver, host, query};
 use crate::harness::origin::{Origin, Wire};
@@ -45,7 +46,7 @@ impl Health {
 
 const CLOSE: &str = "on_down = \"close\",";
 
-/// Returns whether a stream was reset.
+/// Returns true if a stream was reset.
 fn is_reset(stream: &mut impl Read) -> bool {
     matches!(stream.read(&mut [0; 1]), Err(error) if error.kind() == ErrorKind::ConnectionReset)
 }
@@ -79,7 +80,7 @@ fn relayed_connections_of_a_down_server_are_closed_only_with_on_down() {
             assert_eq!(line(&mut client), "x", "without on_down a connection must stay open");
             assert_eq!(closed(&evener), 0);
         } else {
-            assert!(is_reset(&mut client), "the client must not take the close for the server's end");
+            assert!(is_reset(&mut client), "the client must see a reset, not an orderly end");
             ends.recv_timeout(crate::harness::DEADLINE).unwrap();
             assert_eq!(closed(&evener), 1);
             evener.expect_log("server_closed pool=p server=a reason=down closed=1");
@@ -160,7 +161,7 @@ fn flows_of_a_down_server_are_closed() {
 #[test]
 fn queries_in_flight_are_sent_to_another_server() {
     let (a, b) = (Nameserver::silent(), Nameserver::of(2));
-    // The operator closes them, because a check would mark both servers down.
+    // The operator closes the query of the silent server, because a check would mark both servers down.
     let evener =
         Evener::run(&dns::service(0, &[&a, &b], "policy = \"first\", dns = { query_timeout = \"19s\" }"));
     let listen = evener.port("d");

@@ -183,7 +183,7 @@ fn a_tcp_check_with_send_and_expect_follows_the_master() {
     };
     wait_for(&evener, "a", "up");
     wait_for(&evener, "b", "down");
-    // The server keeps the connection open, so that more bytes might arrive.
+    // The server keeps the connection open, so Evener waits for more bytes until the timeout.
     assert_eq!(evener.server("b")["reason"], "tcp check: no matching response within 1s");
     assert_eq!([who(), who()], ["a", "a"]);
     roles_of[0].store(0, Ordering::Relaxed);
@@ -197,7 +197,7 @@ fn a_tcp_check_with_send_and_expect_follows_the_master() {
 }
 
 #[test]
-fn a_tls_check_uses_its_settings_or_those_of_its_pool() {
+fn a_tls_check_uses_the_tls_settings_of_the_check_or_of_its_pool() {
     let directory = Directory::new();
     let issued = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();
     let ca = directory.write("ca.pem", &issued.cert.pem()).display().to_string();

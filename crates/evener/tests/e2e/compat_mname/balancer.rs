@@ -17,7 +17,7 @@ fn ids(balancer: &Balancer) -> Vec<u64> {
 }
 
 #[test]
-fn only_sockets_are_servers_and_their_names_are_their_numbers() {
+fn only_sockets_are_servers_and_a_numeric_name_is_the_number_of_the_server() {
     let directory = with_sockets();
     let socket = |name: &str| UnixListener::bind(directory.file("sockets").join(name)).unwrap();
     let _sockets = [socket("5301"), socket("web"), socket("5300")];
@@ -54,7 +54,7 @@ fn added_and_removed_sockets_are_noticed_and_keep_their_numbers() {
     let _again = UnixListener::bind(balancer.socket("web")).unwrap();
     wait_until("the server to be added again", || (balancer.events("server_added").len() == 4).then_some(()));
     assert_eq!(ids(&balancer), [1, 5300, 5301]);
-    // A regular file is not a server, and a socket that is moved away is removed.
+    // A regular file is not a server. The server of a socket that is moved away is removed.
     fs::write(balancer.socket("c"), "").unwrap();
     fs::rename(balancer.socket("b"), balancer.file("b")).unwrap();
     balancer.expect(SOON, "server_removed", "b");
@@ -88,7 +88,7 @@ fn a_directory_may_be_created_later_and_removed() {
 fn paths_that_are_too_long_are_logged_once() {
     let directory = with_sockets();
     let sockets = directory.file("sockets");
-    // A socket gets a long path only by a move.
+    // bind(2) refuses so long a path, so the socket is renamed.
     let long = "x".repeat(108 - sockets.as_os_str().len() - 1);
     let _socket = UnixListener::bind(sockets.join("s")).unwrap();
     fs::rename(sockets.join("s"), sockets.join(&long)).unwrap();
@@ -146,7 +146,7 @@ fn both_transports_are_served_and_released_on_sigterm() {
 }
 
 #[test]
-fn links_named_like_the_program_run_it() {
+fn symbolic_links_named_like_the_program_run_the_program() {
     let directory = with_sockets();
     for name in ["mname-balancer", "bbal"] {
         let link = directory.file(name);

@@ -1,4 +1,5 @@
-//! `discover.mname` in a configuration: discovered servers beside configured ones, also after reloads.
+//! `discover.mname` in a configuration: discovered servers in addition to configured servers, before and after
+//! reloads.
 
 use crate::harness::{Directory, Evener, reserved_port, wait_until};
 use std::fs;
@@ -46,7 +47,7 @@ fn a_reload_keeps_discovered_servers_and_follows_a_changed_directory() {
     assert_eq!(names(&evener), ["192.0.2.1:53", "5300", "a"]);
     let moved = evener.server("5300")["address"].as_str().unwrap().to_owned();
     assert_eq!(moved, other);
-    // The old directory is not watched any more; the new one is.
+    // Only the new directory is watched.
     let _late = UnixListener::bind(directory.file("old").join("5307")).unwrap();
     let _more = UnixListener::bind(directory.file("new").join("5308")).unwrap();
     wait_until("the new server", || names(&evener).contains(&"5308".into()).then_some(()));

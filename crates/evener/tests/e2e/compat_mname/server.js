@@ -64,8 +64,8 @@ server.on('query', (query, end) => {
 		respond();
 });
 
-// The socket is created beside the directory and then moved there, so that a watcher never sees it missing or not yet
-// listening.
+// The socket is created outside the directory and then moved into it, so that a watcher never finds a socket
+// that does not listen yet.
 const temporary = pathOf.join(pathOf.dirname(pathOf.dirname(path)), `${pathOf.basename(path)}.new`);
 fs.rmSync(temporary, { force: true });
 server.listenBalancer({ path: temporary }, () => {

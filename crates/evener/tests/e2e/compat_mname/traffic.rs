@@ -1,6 +1,6 @@
-//! Three processes of npm mname behind `evener mname-balancer`: dig and dnsperf get correct responses over UDP and TCP,
-//! each client has its server, and servers that end, hang, are removed or added are handled in the times of
-//! mname-balancer.
+//! Three processes of npm mname behind `evener mname-balancer`: dig and dnsperf get correct responses over UDP
+//! and TCP, each client has its server, and servers that end, hang, are removed or added are handled within the
+//! time limits of mname-balancer.
 
 use crate::harness::mname::{Balancer, Mname, have_all, with_sockets, within};
 use crate::harness::pen::signal;
@@ -26,7 +26,7 @@ fn client(number: usize) -> String {
     format!("127.0.0.{number}")
 }
 
-/// Returns the server of each client, over UDP.
+/// Returns the name of the server that responds to each client over UDP.
 fn homes(balancer: &Balancer, clients: usize) -> BTreeMap<String, String> {
     (1..=clients).map(|number| (client(number), balancer.who(&client(number), &[]))).collect()
 }
@@ -106,7 +106,7 @@ fn dnsperf_gets_every_response() {
 }
 
 #[test]
-fn clients_of_a_killed_server_use_another_one_until_it_is_up_again() {
+fn clients_of_a_killed_server_use_another_server_until_their_server_is_up_again() {
     if !have_all() {
         return;
     }
@@ -114,7 +114,7 @@ fn clients_of_a_killed_server_use_another_one_until_it_is_up_again() {
     let before = homes(&balancer, 6);
     let victim = before[&client(1)].clone();
     servers[number(&victim)].kill();
-    // Its socket remains, but no process listens on it.
+    // The socket of the killed server remains, but no process listens on it.
     balancer.expect(DEADLINE, "server_down", &victim);
     for (client, home) in &before {
         let meanwhile = balancer.who(client, &[]);
@@ -148,7 +148,7 @@ fn a_heartbeat_detects_only_the_server_that_hangs() {
     let meanwhile = balancer.who(&client(1), &[]);
     assert!(NAMES.contains(&meanwhile.as_str()) && meanwhile != victim, "{meanwhile}");
     signal("CONT", pid);
-    // Connection attempts that began before have 30 s for the hello.
+    // A connection attempt that began while the server was stopped waits up to 30 s for the hello.
     balancer.expect_ok(Duration::from_secs(90), &IDS);
     assert_eq!(homes(&balancer, 3), before, "the client returns to its server");
     let down = balancer.events("server_down");
@@ -190,7 +190,8 @@ fn clients_are_rebalanced_when_a_server_is_added() {
     assert_eq!(clients(&balancer), [5, 5]);
     let _third = balancer.server("5302");
     balancer.expect_ok(DEADLINE, &IDS);
-    // Rebalancing runs every 15 s; the difference of 5 exceeds the allowed 3 by two clients.
+    // Rebalancing runs every 15 s. The difference of 5 clients exceeds the allowed difference of 3 by two
+    // clients.
     within(Duration::from_secs(25), "surplus clients to be removed", || {
         let mut clients = clients(&balancer);
         clients.sort_unstable();

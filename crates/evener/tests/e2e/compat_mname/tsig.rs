@@ -13,7 +13,8 @@ const SECRET: &str = "a25vd24gdG8gYm90aA==";
 /// Returns the output of dig for a signed query with these options.
 fn signed(balancer: &Balancer, algorithm: &str, words: &[&str]) -> String {
     let key = format!("{algorithm}:{algorithm}:{SECRET}");
-    // mname refuses signatures from its present millisecond, and the time of a signature is a whole second.
+    // The time of a signature is a whole second. mname refuses a signature that it verifies in the first
+    // millisecond of this second, so a refused query is repeated.
     within(DEADLINE, &format!("a response to {algorithm} {words:?}"), || {
         let text = balancer.dig("127.0.0.1", "a.example", &[&["-y", &key], words].concat());
         (!text.contains("status: REFUSED")).then_some(text)

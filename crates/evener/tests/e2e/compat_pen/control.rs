@@ -1,4 +1,5 @@
-//! The control port: responses to every command, its access list, hostile clients, and files of `write`.
+//! The control port: responses to every command, its access list, hostile clients, and the files that `write`
+//! writes.
 
 use crate::compat_pen::running::listens;
 use crate::compat_pen::tcp::{at, who_from};
@@ -248,7 +249,7 @@ fn exit_ends_the_program_if_it_is_enabled() {
     assert!(!pen.file("ctl").exists());
 }
 
-/// Returns the lines of a file without comments, because one has the time.
+/// Returns the lines of a file without comments, because one of the comments contains the time.
 fn commands(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.lines().filter(|line| !line.starts_with('#')).flat_map(|line| [line, "\n"]).collect()
@@ -302,7 +303,7 @@ fn a_written_file_gives_another_instance_the_same_settings() {
     let second = directory.file("second");
     again.order(&format!("write {}", second.display()));
     assert_eq!(commands(&first), commands(&second));
-    // It serves the same clients, and without a name `write` replaces the file of -F.
+    // The second instance serves the same clients. Without a file name, `write` replaces the file of -F.
     let client = std::sync::Arc::new(authority.client(crate::harness::certificates::ANY));
     assert!(crate::harness::certificates::shake(listen, "a.example", &client).is_ok());
     again.order("no hash");

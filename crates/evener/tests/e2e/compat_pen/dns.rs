@@ -27,7 +27,9 @@ fn name_servers(directory: &Directory) -> ([Nsd; 2], [u16; 2]) {
     let servers = ports.map(|port| Nsd::start_in(directory, port));
     for port in ports {
         wait_until("nsd", || TcpStream::connect(("127.0.0.1", port)).ok());
-        wait_until("its zone", || (dig("127.0.0.1", port, "n7.example", &[]) == "192.0.2.7").then_some(()));
+        wait_until("the zone to be loaded", || {
+            (dig("127.0.0.1", port, "n7.example", &[]) == "192.0.2.7").then_some(())
+        });
     }
     (servers, ports)
 }
@@ -57,7 +59,7 @@ fn the_file_of_the_guide_serves_both_families() {
     assert_eq!(pen.ctl("tracking"), "1\n");
     assert!(pen.ctl("mode").contains(" roundrobin "));
     assert_eq!(pen.ctl("listen"), format!(":::{listen}\n"));
-    // The end of a name server costs at most the first try of dig.
+    // When a name server ends, at most the first try of dig fails.
     servers[0].end();
     for n in 0..20 {
         assert_eq!(dig("::1", listen, &format!("n{n}.example"), &[]), format!("192.0.2.{n}"));
@@ -65,7 +67,7 @@ fn the_file_of_the_guide_serves_both_families() {
 }
 
 #[test]
-fn the_command_line_of_the_guide_serves() {
+fn the_command_line_of_the_guide_serves_clients() {
     if !have_all() {
         return;
     }
@@ -77,7 +79,7 @@ fn the_command_line_of_the_guide_serves() {
     for n in 0..10 {
         assert_eq!(dig("127.0.0.1", listen, &format!("n{n}.example"), &[]), format!("192.0.2.{n}"));
     }
-    // Queries and responses up to the maximum size of a datagram.
+    // A query with EDNS, a large buffer size and a cookie.
     assert_eq!(dig("127.0.0.1", listen, "n8.example", &["+bufsize=4096", "+cookie"]), "192.0.2.8");
     assert!(pen.of_server(0, "sx") > 0);
 }

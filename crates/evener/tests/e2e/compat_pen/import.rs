@@ -22,7 +22,8 @@ fn run_imported(words: &[&str]) -> (Evener, String) {
     (Evener::run(&text), text)
 }
 
-/// Checks that clients get the same from pen and from the imported configuration, and returns it.
+/// Checks that clients get the same results from pen and from the imported configuration, and returns the
+/// results.
 fn check_same(words: &[&str], clients: impl Fn() -> Vec<String>) -> Vec<String> {
     let of_pen = {
         let _pen = Pen::run(words);

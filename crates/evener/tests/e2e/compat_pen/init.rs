@@ -1,12 +1,13 @@
-//! The init script of a popular guide (unchanged in `init/pend` and `init/pen.conf`), run with Evener in place of pen.
-//! Each test has its namespaces, so that paths, addresses and port are those of the guide.
+//! The init script of a popular guide (unchanged in `init/pend` and `init/pen.conf`), run with Evener in place
+//! of pen. Each test has separate namespaces, so that it can use the paths, the addresses and the port of the
+//! guide.
 
 use crate::harness::{BINARY, Directory, have, have_root, wait_until};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-/// A machine with the guide's addresses, its web servers and its script.
+/// A machine with the addresses, the web servers and the script of the guide.
 struct Machine {
     holder: Child,
     /// First process of the namespaces.
@@ -27,8 +28,8 @@ impl Drop for Machine {
     }
 }
 
-/// Script that sets up the machine. The directory of the test becomes its /etc, /run and /var. Web servers and clients
-/// are in another network namespace.
+/// Script that sets up the machine. Directories of the test become /etc, /run and /var of the machine. Web
+/// servers and clients are in another network namespace.
 const MOUNTS: &str = r#"
 set -e
 mkdir -p etc/init.d run var/log var/www/html/pen
@@ -144,12 +145,12 @@ impl Machine {
         fs::read_to_string(self.directory.file(name)).unwrap_or_default()
     }
 
-    /// Returns the pid in the namespace of the machine.
+    /// Returns the pid of pen in the namespace of the machine.
     fn pid(&self) -> String {
         self.read("run/pen.pid")
     }
 
-    /// Waits for a line in the logs of the web servers.
+    /// Waits for a text in the logs of the web servers.
     fn expect_seen(&self, part: &str) {
         let logs = || ["51.log", "52.log", "53.log"].map(|name| self.read(name)).concat();
         let until = std::time::Instant::now() + crate::harness::DEADLINE;

@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-/// Origin of a program.
+/// The project whose program a test runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Implementation {
     Debian,
@@ -45,7 +45,7 @@ fn runs(pid: &str) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-/// Returns the datagrams that penlog sends for this input, whose last line begins with `last`.
+/// Returns the datagrams that penlog sends for this input. The last line of the input must begin with `last`.
 fn penlog(by: Implementation, input: &[u8], source: &[&str]) -> Vec<Vec<u8>> {
     let socket = UdpSocket::bind(local(0)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -98,7 +98,7 @@ fn penlog_continues_while_no_program_listens() {
         .spawn()
         .unwrap();
     let mut input = child.stdin.take().unwrap();
-    // The refusal of the first line is reported with a later one.
+    // penlog reports the refusal of the first line when it sends a later line.
     let expected = format!("penlog: cannot send to 127.0.0.1:{port}: Connection refused");
     wait_until("the refusal", || {
         input.write_all(b"no listener\n").unwrap();
@@ -155,8 +155,8 @@ impl Collector {
     }
 }
 
-/// Returns the number of queued bytes of a UDP port in `/proc`; `None` if no program listens. A test datagram would
-/// reach the tested program.
+/// Returns the number of queued bytes of a UDP port in `/proc`; `None` if no program listens. Probing with a
+/// datagram instead would change the input of the tested program.
 fn queued(port: u16) -> Option<u64> {
     let tables = read(Path::new("/proc/net/udp")) + &read(Path::new("/proc/net/udp6"));
     let at = format!(":{port:04X}");
@@ -181,7 +181,7 @@ fn collect(by: Implementation, options: &[&str], datagrams: &[(&str, Vec<u8>)]) 
     for (from, datagram) in datagrams {
         send(from, collector.port, datagram);
     }
-    // Debian's program may write only at its end, so all datagrams must be received before.
+    // Debian's program may write only when it ends, so it must receive all datagrams before the signal.
     wait_until("all datagrams to be received", || {
         let ended = collector.child.try_wait().unwrap();
         assert!(ended.is_none(), "{by:?} ended: {ended:?} {}", read(&collector.errors));
@@ -307,7 +307,7 @@ fn penlogd_receives_datagrams_over_ipv4_and_ipv6() {
     wait_until("the line", || read(&collector.out).starts_with("2001:db8::1 - - ").then_some(()));
 }
 
-/// A penlogd in the background, started by a link of its name in a new directory.
+/// A penlogd in the background, started through a symbolic link `penlogd` in a new directory.
 struct Background {
     directory: Directory,
     port: u16,
@@ -329,7 +329,7 @@ impl Background {
         let target = if by == Implementation::Evener { BINARY } else { "/usr/bin/penlogd" };
         std::os::unix::fs::symlink(target, directory.file("penlogd")).unwrap();
         let mut command = Command::new(directory.file("penlogd"));
-        // Relative paths are resolved in the directory of the call.
+        // Relative paths are resolved in the working directory of the command.
         command.current_dir(directory.file(".")).args(options).args(["-p", "pid", &port.to_string()]);
         let status = command.stdout(fs::File::create(directory.file("out")).unwrap()).status().unwrap();
         assert!(status.success());
@@ -362,7 +362,8 @@ fn a_background_penlogd_opens_its_log_again_on_hup_and_removes_its_pid_file() {
         let daemon = Background::start(by, &["-llog"]);
         assert!(!daemon.pid.ends_with('\n') && runs(&daemon.pid), "{:?}", daemon.pid);
         send(ONE, daemon.port, b"one \"GET /\" 1\n");
-        // Debian's program may write only when it closes the log, so all datagrams must be received before.
+        // Debian's program may write only when it closes the log, so it must receive all datagrams before the
+        // signal.
         daemon.expect_received();
         fs::rename(daemon.directory.file("log"), daemon.directory.file("log.1")).unwrap();
         signal("HUP", &daemon.pid);
@@ -502,7 +503,7 @@ fn errors_of_the_command_line_are_reported() {
 }
 
 #[test]
-fn a_link_named_like_a_program_runs_it() {
+fn a_symbolic_link_named_like_a_program_runs_that_program() {
     let directory = Directory::new();
     for name in ["penlog", "penlogd", "mergelogs"] {
         std::os::unix::fs::symlink(BINARY, directory.file(name)).unwrap();

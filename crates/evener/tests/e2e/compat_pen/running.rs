@@ -136,7 +136,8 @@ fn usr2_aborts_the_program() {
     assert_eq!(pen.end(), None, "abort() ends a process by a signal");
 }
 
-/// A server that, after a request, sends a byte for each message of the channel, and closes with the channel.
+/// A server that waits for one byte, then sends a byte for each message in the channel. It closes the
+/// connection when the channel closes.
 fn slow_server() -> (Server, std::sync::mpsc::Sender<()>) {
     let (send_byte, messages) = std::sync::mpsc::channel::<()>();
     let messages = std::sync::Mutex::new(messages);
@@ -203,7 +204,7 @@ fn a_daemon_serves_before_its_caller_ends_and_has_a_pid_file_while_it_runs() {
     // The daemon serves immediately: the test does not wait.
     assert_eq!(who(listen), "a");
     let link = |name: &str| daemon.proc_link(name);
-    // As with pen, relative paths keep their meaning.
+    // Like Debian's pen, the daemon keeps its working directory, so relative paths stay valid.
     assert_eq!(link("cwd"), std::env::current_dir().unwrap());
     assert!(["fd/0", "fd/1", "fd/2"].into_iter().all(|fd| link(fd).display().to_string() == "/dev/null"));
     daemon.signal("TERM");
@@ -220,7 +221,7 @@ fn a_daemon_serves_before_its_caller_ends_and_has_a_pid_file_while_it_runs() {
 }
 
 #[test]
-fn a_daemon_resolves_relative_paths_in_its_first_directory_also_on_reload() {
+fn a_daemon_resolves_relative_paths_in_its_start_directory_even_on_reload() {
     let (a, listen, directory) = (Server::named("a"), reserved_port(), Directory::new());
     directory.write("inner", &format!("server 0 address 127.0.0.1 port {}\n", a.port));
     directory.write("commands", "include inner\nlog requests\nweb_stats page.html\n");
@@ -273,7 +274,7 @@ fn low_port() -> u16 {
 }
 
 #[test]
-fn a_changed_user_keeps_low_ports_keys_and_commands() {
+fn low_ports_keys_and_commands_still_work_after_a_change_of_user() {
     if !have_root() {
         return;
     }

@@ -8,7 +8,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 
-/// Returns the server that a client of this address gets; empty if the connection is closed without a server.
+/// Returns the name of the server that a client with this address gets; empty if pen closes the connection
+/// without a server.
 pub(crate) fn who_from(from: &str, port: u16) -> String {
     line(&mut connect_from(from, port)).split(' ').next().unwrap().to_owned()
 }
@@ -61,8 +62,8 @@ fn clients_are_forgotten_after_the_tracking_time_or_when_the_table_is_full() {
     let pen = Pen::run(&["-T", "1", "-c", "2", &format!("127.0.0.1:{listen}"), &at(&a), &at(&b)]);
     assert_eq!([who_from("127.0.0.1", listen), who_from("127.0.0.1", listen)], ["a", "a"]);
     assert_eq!(pen.ctl("clients_max"), "2\n");
-    // Each connection renews the entry of its client. After a second without one the entry expires, and round robin
-    // continues with b.
+    // Each connection renews the entry of its client. After a second without a connection, the entry expires,
+    // and round robin continues with b.
     wait_until("the tracking time to expire", || (seconds_since(&pen, "127.0.0.1") > 1).then_some(()));
     assert_eq!(who_from("127.0.0.1", listen), "b");
     pen.ctl("tracking 0");
@@ -130,7 +131,7 @@ fn the_emergency_server_is_used_only_while_all_other_servers_are_down() {
     pen.ctl("client_acl 1");
     assert_eq!([who_from("127.0.0.66", listen), who_from("127.0.0.67", listen)], ["", "e"]);
     let _b = Server::named_at("b", b.port);
-    // Clients of the emergency server return to the other server, too.
+    // Clients of the emergency server also return to the restored server.
     for n in 1..20 {
         let from = format!("127.0.0.{n}");
         wait_until("clients to leave the emergency server", || {
@@ -164,7 +165,7 @@ fn the_abuse_server_gets_only_denied_clients() {
 }
 
 #[test]
-fn clients_without_a_matching_entry_get_the_inverse_of_the_last_one() {
+fn clients_without_a_matching_entry_get_the_inverse_of_the_last_entry() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let pen = Pen::run(&[&format!("127.0.0.1:{listen}"), &at(&a)]);
     let chosen = || ["127.0.0.1", "127.0.1.1", "127.0.1.9", "127.0.2.1"].map(|from| who_from(from, listen));
@@ -176,7 +177,7 @@ fn clients_without_a_matching_entry_get_the_inverse_of_the_last_one() {
     assert_eq!(chosen(), ["", "a", "", ""]);
     pen.order("acl 9 deny 127.0.1.1");
     assert_eq!(chosen(), ["a", "a", "", "a"], "the first match decides, then the inverse of the last entry");
-    // The access list of a server sends its denied clients to another server.
+    // Clients that the access list of a server denies are sent to another server.
     let b = Server::named("b");
     pen.order("no acl 9");
     pen.order(&format!("server 1 address 127.0.0.1 port {}", b.port));

@@ -40,7 +40,7 @@ impl Fixture {
         Pen::run(&[options, &[&listen, &server]].concat())
     }
 
-    /// Requests a host, with a client certificate if given.
+    /// Sends a request to a host name, with a client certificate if given.
     fn request(&self, name: &str, client: Option<&Issued>) -> (u16, String) {
         let ca = self.file("ca.crt");
         let mut words = vec!["--cacert".to_owned(), ca];
@@ -119,8 +119,8 @@ fn clients_without_a_valid_certificate_are_refused_if_one_is_required() {
     assert_eq!(fixture.request("a.example", None).0, 200);
 }
 
-/// Writes a certificate whose authority clients know only through the intermediate one in `NAME.ca`; they trust
-/// `root.pem`.
+/// Writes a certificate that was signed with the intermediate certificate in `NAME.ca`. Clients that trust only
+/// `root.pem` need the intermediate certificate as well.
 fn chain_of_three(directory: &Directory, name: &str) {
     let script = format!(
         "key='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'
@@ -142,7 +142,7 @@ fn each_host_name_gets_its_certificate() {
     let [chain, key] = fixture.issue("default.example");
     let names = Directory::new();
     fixture.authority.issue(&["one.example"]).write(&names, "one.example");
-    // The intermediate certificate is in a file beside the certificate.
+    // The intermediate certificate is in a file in the same directory.
     chain_of_three(&names, "two.example");
     let pen =
         fixture.pen(&["-E", &chain, "-K", &key, "-o", &format!("ssl_sni_path {}", names.file("").display())]);
@@ -152,7 +152,7 @@ fn each_host_name_gets_its_certificate() {
     assert_eq!(printed.matches("BEGIN CERTIFICATE").count(), 2, "{printed}");
     let root = names.file("root.pem").display().to_string();
     assert_eq!(curl(fixture.listen, "two.example", "https", &["--cacert", &root]).0, 200);
-    // A certificate that is added while pen runs.
+    // A certificate that is added while pen runs is loaded on HUP.
     fixture.authority.issue(&["three.example"]).write(&names, "three.example");
     pen.hang_up();
     assert_eq!(fixture.subject("three.example"), "CN = three.example");
@@ -221,7 +221,7 @@ fn options_that_have_no_effect_without_a_certificate_are_logged() {
 }
 
 #[test]
-fn impossible_tls_options_prevent_the_start() {
+fn invalid_tls_options_prevent_the_start() {
     let Some(fixture) = Fixture::new() else { return };
     let [chain, key] = fixture.issue("a.example");
     let [_, other] = fixture.issue("b.example");

@@ -18,7 +18,7 @@ fn client_from(from: &str, port: u16) -> UdpSocket {
     socket
 }
 
-/// Returns the server that responds to a client of this address; empty without a response.
+/// Returns the name of the server that responds to a client with this address; empty without a response.
 fn who_from(from: &str, port: u16) -> String {
     let response = ask(&client_from(from, port), "?");
     response.split(' ').next().unwrap().to_owned()
@@ -60,7 +60,7 @@ fn flows_leave_a_failed_server_immediately_and_use_it_again_after_its_blacklist_
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        // The datagram that was sent to the failed server may be lost; the next one must not be.
+        // The datagram that was sent to the failed server may be lost. The next datagram must not be lost.
         if ask(client, "2") != "b 2" {
             assert_eq!(ask(client, "3"), "b 3");
         }
@@ -137,7 +137,7 @@ fn the_abuse_server_responds_to_denied_clients() {
     let chosen =
         ["127.0.0.63", "127.0.0.64", "127.0.0.127", "127.0.0.128"].map(|from| who_from(from, listen));
     assert_eq!(chosen, ["a", "abuse", "abuse", "a"]);
-    // A client that is permitted later leaves the abuse server, with its present flow.
+    // A client that is permitted later leaves the abuse server, even with an existing flow.
     let flow = client_from("127.0.0.65", listen);
     assert_eq!(ask(&flow, "1"), "abuse 1");
     pen.order("no acl 3");

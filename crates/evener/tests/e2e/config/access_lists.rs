@@ -11,12 +11,12 @@ fn service(listen: u16, server: &Server, more: &str) -> String {
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more} }}", server.port)
 }
 
-/// Returns whether a client with this address is served.
+/// Returns true if a client with this address is served.
 fn is_served(from: &str, listen: u16) -> bool {
     line(&mut connect_from(from, listen)).starts_with("a ")
 }
 
-/// Runs `evener check` on a configuration. Returns whether it is valid, and the problems.
+/// Runs `evener check` on a configuration. Returns `true` if it is valid, and the reported problems.
 fn checked(directory: &Directory, config: &str) -> (bool, String) {
     let file = directory.write("checked.lua", config);
     let output = Command::new(BINARY).arg("check").arg(file).output().unwrap();
@@ -30,7 +30,8 @@ fn memory_mib(evener: &Evener) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }
 
-/// A million prefixes: every second address of 16 blocks of 127.0.0.0/8, and the same number of prefixes of IPv6.
+/// A million prefixes: every other address of 16 blocks of 127.0.0.0/8, and the same number of prefixes of
+/// IPv6.
 fn million() -> String {
     let mut text = String::from("# a million\n");
     for number in 0..500_000_u32 {
@@ -53,7 +54,7 @@ fn a_million_prefixes_are_loaded_and_applied() {
     assert!(began.elapsed() < DEADLINE, "{:?}", began.elapsed());
     let grown = memory_mib(&evener).saturating_sub(memory_mib(&plain));
     println!("a million prefixes take {grown} MiB, and {:?} in this build", began.elapsed());
-    // Each takes 32 bytes (31 MiB were measured). The memory that reading took is returned to the system.
+    // Each prefix takes 32 bytes (31 MiB were measured). The memory used for reading is returned to the system.
     assert!(grown < 100, "{grown} MiB");
     for block in [32, 39, 46] {
         for (from, denied) in [("0.0", true), ("0.1", false), ("7.254", true), ("255.255", false)] {
@@ -142,7 +143,8 @@ fn an_unreadable_list_is_reported_with_its_line() {
     }
 }
 
-/// Creates a database, in the usual format, in which parts of 127.0.0.0/8 and of 2001:db8::/32 belong to countries.
+/// Creates a database, in the usual format, in which parts of 127.0.0.0/8 and of 2001:db8::/32 belong to
+/// countries. Returns `false` if Python is missing.
 pub(crate) fn database(directory: &Directory, name: &str, version: u8) -> bool {
     let Some(python) = python() else { return false };
     let script = directory.write(
@@ -248,7 +250,7 @@ fn a_damaged_database_never_crashes_the_program() {
         let at = turn * whole.len() / 60;
         damaged[at] ^= 0x5a;
         std::fs::write(&path, damaged).unwrap();
-        // With a limit, because an endless loop could take all memory of the machine.
+        // The memory is limited, because an endless loop could take all memory of the machine.
         let mut bounded = Command::new("sh");
         bounded.args(["-c", "ulimit -v 4000000; exec timeout 20 \"$@\"", "sh", BINARY, "check"]);
         let output = bounded.arg(directory.write("damaged.lua", &config)).output().unwrap();

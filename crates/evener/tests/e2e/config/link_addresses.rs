@@ -1,4 +1,5 @@
-//! Addresses that are valid on one link: of all its hosts (broadcast and multicast), and of one host (fe80::/10).
+//! Addresses that are valid only on one link: addresses of all hosts of the link (broadcast and multicast), and
+//! link-local addresses of one host (fe80::/10).
 
 use crate::harness::namespaces::Row;
 use crate::harness::{BINARY, Directory, Evener, wait_until};

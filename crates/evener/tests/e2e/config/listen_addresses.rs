@@ -95,13 +95,13 @@ fn a_removed_socket_file_is_created_again() {
     );
     let mut evener = Evener::run(&config);
     assert_eq!(who_at(&path).as_deref(), Some("a"));
-    // By the regular inspection of socket files.
+    // The regular inspection of socket files creates the file again.
     std::fs::remove_file(&path).unwrap();
     wait_until("the socket", || who_at(&path));
     assert_eq!(who_at(&path).as_deref(), Some("a"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o621);
-    // By a reload.
+    // A reload creates the file again.
     std::fs::remove_file(&path).unwrap();
     assert!(evener.run_command(&["reload"]).status.success());
     wait_until("the socket", || who_at(&path));
@@ -132,7 +132,7 @@ fn a_socket_file_that_was_created_again_is_removed_at_the_end() {
 }
 
 #[test]
-fn a_removed_directory_is_logged_once_and_used_when_it_is_back() {
+fn a_removed_directory_is_logged_once_and_used_when_it_exists_again() {
     let (a, directory) = (brief("a"), Directory::new());
     let inner = directory.file("inner");
     std::fs::create_dir(&inner).unwrap();

@@ -84,7 +84,7 @@ fn a_request_in_a_loop_gets_508() {
 }
 
 #[test]
-fn a_chain_of_instances_is_not_a_loop_and_large_hop_counts_get_508() {
+fn a_chain_of_services_is_not_a_loop_and_large_hop_counts_get_508() {
     let server = Server::start(|stream| {
         let mut wire = Wire::new(stream);
         while let Ok(Some(header)) = wire.header() {

@@ -21,7 +21,7 @@ fn at(port: u16) -> String {
     format!("127.0.0.1:{port}")
 }
 
-/// Moves the server by a reload, and returns the output.
+/// Reloads a configuration, and returns the output of the command.
 fn move_to(evener: &Evener, config: &str) -> String {
     evener.write_config(config);
     let output = evener.run_command(&["reload"]);
@@ -44,7 +44,8 @@ fn a_reload_reports_the_new_address_of_a_server_and_its_clients_are_sent_there()
     assert_eq!(who(listen), "two", "a sticky client must stay with the named server");
     evener.expect_log("server_moved pool=p server=a");
     wait_until("the new address to be checked", || (evener.server("a")["verdict"] == "up").then_some(()));
-    // No server listens at the third address. Earlier checks do not count for it, and the first check decides without `fall`.
+    // No server listens at the third address. Earlier checks do not count for this address, and its first check
+    // decides regardless of `fall`.
     let unused = reserved_port();
     move_to(&evener, &config("tcp", 0, &at(unused), more));
     wait_until("the server to be down", || (evener.server("a")["verdict"] == "down").then_some(()));

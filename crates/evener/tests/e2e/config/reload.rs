@@ -156,7 +156,7 @@ fn many_hangup_signals_are_combined_into_few_reloads() {
     let listen = evener.port("s");
     let signals = format!("for i in $(seq 200); do kill -HUP {}; done", evener.pid());
     assert!(std::process::Command::new("sh").args(["-c", &signals]).status().unwrap().success());
-    // One more reload, which waits until all earlier ones are done.
+    // One more reload, which waits until all earlier reloads are done.
     assert!(evener.run_command(&["reload"]).status.success());
     evener.expect_log(" reloaded changes=0");
     let reloads = evener.log_count(" reloaded changes=0");
@@ -218,7 +218,7 @@ fn the_program_ends_during_a_long_reload_and_with_a_full_log_pipe() {
     let a = Server::named("a");
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
     let mut evener = Evener::run(&config);
-    // This runs in C code, where Lua counts no instructions, and takes longer than any timeout.
+    // The search runs in C code, where Lua counts no instructions, and takes longer than any timeout.
     evener.write_config("string.find(('a'):rep(5000), ('a-'):rep(20) .. 'b')");
     evener.signal("HUP");
     std::thread::sleep(Duration::from_millis(200));
@@ -239,7 +239,7 @@ fn the_program_ends_during_a_long_reload_and_with_a_full_log_pipe() {
         .unwrap();
     wait_until("the admin socket", || std::os::unix::net::UnixStream::connect(&admin).ok());
     drop(a);
-    // Each refusal writes a line, and the pipe holds 64 KiB.
+    // Each refused connection attempt writes a line, and the pipe holds 64 KiB.
     (0..3000).for_each(|_| drop(who(listen)));
     let run_command = |arguments: &[&str]| {
         let mut command = std::process::Command::new(crate::harness::BINARY);
@@ -268,6 +268,6 @@ fn a_reload_of_twenty_thousand_servers_takes_seconds() {
     let began = std::time::Instant::now();
     evener.reload(&config("least_conn", true));
     assert_eq!(who(listen), "a");
-    // The bound is not a measurement. Comparing each server with each other one would take minutes here.
+    // The bound is not a measurement. Comparing each server with every other server would take minutes here.
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }

@@ -1,5 +1,5 @@
-//! BIND as a peer: `named` as a client that accepts no response without a cookie once it got one from a server (RFC 7873), and
-//! as a server for signed queries (TSIG, RFC 8945).
+//! BIND as a peer: `named` as a client that accepts no response without a cookie once it has received a cookie
+//! from a server (RFC 7873), and as a server for signed queries (TSIG, RFC 8945).
 
 use crate::harness::named::{KEY, Named, dig};
 use crate::harness::{Evener, have, reserved_port};
@@ -15,7 +15,8 @@ fn service(listen: u16, server: u16, dns: &str) -> String {
     )
 }
 
-/// Checks that a forwarder in front of Evener resolves each name twice. Half of the names were queried by another client before.
+/// Checks that a forwarder that queries Evener resolves each name twice. Another client queries every other
+/// name first.
 fn check_forwarder(forwarder: u16, listen: u16) {
     for name in 0..20 {
         let queried = format!("n{name}.example");
@@ -40,7 +41,7 @@ fn a_bind_forwarder_accepts_cached_responses() {
     check_forwarder(forwarder, listen);
     assert!(evener.service_counter("d", "cache_hits") >= 20);
     assert_eq!(evener.service_counter("d", "connections"), 0, "expected no retry over TCP");
-    // A client that requests a cookie gets neither a cookie, not even in the first response, nor an error.
+    // A client that requests a cookie gets no error and no cookie, not even in the first response.
     for name in ["n50.example", "n50.example", "none.example"] {
         let printed = dig(listen, &[name, "A", "+cookie"]);
         assert!(printed.contains("status: N") && !printed.contains("COOKIE"), "{printed}");
@@ -63,7 +64,7 @@ fn cookies_pass_through_a_service_without_a_cache() {
     for more in [&[][..], &["+tcp"]] {
         let printed = dig(listen, &[&["n1.example", "A", "+cookie"], more].concat());
         assert!(printed.contains("COOKIE") && printed.contains("(good)"), "{printed}");
-        // A query for a cookie alone (RFC 7873, section 5.4).
+        // A query that requests only a cookie (RFC 7873, section 5.4).
         let printed = dig(listen, &[&["+header-only", "+cookie"], more].concat());
         assert!(printed.contains("status: NOERROR") && printed.contains("(good)"), "{printed}");
     }
@@ -88,7 +89,8 @@ fn signed_messages_pass_unchanged() {
     let printed = dig(listen, &["secret", "AXFR", "-y", KEY]);
     assert!(printed.contains("n.secret.") && printed.contains("XFR size: 5 records"), "{printed}");
     assert!(printed.matches("TSIG").count() >= 1 && !printed.contains("verify"), "{printed}");
-    // The response to a query that is signed with a wrong key is the server's, not a local response.
+    // The response to a query that is signed with a wrong key comes from the server. It is not a local
+    // response.
     let output = Command::new("dig")
         .args(["@127.0.0.1", "-p", &listen.to_string(), "n.secret", "A", "-y", "hmac-sha256:k:d3Jvbmc="])
         .output()

@@ -134,7 +134,7 @@ fn queries_that_may_get_different_responses_are_cached_separately() {
             assert_eq!(server.count(), expected, "{message:02x?}");
         }
     }
-    // Responses for one client only are neither looked up in the cache nor stored there.
+    // A NOTIFY, a query with a client subnet and a query with an unknown option bypass the cache.
     let mut notify = plain.clone();
     notify[2] = 0x20;
     let subnet = [0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2];

@@ -155,7 +155,7 @@ fn a_shared_response_is_truncated_to_the_size_that_each_client_accepts() {
 }
 
 #[test]
-fn coalesced_queries_survive_when_the_client_of_the_first_leaves() {
+fn coalesced_queries_get_a_response_after_the_client_of_the_first_query_disconnects() {
     // The server does not respond to the first query.
     let count = AtomicUsize::new(0);
     let server = Nameserver::start(move |query, back| {
@@ -174,7 +174,7 @@ fn coalesced_queries_survive_when_the_client_of_the_first_leaves() {
         stream.write_all(&framed(&query_of(number))).unwrap();
     }
     wait_until("all queries", || (evener.service_counter("d", "requests") == 6).then_some(()));
-    assert_eq!(server.count(), 1, "expected the other queries to wait for the first");
+    assert_eq!(server.count(), 1, "expected the other queries to wait for the first query");
     // The client resets the connection. After a half-close it could still read its response.
     socket2::SockRef::from(&leaving).set_linger(Some(Duration::ZERO)).unwrap();
     drop(leaving);
@@ -182,7 +182,7 @@ fn coalesced_queries_survive_when_the_client_of_the_first_leaves() {
         assert_eq!(read_message(stream).unwrap(), address(&query_of(number), 60, 1));
     }
     let seen = server.messages();
-    assert_eq!(seen.len(), 2, "expected one more query instead of the first");
+    assert_eq!(seen.len(), 2, "expected a second query in place of the first query");
     assert!(seen[0].ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[0]);
     assert!(seen[1].ends_with(&[0, 1, 24, 0, 127, 0, 0]), "{:02x?}", seen[1]);
 }

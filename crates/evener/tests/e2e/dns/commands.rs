@@ -214,7 +214,7 @@ fn cached_responses_are_counted_survive_reloads_and_are_expunged_by_name() {
     assert_eq!(
         server.queries.load(Ordering::Relaxed),
         4,
-        "expected a name that is not below a.example to stay"
+        "expected a name that is not below a.example to stay in the cache"
     );
     assert_eq!(ask(listen, "b.a.example"), NOERROR);
     assert_eq!(server.queries.load(Ordering::Relaxed), 5, "expected the name to be expunged");

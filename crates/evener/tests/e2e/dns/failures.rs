@@ -194,7 +194,9 @@ fn with_on_failure_drop_there_is_no_response_and_the_connection_stays_open() {
     let (socket, mut stream) = (client(listen), connect(listen));
     socket.send(&query(1, "udp.example", A)).unwrap();
     stream.write_all(&framed(&query(1, "tcp.example", A))).unwrap();
-    wait_until("both to fail", || (evener.service_counter("d", "requests_failed") == 2).then_some(()));
+    wait_until("both queries to fail", || {
+        (evener.service_counter("d", "requests_failed") == 2).then_some(())
+    });
     assert!(is_quiet(&socket));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 2);
     assert_eq!(host(&ask_on(&socket, &query(2, "a.example", A))), 5);
@@ -219,7 +221,7 @@ fn clients_get_servfail_immediately_when_no_server_listens() {
     }
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "expected no query to wait for a timeout: {elapsed:?}");
-    // A server that listens again is used even while it counts as down, because there is no other.
+    // A server that listens again is used even while it counts as down, because there is no other server.
     let _restarted = Nameserver::of_at(one.port, 1);
     wait_until("a response", || (rcode(&ask(listen, &query(1, "a.example", A))) == 0).then_some(()));
     assert_eq!(evener.service_counter("d", "drop_no_server"), 0);

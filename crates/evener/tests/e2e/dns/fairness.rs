@@ -1,4 +1,4 @@
-//! Isolation: one client, name or server that misbehaves does not affect others.
+//! Isolation: a client, name or server that misbehaves does not affect other clients, names or servers.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, name_of,
@@ -130,7 +130,7 @@ fn a_slow_name_on_a_quiet_service_marks_no_server_down() {
     let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
     let listen = evener.port("d");
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
-        // A client retries a few times before it gives up, and there are no other queries.
+        // The only queries are those of a client that retries a few times before it gives up.
         for number in 0..3 {
             assert_eq!(rcode(&ask(listen, &query(number, "slow.example", A))), SERVFAIL);
         }
@@ -145,7 +145,7 @@ fn a_slow_name_on_a_quiet_service_marks_no_server_down() {
 }
 
 #[test]
-fn the_second_tier_is_used_when_the_first_is_silent() {
+fn the_second_tier_is_used_when_the_first_tier_is_silent() {
     let (first, second) = (Nameserver::silent(), Nameserver::of(2));
     let more = format!(
         "{{ \"{}\", tier = 2 }}, passive = false, dns = {{ query_timeout = \"200ms\", retries = 1 }}",

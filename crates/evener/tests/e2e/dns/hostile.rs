@@ -152,9 +152,9 @@ fn a_response_after_the_last_timeout_is_never_passed_on() {
     let failed = ask_on(&socket, &late);
     assert_eq!((rcode(&failed), &failed[12..]), (SERVFAIL, &late[12..]));
     assert_eq!(rcode(&ask_stream(&stream, &late)), SERVFAIL);
-    // The same client reuses the ID; the late response must not be taken for the response to that query.
+    // The client reuses the ID. The late response must not count as the response to the new query.
     assert_eq!(host(&ask_on(&socket, &query(0x1111, "b.example", A))), RIGHT);
-    // The stream that timed out is already closed.
+    // Only the late response over UDP is counted: the stream that timed out is already closed.
     wait_until("the late response", || {
         (evener.server(&server.name())["counters"]["responses_bad"] == 1).then_some(())
     });
@@ -162,7 +162,7 @@ fn a_response_after_the_last_timeout_is_never_passed_on() {
     assert_eq!(
         host(&ask_stream(&stream, &query(0x1111, "b.example", A))),
         RIGHT,
-        "expected no other response before"
+        "expected no earlier response on the stream"
     );
     assert_eq!(evener.service_counter("d", "requests_failed"), 2);
     assert_eq!(evener.server(&server.name())["counters"]["response_timeouts"], 2);
@@ -170,7 +170,8 @@ fn a_response_after_the_last_timeout_is_never_passed_on() {
 
 #[test]
 fn a_response_to_the_query_of_another_client_is_never_passed_on() {
-    // Two clients wait. The server sends each the response to the other's query, under its ID, and then the genuine response.
+    // Two queries are pending. The server first sends each client the response to the query of the other
+    // client, with the ID that the client expects. Then the server sends the genuine responses.
     let waiting = Mutex::new(Vec::new());
     let server = Nameserver::start(move |query, back| {
         let mut waiting = waiting.lock().unwrap();
@@ -201,7 +202,8 @@ fn a_response_to_the_query_of_another_client_is_never_passed_on() {
 #[test]
 fn a_server_that_sends_garbage_blocks_no_client() {
     let bad = Nameserver::start(|query, back| {
-        // Random bytes of every length, every second time after the ID of the query. Then the stream ends within a message.
+        // Messages of up to 299 random bytes. Every other message begins with the ID of the query. Then the
+        // stream ends within a message.
         let mut state = u32::from(id(query)) | 1;
         for round in 0..300 {
             let bytes: Vec<u8> = (0..round)
@@ -236,7 +238,7 @@ fn a_socket_is_replaced_after_a_flood_of_unsolicited_responses() {
             for guess in 0..3000_u16 {
                 forged[..2].copy_from_slice(&(id(query) ^ (guess + 1)).to_be_bytes());
                 back.send(&forged);
-                // Slow enough for the socket's buffer.
+                // The pauses prevent an overflow of the socket's receive buffer.
                 if guess % 100 == 99 {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -261,7 +263,7 @@ fn a_socket_is_replaced_after_a_flood_of_unsolicited_responses() {
 }
 
 #[test]
-fn queries_go_to_another_server_when_one_closes_its_connections() {
+fn queries_go_to_another_server_when_a_server_closes_its_connections() {
     let bad = Nameserver::start(|_, back| back.close());
     let good = Nameserver::of(RIGHT);
     let evener = Evener::run(&service(0, &[&bad, &good], ""));
@@ -277,7 +279,7 @@ fn queries_go_to_another_server_when_one_closes_its_connections() {
 }
 
 #[test]
-fn queries_go_to_another_server_when_one_reads_nothing() {
+fn queries_go_to_another_server_when_a_server_reads_nothing() {
     const ALL: u16 = 300;
     let bad = Server::start(|_stream| std::thread::sleep(Duration::from_secs(60)));
     let good = Nameserver::of(RIGHT);

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex};
 
-/// A query without a response yet.
+/// A query that has no response yet.
 type Pending = Arc<Mutex<Option<(Vec<u8>, ReplyPath)>>>;
 
 /// A server that stores each query and does not respond until [`release`] is called.
@@ -21,7 +21,8 @@ fn late_server(pending: &Pending) -> Nameserver {
     })
 }
 
-/// Responds to the pending query: first with two messages that are not its response, then with the response.
+/// Responds to the pending query: first with two messages that are not valid responses to it, then with the
+/// valid response.
 fn release(pending: &Pending) {
     let Some((query, back)) = pending.lock().unwrap().take() else { return };
     let mut wrong_id = address(&query, 60, 66);
@@ -118,7 +119,7 @@ fn a_server_that_is_always_late_stays_up_and_gets_no_retries() {
             if number.is_multiple_of(2) { receive(&socket) } else { read_message(&stream).unwrap() };
         assert_eq!((id(&received), host(&received)), (number, 3));
     };
-    // The server is unknown yet, so the first query may have been lost.
+    // The server has not responded before, so the first query may have been lost and is retried.
     late(0);
     wait_until("the retry", || (server.count() == 2).then_some(()));
     gate.open();
@@ -126,7 +127,8 @@ fn a_server_that_is_always_late_stays_up_and_gets_no_retries() {
         late(number);
     }
     assert_eq!(server.count(), 5, "expected no retries");
-    // A new stream may be dead, so the query is retried on another. On a stream that works no query is lost.
+    // A new stream may be dead, so the query is retried on another stream. Once a stream has carried a
+    // response, no query on it is retried.
     late(1);
     gate.open();
     assert_eq!(server.count(), 7);
@@ -241,13 +243,13 @@ fn an_update_is_retried_only_if_no_server_can_have_received_it() {
     assert_eq!(rcode(&ask_tcp(listen, &of_opcode(1, UPDATE))), 2);
     assert_eq!((one.count(), two.count()), (1, 0));
     drop(evener);
-    // The response of a server that refuses is passed on.
+    // A REFUSED response to the update is passed on.
     let one = Nameserver::start(|message, back| back.send(&response_to(message, 5)));
     let evener = Evener::run(&service(0, &[&one, &two], POLICY));
     let listen = evener.port("d");
     assert_eq!(rcode(&ask(listen, &of_opcode(1, UPDATE))), 5);
     assert_eq!(two.count(), 0);
-    // No server listens there, so none received the update.
+    // The first server does not listen, so it cannot have received the update.
     for ask in [ask as fn(u16, &[u8]) -> Vec<u8>, ask_tcp] {
         let mut stopped = Nameserver::of(1);
         let two = Nameserver::start(|message, back| back.send(&response_to(message, 0)));

@@ -34,14 +34,14 @@ fn outstanding_max_bounds_the_pending_queries() {
     }
     assert_eq!(server.count(), 8);
     assert!(is_quiet(&socket), "expected no response to dropped queries");
-    // New queries are accepted again, on the connection, too.
+    // New queries are accepted again, over UDP and over the open connection.
     assert_eq!(rcode(&ask_on(&socket, &query(1, "a.example", A))), SERVFAIL);
     assert_eq!(rcode(&ask_stream(&stream, &query(2, "a.example", A))), SERVFAIL);
     assert_eq!(server.count(), 10);
 }
 
 #[test]
-fn rate_limited_networks_get_truncated_responses_or_none() {
+fn rate_limited_networks_get_truncated_responses_or_no_response() {
     let server = Nameserver::of(1);
     let more = "dns = { rate_limit = { rate = \"5/m\", v4 = 24, slip = 3 } }";
     let evener = Evener::run(&service(0, &[&server], more));
@@ -135,7 +135,8 @@ fn the_connections_of_each_client_are_limited() {
     });
 }
 
-/// Returns the client subnet option of a query that ends with it (RFC 7871, section 6).
+/// Returns the data of the client subnet option (RFC 7871, section 6), which must be the only option of the
+/// query.
 fn subnet(message: &[u8]) -> Option<&[u8]> {
     let at = message.windows(3).rposition(|window| window == [0, 0, 41])?;
     let options = &message[at + 11..];

@@ -1,4 +1,5 @@
-//! Messages that are not queries and malformed queries: dropped, or refused with a short response; no server gets them.
+//! Messages that are not queries are dropped, and malformed queries get a short response. No server receives
+//! either.
 
 use crate::harness::dns::{
     A, FORMERR, Nameserver, address, ask, ask_on, ask_stream, client, framed, host, id, is_closed, is_quiet,
@@ -62,7 +63,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn other_messages_than_queries_are_dropped_over_udp_and_close_a_connection() {
+fn messages_that_are_not_queries_are_dropped_over_udp_and_close_a_connection() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -120,7 +121,7 @@ fn responses_to_random_bytes_are_short() {
         message.truncate(random(2 * sent.len() as u64) as usize);
         socket.send(&message).unwrap();
         if round % 50 == 0 {
-            // A query in between gets its response, whatever bytes came before.
+            // A well-formed query gets its response, regardless of the bytes before it.
             let id_of = |round: u16| 0x8000 | round;
             socket.send(&query(id_of(round), "known.example", A)).unwrap();
             loop {

@@ -1,4 +1,5 @@
-//! Servers that speak the protocol of mname-balancer, correctly or not. Tests with npm mname are in `compat_mname/traffic.rs`.
+//! Servers that speak the protocol of mname-balancer, with and without faults. Tests with npm mname are in
+//! `compat_mname/traffic.rs`.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_on, ask_stream, ask_tcp, client, framed, host, id, is_closed,
@@ -57,7 +58,7 @@ fn queries_are_sent_in_frames_with_the_address_of_the_client() {
 
 #[test]
 fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
-    // The server responds to queries for "slow" after the third one.
+    // The server responds to queries for "slow" after it has received three of them.
     let waiting = Mutex::new(Vec::new());
     let backend = MnameServer::start(move |frame, mut back| match frame {
         Frame::Udp { from, message } if name_of(message) == "slow" => {
@@ -77,7 +78,8 @@ fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
     let sent = query(0x1234, "slow", A);
     clients[0].send(&sent).unwrap();
     clients[1].send(&sent).unwrap();
-    // The same query again while the first is pending: it needs another ID, or a response could match either.
+    // The same query while the first is pending. The repeated query needs another ID, or a response could match
+    // both.
     clients[0].send(&sent).unwrap();
     for (socket, responses) in [(&clients[0], 2), (&clients[1], 1)] {
         (0..responses).for_each(|_| assert_eq!(receive(socket), address(&sent, 60, 4)));
@@ -99,7 +101,7 @@ fn clients_ids_stay_unchanged_unless_two_queries_would_be_ambiguous() {
 }
 
 #[test]
-fn nothing_is_sent_before_a_tcp_session_is_accepted() {
+fn no_query_is_sent_over_a_tcp_session_before_the_server_accepts_the_session() {
     static EARLY: AtomicUsize = AtomicUsize::new(0);
     let backend = MnameServer::start(|frame, back| {
         if matches!(frame, Frame::Tcp { .. }) {
@@ -183,7 +185,7 @@ fn frames_may_be_split_at_any_byte() {
 }
 
 #[test]
-fn forged_mname_responses_are_never_passed_on() {
+fn forged_mname_responses_are_never_forwarded_to_clients() {
     let backend = MnameServer::start(|frame, mut back| {
         let Frame::Udp { from, message } = frame else { return respond(frame, back, 4) };
         let forged = |to: SocketAddrV4, data: &[u8]| outbound(to, data);
@@ -259,7 +261,11 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
     assert_eq!(fitting.len(), 1500);
     let mut hosts = Vec::new();
     for _ in 0..6 {
-        assert_eq!(host(&ask_on(&six, &plain)), 2, "expected a server without frames for a client on IPv6");
+        assert_eq!(
+            host(&ask_on(&six, &plain)),
+            2,
+            "expected the server without frames, because a frame cannot carry an IPv6 address"
+        );
         let stream = std::net::TcpStream::connect(("::1", listen)).unwrap();
         assert_eq!(host(&ask_stream(&stream, &plain)), 2);
         assert_eq!(host(&ask(listen, &large)), 2);
@@ -278,7 +284,7 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
     assert_eq!(
         ask_tcp(listen, &large).len(),
         address(&large, 60, 4).len(),
-        "expected a stream to carry any length"
+        "expected a TCP session to carry a query of any length"
     );
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "expected SERVFAIL by default");
@@ -360,13 +366,13 @@ fn a_persistent_connection_without_heartbeats_is_replaced() {
     let verdict = |backend: &MnameServer| evener.server(&backend.name())["verdict"].clone();
     wait_until("both connections", || (verdict(&good) == "up" && verdict(&bad) == "up").then_some(()));
     let up = Instant::now();
-    // The heartbeat request is sent after 5 s and given up after 15 s.
+    // Evener requests a heartbeat after 5 s, and replaces the connection if none arrives within another 15 s.
     while !evener.log().contains("no sign of life within 15 s") {
         assert!(up.elapsed() < Duration::from_secs(40), "expected the connection to time out within 40 s");
         std::thread::sleep(Duration::from_millis(200));
     }
     let elapsed = up.elapsed();
-    assert!(elapsed > Duration::from_secs(19), "expected no earlier timeout: {elapsed:?}");
+    assert!(elapsed > Duration::from_secs(19), "expected the timeout after about 20 s: {elapsed:?}");
     let beats =
         |backend: &MnameServer| backend.frames().iter().filter(|frame| **frame == Frame::Heartbeat).count();
     assert_eq!(beats(&bad), 1);
@@ -399,7 +405,7 @@ fn a_tcp_session_that_is_not_accepted_is_a_fault() {
     assert!(backend.frames().iter().any(|frame| matches!(frame, Frame::Tcp { .. })));
     evener.expect_log("did not accept a TCP session within 10 s");
     let elapsed = begun.elapsed();
-    assert!(elapsed > Duration::from_secs(9), "expected no earlier timeout: {elapsed:?}");
+    assert!(elapsed > Duration::from_secs(9), "expected the timeout after about 10 s: {elapsed:?}");
     assert_eq!(evener.server(&backend.name())["counters"]["persistent_connection_faults"], 1);
     assert!(!is_closed_soon(&stream));
 }
@@ -410,7 +416,7 @@ fn is_closed_soon(stream: &std::net::TcpStream) -> bool {
 }
 
 #[test]
-fn another_frame_than_the_acceptance_of_a_tcp_session_is_a_fault() {
+fn a_frame_other_than_the_acceptance_of_a_tcp_session_is_a_fault() {
     let backend = MnameServer::start(|frame, mut back| match frame {
         Frame::Tcp { .. } => back.write_all(&alive()).unwrap(),
         _ => respond(frame, back, 4),
@@ -429,14 +435,14 @@ fn another_frame_than_the_acceptance_of_a_tcp_session_is_a_fault() {
 }
 
 #[test]
-fn each_worker_has_a_persistent_connection_that_reloads_open_and_close() {
+fn each_worker_has_one_persistent_connection_and_a_reload_opens_or_closes_it() {
     let (backend, other) = (MnameServer::start(|frame, back| respond(frame, back, 4)), Nameserver::of(2));
     let with = mname_service(0, &[&backend], &[], "");
     let evener = Evener::run_with(&with, &["--workers", "3"]);
     let listen = evener.port("d");
     wait_until("three connections", || (backend.open() == 3).then_some(()));
     evener.reload(&service(0, &[&other], ""));
-    wait_until("no connection", || (backend.open() == 0).then_some(()));
+    wait_until("all connections to close", || (backend.open() == 0).then_some(()));
     assert_eq!(host(&ask(listen, &query(1, "a.example", A))), 2);
     evener.reload(&with);
     wait_until("three connections", || (backend.open() == 3).then_some(()));

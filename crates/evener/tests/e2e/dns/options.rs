@@ -37,7 +37,7 @@ fn with_options() -> Nameserver {
 }
 
 #[test]
-fn an_unknown_opcode_with_an_empty_question_section_is_not_implemented() {
+fn a_query_with_an_empty_question_section_gets_notimp_or_formerr() {
     let server = Nameserver::of(1);
     let evener = Evener::run(&service(0, &[&server], ""));
     let listen = evener.port("d");
@@ -74,7 +74,7 @@ fn bytes_after_a_message_are_not_passed_on() {
 }
 
 #[test]
-fn a_query_for_a_cookie_alone_is_passed_on() {
+fn a_query_that_requests_only_a_cookie_is_passed_on() {
     let server = Nameserver::start(|sent, back| {
         let bare = [&sent[..2], &[0x80, 0], &[0; 8]].concat();
         back.send(&if sent[5] == 0 { edns(bare, &[BOTH_COOKIES]) } else { address(sent, 60, 1) });
@@ -231,7 +231,7 @@ fn failures_and_transfers_have_the_keepalive_option() {
 }
 
 #[test]
-fn the_keepalive_option_asks_clients_to_leave_during_a_drain() {
+fn during_a_drain_the_keepalive_option_has_an_idle_timeout_of_zero() {
     let gate = Arc::new(Mutex::new(()));
     let wait = Arc::clone(&gate);
     let server = Nameserver::start(move |sent, back| {

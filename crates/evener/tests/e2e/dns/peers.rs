@@ -86,7 +86,7 @@ fn check_over_udp(port: u16) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(local(port)).unwrap();
     socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    // Chunks are large enough for responses in any order, and small enough for the socket's buffer.
+    // Chunks are so large that responses can arrive in any order, and small enough for the socket's buffer.
     let id = |name: usize| (name * 61 + 7) as u16;
     for names in (0..NAMES).collect::<Vec<_>>().chunks(50) {
         names.iter().for_each(|name| assert!(socket.send(&query(id(*name), *name)).is_ok()));
@@ -178,7 +178,7 @@ fn truncated_responses_are_fetched_over_tcp_by_the_client() {
     let _server = name_server(&directory, port);
     let evener = Evener::run(&service(0, &[port], "dns = { cache = true }"));
     let listen = evener.port("dns");
-    // The second time the response is cached.
+    // The second response comes from the cache.
     for _ in 0..2 {
         for size in ["+bufsize=1232", "+noedns"] {
             let cut = dig(listen, &["big.example", "TXT", size, "+ignore"]);
@@ -190,8 +190,8 @@ fn truncated_responses_are_fetched_over_tcp_by_the_client() {
     }
 }
 
-/// dnsdist that responds with the address of the client or, for names that begin with `s`, with the first three bytes and the
-/// prefix length of the client subnet option.
+/// Starts a dnsdist that responds with the address of the client or, for names that begin with `s`, with the
+/// first three bytes and the prefix length of the client subnet option.
 fn reporting_server(port: u16, headers_from: &str) -> Peer {
     let config =
         format!("setACL({{\"0.0.0.0/0\"}})\nsetProxyProtocolACL({{{headers_from}}})\n{REPORT_CLIENT}");
@@ -231,7 +231,7 @@ fn dnsdist_gets_the_client_address_over_udp_and_tcp() {
 }
 
 #[test]
-fn dnsdist_gets_the_client_subnet_and_the_client_gets_no_option() {
+fn dnsdist_gets_the_client_subnet_and_a_client_that_sent_no_subnet_gets_none() {
     if !have_all() {
         return;
     }
@@ -248,7 +248,7 @@ fn dnsdist_gets_the_client_subnet_and_the_client_gets_no_option() {
                 assert_eq!(printed.contains("OPT PSEUDOSECTION"), more == "+edns=0", "{mode}: {printed}");
                 assert!(!printed.contains("CLIENT-SUBNET"), "{mode}: {printed}");
             }
-            // A subnet that the client sends is passed on, and comes back in the response.
+            // A subnet that the client sends is forwarded, and dnsdist reports it in the response.
             let printed = query("+subnet=10.2.3.0/22");
             assert!(printed.contains("\tA\t10.2.0.22\n"), "{mode}: {printed}");
         }

@@ -11,8 +11,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// Parses a header: its length, and the source, the destination and the protocol, or `None` for a header of type LOCAL or
-/// without addresses.
+/// Parses a header. Returns its length, and the source, the destination and the protocol, or `None` for a
+/// header of type LOCAL or without addresses.
 fn parse_header(bytes: &[u8]) -> (usize, Option<(SocketAddr, SocketAddr, u8)>) {
     assert_eq!(&bytes[..12], b"\r\n\r\n\0\r\nQUIT\n", "expected a header first: {bytes:02x?}");
     let length = 16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
@@ -34,7 +34,7 @@ fn the_client_is_the_source_address_in_the_header() {
         let message = server.messages().last().unwrap().clone();
         message[message.len() - 4..].to_vec()
     };
-    // Over UDP each datagram has a header, over TCP the connection has.
+    // Over UDP, each datagram begins with a header. Over TCP, only the connection begins with a header.
     let socket = client(listen);
     let with = |header: Vec<u8>| [header, sent.clone()].concat();
     socket.send(&with(v2(0x21, 0x12, &FOUR))).unwrap();
@@ -48,7 +48,7 @@ fn the_client_is_the_source_address_in_the_header() {
     assert_eq!(host(&read_message(&stream).unwrap()), 1);
     assert_eq!(host(&ask_stream(&stream, &sent)), 1);
     assert_eq!(subnet(), [192, 0, 2, 7]);
-    // A check by the other balancer has no client.
+    // A LOCAL header, such as for a check by the other balancer, names no client.
     socket.send(&with(v2(0x20, 0, &[]))).unwrap();
     assert_eq!(host(&crate::harness::dns::receive(&socket)), 1);
     assert_eq!(subnet(), [127, 0, 0, 1]);

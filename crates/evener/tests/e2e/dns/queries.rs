@@ -206,7 +206,7 @@ fn open_connections_are_listed_and_can_be_closed() {
     let (idle, mut querying) = (connect(listen), connect(listen));
     std::io::Write::write_all(&mut querying, &crate::harness::dns::framed(&query(1, "a.example", A)))
         .unwrap();
-    let listed = wait_until("both to be listed", || {
+    let listed = wait_until("both connections to be listed", || {
         let (stages, listed) = stages();
         (stages == ["dns idle", "dns queries"]).then_some(listed)
     });

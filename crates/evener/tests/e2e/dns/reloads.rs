@@ -152,7 +152,7 @@ fn two_services_with_one_pool_have_separate_caches() {
 }
 
 #[test]
-fn connections_and_queries_of_clients_that_left_are_removed() {
+fn connections_and_queries_of_clients_that_disconnected_are_removed() {
     let server = Nameserver::of(1);
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "2"]);
     let listen = evener.port("d");
@@ -176,7 +176,7 @@ fn connections_and_queries_of_clients_that_left_are_removed() {
 }
 
 #[test]
-fn a_draining_server_gets_no_new_queries_and_may_respond_to_pending_ones() {
+fn a_draining_server_gets_no_new_queries_and_may_respond_to_pending_queries() {
     let ((one, gate), two) = (gated(1), Nameserver::of(2));
     let more = "policy = \"first\", dns = { query_timeout = \"30s\" }";
     let evener = Evener::run(&service(0, &[&one, &two], more));
@@ -198,7 +198,7 @@ fn a_draining_server_gets_no_new_queries_and_may_respond_to_pending_ones() {
 }
 
 #[test]
-fn a_sticky_client_returns_to_its_server_when_it_listens_again() {
+fn a_sticky_client_returns_to_its_server_when_the_server_listens_again() {
     let (mut one, two) = (Nameserver::of(1), Nameserver::of(2));
     let more = "sticky = { failback = true }, passive = { down_for = \"1s\" }";
     let evener = Evener::run_with(&service(0, &[&one, &two], more), &["--workers", "1"]);
@@ -212,7 +212,7 @@ fn a_sticky_client_returns_to_its_server_when_it_listens_again() {
     one.stop();
     assert!(
         (1..9).all(|number| sent(number) == 2),
-        "expected the other server immediately and while the first is stopped"
+        "expected all clients at the other server while the first server is stopped"
     );
     let _restarted = Nameserver::of_at(one.port, 1);
     wait_until("all clients to return", || ((1..9).map(sent).collect::<Vec<u8>>() == homes).then_some(()));

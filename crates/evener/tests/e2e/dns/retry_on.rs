@@ -1,4 +1,5 @@
-//! Servers that respond with SERVFAIL or REFUSED: retries at other servers, and expired responses instead.
+//! Servers that respond with SERVFAIL or REFUSED: retries at other servers, and expired responses in place of
+//! the failure.
 
 use crate::harness::dns::{
     A, NXDOMAIN, Nameserver, REFUSED, SERVFAIL, TXT, ask, ask_tcp, host, query, rcode, record, reply, service,

@@ -1,4 +1,5 @@
-//! Streams to servers that fall silent, close, move or never accept; and zone transfers.
+//! TCP connections to servers that stop responding, close, change their address or never accept; and zone
+//! transfers.
 
 use crate::harness::dns::{
     A, AXFR, Nameserver, REFUSED, ReplyPath, SERVFAIL, TXT, address, ask, ask_stream, framed, host, id,
@@ -41,7 +42,7 @@ fn a_stream_that_falls_silent_is_replaced() {
         let mut stream = connect(listen);
         assert_eq!(host(&ask_stream(&stream, &query(1, "a.example", A))), 1);
         silent.store(true, Ordering::Relaxed);
-        // Later queries are still pending there when the first one times out.
+        // When the first of these queries times out, the others are still pending on the silent stream.
         for number in 2..5 {
             stream.write_all(&framed(&query(number, "a.example", A))).unwrap();
             std::thread::sleep(TIMEOUT / 10);
@@ -263,7 +264,7 @@ fn a_server_may_close_its_connection_after_each_response() {
 }
 
 #[test]
-fn twenty_tcp_sessions_that_are_not_accepted_are_one_fault() {
+fn twenty_tcp_sessions_that_are_not_accepted_count_as_one_fault() {
     let backend = MnameServer::start(|frame, back| match frame {
         Frame::Tcp { .. } => {}
         _ => respond(frame, back, 4),

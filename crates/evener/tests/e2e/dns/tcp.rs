@@ -12,7 +12,8 @@ use std::net::Shutdown;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// A server that waits for the given number of queries and responds in reverse order. The host is the number in the name.
+/// A server that waits for the given number of queries and responds in reverse order. The address in each
+/// response ends in the number in the queried name.
 fn in_reverse(count: usize) -> Nameserver {
     let waiting: Mutex<Vec<(Vec<u8>, ReplyPath)>> = Mutex::default();
     Nameserver::start(move |query, back| {
@@ -211,7 +212,7 @@ fn queries_with_a_local_response_do_not_count_as_pending() {
         assert_eq!(ask_stream(&stream, &query(n, "a.example", A)[..20]).len(), 12);
     }
     assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
-    // So a client that got all its responses is idle.
+    // A client that has received all its responses is idle, so its connection is closed.
     assert!(is_closed(&stream));
     assert_eq!(evener.service_counter("d", "idle_timeouts"), 1);
 }
@@ -261,7 +262,7 @@ fn a_zone_transfer_may_have_many_messages() {
 }
 
 #[test]
-fn a_server_that_closes_its_connections_gets_queries_over_new_ones() {
+fn a_server_that_closes_its_connections_gets_queries_over_new_connections() {
     let server = Nameserver::start(|query, back| {
         back.send(&address(query, 60, 1));
         back.close();
@@ -290,7 +291,7 @@ fn clients_share_the_connections_to_a_server() {
 }
 
 #[test]
-fn a_client_that_leaves_does_not_affect_the_queries_of_others() {
+fn a_client_that_disconnects_does_not_affect_the_queries_of_other_clients() {
     let server = in_reverse(30);
     let evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 const SOA: u16 = 6;
 const IXFR: u16 = 251;
 
-/// An SOA with the names of the root and this serial.
+/// An SOA record with this serial, whose two names are the root.
 fn soa(serial: u8) -> Vec<u8> {
     record(SOA, 300, &[&[0, 0, 0, 0, 0, serial][..], &[0; 16]].concat())
 }
@@ -72,7 +72,8 @@ fn an_incremental_transfer_without_changes_is_one_soa() {
     let mut evener = Evener::run_with(&service(0, &[&server], ""), &["--workers", "1"]);
     let listen = evener.port("d");
     let stream = connect(listen);
-    // In total more transfers than one client may have at the same time, over TCP and UDP, with the same serial and a newer one.
+    // In total more transfers than one client may have at the same time, over TCP and UDP. The client has the
+    // serial of the server or a newer serial.
     for number in 0..20 {
         let sent = changes_since(number, 7 + (number % 2) as u8);
         let expected = reply(&sent, 0, &[soa(7)], &[]);
@@ -97,7 +98,7 @@ fn an_incremental_transfer_with_changes_ends_with_the_last_soa() {
         if query[question_section_end(query) - 3] != 251 {
             return zone(query, back);
         }
-        // The first message may have the SOA alone. The next one has the whole zone, or the changes.
+        // The first message may have the SOA alone. The second message has the changes or the whole zone.
         let rest = match query[query.len() - 17] {
             5 => vec![soa(5), record(A, 300, &[192, 0, 2, 1]), soa(7)],
             _ => vec![record(A, 300, &[192, 0, 2, 1])],
@@ -175,7 +176,7 @@ fn pipelined_transfers_are_queued_beyond_a_limit() {
     }
     assert_eq!(pieces, [3; COUNT as usize], "expected each transfer to be complete");
     assert_eq!(load.max.load(Ordering::Relaxed), 8);
-    // The queued transfers of a client that leaves are dropped.
+    // The queued transfers of a client that disconnects are dropped.
     let shut = load.gate.lock();
     for number in 0..COUNT {
         stream.write_all(&framed(&query(number, "zone.example", AXFR))).unwrap();

@@ -1,4 +1,4 @@
-//! Servers that accept only one of UDP and TCP: a transport that is refused does not affect the other.
+//! Servers that accept only UDP or only TCP: a refusal over one transport does not affect the other transport.
 
 use crate::harness::dns::{
     A, Nameserver, SERVFAIL, address, ask, ask_tcp, framed, host, query, rcode, read_message, service,
@@ -125,7 +125,7 @@ fn a_refused_transport_is_tried_again_if_there_is_no_other_server() {
 }
 
 #[test]
-fn a_server_that_refuses_both_is_down() {
+fn a_server_that_refuses_both_transports_is_down() {
     let mut stopped = Nameserver::of(2);
     stopped.stop();
     let (_both, listen, evener) = both_and(&stopped.name(), "");

@@ -1,4 +1,5 @@
-//! Certificates for tests, TLS clients and servers that use them, and openssl and curl.
+//! Certificates for tests, TLS clients and servers that use the certificates, and the programs openssl and
+//! curl.
 
 use crate::harness::{DEADLINE, Directory, Server, connect};
 use rcgen::{
@@ -190,7 +191,7 @@ fn echo(mut tls: StreamOwned<ServerConnection, TcpStream>, name: &str) -> io::Re
     }
 }
 
-/// Reads a line.
+/// Reads up to a newline, the end of the stream or an error, and returns the bytes before the newline.
 pub(crate) fn line_of(stream: &mut impl Read) -> String {
     let mut line = Vec::new();
     let mut byte = [0];
@@ -241,7 +242,8 @@ pub(crate) fn openssl(arguments: &[&str], input: &str) -> String {
     [String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)].concat()
 }
 
-/// Runs `openssl s_client`. With input it stays connected until the server closes.
+/// Runs `openssl s_client`. If `input` is not empty, openssl stays connected until the server closes the
+/// connection.
 pub(crate) fn s_client(port: u16, arguments: &[&str], input: &str) -> String {
     let at = format!("127.0.0.1:{port}");
     let mut all = vec!["s_client", "-connect", &at];
@@ -252,7 +254,7 @@ pub(crate) fn s_client(port: u16, arguments: &[&str], input: &str) -> String {
     openssl(&all, input)
 }
 
-/// Sends a request with curl and returns the status and the body. Without a response the status is 0.
+/// Sends a request with curl and returns the status and the body. The status is 0 if curl gets no response.
 pub(crate) fn curl(port: u16, name: &str, scheme: &str, arguments: &[&str]) -> (u16, String) {
     let resolve = format!("{name}:{port}:127.0.0.1");
     let url = format!("{scheme}://{name}:{port}/");

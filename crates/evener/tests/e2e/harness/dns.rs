@@ -18,7 +18,7 @@ pub(crate) const SERVFAIL: u8 = 2;
 pub(crate) const NXDOMAIN: u8 = 3;
 pub(crate) const REFUSED: u8 = 5;
 
-/// Time without a message after which a test expects no more.
+/// Time without a datagram after which a test expects no further datagram.
 pub(crate) const QUIET: Duration = Duration::from_millis(300);
 
 /// A name in wire form.
@@ -144,14 +144,14 @@ impl ReplyPath {
         }
     }
 
-    /// Sends bytes of a stream as they are.
+    /// Sends bytes over TCP without a length before them. Does nothing for UDP.
     pub(crate) fn send_raw(&self, bytes: &[u8]) {
         if let Self::Tcp(stream) = self {
             let _ = (&**stream).write_all(bytes);
         }
     }
 
-    /// Ends a stream.
+    /// Shuts down the TCP connection. Does nothing for UDP.
     pub(crate) fn close(&self) {
         if let Self::Tcp(stream) = self {
             let _ = stream.shutdown(Shutdown::Both);
@@ -272,7 +272,7 @@ impl Nameserver {
         self.queries.lock().unwrap().iter().map(value).collect()
     }
 
-    /// Returns the number of queries so far.
+    /// Returns the number of queries received so far.
     pub(crate) fn count(&self) -> usize {
         self.queries.lock().unwrap().len()
     }
@@ -300,7 +300,7 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-/// Reads a message from a stream; `None` at its end or after the read timeout.
+/// Reads a message from a stream. Returns `None` at the end of the stream or after the read timeout.
 pub(crate) fn read_message(mut stream: &TcpStream) -> Option<Vec<u8>> {
     read_framed(&mut stream)
 }

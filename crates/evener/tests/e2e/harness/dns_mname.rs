@@ -1,4 +1,4 @@
-//! A server for the protocol of mname-balancer that responds as the test chooses.
+//! A server for the protocol of mname-balancer, whose responses the test chooses.
 
 use crate::harness::dns::{Nameserver, address, framed, read_framed, service};
 use crate::harness::{Directory, wait_until};
@@ -23,7 +23,7 @@ pub(crate) enum Frame {
         from: SocketAddrV4,
     },
     Heartbeat,
-    /// A message on an accepted TCP session, which has no frame
+    /// A DNS message of an accepted TCP session, sent without a frame header
     Message(Vec<u8>),
 }
 
@@ -78,14 +78,14 @@ fn read_frame(mut stream: &UnixStream) -> Option<Frame> {
         2 => {
             let from = source(stream)?;
             let length = word(stream)?;
-            assert!(length <= 1500, "a frame of {length} bytes");
+            assert!(length <= 1500, "expected at most 1500 bytes of payload in a frame, got {length}");
             let mut message = vec![0; length as usize];
             stream.read_exact(&mut message).ok()?;
             Some(Frame::Udp { from, message })
         }
         3 => Some(Frame::Tcp { from: source(stream)? }),
         4 => Some(Frame::Heartbeat),
-        other => panic!("a frame of the type {other}"),
+        other => panic!("unknown frame type {other}"),
     }
 }
 

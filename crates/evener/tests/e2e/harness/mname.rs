@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// Waits for a value for longer than the usual deadline, for example through a backoff.
+/// Waits until `ready` returns a value, with a limit other than `DEADLINE`, for example to include a backoff.
 pub(crate) fn within<T>(limit: Duration, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + limit;
     loop {
@@ -197,7 +197,7 @@ impl Balancer {
         self.directory.file("sockets").join(name)
     }
 
-    /// Starts a server on a socket. It responds with the name of the socket.
+    /// Starts a server on a socket. The server responds to queries with the name of the socket.
     pub(crate) fn server(&self, name: &str) -> Mname {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/compat_mname/server.js");
         let log = self.directory.file(&format!("{name}.log"));
@@ -211,7 +211,7 @@ impl Balancer {
             .stderr(fs::File::create(self.directory.file(&format!("{name}.err"))).unwrap())
             .spawn()
             .unwrap();
-        wait_until("a server of mname", || {
+        wait_until("the mname server to listen", || {
             fs::read_to_string(&log).unwrap().contains("listening").then_some(())
         });
         Mname { child }
@@ -239,7 +239,7 @@ impl Balancer {
         response.trim().trim_matches('"').to_owned()
     }
 
-    /// Waits for the process to end and returns the exit status.
+    /// Waits for the process to end and returns the exit status, or -1 if a signal ended the process.
     pub(crate) fn end(&mut self) -> i32 {
         wait_until("mname-balancer to end", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }

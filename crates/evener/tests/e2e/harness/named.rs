@@ -41,7 +41,7 @@ impl Named {
         Self::start(directory, port, "recursion no;", zones)
     }
 
-    /// Starts a forwarder to this port of loopback, without a cache.
+    /// Starts a forwarder without a cache that sends queries to the port `to` of loopback.
     pub(crate) fn forwarder(port: u16, to: u16) -> Self {
         let options = format!(
             "recursion yes; forward only; forwarders {{ 127.0.0.1 port {to}; }}; max-cache-ttl 0; max-ncache-ttl 0; \

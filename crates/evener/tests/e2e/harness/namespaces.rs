@@ -4,7 +4,7 @@ use crate::harness::{have, have_root, wait_until};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A network namespace with a process that keeps it, and that ends by itself after a timeout.
+/// A network namespace and the process that keeps it alive. The process ends by itself after 180 seconds.
 pub(crate) struct Namespace(Child);
 
 impl Drop for Namespace {
@@ -54,9 +54,10 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Connects the namespaces. The client has the addresses 10.77.1.2 and .3 (fd77:1::2 and ::3), the server 10.77.2.2
-    /// (fd77:2::2), and the balancer .1 of both networks. The default route of the server leads to the balancer. Returns `None`
-    /// without root or the needed programs.
+    /// Connects the namespaces. The client has the addresses 10.77.1.2 and .3 (fd77:1::2 and ::3), the server
+    /// 10.77.2.2 (fd77:2::2), and the balancer 10.77.1.1 and 10.77.2.1 (fd77:1::1 and fd77:2::1). The default
+    /// route of the server leads to the balancer. Returns `None` if the test does not run as root or a program
+    /// is missing.
     pub(crate) fn new() -> Option<Self> {
         if !have("ip") || !have("unshare") || !have("nsenter") || !have_root() {
             return None;

@@ -50,7 +50,7 @@ impl Message {
         fields(&self.header, name)
     }
 
-    /// Returns the only value of a header field, or an empty string without the field.
+    /// Returns the only value of a header field, or an empty string if the field is missing.
     pub(crate) fn field(&self, name: &str) -> &str {
         let all = self.fields(name);
         assert!(all.len() < 2, "expected one {name}, got {}: {}", all.len(), self.header);
@@ -159,7 +159,7 @@ impl Wire {
         }
     }
 
-    /// The body of a chunked message, which has neither extensions nor trailers.
+    /// Reads the body of a chunked message, and fails if the message has chunk extensions or trailers.
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -203,7 +203,7 @@ impl Wire {
         Ok(Some(Message { header, body, framing }))
     }
 
-    /// Reads the next response to a request with the given method, which may be an interim response.
+    /// Reads the next response, final or interim, to a request with the given method.
     pub(crate) fn response(&mut self, method: &str) -> io::Result<Message> {
         let header = self.header()?.ok_or(ErrorKind::UnexpectedEof)?;
         let declared = declared_framing(&header)?;
@@ -293,7 +293,8 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Starts a server that passes each request to `response`, whose error closes the connection.
+    /// Starts a server that passes each request to `response`. If `response` returns an error, the connection
+    /// is closed.
     pub(crate) fn start(
         response: impl Fn(&mut Wire, &Message) -> io::Result<()> + Send + Sync + 'static,
     ) -> Self {

@@ -40,7 +40,7 @@ impl Pen {
         Self::start(Command::new(BINARY), directory, &all)
     }
 
-    /// Starts an instance in the foreground with the given arguments alone.
+    /// Starts an instance in the foreground with the given arguments, without a control socket.
     pub(crate) fn start(mut command: Command, directory: Directory, arguments: &[&str]) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
@@ -103,7 +103,7 @@ impl Pen {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs a command that prints nothing.
+    /// Runs a penctl command and checks that it prints nothing.
     pub(crate) fn order(&self, command: &str) {
         assert_eq!(self.ctl(command), "", "{command}");
     }
@@ -116,7 +116,7 @@ impl Pen {
         words.nth(1).unwrap().parse().unwrap()
     }
 
-    /// Waits for the process to end and returns the exit status.
+    /// Waits for the process to end and returns the exit status, or `None` if a signal ended the process.
     pub(crate) fn end(&mut self) -> Option<i32> {
         wait_until("pen to end", || self.child.try_wait().unwrap()).code()
     }
@@ -136,7 +136,7 @@ pub(crate) fn signal(name: &str, pid: u32) {
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
 
-/// Returns `true` if the process runs, child of the test or not.
+/// Returns `true` if the process runs. The process need not be a child of the test, and a zombie does not run.
 pub(crate) fn runs(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
@@ -165,7 +165,7 @@ impl Drop for Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon with `-p` and the given arguments. The command must succeed.
+    /// Starts a daemon with `-p` and the given arguments, and checks that the command succeeds.
     pub(crate) fn start(directory: &Directory, arguments: &[&str]) -> Self {
         let output = Command::new(BINARY)
             .args(["pen", "-p"])

@@ -13,8 +13,8 @@ const COUNT: u16 = 20_000;
 
 /// A port of loopback that no other test uses, in this run or another, until the reservation is dropped.
 ///
-/// A TCP socket is bound to the port and never listens. Listeners with SO_REUSEADDR can bind the port as well; until then
-/// connections are refused.
+/// A TCP socket is bound to the port and never listens. Listeners with SO_REUSEADDR can bind the port as well.
+/// Until one does, connections are refused.
 pub(crate) struct Reservation {
     port: u16,
     _socket: Socket,
@@ -22,7 +22,7 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     pub(crate) fn new() -> Self {
-        // Far from the ports of another test run with a neighbouring pid.
+        // The first port is far from the first port of a test run with a neighbouring pid.
         static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| {
             AtomicU16::new((u64::from(std::process::id()) * 7919 % u64::from(COUNT)) as u16)
         });
@@ -37,7 +37,7 @@ impl Reservation {
     /// Reserves the port if it is free for TCP and UDP.
     fn of(port: u16) -> Option<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // Without SO_REUSEADDR, so that the bind fails if another test reserved the port.
+        // The socket has no SO_REUSEADDR yet, so the bind fails if another test reserved the port.
         socket.bind(&local(port).into()).ok()?;
         UdpSocket::bind(local(port)).ok()?;
         socket.set_reuse_address(true).unwrap();

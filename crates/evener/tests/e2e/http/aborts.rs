@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A server that does not respond to requests for `/slow`, with the number of such requests and of their connections that
-/// ended.
+/// A server that never completes its response to `/slow` and `/events`, with the number of these requests and
+/// the number of their connections that ended.
 struct Slow {
     server: Server,
     arrived: Arc<AtomicUsize>,
@@ -142,7 +142,7 @@ fn a_client_of_tls_that_disconnects_releases_the_permit() {
     });
 }
 
-/// Returns whether a request with this method is aborted when its client closes.
+/// Returns true if a request with this method is aborted when its client closes.
 fn is_aborted(method: &str, more: &str) -> bool {
     let slow = Slow::start();
     let (evener, port) = run_http(&[], &format!("{}, {more}", slow.pool()));

@@ -63,7 +63,7 @@ fn an_upload_that_goes_on_after_its_response_is_reset_without_an_error() {
     client.expect(1, HEADERS);
     let body = client.expect(1, DATA);
     assert_eq!((body.ends_stream(), body.text().as_str()), (true, "too large"));
-    // The upload is not awaited without a limit: the stream is reset.
+    // Evener does not wait indefinitely for the rest of the upload: it resets the stream.
     assert_eq!(client.expect(1, RST_STREAM).reason(), 0);
     // A stream that ends by itself is not reset.
     client.headers(3, 0, &request_block("POST", "/", &[]));

@@ -1,4 +1,5 @@
-//! HTTP when servers fail: which server is tried next, what response the client gets, and which server it stays with.
+//! HTTP when servers fail: which server is tried next, which response the client gets, and which server the
+//! client returns to.
 
 use crate::harness::origin::{Message, Origin, Wire, get, hang_up, http_service, run_http};
 use crate::harness::{DEADLINE, Evener, wait_until};
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Returns whether a response is the local error page for a status.
+/// Returns true if the response is the local error page for the status.
 fn is_page(response: &Message, status: u16) -> bool {
     response.status() == status
         && response.field("Content-Type") == "text/html; charset=utf-8"
@@ -17,7 +18,7 @@ fn is_page(response: &Message, status: u16) -> bool {
 }
 
 #[test]
-fn a_dead_server_gives_a_page_and_the_connection_goes_on() {
+fn a_dead_server_gives_an_error_page_and_the_client_connection_stays_open() {
     let mut origin = Origin::named("a");
     let (evener, port) = run_http(&[&origin], "passive = false");
     origin.kill();
@@ -354,7 +355,7 @@ fn balance_per_connection_applies_to_the_pool_of_each_route() {
 }
 
 #[test]
-fn balance_per_connection_changes_to_another_server_when_one_dies() {
+fn balance_per_connection_moves_a_client_whose_server_died_to_another_server() {
     let (mut a, b) = (Origin::named("a"), Origin::named("b"));
     let (_evener, port) = run_http(&[&a, &b], "balance_per = \"connection\"");
     let mut client = Wire::to(port);
@@ -365,8 +366,8 @@ fn balance_per_connection_changes_to_another_server_when_one_dies() {
     }
 }
 
-/// A server closes a client's private connection, and another client's connection may reuse its slot. The first client must
-/// not get that connection.
+/// After a server closes the private connection of one client, the connection of another client may reuse the
+/// slot. The first client must not get the connection of the other client.
 #[test]
 fn balance_per_connection_never_gives_a_client_the_connection_of_another_client() {
     let origin = Origin::start(|wire, request| {
@@ -412,7 +413,8 @@ fn reset(client: Wire) {
     drop(client);
 }
 
-/// The first client leaves. That must not close the connection that now uses its slot.
+/// A client disconnects after the server closed its private connection. The disconnect must not close the
+/// connection of another client that now uses the slot.
 #[test]
 fn balance_per_connection_never_closes_the_connection_of_another_client() {
     let origin = Origin::start(|wire, request| {
@@ -454,10 +456,10 @@ fn balance_per_connection_closes_the_server_connections_of_closed_clients() {
     wait_until("the client connections to end", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())
     });
-    wait_until("their server connections to be closed", || (descriptors() <= before + 5).then_some(()));
+    wait_until("the server connections to be closed", || (descriptors() <= before + 5).then_some(()));
 }
 
-/// Reads up to the end of the connection. Returns the bytes, and whether the end was a reset.
+/// Reads up to the end of the connection. Returns the bytes, and `true` if the connection ended with a reset.
 fn to_the_end(client: &Wire) -> (Vec<u8>, bool) {
     let mut all = Vec::new();
     let end = (&*client.stream).read_to_end(&mut all);

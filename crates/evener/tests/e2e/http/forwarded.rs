@@ -71,7 +71,8 @@ fn only_the_configured_field_decides_which_client_is_denied() {
     for (config, expected) in [
         (FORWARDED, [403, 200, 403, 200]),
         (CLASSIC, [200, 403, 200, 403]),
-        // When two fields contradict each other, the client wrote one of them itself: an access list refuses it.
+        // When the two fields contradict each other, the client may have written one of them, so the access
+        // list refuses the client.
         (BOTH, [403, 403, 403, 403]),
     ] {
         for got in statuses(&format!("{config}, {DENY}"), &requests) {
@@ -104,7 +105,7 @@ fn no_form_of_x_forwarded_for_evades_deny() {
     check_values(&config, "x-forwarded-for", &denied, 403);
     check_values(&config, "x-forwarded-for", &hidden, 403);
     check_values(&config, "x-forwarded-for", &permitted, 200);
-    // Without an access list the proxy stands for the client that it hides.
+    // Without an access list, the proxy counts as the client whose address it hides.
     check_values(CLASSIC, "x-forwarded-for", &hidden, 200);
 }
 
@@ -232,7 +233,7 @@ fn servers_receive_the_client_address_that_evener_uses() {
     check(FORWARDED, contrary, "", "for=192.0.2.7, for=127.0.0.1");
     check(CLASSIC, contrary, "198.51.100.1, 127.0.0.1", "");
     check(BOTH, contrary, "127.0.0.1", "for=127.0.0.1");
-    // With one field alone, the other one is derived from it.
+    // If a request has only one of the fields, the other field is derived from it.
     check(
         BOTH,
         &[("forwarded", "for=\"[2001:db8::7]:1\"")],

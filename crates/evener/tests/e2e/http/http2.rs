@@ -13,7 +13,7 @@ use client::{Front, NAME, Reply, within};
 use std::io;
 use std::process::Command;
 
-/// A server that responds with the request line that it received, and the number of bytes of the body.
+/// A server whose response reports the method, the target and the body length of the request.
 fn reporting_server() -> Origin {
     Origin::start(report)
 }
@@ -46,7 +46,7 @@ fn alpn_negotiates_http2_unless_it_is_disabled() {
 }
 
 #[test]
-fn curl_speaks_either_protocol_to_the_same_service() {
+fn curl_gets_responses_over_either_protocol_from_the_same_service() {
     if !have("curl") {
         return;
     }
@@ -55,7 +55,7 @@ fn curl_speaks_either_protocol_to_the_same_service() {
     for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
         let upload = ["-k", option, "--data", "hello", "-w", "\n%{http_version} %{http_code}"];
         let (_, printed) = curl(front.port, NAME, "https", &upload);
-        // The harness passes an option for the protocol first; the later option of this test overrides it.
+        // The harness passes an option `-w` first. The later option `-w` of this test overrides it.
         let text = format!("{printed}\n");
         assert!(text.starts_with("POST / 5\n"), "{text}");
         let status = curl(front.port, NAME, "https", &["-k", option, "-I"]).1;
@@ -76,7 +76,7 @@ fn h2load_gets_every_response() {
         Command::new("timeout").args([&seconds, "h2load", "-n2000", "-c8", "-m100", &url]).output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(printed.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{printed}");
-    wait_until("all to be counted", || (front.counter("requests") == 2000).then_some(()));
+    wait_until("all requests to be counted", || (front.counter("requests") == 2000).then_some(()));
     assert_eq!(front.counter("requests_failed"), 0);
 }
 
@@ -158,7 +158,7 @@ fn the_authority_takes_precedence_over_the_host_field() {
     within(async {
         let client = front.client().await;
         let response = client.request("GET", "https://b.example:8443/x", &[("host", "evil.example")]).await;
-        // The request may be refused, or the authority used. The field must never win.
+        // Evener may refuse the request or use the authority. It must never use the Host field.
         assert!(matches!(response.unwrap().status(), 200 | 400));
         client.request("GET", "https://b.example:8443/x", &[]).await.unwrap();
     });
@@ -169,7 +169,7 @@ fn the_authority_takes_precedence_over_the_host_field() {
 }
 
 #[test]
-fn each_stream_is_routed_by_itself() {
+fn each_stream_is_routed_separately() {
     let [a, b, rest] = ["a", "b", "rest"].map(Origin::named);
     let pools = format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\nlocal b = pool \"b\" {{ \"127.0.0.1:{}\" }}",

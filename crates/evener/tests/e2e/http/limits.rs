@@ -5,7 +5,7 @@ use crate::harness::{Evener, Server, connect, line, wait_until};
 use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-/// An instance whose second pool is for refused clients, and the port that it listens on.
+/// Starts an instance with a pool `spare` that refused clients can be routed to, and returns it with its port.
 fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
     let config = format!(
         "local spare = pool \"spare\" {{ \"127.0.0.1:{}\" }}\n\
@@ -17,7 +17,7 @@ fn with_spare(origins: [&Origin; 2], more: &str) -> (Evener, u16) {
     (evener, listen)
 }
 
-/// Returns whether the peer ends the connection, by a close or a reset, without sending a byte.
+/// Returns true if the peer ends the connection, by a close or a reset, without sending a byte.
 fn ends_silently(client: &mut Wire) -> bool {
     let mut byte = [0; 1];
     match (&*client.stream).read(&mut byte) {
@@ -45,7 +45,10 @@ fn the_redirect_changes_only_the_scheme_and_the_port() {
         }
     }
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
-    assert!(client.response("POST").unwrap().closes(), "a body that is not read must not become a request");
+    assert!(
+        client.response("POST").unwrap().closes(),
+        "the bytes of an unread body must not be parsed as a request"
+    );
     assert!(client.is_over());
     let mut old = Wire::to(listen);
     old.send("GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -331,7 +334,7 @@ fn header_sections_have_the_configured_limits() {
 }
 
 #[test]
-fn clients_that_disconnect_at_any_point_leave_nothing_behind() {
+fn http_clients_that_disconnect_at_any_point_leave_no_connections_or_descriptors_open() {
     for balance in ["request", "connection"] {
         let origin =
             Origin::start(|wire, _| wire.reply("200 OK", "", &crate::harness::origin::pattern(3, 40_000)));

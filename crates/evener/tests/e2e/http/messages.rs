@@ -7,7 +7,7 @@ use crate::harness::{Evener, Server, wait_until};
 use std::io;
 use std::sync::mpsc;
 
-/// A server that responds with the request line that it received, and the number of bytes of the body.
+/// A server whose response reports the method, the target and the body length of the request.
 fn reporting_server() -> Origin {
     Origin::start(|wire, request| {
         let report = format!("{} {} {}", request.method(), request.target(), request.body.len());
@@ -292,7 +292,7 @@ fn routes_match_the_host_and_the_longest_path() {
 }
 
 #[test]
-fn a_request_without_a_route_and_a_pool_gives_404_and_the_connection_stays_open() {
+fn without_a_default_pool_a_request_that_matches_no_route_gives_404_and_the_connection_stays_open() {
     let origin = Origin::named("a");
     let evener = Evener::run(&format!(
         "local a = pool \"a\" {{ \"127.0.0.1:{}\" }}\n\
@@ -363,7 +363,8 @@ fn deny_applies_to_the_address_that_a_trusted_proxy_forwards() {
     };
     assert_eq!(status("198.51.100.1"), 200);
     assert_eq!(status("192.0.2.7"), 403);
-    // Addresses before the last one that is not a trusted proxy's are not verified.
+    // The client is the last address that is not a trusted proxy. Addresses before it could be forged and do
+    // not count.
     assert_eq!(status("192.0.2.7, 198.51.100.1"), 200);
     assert_eq!(status("198.51.100.1, 192.0.2.7, 127.0.0.9"), 403);
     assert_eq!(origin.requests().len(), 2);

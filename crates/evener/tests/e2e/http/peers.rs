@@ -179,7 +179,7 @@ fn request_and_check(wire: &mut Wire, number: usize) {
         "HEAD" => assert_eq!(response.field("Content-Length"), expected.len().to_string()),
         _ => assert!(
             response.body == expected,
-            "{method} /{number}: another body of {} bytes",
+            "{method} /{number}: expected another body, got {} bytes",
             response.body.len()
         ),
     }
@@ -219,7 +219,8 @@ fn each_of_a_hundred_thousand_mixed_requests_gets_its_response() {
     assert_eq!(evener.service_counter("s", "connections"), CLIENTS as u64);
 }
 
-/// Runs an attack for ten seconds while another client sends requests. Half of its requests must be served within a second.
+/// Runs an attack for ten seconds while another client sends requests. Half of the requests of the other client
+/// must be served within a second.
 fn under_slow_clients(attack: &[&str], more: &str) -> Option<Evener> {
     if !have("slowhttptest") {
         return None;

@@ -49,7 +49,7 @@ fn echo(stream: &mut (impl Read + Write), bytes: &[u8]) {
 }
 
 #[test]
-fn each_receive_of_a_plain_connection_is_logged_as_a_line() {
+fn each_received_piece_of_a_plain_connection_is_logged_as_a_line() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(0, a.port, &log, ""));
@@ -67,7 +67,7 @@ fn each_receive_of_a_plain_connection_is_logged_as_a_line() {
 }
 
 #[test]
-fn bulk_data_is_logged_receive_by_receive_and_arrives_unchanged() {
+fn bulk_data_is_logged_piece_by_piece_and_arrives_unchanged() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let log = directory.file("requests.log");
     let evener = Evener::run(&tcp(0, a.port, &log, ""));
@@ -81,7 +81,7 @@ fn bulk_data_is_logged_receive_by_receive_and_arrives_unchanged() {
     client.read_exact(&mut back).unwrap();
     sender.join().unwrap();
     assert!(back == bytes);
-    // A receive takes at most 64 KiB. If the relay had changed to splice, there would be only a few lines.
+    // A piece has at most 64 KiB. If the relay had changed to splice, there would be only a few lines.
     let pieces = bytes.len() / 65_536;
     wait_until("a line for each piece", || {
         let dropped = evener.service_counter("s", "log_dropped") as usize;
@@ -205,7 +205,7 @@ fn a_reload_reopens_a_log_that_was_renamed() {
 }
 
 #[test]
-fn a_reload_adds_changes_and_removes_a_log_that_is_writable() {
+fn a_reload_adds_changes_and_removes_a_log_and_rejects_a_log_that_is_not_writable() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let (log, other) = (directory.file("requests.log"), directory.file("other.log"));
     let without = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);

@@ -29,7 +29,7 @@ fn every_request_gets_the_configured_response_and_the_connection_stays_open() {
     client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     assert!(client.response("HEAD").unwrap().body.is_empty());
     assert_eq!(client.response("GET").unwrap().text(), BODY);
-    // A request with a body, which is not read, ends the connection after the response.
+    // The body of a request is not read, so the connection is closed after the response.
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     let response = client.response("POST").unwrap();
     assert_eq!((response.text().as_str(), response.closes()), (BODY, true));
@@ -80,7 +80,7 @@ fn connect_and_denied_clients_do_not_get_the_configured_response() {
 }
 
 #[test]
-fn statuses_without_a_body_are_sent_without_one() {
+fn statuses_that_permit_no_body_are_sent_without_a_body() {
     for status in [204, 205, 304] {
         let evener = Evener::run(&service(0, &format!("status = {status}, body = \"never sent\"")));
         let listen = evener.port("s");

@@ -167,7 +167,7 @@ fn streams_whose_window_opens_byte_by_byte_are_reset() {
     client.send(&frame(SETTINGS, 0, 0, &initial_window(0)));
     let streams: Vec<u32> = (0..10).map(|number| number * 2 + 1).collect();
     for stream in &streams {
-        // A small response occupies its server, too.
+        // A small response that is not delivered occupies its server, too.
         let path = if stream % 4 == 1 { "/torrent" } else { "/" };
         client.headers(*stream, END_STREAM, &request_block("GET", path, &[]));
     }

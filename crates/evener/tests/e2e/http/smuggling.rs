@@ -15,11 +15,11 @@ use std::time::Duration;
 
 /// Number of threads that run attempts. They mostly wait.
 const LANES: usize = 32;
-/// Pause between two pieces. Most of the time the first piece is read before the second one arrives.
+/// Pause between two pieces. Usually, the first piece is read before the second piece arrives.
 const PAUSE: Duration = Duration::from_millis(3);
 /// Low limits, so that messages split at every position can exceed them.
 const LIMITS: &str = "forwarded = \"off\", header_bytes_max = 1024, header_fields_max = 8";
-/// A request behind a refused one: it must not be served.
+/// A request that follows a refused request and must not be served.
 const TAIL: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
 
 /// The expected result of the bytes of one connection.
@@ -187,7 +187,7 @@ fn try_all(cases: &[Case]) {
     assert!(wrong.is_empty(), "of {} cases:\n{}", cases.len(), wrong.join("\n"));
 }
 
-/// A case with a few bytes replaced, removed, inserted or copied.
+/// The bytes of a random case with a few bytes replaced, removed, inserted or copied.
 fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
     const INSERTIONS: &[&[u8]] = &[
         b"\r\n",
@@ -227,7 +227,7 @@ fn mutate(cases: &[Case], seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// The header section of a request that is not in strict form.
+/// Returns the header section if the request is not in strict form.
 fn not_strict(request: &Message) -> Option<String> {
     let lines: Vec<&str> = request.header.trim_end_matches("\r\n").split("\r\n").collect();
     let control = |byte: u8| (byte < b' ' && byte != b'\t') || byte == 0x7f;

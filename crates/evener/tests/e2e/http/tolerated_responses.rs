@@ -6,7 +6,7 @@ use crate::http::http2::client::{Front, within};
 
 const CHUNKS: &str = "5\r\nhello\r\n0\r\n\r\n";
 
-/// The header section and the body of responses, and whether the connection is used again.
+/// Header sections and bodies of responses, and `true` if the server connection is used again.
 const RESPONSES: [(&str, &str, bool); 8] = [
     ("HTTP/1.1 200 OK\nX: y\nContent-Length: 5\n\n", "hello", true),
     ("HTTP/1.1 200 OK\r\nX: y\nContent-Length: 5\r\n\n", "hello", true),

@@ -1,4 +1,4 @@
-//! Load from wrk through three nginx servers: reloads, and a server that is killed and started again.
+//! Load from wrk on three nginx servers behind Evener: reloads, and a server that is killed and started again.
 
 use crate::harness::{Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Stdio};
@@ -92,7 +92,8 @@ fn twenty_reloads_under_load_fail_no_request() {
         let mut wrk = Wrk::start(listen, 8, close);
         for turn in 1..=20 {
             std::thread::sleep(Duration::from_millis(150));
-            // The order of the servers, the policy and a limit change. Every fourth turn removes a server.
+            // Each turn changes the order of the servers, the policy and a limit. Every fourth turn removes a
+            // server.
             let mut ports = ports.to_vec();
             ports.rotate_left(turn % 3);
             ports.truncate(if turn % 4 == 0 { 2 } else { 3 });

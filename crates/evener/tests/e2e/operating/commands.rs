@@ -158,7 +158,7 @@ fn two_instances_do_not_share_a_port_or_a_socket() {
     let second = evener(&["run", &file, "--admin", &admin]);
     assert!(printed(&second).contains("another instance listens there"), "{}", printed(&second));
     assert_eq!(who(listen), "a", "the first instance still serves");
-    // A socket that a killed instance left does not prevent the next start.
+    // The socket file of a killed instance does not prevent the next start.
     let directory = Directory::new();
     drop(std::os::unix::net::UnixListener::bind(directory.file("admin.sock")).unwrap());
     let file = directory.write("evener.lua", &config);
@@ -237,7 +237,7 @@ fn json_logs_are_valid_json() {
     assert_eq!(evener.end(), 0);
     let lines: Vec<serde_json::Value> =
         evener.log().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    // An instance that ends immediately may or may not move its admin socket aside.
+    // An instance that ends immediately may or may not rename its admin socket, which is logged.
     let is_aside = |line: &&serde_json::Value| {
         line["socket"].as_str().is_some_and(|socket| socket.contains(".draining-"))
     };

@@ -1,4 +1,5 @@
-//! A restart while the old instance still has clients: the new one starts and takes the usual paths immediately.
+//! A restart while the old instance still has clients: the new instance starts and takes the usual paths
+//! immediately.
 
 use crate::harness::pen::Pen;
 use crate::harness::{
@@ -21,7 +22,7 @@ fn expect_path(path: &Path) {
 }
 
 #[test]
-fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
+fn the_next_instance_takes_port_and_admin_socket_while_the_old_instance_drains() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let mut old = Evener::run(&config);
@@ -41,7 +42,7 @@ fn the_next_instance_takes_port_and_admin_socket_while_the_old_one_drains() {
     let socket = drains.display().to_string();
     let output = Command::new(BINARY).args(["status", "--json", "--socket", &socket]).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("\"draining\": true"), "{output:?}");
-    // The old connection continues, and the end of the old instance does not affect the new one.
+    // The old connection continues, and the end of the old instance does not affect the new instance.
     idle.write_all(b"x").unwrap();
     let mut byte = [0];
     idle.read_exact(&mut byte).unwrap();

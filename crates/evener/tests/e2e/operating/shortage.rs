@@ -48,7 +48,7 @@ fn exhaust_descriptors(evener: &Evener) {
     limit(evener, Some(0));
 }
 
-/// Restores the limit of the start.
+/// Restores the limit that the instance started with.
 fn restore_descriptors(evener: &Evener) {
     limit(evener, getrlimit(Resource::Nofile).maximum);
 }
@@ -96,7 +96,7 @@ fn checks_and_connection_attempts_without_descriptors_take_no_server_down() {
     assert!([200, 502, 503].contains(&status), "{status}");
     wait_until("the shortage to be logged", || (evener.log_count(" local_error ") >= 3).then_some(()));
     restore_descriptors(&evener);
-    let status = wait_until("the admin socket", || {
+    let status = wait_until("the status over the admin socket", || {
         let output = evener.run_command(&["status", "--json"]);
         serde_json::from_slice::<Value>(&output.stdout).ok()
     });
@@ -105,11 +105,11 @@ fn checks_and_connection_attempts_without_descriptors_take_no_server_down() {
         assert!(server["counters"]["local_errors"].as_u64().unwrap() > 0, "{server}");
     }
     assert_eq!((evener.log_count("server_down"), evener.log_count("pool_down")), (0, 0), "{}", evener.log());
-    // The log lines are rate limited: there are fewer than failures.
+    // The log lines are rate limited: there are fewer lines than failures.
     let failures: u64 =
         servers(&status).iter().map(|server| server["counters"]["local_errors"].as_u64().unwrap()).sum();
     assert!((evener.log_count(" local_error ") as u64) < failures, "{failures}");
-    wait_until("service after the shortage", || (who(of_tcp) == "tcp").then_some(()));
+    wait_until("a client to be served after the shortage", || (who(of_tcp) == "tcp").then_some(()));
     assert_eq!(Wire::to(of_web).ask("GET", "/", "").unwrap().status(), 200);
     datagrams.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut response = [0; 512];
@@ -130,7 +130,8 @@ fn run_with(descriptors: u32, config: &str) -> Evener {
     Evener::start(command, directory, &["run", &file])
 }
 
-/// Returns the status, and prints its duration, which is not asserted because the machine may be busy.
+/// Returns the status, and prints how long the command took. No test asserts the duration because the machine
+/// may be busy.
 fn timed_status(evener: &Evener) -> Value {
     let began = Instant::now();
     let status = evener.status();
@@ -245,7 +246,7 @@ fn idle_http_clients_are_closed_for_new_ones() {
     for client in clients.iter_mut().rev().take(20) {
         again += u32::from(client.ask("GET", "/again", "").is_ok_and(|response| response.status() == 200));
     }
-    assert!(again >= 10, "{again}");
+    assert!(again >= 10, "expected at least 10 of the last 20 clients to be served again, got {again}");
     assert_all_up(&evener);
     drop(clients);
     origins.iter().for_each(Origin::hang_up_all);

@@ -111,7 +111,7 @@ fn signals_during_the_start_do_not_end_a_program() {
     let (a, listen) = (Server::named("a"), reserved_port());
     let file = directory.write("a.lua", &config(listen, a.port, &directory.file("requests.log")));
     let all = [Signal::HUP, Signal::USR1, Signal::USR2];
-    // USR2 aborts pen, also in Evener.
+    // USR2 aborts `evener pen`, as it aborts Debian's pen.
     let of_pen = [Signal::HUP, Signal::USR1];
     let (here, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", a.port));
     let sockets = directory.file("sockets");

@@ -1,5 +1,5 @@
-//! The cost of unreachable servers for a client: all servers that refuse are skipped while others are left, but only a few
-//! silent servers are waited for, each for a limited time.
+//! The delay of a client by unreachable servers: any number of servers that refuse are skipped, but the client
+//! waits only for a few silent servers, each for a limited time.
 
 use crate::harness::origin::{Origin, get};
 use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until, who};
@@ -38,7 +38,7 @@ fn expect_no_server(protocol: &str, listen: u16) {
     if protocol == "http" {
         assert_eq!(get(listen, "/").status(), 502);
     } else {
-        // Closed without a byte, or reset.
+        // The connection is closed without a byte, or reset.
         assert_eq!(connect(listen).read(&mut [0]).unwrap_or_default(), 0);
     }
 }
@@ -46,7 +46,8 @@ fn expect_no_server(protocol: &str, listen: u16) {
 /// Waits until the workers know that this many servers are down.
 fn await_down(evener: &Evener, count: usize) {
     wait_until("servers that are down", || (evener.log_count("server_down") >= count).then_some(()));
-    // The new state is published between two status responses, so that after the second one the workers have it.
+    // The new state is published between two status responses, so the workers have the new state after the
+    // second response.
     let _ = (evener.status(), evener.status());
 }
 
@@ -73,7 +74,7 @@ fn connect_time_max_bounds_the_time_of_all_attempts() {
         let evener = Evener::run(&service(protocol, 0, &servers, more));
         let listen = evener.port("s");
         expect_no_server(protocol, listen);
-        // The second attempt has the rest of the time.
+        // The second attempt has only the remaining time.
         let timeouts = counter_sum(&evener, "connect_timeouts");
         assert!((1..=2).contains(&timeouts), "{protocol}: {timeouts}");
         // The first attempt always has the whole connect timeout.
@@ -95,7 +96,8 @@ fn when_all_servers_are_down_a_client_waits_for_one_silent_server() {
         await_down(&evener, 3);
         expect_no_server(protocol, listen);
         await_down(&evener, 4);
-        // Three, then the last server that was still up, and one server as a last resort.
+        // The first client waited for three servers. The second client waited for the last server that was up,
+        // and for one server as a last resort.
         assert_eq!(counter_sum(&evener, "connect_timeouts"), 5, "{protocol}");
         expect_no_server(protocol, listen);
         assert_eq!(counter_sum(&evener, "connect_timeouts"), 6, "{protocol}");

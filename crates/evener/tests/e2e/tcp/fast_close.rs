@@ -13,7 +13,7 @@ const SIZE: usize = 3 << 20;
 /// Events of the server of a test.
 #[derive(Debug, PartialEq, Eq)]
 enum Report {
-    /// This many correct bytes arrived, then the end.
+    /// This many correct bytes arrived before the end of the stream.
     Received(usize),
     /// The connection was closed.
     Closed,
@@ -56,7 +56,8 @@ fn config(listen: u16, server: &Server, more: &str) -> String {
     format!("service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {more} }}", server.port)
 }
 
-/// After the client's end, the server has all bytes, and both sides are closed although the server does not end.
+/// Checks that the end of the client's stream closes both sides, although the server keeps sending, and that
+/// the server has received all bytes.
 fn expect_end_by_client(reported: &Receiver<Report>, client: &mut impl Read) {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).unwrap();
@@ -66,7 +67,8 @@ fn expect_end_by_client(reported: &Receiver<Report>, client: &mut impl Read) {
     assert_eq!(reported.recv_timeout(DEADLINE).unwrap(), Report::Closed);
 }
 
-/// After the server's end, the client has all bytes, and both sides are closed although the client does not end.
+/// Checks that the end of the server's stream closes both sides, although the client keeps its side open, and
+/// that the client has received all bytes.
 fn expect_end_by_server(reported: &Receiver<Report>, client: &mut impl Read) {
     let mut received = Vec::new();
     client.read_to_end(&mut received).unwrap();
@@ -96,7 +98,7 @@ fn the_end_of_a_configured_side_closes_both_sides() {
 }
 
 #[test]
-fn the_end_of_the_other_side_is_forwarded() {
+fn the_end_of_a_side_without_fast_close_is_forwarded_and_the_other_side_stays_open() {
     let server = Server::start(|mut stream| {
         let mut first = [0];
         stream.read_exact(&mut first).unwrap();
@@ -193,7 +195,8 @@ fn a_client_may_keep_sending_until_it_has_received_everything() {
     }
 }
 
-/// A server that reads slowly and sends a message after each piece, and the number of correct bytes that it received.
+/// A server that reads slowly and sends a message after each piece, and a channel with the number of correct
+/// bytes that each connection received.
 fn slow_reader() -> (Server, Receiver<usize>) {
     let (counts, reported) = channel();
     let server = Server::start(move |mut stream| {

@@ -90,7 +90,7 @@ fn a_client_in_the_backlog_of_a_full_service_is_served_when_a_reload_closes_the_
 }
 
 #[test]
-fn soft_and_hard_limits_of_servers_hold_across_workers() {
+fn the_hard_limit_of_a_server_holds_across_workers() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", hard = 5 }}, {{ \"127.0.0.1:{}\", tier = 2 }} }}",

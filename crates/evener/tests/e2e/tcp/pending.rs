@@ -41,7 +41,7 @@ impl Silent {
     }
 }
 
-/// A service that tries the silent server first, and then another one.
+/// A service that tries the silent server first, and then another server.
 fn config(listen: u16, silent: &Silent, other: u16, more: &str) -> String {
     format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{other}\", tier = 2 }}, \
@@ -109,7 +109,7 @@ fn abandoned_connection_attempts_are_closed() {
     wait_until("four connection attempts", || (in_flight(silent.port()) == 4).then_some(()));
     clients.iter_mut().for_each(|client| assert_eq!(line(client), "b 127.0.0.1"));
     wait_until("the timed out attempts to end", || (in_flight(silent.port()) == 0).then_some(()));
-    // Attempts for clients that the operator closes. They would not end by themselves.
+    // The operator closes the clients of pending attempts. Otherwise these attempts would take 10 minutes.
     evener.reload(&config.replace("600ms", "10min"));
     let _clients: Vec<_> = (0..4).map(|_| connect(listen)).collect();
     wait_until("four connection attempts", || (in_flight(silent.port()) == 4).then_some(()));
@@ -127,7 +127,8 @@ fn abandoned_connection_attempts_are_closed() {
 fn clients_that_disconnect_and_immediate_connections_do_not_count_as_pending() {
     let (silent, b) = (Silent::new(), Server::named("b"));
     let config = config(0, &silent, b.port, "");
-    // With io_uring the end of a client is seen only after its connection attempt has succeeded or failed.
+    // With io_uring, Evener notices the end of a client only after the connection attempt for the client has
+    // succeeded or failed.
     let slow = config.replace("600ms", "2s");
     let evener = Evener::run(&slow);
     let listen = evener.port("s");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A version 2 header with any parts.
+/// A version 2 header with the given command, family and body.
 pub(crate) fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &(body.len() as u16).to_be_bytes(), body].concat()
 }
@@ -37,7 +37,8 @@ fn with_checksum(wrong: bool) -> Vec<u8> {
     header
 }
 
-/// Well-formed headers, and the client that each names. Without one, the client is the sender itself.
+/// Well-formed headers, each with the client that the header names. With `None`, the client is the sender
+/// itself.
 fn good() -> Vec<(&'static str, Vec<u8>, Option<&'static str>)> {
     let with = |tlvs: &[u8]| v2(0x21, 0x11, &[&FOUR[..], tlvs].concat());
     let ssl = [&[1, 0, 0, 0, 1][..], &tlv(0x21, b"TLSv1.3")].concat();
@@ -143,7 +144,7 @@ fn forwarded_for(body: &str) -> &str {
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
 
 #[test]
-fn every_well_formed_header_names_the_client_with_any_split() {
+fn every_well_formed_header_names_the_client_whether_sent_whole_or_in_pieces() {
     let (a, echo) = (mirror("a"), Server::named("e"));
     let evener = Evener::run(&format!(
         "{}\n{}",
@@ -196,7 +197,7 @@ fn a_malformed_header_is_refused_and_reaches_no_server() {
             let before = evener.service_counter("s", "preamble_refused");
             let mut client = connect(listen);
             let _ = client.write_all(&bytes);
-            // Evener closes the connection without a byte, although the client has not ended.
+            // Evener closes the connection without sending a byte, although the client keeps its side open.
             assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{protocol} {what}");
             let after = evener.service_counter("s", "preamble_refused");
             assert_eq!(after - before, 1, "{protocol} {what}: the refusal must be counted");
@@ -265,7 +266,7 @@ fn access_lists_apply_to_the_client_that_the_header_names() {
         // Both clients were denied before the handshake.
         assert_eq!(evener.service_counter("s", "tls_handshakes"), u64::from(tls));
     }
-    // The access list does not apply to the proxy itself.
+    // The access list does not apply to the address of a proxy whose header names a client.
     let evener = Evener::run(&http(0, &a, "proxy_from = \"127.0.0.0/8\", allow = \"192.0.2.0/24\""));
     let listen = evener.port("s");
     let mut stream = connect(listen);
@@ -273,7 +274,7 @@ fn access_lists_apply_to_the_client_that_the_header_names() {
     assert_eq!(forwarded_for(&fetch(&mut stream)), "192.0.2.7");
     let mut local = connect(listen);
     local.write_all(b"PROXY UNKNOWN\r\n").unwrap();
-    assert_eq!(fetch(&mut local), "", "the access list applies to a proxy that connects for itself");
+    assert_eq!(fetch(&mut local), "", "the access list must apply to a proxy whose header names no client");
     assert_eq!(evener.service_counter("s", "denied"), 1);
 }
 
@@ -410,7 +411,7 @@ fn a_header_of_nginx_names_the_client() {
 }
 
 #[test]
-fn haproxy_works_before_tls_that_is_terminated_or_passed_through() {
+fn headers_of_haproxy_are_accepted_before_tls_that_is_terminated_or_passed_through() {
     if !have("haproxy") {
         return;
     }

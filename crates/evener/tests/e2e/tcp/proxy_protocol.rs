@@ -84,7 +84,7 @@ fn haproxy_and_nginx_receive_the_address_of_the_client() {
 }
 
 #[test]
-fn a_server_connection_with_the_header_of_one_client_is_not_used_for_another() {
+fn a_server_connection_with_the_header_of_one_client_is_not_used_for_another_client() {
     if !have("nginx") {
         return;
     }
@@ -142,7 +142,7 @@ impl Report {
             tlvs: tlvs(&body[size..]),
         };
         // The checksum is computed with zeros in its field (section 2.2.3).
-        let sum = header.tlv(3).expect("there is a checksum").to_vec();
+        let sum = header.tlv(3).expect("a checksum").to_vec();
         let mut whole = [&fixed[..], &body].concat();
         let at = whole.len() - 4;
         assert_eq!(whole[at..], sum, "the checksum must be last");
@@ -182,7 +182,8 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |sum, &byte| (0..8).fold(sum ^ u32::from(byte), bit))
 }
 
-/// A server that echoes the bytes behind each header, and the headers.
+/// A server that reads a header from each connection and echoes the bytes after it, and a channel with the
+/// headers.
 fn listener() -> (Server, Receiver<Report>) {
     let (sender, headers) = channel();
     let server = Server::start(move |mut stream| {
@@ -247,7 +248,7 @@ fn version_2_has_the_tls_details_of_the_client() {
 }
 
 #[test]
-fn clients_keep_their_address_family_and_unix_clients_have_none() {
+fn headers_have_the_address_family_of_the_client_and_unix_clients_have_none() {
     let directory = Directory::new();
     let (server, headers) = listener();
     let listen = reserved_port();
@@ -362,7 +363,7 @@ fn the_header_precedes_tls_to_the_server() {
 }
 
 #[test]
-fn servers_without_the_setting_get_no_header() {
+fn without_send_proxy_servers_get_no_header() {
     let a = mirror("a");
     let evener = Evener::run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", send_proxy = false }}",

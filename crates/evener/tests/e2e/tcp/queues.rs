@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// Lets a number of requests pass.
+/// A gate that lets a limited number of requests pass.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<u32>, Condvar)>);
 
@@ -134,7 +134,7 @@ fn a_client_that_disconnects_leaves_the_queue() {
     let mut first = shake(front.port, "a.example", &tls).unwrap();
     first.write_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     wait_until("the request", || (!origin.requests().is_empty()).then_some(()));
-    // No server has received a queued request, so it is aborted regardless of its method.
+    // No server has received the queued request, so the request is aborted regardless of its method.
     for (count, method) in [(1, "GET"), (2, "POST")] {
         let mut client = shake(front.port, "a.example", &tls).unwrap();
         write!(client, "{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n").unwrap();

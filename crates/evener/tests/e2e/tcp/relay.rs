@@ -214,7 +214,7 @@ fn a_response_before_the_request_is_read_reaches_the_client() {
 }
 
 #[test]
-fn unix_sockets_on_both_sides_and_ipv6_to_ipv4() {
+fn unix_sockets_are_relayed_on_both_sides_and_ipv6_clients_reach_an_ipv4_server() {
     let directory = Directory::new();
     let (front, back) = (directory.file("front.sock"), directory.file("back.sock"));
     let listener = UnixListener::bind(&back).unwrap();
@@ -398,7 +398,10 @@ fn a_full_backlog_of_a_unix_server_does_not_mark_it_down() {
         client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
         passed_on += usize::from(line(client) == "b 127.0.0.1");
     }
-    assert!((3..=5).contains(&passed_on), "{passed_on} of six got the next server");
+    assert!(
+        (3..=5).contains(&passed_on),
+        "expected 3 to 5 of six clients at the next server, got {passed_on}"
+    );
     let busy = evener.server("busy");
     assert_eq!(
         (busy["verdict"].as_str(), busy["counters"]["connect_errors"].as_u64() > Some(0)),
@@ -460,7 +463,7 @@ fn a_server_without_a_network_route_is_skipped() {
 }
 
 #[test]
-fn clients_that_disconnect_at_any_point_leave_nothing_behind() {
+fn clients_that_disconnect_at_any_point_leave_no_connections_or_descriptors_open() {
     let a = Server::named("a");
     let evener = Evener::run(&service(0, &[&a], ""));
     let listen = evener.port("s");

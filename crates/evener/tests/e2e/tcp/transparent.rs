@@ -83,7 +83,7 @@ else:
     print(received.decode(), end="")
 "#;
 
-/// A process that is killed with its test.
+/// A process that is killed at the end of its test.
 pub(crate) struct ChildGuard(Child);
 
 impl ChildGuard {
@@ -148,7 +148,7 @@ fn servers_see_the_addresses_of_clients() {
         assert_eq!(run_client("tcp", source), format!("{source}\necho\n"));
         assert_eq!(run_client("udp", source), format!("{source}\n"));
     }
-    // A pooled connection is used again only for its client.
+    // A server connection is used again only for requests of the same client connection.
     for (number, source) in ["10.77.1.2", "10.77.1.3", "10.77.1.2"].iter().enumerate() {
         assert_eq!(run_client("http", source), format!("{source} {}\n", number + 1).repeat(3));
     }

@@ -62,7 +62,7 @@ impl Counted {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// Closes its connections.
+    /// Closes all connections of the server.
     fn hang_up(&self) {
         for stream in self.streams.lock().unwrap().drain(..).filter_map(|stream| stream.upgrade()) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -71,7 +71,7 @@ impl Counted {
 }
 
 #[test]
-fn clients_get_warm_connections_which_are_replaced() {
+fn clients_get_warm_connections_and_each_used_connection_is_replaced() {
     let (a, b) = (Server::named("a"), Counted::new());
     let evener = Evener::run_with(&config(0, &[a.port, b.server.port], "warm = 4"), &["--workers", "2"]);
     let listen = evener.port("s");
@@ -81,7 +81,7 @@ fn clients_get_warm_connections_which_are_replaced() {
         (2, 2, 2)
     );
     let mut clients: Vec<_> = (0..6).map(|_| connect(listen)).collect();
-    // Bytes that a server sent on a warm connection before its client came are not lost.
+    // Bytes that a server sent on a warm connection before a client got the connection are not lost.
     let mut names: Vec<String> = clients.iter_mut().map(line).collect();
     names.sort();
     assert_eq!(names, ["a 127.0.0.1", "a 127.0.0.1", "a 127.0.0.1", "counted", "counted", "counted"]);
@@ -187,7 +187,7 @@ fn warm_connections_of_any_service_and_worker_do_not_keep_out_clients() {
 }
 
 #[test]
-fn warm_connections_end_with_their_server_address_or_setting() {
+fn warm_connections_are_closed_when_their_server_address_or_setting_changes() {
     let (a, b) = (Counted::new(), Counted::new());
     let (first, second) = (a.server.port, b.server.port);
     let evener = Evener::run(&config(0, &[first, second], "warm = 6"));
@@ -247,7 +247,7 @@ fn without_failover_a_lower_tier_gets_no_warm_connections_and_the_pool_goes_down
     assert_eq!(who(listen), "");
     evener.expect_log("no server is up and ready");
     await_warm(&evener, 0);
-    // The checks of the lower tier go on, and it gets no other connections.
+    // The checks of the lower tier go on, and the lower tier gets no other connections.
     let accepted = b.accepted();
     wait_until("twelve more checks", || {
         assert_eq!((warm(&evener), connection_count(&evener, b.server.port)), (0, 0));
@@ -256,7 +256,7 @@ fn without_failover_a_lower_tier_gets_no_warm_connections_and_the_pool_goes_down
 }
 
 #[test]
-fn a_drain_closes_warm_connections_and_a_down_server_loses_them() {
+fn warm_connections_are_closed_during_a_drain_and_when_their_server_is_down() {
     let (mut a, b) = (Counted::new(), Server::named("b"));
     let config = format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", {{ \"127.0.0.1:{}\", tier = 2 }}, \

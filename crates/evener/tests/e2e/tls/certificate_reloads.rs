@@ -1,5 +1,5 @@
-//! Certificates that change on disk while the program runs: they are loaded without a signal, and the old ones stay when the
-//! new ones are invalid.
+//! Certificates that change on disk while the program runs: they are loaded without a signal, and the old
+//! certificates stay in use when the new ones are invalid.
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, mirror, s_client, shake, tls_echo};
 use crate::harness::{BINARY, Directory, Evener, Server, wait_until};
@@ -77,7 +77,7 @@ fn a_changed_certificate_is_loaded_without_a_signal() {
 }
 
 #[test]
-fn a_symbolic_link_to_another_file_is_a_change() {
+fn certificates_are_loaded_when_a_symbolic_link_points_to_another_file() {
     let (directory, authority) = (Directory::new(), Authority::new("test ca"));
     let a = Server::named("a");
     let (first, second) = (authority.issue(&["a.example"]), authority.issue(&["a.example"]));
@@ -158,7 +158,7 @@ fn added_and_removed_files_of_a_directory_are_noticed() {
     assert!(served(listen, "one.example", &client) == Some(first.der()));
     certificates.write("two.example.key", &second.key);
     wait_for(listen, "two.example", &second, &client);
-    // A present certificate changes.
+    // An existing certificate changes.
     let changed = authority.issue(&["one.example"]);
     changed.write(&certificates, "one.example");
     wait_for(listen, "one.example", &changed, &client);
@@ -335,7 +335,7 @@ fn certificates_that_expire_soon_are_logged() {
     evener.expect_log("the certificate of soon.example expires in");
     evener.expect_log("the certificate of expired.example has expired");
     assert!(evener.log().contains("notice") && !evener.log().contains("good.example"), "{}", evener.log());
-    // Renewed certificates are not logged any more, and other ones that expire soon are.
+    // A renewed certificate is not logged again. Another certificate that now expires soon is logged.
     let logged = evener.log().len();
     authority.issue(&["expired.example"]).write(&directory, "expired.example");
     authority.issue_until("good.example", 2).write(&directory, "good.example");

@@ -344,18 +344,18 @@ fn an_incomplete_message_after_the_handshake_does_not_disturb_other_clients() {
     assert_eq!(evener.service_counter("s", "tls_handshakes"), 2);
 }
 
-/// The next record of this client, encrypted with its keys.
+/// Returns the payload encrypted as the next record of the client.
 fn encrypted_record(client: rustls::ClientConnection, kind: rustls::ContentType, payload: &[u8]) -> Vec<u8> {
     use rustls::crypto::cipher::{OutboundChunks, OutboundPlainMessage};
     let Some(rustls::SupportedCipherSuite::Tls13(suite)) = client.negotiated_cipher_suite() else {
-        panic!("this is TLS 1.3");
+        panic!("expected a cipher suite of TLS 1.3");
     };
     let (number, secrets) = client.dangerous_extract_secrets().unwrap().tx;
     let (rustls::ConnectionTrafficSecrets::Aes128Gcm { key, iv }
     | rustls::ConnectionTrafficSecrets::Aes256Gcm { key, iv }
     | rustls::ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
     else {
-        panic!("rustls has no other cipher");
+        panic!("expected one of the three ciphers of rustls");
     };
     let version = rustls::ProtocolVersion::TLSv1_2;
     let message = OutboundPlainMessage { typ: kind, version, payload: OutboundChunks::Single(payload) };
@@ -489,7 +489,7 @@ fn sixty_four_mebibytes_in_both_directions_arrive_unchanged() {
     assert_eq!(evener.service_counter("s", "bytes_in"), 65 << 20);
 }
 
-/// A stream that writes in small pieces.
+/// A stream that reads and writes in small pieces.
 pub(crate) struct Pieces {
     stream: TcpStream,
     size: usize,
@@ -500,7 +500,7 @@ impl Pieces {
         Self { stream, size }
     }
 
-    /// The stream itself, whose reads are not split.
+    /// The underlying stream, which does not split reads.
     pub(crate) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }

@@ -1,4 +1,5 @@
-//! TLS servers that send close_notify and then wait for the peer's: clients of every protocol see the end immediately.
+//! TLS servers that send close_notify and then wait for the peer to close: clients of every protocol see the
+//! end immediately.
 
 use crate::harness::certificates::Authority;
 use crate::harness::origin::get;
@@ -8,8 +9,8 @@ use rustls::{ServerConnection, StreamOwned, SupportedProtocolVersion};
 use std::io::{Read, Write};
 use std::time::Duration;
 
-/// A server whose response ends with the connection. It sends close_notify after `pause`, and keeps the socket open until
-/// the peer ends, too.
+/// A server whose response ends with the connection. It sends close_notify after `pause`, and keeps the socket
+/// open until the peer closes.
 fn waiting_server(
     version: &'static SupportedProtocolVersion,
     pause: Duration,
@@ -45,7 +46,7 @@ fn pool(server: &Server) -> String {
     format!("pool = pool \"p\" {{ \"127.0.0.1:{}\", tls = {{ verify = false }} }}", server.port)
 }
 
-/// A stall timeout beyond the deadline of the tests, so that it does not end a client that does not see the end.
+/// A stall timeout beyond the deadline of the tests, so that only the close_notify can end a response in time.
 const LONG_STALL: &str = "stall_timeout = \"10m\"";
 
 #[test]
@@ -74,7 +75,7 @@ fn http1_clients_get_the_whole_response() {
 }
 
 #[test]
-fn clients_of_tcp_see_the_end() {
+fn clients_of_tcp_see_the_end_of_the_stream() {
     let check = |server: &Server, what: &str| {
         let evener = Evener::run(&format!("service \"s\" {{ listen = \"127.0.0.1:0\", {} }}", pool(server)));
         let listen = evener.port("s");
@@ -88,7 +89,7 @@ fn clients_of_tcp_see_the_end() {
 }
 
 #[test]
-fn upgraded_connections_of_http_see_the_end() {
+fn clients_of_upgraded_connections_see_the_end_of_the_stream() {
     const UPGRADE: &str =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\ngood bye";
     let check = |server: &Server, what: &str| {

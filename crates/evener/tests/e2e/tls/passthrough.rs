@@ -32,7 +32,7 @@ fn hello(name: Option<&str>, padding: usize, record: usize) -> Vec<u8> {
     message.chunks(record).flat_map(|part| [&[22, 3, 1][..], &vector16(part)].concat()).collect()
 }
 
-/// A service with three pools by server names. `more` may add a pool for other names.
+/// A service that selects one of three pools by the server name. `more` may add a pool for other names.
 fn config(listen: u16, servers: [&Server; 3], more: &str) -> String {
     with_ports(listen, servers.map(|server| server.port), more)
 }
@@ -128,13 +128,13 @@ fn bytes_that_are_not_a_client_hello_are_refused_and_reach_no_server() {
     for (number, bytes) in bad.into_iter().enumerate() {
         let mut client = connect(listen);
         client.write_all(bytes).unwrap();
-        // Evener closes the connection immediately, although the client has not ended.
+        // Evener closes the connection immediately, although the client keeps its side open.
         assert_eq!(client.read(&mut [0; 1]).unwrap_or(0), 0, "{number}");
     }
     wait_until("the refused clients to be counted", || {
         (evener.service_counter("s", "preamble_refused") == bad.len() as u64).then_some(())
     });
-    // A truncated ClientHello, and the client's end.
+    // A truncated ClientHello, followed by the end of the client's stream.
     let half = hello(Some("a.example"), 300, 16_000);
     assert_eq!(send(listen, &half[..half.len() - 1]).0, "");
     for server in [&a, &b, &c, &d] {
@@ -217,7 +217,7 @@ fn curl_and_openssl_reach_nginx_by_server_name() {
     let ca = ca.display().to_string();
     let evener = Evener::run(&with_ports(0, ports, ""));
     let listen = evener.port("s");
-    // Many groups, so that the ClientHello has a key share and a long list.
+    // With many groups, the ClientHello has a key share and a long list of groups.
     let groups = "X25519:P-256:P-384:P-521:X448:ffdhe2048:ffdhe3072:ffdhe4096:ffdhe6144:ffdhe8192";
     for (name, certificate) in
         [("a.example", names[0]), ("b.example", names[1]), ("y.wild.example", names[2])]

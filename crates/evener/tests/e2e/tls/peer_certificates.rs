@@ -276,7 +276,7 @@ fn a_half_close_is_forwarded_through_tls_to_the_server() {
     client.shutdown(Shutdown::Write).unwrap();
     let mut response = String::new();
     client.read_to_string(&mut response).unwrap();
-    // The bytes before the end arrive, and the end itself.
+    // The server receives the bytes and the end of the stream, and the client receives both back.
     assert_eq!(response, "a a.example\neverything");
 }
 
@@ -314,7 +314,7 @@ fn sixty_four_mebibytes_in_both_directions_arrive_unchanged_through_tls_to_the_s
         assert_eq!(line(&mut client), "a a.example");
         let mut received = Vec::new();
         client.read_to_end(&mut received).unwrap();
-        assert!(received == *sent, "{} of {} bytes, or others", received.len(), sent.len());
+        assert!(received == *sent, "received {} of {} bytes, or different bytes", received.len(), sent.len());
     });
 }
 

@@ -17,7 +17,8 @@ fn http(listen: u16, server: &Server, tls: &str) -> String {
     )
 }
 
-/// Sends a request with `openssl s_client`, and resumes the session in a file (`-sess_in`) or saves a new one (`-sess_out`).
+/// Sends a request with `openssl s_client`, and resumes the session in a file (`-sess_in`) or saves a new
+/// session (`-sess_out`).
 fn request_with_session(listen: u16, version: &str, option: &str, file: &str, more: &[&str]) -> String {
     let arguments = [&["-servername", "a.example", version, option, file][..], more].concat();
     let printed = s_client(listen, &arguments, REQUEST);
@@ -43,7 +44,7 @@ fn sessions_are_resumed_by_any_worker() {
         }
         assert_eq!(evener.service_counter("s", "tls_resumed") - before, 20, "{version}");
     }
-    // The session of a client without tickets is resumed by its id (RFC 5246, section 7.3).
+    // The session of a client without tickets is resumed by the session ID (RFC 5246, section 7.3).
     let session = file("by-id");
     request_with_session(listen, "-tls1_2", "-sess_out", &session, &["-no_ticket"]);
     for turn in 0..10 {
@@ -87,7 +88,7 @@ fn a_resumed_session_has_the_client_certificate() {
         assert!(printed.contains("Reused, TLS"), "{version}: {printed}");
         assert!(printed.contains("CN=someone"), "{version}: {printed}");
     }
-    // Tickets from before a change of authorities must not bypass the new ones.
+    // A ticket from before a change of authorities must not bypass the new authorities.
     let (other, _) = Authority::new("other ca").write(&directory, "other");
     request_with_session(listen, "-tls1_3", "-sess_out", &session, &["-cert", &chain, "-key", &key]);
     evener.reload(&config.replace(&ca.display().to_string(), &other.display().to_string()));
@@ -104,7 +105,7 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    /// Returns the failures.
+    /// Makes handshakes until `stop` is set, and returns the failures.
     fn run(&self) -> Vec<String> {
         let mut failures = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
@@ -163,7 +164,7 @@ fn certificates_are_replaced_under_load_and_sessions_stay_valid() {
                     "turn {turn}: {:?}",
                     client.conn.protocol_version()
                 );
-                // The next ticket arrives before this line.
+                // The ticket for the next turn arrives before this line.
                 assert_eq!(line_of(&mut client), "a 127.0.0.1");
             }
             let until = Instant::now() + Duration::from_secs(20);
@@ -181,7 +182,7 @@ fn certificates_are_replaced_under_load_and_sessions_stay_valid() {
 }
 
 #[test]
-fn a_connection_outlives_the_certificate_that_it_began_with() {
+fn a_connection_stays_open_after_its_certificate_is_replaced() {
     let (directory, authority, a) = (Directory::new(), Authority::new("test ca"), Server::named("a"));
     let keys = authority.issue(&["a.example"]).keys(&directory, "a");
     let config =

@@ -1,5 +1,5 @@
-//! Self-signed certificates, as `openssl req -x509` creates them, as `ca` of servers (for traffic and for checks) and of
-//! clients; and PEM files in the forms that occur in practice.
+//! Self-signed certificates such as `openssl req -x509` creates, configured as `ca` for servers (traffic and
+//! checks) and as `client_ca` for clients; and PEM files in the forms that occur in practice.
 
 use crate::harness::certificates::{ANY, Authority, Issued, line_of, shake, tls_echo};
 use crate::harness::origin::Wire;
@@ -27,7 +27,7 @@ fn https(issued: &Issued) -> Server {
     counting_https(issued, &Arc::default())
 }
 
-/// Like `https`, and counts the served requests.
+/// Like `https`, but counts the served requests.
 fn counting_https(issued: &Issued, served: &Arc<AtomicUsize>) -> Server {
     let served = Arc::clone(served);
     let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();

@@ -1,5 +1,6 @@
-//! UDP addresses that SIGTERM or a reload removes: pending queries and flows end, new traffic is served meanwhile, and then the
-//! address is free, even while other services still have clients.
+//! UDP addresses that SIGTERM or a reload removes: pending queries, existing flows and new traffic are served
+//! until the queries and flows have ended. Then the address is free, even while other services still have
+//! clients.
 
 use crate::harness::dns::{
     A, Nameserver, ReplyPath, address, ask, client, host, id, name_of, query, receive,
@@ -9,10 +10,11 @@ use std::io::Write;
 use std::net::UdpSocket;
 use std::sync::{Arc, Mutex};
 
-/// Queries without a response yet.
+/// Queries that have no response yet.
 type Pending = Arc<Mutex<Vec<(Vec<u8>, ReplyPath)>>>;
 
-/// A server that does not respond to queries for names that begin with `slow` until [`release`] is called, and those queries.
+/// A server that does not respond to queries for names that begin with `slow` until [`release`] is called, and
+/// the list of these queries.
 fn slow() -> (Nameserver, Pending) {
     let pending = Pending::default();
     let pending_writer = Arc::clone(&pending);

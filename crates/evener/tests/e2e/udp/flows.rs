@@ -99,7 +99,8 @@ fn datagrams_pass_unchanged_at_every_size_and_in_bursts() {
         let text: String = "xyz".chars().cycle().take(size).collect();
         assert!(ask(&socket, &text) == format!("a {text}"), "{size} bytes");
     }
-    // Bursts of one size are sent as one GSO batch, mixed bursts are not. All datagrams arrive.
+    // Datagrams of equal size are sent as one GSO batch, datagrams of mixed sizes are not. All datagrams must
+    // arrive.
     for burst in [vec![100; 50], (0..50).map(|at| 50 + at * 7 % 90).collect::<Vec<usize>>()] {
         for (number, size) in burst.iter().enumerate() {
             socket.send(format!("{number:03}{}", "-".repeat(*size)).as_bytes()).unwrap();
@@ -131,7 +132,7 @@ fn flows_of_a_stopped_server_move_to_the_next_server() {
     a.stop();
     for client in &clients {
         client.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        // The datagram that reached the stopped server may be lost, but not the next one.
+        // The datagram that was sent to the stopped server may be lost. The next datagram must not be lost.
         if ask(client, "2") != "b 2" {
             assert_eq!(ask(client, "3"), "b 3");
         }
@@ -145,7 +146,7 @@ fn flows_of_a_stopped_server_move_to_the_next_server() {
 }
 
 #[test]
-fn idle_flows_expire_and_the_oldest_is_evicted_at_the_limit() {
+fn idle_flows_expire_and_the_least_recently_used_flow_is_evicted_at_the_limit() {
     let a = Echo::start("a");
     let config = service(0, &[&a], "idle_timeout = \"600ms\", flows_max = 4");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -154,7 +155,7 @@ fn idle_flows_expire_and_the_oldest_is_evicted_at_the_limit() {
     clients.iter().for_each(|client| assert_eq!(ask(client, "x"), "a x"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 4);
     assert_eq!(evener.service_counter("u", "flows_evicted"), 6);
-    assert_eq!(ask(&clients[0], "again"), "a again", "expected another flow for the evicted client");
+    assert_eq!(ask(&clients[0], "again"), "a again", "expected a new flow for the evicted client");
     wait_until("the flows to expire", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
     assert_eq!(evener.service_counter("u", "flows_expired"), 4);
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
@@ -181,7 +182,7 @@ fn responses_come_from_the_address_that_the_client_sent_to() {
 }
 
 #[test]
-fn a_denied_client_gets_no_response_and_a_refusal_marks_the_server_down() {
+fn a_denied_client_gets_no_response_and_a_server_that_refuses_is_marked_down() {
     let mut a = Echo::start("a");
     let evener = Evener::run(&service(0, &[&a], "deny = \"127.0.0.5\""));
     let listen = evener.port("u");
@@ -234,7 +235,7 @@ fn a_datagram_that_is_too_large_to_send_marks_no_server_down() {
 }
 
 #[test]
-fn datagrams_are_dropped_and_servers_stay_up_without_free_ports() {
+fn without_free_local_ports_datagrams_are_dropped_and_servers_stay_up() {
     if !have("ip") || !have_root() {
         return;
     }
@@ -327,13 +328,13 @@ fn dnsperf_gets_all_responses_of_nsd() {
 /// A name server with a thousand names.
 pub(crate) struct Nsd {
     child: std::process::Child,
-    /// The directory of the files, unless the test chose one
+    /// The directory of the server's files, unless the caller of `start_in` owns it
     _directory: Option<Directory>,
 }
 
 impl Nsd {
     pub(crate) fn start(evener: &Evener, port: u16) -> Self {
-        // The check fails first, so that the event of its success is new.
+        // The check has failed before nsd starts, so a `server_up` event means that this nsd runs.
         wait_until("the check to fail", || evener.log().contains("server_down").then_some(()));
         let directory = Directory::new();
         let mut server = Self::start_in(&directory, port);

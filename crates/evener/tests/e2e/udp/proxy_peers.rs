@@ -5,7 +5,8 @@ use crate::harness::{Evener, have, reserved_port, wait_until};
 use crate::udp::flows::Nsd;
 use std::process::Command;
 
-/// dnsdist that responds with the source address in the header or, for names that begin with `d`, with the destination address.
+/// Starts a dnsdist that responds with the source address in the header or, for names that begin with `d`, with
+/// the destination address.
 fn reporting_server(port: u16) -> Peer {
     let config = "setACL({\"0.0.0.0/0\"})\nsetProxyProtocolACL({\"127.0.0.1/32\"})\n\
         addAction(AllRule(), LuaAction(function(dq)\n\
@@ -16,7 +17,7 @@ fn reporting_server(port: u16) -> Peer {
     Peer::dnsdist(port, config)
 }
 
-/// dnsdist that forwards queries with a header to the given port.
+/// Starts a dnsdist that forwards queries with a header to the given port.
 fn front_balancer(port: u16, to: u16) -> Peer {
     let config = format!(
         "setACL({{\"0.0.0.0/0\"}})\n\

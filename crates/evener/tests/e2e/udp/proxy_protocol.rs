@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// PROXY over datagrams of IPv4 and of IPv6.
+/// The family byte of a header: UDP over IPv4 and UDP over IPv6.
 const DATAGRAM_4: u8 = 0x12;
 const DATAGRAM_6: u8 = 0x22;
 /// Size of a header with addresses and a checksum.
@@ -140,7 +140,7 @@ fn each_datagram_has_a_header_in_both_families_and_at_every_size() {
                 (0x21, family, &expected),
                 "{size}"
             );
-            assert!(rest == payload, "{from} {size}: {} bytes came", rest.len());
+            assert!(rest == payload, "{from} {size}: got {} bytes", rest.len());
             let mut back = [0; 2000];
             assert_eq!(socket.recv(&mut back).unwrap(), 2 + size.min(1000));
         }
@@ -156,7 +156,7 @@ fn each_datagram_has_a_header_in_both_families_and_at_every_size() {
 }
 
 #[test]
-fn a_wildcard_listener_sends_the_address_that_the_client_sent_to() {
+fn a_wildcard_listener_puts_the_destination_address_of_the_client_into_the_header() {
     let (server, listen) = (Listener::start("a"), reserved_port());
     let _evener = Evener::run(&service(
         &format!("{{ \"0.0.0.0:{listen}\", \"[::]:{listen}\" }}"),
@@ -179,7 +179,8 @@ fn each_datagram_of_a_burst_has_a_header() {
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("u");
     let clients = ["127.0.0.7", "127.0.0.8"].map(|from| client_at(from, local(listen)));
-    // Datagrams of one size, with a shorter last one, of many sizes, of two clients in turn, and so large that few fit into a batch.
+    // Datagrams of equal size, of equal size except for a shorter last datagram, of mixed sizes, of two clients
+    // in turn, and so large that few fit into a batch.
     let bursts: [(&str, Vec<usize>, usize); 5] = [
         ("equal", vec![1200; 50], 1),
         ("shorter at the end", [vec![1200; 49], vec![7]].concat(), 1),
@@ -213,7 +214,7 @@ fn each_datagram_of_a_burst_has_a_header() {
 }
 
 #[test]
-fn a_flow_that_moves_to_another_server_has_one_header() {
+fn datagrams_that_move_to_another_server_have_one_header() {
     let (mut a, b) = (Listener::start("a"), Listener::start("b"));
     let config = service(&quoted(0), &[&a, &b], "send_proxy = \"v2\", passive = { down_for = \"1h\" }");
     let evener = Evener::run_with(&config, &["--workers", "1"]);
@@ -228,8 +229,9 @@ fn a_flow_that_moves_to_another_server_has_one_header() {
     assert_eq!(moved.len(), 4);
     a.stop();
     while b.received.try_recv().is_ok() {}
-    // One batch of datagrams, each larger than the previous, so that each is sent separately. The first datagram of a flow
-    // reaches the stopped server and is lost. The others already have their headers and move to the next server.
+    // One batch of datagrams, each larger than the previous, so that each is sent separately. The first
+    // datagram of each flow is sent to the stopped server and is lost. The other four already have headers and
+    // move to the next server.
     evener.signal("STOP");
     for turn in 0..5 {
         for client in &moved {
@@ -349,7 +351,7 @@ fn bad_headers_are_dropped_from_a_proxy_and_payload_from_other_clients() {
     }
     server.expect_no_datagram();
     assert_eq!(evener.status()["services"][0]["flows_active"], 0);
-    // A header alone is an empty datagram, which is passed on.
+    // A header without payload is an empty datagram, which is forwarded.
     proxy.send(&whole).unwrap();
     assert_eq!(server.next(), b"");
     assert_eq!(response(&proxy), "a ");
@@ -388,7 +390,7 @@ fn bad_headers_in_a_burst_do_not_affect_the_other_datagrams() {
 }
 
 #[test]
-fn a_local_header_stands_for_the_proxy_itself() {
+fn with_a_local_header_the_proxy_is_the_client() {
     let (server, plain) = (Listener::start("a"), Listener::start("b"));
     let evener = Evener::run(&format!(
         "{}\n{}",
@@ -412,7 +414,7 @@ fn a_local_header_stands_for_the_proxy_itself() {
 }
 
 #[test]
-fn a_chain_passes_the_client_and_the_destination_on() {
+fn a_chain_of_services_forwards_the_client_and_the_destination() {
     let (server, first, second) = (Listener::start("a"), reserved_port(), reserved_port());
     // Two services in a row, and a header from another balancer.
     let _evener = Evener::run(&format!(

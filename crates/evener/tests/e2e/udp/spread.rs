@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A server that records each datagram and responds with its letter before the same bytes.
+/// A server that records each datagram and responds with its letter followed by the same bytes.
 struct Collector {
     port: u16,
     seen: Arc<Mutex<Vec<String>>>,
@@ -70,7 +70,8 @@ fn client(ip: IpAddr, listen: u16) -> UdpSocket {
     socket
 }
 
-/// Sends datagrams, each after the response to the previous datagram, and returns the letters of their servers.
+/// Sends datagrams, each after the response to the previous datagram, and returns the letters of the servers
+/// that responded.
 fn letters(socket: &UdpSocket, count: usize) -> String {
     let mut buffer = [0; 2000];
     let send = |number: usize| {

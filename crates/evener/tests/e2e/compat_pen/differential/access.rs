@@ -10,7 +10,7 @@ fn to(server: &Server) -> Vec<String> {
     vec![format!("127.0.0.1:{}", server.port)]
 }
 
-/// Checks which of these clients are permitted by list 1 with these entries.
+/// Checks that list 1 with these entries permits exactly the expected clients.
 #[track_caller]
 fn check(entries: &[&str], clients: &[u8], expected: &[u8]) {
     let server = Server::named("a");
@@ -29,20 +29,20 @@ fn access_lists_permit_the_same_clients() {
         return;
     }
     check(&[], &[1, 2], &[1, 2]);
-    // The inverse of the last entry.
+    // A client that matches no entry gets the inverse of the last entry.
     check(&["permit 127.0.0.1"], &[1, 2], &[1]);
     check(&["deny 127.0.0.1"], &[1, 2], &[2]);
     check(&["permit 127.0.0.1", "deny 127.0.0.2"], &[1, 2, 3], &[1, 3]);
     check(&["deny 127.0.0.1", "permit 127.0.0.2"], &[1, 2, 3], &[2]);
-    // The first entry that matches.
+    // The first entry that matches decides.
     check(&["deny 127.0.0.1", "permit 127.0.0.0 255.255.255.0"], &[1, 2], &[2]);
     check(&["permit 127.0.0.1", "deny 127.0.0.0 255.255.255.0"], &[1, 2], &[1]);
     check(&["deny 127.0.0.1", "permit 127.0.0.1", "deny 127.0.0.1"], &[1, 2], &[2]);
-    // Masks with holes: even addresses; every 4th and 5th of 8.
+    // Masks with holes: even addresses are permitted; addresses that are 4 or 5 modulo 8 are denied.
     check(&["permit 127.0.0.0 255.255.255.1"], &[1, 2, 3, 4], &[2, 4]);
     check(&["deny 127.0.0.4 255.255.255.6", "permit 0.0.0.0 0.0.0.0"], &[3, 4, 5, 6, 12, 13], &[3, 6]);
     check(&["permit 0.0.0.0 0.0.0.0"], &[1, 2], &[1, 2]);
-    // Entries of the other family match nothing, but are the last ones.
+    // An entry of the other address family matches no client, but counts as the last entry.
     check(&["permit ::/0"], &[1], &[]);
     check(&["deny 2001:db8::/32"], &[1], &[1]);
 }
@@ -96,7 +96,7 @@ fn access_lists_change_while_pen_runs() {
     });
 }
 
-/// Returns the server of a new client from ::1.
+/// Returns the name of the server that a new client from ::1 reaches.
 fn who_from_ipv6(pen: &Pen) -> String {
     let address = SocketAddr::from((Ipv6Addr::LOCALHOST, pen.address().port()));
     let mut stream = TcpStream::connect(address).unwrap();

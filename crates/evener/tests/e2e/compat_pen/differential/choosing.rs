@@ -27,7 +27,7 @@ fn counts(names: &[String]) -> Vec<usize> {
 }
 
 #[test]
-fn round_robin_uses_all_servers_in_turn_and_begins_with_another_one() {
+fn round_robin_uses_all_servers_in_turn_and_only_the_first_server_differs() {
     if !have("pen") {
         return;
     }
@@ -115,7 +115,7 @@ fn weights_divide_connections() {
     alike("-r", &list, 3, |pen| hold(pen, 3).len());
 }
 
-/// Opens connections, each after the last one has its server, and counts them by server.
+/// Opens connections, each after the previous connection has reached its server, and counts them by server.
 fn hold_one_by_one(pen: &Pen, count: usize) -> Vec<(String, usize)> {
     let mut connections = Vec::new();
     let names: Vec<String> = (0..count)
@@ -155,11 +155,11 @@ fn a_server_that_is_down_is_excluded_unless_pen_is_stubborn() {
     let servers = named();
     let mut list = with(&servers[..1], &[""]);
     list.push(format!("127.0.0.1:{}", reserved_port()));
-    // One of the first two clients would have got the server that is down.
+    // By round robin, one of the first two clients would have been sent to the server that is down.
     alike("-r -P", &list, names("a a a a"), |pen| pen.servers_of([1; 4]));
     differs("refused-connect", "-r", &list, names("- a - a"), names("a a a a"), |pen| pen.servers_of([1; 4]));
     alike("-r -P -s", &list, vec![1, 1], |pen| counts(&pen.servers_of([1; 2])));
-    // The status page shows the time since when the server is excluded, until it is restored.
+    // The status page shows how long the server has been excluded, until it is restored.
     alike("-r -P -w page", &list, (true, true, false), |pen| {
         let is_excluded = || {
             let page = pen.response("status");
@@ -196,12 +196,13 @@ fn the_emergency_server_is_used_only_while_all_others_are_down() {
     alike("-r -P", &list, "".to_owned(), Pen::who);
 }
 
-/// Leaks a name, of which there are few.
+/// Leaks a name. The tests leak only a few names.
 fn leak(name: String) -> &'static str {
     name.leak()
 }
 
-/// Opens connections that stay open together, and returns their servers; empty for a connection that is closed.
+/// Opens connections, keeps all of them open, and returns the names of their servers; empty for a closed
+/// connection.
 fn hold_all(pen: &Pen, clients: &[u8]) -> Vec<String> {
     let mut connections: Vec<_> = Vec::new();
     let mut names = Vec::new();
@@ -218,7 +219,7 @@ fn names(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn soft_limits_apply_to_new_clients_and_hard_limits_to_known_ones() {
+fn soft_limits_apply_to_new_clients_and_hard_limits_to_known_clients() {
     if !have("pen") {
         return;
     }
@@ -302,7 +303,7 @@ fn servers_change_while_pen_runs() {
     });
 }
 
-/// Creates a server with a full accept queue, so that connection attempts wait.
+/// Creates a server with a full accept queue, so that connection attempts stay pending.
 fn silent() -> (socket2::Socket, Vec<socket2::Socket>) {
     let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     listener.bind(&crate::harness::local(0).into()).unwrap();

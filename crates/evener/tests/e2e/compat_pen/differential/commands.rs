@@ -195,7 +195,7 @@ const REST: &[&str] = &[
     "idlers 2",
 ];
 
-/// Verbs of penctl(1), and undocumented ones.
+/// Verbs that penctl(1) documents, and undocumented verbs.
 const VERBS: &[&str] = &[
     "abort_on_error",
     "acl",
@@ -273,7 +273,7 @@ const VERBS: &[&str] = &[
     "write",
 ];
 
-/// Returns the responses to a step.
+/// Returns the joined responses to a step, or `ENDED` if the step ends the program.
 fn responses(pen: &Pen, step: &str, ends: bool) -> String {
     let responses: String = step.split("; ").map(|command| pen.comparable_response(command)).collect();
     if !ends {
@@ -320,7 +320,7 @@ fn compare(topic: &str) {
             wrong.push(format!("{step}\n  Debian {of_debian:?}\n  Evener {of_evener:?}"));
         }
         if ends {
-            // Both programs start again with the first settings.
+            // Both programs start again with the initial settings.
             debian.start_process();
             evener.signal("KILL");
             evener.start_process();

@@ -1,5 +1,5 @@
-//! All differences between Evener's pen and Debian's, by keys that `docs/migrate-from-pen.md` explains. Other behaviour
-//! is the same.
+//! All differences between Evener's pen and Debian's pen. Each difference has a key that
+//! `docs/migrate-from-pen.md` explains. Other behaviour is the same.
 
 use super::programs::{ENDED, Implementation, Pen};
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ impl Difference {
         self.commands
     }
 
-    /// Returns true if the difference exists only where Evener lacks a right.
+    /// Returns true if the difference exists only when Evener lacks a capability.
     pub(super) fn needs_missing_right(&self) -> bool {
         self.key == "transparent"
     }
@@ -413,7 +413,8 @@ pub(super) const BEHAVIOURS: &[&str] = &[
     "client-order",
 ];
 
-/// Runs a scenario with both programs, whose results differ in a known and explained way.
+/// Runs a scenario with both programs, and checks that each program gives the result expected from it. The
+/// guide explains the difference `key`.
 #[track_caller]
 pub(super) fn differs<T: PartialEq + Debug>(
     key: &str,
@@ -451,7 +452,7 @@ fn each_difference_is_explained_in_the_guide_and_tested() {
     assert_eq!(explained.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
     assert_eq!(explained.len(), known.len(), "a difference is explained twice: {explained:?}");
     for row in document.lines().filter(|row| row.starts_with("| `")) {
-        assert_eq!(row.matches(" | ").count(), 4, "five columns: {row}");
+        assert_eq!(row.matches(" | ").count(), 4, "expected five columns: {row}");
     }
     for key in BEHAVIOURS {
         assert!(

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-/// Origin of a program.
+/// The project whose program a test runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Implementation {
     Debian,
@@ -17,7 +17,7 @@ pub(super) enum Implementation {
 
 pub(super) const BOTH: [Implementation; 2] = [Implementation::Debian, Implementation::Evener];
 
-/// Result of a command that ended the program instead of a response.
+/// Result of a command after which the program ended without a response.
 pub(super) const ENDED: &str = "(it ended)";
 
 /// Use of the option `-u root`, without which pen opens no control port as root.
@@ -55,7 +55,7 @@ impl Drop for Pen {
     }
 }
 
-/// Returns the path of the program. Evener runs as pen by the name of a link.
+/// Returns the path of the program. Evener runs as pen through a symbolic link named `pen`.
 pub(super) fn program(by: Implementation, directory: &Directory) -> PathBuf {
     if by == Implementation::Debian {
         return "/usr/bin/pen".into();
@@ -120,7 +120,7 @@ impl Pen {
         });
     }
 
-    /// Runs pen without a control socket in its directory.
+    /// Runs pen without waiting for its control socket, which `options` may replace by another one.
     pub(super) fn without_control_socket(by: Implementation, options: &str, servers: &[String]) -> Self {
         let pen = Self::new(by, Directory::new(), options, None, servers);
         pen.spawn(User::Root);
@@ -199,7 +199,7 @@ impl Pen {
         String::from_utf8_lossy(&fs::read(self.directory.file(name)).unwrap_or_default()).into_owned()
     }
 
-    /// Runs Debian's penctl as a script does.
+    /// Runs Debian's penctl with each word of the command as an argument.
     fn run_command(&self, command: &str) -> Output {
         let mut penctl = Command::new("/usr/bin/penctl");
         penctl.arg("./control").args(command.split(' ')).current_dir(self.directory.file("."));
@@ -236,7 +236,8 @@ impl Pen {
         connect_from(last, self.port)
     }
 
-    /// Returns the server of a new connection from 127.0.0.`last`; empty without a server.
+    /// Returns the name of the server that a new connection from 127.0.0.`last` reaches; empty if it reaches no
+    /// server.
     pub(super) fn who_from(&self, last: u8) -> String {
         name(&mut self.connect_from(last))
     }
@@ -245,12 +246,13 @@ impl Pen {
         self.who_from(1)
     }
 
-    /// Returns the servers of new connections, made one after the other.
+    /// Returns the names of the servers that new connections reach. The connections are made one after the
+    /// other.
     pub(super) fn servers_of(&self, clients: impl IntoIterator<Item = u8>) -> Vec<String> {
         clients.into_iter().map(|client| self.who_from(client)).collect()
     }
 
-    /// Returns the server of a new connection; empty while pen does not listen.
+    /// Returns the name of the server that a new connection reaches; empty while pen does not listen.
     pub(super) fn try_who(&self) -> String {
         TcpStream::connect(local(self.port)).map(|mut stream| name(&mut stream)).unwrap_or_default()
     }
@@ -286,7 +288,7 @@ pub(super) fn name(stream: &mut TcpStream) -> String {
     line(stream).split(' ').next().unwrap().to_owned()
 }
 
-/// Runs a scenario with both programs, whose results must equal the expected one.
+/// Runs a scenario with both programs, and checks that each result is the expected result.
 #[track_caller]
 #[expect(clippy::needless_pass_by_value, reason = "callers build the expected value in the call")]
 pub(super) fn alike<T: PartialEq + std::fmt::Debug>(

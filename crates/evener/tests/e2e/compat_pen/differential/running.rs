@@ -62,12 +62,12 @@ fn only_evener_lets_connections_finish_on_term() {
     }
 }
 
-/// File of commands that overrides options. Its responses are printed.
+/// File of commands that overrides options. Both programs print the responses to these commands.
 const FILE: &str = "# commands\nblacklist 9\nmode\nacl 1 deny 127.0.0.7\nclient_acl 1\n\nclients_max 100\n\
     server 1 address 127.0.0.9 port 9 max 3 hard 4 # another\nprio\n";
 
 #[test]
-fn a_file_of_commands_is_read_at_the_start_and_again() {
+fn a_file_of_commands_is_read_at_the_start_and_on_hup() {
     if !have("pen") {
         return;
     }
@@ -86,7 +86,8 @@ fn a_file_of_commands_is_read_at_the_start_and_again() {
         wait_until("the file to be read", || (pen.response("blacklist") == "11\n").then_some(()));
         let expected = expected.replace("9\n7", "11\n7").replace("9 port 9", "9 port 10");
         assert_eq!(settings(&pen), expected, "{by:?}");
-        // Responses to the file are on standard output; Debian's pen may write them only at its end.
+        // Responses to the commands of the file are on standard output. Debian's pen may write them only when
+        // it ends.
         pen.signal("TERM");
         pen.end();
         assert!(
@@ -106,7 +107,7 @@ fn a_file_of_many_lines_is_read_within_the_start_deadline() {
     for by in BOTH {
         let directory = Directory::new();
         directory.write("cf", &(0..20_000).map(lines).collect::<String>());
-        // Within the deadline of every start. To apply each line separately took twice as long.
+        // The start must complete within the usual deadline. Applying each line separately took twice as long.
         let pen = Pen::prepared(by, directory, "-F cf", None, &[UNUSED.to_owned()]);
         pen.run(&["write file"]);
         assert_eq!(pen.file("file").matches("acl 1 deny ").count(), 20_000, "{by:?}");
@@ -219,7 +220,7 @@ fn a_file_with_an_error_is_applied_in_part_by_debian_and_not_at_all_by_evener() 
     });
 }
 
-/// Runs a command line that ends immediately; returns its success and output.
+/// Runs a command line that ends immediately. Returns `true` if it succeeded, and its output.
 fn ends(by: Implementation, arguments: &str) -> (bool, String) {
     let directory = Directory::new();
     let mut command = Command::new("timeout");
@@ -236,11 +237,11 @@ fn a_wrong_command_line_ends_both_programs() {
     }
     // Debian's pen prints its usage and reports success.
     for wrong in ["", "-y 80 127.0.0.1", "-t 0 80 127.0.0.1", "-b"] {
-        let (well, printed) = ends(Implementation::Debian, &format!("-f {wrong}"));
-        assert!(well && printed.contains("usage:"), "usage: {wrong}: {printed}");
-        let (well, printed) = ends(Implementation::Evener, &format!("-f {wrong}"));
+        let (succeeded, printed) = ends(Implementation::Debian, &format!("-f {wrong}"));
+        assert!(succeeded && printed.contains("usage:"), "usage: {wrong}: {printed}");
+        let (succeeded, printed) = ends(Implementation::Evener, &format!("-f {wrong}"));
         assert!(
-            !well && printed.starts_with("pen: ") && printed.lines().count() == 1,
+            !succeeded && printed.starts_with("pen: ") && printed.lines().count() == 1,
             "usage: {wrong}: {printed}"
         );
     }
@@ -248,8 +249,8 @@ fn a_wrong_command_line_ends_both_programs() {
         ["no-such-service 127.0.0.1", "80 no.invalid", "-L none 80 127.0.0.1", "-u no-such-user 80 127.0.0.1"]
     {
         for by in BOTH {
-            let (well, printed) = ends(by, &format!("-f {wrong}"));
-            assert!(!well && !printed.is_empty(), "{by:?}: {wrong}: {printed}");
+            let (succeeded, printed) = ends(by, &format!("-f {wrong}"));
+            assert!(!succeeded && !printed.is_empty(), "{by:?}: {wrong}: {printed}");
         }
     }
 }
@@ -259,8 +260,8 @@ fn only_evener_has_the_option_n() {
     if !have("pen") {
         return;
     }
-    let (well, printed) = ends(Implementation::Debian, "-f -N 80 127.0.0.1");
-    assert!(well && printed.contains("usage:"), "option-n: {printed}");
+    let (succeeded, printed) = ends(Implementation::Debian, "-f -N 80 127.0.0.1");
+    assert!(succeeded && printed.contains("usage:"), "option-n: {printed}");
     let server = Server::named("a");
     let pen = Pen::start(Implementation::Evener, "-N", &to(&server));
     assert_eq!(pen.who(), "a");
@@ -380,7 +381,7 @@ fn a_daemon_writes_its_pid_and_responds_to_commands() {
             .args(["-C", "./control", "-X", "-F", "cf", "-w", "page", "-p", "pid"])
             .args(is_root().then_some(["-u", "root"]).iter().flatten());
         command.args([local(port).to_string(), to(&server)[0].clone()]).current_dir(directory.file("."));
-        // Debian's pen prints the responses to its file.
+        // Debian's pen prints the responses to the commands of its file.
         assert!(command.stdout(Stdio::null()).status().unwrap().success(), "{by:?}");
         let written =
             wait_until("the pid", || std::fs::read_to_string(&pid).ok().filter(|pid| !pid.is_empty()));
@@ -390,7 +391,7 @@ fn a_daemon_writes_its_pid_and_responds_to_commands() {
         };
         let pid_response = wait_until("a response", || response("pid"));
         assert_eq!(pid_response, written.clone() + "\n", "{by:?}");
-        // The daemon stays in the directory of the call, so that relative paths keep their meaning.
+        // The daemon keeps the working directory of the command, so relative paths stay valid.
         let responses: Vec<Option<String>> =
             ["web_stats", "timeout", "log log", "write"].map(response).into();
         let expected = ["page\n", "9\n", "log\n", ""].map(|text| Some(text.to_owned()));

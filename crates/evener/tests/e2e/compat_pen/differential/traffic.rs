@@ -17,7 +17,8 @@ fn rest(stream: &mut impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Starts a server that returns everything that it received, after the end of the request.
+/// Starts a server that reads until the client shuts down its write side, and then sends the received bytes
+/// after `got`.
 fn reader() -> Server {
     Server::start(|mut stream| {
         let sent = rest(&mut stream);
@@ -25,8 +26,8 @@ fn reader() -> Server {
     })
 }
 
-/// Returns the bytes that a client receives after it has closed its side, and the bytes that a server receives after it
-/// has closed its side.
+/// Returns the bytes that a client receives after the client has shut down its write side, and the bytes that a
+/// server receives after the server has shut down its write side.
 fn half_closed(pen: &Pen, ended: &TcpListener) -> (String, String) {
     let mut client = pen.connect();
     let first = client.write_all(b"all").and_then(|()| client.shutdown(Shutdown::Write));
@@ -304,7 +305,7 @@ fn only_evener_has_a_status_page_without_a_file_and_both_print_statistics() {
     });
 }
 
-/// Sends a request in one piece. The server echoes it.
+/// Sends a request in one write, and checks that the server echoes the request.
 fn request(pen: &Pen, text: &str) {
     let mut client = pen.connect();
     assert_eq!(name(&mut client), "a");
@@ -452,7 +453,7 @@ fn http_servers_receive_the_client_address_in_headers() {
 }
 
 #[test]
-fn tls_is_served_with_any_name_of_a_protocol() {
+fn tls_is_served_with_and_without_the_names_of_old_protocols() {
     if !have("pen") || !have("curl") {
         return;
     }

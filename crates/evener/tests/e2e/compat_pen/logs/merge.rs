@@ -24,8 +24,9 @@ fn pen_at(seconds: i64, client: &str, server: &str, request: &str) -> String {
 
 /// Runs mergelogs over `pen`, `a` and `b` in a directory.
 ///
-/// Debian's program parses the second time of a run with a wrong daylight saving time, mostly an hour off. Two lines of
-/// another server, a day before all others, are parsed first, so that the error does not affect the compared lines.
+/// Debian's program parses the second timestamp of a run with a wrong daylight saving time, mostly an hour off.
+/// Two lines of another server, a day before all others, are parsed first, so that the error does not affect
+/// the compared lines.
 fn merge(by: Implementation, directory: &Directory, zone: &str, arguments: &[&str]) -> String {
     let early = web_at(0, 0, "GET / HTTP/1.0", "early").replace("09/Jan", "08/Jan").repeat(2);
     directory.write("early", &early);

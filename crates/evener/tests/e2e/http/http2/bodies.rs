@@ -147,7 +147,7 @@ fn a_body_in_very_small_frames_arrives_whole() {
     let front = Front::run(&[&origin], "");
     for (turn, count) in [10, 100, 1000, 5000].into_iter().enumerate() {
         let mut client = front.raw();
-        // All frames are sent in one write, so that no later one wakes the connection.
+        // All frames are sent in one write, so that no later frame wakes the connection.
         let mut all = frame(HEADERS, 4, 1, &request_block("POST", "/", &[]));
         for _ in 1..count {
             all.extend(frame(DATA, 0, 1, b"x"));
@@ -171,7 +171,7 @@ fn a_response_that_exactly_fills_the_window_ends_without_a_window_update() {
             let (response, mut send) = client.begin("POST", path, &[]).await.unwrap();
             upload(&mut send, vec![b'x'; 5_000].into(), true).await.unwrap();
             let mut body = response.await.unwrap().into_body();
-            // The client returns no part of the window.
+            // The client does not release the data, so it sends no WINDOW_UPDATE.
             let (mut unreleased, mut read) = (Vec::new(), 0);
             while let Some(data) = body.data().await {
                 unreleased.push(data.unwrap());
@@ -206,7 +206,7 @@ fn trailers_of_requests_and_responses_are_dropped() {
     assert_eq!((origin.connections(), origin.faults()), (1, Vec::new()));
 }
 
-/// A server whose response to `/torrent` is as large and as fast as the client takes it.
+/// A server that responds to `/torrent` with 1 GiB, as fast as the client reads.
 fn torrent() -> Origin {
     Origin::start(|wire, request| {
         if request.target() != "/torrent" {
@@ -239,7 +239,7 @@ fn unread_responses_block_no_other_stream_and_fill_no_memory() {
         }
         pause(500).await;
         let grown = front.memory().saturating_sub(before) / MIB as u64;
-        assert!(grown < 32, "{grown} MiB more");
+        assert!(grown < 32, "the memory grew by {grown} MiB");
         // A client that begins to read receives the bytes.
         let mut body = unread.pop().unwrap();
         let mut taken = 0;
@@ -270,7 +270,7 @@ fn a_client_that_reads_nothing_fills_no_memory() {
     other.expect(1, HEADERS);
     std::thread::sleep(Duration::from_millis(500));
     let grown = front.memory().saturating_sub(before) / MIB as u64;
-    assert!(grown < 32, "{grown} MiB more");
+    assert!(grown < 32, "the memory grew by {grown} MiB");
     let cpu = front.evener.cpu_seconds();
     std::thread::sleep(Duration::from_millis(500));
     assert!(front.evener.cpu_seconds() - cpu < 0.25, "a blocked connection must use no CPU time");
@@ -304,7 +304,7 @@ fn an_upload_that_the_server_does_not_read_is_blocked() {
             "the upload completed although the server did not read it"
         );
         let grown = front.memory().saturating_sub(before) / MIB as u64;
-        assert!(grown < 16, "{grown} MiB more");
+        assert!(grown < 16, "the memory grew by {grown} MiB");
         assert_eq!(client.get("/other").await.text(), "ok", "other streams must go on");
         stuck.iter().for_each(|(_, task)| task.abort());
     });

@@ -177,12 +177,12 @@ impl Client {
         self.driver.abort();
     }
 
-    /// Waits until the server has ended the connection in order.
+    /// Waits until the server has closed the connection without an error.
     pub(crate) async fn closed(self) {
         self.driver.await.unwrap().unwrap();
     }
 
-    /// Begins a request with a body behind it.
+    /// Begins a request whose body the caller sends later.
     pub(crate) async fn begin(
         &self,
         method: &str,
@@ -300,7 +300,7 @@ impl Frame {
         self.kind == kind
     }
 
-    /// Returns whether a frame of DATA or HEADERS is the last of its stream.
+    /// Returns true if the frame, DATA or HEADERS, is the last frame of its stream.
     pub(crate) fn ends_stream(&self) -> bool {
         self.flags & END_STREAM > 0
     }
@@ -310,7 +310,8 @@ impl Frame {
         self.is(RST_STREAM).then_some(self.stream)
     }
 
-    /// The status 200 or 400 at the beginning of a field block, by its index in HPACK's static table (RFC 7541, appendix A).
+    /// Returns the status at the beginning of a field block if it is 200 or 400 and sent as an index into
+    /// HPACK's static table (RFC 7541, appendix A).
     pub(crate) fn indexed_status(&self) -> Option<u16> {
         match self.payload[0] {
             0x88 => Some(200),
@@ -363,7 +364,7 @@ pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// The field block of a request: the pseudo-header fields, then these.
+/// The field block of a request: the pseudo-header fields, then the fields of `more`.
 pub(crate) fn request_block(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     let pseudo = [(":method", method), (":scheme", "https"), (":authority", NAME), (":path", path)];
     block(&[&pseudo[..], more].concat())
@@ -412,7 +413,8 @@ impl Raw {
         }
     }
 
-    /// The next frame of this stream, or the connection's GOAWAY, which must be of this kind.
+    /// Returns the next frame of this stream, or the connection's GOAWAY. Panics if the frame is not of this
+    /// kind.
     pub(crate) fn expect(&mut self, stream: u32, kind: u8) -> Frame {
         let frame = self.of(stream).unwrap();
         assert_eq!(frame.kind, kind, "{frame:?}");

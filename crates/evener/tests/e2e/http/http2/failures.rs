@@ -54,13 +54,13 @@ fn a_reset_stream_ends_at_the_server_and_other_streams_go_on() {
     };
     within(async {
         let client = front.client().await;
-        // In the middle of a response.
+        // A reset in the middle of a response.
         let response = client.open("GET", "/torrent").await.unwrap().await.unwrap();
         pause(100).await;
         drop(response);
         pause(100).await;
         expect(1, "the download to end");
-        // In the middle of an upload.
+        // A reset in the middle of an upload.
         let (response, mut send) = client.begin("POST", "/", &[]).await.unwrap();
         upload(&mut send, vec![0; 100_000].into(), false).await.unwrap();
         pause(100).await;
@@ -68,7 +68,7 @@ fn a_reset_stream_ends_at_the_server_and_other_streams_go_on() {
         drop(response);
         pause(100).await;
         expect(2, "the upload to end");
-        // While the server has not responded.
+        // A reset before the server has responded.
         let response = client.open("GET", "/silent").await.unwrap();
         pause(100).await;
         drop(response);
@@ -85,7 +85,7 @@ fn a_reset_stream_ends_at_the_server_and_other_streams_go_on() {
 }
 
 #[test]
-fn all_streams_of_a_client_end_when_it_disconnects() {
+fn all_streams_end_when_their_client_disconnects() {
     let (server, broken) = breakable();
     let front = Front::run_ports(&[server.port], "", "");
     within(async {
@@ -222,7 +222,7 @@ fn a_response_before_the_upload_is_complete_reaches_the_client() {
                 let response =
                     whole(response).await.unwrap_or_else(|error| panic!("{closes} {turn}: {error:?}"));
                 assert_eq!((response.status(), response.text().as_str()), (413, "too large"));
-                // The stream is reset without an error, so the rest is not sent.
+                // The stream is reset without an error, so the rest of the body is not sent.
                 let _ = sending.await.unwrap();
                 assert_eq!(client.get("/").await.text(), "ok");
             }

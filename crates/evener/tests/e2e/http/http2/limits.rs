@@ -85,7 +85,7 @@ fn a_silent_client_is_closed_in_every_state_of_the_connection() {
 }
 
 #[test]
-fn a_stalled_stream_ends() {
+fn a_stream_with_a_stalled_upload_or_response_ends() {
     let origin = Origin::start(|wire, request| {
         if request.target() == "/torrent" {
             wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 << 20))?;

@@ -1,4 +1,4 @@
-//! Malformed requests and responses: Evener refuses or removes what HTTP/2 forbids, and forwards none of it.
+//! Malformed requests and responses: Evener refuses messages and removes fields that HTTP/2 forbids.
 
 use super::client::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, Front, GOAWAY, HEADERS, RST_STREAM, block, frame,
@@ -31,7 +31,7 @@ fn malformed_requests_reach_no_server() {
         let mut client = front.raw();
         client.headers(1, END_STREAM, &request_block("GET", "/", fields));
         let response = client.of(1).unwrap();
-        // A local error page with status 400 is also right.
+        // A local error page with status 400 is also correct.
         let refused =
             response.is(RST_STREAM) || response.is(GOAWAY) || response.indexed_status() == Some(400);
         assert!(refused, "{fields:?}: {response:?}");

@@ -2,13 +2,13 @@
 
 use super::{Case, Expected, TAIL, Then};
 
-/// A request that is refused with this status. The bytes behind it are ignored.
+/// A request that is refused with this status. The bytes after the request are ignored.
 fn refused(name: &'static str, status: u16, text: &str) -> Case {
     let bytes = latin(&format!("{text}{TAIL}"));
     Case { name, bytes, expected: Expected { received: Vec::new(), then: Then::Refused(status) } }
 }
 
-/// Bytes of which the server receives these requests.
+/// Bytes from a client, and the requests that the server receives.
 fn served(name: &'static str, text: &str, received: &[&str], then: Then) -> Case {
     let received = received.iter().map(|request| latin(request)).collect();
     Case { name, bytes: latin(text), expected: Expected { received, then } }
@@ -218,7 +218,7 @@ fn codings() -> Vec<Case> {
         coding("a vertical tab before the coding", 400, "\x0bchunked"),
         coding("a vertical tab behind the coding", 400, " chunked\x0b"),
         coding("NUL behind the coding", 400, " chunked\0"),
-        // The first line has no coding. That is refused before the folded line is read.
+        // The value on the first line is empty, which is refused before the folded line is read.
         coding("a coding on a line of its own", 501, "\r\n chunked"),
         body(
             "the coding in two fields",
@@ -286,7 +286,7 @@ pub(super) fn refused_chunks() -> Vec<Case> {
     ]
 }
 
-/// Bytes of which the server receives this request, and whose connection stays open.
+/// Bytes from a client, and the request that the server receives. The connection stays open.
 fn stays(name: &'static str, text: &str, received: &str) -> Case {
     served(name, text, &[received], Then::Stays)
 }
@@ -530,7 +530,7 @@ pub(super) fn sequences() -> Vec<Case> {
 }
 
 impl Case {
-    /// The request is refused because the client ends it early.
+    /// The request is refused because the client ends the stream before the request is complete.
     fn refused_at_its_end(self) -> Self {
         Self { expected: Expected { then: Then::HalfRefused(400), ..self.expected }, ..self }
     }

@@ -100,7 +100,7 @@ fn bad_header_sections() -> Vec<Case> {
     ]
 }
 
-/// Responses that RFC 9112 lets a recipient repair. Each is followed by a response without a request.
+/// Responses that RFC 9112 lets a recipient repair. Each is followed by a response that belongs to no request.
 fn repaired() -> Vec<Case> {
     let hello = Gets::Reply(200, "hello");
     let with = |name, header: &str, body: &str| case(name, &format!("{header}{body}{EVIL}"), hello);
@@ -234,7 +234,8 @@ fn check_response(case: &Case, got: io::Result<Message>) -> Result<(), String> {
         {
             Ok(())
         }
-        // The client recognizes both as a truncated response. It would not recognize a malformed chunk.
+        // A close or a reset shows the client that the response is truncated. Invalid data would mean that a
+        // malformed chunk was forwarded.
         (Gets::Cut, Err(error)) if error.kind() != io::ErrorKind::InvalidData && !is_timeout(&error) => {
             Ok(())
         }
@@ -269,7 +270,8 @@ fn attempt(port: u16, number: usize, case: &Case, cut: Cut, done: &AtomicUsize) 
     Ok(())
 }
 
-/// Each attempt has a server for itself, so that no other request can come next.
+/// Each lane has a separate server and runs one attempt at a time, so no other request can follow the malicious
+/// response.
 fn try_all(cases: Vec<Case>) {
     let cases = Arc::new(cases);
     let wrong: Vec<String> = std::thread::scope(|scope| {
