@@ -24,10 +24,6 @@ const TARPIT_MAX: Duration = Duration::from_secs(3600);
 const LIST_FILE_BYTES_MAX: u64 = 128 << 20;
 const GEOIP_FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// Number of items of `access` up to which problems have exact lines. The search for a line takes a step for
-/// each item before it.
-const PLACED_ITEMS_MAX: usize = 1000;
-
 /// Reads `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest match wins;
 /// countries decide where no prefix matches. With `allow` all other clients are refused, without it they are
 /// admitted.
@@ -83,14 +79,17 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     }
     let otherwise = read_otherwise(&mut nested);
     nested.finish();
-    let mut nested = fields.within("access", table);
     let mut items = Vec::new();
-    for item in table.list() {
+    for (index, item) in table.list().iter().enumerate() {
         match item {
-            Value::Table(table) => items.extend(read_item(&mut nested, table)),
+            Value::Table(table) => {
+                items.extend(read_item(fields.within_item("access", Some(index), table), table));
+            }
             Value::Unknown => {}
             Value::Text(text) => {
-                nested.problem(
+                fields.problem_with_text(
+                    "access",
+                    Some(index),
                     text,
                     format!("an item of access needs permit or deny: write {{ permit = {} }}", shown(text)),
                 );
@@ -118,14 +117,9 @@ fn read_otherwise(nested: &mut Fields<'_>) -> Option<Access> {
 }
 
 /// Reads one item: `permit` or `deny`.
-fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
-    nested.turn_to(table);
-    let permit = read_list(nested, "permit");
-    let deny = read_list(nested, "deny");
-    nested.note_unknown_keys();
-    for key in ["permit", "deny"].into_iter().filter(|key| table.get(key).is_some()) {
-        nested.pass(key, PLACED_ITEMS_MAX);
-    }
+fn read_item(mut nested: Fields<'_>, table: &Table) -> Option<(Access, List)> {
+    let permit = read_list(&mut nested, "permit");
+    let deny = read_list(&mut nested, "deny");
     let item = match (permit, deny) {
         (Some(list), None) => Some((Access::Permit, list)),
         (None, Some(list)) => Some((Access::Deny, list)),
@@ -135,6 +129,7 @@ fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, L
     if both || table.only_list().is_some() || !table.list().is_empty() {
         nested.problem_here("an item of access must be either { permit = ... } or { deny = ... }");
     }
+    nested.finish();
     item
 }
 
@@ -155,11 +150,11 @@ fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>,
 fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     let items = fields.items(key)?;
     let mut list = List::default();
-    for item in items {
+    for (index, item) in items {
         match item {
             Value::Text(text) => match parse_prefix(text) {
                 Ok(prefix) => list.prefixes.push(prefix),
-                Err(why) => fields.problem(text, why),
+                Err(why) => fields.problem_with_text(key, index, text, why),
             },
             Value::Made(made) if made.builder() == "prefixes" => {
                 read_file(fields, made, &mut list.prefixes);

@@ -114,7 +114,7 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
 
 /// Reads the list `certificates`.
 fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
-    for item in nested.items("certificates").unwrap_or_default() {
+    for (index, item) in nested.items("certificates").unwrap_or_default() {
         match item {
             Value::Text(file) => {
                 let file = nested.path_of("certificates", file);
@@ -126,7 +126,7 @@ fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
                 });
             }
             Value::Table(table) => {
-                let mut one = nested.within("certificates", table);
+                let mut one = nested.within_item("certificates", index, table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
                     None => one.problem_here(
@@ -430,13 +430,11 @@ fn check_path(nested: &mut Fields<'_>, path: &str) {
 
 /// Reads one route, with the name of its pool.
 pub(super) fn read_route(
-    fields: &Fields<'_>,
+    mut nested: Fields<'_>,
     table: &Table,
     protocol: Protocol,
     pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
 ) -> Option<Route<Arc<str>>> {
-    // The table lives as long as its run; only the borrow of the reader is shorter.
-    let mut nested = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
     if is_http && nested.take("sni").is_some() {
         nested.problem("sni", "a route of an http service is chosen by host or path, not sni");

@@ -2,6 +2,7 @@
 //! lines, and reading continues. Keys that were not read in the end are unknown.
 
 use super::hints::{self, Context};
+use super::locate::Step;
 use super::raw::{Made, Run, Table, Value};
 use super::scalar::{parse_duration, parse_size, size_text};
 use super::{Location, Problem};
@@ -40,6 +41,12 @@ impl<'a> Reading<'a> {
 
     /// Records a problem at a key or text inside the declaration that begins at `location`.
     pub(super) fn problem_inside(&self, location: &Location, path: &[&str], message: impl Into<String>) {
+        let steps: Vec<Step<'_>> = path.iter().map(|name| Step::Named(name)).collect();
+        self.problem_at(location, &steps, message);
+    }
+
+    /// Records a problem at the end of a path inside the declaration that begins at `location`.
+    pub(super) fn problem_at(&self, location: &Location, path: &[Step<'_>], message: impl Into<String>) {
         self.problem(&self.run.refine(location, path), message);
     }
 
@@ -63,8 +70,8 @@ pub(super) struct Fields<'a> {
     reading: &'a Reading<'a>,
     table: &'a Table,
     location: &'a Location,
-    /// Path to the table inside the declaration at `location`: keys and texts.
-    path: Vec<&'a str>,
+    /// Path to the table inside the declaration at `location`.
+    path: Vec<Step<'a>>,
     /// The declaration in messages, such as ``pool `web` ``.
     subject: String,
     /// Keys that lead from the declaration to the table, such as `dns.cache.`.
@@ -94,7 +101,7 @@ impl<'a> Fields<'a> {
         table: &'a Table,
         location: &'a Location,
         address: &str,
-        path: &[&'a str],
+        path: &[Step<'a>],
     ) -> Self {
         Self {
             reading,
@@ -117,13 +124,20 @@ impl<'a> Fields<'a> {
     pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
         Self {
             table,
-            path: self.path.iter().copied().chain([key]).collect(),
+            path: self.path.iter().copied().chain([Step::Named(key)]).collect(),
             subject: self.subject.clone(),
             prefix: format!("{}{key}.", self.prefix),
             context: self.context.within(key),
             known: Vec::new(),
             ..*self
         }
+    }
+
+    /// Returns a reader for a table that [`Self::items`] returned for `key`.
+    pub(super) fn within_item(&self, key: &'static str, index: Option<usize>, table: &'a Table) -> Self {
+        let mut nested = self.within(key, table);
+        nested.path.extend(index.map(|index| Step::Item(index, None)));
+        nested
     }
 
     /// Sets the protocol of the service, which explains why a key is unknown.
@@ -160,8 +174,33 @@ impl<'a> Fields<'a> {
 
     /// Returns the location of a key or text of this table.
     pub(super) fn location_of(&self, key: &str) -> Location {
-        let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
+        self.location_at(&[Step::Named(key)])
+    }
+
+    /// Returns the location of the end of a path inside this table.
+    fn location_at(&self, steps: &[Step<'_>]) -> Location {
+        let path: Vec<Step<'_>> = self.path.iter().chain(steps).copied().collect();
         self.reading.run.refine(self.location, &path)
+    }
+
+    /// Records a problem with an item of the list part, or a text inside it.
+    pub(super) fn problem_with_item(&mut self, index: usize, text: Option<&str>, message: impl Display) {
+        let location = self.location_at(&[Step::Item(index, text)]);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
+    }
+
+    /// Records a problem with a text that is the value of a key, or an item of its list.
+    pub(super) fn problem_with_text(
+        &mut self,
+        key: &str,
+        index: Option<usize>,
+        text: &str,
+        message: impl Display,
+    ) {
+        let item = index.map(|index| Step::Item(index, Some(text)));
+        let path: Vec<Step<'_>> = [Step::Named(key)].into_iter().chain(item).collect();
+        let location = self.location_at(&path);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
     }
 
     /// Records a problem with a key or text of this table. The message follows the name of the declaration.
@@ -382,27 +421,31 @@ impl<'a> Fields<'a> {
             return None;
         };
         let mut made = Vec::new();
-        for item in items {
+        for (index, item) in items.iter().enumerate() {
             let Value::Text(text) = item else {
                 self.value_must(key, item, &requirement, "");
                 continue;
             };
             match make(text) {
                 Ok(item) => made.push(item),
-                Err(why) => self.problem(text, why),
+                Err(why) => {
+                    let index = matches!(value, Value::Table(_)).then_some(index);
+                    self.problem_with_text(key, index, text, why);
+                }
             }
         }
         Some(made)
     }
 
-    /// Reads one value or a list of values.
-    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<&'a Value>> {
+    /// Reads one value or a list of values, with the index of each item of a list.
+    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<(Option<usize>, &'a Value)>> {
         let value = self.take(key)?;
         let list = match value {
             Value::Table(table) => table.only_list(),
             _ => None,
         };
-        Some(list.map_or_else(|| vec![value], |list| list.iter().collect()))
+        let indexed = |list: &'a [Value]| (0..).map(Some).zip(list).collect();
+        Some(list.map_or_else(|| vec![(None, value)], indexed))
     }
 
     /// Reads the path of a file, relative to the configuration.
@@ -420,26 +463,8 @@ impl<'a> Fields<'a> {
         self.reading.path(&self.location_of(key), text).display().to_string()
     }
 
-    /// Continues with another table, which is inside the path or behind it.
-    pub(super) fn turn_to(&mut self, table: &'a Table) {
-        self.table = table;
-        self.known.clear();
-    }
-
-    /// Searches for later locations behind `key`, for at most so many steps.
-    pub(super) fn pass(&mut self, key: &'static str, steps_max: usize) {
-        if self.path.len() < steps_max {
-            self.path.push(key);
-        }
-    }
-
     /// Records every key that was not read, with a hint.
     pub(super) fn finish(mut self) {
-        self.note_unknown_keys();
-    }
-
-    /// Records unknown keys without ending, for when reading continues with another table.
-    pub(super) fn note_unknown_keys(&mut self) {
         let pool = self.table.get("pool").map(|value| match value {
             Value::Made(made) => made.name(),
             other => other.text().unwrap_or_default(),

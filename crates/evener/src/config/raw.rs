@@ -1,6 +1,6 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
-use super::locate::Source;
+use super::locate::{Source, Step};
 use super::{Location, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -243,7 +243,7 @@ impl Run {
 
     /// Returns the location of a key or text inside the declaration that begins at `location`, as exactly as
     /// possible.
-    pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
+    pub(super) fn refine(&self, location: &Location, path: &[Step<'_>]) -> Location {
         location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
     }
 
