@@ -30,7 +30,7 @@ pub(crate) use check::{dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
 pub(crate) use print::print;
-pub(crate) use problem::{Location, Problem, failure, one_line};
+pub(crate) use problem::{Location, Problem, failure, one_line, unreadable};
 
 /// A valid configuration, with the locations that later problems (an address in use, an unknown host) refer
 /// to.

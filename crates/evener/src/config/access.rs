@@ -4,6 +4,7 @@
 
 use super::fields::Fields;
 use super::hints::one_of;
+use super::problem::{reason, unreadable};
 use super::raw::{Made, Table, Value, shown};
 use super::search_tree;
 use evener_core::acl::{Access, Acl, Prefix, PrefixError};
@@ -71,7 +72,7 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
         }
     };
     let mut nested = fields.within("access", table);
-    if nested.has("permit") || nested.has("deny") {
+    if ["permit", "allow", "deny"].iter().any(|key| nested.has(key)) {
         nested.problem_here(
             "each item of access needs its own braces: access = { { permit = \"10.0.0.0/8\" }, ... }",
         );
@@ -213,7 +214,7 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            return reading.problem(made.location(), format!("{} cannot be read: {error}", path.display()));
+            return reading.problem(made.location(), unreadable(&path, &error));
         }
     };
     let mut wrong = 0;
@@ -269,7 +270,7 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
     if too_large {
         return Err(format!("larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
     }
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(path).map_err(|error| reason(&error))?;
     let reader = Reader::from_source(&bytes[..]).map_err(|error| error.to_string())?;
     search_tree::verify(&bytes, &reader.metadata)?;
     let mut networks = Networks::new();
@@ -349,7 +350,13 @@ pub(super) fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Ra
     let text = fields.text_such_as(key, "a rate such as \"20/s\"", "/s")?;
     let rate = text.parse().ok();
     if rate.is_none() {
-        fields.must(key, "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"");
+        let hint = text.split_once('/').and_then(|(number, unit)| {
+            let unit = ["s", "m", "h"].into_iter().find(|short| unit.trim().starts_with(short))?;
+            let right = format!("{}/{unit}", number.trim());
+            right.parse::<Rate>().is_ok().then(|| format!("write \"{right}\""))
+        });
+        let wanted = "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"";
+        fields.must_hint(key, wanted, &hint.unwrap_or_default());
     }
     rate
 }

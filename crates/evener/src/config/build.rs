@@ -262,7 +262,12 @@ impl<'a> Builder<'a> {
                 );
                 continue;
             };
-            routes.extend(edge::read_route(fields.within_item("routes", index, table), table, protocol, |nested| self.route_pool(nested)));
+            routes.extend(edge::read_route(
+                fields.within_item("routes", index, table),
+                table,
+                protocol,
+                |nested| self.route_pool(nested),
+            ));
         }
         routes
     }
@@ -276,7 +281,7 @@ impl<'a> Builder<'a> {
                 return None;
             }
             None => {
-                nested.problem_here("a route needs a pool: add pool = www");
+                nested.problem_here(format!("{} needs a pool: add pool = www", edge::name_of_route(nested)));
                 return None;
             }
         };
@@ -445,10 +450,13 @@ fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
         AdminState::ALL.into_iter().find(|state| state.name() == word)
     });
     if let Some(second) = fields.list().get(1) {
-        fields.problem_here(format!(
-            "a server must have one address, got also {}: its other settings need keys",
-            second.shown()
-        ));
+        let second_shown = second.shown();
+        fields.problem_here(match second {
+            Value::Text(_) => format!(
+                "a server has one address, got a second one, {second_shown}: list servers separately, or write table.unpack(LIST)"
+            ),
+            _ => format!("a server must have one address, got also {second_shown}: its other settings need keys"),
+        });
     }
     ServerSpec {
         name,

@@ -129,6 +129,8 @@ fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
                 let mut one = nested.within_item("certificates", index, table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
+                    // Other mistakes already have their message.
+                    None if table.keys().next().is_some() => {}
                     None => one.problem_here(
                         "write each certificate as { certificate = \"a.crt\", key = \"a.key\" }",
                     ),
@@ -406,6 +408,10 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
     let parse = |text: &str| {
         let host: Result<HostPattern, _> = text.parse();
         host.map_err(|error| match text.rsplit_once(':') {
+            _ if text.contains("://") => {
+                let host = text.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
+                format!("`{text}` is a URL: write {key} = {}", shown(host.unwrap_or_default()))
+            }
             _ if text == "*" => format!("remove {key} = \"*\": a route without {key} is for any host"),
             Some((host, port)) if port.parse::<u16>().is_ok() => {
                 format!("`{text}` has a port: write {key} = {}", shown(host))
@@ -426,6 +432,12 @@ fn check_path(nested: &mut Fields<'_>, path: &str) {
     } else if let Some((before, _)) = path.split_once(['?', '#']) {
         nested.must_hint("path", "have no query", &format!("write {}", shown(before)));
     }
+}
+
+/// Returns a name for a route in messages: ``the route of host `b.example.org` ``.
+pub(super) fn name_of_route(route: &Fields<'_>) -> String {
+    let named = ["host", "sni", "path"].iter().find_map(|key| Some((key, route.first_text(key)?)));
+    named.map_or_else(|| "a route".into(), |(key, text)| format!("the route of {key} `{text}`"))
 }
 
 /// Reads one route, with the name of its pool.

@@ -3,8 +3,8 @@
 
 use super::hints::{self, Context};
 use super::locate::Step;
-use super::raw::{Made, Run, Table, Value};
-use super::scalar::{parse_duration, parse_size, size_text};
+use super::raw::{Made, Run, Table, Value, shown};
+use super::scalar::{is_zero, parse_duration, parse_size, size_text};
 use super::{Location, Problem};
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -158,6 +158,14 @@ impl<'a> Fields<'a> {
         self.table.get(key)
     }
 
+    /// Returns the text of a key, or the first text of its list.
+    pub(super) fn first_text(&self, key: &str) -> Option<&'a str> {
+        match self.table.get(key)? {
+            Value::Table(list) => list.list().first()?.text(),
+            value => value.text(),
+        }
+    }
+
     /// Returns true if the table has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
@@ -290,7 +298,7 @@ impl<'a> Fields<'a> {
         };
         // The better of two words needs no hint.
         let text = value.text().filter(|_| words.len() > 2);
-        let near = text.map(|text| hints::nearest(text, words.iter().copied())).unwrap_or_default();
+        let near = text.map(|text| hints::nearest_text(text, words.iter().copied())).unwrap_or_default();
         let list = hints::one_of(words, others);
         self.problem_with(key, format!("must be {list}, got {}{near}", value.shown()));
     }
@@ -323,8 +331,18 @@ impl<'a> Fields<'a> {
             Value::Int(number) => *number as f64,
             Value::Number(number) => *number,
             other => {
-                let quoted = other.number().is_some();
-                self.must_hint(key, "be a number", if quoted { "remove the quotes" } else { "" });
+                match other.text().filter(|_| other.number().is_some()) {
+                    Some(text) => self.problem_with(
+                        key,
+                        format!(
+                            "must be a number, got the text {}: remove the quotes, or write tonumber(...)",
+                            shown(text)
+                        ),
+                    ),
+                    None => {
+                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()))
+                    }
+                }
                 return None;
             }
         };
@@ -345,7 +363,7 @@ impl<'a> Fields<'a> {
             Value::Int(number) => *number as f64,
             Value::Number(number) => *number,
             _ => {
-                self.must(key, "be a number");
+                self.must(key, "be a number between 0 and 1");
                 return None;
             }
         };
@@ -358,25 +376,30 @@ impl<'a> Fields<'a> {
 
     /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        let duration = self.duration_or_zero(key)?;
-        if duration.is_zero() {
+        let value = self.take(key)?;
+        if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must(key, "be above zero");
             return None;
         }
-        Some(duration)
+        self.duration_or_zero(key)
     }
 
     /// Reads a duration, or `false` for none. Returns `Some(None)` for `false`.
     pub(super) fn optional_duration(&mut self, key: &'static str) -> Option<Option<Duration>> {
-        if matches!(self.take(key)?, Value::Bool(false)) {
-            return Some(None);
+        let value = self.take(key)?;
+        match value {
+            Value::Bool(false) => return Some(None),
+            Value::Text(_) | Value::Int(_) | Value::Number(_) | Value::Unknown => {}
+            _ => {
+                self.must(key, "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none");
+                return None;
+            }
         }
-        let duration = self.duration_or_zero(key)?;
-        if duration.is_zero() {
+        if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must_hint(key, "be above zero", "write false for none");
             return None;
         }
-        Some(Some(duration))
+        self.duration_or_zero(key).map(Some)
     }
 
     /// Reads a duration that may be zero.

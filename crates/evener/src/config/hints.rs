@@ -1,5 +1,7 @@
 //! Hints for unknown keys and words: the key's right location, its name here, or the most similar one.
 
+use evener_core::spec::Policy;
+
 /// Most keys of one advice.
 type Keys = &'static [&'static str];
 
@@ -95,6 +97,21 @@ const OF_DNS: Keys = &[
 
 const OF_CHECK: Keys = &["path", "every", "interval", "inter", "rise", "fall", "method", "timeout", "status"];
 
+/// Words that are values of keys, and are easily written without quotes.
+const WORDS: &[(&str, &[&str])] = &[
+    ("policy", &Policy::NAMES),
+    ("check", &super::check::KINDS),
+    ("protocol", &["tcp", "udp", "http", "dns"]),
+    ("state", &["ready", "drain", "maintenance"]),
+    ("denied", &["drop", "reject", "tarpit"]),
+    ("exceeded", &["drop", "reject", "tarpit"]),
+    ("forwarded", &["replace", "append", "off"]),
+    ("redirect", &["https"]),
+    ("by", &["client_ip", "cookie"]),
+    ("on_down", &["keep", "close"]),
+    ("send_proxy", &["v1", "v2"]),
+];
+
 /// Advice about keys in a kind of table. `KEY` stands for the key.
 const ADVICE: &[(&[&str], Keys, &str)] = &[
     (&["service"], &["port"], "the port is part of `listen`"),
@@ -103,6 +120,7 @@ const ADVICE: &[(&[&str], Keys, &str)] = &[
         &["port", "host", "address"],
         "the address with its port comes first: { \"10.0.0.1:80\", ... }",
     ),
+    (&["service"], &["trust"], "write forwarded = { trust = \"10.0.0.0/8\" }"),
     (&["service"], &["timeout"], "see idle_timeout, connect_timeout and response_timeout"),
     (
         &["service"],
@@ -194,6 +212,8 @@ const RENAMED: &[(&str, &[&str])] = &[
     ("server_name", &["host", "sni"]),
     ("location", &["path"]),
     ("timeout_connect", &["connect_timeout"]),
+    ("timeout_client", &["idle_timeout"]),
+    ("allow", &["permit"]),
     ("code", &["status"]),
     ("content_type", &["type"]),
     ("interval", &["every"]),
@@ -258,6 +278,15 @@ impl Context {
     /// Returns the message for a key that the service could have with another protocol or without a pool.
     fn of_another_protocol(&self, key: &str, pool: Option<&str>) -> Option<String> {
         let protocol = self.protocol?;
+        if OF_DNS.contains(&key) && protocol == "http" {
+            return Some(match key {
+                "rate_limit" => {
+                    "unknown key `rate_limit`; write per_client = { request_rate = \"100/s\" }".into()
+                }
+                "cache" => "cache is not available with protocol = \"http\": only dns services cache".into(),
+                _ => format!("{key} is not available with protocol = \"http\": only dns services have it"),
+            });
+        }
         if OF_DNS.contains(&key) || (key == "retries" && protocol == "dns") {
             let needs = if protocol == "dns" { "" } else { "protocol = \"dns\" and " };
             return Some(format!("unknown key `{key}`; write {needs}dns = {{ {key} = ... }}"));
@@ -286,13 +315,71 @@ fn example(key: &str) -> &'static str {
     }
 }
 
-/// Returns `; did you mean X?` if a known word is similar enough. Letter case does not matter.
+/// An undefined name, and its place in the file.
+pub(super) struct Undefined<'a> {
+    /// `check.`, `policy.`, or empty for globals.
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    /// The key whose value the name is.
+    pub(super) key: Option<&'a str>,
+    pub(super) is_called: bool,
+    /// True if a pool has the name.
+    pub(super) is_pool: bool,
+    /// Defined names that the name could mean.
+    pub(super) defined: Vec<String>,
+}
+
+/// Returns a hint for an undefined name, with the punctuation before it.
+pub(super) fn undefined(found: &Undefined<'_>) -> String {
+    let name = found.name;
+    let near = |known: &[String]| nearest(name, known.iter().map(String::as_str));
+    if found.namespace == "policy." {
+        let known = Policy::NAMES.into_iter().chain(found.defined.iter().map(String::as_str));
+        return match nearest_of(name, known) {
+            // Policies with settings are functions.
+            Some(policy) if !found.defined.iter().any(|name| name == policy) => {
+                format!(": write policy = \"{policy}\"")
+            }
+            _ => near(&found.defined),
+        };
+    }
+    if !found.namespace.is_empty() {
+        return near(&found.defined);
+    }
+    match name {
+        "os" => return ": the environment is read by env \"NAME\"".into(),
+        "upstream" | "backend" | "cluster" => return "; use `pool`".into(),
+        "frontend" | "listener" => return "; use `service`".into(),
+        "True" | "TRUE" => return ": write true".into(),
+        "False" | "FALSE" => return ": write false".into(),
+        _ => {}
+    }
+    let words = || WORDS.iter().filter(|(key, _)| found.key.is_none_or(|found| found == *key));
+    match words().find(|(_, words)| !found.is_called && words.contains(&name)) {
+        Some((key, _)) => format!(": write {key} = \"{name}\""),
+        None if found.is_pool => {
+            format!(": write \"{name}\" in quotes, or local {name} = pool \"{name}\" {{ ... }}")
+        }
+        None => near(&found.defined),
+    }
+}
+
+/// Returns `; did you mean "X"?` if a word is similar enough.
+pub(super) fn nearest_text<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest_of(word, known).map(|known| format!("; did you mean \"{known}\"?")).unwrap_or_default()
+}
+
+/// Returns `; did you mean `X`?` if a known word is similar enough. Letter case does not matter.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest_of(word, known).map(|known| format!("; did you mean `{known}`?")).unwrap_or_default()
+}
+
+fn nearest_of<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let near = |known: &'a str| (strsim::damerau_levenshtein(&word, &known.to_lowercase()), known);
     let close =
         known.map(near).filter(|(distance, known)| *distance <= 1 + known.len().min(word.len()) / 4).min();
-    close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+    close.map(|(_, known)| known)
 }
 
 /// Returns words in quotes and other possible values: `"tcp", "udp" or a table`.

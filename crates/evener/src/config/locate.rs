@@ -83,9 +83,46 @@ impl Source {
         Location::new(Arc::clone(&self.file), 1)
     }
 
-    /// Returns a hint for an error of the Lua parser.
+    /// Returns a better message for an error of the Lua parser.
     pub(super) fn explain(&self, line: u32, message: &str) -> Option<String> {
-        syntax::hint(&self.text, line, message)
+        let is_at_end = ["'}' expected", "unexpected symbol"].iter().any(|begin| message.starts_with(begin))
+            && message.ends_with("near <eof>");
+        match self.unclosed().filter(|_| is_at_end) {
+            Some(opened) => Some(format!("the file ends inside the '{{' of line {opened}: is a }} missing?")),
+            None => syntax::hint(&self.text, line, message).map(|hint| format!("{message}{hint}")),
+        }
+    }
+
+    /// Returns the line of the last opening brace that is never closed.
+    fn unclosed(&self) -> Option<u32> {
+        let mut to_end = self.tables.iter().rev().filter(|table| table.end == self.tokens.len());
+        // The innermost of these tables may be closed by the last token.
+        let is_closed = self.tokens.last().is_some_and(|last| last.kind == Kind::Close);
+        to_end.nth(usize::from(is_closed)).map(|table| self.tokens[table.open].line)
+    }
+
+    /// Returns true if a word on a line is called: a text, a table or an argument follows.
+    pub(super) fn calls(&self, line: u32, word: &str) -> bool {
+        let is_argument = |kind: &Kind| matches!(kind, Kind::Text(_) | Kind::Open | Kind::Symbol('('));
+        self.words(line, word).any(|at| self.tokens.get(at + 1).is_some_and(|next| is_argument(&next.kind)))
+    }
+
+    /// Returns the key whose value is a word on a line.
+    pub(super) fn key_of(&self, line: u32, word: &str) -> Option<&str> {
+        let key = |at: usize| match &self.tokens[at.checked_sub(2)?..at] {
+            [Token { kind: Kind::Word(key), .. }, Token { kind: Kind::Equals, .. }] => Some(key.as_str()),
+            _ => None,
+        };
+        self.words(line, word).find_map(key)
+    }
+
+    /// Returns the positions of a word on a line.
+    fn words(&self, line: u32, word: &str) -> impl Iterator<Item = usize> {
+        let positions = self.named.get(word).map_or(&[][..], |positions| positions);
+        let first = positions.partition_point(|at| self.tokens[*at].line < line);
+        let on_line = move |at: &usize| self.tokens[*at].line == line;
+        let is_word = |at: &usize| matches!(self.tokens[*at].kind, Kind::Word(_));
+        positions[first..].iter().copied().take_while(on_line).filter(is_word)
     }
 
     /// Returns the line of the last step of `path` that is in the source, each step inside the previous one.
@@ -125,7 +162,7 @@ impl Source {
     fn item_of(&self, table: usize, index: usize, text: Option<&str>) -> Option<(usize, Option<usize>)> {
         let item = self.tables[table].items.get(index).copied();
         let inner = item.and_then(|at| self.table_at(at));
-        let Some(text) = text else { return Some((item.filter(|_| inner.is_some())?, inner)) };
+        let Some(text) = text else { return Some((item?, inner)) };
         let begins = inner.map_or(item, |inner| self.tables[inner].items.first().copied());
         match begins.filter(|at| self.tokens[*at].kind.is_text(text)) {
             Some(at) => Some((at, inner)),
@@ -350,9 +387,24 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
         check(&[same(2), weight], Some(4));
         // The list was computed.
         check(&[same(9)], Some(2));
-        check(&[Step::Item(1, None), weight], None);
+        check(&[Step::Item(1, None), weight], Some(3));
         check(&[Step::Named("routes"), Step::Item(1, None), Step::Named("host")], Some(10));
         check(&[Step::Named("routes"), Step::Item(7, None), Step::Named("host")], Some(8));
+    }
+
+    #[test]
+    fn an_unclosed_brace_is_reported_with_its_line() {
+        let check = |text: &str, message: &str, expected: &str| {
+            let explained = Source::new("x".into(), text).explain(4, message).unwrap_or_default();
+            assert_eq!(explained, expected, "{text}");
+        };
+        let at = |line: u32| format!("the file ends inside the '{{' of line {line}: is a }} missing?");
+        let expected = "'}' expected (to close '{' at line 2) near <eof>";
+        check("a {}\nb {\n c = { 1 }", expected, &at(2));
+        check("a {}\nb { c = {\n1", expected, &at(2));
+        check("a {},\n\nb { 1,", "unexpected symbol near <eof>", &at(3));
+        check("a { {} }\nb = ", "unexpected symbol near <eof>", "");
+        check("a {", "unfinished string near '\"a'", "unfinished string near '\"a' (is a quote missing?)");
     }
 
     #[test]

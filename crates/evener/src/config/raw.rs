@@ -247,9 +247,14 @@ impl Run {
         location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
     }
 
-    /// Adds a hint to an error of the Lua parser.
+    /// Returns the file that a location names.
+    pub(super) fn source(&self, location: &Location) -> Option<&Source> {
+        self.sources.iter().find(|source| source.is(location.file()))
+    }
+
+    /// Explains an error of the Lua parser.
     pub(super) fn explain(&self, problem: Problem) -> Problem {
-        problem.with_hint(|file, line, message| {
+        problem.explained(|file, line, message| {
             self.sources.iter().find(|source| source.is(file))?.explain(line, message)
         })
     }

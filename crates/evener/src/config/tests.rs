@@ -276,7 +276,7 @@ fn each_mistake_in_an_ordered_list_has_its_line() {
 "#,
         &[
             "c.lua:2: service `s`: country needs a database: write geoip \"GeoLite2-Country.mmdb\" above it",
-            "c.lua:4: service `s`: `10.0.0.0/40` has no valid length: an IPv4 prefix has 0 to 32 bits, an",
+            "c.lua:4: service `s`: `10.0.0.0/40` is too long: an IPv4 prefix has at most 32 bits",
             "c.lua:5: service `s`: access.deny must be a prefix such as \"10.0.0.0/8\", prefixes \"FILE\" or",
             "c.lua:6: service `s`: `x` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32",
             "c.lua:7: service `s`: unknown key `access.dney`; did you mean `deny`?",

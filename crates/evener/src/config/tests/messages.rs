@@ -8,19 +8,19 @@ connections_max = 0
 connections_max = 1.5
     service `s`: connections_max must be a whole number, got 1.5
 backlog = "many"
-    service `s`: backlog must be a number, got "many"
+    service `s`: backlog must be a number between 1 and 65535, got "many"
 nodelay = 1
     service `s`: nodelay must be true or false, got 1
 protocol = "udb"
-    service `s`: protocol must be "tcp", "udp", "http" or "dns", got "udb"; did you mean `udp`?
+    service `s`: protocol must be "tcp", "udp", "http" or "dns", got "udb"; did you mean "udp"?
 allow = "10.0.0.0/40"
-    service `s`: `10.0.0.0/40` has no valid length: an IPv4 prefix has 0 to 32 bits, an IPv6 prefix 0 to 128
+    service `s`: `10.0.0.0/40` is too long: an IPv4 prefix has at most 32 bits
 policy = policy.maglev { table = 100 }
     policy.maglev: table must be a prime number such as 65537, got 100
 check = check.http
     service `s`: check must be a check such as check.http { path = "/health" }, got a function: call it with braces or parentheses
 check = "htp"
-    service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns" or a check such as check.http { path = "/health" }, got "htp"; did you mean `http`?
+    service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns" or a check such as check.http { path = "/health" }, got "htp"; did you mean "http"?
 check = check.htp
     `check.htp` is not defined; did you mean `http`?
 check = check.htp { path = 5 }
@@ -30,7 +30,7 @@ policy = policy.maglef {}
 allow = env("EVENER_NOWHERE")
     the environment variable EVENER_NOWHERE is not set: set it, or give a default: env("EVENER_NOWHERE", "...")
 connections_max = "100"
-    service `s`: connections_max must be a number, got "100": remove the quotes
+    service `s`: connections_max must be a number, got the text "100": remove the quotes, or write tonumber(...)
 connect_timeout = "0s"
     service `s`: connect_timeout must be above zero, got "0s"
 maxconn = 5
@@ -38,7 +38,7 @@ maxconn = 5
 pool = { "10.0.0.9:1" }
     service `s`: pool must be a pool or the name of a pool, got a table: list the servers in the service itself: { listen = "0.0.0.0:80", "10.0.0.1:80" }
 check = check.https { ca = "/no/such.pem" }
-    check.https: /no/such.pem cannot be read: No such file or directory (os error 2)
+    check.https: /no/such.pem does not exist
 check = check.http { host = "a\r\nb" }
     check.http: host must be a host name, got "a\r\nb"
 check = check.tcp { timeout = "2h" }
@@ -78,9 +78,9 @@ flows_max = 5
 backlog = 70000
     service `s`: backlog must be between 1 and 65535, got 70000
 backlog = {}
-    service `s`: backlog must be a number, got a table
+    service `s`: backlog must be a number between 1 and 65535, got a table
 backlog = "heavy"
-    service `s`: backlog must be a number, got "heavy"
+    service `s`: backlog must be a number between 1 and 65535, got "heavy"
 idle_timeout = "400d"
     service `s`: idle_timeout must be at most 366 days, got "400d"
 idle_timeout = ""
@@ -106,7 +106,7 @@ certificate = "x"
 protocol = "https"
     service `s`: protocol must be "tcp", "udp", "http" or "dns", got "https": use "http" with `tls`
 protocol = "HTTP"
-    service `s`: protocol must be "tcp", "udp", "http" or "dns", got "HTTP"; did you mean `http`?
+    service `s`: protocol must be "tcp", "udp", "http" or "dns", got "HTTP"; did you mean "http"?
 protocol = 5
     service `s`: protocol must be "tcp", "udp", "http" or "dns", got 5
 unix_mode = 660
@@ -144,7 +144,7 @@ listen = {}
 { "10.0.0.2:80", backup = true }
     server `10.0.0.2:80`: unknown key `backup`; write tier = 2 at the server: { "10.0.0.1:80", tier = 2 }
 { "10.0.0.2:80", "10.0.0.3:80" }
-    server `10.0.0.2:80`: a server must have one address, got also "10.0.0.3:80": its other settings need keys
+    server `10.0.0.2:80`: a server has one address, got a second one, "10.0.0.3:80": list servers separately, or write table.unpack(LIST)
 { "10.0.0.2:80", check = "tcp" }
     server `10.0.0.2:80`: check is a key of the pool
 connect_timeout = "5s", connect_time_max = "2s"
@@ -159,7 +159,7 @@ protocol = "udp", warm = 5, connections_max = 5
     service `s`: connections_max is not available with protocol = "udp"
     service `s`: warm is not available with protocol = "udp"
 protocol = "udp", spread = 3, policy = "hash"
-    service `s`: spread cannot be used with policy "hash" of pool `s`: use round_robin
+    service `s`: spread cannot be used with policy = "hash" of pool `s`: write policy = "round_robin"
 protocol = "udp", spread = 3, sticky = true
     service `s`: spread cannot be used with sticky of pool `s`: remove one of them
 check = check.http("/health")
@@ -193,6 +193,73 @@ queue = { size = 0 }
     service `s`: queue.size must be between 1 and 1000000, got 0
 "#;
 
+const MORE_OF_A_SERVICE: &str = r#"
+server("10.0.0.2:80", { wieght = 5 })
+    server `10.0.0.2:80`: unknown key `wieght`; did you mean `weight`?
+server("10.0.0.2:80", 5)
+    server takes a table behind the string, got a number: write server "10.0.0.1:80" { weight = 2 }
+{ "10.0.0.2:80", 5 }
+    server `10.0.0.2:80`: a server must have one address, got also 5: its other settings need keys
+nodelay = True
+    `True` is not defined: write true
+policy = least_conn
+    `least_conn` is not defined: write policy = "least_conn"
+policy = policy.leastconn
+    `policy.leastconn` is not defined: write policy = "least_conn"
+check = http
+    `http` is not defined: write check = "http"
+protocol = http
+    `http` is not defined: write protocol = "http"
+pool = poll
+    `poll` is not defined
+listen = os.getenv("X")
+    `os` is not defined: the environment is read by env "NAME"
+connections_max = "10k"
+    service `s`: connections_max must be a number between 1 and 16000000, got "10k"
+keepalive = true
+    service `s`: keepalive must be a duration such as "500ms", "2s" or "1h", or false for none, got true
+idle_timeout = 0
+    service `s`: idle_timeout must be above zero, got 0: write false for none
+connect_timeout = 0
+    service `s`: connect_timeout must be above zero, got 0
+timeout_client = "5s"
+    service `s`: unknown key `timeout_client`; use `idle_timeout`
+protocol = "http", trust = "10.0.0.0/8"
+    service `s`: unknown key `trust`; write forwarded = { trust = "10.0.0.0/8" }
+protocol = "http", cache = true, rate_limit = "5/s", sockets = 2
+    service `s`: cache is not available with protocol = "http": only dns services cache
+    service `s`: unknown key `rate_limit`; write per_client = { request_rate = "100/s" }
+    service `s`: sockets is not available with protocol = "http": only dns services have it
+allow = "10.0.0.0/"
+    service `s`: `10.0.0.0/` has no length: write 10.0.0.0/8
+allow = "::/129"
+    service `s`: `::/129` is too long: an IPv6 prefix has at most 128 bits
+access = { { allow = "10.0.0.0/8" } }
+    service `s`: unknown key `access.allow`; use `permit`
+access = { allow = "10.0.0.0/8" }
+    service `s`: each item of access needs its own braces: access = { { permit = "10.0.0.0/8" }, ... }
+per_client = { connection_rate = "100/sec" }
+    service `s`: per_client.connection_rate must be a rate such as "20/s", "100/m" or "1000/h", got "100/sec": write "100/s"
+check = check.http { status = "2xx" }
+    check.http: status must be an HTTP status such as 200, or a list of them, got "2xx": remove it for 200 to 399
+check = check.http { jitter = "x" }
+    check.http: jitter must be a number between 0 and 1, got "x"
+sticky = "client_ip"
+    service `s`: sticky must be true or a table such as { by = "client_ip" }, got "client_ip"
+sticky = { name = "X" }
+    service `s`: sticky.name is not available with by = "client_ip"
+protocol = "http", sticky = { by = "cookie", ttl = "1h" }
+    service `s`: sticky.ttl is not available with by = "cookie"
+protocol = "udp", denied = "reject"
+    service `s`: a udp service can only drop refused clients or send them to a pool, got "reject": write denied = "drop"
+tls = { certificates = { { key = "a.key" } } }
+    service `s`: key, ocsp and issuers need a certificate: add certificate = "FILE"
+check = check.dns { name = "exa mple..org" }
+    check.dns: name must be a domain name, got "exa mple..org": it contains a space
+check = check.dns { name = "bücher.example" }
+    check.dns: name must be a domain name, got "bücher.example": write it in its xn-- form
+"#;
+
 const AT_THE_EDGE: &str = r#"
 protocol = "http", redirect = "http"
     service `s`: redirect must be "https" or { port = 8443 }, got "http"
@@ -223,9 +290,9 @@ per_client = {}
 deny = country "SE"
     service `s`: country needs a database: write geoip "GeoLite2-Country.mmdb" above it
 deny = prefixes "/nonexistent"
-    /nonexistent cannot be read: No such file or directory (os error 2)
+    /nonexistent does not exist
 denied = "tarpti"
-    service `s`: denied must be "drop", "reject", "tarpit" or a pool, got "tarpti"; did you mean `tarpit`?
+    service `s`: denied must be "drop", "reject", "tarpit" or a pool, got "tarpti"; did you mean "tarpit"?
 send_proxy = "v3"
     service `s`: send_proxy must be "v1" or "v2", got "v3"
 per_client = { connection = 10 }
@@ -249,7 +316,7 @@ protocol = "http", redirect = "https", respond = {}
 protocol = "http", health = "health"
     service `s`: health must be a path such as "/health", without a query, got "health"
 protocol = "http", forwarded = { mode = "of", headers = "none" }
-    service `s`: forwarded.mode must be "replace", "append" or "off", got "of"; did you mean `off`?
+    service `s`: forwarded.mode must be "replace", "append" or "off", got "of"; did you mean "off"?
     service `s`: forwarded.headers must be "x-forwarded", "forwarded" or "both", got "none"
 tls = { certificate = "x", min_version = 1.2 }
     service `s`: tls.min_version must be "1.2" or "1.3", got 1.2: write "1.2"
@@ -279,9 +346,9 @@ dns = { query_timeout = "0s" }
 dns = { retries = 17 }
     service `s`: dns.retries must be between 0 and 16, got 17
 dns = { on_failure = "servfial" }
-    service `s`: dns.on_failure must be "servfail", "refused" or "drop", got "servfial"; did you mean `servfail`?
+    service `s`: dns.on_failure must be "servfail", "refused" or "drop", got "servfial"; did you mean "servfail"?
 dns = { retry_on = { "servfail", "refuse" } }
-    service `s`: dns.retry_on must be "servfail" or "refused", got "refuse"; did you mean `refused`?
+    service `s`: dns.retry_on must be "servfail" or "refused", got "refuse"; did you mean "refused"?
 dns = { retry_on = true }
     service `s`: dns.retry_on must be a list of response codes: { "servfail", "refused" }, or {} for none, got true
 dns = { outstanding_max = 0 }
@@ -347,7 +414,7 @@ sticky = { failback = 5 }
 sticky = { rebalance = "1ms" }
     service `s`: sticky.rebalance must be at least 100ms, got "1ms"
 check = check.dns { name = "a..b" }
-    check.dns: name must be a domain name, got "a..b": a name with an empty label: two dots meet, or it begins with a dot
+    check.dns: name must be a domain name, got "a..b": it has an empty label: two dots meet, or it begins with a dot
 check = check.dns { type = "AAAAA" }
     check.dns: type must be a DNS type such as "A" or "TYPE65280", got "AAAAA"
 check = check.dns { rcode = "OK" }
@@ -380,11 +447,15 @@ protocol = "http", routes = { { sni = "a", pool = web } }
 routes = { { host = "a", pool = web } }
     service `s`: a route of a tcp service is chosen by sni, not host or path
 routes = { { sni = "a" } }
-    service `s`: a route needs a pool: add pool = www
+    service `s`: the route of sni `a` needs a pool: add pool = www
 routes = { { sni = "a", pool = "wbe" } }
     service `s`: there is no pool `wbe`; did you mean `web`?
 routes = { web }
     service `s`: routes must be a list of tables such as { host = "www.example.org", pool = www }, got a pool
+policy = web
+    service `s`: policy is a key of the pool: move it to pool `web`
+protocol = "http", routes = { { host = "http://e.example.org:80/x", pool = web } }
+    service `s`: `http://e.example.org:80/x` is a URL: write host = "e.example.org"
 protocol = "http", routes = { { host = "a:80", pool = web }, { host = "*", pool = web } }
     service `s`: `a:80` has a port: write host = "a"
     service `s`: remove host = "*": a route without host is for any host
@@ -500,6 +571,12 @@ service "s" { listen = 0.0.0.0:80 }
     malformed number near '0.0.0.0' (is a quote missing?)
 service "s" { listen: "0.0.0.0:80" }
     <name> expected near '"0.0.0.0:80"' (keys are written key = value)
+pool "web" { "10.0.0.1:80" } service "s" { listen = "127.0.0.1:1", pool = web }
+    `web` is not defined: write "web" in quotes, or local web = pool "web" { ... }
+pool "p" { "a:80",
+    the file ends inside the '{' of line 1: is a } missing?
+pool "p" { "a:80" } endd
+    syntax error near <eof> (is an end missing?)
 pool "p" { "a:80" "b:80" }
     '}' expected near '"b:80"' (is a comma missing on line 1?)
 "#;
@@ -525,6 +602,7 @@ fn each_mistake_in_a_service_has_its_message() {
     let start = "service \"s\" { listen = \"127.0.0.1:1\",";
     check_cases(OF_A_SERVICE, |case| format!("{start} \"10.0.0.1:1\", {case} }}"));
     check_cases(OF_A_SERVICE_WITHOUT_SERVERS, |case| format!("{start} {case} }}"));
+    check_cases(MORE_OF_A_SERVICE, |case| format!("{start} \"10.0.0.1:1\", {case} }}"));
     let pool = "local web = pool \"web\" { \"10.0.0.1:80\" }";
     check_cases(OF_A_SERVICE_WITH_A_POOL, |case| format!("{pool} {start} pool = web, {case} }}"));
 }
@@ -595,4 +673,95 @@ fn a_note_reports_that_certificates_and_names_were_not_checked() {
     assert!(problems("\"www.example:80\"").ends_with(&format!("`nonsense`\n{note}")));
     assert!(problems("\"10.0.0.1:80\", tls = \"x.pem\"").ends_with(note));
     assert!(problems("\"10.0.0.1:80\"").ends_with("unknown key `nonsense`"));
+}
+
+#[test]
+fn each_item_of_a_list_has_its_own_line() {
+    check_problems(
+        r#"pool "web" {
+  { "10.0.0.1:80", weight = "a" },
+  { "10.0.0.2:80", weight = "b" },
+  "10.0.0.1:80",
+  5,
+}
+service "s" { listen = "127.0.0.1:1", protocol = "http", pool = "web",
+  tls = { certificates = {
+    { certificate = "a", kye = "b" },
+    { certificate = "c", kye = "d" } } },
+  routes = {
+    { host = "a", pool = "web" },
+    { host = "b", pool = "wbe" },
+    { host = "c" },
+    { hots = "d", pool = "web" },
+    { host = "e", path = "x", pool = "web" },
+    { host = "f", path = "y", pool = "web" } },
+}
+"#,
+        &[
+            "c.lua:2: server `10.0.0.1:80`: weight must be a number",
+            "c.lua:3: server `10.0.0.2:80`: weight must be a number",
+            "c.lua:4: server `10.0.0.1:80` is already in this pool, at c.lua:2: give one of them another `name`",
+            "c.lua:5: pool `web`: a server must be an address such as \"10.0.0.1:80\", got 5",
+            "c.lua:9: service `s`: unknown key `tls.certificates.kye`; did you mean `key`?",
+            "c.lua:10: service `s`: unknown key `tls.certificates.kye`; did you mean `key`?",
+            "c.lua:13: service `s`: there is no pool `wbe`; did you mean `web`?",
+            "c.lua:14: service `s`: the route of host `c` needs a pool: add pool = www",
+            "c.lua:15: service `s`: unknown key `routes.hots`; did you mean `host`?",
+            "c.lua:16: service `s`: routes.path must begin with /, got \"x\"",
+            "c.lua:17: service `s`: routes.path must begin with /, got \"y\"",
+        ],
+    );
+}
+
+#[test]
+fn two_routes_of_one_host_are_reported_at_the_second() {
+    check_problems(
+        r#"pool "web" { "10.0.0.1:80" }
+service "s" { listen = "127.0.0.1:1", protocol = "http", pool = "web", routes = {
+    { host = "b", pool = "web" },
+    { host = "b", pool = "web" } } }
+"#,
+        &["c.lua:4: service `s`: two routes have host `b`: remove one of them"],
+    );
+}
+
+#[test]
+fn a_table_may_be_the_second_argument_of_a_server() {
+    let text = "service \"s\" { listen = \"127.0.0.1:1\", server(\"10.0.0.1:1\", { weight = 5 }) }";
+    assert_eq!(load_text(text).unwrap().spec.pools[0].servers[0].weight, 5);
+}
+
+#[test]
+fn a_note_reports_that_the_rest_was_not_checked() {
+    let problems = |text: &str| load_text(text).unwrap_err();
+    let note = "note: the rest of the configuration was not checked because of this error";
+    assert_eq!(problems("\nerror('stop')"), format!("c.lua:2: stop\n{note}"));
+    assert!(problems("x = = 1").ends_with(note));
+    assert!(!problems("error({})").contains("note: "));
+}
+
+#[test]
+fn a_function_is_suggested_only_for_a_name_that_is_called() {
+    let problems = |text: &str| load_text(text).unwrap_err();
+    assert!(problems("poll 'x' {}").contains("`poll` is not defined; did you mean `pool`?"));
+    assert_eq!(problems("x = poll"), "c.lua:1: `poll` is not defined");
+}
+
+#[test]
+fn a_missing_brace_is_reported_before_the_next_declaration() {
+    check_problems(
+        "pool \"p\" {\n  \"10.0.0.1:80\"\n\nservice \"s\" { listen = \"127.0.0.1:1\", pool = \"p\" }",
+        &["c.lua:4: '}' expected (to close '{' at line 1) near 'service' (is a } missing before line 4?)"],
+    );
+}
+
+#[test]
+fn settings_that_a_udp_service_does_not_support_have_their_line() {
+    check_problems(
+        "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\",\n protocol = \"udp\",\n denied = \"reject\",\n policy = \"hash\",\n spread = 3 }",
+        &[
+            "c.lua:3: service `s`: a udp service can only drop refused clients",
+            "c.lua:5: service `s`: spread cannot be used with policy = \"hash\" of pool `s`",
+        ],
+    );
 }
