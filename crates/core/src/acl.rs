@@ -58,7 +58,7 @@ pub enum PrefixError {
         /// Number of bits of an address.
         bits_max: u8,
     },
-    /// Nothing is after the slash.
+    /// The part after the slash is missing.
     #[error("`{prefix}` has no length: write {prefix}{example}")]
     NoLength {
         /// The text, with its slash.

@@ -340,7 +340,7 @@ impl<'a> Fields<'a> {
                         ),
                     ),
                     None => {
-                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()))
+                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()));
                     }
                 }
                 return None;

@@ -1,5 +1,7 @@
 //! Hints for unknown keys and words: the key's right location, its name here, or the most similar one.
 
+use super::Location;
+use super::raw::Run;
 use evener_core::spec::Policy;
 
 /// Most keys of one advice.
@@ -315,52 +317,73 @@ fn example(key: &str) -> &'static str {
     }
 }
 
-/// An undefined name, and its place in the file.
+/// An undefined name that the configuration uses.
 pub(super) struct Undefined<'a> {
     /// `check.`, `policy.`, or empty for globals.
-    pub(super) namespace: &'a str,
-    pub(super) name: &'a str,
+    namespace: &'a str,
+    name: &'a str,
     /// The key whose value the name is.
-    pub(super) key: Option<&'a str>,
-    pub(super) is_called: bool,
+    key: Option<&'a str>,
+    is_called: bool,
     /// True if a pool has the name.
-    pub(super) is_pool: bool,
-    /// Defined names that the name could mean.
-    pub(super) defined: Vec<String>,
+    is_pool: bool,
 }
 
-/// Returns a hint for an undefined name, with the punctuation before it.
-pub(super) fn undefined(found: &Undefined<'_>) -> String {
-    let name = found.name;
-    let near = |known: &[String]| nearest(name, known.iter().map(String::as_str));
-    if found.namespace == "policy." {
-        let known = Policy::NAMES.into_iter().chain(found.defined.iter().map(String::as_str));
-        return match nearest_of(name, known) {
-            // Policies with settings are functions.
-            Some(policy) if !found.defined.iter().any(|name| name == policy) => {
-                format!(": write policy = \"{policy}\"")
-            }
-            _ => near(&found.defined),
-        };
-    }
-    if !found.namespace.is_empty() {
-        return near(&found.defined);
-    }
-    match name {
-        "os" => return ": the environment is read by env \"NAME\"".into(),
-        "upstream" | "backend" | "cluster" => return "; use `pool`".into(),
-        "frontend" | "listener" => return "; use `service`".into(),
-        "True" | "TRUE" => return ": write true".into(),
-        "False" | "FALSE" => return ": write false".into(),
-        _ => {}
-    }
-    let words = || WORDS.iter().filter(|(key, _)| found.key.is_none_or(|found| found == *key));
-    match words().find(|(_, words)| !found.is_called && words.contains(&name)) {
-        Some((key, _)) => format!(": write {key} = \"{name}\""),
-        None if found.is_pool => {
-            format!(": write \"{name}\" in quotes, or local {name} = pool \"{name}\" {{ ... }}")
+impl<'a> Undefined<'a> {
+    /// Creates an undefined name that a line of the configuration uses.
+    pub(super) fn new(namespace: &'a str, name: &'a str, run: &'a Run, location: &Location) -> Self {
+        let source = run.source(location);
+        Self {
+            namespace,
+            name,
+            key: source.and_then(|source| source.key_of(location.line(), name)),
+            is_called: source.is_some_and(|source| source.calls(location.line(), name)),
+            is_pool: run.pools().iter().any(|pool| pool.name() == name),
         }
-        None => near(&found.defined),
+    }
+
+    /// Returns true if the name may be a misspelt function. A global function of that name is only meant if it
+    /// is called.
+    pub(super) fn may_be_function(&self) -> bool {
+        self.is_called || !self.namespace.is_empty()
+    }
+
+    /// Returns a hint with the punctuation before it. `defined` are the names that the name could mean.
+    pub(super) fn hint(&self, defined: &[String]) -> String {
+        let near = || nearest(self.name, defined.iter().map(String::as_str));
+        match self.namespace {
+            "" => self.global_hint().unwrap_or_else(near),
+            "policy." => self.policy_hint(defined).unwrap_or_else(near),
+            _ => near(),
+        }
+    }
+
+    /// Returns a hint for a policy without settings. Policies with settings are defined, as functions.
+    fn policy_hint(&self, defined: &[String]) -> Option<String> {
+        let known = Policy::NAMES.into_iter().chain(defined.iter().map(String::as_str));
+        let policy = nearest_of(self.name, known).filter(|near| !defined.iter().any(|name| name == near))?;
+        Some(format!(": write policy = \"{policy}\""))
+    }
+
+    fn global_hint(&self) -> Option<String> {
+        let name = self.name;
+        let fixed = match name {
+            "os" => ": the environment is read by env \"NAME\"",
+            "upstream" | "backend" | "cluster" => "; use `pool`",
+            "frontend" | "listener" => "; use `service`",
+            "True" | "TRUE" => ": write true",
+            "False" | "FALSE" => ": write false",
+            _ => "",
+        };
+        if !fixed.is_empty() {
+            return Some(fixed.into());
+        }
+        let fits =
+            |key: &str, words: &[&str]| self.key.is_none_or(|given| given == key) && words.contains(&name);
+        let word = WORDS.iter().find(|(key, words)| !self.is_called && fits(key, words));
+        let key = word.map(|(key, _)| format!(": write {key} = \"{name}\""));
+        let pool = || format!(": write \"{name}\" in quotes, or local {name} = pool \"{name}\" {{ ... }}");
+        key.or_else(|| self.is_pool.then(pool))
     }
 }
 

@@ -151,8 +151,9 @@ impl Source {
         let positions = self.named.get(name)?;
         let positions = &positions[positions.partition_point(|at| *at < open)..];
         let within = || positions.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
-        let own = || within().filter(|at| self.around[*at] == Some(table));
-        let at = own().find(|at| self.is_key(*at)).or_else(|| own().next()).or_else(|| within().next())?;
+        let direct = || within().filter(|at| self.around[*at] == Some(table));
+        let at =
+            direct().find(|at| self.is_key(*at)).or_else(|| direct().next()).or_else(|| within().next())?;
         let inner = if self.is_key(at) { self.table_at(at + 2) } else { self.around[at] };
         Some((at, inner))
     }
@@ -189,7 +190,7 @@ impl Source {
 
 impl Kind {
     fn is_text(&self, text: &str) -> bool {
-        matches!(self, Self::Text(own) if own == text)
+        matches!(self, Self::Text(content) if content == text)
     }
 }
 

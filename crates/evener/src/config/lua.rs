@@ -3,7 +3,7 @@
 
 mod builders;
 
-use super::hints::{Undefined, undefined};
+use super::hints::Undefined;
 use super::locate::Source;
 use super::problem::{reason, sorted};
 use super::raw::Run;
@@ -327,19 +327,10 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
         let location = caller(lua);
         let hint = {
             let state = lock(&state);
-            let source = state.run.source(&location);
-            let is_called = source.is_some_and(|source| source.calls(location.line(), &name));
-            // A function of the file was misspelt only if the name is called.
-            let fits = |value: &mlua::Value| !prefix.is_empty() || is_called || !value.is_function();
+            let undefined = Undefined::new(&prefix, &name, &state.run, &location);
+            let fits = |value: &mlua::Value| undefined.may_be_function() || !value.is_function();
             let defined = table.pairs::<String, mlua::Value>().flatten().filter(|(_, value)| fits(value));
-            undefined(&Undefined {
-                namespace: &prefix,
-                name: &name,
-                key: source.and_then(|source| source.key_of(location.line(), &name)),
-                is_called,
-                is_pool: state.run.pools().iter().any(|pool| pool.name() == name),
-                defined: defined.map(|(name, _)| name).collect(),
-            })
+            undefined.hint(&defined.map(|(name, _)| name).collect::<Vec<_>>())
         };
         record(&state, Problem::at(&location, format!("`{prefix}{name}` is not defined{hint}")))?;
         Ok(Unknown)

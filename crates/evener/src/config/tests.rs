@@ -1,6 +1,7 @@
 //! Configurations as people write them, and the messages for wrong ones.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod corrections;
 mod dns;
 mod messages;
 mod patience;
@@ -32,6 +33,22 @@ fn check_problems(text: &str, expected: &[&str]) {
     assert_eq!(lines.len(), expected.len(), "{seen}");
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.starts_with(expected), "{line}\ninstead of\n{expected}");
+    }
+}
+
+/// Checks every case of a table. `declare` completes the text of a case to a configuration of one line.
+fn check_cases(cases: &str, declare: impl Fn(&str) -> String) {
+    let mut lines = cases.lines().filter(|line| !line.is_empty()).peekable();
+    while let Some(case) = lines.next() {
+        let mut expected = Vec::new();
+        while let Some(message) = lines.next_if(|line| line.starts_with("    ")) {
+            expected.push(match message.trim() {
+                whole if whole.starts_with("c.lua: ") => whole.to_owned(),
+                message => format!("c.lua:1: {message}"),
+            });
+        }
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        check_problems(&declare(case), &expected);
     }
 }
 

@@ -122,7 +122,7 @@ impl Builder<'_> {
         let is_complete = listed == service.routes.len();
         for (index, route) in service.routes.iter().enumerate() {
             let item = is_complete.then_some(Step::Item(index, None));
-            let place: Vec<Step<'_>> = [Step::Named("routes")].into_iter().chain(item).collect();
+            let steps: Vec<Step<'_>> = [Step::Named("routes")].into_iter().chain(item).collect();
             let path = route.path.as_deref().unwrap_or_default().trim_end_matches('/');
             let mut hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
             if hosts.is_empty() {
@@ -135,7 +135,7 @@ impl Builder<'_> {
                             "service `{}`: two routes are for any host and path: remove one of them",
                             service.name
                         );
-                        self.reading.problem_at(location, &place, message);
+                        self.reading.problem_at(location, &steps, message);
                         continue;
                     }
                     let host = if host.is_empty() { String::new() } else { format!(" host `{host}`") };
@@ -144,7 +144,7 @@ impl Builder<'_> {
                         "service `{}`: two routes have{host}{path}: remove one of them",
                         service.name
                     );
-                    self.reading.problem_at(location, &place, message);
+                    self.reading.problem_at(location, &steps, message);
                 }
             }
         }
