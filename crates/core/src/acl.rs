@@ -45,9 +45,27 @@ pub enum PrefixError {
     /// The part before the slash is not an address.
     #[error("`{0}` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32")]
     Address(String),
-    /// The part after the slash is too large or not a number.
+    /// The part after the slash is not a number.
     #[error("`{0}` has no valid length: an IPv4 prefix has 0 to 32 bits, an IPv6 prefix 0 to 128")]
     Length(String),
+    /// The part after the slash is too large.
+    #[error("`{prefix}` is too long: an {family} prefix has at most {bits_max} bits")]
+    TooLong {
+        /// The text.
+        prefix: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// Number of bits of an address.
+        bits_max: u8,
+    },
+    /// The part after the slash is missing.
+    #[error("`{prefix}` has no length: write {prefix}{example}")]
+    NoLength {
+        /// The text, with its slash.
+        prefix: String,
+        /// A usual length of the family.
+        example: u8,
+    },
 }
 
 impl fmt::Display for Prefix {
@@ -69,11 +87,17 @@ impl FromStr for Prefix {
         let length_max = if family == Family::V4 { 32 } else { 128 };
         let length = match length {
             None => length_max,
-            Some(length) => length
-                .parse()
-                .ok()
-                .filter(|&length| length <= length_max)
-                .ok_or_else(|| PrefixError::Length(text.into()))?,
+            Some("") => {
+                let example = if family == Family::V4 { 8 } else { 32 };
+                return Err(PrefixError::NoLength { prefix: text.into(), example });
+            }
+            Some(length) => match length.parse::<u32>().map_err(|_| PrefixError::Length(text.into()))? {
+                length if length <= u32::from(length_max) => length as u8,
+                _ => {
+                    let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
+                    return Err(PrefixError::TooLong { prefix: text.into(), family, bits_max: length_max });
+                }
+            },
         };
         Ok(Self { family, bits: bits & mask(length), length })
     }
@@ -389,9 +413,10 @@ mod tests {
     fn the_error_of_an_invalid_prefix_shows_the_valid_form() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
         assert!(error("ten").contains("write 10.0.0.0/8"));
-        assert!(error("10.0.0.0/33").contains("0 to 32 bits"));
-        assert!(error("::/129").contains("0 to 128"));
-        assert!(error("10.0.0.0/").contains("no valid length"));
+        assert!(error("10.0.0.0/33").contains("at most 32 bits"));
+        assert!(error("::/129").contains("at most 128 bits"));
+        assert!(error("10.0.0.0/").contains("write 10.0.0.0/8"));
+        assert!(error("10.0.0.0/x").contains("no valid length"));
     }
 
     #[test]

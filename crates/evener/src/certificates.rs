@@ -11,7 +11,7 @@ pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
 
-use crate::config::{Config, Location, Problem, TlsOwner};
+use crate::config::{Config, Location, Problem, TlsOwner, unreadable};
 use evener_core::Endpoint;
 use evener_core::spec::{
     CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
@@ -189,7 +189,7 @@ impl Loader {
                 Some(bytes)
             }
             Err(error) => {
-                self.problem(format!("{} cannot be read: {error}", path.display()));
+                self.problem(unreadable(path, &error));
                 None
             }
         }
@@ -205,7 +205,7 @@ impl Loader {
                 files
             }
             Err(error) => {
-                self.problem(format!("{} cannot be read: {error}", directory.display()));
+                self.problem(unreadable(directory, &error));
                 Vec::new()
             }
         }

@@ -4,6 +4,7 @@
 
 use super::fields::Fields;
 use super::hints::one_of;
+use super::problem::{reason, unreadable};
 use super::raw::{Made, Table, Value, shown};
 use super::search_tree;
 use evener_core::acl::{Access, Acl, Prefix, PrefixError};
@@ -24,12 +25,9 @@ const TARPIT_MAX: Duration = Duration::from_secs(3600);
 const LIST_FILE_BYTES_MAX: u64 = 128 << 20;
 const GEOIP_FILE_BYTES_MAX: u64 = 512 << 20;
 
-/// Problems in the first items of `access`, up to this number, have exact lines. The search for the line of an
-/// item takes a step for each item before it.
-const PLACED_ITEMS_MAX: usize = 1000;
-
-/// Reads `allow` and `deny`, or `access`. The longest matching prefix of `allow` and `deny` decides; if no
-/// prefix matches, the countries decide. All other clients are refused if there is an `allow`, else admitted.
+/// Reads `allow` and `deny`, or `access`. Of the prefixes of `allow` and `deny` the longest match wins;
+/// countries decide where no prefix matches. With `allow` all other clients are refused, without it they are
+/// admitted.
 pub(super) fn read_acl(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     let ordered = read_ordered(fields);
     let allow = read_both(fields, "allow");
@@ -76,7 +74,7 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
         }
     };
     let mut nested = fields.within("access", table);
-    if nested.has("permit") || nested.has("deny") {
+    if ["permit", "allow", "deny"].iter().any(|key| nested.has(key)) {
         nested.problem_here(
             "each item of access needs its own braces: access = { { permit = \"10.0.0.0/8\" }, ... }",
         );
@@ -84,14 +82,17 @@ fn read_ordered(fields: &mut Fields<'_>) -> Option<Arc<Acl>> {
     }
     let otherwise = read_otherwise(&mut nested);
     nested.finish();
-    let mut nested = fields.within("access", table);
     let mut items = Vec::new();
-    for item in table.list() {
+    for (index, item) in table.list().iter().enumerate() {
         match item {
-            Value::Table(table) => items.extend(read_item(&mut nested, table)),
+            Value::Table(table) => {
+                items.extend(read_item(fields.within_item("access", Some(index), table), table));
+            }
             Value::Unknown => {}
             Value::Text(text) => {
-                nested.problem(
+                fields.problem_with_text(
+                    "access",
+                    Some(index),
                     text,
                     format!("an item of access needs permit or deny: write {{ permit = {} }}", shown(text)),
                 );
@@ -119,14 +120,9 @@ fn read_otherwise(nested: &mut Fields<'_>) -> Option<Access> {
 }
 
 /// Reads one item: `permit` or `deny`.
-fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, List)> {
-    nested.turn_to(table);
-    let permit = read_list(nested, "permit");
-    let deny = read_list(nested, "deny");
-    nested.note_unknown_keys();
-    for key in ["permit", "deny"].into_iter().filter(|key| table.get(key).is_some()) {
-        nested.pass(key, PLACED_ITEMS_MAX);
-    }
+fn read_item(mut nested: Fields<'_>, table: &Table) -> Option<(Access, List)> {
+    let permit = read_list(&mut nested, "permit");
+    let deny = read_list(&mut nested, "deny");
     let item = match (permit, deny) {
         (Some(list), None) => Some((Access::Permit, list)),
         (None, Some(list)) => Some((Access::Deny, list)),
@@ -136,6 +132,7 @@ fn read_item<'a>(nested: &mut Fields<'a>, table: &'a Table) -> Option<(Access, L
     if both || table.only_list().is_some() || !table.list().is_empty() {
         nested.problem_here("an item of access must be either { permit = ... } or { deny = ... }");
     }
+    nested.finish();
     item
 }
 
@@ -156,11 +153,11 @@ fn read_both(fields: &mut Fields<'_>, key: &'static str) -> Option<(Vec<Prefix>,
 fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     let items = fields.items(key)?;
     let mut list = List::default();
-    for item in items {
+    for (index, item) in items {
         match item {
             Value::Text(text) => match parse_prefix(text) {
                 Ok(prefix) => list.prefixes.push(prefix),
-                Err(why) => fields.problem(text, why),
+                Err(why) => fields.problem_with_text(key, index, text, why),
             },
             Value::Made(made) if made.builder() == "prefixes" => {
                 read_file(fields, made, &mut list.prefixes);
@@ -219,7 +216,7 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) => {
-            return reading.problem(made.location(), format!("{} cannot be read: {error}", path.display()));
+            return reading.problem(made.location(), unreadable(&path, &error));
         }
     };
     let mut wrong = 0;
@@ -275,7 +272,7 @@ fn networks_of(path: &Path, codes: &BTreeSet<String>) -> Result<Networks, String
     if too_large {
         return Err(format!("larger than {} MiB", GEOIP_FILE_BYTES_MAX >> 20));
     }
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = std::fs::read(path).map_err(|error| reason(&error))?;
     let reader = Reader::from_source(&bytes[..]).map_err(|error| error.to_string())?;
     search_tree::verify(&bytes, &reader.metadata)?;
     let mut networks = Networks::new();
@@ -355,7 +352,13 @@ pub(super) fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Ra
     let text = fields.text_such_as(key, "a rate such as \"20/s\"", "/s")?;
     let rate = text.parse().ok();
     if rate.is_none() {
-        fields.must(key, "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"");
+        let hint = text.split_once('/').and_then(|(number, unit)| {
+            let unit = ["s", "m", "h"].into_iter().find(|short| unit.trim().starts_with(short))?;
+            let right = format!("{}/{unit}", number.trim());
+            right.parse::<Rate>().is_ok().then(|| format!("write \"{right}\""))
+        });
+        let wanted = "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"";
+        fields.must_hint(key, wanted, &hint.unwrap_or_default());
     }
     rate
 }

@@ -11,6 +11,7 @@ use options::{read_options, read_protocol};
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading};
 use super::hints::{nearest, one_of};
+use super::locate::Step;
 use super::patience::read_queue;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
@@ -130,8 +131,8 @@ impl<'a> Builder<'a> {
             return servers;
         }
         let mut names: BTreeMap<Arc<str>, Location> = BTreeMap::new();
-        for item in fields.list() {
-            let Some((server, location)) = self.server(item, made, fields) else { continue };
+        for (index, item) in fields.list().iter().enumerate() {
+            let Some((server, location)) = self.server((index, item), made, fields) else { continue };
             self.config.servers.entry(server.endpoint.clone()).or_insert_with(|| location.clone());
             match names.get(&server.name) {
                 Some(first) => {
@@ -153,18 +154,21 @@ impl<'a> Builder<'a> {
     /// Reads a server: an address, a table that begins with an address, or `server "address" { ... }`.
     fn server(
         &self,
-        item: &'a Value,
+        (index, item): (usize, &'a Value),
         made: &'a Made,
         fields: &mut Fields<'a>,
     ) -> Option<(ServerSpec, Location)> {
         static EMPTY: Table = Table::EMPTY;
-        let (address, table, location, path): (&str, &Table, &Location, Vec<&str>) = match item {
-            Value::Text(address) => (address, &EMPTY, made.location(), vec![address]),
+        let item_at = |address| vec![Step::Item(index, Some(address))];
+        let (address, table, location, path): (&str, &Table, &Location, Vec<Step<'_>>) = match item {
+            Value::Text(address) => (address, &EMPTY, made.location(), item_at(address)),
             Value::Table(table) => match table.list().first() {
-                Some(Value::Text(address)) => (address, table, made.location(), vec![address]),
+                Some(Value::Text(address)) => (address, table, made.location(), item_at(address)),
                 Some(Value::Unknown) => return None,
                 _ => {
-                    fields.problem_here(
+                    fields.problem_with_item(
+                        index,
+                        None,
                         "a server must begin with its address: { \"10.0.0.1:80\", weight = 2 }",
                     );
                     return None;
@@ -175,10 +179,9 @@ impl<'a> Builder<'a> {
             }
             Value::Unknown => return None,
             other => {
-                fields.problem_here(format!(
-                    "a server must be an address such as \"10.0.0.1:80\", got {}",
-                    other.shown()
-                ));
+                let message =
+                    format!("a server must be an address such as \"10.0.0.1:80\", got {}", other.shown());
+                fields.problem_with_item(index, None, message);
                 return None;
             }
         };
@@ -249,7 +252,7 @@ impl<'a> Builder<'a> {
     fn routes(&self, fields: &mut Fields<'a>, protocol: Protocol) -> Vec<Route<Arc<str>>> {
         let Some(items) = fields.items("routes") else { return Vec::new() };
         let mut routes = Vec::new();
-        for item in items {
+        for (index, item) in items {
             let Value::Table(table) = item else {
                 fields.value_must(
                     "routes",
@@ -259,7 +262,12 @@ impl<'a> Builder<'a> {
                 );
                 continue;
             };
-            routes.extend(edge::read_route(fields, table, protocol, |nested| self.route_pool(nested)));
+            routes.extend(edge::read_route(
+                fields.within_item("routes", index, table),
+                table,
+                protocol,
+                |nested| self.route_pool(nested),
+            ));
         }
         routes
     }
@@ -273,7 +281,7 @@ impl<'a> Builder<'a> {
                 return None;
             }
             None => {
-                nested.problem_here("a route needs a pool: add pool = www");
+                nested.problem_here(format!("{} needs a pool: add pool = www", edge::name_of_route(nested)));
                 return None;
             }
         };
@@ -443,10 +451,13 @@ fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
         AdminState::ALL.into_iter().find(|state| state.name() == word)
     });
     if let Some(second) = fields.list().get(1) {
-        fields.problem_here(format!(
-            "a server must have one address, got also {}: its other settings need keys",
-            second.shown()
-        ));
+        let second_shown = second.shown();
+        fields.problem_here(match second {
+            Value::Text(_) => format!(
+                "a server has one address, got a second one, {second_shown}: list servers separately, or write table.unpack(LIST)"
+            ),
+            _ => format!("a server must have one address, got also {second_shown}: its other settings need keys"),
+        });
     }
     ServerSpec {
         name,

@@ -2,15 +2,17 @@
 //! check with the defaults.
 
 use super::fields::{Fields, Reading};
+use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
-const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
+pub(super) const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
 /// Maximum length of the text that a check of tcp or tls sends or expects.
 const STREAM_BYTES_MAX: usize = 4096;
@@ -156,7 +158,7 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
         match std::fs::read(file) {
             Ok(bytes) if has_certificate(&bytes) => {}
             Ok(_) => fields.problem("ca", format!("{file} has no certificate in PEM")),
-            Err(error) => fields.problem("ca", format!("{file} cannot be read: {error}")),
+            Err(error) => fields.problem("ca", unreadable(Path::new(file), &error)),
         }
     }
     tls
@@ -203,7 +205,12 @@ fn read_status(fields: &mut Fields<'_>) -> Option<BTreeSet<u16>> {
         _ => None,
     };
     for wrong in items.iter().filter(|item| code(item).is_none()) {
-        fields.value_must("status", wrong, "be an HTTP status such as 200, or a list of them", "");
+        let hint = match wrong.text() {
+            Some("2xx" | "3xx" | "2XX" | "3XX") => "remove it for 200 to 399",
+            Some(_) if wrong.number().is_some() => "remove the quotes",
+            _ => "",
+        };
+        fields.value_must("status", wrong, "be an HTTP status such as 200, or a list of them", hint);
     }
     items.iter().map(code).collect()
 }

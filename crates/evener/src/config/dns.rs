@@ -2,7 +2,7 @@
 
 use super::access::read_rate;
 use super::fields::Fields;
-use super::hints::nearest;
+use super::hints::nearest_text;
 use super::raw::{Value, shown};
 use evener_core::Endpoint;
 use evener_core::spec::{
@@ -78,7 +78,7 @@ fn read_retry_on(nested: &mut Fields<'_>) -> Option<RetryOn> {
     let words = nested.texts("retry_on", wanted, |word| match WORDS.contains(&word) {
         true => Ok(word.to_owned()),
         false => {
-            let hint = nearest(word, WORDS.into_iter());
+            let hint = nearest_text(word, WORDS.into_iter());
             Err(format!("dns.retry_on must be \"servfail\" or \"refused\", got {}{hint}", shown(word)))
         }
     })?;

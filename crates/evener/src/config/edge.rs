@@ -114,7 +114,7 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
 
 /// Reads the list `certificates`.
 fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
-    for item in nested.items("certificates").unwrap_or_default() {
+    for (index, item) in nested.items("certificates").unwrap_or_default() {
         match item {
             Value::Text(file) => {
                 let file = nested.path_of("certificates", file);
@@ -126,9 +126,11 @@ fn read_certificates(nested: &mut Fields<'_>, spec: &mut TlsSpec) {
                 });
             }
             Value::Table(table) => {
-                let mut one = nested.within("certificates", table);
+                let mut one = nested.within_item("certificates", index, table);
                 match read_certificate(&mut one) {
                     Some(files) => spec.certificates.push(files),
+                    // Other mistakes already have their message.
+                    None if table.keys().next().is_some() => {}
                     None => one.problem_here(
                         "write each certificate as { certificate = \"a.crt\", key = \"a.key\" }",
                     ),
@@ -407,6 +409,10 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
     let parse = |text: &str| {
         let host: Result<HostPattern, _> = text.parse();
         host.map_err(|error| match text.rsplit_once(':') {
+            _ if text.contains("://") => {
+                let host = text.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
+                format!("`{text}` is a URL: write {key} = {}", shown(host.unwrap_or_default()))
+            }
             _ if text == "*" => format!("remove {key} = \"*\": a route without {key} is for any host"),
             Some((host, port)) if port.parse::<u16>().is_ok() => {
                 format!("`{text}` has a port: write {key} = {}", shown(host))
@@ -429,14 +435,19 @@ fn check_path(nested: &mut Fields<'_>, path: &str) {
     }
 }
 
-/// Reads one route. `pool` reads the name of its pool.
+/// Returns a name for a route in messages: ``the route of host `b.example.org` ``.
+pub(super) fn name_of_route(route: &Fields<'_>) -> String {
+    let named = ["host", "sni", "path"].iter().find_map(|key| Some((key, route.first_text(key)?)));
+    named.map_or_else(|| "a route".into(), |(key, text)| format!("the route of {key} `{text}`"))
+}
+
+/// Reads one route, with the name of its pool.
 pub(super) fn read_route(
-    fields: &Fields<'_>,
+    mut nested: Fields<'_>,
     table: &Table,
     protocol: Protocol,
     pool: impl FnOnce(&mut Fields<'_>) -> Option<Arc<str>>,
 ) -> Option<Route<Arc<str>>> {
-    let mut nested = fields.within("routes", table);
     let is_http = protocol == Protocol::Http;
     if is_http && nested.take("sni").is_some() {
         nested.problem("sni", "a route of an http service is chosen by host or path, not sni");

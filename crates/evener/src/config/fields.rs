@@ -2,8 +2,9 @@
 //! and reading continues. Keys that have not been read at the end are reported as unknown.
 
 use super::hints::{self, Context};
-use super::raw::{Made, Run, Table, Value};
-use super::scalar::{parse_duration, parse_size, size_text};
+use super::locate::Step;
+use super::raw::{Made, Run, Table, Value, shown};
+use super::scalar::{is_zero, parse_duration, parse_size, size_text};
 use super::{Location, Problem};
 use std::cell::RefCell;
 use std::fmt::Display;
@@ -40,6 +41,12 @@ impl<'a> Reading<'a> {
 
     /// Records a problem at a key or text inside the declaration that begins at `location`.
     pub(super) fn problem_inside(&self, location: &Location, path: &[&str], message: impl Into<String>) {
+        let steps: Vec<Step<'_>> = path.iter().map(|name| Step::Named(name)).collect();
+        self.problem_at(location, &steps, message);
+    }
+
+    /// Records a problem at the end of a path inside the declaration that begins at `location`.
+    pub(super) fn problem_at(&self, location: &Location, path: &[Step<'_>], message: impl Into<String>) {
         self.problem(&self.run.refine(location, path), message);
     }
 
@@ -63,9 +70,9 @@ pub(super) struct Fields<'a> {
     reading: &'a Reading<'a>,
     table: &'a Table,
     location: &'a Location,
-    /// Path to the table inside the declaration at `location`: keys and texts.
-    path: Vec<&'a str>,
-    /// The name of the declaration in messages, such as ``pool `web` ``.
+    /// Path to the table inside the declaration at `location`.
+    path: Vec<Step<'a>>,
+    /// The declaration in messages, such as ``pool `web` ``.
     subject: String,
     /// Keys that lead from the declaration to the table, such as `dns.cache.`.
     prefix: String,
@@ -95,7 +102,7 @@ impl<'a> Fields<'a> {
         table: &'a Table,
         location: &'a Location,
         address: &str,
-        path: &[&'a str],
+        path: &[Step<'a>],
     ) -> Self {
         Self {
             reading,
@@ -118,7 +125,7 @@ impl<'a> Fields<'a> {
     pub(super) fn within(&self, key: &'static str, table: &'a Table) -> Self {
         Self {
             table,
-            path: self.path.iter().copied().chain([key]).collect(),
+            path: self.path.iter().copied().chain([Step::Named(key)]).collect(),
             subject: self.subject.clone(),
             prefix: format!("{}{key}.", self.prefix),
             context: self.context.within(key),
@@ -127,7 +134,14 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Sets the protocol of the service. Messages explain with it why a key is unknown.
+    /// Returns a reader for a table that [`Self::items`] returned for `key`.
+    pub(super) fn within_item(&self, key: &'static str, index: Option<usize>, table: &'a Table) -> Self {
+        let mut nested = self.within(key, table);
+        nested.path.extend(index.map(|index| Step::Item(index, None)));
+        nested
+    }
+
+    /// Sets the protocol of the service, which explains why a key is unknown.
     pub(super) fn set_protocol(&mut self, protocol: &'static str) {
         self.context.set_protocol(protocol);
     }
@@ -143,6 +157,14 @@ impl<'a> Fields<'a> {
         #[cfg(test)]
         READ.with_borrow_mut(|read| read.insert(key));
         self.table.get(key)
+    }
+
+    /// Returns the text of a key, or the first text of its list.
+    pub(super) fn first_text(&self, key: &str) -> Option<&'a str> {
+        match self.table.get(key)? {
+            Value::Table(list) => list.list().first()?.text(),
+            value => value.text(),
+        }
     }
 
     /// Returns true if the table has the key.
@@ -161,12 +183,36 @@ impl<'a> Fields<'a> {
 
     /// Returns the location of a key or text of this table.
     pub(super) fn location_of(&self, key: &str) -> Location {
-        let path: Vec<&str> = self.path.iter().copied().chain([key]).collect();
+        self.location_at(&[Step::Named(key)])
+    }
+
+    /// Returns the location of the end of a path inside this table.
+    fn location_at(&self, steps: &[Step<'_>]) -> Location {
+        let path: Vec<Step<'_>> = self.path.iter().chain(steps).copied().collect();
         self.reading.run.refine(self.location, &path)
     }
 
-    /// Records a problem with a key or text of this table. The name of the declaration is put before the
-    /// message.
+    /// Records a problem with an item of the list part, or a text inside it.
+    pub(super) fn problem_with_item(&mut self, index: usize, text: Option<&str>, message: impl Display) {
+        let location = self.location_at(&[Step::Item(index, text)]);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
+    }
+
+    /// Records a problem with a text that is the value of a key, or an item of its list.
+    pub(super) fn problem_with_text(
+        &mut self,
+        key: &str,
+        index: Option<usize>,
+        text: &str,
+        message: impl Display,
+    ) {
+        let item = index.map(|index| Step::Item(index, Some(text)));
+        let path: Vec<Step<'_>> = [Step::Named(key)].into_iter().chain(item).collect();
+        let location = self.location_at(&path);
+        self.reading.problem(&location, format!("{}: {message}", self.subject));
+    }
+
+    /// Records a problem with a key or text of this table. The message follows the name of the declaration.
     pub(super) fn problem(&mut self, key: &str, message: impl Display) {
         let location = self.location_of(key);
         self.reading.problem(&location, format!("{}: {message}", self.subject));
@@ -253,7 +299,7 @@ impl<'a> Fields<'a> {
         };
         // Of only two words, none is proposed: the message lists both.
         let text = value.text().filter(|_| words.len() > 2);
-        let near = text.map(|text| hints::nearest(text, words.iter().copied())).unwrap_or_default();
+        let near = text.map(|text| hints::nearest_text(text, words.iter().copied())).unwrap_or_default();
         let list = hints::one_of(words, others);
         self.problem_with(key, format!("must be {list}, got {}{near}", value.shown()));
     }
@@ -286,8 +332,18 @@ impl<'a> Fields<'a> {
             Value::Int(number) => *number as f64,
             Value::Number(number) => *number,
             other => {
-                let quoted = other.number().is_some();
-                self.must_hint(key, "be a number", if quoted { "remove the quotes" } else { "" });
+                match other.text().filter(|_| other.number().is_some()) {
+                    Some(text) => self.problem_with(
+                        key,
+                        format!(
+                            "must be a number, got the text {}: remove the quotes, or write tonumber(...)",
+                            shown(text)
+                        ),
+                    ),
+                    None => {
+                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()));
+                    }
+                }
                 return None;
             }
         };
@@ -308,7 +364,7 @@ impl<'a> Fields<'a> {
             Value::Int(number) => *number as f64,
             Value::Number(number) => *number,
             _ => {
-                self.must(key, "be a number");
+                self.must(key, "be a number between 0 and 1");
                 return None;
             }
         };
@@ -321,25 +377,30 @@ impl<'a> Fields<'a> {
 
     /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
-        let duration = self.duration_or_zero(key)?;
-        if duration.is_zero() {
+        let value = self.take(key)?;
+        if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must(key, "be above zero");
             return None;
         }
-        Some(duration)
+        self.duration_or_zero(key)
     }
 
     /// Reads a duration, or `false` for none. Returns `Some(None)` for `false`.
     pub(super) fn optional_duration(&mut self, key: &'static str) -> Option<Option<Duration>> {
-        if matches!(self.take(key)?, Value::Bool(false)) {
-            return Some(None);
+        let value = self.take(key)?;
+        match value {
+            Value::Bool(false) => return Some(None),
+            Value::Text(_) | Value::Int(_) | Value::Number(_) | Value::Unknown => {}
+            _ => {
+                self.must(key, "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none");
+                return None;
+            }
         }
-        let duration = self.duration_or_zero(key)?;
-        if duration.is_zero() {
+        if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must_hint(key, "be above zero", "write false for none");
             return None;
         }
-        Some(Some(duration))
+        self.duration_or_zero(key).map(Some)
     }
 
     /// Reads a duration that may be zero.
@@ -384,27 +445,31 @@ impl<'a> Fields<'a> {
             return None;
         };
         let mut made = Vec::new();
-        for item in items {
+        for (index, item) in items.iter().enumerate() {
             let Value::Text(text) = item else {
                 self.value_must(key, item, &requirement, "");
                 continue;
             };
             match make(text) {
                 Ok(item) => made.push(item),
-                Err(why) => self.problem(text, why),
+                Err(why) => {
+                    let index = matches!(value, Value::Table(_)).then_some(index);
+                    self.problem_with_text(key, index, text, why);
+                }
             }
         }
         Some(made)
     }
 
-    /// Reads one value or a list of values.
-    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<&'a Value>> {
+    /// Reads one value or a list of values, with the index of each item of a list.
+    pub(super) fn items(&mut self, key: &'static str) -> Option<Vec<(Option<usize>, &'a Value)>> {
         let value = self.take(key)?;
         let list = match value {
             Value::Table(table) => table.only_list(),
             _ => None,
         };
-        Some(list.map_or_else(|| vec![value], |list| list.iter().collect()))
+        let indexed = |list: &'a [Value]| (0..).map(Some).zip(list).collect();
+        Some(list.map_or_else(|| vec![(None, value)], indexed))
     }
 
     /// Reads the path of a file, which is relative to the file of the configuration.
@@ -422,29 +487,8 @@ impl<'a> Fields<'a> {
         self.reading.path(&self.location_of(key), text).display().to_string()
     }
 
-    /// Continues with another table. In the source, this table begins inside or after the last element of the
-    /// path.
-    pub(super) fn turn_to(&mut self, table: &'a Table) {
-        self.table = table;
-        self.known.clear();
-    }
-
-    /// Appends `key` to the path, so that later locations are searched after `key`. A path with `steps_max`
-    /// elements stays unchanged.
-    pub(super) fn pass(&mut self, key: &'static str, steps_max: usize) {
-        if self.path.len() < steps_max {
-            self.path.push(key);
-        }
-    }
-
-    /// Records a problem with a hint for every key that was not read.
+    /// Records every key that was not read, with a hint.
     pub(super) fn finish(mut self) {
-        self.note_unknown_keys();
-    }
-
-    /// Records a problem for every unknown key of the present table, after which reading can continue with
-    /// another table.
-    pub(super) fn note_unknown_keys(&mut self) {
         let pool = self.table.get("pool").map(|value| match value {
             Value::Made(made) => made.name(),
             other => other.text().unwrap_or_default(),

@@ -1,7 +1,11 @@
 //! Hints for unknown keys and words: the table to which the key belongs, the name of the key in Evener, or the
 //! most similar known key or word.
 
-/// Names of keys.
+use super::Location;
+use super::raw::Run;
+use evener_core::spec::Policy;
+
+/// Most keys of one advice.
 type Keys = &'static [&'static str];
 
 /// Keys of a server. They are often written by mistake in the table of the pool or service.
@@ -96,8 +100,22 @@ const OF_DNS: Keys = &[
 
 const OF_CHECK: Keys = &["path", "every", "interval", "inter", "rise", "fall", "method", "timeout", "status"];
 
-/// Kinds of tables, unknown keys in them, and the advice about these keys. `KEY` in the advice stands for the
-/// key.
+/// Words that are values of keys, and are easily written without quotes.
+const WORDS: &[(&str, &[&str])] = &[
+    ("policy", &Policy::NAMES),
+    ("check", &super::check::KINDS),
+    ("protocol", &["tcp", "udp", "http", "dns"]),
+    ("state", &["ready", "drain", "maintenance"]),
+    ("denied", &["drop", "reject", "tarpit"]),
+    ("exceeded", &["drop", "reject", "tarpit"]),
+    ("forwarded", &["replace", "append", "off"]),
+    ("redirect", &["https"]),
+    ("by", &["client_ip", "cookie"]),
+    ("on_down", &["keep", "close"]),
+    ("send_proxy", &["v1", "v2"]),
+];
+
+/// Advice about keys in a kind of table. `KEY` stands for the key.
 const ADVICE: &[(&[&str], Keys, &str)] = &[
     (&["service"], &["port"], "the port is part of `listen`"),
     (
@@ -105,6 +123,7 @@ const ADVICE: &[(&[&str], Keys, &str)] = &[
         &["port", "host", "address"],
         "the address with its port comes first: { \"10.0.0.1:80\", ... }",
     ),
+    (&["service"], &["trust"], "write forwarded = { trust = \"10.0.0.0/8\" }"),
     (&["service"], &["timeout"], "see idle_timeout, connect_timeout and response_timeout"),
     (
         &["service"],
@@ -196,6 +215,8 @@ const RENAMED: &[(&str, &[&str])] = &[
     ("server_name", &["host", "sni"]),
     ("location", &["path"]),
     ("timeout_connect", &["connect_timeout"]),
+    ("timeout_client", &["idle_timeout"]),
+    ("allow", &["permit"]),
     ("code", &["status"]),
     ("content_type", &["type"]),
     ("interval", &["every"]),
@@ -260,6 +281,15 @@ impl Context {
     /// Returns the message for a key that the service could have with another protocol or without a pool.
     fn of_another_protocol(&self, key: &str, pool: Option<&str>) -> Option<String> {
         let protocol = self.protocol?;
+        if OF_DNS.contains(&key) && protocol == "http" {
+            return Some(match key {
+                "rate_limit" => {
+                    "unknown key `rate_limit`; write per_client = { request_rate = \"100/s\" }".into()
+                }
+                "cache" => "cache is not available with protocol = \"http\": only dns services cache".into(),
+                _ => format!("{key} is not available with protocol = \"http\": only dns services have it"),
+            });
+        }
         if OF_DNS.contains(&key) || (key == "retries" && protocol == "dns") {
             let needs = if protocol == "dns" { "" } else { "protocol = \"dns\" and " };
             return Some(format!("unknown key `{key}`; write {needs}dns = {{ {key} = ... }}"));
@@ -288,13 +318,92 @@ fn example(key: &str) -> &'static str {
     }
 }
 
-/// Returns `; did you mean X?` if a known word is similar enough. Letter case does not matter.
+/// An undefined name that the configuration uses.
+pub(super) struct Undefined<'a> {
+    /// `check.`, `policy.`, or empty for globals.
+    namespace: &'a str,
+    name: &'a str,
+    /// The key whose value the name is.
+    key: Option<&'a str>,
+    is_called: bool,
+    /// True if a pool has the name.
+    is_pool: bool,
+}
+
+impl<'a> Undefined<'a> {
+    /// Creates an undefined name that a line of the configuration uses.
+    pub(super) fn new(namespace: &'a str, name: &'a str, run: &'a Run, location: &Location) -> Self {
+        let source = run.source(location);
+        Self {
+            namespace,
+            name,
+            key: source.and_then(|source| source.key_of(location.line(), name)),
+            is_called: source.is_some_and(|source| source.calls(location.line(), name)),
+            is_pool: run.pools().iter().any(|pool| pool.name() == name),
+        }
+    }
+
+    /// Returns true if the name may be a misspelt function. A global function of that name is only meant if it
+    /// is called.
+    pub(super) fn may_be_function(&self) -> bool {
+        self.is_called || !self.namespace.is_empty()
+    }
+
+    /// Returns a hint with the punctuation before it. `defined` are the names that the name could mean.
+    pub(super) fn hint(&self, defined: &[String]) -> String {
+        let near = || nearest(self.name, defined.iter().map(String::as_str));
+        match self.namespace {
+            "" => self.global_hint().unwrap_or_else(near),
+            "policy." => self.policy_hint(defined).unwrap_or_else(near),
+            _ => near(),
+        }
+    }
+
+    /// Returns a hint for a policy without settings. Policies with settings are defined, as functions.
+    fn policy_hint(&self, defined: &[String]) -> Option<String> {
+        let known = Policy::NAMES.into_iter().chain(defined.iter().map(String::as_str));
+        let policy = nearest_of(self.name, known).filter(|near| !defined.iter().any(|name| name == near))?;
+        Some(format!(": write policy = \"{policy}\""))
+    }
+
+    fn global_hint(&self) -> Option<String> {
+        let name = self.name;
+        let fixed = match name {
+            "os" => ": the environment is read by env \"NAME\"",
+            "upstream" | "backend" | "cluster" => "; use `pool`",
+            "frontend" | "listener" => "; use `service`",
+            "True" | "TRUE" => ": write true",
+            "False" | "FALSE" => ": write false",
+            _ => "",
+        };
+        if !fixed.is_empty() {
+            return Some(fixed.into());
+        }
+        let fits =
+            |key: &str, words: &[&str]| self.key.is_none_or(|given| given == key) && words.contains(&name);
+        let word = WORDS.iter().find(|(key, words)| !self.is_called && fits(key, words));
+        let key = word.map(|(key, _)| format!(": write {key} = \"{name}\""));
+        let pool = || format!(": write \"{name}\" in quotes, or local {name} = pool \"{name}\" {{ ... }}");
+        key.or_else(|| self.is_pool.then(pool))
+    }
+}
+
+/// Returns `; did you mean "X"?` if a word is similar enough.
+pub(super) fn nearest_text<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest_of(word, known).map(|known| format!("; did you mean \"{known}\"?")).unwrap_or_default()
+}
+
+/// Returns `; did you mean `X`?` if a known word is similar enough. Letter case does not matter.
 pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    nearest_of(word, known).map(|known| format!("; did you mean `{known}`?")).unwrap_or_default()
+}
+
+fn nearest_of<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let near = |known: &'a str| (strsim::damerau_levenshtein(&word, &known.to_lowercase()), known);
     let close =
         known.map(near).filter(|(distance, known)| *distance <= 1 + known.len().min(word.len()) / 4).min();
-    close.map(|(_, known)| format!("; did you mean `{known}`?")).unwrap_or_default()
+    close.map(|(_, known)| known)
 }
 
 /// Returns words in quotes and other possible values: `"tcp", "udp" or a table`.

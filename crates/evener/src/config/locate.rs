@@ -5,9 +5,18 @@ use super::{Location, syntax};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// If the first token with a text is a value, at most this number of later tokens with the same text are
-/// searched for a key.
-const VALUES_MAX: usize = 4;
+/// Maximum number of lines between a call and its table.
+const LINES_TO_TABLE_MAX: u32 = 2;
+
+/// A step from a table to a key, text or item inside it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step<'a> {
+    /// A key, or a text.
+    Named(&'a str),
+    /// The item at an index of the list part, from 0. The text is the item itself or the first item of its
+    /// table, if known.
+    Item(usize, Option<&'a str>),
+}
 
 /// A file of the configuration as a list of the relevant tokens. An index makes searches fast: a file may have
 /// a hundred thousand servers, each with its own line.
@@ -18,8 +27,21 @@ pub(super) struct Source {
     tokens: Vec<Token>,
     /// Positions in `tokens` of each word and text, ascending.
     named: HashMap<String, Vec<usize>>,
-    /// For each opening brace, in order: its position and the position behind the closing brace.
-    tables: Vec<(usize, usize)>,
+    /// All tables, in the order of their opening braces.
+    tables: Vec<Table>,
+    /// For each token, the index of the innermost table around it.
+    around: Vec<Option<usize>>,
+}
+
+/// A table of the source.
+#[derive(Debug)]
+struct Table {
+    /// Position of the opening brace.
+    open: usize,
+    /// Position behind the closing brace.
+    end: usize,
+    /// Positions of the first tokens of the items without keys.
+    items: Vec<usize>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -35,7 +57,7 @@ enum Kind {
     Open,
     Close,
     Equals,
-    Other,
+    Symbol(char),
 }
 
 impl Source {
@@ -47,8 +69,8 @@ impl Source {
                 named.entry(name.clone()).or_default().push(at);
             }
         }
-        let tables = tables(&tokens);
-        Self { file, text: text.into(), tokens, named, tables }
+        let (tables, around) = tables(&tokens);
+        Self { file, text: text.into(), tokens, named, tables, around }
     }
 
     /// Returns true if this is the source of `file`.
@@ -61,31 +83,97 @@ impl Source {
         Location::new(Arc::clone(&self.file), 1)
     }
 
-    /// Returns a hint for an error of the Lua parser.
+    /// Returns a better message for an error of the Lua parser.
     pub(super) fn explain(&self, line: u32, message: &str) -> Option<String> {
-        syntax::hint(&self.text, line, message)
+        let is_at_end = ["'}' expected", "unexpected symbol"].iter().any(|begin| message.starts_with(begin))
+            && message.ends_with("near <eof>");
+        match self.unclosed().filter(|_| is_at_end) {
+            Some(opened) => Some(format!("the file ends inside the '{{' of line {opened}: is a }} missing?")),
+            None => syntax::hint(&self.text, line, message).map(|hint| format!("{message}{hint}")),
+        }
     }
 
-    /// Returns the line of the last element of `path` (keys or texts, each inside or behind the previous one)
-    /// in the first table that begins on `line` or later.
-    pub(super) fn find(&self, line: u32, path: &[&str]) -> Option<u32> {
-        let first = self.tables.partition_point(|(open, _)| self.tokens[*open].line < line);
-        let (mut from, end) = *self.tables.get(first)?;
+    /// Returns the line of the last opening brace that is never closed.
+    fn unclosed(&self) -> Option<u32> {
+        let mut to_end = self.tables.iter().rev().filter(|table| table.end == self.tokens.len());
+        // The innermost of these tables may be closed by the last token.
+        let is_closed = self.tokens.last().is_some_and(|last| last.kind == Kind::Close);
+        to_end.nth(usize::from(is_closed)).map(|table| self.tokens[table.open].line)
+    }
+
+    /// Returns true if a word on a line is called: a text, a table or an argument follows.
+    pub(super) fn calls(&self, line: u32, word: &str) -> bool {
+        let is_argument = |kind: &Kind| matches!(kind, Kind::Text(_) | Kind::Open | Kind::Symbol('('));
+        self.words(line, word).any(|at| self.tokens.get(at + 1).is_some_and(|next| is_argument(&next.kind)))
+    }
+
+    /// Returns the key whose value is a word on a line.
+    pub(super) fn key_of(&self, line: u32, word: &str) -> Option<&str> {
+        let key = |at: usize| match &self.tokens[at.checked_sub(2)?..at] {
+            [Token { kind: Kind::Word(key), .. }, Token { kind: Kind::Equals, .. }] => Some(key.as_str()),
+            _ => None,
+        };
+        self.words(line, word).find_map(key)
+    }
+
+    /// Returns the positions of a word on a line.
+    fn words(&self, line: u32, word: &str) -> impl Iterator<Item = usize> {
+        let positions = self.named.get(word).map_or(&[][..], |positions| positions);
+        let first = positions.partition_point(|at| self.tokens[*at].line < line);
+        let on_line = move |at: &usize| self.tokens[*at].line == line;
+        let is_word = |at: &usize| matches!(self.tokens[*at].kind, Kind::Word(_));
+        positions[first..].iter().copied().take_while(on_line).filter(is_word)
+    }
+
+    /// Returns the line of the last step of `path` that is in the source, each step inside the previous one.
+    /// The path begins in the table that follows `line`.
+    pub(super) fn find(&self, line: u32, path: &[Step<'_>]) -> Option<u32> {
+        let first = self.tables.partition_point(|table| self.tokens[table.open].line < line);
+        let begins = self.tokens[self.tables.get(first)?.open].line;
+        let mut table = Some(first).filter(|_| begins <= line.saturating_add(LINES_TO_TABLE_MAX));
         let mut found = None;
-        for wanted in path {
-            let locations = self.named.get(*wanted)?;
-            let later = &locations[locations.partition_point(|at| *at < from)..];
-            let mut named = later.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
-            let first = named.next()?;
-            let at = match self.is_value(first) {
-                // A key is preferred to a value: in `protocol = "dns", dns = { ... }`, `dns` is the key.
-                true => named.take(VALUES_MAX).find(|at| self.is_key(*at)).unwrap_or(first),
-                false => first,
-            };
+        for step in path {
+            let next = table.and_then(|table| match *step {
+                Step::Named(name) => self.named_in(table, name),
+                Step::Item(index, text) => self.item_of(table, index, text),
+            });
+            let Some((at, inner)) = next else { break };
             found = Some(self.tokens[at].line);
-            from = at + 1;
+            table = inner;
         }
         found
+    }
+
+    /// Returns the position of a key or text in a table, and the table that the next step begins in. Names of
+    /// the table itself come before names in the tables inside it, and keys before texts.
+    fn named_in(&self, table: usize, name: &str) -> Option<(usize, Option<usize>)> {
+        let Table { open, end, .. } = self.tables[table];
+        let positions = self.named.get(name)?;
+        let positions = &positions[positions.partition_point(|at| *at < open)..];
+        let within = || positions.iter().copied().take_while(|at| *at < end).filter(|at| self.names(*at));
+        let direct = || within().filter(|at| self.around[*at] == Some(table));
+        let at =
+            direct().find(|at| self.is_key(*at)).or_else(|| direct().next()).or_else(|| within().next())?;
+        let inner = if self.is_key(at) { self.table_at(at + 2) } else { self.around[at] };
+        Some((at, inner))
+    }
+
+    /// Returns the position of an item of a table, and the table that the item is. An item of another text is
+    /// searched for by its text: the list may have been computed.
+    fn item_of(&self, table: usize, index: usize, text: Option<&str>) -> Option<(usize, Option<usize>)> {
+        let item = self.tables[table].items.get(index).copied();
+        let inner = item.and_then(|at| self.table_at(at));
+        let Some(text) = text else { return Some((item?, inner)) };
+        let begins = inner.map_or(item, |inner| self.tables[inner].items.first().copied());
+        match begins.filter(|at| self.tokens[*at].kind.is_text(text)) {
+            Some(at) => Some((at, inner)),
+            None => self.named_in(table, text),
+        }
+    }
+
+    /// Returns the table whose opening brace is at a position.
+    fn table_at(&self, at: usize) -> Option<usize> {
+        self.tables.binary_search_by_key(&at, |table| table.open).ok()
     }
 
     /// Returns true if the token is a text or a key.
@@ -98,32 +186,57 @@ impl Source {
         let followed = || self.tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals);
         matches!(self.tokens[at].kind, Kind::Word(_)) && followed()
     }
+}
 
-    /// Returns true if the token is a text that follows `=`.
-    fn is_value(&self, at: usize) -> bool {
-        let before = || at.checked_sub(1).is_some_and(|before| self.tokens[before].kind == Kind::Equals);
-        matches!(self.tokens[at].kind, Kind::Text(_)) && before()
+impl Kind {
+    fn is_text(&self, text: &str) -> bool {
+        matches!(self, Self::Text(content) if content == text)
     }
 }
 
-/// Pairs braces. A table without a closing brace extends to the end of the file.
-fn tables(tokens: &[Token]) -> Vec<(usize, usize)> {
-    let (mut tables, mut open) = (Vec::new(), Vec::new());
+/// A table whose closing brace was not found yet.
+struct OpenTable {
+    index: usize,
+    /// Number of parentheses open in it.
+    parentheses: usize,
+    /// True if the next token begins an item.
+    at_item: bool,
+}
+
+/// Pairs braces, and finds the items of each table and the table around each token. A brace that is never
+/// closed reaches to the end.
+fn tables(tokens: &[Token]) -> (Vec<Table>, Vec<Option<usize>>) {
+    let (mut tables, mut around) = (Vec::new(), Vec::with_capacity(tokens.len()));
+    let mut open: Vec<OpenTable> = Vec::new();
     for (at, token) in tokens.iter().enumerate() {
-        match token.kind {
-            Kind::Open => {
-                open.push(tables.len());
-                tables.push((at, tokens.len()));
+        if token.kind == Kind::Close
+            && let Some(table) = open.pop()
+        {
+            let table: &mut Table = &mut tables[table.index];
+            table.end = at + 1;
+        }
+        around.push(open.last().map(|table| table.index));
+        if let Some(table) = open.last_mut() {
+            let begins_item = std::mem::replace(&mut table.at_item, false);
+            match token.kind {
+                Kind::Symbol('(') => table.parentheses += 1,
+                Kind::Symbol(')') => table.parentheses = table.parentheses.saturating_sub(1),
+                Kind::Symbol(',' | ';') => table.at_item = table.parentheses == 0,
+                _ => {}
             }
-            Kind::Close => {
-                if let Some(table) = open.pop() {
-                    tables[table].1 = at + 1;
-                }
+            let is_word = matches!(token.kind, Kind::Word(_));
+            let has_key = is_word && tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals);
+            // `["key"] = value` has a key too.
+            if begins_item && !has_key && !matches!(token.kind, Kind::Close | Kind::Symbol('[')) {
+                tables[table.index].items.push(at);
             }
-            _ => {}
+        }
+        if token.kind == Kind::Open {
+            open.push(OpenTable { index: tables.len(), parentheses: 0, at_item: true });
+            tables.push(Table { open: at, end: tokens.len(), items: Vec::new() });
         }
     }
-    tables
+    (tables, around)
 }
 
 fn tokens(text: &str) -> Vec<Token> {
@@ -156,14 +269,15 @@ impl Scanner<'_> {
             '"' | '\'' => Kind::Text(self.quoted(first)),
             '{' | '}' | '=' => {
                 self.take(1);
-                if first == '=' && self.rest.starts_with('=') {
-                    self.take(1);
-                    return Kind::Other;
+                match first {
+                    '{' => Kind::Open,
+                    '}' => Kind::Close,
+                    _ if self.rest.starts_with('=') => {
+                        self.take(1);
+                        Kind::Symbol('=')
+                    }
+                    _ => Kind::Equals,
                 }
-                [Kind::Open, Kind::Close, Kind::Equals]
-                    .into_iter()
-                    .nth("{}=".find(first).unwrap_or(2))
-                    .unwrap_or(Kind::Other)
             }
             '[' if self.long_bracket().is_some() => {
                 let level = self.long_bracket().unwrap_or(0);
@@ -176,7 +290,7 @@ impl Scanner<'_> {
             }
             c => {
                 self.take(c.len_utf8());
-                Kind::Other
+                Kind::Symbol(c)
             }
         }
     }
@@ -247,7 +361,10 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
     #[test]
     fn keys_and_texts_are_found_on_their_lines() {
         let source = Source::new("x".into(), TEXT);
-        let check = |line, path: &[&str], expected| assert_eq!(source.find(line, path), expected, "{path:?}");
+        let check = |line, path: &[&str], expected| {
+            let steps: Vec<Step<'_>> = path.iter().map(|name| Step::Named(name)).collect();
+            assert_eq!(source.find(line, &steps), expected, "{path:?}");
+        };
         check(2, &["policy"], Some(8));
         check(2, &["10.0.0.2:80"], Some(4));
         check(2, &["10.0.0.2:80", "weight"], Some(5));
@@ -258,7 +375,41 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
     }
 
     #[test]
-    fn truncated_source_is_scanned_to_its_end() {
+    fn items_are_found_by_their_index() {
+        let text = "pool \"p\" {\n \"a:1\",\n f(1, 2); [\"k\"] = { 1 },\n { \"a:1\", weight = 2 },\n {\n \"a:1\",\n weight = 3 },\n routes = {\n {},\n { host = 1 } } }\n";
+        let source = Source::new("x".into(), text);
+        let check = |path: &[Step<'_>], expected| assert_eq!(source.find(1, path), expected, "{path:?}");
+        let same = |index| Step::Item(index, Some("a:1"));
+        let weight = Step::Named("weight");
+        check(&[same(0)], Some(2));
+        check(&[same(2)], Some(4));
+        check(&[same(3)], Some(6));
+        check(&[same(3), weight], Some(7));
+        check(&[same(2), weight], Some(4));
+        // The list was computed.
+        check(&[same(9)], Some(2));
+        check(&[Step::Item(1, None), weight], Some(3));
+        check(&[Step::Named("routes"), Step::Item(1, None), Step::Named("host")], Some(10));
+        check(&[Step::Named("routes"), Step::Item(7, None), Step::Named("host")], Some(8));
+    }
+
+    #[test]
+    fn an_unclosed_brace_is_reported_with_its_line() {
+        let check = |text: &str, message: &str, expected: &str| {
+            let explained = Source::new("x".into(), text).explain(4, message).unwrap_or_default();
+            assert_eq!(explained, expected, "{text}");
+        };
+        let at = |line: u32| format!("the file ends inside the '{{' of line {line}: is a }} missing?");
+        let expected = "'}' expected (to close '{' at line 2) near <eof>";
+        check("a {}\nb {\n c = { 1 }", expected, &at(2));
+        check("a {}\nb { c = {\n1", expected, &at(2));
+        check("a {},\n\nb { 1,", "unexpected symbol near <eof>", &at(3));
+        check("a { {} }\nb = ", "unexpected symbol near <eof>", "");
+        check("a {", "unfinished string near '\"a'", "unfinished string near '\"a' (is a quote missing?)");
+    }
+
+    #[test]
+    fn every_text_is_scanned_to_its_end() {
         for cut in 0..TEXT.len() {
             tokens(&TEXT[..cut]);
         }

@@ -1,14 +1,13 @@
 //! Runs a configuration file in a sandboxed Lua, which has no access to files and processes and cannot load
 //! code. Its memory, instructions and time are bounded.
 
-use super::hints::nearest;
 mod builders;
 
+use super::hints::Undefined;
 use super::locate::Source;
-use super::problem::sorted;
+use super::problem::{reason, sorted};
 use super::raw::Run;
 use super::{Location, Problem};
-use evener_core::spec::Policy;
 use mlua::debug::Debug;
 use mlua::{
     Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
@@ -30,6 +29,8 @@ const INCLUDES_MAX: usize = 64;
 /// Maximum number of problems that are recorded while the file runs.
 const PROBLEMS_MAX: usize = 1000;
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+const UNCHECKED: &str = "note: the rest of the configuration was not checked because of this error";
 
 /// Globals of Lua that can reach files, load code or avoid the bounds.
 const REMOVED: &[&str] = &[
@@ -117,8 +118,12 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     match outcome {
         Ok(()) => Ok(state.run),
         Err(error) => {
-            state.run.record(problem_of(&error));
-            Err(sorted(state.run.problems().to_vec()))
+            let problem = problem_of(&error);
+            let is_located = problem.is_located();
+            state.run.record(problem);
+            let mut problems = sorted(state.run.problems().to_vec());
+            problems.extend(is_located.then(|| Problem::new(UNCHECKED)));
+            Err(problems)
         }
     }
 }
@@ -321,17 +326,15 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
     }
     let index = lua.create_function(move |lua, (table, name): (mlua::Table, mlua::Value)| {
         let name = name.to_string()?;
-        let known: Vec<String> =
-            table.pairs::<String, mlua::Value>().flatten().map(|(name, _)| name).collect();
-        let hint = match (&*prefix, &*name) {
-            ("policy.", policy) if Policy::named(policy).is_some() => {
-                format!(": write policy = \"{policy}\"")
-            }
-            ("", "upstream" | "backend" | "cluster") => "; use `pool`".into(),
-            ("", "frontend" | "listener") => "; use `service`".into(),
-            _ => nearest(&name, known.iter().map(String::as_str)),
+        let location = caller(lua);
+        let hint = {
+            let state = lock(&state);
+            let undefined = Undefined::new(&prefix, &name, &state.run, &location);
+            let fits = |value: &mlua::Value| undefined.may_be_function() || !value.is_function();
+            let defined = table.pairs::<String, mlua::Value>().flatten().filter(|(_, value)| fits(value));
+            undefined.hint(&defined.map(|(name, _)| name).collect::<Vec<_>>())
         };
-        record(&state, Problem::at(&caller(lua), format!("`{prefix}{name}` is not defined{hint}")))?;
+        record(&state, Problem::at(&location, format!("`{prefix}{name}` is not defined{hint}")))?;
         Ok(Unknown)
     })?;
     meta.raw_set("__index", index)?;
@@ -460,12 +463,7 @@ fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let explain = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => "the file does not exist".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        std::io::ErrorKind::IsADirectory => "is a directory".to_owned(),
-        _ => format!("cannot be read: {error}"),
-    };
+    let explain = |error: std::io::Error| reason(&error);
     let meta = std::fs::metadata(path).map_err(explain)?;
     if !meta.is_file() && !meta.is_dir() {
         return Err("not a regular file".into());

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A location in a configuration file.
@@ -24,6 +26,11 @@ impl Location {
     pub(super) fn moved(&self, find: impl FnOnce(&str, u32) -> Option<u32>) -> Self {
         let line = find(&self.file, self.line).unwrap_or(self.line);
         Self { file: Arc::clone(&self.file), line }
+    }
+
+    /// Returns the line, from 1.
+    pub(super) fn line(&self) -> u32 {
+        self.line
     }
 
     /// Returns the file.
@@ -73,10 +80,10 @@ impl Problem {
         Self { location: self.location.or_else(|| Some(location.clone())), ..self }
     }
 
-    /// Adds a hint that `hint` derives from the file, the line and the message.
-    pub(super) fn with_hint(mut self, hint: impl FnOnce(&str, u32, &str) -> Option<String>) -> Self {
-        let found = self.location.as_ref().and_then(|at| hint(&at.file, at.line, &self.message));
-        self.message.extend(found);
+    /// Replaces the message by a better one that `explain` derives from the file, the line and the message.
+    pub(super) fn explained(mut self, explain: impl FnOnce(&str, u32, &str) -> Option<String>) -> Self {
+        let better = self.location.as_ref().and_then(|at| explain(&at.file, at.line, &self.message));
+        self.message = better.unwrap_or(self.message);
         self
     }
 
@@ -96,6 +103,27 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+/// Returns the reason why a file cannot be used.
+pub(super) fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "the file does not exist".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::IsADirectory => "is a directory".into(),
+        _ => format!("cannot be read: {error}"),
+    }
+}
+
+/// Returns the message for a file or directory that cannot be read.
+pub(crate) fn unreadable(path: &Path, error: &io::Error) -> String {
+    let path = path.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("{path} does not exist"),
+        io::ErrorKind::PermissionDenied => format!("{path} cannot be read: permission denied"),
+        io::ErrorKind::IsADirectory => format!("{path} is a directory"),
+        _ => format!("{path} cannot be read: {error}"),
+    }
+}
 
 /// Returns all problems in one line.
 pub(crate) fn one_line(problems: &[Problem]) -> String {

@@ -1,6 +1,6 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
-use super::locate::Source;
+use super::locate::{Source, Step};
 use super::{Location, Problem};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -241,15 +241,20 @@ impl Run {
         self.sources.first().map_or_else(|| Location::new("configuration", 1), Source::beginning)
     }
 
-    /// Returns the location of a key or text inside the declaration that begins at `location`, or `location` if
-    /// the key or text is not found.
-    pub(super) fn refine(&self, location: &Location, path: &[&str]) -> Location {
+    /// Returns the location of a key or text inside the declaration that begins at `location`, as exactly as
+    /// possible.
+    pub(super) fn refine(&self, location: &Location, path: &[Step<'_>]) -> Location {
         location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
     }
 
-    /// Adds a hint to an error of the Lua parser.
+    /// Returns the file that a location names.
+    pub(super) fn source(&self, location: &Location) -> Option<&Source> {
+        self.sources.iter().find(|source| source.is(location.file()))
+    }
+
+    /// Explains an error of the Lua parser.
     pub(super) fn explain(&self, problem: Problem) -> Problem {
-        problem.with_hint(|file, line, message| {
+        problem.explained(|file, line, message| {
             self.sources.iter().find(|source| source.is(file))?.explain(line, message)
         })
     }

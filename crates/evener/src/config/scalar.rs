@@ -35,6 +35,11 @@ pub(super) fn parse_duration(value: &Value) -> Result<Duration, String> {
     Ok(duration)
 }
 
+/// Returns true for zero without a unit.
+pub(super) fn is_zero(value: &Value) -> bool {
+    value.number().is_some_and(|number| number.parse() == Ok(0.0))
+}
+
 /// Returns true if a number is followed by `M`, which would mean months.
 fn has_months(text: &str) -> bool {
     text.split(|c: char| c.is_ascii_digit() || c.is_whitespace()).any(|unit| unit == "M")

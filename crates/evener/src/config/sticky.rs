@@ -35,7 +35,15 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
                 _ => None,
             });
             if by_cookie == Some(true) {
+                for key in ["size", "ttl", "failback", "rebalance"] {
+                    if nested.take(key).is_some() {
+                        nested.problem_with(key, "is not available with by = \"cookie\"");
+                    }
+                }
                 return Some(StickySpec { by: read_cookie(nested), ..defaults });
+            }
+            if nested.has("name") && nested.take("name").is_some() {
+                nested.problem_with("name", "is not available with by = \"client_ip\"");
             }
             let spec = read_table(&mut nested, defaults);
             nested.finish();
@@ -43,7 +51,7 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
         }
         Value::Unknown => None,
         _ => {
-            fields.must("sticky", "be true or { size = 2048, ttl = \"1h\" }");
+            fields.must("sticky", "be true or a table such as { by = \"client_ip\" }");
             None
         }
     }

@@ -1,7 +1,10 @@
 //! Hints for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
 //! usually causes the error.
 
-/// Returns a hint for a parser error. `text` is the whole file; `line` and `message` belong to the error.
+/// Words that begin a declaration or a statement.
+const BEGINNINGS: [&str; 6] = ["service", "pool", "local", "include", "for", "return"];
+
+/// Returns a hint for an error in a line, from its message and the text of the file.
 pub(super) fn hint(text: &str, line: u32, message: &str) -> Option<String> {
     let index = line.checked_sub(1)? as usize;
     let here = text.lines().nth(index).unwrap_or_default();
@@ -15,6 +18,12 @@ pub(super) fn hint(text: &str, line: u32, message: &str) -> Option<String> {
         "keys are written key = value".to_owned()
     } else if let Some(name) = bare_name(here) {
         format!("names are strings: \"{name}\"")
+    } else if message.ends_with("near <eof>")
+        && ["'end'", "syntax"].iter().any(|word| message.starts_with(word))
+    {
+        "is an end missing?".to_owned()
+    } else if message.starts_with("'}' expected") && begins_declaration(here, message) {
+        format!("is a }} missing before line {line}?")
     } else if message.starts_with("'}' expected") && !message.ends_with("near <eof>") {
         let number = line_before(text, index, message).unwrap_or(line as usize);
         format!("is a comma missing on line {number}?")
@@ -47,8 +56,17 @@ fn bare_name(line: &str) -> Option<&str> {
     (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some(second)
 }
 
-/// Returns the number of the last line with code before the line at `index`, if the line at `index` begins with
-/// the token that the message names.
+/// Returns true if a line begins with the token that the message names, and that begins a declaration. Before
+/// `=` it is a key.
+fn begins_declaration(line: &str, message: &str) -> bool {
+    let token = message.rsplit_once("near '").map(|(_, token)| token.trim_end_matches('\''));
+    let token = token.filter(|token| BEGINNINGS.contains(token));
+    let rest = token.and_then(|token| line.trim_start().strip_prefix(token));
+    rest.is_some_and(|rest| !rest.trim_start().starts_with('='))
+}
+
+/// Returns the number of the last line with code before the line at `index`, if that begins with the token
+/// that the message names.
 fn line_before(text: &str, index: usize, message: &str) -> Option<usize> {
     let token = message.rsplit_once("near '")?.1.trim_end_matches('\'');
     let lines: Vec<&str> = text.lines().take(index + 1).map(str::trim).collect();
@@ -85,7 +103,10 @@ mod tests {
         check("s { 10.0.0.1:80 }", 1, "malformed number near '10.0.0.1'", " (is a quote missing?)");
         check("upstream web {", 1, "syntax error near 'web'", " (names are strings: \"web\")");
         check("pool \u{201c}w\u{201d} {", 1, "unexpected symbol near '<\\226>'", " (use straight quotes)");
-        check("pool \"w\" {", 2, "'}' expected (to close '{' at line 1) near <eof>", "");
+        check("p {\n\nservice \"s\" {", 3, "'}' expected near 'service'", " (is a } missing before line 3?)");
+        check("s { a = 1\npool = web }", 2, "'}' expected near 'pool'", " (is a comma missing on line 1?)");
+        check("p {}\nendd", 2, "syntax error near <eof>", " (is an end missing?)");
+        check("for i = 1, 2 do", 1, "'end' expected near <eof>", " (is an end missing?)");
         check("x = = 1", 1, "unexpected symbol near '='", "");
     }
 }

@@ -1,6 +1,7 @@
 //! Typical configurations, and the messages about invalid configurations.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod corrections;
 mod dns;
 mod messages;
 mod patience;
@@ -32,6 +33,22 @@ fn check_problems(text: &str, expected: &[&str]) {
     assert_eq!(lines.len(), expected.len(), "{seen}");
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.starts_with(expected), "{line}\ninstead of\n{expected}");
+    }
+}
+
+/// Checks every case of a table. `declare` completes the text of a case to a configuration of one line.
+fn check_cases(cases: &str, declare: impl Fn(&str) -> String) {
+    let mut lines = cases.lines().filter(|line| !line.is_empty()).peekable();
+    while let Some(case) = lines.next() {
+        let mut expected = Vec::new();
+        while let Some(message) = lines.next_if(|line| line.starts_with("    ")) {
+            expected.push(match message.trim() {
+                whole if whole.starts_with("c.lua: ") => whole.to_owned(),
+                message => format!("c.lua:1: {message}"),
+            });
+        }
+        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+        check_problems(&declare(case), &expected);
     }
 }
 
@@ -278,7 +295,7 @@ fn each_mistake_in_an_ordered_list_has_its_line() {
 "#,
         &[
             "c.lua:2: service `s`: country needs a database: write geoip \"GeoLite2-Country.mmdb\" above it",
-            "c.lua:4: service `s`: `10.0.0.0/40` has no valid length: an IPv4 prefix has 0 to 32 bits, an",
+            "c.lua:4: service `s`: `10.0.0.0/40` is too long: an IPv4 prefix has at most 32 bits",
             "c.lua:5: service `s`: access.deny must be a prefix such as \"10.0.0.0/8\", prefixes \"FILE\" or",
             "c.lua:6: service `s`: `x` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32",
             "c.lua:7: service `s`: unknown key `access.dney`; did you mean `deny`?",

@@ -8,29 +8,35 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// The text is empty.
-    #[error("an empty name; the root is written `.`")]
+    #[error("it is empty; the root is written `.`")]
     Empty,
-    /// The text has two adjacent dots, or begins with a dot.
-    #[error("a name with an empty label: two dots meet, or it begins with a dot")]
+    /// The text has two adjacent dots, or begins with one.
+    #[error("it has an empty label: two dots meet, or it begins with a dot")]
     EmptyLabel,
     /// A label is too long.
-    #[error("a label of a name is longer than {LABEL_BYTES_MAX} bytes")]
+    #[error("one of its labels is longer than {LABEL_BYTES_MAX} bytes")]
     LongLabel,
     /// The name is too long.
-    #[error("a name is longer than {NAME_BYTES_MAX} bytes")]
+    #[error("it is longer than {NAME_BYTES_MAX} bytes")]
     Long,
     /// A backslash has no valid escape after it.
-    #[error("in a name `\\` is followed by three digits up to 255 or by another character")]
+    #[error("`\\` must be followed by three digits up to 255 or by another character")]
     Escape,
     /// A character needs an escape.
-    #[error(
-        "`{0}` in a name: write international names in their `xn--` form, other bytes as `\\` and three digits"
-    )]
+    #[error("{}", explain(*.0))]
     Character(char),
 }
 
-/// Parses a name such as `www.example.org`, with or without a final dot, to wire form (RFC 1035, sections 3.1
-/// and 5.1). The letter case is not changed.
+fn explain(character: char) -> String {
+    match character {
+        ' ' => "it contains a space".into(),
+        c if c.is_ascii() => format!("it contains {c:?}: write the byte as `\\` and three digits"),
+        _ => "write it in its xn-- form".into(),
+    }
+}
+
+/// Parses a name such as `www.example.org`, with or without a final dot, to wire form in the given case (RFC
+/// 1035, sections 3.1 and 5.1).
 pub fn parse_name(text: &str) -> Result<Vec<u8>, NameError> {
     match text {
         "" => return Err(NameError::Empty),

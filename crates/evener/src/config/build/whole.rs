@@ -1,8 +1,9 @@
 //! Checks of the whole configuration: addresses used twice, and settings that a protocol does not support.
 
 use super::Builder;
-use crate::config::hints::{nearest, one_of};
-use crate::config::raw::shown;
+use crate::config::hints::{nearest, nearest_text, one_of};
+use crate::config::locate::Step;
+use crate::config::raw::{Value, shown};
 use crate::config::{Location, access, dns};
 use evener_core::Endpoint;
 use evener_core::spec::{
@@ -99,7 +100,7 @@ impl Builder<'_> {
                 continue;
             }
             let pools = || self.config.spec.pools.iter().map(|pool| &*pool.name);
-            let near = nearest(pool, access::DENIED.into_iter());
+            let near = nearest_text(pool, access::DENIED.into_iter());
             let message = match nearest(pool, pools()) {
                 hint if near.is_empty() && !hint.is_empty() => format!("there is no pool `{pool}`{hint}"),
                 _ => {
@@ -114,7 +115,16 @@ impl Builder<'_> {
     /// Checks that no two routes of a service have the same host and path.
     fn check_routes(&self, service: &ServiceSpec, location: &Location) {
         let mut seen = BTreeSet::new();
-        for route in &service.routes {
+        // Routes with a mistake are not in the list of the service.
+        let declared = self.reading.run().services().iter().find(|made| *made.name() == *service.name);
+        let listed = match declared.and_then(|made| made.table().get("routes")) {
+            Some(Value::Table(table)) => table.only_list().map_or(0, <[_]>::len),
+            _ => 0,
+        };
+        let is_complete = listed == service.routes.len();
+        for (index, route) in service.routes.iter().enumerate() {
+            let item = is_complete.then_some(Step::Item(index, None));
+            let steps: Vec<Step<'_>> = [Step::Named("routes")].into_iter().chain(item).collect();
             let path = route.path.as_deref().unwrap_or_default().trim_end_matches('/');
             let mut hosts: Vec<String> = route.hosts.iter().map(ToString::to_string).collect();
             if hosts.is_empty() {
@@ -127,7 +137,7 @@ impl Builder<'_> {
                             "service `{}`: two routes are for any host and path: remove one of them",
                             service.name
                         );
-                        self.reading.problem_inside(location, &["routes"], message);
+                        self.reading.problem_at(location, &steps, message);
                         continue;
                     }
                     let host = if host.is_empty() { String::new() } else { format!(" host `{host}`") };
@@ -136,7 +146,7 @@ impl Builder<'_> {
                         "service `{}`: two routes have{host}{path}: remove one of them",
                         service.name
                     );
-                    self.reading.problem_inside(location, &["routes"], message);
+                    self.reading.problem_at(location, &steps, message);
                 }
             }
         }
@@ -234,8 +244,12 @@ impl Builder<'_> {
         if pools().any(|pool| pool.tls.is_some()) {
             problem("a dns service cannot use TLS: remove `tls` of its pool".into());
         }
-        if matches!(service.denied, Denied::Tarpit(_)) || matches!(service.exceeded, Denied::Tarpit(_)) {
-            problem("a dns service does not support \"tarpit\": use \"drop\", \"reject\" or a pool".into());
+        let refused = [(&["denied"][..], &service.denied), (&["per_client", "exceeded"], &service.exceeded)];
+        for (path, _) in refused.into_iter().filter(|(_, denied)| matches!(denied, Denied::Tarpit(_))) {
+            let message = format!(
+                "service `{name}`: a dns service does not support \"tarpit\": use \"drop\", \"reject\" or a pool"
+            );
+            self.reading.problem_inside(location, path, message);
         }
     }
 
@@ -262,10 +276,16 @@ impl Builder<'_> {
         if pools().any(|pool| pool.tls.is_some()) {
             problem("a udp service cannot use TLS: remove `tls` of its pool");
         }
-        if matches!(service.denied, Denied::Reject | Denied::Tarpit(_)) {
-            problem(
-                "a udp service can only drop refused clients or send them to a pool: write denied = \"drop\"",
+        let refused = match service.denied {
+            Denied::Reject => Some("reject"),
+            Denied::Tarpit(_) => Some("tarpit"),
+            Denied::Drop | Denied::Pool(_) => None,
+        };
+        if let Some(word) = refused {
+            let message = format!(
+                "service `{name}`: a udp service can only drop refused clients or send them to a pool, got \"{word}\": write denied = \"drop\""
             );
+            self.reading.problem_inside(location, &["denied"], message);
         }
         if service.throttle.is_some() {
             problem("per_client is not available with protocol = \"udp\"");
@@ -277,13 +297,15 @@ impl Builder<'_> {
             let by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
             let (policy, pool_name) = (pool.policy.name(), &pool.name);
             if by_client {
-                problem(&format!(
-                    "spread cannot be used with policy \"{policy}\" of pool `{pool_name}`: use round_robin"
-                ));
+                let message = format!(
+                    "service `{name}`: spread cannot be used with policy = \"{policy}\" of pool `{pool_name}`: write policy = \"round_robin\""
+                );
+                self.reading.problem_inside(location, &["spread"], message);
             } else if pool.sticky.is_some() {
-                problem(&format!(
-                    "spread cannot be used with sticky of pool `{pool_name}`: remove one of them"
-                ));
+                let message = format!(
+                    "service `{name}`: spread cannot be used with sticky of pool `{pool_name}`: remove one of them"
+                );
+                self.reading.problem_inside(location, &["spread"], message);
             }
         }
     }

@@ -130,12 +130,17 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
             let made = Made::new(builder.name, String::new(), table, caller(lua));
             Handle(Arc::new(made), None).into_lua(lua)
         }),
-        Form::Named => lua.create_function(move |lua, given: mlua::Value| {
+        Form::Named => lua.create_function(move |lua, (given, body): (mlua::Value, mlua::Value)| {
             let Some(address) = text_of(&given) else {
                 return builder.wrong(lua, &state, "a string", &given);
             };
-            let made = Made::new(builder.name, address, Table::EMPTY, caller(lua));
-            Handle(Arc::new(made), Some(Arc::clone(&state))).into_lua(lua)
+            // `server("10.0.0.1:80", { ... })` is complete.
+            let (table, open) = match &body {
+                mlua::Value::Nil => (Table::EMPTY, Some(Arc::clone(&state))),
+                mlua::Value::Table(table) => (read_table(lua, table, 0)?, None),
+                _ => return builder.wrong(lua, &state, "a table behind the string", &body),
+            };
+            Handle(Arc::new(Made::new(builder.name, address, table, caller(lua))), open).into_lua(lua)
         }),
         Form::Declaration => lua.create_function(move |lua, (given, body): (mlua::Value, mlua::Value)| {
             let Some(name) = text_of(&given) else {

@@ -276,7 +276,7 @@ fn invalid_commands_are_reported_with_a_hint() {
             "evener: `127.0.0` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32\n"
         );
         let text = error_of(&evener, &[command, "s", "127.0.0.1/33"]);
-        assert!(text.contains("`127.0.0.1/33` has no valid length"), "{text}");
+        assert!(text.contains("`127.0.0.1/33` is too long"), "{text}");
     }
     let text = error_of(&evener, &["forget", "s", "127.0.0.7"]);
     assert_eq!(text, "evener: there is no rule for 127.0.0.7/32; `evener access` lists the rules\n");
@@ -321,7 +321,7 @@ fn json_output_and_the_api_report_the_same_rules() {
         (r#"{"service": "t", "prefix": "192.0.2.0/24", "action": "deny"}"#, 404, "no service `t`"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "forget"}"#, 404, "there is no rule for"),
         (r#"{"service": "s", "prefix": "x", "action": "deny"}"#, 422, "not a prefix"),
-        (r#"{"service": "s", "prefix": "10.0.0.0/40", "action": "deny"}"#, 422, "no valid length"),
+        (r#"{"service": "s", "prefix": "10.0.0.0/40", "action": "deny"}"#, 422, "at most 32 bits"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "ban"}"#, 422, "permit, deny or forget"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "deny", "for": "x"}"#, 422, "`for`"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8"}"#, 422, "action"),

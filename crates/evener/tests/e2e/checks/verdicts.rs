@@ -235,7 +235,7 @@ fn invalid_settings_of_stream_checks_are_refused() {
             "tls = true, check = check.tcp { expect = \"x\" }",
             "the servers of this pool use TLS: use check.tls",
         ),
-        ("check = \"tsl\"", "did you mean `tls`?"),
+        ("check = \"tsl\"", "did you mean \"tls\"?"),
     ] {
         let directory = Directory::new();
         let text = format!(

@@ -228,7 +228,7 @@ fn invalid_tls_options_prevent_the_start() {
     let nonsense = fixture.directory.write("nonsense", "no PEM\n").display().to_string();
     for (options, code, part) in [
         (&["-L", "ssl4"][..], 2, "ssl4 not known"),
-        (&["-E", "/nowhere.pem"], 1, "/nowhere.pem cannot be read: No such file"),
+        (&["-E", "/nowhere.pem"], 1, "/nowhere.pem does not exist"),
         (&["-E", &nonsense], 1, &nonsense),
         (&["-E", &chain], 1, "key"),
         (&["-E", &chain, "-K", &other], 1, "key"),

@@ -52,7 +52,7 @@ fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
     let other_listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = other_listener.local_addr().unwrap().port();
     let invalid = [
-        ("service \"s\" {".to_owned(), "near <eof>"),
+        ("service \"s\" {".to_owned(), "the file ends inside"),
         (good.replace("listen", "lisen"), "did you mean `listen`?"),
         (format!("{good}\nservice \"t\" {{ listen = \"127.0.0.1:{in_use}\", \"10.0.0.1:1\" }}"), "is in use"),
         (

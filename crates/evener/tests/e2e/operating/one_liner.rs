@@ -144,7 +144,7 @@ fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
     let in_use = at(taken.local_addr().unwrap().port());
     let http = |more: &[&str]| run(&[&["http", "127.0.0.1:0", "127.0.0.1:1"], more].concat());
     let cases = [
-        (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem cannot be read: No such file"),
+        (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem does not exist"),
         (http(&["--tls", &chain]), 1, "a.crt has no private key: add key = "),
         (http(&["--tls", &key]), 1, "a.key has no certificate in PEM"),
         (http(&["--tls"]), 2, "--tls"),

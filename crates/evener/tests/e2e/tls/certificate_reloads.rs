@@ -123,7 +123,7 @@ fn a_changed_certificate_is_not_used_before_its_key_changes() {
     wait_until("the other problem to be logged", || {
         (evener.log_count(" certificates_refused ") == 2).then_some(())
     });
-    assert!(evener.log().contains("a.key cannot be read"), "{}", evener.log());
+    assert!(evener.log().contains("a.key does not exist"), "{}", evener.log());
     directory.write("a.key", &new.key);
     wait_for(listen, "a.example", &new, &client);
     evener.expect_log(" certificates_reloaded");
@@ -288,8 +288,8 @@ fn check_reports_which_file_is_invalid() {
     without_key.write("a.example.crt", &a.chain);
     let path = without_key.file("").display().to_string();
     let cases = [
-        ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key cannot be read: No such file"),
-        ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt cannot be read: No such file"),
+        ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key does not exist"),
+        ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt does not exist"),
         ("certificate = \"a.crt\", key = \"b.key\"", "b.key is not the key of"),
         ("certificate = \"a.crt\"", "a.crt has no private key: add key = \"FILE\""),
         ("certificate = \"a.key\", key = \"a.key\"", "a.key has no certificate in PEM"),
@@ -302,10 +302,10 @@ fn check_reports_which_file_is_invalid() {
             "encrypted.key is encrypted: decrypt it first (openssl pkey)",
         ),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"text\"", "text has no certificate in PEM"),
-        ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere cannot be read"),
-        ("certificate = \"a.crt\", key = \"a.key\", ocsp = \"nowhere.ocsp\"", "nowhere.ocsp cannot be read"),
-        ("directory = \"nowhere\"", "nowhere cannot be read"),
-        (&format!("directory = \"{path}\""), "a.example.key cannot be read"),
+        ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere does not exist"),
+        ("certificate = \"a.crt\", key = \"a.key\", ocsp = \"nowhere.ocsp\"", "nowhere.ocsp does not exist"),
+        ("directory = \"nowhere\"", "nowhere does not exist"),
+        (&format!("directory = \"{path}\""), "a.example.key does not exist"),
     ];
     for (tls, expected) in cases {
         let config =
@@ -322,7 +322,7 @@ fn check_reports_which_file_is_invalid() {
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:1\", tls = {{ {tls} }} }}");
     let output = Command::new(BINARY).arg("check").arg(directory.write("c.lua", &config)).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("b.key is not the key") && text.contains("nowhere.pem cannot be read"), "{text}");
+    assert!(text.contains("b.key is not the key") && text.contains("nowhere.pem does not exist"), "{text}");
 }
 
 #[test]
