@@ -3,7 +3,7 @@
 //! Workers share the table. It is split by the hash of the client into shards with a short lock each, which
 //! is taken once for a new connection or flow. Traffic after that is added to the client's record, which its
 //! connections hold. A table of up to [`SHARD_CLIENTS`] clients is one shard. A full shard evicts the client
-//! that was seen the least recently. It spares up to [`CHANCES_MAX`] clients that moved bytes since their last
+//! that was seen the least recently. It spares up to `CHANCES_MAX` clients that moved bytes since their last
 //! connection.
 
 use crate::hash;
@@ -227,7 +227,7 @@ impl Clients {
 }
 
 /// Prevents a full shard from evicting clients that moved bytes since their last connection, by making up to
-/// [`CHANCES_MAX`] of them newer.
+/// `CHANCES_MAX` of them newer.
 fn pass_over_the_busy(shard: &mut Shard) {
     if shard.len() < shard.capacity() {
         return;
