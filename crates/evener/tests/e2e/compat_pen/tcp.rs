@@ -216,7 +216,7 @@ fn countries_are_permitted_and_denied() {
     // A country that the database does not have is reported, and changes nothing.
     assert!(pen.ctl("acl 1 deny country XX").contains("XX"));
     assert_eq!(chosen(), ["", "a", "a", "a"]);
-    assert!(pen.ctl("geoip /nowhere").contains("/nowhere: No such file"));
+    assert!(pen.ctl("geoip /nowhere").contains("/nowhere: the file does not exist"));
     assert_eq!(chosen(), ["", "a", "a", "a"]);
 }
 
