@@ -5,6 +5,7 @@ use crate::context::Reports;
 use crate::context::registry::Readiness;
 use crate::context::report::Report;
 use crate::io::sys;
+use crate::io::testing::readiness;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{Collector, ListRequest, Listing};
 use crate::service::preamble;
@@ -13,7 +14,6 @@ use crate::service::{Refusal, Service, Settings};
 use evener_core::Target;
 use evener_core::acl::{Access, Acl};
 use evener_core::spec::{PoolSpec, Protocol, QueueSpec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -196,19 +196,6 @@ impl Fixture {
 
 fn is_blocked(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn readiness(socket: &OwnedFd) -> Readiness {
-    let mut wanted = [PollFd::new(socket, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
-    poll(&mut wanted, Some(&Timespec::default())).unwrap();
-    let got = wanted[0].revents();
-    let error = got.intersects(PollFlags::ERR | PollFlags::HUP);
-    Readiness {
-        readable: got.contains(PollFlags::IN),
-        writable: got.contains(PollFlags::OUT),
-        ended: error || got.contains(PollFlags::RDHUP),
-        error: got.contains(PollFlags::ERR),
-    }
 }
 
 fn deny_all() -> Option<Arc<Acl>> {
