@@ -173,9 +173,9 @@ fn servers_at_their_limit_keep_existing_flows() {
 fn sticky_policies_are_rejected_with_spread() {
     let directory = Directory::new();
     for (more, what) in [
-        ("policy = \"hash\"", "policy \"hash\""),
-        ("policy = \"maglev\"", "policy \"maglev\""),
-        ("policy = \"first\"", "policy \"first\""),
+        ("policy = \"hash\"", "policy = \"hash\""),
+        ("policy = \"maglev\"", "policy = \"maglev\""),
+        ("policy = \"first\"", "policy = \"first\""),
         ("sticky = true", "sticky"),
     ] {
         let text = format!(
