@@ -188,7 +188,11 @@ impl<'a> Builder<'a> {
         let mut nested = Fields::of_server(self.reading, table, location, address, &path);
         let at = if path.is_empty() { location.clone() } else { self.reading.run().refine(location, &path) };
         let server = match scope::server(address) {
-            Ok(defaults) => Some(read_server(defaults, &mut nested)),
+            Ok(defaults) => {
+                // In `server "address" { ... }` the address is not an item of the table.
+                let second = table.list().get(usize::from(matches!(item, Value::Table(_))));
+                Some(read_server(defaults, second, &mut nested))
+            }
             Err(error) => {
                 let why = server_address_problem(address, &error);
                 self.reading.problem(&at, format!("{}: {why}", subject_of(made)));
@@ -434,7 +438,7 @@ fn parse_listen(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
+fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
     if name.is_empty() || name.chars().any(char::is_control) {
@@ -450,7 +454,7 @@ fn read_server(defaults: ServerSpec, fields: &mut Fields<'_>) -> ServerSpec {
     let state = fields.word("state", &AdminState::ALL.map(AdminState::name), |word| {
         AdminState::ALL.into_iter().find(|state| state.name() == word)
     });
-    if let Some(second) = fields.list().get(1) {
+    if let Some(second) = second {
         let second_shown = second.shown();
         fields.problem_here(match second {
             Value::Text(_) => format!(

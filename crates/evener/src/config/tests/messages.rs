@@ -146,6 +146,8 @@ listen = {}
     server `10.0.0.2:80`: unknown key `backup`; write tier = 2 at the server: { "10.0.0.1:80", tier = 2 }
 { "10.0.0.2:80", "10.0.0.3:80" }
     server `10.0.0.2:80`: a server has one address, got a second one, "10.0.0.3:80": list servers separately, or write table.unpack(LIST)
+server "10.0.0.2:80" { "10.0.0.3:80" }
+    server `10.0.0.2:80`: a server has one address, got a second one, "10.0.0.3:80": list servers separately, or write table.unpack(LIST)
 { "10.0.0.2:80", check = "tcp" }
     server `10.0.0.2:80`: check is a key of the pool
 connect_timeout = "5s", connect_time_max = "2s"
