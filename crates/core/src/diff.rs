@@ -1,5 +1,12 @@
-//! The difference between two configurations, as changes that can be printed and applied.
+//! The difference between two configurations, as changes that a reader understands and a plane can apply.
+//!
+//! Nothing else decides what changed: the plan prints the changes, applying consumes them, and the log and the API
+//! report them.
 
+mod fields;
+mod text;
+
+use crate::address::Endpoint;
 use crate::spec::{PoolSpec, ServerSpec, ServiceSpec, Spec};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,10 +15,10 @@ use std::sync::Arc;
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// The kind of change.
-    pub action: Action,
     /// The thing that changes.
     pub subject: Subject,
+    /// The kind of change.
+    pub action: Action,
 }
 
 /// The kind of change.
@@ -21,8 +28,19 @@ pub enum Action {
     Add,
     /// The subject is removed.
     Remove,
-    /// These settings of the subject have other values.
-    Set(Vec<String>),
+    /// These settings of the subject have other values; at least one.
+    Set(Vec<FieldChange>),
+}
+
+/// A setting with another value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldChange {
+    /// Name of the key in the configuration, with a dot between tables: `dns.cache.entries`.
+    pub field: String,
+    /// The old value.
+    pub before: String,
+    /// The new value. Equal to the old one if the texts are shortened and differ elsewhere.
+    pub after: String,
 }
 
 /// The thing that changes.
@@ -30,30 +48,45 @@ pub enum Action {
 pub enum Subject {
     /// A service.
     Service(Arc<str>),
-    /// An address of a service.
-    Listener(Arc<str>, String),
+    /// A listen address of a service.
+    Listener(Arc<str>, Endpoint),
     /// A pool.
     Pool(Arc<str>),
     /// A server of a pool.
     Server(Arc<str>, Arc<str>),
 }
 
+impl fmt::Display for Subject {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(out, "service {service}"),
+            Self::Listener(service, address) => write!(out, "service {service} listen {address}"),
+            Self::Pool(pool) => write!(out, "pool {pool}"),
+            Self::Server(pool, server) => write!(out, "server {pool}/{server}"),
+        }
+    }
+}
+
+impl fmt::Display for FieldChange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, before, after } = self;
+        if before == after {
+            write!(out, "{field} changed")
+        } else {
+            write!(out, "{field} {before} -> {after}")
+        }
+    }
+}
+
 impl fmt::Display for Change {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = match &self.action {
-            Action::Add => "+",
-            Action::Remove => "-",
-            Action::Set(_) => "~",
-        };
-        match &self.subject {
-            Subject::Service(service) => write!(out, "{sign} service {service}")?,
-            Subject::Listener(service, address) => write!(out, "{sign} service {service} listen {address}")?,
-            Subject::Pool(pool) => write!(out, "{sign} pool {pool}")?,
-            Subject::Server(pool, server) => write!(out, "{sign} server {pool}/{server}")?,
-        }
         match &self.action {
-            Action::Set(fields) => write!(out, ": {}", fields.join(", ")),
-            Action::Add | Action::Remove => Ok(()),
+            Action::Add => write!(out, "+ {}", self.subject),
+            Action::Remove => write!(out, "- {}", self.subject),
+            Action::Set(fields) => {
+                let fields: Vec<String> = fields.iter().map(ToString::to_string).collect();
+                write!(out, "~ {}: {}", self.subject, fields.join(", "))
+            }
         }
     }
 }
@@ -97,19 +130,11 @@ fn pair<T>(
 }
 
 fn change(action: Action, subject: Subject) -> Change {
-    Change { action, subject }
+    Change { subject, action }
 }
 
-/// Lists the names of the fields that differ.
-macro_rules! differing {
-    ($old:expr, $new:expr, $($($field:ident).+ as $name:literal),* $(,)?) => {
-        [$(($old.$($field).+ != $new.$($field).+).then_some($name)),*].into_iter().flatten().collect::<Vec<_>>()
-    };
-}
-
-fn set(fields: Vec<&'static str>, subject: Subject, changes: &mut Vec<Change>) {
+fn set(fields: Vec<FieldChange>, subject: Subject, changes: &mut Vec<Change>) {
     if !fields.is_empty() {
-        let fields = fields.into_iter().map(str::to_owned).collect();
         changes.push(change(Action::Set(fields), subject));
     }
 }
@@ -124,10 +149,7 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
             changes.extend(new.servers.iter().map(|each| change(Action::Add, server(each))));
         }
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
-                passive as "passive", failover as "failover", on_down as "on_down", slow_start as "slow_start",
-                queue as "queue", tls as "tls", send_proxy as "send_proxy", discover as "discover");
-            set(fields, subject(new), changes);
+            set(fields::of_pools(old, new), subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
         }
         (None, None) => {}
@@ -144,14 +166,7 @@ fn servers(
         (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
         (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, endpoint as "address", dialect as "mname", weight as "weight", tier as "tier",
-                limits.soft as "max", limits.hard as "hard", acl as "acl", state as "state");
-            let moved = || format!("address {} -> {}", old.endpoint, new.endpoint);
-            let described = |field: &str| if field == "address" { moved() } else { field.to_owned() };
-            let fields: Vec<String> = fields.into_iter().map(described).collect();
-            if !fields.is_empty() {
-                changes.push(change(Action::Set(fields), subject(new)));
-            }
+            set(fields::of_servers(old, new), subject(new), changes);
         }
         (None, None) => {}
     }
@@ -163,21 +178,8 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
         (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
         (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, protocol as "protocol", pool as "pool", routes as "routes",
-                acl as "acl", denied as "denied", throttle as "per_client", exceeded as "exceeded",
-                proxy_from as "proxy_from", tls as "tls", http as "http", dns as "dns",
-                options.connections_max as "connections_max", options.flows_max as "flows_max",
-                options.spread as "spread",
-                options.connect_timeout as "connect_timeout", options.attempts_max as "attempts_max",
-                options.connect_time_max as "connect_time_max", options.idle_timeout as "idle_timeout",
-                options.half_closed_timeout as "half_closed_timeout", options.freebind as "freebind",
-                options.backlog as "backlog", options.nodelay as "nodelay", options.keepalive as "keepalive",
-                options.server_keepalive as "server_keepalive", options.unix_mode as "unix_mode", options.source as "source",
-                options.fast_close as "fast_close", options.pending_max as "pending_max", options.warm as "warm",
-                clients as "clients", request_log as "request_log");
-            set(fields, subject(new), changes);
-            let listener =
-                |address: &crate::Endpoint| Subject::Listener(new.name.clone(), address.to_string());
+            set(fields::of_services(old, new), subject(new), changes);
+            let listener = |address: &Endpoint| Subject::Listener(new.name.clone(), address.clone());
             let only_in = |a: &ServiceSpec, b: &ServiceSpec, action: Action| {
                 let only: Vec<_> =
                     a.listen.iter().filter(|address| !b.listen.contains(address)).cloned().collect();
@@ -225,13 +227,13 @@ mod tests {
             &old,
             &new,
             &[
-                "~ pool web: policy",
+                "~ pool web: policy round_robin -> hash",
                 "- server web/10.0.0.1:80",
-                "~ server web/10.0.0.2:80: weight",
+                "~ server web/10.0.0.2:80: weight 1 -> 3",
                 "+ server web/10.0.0.3:80",
                 "+ pool api",
                 "+ server api/10.0.0.9:80",
-                "~ service www: backlog",
+                "~ service www: backlog 4096 -> 9",
                 "- service www listen 0.0.0.0:80",
                 "+ service www listen [::]:80",
             ],

@@ -1,0 +1,424 @@
+//! Comparison of specs field by field. Each function destructures the new spec without `..`, so that a field that is
+//! added to a spec is compared, too, or the code does not compile.
+
+use super::FieldChange;
+use super::text::Text;
+use crate::spec::{
+    CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
+    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
+    StickySpec, TlsSpec,
+};
+use crate::throttle::ThrottleSpec;
+use crate::wire::http::HeaderLimits;
+
+/// Fields that differ, or all fields.
+struct Fields {
+    /// Names of the tables around the field, each with a dot.
+    path: String,
+    wanted: Wanted,
+    found: Vec<FieldChange>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Differing,
+    All,
+}
+
+/// Returns the fields of a server that differ.
+pub(super) fn of_servers(old: &ServerSpec, new: &ServerSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| server(fields, old, new))
+}
+
+/// Returns the fields of a pool that differ, without its servers.
+pub(super) fn of_pools(old: &PoolSpec, new: &PoolSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| pool(fields, old, new))
+}
+
+/// Returns the fields of a service that differ, without its listen addresses.
+pub(super) fn of_services(old: &ServiceSpec, new: &ServiceSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| service(fields, old, new))
+}
+
+impl Fields {
+    fn differing(compare: impl FnOnce(&mut Self)) -> Vec<FieldChange> {
+        let mut fields = Self { path: String::new(), wanted: Wanted::Differing, found: Vec::new() };
+        compare(&mut fields);
+        fields.found
+    }
+
+    /// Returns all fields of a table on one line.
+    fn describe(compare: impl FnOnce(&mut Self)) -> String {
+        let mut fields = Self { path: String::new(), wanted: Wanted::All, found: Vec::new() };
+        compare(&mut fields);
+        let fields = fields.found.iter().map(|field| format!("{} {}", field.field, field.after));
+        format!("({})", fields.collect::<Vec<_>>().join(", "))
+    }
+
+    /// Compares a field.
+    fn field<T: Text + PartialEq>(&mut self, name: &str, old: &T, new: &T) {
+        if self.wanted == Wanted::All || old != new {
+            self.push(name, old.text(), new.text());
+        }
+    }
+
+    fn push(&mut self, name: &str, before: String, after: String) {
+        self.found.push(FieldChange { field: format!("{}{name}", self.path), before, after });
+    }
+
+    /// Compares a table that may be absent. If one of the two is absent, the other one is a single value.
+    fn table<T>(&mut self, name: &str, old: Option<&T>, new: Option<&T>, compare: fn(&mut Self, &T, &T)) {
+        if let (Some(old), Some(new)) = (old, new) {
+            let length = self.path.len();
+            self.path.extend([name, "."]);
+            compare(self, old, new);
+            self.path.truncate(length);
+        } else if self.wanted == Wanted::All || old.is_some() || new.is_some() {
+            let text = |table: Option<&T>| {
+                table.map_or_else(
+                    || "none".into(),
+                    |table| Self::describe(|fields| compare(fields, table, table)),
+                )
+            };
+            self.push(name, text(old), text(new));
+        }
+    }
+}
+
+fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
+    let ServerSpec { name: _, endpoint, dialect, weight, tier, limits, acl, state } = new;
+    fields.field("address", &old.endpoint, endpoint);
+    fields.field("protocol", &old.dialect, dialect);
+    fields.field("weight", &old.weight, weight);
+    fields.field("tier", &old.tier, tier);
+    let crate::limits::Limits { soft, hard } = limits;
+    fields.field("max", &old.limits.soft, soft);
+    fields.field("hard", &old.limits.hard, hard);
+    fields.field("access", &old.acl, acl);
+    fields.field("state", &old.state, state);
+}
+
+fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
+    let PoolSpec {
+        name: _,
+        servers: _,
+        discover,
+        policy,
+        sticky: sticky_spec,
+        check: check_spec,
+        passive: passive_spec,
+        failover,
+        on_down,
+        slow_start,
+        queue: queue_spec,
+        tls,
+        send_proxy,
+    } = new;
+    fields.field("discover", &old.discover, discover);
+    fields.field("policy", &old.policy, policy);
+    fields.table("sticky", old.sticky.as_ref(), sticky_spec.as_ref(), sticky);
+    fields.table("check", old.check.as_ref(), check_spec.as_ref(), check);
+    fields.table("passive", Some(&old.passive), Some(passive_spec), passive);
+    fields.field("failover", &old.failover, failover);
+    fields.field("on_down", &old.on_down, on_down);
+    fields.field("slow_start", &old.slow_start, slow_start);
+    fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
+    fields.table("tls", old.tls.as_deref(), tls.as_deref(), server_tls);
+    fields.field("send_proxy", &old.send_proxy, send_proxy);
+}
+
+fn sticky(fields: &mut Fields, old: &StickySpec, new: &StickySpec) {
+    let StickySpec { by, size, ttl, failback, rebalance } = new;
+    fields.field("by", &old.by, by);
+    fields.field("size", &old.size, size);
+    fields.field("ttl", &old.ttl, ttl);
+    fields.field("failback", &old.failback, failback);
+    fields.field("rebalance", &old.rebalance, rebalance);
+}
+
+fn passive(fields: &mut Fields, old: &PassiveSpec, new: &PassiveSpec) {
+    let PassiveSpec { failures, down_for } = new;
+    fields.field("failures", &old.failures, failures);
+    fields.field("down_for", &old.down_for, down_for);
+}
+
+fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {
+    let QueueSpec { size, timeout } = new;
+    fields.field("size", &old.size, size);
+    fields.field("timeout", &old.timeout, timeout);
+}
+
+fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = new;
+    check_kind(fields, &old.kind, kind);
+    fields.field("every", &old.every, every);
+    fields.field("timeout", &old.timeout, timeout);
+    fields.field("rise", &old.rise, rise);
+    fields.field("fall", &old.fall, fall);
+    fields.field("jitter", &old.jitter, jitter);
+    fields.field("port", &old.port, port);
+}
+
+fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
+    if fields.wanted == Wanted::Differing && std::mem::discriminant(old) != std::mem::discriminant(new) {
+        let text = |kind: &CheckKind| {
+            format!("{} {}", kind.name(), Fields::describe(|all| check_kind(all, kind, kind)))
+        };
+        return fields.push("kind", text(old), text(new));
+    }
+    if fields.wanted == Wanted::All {
+        fields.push("kind", String::new(), new.name().into());
+    }
+    match (old, new) {
+        (
+            CheckKind::Stream { send: old_send, begins: old_begins, expect: old_expect, tls: old_tls },
+            CheckKind::Stream { send, begins, expect, tls },
+        ) => {
+            fields.field("send", old_send, send);
+            fields.field("begins", old_begins, begins);
+            fields.field("expect", old_expect, expect);
+            fields.field("tls", old_tls, tls);
+        }
+        (
+            CheckKind::Http {
+                method: old_method,
+                path: old_path,
+                host: old_host,
+                status: old_status,
+                body: old_body,
+                tls: old_tls,
+            },
+            CheckKind::Http { method, path, host, status, body, tls },
+        ) => {
+            fields.field("method", old_method, method);
+            fields.field("path", old_path, path);
+            fields.field("host", old_host, host);
+            fields.field("status", old_status, status);
+            fields.field("body", old_body, body);
+            fields.field("tls", old_tls, tls);
+        }
+        (
+            CheckKind::Dns { name: old_name, qtype: old_qtype, rcode: old_rcode },
+            CheckKind::Dns { name, qtype, rcode },
+        ) => {
+            fields.field("name", old_name, name);
+            fields.field("type", old_qtype, qtype);
+            fields.field("rcode", old_rcode, rcode);
+        }
+        (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
+            fields.field("send", old_send, send);
+            fields.field("expect", old_expect, expect);
+        }
+        (
+            CheckKind::Tcp
+            | CheckKind::Stream { .. }
+            | CheckKind::Http { .. }
+            | CheckKind::Dns { .. }
+            | CheckKind::Udp { .. },
+            _,
+        ) => {}
+    }
+}
+
+fn server_tls(fields: &mut Fields, old: &ServerTlsSpec, new: &ServerTlsSpec) {
+    let ServerTlsSpec { name, authorities, verification, certificate } = new;
+    fields.field("name", &old.name, name);
+    fields.field("ca", &old.authorities, authorities);
+    fields.field("verify", &old.verification, verification);
+    fields.field("certificate", &old.certificate, certificate);
+}
+
+fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
+    let ServiceSpec {
+        name: _,
+        listen: _,
+        protocol,
+        pool,
+        routes,
+        acl,
+        denied,
+        throttle: throttle_spec,
+        exceeded,
+        proxy_from,
+        tls: tls_spec,
+        http: http_spec,
+        dns: dns_spec,
+        clients,
+        request_log,
+        options: new_options,
+    } = new;
+    fields.field("protocol", &old.protocol, protocol);
+    fields.field("pool", &old.pool, pool);
+    fields.field("routes", &old.routes, routes);
+    fields.field("access", &old.acl, acl);
+    fields.field("denied", &old.denied, denied);
+    fields.table("per_client", old.throttle.as_ref(), throttle_spec.as_ref(), throttle);
+    fields.field("exceeded", &old.exceeded, exceeded);
+    fields.field("proxy_from", &old.proxy_from, proxy_from);
+    fields.table("tls", old.tls.as_deref(), tls_spec.as_deref(), tls);
+    // The keys of HTTP are keys of the service. Their presence follows from the protocol.
+    if let (Some(old), Some(new)) = (&old.http, http_spec) {
+        http(fields, old, new);
+    }
+    if let (Some(_), Some(_)) = (&old.dns, dns_spec) {
+        fields.table("dns", old.dns.as_deref(), dns_spec.as_deref(), dns);
+    }
+    fields.field("clients", &old.clients, clients);
+    fields.field("request_log", &old.request_log, request_log);
+    options(fields, &old.options, new_options);
+}
+
+fn throttle(fields: &mut Fields, old: &ThrottleSpec, new: &ThrottleSpec) {
+    let ThrottleSpec { connections, connection_rate, request_rate, size } = new;
+    fields.field("connections", &old.connections, connections);
+    fields.field("connection_rate", &old.connection_rate, connection_rate);
+    fields.field("request_rate", &old.request_rate, request_rate);
+    fields.field("size", &old.size, size);
+}
+
+fn tls(fields: &mut Fields, old: &TlsSpec, new: &TlsSpec) {
+    let TlsSpec { certificates, directories, client, oldest, alpn, handshake_timeout, handshakes_max } = new;
+    fields.field("certificates", &old.certificates, certificates);
+    fields.field("directory", &old.directories, directories);
+    fields.table("client", old.client.as_ref(), client.as_ref(), |fields, old, new| {
+        let ClientCertificates { authorities, presence } = new;
+        fields.field("ca", &old.authorities, authorities);
+        fields.field("certificate", &old.presence, presence);
+    });
+    fields.field("min_version", &old.oldest, oldest);
+    fields.field("alpn", &old.alpn, alpn);
+    fields.field("handshake_timeout", &old.handshake_timeout, handshake_timeout);
+    fields.field("handshakes_max", &old.handshakes_max, handshakes_max);
+}
+
+fn http(fields: &mut Fields, old: &HttpSpec, new: &HttpSpec) {
+    let HttpSpec {
+        balance,
+        forwarded: forwarded_spec,
+        limits,
+        header_timeout,
+        keepalive_timeout,
+        stall_timeout,
+        min_rate,
+        abort_on_close,
+        response_timeout,
+        retries,
+        redirect,
+        respond,
+        health,
+        subject_field,
+        http2,
+    } = new;
+    let HeaderLimits { bytes_max, fields_max } = limits;
+    fields.field("balance_per", &old.balance, balance);
+    fields.table("forwarded", Some(&old.forwarded), Some(forwarded_spec), forwarded);
+    fields.field("header_bytes_max", &old.limits.bytes_max, bytes_max);
+    fields.field("header_fields_max", &old.limits.fields_max, fields_max);
+    fields.field("header_timeout", &old.header_timeout, header_timeout);
+    fields.field("keepalive_timeout", &old.keepalive_timeout, keepalive_timeout);
+    fields.field("stall_timeout", &old.stall_timeout, stall_timeout);
+    fields.field("min_rate", &old.min_rate, min_rate);
+    fields.field("abort_on_close", &old.abort_on_close, abort_on_close);
+    fields.field("response_timeout", &old.response_timeout, response_timeout);
+    fields.field("retries", &old.retries, retries);
+    fields.field("redirect", &old.redirect, redirect);
+    fields.table("respond", old.respond.as_ref(), respond.as_ref(), |fields, old, new| {
+        let RespondSpec { status, content_type, body } = new;
+        fields.field("status", &old.status, status);
+        fields.field("type", &old.content_type, content_type);
+        fields.field("body", &old.body, body);
+    });
+    fields.field("health", &old.health, health);
+    fields.field("certificate_header", &old.subject_field, subject_field);
+    fields.field("http2", &old.http2, http2);
+}
+
+fn forwarded(fields: &mut Fields, old: &ForwardedSpec, new: &ForwardedSpec) {
+    let ForwardedSpec { mode, trust, classic, standard } = new;
+    fields.field("mode", &old.mode, mode);
+    fields.field("trust", &old.trust, trust);
+    fields.field("x_forwarded", &old.classic, classic);
+    fields.field("forwarded", &old.standard, standard);
+}
+
+fn dns(fields: &mut Fields, old: &DnsSpec, new: &DnsSpec) {
+    let DnsSpec {
+        query_timeout,
+        retries,
+        on_failure,
+        retry_on,
+        outstanding_max,
+        sockets,
+        pipeline_max,
+        cache,
+        client_subnet,
+        rate_limit,
+    } = new;
+    fields.field("query_timeout", &old.query_timeout, query_timeout);
+    fields.field("retries", &old.retries, retries);
+    fields.field("on_failure", &old.on_failure, on_failure);
+    fields.field("retry_on", &old.retry_on, retry_on);
+    fields.field("outstanding_max", &old.outstanding_max, outstanding_max);
+    fields.field("sockets", &old.sockets, sockets);
+    fields.field("pipeline_max", &old.pipeline_max, pipeline_max);
+    fields.table("cache", old.cache.as_ref(), cache.as_ref(), |fields, old, new| {
+        let DnsCacheSpec { entries, bytes, ttl_max, negative_ttl_max, failure_ttl, stale } = new;
+        fields.field("entries", &old.entries, entries);
+        fields.field("bytes", &old.bytes, bytes);
+        fields.field("ttl_max", &old.ttl_max, ttl_max);
+        fields.field("negative_ttl_max", &old.negative_ttl_max, negative_ttl_max);
+        fields.field("failure_ttl", &old.failure_ttl, failure_ttl);
+        fields.field("stale", &old.stale, stale);
+    });
+    fields.field("client_subnet", &old.client_subnet, client_subnet);
+    fields.table("rate_limit", old.rate_limit.as_ref(), rate_limit.as_ref(), |fields, old, new| {
+        let DnsRateSpec { rate, v4, v6, slip, size } = new;
+        fields.field("rate", &old.rate, rate);
+        fields.field("v4", &old.v4, v4);
+        fields.field("v6", &old.v6, v6);
+        fields.field("slip", &old.slip, slip);
+        fields.field("size", &old.size, size);
+    });
+}
+
+fn options(fields: &mut Fields, old: &ServiceOptions, new: &ServiceOptions) {
+    let ServiceOptions {
+        connections_max,
+        flows_max,
+        spread,
+        connect_timeout,
+        attempts_max,
+        connect_time_max,
+        idle_timeout,
+        half_closed_timeout,
+        freebind,
+        backlog,
+        nodelay,
+        keepalive,
+        server_keepalive,
+        unix_mode,
+        source,
+        fast_close,
+        pending_max,
+        warm,
+    } = new;
+    fields.field("connections_max", &old.connections_max, connections_max);
+    fields.field("flows_max", &old.flows_max, flows_max);
+    fields.field("spread", &old.spread, spread);
+    fields.field("connect_timeout", &old.connect_timeout, connect_timeout);
+    fields.field("attempts_max", &old.attempts_max, attempts_max);
+    fields.field("connect_time_max", &old.connect_time_max, connect_time_max);
+    fields.field("idle_timeout", &old.idle_timeout, idle_timeout);
+    fields.field("half_closed_timeout", &old.half_closed_timeout, half_closed_timeout);
+    fields.field("freebind", &old.freebind, freebind);
+    fields.field("backlog", &old.backlog, backlog);
+    fields.field("nodelay", &old.nodelay, nodelay);
+    fields.field("keepalive", &old.keepalive, keepalive);
+    fields.field("server_keepalive", &old.server_keepalive, server_keepalive);
+    let mode = |mode: &Option<u32>| mode.map(|mode| format!("{mode:04o}"));
+    fields.field("unix_mode", &mode(&old.unix_mode), &mode(unix_mode));
+    fields.field("source", &old.source, source);
+    fields.field("fast_close", &old.fast_close, fast_close);
+    fields.field("pending_max", &old.pending_max, pending_max);
+    fields.field("warm", &old.warm, warm);
+}
