@@ -1,16 +1,59 @@
-//! The difference between two configurations, as changes that a reader understands and a plane can apply.
+//! The change set: the difference between two configurations and their resolved inputs, as changes with values.
 //!
-//! Nothing else decides what changed: the plan prints the changes, applying consumes them, and the log and the API
-//! report them.
+//! Nothing else decides what changed: applying consumes the change set, and the plan, the log and the API print
+//! it.
 
 mod fields;
 mod text;
 
-use crate::address::Endpoint;
+use crate::address::{Endpoint, Target};
 use crate::spec::{PoolSpec, ServerSpec, ServiceSpec, Spec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+
+/// A configuration with its inputs from outside the file.
+#[derive(Clone, Copy)]
+pub struct Configuration<'a> {
+    /// The configuration, with the servers that were found.
+    pub spec: &'a Spec,
+    /// The inputs.
+    pub inputs: &'a dyn Inputs,
+}
+
+/// Inputs of a configuration that are not in its file.
+pub trait Inputs {
+    /// Returns the address of a server; `None` if it is unknown.
+    fn target(&self, pool: &PoolSpec, server: &ServerSpec) -> Option<Target>;
+
+    /// Returns a digest of the certificates and keys of a service; `None` without TLS.
+    fn certificates_of_service(&self, service: &str) -> Option<u64>;
+
+    /// Returns a digest of the certificates and keys of a pool; `None` without TLS.
+    fn certificates_of_pool(&self, pool: &str) -> Option<u64>;
+}
+
+/// No inputs besides the addresses in the configuration itself.
+#[derive(Clone, Copy, Debug)]
+pub struct NoInputs;
+
+impl Inputs for NoInputs {
+    fn target(&self, _pool: &PoolSpec, server: &ServerSpec) -> Option<Target> {
+        server.endpoint.target()
+    }
+
+    fn certificates_of_service(&self, _service: &str) -> Option<u64> {
+        None
+    }
+
+    fn certificates_of_pool(&self, _pool: &str) -> Option<u64> {
+        None
+    }
+}
+
+/// All changes that lead from one configuration to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangeSet(Vec<Change>);
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,24 +134,133 @@ impl fmt::Display for Change {
     }
 }
 
-/// Returns the changes that lead from `old` to `new`; none if they are equal.
+impl ChangeSet {
+    /// Returns the changes in the order in which they are printed.
+    pub fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter()
+    }
+
+    /// Returns the number of changes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns true if nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the pools that are new, or that changed or have servers that changed.
+    #[must_use]
+    pub fn pools(&self) -> BTreeSet<&Arc<str>> {
+        self.0.iter().filter_map(Change::pool).collect()
+    }
+
+    /// Returns the services that are new or have new settings, including the services whose connections to
+    /// servers change because of a pool.
+    #[must_use]
+    pub fn services<'a>(&self, new: &'a Spec) -> BTreeSet<&'a Arc<str>> {
+        let (mut services, mut pools) = (BTreeSet::new(), BTreeSet::new());
+        for change in &self.0 {
+            match &change.subject {
+                Subject::Service(service) => drop(services.insert(service)),
+                Subject::Pool(pool) if change.concerns_connections() => drop(pools.insert(pool)),
+                Subject::Pool(_) | Subject::Server(..) | Subject::Listener(..) => {}
+            }
+        }
+        let has_changed = |service: &&ServiceSpec| {
+            services.contains(&service.name) || service.pools().any(|pool| pools.contains(pool))
+        };
+        new.services.iter().filter(has_changed).map(|service| &service.name).collect()
+    }
+
+    /// Returns true if certificates may have to be read for this change.
+    #[must_use]
+    pub fn concerns_tls(&self) -> bool {
+        let concerns = |change: &Change| match (&change.subject, &change.action) {
+            (Subject::Service(_) | Subject::Pool(_), Action::Add | Action::Remove) => true,
+            (Subject::Service(_) | Subject::Pool(_), Action::Set(fields)) => {
+                fields.iter().any(|field| field.is_in(&["tls", "protocol", CERTIFICATES]))
+            }
+            (Subject::Server(..) | Subject::Listener(..), _) => false,
+        };
+        self.0.iter().any(concerns)
+    }
+
+    /// Returns true if listeners are opened, closed or assigned to another service.
+    #[must_use]
+    pub fn concerns_listeners(&self) -> bool {
+        let concerns = |change: &Change| match (&change.subject, &change.action) {
+            (Subject::Listener(..), _) | (Subject::Service(_), Action::Add | Action::Remove) => true,
+            (Subject::Service(_), Action::Set(fields)) => {
+                fields.iter().any(|field| field.is_in(&["protocol"]))
+            }
+            (Subject::Pool(_) | Subject::Server(..), _) => false,
+        };
+        self.0.iter().any(concerns)
+    }
+}
+
+impl Change {
+    /// Returns the pool that is new, or that changed or has a server that changed.
+    fn pool(&self) -> Option<&Arc<str>> {
+        match (&self.subject, &self.action) {
+            (Subject::Pool(_), Action::Remove) | (Subject::Service(_) | Subject::Listener(..), _) => None,
+            (Subject::Pool(pool) | Subject::Server(pool, _), _) => Some(pool),
+        }
+    }
+
+    /// Returns true if a change of a pool concerns the connections to its servers: TLS or the PROXY header.
+    fn concerns_connections(&self) -> bool {
+        match &self.action {
+            Action::Add => true,
+            Action::Remove => false,
+            Action::Set(fields) => {
+                fields.iter().any(|field| field.is_in(&["tls", "send_proxy", CERTIFICATES]))
+            }
+        }
+    }
+}
+
+impl FieldChange {
+    /// Returns true if this is one of these keys, or a key of one of these tables.
+    fn is_in(&self, keys: &[&str]) -> bool {
+        self.field.split('.').next().is_some_and(|key| keys.contains(&key))
+    }
+}
+
+/// Returns the changes between two configurations without regard to their inputs.
 ///
 /// ```
-/// use evener_core::diff::diff;
+/// use evener_core::diff::diff_specs;
 /// use evener_core::spec::{PoolSpec, ServerSpec, Spec};
 ///
-/// let pool = |address: &str| PoolSpec::new("web", vec![ServerSpec::new(address.parse().unwrap())]);
-/// let spec = |address| Spec { pools: vec![pool(address)], services: Vec::new() };
-/// let changes = diff(&spec("10.0.0.1:80"), &spec("10.0.0.2:80"));
-/// let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
-/// assert_eq!(lines, ["- server web/10.0.0.1:80", "+ server web/10.0.0.2:80"]);
+/// let mut server = ServerSpec::new("10.0.0.1:80".parse().unwrap());
+/// let spec = |server: &ServerSpec| Spec {
+///     pools: vec![PoolSpec::new("web", vec![server.clone()])],
+///     services: Vec::new(),
+/// };
+/// let old = spec(&server);
+/// server.weight = 3;
+/// let lines: Vec<String> = diff_specs(&old, &spec(&server)).iter().map(ToString::to_string).collect();
+/// assert_eq!(lines, ["~ server web/10.0.0.1:80: weight 1 -> 3"]);
 /// ```
 #[must_use]
-pub fn diff(old: &Spec, new: &Spec) -> Vec<Change> {
-    let mut changes = Vec::new();
-    pair(&old.pools, &new.pools, |pool| &pool.name, |pair| pools(pair, &mut changes));
-    pair(&old.services, &new.services, |service| &service.name, |pair| services(pair, &mut changes));
-    changes
+pub fn diff_specs(old: &Spec, new: &Spec) -> ChangeSet {
+    let [old, new] = [old, new].map(|spec| Configuration { spec, inputs: &NoInputs });
+    diff(old, new)
+}
+
+/// Returns the changes that lead from `old` to `new`; none if they are equal.
+#[must_use]
+pub fn diff(old: Configuration<'_>, new: Configuration<'_>) -> ChangeSet {
+    let mut diff = Diff { old: old.inputs, new: new.inputs, changes: Vec::new() };
+    let (old, new) = (old.spec, new.spec);
+    pair(&old.pools, &new.pools, |pool| &pool.name, |pair| diff.pools(pair));
+    pair(&old.services, &new.services, |service| &service.name, |pair| diff.services(pair));
+    ChangeSet(diff.changes)
 }
 
 /// Walks two lists by name: first the items that only the old list has, then the items of the new list with
@@ -129,67 +281,132 @@ fn pair<T>(
     new.iter().for_each(|item| visit((in_old.get(name(item)).map(|&at| &old[at]), Some(item))));
 }
 
-fn change(action: Action, subject: Subject) -> Change {
-    Change { subject, action }
+/// Name of the field for certificates and keys whose files changed.
+const CERTIFICATES: &str = "certificates";
+
+/// A comparison in progress.
+struct Diff<'a> {
+    old: &'a dyn Inputs,
+    new: &'a dyn Inputs,
+    changes: Vec<Change>,
 }
 
-fn set(fields: Vec<FieldChange>, subject: Subject, changes: &mut Vec<Change>) {
-    if !fields.is_empty() {
-        changes.push(change(Action::Set(fields), subject));
+impl Diff<'_> {
+    fn push(&mut self, action: Action, subject: Subject) {
+        self.changes.push(Change { subject, action });
+    }
+
+    fn set(&mut self, fields: Vec<FieldChange>, subject: Subject) {
+        if !fields.is_empty() {
+            self.push(Action::Set(fields), subject);
+        }
+    }
+
+    fn pools(&mut self, (old, new): (Option<&PoolSpec>, Option<&PoolSpec>)) {
+        let subject = |pool: &PoolSpec| Subject::Pool(pool.name.clone());
+        match (old, new) {
+            (Some(old), None) => self.push(Action::Remove, subject(old)),
+            (None, Some(new)) => {
+                self.push(Action::Add, subject(new));
+                let server = |server: &ServerSpec| Subject::Server(new.name.clone(), server.name.clone());
+                new.servers.iter().for_each(|each| self.push(Action::Add, server(each)));
+            }
+            (Some(old), Some(new)) => {
+                let mut fields = fields::of_pools(old, new);
+                fields.extend(order(old, new));
+                if old.tls == new.tls {
+                    let digest = |inputs: &dyn Inputs| inputs.certificates_of_pool(&new.name);
+                    fields.extend(certificates(digest(self.old), digest(self.new)));
+                }
+                self.set(fields, subject(new));
+                pair(
+                    &old.servers,
+                    &new.servers,
+                    |server| &server.name,
+                    |pair| {
+                        self.servers((old, new), pair);
+                    },
+                );
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn servers(
+        &mut self,
+        (old_pool, pool): (&PoolSpec, &PoolSpec),
+        (old, new): (Option<&ServerSpec>, Option<&ServerSpec>),
+    ) {
+        let subject = |server: &ServerSpec| Subject::Server(pool.name.clone(), server.name.clone());
+        match (old, new) {
+            (Some(old), None) => self.push(Action::Remove, subject(old)),
+            (None, Some(new)) => self.push(Action::Add, subject(new)),
+            (Some(old), Some(new)) => {
+                let mut fields = fields::of_servers(old, new);
+                if old.endpoint == new.endpoint {
+                    fields.extend(moved(self.old.target(old_pool, old), self.new.target(pool, new)));
+                }
+                self.set(fields, subject(new));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn services(&mut self, (old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>)) {
+        let subject = |service: &ServiceSpec| Subject::Service(service.name.clone());
+        match (old, new) {
+            (Some(old), None) => self.push(Action::Remove, subject(old)),
+            (None, Some(new)) => {
+                self.push(Action::Add, subject(new));
+                self.listeners(Action::Add, new, &[]);
+            }
+            (Some(old), Some(new)) => {
+                let mut fields = fields::of_services(old, new);
+                if old.tls == new.tls {
+                    let digest = |inputs: &dyn Inputs| inputs.certificates_of_service(&new.name);
+                    fields.extend(certificates(digest(self.old), digest(self.new)));
+                }
+                self.set(fields, subject(new));
+                self.listeners(Action::Remove, old, &new.listen);
+                self.listeners(Action::Add, new, &old.listen);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// Adds a change for each address of a service that is not one of `others`.
+    fn listeners(&mut self, action: Action, service: &ServiceSpec, others: &[Endpoint]) {
+        for address in service.listen.iter().filter(|address| !others.contains(address)) {
+            self.push(action.clone(), Subject::Listener(service.name.clone(), address.clone()));
+        }
     }
 }
 
-fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<Change>) {
-    let subject = |pool: &PoolSpec| Subject::Pool(pool.name.clone());
-    match (old, new) {
-        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
-        (None, Some(new)) => {
-            changes.push(change(Action::Add, subject(new)));
-            let server = |server: &ServerSpec| Subject::Server(new.name.clone(), server.name.clone());
-            changes.extend(new.servers.iter().map(|each| change(Action::Add, server(each))));
-        }
-        (Some(old), Some(new)) => {
-            set(fields::of_pools(old, new), subject(new), changes);
-            pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
-        }
-        (None, None) => {}
+/// Compares the order of the servers that both pools have, which the policy `first` follows.
+fn order(old: &PoolSpec, new: &PoolSpec) -> Option<FieldChange> {
+    fn names(pool: &PoolSpec) -> BTreeSet<&Arc<str>> {
+        pool.servers.iter().map(|server| &server.name).collect()
     }
+    let both: BTreeSet<&Arc<str>> = names(old).intersection(&names(new)).copied().collect();
+    let in_order = |pool: &PoolSpec| -> Vec<Arc<str>> {
+        pool.servers.iter().map(|server| &server.name).filter(|name| both.contains(name)).cloned().collect()
+    };
+    let (before, after) = (in_order(old), in_order(new));
+    (before != after).then(|| FieldChange {
+        field: "order".into(),
+        before: text::list(before.iter().map(ToString::to_string)),
+        after: text::list(after.iter().map(ToString::to_string)),
+    })
 }
 
-fn servers(
-    pool: &Arc<str>,
-    (old, new): (Option<&ServerSpec>, Option<&ServerSpec>),
-    changes: &mut Vec<Change>,
-) {
-    let subject = |server: &ServerSpec| Subject::Server(pool.clone(), server.name.clone());
-    match (old, new) {
-        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
-        (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
-        (Some(old), Some(new)) => {
-            set(fields::of_servers(old, new), subject(new), changes);
-        }
-        (None, None) => {}
-    }
+fn certificates(old: Option<u64>, new: Option<u64>) -> Option<FieldChange> {
+    let field = || FieldChange { field: CERTIFICATES.into(), before: String::new(), after: String::new() };
+    (old != new).then(field)
 }
 
-fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &mut Vec<Change>) {
-    let subject = |service: &ServiceSpec| Subject::Service(service.name.clone());
-    match (old, new) {
-        (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
-        (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
-        (Some(old), Some(new)) => {
-            set(fields::of_services(old, new), subject(new), changes);
-            let listener = |address: &Endpoint| Subject::Listener(new.name.clone(), address.clone());
-            let only_in = |a: &ServiceSpec, b: &ServiceSpec, action: Action| {
-                let only: Vec<_> =
-                    a.listen.iter().filter(|address| !b.listen.contains(address)).cloned().collect();
-                only.into_iter().map(|address| change(action.clone(), listener(&address))).collect::<Vec<_>>()
-            };
-            changes.extend(only_in(old, new, Action::Remove));
-            changes.extend(only_in(new, old, Action::Add));
-        }
-        (None, None) => {}
-    }
+fn moved(old: Option<Target>, new: Option<Target>) -> Option<FieldChange> {
+    let text = |target: Option<Target>| target.map_or_else(|| "none".into(), |target| target.to_string());
+    (old != new).then(|| FieldChange { field: "address".into(), before: text(old), after: text(new) })
 }
 
 #[cfg(test)]
@@ -210,7 +427,7 @@ mod tests {
     }
 
     fn check(old: &Spec, new: &Spec, expected: &[&str]) {
-        let seen: Vec<String> = diff(old, new).iter().map(ToString::to_string).collect();
+        let seen: Vec<String> = diff_specs(old, new).iter().map(ToString::to_string).collect();
         assert_eq!(seen, expected);
     }
 

@@ -102,6 +102,15 @@ impl ServiceSpec {
             options: ServiceOptions::of(protocol),
         }
     }
+
+    /// Returns the names of the pools that the service uses. A name may occur several times.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<str>> {
+        let refused = [&self.denied, &self.exceeded].into_iter().filter_map(|denied| match denied {
+            Denied::Pool(pool) => Some(pool),
+            Denied::Drop | Denied::Reject | Denied::Tarpit(_) => None,
+        });
+        self.pool.iter().chain(self.routes.iter().map(|route| &route.to)).chain(refused)
+    }
 }
 
 /// Protocol of a service.

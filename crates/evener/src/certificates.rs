@@ -96,27 +96,14 @@ impl TlsSettings {
         self.services.iter().flat_map(of_service).collect()
     }
 
-    /// Returns true if `new` has the same settings for all services and pools of `self`. The stamps of files
-    /// may differ.
-    pub(crate) fn is_same(&self, new: &Self) -> bool {
-        self.services.keys().all(|name| self.same_for_clients(new, name))
-            && self.pools.keys().all(|name| self.same_for_servers(new, name))
+    /// Returns a digest of the settings and files of a service; `None` without TLS.
+    pub(crate) fn digest_of_service(&self, name: &str) -> Option<u64> {
+        self.services.get(name).map(|settings| settings.digest)
     }
 
-    /// Returns true if `new` has the same settings for a service.
-    pub(crate) fn same_for_clients(&self, new: &Self, name: &str) -> bool {
-        match (self.services.get(name), new.services.get(name)) {
-            (Some(old), Some(new)) => old.digest == new.digest,
-            (old, new) => old.is_none() && new.is_none(),
-        }
-    }
-
-    /// Returns true if `new` has the same settings for a pool.
-    pub(crate) fn same_for_servers(&self, new: &Self, name: &str) -> bool {
-        match (self.pools.get(name), new.pools.get(name)) {
-            (Some(old), Some(new)) => old.digest == new.digest,
-            (old, new) => old.is_none() && new.is_none(),
-        }
+    /// Returns a digest of the settings and files of a pool; `None` without TLS.
+    pub(crate) fn digest_of_pool(&self, name: &str) -> Option<u64> {
+        self.pools.get(name).map(|settings| settings.digest)
     }
 
     /// Returns true if a file or directory changed since it was read.

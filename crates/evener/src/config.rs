@@ -30,6 +30,8 @@ pub(crate) use check::{dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
 pub(crate) use print::print;
+#[cfg(test)]
+pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, failure, one_line, unreadable};
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or

@@ -4,7 +4,7 @@
 
 use crate::config::{Config, Problem};
 use crate::resolve::Targets;
-use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec, Transport};
+use evener_core::spec::{PoolSpec, ServerSpec, ServiceSpec, Transport};
 use evener_core::{Endpoint, Target};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -31,7 +31,7 @@ pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
     let pools: BTreeMap<&str, &PoolSpec> = config.spec.pools.iter().map(|pool| (&*pool.name, pool)).collect();
     let mut edges: BTreeMap<Node, Vec<Edge<'_>>> = BTreeMap::new();
     for (at, service) in services.iter().enumerate() {
-        let servers = pools_of(service).filter_map(|name| pools.get(name)).flat_map(|pool| &pool.servers);
+        let servers = service.pools().filter_map(|name| pools.get(&**name)).flat_map(|pool| &pool.servers);
         for server in servers {
             let target = targets.of(&server.endpoint);
             for &transport in service.protocol.transports() {
@@ -182,20 +182,6 @@ fn reached(address: SocketAddr) -> SocketAddr {
         }
         _ => SocketAddr::new(ip, address.port()),
     }
-}
-
-/// Returns the names of the pools to which a service may send clients.
-fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &str> {
-    let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
-        Denied::Pool(pool) => Some(&**pool),
-        _ => None,
-    });
-    service
-        .pool
-        .iter()
-        .map(|pool| &**pool)
-        .chain(service.routes.iter().map(|route| &*route.to))
-        .chain(refused)
 }
 
 #[cfg(test)]

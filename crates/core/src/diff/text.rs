@@ -187,7 +187,7 @@ const fn access_name(access: Access) -> &'static str {
 }
 
 /// Joins items; of a long list only the first ones.
-fn list(items: impl Iterator<Item = String>) -> String {
+pub(super) fn list(items: impl Iterator<Item = String>) -> String {
     let mut items: Vec<String> = items.collect();
     let more = items.len().saturating_sub(ITEMS_MAX);
     if more > 0 {

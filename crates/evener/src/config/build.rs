@@ -4,8 +4,6 @@
 mod options;
 mod whole;
 
-pub(super) use whole::pools_of;
-
 use options::{read_options, read_protocol};
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};

@@ -93,4 +93,7 @@ impl Page {
 }
 
 #[cfg(test)]
+pub(crate) use tests::random_spec;
+
+#[cfg(test)]
 mod tests;

@@ -116,11 +116,8 @@ fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
         _ => false,
     };
     let named = |name: &Arc<str>| pools.iter().find(|pool| pool.name == *name);
-    let with_default: BTreeSet<Arc<str>> = super::build::pools_of(service)
-        .filter_map(named)
-        .filter(has_default)
-        .map(|pool| Arc::clone(&pool.name))
-        .collect();
+    let with_default: BTreeSet<Arc<str>> =
+        service.pools().filter_map(named).filter(has_default).map(|pool| Arc::clone(&pool.name)).collect();
     if with_default.len() > 1 { with_default } else { BTreeSet::new() }
 }
 

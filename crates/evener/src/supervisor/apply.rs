@@ -1,5 +1,10 @@
-//! Applies a configuration. Every step that can fail, such as binding addresses, comes before the first
-//! change. Services and pools that stay keep their listeners, connections, flows, verdicts and counters.
+//! Applies a configuration: the change set of the running and the new configuration says what to do. Every step
+//! that can fail, such as binding addresses, comes before the first change. Services and pools that stay keep
+//! their listeners, connections, flows, verdicts and counters.
+
+mod inputs;
+#[cfg(test)]
+mod tests;
 
 use super::{RunningPool, Supervisor};
 use crate::certificates::TlsSettings;
@@ -8,22 +13,22 @@ use crate::inputs::Inputs;
 use crate::resolve::Targets;
 use arc_swap::ArcSwap;
 use evener_core::clients::Clients;
-use evener_core::diff::diff;
+use evener_core::diff::{self, ChangeSet, Configuration, diff};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
-use evener_core::pool::{Pool, Server};
+use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec};
+use evener_core::spec::{Denied, Dialect, PoolSpec, ServiceSpec, Spec};
 use evener_core::throttle::Throttle;
 use evener_core::{Target, Time};
 use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
-use std::collections::{BTreeMap, BTreeSet};
+use inputs::{InUse, Resolved};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// Applies a configuration and returns a description of the changes. If there is a problem, nothing
-    /// changes.
-    pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
+    /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
+    pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<ChangeSet, Vec<Problem>> {
         let Inputs { targets, tls, found } = resolved;
         let (new_listeners, logs) = match (self.bind_new(&config), self.request_logs.open(&config)) {
             (Ok(listeners), Ok(logs)) => (listeners, logs),
@@ -31,26 +36,36 @@ impl Supervisor {
                 return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
             }
         };
-        let renewed = self.changed_certificates(&config, &tls);
-        let moved = self.changed_addresses(&config, &targets);
-        self.tls = tls;
-        self.request_logs.update(logs, &config);
         self.configurations += 1;
         self.configure_discovery(&config.spec, found);
-        let changes = diff(&self.config.spec, &config.spec);
-        let changes = changes.iter().map(ToString::to_string);
-        let changes = changes.chain(moved).chain(renewed).collect();
-        for spec in &config.spec.pools {
-            self.apply_pool(spec, &targets);
+        let wanted = self.with_all_found(&config.spec);
+        let changes = {
+            let (running, inputs) = (self.running_spec(), InUse::new(&self.pools, &self.tls));
+            let running = Configuration { spec: &running, inputs: &inputs };
+            diff(running, Configuration { spec: &wanted, inputs: &Resolved::new(&targets, &tls) })
+        };
+        self.tls = tls;
+        self.request_logs.update(logs, &config);
+        let changed_pools = changes.pools();
+        let changed_pools = || wanted.pools.iter().filter(|pool| changed_pools.contains(&pool.name));
+        let had_persistent = changed_pools().any(|pool| self.has_persistent(pool));
+        for spec in changed_pools() {
+            let configured = config.spec.pools.iter().find(|pool| pool.name == spec.name);
+            self.apply_pool(spec, configured.map_or(0, |pool| pool.servers.len()), &targets);
         }
         self.publish();
-        for spec in &config.spec.services {
+        let changed_services = changes.services(&config.spec);
+        for spec in config.spec.services.iter().filter(|spec| changed_services.contains(&spec.name)) {
             self.apply_service(spec);
         }
         self.divide_descriptors(&config.spec);
-        self.apply_listeners(&config, new_listeners);
+        if changes.concerns_listeners() {
+            self.apply_listeners(&config, new_listeners);
+        }
         self.paths.check_now();
-        self.plane.maintain();
+        if had_persistent || changed_pools().any(|pool| self.has_persistent(pool)) {
+            self.plane.maintain();
+        }
         let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
         for (_, removed) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
             self.next_id = self.next_id.max(removed.pool.next_id());
@@ -63,17 +78,32 @@ impl Supervisor {
         Ok(changes)
     }
 
-    fn apply_pool(&mut self, spec: &PoolSpec, targets: &Targets) {
+    /// Returns the configuration that is in use, with the servers that were found.
+    fn running_spec(&self) -> Spec {
+        let Spec { pools, services } = &self.config.spec;
+        let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.pool.spec().clone()));
+        Spec { pools: pools.collect(), services: services.clone() }
+    }
+
+    /// Returns a configuration with the servers that were found for it.
+    fn with_all_found(&mut self, spec: &Spec) -> Spec {
+        let pools = spec.pools.iter().map(|pool| self.with_found(pool)).collect();
+        Spec { pools, services: spec.services.clone() }
+    }
+
+    /// Returns true if workers have persistent connections to servers of a pool.
+    fn has_persistent(&self, pool: &PoolSpec) -> bool {
+        let running = self.pools.get(&pool.name).into_iter().flat_map(|running| &running.pool.spec().servers);
+        running.into_iter().any(|server| server.dialect == Dialect::Mname)
+    }
+
+    /// Creates a pool, or applies its changed specification. The first `configured` servers are in the
+    /// configuration; the others were found.
+    fn apply_pool(&mut self, spec: &PoolSpec, configured: usize, targets: &Targets) {
         let now = self.now();
-        let configured = spec.servers.len();
-        let spec = &self.with_found(spec);
         let targets: Vec<Target> = spec.servers.iter().map(|server| targets.of(&server.endpoint)).collect();
-        if let Some(running) = self.pools.get(&spec.name) {
-            let unchanged = running.pool.spec() == spec
-                && running.pool.servers().iter().map(|server| &server.target).eq(targets.iter());
-            if !unchanged {
-                self.replace_servers(spec, &targets);
-            }
+        if self.pools.contains_key(&spec.name) {
+            self.replace_servers(spec, &targets);
             return;
         }
         let setting = self.pool_setting();
@@ -89,22 +119,19 @@ impl Supervisor {
         }
     }
 
+    /// Starts a service, or applies its changed settings.
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
         let began = self.now();
         let Some(settings) = self.settings(spec) else { return };
         match self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol) {
             Some(service) => {
-                let old = service.settings.load();
-                let unchanged = self.config.spec.services.contains(spec) && same_inputs(&old, &settings);
-                if !unchanged {
-                    let (before, after) = (old.clients.clone(), settings.clients.clone());
-                    self.plane.reconfigure(service, settings);
-                    // Clients that were added to the old table until now are copied, too.
-                    if let (Some(before), Some(after)) = (before, after)
-                        && !Arc::ptr_eq(&before, &after)
-                    {
-                        after.adopt(&before, began);
-                    }
+                let (before, after) = (service.settings.load().clients.clone(), settings.clients.clone());
+                self.plane.reconfigure(service, settings);
+                // Clients that were added to the old table until now are copied, too.
+                if let (Some(before), Some(after)) = (before, after)
+                    && !Arc::ptr_eq(&before, &after)
+                {
+                    after.adopt(&before, began);
                 }
             }
             None => {
@@ -202,40 +229,19 @@ impl Supervisor {
         Some(Arc::new(clients))
     }
 
-    /// Describes servers with the same configuration whose names now resolve to another address.
-    fn changed_addresses(&self, config: &Config, targets: &Targets) -> Vec<String> {
-        let of_pool = |spec: &PoolSpec| {
-            let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
-            let before: BTreeMap<&Arc<str>, &Server> =
-                servers.iter().map(|server| (&server.spec.name, server)).collect();
-            let moved = |server: &ServerSpec| {
-                let old = before.get(&server.name).filter(|old| old.spec.endpoint == server.endpoint)?;
-                let target = targets.of(&server.endpoint);
-                let description =
-                    || format!("~ server {}/{}: address {} -> {target}", spec.name, server.name, old.target);
-                (old.target != target).then(description)
-            };
-            spec.servers.iter().filter_map(moved).collect::<Vec<_>>()
-        };
-        config.spec.pools.iter().flat_map(of_pool).collect()
-    }
-
-    /// Describes services and pools with the same configuration whose certificates changed.
-    fn changed_certificates(&self, config: &Config, tls: &TlsSettings) -> Vec<String> {
-        let (old, new) = (&self.config.spec, &config.spec);
-        let services = new.services.iter().filter(|service| old.services.contains(service));
-        let services = services.filter(|service| !self.tls.same_for_clients(tls, &service.name));
-        let pools = new.pools.iter().filter(|pool| old.pools.contains(pool));
-        let pools = pools.filter(|pool| !self.tls.same_for_servers(tls, &pool.name));
-        let services = services.map(|service| format!("~ service {}: certificates", service.name));
-        services.chain(pools.map(|pool| format!("~ pool {}: certificates", pool.name))).collect()
-    }
-
-    /// Applies certificates that changed on disk, and nothing else.
-    pub(super) fn apply_tls(&mut self, tls: TlsSettings) {
+    /// Applies certificates that changed on disk, and nothing else. Returns true if certificates or keys changed:
+    /// the files may have been touched only.
+    pub(super) fn apply_tls(&mut self, tls: TlsSettings) -> bool {
+        let running = self.running_spec();
+        let (before, after) = (InUse::new(&self.pools, &self.tls), InUse::new(&self.pools, &tls));
+        let [before, after]: [&dyn diff::Inputs; 2] = [&before, &after];
+        let [before, after] = [before, after].map(|inputs| Configuration { spec: &running, inputs });
+        let changes = diff(before, after);
         self.tls = tls;
-        let services = self.config.spec.services.clone();
-        services.iter().for_each(|spec| self.apply_service(spec));
+        let changed = changes.services(&running);
+        let services = running.services.iter().filter(|spec| changed.contains(&spec.name));
+        services.for_each(|spec| self.apply_service(spec));
+        !changes.is_empty()
     }
 
     fn retire_services(&mut self, config: &Config) {
@@ -243,22 +249,4 @@ impl Supervisor {
         let removed: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
         self.retiring.extend(removed.iter().filter_map(|name| self.services.remove(name)));
     }
-}
-
-/// Returns true if the pools, the access list and the TLS settings of a service are the same.
-fn same_inputs(old: &Settings, new: &Settings) -> bool {
-    fn same<T: ?Sized>(old: Option<&Arc<T>>, new: Option<&Arc<T>>) -> bool {
-        match (old, new) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        }
-    }
-    let backends = old.backends.len() == new.backends.len()
-        && old.backends.iter().zip(&new.backends).all(|(old, new)| {
-            Arc::ptr_eq(&old.pool, &new.pool)
-                && same(old.tls.as_ref(), new.tls.as_ref())
-                && old.send_proxy == new.send_proxy
-        });
-    backends && old.acl == new.acl && same(old.tls.as_ref(), new.tls.as_ref())
 }

@@ -60,10 +60,7 @@ impl Supervisor {
             None => self.watch.logged = None,
             Some(Ok(tls)) => {
                 self.watch.logged = None;
-                // The files may have been touched without a change of their contents.
-                let same = self.tls.is_same(&tls);
-                self.apply_tls(tls);
-                if !same {
+                if self.apply_tls(tls) {
                     self.log(&Event::CertificatesReloaded {});
                     self.warn_of_certificates();
                 }

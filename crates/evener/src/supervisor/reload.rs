@@ -3,8 +3,8 @@
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::config::{self, Config, Problem};
 use crate::inputs::{CertificatesInUse, Inputs, gather, gather_with};
+use evener_core::diff::{ChangeSet, diff_specs};
 use evener_core::event::Event;
-use evener_core::spec::Spec;
 use tokio::sync::oneshot;
 
 pub(super) type Done = oneshot::Sender<Outcome>;
@@ -68,7 +68,7 @@ impl Supervisor {
     /// Applies a given configuration as soon as its names are resolved and its files are read.
     pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
         let (sender, before) = (self.sender.clone(), self.tls.clone());
-        let same = has_same_tls(&self.config.spec, &config.spec);
+        let same = !diff_specs(&self.config.spec, &config.spec).concerns_tls();
         tokio::spawn(async move {
             let (found, refused) = match (same, files) {
                 (false, _) => (gather(&config, before).await, None),
@@ -102,9 +102,10 @@ impl Supervisor {
         }
     }
 
-    fn log_outcome(&self, outcome: Result<Vec<String>, Vec<Problem>>) -> Outcome {
+    fn log_outcome(&self, outcome: Result<ChangeSet, Vec<Problem>>) -> Outcome {
         match outcome {
             Ok(changes) => {
+                let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
                 changes.iter().for_each(|change| self.log(&Event::Changed { change: change.clone() }));
                 self.log(&Event::Reloaded { changes: changes.len() });
                 Ok(changes)
@@ -117,15 +118,4 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Returns true if the TLS settings of all services and pools are the same.
-fn has_same_tls(old: &Spec, new: &Spec) -> bool {
-    let services = |spec: &Spec| -> Vec<_> {
-        spec.services.iter().map(|one| (one.name.clone(), one.tls.clone(), one.protocol)).collect()
-    };
-    let pools = |spec: &Spec| -> Vec<_> {
-        spec.pools.iter().map(|one| (one.name.clone(), one.tls.clone())).collect()
-    };
-    services(old) == services(new) && pools(old) == pools(new)
 }

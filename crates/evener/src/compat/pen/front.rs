@@ -8,6 +8,7 @@ use crate::observe::Log;
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
+use evener_core::diff::diff_specs;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
 use evener_proxy::Open;
@@ -153,10 +154,7 @@ impl Front {
         match self.change(Files::ReadAll, PenSettings::reload).await {
             Ok(steps) => {
                 self.execute_steps(steps).await;
-                Ok(evener_core::diff::diff(&before, &self.config.spec)
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect())
+                Ok(diff_specs(&before, &self.config.spec).iter().map(ToString::to_string).collect())
             }
             Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };

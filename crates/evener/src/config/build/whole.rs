@@ -60,7 +60,7 @@ impl Builder<'_> {
                     .spec
                     .pools
                     .iter()
-                    .filter(|pool| pools_of(service).any(|name| *name == pool.name));
+                    .filter(|pool| service.pools().any(|name| *name == pool.name));
                 let unix =
                     servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
                 if let Some(server) = unix {
@@ -78,7 +78,7 @@ impl Builder<'_> {
     fn check_edge(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
-            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         let passes = service.protocol == Protocol::Tcp && service.tls.is_none() && !service.routes.is_empty();
         if let Some(pool) = pools().find(|pool| passes && pool.tls.is_some()) {
             let message = format!(
@@ -177,7 +177,8 @@ impl Builder<'_> {
     pub(super) fn check_cookie_names(&self) {
         for service in &self.config.spec.services {
             let mut named: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
-            let pools = pools_of(service)
+            let pools = service
+                .pools()
                 .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
             for pool in pools {
                 let Some(StickyBy::Cookie(cookie)) = pool.sticky.as_ref().map(|sticky| &sticky.by) else {
@@ -200,8 +201,8 @@ impl Builder<'_> {
 
     /// Checks that pools that are sticky by cookie are used only by http services.
     fn check_cookies(&self, service: &ServiceSpec, location: &Location) {
-        let pools = pools_of(service)
-            .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
+        let pools =
+            service.pools().filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
         let by_cookie =
             |pool: &&PoolSpec| pool.sticky.as_ref().is_some_and(|sticky| sticky.by != StickyBy::ClientIp);
         if let Some(pool) = pools.filter(|_| service.protocol != Protocol::Http).find(by_cookie) {
@@ -217,7 +218,7 @@ impl Builder<'_> {
     fn check_dns(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let pools =
-            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         let problem =
             |message: String| self.reading.problem(location, format!("service `{name}`: {message}"));
         if service.protocol != Protocol::Dns {
@@ -269,7 +270,7 @@ impl Builder<'_> {
         let name = &service.name;
         let problem = |message: &str| self.reading.problem(location, format!("service `{name}`: {message}"));
         let pools =
-            || pools_of(service).filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
             problem("version 1 of the PROXY protocol does not support UDP: write send_proxy = \"v2\"");
         }
@@ -309,13 +310,4 @@ impl Builder<'_> {
             }
         }
     }
-}
-
-/// Returns the names of all pools to which a service may send clients.
-pub(in crate::config) fn pools_of(service: &ServiceSpec) -> impl Iterator<Item = &Arc<str>> {
-    let refused = [&service.denied, &service.exceeded].into_iter().filter_map(|denied| match denied {
-        Denied::Pool(pool) => Some(pool),
-        _ => None,
-    });
-    service.pool.iter().chain(service.routes.iter().map(|route| &route.to)).chain(refused)
 }

@@ -3,6 +3,8 @@
 
 mod random;
 
+pub(crate) use random::spec as random_spec;
+
 use super::*;
 use crate::config::{fields, load};
 use evener_core::Random;

@@ -193,7 +193,9 @@ fn a_tcp_check_with_send_and_expect_follows_the_master() {
     assert_eq!([who(), who()], ["b", "b"]);
     evener.reload(&config("begins = \"$20\""));
     wait_for(&evener, "a", "up");
-    evener.expect_log("changed change=\"~ pool s: check\"");
+    evener.expect_log(
+        "changed change=\"~ pool s: check.begins none -> $20, check.expect role:master -> none\"",
+    );
 }
 
 #[test]

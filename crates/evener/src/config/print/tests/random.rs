@@ -28,7 +28,7 @@ enum Kind {
 }
 
 /// Returns a valid specification. Writes the files that it needs to `directory`.
-pub(super) fn spec(random: &mut Random, directory: &Path) -> Spec {
+pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
     let ca = directory.join("ca \"1\".pem").display().to_string();
     drop(std::fs::write(&ca, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"));
     let apart = random.below(2) == 0;
@@ -461,7 +461,7 @@ impl Chance<'_> {
     /// Renames cookies whose name is used by another pool of the service.
     fn rename_cookies(&mut self, service: &ServiceSpec, pools: &mut [PoolSpec]) {
         let mut taken = BTreeSet::new();
-        let names: BTreeSet<_> = crate::config::build::pools_of(service).cloned().collect();
+        let names: BTreeSet<_> = service.pools().cloned().collect();
         for pool in pools.iter_mut().filter(|pool| names.contains(&pool.name)) {
             if let Some(StickySpec { by: StickyBy::Cookie(name), .. }) = &mut pool.sticky
                 && !taken.insert(name.clone())
