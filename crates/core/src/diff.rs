@@ -358,7 +358,7 @@ impl Diff<'_> {
             (Some(old), None) => self.push(Action::Remove, subject(old)),
             (None, Some(new)) => {
                 self.push(Action::Add, subject(new));
-                self.listeners(Action::Add, new, &[]);
+                self.listeners(&Action::Add, new, &[]);
             }
             (Some(old), Some(new)) => {
                 let mut fields = fields::of_services(old, new);
@@ -367,15 +367,15 @@ impl Diff<'_> {
                     fields.extend(certificates(digest(self.old), digest(self.new)));
                 }
                 self.set(fields, subject(new));
-                self.listeners(Action::Remove, old, &new.listen);
-                self.listeners(Action::Add, new, &old.listen);
+                self.listeners(&Action::Remove, old, &new.listen);
+                self.listeners(&Action::Add, new, &old.listen);
             }
             (None, None) => {}
         }
     }
 
     /// Adds a change for each address of a service that is not one of `others`.
-    fn listeners(&mut self, action: Action, service: &ServiceSpec, others: &[Endpoint]) {
+    fn listeners(&mut self, action: &Action, service: &ServiceSpec, others: &[Endpoint]) {
         for address in service.listen.iter().filter(|address| !others.contains(address)) {
             self.push(action.clone(), Subject::Listener(service.name.clone(), address.clone()));
         }

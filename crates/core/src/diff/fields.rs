@@ -10,6 +10,7 @@ use crate::spec::{
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
+use std::mem::discriminant;
 
 /// Fields that differ, or all fields.
 struct Fields {
@@ -117,7 +118,14 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.field("discover", &old.discover, discover);
     fields.field("policy", &old.policy, policy);
     fields.table("sticky", old.sticky.as_ref(), sticky_spec.as_ref(), sticky);
-    fields.table("check", old.check.as_ref(), check_spec.as_ref(), check);
+    match (&old.check, check_spec) {
+        // Checks of different kinds have different settings.
+        (Some(old), Some(new)) if discriminant(&old.kind) != discriminant(&new.kind) => {
+            let text = |spec: &CheckSpec| Fields::describe(|all| check(all, spec, spec));
+            fields.push("check", text(old), text(new));
+        }
+        (old, new) => fields.table("check", old.as_ref(), new.as_ref(), check),
+    }
     fields.table("passive", Some(&old.passive), Some(passive_spec), passive);
     fields.field("failover", &old.failover, failover);
     fields.field("on_down", &old.on_down, on_down);
@@ -160,12 +168,6 @@ fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
 }
 
 fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
-    if fields.wanted == Wanted::Differing && std::mem::discriminant(old) != std::mem::discriminant(new) {
-        let text = |kind: &CheckKind| {
-            format!("{} {}", kind.name(), Fields::describe(|all| check_kind(all, kind, kind)))
-        };
-        return fields.push("kind", text(old), text(new));
-    }
     if fields.wanted == Wanted::All {
         fields.push("kind", String::new(), new.name().into());
     }
@@ -277,14 +279,25 @@ fn throttle(fields: &mut Fields, old: &ThrottleSpec, new: &ThrottleSpec) {
 }
 
 fn tls(fields: &mut Fields, old: &TlsSpec, new: &TlsSpec) {
-    let TlsSpec { certificates, directories, client, oldest, alpn, handshake_timeout, handshakes_max } = new;
+    let TlsSpec {
+        certificates,
+        directories,
+        client: client_spec,
+        oldest,
+        alpn,
+        handshake_timeout,
+        handshakes_max,
+    } = new;
     fields.field("certificates", &old.certificates, certificates);
     fields.field("directory", &old.directories, directories);
-    fields.table("client", old.client.as_ref(), client.as_ref(), |fields, old, new| {
-        let ClientCertificates { authorities, presence } = new;
-        fields.field("ca", &old.authorities, authorities);
-        fields.field("certificate", &old.presence, presence);
-    });
+    let client = |client: &Option<ClientCertificates>| {
+        let parts = |ClientCertificates { authorities, presence }: &_| (authorities.clone(), *presence);
+        client.as_ref().map(parts).unzip()
+    };
+    let ((old_authorities, old_presence), (authorities, presence)) =
+        (client(&old.client), client(client_spec));
+    fields.field("client_ca", &old_authorities, &authorities);
+    fields.field("client_certificate", &old_presence, &presence);
     fields.field("min_version", &old.oldest, oldest);
     fields.field("alpn", &old.alpn, alpn);
     fields.field("handshake_timeout", &old.handshake_timeout, handshake_timeout);
@@ -337,8 +350,14 @@ fn forwarded(fields: &mut Fields, old: &ForwardedSpec, new: &ForwardedSpec) {
     let ForwardedSpec { mode, trust, classic, standard } = new;
     fields.field("mode", &old.mode, mode);
     fields.field("trust", &old.trust, trust);
-    fields.field("x_forwarded", &old.classic, classic);
-    fields.field("forwarded", &old.standard, standard);
+    let headers = |classic, standard| match (classic, standard) {
+        (true, true) => "both",
+        (true, false) => "x-forwarded",
+        (false, true) => "forwarded",
+        (false, false) => "none",
+    };
+    let (old_headers, headers) = (headers(old.classic, old.standard), headers(*classic, *standard));
+    fields.field("headers", &old_headers.to_owned(), &headers.to_owned());
 }
 
 fn dns(fields: &mut Fields, old: &DnsSpec, new: &DnsSpec) {

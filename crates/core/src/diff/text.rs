@@ -214,7 +214,7 @@ fn duration(value: Duration) -> String {
         (1_000_000, "ms"),
     ];
     let nanos = value.as_nanos();
-    let unit = UNITS.iter().find(|(size, _)| nanos >= *size && nanos % size == 0);
+    let unit = UNITS.iter().find(|(size, _)| nanos >= *size && nanos.is_multiple_of(*size));
     unit.map_or_else(|| format!("{value:?}"), |(size, name)| format!("{}{name}", nanos / size))
 }
 

@@ -9,7 +9,9 @@ use super::*;
 use crate::config::{fields, load};
 use evener_core::Random;
 use evener_core::acl::{Access, Prefix};
+use evener_core::diff::{Action, diff_specs};
 use evener_core::spec::Protocol;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 /// A directory that is removed when the test ends.
@@ -76,6 +78,47 @@ fn a_printed_random_specification_is_read_back_unchanged() {
     for key in fields::READ.with_borrow(Clone::clone) {
         assert!(all.contains(&format!(" {key} = ")), "`{key}` was never printed");
     }
+}
+
+/// Gives the pools and services of a specification the names of their numbers.
+fn numbered(mut spec: Spec) -> Spec {
+    spec.pools.iter_mut().enumerate().for_each(|(number, pool)| pool.name = number.to_string().into());
+    spec.services.iter_mut().enumerate().for_each(|(number, one)| one.name = number.to_string().into());
+    for pool in &mut spec.pools {
+        let servers = pool.servers.iter_mut().enumerate();
+        servers.for_each(|(number, server)| server.name = number.to_string().into());
+    }
+    spec
+}
+
+#[test]
+fn changed_settings_are_reported_by_the_names_of_their_keys() {
+    let scratch = Scratch::new("changes");
+    let (mut seen, mut before) = (BTreeSet::new(), Spec::default());
+    for seed in 0..300 {
+        let spec = random::spec(&mut Random::seeded(seed), &scratch.0);
+        load(&scratch.write(&printed(&spec))).unwrap();
+        let spec = numbered(spec);
+        let changes = diff_specs(&before, &spec);
+        assert_eq!(changes.is_empty(), before == spec, "seed {seed}");
+        assert!(diff_specs(&spec, &spec).is_empty(), "seed {seed}");
+        for change in changes.iter() {
+            if let Action::Set(fields) = &change.action {
+                seen.extend(fields.iter().map(|field| field.field.clone()));
+            }
+        }
+        before = spec;
+    }
+    let keys = fields::READ.with_borrow(Clone::clone);
+    // The position of a server and of its address have no key.
+    let is_known = |name: &str| ["order", "address"].contains(&name) || keys.iter().any(|key| *key == name);
+    let unknown: Vec<_> = seen.iter().filter(|field| !field.split('.').all(is_known)).collect();
+    assert_eq!(
+        unknown,
+        Vec::<&String>::new(),
+        "the changes have names that are not keys of the configuration"
+    );
+    assert!(seen.len() > 90, "only {} settings changed: {seen:?}", seen.len());
 }
 
 #[test]

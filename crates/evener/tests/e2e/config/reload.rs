@@ -238,7 +238,7 @@ fn the_program_ends_during_a_long_reload_and_with_a_full_log_pipe() {
         .spawn()
         .unwrap();
     wait_until("the admin socket", || std::os::unix::net::UnixStream::connect(&admin).ok());
-    wait_until("the listener", || std::net::TcpStream::connect(local(listen)).ok());
+    wait_until("the listener", || TcpStream::connect(local(listen)).ok());
     drop(a);
     // Each refused connection attempt writes a line, and the pipe holds 64 KiB.
     (0..3000).for_each(|_| drop(who(listen)));
