@@ -10,26 +10,25 @@ mod handle;
 mod inspect;
 mod listeners;
 mod paths;
+mod pools;
 mod probes;
-mod publish;
 mod reload;
 mod reservation;
 mod shortage;
 mod signals;
 
-use crate::certificates::TlsSettings;
 use crate::config::Config;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
-use arc_swap::ArcSwap;
+use certificates::Certificates;
 use evener_core::event::Event;
 use evener_core::health::Probe;
-use evener_core::pool::{Pool, PoolSetting};
-use evener_core::snapshot::Snapshot;
-use evener_core::{Endpoint, Random, ServerId, Target, Time};
-use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
-use std::collections::{BTreeMap, BTreeSet};
+use evener_core::{Random, Time};
+use evener_proxy::{Bound, Driver, EndReason, Plane, PlaneOptions, Report, Service};
+use listeners::Listeners;
+use pools::{Pools, Reported};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -116,22 +115,6 @@ pub(crate) enum Input {
     Request(Request),
 }
 
-/// A pool with the cell in which its snapshots are published.
-struct RunningPool {
-    pool: Pool,
-    slot: Arc<ArcSwap<Snapshot>>,
-    usable: bool,
-}
-
-/// A listener with its service, its bound address and its identity in the plane.
-struct RunningListener {
-    service: Arc<str>,
-    /// The service in the plane. A change of the protocol replaces it.
-    serving: Arc<Service>,
-    bound: Endpoint,
-    id: u64,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -143,13 +126,11 @@ enum Phase {
 pub(crate) struct Supervisor {
     setting: Setting,
     config: Config,
-    pools: BTreeMap<Arc<str>, RunningPool>,
+    pools: Pools,
     services: BTreeMap<Arc<str>, Arc<Service>>,
     /// Destinations of request logs.
     request_logs: RequestLogs,
-    tls: TlsSettings,
-    /// Checks of certificate files.
-    watch: certificates::Watch,
+    certificates: Certificates,
     /// State of the discovery of servers.
     discovery: discovery::Discovery,
     /// Number of configurations that were applied. Files that were read for an earlier configuration are not
@@ -157,21 +138,11 @@ pub(crate) struct Supervisor {
     configurations: u64,
     /// Access rules that the operator added at run time.
     access: access::AccessRules,
-    listeners: BTreeMap<ListenerKey, RunningListener>,
-    /// Addresses for datagrams that a reload removed, with the time until which workers may still use them.
-    leaving: BTreeMap<Endpoint, Time>,
-    /// Addresses that were bound before the first configuration was applied.
-    prebound: listeners::NewListeners,
-    /// Checks of the files of unix sockets.
-    paths: paths::Paths,
+    listeners: Listeners,
     /// Services that were removed and still have connections.
     retiring: Vec<Arc<Service>>,
     probes: probes::Probes,
-    /// Workers that have a persistent connection to a server.
-    persistent: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
     reloads: reload::Reloads,
-    /// Next identity of a server. Identities of removed pools are not used again.
-    next_id: u32,
     origin: Instant,
     random: Random,
     plane: Plane,
@@ -203,25 +174,19 @@ impl Supervisor {
         })?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
+            reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
             request_logs: RequestLogs::new(setting.log.clone()),
             setting,
             config: Config::default(),
-            pools: BTreeMap::new(),
+            pools: Pools::default(),
             services: BTreeMap::new(),
-            tls: TlsSettings::default(),
-            watch: certificates::Watch::default(),
+            certificates: Certificates::default(),
             discovery: discovery::Discovery::default(),
             configurations: 0,
             access: access::AccessRules::default(),
-            listeners: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            prebound: listeners::NewListeners::new(),
-            paths: paths::Paths::default(),
+            listeners: Listeners::default(),
             retiring: Vec::new(),
             probes: probes::Probes::default(),
-            persistent: BTreeMap::new(),
-            reloads: reload::Reloads::default(),
-            next_id: 0,
             origin,
             random: Random::seeded(seed),
             plane,
@@ -233,6 +198,12 @@ impl Supervisor {
             watchers: Vec::new(),
         };
         Ok((supervisor, handle))
+    }
+
+    /// Adds sockets that are bound already, for the addresses of the first configuration. The program may have
+    /// no right to bind these addresses any more.
+    pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
+        self.listeners.add_prebound(bound);
     }
 
     /// Returns a receiver that resolves when new clients are no longer accepted.
@@ -276,12 +247,20 @@ impl Supervisor {
         self.setting.log.event(event);
     }
 
+    /// Logs events in order.
+    fn log_all(&self, events: &[Event]) {
+        events.iter().for_each(|event| self.log(event));
+    }
+
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Report(report) => self.on_report(report),
-            Input::Probed { probed, result } => self.on_probed(probed, result),
+            Input::Probed { probed, result } => self.on_probed(&probed, result),
             Input::Loaded(loaded) => self.on_loaded(loaded),
-            Input::Reread(reread) => self.on_reread(reread),
+            Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
+                Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),
+                Err(refused) => self.log(&refused),
+            },
             Input::Scanned(scanned) => self.on_scanned(scanned),
             Input::DirectoryChanged => self.on_directory_changed(),
             Input::Request(Request::Access { service, change, done }) => {
@@ -299,21 +278,18 @@ impl Supervisor {
         let now = self.now();
         let event = match report {
             Report::Failure { pool, server, target, failure } => {
-                let Some(name) = self.name_at(&pool, server, &target) else { return };
-                let running = self.pools.get_mut(&pool);
-                let event = running.and_then(|running| running.pool.on_failure(now, server, failure));
-                self.log(&Event::ConnectFailed { pool, server: name, reason: failure.reason() });
-                event
+                let at = Reported::new(&pool, server, &target);
+                let events = self.pools.on_failure(now, at, failure);
+                return self.log_all(&events);
             }
             Report::LocalError { pool, server, error } => self.local_error(pool, server, &error),
             Report::Success { pool, server, target } => {
-                if self.name_at(&pool, server, &target).is_none() {
-                    return;
-                }
-                self.pools.get_mut(&pool).and_then(|running| running.pool.on_success(now, server))
+                self.pools.on_success(now, Reported::new(&pool, server, &target))
             }
             Report::Session { pool, server, target, worker, fault } => {
-                self.on_session((pool, server), &target, worker, fault)
+                let at = Reported::new(&pool, server, &target);
+                let events = self.pools.on_session(now, at, worker, fault);
+                return self.log_all(&events);
             }
             Report::NoCapableServer { service } => Some(Event::NoCapableServer { service }),
             Report::Loop { service } => Some(Event::LoopFound { service }),
@@ -336,71 +312,42 @@ impl Supervisor {
         event.iter().for_each(|event| self.log(event));
     }
 
-    /// Handles a persistent connection that opened or closed. A server that needs a persistent connection is up
-    /// while at least one worker has such a connection.
-    fn on_session(
-        &mut self,
-        (pool, server): (Arc<str>, ServerId),
-        target: &Target,
-        worker: usize,
-        fault: Option<String>,
-    ) -> Option<Event> {
-        let now = self.now();
-        let name = self.name_at(&pool, server, target)?;
-        if let Some(reason) = fault.clone() {
-            self.log(&Event::PersistentConnectionFailed { pool: pool.clone(), server: name, reason });
-        }
-        let persistent = self.persistent.entry((pool.clone(), server)).or_default();
-        let result = match fault {
-            None => {
-                persistent.insert(worker);
-                Probe::Pass
-            }
-            Some(reason) => {
-                persistent.remove(&worker);
-                if !persistent.is_empty() {
-                    return None;
-                }
-                self.persistent.remove(&(pool.clone(), server));
-                Probe::Fail(reason)
-            }
-        };
-        self.pools.get_mut(&pool)?.pool.on_session(now, server, result)
-    }
-
-    /// Returns the name of a server if its address is still `target`, the address in a report.
-    fn name_at(&self, pool: &Arc<str>, server: ServerId, target: &Target) -> Option<Arc<str>> {
-        let server = self.pools.get(pool)?.pool.server(server)?;
-        (server.target == *target).then(|| server.spec.name.clone())
+    /// Publishes one snapshot of every pool that changed, and closes the connections of servers that are down
+    /// since, where the configuration requires it.
+    fn publish(&mut self) {
+        let (events, down) = self.pools.publish();
+        self.log_all(&events);
+        down.iter().for_each(|(pool, server)| self.end_server(pool, server, EndReason::Down, |_| {}));
     }
 
     /// Does all work that is due, such as the end of passive failures, slow starts, probes and the end of a
     /// drain, and publishes changed pools.
     fn on_time(&mut self) {
         let now = self.now();
-        let events: Vec<Event> =
-            self.pools.values_mut().flat_map(|running| running.pool.on_time(now)).collect();
-        events.iter().for_each(|event| self.log(event));
+        let events = self.pools.on_time(now);
+        self.log_all(&events);
         self.expire_access(now);
         self.apply_access();
-        self.check_certificates(now);
+        let events = self.certificates.on_time(now, &self.config, self.configurations, &self.sender);
+        self.log_all(&events);
         self.scan_directories(now);
         self.count_descriptors(shortage::CountWhen::Due);
-        self.check_paths(now);
+        if self.phase == Phase::Serving {
+            let events = self.listeners.on_time(now, &mut self.plane);
+            self.log_all(&events);
+        }
         self.begin_probes(now);
         self.publish();
         self.check_drain(now);
         self.retiring.retain(|service| service.active() > 0);
-        self.leaving.retain(|_, until| *until > now);
     }
 
     fn deadline(&self) -> Time {
         let now = self.now();
-        let next = self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
-        let next = next.min(self.access.deadline()).min(self.certificates_deadline());
-        let next = next.min(self.discovery_deadline()).min(self.paths_deadline());
+        let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
+        let next = next.min(self.discovery_deadline());
         match self.phase {
-            Phase::Serving => next,
+            Phase::Serving => next.min(self.listeners.deadline()),
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),
         }
     }
@@ -437,9 +384,5 @@ impl Supervisor {
         self.log(&Event::Cut { connections: self.active() });
         self.plane.cut();
         self.phase = Phase::Ended;
-    }
-
-    fn pool_setting(&mut self) -> PoolSetting {
-        PoolSetting { workers: self.plane.workers(), key: self.random.bits(), first_id: self.next_id }
     }
 }

@@ -6,19 +6,17 @@ mod inputs;
 #[cfg(test)]
 mod tests;
 
-use super::{RunningPool, Supervisor};
+use super::Supervisor;
 use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem};
 use crate::inputs::Inputs;
 use crate::resolve::Targets;
-use arc_swap::ArcSwap;
 use evener_core::clients::Clients;
 use evener_core::diff::{self, ChangeSet, Configuration, diff};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
-use evener_core::pool::Pool;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, Dialect, PoolSpec, ServiceSpec, Spec};
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec};
 use evener_core::throttle::Throttle;
 use evener_core::{Target, Time};
 use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
@@ -30,25 +28,26 @@ impl Supervisor {
     /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<ChangeSet, Vec<Problem>> {
         let Inputs { targets, tls, found } = resolved;
-        let (new_listeners, logs) = match (self.bind_new(&config), self.request_logs.open(&config)) {
-            (Ok(listeners), Ok(logs)) => (listeners, logs),
-            (listeners, logs) => {
-                return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
-            }
-        };
+        let (new_listeners, logs) =
+            match (self.listeners.bind_new(&config, self.plane.workers()), self.request_logs.open(&config)) {
+                (Ok(listeners), Ok(logs)) => (listeners, logs),
+                (listeners, logs) => {
+                    return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
+                }
+            };
         self.configurations += 1;
         self.configure_discovery(&config.spec, found);
         let wanted = self.with_all_found(&config.spec);
         let changes = {
-            let (running, inputs) = (self.running_spec(), InUse::new(&self.pools, &self.tls));
+            let (running, inputs) = (self.running_spec(), InUse::new(&self.pools, self.certificates.tls()));
             let running = Configuration { spec: &running, inputs: &inputs };
             diff(running, Configuration { spec: &wanted, inputs: &Resolved::new(&targets, &tls) })
         };
-        self.tls = tls;
+        self.certificates.replace(tls);
         self.request_logs.update(logs, &config);
         let changed_pools = changes.pools();
         let changed_pools = || wanted.pools.iter().filter(|pool| changed_pools.contains(&pool.name));
-        let had_persistent = changed_pools().any(|pool| self.has_persistent(pool));
+        let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.name));
         for spec in changed_pools() {
             let configured = config.spec.pools.iter().find(|pool| pool.name == spec.name);
             self.apply_pool(spec, configured.map_or(0, |pool| pool.servers.len()), &targets);
@@ -60,17 +59,15 @@ impl Supervisor {
         }
         self.divide_descriptors(&config.spec);
         if changes.concerns_listeners() {
-            self.apply_listeners(&config, new_listeners);
+            let (services, now) = (&self.services, self.now());
+            let events = self.listeners.apply(&config, services, new_listeners, &mut self.plane, now);
+            self.log_all(&events);
         }
-        self.paths.check_now();
-        if had_persistent || changed_pools().any(|pool| self.has_persistent(pool)) {
+        self.listeners.check_now();
+        if had_persistent || changed_pools().any(|pool| self.pools.has_persistent(&pool.name)) {
             self.plane.maintain();
         }
-        let pools: BTreeSet<_> = config.spec.pools.iter().map(|pool| pool.name.clone()).collect();
-        for (_, removed) in self.pools.extract_if(.., |name, _| !pools.contains(name)) {
-            self.next_id = self.next_id.max(removed.pool.next_id());
-        }
-        self.persistent.retain(|(pool, _), _| self.pools.contains_key(pool));
+        self.pools.retain(&config.spec.pools);
         self.retire_services(&config);
         self.access.retain(&config.spec.services);
         self.config = config;
@@ -81,7 +78,7 @@ impl Supervisor {
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
         let Spec { pools, services } = &self.config.spec;
-        let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.pool.spec().clone()));
+        let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
         Spec { pools: pools.collect(), services: services.clone() }
     }
 
@@ -91,32 +88,13 @@ impl Supervisor {
         Spec { pools, services: spec.services.clone() }
     }
 
-    /// Returns true if workers have persistent connections to servers of a pool.
-    fn has_persistent(&self, pool: &PoolSpec) -> bool {
-        let running = self.pools.get(&pool.name).into_iter().flat_map(|running| &running.pool.spec().servers);
-        running.into_iter().any(|server| server.dialect == Dialect::Mname)
-    }
-
     /// Creates a pool, or applies its changed specification. The first `configured` servers are in the
     /// configuration; the others were found.
     fn apply_pool(&mut self, spec: &PoolSpec, configured: usize, targets: &Targets) {
-        let now = self.now();
         let targets: Vec<Target> = spec.servers.iter().map(|server| targets.of(&server.endpoint)).collect();
-        if self.pools.contains_key(&spec.name) {
-            self.replace_servers(spec, &targets);
-            return;
-        }
-        let setting = self.pool_setting();
-        let mut pool = Pool::new(spec, &targets, setting, now);
-        if let Some(snapshot) = pool.snapshot() {
-            let usable = snapshot.is_usable();
-            let slot = Arc::new(ArcSwap::from_pointee(snapshot));
-            self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable });
-            for found in &spec.servers[configured..] {
-                let (pool, server) = (spec.name.clone(), found.name.clone());
-                self.log(&Event::ServerAdded { pool, server });
-            }
-        }
+        let (now, setting) = (self.now(), (self.plane.workers(), self.random.bits()));
+        let events = self.pools.apply(spec, configured, &targets, setting, now);
+        self.log_all(&events);
     }
 
     /// Starts a service, or applies its changed settings.
@@ -165,11 +143,10 @@ impl Supervisor {
         };
         let (denied, exceeded) = (refusal(&spec.denied), refusal(&spec.exceeded));
         let backend = |name: &Arc<str>| {
-            let running = self.pools.get(name)?;
             Some(Backend {
-                pool: Arc::clone(&running.slot),
-                tls: self.tls.connector(name),
-                send_proxy: running.pool.spec().send_proxy,
+                pool: Arc::clone(self.pools.slot(name)?),
+                tls: self.certificates.tls().connector(name),
+                send_proxy: self.pools.get(name)?.spec().send_proxy,
             })
         };
         let backends = names.iter().map(backend).collect::<Option<Vec<_>>>()?;
@@ -182,7 +159,7 @@ impl Supervisor {
             proxy_from: spec.proxy_from.clone(),
             clients: self.clients_of(spec),
             request_log: spec.request_log.as_ref().and_then(|wanted| self.request_logs.of(wanted)),
-            tls: self.tls.acceptor(&spec.name),
+            tls: self.certificates.tls().acceptor(&spec.name),
             http: spec.http.clone(),
             dns: self.dns_of(spec),
             backends,
@@ -229,19 +206,29 @@ impl Supervisor {
         Some(Arc::new(clients))
     }
 
-    /// Applies certificates that changed on disk, and nothing else. Returns true if certificates or keys changed:
-    /// the files may have been touched only.
-    pub(super) fn apply_tls(&mut self, tls: TlsSettings) -> bool {
+    /// Applies certificates that changed on disk, and nothing else. The files may have been touched without a
+    /// change of their contents.
+    pub(super) fn apply_tls(&mut self, tls: TlsSettings) {
         let running = self.running_spec();
-        let (before, after) = (InUse::new(&self.pools, &self.tls), InUse::new(&self.pools, &tls));
+        let (before, after) =
+            (InUse::new(&self.pools, self.certificates.tls()), InUse::new(&self.pools, &tls));
         let [before, after]: [&dyn diff::Inputs; 2] = [&before, &after];
         let [before, after] = [before, after].map(|inputs| Configuration { spec: &running, inputs });
         let changes = diff(before, after);
-        self.tls = tls;
+        self.certificates.replace(tls);
         let changed = changes.services(&running);
         let services = running.services.iter().filter(|spec| changed.contains(&spec.name));
         services.for_each(|spec| self.apply_service(spec));
-        !changes.is_empty()
+        if !changes.is_empty() {
+            self.log(&Event::CertificatesReloaded {});
+            self.warn_of_certificates();
+        }
+    }
+
+    /// Logs the certificates that have expired or expire soon.
+    fn warn_of_certificates(&mut self) {
+        let warnings = self.certificates.warnings(self.now());
+        self.log_all(&warnings);
     }
 
     fn retire_services(&mut self, config: &Config) {

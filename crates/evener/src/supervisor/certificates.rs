@@ -1,21 +1,23 @@
 //! Certificates that change on disk, for example because of an ACME client. They are applied without a reload,
 //! and nothing else changes. If there are problems, they are logged and the old certificates stay in use.
 
-use super::{Input, Supervisor};
+use super::Input;
 use crate::certificates::{self, TlsSettings};
-use crate::config::{Problem, one_line};
+use crate::config::{Config, Problem, one_line};
 use evener_core::Time;
 use evener_core::event::Event;
 use std::time::Duration;
+use tokio::sync::mpsc;
 
 /// Interval at which the files are checked.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Interval of warnings about certificates that expire soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// State of the checks of certificate files.
+/// The certificates in use, and the checks of their files.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct Certificates {
+    tls: TlsSettings,
     next: Time,
     busy: bool,
     warned: Time,
@@ -31,59 +33,80 @@ pub(crate) struct Reread {
     found: Option<Result<TlsSettings, Vec<Problem>>>,
 }
 
-impl Supervisor {
-    /// Checks the files on another thread if a check is due.
-    pub(super) fn check_certificates(&mut self, now: Time) {
-        if self.tls.is_empty() || self.watch.busy || now < self.watch.next {
-            return;
+impl Certificates {
+    /// Returns the TLS settings in use.
+    pub(super) fn tls(&self) -> &TlsSettings {
+        &self.tls
+    }
+
+    /// Puts TLS settings in use.
+    pub(super) fn replace(&mut self, tls: TlsSettings) {
+        self.tls = tls;
+    }
+
+    /// Returns the time of the next check.
+    pub(super) fn deadline(&self) -> Time {
+        if self.tls.is_empty() || self.busy { Time::NEVER } else { self.next }
+    }
+
+    /// Checks the files on another thread if a check is due. `configuration` is the number of the present
+    /// configuration, `config`.
+    pub(super) fn on_time(
+        &mut self,
+        now: Time,
+        config: &Config,
+        configuration: u64,
+        sender: &mpsc::Sender<Input>,
+    ) -> Vec<Event> {
+        if now < self.deadline() {
+            return Vec::new();
         }
-        (self.watch.busy, self.watch.next) = (true, now + CHECK_EVERY);
-        if now.since(self.watch.warned) >= WARN_EVERY {
-            self.warn_of_certificates();
-        }
-        let (config, before) = (self.config.clone(), self.tls.clone());
-        let (sender, configuration) = (self.sender.clone(), self.configurations);
+        (self.busy, self.next) = (true, now + CHECK_EVERY);
+        let is_warning_due = now.since(self.warned) >= WARN_EVERY;
+        let events = if is_warning_due { self.warnings(now) } else { Vec::new() };
+        let (config, before, sender) = (config.clone(), self.tls.clone(), sender.clone());
         tokio::spawn(async move {
             let inspect = move || before.is_stale().then(|| certificates::load(&config, &before));
             let found = tokio::task::spawn_blocking(inspect).await.unwrap_or_default();
             let _ = sender.send(Input::Reread(Reread { configuration, found })).await;
         });
+        events
     }
 
-    pub(super) fn on_reread(&mut self, reread: Reread) {
-        self.watch.busy = false;
-        if reread.configuration != self.configurations {
+    /// Handles the result of a check. Returns certificates that are to be applied, or the problem if it is new.
+    pub(super) fn on_reread(
+        &mut self,
+        reread: Reread,
+        configuration: u64,
+    ) -> Result<Option<TlsSettings>, Event> {
+        self.busy = false;
+        if reread.configuration != configuration {
             // A reload in the meantime read newer files for another configuration.
-            return;
+            return Ok(None);
         }
         match reread.found {
-            None => self.watch.logged = None,
+            None => {
+                self.logged = None;
+                Ok(None)
+            }
             Some(Ok(tls)) => {
-                self.watch.logged = None;
-                if self.apply_tls(tls) {
-                    self.log(&Event::CertificatesReloaded {});
-                    self.warn_of_certificates();
-                }
+                self.logged = None;
+                Ok(Some(tls))
             }
             Some(Err(problems)) => {
                 let problem = one_line(&problems);
-                if self.watch.logged.as_ref() != Some(&problem) {
-                    self.log(&Event::CertificatesRefused { problem: problem.clone() });
-                    self.watch.logged = Some(problem);
+                if self.logged.as_ref() == Some(&problem) {
+                    return Ok(None);
                 }
+                self.logged = Some(problem.clone());
+                Err(Event::CertificatesRefused { problem })
             }
         }
     }
 
-    /// Logs the certificates that expire soon.
-    pub(super) fn warn_of_certificates(&mut self) {
-        self.watch.warned = self.now();
-        for text in self.tls.warnings() {
-            self.log(&Event::Notice { text });
-        }
-    }
-
-    pub(super) fn certificates_deadline(&self) -> Time {
-        if self.tls.is_empty() || self.watch.busy { Time::NEVER } else { self.watch.next }
+    /// Returns notices about the certificates that have expired or expire soon.
+    pub(super) fn warnings(&mut self, now: Time) -> Vec<Event> {
+        self.warned = now;
+        self.tls.warnings().into_iter().map(|text| Event::Notice { text }).collect()
     }
 }

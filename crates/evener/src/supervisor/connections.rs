@@ -51,8 +51,8 @@ impl Handle {
     pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
         let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
-            let (pool, id, full) = supervisor.find_server(&wanted)?;
-            let snapshot = supervisor.pools.get(&pool).map(|running| running.slot.load_full());
+            let (pool, id, full) = supervisor.pools.find_server(&wanted)?;
+            let snapshot = supervisor.pools.slot(&pool).map(|slot| slot.load_full());
             let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
             let server = server.ok_or_else(|| format!("server `{full}` is being added: try again"))?;
             let done = move |closed| {

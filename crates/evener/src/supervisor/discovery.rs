@@ -6,7 +6,7 @@ use super::{Input, Supervisor};
 use crate::discover::{Found, Scan, Watcher, directories, scan};
 use evener_core::event::Event;
 use evener_core::spec::{Dialect, DiscoverSpec, PoolSpec, ServerSpec, Spec};
-use evener_core::{Endpoint, ServerId, Target, Time};
+use evener_core::{Endpoint, Target, Time};
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Path, PathBuf};
@@ -231,34 +231,19 @@ impl Supervisor {
     /// Updates the discovered servers of a pool. Returns true if they changed. Servers of the configuration
     /// stay as they are.
     fn update_found_servers_of(&mut self, spec: &PoolSpec) -> bool {
-        let Some(running) = self.pools.get(&spec.name).filter(|running| running.pool.spec() != spec) else {
+        let Some(pool) = self.pools.get(&spec.name).filter(|pool| pool.spec() != spec) else {
             return false;
         };
         let known: BTreeMap<&Endpoint, &Target> =
-            running.pool.servers().iter().map(|server| (&server.spec.endpoint, &server.target)).collect();
+            pool.servers().iter().map(|server| (&server.spec.endpoint, &server.target)).collect();
         let target = |server: &ServerSpec| {
             known.get(&server.endpoint).map(|target| (*target).clone()).or_else(|| server.endpoint.target())
         };
         // Each endpoint is a path or belongs to a known server, so no name has to be resolved.
         let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
-        self.replace_servers(spec, &targets);
+        let events = self.pools.replace_servers(spec, &targets, self.now());
+        self.log_all(&events);
         true
-    }
-
-    /// Replaces the servers of a pool. Persistent connections to servers that were removed, or that have
-    /// another address now, no longer count.
-    pub(super) fn replace_servers(&mut self, spec: &PoolSpec, targets: &[Target]) {
-        let now = self.now();
-        let Some(running) = self.pools.get_mut(&spec.name) else { return };
-        let targets_of = |pool: &evener_core::pool::Pool| -> BTreeSet<(ServerId, Target)> {
-            pool.servers().iter().map(|server| (server.id, server.target.clone())).collect()
-        };
-        let before = targets_of(&running.pool);
-        let events = running.pool.apply(spec, targets, now);
-        for (moved, _) in before.difference(&targets_of(&running.pool)) {
-            self.persistent.remove(&(spec.name.clone(), *moved));
-        }
-        events.iter().for_each(|event| self.log(event));
     }
 
     fn log_problems(&mut self) {

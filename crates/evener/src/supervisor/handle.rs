@@ -94,12 +94,11 @@ impl Handle {
 impl Supervisor {
     /// Changes the state of a server. Returns its full name, or the reason of the failure.
     pub(super) fn set_state(&mut self, change: &StateChange) -> Result<String, String> {
-        let (pool, id, full) = self.find_server(&change.server)?;
+        let (pool, id, full) = self.pools.find_server(&change.server)?;
         let now = self.now();
         let until = change.time.map(|time| now + time);
-        let running = self.pools.get_mut(&pool);
-        let events = running.map(|running| running.pool.set_state(now, id, change.state, until));
-        events.iter().flatten().for_each(|event| self.log(event));
+        let events = self.pools.set_state(now, (&pool, id), change.state, until);
+        self.log_all(&events);
         Ok(full)
     }
 }

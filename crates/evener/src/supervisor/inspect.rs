@@ -2,12 +2,11 @@
 
 use super::access::Rule;
 use super::{Phase, Supervisor};
-use evener_core::pool::{Pool, Server};
+use evener_core::pool::Pool;
 use evener_core::spec::ServiceSpec;
-use evener_core::{Endpoint, ServerId, Time};
+use evener_core::{Endpoint, Time};
 use evener_proxy::Service;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 impl Supervisor {
     /// Returns the time since the start.
@@ -56,46 +55,23 @@ impl Supervisor {
 
     /// Returns the addresses that a service listens on, as bound.
     pub(crate) fn bound_addresses(&self, service: &str) -> BTreeSet<&Endpoint> {
-        let listeners = self.listeners.values().filter(|listener| &*listener.service == service);
-        // One address may have a TCP and a UDP listener; it is listed once.
-        listeners.map(|listener| &listener.bound).collect()
+        self.listeners.bound_addresses(service)
     }
 
     /// Returns the pools, sorted by name.
     pub(crate) fn running_pools(&self) -> impl Iterator<Item = &Pool> {
-        self.pools.values().map(|running| &running.pool)
+        self.pools.iter()
     }
 
     /// Returns the pools in the order of the configuration.
     pub(crate) fn configured_pools(&self) -> impl Iterator<Item = &Pool> {
         let pools = self.config.spec.pools.iter();
-        pools.filter_map(|spec| Some(&self.pools.get(&spec.name)?.pool))
+        pools.filter_map(|spec| self.pools.get(&spec.name))
     }
 
     /// Returns a pool, or the reason why it cannot be found.
     pub(crate) fn find_pool(&self, name: &str) -> Result<&Pool, String> {
-        let running = self.pools.get(name).map(|running| &running.pool);
-        running.ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))
-    }
-
-    /// Finds the server that an operator names: `pool/server`, or just the server if only one pool has it.
-    /// Returns its pool, its identity and its full name.
-    pub(super) fn find_server(&self, wanted: &str) -> Result<(Arc<str>, ServerId, String), String> {
-        let candidate = |pool: &Pool, server: &Server| {
-            let (pool, name) = (Arc::clone(&pool.spec().name), &server.spec.name);
-            let full = format!("{pool}/{name}");
-            (full == wanted || **name == *wanted).then_some((pool, server.id, full))
-        };
-        let of_pool = |pool| Pool::servers(pool).iter().filter_map(move |server| candidate(pool, server));
-        let found: Vec<_> = self.running_pools().flat_map(of_pool).collect();
-        match &found[..] {
-            [one] => Ok(one.clone()),
-            [] => Err(format!("there is no server `{wanted}`; `evener status` lists them")),
-            several => {
-                let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
-                Err(format!("several pools have a server `{wanted}`: give {}", names.join(" or ")))
-            }
-        }
+        self.pools.get(name).ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))
     }
 
     /// Returns the access rules that the operator added, with the names of their services.

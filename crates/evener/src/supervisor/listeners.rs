@@ -1,13 +1,13 @@
 //! Listeners of a configuration. Every new address is bound before anything changes, and listeners that stay
 //! keep their sockets.
 
+use super::paths::Paths;
 use super::reservation::Reservation;
-use super::{RunningListener, Supervisor};
 use crate::config::{Config, Problem};
-use evener_core::Endpoint;
 use evener_core::event::Event;
 use evener_core::spec::{ServiceSpec, Source, Transport};
-use evener_proxy::{BindError, Bound, Sharing, bind, may_be_transparent};
+use evener_core::{Endpoint, Time};
+use evener_proxy::{BindError, Bound, Plane, Service, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
@@ -52,20 +52,100 @@ impl ListenerKey {
 
 pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 
-impl Supervisor {
-    /// Adds sockets that are bound already, for the addresses of the next configuration. The program may have
-    /// no right to bind these addresses any more.
-    pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
+/// A listener with its service, its bound address and its identity in the plane.
+pub(super) struct RunningListener {
+    service: Arc<str>,
+    /// The service in the plane. A change of the protocol replaces it.
+    serving: Arc<Service>,
+    bound: Endpoint,
+    id: u64,
+}
+
+impl RunningListener {
+    /// Binds the path of a unix socket again and closes the present socket. Returns the problem if that fails.
+    pub(super) fn bind_again(&mut self, address: &Endpoint, plane: &mut Plane) -> Result<Event, String> {
+        let service = &self.serving;
+        let options = &service.settings.load().options;
+        let bound =
+            bind(address, Transport::Stream, options, plane.workers(), Sharing::None).map_err(|error| {
+                let name = &service.name;
+                format!("service `{name}`: its socket file was removed and cannot be created again: {error}")
+            })?;
+        let before = std::mem::replace(&mut self.id, plane.listen(service, bound));
+        plane.unlisten(before);
+        let (service, protocol) = (Arc::clone(&service.name), service.protocol.name());
+        Ok(Event::Listening { service, protocol, address: address.to_string() })
+    }
+}
+
+/// The listeners of all services.
+#[derive(Default)]
+pub(super) struct Listeners {
+    by_key: BTreeMap<ListenerKey, RunningListener>,
+    /// Addresses for datagrams that a reload removed, with the time until which workers may still use them.
+    leaving: BTreeMap<Endpoint, Time>,
+    /// Addresses that were bound before the first configuration was applied.
+    prebound: NewListeners,
+    /// Checks of the files of unix sockets.
+    paths: Paths,
+}
+
+impl Listeners {
+    /// Adds sockets that are bound already, for the addresses of the next configuration.
+    pub(super) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.prebound.extend(bound);
     }
 
+    /// Returns the number of listeners.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Returns the addresses that a service listens on, as bound.
+    pub(super) fn bound_addresses(&self, service: &str) -> BTreeSet<&Endpoint> {
+        let listeners = self.by_key.values().filter(|listener| &*listener.service == service);
+        // One address may have a TCP and a UDP listener; it is listed once.
+        listeners.map(|listener| &listener.bound).collect()
+    }
+
+    /// Returns the time of the next check of files.
+    pub(super) fn deadline(&self) -> Time {
+        let has_paths = self.by_key.keys().any(|key| key.path().is_some());
+        if has_paths { self.paths.next() } else { Time::NEVER }
+    }
+
+    /// Makes the next check of files due now.
+    pub(super) fn check_now(&mut self) {
+        self.paths.check_now();
+    }
+
+    /// Forgets addresses that workers no longer use, and binds sockets again whose files were removed.
+    pub(super) fn on_time(&mut self, now: Time, plane: &mut Plane) -> Vec<Event> {
+        self.leaving.retain(|_, until| *until > now);
+        if self.deadline() > now {
+            return Vec::new();
+        }
+        self.paths.check(now, &mut self.by_key, plane)
+    }
+
+    /// Returns each listener as text, with whether its service is one of `services`.
+    #[cfg(test)]
+    pub(super) fn describe(&self, services: &BTreeMap<Arc<str>, Arc<Service>>) -> BTreeMap<String, String> {
+        let text = |listener: &RunningListener| {
+            let RunningListener { service, serving, bound, id: _ } = listener;
+            let is_current = services.get(service).is_some_and(|current| Arc::ptr_eq(current, serving));
+            format!("{service} {bound} {is_current}")
+        };
+        self.by_key.iter().map(|(key, listener)| (format!("{key:?}"), text(listener))).collect()
+    }
+
     /// Binds every address without a listener.
-    pub(super) fn bind_new(&mut self, config: &Config) -> Result<NewListeners, Vec<Problem>> {
+    pub(super) fn bind_new(&mut self, config: &Config, workers: usize) -> Result<NewListeners, Vec<Problem>> {
         let (mut new_listeners, mut problems) = (NewListeners::new(), Vec::new());
         for service in &config.spec.services {
             problems.extend(source_problem(service));
             for address in &service.listen {
-                problems.extend(self.bind_address(service, address, &mut new_listeners).iter().map(
+                problems.extend(self.bind_address(service, address, workers, &mut new_listeners).iter().map(
                     |error| {
                         let message = format!("service `{}`: {error}", service.name);
                         config.problem_with_listen(&service.name, address, message)
@@ -83,12 +163,12 @@ impl Supervisor {
         &mut self,
         service: &ServiceSpec,
         address: &Endpoint,
+        workers: usize,
         new_listeners: &mut NewListeners,
     ) -> Vec<BindError> {
         let transports = service.protocol.transports();
         let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
-        let (existing, mut missing): (Vec<_>, Vec<_>) =
-            keys.partition(|key| self.listeners.contains_key(key));
+        let (existing, mut missing): (Vec<_>, Vec<_>) = keys.partition(|key| self.by_key.contains_key(key));
         missing.retain(|key| match self.prebound.remove(key) {
             Some(bound) => {
                 new_listeners.insert(key.clone(), bound);
@@ -99,8 +179,7 @@ impl Supervisor {
         if missing.is_empty() {
             return Vec::new();
         }
-        let existing =
-            existing.first().and_then(|key| self.listeners.get(key)).map(|listener| &listener.bound);
+        let existing = existing.first().and_then(|key| self.by_key.get(key)).map(|listener| &listener.bound);
         let reserved = match chosen_by_system(address).filter(|_| existing.is_none()) {
             Some(ip) => match Reservation::new(ip, transports, service.options.freebind) {
                 Ok(reserved) => Some(reserved),
@@ -114,7 +193,7 @@ impl Supervisor {
         for key in missing {
             let shared = reserved.is_some() || self.overlaps_local(key.transport, &wanted, new_listeners);
             let sharing = if shared { Sharing::Overlapping } else { Sharing::None };
-            match bind(&wanted, key.transport, &service.options, self.plane.workers(), sharing) {
+            match bind(&wanted, key.transport, &service.options, workers, sharing) {
                 Ok(bound) => drop(new_listeners.insert(key, bound)),
                 Err(error) => errors.push(error),
             }
@@ -134,53 +213,61 @@ impl Supervisor {
         if transport == Transport::Datagram && self.leaving.keys().any(overlaps) {
             return true;
         }
-        let local = self.listeners.iter().map(|(key, listener)| (key.transport, &listener.bound));
+        let local = self.by_key.iter().map(|(key, listener)| (key.transport, &listener.bound));
         let mut local = local.chain(new_listeners.iter().map(|(key, bound)| (key.transport, &bound.address)));
         local.any(|(other, address)| other == transport && overlaps(address))
     }
 
     /// Applies listeners. Listeners whose address stays continue, possibly for another service. Other listeners
     /// are opened or closed.
-    pub(super) fn apply_listeners(&mut self, config: &Config, mut new_listeners: NewListeners) {
+    pub(super) fn apply(
+        &mut self,
+        config: &Config,
+        services: &BTreeMap<Arc<str>, Arc<Service>>,
+        mut new_listeners: NewListeners,
+        plane: &mut Plane,
+        now: Time,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
-            let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
+            let Some(service) = services.get(&spec.name) else { continue };
             for key in keys_of(spec) {
                 wanted.insert(key.clone());
                 if let Some(bound) = new_listeners.remove(&key) {
                     let address = bound.address.clone();
-                    let id = self.plane.listen(&service, bound);
+                    let id = plane.listen(service, bound);
                     let (name, protocol) = (spec.name.clone(), spec.protocol.name());
                     if logged.insert((name.clone(), address.clone())) {
                         let address = address.to_string();
-                        self.log(&Event::Listening { service: name.clone(), protocol, address });
+                        events.push(Event::Listening { service: name.clone(), protocol, address });
                     }
-                    let serving = Arc::clone(&service);
-                    self.listeners
-                        .insert(key, RunningListener { service: name, serving, bound: address, id });
-                } else if let Some(listener) = self.listeners.get_mut(&key)
-                    && !Arc::ptr_eq(&listener.serving, &service)
+                    let serving = Arc::clone(service);
+                    self.by_key.insert(key, RunningListener { service: name, serving, bound: address, id });
+                } else if let Some(listener) = self.by_key.get_mut(&key)
+                    && !Arc::ptr_eq(&listener.serving, service)
                 {
                     listener.service = spec.name.clone();
-                    listener.serving = Arc::clone(&service);
-                    self.plane.assign(listener.id, &service);
+                    listener.serving = Arc::clone(service);
+                    plane.assign(listener.id, service);
                 }
             }
         }
-        let removed: Vec<_> = self.listeners.keys().filter(|key| !wanted.contains(key)).cloned().collect();
+        let removed: Vec<_> = self.by_key.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         let mut closed = BTreeSet::new();
-        let leaving_until = self.now() + LEAVING_MAX;
-        for (key, listener) in removed.iter().filter_map(|key| self.listeners.remove_entry(key)) {
-            self.plane.unlisten(listener.id);
+        let leaving_until = now + LEAVING_MAX;
+        for (key, listener) in removed.iter().filter_map(|key| self.by_key.remove_entry(key)) {
+            plane.unlisten(listener.id);
             if key.transport == Transport::Datagram {
                 self.leaving.insert(listener.bound.clone(), leaving_until);
             }
             if closed.insert((listener.service.clone(), listener.bound.clone())) {
                 let address = listener.bound.to_string();
-                self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });
+                events.push(Event::ListenerClosed { service: listener.service, address });
             }
         }
+        events
     }
 }
 

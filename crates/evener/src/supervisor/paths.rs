@@ -1,15 +1,14 @@
 //! Files of unix sockets that services listen on. A file that was removed (by a cleaner of /tmp, or by hand) is
 //! created again, because clients need it to connect. A file that another program created there stays.
 
-use super::{ListenerKey, Supervisor};
+use super::listeners::{ListenerKey, RunningListener};
 use evener_core::address::abstract_name;
 use evener_core::event::Event;
-use evener_core::spec::Transport;
 use evener_core::{Endpoint, Time};
-use evener_proxy::{Sharing, bind};
-use std::collections::BTreeSet;
+use evener_proxy::Plane;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval at which the files are checked.
@@ -28,58 +27,45 @@ impl Paths {
     pub(super) fn check_now(&mut self) {
         self.next = Time::ZERO;
     }
-}
 
-impl Supervisor {
+    /// Returns the time of the next check.
+    pub(super) fn next(&self) -> Time {
+        self.next
+    }
+
     /// Binds sockets again whose files were removed.
-    pub(super) fn check_paths(&mut self, now: Time) {
-        if self.paths_deadline() > now {
-            return;
-        }
-        self.paths.next = now + CHECK_EVERY;
-        let paths = self.unix_paths();
-        self.paths.logged.retain(|path| paths.contains(path));
-        let is_missing = |path: &PathBuf| {
-            path.symlink_metadata().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    pub(super) fn check(
+        &mut self,
+        now: Time,
+        listeners: &mut BTreeMap<ListenerKey, RunningListener>,
+        plane: &mut Plane,
+    ) -> Vec<Event> {
+        self.next = now + CHECK_EVERY;
+        let paths: BTreeSet<PathBuf> =
+            listeners.keys().filter_map(ListenerKey::path).map(Path::to_owned).collect();
+        self.logged.retain(|path| paths.contains(path));
+        let is_missing = |path: &&PathBuf| {
+            let found = path.symlink_metadata();
+            abstract_name(path).is_none() && found.is_err_and(|error| error.kind() == ErrorKind::NotFound)
         };
-        for path in paths.iter().filter(|path| is_missing(path)) {
-            self.bind_again(path);
-        }
+        let missing = paths.iter().filter(is_missing);
+        missing.filter_map(|path| self.bind_again(path, listeners, plane)).collect()
     }
 
-    fn bind_again(&mut self, path: &PathBuf) {
-        let (address, workers) = (Endpoint::Unix(path.clone()), self.plane.workers());
-        let Some(listener) = self.listeners.get_mut(&ListenerKey::at_path(path)) else { return };
-        let service = Arc::clone(&listener.serving);
-        let options = &service.settings.load().options;
-        match bind(&address, Transport::Stream, options, workers, Sharing::None) {
-            Ok(bound) => {
-                let before = std::mem::replace(&mut listener.id, self.plane.listen(&service, bound));
-                self.plane.unlisten(before);
-                self.paths.logged.remove(path);
-                let (name, protocol) = (Arc::clone(&service.name), service.protocol.name());
-                self.log(&Event::Listening { service: name, protocol, address: address.to_string() });
+    fn bind_again(
+        &mut self,
+        path: &PathBuf,
+        listeners: &mut BTreeMap<ListenerKey, RunningListener>,
+        plane: &mut Plane,
+    ) -> Option<Event> {
+        let address = Endpoint::Unix(path.clone());
+        let listener = listeners.get_mut(&ListenerKey::at_path(path))?;
+        match listener.bind_again(&address, plane) {
+            Ok(event) => {
+                self.logged.remove(path);
+                Some(event)
             }
-            Err(error) => {
-                if self.paths.logged.insert(path.clone()) {
-                    let text = format!(
-                        "service `{}`: its socket file was removed and cannot be created again: {error}",
-                        service.name
-                    );
-                    self.log(&Event::Notice { text });
-                }
-            }
+            Err(problem) => self.logged.insert(path.clone()).then_some(Event::Notice { text: problem }),
         }
-    }
-
-    fn unix_paths(&self) -> BTreeSet<PathBuf> {
-        let paths = self.listeners.keys().filter_map(ListenerKey::path);
-        paths.filter(|path| abstract_name(path).is_none()).map(Path::to_owned).collect()
-    }
-
-    /// Returns the time of the next check. There is none without unix sockets, and none while draining.
-    pub(super) fn paths_deadline(&self) -> Time {
-        let has_paths = self.listeners.keys().any(|key| key.path().is_some());
-        if has_paths && !self.is_draining() { self.paths.next } else { Time::NEVER }
     }
 }

@@ -1,9 +1,11 @@
 //! Probes: the active checks of servers, each in its own task.
 
+use super::pools::Reported;
 use super::{Input, Supervisor};
 use crate::check::{self, CheckedServer};
 use evener_core::event::Event;
 use evener_core::health::Probe;
+use evener_core::pool::Server;
 use evener_core::{ServerId, Target, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,48 +42,44 @@ impl Probes {
 
 impl Supervisor {
     /// Handles the result of a probe.
-    pub(super) fn on_probed(&mut self, probed: Probed, result: Probe) {
+    pub(super) fn on_probed(&mut self, probed: &Probed, result: Probe) {
         let now = self.now();
-        self.probes.0.remove(&probed);
-        let Some(name) = self.name_at(&probed.pool, probed.server, &probed.target) else { return };
-        let Some(running) = self.pools.get_mut(&probed.pool) else { return };
-        if running.pool.server(probed.server).is_none_or(|server| server.health.round() != probed.round) {
+        self.probes.0.remove(probed);
+        let is_present = |server: &Server| server.health.round() == probed.round;
+        let server = self.pools.get(&probed.pool).and_then(|pool| pool.server(probed.server));
+        if !server.is_some_and(is_present) {
             return;
         }
-        let failed = match &result {
-            Probe::Pass => None,
-            Probe::Fail(reason) => {
-                Some(Event::ProbeFailed { pool: probed.pool, server: name, reason: reason.clone() })
-            }
-            Probe::Unmade(error) => return self.on_unmade(&probed, name, error),
-        };
-        let event = running.pool.on_probe(now, probed.server, result);
-        failed.iter().chain(&event).for_each(|event| self.log(event));
+        let at = Reported::new(&probed.pool, probed.server, &probed.target);
+        if let Probe::Unmade(error) = &result {
+            return self.on_unmade(at, error);
+        }
+        let events = self.pools.on_probe(now, at, result);
+        self.log_all(&events);
     }
 
     /// Handles a check that could not be made. The verdict does not change, and the next check is made on
     /// schedule.
-    fn on_unmade(&mut self, probed: &Probed, server: Arc<str>, error: &str) {
+    fn on_unmade(&mut self, at: Reported<'_>, error: &str) {
         let now = self.now();
-        let Some(running) = self.pools.get(&probed.pool) else { return };
-        if let Some(checked) = running.pool.server(probed.server) {
-            checked.live.counters.of(0).local_errors.one_shared();
-        }
+        let Some(server) = self.pools.server_at(at) else { return };
+        server.live.counters.of(0).local_errors.one_shared();
+        let (pool, server) = (at.pool().clone(), server.spec.name.clone());
         if self.shortage.is_due(now) {
-            self.log(&Event::LocalError { pool: probed.pool.clone(), server, error: error.to_owned() });
+            self.log(&Event::LocalError { pool, server, error: error.to_owned() });
         }
     }
 
     /// Starts the probes that are due.
     pub(super) fn begin_probes(&mut self, now: Time) {
         let permits = self.check_permits();
-        for (name, running) in &mut self.pools {
-            let due = running.pool.due_probes(now, &mut self.random);
-            let Some(spec) = running.pool.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
+        for (checked, slot) in self.pools.iter_mut() {
+            let due = checked.due_probes(now, &mut self.random);
+            let Some(spec) = checked.spec().check.clone().filter(|_| !due.is_empty()) else { continue };
             let spec = Arc::new(spec);
-            let limits = check::header_limits(self.services.values(), &running.slot);
-            for server in due.iter().filter_map(|id| running.pool.server(*id)) {
-                let (pool, round) = (Arc::clone(name), server.health.round());
+            let limits = check::header_limits(self.services.values(), slot);
+            for server in due.iter().filter_map(|id| checked.server(*id)) {
+                let (pool, round) = (Arc::clone(&checked.spec().name), server.health.round());
                 let probed = Probed { pool, server: server.id, target: server.target.clone(), round };
                 // A server that is slower than the interval is not probed again before its response.
                 if self.probes.is_running(&probed) {
@@ -90,7 +88,7 @@ impl Supervisor {
                 let server = CheckedServer {
                     endpoint: server.spec.endpoint.clone(),
                     target: server.target.clone(),
-                    send_proxy: running.pool.spec().send_proxy,
+                    send_proxy: checked.spec().send_proxy,
                     limits,
                 };
                 let (spec, sender) = (Arc::clone(&spec), self.sender.clone());

@@ -1,11 +1,12 @@
 //! Reloads: the file is read and names are resolved on another thread, one reload at a time.
 
 use super::{ConfigSource, Files, Input, Outcome, Supervisor};
+use crate::certificates::TlsSettings;
 use crate::config::{self, Config, Problem};
 use crate::inputs::{CertificatesInUse, Inputs, gather, gather_with};
 use evener_core::diff::{ChangeSet, diff_specs};
 use evener_core::event::Event;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub(super) type Done = oneshot::Sender<Outcome>;
 
@@ -18,20 +19,34 @@ pub(crate) struct Loaded {
     refused: Option<String>,
 }
 
-/// Receivers of the outcomes of reloads.
-#[derive(Default)]
+/// Reloads in progress.
 pub(super) struct Reloads {
+    source: ConfigSource,
+    sender: mpsc::Sender<Input>,
+    /// Receivers of the outcome of the present reload.
     running: Option<Vec<Done>>,
     /// Requests that arrived during a reload. That reload may have read the file before the last change.
     next: Option<Vec<Done>>,
 }
 
-impl Supervisor {
-    /// Reads the configuration again, now or after the reload in progress.
-    pub(super) fn begin_reload(&mut self, done: Option<Done>) {
-        // Log rotation needs new files now, even if the configuration is refused.
-        self.request_logs.reopen();
-        let file = match &self.setting.source {
+impl Reloads {
+    pub(super) fn new(source: ConfigSource, sender: mpsc::Sender<Input>) -> Self {
+        Self { source, sender, running: None, next: None }
+    }
+
+    /// Returns true if a front end handles reloads and signals itself.
+    pub(super) fn has_front(&self) -> bool {
+        matches!(self.source, ConfigSource::Front(_))
+    }
+
+    /// Returns true if another reload follows the present one.
+    fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Reads the configuration again, now or after the reload in progress. Returns the event of a failure.
+    pub(super) fn begin(&mut self, done: Option<Done>, before: &TlsSettings) -> Option<Event> {
+        let file = match &self.source {
             ConfigSource::File(file) => file.clone(),
             // A front end catches the signal itself.
             ConfigSource::Front(front) => {
@@ -39,22 +54,21 @@ impl Supervisor {
                     let problem = "too many reloads are waiting: try again later".to_owned();
                     drop(full.into_inner().send(Err(vec![problem])));
                 }
-                return;
+                return None;
             }
             ConfigSource::None => {
                 let problem =
                     "this instance was started without a configuration file, so it cannot reload".to_owned();
-                self.log(&Event::ReloadFailed { problem: problem.clone() });
                 done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
-                return;
+                return Some(Event::ReloadFailed { problem });
             }
         };
-        if self.reloads.running.is_some() {
-            self.reloads.next.get_or_insert_default().extend(done);
-            return;
+        if self.running.is_some() {
+            self.next.get_or_insert_default().extend(done);
+            return None;
         }
-        self.reloads.running = Some(done.into_iter().collect());
-        let (sender, before) = (self.sender.clone(), self.tls.clone());
+        self.running = Some(done.into_iter().collect());
+        let (sender, before) = (self.sender.clone(), before.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
             let found = match read.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())])) {
@@ -63,21 +77,58 @@ impl Supervisor {
             };
             let _ = sender.send(Input::Loaded(Loaded { found, given: None, refused: None })).await;
         });
+        None
     }
 
-    /// Applies a given configuration as soon as its names are resolved and its files are read.
-    pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
-        let (sender, before) = (self.sender.clone(), self.tls.clone());
-        let same = !diff_specs(&self.config.spec, &config.spec).concerns_tls();
+    /// Resolves the names and reads the files of a given configuration, which is then applied.
+    fn begin_given(
+        &self,
+        config: Config,
+        in_use: Option<CertificatesInUse>,
+        before: TlsSettings,
+        done: Done,
+    ) {
+        let sender = self.sender.clone();
         tokio::spawn(async move {
-            let (found, refused) = match (same, files) {
-                (false, _) => (gather(&config, before).await, None),
-                (true, Files::KeepUnchanged) => gather_with(&config, before, CertificatesInUse::Keep).await,
-                (true, Files::ReadAll) => gather_with(&config, before, CertificatesInUse::ReadAgain).await,
+            let (found, refused) = match in_use {
+                None => (gather(&config, before).await, None),
+                Some(in_use) => gather_with(&config, before, in_use).await,
             };
             let found = found.map(|inputs| (config, inputs));
             let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), refused })).await;
         });
+    }
+
+    /// Sends the outcome of the present reload to those who wait for it. Begins the next reload if there are
+    /// requests for it.
+    fn finish(&mut self, outcome: &Outcome, before: &TlsSettings) -> Option<Event> {
+        for done in self.running.take().unwrap_or_default() {
+            let _ = done.send(outcome.clone());
+        }
+        let waiting = self.next.take()?;
+        let failed = self.begin(None, before);
+        self.running.get_or_insert_default().extend(waiting);
+        failed
+    }
+}
+
+impl Supervisor {
+    /// Reads the configuration again, now or after the reload in progress.
+    pub(super) fn begin_reload(&mut self, done: Option<Done>) {
+        // Log rotation needs new files now, even if the configuration is refused.
+        self.request_logs.reopen();
+        let failed = self.reloads.begin(done, self.certificates.tls());
+        failed.iter().for_each(|event| self.log(event));
+    }
+
+    /// Applies a given configuration as soon as its names are resolved and its files are read.
+    pub(super) fn begin_apply(&mut self, config: Config, files: Files, done: Done) {
+        let has_same_tls = !diff_specs(&self.config.spec, &config.spec).concerns_tls();
+        let in_use = has_same_tls.then_some(match files {
+            Files::KeepUnchanged => CertificatesInUse::Keep,
+            Files::ReadAll => CertificatesInUse::ReadAgain,
+        });
+        self.reloads.begin_given(config, in_use, self.certificates.tls().clone(), done);
     }
 
     pub(super) fn on_loaded(&mut self, Loaded { found, given, refused }: Loaded) {
@@ -93,13 +144,11 @@ impl Supervisor {
             let _ = done.send(outcome);
             return;
         }
-        for done in self.reloads.running.take().unwrap_or_default() {
-            let _ = done.send(outcome.clone());
+        if self.reloads.has_next() {
+            self.request_logs.reopen();
         }
-        if let Some(waiting) = self.reloads.next.take() {
-            self.begin_reload(None);
-            self.reloads.running.get_or_insert_default().extend(waiting);
-        }
+        let failed = self.reloads.finish(&outcome, self.certificates.tls());
+        failed.iter().for_each(|event| self.log(event));
     }
 
     fn log_outcome(&self, outcome: Result<ChangeSet, Vec<Problem>>) -> Outcome {

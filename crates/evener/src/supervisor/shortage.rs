@@ -163,7 +163,7 @@ impl Supervisor {
         server: ServerId,
         error: &std::io::Error,
     ) -> Option<Event> {
-        let server = self.pools.get(&pool)?.pool.server(server)?.spec.name.clone();
+        let server = self.pools.get(&pool)?.server(server)?.spec.name.clone();
         Some(Event::LocalError { pool, server, error: error.to_string() })
     }
 }

@@ -1,6 +1,6 @@
 //! Reactions of the supervisor to signals.
 
-use super::{ConfigSource, Supervisor};
+use super::Supervisor;
 use crate::signals::Caught;
 use evener_core::event::Event;
 
@@ -10,7 +10,7 @@ impl Supervisor {
             Caught::HangUp => self.begin_reload(None),
             Caught::End(signal) => self.on_stop(signal),
             // A front end handles these signals itself.
-            Caught::User1 | Caught::User2 if matches!(self.setting.source, ConfigSource::Front(_)) => {}
+            Caught::User1 | Caught::User2 if self.reloads.has_front() => {}
             Caught::User1 => {
                 self.request_logs.reopen();
                 self.log(&Event::LogsReopened {});

@@ -1,13 +1,13 @@
 //! Resolved inputs of the running configuration and of a new configuration, for the change set.
 
-use super::RunningPool;
 use crate::certificates::TlsSettings;
 use crate::resolve::Targets;
+use crate::supervisor::pools::Pools;
 use evener_core::Target;
 use evener_core::diff::Inputs;
+use evener_core::pool::Pool;
 use evener_core::spec::{PoolSpec, ServerSpec};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Inputs that are in use.
 pub(super) struct InUse<'a> {
@@ -16,10 +16,10 @@ pub(super) struct InUse<'a> {
 }
 
 impl<'a> InUse<'a> {
-    pub(super) fn new(pools: &'a BTreeMap<Arc<str>, RunningPool>, tls: &'a TlsSettings) -> Self {
-        let of_pool = |(name, running): (&'a Arc<str>, &'a RunningPool)| {
-            let servers = running.pool.servers().iter();
-            servers.map(move |server| ((&**name, &*server.spec.name), &server.target))
+    pub(super) fn new(pools: &'a Pools, tls: &'a TlsSettings) -> Self {
+        let of_pool = |pool: &'a Pool| {
+            let name = &*pool.spec().name;
+            pool.servers().iter().map(move |server| ((name, &*server.spec.name), &server.target))
         };
         Self { targets: pools.iter().flat_map(of_pool).collect(), tls }
     }

@@ -7,6 +7,7 @@ use crate::config::random_spec;
 use crate::inputs::gather;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
+use evener_core::pool::Pool;
 use evener_core::spec::{
     CertificateFiles, Policy, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec, Transport,
     Verification,
@@ -218,8 +219,10 @@ fn start() -> Supervisor {
 /// Applies a configuration as a reload does. Returns the changes, one per line.
 async fn apply(supervisor: &mut Supervisor, spec: &Spec) -> String {
     let config = Config::without_file(spec.clone());
-    let inputs =
-        gather(&config, supervisor.tls.clone()).await.map_err(|problems| one_text(&problems)).unwrap();
+    let inputs = gather(&config, supervisor.certificates.tls().clone())
+        .await
+        .map_err(|problems| one_text(&problems))
+        .unwrap();
     let changes = supervisor.apply(config, inputs).map_err(|problems| one_text(&problems)).unwrap();
     changes.iter().map(|change| format!("{change}\n")).collect()
 }
@@ -231,14 +234,15 @@ fn one_text(problems: &[Problem]) -> String {
 /// Returns the state of a supervisor that the configuration determines, one text for each part.
 fn state(supervisor: &Supervisor) -> BTreeMap<String, String> {
     let mut state = BTreeMap::new();
-    for (name, running) in &supervisor.pools {
-        let snapshot = running.slot.load();
-        let servers = running.pool.servers().iter();
+    for pool in supervisor.pools.iter() {
+        let name = &pool.spec().name;
+        let snapshot = supervisor.pools.slot(name).unwrap().load();
+        let servers = pool.servers().iter();
         let published = snapshot.servers().iter().map(|server| (&server.name, &server.target, server.tier));
         let servers = servers.map(|server| (&server.spec.name, &server.target, server.state));
         let text = format!(
             "{:#?} {:?} {:?}",
-            running.pool.spec(),
+            pool.spec(),
             servers.collect::<Vec<_>>(),
             published.collect::<Vec<_>>()
         );
@@ -251,13 +255,8 @@ fn state(supervisor: &Supervisor) -> BTreeMap<String, String> {
             format!("{:?} {}", service.protocol, text_of(supervisor, &settings)),
         );
     }
-    for (key, listener) in &supervisor.listeners {
-        let is_served = supervisor
-            .services
-            .get(&listener.service)
-            .is_some_and(|service| Arc::ptr_eq(service, &listener.serving));
-        let text = format!("{} {} {is_served}", listener.service, listener.bound);
-        state.insert(format!("listener {key:?}"), text);
+    for (key, text) in supervisor.listeners.describe(&supervisor.services) {
+        state.insert(format!("listener {key}"), text);
     }
     state
 }
@@ -282,14 +281,16 @@ fn text_of(supervisor: &Supervisor, settings: &Settings) -> String {
     } = settings;
     let backend = |backend: &Backend| {
         let Backend { pool, tls, send_proxy } = backend;
-        let (name, _) =
-            supervisor.pools.iter().find(|(_, running)| Arc::ptr_eq(&running.slot, pool)).unwrap();
-        let is_current = match (tls, supervisor.tls.connector(name)) {
+        let is_of = |wanted: &&Pool| {
+            supervisor.pools.slot(&wanted.spec().name).is_some_and(|slot| Arc::ptr_eq(slot, pool))
+        };
+        let name = &supervisor.pools.iter().find(is_of).unwrap().spec().name;
+        let is_current = match (tls, supervisor.certificates.tls().connector(name)) {
             (Some(used), Some(current)) => Arc::ptr_eq(used, &current),
             (used, current) => used.is_none() && current.is_none(),
         };
         assert!(is_current, "pool {name}: the TLS settings are not the current ones");
-        format!("{name} {:?} {send_proxy:?}", supervisor.tls.digest_of_pool(name))
+        format!("{name} {:?} {send_proxy:?}", supervisor.certificates.tls().digest_of_pool(name))
     };
     let backends: Vec<_> = backends.iter().map(backend).collect();
     let dns = dns.as_ref().map(|Dns { spec, cache, rate_limit }| {
