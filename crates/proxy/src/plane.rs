@@ -8,6 +8,7 @@ use crate::worker::{Command, PlaneOptions, Worker};
 use evener_core::snapshot::Entry;
 use mio::Waker;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
@@ -19,6 +20,8 @@ pub struct Plane {
     wakers: Arc<OnceLock<Vec<Waker>>>,
     threads: Vec<JoinHandle<()>>,
     listeners: u64,
+    /// Number of commands that were sent.
+    commands: AtomicU64,
 }
 
 impl Plane {
@@ -45,7 +48,7 @@ impl Plane {
             threads.push(thread);
         }
         let _ = peers.set(wakers);
-        Ok(Self { inboxes, wakers: peers, threads, listeners: 0 })
+        Ok(Self { inboxes, wakers: peers, threads, listeners: 0, commands: AtomicU64::new(0) })
     }
 
     /// The number of workers.
@@ -54,12 +57,19 @@ impl Plane {
         self.inboxes.len()
     }
 
+    /// The number of commands that were sent to workers.
+    #[must_use]
+    pub fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Relaxed)
+    }
+
     /// Accepts clients of a service at an address. Returns the id of the listener, for [`Plane::unlisten`] and
     /// [`Plane::assign`].
     pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
         self.listeners += 1;
         let id = self.listeners;
         for (inbox, socket) in self.inboxes.iter().zip(bound.into_sockets()) {
+            self.count_command();
             let _ = inbox.send(Command::Listen { id, service: Arc::clone(service), socket });
         }
         self.wake();
@@ -126,6 +136,7 @@ impl Plane {
             return done(Closed::NotFound);
         };
         let reply = CloseReply::new(done);
+        self.count_command();
         let _ = self.inboxes[worker].send(Command::Close { serial, reply });
         self.wake();
     }
@@ -151,8 +162,15 @@ impl Plane {
     }
 
     fn send(&self, command: impl Fn() -> Command) {
-        self.inboxes.iter().for_each(|inbox| drop(inbox.send(command())));
+        for inbox in &self.inboxes {
+            self.count_command();
+            let _ = inbox.send(command());
+        }
         self.wake();
+    }
+
+    fn count_command(&self) {
+        self.commands.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wake(&self) {

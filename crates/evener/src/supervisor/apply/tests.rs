@@ -413,3 +413,44 @@ fn home(text: &str) -> String {
     let text = text.replace(&format!("{there}:"), &format!("{here}:"));
     (0..8).fold(text, |text, n| text.replace(&format!("listen-{n}.3"), &format!("listen-{n}")))
 }
+
+/// Returns 100 services, each with a pool of 100 servers.
+fn large() -> Spec {
+    let server = |pool: usize, server: usize| {
+        let address = Ipv4Addr::new(127, 20 + pool as u8, server as u8, 1);
+        ServerSpec::new(Endpoint::Ip((address, 80).into()))
+    };
+    let pool = |number: usize| {
+        let servers = (0..100).map(|at| server(number, at)).collect();
+        PoolSpec::new(&format!("p{number}"), servers)
+    };
+    let service = |number: usize| ServiceSpec {
+        listen: vec![Endpoint::Ip((Ipv4Addr::LOCALHOST, 0).into())],
+        pool: Some(format!("p{number}").into()),
+        ..ServiceSpec::new(&format!("s{number}"), Protocol::Tcp)
+    };
+    Spec { pools: (0..100).map(pool).collect(), services: (0..100).map(service).collect() }
+}
+
+#[tokio::test]
+async fn a_change_of_one_server_of_ten_thousand_sends_no_command_to_workers() {
+    let (mut supervisor, mut spec) = (start(), large());
+    apply(&mut supervisor, &spec).await;
+    let commands = supervisor.plane.commands();
+    let published = |supervisor: &Supervisor| -> Vec<_> {
+        let pools = supervisor.pools.iter().map(|pool| pool.spec().name.clone());
+        pools.map(|name| supervisor.pools.slot(&name).unwrap().load_full()).collect()
+    };
+    let before = published(&supervisor);
+    spec.pools[7].servers[3].weight = 3;
+    assert_eq!(apply(&mut supervisor, &spec).await, "~ server p7/127.27.3.1:80: weight 1 -> 3\n");
+    assert_eq!(supervisor.plane.commands(), commands, "workers read the new weight in the snapshot");
+    let after = published(&supervisor);
+    let changed = before.iter().zip(&after).filter(|(before, after)| !Arc::ptr_eq(before, after)).count();
+    assert_eq!(changed, 1, "one pool is published");
+    // A change of one service is one command to the worker.
+    spec.services[7].options.backlog = 9;
+    apply(&mut supervisor, &spec).await;
+    assert_eq!(supervisor.plane.commands(), commands + 1);
+    supervisor.plane.stop();
+}
