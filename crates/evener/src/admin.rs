@@ -10,7 +10,7 @@ pub(crate) mod state;
 pub(crate) mod status;
 pub(crate) mod sticky;
 
-use crate::supervisor::{Handle, Supervisor};
+use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
 use axum::extract::State;
@@ -120,12 +120,7 @@ impl AdminSocket {
                 return;
             }
             let socket = file.path().display().to_string();
-            let log = move |supervisor: &Supervisor| {
-                if !supervisor.has_ended() {
-                    supervisor.log(&Event::AdminListening { socket });
-                }
-            };
-            let _ = supervisor.inspect(log).await;
+            supervisor.log(Event::AdminListening { socket }).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {

@@ -25,11 +25,6 @@ impl Supervisor {
         self.phase != Phase::Serving
     }
 
-    /// Returns true if the supervisor has ended, with or without a drain.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.phase == Phase::Ended
-    }
-
     /// Returns the running services, sorted by name.
     pub(crate) fn running_services(&self) -> impl Iterator<Item = &Service> {
         self.services.values().map(|service| &**service)
