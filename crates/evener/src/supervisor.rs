@@ -8,15 +8,16 @@ mod certificates;
 mod connections;
 mod discovery;
 mod handle;
-mod inspect;
 mod listeners;
 mod paths;
 mod probes;
 mod publish;
+mod query;
 mod reload;
 mod reservation;
 mod shortage;
 mod signals;
+mod view;
 
 use crate::certificates::TlsSettings;
 use crate::config::Config;

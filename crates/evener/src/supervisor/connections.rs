@@ -1,34 +1,14 @@
 //! Lists and closes connections and flows. Only the admin client that sent the request waits for the responses
 //! of the workers.
 
+use super::query::Reply;
 use super::{Handle, Request, Supervisor};
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
 use evener_proxy::{Closed, EndReason, Listing};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 impl Handle {
-    /// Returns the connections and flows of a service or of all services, at most `most` from each worker, or
-    /// an error if there is no such service. Returns `None` if the supervisor has ended.
-    pub(crate) async fn connections(
-        &self,
-        service: Option<String>,
-        most: usize,
-    ) -> Option<Result<Listing, String>> {
-        let (done, response) = oneshot::channel();
-        let inspect = move |supervisor: &Supervisor| {
-            service.as_deref().map_or(Ok(()), |service| supervisor.find_open_service(service))?;
-            let done = move |listing| drop(done.send(listing));
-            supervisor.plane.connections(service.map(Into::into), most, done);
-            Ok(())
-        };
-        match self.inspect(inspect).await? {
-            Ok(()) => response.await.ok().map(Ok),
-            Err(why) => Some(Err(why)),
-        }
-    }
-
     /// Closes a connection or flow by its number. Returns `None` if the supervisor has ended.
     pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
         self.request(|done| Request::Close { number, done }).await
@@ -43,8 +23,21 @@ impl Handle {
 }
 
 impl Supervisor {
+    /// Lists the connections and flows of a service, or of all services; at most `most` from each worker.
+    pub(super) fn list_connections(
+        &self,
+        service: Option<String>,
+        most: usize,
+        reply: Reply<Result<Listing, String>>,
+    ) {
+        if let Some(Err(why)) = service.as_deref().map(|service| self.find_open_service(service)) {
+            return drop(reply.send(Err(why)));
+        }
+        self.plane.connections(service.map(Into::into), most, move |listing| drop(reply.send(Ok(listing))));
+    }
+
     /// Closes a connection or flow by its number.
-    pub(super) fn close(&self, number: u64, done: oneshot::Sender<Closed>) {
+    pub(super) fn close(&self, number: u64, done: Reply<Closed>) {
         let log = self.setting.log.clone();
         self.plane.close(number, move |closed| {
             if closed == Closed::Done {
@@ -55,7 +48,7 @@ impl Supervisor {
     }
 
     /// Closes all connections and flows of the server that an operator names.
-    pub(super) fn close_server(&self, wanted: &str, done: oneshot::Sender<Result<(String, usize), String>>) {
+    pub(super) fn close_server(&self, wanted: &str, done: Reply<Result<(String, usize), String>>) {
         let (pool, id, full) = match self.find_server(wanted) {
             Ok(found) => found,
             Err(why) => return drop(done.send(Err(why))),

@@ -2,6 +2,7 @@
 
 use super::access::{AccessChange, AccessError};
 use super::cache::{self, ExpungeExtent};
+use super::query::Query;
 use super::{Files, Input, Outcome, Phase, Supervisor, reload};
 use crate::config::Config;
 use evener_core::event::Event;
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Requests to the supervisor, with channels for the responses.
 pub(crate) enum Request {
+    Query(Query),
     Inspect(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
@@ -105,6 +107,7 @@ impl Handle {
 impl Supervisor {
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
+            Request::Query(query) => self.on_query(query),
             Request::Inspect(inspect) => inspect(self),
             Request::Reload(done) => self.begin_reload(Some(done)),
             Request::SetState { wanted, done } => drop(done.send(self.set_state(&wanted))),

@@ -1,4 +1,4 @@
-//! Pools and servers in the status: verdicts, load and counters.
+//! Pools and servers: verdicts, load and counters.
 
 use super::{CountersView, Served};
 use crate::table::{bytes, seconds, table};
@@ -23,7 +23,7 @@ const FAILURES: [&str; 8] = [
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct PoolView {
+pub(crate) struct PoolView {
     name: String,
     policy: String,
     /// Number of clients in the sticky table; absent if the pool has no sticky table.
@@ -33,7 +33,8 @@ pub(super) struct PoolView {
 }
 
 impl PoolView {
-    pub(super) fn new(pool: &Pool, now: Time) -> Self {
+    /// Describes a pool.
+    pub(crate) fn new(pool: &Pool, now: Time) -> Self {
         Self {
             name: pool.spec().name.to_string(),
             policy: pool.spec().policy.name().into(),
@@ -122,8 +123,8 @@ impl ServerView {
             seconds(self.since_s),
             format!("{}{limit}", self.active),
             self.counters.served(unit).to_string(),
-            bytes(self.counters.value("bytes_in")),
-            bytes(self.counters.value("bytes_out")),
+            bytes(self.bytes_in()),
+            bytes(self.bytes_out()),
             self.counters.sum(&FAILURES).to_string(),
         ]
     }
@@ -146,6 +147,16 @@ impl ServerView {
     /// Returns the number of open connections and flows.
     pub(crate) fn active(&self) -> u32 {
         self.active
+    }
+
+    /// Returns the bytes that clients sent to the server.
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.counters.value("bytes_in")
+    }
+
+    /// Returns the bytes that the server sent to clients.
+    pub(crate) fn bytes_out(&self) -> u64 {
+        self.counters.value("bytes_out")
     }
 
     /// Returns the total number of connections or of datagrams from clients, whichever is larger.
