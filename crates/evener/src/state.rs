@@ -11,8 +11,8 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
-pub(crate) use clients::ClientsView;
-pub(crate) use connections::ConnectionsView;
+pub(crate) use clients::{ClientView, ClientsView};
+pub(crate) use connections::{ConnectionView, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
 pub(crate) use pool::{PoolView, ServerView};
 pub(crate) use service::ServiceView;
@@ -33,6 +33,8 @@ pub(crate) enum ViewScope {
     Instance,
     /// One service, without pools.
     Service(String),
+    /// One service, and the pool of its clients that no route matches.
+    ServiceWithPool(String),
 }
 
 /// The state of the instance, or of a part of it.

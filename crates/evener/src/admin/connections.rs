@@ -3,7 +3,6 @@
 
 use super::clients::entries_max;
 use super::{failed, shutting_down};
-use crate::state::ConnectionsView;
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -33,7 +32,7 @@ pub(super) async fn connections(
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.connections(query.service, most).await {
-        Some(Ok(listing)) => Json(ConnectionsView::new(listing, most)).into_response(),
+        Some(Ok(connections)) => Json(connections).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),
     }

@@ -44,6 +44,11 @@ impl ClientsView {
         table(&["SERVICE", "CLIENT", "CONNECTS", "IN", "OUT", "SEEN", "SERVER"], &rows)
     }
 
+    /// Returns the clients that are shown, the most recently active client first.
+    pub(crate) fn clients(&self) -> &[ClientView] {
+        &self.clients
+    }
+
     /// Returns the number of clients that are shown and the number of all clients.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.clients.len(), self.total)
@@ -84,6 +89,35 @@ impl ClientView {
             pool,
             server,
         }
+    }
+
+    pub(crate) fn address(&self) -> IpAddr {
+        self.client
+    }
+
+    /// Returns the number of connections and flows that the client opened.
+    pub(crate) fn connects(&self) -> u64 {
+        self.connects
+    }
+
+    /// Returns the bytes received from the client.
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in
+    }
+
+    /// Returns the bytes sent to the client.
+    pub(crate) fn bytes_out(&self) -> u64 {
+        self.bytes_out
+    }
+
+    /// Returns the seconds since the last activity of the client.
+    pub(crate) fn seen_s(&self) -> u64 {
+        self.seen_s
+    }
+
+    /// Returns the pool and the name of the last server.
+    pub(crate) fn last_server(&self) -> Option<(&str, &str)> {
+        self.pool.as_deref().zip(self.server.as_deref())
     }
 
     fn row(&self) -> Vec<String> {

@@ -21,6 +21,11 @@ impl ConnectionsView {
         Self { total: listing.total, connections }
     }
 
+    /// Returns the connections and flows that are shown, sorted by number.
+    pub(crate) fn into_connections(self) -> Vec<ConnectionView> {
+        self.connections
+    }
+
     /// Formats the connections and flows as a table.
     pub(crate) fn text(&self) -> String {
         let heading =
@@ -80,6 +85,46 @@ impl ConnectionView {
             to_client: open.to_client,
             to_server: open.to_server,
         }
+    }
+
+    /// Returns the number, which identifies the connection or flow in the instance.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Returns the address of the client.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// Returns the pool and the name of the current server, or of the server being connected to.
+    pub(crate) fn server(&self) -> Option<(&str, &str)> {
+        self.pool.as_deref().zip(self.server.as_deref())
+    }
+
+    /// Returns true if a server is connected.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.server_socket.is_some() && self.stage != "connecting"
+    }
+
+    /// Returns the file descriptor of the socket to the client.
+    pub(crate) fn client_socket(&self) -> Option<i32> {
+        self.client_socket
+    }
+
+    /// Returns the file descriptor of the socket to the server.
+    pub(crate) fn server_socket(&self) -> Option<i32> {
+        self.server_socket
+    }
+
+    /// Returns the number of bytes that are queued for the client.
+    pub(crate) fn to_client(&self) -> usize {
+        self.to_client
+    }
+
+    /// Returns the number of bytes that are queued for the server.
+    pub(crate) fn to_server(&self) -> usize {
+        self.to_server
     }
 
     fn row(&self) -> Vec<String> {

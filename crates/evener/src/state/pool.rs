@@ -3,7 +3,9 @@
 use super::{CountersView, Served};
 use crate::table::{bytes, seconds, table};
 use evener_core::Time;
+use evener_core::health::Verdict;
 use evener_core::pool::{Pool, Server};
+use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 
 const HEADING: [&str; 11] =
@@ -86,6 +88,10 @@ pub(crate) struct ServerView {
     /// Number of warm connections.
     warm: u32,
     counters: CountersView,
+    /// Seconds since the server was excluded by its checks or by an operator; `None` if it is not excluded. Only
+    /// front ends use it: the API does not have it.
+    #[serde(skip)]
+    excluded_s: Option<u64>,
 }
 
 impl ServerView {
@@ -104,6 +110,7 @@ impl ServerView {
             active: server.live.occupancy.active(),
             warm: server.live.warm.active(),
             counters: CountersView::new(&server.live.counters),
+            excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
         }
     }
 
@@ -149,6 +156,11 @@ impl ServerView {
         self.active
     }
 
+    /// Returns the number of open connections and flows, including warm connections.
+    pub(crate) fn active_and_warm(&self) -> u32 {
+        self.active + self.warm
+    }
+
     /// Returns the bytes that clients sent to the server.
     pub(crate) fn bytes_in(&self) -> u64 {
         self.counters.value("bytes_in")
@@ -159,8 +171,23 @@ impl ServerView {
         self.counters.value("bytes_out")
     }
 
+    /// Returns the seconds since the server was excluded, by its checks or by an operator; `None` if it is not
+    /// excluded.
+    pub(crate) fn excluded_s(&self) -> Option<u64> {
+        self.excluded_s
+    }
+
     /// Returns the total number of connections or of datagrams from clients, whichever is larger.
     pub(crate) fn served(&self) -> u64 {
         self.counters.value("connections").max(self.counters.value("datagrams_in"))
+    }
+}
+
+/// Returns the time since which a server is excluded; `None` if it is not excluded.
+fn excluded_since(server: &Server) -> Option<Time> {
+    match (server.state, server.health.verdict()) {
+        (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
+        (AdminState::Ready, Verdict::Down) => Some(server.since),
+        (AdminState::Drain | AdminState::Maintenance, _) => Some(server.state_since),
     }
 }

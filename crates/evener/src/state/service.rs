@@ -85,6 +85,11 @@ impl ServiceView {
         self.connections_active + self.flows_active
     }
 
+    /// Returns the number of warm connections to servers.
+    pub(crate) fn warm(&self) -> u32 {
+        self.warm
+    }
+
     /// Returns the listen addresses that are IP addresses.
     pub(super) fn ip_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listen.iter().filter_map(|address| address.parse().ok())

@@ -14,7 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 /// Requests to the supervisor, with channels for the responses.
 pub(crate) enum Request {
     Query(Query),
-    Inspect(Box<dyn FnOnce(&Supervisor) + Send>),
     Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
@@ -58,17 +57,6 @@ impl Handle {
         response.await.ok()
     }
 
-    /// Runs a function on the supervisor and returns its result. Returns `None` if the supervisor has ended.
-    pub(crate) async fn inspect<T: Send + 'static>(
-        &self,
-        inspect: impl FnOnce(&Supervisor) -> T + Send + 'static,
-    ) -> Option<T> {
-        self.request(|done| {
-            Request::Inspect(Box::new(move |supervisor: &Supervisor| drop(done.send(inspect(supervisor)))))
-        })
-        .await
-    }
-
     /// Logs an event, unless the supervisor has ended.
     pub(crate) async fn log(&self, event: Event) {
         let _ = self.0.send(Input::Request(Request::Log(event))).await;
@@ -108,7 +96,6 @@ impl Supervisor {
     pub(super) fn on_request(&mut self, request: Request) {
         match request {
             Request::Query(query) => self.on_query(query),
-            Request::Inspect(inspect) => inspect(self),
             Request::Reload(done) => self.begin_reload(Some(done)),
             Request::SetState { wanted, done } => drop(done.send(self.set_state(&wanted))),
             Request::Apply { config, files, done } => self.begin_apply(*config, files, done),

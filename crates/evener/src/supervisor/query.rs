@@ -2,7 +2,9 @@
 //! supervisor builds the records in `view.rs`; the workers contribute the open connections.
 
 use super::{Handle, Request};
-use crate::state::{ClientsView, ExplainQuery, Explanation, RuleView, StickyView, View, ViewScope};
+use crate::state::{
+    ClientsView, ConnectionsView, ExplainQuery, Explanation, RuleView, StickyView, View, ViewScope,
+};
 use evener_proxy::Listing;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -65,14 +67,15 @@ impl Handle {
         self.query(|reply| Query::Clients { service, since, most, reply }).await
     }
 
-    /// Returns the connections and flows of a service, or of all services; at most `most` from each
-    /// worker.
+    /// Returns the connections and flows of a service, or of all services; at most `most` of them.
     pub(crate) async fn connections(
         &self,
         service: Option<String>,
         most: usize,
-    ) -> Option<Result<Listing, String>> {
-        self.query(|reply| Query::Connections { service, most, reply }).await
+    ) -> Option<Result<ConnectionsView, String>> {
+        // The reply comes from a worker, which must not spend time on the records.
+        let listing = self.query(|reply| Query::Connections { service, most, reply }).await?;
+        Some(listing.map(|listing| ConnectionsView::new(listing, most)))
     }
 
     /// Returns the sticky table of a pool, or of all pools, with at most `most` clients.

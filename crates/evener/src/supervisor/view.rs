@@ -47,6 +47,12 @@ impl Supervisor {
             ViewScope::Service(name) => {
                 view.with_services(self.configured_service(name).into_iter().map(service_view))
             }
+            ViewScope::ServiceWithPool(name) => {
+                let service = self.configured_service(name);
+                let pool = service.and_then(|(spec, _)| self.find_pool(spec.pool.as_ref()?).ok());
+                view.with_services(service.into_iter().map(service_view))
+                    .with_pools(pool.into_iter().map(pool_view))
+            }
         }
     }
 
@@ -107,7 +113,7 @@ impl Supervisor {
     }
 
     /// Returns the time since the start.
-    pub(crate) fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         Time::since_origin(self.origin.elapsed())
     }
 
@@ -134,7 +140,7 @@ impl Supervisor {
     }
 
     /// Returns a service, or the reason why it cannot be found.
-    pub(crate) fn find_service(&self, name: &str) -> Result<&Service, String> {
+    pub(super) fn find_service(&self, name: &str) -> Result<&Service, String> {
         let service = self.services.get(name).map(|service| &**service);
         service.ok_or_else(|| no_service(name))
     }
@@ -168,7 +174,7 @@ impl Supervisor {
     }
 
     /// Returns a pool, or the reason why it cannot be found.
-    pub(crate) fn find_pool(&self, name: &str) -> Result<&Pool, String> {
+    fn find_pool(&self, name: &str) -> Result<&Pool, String> {
         let running = self.pools.get(name).map(|running| &running.pool);
         running.ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))
     }
