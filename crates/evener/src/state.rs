@@ -5,6 +5,8 @@
 mod access;
 mod clients;
 mod connections;
+#[cfg(test)]
+mod documented;
 mod explanation;
 mod pool;
 mod service;

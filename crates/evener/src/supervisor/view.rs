@@ -218,3 +218,55 @@ fn is_wanted(name: &str, wanted: Option<&str>) -> bool {
 pub(super) fn no_service(name: &str) -> String {
     format!("there is no service `{name}`; `evener status` lists them")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+    use super::*;
+    use crate::certificates::TlsSettings;
+    use crate::config::Config;
+    use crate::inputs::gather;
+    use crate::observe::{Log, LogFormat, LogLevel};
+    use crate::supervisor::{ConfigSource, Setting};
+    use evener_core::spec::{PoolSpec, Protocol, ServerSpec, Spec};
+    use serde_json::Value;
+
+    /// Services `a` and `b`, each with a pool of its own name.
+    fn supervisor() -> Supervisor {
+        let server = || ServerSpec::new("127.0.0.1:9".parse().unwrap());
+        let pools = ["a", "b"].map(|name| PoolSpec::new(name, vec![server()]));
+        let services = ["a", "b"].map(|name| ServiceSpec {
+            listen: vec![Endpoint::parse_listen("127.0.0.1:0").unwrap()],
+            pool: Some(name.into()),
+            ..ServiceSpec::new(name, Protocol::Tcp)
+        });
+        let config = Config::without_file(Spec { pools: pools.into(), services: services.into() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let inputs = runtime.block_on(gather(&config, TlsSettings::default())).ok().unwrap();
+        let log = Log::new(LogFormat::Text, LogLevel::Off);
+        let (mut supervisor, _) = Supervisor::start(Setting::new(1, ConfigSource::None, log)).unwrap();
+        assert!(supervisor.apply(config, inputs).is_ok());
+        supervisor
+    }
+
+    #[test]
+    fn a_view_has_only_the_services_and_pools_of_its_scope() {
+        let supervisor = supervisor();
+        let check = |scope: ViewScope, services: &[&str], pools: &[&str]| {
+            let view = serde_json::to_value(supervisor.view(&scope)).unwrap();
+            let names = |entries: &Value| -> Vec<String> {
+                let entries = entries.as_array().unwrap();
+                entries.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+            };
+            assert_eq!(names(&view["services"]), services, "{scope:?}");
+            assert_eq!(names(&view["pools"]), pools, "{scope:?}");
+        };
+        check(ViewScope::Instance, &["a", "b"], &["a", "b"]);
+        check(ViewScope::Service("b".into()), &["b"], &[]);
+        check(ViewScope::ServiceWithPool("b".into()), &["b"], &["b"]);
+        check(ViewScope::Service("missing".into()), &[], &[]);
+        check(ViewScope::ServiceWithPool("missing".into()), &[], &[]);
+        supervisor.plane.stop();
+    }
+}
