@@ -6,11 +6,11 @@ pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
 pub(crate) mod explain;
-pub(crate) mod state;
-pub(crate) mod status;
+pub(crate) mod server_state;
 pub(crate) mod sticky;
 
-use crate::supervisor::{Handle, Supervisor};
+use crate::state::ViewScope;
+use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
 use axum::extract::State;
@@ -120,12 +120,7 @@ impl AdminSocket {
                 return;
             }
             let socket = file.path().display().to_string();
-            let log = move |supervisor: &Supervisor| {
-                if !supervisor.has_ended() {
-                    supervisor.log(&Event::AdminListening { socket });
-                }
-            };
-            let _ = supervisor.inspect(log).await;
+            supervisor.log(Event::AdminListening { socket }).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -137,9 +132,9 @@ impl AdminSocket {
 
 fn router(supervisor: Handle) -> Router {
     Router::new()
-        .route("/v1/status", get(status::status))
+        .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
-        .route("/v1/servers/state", post(state::set_state))
+        .route("/v1/servers/state", post(server_state::set_state))
         .route("/v1/access", get(access::access).post(access::change_access))
         .route("/v1/clients", get(clients::clients))
         .route("/v1/connections", get(connections::connections).delete(connections::close_server))
@@ -173,6 +168,14 @@ fn failed(status: StatusCode, why: impl Into<String>) -> Response {
 
 fn shutting_down() -> Response {
     failed(StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down")
+}
+
+/// `GET /v1/status`: the state of the whole instance.
+async fn status(State(supervisor): State<Handle>) -> Response {
+    match supervisor.view(ViewScope::Instance).await {
+        Some(view) => Json(view).into_response(),
+        None => shutting_down(),
+    }
 }
 
 /// Changes made by a reload.

@@ -22,6 +22,7 @@ mod request_log;
 mod resolve;
 mod scope;
 mod signals;
+mod state;
 mod supervisor;
 mod table;
 mod unix_socket;

@@ -3,19 +3,21 @@
 
 mod access;
 mod apply;
+mod cache;
 mod certificates;
 mod connections;
 mod discovery;
 mod handle;
-mod inspect;
 mod listeners;
 mod paths;
 mod pools;
 mod probes;
+mod query;
 mod reload;
 mod reservation;
 mod shortage;
 mod signals;
+mod view;
 
 use crate::config::Config;
 use crate::observe::Log;
@@ -35,6 +37,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessError};
+pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use discovery::Scanned;
 pub(crate) use handle::{Handle, Request, StateChange};
@@ -263,14 +266,7 @@ impl Supervisor {
             },
             Input::Scanned(scanned) => self.on_scanned(scanned),
             Input::DirectoryChanged => self.on_directory_changed(),
-            Input::Request(Request::Access { service, change, done }) => {
-                self.change_access(&service, change, done);
-            }
-            Input::Request(Request::Inspect(inspect)) => inspect(self),
-            Input::Request(Request::Reload(done)) => self.begin_reload(Some(done)),
-            Input::Request(Request::SetState { wanted, done }) => drop(done.send(self.set_state(&wanted))),
-            Input::Request(Request::Apply { config, files, done }) => self.begin_apply(*config, files, done),
-            Input::Request(Request::Stop) => self.on_stop("request"),
+            Input::Request(request) => self.on_request(request),
         }
     }
 

@@ -2,8 +2,7 @@
 //! time.
 
 use super::{duration_of, failed, shutting_down};
-use crate::supervisor::{AccessChange, AccessError, Handle, Supervisor};
-use crate::table::{seconds, table};
+use crate::supervisor::{AccessChange, AccessError, Handle};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -14,45 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::time::Duration;
 
-/// An access rule that the operator added at run time.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct RuleView {
-    service: String,
-    prefix: String,
-    /// `permit` or `deny`.
-    action: String,
-    /// Seconds until the rule expires; absent for a permanent rule.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    left_s: Option<u64>,
-}
-
-impl RuleView {
-    /// Returns the rules of all services.
-    fn all(supervisor: &Supervisor) -> Vec<Self> {
-        let now = supervisor.now();
-        let rules = supervisor.access_rules().map(|(service, rule)| Self {
-            service: service.into(),
-            prefix: rule.prefix().to_string(),
-            action: rule.action().into(),
-            left_s: rule.left(now).map(|left| left.as_secs()),
-        });
-        rules.collect()
-    }
-
-    /// Formats rules as a table.
-    pub(crate) fn text(rules: &[Self]) -> String {
-        let rows: Vec<_> = rules.iter().map(Self::row).collect();
-        table(&["SERVICE", "ACTION", "PREFIX", "LEFT"], &rows)
-    }
-
-    fn row(&self) -> Vec<String> {
-        let left = self.left_s.map_or_else(|| "until forgotten".into(), seconds);
-        vec![self.service.clone(), self.action.clone(), self.prefix.clone(), left]
-    }
-}
-
 pub(super) async fn access(State(supervisor): State<Handle>) -> Response {
-    match supervisor.inspect(RuleView::all).await {
+    match supervisor.access_rules().await {
         Some(rules) => Json(rules).into_response(),
         None => shutting_down(),
     }

@@ -1,16 +1,15 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
 use super::{failed, shutting_down};
-use crate::supervisor::{Handle, Supervisor};
+use crate::supervisor::{ExpungeError, ExpungeExtent, Handle};
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use evener_core::dns::{Cache, ExpungeScope};
+use evener_core::dns::ExpungeScope;
 use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 /// Body of the request: a name whose cached responses are removed, or `all`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,14 +25,6 @@ pub(crate) struct ExpungeRequest {
     all: bool,
 }
 
-/// Set of cached responses to remove.
-#[derive(Debug, PartialEq, Eq)]
-enum Extent {
-    All,
-    /// A name in wire form and lower case, and the scope of the removal.
-    Name(Vec<u8>, ExpungeScope),
-}
-
 impl ExpungeRequest {
     /// Creates a request for the responses of a name, and of all names below it if `below` is true.
     pub(crate) fn name(service: String, name: String, below: bool) -> Self {
@@ -45,17 +36,20 @@ impl ExpungeRequest {
         Self { service, name: None, below: false, all: true }
     }
 
-    fn extent(&self) -> Result<Extent, String> {
+    fn extent(&self) -> Result<ExpungeExtent, String> {
         match (&self.name, self.all) {
             (None, true) if self.below => Err("`below` needs a `name`".into()),
-            (None, true) => Ok(Extent::All),
+            (None, true) => Ok(ExpungeExtent::All),
             (Some(name), false) => {
                 let mut name =
                     parse_name(name).map_err(|error| format!("`{name}` is not a domain name: {error}"))?;
                 // This does not change the length bytes of labels: they are at most 63 (RFC 1035, section 3.1),
                 // less than any letter.
                 name.make_ascii_lowercase();
-                Ok(Extent::Name(name, if self.below { ExpungeScope::Below } else { ExpungeScope::Name }))
+                Ok(ExpungeExtent::Name(
+                    name,
+                    if self.below { ExpungeScope::Below } else { ExpungeScope::Name },
+                ))
             }
             (None, false) | (Some(_), true) => Err("give either `name` or `all`".into()),
         }
@@ -89,30 +83,17 @@ pub(super) async fn expunge(
         Ok(extent) => extent,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    let service = wanted.service.clone();
-    let cache = match supervisor.inspect(move |supervisor| cache_of(supervisor, &service)).await {
-        Some(Ok(cache)) => cache,
-        Some(Err((status, why))) => return failed(status, why),
-        None => return shutting_down(),
-    };
-    // The whole cache may be searched, which takes time, so the control thread does not wait for it.
-    let expunged = tokio::task::spawn_blocking(move || match extent {
-        Extent::All => cache.clear(),
-        Extent::Name(name, scope) => cache.expunge(&name, scope),
-    });
-    match expunged.await {
-        Ok(expunged) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
-        Err(_) => shutting_down(),
+    match supervisor.expunge(wanted.service.clone(), extent).await {
+        Some(Ok(expunged)) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
+        Some(Err(error)) => {
+            let status = match error {
+                ExpungeError::NoService(_) => StatusCode::NOT_FOUND,
+                ExpungeError::NoCache(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            };
+            failed(status, error.to_string())
+        }
+        None => shutting_down(),
     }
-}
-
-fn cache_of(supervisor: &Supervisor, service: &str) -> Result<Arc<Cache>, (StatusCode, String)> {
-    let running = supervisor.find_service(service).map_err(|why| (StatusCode::NOT_FOUND, why))?;
-    let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
-    cache.ok_or_else(|| {
-        let why = format!("service `{service}` has no cache: give it dns = {{ cache = true }}");
-        (StatusCode::UNPROCESSABLE_ENTITY, why)
-    })
 }
 
 #[cfg(test)]
@@ -123,16 +104,19 @@ mod tests {
 
     #[test]
     fn a_request_must_have_either_a_name_or_all() {
-        let check = |body: &str, expected: Result<Extent, &str>| {
+        let check = |body: &str, expected: Result<ExpungeExtent, &str>| {
             let wanted: ExpungeRequest = serde_json::from_str(body).unwrap();
             assert_eq!(wanted.extent(), expected.map_err(str::to_owned), "{body}");
         };
         let name = || b"\x07example\x03org\0".to_vec();
-        check(r#"{"service": "s", "all": true}"#, Ok(Extent::All));
-        check(r#"{"service": "s", "name": "Example.ORG"}"#, Ok(Extent::Name(name(), ExpungeScope::Name)));
+        check(r#"{"service": "s", "all": true}"#, Ok(ExpungeExtent::All));
+        check(
+            r#"{"service": "s", "name": "Example.ORG"}"#,
+            Ok(ExpungeExtent::Name(name(), ExpungeScope::Name)),
+        );
         check(
             r#"{"service": "s", "name": "example.org.", "below": true}"#,
-            Ok(Extent::Name(name(), ExpungeScope::Below)),
+            Ok(ExpungeExtent::Name(name(), ExpungeScope::Below)),
         );
         check(r#"{"service": "s", "all": true, "below": true}"#, Err("`below` needs a `name`"));
         let either = "give either `name` or `all`";

@@ -4,7 +4,7 @@
 use super::AdminArgs;
 use super::connections::path_with;
 use crate::admin::client::Client;
-use crate::admin::sticky::StickyView;
+use crate::state::StickyView;
 
 /// `evener balstat [POOL] [--limit N]`
 pub(super) async fn balstat(

@@ -2,19 +2,18 @@
 
 use super::{AccessCommand, AdminArgs, ServerCommand};
 use crate::admin::Reloaded;
-use crate::admin::access::{AccessRequest, RuleView};
+use crate::admin::access::AccessRequest;
 use crate::admin::client::Client;
-use crate::admin::explain::Explanation;
-use crate::admin::state::StateRequest;
-use crate::admin::status::Status;
+use crate::admin::server_state::StateRequest;
+use crate::state::{Explanation, RuleView, View};
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
 
 /// `evener status`
 pub(super) async fn status(admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let status: Status = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
-    admin_args.print(&status, Status::text)
+    let view: View = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
+    admin_args.print(&view, View::text)
 }
 
 /// `evener reload`

@@ -3,8 +3,8 @@
 use super::AdminArgs;
 use super::client::percent_encoded;
 use crate::admin::client::Client;
-use crate::admin::clients::ClientsView;
-use crate::admin::connections::{ClosedView, ConnectionsView, ServerClosedView};
+use crate::admin::connections::{ClosedView, ServerClosedView};
+use crate::state::{ClientsView, ConnectionsView};
 use std::time::Duration;
 
 /// `evener clients [SERVICE] [--since TIME] [--limit N]`

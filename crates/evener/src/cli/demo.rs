@@ -7,11 +7,11 @@ mod servers;
 
 use super::RunOptions;
 use crate::admin::AdminSocket;
-use crate::admin::status::Status;
 use crate::config::Config;
 use crate::instance::Instance;
 use crate::observe::{LogFormat, LogLevel};
 use crate::signals::{self, Signals};
+use crate::state::ViewScope;
 use crate::supervisor::{ConfigSource, Handle};
 use anyhow::{Context, bail};
 use evener_core::Endpoint;
@@ -125,7 +125,7 @@ async fn show(
     length: Option<Duration>,
 ) -> Arc<Tally> {
     let tally = Arc::new(Tally::default());
-    let Some(first) = handle.inspect(Status::of).await else { return tally };
+    let Some(first) = handle.view(ViewScope::Instance).await else { return tally };
     let address = |service: &str| first.listen_addresses(service).first().copied();
     let (Some(web), Some(udp)) = (address("web"), address("echo")) else { return tally };
     let Some(runtime) = &servers.runtime else { return tally };
@@ -139,8 +139,8 @@ async fn show(
             () = signals.end() => break,
         }
         script.act(began.elapsed(), &mut servers, &mut screen).await;
-        let Some(status) = handle.inspect(Status::of).await else { break };
-        screen.draw(began.elapsed(), &status, &tally);
+        let Some(view) = handle.view(ViewScope::Instance).await else { break };
+        screen.draw(began.elapsed(), &view, &tally);
         if screen.has_failed() {
             break;
         }
@@ -151,8 +151,8 @@ async fn show(
         () = load.end() => {}
         () = signals.end() => {}
     }
-    if let Some(status) = handle.inspect(Status::of).await {
-        screen.finish(began.elapsed(), &status, &tally);
+    if let Some(view) = handle.view(ViewScope::Instance).await {
+        screen.finish(began.elapsed(), &view, &tally);
     }
     handle.stop().await;
     tally

@@ -1,10 +1,10 @@
 //! An instance inside another program: on its own thread, without a command line, signals or an admin socket.
 
 use super::Instance;
-use crate::admin::status::Status;
 use crate::config;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::Signals;
+use crate::state::ViewScope;
 use crate::supervisor::{ConfigSource, Handle, Setting};
 use anyhow::Context;
 use std::net::SocketAddr;
@@ -57,8 +57,8 @@ impl Embedded {
     /// Returns the IP addresses that a service listens on, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self, service: &str) -> Vec<SocketAddr> {
-        let status = self.runtime.block_on(self.handle.inspect(Status::of));
-        status.map(|status| status.listen_addresses(service)).unwrap_or_default()
+        let view = self.runtime.block_on(self.handle.view(ViewScope::Service(service.to_owned())));
+        view.map(|view| view.listen_addresses(service)).unwrap_or_default()
     }
 
     /// Reads the file again and applies it. Returns the changes.

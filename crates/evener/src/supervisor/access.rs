@@ -2,7 +2,7 @@
 //! configuration, for a time or until they are removed.
 
 use super::Supervisor;
-use super::inspect::no_service;
+use super::view::no_service;
 use evener_core::Time;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::event::Event;

@@ -1,74 +1,67 @@
 //! Lists and closes connections and flows. Only the admin client that sent the request waits for the responses
 //! of the workers.
 
-use super::{Handle, Supervisor};
+use super::query::Reply;
+use super::{Handle, Request, Supervisor};
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
 use evener_proxy::{Closed, EndReason, Listing};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 impl Handle {
-    /// Returns the connections and flows of a service or of all services, at most `most` from each worker, or
-    /// an error if there is no such service. Returns `None` if the supervisor has ended.
-    pub(crate) async fn connections(
-        &self,
-        service: Option<String>,
-        most: usize,
-    ) -> Option<Result<Listing, String>> {
-        let (done, response) = oneshot::channel();
-        let inspect = move |supervisor: &Supervisor| {
-            service.as_deref().map_or(Ok(()), |service| supervisor.find_open_service(service))?;
-            let done = move |listing| drop(done.send(listing));
-            supervisor.plane.connections(service.map(Into::into), most, done);
-            Ok(())
-        };
-        match self.inspect(inspect).await? {
-            Ok(()) => response.await.ok().map(Ok),
-            Err(why) => Some(Err(why)),
-        }
-    }
-
-    /// Closes a connection or flow by its number.
+    /// Closes a connection or flow by its number. Returns `None` if the supervisor has ended.
     pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
-        let (done, response) = oneshot::channel();
-        let inspect = move |supervisor: &Supervisor| {
-            let log = supervisor.setting.log.clone();
-            supervisor.plane.close(number, move |closed| {
-                if closed == Closed::Done {
-                    log.event(&Event::ConnectionClosed { number });
-                }
-                let _ = done.send(closed);
-            });
-        };
-        self.inspect(inspect).await?;
-        response.await.ok()
+        self.request(|done| Request::Close { number, done }).await
     }
 
     /// Closes all connections and flows of a server: `pool/server`, or just the server if only one pool has it.
     /// Returns the full name of the server and the number of connections and flows, or the reason of the
-    /// failure.
-    pub(crate) async fn close_server(&self, wanted: String) -> Option<Result<(String, usize), String>> {
-        let (done, response) = oneshot::channel();
-        let inspect = move |supervisor: &Supervisor| {
-            let (pool, id, full) = supervisor.pools.find_server(&wanted)?;
-            let snapshot = supervisor.pools.slot(&pool).map(|slot| slot.load_full());
-            let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
-            let server = server.ok_or_else(|| format!("server `{full}` is being added: try again"))?;
-            let done = move |closed| {
-                let _ = done.send(closed);
-            };
-            supervisor.end_server(&pool, server, EndReason::Operator, done);
-            Ok(full)
-        };
-        match self.inspect(inspect).await? {
-            Ok(full) => response.await.ok().map(|closed| Ok((full, closed))),
-            Err(why) => Some(Err(why)),
-        }
+    /// failure; `None` if the supervisor has ended.
+    pub(crate) async fn close_server(&self, server: String) -> Option<Result<(String, usize), String>> {
+        self.request(|done| Request::CloseServer { server, done }).await
     }
 }
 
 impl Supervisor {
+    /// Lists the connections and flows of a service, or of all services; at most `most` from each worker.
+    pub(super) fn list_connections(
+        &self,
+        service: Option<String>,
+        most: usize,
+        reply: Reply<Result<Listing, String>>,
+    ) {
+        if let Some(Err(why)) = service.as_deref().map(|service| self.find_open_service(service)) {
+            return drop(reply.send(Err(why)));
+        }
+        self.plane.connections(service.map(Into::into), most, move |listing| drop(reply.send(Ok(listing))));
+    }
+
+    /// Closes a connection or flow by its number.
+    pub(super) fn close(&self, number: u64, done: Reply<Closed>) {
+        let log = self.setting.log.clone();
+        self.plane.close(number, move |closed| {
+            if closed == Closed::Done {
+                log.event(&Event::ConnectionClosed { number });
+            }
+            let _ = done.send(closed);
+        });
+    }
+
+    /// Closes all connections and flows of the server that an operator names.
+    pub(super) fn close_server(&self, wanted: &str, done: Reply<Result<(String, usize), String>>) {
+        let (pool, id, full) = match self.pools.find_server(wanted) {
+            Ok(found) => found,
+            Err(why) => return drop(done.send(Err(why))),
+        };
+        let snapshot = self.pools.slot(&pool).map(|slot| slot.load_full());
+        let server = snapshot.as_ref().and_then(|snapshot| snapshot.server(id));
+        let Some(server) = server else {
+            return drop(done.send(Err(format!("server `{full}` is being added: try again"))));
+        };
+        let reason = EndReason::Operator;
+        self.end_server(&pool, server, reason, move |closed| drop(done.send(Ok((full, closed)))));
+    }
+
     /// Closes all connections and flows of a server. `done` is called with their number on the thread of a
     /// worker.
     pub(super) fn end_server(

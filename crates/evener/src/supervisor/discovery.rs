@@ -153,7 +153,7 @@ impl Supervisor {
     }
 
     /// Returns the number of a server that was found in a directory.
-    pub(crate) fn number_of(&self, pool: &str, target: &Target) -> Option<u32> {
+    pub(super) fn number_of(&self, pool: &str, target: &Target) -> Option<u32> {
         let Target::Unix(path) = target else { return None };
         self.discovery.numbers.get(pool)?.0.get(path).copied()
     }

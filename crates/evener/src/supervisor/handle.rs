@@ -1,19 +1,27 @@
 //! Requests to the supervisor from other tasks: the admin API and front ends.
 
 use super::access::{AccessChange, AccessError};
-use super::{Files, Input, Outcome, Supervisor, reload};
+use super::cache::{self, ExpungeExtent};
+use super::query::Query;
+use super::{Files, Input, Outcome, Phase, Supervisor, reload};
 use crate::config::Config;
+use evener_core::event::Event;
 use evener_core::spec::AdminState;
+use evener_proxy::Closed;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// Requests to the supervisor, each with a channel for the response.
+/// Requests to the supervisor, with channels for the responses.
 pub(crate) enum Request {
-    Inspect(Box<dyn FnOnce(&Supervisor) + Send>),
+    Query(Query),
     Reload(oneshot::Sender<Outcome>),
     SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessError>> },
+    Close { number: u64, done: oneshot::Sender<Closed> },
+    CloseServer { server: String, done: oneshot::Sender<Result<(String, usize), String>> },
+    Expunge { service: String, extent: ExpungeExtent, done: cache::Done },
+    Log(Event),
     Stop,
 }
 
@@ -42,36 +50,31 @@ impl Handle {
         Self(inputs)
     }
 
-    /// Runs a function on the supervisor and returns its result. Returns `None` if the supervisor has ended.
-    pub(crate) async fn inspect<T: Send + 'static>(
-        &self,
-        inspect: impl FnOnce(&Supervisor) -> T + Send + 'static,
-    ) -> Option<T> {
+    /// Sends a request and returns the response. Returns `None` if the supervisor has ended.
+    pub(super) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (done, response) = oneshot::channel();
-        let inspect = Box::new(move |supervisor: &Supervisor| drop(done.send(inspect(supervisor))));
-        self.0.send(Input::Request(Request::Inspect(inspect))).await.ok()?;
+        self.0.send(Input::Request(request(done))).await.ok()?;
         response.await.ok()
+    }
+
+    /// Logs an event, unless the supervisor has ended.
+    pub(crate) async fn log(&self, event: Event) {
+        let _ = self.0.send(Input::Request(Request::Log(event))).await;
     }
 
     /// Reads the configuration again. Returns the changes, or every problem.
     pub(crate) async fn reload(&self) -> Option<Outcome> {
-        let (done, response) = oneshot::channel();
-        self.0.send(Input::Request(Request::Reload(done))).await.ok()?;
-        response.await.ok()
+        self.request(Request::Reload).await
     }
 
     /// Applies a configuration that did not come from the file. Returns the changes, or every problem.
     pub(crate) async fn apply(&self, config: Config, files: Files) -> Option<Outcome> {
-        let (done, response) = oneshot::channel();
-        self.0.send(Input::Request(Request::Apply { config: Box::new(config), files, done })).await.ok()?;
-        response.await.ok()
+        self.request(|done| Request::Apply { config: Box::new(config), files, done }).await
     }
 
     /// Sets a server to ready, drain or maintenance. Returns its full name, or the reason of the failure.
     pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<String, String>> {
-        let (done, response) = oneshot::channel();
-        self.0.send(Input::Request(Request::SetState { wanted, done })).await.ok()?;
-        response.await.ok()
+        self.request(|done| Request::SetState { wanted, done }).await
     }
 
     /// Changes the access rules of a service. Returns the change that was made, or the reason of the failure.
@@ -80,9 +83,7 @@ impl Handle {
         service: String,
         change: AccessChange,
     ) -> Option<Result<String, AccessError>> {
-        let (done, response) = oneshot::channel();
-        self.0.send(Input::Request(Request::Access { service, change, done })).await.ok()?;
-        response.await.ok()
+        self.request(|done| Request::Access { service, change, done }).await
     }
 
     /// Shuts the program down as SIGTERM does.
@@ -92,6 +93,22 @@ impl Handle {
 }
 
 impl Supervisor {
+    pub(super) fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Query(query) => self.on_query(query),
+            Request::Reload(done) => self.begin_reload(Some(done)),
+            Request::SetState { wanted, done } => drop(done.send(self.set_state(&wanted))),
+            Request::Apply { config, files, done } => self.begin_apply(*config, files, done),
+            Request::Access { service, change, done } => self.change_access(&service, change, done),
+            Request::Close { number, done } => self.close(number, done),
+            Request::CloseServer { server, done } => self.close_server(&server, done),
+            Request::Expunge { service, extent, done } => self.expunge(&service, extent, done),
+            Request::Log(event) if self.phase != Phase::Ended => self.log(&event),
+            Request::Log(_) => {}
+            Request::Stop => self.on_stop("request"),
+        }
+    }
+
     /// Changes the state of a server. Returns its full name, or the reason of the failure.
     pub(super) fn set_state(&mut self, change: &StateChange) -> Result<String, String> {
         let (pool, id, full) = self.pools.find_server(&change.server)?;

@@ -78,6 +78,9 @@ impl RunningListener {
     }
 }
 
+/// The addresses that services listen on, by the names of the services.
+pub(super) type ListenAddresses<'a> = BTreeMap<&'a str, BTreeSet<&'a Endpoint>>;
+
 /// The listeners of all services.
 #[derive(Default)]
 pub(super) struct Listeners {
@@ -101,11 +104,14 @@ impl Listeners {
         self.by_key.len()
     }
 
-    /// Returns the addresses that a service listens on, as bound.
-    pub(super) fn bound_addresses(&self, service: &str) -> BTreeSet<&Endpoint> {
-        let listeners = self.by_key.values().filter(|listener| &*listener.service == service);
-        // One address may have a TCP and a UDP listener; it is listed once.
-        listeners.map(|listener| &listener.bound).collect()
+    /// Returns the addresses that services listen on, as bound.
+    pub(super) fn bound_addresses(&self) -> ListenAddresses<'_> {
+        let mut addresses = ListenAddresses::new();
+        for listener in self.by_key.values() {
+            // One address may have a TCP and a UDP listener; it is listed once.
+            addresses.entry(&*listener.service).or_default().insert(&listener.bound);
+        }
+        addresses
     }
 
     /// Returns the time of the next check of files.

@@ -6,6 +6,7 @@ mod admin {
     mod clients;
     mod connections;
     mod explain;
+    mod status;
 }
 
 mod checks {

@@ -2,7 +2,7 @@
 
 use super::NAMES;
 use super::load::Tally;
-use crate::admin::status::{ServerView, Status};
+use crate::state::{ServerView, View};
 use crate::table::table;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
@@ -70,14 +70,14 @@ impl Screen {
     }
 
     /// Records changes of verdicts, and draws: on a terminal always, else when the next table is due.
-    pub(super) fn draw(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
-        self.add_verdicts(elapsed, status);
+    pub(super) fn draw(&mut self, elapsed: Duration, view: &View, tally: &Tally) {
+        self.add_verdicts(elapsed, view);
         let due = self.drawn_at.is_none_or(|at| elapsed >= at + TABLE_EVERY);
         if !self.terminal && !due {
             return;
         }
         self.drawn_at = Some(elapsed);
-        let table = self.table(elapsed, status, tally);
+        let table = self.table(elapsed, view, tally);
         if self.terminal {
             let events: Vec<&str> = self.events.iter().map(String::as_str).collect();
             // The cursor moves to the beginning, each line is overwritten and cleared to its end, and then all
@@ -101,13 +101,13 @@ impl Screen {
     }
 
     /// Draws the last picture.
-    pub(super) fn finish(&mut self, elapsed: Duration, status: &Status, tally: &Tally) {
+    pub(super) fn finish(&mut self, elapsed: Duration, view: &View, tally: &Tally) {
         self.drawn_at = None;
-        self.draw(elapsed, status, tally);
+        self.draw(elapsed, view, tally);
     }
 
-    fn add_verdicts(&mut self, elapsed: Duration, status: &Status) {
-        for server in status.servers() {
+    fn add_verdicts(&mut self, elapsed: Duration, view: &View) {
+        for server in view.servers() {
             let before = self.verdicts.insert(server.name().to_owned(), server.verdict().to_owned());
             if let Some(change) = before.and_then(|before| server.change(&before)) {
                 self.add_event(elapsed, format!("evener: {change}"));
@@ -115,11 +115,11 @@ impl Screen {
         }
     }
 
-    fn table(&mut self, elapsed: Duration, status: &Status, tally: &Tally) -> String {
+    fn table(&mut self, elapsed: Duration, view: &View, tally: &Tally) -> String {
         let responses = tally.responses();
         let most = responses.values().copied().max().unwrap_or(1).max(1);
         let mut rows = Vec::new();
-        for server in status.servers() {
+        for server in view.servers() {
             let (served, rate) = self.rate(elapsed, server);
             let received = responses.get(server.name()).copied();
             let bar = received.map_or(0, |received| (received as usize * BAR).div_ceil(most as usize));

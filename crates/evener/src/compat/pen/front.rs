@@ -5,13 +5,13 @@ use super::settings::{Compiled, InstanceAction, NAME, PenSettings, Query, Step, 
 use super::view::{self, ConnectionNumbers, InstanceView, server_name};
 use crate::config::{Config, Problem};
 use crate::observe::Log;
+use crate::state::{ConnectionView, ViewScope};
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
 use evener_core::diff::diff_specs;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
-use evener_proxy::Open;
 use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -233,16 +233,18 @@ impl Front {
     }
 
     async fn inspect(&self) -> InstanceView {
-        let settings = self.settings.clone();
-        let view = self.handle.inspect(move |supervisor| InstanceView::inspect(supervisor, &settings)).await;
-        view.unwrap_or_default()
+        let view = self.handle.view(ViewScope::ServiceWithPool(NAME.into())).await;
+        // pen shows all clients of its table, whose size is a setting.
+        let clients = self.handle.clients(Some(NAME.into()), None, usize::MAX).await;
+        let clients = clients.and_then(Result::ok).unwrap_or_default();
+        view.map(|view| InstanceView::new(&view, &clients, &self.settings)).unwrap_or_default()
     }
 
     /// Returns the open connections, with pen's numbers.
-    async fn open(&mut self) -> Vec<(usize, Open)> {
-        let listing = self.handle.connections(Some(NAME.into()), view::ROWS_MAX).await;
-        let open = listing.and_then(Result::ok).unwrap_or_default().open;
-        self.numbers.number(open)
+    async fn open(&mut self) -> Vec<(usize, ConnectionView)> {
+        let open = self.handle.connections(Some(NAME.into()), view::ROWS_MAX).await;
+        let open = open.and_then(Result::ok).unwrap_or_default();
+        self.numbers.number(open.into_connections())
     }
 
     /// Returns the status page, and writes it to its file, if any.
@@ -310,7 +312,7 @@ impl Front {
         }
         let open = self.open().await;
         if let Some((_, open)) = open.iter().find(|(listed, _)| *listed as i64 == number) {
-            let _ = self.handle.close(open.number).await;
+            let _ = self.handle.close(open.number()).await;
         }
         format!("Forcibly closing connection {number}\n")
     }

@@ -6,13 +6,9 @@ mod page;
 pub(super) use page::{ROWS_MAX, out_of_range, socket};
 
 use super::settings::{ABUSE, EMERGENCY, NAME, PenSettings, SlotTraffic};
-use crate::supervisor::Supervisor;
-use evener_core::clients::{ClientSeen, LastServer};
-use evener_core::pool::Pool;
-use evener_proxy::Open;
+use crate::state::{self, ClientsView, ConnectionView, ServiceView, View};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 /// pen's number of the emergency server.
 const EMERGENCY_NUMBER: i64 = -1;
@@ -47,46 +43,41 @@ pub(super) struct InstanceView {
 }
 
 impl InstanceView {
-    /// Reads the state of the running instance.
-    pub(super) fn inspect(supervisor: &Supervisor, settings: &PenSettings) -> Self {
-        let pool = supervisor.find_pool(NAME).ok();
+    /// Describes the instance. `view` has the service and its pool.
+    pub(super) fn new(view: &View, clients: &ClientsView, settings: &PenSettings) -> Self {
         let mut servers = vec![SlotTraffic::default(); settings.slots().len()];
-        for server in pool.into_iter().flat_map(Pool::servers) {
-            let number = server.spec.name.parse::<usize>().ok();
+        for server in view.servers() {
+            let number = server.name().parse::<usize>().ok();
             if let Some(slot) = number.and_then(|number| servers.get_mut(number)) {
-                *slot = SlotTraffic::of(server, supervisor.now());
+                *slot = SlotTraffic::of(server);
             }
         }
-        let service = supervisor.find_service(NAME).ok();
-        let clients = service.and_then(evener_proxy::Service::clients).into_iter().flatten();
-        let now = supervisor.now();
-        let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
+        let service = view.service(NAME);
         Self {
             servers,
-            clients: clients.map(|client| ClientView::of(&client, now.since(client.seen))).collect(),
-            connections: service
-                .map_or(0, |service| service.live.connections.active() + flows(&service.live)),
-            idlers: service.map_or(0, |service| service.live.warm.active()),
+            clients: clients.clients().iter().map(ClientView::of).collect(),
+            connections: service.map_or(0, ServiceView::active),
+            idlers: service.map_or(0, ServiceView::warm),
         }
     }
 }
 
 impl ClientView {
-    fn of(client: &ClientSeen, age: Duration) -> Self {
+    fn of(client: &state::ClientView) -> Self {
         Self {
-            address: client.address,
-            age: age.as_secs(),
-            server: number_of(client.last_server.as_ref()),
-            connects: client.connects,
-            sent: client.bytes_out,
-            received: client.bytes_in,
+            address: client.address(),
+            age: client.seen_s(),
+            server: number_of(client.last_server()),
+            connects: client.connects(),
+            sent: client.bytes_out(),
+            received: client.bytes_in(),
         }
     }
 }
 
-/// Returns pen's number of a server.
-fn number_of(last_server: Option<&LastServer>) -> i64 {
-    match last_server.map(|last| (&*last.pool, &*last.server)) {
+/// Returns pen's number of a server, which is given by its pool and name.
+fn number_of(server: Option<(&str, &str)>) -> i64 {
+    match server {
         Some((NAME, EMERGENCY)) => EMERGENCY_NUMBER,
         Some((ABUSE, _)) => ABUSE_NUMBER,
         Some((_, number)) => number.parse().unwrap_or(NO_SERVER),
@@ -100,23 +91,23 @@ pub(super) struct ConnectionNumbers(Vec<Option<u64>>);
 
 impl ConnectionNumbers {
     /// Numbers the open connections.
-    pub(super) fn number(&mut self, open: Vec<Open>) -> Vec<(usize, Open)> {
+    pub(super) fn number(&mut self, open: Vec<ConnectionView>) -> Vec<(usize, ConnectionView)> {
         for slot in &mut self.0 {
-            slot.take_if(|known| open.binary_search_by_key(&*known, |open| open.number).is_err());
+            slot.take_if(|known| open.binary_search_by_key(&*known, ConnectionView::number).is_err());
         }
         let positions = self.0.iter().enumerate();
         let known: BTreeMap<u64, usize> =
             positions.filter_map(|(slot, number)| number.map(|number| (number, slot))).collect();
         let mut free = 0;
         let numbered = open.into_iter().map(|open| {
-            let number = known.get(&open.number).copied().unwrap_or_else(|| {
+            let number = known.get(&open.number()).copied().unwrap_or_else(|| {
                 while self.0.get(free).is_some_and(Option::is_some) {
                     free += 1;
                 }
                 if free == self.0.len() {
                     self.0.push(None);
                 }
-                self.0[free] = Some(open.number);
+                self.0[free] = Some(open.number());
                 free
             });
             (number, open)
@@ -129,10 +120,10 @@ impl ConnectionNumbers {
 
 /// Returns the state of a connection as one of pen's bits: in progress until a server is connected, then
 /// connected.
-fn pen_state(open: &Open) -> u32 {
+fn pen_state(open: &ConnectionView) -> u32 {
     const IN_PROGRESS: u32 = 1;
     const CONNECTED: u32 = 2;
-    if open.server_socket.is_none() || open.stage == "connecting" { IN_PROGRESS } else { CONNECTED }
+    if open.is_connected() { CONNECTED } else { IN_PROGRESS }
 }
 
 /// Returns the name by which `set_state` finds a server.
@@ -143,9 +134,11 @@ pub(super) fn server_name(number: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evener_proxy::Open;
+    use std::time::Duration;
 
-    fn open(number: u64) -> Open {
-        Open {
+    fn open(number: u64) -> ConnectionView {
+        ConnectionView::new(Open {
             number,
             service: NAME.into(),
             client: IpAddr::from([127, 0, 0, 1]),
@@ -157,7 +150,7 @@ mod tests {
             server_socket: None,
             to_client: 0,
             to_server: 0,
-        }
+        })
     }
 
     #[test]
@@ -166,7 +159,7 @@ mod tests {
         let mut check = |open_now: &[u64], expected: &[(usize, u64)]| {
             let numbered = numbers.number(open_now.iter().map(|number| open(*number)).collect());
             let numbered: Vec<(usize, u64)> =
-                numbered.iter().map(|(number, open)| (*number, open.number)).collect();
+                numbered.iter().map(|(number, open)| (*number, open.number())).collect();
             assert_eq!(numbered, expected);
         };
         check(&[10, 11, 12], &[(0, 10), (1, 11), (2, 12)]);

@@ -2,11 +2,11 @@
 
 use super::address::{port_number, resolve};
 use super::command::parse_list_number;
+use crate::state::ServerView;
+use evener_core::Endpoint;
 use evener_core::acl::Acl;
-use evener_core::health::Verdict;
 use evener_core::limits::Limits;
-use evener_core::spec::{AdminState, ServerSpec, WEIGHT_MAX};
-use evener_core::{Endpoint, Time};
+use evener_core::spec::{ServerSpec, WEIGHT_MAX};
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -187,18 +187,12 @@ pub(in crate::compat::pen) struct SlotTraffic {
 }
 
 impl SlotTraffic {
-    pub(in crate::compat::pen) fn of(server: &evener_core::pool::Server, now: Time) -> Self {
-        let since = match (server.state, server.health.verdict()) {
-            (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
-            (AdminState::Ready, Verdict::Down) => Some(server.since),
-            _ => Some(server.state_since),
-        };
+    pub(in crate::compat::pen) fn of(server: &ServerView) -> Self {
         Self {
-            // Warm connections to the server count, too.
-            connections: server.live.occupancy.active() + server.live.warm.active(),
-            sent: server.live.counters.total("bytes_in"),
-            received: server.live.counters.total("bytes_out"),
-            excluded_since: since.map_or(0, |since| epoch().saturating_sub(now.since(since).as_secs())),
+            connections: server.active_and_warm(),
+            sent: server.bytes_in(),
+            received: server.bytes_out(),
+            excluded_since: server.excluded_s().map_or(0, |excluded| epoch().saturating_sub(excluded)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ClientView, InstanceView, number_of, pen_state};
 use crate::compat::pen::settings::{PenSettings, Slot, SlotTraffic};
-use evener_proxy::Open;
+use crate::state::ConnectionView;
 use std::fmt::{Display, Write as _};
 use time::{OffsetDateTime, UtcOffset};
 
@@ -43,7 +43,7 @@ impl InstanceView {
         &self,
         number: i64,
         settings: &PenSettings,
-        open: &[(usize, Open)],
+        open: &[(usize, ConnectionView)],
     ) -> String {
         if !(0..i64::from(settings.conn_max())).contains(&number) {
             return out_of_range(number);
@@ -56,15 +56,15 @@ impl InstanceView {
         format!(
             "Connection {number}:\nstate = {}\ndownfd = {}, upfd = {}\nclient = {}, server = {}\npend = 0\n",
             pen_state(open),
-            open.client_socket.unwrap_or(-1),
-            open.server_socket.unwrap_or(-1),
+            open.client_socket().unwrap_or(-1),
+            open.server_socket().unwrap_or(-1),
             self.client_number(open),
-            number_of(open.server.as_ref())
+            number_of(open.server())
         )
     }
 
-    fn client_number(&self, open: &Open) -> i64 {
-        let address = open.client.to_canonical();
+    fn client_number(&self, open: &ConnectionView) -> i64 {
+        let address = open.client().to_canonical();
         let position = self.clients.iter().position(|client| client.address == address);
         position.map_or(-1, |at| at as i64)
     }
@@ -73,7 +73,7 @@ impl InstanceView {
     pub(in crate::compat::pen) fn html(
         &self,
         settings: &PenSettings,
-        open: &[(usize, Open)],
+        open: &[(usize, ConnectionView)],
         offset: UtcOffset,
     ) -> String {
         let current = self.clients.first().map_or(0, |client| client.server.max(0));
@@ -99,16 +99,16 @@ impl InstanceView {
         out
     }
 
-    fn connection_row(&self, (number, open): &(usize, Open)) -> Vec<String> {
+    fn connection_row(&self, (number, open): &(usize, ConnectionView)) -> Vec<String> {
         let end = |end: Option<i32>| end.unwrap_or(-1);
         row([
             number,
-            &end(open.client_socket),
-            &end(open.server_socket),
-            &open.to_client,
-            &open.to_server,
+            &end(open.client_socket()),
+            &end(open.server_socket()),
+            &open.to_client(),
+            &open.to_server(),
             &self.client_number(open),
-            &number_of(open.server.as_ref()),
+            &number_of(open.server()),
         ])
     }
 
@@ -138,9 +138,9 @@ pub(in crate::compat::pen) fn out_of_range(number: i64) -> String {
 }
 
 /// Formats the response to `socket N`.
-pub(in crate::compat::pen) fn socket(socket: i64, open: &[(usize, Open)]) -> String {
+pub(in crate::compat::pen) fn socket(socket: i64, open: &[(usize, ConnectionView)]) -> String {
     let has = |end: Option<i32>| end.is_some_and(|end| i64::from(end) == socket);
-    let owner = open.iter().find(|(_, open)| has(open.client_socket) || has(open.server_socket));
+    let owner = open.iter().find(|(_, open)| has(open.client_socket()) || has(open.server_socket()));
     let number = owner.map_or(-1, |(number, _)| *number as i64);
     format!("Socket {socket} belongs to connection {number}\n")
 }

@@ -1,9 +1,9 @@
-//! Services in the status: their listen addresses, load, caches and counters.
+//! Services: their listen addresses, load, caches and counters.
 
 use super::pool::PoolView;
 use super::{CountersView, Served};
-use crate::supervisor::Supervisor;
 use crate::table::bytes;
+use evener_core::Endpoint;
 use evener_core::spec::{Protocol, ServiceSpec};
 use evener_proxy::Service;
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub(super) const HEADING: [&str; 11] = [
 
 /// A service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ServiceView {
+pub(crate) struct ServiceView {
     name: String,
     protocol: String,
     /// True if clients connect with TLS.
@@ -55,12 +55,17 @@ pub(super) struct ServiceView {
 }
 
 impl ServiceView {
-    pub(super) fn new(supervisor: &Supervisor, spec: &ServiceSpec, service: &Service) -> Self {
+    /// Describes a service that is bound to the addresses `listen`.
+    pub(crate) fn new<'a>(
+        spec: &ServiceSpec,
+        service: &Service,
+        listen: impl IntoIterator<Item = &'a Endpoint>,
+    ) -> Self {
         Self {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
-            listen: supervisor.bound_addresses(&spec.name).iter().map(ToString::to_string).collect(),
+            listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: service.live.connections.active(),
             connects_pending: service.live.pending.active(),
@@ -73,6 +78,16 @@ impl ServiceView {
 
     pub(super) fn is_named(&self, name: &str) -> bool {
         self.name == name
+    }
+
+    /// Returns the number of open connections and flows.
+    pub(crate) fn active(&self) -> u32 {
+        self.connections_active + self.flows_active
+    }
+
+    /// Returns the number of warm connections to servers.
+    pub(crate) fn warm(&self) -> u32 {
+        self.warm
     }
 
     /// Returns the listen addresses that are IP addresses.
@@ -93,7 +108,7 @@ impl ServiceView {
             format!("{}{}", self.protocol, if self.tls { "+tls" } else { "" }),
             self.listen.join(" "),
             self.pool.clone().unwrap_or_else(|| "by route".into()),
-            (self.connections_active + self.flows_active).to_string(),
+            self.active().to_string(),
             counters.served(self.unit()).to_string(),
             bytes(counters.value("bytes_in")),
             bytes(counters.value("bytes_out")),

@@ -1,9 +1,11 @@
-//! Pools and servers in the status: verdicts, load and counters.
+//! Pools and servers: verdicts, load and counters.
 
 use super::{CountersView, Served};
 use crate::table::{bytes, seconds, table};
 use evener_core::Time;
+use evener_core::health::Verdict;
 use evener_core::pool::{Pool, Server};
+use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 
 const HEADING: [&str; 11] =
@@ -23,7 +25,7 @@ const FAILURES: [&str; 8] = [
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct PoolView {
+pub(crate) struct PoolView {
     name: String,
     policy: String,
     /// Number of clients in the sticky table; absent if the pool has no sticky table.
@@ -33,7 +35,8 @@ pub(super) struct PoolView {
 }
 
 impl PoolView {
-    pub(super) fn new(pool: &Pool, now: Time) -> Self {
+    /// Describes a pool.
+    pub(crate) fn new(pool: &Pool, now: Time) -> Self {
         Self {
             name: pool.spec().name.to_string(),
             policy: pool.spec().policy.name().into(),
@@ -85,6 +88,10 @@ pub(crate) struct ServerView {
     /// Number of warm connections.
     warm: u32,
     counters: CountersView,
+    /// Seconds since the server was excluded by its checks or by an operator; `None` if it is not excluded. Only
+    /// front ends use it: the API does not have it.
+    #[serde(skip)]
+    excluded_s: Option<u64>,
 }
 
 impl ServerView {
@@ -103,6 +110,7 @@ impl ServerView {
             active: server.live.occupancy.active(),
             warm: server.live.warm.active(),
             counters: CountersView::new(&server.live.counters),
+            excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
         }
     }
 
@@ -122,8 +130,8 @@ impl ServerView {
             seconds(self.since_s),
             format!("{}{limit}", self.active),
             self.counters.served(unit).to_string(),
-            bytes(self.counters.value("bytes_in")),
-            bytes(self.counters.value("bytes_out")),
+            bytes(self.bytes_in()),
+            bytes(self.bytes_out()),
             self.counters.sum(&FAILURES).to_string(),
         ]
     }
@@ -148,8 +156,38 @@ impl ServerView {
         self.active
     }
 
+    /// Returns the number of open connections and flows, including warm connections.
+    pub(crate) fn active_and_warm(&self) -> u32 {
+        self.active + self.warm
+    }
+
+    /// Returns the bytes that clients sent to the server.
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.counters.value("bytes_in")
+    }
+
+    /// Returns the bytes that the server sent to clients.
+    pub(crate) fn bytes_out(&self) -> u64 {
+        self.counters.value("bytes_out")
+    }
+
+    /// Returns the seconds since the server was excluded, by its checks or by an operator; `None` if it is not
+    /// excluded.
+    pub(crate) fn excluded_s(&self) -> Option<u64> {
+        self.excluded_s
+    }
+
     /// Returns the total number of connections or of datagrams from clients, whichever is larger.
     pub(crate) fn served(&self) -> u64 {
         self.counters.value("connections").max(self.counters.value("datagrams_in"))
+    }
+}
+
+/// Returns the time since which a server is excluded; `None` if it is not excluded.
+fn excluded_since(server: &Server) -> Option<Time> {
+    match (server.state, server.health.verdict()) {
+        (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
+        (AdminState::Ready, Verdict::Down) => Some(server.since),
+        (AdminState::Drain | AdminState::Maintenance, _) => Some(server.state_since),
     }
 }

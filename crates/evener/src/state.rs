@@ -1,26 +1,47 @@
-//! `GET /v1/status`: the state of the whole instance, as JSON and as text for people.
+//! The state of an instance as records: the model that the supervisor fills, the admin API sends as JSON, and
+//! commands, front ends and the demo read. Each record has its text for people beside it. The records are copies:
+//! they do not follow the instance, and nothing here reads or changes a supervisor.
 
+mod access;
+mod clients;
+mod connections;
+#[cfg(test)]
+mod documented;
+mod explanation;
 mod pool;
 mod service;
+mod sticky;
 
-pub(crate) use pool::ServerView;
+pub(crate) use access::RuleView;
+pub(crate) use clients::{ClientView, ClientsView};
+pub(crate) use connections::{ConnectionView, ConnectionsView};
+pub(crate) use explanation::{ExplainQuery, Explanation};
+pub(crate) use pool::{PoolView, ServerView};
+pub(crate) use service::ServiceView;
+pub(crate) use sticky::StickyView;
 
-use super::shutting_down;
-use crate::supervisor::{Handle, Supervisor};
 use crate::table;
-use axum::Json;
-use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use evener_core::counters::{CounterSet, Sharded};
-use pool::PoolView;
 use serde::{Deserialize, Serialize};
-use service::ServiceView;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-/// The state of the instance.
+/// The part of the state that a view contains. A small part costs little, even if the instance has many
+/// services and servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ViewScope {
+    /// All services and pools.
+    Instance,
+    /// One service, without pools.
+    Service(String),
+    /// One service, and the pool of its clients that no route matches.
+    ServiceWithPool(String),
+}
+
+/// The state of the instance, or of a part of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct View {
     /// The program's version.
     version: String,
     pid: u32,
@@ -35,34 +56,39 @@ pub(crate) struct Status {
     pools: Vec<PoolView>,
 }
 
-pub(super) async fn status(State(supervisor): State<Handle>) -> Response {
-    match supervisor.inspect(Status::of).await {
-        Some(status) => Json(status).into_response(),
-        None => shutting_down(),
-    }
-}
-
-impl Status {
-    /// Returns the present state.
-    pub(crate) fn of(supervisor: &Supervisor) -> Self {
-        let services = supervisor.configured_services();
-        let pools = supervisor.configured_pools();
+impl View {
+    /// Creates a view of this process, which has run for `uptime`, without services and pools.
+    pub(crate) fn new(uptime: Duration, workers: usize, draining: bool) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
-            uptime_s: supervisor.now().since(evener_core::Time::ZERO).as_secs(),
-            workers: supervisor.workers(),
-            draining: supervisor.is_draining(),
+            uptime_s: uptime.as_secs(),
+            workers,
+            draining,
             descriptors: DescriptorsView::measure(),
-            services: services.map(|(spec, service)| ServiceView::new(supervisor, spec, service)).collect(),
-            pools: pools.map(|pool| PoolView::new(pool, supervisor.now())).collect(),
+            services: Vec::new(),
+            pools: Vec::new(),
         }
+    }
+
+    /// Adds services, in the order in which they are listed.
+    pub(crate) fn with_services(self, services: impl Iterator<Item = ServiceView>) -> Self {
+        Self { services: services.collect(), ..self }
+    }
+
+    /// Adds pools, in the order in which they are listed.
+    pub(crate) fn with_pools(self, pools: impl Iterator<Item = PoolView>) -> Self {
+        Self { pools: pools.collect(), ..self }
+    }
+
+    /// Returns a service.
+    pub(crate) fn service(&self, name: &str) -> Option<&ServiceView> {
+        self.services.iter().find(|service| service.is_named(name))
     }
 
     /// Returns the IP addresses that a service listens on, with the ports that the system chose.
     pub(crate) fn listen_addresses(&self, service: &str) -> Vec<SocketAddr> {
-        let service = self.services.iter().filter(|one| one.is_named(service));
-        service.flat_map(ServiceView::ip_addresses).collect()
+        self.service(service).into_iter().flat_map(ServiceView::ip_addresses).collect()
     }
 
     /// Returns the servers of all pools.

@@ -1,0 +1,286 @@
+//! The explanation of a choice: the server that a client of a service would get, and the reasons against the other
+//! servers, or the reason why the client would get no server. An explanation changes neither counters nor state.
+
+use crate::table::table;
+use evener_core::acl::Access;
+use evener_core::explain::{self as core, Entrance, Gate};
+use evener_core::snapshot::Request;
+use evener_core::spec::Protocol;
+use evener_core::throttle::{Exceeded, Throttle};
+use evener_core::{Random, Time};
+use evener_proxy::{Refusal, Service, Settings};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The client whose choice is explained, and the target of its request.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ExplainQuery {
+    service: String,
+    client: IpAddr,
+    host: Option<String>,
+    path: Option<String>,
+}
+
+impl ExplainQuery {
+    /// Returns the name of the service.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+}
+
+/// The server that a client would get, with the reasons.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Explanation {
+    service: String,
+    /// Pool of the server that the client gets; absent if the client gets no server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    policy: Option<String>,
+    client: IpAddr,
+    /// True if the access list of the service admits the client.
+    permitted: bool,
+    /// The limit of `per_client` that the client reached: `connections`, `connection_rate` or `request_rate`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    limit: Option<String>,
+    /// Action for a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    refusal: Option<String>,
+    /// Further facts that affect the choice, one sentence each.
+    #[serde(default)]
+    notes: Vec<String>,
+    /// Server in the sticky table for this client.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sticky: Option<String>,
+    /// True if the policy is random, so that the order may differ for the next request.
+    by_chance: bool,
+    /// Candidates in the order in which they would be tried, then the other servers.
+    servers: Vec<ServerReason>,
+}
+
+impl Explanation {
+    /// Creates an explanation for a permitted client, without pool, servers and notes.
+    pub(crate) fn new(query: &ExplainQuery) -> Self {
+        Self {
+            service: query.service.clone(),
+            pool: None,
+            policy: None,
+            client: query.client,
+            permitted: true,
+            limit: None,
+            refusal: None,
+            notes: Vec::new(),
+            sticky: None,
+            by_chance: false,
+            servers: Vec::new(),
+        }
+    }
+
+    /// Adds a note that the instance accepts no new clients.
+    pub(crate) fn note_draining(&mut self) {
+        self.note("the instance is shutting down: no new clients are accepted");
+    }
+
+    /// Adds the server that the client would get from `service` now, and the reasons.
+    pub(crate) fn explain(&mut self, service: &Service, query: &ExplainQuery, now: Time) {
+        let settings = service.settings.load();
+        self.notes.extend(reached_limits(service, &settings));
+        let backend = match self.admit(service, &settings, now) {
+            Some(Refusal::Backend(backend)) => Some(backend),
+            Some(_) => None,
+            None => self.route(&settings, query),
+        };
+        if let Some(backend) = backend {
+            self.choose(&settings, backend, now);
+        }
+    }
+
+    fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// Checks admission. Returns the refusal of the client, or `None` if the client is admitted.
+    fn admit(&mut self, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
+        let client = self.client;
+        let serves_denied = matches!(settings.denied, Refusal::Backend(_));
+        let (acl, throttle) = (settings.acl.as_deref(), settings.throttle.as_deref());
+        self.permitted = acl.is_none_or(|acl| acl.access(client) == Access::Permit);
+        let gate = Gate { protocol: service.protocol, acl, serves_denied, throttle };
+        let (refusal, why) = match (gate.entrance(client, now), throttle) {
+            (Entrance::Denied, _) => {
+                (settings.denied, "the access list of the service refuses this client".to_owned())
+            }
+            (Entrance::Exceeded(exceeded), Some(throttle)) => {
+                self.limit = Some(key_of(exceeded).into());
+                let why = exceeded_limit(exceeded, throttle, client, now);
+                if service.protocol == Protocol::Dns {
+                    self.note(format!("{why}: its next connection is refused, its queries over UDP are not"));
+                    return None;
+                }
+                (settings.exceeded, why)
+            }
+            _ => return None,
+        };
+        let (word, effect) = effect(refusal, service.protocol, settings, self.limit.is_some());
+        self.refusal = Some(word.into());
+        self.note(format!("{why}: {effect}"));
+        Some(refusal)
+    }
+
+    /// Returns the backend for an admitted client. Returns `None` if the client gets a local response or no
+    /// route matches.
+    fn route(&mut self, settings: &Settings, query: &ExplainQuery) -> Option<usize> {
+        let (host, path) = (query.host.as_deref(), query.path.as_deref());
+        let found =
+            settings.routes.find(host.unwrap_or("").as_bytes(), path.unwrap_or("/").as_bytes()).copied();
+        let is_specific = host.is_some() || path.is_some();
+        if found.is_some() && (is_specific || settings.default_backend.is_none()) {
+            self.note("a route selects this pool");
+            return found;
+        }
+        if !settings.routes.is_empty() && !is_specific {
+            self.note("routes select other pools for some hosts or paths: give --host and --path");
+        }
+        let local_response = settings.http.as_ref().and_then(|http| {
+            let redirect = http.redirect.as_ref().map(|_| "redirect");
+            redirect.or(http.respond.as_ref().map(|_| "respond"))
+        });
+        if let Some(key) = local_response {
+            self.note(format!("the service sends a local response (`{key}`) without a server"));
+            return None;
+        }
+        let backend = found.filter(|_| is_specific).or(settings.default_backend);
+        if backend.is_none() {
+            self.note("no route matches, and the service has no default pool");
+        }
+        backend
+    }
+
+    /// Explains the choice among the servers of a backend.
+    fn choose(&mut self, settings: &Settings, backend: usize, now: Time) {
+        let Some(backend) = settings.backends.get(backend) else { return };
+        let snapshot = backend.pool.load();
+        let request = Request::of(self.client, now);
+        let choice = core::explain(&snapshot, &request, &mut Random::seeded(now.as_nanos()));
+        if snapshot.cookie.is_some() {
+            self.note("the pool is sticky by cookie: a client that sends a cookie gets the server in it");
+        }
+        self.pool = Some(snapshot.pool.to_string());
+        self.policy = Some(snapshot.policy.name().into());
+        self.sticky = choice.sticky.map(|server| server.to_string());
+        self.by_chance = choice.by_chance;
+        let reason = |row: core::Row| ServerReason {
+            server: row.server.to_string(),
+            tier: row.tier,
+            reason: row.reason.to_string(),
+        };
+        self.servers = choice.servers.into_iter().map(reason).collect();
+    }
+
+    /// Formats the explanation for people.
+    pub(crate) fn text(&self) -> String {
+        let Self { service, client, .. } = self;
+        let mut text = format!("client {client} of service {service}");
+        if let (Some(pool), Some(policy)) = (&self.pool, &self.policy) {
+            text += &format!(", pool {pool}, policy {policy}");
+        }
+        text += "\n";
+        self.notes.iter().for_each(|note| text += &format!("{note}\n"));
+        if let Some(server) = &self.sticky {
+            text += &format!("the sticky table names {server}\n");
+        }
+        if self.by_chance {
+            text += "the policy is random: the order may differ for the next client\n";
+        }
+        if self.pool.is_none() {
+            return text;
+        }
+        let rows: Vec<_> = self.servers.iter().map(ServerReason::row).collect();
+        text + "\n" + &table(&["SERVER", "TIER", "REASON"], &rows)
+    }
+}
+
+/// Facts about one server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ServerReason {
+    server: String,
+    tier: u8,
+    reason: String,
+}
+
+impl ServerReason {
+    fn row(&self) -> Vec<String> {
+        vec![self.server.clone(), self.tier.to_string(), self.reason.clone()]
+    }
+}
+
+/// Describes each limit of the whole service that has been reached.
+fn reached_limits(service: &Service, settings: &Settings) -> Vec<String> {
+    let (live, options) = (&service.live, &settings.options);
+    let bounds = [
+        ("connections", live.connections.active(), Some(options.connections_max), "connections_max"),
+        ("pending connection attempts", live.pending.active(), options.pending_max, "pending_max"),
+    ];
+    let reached = |(what, active, bound, key): (&str, u32, Option<u32>, &str)| {
+        let bound = bound.filter(|bound| active >= *bound)?;
+        Some(format!("the service is full: {active} of {bound} {what} (`{key}`); new clients wait"))
+    };
+    bounds.into_iter().filter_map(reached).collect()
+}
+
+/// Returns the key of `per_client` that sets the exceeded limit.
+fn key_of(exceeded: Exceeded) -> &'static str {
+    match exceeded {
+        Exceeded::Connections => "connections",
+        Exceeded::ConnectionRate => "connection_rate",
+        Exceeded::RequestRate => "request_rate",
+    }
+}
+
+/// Describes a limit that the client exceeded.
+fn exceeded_limit(exceeded: Exceeded, throttle: &Throttle, client: IpAddr, now: Time) -> String {
+    let spec = throttle.spec();
+    let rate = match exceeded {
+        Exceeded::Connections => {
+            let (active, most) = (throttle.used(client, now).connections, spec.connections.unwrap_or(0));
+            return format!(
+                "this client has {active} of at most {most} connections (`per_client.connections`)"
+            );
+        }
+        Exceeded::ConnectionRate => spec.connection_rate,
+        Exceeded::RequestRate => spec.request_rate,
+    };
+    let rate = rate.map(|rate| rate.to_string()).unwrap_or_default();
+    format!("this client exceeded `per_client.{} = \"{rate}\"`", key_of(exceeded))
+}
+
+/// Returns the name of a refusal, and a description of its effect.
+fn effect(
+    refusal: Refusal,
+    protocol: Protocol,
+    settings: &Settings,
+    by_limit: bool,
+) -> (&'static str, String) {
+    match refusal {
+        Refusal::Drop if protocol == Protocol::Udp => ("drop", "the client's datagrams are dropped".into()),
+        Refusal::Drop => ("drop", "the connection is closed without a response".into()),
+        Refusal::Reject => {
+            let how = match protocol {
+                Protocol::Dns => "queries get REFUSED, and connections are reset".into(),
+                Protocol::Http if settings.tls.is_none() => {
+                    format!("requests get status {}", if by_limit { 429 } else { 403 })
+                }
+                _ => "the connection is reset".into(),
+            };
+            ("reject", how)
+        }
+        Refusal::Tarpit(time) => (
+            "tarpit",
+            format!("the connection is held for {}, then closed", humantime::format_duration(time)),
+        ),
+        Refusal::Backend(backend) => {
+            let pool = settings.backends.get(backend).map(|backend| backend.pool.load().pool.to_string());
+            ("pool", format!("the client gets a server of pool {}", pool.unwrap_or_default()))
+        }
+    }
+}

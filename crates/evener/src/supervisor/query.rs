@@ -1,0 +1,98 @@
+//! Queries of the state, from the admin API, front ends and the demo. A response is a record of `state`. The
+//! supervisor builds the records in `view.rs`; the workers contribute the open connections.
+
+use super::{Handle, Request};
+use crate::state::{
+    ClientsView, ConnectionsView, ExplainQuery, Explanation, RuleView, StickyView, View, ViewScope,
+};
+use evener_proxy::Listing;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Receiver of a response.
+pub(super) type Reply<T> = oneshot::Sender<T>;
+
+/// Queries, each with a channel for the response. A query for a service or pool that does not exist, or that
+/// does not record the wanted state, gets the reason.
+pub(crate) enum Query {
+    View {
+        scope: ViewScope,
+        reply: Reply<View>,
+    },
+    Access {
+        reply: Reply<Vec<RuleView>>,
+    },
+    Clients {
+        service: Option<String>,
+        since: Option<Duration>,
+        most: usize,
+        reply: Reply<Result<ClientsView, String>>,
+    },
+    Connections {
+        service: Option<String>,
+        most: usize,
+        reply: Reply<Result<Listing, String>>,
+    },
+    Sticky {
+        pool: Option<String>,
+        most: usize,
+        reply: Reply<Result<StickyView, String>>,
+    },
+    Explain {
+        query: ExplainQuery,
+        reply: Reply<Result<Explanation, String>>,
+    },
+}
+
+/// Each function returns `None` if the supervisor has ended.
+impl Handle {
+    /// Returns the present state of the instance, or of a part of it.
+    pub(crate) async fn view(&self, scope: ViewScope) -> Option<View> {
+        self.query(|reply| Query::View { scope, reply }).await
+    }
+
+    /// Returns the access rules that the operator added.
+    pub(crate) async fn access_rules(&self) -> Option<Vec<RuleView>> {
+        self.query(|reply| Query::Access { reply }).await
+    }
+
+    /// Returns the clients of a service, or of all services, that were active within the time `since`; at most
+    /// `most` of them.
+    pub(crate) async fn clients(
+        &self,
+        service: Option<String>,
+        since: Option<Duration>,
+        most: usize,
+    ) -> Option<Result<ClientsView, String>> {
+        self.query(|reply| Query::Clients { service, since, most, reply }).await
+    }
+
+    /// Returns the connections and flows of a service, or of all services; at most `most` of them.
+    pub(crate) async fn connections(
+        &self,
+        service: Option<String>,
+        most: usize,
+    ) -> Option<Result<ConnectionsView, String>> {
+        // The reply comes from a worker, which must not spend time on the records.
+        let listing = self.query(|reply| Query::Connections { service, most, reply }).await?;
+        Some(listing.map(|listing| ConnectionsView::new(listing, most)))
+    }
+
+    /// Returns the sticky table of a pool, or of all pools, with at most `most` clients.
+    pub(crate) async fn sticky(
+        &self,
+        pool: Option<String>,
+        most: usize,
+    ) -> Option<Result<StickyView, String>> {
+        self.query(|reply| Query::Sticky { pool, most, reply }).await
+    }
+
+    /// Explains which server a client would get now.
+    pub(crate) async fn explain(&self, query: ExplainQuery) -> Option<Result<Explanation, String>> {
+        self.query(|reply| Query::Explain { query, reply }).await
+    }
+
+    async fn query<T>(&self, query: impl FnOnce(Reply<T>) -> Query) -> Option<T> {
+        self.request(|reply| Request::Query(query(reply))).await
+    }
+}

@@ -1,0 +1,234 @@
+//! Responses to queries: builds the records of `state` from the fields of the supervisor, and finds services,
+//! pools and servers by name. Nothing outside the supervisor reads these fields, and no query changes them.
+
+use super::listeners::ListenAddresses;
+use super::query::Query;
+use super::{Phase, Supervisor};
+use crate::state::{
+    ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View, ViewScope,
+};
+use evener_core::Time;
+use evener_core::pool::Pool;
+use evener_core::spec::ServiceSpec;
+use evener_proxy::Service;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Supervisor {
+    /// Sends the response to a query, directly or by the workers.
+    pub(super) fn on_query(&self, query: Query) {
+        match query {
+            Query::View { scope, reply } => drop(reply.send(self.view(&scope))),
+            Query::Access { reply } => drop(reply.send(self.access_view())),
+            Query::Clients { service, since, most, reply } => {
+                drop(reply.send(self.clients_view(service.as_deref(), since, most)));
+            }
+            Query::Connections { service, most, reply } => self.list_connections(service, most, reply),
+            Query::Sticky { pool, most, reply } => {
+                drop(reply.send(self.sticky_view(pool.as_deref(), most)));
+            }
+            Query::Explain { query, reply } => drop(reply.send(self.explain(&query))),
+        }
+    }
+
+    fn view(&self, scope: &ViewScope) -> View {
+        let uptime = self.now().since(Time::ZERO);
+        let view = View::new(uptime, self.workers(), self.is_draining());
+        let listen = self.listeners.bound_addresses();
+        let service_view = |(spec, service)| service_view(spec, service, &listen);
+        let pool_view = |pool| PoolView::new(pool, self.now());
+        match scope {
+            ViewScope::Instance => view
+                .with_services(self.configured_services().map(service_view))
+                .with_pools(self.configured_pools().map(pool_view)),
+            ViewScope::Service(name) => {
+                view.with_services(self.configured_service(name).into_iter().map(service_view))
+            }
+            ViewScope::ServiceWithPool(name) => {
+                let service = self.configured_service(name);
+                let pool = service.and_then(|(spec, _)| self.find_pool(spec.pool.as_ref()?).ok());
+                view.with_services(service.into_iter().map(service_view))
+                    .with_pools(pool.into_iter().map(pool_view))
+            }
+        }
+    }
+
+    /// Returns the access rules that the operator added.
+    fn access_view(&self) -> Vec<RuleView> {
+        let now = self.now();
+        let rules = self.access.all();
+        rules
+            .map(|(service, rule)| RuleView::new(service, rule.prefix(), rule.action(), rule.left(now)))
+            .collect()
+    }
+
+    fn clients_view(
+        &self,
+        wanted: Option<&str>,
+        since: Option<Duration>,
+        most: usize,
+    ) -> Result<ClientsView, String> {
+        if let Some(name) = wanted
+            && self.find_service(name)?.settings.load().clients.is_none()
+        {
+            return Err(format!(
+                "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
+            ));
+        }
+        let services = self.services.values().filter(|service| is_wanted(&service.name, wanted));
+        let tables = services.filter_map(|service| {
+            let clients = service.settings.load().clients.clone()?;
+            Some((Arc::clone(&service.name), clients))
+        });
+        Ok(ClientsView::new(tables, self.now(), since, most))
+    }
+
+    fn sticky_view(&self, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
+        if let Some(name) = wanted
+            && self.find_pool(name)?.sticky().is_none()
+        {
+            return Err(format!(
+                "pool `{name}` has no sticky table: give it sticky = {{ by = \"client_ip\" }}"
+            ));
+        }
+        let mut view = StickyView::default();
+        for pool in self.pools.iter().filter(|pool| is_wanted(&pool.spec().name, wanted)) {
+            view.add(pool, self.now(), most, |target| self.number_of(&pool.spec().name, target));
+        }
+        Ok(view)
+    }
+
+    /// Explains which server a client would get now.
+    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
+        let service = self.find_service(query.service())?;
+        let mut explanation = Explanation::new(query);
+        if self.is_draining() {
+            explanation.note_draining();
+        }
+        explanation.explain(service, query, self.now());
+        Ok(explanation)
+    }
+
+    /// Returns the time since the start.
+    pub(super) fn now(&self) -> Time {
+        Time::since_origin(self.origin.elapsed())
+    }
+
+    /// Returns the number of workers.
+    pub(crate) fn workers(&self) -> usize {
+        self.plane.workers()
+    }
+
+    /// Returns true if new clients are no longer accepted.
+    pub(super) fn is_draining(&self) -> bool {
+        self.phase != Phase::Serving
+    }
+
+    /// Returns the services in the order of the configuration.
+    fn configured_services(&self) -> impl Iterator<Item = (&ServiceSpec, &Service)> {
+        let services = self.config.spec.services.iter();
+        services.filter_map(|spec| Some((spec, &**self.services.get(&spec.name)?)))
+    }
+
+    /// Returns a service with its configuration.
+    fn configured_service(&self, name: &str) -> Option<(&ServiceSpec, &Service)> {
+        let spec = self.config.spec.services.iter().find(|spec| *spec.name == *name)?;
+        Some((spec, &**self.services.get(name)?))
+    }
+
+    /// Returns a service, or the reason why it cannot be found.
+    pub(super) fn find_service(&self, name: &str) -> Result<&Service, String> {
+        let service = self.services.get(name).map(|service| &**service);
+        service.ok_or_else(|| no_service(name))
+    }
+
+    /// Returns an error if there is no such service. A removed service that still has connections counts.
+    pub(super) fn find_open_service(&self, name: &str) -> Result<(), String> {
+        let is_known =
+            self.services.contains_key(name) || self.retiring.iter().any(|service| &*service.name == name);
+        is_known.then_some(()).ok_or_else(|| no_service(name))
+    }
+
+    /// Returns the pools in the order of the configuration.
+    fn configured_pools(&self) -> impl Iterator<Item = &Pool> {
+        let pools = self.config.spec.pools.iter();
+        pools.filter_map(|spec| self.pools.get(&spec.name))
+    }
+
+    /// Returns a pool, or the reason why it cannot be found.
+    fn find_pool(&self, name: &str) -> Result<&Pool, String> {
+        self.pools.get(name).ok_or_else(|| format!("there is no pool `{name}`; `evener status` lists them"))
+    }
+
+    /// Returns the number of connections and flows of all services.
+    pub(super) fn active(&self) -> u64 {
+        self.services.values().chain(&self.retiring).map(|service| service.active()).sum()
+    }
+}
+
+fn service_view(spec: &ServiceSpec, service: &Service, listen: &ListenAddresses<'_>) -> ServiceView {
+    ServiceView::new(spec, service, listen.get(&*spec.name).into_iter().flatten().copied())
+}
+
+/// Returns true if a query for `wanted`, or for everything, includes `name`.
+fn is_wanted(name: &str, wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|wanted| wanted == name)
+}
+
+/// Returns the message about a service that does not exist.
+pub(super) fn no_service(name: &str) -> String {
+    format!("there is no service `{name}`; `evener status` lists them")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+    use super::*;
+    use crate::certificates::TlsSettings;
+    use crate::config::Config;
+    use crate::inputs::gather;
+    use crate::observe::{Log, LogFormat, LogLevel};
+    use crate::supervisor::{ConfigSource, Setting};
+    use evener_core::Endpoint;
+    use evener_core::spec::{PoolSpec, Protocol, ServerSpec, Spec};
+    use serde_json::Value;
+
+    /// Services `a` and `b`, each with a pool of its own name.
+    fn supervisor() -> Supervisor {
+        let server = || ServerSpec::new("127.0.0.1:9".parse().unwrap());
+        let pools = ["a", "b"].map(|name| PoolSpec::new(name, vec![server()]));
+        let services = ["a", "b"].map(|name| ServiceSpec {
+            listen: vec![Endpoint::parse_listen("127.0.0.1:0").unwrap()],
+            pool: Some(name.into()),
+            ..ServiceSpec::new(name, Protocol::Tcp)
+        });
+        let config = Config::without_file(Spec { pools: pools.into(), services: services.into() });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let inputs = runtime.block_on(gather(&config, TlsSettings::default())).ok().unwrap();
+        let log = Log::new(LogFormat::Text, LogLevel::Off);
+        let (mut supervisor, _) = Supervisor::start(Setting::new(1, ConfigSource::None, log)).unwrap();
+        assert!(supervisor.apply(config, inputs).is_ok());
+        supervisor
+    }
+
+    #[test]
+    fn a_view_has_only_the_services_and_pools_of_its_scope() {
+        let supervisor = supervisor();
+        let check = |scope: ViewScope, services: &[&str], pools: &[&str]| {
+            let view = serde_json::to_value(supervisor.view(&scope)).unwrap();
+            let names = |entries: &Value| -> Vec<String> {
+                let entries = entries.as_array().unwrap();
+                entries.iter().map(|entry| entry["name"].as_str().unwrap().to_owned()).collect()
+            };
+            assert_eq!(names(&view["services"]), services, "{scope:?}");
+            assert_eq!(names(&view["pools"]), pools, "{scope:?}");
+        };
+        check(ViewScope::Instance, &["a", "b"], &["a", "b"]);
+        check(ViewScope::Service("b".into()), &["b"], &[]);
+        check(ViewScope::ServiceWithPool("b".into()), &["b"], &["b"]);
+        check(ViewScope::Service("missing".into()), &[], &[]);
+        check(ViewScope::ServiceWithPool("missing".into()), &[], &[]);
+        supervisor.plane.stop();
+    }
+}
