@@ -218,8 +218,11 @@ impl Supervisor {
 
     /// Runs until a signal or a request ends it, then shuts down in order.
     pub(crate) async fn run(mut self, mut signals: Signals) {
-        while self.phase != Phase::Ended {
+        loop {
             self.on_time();
+            if self.phase == Phase::Ended {
+                break;
+            }
             let until = tokio::time::Instant::from_std(
                 self.origin + Duration::from_nanos(self.deadline().as_nanos().min(1 << 60)),
             );
