@@ -325,7 +325,8 @@ impl Supervisor {
         let now = self.now();
         let events = self.pools.on_time(now);
         self.log_all(&events);
-        self.expire_access(now);
+        let events = self.access.on_time(now);
+        self.log_all(&events);
         self.apply_access();
         let events = self.certificates.on_time(now, &self.config, self.configurations, &self.sender);
         self.log_all(&events);

@@ -124,8 +124,8 @@ impl AccessRules {
         Ok(description)
     }
 
-    /// Removes rules that have expired. Returns a description of each, with its service.
-    fn expire(&mut self, now: Time) -> Vec<(Arc<str>, String)> {
+    /// Removes rules that have expired.
+    pub(super) fn on_time(&mut self, now: Time) -> Vec<Event> {
         if self.deadline() > now {
             return Vec::new();
         }
@@ -137,7 +137,8 @@ impl AccessRules {
             }
         }
         self.changed.extend(expired.iter().map(|(service, _)| Arc::clone(service)));
-        expired
+        let event = |(service, change)| Event::AccessChanged { service, change };
+        expired.into_iter().map(event).collect()
     }
 
     /// Returns the time at which the next rule expires.
@@ -176,13 +177,6 @@ impl Supervisor {
         }
         waiting.into_iter().for_each(|(done, description)| drop(done.send(Ok(description))));
     }
-
-    /// Removes rules that have expired.
-    pub(super) fn expire_access(&mut self, now: Time) {
-        for (service, change) in self.access.expire(now) {
-            self.log(&Event::AccessChanged { service, change });
-        }
-    }
 }
 
 #[cfg(test)]
@@ -202,8 +196,10 @@ mod tests {
         assert_eq!(rules.change(&service, add(Some(10)), at(5)), Ok("deny 192.0.2.1/32 for 10s".into()));
         assert_eq!(rules.change(&service, add(None), at(5)), Ok("deny 192.0.2.2/32".into()));
         assert_eq!(rules.deadline(), at(15));
-        assert_eq!(rules.expire(at(14)), []);
-        assert_eq!(rules.expire(at(15)), [(Arc::clone(&service), "192.0.2.1/32 expired".to_owned())]);
+        assert_eq!(rules.on_time(at(14)), []);
+        let expired =
+            Event::AccessChanged { service: Arc::clone(&service), change: "192.0.2.1/32 expired".into() };
+        assert_eq!(rules.on_time(at(15)), [expired]);
         assert_eq!((rules.deadline(), rules.all().count()), (Time::NEVER, 1));
         let remove = AccessChange::Remove("192.0.2.1".parse().unwrap());
         assert!(matches!(rules.change(&service, remove, at(16)), Err(AccessError::Unknown(_))));
