@@ -126,7 +126,8 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
                 passive as "passive", failover as "failover", on_down as "on_down", slow_start as "slow_start",
-                queue as "queue", tls as "tls", send_proxy as "send_proxy", discover as "discover");
+                queue as "queue", tls as "tls", send_proxy as "send_proxy", discover as "discover",
+                resolve as "resolve", resolvers as "resolver");
             set(fields, subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));
         }

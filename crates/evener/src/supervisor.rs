@@ -19,6 +19,7 @@ mod signals;
 
 use crate::certificates::TlsSettings;
 use crate::config::Config;
+use crate::discover::Found;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
@@ -37,7 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessError};
 pub(crate) use certificates::Reread;
-pub(crate) use discovery::Scanned;
+pub(crate) use discovery::SourceStatus;
 pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use probes::Probed;
@@ -108,11 +109,19 @@ pub(crate) enum ConfigSource {
 /// Messages to the supervisor.
 pub(crate) enum Input {
     Report(Report),
-    Probed { probed: Probed, result: Probe },
+    Probed {
+        probed: Probed,
+        result: Probe,
+    },
     Loaded(Loaded),
     Reread(Reread),
-    Scanned(Scanned),
-    DirectoryChanged,
+    /// Servers that a source lists for a pool, in the response to the read with this number.
+    Found {
+        found: Found,
+        number: u64,
+    },
+    /// A file or directory with servers may have changed.
+    FilesChanged,
     Request(Request),
 }
 
@@ -210,7 +219,7 @@ impl Supervisor {
             services: BTreeMap::new(),
             tls: TlsSettings::default(),
             watch: certificates::Watch::default(),
-            discovery: discovery::Discovery::default(),
+            discovery: discovery::Discovery::new(sender.clone()),
             configurations: 0,
             access: access::AccessRules::default(),
             listeners: BTreeMap::new(),
@@ -282,8 +291,8 @@ impl Supervisor {
             Input::Probed { probed, result } => self.on_probed(probed, result),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => self.on_reread(reread),
-            Input::Scanned(scanned) => self.on_scanned(scanned),
-            Input::DirectoryChanged => self.on_directory_changed(),
+            Input::Found { found, number } => self.on_found(found, number),
+            Input::FilesChanged => self.discovery.on_files_changed(self.now()),
             Input::Request(Request::Access { service, change, done }) => {
                 self.change_access(&service, change, done);
             }
@@ -384,7 +393,9 @@ impl Supervisor {
         self.expire_access(now);
         self.apply_access();
         self.check_certificates(now);
-        self.scan_directories(now);
+        if !self.is_draining() {
+            self.discovery.on_time(now);
+        }
         self.count_descriptors(shortage::CountWhen::Due);
         self.check_paths(now);
         self.begin_probes(now);
@@ -398,9 +409,9 @@ impl Supervisor {
         let now = self.now();
         let next = self.pools.values().map(|running| running.pool.deadline()).min().unwrap_or(Time::NEVER);
         let next = next.min(self.access.deadline()).min(self.certificates_deadline());
-        let next = next.min(self.discovery_deadline()).min(self.paths_deadline());
+        let next = next.min(self.paths_deadline());
         match self.phase {
-            Phase::Serving => next,
+            Phase::Serving => next.min(self.discovery.deadline()),
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),
         }
     }

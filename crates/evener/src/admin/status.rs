@@ -55,7 +55,7 @@ impl Status {
             draining: supervisor.is_draining(),
             descriptors: DescriptorsView::measure(),
             services: services.map(|(spec, service)| ServiceView::new(supervisor, spec, service)).collect(),
-            pools: pools.map(|pool| PoolView::new(pool, supervisor.now())).collect(),
+            pools: pools.map(|pool| PoolView::new(supervisor, pool, supervisor.now())).collect(),
         }
     }
 

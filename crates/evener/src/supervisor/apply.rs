@@ -4,8 +4,8 @@
 use super::{RunningPool, Supervisor};
 use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem};
+use crate::discover::Expanded;
 use crate::inputs::Inputs;
-use crate::resolve::Targets;
 use arc_swap::ArcSwap;
 use evener_core::clients::Clients;
 use evener_core::diff::diff;
@@ -13,7 +13,7 @@ use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
 use evener_core::pool::{Pool, Server};
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServerSpec, ServiceSpec};
+use evener_core::spec::{Denied, ServerSpec, ServiceSpec};
 use evener_core::throttle::Throttle;
 use evener_core::{Target, Time};
 use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
@@ -24,7 +24,7 @@ impl Supervisor {
     /// Applies a configuration and returns a description of the changes. If there is a problem, nothing
     /// changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<Vec<String>, Vec<Problem>> {
-        let Inputs { targets, tls, found } = resolved;
+        let (tls, servers) = resolved.into_parts();
         let (new_listeners, logs) = match (self.bind_new(&config), self.request_logs.open(&config)) {
             (Ok(listeners), Ok(logs)) => (listeners, logs),
             (listeners, logs) => {
@@ -32,17 +32,17 @@ impl Supervisor {
             }
         };
         let renewed = self.changed_certificates(&config, &tls);
-        let moved = self.changed_addresses(&config, &targets);
         self.tls = tls;
         self.request_logs.update(logs, &config);
         self.configurations += 1;
-        self.configure_discovery(&config.spec, found);
+        let problems = self.discovery.configure(&config.spec, servers, self.now());
+        problems.iter().for_each(|event| self.log(event));
+        let pools = self.expand_all(&config);
+        let moved = self.changed_addresses(&pools);
         let changes = diff(&self.config.spec, &config.spec);
         let changes = changes.iter().map(ToString::to_string);
         let changes = changes.chain(moved).chain(renewed).collect();
-        for spec in &config.spec.pools {
-            self.apply_pool(spec, &targets);
-        }
+        pools.iter().for_each(|pool| self.apply_pool(pool));
         self.publish();
         for spec in &config.spec.services {
             self.apply_service(spec);
@@ -63,27 +63,20 @@ impl Supervisor {
         Ok(changes)
     }
 
-    fn apply_pool(&mut self, spec: &PoolSpec, targets: &Targets) {
-        let now = self.now();
-        let configured = spec.servers.len();
-        let spec = &self.with_found(spec);
-        let targets: Vec<Target> = spec.servers.iter().map(|server| targets.of(&server.endpoint)).collect();
-        if let Some(running) = self.pools.get(&spec.name) {
-            let unchanged = running.pool.spec() == spec
-                && running.pool.servers().iter().map(|server| &server.target).eq(targets.iter());
-            if !unchanged {
-                self.replace_servers(spec, &targets);
-            }
+    fn apply_pool(&mut self, expanded: &Expanded) {
+        let (now, spec) = (self.now(), expanded.spec());
+        if self.pools.contains_key(&spec.name) {
+            self.update_pool(expanded);
             return;
         }
         let setting = self.pool_setting();
-        let mut pool = Pool::new(spec, &targets, setting, now);
+        let mut pool = Pool::new(spec, expanded.targets(), setting, now);
         if let Some(snapshot) = pool.snapshot() {
             let usable = snapshot.is_usable();
             let slot = Arc::new(ArcSwap::from_pointee(snapshot));
             self.pools.insert(spec.name.clone(), RunningPool { pool, slot, usable });
-            for found in &spec.servers[configured..] {
-                let (pool, server) = (spec.name.clone(), found.name.clone());
+            for found in expanded.found() {
+                let (pool, server) = (spec.name.clone(), found.clone());
                 self.log(&Event::ServerAdded { pool, server });
             }
         }
@@ -203,21 +196,21 @@ impl Supervisor {
     }
 
     /// Describes servers with the same configuration whose names now resolve to another address.
-    fn changed_addresses(&self, config: &Config, targets: &Targets) -> Vec<String> {
-        let of_pool = |spec: &PoolSpec| {
+    fn changed_addresses(&self, pools: &[Expanded]) -> Vec<String> {
+        let of_pool = |pool: &Expanded| {
+            let spec = pool.spec();
             let servers = self.pools.get(&spec.name).map_or(&[][..], |running| running.pool.servers());
             let before: BTreeMap<&Arc<str>, &Server> =
                 servers.iter().map(|server| (&server.spec.name, server)).collect();
-            let moved = |server: &ServerSpec| {
+            let moved = |(server, target): (&ServerSpec, &Target)| {
                 let old = before.get(&server.name).filter(|old| old.spec.endpoint == server.endpoint)?;
-                let target = targets.of(&server.endpoint);
                 let description =
                     || format!("~ server {}/{}: address {} -> {target}", spec.name, server.name, old.target);
-                (old.target != target).then(description)
+                (old.target != *target).then(description)
             };
-            spec.servers.iter().filter_map(moved).collect::<Vec<_>>()
+            spec.servers.iter().zip(pool.targets()).filter_map(moved).collect::<Vec<_>>()
         };
-        config.spec.pools.iter().flat_map(of_pool).collect()
+        pools.iter().flat_map(of_pool).collect()
     }
 
     /// Describes services and pools with the same configuration whose certificates changed.

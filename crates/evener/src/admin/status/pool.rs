@@ -1,6 +1,7 @@
 //! Pools and servers in the status: verdicts, load and counters.
 
 use super::{CountersView, Served};
+use crate::supervisor::{SourceStatus, Supervisor};
 use crate::table::{bytes, seconds, table};
 use evener_core::Time;
 use evener_core::pool::{Pool, Server};
@@ -29,16 +30,25 @@ pub(super) struct PoolView {
     /// Number of clients in the sticky table; absent if the pool has no sticky table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sticky_clients: Option<usize>,
+    /// Sources of servers: host names, files and directories.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    sources: Vec<SourceStatus>,
     servers: Vec<ServerView>,
 }
 
 impl PoolView {
-    pub(super) fn new(pool: &Pool, now: Time) -> Self {
+    pub(super) fn new(supervisor: &Supervisor, pool: &Pool, now: Time) -> Self {
+        let name = &pool.spec().name;
+        let server = |server: &Server| {
+            let source = supervisor.source_of(name, &server.spec.name).map(str::to_owned);
+            ServerView { source, ..ServerView::new(server, now) }
+        };
         Self {
-            name: pool.spec().name.to_string(),
+            name: name.to_string(),
             policy: pool.spec().policy.name().into(),
             sticky_clients: pool.remembered(),
-            servers: pool.servers().iter().map(|server| ServerView::new(server, now)).collect(),
+            sources: supervisor.sources_of(name),
+            servers: pool.servers().iter().map(server).collect(),
         }
     }
 
@@ -55,7 +65,9 @@ impl PoolView {
         let sticky =
             self.sticky_clients.map(|clients| format!(", {clients} sticky clients")).unwrap_or_default();
         let rows: Vec<_> = self.servers.iter().map(|server| server.row(unit)).collect();
-        format!("\npool {} ({}{sticky})\n{}", self.name, self.policy, table(&HEADING, &rows))
+        let troubles = self.sources.iter().filter_map(SourceStatus::trouble);
+        let troubles: String = troubles.map(|trouble| format!("  {trouble}\n")).collect();
+        format!("\npool {} ({}{sticky})\n{}{troubles}", self.name, self.policy, table(&HEADING, &rows))
     }
 }
 
@@ -65,6 +77,9 @@ pub(crate) struct ServerView {
     name: String,
     /// Resolved address.
     address: String,
+    /// Source that lists the server, unless the configuration names the server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    source: Option<String>,
     tier: u8,
     weight: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -92,6 +107,7 @@ impl ServerView {
         Self {
             name: server.spec.name.to_string(),
             address: server.target.to_string(),
+            source: None,
             tier: server.spec.tier,
             weight: server.spec.weight,
             max: server.spec.limits.soft,

@@ -12,6 +12,7 @@ use evener_core::throttle::{Rate, ThrottleSpec};
 use evener_core::wire::proxy;
 use evener_core::{Endpoint, Random};
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
@@ -232,7 +233,7 @@ impl Chance<'_> {
             false => name.into(),
         };
         self.pools.push((Arc::clone(&name), kind));
-        let (servers, discover) = match kind {
+        let (servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
             kind => {
                 let mut servers = self.some(1..=4, |chance| chance.server(kind));
@@ -240,11 +241,14 @@ impl Chance<'_> {
                 (servers, Vec::new())
             }
         };
+        discover.extend(self.maybe(|chance| chance.some(1..=3, Self::source)).unwrap_or_default());
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
         let check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
         let on_down = if check.is_some() { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
             discover,
+            resolve: self.pick(&Resolve::ALL),
+            resolvers: self.maybe(|chance| chance.some(1..=3, Self::resolver)).unwrap_or_default(),
             policy: self.policy(),
             sticky: self.sticky(kind),
             check,
@@ -261,6 +265,34 @@ impl Chance<'_> {
             },
             ..PoolSpec::new(&name, servers)
         }
+    }
+
+    fn source(&mut self) -> DiscoverSpec {
+        let soft = self.maybe(|chance| chance.within(1..=u32::MAX));
+        let limits = Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) };
+        let settings = FoundSettings {
+            weight: self.or(1, |chance| chance.within(0..=WEIGHT_MAX)),
+            tier: self.or(1, |chance| chance.within(1..=255) as u8),
+            limits,
+        };
+        let number = self.unique();
+        match self.below(3) {
+            0 => DiscoverSpec::File {
+                path: format!("/run/{} {number}", self.word()).into(),
+                port: self.maybe(|chance| chance.within(1..=65_535) as u16),
+                settings,
+            },
+            1 => {
+                let port = self.within(1..=65_535) as u16;
+                DiscoverSpec::Dns { name: format!("app{number}.example"), port, settings }
+            }
+            _ => DiscoverSpec::Srv { name: format!("_http._tcp.x{number}.example"), limits },
+        }
+    }
+
+    fn resolver(&mut self) -> SocketAddr {
+        let ip = self.pick(&["127.0.0.1", "::1"]);
+        SocketAddr::new(ip.parse().unwrap(), self.or(53, |chance| chance.within(1..=65_535) as u16))
     }
 
     fn policy(&mut self) -> Policy {
