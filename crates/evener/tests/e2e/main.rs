@@ -45,6 +45,13 @@ mod config {
     mod reload;
 }
 
+mod discovery {
+    mod files;
+    mod names;
+    mod optional;
+    mod srv;
+}
+
 mod dns {
     mod bind;
     mod cache;
