@@ -88,11 +88,11 @@ impl Source {
 
     /// Returns true if the source is in the file system, where changes are noticed.
     pub(crate) fn is_watched(&self) -> bool {
-        self.place().is_some()
+        self.location().is_some()
     }
 
     /// Returns the directory where changes of the source appear.
-    pub(crate) fn place(&self) -> Option<PathBuf> {
+    pub(crate) fn location(&self) -> Option<PathBuf> {
         match self {
             Self::Directory(directory) => Some(directory.clone()),
             Self::File { path, .. } => Some(match path.parent() {
@@ -113,7 +113,7 @@ impl Source {
             Self::Directory(_) => Interest::Entries,
             _ => Interest::Contents,
         };
-        let watch = watcher.zip(self.place()).map(|(watcher, place)| watcher.watch(place, interest));
+        let watch = watcher.zip(self.location()).map(|(watcher, location)| watcher.watch(location, interest));
         async move {
             match &self {
                 Self::Directory(_) | Self::File { .. } => {
@@ -154,20 +154,20 @@ impl Source {
         match self {
             Self::Directory(directory) => directory::read(directory).into(),
             Self::File { path, port } => {
-                let (answer, stamp) = file::read(path, *port, known);
-                Reading { answer, stamp }
+                let (scan, stamp) = file::read(path, *port, known);
+                Reading { scan, stamp }
             }
             Self::Host { .. } | Self::Srv { .. } => Reading::failed("names are not read here".into()),
         }
     }
 
-    /// Returns the time until the next read after the answer to the last one. `failures` is the number of
+    /// Returns the time until the next read after a read with this result. `failures` is the number of
     /// consecutive failures.
-    pub(crate) fn pause(&self, answer: &Answer, failures: u32) -> Duration {
-        match (self, answer) {
+    pub(crate) fn pause(&self, scan: &Scan, failures: u32) -> Duration {
+        match (self, scan) {
             (Self::Directory(_), _) => DIRECTORY_EVERY,
             (Self::File { .. }, _) => FILE_EVERY,
-            (_, Answer::Listed(list)) => list.valid_for,
+            (_, Scan::Listed(list)) => list.valid_for,
             _ => RETRY_MAX.min(Duration::from_secs(1 << failures.saturating_sub(1).min(16))),
         }
     }
@@ -176,15 +176,15 @@ impl Source {
 /// Result of one read of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
-    answer: Answer,
+    scan: Scan,
     /// Identity of the contents, if the source is a file.
     stamp: Option<Stamp>,
 }
 
 impl Reading {
-    /// Returns the answer.
-    pub(crate) fn answer(&self) -> &Answer {
-        &self.answer
+    /// Returns the result without the stamp.
+    pub(crate) fn scan(&self) -> &Scan {
+        &self.scan
     }
 
     /// Returns the identity of the contents, if the source is a file.
@@ -194,19 +194,19 @@ impl Reading {
 
     /// Creates the result of a failed read.
     pub(crate) fn failed(problem: String) -> Self {
-        Answer::Failed(problem).into()
+        Scan::Failed(problem).into()
     }
 }
 
-impl From<Answer> for Reading {
-    fn from(answer: Answer) -> Self {
-        Self { answer, stamp: None }
+impl From<Scan> for Reading {
+    fn from(scan: Scan) -> Self {
+        Self { scan, stamp: None }
     }
 }
 
-/// Answer of a source.
+/// Scan of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Scan {
     /// The source is as it was.
     Unchanged,
     /// The source lists these servers.
@@ -240,7 +240,7 @@ impl Family {
     }
 }
 
-impl Answer {
+impl Scan {
     fn listed(servers: Vec<Listed>) -> Self {
         Self::Listed(List { servers, problem: None, unknown: None, valid_for: Duration::ZERO })
     }
@@ -305,8 +305,8 @@ impl Listed {
         Self { target, host: None, weight: None, tier: None }
     }
 
-    fn of_list(server: server_list::Listed) -> Self {
-        let server_list::Listed { address, weight, tier } = server;
+    fn of_list(server: &server_list::Listed) -> Self {
+        let server_list::Listed { address, weight, tier } = *server;
         Self { target: Target::Ip(address), host: None, weight, tier }
     }
 
@@ -375,7 +375,7 @@ impl FirstReadings {
             return server.endpoint.target().into_iter().collect();
         };
         let reading = self.0.get(&(pool.name.clone(), source));
-        let servers = reading.and_then(|reading| reading.answer.servers()).unwrap_or_default();
+        let servers = reading.and_then(|reading| reading.scan.servers()).unwrap_or_default();
         servers.iter().map(|server| server.target.clone()).collect()
     }
 
@@ -389,7 +389,7 @@ impl FirstReadings {
     }
 
     fn problems_of(&self, config: &Config, pool: &PoolSpec) -> Vec<Problem> {
-        let failure = |source: Source| self.0.get(&(pool.name.clone(), source))?.answer.failure();
+        let failure = |source: Source| self.0.get(&(pool.name.clone(), source))?.scan.failure();
         let of_server = |server: &ServerSpec| {
             let failure = failure(Source::of_server(pool, server)?)?;
             Some(config.problem_with_server(&server.endpoint, failure))
@@ -407,7 +407,7 @@ impl FirstReadings {
     /// Returns a note for each source that is not required and has a problem.
     pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
         let note = |((pool, source), reading): (&(Arc<str>, Source), &Reading)| {
-            let problem = reading.answer.problem()?;
+            let problem = reading.scan.problem()?;
             Some(format!("pool `{pool}`: {source}: {problem}"))
         };
         self.0.iter().filter_map(note)

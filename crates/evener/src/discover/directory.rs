@@ -1,6 +1,6 @@
 //! Directories of sockets, each of which is a server.
 
-use super::{Answer, Listed};
+use super::{Listed, Scan};
 use evener_core::Target;
 use evener_core::address::UNIX_PATH_BYTES_MAX;
 use std::collections::BTreeSet;
@@ -16,17 +16,17 @@ const ENTRIES_MAX: usize = 65_536;
 
 /// Scans a directory. A missing directory has no sockets; the sockets of an unreadable directory are unknown.
 /// May block.
-pub(super) fn read(directory: &Path) -> Answer {
+pub(super) fn read(directory: &Path) -> Scan {
     match sockets_of(directory) {
         Ok(sockets) => {
             let (sockets, problem) = limit(sockets);
             let server = |path| Listed::at(Target::Unix(path));
-            Answer::listed(sockets.into_iter().map(server).collect()).with_problem(problem)
+            Scan::listed(sockets.into_iter().map(server).collect()).with_problem(problem)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Answer::listed(Vec::new()).with_problem(Some("the directory does not exist".into()))
+            Scan::listed(Vec::new()).with_problem(Some("the directory does not exist".into()))
         }
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(error) => Scan::Failed(error.to_string()),
     }
 }
 
@@ -73,12 +73,12 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    fn paths(answer: &Answer) -> Option<BTreeSet<PathBuf>> {
+    fn paths(scan: &Scan) -> Option<BTreeSet<PathBuf>> {
         let path = |server: &Listed| match &server.target {
             Target::Unix(path) => path.clone(),
             Target::Ip(address) => panic!("expected a path, got {address}"),
         };
-        Some(answer.servers()?.iter().map(path).collect())
+        Some(scan.servers()?.iter().map(path).collect())
     }
 
     #[test]

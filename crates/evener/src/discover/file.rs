@@ -1,6 +1,6 @@
 //! Files that list servers.
 
-use super::{Answer, Listed};
+use super::{Listed, Scan};
 use evener_core::server_list;
 use std::fs::File;
 use std::io::{self, Read};
@@ -23,22 +23,22 @@ pub(crate) struct Stamp {
 }
 
 /// Reads a list of servers, unless it has the stamp `known`. May block.
-pub(super) fn read(path: &Path, port: Option<u16>, known: Option<Stamp>) -> (Answer, Option<Stamp>) {
+pub(super) fn read(path: &Path, port: Option<u16>, known: Option<Stamp>) -> (Scan, Option<Stamp>) {
     match read_changed(path, known) {
-        Ok(None) => (Answer::Unchanged, known),
+        Ok(None) => (Scan::Unchanged, known),
         Ok(Some((text, stamp))) => (parse(&text, port), stamp),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            (Answer::Failed("the file does not exist".into()), None)
+            (Scan::Failed("the file does not exist".into()), None)
         }
-        Err(error) => (Answer::Failed(error.to_string()), None),
+        Err(error) => (Scan::Failed(error.to_string()), None),
     }
 }
 
-fn parse(bytes: &[u8], port: Option<u16>) -> Answer {
-    let Ok(text) = std::str::from_utf8(bytes) else { return Answer::Failed("it is not UTF-8".into()) };
+fn parse(bytes: &[u8], port: Option<u16>) -> Scan {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Scan::Failed("it is not UTF-8".into()) };
     match server_list::parse(text, port) {
-        Ok(servers) => Answer::listed(servers.into_iter().map(Listed::of_list).collect()),
-        Err(error) => Answer::Failed(error.to_string()),
+        Ok(servers) => Scan::listed(servers.iter().map(Listed::of_list).collect()),
+        Err(error) => Scan::Failed(error.to_string()),
     }
 }
 
@@ -86,10 +86,10 @@ mod tests {
         let problem = |known: Option<Stamp>| read(&path, None, known).0.problem().map(str::to_owned);
         assert_eq!(problem(None).as_deref(), Some("the file does not exist"));
         write("10.0.0.1:80", 60);
-        let (answer, stamp) = read(&path, None, None);
-        assert_eq!(answer.servers().map(<[Listed]>::len), Some(1));
+        let (scan, stamp) = read(&path, None, None);
+        assert_eq!(scan.servers().map(<[Listed]>::len), Some(1));
         assert!(stamp.is_some());
-        assert_eq!(read(&path, None, stamp), (Answer::Unchanged, stamp));
+        assert_eq!(read(&path, None, stamp), (Scan::Unchanged, stamp));
         write("10.0.0.2:80", 30);
         assert_eq!(read(&path, None, stamp).0.servers().map(<[Listed]>::len), Some(1));
         write("10.0.0.3:80", 0);

@@ -5,7 +5,7 @@
 
 mod system;
 
-use super::{Answer, Family, List, Listed};
+use super::{Family, List, Listed, Scan};
 use evener_core::spec::DiscoverSpec;
 use hickory_resolver::config::{
     ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
@@ -70,30 +70,30 @@ impl LookupError {
 }
 
 /// Resolves all addresses of a host.
-pub(super) async fn addresses(name: &str, port: u16, resolvers: &[SocketAddr]) -> Answer {
+pub(super) async fn addresses(name: &str, port: u16, resolvers: &[SocketAddr]) -> Scan {
     match resolve(name, resolvers).await {
         Ok(Timed { value: Addresses { ips, unknown }, ttl }) => {
             let server = |ip| Listed::of_host(SocketAddr::new(ip, port), name);
             let (servers, problem) = limit(ips.into_iter().map(server).collect());
-            Answer::Listed(List { servers, problem, unknown, valid_for: ttl.clamp(TTL_MIN, TTL_MAX) })
+            Scan::Listed(List { servers, problem, unknown, valid_for: ttl.clamp(TTL_MIN, TTL_MAX) })
         }
-        Err(error) => Answer::Failed(format!("`{name}` does not resolve: {}", error.reason())),
+        Err(error) => Scan::Failed(format!("`{name}` does not resolve: {}", error.reason())),
     }
 }
 
 /// Resolves SRV records and the addresses of their targets (RFC 2782). Records of the lowest priority are the
 /// first tier.
-pub(super) async fn targets(name: &str, resolvers: &[SocketAddr]) -> Answer {
+pub(super) async fn targets(name: &str, resolvers: &[SocketAddr]) -> Scan {
     match find_targets(name, resolvers).await {
         Ok(Timed { value: (servers, missing), ttl }) if !servers.is_empty() => {
             let (servers, excess) = limit(servers);
             let problem = missing.or(excess);
-            Answer::Listed(List { servers, problem, unknown: None, valid_for: ttl.clamp(TTL_MIN, TTL_MAX) })
+            Scan::Listed(List { servers, problem, unknown: None, valid_for: ttl.clamp(TTL_MIN, TTL_MAX) })
         }
         Ok(Timed { value: (_, missing), .. }) => {
-            Answer::Failed(missing.unwrap_or_else(|| format!("`{name}` has no targets")))
+            Scan::Failed(missing.unwrap_or_else(|| format!("`{name}` has no targets")))
         }
-        Err(reason) => Answer::Failed(format!("`{name}` does not resolve: {reason}")),
+        Err(reason) => Scan::Failed(format!("`{name}` does not resolve: {reason}")),
     }
 }
 
@@ -208,7 +208,7 @@ async fn find_targets(name: &str, resolvers: &[SocketAddr]) -> Result<Timed<Targ
         RData::SRV(record) if !record.target.is_root() => Some(record.clone()),
         _ => None,
     };
-    let mut records: Vec<SRV> = found.answers().iter().filter_map(|answer| record(&answer.data)).collect();
+    let mut records: Vec<SRV> = found.answers().iter().filter_map(|one| record(&one.data)).collect();
     records.sort_by_key(|record| (record.priority, record.target.to_string(), record.port));
     records.truncate(DiscoverSpec::ADDRESSES_MAX);
     let hosts = resolve_all(&records, resolvers).await?;
@@ -375,8 +375,8 @@ mod tests {
             (0..count).map(|n| Listed::at(Target::Ip((Ipv4Addr::from(n), 80).into()))).collect()
         };
         assert_eq!(limit(servers(1024)).1, None);
-        let (kept, problem) = limit(servers(1026));
-        assert_eq!(kept.len(), 1024);
+        let (limited, problem) = limit(servers(1026));
+        assert_eq!(limited.len(), 1024);
         assert_eq!(problem.as_deref(), Some("it has 2 addresses more than 1024: they are ignored"));
     }
 

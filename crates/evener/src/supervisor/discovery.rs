@@ -5,7 +5,7 @@
 use super::{Input, RunningListener, RunningPool, Supervisor};
 use crate::config::Config;
 use crate::discover::{
-    Answer, Expanded, FirstReadings, Found, Listed, Numbers, Source, Stamp, Watcher, expand,
+    Expanded, FirstReadings, Found, Listed, Numbers, Scan, Source, Stamp, Watcher, expand,
 };
 use crate::loops::Guard;
 use evener_core::event::Event;
@@ -79,17 +79,17 @@ impl SourceStatus {
 }
 
 impl State {
-    /// Applies an answer.
-    fn update(&mut self, (pool, source): &Key, answer: &Answer, now: Time) -> Option<Event> {
-        if *answer == Answer::Unchanged {
-            self.next = now + source.pause(answer, self.failures);
+    /// Applies the result of a read.
+    fn update(&mut self, (pool, source): &Key, scan: &Scan, now: Time) -> Option<Event> {
+        if *scan == Scan::Unchanged {
+            self.next = now + source.pause(scan, self.failures);
             return None;
         }
-        self.servers = answer.or_before(std::mem::take(&mut self.servers));
-        self.failures = if answer.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
-        self.next = now + source.pause(answer, self.failures);
+        self.servers = scan.or_before(std::mem::take(&mut self.servers));
+        self.failures = if scan.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
+        self.next = now + source.pause(scan, self.failures);
         let (pool, source_text) = (pool.clone(), source.to_string());
-        let before = std::mem::replace(&mut self.problem, answer.problem().map(str::to_owned));
+        let before = std::mem::replace(&mut self.problem, scan.problem().map(str::to_owned));
         match (before, self.problem.clone()) {
             // The reasons why a name does not resolve may alternate.
             (Some(before), Some(problem)) if before == problem || !source.is_watched() => None,
@@ -122,11 +122,12 @@ impl Discovery {
         let mut before = std::mem::take(&mut self.sources);
         self.sources = keys.map(|key| (key.clone(), before.remove(&key).unwrap_or_default())).collect();
         let mut old_pools = std::mem::take(&mut self.pools);
-        let kept = |pool: &PoolSpec| (pool.name.clone(), old_pools.remove(&pool.name).unwrap_or_default());
-        self.pools = spec.pools.iter().map(kept).collect();
+        let retained =
+            |pool: &PoolSpec| (pool.name.clone(), old_pools.remove(&pool.name).unwrap_or_default());
+        self.pools = spec.pools.iter().map(retained).collect();
         let events = readings.into_found().filter_map(|found| self.update(found, now)).collect();
         let watched: BTreeSet<PathBuf> =
-            self.sources.keys().filter_map(|(_, source)| source.place()).collect();
+            self.sources.keys().filter_map(|(_, source)| source.location()).collect();
         let is_watched_anew = self.watched != watched;
         if is_watched_anew {
             (self.watcher, self.watched) = (None, watched);
@@ -146,10 +147,10 @@ impl Discovery {
     fn update(&mut self, found: Found, now: Time) -> Option<Event> {
         let (key, reading) = found.into_parts();
         let state = self.sources.get_mut(&key)?;
-        if *reading.answer() != Answer::Unchanged {
+        if *reading.scan() != Scan::Unchanged {
             state.stamp = reading.stamp();
         }
-        state.update(&key, reading.answer(), now)
+        state.update(&key, reading.scan(), now)
     }
 
     fn schedule(&mut self) {

@@ -103,13 +103,13 @@ impl TlsConnector {
     /// Returns the name that the certificate of a server must have.
     #[must_use]
     pub fn name_of(&self, server: &Entry) -> Option<ServerName<'static>> {
-        let own = || match (&server.host, &server.target) {
+        let usual = || match (&server.host, &server.target) {
             (Some(host), _) => ServerName::try_from(host.to_string()).ok(),
             (None, Target::Ip(address)) => Some(ServerName::IpAddress(address.ip().into())),
             // Only if the certificate is not verified: TLS needs a name even then.
             (None, Target::Unix(_)) => ServerName::try_from("localhost").ok(),
         };
-        self.name.clone().or_else(own)
+        self.name.clone().or_else(usual)
     }
 }
 

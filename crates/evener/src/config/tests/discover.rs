@@ -4,6 +4,45 @@ use super::*;
 use evener_core::limits::Limits;
 use evener_core::spec::{DiscoverSpec, FoundSettings, PoolSpec, Resolve};
 
+const MISTAKES: &str = r#"
+discover.dns "app.example"
+    discover.dns "app.example": `app.example` has no port: write it as app.example:80
+discover.dns "10.0.0.2:80"
+    discover.dns "10.0.0.2:80": "10.0.0.2:80" is an address and not a name: list "10.0.0.2:80" as a server
+discover.dns "app.example:http"
+    discover.dns "app.example:http": invalid port `http` in `app.example:http`: a port is a number from 1 to 65535
+discover.dns { "app.example:80" }
+    discover.dns takes a string, got a table: write discover.dns "app.example:80"
+discover.dns "app.example:80", discover.dns "app.example:80"
+    discover.dns "app.example:80": it is listed twice
+discover.dns "app.example:80" { "10.0.0.2:80" }
+    discover.dns "app.example:80": a source has only keys, got "10.0.0.2:80"
+discover.dns "app.example:80" { port = 80 }
+    discover.dns "app.example:80": unknown key `port`
+discover.srv "a b"
+    discover.srv "a b": "a b" is not a name of SRV records, such as "_http._tcp.example.org"
+discover.srv "_http._tcp.example:80"
+    discover.srv "_http._tcp.example:80": "_http._tcp.example:80" is not a name of SRV records, such as "_http._tcp.example.org"
+discover.srv "_http._tcp.example" { weight = 2 }
+    discover.srv "_http._tcp.example": unknown key `weight`
+discover.file ""
+    discover.file "": the path is empty: write discover.file "servers.txt"
+discover.file "servers.txt" { port = 0 }
+    discover.file "servers.txt": port must be between 1 and 65535, got 0
+discover.file "servers.txt" { max = 5, hard = 2 }
+    discover.file "servers.txt": hard (2) must be at least max (5)
+discover.dsn "app.example:80"
+    `discover.dsn` is not defined; did you mean `dns`?
+resolve = "optionl"
+    service `s`: resolve must be "required" or "optional", got "optionl"
+resolver = "ns.example"
+    service `s`: resolver must be the address of a name server, such as "10.0.0.53" or "127.0.0.1:5353", got "ns.example"
+resolver = "127.0.0.1:0"
+    service `s`: resolver must be the address of a name server, such as "10.0.0.53" or "127.0.0.1:5353", got "127.0.0.1:0"
+resolver = { "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4" }
+    service `s`: a pool must have at most 3 resolvers
+"#;
+
 fn pool(items: &str) -> PoolSpec {
     let text = format!("service \"s\" {{ listen = \"127.0.0.1:1\", {items} }}");
     let mut config = load_text(&text).unwrap_or_else(|problems| panic!("{items}: {problems:?}"));
@@ -29,10 +68,17 @@ fn sources_are_items_among_the_servers() {
 }
 
 #[test]
-fn a_pool_can_have_its_own_name_servers_and_servers_that_are_not_required() {
+fn a_pool_can_name_its_resolvers_and_have_servers_that_are_not_required() {
     let usual = pool("\"app.example:80\"");
     assert_eq!((usual.resolve, usual.resolvers), (Resolve::Required, Vec::new()));
-    let own = pool("\"app.example:80\", resolve = \"optional\", resolver = { \"::1\", \"127.0.0.1:5353\" }");
+    let changed =
+        pool("\"app.example:80\", resolve = \"optional\", resolver = { \"::1\", \"127.0.0.1:5353\" }");
     let resolvers = ["[::1]:53", "127.0.0.1:5353"].map(|address| address.parse().unwrap());
-    assert_eq!((own.resolve, own.resolvers), (Resolve::Optional, resolvers.to_vec()));
+    assert_eq!((changed.resolve, changed.resolvers), (Resolve::Optional, resolvers.to_vec()));
+}
+
+#[test]
+fn each_mistake_in_a_source_has_its_message() {
+    let start = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\",";
+    check_cases(MISTAKES, |case| format!("{start} {case} }}"));
 }

@@ -22,42 +22,6 @@ check = check.http
     service `s`: check must be a check such as check.http { path = "/health" }, got a function: call it with braces or parentheses
 check = "htp"
     service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns" or a check such as check.http { path = "/health" }, got "htp"; did you mean "http"?
-discover.dns "app.example"
-    discover.dns "app.example": `app.example` has no port: write it as app.example:80
-discover.dns "10.0.0.2:80"
-    discover.dns "10.0.0.2:80": "10.0.0.2:80" is an address and not a name: list "10.0.0.2:80" as a server
-discover.dns "app.example:http"
-    discover.dns "app.example:http": invalid port `http` in `app.example:http`: a port is a number from 1 to 65535
-discover.dns { "app.example:80" }
-    discover.dns takes a string, got a table: write discover.dns "app.example:80"
-discover.dns "app.example:80", discover.dns "app.example:80"
-    discover.dns "app.example:80": it is listed twice
-discover.dns "app.example:80" { "10.0.0.2:80" }
-    discover.dns "app.example:80": a source has only keys, got "10.0.0.2:80"
-discover.dns "app.example:80" { port = 80 }
-    discover.dns "app.example:80": unknown key `port`
-discover.srv "a b"
-    discover.srv "a b": "a b" is not a name of SRV records, such as "_http._tcp.example.org"
-discover.srv "_http._tcp.example:80"
-    discover.srv "_http._tcp.example:80": "_http._tcp.example:80" is not a name of SRV records, such as "_http._tcp.example.org"
-discover.srv "_http._tcp.example" { weight = 2 }
-    discover.srv "_http._tcp.example": unknown key `weight`
-discover.file ""
-    discover.file "": the path is empty: write discover.file "servers.txt"
-discover.file "servers.txt" { port = 0 }
-    discover.file "servers.txt": port must be between 1 and 65535, got 0
-discover.file "servers.txt" { max = 5, hard = 2 }
-    discover.file "servers.txt": hard (2) must be at least max (5)
-discover.dsn "app.example:80"
-    `discover.dsn` is not defined; did you mean `dns`?
-resolve = "optionl"
-    service `s`: resolve must be "required" or "optional", got "optionl"
-resolver = "ns.example"
-    service `s`: resolver must be the address of a name server, such as "10.0.0.53" or "127.0.0.1:5353", got "ns.example"
-resolver = "127.0.0.1:0"
-    service `s`: resolver must be the address of a name server, such as "10.0.0.53" or "127.0.0.1:5353", got "127.0.0.1:0"
-resolver = { "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4" }
-    service `s`: a pool must have at most 3 resolvers
 check = check.htp
     `check.htp` is not defined; did you mean `http`?
 check = check.htp { path = 5 }

@@ -1,4 +1,4 @@
-//! Files that list servers, and that change in every way in which files change.
+//! Files that list servers: changes by rename and in place, faulty contents and missing files.
 
 use crate::harness::{Evener, Server, who};
 use std::collections::BTreeSet;
@@ -88,11 +88,11 @@ fn a_listed_address_of_the_service_itself_is_refused() {
         at(&a)
     ));
     // The port of the service is known only now.
-    let (own, other) = (evener.port("s"), evener.port("t"));
+    let (listen, other) = (evener.port("s"), evener.port("t"));
     let on = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    directory.write("servers", &format!("{} {} {}", at(&a), on(own), on(other)));
-    evener.expect_log(&format!("server_refused pool=s server=127.0.0.1:{own}"));
+    directory.write("servers", &format!("{} {} {}", at(&a), on(listen), on(other)));
+    evener.expect_log(&format!("server_refused pool=s server=127.0.0.1:{listen}"));
     evener.expect_addresses("s", &[at(&a), on(other)]);
-    assert_eq!(names(own), BTreeSet::from(["a".into()]));
+    assert_eq!(names(listen), BTreeSet::from(["a".into()]));
     assert_eq!(evener.log_count("server_refused"), 1, "another service that does not lead back is a server");
 }
