@@ -504,13 +504,16 @@ fn renamed<'a>(
     before: &BTreeMap<Arc<str>, Server>,
     spec: &'a PoolSpec,
 ) -> BTreeMap<(&'a Endpoint, Target), Arc<str>> {
-    let names: BTreeSet<&Arc<str>> = spec.servers.iter().map(|server| &server.name).collect();
     let hosts: BTreeSet<&Endpoint> = spec
         .servers
         .iter()
         .map(|server| &server.endpoint)
         .filter(|endpoint| endpoint.host().is_some())
         .collect();
+    if hosts.is_empty() {
+        return BTreeMap::new();
+    }
+    let names: BTreeSet<&Arc<str>> = spec.servers.iter().map(|server| &server.name).collect();
     let old_name = |(name, server): (&Arc<str>, &Server)| {
         let endpoint = hosts.get(&server.spec.endpoint).filter(|_| !names.contains(name))?;
         Some(((*endpoint, server.target.clone()), name.clone()))

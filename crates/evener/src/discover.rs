@@ -30,6 +30,8 @@ const DIRECTORY_EVERY: Duration = Duration::from_secs(5);
 const FILE_EVERY: Duration = Duration::from_secs(1);
 /// Maximum pause after a failed resolution of a name. The pauses grow from one second.
 const RETRY_MAX: Duration = Duration::from_secs(10);
+/// Time that a new configuration waits for all its sources.
+const ALL_WAIT: Duration = Duration::from_secs(30);
 /// Time that a new configuration waits for servers that are not required.
 const OPTIONAL_WAIT: Duration = Duration::from_secs(1);
 
@@ -357,14 +359,18 @@ impl FirstReadings {
             reads.spawn(async move { (source.clone().first_reading(need).await, source) });
         }
         let mut readings = BTreeMap::new();
-        while let Some(done) = reads.join_next().await {
+        let until = tokio::time::Instant::now() + ALL_WAIT;
+        while let Ok(Some(done)) = tokio::time::timeout_at(until, reads.join_next()).await {
             readings.extend(done.map(|(reading, source)| (source, reading)));
         }
         let of_pool = |pool: &PoolSpec| {
             let name = pool.name.clone();
-            let reading =
-                |source: Source| Some(((name.clone(), source.clone()), readings.get(&source)?.clone()));
-            Source::all_of(pool).into_iter().filter_map(reading).collect::<Vec<_>>()
+            let reading = |source: Source| {
+                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"));
+                let reading = readings.get(&source).cloned().unwrap_or_else(late);
+                ((name.clone(), source), reading)
+            };
+            Source::all_of(pool).into_iter().map(reading).collect::<Vec<_>>()
         };
         Self(spec.pools.iter().flat_map(of_pool).collect())
     }

@@ -34,7 +34,7 @@ const TTL_MAX: Duration = Duration::from_secs(3600);
 /// Lifetime of an address that does not come from DNS.
 const LOCAL_TTL: Duration = Duration::from_secs(5);
 /// Maximum number of lookups at the same time.
-const LOOKUPS_MAX: usize = 64;
+const LOOKUPS_MAX: usize = 256;
 static LOOKUPS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(LOOKUPS_MAX);
 
 /// Addresses of a host, or targets of a name, with their lifetime.

@@ -314,6 +314,10 @@ impl Supervisor {
         if self.update_pool(&expanded) {
             self.publish();
             self.plane.maintain();
+            // More servers may be checked now.
+            let spec = std::mem::take(&mut self.config.spec);
+            self.divide_descriptors(&spec);
+            self.config.spec = spec;
         }
     }
 
