@@ -243,7 +243,8 @@ impl Family {
 }
 
 impl Scan {
-    fn listed(servers: Vec<Listed>) -> Self {
+    /// Creates the result of a source that lists these servers.
+    pub(crate) fn listed(servers: Vec<Listed>) -> Self {
         Self::Listed(List { servers, problem: None, unknown: None, valid_for: Duration::ZERO })
     }
 
@@ -417,6 +418,12 @@ impl FirstReadings {
             Some(format!("pool `{pool}`: {source}: {problem}"))
         };
         self.0.iter().filter_map(note)
+    }
+
+    /// Creates the results of reads.
+    #[cfg(test)]
+    pub(crate) fn new(found: Vec<Found>) -> Self {
+        Self(found.into_iter().map(Found::into_parts).collect())
     }
 
     /// Returns the results one by one.

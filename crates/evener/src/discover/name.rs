@@ -332,9 +332,11 @@ fn named(resolvers: &[SocketAddr]) -> Result<TokioResolver, LookupError> {
 }
 
 fn build(config: ResolverConfig, mut options: ResolverOpts) -> Option<TokioResolver> {
-    // The state of the pools is the cache.
+    // The servers of the pools are the only cache.
     options.cache_size = 0;
     options.use_hosts_file = ResolveHosts::Never;
+    // The resolver would bind any port, also ports on which a service is about to listen.
+    options.os_port_selection = true;
     options.timeout = options.timeout.min(QUERY_TIMEOUT);
     options.attempts = options.attempts.min(QUERY_ATTEMPTS);
     let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());

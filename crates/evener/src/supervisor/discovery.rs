@@ -348,3 +348,147 @@ impl Supervisor {
         events.iter().for_each(|event| self.log(event));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discover::Reading;
+    use evener_core::spec::{DiscoverSpec, FoundSettings, ServerSpec};
+    use std::time::Duration;
+
+    /// A pool with a source of each kind, and its discovery.
+    struct Case {
+        discovery: Discovery,
+        spec: Spec,
+        inputs: mpsc::Receiver<Input>,
+        now: Time,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let (sender, inputs) = mpsc::channel(16);
+            let settings = FoundSettings::DEFAULT;
+            let pool = PoolSpec {
+                discover: vec![
+                    DiscoverSpec::File { path: "/no/such/file".into(), port: None, settings },
+                    DiscoverSpec::Dns { name: "app.example".into(), port: 80, settings },
+                ],
+                ..PoolSpec::new("p", vec![ServerSpec::new("10.0.0.1:80".parse().unwrap())])
+            };
+            let spec = Spec { pools: vec![pool], services: Vec::new() };
+            Self { discovery: Discovery::new(sender), spec, inputs, now: Time::ZERO }
+        }
+
+        fn host(&self) -> Source {
+            Source::Host { name: "app.example".into(), port: 80, resolvers: Vec::new() }
+        }
+
+        fn file(&self) -> Source {
+            Source::File { path: "/no/such/file".into(), port: None }
+        }
+
+        fn configure(&mut self, readings: Vec<(Source, Scan)>) -> Vec<&'static str> {
+            let readings =
+                readings.into_iter().map(|(source, scan)| Found::new("p".into(), source, scan.into()));
+            let events =
+                self.discovery.configure(&self.spec, FirstReadings::new(readings.collect()), self.now);
+            events.iter().map(Event::name).collect()
+        }
+
+        /// Applies the result of a read that was due. Returns whether the servers changed, and the event.
+        fn read(&mut self, source: Source, scan: Scan) -> (bool, Option<&'static str>) {
+            self.discovery.reads += 1;
+            let number = self.discovery.reads;
+            let key = ("p".into(), source.clone());
+            self.discovery.sources.get_mut(&key).unwrap().reading = Some(number);
+            let found = Found::new("p".into(), source, Reading::from(scan));
+            let (changed, event) = self.discovery.on_found(found, number, self.now);
+            (changed.is_some(), event.as_ref().map(Event::name))
+        }
+
+        fn addresses(&mut self) -> Vec<String> {
+            let spec = self.spec.pools[0].clone();
+            let (expanded, _) = self.discovery.expand(&spec, |_| false);
+            expanded.targets().iter().map(ToString::to_string).collect()
+        }
+    }
+
+    fn list(addresses: &[&str]) -> Scan {
+        Scan::listed(
+            addresses.iter().map(|address| Listed::at(Target::Ip(address.parse().unwrap()))).collect(),
+        )
+    }
+
+    fn failed(problem: &str) -> Scan {
+        Scan::Failed(problem.into())
+    }
+
+    #[test]
+    fn each_source_keeps_its_last_servers_when_it_fails() {
+        let mut case = Case::new();
+        let (file, host) = (case.file(), case.host());
+        let first = vec![
+            (file.clone(), list(&["10.0.0.2:80"])),
+            (host.clone(), list(&["10.0.0.3:80", "10.0.0.1:80"])),
+        ];
+        assert_eq!(case.configure(first), [""; 0]);
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(case.read(host.clone(), failed("a")), (false, Some("discovery_failed")));
+        assert_eq!(
+            case.read(host.clone(), failed("b")),
+            (false, None),
+            "the failure of a name is logged once"
+        );
+        assert_eq!(case.read(file.clone(), failed("line 1")), (false, Some("discovery_failed")));
+        assert_eq!(case.read(file.clone(), failed("line 1")), (false, None));
+        assert_eq!(case.read(file.clone(), failed("line 2")), (false, Some("discovery_failed")));
+        assert_eq!(case.read(file.clone(), Scan::Unchanged), (false, None));
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(case.read(host, list(&["10.0.0.4:80"])), (true, Some("discovery_recovered")));
+        assert_eq!(case.read(file, list(&["10.0.0.2:80"])), (false, Some("discovery_recovered")));
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.4:80"]);
+    }
+
+    #[test]
+    fn a_configuration_keeps_the_servers_of_sources_that_stay() {
+        let mut case = Case::new();
+        let (file, host) = (case.file(), case.host());
+        case.configure(vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
+        let events = case.configure(vec![(file, failed("x")), (host.clone(), failed("y"))]);
+        assert_eq!(events, ["discovery_failed"; 2]);
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        // A read that began before the configuration is ignored.
+        let found = Found::new("p".into(), host.clone(), list(&[]).into());
+        assert_eq!(case.discovery.on_found(found, 1, case.now), (None, None));
+        case.spec.pools[0].discover.truncate(1);
+        case.configure(Vec::new());
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80"]);
+        case.spec.pools[0].discover.clear();
+        case.configure(Vec::new());
+        assert_eq!((case.discovery.deadline(), case.addresses().len()), (Time::NEVER, 1));
+    }
+
+    #[tokio::test]
+    async fn sources_are_read_when_they_are_due() {
+        let mut case = Case::new();
+        case.spec.pools[0].discover.truncate(1);
+        case.configure(vec![(case.file(), list(&["10.0.0.2:80"]))]);
+        assert_eq!(case.discovery.deadline(), case.now, "the watch of a new file begins with a read");
+        case.discovery.on_time(case.now);
+        assert_eq!(case.discovery.deadline(), Time::NEVER, "a read is in progress");
+        // A change during the read causes another read.
+        case.discovery.on_files_changed(case.now);
+        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
+            panic!("expected a result")
+        };
+        let (changed, event) = case.discovery.on_found(found, number, case.now);
+        assert_eq!((changed, event.as_ref().map(Event::name)), (None, Some("discovery_failed")));
+        assert_eq!(case.discovery.deadline(), case.now);
+        case.discovery.on_time(case.now);
+        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
+            panic!("expected a result")
+        };
+        case.discovery.on_found(found, number, case.now);
+        assert_eq!(case.discovery.deadline(), case.now + Duration::from_secs(1));
+    }
+}
