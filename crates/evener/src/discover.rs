@@ -29,7 +29,7 @@ const DIRECTORY_EVERY: Duration = Duration::from_secs(5);
 /// Interval of checks whether a file changed, which come in addition to notifications of changes.
 const FILE_EVERY: Duration = Duration::from_secs(1);
 /// Maximum pause after a failed resolution of a name. The pauses grow from one second.
-const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Time that a new configuration waits for all its sources.
 const ALL_WAIT: Duration = Duration::from_secs(30);
 /// Time that a new configuration waits for servers that are not required.

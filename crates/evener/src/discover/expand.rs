@@ -68,6 +68,17 @@ pub(crate) struct Expanded {
 }
 
 impl Expanded {
+    /// Returns the servers of a pool that has only servers with addresses, as most pools have.
+    fn of_addresses(pool: &PoolSpec) -> Option<Self> {
+        if !pool.discover.is_empty() {
+            return None;
+        }
+        let targets =
+            pool.servers.iter().map(|server| server.endpoint.target()).collect::<Option<Vec<_>>>()?;
+        let (configured, spec) = (targets.len(), pool.clone());
+        Some(Self { spec, targets, configured, origins: BTreeMap::new(), refused: BTreeSet::new() })
+    }
+
     /// Returns the specification of the pool, with all its servers.
     pub(crate) fn spec(&self) -> &PoolSpec {
         &self.spec
@@ -102,6 +113,9 @@ pub(crate) fn expand<'a>(
     refuses: impl Fn(&Target) -> bool,
     numbers: &mut Numbers,
 ) -> Expanded {
+    if let Some(unchanged) = Expanded::of_addresses(pool) {
+        return unchanged;
+    }
     let mut expansion = Expansion::new(pool);
     for server in &pool.servers {
         match Source::of_server(pool, server) {

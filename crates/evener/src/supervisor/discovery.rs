@@ -2,7 +2,7 @@
 //! directories. Each source has its own interval. Servers are added to and removed from their pools as a reload
 //! adds and removes servers, and keep their identity. A source that cannot be read changes nothing.
 
-use super::{Input, RunningListener, RunningPool, Supervisor};
+use super::{Input, ListenerKey, RunningListener, RunningPool, Supervisor};
 use crate::config::Config;
 use crate::discover::{
     Expanded, FirstReadings, Found, Listed, Numbers, Scan, Source, Stamp, Watcher, expand,
@@ -12,6 +12,7 @@ use evener_core::event::Event;
 use evener_core::spec::{PoolSpec, Spec};
 use evener_core::{ServerId, Target, Time};
 use serde::{Deserialize, Serialize};
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -203,9 +204,9 @@ impl Discovery {
         for ((_, source), state) in &mut self.sources {
             if source.is_watched() {
                 (state.again, state.next) = (state.reading.is_some(), now);
+                self.next = now;
             }
         }
-        self.schedule();
     }
 
     /// Applies the result of read `number`. Returns the pool if its servers changed, and an event.
@@ -221,10 +222,10 @@ impl Discovery {
         let event = self.update(Found::new(key.0.clone(), key.1.clone(), reading), now);
         let state = self.sources.get_mut(&key);
         let is_changed = state.as_ref().is_some_and(|state| state.servers != before);
-        if let Some(state) = state.filter(|_| is_again) {
-            state.next = now;
+        if let Some(state) = state {
+            state.next = if is_again { now } else { state.next };
+            self.next = self.next.min(state.next);
         }
-        self.schedule();
         (is_changed.then_some(pool), event)
     }
 
@@ -251,13 +252,15 @@ impl Discovery {
 }
 
 /// Returns the servers of a pool of a configuration.
-fn expand_pool<'a>(
+fn expand_pool(
     discovery: &mut Discovery,
     (config, spec): (&Config, &PoolSpec),
     pools: &BTreeMap<Arc<str>, RunningPool>,
-    listeners: impl Iterator<Item = &'a RunningListener>,
+    listeners: &BTreeMap<ListenerKey, RunningListener>,
 ) -> (Expanded, Vec<Event>) {
-    let guard = Guard::new(config, listeners.map(|listener| (&*listener.service, &listener.bound)));
+    let guard = LazyCell::new(|| {
+        Guard::new(config, listeners.values().map(|listener| (&*listener.service, &listener.bound)))
+    });
     let targets = |pool: &str| -> Vec<Target> {
         let servers = pools.get(pool).map_or(&[][..], |running| running.pool.servers());
         servers.iter().map(|server| server.target.clone()).collect()
@@ -270,8 +273,8 @@ impl Supervisor {
     pub(super) fn expand_all(&mut self, config: &Config) -> Vec<Expanded> {
         let mut all = Vec::with_capacity(config.spec.pools.len());
         for spec in &config.spec.pools {
-            let listeners = self.listeners.values();
-            let (expanded, events) = expand_pool(&mut self.discovery, (config, spec), &self.pools, listeners);
+            let (expanded, events) =
+                expand_pool(&mut self.discovery, (config, spec), &self.pools, &self.listeners);
             events.iter().for_each(|event| self.log(event));
             all.push(expanded);
         }
@@ -307,9 +310,8 @@ impl Supervisor {
         event.iter().for_each(|event| self.log(event));
         let Some(name) = changed else { return };
         let Some(spec) = self.config.spec.pools.iter().find(|pool| pool.name == name) else { return };
-        let listeners = self.listeners.values();
         let (expanded, events) =
-            expand_pool(&mut self.discovery, (&self.config, spec), &self.pools, listeners);
+            expand_pool(&mut self.discovery, (&self.config, spec), &self.pools, &self.listeners);
         events.iter().for_each(|event| self.log(event));
         if self.update_pool(&expanded) {
             self.publish();

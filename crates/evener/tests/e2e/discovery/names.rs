@@ -7,7 +7,7 @@ use crate::harness::origin::{Origin, Wire};
 use crate::harness::{Directory, Evener, Server, connect, line, reserved_port, wait_until, who};
 use crate::udp::flows::{self, Echo};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -198,6 +198,23 @@ fn a_server_with_a_host_name_keeps_its_identity_when_the_number_of_addresses_cha
     assert_eq!(who(listen), "c");
     evener.expect_log("server_moved pool=s");
     assert!(connections(&name) >= 2);
+}
+
+#[test]
+fn addresses_of_both_families_are_servers() {
+    let both = [HOSTS[0], IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let Some(dnsmasq) = Dnsmasq::start(&[("app.test", &both)]) else { return };
+    let port = reserved_port();
+    let at = both.map(|ip| SocketAddr::new(ip, port));
+    let _servers = [Server::named_on("four", at[0]), Server::named_on("six", at[1])];
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", discover.dns \"app.test:{port}\", resolver = \"{}\" }}",
+        dnsmasq.address()
+    ));
+    evener.expect_addresses("s", &at);
+    let listen = evener.port("s");
+    let names: BTreeSet<String> = (0..8).map(|_| who(listen)).collect();
+    assert_eq!(names, set(&["four", "six"]));
 }
 
 #[test]
