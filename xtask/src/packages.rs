@@ -30,6 +30,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "pen", package: "pen" },
     Need { program: "dig", package: "bind9-dnsutils" },
     Need { program: "named", package: "bind9" },
+    Need { program: "dnsmasq", package: "dnsmasq-base" },
     Need { program: "/lib/lsb/init-functions", package: "sysvinit-utils" },
     Need { program: "node", package: "nodejs" },
     Need { program: "npm", package: "npm" },

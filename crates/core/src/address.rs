@@ -198,6 +198,15 @@ impl Endpoint {
         }
     }
 
+    /// Returns the host name, if the address has to be resolved.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            Self::Host { name, .. } => Some(name),
+            Self::Ip(_) | Self::Unix(_) => None,
+        }
+    }
+
     /// Returns the address, unless it has to be resolved first.
     #[must_use]
     pub fn target(&self) -> Option<Target> {

@@ -70,12 +70,19 @@ events! {
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service no longer accepts clients at an address.
     Info "listener_closed" ListenerClosed { service: Arc<str>, address: String }
-    /// A directory in which servers are discovered has a problem; the servers found earlier stay.
-    Warn "discovery_failed" DiscoveryFailed { directory: String, problem: String }
+    /// A source of servers, such as a file or a host name, has a problem; the servers found earlier stay. A
+    /// problem that continues is logged once.
+    Warn "discovery_failed" DiscoveryFailed { pool: Arc<str>, source: String, problem: String }
+    /// A source of servers that had a problem works again.
+    Info "discovery_recovered" DiscoveryRecovered { pool: Arc<str>, source: String }
+    /// An address that a source lists is not used.
+    Warn "server_refused" ServerRefused { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A server was added by the configuration or discovered.
     Info "server_added" ServerAdded { pool: Arc<str>, server: Arc<str> }
     /// A server was removed from the configuration or is no longer discovered.
     Info "server_removed" ServerRemoved { pool: Arc<str>, server: Arc<str> }
+    /// A server has another name, because the number of addresses of its host name changed.
+    Info "server_renamed" ServerRenamed { pool: Arc<str>, before: Arc<str>, server: Arc<str> }
     /// A server has another address; its verdict starts anew.
     Info "server_moved" ServerMoved { pool: Arc<str>, server: Arc<str>, before: String, after: String }
     /// A server is used again.

@@ -1,11 +1,11 @@
 //! A pool in the supervisor: servers with their health and administrative state, and the snapshots made of
-//! them. A server keeps its identity (its name in the pool) across reloads: verdict, counters, stickiness and
-//! flows stay.
+//! them. A server keeps its identity (its name in the pool, or its address of a host name) across reloads:
+//! verdict, counters, stickiness and flows stay.
 
 mod upkeep;
 
 use crate::ServerId;
-use crate::address::Target;
+use crate::address::{Endpoint, Target};
 use crate::event::Event;
 use crate::hash;
 use crate::health::{Change, Failure, Health, Probe, Verdict};
@@ -16,7 +16,7 @@ use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapsho
 use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -188,9 +188,11 @@ impl Pool {
         let before = std::mem::take(&mut self.servers).into_iter();
         let mut before: BTreeMap<Arc<str>, Server> =
             before.map(|server| (server.spec.name.clone(), server)).collect();
+        let renamed = renamed(&before, spec);
         self.renew_sticky(spec, now);
         for (server_spec, target) in spec.servers.iter().zip(targets) {
-            let server = match before.remove(&server_spec.name) {
+            let old_name = renamed.get(&(&server_spec.endpoint, target.clone())).unwrap_or(&server_spec.name);
+            let server = match before.remove(&server_spec.name).or_else(|| before.remove(old_name)) {
                 Some(known) => self.adopt(known, spec, server_spec, target, now, &mut events),
                 None => self.admit(spec, server_spec, target, now, &mut events),
             };
@@ -239,6 +241,13 @@ impl Pool {
                 server: server_spec.name.clone(),
                 before: server.target.to_string(),
                 after: target.to_string(),
+            });
+        }
+        if server.spec.name != server_spec.name {
+            events.push(Event::ServerRenamed {
+                pool: spec.name.clone(),
+                before: server.spec.name.clone(),
+                server: server_spec.name.clone(),
             });
         }
         server.spec = server_spec.clone();
@@ -438,6 +447,7 @@ impl Pool {
             name: server.spec.name.clone(),
             token: hash::of_name(&server.spec.name, COOKIE_SALT),
             target: server.target.clone(),
+            host: server.spec.endpoint.host().map(Arc::from),
             dialect: server.spec.dialect,
             tier: server.spec.tier,
             weight: server.spec.weight,
@@ -486,6 +496,29 @@ impl Pool {
             server.health.check_invariants();
         }
     }
+}
+
+/// Returns the earlier names of servers that only get another name, by host name and address. The name of a
+/// server that was given by a host name depends on the number of addresses of the host.
+fn renamed<'a>(
+    before: &BTreeMap<Arc<str>, Server>,
+    spec: &'a PoolSpec,
+) -> BTreeMap<(&'a Endpoint, Target), Arc<str>> {
+    let hosts: BTreeSet<&Endpoint> = spec
+        .servers
+        .iter()
+        .map(|server| &server.endpoint)
+        .filter(|endpoint| endpoint.host().is_some())
+        .collect();
+    if hosts.is_empty() {
+        return BTreeMap::new();
+    }
+    let names: BTreeSet<&Arc<str>> = spec.servers.iter().map(|server| &server.name).collect();
+    let old_name = |(name, server): (&Arc<str>, &Server)| {
+        let endpoint = hosts.get(&server.spec.endpoint).filter(|_| !names.contains(name))?;
+        Some(((*endpoint, server.target.clone()), name.clone()))
+    };
+    before.iter().filter_map(old_name).collect()
 }
 
 /// Returns the check of a server. A server with a persistent connection has none.

@@ -2,6 +2,7 @@
 //! it, and no other code has to check it again.
 
 mod check;
+mod discover;
 mod dns;
 mod http;
 mod policy;
@@ -9,6 +10,7 @@ mod pool;
 mod tls;
 
 pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
+pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
 pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
@@ -351,6 +353,10 @@ pub struct PoolSpec {
     pub servers: Vec<ServerSpec>,
     /// Sources of further servers at run time.
     pub discover: Vec<DiscoverSpec>,
+    /// Need for the addresses of names and for the servers of sources at the start and at a reload.
+    pub resolve: Resolve,
+    /// Name servers for the names in the pool; empty for the name servers of the system.
+    pub resolvers: Vec<SocketAddr>,
     /// Policy that picks a server.
     pub policy: Policy,
     /// Stickiness of clients.
@@ -381,6 +387,8 @@ impl PoolSpec {
             name: name.into(),
             servers,
             discover: Vec::new(),
+            resolve: Resolve::Required,
+            resolvers: Vec::new(),
             policy: Policy::RoundRobin,
             sticky: None,
             check: None,
@@ -440,16 +448,6 @@ pub enum Dialect {
     Plain,
     /// The frames of mname-balancer over a persistent connection to a unix socket (DNS only).
     Mname,
-}
-
-/// Source of servers at run time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DiscoverSpec {
-    /// Each socket in a directory is a server that speaks [`Dialect::Mname`].
-    Mname {
-        /// The directory.
-        directory: PathBuf,
-    },
 }
 
 /// Maximum weight of a server.

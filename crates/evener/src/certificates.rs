@@ -406,19 +406,18 @@ impl Loader {
         self.owner = format!("pool `{}`", pool.name);
         self.digest = DefaultHasher::new();
         format!("{spec:?}").hash(&mut self.digest);
-        let mut names = BTreeMap::new();
+        // A pooled connection was verified for the host name that its server had then.
+        format!("{:?}", pool.discover).hash(&mut self.digest);
+        let name = spec.name.as_ref().and_then(|name| ServerName::try_from(name.clone()).ok());
         for server in &pool.servers {
             server.name.hash(&mut self.digest);
             server.endpoint.to_string().hash(&mut self.digest);
-            match name_of(&server.endpoint, spec) {
-                Some(name) => drop(names.insert(server.name.clone(), name)),
-                None => {
-                    let message = format!(
-                        "server `{}` has no name to verify: write tls = {{ sni = \"NAME\" }} in the pool",
-                        server.name
-                    );
-                    self.problem(message);
-                }
+            if name.is_none() && !has_name(&server.endpoint, spec) {
+                let message = format!(
+                    "server `{}` has no name to verify: write tls = {{ sni = \"NAME\" }} in the pool",
+                    server.name
+                );
+                self.problem(message);
             }
         }
         let before = self.problems.len();
@@ -461,7 +460,7 @@ impl Loader {
             }
             None => builder.with_no_client_auth(),
         };
-        let connector = TlsConnector { config: Arc::new(config), names };
+        let connector = TlsConnector { config: Arc::new(config), name };
         Some(ServerSettings { digest, connector: Arc::new(connector) })
     }
 }
@@ -503,18 +502,13 @@ fn protocols(service: &ServiceSpec, spec: &TlsSpec) -> Vec<Vec<u8>> {
 /// ALPN protocols of an http service, in the order of preference.
 const HTTP_PROTOCOLS: &[&str] = &["h2", "http/1.1", "http/1.0"];
 
-/// Returns the name that the certificate of a server must have.
-fn name_of(endpoint: &Endpoint, spec: &ServerTlsSpec) -> Option<ServerName<'static>> {
-    if let Some(name) = &spec.name {
-        return ServerName::try_from(name.clone()).ok();
-    }
+/// Returns true if a server without a name in the settings of its pool has a name that its certificate can have,
+/// or needs none.
+fn has_name(endpoint: &Endpoint, spec: &ServerTlsSpec) -> bool {
     match endpoint {
-        Endpoint::Ip(address) => Some(ServerName::IpAddress(address.ip().into())),
-        Endpoint::Host { name, .. } => ServerName::try_from(name.clone()).ok(),
-        // TLS needs a name even if verification is off.
-        Endpoint::Unix(_) => {
-            (spec.verification == Verification::Off).then(|| ServerName::try_from("localhost").ok()).flatten()
-        }
+        Endpoint::Ip(_) => true,
+        Endpoint::Host { name, .. } => ServerName::try_from(name.as_str()).is_ok(),
+        Endpoint::Unix(_) => spec.verification == Verification::Off,
     }
 }
 

@@ -4,6 +4,7 @@
 mod access;
 mod build;
 mod check;
+mod discover;
 mod dns;
 mod edge;
 mod fields;
@@ -20,7 +21,7 @@ mod sticky;
 mod syntax;
 
 use evener_core::Endpoint;
-use evener_core::spec::Spec;
+use evener_core::spec::{DiscoverSpec, Spec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) spec: Spec,
     /// Locations of the addresses of servers.
     servers: BTreeMap<Endpoint, Location>,
+    /// Locations of the sources of servers, by pool and source.
+    sources: BTreeMap<(Arc<str>, String), Location>,
     /// Locations of the TLS settings of services and pools.
     tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
@@ -86,6 +89,16 @@ impl Config {
         Problem::maybe_at(self.servers.get(endpoint), message)
     }
 
+    /// Creates a problem at the location of a source of servers.
+    pub(crate) fn problem_with_source(
+        &self,
+        pool: &Arc<str>,
+        source: &DiscoverSpec,
+        message: impl Into<String>,
+    ) -> Problem {
+        Problem::maybe_at(self.sources.get(&(Arc::clone(pool), source.to_string())), message)
+    }
+
     /// Creates a problem at the location of a listen address.
     pub(crate) fn problem_with_listen(
         &self,
@@ -106,8 +119,9 @@ impl Config {
     fn has_inputs(&self) -> bool {
         let spec = &self.spec;
         let mut servers = spec.pools.iter().flat_map(|pool| &pool.servers);
+        let is_read = |source: &DiscoverSpec| !matches!(source, DiscoverSpec::Mname { .. });
         spec.services.iter().any(|service| service.tls.is_some())
-            || spec.pools.iter().any(|pool| pool.tls.is_some())
+            || spec.pools.iter().any(|pool| pool.tls.is_some() || pool.discover.iter().any(is_read))
             || servers.any(|server| matches!(server.endpoint, Endpoint::Host { .. }))
     }
 }

@@ -1,239 +1,433 @@
-//! Discovery of sockets in directories, each of which is a server: scans the directories and watches them for
-//! changes. The supervisor decides which servers a pool gets; this module does not open connections.
+//! Discovery of servers: reads the sources of a configuration, which are directories of sockets, lists in files,
+//! and names in DNS. The supervisor decides which servers a pool gets; this module opens no connections to
+//! servers.
 
-use evener_core::address::UNIX_PATH_BYTES_MAX;
-use evener_core::spec::{DiscoverSpec, Spec};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+mod directory;
+mod expand;
+mod file;
+mod name;
+mod watch;
+
+pub(crate) use expand::{Expanded, Numbers, expand};
+pub(crate) use file::Stamp;
+pub(crate) use watch::Watcher;
+
+use crate::config::{Config, Problem};
+use evener_core::server_list;
+use evener_core::spec::{DiscoverSpec, PoolSpec, Resolve, ServerSpec, Spec};
+use evener_core::{Endpoint, Target};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::unix::pipe::Receiver;
-use tokio::task::AbortHandle;
+use watch::Interest;
 
-/// Maximum number of servers of a directory: the first sockets by name. Further sockets are ignored.
-pub(crate) const SOCKETS_MAX: usize = 1024;
-/// Maximum number of entries of a directory.
-const ENTRIES_MAX: usize = 65_536;
-/// Changes within this time count as one. A socket exists a moment before its process listens.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Interval of reads of a directory, which come in addition to notifications of changes.
+const DIRECTORY_EVERY: Duration = Duration::from_secs(5);
+/// Interval of checks whether a file changed, which come in addition to notifications of changes.
+const FILE_EVERY: Duration = Duration::from_secs(1);
+/// Maximum pause after a failed resolution of a name. The pauses grow from one second.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Time that a new configuration waits for all its sources.
+const ALL_WAIT: Duration = Duration::from_secs(30);
+/// Time that a new configuration waits for servers that are not required.
+const OPTIONAL_WAIT: Duration = Duration::from_secs(1);
 
-/// Result of a scan of one directory.
+/// A source of servers, as it is read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// A directory of sockets.
+    Directory(PathBuf),
+    /// A list of servers, and the port of addresses without a port.
+    File { path: PathBuf, port: Option<u16> },
+    /// The addresses of a host name.
+    Host { name: String, port: u16, resolvers: Vec<SocketAddr> },
+    /// The targets of SRV records.
+    Srv { name: String, resolvers: Vec<SocketAddr> },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(directory) => write!(out, "discover.mname {}", directory.display()),
+            Self::File { path, .. } => write!(out, "discover.file {}", path.display()),
+            Self::Host { name, port, .. } => write!(out, "{name}:{port}"),
+            Self::Srv { name, .. } => write!(out, "discover.srv {name}"),
+        }
+    }
+}
+
+impl Source {
+    /// Returns the source of the addresses of a server that is given by a host name.
+    pub(crate) fn of_server(pool: &PoolSpec, server: &ServerSpec) -> Option<Self> {
+        match &server.endpoint {
+            Endpoint::Host { name, port } => {
+                Some(Self::Host { name: name.clone(), port: *port, resolvers: pool.resolvers.clone() })
+            }
+            Endpoint::Ip(_) | Endpoint::Unix(_) => None,
+        }
+    }
+
+    fn of_discover(pool: &PoolSpec, discover: &DiscoverSpec) -> Self {
+        let resolvers = || pool.resolvers.clone();
+        match discover {
+            DiscoverSpec::Mname { directory } => Self::Directory(directory.clone()),
+            DiscoverSpec::File { path, port, .. } => Self::File { path: path.clone(), port: *port },
+            DiscoverSpec::Dns { name, port, .. } => {
+                Self::Host { name: name.clone(), port: *port, resolvers: resolvers() }
+            }
+            DiscoverSpec::Srv { name, .. } => Self::Srv { name: name.clone(), resolvers: resolvers() },
+        }
+    }
+
+    /// Returns the sources of a pool.
+    pub(crate) fn all_of(pool: &PoolSpec) -> BTreeSet<Self> {
+        let servers = pool.servers.iter().filter_map(|server| Self::of_server(pool, server));
+        servers.chain(pool.discover.iter().map(|discover| Self::of_discover(pool, discover))).collect()
+    }
+
+    /// Returns true if the source is in the file system, where changes are noticed.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.location().is_some()
+    }
+
+    /// Returns the directory where changes of the source appear.
+    pub(crate) fn location(&self) -> Option<PathBuf> {
+        match self {
+            Self::Directory(directory) => Some(directory.clone()),
+            Self::File { path, .. } => Some(match path.parent() {
+                Some(parent) if parent != Path::new("") => parent.to_owned(),
+                _ => PathBuf::from("."),
+            }),
+            Self::Host { .. } | Self::Srv { .. } => None,
+        }
+    }
+
+    /// Reads the source. A file with the stamp `known` is not read again.
+    pub(crate) fn read(
+        self,
+        known: Option<Stamp>,
+        watcher: Option<&Watcher>,
+    ) -> impl Future<Output = Reading> + Send + use<> {
+        let interest = match &self {
+            Self::Directory(_) => Interest::Entries,
+            _ => Interest::Contents,
+        };
+        let watch = watcher.zip(self.location()).map(|(watcher, location)| watcher.watch(location, interest));
+        async move {
+            match &self {
+                Self::Directory(_) | Self::File { .. } => {
+                    let read = tokio::task::spawn_blocking(move || self.read_watched(known, watch));
+                    read.await.unwrap_or_else(|error| Reading::failed(error.to_string()))
+                }
+                Self::Host { name, port, resolvers } => name::addresses(name, *port, resolvers).await.into(),
+                Self::Srv { name, resolvers } => name::targets(name, resolvers).await.into(),
+            }
+        }
+    }
+
+    /// Reads the source for a new configuration. Servers that are not required do not delay it.
+    async fn first_reading(self, need: Resolve) -> Reading {
+        let read = self.read(None, None);
+        match need {
+            Resolve::Required => read.await,
+            Resolve::Optional => match tokio::time::timeout(OPTIONAL_WAIT, read).await {
+                Ok(reading) => reading,
+                Err(_) => Reading::failed(format!("no response within {OPTIONAL_WAIT:?}")),
+            },
+        }
+    }
+
+    /// Reads a source in the file system. The watch starts before the read, so that no change between them is
+    /// missed.
+    fn read_watched(&self, known: Option<Stamp>, watch: Option<impl Fn() -> bool>) -> Reading {
+        let is_watched = watch.as_ref().is_none_or(|watch| watch());
+        let reading = self.read_blocking(known);
+        if is_watched || watch.is_none_or(|watch| !watch()) {
+            return reading;
+        }
+        // The directory was created since the first attempt to watch it.
+        self.read_blocking(known)
+    }
+
+    fn read_blocking(&self, known: Option<Stamp>) -> Reading {
+        match self {
+            Self::Directory(directory) => directory::read(directory).into(),
+            Self::File { path, port } => {
+                let (scan, stamp) = file::read(path, *port, known);
+                Reading { scan, stamp }
+            }
+            Self::Host { .. } | Self::Srv { .. } => Reading::failed("names are not read here".into()),
+        }
+    }
+
+    /// Returns the time until the next read after a read with this result. `failures` is the number of
+    /// consecutive failures.
+    pub(crate) fn pause(&self, scan: &Scan, failures: u32) -> Duration {
+        match (self, scan) {
+            (Self::Directory(_), _) => DIRECTORY_EVERY,
+            (Self::File { .. }, _) => FILE_EVERY,
+            (_, Scan::Listed(list)) => list.valid_for,
+            _ => RETRY_MAX.min(Duration::from_secs(1 << failures.saturating_sub(1).min(16))),
+        }
+    }
+}
+
+/// Result of one read of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Scan {
-    /// Paths of the sockets; `None` if the directory cannot be read, so that earlier sockets may still exist.
-    sockets: Option<BTreeSet<PathBuf>>,
+pub(crate) struct Reading {
+    scan: Scan,
+    /// Identity of the contents, if the source is a file.
+    stamp: Option<Stamp>,
+}
+
+impl Reading {
+    /// Returns the result without the stamp.
+    pub(crate) fn scan(&self) -> &Scan {
+        &self.scan
+    }
+
+    /// Returns the identity of the contents, if the source is a file.
+    pub(crate) fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    /// Creates the result of a failed read.
+    pub(crate) fn failed(problem: String) -> Self {
+        Scan::Failed(problem).into()
+    }
+}
+
+impl From<Scan> for Reading {
+    fn from(scan: Scan) -> Self {
+        Self { scan, stamp: None }
+    }
+}
+
+/// Scan of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// The source is as it was.
+    Unchanged,
+    /// The source lists these servers.
+    Listed(List),
+    /// The source could not be read, so its servers are unknown.
+    Failed(String),
+}
+
+/// The servers of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct List {
+    servers: Vec<Listed>,
     /// Problem for the operator.
     problem: Option<String>,
+    /// The family whose addresses could not be resolved, so that its earlier addresses still count.
+    unknown: Option<Family>,
+    /// Time until the next read of a name.
+    valid_for: Duration,
+}
+
+/// Family of IP addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn has(self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == (self == Self::V4)
+    }
 }
 
 impl Scan {
-    /// Creates the result of a directory that was read.
-    pub(crate) fn found(sockets: BTreeSet<PathBuf>, problem: Option<String>) -> Self {
-        Self { sockets: Some(sockets), problem }
+    /// Creates the result of a source that lists these servers.
+    pub(crate) fn listed(servers: Vec<Listed>) -> Self {
+        Self::Listed(List { servers, problem: None, unknown: None, valid_for: Duration::ZERO })
     }
 
-    /// Creates the result of a directory that cannot be read.
-    pub(crate) fn unreadable(problem: String) -> Self {
-        Self { sockets: None, problem: Some(problem) }
+    fn with_problem(self, problem: Option<String>) -> Self {
+        match self {
+            Self::Listed(list) => Self::Listed(List { problem, ..list }),
+            other => other,
+        }
     }
 
-    /// Returns the paths of the sockets, sorted. There are none if the directory has never been read.
-    pub(crate) fn sockets(&self) -> impl Iterator<Item = &PathBuf> {
-        self.sockets.iter().flatten()
+    /// Returns the servers, if they are known.
+    pub(crate) fn servers(&self) -> Option<&[Listed]> {
+        match self {
+            Self::Listed(list) => Some(&list.servers),
+            Self::Unchanged | Self::Failed(_) => None,
+        }
     }
 
     /// Returns the problem for the operator, if any.
     pub(crate) fn problem(&self) -> Option<&str> {
-        self.problem.as_deref()
-    }
-
-    /// Replaces the result by a newer result. If the directory could not be read, the known sockets stay.
-    pub(crate) fn update(&mut self, newer: Self) {
-        self.sockets = newer.sockets.or(self.sockets.take());
-        self.problem = newer.problem;
-    }
-}
-
-/// Results of scans, by directory.
-pub(crate) type Found = BTreeMap<PathBuf, Scan>;
-
-/// Returns the directories that a configuration needs.
-pub(crate) fn directories(spec: &Spec) -> BTreeSet<PathBuf> {
-    let wanted = spec.pools.iter().flat_map(|pool| &pool.discover);
-    wanted.map(|DiscoverSpec::Mname { directory }| directory.clone()).collect()
-}
-
-/// Scans directories. May block.
-pub(crate) fn scan(directories: &BTreeSet<PathBuf>) -> Found {
-    directories.iter().map(|directory| (directory.clone(), scan_directory(directory))).collect()
-}
-
-/// Scans the directories of a configuration before it is applied.
-pub(crate) async fn find(spec: &Spec) -> Found {
-    let wanted = directories(spec);
-    if wanted.is_empty() {
-        return Found::new();
-    }
-    tokio::task::spawn_blocking(move || scan(&wanted)).await.unwrap_or_default()
-}
-
-fn scan_directory(directory: &Path) -> Scan {
-    match sockets_of(directory) {
-        Ok(sockets) => limit(sockets),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Scan::found(BTreeSet::new(), Some("the directory does not exist".into()))
-        }
-        Err(error) => Scan::unreadable(error.to_string()),
-    }
-}
-
-fn sockets_of(directory: &Path) -> io::Result<BTreeSet<PathBuf>> {
-    let mut sockets = BTreeSet::new();
-    for (number, entry) in std::fs::read_dir(directory)?.enumerate() {
-        if number == ENTRIES_MAX {
-            return Err(io::Error::other(format!("it has more than {ENTRIES_MAX} entries")));
-        }
-        let path = entry?.path();
-        // Entries that were removed after they were listed are skipped. Links are followed.
-        match std::fs::metadata(&path) {
-            Ok(meta) if meta.file_type().is_socket() => drop(sockets.insert(path)),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // An entry that may not be inspected could be a socket, so the scan fails. Any other error, such as
-            // a cycle of links, means that the entry is not a socket.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            Err(_) => {}
+        match self {
+            Self::Listed(list) => list.problem.as_deref(),
+            Self::Failed(problem) => Some(problem),
+            Self::Unchanged => None,
         }
     }
-    Ok(sockets)
-}
 
-/// Removes paths that are too long to connect to, and sockets beyond the maximum.
-fn limit(mut sockets: BTreeSet<PathBuf>) -> Scan {
-    let all = sockets.len();
-    sockets.retain(|path| path.as_os_str().as_bytes().len() <= UNIX_PATH_BYTES_MAX);
-    let long = all - sockets.len();
-    let many = sockets.len().saturating_sub(SOCKETS_MAX);
-    let sockets = sockets.into_iter().take(SOCKETS_MAX).collect();
-    let problem = match (long, many) {
-        (0, 0) => None,
-        (0, many) => Some(format!("it has {many} sockets more than {SOCKETS_MAX}: they are ignored")),
-        (long, _) => Some(format!(
-            "the paths of {long} sockets are longer than {UNIX_PATH_BYTES_MAX} bytes: shorten them"
-        )),
-    };
-    Scan::found(sockets, problem)
-}
-
-/// Watches directories for changes (inotify) until this value is dropped. If the system has no more watches,
-/// scans still find changes.
-#[derive(Debug)]
-pub(crate) struct Watcher {
-    descriptor: Arc<OwnedFd>,
-    task: AbortHandle,
-}
-
-impl Drop for Watcher {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Watcher {
-    /// Starts a watcher that calls `changed` after changes, until `changed` returns `false`.
-    pub(crate) fn start<F>(changed: impl Fn() -> F + Send + 'static) -> io::Result<Self>
-    where
-        F: Future<Output = bool> + Send,
-    {
-        let descriptor = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?);
-        // The descriptor can be read like a pipe, and tokio requires nothing else.
-        let events = Receiver::from_owned_fd_unchecked(descriptor.try_clone()?)?;
-        let task = tokio::spawn(async move { drop(receive_events(&events, changed).await) });
-        Ok(Self { descriptor, task: task.abort_handle() })
+    /// Returns the problem of a source that could not be read.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.problem().filter(|_| self.servers().is_none())
     }
 
-    /// Returns a function that adds these directories to the watch, and returns true if all of them could be
-    /// added.
-    pub(crate) fn watch(&self, directories: &BTreeSet<PathBuf>) -> impl Fn() -> bool + Send + 'static {
-        let (descriptor, directories) = (Arc::clone(&self.descriptor), directories.clone());
-        let wanted = WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR;
-        move || {
-            // A missing directory is tried again at the next scan.
-            let failed = directories
-                .iter()
-                .filter(|at| inotify::add_watch(&descriptor, at.as_path(), wanted).is_err());
-            failed.count() == 0
-        }
-    }
-}
-
-async fn receive_events<F>(events: &Receiver, changed: impl Fn() -> F) -> io::Result<()>
-where
-    F: Future<Output = bool>,
-{
-    let mut buffer = [0; 4096];
-    loop {
-        events.readable().await?;
-        tokio::time::sleep(SETTLE).await;
-        // The kind of change does not matter, so all events are read and ignored.
-        while events.try_read(&mut buffer).is_ok_and(|read| read > 0) {}
-        if !changed().await {
-            return Ok(());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixListener;
-
-    #[test]
-    fn a_scan_finds_sockets_and_links_to_sockets() {
-        let directory = std::env::temp_dir().join(format!("evener-discover-{}", std::process::id()));
-        let scan_one =
-            |directory: &Path| scan(&BTreeSet::from([directory.to_owned()])).remove(directory).unwrap();
-        assert_eq!(scan_one(&directory).problem.as_deref(), Some("the directory does not exist"));
-        assert_eq!(scan_one(&directory).sockets, Some(BTreeSet::new()));
-        std::fs::create_dir(&directory).unwrap();
-        std::fs::write(directory.join("5300"), "not a socket").unwrap();
-        let _socket = UnixListener::bind(directory.join("5301")).unwrap();
-        std::os::unix::fs::symlink("5301", directory.join("link")).unwrap();
-        std::os::unix::fs::symlink("5302", directory.join("to-nothing")).unwrap();
-        let found = scan_one(&directory);
-        let expected = BTreeSet::from([directory.join("5301"), directory.join("link")]);
-        assert_eq!((found.sockets, found.problem), (Some(expected), None));
-        let file = scan_one(&directory.join("5300"));
-        assert!(
-            file.sockets.is_none() && file.problem.is_some(),
-            "a file is not a directory, so its sockets are unknown: {file:?}"
-        );
-        std::fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn long_paths_and_excess_sockets_are_ignored_and_reported() {
-        let check = |paths: &mut dyn Iterator<Item = String>, found: usize, problem: Option<&str>| {
-            let scan = limit(paths.map(PathBuf::from).collect());
-            assert_eq!(scan.sockets.map(|sockets| sockets.len()), Some(found));
-            assert_eq!(scan.problem.is_some(), problem.is_some());
-            assert!(scan.problem.unwrap_or_default().contains(problem.unwrap_or_default()));
+    /// Returns the servers that the source has now. `before` are the servers that it had.
+    pub(crate) fn or_before(&self, before: Vec<Listed>) -> Vec<Listed> {
+        let Self::Listed(list) = self else { return before };
+        let unknown = |server: &Listed| match (&server.target, list.unknown) {
+            (Target::Ip(address), Some(family)) => family.has(address.ip()),
+            _ => false,
         };
-        let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
-        check(&mut [path(107)].into_iter(), 1, None);
-        check(&mut [path(107), path(108)].into_iter(), 1, Some("the paths of 1 sockets are longer"));
-        check(&mut (0..1024).map(|n| format!("/{n}")), 1024, None);
-        check(&mut (0..1026).map(|n| format!("/{n}")), 1024, Some("2 sockets more than 1024"));
+        let mut servers = list.servers.clone();
+        let known: BTreeSet<Target> = servers.iter().map(|server| server.target.clone()).collect();
+        servers
+            .extend(before.into_iter().filter(|server| unknown(server) && !known.contains(&server.target)));
+        servers
+    }
+}
+
+/// A server that a source lists.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Listed {
+    target: Target,
+    /// Host name and port to which the address belongs, if the source is a name.
+    host: Option<Endpoint>,
+    weight: Option<u32>,
+    tier: Option<u8>,
+}
+
+impl Listed {
+    /// Creates a server without settings.
+    pub(crate) fn at(target: Target) -> Self {
+        Self { target, host: None, weight: None, tier: None }
+    }
+
+    fn of_list(server: &server_list::Listed) -> Self {
+        let server_list::Listed { address, weight, tier } = *server;
+        Self { target: Target::Ip(address), host: None, weight, tier }
+    }
+
+    fn of_host(address: SocketAddr, host: &str) -> Self {
+        let host = Endpoint::Host { name: host.to_owned(), port: address.port() };
+        Self { host: Some(host), ..Self::at(Target::Ip(address)) }
+    }
+}
+
+/// Servers that a source lists for a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pool: Arc<str>,
+    source: Source,
+    reading: Reading,
+}
+
+impl Found {
+    /// Creates the result of a read of a source of a pool.
+    pub(crate) fn new(pool: Arc<str>, source: Source, reading: Reading) -> Self {
+        Self { pool, source, reading }
+    }
+
+    /// Returns the pool with the source, and the result of the read.
+    pub(crate) fn into_parts(self) -> ((Arc<str>, Source), Reading) {
+        ((self.pool, self.source), self.reading)
+    }
+}
+
+/// Results of the first read of each source of a configuration.
+#[derive(Debug, Default)]
+pub(crate) struct FirstReadings(BTreeMap<(Arc<str>, Source), Reading>);
+
+impl FirstReadings {
+    /// Reads all sources of a configuration at the same time.
+    pub(crate) async fn of(spec: &Spec) -> Self {
+        let mut needs: BTreeMap<Source, Resolve> = BTreeMap::new();
+        for pool in &spec.pools {
+            for source in Source::all_of(pool) {
+                let need = needs.entry(source).or_insert(pool.resolve);
+                if pool.resolve == Resolve::Required {
+                    *need = Resolve::Required;
+                }
+            }
+        }
+        let mut reads = tokio::task::JoinSet::new();
+        for (source, need) in needs {
+            reads.spawn(async move { (source.clone().first_reading(need).await, source) });
+        }
+        let mut readings = BTreeMap::new();
+        let until = tokio::time::Instant::now() + ALL_WAIT;
+        while let Ok(Some(done)) = tokio::time::timeout_at(until, reads.join_next()).await {
+            readings.extend(done.map(|(reading, source)| (source, reading)));
+        }
+        let of_pool = |pool: &PoolSpec| {
+            let name = pool.name.clone();
+            let reading = |source: Source| {
+                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"));
+                let reading = readings.get(&source).cloned().unwrap_or_else(late);
+                ((name.clone(), source), reading)
+            };
+            Source::all_of(pool).into_iter().map(reading).collect::<Vec<_>>()
+        };
+        Self(spec.pools.iter().flat_map(of_pool).collect())
+    }
+
+    /// Returns the addresses of a server of the configuration.
+    pub(crate) fn targets(&self, pool: &PoolSpec, server: &ServerSpec) -> Vec<Target> {
+        let Some(source) = Source::of_server(pool, server) else {
+            return server.endpoint.target().into_iter().collect();
+        };
+        let reading = self.0.get(&(pool.name.clone(), source));
+        let servers = reading.and_then(|reading| reading.scan.servers()).unwrap_or_default();
+        servers.iter().map(|server| server.target.clone()).collect()
+    }
+
+    /// Returns a problem for each source that could not be read and is required.
+    pub(crate) fn problems(&self, config: &Config) -> Vec<Problem> {
+        let pools = config.spec.pools.iter().filter(|pool| pool.resolve == Resolve::Required);
+        let mut problems: Vec<Problem> = pools.flat_map(|pool| self.problems_of(config, pool)).collect();
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn problems_of(&self, config: &Config, pool: &PoolSpec) -> Vec<Problem> {
+        let failure = |source: Source| self.0.get(&(pool.name.clone(), source))?.scan.failure();
+        let of_server = |server: &ServerSpec| {
+            let failure = failure(Source::of_server(pool, server)?)?;
+            Some(config.problem_with_server(&server.endpoint, failure))
+        };
+        let of_source = |discover: &DiscoverSpec| {
+            let failure = failure(Source::of_discover(pool, discover))?;
+            let message = format!("pool `{}`: {discover}: {failure}", pool.name);
+            Some(config.problem_with_source(&pool.name, discover, message))
+        };
+        // A directory of sockets is never required: its processes may start later.
+        let required = pool.discover.iter().filter(|source| !matches!(source, DiscoverSpec::Mname { .. }));
+        pool.servers.iter().filter_map(of_server).chain(required.filter_map(of_source)).collect()
+    }
+
+    /// Returns a note for each source that is not required and has a problem.
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
+        let note = |((pool, source), reading): (&(Arc<str>, Source), &Reading)| {
+            let problem = reading.scan.problem()?;
+            Some(format!("pool `{pool}`: {source}: {problem}"))
+        };
+        self.0.iter().filter_map(note)
+    }
+
+    /// Creates the results of reads.
+    #[cfg(test)]
+    pub(crate) fn new(found: Vec<Found>) -> Self {
+        Self(found.into_iter().map(Found::into_parts).collect())
+    }
+
+    /// Returns the results one by one.
+    pub(crate) fn into_found(self) -> impl Iterator<Item = Found> {
+        self.0.into_iter().map(|((pool, source), reading)| Found { pool, source, reading })
     }
 }

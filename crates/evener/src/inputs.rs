@@ -1,25 +1,30 @@
-//! Inputs of a configuration from outside its file: resolved addresses, TLS certificates, and servers found in
-//! directories. All of them are read before anything changes.
+//! Inputs of a configuration from outside its file: TLS certificates, and servers by name or from other sources.
+//! All of them are read before anything changes.
 
 use crate::certificates::{self, TlsSettings};
 use crate::config::{Config, Problem, one_line};
-use crate::discover::{Found, find};
+use crate::discover::FirstReadings;
 use crate::loops;
-use crate::resolve::{Targets, resolve};
 
-/// The resolved inputs of a configuration.
+/// The inputs of a configuration.
 pub(crate) struct Inputs {
-    pub(crate) targets: Targets,
-    pub(crate) tls: TlsSettings,
-    pub(crate) found: Found,
+    tls: TlsSettings,
+    servers: FirstReadings,
+}
+
+impl Inputs {
+    /// Returns the TLS settings and the servers.
+    pub(crate) fn into_parts(self) -> (TlsSettings, FirstReadings) {
+        (self.tls, self.servers)
+    }
 }
 
 type Gathered = Result<Inputs, Vec<Problem>>;
 
 /// Resolves names and reads files. Each failure is a problem.
 pub(crate) async fn gather(config: &Config, before: TlsSettings) -> Gathered {
-    let (targets, tls, found) = tokio::join!(resolve(config), load(config, before), find(&config.spec));
-    all(config, targets, tls, found)
+    let (servers, tls) = tokio::join!(FirstReadings::of(&config.spec), load(config, before));
+    all(config, servers, tls)
 }
 
 /// Treatment of certificates that are in use, if the configuration of TLS did not change.
@@ -46,7 +51,7 @@ pub(crate) async fn gather_with(
         Ok(tls) => (tls, None),
         Err(problems) => (before, Some(one_line(&problems))),
     };
-    (all(config, resolve(config).await, Ok(tls), find(&config.spec).await), why)
+    (all(config, FirstReadings::of(&config.spec).await, Ok(tls)), why)
 }
 
 async fn load(config: &Config, before: TlsSettings) -> Result<TlsSettings, Vec<Problem>> {
@@ -55,18 +60,13 @@ async fn load(config: &Config, before: TlsSettings) -> Result<TlsSettings, Vec<P
     loading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
 }
 
-fn all(
-    config: &Config,
-    targets: Result<Targets, Vec<Problem>>,
-    tls: Result<TlsSettings, Vec<Problem>>,
-    found: Found,
-) -> Gathered {
-    let targets = targets.and_then(|targets| {
-        let problems = loops::problems(config, &targets);
-        if problems.is_empty() { Ok(targets) } else { Err(problems) }
-    });
-    match (targets, tls) {
-        (Ok(targets), Ok(tls)) => Ok(Inputs { targets, tls, found }),
-        (targets, tls) => Err(targets.err().into_iter().chain(tls.err()).flatten().collect()),
+fn all(config: &Config, servers: FirstReadings, tls: Result<TlsSettings, Vec<Problem>>) -> Gathered {
+    let mut problems = servers.problems(config);
+    if problems.is_empty() {
+        problems = loops::problems(config, &servers);
+    }
+    match tls {
+        Ok(tls) if problems.is_empty() => Ok(Inputs { tls, servers }),
+        tls => Err(problems.into_iter().chain(tls.err().into_iter().flatten()).collect()),
     }
 }

@@ -19,7 +19,6 @@ pub mod instance;
 mod loops;
 mod observe;
 mod request_log;
-mod resolve;
 mod scope;
 mod signals;
 mod state;

@@ -1,9 +1,10 @@
 //! Services that form a loop: a service has a server that is a listen address of the service itself, or of
-//! another service that leads back to the first service. Connections would be forwarded without end. Only one
-//! configuration is checked, after its names are resolved; loops through other instances are found at run time.
+//! another service that leads back to the first service. Connections would be forwarded without end. The servers of
+//! a configuration are checked after its names are resolved, and servers that are found later before they are used
+//! ([`Guard`]). Loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
-use crate::resolve::Targets;
+use crate::discover::FirstReadings;
 use evener_core::spec::{PoolSpec, ServerSpec, ServiceSpec, Transport};
 use evener_core::{Endpoint, Target};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,20 +23,23 @@ struct Edge<'a> {
 
 /// Returns a problem for each loop, unless the configuration allows loops. A loop that shares a service with a
 /// reported loop is not reported.
-pub(crate) fn problems(config: &Config, targets: &Targets) -> Vec<Problem> {
+pub(crate) fn problems(config: &Config, addresses: &FirstReadings) -> Vec<Problem> {
     if config.allows_loops() {
         return Vec::new();
     }
     let services = &config.spec.services;
-    let listeners = Listeners::of(services);
+    let listeners = Listeners::of(listen_addresses(services));
     let pools: BTreeMap<&str, &PoolSpec> = config.spec.pools.iter().map(|pool| (&*pool.name, pool)).collect();
     let mut edges: BTreeMap<Node, Vec<Edge<'_>>> = BTreeMap::new();
     for (at, service) in services.iter().enumerate() {
-        let servers = service.pools().filter_map(|name| pools.get(&**name)).flat_map(|pool| &pool.servers);
-        for server in servers {
-            let target = targets.of(&server.endpoint);
+        let servers = service
+            .pools()
+            .filter_map(|name| pools.get(&**name).copied())
+            .flat_map(|pool| pool.servers.iter().map(move |server| (pool, server)));
+        for (pool, server) in servers {
+            let targets = addresses.targets(pool, server);
             for &transport in service.protocol.transports() {
-                if let Some(to) = listeners.find(transport, &target) {
+                for to in targets.iter().filter_map(|target| listeners.find(transport, target)) {
                     edges.entry((at, transport)).or_default().push(Edge { to: (to, transport), server });
                 }
             }
@@ -115,30 +119,35 @@ struct Listeners<'a> {
     local: BTreeSet<IpAddr>,
 }
 
+/// A listen address with its transport and the position of its service.
+type Listen<'a> = (usize, &'a Endpoint, Transport);
+
+/// Returns the configured listen addresses.
+fn listen_addresses(services: &[ServiceSpec]) -> impl Iterator<Item = Listen<'_>> {
+    services.iter().enumerate().flat_map(|(at, service)| {
+        let transports = service.protocol.transports();
+        service.listen.iter().flat_map(move |each| transports.iter().map(move |one| (at, each, *one)))
+    })
+}
+
 impl<'a> Listeners<'a> {
-    fn of(services: &'a [ServiceSpec]) -> Self {
+    fn of(addresses: impl Iterator<Item = Listen<'a>>) -> Self {
         let mut listeners = Self {
             exact: BTreeMap::new(),
             unix: BTreeMap::new(),
             all: BTreeMap::new(),
             local: BTreeSet::new(),
         };
-        for (at, service) in services.iter().enumerate() {
-            for (endpoint, &transport) in service
-                .listen
-                .iter()
-                .flat_map(|each| service.protocol.transports().iter().map(move |one| (each, one)))
-            {
-                match endpoint {
-                    Endpoint::Ip(address) if address.ip().is_unspecified() => {
-                        listeners.all.insert((transport, address.is_ipv4(), address.port()), at);
-                    }
-                    Endpoint::Unix(path) => drop(listeners.unix.insert((transport, absolute(path)), at)),
-                    _ => drop(listeners.exact.insert((transport, endpoint), at)),
+        for (at, endpoint, transport) in addresses {
+            match endpoint {
+                Endpoint::Ip(address) if address.ip().is_unspecified() => {
+                    listeners.all.insert((transport, address.is_ipv4(), address.port()), at);
                 }
-                if let Endpoint::Ip(address) = endpoint {
-                    listeners.local.insert(address.ip());
-                }
+                Endpoint::Unix(path) => drop(listeners.unix.insert((transport, absolute(path)), at)),
+                _ => drop(listeners.exact.insert((transport, endpoint), at)),
+            }
+            if let Endpoint::Ip(address) = endpoint {
+                listeners.local.insert(address.ip());
             }
         }
         listeners
@@ -157,6 +166,61 @@ impl<'a> Listeners<'a> {
         let is_local = address.ip().is_loopback() || self.local.contains(&address.ip());
         let all = || self.all.get(&(transport, address.is_ipv4(), address.port())).copied();
         exact.or_else(|| all().filter(|_| is_local))
+    }
+}
+
+/// Detects addresses by which a pool would lead back to a service that uses it.
+pub(crate) struct Guard<'a> {
+    services: &'a [ServiceSpec],
+    /// Absent if the configuration allows loops.
+    listeners: Option<Listeners<'a>>,
+}
+
+impl<'a> Guard<'a> {
+    /// Creates a guard for a configuration. `bound` are addresses that its services listen on at present, which
+    /// include the ports that the system chose.
+    pub(crate) fn new(config: &'a Config, bound: impl Iterator<Item = (&'a str, &'a Endpoint)>) -> Self {
+        let services = &config.spec.services;
+        let by_name: BTreeMap<&str, usize> =
+            services.iter().enumerate().map(|(at, service)| (&*service.name, at)).collect();
+        let bound = bound.filter_map(|(service, address)| Some((*by_name.get(service)?, address)));
+        let bound = bound.flat_map(|(at, address)| {
+            services[at].protocol.transports().iter().map(move |transport| (at, address, *transport))
+        });
+        let addresses = listen_addresses(services).chain(bound);
+        Self { services, listeners: (!config.allows_loops()).then(|| Listeners::of(addresses)) }
+    }
+
+    /// Returns true if a server at `target` makes `pool` lead back to a service that uses the pool. `targets`
+    /// returns the addresses of the servers of another pool.
+    pub(crate) fn is_loop(&self, pool: &str, target: &Target, targets: impl Fn(&str) -> Vec<Target>) -> bool {
+        let Some(listeners) = &self.listeners else { return false };
+        let services = self.services.iter().enumerate();
+        let uses = services.filter(|(_, service)| service.pools().any(|name| &**name == pool));
+        let mut nodes =
+            uses.flat_map(|(at, service)| service.protocol.transports().iter().map(move |one| (at, *one)));
+        nodes.any(|(at, transport)| {
+            let first = listeners.find(transport, target);
+            first.is_some_and(|first| self.leads((first, at), transport, listeners, &targets))
+        })
+    }
+
+    /// Returns true if the first service is the second service, or leads to it.
+    fn leads(
+        &self,
+        (from, to): (usize, usize),
+        transport: Transport,
+        listeners: &Listeners<'_>,
+        targets: &impl Fn(&str) -> Vec<Target>,
+    ) -> bool {
+        let (mut reached, mut next) = (BTreeSet::from([from]), vec![from]);
+        while let Some(at) = next.pop() {
+            let servers = self.services[at].pools().flat_map(|name| targets(name));
+            let further: Vec<usize> =
+                servers.filter_map(|target| listeners.find(transport, &target)).collect();
+            next.extend(further.into_iter().filter(|service| reached.insert(*service)));
+        }
+        reached.contains(&to)
     }
 }
 
@@ -187,7 +251,6 @@ fn reached(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resolve::resolve;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -200,7 +263,7 @@ mod tests {
         let config = crate::config::load(&file).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
         std::fs::remove_file(&file).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let targets = runtime.block_on(resolve(&config)).unwrap();
+        let targets = runtime.block_on(FirstReadings::of(&config.spec));
         let seen: Vec<String> = problems(&config, &targets).iter().map(ToString::to_string).collect();
         assert_eq!(seen.len(), expected.len(), "{text}: {seen:?}");
         for (seen, expected) in seen.iter().zip(expected) {

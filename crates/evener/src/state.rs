@@ -16,7 +16,7 @@ pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
-pub(crate) use pool::{PoolView, ServerView};
+pub(crate) use pool::{PoolView, ServerView, SourceView};
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
 

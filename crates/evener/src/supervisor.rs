@@ -20,6 +20,7 @@ mod signals;
 mod view;
 
 use crate::config::Config;
+use crate::discover::Found;
 use crate::observe::Log;
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
@@ -39,7 +40,6 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) use access::{AccessChange, AccessError};
 pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
-pub(crate) use discovery::Scanned;
 pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use probes::Probed;
@@ -110,11 +110,19 @@ pub(crate) enum ConfigSource {
 /// Messages to the supervisor.
 pub(crate) enum Input {
     Report(Report),
-    Probed { probed: Probed, result: Probe },
+    Probed {
+        probed: Probed,
+        result: Probe,
+    },
     Loaded(Loaded),
     Reread(Reread),
-    Scanned(Scanned),
-    DirectoryChanged,
+    /// Servers that a source lists for a pool, in the response to the read with this number.
+    Found {
+        found: Found,
+        number: u64,
+    },
+    /// A file or directory with servers may have changed.
+    FilesChanged,
     Request(Request),
 }
 
@@ -184,7 +192,7 @@ impl Supervisor {
             pools: Pools::default(),
             services: BTreeMap::new(),
             certificates: Certificates::default(),
-            discovery: discovery::Discovery::default(),
+            discovery: discovery::Discovery::new(sender.clone()),
             configurations: 0,
             access: access::AccessRules::default(),
             listeners: Listeners::default(),
@@ -267,8 +275,8 @@ impl Supervisor {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),
                 Err(refused) => self.log(&refused),
             },
-            Input::Scanned(scanned) => self.on_scanned(scanned),
-            Input::DirectoryChanged => self.on_directory_changed(),
+            Input::Found { found, number } => self.on_found(found, number),
+            Input::FilesChanged => self.discovery.on_files_changed(self.now()),
             Input::Request(request) => self.on_request(request),
         }
     }
@@ -330,9 +338,9 @@ impl Supervisor {
         self.apply_access();
         let events = self.certificates.on_time(now, &self.config, self.configurations, &self.sender);
         self.log_all(&events);
-        self.scan_directories(now);
         self.count_descriptors(shortage::CountWhen::Due);
         if self.phase == Phase::Serving {
+            self.discovery.on_time(now);
             let events = self.listeners.on_time(now, &mut self.plane);
             self.log_all(&events);
         }
@@ -345,9 +353,8 @@ impl Supervisor {
     fn deadline(&self) -> Time {
         let now = self.now();
         let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
-        let next = next.min(self.discovery_deadline());
         match self.phase {
-            Phase::Serving => next.min(self.listeners.deadline()),
+            Phase::Serving => next.min(self.discovery.deadline()).min(self.listeners.deadline()),
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),
         }
     }

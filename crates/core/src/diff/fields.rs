@@ -104,6 +104,8 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         name: _,
         servers: _,
         discover,
+        resolve,
+        resolvers,
         policy,
         sticky: sticky_spec,
         check: check_spec,
@@ -116,6 +118,8 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         send_proxy,
     } = new;
     fields.field("discover", &old.discover, discover);
+    fields.field("resolve", &old.resolve, resolve);
+    fields.field("resolver", &old.resolvers, resolvers);
     fields.field("policy", &old.policy, policy);
     fields.table("sticky", old.sticky.as_ref(), sticky_spec.as_ref(), sticky);
     match (&old.check, check_spec) {

@@ -9,12 +9,12 @@ use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
     DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, OnDown, OnFailure, Policy, Presence, Protocol,
-    RedirectSpec, RequestLog, RetryOn, Source, StickyBy, TlsVersion, Verification,
+    RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion, Verification,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -139,7 +139,12 @@ texts! {
     CertificateFiles => |CertificateFiles { chain, key, ocsp, issuers }| {
         format!("{chain} with key {key}, ocsp {}, issuers {}", ocsp.text(), issuers.text())
     },
-    DiscoverSpec => |DiscoverSpec::Mname { directory }| format!("mname {}", directory.display()),
+    DiscoverSpec => |value| value.to_string(),
+    Resolve => |value| match value {
+        Resolve::Required => "required",
+        Resolve::Optional => "optional",
+    },
+    SocketAddr => |value| value.to_string(),
     Route<Arc<str>> => |Route { hosts, path, to }| {
         format!("{}{} to {to}", hosts.text(), path.as_deref().unwrap_or_default())
     },
@@ -177,7 +182,7 @@ macro_rules! lists {
     };
 }
 
-lists!(String, HostPattern, Route<Arc<str>>, CertificateFiles, DiscoverSpec);
+lists!(String, HostPattern, Route<Arc<str>>, CertificateFiles, DiscoverSpec, SocketAddr);
 
 const fn access_name(access: Access) -> &'static str {
     match access {

@@ -96,6 +96,8 @@ pub struct Entry {
     pub token: u64,
     /// Address to connect to.
     pub target: Target,
+    /// Host name to which the address belongs, if the server was given by a name.
+    pub host: Option<Arc<str>>,
     /// Protocol of the connections.
     pub dialect: Dialect,
     /// Tier.

@@ -35,7 +35,9 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
 /// `evener check FILE`, with `--print` or without
 pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
     let config = read(file).await?;
-    gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
+    let inputs = gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
+    let (_, servers) = inputs.into_parts();
+    servers.notes().for_each(|note| eprintln!("note: {note}"));
     if print {
         let text = config::print(&config.spec, &|_| None);
         print!("{text}");

@@ -13,11 +13,10 @@ use super::locate::Step;
 use super::patience::read_queue;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
-use super::{Config, Location, Problem, TlsOwner, check, dns, edge};
+use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::address::AddressError;
-use evener_core::limits::Limits;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
@@ -103,11 +102,17 @@ impl<'a> Builder<'a> {
     /// Reads the keys that pools and services with inline servers share.
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
         let servers = self.servers(made, fields);
-        if !servers.is_empty() && servers.iter().all(|server| server.weight == 0) {
+        let sources = discover::read_discover(self.reading, fields);
+        for (source, location) in &sources {
+            self.config.sources.insert((name.into(), source.to_string()), location.clone());
+        }
+        if !servers.is_empty() && sources.is_empty() && servers.iter().all(|server| server.weight == 0) {
             fields.problem_here("every server has weight 0: give at least one a higher weight");
         }
         PoolSpec {
-            discover: dns::read_discover(fields),
+            discover: sources.into_iter().map(|(source, _)| source).collect(),
+            resolve: discover::read_resolve(fields),
+            resolvers: discover::read_resolvers(fields),
             policy: read_policy(fields).unwrap_or(Policy::RoundRobin),
             sticky: read_sticky(fields),
             check: check::read(fields),
@@ -129,7 +134,8 @@ impl<'a> Builder<'a> {
             return servers;
         }
         let mut names: BTreeMap<Arc<str>, Location> = BTreeMap::new();
-        for (index, item) in fields.list().iter().enumerate() {
+        let items = fields.list().iter().enumerate();
+        for (index, item) in items.filter(|(_, item)| !discover::is_source(item)) {
             let Some((server, location)) = self.server((index, item), made, fields) else { continue };
             self.config.servers.entry(server.endpoint.clone()).or_insert_with(|| location.clone());
             match names.get(&server.name) {
@@ -409,7 +415,7 @@ fn server_address_problem(text: &str, error: &AddressError) -> String {
 }
 
 /// Returns the message about an invalid address, with the correction of common mistakes.
-fn address_problem(text: &str, error: &AddressError) -> String {
+pub(super) fn address_problem(text: &str, error: &AddressError) -> String {
     if let Some((address, port)) = bare_ipv6(text) {
         return format!("`{text}` needs brackets: write an IPv6 address as [{address}]:{port}");
     }
@@ -442,13 +448,7 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
     if name.is_empty() || name.chars().any(char::is_control) {
         fields.must("name", "be text without control characters");
     }
-    let limits =
-        Limits { soft: fields.integer("max", 1..=u32::MAX), hard: fields.integer("hard", 1..=u32::MAX) };
-    if let (Some(soft), Some(hard)) = (limits.soft, limits.hard)
-        && hard < soft
-    {
-        fields.problem("hard", format!("hard ({hard}) must be at least max ({soft})"));
-    }
+    let limits = discover::read_limits(fields);
     let state = fields.word("state", &AdminState::ALL.map(AdminState::name), |word| {
         AdminState::ALL.into_iter().find(|state| state.name() == word)
     });

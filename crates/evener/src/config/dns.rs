@@ -1,4 +1,4 @@
-//! The keys for DNS: `dns` of a service, `discover` of a pool, and `mname` of a server.
+//! The keys for DNS: `dns` of a service, and `mname` of a server.
 
 use super::access::read_rate;
 use super::fields::Fields;
@@ -9,7 +9,6 @@ use evener_core::spec::{
     ClientSubnetSpec, Dialect, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, PoolSpec,
     RetryOn, ServerSpec,
 };
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,11 +19,6 @@ const FAILURE_TTL_MAX: Duration = Duration::from_secs(300);
 const CACHE_BYTES_MAX: u64 = 1 << 40;
 const NETWORKS_MAX: u32 = 16_000_000;
 const SLIP_MAX: u32 = 1000;
-/// Maximum number of directories of a pool.
-const DIRECTORIES_MAX: usize = 16;
-/// Maximum length of the path of a directory. The path of a socket in it, with its name, has at most 107 bytes
-/// (unix(7)).
-const DIRECTORY_BYTES_MAX: usize = 100;
 
 /// Reads `dns = { query_timeout = "2s", cache = true, ... }`.
 pub(super) fn read_dns(fields: &mut Fields<'_>) -> Arc<DnsSpec> {
@@ -170,49 +164,6 @@ fn read_rate_limit(fields: &mut Fields<'_>) -> Option<DnsRateSpec> {
     })
 }
 
-/// Reads `discover = { mname = "/var/run/binder/sockets" }`, or a list of directories.
-pub(super) fn read_discover(fields: &mut Fields<'_>) -> Vec<DiscoverSpec> {
-    const WANTED: &str = "{ mname = \"/var/run/binder/sockets\" }";
-    let table = match fields.take("discover") {
-        None | Some(Value::Bool(false) | Value::Unknown) => return Vec::new(),
-        Some(Value::Table(table)) => table,
-        Some(_) => {
-            fields.must("discover", format!("be {WANTED}"));
-            return Vec::new();
-        }
-    };
-    let mut nested = fields.within("discover", table);
-    let wanted = "a directory of sockets, or a list of directories";
-    let texts = nested.texts("mname", wanted, |text| match text.is_empty() {
-        true => Err("discover.mname must not be empty: write the path of a directory".into()),
-        false => Ok(text.to_owned()),
-    });
-    let names_none = matches!(table.get("mname"), Some(Value::Table(list)) if list.list().is_empty());
-    if names_none || table.only_list().is_some() {
-        nested.problem_here(format!("discover has no source: write discover = {WANTED}"));
-    }
-    let texts = texts.unwrap_or_default();
-    if texts.len() > DIRECTORIES_MAX {
-        nested.problem("mname", format!("a pool must have at most {DIRECTORIES_MAX} directories"));
-    }
-    let mut directories: Vec<PathBuf> = Vec::new();
-    for text in &texts {
-        let directory = PathBuf::from(nested.path_of("mname", text));
-        if directory.as_os_str().len() > DIRECTORY_BYTES_MAX {
-            let message = format!(
-                "`{text}` is too long: the paths of its sockets must have at most 107 bytes (unix(7))"
-            );
-            nested.problem(text, message);
-        } else if directories.contains(&directory) {
-            nested.problem(text, format!("the directory `{text}` is listed twice"));
-        } else {
-            directories.push(directory);
-        }
-    }
-    nested.finish();
-    directories.into_iter().map(|directory| DiscoverSpec::Mname { directory }).collect()
-}
-
 /// Reads `mname = true` of a server.
 pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dialect {
     if fields.bool("mname") != Some(true) {
@@ -226,7 +177,8 @@ pub(super) fn read_dialect(fields: &mut Fields<'_>, endpoint: &Endpoint) -> Dial
 
 /// Returns true if the pool has servers of mname, or discovers servers of mname.
 pub(super) fn has_mname(pool: &PoolSpec) -> bool {
-    !pool.discover.is_empty() || pool.servers.iter().any(|server| server.dialect == Dialect::Mname)
+    pool.discover.iter().any(|source| matches!(source, DiscoverSpec::Mname { .. }))
+        || pool.servers.iter().any(|server| server.dialect == Dialect::Mname)
 }
 
 /// Returns the first server that is a unix socket without mname. A DNS service cannot use such a server.

@@ -23,6 +23,8 @@ const OF_POOL: Keys = &[
     "queue",
     "send_proxy",
     "discover",
+    "resolve",
+    "resolver",
 ];
 
 /// Keys that every service can have.
@@ -113,6 +115,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("by", &["client_ip", "cookie"]),
     ("on_down", &["keep", "close"]),
     ("send_proxy", &["v1", "v2"]),
+    ("resolve", &["required", "optional"]),
 ];
 
 /// Advice about keys in a kind of table. `KEY` stands for the key.
@@ -179,6 +182,7 @@ const ADVICE: &[(&[&str], Keys, &str)] = &[
         OF_CHECK,
         "it is a key of a check: write check = check.http { path = \"/health\", every = \"2s\" }",
     ),
+    (&["discover"], &["file", "dns", "srv"], "write discover.KEY \"...\" among the servers"),
     (&["check.tcp", "check.http"], &["verify", "sni", "ca"], "KEY needs check.https or check.tls"),
     (&["pool"], OF_SERVICE, "KEY is a key of a service: move it to the service"),
 ];

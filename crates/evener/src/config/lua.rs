@@ -46,6 +46,9 @@ const REMOVED: &[&str] = &[
     "warn",
 ];
 
+/// Tables of functions that make values.
+const NAMESPACES: [&str; 3] = ["check", "discover", "policy"];
+
 type Shared = Arc<Mutex<State>>;
 
 #[derive(Default)]
@@ -181,7 +184,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     }
     globals.get::<mlua::Table>("string")?.raw_remove("dump")?;
     bound_instructions(&lua)?;
-    for namespace in ["check", "policy"] {
+    for namespace in NAMESPACES {
         globals.raw_set(namespace, lua.create_table()?)?;
     }
     builders::add(&lua, state)?;
@@ -300,10 +303,10 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
 }
 
 /// Records unknown names as problems and replaces them with harmless values, so that the rest of the file is
-/// still checked. Also applies to the members of `check` and `policy`.
+/// still checked. Also applies to the members of [`NAMESPACES`].
 fn watch_unknown_names(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     let globals = lua.globals();
-    for namespace in ["check", "policy"] {
+    for namespace in NAMESPACES {
         watch(lua, state, &globals.get(namespace)?, &format!("{namespace}."))?;
     }
     watch(lua, state, &globals, "")
@@ -314,6 +317,7 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
     let (state, prefix) = (Arc::clone(state), prefix.to_owned());
     if let Some(namespace) = prefix.strip_suffix('.') {
         let right = match namespace {
+            "discover" => "discover is not a function: write discover.dns \"app.example:80\"",
             "policy" => "policy is not a function: write policy = \"least_conn\"",
             _ => "check is not a function: write check = check.http { path = \"/health\" }",
         };

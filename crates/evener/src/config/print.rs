@@ -2,6 +2,7 @@
 //! person would choose. Structs are destructured field by field, so that no new field is forgotten.
 
 mod access;
+mod discover;
 mod dns;
 mod http;
 mod pool;

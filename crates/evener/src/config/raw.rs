@@ -168,6 +168,7 @@ impl Made {
             "server" => "a server",
             "prefixes" => "a prefix list",
             "country" => "a country",
+            source if source.starts_with("discover.") => "a source of servers",
             policy if policy.starts_with("policy.") => "a policy",
             _ => "a check",
         }

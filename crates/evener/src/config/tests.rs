@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod corrections;
+mod discover;
 mod dns;
 mod messages;
 mod patience;
@@ -367,6 +368,11 @@ fn the_reference_has_every_key_and_counter() {
         service "d" {
           listen = "127.0.0.1:11", protocol = "dns", discover = { mname = "sockets" },
           dns = { cache = {}, client_subnet = {}, rate_limit = { rate = "1/s" } },
+        }
+        pool "f" {
+          discover.file "servers" { port = 80, weight = 2, tier = 2, max = 1, hard = 2 },
+          discover.dns "app.example:80", discover.srv "_http._tcp.example",
+          resolve = "optional", resolver = "127.0.0.1",
         }
         service "t" { listen = "127.0.0.1:10", routes = { { sni = "a.example", pool = "p1" } } }
     "#;

@@ -31,17 +31,52 @@ pub(crate) struct PoolView {
     /// Number of clients in the sticky table; absent if the pool has no sticky table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sticky_clients: Option<usize>,
+    /// Sources of servers: host names, files and directories.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    sources: Vec<SourceView>,
     servers: Vec<ServerView>,
 }
 
+/// A source of servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct SourceView {
+    source: String,
+    /// Number of servers that the source lists.
+    servers: usize,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    problem: Option<String>,
+}
+
+impl SourceView {
+    pub(crate) fn new(source: String, servers: usize, problem: Option<String>) -> Self {
+        Self { source, servers, problem }
+    }
+
+    /// Returns a line about the problem of the source, if it has one.
+    fn trouble(&self) -> Option<String> {
+        self.problem.as_ref().map(|problem| format!("{}: {problem}", self.source))
+    }
+}
+
 impl PoolView {
-    /// Describes a pool.
-    pub(crate) fn new(pool: &Pool, now: Time) -> Self {
+    /// Describes a pool. `source_of` returns the source of a server that was found.
+    pub(crate) fn new<'a>(
+        pool: &Pool,
+        sources: Vec<SourceView>,
+        source_of: impl Fn(&str) -> Option<&'a str>,
+        now: Time,
+    ) -> Self {
+        let name = &pool.spec().name;
+        let server = |server: &Server| {
+            let source = source_of(&server.spec.name).map(str::to_owned);
+            ServerView { source, ..ServerView::new(server, now) }
+        };
         Self {
-            name: pool.spec().name.to_string(),
+            name: name.to_string(),
             policy: pool.spec().policy.name().into(),
             sticky_clients: pool.remembered(),
-            servers: pool.servers().iter().map(|server| ServerView::new(server, now)).collect(),
+            sources,
+            servers: pool.servers().iter().map(server).collect(),
         }
     }
 
@@ -58,7 +93,9 @@ impl PoolView {
         let sticky =
             self.sticky_clients.map(|clients| format!(", {clients} sticky clients")).unwrap_or_default();
         let rows: Vec<_> = self.servers.iter().map(|server| server.row(unit)).collect();
-        format!("\npool {} ({}{sticky})\n{}", self.name, self.policy, table(&HEADING, &rows))
+        let troubles = self.sources.iter().filter_map(SourceView::trouble);
+        let troubles: String = troubles.map(|trouble| format!("  {trouble}\n")).collect();
+        format!("\npool {} ({}{sticky})\n{}{troubles}", self.name, self.policy, table(&HEADING, &rows))
     }
 }
 
@@ -68,6 +105,9 @@ pub(crate) struct ServerView {
     name: String,
     /// Resolved address.
     address: String,
+    /// Source that lists the server, unless the configuration names the server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    source: Option<String>,
     tier: u8,
     weight: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -99,6 +139,7 @@ impl ServerView {
         Self {
             name: server.spec.name.to_string(),
             address: server.target.to_string(),
+            source: None,
             tier: server.spec.tier,
             weight: server.spec.weight,
             max: server.spec.limits.soft,

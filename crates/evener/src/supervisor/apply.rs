@@ -9,25 +9,25 @@ mod tests;
 use super::Supervisor;
 use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem};
+use crate::discover::Expanded;
 use crate::inputs::Inputs;
-use crate::resolve::Targets;
+use evener_core::Time;
 use evener_core::clients::Clients;
 use evener_core::diff::{self, ChangeSet, Configuration, diff};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec};
+use evener_core::spec::{Denied, ServiceSpec, Spec};
 use evener_core::throttle::Throttle;
-use evener_core::{Target, Time};
 use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
-use inputs::{InUse, Resolved};
+use inputs::Known;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Supervisor {
     /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<ChangeSet, Vec<Problem>> {
-        let Inputs { targets, tls, found } = resolved;
+        let (tls, servers) = resolved.into_parts();
         let (new_listeners, logs) =
             match (self.listeners.bind_new(&config, self.plane.workers()), self.request_logs.open(&config)) {
                 (Ok(listeners), Ok(logs)) => (listeners, logs),
@@ -36,21 +36,19 @@ impl Supervisor {
                 }
             };
         self.configurations += 1;
-        self.configure_discovery(&config.spec, found);
-        let wanted = self.with_all_found(&config.spec);
-        let changes = {
-            let (running, inputs) = (self.running_spec(), InUse::new(&self.pools, self.certificates.tls()));
-            let running = Configuration { spec: &running, inputs: &inputs };
-            diff(running, Configuration { spec: &wanted, inputs: &Resolved::new(&targets, &tls) })
-        };
+        let problems = self.discovery.configure(&config.spec, servers, self.now());
+        self.log_all(&problems);
+        let pools = self.expand_all(&config);
+        let changes = self.changes(&config.spec, &pools, &tls);
         self.certificates.replace(tls);
         self.request_logs.update(logs, &config);
         let changed_pools = changes.pools();
-        let changed_pools = || wanted.pools.iter().filter(|pool| changed_pools.contains(&pool.name));
-        let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.name));
-        for spec in changed_pools() {
-            let configured = config.spec.pools.iter().find(|pool| pool.name == spec.name);
-            self.apply_pool(spec, configured.map_or(0, |pool| pool.servers.len()), &targets);
+        let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));
+        let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name));
+        for pool in changed_pools() {
+            let (now, setting) = (self.now(), (self.plane.workers(), self.random.bits()));
+            let events = self.pools.apply(pool, setting, now);
+            self.log_all(&events);
         }
         self.publish();
         let changed_services = changes.services(&config.spec);
@@ -64,7 +62,7 @@ impl Supervisor {
             self.log_all(&events);
         }
         self.listeners.check_now();
-        if had_persistent || changed_pools().any(|pool| self.pools.has_persistent(&pool.name)) {
+        if had_persistent || changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name)) {
             self.plane.maintain();
         }
         self.pools.retain(&config.spec.pools);
@@ -75,26 +73,20 @@ impl Supervisor {
         Ok(changes)
     }
 
+    /// Returns the changes that lead from the running configuration to another one.
+    fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
+        let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
+        let wanted = Spec { pools: specs, services: spec.services.clone() };
+        let (running, inputs) = (self.running_spec(), Known::in_use(&self.pools, self.certificates.tls()));
+        let running = Configuration { spec: &running, inputs: &inputs };
+        diff(running, Configuration { spec: &wanted, inputs: &Known::resolved(pools, tls) })
+    }
+
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
         let Spec { pools, services } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
         Spec { pools: pools.collect(), services: services.clone() }
-    }
-
-    /// Returns a configuration with the servers that were found for it.
-    fn with_all_found(&mut self, spec: &Spec) -> Spec {
-        let pools = spec.pools.iter().map(|pool| self.with_found(pool)).collect();
-        Spec { pools, services: spec.services.clone() }
-    }
-
-    /// Creates a pool, or applies its changed specification. The first `configured` servers are in the
-    /// configuration; the others were found.
-    fn apply_pool(&mut self, spec: &PoolSpec, configured: usize, targets: &Targets) {
-        let targets: Vec<Target> = spec.servers.iter().map(|server| targets.of(&server.endpoint)).collect();
-        let (now, setting) = (self.now(), (self.plane.workers(), self.random.bits()));
-        let events = self.pools.apply(spec, configured, &targets, setting, now);
-        self.log_all(&events);
     }
 
     /// Starts a service, or applies its changed settings.
@@ -211,7 +203,7 @@ impl Supervisor {
     pub(super) fn apply_tls(&mut self, tls: TlsSettings) {
         let running = self.running_spec();
         let (before, after) =
-            (InUse::new(&self.pools, self.certificates.tls()), InUse::new(&self.pools, &tls));
+            (Known::in_use(&self.pools, self.certificates.tls()), Known::in_use(&self.pools, &tls));
         let [before, after]: [&dyn diff::Inputs; 2] = [&before, &after];
         let [before, after] = [before, after].map(|inputs| Configuration { spec: &running, inputs });
         let changes = diff(before, after);

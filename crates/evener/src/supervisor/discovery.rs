@@ -1,325 +1,455 @@
-//! Servers that are found while the program runs: sockets in a directory. They are added to and removed from
-//! their pools as a reload adds and removes servers, and keep their identity. A directory that cannot be read
-//! changes nothing.
+//! Servers that are found while the program runs: addresses of host names, lists in files, and sockets in
+//! directories. Each source has its own interval. Servers are added to and removed from their pools as a reload
+//! adds and removes servers, and keep their identity. A source that cannot be read changes nothing.
 
+use super::listeners::Listeners;
+use super::pools::Pools;
 use super::{Input, Supervisor};
-use crate::discover::{Found, Scan, Watcher, directories, scan};
+use crate::config::Config;
+use crate::discover::{
+    Expanded, FirstReadings, Found, Listed, Numbers, Scan, Source, Stamp, Watcher, expand,
+};
+use crate::loops::Guard;
+use crate::state::SourceView;
 use evener_core::event::Event;
-use evener_core::spec::{Dialect, DiscoverSpec, PoolSpec, ServerSpec, Spec};
-use evener_core::{Endpoint, Target, Time};
-use std::collections::BTreeSet;
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::path::{Path, PathBuf};
+use evener_core::pool::Pool;
+use evener_core::spec::{PoolSpec, Spec};
+use evener_core::{Target, Time};
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use tokio::sync::mpsc;
 
-/// Interval of scans, which come in addition to notifications of changes.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Maximum number of socket numbers of a pool for which the numbers of removed sockets are remembered, because
-/// the sockets may return. Beyond it they are forgotten.
-const NUMBERS_MAX: usize = 4096;
-/// File names that are the number of their socket, as for mname-balancer.
-const NUMBERS_IN_NAMES: std::ops::RangeInclusive<u32> = 5300..=5399;
+/// A source of a pool.
+type Key = (Arc<str>, Source);
 
-/// State of the discovery.
-#[derive(Default)]
+/// The sources of all pools, with the servers that they list.
 pub(super) struct Discovery {
-    next: Time,
-    busy: bool,
-    /// True if a directory changed during a scan, which may have missed the change.
-    again: bool,
-    directories: BTreeSet<PathBuf>,
-    found: Found,
-    /// Problems of directories that were logged. They are not logged again.
-    logged: BTreeMap<PathBuf, String>,
-    numbers: BTreeMap<Arc<str>, Numbers>,
+    sender: mpsc::Sender<Input>,
+    sources: BTreeMap<Key, State>,
+    pools: BTreeMap<Arc<str>, PoolState>,
     watcher: Option<Watcher>,
+    /// Directories that the watcher watches.
+    watched: BTreeSet<PathBuf>,
+    /// Time of the next read of any source.
+    next: Time,
+    /// Number of the last read.
+    reads: u64,
 }
 
-/// Result of a scan.
-pub(crate) struct Scanned {
-    /// Number of the configuration for which the scan was made.
-    configuration: u64,
-    found: Found,
-}
-
-/// Numbers of the sockets of a pool.
+/// State of a source.
 #[derive(Debug, Default)]
-struct Numbers(BTreeMap<PathBuf, u32>);
-
-impl Numbers {
-    /// Returns the number of a socket: its present number, else the number in its name, else the next number
-    /// after the greatest.
-    fn of(&mut self, path: &Path) -> u32 {
-        if let Some(&known) = self.0.get(path) {
-            return known;
-        }
-        let is_free = |number: &u32| self.0.values().all(|other| other != number);
-        let next = || self.0.values().max().map_or(1, |most| most + 1);
-        let number = number_in_name(path).filter(is_free).unwrap_or_else(next);
-        self.0.insert(path.to_owned(), number);
-        number
-    }
-
-    /// Forgets numbers of removed sockets if there are too many.
-    fn make_room(&mut self, present: &BTreeSet<PathBuf>) {
-        if self.0.len() > NUMBERS_MAX {
-            self.0.retain(|path, _| present.contains(path));
-        }
-    }
+struct State {
+    /// The last servers that the source listed.
+    servers: Vec<Listed>,
+    problem: Option<String>,
+    /// Time of the next read.
+    next: Time,
+    /// Number of the read in progress.
+    reading: Option<u64>,
+    /// True if a file changed during the read in progress, which may have missed the change.
+    again: bool,
+    /// Number of consecutive failures.
+    failures: u32,
+    stamp: Option<Stamp>,
 }
 
-fn number_in_name(path: &Path) -> Option<u32> {
-    let name = path.file_name()?.to_str()?;
-    let number = name.parse().ok().filter(|number| NUMBERS_IN_NAMES.contains(number))?;
-    (name == number.to_string()).then_some(number)
+/// State of a pool.
+#[derive(Debug, Default)]
+struct PoolState {
+    numbers: Numbers,
+    /// Sources of the servers that were found, by name.
+    origins: BTreeMap<Arc<str>, String>,
+    /// Addresses whose refusal was logged. It is not logged again.
+    refused: BTreeSet<Arc<str>>,
+}
+
+impl State {
+    /// Applies the result of a read.
+    fn update(&mut self, (pool, source): &Key, scan: &Scan, now: Time) -> Option<Event> {
+        if *scan == Scan::Unchanged {
+            self.next = now + source.pause(scan, self.failures);
+            return None;
+        }
+        self.servers = scan.or_before(std::mem::take(&mut self.servers));
+        self.failures = if scan.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
+        self.next = now + source.pause(scan, self.failures);
+        let (pool, source_text) = (pool.clone(), source.to_string());
+        let before = std::mem::replace(&mut self.problem, scan.problem().map(str::to_owned));
+        match (before, self.problem.clone()) {
+            // The reasons why a name does not resolve may alternate.
+            (Some(before), Some(problem)) if before == problem || !source.is_watched() => None,
+            (_, Some(problem)) => Some(Event::DiscoveryFailed { pool, source: source_text, problem }),
+            (Some(_), None) => Some(Event::DiscoveryRecovered { pool, source: source_text }),
+            (None, None) => None,
+        }
+    }
 }
 
 impl Discovery {
-    /// Applies the result of a scan. Directories that could not be read keep their sockets.
-    fn update(&mut self, found: Found) {
-        for (directory, scan) in found {
-            match self.found.entry(directory) {
-                Entry::Occupied(mut known) => known.get_mut().update(scan),
-                Entry::Vacant(new) => drop(new.insert(scan)),
+    pub(super) fn new(sender: mpsc::Sender<Input>) -> Self {
+        Self {
+            sender,
+            sources: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            watcher: None,
+            watched: BTreeSet::new(),
+            next: Time::NEVER,
+            reads: 0,
+        }
+    }
+
+    /// Prepares for a new configuration, with the first readings of its sources.
+    pub(super) fn configure(&mut self, spec: &Spec, readings: FirstReadings, now: Time) -> Vec<Event> {
+        let keys = spec
+            .pools
+            .iter()
+            .flat_map(|pool| Source::all_of(pool).into_iter().map(|source| (pool.name.clone(), source)));
+        let mut before = std::mem::take(&mut self.sources);
+        self.sources = keys.map(|key| (key.clone(), before.remove(&key).unwrap_or_default())).collect();
+        let mut old_pools = std::mem::take(&mut self.pools);
+        let retained =
+            |pool: &PoolSpec| (pool.name.clone(), old_pools.remove(&pool.name).unwrap_or_default());
+        self.pools = spec.pools.iter().map(retained).collect();
+        let events = readings.into_found().filter_map(|found| self.update(found, now)).collect();
+        let watched: BTreeSet<PathBuf> =
+            self.sources.keys().filter_map(|(_, source)| source.location()).collect();
+        let is_watched_anew = self.watched != watched;
+        if is_watched_anew {
+            (self.watcher, self.watched) = (None, watched);
+        }
+        for ((_, source), state) in &mut self.sources {
+            // A read in progress began before the reading that is applied now.
+            state.reading = None;
+            // An immediate read finds changes between the first reading and the start of the watch.
+            if is_watched_anew && source.is_watched() {
+                state.next = now;
             }
         }
+        self.schedule();
+        events
     }
 
-    /// Returns the servers that were found for a pool, sorted by number.
-    fn servers_of(&mut self, pool: &PoolSpec) -> Vec<ServerSpec> {
-        let found = &self.found;
-        let sockets = |DiscoverSpec::Mname { directory }: &DiscoverSpec| {
-            found.get(directory).into_iter().flat_map(Scan::sockets)
-        };
-        // Sockets that the configuration names are servers already.
-        let is_new = |path: &&PathBuf| {
-            !pool
-                .servers
-                .iter()
-                .any(|server| matches!(&server.endpoint, Endpoint::Unix(existing) if existing == *path))
-        };
-        let paths = pool.discover.iter().flat_map(sockets).filter(is_new);
-        let paths: BTreeSet<PathBuf> = paths.cloned().collect();
-        let numbers = self.numbers.entry(pool.name.clone()).or_default();
-        numbers.make_room(&paths);
-        // Sockets with a number in their name come first, so that no other socket takes that number.
-        let (mut of_name, others): (Vec<_>, Vec<_>) =
-            paths.iter().partition(|path| number_in_name(path).is_some());
-        of_name.extend(others);
-        let mut numbered: Vec<(u32, &PathBuf)> =
-            of_name.into_iter().map(|path| (numbers.of(path), path)).collect();
-        numbered.sort_unstable();
-        let mut names: BTreeSet<Arc<str>> = pool.servers.iter().map(|server| server.name.clone()).collect();
-        let mut server = |path: &PathBuf| {
-            let short = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let candidates = [short, path.display().to_string()];
-            // If two sockets have the same file name, the name of the second socket is its path.
-            let name = candidates.into_iter().map(Arc::from).find(|name| names.insert(Arc::clone(name)))?;
-            let server = ServerSpec::new(Endpoint::Unix(path.clone()));
-            Some(ServerSpec { name, dialect: Dialect::Mname, ..server })
-        };
-        numbered.into_iter().filter_map(|(_, path)| server(path)).collect()
-    }
-}
-
-impl Supervisor {
-    /// Prepares for a new configuration, with the scan that was made for it.
-    pub(super) fn configure_discovery(&mut self, spec: &Spec, found: Found) {
-        let directories = directories(spec);
-        self.discovery.update(found);
-        self.discovery.numbers.retain(|name, _| spec.pools.iter().any(|pool| pool.name == *name));
-        self.discovery.found.retain(|directory, _| directories.contains(directory));
-        self.discovery.logged.retain(|directory, _| directories.contains(directory));
-        if self.discovery.directories != directories {
-            self.discovery.watcher = None;
-            self.discovery.directories = directories;
-            // An immediate scan finds changes between the first scan and the start of the watch.
-            self.discovery.next = self.now();
+    fn update(&mut self, found: Found, now: Time) -> Option<Event> {
+        let (key, reading) = found.into_parts();
+        let state = self.sources.get_mut(&key)?;
+        if *reading.scan() != Scan::Unchanged {
+            state.stamp = reading.stamp();
         }
-        // A scan in progress is for another configuration.
-        self.discovery.busy = false;
-        self.log_problems();
+        state.update(&key, reading.scan(), now)
     }
 
-    /// Returns the pool with the servers that were found for it.
-    pub(super) fn with_found(&mut self, spec: &PoolSpec) -> PoolSpec {
-        let mut spec = spec.clone();
-        if !spec.discover.is_empty() {
-            let found = self.discovery.servers_of(&spec);
-            spec.servers.extend(found);
+    fn schedule(&mut self) {
+        let idle = self.sources.values().filter(|state| state.reading.is_none());
+        self.next = idle.map(|state| state.next).min().unwrap_or(Time::NEVER);
+    }
+
+    /// Returns the time at which [`Self::on_time`] has to be called next.
+    pub(super) fn deadline(&self) -> Time {
+        self.next
+    }
+
+    /// Begins the reads that are due.
+    pub(super) fn on_time(&mut self, now: Time) {
+        if now < self.next {
+            return;
         }
-        spec
+        self.start_watcher();
+        let watcher = self.watcher.as_ref();
+        for ((pool, source), state) in &mut self.sources {
+            if state.reading.is_some() || now < state.next {
+                continue;
+            }
+            self.reads += 1;
+            (state.reading, state.again) = (Some(self.reads), false);
+            let (number, sender) = (self.reads, self.sender.clone());
+            let (pool, source) = (pool.clone(), source.clone());
+            let read = source.clone().read(state.stamp, watcher);
+            tokio::spawn(async move {
+                let found = Found::new(pool, source, read.await);
+                let _ = sender.send(Input::Found { found, number }).await;
+            });
+        }
+        self.schedule();
+    }
+
+    fn start_watcher(&mut self) {
+        if self.watcher.is_none() && !self.watched.is_empty() {
+            let sender = self.sender.clone();
+            let changed = move || {
+                let sender = sender.clone();
+                async move { sender.send(Input::FilesChanged).await.is_ok() }
+            };
+            self.watcher = Watcher::start(changed).ok();
+        }
+    }
+
+    /// Reads all sources in the file system soon: one of them may have changed.
+    pub(super) fn on_files_changed(&mut self, now: Time) {
+        for ((_, source), state) in &mut self.sources {
+            if source.is_watched() {
+                (state.again, state.next) = (state.reading.is_some(), now);
+                self.next = now;
+            }
+        }
     }
 
     /// Returns the number of a server that was found in a directory.
     pub(super) fn number_of(&self, pool: &str, target: &Target) -> Option<u32> {
         let Target::Unix(path) = target else { return None };
-        self.discovery.numbers.get(pool)?.0.get(path).copied()
+        self.pools.get(pool)?.numbers.known(path)
     }
 
-    /// Scans directories on another thread if a scan is due.
-    pub(super) fn scan_directories(&mut self, now: Time) {
-        if now < self.discovery_deadline() || self.is_draining() {
-            return;
+    /// Returns the source that lists a server, unless the configuration names the server.
+    pub(super) fn source_of(&self, pool: &str, server: &str) -> Option<&str> {
+        self.pools.get(pool)?.origins.get(server).map(String::as_str)
+    }
+
+    /// Returns the sources of a pool.
+    pub(super) fn sources_of(&self, pool: &str) -> Vec<SourceView> {
+        let sources = self.sources.iter().filter(|((of, _), _)| **of == *pool);
+        let status = |((_, source), state): (&Key, &State)| {
+            SourceView::new(source.to_string(), state.servers.len(), state.problem.clone())
+        };
+        sources.map(status).collect()
+    }
+
+    /// Applies the result of read `number`. Returns the pool if its servers changed, and an event.
+    fn on_found(&mut self, found: Found, number: u64, now: Time) -> (Option<Arc<str>>, Option<Event>) {
+        let (key, reading) = found.into_parts();
+        // A read for an earlier configuration is ignored.
+        let Some(state) = self.sources.get_mut(&key).filter(|state| state.reading == Some(number)) else {
+            return (None, None);
+        };
+        state.reading = None;
+        let (before, is_again) = (state.servers.clone(), std::mem::take(&mut state.again));
+        let pool = key.0.clone();
+        let event = self.update(Found::new(key.0.clone(), key.1.clone(), reading), now);
+        let state = self.sources.get_mut(&key);
+        let is_changed = state.as_ref().is_some_and(|state| state.servers != before);
+        if let Some(state) = state {
+            state.next = if is_again { now } else { state.next };
+            self.next = self.next.min(state.next);
         }
-        (self.discovery.busy, self.discovery.next) = (true, now + CHECK_EVERY);
-        let (sender, configuration) = (self.sender.clone(), self.configurations);
-        let wanted = self.discovery.directories.clone();
-        let watch = self.watcher().map(|watcher| watcher.watch(&wanted));
-        tokio::spawn(async move {
-            let work = move || {
-                // The watch starts before the scan, so that no change between them is missed.
-                let all_exist = watch.as_ref().is_none_or(|watch| watch());
-                let found = scan(&wanted);
-                if all_exist || watch.is_none_or(|watch| !watch()) {
-                    return found;
-                }
-                // A directory was created since the watch started.
-                scan(&wanted)
-            };
-            let found = tokio::task::spawn_blocking(work).await.unwrap_or_default();
-            let _ = sender.send(Input::Scanned(Scanned { configuration, found })).await;
+        (is_changed.then_some(pool), event)
+    }
+
+    /// Returns the servers of a pool, and an event for each address that is newly refused.
+    fn expand(&mut self, spec: &PoolSpec, refuses: impl Fn(&Target) -> bool) -> (Expanded, Vec<Event>) {
+        let sources = &self.sources;
+        let listed = |source: &Source| {
+            sources.get(&(spec.name.clone(), source.clone())).map_or(&[][..], |state| &state.servers)
+        };
+        let pool = self.pools.entry(spec.name.clone()).or_default();
+        let mut expanded = expand(spec, listed, refuses, &mut pool.numbers);
+        pool.origins = expanded.take_origins();
+        let refused = expanded.refused().difference(&pool.refused).map(|server| Event::ServerRefused {
+            pool: spec.name.clone(),
+            server: server.clone(),
+            reason:
+                "it is an address of a service that uses the pool, so clients would be forwarded without end"
+                    .into(),
         });
+        let events = refused.collect();
+        pool.refused.clone_from(expanded.refused());
+        (expanded, events)
+    }
+}
+
+/// Returns the servers of a pool of a configuration.
+fn expand_pool(
+    discovery: &mut Discovery,
+    (config, spec): (&Config, &PoolSpec),
+    pools: &Pools,
+    listeners: &Listeners,
+) -> (Expanded, Vec<Event>) {
+    let guard = LazyCell::new(|| Guard::new(config, listeners.addresses()));
+    let targets = |pool: &str| -> Vec<Target> {
+        let servers = pools.get(pool).map_or(&[][..], Pool::servers);
+        servers.iter().map(|server| server.target.clone()).collect()
+    };
+    discovery.expand(spec, |target| guard.is_loop(&spec.name, target, targets))
+}
+
+impl Supervisor {
+    /// Returns the servers of each pool of a configuration that is being applied.
+    pub(super) fn expand_all(&mut self, config: &Config) -> Vec<Expanded> {
+        let mut all = Vec::with_capacity(config.spec.pools.len());
+        for spec in &config.spec.pools {
+            let (expanded, events) =
+                expand_pool(&mut self.discovery, (config, spec), &self.pools, &self.listeners);
+            self.log_all(&events);
+            all.push(expanded);
+        }
+        all
     }
 
-    fn watcher(&mut self) -> Option<&Watcher> {
-        if self.discovery.watcher.is_none() {
-            let sender = self.sender.clone();
-            let changed = move || {
-                let sender = sender.clone();
-                async move { sender.send(Input::DirectoryChanged).await.is_ok() }
-            };
-            self.discovery.watcher = Watcher::start(changed).ok();
-        }
-        self.discovery.watcher.as_ref()
-    }
-
-    pub(super) fn on_directory_changed(&mut self) {
-        self.discovery.again = self.discovery.busy;
-        self.discovery.next = self.now();
-    }
-
-    pub(super) fn on_scanned(&mut self, Scanned { configuration, found }: Scanned) {
-        if configuration != self.configurations {
-            // A configuration that was applied since had its own, newer scan.
-            return;
-        }
-        self.discovery.busy = false;
-        if std::mem::take(&mut self.discovery.again) {
-            self.discovery.next = self.now();
-        }
-        self.discovery.update(found);
-        self.log_problems();
-        self.update_found_servers();
-    }
-
-    /// Adds and removes servers after a scan.
-    fn update_found_servers(&mut self) {
-        let pools = self.config.spec.pools.iter().filter(|pool| !pool.discover.is_empty());
-        let mut changed = false;
-        for spec in pools.cloned().collect::<Vec<_>>() {
-            let spec = self.with_found(&spec);
-            changed |= self.update_found_servers_of(&spec);
-        }
-        if changed {
-            self.publish();
-            self.plane.maintain();
-        }
-    }
-
-    /// Updates the discovered servers of a pool. Returns true if they changed. Servers of the configuration
-    /// stay as they are.
-    fn update_found_servers_of(&mut self, spec: &PoolSpec) -> bool {
-        let Some(pool) = self.pools.get(&spec.name).filter(|pool| pool.spec() != spec) else {
-            return false;
-        };
-        let known: BTreeMap<&Endpoint, &Target> =
-            pool.servers().iter().map(|server| (&server.spec.endpoint, &server.target)).collect();
-        let target = |server: &ServerSpec| {
-            known.get(&server.endpoint).map(|target| (*target).clone()).or_else(|| server.endpoint.target())
-        };
-        // Each endpoint is a path or belongs to a known server, so no name has to be resolved.
-        let Some(targets) = spec.servers.iter().map(target).collect::<Option<Vec<_>>>() else { return false };
-        let events = self.pools.replace_servers(spec, &targets, self.now());
+    /// Adds and removes servers of a pool after a source listed others.
+    pub(super) fn on_found(&mut self, found: Found, number: u64) {
+        let now = self.now();
+        let (changed, event) = self.discovery.on_found(found, number, now);
+        event.iter().for_each(|event| self.log(event));
+        let Some(name) = changed else { return };
+        let Some(spec) = self.config.spec.pools.iter().find(|pool| pool.name == name) else { return };
+        let (expanded, events) =
+            expand_pool(&mut self.discovery, (&self.config, spec), &self.pools, &self.listeners);
         self.log_all(&events);
-        true
-    }
-
-    fn log_problems(&mut self) {
-        let mut logged = BTreeMap::new();
-        for (directory, scan) in &self.discovery.found {
-            let Some(problem) = scan.problem() else { continue };
-            if self.discovery.logged.get(directory).is_none_or(|logged| logged != problem) {
-                let directory = directory.display().to_string();
-                self.log(&Event::DiscoveryFailed { directory, problem: problem.to_owned() });
+        let had_persistent = self.pools.has_persistent(&name);
+        if let Some(events) = self.pools.update(&expanded, now) {
+            self.log_all(&events);
+            self.publish();
+            if had_persistent || self.pools.has_persistent(&name) {
+                self.plane.maintain();
             }
-            logged.insert(directory.clone(), problem.to_owned());
+            // More servers may be checked now.
+            let spec = std::mem::take(&mut self.config.spec);
+            self.divide_descriptors(&spec);
+            self.config.spec = spec;
         }
-        self.discovery.logged = logged;
-    }
-
-    pub(super) fn discovery_deadline(&self) -> Time {
-        let Discovery { directories, busy, next, .. } = &self.discovery;
-        if directories.is_empty() || *busy || self.is_draining() { Time::NEVER } else { *next }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discover::Reading;
+    use evener_core::spec::{DiscoverSpec, FoundSettings, ServerSpec};
+    use std::time::Duration;
 
-    fn check(found: &[&str], configured: &[&str], expected: &str) {
-        let mut discovery = Discovery::default();
-        let mut sockets: BTreeMap<PathBuf, BTreeSet<PathBuf>> = BTreeMap::new();
-        for path in found.iter().map(PathBuf::from) {
-            sockets.entry(path.parent().unwrap().to_owned()).or_default().insert(path);
+    /// A pool with a source of each kind, and its discovery.
+    struct Case {
+        discovery: Discovery,
+        spec: Spec,
+        inputs: mpsc::Receiver<Input>,
+        now: Time,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let (sender, inputs) = mpsc::channel(16);
+            let settings = FoundSettings::DEFAULT;
+            let pool = PoolSpec {
+                discover: vec![
+                    DiscoverSpec::File { path: "/no/such/file".into(), port: None, settings },
+                    DiscoverSpec::Dns { name: "app.example".into(), port: 80, settings },
+                ],
+                ..PoolSpec::new("p", vec![ServerSpec::new("10.0.0.1:80".parse().unwrap())])
+            };
+            let spec = Spec { pools: vec![pool], services: Vec::new() };
+            Self { discovery: Discovery::new(sender), spec, inputs, now: Time::ZERO }
         }
-        let scanned = |(directory, sockets)| (directory, Scan::found(sockets, None));
-        discovery.update(sockets.into_iter().map(scanned).collect());
-        let servers = configured.iter().map(|name| ServerSpec::new(name.parse().unwrap())).collect();
-        let directory = |directory: &PathBuf| DiscoverSpec::Mname { directory: directory.clone() };
-        let discover = discovery.found.keys().map(directory).collect();
-        let pool = PoolSpec { discover, ..PoolSpec::new("p", servers) };
-        let servers = discovery.servers_of(&pool);
-        let named = servers.iter().map(|server| {
-            let Endpoint::Unix(path) = &server.endpoint else { panic!("a found server has a path") };
-            format!("{}={}", server.name, discovery.numbers["p"].0[path])
-        });
-        assert_eq!(named.collect::<Vec<_>>().join(" "), expected);
-    }
 
-    #[test]
-    fn servers_get_the_names_and_numbers_of_their_sockets() {
-        check(&["/s/5301", "/s/5300"], &[], "5300=5300 5301=5301");
-        check(&["/s/a", "/s/b"], &[], "a=1 b=2");
-        check(&["/s/a", "/s/5399", "/s/5299", "/s/05300"], &[], "5399=5399 05300=5400 5299=5401 a=5402");
-        check(&["/s/5300", "/t/5300"], &[], "5300=5300 /t/5300=5301");
-        check(&["/s/a", "/s/b"], &["/s/a"], "b=1");
-        check(&[], &["127.0.0.1:53"], "");
-    }
-
-    #[test]
-    fn a_socket_that_returns_keeps_its_number_and_an_unreadable_directory_keeps_its_sockets() {
-        let mut numbers = Numbers::default();
-        let mut of = |path: &str| numbers.of(Path::new(path));
-        assert_eq!([of("/s/a"), of("/s/5300"), of("/s/b"), of("/s/a")], [1, 5300, 5301, 1]);
-        assert_eq!(of("/s/5301"), 5302, "the number in the name is in use");
-        let mut discovery = Discovery::default();
-        let sockets = BTreeSet::from([PathBuf::from("/s/a")]);
-        discovery.update(Found::from([("/s".into(), Scan::found(sockets, None))]));
-        discovery.update(Found::from([("/s".into(), Scan::unreadable("no".into()))]));
-        let scan = &discovery.found[Path::new("/s")];
-        assert_eq!((scan.sockets().count(), scan.problem()), (1, Some("no")));
-    }
-
-    #[test]
-    fn numbers_of_removed_sockets_are_forgotten_beyond_the_maximum() {
-        let mut numbers = Numbers::default();
-        for n in 0..=NUMBERS_MAX {
-            numbers.of(Path::new(&format!("/s/x{n}")));
+        fn host(&self) -> Source {
+            Source::Host { name: "app.example".into(), port: 80, resolvers: Vec::new() }
         }
-        numbers.make_room(&BTreeSet::from([PathBuf::from("/s/x7")]));
-        assert_eq!(numbers.0.len(), 1);
+
+        fn file(&self) -> Source {
+            Source::File { path: "/no/such/file".into(), port: None }
+        }
+
+        fn configure(&mut self, readings: Vec<(Source, Scan)>) -> Vec<&'static str> {
+            let readings =
+                readings.into_iter().map(|(source, scan)| Found::new("p".into(), source, scan.into()));
+            let events =
+                self.discovery.configure(&self.spec, FirstReadings::new(readings.collect()), self.now);
+            events.iter().map(Event::name).collect()
+        }
+
+        /// Applies the result of a read that was due. Returns whether the servers changed, and the event.
+        fn read(&mut self, source: Source, scan: Scan) -> (bool, Option<&'static str>) {
+            self.discovery.reads += 1;
+            let number = self.discovery.reads;
+            let key = ("p".into(), source.clone());
+            self.discovery.sources.get_mut(&key).unwrap().reading = Some(number);
+            let found = Found::new("p".into(), source, Reading::from(scan));
+            let (changed, event) = self.discovery.on_found(found, number, self.now);
+            (changed.is_some(), event.as_ref().map(Event::name))
+        }
+
+        fn addresses(&mut self) -> Vec<String> {
+            let spec = self.spec.pools[0].clone();
+            let (expanded, _) = self.discovery.expand(&spec, |_| false);
+            expanded.targets().iter().map(ToString::to_string).collect()
+        }
+    }
+
+    fn list(addresses: &[&str]) -> Scan {
+        Scan::listed(
+            addresses.iter().map(|address| Listed::at(Target::Ip(address.parse().unwrap()))).collect(),
+        )
+    }
+
+    fn failed(problem: &str) -> Scan {
+        Scan::Failed(problem.into())
+    }
+
+    #[test]
+    fn each_source_keeps_its_last_servers_when_it_fails() {
+        let mut case = Case::new();
+        let (file, host) = (case.file(), case.host());
+        let first = vec![
+            (file.clone(), list(&["10.0.0.2:80"])),
+            (host.clone(), list(&["10.0.0.3:80", "10.0.0.1:80"])),
+        ];
+        assert_eq!(case.configure(first), [""; 0]);
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(case.read(host.clone(), failed("a")), (false, Some("discovery_failed")));
+        assert_eq!(
+            case.read(host.clone(), failed("b")),
+            (false, None),
+            "the failure of a name is logged once"
+        );
+        assert_eq!(case.read(file.clone(), failed("line 1")), (false, Some("discovery_failed")));
+        assert_eq!(case.read(file.clone(), failed("line 1")), (false, None));
+        assert_eq!(case.read(file.clone(), failed("line 2")), (false, Some("discovery_failed")));
+        assert_eq!(case.read(file.clone(), Scan::Unchanged), (false, None));
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(case.read(host, list(&["10.0.0.4:80"])), (true, Some("discovery_recovered")));
+        assert_eq!(case.read(file, list(&["10.0.0.2:80"])), (false, Some("discovery_recovered")));
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.4:80"]);
+    }
+
+    #[test]
+    fn a_configuration_keeps_the_servers_of_sources_that_stay() {
+        let mut case = Case::new();
+        let (file, host) = (case.file(), case.host());
+        case.configure(vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
+        let events = case.configure(vec![(file, failed("x")), (host.clone(), failed("y"))]);
+        assert_eq!(events, ["discovery_failed"; 2]);
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        // A read that began before the configuration is ignored.
+        let found = Found::new("p".into(), host.clone(), list(&[]).into());
+        assert_eq!(case.discovery.on_found(found, 1, case.now), (None, None));
+        case.spec.pools[0].discover.truncate(1);
+        case.configure(Vec::new());
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80"]);
+        case.spec.pools[0].discover.clear();
+        case.configure(Vec::new());
+        assert_eq!((case.discovery.deadline(), case.addresses().len()), (Time::NEVER, 1));
+    }
+
+    #[tokio::test]
+    async fn sources_are_read_when_they_are_due() {
+        let mut case = Case::new();
+        case.spec.pools[0].discover.truncate(1);
+        case.configure(vec![(case.file(), list(&["10.0.0.2:80"]))]);
+        assert_eq!(case.discovery.deadline(), case.now, "the watch of a new file begins with a read");
+        case.discovery.on_time(case.now);
+        assert_eq!(case.discovery.deadline(), Time::NEVER, "a read is in progress");
+        // A change during the read causes another read.
+        case.discovery.on_files_changed(case.now);
+        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
+            panic!("expected a result")
+        };
+        let (changed, event) = case.discovery.on_found(found, number, case.now);
+        assert_eq!((changed, event.as_ref().map(Event::name)), (None, Some("discovery_failed")));
+        assert_eq!(case.discovery.deadline(), case.now);
+        case.discovery.on_time(case.now);
+        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
+            panic!("expected a result")
+        };
+        case.discovery.on_found(found, number, case.now);
+        assert_eq!(case.discovery.deadline(), case.now + Duration::from_secs(1));
     }
 }

@@ -114,6 +114,11 @@ impl Listeners {
         addresses
     }
 
+    /// Returns the names of services with each of their bound addresses.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
+        self.by_key.values().map(|listener| (&*listener.service, &listener.bound))
+    }
+
     /// Returns the time of the next check of files.
     pub(super) fn deadline(&self) -> Time {
         let has_paths = self.by_key.keys().any(|key| key.path().is_some());

@@ -1,12 +1,13 @@
 //! The pools of the running configuration: their states, the snapshots that workers read, and the persistent
 //! connections of workers to their servers. Callers log the events.
 
+use crate::discover::Expanded;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::{Failure, Probe};
 use evener_core::pool::{Pool, PoolSetting, Server};
 use evener_core::snapshot::{Admission, Entry, Snapshot};
-use evener_core::spec::{AdminState, Dialect, OnDown, PoolSpec, ServerSpec};
+use evener_core::spec::{AdminState, Dialect, OnDown, PoolSpec};
 use evener_core::{ServerId, Target, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -106,33 +107,40 @@ impl Pools {
         (events, down)
     }
 
-    /// Creates a pool, or replaces its specification and its servers. The first `configured` servers are in the
-    /// configuration; the others were found.
+    /// Creates a pool, or replaces its specification and its servers.
     pub(super) fn apply(
         &mut self,
-        spec: &PoolSpec,
-        configured: usize,
-        targets: &[Target],
+        expanded: &Expanded,
         (workers, key): (usize, u64),
         now: Time,
     ) -> Vec<Event> {
+        let spec = expanded.spec();
         if self.by_name.contains_key(&spec.name) {
-            return self.replace_servers(spec, targets, now);
+            return self.replace_servers(spec, expanded.targets(), now);
         }
         let setting = PoolSetting { workers, key, first_id: self.next_id };
-        let mut pool = Pool::new(spec, targets, setting, now);
+        let mut pool = Pool::new(spec, expanded.targets(), setting, now);
         let Some(snapshot) = pool.snapshot() else { return Vec::new() };
         let usable = snapshot.is_usable();
         let slot = Arc::new(ArcSwap::from_pointee(snapshot));
         self.by_name.insert(spec.name.clone(), RunningPool { pool, slot, usable });
-        let added =
-            |found: &ServerSpec| Event::ServerAdded { pool: spec.name.clone(), server: found.name.clone() };
-        spec.servers[configured..].iter().map(added).collect()
+        let added = |found: &Arc<str>| Event::ServerAdded { pool: spec.name.clone(), server: found.clone() };
+        expanded.found().map(added).collect()
+    }
+
+    /// Replaces the servers of a pool after a source listed others. Returns `None` if nothing changed.
+    pub(super) fn update(&mut self, expanded: &Expanded, now: Time) -> Option<Vec<Event>> {
+        let (pool, spec) = (self.get(&expanded.spec().name)?, expanded.spec());
+        let targets = pool.servers().iter().map(|server| &server.target);
+        if pool.spec() == spec && targets.eq(expanded.targets()) {
+            return None;
+        }
+        Some(self.replace_servers(spec, expanded.targets(), now))
     }
 
     /// Replaces the servers of a pool. Persistent connections to servers that were removed, or that have
     /// another address now, no longer count.
-    pub(super) fn replace_servers(&mut self, spec: &PoolSpec, targets: &[Target], now: Time) -> Vec<Event> {
+    fn replace_servers(&mut self, spec: &PoolSpec, targets: &[Target], now: Time) -> Vec<Event> {
         let Some(running) = self.by_name.get_mut(&spec.name) else { return Vec::new() };
         let targets_of = |pool: &Pool| -> BTreeSet<(ServerId, Target)> {
             pool.servers().iter().map(|server| (server.id, server.target.clone())).collect()

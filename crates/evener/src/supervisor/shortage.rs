@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use evener_core::event::Event;
-use evener_core::spec::{Protocol, ServiceSpec, Spec};
+use evener_core::spec::{PoolSpec, Protocol, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
 use evener_proxy::descriptors;
 use rustix::process::{Resource, getrlimit};
@@ -103,7 +103,11 @@ impl Supervisor {
     /// Divides the descriptors of the process into reserved descriptors and descriptors for clients.
     pub(super) fn divide_descriptors(&mut self, spec: &Spec) {
         let checked = spec.pools.iter().filter(|pool| pool.check.is_some());
-        let checked = checked.map(|pool| pool.servers.len() as u64).sum();
+        let servers = |pool: &PoolSpec| {
+            let running = self.pools.get(&pool.name).map(|pool| pool.servers().len());
+            running.unwrap_or(pool.servers.len()) as u64
+        };
+        let checked = checked.map(servers).sum();
         let checks_max = descriptors::set_limit(limit(), checked);
         if checks_max != self.shortage.checks_max {
             let permits = usize::try_from(checks_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);

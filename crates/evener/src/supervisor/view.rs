@@ -36,7 +36,15 @@ impl Supervisor {
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
         let service_view = |(spec, service)| service_view(spec, service, &listen);
-        let pool_view = |pool| PoolView::new(pool, self.now());
+        let pool_view = |pool: &Pool| {
+            let (name, discovery) = (&*pool.spec().name, &self.discovery);
+            PoolView::new(
+                pool,
+                discovery.sources_of(name),
+                |server| discovery.source_of(name, server),
+                self.now(),
+            )
+        };
         match scope {
             ViewScope::Instance => view
                 .with_services(self.configured_services().map(service_view))
@@ -93,7 +101,7 @@ impl Supervisor {
         }
         let mut view = StickyView::default();
         for pool in self.pools.iter().filter(|pool| is_wanted(&pool.spec().name, wanted)) {
-            view.add(pool, self.now(), most, |target| self.number_of(&pool.spec().name, target));
+            view.add(pool, self.now(), most, |target| self.discovery.number_of(&pool.spec().name, target));
         }
         Ok(view)
     }

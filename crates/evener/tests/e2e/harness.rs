@@ -3,6 +3,7 @@
 pub(crate) mod certificates;
 pub(crate) mod dns;
 pub(crate) mod dns_mname;
+pub(crate) mod dnsmasq;
 pub(crate) mod mname;
 pub(crate) mod named;
 pub(crate) mod namespaces;
@@ -14,6 +15,7 @@ mod ports;
 pub(crate) use ports::{Reservation, reserved_port};
 
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -304,6 +306,26 @@ impl Evener {
         found["counters"][name].as_u64().unwrap()
     }
 
+    /// Returns the servers of a pool by name, each with its status.
+    pub(crate) fn servers_of(&self, pool: &str) -> BTreeMap<String, Value> {
+        let status = self.request_status();
+        let pools = status["pools"].as_array().unwrap();
+        let found = pools.iter().find(|one| one["name"] == pool);
+        let servers =
+            found.unwrap_or_else(|| panic!("no pool {pool}: {status}"))["servers"].as_array().unwrap();
+        servers.iter().map(|server| (server["name"].as_str().unwrap().to_owned(), server.clone())).collect()
+    }
+
+    /// Waits until a pool has servers at exactly these addresses.
+    pub(crate) fn expect_addresses(&self, pool: &str, expected: &[SocketAddr]) {
+        let expected: BTreeSet<String> = expected.iter().map(ToString::to_string).collect();
+        let present = || -> BTreeSet<String> {
+            let servers = self.servers_of(pool).into_values();
+            servers.map(|server| server["address"].as_str().unwrap().to_owned()).collect()
+        };
+        wait_until(&format!("{pool} to have {expected:?}"), || (present() == expected).then_some(()));
+    }
+
     /// Returns the status of a server by its name, in any pool.
     pub(crate) fn server(&self, name: &str) -> Value {
         let status = self.status();
@@ -351,7 +373,13 @@ impl Server {
 
     /// Starts a server on a reserved port, or on the port of a stopped server.
     pub(crate) fn start_at(port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(local(port)).unwrap();
+        Self::start_on(local(port), serve)
+    }
+
+    /// Starts a server on an address of loopback with a reserved port.
+    pub(crate) fn start_on(address: SocketAddr, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let port = address.port();
         listener.set_nonblocking(true).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let (stop, serve) = (Arc::clone(&stopped), Arc::new(serve));
@@ -373,6 +401,10 @@ impl Server {
     /// Starts a server that sends its name and the client's address, and then echoes the received bytes.
     pub(crate) fn named(name: &'static str) -> Self {
         Self::start(move |stream| echo(name, stream))
+    }
+
+    pub(crate) fn named_on(name: &'static str, address: SocketAddr) -> Self {
+        Self::start_on(address, move |stream| echo(name, stream))
     }
 
     pub(crate) fn named_at(name: &'static str, port: u16) -> Self {

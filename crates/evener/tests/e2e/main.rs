@@ -46,6 +46,13 @@ mod config {
     mod reload;
 }
 
+mod discovery {
+    mod files;
+    mod names;
+    mod optional;
+    mod srv;
+}
+
 mod dns {
     mod bind;
     mod cache;

@@ -6,7 +6,9 @@ mod tests;
 
 use crate::io::buffer::Buffer;
 use crate::io::relay::End;
+use evener_core::Target;
 use evener_core::health::TlsFailure;
+use evener_core::snapshot::Entry;
 use evener_core::wire::proxy::Ssl;
 use rustix::io::Errno;
 use rustls::client::UnbufferedClientConnection;
@@ -92,9 +94,23 @@ pub struct TlsAcceptor {
 pub struct TlsConnector {
     /// Authorities, the client certificate, and sessions.
     pub config: Arc<ClientConfig>,
-    /// Expected names in the certificates of servers, by the names of the servers. A server that was discovered
-    /// later has no entry.
-    pub names: std::collections::BTreeMap<Arc<str>, ServerName<'static>>,
+    /// Expected name in the certificates of all servers. Without it, each server has its host name, or its
+    /// address.
+    pub name: Option<ServerName<'static>>,
+}
+
+impl TlsConnector {
+    /// Returns the name that the certificate of a server must have.
+    #[must_use]
+    pub fn name_of(&self, server: &Entry) -> Option<ServerName<'static>> {
+        let usual = || match (&server.host, &server.target) {
+            (Some(host), _) => ServerName::try_from(host.to_string()).ok(),
+            (None, Target::Ip(address)) => Some(ServerName::IpAddress(address.ip().into())),
+            // Only if the certificate is not verified: TLS needs a name even then.
+            (None, Target::Unix(_)) => ServerName::try_from("localhost").ok(),
+        };
+        self.name.clone().or_else(usual)
+    }
 }
 
 impl fmt::Debug for TlsAcceptor {
@@ -107,7 +123,7 @@ impl fmt::Debug for TlsAcceptor {
 
 impl fmt::Debug for TlsConnector {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("TlsConnector").field("names", &self.names).finish_non_exhaustive()
+        out.debug_struct("TlsConnector").field("name", &self.name).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
-//! The keys for DNS: `dns` of a service, and `discover` of a pool.
+//! The keys for DNS: `dns` of a service.
 
 use super::source::{Size, Table, one_or_list};
-use evener_core::spec::{ClientSubnetSpec, DiscoverSpec, DnsCacheSpec, DnsRateSpec, DnsSpec};
+use evener_core::spec::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec};
 
 /// Writes `dns = { ... }`, unless all settings are the defaults.
 pub(super) fn write_dns(table: &mut Table, dns: Option<&DnsSpec>) {
@@ -76,15 +76,4 @@ fn write_rate_limit(table: &mut Table, rate_limit: Option<&DnsRateSpec>) {
     whole.set("rate", rate);
     whole.extend(nested);
     table.key("rate_limit", whole);
-}
-
-/// Writes `discover = { mname = ... }`.
-pub(super) fn write_discover(table: &mut Table, discover: &[DiscoverSpec]) {
-    if discover.is_empty() {
-        return;
-    }
-    let mut nested = Table::new();
-    let directory = |DiscoverSpec::Mname { directory }: &DiscoverSpec| directory.clone();
-    nested.key("mname", one_or_list(discover.iter().map(directory)));
-    table.key("discover", nested);
 }

@@ -2,16 +2,15 @@
 
 use super::Lists;
 use super::access::write_acl;
-use super::dns::write_discover;
+use super::discover::{write_discover, write_limits, write_sources};
 use super::source::{Say, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
 use crate::config::check::{dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
 use crate::scope;
-use evener_core::limits::Limits;
 use evener_core::spec::{
     CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
-    ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
+    Resolve, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -19,15 +18,15 @@ use evener_core::wire::{dns, proxy};
 pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> Table {
     let local = handle.map(|handle| format!("local {handle} = ")).unwrap_or_default();
     let mut table = Table::of(format!("{local}pool {}", quoted(pool.name.as_bytes())));
-    write_servers(&mut table, &pool.servers, lists);
+    write_servers(&mut table, pool, lists);
     table.gap();
     write_keys(&mut table, pool);
     table
 }
 
-/// Writes the servers as items of a pool or a service.
-pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Lists<'_>) {
-    for spec in servers {
+/// Writes the servers and their sources as items of a pool or a service.
+pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>) {
+    for spec in &pool.servers {
         let server = server(spec, lists);
         match server.is_empty() {
             true => table.item(spec.endpoint.say()),
@@ -39,12 +38,12 @@ pub(super) fn write_servers(table: &mut Table, servers: &[ServerSpec], lists: Li
             }
         }
     }
+    write_sources(table, &pool.discover);
 }
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     let ServerSpec { name, endpoint, dialect, weight, tier, limits, acl, state } = server;
-    let Limits { soft, hard } = limits;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     table.unless("name", name, &scope::text(endpoint).into());
@@ -54,8 +53,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     }
     table.unless("weight", weight, &defaults.weight);
     table.unless("tier", tier, &defaults.tier);
-    table.some("max", soft.as_ref());
-    table.some("hard", hard.as_ref());
+    write_limits(&mut table, *limits);
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
     table
@@ -67,6 +65,8 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         name: _,
         servers: _,
         discover,
+        resolve,
+        resolvers,
         policy,
         sticky,
         check,
@@ -79,6 +79,10 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         send_proxy,
     } = pool;
     write_discover(table, discover);
+    table.unless("resolve", &resolve.name(), &Resolve::default().name());
+    if !resolvers.is_empty() {
+        table.key("resolver", one_or_list(resolvers));
+    }
     write_policy(table, *policy);
     write_sticky(table, sticky.as_ref());
     write_server_tls(table, tls.as_deref());

@@ -39,7 +39,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     match in_place {
         None => table.some("pool", pool.as_ref()),
         Some(pool) => {
-            write_servers(&mut table, &pool.servers, lists);
+            write_servers(&mut table, pool, lists);
             write_keys(&mut table, pool);
         }
     }

@@ -23,6 +23,19 @@ pub(super) enum Node {
     Table(Table),
 }
 
+impl Node {
+    /// Returns the call of a function with this source as its name, and with a table unless it is empty.
+    pub(super) fn called(self, function: &str, mut table: Table) -> Self {
+        let Self::Source(name) = self else { return self };
+        let call = format!("{function} {name}");
+        if table.is_empty() {
+            return Self::Source(call);
+        }
+        table.heading = call;
+        Self::Table(table)
+    }
+}
+
 /// A table that is being written.
 pub(super) struct Table {
     /// The function that is called with the table, such as `pool "web"`; empty for a table without a call.

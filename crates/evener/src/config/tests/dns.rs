@@ -64,8 +64,10 @@ fn every_key_of_dns_is_read() {
     let binder = &spec.pools[0];
     let dialects: Vec<Dialect> = binder.servers.iter().map(|server| server.dialect).collect();
     assert_eq!(dialects, [Dialect::Plain, Dialect::Mname]);
-    let DiscoverSpec::Mname { directory } = &binder.discover[0];
-    let DiscoverSpec::Mname { directory: other } = &binder.discover[1];
+    let [DiscoverSpec::Mname { directory }, DiscoverSpec::Mname { directory: other }] = &binder.discover[..]
+    else {
+        panic!("expected two directories, got {:?}", binder.discover)
+    };
     assert_eq!(directory.to_str(), Some("/var/run/binder/sockets"));
     assert!(
         other.is_absolute() && other.ends_with("more"),

@@ -341,6 +341,8 @@ discover = { mname = "" }
     service `s`: discover.mname must not be empty: write the path of a directory
 discover = { mnaem = "/a" }
     service `s`: unknown key `discover.mnaem`; did you mean `mname`?
+discover = { dns = "a:1" }
+    service `s`: unknown key `discover.dns`; write discover.dns "..." among the servers
 discover = { mname = { "/run/a", "/run/a" } }
     service `s`: the directory `/run/a` is listed twice
 { "10.0.0.2:53", mname = true }

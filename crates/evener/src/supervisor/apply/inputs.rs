@@ -1,59 +1,43 @@
-//! Resolved inputs of the running configuration and of a new configuration, for the change set.
+//! The inputs of a configuration, for the change set.
 
 use crate::certificates::TlsSettings;
-use crate::resolve::Targets;
+use crate::discover::Expanded;
 use crate::supervisor::pools::Pools;
 use evener_core::Target;
 use evener_core::diff::Inputs;
-use evener_core::pool::Pool;
 use evener_core::spec::{PoolSpec, ServerSpec};
 use std::collections::BTreeMap;
 
-/// Inputs that are in use.
-pub(super) struct InUse<'a> {
+/// Addresses of servers and TLS settings.
+pub(super) struct Known<'a> {
+    /// Addresses by pool and server.
     targets: BTreeMap<(&'a str, &'a str), &'a Target>,
     tls: &'a TlsSettings,
 }
 
-impl<'a> InUse<'a> {
-    pub(super) fn new(pools: &'a Pools, tls: &'a TlsSettings) -> Self {
-        let of_pool = |pool: &'a Pool| {
+impl<'a> Known<'a> {
+    /// Returns the addresses in use.
+    pub(super) fn in_use(pools: &'a Pools, tls: &'a TlsSettings) -> Self {
+        let servers = pools.iter().flat_map(|pool| {
             let name = &*pool.spec().name;
             pool.servers().iter().map(move |server| ((name, &*server.spec.name), &server.target))
-        };
-        Self { targets: pools.iter().flat_map(of_pool).collect(), tls }
+        });
+        Self { targets: servers.collect(), tls }
+    }
+
+    /// Returns the addresses that were resolved for a new configuration.
+    pub(super) fn resolved(pools: &'a [Expanded], tls: &'a TlsSettings) -> Self {
+        let servers = pools.iter().flat_map(|pool| {
+            let (name, servers) = (&*pool.spec().name, &pool.spec().servers);
+            servers.iter().map(move |server| (name, &*server.name)).zip(pool.targets())
+        });
+        Self { targets: servers.collect(), tls }
     }
 }
 
-impl Inputs for InUse<'_> {
+impl Inputs for Known<'_> {
     fn target(&self, pool: &PoolSpec, server: &ServerSpec) -> Option<Target> {
         self.targets.get(&(&*pool.name, &*server.name)).map(|target| (*target).clone())
-    }
-
-    fn certificates_of_service(&self, service: &str) -> Option<u64> {
-        self.tls.digest_of_service(service)
-    }
-
-    fn certificates_of_pool(&self, pool: &str) -> Option<u64> {
-        self.tls.digest_of_pool(pool)
-    }
-}
-
-/// Inputs that were resolved for a new configuration.
-pub(super) struct Resolved<'a> {
-    targets: &'a Targets,
-    tls: &'a TlsSettings,
-}
-
-impl<'a> Resolved<'a> {
-    pub(super) fn new(targets: &'a Targets, tls: &'a TlsSettings) -> Self {
-        Self { targets, tls }
-    }
-}
-
-impl Inputs for Resolved<'_> {
-    fn target(&self, _pool: &PoolSpec, server: &ServerSpec) -> Option<Target> {
-        Some(self.targets.of(&server.endpoint))
     }
 
     fn certificates_of_service(&self, service: &str) -> Option<u64> {

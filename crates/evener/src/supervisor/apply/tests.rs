@@ -9,7 +9,7 @@ use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
 use evener_core::pool::Pool;
 use evener_core::spec::{
-    CertificateFiles, Policy, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec, Transport,
+    CertificateFiles, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec, Transport,
     Verification,
 };
 use evener_core::{Endpoint, Random};
@@ -107,6 +107,7 @@ impl Generator<'_> {
     /// Makes the servers local, and the tables small.
     fn bound(&mut self, pool: &mut PoolSpec) {
         pool.discover.clear();
+        pool.resolvers.clear();
         for (number, server) in pool.servers.iter_mut().enumerate() {
             let endpoint = match server.endpoint {
                 Endpoint::Unix(_) => Endpoint::Unix(self.scratch.0.join(format!("server-{number}"))),

@@ -195,8 +195,17 @@ impl Nameserver {
     }
 
     pub(crate) fn start_at(port: u16, response: impl Fn(&[u8], &ReplyPath) + Send + Sync + 'static) -> Self {
+        Self::start_on(local(port), response)
+    }
+
+    /// Starts a server on an address of loopback with a reserved port.
+    pub(crate) fn start_on(
+        address: SocketAddr,
+        response: impl Fn(&[u8], &ReplyPath) + Send + Sync + 'static,
+    ) -> Self {
+        let port = address.port();
         // The socket of a stopped server stays open until its last response is sent.
-        let socket = wait_until("the port", || UdpSocket::bind(local(port)).ok());
+        let socket = wait_until("the port", || UdpSocket::bind(address).ok());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let (queries, stopped, open) =
             <(Arc<Mutex<Vec<ReceivedQuery>>>, Arc<AtomicBool>, Arc<Mutex<Vec<_>>>)>::default();
@@ -217,7 +226,7 @@ impl Nameserver {
             }
         });
         let (received, streams) = (Arc::clone(&queries), Arc::clone(&open));
-        let streams = Server::start_at(port, move |stream| {
+        let streams = Server::start_on(address, move |stream| {
             let (from, stream) = (stream.peer_addr(), Arc::new(stream));
             streams.lock().unwrap().push(Arc::clone(&stream));
             let Ok(from) = from else { return };

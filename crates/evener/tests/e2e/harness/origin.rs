@@ -3,7 +3,7 @@
 
 use crate::harness::{Evener, Server, connect};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -309,6 +309,13 @@ impl Origin {
     ) -> Self {
         let record = Arc::new(Record::default());
         Self { port, server: Server::start_at(port, serve(&record, response)), record }
+    }
+
+    /// Starts a server that responds to each request with its name, on an address of loopback with a reserved port.
+    pub(crate) fn named_on(name: &'static str, address: SocketAddr) -> Self {
+        let record = Arc::new(Record::default());
+        let respond = move |wire: &mut Wire, _: &Message| wire.reply("200 OK", "", name.as_bytes());
+        Self { port: address.port(), server: Server::start_on(address, serve(&record, respond)), record }
     }
 
     /// Starts a server that responds to each request with its name.

@@ -23,7 +23,12 @@ impl Echo {
     }
 
     pub(crate) fn start_at(name: &'static str, port: u16) -> Self {
-        let socket = UdpSocket::bind(local(port)).unwrap();
+        Self::start_on(name, local(port))
+    }
+
+    /// Starts a server on an address of loopback with a reserved port.
+    pub(crate) fn start_on(name: &'static str, address: SocketAddr) -> Self {
+        let (socket, port) = (UdpSocket::bind(address).unwrap(), address.port());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);

@@ -135,7 +135,7 @@ impl Shared {
         let Some(connector) = &server.connector else {
             return self.opened(cx, client, exchange_key, server_key);
         };
-        let name = connector.names.get(&choice.server.name).cloned();
+        let name = connector.name_of(&choice.server);
         match name.and_then(|name| Tls::client(&connector.config, name).ok()) {
             Some(tls) => {
                 server.stage = Stage::Handshaking;

@@ -1,5 +1,6 @@
 //! Random specifications with all settings that a configuration can express.
 
+mod discover;
 mod dns;
 mod http;
 mod patience;
@@ -232,7 +233,7 @@ impl Chance<'_> {
             false => name.into(),
         };
         self.pools.push((Arc::clone(&name), kind));
-        let (servers, discover) = match kind {
+        let (servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
             kind => {
                 let mut servers = self.some(1..=4, |chance| chance.server(kind));
@@ -240,11 +241,14 @@ impl Chance<'_> {
                 (servers, Vec::new())
             }
         };
+        discover.extend(self.maybe(|chance| chance.some(1..=3, Self::source)).unwrap_or_default());
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
         let check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
         let on_down = if check.is_some() { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
             discover,
+            resolve: self.pick(&Resolve::ALL),
+            resolvers: self.maybe(|chance| chance.some(1..=3, Self::resolver)).unwrap_or_default(),
             policy: self.policy(),
             sticky: self.sticky(kind),
             check,

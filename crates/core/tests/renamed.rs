@@ -1,0 +1,71 @@
+//! Servers that are given by a host name: the address is the identity when only the name of the server changes.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::spec::{AdminState, PoolSpec, ServerSpec};
+use evener_core::{Endpoint, Target, Time};
+use std::sync::atomic::Ordering;
+
+/// Servers of one host as `name=address`, separated by spaces.
+fn spec(servers: &str) -> (PoolSpec, Vec<Target>) {
+    let host = Endpoint::Host { name: "app".into(), port: 80 };
+    let server = |text: &str| {
+        let (name, address) = text.split_once('=').unwrap();
+        let target = format!("{address}:80").parse::<Endpoint>().unwrap().target().unwrap();
+        (ServerSpec { name: name.into(), ..ServerSpec::new(host.clone()) }, target)
+    };
+    let (servers, targets) = servers.split(' ').map(server).unzip();
+    (PoolSpec::new("p", servers), targets)
+}
+
+/// Applies two specifications, and returns the identities after the second one, and the names of the events.
+fn applied(before: &str, after: &str) -> (String, Vec<&'static str>) {
+    let (spec_before, targets) = spec(before);
+    let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+    let mut pool = Pool::new(&spec_before, &targets, setting, Time::ZERO);
+    let (spec_after, targets) = spec(after);
+    let events = pool.apply(&spec_after, &targets, Time::ZERO);
+    pool.check_invariants();
+    let ids = pool.servers().iter().map(|server| format!("{}={}", server.spec.name, server.id.0));
+    (ids.collect::<Vec<_>>().join(" "), events.iter().map(evener_core::event::Event::name).collect())
+}
+
+#[test]
+fn a_server_whose_address_stays_is_only_renamed() {
+    let check = |before: &str, after: &str, ids: &str, events: &[&str]| {
+        assert_eq!(applied(before, after), (ids.to_owned(), events.to_vec()), "{before} -> {after}");
+    };
+    check("x=10.0.0.1", "x=10.0.0.1", "x=0", &[]);
+    check("x=10.0.0.1", "x=10.0.0.2", "x=0", &["server_moved"]);
+    check("x=10.0.0.1", "x1=10.0.0.1 x2=10.0.0.2", "x1=0 x2=1", &["server_renamed", "server_added"]);
+    check("x=10.0.0.2", "x1=10.0.0.1 x2=10.0.0.2", "x1=1 x2=0", &["server_added", "server_renamed"]);
+    check("x1=10.0.0.1 x2=10.0.0.2", "x=10.0.0.2", "x=1", &["server_renamed", "server_removed"]);
+    check(
+        "x1=10.0.0.1 x2=10.0.0.2",
+        "x2=10.0.0.2 x3=10.0.0.3",
+        "x2=1 x3=2",
+        &["server_added", "server_removed"],
+    );
+    check(
+        "x=10.0.0.1",
+        "x2=10.0.0.2 x3=10.0.0.3",
+        "x2=1 x3=2",
+        &["server_added", "server_added", "server_removed"],
+    );
+}
+
+#[test]
+fn a_renamed_server_keeps_its_state_and_counters() {
+    let (before, targets) = spec("x=10.0.0.1");
+    let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+    let mut pool = Pool::new(&before, &targets, setting, Time::ZERO);
+    let id = pool.servers()[0].id;
+    pool.set_state(Time::ZERO, id, AdminState::Drain, None);
+    pool.servers()[0].live.suspect.store(true, Ordering::Relaxed);
+    let (after, targets) = spec("x1=10.0.0.1 x2=10.0.0.2");
+    pool.apply(&after, &targets, Time::ZERO);
+    let server = pool.server(id).unwrap();
+    assert_eq!((&*server.spec.name, server.state), ("x1", AdminState::Drain));
+    assert!(server.live.suspect.load(Ordering::Relaxed));
+    assert_eq!(pool.servers()[1].state, AdminState::Ready);
+}
