@@ -125,7 +125,7 @@ fn pools((old, new): (Option<&PoolSpec>, Option<&PoolSpec>), changes: &mut Vec<C
         }
         (Some(old), Some(new)) => {
             let fields = differing!(old, new, policy as "policy", sticky as "sticky", check as "check",
-                passive as "passive", failover as "failover", on_down as "on_down", slow_start as "slow_start",
+                passive as "passive", failover as "failover", retry_budget as "retry_budget", on_down as "on_down", slow_start as "slow_start",
                 queue as "queue", tls as "tls", send_proxy as "send_proxy", discover as "discover");
             set(fields, subject(new), changes);
             pair(&old.servers, &new.servers, |server| &server.name, |pair| servers(&new.name, pair, changes));

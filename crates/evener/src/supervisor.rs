@@ -316,6 +316,7 @@ impl Supervisor {
                 self.on_session((pool, server), &target, worker, fault)
             }
             Report::NoCapableServer { service } => Some(Event::NoCapableServer { service }),
+            Report::RetriesExhausted { service, pool } => Some(Event::RetriesExhausted { service, pool }),
             Report::Loop { service } => Some(Event::LoopFound { service }),
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })

@@ -1,8 +1,8 @@
-//! The keys `min_rate`, `abort_on_close` and `queue`.
+//! The keys `min_rate`, `abort_on_close`, `queue` and `retry_budget`.
 
 use super::*;
 use evener_core::pace::MinRate;
-use evener_core::spec::{AbortOnClose, HttpSpec, QueueSpec};
+use evener_core::spec::{AbortOnClose, HttpSpec, PoolSpec, QueueSpec, RetryBudgetSpec};
 
 fn http(keys: &str) -> HttpSpec {
     let text =
@@ -11,12 +11,16 @@ fn http(keys: &str) -> HttpSpec {
     (**config.spec.services[0].http.as_ref().unwrap()).clone()
 }
 
-fn queue(key: &str) -> Option<QueueSpec> {
+fn pool(key: &str) -> PoolSpec {
     load_text(&format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\", {key} }}"))
         .unwrap()
         .spec
         .pools[0]
-        .queue
+        .clone()
+}
+
+fn queue(key: &str) -> Option<QueueSpec> {
+    pool(key).queue
 }
 
 #[test]
@@ -49,6 +53,18 @@ fn queue_is_a_table_true_or_false() {
     assert_eq!(queue("queue = { size = 7 }"), spec(7, 5));
     assert_eq!(queue("queue = { timeout = \"1m\" }"), spec(1024, 60));
     assert_eq!(queue("queue = false"), None);
+}
+
+#[test]
+fn retry_budget_is_a_share_a_table_true_or_false() {
+    let budget = |key: &str| pool(key).retry_budget;
+    let spec = |share_percent, min_per_second| Some(RetryBudgetSpec { share_percent, min_per_second });
+    assert_eq!(budget(""), spec(20, 10));
+    assert_eq!(budget("retry_budget = true"), spec(20, 10));
+    assert_eq!(budget("retry_budget = \"5%\""), spec(5, 10));
+    assert_eq!(budget("retry_budget = { share = \"100%\" }"), spec(100, 10));
+    assert_eq!(budget("retry_budget = { min_per_second = 0 }"), spec(20, 0));
+    assert_eq!(budget("retry_budget = false"), None);
 }
 
 #[test]
