@@ -371,6 +371,10 @@ impl Failures {
         let order = &mut self.order;
         loop {
             while let Some((id, why)) = order.left.pop() {
+                // The server may have been tried or passed over since the order was computed.
+                if is_tried(id) {
+                    continue;
+                }
                 if let Some(choice) = snapshot.take(id, request, why) {
                     return Ok(choice);
                 }
