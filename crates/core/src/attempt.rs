@@ -122,6 +122,8 @@ enum Try {
     Accounted,
     /// A server failed: the next try uses up a retry.
     Retry,
+    /// A reused connection ended: the next try counts as a retry, but is always permitted.
+    Repetition,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -231,13 +233,20 @@ impl Attempt {
 
     /// Accounts for a try at the chosen server in the retry budget.
     fn charge(&mut self, choice: Choice, snapshot: &Snapshot, now: Time) -> Result<Choice, NoServer> {
-        let is_retry = self.next_try == Try::Retry;
-        if is_retry && !snapshot.retry_budget.withdraw(now) {
-            return Err(NoServer::RetryBudget);
-        }
-        if self.next_try == Try::First {
-            snapshot.retry_budget.deposit(self.worker as usize, now);
-        }
+        let budget = &snapshot.retry_budget;
+        let is_retry = match self.next_try {
+            Try::First => {
+                budget.deposit(self.worker as usize, now);
+                false
+            }
+            Try::Accounted => false,
+            Try::Retry if budget.withdraw(now) => true,
+            Try::Retry => return Err(NoServer::RetryBudget),
+            Try::Repetition => {
+                budget.overdraw(now);
+                true
+            }
+        };
         self.next_try = Try::Accounted;
         Ok(Choice { is_retry, ..choice })
     }
@@ -310,10 +319,10 @@ impl Attempt {
         self.began = Time::NEVER;
     }
 
-    /// Makes the next try a retry at any server that has not failed, including the server that was reached: its
-    /// connection was reused and ended, which is not a failure of the server.
-    pub fn retry_anywhere(&mut self) {
-        self.next_try = Try::Retry;
+    /// Begins anew after a reused connection ended. The server did not fail, and the connection has carried a
+    /// response before. So the next try counts as a retry, but is permitted even if the budget is used up.
+    pub fn repeat(&mut self) {
+        self.next_try = Try::Repetition;
         self.begin_anew();
     }
 

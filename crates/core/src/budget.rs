@@ -110,7 +110,7 @@ impl RetryLedger {
 ///
 /// let spec = RetryBudgetSpec { share_percent: 20, min_per_second: 0 };
 /// let budget = RetryBudget::new(Some(spec), 3, Arc::new(RetryLedger::new(1)));
-/// (0..5).for_each(|_| budget.deposit(0, Time::ZERO));
+/// (0..6).for_each(|_| budget.deposit(0, Time::ZERO));
 /// assert!(budget.withdraw(Time::ZERO));
 /// assert!(!budget.withdraw(Time::ZERO));
 /// ```
@@ -183,6 +183,13 @@ impl RetryBudget {
         is_within
     }
 
+    /// Counts a retry that is permitted even if the budget is used up.
+    pub fn overdraw(&self, now: Time) {
+        if self.terms.is_some() {
+            self.ledger.retries.count_shared(Slot::at(now));
+        }
+    }
+
     /// Returns the use of the budget, or `None` without a limit.
     #[must_use]
     pub fn usage(&self, now: Time) -> Option<BudgetUse> {
@@ -202,8 +209,9 @@ impl Terms {
 
     /// Returns the maximum number of retries in a window with this number of first tries.
     fn retries_max(self, firsts: u64) -> u64 {
-        // The greater of the two, not their sum: under load the floor adds nothing.
-        self.floor.max(firsts * self.share_percent / 100)
+        // The greater of the two, not their sum: under load the floor adds nothing. The retries are fewer than
+        // the share, so that the sum of all tries stays below it, too.
+        self.floor.max((firsts * self.share_percent).saturating_sub(1) / 100)
     }
 }
 
@@ -229,7 +237,7 @@ mod tests {
     fn retries_are_a_share_of_the_requests_of_all_workers() {
         let budget = budget(20, 0, 3);
         assert_eq!(drain(&budget, at(0)), 0);
-        (0..50).for_each(|number| budget.deposit(number % 2, at(0)));
+        (0..51).for_each(|number| budget.deposit(number % 2, at(0)));
         assert!(budget.permits(at(0)));
         assert_eq!(drain(&budget, at(0)), 10);
         assert!(!budget.permits(at(0)));
@@ -239,9 +247,9 @@ mod tests {
     #[test]
     fn requests_and_retries_leave_the_window_after_ten_seconds() {
         let budget = budget(50, 0, 3);
-        (0..10).for_each(|_| budget.deposit(0, at(2_499)));
+        (0..11).for_each(|_| budget.deposit(0, at(2_499)));
         assert_eq!(drain(&budget, at(12_499)), 5);
-        (0..10).for_each(|_| budget.deposit(0, at(12_499)));
+        (0..11).for_each(|_| budget.deposit(0, at(12_499)));
         // The earlier requests have left the window; the retries have not.
         assert_eq!(drain(&budget, at(12_500)), 0);
         assert_eq!(drain(&budget, at(22_499)), 0);
@@ -249,7 +257,7 @@ mod tests {
         assert_eq!(drain(&budget, at(22_499)), 1);
         assert_eq!(drain(&budget, at(22_500)), 0);
         (0..10).for_each(|_| budget.deposit(0, at(30_000)));
-        assert_eq!(drain(&budget, at(30_000)), 5);
+        assert_eq!(drain(&budget, at(30_000)), 4);
     }
 
     #[test]
@@ -258,7 +266,7 @@ mod tests {
         assert_eq!(drain(&budget, at(0)), 10);
         (0..50).for_each(|_| budget.deposit(0, at(0)));
         assert_eq!(drain(&budget, at(0)), 0);
-        (0..50).for_each(|_| budget.deposit(0, at(0)));
+        (0..51).for_each(|_| budget.deposit(0, at(0)));
         assert_eq!(drain(&budget, at(0)), 10);
     }
 
@@ -267,6 +275,16 @@ mod tests {
         assert_eq!(drain(&budget(20, 10, 600), at(0)), 600);
         assert_eq!(drain(&budget(20, 10, 5), at(0)), 100);
         assert_eq!(drain(&budget(20, 0, 600), at(0)), 0);
+    }
+
+    #[test]
+    fn an_overdrawn_budget_permits_fewer_other_retries() {
+        let budget = budget(20, 0, 3);
+        (0..51).for_each(|_| budget.deposit(0, at(0)));
+        (0..4).for_each(|_| budget.overdraw(at(0)));
+        assert_eq!(drain(&budget, at(0)), 6);
+        budget.overdraw(at(0));
+        assert_eq!(budget.usage(at(0)), Some(BudgetUse { retries: 11, retries_max: 10 }));
     }
 
     #[test]
@@ -279,7 +297,7 @@ mod tests {
     #[test]
     fn a_new_configuration_keeps_the_counts() {
         let old = budget(20, 0, 3);
-        (0..100).for_each(|_| old.deposit(0, at(0)));
+        (0..101).for_each(|_| old.deposit(0, at(0)));
         assert!(old.withdraw(at(0)));
         let spec = RetryBudgetSpec { share_percent: 10, min_per_second: 0 };
         let new = RetryBudget::new(Some(spec), 3, Arc::clone(&old.ledger));
@@ -289,7 +307,7 @@ mod tests {
     #[test]
     fn the_clock_of_another_worker_may_be_ahead() {
         let budget = budget(20, 0, 3);
-        (0..50).for_each(|_| budget.deposit(1, at(2_500)));
+        (0..51).for_each(|_| budget.deposit(1, at(2_500)));
         assert_eq!(drain(&budget, at(2_499)), 10);
         assert_eq!(drain(&budget, at(2_500)), 0);
     }

@@ -499,7 +499,7 @@ impl Dns {
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
                 query.attempt.failed(server, why, FailedTry::QUICK);
             }
-            (_, Cause::CutShort) => query.attempt.retry_anywhere(),
+            (_, Cause::CutShort) => query.attempt.repeat(),
             (None, _) => {}
         }
         query.cut_short += u32::from(cause == Cause::CutShort);

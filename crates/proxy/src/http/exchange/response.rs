@@ -27,7 +27,7 @@ pub(in crate::http) enum ReadResponse {
 impl Shared {
     /// Returns whether a request may be sent again after the server sent no byte of a response: a retry is left
     /// or the connection was reused, repeating the request is harmless, all its bytes are stored, and the retry
-    /// budget of the pool is not used up.
+    /// budget of the pool permits a retry.
     pub(in crate::http) fn may_retry(
         &self,
         cx: &Context,
@@ -36,13 +36,15 @@ impl Shared {
         server_key: ServerConnectionKey,
     ) -> bool {
         let exchange = &self.exchanges[exchange_key];
+        // A server that closes a pooled connection has not failed: `retries` may be 0.
+        let is_reused = self.servers[server_key].reused;
         let is_repeatable = exchange.http.as_ref().is_some_and(|http| {
-            // A server that closes a pooled connection has not failed: `retries` may be 0.
-            let may = http.retries > 0 || self.servers[server_key].reused;
+            let may = http.retries > 0 || is_reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
         });
-        let snapshot = exchange.backend().pool.load();
-        is_repeatable && service::may_retry(cx, &client.service, &exchange.attempt, &snapshot)
+        let permits =
+            |snapshot: &Snapshot| service::may_retry(cx, &client.service, &exchange.attempt, snapshot);
+        is_repeatable && (is_reused || permits(&exchange.backend().pool.load()))
     }
 
     /// Prepares a request to be sent again, on another connection.
