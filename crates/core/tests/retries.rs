@@ -138,11 +138,13 @@ impl Simulation {
             self.tally.tries += 1;
             let behaviour = self.behaviours[server.0 as usize];
             match (behaviour, shape) {
-                (Behaviour::Serves, _) | (Behaviour::Closes, Shape::Tcp) => {
-                    self.tally.served += u64::from(behaviour == Behaviour::Serves);
+                (Behaviour::Serves, _) => {
+                    self.tally.served += 1;
                     self.pooled = (self.pooled + 1).min(POOLED_MAX);
                     return;
                 }
+                // The connection is established.
+                (Behaviour::Closes, Shape::Tcp) => return,
                 (Behaviour::Closes, _) => {
                     if shape == Shape::Http && self.pooled > 0 {
                         self.pooled -= 1;
