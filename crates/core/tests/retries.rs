@@ -29,7 +29,7 @@ enum Behaviour {
     Closes,
 }
 
-/// The way in which a protocol uses an attempt.
+/// The use that a protocol makes of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     /// Connection attempts only.
@@ -203,7 +203,7 @@ impl Simulation {
         match shape {
             Shape::Dns => {
                 let salt = self.random.below(7) as u32;
-                let suits = |server: &Entry| (server.id.0 + salt) % 7 > 0;
+                let suits = |server: &Entry| !(server.id.0 + salt).is_multiple_of(7);
                 attempt.next_suitable(snapshot, request, &limits, &mut self.random, suits)
             }
             Shape::Tcp | Shape::Http | Shape::Udp => {
@@ -325,7 +325,7 @@ fn a_client_at_times_finds_the_only_living_server_of_a_pool() {
         let servers = [30, 300][seed as usize % 2];
         let mut simulation = Simulation::new(seed, servers, |spec, _| spec.passive.failures = 0);
         simulation.behaviours.fill(Behaviour::Refuses);
-        simulation.behaviours[seed as usize] = Behaviour::Serves;
+        simulation.behaviours[seed as usize % servers] = Behaviour::Serves;
         let pause = Duration::from_secs(if servers == 30 { 5 } else { 13 });
         for _ in 0..10 {
             simulation.now += pause;

@@ -194,14 +194,6 @@ failover = "no"
     service `s`: failover must be true or false, got "no"
 queue = { size = 0 }
     service `s`: queue.size must be between 1 and 1000000, got 0
-retry_budget = 20
-    service `s`: retry_budget must be a share of the requests such as "20%", a table, or false for no limit, got 20
-retry_budget = "0.2"
-    service `s`: retry_budget must be a whole percentage from "0%" to "100%", got "0.2"
-retry_budget = { share = "101%" }
-    service `s`: retry_budget.share must be a whole percentage from "0%" to "100%", got "101%"
-retry_budget = { min_per_second = -1 }
-    service `s`: retry_budget.min_per_second must be between 0 and 1000000, got -1
 "#;
 
 const AT_THE_EDGE: &str = r#"

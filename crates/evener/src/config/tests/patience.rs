@@ -68,6 +68,24 @@ fn retry_budget_is_a_share_a_table_true_or_false() {
 }
 
 #[test]
+fn wrong_retry_budgets_have_their_message() {
+    let check = |value: &str, message: &str| {
+        let text =
+            format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\", retry_budget = {value} }}");
+        check_problems(&text, &[&format!("c.lua:1: service `s`: {message}")]);
+    };
+    check(
+        "20",
+        "retry_budget must be a share of the requests such as \"20%\", a table, or false for no limit, got 20",
+    );
+    let percentage = "must be a whole percentage from \"0%\" to \"100%\"";
+    check("\"0.2\"", &format!("retry_budget {percentage}, got \"0.2\""));
+    check("{ share = \"101%\" }", &format!("retry_budget.share {percentage}, got \"101%\""));
+    check("{ share = 20 }", &format!("retry_budget.share {percentage}, got 20"));
+    check("{ min_per_second = -1 }", "retry_budget.min_per_second must be between 0 and 1000000, got -1");
+}
+
+#[test]
 fn wrong_values_have_their_message() {
     check_problems(
         "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\", queue = 7 }",
