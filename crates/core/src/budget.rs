@@ -137,6 +137,14 @@ pub struct BudgetUse {
     pub retries_max: u64,
 }
 
+impl BudgetUse {
+    /// Returns true if no further retry is permitted.
+    #[must_use]
+    pub const fn is_used_up(&self) -> bool {
+        self.retries >= self.retries_max
+    }
+}
+
 impl RetryBudget {
     /// Creates the budget of a pool with this number of servers; without a specification there is no limit.
     #[must_use]

@@ -157,6 +157,12 @@ impl Explanation {
         if snapshot.cookie.is_some() {
             self.note("the pool is sticky by cookie: a client that sends a cookie gets the server in it");
         }
+        if let Some(usage) = snapshot.retry_budget.usage(now).filter(|usage| usage.is_used_up()) {
+            self.note(format!(
+                "the retry budget is used up: {} of at most {} retries in the last 10 s (`retry_budget`); a client whose server fails gets no other server",
+                usage.retries, usage.retries_max
+            ));
+        }
         self.pool = Some(snapshot.pool.to_string());
         self.policy = Some(snapshot.policy.name().into());
         self.sticky = choice.sticky.map(|server| server.to_string());

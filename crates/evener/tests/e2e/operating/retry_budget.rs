@@ -1,9 +1,11 @@
 //! The retry budget: servers are killed and revived under load with retries. One dead server costs no request,
 //! and while all servers fail, the number of tries stays below 1.2 times the number of requests.
 
-use crate::harness::dns::{A, Nameserver, SERVFAIL, ask_on, client, query, rcode};
-use crate::harness::origin::{Origin, Wire, hang_up};
+use crate::harness::dns::{A, Nameserver, SERVFAIL, TXT, ask, ask_on, client, query, rcode, record, reply};
+use crate::harness::origin::{Origin, Wire, get, hang_up};
 use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
+use crate::udp::flows::{self, Echo};
+use std::io::Read;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,8 +91,8 @@ impl Trial {
         let counters = match self.protocol {
             "tcp" => &["connect_refused", "connect_timeouts", "connect_errors", "connections"][..],
             "http" => &["connect_refused", "connect_timeouts", "connect_errors", "requests"],
-            // A datagram that is refused later is counted as a query first.
-            _ => &["connect_errors", "requests"],
+            // Failed connection attempts are those of probes: whether the server accepts TCP.
+            _ => &["requests"],
         };
         let status = self.evener.status();
         let servers = status["pools"][0]["servers"].as_array().unwrap();
@@ -103,7 +105,6 @@ impl Trial {
     /// Checks that there were less than 1.2 tries for each request so far.
     fn check_tries(&self) {
         let (tries, sent) = (self.tries(), self.sent.load(Ordering::Relaxed));
-        println!("{}: {tries} tries for {sent} requests", self.protocol);
         assert!(tries * 10 < sent * 12, "{}: {tries} tries for {sent} requests", self.protocol);
     }
 
@@ -238,4 +239,80 @@ fn retries_of_dns_queries_do_not_multiply_an_overload() {
     trial.check_without_budget(load);
     let _serving = ports.map(serving);
     trial.await_recovery(load);
+}
+
+/// Runs a service that uses the first server and permits no retry.
+fn without_retries(protocol: &str, ports: [u16; 2]) -> Evener {
+    let [first, second] = ports;
+    Evener::run(&format!(
+        "service 's' {{ listen = '127.0.0.1:0', protocol = '{protocol}', '127.0.0.1:{first}', '127.0.0.1:{second}', \
+         policy = 'first', passive = false, retry_budget = {{ share = '0%', min_per_second = 0 }} }}"
+    ))
+}
+
+/// Checks that one failed try was not repeated, and that the second server was not tried.
+fn check_not_repeated(evener: &Evener, second: u16) {
+    let counters = ["retries", "retries_exhausted"].map(|name| evener.service_counter("s", name));
+    assert_eq!(counters, [0, 1]);
+    let server = evener.server(&format!("127.0.0.1:{second}"));
+    assert_eq!((&server["counters"]["connections"], &server["counters"]["requests"]), (&0.into(), &0.into()));
+    evener.expect_log("retries_exhausted service=s pool=s");
+}
+
+#[test]
+fn a_tcp_client_is_closed_when_the_budget_permits_no_retry() {
+    let b = Server::named("b");
+    let evener = without_retries("tcp", [reserved_port(), b.port]);
+    let mut client = connect(evener.port("s"));
+    assert_eq!(client.read(&mut [0]).unwrap_or_default(), 0, "expected no byte");
+    check_not_repeated(&evener, b.port);
+    let explained = evener.run_command(&["explain", "s", "192.0.2.1"]).stdout;
+    let note = "the retry budget is used up: 0 of at most 0 retries in the last 10 s (`retry_budget`)";
+    assert!(String::from_utf8(explained).unwrap().contains(note), "expected a note");
+    evener.expect_log("no_server service=s reason=\"the retry budget of the pool is used up\"");
+}
+
+#[test]
+fn an_http_request_gets_502_when_the_budget_permits_no_retry() {
+    let (b, closing) = (Origin::named("b"), Origin::start(|_, _| hang_up()));
+    for first in [reserved_port(), closing.port] {
+        let evener = without_retries("http", [first, b.port]);
+        assert_eq!(get(evener.port("s"), "/").status(), 502);
+        check_not_repeated(&evener, b.port);
+        assert_eq!(evener.service_counter("s", "requests_retried"), 0);
+    }
+}
+
+#[test]
+fn a_query_gets_the_response_that_declines_when_the_budget_permits_no_retry() {
+    let b = Nameserver::of(2);
+    let declining = Nameserver::start(|query, back| {
+        back.send(&reply(query, SERVFAIL, &[], &[record(TXT, 5, &[1, b'1'])]));
+    });
+    let sent = query(7, "a.example", A);
+    let evener = without_retries("dns", [declining.port, b.port]);
+    let declined = reply(&sent, SERVFAIL, &[], &[record(TXT, 5, &[1, b'1'])]);
+    assert_eq!(ask(evener.port("s"), &sent), declined);
+    check_not_repeated(&evener, b.port);
+    let evener = without_retries("dns", [reserved_port(), b.port]);
+    assert_eq!(rcode(&ask(evener.port("s"), &sent)), SERVFAIL);
+    check_not_repeated(&evener, b.port);
+}
+
+#[test]
+fn a_flow_ends_when_the_budget_permits_no_move_and_the_next_datagram_begins_another() {
+    let (mut a, b) = (Echo::start("a"), Echo::start("b"));
+    let evener = without_retries("udp", [a.port, b.port]);
+    let listen = evener.port("s");
+    let socket = flows::client(listen);
+    assert_eq!(flows::ask(&socket, "1"), "a 1");
+    a.stop();
+    wait_until("the end of the flow", || {
+        socket.send(b"lost").unwrap();
+        (evener.service_counter("s", "retries_exhausted") > 0).then_some(())
+    });
+    assert_eq!(["retries", "flows_moved"].map(|name| evener.service_counter("s", name)), [0, 0]);
+    assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["counters"]["flows"], 0);
+    let _a = Echo::start_at("a", a.port);
+    wait_until("a response", || (flows::ask(&flows::client(listen), "2") == "a 2").then_some(()));
 }
