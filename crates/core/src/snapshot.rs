@@ -310,7 +310,7 @@ impl Snapshot {
 
     /// Picks another server for a client that a server in `tried` served already. The client takes no further
     /// turn: clients that leave a server are spread at random.
-    pub fn pick_again(
+    pub(crate) fn pick_again(
         &self,
         request: &Request,
         tried: &[ServerId],
