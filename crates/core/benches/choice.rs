@@ -82,7 +82,7 @@ fn retry_budget(criterion: &mut Criterion) {
         let budget = RetryBudget::new(Some(spec), 3, Arc::new(RetryLedger::new(WORKERS)));
         if share_percent > 0 {
             group.bench_function("first try", |bencher| {
-                bencher.iter(|| budget.deposit(3, black_box(Time::ZERO)))
+                bencher.iter(|| budget.deposit(3, black_box(Time::ZERO)));
             });
         }
         group.bench_function(format!("retry, {name}"), |bencher| {
