@@ -10,6 +10,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::acl::Access;
+use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
 use evener_core::snapshot::Request;
 use evener_core::spec::Protocol;
@@ -157,7 +158,7 @@ impl Explanation {
         if snapshot.cookie.is_some() {
             self.note("the pool is sticky by cookie: a client that sends a cookie gets the server in it");
         }
-        if let Some(usage) = snapshot.retry_budget.usage(now).filter(|usage| usage.is_used_up()) {
+        if let Some(usage) = snapshot.retry_budget.usage(now).filter(BudgetUse::is_used_up) {
             self.note(format!(
                 "the retry budget is used up: {} of at most {} retries in the last 10 s (`retry_budget`); a client whose server fails gets no other server",
                 usage.retries, usage.retries_max
