@@ -3,13 +3,15 @@
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use evener_core::acl::{Access, Acl, Prefix};
+use evener_core::budget::{RetryBudget, RetryLedger};
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Request, Snapshot};
-use evener_core::spec::{Policy, PoolSpec, ServerSpec, StickyBy, StickySpec};
+use evener_core::spec::{Policy, PoolSpec, RetryBudgetSpec, ServerSpec, StickyBy, StickySpec};
 use evener_core::sticky::Sticky;
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 /// Number of clients in a table.
 const CLIENTS: u32 = 100_000;
@@ -71,6 +73,24 @@ fn pick(criterion: &mut Criterion) {
     }
 }
 
+/// Measures the retry budget: a first try, and a retry that is permitted or not.
+fn retry_budget(criterion: &mut Criterion) {
+    const WORKERS: usize = 16;
+    let mut group = criterion.benchmark_group("retry budget");
+    for (name, share_percent) in [("permitted", 100), ("used up", 0)] {
+        let spec = RetryBudgetSpec { share_percent, min_per_second: 0 };
+        let budget = RetryBudget::new(Some(spec), 3, Arc::new(RetryLedger::new(WORKERS)));
+        if share_percent > 0 {
+            group.bench_function("first try", |bencher| {
+                bencher.iter(|| budget.deposit(3, black_box(Time::ZERO)));
+            });
+        }
+        group.bench_function(format!("retry, {name}"), |bencher| {
+            bencher.iter(|| budget.withdraw(black_box(Time::ZERO)));
+        });
+    }
+}
+
 fn sticky(criterion: &mut Criterion) {
     let spec = StickySpec {
         by: StickyBy::ClientIp,
@@ -120,5 +140,5 @@ fn maglev(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, pick, sticky, access_list, maglev);
+criterion_group!(benches, pick, retry_budget, sticky, access_list, maglev);
 criterion_main!(benches);

@@ -1,10 +1,10 @@
-//! An attempt to reach a server for one client: the next server after a failure, and the moment to give up.
-//! An attempt owns the list of servers that were tried. It neither opens connections nor changes the health of
-//! servers.
+//! An attempt to reach a server for one connection, request, query or flow: the next server after a failure,
+//! within the retry budget of the pool, and the moment to give up. An attempt owns the list of servers that
+//! were tried. It neither opens connections nor changes the health of servers.
 
 use crate::ServerId;
 use crate::random::Random;
-use crate::snapshot::{Choice, NoServer, Request, Snapshot, Why};
+use crate::snapshot::{Choice, Entry, NoServer, Request, Snapshot, Why};
 use crate::time::Time;
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ const ORDERS_MAX: u32 = 4;
 pub const QUICK_FAILURES_MAX: usize = 10_000;
 /// Maximum number of servers that passive checks had marked down and that may fail fast for one client.
 const LAST_RESORTS_MAX: u32 = 16;
+/// Maximum number of servers that are passed over for a more suitable server.
+const UNSUITABLE_MAX: usize = 16;
 
 /// Limits of the cost of failed servers for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +31,14 @@ pub struct AttemptLimits {
     /// The client can wait in the queue of the pool. It then waits for a full server instead of trying a
     /// server that passive checks marked down.
     pub can_wait: bool,
+    /// A server that passive checks marked down may be tried.
+    pub last_resorts: bool,
 }
 
 impl AttemptLimits {
     /// No configured limits. Fixed limits, such as [`QUICK_FAILURES_MAX`], still apply.
-    pub const NONE: Self = Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false };
+    pub const NONE: Self =
+        Self { slow_max: u32::MAX, time_max: Duration::MAX, can_wait: false, last_resorts: true };
 }
 
 /// Cost of a failed server for the client.
@@ -45,11 +50,41 @@ pub enum Cost {
     Slow,
 }
 
+/// The party at fault for a failed try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server or the network on the path to it.
+    Server,
+    /// The local system: no descriptor, port or memory was left, or a local rule forbids the connection.
+    Local,
+    /// The client, for example because its connections loop.
+    Client,
+}
+
+/// A try that failed at one server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailedTry {
+    /// The party at fault. Only a try that failed because of the server makes the next try a retry: the other
+    /// failed tries reached no server.
+    pub fault: Fault,
+    /// Cost for the client.
+    pub cost: Cost,
+}
+
+impl FailedTry {
+    /// The server failed, and the failure was known immediately.
+    pub const QUICK: Self = Self { fault: Fault::Server, cost: Cost::Quick };
+    /// The server failed after some time.
+    pub const SLOW: Self = Self { fault: Fault::Server, cost: Cost::Slow };
+    /// The local system could not try the server.
+    pub const LOCAL: Self = Self { fault: Fault::Local, cost: Cost::Quick };
+}
+
 /// An attempt to reach a server. Most attempts succeed with the first server, so the failures are
 /// a separate allocation.
 ///
 /// ```
-/// use evener_core::attempt::{Attempt, AttemptLimits, Cost};
+/// use evener_core::attempt::{Attempt, AttemptLimits, FailedTry};
 /// use evener_core::pool::{Pool, PoolSetting};
 /// use evener_core::snapshot::Request;
 /// use evener_core::spec::{PoolSpec, ServerSpec};
@@ -63,22 +98,32 @@ pub enum Cost {
 /// let request = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
 /// let mut random = Random::seeded(1);
 ///
-/// let mut attempt = Attempt::new();
+/// let mut attempt = Attempt::new(0);
 /// let first = attempt.next(&snapshot, &request, &AttemptLimits::NONE, &mut random).unwrap();
-/// attempt.failed(first.server.id, first.why, Cost::Quick);
+/// attempt.failed(first.server.id, first.why, FailedTry::QUICK);
 /// let second = attempt.next(&snapshot, &request, &AttemptLimits::NONE, &mut random).unwrap();
 /// assert_ne!(first.server.id, second.server.id);
+/// assert!(second.is_retry);
 /// ```
 #[derive(Clone, Debug)]
 pub struct Attempt {
     began: Time,
+    worker: u32,
+    next_try: Try,
     failures: Option<Box<Failures>>,
 }
 
-impl Default for Attempt {
-    fn default() -> Self {
-        Self::new()
-    }
+/// Meaning of the next try for the retry budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Try {
+    /// The first try, which adds to the budget.
+    First,
+    /// The first try or a retry that is accounted for, but has reached no server.
+    Accounted,
+    /// A server failed: the next try uses up a retry.
+    Retry,
+    /// A reused connection ended: the next try counts as a retry, but is always permitted.
+    Repetition,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -102,10 +147,25 @@ struct Order {
 }
 
 impl Attempt {
-    /// Creates an attempt without failures.
+    /// Creates an attempt by worker number `worker`. Its first try adds to the retry budget.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { began: Time::NEVER, failures: None }
+    pub const fn new(worker: usize) -> Self {
+        Self { began: Time::NEVER, worker: worker as u32, next_try: Try::First, failures: None }
+    }
+
+    /// Creates an attempt whose first try does not add to the retry budget, because [`Attempt::first_try`] of
+    /// another attempt does.
+    #[must_use]
+    pub const fn uncounted(worker: usize) -> Self {
+        Self { began: Time::NEVER, worker: worker as u32, next_try: Try::Accounted, failures: None }
+    }
+
+    /// Creates an attempt whose first try is at a server that is known already. The try adds to the retry
+    /// budget.
+    #[must_use]
+    pub fn first_try(worker: usize, snapshot: &Snapshot, now: Time) -> Self {
+        snapshot.retry_budget.deposit(worker, now);
+        Self::uncounted(worker)
     }
 
     /// Returns the number of servers that are excluded, because they failed or were passed over.
@@ -125,7 +185,91 @@ impl Attempt {
         limits: &AttemptLimits,
         random: &mut Random,
     ) -> Result<Choice, NoServer> {
+        let choice = self.candidate(snapshot, request, limits, random)?;
+        self.charge(choice, snapshot, request.now)
+    }
+
+    /// Picks the next server like [`Attempt::next`]. Servers that do not suit come last, if there are only some
+    /// of them.
+    ///
+    /// # Errors
+    /// As for [`Attempt::next`].
+    pub fn next_suitable(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        random: &mut Random,
+        suits: impl Fn(&Entry) -> bool,
+    ) -> Result<Choice, NoServer> {
+        let first = self.candidate(snapshot, request, limits, random)?;
+        let choice = if suits(&first.server) {
+            first
+        } else {
+            let mut others = self.clone();
+            others.pass_over(first.server.id);
+            others.suitable(snapshot, request, limits, random, suits).unwrap_or(first)
+        };
+        self.charge(choice, snapshot, request.now)
+    }
+
+    fn suitable(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        random: &mut Random,
+        suits: impl Fn(&Entry) -> bool,
+    ) -> Option<Choice> {
+        for _ in 0..UNSUITABLE_MAX {
+            let choice = self.candidate(snapshot, request, limits, random).ok()?;
+            if suits(&choice.server) {
+                return Some(choice);
+            }
+            self.pass_over(choice.server.id);
+        }
+        None
+    }
+
+    /// Accounts for a try at the chosen server in the retry budget.
+    fn charge(&mut self, choice: Choice, snapshot: &Snapshot, now: Time) -> Result<Choice, NoServer> {
+        let budget = &snapshot.retry_budget;
+        let is_retry = match self.next_try {
+            Try::First => {
+                budget.deposit(self.worker as usize, now);
+                false
+            }
+            Try::Accounted => false,
+            Try::Retry if budget.withdraw(now) => true,
+            Try::Retry => return Err(NoServer::RetryBudget),
+            Try::Repetition => {
+                budget.overdraw(now);
+                true
+            }
+        };
+        self.next_try = Try::Accounted;
+        Ok(Choice { is_retry, ..choice })
+    }
+
+    /// Returns true if a retry is within the budget now. Protocols check this before they discard the result of
+    /// a failed try.
+    #[must_use]
+    pub fn may_retry(&self, snapshot: &Snapshot, now: Time) -> bool {
+        snapshot.retry_budget.permits(now)
+    }
+
+    /// Picks the next server without accounting for it.
+    fn candidate(
+        &mut self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        random: &mut Random,
+    ) -> Result<Choice, NoServer> {
         let choice = self.choose(snapshot, request, limits, random)?;
+        if choice.why == Why::LastResort && !limits.last_resorts {
+            return Err(NoServer::Failed);
+        }
         let is_tried = |id| self.failures.as_ref().is_some_and(|failures| failures.has_tried(id));
         let should_wait = limits.can_wait && choice.why == Why::LastResort;
         if should_wait && snapshot.is_worth_waiting(request, is_tried) {
@@ -154,9 +298,12 @@ impl Attempt {
         }
     }
 
-    /// Records the failure of the chosen server, which is not picked again.
-    pub fn failed(&mut self, server: ServerId, why: Why, cost: Cost) {
+    /// Records the failed try at the chosen server, which is not picked again.
+    pub fn failed(&mut self, server: ServerId, why: Why, FailedTry { fault, cost }: FailedTry) {
         self.pass_over(server);
+        if fault == Fault::Server {
+            self.next_try = Try::Retry;
+        }
         let failures = self.failures.get_or_insert_default();
         failures.slow += u32::from(cost == Cost::Slow);
         failures.last_resorts += u32::from(why == Why::LastResort);
@@ -168,7 +315,21 @@ impl Attempt {
     pub fn retry_elsewhere(&mut self, server: ServerId) {
         self.pass_over(server);
         self.failures.get_or_insert_default().was_reached = true;
+        self.next_try = Try::Retry;
         self.began = Time::NEVER;
+    }
+
+    /// Begins anew after a reused connection ended. The server did not fail, and the connection has carried a
+    /// response before. So the next try counts as a retry, but is permitted even if the budget is used up.
+    pub fn repeat(&mut self) {
+        self.next_try = Try::Repetition;
+        self.begin_anew();
+    }
+
+    /// Makes every server available again except `unfit`, after all were tried without a response.
+    pub fn try_all_again(&mut self, unfit: &[ServerId]) {
+        (self.began, self.failures) = (Time::NEVER, None);
+        unfit.iter().for_each(|server| self.pass_over(*server));
     }
 
     /// Restarts the clock after the client waited in a queue or its request was in progress. Servers that
@@ -219,6 +380,10 @@ impl Failures {
         let order = &mut self.order;
         loop {
             while let Some((id, why)) = order.left.pop() {
+                // The server may have been tried or passed over since the order was computed.
+                if is_tried(id) {
+                    continue;
+                }
                 if let Some(choice) = snapshot.take(id, request, why) {
                     return Ok(choice);
                 }
@@ -261,162 +426,4 @@ pub(crate) mod work {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::health::Failure;
-    use crate::pool::{Pool, PoolSetting};
-    use crate::spec::{Policy, PoolSpec, ServerSpec, StickyBy, StickySpec};
-    use crate::{Endpoint, Target};
-    use std::net::Ipv4Addr;
-
-    const LIMITS: AttemptLimits =
-        AttemptLimits { slow_max: 3, time_max: Duration::from_secs(10), can_wait: true };
-
-    fn pool(policy: &str, servers: usize, change: impl FnOnce(&mut PoolSpec)) -> Pool {
-        let server = |at: usize| {
-            let mut server = ServerSpec::new(Endpoint::Unix(format!("/{at}").into()));
-            server.tier = u8::from(at.is_multiple_of(3));
-            server
-        };
-        let mut spec = PoolSpec::new("p", (0..servers).map(server).collect());
-        spec.policy = Policy::named(policy).unwrap();
-        change(&mut spec);
-        let targets: Vec<Target> =
-            spec.servers.iter().map(|server| server.endpoint.target().unwrap()).collect();
-        Pool::new(&spec, &targets, PoolSetting { workers: 1, key: 1, first_id: 0 }, Time::ZERO)
-    }
-
-    fn sticky(spec: &mut PoolSpec) {
-        let by = StickyBy::ClientIp;
-        spec.sticky = Some(StickySpec { by, size: 16, ttl: None, failback: true, rebalance: None });
-    }
-
-    /// Fails at every server. Returns the servers in the order of the attempts, and the final error.
-    fn all(snapshot: &Snapshot, cost: Cost) -> (Vec<ServerId>, NoServer) {
-        let (mut attempt, mut random, mut seen) = (Attempt::new(), Random::seeded(1), Vec::new());
-        let request = Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO);
-        loop {
-            match attempt.next(snapshot, &request, &LIMITS, &mut random) {
-                Ok(choice) => {
-                    assert!(seen.len() <= attempt.tried());
-                    seen.push(choice.server.id);
-                    attempt.failed(choice.server.id, choice.why, cost);
-                }
-                Err(reason) => return (seen, reason),
-            }
-        }
-    }
-
-    #[test]
-    fn trying_a_refusing_server_costs_no_more_in_a_large_pool() {
-        const SERVERS: usize = 5_000;
-        for policy in Policy::NAMES {
-            let snapshot = pool(policy, SERVERS, sticky).snapshot().unwrap();
-            let client = Ipv4Addr::LOCALHOST.into();
-            snapshot.remember(client, snapshot.servers()[7].id, Time::ZERO);
-            work::reset();
-            let (mut seen, reason) = all(&snapshot, Cost::Quick);
-            // The number of passes over all servers is fixed, not one pass for each server.
-            let inspected = work::done();
-            assert!(inspected < (CHOSEN_MAX as u64 * 10 + 40) * SERVERS as u64, "{policy}: {inspected}");
-            assert_eq!((seen.len(), reason), (SERVERS, NoServer::Failed), "{policy}");
-            let tiers: Vec<u8> = seen.iter().skip(1).map(|id| snapshot.server(*id).unwrap().tier).collect();
-            assert!(tiers.is_sorted(), "{policy}: a server with a lower tier number came later");
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen.len(), SERVERS, "{policy}: each server is tried once");
-        }
-    }
-
-    #[test]
-    fn the_order_of_many_servers_equals_picking_one_by_one() {
-        for policy in ["hash", "maglev", "first", "least_outstanding"] {
-            let snapshot = pool(policy, 60, |_| {}).snapshot().unwrap();
-            let (mut tried, mut random) = (Vec::new(), Random::seeded(1));
-            let request = Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO);
-            while let Ok(choice) = snapshot.pick(&request, &tried, &mut random) {
-                tried.push(choice.server.id);
-            }
-            assert_eq!(all(&snapshot, Cost::Quick).0, tried, "{policy}");
-        }
-    }
-
-    #[test]
-    fn slow_failures_are_bounded_in_number_and_time() {
-        let snapshot = pool("round_robin", 50, |_| {}).snapshot().unwrap();
-        assert_eq!((all(&snapshot, Cost::Slow).0.len(), all(&snapshot, Cost::Slow).1), (3, NoServer::Failed));
-        let (mut attempt, mut random) = (Attempt::new(), Random::seeded(1));
-        let at = |secs| Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO + Duration::from_secs(secs));
-        let choice = attempt.next(&snapshot, &at(5), &LIMITS, &mut random).unwrap();
-        let deadline = |attempt: &Attempt, now, timeout| {
-            attempt.deadline(now, Duration::from_secs(timeout), &LIMITS).since(now).as_secs()
-        };
-        assert_eq!(deadline(&attempt, at(5).now, 3), 3);
-        attempt.failed(choice.server.id, choice.why, Cost::Slow);
-        assert_eq!(deadline(&attempt, at(13).now, 3), 2);
-        assert!(attempt.next(&snapshot, &at(14), &LIMITS, &mut random).is_ok());
-        assert_eq!(attempt.next(&snapshot, &at(15), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
-        // Another request of the same client, or a retry, has its own time limit.
-        attempt.retry_elsewhere(choice.server.id);
-        assert!(attempt.next(&snapshot, &at(60), &LIMITS, &mut random).is_ok());
-        assert_eq!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).unwrap_err(), NoServer::Failed);
-        attempt.begin_anew();
-        assert!(attempt.next(&snapshot, &at(90), &LIMITS, &mut random).is_ok());
-        assert_eq!(deadline(&attempt, at(90).now, 3), 3);
-    }
-
-    #[test]
-    fn a_client_waits_for_a_full_server_before_it_tries_a_server_that_is_marked_down() {
-        let mut pool = pool("first", 2, |spec| {
-            for server in &mut spec.servers {
-                (server.tier, server.limits.hard) = (1, Some(1));
-            }
-        });
-        let dead = pool.servers()[1].id;
-        let _ = pool.on_failure(Time::ZERO, dead, Failure::Timeout);
-        let snapshot = pool.snapshot().unwrap();
-        let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
-        let mut next = |limits| Attempt::new().next(&snapshot, &request, limits, &mut random);
-        let taken = next(&LIMITS).unwrap();
-        assert_eq!(next(&LIMITS).unwrap_err(), NoServer::Full);
-        // A client that cannot wait tries the server that is marked down.
-        assert_eq!(next(&AttemptLimits::NONE).unwrap().server.id, dead);
-        drop(taken);
-        assert_ne!(next(&LIMITS).unwrap().server.id, dead);
-    }
-
-    #[test]
-    fn a_client_that_waited_after_many_failures_gets_the_server_that_was_full() {
-        let mut pool = pool("first", 40, |spec| {
-            spec.servers.iter_mut().for_each(|server| (server.tier, server.limits.hard) = (1, Some(1)));
-        });
-        let snapshot = pool.snapshot().unwrap();
-        let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
-        let last = snapshot.servers()[39].live.occupancy.enter(1).unwrap();
-        let mut attempt = Attempt::new();
-        for _ in 0..39 {
-            let choice = attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap();
-            attempt.failed(choice.server.id, choice.why, Cost::Quick);
-        }
-        for _ in 0..10 {
-            attempt.begin_anew();
-            assert_eq!(attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap_err(), NoServer::Full);
-        }
-        drop(last);
-        attempt.begin_anew();
-        assert!(attempt.next(&snapshot, &request, &LIMITS, &mut random).is_ok());
-    }
-
-    #[test]
-    fn an_attempt_ends_after_one_slow_failure_if_every_server_is_marked_down() {
-        let mut pool = pool("round_robin", 20, |_| {});
-        let ids: Vec<ServerId> = pool.servers().iter().map(|server| server.id).collect();
-        for id in &ids {
-            let _ = pool.on_failure(Time::ZERO, *id, Failure::Timeout);
-        }
-        let snapshot = pool.snapshot().unwrap();
-        assert_eq!((all(&snapshot, Cost::Slow).0.len(), all(&snapshot, Cost::Slow).1), (1, NoServer::Failed));
-        // A refusal costs almost no time, so more servers are tried.
-        assert_eq!(all(&snapshot, Cost::Quick).0.len(), LAST_RESORTS_MAX as usize);
-    }
-}
+mod tests;

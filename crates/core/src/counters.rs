@@ -98,6 +98,10 @@ counters! {
         requests_bad,
         /// Requests that were retried on another server.
         requests_retried,
+        /// Further tries at a server, after the first try for a connection, request, query or flow failed.
+        retries,
+        /// Failed tries that were not repeated, because the retry budget of the pool was used up.
+        retries_exhausted,
         /// Requests with a local response: redirects, the health path, `respond`.
         requests_local,
         /// Requests that no server served: the client received 502, 503 or 504.

@@ -110,6 +110,9 @@ events! {
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
     /// No server was available for clients; at most once a second for each service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
+    /// The retry budget of a pool is used up, so failed tries are not repeated; at most once a second for each
+    /// service.
+    Warn "retries_exhausted" RetriesExhausted { service: Arc<str>, pool: Arc<str> }
     /// No remaining server could take a query: the query is too long, the client's address does not fit into
     /// a frame, or the connection to the server is stuck; at most once a second for each service.
     Warn "no_capable_server" NoCapableServer { service: Arc<str> }

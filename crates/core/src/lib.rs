@@ -8,6 +8,7 @@
 pub mod acl;
 pub mod address;
 pub mod attempt;
+pub mod budget;
 pub mod clients;
 pub mod counters;
 pub mod diff;

@@ -6,6 +6,7 @@ mod upkeep;
 
 use crate::ServerId;
 use crate::address::{Endpoint, Target};
+use crate::budget::{RetryBudget, RetryLedger};
 use crate::event::Event;
 use crate::hash;
 use crate::health::{Change, Failure, Health, Probe, Verdict};
@@ -68,6 +69,7 @@ pub struct Pool {
     next_id: u32,
     generation: u64,
     live: Arc<PoolLive>,
+    retries: Arc<RetryLedger>,
     upkeep: Upkeep,
     changed: bool,
 }
@@ -135,6 +137,7 @@ impl Pool {
             next_id: setting.first_id,
             generation: 0,
             live: Arc::default(),
+            retries: Arc::new(RetryLedger::new(setting.workers)),
             upkeep: Upkeep::plan(None, now),
             changed: true,
         };
@@ -427,10 +430,17 @@ impl Pool {
                 cookie: self.cookie(),
                 failover: self.spec.failover,
                 queue: self.spec.queue,
+                retry_budget: self.retry_budget(),
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
                 live: Arc::clone(&self.live),
             })
         })
+    }
+
+    /// Returns the retry budget as configured now.
+    #[must_use]
+    pub fn retry_budget(&self) -> RetryBudget {
+        RetryBudget::new(self.spec.retry_budget, self.servers.len(), Arc::clone(&self.retries))
     }
 
     fn cookie(&self) -> Option<Arc<str>> {

@@ -9,6 +9,7 @@ pub use entry::{Admission, Entry, KnownOnly, PoolLive, ServerLive};
 use crate::ServerId;
 use crate::address::Target;
 use crate::attempt::work;
+use crate::budget::RetryBudget;
 use crate::hash;
 use crate::limits::{Known, Lease};
 use crate::policy::{self, Draw, Table};
@@ -50,6 +51,8 @@ pub struct Choice {
     pub lease: Lease,
     /// Reason for the choice.
     pub why: Why,
+    /// An earlier server failed for the same client, and the retry budget was charged.
+    pub is_retry: bool,
 }
 
 /// Reason for the choice of a server.
@@ -102,6 +105,17 @@ pub enum NoServer {
     /// The picked server cannot take the client, and there is no failover.
     #[error("the client's server cannot take it, and no other server may be tried")]
     NoFailover,
+    /// The server failed, and the retry budget of the pool permits no further server.
+    #[error("the retry budget of the pool is used up")]
+    RetryBudget,
+}
+
+impl NoServer {
+    /// Returns true if servers were tried and failed.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::Failed | Self::RetryBudget)
+    }
 }
 
 /// The servers of a tier that can get new clients.
@@ -124,6 +138,8 @@ pub struct Snapshot {
     pub cookie: Option<Arc<str>>,
     /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
+    /// Bound on the retries.
+    pub retry_budget: RetryBudget,
     entries: Vec<Arc<Entry>>,
     /// Positions of the entries, in the order of their identities.
     by_id: Vec<(ServerId, u32)>,
@@ -156,6 +172,8 @@ pub struct SnapshotParts {
     pub failover: Failover,
     /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
+    /// Bound on the retries.
+    pub retry_budget: RetryBudget,
     /// Every server.
     pub entries: Vec<Entry>,
     /// State that outlives the snapshot.
@@ -166,7 +184,8 @@ impl Snapshot {
     /// Creates a snapshot and prepares the data of the policy.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
-        let SnapshotParts { pool, generation, policy, cookie, failover, queue, entries, live } = parts;
+        let SnapshotParts { pool, generation, policy, cookie, failover, queue, retry_budget, entries, live } =
+            parts;
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
         let is_open = |entry: &Entry| entry.admission == Admission::Open;
         let is_unchecked = |entry: &Entry| entry.admission == Admission::Unchecked;
@@ -209,6 +228,7 @@ impl Snapshot {
             policy,
             cookie,
             queue,
+            retry_budget,
             entries,
             by_id,
             tiers,
@@ -290,7 +310,7 @@ impl Snapshot {
 
     /// Picks another server for a client that a server in `tried` served already. The client takes no further
     /// turn: clients that leave a server are spread at random.
-    pub fn pick_again(
+    pub(crate) fn pick_again(
         &self,
         request: &Request,
         tried: &[ServerId],
@@ -312,7 +332,7 @@ impl Snapshot {
             let Some((server, why)) = self.find(request, tried, &mut turn, random) else { break };
             let known = if why == Why::Sticky { Known::Yes } else { Known::No };
             if let Some(lease) = server.live.occupancy.enter(server.limits.bound(known)) {
-                return Ok(Choice { server: Arc::clone(server), lease, why });
+                return Ok(Choice { server: Arc::clone(server), lease, why, is_retry: false });
             }
         }
         Err(self.refusal(request, tried.len(), |id| tried.contains(&id)))
@@ -332,7 +352,7 @@ impl Snapshot {
             return None;
         }
         let lease = server.live.occupancy.enter(server.limits.bound(Known::No))?;
-        Some(Choice { server: Arc::clone(server), lease, why })
+        Some(Choice { server: Arc::clone(server), lease, why, is_retry: false })
     }
 
     /// Returns the servers for new clients in reverse order of picking: last resorts, unchecked servers, then

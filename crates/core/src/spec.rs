@@ -16,7 +16,7 @@ pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
 pub use policy::{Policy, StickyBy, StickySpec};
-pub use pool::{Failover, OnDown, QueueSpec};
+pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -300,6 +300,7 @@ impl ServiceOptions {
             slow_max: self.attempts_max,
             time_max: self.connect_time_max.max(self.connect_timeout),
             can_wait: true,
+            last_resorts: true,
         }
     }
 
@@ -367,6 +368,8 @@ pub struct PoolSpec {
     pub passive: PassiveSpec,
     /// Treatment of clients whose server cannot take them.
     pub failover: Failover,
+    /// Bound on the retries; `None` for no bound.
+    pub retry_budget: Option<RetryBudgetSpec>,
     /// Treatment of the connections of a server that a check marks down.
     pub on_down: OnDown,
     /// Time in which the share of a server that came up grows to its full value.
@@ -394,6 +397,7 @@ impl PoolSpec {
             check: None,
             passive: PassiveSpec::default(),
             failover: Failover::Next,
+            retry_budget: Some(RetryBudgetSpec::DEFAULT),
             on_down: OnDown::Keep,
             slow_start: None,
             queue: Some(QueueSpec::DEFAULT),

@@ -7,7 +7,7 @@
 mod model;
 
 use evener_core::acl::{Access, Acl};
-use evener_core::attempt::{Attempt, AttemptLimits, Cost};
+use evener_core::attempt::{Attempt, AttemptLimits, FailedTry};
 use evener_core::explain::{Reason, explain};
 use evener_core::health::{Failure, Probe, Verdict};
 use evener_core::limits::{Known, Limits};
@@ -81,7 +81,7 @@ impl Simulation {
         let client = self.client();
         let request = Request::of(client, self.now);
         let explained = explain(&self.snapshot, &request, &mut self.random.clone());
-        let (mut tried, mut attempt) = (Vec::new(), Attempt::new());
+        let (mut tried, mut attempt) = (Vec::new(), Attempt::new(0));
         // For some clients every server fails, so that the order of many servers is used, too.
         let unlucky = self.random.below(20) == 0;
         loop {
@@ -106,7 +106,7 @@ impl Simulation {
                 return;
             }
             tried.push(choice.server.id);
-            attempt.failed(choice.server.id, choice.why, Cost::Quick);
+            attempt.failed(choice.server.id, choice.why, FailedTry::QUICK);
             let _ = self.pool.on_failure(self.now, choice.server.id, Failure::Refused);
         }
     }

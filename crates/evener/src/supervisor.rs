@@ -299,6 +299,7 @@ impl Supervisor {
                 return self.log_all(&events);
             }
             Report::NoCapableServer { service } => Some(Event::NoCapableServer { service }),
+            Report::RetriesExhausted { service, pool } => Some(Event::RetriesExhausted { service, pool }),
             Report::Loop { service } => Some(Event::LoopFound { service }),
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })

@@ -18,12 +18,13 @@ use crate::io::tls::{TlsAcceptor, TlsConnector};
 use arc_swap::ArcSwap;
 use evener_core::Time;
 use evener_core::acl::{Access, Acl};
+use evener_core::attempt::Attempt;
 use evener_core::clients::{ClientSeen, Clients};
 use evener_core::counters::{ServiceCounters, Sharded};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::route::Routes;
-use evener_core::snapshot::{NoServer, Snapshot};
+use evener_core::snapshot::{Choice, NoServer, Snapshot};
 use evener_core::spec::{DnsSpec, HttpSpec, Protocol, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
 use evener_core::wire::forwarded::Client;
@@ -209,7 +210,7 @@ pub struct ServiceLive {
     pub counters: Sharded<ServiceCounters>,
     /// A listener waits for a permit.
     waiting: AtomicBool,
-    noticed_at: [AtomicU64; 6],
+    noticed_at: [AtomicU64; 7],
 }
 
 impl Service {
@@ -291,6 +292,36 @@ pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) 
     service.live.counters.of(cx.id).no_server.one();
     if service.may_notice(Notice::NoServer, cx.now) {
         cx.report(Report::NoServer { service: service.name.clone(), reason });
+    }
+}
+
+/// Counts the choice of a server after a failed try, or that the retry budget permitted none.
+pub(crate) fn note_retry(
+    cx: &Context,
+    service: &Service,
+    pool: &Arc<str>,
+    picked: &Result<Choice, NoServer>,
+) {
+    match picked {
+        Ok(choice) if choice.is_retry => service.live.counters.of(cx.id).retries.one(),
+        Err(NoServer::RetryBudget) => note_retries_exhausted(cx, service, pool),
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// Returns whether a failed try may be repeated within the retry budget. Counts and reports that it may not.
+pub(crate) fn may_retry(cx: &Context, service: &Service, attempt: &Attempt, snapshot: &Snapshot) -> bool {
+    let may_retry = attempt.may_retry(snapshot, cx.now);
+    if !may_retry {
+        note_retries_exhausted(cx, service, &snapshot.pool);
+    }
+    may_retry
+}
+
+fn note_retries_exhausted(cx: &Context, service: &Service, pool: &Arc<str>) {
+    service.live.counters.of(cx.id).retries_exhausted.one();
+    if service.may_notice(Notice::RetriesExhausted, cx.now) {
+        cx.report(Report::RetriesExhausted { service: service.name.clone(), pool: Arc::clone(pool) });
     }
 }
 

@@ -5,8 +5,8 @@ use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
-    StickySpec, TlsSpec,
+    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec,
+    ServiceOptions, ServiceSpec, StickySpec, TlsSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -111,6 +111,7 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         check: check_spec,
         passive: passive_spec,
         failover,
+        retry_budget: budget,
         on_down,
         slow_start,
         queue: queue_spec,
@@ -132,6 +133,7 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     }
     fields.table("passive", Some(&old.passive), Some(passive_spec), passive);
     fields.field("failover", &old.failover, failover);
+    fields.table("retry_budget", old.retry_budget.as_ref(), budget.as_ref(), retry_budget);
     fields.field("on_down", &old.on_down, on_down);
     fields.field("slow_start", &old.slow_start, slow_start);
     fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
@@ -152,6 +154,13 @@ fn passive(fields: &mut Fields, old: &PassiveSpec, new: &PassiveSpec) {
     let PassiveSpec { failures, down_for } = new;
     fields.field("failures", &old.failures, failures);
     fields.field("down_for", &old.down_for, down_for);
+}
+
+fn retry_budget(fields: &mut Fields, old: &RetryBudgetSpec, new: &RetryBudgetSpec) {
+    let RetryBudgetSpec { share_percent, min_per_second } = new;
+    let share = |percent: u32| format!("{percent}%");
+    fields.field("share", &share(old.share_percent), &share(*share_percent));
+    fields.field("min_per_second", &old.min_per_second, min_per_second);
 }
 
 fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {

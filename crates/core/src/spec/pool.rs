@@ -42,6 +42,24 @@ impl QueueSpec {
     pub const SIZE_MAX: u32 = 1_000_000;
 }
 
+/// Bound on the retries of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudgetSpec {
+    /// Maximum number of retries, in percent of the connections, requests and queries of the last 10 s.
+    pub share_percent: u32,
+    /// Number of retries a second that are permitted regardless of the number of requests; 0 for none.
+    pub min_per_second: u32,
+}
+
+impl RetryBudgetSpec {
+    /// The default.
+    pub const DEFAULT: Self = Self { share_percent: 20, min_per_second: 10 };
+    /// Maximum of `share_percent`.
+    pub const SHARE_PERCENT_MAX: u32 = 100;
+    /// Maximum of `min_per_second`.
+    pub const MIN_PER_SECOND_MAX: u32 = 1_000_000;
+}
+
 /// Treatment of a client whose server cannot take it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failover {

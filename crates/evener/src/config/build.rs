@@ -10,7 +10,7 @@ use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading};
 use super::hints::{nearest, one_of};
 use super::locate::Step;
-use super::patience::read_queue;
+use super::patience::{read_queue, read_retry_budget};
 use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
@@ -20,8 +20,8 @@ use evener_core::address::AddressError;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog, ServerSpec,
-    ServiceSpec, WEIGHT_MAX,
+    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog,
+    RetryBudgetSpec, ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -118,6 +118,7 @@ impl<'a> Builder<'a> {
             check: check::read(fields),
             passive: read_passive(fields),
             failover: read_failover(fields),
+            retry_budget: read_retry_budget(fields).unwrap_or(Some(RetryBudgetSpec::DEFAULT)),
             on_down: edge::read_on_down(fields).unwrap_or_default(),
             slow_start: fields.duration("slow_start"),
             queue: read_queue(fields).unwrap_or(Some(QueueSpec::DEFAULT)),

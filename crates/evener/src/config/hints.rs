@@ -18,6 +18,7 @@ const OF_POOL: Keys = &[
     "check",
     "passive",
     "failover",
+    "retry_budget",
     "on_down",
     "slow_start",
     "queue",

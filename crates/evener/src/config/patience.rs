@@ -1,9 +1,10 @@
-//! The keys for slow, closing and waiting clients: `min_rate`, `abort_on_close`, and `queue` of a pool.
+//! The keys for slow, closing and waiting clients: `min_rate`, `abort_on_close`, and `queue` and `retry_budget`
+//! of a pool.
 
 use super::fields::Fields;
 use super::raw::Value;
 use evener_core::pace::MinRate;
-use evener_core::spec::{AbortOnClose, QueueSpec};
+use evener_core::spec::{AbortOnClose, QueueSpec, RetryBudgetSpec};
 
 /// Reads `min_rate = 240`, `{ rate = 240, window = "60s" }`, or `false`. Returns `None` if the key is absent or
 /// invalid, and `Some(None)` for no minimum.
@@ -61,6 +62,54 @@ pub(super) fn read_queue(fields: &mut Fields<'_>) -> Option<Option<QueueSpec>> {
             None
         }
     }
+}
+
+/// Reads `retry_budget = "20%"`, `{ share = "20%", min_per_second = 10 }`, `true` or `false`. Returns `None` if
+/// the key is absent or invalid, and `Some(None)` for no limit.
+pub(super) fn read_retry_budget(fields: &mut Fields<'_>) -> Option<Option<RetryBudgetSpec>> {
+    const KEY: &str = "retry_budget";
+    const DEFAULT: RetryBudgetSpec = RetryBudgetSpec::DEFAULT;
+    match fields.take(KEY)? {
+        Value::Bool(false) => Some(None),
+        Value::Bool(true) => Some(Some(DEFAULT)),
+        Value::Unknown => None,
+        Value::Text(text) => match percent(text) {
+            Some(share_percent) => Some(Some(RetryBudgetSpec { share_percent, ..DEFAULT })),
+            None => {
+                fields.must(KEY, SHARE);
+                None
+            }
+        },
+        Value::Table(table) => {
+            let mut nested = fields.within(KEY, table);
+            let share = match nested.take("share") {
+                None | Some(Value::Unknown) => Some(DEFAULT.share_percent),
+                Some(value) => value.text().and_then(percent),
+            };
+            if share.is_none() {
+                nested.must("share", SHARE);
+            }
+            let min_per_second = nested.integer("min_per_second", 0..=RetryBudgetSpec::MIN_PER_SECOND_MAX);
+            nested.finish();
+            Some(Some(RetryBudgetSpec {
+                share_percent: share?,
+                min_per_second: min_per_second.unwrap_or(DEFAULT.min_per_second),
+            }))
+        }
+        _ => {
+            fields.must(KEY, "be a share of the requests such as \"20%\", a table, or false for no limit");
+            None
+        }
+    }
+}
+
+/// The requirement of a share.
+const SHARE: &str = "be a whole percentage from \"0%\" to \"100%\"";
+
+/// Parses a percentage such as `20%`.
+fn percent(text: &str) -> Option<u32> {
+    let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok().filter(|percent| *percent <= RetryBudgetSpec::SHARE_PERCENT_MAX)
 }
 
 /// Reads `abort_on_close = "idempotent"`, `true` or `false`.

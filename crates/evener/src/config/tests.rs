@@ -355,7 +355,7 @@ fn the_reference_has_every_key_and_counter() {
     let every_key = r#"
         local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" }, check.dns {} }
         for number, one in ipairs(checks) do
-          pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, policy = policy.ewma {} }
+          pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, retry_budget = {}, policy = policy.ewma {} }
           service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }
         end
         service "u" { listen = "127.0.0.1:1", access = { { permit = {} } }, protocol = "udp", "10.0.0.1:1", policy = policy.maglev {} }

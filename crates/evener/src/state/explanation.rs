@@ -3,6 +3,7 @@
 
 use crate::table::table;
 use evener_core::acl::Access;
+use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
 use evener_core::snapshot::Request;
 use evener_core::spec::Protocol;
@@ -164,6 +165,12 @@ impl Explanation {
         let choice = core::explain(&snapshot, &request, &mut Random::seeded(now.as_nanos()));
         if snapshot.cookie.is_some() {
             self.note("the pool is sticky by cookie: a client that sends a cookie gets the server in it");
+        }
+        if let Some(usage) = snapshot.retry_budget.usage(now).filter(BudgetUse::is_used_up) {
+            self.note(format!(
+                "the retry budget is used up: {} of at most {} retries in the last 10 s (`retry_budget`); a client whose server fails gets no other server",
+                usage.retries, usage.retries_max
+            ));
         }
         self.pool = Some(snapshot.pool.to_string());
         self.policy = Some(snapshot.policy.name().into());

@@ -103,6 +103,7 @@ mod operating {
     mod commands;
     mod one_liner;
     mod restart;
+    mod retry_budget;
     mod shortage;
     mod stray_signals;
 }

@@ -25,6 +25,7 @@ pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
 pub(crate) enum Notice {
     NoServer,
     NoCapableServer,
+    RetriesExhausted,
     Full,
     AcceptFailed,
     NoDescriptors,
@@ -80,6 +81,13 @@ pub enum Report {
     NoCapableServer {
         /// The service.
         service: Arc<str>,
+    },
+    /// The retry budget of a pool is used up.
+    RetriesExhausted {
+        /// The service.
+        service: Arc<str>,
+        /// The pool.
+        pool: Arc<str>,
     },
     /// Traffic of clients loops.
     Loop {

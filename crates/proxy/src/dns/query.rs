@@ -19,7 +19,7 @@ use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Settings;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
-use evener_core::attempt::{Attempt, Cost};
+use evener_core::attempt::{Attempt, FailedTry};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
@@ -311,7 +311,7 @@ impl Dns {
             sent_at: cx.now,
             earlier: Vec::new(),
             was_resumed: false,
-            attempt: Attempt::new(),
+            attempt: Attempt::new(cx.id),
             unfit: Vec::new(),
             retries,
             declined: None,
@@ -335,15 +335,14 @@ impl Dns {
             let (client, may_repeat) = (query.requester.client.ip(), query.may_repeat);
             let choice = match self.choose_server(cx, &snapshot, key) {
                 Ok(choice) => choice,
-                Err(_) if may_repeat => {
+                Err(reason) if may_repeat && reason != NoServer::RetryBudget => {
                     self.queries[key].may_repeat = false;
                     if self.resume_late_attempt(cx, settings, key) {
                         return Dispatched::No;
                     }
                     // All servers were queried: a query or response that was lost may get through now.
                     let query = &mut self.queries[key];
-                    query.attempt = Attempt::new();
-                    query.unfit.iter().for_each(|server| query.attempt.pass_over(*server));
+                    query.attempt.try_all_again(&query.unfit);
                     continue;
                 }
                 Err(_) if self.resume_any_attempt(cx, settings, key) => return Dispatched::No,
@@ -361,17 +360,19 @@ impl Dns {
                     server.live.counters.of(cx.id).requests.one();
                     return Dispatched::Yes;
                 }
-                Taken::Unfit => self.queries[key].unfit.push(server.id),
-                Taken::Failed => {}
+                Taken::Unfit => {
+                    let query = &mut self.queries[key];
+                    query.unfit.push(server.id);
+                    query.attempt.failed(server.id, why, FailedTry::LOCAL);
+                }
+                Taken::Failed => self.queries[key].attempt.failed(server.id, why, FailedTry::QUICK),
                 Taken::NoRoom => {
                     self.query_counters(cx, key, |counters| counters.drop_no_socket.one());
                     self.fail(cx, settings, key, None);
                     return Dispatched::No;
                 }
             }
-            let query = &mut self.queries[key];
-            query.attempt.failed(server.id, why, Cost::Quick);
-            query.choice = None;
+            self.queries[key].choice = None;
         }
     }
 
@@ -496,9 +497,10 @@ impl Dns {
             (Some((server, _)), Cause::Declined) => query.attempt.retry_elsewhere(server),
             // The number of timeouts is bounded by `retries`.
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
-                query.attempt.failed(server, why, Cost::Quick);
+                query.attempt.failed(server, why, FailedTry::QUICK);
             }
-            (_, Cause::CutShort) | (None, _) => {}
+            (_, Cause::CutShort) => query.attempt.repeat(),
+            (None, _) => {}
         }
         query.cut_short += u32::from(cause == Cause::CutShort);
         if exhausted {

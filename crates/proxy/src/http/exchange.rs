@@ -28,7 +28,7 @@ use crate::io::connect::TRIES_MAX;
 use crate::io::request_log::{RequestLog, Tap};
 use crate::io::tls::TlsConnector;
 use crate::io::transport::{Buffers, Transport};
-use crate::service::{Backend, Pending, Settings, note_no_server, pool_queue};
+use crate::service::{Backend, Pending, Settings, note_no_server, note_retry, pool_queue};
 use evener_core::attempt::Attempt;
 use evener_core::counters::ServiceCounters;
 use evener_core::pace::Pace;
@@ -65,7 +65,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Creates an exchange of a client with a server of this backend.
-    pub(super) fn new(client: &Client, backend: usize, now: Time) -> Self {
+    pub(super) fn new(client: &Client, backend: usize, cx: &Context) -> Self {
         Self {
             session: client.key,
             settings: Arc::clone(&client.settings),
@@ -77,8 +77,8 @@ impl Exchange {
             choice: None,
             reach: Reach::Wanted,
             queued: None,
-            attempt: Attempt::new(),
-            since: now,
+            attempt: Attempt::new(cx.id),
+            since: cx.now,
             http: None,
         }
     }
@@ -358,6 +358,7 @@ impl Shared {
             } else {
                 exchange.attempt.next(&snapshot, &request, &limits, &mut cx.random)
             };
+            note_retry(cx, &client.service, &snapshot.pool, &picked);
             match picked {
                 Ok(choice) => self.take_server(cx, client, exchange_key, &snapshot.pool, choice),
                 Err(NoServer::Full) if self.enter_queue(cx, client, exchange_key, &snapshot) => {}

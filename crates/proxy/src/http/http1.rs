@@ -15,7 +15,6 @@ use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
-use evener_core::snapshot::NoServer;
 use evener_core::spec::HttpSpec;
 use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
@@ -111,7 +110,7 @@ impl Http1 {
                 Reach::Open(_) => self.pump(cx, client, shared, exchange_key),
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Step::Blocked,
                 Reach::Failed(reason) => {
-                    let status = if reason == NoServer::Failed { 502 } else { 503 };
+                    let status = if reason.is_failure() { 502 } else { 503 };
                     self.fail_exchange(cx, client, shared, exchange_key, status)
                 }
             },

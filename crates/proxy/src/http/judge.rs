@@ -255,7 +255,7 @@ fn exchange_of(
     address: IpAddr,
 ) -> Exchange {
     let ParsedRequest { request, header, spec, .. } = *parsed;
-    let mut exchange = Exchange::new(client, backend, cx.now);
+    let mut exchange = Exchange::new(client, backend, cx);
     let snapshot = exchange.backend().pool.load();
     let cookie = snapshot.cookie.as_ref().and_then(|name| cookie_of(request, header, name));
     let token = cookie.and_then(|value| u64::from_str_radix(std::str::from_utf8(value).ok()?, 16).ok());

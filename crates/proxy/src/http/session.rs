@@ -182,7 +182,7 @@ impl Http {
             client.service.live.counters.of(cx.id).preamble_refused.one();
             return self.close(cx, key);
         };
-        *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx.now)));
+        *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx)));
         // The first bytes of the client may have been received already, so that no event reports them.
         self.drive(cx, key);
     }

@@ -5,7 +5,7 @@ use crate::context::Context;
 use crate::context::report::{Report, is_due};
 use crate::io::source::SourceAddress;
 use evener_core::address::abstract_name;
-use evener_core::attempt::Cost;
+use evener_core::attempt::{Cost, FailedTry, Fault};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Why};
 use evener_core::spec::ServiceOptions;
@@ -89,28 +89,22 @@ pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: 
 pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
     let counters = server.live.counters.of(cx.id);
     match error {
-        Errno::CONNREFUSED => {
-            counters.connect_refused.one();
-            Some(Failure::Refused)
-        }
-        Errno::TIMEDOUT => {
-            counters.connect_timeouts.one();
-            Some(Failure::Timeout)
-        }
-        // The loop was reported already.
-        Errno::MULTIHOP => {
-            counters.connect_errors.one();
-            None
-        }
-        error if is_local_error(error) => {
-            counters.connect_errors.one();
+        Errno::CONNREFUSED => counters.connect_refused.one(),
+        Errno::TIMEDOUT => counters.connect_timeouts.one(),
+        _ => counters.connect_errors.one(),
+    }
+    match failed_try(error).fault {
+        Fault::Server => Some(match error {
+            Errno::CONNREFUSED => Failure::Refused,
+            Errno::TIMEDOUT => Failure::Timeout,
+            _ => Failure::Unreachable,
+        }),
+        Fault::Local => {
             count_local_error(cx, pool, server, error);
             None
         }
-        _ => {
-            counters.connect_errors.one();
-            Some(Failure::Unreachable)
-        }
+        // The loop was reported already.
+        Fault::Client => None,
     }
 }
 
@@ -172,10 +166,17 @@ pub(crate) fn is_local_error(error: Errno) -> bool {
     is_resource_exhaustion(error) || matches!(error, Errno::AGAIN | Errno::PERM | Errno::ACCESS)
 }
 
-/// Returns how much time a failed connection attempt took. A silent server takes the whole timeout and an
-/// unreachable one some seconds (ARP); all other failures are immediate.
-pub(crate) fn cost(error: Errno) -> Cost {
-    if matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH) { Cost::Slow } else { Cost::Quick }
+/// Returns the party at fault for a failed connection attempt, and its cost. A silent server takes the whole
+/// timeout and an unreachable server some seconds (ARP); all other failures are immediate.
+pub(crate) fn failed_try(error: Errno) -> FailedTry {
+    let fault = match error {
+        // The error of a connection that loops (`service::hops`).
+        Errno::MULTIHOP => Fault::Client,
+        error if is_local_error(error) => Fault::Local,
+        _ => Fault::Server,
+    };
+    let is_slow = matches!(error, Errno::TIMEDOUT | Errno::HOSTUNREACH);
+    FailedTry { fault, cost: if is_slow { Cost::Slow } else { Cost::Quick } }
 }
 
 #[cfg(test)]
@@ -261,8 +262,18 @@ mod tests {
 
     #[test]
     fn silent_servers_cost_more_time_than_other_failures() {
+        let cost = |error| failed_try(error).cost;
         assert_eq!([Errno::TIMEDOUT, Errno::HOSTUNREACH].map(cost), [Cost::Slow; 2]);
         assert_eq!([Errno::CONNREFUSED, Errno::NETUNREACH, Errno::MFILE].map(cost), [Cost::Quick; 3]);
+    }
+
+    #[test]
+    fn a_failed_connection_attempt_is_the_fault_of_one_party() {
+        let fault = |error| failed_try(error).fault;
+        let of_server = [Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET];
+        assert_eq!(of_server.map(fault), [Fault::Server; 4]);
+        assert_eq!([Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::PERM].map(fault), [Fault::Local; 3]);
+        assert_eq!(fault(Errno::MULTIHOP), Fault::Client);
     }
 
     #[test]

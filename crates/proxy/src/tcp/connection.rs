@@ -10,21 +10,21 @@ use crate::context::Context;
 use crate::context::keys::ConnectionKey;
 use crate::context::pool_queue::Queued;
 use crate::context::ring::ConnectId;
-use crate::io::connect::{connect, cost, note_failure, note_success, open_socket};
+use crate::io::connect::{connect, failed_try, note_failure, note_success, open_socket};
 use crate::io::relay::{self, Direction, End, Pumped, Scratch};
 use crate::io::request_log::Tap;
 use crate::io::sys;
 use crate::service::admission::{self, Admission, Admitted, Refused, reset_at_close};
 use crate::service::hops::limit_connection;
 use crate::service::preamble::Preamble;
-use crate::service::{Backend, Permits, Service, Settings, pool_queue};
+use crate::service::{Backend, Permits, Service, Settings, note_retry, pool_queue};
 use crate::tcp::ring_relay::RingState;
 use evener_core::attempt::Attempt;
 use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::FastClose;
-use evener_core::{Random, Target, Time};
+use evener_core::{Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
@@ -111,7 +111,7 @@ impl Connection {
         service: Arc<Service>,
         settings: Arc<Settings>,
         permits: Permits,
-        (number, now): (u32, Time),
+        cx: &mut Context,
     ) -> Self {
         let backend = settings.default_backend.unwrap_or_default() as u32;
         Self {
@@ -126,10 +126,10 @@ impl Connection {
             backend,
             preamble: None,
             admitted: None,
-            attempt: Attempt::new(),
-            active_at: now,
+            attempt: Attempt::new(cx.id),
+            active_at: cx.now,
             ring: None,
-            number,
+            number: cx.number(),
             queued: false,
             permits,
         }
@@ -240,21 +240,27 @@ impl Connection {
 impl Connection {
     /// Picks the next server. The first pick returns [`NoServer::Full`] if the client has to wait behind queued
     /// clients.
-    pub(super) fn pick(&mut self, now: Time, random: &mut Random) -> Result<Choice, NoServer> {
-        let request = Request::of(self.address, now);
+    pub(super) fn pick(&mut self, cx: &mut Context) -> Result<Choice, NoServer> {
+        let request = Request::of(self.address, cx.now);
         let snapshot = self.settings.backends[self.backend as usize].pool.load();
         if self.attempt.tried() == 0 && pool_queue::is_behind(&snapshot, &request) {
             return Err(NoServer::Full);
         }
-        self.attempt.next(&snapshot, &request, &self.settings.options.attempt_limits(), random)
+        let limits = self.settings.options.attempt_limits();
+        let picked = self.attempt.next(&snapshot, &request, &limits, &mut cx.random);
+        note_retry(cx, &self.service, &snapshot.pool, &picked);
+        picked
     }
 
     /// Picks a server for a client that waited in the queue of the pool.
-    pub(super) fn pick_queued(&mut self, now: Time, random: &mut Random) -> Result<Choice, NoServer> {
-        let request = Request::of(self.address, now);
+    pub(super) fn pick_queued(&mut self, cx: &mut Context) -> Result<Choice, NoServer> {
+        let request = Request::of(self.address, cx.now);
         let snapshot = self.backend().pool.load_full();
+        let limits = self.settings.options.attempt_limits();
         self.attempt.begin_anew();
-        self.attempt.next(&snapshot, &request, &self.settings.options.attempt_limits(), random)
+        let picked = self.attempt.next(&snapshot, &request, &limits, &mut cx.random);
+        note_retry(cx, &self.service, &snapshot.pool, &picked);
+        picked
     }
 
     /// Returns whether a pre-opened connection may serve the client.
@@ -295,7 +301,7 @@ impl Connection {
 
     /// Records a failed connection attempt; the server is not tried again for this client.
     pub(super) fn on_connect_failed(&mut self, cx: &Context, choice: &Choice, error: Errno) {
-        self.attempt.failed(choice.server.id, choice.why, cost(error));
+        self.attempt.failed(choice.server.id, choice.why, failed_try(error));
         note_failure(cx, self.backend().pool.load().pool.clone(), &choice.server, error);
     }
 

@@ -130,8 +130,7 @@ impl Tcp {
         let preamble = Preamble::new(peer, &settings);
         let introduces = settings.backends.iter().any(|backend| backend.send_proxy.is_some());
         let key = {
-            let identity = (cx.number(), cx.now);
-            let connection = Connection::new(client, peer.ip(), service, settings, permits, identity);
+            let connection = Connection::new(client, peer.ip(), service, settings, permits, cx);
             self.connections.insert(Box::new(connection))
         };
         let (has_preamble, awaits_proxy) = (!preamble.is_over(), preamble.awaits_proxy());
@@ -229,7 +228,7 @@ impl Tcp {
     /// [`TRIES_MAX`] immediate failures, other work continues first.
     pub(super) fn try_servers(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
         for _ in 0..TRIES_MAX {
-            match self.connections[key].pick(cx.now, &mut cx.random) {
+            match self.connections[key].pick(cx) {
                 Err(NoServer::Full) if self.enter_queue(cx, key) => return Progress::Begun,
                 Err(reason) => {
                     self.give_up(cx, key, reason);

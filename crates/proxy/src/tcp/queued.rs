@@ -66,7 +66,7 @@ impl Tcp {
 
     /// Offers a free permit to a queued client. Returns false if the client has to wait further.
     pub(crate) fn serve_queued(&mut self, cx: &mut Context, key: ConnectionKey) -> bool {
-        match self.connections[key].pick_queued(cx.now, &mut cx.random) {
+        match self.connections[key].pick_queued(cx) {
             Err(NoServer::Full) => false,
             picked => {
                 self.leave_queue(cx, key);

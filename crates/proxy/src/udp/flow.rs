@@ -12,9 +12,9 @@ use crate::io::batch::Batch;
 use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
 use crate::io::source::SourceAddress;
 use crate::service::hops::{may_loop, note_loop};
-use crate::service::{Service, Settings, admission, note_no_server};
+use crate::service::{Service, Settings, admission, note_no_server, note_retry};
 use evener_core::Time;
-use evener_core::attempt::{Attempt, AttemptLimits, Cost};
+use evener_core::attempt::{Attempt, AttemptLimits, FailedTry};
 use evener_core::flow::{Flow, FlowKey};
 use evener_core::health::Failure;
 use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
@@ -50,7 +50,7 @@ impl BeginError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ConnectError {
     /// Another server may succeed.
-    ThisServer,
+    ThisServer(FailedTry),
     /// No descriptor or port is left for any server.
     Exhausted,
 }
@@ -75,7 +75,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
         Err(Errno::ADDRNOTAVAIL) => {
             server.live.counters.of(cx.id).connect_errors.one();
             count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
-            Err(ConnectError::ThisServer)
+            Err(ConnectError::ThisServer(FailedTry::LOCAL))
         }
         Err(error) if is_local_error(error) => {
             count_local_error(cx, pool, server, error);
@@ -84,7 +84,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
         Err(_) => {
             server.live.counters.of(cx.id).connect_errors.one();
             report_failure(cx, new.snapshot, server, Failure::Unreachable);
-            Err(ConnectError::ThisServer)
+            Err(ConnectError::ThisServer(FailedTry::QUICK))
         }
     }
 }
@@ -141,7 +141,7 @@ impl Udp {
         let counters = service.live.counters.of(cx.id);
         let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
         let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
-        let begun = self.begin(cx, at, &new, &mut Attempt::new());
+        let begun = self.begin(cx, at, &new, &mut Attempt::uncounted(cx.id));
         begun.inspect_err(|error| error.note(cx, &service)).ok()
     }
 
@@ -156,6 +156,7 @@ impl Udp {
         let request = Request::of(new.key.client.ip(), cx.now);
         loop {
             let picked = attempt.next(new.snapshot, &request, &AttemptLimits::NONE, &mut cx.random);
+            note_retry(cx, &self.listeners[at].service, &new.snapshot.pool, &picked);
             let choice = match picked {
                 Ok(choice) => choice,
                 Err(reason) => {
@@ -165,35 +166,38 @@ impl Udp {
                 }
             };
             let (server, why) = (choice.server.id, choice.why);
-            if let Some(begun) = self.begin_at(cx, at, new, choice) {
-                return begun;
+            match self.begin_at(cx, at, new, choice) {
+                Ok(begun) => return begun,
+                Err(failed) => attempt.failed(server, why, failed),
             }
-            attempt.failed(server, why, Cost::Quick);
         }
     }
 
-    /// Begins a flow at this server. `None` when another server should be tried.
+    /// Begins a flow at this server.
+    ///
+    /// # Errors
+    /// Another server may be tried.
     pub(super) fn begin_at(
         &mut self,
         cx: &mut Context,
         at: DatagramListenerKey,
         new: &NewFlow<'_>,
         choice: Choice,
-    ) -> Option<Result<FlowSocketKey, BeginError>> {
+    ) -> Result<Result<FlowSocketKey, BeginError>, FailedTry> {
         let key = FlowKey { lane: new.key.lane.map(|_| choice.server.id), ..new.key };
         if key != new.key {
             // The client may have a flow to this server already.
             self.end(at, &new.key);
             if let Some(flow) = self.listeners[at].flows.peek(&key) {
-                return Some(Ok(socket_of(flow)));
+                return Ok(Ok(socket_of(flow)));
             }
         }
         let (socket, unit) = match connect(cx, new, &choice.server) {
             Ok(connected) => connected,
-            Err(ConnectError::ThisServer) => return None,
+            Err(ConnectError::ThisServer(failed)) => return Err(failed),
             Err(ConnectError::Exhausted) => {
                 self.make_room(cx, at);
-                return Some(Err(BeginError::NoSocket));
+                return Ok(Err(BeginError::NoSocket));
             }
         };
         let listener = &mut self.listeners[at];
@@ -201,7 +205,7 @@ impl Udp {
         if may_loop(key.client.ip(), target)
             && listener.watch.on_flow(cx.now, &listener.socket, (&socket, target), new.ttl).is_err()
         {
-            return Some(Err(BeginError::Loop));
+            return Ok(Err(BeginError::Loop));
         }
         let backend = new.class.backend(new.settings);
         let flow = FlowSocket {
@@ -215,7 +219,7 @@ impl Udp {
             responded_at: Time::ZERO,
             _descriptor: unit,
         };
-        Some(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))
+        Ok(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))
     }
 
     /// Ends the least recently used flow, so that the next datagram finds a descriptor and a port.
@@ -289,7 +293,8 @@ impl Udp {
         pools: &Pools<'_>,
     ) {
         let (mut socket, mut left) = (socket, indices);
-        let mut attempt = Attempt::new();
+        let Some(class) = self.sockets.get(socket).map(|flow| flow.class) else { return };
+        let mut attempt = Attempt::first_try(cx.id, pools.of(class), cx.now);
         while let Some(flow) = self.sockets.get(socket) {
             let counters = self.listeners[at].service.live.counters.of(cx.id);
             let (taken, error) = batch.send_connected(flow.socket.as_fd(), left);
@@ -316,7 +321,7 @@ impl Udp {
                 // sent yet, and go to the next server.
                 Some(error) => {
                     let (server, snapshot) = (&flow.choice.server, pools.of(flow.class));
-                    attempt.failed(server.id, flow.choice.why, Cost::Quick);
+                    attempt.failed(server.id, flow.choice.why, FailedTry::QUICK);
                     note_refusal(cx, snapshot, server, error);
                     match self.move_on(cx, socket, (pools.settings, snapshot), &mut attempt) {
                         Ok(next) => socket = next,

@@ -8,7 +8,7 @@ use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::batch::{BATCH, Batch, Local, Senders};
 use crate::io::connect::is_local_error;
-use evener_core::attempt::{Attempt, Cost};
+use evener_core::attempt::{Attempt, FailedTry};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -105,8 +105,8 @@ impl Udp {
         let service = Arc::clone(&listener.service);
         let settings = service.settings.load_full();
         let snapshot = flow.class.backend(&settings).pool.load_full();
-        let mut attempt = Attempt::new();
-        attempt.failed(flow.choice.server.id, flow.choice.why, Cost::Quick);
+        let mut attempt = Attempt::uncounted(cx.id);
+        attempt.failed(flow.choice.server.id, flow.choice.why, FailedTry::QUICK);
         note_refusal(cx, &snapshot, &flow.choice.server, error);
         // Without another server, `move_on` reports that and ends the flow.
         let _ = self.move_on(cx, socket, (&settings, &snapshot), &mut attempt);

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey};
 use crate::service::note_no_server;
 use evener_core::ServerId;
-use evener_core::attempt::{Attempt, Cost};
+use evener_core::attempt::{Attempt, AttemptLimits};
 use evener_core::flow::FlowKey;
 use evener_core::snapshot::Request;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ impl Udp {
         let class = ClientClass::at_begin(client, pools.settings, counters, last.is_none())?;
         let snapshot = pools.of(class);
         let request = Request::of(client, cx.now);
-        let choice = match snapshot.pick(&request, &[], &mut cx.random) {
+        let mut attempt = Attempt::uncounted(cx.id);
+        let choice = match attempt.next(snapshot, &request, &AttemptLimits::NONE, &mut cx.random) {
             Ok(choice) => choice,
             // Every server may be at its limit of flows, one of which belongs to the client.
             Err(reason) => {
@@ -56,9 +57,8 @@ impl Udp {
         }
         let key = FlowKey { lane: Some(server), ..key };
         let new = NewFlow { key, ttl, class, identity: None, settings: pools.settings, snapshot };
-        let begun = self.begin_at(cx, at, &new, choice).unwrap_or_else(|| {
-            let mut attempt = Attempt::new();
-            attempt.failed(server, why, Cost::Quick);
+        let begun = self.begin_at(cx, at, &new, choice).unwrap_or_else(|failed| {
+            attempt.failed(server, why, failed);
             self.begin(cx, at, &new, &mut attempt)
         });
         begun.inspect_err(|error| error.note(cx, &service)).ok()

@@ -34,6 +34,8 @@ pub(super) fn spec(line: &CommandLine) -> Spec {
         discover: vec![DiscoverSpec::Mname { directory: line.sockets.clone() }],
         policy: Policy::RoundRobin,
         sticky: Some(sticky),
+        // mname-balancer tries every server for each query.
+        retry_budget: None,
         ..PoolSpec::new(NAME, Vec::new())
     };
     let service = ServiceSpec {

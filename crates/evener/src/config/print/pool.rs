@@ -10,7 +10,7 @@ use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::spec::{
     CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
-    Resolve, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
+    Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -72,6 +72,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         check,
         passive,
         failover,
+        retry_budget,
         on_down,
         slow_start,
         queue,
@@ -93,6 +94,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         Failover::Next => {}
         Failover::Never => table.set("failover", &false),
     }
+    write_retry_budget(table, *retry_budget);
     if *on_down != OnDown::default() {
         table.set("on_down", on_down.name());
     }
@@ -108,6 +110,21 @@ fn write_queue(table: &mut Table, queue: Option<QueueSpec>) {
     if !nested.is_empty() {
         table.key("queue", nested);
     }
+}
+
+fn write_retry_budget(table: &mut Table, budget: Option<RetryBudgetSpec>) {
+    const DEFAULT: RetryBudgetSpec = RetryBudgetSpec::DEFAULT;
+    let Some(RetryBudgetSpec { share_percent, min_per_second }) = budget else {
+        return table.set("retry_budget", &false);
+    };
+    let share = format!("{share_percent}%");
+    if min_per_second == DEFAULT.min_per_second {
+        return table.unless("retry_budget", &share, &format!("{}%", DEFAULT.share_percent));
+    }
+    let mut nested = Table::new();
+    nested.unless("share", &share, &format!("{}%", DEFAULT.share_percent));
+    nested.set("min_per_second", &min_per_second);
+    table.key("retry_budget", nested);
 }
 
 fn version(version: proxy::Version) -> &'static str {

@@ -1,8 +1,8 @@
-//! The keys `min_rate`, `abort_on_close` and `queue`.
+//! The keys `min_rate`, `abort_on_close`, `queue` and `retry_budget`.
 
 use super::*;
 use evener_core::pace::MinRate;
-use evener_core::spec::{AbortOnClose, HttpSpec, QueueSpec};
+use evener_core::spec::{AbortOnClose, HttpSpec, PoolSpec, QueueSpec, RetryBudgetSpec};
 
 fn http(keys: &str) -> HttpSpec {
     let text =
@@ -11,12 +11,16 @@ fn http(keys: &str) -> HttpSpec {
     (**config.spec.services[0].http.as_ref().unwrap()).clone()
 }
 
-fn queue(key: &str) -> Option<QueueSpec> {
+fn pool(key: &str) -> PoolSpec {
     load_text(&format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\", {key} }}"))
         .unwrap()
         .spec
         .pools[0]
-        .queue
+        .clone()
+}
+
+fn queue(key: &str) -> Option<QueueSpec> {
+    pool(key).queue
 }
 
 #[test]
@@ -49,6 +53,36 @@ fn queue_is_a_table_true_or_false() {
     assert_eq!(queue("queue = { size = 7 }"), spec(7, 5));
     assert_eq!(queue("queue = { timeout = \"1m\" }"), spec(1024, 60));
     assert_eq!(queue("queue = false"), None);
+}
+
+#[test]
+fn retry_budget_is_a_share_a_table_true_or_false() {
+    let budget = |key: &str| pool(key).retry_budget;
+    let spec = |share_percent, min_per_second| Some(RetryBudgetSpec { share_percent, min_per_second });
+    assert_eq!(budget(""), spec(20, 10));
+    assert_eq!(budget("retry_budget = true"), spec(20, 10));
+    assert_eq!(budget("retry_budget = \"5%\""), spec(5, 10));
+    assert_eq!(budget("retry_budget = { share = \"100%\" }"), spec(100, 10));
+    assert_eq!(budget("retry_budget = { min_per_second = 0 }"), spec(20, 0));
+    assert_eq!(budget("retry_budget = false"), None);
+}
+
+#[test]
+fn wrong_retry_budgets_have_their_message() {
+    let check = |value: &str, message: &str| {
+        let text =
+            format!("service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\", retry_budget = {value} }}");
+        check_problems(&text, &[&format!("c.lua:1: service `s`: {message}")]);
+    };
+    check(
+        "20",
+        "retry_budget must be a share of the requests such as \"20%\", a table, or false for no limit, got 20",
+    );
+    let percentage = "must be a whole percentage from \"0%\" to \"100%\"";
+    check("\"0.2\"", &format!("retry_budget {percentage}, got \"0.2\""));
+    check("{ share = \"101%\" }", &format!("retry_budget.share {percentage}, got \"101%\""));
+    check("{ share = 20 }", &format!("retry_budget.share {percentage}, got 20"));
+    check("{ min_per_second = -1 }", "retry_budget.min_per_second must be between 0 and 1000000, got -1");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, QueryKey};
 use crate::dns::Dns;
 use crate::dns::query::{self, Cause, Query};
-use crate::service::Settings;
+use crate::service::{self, Settings};
 use evener_core::wire::dns as wire;
 
 /// Maximum size of a response that is retained while other servers are queried. Longer responses are passed on
@@ -64,8 +64,8 @@ impl Dns {
         let query = &mut self.queries[key];
         if is_wanted && response.len() <= DECLINED_BYTES_MAX {
             query.declined = Some(response.to_vec());
-            if query.retries > 0 {
-                query.retries -= 1;
+            if query.retries > 0 && self.may_retry(cx, settings, key) {
+                self.queries[key].retries -= 1;
                 self.again(cx, settings, key, Cause::Declined);
                 return true;
             }
@@ -78,6 +78,16 @@ impl Dns {
         let query = &mut self.queries[key];
         (query.choice, query.declined) = (None, None);
         self.respond_stale(cx, settings, key)
+    }
+
+    /// Returns whether the retry budget of the pool is not used up.
+    fn may_retry(&self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
+        let query = &self.queries[key];
+        let service = &self.services[query.requester.service].service;
+        query
+            .requester
+            .backend(settings)
+            .is_some_and(|backend| service::may_retry(cx, service, &query.attempt, &backend.pool.load()))
     }
 
     /// Gives the client the response of the last server that declined. Returns false if no server declined.

@@ -9,12 +9,12 @@ use crate::context::report::Report;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::io;
-use crate::io::connect::{cost, note_failure, note_success, open_socket};
+use crate::io::connect::{failed_try, note_failure, note_success, open_socket};
 use crate::io::tls::{Tls, failure_with_server};
 use crate::io::transport::{Received, Transport};
 use crate::service::hops::limit_connection;
 use crate::service::{Pending, preamble};
-use evener_core::attempt::Cost;
+use evener_core::attempt::FailedTry;
 use evener_core::health::{Failure, TlsFailure};
 use evener_core::snapshot::Choice;
 use evener_core::spec::ServiceOptions;
@@ -77,13 +77,13 @@ impl Shared {
 
     /// Gives up the chosen server after a failed connection attempt, so that another server is chosen next.
     fn fail(&mut self, cx: &mut Context, exchange_key: ExchangeKey, error: Errno) {
-        let Some(choice) = self.give_up_choice(cx, exchange_key, cost(error)) else { return };
+        let Some(choice) = self.give_up_choice(cx, exchange_key, failed_try(error)) else { return };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         note_failure(cx, pool, &choice.server, error);
     }
 
     fn fail_tls(&mut self, cx: &mut Context, exchange_key: ExchangeKey, how: TlsFailure) {
-        let Some(choice) = self.give_up_choice(cx, exchange_key, Cost::Slow) else { return };
+        let Some(choice) = self.give_up_choice(cx, exchange_key, FailedTry::SLOW) else { return };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         let server = &choice.server;
         server.live.counters.of(cx.id).tls_failed.one();
@@ -91,12 +91,17 @@ impl Shared {
         cx.report(Report::Failure { pool, server: server.id, target, failure: Failure::Tls(how) });
     }
 
-    fn give_up_choice(&mut self, cx: &mut Context, exchange_key: ExchangeKey, cost: Cost) -> Option<Choice> {
+    fn give_up_choice(
+        &mut self,
+        cx: &mut Context,
+        exchange_key: ExchangeKey,
+        failed: FailedTry,
+    ) -> Option<Choice> {
         self.exchange_timers.clear(exchange_key);
         let exchange = &mut self.exchanges[exchange_key];
         exchange.reach = Reach::Wanted;
         let choice = exchange.choice.take()?;
-        exchange.attempt.failed(choice.server.id, choice.why, cost);
+        exchange.attempt.failed(choice.server.id, choice.why, failed);
         self.note_freed(cx, exchange_key);
         Some(choice)
     }

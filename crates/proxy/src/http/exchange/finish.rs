@@ -133,7 +133,7 @@ impl Shared {
         match exchange.choice.take() {
             Some(choice) if fresh => exchange.attempt.retry_elsewhere(choice.server.id),
             // The server may be healthy although its pooled connection was closed.
-            _ => exchange.attempt.begin_anew(),
+            _ => exchange.attempt.repeat(),
         }
         self.note_freed(cx, exchange_key);
         self.give_up_server(cx, client, server_key);

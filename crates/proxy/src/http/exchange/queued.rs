@@ -6,7 +6,7 @@ use crate::context::keys::ExchangeKey;
 use crate::context::pool_queue::Waiter;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
-use crate::service::pool_queue;
+use crate::service::{note_retry, pool_queue};
 use evener_core::snapshot::{NoServer, Snapshot};
 
 impl Shared {
@@ -41,6 +41,7 @@ impl Shared {
         let limits = exchange.settings.options.attempt_limits();
         exchange.attempt.begin_anew();
         let picked = exchange.attempt.next(&snapshot, &request, &limits, &mut cx.random);
+        note_retry(cx, &client.service, &snapshot.pool, &picked);
         if matches!(picked, Err(NoServer::Full)) {
             return false;
         }

@@ -6,6 +6,7 @@ use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
+use crate::service;
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, Response};
@@ -25,18 +26,25 @@ pub(in crate::http) enum ReadResponse {
 
 impl Shared {
     /// Returns whether a request may be sent again after the server sent no byte of a response: a retry is left
-    /// or the connection was reused, repeating the request is harmless, and all its bytes are stored.
+    /// or the connection was reused, repeating the request is harmless, all its bytes are stored, and the retry
+    /// budget of the pool permits a retry.
     pub(in crate::http) fn may_retry(
         &self,
+        cx: &Context,
+        client: &Client,
         exchange_key: ExchangeKey,
         server_key: ServerConnectionKey,
     ) -> bool {
-        let http = self.exchanges[exchange_key].http.as_ref();
-        http.is_some_and(|http| {
-            // A server that closes a pooled connection has not failed: `retries` may be 0.
-            let may = http.retries > 0 || self.servers[server_key].reused;
+        let exchange = &self.exchanges[exchange_key];
+        // A server that closes a pooled connection has not failed: `retries` may be 0.
+        let is_reused = self.servers[server_key].reused;
+        let is_repeatable = exchange.http.as_ref().is_some_and(|http| {
+            let may = http.retries > 0 || is_reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
-        })
+        });
+        let permits =
+            |snapshot: &Snapshot| service::may_retry(cx, &client.service, &exchange.attempt, snapshot);
+        is_repeatable && (is_reused || permits(&exchange.backend().pool.load()))
     }
 
     /// Prepares a request to be sent again, on another connection.

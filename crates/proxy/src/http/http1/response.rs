@@ -44,7 +44,7 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Step::Blocked;
                     }
-                    return if silent && shared.may_retry(exchange_key, server_key) {
+                    return if silent && shared.may_retry(cx, client, exchange_key, server_key) {
                         shared.retry(cx, client, exchange_key);
                         Step::Continue
                     } else {

@@ -72,7 +72,7 @@ impl Http2 {
                 Ok(None) if server.transport.end().is_none() && !server.transport.is_broken() => {
                     Pumped::Blocked
                 }
-                Ok(None) if silent && shared.may_retry(path.exchange_key, path.server_key) => {
+                Ok(None) if silent && shared.may_retry(cx, client, path.exchange_key, path.server_key) => {
                     shared.retry(cx, client, path.exchange_key);
                     Pumped::Again
                 }

@@ -268,5 +268,5 @@ impl Http2 {
 
 /// Returns the status for the reason why no server was reached.
 fn status_of(reason: NoServer) -> u16 {
-    if reason == NoServer::Failed { 502 } else { 503 }
+    if reason.is_failure() { 502 } else { 503 }
 }

@@ -73,6 +73,8 @@ fn pool(settings: &PenSettings, lists: &[Option<Arc<Acl>>]) -> PoolSpec {
         }),
         passive: PassiveSpec { failures: 1, down_for: Duration::from_secs(settings.blacklist.into()) },
         failover: if settings.stubborn { Failover::Never } else { Failover::Next },
+        // pen tries every server for each client.
+        retry_budget: None,
         // pen refuses clients immediately.
         queue: None,
         ..PoolSpec::new(NAME, servers)
@@ -95,6 +97,7 @@ fn abuse_pool(settings: &PenSettings) -> Option<PoolSpec> {
     let down_for = Duration::from_secs(settings.blacklist.into());
     Some(PoolSpec {
         passive: PassiveSpec { failures: 1, down_for },
+        retry_budget: None,
         queue: None,
         ..PoolSpec::new(ABUSE, vec![server])
     })

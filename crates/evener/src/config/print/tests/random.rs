@@ -255,6 +255,7 @@ impl Chance<'_> {
             on_down,
             passive: self.passive(),
             failover: self.pick(&[Failover::Next, Failover::Never]),
+            retry_budget: self.retry_budget(),
             slow_start: self.maybe(Self::time),
             queue: self.queue(),
             tls: tls.map(Arc::new),

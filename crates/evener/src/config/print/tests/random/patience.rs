@@ -2,7 +2,7 @@
 
 use super::Chance;
 use evener_core::pace::MinRate;
-use evener_core::spec::{AbortOnClose, QueueSpec};
+use evener_core::spec::{AbortOnClose, QueueSpec, RetryBudgetSpec};
 use std::time::Duration;
 
 impl Chance<'_> {
@@ -20,6 +20,17 @@ impl Chance<'_> {
             timeout: chance.or(QueueSpec::DEFAULT.timeout, Self::time),
         };
         self.or(Some(QueueSpec::DEFAULT), |chance| chance.maybe(within))
+    }
+
+    pub(super) fn retry_budget(&mut self) -> Option<RetryBudgetSpec> {
+        let RetryBudgetSpec { share_percent, min_per_second } = RetryBudgetSpec::DEFAULT;
+        let within = |chance: &mut Self| RetryBudgetSpec {
+            share_percent: chance
+                .or(share_percent, |chance| chance.within(0..=RetryBudgetSpec::SHARE_PERCENT_MAX)),
+            min_per_second: chance
+                .or(min_per_second, |chance| chance.within(0..=RetryBudgetSpec::MIN_PER_SECOND_MAX)),
+        };
+        self.or(Some(RetryBudgetSpec::DEFAULT), |chance| chance.maybe(within))
     }
 
     pub(super) fn abort_on_close(&mut self) -> AbortOnClose {
