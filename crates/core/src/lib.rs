@@ -28,6 +28,7 @@ pub mod route;
 pub mod snapshot;
 pub mod spec;
 pub mod sticky;
+pub mod table;
 pub mod throttle;
 pub mod time;
 pub mod wire;

@@ -5,6 +5,7 @@ mod check;
 mod dns;
 mod http;
 mod pool;
+mod service;
 mod tls;
 
 pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
@@ -13,6 +14,7 @@ pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
 pub use pool::{Failover, OnDown, QueueSpec};
+pub use service::FastClose;
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -183,47 +185,6 @@ pub enum Source {
     Address(IpAddr),
     /// The client's address (`IP_TRANSPARENT`), if it is of the server's family.
     Client,
-}
-
-/// The side whose close ends both sides of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FastClose {
-    /// Neither side: a half-closed connection continues in the other direction.
-    Off,
-    /// The client.
-    Client,
-    /// The server.
-    Server,
-    /// Either side.
-    Both,
-}
-
-impl FastClose {
-    /// All values.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
-
-    /// Returns true if a close by the client ends both sides.
-    #[must_use]
-    pub const fn by_client(self) -> bool {
-        matches!(self, Self::Client | Self::Both)
-    }
-
-    /// Returns true if a close by the server ends both sides.
-    #[must_use]
-    pub const fn by_server(self) -> bool {
-        matches!(self, Self::Server | Self::Both)
-    }
-
-    /// Returns the name in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Client => "client",
-            Self::Server => "server",
-            Self::Both => "both",
-        }
-    }
 }
 
 /// Limits and times of a service.
