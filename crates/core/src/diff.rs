@@ -163,7 +163,7 @@ fn services((old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>), changes: &
         (Some(old), None) => changes.push(change(Action::Remove, subject(old))),
         (None, Some(new)) => changes.push(change(Action::Add, subject(new))),
         (Some(old), Some(new)) => {
-            let fields = differing!(old, new, protocol as "protocol", pool as "pool", routes as "routes",
+            let fields = differing!(old, new, protocol as "protocol", plane as "plane", pool as "pool", routes as "routes",
                 acl as "acl", denied as "denied", throttle as "per_client", exceeded as "exceeded",
                 proxy_from as "proxy_from", tls as "tls", http as "http", dns as "dns",
                 options.connections_max as "connections_max", options.flows_max as "flows_max",

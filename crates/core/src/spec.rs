@@ -14,7 +14,7 @@ pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
 };
 pub use pool::{Failover, OnDown, QueueSpec};
-pub use service::FastClose;
+pub use service::{FastClose, Plane};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -49,6 +49,8 @@ pub struct ServiceSpec {
     pub listen: Vec<Endpoint>,
     /// Protocol of the clients.
     pub protocol: Protocol,
+    /// Plane that serves the clients.
+    pub plane: Plane,
     /// Name of the default pool, for clients without a route. It is absent only if routes, a redirect or a
     /// local response serve all clients.
     pub pool: Option<Arc<str>>,
@@ -89,6 +91,7 @@ impl ServiceSpec {
             name: name.into(),
             listen: Vec::new(),
             protocol,
+            plane: Plane::Proxy,
             pool: None,
             routes: Vec::new(),
             acl: None,

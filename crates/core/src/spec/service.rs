@@ -1,4 +1,4 @@
-//! Parts of the configuration of a service: its pools, and the end of its connections.
+//! Parts of the configuration of a service: its plane, its pools, and the end of its connections.
 
 use super::{Denied, ServiceSpec};
 use std::sync::Arc;
@@ -13,6 +13,35 @@ impl ServiceSpec {
             Denied::Drop | Denied::Reject | Denied::Tarpit(_) => None,
         });
         self.pool.iter().chain(routed).chain(refused)
+    }
+}
+
+/// Plane that serves the clients of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plane {
+    /// The workers of the program, in userspace.
+    #[default]
+    Proxy,
+}
+
+impl Plane {
+    /// Names in the configuration.
+    pub const NAMES: [&'static str; 1] = ["proxy"];
+    /// Names of planes that another version may have.
+    pub const NAMES_LATER: [&'static str; 2] = ["xdp", "ipvs"];
+
+    /// Returns the plane called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        (name == Self::NAMES[0]).then_some(Self::Proxy)
+    }
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => Self::NAMES[0],
+        }
     }
 }
 
