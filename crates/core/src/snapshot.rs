@@ -382,10 +382,17 @@ impl Snapshot {
             return Some((server, Why::Sticky));
         }
         let mut draw = draw();
-        self.candidates().into_iter().find_map(|(tiers, policy, why)| {
-            let mut from = |tier| self.find_in(tier, policy, request.client, tried, &mut draw);
-            tiers.iter().find_map(&mut from).map(|server| (server, why))
-        })
+        // The order is that of `candidates`, written out because this is faster.
+        let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
+        let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
+        let unchecked = || self.unchecked.iter();
+        by_policy
+            .map(|server| (server, Why::Policy))
+            .or_else(|| {
+                let server = unchecked().find_map(|tier| from(tier, self.policy_of_unchecked));
+                server.map(|server| (server, Why::Unchecked))
+            })
+            .or_else(|| from(&self.last_resort, Policy::RoundRobin).map(|server| (server, Why::LastResort)))
     }
 
     /// Returns the tiers for new clients in the order in which they are searched, with their policies.

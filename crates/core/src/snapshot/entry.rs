@@ -162,6 +162,7 @@ impl Entry {
         self.has_room(known) && self.permits(client)
     }
 
+    #[inline]
     pub(super) fn has_room(&self, known: Known) -> bool {
         self.live.occupancy.active() < self.limits.bound(known)
     }

@@ -5,6 +5,7 @@ mod corrections;
 mod dns;
 mod messages;
 mod patience;
+mod plane;
 
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};

@@ -14,16 +14,6 @@ nodelay = 1
     service `s`: nodelay must be true or false, got 1
 protocol = "udb"
     service `s`: protocol must be "tcp", "udp", "http" or "dns", got "udb"; did you mean "udp"?
-plane = "xdp"
-    service `s`: plane "xdp" is not in this version: it must be "proxy"
-plane = "ipvs"
-    service `s`: plane "ipvs" is not in this version: it must be "proxy"
-plane = "userspace"
-    service `s`: plane must be "proxy", got "userspace"
-plane = 1
-    service `s`: plane must be "proxy", got 1
-plane = proxy
-    `proxy` is not defined: write plane = "proxy"
 allow = "10.0.0.0/40"
     service `s`: `10.0.0.0/40` is too long: an IPv4 prefix has at most 32 bits
 policy = policy.maglev { table = 100 }
