@@ -25,6 +25,7 @@ pub mod policy;
 pub mod pool;
 pub mod random;
 pub mod route;
+pub mod service;
 pub mod snapshot;
 pub mod spec;
 pub mod sticky;

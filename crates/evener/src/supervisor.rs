@@ -20,15 +20,17 @@ mod signals;
 use crate::certificates::TlsSettings;
 use crate::config::Config;
 use crate::observe::Log;
+use crate::planes::{ListenerId, Planes, RunningService};
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
+use evener_core::service::ServiceLive;
 use evener_core::snapshot::Snapshot;
 use evener_core::{Endpoint, Random, ServerId, Target, Time};
-use evener_proxy::{Driver, Plane, PlaneOptions, Report, Service};
+use evener_proxy::{Driver, PlaneOptions, Report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -127,9 +129,9 @@ struct RunningPool {
 struct RunningListener {
     service: Arc<str>,
     /// The service in the plane. A change of the protocol replaces it.
-    serving: Arc<Service>,
+    serving: RunningService,
     bound: Endpoint,
-    id: u64,
+    id: ListenerId,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +146,7 @@ pub(crate) struct Supervisor {
     setting: Setting,
     config: Config,
     pools: BTreeMap<Arc<str>, RunningPool>,
-    services: BTreeMap<Arc<str>, Arc<Service>>,
+    services: BTreeMap<Arc<str>, RunningService>,
     /// Destinations of request logs.
     request_logs: RequestLogs,
     tls: TlsSettings,
@@ -165,7 +167,7 @@ pub(crate) struct Supervisor {
     /// Checks of the files of unix sockets.
     paths: paths::Paths,
     /// Services that were removed and still have connections.
-    retiring: Vec<Arc<Service>>,
+    retiring: Vec<Arc<ServiceLive>>,
     probes: probes::Probes,
     /// Workers that have a persistent connection to a server.
     persistent: BTreeMap<(Arc<str>, ServerId), BTreeSet<usize>>,
@@ -174,7 +176,7 @@ pub(crate) struct Supervisor {
     next_id: u32,
     origin: Instant,
     random: Random,
-    plane: Plane,
+    plane: Planes,
     inputs: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     phase: Phase,
@@ -193,7 +195,7 @@ impl Supervisor {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
-        let plane = Plane::start(&PlaneOptions {
+        let plane = Planes::start(&PlaneOptions {
             workers: setting.workers,
             pin: setting.pin,
             driver: setting.driver,

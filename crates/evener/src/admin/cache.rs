@@ -1,6 +1,7 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
 use super::{failed, shutting_down};
+use crate::planes::RunningService;
 use crate::supervisor::{Handle, Supervisor};
 use axum::Json;
 use axum::extract::State;
@@ -108,7 +109,8 @@ pub(super) async fn expunge(
 
 fn cache_of(supervisor: &Supervisor, service: &str) -> Result<Arc<Cache>, (StatusCode, String)> {
     let running = supervisor.find_service(service).map_err(|why| (StatusCode::NOT_FOUND, why))?;
-    let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
+    let RunningService::Proxy(proxied) = running;
+    let cache = proxied.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
     cache.ok_or_else(|| {
         let why = format!("service `{service}` has no cache: give it dns = {{ cache = true }}");
         (StatusCode::UNPROCESSABLE_ENTITY, why)

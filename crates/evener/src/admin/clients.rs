@@ -1,6 +1,7 @@
 //! `GET /v1/clients`: the clients that a service recorded, and their traffic.
 
 use super::{failed, shutting_down};
+use crate::planes::RunningService;
 use crate::supervisor::{Handle, Supervisor};
 use crate::table::{bytes, seconds, server_name, table};
 use axum::Json;
@@ -42,21 +43,26 @@ impl ClientsView {
     fn of(supervisor: &Supervisor, query: &ClientsQuery, most: usize) -> Result<Self, String> {
         let now = supervisor.now();
         let since = query.since.map_or(Time::ZERO, |secs| now - Duration::from_secs(secs));
-        if let Some(name) = &query.service
-            && supervisor.find_service(name)?.settings.load().clients.is_none()
-        {
-            return Err(format!(
-                "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
-            ));
+        if let Some(name) = &query.service {
+            let RunningService::Proxy(service) = supervisor.find_service(name)?;
+            if service.settings.load().clients.is_none() {
+                return Err(format!(
+                    "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
+                ));
+            }
         }
         let is_wanted = |name: &str| query.service.as_ref().is_none_or(|wanted| wanted == name);
         let (mut clients, mut total) = (Vec::new(), 0);
-        for service in supervisor.running_services().filter(|service| is_wanted(&service.name)) {
+        for RunningService::Proxy(service) in supervisor.running_services() {
+            let name = &service.live.name;
+            if !is_wanted(name) {
+                continue;
+            }
             let settings = service.settings.load();
             let Some(table) = &settings.clients else { continue };
             let (newest, count) = table.newest(since, most);
             total += count;
-            let view = |client: ClientSeen| (client.seen, ClientView::new(&service.name, client, now));
+            let view = |client: ClientSeen| (client.seen, ClientView::new(name, client, now));
             clients.extend(newest.into_iter().map(view));
         }
         clients.sort_by_key(|(seen, _)| std::cmp::Reverse(*seen));

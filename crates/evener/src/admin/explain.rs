@@ -2,6 +2,7 @@
 //! servers, or the reason why the client would get no server. The request changes neither counters nor state.
 
 use super::{failed, shutting_down};
+use crate::planes::RunningService;
 use crate::supervisor::{Handle, Supervisor};
 use crate::table::table;
 use axum::Json;
@@ -11,11 +12,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::acl::Access;
 use evener_core::explain::{self as core, Entrance, Gate};
+use evener_core::service::ServiceLive;
 use evener_core::snapshot::Request;
 use evener_core::spec::Protocol;
 use evener_core::throttle::{Exceeded, Throttle};
 use evener_core::{Random, Time};
-use evener_proxy::{Refusal, Service, Settings};
+use evener_proxy::{Refusal, Settings};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -52,14 +54,14 @@ pub(crate) struct Explanation {
 impl Explanation {
     /// Explains which server the client of `query` would get now.
     fn of(supervisor: &Supervisor, query: &ExplainQuery) -> Result<Self, String> {
-        let service = supervisor.find_service(&query.service)?;
+        let RunningService::Proxy(service) = supervisor.find_service(&query.service)?;
         let settings = service.settings.load();
         let mut explanation = Self::new(query);
         if supervisor.is_draining() {
             explanation.note("the instance is shutting down: no new clients are accepted");
         }
-        explanation.notes.extend(reached_limits(service, &settings));
-        let backend = match explanation.admit(service, &settings, supervisor.now()) {
+        explanation.notes.extend(reached_limits(&service.live, &settings));
+        let backend = match explanation.admit(&service.live, &settings, supervisor.now()) {
             Some(Refusal::Backend(backend)) => Some(backend),
             Some(_) => return Ok(explanation),
             None => explanation.route(&settings, query),
@@ -92,7 +94,7 @@ impl Explanation {
     }
 
     /// Checks admission. Returns the refusal of the client, or `None` if the client is admitted.
-    fn admit(&mut self, service: &Service, settings: &Settings, now: Time) -> Option<Refusal> {
+    fn admit(&mut self, service: &ServiceLive, settings: &Settings, now: Time) -> Option<Refusal> {
         let client = self.client;
         let serves_denied = matches!(settings.denied, Refusal::Backend(_));
         let (acl, throttle) = (settings.acl.as_deref(), settings.throttle.as_deref());
@@ -231,8 +233,8 @@ pub(super) async fn explain(
 }
 
 /// Describes each limit of the whole service that has been reached.
-fn reached_limits(service: &Service, settings: &Settings) -> Vec<String> {
-    let (live, options) = (&service.live, &settings.options);
+fn reached_limits(live: &ServiceLive, settings: &Settings) -> Vec<String> {
+    let options = &settings.options;
     let bounds = [
         ("connections", live.connections.active(), Some(options.connections_max), "connections_max"),
         ("pending connection attempts", live.pending.active(), options.pending_max, "pending_max"),

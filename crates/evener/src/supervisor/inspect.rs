@@ -2,10 +2,10 @@
 
 use super::access::Rule;
 use super::{Phase, Supervisor};
+use crate::planes::RunningService;
 use evener_core::pool::{Pool, Server};
 use evener_core::spec::ServiceSpec;
 use evener_core::{Endpoint, ServerId, Time};
-use evener_proxy::Service;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -31,20 +31,19 @@ impl Supervisor {
     }
 
     /// Returns the running services, sorted by name.
-    pub(crate) fn running_services(&self) -> impl Iterator<Item = &Service> {
-        self.services.values().map(|service| &**service)
+    pub(crate) fn running_services(&self) -> impl Iterator<Item = &RunningService> {
+        self.services.values()
     }
 
     /// Returns the services in the order of the configuration.
-    pub(crate) fn configured_services(&self) -> impl Iterator<Item = (&ServiceSpec, &Service)> {
+    pub(crate) fn configured_services(&self) -> impl Iterator<Item = (&ServiceSpec, &RunningService)> {
         let services = self.config.spec.services.iter();
-        services.filter_map(|spec| Some((spec, &**self.services.get(&spec.name)?)))
+        services.filter_map(|spec| Some((spec, self.services.get(&spec.name)?)))
     }
 
     /// Returns a service, or the reason why it cannot be found.
-    pub(crate) fn find_service(&self, name: &str) -> Result<&Service, String> {
-        let service = self.services.get(name).map(|service| &**service);
-        service.ok_or_else(|| no_service(name))
+    pub(crate) fn find_service(&self, name: &str) -> Result<&RunningService, String> {
+        self.services.get(name).ok_or_else(|| no_service(name))
     }
 
     /// Returns an error if there is no such service. A removed service that still has connections counts.
@@ -105,7 +104,8 @@ impl Supervisor {
 
     /// Returns the number of connections and flows of all services.
     pub(super) fn active(&self) -> u64 {
-        self.services.values().chain(&self.retiring).map(|service| service.active()).sum()
+        let running = self.services.values().map(RunningService::live);
+        running.chain(&self.retiring).map(|service| service.active()).sum()
     }
 }
 

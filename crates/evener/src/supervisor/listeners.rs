@@ -145,7 +145,7 @@ impl Supervisor {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
-            let Some(service) = self.services.get(&spec.name).map(Arc::clone) else { continue };
+            let Some(service) = self.services.get(&spec.name).cloned() else { continue };
             for key in keys_of(spec) {
                 wanted.insert(key.clone());
                 if let Some(bound) = new_listeners.remove(&key) {
@@ -156,14 +156,14 @@ impl Supervisor {
                         let address = address.to_string();
                         self.log(&Event::Listening { service: name.clone(), protocol, address });
                     }
-                    let serving = Arc::clone(&service);
+                    let serving = service.clone();
                     self.listeners
                         .insert(key, RunningListener { service: name, serving, bound: address, id });
                 } else if let Some(listener) = self.listeners.get_mut(&key)
-                    && !Arc::ptr_eq(&listener.serving, &service)
+                    && !listener.serving.is(&service)
                 {
                     listener.service = spec.name.clone();
-                    listener.serving = Arc::clone(&service);
+                    listener.serving = service.clone();
                     self.plane.assign(listener.id, &service);
                 }
             }

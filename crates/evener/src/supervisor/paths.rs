@@ -2,6 +2,7 @@
 //! created again, because clients need it to connect. A file that another program created there stays.
 
 use super::{ListenerKey, Supervisor};
+use crate::planes::RunningService;
 use evener_core::address::abstract_name;
 use evener_core::event::Event;
 use evener_core::spec::Transport;
@@ -50,21 +51,22 @@ impl Supervisor {
     fn bind_again(&mut self, path: &PathBuf) {
         let (address, workers) = (Endpoint::Unix(path.clone()), self.plane.workers());
         let Some(listener) = self.listeners.get_mut(&ListenerKey::at_path(path)) else { return };
-        let service = Arc::clone(&listener.serving);
-        let options = &service.settings.load().options;
+        let service = listener.serving.clone();
+        let RunningService::Proxy(proxied) = &service;
+        let options = &proxied.settings.load().options;
         match bind(&address, Transport::Stream, options, workers, Sharing::None) {
             Ok(bound) => {
                 let before = std::mem::replace(&mut listener.id, self.plane.listen(&service, bound));
                 self.plane.unlisten(before);
                 self.paths.logged.remove(path);
-                let (name, protocol) = (Arc::clone(&service.name), service.protocol.name());
+                let (name, protocol) = (Arc::clone(&service.live().name), service.live().protocol.name());
                 self.log(&Event::Listening { service: name, protocol, address: address.to_string() });
             }
             Err(error) => {
                 if self.paths.logged.insert(path.clone()) {
                     let text = format!(
                         "service `{}`: its socket file was removed and cannot be created again: {error}",
-                        service.name
+                        service.live().name
                     );
                     self.log(&Event::Notice { text });
                 }

@@ -14,7 +14,7 @@ impl Supervisor {
         for (name, running) in &mut self.pools {
             let Some(snapshot) = running.pool.snapshot() else { continue };
             let (usable, after) = (snapshot.is_usable(), Arc::new(snapshot));
-            let before = running.slot.swap(Arc::clone(&after));
+            let before = self.plane.publish(&running.slot, &after);
             if running.pool.spec().on_down == OnDown::Close {
                 down.extend(newly_down(&before, &after).map(|server| (Arc::clone(name), server)));
             }

@@ -6,6 +6,7 @@ mod page;
 pub(super) use page::{ROWS_MAX, out_of_range, socket};
 
 use super::settings::{ABUSE, EMERGENCY, NAME, PenSettings, SlotTraffic};
+use crate::planes::RunningService;
 use crate::supervisor::Supervisor;
 use evener_core::clients::{ClientSeen, LastServer};
 use evener_core::pool::Pool;
@@ -58,15 +59,15 @@ impl InstanceView {
             }
         }
         let service = supervisor.find_service(NAME).ok();
-        let clients = service.and_then(evener_proxy::Service::clients).into_iter().flatten();
+        let clients =
+            service.and_then(|RunningService::Proxy(service)| service.clients()).into_iter().flatten();
         let now = supervisor.now();
-        let flows = |live: &evener_proxy::ServiceLive| live.flows.load(std::sync::atomic::Ordering::Relaxed);
+        let live = service.map(RunningService::live);
         Self {
             servers,
             clients: clients.map(|client| ClientView::of(&client, now.since(client.seen))).collect(),
-            connections: service
-                .map_or(0, |service| service.live.connections.active() + flows(&service.live)),
-            idlers: service.map_or(0, |service| service.live.warm.active()),
+            connections: live.map_or(0, |live| live.connections.active() + live.active_flows()),
+            idlers: live.map_or(0, |live| live.warm.active()),
         }
     }
 }
