@@ -382,7 +382,7 @@ impl Snapshot {
             return Some((server, Why::Sticky));
         }
         let mut draw = draw();
-        // The order is that of `candidates`, written out because this is faster.
+        // The same order as in `candidates`, written out because that is faster.
         let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
         let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
         let unchecked = || self.unchecked.iter();

@@ -119,11 +119,9 @@ impl ServiceTable {
         Self { name: service.name.clone(), traits, listen: service.listen.iter().cloned().collect(), pools }
     }
 
-    /// Returns the same table with another table of one of its pools.
-    fn with_pool(&self, name: &Arc<str>, table: &Arc<PoolTable>) -> Self {
-        let mut pools = self.pools.clone();
-        pools.insert(name.clone(), Arc::clone(table));
-        Self { pools, name: self.name.clone(), traits: self.traits.clone(), listen: self.listen.clone() }
+    /// Replaces the table of one of its pools.
+    fn replace_pool(&mut self, name: &Arc<str>, table: &Arc<PoolTable>) {
+        self.pools.insert(name.clone(), Arc::clone(table));
     }
 
     /// Returns the name of the service.

@@ -76,6 +76,13 @@ pub fn diff(old: Option<&ServiceTable>, new: Option<&ServiceTable>) -> Vec<Table
     changes.in_order()
 }
 
+/// Returns the changes of a pool, which are the same in the tables of all its services.
+pub(super) fn diff_of_pool(name: &Arc<str>, old: &Arc<PoolTable>, new: &Arc<PoolTable>) -> Vec<TableChange> {
+    let mut changes = Changes::default();
+    changes.pool(name, Some(old), Some(new));
+    changes.in_order()
+}
+
 /// The changes by the stage of a safe order.
 #[derive(Debug, Default)]
 struct Changes {

@@ -1,6 +1,7 @@
 //! The present tables of several services. A change of a pool derives only the tables of the services that use
 //! the pool.
 
+use super::change::diff_of_pool;
 use super::{PoolTable, ServiceTable, TableChange, diff};
 use crate::snapshot::Snapshot;
 use crate::spec::{PoolSpec, ServiceSpec};
@@ -70,17 +71,17 @@ impl Tables {
     pub fn on_pool(&mut self, spec: &PoolSpec, snapshot: &Snapshot) -> Vec<ServiceChanges> {
         let Some(used) = self.pools.get_mut(&spec.name) else { return Vec::new() };
         let table = derive(spec, snapshot, Some(&used.table));
-        if Arc::ptr_eq(&table, &used.table) {
+        let of_pool = diff_of_pool(&spec.name, &used.table, &table);
+        if of_pool.is_empty() {
             return Vec::new();
         }
         used.table = Arc::clone(&table);
         let mut changed = Vec::new();
         for name in &used.services {
             let Some(service) = self.services.get_mut(name) else { continue };
-            let new = service.with_pool(&spec.name, &table);
+            service.replace_pool(&spec.name, &table);
             self.derived += 1;
-            changed.extend(changes(name, diff(Some(service), Some(&new))));
-            *service = new;
+            changed.extend(changes(name, of_pool.clone()));
         }
         changed
     }
