@@ -176,6 +176,15 @@ impl PoolTable {
         self.rows.iter().map(|(id, row)| (*id, row))
     }
 
+    /// Returns the servers among which the policy chooses, by name. This order does not depend on the history of
+    /// the pool, so all instances with one configuration build the same placement (a Maglev table) from it.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<(ServerId, &Row)> {
+        let mut candidates: Vec<_> = self.rows().filter(|(_, row)| row.role.is_candidate).collect();
+        candidates.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        candidates
+    }
+
     /// Returns the row of a server.
     #[must_use]
     pub fn row(&self, id: ServerId) -> Option<&Row> {

@@ -235,7 +235,7 @@ impl Simulation {
         let table = PoolTable::derive(pool.spec(), snapshot);
         let request = Request::of(client, self.now);
         let open: Vec<_> = table.rows().filter(|(_, row)| row.role.takes == Takes::New).collect();
-        assert!(open.iter().all(|(_, row)| row.role.is_candidate));
+        assert!(open.iter().all(|open| table.candidates().contains(open)));
         assert!(open.iter().all(|(_, row)| row.weight > 0 && row.share > 0));
         let may_refuse =
             pool.spec().failover == Failover::Never || open.iter().any(|(_, row)| row.acl.is_some());

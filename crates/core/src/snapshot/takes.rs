@@ -4,16 +4,16 @@ use super::{Snapshot, Tier};
 use crate::ServerId;
 use crate::limits::Known;
 
-/// Clients that a server takes at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Clients that a server takes at one moment; a greater value takes more clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Takes {
-    /// New clients and known clients.
-    New,
+    /// No clients: the server is down or in maintenance.
+    None,
     /// Only clients that have a flow, a connection or a sticky assignment at the server: it drains, has the
     /// weight 0, is at its limit, or servers that come before it can take new clients.
     Known,
-    /// No clients: the server is down or in maintenance.
-    None,
+    /// New clients and known clients.
+    New,
 }
 
 impl Takes {

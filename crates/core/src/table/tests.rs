@@ -236,6 +236,15 @@ fn a_change_of_one_server_derives_only_the_tables_of_its_services() {
 }
 
 #[test]
+fn candidates_are_in_the_order_of_their_names_in_every_instance() {
+    let mut fixture = Fixture::new(&[pool("web", "c a d/2")], &["www web"]);
+    fixture.apply("web", |spec| spec.servers.push(pool("web", "b").servers.remove(0)));
+    let (_, web) = fixture.tables.of("www").unwrap().pools().next().unwrap();
+    let names: Vec<&str> = web.candidates().iter().map(|(_, row)| &*row.name).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[test]
 fn refused_clients_bring_their_pool_into_the_table() {
     let mut fixture = Fixture::new(&[pool("web", "a"), pool("honey", "b")], &["www web"]);
     fixture.services[0].denied = Denied::Pool("honey".into());
