@@ -195,7 +195,7 @@ impl ChangeSet {
         let concerns = |change: &Change| match (&change.subject, &change.action) {
             (Subject::Listener(..), _) | (Subject::Service(_), Action::Add | Action::Remove) => true,
             (Subject::Service(_), Action::Set(fields)) => {
-                fields.iter().any(|field| field.is_in(&["protocol"]))
+                fields.iter().any(|field| field.is_in(&["protocol", "plane"]))
             }
             (Subject::Pool(_) | Subject::Server(..), _) => false,
         };

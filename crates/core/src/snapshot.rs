@@ -3,8 +3,10 @@
 //! is shared by all snapshots.
 
 mod entry;
+mod takes;
 
 pub use entry::{Admission, Entry, KnownOnly, PoolLive, ServerLive};
+pub use takes::{Role, Takes};
 
 use crate::ServerId;
 use crate::address::Target;
@@ -250,8 +252,7 @@ impl Snapshot {
     /// Returns the server with this identity.
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Arc<Entry>> {
-        let at = self.by_id.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(&self.entries[self.by_id[at].1 as usize])
+        self.position(id).map(|at| &self.entries[at])
     }
 
     /// Returns the number of clients and requests that wait for a server, at all workers.
@@ -365,13 +366,8 @@ impl Snapshot {
     ) -> Vec<(ServerId, Why)> {
         let client = hash::of_client(request.client);
         let mut draw = Draw { client, turn: self.next_turn(), now: request.now, random };
-        let parts = [
-            (&self.tiers[..], self.policy, Why::Policy),
-            (&self.unchecked[..], self.policy_of_unchecked, Why::Unchecked),
-            (std::slice::from_ref(&self.last_resort), Policy::RoundRobin, Why::LastResort),
-        ];
         let mut order = Vec::new();
-        for (tiers, policy, why) in parts {
+        for (tiers, policy, why) in self.candidates() {
             for tier in tiers {
                 work::add(tier.members.len());
                 let positions = policy::order(policy, &tier.table, &tier.members, &mut draw);
@@ -406,6 +402,7 @@ impl Snapshot {
             return Some((server, Why::Sticky));
         }
         let mut draw = draw();
+        // The same order as in `candidates`, written out because that is faster.
         let mut from = |tier, policy| self.find_in(tier, policy, request.client, tried, &mut draw);
         let by_policy = self.tiers.iter().find_map(|tier| from(tier, self.policy));
         let unchecked = || self.unchecked.iter();
@@ -416,6 +413,15 @@ impl Snapshot {
                 server.map(|server| (server, Why::Unchecked))
             })
             .or_else(|| from(&self.last_resort, Policy::RoundRobin).map(|server| (server, Why::LastResort)))
+    }
+
+    /// Returns the tiers for new clients in the order in which they are searched, with their policies.
+    fn candidates(&self) -> [(&[Tier], Policy, Why); 3] {
+        [
+            (&self.tiers, self.policy, Why::Policy),
+            (&self.unchecked, self.policy_of_unchecked, Why::Unchecked),
+            (std::slice::from_ref(&self.last_resort), Policy::RoundRobin, Why::LastResort),
+        ]
     }
 
     fn find_in<'a>(
@@ -518,9 +524,13 @@ impl Snapshot {
     #[must_use]
     pub fn keeps_flow(&self, id: ServerId, target: &Target, client: IpAddr) -> bool {
         self.server(id).is_some_and(|server| {
-            let last_resort = matches!(server.admission, Admission::LastResort(_)) && self.tiers.is_empty();
-            server.target == *target && server.permits(client) && (server.admits_known() || last_resort)
+            server.target == *target && server.permits(client) && self.keeps_clients(server)
         })
+    }
+
+    fn keeps_clients(&self, server: &Entry) -> bool {
+        let last_resort = matches!(server.admission, Admission::LastResort(_)) && self.tiers.is_empty();
+        server.admits_known() || last_resort
     }
 
     /// Returns the reason why no server is left after `tried` servers failed.

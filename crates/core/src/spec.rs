@@ -7,6 +7,7 @@ mod dns;
 mod http;
 mod policy;
 mod pool;
+mod service;
 mod tls;
 
 pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
@@ -17,6 +18,7 @@ pub use http::{
 };
 pub use policy::{Policy, StickyBy, StickySpec};
 pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
+pub use service::{FastClose, Plane};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -51,6 +53,8 @@ pub struct ServiceSpec {
     pub listen: Vec<Endpoint>,
     /// Protocol of the clients.
     pub protocol: Protocol,
+    /// Plane that serves the clients.
+    pub plane: Plane,
     /// Name of the default pool, for clients without a route. It is absent only if routes, a redirect or a
     /// local response serve all clients.
     pub pool: Option<Arc<str>>,
@@ -91,6 +95,7 @@ impl ServiceSpec {
             name: name.into(),
             listen: Vec::new(),
             protocol,
+            plane: Plane::Proxy,
             pool: None,
             routes: Vec::new(),
             acl: None,
@@ -105,15 +110,6 @@ impl ServiceSpec {
             request_log: None,
             options: ServiceOptions::of(protocol),
         }
-    }
-
-    /// Returns the names of the pools that the service uses. A name may occur several times.
-    pub fn pools(&self) -> impl Iterator<Item = &Arc<str>> {
-        let refused = [&self.denied, &self.exceeded].into_iter().filter_map(|denied| match denied {
-            Denied::Pool(pool) => Some(pool),
-            Denied::Drop | Denied::Reject | Denied::Tarpit(_) => None,
-        });
-        self.pool.iter().chain(self.routes.iter().map(|route| &route.to)).chain(refused)
     }
 }
 
@@ -196,47 +192,6 @@ pub enum Source {
     Address(IpAddr),
     /// The client's address (`IP_TRANSPARENT`), if it is of the server's family.
     Client,
-}
-
-/// The side whose close ends both sides of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FastClose {
-    /// Neither side: a half-closed connection continues in the other direction.
-    Off,
-    /// The client.
-    Client,
-    /// The server.
-    Server,
-    /// Either side.
-    Both,
-}
-
-impl FastClose {
-    /// All values.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
-
-    /// Returns true if a close by the client ends both sides.
-    #[must_use]
-    pub const fn by_client(self) -> bool {
-        matches!(self, Self::Client | Self::Both)
-    }
-
-    /// Returns true if a close by the server ends both sides.
-    #[must_use]
-    pub const fn by_server(self) -> bool {
-        matches!(self, Self::Server | Self::Both)
-    }
-
-    /// Returns the name in the configuration.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Client => "client",
-            Self::Server => "server",
-            Self::Both => "both",
-        }
-    }
 }
 
 /// Limits and times of a service.

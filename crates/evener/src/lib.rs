@@ -18,6 +18,7 @@ mod inputs;
 pub mod instance;
 mod loops;
 mod observe;
+mod planes;
 mod request_log;
 mod scope;
 mod signals;

@@ -22,13 +22,15 @@ mod view;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::observe::Log;
+use crate::planes::{Planes, RunningService};
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
 use certificates::Certificates;
 use evener_core::event::Event;
 use evener_core::health::Probe;
+use evener_core::service::ServiceLive;
 use evener_core::{Random, Time};
-use evener_proxy::{Bound, Driver, EndReason, Plane, PlaneOptions, Report, Service};
+use evener_proxy::{Bound, Driver, EndReason, PlaneOptions, Report};
 use listeners::Listeners;
 use pools::{Pools, Reported};
 use std::collections::BTreeMap;
@@ -138,7 +140,7 @@ pub(crate) struct Supervisor {
     setting: Setting,
     config: Config,
     pools: Pools,
-    services: BTreeMap<Arc<str>, Arc<Service>>,
+    services: BTreeMap<Arc<str>, RunningService>,
     /// Destinations of request logs.
     request_logs: RequestLogs,
     certificates: Certificates,
@@ -151,12 +153,12 @@ pub(crate) struct Supervisor {
     access: access::AccessRules,
     listeners: Listeners,
     /// Services that were removed and still have connections.
-    retiring: Vec<Arc<Service>>,
+    retiring: Vec<Arc<ServiceLive>>,
     probes: probes::Probes,
     reloads: reload::Reloads,
     origin: Instant,
     random: Random,
-    plane: Plane,
+    plane: Planes,
     inputs: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     phase: Phase,
@@ -175,7 +177,7 @@ impl Supervisor {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
-        let plane = Plane::start(&PlaneOptions {
+        let plane = Planes::start(&PlaneOptions {
             workers: setting.workers,
             pin: setting.pin,
             driver: setting.driver,
@@ -323,7 +325,7 @@ impl Supervisor {
     /// Publishes one snapshot of every pool that changed, and closes the connections of servers that are down
     /// since, where the configuration requires it.
     fn publish(&mut self) {
-        let (events, down) = self.pools.publish();
+        let (events, down) = self.pools.publish(&self.plane);
         self.log_all(&events);
         down.iter().for_each(|(pool, server)| self.end_server(pool, server, EndReason::Down, |_| {}));
     }

@@ -25,5 +25,5 @@ pub use io::tls::{TlsAcceptor, TlsConnector};
 pub use plane::Plane;
 pub use service::ending::EndReason;
 pub use service::open::{Closed, Listing, Open};
-pub use service::{Backend, Dns, Refusal, Service, ServiceLive, Settings};
+pub use service::{Backend, Dns, Refusal, Service, Settings};
 pub use worker::{Driver, PlaneOptions};

@@ -97,7 +97,7 @@ impl Plane {
             PoolChange::Same
         };
         service.settings.store(Arc::new(settings));
-        self.send(|| Command::Refresh { service: service.name.clone(), pool });
+        self.send(|| Command::Refresh { service: service.live.name.clone(), pool });
     }
 
     /// Assigns a listener to another service. Clients in its accept queue are not lost. Its flows end; its

@@ -20,18 +20,18 @@ use evener_core::Time;
 use evener_core::acl::{Access, Acl};
 use evener_core::attempt::Attempt;
 use evener_core::clients::{ClientSeen, Clients};
-use evener_core::counters::{ServiceCounters, Sharded};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::limits::{Lease, Occupancy};
 use evener_core::route::Routes;
+use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Choice, NoServer, Snapshot};
-use evener_core::spec::{DnsSpec, HttpSpec, Protocol, ServiceOptions, Source};
+use evener_core::spec::{DnsSpec, HttpSpec, ServiceOptions, Source};
 use evener_core::throttle::Throttle;
 use evener_core::wire::forwarded::Client;
 use evener_core::wire::proxy;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Duration;
 
 /// The present settings of a service.
@@ -178,63 +178,34 @@ impl Settings {
     }
 }
 
-/// A service.
+/// A service of the workers.
 #[derive(Debug)]
 pub struct Service {
-    /// The name, unique among services.
-    pub name: Arc<str>,
-    /// The protocol.
-    pub protocol: Protocol,
+    /// Identity, occupancy and counters, which do not depend on the plane.
+    pub live: Arc<ServiceLive>,
     /// The present settings; a reload replaces them.
     pub settings: ArcSwap<Settings>,
-    /// The state that survives reloads.
-    pub live: ServiceLive,
-}
-
-/// The state of a service that survives reloads.
-#[derive(Debug)]
-pub struct ServiceLive {
-    /// Number of present TCP connections.
-    pub connections: Occupancy,
-    /// Pending connection attempts to servers; counted with `pending_max` only.
-    pub pending: Occupancy,
-    /// Unused pre-opened connections to servers.
-    pub warm: Occupancy,
     /// TLS handshakes in progress.
-    pub handshakes: Occupancy,
+    handshakes: Occupancy,
     /// Refused clients that are kept waiting.
-    pub tarpitted: Occupancy,
-    /// Number of present UDP flows.
-    pub flows: AtomicU32,
-    /// The counters.
-    pub counters: Sharded<ServiceCounters>,
+    tarpitted: Occupancy,
     /// A listener waits for a permit.
     waiting: AtomicBool,
     noticed_at: [AtomicU64; 7],
 }
 
 impl Service {
-    /// Creates a service without connections and flows.
+    /// Creates the service of the workers; `live` counts for it.
     #[must_use]
-    pub fn new(name: Arc<str>, protocol: Protocol, settings: Settings, workers: usize) -> Self {
-        let live = ServiceLive {
-            connections: Occupancy::default(),
-            pending: Occupancy::default(),
-            warm: Occupancy::default(),
+    pub fn new(live: Arc<ServiceLive>, settings: Settings) -> Self {
+        Self {
+            live,
+            settings: ArcSwap::from_pointee(settings),
             handshakes: Occupancy::default(),
             tarpitted: Occupancy::default(),
-            flows: AtomicU32::new(0),
-            counters: Sharded::new(workers),
             waiting: AtomicBool::new(false),
             noticed_at: Default::default(),
-        };
-        Self { name, protocol, settings: ArcSwap::from_pointee(settings), live }
-    }
-
-    /// Returns the present number of connections, flows and queries.
-    #[must_use]
-    pub fn active(&self) -> u64 {
-        u64::from(self.live.connections.active()) + u64::from(self.live.flows.load(Ordering::Relaxed))
+        }
     }
 
     /// Returns the clients, the most recently seen first; `None` if the service does not remember clients.
@@ -256,9 +227,14 @@ impl Service {
         self.enter_or_wait(&self.live.pending, pending_max)
     }
 
+    /// Takes a permit for one more TLS handshake. Returns `None` at the limit.
+    pub(crate) fn enter_handshake(&self, handshakes_max: u32) -> Option<Lease> {
+        self.handshakes.enter(handshakes_max)
+    }
+
     fn enter_or_wait(&self, permits: &Occupancy, bound: u32) -> Option<Lease> {
         permits.enter(bound).or_else(|| {
-            self.live.waiting.store(true, Ordering::Relaxed);
+            self.waiting.store(true, Ordering::Relaxed);
             // Either this thread sees the release, or the releasing thread sees the flag.
             fence(Ordering::SeqCst);
             permits.enter(bound)
@@ -269,7 +245,7 @@ impl Service {
     /// Only one of several concurrent callers gets true.
     pub(crate) fn wants_wake(&self) -> bool {
         fence(Ordering::SeqCst);
-        self.live.waiting.load(Ordering::Relaxed) && self.live.waiting.swap(false, Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::Relaxed)
     }
 
     /// Wakes all workers if a listener waits for a permit or for descriptors, after the caller released a
@@ -283,7 +259,7 @@ impl Service {
     /// Returns true if a lasting condition has to be reported now. Each condition of a service is reported at
     /// most once a second.
     pub(crate) fn may_notice(&self, kind: Notice, now: Time) -> bool {
-        is_due(&self.live.noticed_at[kind as usize], now)
+        is_due(&self.noticed_at[kind as usize], now)
     }
 }
 
@@ -291,7 +267,7 @@ impl Service {
 pub(crate) fn note_no_server(cx: &Context, service: &Service, reason: NoServer) {
     service.live.counters.of(cx.id).no_server.one();
     if service.may_notice(Notice::NoServer, cx.now) {
-        cx.report(Report::NoServer { service: service.name.clone(), reason });
+        cx.report(Report::NoServer { service: service.live.name.clone(), reason });
     }
 }
 
@@ -321,7 +297,7 @@ pub(crate) fn may_retry(cx: &Context, service: &Service, attempt: &Attempt, snap
 fn note_retries_exhausted(cx: &Context, service: &Service, pool: &Arc<str>) {
     service.live.counters.of(cx.id).retries_exhausted.one();
     if service.may_notice(Notice::RetriesExhausted, cx.now) {
-        cx.report(Report::RetriesExhausted { service: service.name.clone(), pool: Arc::clone(pool) });
+        cx.report(Report::RetriesExhausted { service: service.live.name.clone(), pool: Arc::clone(pool) });
     }
 }
 
@@ -367,6 +343,7 @@ impl Pending {
 mod tests {
     use super::testing::{TestPool, service_with};
     use super::*;
+    use evener_core::spec::Protocol;
 
     fn service(change: impl FnOnce(&mut Settings)) -> Arc<Service> {
         service_with(Protocol::Http, &TestPool::new("pool", &[]), change)

@@ -154,7 +154,7 @@ impl Udp {
         let Some(at) = self.find(id) else { return };
         self.end_all(at);
         self.listeners[at].service = Arc::clone(service);
-        self.refresh(cx, &service.name, PoolChange::Same);
+        self.refresh(cx, &service.live.name, PoolChange::Same);
     }
 
     /// Removes a listener, and returns its socket for another component. Its flows end.
@@ -169,7 +169,7 @@ impl Udp {
 
     /// Applies the new settings of a service.
     pub(crate) fn refresh(&mut self, cx: &mut Context, service: &str, pool: PoolChange) {
-        for at in self.listeners.keys(|listener| &*listener.service.name == service) {
+        for at in self.listeners.keys(|listener| &*listener.service.live.name == service) {
             if pool == PoolChange::Another {
                 self.end_all(at);
             }

@@ -274,7 +274,7 @@ impl Worker {
     /// Passes on the clients that were accepted for other components.
     fn hand_over(&mut self) {
         while let Some(accepted) = self.tcp.take_accepted() {
-            if accepted.service.protocol == Protocol::Dns {
+            if accepted.service.live.protocol == Protocol::Dns {
                 let Accepted { client, peer, service, settings, permits } = accepted;
                 self.dns.begin(&mut self.cx, client, peer, &service, &settings, permits);
             } else {

@@ -248,6 +248,7 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
         name: _,
         listen: _,
         protocol,
+        plane,
         pool,
         routes,
         acl,
@@ -263,6 +264,7 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
         options: new_options,
     } = new;
     fields.field("protocol", &old.protocol, protocol);
+    fields.field("plane", &old.plane, plane);
     fields.field("pool", &old.pool, pool);
     fields.field("routes", &old.routes, routes);
     fields.field("access", &old.acl, acl);

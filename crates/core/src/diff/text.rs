@@ -8,8 +8,8 @@ use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
-    DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, OnDown, OnFailure, Policy, Presence, Protocol,
-    RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion, Verification,
+    DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, OnDown, OnFailure, Plane, Policy, Presence,
+    Protocol, RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion, Verification,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -59,6 +59,7 @@ texts! {
     Rate => |value| value.to_string(),
     HostPattern => |value| value.to_string(),
     Protocol => |value| value.name(),
+    Plane => |value| value.name(),
     Policy => |value| match value {
         Policy::Ewma { decay } => format!("ewma (decay {})", duration(*decay)),
         Policy::Maglev { table } => format!("maglev (table {table})"),

@@ -161,6 +161,11 @@ impl Entry {
 
     pub(super) fn has_room_for(&self, client: IpAddr, known: Known) -> bool {
         work::add(1);
-        self.live.occupancy.active() < self.limits.bound(known) && self.permits(client)
+        self.has_room(known) && self.permits(client)
+    }
+
+    #[inline]
+    pub(super) fn has_room(&self, known: Known) -> bool {
+        self.live.occupancy.active() < self.limits.bound(known)
     }
 }

@@ -3,11 +3,11 @@
 //! response.
 
 use super::in_words;
+use crate::planes::RunningService;
 use arc_swap::ArcSwap;
 use evener_core::snapshot::Snapshot;
 use evener_core::wire::chunked::{Decoder, Step};
 use evener_core::wire::http::{Framing, HeaderLimits, Response, Scan};
-use evener_proxy::Service;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ pub(super) struct Expected<'a> {
 /// Returns the limits of header sections for the servers of a pool: the largest limits of all http services
 /// that use the pool, so that no service loses a server that it could use.
 pub(crate) fn header_limits<'a>(
-    services: impl Iterator<Item = &'a Arc<Service>>,
+    services: impl Iterator<Item = &'a RunningService>,
     pool: &Arc<ArcSwap<Snapshot>>,
 ) -> HeaderLimits {
-    let limits = services.filter_map(|service| {
+    let limits = services.filter_map(|RunningService::Proxy(service)| {
         let settings = service.settings.load();
         let uses = settings.backends.iter().any(|backend| Arc::ptr_eq(&backend.pool, pool));
         settings.http.as_ref().filter(|_| uses).map(|http| http.limits)

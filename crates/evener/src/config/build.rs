@@ -4,7 +4,7 @@
 mod options;
 mod whole;
 
-use options::{read_options, read_protocol};
+use options::{read_options, read_plane, read_protocol};
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
 use super::fields::{Fields, Reading};
@@ -215,6 +215,7 @@ impl<'a> Builder<'a> {
         let mut fields = Fields::new(self.reading, made, format!("service `{name}`"));
         let protocol = read_protocol(&mut fields);
         fields.set_protocol(protocol.name());
+        let plane = read_plane(&mut fields);
         let listen = self.listen(name, &mut fields);
         let options = read_options(protocol, &mut fields);
         let acl = read_acl(&mut fields);
@@ -240,6 +241,7 @@ impl<'a> Builder<'a> {
             name: name.into(),
             listen,
             protocol,
+            plane,
             pool,
             routes,
             acl,

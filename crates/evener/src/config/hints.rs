@@ -3,7 +3,7 @@
 
 use super::Location;
 use super::raw::Run;
-use evener_core::spec::Policy;
+use evener_core::spec::{Plane, Policy};
 
 /// Most keys of one advice.
 type Keys = &'static [&'static str];
@@ -32,6 +32,7 @@ const OF_POOL: Keys = &[
 const OF_SERVICE: Keys = &[
     "listen",
     "protocol",
+    "plane",
     "idle_timeout",
     "freebind",
     "source",
@@ -108,6 +109,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("policy", &Policy::NAMES),
     ("check", &super::check::KINDS),
     ("protocol", &["tcp", "udp", "http", "dns"]),
+    ("plane", &Plane::NAMES),
     ("state", &["ready", "drain", "maintenance"]),
     ("denied", &["drop", "reject", "tarpit"]),
     ("exceeded", &["drop", "reject", "tarpit"]),

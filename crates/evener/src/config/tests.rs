@@ -6,6 +6,7 @@ mod discover;
 mod dns;
 mod messages;
 mod patience;
+mod plane;
 
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};

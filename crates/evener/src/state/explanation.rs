@@ -106,7 +106,7 @@ impl Explanation {
         let serves_denied = matches!(settings.denied, Refusal::Backend(_));
         let (acl, throttle) = (settings.acl.as_deref(), settings.throttle.as_deref());
         self.permitted = acl.is_none_or(|acl| acl.access(client) == Access::Permit);
-        let gate = Gate { protocol: service.protocol, acl, serves_denied, throttle };
+        let gate = Gate { protocol: service.live.protocol, acl, serves_denied, throttle };
         let (refusal, why) = match (gate.entrance(client, now), throttle) {
             (Entrance::Denied, _) => {
                 (settings.denied, "the access list of the service refuses this client".to_owned())
@@ -114,7 +114,7 @@ impl Explanation {
             (Entrance::Exceeded(exceeded), Some(throttle)) => {
                 self.limit = Some(key_of(exceeded).into());
                 let why = exceeded_limit(exceeded, throttle, client, now);
-                if service.protocol == Protocol::Dns {
+                if service.live.protocol == Protocol::Dns {
                     self.note(format!("{why}: its next connection is refused, its queries over UDP are not"));
                     return None;
                 }
@@ -122,7 +122,7 @@ impl Explanation {
             }
             _ => return None,
         };
-        let (word, effect) = effect(refusal, service.protocol, settings, self.limit.is_some());
+        let (word, effect) = effect(refusal, service.live.protocol, settings, self.limit.is_some());
         self.refusal = Some(word.into());
         self.note(format!("{why}: {effect}"));
         Some(refusal)

@@ -2,13 +2,12 @@
 
 use super::pool::PoolView;
 use super::{CountersView, Served};
+use crate::planes::RunningService;
 use crate::table::bytes;
 use evener_core::Endpoint;
 use evener_core::spec::{Protocol, ServiceSpec};
-use evener_proxy::Service;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 pub(super) const HEADING: [&str; 11] = [
     "SERVICE",
@@ -58,21 +57,22 @@ impl ServiceView {
     /// Describes a service that is bound to the addresses `listen`.
     pub(crate) fn new<'a>(
         spec: &ServiceSpec,
-        service: &Service,
+        service: &RunningService,
         listen: impl IntoIterator<Item = &'a Endpoint>,
     ) -> Self {
+        let live = service.live();
         Self {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
             listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
-            connections_active: service.live.connections.active(),
-            connects_pending: service.live.pending.active(),
-            warm: service.live.warm.active(),
-            flows_active: service.live.flows.load(Ordering::Relaxed),
+            connections_active: live.connections.active(),
+            connects_pending: live.pending.active(),
+            warm: live.warm.active(),
+            flows_active: live.active_flows(),
             cache: CacheView::of(service),
-            counters: CountersView::new(&service.live.counters),
+            counters: CountersView::new(&live.counters),
         }
     }
 
@@ -148,7 +148,8 @@ struct CacheView {
 }
 
 impl CacheView {
-    fn of(service: &Service) -> Option<Self> {
+    fn of(service: &RunningService) -> Option<Self> {
+        let RunningService::Proxy(service) = service;
         let settings = service.settings.load();
         let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
         let counters = &service.live.counters;

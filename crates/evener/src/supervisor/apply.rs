@@ -11,6 +11,7 @@ use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem};
 use crate::discover::Expanded;
 use crate::inputs::Inputs;
+use crate::planes::RunningService;
 use evener_core::Time;
 use evener_core::clients::Clients;
 use evener_core::diff::{self, ChangeSet, Configuration, diff};
@@ -93,9 +94,10 @@ impl Supervisor {
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
         let began = self.now();
         let Some(settings) = self.settings(spec) else { return };
-        match self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol) {
+        match self.services.get(&spec.name).filter(|service| service.continues_as(spec)) {
             Some(service) => {
-                let (before, after) = (service.settings.load().clients.clone(), settings.clients.clone());
+                let RunningService::Proxy(running) = service;
+                let (before, after) = (running.settings.load().clients.clone(), settings.clients.clone());
                 self.plane.reconfigure(service, settings);
                 // Clients that were added to the old table until now are copied, too.
                 if let (Some(before), Some(after)) = (before, after)
@@ -105,9 +107,9 @@ impl Supervisor {
                 }
             }
             None => {
-                let service = Service::new(spec.name.clone(), spec.protocol, settings, self.plane.workers());
-                let before = self.services.insert(spec.name.clone(), Arc::new(service));
-                self.retiring.extend(before);
+                let service = RunningService::new(spec, settings, self.plane.workers());
+                let before = self.services.insert(spec.name.clone(), service);
+                self.retiring.extend(before.map(|service| Arc::clone(service.live())));
             }
         }
     }
@@ -160,10 +162,15 @@ impl Supervisor {
         })
     }
 
+    /// Returns the service of the workers that has run until now.
+    fn proxied(&self, spec: &ServiceSpec) -> Option<&Arc<Service>> {
+        self.services.get(&spec.name).map(|RunningService::Proxy(service)| service)
+    }
+
     /// Returns the limits for each client. Their counts stay as long as the limits stay the same.
     fn throttle_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Throttle>> {
         let wanted = spec.throttle.as_ref()?;
-        let old = self.services.get(&spec.name).and_then(|service| service.settings.load().throttle.clone());
+        let old = self.proxied(spec).and_then(|service| service.settings.load().throttle.clone());
         let same = old.filter(|old| old.spec() == wanted);
         Some(same.unwrap_or_else(|| Arc::new(Throttle::new(wanted, self.random.bits()))))
     }
@@ -172,7 +179,7 @@ impl Supervisor {
     /// the same.
     fn dns_of(&mut self, spec: &ServiceSpec) -> Option<Dns> {
         let wanted = spec.dns.as_ref()?;
-        let old = self.services.get(&spec.name).and_then(|service| service.settings.load().dns.clone());
+        let old = self.proxied(spec).and_then(|service| service.settings.load().dns.clone());
         let cache = wanted.cache.as_ref().map(|wanted| {
             let same = old.as_ref().and_then(|old| old.cache.clone()).filter(|old| old.spec() == wanted);
             same.unwrap_or_else(|| Arc::new(Cache::new(wanted, self.random.bits())))
@@ -188,7 +195,7 @@ impl Supervisor {
     /// table.
     fn clients_of(&mut self, spec: &ServiceSpec) -> Option<Arc<Clients>> {
         let size = spec.clients?;
-        let old = self.services.get(&spec.name).filter(|service| service.protocol == spec.protocol);
+        let old = self.proxied(spec).filter(|service| service.live.protocol == spec.protocol);
         let old = old.and_then(|service| service.settings.load().clients.clone());
         if let Some(same) = old.as_ref().filter(|old| old.size() == size) {
             return Some(Arc::clone(same));
@@ -226,6 +233,7 @@ impl Supervisor {
     fn retire_services(&mut self, config: &Config) {
         let names: BTreeSet<_> = config.spec.services.iter().map(|service| service.name.clone()).collect();
         let removed: Vec<_> = self.services.keys().filter(|name| !names.contains(*name)).cloned().collect();
-        self.retiring.extend(removed.iter().filter_map(|name| self.services.remove(name)));
+        let removed = removed.iter().filter_map(|name| self.services.remove(name));
+        self.retiring.extend(removed.map(|service| Arc::clone(service.live())));
     }
 }

@@ -1,6 +1,7 @@
 //! Removes responses from the caches of DNS services.
 
 use super::{Handle, Request, Supervisor};
+use crate::planes::RunningService;
 use evener_core::dns::{Cache, ExpungeScope};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -59,8 +60,8 @@ impl Supervisor {
     }
 
     fn cache_of(&self, service: &str) -> Result<Arc<Cache>, ExpungeError> {
-        let running = self.find_service(service).map_err(ExpungeError::NoService)?;
-        let cache = running.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
+        let RunningService::Proxy(proxied) = self.find_service(service).map_err(ExpungeError::NoService)?;
+        let cache = proxied.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
         cache.ok_or_else(|| ExpungeError::NoCache(service.to_owned()))
     }
 }

@@ -4,10 +4,11 @@
 use super::paths::Paths;
 use super::reservation::Reservation;
 use crate::config::{Config, Problem};
+use crate::planes::{ListenerId, Planes, RunningService};
 use evener_core::event::Event;
 use evener_core::spec::{ServiceSpec, Source, Transport};
 use evener_core::{Endpoint, Time};
-use evener_proxy::{BindError, Bound, Plane, Service, Sharing, bind, may_be_transparent};
+use evener_proxy::{BindError, Bound, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
@@ -56,24 +57,25 @@ pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 pub(super) struct RunningListener {
     service: Arc<str>,
     /// The service in the plane. A change of the protocol replaces it.
-    serving: Arc<Service>,
+    serving: RunningService,
     bound: Endpoint,
-    id: u64,
+    id: ListenerId,
 }
 
 impl RunningListener {
     /// Binds the path of a unix socket again and closes the present socket. Returns the problem if that fails.
-    pub(super) fn bind_again(&mut self, address: &Endpoint, plane: &mut Plane) -> Result<Event, String> {
-        let service = &self.serving;
+    pub(super) fn bind_again(&mut self, address: &Endpoint, plane: &mut Planes) -> Result<Event, String> {
+        let RunningService::Proxy(service) = &self.serving;
+        let live = &service.live;
         let options = &service.settings.load().options;
         let bound =
             bind(address, Transport::Stream, options, plane.workers(), Sharing::None).map_err(|error| {
-                let name = &service.name;
+                let name = &live.name;
                 format!("service `{name}`: its socket file was removed and cannot be created again: {error}")
             })?;
-        let before = std::mem::replace(&mut self.id, plane.listen(service, bound));
+        let before = std::mem::replace(&mut self.id, plane.listen(&self.serving, bound));
         plane.unlisten(before);
-        let (service, protocol) = (Arc::clone(&service.name), service.protocol.name());
+        let (service, protocol) = (Arc::clone(&live.name), live.protocol.name());
         Ok(Event::Listening { service, protocol, address: address.to_string() })
     }
 }
@@ -131,7 +133,7 @@ impl Listeners {
     }
 
     /// Forgets addresses that workers no longer use, and binds sockets again whose files were removed.
-    pub(super) fn on_time(&mut self, now: Time, plane: &mut Plane) -> Vec<Event> {
+    pub(super) fn on_time(&mut self, now: Time, plane: &mut Planes) -> Vec<Event> {
         self.leaving.retain(|_, until| *until > now);
         if self.deadline() > now {
             return Vec::new();
@@ -141,10 +143,10 @@ impl Listeners {
 
     /// Returns each listener as text, with whether its service is one of `services`.
     #[cfg(test)]
-    pub(super) fn describe(&self, services: &BTreeMap<Arc<str>, Arc<Service>>) -> BTreeMap<String, String> {
+    pub(super) fn describe(&self, services: &BTreeMap<Arc<str>, RunningService>) -> BTreeMap<String, String> {
         let text = |listener: &RunningListener| {
             let RunningListener { service, serving, bound, id: _ } = listener;
-            let is_current = services.get(service).is_some_and(|current| Arc::ptr_eq(current, serving));
+            let is_current = services.get(service).is_some_and(|current| current.is(serving));
             format!("{service} {bound} {is_current}")
         };
         self.by_key.iter().map(|(key, listener)| (format!("{key:?}"), text(listener))).collect()
@@ -234,9 +236,9 @@ impl Listeners {
     pub(super) fn apply(
         &mut self,
         config: &Config,
-        services: &BTreeMap<Arc<str>, Arc<Service>>,
+        services: &BTreeMap<Arc<str>, RunningService>,
         mut new_listeners: NewListeners,
-        plane: &mut Plane,
+        plane: &mut Planes,
         now: Time,
     ) -> Vec<Event> {
         let mut events = Vec::new();
@@ -254,13 +256,13 @@ impl Listeners {
                         let address = address.to_string();
                         events.push(Event::Listening { service: name.clone(), protocol, address });
                     }
-                    let serving = Arc::clone(service);
+                    let serving = service.clone();
                     self.by_key.insert(key, RunningListener { service: name, serving, bound: address, id });
                 } else if let Some(listener) = self.by_key.get_mut(&key)
-                    && !Arc::ptr_eq(&listener.serving, service)
+                    && !listener.serving.is(service)
                 {
                     listener.service = spec.name.clone();
-                    listener.serving = Arc::clone(service);
+                    listener.serving = service.clone();
                     plane.assign(listener.id, service);
                 }
             }

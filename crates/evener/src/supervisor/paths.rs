@@ -2,10 +2,10 @@
 //! created again, because clients need it to connect. A file that another program created there stays.
 
 use super::listeners::{ListenerKey, RunningListener};
+use crate::planes::Planes;
 use evener_core::address::abstract_name;
 use evener_core::event::Event;
 use evener_core::{Endpoint, Time};
-use evener_proxy::Plane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ impl Paths {
         &mut self,
         now: Time,
         listeners: &mut BTreeMap<ListenerKey, RunningListener>,
-        plane: &mut Plane,
+        plane: &mut Planes,
     ) -> Vec<Event> {
         self.next = now + CHECK_EVERY;
         let paths: BTreeSet<PathBuf> =
@@ -56,7 +56,7 @@ impl Paths {
         &mut self,
         path: &PathBuf,
         listeners: &mut BTreeMap<ListenerKey, RunningListener>,
-        plane: &mut Plane,
+        plane: &mut Planes,
     ) -> Option<Event> {
         let address = Endpoint::Unix(path.clone());
         let listener = listeners.get_mut(&ListenerKey::at_path(path))?;

@@ -4,13 +4,13 @@
 use super::listeners::ListenAddresses;
 use super::query::Query;
 use super::{Phase, Supervisor};
+use crate::planes::RunningService;
 use crate::state::{
     ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View, ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
 use evener_core::spec::ServiceSpec;
-use evener_proxy::Service;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,17 +76,18 @@ impl Supervisor {
         since: Option<Duration>,
         most: usize,
     ) -> Result<ClientsView, String> {
-        if let Some(name) = wanted
-            && self.find_service(name)?.settings.load().clients.is_none()
-        {
-            return Err(format!(
-                "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
-            ));
+        if let Some(name) = wanted {
+            let RunningService::Proxy(service) = self.find_service(name)?;
+            if service.settings.load().clients.is_none() {
+                return Err(format!(
+                    "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
+                ));
+            }
         }
-        let services = self.services.values().filter(|service| is_wanted(&service.name, wanted));
-        let tables = services.filter_map(|service| {
+        let services = self.services.values().filter(|service| is_wanted(&service.live().name, wanted));
+        let tables = services.filter_map(|RunningService::Proxy(service)| {
             let clients = service.settings.load().clients.clone()?;
-            Some((Arc::clone(&service.name), clients))
+            Some((Arc::clone(&service.live.name), clients))
         });
         Ok(ClientsView::new(tables, self.now(), since, most))
     }
@@ -108,7 +109,7 @@ impl Supervisor {
 
     /// Explains which server a client would get now.
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let service = self.find_service(query.service())?;
+        let RunningService::Proxy(service) = self.find_service(query.service())?;
         let mut explanation = Explanation::new(query);
         if self.is_draining() {
             explanation.note_draining();
@@ -133,21 +134,20 @@ impl Supervisor {
     }
 
     /// Returns the services in the order of the configuration.
-    fn configured_services(&self) -> impl Iterator<Item = (&ServiceSpec, &Service)> {
+    fn configured_services(&self) -> impl Iterator<Item = (&ServiceSpec, &RunningService)> {
         let services = self.config.spec.services.iter();
-        services.filter_map(|spec| Some((spec, &**self.services.get(&spec.name)?)))
+        services.filter_map(|spec| Some((spec, self.services.get(&spec.name)?)))
     }
 
     /// Returns a service with its configuration.
-    fn configured_service(&self, name: &str) -> Option<(&ServiceSpec, &Service)> {
+    fn configured_service(&self, name: &str) -> Option<(&ServiceSpec, &RunningService)> {
         let spec = self.config.spec.services.iter().find(|spec| *spec.name == *name)?;
-        Some((spec, &**self.services.get(name)?))
+        Some((spec, self.services.get(name)?))
     }
 
     /// Returns a service, or the reason why it cannot be found.
-    pub(super) fn find_service(&self, name: &str) -> Result<&Service, String> {
-        let service = self.services.get(name).map(|service| &**service);
-        service.ok_or_else(|| no_service(name))
+    pub(super) fn find_service(&self, name: &str) -> Result<&RunningService, String> {
+        self.services.get(name).ok_or_else(|| no_service(name))
     }
 
     /// Returns an error if there is no such service. A removed service that still has connections counts.
@@ -170,11 +170,12 @@ impl Supervisor {
 
     /// Returns the number of connections and flows of all services.
     pub(super) fn active(&self) -> u64 {
-        self.services.values().chain(&self.retiring).map(|service| service.active()).sum()
+        let running = self.services.values().map(RunningService::live);
+        running.chain(&self.retiring).map(|service| service.active()).sum()
     }
 }
 
-fn service_view(spec: &ServiceSpec, service: &Service, listen: &ListenAddresses<'_>) -> ServiceView {
+fn service_view(spec: &ServiceSpec, service: &RunningService, listen: &ListenAddresses<'_>) -> ServiceView {
     ServiceView::new(spec, service, listen.get(&*spec.name).into_iter().flatten().copied())
 }
 

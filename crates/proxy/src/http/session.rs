@@ -152,7 +152,7 @@ impl Http {
         let Session { client, mode } = &mut *self.sessions[key];
         let Some(acceptor) = client.settings.tls.clone() else { return self.begin_protocol(cx, key) };
         let counters = client.service.live.counters.of(cx.id);
-        let Some(permit) = client.service.live.handshakes.enter(acceptor.handshakes_max) else {
+        let Some(permit) = client.service.enter_handshake(acceptor.handshakes_max) else {
             counters.tls_refused.one();
             return self.close(cx, key);
         };

@@ -117,7 +117,7 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status:
             Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
         }
         // At the limit of waiting clients, the connections of further clients are closed.
-        Refusal::Tarpit(time) => match service.live.tarpitted.enter(Denied::TARPIT_MAX as u32) {
+        Refusal::Tarpit(time) => match service.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(permit) => {
                 service.live.counters.of(worker).tarpitted.one();
                 Admission::Refused(Refused::Tarpit(permit, time))

@@ -36,7 +36,7 @@ const TCP_SAVE_SYN: i32 = 27;
 pub(crate) fn note_loop(cx: &Context, service: &Service) {
     service.live.counters.of(cx.id).loops.one();
     if service.may_notice(Notice::Loop, cx.now) {
-        cx.report(Report::Loop { service: service.name.clone() });
+        cx.report(Report::Loop { service: service.live.name.clone() });
     }
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn limit_connection(
     let received = crate::io::sys::saved_syn(client.as_fd(), &mut room).ok().and_then(ttl_of);
     let Some(received) = received else {
         // The TTL of later connections will be known.
-        cx.note_crowded(&service.name);
+        cx.note_crowded(&service.live.name);
         return Ok(());
     };
     if received <= 1 {

@@ -3,6 +3,7 @@
 pub(crate) use crate::context::testing::TestPool;
 
 use super::{Service, Settings};
+use evener_core::service::ServiceLive;
 use evener_core::spec::{AdminState, Protocol, ServiceOptions};
 use evener_core::{Target, Time};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub(crate) fn service_with(
 ) -> Arc<Service> {
     let mut settings = Settings::new(ServiceOptions::of(protocol), pool.published());
     change(&mut settings);
-    Arc::new(Service::new("service".into(), protocol, settings, 1))
+    let live = Arc::new(ServiceLive::new("service".into(), protocol, 1));
+    Arc::new(Service::new(live, settings))
 }
 
 #[test]

@@ -124,7 +124,7 @@ impl Tcp {
     ) {
         let service = Arc::clone(self.listeners[key].service());
         service.live.counters.of(cx.id).connections.one();
-        if service.protocol == Protocol::Dns || settings.is_layered() {
+        if service.live.protocol == Protocol::Dns || settings.is_layered() {
             return self.handed_over.push_back(Accepted { client, peer, service, settings, permits });
         }
         let preamble = Preamble::new(peer, &settings);

@@ -12,7 +12,7 @@ impl Tcp {
     /// Lists the connections of the requested services.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, one) in self.connections.iter().filter(|(_, one)| one.stage != Stage::Over) {
-            if collector.is_meant(&one.service.name) {
+            if collector.is_meant(&one.service.live.name) {
                 collector.take(|| one.describe(cx));
             }
         }

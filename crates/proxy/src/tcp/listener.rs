@@ -133,7 +133,7 @@ impl Tcp {
 
     /// Applies the present options of a service to its listeners.
     pub(crate) fn refresh(&self, service: &str) {
-        let matching = self.listeners.iter().filter(|(_, listener)| *listener.service.name == *service);
+        let matching = self.listeners.iter().filter(|(_, listener)| *listener.service.live.name == *service);
         matching.for_each(|(_, listener)| listener.reconfigure());
     }
 
@@ -148,7 +148,8 @@ impl Tcp {
     /// loops needs.
     pub(super) fn watch_crowded(&self, cx: &mut Context) {
         for service in cx.take_crowded() {
-            let matching = self.listeners.iter().filter(|(_, listener)| listener.service.name == service);
+            let matching =
+                self.listeners.iter().filter(|(_, listener)| listener.service.live.name == service);
             matching.for_each(|(_, listener)| save_first_packets(&listener.socket));
         }
     }

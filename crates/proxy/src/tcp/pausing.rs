@@ -45,7 +45,7 @@ impl Tcp {
         if is_new {
             service.live.counters.of(id).accept_pauses.one();
         }
-        let name = service.name.clone();
+        let name = service.live.name.clone();
         match full {
             Full::Connections(connections_max) if service.may_notice(Notice::Full, now) => {
                 cx.report(Report::Full { service: name, connections_max });
@@ -73,7 +73,7 @@ impl Tcp {
         let service = listener.service();
         service.live.counters.of(id).accept_errors.one();
         if service.may_notice(Notice::AcceptFailed, now) {
-            cx.report(Report::AcceptFailed { service: service.name.clone(), error: error.into() });
+            cx.report(Report::AcceptFailed { service: service.live.name.clone(), error: error.into() });
         }
         Queue::Left
     }

@@ -555,7 +555,7 @@ fn listeners_of_a_crowded_service_keep_first_packets() {
         saved
     };
     assert!(!saved(&mut fixture));
-    let name = fixture.service.name.clone();
+    let name = fixture.service.live.name.clone();
     fixture.cx.note_crowded(&name);
     fixture.turn();
     assert!(saved(&mut fixture));

@@ -67,7 +67,7 @@ impl Udp {
     /// Lists the flows of the requested services.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, listener) in self.listeners.iter() {
-            if collector.is_meant(&listener.service.name) {
+            if collector.is_meant(&listener.service.live.name) {
                 let flows = listener.flows.iter();
                 flows.for_each(|(key, flow)| collector.take(|| self.open(cx, listener, key, flow)));
             }
@@ -80,7 +80,7 @@ impl Udp {
         let moved = listener.flows.used(key).max(socket.map(|socket| socket.responded_at));
         Open {
             number: cx.global_number(socket.map_or(0, |socket| socket.identity.number)),
-            service: listener.service.name.clone(),
+            service: listener.service.live.name.clone(),
             client: key.client.ip(),
             client_port: Some(key.client.port()),
             server: socket.map(|socket| {

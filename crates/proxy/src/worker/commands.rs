@@ -69,7 +69,7 @@ impl Worker {
     }
 
     fn listen_for_datagrams(&mut self, id: u64, service: Arc<Service>, socket: OwnedFd, local: Local) {
-        if service.protocol == Protocol::Dns {
+        if service.live.protocol == Protocol::Dns {
             return self.dns.listen(&mut self.cx, id, &service, socket, local);
         }
         self.udp.listen(&mut self.cx, id, service, socket, local);
@@ -90,7 +90,7 @@ impl Worker {
 
     /// Assigns a listener for datagrams to another service, perhaps from UDP to DNS or back.
     fn assign_datagrams(&mut self, id: u64, service: &Arc<Service>) {
-        let is_dns = service.protocol == Protocol::Dns;
+        let is_dns = service.live.protocol == Protocol::Dns;
         if is_dns && self.dns.assign(id, service) {
             return;
         }

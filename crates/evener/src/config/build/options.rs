@@ -3,7 +3,7 @@
 use crate::config::fields::Fields;
 use crate::config::hints::one_of;
 use crate::config::raw::Value;
-use evener_core::spec::{FastClose, Protocol, ServiceOptions, Source};
+use evener_core::spec::{FastClose, Plane, Protocol, ServiceOptions, Source};
 use std::time::Duration;
 
 const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "dns"];
@@ -24,6 +24,22 @@ pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
             Protocol::Tcp
         }
     }
+}
+
+/// Reads `plane`. A plane that this version does not have is a problem.
+pub(super) fn read_plane(fields: &mut Fields<'_>) -> Plane {
+    let Some(value) = fields.take("plane") else { return Plane::default() };
+    let text = value.text().unwrap_or_default();
+    Plane::named(text).unwrap_or_else(|| {
+        let accepted = one_of(&Plane::NAMES, "");
+        if Plane::NAMES_LATER.contains(&text) {
+            let message = format!("\"{text}\" is not in this version: it must be {accepted}");
+            fields.problem_with("plane", message);
+        } else {
+            fields.must("plane", format!("be {accepted}"));
+        }
+        Plane::default()
+    })
 }
 
 /// Reads the options of a service. Options that the protocol does not have are not read, and so are reported as

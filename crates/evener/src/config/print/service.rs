@@ -9,7 +9,7 @@ use super::source::{Node, Table, one_or_list, quoted};
 use super::tls::write_tls;
 use evener_core::Endpoint;
 use evener_core::route::Route;
-use evener_core::spec::{Denied, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
+use evener_core::spec::{Denied, Plane, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
 use std::sync::Arc;
 
 /// Writes `service "www" { ... }`, with the servers and keys of its inline pool if it has one.
@@ -18,6 +18,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         name,
         listen,
         protocol,
+        plane,
         pool,
         routes,
         acl,
@@ -35,6 +36,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     let mut table = Table::of(format!("service {}", quoted(name.as_bytes())));
     write_listen(&mut table, name, listen);
     table.unless("protocol", &protocol.name(), &Protocol::Tcp.name());
+    table.unless("plane", &plane.name(), &Plane::default().name());
     write_tls(&mut table, tls.as_deref());
     match in_place {
         None => table.some("pool", pool.as_ref()),

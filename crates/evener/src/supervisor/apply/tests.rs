@@ -250,10 +250,11 @@ fn state(supervisor: &Supervisor) -> BTreeMap<String, String> {
         state.insert(format!("pool {name}"), text);
     }
     for (name, service) in &supervisor.services {
+        let RunningService::Proxy(service) = service;
         let settings = service.settings.load();
         state.insert(
             format!("service {name}"),
-            format!("{:?} {}", service.protocol, text_of(supervisor, &settings)),
+            format!("{:?} {}", service.live.protocol, text_of(supervisor, &settings)),
         );
     }
     for (key, text) in supervisor.listeners.describe(&supervisor.services) {
@@ -402,7 +403,7 @@ async fn applying_a_configuration_gives_the_state_of_starting_with_it() {
             stream
         });
         echo(stream, step as u8);
-        assert_eq!(running.services[ANCHOR].active(), 1, "step {step}");
+        assert_eq!(running.services[ANCHOR].live().active(), 1, "step {step}");
         assert_eq!(apply(&mut running, &spec).await, "", "step {step}: the same configuration has changes");
     }
     running.plane.stop();

@@ -44,6 +44,22 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
 }
 
 #[test]
+fn a_reload_that_names_the_default_plane_changes_nothing() {
+    let a = Server::named("a");
+    let text = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
+    let evener = Evener::run(&text);
+    let listen = evener.port("s");
+    let mut client = connect(listen);
+    assert_eq!(line(&mut client), "a 127.0.0.1");
+    evener.reload(&text.replace("listen", "plane = \"proxy\", listen"));
+    client.write_all(b"still").unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    assert_eq!((evener.port("s"), who(listen)), (listen, "a".into()));
+    assert_eq!(evener.service_counter("s", "connections"), 2, "the reload must keep the counters");
+    assert!(!evener.log().contains("~ service s"), "{}", evener.log());
+}
+
+#[test]
 fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
     let a = Server::named("a");
     let good = format!("service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
@@ -59,6 +75,10 @@ fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
             good.replace("\"s\"", "\"renamed\"")
                 .replace(&format!("127.0.0.1:{}", a.port), "no-such-host.invalid:1"),
             "does not resolve",
+        ),
+        (
+            good.replace("listen", "plane = \"xdp\", listen"),
+            ":1: service `s`: plane \"xdp\" is not in this version: it must be \"proxy\"",
         ),
     ];
     let before = evener.status()["pools"].clone();

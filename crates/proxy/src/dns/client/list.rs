@@ -14,7 +14,7 @@ impl Dns {
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, client) in self.clients.iter().filter(|(_, client)| client.stage != Stage::Over) {
             let served = &self.services[client.service];
-            if collector.is_meant(&served.service.name) {
+            if collector.is_meant(&served.service.live.name) {
                 collector.take(|| open_of(cx, client, served));
             }
         }
@@ -71,7 +71,7 @@ fn open_of(cx: &Context, client: &Client, served: &Served) -> Open {
     let peer = client.origin.client();
     Open {
         number: cx.global_number(client.number),
-        service: served.service.name.clone(),
+        service: served.service.live.name.clone(),
         client: peer.ip(),
         client_port: (peer.port() > 0).then_some(peer.port()),
         server: None,

@@ -37,7 +37,7 @@ impl Dns {
         if is_unfit {
             counters.drop_no_capable_server.one();
             if service.may_notice(Notice::NoCapableServer, cx.now) {
-                cx.report(Report::NoCapableServer { service: service.name.clone() });
+                cx.report(Report::NoCapableServer { service: service.live.name.clone() });
             }
         } else if let Some(reason) = reason {
             note_no_server(cx, &service, reason);

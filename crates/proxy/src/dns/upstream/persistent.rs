@@ -163,7 +163,7 @@ impl Dns {
         &mut self,
         by_streams: impl Iterator<Item = &'a Arc<Service>>,
     ) -> Vec<DnsServiceKey> {
-        let by_streams = by_streams.filter(|service| service.protocol == Protocol::Dns);
+        let by_streams = by_streams.filter(|service| service.live.protocol == Protocol::Dns);
         let mut services: Vec<DnsServiceKey> = by_streams.map(|service| self.service_key(service)).collect();
         services.extend(self.listeners.iter().map(|(_, listener)| listener.service()));
         services

@@ -12,7 +12,7 @@ impl Http {
     /// Lists the sessions that the collector selects.
     pub(crate) fn list(&self, cx: &Context, collector: &mut Collector<'_>) {
         for (_, session) in self.sessions.iter().filter(|(_, session)| !session.has_ended()) {
-            if collector.is_meant(&session.client.service.name) {
+            if collector.is_meant(&session.client.service.live.name) {
                 collector.take(|| self.open(cx, session));
             }
         }
@@ -37,7 +37,7 @@ impl Http {
             .map(|server| &server.transport);
         Open {
             number: cx.global_number(session.client.number),
-            service: session.client.service.name.clone(),
+            service: session.client.service.live.name.clone(),
             client: session.client.origin.client().ip(),
             client_port: port(session.client.origin.client(), session.client.origin.client().ip()),
             server: exchange.and_then(Exchange::server).map(|(pool, server)| last_server(&pool, server)),

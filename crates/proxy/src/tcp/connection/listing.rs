@@ -29,7 +29,7 @@ impl Connection {
         let waiting = |side| self.ring.as_ref().map_or(0, |ring| ring.waiting(side));
         Open {
             number: cx.global_number(self.number),
-            service: self.service.name.clone(),
+            service: self.service.live.name.clone(),
             client: self.address,
             client_port: self.peer().and_then(|peer| port(peer, self.address)),
             server: self.choice().map(|choice| last_server(&pool(), &choice.server)),

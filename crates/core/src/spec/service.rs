@@ -1,0 +1,87 @@
+//! Parts of the configuration of a service: its plane, its pools, and the end of its connections.
+
+use super::{Denied, ServiceSpec};
+use std::sync::Arc;
+
+impl ServiceSpec {
+    /// Returns the names of the pools that can serve clients, possibly several times: the default pool, the
+    /// pools of routes, and the pools of refused clients.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<str>> {
+        let routed = self.routes.iter().map(|route| &route.to);
+        let refused = [&self.denied, &self.exceeded].into_iter().filter_map(|denied| match denied {
+            Denied::Pool(pool) => Some(pool),
+            Denied::Drop | Denied::Reject | Denied::Tarpit(_) => None,
+        });
+        self.pool.iter().chain(routed).chain(refused)
+    }
+}
+
+/// Plane that serves the clients of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Plane {
+    /// The workers of the program, in userspace.
+    #[default]
+    Proxy,
+}
+
+impl Plane {
+    /// Names in the configuration.
+    pub const NAMES: [&'static str; 1] = ["proxy"];
+    /// Names of planes that another version may have.
+    pub const NAMES_LATER: [&'static str; 2] = ["xdp", "ipvs"];
+
+    /// Returns the plane called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        (name == Self::NAMES[0]).then_some(Self::Proxy)
+    }
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => Self::NAMES[0],
+        }
+    }
+}
+
+/// The side whose close ends both sides of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FastClose {
+    /// Neither side: a half-closed connection continues in the other direction.
+    Off,
+    /// The client.
+    Client,
+    /// The server.
+    Server,
+    /// Either side.
+    Both,
+}
+
+impl FastClose {
+    /// All values.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Client, Self::Server, Self::Both];
+
+    /// Returns true if a close by the client ends both sides.
+    #[must_use]
+    pub const fn by_client(self) -> bool {
+        matches!(self, Self::Client | Self::Both)
+    }
+
+    /// Returns true if a close by the server ends both sides.
+    #[must_use]
+    pub const fn by_server(self) -> bool {
+        matches!(self, Self::Server | Self::Both)
+    }
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Both => "both",
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The planes of an instance, and the services in them. A service names its plane; each command of the supervisor
+//! goes to the plane of the service or listener, or to every plane. There is no trait: a new plane is a variant
+//! here, and the compiler lists the commands that it has to handle.
+
+use arc_swap::ArcSwap;
+use evener_core::service::ServiceLive;
+use evener_core::snapshot::{Entry, Snapshot};
+use evener_core::spec::{Plane, ServiceSpec};
+use evener_proxy::{Bound, Closed, EndReason, Listing, PlaneOptions, Service, Settings};
+use std::sync::Arc;
+
+/// The planes. The proxy is always there, because it needs nothing of the kernel.
+pub(crate) struct Planes {
+    proxy: evener_proxy::Plane,
+}
+
+/// A running service in its plane.
+#[derive(Clone, Debug)]
+pub(crate) enum RunningService {
+    /// The workers serve it.
+    Proxy(Arc<Service>),
+}
+
+/// Identity of a listener in its plane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ListenerId {
+    /// A listener of the workers.
+    Proxy(u64),
+}
+
+impl RunningService {
+    /// Creates a service in the plane that its configuration names.
+    pub(crate) fn new(spec: &ServiceSpec, settings: Settings, workers: usize) -> Self {
+        let live = Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, workers));
+        match spec.plane {
+            Plane::Proxy => Self::Proxy(Arc::new(Service::new(live, settings))),
+        }
+    }
+
+    /// Returns the identity, the occupancy and the counters, which every plane has.
+    pub(crate) fn live(&self) -> &Arc<ServiceLive> {
+        match self {
+            Self::Proxy(service) => &service.live,
+        }
+    }
+
+    /// Returns true if the service continues with this configuration. With another protocol or plane it is
+    /// replaced.
+    pub(crate) fn continues_as(&self, spec: &ServiceSpec) -> bool {
+        self.live().protocol == spec.protocol && self.plane() == spec.plane
+    }
+
+    /// Returns true if both are the same service.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(self.live(), other.live())
+    }
+
+    fn plane(&self) -> Plane {
+        match self {
+            Self::Proxy(_) => Plane::Proxy,
+        }
+    }
+}
+
+impl Planes {
+    /// Starts the planes that every instance has.
+    ///
+    /// # Errors
+    /// The system can create no more threads or descriptors.
+    pub(crate) fn start(options: &PlaneOptions) -> std::io::Result<Self> {
+        Ok(Self { proxy: evener_proxy::Plane::start(options)? })
+    }
+
+    /// Returns the number of workers of the proxy.
+    pub(crate) fn workers(&self) -> usize {
+        self.proxy.workers()
+    }
+
+    /// Returns the number of commands that were sent to the workers of the proxy.
+    #[cfg(test)]
+    pub(crate) fn commands(&self) -> u64 {
+        self.proxy.commands()
+    }
+
+    /// Publishes a snapshot of a pool and returns the previous snapshot. The workers of the proxy read `slot` at
+    /// each choice.
+    pub(crate) fn publish(&self, slot: &ArcSwap<Snapshot>, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
+        slot.swap(Arc::clone(snapshot))
+    }
+
+    /// Accepts clients of a service at an address.
+    pub(crate) fn listen(&mut self, service: &RunningService, bound: Bound) -> ListenerId {
+        match service {
+            RunningService::Proxy(service) => ListenerId::Proxy(self.proxy.listen(service, bound)),
+        }
+    }
+
+    /// Closes a listener. Connections continue.
+    pub(crate) fn unlisten(&self, listener: ListenerId) {
+        match listener {
+            ListenerId::Proxy(id) => self.proxy.unlisten(id),
+        }
+    }
+
+    /// Assigns a listener to another service of the same plane.
+    pub(crate) fn assign(&self, listener: ListenerId, service: &RunningService) {
+        match (listener, service) {
+            (ListenerId::Proxy(id), RunningService::Proxy(service)) => self.proxy.assign(id, service),
+        }
+    }
+
+    /// Changes the settings of a service; its listeners, connections and flows stay.
+    pub(crate) fn reconfigure(&self, service: &RunningService, settings: Settings) {
+        match service {
+            RunningService::Proxy(service) => self.proxy.reconfigure(service, settings),
+        }
+    }
+
+    /// Opens and closes persistent connections, after servers were added or removed.
+    pub(crate) fn maintain(&self) {
+        self.proxy.maintain();
+    }
+
+    /// Stops accepting clients; connections and flows may finish.
+    pub(crate) fn drain(&self) {
+        self.proxy.drain();
+    }
+
+    /// Closes all connections and flows.
+    pub(crate) fn cut(&self) {
+        self.proxy.cut();
+    }
+
+    /// Stops the planes.
+    pub(crate) fn stop(self) {
+        self.proxy.stop();
+    }
+
+    /// Lists connections and flows of one service or of all services: at most `most` of each worker, and the
+    /// total number. `done` is called on the thread of a worker, so it must not block.
+    pub(crate) fn connections(
+        &self,
+        service: Option<Arc<str>>,
+        most: usize,
+        done: impl FnOnce(Listing) + Send + 'static,
+    ) {
+        self.proxy.connections(service, most, done);
+    }
+
+    /// Closes the connection or flow with this number. `done` must not block.
+    pub(crate) fn close(&self, number: u64, done: impl FnOnce(Closed) + Send + 'static) {
+        self.proxy.close(number, done);
+    }
+
+    /// Closes the connections and flows of a server in every plane. `done` is called with their number and must
+    /// not block.
+    pub(crate) fn end_server(
+        &self,
+        server: &Entry,
+        reason: EndReason,
+        done: impl FnOnce(usize) + Send + 'static,
+    ) {
+        self.proxy.end_server(server, reason, done);
+    }
+}
