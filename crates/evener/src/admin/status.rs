@@ -1,5 +1,6 @@
 //! `GET /v1/status`: the state of the whole instance, as JSON and as text for people.
 
+mod counters;
 mod pool;
 mod service;
 
@@ -11,11 +12,10 @@ use crate::table;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use evener_core::counters::{CounterSet, Sharded};
+use counters::DeclarationsView;
 use pool::PoolView;
 use serde::{Deserialize, Serialize};
 use service::ServiceView;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// The state of the instance.
@@ -33,6 +33,9 @@ pub(crate) struct Status {
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
     pools: Vec<PoolView>,
+    /// Descriptions of all counters: of the instance, of a service, of a server.
+    #[serde(default)]
+    declarations: DeclarationsView,
 }
 
 pub(super) async fn status(State(supervisor): State<Handle>) -> Response {
@@ -56,6 +59,7 @@ impl Status {
             descriptors: DescriptorsView::measure(),
             services: services.map(|(spec, service)| ServiceView::new(supervisor, spec, service)).collect(),
             pools: pools.map(|pool| PoolView::new(pool, supervisor.now())).collect(),
+            declarations: DeclarationsView::all(),
         }
     }
 
@@ -134,48 +138,4 @@ enum Served {
     Connections,
     /// DNS queries.
     Queries,
-}
-
-/// Counters by name, since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-struct CountersView(BTreeMap<String, u64>);
-
-impl CountersView {
-    fn new<C: CounterSet>(counters: &Sharded<C>) -> Self {
-        Self(counters.totals().map(|(name, value)| (name.to_owned(), value)).collect())
-    }
-
-    /// Returns the value of a counter, or 0 if there is no such counter.
-    fn value(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    fn sum(&self, names: &[&str]) -> u64 {
-        names.iter().map(|name| self.value(name)).sum()
-    }
-
-    /// Returns the sum of the counters whose names begin with `prefix`.
-    fn sum_of_prefix(&self, prefix: &str) -> u64 {
-        self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
-    }
-
-    fn served(&self, unit: Served) -> u64 {
-        self.sum(match unit {
-            Served::Connections => &["connections", "flows"],
-            Served::Queries => &["requests"],
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn served_clients_are_counted_in_connections_and_flows_or_in_queries() {
-        let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
-        let counters = CountersView(counters.map(|(name, count)| (name.to_owned(), count)).into());
-        assert_eq!((counters.served(Served::Connections), counters.served(Served::Queries)), (3, 4));
-    }
 }

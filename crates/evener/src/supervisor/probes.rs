@@ -48,6 +48,14 @@ impl Supervisor {
         if running.pool.server(probed.server).is_none_or(|server| server.health.round() != probed.round) {
             return;
         }
+        if let Some(server) = running.pool.server(probed.server) {
+            let checks = &server.live.check_counters.of(0).checks;
+            match &result {
+                Probe::Pass => checks.passed.one(),
+                Probe::Fail(_) => checks.failed.one(),
+                Probe::Unmade(_) => {}
+            }
+        }
         let failed = match &result {
             Probe::Pass => None,
             Probe::Fail(reason) => {

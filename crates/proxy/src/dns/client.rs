@@ -488,7 +488,7 @@ impl Dns {
                     self.clients[key].active_at = cx.now;
                     return self.arm_client(cx, key, &settings);
                 }
-                counters.idle_timeouts.one();
+                counters.closed.idle_timeout.one();
             }
         }
         self.close_client(cx, key);

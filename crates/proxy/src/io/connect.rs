@@ -90,25 +90,25 @@ pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error
     let counters = server.live.counters.of(cx.id);
     match error {
         Errno::CONNREFUSED => {
-            counters.connect_refused.one();
+            counters.connect_failures.refused.one();
             Some(Failure::Refused)
         }
         Errno::TIMEDOUT => {
-            counters.connect_timeouts.one();
+            counters.connect_failures.timeout.one();
             Some(Failure::Timeout)
         }
         // The loop was reported already.
         Errno::MULTIHOP => {
-            counters.connect_errors.one();
+            counters.connect_failures.error.one();
             None
         }
         error if is_local_error(error) => {
-            counters.connect_errors.one();
+            counters.connect_failures.error.one();
             count_local_error(cx, pool, server, error);
             None
         }
         _ => {
-            counters.connect_errors.one();
+            counters.connect_failures.error.one();
             Some(Failure::Unreachable)
         }
     }
@@ -127,10 +127,10 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
 pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failure {
     let counters = server.live.counters.of(cx.id);
     if error == Errno::CONNREFUSED {
-        counters.connect_refused.one();
+        counters.connect_failures.refused.one();
         Failure::Refused
     } else {
-        counters.connect_errors.one();
+        counters.connect_failures.error.one();
         Failure::Unreachable
     }
 }
@@ -200,21 +200,21 @@ mod tests {
             _ => None,
         });
         assert_eq!(reported, expected, "{error}");
-        let counted = ["connect_refused", "connect_timeouts", "connect_errors"]
+        let counted = ["connect_failures.refused", "connect_failures.timeout", "connect_failures.error"]
             .map(|name| (name, server.live.counters.total(name)));
         assert_eq!(counted, counted.map(|(name, _)| (name, u64::from(name == counter))), "{error}");
     }
 
     #[test]
     fn failures_are_reported_if_the_server_is_at_fault() {
-        check(Errno::CONNREFUSED, Some(Failure::Refused), "connect_refused");
-        check(Errno::TIMEDOUT, Some(Failure::Timeout), "connect_timeouts");
-        check(Errno::HOSTUNREACH, Some(Failure::Unreachable), "connect_errors");
-        check(Errno::NETUNREACH, Some(Failure::Unreachable), "connect_errors");
+        check(Errno::CONNREFUSED, Some(Failure::Refused), "connect_failures.refused");
+        check(Errno::TIMEDOUT, Some(Failure::Timeout), "connect_failures.timeout");
+        check(Errno::HOSTUNREACH, Some(Failure::Unreachable), "connect_failures.error");
+        check(Errno::NETUNREACH, Some(Failure::Unreachable), "connect_failures.error");
         for local in
             [Errno::MULTIHOP, Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::AGAIN, Errno::PERM, Errno::ACCESS]
         {
-            check(local, None, "connect_errors");
+            check(local, None, "connect_failures.error");
         }
     }
 
@@ -223,7 +223,8 @@ mod tests {
         let ((_pool, server), (cx, _)) = (server(), Context::for_tests());
         assert_eq!(count_refusal(&cx, &server, Errno::CONNREFUSED), Failure::Refused);
         assert_eq!(count_refusal(&cx, &server, Errno::HOSTUNREACH), Failure::Unreachable);
-        let counted = ["connect_refused", "connect_errors"].map(|name| server.live.counters.total(name));
+        let counted = ["connect_failures.refused", "connect_failures.error"]
+            .map(|name| server.live.counters.total(name));
         assert_eq!(counted, [1, 1]);
     }
 

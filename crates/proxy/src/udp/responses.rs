@@ -126,6 +126,6 @@ impl Udp {
         let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0..count);
         let counters = listener.service.live.counters.of(cx.id);
         counters.datagrams_out.add(sent.count() as u64);
-        counters.drop_send_full.add((count - sent.count()) as u64);
+        counters.drops.send_full.add((count - sent.count()) as u64);
     }
 }

@@ -142,7 +142,7 @@ impl Dns {
             let counters = self.services[listener.service].service.live.counters.of(cx.id);
             counters.datagrams_out.add(sent.count() as u64);
             counters.bytes_out.add(bytes as u64);
-            counters.drop_send_full.add((group.len() - sent.count()) as u64);
+            counters.drops.send_full.add((group.len() - sent.count()) as u64);
         }
     }
 }

@@ -217,7 +217,7 @@ impl Dns {
             self.deliver(cx, requester, &out);
         } else if freshness == Freshness::Fresh {
             let service = &self.services[requester.service].service;
-            service.live.counters.of(cx.id).cache_misses.one();
+            service.live.counters.of(cx.id).cache_queries.miss.one();
         }
         self.give_back(out);
         found
