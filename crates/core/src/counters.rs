@@ -61,7 +61,7 @@ impl Kind {
 
 macro_rules! units {
     ($($(#[$doc:meta])* $unit:ident $name:literal),* $(,)?) => {
-        /// What a metric counts or measures.
+        /// Unit in which a metric counts or measures.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Unit { $($(#[$doc])* $unit),* }
 
@@ -115,7 +115,7 @@ pub struct Declaration {
     pub help: &'static str,
     /// Kind of the metric.
     pub kind: Kind,
-    /// What is counted or measured.
+    /// Unit in which the metric counts or measures.
     pub unit: Unit,
     /// The label, if the metric has one value for each value of a label.
     pub label: Option<Label>,

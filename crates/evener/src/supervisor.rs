@@ -19,7 +19,7 @@ mod signals;
 
 use crate::certificates::TlsSettings;
 use crate::config::Config;
-use crate::observe::Log;
+use crate::events::Events;
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
 use arc_swap::ArcSwap;
@@ -54,15 +54,15 @@ pub(crate) struct Setting {
     workers: usize,
     pin: bool,
     driver: Driver,
-    log: Log,
+    events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
-    pub(crate) fn new(workers: usize, source: ConfigSource, log: Log) -> Self {
-        Self { workers, pin: false, driver: Driver::Epoll, log, drain_timeout: Duration::ZERO, source }
+    pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
+        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -203,7 +203,7 @@ impl Supervisor {
         })?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
-            request_logs: RequestLogs::new(setting.log.clone()),
+            request_logs: RequestLogs::new(setting.events.clone()),
             setting,
             config: Config::default(),
             pools: BTreeMap::new(),
@@ -267,13 +267,13 @@ impl Supervisor {
         }
         self.plane.stop();
         self.request_logs.flush();
-        self.setting.log.event(&Event::Stopped {});
-        self.setting.log.flush();
+        self.setting.events.emit(&Event::Stopped {});
+        self.setting.events.flush();
     }
 
-    /// Logs an event.
+    /// Emits an event, to the log and to all other receivers of events.
     pub(crate) fn log(&self, event: &Event) {
-        self.setting.log.event(event);
+        self.setting.events.emit(event);
     }
 
     fn on_input(&mut self, input: Input) {

@@ -12,7 +12,7 @@ use crate::table;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use counters::DeclarationsView;
+use counters::{CountersView, DeclarationsView};
 use pool::PoolView;
 use serde::{Deserialize, Serialize};
 use service::ServiceView;
@@ -33,6 +33,9 @@ pub(crate) struct Status {
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
     pools: Vec<PoolView>,
+    /// Counters of the instance: the number of events by name.
+    #[serde(default)]
+    counters: CountersView,
     /// Descriptions of all counters: of the instance, of a service, of a server.
     #[serde(default)]
     declarations: DeclarationsView,
@@ -59,6 +62,7 @@ impl Status {
             descriptors: DescriptorsView::measure(),
             services: services.map(|(spec, service)| ServiceView::new(supervisor, spec, service)).collect(),
             pools: pools.map(|pool| PoolView::new(pool, supervisor.now())).collect(),
+            counters: CountersView::new(supervisor.events().counters()),
             declarations: DeclarationsView::all(),
         }
     }

@@ -33,10 +33,10 @@ impl Handle {
     pub(crate) async fn close(&self, number: u64) -> Option<Closed> {
         let (done, response) = oneshot::channel();
         let inspect = move |supervisor: &Supervisor| {
-            let log = supervisor.setting.log.clone();
+            let events = supervisor.setting.events.clone();
             supervisor.plane.close(number, move |closed| {
                 if closed == Closed::Done {
-                    log.event(&Event::ConnectionClosed { number });
+                    events.emit(&Event::ConnectionClosed { number });
                 }
                 let _ = done.send(closed);
             });
@@ -78,10 +78,10 @@ impl Supervisor {
         reason: EndReason,
         done: impl FnOnce(usize) + Send + 'static,
     ) {
-        let (log, pool, name) = (self.setting.log.clone(), Arc::clone(pool), Arc::clone(&server.name));
+        let (events, pool, name) = (self.setting.events.clone(), Arc::clone(pool), Arc::clone(&server.name));
         self.plane.end_server(server, reason, move |closed| {
             if closed > 0 || reason == EndReason::Operator {
-                log.event(&Event::ServerClosed { pool, server: name, reason: reason.name(), closed });
+                events.emit(&Event::ServerClosed { pool, server: name, reason: reason.name(), closed });
             }
             done(closed);
         });

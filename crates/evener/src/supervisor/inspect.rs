@@ -2,6 +2,7 @@
 
 use super::access::Rule;
 use super::{Phase, Supervisor};
+use crate::events::Events;
 use evener_core::pool::{Pool, Server};
 use evener_core::spec::ServiceSpec;
 use evener_core::{Endpoint, ServerId, Time};
@@ -13,6 +14,11 @@ impl Supervisor {
     /// Returns the time since the start.
     pub(crate) fn now(&self) -> Time {
         Time::since_origin(self.origin.elapsed())
+    }
+
+    /// Returns the events of the instance.
+    pub(crate) fn events(&self) -> &Events {
+        &self.setting.events
     }
 
     /// Returns the number of workers.

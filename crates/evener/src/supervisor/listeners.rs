@@ -178,7 +178,7 @@ impl Supervisor {
             }
             if closed.insert((listener.service.clone(), listener.bound.clone())) {
                 let address = listener.bound.to_string();
-                self.setting.log.event(&Event::ListenerClosed { service: listener.service, address });
+                self.setting.events.emit(&Event::ListenerClosed { service: listener.service, address });
             }
         }
     }

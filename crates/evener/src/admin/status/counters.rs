@@ -107,7 +107,7 @@ struct DeclarationView {
     help: String,
     /// `counter` or `histogram`.
     kind: String,
-    /// What is counted or measured.
+    /// Unit in which the metric counts or measures.
     unit: String,
     /// Name of the label; absent if the counter has one value.
     #[serde(skip_serializing_if = "Option::is_none", default)]

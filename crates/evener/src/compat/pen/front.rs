@@ -4,7 +4,7 @@
 use super::settings::{Compiled, InstanceAction, NAME, PenSettings, Query, Step, UNKNOWN};
 use super::view::{self, ConnectionNumbers, InstanceView, server_name};
 use crate::config::{Config, Problem};
-use crate::observe::Log;
+use crate::events::Events;
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
@@ -76,7 +76,7 @@ pub(super) struct Front {
     /// The running configuration.
     config: Config,
     handle: Handle,
-    log: Log,
+    events: Events,
     /// The command line as comments, for `write`.
     heading: Vec<String>,
     numbers: ConnectionNumbers,
@@ -91,14 +91,14 @@ impl Front {
         settings: PenSettings,
         compiled: Compiled,
         handle: Handle,
-        log: Log,
+        events: Events,
         heading: Vec<String>,
         offset: UtcOffset,
     ) -> Self {
         let access = ControlAccess::default();
         access.set(compiled.control);
         let numbers = ConnectionNumbers::default();
-        Self { settings, config: compiled.config, handle, log, heading, numbers, access, offset }
+        Self { settings, config: compiled.config, handle, events, heading, numbers, access, offset }
     }
 
     /// Returns the access list of the control port, which follows the settings.
@@ -161,7 +161,7 @@ impl Front {
             Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
                 if !refused.is_logged {
-                    refused.problems.iter().for_each(|problem| self.log.event(&failed(problem)));
+                    refused.problems.iter().for_each(|problem| self.events.emit(&failed(problem)));
                 }
                 Err(refused.problems)
             }
@@ -199,7 +199,7 @@ impl Front {
             self.access.set(compiled.control);
         }
         if settings.log_level() != self.settings.log_level() {
-            self.log.set_level(settings.log_level());
+            self.events.set_log_level(settings.log_level());
         }
         self.settings = settings;
         Ok(steps)
@@ -318,7 +318,7 @@ impl Front {
     }
 
     fn notice(&self, text: String) {
-        self.log.event(&Event::Notice { text });
+        self.events.emit(&Event::Notice { text });
     }
 }
 
