@@ -5,7 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
-pub(crate) mod events;
+mod events;
 pub(crate) mod explain;
 pub(crate) mod state;
 pub(crate) mod status;

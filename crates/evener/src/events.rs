@@ -1,6 +1,10 @@
 //! The events of the program. Each event goes to the log, to the counters of events, to the ring of recent events,
 //! and to subscribers. Nothing here waits for a reader.
 
+mod view;
+
+pub(crate) use view::{Line, RecentEvents};
+
 use crate::observe::{Log, LogLevel};
 use evener_core::counters::Sharded;
 use evener_core::event::{Event, EventCounters, Level};
@@ -29,21 +33,26 @@ pub(crate) struct Events {
 #[derive(Debug)]
 pub(crate) struct Occurrence {
     /// Number of the event: 1 for the first event of the program.
-    pub(crate) number: u64,
-    pub(crate) time: SystemTime,
-    pub(crate) event: Event,
+    number: u64,
+    time: SystemTime,
+    event: Event,
 }
 
 /// The events that a reader wants.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Selection {
     /// Lowest level.
-    pub(crate) level: Level,
+    level: Level,
     /// Number of the last event that the reader knows; 0 if it knows none.
-    pub(crate) after: u64,
+    after: u64,
 }
 
 impl Selection {
+    /// Selects events of at least `level` with a number above `after`.
+    pub(crate) fn new(level: Level, after: u64) -> Self {
+        Self { level, after }
+    }
+
     fn includes(&self, number: u64, event: &Event) -> bool {
         number > self.after && event.level() >= self.level
     }
@@ -68,7 +77,7 @@ impl Events {
     }
 
     /// Returns the recent events of a selection, the oldest first.
-    pub(crate) fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {
+    fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {
         self.history().recent(selection)
     }
 
@@ -106,13 +115,13 @@ impl History {
     fn add(&mut self, event: &Event, time: SystemTime) {
         self.last += 1;
         let number = self.last;
-        let is_kept = event.level() > Level::Debug;
-        if !is_kept && self.subscribers.is_empty() {
+        let is_recorded = event.level() > Level::Debug;
+        if !is_recorded && self.subscribers.is_empty() {
             return;
         }
         let occurrence = Arc::new(Occurrence { number, time, event: event.clone() });
         self.subscribers.retain(|subscriber| subscriber.send(&occurrence));
-        if is_kept {
+        if is_recorded {
             if self.recent.len() == RECENT_MAX {
                 self.recent.pop_front();
             }

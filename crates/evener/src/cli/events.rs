@@ -2,7 +2,7 @@
 
 use super::AdminArgs;
 use crate::admin::client::Client;
-use crate::admin::events::{EventsView, Line};
+use crate::events::{Line, RecentEvents};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use evener_core::event::Level;
@@ -29,8 +29,8 @@ impl EventsCommand {
         let client = Client::find(admin_args.socket.as_deref())?;
         let path = format!("/v1/events?level={level}&after={after}&follow={follow}");
         if !follow {
-            let events: EventsView = client.get(&path).await?;
-            return admin_args.print(&events, EventsView::text);
+            let events: RecentEvents = client.get(&path).await?;
+            return admin_args.print(&events, RecentEvents::text);
         }
         let show = |line: Line| {
             if admin_args.json {
