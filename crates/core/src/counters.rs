@@ -273,6 +273,13 @@ mod tests {
         assert_eq!(failures[..], [("refused", 1), ("timeout", 2), ("error", 0)]);
     }
 
+    /// 10 000 servers have such a shard for each worker.
+    #[test]
+    fn the_metrics_of_a_server_are_small() {
+        assert_eq!(size_of::<CachePadded<ServerCounters>>(), 768);
+        assert_eq!(size_of::<CachePadded<CheckCounters>>(), 384);
+    }
+
     #[test]
     fn every_set_has_as_many_values_as_it_declares() {
         fn check<C: CounterSet>() {

@@ -108,7 +108,7 @@ pub(crate) enum ConfigSource {
 /// Messages to the supervisor.
 pub(crate) enum Input {
     Report(Report),
-    Probed { probed: Probed, result: Probe },
+    Probed { probed: Probed, result: Probe, took: Duration },
     Loaded(Loaded),
     Reread(Reread),
     Scanned(Scanned),
@@ -279,7 +279,7 @@ impl Supervisor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Report(report) => self.on_report(report),
-            Input::Probed { probed, result } => self.on_probed(probed, result),
+            Input::Probed { probed, result, took } => self.on_probed(probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => self.on_reread(reread),
             Input::Scanned(scanned) => self.on_scanned(scanned),

@@ -1,6 +1,7 @@
 //! The lists of counters and histograms.
 
 use super::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Numbers, Unit};
+use crate::histogram::Histogram;
 
 /// Type of a counter: one number, or a struct with a number for each value of the label.
 macro_rules! counter_type {
@@ -32,7 +33,7 @@ macro_rules! label {
 macro_rules! counters {
     ($(
         $(#[doc = $about:literal])*
-        $set:ident {$(
+        struct $set:ident {$(
             $(#[doc = $help:literal])*
             $name:ident: $unit:ident $(by $label:ident as $family:ident {$(
                 $(#[doc = $value_help:literal])*
@@ -93,7 +94,7 @@ macro_rules! counters {
 
 counters! {
     /// Metrics of a service.
-    ServiceCounters {
+    struct ServiceCounters {
         /// TCP connections accepted.
         connections: Connections,
         /// UDP flows opened.
@@ -235,9 +236,16 @@ counters! {
             stale,
         },
     }
+    and histograms {
+        /// Bytes of a response: in HTTP of its body as the server sent it, in DNS of the message to the client.
+        response_bytes: Bytes,
+        /// Bytes that a connection relayed in both directions, recorded at its end. Requests of HTTP and queries
+        /// of DNS are not relayed; WebSocket and CONNECT are.
+        connection_bytes: Bytes,
+    }
 
     /// Metrics of a server.
-    ServerCounters {
+    struct ServerCounters {
         /// Connections established to the server.
         connections: Connections,
         /// UDP flows opened to the server.
@@ -286,9 +294,17 @@ counters! {
             stuck,
         },
     }
+    and histograms {
+        /// Time until a connection attempt to the server succeeded; in HTTP and with TLS, including the
+        /// handshake with the server.
+        connect_seconds: Seconds,
+        /// Time from the complete request (in DNS from the query, in UDP from the beginning of the flow) to the
+        /// beginning of the first response.
+        response_seconds: Seconds,
+    }
 
     /// Metrics of the checks of a server.
-    CheckCounters {
+    struct CheckCounters {
         /// Checks of the server.
         checks: Checks by result as Checks {
             /// The check passed.
@@ -296,6 +312,10 @@ counters! {
             /// The check failed. The verdict changes after `fall` such checks.
             failed,
         },
+    }
+    and histograms {
+        /// Time of a check that passed.
+        check_seconds: Seconds,
     }
 }
 

@@ -7,6 +7,7 @@ use evener_core::health::Probe;
 use evener_core::{ServerId, Target, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// A server that was probed, with its address at that time. A reload may have changed the address since.
@@ -39,8 +40,8 @@ impl Probes {
 }
 
 impl Supervisor {
-    /// Handles the result of a probe.
-    pub(super) fn on_probed(&mut self, probed: Probed, result: Probe) {
+    /// Handles the result of a probe, and the time that it took.
+    pub(super) fn on_probed(&mut self, probed: Probed, result: Probe, took: Duration) {
         let now = self.now();
         self.probes.0.remove(&probed);
         let Some(name) = self.name_at(&probed.pool, probed.server, &probed.target) else { return };
@@ -49,10 +50,13 @@ impl Supervisor {
             return;
         }
         if let Some(server) = running.pool.server(probed.server) {
-            let checks = &server.live.check_counters.of(0).checks;
+            let counters = server.live.check_counters.of(0);
             match &result {
-                Probe::Pass => checks.passed.one(),
-                Probe::Fail(_) => checks.failed.one(),
+                Probe::Pass => {
+                    counters.checks.passed.one();
+                    counters.check_seconds.record_time(took);
+                }
+                Probe::Fail(_) => counters.checks.failed.one(),
                 Probe::Unmade(_) => {}
             }
         }
@@ -108,8 +112,10 @@ impl Supervisor {
                     // The semaphore is never closed. If a reload replaces it, this probe keeps the old
                     // semaphore.
                     let _permit = permits.acquire().await;
+                    let begun = Instant::now();
                     let result = check::probe(&server, &spec).await;
-                    let _ = sender.send(Input::Probed { probed, result }).await;
+                    let took = begun.elapsed();
+                    let _ = sender.send(Input::Probed { probed, result, took }).await;
                 });
                 self.probes.add(key, task.abort_handle());
             }

@@ -94,6 +94,7 @@ mod http {
 mod operating {
     mod broken_pipes;
     mod commands;
+    mod histograms;
     mod one_liner;
     mod restart;
     mod shortage;

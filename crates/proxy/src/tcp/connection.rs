@@ -53,6 +53,8 @@ pub(super) struct Connection {
     attempt: Attempt,
     /// Time of the last byte that moved; before that, the beginning of the connection attempt.
     active_at: Time,
+    /// Bytes that were relayed in both directions.
+    relayed: u64,
     /// State in the ring, while the bytes are relayed there.
     pub(super) ring: Option<Box<RingState>>,
     /// Connection id, unique within the worker.
@@ -128,6 +130,7 @@ impl Connection {
             admitted: None,
             attempt: Attempt::new(),
             active_at: now,
+            relayed: 0,
             ring: None,
             number,
             queued: false,
@@ -305,13 +308,16 @@ impl Connection {
         let (server, now) = (&upstream.choice.server, cx.now);
         let snapshot = self.backend().pool.load();
         snapshot.remember(self.address, server.id, now);
+        let counters = server.live.counters.of(cx.id);
         if opening == Opening::Fresh {
-            snapshot.observe(server, now.since(self.active_at), now);
+            let took = now.since(self.active_at);
+            snapshot.observe(server, took, now);
+            counters.connect_seconds.record_time(took);
         }
         if let Some(record) = self.record() {
             record.record_server(&snapshot.pool, &server.name);
         }
-        server.live.counters.of(cx.id).connections.one();
+        counters.connections.one();
         note_success(cx, &snapshot.pool, &upstream.choice);
         self.stage = Stage::Relaying;
         self.from_client.on_sink_connected();
@@ -365,12 +371,20 @@ impl Connection {
         let counted = self.preamble.as_mut().map_or(bytes_in, |preamble| preamble.count_of_client(bytes_in));
         let counted_in = if self.from_client.is_discarding() { 0 } else { counted };
         let counted_out = if self.from_server.is_discarding() { 0 } else { bytes_out };
+        self.relayed += counted_in + counted_out;
         of_service.bytes_in.add(counted_in);
         of_service.bytes_out.add(counted_out);
         of_server.bytes_in.add(counted_in);
         of_server.bytes_out.add(counted_out);
         if let Some(record) = self.record() {
             record.moved(counted_in, counted_out, now);
+        }
+    }
+
+    /// Records the end of the connection, if it had reached a server.
+    pub(super) fn note_end(&self, worker: usize) {
+        if matches!(self.stage, Stage::Relaying | Stage::Lingering) {
+            self.service.live.counters.of(worker).connection_bytes.record_bytes(self.relayed);
         }
     }
 

@@ -212,6 +212,7 @@ impl Udp {
             header: backend.send_proxy.map(|_| listener.header_of(&key)),
             identity: new.identity.clone().unwrap_or_else(|| listener.identify(cx, new)),
             class: new.class,
+            begun_at: cx.now,
             responded_at: Time::ZERO,
             _descriptor: unit,
         };

@@ -8,6 +8,7 @@ use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::batch::{BATCH, Batch, Local, Senders};
 use crate::io::connect::is_local_error;
+use evener_core::Time;
 use evener_core::attempt::{Attempt, Cost};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
@@ -76,9 +77,13 @@ impl Udp {
             bytes += responses.batch.len(index) as u64;
         }
         responses.count += count;
+        let is_first = flow.responded_at == Time::ZERO;
         flow.responded_at = cx.now;
         let server = &flow.choice.server;
         let of_server = server.live.counters.of(cx.id);
+        if is_first {
+            of_server.response_seconds.record_time(cx.now.since(flow.begun_at));
+        }
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);
         if let Some(record) = &flow.identity.record {

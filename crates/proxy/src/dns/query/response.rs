@@ -29,7 +29,9 @@ impl Query {
         let Some(choice) = &self.choice else { return };
         let server = &choice.server;
         let counters = server.live.counters.of(cx.id);
+        let took = cx.now.since(self.sent_at);
         counters.responses.one();
+        counters.response_seconds.record_time(took);
         counters.bytes_out.add(bytes as u64);
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
@@ -37,7 +39,7 @@ impl Query {
             record.record_server(&snapshot.pool, &server.name);
             record.moved(0, bytes as u64, cx.now);
         }
-        snapshot.observe(server, cx.now.since(self.sent_at), cx.now);
+        snapshot.observe(server, took, cx.now);
         note_success(cx, &snapshot.pool, choice);
     }
 
@@ -78,7 +80,7 @@ impl Dns {
             Origin::Stream(client) if requester.keepalive => {
                 self.respond_with_keepalive(cx, client, response);
             }
-            Origin::Stream(client) => self.respond_to_client(client, response),
+            Origin::Stream(client) => self.respond_to_client(cx, client, response),
         }
     }
 
