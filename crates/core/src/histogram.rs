@@ -4,6 +4,7 @@
 //! 768, 1024, ... up to 2^26. Times are recorded in microseconds (64 us to 67 s), sizes in bytes (64 bytes to
 //! 64 MiB). So a value is known within a factor of 2 or less.
 
+use crate::Time;
 use crate::counters::{Counter, Numbers, Unit};
 use std::time::Duration;
 
@@ -28,8 +29,13 @@ impl Histogram {
 
     /// Records a time.
     pub fn record_time(&self, time: Duration) {
-        // Not `as_micros`, which computes with 128 bits.
-        self.record(time.as_secs().saturating_mul(1_000_000).saturating_add(time.subsec_micros().into()));
+        self.record_since(Time::ZERO, Time::since_origin(time));
+    }
+
+    /// Records the time from `begun` to `now`.
+    pub fn record_since(&self, begun: Time, now: Time) {
+        // A `Duration` in between would take two more divisions.
+        self.record(now.as_nanos().saturating_sub(begun.as_nanos()) / 1000);
     }
 
     fn record(&self, value: u64) {
@@ -72,16 +78,15 @@ const fn bound(bucket: usize) -> Option<u64> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
     unit: Unit,
-    buckets: [u64; BUCKETS],
+    /// Number of values in each of the [`BUCKETS`].
+    buckets: Vec<u64>,
     sum: u64,
 }
 
 impl Distribution {
     /// Makes a distribution from the numbers of a [`Histogram`]: its buckets and the sum.
     pub(crate) fn new(unit: Unit, numbers: &[u64]) -> Self {
-        let mut buckets = [0; BUCKETS];
-        buckets.copy_from_slice(&numbers[..BUCKETS]);
-        Self { unit, buckets, sum: numbers[BUCKETS] }
+        Self { unit, buckets: numbers[..BUCKETS].to_vec(), sum: numbers[BUCKETS] }
     }
 
     /// Returns the number of recorded values.

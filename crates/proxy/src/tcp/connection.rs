@@ -310,9 +310,8 @@ impl Connection {
         snapshot.remember(self.address, server.id, now);
         let counters = server.live.counters.of(cx.id);
         if opening == Opening::Fresh {
-            let took = now.since(self.active_at);
-            snapshot.observe(server, took, now);
-            counters.connect_seconds.record_time(took);
+            snapshot.observe(server, now.since(self.active_at), now);
+            counters.connect_seconds.record_since(self.active_at, now);
         }
         if let Some(record) = self.record() {
             record.record_server(&snapshot.pool, &server.name);

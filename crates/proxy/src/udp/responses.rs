@@ -82,7 +82,7 @@ impl Udp {
         let server = &flow.choice.server;
         let of_server = server.live.counters.of(cx.id);
         if is_first {
-            of_server.response_seconds.record_time(cx.now.since(flow.begun_at));
+            of_server.response_seconds.record_since(flow.begun_at, cx.now);
         }
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);

@@ -29,9 +29,8 @@ impl Query {
         let Some(choice) = &self.choice else { return };
         let server = &choice.server;
         let counters = server.live.counters.of(cx.id);
-        let took = cx.now.since(self.sent_at);
         counters.responses.one();
-        counters.response_seconds.record_time(took);
+        counters.response_seconds.record_since(self.sent_at, cx.now);
         counters.bytes_out.add(bytes as u64);
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
@@ -39,7 +38,7 @@ impl Query {
             record.record_server(&snapshot.pool, &server.name);
             record.moved(0, bytes as u64, cx.now);
         }
-        snapshot.observe(server, took, cx.now);
+        snapshot.observe(server, cx.now.since(self.sent_at), cx.now);
         note_success(cx, &snapshot.pool, choice);
     }
 

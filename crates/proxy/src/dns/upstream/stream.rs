@@ -171,7 +171,7 @@ impl Dns {
         let stream = &mut self.streams[at];
         let counters = stream.server.live.counters.of(cx.id);
         counters.connections.one();
-        counters.connect_seconds.record_time(cx.now.since(stream.begun_at));
+        counters.connect_seconds.record_since(stream.begun_at, cx.now);
         stream.server.live.transports.responded(Transport::Stream, cx.now);
         let (stage, time) = match stream.server.dialect {
             Dialect::Plain => (Stage::Open, IDLE),

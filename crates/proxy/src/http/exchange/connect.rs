@@ -188,13 +188,13 @@ impl Shared {
         let since = std::mem::replace(&mut exchange.since, cx.now);
         let Some(choice) = &exchange.choice else { return };
         let (entry, snapshot) = (&choice.server, exchange.backend().pool.load_full());
-        let (counters, took) = (entry.live.counters.of(cx.id), cx.now.since(since));
+        let counters = entry.live.counters.of(cx.id);
         counters.connections.one();
-        counters.connect_seconds.record_time(took);
+        counters.connect_seconds.record_since(since, cx.now);
         note_success(cx, &snapshot.pool, choice);
         if exchange.http.is_none() {
             snapshot.remember(exchange.client, entry.id, cx.now);
-            snapshot.observe(entry, took, cx.now);
+            snapshot.observe(entry, cx.now.since(since), cx.now);
             client.note_server(exchange.backend(), entry);
         }
     }

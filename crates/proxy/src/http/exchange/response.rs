@@ -111,14 +111,13 @@ impl Shared {
         http.has_responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();
-        let took = cx.now.since(*since);
-        of_server.response_seconds.record_time(took);
+        of_server.response_seconds.record_since(*since, cx.now);
         if (500..600).contains(&status) {
             of_server.responses_5xx.one();
         }
         let snapshot = settings.backends[*backend].pool.load();
         snapshot.remember(*address, choice.server.id, cx.now);
-        snapshot.observe(&choice.server, took, cx.now);
+        snapshot.observe(&choice.server, cx.now.since(*since), cx.now);
         let cookie = cookie(&snapshot, choice, client.facts.is_some());
         exchange_timers.clear(exchange_key);
         if relays {
