@@ -226,15 +226,15 @@ counters! {
         /// DNS queries beyond the rate limit of their network: they received a truncated response or none.
         rate_limited: Requests,
         /// DNS queries of services with a cache.
-        cache_queries: Requests by result as CacheQueries {
-            /// Served from the cache.
+        cache_lookups: Requests by result as CacheLookups {
+            /// The query was served from the cache.
             hit,
-            /// No response was cached.
+            /// No usable response was cached.
             miss,
-            /// Served with an expired response, because no server responded in time or the last server sent
-            /// SERVFAIL or REFUSED.
-            stale,
         },
+        /// DNS queries that were served with an expired response, because no server responded in time or the last
+        /// server sent SERVFAIL or REFUSED. They are misses, too.
+        cache_stale: Requests,
     }
     and histograms {
         /// Bytes of a response: in HTTP of its body as the server sent it, in DNS of the message to the client.

@@ -222,7 +222,7 @@ impl Dns {
             return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
         if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
-            counters.cache_queries.hit.one();
+            counters.cache_lookups.hit.one();
             return;
         }
         let Some(spec) = spec(settings) else { return };

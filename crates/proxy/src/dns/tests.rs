@@ -359,7 +359,7 @@ fn a_cached_response_needs_no_server_until_it_expires() {
     client.send(&query(8, "A.eXample")).unwrap();
     let cached = fixture.received_by(&client);
     assert_eq!(cached[..27], response(&query(8, "A.eXample"), 1)[..27]);
-    assert_eq!((fixture.count("cache_queries.hit"), fixture.count("cache_queries.miss")), (1, 1));
+    assert_eq!((fixture.count("cache_lookups.hit"), fixture.count("cache_lookups.miss")), (1, 1));
     fixture.pass(Duration::from_secs(51));
     fixture.query_and_respond(&client, &query(9, "a.example"));
     fixture.check_idle();
@@ -380,7 +380,7 @@ fn an_expired_response_is_used_if_no_server_responds() {
     fixture.pass(Duration::from_millis(1500));
     let stale = fixture.received_by(&client);
     assert_eq!((id(&stale), code(&stale), stale[7]), (8, 0, 1));
-    assert_eq!(fixture.count("cache_queries.stale"), 1);
+    assert_eq!(fixture.count("cache_stale"), 1);
     fixture.check_idle();
 }
 

@@ -179,6 +179,19 @@ mod tests {
         assert_eq!(json["service"]["flows"]["help"], "UDP flows opened.");
     }
 
+    #[test]
+    fn every_counter_has_a_declaration() {
+        fn names<T>(map: &BTreeMap<String, T>) -> Vec<&String> {
+            map.keys().collect()
+        }
+        let declarations = DeclarationsView::all();
+        let service = CountersView::new(&Sharded::<ServiceCounters>::new(1));
+        let server = CountersView::new(&Sharded::<ServerCounters>::new(1));
+        let server = server.with(&Sharded::<CheckCounters>::new(1));
+        assert_eq!(names(&service.0), names(&declarations.service));
+        assert_eq!(names(&server.0), names(&declarations.server));
+    }
+
     const BEGIN: &str = "<!-- counters: begin -->\n";
     const END: &str = "<!-- counters: end -->\n";
 

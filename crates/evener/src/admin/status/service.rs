@@ -138,8 +138,8 @@ impl CacheView {
         let settings = service.settings.load();
         let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
         let counters = &service.live.counters;
-        let hits = counters.total("cache_queries.hit") + counters.total("cache_queries.stale");
-        let misses = counters.total("cache_queries.miss");
+        let hits = counters.total("cache_lookups.hit") + counters.total("cache_stale");
+        let misses = counters.total("cache_lookups.miss");
         Some(Self { entries: stats.entries, bytes: stats.bytes, hits, misses })
     }
 }

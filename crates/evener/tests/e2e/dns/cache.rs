@@ -52,7 +52,7 @@ fn equal_queries_get_the_cached_response_with_its_remaining_ttl() {
     assert!((600 - spent - 1..600).contains(&left), "{left} after {spent} s");
     assert_eq!(server.count(), 1);
     let counters =
-        ["requests", "cache_queries.hit", "cache_queries.miss"].map(|name| evener.service_counter("d", name));
+        ["requests", "cache_lookups.hit", "cache_lookups.miss"].map(|name| evener.service_counter("d", name));
     assert_eq!(counters, [22, 21, 1]);
 }
 
@@ -199,7 +199,7 @@ fn expired_responses_are_used_while_no_server_responds_if_configured() {
             SERVFAIL,
             "expected no cached response"
         );
-        assert_eq!(evener.service_counter("d", "cache_queries.stale"), if expected == 0 { 3 } else { 0 });
+        assert_eq!(evener.service_counter("d", "cache_stale"), if expected == 0 { 3 } else { 0 });
         let _back = Nameserver::start_at(server.port, |query, back| back.send(&address(query, 500, 2)));
         wait_until("a new response of the server", || (ask(listen, &sent).last() == Some(&2)).then_some(()));
     }
@@ -282,6 +282,6 @@ fn an_expired_response_is_used_after_the_second_timeout() {
     is_silent.store(true, Ordering::Relaxed);
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(host(&ask(listen, &sent)), 9);
-    assert_eq!(evener.service_counter("d", "cache_queries.stale"), 1);
+    assert_eq!(evener.service_counter("d", "cache_stale"), 1);
     assert_eq!(server.count(), 3, "expected one query with a response and two without");
 }

@@ -155,7 +155,7 @@ fn a_service_with_a_cache_removes_cookies() {
     evener.reload(&service(0, &[&server], &more.replace("5s", "100ms")));
     wait_until("a stale response", || {
         check_without_cookie(&ask(listen, &with_cookie(1, "once")));
-        (evener.service_counter("d", "cache_queries.stale") > 0).then_some(())
+        (evener.service_counter("d", "cache_stale") > 0).then_some(())
     });
     assert!(
         server.messages().iter().all(|message| !has(message, &[0, 10, 0])),

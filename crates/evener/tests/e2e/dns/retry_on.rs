@@ -142,7 +142,7 @@ fn an_expired_response_replaces_a_failure() {
         let uncached = query(3, &format!("never{failure}.example"), A);
         assert_eq!(rcode(&ask(listen, &uncached)), failure, "expected the failure without a cached response");
     }
-    assert!(evener.service_counter("d", "cache_queries.stale") >= 4);
+    assert!(evener.service_counter("d", "cache_stale") >= 4);
     // NXDOMAIN is not a failure (RFC 8767, section 4).
     code.store(NXDOMAIN, Ordering::Relaxed);
     assert_eq!(rcode(&ask(listen, &query(4, "a.example", A))), NXDOMAIN);

@@ -211,7 +211,7 @@ fn queries_with_a_local_response_do_not_count_as_pending() {
         assert_eq!(host(&ask_stream(&stream, &query(n, "a.example", A))), 1);
         assert_eq!(ask_stream(&stream, &query(n, "a.example", A)[..20]).len(), 12);
     }
-    assert_eq!((evener.service_counter("d", "cache_queries.hit"), server.count()), (39, 1));
+    assert_eq!((evener.service_counter("d", "cache_lookups.hit"), server.count()), (39, 1));
     // A client that has received all its responses is idle, so its connection is closed.
     assert!(is_closed(&stream));
     assert_eq!(evener.service_counter("d", "closed.idle_timeout"), 1);

@@ -66,7 +66,7 @@ impl Dns {
             return false;
         }
         let service = Arc::clone(&self.services[requester.service].service);
-        service.live.counters.of(cx.id).cache_queries.stale.one();
+        service.live.counters.of(cx.id).cache_stale.one();
         let mut query = self.retire(cx, key);
         for follower in std::mem::take(&mut query.followers) {
             if !self.respond_stale(cx, settings, follower) {

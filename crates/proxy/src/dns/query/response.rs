@@ -218,7 +218,7 @@ impl Dns {
             self.deliver(cx, requester, &out);
         } else if freshness == Freshness::Fresh {
             let service = &self.services[requester.service].service;
-            service.live.counters.of(cx.id).cache_queries.miss.one();
+            service.live.counters.of(cx.id).cache_lookups.miss.one();
         }
         self.give_back(out);
         found

@@ -222,10 +222,8 @@ impl Dns {
             Ok(socket) => socket,
             Err(error) if is_resource_exhaustion(error) => return self.postpone_persistent(cx, at, error),
             Err(error) => {
-                counters.connect_failures.error.one();
-                if error == Errno::CONNREFUSED {
-                    counters.connect_failures.refused.one();
-                }
+                let failures = &counters.connect_failures;
+                (if error == Errno::CONNREFUSED { &failures.refused } else { &failures.error }).one();
                 return self.fault_persistent(cx, at, &format!("connect: {}", std::io::Error::from(error)));
             }
         };
