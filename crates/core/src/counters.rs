@@ -141,7 +141,7 @@ pub struct LabelValue {
 
 impl Declaration {
     /// Returns how many numbers the metric has in [`CounterSet::values`].
-    fn width(&self) -> usize {
+    const fn width(&self) -> usize {
         match (self.kind, self.label) {
             (Kind::Histogram, _) => BUCKETS + 1,
             (Kind::Counter, Some(label)) => label.values.len(),

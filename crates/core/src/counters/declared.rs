@@ -71,7 +71,7 @@ macro_rules! counters {
             ];
 
             fn values(&self) -> Vec<u64> {
-                let mut values = Vec::new();
+                let mut values = Vec::with_capacity(Self::DECLARED.iter().map(Declaration::width).sum());
                 $(self.$name.append_to(&mut values);)*
                 $($(self.$histogram.append_to(&mut values);)*)?
                 values
@@ -187,7 +187,7 @@ counters! {
         /// Pauses of accepting because the service was full, had `pending_max` pending connection attempts, or
         /// no descriptors were left.
         accept_pauses: Pauses,
-        /// Flows that ended.
+        /// Flows that ended because of a limit.
         flows_ended: Flows by reason as FlowsEnded {
             /// No traffic during `idle_timeout`.
             expired,
@@ -295,8 +295,7 @@ counters! {
         },
     }
     and histograms {
-        /// Time until a connection attempt to the server succeeded; in HTTP and with TLS, including the
-        /// handshake with the server.
+        /// Time until a connection to the server was established, including the TLS handshake if there is one.
         connect_seconds: Seconds,
         /// Time from the complete request (in DNS from the query, in UDP from the beginning of the flow) to the
         /// beginning of the first response.

@@ -7,12 +7,16 @@ use evener_core::counters::{
 use evener_core::event::EventCounters;
 use evener_core::histogram::Distribution;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Counters and histograms by name, since the start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct CountersView(BTreeMap<String, TotalView>);
+pub(super) struct CountersView(BTreeMap<Name, TotalView>);
+
+/// A declared name, which is not copied: a status has hundreds of thousands.
+type Name = Cow<'static, str>;
 
 /// The total of a counter or histogram.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,7 +25,7 @@ enum TotalView {
     Count(u64),
     Histogram(HistogramView),
     /// A count for each value of the label.
-    Labelled(BTreeMap<String, u64>),
+    Labelled(BTreeMap<Name, u64>),
 }
 
 /// A histogram.
@@ -152,7 +156,7 @@ mod tests {
     #[test]
     fn served_clients_are_counted_in_connections_and_flows_or_in_queries() {
         let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
-        let counters = counters.map(|(name, count)| (name.to_owned(), TotalView::Count(count)));
+        let counters = counters.map(|(name, count)| (name.into(), TotalView::Count(count)));
         let counters = CountersView(counters.into());
         assert_eq!((counters.served(Served::Connections), counters.served(Served::Queries)), (3, 4));
     }
@@ -181,8 +185,8 @@ mod tests {
 
     #[test]
     fn every_counter_has_a_declaration() {
-        fn names<T>(map: &BTreeMap<String, T>) -> Vec<&String> {
-            map.keys().collect()
+        fn names<K: AsRef<str>, T>(map: &BTreeMap<K, T>) -> Vec<&str> {
+            map.keys().map(AsRef::as_ref).collect()
         }
         let declarations = DeclarationsView::all();
         let service = CountersView::new(&Sharded::<ServiceCounters>::new(1));
