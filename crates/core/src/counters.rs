@@ -1,7 +1,13 @@
-//! Counters, declared once: each list makes a struct of atomics, the names, and the code that adds them up.
+//! Counters, declared once: each declaration makes the atomic, its name, help, unit and labels, and the code that
+//! adds up its shards. The log, the API, the metrics and the documentation take them from here.
 //!
 //! Every worker has its own shard, so counting on the packet path shares no cache line with another core.
 
+mod declared;
+
+pub use declared::*;
+
+use crate::histogram::{BUCKETS, Distribution};
 use crossbeam_utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,212 +39,157 @@ impl Counter {
     }
 }
 
-/// A set of counters with the names that the log, the API and the metrics use.
-pub trait CounterSet: Default + Send + Sync {
-    /// The names, in the order of [`CounterSet::values`].
-    const NAMES: &'static [&'static str];
-    /// The values, in the order of [`CounterSet::NAMES`].
-    fn values(&self) -> Vec<u64>;
+/// Kind of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A number that only grows.
+    Counter,
+    /// The distribution of measured values.
+    Histogram,
 }
 
-macro_rules! counters {
-    ($(#[$about:meta])* $set:ident { $($(#[$doc:meta])* $name:ident),* $(,)? }) => {
-        $(#[$about])*
-        #[derive(Debug, Default)]
-        pub struct $set { $($(#[$doc])* pub $name: Counter),* }
+impl Kind {
+    /// Returns the name in lower case, as in the exposition format of Prometheus.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Histogram => "histogram",
+        }
+    }
+}
 
-        impl CounterSet for $set {
-            const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
-            fn values(&self) -> Vec<u64> {
-                vec![$(self.$name.read()),*]
+macro_rules! units {
+    ($($(#[$doc:meta])* $unit:ident $name:literal),* $(,)?) => {
+        /// Unit in which a metric counts or measures.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Unit { $($(#[$doc])* $unit),* }
+
+        impl Unit {
+            /// Returns the name in lower case.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$unit => $name),* }
             }
         }
     };
 }
 
-counters! {
-    /// Counters of a service.
-    ServiceCounters {
-        /// TCP connections accepted.
-        connections,
-        /// UDP flows opened.
-        flows,
-        /// Bytes from clients that were passed to servers.
-        bytes_in,
-        /// Bytes from servers that were passed to clients.
-        bytes_out,
-        /// Datagrams from clients.
-        datagrams_in,
-        /// Datagrams to clients.
-        datagrams_out,
-        /// Clients that the access list refused.
-        denied,
-        /// Clients that reached their limit of connections, of new connections, or of requests.
-        limited,
-        /// Refused clients that were delayed.
-        tarpitted,
-        /// Connections whose PROXY header was missing or malformed, or that did not begin with the
-        /// ClientHello that a route needs.
-        preamble_refused,
-        /// Connections, requests and datagrams refused because they loop between instances.
-        loops,
-        /// Connections whose PROXY header, TLS handshake or first request did not arrive in time.
-        preamble_timeouts,
-        /// TLS handshakes that were completed.
-        tls_handshakes,
-        /// TLS handshakes that resumed a session.
-        tls_resumed,
-        /// TLS handshakes that failed.
-        tls_failed,
-        /// Clients closed because too many TLS handshakes were in progress.
-        tls_refused,
-        /// HTTP requests or DNS queries.
-        requests,
-        /// Requests that were malformed, ambiguous or beyond the limits.
-        requests_bad,
-        /// Requests that were retried on another server.
-        requests_retried,
-        /// Further tries at a server, after the first try for a connection, request, query or flow failed.
-        retries,
-        /// Failed tries that were not repeated, because the retry budget of the pool was used up.
-        retries_exhausted,
-        /// Requests with a local response: redirects, the health path, `respond`.
-        requests_local,
-        /// Requests that no server served: the client received 502, 503 or 504.
-        requests_failed,
-        /// Requests whose header section has more bytes or fields than the limits allow: the client received
-        /// 431.
-        headers_too_large,
-        /// Requests closed because their body arrived below the minimum rate.
-        slow_requests,
-        /// Responses closed because the client read them below the minimum rate.
-        slow_responses,
-        /// Requests aborted because the client closed the connection before the response.
-        requests_aborted,
-        /// HTTP connections that became relays (Upgrade, CONNECT).
-        upgrades,
-        /// Lines of the request log that were dropped because its buffer was full.
-        log_dropped,
-        /// Clients served by a pre-opened server connection.
-        warm_used,
-        /// Clients and requests that waited in a queue because every server was at its limit.
-        queued,
-        /// Clients and requests that waited in the queue until its timeout.
-        queue_timeouts,
-        /// Clients and requests refused because the queue was full.
-        queue_full,
-        /// Clients for which no server was available.
-        no_server,
-        /// Connections closed by the idle timeout.
-        idle_timeouts,
-        /// HTTP and DNS connections closed to free file descriptors for other clients. They were idle, or
-        /// finishing their last response.
-        idle_shed,
-        /// Half-closed connections that were closed after `half_closed_timeout` without traffic.
-        half_closed_timeouts,
-        /// Connections closed at the drain deadline.
-        cut,
-        /// Connections and flows closed by an operator.
-        closed,
-        /// Connections, requests and flows closed because a check marked their server down (`on_down`).
-        closed_down,
-        /// Failed accept calls: no descriptors or memory left.
-        accept_errors,
-        /// Pauses of accepting because the service was full.
-        accept_pauses,
-        /// Flows closed by the idle timeout.
-        flows_expired,
-        /// Flows evicted, the longest unused first, because the table was full.
-        flows_evicted,
-        /// Flows moved to another server because their server failed or was removed.
-        flows_moved,
-        /// Datagrams dropped: no server was available.
-        drop_no_server,
-        /// Datagrams dropped: the access list refused the client.
-        drop_denied,
-        /// Datagrams dropped: the socket's send buffer was full.
-        drop_send_full,
-        /// Datagrams dropped: the server refused them and no other server was available.
-        drop_refused,
-        /// Datagrams dropped: no socket was available (descriptors, ports).
-        drop_no_socket,
-        /// Datagrams dropped: their PROXY header was missing or malformed.
-        drop_preamble,
-        /// Datagrams dropped: not a DNS query (too short, or a response).
-        drop_no_query,
-        /// Datagrams dropped: too many queries were outstanding.
-        drop_outstanding,
-        /// DNS queries that no remaining server could take (size, address family, a stuck connection).
-        drop_no_capable_server,
-        /// DNS queries that received FORMERR or NOTIMP: malformed, or with an unsupported opcode.
-        formerr,
-        /// DNS responses truncated to the client's UDP size. The client retries over TCP.
-        truncated,
-        /// DNS queries beyond the rate limit of their network: they received a truncated response or none.
-        rate_limited,
-        /// DNS queries served from the cache.
-        cache_hits,
-        /// DNS queries without a cached response.
-        cache_misses,
-        /// DNS queries served with an expired response because no server responded.
-        cache_stale,
-        /// Datagrams dropped: larger than the path to the server allows, or forbidden by a local rule.
-        drop_unsendable,
+units! {
+    /// Bytes.
+    Bytes "bytes",
+    /// System calls.
+    Calls "calls",
+    /// Checks of servers.
+    Checks "checks",
+    /// Clients: each of their connections, requests, queries or flows.
+    Clients "clients",
+    /// Connections.
+    Connections "connections",
+    /// Datagrams.
+    Datagrams "datagrams",
+    /// Events.
+    Events "events",
+    /// UDP flows.
+    Flows "flows",
+    /// TLS handshakes.
+    Handshakes "handshakes",
+    /// Lines of a log.
+    Lines "lines",
+    /// Pauses of accepting.
+    Pauses "pauses",
+    /// HTTP requests and DNS queries.
+    Requests "requests",
+    /// HTTP and DNS responses.
+    Responses "responses",
+    /// Seconds; recorded in microseconds.
+    Seconds "seconds",
+}
+
+/// A metric as it was declared.
+#[derive(Clone, Copy, Debug)]
+pub struct Declaration {
+    /// Name in the API and, with a prefix, in metrics.
+    pub name: &'static str,
+    /// Description for people: sentences.
+    pub help: &'static str,
+    /// Kind of the metric.
+    pub kind: Kind,
+    /// Unit in which the metric counts or measures.
+    pub unit: Unit,
+    /// The label, if the metric has one value for each value of a label.
+    pub label: Option<Label>,
+}
+
+/// A label of a metric, with all its values.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// Name of the label.
+    pub name: &'static str,
+    /// Values of the label.
+    pub values: &'static [LabelValue],
+}
+
+/// A value of a label.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelValue {
+    /// The value.
+    pub name: &'static str,
+    /// Description for people: sentences.
+    pub help: &'static str,
+}
+
+impl Declaration {
+    /// Returns how many numbers the metric has in [`CounterSet::values`].
+    const fn width(&self) -> usize {
+        match (self.kind, self.label) {
+            (Kind::Histogram, _) => BUCKETS + 1,
+            (Kind::Counter, Some(label)) => label.values.len(),
+            (Kind::Counter, None) => 1,
+        }
+    }
+
+    /// Makes the total of the metric from its numbers.
+    fn total(&self, numbers: &[u64]) -> Total {
+        match (self.kind, self.label) {
+            (Kind::Histogram, _) => Total::Histogram(Distribution::new(self.unit, numbers)),
+            (Kind::Counter, Some(label)) => Total::Labelled(
+                label.values.iter().map(|value| value.name).zip(numbers.iter().copied()).collect(),
+            ),
+            (Kind::Counter, None) => Total::Count(numbers[0]),
+        }
     }
 }
 
-counters! {
-    /// Counters of a server.
-    ServerCounters {
-        /// Connections established to the server.
-        connections,
-        /// UDP flows opened to the server.
-        flows,
-        /// Bytes sent to the server.
-        bytes_in,
-        /// Bytes received from the server.
-        bytes_out,
-        /// Datagrams sent to the server.
-        datagrams_in,
-        /// Datagrams received from the server.
-        datagrams_out,
-        /// Connection attempts refused by the server or by an ICMP error.
-        connect_refused,
-        /// Connection attempts that timed out.
-        connect_timeouts,
-        /// Connection attempts that failed for another reason (no route, no such socket).
-        connect_errors,
-        /// Connection attempts and checks that failed for a local reason (descriptors, ports, memory). They do
-        /// not count against the server.
-        local_errors,
-        /// Connections that the server reset.
-        resets,
-        /// HTTP requests or DNS queries sent to the server.
-        requests,
-        /// Responses whose beginning arrived from the server.
-        responses,
-        /// Responses with a status of 500 to 599.
-        responses_5xx,
-        /// Responses that did not begin in time.
-        response_timeouts,
-        /// Responses that were malformed or incomplete, or matched no query.
-        responses_bad,
-        /// TLS handshakes with the server that failed.
-        tls_failed,
-        /// Persistent connections (mname) that were established.
-        persistent_connections,
-        /// Persistent connections that failed.
-        persistent_connection_faults,
-        /// Datagrams dropped because the connection to the server was stuck.
-        drop_stuck,
-    }
+/// The sum of a metric over its shards.
+#[derive(Clone, Debug)]
+pub enum Total {
+    /// A count.
+    Count(u64),
+    /// A count for each value of the label.
+    Labelled(Vec<(&'static str, u64)>),
+    /// A distribution of values.
+    Histogram(Distribution),
 }
 
-impl ServiceCounters {
-    /// Returns the counter of connections that were closed after a time without traffic.
-    #[must_use]
-    pub fn timeouts(&self, is_half_closed: bool) -> &Counter {
-        if is_half_closed { &self.half_closed_timeouts } else { &self.idle_timeouts }
+/// A set of metrics.
+pub trait CounterSet: Default + Send + Sync {
+    /// The declarations.
+    const DECLARED: &'static [Declaration];
+
+    /// Returns the numbers of all metrics, in the order of [`CounterSet::DECLARED`].
+    fn values(&self) -> Vec<u64>;
+}
+
+/// A part of a [`CounterSet`] that can append its numbers to the values of the set.
+pub(crate) trait Numbers {
+    /// Appends the numbers.
+    fn append_to(&self, values: &mut Vec<u64>);
+}
+
+impl Numbers for Counter {
+    fn append_to(&self, values: &mut Vec<u64>) {
+        values.push(self.read());
     }
 }
 
@@ -269,36 +220,132 @@ impl<C: CounterSet> Sharded<C> {
         self.0.get(worker).unwrap_or(&self.0[0])
     }
 
-    /// Returns each name with the sum over the shards.
-    pub fn totals(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let mut sums = vec![0_u64; C::NAMES.len()];
-        for shard in &self.0 {
+    /// Returns each declaration with the sum over the shards.
+    pub fn totals(&self) -> impl Iterator<Item = (&'static Declaration, Total)> {
+        let mut sums = self.0[0].values();
+        for shard in &self.0[1..] {
             sums.iter_mut().zip(shard.values()).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
         }
-        C::NAMES.iter().copied().zip(sums)
+        let mut at = 0;
+        C::DECLARED.iter().map(move |declaration| {
+            let numbers = &sums[at..at + declaration.width()];
+            at += numbers.len();
+            (declaration, declaration.total(numbers))
+        })
     }
 
-    /// Returns the sum of the counter called `name`, or 0 if no counter has that name.
+    /// Returns the sum of the counter called `name` over the shards. The counter of a label's value is called
+    /// `drops.no_server`.
     #[must_use]
     pub fn total(&self, name: &str) -> u64 {
-        self.totals().find_map(|(known, sum)| (known == name).then_some(sum)).unwrap_or(0)
+        let (name, value) = name.split_once('.').map_or((name, None), |(name, value)| (name, Some(value)));
+        let found = self.totals().find(|(declaration, _)| declaration.name == name);
+        let count = match (found, value) {
+            (Some((_, Total::Count(count))), None) => Some(count),
+            (Some((_, Total::Labelled(counts))), Some(value)) => {
+                counts.into_iter().find_map(|(known, count)| (known == value).then_some(count))
+            }
+            _ => None,
+        };
+        debug_assert!(count.is_some(), "there is no counter {name}");
+        count.unwrap_or(0)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::EventCounters;
 
     #[test]
     fn the_total_of_a_counter_is_the_sum_over_its_shards() {
         let sharded = Sharded::<ServerCounters>::new(2);
         sharded.of(0).bytes_in.add(5);
         sharded.of(1).bytes_in.add(7);
-        sharded.of(1).resets.one();
-        assert_eq!(
-            (sharded.total("bytes_in"), sharded.total("resets"), sharded.total("bytes_out")),
-            (12, 1, 0)
-        );
-        assert_eq!(sharded.totals().count(), ServerCounters::NAMES.len());
+        sharded.of(0).connect_failures.refused.one();
+        sharded.of(1).connect_failures.timeout.one();
+        sharded.of(1).connect_failures.timeout.one();
+        assert_eq!((sharded.total("bytes_in"), sharded.total("connect_failures.timeout")), (12, 2));
+        let totals: Vec<_> = sharded.totals().collect();
+        assert_eq!(totals.len(), ServerCounters::DECLARED.len());
+        let failures = totals.iter().find(|(declaration, _)| declaration.name == "connect_failures");
+        let Some((_, Total::Labelled(failures))) = failures else { panic!("{failures:?} must have labels") };
+        assert_eq!(failures[..], [("refused", 1), ("timeout", 2), ("error", 0)]);
+    }
+
+    /// 10 000 servers have such a shard for each worker.
+    #[test]
+    fn the_metrics_of_a_server_are_small() {
+        assert_eq!(size_of::<CachePadded<ServerCounters>>(), 768);
+        assert_eq!(size_of::<CachePadded<CheckCounters>>(), 384);
+    }
+
+    #[test]
+    fn every_set_has_as_many_values_as_it_declares() {
+        fn check<C: CounterSet>() {
+            let declared: usize = C::DECLARED.iter().map(Declaration::width).sum();
+            assert_eq!(C::default().values().len(), declared);
+        }
+        check::<ServiceCounters>();
+        check::<ServerCounters>();
+        check::<CheckCounters>();
+        check::<EventCounters>();
+    }
+
+    /// Naming rules: <https://prometheus.io/docs/practices/naming/>, and the suffixes that the exposition format
+    /// reserves.
+    #[test]
+    fn names_follow_the_rules_of_prometheus_and_every_help_is_a_sentence() {
+        fn check_name(name: &str) {
+            let is_word = |word: &str| {
+                !word.is_empty()
+                    && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            };
+            assert!(
+                name.split('_').all(is_word) && name.starts_with(|first: char| first.is_alphabetic()),
+                "{name}"
+            );
+        }
+        fn check_help(name: &str, help: &str) {
+            let is_sentence = help.starts_with(|first: char| first.is_uppercase()) && help.ends_with('.');
+            assert!(
+                is_sentence && !help.contains("  ") && !help.contains('\n'),
+                "the help of {name}: {help:?}"
+            );
+        }
+        for set in [
+            ServiceCounters::DECLARED,
+            ServerCounters::DECLARED,
+            CheckCounters::DECLARED,
+            EventCounters::DECLARED,
+        ] {
+            for (at, Declaration { name, help, kind, unit, label }) in set.iter().enumerate() {
+                check_name(name);
+                check_help(name, help);
+                assert!(set[..at].iter().all(|earlier| earlier.name != *name), "{name} is declared twice");
+                let words: Vec<_> = name.split('_').collect();
+                for reserved in ["total", "count", "sum", "bucket", "counter", "histogram", "ms", "us", "kb"]
+                {
+                    assert!(!words.contains(&reserved), "{name} must not contain `{reserved}`");
+                }
+                let measures = matches!(unit, Unit::Seconds | Unit::Bytes);
+                assert!(!measures || words.contains(&unit.name()), "{name} must contain `{}`", unit.name());
+                if *kind == Kind::Histogram {
+                    assert!(measures && name.ends_with(unit.name()), "{name} must end in its unit");
+                    assert!(label.is_none(), "{name}: histograms have no label of their own");
+                }
+                let Some(label) = label else { continue };
+                check_name(label.name);
+                assert!(
+                    !["le", "quantile", "service", "pool", "server"].contains(&label.name),
+                    "{}",
+                    label.name
+                );
+                for value in label.values {
+                    check_name(value.name);
+                    check_help(value.name, value.help);
+                }
+            }
+        }
     }
 }

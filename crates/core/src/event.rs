@@ -1,6 +1,7 @@
 //! Every observable fact, declared once: the name, level and fields of the log line, the metric and the API
 //! record all come from here. Fields come from the configuration, never from clients.
 
+use crate::counters::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Unit};
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -34,11 +35,11 @@ impl Level {
 }
 
 macro_rules! events {
-    ($($(#[$doc:meta])* $level:ident $name:literal $variant:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+    ($($(#[doc = $doc:literal])* $level:ident $name:literal $variant:ident { $($field:ident: $type:ty),* $(,)? })*) => {
         /// An observable fact.
         #[derive(Clone, Debug, PartialEq)]
         #[allow(missing_docs, reason = "the names of the fields describe them")]
-        pub enum Event { $($(#[$doc])* $variant { $($field: $type),* }),* }
+        pub enum Event { $($(#[doc = $doc])* $variant { $($field: $type),* }),* }
 
         impl Event {
             /// Returns the name in logs, metrics and the API.
@@ -57,7 +58,15 @@ macro_rules! events {
             pub fn fields(&self, visit: &mut dyn FnMut(&'static str, &dyn Display)) {
                 match self { $(Self::$variant { $($field),* } => { $(visit(stringify!($field), $field);)* let _ = &visit; })* }
             }
+
+            /// Returns the position of the event's name in the label of [`EventCounters`].
+            const fn position(&self) -> usize {
+                enum Position { $($variant),* }
+                match self { $(Self::$variant { .. } => Position::$variant as usize),* }
+            }
         }
+
+        const NAMES: &[LabelValue] = &[$(LabelValue { name: $name, help: concat!($($doc),*).trim_ascii() }),*];
     };
 }
 
@@ -157,6 +166,37 @@ events! {
     Info "stopped" Stopped {}
 }
 
+/// Number of events of each name, counted by any thread.
+#[derive(Debug)]
+pub struct EventCounters([Counter; NAMES.len()]);
+
+impl EventCounters {
+    /// Counts an event.
+    pub fn count(&self, event: &Event) {
+        self.0[event.position()].one_shared();
+    }
+}
+
+impl Default for EventCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl CounterSet for EventCounters {
+    const DECLARED: &'static [Declaration] = &[Declaration {
+        name: "events",
+        help: "Events by name, including events below the level of the log.",
+        kind: Kind::Counter,
+        unit: Unit::Events,
+        label: Some(Label { name: "event", values: NAMES }),
+    }];
+
+    fn values(&self) -> Vec<u64> {
+        self.0.iter().map(Counter::read).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,5 +207,13 @@ mod tests {
         let mut line = format!("{} {}", event.level().name(), event.name());
         event.fields(&mut |name, value| line += &format!(" {name}={value}"));
         assert_eq!(line, "warn server_down pool=web server=a:1 reason=refused");
+    }
+    #[test]
+    fn events_are_counted_by_their_name() {
+        let counters = EventCounters::default();
+        counters.count(&Event::Drained {});
+        let position = NAMES.iter().position(|value| value.name == "drained").unwrap();
+        assert_eq!((counters.values()[position], counters.values().iter().sum::<u64>()), (1, 1));
+        assert_eq!(NAMES[position].help, "All clients finished.");
     }
 }

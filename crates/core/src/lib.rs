@@ -18,6 +18,7 @@ pub mod explain;
 pub mod flow;
 pub mod hash;
 pub mod health;
+pub mod histogram;
 pub mod limits;
 pub mod lock;
 pub mod lru;

@@ -5,6 +5,7 @@ pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
+mod events;
 pub(crate) mod explain;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
@@ -139,6 +140,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/clients", get(clients::clients))
         .route("/v1/connections", get(connections::connections).delete(connections::close_server))
         .route("/v1/connections/{number}", delete(connections::close))
+        .route("/v1/events", get(events::events))
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))

@@ -4,9 +4,11 @@ mod balstat;
 mod client;
 mod connections;
 mod demo;
+mod events;
 mod expunge;
 mod run;
 
+use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
@@ -166,6 +168,8 @@ enum Command {
         #[command(flatten)]
         admin_args: AdminArgs,
     },
+    /// Show the recent events of the running instance: the last 1000 above the debug level
+    Events(events::EventsCommand),
     /// Close both sides of a connection or flow, or all connections and flows of a server
     Close {
         /// Number of the connection or flow, which `connections` shows
@@ -308,7 +312,7 @@ impl RunOptions {
             DriverName::IoUring => Driver::IoUring,
         };
         let workers = self.workers.map_or(cores, usize::from);
-        let setting = Setting::new(workers, source, Log::new(self.log, self.log_level));
+        let setting = Setting::new(workers, source, Events::new(Log::new(self.log, self.log_level)));
         setting.driven_by(driver).pinned(self.pin).drain_for(self.drain_timeout)
     }
 }
@@ -445,6 +449,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Close { number, admin_args, .. } => {
             connections::close(number.unwrap_or_default(), &admin_args).await
         }
+        Command::Events(command) => command.run().await,
         Command::Expunge(command) => expunge::expunge(command).await,
         Command::Deny { command, time } => client::change_access(&command, "deny", time).await,
         Command::Permit { command, time } => client::change_access(&command, "permit", time).await,

@@ -6,7 +6,7 @@ mod mname_balancer;
 mod pen;
 
 use crate::admin::AdminSocket;
-use crate::observe::Log;
+use crate::events::Events;
 use evener_core::event::Event;
 use std::ffi::OsString;
 use std::path::Path;
@@ -70,11 +70,11 @@ pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
 
 /// Opens the admin socket. The original programs have none, so without `--admin` the front ends also run if
 /// the socket cannot be created.
-fn open_admin(path: Option<&Path>, log: &Log) -> anyhow::Result<Option<AdminSocket>> {
+fn open_admin(path: Option<&Path>, events: &Events) -> anyhow::Result<Option<AdminSocket>> {
     match path {
         Some(path) => AdminSocket::open(path).map(Some),
         None => Ok(AdminSocket::open_any()
-            .inspect_err(|error| log.event(&Event::Notice { text: format!("no admin socket: {error:#}") }))
+            .inspect_err(|error| events.emit(&Event::Notice { text: format!("no admin socket: {error:#}") }))
             .ok()),
     }
 }

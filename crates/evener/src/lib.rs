@@ -14,6 +14,7 @@ mod cli;
 mod compat;
 mod config;
 mod discover;
+mod events;
 mod inputs;
 pub mod instance;
 mod loops;

@@ -183,12 +183,14 @@ fn text_line(event: &Event, now: SystemTime, colours: bool) -> String {
 }
 
 fn add_fields(line: &mut String, event: &Event) {
-    event.fields(&mut |name, value| {
-        let value = value.to_string();
-        let quoted =
-            value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control());
-        let _ = if quoted { write!(line, " {name}={value:?}") } else { write!(line, " {name}={value}") };
-    });
+    event.fields(&mut |name, value| add_field(line, name, &value.to_string()));
+}
+
+/// Adds a field to a line of text. Its value is quoted if it is not one word.
+pub(crate) fn add_field(line: &mut String, name: &str, value: &str) {
+    let quoted =
+        value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control());
+    let _ = if quoted { write!(line, " {name}={value:?}") } else { write!(line, " {name}={value}") };
 }
 
 /// Returns a line without its time, which the system's log adds.

@@ -2,7 +2,7 @@
 //! line. After a rotation, [`RequestLogs::reopen`] continues in a new file.
 
 use crate::config::{Config, Problem};
-use crate::observe::Log;
+use crate::events::Events;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::spec::RequestLog as RequestLogSpec;
@@ -28,7 +28,7 @@ const FLUSH_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// All request logs.
 pub(crate) struct RequestLogs {
     /// Log of the program, for errors.
-    log: Log,
+    events: Events,
     /// Queue of the writing thread, started with the first log.
     writer: Option<SyncSender<Message>>,
     running: Vec<Running>,
@@ -58,8 +58,8 @@ enum Message {
 }
 
 impl RequestLogs {
-    pub(crate) fn new(log: Log) -> Self {
-        Self { log, writer: None, running: Vec::new() }
+    pub(crate) fn new(events: Events) -> Self {
+        Self { events, writer: None, running: Vec::new() }
     }
 
     /// Opens the logs that a configuration needs and that are not open yet.
@@ -86,7 +86,7 @@ impl RequestLogs {
     /// Adds the opened logs, and closes logs that no service uses any more.
     pub(crate) fn update(&mut self, opened: Opened, config: &Config) {
         for (wanted, output) in opened.0 {
-            let lines = self.writer.get_or_insert_with(|| start(self.log.clone())).clone();
+            let lines = self.writer.get_or_insert_with(|| start(self.events.clone())).clone();
             let (form, to) = (output.form(), Arc::clone(&output));
             let handle = RequestLog::new(form, move |line| {
                 let queued = lines.try_send(Message::Line(Arc::clone(&to), line));
@@ -117,7 +117,7 @@ impl RequestLogs {
                 Err(error) => {
                     let text =
                         format!("{}: {error}: the request log continues in the old file", path.display());
-                    self.log.event(&Event::Notice { text });
+                    self.events.emit(&Event::Notice { text });
                 }
             }
         }
@@ -187,15 +187,16 @@ impl Output {
 }
 
 /// Starts the writing thread. If that fails, every line is dropped.
-fn start(log: Log) -> SyncSender<Message> {
+fn start(events: Events) -> SyncSender<Message> {
     let (lines, waiting) = sync_channel(LINES_MAX);
-    let _ = std::thread::Builder::new().name("requests".into()).spawn(move || Writer::new(log).run(&waiting));
+    let _ =
+        std::thread::Builder::new().name("requests".into()).spawn(move || Writer::new(events).run(&waiting));
     lines
 }
 
 /// State of the writing thread.
 struct Writer {
-    log: Log,
+    events: Events,
     /// Lines for one output that are written together.
     batch: Vec<Vec<u8>>,
     output: Option<Arc<Output>>,
@@ -204,8 +205,8 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(log: Log) -> Self {
-        Self { log, batch: Vec::new(), output: None, has_failed: false }
+    fn new(events: Events) -> Self {
+        Self { events, batch: Vec::new(), output: None, has_failed: false }
     }
 
     fn run(mut self, waiting: &Receiver<Message>) {
@@ -247,7 +248,7 @@ impl Writer {
                     Output::Datagrams { to, .. } => to.to_string(),
                 };
                 let text = format!("{to}: {error}: lines of the request log are lost");
-                self.log.event(&Event::Notice { text });
+                self.events.emit(&Event::Notice { text });
             }
             Err(_) => {}
         }

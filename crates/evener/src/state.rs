@@ -5,6 +5,7 @@
 mod access;
 mod clients;
 mod connections;
+mod counters;
 #[cfg(test)]
 mod documented;
 mod explanation;
@@ -21,9 +22,10 @@ pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
 
 use crate::table;
-use evener_core::counters::{CounterSet, Sharded};
+use counters::{CountersView, DeclarationsView};
+use evener_core::counters::Sharded;
+use evener_core::event::EventCounters;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -54,6 +56,12 @@ pub(crate) struct View {
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
     pools: Vec<PoolView>,
+    /// Counters of the instance: the number of events by name.
+    #[serde(default)]
+    counters: CountersView,
+    /// Descriptions of all counters: of the instance, of a service, of a server.
+    #[serde(default)]
+    declarations: DeclarationsView,
 }
 
 impl View {
@@ -68,7 +76,14 @@ impl View {
             descriptors: DescriptorsView::measure(),
             services: Vec::new(),
             pools: Vec::new(),
+            counters: CountersView::default(),
+            declarations: DeclarationsView::default(),
         }
+    }
+
+    /// Adds the counters of the instance, and the descriptions of all counters.
+    pub(crate) fn with_counters(self, events: &Sharded<EventCounters>) -> Self {
+        Self { counters: CountersView::new(events), declarations: DeclarationsView::all(), ..self }
     }
 
     /// Adds services, in the order in which they are listed.
@@ -160,48 +175,4 @@ enum Served {
     Connections,
     /// DNS queries.
     Queries,
-}
-
-/// Counters by name, since the start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-struct CountersView(BTreeMap<String, u64>);
-
-impl CountersView {
-    fn new<C: CounterSet>(counters: &Sharded<C>) -> Self {
-        Self(counters.totals().map(|(name, value)| (name.to_owned(), value)).collect())
-    }
-
-    /// Returns the value of a counter, or 0 if there is no such counter.
-    fn value(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
-    }
-
-    fn sum(&self, names: &[&str]) -> u64 {
-        names.iter().map(|name| self.value(name)).sum()
-    }
-
-    /// Returns the sum of the counters whose names begin with `prefix`.
-    fn sum_of_prefix(&self, prefix: &str) -> u64 {
-        self.0.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
-    }
-
-    fn served(&self, unit: Served) -> u64 {
-        self.sum(match unit {
-            Served::Connections => &["connections", "flows"],
-            Served::Queries => &["requests"],
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn served_clients_are_counted_in_connections_and_flows_or_in_queries() {
-        let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
-        let counters = CountersView(counters.map(|(name, count)| (name.to_owned(), count)).into());
-        assert_eq!((counters.served(Served::Connections), counters.served(Served::Queries)), (3, 4));
-    }
 }

@@ -21,7 +21,7 @@ mod view;
 
 use crate::config::Config;
 use crate::discover::Found;
-use crate::observe::Log;
+use crate::events::Events;
 use crate::planes::{Planes, RunningService};
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
@@ -58,15 +58,15 @@ pub(crate) struct Setting {
     workers: usize,
     pin: bool,
     driver: Driver,
-    log: Log,
+    events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
-    pub(crate) fn new(workers: usize, source: ConfigSource, log: Log) -> Self {
-        Self { workers, pin: false, driver: Driver::Epoll, log, drain_timeout: Duration::ZERO, source }
+    pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
+        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -115,6 +115,7 @@ pub(crate) enum Input {
     Probed {
         probed: Probed,
         result: Probe,
+        took: Duration,
     },
     Loaded(Loaded),
     Reread(Reread),
@@ -188,7 +189,7 @@ impl Supervisor {
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
-            request_logs: RequestLogs::new(setting.log.clone()),
+            request_logs: RequestLogs::new(setting.events.clone()),
             setting,
             config: Config::default(),
             pools: Pools::default(),
@@ -254,13 +255,13 @@ impl Supervisor {
         }
         self.plane.stop();
         self.request_logs.flush();
-        self.setting.log.event(&Event::Stopped {});
-        self.setting.log.flush();
+        self.setting.events.emit(&Event::Stopped {});
+        self.setting.events.flush();
     }
 
-    /// Logs an event.
+    /// Emits an event, to the log and to all other receivers of events.
     pub(crate) fn log(&self, event: &Event) {
-        self.setting.log.event(event);
+        self.setting.events.emit(event);
     }
 
     /// Logs events in order.
@@ -271,7 +272,7 @@ impl Supervisor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Report(report) => self.on_report(report),
-            Input::Probed { probed, result } => self.on_probed(&probed, result),
+            Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),

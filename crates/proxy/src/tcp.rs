@@ -118,7 +118,7 @@ impl Tcp {
     /// Closes all connections, and counts them as cut.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.connections.keys(|connection| connection.stage != Stage::Over) {
-            self.connections[key].service.live.counters.of(cx.id).cut.one();
+            self.connections[key].service.live.counters.of(cx.id).closed.drain_timeout.one();
             self.close(cx, key);
         }
     }

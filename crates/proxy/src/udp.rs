@@ -77,6 +77,7 @@ struct FlowSocket {
     header: Option<Box<[u8]>>,
     identity: Identity,
     class: ClientClass,
+    begun_at: Time,
     /// The time of the last response.
     responded_at: Time,
     _descriptor: Unit,

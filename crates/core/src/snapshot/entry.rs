@@ -4,7 +4,7 @@ use crate::ServerId;
 use crate::acl::{Access, Acl};
 use crate::address::Target;
 use crate::attempt::work;
-use crate::counters::{ServerCounters, Sharded};
+use crate::counters::{CheckCounters, ServerCounters, Sharded};
 use crate::dns::Transports;
 use crate::limits::{Known, Limits, Occupancy};
 use crate::policy::{self, Contender, Latency};
@@ -26,6 +26,8 @@ pub struct ServerLive {
     pub latency: Latency,
     /// Counters.
     pub counters: Sharded<ServerCounters>,
+    /// Counters of checks. The control thread counts.
+    pub check_counters: Sharded<CheckCounters>,
     /// Traffic failed recently, so the next success is reported.
     pub suspect: AtomicBool,
     /// DNS transports that the server refuses.
@@ -41,6 +43,7 @@ impl ServerLive {
             warm: Occupancy::default(),
             latency: Latency::default(),
             counters: Sharded::new(workers),
+            check_counters: Sharded::new(1),
             suspect: AtomicBool::new(false),
             transports: Transports::default(),
         }

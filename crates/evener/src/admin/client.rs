@@ -4,7 +4,7 @@ use super::{ErrorBody, socket_directory};
 use crate::unix_socket;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -75,7 +75,51 @@ impl Client {
         self.send(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
+    /// Sends a GET request for a stream of JSON lines, and calls `on_line` for each line. Ends with an error: the
+    /// stream has no end while the instance runs.
+    pub(crate) async fn follow<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        on_line: impl Fn(T) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut body = self.request(Method::GET, path, Bytes::new()).await?;
+        let mut waiting = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            let Ok(data) = frame.into_data() else { continue };
+            waiting.extend_from_slice(&data);
+            let complete = waiting.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+            for line in waiting[..complete].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                on_line(self.parsed(line)?)?;
+            }
+            waiting.drain(..complete);
+            if waiting.len() > RESPONSE_BYTES_MAX {
+                bail!("{}: a line of the response has no end", self.0.display());
+            }
+        }
+        bail!("{}: the instance has ended", self.0.display());
+    }
+
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
+        let body = self.collected(self.request(method, path, body).await?).await?;
+        self.parsed(&body)
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, json: &[u8]) -> anyhow::Result<T> {
+        serde_json::from_slice(json).with_context(|| {
+            let socket = self.0.display();
+            format!("{socket} sent an unknown response; use the `evener` of the same version")
+        })
+    }
+
+    async fn collected(&self, body: Incoming) -> anyhow::Result<Bytes> {
+        let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
+        let body = body
+            .map_err(|error| anyhow::anyhow!("{}: the response is incomplete: {error}", self.0.display()))?;
+        Ok(body.to_bytes())
+    }
+
+    /// Sends a request and returns the body of the response. A response that reports a failure is an error.
+    async fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Incoming> {
         let socket = self.0.display();
         let stream =
             UnixStream::connect(&self.0).await.with_context(|| format!("no instance listens at {socket}"))?;
@@ -92,16 +136,11 @@ impl Client {
             response.with_context(|| format!("{socket} did not respond within {REQUEST_TIMEOUT:?}"))?;
         let response = response.with_context(|| format!("{socket} did not respond"))?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES_MAX).collect().await;
-        let body = body
-            .map_err(|error| anyhow::anyhow!("{socket}: the response is incomplete: {error}"))?
-            .to_bytes();
         if !status.is_success() {
+            let body = self.collected(response.into_body()).await?;
             let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
             bail!("{}", message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
         }
-        serde_json::from_slice(&body).with_context(|| {
-            format!("{socket} sent an unknown response; use the `evener` of the same version")
-        })
+        Ok(response.into_body())
     }
 }

@@ -6,6 +6,7 @@ mod spec;
 
 use super::open_admin;
 use crate::config::Config;
+use crate::events::Events;
 use crate::instance::Instance;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::{self, Signals};
@@ -78,9 +79,9 @@ fn begin(line: &CommandLine) -> anyhow::Result<()> {
 async fn serve(line: &CommandLine) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
-    let log = Log::named(NAME, LogFormat::Bunyan, line.level);
-    let admin = open_admin(line.admin.as_deref(), &log)?;
-    let setting = Setting::new(line.workers.into(), ConfigSource::None, log).drain_for(DRAIN);
+    let events = Events::new(Log::named(NAME, LogFormat::Bunyan, line.level));
+    let admin = open_admin(line.admin.as_deref(), &events)?;
+    let setting = Setting::new(line.workers.into(), ConfigSource::None, events).drain_for(DRAIN);
     let config = Config::without_file(spec::spec(line));
     let mut instance = Instance::start(config, setting).await?;
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));

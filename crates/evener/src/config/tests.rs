@@ -392,9 +392,4 @@ fn the_reference_has_every_key_and_counter() {
             .any(|form| reference.contains(form));
         assert!(named || key == "by", "docs/configuration.md does not have `{key}`");
     }
-    use evener_core::counters::{CounterSet, ServerCounters, ServiceCounters};
-    let operating = document("docs/operating.md");
-    for name in ServiceCounters::NAMES.iter().chain(ServerCounters::NAMES) {
-        assert!(operating.contains(&format!("`{name}`")), "docs/operating.md does not have `{name}`");
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::Instance;
 use crate::config;
+use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals::Signals;
 use crate::state::ViewScope;
@@ -98,7 +99,7 @@ async fn start(file: PathBuf, options: Options) -> anyhow::Result<Instance> {
     let path = file.clone();
     let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
     let config = config.map_err(|problems| config::failure(&problems))?;
-    let log = Log::new(LogFormat::Text, LogLevel::Warn);
-    let setting = Setting::new(options.workers, ConfigSource::File(file), log);
+    let events = Events::new(Log::new(LogFormat::Text, LogLevel::Warn));
+    let setting = Setting::new(options.workers, ConfigSource::File(file), events);
     Instance::start(config, setting.drain_for(options.drain_timeout)).await
 }

@@ -1,6 +1,7 @@
 //! Pools and servers: verdicts, load and counters.
 
-use super::{CountersView, Served};
+use super::Served;
+use super::counters::CountersView;
 use crate::table::{bytes, seconds, table};
 use evener_core::Time;
 use evener_core::health::Verdict;
@@ -12,10 +13,8 @@ const HEADING: [&str; 11] =
     ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
 
 /// Counters of failures, which are added up in the row of a server.
-const FAILURES: [&str; 8] = [
-    "connect_refused",
-    "connect_timeouts",
-    "connect_errors",
+const FAILURES: [&str; 6] = [
+    "connect_failures",
     "resets",
     "response_timeouts",
     "responses_bad",
@@ -150,7 +149,7 @@ impl ServerView {
             since_s: now.since(server.since).as_secs(),
             active: server.live.occupancy.active(),
             warm: server.live.warm.active(),
-            counters: CountersView::new(&server.live.counters),
+            counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
             excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
         }
     }

@@ -1,7 +1,8 @@
 //! Services: their listen addresses, load, caches and counters.
 
+use super::Served;
+use super::counters::CountersView;
 use super::pool::PoolView;
-use super::{CountersView, Served};
 use crate::planes::RunningService;
 use crate::table::bytes;
 use evener_core::Endpoint;
@@ -114,7 +115,7 @@ impl ServiceView {
             bytes(counters.value("bytes_out")),
             counters.value("no_server").to_string(),
             counters.sum(&["denied", "limited"]).to_string(),
-            counters.sum_of_prefix("drop_").to_string(),
+            counters.value("drops").to_string(),
         ]
     }
 
@@ -153,8 +154,8 @@ impl CacheView {
         let settings = service.settings.load();
         let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
         let counters = &service.live.counters;
-        let hits = counters.total("cache_hits") + counters.total("cache_stale");
-        let misses = counters.total("cache_misses");
+        let hits = counters.total("cache_lookups.hit") + counters.total("cache_stale");
+        let misses = counters.total("cache_lookups.miss");
         Some(Self { entries: stats.entries, bytes: stats.bytes, hits, misses })
     }
 }

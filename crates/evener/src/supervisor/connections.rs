@@ -38,10 +38,10 @@ impl Supervisor {
 
     /// Closes a connection or flow by its number.
     pub(super) fn close(&self, number: u64, done: Reply<Closed>) {
-        let log = self.setting.log.clone();
+        let events = self.setting.events.clone();
         self.plane.close(number, move |closed| {
             if closed == Closed::Done {
-                log.event(&Event::ConnectionClosed { number });
+                events.emit(&Event::ConnectionClosed { number });
             }
             let _ = done.send(closed);
         });
@@ -71,10 +71,10 @@ impl Supervisor {
         reason: EndReason,
         done: impl FnOnce(usize) + Send + 'static,
     ) {
-        let (log, pool, name) = (self.setting.log.clone(), Arc::clone(pool), Arc::clone(&server.name));
+        let (events, pool, name) = (self.setting.events.clone(), Arc::clone(pool), Arc::clone(&server.name));
         self.plane.end_server(server, reason, move |closed| {
             if closed > 0 || reason == EndReason::Operator {
-                log.event(&Event::ServerClosed { pool, server: name, reason: reason.name(), closed });
+                events.emit(&Event::ServerClosed { pool, server: name, reason: reason.name(), closed });
             }
             done(closed);
         });

@@ -12,6 +12,7 @@ use evener_core::spec::{AdminState, Dialect, OnDown, PoolSpec};
 use evener_core::{ServerId, Target, Time};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The pools by name.
 #[derive(Default)]
@@ -212,9 +213,25 @@ impl Pools {
         failed.into_iter().chain(event).collect()
     }
 
-    /// Handles the result of a probe.
-    pub(super) fn on_probe(&mut self, now: Time, at: Reported<'_>, result: Probe) -> Vec<Event> {
-        let Some(server) = self.name_at(at) else { return Vec::new() };
+    /// Handles the result of a probe, and the time that it took.
+    pub(super) fn on_probe(
+        &mut self,
+        now: Time,
+        at: Reported<'_>,
+        result: Probe,
+        took: Duration,
+    ) -> Vec<Event> {
+        let Some(server) = self.server_at(at) else { return Vec::new() };
+        let counters = server.live.check_counters.of(0);
+        match &result {
+            Probe::Pass => {
+                counters.checks.passed.one();
+                counters.check_seconds.record_time(took);
+            }
+            Probe::Fail(_) => counters.checks.failed.one(),
+            Probe::Unmade(_) => {}
+        }
+        let server = server.spec.name.clone();
         let Some(running) = self.by_name.get_mut(at.pool) else { return Vec::new() };
         let failed = match &result {
             Probe::Fail(reason) => {

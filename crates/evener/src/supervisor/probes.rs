@@ -9,6 +9,7 @@ use evener_core::pool::Server;
 use evener_core::{ServerId, Target, Time};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// A server that was probed, with its address at that time. A reload may have changed the address since.
@@ -41,8 +42,8 @@ impl Probes {
 }
 
 impl Supervisor {
-    /// Handles the result of a probe.
-    pub(super) fn on_probed(&mut self, probed: &Probed, result: Probe) {
+    /// Handles the result of a probe, and the time that it took.
+    pub(super) fn on_probed(&mut self, probed: &Probed, result: Probe, took: Duration) {
         let now = self.now();
         self.probes.0.remove(probed);
         let is_present = |server: &Server| server.health.round() == probed.round;
@@ -54,7 +55,7 @@ impl Supervisor {
         if let Probe::Unmade(error) = &result {
             return self.on_unmade(at, error);
         }
-        let events = self.pools.on_probe(now, at, result);
+        let events = self.pools.on_probe(now, at, result, took);
         self.log_all(&events);
     }
 
@@ -98,8 +99,10 @@ impl Supervisor {
                     // The semaphore is never closed. If a reload replaces it, this probe keeps the old
                     // semaphore.
                     let _permit = permits.acquire().await;
+                    let begun = Instant::now();
                     let result = check::probe(&server, &spec).await;
-                    let _ = sender.send(Input::Probed { probed, result }).await;
+                    let took = begun.elapsed();
+                    let _ = sender.send(Input::Probed { probed, result, took }).await;
                 });
                 self.probes.add(key, task.abort_handle());
             }

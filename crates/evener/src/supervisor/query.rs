@@ -2,6 +2,7 @@
 //! supervisor builds the records in `view.rs`; the workers contribute the open connections.
 
 use super::{Handle, Request};
+use crate::events::Events;
 use crate::state::{
     ClientsView, ConnectionsView, ExplainQuery, Explanation, RuleView, StickyView, View, ViewScope,
 };
@@ -42,6 +43,9 @@ pub(crate) enum Query {
         query: ExplainQuery,
         reply: Reply<Result<Explanation, String>>,
     },
+    Events {
+        reply: Reply<Events>,
+    },
 }
 
 /// Each function returns `None` if the supervisor has ended.
@@ -49,6 +53,11 @@ impl Handle {
     /// Returns the present state of the instance, or of a part of it.
     pub(crate) async fn view(&self, scope: ViewScope) -> Option<View> {
         self.query(|reply| Query::View { scope, reply }).await
+    }
+
+    /// Returns the events of the instance.
+    pub(crate) async fn events(&self) -> Option<Events> {
+        self.query(|reply| Query::Events { reply }).await
     }
 
     /// Returns the access rules that the operator added.

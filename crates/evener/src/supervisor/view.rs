@@ -28,6 +28,7 @@ impl Supervisor {
                 drop(reply.send(self.sticky_view(pool.as_deref(), most)));
             }
             Query::Explain { query, reply } => drop(reply.send(self.explain(&query))),
+            Query::Events { reply } => drop(reply.send(self.setting.events.clone())),
         }
     }
 
@@ -47,6 +48,7 @@ impl Supervisor {
         };
         match scope {
             ViewScope::Instance => view
+                .with_counters(self.setting.events.counters())
                 .with_services(self.configured_services().map(service_view))
                 .with_pools(self.configured_pools().map(pool_view)),
             ViewScope::Service(name) => {
@@ -196,6 +198,7 @@ mod tests {
     use super::*;
     use crate::certificates::TlsSettings;
     use crate::config::Config;
+    use crate::events::Events;
     use crate::inputs::gather;
     use crate::observe::{Log, LogFormat, LogLevel};
     use crate::supervisor::{ConfigSource, Setting};
@@ -215,8 +218,8 @@ mod tests {
         let config = Config::without_file(Spec { pools: pools.into(), services: services.into() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inputs = runtime.block_on(gather(&config, TlsSettings::default())).ok().unwrap();
-        let log = Log::new(LogFormat::Text, LogLevel::Off);
-        let (mut supervisor, _) = Supervisor::start(Setting::new(1, ConfigSource::None, log)).unwrap();
+        let events = Events::new(Log::new(LogFormat::Text, LogLevel::Off));
+        let (mut supervisor, _) = Supervisor::start(Setting::new(1, ConfigSource::None, events)).unwrap();
         assert!(supervisor.apply(config, inputs).is_ok());
         supervisor
     }

@@ -303,7 +303,7 @@ impl Evener {
         let status = self.status();
         let services = status["services"].as_array().unwrap();
         let found = services.iter().find(|one| one["name"] == service).unwrap();
-        found["counters"][name].as_u64().unwrap()
+        counter(&found["counters"], name)
     }
 
     /// Returns the servers of a pool by name, each with its status.
@@ -345,6 +345,12 @@ impl Evener {
         let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
         (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
     }
+}
+
+/// Returns a counter from the status of a service or server. `drops.no_server` is one value of a label.
+pub(crate) fn counter(counters: &Value, name: &str) -> u64 {
+    let counter = name.split('.').fold(counters, |counter, part| &counter[part]);
+    counter.as_u64().unwrap_or_else(|| panic!("no counter {name} in {counters}"))
 }
 
 /// A TCP server that passes each connection to a function of the test, on a separate thread.

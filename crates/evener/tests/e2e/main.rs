@@ -5,6 +5,7 @@ mod admin {
     pub(crate) mod access;
     mod clients;
     mod connections;
+    mod events;
     mod explain;
     mod status;
 }
@@ -101,6 +102,7 @@ mod http {
 mod operating {
     mod broken_pipes;
     mod commands;
+    mod histograms;
     mod one_liner;
     mod restart;
     mod retry_budget;

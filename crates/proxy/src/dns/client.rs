@@ -420,9 +420,12 @@ impl Dns {
     }
 
     /// Queues a response for a client.
-    pub(super) fn respond_to_client(&mut self, key: DnsClientKey, response: &[u8]) {
+    pub(super) fn respond_to_client(&mut self, cx: &Context, key: DnsClientKey, response: &[u8]) {
         if let Some(client) = self.open_client(key) {
             client.framed.queue_message(response);
+            let service = client.service;
+            let counters = self.services[service].service.live.counters.of(cx.id);
+            counters.response_bytes.record_bytes(response.len() as u64);
             self.queue_client(key);
         }
     }
@@ -488,7 +491,7 @@ impl Dns {
                     self.clients[key].active_at = cx.now;
                     return self.arm_client(cx, key, &settings);
                 }
-                counters.idle_timeouts.one();
+                counters.closed.idle_timeout.one();
             }
         }
         self.close_client(cx, key);

@@ -259,7 +259,7 @@ impl Dns {
         let mut hops = 0;
         if settings.is_proxy(sender.ip()) {
             let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
-                counters.drop_preamble.one();
+                counters.drops.preamble.one();
                 return None;
             };
             let length = header.length;
@@ -277,7 +277,7 @@ impl Dns {
             counters.denied.one();
         }
         let Some(party) = party else {
-            counters.drop_denied.one();
+            counters.drops.denied.one();
             return None;
         };
         let path = ReturnPath { listener: key, address: sender, local };

@@ -222,14 +222,14 @@ impl Dns {
             return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
         if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
-            counters.cache_hits.one();
+            counters.cache_lookups.hit.one();
             return;
         }
         let Some(spec) = spec(settings) else { return };
         let most = cx.share(spec.outstanding_max);
         let is_held = self.held >= most as usize * BYTES_HELD;
         if self.services[requester.service].in_flight >= most || is_held {
-            counters.drop_outstanding.one();
+            counters.drops.outstanding.one();
             // Over UDP, excess queries get no response, because the client's address may be forged.
             if matches!(requester.origin, Origin::Stream(_)) {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
@@ -253,7 +253,7 @@ impl Dns {
         let counters = service.live.counters.of(cx.id);
         match error {
             QueryError::Short | QueryError::Response => {
-                counters.drop_no_query.one();
+                counters.drops.no_query.one();
                 if let Origin::Stream(client) = requester.origin {
                     self.abandon_client(cx, client);
                 }
@@ -367,7 +367,7 @@ impl Dns {
                 }
                 Taken::Failed => self.queries[key].attempt.failed(server.id, why, FailedTry::QUICK),
                 Taken::NoRoom => {
-                    self.query_counters(cx, key, |counters| counters.drop_no_socket.one());
+                    self.query_counters(cx, key, |counters| counters.drops.no_socket.one());
                     self.fail(cx, settings, key, None);
                     return Dispatched::No;
                 }

@@ -359,7 +359,7 @@ fn a_cached_response_needs_no_server_until_it_expires() {
     client.send(&query(8, "A.eXample")).unwrap();
     let cached = fixture.received_by(&client);
     assert_eq!(cached[..27], response(&query(8, "A.eXample"), 1)[..27]);
-    assert_eq!((fixture.count("cache_hits"), fixture.count("cache_misses")), (1, 1));
+    assert_eq!((fixture.count("cache_lookups.hit"), fixture.count("cache_lookups.miss")), (1, 1));
     fixture.pass(Duration::from_secs(51));
     fixture.query_and_respond(&client, &query(9, "a.example"));
     fixture.check_idle();
@@ -427,7 +427,7 @@ fn queries_beyond_the_limit_are_dropped() {
         client.send(&query(number, &format!("n{number}.example"))).unwrap();
     }
     let received: Vec<Received> = (0..3).map(|_| fixture.received()).collect();
-    assert_eq!((fixture.dns.queries.len(), fixture.count("drop_outstanding")), (3, 2));
+    assert_eq!((fixture.dns.queries.len(), fixture.count("drops.outstanding")), (3, 2));
     received.iter().for_each(|one| fixture.respond(one, &response(&one.message, 1)));
     (0..3).for_each(|_| drop(fixture.received_by(&client)));
     fixture.query_and_respond(&client, &query(7, "a.example"));

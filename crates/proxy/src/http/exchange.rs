@@ -59,6 +59,8 @@ pub(super) struct Exchange {
     attempt: Attempt,
     /// Time at which the connection attempt, or the wait for a response, began.
     since: Time,
+    /// Bytes that were relayed in both directions, without requests and responses of HTTP.
+    relayed: u64,
     /// Request and response, if they are HTTP.
     pub(super) http: Option<Box<HttpPart>>,
 }
@@ -79,6 +81,7 @@ impl Exchange {
             queued: None,
             attempt: Attempt::new(cx.id),
             since: cx.now,
+            relayed: 0,
             http: None,
         }
     }
@@ -129,6 +132,30 @@ impl Exchange {
         }
     }
 
+    /// Counts bytes that were relayed, without requests and responses of HTTP.
+    pub(super) fn count_relayed(&mut self, cx: &Context, bytes_in: u64, bytes_out: u64) {
+        self.relayed += bytes_in + bytes_out;
+        self.count(cx, bytes_in, bytes_out);
+    }
+
+    /// Counts bytes of the body of a response.
+    pub(super) fn count_response(&mut self, cx: &Context, bytes: u64) {
+        if let Some(http) = &mut self.http {
+            http.downloaded += bytes;
+        }
+        self.count(cx, 0, bytes);
+    }
+
+    /// Records the sizes of the response and of the relay when the exchange ends.
+    fn note_end(&self, counters: &ServiceCounters) {
+        if let Some(http) = self.http.as_ref().filter(|http| http.has_responded) {
+            counters.response_bytes.record_bytes(http.downloaded);
+        }
+        if self.relayed > 0 || (self.http.is_none() && self.choice.is_some()) {
+            counters.connection_bytes.record_bytes(self.relayed);
+        }
+    }
+
     /// Returns whether the client waits for a server: the request is complete and no response has begun, or the
     /// exchange is queued.
     pub(super) fn waits_for_response(&self) -> bool {
@@ -169,6 +196,8 @@ pub(super) struct HttpPart {
     upload: Body,
     /// Number of bytes of the request's body that were received.
     uploaded: u64,
+    /// Number of bytes of the response's body that were received.
+    downloaded: u64,
     pace: Pace,
     uploads_chunks: bool,
     download: Body,

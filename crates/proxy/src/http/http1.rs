@@ -284,7 +284,7 @@ impl Http1 {
                 self.drive(cx, client, shared)
             }
             Stage::Header => {
-                counters.idle_timeouts.one();
+                counters.closed.idle_timeout.one();
                 After::Finish
             }
             Stage::Flush(_) => self.on_progress_check(cx, client, shared, &spec, None),
@@ -329,7 +329,7 @@ impl Http1 {
         if takes_slowly {
             counters.slow_responses.one();
         } else if !sends_slowly {
-            counters.idle_timeouts.one();
+            counters.closed.idle_timeout.one();
         }
         let responded = |exchange_key: ExchangeKey| {
             shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded())

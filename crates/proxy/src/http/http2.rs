@@ -364,7 +364,7 @@ impl Http2 {
             shared.session_timers.set(client.key, next);
             return After::Stays;
         }
-        counters.idle_timeouts.one();
+        counters.closed.idle_timeout.one();
         if idle { self.dismiss(cx, client, shared) } else { After::Close }
     }
 

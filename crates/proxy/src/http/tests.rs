@@ -207,7 +207,7 @@ fn a_request_waits_in_the_queue_while_the_server_is_at_its_limit() {
     fixture.until("the request to be queued", |fixture| (fixture.count("queued") == 1).then_some(()));
     third.send(GET);
     let text = fixture.receive(&mut third, b"</p>\n");
-    assert_eq!((status(&text).as_str(), fixture.count("queue_full")), ("503", 1));
+    assert_eq!((status(&text).as_str(), fixture.count("queue_failures.full")), ("503", 1));
     fixture.respond(&mut first, &mut server);
     fixture.respond(&mut second, &mut server);
 }
@@ -227,7 +227,7 @@ fn a_queued_request_gets_503_after_the_timeout_of_the_queue() {
     fixture.until("the request to be queued", |fixture| (fixture.count("queued") == 1).then_some(()));
     fixture.pass(Duration::from_secs(5));
     let text = fixture.receive(&mut second, b"</p>\n");
-    assert_eq!((status(&text).as_str(), fixture.count("queue_timeouts")), ("503", 1));
+    assert_eq!((status(&text).as_str(), fixture.count("queue_failures.timeout")), ("503", 1));
     assert_eq!(fixture.http.shared.exchanges.len(), 1);
 }
 
@@ -245,7 +245,7 @@ fn clients_that_send_no_request_in_time_are_closed() {
         fixture.pass(time);
         assert_eq!(fixture.status_at_end(&mut client), expected);
         let counters = fixture.service.live.counters.of(0);
-        assert_eq!([counters.idle_timeouts.read(), counters.preamble_timeouts.read()], counts);
+        assert_eq!([counters.closed.idle_timeout.read(), counters.preamble_timeouts.read()], counts);
     };
     let spec = HttpSpec::default();
     check(b"", spec.keepalive_timeout, "", [1, 0]);
@@ -322,7 +322,7 @@ fn ending_the_connections_to_a_server_fails_its_requests_with_502() {
     let text = fixture.receive(&mut busy, b"</p>\n");
     assert_eq!(status(&text), "502");
     assert_eq!(fixture.rest(&mut server).1, Err(ErrorKind::ConnectionReset));
-    assert_eq!(fixture.count("closed"), 1);
+    assert_eq!(fixture.count("closed.operator"), 1);
 }
 
 #[test]
@@ -366,7 +366,7 @@ fn idle_clients_are_shed_the_longest_idle_first_and_busy_clients_stay() {
     fixture.cx.now += Duration::from_secs(1);
     assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 2);
     assert_eq!(fixture.http.shed(&mut fixture.cx, 9), 0, "the last client waits for its response");
-    assert_eq!(fixture.count("idle_shed"), 2);
+    assert_eq!(fixture.count("closed.idle_shed"), 2);
     server.send(OK);
     fixture.receive(&mut clients[2], b"ok");
     assert_eq!(fixture.http.shed_pooled(&mut fixture.cx, 9), 1);
@@ -405,7 +405,7 @@ fn sessions_are_listed_and_closed_by_their_numbers() {
     assert!(!fixture.http.close_numbered(&mut fixture.cx, number), "the session has ended");
     assert_eq!(fixture.rest(&mut idle).1, Ok(()));
     fixture.http.cut_all(&mut fixture.cx);
-    assert_eq!((fixture.count("closed"), fixture.count("cut")), (1, 1));
+    assert_eq!((fixture.count("closed.operator"), fixture.count("closed.drain_timeout")), (1, 1));
     drop(busy);
     fixture.check_empty();
 }

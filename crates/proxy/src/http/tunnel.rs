@@ -43,7 +43,7 @@ pub(super) fn pump(
         Reach::Failed(_) => return Relayed::Finished,
     };
     let Shared { exchanges, servers, buffers, session_timers, .. } = &mut *shared;
-    let (exchange, server) = (&exchanges[exchange_key], &mut servers[server_key]);
+    let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
     let counters = client.service.live.counters.of(cx.id);
     // A service of HTTP logs its requests, not the bytes after an upgrade.
     let log = client.settings.request_log.as_deref().filter(|_| client.settings.http.is_none());
@@ -62,7 +62,7 @@ pub(super) fn pump(
     if bytes_in + bytes_out > 0 {
         client.active_at = cx.now;
         client.count(cx, bytes_in, bytes_out);
-        exchange.count(cx, bytes_in, bytes_out);
+        exchange.count_relayed(cx, bytes_in, bytes_out);
     }
     let is_half_closed = is_half_closed(&client.transport, &server.transport);
     if let Some(quiet) = exchange.settings.options.traffic_timeout(is_half_closed)

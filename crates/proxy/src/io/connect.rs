@@ -89,9 +89,9 @@ pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: 
 pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
     let counters = server.live.counters.of(cx.id);
     match error {
-        Errno::CONNREFUSED => counters.connect_refused.one(),
-        Errno::TIMEDOUT => counters.connect_timeouts.one(),
-        _ => counters.connect_errors.one(),
+        Errno::CONNREFUSED => counters.connect_failures.refused.one(),
+        Errno::TIMEDOUT => counters.connect_failures.timeout.one(),
+        _ => counters.connect_failures.error.one(),
     }
     match failed_try(error).fault {
         Fault::Server => Some(match error {
@@ -121,10 +121,10 @@ pub(crate) fn note_success(cx: &Context, pool: &Arc<str>, choice: &Choice) {
 pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failure {
     let counters = server.live.counters.of(cx.id);
     if error == Errno::CONNREFUSED {
-        counters.connect_refused.one();
+        counters.connect_failures.refused.one();
         Failure::Refused
     } else {
-        counters.connect_errors.one();
+        counters.connect_failures.error.one();
         Failure::Unreachable
     }
 }
@@ -201,21 +201,21 @@ mod tests {
             _ => None,
         });
         assert_eq!(reported, expected, "{error}");
-        let counted = ["connect_refused", "connect_timeouts", "connect_errors"]
+        let counted = ["connect_failures.refused", "connect_failures.timeout", "connect_failures.error"]
             .map(|name| (name, server.live.counters.total(name)));
         assert_eq!(counted, counted.map(|(name, _)| (name, u64::from(name == counter))), "{error}");
     }
 
     #[test]
     fn failures_are_reported_if_the_server_is_at_fault() {
-        check(Errno::CONNREFUSED, Some(Failure::Refused), "connect_refused");
-        check(Errno::TIMEDOUT, Some(Failure::Timeout), "connect_timeouts");
-        check(Errno::HOSTUNREACH, Some(Failure::Unreachable), "connect_errors");
-        check(Errno::NETUNREACH, Some(Failure::Unreachable), "connect_errors");
+        check(Errno::CONNREFUSED, Some(Failure::Refused), "connect_failures.refused");
+        check(Errno::TIMEDOUT, Some(Failure::Timeout), "connect_failures.timeout");
+        check(Errno::HOSTUNREACH, Some(Failure::Unreachable), "connect_failures.error");
+        check(Errno::NETUNREACH, Some(Failure::Unreachable), "connect_failures.error");
         for local in
             [Errno::MULTIHOP, Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::AGAIN, Errno::PERM, Errno::ACCESS]
         {
-            check(local, None, "connect_errors");
+            check(local, None, "connect_failures.error");
         }
     }
 
@@ -224,7 +224,8 @@ mod tests {
         let ((_pool, server), (cx, _)) = (server(), Context::for_tests());
         assert_eq!(count_refusal(&cx, &server, Errno::CONNREFUSED), Failure::Refused);
         assert_eq!(count_refusal(&cx, &server, Errno::HOSTUNREACH), Failure::Unreachable);
-        let counted = ["connect_refused", "connect_errors"].map(|name| server.live.counters.total(name));
+        let counted = ["connect_failures.refused", "connect_failures.error"]
+            .map(|name| server.live.counters.total(name));
         assert_eq!(counted, [1, 1]);
     }
 

@@ -67,8 +67,8 @@ impl Ending {
     /// Returns the counter of a service for connections that end for this reason.
     pub(crate) fn counter<'a>(&self, counters: &'a ServiceCounters) -> &'a Counter {
         match self.reason {
-            EndReason::Down => &counters.closed_down,
-            EndReason::Operator => &counters.closed,
+            EndReason::Down => &counters.closed.server_down,
+            EndReason::Operator => &counters.closed.operator,
         }
     }
 }
@@ -137,7 +137,12 @@ mod tests {
         for (reason, expected) in [(EndReason::Down, [1, 0]), (EndReason::Operator, [0, 1])] {
             let counters = ServiceCounters::default();
             Ending::new(&server, reason, |_| {}).counter(&counters).one();
-            assert_eq!([counters.closed_down.read(), counters.closed.read()], expected, "{}", reason.name());
+            assert_eq!(
+                [counters.closed.server_down.read(), counters.closed.operator.read()],
+                expected,
+                "{}",
+                reason.name()
+            );
         }
     }
 }

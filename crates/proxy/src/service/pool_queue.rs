@@ -24,7 +24,7 @@ pub(crate) fn enter(
     let spec = snapshot.queue?;
     let counters = service.live.counters.of(cx.id);
     let Some(slot) = snapshot.enter_queue() else {
-        counters.queue_full.one();
+        counters.queue_failures.full.one();
         return None;
     };
     counters.queued.one();
@@ -64,7 +64,7 @@ mod tests {
         let none = pool(None);
         let unqueued = service(Protocol::Tcp, &none);
         assert!(enter(&mut cx, &unqueued, &none.published().load(), waiter(1)).is_none());
-        assert_eq!(unqueued.live.counters.total("queue_full"), 0);
+        assert_eq!(unqueued.live.counters.total("queue_failures.full"), 0);
 
         let one = pool(Some(1));
         let service = service(Protocol::Tcp, &one);
@@ -74,7 +74,7 @@ mod tests {
         assert!(enter(&mut cx, &service, &snapshot, waiter(2)).is_none());
         drop(slot);
         assert!(enter(&mut cx, &service, &snapshot, waiter(2)).is_some());
-        let counted = ["queued", "queue_full"].map(|counter| service.live.counters.total(counter));
+        let counted = ["queued", "queue_failures.full"].map(|counter| service.live.counters.total(counter));
         assert_eq!(counted, [2, 1]);
     }
 

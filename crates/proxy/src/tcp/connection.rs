@@ -53,6 +53,8 @@ pub(super) struct Connection {
     attempt: Attempt,
     /// Time of the last byte that moved; before that, the beginning of the connection attempt.
     active_at: Time,
+    /// Bytes that were relayed in both directions.
+    relayed: u64,
     /// State in the ring, while the bytes are relayed there.
     pub(super) ring: Option<Box<RingState>>,
     /// Connection id, unique within the worker.
@@ -128,6 +130,7 @@ impl Connection {
             admitted: None,
             attempt: Attempt::new(cx.id),
             active_at: cx.now,
+            relayed: 0,
             ring: None,
             number: cx.number(),
             queued: false,
@@ -311,13 +314,15 @@ impl Connection {
         let (server, now) = (&upstream.choice.server, cx.now);
         let snapshot = self.backend().pool.load();
         snapshot.remember(self.address, server.id, now);
+        let counters = server.live.counters.of(cx.id);
         if opening == Opening::Fresh {
             snapshot.observe(server, now.since(self.active_at), now);
+            counters.connect_seconds.record_since(self.active_at, now);
         }
         if let Some(record) = self.record() {
             record.record_server(&snapshot.pool, &server.name);
         }
-        server.live.counters.of(cx.id).connections.one();
+        counters.connections.one();
         note_success(cx, &snapshot.pool, &upstream.choice);
         self.stage = Stage::Relaying;
         self.from_client.on_sink_connected();
@@ -371,12 +376,20 @@ impl Connection {
         let counted = self.preamble.as_mut().map_or(bytes_in, |preamble| preamble.count_of_client(bytes_in));
         let counted_in = if self.from_client.is_discarding() { 0 } else { counted };
         let counted_out = if self.from_server.is_discarding() { 0 } else { bytes_out };
+        self.relayed += counted_in + counted_out;
         of_service.bytes_in.add(counted_in);
         of_service.bytes_out.add(counted_out);
         of_server.bytes_in.add(counted_in);
         of_server.bytes_out.add(counted_out);
         if let Some(record) = self.record() {
             record.moved(counted_in, counted_out, now);
+        }
+    }
+
+    /// Records the end of the connection, if it had reached a server.
+    pub(super) fn note_end(&self, worker: usize) {
+        if matches!(self.stage, Stage::Relaying | Stage::Lingering) {
+            self.service.live.counters.of(worker).connection_bytes.record_bytes(self.relayed);
         }
     }
 

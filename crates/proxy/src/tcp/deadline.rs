@@ -14,7 +14,7 @@ impl Tcp {
         match connection.stage {
             Stage::Connecting => self.next_server(cx, key, Errno::TIMEDOUT),
             Stage::Queued => {
-                connection.service.live.counters.of(cx.id).queue_timeouts.one();
+                connection.service.live.counters.of(cx.id).queue_failures.timeout.one();
                 self.give_up(cx, key, NoServer::Full);
             }
             Stage::Preamble => {

@@ -462,6 +462,7 @@ impl Tcp {
         self.leave_queue(cx, key);
         self.timers.clear(key);
         self.abandon(cx, key);
+        self.connections[key].note_end(cx.id);
         self.connections[key].stage = Stage::Over;
         self.closed.push(key);
     }

@@ -23,7 +23,7 @@ impl Tcp {
         let found = self.connections.keys(|one| one.has_number(number));
         let Some(&key) = found.first() else { return false };
         let connection = &self.connections[key];
-        connection.service.live.counters.of(cx.id).closed.one();
+        connection.service.live.counters.of(cx.id).closed.operator.one();
         // The server must not take the close for an orderly end of the client.
         connection.reset_server_at_close();
         self.close(cx, key);

@@ -334,9 +334,9 @@ fn idle_connections_are_closed_and_busy_connections_are_not() {
     client.write_all(b"x").unwrap();
     fixture.expect(&mut server, b"x");
     fixture.pass(idle / 2);
-    assert_eq!(fixture.count("idle_timeouts"), 0);
+    assert_eq!(fixture.count("closed.idle_timeout"), 0);
     fixture.pass(idle);
-    assert_eq!(fixture.count("idle_timeouts"), 1);
+    assert_eq!(fixture.count("closed.idle_timeout"), 1);
     assert_eq!(fixture.end_of(&mut client), Ok(()));
     fixture.check_empty();
 }
@@ -355,7 +355,7 @@ fn clients_wait_in_the_queue_of_a_pool_until_a_permit_is_free() {
     fixture.until("the second client to wait", |fixture| (fixture.count("queued") == 1).then_some(()));
     let mut third = fixture.client();
     assert!(fixture.end_of(&mut third).is_ok(), "the queue is full");
-    assert_eq!(fixture.count("queue_full"), 1);
+    assert_eq!(fixture.count("queue_failures.full"), 1);
     drop((first, server));
     second.write_all(b"second").unwrap();
     let mut server = fixture.server_side();
@@ -364,7 +364,7 @@ fn clients_wait_in_the_queue_of_a_pool_until_a_permit_is_free() {
     fixture.until("the fourth client to wait", |fixture| (fixture.count("queued") == 2).then_some(()));
     fixture.pass(Duration::from_secs(5));
     assert_eq!(fixture.end_of(&mut fourth), Ok(()));
-    assert_eq!(fixture.count("queue_timeouts"), 1);
+    assert_eq!(fixture.count("queue_failures.timeout"), 1);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn connections_are_listed_and_closed_by_their_numbers() {
     assert!(fixture.tcp.close_numbered(&mut fixture.cx, open.number as u32));
     assert_eq!(fixture.end_of(&mut server), Err(ErrorKind::ConnectionReset));
     assert_eq!(fixture.end_of(&mut client), Ok(()));
-    assert_eq!(fixture.count("closed"), 1);
+    assert_eq!(fixture.count("closed.operator"), 1);
     assert_eq!(fixture.listing().total, 0);
 }
 
@@ -396,7 +396,7 @@ fn connections_are_reset_when_their_server_ends() {
     assert_eq!(fixture.tcp.end_server(&mut fixture.cx, &ending), 1);
     assert_eq!(fixture.end_of(&mut client), Err(ErrorKind::ConnectionReset));
     assert_eq!(fixture.end_of(&mut server), Err(ErrorKind::ConnectionReset));
-    assert_eq!(fixture.count("closed_down"), 1);
+    assert_eq!(fixture.count("closed.server_down"), 1);
     assert_eq!(fixture.tcp.end_server(&mut fixture.cx, &ending), 0);
     fixture.check_empty();
 }
@@ -410,7 +410,7 @@ fn all_connections_are_closed_at_the_drain_deadline() {
     for client in &mut clients {
         let _ = fixture.end_of(client);
     }
-    assert_eq!(fixture.count("cut"), 3);
+    assert_eq!(fixture.count("closed.drain_timeout"), 3);
     fixture.check_empty();
 }
 

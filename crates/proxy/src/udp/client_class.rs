@@ -37,7 +37,7 @@ impl ClientClass {
             counters.denied.one();
         }
         if class.is_none() {
-            counters.drop_denied.one();
+            counters.drops.denied.one();
         }
         class
     }

@@ -39,8 +39,8 @@ impl BeginError {
     pub(super) fn note(self, cx: &Context, service: &Service) {
         let counters = service.live.counters.of(cx.id);
         match self {
-            Self::NoServer => counters.drop_no_server.one(),
-            Self::NoSocket => counters.drop_no_socket.one(),
+            Self::NoServer => counters.drops.no_server.one(),
+            Self::NoSocket => counters.drops.no_socket.one(),
             Self::Loop => note_loop(cx, service),
         }
     }
@@ -73,7 +73,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
         // The client's address cannot be the source address towards this server. The server is not at fault,
         // and a free port would not help.
         Err(Errno::ADDRNOTAVAIL) => {
-            server.live.counters.of(cx.id).connect_errors.one();
+            server.live.counters.of(cx.id).connect_failures.error.one();
             count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
             Err(ConnectError::ThisServer(FailedTry::LOCAL))
         }
@@ -82,7 +82,7 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
             Err(ConnectError::Exhausted)
         }
         Err(_) => {
-            server.live.counters.of(cx.id).connect_errors.one();
+            server.live.counters.of(cx.id).connect_failures.error.one();
             report_failure(cx, new.snapshot, server, Failure::Unreachable);
             Err(ConnectError::ThisServer(FailedTry::QUICK))
         }
@@ -216,6 +216,7 @@ impl Udp {
             header: backend.send_proxy.map(|_| listener.header_of(&key)),
             identity: new.identity.clone().unwrap_or_else(|| listener.identify(cx, new)),
             class: new.class,
+            begun_at: cx.now,
             responded_at: Time::ZERO,
             _descriptor: unit,
         };
@@ -226,7 +227,7 @@ impl Udp {
     fn make_room(&mut self, cx: &Context, at: DatagramListenerKey) {
         let listener = &self.listeners[at];
         if let Some(oldest) = listener.flows.oldest() {
-            listener.service.live.counters.of(cx.id).flows_evicted.one();
+            listener.service.live.counters.of(cx.id).flows_ended.evicted.one();
             self.end(at, &oldest);
         }
     }
@@ -252,7 +253,7 @@ impl Udp {
         server.live.counters.of(cx.id).flows.one();
         listener.service.live.flows.fetch_add(1, Ordering::Relaxed);
         if let Some(evicted) = evicted {
-            counters.flows_evicted.one();
+            counters.flows_ended.evicted.one();
             self.retire(at, socket_of(&evicted));
         }
         snapshot.remember(key.client.ip(), server.id, cx.now);
@@ -310,11 +311,11 @@ impl Udp {
             left = rest;
             match error {
                 None => return,
-                Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drop_send_full.add(left.len() as u64),
+                Some(Errno::AGAIN | Errno::NOBUFS) => return counters.drops.send_full.add(left.len() as u64),
                 // The datagram is too large for its route, or a local rule forbids it: the server is not at
                 // fault.
                 Some(error) if error == Errno::MSGSIZE || error == Errno::INVAL || is_local_error(error) => {
-                    counters.drop_unsendable.one();
+                    counters.drops.unsendable.one();
                     left = &left[1..];
                 }
                 // The error (ICMP) concerns an earlier datagram of the flow. The present datagrams were not
@@ -327,7 +328,7 @@ impl Udp {
                         Ok(next) => socket = next,
                         Err(_) => {
                             let counters = self.listeners[at].service.live.counters.of(cx.id);
-                            return counters.drop_refused.add(left.len() as u64);
+                            return counters.drops.refused.add(left.len() as u64);
                         }
                     }
                 }

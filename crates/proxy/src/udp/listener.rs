@@ -45,7 +45,7 @@ impl DatagramListener {
             return Some(direct);
         }
         let Ok(Some(header)) = proxy::parse(batch.bytes_of(nth)) else {
-            self.service.live.counters.of(cx.id).drop_preamble.one();
+            self.service.live.counters.of(cx.id).drops.preamble.one();
             return None;
         };
         let (length, ends, hops) = (header.length, header.ends, header.extras.hops);

@@ -8,6 +8,7 @@ use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::batch::{BATCH, Batch, Local, Senders};
 use crate::io::connect::is_local_error;
+use evener_core::Time;
 use evener_core::attempt::{Attempt, FailedTry};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
@@ -76,9 +77,13 @@ impl Udp {
             bytes += responses.batch.len(index) as u64;
         }
         responses.count += count;
+        let is_first = flow.responded_at == Time::ZERO;
         flow.responded_at = cx.now;
         let server = &flow.choice.server;
         let of_server = server.live.counters.of(cx.id);
+        if is_first {
+            of_server.response_seconds.record_since(flow.begun_at, cx.now);
+        }
         of_server.datagrams_out.add(count as u64);
         of_server.bytes_out.add(bytes);
         if let Some(record) = &flow.identity.record {
@@ -126,6 +131,6 @@ impl Udp {
         let sent = responses.batch.send_addressed(listener.socket.as_fd(), 0..count);
         let counters = listener.service.live.counters.of(cx.id);
         counters.datagrams_out.add(sent.count() as u64);
-        counters.drop_send_full.add((count - sent.count()) as u64);
+        counters.drops.send_full.add((count - sent.count()) as u64);
     }
 }

@@ -29,7 +29,7 @@ impl Udp {
                 let _ = self.listeners[at].flows.begin(key, flow, cx.now);
                 continue;
             }
-            self.listeners[at].service.live.counters.of(cx.id).flows_expired.one();
+            self.listeners[at].service.live.counters.of(cx.id).flows_ended.expired.one();
             self.retire(at, socket_of(&flow));
         }
     }
@@ -100,7 +100,7 @@ impl Udp {
         let Some((at, key)) = self.flows_where(|socket| socket.identity.number == number).pop() else {
             return false;
         };
-        self.listeners[at].service.live.counters.of(cx.id).closed.one();
+        self.listeners[at].service.live.counters.of(cx.id).closed.operator.one();
         self.end(at, &key);
         true
     }

@@ -220,7 +220,7 @@ fn a_full_table_evicts_the_least_recently_used_flow() {
         fixture.begin(client);
         fixture.check_invariants();
     }
-    assert_eq!((fixture.count("flows_evicted"), fixture.flows()), (1, 2));
+    assert_eq!((fixture.count("flows_ended.evicted"), fixture.flows()), (1, 2));
     let left: Vec<u16> =
         fixture.udp.listeners[fixture.listener()].flows.iter().map(|(key, _)| key.client.port()).collect();
     assert!(!left.contains(&clients[0].local_addr().unwrap().port()), "the oldest flow ended");
@@ -235,7 +235,7 @@ fn a_flow_that_is_evicted_within_its_batch_still_sends_its_datagram() {
     let mut got = [text(&fixture.servers[0]), text(&fixture.servers[0])];
     got.sort();
     assert_eq!(got, ["first", "second"]);
-    assert_eq!((fixture.count("flows_evicted"), fixture.flows()), (1, 1));
+    assert_eq!((fixture.count("flows_ended.evicted"), fixture.flows()), (1, 1));
     fixture.check_invariants();
 }
 
@@ -288,12 +288,12 @@ fn flows_end_when_they_are_unused_by_both_sides() {
     fixture.pass(Duration::from_secs(4));
     fixture.udp.sweep(&mut fixture.cx);
     // The server still sends in one of the flows, which counts as used at the time of the sweep.
-    assert_eq!((fixture.flows(), fixture.count("flows_expired")), (1, 1));
+    assert_eq!((fixture.flows(), fixture.count("flows_ended.expired")), (1, 1));
     assert_eq!(fixture.udp.next_sweep(), Some(began + Duration::from_secs(20)));
     fixture.pass(Duration::from_secs(10));
     fixture.udp.sweep(&mut fixture.cx);
     fixture.udp.reap();
-    assert_eq!((fixture.flows(), fixture.count("flows_expired")), (0, 2));
+    assert_eq!((fixture.flows(), fixture.count("flows_ended.expired")), (0, 2));
     fixture.check_invariants();
 }
 
@@ -303,7 +303,7 @@ fn a_client_that_the_access_list_refuses_is_dropped() {
     let client = fixture.client();
     fixture.send(&client, &["a", "b"]);
     assert_quiet(&fixture.servers[0]);
-    let counted = ["denied", "drop_denied", "datagrams_in", "flows"].map(|counter| fixture.count(counter));
+    let counted = ["denied", "drops.denied", "datagrams_in", "flows"].map(|counter| fixture.count(counter));
     assert_eq!(counted, [2, 2, 2, 0]);
 }
 
@@ -357,7 +357,7 @@ fn without_a_server_datagrams_are_counted_and_reported_once_a_second() {
     fixture.pass(Duration::from_secs(1));
     fixture.send(&client, &["d"]);
     assert_eq!(fixture.reports.take().len(), 1);
-    assert_eq!((fixture.count("no_server"), fixture.count("drop_no_server"), fixture.flows()), (4, 4, 0));
+    assert_eq!((fixture.count("no_server"), fixture.count("drops.no_server"), fixture.flows()), (4, 4, 0));
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn a_refusal_reported_by_a_send_loses_no_further_datagram() {
     let (mut fixture, client) = with_a_dead_server(2);
     fixture.send(&client, &["one", "two", "three"]);
     assert_eq!([0; 3].map(|_| text(&fixture.servers[0])), ["one", "two", "three"]);
-    assert_eq!((fixture.count("flows_moved"), fixture.count("drop_refused")), (1, 0));
+    assert_eq!((fixture.count("flows_moved"), fixture.count("drops.refused")), (1, 0));
     fixture.check_invariants();
 }
 
@@ -429,7 +429,7 @@ fn a_refusal_reported_by_a_send_loses_no_further_datagram() {
 fn a_refusal_by_the_last_server_ends_the_flow() {
     let (mut fixture, client) = with_a_dead_server(1);
     fixture.send(&client, &["one", "two"]);
-    assert_eq!((fixture.count("drop_refused"), fixture.count("flows_moved"), fixture.flows()), (2, 0, 0));
+    assert_eq!((fixture.count("drops.refused"), fixture.count("flows_moved"), fixture.flows()), (2, 0, 0));
     let reports = fixture.reports.take();
     assert!(reports.iter().any(is_refused));
     let failed = |report: &Report| matches!(report, Report::NoServer { reason: NoServer::Failed, .. });
@@ -464,7 +464,7 @@ fn each_datagram_reports_the_client_to_the_server() {
         assert_eq!(&bytes[header.length..], expected.as_bytes());
     }
     assert_quiet(&fixture.servers[0]);
-    assert_eq!(fixture.count("drop_unsendable"), 1);
+    assert_eq!(fixture.count("drops.unsendable"), 1);
     assert!(fixture.reports.take().is_empty(), "the server is not at fault");
 }
 
@@ -487,7 +487,7 @@ fn a_proxy_reports_clients_and_gets_their_responses() {
     assert_eq!(first, b"192.0.2.1:1");
     assert_eq!(text(&fixture.servers[0]), "192.0.2.2:1");
     assert_quiet(&fixture.servers[0]);
-    let dropped = fixture.service.live.counters.of(0).drop_preamble.read();
+    let dropped = fixture.service.live.counters.of(0).drops.preamble.read();
     assert_eq!((fixture.flows(), dropped, fixture.count("loops")), (2, 1, 1));
     assert!(matches!(fixture.reports.take()[..], [Report::Loop { .. }]));
     fixture.respond(0, flow, "response");

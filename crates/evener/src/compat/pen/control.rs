@@ -2,7 +2,7 @@
 
 use super::front::{ControlAccess, Input, LINE_BYTES_MAX};
 use super::settings::{Listen, ListenAddress};
-use crate::observe::Log;
+use crate::events::Events;
 use crate::unix_socket::{SocketFile, remove_left_over};
 use anyhow::Context;
 use evener_core::event::Event;
@@ -50,7 +50,7 @@ impl Control {
         self,
         front: mpsc::Sender<Input>,
         access: ControlAccess,
-        log: Log,
+        events: Events,
     ) -> std::io::Result<()> {
         let mut reported: Option<Instant> = None;
         let permits = Arc::new(Semaphore::new(CLIENTS_MAX));
@@ -70,7 +70,7 @@ impl Control {
                                 reported = Some(Instant::now());
                                 let text =
                                     format!("control port: {} is not permitted", peer.ip().to_canonical());
-                                log.event(&Event::Notice { text });
+                                events.emit(&Event::Notice { text });
                             }
                         }
                         Err(_) => pause().await,

@@ -4,7 +4,7 @@
 use super::settings::{Compiled, InstanceAction, NAME, PenSettings, Query, Step, UNKNOWN};
 use super::view::{self, ConnectionNumbers, InstanceView, server_name};
 use crate::config::{Config, Problem};
-use crate::observe::Log;
+use crate::events::Events;
 use crate::state::{ConnectionView, ViewScope};
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
@@ -77,7 +77,7 @@ pub(super) struct Front {
     /// The running configuration.
     config: Config,
     handle: Handle,
-    log: Log,
+    events: Events,
     /// The command line as comments, for `write`.
     heading: Vec<String>,
     numbers: ConnectionNumbers,
@@ -92,14 +92,14 @@ impl Front {
         settings: PenSettings,
         compiled: Compiled,
         handle: Handle,
-        log: Log,
+        events: Events,
         heading: Vec<String>,
         offset: UtcOffset,
     ) -> Self {
         let access = ControlAccess::default();
         access.set(compiled.control);
         let numbers = ConnectionNumbers::default();
-        Self { settings, config: compiled.config, handle, log, heading, numbers, access, offset }
+        Self { settings, config: compiled.config, handle, events, heading, numbers, access, offset }
     }
 
     /// Returns the access list of the control port, which follows the settings.
@@ -159,7 +159,7 @@ impl Front {
             Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
                 if !refused.is_logged {
-                    refused.problems.iter().for_each(|problem| self.log.event(&failed(problem)));
+                    refused.problems.iter().for_each(|problem| self.events.emit(&failed(problem)));
                 }
                 Err(refused.problems)
             }
@@ -197,7 +197,7 @@ impl Front {
             self.access.set(compiled.control);
         }
         if settings.log_level() != self.settings.log_level() {
-            self.log.set_level(settings.log_level());
+            self.events.set_log_level(settings.log_level());
         }
         self.settings = settings;
         Ok(steps)
@@ -318,7 +318,7 @@ impl Front {
     }
 
     fn notice(&self, text: String) {
-        self.log.event(&Event::Notice { text });
+        self.events.emit(&Event::Notice { text });
     }
 }
 

@@ -11,6 +11,7 @@ use super::settings::{Compiled, PenSettings, Step};
 use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, change_root};
 use crate::compat::open_admin;
 use crate::config::{Config, failure};
+use crate::events::Events;
 use crate::inputs::gather;
 use crate::instance::{Instance, Prebound};
 use crate::observe::{Log, LogFormat};
@@ -187,25 +188,26 @@ async fn serve(
     let (signals, front_signals) = (signals::Signals::catch()?, Signals::catch()?);
     signals::unblock();
     let format = if daemon.is_some() { LogFormat::Syslog } else { LogFormat::Text };
-    let log = Log::named("pen", format, line.settings.log_level());
-    let control = open_control(line, &log)?;
-    let admin = open_admin(line.admin.as_deref(), &log)?;
+    let events = Events::new(Log::named("pen", format, line.settings.log_level()));
+    let control = open_control(line, &events)?;
+    let admin = open_admin(line.admin.as_deref(), &events)?;
     let resolved = gather(&compiled.config, crate::certificates::TlsSettings::default())
         .await
         .map_err(|problems| failure(&problems))?;
     let bound = bind_all(&compiled.config, workers(line))?;
     let pid_file = drop_rights(line)?;
     let (reload_requests, reloads) = mpsc::channel(1);
-    let setting = setting(line, log.clone(), ConfigSource::Front(reload_requests));
+    let setting = setting(line, events.clone(), ConfigSource::Front(reload_requests));
     let mut instance = Instance::start_with(compiled.config.clone(), resolved, bound, setting)?;
     let (inputs, commands) = mpsc::channel(INPUTS_MAX);
-    let front = Front::new(line.settings.clone(), compiled, instance.handle(), log.clone(), heading, offset);
+    let front =
+        Front::new(line.settings.clone(), compiled, instance.handle(), events.clone(), heading, offset);
     let access = front.control_access();
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(front.run(std::mem::take(&mut line.steps), commands, reloads, front_signals));
     let mut control_tasks = tokio::task::JoinSet::new();
     if let Some(control) = control {
-        control_tasks.spawn(async move { drop(control.serve(inputs, access, log).await) });
+        control_tasks.spawn(async move { drop(control.serve(inputs, access, events).await) });
     }
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     let pid_file = pid_file.map(PidFile::write).transpose()?;
@@ -223,11 +225,11 @@ async fn serve(
 }
 
 /// Opens the control port. pen refuses to serve it as root unless `-u root` is given.
-fn open_control(line: &CommandLine, log: &Log) -> anyhow::Result<Option<Control>> {
+fn open_control(line: &CommandLine, events: &Events) -> anyhow::Result<Option<Control>> {
     let Some(address) = line.settings.control_address() else { return Ok(None) };
     if rustix::process::geteuid().is_root() && line.user.is_none() {
         let text = "Won't open control port running as root; use -u to run as different user (or -u root)";
-        log.event(&Event::Notice { text: text.into() });
+        events.emit(&Event::Notice { text: text.into() });
         return Ok(None);
     }
     Control::open(address).map(Some)
@@ -276,8 +278,8 @@ fn workers(line: &CommandLine) -> usize {
     line.workers.map_or(cores, usize::from)
 }
 
-fn setting(line: &CommandLine, log: Log, source: ConfigSource) -> Setting {
+fn setting(line: &CommandLine, events: Events, source: ConfigSource) -> Setting {
     let driver = if line.io_uring { Driver::IoUring } else { Driver::Epoll };
     let drain_timeout = line.drain_timeout.unwrap_or(if line.settings.is_udp() { DRAIN_UDP } else { DRAIN });
-    Setting::new(workers(line), source, log).driven_by(driver).drain_for(drain_timeout)
+    Setting::new(workers(line), source, events).driven_by(driver).drain_for(drain_timeout)
 }

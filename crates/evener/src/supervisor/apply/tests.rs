@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::config::random_spec;
+use crate::events::Events;
 use crate::inputs::gather;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
@@ -213,8 +214,8 @@ fn elsewhere(spec: &Spec, host: u8) -> Spec {
 }
 
 fn start() -> Supervisor {
-    let log = Log::new(LogFormat::Text, LogLevel::Off);
-    Supervisor::start(Setting::new(1, ConfigSource::None, log)).unwrap().0
+    let events = Events::new(Log::new(LogFormat::Text, LogLevel::Off));
+    Supervisor::start(Setting::new(1, ConfigSource::None, events)).unwrap().0
 }
 
 /// Applies a configuration as a reload does. Returns the changes, one per line.

@@ -109,7 +109,7 @@ fn an_active_flow_of_a_denied_client_ends() {
     let _ = server.send_to(b"late", flows[0]);
     clients[0].send_to(b"two", local(listen)).unwrap();
     wait_until("the datagram to be dropped", || {
-        (evener.service_counter("u", "drop_denied") == 1).then_some(())
+        (evener.service_counter("u", "drops.denied") == 1).then_some(())
     });
     clients[1].send_to(b"other", local(listen)).unwrap();
     let (length, flow) = server.recv_from(&mut buffer).unwrap();

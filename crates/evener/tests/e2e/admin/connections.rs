@@ -91,7 +91,7 @@ fn a_connection_is_listed_with_its_details_and_closed_on_both_sides() {
     let end = ends.recv_timeout(DEADLINE).expect("the end of the server connection");
     assert_eq!(end, End::Reset, "the server must see a reset, not an orderly end");
     assert_eq!(only(&evener, "s", "relaying")["client"], "127.0.0.3");
-    assert_eq!(evener.service_counter("s", "closed"), 1);
+    assert_eq!(evener.service_counter("s", "closed.operator"), 1);
     assert_eq!(evener.status()["services"][0]["connections_active"], 1);
     // Another connection may have the same slot now. It must not be closed by the old number.
     let mut third = connect_from("127.0.0.4", listen);
@@ -198,7 +198,10 @@ fn tls_and_http_connections_are_listed_with_their_stages() {
     assert_eq!(same["number"], one["number"], "the connection must keep its number");
     assert_eq!(close(&evener, &same), 200);
     assert!(wire.is_over());
-    assert_eq!((evener.service_counter("t", "closed"), evener.service_counter("w", "closed")), (2, 1));
+    assert_eq!(
+        (evener.service_counter("t", "closed.operator"), evener.service_counter("w", "closed.operator")),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -223,7 +226,7 @@ fn a_flow_keeps_its_number_when_it_moves_and_can_be_closed() {
     assert_eq!(evener.status()["services"][0]["flows_active"], 0);
     wait_until("another flow", || flows::ask(&client, "y").starts_with('b').then_some(()));
     assert_ne!(only(&evener, "u", "flow")["number"], one["number"]);
-    assert_eq!(evener.service_counter("u", "closed"), 1);
+    assert_eq!(evener.service_counter("u", "closed.operator"), 1);
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn is_reset(stream: &mut impl Read) -> bool {
 
 /// The number of connections, requests and flows that ended because a server went down.
 fn closed(evener: &Evener) -> u64 {
-    evener.service_counter("s", "closed_down")
+    evener.service_counter("s", "closed.server_down")
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn the_operator_closes_all_connections_and_flows_of_a_server() {
             assert_eq!(line(client), "x");
         }
     }
-    assert_eq!(evener.service_counter("s", "closed"), 2);
+    assert_eq!(evener.service_counter("s", "closed.operator"), 2);
     evener.expect_log("server_closed pool=s server=a reason=operator closed=2");
     assert_eq!(flows::ask(&flows::client(other), "x"), "u x");
     let output = evener.run_command(&["close", "--server", "u", "--json"]);

@@ -39,7 +39,7 @@ fn a_bind_forwarder_accepts_cached_responses() {
     let (_server, _forwarder) = (Named::with_zone(server), Named::forwarder(forwarder, listen));
     let evener = Evener::run(&service(listen, server, "{ cache = true }"));
     check_forwarder(forwarder, listen);
-    assert!(evener.service_counter("d", "cache_hits") >= 20);
+    assert!(evener.service_counter("d", "cache_lookups.hit") >= 20);
     assert_eq!(evener.service_counter("d", "connections"), 0, "expected no retry over TCP");
     // A client that requests a cookie gets no error and no cookie, not even in the first response.
     for name in ["n50.example", "n50.example", "none.example"] {

@@ -51,7 +51,8 @@ fn equal_queries_get_the_cached_response_with_its_remaining_ttl() {
     let spent = begun.elapsed().as_secs() as u32;
     assert!((600 - spent - 1..600).contains(&left), "{left} after {spent} s");
     assert_eq!(server.count(), 1);
-    let counters = ["requests", "cache_hits", "cache_misses"].map(|name| evener.service_counter("d", name));
+    let counters =
+        ["requests", "cache_lookups.hit", "cache_lookups.miss"].map(|name| evener.service_counter("d", name));
     assert_eq!(counters, [22, 21, 1]);
 }
 

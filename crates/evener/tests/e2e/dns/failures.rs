@@ -103,7 +103,7 @@ fn a_server_that_does_not_listen_is_skipped_without_a_timeout() {
     let elapsed = begun.elapsed();
     assert!(elapsed < Duration::from_secs(15), "expected no query to wait for a timeout: {elapsed:?}");
     let counters = &evener.server(&stopped.name())["counters"];
-    assert!(counters["connect_refused"].as_u64() > Some(1), "{counters}");
+    assert!(counters["connect_failures"]["refused"].as_u64() > Some(1), "{counters}");
     assert_eq!(counters["response_timeouts"], 0);
     assert!(evener.service_counter("d", "requests_retried") > 1);
 }
@@ -198,7 +198,7 @@ fn with_on_failure_drop_there_is_no_response_and_the_connection_stays_open() {
         (evener.service_counter("d", "requests_failed") == 2).then_some(())
     });
     assert!(is_quiet(&socket));
-    assert_eq!(evener.service_counter("d", "drop_no_server"), 2);
+    assert_eq!(evener.service_counter("d", "drops.no_server"), 2);
     assert_eq!(host(&ask_on(&socket, &query(2, "a.example", A))), 5);
     assert_eq!(
         host(&ask_stream(&stream, &query(2, "a.example", A))),
@@ -224,5 +224,5 @@ fn clients_get_servfail_immediately_when_no_server_listens() {
     // A server that listens again is used even while it counts as down, because there is no other server.
     let _restarted = Nameserver::of_at(one.port, 1);
     wait_until("a response", || (rcode(&ask(listen, &query(1, "a.example", A))) == 0).then_some(()));
-    assert_eq!(evener.service_counter("d", "drop_no_server"), 0);
+    assert_eq!(evener.service_counter("d", "drops.no_server"), 0);
 }

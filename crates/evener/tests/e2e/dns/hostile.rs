@@ -311,5 +311,5 @@ fn queries_go_to_another_server_when_a_server_reads_nothing() {
     for number in 0..6 {
         assert_eq!(host(&ask_stream(&stream, &query(number, &format!("n{number}.example"), A))), RIGHT);
     }
-    assert_eq!(evener.service_counter("d", "drop_no_socket"), 0);
+    assert_eq!(evener.service_counter("d", "drops.no_socket"), 0);
 }

@@ -20,7 +20,7 @@ fn outstanding_max_bounds_the_pending_queries() {
         socket.send(&query(n, &format!("n{n}.example"), A)).unwrap();
     }
     wait_until("the other queries to be dropped", || {
-        (evener.service_counter("d", "drop_outstanding") == 12).then_some(())
+        (evener.service_counter("d", "drops.outstanding") == 12).then_some(())
     });
     let stream = connect(listen);
     assert_eq!(
@@ -28,7 +28,7 @@ fn outstanding_max_bounds_the_pending_queries() {
         SERVFAIL,
         "expected a response over TCP"
     );
-    assert_eq!(evener.service_counter("d", "drop_outstanding"), 13);
+    assert_eq!(evener.service_counter("d", "drops.outstanding"), 13);
     for _ in 0..8 {
         assert_eq!(rcode(&receive(&socket)), SERVFAIL);
     }
@@ -85,7 +85,7 @@ fn denied_clients_get_no_response_over_udp_and_tcp() {
     denied.send(&query(1, "a.example", A)).unwrap();
     assert!(is_quiet(&denied));
     assert!(is_closed(&connect_from("127.0.0.5", listen)));
-    assert_eq!(evener.service_counter("d", "drop_denied"), 1);
+    assert_eq!(evener.service_counter("d", "drops.denied"), 1);
     assert_eq!(evener.service_counter("d", "denied"), 2);
     assert_eq!((host(&ask(listen, &query(1, "a.example", A))), server.count()), (1, 1));
     // A change at run time applies to open sockets, too.
@@ -109,7 +109,7 @@ fn denied_clients_are_routed_to_the_denied_pool_and_bypass_the_cache() {
         assert_eq!(host(&ask(listen, &sent)), 1);
     }
     assert_eq!((good.count(), bad.count()), (1, 4));
-    assert_eq!(evener.service_counter("d", "drop_denied"), 0);
+    assert_eq!(evener.service_counter("d", "drops.denied"), 0);
 }
 
 #[test]

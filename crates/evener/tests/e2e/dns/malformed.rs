@@ -76,7 +76,7 @@ fn messages_that_are_not_queries_are_dropped_over_udp_and_close_a_connection() {
     }
     assert!(is_quiet(&socket));
     assert_eq!(server.count(), 0);
-    assert_eq!(evener.service_counter("d", "drop_no_query"), 2 * not_queries().len() as u64);
+    assert_eq!(evener.service_counter("d", "drops.no_query"), 2 * not_queries().len() as u64);
     assert_eq!(host(&ask_on(&socket, &query(1, "a.example", A))), 1);
 }
 
@@ -133,7 +133,7 @@ fn responses_to_random_bytes_are_short() {
             }
         }
     }
-    let counters = ["formerr", "drop_no_query"].map(|name| evener.service_counter("d", name));
+    let counters = ["formerr", "drops.no_query"].map(|name| evener.service_counter("d", name));
     assert!(counters.iter().all(|count| *count > 100), "{counters:?}");
     assert!(server.messages().iter().all(|message| question_section_end(message) <= message.len()));
 }

@@ -275,11 +275,11 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
     evener.reload(&of(&[]));
     six.send(&plain).unwrap();
     wait_until("the drop to be counted", || {
-        (evener.service_counter("d", "drop_no_capable_server") == 1).then_some(())
+        (evener.service_counter("d", "drops.no_capable_server") == 1).then_some(())
     });
     client(listen).send(&large).unwrap();
     wait_until("the drop to be counted", || {
-        (evener.service_counter("d", "drop_no_capable_server") == 2).then_some(())
+        (evener.service_counter("d", "drops.no_capable_server") == 2).then_some(())
     });
     assert_eq!(
         ask_tcp(listen, &large).len(),
@@ -288,7 +288,7 @@ fn queries_that_do_not_fit_into_a_frame_go_to_another_server() {
     );
     evener.reload(&mname_service(listen, &[&backend], &[], ""));
     assert_eq!(rcode(&ask(listen, &large)), SERVFAIL, "expected SERVFAIL by default");
-    assert_eq!(evener.service_counter("d", "drop_no_capable_server"), 3);
+    assert_eq!(evener.service_counter("d", "drops.no_capable_server"), 3);
     evener.expect_log("no_capable_server service=d");
     assert_eq!(evener.log_count("no_server"), 0, "expected no event about missing servers");
 }
@@ -324,7 +324,7 @@ fn an_mname_server_that_reads_nothing_counts_as_stuck() {
             let sent = query(n, &format!("n{n}.example"), A);
             flood.send(&with_edns(sent, 1232, false, &padding)).unwrap();
         }
-        let stuck = evener.server(&backend.name())["counters"]["drop_stuck"].as_u64();
+        let stuck = evener.server(&backend.name())["counters"]["drops"]["stuck"].as_u64();
         (stuck > Some(10)).then_some(())
     });
     for number in 0..10 {
@@ -343,7 +343,7 @@ fn connection_attempts_to_a_missing_socket_are_repeated_with_backoff() {
     let begun = Instant::now();
     let evener = Evener::run_with(&config, &["--workers", "1"]);
     let listen = evener.port("d");
-    let attempts = || evener.server("m")["counters"]["connect_errors"].as_u64().unwrap();
+    let attempts = || evener.server("m")["counters"]["connect_failures"]["error"].as_u64().unwrap();
     assert_eq!(rcode(&ask(listen, &query(1, "a.example", A))), SERVFAIL);
     wait_until("the third attempt", || (attempts() >= 3).then_some(()));
     let elapsed = begun.elapsed();

@@ -139,7 +139,7 @@ fn queries_for_a_thousand_names_get_the_right_responses() {
         assert!(printed.contains("Queries completed:    5000 (100.00%)"), "{mode}: {printed}");
         assert!(printed.contains("NOERROR 5000 (100.00%)"), "{mode}: {printed}");
     }
-    let counters = ["requests_failed", "requests_retried", "formerr", "drop_no_query", "drop_send_full"];
+    let counters = ["requests_failed", "requests_retried", "formerr", "drops.no_query", "drops.send_full"];
     assert_eq!(counters.map(|name| evener.service_counter("dns", name)), [0; 5]);
     assert_eq!(evener.service_counter("dns", "requests"), 12_000);
     let servers = ports.map(|port| evener.server(&format!("127.0.0.1:{port}"))["counters"].clone());

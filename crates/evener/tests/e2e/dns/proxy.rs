@@ -77,14 +77,14 @@ fn traffic_without_a_valid_header_is_refused() {
         socket.send(datagram).unwrap();
     }
     assert!(is_quiet(&socket));
-    assert_eq!(evener.service_counter("d", "drop_preamble"), bad.len() as u64);
+    assert_eq!(evener.service_counter("d", "drops.preamble"), bad.len() as u64);
     let mut stream = connect(listen);
     stream.write_all(&framed(&sent)).unwrap();
     assert!(is_closed(&stream));
     assert_eq!((evener.service_counter("d", "preamble_refused"), server.count()), (1, 0));
     // A header without a message is not a query.
     socket.send(&v2(0x21, 0x12, &FOUR)).unwrap();
-    wait_until("the drop", || (evener.service_counter("d", "drop_no_query") == 1).then_some(()));
+    wait_until("the drop", || (evener.service_counter("d", "drops.no_query") == 1).then_some(()));
     // Other source addresses need no header.
     assert_eq!(host(&ask_on(&client_from([127, 0, 0, 2], listen), &sent)), 1);
     assert_eq!(host(&ask_stream(&connect_from("127.0.0.2", listen), &sent)), 1);

@@ -148,7 +148,7 @@ fn two_services_with_one_pool_have_separate_caches() {
         (0..3).for_each(|n| assert_eq!(host(&ask(listen, &query(n, "a.example", A))), 1));
     }
     assert_eq!(server.count(), 2);
-    assert_eq!(["d", "e"].map(|name| evener.service_counter(name, "cache_hits")), [2, 2]);
+    assert_eq!(["d", "e"].map(|name| evener.service_counter(name, "cache_lookups.hit")), [2, 2]);
 }
 
 #[test]

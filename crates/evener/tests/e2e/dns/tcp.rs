@@ -114,7 +114,7 @@ fn clients_without_complete_queries_are_closed_after_the_idle_timeout() {
     });
     assert!(ended > Duration::from_millis(900), "expected no earlier timeout: {ended:?}");
     assert!(is_closed(&silent));
-    assert_eq!(evener.service_counter("d", "idle_timeouts"), 2);
+    assert_eq!(evener.service_counter("d", "closed.idle_timeout"), 2);
     assert_eq!(host(&ask_stream(&querying, &query(2, "a.example", A))), 1);
 }
 
@@ -177,7 +177,7 @@ fn a_client_that_never_reads_is_closed_after_the_idle_timeout() {
     let sent = framed(&query(1, "big.example", TXT));
     wait_until("the client to be closed", || {
         let _ = stream.write(&sent);
-        (evener.service_counter("d", "idle_timeouts") == 1).then_some(())
+        (evener.service_counter("d", "closed.idle_timeout") == 1).then_some(())
     });
 }
 
@@ -211,10 +211,10 @@ fn queries_with_a_local_response_do_not_count_as_pending() {
         assert_eq!(host(&ask_stream(&stream, &query(n, "a.example", A))), 1);
         assert_eq!(ask_stream(&stream, &query(n, "a.example", A)[..20]).len(), 12);
     }
-    assert_eq!((evener.service_counter("d", "cache_hits"), server.count()), (39, 1));
+    assert_eq!((evener.service_counter("d", "cache_lookups.hit"), server.count()), (39, 1));
     // A client that has received all its responses is idle, so its connection is closed.
     assert!(is_closed(&stream));
-    assert_eq!(evener.service_counter("d", "idle_timeouts"), 1);
+    assert_eq!(evener.service_counter("d", "closed.idle_timeout"), 1);
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_server_that_accepts_only_udp_stays_up_and_gets_queries_over_udp() {
         let server = evener.server(&other.name());
         assert_eq!(server["verdict"], "up");
         assert_eq!(
-            server["counters"]["connect_refused"], 1,
+            server["counters"]["connect_failures"]["refused"], 1,
             "expected no further attempt over TCP for a while"
         );
         assert_eq!(evener.log_count("server_down"), 0);
@@ -105,7 +105,7 @@ fn a_server_that_accepts_only_tcp_stays_up_and_gets_queries_over_tcp() {
         assert_eq!(hosts(ask, listen), [1].into());
         assert_eq!(hosts(ask_tcp, listen), [1, 2].into());
         assert_eq!(evener.server(&name)["verdict"], "up");
-        assert_eq!(evener.server(&name)["counters"]["connect_refused"], 1);
+        assert_eq!(evener.server(&name)["counters"]["connect_failures"]["refused"], 1);
         assert_eq!(evener.log_count("server_down"), 0);
     }
 }
@@ -121,7 +121,7 @@ fn a_refused_transport_is_tried_again_if_there_is_no_other_server() {
         assert_eq!(host(&ask(listen, &query(turn, "a.example", A))), 2);
     }
     assert_eq!(evener.server(&other.name())["verdict"], "up");
-    assert_eq!(evener.server(&other.name())["counters"]["connect_refused"], 3);
+    assert_eq!(evener.server(&other.name())["counters"]["connect_failures"]["refused"], 3);
 }
 
 #[test]

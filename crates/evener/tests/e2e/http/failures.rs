@@ -92,7 +92,7 @@ fn a_stalled_response_is_cut_off_and_counted() {
     });
     let (evener, port) = run_http(&[&origin], "stall_timeout = \"400ms\"");
     assert!(Wire::to(port).ask("GET", "/", "").is_err());
-    assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "closed.idle_timeout"), 1);
 }
 
 /// A server that closes the connection without a response to each of the first `times` requests, and responds to later

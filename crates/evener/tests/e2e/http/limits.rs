@@ -244,7 +244,7 @@ fn an_idle_client_is_closed_after_the_keepalive_timeout() {
     let begun = Instant::now();
     assert!(client.is_over());
     assert!((200..3000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
-    assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "closed.idle_timeout"), 1);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn a_request_body_below_the_minimum_rate_gives_408() {
     let mut client = crate::harness::certificates::shake(front.port, "a.example", &front.tls(&[])).unwrap();
     let response = trickle_up(&mut client, |client| set_timeout(&client.sock));
     assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
-    assert_eq!((front.counter("slow_requests"), front.counter("idle_timeouts")), (1, 0));
+    assert_eq!((front.counter("slow_requests"), front.counter("closed.idle_timeout")), (1, 0));
 
     let (evener, port) = run_http(&[&origin], MIN_RATE);
     let mut client = crate::harness::connect(port);
@@ -182,7 +182,7 @@ fn streams_whose_window_opens_byte_by_byte_are_reset() {
     wait_until("the server to have no active request", || {
         (front.evener.server(&name)["active"] == 0).then_some(())
     });
-    assert_eq!(front.counter("idle_timeouts"), 0);
+    assert_eq!(front.counter("closed.idle_timeout"), 0);
     client.send(&frame(SETTINGS, 0, 0, &initial_window(65_535)));
     client.headers(101, END_STREAM, &request_block("GET", "/", &[]));
     // The connection stays open.
@@ -269,7 +269,7 @@ fn a_client_or_server_without_bytes_to_send_is_not_slow() {
         let (events, late) = tokio::join!(client.get("/events"), client.get("/late"));
         assert_eq!((events.text().matches("event").count(), late.text().as_str()), (10, "late"));
     });
-    for name in ["slow_requests", "slow_responses", "idle_timeouts"] {
+    for name in ["slow_requests", "slow_responses", "closed.idle_timeout"] {
         assert_eq!(front.counter(name), 0, "{name}");
     }
 }

@@ -240,7 +240,7 @@ fn idle_http_clients_are_closed_for_new_ones() {
             assert_all_up(&evener);
         }
     }
-    assert!(evener.service_counter("s", "idle_shed") > 0);
+    assert!(evener.service_counter("s", "closed.idle_shed") > 0);
     // Clients that are still connected are served again.
     let mut again = 0;
     for client in clients.iter_mut().rev().take(20) {
@@ -314,7 +314,7 @@ fn udp_flows_leave_descriptors_for_the_admin_socket_and_checks() {
     let flows = status["services"][0]["flows_active"].as_u64().unwrap();
     assert!((50..190).contains(&flows), "{flows}");
     assert_eq!(evener.log_count("server_down"), 0, "{}", evener.log());
-    assert!(evener.service_counter("s", "flows_evicted") > 0);
+    assert!(evener.service_counter("s", "flows_ended.evicted") > 0);
 }
 
 /// Sends a query with this ID over TCP, and receives the response.
@@ -361,7 +361,7 @@ fn idle_dns_clients_are_closed_for_new_ones() {
         query_over_tcp(&mut client, id).unwrap();
         clients.push(client);
     }
-    assert!(evener.service_counter("s", "idle_shed") > 0);
+    assert!(evener.service_counter("s", "closed.idle_shed") > 0);
     assert_eq!(
         (evener.log_count("server_down"), evener.log_count("accept_failed")),
         (0, 0),
@@ -428,7 +428,7 @@ fn idle_http2_clients_are_closed_for_new_ones() {
             assert_eq!(client.get("/").await.status(), 200);
             clients.push(client);
         }
-        assert!(front.counter("idle_shed") > 0);
+        assert!(front.counter("closed.idle_shed") > 0);
     });
     assert_eq!(front.evener.log_count("accept_failed") + front.evener.log_count(" local_error "), 0);
 }

@@ -2,7 +2,7 @@
 //! waits only for a few silent servers, each for a limited time.
 
 use crate::harness::origin::{Origin, get};
-use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until, who};
+use crate::harness::{Evener, Server, connect, counter, line, reserved_port, wait_until, who};
 use crate::tcp::pending::Silent;
 use std::io::Read;
 
@@ -30,7 +30,7 @@ fn refusing(count: usize) -> Vec<String> {
 fn counter_sum(evener: &Evener, name: &str) -> u64 {
     let status = evener.status();
     let servers = status["pools"][0]["servers"].as_array().unwrap();
-    servers.iter().map(|server| server["counters"][name].as_u64().unwrap()).sum()
+    servers.iter().map(|server| counter(&server["counters"], name)).sum()
 }
 
 /// Connects a client, and checks that no server serves it.
@@ -59,10 +59,10 @@ fn a_client_waits_for_at_most_attempts_max_silent_servers() {
         let evener = Evener::run(&service(protocol, 0, &servers, more));
         let listen = evener.port("s");
         expect_no_server(protocol, listen);
-        assert_eq!(counter_sum(&evener, "connect_timeouts"), 3, "{protocol}");
+        assert_eq!(counter_sum(&evener, "connect_failures.timeout"), 3, "{protocol}");
         evener.reload(&service(protocol, 0, &servers, "passive = { failures = 0 }, attempts_max = 1"));
         expect_no_server(protocol, listen);
-        assert_eq!(counter_sum(&evener, "connect_timeouts"), 4, "{protocol}");
+        assert_eq!(counter_sum(&evener, "connect_failures.timeout"), 4, "{protocol}");
     }
 }
 
@@ -75,13 +75,13 @@ fn connect_time_max_bounds_the_time_of_all_attempts() {
         let listen = evener.port("s");
         expect_no_server(protocol, listen);
         // The second attempt has only the remaining time.
-        let timeouts = counter_sum(&evener, "connect_timeouts");
+        let timeouts = counter_sum(&evener, "connect_failures.timeout");
         assert!((1..=2).contains(&timeouts), "{protocol}: {timeouts}");
         // The first attempt always has the whole connect timeout.
         let more = "passive = { failures = 0 }, connect_time_max = '200ms'";
         evener.reload(&service(protocol, 0, &servers, more));
         expect_no_server(protocol, listen);
-        assert_eq!(counter_sum(&evener, "connect_timeouts"), timeouts + 1, "{protocol}");
+        assert_eq!(counter_sum(&evener, "connect_failures.timeout"), timeouts + 1, "{protocol}");
     }
 }
 
@@ -98,9 +98,9 @@ fn when_all_servers_are_down_a_client_waits_for_one_silent_server() {
         await_down(&evener, 4);
         // The first client waited for three servers. The second client waited for the last server that was up,
         // and for one server as a last resort.
-        assert_eq!(counter_sum(&evener, "connect_timeouts"), 5, "{protocol}");
+        assert_eq!(counter_sum(&evener, "connect_failures.timeout"), 5, "{protocol}");
         expect_no_server(protocol, listen);
-        assert_eq!(counter_sum(&evener, "connect_timeouts"), 6, "{protocol}");
+        assert_eq!(counter_sum(&evener, "connect_failures.timeout"), 6, "{protocol}");
     }
 }
 
@@ -120,7 +120,7 @@ fn hundreds_of_refusing_servers_are_skipped_without_an_error_for_the_client() {
                 assert_eq!(get(listen, "/").text(), "b", "{policy}");
             }
             if policy == "first" {
-                assert_eq!(counter_sum(&evener, "connect_refused"), 600, "{protocol}");
+                assert_eq!(counter_sum(&evener, "connect_failures.refused"), 600, "{protocol}");
             }
             assert_eq!(evener.service_counter("s", "no_server"), 0, "{protocol} {policy}");
         }
@@ -135,7 +135,7 @@ fn a_restarted_server_is_found_among_refusing_servers_that_are_down() {
     let evener = Evener::run(&service("tcp", 0, &servers, "passive = { failures = 1, down_for = '10m' }"));
     let listen = evener.port("s");
     expect_no_server("tcp", listen);
-    assert_eq!(counter_sum(&evener, "connect_refused"), 10);
+    assert_eq!(counter_sum(&evener, "connect_failures.refused"), 10);
     await_down(&evener, 10);
     let _b = Server::named_at("b", b);
     assert_eq!(line(&mut connect(listen)), "b 127.0.0.1");

@@ -38,10 +38,10 @@ fn a_half_closed_client_is_closed_before_the_idle_timeout() {
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(rest(&mut client), b"");
     wait_until("the connection to end", || {
-        (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(())
+        (evener.service_counter("s", "closed.half_closed_timeout") == 1).then_some(())
     });
     assert_eq!(evener.status()["services"][0]["connections_active"], 0);
-    assert_eq!(evener.service_counter("s", "idle_timeouts"), 0);
+    assert_eq!(evener.service_counter("s", "closed.idle_timeout"), 0);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_client_whose_server_half_closes_is_closed_before_the_idle_timeout() {
     let mut client = connect(listen);
     assert_eq!(rest(&mut client), b"a\n");
     wait_until("the connection to end", || {
-        (evener.service_counter("s", "half_closed_timeouts") == 1).then_some(())
+        (evener.service_counter("s", "closed.half_closed_timeout") == 1).then_some(())
     });
 }
 
@@ -78,7 +78,7 @@ fn a_half_closed_connection_that_still_carries_bytes_stays_open() {
         40,
         "the transfer must go on although it takes longer than the timeout"
     );
-    assert_eq!(evener.service_counter("s", "half_closed_timeouts"), 0);
+    assert_eq!(evener.service_counter("s", "closed.half_closed_timeout"), 0);
 }
 
 #[test]
@@ -113,5 +113,5 @@ fn half_closed_timeout_applies_to_upgraded_connections_of_http() {
     while line(&mut client) != "hello" {}
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(rest(&mut client), b"");
-    assert_eq!(evener.service_counter("s", "half_closed_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "closed.half_closed_timeout"), 1);
 }

@@ -68,7 +68,7 @@ fn an_idle_connection_is_closed_and_a_busy_connection_stays_open() {
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the idle connection must be closed");
     busy.write_all(b"y").unwrap();
     busy.read_exact(&mut [0; 1]).unwrap();
-    assert_eq!(evener.service_counter("s", "idle_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "closed.idle_timeout"), 1);
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn abandoned_connection_attempts_are_closed() {
     for one in connecting.filter(|one| one["stage"] == "connecting") {
         evener.run_command(&["close", &one["number"].to_string()]);
     }
-    assert!(evener.service_counter("s", "closed") > 0);
+    assert!(evener.service_counter("s", "closed.operator") > 0);
     wait_until("the attempts to end", || (in_flight(silent.port()) == 0).then_some(()));
 }
 

@@ -108,10 +108,10 @@ fn a_queue_has_a_timeout_and_a_size_and_can_be_disabled() {
     second.send("GET /second HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     expect_queued(&evener, 1);
     assert_eq!(get(port, "/third").status(), 503);
-    assert_eq!(evener.service_counter("s", "queue_full"), 1);
+    assert_eq!(evener.service_counter("s", "queue_failures.full"), 1);
     assert_eq!(second.response("GET").unwrap().status(), 503);
     assert!(began.elapsed() >= Duration::from_millis(650));
-    assert_eq!(evener.service_counter("s", "queue_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "queue_failures.timeout"), 1);
     gate.open(1);
     assert_eq!(first.response("GET").unwrap().text(), "/first");
 
@@ -154,7 +154,7 @@ fn a_client_that_disconnects_leaves_the_queue() {
     gate.open(2);
     client.expect(3, HEADERS);
     assert_eq!(origin.lines(), ["GET /first", "GET /last"]);
-    assert_eq!(front.counter("queue_full"), 0);
+    assert_eq!(front.counter("queue_failures.full"), 0);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_queued_client_of_tcp_is_accepted_and_its_bytes_are_buffered() {
         0,
         "a client beyond the size of the queue must be closed"
     );
-    assert_eq!(evener.service_counter("s", "queue_full"), 1);
+    assert_eq!(evener.service_counter("s", "queue_failures.full"), 1);
     drop(first);
     let mut all = String::new();
     second.read_to_string(&mut all).unwrap();
@@ -249,7 +249,7 @@ fn a_queued_client_of_tcp_is_closed_after_the_queue_timeout() {
     let mut first = connect(listen);
     assert!(line(&mut first).starts_with("a "));
     assert_eq!(line(&mut connect(listen)), "");
-    assert_eq!(evener.service_counter("s", "queue_timeouts"), 1);
+    assert_eq!(evener.service_counter("s", "queue_failures.timeout"), 1);
     assert_eq!(evener.service_counter("s", "no_server"), 1);
     first.write_all(b"hello\n").unwrap();
     assert_eq!(line(&mut first), "hello");

@@ -40,7 +40,10 @@ fn a_refused_connection_is_retried_on_the_next_server() {
     let server = evener.server(&name);
     assert_eq!((server["verdict"].as_str(), server["reason"].as_str()), (Some("down"), Some("refused")));
     // One refusal marks the server down. More clients may try it in the milliseconds before the next snapshot.
-    assert!((1..=3).contains(&server["counters"]["connect_refused"].as_u64().unwrap()), "{server}");
+    assert!(
+        (1..=3).contains(&server["counters"]["connect_failures"]["refused"].as_u64().unwrap()),
+        "{server}"
+    );
     let _a = Server::named_at("a", a.port);
     wait_until("a to be used again", || (who(listen) == "a").then_some(()));
     assert_eq!(evener.server(&name)["verdict"], "up");
@@ -55,7 +58,7 @@ fn a_connection_attempt_that_times_out_is_retried_on_the_next_server() {
     assert_eq!([who(listen), who(listen), who(listen)], ["b", "b", "b"]);
     let server = evener.server(&format!("127.0.0.1:{}", silent.port()));
     // Another client may try the server in the milliseconds between the timeout and the next snapshot.
-    assert!((1..=2).contains(&server["counters"]["connect_timeouts"].as_u64().unwrap()));
+    assert!((1..=2).contains(&server["counters"]["connect_failures"]["timeout"].as_u64().unwrap()));
     assert_eq!(server["reason"], "connect timeout");
 }
 
@@ -404,7 +407,7 @@ fn a_full_backlog_of_a_unix_server_does_not_mark_it_down() {
     );
     let busy = evener.server("busy");
     assert_eq!(
-        (busy["verdict"].as_str(), busy["counters"]["connect_errors"].as_u64() > Some(0)),
+        (busy["verdict"].as_str(), busy["counters"]["connect_failures"]["error"].as_u64() > Some(0)),
         (Some("up"), true)
     );
 }

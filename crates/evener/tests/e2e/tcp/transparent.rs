@@ -153,7 +153,7 @@ fn servers_see_the_addresses_of_clients() {
         assert_eq!(run_client("http", source), format!("{source} {}\n", number + 1).repeat(3));
     }
     assert_eq!(run_client("http", "fd77:1::3"), "fd77:1::3 4\n".repeat(3));
-    assert_eq!(evener.server("10.77.2.2:7000")["counters"]["connect_errors"], 0);
+    assert_eq!(evener.server("10.77.2.2:7000")["counters"]["connect_failures"]["error"], 0);
 }
 
 /// A client with a link-local address uses TCP, then UDP.
@@ -189,10 +189,14 @@ fn a_link_local_client_does_not_count_as_a_failure_of_the_server() {
     for count in 1..=3 {
         assert_eq!(row.client.run(&format!("python3 {link_local}")), "b''\n");
         wait_until("the datagram to be dropped", || {
-            (evener.service_counter("u6", "drop_no_server") == count).then_some(())
+            (evener.service_counter("u6", "drops.no_server") == count).then_some(())
         });
     }
-    assert_eq!(evener.service_counter("u6", "flows_evicted"), 0, "the flow of another client must stay");
+    assert_eq!(
+        evener.service_counter("u6", "flows_ended.evicted"),
+        0,
+        "the flow of another client must stay"
+    );
     assert_eq!(evener.log_count("server_down"), 0, "{}", evener.log());
     assert_eq!(
         (run_client("tcp").as_str(), run_client("udp").as_str()),

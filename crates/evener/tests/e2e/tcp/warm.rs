@@ -128,7 +128,8 @@ fn warm_connections_to_a_closing_server_are_opened_slowly() {
     wait_until("a few connections", || (server.accepted() >= 4).then_some(()));
     assert!(since.elapsed() > Duration::from_millis(2500), "{:?}", since.elapsed());
     let refused =
-        evener.server(&format!("127.0.0.1:{}", refusing.port))["counters"]["connect_refused"].clone();
+        evener.server(&format!("127.0.0.1:{}", refusing.port))["counters"]["connect_failures"]["refused"]
+            .clone();
     assert!((1..=6).contains(&refused.as_u64().unwrap()), "{refused}");
     let used = evener.cpu_seconds() - before;
     assert!(used < 0.5, "{used} s of CPU time");

@@ -159,10 +159,10 @@ fn idle_flows_expire_and_the_least_recently_used_flow_is_evicted_at_the_limit() 
     let clients: Vec<UdpSocket> = (0..10).map(|_| client(listen)).collect();
     clients.iter().for_each(|client| assert_eq!(ask(client, "x"), "a x"));
     assert_eq!(evener.status()["services"][0]["flows_active"], 4);
-    assert_eq!(evener.service_counter("u", "flows_evicted"), 6);
+    assert_eq!(evener.service_counter("u", "flows_ended.evicted"), 6);
     assert_eq!(ask(&clients[0], "again"), "a again", "expected a new flow for the evicted client");
     wait_until("the flows to expire", || (evener.status()["services"][0]["flows_active"] == 0).then_some(()));
-    assert_eq!(evener.service_counter("u", "flows_expired"), 4);
+    assert_eq!(evener.service_counter("u", "flows_ended.expired"), 4);
     let descriptors = std::fs::read_dir(format!("/proc/{}/fd", evener.pid())).unwrap().count();
     assert!(descriptors < 40, "{descriptors} descriptors are open");
 }
@@ -195,7 +195,7 @@ fn a_denied_client_gets_no_response_and_a_server_that_refuses_is_marked_down() {
     denied.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     denied.send_to(b"x", local(listen)).unwrap();
     assert!(denied.recv(&mut [0; 8]).is_err());
-    assert_eq!(evener.service_counter("u", "drop_denied"), 1);
+    assert_eq!(evener.service_counter("u", "drops.denied"), 1);
     a.stop();
     let socket = client(listen);
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -234,7 +234,7 @@ fn a_datagram_that_is_too_large_to_send_marks_no_server_down() {
     socket.send(&[0; 65_520]).unwrap();
     assert_eq!(ask(&socket, "still"), "a still");
     assert_eq!(
-        (evener.server("a")["verdict"].as_str(), evener.service_counter("u", "drop_unsendable")),
+        (evener.server("a")["verdict"].as_str(), evener.service_counter("u", "drops.unsendable")),
         (Some("up"), 1)
     );
 }
@@ -263,7 +263,7 @@ fn without_free_local_ports_datagrams_are_dropped_and_servers_stay_up() {
         Evener::start(inside, directory, &["udp", "127.0.0.1:7001", "127.0.0.1:7002", "--workers", "1"]);
     // A lack of local ports must not count as an unreachable server.
     wait_until("datagrams to be dropped without free ports", || {
-        (evener.service_counter("udp", "drop_no_socket") > 0).then_some(())
+        (evener.service_counter("udp", "drops.no_socket") > 0).then_some(())
     });
     assert!(!evener.log().contains("reason=unreachable"), "{}", evener.log());
 }
@@ -429,7 +429,7 @@ fn denied_clients_are_routed_to_the_denied_pool() {
     let (good, bad) = (client_from("127.0.0.1", listen), client_from("127.0.0.2", listen));
     assert_eq!([ask(&good, "1"), ask(&bad, "1"), ask(&bad, "2")], ["a 1", "b 1", "b 2"]);
     assert_eq!(evener.status()["services"][0]["flows_active"], 2);
-    let counters = ["denied", "drop_denied"].map(|name| evener.service_counter("u", name));
+    let counters = ["denied", "drops.denied"].map(|name| evener.service_counter("u", name));
     assert_eq!(counters, [1, 0], "expected one denied client and no drop");
     assert_eq!(evener.server(&format!("127.0.0.1:{}", b.port))["counters"]["datagrams_in"], 2);
     // Changes at run time and reloads apply to existing flows.
@@ -448,7 +448,7 @@ fn denied_clients_are_routed_to_the_denied_pool() {
     evener.reload(&config("deny = \"127.0.0.2\""));
     bad.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     assert_eq!([ask(&good, "6"), ask(&bad, "6")], ["a 6", ""]);
-    assert!(evener.service_counter("u", "drop_denied") >= 1);
+    assert!(evener.service_counter("u", "drops.denied") >= 1);
 }
 
 #[test]
@@ -467,11 +467,11 @@ fn the_flow_of_a_denied_client_moves_when_its_server_stops_or_is_removed() {
     bad.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     wait_until("the flow to move", || (ask(&bad, "2") == "c 2").then_some(()));
     let name = |echo: &Echo| format!("127.0.0.1:{}", echo.port);
-    assert!(evener.server(&name(&b))["counters"]["connect_refused"].as_u64() > Some(0));
+    assert!(evener.server(&name(&b))["counters"]["connect_failures"]["refused"].as_u64() > Some(0));
     assert_eq!(evener.server(&name(&a))["verdict"], "up");
     let b = Echo::start_at("b", b.port);
     evener.reload(&config(&[&b]));
     wait_until("the flow to leave the removed server", || (ask(&bad, "3") == "b 3").then_some(()));
     assert_eq!(ask(&good, "3"), "a 3");
-    assert_eq!(evener.service_counter("u", "drop_denied"), 0);
+    assert_eq!(evener.service_counter("u", "drops.denied"), 0);
 }

@@ -80,7 +80,7 @@ fn clients_behind_dnsdist_get_all_responses() {
     let _dnsdist = front_balancer(front, listen);
     wait_until("a response", || (dig("127.0.0.7", front, "n5.example") == "192.0.2.5").then_some(()));
     assert_eq!(dig("127.0.0.66", front, "n5.example"), "", "expected the client behind dnsdist to be denied");
-    assert!(evener.service_counter("dns", "drop_denied") > 0);
+    assert!(evener.service_counter("dns", "drops.denied") > 0);
     let queries: String = (0..1000).map(|n| format!("n{n}.example A\n")).collect();
     let file = evener.write("queries", &queries);
     let output = Command::new("dnsperf")
@@ -91,7 +91,7 @@ fn clients_behind_dnsdist_get_all_responses() {
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(printed.contains("Queries completed:    3000 (100.00%)"), "{printed}");
     assert!(printed.contains("NOERROR 3000 (100.00%)"), "{printed}");
-    assert_eq!(evener.service_counter("dns", "drop_preamble"), 0);
+    assert_eq!(evener.service_counter("dns", "drops.preamble"), 0);
 }
 
 #[test]

@@ -144,10 +144,10 @@ fn each_datagram_has_a_header_in_both_families_and_at_every_size() {
             let mut back = [0; 2000];
             assert_eq!(socket.recv(&mut back).unwrap(), 2 + size.min(1000));
         }
-        let before = evener.service_counter("u", "drop_unsendable");
+        let before = evener.service_counter("u", "drops.unsendable");
         socket.send(&vec![0; LARGEST - header + 1]).unwrap();
         wait_until("the datagram that is too large with its header to be counted", || {
-            (evener.service_counter("u", "drop_unsendable") == before + 1).then_some(())
+            (evener.service_counter("u", "drops.unsendable") == before + 1).then_some(())
         });
         socket.send(b"still").unwrap();
         assert_eq!(split(&server.next()).1, b"still", "expected the next datagram at the server");
@@ -210,7 +210,7 @@ fn each_datagram_of_a_burst_has_a_header() {
         }
         server.expect_no_datagram();
     }
-    assert_eq!(evener.service_counter("u", "drop_send_full"), 0);
+    assert_eq!(evener.service_counter("u", "drops.send_full"), 0);
 }
 
 #[test]
@@ -326,7 +326,7 @@ fn the_access_list_applies_to_the_client_in_the_header() {
     // A LOCAL header of the proxy, and a client without a proxy.
     proxy.send(&[&v2(0x20, 0, &[])[..], b"local"].concat()).unwrap();
     client_at("127.0.0.2", local(listen)).send(b"direct").unwrap();
-    wait_until("three refusals", || (evener.service_counter("u", "drop_denied") == 3).then_some(()));
+    wait_until("three refusals", || (evener.service_counter("u", "drops.denied") == 3).then_some(()));
     assert_eq!(evener.service_counter("u", "denied"), 3);
     assert_eq!(server.next(), b"in");
     server.expect_no_datagram();
@@ -345,7 +345,7 @@ fn bad_headers_are_dropped_from_a_proxy_and_payload_from_other_clients() {
     for (turn, (what, bytes)) in wrong.iter().enumerate() {
         proxy.send(bytes).unwrap();
         wait_until(what, || {
-            let counted = evener.service_counter("u", "drop_preamble");
+            let counted = evener.service_counter("u", "drops.preamble");
             (counted == turn as u64 + 1).then_some(())
         });
     }
@@ -361,7 +361,7 @@ fn bad_headers_are_dropped_from_a_proxy_and_payload_from_other_clients() {
         direct.send(bytes).unwrap();
         assert!(server.next() == *bytes, "{what}");
     }
-    assert_eq!(evener.service_counter("u", "drop_preamble"), wrong.len() as u64);
+    assert_eq!(evener.service_counter("u", "drops.preamble"), wrong.len() as u64);
 }
 
 #[test]
@@ -386,7 +386,7 @@ fn bad_headers_in_a_burst_do_not_affect_the_other_datagrams() {
         assert_eq!(header.addresses[4..], FOUR[4..], "expected the destination in the client's header");
     }
     server.expect_no_datagram();
-    assert_eq!(evener.service_counter("u", "drop_preamble"), 15);
+    assert_eq!(evener.service_counter("u", "drops.preamble"), 15);
 }
 
 #[test]

@@ -165,7 +165,7 @@ fn servers_at_their_limit_keep_existing_flows() {
     assert!(seen.contains('a') && seen.contains('b'), "{seen}");
     client(V4, listen).send(b"0000").unwrap();
     wait_until("another client to be refused", || {
-        (evener.service_counter("u", "drop_no_server") > 0).then_some(())
+        (evener.service_counter("u", "drops.no_server") > 0).then_some(())
     });
 }
 

@@ -37,7 +37,7 @@ impl Dns {
             if recv(client.framed.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
                 continue;
             }
-            self.services[client.service].service.live.counters.of(cx.id).idle_shed.one();
+            self.services[client.service].service.live.counters.of(cx.id).closed.idle_shed.one();
             self.close_client(cx, key);
             left += 1;
         }
@@ -50,7 +50,7 @@ impl Dns {
         for key in all {
             let client = &self.clients[key];
             if client.stage != Stage::Over {
-                self.services[client.service].service.live.counters.of(cx.id).cut.one();
+                self.services[client.service].service.live.counters.of(cx.id).closed.drain_timeout.one();
                 self.close_client(cx, key);
             }
         }
@@ -61,7 +61,7 @@ impl Dns {
         let found =
             self.clients.iter().find(|(_, client)| client.number == number && client.stage != Stage::Over);
         let Some((key, client)) = found else { return false };
-        self.services[client.service].service.live.counters.of(cx.id).closed.one();
+        self.services[client.service].service.live.counters.of(cx.id).closed.operator.one();
         self.close_client(cx, key);
         true
     }

@@ -136,13 +136,15 @@ impl Dns {
             let slots = &slots[from..from + group.len()];
             from += group.len();
             let Some(listener) = self.listeners.get(Handle::from_raw(group[0].listener)) else { continue };
-            let bytes: usize = group.iter().map(|slot| slot.length).sum();
             let is_same = |one: usize, other: usize| is_to_same(&paths[one], &paths[other]);
             let sent = burst.send_addressed(listener.socket.as_fd(), batch, slots, is_same);
             let counters = self.services[listener.service].service.live.counters.of(cx.id);
             counters.datagrams_out.add(sent.count() as u64);
-            counters.bytes_out.add(bytes as u64);
-            counters.drop_send_full.add((group.len() - sent.count()) as u64);
+            for slot in group {
+                counters.bytes_out.add(slot.length as u64);
+                counters.response_bytes.record_bytes(slot.length as u64);
+            }
+            counters.drops.send_full.add((group.len() - sent.count()) as u64);
         }
     }
 }

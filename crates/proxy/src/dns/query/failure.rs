@@ -35,7 +35,7 @@ impl Dns {
         counters.requests_failed.one();
         let is_unfit = !query.unfit.is_empty() && query.attempt.tried() == query.unfit.len();
         if is_unfit {
-            counters.drop_no_capable_server.one();
+            counters.drops.no_capable_server.one();
             if service.may_notice(Notice::NoCapableServer, cx.now) {
                 cx.report(Report::NoCapableServer { service: service.live.name.clone() });
             }
@@ -47,7 +47,7 @@ impl Dns {
             Some(OnFailure::Refused) => wire::REFUSED,
             Some(OnFailure::Drop) | None => {
                 if !is_unfit {
-                    counters.drop_no_server.one();
+                    counters.drops.no_server.one();
                 }
                 return self.give_back(query.message);
             }

@@ -38,7 +38,7 @@ impl Dns {
         let mut copy = self.spare();
         copy.extend_from_slice(response);
         wire::add_keepalive(&mut copy, idle);
-        self.respond_to_client(client, &copy);
+        self.respond_to_client(cx, client, &copy);
         self.give_back(copy);
     }
 }

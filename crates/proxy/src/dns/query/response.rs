@@ -30,6 +30,7 @@ impl Query {
         let server = &choice.server;
         let counters = server.live.counters.of(cx.id);
         counters.responses.one();
+        counters.response_seconds.record_since(self.sent_at, cx.now);
         counters.bytes_out.add(bytes as u64);
         let Some(backend) = self.requester.backend(settings) else { return };
         let snapshot = backend.pool.load();
@@ -78,7 +79,7 @@ impl Dns {
             Origin::Stream(client) if requester.keepalive => {
                 self.respond_with_keepalive(cx, client, response);
             }
-            Origin::Stream(client) => self.respond_to_client(client, response),
+            Origin::Stream(client) => self.respond_to_client(cx, client, response),
         }
     }
 
@@ -217,7 +218,7 @@ impl Dns {
             self.deliver(cx, requester, &out);
         } else if freshness == Freshness::Fresh {
             let service = &self.services[requester.service].service;
-            service.live.counters.of(cx.id).cache_misses.one();
+            service.live.counters.of(cx.id).cache_lookups.miss.one();
         }
         self.give_back(out);
         found

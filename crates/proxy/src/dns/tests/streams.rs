@@ -267,7 +267,7 @@ fn ending_a_server_closes_its_streams_and_counts_them() {
     let ending = Ending::new(&entry, EndReason::Down, |_| {});
     assert_eq!(streams.fixture.dns.end_server(&mut streams.fixture.cx, &ending), 1);
     streams.wait_for_end(&mut server);
-    assert_eq!(streams.fixture.count("closed_down"), 1);
+    assert_eq!(streams.fixture.count("closed.server_down"), 1);
     // The query is sent again over another stream.
     let mut server = streams.accepted();
     streams.messages(&mut server, 1);

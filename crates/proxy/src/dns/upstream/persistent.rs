@@ -222,10 +222,8 @@ impl Dns {
             Ok(socket) => socket,
             Err(error) if is_resource_exhaustion(error) => return self.postpone_persistent(cx, at, error),
             Err(error) => {
-                counters.connect_errors.one();
-                if error == Errno::CONNREFUSED {
-                    counters.connect_refused.one();
-                }
+                let failures = &counters.connect_failures;
+                (if error == Errno::CONNREFUSED { &failures.refused } else { &failures.error }).one();
                 return self.fault_persistent(cx, at, &format!("connect: {}", std::io::Error::from(error)));
             }
         };
@@ -268,7 +266,7 @@ impl Dns {
         }
         let counters = server.live.counters.of(cx.id);
         if framed.waiting() > OUTBOX_MAX {
-            counters.drop_stuck.one();
+            counters.drops.stuck.one();
             return Taken::Unfit;
         }
         let id = ids.keep(client, query.client_id(), key, &mut self.secrets);
@@ -456,7 +454,7 @@ impl Dns {
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Persistent { live, pool, id, .. } = &*self.persistents[at];
         let counters = live.counters.of(cx.id);
-        counters.connect_errors.one();
+        counters.connect_failures.error.one();
         counters.local_errors.one_shared();
         report_local_error(cx, pool, *id, error);
         self.persistent_timers.set(at, cx.now + POSTPONED);

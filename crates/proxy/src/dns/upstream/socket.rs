@@ -85,7 +85,7 @@ impl Dns {
                 return no_room(error);
             }
             Err(_) => {
-                server.live.counters.of(cx.id).connect_errors.one();
+                server.live.counters.of(cx.id).connect_failures.error.one();
                 self.report_failure(cx, settings, key, server, Failure::Unreachable);
                 return Taken::Failed;
             }
@@ -187,7 +187,7 @@ impl Dns {
                 Some(Errno::AGAIN | Errno::NOBUFS) => {
                     let upstream = self.sockets[at].upstream;
                     let service = &self.upstream_service(upstream).live.counters;
-                    service.of(cx.id).drop_send_full.add((outgoing.len() - from) as u64);
+                    service.of(cx.id).drops.send_full.add((outgoing.len() - from) as u64);
                     break;
                 }
                 // The datagram is too large for its route, or a local rule forbids it: the server is not at
@@ -219,7 +219,7 @@ impl Dns {
         let query = self.queries.get(key).filter(|query| query.is_waiting(Waits::AtSocket(at)));
         let Some(query) = query else { return };
         let service = Arc::clone(&self.services[query.requester().service].service);
-        service.live.counters.of(cx.id).drop_unsendable.one();
+        service.live.counters.of(cx.id).drops.unsendable.one();
         let settings = service.settings.load_full();
         self.again(cx, &settings, key, Cause::Refused);
     }

@@ -73,6 +73,8 @@ pub(in crate::dns) struct Stream {
     stage: Stage,
     /// At least one response arrived.
     was_used: bool,
+    /// Time at which the connection attempt began.
+    begun_at: Time,
     active_at: Time,
     /// Time of the last message.
     received_at: Time,
@@ -167,7 +169,9 @@ impl Dns {
 
     fn on_stream_connected(&mut self, cx: &Context, at: DnsStreamKey) {
         let stream = &mut self.streams[at];
-        stream.server.live.counters.of(cx.id).connections.one();
+        let counters = stream.server.live.counters.of(cx.id);
+        counters.connections.one();
+        counters.connect_seconds.record_since(stream.begun_at, cx.now);
         stream.server.live.transports.responded(Transport::Stream, cx.now);
         let (stage, time) = match stream.server.dialect {
             Dialect::Plain => (Stage::Open, IDLE),

@@ -193,7 +193,9 @@ impl Shared {
         let since = std::mem::replace(&mut exchange.since, cx.now);
         let Some(choice) = &exchange.choice else { return };
         let (entry, snapshot) = (&choice.server, exchange.backend().pool.load_full());
-        entry.live.counters.of(cx.id).connections.one();
+        let counters = entry.live.counters.of(cx.id);
+        counters.connections.one();
+        counters.connect_seconds.record_since(since, cx.now);
         note_success(cx, &snapshot.pool, choice);
         if exchange.http.is_none() {
             snapshot.remember(exchange.client, entry.id, cx.now);

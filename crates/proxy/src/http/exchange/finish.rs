@@ -40,6 +40,7 @@ impl Shared {
     ) -> Option<ServerConnectionKey> {
         self.exchange_timers.clear(exchange_key);
         let exchange = self.exchanges.remove(exchange_key)?;
+        exchange.note_end(client.service.live.counters.of(cx.id));
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
         if exchange.choice.is_some() {
             pool_queue::note_freed(cx, &exchange.backend().pool);

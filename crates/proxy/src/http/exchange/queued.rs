@@ -72,7 +72,7 @@ impl Shared {
         client: &mut Client,
         exchange_key: ExchangeKey,
     ) {
-        client.service.live.counters.of(cx.id).queue_timeouts.one();
+        client.service.live.counters.of(cx.id).queue_failures.timeout.one();
         self.leave_queue(cx, client, exchange_key);
         self.refuse(cx, client, exchange_key, NoServer::Full);
     }

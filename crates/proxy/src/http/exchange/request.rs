@@ -34,6 +34,7 @@ impl Exchange {
         self.http = Some(Box::new(HttpPart {
             pace: Pace::default(),
             uploaded: 0,
+            downloaded: 0,
             replay: (outgoing.len() <= REPLAY_BYTES_MAX).then(Vec::new),
             outgoing,
             upload,

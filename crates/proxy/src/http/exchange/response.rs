@@ -119,6 +119,7 @@ impl Shared {
         http.has_responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();
+        of_server.response_seconds.record_since(*since, cx.now);
         if (500..600).contains(&status) {
             of_server.responses_5xx.one();
         }

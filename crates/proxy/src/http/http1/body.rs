@@ -179,7 +179,7 @@ pub(super) fn download_body(
     // The bytes so far are sent without waiting for more.
     client.transport.send(&headers.out, buffers);
     client.count(cx, 0, bytes);
-    exchange.count(cx, 0, bytes);
+    exchange.count_response(cx, bytes);
     if bytes > 0 || !headers.out.is_empty() {
         client.active_at = cx.now;
     }

@@ -152,7 +152,7 @@ fn read_header(
             );
             if makes_room && would_stay {
                 descriptors::shed(2);
-                client.service.live.counters.of(id).idle_shed.one();
+                client.service.live.counters.of(id).closed.idle_shed.one();
             }
             HeaderRead::Body
         }

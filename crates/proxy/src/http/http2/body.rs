@@ -306,7 +306,7 @@ impl Http2 {
             stream.taken += used as u64;
         }
         client.count(cx, 0, bytes);
-        exchange.count(cx, 0, bytes);
+        exchange.count_response(cx, bytes);
         if done { Pumped::Complete } else { Pumped::Again }
     }
 }

@@ -150,7 +150,7 @@ impl Http2 {
             (true, _) if shared.is_delayed_by_server(cx, exchange_key) => {}
             (true, _) => counters.slow_requests.one(),
             (_, true) => counters.slow_responses.one(),
-            (false, false) => counters.idle_timeouts.one(),
+            (false, false) => counters.closed.idle_timeout.one(),
         }
         shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, Reason::CANCEL);

@@ -51,7 +51,7 @@ impl Http {
         if recv(client.transport.socket(), &mut [0], flags).is_ok_and(|(_, length)| length > 0) {
             return false;
         }
-        client.service.live.counters.of(cx.id).idle_shed.one();
+        client.service.live.counters.of(cx.id).closed.idle_shed.one();
         let after = if let Mode::Http2(http) = mode {
             http.dismiss(cx, client, &mut self.shared)
         } else {
@@ -90,7 +90,7 @@ impl Http {
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
-            self.sessions[key].client.service.live.counters.of(cx.id).cut.one();
+            self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
             self.close(cx, key);
         }
     }
@@ -99,7 +99,7 @@ impl Http {
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
-        self.sessions[key].client.service.live.counters.of(cx.id).closed.one();
+        self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
         self.close(cx, key);
         true
     }

@@ -147,13 +147,15 @@ fn a_flow_is_closed_by_its_number() {
     assert!(fixture.udp.close_numbered(&fixture.cx, number));
     assert!(!fixture.udp.close_numbered(&fixture.cx, number), "the flow is closed already");
     fixture.udp.reap();
-    assert_eq!((fixture.count("closed"), fixture.flows()), (1, 1));
+    assert_eq!((fixture.count("closed.operator"), fixture.flows()), (1, 1));
     fixture.check_invariants();
 }
 
 #[test]
 fn the_flows_of_a_server_end_together() {
-    for (reason, counter) in [(EndReason::Operator, "closed"), (EndReason::Down, "closed_down")] {
+    for (reason, counter) in
+        [(EndReason::Operator, "closed.operator"), (EndReason::Down, "closed.server_down")]
+    {
         let mut fixture = Fixture::new(2, |_| {});
         let clients = [fixture.client(), fixture.client(), fixture.client()];
         clients.iter().for_each(|client| fixture.send(client, &["begin"]));

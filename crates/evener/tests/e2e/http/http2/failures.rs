@@ -262,7 +262,8 @@ fn a_stream_waits_for_at_most_three_silent_servers_and_skips_all_refusing_server
     });
     let status = front.evener.status();
     let servers = status["pools"][0]["servers"].as_array().unwrap();
-    let timeouts = servers.iter().map(|server| server["counters"]["connect_timeouts"].as_u64().unwrap());
+    let timeouts =
+        servers.iter().map(|server| server["counters"]["connect_failures"]["timeout"].as_u64().unwrap());
     assert_eq!(timeouts.sum::<u64>(), 3);
     let b = Origin::named("b");
     let ports: Vec<u16> = (0..300).map(|_| reserved_port()).chain([b.port]).collect();

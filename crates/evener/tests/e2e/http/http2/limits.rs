@@ -49,7 +49,9 @@ fn an_idle_connection_ends_with_a_goaway_after_the_keepalive_timeout() {
         let time = started.elapsed();
         assert!(time > Duration::from_millis(400) && time < Duration::from_secs(10), "{time:?}");
     });
-    wait_until("the idle timeout to be counted", || (front.counter("idle_timeouts") == 1).then_some(()));
+    wait_until("the idle timeout to be counted", || {
+        (front.counter("closed.idle_timeout") == 1).then_some(())
+    });
 }
 
 #[test]

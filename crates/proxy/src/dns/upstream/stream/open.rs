@@ -138,6 +138,7 @@ impl Dns {
             stage: Stage::Connecting,
             was_used: false,
             active_at,
+            begun_at: cx.now,
             received_at: Time::ZERO,
             bad: 0,
             is_given_up: false,

@@ -1,0 +1,123 @@
+//! Events as JSON and as text.
+
+use super::{Events, News, Occurrence, Selection};
+use crate::observe::add_field;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+
+/// Recent events.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RecentEvents {
+    /// The oldest first.
+    events: Vec<EventView>,
+}
+
+/// An event.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct EventView {
+    /// Number of the event, counted from the start of the program.
+    number: u64,
+    time: String,
+    level: String,
+    event: String,
+    fields: Fields,
+}
+
+/// A line of the stream.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Line {
+    Event(EventView),
+    /// Number of events that are missing here, because the reader was too slow.
+    Lost {
+        lost: u64,
+    },
+}
+
+impl RecentEvents {
+    pub(crate) fn of(events: &Events, selection: Selection) -> Self {
+        Self { events: events.recent(selection).iter().map(|one| EventView::new(one)).collect() }
+    }
+
+    /// Formats the events as lines, like those of the log.
+    pub(crate) fn text(&self) -> String {
+        self.events.iter().map(EventView::text).collect()
+    }
+}
+
+impl EventView {
+    fn new(occurrence: &Occurrence) -> Self {
+        let Occurrence { number, time, event } = occurrence;
+        let mut fields = Vec::new();
+        event.fields(&mut |name, value| fields.push((name.to_owned(), value.to_string())));
+        Self {
+            number: *number,
+            time: humantime::format_rfc3339_millis(*time).to_string(),
+            level: event.level().name().into(),
+            event: event.name().into(),
+            fields: Fields(fields),
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { number: _, time, level, event, fields } = self;
+        let mut line = format!("{time} {level:<5} {event}");
+        fields.0.iter().for_each(|(name, value)| add_field(&mut line, name, value));
+        line.push('\n');
+        line
+    }
+}
+
+/// The fields of an event in their order, as an object.
+#[derive(Debug)]
+struct Fields(Vec<(String, String)>);
+
+impl Serialize for Fields {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Fields;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("an object of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+impl Line {
+    /// Formats the line for people.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Event(event) => event.text(),
+            Self::Lost { lost } => format!("{lost} events are missing here: this reader was too slow\n"),
+        }
+    }
+}
+
+impl From<News> for Line {
+    fn from(news: News) -> Self {
+        match news {
+            News::Event(occurrence) => Self::Event(EventView::new(&occurrence)),
+            News::Lost(lost) => Self::Lost { lost },
+        }
+    }
+}
