@@ -7,6 +7,7 @@ pub(crate) mod clients;
 pub(crate) mod connections;
 mod events;
 pub(crate) mod explain;
+mod parameters;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
 

@@ -1,11 +1,11 @@
 //! `GET /v1/access` and `POST /v1/access`: lists and changes the access rules that the operator adds at run
 //! time.
 
+use super::parameters::Body;
 use super::{duration_of, failed, shutting_down};
 use crate::supervisor::{AccessChange, AccessError, Handle};
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::acl::{Access, PrefixError};
@@ -55,14 +55,8 @@ impl AccessRequest {
     }
 }
 
-pub(super) async fn change_access(
-    State(supervisor): State<Handle>,
-    wanted: Result<Json<AccessRequest>, JsonRejection>,
-) -> Response {
-    let wanted = match wanted {
-        Ok(Json(wanted)) => wanted,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn change_access(State(supervisor): State<Handle>, wanted: Body<AccessRequest>) -> Response {
+    let wanted = wanted.into_inner();
     let change = match wanted.change() {
         Ok(change) => change,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

@@ -1,10 +1,10 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
+use super::parameters::Body;
 use super::{failed, shutting_down};
 use crate::supervisor::{ExpungeError, ExpungeExtent, Handle};
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::dns::ExpungeScope;
@@ -71,14 +71,8 @@ impl ExpungedView {
     }
 }
 
-pub(super) async fn expunge(
-    State(supervisor): State<Handle>,
-    wanted: Result<Json<ExpungeRequest>, JsonRejection>,
-) -> Response {
-    let wanted = match wanted {
-        Ok(Json(wanted)) => wanted,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn expunge(State(supervisor): State<Handle>, wanted: Body<ExpungeRequest>) -> Response {
+    let wanted = wanted.into_inner();
     let extent = match wanted.extent() {
         Ok(extent) => extent,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

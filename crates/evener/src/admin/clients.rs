@@ -1,10 +1,10 @@
 //! `GET /v1/clients`: the clients that a service recorded, and their traffic.
 
+use super::parameters::Parameters;
 use super::{failed, shutting_down};
 use crate::supervisor::Handle;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -33,14 +33,8 @@ pub(super) struct ClientsQuery {
     limit: Option<usize>,
 }
 
-pub(super) async fn clients(
-    State(supervisor): State<Handle>,
-    query: Result<Query<ClientsQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn clients(State(supervisor): State<Handle>, query: Parameters<ClientsQuery>) -> Response {
+    let query = query.into_inner();
     let most = match entries_max(query.limit) {
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

@@ -2,6 +2,7 @@
 //! closes connections and flows.
 
 use super::clients::entries_max;
+use super::parameters::Parameters;
 use super::{failed, shutting_down};
 use crate::supervisor::Handle;
 use axum::Json;
@@ -21,12 +22,9 @@ pub(super) struct ConnectionsQuery {
 
 pub(super) async fn connections(
     State(supervisor): State<Handle>,
-    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+    query: Parameters<ConnectionsQuery>,
 ) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+    let query = query.into_inner();
     let most = match entries_max(query.limit) {
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

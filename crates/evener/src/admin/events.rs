@@ -1,12 +1,12 @@
 //! `GET /v1/events`: the recent events, and with `follow` a stream of all that come.
 
+use super::parameters::Parameters;
 use super::{failed, shutting_down};
 use crate::events::{Line, RecentEvents, Selection, Subscription};
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use evener_core::event::Level;
@@ -37,14 +37,8 @@ impl EventsQuery {
     }
 }
 
-pub(super) async fn events(
-    State(supervisor): State<Handle>,
-    query: Result<Query<EventsQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn events(State(supervisor): State<Handle>, query: Parameters<EventsQuery>) -> Response {
+    let query = query.into_inner();
     let selection = match query.selection() {
         Ok(selection) => selection,
         Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error),

@@ -1,10 +1,10 @@
 //! `POST /v1/servers/state`: changes the administrative state of a server.
 
+use super::parameters::Body;
 use super::{duration_of, failed, shutting_down};
 use crate::supervisor::{Handle, StateChange};
 use axum::Json;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::spec::AdminState;
@@ -41,14 +41,8 @@ impl StateRequest {
     }
 }
 
-pub(super) async fn set_state(
-    State(supervisor): State<Handle>,
-    wanted: Result<Json<StateRequest>, JsonRejection>,
-) -> Response {
-    let wanted = match wanted {
-        Ok(Json(wanted)) => wanted,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<StateRequest>) -> Response {
+    let wanted = wanted.into_inner();
     let change = match wanted.change() {
         Ok(change) => change,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

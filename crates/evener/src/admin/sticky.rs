@@ -1,11 +1,11 @@
 //! `GET /v1/sticky`: the clients in sticky tables, their servers, and the number of clients of each server.
 
 use super::clients::entries_max;
+use super::parameters::Parameters;
 use super::{failed, shutting_down};
 use crate::supervisor::Handle;
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -17,14 +17,8 @@ pub(super) struct StickyQuery {
     limit: Option<usize>,
 }
 
-pub(super) async fn sticky(
-    State(supervisor): State<Handle>,
-    query: Result<Query<StickyQuery>, QueryRejection>,
-) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.body_text()),
-    };
+pub(super) async fn sticky(State(supervisor): State<Handle>, query: Parameters<StickyQuery>) -> Response {
+    let query = query.into_inner();
     let most = match entries_max(query.limit) {
         Ok(most) => most,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),

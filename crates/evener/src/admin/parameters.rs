@@ -1,0 +1,52 @@
+//! Parameters of requests: from the query of the URI, or from a body of JSON. A request whose parameters are
+//! invalid gets 422 with the reason, before its handler is called.
+
+use super::failed;
+use axum::Json;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+use serde::de::DeserializeOwned;
+
+/// Parameters in the query of the URI.
+pub(super) struct Parameters<T>(T);
+
+/// Parameters in the body.
+pub(super) struct Body<T>(T);
+
+impl<T> Parameters<T> {
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Body<T> {
+    pub(super) fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let query = Query::from_request_parts(parts, state).await;
+        let refused = |error: axum::extract::rejection::QueryRejection| invalid(error.body_text());
+        query.map(|Query(parameters)| Self(parameters)).map_err(refused)
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let body = Json::from_request(request, state).await;
+        let refused = |error: axum::extract::rejection::JsonRejection| invalid(error.body_text());
+        body.map(|Json(parameters)| Self(parameters)).map_err(refused)
+    }
+}
+
+fn invalid(why: String) -> Response {
+    failed(StatusCode::UNPROCESSABLE_ENTITY, why)
+}
