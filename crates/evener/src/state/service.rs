@@ -154,8 +154,10 @@ impl CacheView {
         let settings = service.settings.load();
         let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
         let counters = &service.live.counters;
-        let hits = counters.total("cache_lookups.hit") + counters.total("cache_stale");
-        let misses = counters.total("cache_lookups.miss");
+        let stale = counters.total("cache_stale");
+        let hits = counters.total("cache_lookups.hit") + stale;
+        // A query that gets a stale response was a miss at first.
+        let misses = counters.total("cache_lookups.miss").saturating_sub(stale);
         Some(Self { entries: stats.entries, bytes: stats.bytes, hits, misses })
     }
 }
