@@ -283,7 +283,7 @@ fn an_expired_response_is_used_after_the_second_timeout() {
     std::thread::sleep(Duration::from_millis(1100));
     assert_eq!(host(&ask(listen, &sent)), 9);
     assert_eq!(evener.service_counter("d", "cache_stale"), 1);
-    let cache = &evener.service("d")["cache"];
+    let cache = &evener.status()["services"][0]["cache"];
     assert_eq!((&cache["hits"], &cache["misses"]), (&1.into(), &1.into()), "a stale response is a hit");
     assert_eq!(server.count(), 3, "expected one query with a response and two without");
 }
