@@ -15,8 +15,9 @@ fn shape(value: &Value) -> Value {
         Value::Array(entries) => Value::Array(entries.first().map(shape).into_iter().collect()),
         Value::Object(entries) => {
             let shape = |(key, value): (&String, &Value)| {
-                let is_counters = key == "counters" && value.is_object();
-                (key.clone(), if is_counters { json!("counters") } else { shape(value) })
+                // The counters and their descriptions have tests of their own.
+                let is_opaque = ["counters", "declarations"].contains(&key.as_str()) && value.is_object();
+                (key.clone(), if is_opaque { json!(key) } else { shape(value) })
             };
             Value::Object(entries.iter().map(shape).collect())
         }
@@ -76,6 +77,8 @@ fn the_status_has_its_documented_keys_as_json() {
                 "counters": "counters",
             }],
         }],
+        "counters": "counters",
+        "declarations": "declarations",
     });
     let (status, body) = api(&evener, "GET", "/v1/status", None);
     assert_eq!((status, shape(&body)), (200, expected.clone()));

@@ -3,7 +3,7 @@
 
 use crate::harness::dns::{A, Nameserver, SERVFAIL, TXT, ask, ask_on, client, query, rcode, record, reply};
 use crate::harness::origin::{Origin, Wire, get, hang_up};
-use crate::harness::{Evener, Server, connect, line, reserved_port, wait_until};
+use crate::harness::{Evener, Server, connect, counter, line, reserved_port, wait_until};
 use crate::udp::flows::{self, Echo};
 use std::io::Read;
 use std::sync::RwLock;
@@ -88,16 +88,18 @@ impl Trial {
     /// Returns the number of tries at all servers: failed connection attempts, and requests that were sent or
     /// connections that were established.
     fn tries(&self) -> u64 {
+        const FAILURES: [&str; 3] =
+            ["connect_failures.refused", "connect_failures.timeout", "connect_failures.error"];
         let counters = match self.protocol {
-            "tcp" => &["connect_refused", "connect_timeouts", "connect_errors", "connections"][..],
-            "http" => &["connect_refused", "connect_timeouts", "connect_errors", "requests"],
+            "tcp" => &[FAILURES[0], FAILURES[1], FAILURES[2], "connections"][..],
+            "http" => &[FAILURES[0], FAILURES[1], FAILURES[2], "requests"],
             // Failed connection attempts are those of probes: whether the server accepts TCP.
             _ => &["requests"],
         };
         let status = self.evener.status();
         let servers = status["pools"][0]["servers"].as_array().unwrap();
         let of_server = |server: &serde_json::Value| {
-            counters.iter().map(|name| server["counters"][name].as_u64().unwrap()).sum::<u64>()
+            counters.iter().map(|name| counter(&server["counters"], name)).sum::<u64>()
         };
         servers.iter().map(of_server).sum()
     }
