@@ -26,11 +26,20 @@ pub trait Inputs {
     /// Returns the address of a server; `None` if it is unknown.
     fn target(&self, pool: &PoolSpec, server: &ServerSpec) -> Option<Target>;
 
-    /// Returns a digest of the certificates and keys of a service; `None` without TLS.
-    fn certificates_of_service(&self, service: &str) -> Option<u64>;
+    /// Returns digests of the TLS settings of a service; `None` without TLS.
+    fn tls_of_service(&self, service: &str) -> Option<TlsDigests>;
 
-    /// Returns a digest of the certificates and keys of a pool; `None` without TLS.
-    fn certificates_of_pool(&self, pool: &str) -> Option<u64>;
+    /// Returns digests of the TLS settings of a pool; `None` without TLS.
+    fn tls_of_pool(&self, pool: &str) -> Option<TlsDigests>;
+}
+
+/// Digests of TLS settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsDigests {
+    /// Digest of all settings, with the files.
+    pub settings: u64,
+    /// Digest of the contents of the files.
+    pub files: u64,
 }
 
 /// No inputs besides the addresses in the configuration itself.
@@ -42,18 +51,22 @@ impl Inputs for NoInputs {
         server.endpoint.target()
     }
 
-    fn certificates_of_service(&self, _service: &str) -> Option<u64> {
+    fn tls_of_service(&self, _service: &str) -> Option<TlsDigests> {
         None
     }
 
-    fn certificates_of_pool(&self, _pool: &str) -> Option<u64> {
+    fn tls_of_pool(&self, _pool: &str) -> Option<TlsDigests> {
         None
     }
 }
 
 /// All changes that lead from one configuration to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ChangeSet(Vec<Change>);
+pub struct ChangeSet {
+    changes: Vec<Change>,
+    /// Services and pools whose TLS settings have to be replaced, although no key of theirs may have changed.
+    renewed: BTreeSet<Subject>,
+}
 
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +100,7 @@ pub struct FieldChange {
 }
 
 /// The thing that changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// A service.
     Service(Arc<str>),
@@ -137,25 +150,25 @@ impl fmt::Display for Change {
 impl ChangeSet {
     /// Returns the changes in the order in which they are printed.
     pub fn iter(&self) -> impl Iterator<Item = &Change> {
-        self.0.iter()
+        self.changes.iter()
     }
 
     /// Returns the number of changes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.changes.len()
     }
 
     /// Returns true if nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.changes.is_empty()
     }
 
     /// Returns the pools that are new, or that changed or have servers that changed.
     #[must_use]
     pub fn pools(&self) -> BTreeSet<&Arc<str>> {
-        self.0.iter().filter_map(Change::pool).collect()
+        self.changes.iter().filter_map(Change::pool).collect()
     }
 
     /// Returns the services that are new or have new settings, including the services whose connections to
@@ -163,11 +176,18 @@ impl ChangeSet {
     #[must_use]
     pub fn services<'a>(&self, new: &'a Spec) -> BTreeSet<&'a Arc<str>> {
         let (mut services, mut pools) = (BTreeSet::new(), BTreeSet::new());
-        for change in &self.0 {
+        for change in &self.changes {
             match &change.subject {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) if change.concerns_connections() => drop(pools.insert(pool)),
                 Subject::Pool(_) | Subject::Server(..) | Subject::Listener(..) => {}
+            }
+        }
+        for renewed in &self.renewed {
+            match renewed {
+                Subject::Service(service) => drop(services.insert(service)),
+                Subject::Pool(pool) => drop(pools.insert(pool)),
+                Subject::Server(..) | Subject::Listener(..) => {}
             }
         }
         let has_changed = |service: &&ServiceSpec| {
@@ -182,11 +202,11 @@ impl ChangeSet {
         let concerns = |change: &Change| match (&change.subject, &change.action) {
             (Subject::Service(_) | Subject::Pool(_), Action::Add | Action::Remove) => true,
             (Subject::Service(_) | Subject::Pool(_), Action::Set(fields)) => {
-                fields.iter().any(|field| field.is_in(&["tls", "protocol", CERTIFICATES]))
+                fields.iter().any(|field| field.is_in(&["tls", "protocol", "http2", CERTIFICATES]))
             }
             (Subject::Server(..) | Subject::Listener(..), _) => false,
         };
-        self.0.iter().any(concerns)
+        self.changes.iter().any(concerns)
     }
 
     /// Returns true if listeners are opened, closed or assigned to another service.
@@ -199,7 +219,7 @@ impl ChangeSet {
             }
             (Subject::Pool(_) | Subject::Server(..), _) => false,
         };
-        self.0.iter().any(concerns)
+        self.changes.iter().any(concerns)
     }
 }
 
@@ -212,14 +232,12 @@ impl Change {
         }
     }
 
-    /// Returns true if a change of a pool concerns the connections to its servers: TLS or the PROXY header.
+    /// Returns true if a change of a pool concerns the connections to its servers, beside TLS.
     fn concerns_connections(&self) -> bool {
         match &self.action {
             Action::Add => true,
             Action::Remove => false,
-            Action::Set(fields) => {
-                fields.iter().any(|field| field.is_in(&["tls", "send_proxy", CERTIFICATES]))
-            }
+            Action::Set(fields) => fields.iter().any(|field| field.is_in(&["send_proxy"])),
         }
     }
 }
@@ -256,11 +274,11 @@ pub fn diff_specs(old: &Spec, new: &Spec) -> ChangeSet {
 /// Returns the changes that lead from `old` to `new`; none if they are equal.
 #[must_use]
 pub fn diff(old: Configuration<'_>, new: Configuration<'_>) -> ChangeSet {
-    let mut diff = Diff { old: old.inputs, new: new.inputs, changes: Vec::new() };
+    let mut diff = Diff { old: old.inputs, new: new.inputs, found: ChangeSet::default() };
     let (old, new) = (old.spec, new.spec);
     pair(&old.pools, &new.pools, |pool| &pool.name, |pair| diff.pools(pair));
     pair(&old.services, &new.services, |service| &service.name, |pair| diff.services(pair));
-    ChangeSet(diff.changes)
+    diff.found
 }
 
 /// Walks two lists by name: first the items that only the old list has, then the items of the new list with
@@ -288,12 +306,12 @@ const CERTIFICATES: &str = "certificates";
 struct Diff<'a> {
     old: &'a dyn Inputs,
     new: &'a dyn Inputs,
-    changes: Vec<Change>,
+    found: ChangeSet,
 }
 
 impl Diff<'_> {
     fn push(&mut self, action: Action, subject: Subject) {
-        self.changes.push(Change { subject, action });
+        self.found.changes.push(Change { subject, action });
     }
 
     fn set(&mut self, fields: Vec<FieldChange>, subject: Subject) {
@@ -314,10 +332,9 @@ impl Diff<'_> {
             (Some(old), Some(new)) => {
                 let mut fields = fields::of_pools(old, new);
                 fields.extend(order(old, new));
-                if old.tls == new.tls {
-                    let digest = |inputs: &dyn Inputs| inputs.certificates_of_pool(&new.name);
-                    fields.extend(certificates(digest(self.old), digest(self.new)));
-                }
+                let digests = |inputs: &dyn Inputs| inputs.tls_of_pool(&new.name);
+                let (before, after) = (digests(self.old), digests(self.new));
+                fields.extend(self.tls(old.tls == new.tls, (before, after), subject(new)));
                 self.set(fields, subject(new));
                 pair(
                     &old.servers,
@@ -352,6 +369,23 @@ impl Diff<'_> {
         }
     }
 
+    /// Compares the TLS settings of a service or pool. Returns a change if its files changed, unless its keys of
+    /// TLS changed, too.
+    fn tls(
+        &mut self,
+        has_same_keys: bool,
+        (before, after): (Option<TlsDigests>, Option<TlsDigests>),
+        subject: Subject,
+    ) -> Option<FieldChange> {
+        if before != after {
+            self.found.renewed.insert(subject);
+        }
+        let files = |digests: Option<TlsDigests>| digests.map(|digests| digests.files);
+        let field =
+            || FieldChange { field: CERTIFICATES.into(), before: String::new(), after: String::new() };
+        (has_same_keys && files(before) != files(after)).then(field)
+    }
+
     fn services(&mut self, (old, new): (Option<&ServiceSpec>, Option<&ServiceSpec>)) {
         let subject = |service: &ServiceSpec| Subject::Service(service.name.clone());
         match (old, new) {
@@ -362,10 +396,9 @@ impl Diff<'_> {
             }
             (Some(old), Some(new)) => {
                 let mut fields = fields::of_services(old, new);
-                if old.tls == new.tls {
-                    let digest = |inputs: &dyn Inputs| inputs.certificates_of_service(&new.name);
-                    fields.extend(certificates(digest(self.old), digest(self.new)));
-                }
+                let digests = |inputs: &dyn Inputs| inputs.tls_of_service(&new.name);
+                let (before, after) = (digests(self.old), digests(self.new));
+                fields.extend(self.tls(old.tls == new.tls, (before, after), subject(new)));
                 self.set(fields, subject(new));
                 self.listeners(&Action::Remove, old, &new.listen);
                 self.listeners(&Action::Add, new, &old.listen);
@@ -397,11 +430,6 @@ fn order(old: &PoolSpec, new: &PoolSpec) -> Option<FieldChange> {
         before: text::list(before.iter().map(ToString::to_string)),
         after: text::list(after.iter().map(ToString::to_string)),
     })
-}
-
-fn certificates(old: Option<u64>, new: Option<u64>) -> Option<FieldChange> {
-    let field = || FieldChange { field: CERTIFICATES.into(), before: String::new(), after: String::new() };
-    (old != new).then(field)
 }
 
 fn moved(old: Option<Target>, new: Option<Target>) -> Option<FieldChange> {
@@ -466,5 +494,43 @@ mod tests {
             &["~ server web/a: address 10.0.0.1:80 -> /run/a.sock"],
         );
         check(&new, &Spec::default(), &["- pool web", "- pool api", "- service www"]);
+    }
+
+    /// Inputs with these digests of the pool and of the service.
+    struct Digests(TlsDigests, TlsDigests);
+
+    impl Inputs for Digests {
+        fn target(&self, _pool: &PoolSpec, server: &ServerSpec) -> Option<Target> {
+            server.endpoint.target()
+        }
+
+        fn tls_of_service(&self, _service: &str) -> Option<TlsDigests> {
+            Some(self.1)
+        }
+
+        fn tls_of_pool(&self, _pool: &str) -> Option<TlsDigests> {
+            Some(self.0)
+        }
+    }
+
+    #[test]
+    fn renewed_tls_settings_reach_the_services_and_only_changed_files_are_printed() {
+        let spec = spec(&[("web", &["10.0.0.1:80"])], &["0.0.0.0:80"]);
+        let check = |(pool, service): ((u64, u64), (u64, u64)), expected: &[&str], is_renewed: bool| {
+            let digests = |(settings, files)| TlsDigests { settings, files };
+            let (before, after) =
+                (Digests(digests((1, 1)), digests((1, 1))), Digests(digests(pool), digests(service)));
+            let [before, after]: [&dyn Inputs; 2] = [&before, &after];
+            let [before, after] = [before, after].map(|inputs| Configuration { spec: &spec, inputs });
+            let changes = diff(before, after);
+            assert_eq!(changes.iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+            assert_eq!(changes.services(&spec).len(), usize::from(is_renewed), "{changes:?}");
+        };
+        check(((1, 1), (1, 1)), &[], false);
+        check(((2, 2), (1, 1)), &["~ pool web: certificates changed"], true);
+        check(((1, 1), (2, 2)), &["~ service www: certificates changed"], true);
+        // Other settings than files have changes of their own.
+        check(((2, 1), (1, 1)), &[], true);
+        check(((1, 1), (2, 1)), &[], true);
     }
 }

@@ -13,6 +13,7 @@ pub(crate) use trust::Authorities;
 
 use crate::config::{Config, Location, Problem, TlsOwner, unreadable};
 use evener_core::Endpoint;
+use evener_core::diff::TlsDigests;
 use evener_core::spec::{
     CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
     Verification,
@@ -58,8 +59,7 @@ type Stamp = (u64, u64, i64, i64);
 
 #[derive(Clone)]
 struct ClientSettings {
-    /// Digest of all inputs.
-    digest: u64,
+    digests: TlsDigests,
     /// Digest of the requirements for client certificates. When they change, ticket keys are replaced, so that
     /// an old ticket cannot bypass the new requirements.
     client_digest: u64,
@@ -71,7 +71,7 @@ struct ClientSettings {
 
 #[derive(Clone)]
 struct ServerSettings {
-    digest: u64,
+    digests: TlsDigests,
     connector: Arc<TlsConnector>,
 }
 
@@ -96,14 +96,14 @@ impl TlsSettings {
         self.services.iter().flat_map(of_service).collect()
     }
 
-    /// Returns a digest of the settings and files of a service; `None` without TLS.
-    pub(crate) fn digest_of_service(&self, name: &str) -> Option<u64> {
-        self.services.get(name).map(|settings| settings.digest)
+    /// Returns digests of the settings and files of a service; `None` without TLS.
+    pub(crate) fn digests_of_service(&self, name: &str) -> Option<TlsDigests> {
+        self.services.get(name).map(|settings| settings.digests)
     }
 
-    /// Returns a digest of the settings and files of a pool; `None` without TLS.
-    pub(crate) fn digest_of_pool(&self, name: &str) -> Option<u64> {
-        self.pools.get(name).map(|settings| settings.digest)
+    /// Returns digests of the settings and files of a pool; `None` without TLS.
+    pub(crate) fn digests_of_pool(&self, name: &str) -> Option<TlsDigests> {
+        self.pools.get(name).map(|settings| settings.digests)
     }
 
     /// Returns true if a file or directory changed since it was read.
@@ -124,6 +124,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
         problems: Vec::new(),
         owner: String::new(),
         digest: DefaultHasher::new(),
+        files: DefaultHasher::new(),
         location: None,
     };
     for service in &config.spec.services {
@@ -155,6 +156,8 @@ struct Loader {
     owner: String,
     /// Digest of the settings and files of the owner that have been read.
     digest: DefaultHasher,
+    /// Digest of the files of the owner that have been read.
+    files: DefaultHasher,
     /// Location of the TLS settings of the owner.
     location: Option<Location>,
 }
@@ -172,7 +175,9 @@ impl Loader {
             if too_large { Err(std::io::Error::other("it is too large")) } else { std::fs::read(path) };
         match read {
             Ok(bytes) => {
-                bytes.hash(&mut self.digest);
+                // The names of files in directories are host names.
+                (path, &bytes).hash(&mut self.digest);
+                (path, &bytes).hash(&mut self.files);
                 Some(bytes)
             }
             Err(error) => {
@@ -208,18 +213,18 @@ impl Loader {
         let before = self.problems.len();
         // The requirements for client certificates have a separate digest, so that tickets stay valid if only
         // the certificates of the service change.
-        self.digest = DefaultHasher::new();
+        (self.digest, self.files) = (DefaultHasher::new(), DefaultHasher::new());
         format!("{:?}", spec.client).hash(&mut self.digest);
         let verifier = spec.client.as_ref().map(|client| self.client_verifier(client));
         let client_digest = self.digest.finish();
         let http = service.http.as_ref().map(|http| http.http2);
         format!("{spec:?} {http:?}").hash(&mut self.digest);
         let certificates = self.certificates(spec);
-        let digest = self.digest.finish();
+        let digests = TlsDigests { settings: self.digest.finish(), files: self.files.finish() };
         if self.problems.len() > before {
             return None;
         }
-        if let Some(old) = old.filter(|old| old.digest == digest) {
+        if let Some(old) = old.filter(|old| old.digests == digests) {
             return Some(old.clone());
         }
         let verifier = match verifier {
@@ -249,7 +254,7 @@ impl Loader {
             handshake_timeout: spec.handshake_timeout,
             handshakes_max: spec.handshakes_max,
         };
-        Some(ClientSettings { digest, client_digest, tickets, acceptor: Arc::new(acceptor), expiries })
+        Some(ClientSettings { digests, client_digest, tickets, acceptor: Arc::new(acceptor), expiries })
     }
 
     /// Reads all certificates of a service. The names of files in directories are used as host names.
@@ -404,7 +409,7 @@ impl Loader {
         old: Option<&ServerSettings>,
     ) -> Option<ServerSettings> {
         self.owner = format!("pool `{}`", pool.name);
-        self.digest = DefaultHasher::new();
+        (self.digest, self.files) = (DefaultHasher::new(), DefaultHasher::new());
         format!("{spec:?}").hash(&mut self.digest);
         // A pooled connection was verified for the host name that its server had then.
         format!("{:?}", pool.discover).hash(&mut self.digest);
@@ -432,11 +437,11 @@ impl Loader {
             Some(files) => Some(self.certificate(files)?),
             None => None,
         };
-        let digest = self.digest.finish();
+        let digests = TlsDigests { settings: self.digest.finish(), files: self.files.finish() };
         if self.problems.len() > before {
             return None;
         }
-        if let Some(old) = old.filter(|old| old.digest == digest) {
+        if let Some(old) = old.filter(|old| old.digests == digests) {
             return Some(old.clone());
         }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -461,7 +466,7 @@ impl Loader {
             None => builder.with_no_client_auth(),
         };
         let connector = TlsConnector { config: Arc::new(config), name };
-        Some(ServerSettings { digest, connector: Arc::new(connector) })
+        Some(ServerSettings { digests, connector: Arc::new(connector) })
     }
 }
 

@@ -53,6 +53,12 @@ impl Selection {
         Self { level, after }
     }
 
+    /// Returns the selection for an instance whose last event has the number `last`. A reader that knows later
+    /// events knows them from an earlier instance.
+    fn in_instance(self, last: u64) -> Self {
+        if self.after > last { Self { after: 0, ..self } } else { self }
+    }
+
     fn includes(&self, number: u64, event: &Event) -> bool {
         number > self.after && event.level() >= self.level
     }
@@ -130,11 +136,13 @@ impl History {
     }
 
     fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {
+        let selection = selection.in_instance(self.last);
         let wanted = self.recent.iter().filter(|one| selection.includes(one.number, &one.event));
         wanted.cloned().collect()
     }
 
     fn subscribe(&mut self, selection: Selection) -> Option<Subscription> {
+        let selection = selection.in_instance(self.last);
         self.subscribers.retain(|subscriber| !subscriber.sender.is_closed());
         if self.subscribers.len() == SUBSCRIBERS_MAX {
             return None;
@@ -250,6 +258,8 @@ mod tests {
         assert_eq!((recent.len(), recent[0].number, history.last), (RECENT_MAX, 2, 2001));
         assert_eq!(history.recent(Selection { level: Level::Info, after: 1998 }).len(), 1);
         assert_eq!(history.recent(Selection { level: Level::Error, after: 0 }).len(), 0);
+        // The reader knows event 2002 from an earlier instance.
+        assert_eq!(history.recent(Selection { level: Level::Info, after: 2002 }).len(), RECENT_MAX);
     }
 
     #[test]

@@ -9,7 +9,6 @@ use crate::state::{ConnectionView, ViewScope};
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
-use evener_core::diff::diff_specs;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
 use std::io::Write;
@@ -143,18 +142,17 @@ impl Front {
             None => format!("{problem}\n"),
         };
         match done {
-            Ok(steps) => self.execute_steps(steps).await,
+            Ok((steps, _)) => self.execute_steps(steps).await,
             Err(refused) => refused.problems.iter().map(reworded).collect(),
         }
     }
 
     /// Reads the file of commands again, and opens the log again.
     async fn reload(&mut self) -> Outcome {
-        let before = self.config.spec.clone();
         match self.change(Files::ReadAll, PenSettings::reload).await {
-            Ok(steps) => {
+            Ok((steps, changes)) => {
                 self.execute_steps(steps).await;
-                Ok(diff_specs(&before, &self.config.spec).iter().map(ToString::to_string).collect())
+                Ok(changes)
             }
             Err(refused) => {
                 let failed = |problem: &String| Event::ReloadFailed { problem: problem.clone() };
@@ -166,12 +164,13 @@ impl Front {
         }
     }
 
-    /// Changes the settings, if the resulting configuration can be applied.
+    /// Changes the settings, if the resulting configuration can be applied. Returns the steps that remain, and
+    /// the changes that were applied.
     async fn change(
         &mut self,
         files: Files,
         change_settings: impl FnOnce(&mut PenSettings) -> Result<Vec<Step>, Vec<String>> + Send + 'static,
-    ) -> Result<Vec<Step>, Refused> {
+    ) -> Result<(Vec<Step>, Vec<String>), Refused> {
         let mut settings = self.settings.clone();
         // Names are resolved and files read on another thread. The next command waits, but the supervisor
         // does not.
@@ -186,12 +185,13 @@ impl Front {
         });
         let done = work.await.unwrap_or_else(|error| Err(vec![error.to_string()]));
         let (settings, steps, compiled) = done.map_err(|problems| Refused { problems, is_logged: false })?;
+        let mut changes = Vec::new();
         if let Some(compiled) = compiled {
             if compiled.config.spec != self.config.spec || files == Files::ReadAll {
                 let stopping = || Err(vec!["the program is shutting down".to_owned()]);
                 let applied = self.handle.apply(compiled.config.clone(), files).await;
                 let applied = applied.unwrap_or_else(stopping);
-                applied.map_err(|problems| Refused { problems, is_logged: true })?;
+                changes = applied.map_err(|problems| Refused { problems, is_logged: true })?;
                 self.config = compiled.config;
             }
             self.access.set(compiled.control);
@@ -200,7 +200,7 @@ impl Front {
             self.events.set_log_level(settings.log_level());
         }
         self.settings = settings;
-        Ok(steps)
+        Ok((steps, changes))
     }
 
     /// Executes the effects of a command other than changes of settings. Returns the whole response.

@@ -4,7 +4,7 @@ use crate::certificates::TlsSettings;
 use crate::discover::Expanded;
 use crate::supervisor::pools::Pools;
 use evener_core::Target;
-use evener_core::diff::Inputs;
+use evener_core::diff::{Inputs, TlsDigests};
 use evener_core::spec::{PoolSpec, ServerSpec};
 use std::collections::BTreeMap;
 
@@ -40,11 +40,11 @@ impl Inputs for Known<'_> {
         self.targets.get(&(&*pool.name, &*server.name)).map(|target| (*target).clone())
     }
 
-    fn certificates_of_service(&self, service: &str) -> Option<u64> {
-        self.tls.digest_of_service(service)
+    fn tls_of_service(&self, service: &str) -> Option<TlsDigests> {
+        self.tls.digests_of_service(service)
     }
 
-    fn certificates_of_pool(&self, pool: &str) -> Option<u64> {
-        self.tls.digest_of_pool(pool)
+    fn tls_of_pool(&self, pool: &str) -> Option<TlsDigests> {
+        self.tls.digests_of_pool(pool)
     }
 }

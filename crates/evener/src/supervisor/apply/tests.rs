@@ -293,7 +293,7 @@ fn text_of(supervisor: &Supervisor, settings: &Settings) -> String {
             (used, current) => used.is_none() && current.is_none(),
         };
         assert!(is_current, "pool {name}: the TLS settings are not the current ones");
-        format!("{name} {:?} {send_proxy:?}", supervisor.certificates.tls().digest_of_pool(name))
+        format!("{name} {:?} {send_proxy:?}", supervisor.certificates.tls().digests_of_pool(name))
     };
     let backends: Vec<_> = backends.iter().map(backend).collect();
     let dns = dns.as_ref().map(|Dns { spec, cache, rate_limit }| {
