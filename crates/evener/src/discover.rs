@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Interest;
 
 /// Interval of reads of a directory, which come in addition to notifications of changes.
@@ -116,33 +116,36 @@ impl Source {
             _ => Interest::Contents,
         };
         let watch = watcher.zip(self.location()).map(|(watcher, location)| watcher.watch(location, interest));
+        let began = Instant::now();
         async move {
-            match &self {
+            let (scan, stamp) = match &self {
                 Self::Directory(_) | Self::File { .. } => {
                     let read = tokio::task::spawn_blocking(move || self.read_watched(known, watch));
-                    read.await.unwrap_or_else(|error| Reading::failed(error.to_string()))
+                    read.await.unwrap_or_else(|error| (Scan::Failed(error.to_string()), None))
                 }
-                Self::Host { name, port, resolvers } => name::addresses(name, *port, resolvers).await.into(),
-                Self::Srv { name, resolvers } => name::targets(name, resolvers).await.into(),
-            }
+                Self::Host { name, port, resolvers } => (name::addresses(name, *port, resolvers).await, None),
+                Self::Srv { name, resolvers } => (name::targets(name, resolvers).await, None),
+            };
+            Reading { scan, stamp, began, ended: Instant::now() }
         }
     }
 
     /// Reads the source for a new configuration. Servers that are not required do not delay it.
     async fn first_reading(self, need: Resolve) -> Reading {
+        let began = Instant::now();
         let read = self.read(None, None);
         match need {
             Resolve::Required => read.await,
             Resolve::Optional => match tokio::time::timeout(OPTIONAL_WAIT, read).await {
                 Ok(reading) => reading,
-                Err(_) => Reading::failed(format!("no response within {OPTIONAL_WAIT:?}")),
+                Err(_) => Reading::failed(format!("no response within {OPTIONAL_WAIT:?}"), began),
             },
         }
     }
 
     /// Reads a source in the file system. The watch starts before the read, so that no change between them is
     /// missed.
-    fn read_watched(&self, known: Option<Stamp>, watch: Option<impl Fn() -> bool>) -> Reading {
+    fn read_watched(&self, known: Option<Stamp>, watch: Option<impl Fn() -> bool>) -> (Scan, Option<Stamp>) {
         let is_watched = watch.as_ref().is_none_or(|watch| watch());
         let reading = self.read_blocking(known);
         if is_watched || watch.is_none_or(|watch| !watch()) {
@@ -152,24 +155,21 @@ impl Source {
         self.read_blocking(known)
     }
 
-    fn read_blocking(&self, known: Option<Stamp>) -> Reading {
+    fn read_blocking(&self, known: Option<Stamp>) -> (Scan, Option<Stamp>) {
         match self {
-            Self::Directory(directory) => directory::read(directory).into(),
-            Self::File { path, port } => {
-                let (scan, stamp) = file::read(path, *port, known);
-                Reading { scan, stamp }
-            }
-            Self::Host { .. } | Self::Srv { .. } => Reading::failed("names are not read here".into()),
+            Self::Directory(directory) => (directory::read(directory), None),
+            Self::File { path, port } => file::read(path, *port, known),
+            Self::Host { .. } | Self::Srv { .. } => (Scan::Failed("names are not read here".into()), None),
         }
     }
 
-    /// Returns the time until the next read after a read with this result. `failures` is the number of
-    /// consecutive failures.
-    pub(crate) fn pause(&self, scan: &Scan, failures: u32) -> Duration {
-        match (self, scan) {
+    /// Returns the time until the next read after this read. `failures` is the number of consecutive failures.
+    pub(crate) fn pause(&self, reading: &Reading, failures: u32) -> Duration {
+        match (self, &reading.scan) {
             (Self::Directory(_), _) => DIRECTORY_EVERY,
             (Self::File { .. }, _) => FILE_EVERY,
-            (_, Scan::Listed(list)) => list.valid_for,
+            // The result of a first read may have waited for other sources.
+            (_, Scan::Listed(list)) => list.valid_for.saturating_sub(reading.ended.elapsed()),
             _ => RETRY_MAX.min(Duration::from_secs(1 << failures.saturating_sub(1).min(16))),
         }
     }
@@ -181,6 +181,8 @@ pub(crate) struct Reading {
     scan: Scan,
     /// Identity of the contents, if the source is a file.
     stamp: Option<Stamp>,
+    began: Instant,
+    ended: Instant,
 }
 
 impl Reading {
@@ -194,15 +196,20 @@ impl Reading {
         self.stamp
     }
 
-    /// Creates the result of a failed read.
-    pub(crate) fn failed(problem: String) -> Self {
-        Scan::Failed(problem).into()
+    /// Returns the time at which the read began. A read that began later has newer servers.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
-}
 
-impl From<Scan> for Reading {
-    fn from(scan: Scan) -> Self {
-        Self { scan, stamp: None }
+    /// Creates the result of a read that began at `began` and has failed now.
+    fn failed(problem: String, began: Instant) -> Self {
+        Self { scan: Scan::Failed(problem), stamp: None, began, ended: Instant::now() }
+    }
+
+    /// Creates the result of a read that began and ended at `at`.
+    #[cfg(test)]
+    pub(crate) fn at(scan: Scan, at: Instant) -> Self {
+        Self { scan, stamp: None, began: at, ended: at }
     }
 }
 
@@ -248,6 +255,15 @@ impl Scan {
         Self::Listed(List { servers, problem: None, unknown: None, valid_for: Duration::ZERO })
     }
 
+    /// Sets the lifetime of the servers of a name.
+    #[cfg(test)]
+    pub(crate) fn lasting(self, valid_for: Duration) -> Self {
+        match self {
+            Self::Listed(list) => Self::Listed(List { valid_for, ..list }),
+            other => other,
+        }
+    }
+
     fn with_problem(self, problem: Option<String>) -> Self {
         match self {
             Self::Listed(list) => Self::Listed(List { problem, ..list }),
@@ -277,18 +293,18 @@ impl Scan {
         self.problem().filter(|_| self.servers().is_none())
     }
 
-    /// Returns the servers that the source has now. `before` are the servers that it had.
-    pub(crate) fn or_before(&self, before: Vec<Listed>) -> Vec<Listed> {
-        let Self::Listed(list) = self else { return before };
+    /// Returns the servers that the source has now, if they are known. `before` are the servers that it had.
+    pub(crate) fn servers_after(&self, before: &[Listed]) -> Option<Vec<Listed>> {
+        let Self::Listed(list) = self else { return None };
         let unknown = |server: &Listed| match (&server.target, list.unknown) {
             (Target::Ip(address), Some(family)) => family.has(address.ip()),
             _ => false,
         };
         let mut servers = list.servers.clone();
-        let known: BTreeSet<Target> = servers.iter().map(|server| server.target.clone()).collect();
-        servers
-            .extend(before.into_iter().filter(|server| unknown(server) && !known.contains(&server.target)));
-        servers
+        let known: BTreeSet<&Target> = list.servers.iter().map(|server| &server.target).collect();
+        let kept = before.iter().filter(|server| unknown(server) && !known.contains(&server.target));
+        servers.extend(kept.cloned());
+        Some(servers)
     }
 }
 
@@ -355,19 +371,20 @@ impl FirstReadings {
                 }
             }
         }
+        let began = Instant::now();
         let mut reads = tokio::task::JoinSet::new();
         for (source, need) in needs {
             reads.spawn(async move { (source.clone().first_reading(need).await, source) });
         }
         let mut readings = BTreeMap::new();
-        let until = tokio::time::Instant::now() + ALL_WAIT;
+        let until = tokio::time::Instant::from_std(began + ALL_WAIT);
         while let Ok(Some(done)) = tokio::time::timeout_at(until, reads.join_next()).await {
             readings.extend(done.map(|(reading, source)| (source, reading)));
         }
         let of_pool = |pool: &PoolSpec| {
             let name = pool.name.clone();
             let reading = |source: Source| {
-                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"));
+                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"), began);
                 let reading = readings.get(&source).cloned().unwrap_or_else(late);
                 ((name.clone(), source), reading)
             };

@@ -7,7 +7,7 @@ use super::pools::Pools;
 use super::{Input, Supervisor};
 use crate::config::Config;
 use crate::discover::{
-    Expanded, FirstReadings, Found, Listed, Numbers, Scan, Source, Stamp, Watcher, expand,
+    Expanded, FirstReadings, Found, Listed, Numbers, Reading, Scan, Source, Stamp, Watcher, expand,
 };
 use crate::loops::Guard;
 use crate::state::SourceView;
@@ -19,6 +19,7 @@ use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// A source of a pool.
@@ -48,8 +49,11 @@ struct State {
     next: Time,
     /// Number of the read in progress.
     reading: Option<u64>,
-    /// True if a file changed during the read in progress, which may have missed the change.
+    /// True if another read has to follow: a file changed during the read in progress, which may have missed the
+    /// change.
     again: bool,
+    /// Start of the last read that was applied.
+    began: Option<Instant>,
     /// Number of consecutive failures.
     failures: u32,
     stamp: Option<Stamp>,
@@ -66,24 +70,40 @@ struct PoolState {
 }
 
 impl State {
-    /// Applies the result of a read.
-    fn update(&mut self, (pool, source): &Key, scan: &Scan, now: Time) -> Option<Event> {
-        if *scan == Scan::Unchanged {
-            self.next = now + source.pause(scan, self.failures);
-            return None;
+    /// Applies the result of a read, unless the result of a later read was applied. Returns whether the servers
+    /// changed, and an event.
+    fn apply(&mut self, (pool, source): &Key, reading: &Reading, now: Time) -> (bool, Option<Event>) {
+        if self.began.is_some_and(|began| reading.began() < began) {
+            return (false, None);
         }
-        self.servers = scan.or_before(std::mem::take(&mut self.servers));
+        self.began = Some(reading.began());
+        let scan = reading.scan();
+        if *scan == Scan::Unchanged {
+            self.next = now + source.pause(reading, self.failures);
+            return (false, None);
+        }
+        self.stamp = reading.stamp();
+        let servers = scan.servers_after(&self.servers).filter(|servers| *servers != self.servers);
+        let is_changed = servers.is_some();
+        self.servers = servers.unwrap_or_else(|| std::mem::take(&mut self.servers));
         self.failures = if scan.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
-        self.next = now + source.pause(scan, self.failures);
+        self.next = now + source.pause(reading, self.failures);
         let (pool, source_text) = (pool.clone(), source.to_string());
         let before = std::mem::replace(&mut self.problem, scan.problem().map(str::to_owned));
-        match (before, self.problem.clone()) {
+        let event = match (before, self.problem.clone()) {
             // The reasons why a name does not resolve may alternate.
             (Some(before), Some(problem)) if before == problem || !source.is_watched() => None,
             (_, Some(problem)) => Some(Event::DiscoveryFailed { pool, source: source_text, problem }),
             (Some(_), None) => Some(Event::DiscoveryRecovered { pool, source: source_text }),
             (None, None) => None,
-        }
+        };
+        (is_changed, event)
+    }
+
+    /// Prepares for the first reading of a new configuration, which may be older than the present state. A read
+    /// in progress is not applied, so another read follows.
+    fn prepare(&mut self, now: Time) {
+        self.again |= self.reading.take().is_some() || self.next <= now;
     }
 }
 
@@ -107,12 +127,29 @@ impl Discovery {
             .iter()
             .flat_map(|pool| Source::all_of(pool).into_iter().map(|source| (pool.name.clone(), source)));
         let mut before = std::mem::take(&mut self.sources);
-        self.sources = keys.map(|key| (key.clone(), before.remove(&key).unwrap_or_default())).collect();
+        let mut state_of = |key: &Key| match before.remove(key) {
+            Some(mut state) => {
+                state.prepare(now);
+                state
+            }
+            // The watch begins with a read, which finds changes since the first reading.
+            None => State { again: key.1.is_watched(), ..State::default() },
+        };
+        self.sources = keys
+            .map(|key| {
+                let state = state_of(&key);
+                (key, state)
+            })
+            .collect();
         let mut old_pools = std::mem::take(&mut self.pools);
         let retained =
             |pool: &PoolSpec| (pool.name.clone(), old_pools.remove(&pool.name).unwrap_or_default());
         self.pools = spec.pools.iter().map(retained).collect();
-        let events = readings.into_found().filter_map(|found| self.update(found, now)).collect();
+        let apply = |found: Found| {
+            let (key, reading) = found.into_parts();
+            self.sources.get_mut(&key)?.apply(&key, &reading, now).1
+        };
+        let events = readings.into_found().filter_map(apply).collect();
         let watched: BTreeSet<PathBuf> =
             self.sources.keys().filter_map(|(_, source)| source.location()).collect();
         let is_watched_anew = self.watched != watched;
@@ -120,24 +157,13 @@ impl Discovery {
             (self.watcher, self.watched) = (None, watched);
         }
         for ((_, source), state) in &mut self.sources {
-            // A read in progress began before the reading that is applied now.
-            state.reading = None;
             // An immediate read finds changes between the first reading and the start of the watch.
-            if is_watched_anew && source.is_watched() {
+            if std::mem::take(&mut state.again) || (is_watched_anew && source.is_watched()) {
                 state.next = now;
             }
         }
         self.schedule();
         events
-    }
-
-    fn update(&mut self, found: Found, now: Time) -> Option<Event> {
-        let (key, reading) = found.into_parts();
-        let state = self.sources.get_mut(&key)?;
-        if *reading.scan() != Scan::Unchanged {
-            state.stamp = reading.stamp();
-        }
-        state.update(&key, reading.scan(), now)
     }
 
     fn schedule(&mut self) {
@@ -223,16 +249,12 @@ impl Discovery {
             return (None, None);
         };
         state.reading = None;
-        let (before, is_again) = (state.servers.clone(), std::mem::take(&mut state.again));
-        let pool = key.0.clone();
-        let event = self.update(Found::new(key.0.clone(), key.1.clone(), reading), now);
-        let state = self.sources.get_mut(&key);
-        let is_changed = state.as_ref().is_some_and(|state| state.servers != before);
-        if let Some(state) = state {
-            state.next = if is_again { now } else { state.next };
-            self.next = self.next.min(state.next);
+        let (is_changed, event) = state.apply(&key, &reading, now);
+        if std::mem::take(&mut state.again) {
+            state.next = now;
         }
-        (is_changed.then_some(pool), event)
+        self.next = self.next.min(state.next);
+        (is_changed.then_some(key.0), event)
     }
 
     /// Returns the servers of a pool, and an event for each address that is newly refused.
@@ -313,7 +335,6 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discover::Reading;
     use evener_core::spec::{DiscoverSpec, FoundSettings, ServerSpec};
     use std::time::Duration;
 
@@ -349,8 +370,13 @@ mod tests {
         }
 
         fn configure(&mut self, readings: Vec<(Source, Scan)>) -> Vec<&'static str> {
-            let readings =
-                readings.into_iter().map(|(source, scan)| Found::new("p".into(), source, scan.into()));
+            self.configure_at(Instant::now(), readings)
+        }
+
+        /// Applies a configuration with first readings of this time.
+        fn configure_at(&mut self, at: Instant, readings: Vec<(Source, Scan)>) -> Vec<&'static str> {
+            let reading = |(source, scan)| Found::new("p".into(), source, Reading::at(scan, at));
+            let readings = readings.into_iter().map(reading);
             let events =
                 self.discovery.configure(&self.spec, FirstReadings::new(readings.collect()), self.now);
             events.iter().map(Event::name).collect()
@@ -362,7 +388,7 @@ mod tests {
             let number = self.discovery.reads;
             let key = ("p".into(), source.clone());
             self.discovery.sources.get_mut(&key).unwrap().reading = Some(number);
-            let found = Found::new("p".into(), source, Reading::from(scan));
+            let found = Found::new("p".into(), source, Reading::at(scan, Instant::now()));
             let (changed, event) = self.discovery.on_found(found, number, self.now);
             (changed.is_some(), event.as_ref().map(Event::name))
         }
@@ -419,7 +445,7 @@ mod tests {
         assert_eq!(events, ["discovery_failed"; 2]);
         assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
         // A read that began before the configuration is ignored.
-        let found = Found::new("p".into(), host.clone(), list(&[]).into());
+        let found = Found::new("p".into(), host.clone(), Reading::at(list(&[]), Instant::now()));
         assert_eq!(case.discovery.on_found(found, 1, case.now), (None, None));
         case.spec.pools[0].discover.truncate(1);
         case.configure(Vec::new());
@@ -427,6 +453,73 @@ mod tests {
         case.spec.pools[0].discover.clear();
         case.configure(Vec::new());
         assert_eq!((case.discovery.deadline(), case.addresses().len()), (Time::NEVER, 1));
+    }
+
+    #[test]
+    fn a_slow_configuration_keeps_servers_that_were_found_later() {
+        let mut case = Case::new();
+        let (file, host) = (case.file(), case.host());
+        let first = vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))];
+        case.configure(first.clone());
+        let began = Instant::now();
+        assert_eq!(case.read(file.clone(), list(&["10.0.0.4:80"])), (true, None));
+        assert_eq!(case.read(host.clone(), list(&["10.0.0.5:80"])), (true, None));
+        case.configure_at(began, first);
+        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.4:80", "10.0.0.5:80"]);
+        let failures = vec![(file, failed("x")), (host, failed("y"))];
+        assert_eq!(case.configure_at(began, failures), [""; 0], "an old failure is not logged");
+    }
+
+    #[test]
+    fn the_lifetime_of_a_name_counts_from_its_read() {
+        let mut case = Case::new();
+        let minute = Duration::from_secs(60);
+        let lasting = |address: &str| list(&[address]).lasting(minute);
+        case.spec.pools[0].discover.remove(0);
+        let Some(earlier) = Instant::now().checked_sub(minute / 2) else { return };
+        case.configure_at(earlier, vec![(case.host(), lasting("10.0.0.3:80"))]);
+        assert!(case.discovery.deadline() <= case.now + minute / 2);
+        let Some(earlier) = Instant::now().checked_sub(minute / 4) else { return };
+        case.configure_at(earlier, vec![(case.host(), lasting("10.0.0.4:80"))]);
+        let next = case.discovery.deadline();
+        assert!(next > case.now + minute / 2 && next <= case.now + minute * 3 / 4, "{next:?}");
+    }
+
+    #[tokio::test]
+    async fn a_configuration_repeats_reads_that_were_due_or_in_progress() {
+        let mut case = Case::new();
+        let minute = Duration::from_secs(60);
+        let (file, host) = (case.file(), case.host());
+        let readings =
+            vec![(file.clone(), list(&["10.0.0.2:80"])), (host, list(&["10.0.0.3:80"]).lasting(minute))];
+        let is_due =
+            |case: &Case, source: Source| case.discovery.sources[&("p".into(), source)].next <= case.now;
+        case.configure(readings.clone());
+        case.read(file.clone(), list(&["10.0.0.2:80"]));
+        // No file changed, so nothing is due after another configuration.
+        case.configure(readings.clone());
+        assert!(!is_due(&case, case.file()) && !is_due(&case, case.host()));
+        // A file changes while a configuration is being read.
+        case.discovery.on_files_changed(case.now);
+        case.configure(readings.clone());
+        assert!(is_due(&case, case.file()) && !is_due(&case, case.host()));
+        // Reads are in progress.
+        case.now += minute;
+        case.discovery.on_time(case.now);
+        case.configure(readings.clone());
+        assert!(is_due(&case, case.file()) && is_due(&case, case.host()));
+        // The result of such a read is not applied.
+        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
+            panic!("expected a result")
+        };
+        assert_eq!(case.discovery.on_found(found, number, case.now), (None, None));
+        // The lifetime of a name ends.
+        case.read(case.host(), list(&["10.0.0.3:80"]).lasting(minute));
+        case.configure(readings.clone());
+        assert!(!is_due(&case, case.host()));
+        case.now += minute;
+        case.configure(readings);
+        assert!(is_due(&case, case.host()));
     }
 
     #[tokio::test]
