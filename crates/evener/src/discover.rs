@@ -8,7 +8,7 @@ mod file;
 mod name;
 mod watch;
 
-pub(crate) use expand::{Expanded, Numbers, expand};
+pub(crate) use expand::{Candidates, Expanded, Numbers, expand};
 pub(crate) use file::Stamp;
 pub(crate) use watch::Watcher;
 
@@ -302,8 +302,8 @@ impl Scan {
         };
         let mut servers = list.servers.clone();
         let known: BTreeSet<&Target> = list.servers.iter().map(|server| &server.target).collect();
-        let kept = before.iter().filter(|server| unknown(server) && !known.contains(&server.target));
-        servers.extend(kept.cloned());
+        let earlier = before.iter().filter(|server| unknown(server) && !known.contains(&server.target));
+        servers.extend(earlier.cloned());
         Some(servers)
     }
 }
