@@ -264,7 +264,8 @@ impl Scan {
         }
     }
 
-    fn with_problem(self, problem: Option<String>) -> Self {
+    /// Sets the problem of a source that lists servers.
+    pub(crate) fn with_problem(self, problem: Option<String>) -> Self {
         match self {
             Self::Listed(list) => Self::Listed(List { problem, ..list }),
             other => other,

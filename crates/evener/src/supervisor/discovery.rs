@@ -90,13 +90,16 @@ impl State {
         let servers = scan.servers_after(&self.servers).filter(|servers| *servers != self.servers);
         let is_changed = servers.is_some();
         self.servers = servers.unwrap_or_else(|| std::mem::take(&mut self.servers));
+        let had_failed = self.failures > 0;
         self.failures = if scan.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
         self.next = now + source.pause(reading, self.failures);
         let (pool, source_text) = (pool.clone(), source.to_string());
         let before = std::mem::replace(&mut self.problem, scan.problem().map(str::to_owned));
         let event = match (before, self.problem.clone()) {
-            // The reasons why a name does not resolve may alternate.
-            (Some(before), Some(problem)) if before == problem || !source.is_watched() => None,
+            (Some(before), Some(problem)) if before == problem => None,
+            // The reasons why a name does not resolve may alternate. A problem with some of its servers is not a
+            // failure.
+            (Some(_), Some(_)) if had_failed && self.failures > 0 && !source.is_watched() => None,
             (_, Some(problem)) => Some(Event::DiscoveryFailed { pool, source: source_text, problem }),
             (Some(_), None) => Some(Event::DiscoveryRecovered { pool, source: source_text }),
             (None, None) => None,

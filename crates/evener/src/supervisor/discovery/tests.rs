@@ -150,6 +150,26 @@ fn each_source_keeps_its_last_servers_when_it_fails() {
 }
 
 #[test]
+fn a_failure_of_a_name_is_logged_although_it_had_a_problem_with_some_servers() {
+    let mut case = Case::new();
+    let host = case.host();
+    let partial = |problem: &str| list(&["10.0.0.3:80"]).with_problem(Some(problem.into()));
+    case.configure(vec![(case.file(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
+    for (scan, expected) in [
+        (partial("a target has no address"), Some("discovery_failed")),
+        (partial("a target has no address"), None),
+        (partial("another target has no address"), Some("discovery_failed")),
+        (failed("no response"), Some("discovery_failed")),
+        (failed("no such name"), None),
+        (partial("a target has no address"), Some("discovery_failed")),
+        (list(&["10.0.0.3:80"]), Some("discovery_recovered")),
+    ] {
+        let problem = scan.problem().map(str::to_owned);
+        assert_eq!(case.read(host.clone(), scan), (false, expected), "{problem:?}");
+    }
+}
+
+#[test]
 fn a_configuration_keeps_the_servers_of_sources_that_stay() {
     let mut case = Case::new();
     let (file, host) = (case.file(), case.host());
