@@ -297,14 +297,17 @@ impl Scan {
     /// Returns the servers that the source has now, if they are known. `before` are the servers that it had.
     pub(crate) fn servers_after(&self, before: &[Listed]) -> Option<Vec<Listed>> {
         let Self::Listed(list) = self else { return None };
-        let unknown = |server: &Listed| match (&server.target, list.unknown) {
-            (Target::Ip(address), Some(family)) => family.has(address.ip()),
-            _ => false,
-        };
         let mut servers = list.servers.clone();
+        let Some(unknown) = list.unknown else { return Some(servers) };
+        let is_unknown = |server: &Listed| match &server.target {
+            Target::Ip(address) => unknown.has(address.ip()),
+            Target::Unix(_) => false,
+        };
         let known: BTreeSet<&Target> = list.servers.iter().map(|server| &server.target).collect();
-        let earlier = before.iter().filter(|server| unknown(server) && !known.contains(&server.target));
+        let earlier = before.iter().filter(|server| is_unknown(server) && !known.contains(&server.target));
         servers.extend(earlier.cloned());
+        // The order does not depend on which family could be resolved.
+        servers.sort_unstable();
         Some(servers)
     }
 }
@@ -447,5 +450,27 @@ impl FirstReadings {
     /// Returns the results one by one.
     pub(crate) fn into_found(self) -> impl Iterator<Item = Found> {
         self.0.into_iter().map(|((pool, source), reading)| Found { pool, source, reading })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_addresses_stays_when_a_family_cannot_be_resolved() {
+        let scan = |addresses: &[&str], unknown: Option<Family>| {
+            let server = |address: &&str| Listed::of_host(address.parse().unwrap(), "app.example");
+            let servers = addresses.iter().map(server).collect();
+            Scan::Listed(List { servers, problem: None, unknown, valid_for: Duration::ZERO })
+        };
+        let both = ["10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80", "[2001:db8::2]:80"];
+        let before = scan(&both, None).servers_after(&[]).unwrap();
+        for (resolved, unknown) in [(&both[2..], Family::V4), (&both[..2], Family::V6)] {
+            let after = scan(resolved, Some(unknown)).servers_after(&before).unwrap();
+            assert_eq!(after, before, "{unknown:?}");
+        }
+        let after = scan(&both[3..], Some(Family::V4)).servers_after(&before).unwrap();
+        assert_eq!(after, [&before[..2], &before[3..]].concat());
     }
 }
