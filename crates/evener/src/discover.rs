@@ -42,8 +42,10 @@ pub(crate) enum Source {
     Directory(PathBuf),
     /// A list of servers, and the port of addresses without a port.
     File { path: PathBuf, port: Option<u16> },
-    /// The addresses of a host name.
+    /// The addresses of the host name of a configured server.
     Host { name: String, port: u16, resolvers: Vec<SocketAddr> },
+    /// The addresses of a host name for which servers are found.
+    Dns { name: String, port: u16, resolvers: Vec<SocketAddr> },
     /// The targets of SRV records.
     Srv { name: String, resolvers: Vec<SocketAddr> },
 }
@@ -54,12 +56,18 @@ impl fmt::Display for Source {
             Self::Directory(directory) => write!(out, "discover.mname {}", directory.display()),
             Self::File { path, .. } => write!(out, "discover.file {}", path.display()),
             Self::Host { name, port, .. } => write!(out, "{name}:{port}"),
+            Self::Dns { name, port, .. } => write!(out, "discover.dns {name}:{port}"),
             Self::Srv { name, .. } => write!(out, "discover.srv {name}"),
         }
     }
 }
 
 impl Source {
+    /// Returns the source that comes before all others.
+    pub(crate) fn first() -> Self {
+        Self::Directory(PathBuf::new())
+    }
+
     /// Returns the source of the addresses of a server that is given by a host name.
     pub(crate) fn of_server(pool: &PoolSpec, server: &ServerSpec) -> Option<Self> {
         match &server.endpoint {
@@ -76,7 +84,7 @@ impl Source {
             DiscoverSpec::Mname { directory } => Self::Directory(directory.clone()),
             DiscoverSpec::File { path, port, .. } => Self::File { path: path.clone(), port: *port },
             DiscoverSpec::Dns { name, port, .. } => {
-                Self::Host { name: name.clone(), port: *port, resolvers: resolvers() }
+                Self::Dns { name: name.clone(), port: *port, resolvers: resolvers() }
             }
             DiscoverSpec::Srv { name, .. } => Self::Srv { name: name.clone(), resolvers: resolvers() },
         }
@@ -101,7 +109,7 @@ impl Source {
                 Some(parent) if parent != Path::new("") => parent.to_owned(),
                 _ => PathBuf::from("."),
             }),
-            Self::Host { .. } | Self::Srv { .. } => None,
+            Self::Host { .. } | Self::Dns { .. } | Self::Srv { .. } => None,
         }
     }
 
@@ -123,7 +131,9 @@ impl Source {
                     let read = tokio::task::spawn_blocking(move || self.read_watched(known, watch));
                     read.await.unwrap_or_else(|error| (Scan::Failed(error.to_string()), None))
                 }
-                Self::Host { name, port, resolvers } => (name::addresses(name, *port, resolvers).await, None),
+                Self::Host { name, port, resolvers } | Self::Dns { name, port, resolvers } => {
+                    (name::addresses(name, *port, resolvers).await, None)
+                }
                 Self::Srv { name, resolvers } => (name::targets(name, resolvers).await, None),
             };
             Reading { scan, stamp, began, ended: Instant::now() }
@@ -159,7 +169,9 @@ impl Source {
         match self {
             Self::Directory(directory) => (directory::read(directory), None),
             Self::File { path, port } => file::read(path, *port, known),
-            Self::Host { .. } | Self::Srv { .. } => (Scan::Failed("names are not read here".into()), None),
+            Self::Host { .. } | Self::Dns { .. } | Self::Srv { .. } => {
+                (Scan::Failed("names are not read here".into()), None)
+            }
         }
     }
 
@@ -456,6 +468,26 @@ impl FirstReadings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evener_core::spec::FoundSettings;
+
+    #[test]
+    fn a_source_has_the_text_of_its_declaration() {
+        let settings = FoundSettings::DEFAULT;
+        let pool = PoolSpec {
+            discover: vec![
+                DiscoverSpec::Mname { directory: "/run/sockets".into() },
+                DiscoverSpec::File { path: "/etc/servers".into(), port: Some(80), settings },
+                DiscoverSpec::Dns { name: "app.example".into(), port: 80, settings },
+                DiscoverSpec::Srv { name: "_http._tcp.example".into(), limits: settings.limits },
+            ],
+            ..PoolSpec::new("p", vec![ServerSpec::new("app.example:80".parse().unwrap())])
+        };
+        let texts: Vec<String> = Source::all_of(&pool).iter().map(ToString::to_string).collect();
+        let mut expected: Vec<String> = pool.discover.iter().map(ToString::to_string).collect();
+        expected.insert(2, "app.example:80".into());
+        assert_eq!(texts, expected);
+        assert!(Source::all_of(&pool).iter().all(|source| *source >= Source::first()));
+    }
 
     #[test]
     fn the_order_of_addresses_stays_when_a_family_cannot_be_resolved() {

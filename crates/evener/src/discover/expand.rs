@@ -365,8 +365,10 @@ mod tests {
         ];
         let mut in_file = at(&["10.0.0.1:80", "10.0.0.3:80", "10.0.0.4:80", "10.0.0.66:80"]);
         in_file[1].weight = Some(7);
-        let lists =
-            Lists::from([("discover.file /f", in_file), ("app:80", at(&["10.0.0.5:80", "10.0.0.3:80"]))]);
+        let lists = Lists::from([
+            ("discover.file /f", in_file),
+            ("discover.dns app:80", at(&["10.0.0.5:80", "10.0.0.3:80"])),
+        ]);
         assert_eq!(
             expanded(&pool, &lists, &mut Numbers::default()),
             [

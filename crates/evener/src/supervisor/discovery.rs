@@ -241,7 +241,8 @@ impl Discovery {
 
     /// Returns the sources of a pool.
     pub(super) fn sources_of(&self, pool: &str) -> Vec<SourceView> {
-        let sources = self.sources.iter().filter(|((of, _), _)| **of == *pool);
+        let sources = self.sources.range((pool.into(), Source::first())..);
+        let sources = sources.take_while(|((name, _), _)| **name == *pool);
         let status = |((_, source), state): (&Key, &State)| {
             SourceView::new(source.to_string(), state.servers.len(), state.problem.clone())
         };

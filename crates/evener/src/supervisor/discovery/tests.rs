@@ -33,8 +33,8 @@ impl Case {
         Self { discovery: Discovery::new(sender), spec, inputs, now: Time::ZERO }
     }
 
-    fn host(&self) -> Source {
-        Source::Host { name: "app.example".into(), port: 80, resolvers: Vec::new() }
+    fn dns(&self) -> Source {
+        Source::Dns { name: "app.example".into(), port: 80, resolvers: Vec::new() }
     }
 
     fn file(&self) -> Source {
@@ -132,7 +132,7 @@ fn failed(problem: &str) -> Scan {
 #[test]
 fn each_source_keeps_its_last_servers_when_it_fails() {
     let mut case = Case::new();
-    let (file, host) = (case.file(), case.host());
+    let (file, host) = (case.file(), case.dns());
     let first =
         vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80", "10.0.0.1:80"]))];
     assert_eq!(case.configure(first), [""; 0]);
@@ -152,7 +152,7 @@ fn each_source_keeps_its_last_servers_when_it_fails() {
 #[test]
 fn a_failure_of_a_name_is_logged_although_it_had_a_problem_with_some_servers() {
     let mut case = Case::new();
-    let host = case.host();
+    let host = case.dns();
     let partial = |problem: &str| list(&["10.0.0.3:80"]).with_problem(Some(problem.into()));
     case.configure(vec![(case.file(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
     for (scan, expected) in [
@@ -170,9 +170,31 @@ fn a_failure_of_a_name_is_logged_although_it_had_a_problem_with_some_servers() {
 }
 
 #[test]
+fn a_pool_has_its_own_sources_and_each_has_one_text() {
+    let mut case = Case::new();
+    let other = |name: &str| PoolSpec { name: name.into(), ..case.spec.pools[0].clone() };
+    let others = ["o", "p1", "q"].map(other);
+    case.spec.pools.extend(others);
+    let pool = &mut case.spec.pools[0];
+    pool.servers.push(ServerSpec::new("app.example:80".parse().unwrap()));
+    let host = Source::of_server(pool, &pool.servers[1]).unwrap();
+    let (file, dns) = (case.file(), case.dns());
+    case.configure(vec![(file, list(&["10.0.0.2:80"])), (dns, list(&["10.0.0.3:80"])), (host, list(&[]))]);
+    let sources = serde_json::to_value(case.discovery.sources_of("p")).unwrap();
+    let expected = serde_json::json!([
+        {"source": "discover.file /no/such/file", "servers": 1},
+        {"source": "app.example:80", "servers": 0},
+        {"source": "discover.dns app.example:80", "servers": 1},
+    ]);
+    assert_eq!(sources, expected);
+    case.addresses();
+    assert_eq!(case.discovery.source_of("p", "10.0.0.3:80"), Some("discover.dns app.example:80"));
+}
+
+#[test]
 fn a_configuration_keeps_the_servers_of_sources_that_stay() {
     let mut case = Case::new();
-    let (file, host) = (case.file(), case.host());
+    let (file, host) = (case.file(), case.dns());
     case.configure(vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
     let events = case.configure(vec![(file, failed("x")), (host.clone(), failed("y"))]);
     assert_eq!(events, ["discovery_failed"; 2]);
@@ -191,7 +213,7 @@ fn a_configuration_keeps_the_servers_of_sources_that_stay() {
 #[test]
 fn a_slow_configuration_keeps_servers_that_were_found_later() {
     let mut case = Case::new();
-    let (file, host) = (case.file(), case.host());
+    let (file, host) = (case.file(), case.dns());
     let first = vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))];
     case.configure(first.clone());
     let began = Instant::now();
@@ -210,10 +232,10 @@ fn the_lifetime_of_a_name_counts_from_its_read() {
     let lasting = |address: &str| list(&[address]).lasting(minute);
     case.spec.pools[0].discover.remove(0);
     let Some(earlier) = Instant::now().checked_sub(minute / 2) else { return };
-    case.configure_at(earlier, vec![(case.host(), lasting("10.0.0.3:80"))]);
+    case.configure_at(earlier, vec![(case.dns(), lasting("10.0.0.3:80"))]);
     assert!(case.discovery.deadline() <= case.now + minute / 2);
     let Some(earlier) = Instant::now().checked_sub(minute / 4) else { return };
-    case.configure_at(earlier, vec![(case.host(), lasting("10.0.0.4:80"))]);
+    case.configure_at(earlier, vec![(case.dns(), lasting("10.0.0.4:80"))]);
     let next = case.discovery.deadline();
     assert!(next > case.now + minute / 2 && next <= case.now + minute * 3 / 4, "{next:?}");
 }
@@ -222,7 +244,7 @@ fn the_lifetime_of_a_name_counts_from_its_read() {
 async fn a_configuration_repeats_reads_that_were_due_or_in_progress() {
     let mut case = Case::new();
     let minute = Duration::from_secs(60);
-    let (file, host) = (case.file(), case.host());
+    let (file, host) = (case.file(), case.dns());
     let readings =
         vec![(file.clone(), list(&["10.0.0.2:80"])), (host, list(&["10.0.0.3:80"]).lasting(minute))];
     let is_due = |case: &Case, source: Source| case.discovery.sources[&("p".into(), source)].next <= case.now;
@@ -230,26 +252,26 @@ async fn a_configuration_repeats_reads_that_were_due_or_in_progress() {
     case.read(file.clone(), list(&["10.0.0.2:80"]));
     // No file changed, so nothing is due after another configuration.
     case.configure(readings.clone());
-    assert!(!is_due(&case, case.file()) && !is_due(&case, case.host()));
+    assert!(!is_due(&case, case.file()) && !is_due(&case, case.dns()));
     // A file changes while a configuration is being read.
     case.discovery.on_files_changed(case.now);
     case.configure(readings.clone());
-    assert!(is_due(&case, case.file()) && !is_due(&case, case.host()));
+    assert!(is_due(&case, case.file()) && !is_due(&case, case.dns()));
     // Reads are in progress.
     case.now += minute;
     case.discovery.on_time(case.now);
     case.configure(readings.clone());
-    assert!(is_due(&case, case.file()) && is_due(&case, case.host()));
+    assert!(is_due(&case, case.file()) && is_due(&case, case.dns()));
     // The result of such a read is not applied.
     let Some(Input::Found { found, number }) = case.inputs.recv().await else { panic!("expected a result") };
     assert_eq!(case.discovery.on_found(found, number, case.now), (None, None));
     // The lifetime of a name ends.
-    case.read(case.host(), list(&["10.0.0.3:80"]).lasting(minute));
+    case.read(case.dns(), list(&["10.0.0.3:80"]).lasting(minute));
     case.configure(readings.clone());
-    assert!(!is_due(&case, case.host()));
+    assert!(!is_due(&case, case.dns()));
     case.now += minute;
     case.configure(readings);
-    assert!(is_due(&case, case.host()));
+    assert!(is_due(&case, case.dns()));
 }
 
 #[test]
