@@ -170,7 +170,7 @@ fn a_failure_of_a_name_is_logged_although_it_had_a_problem_with_some_servers() {
 }
 
 #[test]
-fn a_pool_has_its_own_sources_and_each_has_one_text() {
+fn a_pool_has_its_sources_and_each_has_one_text() {
     let mut case = Case::new();
     let other = |name: &str| PoolSpec { name: name.into(), ..case.spec.pools[0].clone() };
     let others = ["o", "p1", "q"].map(other);
