@@ -284,7 +284,7 @@ impl Discovery {
             pool: spec.name.clone(),
             server: server.clone(),
             reason:
-                "it is an address of a service that uses the pool, so clients would be forwarded without end"
+                "it leads back to a service that uses the pool, so clients would be forwarded without end"
                     .into(),
         });
         let events = refused.collect();
