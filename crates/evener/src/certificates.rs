@@ -111,6 +111,12 @@ impl TlsSettings {
         self.files.iter().any(|(path, stamp)| stamp_of(path) != *stamp)
     }
 
+    /// Creates settings without certificates that depend on a missing file.
+    #[cfg(test)]
+    pub(crate) fn of_missing_file(path: PathBuf) -> Self {
+        Self { files: BTreeMap::from([(path, None)]), ..Self::default() }
+    }
+
     /// Returns true if no files were read.
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()

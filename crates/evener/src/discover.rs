@@ -8,7 +8,7 @@ mod file;
 mod name;
 mod watch;
 
-pub(crate) use expand::{Expanded, Numbers, expand};
+pub(crate) use expand::{Candidates, Expanded, Numbers, expand};
 pub(crate) use file::Stamp;
 pub(crate) use watch::Watcher;
 
@@ -21,7 +21,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Interest;
 
 /// Interval of reads of a directory, which come in addition to notifications of changes.
@@ -42,8 +42,10 @@ pub(crate) enum Source {
     Directory(PathBuf),
     /// A list of servers, and the port of addresses without a port.
     File { path: PathBuf, port: Option<u16> },
-    /// The addresses of a host name.
+    /// The addresses of the host name of a configured server.
     Host { name: String, port: u16, resolvers: Vec<SocketAddr> },
+    /// The addresses of a host name for which servers are found.
+    Dns { name: String, port: u16, resolvers: Vec<SocketAddr> },
     /// The targets of SRV records.
     Srv { name: String, resolvers: Vec<SocketAddr> },
 }
@@ -54,12 +56,18 @@ impl fmt::Display for Source {
             Self::Directory(directory) => write!(out, "discover.mname {}", directory.display()),
             Self::File { path, .. } => write!(out, "discover.file {}", path.display()),
             Self::Host { name, port, .. } => write!(out, "{name}:{port}"),
+            Self::Dns { name, port, .. } => write!(out, "discover.dns {name}:{port}"),
             Self::Srv { name, .. } => write!(out, "discover.srv {name}"),
         }
     }
 }
 
 impl Source {
+    /// Returns the source that comes before all others.
+    pub(crate) fn first() -> Self {
+        Self::Directory(PathBuf::new())
+    }
+
     /// Returns the source of the addresses of a server that is given by a host name.
     pub(crate) fn of_server(pool: &PoolSpec, server: &ServerSpec) -> Option<Self> {
         match &server.endpoint {
@@ -76,7 +84,7 @@ impl Source {
             DiscoverSpec::Mname { directory } => Self::Directory(directory.clone()),
             DiscoverSpec::File { path, port, .. } => Self::File { path: path.clone(), port: *port },
             DiscoverSpec::Dns { name, port, .. } => {
-                Self::Host { name: name.clone(), port: *port, resolvers: resolvers() }
+                Self::Dns { name: name.clone(), port: *port, resolvers: resolvers() }
             }
             DiscoverSpec::Srv { name, .. } => Self::Srv { name: name.clone(), resolvers: resolvers() },
         }
@@ -101,7 +109,7 @@ impl Source {
                 Some(parent) if parent != Path::new("") => parent.to_owned(),
                 _ => PathBuf::from("."),
             }),
-            Self::Host { .. } | Self::Srv { .. } => None,
+            Self::Host { .. } | Self::Dns { .. } | Self::Srv { .. } => None,
         }
     }
 
@@ -116,33 +124,38 @@ impl Source {
             _ => Interest::Contents,
         };
         let watch = watcher.zip(self.location()).map(|(watcher, location)| watcher.watch(location, interest));
+        let began = Instant::now();
         async move {
-            match &self {
+            let (scan, stamp) = match &self {
                 Self::Directory(_) | Self::File { .. } => {
                     let read = tokio::task::spawn_blocking(move || self.read_watched(known, watch));
-                    read.await.unwrap_or_else(|error| Reading::failed(error.to_string()))
+                    read.await.unwrap_or_else(|error| (Scan::Failed(error.to_string()), None))
                 }
-                Self::Host { name, port, resolvers } => name::addresses(name, *port, resolvers).await.into(),
-                Self::Srv { name, resolvers } => name::targets(name, resolvers).await.into(),
-            }
+                Self::Host { name, port, resolvers } | Self::Dns { name, port, resolvers } => {
+                    (name::addresses(name, *port, resolvers).await, None)
+                }
+                Self::Srv { name, resolvers } => (name::targets(name, resolvers).await, None),
+            };
+            Reading { scan, stamp, began, ended: Instant::now() }
         }
     }
 
     /// Reads the source for a new configuration. Servers that are not required do not delay it.
     async fn first_reading(self, need: Resolve) -> Reading {
+        let began = Instant::now();
         let read = self.read(None, None);
         match need {
             Resolve::Required => read.await,
             Resolve::Optional => match tokio::time::timeout(OPTIONAL_WAIT, read).await {
                 Ok(reading) => reading,
-                Err(_) => Reading::failed(format!("no response within {OPTIONAL_WAIT:?}")),
+                Err(_) => Reading::failed(format!("no response within {OPTIONAL_WAIT:?}"), began),
             },
         }
     }
 
     /// Reads a source in the file system. The watch starts before the read, so that no change between them is
     /// missed.
-    fn read_watched(&self, known: Option<Stamp>, watch: Option<impl Fn() -> bool>) -> Reading {
+    fn read_watched(&self, known: Option<Stamp>, watch: Option<impl Fn() -> bool>) -> (Scan, Option<Stamp>) {
         let is_watched = watch.as_ref().is_none_or(|watch| watch());
         let reading = self.read_blocking(known);
         if is_watched || watch.is_none_or(|watch| !watch()) {
@@ -152,24 +165,23 @@ impl Source {
         self.read_blocking(known)
     }
 
-    fn read_blocking(&self, known: Option<Stamp>) -> Reading {
+    fn read_blocking(&self, known: Option<Stamp>) -> (Scan, Option<Stamp>) {
         match self {
-            Self::Directory(directory) => directory::read(directory).into(),
-            Self::File { path, port } => {
-                let (scan, stamp) = file::read(path, *port, known);
-                Reading { scan, stamp }
+            Self::Directory(directory) => (directory::read(directory), None),
+            Self::File { path, port } => file::read(path, *port, known),
+            Self::Host { .. } | Self::Dns { .. } | Self::Srv { .. } => {
+                (Scan::Failed("names are not read here".into()), None)
             }
-            Self::Host { .. } | Self::Srv { .. } => Reading::failed("names are not read here".into()),
         }
     }
 
-    /// Returns the time until the next read after a read with this result. `failures` is the number of
-    /// consecutive failures.
-    pub(crate) fn pause(&self, scan: &Scan, failures: u32) -> Duration {
-        match (self, scan) {
+    /// Returns the time until the next read after this read. `failures` is the number of consecutive failures.
+    pub(crate) fn pause(&self, reading: &Reading, failures: u32) -> Duration {
+        match (self, &reading.scan) {
             (Self::Directory(_), _) => DIRECTORY_EVERY,
             (Self::File { .. }, _) => FILE_EVERY,
-            (_, Scan::Listed(list)) => list.valid_for,
+            // The result of a first read may have waited for other sources.
+            (_, Scan::Listed(list)) => list.valid_for.saturating_sub(reading.ended.elapsed()),
             _ => RETRY_MAX.min(Duration::from_secs(1 << failures.saturating_sub(1).min(16))),
         }
     }
@@ -181,6 +193,8 @@ pub(crate) struct Reading {
     scan: Scan,
     /// Identity of the contents, if the source is a file.
     stamp: Option<Stamp>,
+    began: Instant,
+    ended: Instant,
 }
 
 impl Reading {
@@ -194,15 +208,20 @@ impl Reading {
         self.stamp
     }
 
-    /// Creates the result of a failed read.
-    pub(crate) fn failed(problem: String) -> Self {
-        Scan::Failed(problem).into()
+    /// Returns the time at which the read began. A read that began later has newer servers.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
-}
 
-impl From<Scan> for Reading {
-    fn from(scan: Scan) -> Self {
-        Self { scan, stamp: None }
+    /// Creates the result of a read that began at `began` and has failed now.
+    fn failed(problem: String, began: Instant) -> Self {
+        Self { scan: Scan::Failed(problem), stamp: None, began, ended: Instant::now() }
+    }
+
+    /// Creates the result of a read that began and ended at `at`.
+    #[cfg(test)]
+    pub(crate) fn at(scan: Scan, at: Instant) -> Self {
+        Self { scan, stamp: None, began: at, ended: at }
     }
 }
 
@@ -248,7 +267,17 @@ impl Scan {
         Self::Listed(List { servers, problem: None, unknown: None, valid_for: Duration::ZERO })
     }
 
-    fn with_problem(self, problem: Option<String>) -> Self {
+    /// Sets the lifetime of the servers of a name.
+    #[cfg(test)]
+    pub(crate) fn lasting(self, valid_for: Duration) -> Self {
+        match self {
+            Self::Listed(list) => Self::Listed(List { valid_for, ..list }),
+            other => other,
+        }
+    }
+
+    /// Sets the problem of a source that lists servers.
+    pub(crate) fn with_problem(self, problem: Option<String>) -> Self {
         match self {
             Self::Listed(list) => Self::Listed(List { problem, ..list }),
             other => other,
@@ -277,18 +306,21 @@ impl Scan {
         self.problem().filter(|_| self.servers().is_none())
     }
 
-    /// Returns the servers that the source has now. `before` are the servers that it had.
-    pub(crate) fn or_before(&self, before: Vec<Listed>) -> Vec<Listed> {
-        let Self::Listed(list) = self else { return before };
-        let unknown = |server: &Listed| match (&server.target, list.unknown) {
-            (Target::Ip(address), Some(family)) => family.has(address.ip()),
-            _ => false,
-        };
+    /// Returns the servers that the source has now, if they are known. `before` are the servers that it had.
+    pub(crate) fn servers_after(&self, before: &[Listed]) -> Option<Vec<Listed>> {
+        let Self::Listed(list) = self else { return None };
         let mut servers = list.servers.clone();
-        let known: BTreeSet<Target> = servers.iter().map(|server| server.target.clone()).collect();
-        servers
-            .extend(before.into_iter().filter(|server| unknown(server) && !known.contains(&server.target)));
-        servers
+        let Some(unknown) = list.unknown else { return Some(servers) };
+        let is_unknown = |server: &Listed| match &server.target {
+            Target::Ip(address) => unknown.has(address.ip()),
+            Target::Unix(_) => false,
+        };
+        let known: BTreeSet<&Target> = list.servers.iter().map(|server| &server.target).collect();
+        let earlier = before.iter().filter(|server| is_unknown(server) && !known.contains(&server.target));
+        servers.extend(earlier.cloned());
+        // The order does not depend on which family could be resolved.
+        servers.sort_unstable();
+        Some(servers)
     }
 }
 
@@ -355,19 +387,20 @@ impl FirstReadings {
                 }
             }
         }
+        let began = Instant::now();
         let mut reads = tokio::task::JoinSet::new();
         for (source, need) in needs {
             reads.spawn(async move { (source.clone().first_reading(need).await, source) });
         }
         let mut readings = BTreeMap::new();
-        let until = tokio::time::Instant::now() + ALL_WAIT;
+        let until = tokio::time::Instant::from_std(began + ALL_WAIT);
         while let Ok(Some(done)) = tokio::time::timeout_at(until, reads.join_next()).await {
             readings.extend(done.map(|(reading, source)| (source, reading)));
         }
         let of_pool = |pool: &PoolSpec| {
             let name = pool.name.clone();
             let reading = |source: Source| {
-                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"));
+                let late = || Reading::failed(format!("it was not read within {ALL_WAIT:?}"), began);
                 let reading = readings.get(&source).cloned().unwrap_or_else(late);
                 ((name.clone(), source), reading)
             };
@@ -429,5 +462,47 @@ impl FirstReadings {
     /// Returns the results one by one.
     pub(crate) fn into_found(self) -> impl Iterator<Item = Found> {
         self.0.into_iter().map(|((pool, source), reading)| Found { pool, source, reading })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::spec::FoundSettings;
+
+    #[test]
+    fn a_source_has_the_text_of_its_declaration() {
+        let settings = FoundSettings::DEFAULT;
+        let pool = PoolSpec {
+            discover: vec![
+                DiscoverSpec::Mname { directory: "/run/sockets".into() },
+                DiscoverSpec::File { path: "/etc/servers".into(), port: Some(80), settings },
+                DiscoverSpec::Dns { name: "app.example".into(), port: 80, settings },
+                DiscoverSpec::Srv { name: "_http._tcp.example".into(), limits: settings.limits },
+            ],
+            ..PoolSpec::new("p", vec![ServerSpec::new("app.example:80".parse().unwrap())])
+        };
+        let texts: Vec<String> = Source::all_of(&pool).iter().map(ToString::to_string).collect();
+        let mut expected: Vec<String> = pool.discover.iter().map(ToString::to_string).collect();
+        expected.insert(2, "app.example:80".into());
+        assert_eq!(texts, expected);
+        assert!(Source::all_of(&pool).iter().all(|source| *source >= Source::first()));
+    }
+
+    #[test]
+    fn the_order_of_addresses_stays_when_a_family_cannot_be_resolved() {
+        let scan = |addresses: &[&str], unknown: Option<Family>| {
+            let server = |address: &&str| Listed::of_host(address.parse().unwrap(), "app.example");
+            let servers = addresses.iter().map(server).collect();
+            Scan::Listed(List { servers, problem: None, unknown, valid_for: Duration::ZERO })
+        };
+        let both = ["10.0.0.1:80", "10.0.0.2:80", "[2001:db8::1]:80", "[2001:db8::2]:80"];
+        let before = scan(&both, None).servers_after(&[]).unwrap();
+        for (resolved, unknown) in [(&both[2..], Family::V4), (&both[..2], Family::V6)] {
+            let after = scan(resolved, Some(unknown)).servers_after(&before).unwrap();
+            assert_eq!(after, before, "{unknown:?}");
+        }
+        let after = scan(&both[3..], Some(Family::V4)).servers_after(&before).unwrap();
+        assert_eq!(after, [&before[..2], &before[3..]].concat());
     }
 }

@@ -1,6 +1,6 @@
 //! Services that form a loop: a service has a server that is a listen address of the service itself, or of
 //! another service that leads back to the first service. Connections would be forwarded without end. The servers of
-//! a configuration are checked after its names are resolved, and servers that are found later before they are used
+//! a configuration are checked after its names are resolved, and servers that are found, before they are used
 //! ([`Guard`]). Loops through other instances are found at run time.
 
 use crate::config::{Config, Problem};
@@ -192,7 +192,7 @@ impl<'a> Guard<'a> {
     }
 
     /// Returns true if a server at `target` makes `pool` lead back to a service that uses the pool. `targets`
-    /// returns the addresses of the servers of another pool.
+    /// returns the addresses of the servers of a pool.
     pub(crate) fn is_loop(&self, pool: &str, target: &Target, targets: impl Fn(&str) -> Vec<Target>) -> bool {
         let Some(listeners) = &self.listeners else { return false };
         let services = self.services.iter().enumerate();

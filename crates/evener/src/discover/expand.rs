@@ -105,6 +105,32 @@ impl Expanded {
     }
 }
 
+/// Addresses of the servers that a pool would have if none were refused.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    /// Addresses in the configuration.
+    fixed: Vec<Target>,
+    /// Addresses that sources list.
+    listed: Vec<Target>,
+}
+
+impl Candidates {
+    /// Returns the addresses of a pool. `listed` returns the servers that a source lists.
+    pub(crate) fn of<'a>(pool: &PoolSpec, listed: impl Fn(&Source) -> &'a [Listed]) -> Self {
+        let fixed = pool.servers.iter().filter_map(|server| server.endpoint.target()).collect();
+        let sources = Source::all_of(pool);
+        let servers = sources.iter().flat_map(listed);
+        Self { fixed, listed: servers.map(|server| server.target.clone()).collect() }
+    }
+
+    /// Returns the addresses without those listed addresses that `is_possible` rejects.
+    pub(crate) fn retain(mut self, is_possible: impl Fn(&Target) -> bool) -> Vec<Target> {
+        self.listed.retain(is_possible);
+        self.fixed.append(&mut self.listed);
+        self.fixed
+    }
+}
+
 /// Returns the servers of a pool. `listed` returns the servers that a source lists, and `refuses` returns true for an
 /// address that leads back to a service of the pool.
 pub(crate) fn expand<'a>(
@@ -339,8 +365,10 @@ mod tests {
         ];
         let mut in_file = at(&["10.0.0.1:80", "10.0.0.3:80", "10.0.0.4:80", "10.0.0.66:80"]);
         in_file[1].weight = Some(7);
-        let lists =
-            Lists::from([("discover.file /f", in_file), ("app:80", at(&["10.0.0.5:80", "10.0.0.3:80"]))]);
+        let lists = Lists::from([
+            ("discover.file /f", in_file),
+            ("discover.dns app:80", at(&["10.0.0.5:80", "10.0.0.3:80"])),
+        ]);
         assert_eq!(
             expanded(&pool, &lists, &mut Numbers::default()),
             [

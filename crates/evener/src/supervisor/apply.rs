@@ -39,9 +39,9 @@ impl Supervisor {
         self.configurations += 1;
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
-        let pools = self.expand_all(&config);
+        let pools = self.expand_all(&config, &new_listeners);
         let changes = self.changes(&config.spec, &pools, &tls);
-        self.certificates.replace(tls);
+        self.certificates.configure(tls);
         self.request_logs.update(logs, &config);
         let changed_pools = changes.pools();
         let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));

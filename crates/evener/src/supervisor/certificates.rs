@@ -44,6 +44,13 @@ impl Certificates {
         self.tls = tls;
     }
 
+    /// Puts the TLS settings of a new configuration in use. A check during the reload may have put newer files in
+    /// use, so the next check is due immediately.
+    pub(super) fn configure(&mut self, tls: TlsSettings) {
+        self.replace(tls);
+        self.next = Time::ZERO;
+    }
+
     /// Returns the time of the next check.
     pub(super) fn deadline(&self) -> Time {
         if self.tls.is_empty() || self.busy { Time::NEVER } else { self.next }
@@ -108,5 +115,28 @@ impl Certificates {
     pub(super) fn warnings(&mut self, now: Time) -> Vec<Event> {
         self.warned = now;
         self.tls.warnings().into_iter().map(|text| Event::Notice { text }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_are_checked_immediately_after_a_configuration() {
+        let (sender, mut inputs) = mpsc::channel(1);
+        let tls = || TlsSettings::of_missing_file("/no/such/file.pem".into());
+        let mut certificates = Certificates::default();
+        certificates.configure(tls());
+        let now = Time::ZERO + Duration::from_secs(60);
+        for configuration in 1..3 {
+            certificates.on_time(now, &Config::default(), configuration, &sender);
+            let Some(Input::Reread(reread)) = inputs.recv().await else { panic!("expected a result") };
+            assert!(certificates.on_reread(reread, configuration).is_ok_and(|found| found.is_none()));
+            assert_eq!(certificates.deadline(), now + CHECK_EVERY);
+            // A check that puts newer files in use is followed by older files of a slow reload.
+            certificates.configure(tls());
+            assert!(certificates.deadline() <= now, "{:?}", certificates.deadline());
+        }
     }
 }

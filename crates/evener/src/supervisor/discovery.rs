@@ -2,32 +2,37 @@
 //! directories. Each source has its own interval. Servers are added to and removed from their pools as a reload
 //! adds and removes servers, and keep their identity. A source that cannot be read changes nothing.
 
-use super::listeners::Listeners;
-use super::pools::Pools;
+mod loop_check;
+#[cfg(test)]
+mod tests;
+
+use super::listeners::NewListeners;
 use super::{Input, Supervisor};
 use crate::config::Config;
 use crate::discover::{
-    Expanded, FirstReadings, Found, Listed, Numbers, Scan, Source, Stamp, Watcher, expand,
+    Expanded, FirstReadings, Found, Listed, Numbers, Reading, Scan, Source, Stamp, Watcher, expand,
 };
-use crate::loops::Guard;
 use crate::state::SourceView;
 use evener_core::event::Event;
-use evener_core::pool::Pool;
 use evener_core::spec::{PoolSpec, Spec};
 use evener_core::{Target, Time};
-use std::cell::LazyCell;
+use loop_check::LoopCheck;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// A source of a pool.
 type Key = (Arc<str>, Source);
 
+/// The state of each source.
+type Sources = BTreeMap<Key, State>;
+
 /// The sources of all pools, with the servers that they list.
 pub(super) struct Discovery {
     sender: mpsc::Sender<Input>,
-    sources: BTreeMap<Key, State>,
+    sources: Sources,
     pools: BTreeMap<Arc<str>, PoolState>,
     watcher: Option<Watcher>,
     /// Directories that the watcher watches.
@@ -48,8 +53,11 @@ struct State {
     next: Time,
     /// Number of the read in progress.
     reading: Option<u64>,
-    /// True if a file changed during the read in progress, which may have missed the change.
+    /// True if another read has to follow: a file changed during the read in progress, which may have missed the
+    /// change.
     again: bool,
+    /// Start of the last read that was applied.
+    began: Option<Instant>,
     /// Number of consecutive failures.
     failures: u32,
     stamp: Option<Stamp>,
@@ -66,24 +74,43 @@ struct PoolState {
 }
 
 impl State {
-    /// Applies the result of a read.
-    fn update(&mut self, (pool, source): &Key, scan: &Scan, now: Time) -> Option<Event> {
-        if *scan == Scan::Unchanged {
-            self.next = now + source.pause(scan, self.failures);
-            return None;
+    /// Applies the result of a read, unless the result of a later read was applied. Returns whether the servers
+    /// changed, and an event.
+    fn apply(&mut self, (pool, source): &Key, reading: &Reading, now: Time) -> (bool, Option<Event>) {
+        if self.began.is_some_and(|began| reading.began() < began) {
+            return (false, None);
         }
-        self.servers = scan.or_before(std::mem::take(&mut self.servers));
+        self.began = Some(reading.began());
+        let scan = reading.scan();
+        if *scan == Scan::Unchanged {
+            self.next = now + source.pause(reading, self.failures);
+            return (false, None);
+        }
+        self.stamp = reading.stamp();
+        let servers = scan.servers_after(&self.servers).filter(|servers| *servers != self.servers);
+        let is_changed = servers.is_some();
+        self.servers = servers.unwrap_or_else(|| std::mem::take(&mut self.servers));
+        let had_failed = self.failures > 0;
         self.failures = if scan.failure().is_some() { self.failures.saturating_add(1) } else { 0 };
-        self.next = now + source.pause(scan, self.failures);
+        self.next = now + source.pause(reading, self.failures);
         let (pool, source_text) = (pool.clone(), source.to_string());
         let before = std::mem::replace(&mut self.problem, scan.problem().map(str::to_owned));
-        match (before, self.problem.clone()) {
-            // The reasons why a name does not resolve may alternate.
-            (Some(before), Some(problem)) if before == problem || !source.is_watched() => None,
+        let event = match (before, self.problem.clone()) {
+            (Some(before), Some(problem)) if before == problem => None,
+            // The reasons why a name does not resolve may alternate. A problem with some of its servers is not a
+            // failure.
+            (Some(_), Some(_)) if had_failed && self.failures > 0 && !source.is_watched() => None,
             (_, Some(problem)) => Some(Event::DiscoveryFailed { pool, source: source_text, problem }),
             (Some(_), None) => Some(Event::DiscoveryRecovered { pool, source: source_text }),
             (None, None) => None,
-        }
+        };
+        (is_changed, event)
+    }
+
+    /// Prepares for the first reading of a new configuration, which may be older than the present state. A read
+    /// in progress is not applied, so another read follows.
+    fn prepare(&mut self, now: Time) {
+        self.again |= self.reading.take().is_some() || self.next <= now;
     }
 }
 
@@ -107,12 +134,29 @@ impl Discovery {
             .iter()
             .flat_map(|pool| Source::all_of(pool).into_iter().map(|source| (pool.name.clone(), source)));
         let mut before = std::mem::take(&mut self.sources);
-        self.sources = keys.map(|key| (key.clone(), before.remove(&key).unwrap_or_default())).collect();
+        let mut state_of = |key: &Key| match before.remove(key) {
+            Some(mut state) => {
+                state.prepare(now);
+                state
+            }
+            // The watch begins with a read, which finds changes since the first reading.
+            None => State { again: key.1.is_watched(), ..State::default() },
+        };
+        self.sources = keys
+            .map(|key| {
+                let state = state_of(&key);
+                (key, state)
+            })
+            .collect();
         let mut old_pools = std::mem::take(&mut self.pools);
         let retained =
             |pool: &PoolSpec| (pool.name.clone(), old_pools.remove(&pool.name).unwrap_or_default());
         self.pools = spec.pools.iter().map(retained).collect();
-        let events = readings.into_found().filter_map(|found| self.update(found, now)).collect();
+        let apply = |found: Found| {
+            let (key, reading) = found.into_parts();
+            self.sources.get_mut(&key)?.apply(&key, &reading, now).1
+        };
+        let events = readings.into_found().filter_map(apply).collect();
         let watched: BTreeSet<PathBuf> =
             self.sources.keys().filter_map(|(_, source)| source.location()).collect();
         let is_watched_anew = self.watched != watched;
@@ -120,24 +164,13 @@ impl Discovery {
             (self.watcher, self.watched) = (None, watched);
         }
         for ((_, source), state) in &mut self.sources {
-            // A read in progress began before the reading that is applied now.
-            state.reading = None;
             // An immediate read finds changes between the first reading and the start of the watch.
-            if is_watched_anew && source.is_watched() {
+            if std::mem::take(&mut state.again) || (is_watched_anew && source.is_watched()) {
                 state.next = now;
             }
         }
         self.schedule();
         events
-    }
-
-    fn update(&mut self, found: Found, now: Time) -> Option<Event> {
-        let (key, reading) = found.into_parts();
-        let state = self.sources.get_mut(&key)?;
-        if *reading.scan() != Scan::Unchanged {
-            state.stamp = reading.stamp();
-        }
-        state.update(&key, reading.scan(), now)
     }
 
     fn schedule(&mut self) {
@@ -208,7 +241,8 @@ impl Discovery {
 
     /// Returns the sources of a pool.
     pub(super) fn sources_of(&self, pool: &str) -> Vec<SourceView> {
-        let sources = self.sources.iter().filter(|((of, _), _)| **of == *pool);
+        let sources = self.sources.range((pool.into(), Source::first())..);
+        let sources = sources.take_while(|((name, _), _)| **name == *pool);
         let status = |((_, source), state): (&Key, &State)| {
             SourceView::new(source.to_string(), state.servers.len(), state.problem.clone())
         };
@@ -223,32 +257,34 @@ impl Discovery {
             return (None, None);
         };
         state.reading = None;
-        let (before, is_again) = (state.servers.clone(), std::mem::take(&mut state.again));
-        let pool = key.0.clone();
-        let event = self.update(Found::new(key.0.clone(), key.1.clone(), reading), now);
-        let state = self.sources.get_mut(&key);
-        let is_changed = state.as_ref().is_some_and(|state| state.servers != before);
-        if let Some(state) = state {
-            state.next = if is_again { now } else { state.next };
-            self.next = self.next.min(state.next);
+        let (is_changed, event) = state.apply(&key, &reading, now);
+        if std::mem::take(&mut state.again) {
+            state.next = now;
         }
-        (is_changed.then_some(pool), event)
+        self.next = self.next.min(state.next);
+        (is_changed.then_some(key.0), event)
+    }
+
+    /// Returns the pools whose servers may change after the servers of the sources of a pool changed: the pool, and
+    /// pools with a refused address, which may no longer lead back.
+    fn affected_by(&self, changed: &str) -> BTreeSet<Arc<str>> {
+        let is_affected =
+            |(name, pool): &(&Arc<str>, &PoolState)| ***name == *changed || !pool.refused.is_empty();
+        self.pools.iter().filter(is_affected).map(|(name, _)| name.clone()).collect()
     }
 
     /// Returns the servers of a pool, and an event for each address that is newly refused.
-    fn expand(&mut self, spec: &PoolSpec, refuses: impl Fn(&Target) -> bool) -> (Expanded, Vec<Event>) {
-        let sources = &self.sources;
-        let listed = |source: &Source| {
-            sources.get(&(spec.name.clone(), source.clone())).map_or(&[][..], |state| &state.servers)
-        };
+    fn expand(&mut self, spec: &PoolSpec, loops: &LoopCheck<'_>) -> (Expanded, Vec<Event>) {
         let pool = self.pools.entry(spec.name.clone()).or_default();
-        let mut expanded = expand(spec, listed, refuses, &mut pool.numbers);
+        let sources = &self.sources;
+        let refuses = |target: &Target| loops.refuses(&spec.name, target, sources);
+        let mut expanded = expand(spec, |source| listed(sources, spec, source), refuses, &mut pool.numbers);
         pool.origins = expanded.take_origins();
         let refused = expanded.refused().difference(&pool.refused).map(|server| Event::ServerRefused {
             pool: spec.name.clone(),
             server: server.clone(),
             reason:
-                "it is an address of a service that uses the pool, so clients would be forwarded without end"
+                "it leads back to a service that uses the pool, so clients would be forwarded without end"
                     .into(),
         });
         let events = refused.collect();
@@ -257,49 +293,46 @@ impl Discovery {
     }
 }
 
-/// Returns the servers of a pool of a configuration.
-fn expand_pool(
-    discovery: &mut Discovery,
-    (config, spec): (&Config, &PoolSpec),
-    pools: &Pools,
-    listeners: &Listeners,
-) -> (Expanded, Vec<Event>) {
-    let guard = LazyCell::new(|| Guard::new(config, listeners.addresses()));
-    let targets = |pool: &str| -> Vec<Target> {
-        let servers = pools.get(pool).map_or(&[][..], Pool::servers);
-        servers.iter().map(|server| server.target.clone()).collect()
-    };
-    discovery.expand(spec, |target| guard.is_loop(&spec.name, target, targets))
+/// Returns the servers that a source of a pool lists.
+fn listed<'a>(sources: &'a Sources, pool: &PoolSpec, source: &Source) -> &'a [Listed] {
+    sources.get(&(pool.name.clone(), source.clone())).map_or(&[], |state| &state.servers)
 }
 
 impl Supervisor {
-    /// Returns the servers of each pool of a configuration that is being applied.
-    pub(super) fn expand_all(&mut self, config: &Config) -> Vec<Expanded> {
-        let mut all = Vec::with_capacity(config.spec.pools.len());
-        for spec in &config.spec.pools {
-            let (expanded, events) =
-                expand_pool(&mut self.discovery, (config, spec), &self.pools, &self.listeners);
-            self.log_all(&events);
-            all.push(expanded);
-        }
+    /// Returns the servers of each pool of a configuration that is being applied with new listeners.
+    pub(super) fn expand_all(&mut self, config: &Config, new_listeners: &NewListeners) -> Vec<Expanded> {
+        let loops = LoopCheck::new(config, &self.pools, (&self.listeners, new_listeners));
+        let expanded = config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops));
+        let (all, events): (Vec<Expanded>, Vec<Vec<Event>>) = expanded.unzip();
+        events.iter().for_each(|events| self.log_all(events));
         all
     }
 
-    /// Adds and removes servers of a pool after a source listed others.
+    /// Adds and removes servers of pools after a source listed others.
     pub(super) fn on_found(&mut self, found: Found, number: u64) {
         let now = self.now();
         let (changed, event) = self.discovery.on_found(found, number, now);
         event.iter().for_each(|event| self.log(event));
         let Some(name) = changed else { return };
-        let Some(spec) = self.config.spec.pools.iter().find(|pool| pool.name == name) else { return };
-        let (expanded, events) =
-            expand_pool(&mut self.discovery, (&self.config, spec), &self.pools, &self.listeners);
-        self.log_all(&events);
-        let had_persistent = self.pools.has_persistent(&name);
-        if let Some(events) = self.pools.update(&expanded, now) {
-            self.log_all(&events);
+        let affected = self.discovery.affected_by(&name);
+        let no_listeners = NewListeners::new();
+        let loops = LoopCheck::new(&self.config, &self.pools, (&self.listeners, &no_listeners));
+        let specs = self.config.spec.pools.iter().filter(|spec| affected.contains(&spec.name));
+        let expanded: Vec<_> = specs.map(|spec| self.discovery.expand(spec, &loops)).collect();
+        let (mut is_changed, mut has_persistent) = (false, false);
+        for (pool, refused) in &expanded {
+            self.log_all(refused);
+            let name = &pool.spec().name;
+            let had_persistent = self.pools.has_persistent(name);
+            if let Some(events) = self.pools.update(pool, now) {
+                self.log_all(&events);
+                is_changed = true;
+                has_persistent |= had_persistent || self.pools.has_persistent(name);
+            }
+        }
+        if is_changed {
             self.publish();
-            if had_persistent || self.pools.has_persistent(&name) {
+            if has_persistent {
                 self.plane.maintain();
             }
             // More servers may be checked now.
@@ -307,149 +340,5 @@ impl Supervisor {
             self.divide_descriptors(&spec);
             self.config.spec = spec;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::discover::Reading;
-    use evener_core::spec::{DiscoverSpec, FoundSettings, ServerSpec};
-    use std::time::Duration;
-
-    /// A pool with a source of each kind, and its discovery.
-    struct Case {
-        discovery: Discovery,
-        spec: Spec,
-        inputs: mpsc::Receiver<Input>,
-        now: Time,
-    }
-
-    impl Case {
-        fn new() -> Self {
-            let (sender, inputs) = mpsc::channel(16);
-            let settings = FoundSettings::DEFAULT;
-            let pool = PoolSpec {
-                discover: vec![
-                    DiscoverSpec::File { path: "/no/such/file".into(), port: None, settings },
-                    DiscoverSpec::Dns { name: "app.example".into(), port: 80, settings },
-                ],
-                ..PoolSpec::new("p", vec![ServerSpec::new("10.0.0.1:80".parse().unwrap())])
-            };
-            let spec = Spec { pools: vec![pool], services: Vec::new() };
-            Self { discovery: Discovery::new(sender), spec, inputs, now: Time::ZERO }
-        }
-
-        fn host(&self) -> Source {
-            Source::Host { name: "app.example".into(), port: 80, resolvers: Vec::new() }
-        }
-
-        fn file(&self) -> Source {
-            Source::File { path: "/no/such/file".into(), port: None }
-        }
-
-        fn configure(&mut self, readings: Vec<(Source, Scan)>) -> Vec<&'static str> {
-            let readings =
-                readings.into_iter().map(|(source, scan)| Found::new("p".into(), source, scan.into()));
-            let events =
-                self.discovery.configure(&self.spec, FirstReadings::new(readings.collect()), self.now);
-            events.iter().map(Event::name).collect()
-        }
-
-        /// Applies the result of a read that was due. Returns whether the servers changed, and the event.
-        fn read(&mut self, source: Source, scan: Scan) -> (bool, Option<&'static str>) {
-            self.discovery.reads += 1;
-            let number = self.discovery.reads;
-            let key = ("p".into(), source.clone());
-            self.discovery.sources.get_mut(&key).unwrap().reading = Some(number);
-            let found = Found::new("p".into(), source, Reading::from(scan));
-            let (changed, event) = self.discovery.on_found(found, number, self.now);
-            (changed.is_some(), event.as_ref().map(Event::name))
-        }
-
-        fn addresses(&mut self) -> Vec<String> {
-            let spec = self.spec.pools[0].clone();
-            let (expanded, _) = self.discovery.expand(&spec, |_| false);
-            expanded.targets().iter().map(ToString::to_string).collect()
-        }
-    }
-
-    fn list(addresses: &[&str]) -> Scan {
-        Scan::listed(
-            addresses.iter().map(|address| Listed::at(Target::Ip(address.parse().unwrap()))).collect(),
-        )
-    }
-
-    fn failed(problem: &str) -> Scan {
-        Scan::Failed(problem.into())
-    }
-
-    #[test]
-    fn each_source_keeps_its_last_servers_when_it_fails() {
-        let mut case = Case::new();
-        let (file, host) = (case.file(), case.host());
-        let first = vec![
-            (file.clone(), list(&["10.0.0.2:80"])),
-            (host.clone(), list(&["10.0.0.3:80", "10.0.0.1:80"])),
-        ];
-        assert_eq!(case.configure(first), [""; 0]);
-        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-        assert_eq!(case.read(host.clone(), failed("a")), (false, Some("discovery_failed")));
-        assert_eq!(
-            case.read(host.clone(), failed("b")),
-            (false, None),
-            "the failure of a name is logged once"
-        );
-        assert_eq!(case.read(file.clone(), failed("line 1")), (false, Some("discovery_failed")));
-        assert_eq!(case.read(file.clone(), failed("line 1")), (false, None));
-        assert_eq!(case.read(file.clone(), failed("line 2")), (false, Some("discovery_failed")));
-        assert_eq!(case.read(file.clone(), Scan::Unchanged), (false, None));
-        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-        assert_eq!(case.read(host, list(&["10.0.0.4:80"])), (true, Some("discovery_recovered")));
-        assert_eq!(case.read(file, list(&["10.0.0.2:80"])), (false, Some("discovery_recovered")));
-        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.4:80"]);
-    }
-
-    #[test]
-    fn a_configuration_keeps_the_servers_of_sources_that_stay() {
-        let mut case = Case::new();
-        let (file, host) = (case.file(), case.host());
-        case.configure(vec![(file.clone(), list(&["10.0.0.2:80"])), (host.clone(), list(&["10.0.0.3:80"]))]);
-        let events = case.configure(vec![(file, failed("x")), (host.clone(), failed("y"))]);
-        assert_eq!(events, ["discovery_failed"; 2]);
-        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-        // A read that began before the configuration is ignored.
-        let found = Found::new("p".into(), host.clone(), list(&[]).into());
-        assert_eq!(case.discovery.on_found(found, 1, case.now), (None, None));
-        case.spec.pools[0].discover.truncate(1);
-        case.configure(Vec::new());
-        assert_eq!(case.addresses(), ["10.0.0.1:80", "10.0.0.2:80"]);
-        case.spec.pools[0].discover.clear();
-        case.configure(Vec::new());
-        assert_eq!((case.discovery.deadline(), case.addresses().len()), (Time::NEVER, 1));
-    }
-
-    #[tokio::test]
-    async fn sources_are_read_when_they_are_due() {
-        let mut case = Case::new();
-        case.spec.pools[0].discover.truncate(1);
-        case.configure(vec![(case.file(), list(&["10.0.0.2:80"]))]);
-        assert_eq!(case.discovery.deadline(), case.now, "the watch of a new file begins with a read");
-        case.discovery.on_time(case.now);
-        assert_eq!(case.discovery.deadline(), Time::NEVER, "a read is in progress");
-        // A change during the read causes another read.
-        case.discovery.on_files_changed(case.now);
-        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
-            panic!("expected a result")
-        };
-        let (changed, event) = case.discovery.on_found(found, number, case.now);
-        assert_eq!((changed, event.as_ref().map(Event::name)), (None, Some("discovery_failed")));
-        assert_eq!(case.discovery.deadline(), case.now);
-        case.discovery.on_time(case.now);
-        let Some(Input::Found { found, number }) = case.inputs.recv().await else {
-            panic!("expected a result")
-        };
-        case.discovery.on_found(found, number, case.now);
-        assert_eq!(case.discovery.deadline(), case.now + Duration::from_secs(1));
     }
 }

@@ -116,9 +116,18 @@ impl Listeners {
         addresses
     }
 
-    /// Returns the names of services with each of their bound addresses.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
-        self.by_key.values().map(|listener| (&*listener.service, &listener.bound))
+    /// Returns the names of services with each address on which they listen when `new_listeners` are applied.
+    pub(super) fn addresses_of<'a>(
+        &'a self,
+        services: &'a [ServiceSpec],
+        new_listeners: &'a NewListeners,
+    ) -> impl Iterator<Item = (&'a str, &'a Endpoint)> {
+        let keys = services.iter().flat_map(|service| keys_of(service).map(|key| (&*service.name, key)));
+        keys.filter_map(|(service, key)| {
+            let new = new_listeners.get(&key).map(|bound| &bound.address);
+            let address = new.or_else(|| self.by_key.get(&key).map(|listener| &listener.bound))?;
+            Some((service, address))
+        })
     }
 
     /// Returns the time of the next check of files.

@@ -96,3 +96,23 @@ fn a_listed_address_of_the_service_itself_is_refused() {
     assert_eq!(names(listen), BTreeSet::from(["a".into()]));
     assert_eq!(evener.log_count("server_refused"), 1, "another service that does not lead back is a server");
 }
+
+#[test]
+fn a_listen_address_that_a_reload_gives_up_can_be_a_server() {
+    let a = Server::named("a");
+    let directory = crate::harness::Directory::new();
+    let [before, after] = [crate::harness::reserved_port(), crate::harness::reserved_port()];
+    let on = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let list = directory.write("servers", &format!("{} {}", at(&a), on(before)));
+    let config = |port: u16| {
+        let list = list.display();
+        format!("service \"s\" {{ listen = \"127.0.0.1:{port}\", discover.file \"{list}\" }}")
+    };
+    let evener = Evener::run(&config(before));
+    evener.expect_log(&format!("server_refused pool=s server=127.0.0.1:{before}"));
+    evener.expect_addresses("s", &[at(&a)]);
+    evener.reload(&config(after));
+    evener.expect_addresses("s", &[at(&a), on(before)]);
+    evener.reload(&config(before));
+    evener.expect_addresses("s", &[at(&a)]);
+}
