@@ -6,13 +6,15 @@ use evener_core::spec::{AdminState, PoolSpec, ServerSpec};
 use evener_core::{Endpoint, Target, Time};
 use std::sync::atomic::Ordering;
 
-/// Servers of one host as `name=address`, separated by spaces.
+/// Servers of one host as `name=address`, separated by spaces. The first letter of a name is the name in the
+/// configuration.
 fn spec(servers: &str) -> (PoolSpec, Vec<Target>) {
     let host = Endpoint::Host { name: "app".into(), port: 80 };
     let server = |text: &str| {
         let (name, address) = text.split_once('=').unwrap();
         let target = format!("{address}:80").parse::<Endpoint>().unwrap().target().unwrap();
-        (ServerSpec { name: name.into(), ..ServerSpec::new(host.clone()) }, target)
+        let configured_name = Some(name[..1].into());
+        (ServerSpec { name: name.into(), configured_name, ..ServerSpec::new(host.clone()) }, target)
     };
     let (servers, targets) = servers.split(' ').map(server).unzip();
     (PoolSpec::new("p", servers), targets)
@@ -52,6 +54,23 @@ fn a_server_whose_address_stays_is_only_renamed() {
         "x2=1 x3=2",
         &["server_added", "server_added", "server_removed"],
     );
+}
+
+#[test]
+fn two_servers_with_one_host_name_keep_their_identities() {
+    let (one, two) = ("a=10.0.0.1 b=10.0.0.1", "a1=10.0.0.1 a2=10.0.0.2 b1=10.0.0.1 b2=10.0.0.2");
+    let (ids, events) = applied(one, two);
+    assert_eq!(ids, "a1=0 a2=2 b1=1 b2=3");
+    assert_eq!(events, ["server_renamed", "server_added", "server_renamed", "server_added"]);
+    let (ids, events) = applied(two, one);
+    assert_eq!(ids, "a=0 b=2");
+    assert_eq!(events, ["server_renamed", "server_renamed", "server_removed", "server_removed"]);
+}
+
+#[test]
+fn a_server_that_the_configuration_renames_is_another_server() {
+    let (ids, events) = applied("a=10.0.0.1", "b=10.0.0.1");
+    assert_eq!((&*ids, &*events), ("b=1", &["server_added", "server_removed"][..]));
 }
 
 #[test]
