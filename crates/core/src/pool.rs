@@ -96,6 +96,7 @@ pub struct Server {
     /// Time of the last change of the verdict.
     pub since: Time,
     slow_start: Option<SlowStart>,
+    placement_name: Arc<str>,
 }
 
 /// Progress of a slow start.
@@ -256,6 +257,7 @@ impl Pool {
         }
         server.spec = server_spec.clone();
         server.target = target.clone();
+        server.placement_name = server_spec.placement_name(target);
         events.extend(change.map(|change| server.enter(&spec.name, change, now)));
         server
     }
@@ -282,6 +284,7 @@ impl Pool {
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
             slow_start: Some(SlowStart::at(now)),
+            placement_name: server_spec.placement_name(target),
         }
     }
 
@@ -456,6 +459,7 @@ impl Pool {
         Entry {
             id: server.id,
             name: server.spec.name.clone(),
+            placement_name: server.placement_name.clone(),
             token: hash::of_name(&server.spec.name, COOKIE_SALT),
             target: server.target.clone(),
             host: server.spec.endpoint.host().map(Arc::from),

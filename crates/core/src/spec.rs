@@ -412,6 +412,12 @@ impl ServerSpec {
             Target::Unix(path) => format!("{name} ({})", path.display()).into(),
         }
     }
+
+    /// Returns the name by which policies place the server. For a host name it always has the address, so that it
+    /// does not depend on the number of addresses.
+    pub(crate) fn placement_name(&self, target: &Target) -> Arc<str> {
+        if self.configured_name.is_some() { self.name_at(target) } else { Arc::clone(&self.name) }
+    }
 }
 
 /// Protocol of the connections to a server.
