@@ -22,8 +22,8 @@ pub const WEIGHT_UNIT: u32 = 256;
 
 /// A server as policies see it.
 pub trait Contender {
-    /// Returns the name, which is hashed for the placement.
-    fn name(&self) -> &str;
+    /// Returns the name that is hashed for the placement.
+    fn placement_name(&self) -> &str;
     /// Returns the share in [`WEIGHT_UNIT`]s, with slow start; a contender with the share 0 gets no clients.
     fn share(&self) -> u32;
     /// Returns the share in [`WEIGHT_UNIT`]s without slow start, for placements that must not change with
@@ -36,8 +36,8 @@ pub trait Contender {
 }
 
 impl<C: Contender> Contender for std::sync::Arc<C> {
-    fn name(&self) -> &str {
-        (**self).name()
+    fn placement_name(&self) -> &str {
+        (**self).placement_name()
     }
     fn share(&self) -> u32 {
         (**self).share()
@@ -84,7 +84,7 @@ impl Table {
             }
             Policy::Maglev { table } => Self::Maglev(maglev::table(table, contenders)),
             Policy::Hash => {
-                Self::Names(contenders.iter().map(|c| crate::hash::of_name(c.name(), 0)).collect())
+                Self::Names(contenders.iter().map(|c| crate::hash::of_name(c.placement_name(), 0)).collect())
             }
             Policy::First
             | Policy::LeastConn
@@ -210,7 +210,7 @@ pub(crate) mod testing {
     }
 
     impl Contender for Fake {
-        fn name(&self) -> &str {
+        fn placement_name(&self) -> &str {
             &self.name
         }
         fn share(&self) -> u32 {

@@ -1,11 +1,11 @@
 //! A pool in the supervisor: servers with their health and administrative state, and the snapshots made of
-//! them. A server keeps its identity (its name in the pool, or its address of a host name) across reloads:
-//! verdict, counters, stickiness and flows stay.
+//! them. A server keeps its identity across reloads: its name in the pool, or its name in the configuration and
+//! its address of a host name. Verdict, counters, stickiness and flows stay.
 
 mod upkeep;
 
 use crate::ServerId;
-use crate::address::{Endpoint, Target};
+use crate::address::Target;
 use crate::budget::{RetryBudget, RetryLedger};
 use crate::event::Event;
 use crate::hash;
@@ -96,6 +96,7 @@ pub struct Server {
     /// Time of the last change of the verdict.
     pub since: Time,
     slow_start: Option<SlowStart>,
+    placement_name: Arc<str>,
 }
 
 /// Progress of a slow start.
@@ -194,8 +195,9 @@ impl Pool {
         let renamed = renamed(&before, spec);
         self.renew_sticky(spec, now);
         for (server_spec, target) in spec.servers.iter().zip(targets) {
-            let old_name = renamed.get(&(&server_spec.endpoint, target.clone())).unwrap_or(&server_spec.name);
-            let server = match before.remove(&server_spec.name).or_else(|| before.remove(old_name)) {
+            let old_name = || renamed.get(&(server_spec.configured_name.clone()?, target.clone()));
+            let known = before.remove(&server_spec.name).or_else(|| before.remove(old_name()?));
+            let server = match known {
                 Some(known) => self.adopt(known, spec, server_spec, target, now, &mut events),
                 None => self.admit(spec, server_spec, target, now, &mut events),
             };
@@ -255,6 +257,7 @@ impl Pool {
         }
         server.spec = server_spec.clone();
         server.target = target.clone();
+        server.placement_name = server_spec.placement_name(target);
         events.extend(change.map(|change| server.enter(&spec.name, change, now)));
         server
     }
@@ -281,6 +284,7 @@ impl Pool {
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
             slow_start: Some(SlowStart::at(now)),
+            placement_name: server_spec.placement_name(target),
         }
     }
 
@@ -455,6 +459,7 @@ impl Pool {
         Entry {
             id: server.id,
             name: server.spec.name.clone(),
+            placement_name: server.placement_name.clone(),
             token: hash::of_name(&server.spec.name, COOKIE_SALT),
             target: server.target.clone(),
             host: server.spec.endpoint.host().map(Arc::from),
@@ -508,25 +513,16 @@ impl Pool {
     }
 }
 
-/// Returns the earlier names of servers that only get another name, by host name and address. The name of a
+/// Returns the earlier names of servers that may get another name, by configured name and address. The name of a
 /// server that was given by a host name depends on the number of addresses of the host.
-fn renamed<'a>(
-    before: &BTreeMap<Arc<str>, Server>,
-    spec: &'a PoolSpec,
-) -> BTreeMap<(&'a Endpoint, Target), Arc<str>> {
-    let hosts: BTreeSet<&Endpoint> = spec
-        .servers
-        .iter()
-        .map(|server| &server.endpoint)
-        .filter(|endpoint| endpoint.host().is_some())
-        .collect();
-    if hosts.is_empty() {
+fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Arc<str>, Target), Arc<str>> {
+    if spec.servers.iter().all(|server| server.configured_name.is_none()) {
         return BTreeMap::new();
     }
     let names: BTreeSet<&Arc<str>> = spec.servers.iter().map(|server| &server.name).collect();
     let old_name = |(name, server): (&Arc<str>, &Server)| {
-        let endpoint = hosts.get(&server.spec.endpoint).filter(|_| !names.contains(name))?;
-        Some(((*endpoint, server.target.clone()), name.clone()))
+        let configured_name = server.spec.configured_name.clone().filter(|_| !names.contains(name))?;
+        Some(((configured_name, server.target.clone()), name.clone()))
     };
     before.iter().filter_map(old_name).collect()
 }

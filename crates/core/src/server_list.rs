@@ -96,7 +96,7 @@ pub fn parse(text: &str, port: Option<u16>) -> Result<Vec<Listed>, ListError> {
     for (at, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim();
         if let Some(section) = section(line) {
-            counts = section.trim().eq_ignore_ascii_case(SECTION);
+            counts = section.eq_ignore_ascii_case(SECTION);
         } else if counts && !line.starts_with(';') {
             list.read_line(line).map_err(|fault| ListError::Line { line: at + 1, fault })?;
         }
@@ -107,10 +107,12 @@ pub fn parse(text: &str, port: Option<u16>) -> Result<Vec<Listed>, ListError> {
     if list.servers.is_empty() { Err(ListError::Empty) } else { Ok(list.servers) }
 }
 
-/// Returns the name of the section that a line begins. An IPv6 address in brackets is not a section.
+/// Returns the name of the section that a line begins. An IP address in brackets, even an address that no server
+/// can have, is not the name of a section.
 fn section(line: &str) -> Option<&str> {
-    let name = line.split('#').next()?.trim_end().strip_prefix('[')?.strip_suffix(']')?;
-    (address(&format!("[{name}]"), Some(1)).is_none() && !name.contains(']')).then_some(name)
+    let name = line.split('#').next()?.trim_end().strip_prefix('[')?.strip_suffix(']')?.trim();
+    let (without_zone, _) = name.split_once('%').unwrap_or((name, ""));
+    (without_zone.parse::<IpAddr>().is_err() && !name.contains(']')).then_some(name)
 }
 
 struct List {
@@ -248,6 +250,9 @@ mod tests {
             ),
             ("10.0.0.1:80 10.0.0.1:80", "line 1: `10.0.0.1:80` is listed twice"),
             ("fe80::1", "line 1: `fe80::1` is not an IP address"),
+            ("[fe80::1]\n10.0.0.1:80", "line 1: `[fe80::1]` is not an IP address"),
+            ("10.0.0.1:80\n[10.0.0.2] # new\n10.0.0.3:80", "line 2: `[10.0.0.2]` is not an IP address"),
+            ("[fe80::1%eth0]\n10.0.0.1:80", "line 1: `[fe80::1%eth0]` is not an IP address"),
         ] {
             assert_eq!(parsed(text, None), expected, "{text:?}");
         }

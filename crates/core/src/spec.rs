@@ -24,7 +24,7 @@ pub use tls::{
 };
 
 use crate::acl::Acl;
-use crate::address::Endpoint;
+use crate::address::{Endpoint, Target};
 use crate::attempt::AttemptLimits;
 use crate::limits::Limits;
 use crate::route::Route;
@@ -367,6 +367,9 @@ impl PoolSpec {
 pub struct ServerSpec {
     /// Name and identity across reloads: the address, unless the configuration gives a name.
     pub name: Arc<str>,
+    /// Name in the configuration, if the server is one address of a configured host name. [`Self::name`] then depends
+    /// on the number of addresses.
+    pub configured_name: Option<Arc<str>>,
     /// Address.
     pub endpoint: Endpoint,
     /// Protocol of the connections.
@@ -389,6 +392,7 @@ impl ServerSpec {
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
             name: endpoint.to_string().into(),
+            configured_name: None,
             endpoint,
             dialect: Dialect::Plain,
             weight: 1,
@@ -397,6 +401,22 @@ impl ServerSpec {
             acl: None,
             state: AdminState::Ready,
         }
+    }
+
+    /// Returns the name of the server at one of several addresses of its host name.
+    #[must_use]
+    pub fn name_at(&self, target: &Target) -> Arc<str> {
+        let name = self.configured_name.as_ref().unwrap_or(&self.name);
+        match target {
+            Target::Ip(address) => format!("{name} ({})", address.ip()).into(),
+            Target::Unix(path) => format!("{name} ({})", path.display()).into(),
+        }
+    }
+
+    /// Returns the name by which policies place the server. For a host name it always has the address, so that it
+    /// does not depend on the number of addresses.
+    pub(crate) fn placement_name(&self, target: &Target) -> Arc<str> {
+        if self.configured_name.is_some() { self.name_at(target) } else { Arc::clone(&self.name) }
     }
 }
 

@@ -94,6 +94,9 @@ pub struct PoolTraits {
 pub struct Row {
     /// Name of the server.
     pub name: Arc<str>,
+    /// Name by which a plane places the server, for example in a Maglev table. It does not depend on the number of
+    /// addresses of a host name.
+    pub placement_name: Arc<str>,
     /// Address of the server.
     pub target: Target,
     /// Tier of the server.
@@ -176,12 +179,12 @@ impl PoolTable {
         self.rows.iter().map(|(id, row)| (*id, row))
     }
 
-    /// Returns the servers among which the policy chooses, by name. This order does not depend on the history of
-    /// the pool, so all instances with one configuration build the same placement (a Maglev table) from it.
+    /// Returns the servers among which the policy chooses, by placement name. This order does not depend on the
+    /// history of the pool, so all instances with one configuration build the same placement (a Maglev table) from it.
     #[must_use]
     pub fn candidates(&self) -> Vec<(ServerId, &Row)> {
         let mut candidates: Vec<_> = self.rows().filter(|(_, row)| row.role.is_candidate).collect();
-        candidates.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        candidates.sort_by(|(_, a), (_, b)| a.placement_name.cmp(&b.placement_name));
         candidates
     }
 
@@ -196,6 +199,7 @@ impl Row {
     fn new(server: &Entry, role: Role) -> Self {
         Self {
             name: server.name.clone(),
+            placement_name: server.placement_name.clone(),
             target: server.target.clone(),
             tier: server.tier,
             weight: server.weight,

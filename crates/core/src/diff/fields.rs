@@ -87,7 +87,8 @@ impl Fields {
 }
 
 fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
-    let ServerSpec { name: _, endpoint, dialect, weight, tier, limits, acl, state } = new;
+    // The names are compared before.
+    let ServerSpec { name: _, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state } = new;
     fields.field("address", &old.endpoint, endpoint);
     fields.field("protocol", &old.dialect, dialect);
     fields.field("weight", &old.weight, weight);

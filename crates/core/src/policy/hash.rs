@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn only_the_clients_of_a_server_that_left_move() {
         let all = fakes(&[1; 9]);
-        let names: Vec<u64> = all.iter().map(|fake| of_name(fake.name(), 0)).collect();
+        let names: Vec<u64> = all.iter().map(|fake| of_name(fake.placement_name(), 0)).collect();
         for number in 0..5_000_u32 {
             let client = of_client(std::net::IpAddr::from(number.to_be_bytes()));
             let with_all = choose(&all, &names, client, |_| true).unwrap();

@@ -41,7 +41,7 @@ struct Filler {
 
 impl Filler {
     fn new(contender: &impl Contender, size: u64) -> Self {
-        let name = contender.name();
+        let name = contender.placement_name();
         Self {
             next: of_name(name, 1) % size,
             skip: of_name(name, 2) % (size - 1) + 1,

@@ -95,6 +95,8 @@ pub struct Entry {
     pub id: ServerId,
     /// Name.
     pub name: Arc<str>,
+    /// Name by which policies place the server. It does not depend on the number of addresses of a host name.
+    pub placement_name: Arc<str>,
     /// Token of the name in cookies: the same in every instance and after every restart.
     pub token: u64,
     /// Address to connect to.
@@ -120,8 +122,8 @@ pub struct Entry {
 }
 
 impl Contender for Entry {
-    fn name(&self) -> &str {
-        &self.name
+    fn placement_name(&self) -> &str {
+        &self.placement_name
     }
     fn share(&self) -> u32 {
         self.share

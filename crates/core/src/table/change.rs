@@ -292,7 +292,7 @@ fn sticky_text(sticky: &Option<StickySpec>) -> String {
 }
 
 fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
-    let Row { name, target, tier, weight, share, limits, acl, role } = row;
+    let Row { name, placement_name, target, tier, weight, share, limits, acl, role } = row;
     let Limits { soft, hard } = limits;
     let Role { takes, is_candidate } = role;
     let limit = |limit: &Option<u32>| limit.map_or("none".to_owned(), |limit| limit.to_string());
@@ -303,6 +303,10 @@ fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
     let lists = before.map_or(acl.is_some(), |old| old.acl != *acl);
     let fields = [
         unusual(field("name", name, before.map(|old| &old.name), ToString::to_string), true),
+        unusual(
+            field("placement", placement_name, before.map(|old| &old.placement_name), ToString::to_string),
+            placement_name == name,
+        ),
         field("address", target, before.map(|old| &old.target), ToString::to_string),
         unusual(field("tier", tier, before.map(|old| &old.tier), ToString::to_string), *tier == 1),
         field("weight", weight, before.map(|old| &old.weight), ToString::to_string),

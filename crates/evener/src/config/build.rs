@@ -466,6 +466,7 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
     }
     ServerSpec {
         name,
+        configured_name: defaults.configured_name,
         dialect: dns::read_dialect(fields, endpoint),
         weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(defaults.weight),
         tier: fields.integer("tier", 1..=255).map_or(defaults.tier, |tier| tier as u8),

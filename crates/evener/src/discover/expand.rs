@@ -208,16 +208,15 @@ impl Expansion {
     /// Adds a configured server for each address of its host name.
     fn add_host(&mut self, server: &ServerSpec, listed: &[Listed], refuses: impl Fn(&Target) -> bool) {
         let is_refused = |one: &&Listed| refuses(&one.target);
-        let name_of = |one: &Listed| match &one.target {
-            Target::Ip(address) => Arc::from(format!("{} ({})", server.name, address.ip())),
-            Target::Unix(path) => Arc::from(format!("{} ({})", server.name, path.display())),
-        };
+        let name_of = |one: &Listed| server.name_at(&one.target);
         self.refused.extend(listed.iter().filter(is_refused).map(name_of));
         let used: Vec<&Listed> = listed.iter().filter(|one| !is_refused(one)).collect();
         for one in &used {
             let name = if used.len() > 1 { name_of(one) } else { server.name.clone() };
             if used.len() == 1 || self.names.insert(name.clone()) {
-                self.extend([(ServerSpec { name, ..server.clone() }, one.target.clone())]);
+                let configured_name = Some(server.name.clone());
+                let server = ServerSpec { name, configured_name, ..server.clone() };
+                self.extend([(server, one.target.clone())]);
             }
         }
     }
@@ -299,6 +298,8 @@ fn endpoint(target: &Target) -> Option<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use evener_core::Time;
+    use evener_core::pool::{Pool, PoolSetting};
 
     /// The servers that each source of a pool lists, by the text of the source.
     type Lists = BTreeMap<&'static str, Vec<Listed>>;
@@ -352,6 +353,26 @@ mod tests {
                 "refused app.example:80 (10.0.0.66)",
             ],
         );
+    }
+
+    #[test]
+    fn servers_with_one_host_name_keep_their_identities_when_the_number_of_addresses_changes() {
+        let mut spec = pool(&["app.example:80", "app.example:80"]);
+        (spec.servers[0].name, spec.servers[1].name) = ("a".into(), "b".into());
+        spec.servers[1].tier = 2;
+        let servers = |listed: &[Listed]| expand(&spec, |_| listed, |_| false, &mut Numbers::default());
+        let (one, two) = (servers(&at(&["10.0.0.1:80"])), servers(&at(&["10.0.0.1:80", "10.0.0.2:80"])));
+        let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+        let mut state = Pool::new(one.spec(), one.targets(), setting, Time::ZERO);
+        for (expanded, expected) in [
+            (&one, "a=0 b=1"),
+            (&two, "a (10.0.0.1)=0 a (10.0.0.2)=2 b (10.0.0.1)=1 b (10.0.0.2)=3"),
+            (&one, "a=0 b=1"),
+        ] {
+            state.apply(expanded.spec(), expanded.targets(), Time::ZERO);
+            let ids = state.servers().iter().map(|server| format!("{}={}", server.spec.name, server.id.0));
+            assert_eq!(ids.collect::<Vec<_>>().join(" "), expected);
+        }
     }
 
     #[test]

@@ -249,6 +249,8 @@ pub(super) struct ServerConnection {
     target: Target,
     live: Arc<ServerLive>,
     connector: Option<Arc<TlsConnector>>,
+    /// Host name of the server when the connection was opened.
+    host: Option<Arc<str>>,
     exchange: Option<ExchangeKey>,
     /// Permit for the pending connection attempt, if the service limits their number.
     pending: Option<Pending>,

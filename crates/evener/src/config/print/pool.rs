@@ -43,7 +43,7 @@ pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, endpoint, dialect, weight, tier, limits, acl, state } = server;
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state } = server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     table.unless("name", name, &scope::text(endpoint).into());

@@ -1,6 +1,6 @@
 //! Host names whose addresses change while the program runs, with dnsmasq as the name server.
 
-use crate::harness::certificates::{Authority, tls_echo};
+use crate::harness::certificates::{Authority, https_origin, tls_echo};
 use crate::harness::dns::{A, Nameserver, SERVFAIL, address, ask_on, client, host, query, reply};
 use crate::harness::dnsmasq::Dnsmasq;
 use crate::harness::origin::{Origin, Wire};
@@ -271,4 +271,37 @@ fn a_found_server_is_verified_by_its_host_name() {
     let evener = Evener::run(&(pool("app") + &pool("other")));
     assert_eq!(line(&mut connect(evener.port("s-app"))), "a app.test");
     assert_eq!(line(&mut connect(evener.port("s-other"))), "", "expected the certificate to be refused");
+}
+
+#[test]
+fn an_open_connection_to_a_found_server_is_not_reused_under_another_host_name() {
+    let before: [(&str, &[IpAddr]); 2] = [("app.test", &HOSTS[..1]), ("other.test", &HOSTS[2..])];
+    let Some(dnsmasq) = Dnsmasq::start(&before) else { return };
+    let (directory, authority) = (Directory::new(), Authority::new("test ca"));
+    authority.write(&directory, "ca");
+    let server = https_origin(&authority.issue(&["app.test"]));
+    let sources = ["app", "other"].map(|name| format!("discover.dns \"{name}.test:{}\"", server.port));
+    let evener = Evener::run_with(
+        &format!(
+            "pool \"p\" {{ {}, resolver = \"{}\", tls = {{ ca = \"{}\" }} }}
+             service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", pool = \"p\" }}",
+            sources.join(", "),
+            dnsmasq.address(),
+            directory.file("ca.crt").display()
+        ),
+        &["--workers", "1"],
+    );
+    let at = HOSTS.map(|ip| SocketAddr::new(ip, server.port));
+    let mut wire = Wire::to(evener.port("s"));
+    let mut status = || wire.ask("GET", "/", "").unwrap().status();
+    assert_eq!([status(), status(), status()], [200; 3]);
+    let connections = || evener.server(&at[0].to_string())["counters"]["connections"].as_u64().unwrap();
+    assert_eq!(connections(), 1, "expected the requests to share a connection");
+    // While both names have the address, it belongs to the first source.
+    dnsmasq.change(&[("app.test", &HOSTS[..1]), ("other.test", &HOSTS[..1])]);
+    evener.expect_addresses("p", &at[..1]);
+    assert_eq!(status(), 200);
+    dnsmasq.change(&[("app.test", &HOSTS[1..2]), ("other.test", &HOSTS[..1])]);
+    evener.expect_addresses("p", &at[..2]);
+    assert_eq!(status(), 502, "expected the certificate to be refused for the other name");
 }

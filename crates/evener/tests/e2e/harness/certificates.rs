@@ -191,6 +191,26 @@ fn echo(mut tls: StreamOwned<ServerConnection, TcpStream>, name: &str) -> io::Re
     }
 }
 
+/// An HTTP server with TLS that responds with an empty body.
+pub(crate) fn https_origin(issued: &Issued) -> Server {
+    let config = issued.server(ANY);
+    Server::start(move |stream| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut tls = StreamOwned::new(connection, stream);
+        let mut header = Vec::new();
+        let mut byte = [0];
+        while let Ok(1) = tls.read(&mut byte) {
+            header.push(byte[0]);
+            if header.ends_with(b"\r\n\r\n") {
+                if tls.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
+                    return;
+                }
+                header.clear();
+            }
+        }
+    })
+}
+
 /// Reads up to a newline, the end of the stream or an error, and returns the bytes before the newline.
 pub(crate) fn line_of(stream: &mut impl Read) -> String {
     let mut line = Vec::new();

@@ -52,6 +52,7 @@ impl Shared {
             target: choice.server.target.clone(),
             live: Arc::clone(&choice.server.live),
             connector: exchange.backend().tls.clone(),
+            host: choice.server.host.clone(),
             exchange: Some(exchange_key),
             pending: counts.then(|| Pending::begin(&client.service)),
             stage: Stage::Connecting,

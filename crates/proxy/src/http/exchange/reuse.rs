@@ -57,23 +57,26 @@ impl Shared {
         None
     }
 
-    /// Returns whether a connection leads to the chosen server, at its present address and with its present TLS
-    /// settings.
+    /// Returns whether a connection leads to the chosen server, at its present address, with its present TLS
+    /// settings and verified for its present name.
     fn leads(&self, exchange_key: ExchangeKey, server_key: ServerConnectionKey) -> bool {
         let (exchange, server) = (&self.exchanges[exchange_key], &self.servers[server_key]);
+        let Some(choice) = &exchange.choice else { return false };
         let same = match (&server.connector, &exchange.backend().tls) {
             (None, None) => true,
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (Some(old), Some(new)) => {
+                Arc::ptr_eq(old, new) && (new.name.is_some() || server.host == choice.server.host)
+            }
             _ => false,
         };
         // A personal connection belongs to one client, and a service with personal connections uses no shared
         // connections.
         let same = same && server.personal == exchange.is_personal();
-        same && exchange.choice.as_ref().is_some_and(|choice| choice.server.target == server.target)
+        same && choice.server.target == server.target
     }
 
     /// Returns the most recently used pooled connection to the chosen server. Pooled connections to an earlier
-    /// address of the server, or with earlier TLS settings, are closed.
+    /// address of the server, with earlier TLS settings or verified for an earlier name, are closed.
     pub(super) fn find_pooled(
         &mut self,
         cx: &mut Context,
@@ -92,7 +95,7 @@ impl Shared {
             if self.leads(exchange_key, idle.key()) {
                 return Some(idle.key());
             }
-            // A reload changed the address of the server or its TLS settings.
+            // The address of the server, its host name or its TLS settings changed.
             self.close_server(cx, idle.key());
         }
     }

@@ -210,6 +210,7 @@ impl Chance<'_> {
         let soft = self.maybe(|chance| chance.within(1..=1000));
         ServerSpec {
             dialect: Dialect::Plain,
+            configured_name: None,
             name: self.or(defaults.name, |chance| format!("{} {}", chance.word(), chance.unique()).into()),
             endpoint,
             weight: self.or(defaults.weight, |chance| chance.within(0..=WEIGHT_MAX)),
