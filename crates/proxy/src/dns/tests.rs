@@ -4,6 +4,7 @@
 mod persistents;
 mod streams;
 
+use super::query::Cause;
 use super::*;
 use crate::context::Reports;
 use crate::context::descriptors::Unit;
@@ -16,7 +17,7 @@ use crate::service::{self, Permits};
 use evener_core::Target;
 use evener_core::dns::Cache;
 use evener_core::health::Failure;
-use evener_core::spec::{DnsCacheSpec, DnsSpec, OnFailure, Policy, PoolSpec, Protocol};
+use evener_core::spec::{DnsCacheSpec, DnsSpec, OnFailure, Policy, PoolSpec, Protocol, RetryBudgetSpec};
 use evener_core::wire::dns as wire;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -42,6 +43,11 @@ struct Received {
     server: usize,
     from: SocketAddr,
     message: Vec<u8>,
+}
+
+/// Makes the retry budget of a pool permit no retry.
+fn without_retries(spec: &mut PoolSpec) {
+    spec.retry_budget = Some(RetryBudgetSpec { share_percent: 0, min_per_second: 0 });
 }
 
 fn socket() -> UdpSocket {
@@ -94,10 +100,18 @@ fn code(message: &[u8]) -> u8 {
 impl Fixture {
     /// Creates a fixture with this many servers, which are tried in their order.
     fn new(servers: usize, change: impl FnOnce(&mut DnsSpec)) -> Self {
+        Self::with_pool(servers, |_| {}, change)
+    }
+
+    fn with_pool(
+        servers: usize,
+        pool: impl FnOnce(&mut PoolSpec),
+        change: impl FnOnce(&mut DnsSpec),
+    ) -> Self {
         let servers: Vec<UdpSocket> = (0..servers).map(|_| socket()).collect();
         let targets: Vec<Target> =
             servers.iter().map(|server| Target::Ip(server.local_addr().unwrap())).collect();
-        Self { servers, ..Self::of(&targets, |_| {}, change) }
+        Self { servers, ..Self::of(&targets, pool, change) }
     }
 
     fn of(targets: &[Target], pool: impl FnOnce(&mut PoolSpec), change: impl FnOnce(&mut DnsSpec)) -> Self {
@@ -550,8 +564,54 @@ fn a_service_is_removed_with_its_last_listener() {
 }
 
 #[test]
+fn only_failures_of_servers_need_the_retry_budget() {
+    #[track_caller]
+    fn check(cause: Cause, next_server: Option<usize>, retries: u64) {
+        let mut fixture = Fixture::with_pool(2, without_retries, |_| {});
+        let client = fixture.client();
+        client.send(&query(7, "a.example")).unwrap();
+        assert_eq!(fixture.received().server, 0);
+        let settings = fixture.service.settings.load_full();
+        let keys = fixture.dns.queries.keys(|_| true);
+        fixture.dns.again(&mut fixture.cx, &settings, keys[0], cause);
+        match next_server {
+            Some(server) => assert_eq!(fixture.received().server, server, "{cause:?}"),
+            None => assert_eq!(code(&fixture.received_by(&client)), wire::SERVFAIL, "{cause:?}"),
+        }
+        assert_eq!(fixture.count("retries"), retries, "{cause:?}");
+        let exhausted = u64::from(next_server.is_none());
+        assert_eq!(fixture.count("retries_exhausted"), exhausted, "{cause:?}");
+    }
+    check(Cause::Refused, None, 0);
+    check(Cause::Declined, None, 0);
+    check(Cause::Local, Some(1), 0);
+    check(Cause::Closed, Some(0), 0);
+    check(Cause::CutShort, Some(0), 1);
+    check(Cause::SessionLost, Some(1), 1);
+}
+
+#[test]
+fn a_query_whose_connection_closes_again_and_again_goes_to_another_server() {
+    for cause in [Cause::CutShort, Cause::Closed] {
+        let mut fixture = Fixture::new(2, |_| {});
+        fixture.client().send(&query(7, "a.example")).unwrap();
+        assert_eq!(fixture.received().server, 0);
+        let settings = fixture.service.settings.load_full();
+        let key = fixture.dns.queries.keys(|_| true)[0];
+        let servers: Vec<usize> = (0..9)
+            .map(|_| {
+                fixture.dns.again(&mut fixture.cx, &settings, key, cause);
+                fixture.received().server
+            })
+            .collect();
+        assert_eq!(servers, [0, 0, 0, 0, 0, 0, 0, 0, 1], "{cause:?}");
+    }
+}
+
+#[test]
 fn the_queries_of_an_ended_server_are_sent_to_another_server() {
-    let mut fixture = Fixture::new(2, |_| {});
+    // Evener closes the sockets, so no retry is needed.
+    let mut fixture = Fixture::with_pool(2, without_retries, |_| {});
     let client = fixture.client();
     client.send(&query(7, "a.example")).unwrap();
     let first = fixture.received();
@@ -565,6 +625,7 @@ fn the_queries_of_an_ended_server_are_sent_to_another_server() {
     assert!(again.from != first.from, "the query is sent from another socket");
     fixture.respond(&again, &response(&again.message, 1));
     fixture.received_by(&client);
+    assert_eq!(fixture.count("retries"), 0);
     fixture.check_idle();
 }
 

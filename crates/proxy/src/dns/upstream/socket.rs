@@ -221,7 +221,7 @@ impl Dns {
         let service = Arc::clone(&self.services[query.requester().service].service);
         service.live.counters.of(cx.id).drops.unsendable.one();
         let settings = service.settings.load_full();
-        self.again(cx, &settings, key, Cause::Refused);
+        self.again(cx, &settings, key, Cause::Local);
     }
 
     /// Receives responses, or an error.
@@ -391,7 +391,7 @@ impl Dns {
             }
             let query = &self.queries[key];
             let settings = self.services[query.requester().service].service.settings.load_full();
-            self.again_unless_received(cx, &settings, key, Cause::CutShort);
+            self.again_unless_received(cx, &settings, key, Cause::Closed);
         }
         self.sockets.remove(at);
     }
