@@ -168,6 +168,14 @@ impl Attempt {
         Self::uncounted(worker)
     }
 
+    /// Counts the first try of an [`Attempt::uncounted`] that no server took, because no other attempt follows
+    /// that would count it.
+    pub fn count_first_failure(&self, snapshot: &Snapshot, now: Time) {
+        if self.tried() > 0 {
+            snapshot.retry_budget.deposit(self.worker as usize, now);
+        }
+    }
+
     /// Returns the number of servers that are excluded, because they failed or were passed over.
     #[must_use]
     pub fn tried(&self) -> usize {

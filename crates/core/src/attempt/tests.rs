@@ -110,6 +110,23 @@ fn only_a_failed_server_makes_the_next_try_a_retry() {
 }
 
 #[test]
+fn the_first_try_of_a_flow_is_counted_even_if_no_server_takes_the_flow() {
+    let spend_all = |spec: &mut PoolSpec| {
+        spec.retry_budget = Some(RetryBudgetSpec { share_percent: 200, min_per_second: 0 });
+    };
+    let snapshot = pool("first", 2, spend_all).snapshot().unwrap();
+    let retries_max = || snapshot.retry_budget.usage(Time::ZERO).unwrap().retries_max;
+    let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
+    let mut attempt = Attempt::uncounted(0);
+    attempt.count_first_failure(&snapshot, Time::ZERO);
+    assert_eq!(retries_max(), 0, "nothing was tried");
+    let choice = attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap();
+    attempt.failed(choice.server.id, choice.why, FailedTry::QUICK);
+    attempt.count_first_failure(&snapshot, Time::ZERO);
+    assert_eq!(retries_max(), 1);
+}
+
+#[test]
 fn a_pool_without_another_server_has_not_used_up_its_budget() {
     let snapshot = pool("first", 1, without_retries).snapshot().unwrap();
     assert_eq!(all(&snapshot, FailedTry::QUICK).1, NoServer::Failed);

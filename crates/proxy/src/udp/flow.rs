@@ -35,8 +35,9 @@ pub(super) enum BeginError {
 }
 
 impl BeginError {
-    /// Counts the datagram that is dropped for this reason.
-    pub(super) fn note(self, cx: &Context, service: &Service) {
+    /// Counts the datagram that is dropped for this reason, and its failed attempt.
+    pub(super) fn note(self, cx: &Context, service: &Service, (attempt, snapshot): (&Attempt, &Snapshot)) {
+        attempt.count_first_failure(snapshot, cx.now);
         let counters = service.live.counters.of(cx.id);
         match self {
             Self::NoServer => counters.drops.no_server.one(),
@@ -141,8 +142,9 @@ impl Udp {
         let counters = service.live.counters.of(cx.id);
         let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
         let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
-        let begun = self.begin(cx, at, &new, &mut Attempt::uncounted(cx.id));
-        begun.inspect_err(|error| error.note(cx, &service)).ok()
+        let mut attempt = Attempt::uncounted(cx.id);
+        let begun = self.begin(cx, at, &new, &mut attempt);
+        begun.inspect_err(|error| error.note(cx, &service, (&attempt, new.snapshot))).ok()
     }
 
     /// Begins a flow at one server after another, except servers that failed, until one takes it.
