@@ -266,6 +266,21 @@ impl Attempt {
         snapshot.retry_budget.permits(now)
     }
 
+    /// Returns true if another server than `current` could take the request, if the retry budget permitted it.
+    #[must_use]
+    pub fn has_other(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        current: ServerId,
+    ) -> bool {
+        let failures = self.failures.as_deref();
+        let is_tried = |id| id == current || failures.is_some_and(|failures| failures.has_tried(id));
+        !failures.is_some_and(|failures| failures.exceed(limits))
+            && snapshot.has_untried(request, limits.last_resorts, is_tried)
+    }
+
     /// Picks the next server without accounting for it.
     fn candidate(
         &mut self,

@@ -591,6 +591,20 @@ fn only_failures_of_servers_need_the_retry_budget() {
 }
 
 #[test]
+fn a_declined_query_without_another_server_does_not_need_the_retry_budget() {
+    for (servers, exhausted) in [(1, 0), (2, 1)] {
+        let mut fixture = Fixture::with_pool(servers, without_retries, |_| {});
+        let client = fixture.client();
+        client.send(&query(7, "a.example")).unwrap();
+        let received = fixture.received();
+        fixture.respond(&received, &response_with_code(&received.message, wire::SERVFAIL));
+        assert_eq!(code(&fixture.received_by(&client)), wire::SERVFAIL);
+        assert_eq!(fixture.count("retries_exhausted"), exhausted, "{servers} servers");
+        fixture.check_idle();
+    }
+}
+
+#[test]
 fn a_query_whose_connection_closes_again_and_again_goes_to_another_server() {
     for cause in [Cause::CutShort, Cause::Closed] {
         let mut fixture = Fixture::new(2, |_| {});
