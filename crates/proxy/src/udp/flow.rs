@@ -65,7 +65,7 @@ pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
 fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, Unit), ConnectError> {
     let pool = &new.snapshot.pool;
     let Some(unit) = Unit::take() else {
-        count_local_error(cx, pool, server, Errno::MFILE);
+        count_local_error(cx, pool, server.id, &server.live, Errno::MFILE);
         return Err(ConnectError::Exhausted);
     };
     let source = SourceAddress::of(&new.settings.options, new.key.client.ip());
@@ -74,12 +74,11 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
         // The client's address cannot be the source address towards this server. The server is not at fault,
         // and a free port would not help.
         Err(Errno::ADDRNOTAVAIL) => {
-            server.live.counters.of(cx.id).connect_failures.error.one();
-            count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
+            count_local_error(cx, pool, server.id, &server.live, Errno::ADDRNOTAVAIL);
             Err(ConnectError::ThisServer(FailedTry::LOCAL))
         }
         Err(error) if is_local_error(error) => {
-            count_local_error(cx, pool, server, error);
+            count_local_error(cx, pool, server.id, &server.live, error);
             Err(ConnectError::Exhausted)
         }
         Err(_) => {

@@ -10,7 +10,7 @@ use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{Cause, Taken, Waits};
 use crate::dns::upstream::ids::ClientIds;
 use crate::dns::{Dns, Origin, Party, Requester, ServerOf};
-use crate::io::connect::{self, is_resource_exhaustion, report_local_error};
+use crate::io::connect::{self, count_local_error, is_resource_exhaustion};
 
 use crate::service::{Backend, Service};
 use evener_core::snapshot::{Entry, ServerLive};
@@ -464,10 +464,7 @@ impl Dns {
     /// Postpones a connection attempt that failed for a local reason, which is not a fault of the server.
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Persistent { live, pool, id, .. } = &*self.persistents[at];
-        let counters = live.counters.of(cx.id);
-        counters.connect_failures.error.one();
-        counters.local_errors.one_shared();
-        report_local_error(cx, pool, *id, error);
+        count_local_error(cx, pool, *id, live, error);
         self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 

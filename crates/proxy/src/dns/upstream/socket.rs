@@ -80,7 +80,7 @@ impl Dns {
             Ok(at) => at,
             Err(error) if is_local_error(error) => {
                 if let Some(backend) = self.queries[key].requester().backend(settings) {
-                    count_local_error(cx, &backend.pool.load().pool, server, error);
+                    count_local_error(cx, &backend.pool.load().pool, server.id, &server.live, error);
                 }
                 return no_room(error);
             }
