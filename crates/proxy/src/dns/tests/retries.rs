@@ -86,3 +86,16 @@ fn the_queries_of_an_ended_server_are_sent_to_another_server() {
 fn fixture_service(fixture: &Fixture) -> DnsServiceKey {
     fixture.dns.listeners.iter().next().unwrap().1.service()
 }
+
+#[test]
+fn a_query_that_cannot_be_sent_to_a_server_needs_no_retry() {
+    let mut fixture = Fixture::with_pool(2, without_retries, |_| {});
+    fixture.client().send(&query(7, "a.example")).unwrap();
+    assert_eq!(fixture.received().server, 0);
+    let Fixture { dns, cx, .. } = &mut fixture;
+    let (key, at) = (dns.queries.keys(|_| true)[0], dns.sockets.keys(|_| true)[0]);
+    dns.on_unsendable(cx, key, at);
+    assert_eq!(fixture.received().server, 1);
+    let counted = ["drops.unsendable", "retries", "retries_exhausted"].map(|name| fixture.count(name));
+    assert_eq!(counted, [1, 0, 0]);
+}

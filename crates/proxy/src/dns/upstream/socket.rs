@@ -215,7 +215,7 @@ impl Dns {
         &self.services[self.upstreams[upstream].server.service].service
     }
 
-    fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
+    pub(in crate::dns) fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
         let query = self.queries.get(key).filter(|query| query.is_waiting(Waits::AtSocket(at)));
         let Some(query) = query else { return };
         let service = Arc::clone(&self.services[query.requester().service].service);
