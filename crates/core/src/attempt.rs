@@ -168,6 +168,14 @@ impl Attempt {
         Self::uncounted(worker)
     }
 
+    /// Counts the first try of an [`Attempt::uncounted`] that no server took, because no other attempt follows
+    /// that would count it.
+    pub fn count_first_failure(&self, snapshot: &Snapshot, now: Time) {
+        if self.tried() > 0 {
+            snapshot.retry_budget.deposit(self.worker as usize, now);
+        }
+    }
+
     /// Returns the number of servers that are excluded, because they failed or were passed over.
     #[must_use]
     pub fn tried(&self) -> usize {
@@ -256,6 +264,21 @@ impl Attempt {
     #[must_use]
     pub fn may_retry(&self, snapshot: &Snapshot, now: Time) -> bool {
         snapshot.retry_budget.permits(now)
+    }
+
+    /// Returns true if another server than `current` could take the request, if the retry budget permitted it.
+    #[must_use]
+    pub fn has_other(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request,
+        limits: &AttemptLimits,
+        current: ServerId,
+    ) -> bool {
+        let failures = self.failures.as_deref();
+        let is_tried = |id| id == current || failures.is_some_and(|failures| failures.has_tried(id));
+        !failures.is_some_and(|failures| failures.exceed(limits))
+            && snapshot.has_untried(request, limits.last_resorts, is_tried)
     }
 
     /// Picks the next server without accounting for it.

@@ -464,6 +464,21 @@ impl Snapshot {
         }
     }
 
+    /// Returns true if the client may get another server than the servers that were tried, now or after
+    /// waiting.
+    pub(crate) fn has_untried(
+        &self,
+        request: &Request,
+        last_resorts: bool,
+        is_tried: impl Fn(ServerId) -> bool,
+    ) -> bool {
+        let last_resort = Some(&self.last_resort).filter(|_| last_resorts);
+        let mut members =
+            self.tiers.iter().chain(&self.unchecked).chain(last_resort).flat_map(|tier| &tier.members);
+        !self.has_no_failover()
+            && members.any(|server| !is_tried(server.id) && server.permits(request.client))
+    }
+
     /// Returns true if a client for which no server was picked may get a server by waiting: the pool has a
     /// queue, and an untried server that admits the client is full.
     pub(crate) fn is_worth_waiting(&self, request: &Request, is_tried: impl Fn(ServerId) -> bool) -> bool {

@@ -285,10 +285,17 @@ pub(crate) fn note_retry(
     }
 }
 
-/// Returns whether a failed try may be repeated within the retry budget. Counts and reports that it may not.
-pub(crate) fn may_retry(cx: &Context, service: &Service, attempt: &Attempt, snapshot: &Snapshot) -> bool {
+/// Returns whether a failed try may be repeated within the retry budget. Counts and reports that it may not,
+/// although another server could take the request.
+pub(crate) fn may_retry(
+    cx: &Context,
+    service: &Service,
+    attempt: &Attempt,
+    snapshot: &Snapshot,
+    has_other: impl FnOnce() -> bool,
+) -> bool {
     let may_retry = attempt.may_retry(snapshot, cx.now);
-    if !may_retry {
+    if !may_retry && has_other() {
         note_retries_exhausted(cx, service, &snapshot.pool);
     }
     may_retry

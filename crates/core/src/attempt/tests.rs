@@ -100,6 +100,7 @@ fn only_a_failed_server_makes_the_next_try_a_retry() {
     let repeated = next(&mut attempt).unwrap();
     assert_eq!((repeated.server.id, repeated.is_retry), (choice.server.id, true));
     assert!(!attempt.may_retry(&snapshot, Time::ZERO));
+    assert!(attempt.has_other(&snapshot, &request, &LIMITS, choice.server.id));
     attempt.failed(choice.server.id, choice.why, FailedTry::QUICK);
     assert_eq!(next(&mut attempt).unwrap_err(), NoServer::RetryBudget);
     assert_eq!(choice.server.live.occupancy.active(), 2, "a refused retry leaves no slot taken");
@@ -110,9 +111,48 @@ fn only_a_failed_server_makes_the_next_try_a_retry() {
 }
 
 #[test]
+fn the_first_try_of_a_flow_is_counted_even_if_no_server_takes_the_flow() {
+    let spend_all = |spec: &mut PoolSpec| {
+        spec.retry_budget = Some(RetryBudgetSpec { share_percent: 200, min_per_second: 0 });
+    };
+    let snapshot = pool("first", 2, spend_all).snapshot().unwrap();
+    let retries_max = || snapshot.retry_budget.usage(Time::ZERO).unwrap().retries_max;
+    let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
+    let mut attempt = Attempt::uncounted(0);
+    attempt.count_first_failure(&snapshot, Time::ZERO);
+    assert_eq!(retries_max(), 0, "nothing was tried");
+    let choice = attempt.next(&snapshot, &request, &LIMITS, &mut random).unwrap();
+    attempt.failed(choice.server.id, choice.why, FailedTry::QUICK);
+    attempt.count_first_failure(&snapshot, Time::ZERO);
+    assert_eq!(retries_max(), 1);
+}
+
+#[test]
 fn a_pool_without_another_server_has_not_used_up_its_budget() {
     let snapshot = pool("first", 1, without_retries).snapshot().unwrap();
     assert_eq!(all(&snapshot, FailedTry::QUICK).1, NoServer::Failed);
+}
+
+#[test]
+fn another_server_is_one_that_was_not_tried_and_may_take_the_client() {
+    let mut pool = pool("first", 3, without_retries);
+    let ids: Vec<ServerId> = pool.servers().iter().map(|server| server.id).collect();
+    let request = Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO);
+    let others = |pool: &mut Pool, attempt: &Attempt| {
+        let snapshot = pool.snapshot().unwrap();
+        [true, false].map(|last_resorts| {
+            let limits = AttemptLimits { last_resorts, ..LIMITS };
+            attempt.has_other(&snapshot, &request, &limits, ids[0])
+        })
+    };
+    let mut attempt = Attempt::new(0);
+    assert_eq!(others(&mut pool, &attempt), [true, true]);
+    attempt.failed(ids[1], Why::Policy, FailedTry::QUICK);
+    let _ = pool.on_failure(Time::ZERO, ids[2], Failure::Timeout);
+    assert_eq!(others(&mut pool, &attempt), [true, false]);
+    let _ = pool.on_failure(Time::ZERO, ids[0], Failure::Timeout);
+    attempt.pass_over(ids[2]);
+    assert_eq!(others(&mut pool, &attempt), [false, false]);
 }
 
 #[test]

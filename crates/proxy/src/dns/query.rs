@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// Assumed average size of outstanding queries. If queries are larger, fewer of them can be outstanding.
 const BYTES_HELD: usize = 512;
+/// Maximum number of times that a query is sent again because its connection or socket closed.
+const CUT_SHORT_MAX: u32 = 8;
 /// Time without a message after which a transfer counts as finished or aborted.
 pub(super) const TRANSFER_PAUSE: Duration = Duration::from_secs(30);
 
@@ -77,7 +79,7 @@ pub(super) struct Query {
     declined: Option<Vec<u8>>,
     /// If no server is left, silent servers may be queried again.
     may_repeat: bool,
-    /// Number of reused connections that closed during the query, which is not a fault of the server.
+    /// Number of connections and sockets that closed during the query, which is not a fault of the server.
     cut_short: u32,
     /// Equal queries that wait for the response, and their common key.
     followers: Vec<QueryKey>,
@@ -126,9 +128,16 @@ impl Query {
         !self.followers.is_empty()
     }
 
-    /// Returns whether reused connections closed this many times during the query.
-    pub(super) fn was_cut_short(&self, times: u32) -> bool {
-        self.cut_short >= times
+    /// Counts a connection or socket that closed during the query. After too many of them the server is not
+    /// queried again.
+    fn bounded(&mut self, cause: Cause) -> Cause {
+        let instead = match cause {
+            Cause::CutShort | Cause::SessionLost => Cause::Refused,
+            Cause::Closed => Cause::Local,
+            Cause::Timeout | Cause::Refused | Cause::Local | Cause::Declined => return cause,
+        };
+        self.cut_short += 1;
+        if self.cut_short > CUT_SHORT_MAX { instead } else { cause }
     }
 
     pub(super) fn into_message(self) -> Vec<u8> {
@@ -180,8 +189,15 @@ pub(super) enum Cause {
     Timeout,
     /// The failure was known immediately.
     Refused,
-    /// A reused connection closed. The server may be queried again.
+    /// The server cannot receive the query for a local reason, or was removed. It has not failed.
+    Local,
+    /// The server closed a reused connection. The server may be queried again.
     CutShort,
+    /// The persistent connection ended after responses. The server can be queried again only after it is
+    /// connected again.
+    SessionLost,
+    /// Evener closed the connection or the socket. The server may be queried again.
+    Closed,
     /// The server declined.
     Declined,
 }
@@ -488,6 +504,7 @@ impl Dns {
             return self.give_back(query.message);
         }
         let query = &mut self.queries[key];
+        let cause = query.bounded(cause);
         let exhausted = cause == Cause::Timeout && query.retries == 0;
         if cause == Cause::Timeout {
             query.retries = query.retries.saturating_sub(1);
@@ -499,10 +516,15 @@ impl Dns {
             (Some((server, why)), Cause::Timeout | Cause::Refused) => {
                 query.attempt.failed(server, why, FailedTry::QUICK);
             }
+            (Some((server, why)), Cause::Local) => query.attempt.failed(server, why, FailedTry::LOCAL),
+            (Some((server, _)), Cause::SessionLost) => {
+                query.attempt.pass_over(server);
+                query.attempt.repeat();
+            }
             (_, Cause::CutShort) => query.attempt.repeat(),
+            (_, Cause::Closed) => query.attempt.begin_anew(),
             (None, _) => {}
         }
-        query.cut_short += u32::from(cause == Cause::CutShort);
         if exhausted {
             return self.fail(cx, settings, key, Some(NoServer::Failed));
         }

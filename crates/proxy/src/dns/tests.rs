@@ -2,6 +2,7 @@
 //! a fixture in place of the loop.
 
 mod persistents;
+mod retries;
 mod streams;
 
 use super::*;
@@ -16,7 +17,7 @@ use crate::service::{self, Permits};
 use evener_core::Target;
 use evener_core::dns::Cache;
 use evener_core::health::Failure;
-use evener_core::spec::{DnsCacheSpec, DnsSpec, OnFailure, Policy, PoolSpec, Protocol};
+use evener_core::spec::{DnsCacheSpec, DnsSpec, OnFailure, Policy, PoolSpec, Protocol, RetryBudgetSpec};
 use evener_core::wire::dns as wire;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -42,6 +43,11 @@ struct Received {
     server: usize,
     from: SocketAddr,
     message: Vec<u8>,
+}
+
+/// Makes the retry budget of a pool permit no retry.
+fn without_retries(spec: &mut PoolSpec) {
+    spec.retry_budget = Some(RetryBudgetSpec { share_percent: 0, min_per_second: 0 });
 }
 
 fn socket() -> UdpSocket {
@@ -94,10 +100,18 @@ fn code(message: &[u8]) -> u8 {
 impl Fixture {
     /// Creates a fixture with this many servers, which are tried in their order.
     fn new(servers: usize, change: impl FnOnce(&mut DnsSpec)) -> Self {
+        Self::with_pool(servers, |_| {}, change)
+    }
+
+    fn with_pool(
+        servers: usize,
+        pool: impl FnOnce(&mut PoolSpec),
+        change: impl FnOnce(&mut DnsSpec),
+    ) -> Self {
         let servers: Vec<UdpSocket> = (0..servers).map(|_| socket()).collect();
         let targets: Vec<Target> =
             servers.iter().map(|server| Target::Ip(server.local_addr().unwrap())).collect();
-        Self { servers, ..Self::of(&targets, |_| {}, change) }
+        Self { servers, ..Self::of(&targets, pool, change) }
     }
 
     fn of(targets: &[Target], pool: impl FnOnce(&mut PoolSpec), change: impl FnOnce(&mut DnsSpec)) -> Self {
@@ -547,27 +561,4 @@ fn a_service_is_removed_with_its_last_listener() {
     fixture.service = Fixture::new(1, |_| {}).service;
     fixture.dns.sweep(&mut fixture.cx);
     assert_eq!(fixture.dns.services.len(), 1, "the service of the listener is left");
-}
-
-#[test]
-fn the_queries_of_an_ended_server_are_sent_to_another_server() {
-    let mut fixture = Fixture::new(2, |_| {});
-    let client = fixture.client();
-    client.send(&query(7, "a.example")).unwrap();
-    let first = fixture.received();
-    let server = Arc::clone(&fixture.service.settings.load().backends[0].pool.load().servers()[0]);
-    let ending = Ending::new(&server, EndReason::Operator, |_| {});
-    assert_eq!(fixture.dns.end_server(&mut fixture.cx, &ending), 0, "datagrams have no streams");
-    assert!(
-        fixture.dns.upstreams.iter().all(|(_, upstream)| upstream.service() == fixture_service(&fixture))
-    );
-    let again = fixture.received();
-    assert!(again.from != first.from, "the query is sent from another socket");
-    fixture.respond(&again, &response(&again.message, 1));
-    fixture.received_by(&client);
-    fixture.check_idle();
-}
-
-fn fixture_service(fixture: &Fixture) -> DnsServiceKey {
-    fixture.dns.listeners.iter().next().unwrap().1.service()
 }

@@ -146,13 +146,19 @@ impl Exchange {
         self.count(cx, 0, bytes);
     }
 
-    /// Records the sizes of the response and of the relay when the exchange ends.
+    /// Records the size of the response or of the relay when the exchange ends. An exchange that reached no
+    /// server has neither.
     fn note_end(&self, counters: &ServiceCounters) {
-        if let Some(http) = self.http.as_ref().filter(|http| http.has_responded) {
-            counters.response_bytes.record_bytes(http.downloaded);
-        }
-        if self.relayed > 0 || (self.http.is_none() && self.choice.is_some()) {
-            counters.connection_bytes.record_bytes(self.relayed);
+        match &self.http {
+            Some(http) if http.has_responded && !http.is_relay => {
+                counters.response_bytes.record_bytes(http.downloaded);
+            }
+            Some(http) if !http.is_relay => {}
+            Some(_) | None => {
+                if matches!(self.reach, Reach::Open(_)) {
+                    counters.connection_bytes.record_bytes(self.relayed);
+                }
+            }
         }
     }
 
@@ -214,10 +220,14 @@ pub(super) struct HttpPart {
     server_stays: bool,
     /// The final response has begun.
     has_responded: bool,
+    /// After the response the exchange relays another protocol (101 or CONNECT).
+    is_relay: bool,
     /// Number of interim responses.
     interims: u32,
     /// Number of retries that are left if no response comes.
     retries: u32,
+    /// The request is sent again.
+    is_repeated: bool,
     /// Only this client may use the server's connection.
     is_private: bool,
     /// Stream of HTTP/2 to which the request belongs.

@@ -13,7 +13,7 @@ use crate::io::testing::{bound, refusing, target};
 use crate::service::testing::TestPool;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::acl::{Access, Acl};
-use evener_core::spec::{Balance, HttpSpec, PoolSpec, QueueSpec, RespondSpec};
+use evener_core::spec::{Balance, HttpSpec, Policy, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec};
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -83,6 +83,37 @@ fn a_request_is_retried_when_the_server_closed_the_pooled_connection() {
     let mut other = fixture.server();
     fixture.respond(&mut client, &mut other);
     assert_eq!(fixture.count("requests_retried"), 1);
+}
+
+#[test]
+fn retries_and_refused_retries_are_counted_only_if_there_is_another_server() {
+    let check = |servers: usize, percent: u32, expected: [u64; 2]| {
+        let servers: Vec<TcpListener> = (0..servers).map(|_| bound()).collect();
+        let targets: Vec<_> = servers.iter().map(target).collect();
+        let pool = |spec: &mut PoolSpec| {
+            spec.policy = Policy::First;
+            spec.retry_budget = Some(RetryBudgetSpec { share_percent: percent, min_per_second: 0 });
+        };
+        let mut fixture = Fixture::of(servers, &targets, pool, http(|spec| spec.retries = 1));
+        let mut client = fixture.client();
+        client.send(GET);
+        let mut server = fixture.server();
+        fixture.receive(&mut server, b"\r\n\r\n");
+        drop(server);
+        if expected[0] > 0 {
+            fixture.servers.swap(0, 1);
+            let mut other = fixture.server();
+            fixture.respond(&mut client, &mut other);
+        } else {
+            fixture.receive(&mut client, b"</p>\n");
+        }
+        let counted = ["requests_retried", "retries_exhausted"].map(|name| fixture.count(name));
+        assert_eq!(counted, expected, "{} servers, budget of {percent} %", targets.len());
+    };
+    check(2, 200, [1, 0]);
+    check(1, 200, [0, 0]);
+    check(2, 0, [0, 1]);
+    check(1, 0, [0, 0]);
 }
 
 #[test]

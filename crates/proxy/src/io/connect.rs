@@ -7,7 +7,7 @@ use crate::io::source::SourceAddress;
 use evener_core::address::abstract_name;
 use evener_core::attempt::{Cost, FailedTry, Fault};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, Why};
+use evener_core::snapshot::{Choice, Entry, ServerLive, Why};
 use evener_core::spec::ServiceOptions;
 use evener_core::{ServerId, Target};
 use rustix::fd::OwnedFd;
@@ -87,24 +87,29 @@ pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: 
 
 /// Counts a failed connection attempt; returns the failure to report if the server is at fault.
 pub(crate) fn count_failure(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) -> Option<Failure> {
-    let counters = server.live.counters.of(cx.id);
-    match error {
-        Errno::CONNREFUSED => counters.connect_failures.refused.one(),
-        Errno::TIMEDOUT => counters.connect_failures.timeout.one(),
-        _ => counters.connect_failures.error.one(),
-    }
-    match failed_try(error).fault {
-        Fault::Server => Some(match error {
-            Errno::CONNREFUSED => Failure::Refused,
-            Errno::TIMEDOUT => Failure::Timeout,
-            _ => Failure::Unreachable,
-        }),
-        Fault::Local => {
-            count_local_error(cx, pool, server, error);
+    let failures = &server.live.counters.of(cx.id).connect_failures;
+    match (failed_try(error).fault, error) {
+        (Fault::Server, Errno::CONNREFUSED) => {
+            failures.refused.one();
+            Some(Failure::Refused)
+        }
+        (Fault::Server, Errno::TIMEDOUT) => {
+            failures.timeout.one();
+            Some(Failure::Timeout)
+        }
+        (Fault::Server, _) => {
+            failures.error.one();
+            Some(Failure::Unreachable)
+        }
+        (Fault::Local, _) => {
+            count_local_error(cx, pool, server.id, &server.live, error);
             None
         }
         // The loop was reported already.
-        Fault::Client => None,
+        (Fault::Client, _) => {
+            failures.error.one();
+            None
+        }
     }
 }
 
@@ -130,14 +135,22 @@ pub(crate) fn count_refusal(cx: &Context, server: &Entry, error: Errno) -> Failu
 }
 
 /// Counts a connection attempt that failed for a local reason, and reports it at most once a second.
-pub(crate) fn count_local_error(cx: &Context, pool: &Arc<str>, server: &Entry, error: Errno) {
-    server.live.counters.of(cx.id).local_errors.one_shared();
-    report_local_error(cx, pool, server.id, error);
+pub(crate) fn count_local_error(
+    cx: &Context,
+    pool: &Arc<str>,
+    id: ServerId,
+    live: &ServerLive,
+    error: Errno,
+) {
+    let counters = live.counters.of(cx.id);
+    counters.connect_failures.error.one();
+    counters.local_errors.one_shared();
+    report_local_error(cx, pool, id, error);
 }
 
 /// Reports a local error, at most once a second for the whole process, because most of the exhausted limits
 /// apply to the process.
-pub(crate) fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
+fn report_local_error(cx: &Context, pool: &Arc<str>, server: ServerId, error: Errno) {
     static REPORTED_AT: AtomicU64 = AtomicU64::new(0);
     if is_due(&REPORTED_AT, cx.now) {
         cx.report(Report::LocalError { pool: Arc::clone(pool), server, error: error.into() });
@@ -217,6 +230,15 @@ mod tests {
         {
             check(local, None, "connect_failures.error");
         }
+    }
+
+    #[test]
+    fn local_errors_are_failed_connection_attempts_of_all_protocols() {
+        let ((_pool, server), (cx, _)) = (server(), Context::for_tests());
+        count_local_error(&cx, &"pool".into(), server.id, &server.live, Errno::MFILE);
+        note_failure(&cx, "pool".into(), &server, Errno::MFILE);
+        let counted = ["local_errors", "connect_failures.error"].map(|name| server.live.counters.total(name));
+        assert_eq!(counted, [2, 2]);
     }
 
     #[test]

@@ -35,8 +35,9 @@ pub(super) enum BeginError {
 }
 
 impl BeginError {
-    /// Counts the datagram that is dropped for this reason.
-    pub(super) fn note(self, cx: &Context, service: &Service) {
+    /// Counts the datagram that is dropped for this reason, and its failed attempt.
+    pub(super) fn note(self, cx: &Context, service: &Service, (attempt, snapshot): (&Attempt, &Snapshot)) {
+        attempt.count_first_failure(snapshot, cx.now);
         let counters = service.live.counters.of(cx.id);
         match self {
             Self::NoServer => counters.drops.no_server.one(),
@@ -64,7 +65,7 @@ pub(super) fn socket_of(flow: &Flow) -> FlowSocketKey {
 fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, Unit), ConnectError> {
     let pool = &new.snapshot.pool;
     let Some(unit) = Unit::take() else {
-        count_local_error(cx, pool, server, Errno::MFILE);
+        count_local_error(cx, pool, server.id, &server.live, Errno::MFILE);
         return Err(ConnectError::Exhausted);
     };
     let source = SourceAddress::of(&new.settings.options, new.key.client.ip());
@@ -73,12 +74,11 @@ fn connect(cx: &Context, new: &NewFlow<'_>, server: &Entry) -> Result<(OwnedFd, 
         // The client's address cannot be the source address towards this server. The server is not at fault,
         // and a free port would not help.
         Err(Errno::ADDRNOTAVAIL) => {
-            server.live.counters.of(cx.id).connect_failures.error.one();
-            count_local_error(cx, pool, server, Errno::ADDRNOTAVAIL);
+            count_local_error(cx, pool, server.id, &server.live, Errno::ADDRNOTAVAIL);
             Err(ConnectError::ThisServer(FailedTry::LOCAL))
         }
         Err(error) if is_local_error(error) => {
-            count_local_error(cx, pool, server, error);
+            count_local_error(cx, pool, server.id, &server.live, error);
             Err(ConnectError::Exhausted)
         }
         Err(_) => {
@@ -141,8 +141,9 @@ impl Udp {
         let counters = service.live.counters.of(cx.id);
         let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
         let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
-        let begun = self.begin(cx, at, &new, &mut Attempt::uncounted(cx.id));
-        begun.inspect_err(|error| error.note(cx, &service)).ok()
+        let mut attempt = Attempt::uncounted(cx.id);
+        let begun = self.begin(cx, at, &new, &mut attempt);
+        begun.inspect_err(|error| error.note(cx, &service, (&attempt, new.snapshot))).ok()
     }
 
     /// Begins a flow at one server after another, except servers that failed, until one takes it.

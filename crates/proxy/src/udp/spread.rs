@@ -45,7 +45,7 @@ impl Udp {
                 let socket = last.and_then(|server| self.lane(cx, at, key, server, pools));
                 if socket.is_none() {
                     note_no_server(cx, &service, reason);
-                    BeginError::NoServer.note(cx, &service);
+                    BeginError::NoServer.note(cx, &service, (&attempt, snapshot));
                 }
                 return socket;
             }
@@ -61,7 +61,7 @@ impl Udp {
             attempt.failed(server, why, failed);
             self.begin(cx, at, &new, &mut attempt)
         });
-        begun.inspect_err(|error| error.note(cx, &service)).ok()
+        begun.inspect_err(|error| error.note(cx, &service, (&attempt, snapshot))).ok()
     }
 
     /// Returns the socket of a client's flow to a server, if there is one and it may continue.

@@ -16,7 +16,7 @@ use evener_core::acl::{Access, Acl};
 use evener_core::clients::Clients;
 use evener_core::health::Failure;
 use evener_core::snapshot::NoServer;
-use evener_core::spec::{AdminState, Protocol};
+use evener_core::spec::{AdminState, Policy, Protocol, RetryBudgetSpec};
 use evener_core::wire::HOPS_MAX;
 use evener_core::wire::proxy::{self, Ends, Extras, Transport, Version};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -86,6 +86,10 @@ impl Fixture {
     fn new(servers: usize, change: impl FnOnce(&mut Settings)) -> Self {
         let servers: Vec<UdpSocket> = (0..servers).map(|_| bound()).collect();
         let pool = TestPool::new("pool", &servers.iter().map(target).collect::<Vec<_>>());
+        Self::of(servers, pool, change)
+    }
+
+    fn of(servers: Vec<UdpSocket>, pool: TestPool, change: impl FnOnce(&mut Settings)) -> Self {
         let service = service_with(Protocol::Udp, &pool, change);
         let (mut cx, reports) = Context::for_tests();
         let (mut udp, listener) = (Udp::new(), bound());
@@ -358,6 +362,27 @@ fn without_a_server_datagrams_are_counted_and_reported_once_a_second() {
     fixture.send(&client, &["d"]);
     assert_eq!(fixture.reports.take().len(), 1);
     assert_eq!((fixture.count("no_server"), fixture.count("drops.no_server"), fixture.flows()), (4, 4, 0));
+}
+
+#[test]
+fn each_flow_adds_one_try_to_the_retry_budget() {
+    for is_alive in [false, true] {
+        let (server, unbound) = (bound(), Target::Unix("@evener-unbound".into()));
+        let targets = [unbound.clone(), if is_alive { target(&server) } else { unbound }];
+        let pool = TestPool::with("pool", &targets, |spec| {
+            spec.policy = Policy::First;
+            spec.retry_budget = Some(RetryBudgetSpec { share_percent: 101, min_per_second: 0 });
+        });
+        let mut fixture = Fixture::of(vec![server], pool, |_| {});
+        let budget = fixture.pool.published().load().retry_budget.clone();
+        for tries in 1..=3 {
+            // The budget does not permit a retry of the first flow.
+            fixture.send(&fixture.client(), &["a"]);
+            let usage = budget.usage(fixture.cx.now).unwrap();
+            assert_eq!(usage.retries_max, tries, "one retry for each first try");
+        }
+        assert_eq!(fixture.flows(), if is_alive { 2 } else { 0 });
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::context::keys::{DnsSocketKey, QueryKey};
 use crate::dns::Dns;
 use crate::dns::query::{self, Cause, Query};
 use crate::service::{self, Settings};
+use evener_core::snapshot::Request;
 use evener_core::wire::dns as wire;
 
 /// Maximum size of a response that is retained while other servers are queried. Longer responses are passed on
@@ -84,10 +85,13 @@ impl Dns {
     fn may_retry(&self, cx: &Context, settings: &Settings, key: QueryKey) -> bool {
         let query = &self.queries[key];
         let service = &self.services[query.requester.service].service;
-        query
-            .requester
-            .backend(settings)
-            .is_some_and(|backend| service::may_retry(cx, service, &query.attempt, &backend.pool.load()))
+        let Some(backend) = query.requester.backend(settings) else { return false };
+        let (snapshot, request) = (backend.pool.load(), Request::of(query.requester.client.ip(), cx.now));
+        service::may_retry(cx, service, &query.attempt, &snapshot, || {
+            let limits = query.limits();
+            let server = query.choice.as_ref().map(|choice| choice.server.id);
+            server.is_some_and(|server| query.attempt.has_other(&snapshot, &request, &limits, server))
+        })
     }
 
     /// Gives the client the response of the last server that declined. Returns false if no server declined.

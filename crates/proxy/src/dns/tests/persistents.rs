@@ -1,7 +1,7 @@
 //! Persistent connections with servers of mname.
 
 use super::*;
-use evener_core::spec::Dialect;
+use evener_core::spec::{Dialect, ServiceOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddrV4;
 use std::os::linux::net::SocketAddrExt;
@@ -42,6 +42,20 @@ impl Mname {
         let target = Target::Unix(format!("@{name}").into());
         let mname = |spec: &mut PoolSpec| spec.servers[0].dialect = Dialect::Mname;
         Self { fixture: Fixture::of(&[target], mname, |spec| spec.retries = 0), listener }
+    }
+
+    /// Creates a component with a server of mname and a plain server, whose pool permits no retries.
+    fn with_plain_server() -> Self {
+        let Self { fixture, listener } = Self::new();
+        let mname = fixture.service.settings.load().backends[0].pool.load().servers()[0].target.clone();
+        let plain = socket();
+        let targets = [mname, Target::Ip(plain.local_addr().unwrap())];
+        let pool = |spec: &mut PoolSpec| {
+            spec.servers[0].dialect = Dialect::Mname;
+            without_retries(spec);
+        };
+        let fixture = Fixture { servers: vec![plain], ..Fixture::of(&targets, pool, |_| {}) };
+        Self { fixture, listener }
     }
 
     #[track_caller]
@@ -179,6 +193,58 @@ fn queries_fail_while_no_connection_is_established() {
     assert!(mname.reported().is_some());
     assert_eq!(code(&mname.fixture.received_by(&client)), wire::SERVFAIL);
     mname.fixture.check_idle();
+}
+
+#[test]
+fn queries_of_a_removed_server_need_no_retry() {
+    let mut mname = Mname::with_plain_server();
+    let mut server = mname.up();
+    let message = query(7, "a.example");
+    mname.fixture.client().send(&message).unwrap();
+    mname.bytes(&mut server, 16 + message.len());
+    // The second server keeps its ID.
+    let targets = [socket(), mname.fixture.servers[0].try_clone().unwrap()]
+        .map(|server| Target::Ip(server.local_addr().unwrap()));
+    let pool = TestPool::with("pool", &targets, without_retries);
+    let mut settings = Settings::new(ServiceOptions::of(Protocol::Dns), pool.published());
+    settings.dns.clone_from(&mname.fixture.service.settings.load().dns);
+    mname.fixture.service.settings.store(Arc::new(settings));
+    mname.fixture.dns.note_change();
+    assert_eq!(mname.fixture.received().message[2..], message[2..]);
+    assert_eq!(mname.fixture.count("retries"), 0);
+    assert_eq!(mname.fixture.count("retries_exhausted"), 0);
+}
+
+#[test]
+fn queries_of_an_ended_connection_are_always_sent_again_if_it_has_carried_responses() {
+    let mut mname = Mname::with_plain_server();
+    let mut server = mname.up();
+    let client = mname.fixture.client();
+    let SocketAddr::V4(address) = client.local_addr().unwrap() else { unreachable!("IPv4") };
+    for (id, name) in [(7, "a.example"), (8, "b.example")] {
+        let message = query(id, name);
+        client.send(&message).unwrap();
+        mname.bytes(&mut server, 16 + message.len());
+        if id == 7 {
+            server.write_all(&outbound(address, &response(&message, 1))).unwrap();
+            mname.fixture.received_by(&client);
+        }
+    }
+    drop(server);
+    assert_eq!(mname.fixture.received().message[2..], query(8, "b.example")[2..]);
+    assert_eq!(mname.fixture.count("retries"), 1);
+}
+
+#[test]
+fn queries_of_a_connection_that_ended_without_a_response_need_a_retry() {
+    let mut mname = Mname::with_plain_server();
+    let mut server = mname.up();
+    let (client, message) = (mname.fixture.client(), query(7, "a.example"));
+    client.send(&message).unwrap();
+    mname.bytes(&mut server, 16 + message.len());
+    drop(server);
+    assert_eq!(code(&mname.fixture.received_by(&client)), wire::SERVFAIL);
+    assert_eq!(mname.fixture.count("retries_exhausted"), 1);
 }
 
 #[test]

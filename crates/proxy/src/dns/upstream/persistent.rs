@@ -10,7 +10,7 @@ use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{Cause, Taken, Waits};
 use crate::dns::upstream::ids::ClientIds;
 use crate::dns::{Dns, Origin, Party, Requester, ServerOf};
-use crate::io::connect::{self, is_resource_exhaustion, report_local_error};
+use crate::io::connect::{self, count_local_error, is_resource_exhaustion};
 
 use crate::service::{Backend, Service};
 use evener_core::snapshot::{Entry, ServerLive};
@@ -63,6 +63,8 @@ pub(in crate::dns) struct Persistent {
     failures: u64,
     /// Number of the current connection.
     serial: u64,
+    /// The current connection has carried a response.
+    was_used: bool,
     dirty: bool,
 }
 
@@ -86,6 +88,7 @@ impl Persistent {
             ids: ClientIds::default(),
             failures: 0,
             serial: 0,
+            was_used: false,
             dirty: false,
         }
     }
@@ -198,18 +201,24 @@ impl Dns {
     fn leave_persistent(&mut self, cx: &mut Context, at: PersistentKey) {
         self.persistent_timers.clear(at);
         if let Some(persistent) = self.persistents.remove(at) {
-            self.ask_others(cx, at, persistent.ids.owners());
+            self.query_others(cx, at, persistent.ids.owners(), Cause::Local);
         }
     }
 
-    fn ask_others(&mut self, cx: &mut Context, at: PersistentKey, queries: Vec<(u16, QueryKey)>) {
+    fn query_others(
+        &mut self,
+        cx: &mut Context,
+        at: PersistentKey,
+        queries: Vec<(u16, QueryKey)>,
+        cause: Cause,
+    ) {
         for (id, key) in queries {
             if !self.is_current_attempt(cx, key, Waits::AtPersistent(at), id) {
                 continue;
             }
             let query = &self.queries[key];
             let settings = self.services[query.requester().service].service.settings.load_full();
-            self.again_unless_received(cx, &settings, key, Cause::Refused);
+            self.again_unless_received(cx, &settings, key, cause);
         }
     }
 
@@ -237,6 +246,7 @@ impl Dns {
         framed.queue(&hello);
         (persistent.framed, persistent.stage) = (Some(framed), Stage::Hello);
         persistent.serial += 1;
+        persistent.was_used = false;
         self.persistent_timers.set(at, cx.now + HELLO);
         self.queue_persistent(at);
     }
@@ -417,6 +427,7 @@ impl Dns {
             matches!(query.requester().origin, Origin::Datagram(_)) && query.is_response(message)
         });
         let Some(key) = owner else { return counters.responses_bad.one() };
+        persistent.was_used = true;
         counters.datagrams_out.one();
         self.turn_to_attempt(key, Waits::AtPersistent(at), wire::id(message));
         let service = self.queries[key].requester().service;
@@ -453,10 +464,7 @@ impl Dns {
     /// Postpones a connection attempt that failed for a local reason, which is not a fault of the server.
     fn postpone_persistent(&mut self, cx: &Context, at: PersistentKey, error: Errno) {
         let Persistent { live, pool, id, .. } = &*self.persistents[at];
-        let counters = live.counters.of(cx.id);
-        counters.connect_failures.error.one();
-        counters.local_errors.one_shared();
-        report_local_error(cx, pool, *id, error);
+        count_local_error(cx, pool, *id, live, error);
         self.persistent_timers.set(at, cx.now + POSTPONED);
     }
 
@@ -472,8 +480,9 @@ impl Dns {
         persistent.failures = persistent.failures.saturating_add(1);
         self.persistent_timers.set(at, cx.now + wait);
         let queries = persistent.ids.owners();
+        let cause = if persistent.was_used { Cause::SessionLost } else { Cause::Refused };
         self.report_persistent(cx, at, Some(reason.to_owned()));
-        self.ask_others(cx, at, queries);
+        self.query_others(cx, at, queries, cause);
     }
 
     /// Handles a deadline: for a connection attempt, a hello or a heartbeat.

@@ -80,7 +80,7 @@ impl Dns {
             Ok(at) => at,
             Err(error) if is_local_error(error) => {
                 if let Some(backend) = self.queries[key].requester().backend(settings) {
-                    count_local_error(cx, &backend.pool.load().pool, server, error);
+                    count_local_error(cx, &backend.pool.load().pool, server.id, &server.live, error);
                 }
                 return no_room(error);
             }
@@ -215,13 +215,13 @@ impl Dns {
         &self.services[self.upstreams[upstream].server.service].service
     }
 
-    fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
+    pub(in crate::dns) fn on_unsendable(&mut self, cx: &mut Context, key: QueryKey, at: DnsSocketKey) {
         let query = self.queries.get(key).filter(|query| query.is_waiting(Waits::AtSocket(at)));
         let Some(query) = query else { return };
         let service = Arc::clone(&self.services[query.requester().service].service);
         service.live.counters.of(cx.id).drops.unsendable.one();
         let settings = service.settings.load_full();
-        self.again(cx, &settings, key, Cause::Refused);
+        self.again(cx, &settings, key, Cause::Local);
     }
 
     /// Receives responses, or an error.
@@ -391,7 +391,7 @@ impl Dns {
             }
             let query = &self.queries[key];
             let settings = self.services[query.requester().service].service.settings.load_full();
-            self.again_unless_received(cx, &settings, key, Cause::CutShort);
+            self.again_unless_received(cx, &settings, key, Cause::Closed);
         }
         self.sockets.remove(at);
     }

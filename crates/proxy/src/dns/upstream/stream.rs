@@ -14,8 +14,9 @@ use crate::dns::framed::{Framed, Received};
 use crate::dns::query::{self, Cause, Taken, Waits};
 use crate::dns::upstream::ids::Ids;
 use crate::dns::upstream::persistent::{Session, v4_of};
-use crate::io::connect::count_failure;
+use crate::io::connect::{count_failure, failed_try};
 use crate::service::Settings;
+use evener_core::attempt::{FailedTry, Fault};
 use evener_core::snapshot::Entry;
 use evener_core::spec::{Dialect, Transport};
 use evener_core::wire::dns as wire;
@@ -36,8 +37,6 @@ const IDLE: Duration = Duration::from_secs(10);
 const PERSONAL_MAX: usize = 8;
 /// Maximum number of consecutive unexpected messages of a server.
 const BAD_MAX: u32 = 1024;
-/// Maximum number of times that a query is sent again because the server ended a connection.
-const CUT_SHORT_MAX: u32 = 8;
 /// Time for a server of mname to accept a TCP session.
 const ACCEPT: Duration = Duration::from_secs(10);
 
@@ -104,11 +103,24 @@ impl Stream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// The server could not be reached, which is reported already.
-    Failed,
+    Failed(FailedTry),
     /// The server closed the stream.
     Broken,
     /// Evener closed the stream.
     Closed,
+}
+
+impl Ending {
+    /// Returns the reason why the outstanding queries of the stream are sent again.
+    fn cause(self, was_used: bool) -> Cause {
+        match self {
+            Self::Failed(FailedTry { fault: Fault::Server, .. }) => Cause::Refused,
+            Self::Failed(_) => Cause::Local,
+            Self::Broken if was_used => Cause::CutShort,
+            Self::Broken => Cause::Refused,
+            Self::Closed => Cause::Closed,
+        }
+    }
 }
 
 impl Dns {
@@ -202,7 +214,7 @@ impl Dns {
         let stream = &self.streams[at];
         let (pool, server) = (stream.pool.clone(), Arc::clone(&stream.server));
         note_stream_refusal(cx, pool, &server, error);
-        self.end_stream(cx, at, Ending::Failed);
+        self.end_stream(cx, at, Ending::Failed(failed_try(error)));
     }
 
     /// Lists a stream to be handled after the present events.
@@ -327,7 +339,7 @@ impl Dns {
             Ok(Some(_)) | Err(_) => {}
         }
         self.fault_session(cx, at, "it responded to a TCP session with something else than its acceptance");
-        self.end_stream(cx, at, Ending::Failed);
+        self.end_stream(cx, at, Ending::Failed(FailedTry::QUICK));
         false
     }
 
@@ -371,9 +383,7 @@ impl Dns {
             }
             let query = &self.queries[key];
             let settings = self.services[query.requester().service].service.settings.load_full();
-            let is_innocent = ending == Ending::Closed || (ending == Ending::Broken && was_used);
-            let may_repeat = !query.was_cut_short(CUT_SHORT_MAX);
-            let cause = if is_innocent && may_repeat { Cause::CutShort } else { Cause::Refused };
+            let cause = ending.cause(was_used);
             if stage == Stage::Open {
                 self.again_unless_received(cx, &settings, key, cause);
             } else {
@@ -427,7 +437,7 @@ impl Dns {
             Stage::Connecting => self.on_stream_connect_error(cx, at, Errno::TIMEDOUT),
             Stage::Accepting => {
                 self.fault_session(cx, at, "it did not accept a TCP session within 10 s");
-                self.end_stream(cx, at, Ending::Failed);
+                self.end_stream(cx, at, Ending::Failed(FailedTry::SLOW));
             }
             Stage::Open => {
                 let is_idle = stream.ids.is_empty() && cx.now.since(stream.active_at) >= IDLE;
@@ -450,5 +460,25 @@ fn note_stream_refusal(cx: &Context, pool: Arc<str>, server: &Entry, error: Errn
     transports.refused(Transport::Stream, cx.now);
     if server.dialect == Dialect::Mname || transports.is_telling(Transport::Stream, cx.now) {
         cx.report(Report::Failure { pool, server: server.id, target: server.target.clone(), failure });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failed_servers_make_the_queries_of_a_stream_retries() {
+        let failed = |error| Ending::Failed(failed_try(error)).cause(false);
+        assert_eq!(failed(Errno::CONNREFUSED), Cause::Refused);
+        assert_eq!(failed(Errno::TIMEDOUT), Cause::Refused);
+        assert_eq!(failed(Errno::ADDRNOTAVAIL), Cause::Local);
+        assert_eq!(failed(Errno::PERM), Cause::Local);
+        for (ending, fresh, used) in [
+            (Ending::Broken, Cause::Refused, Cause::CutShort),
+            (Ending::Closed, Cause::Closed, Cause::Closed),
+        ] {
+            assert_eq!([false, true].map(|was_used| ending.cause(was_used)), [fresh, used]);
+        }
     }
 }

@@ -49,6 +49,8 @@ impl Exchange {
             client_stays: request.keeps_alive(),
             server_stays: false,
             has_responded: false,
+            is_relay: false,
+            is_repeated: false,
             interims: 0,
             retries: spec.map_or(0, |spec| spec.retries),
             stream,
@@ -343,16 +345,19 @@ fn put(data: &[u8], as_chunk: bool, out: &mut Vec<u8>) {
 }
 
 impl Shared {
-    /// Counts a request that was sent, records the server of the client, and logs the request line if there is
-    /// a log.
+    /// Counts a request that was sent for the first time or again, records the server of the client, and logs
+    /// the request line if there is a log.
     pub(in crate::http) fn note_request(
-        &self,
+        &mut self,
         cx: &Context,
         client: &Client,
         exchange_key: ExchangeKey,
         line: Option<&[u8]>,
     ) {
-        let exchange = &self.exchanges[exchange_key];
+        let exchange = &mut self.exchanges[exchange_key];
+        if exchange.http.as_deref_mut().is_some_and(|http| std::mem::take(&mut http.is_repeated)) {
+            client.service.live.counters.of(cx.id).requests_retried.one();
+        }
         let Some(choice) = &exchange.choice else { return };
         choice.server.live.counters.of(cx.id).requests.one();
         client.note_server(exchange.backend(), &choice.server);

@@ -42,8 +42,14 @@ impl Shared {
             let may = http.retries > 0 || is_reused;
             may && http.is_idempotent && http.interims == 0 && http.replay.is_some()
         });
-        let permits =
-            |snapshot: &Snapshot| service::may_retry(cx, &client.service, &exchange.attempt, snapshot);
+        let Exchange { attempt, choice, settings, .. } = &**exchange;
+        let permits = |snapshot: &Snapshot| {
+            let limits = settings.options.attempt_limits();
+            let has_other = |server| attempt.has_other(snapshot, &exchange.request(cx.now), &limits, server);
+            service::may_retry(cx, &client.service, attempt, snapshot, || {
+                choice.as_ref().is_some_and(|choice| has_other(choice.server.id))
+            })
+        };
         is_repeatable && (is_reused || permits(&exchange.backend().pool.load()))
     }
 
@@ -54,10 +60,10 @@ impl Shared {
         client: &mut Client,
         exchange_key: ExchangeKey,
     ) {
-        client.service.live.counters.of(cx.id).requests_retried.one();
         self.prepare_retry(cx, client, exchange_key);
         if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);
+            http.is_repeated = true;
             let mut outgoing = http.replay.replace(Vec::new()).unwrap_or_default();
             outgoing.append(&mut http.outgoing);
             http.outgoing = outgoing;
@@ -129,6 +135,7 @@ impl Shared {
         let cookie = cookie(&snapshot, choice, client.facts.is_some());
         exchange_timers.clear(exchange_key);
         if relays {
+            http.is_relay = true;
             return Some(ReadResponse::Relay { cookie });
         }
         let method: &[u8] = if http.is_head { b"HEAD" } else { b"GET" };

@@ -12,6 +12,7 @@ use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{Collector, ListRequest, Listing};
 use crate::service::testing::{TestPool, service_with};
 use crate::service::{Permits, Settings};
+use evener_core::counters::Total;
 use evener_core::spec::{HttpSpec, PoolSpec, Protocol};
 use evener_core::{Target, Time};
 use std::io::{ErrorKind, Read, Write};
@@ -143,6 +144,15 @@ impl Fixture {
 
     pub(super) fn count(&self, name: &str) -> u64 {
         self.service.live.counters.total(name)
+    }
+
+    /// Returns the number of values in a histogram of the service.
+    pub(super) fn recorded(&self, name: &str) -> u64 {
+        let mut totals = self.service.live.counters.totals();
+        match totals.find(|(declaration, _)| declaration.name == name) {
+            Some((_, Total::Histogram(distribution))) => distribution.count(),
+            other => unreachable!("no histogram: {other:?}"),
+        }
     }
 
     /// Receives until the received bytes end with `end`, and returns all of them.

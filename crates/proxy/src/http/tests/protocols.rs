@@ -3,6 +3,7 @@
 use super::*;
 use crate::http::http2::Http2;
 use crate::io::testing::is_blocked;
+use evener_core::Target;
 use std::io::Read;
 
 #[test]
@@ -101,6 +102,30 @@ fn an_upgraded_connection_is_relayed_until_both_sides_end() {
     drop(server);
     assert_eq!(fixture.rest(&mut client).1, Ok(()));
     fixture.check_empty();
+    let recorded = ["connection_bytes", "response_bytes"].map(|name| fixture.recorded(name));
+    assert_eq!(recorded, [1, 0], "the exchange counts as a relay, not as a response");
+}
+
+#[test]
+fn only_relays_with_a_server_record_their_bytes() {
+    let mut fixture = Fixture::with(|_| {}, |_| {});
+    let (client, server) = (fixture.client(), fixture.server());
+    drop((client, server));
+    fixture.check_empty();
+    assert_eq!(fixture.recorded("connection_bytes"), 1);
+
+    // The queue of the server is full, so that the connection attempt does not end.
+    let (server, address) = refusing();
+    rustix::net::listen(&server, 0).unwrap();
+    let Target::Ip(socket_address) = address else { unreachable!("the server has an IP address") };
+    let _queued = TcpStream::connect(socket_address).unwrap();
+    let mut fixture = Fixture::of(Vec::new(), &[address], |_| {}, |_| {});
+    let _client = fixture.client();
+    fixture.run_loop();
+    assert_eq!(fixture.http.shared.servers.len(), 1);
+    fixture.http.cut_all(&mut fixture.cx);
+    fixture.check_empty();
+    assert_eq!(fixture.recorded("connection_bytes"), 0);
 }
 
 #[test]
