@@ -4,6 +4,7 @@ pub(crate) mod certificates;
 pub(crate) mod dns;
 pub(crate) mod dns_mname;
 pub(crate) mod dnsmasq;
+pub(crate) mod documented;
 pub(crate) mod mname;
 pub(crate) mod named;
 pub(crate) mod namespaces;

@@ -103,6 +103,7 @@ mod operating {
     mod broken_pipes;
     mod commands;
     mod histograms;
+    mod incidents;
     mod one_liner;
     mod restart;
     mod retry_budget;

@@ -15,6 +15,12 @@ impl Drop for Namespace {
 }
 
 impl Namespace {
+    /// Creates a namespace without a connection to others. Returns `None` if the test does not run as root or a program is
+    /// missing.
+    pub(crate) fn alone() -> Option<Self> {
+        (have("ip") && have("unshare") && have("nsenter") && have_root()).then(Self::new)
+    }
+
     fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap();
         let current = std::fs::read_link("/proc/self/ns/net").unwrap();
@@ -59,10 +65,7 @@ impl Row {
     /// route of the server leads to the balancer. Returns `None` if the test does not run as root or a program
     /// is missing.
     pub(crate) fn new() -> Option<Self> {
-        if !have("ip") || !have("unshare") || !have("nsenter") || !have_root() {
-            return None;
-        }
-        let row = Self { client: Namespace::new(), balancer: Namespace::new(), server: Namespace::new() };
+        let row = Self { client: Namespace::alone()?, balancer: Namespace::new(), server: Namespace::new() };
         let link = |name: &str, other: &Namespace| {
             let pid = other.0.id();
             row.balancer.run(&format!("ip link add name {name} type veth peer name eth0 netns {pid}"));
