@@ -166,6 +166,24 @@ events! {
     Info "stopped" Stopped {}
 }
 
+impl Event {
+    /// Returns true if the event reports a condition of traffic, which can be repeated every second, and not a change.
+    #[must_use]
+    pub const fn is_report(&self) -> bool {
+        matches!(
+            self,
+            Self::LocalError { .. }
+                | Self::NoServer { .. }
+                | Self::RetriesExhausted { .. }
+                | Self::NoCapableServer { .. }
+                | Self::LoopFound { .. }
+                | Self::ServiceFull { .. }
+                | Self::DescriptorsUsedUp { .. }
+                | Self::AcceptFailed { .. }
+        )
+    }
+}
+
 /// Number of events of each name, counted by any thread.
 #[derive(Debug)]
 pub struct EventCounters([Counter; NAMES.len()]);

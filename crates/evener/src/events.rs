@@ -14,7 +14,8 @@ use std::task::{Context, Poll};
 use std::time::SystemTime;
 use tokio::sync::mpsc;
 
-/// Maximum number of recent events. Debug events, which are frequent, are not among them.
+/// Maximum number of recent events of each kind: changes, and reports about clients. So reports, of which there can be
+/// one a second for each service, do not replace changes. Debug events, which are frequent, are not among them.
 const RECENT_MAX: usize = 1000;
 /// Maximum number of subscribers.
 const SUBSCRIBERS_MAX: usize = 64;
@@ -82,9 +83,11 @@ impl Events {
         &self.counters
     }
 
-    /// Returns the recent events of a selection, the oldest first.
-    fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {
-        self.history().recent(selection)
+    /// Returns the recent events of a selection, the oldest first, and the number of older events that are no longer
+    /// kept.
+    fn recent(&self, selection: Selection) -> (Vec<Arc<Occurrence>>, u64) {
+        let history = self.history();
+        (history.recent(selection), history.dropped_after(selection))
     }
 
     /// Returns the recent events of a selection, and all that follow. Returns `None` if there are too many
@@ -113,8 +116,31 @@ impl Events {
 struct History {
     /// Number of the last event.
     last: u64,
-    recent: VecDeque<Arc<Occurrence>>,
+    changes: Recent,
+    reports: Recent,
     subscribers: Vec<Subscriber>,
+}
+
+/// The recent events of a kind.
+#[derive(Debug, Default)]
+struct Recent {
+    events: VecDeque<Arc<Occurrence>>,
+    /// Number of events that are no longer kept.
+    dropped: u64,
+    /// Number of the last event that is no longer kept.
+    last_dropped: u64,
+}
+
+impl Recent {
+    fn add(&mut self, occurrence: Arc<Occurrence>) {
+        if self.events.len() == RECENT_MAX
+            && let Some(dropped) = self.events.pop_front()
+        {
+            self.dropped += 1;
+            self.last_dropped = dropped.number;
+        }
+        self.events.push_back(occurrence);
+    }
 }
 
 impl History {
@@ -128,17 +154,25 @@ impl History {
         let occurrence = Arc::new(Occurrence { number, time, event: event.clone() });
         self.subscribers.retain(|subscriber| subscriber.send(&occurrence));
         if is_recorded {
-            if self.recent.len() == RECENT_MAX {
-                self.recent.pop_front();
-            }
-            self.recent.push_back(occurrence);
+            let recent = if event.is_report() { &mut self.reports } else { &mut self.changes };
+            recent.add(occurrence);
         }
     }
 
     fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {
         let selection = selection.in_instance(self.last);
-        let wanted = self.recent.iter().filter(|one| selection.includes(one.number, &one.event));
-        wanted.cloned().collect()
+        let events = self.changes.events.iter().chain(&self.reports.events);
+        let mut wanted: Vec<_> =
+            events.filter(|one| selection.includes(one.number, &one.event)).cloned().collect();
+        wanted.sort_unstable_by_key(|one| one.number);
+        wanted
+    }
+
+    /// Returns the number of events that are no longer kept, unless the reader knows them all.
+    fn dropped_after(&self, selection: Selection) -> u64 {
+        let selection = selection.in_instance(self.last);
+        let kinds = [&self.changes, &self.reports].into_iter();
+        kinds.filter(|kind| kind.last_dropped > selection.after).map(|kind| kind.dropped).sum()
     }
 
     fn subscribe(&mut self, selection: Selection) -> Option<Subscription> {
@@ -260,6 +294,22 @@ mod tests {
         assert_eq!(history.recent(Selection { level: Level::Error, after: 0 }).len(), 0);
         // The reader knows event 2002 from an earlier instance.
         assert_eq!(history.recent(Selection { level: Level::Info, after: 2002 }).len(), RECENT_MAX);
+        let dropped = |after| history.dropped_after(Selection { level: Level::Info, after });
+        assert_eq!((dropped(0), dropped(1), dropped(2002)), (1, 0, 1));
+    }
+
+    #[test]
+    fn reports_about_clients_replace_no_changes() {
+        let mut history = History::default();
+        add(&mut history, &notice(0));
+        for _ in 0..=RECENT_MAX {
+            add(&mut history, &Event::NoCapableServer { service: "s".into() });
+        }
+        add(&mut history, &notice(0));
+        let numbers: Vec<_> = history.recent(ALL).iter().map(|one| one.number).collect();
+        let expected: Vec<_> = std::iter::once(1).chain(3..=RECENT_MAX as u64 + 3).collect();
+        assert_eq!(numbers, expected);
+        assert_eq!(history.dropped_after(ALL), 1);
     }
 
     #[test]

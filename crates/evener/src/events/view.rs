@@ -11,6 +11,9 @@ use std::fmt;
 pub(crate) struct RecentEvents {
     /// The oldest first.
     events: Vec<EventView>,
+    /// Number of older events, of any level above debug, that are no longer kept.
+    #[serde(default)]
+    dropped: u64,
 }
 
 /// An event.
@@ -37,12 +40,17 @@ pub(crate) enum Line {
 
 impl RecentEvents {
     pub(crate) fn of(events: &Events, selection: Selection) -> Self {
-        Self { events: events.recent(selection).iter().map(|one| EventView::new(one)).collect() }
+        let (recent, dropped) = events.recent(selection);
+        Self { events: recent.iter().map(|one| EventView::new(one)).collect(), dropped }
     }
 
     /// Formats the events as lines, like those of the log.
     pub(crate) fn text(&self) -> String {
-        self.events.iter().map(EventView::text).collect()
+        let before = match self.dropped {
+            0 => String::new(),
+            dropped => format!("{dropped} older events are no longer kept\n"),
+        };
+        std::iter::once(before).chain(self.events.iter().map(EventView::text)).collect()
     }
 }
 

@@ -166,4 +166,8 @@ fn a_follower_that_does_not_read_loses_events_and_receives_their_number() {
     lines.find(|line| line.contains("\"server_state\"")).unwrap();
     let recent: Value = serde_json::from_str(&text_of(&evener, &["events", "--json"])).unwrap();
     assert_eq!(recent["events"].as_array().unwrap().len(), 1000, "the ring must be bounded");
+    let dropped = recent["dropped"].as_u64().unwrap();
+    assert!(dropped > EVENTS as u64 - 1000, "{dropped} events must be reported as dropped");
+    let first_line = format!("{dropped} older events are no longer kept\n");
+    assert!(text_of(&evener, &["events"]).starts_with(&first_line));
 }
