@@ -194,6 +194,14 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Returns whether the end is usual and frequent, so that only readers of debug events want it.
+    #[must_use]
+    pub const fn is_usual(self) -> bool {
+        matches!(self, Self::ClientClosed | Self::Drain | Self::Operator)
+    }
+}
+
 /// Details of a reason. They never contain bytes of a client or a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {

@@ -2,7 +2,7 @@
 //! response. The rules are the same for all versions of HTTP, because the header section of an HTTP/2 request
 //! is rewritten in the form of HTTP/1.1 before the request is judged.
 
-use super::client::Client;
+use super::client::{Client, Parties};
 use super::exchange::{Body, Exchange, Shared};
 use super::local_response::LocalResponse;
 use super::message::{self, ForwardedFields, LoopRisk};
@@ -232,7 +232,8 @@ fn refused(client: &Client, refusal: Refusal, address: IpAddr, reason: Reason, w
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
         Admission::Refused(Refused::Drop) => Verdict::Close,
         Admission::Refused(Refused::Reject(reason)) => {
-            Verdict::Respond(LocalResponse::page(reason), Why::Refused)
+            let response = LocalResponse::page(reason).about(Parties::client(address));
+            Verdict::Respond(response, Why::Refused)
         }
         Admission::Refused(Refused::Tarpit(permits, time)) => Verdict::Tarpit(permits, time),
     }

@@ -10,6 +10,7 @@ use crate::http::pooled::Idle;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use crate::service::pool_queue;
+use evener_core::reason::Reason;
 use std::time::Duration;
 
 /// Time for which an idle connection to a server is pooled.
@@ -123,6 +124,13 @@ impl Shared {
             reset_at_close(self.servers[*server_key].transport.socket());
         }
         self.end(cx, client, exchange_key, Keep::No);
+    }
+
+    /// Counts and reports a request whose client closed before the response.
+    pub(in crate::http) fn note_aborted(&self, cx: &Context, client: &Client, exchange_key: ExchangeKey) {
+        client.service.live.counters.of(cx.id).requests_aborted.one();
+        let parties = || self.exchanges[exchange_key].parties();
+        client.note_unserved(cx, Reason::ClientClosed.into(), None, parties);
     }
 
     /// Prepares another attempt for the same request, on another connection.
