@@ -166,7 +166,7 @@ events! {
     /// A persistent connection to a server failed or ended.
     Debug "persistent_connection_failed" PersistentConnectionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic failed to reach a server.
-    Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
+    Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A connection attempt or a check failed for a local reason (descriptors, ports, memory), which does not
     /// count against the server; at most once a second.
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }

@@ -291,7 +291,7 @@ impl Supervisor {
         let event = match report {
             Report::Failure { pool, server, target, failure } => {
                 let at = Reported::new(&pool, server, &target);
-                let events = self.pools.on_failure(now, at, failure);
+                let events = self.pools.on_failure(now, at, &failure);
                 return self.log_all(&events);
             }
             Report::LocalError { pool, server, error } => self.local_error(pool, server, &error),

@@ -50,9 +50,4 @@ impl Unserved {
     pub(crate) fn new(traffic: Traffic, client: IpAddr, cause: impl Into<Cause>) -> Self {
         Self { traffic, cause: cause.into(), client, status: None, pool: None, server: None }
     }
-
-    /// Adds the status of the response.
-    pub(crate) fn with_status(self, status: Status) -> Self {
-        Self { status: Some(status), ..self }
-    }
 }

@@ -8,11 +8,11 @@ use crate::context::keys::{ExchangeKey, SessionKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Readiness;
 use crate::context::unserved::{Status, Traffic, Unserved};
-use crate::io::tls::TlsFacts;
+use crate::io::tls::{TlsFacts, failure_with_client};
 use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
 use crate::service::admission::Admitted;
-use crate::service::failures::note_unserved;
+use crate::service::failures::{note_client, note_unserved};
 use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Service, Settings};
 use evener_core::limits::Lease;
@@ -287,6 +287,16 @@ impl Client {
         }
     }
 
+    /// Counts and reports a connection or a handshake that failed.
+    pub(super) fn note_connection(&self, cx: &Context, traffic: Traffic, cause: Cause) {
+        note_client(cx, &self.service, traffic, self.origin.client().ip(), cause);
+    }
+
+    /// Returns the cause for which the TLS handshake failed.
+    pub(super) fn handshake_failure(&self) -> Cause {
+        failure_with_client(self.transport.tls_failure())
+    }
+
     /// Counts and reports a request that was not served; `status` is the status of the local response.
     pub(super) fn note_unserved(
         &self,
@@ -295,11 +305,23 @@ impl Client {
         status: Option<u16>,
         parties: impl FnOnce() -> Parties,
     ) {
+        self.note_unserved_as(cx, Traffic::Request, cause, status, parties);
+    }
+
+    /// Counts and reports a request or a relayed connection that was not served.
+    pub(super) fn note_unserved_as(
+        &self,
+        cx: &Context,
+        traffic: Traffic,
+        cause: Cause,
+        status: Option<u16>,
+        parties: impl FnOnce() -> Parties,
+    ) {
         note_unserved(cx, &self.service, cause.reason(), || {
             let Parties { client, pool, server } = parties();
             let client = client.unwrap_or_else(|| self.origin.client().ip());
             let status = status.map(Status::Http);
-            Unserved { traffic: Traffic::Request, cause, client, status, pool, server }
+            Unserved { traffic, cause, client, status, pool, server }
         });
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Exchange {
     attempt: Attempt,
     /// Server that could not be reached last, and the failure.
     unreached: Option<Unreached>,
+    /// Reason for which the connection to the server was closed on purpose.
+    ended: Option<Cause>,
     /// Time at which the connection attempt, or the wait for a response, began.
     since: Time,
     /// Bytes that were relayed in both directions, without requests and responses of HTTP.
@@ -91,6 +93,7 @@ impl Exchange {
             queued: None,
             attempt: Attempt::new(cx.id),
             unreached: None,
+            ended: None,
             since: cx.now,
             relayed: 0,
             http: None,
@@ -136,8 +139,17 @@ impl Exchange {
         Parties::new(self.client, Arc::clone(&self.backend().pool.load().pool), server.cloned())
     }
 
-    /// Adds details to the cause if no server was reached: the failure of the last server.
+    /// Records that the connection to the server is closed on purpose, so that the exchange fails for this cause.
+    pub(super) fn end_for(&mut self, cause: Cause) {
+        self.ended = Some(cause);
+    }
+
+    /// Returns the cause of a failure: the reason for which the connection to the server was closed on purpose, or
+    /// the failure of the last server if no server was reached.
     pub(super) fn explain(&self, cause: Cause) -> Cause {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
         match (&self.unreached, cause.detail()) {
             (Some(unreached), Detail::None) if cause.reason().status() == Some(502) => {
                 Cause::with(cause.reason(), unreached.failure)

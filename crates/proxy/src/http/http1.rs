@@ -17,6 +17,7 @@ use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use evener_core::reason::{Cause, Reason};
 use evener_core::spec::HttpSpec;
+use evener_core::wire::hello;
 use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +161,9 @@ impl Http1 {
         let had_begun = self.scan.has_begun();
         match self.scan.find(transport.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
+            Ok(None) | Err(_) if hello::is_record(transport.unread()) => {
+                self.bad_request(cx, client, shared, Reason::TlsOnPlainPort.into())
+            }
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
                     shared.session_timers.set(client.key, cx.now + spec.header_timeout);

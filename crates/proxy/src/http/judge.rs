@@ -194,11 +194,11 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
-        return refused(client, settings.denied, address, Reason::ClientDenied, cx.id);
+        return refused(cx, client, settings.denied, address, Reason::ClientDenied);
     }
     if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
         client.service.live.counters.of(cx.id).limited.one();
-        return refused(client, settings.exceeded, address, Reason::ClientLimited, cx.id);
+        return refused(cx, client, settings.exceeded, address, Reason::ClientLimited);
     }
     if let Some(backend) = client.admitted.backend {
         // A refused client gets the pool for refused clients; routes do not apply.
@@ -227,15 +227,22 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
 }
 
 /// Refuses a client in the configured way.
-fn refused(client: &Client, refusal: Refusal, address: IpAddr, reason: Reason, worker: usize) -> Verdict {
-    match admission::refuse(&client.service, refusal, worker, reason) {
+fn refused(cx: &Context, client: &Client, refusal: Refusal, address: IpAddr, reason: Reason) -> Verdict {
+    match admission::refuse(&client.service, refusal, cx.id, reason) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
-        Admission::Refused(Refused::Drop) => Verdict::Close,
-        Admission::Refused(Refused::Reject(reason)) => {
-            let response = LocalResponse::page(reason).about(Parties::client(address));
-            Verdict::Respond(response, Why::Refused)
+        Admission::Refused(refused, reason) => {
+            let parties = || Parties::client(address);
+            match refused {
+                Refused::Reject => {
+                    return Verdict::Respond(LocalResponse::page(reason).about(parties()), Why::Refused);
+                }
+                Refused::Drop | Refused::Tarpit(..) => client.note_unserved(cx, reason.into(), None, parties),
+            }
+            match refused {
+                Refused::Tarpit(permits, time) => Verdict::Tarpit(permits, time),
+                Refused::Drop | Refused::Reject => Verdict::Close,
+            }
         }
-        Admission::Refused(Refused::Tarpit(permits, time)) => Verdict::Tarpit(permits, time),
     }
 }
 

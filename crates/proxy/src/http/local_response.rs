@@ -202,7 +202,7 @@ fn explanation_of(reason: Reason) -> &'static str {
         Reason::ResponseInvalid | Reason::ResponseTooLarge => "The server sent no valid response.",
         Reason::ResponseTimeout => "The server did not respond in time.",
         Reason::ServerStalled => "The server did not read the request in time.",
-        Reason::ServerDown | Reason::Operator => "The connection to the server was closed.",
+        Reason::ServerDown | Reason::ServerEnded => "The connection to the server was closed.",
         _ => "The request is not valid.",
     }
 }

@@ -81,9 +81,9 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
 /// Returns the failure of a connection attempt in words.
 pub(crate) fn failure_words(error: Errno) -> &'static str {
     match (failed_try(error).fault, error) {
-        (Fault::Server, Errno::CONNREFUSED) => Failure::Refused.reason(),
-        (Fault::Server, Errno::TIMEDOUT) => Failure::Timeout.reason(),
-        (Fault::Server, _) => Failure::Unreachable.reason(),
+        (Fault::Server, Errno::CONNREFUSED) => Failure::Refused.words(),
+        (Fault::Server, Errno::TIMEDOUT) => Failure::Timeout.words(),
+        (Fault::Server, _) => Failure::Unreachable.words(),
         (Fault::Local, _) => "a local error",
         (Fault::Client, _) => "the connection loops",
     }

@@ -3,11 +3,12 @@
 
 use crate::context::Context;
 use crate::context::report::{Report, is_due};
-use crate::context::unserved::Unserved;
+use crate::context::unserved::{Traffic, Unserved};
 use crate::service::Service;
 use evener_core::Time;
 use evener_core::event::Similar;
-use evener_core::reason::Reason;
+use evener_core::reason::{Cause, Reason};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,6 +72,18 @@ pub(crate) fn note_unserved(
         let service = Arc::clone(&service.live.name);
         cx.report(Report::Unserved { service, unserved: Box::new(describe()), similar });
     }
+}
+
+/// Counts and reports a connection, handshake, query or datagram without a server.
+pub(crate) fn note_client(
+    cx: &Context,
+    service: &Service,
+    traffic: Traffic,
+    client: IpAddr,
+    cause: impl Into<Cause>,
+) {
+    let cause = cause.into();
+    note_unserved(cx, service, cause.reason(), || Unserved::new(traffic, client, cause));
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Shared {
     }
 
     fn fail_tls(&mut self, cx: &mut Context, exchange_key: ExchangeKey, how: TlsFailure) {
-        let Some(choice) = self.give_up_choice(cx, exchange_key, FailedTry::SLOW, how.reason()) else {
+        let Some(choice) = self.give_up_choice(cx, exchange_key, FailedTry::SLOW, how.words()) else {
             return;
         };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();

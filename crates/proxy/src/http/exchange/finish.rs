@@ -137,6 +137,7 @@ impl Shared {
     pub(super) fn prepare_retry(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
         self.exchange_timers.clear(exchange_key);
         let exchange = &mut self.exchanges[exchange_key];
+        exchange.ended = None;
         let Reach::Open(server_key) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
         let fresh = !self.servers[server_key].reused;
         match exchange.choice.take() {
