@@ -6,6 +6,8 @@
 mod request;
 mod response;
 
+use crate::reason::Detail;
+
 pub use request::{Request, RequestError, Target};
 pub use response::{Response, ResponseError};
 
@@ -39,35 +41,62 @@ pub enum Strictness {
 }
 
 /// Reason why bytes are not a header section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
     /// The header section is longer than the limit.
-    #[error("the header section is too long")]
     TooLong,
     /// The header section has more fields than the limit.
-    #[error("too many header fields")]
     TooManyFields,
     /// An LF without a CR before it, or a CR without an LF after it (RFC 9112, section 2.2).
-    #[error("a line does not end in CRLF")]
     LineEnd,
     /// The start line is malformed.
-    #[error("malformed start line")]
     StartLine,
     /// The name of a field is not a token, or no colon follows directly (RFC 9112, section 5.1).
-    #[error("malformed field name")]
     FieldName,
     /// A field continues on the next line (RFC 9112, section 5.2).
-    #[error("a folded field")]
     Folded,
     /// A value has a control character.
-    #[error("malformed field value")]
     FieldValue,
     /// Lengths contradict each other or are not numbers (RFC 9112, section 6.3).
-    #[error("ambiguous message length")]
     Length,
     /// A transfer coding is unknown (RFC 9112, section 6.1).
-    #[error("unknown transfer coding")]
     Coding,
+}
+
+impl std::error::Error for HeaderError {}
+
+impl std::fmt::Display for HeaderError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.words())
+    }
+}
+
+impl HeaderError {
+    /// Returns the limit that the header section exceeds, if it exceeds one.
+    #[must_use]
+    pub const fn exceeded(self, limits: &HeaderLimits) -> Option<Detail> {
+        match self {
+            Self::TooLong => Some(Detail::Above(limits.bytes_max as u64, "bytes")),
+            Self::TooManyFields => Some(Detail::Above(limits.fields_max as u64, "fields")),
+            _ => None,
+        }
+    }
+
+    /// Returns a description of the rule that the header section breaks.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::TooLong => "the header section is too long",
+            Self::TooManyFields => "too many header fields",
+            Self::LineEnd => "a line does not end in CR LF",
+            Self::StartLine => "malformed start line",
+            Self::FieldName => "malformed field name",
+            Self::Folded => "a field continues on the next line",
+            Self::FieldValue => "a control character in a field value",
+            Self::Length => "Content-Length or Transfer-Encoding is malformed, repeated or contradictory",
+            Self::Coding => "unknown transfer coding",
+        }
+    }
 }
 
 /// Finds the end of a header section that arrives in pieces. Each byte is read once.
@@ -128,6 +157,28 @@ impl Scan {
     pub fn has_begun(&self) -> bool {
         self.begun || self.seen > self.line
     }
+}
+
+/// Returns whether a connection begins with a request of HTTP/1 or with the preface of HTTP/2 (RFC 9113, section
+/// 3.4). Returns `None` if more bytes are needed.
+#[must_use]
+pub fn is_http(bytes: &[u8]) -> Option<bool> {
+    const METHODS: [&[u8]; 10] = [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"PATCH ",
+        b"CONNECT ",
+        b"TRACE ",
+        b"PRI * HTTP/2.0",
+    ];
+    if METHODS.iter().any(|method| bytes.starts_with(method)) {
+        return Some(true);
+    }
+    if METHODS.iter().any(|method| method.starts_with(bytes)) { None } else { Some(false) }
 }
 
 /// Returns the length of the empty line before the message.
@@ -326,6 +377,8 @@ struct Fields {
     length: Option<u64>,
     codings: u32,
     strictness: Strictness,
+    /// Fault that was repaired; `None` if there was none.
+    repair: Option<&'static str>,
 }
 
 /// Returns the length of the line end (CRLF or LF) at an offset.
@@ -371,6 +424,9 @@ impl Fields {
                 at += 1;
             }
             let end = line_end(section, at, self.strictness)?;
+            if end == 1 {
+                self.repair = Some("a line ended in LF without CR");
+            }
             let value = trim(section, first, at);
             self.take(section, name, value)?;
             at += end;
@@ -407,8 +463,10 @@ impl Fields {
         }
         for text in value.split(|&byte| byte == b',') {
             let length = parse_length(text.trim_ascii()).ok_or(HeaderError::Length)?;
-            if self.length.replace(length).is_some_and(|other| other != length) {
-                return Err(HeaderError::Length);
+            match self.length.replace(length) {
+                None => {}
+                Some(other) if other == length => self.repair = Some("Content-Length was repeated"),
+                Some(_) => return Err(HeaderError::Length),
             }
         }
         Ok(())
@@ -512,6 +570,20 @@ mod tests {
         for byte in 0..=255_u8 {
             assert_eq!(TOKEN[usize::from(byte)], is_token(byte), "{byte}");
             assert_eq!(VALUE[usize::from(byte)], is_value(byte), "{byte}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_from_other_protocols_by_their_first_bytes() {
+        let check = |bytes: &[u8], expected| assert_eq!(is_http(bytes), expected, "{bytes:?}");
+        for request in [&b"GET / HTTP/1.1\r\n"[..], b"OPTIONS *", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            check(request, Some(true));
+        }
+        for beginning in [&b""[..], b"G", b"PRI * HTT", b"CONNECT"] {
+            check(beginning, None);
+        }
+        for other in [&b"\x16\x03\x01"[..], b"SSH-2.0", b"get / HTTP/1.1", b"GETX", b"PRI * HTTP/1"] {
+            check(other, Some(false));
         }
     }
 

@@ -5,7 +5,7 @@
 mod body;
 mod response;
 
-use super::client::{After, Client, LEAVE_DELAY, ROUNDS_MAX};
+use super::client::{After, Client, LEAVE_DELAY, Parties, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
 use super::judge::{Arrival, Judged, Next, count_bad, judge_header};
 use super::local_response::LocalResponse;
@@ -15,7 +15,9 @@ use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
+use evener_core::reason::{Cause, Reason};
 use evener_core::spec::HttpSpec;
+use evener_core::wire::hello;
 use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +29,8 @@ pub(super) struct Http1 {
     stage: Stage,
     /// Connection to a server that is for this client only.
     private: Option<ServerConnectionKey>,
-    /// Status with which all requests are refused.
-    refusal: Option<u16>,
+    /// Reason for which all requests are refused.
+    refusal: Option<Reason>,
 }
 
 /// Stage of a client's connection.
@@ -58,9 +60,9 @@ impl Http1 {
         Self { scan: Scan::default(), stage: Stage::Header, private: None, refusal: None }
     }
 
-    /// Creates a connection that responds to its first request with this status, and is then closed.
-    pub(super) fn refusing(status: u16) -> Self {
-        Self { refusal: Some(status), ..Self::new() }
+    /// Creates a connection that refuses its first request for this reason, and is then closed.
+    pub(super) fn refusing(reason: Reason) -> Self {
+        Self { refusal: Some(reason), ..Self::new() }
     }
 
     /// Returns the exchange that is under way.
@@ -99,8 +101,8 @@ impl Http1 {
             watch_client(cx, client, shared, exchange_key);
         }
         if client.transport.is_broken() || matches!(client.transport.end(), Some(End::Error(_))) {
-            if matches!(self.stage, Stage::Exchange(_)) {
-                client.service.live.counters.of(cx.id).requests_aborted.one();
+            if let Stage::Exchange(exchange_key) = self.stage {
+                shared.note_aborted(cx, client, exchange_key);
             }
             return Step::Finished(After::Close);
         }
@@ -109,10 +111,7 @@ impl Http1 {
             Stage::Exchange(exchange_key) => match shared.reach(cx, client, exchange_key) {
                 Reach::Open(_) => self.pump(cx, client, shared, exchange_key),
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Step::Blocked,
-                Reach::Failed(reason) => {
-                    let status = if reason.is_failure() { 502 } else { 503 };
-                    self.fail_exchange(cx, client, shared, exchange_key, status)
-                }
+                Reach::Failed(reason) => self.fail_exchange(cx, client, shared, exchange_key, reason.into()),
             },
             Stage::Flush(next) => {
                 if client.transport.pending() > 0 {
@@ -162,6 +161,9 @@ impl Http1 {
         let had_begun = self.scan.has_begun();
         match self.scan.find(transport.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
+            Ok(None) | Err(_) if hello::is_record(transport.unread()) => {
+                self.bad_request(cx, client, shared, Reason::TlsOnPlainPort.into())
+            }
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
                     shared.session_timers.set(client.key, cx.now + spec.header_timeout);
@@ -175,7 +177,7 @@ impl Http1 {
                 }
                 Step::Blocked
             }
-            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).status()),
+            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits)),
         }
     }
 
@@ -199,7 +201,7 @@ impl Http1 {
             Ok(Judged::Respond(response, next)) => self.respond_locally(cx, client, shared, &response, next),
             Ok(Judged::Close) => Step::Finished(After::Finish),
             Ok(Judged::Tarpit) => Step::Finished(After::Tarpit),
-            Err(status) => self.bad_request(cx, client, shared, status),
+            Err(cause) => self.bad_request(cx, client, shared, cause),
         }
     }
 
@@ -209,10 +211,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        status: u16,
+        cause: Cause,
     ) -> Step {
-        count_bad(cx, client, status);
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), Next::End)
+        count_bad(cx, client, cause);
+        self.respond_locally(cx, client, shared, &LocalResponse::page(cause), Next::End)
     }
 }
 
@@ -227,6 +229,7 @@ impl Http1 {
         next: Next,
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
+        response.note(cx, client);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -238,30 +241,33 @@ impl Http1 {
         Step::Continue
     }
 
-    /// Ends an exchange that gets no complete response from its server. The client gets this status, or a reset
-    /// if the response has begun.
+    /// Ends an exchange that gets no complete response from its server. The client gets a local response, or a
+    /// reset if the response has begun.
     fn fail_exchange(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-        status: u16,
+        cause: Cause,
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
-        let http = shared.exchanges[exchange_key].http.as_deref();
+        let exchange = &shared.exchanges[exchange_key];
+        let (cause, parties) = (exchange.explain(cause), exchange.parties());
+        let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
         shared.abandon(cx, client, exchange_key);
         if responded {
+            client.note_unserved(cx, cause, None, || parties);
             // A partial response cannot be taken back; the reset shows that it is not complete.
             self.stage = Stage::Header;
             reset_at_close(client.transport.socket());
             return Step::Finished(After::Close);
         }
         let next = if stays { Next::Request } else { Next::End };
-        let response = LocalResponse::page(status).for_method(is_head);
+        let response = LocalResponse::page(cause).for_method(is_head).about(parties);
         self.respond_locally(cx, client, shared, &response, next)
     }
 }
@@ -280,7 +286,13 @@ impl Http1 {
         match self.stage {
             Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
-                self.respond_locally(cx, client, shared, &LocalResponse::page(408), Next::End);
+                self.respond_locally(
+                    cx,
+                    client,
+                    shared,
+                    &LocalResponse::page(Reason::RequestTimeout),
+                    Next::End,
+                );
                 self.drive(cx, client, shared)
             }
             Stage::Header => {
@@ -309,13 +321,15 @@ impl Http1 {
         let sends_slowly = exchange.is_some_and(|exchange_key| shared.is_slow(cx, exchange_key));
         let waits = exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].waits_for_response());
         let deadline = client.active_at + spec.stall_timeout;
-        let leaves = client.left_early()
-            && exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].aborts_on_close());
-        if leaves && client.is_quiet(cx.now) {
-            counters.requests_aborted.one();
+        let leaving = exchange
+            .filter(|exchange_key| client.left_early() && shared.exchanges[*exchange_key].aborts_on_close());
+        if let Some(exchange_key) = leaving
+            && client.is_quiet(cx.now)
+        {
+            shared.note_aborted(cx, client, exchange_key);
             return After::Close;
         }
-        let progress_interval = if leaves { LEAVE_DELAY } else { spec.progress_interval() };
+        let progress_interval = if leaving.is_some() { LEAVE_DELAY } else { spec.progress_interval() };
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
             (false, true) => Some(deadline.min(cx.now + progress_interval)),
@@ -340,9 +354,19 @@ impl Http1 {
                 if sends_slowly && !fault {
                     counters.slow_requests.one();
                 }
-                self.fail(cx, client, shared, exchange_key, if fault { 504 } else { 408 })
+                let reason = match (fault, sends_slowly) {
+                    (true, _) => Reason::ServerStalled,
+                    (false, true) => Reason::RequestSlow,
+                    (false, false) => Reason::RequestStalled,
+                };
+                self.fail(cx, client, shared, exchange_key, reason.into())
             }
             None => {
+                let reason = if takes_slowly { Reason::ResponseSlow } else { Reason::ResponseStalled };
+                client.note_unserved(cx, reason.into(), None, || match exchange {
+                    Some(exchange_key) => shared.exchanges[exchange_key].parties(),
+                    None => Parties::default(),
+                });
                 if takes_slowly || exchange.is_some() {
                     // A partial response must not look complete. The reset also frees the bytes that the kernel
                     // has queued.
@@ -362,19 +386,19 @@ impl Http1 {
         exchange_key: ExchangeKey,
     ) -> After {
         shared.count_timeout(cx, exchange_key);
-        self.fail(cx, client, shared, exchange_key, 504)
+        self.fail(cx, client, shared, exchange_key, Reason::ResponseTimeout.into())
     }
 
-    /// Fails an exchange with this status, and continues the client's connection.
+    /// Fails an exchange, and continues the client's connection.
     fn fail(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-        status: u16,
+        cause: Cause,
     ) -> After {
-        match self.fail_exchange(cx, client, shared, exchange_key, status) {
+        match self.fail_exchange(cx, client, shared, exchange_key, cause) {
             Step::Finished(after) => after,
             Step::Continue | Step::Blocked => self.drive(cx, client, shared),
         }

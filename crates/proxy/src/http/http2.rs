@@ -19,6 +19,7 @@ use crate::service::admission::reset_at_close;
 use bytes::Bytes;
 use evener_core::Time;
 use evener_core::pace::Pace;
+use evener_core::reason::Reason;
 use evener_core::wire::http::HeaderLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
@@ -247,7 +248,7 @@ impl Http2 {
                 }
                 Polled::Nothing => return None,
                 Polled::Ended => {
-                    self.count_aborted(cx, client);
+                    self.note_aborted(cx, client, shared);
                     self.flush_out(client, &mut shared.buffers);
                     return Some(After::Finish);
                 }
@@ -256,9 +257,10 @@ impl Http2 {
     }
 
     /// Counts the requests that a client abandons by closing.
-    fn count_aborted(&self, cx: &Context, client: &Client) {
-        let pending = self.exchanges().len();
-        client.service.live.counters.of(cx.id).requests_aborted.add(pending as u64);
+    fn note_aborted(&self, cx: &Context, client: &Client, shared: &Shared) {
+        for exchange_key in self.exchanges() {
+            shared.note_aborted(cx, client, exchange_key);
+        }
     }
 
     /// Sends the frames that the connection has for the client.
@@ -270,7 +272,7 @@ impl Http2 {
         let flushed = self.flush_out(client, &mut shared.buffers);
         self.note_idle(cx, client, shared);
         if client.transport.is_broken() {
-            self.count_aborted(cx, client);
+            self.note_aborted(cx, client, shared);
             return Flushed::Ended(After::Close);
         }
         flushed
@@ -343,6 +345,7 @@ impl Http2 {
         let counters = client.service.live.counters.of(cx.id);
         if slow && !idle {
             counters.slow_responses.one();
+            self.note_closed(cx, client, shared, Reason::ResponseSlow);
             reset_at_close(client.transport.socket());
             return After::Close;
         }
@@ -365,7 +368,18 @@ impl Http2 {
             return After::Stays;
         }
         counters.closed.idle_timeout.one();
-        if idle { self.dismiss(cx, client, shared) } else { After::Close }
+        if idle {
+            return self.dismiss(cx, client, shared);
+        }
+        self.note_closed(cx, client, shared, Reason::ResponseStalled);
+        After::Close
+    }
+
+    /// Reports the requests that end with the connection.
+    fn note_closed(&self, cx: &Context, client: &Client, shared: &Shared, reason: Reason) {
+        for exchange_key in self.exchanges() {
+            client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
+        }
     }
 
     /// Sends GOAWAY to an idle client, and closes the connection after [`LEAVE`].
@@ -394,7 +408,7 @@ impl Http2 {
         exchange_key: ExchangeKey,
     ) -> After {
         shared.count_timeout(cx, exchange_key);
-        self.fail_stream(cx, client, shared, exchange_key, 504);
+        self.fail_stream(cx, client, shared, exchange_key, Reason::ResponseTimeout.into());
         self.flush_all(cx, client, shared)
     }
 

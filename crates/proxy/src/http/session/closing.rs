@@ -4,12 +4,14 @@
 use super::{DRAIN_LINGER, Mode, Session};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, SessionKey};
+use crate::context::unserved::Traffic;
 use crate::http::Http;
 use crate::http::client::After;
 use crate::http::exchange::Progress;
 use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
 use evener_core::Time;
+use evener_core::reason::Reason;
 use rustix::net::{RecvFlags, recv};
 
 impl Http {
@@ -79,7 +81,9 @@ impl Http {
         let key = self.shared.exchanges[exchange_key].session();
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
+        self.shared.exchanges[exchange_key].end_for(ending.cause());
         if matches!(mode, Mode::Relay(_)) {
+            client.note_connection(cx, Traffic::Connection, ending.cause());
             reset_at_close(client.transport.socket());
             self.close(cx, key);
         } else {
@@ -87,10 +91,28 @@ impl Http {
         }
     }
 
+    /// Counts and reports the requests, or the relay, that end with their session.
+    fn note_closed(&self, cx: &Context, key: SessionKey, reason: Reason) {
+        let Session { client, mode } = &*self.sessions[key];
+        let requests = match mode {
+            Mode::Http1(http) => http.exchange().into_iter().collect(),
+            Mode::Http2(http) => http.exchanges(),
+            Mode::Relay(_) => {
+                client.note_connection(cx, Traffic::Connection, reason.into());
+                return;
+            }
+            _ => return,
+        };
+        for exchange_key in requests {
+            client.note_unserved(cx, reason.into(), None, || self.shared.exchanges[exchange_key].parties());
+        }
+    }
+
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
             self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            self.note_closed(cx, key, Reason::Drain);
             self.close(cx, key);
         }
     }
@@ -100,6 +122,7 @@ impl Http {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
         self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
+        self.note_closed(cx, key, Reason::Operator);
         self.close(cx, key);
         true
     }
