@@ -2,6 +2,7 @@
 
 use super::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Numbers, Unit};
 use crate::histogram::Histogram;
+use crate::reason::{self, ReasonCounters};
 
 /// Type of a counter: one number, or a struct with a number for each value of the label.
 macro_rules! counter_type {
@@ -20,6 +21,9 @@ macro_rules! help {
 
 macro_rules! label {
     () => { None };
+    (reason from $family:ident) => {
+        Some(Label { name: "reason", values: reason::LABEL_VALUES })
+    };
     ($label:ident $($value:ident $help:expr),*) => {
         Some(Label {
             name: stringify!($label),
@@ -29,7 +33,8 @@ macro_rules! label {
 }
 
 /// Declares sets of metrics. `drops: Datagrams by reason as Drops { no_server, .. }` is a counter with the label
-/// `reason`, `drops` alone one without a label. Histograms follow in a list of their own.
+/// `reason`, `drops` alone one without a label. `failures: Clients with reason from ReasonCounters` has a value for
+/// each [`reason::Reason`]. Histograms follow in a list of their own.
 macro_rules! counters {
     ($(
         $(#[doc = $about:literal])*
@@ -38,7 +43,7 @@ macro_rules! counters {
             $name:ident: $unit:ident $(by $label:ident as $family:ident {$(
                 $(#[doc = $value_help:literal])*
                 $value:ident
-            ),* $(,)?})?
+            ),* $(,)?})? $(with reason from $reasons:ident)?
         ),* $(,)?}
         $(and histograms {$(
             $(#[doc = $histogram_help:literal])*
@@ -48,7 +53,7 @@ macro_rules! counters {
         $(#[doc = $about])*
         #[derive(Debug, Default)]
         pub struct $set {
-            $($(#[doc = $help])* pub $name: counter_type!($($family)?),)*
+            $($(#[doc = $help])* pub $name: counter_type!($($family)? $($reasons)?),)*
             $($($(#[doc = $histogram_help])* pub $histogram: Histogram,)*)?
         }
 
@@ -59,7 +64,7 @@ macro_rules! counters {
                     help: help!($($help)*),
                     kind: Kind::Counter,
                     unit: Unit::$unit,
-                    label: label!($($label $($value help!($($value_help)*)),*)?),
+                    label: label!($($label $($value help!($($value_help)*)),*)? $(reason from $reasons)?),
                 },)*
                 $($(Declaration {
                     name: stringify!($histogram),
@@ -141,6 +146,9 @@ counters! {
         retries_exhausted: Clients,
         /// Requests with a local response: redirects, the health path, `respond`.
         requests_local: Requests,
+        /// Requests, connections, TLS handshakes, queries and datagrams with a local response, or that ended
+        /// before they were served, by the reason.
+        reasons: Clients with reason from ReasonCounters,
         /// Requests that no server served: the client received 502, 503 or 504, or an incomplete response.
         requests_failed: Requests,
         /// Requests whose header section has more bytes or fields than the limits allow: the client received

@@ -6,6 +6,8 @@
 mod request;
 mod response;
 
+use crate::reason::Detail;
+
 pub use request::{Request, RequestError, Target};
 pub use response::{Response, ResponseError};
 
@@ -39,35 +41,62 @@ pub enum Strictness {
 }
 
 /// Reason why bytes are not a header section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeaderError {
     /// The header section is longer than the limit.
-    #[error("the header section is too long")]
     TooLong,
     /// The header section has more fields than the limit.
-    #[error("too many header fields")]
     TooManyFields,
     /// An LF without a CR before it, or a CR without an LF after it (RFC 9112, section 2.2).
-    #[error("a line does not end in CRLF")]
     LineEnd,
     /// The start line is malformed.
-    #[error("malformed start line")]
     StartLine,
     /// The name of a field is not a token, or no colon follows directly (RFC 9112, section 5.1).
-    #[error("malformed field name")]
     FieldName,
     /// A field continues on the next line (RFC 9112, section 5.2).
-    #[error("a folded field")]
     Folded,
     /// A value has a control character.
-    #[error("malformed field value")]
     FieldValue,
     /// Lengths contradict each other or are not numbers (RFC 9112, section 6.3).
-    #[error("ambiguous message length")]
     Length,
     /// A transfer coding is unknown (RFC 9112, section 6.1).
-    #[error("unknown transfer coding")]
     Coding,
+}
+
+impl std::error::Error for HeaderError {}
+
+impl std::fmt::Display for HeaderError {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.words())
+    }
+}
+
+impl HeaderError {
+    /// Returns the limit that the header section exceeds, if it exceeds one.
+    #[must_use]
+    pub const fn exceeded(self, limits: &HeaderLimits) -> Option<Detail> {
+        match self {
+            Self::TooLong => Some(Detail::Above(limits.bytes_max as u64, "bytes")),
+            Self::TooManyFields => Some(Detail::Above(limits.fields_max as u64, "fields")),
+            _ => None,
+        }
+    }
+
+    /// Returns a description of the rule that the header section breaks.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::TooLong => "the header section is too long",
+            Self::TooManyFields => "too many header fields",
+            Self::LineEnd => "a line does not end in CR LF",
+            Self::StartLine => "malformed start line",
+            Self::FieldName => "malformed field name",
+            Self::Folded => "a field continues on the next line",
+            Self::FieldValue => "a control character in a field value",
+            Self::Length => "Content-Length or Transfer-Encoding is malformed, repeated or contradictory",
+            Self::Coding => "unknown transfer coding",
+        }
+    }
 }
 
 /// Finds the end of a header section that arrives in pieces. Each byte is read once.

@@ -14,7 +14,7 @@ mod shared;
 
 pub(super) use self::finish::Keep;
 pub(super) use self::request::Body;
-pub(super) use self::response::ReadResponse;
+pub(super) use self::response::{ReadResponse, cut_response, invalid_header, no_response};
 
 use self::shared::HeaderBuffers;
 use super::client::{Client, Stay};
@@ -32,6 +32,7 @@ use crate::service::{Backend, Pending, Settings, note_no_server, note_retry, poo
 use evener_core::attempt::Attempt;
 use evener_core::counters::ServiceCounters;
 use evener_core::pace::Pace;
+use evener_core::reason::Reason;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive};
 use evener_core::spec::{AbortOnClose, Balance};
 use evener_core::{ServerId, Target, Time};
@@ -246,7 +247,7 @@ pub(super) enum Reach {
     /// The connection to the server is open.
     Open(ServerConnectionKey),
     /// No server could be reached, for this reason.
-    Failed(NoServer),
+    Failed(Reason),
 }
 
 /// Connection to a server.
@@ -433,7 +434,10 @@ impl Shared {
     }
 
     fn refuse(&mut self, cx: &Context, client: &Client, exchange_key: ExchangeKey, reason: NoServer) {
-        self.exchanges[exchange_key].reach = Reach::Failed(reason);
+        let exchange = &mut self.exchanges[exchange_key];
+        // A pool with a queue refuses a request only if the queue is full, too.
+        let has_queue = reason == NoServer::Full && exchange.backend().pool.load().queue.is_some();
+        exchange.reach = Reach::Failed(if has_queue { Reason::QueueFull } else { reason.into() });
         note_no_server(cx, &client.service, reason);
     }
 

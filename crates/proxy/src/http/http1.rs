@@ -15,6 +15,7 @@ use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::io::relay::End;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
+use evener_core::reason::{Cause, Reason};
 use evener_core::spec::HttpSpec;
 use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
@@ -27,8 +28,8 @@ pub(super) struct Http1 {
     stage: Stage,
     /// Connection to a server that is for this client only.
     private: Option<ServerConnectionKey>,
-    /// Status with which all requests are refused.
-    refusal: Option<u16>,
+    /// Reason for which all requests are refused.
+    refusal: Option<Reason>,
 }
 
 /// Stage of a client's connection.
@@ -58,9 +59,9 @@ impl Http1 {
         Self { scan: Scan::default(), stage: Stage::Header, private: None, refusal: None }
     }
 
-    /// Creates a connection that responds to its first request with this status, and is then closed.
-    pub(super) fn refusing(status: u16) -> Self {
-        Self { refusal: Some(status), ..Self::new() }
+    /// Creates a connection that refuses its first request for this reason, and is then closed.
+    pub(super) fn refusing(reason: Reason) -> Self {
+        Self { refusal: Some(reason), ..Self::new() }
     }
 
     /// Returns the exchange that is under way.
@@ -109,10 +110,7 @@ impl Http1 {
             Stage::Exchange(exchange_key) => match shared.reach(cx, client, exchange_key) {
                 Reach::Open(_) => self.pump(cx, client, shared, exchange_key),
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => Step::Blocked,
-                Reach::Failed(reason) => {
-                    let status = if reason.is_failure() { 502 } else { 503 };
-                    self.fail_exchange(cx, client, shared, exchange_key, status)
-                }
+                Reach::Failed(reason) => self.fail_exchange(cx, client, shared, exchange_key, reason.into()),
             },
             Stage::Flush(next) => {
                 if client.transport.pending() > 0 {
@@ -175,7 +173,7 @@ impl Http1 {
                 }
                 Step::Blocked
             }
-            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).status()),
+            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits)),
         }
     }
 
@@ -199,7 +197,7 @@ impl Http1 {
             Ok(Judged::Respond(response, next)) => self.respond_locally(cx, client, shared, &response, next),
             Ok(Judged::Close) => Step::Finished(After::Finish),
             Ok(Judged::Tarpit) => Step::Finished(After::Tarpit),
-            Err(status) => self.bad_request(cx, client, shared, status),
+            Err(cause) => self.bad_request(cx, client, shared, cause),
         }
     }
 
@@ -209,10 +207,10 @@ impl Http1 {
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
-        status: u16,
+        cause: Cause,
     ) -> Step {
-        count_bad(cx, client, status);
-        self.respond_locally(cx, client, shared, &LocalResponse::page(status), Next::End)
+        count_bad(cx, client, cause);
+        self.respond_locally(cx, client, shared, &LocalResponse::page(cause), Next::End)
     }
 }
 
@@ -227,6 +225,7 @@ impl Http1 {
         next: Next,
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
+        response.count(client.service.live.counters.of(cx.id));
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -238,15 +237,15 @@ impl Http1 {
         Step::Continue
     }
 
-    /// Ends an exchange that gets no complete response from its server. The client gets this status, or a reset
-    /// if the response has begun.
+    /// Ends an exchange that gets no complete response from its server. The client gets a local response, or a
+    /// reset if the response has begun.
     fn fail_exchange(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-        status: u16,
+        cause: Cause,
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
@@ -261,7 +260,7 @@ impl Http1 {
             return Step::Finished(After::Close);
         }
         let next = if stays { Next::Request } else { Next::End };
-        let response = LocalResponse::page(status).for_method(is_head);
+        let response = LocalResponse::page(cause).for_method(is_head);
         self.respond_locally(cx, client, shared, &response, next)
     }
 }
@@ -280,7 +279,13 @@ impl Http1 {
         match self.stage {
             Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
-                self.respond_locally(cx, client, shared, &LocalResponse::page(408), Next::End);
+                self.respond_locally(
+                    cx,
+                    client,
+                    shared,
+                    &LocalResponse::page(Reason::RequestTimeout),
+                    Next::End,
+                );
                 self.drive(cx, client, shared)
             }
             Stage::Header => {
@@ -340,7 +345,12 @@ impl Http1 {
                 if sends_slowly && !fault {
                     counters.slow_requests.one();
                 }
-                self.fail(cx, client, shared, exchange_key, if fault { 504 } else { 408 })
+                let reason = match (fault, sends_slowly) {
+                    (true, _) => Reason::ServerStalled,
+                    (false, true) => Reason::RequestSlow,
+                    (false, false) => Reason::RequestStalled,
+                };
+                self.fail(cx, client, shared, exchange_key, reason.into())
             }
             None => {
                 if takes_slowly || exchange.is_some() {
@@ -362,19 +372,19 @@ impl Http1 {
         exchange_key: ExchangeKey,
     ) -> After {
         shared.count_timeout(cx, exchange_key);
-        self.fail(cx, client, shared, exchange_key, 504)
+        self.fail(cx, client, shared, exchange_key, Reason::ResponseTimeout.into())
     }
 
-    /// Fails an exchange with this status, and continues the client's connection.
+    /// Fails an exchange, and continues the client's connection.
     fn fail(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-        status: u16,
+        cause: Cause,
     ) -> After {
-        match self.fail_exchange(cx, client, shared, exchange_key, status) {
+        match self.fail_exchange(cx, client, shared, exchange_key, cause) {
             Step::Finished(after) => after,
             Step::Continue | Step::Blocked => self.drive(cx, client, shared),
         }

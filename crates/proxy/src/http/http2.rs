@@ -19,6 +19,7 @@ use crate::service::admission::reset_at_close;
 use bytes::Bytes;
 use evener_core::Time;
 use evener_core::pace::Pace;
+use evener_core::reason::Reason;
 use evener_core::wire::http::HeaderLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
@@ -394,7 +395,7 @@ impl Http2 {
         exchange_key: ExchangeKey,
     ) -> After {
         shared.count_timeout(cx, exchange_key);
-        self.fail_stream(cx, client, shared, exchange_key, 504);
+        self.fail_stream(cx, client, shared, exchange_key, Reason::ResponseTimeout.into());
         self.flush_all(cx, client, shared)
     }
 

@@ -12,6 +12,7 @@ use crate::service::admission::{self, Admission, Refused};
 use crate::service::hops::{may_request_loop, note_loop};
 use crate::service::{Refusal, Settings};
 use evener_core::limits::Lease;
+use evener_core::reason::{Cause, Reason};
 use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::forwarded::Client as Reported;
@@ -19,6 +20,11 @@ use evener_core::wire::http::{Framing, Request, Target};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A service without a pool cannot open a tunnel.
+const NO_TUNNEL: Cause = Cause::with(Reason::RequestInvalid, "CONNECT for a service that responds itself");
+/// A redirection needs the host of the request.
+const NO_HOST: Cause = Cause::with(Reason::RequestInvalid, "a redirection needs a host");
 
 /// Verdict on a request.
 enum Verdict {
@@ -67,28 +73,28 @@ pub(super) enum Next {
 /// Connection or stream on which a request arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// On a connection of HTTP/1. A `refusal` is the status with which all requests of the connection are
+    /// On a connection of HTTP/1. A `refusal` is the reason for which all requests of the connection are
     /// refused.
-    Http1 { refusal: Option<u16> },
+    Http1 { refusal: Option<Reason> },
     /// On a stream of HTTP/2; `is_alone` if the connection has no other stream.
     Stream { key: StreamKey, has_body: bool, is_alone: bool },
 }
 
-/// Parses a header section and decides on the request; `Err` is the status for an invalid request.
+/// Parses a header section and decides on the request; `Err` is the cause for an invalid request.
 pub(super) fn judge_header(
     cx: &mut Context,
     client: &mut Client,
     shared: &mut Shared,
     header: &[u8],
     arrival: Arrival,
-) -> Result<Judged, u16> {
+) -> Result<Judged, Cause> {
     client.refresh_settings();
     let Some(spec) = client.settings.http.clone() else { return Ok(Judged::Close) };
     let mut request = std::mem::take(&mut shared.headers.request);
     let judged = match request.parse(header, &spec.limits) {
         // A tunnel through one stream is not offered (RFC 9113, section 8.5).
         Ok(()) if matches!(arrival, Arrival::Stream { .. }) && request.method(header) == b"CONNECT" => {
-            Err(501)
+            Err(Cause::with(Reason::MethodUnsupported, "CONNECT over HTTP/2"))
         }
         Ok(()) => {
             let target = request.target(header);
@@ -99,25 +105,25 @@ pub(super) fn judge_header(
                 &ParsedRequest { request: &request, header, target, spec: &spec, arrival },
             ))
         }
-        Err(error) => Err(error.status()),
+        Err(error) => Err(error.cause(&spec.limits)),
     };
     shared.headers.request = request;
     judged
 }
 
-/// Refuses a request of HTTP/2 that is malformed or beyond the limits, with this status.
-pub(super) fn refuse_stream(cx: &Context, client: &Client, header: &[u8], status: u16) -> Judged {
-    count_bad(cx, client, status);
+/// Refuses a request of HTTP/2 that is malformed or beyond the limits.
+pub(super) fn refuse_stream(cx: &Context, client: &Client, header: &[u8], cause: Cause) -> Judged {
+    count_bad(cx, client, cause);
     // A response to HEAD has no body, even if the rest of the header section is invalid.
     let is_head = header.starts_with(b"HEAD ");
-    Judged::Respond(LocalResponse::page(status).for_method(is_head), Next::Request)
+    Judged::Respond(LocalResponse::page(cause).for_method(is_head), Next::Request)
 }
 
 /// Counts an invalid request.
-pub(super) fn count_bad(cx: &Context, client: &Client, status: u16) {
+pub(super) fn count_bad(cx: &Context, client: &Client, cause: Cause) {
     let counters = client.service.live.counters.of(cx.id);
     counters.requests_bad.one();
-    if status == 431 {
+    if cause.reason() == Reason::HeaderTooLarge {
         counters.headers_too_large.one();
     }
 }
@@ -130,8 +136,8 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
     counters.requests.one();
     client.count(cx, header.len() as u64, 0);
     let verdict = match parsed.arrival {
-        Arrival::Http1 { refusal: Some(status) } => {
-            Verdict::Respond(LocalResponse::page(status), Why::Refused)
+        Arrival::Http1 { refusal: Some(reason) } => {
+            Verdict::Respond(LocalResponse::page(reason), Why::Refused)
         }
         _ => judge(cx, client, parsed),
     };
@@ -154,7 +160,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
         }
         Verdict::Loop => {
             note_loop(cx, &service);
-            Judged::Respond(LocalResponse::page(508).for_method(is_head), Next::End)
+            Judged::Respond(LocalResponse::page(Reason::Loop).for_method(is_head), Next::End)
         }
         Verdict::Close => Judged::Close,
         Verdict::Tarpit(slot, time) => {
@@ -188,11 +194,11 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
-        return refused(client, settings.denied, address, 403, cx.id);
+        return refused(client, settings.denied, address, Reason::ClientDenied, cx.id);
     }
     if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
         client.service.live.counters.of(cx.id).limited.one();
-        return refused(client, settings.exceeded, address, 429, cx.id);
+        return refused(client, settings.exceeded, address, Reason::ClientLimited, cx.id);
     }
     if let Some(backend) = client.admitted.backend {
         // A refused client gets the pool for refused clients; routes do not apply.
@@ -205,28 +211,28 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let responds_locally = spec.redirect.is_some() || spec.respond.is_some();
     if responds_locally && matches!(parsed.target, Target::Authority(_)) {
         // CONNECT requests a tunnel, not a page.
-        return Verdict::Respond(LocalResponse::page(400), Why::Refused);
+        return Verdict::Respond(LocalResponse::page(NO_TUNNEL), Why::Refused);
     }
     if let Some(redirect) = spec.redirect {
         let response = LocalResponse::redirect(redirect, request.authority(header), path);
-        return Verdict::Respond(response.unwrap_or_else(|| LocalResponse::page(400)), Why::Local);
+        return Verdict::Respond(response.unwrap_or_else(|| LocalResponse::page(NO_HOST)), Why::Local);
     }
     if let Some(respond) = &spec.respond {
         return Verdict::Respond(LocalResponse::respond(respond), Why::Local);
     }
     match settings.default_backend {
         Some(backend) => Verdict::Serve(backend, address),
-        None => Verdict::Respond(LocalResponse::page(404), Why::NoRoute),
+        None => Verdict::Respond(LocalResponse::page(Reason::NoRoute), Why::NoRoute),
     }
 }
 
 /// Refuses a client in the configured way.
-fn refused(client: &Client, refusal: Refusal, address: IpAddr, status: u16, worker: usize) -> Verdict {
-    match admission::refuse(&client.service, refusal, worker, status) {
+fn refused(client: &Client, refusal: Refusal, address: IpAddr, reason: Reason, worker: usize) -> Verdict {
+    match admission::refuse(&client.service, refusal, worker, reason) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
         Admission::Refused(Refused::Drop) => Verdict::Close,
-        Admission::Refused(Refused::Reject(status)) => {
-            Verdict::Respond(LocalResponse::page(status), Why::Refused)
+        Admission::Refused(Refused::Reject(reason)) => {
+            Verdict::Respond(LocalResponse::page(reason), Why::Refused)
         }
         Admission::Refused(Refused::Tarpit(permits, time)) => Verdict::Tarpit(permits, time),
     }

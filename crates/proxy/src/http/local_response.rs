@@ -3,14 +3,21 @@
 
 use super::message::{Afterwards, field, number};
 use bytes::Bytes;
+use evener_core::counters::ServiceCounters;
+use evener_core::reason::{Cause, Reason};
 use evener_core::spec::{RedirectSpec, RespondSpec};
 use std::borrow::Cow;
 use std::io::Write;
+
+/// Status for a reason that has none: such a reason never leads to a response.
+const INTERNAL: u16 = 500;
 
 /// Response that the balancer creates itself.
 #[derive(Clone, Debug)]
 pub(super) struct LocalResponse {
     status: u16,
+    /// Reason for the response, with its details.
+    cause: Cause,
     location: Option<Vec<u8>>,
     body: String,
     /// Media type of the body.
@@ -20,14 +27,40 @@ pub(super) struct LocalResponse {
 }
 
 impl LocalResponse {
-    /// Returns a small page that explains the status.
-    pub(super) fn page(status: u16) -> Self {
-        let reason = reason_of(status);
+    /// Returns a small page that explains the reason to a person with a browser.
+    pub(super) fn page(cause: impl Into<Cause>) -> Self {
+        let cause = cause.into();
+        Self::explain(cause.reason().status().unwrap_or(INTERNAL), cause)
+    }
+
+    fn explain(status: u16, cause: Cause) -> Self {
+        let (phrase, sentence) = (phrase_of(status), explanation_of(cause.reason()));
         let body = format!(
-            "<!doctype html>\n<title>{status} {reason}</title>\n<h1>{status} {reason}</h1>\n<p>{}</p>\n",
-            explanation_of(status)
+            "<!doctype html>\n<title>{status} {phrase}</title>\n<h1>{status} {phrase}</h1>\n<p>{sentence}</p>\n"
         );
-        Self { status, location: None, body, kind: "text/html; charset=utf-8".into(), omits_body: false }
+        Self {
+            cause,
+            status,
+            location: None,
+            body,
+            kind: "text/html; charset=utf-8".into(),
+            omits_body: false,
+        }
+    }
+
+    /// Counts the response by its reason.
+    pub(super) fn count(&self, counters: &ServiceCounters) {
+        counters.reasons.of(self.cause.reason()).one();
+    }
+
+    /// Returns the reason for the response, with its details.
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Returns the status.
+    pub(super) fn status(&self) -> u16 {
+        self.status
     }
 
     /// Returns the response that reports the health of the service.
@@ -35,6 +68,7 @@ impl LocalResponse {
         let (status, body) = if is_usable { (200, "ok\n") } else { (503, "no server is up\n") };
         Self {
             status,
+            cause: Reason::Health.into(),
             location: None,
             body: body.into(),
             kind: "text/plain; charset=utf-8".into(),
@@ -46,6 +80,7 @@ impl LocalResponse {
     pub(super) fn respond(spec: &RespondSpec) -> Self {
         Self {
             status: spec.status,
+            cause: Reason::Respond.into(),
             location: None,
             // A response with status 205 has no body, but has a length (RFC 9110, section 15.3.6).
             body: if spec.status == 205 { String::new() } else { spec.body.clone() },
@@ -81,12 +116,12 @@ impl LocalResponse {
             let _ = write!(location, ":{}", spec.port);
         }
         location.extend_from_slice(if target == b"*" { b"/" } else { target });
-        Some(Self { location: Some(location), ..Self::page(spec.status) })
+        Some(Self { location: Some(location), ..Self::explain(spec.status, Reason::Redirect.into()) })
     }
 
     /// Writes the response for a client of HTTP/1.
     pub(super) fn write(&self, afterwards: Afterwards, out: &mut Vec<u8>) {
-        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_of(self.status));
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, phrase_of(self.status));
         if self.has_body() {
             field("Content-Type", self.kind.as_bytes(), out);
             number("Content-Length", self.body.len() as u64, out);
@@ -128,26 +163,44 @@ impl LocalResponse {
 }
 
 /// Returns the reason phrase (RFC 9110, section 15).
-fn reason_of(status: u16) -> &'static str {
+fn phrase_of(status: u16) -> &'static str {
     http::StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason())
         .unwrap_or("Unassigned")
 }
 
-fn explanation_of(status: u16) -> &'static str {
-    match status {
-        301 | 302 | 307 | 308 => "The page is at another address.",
-        403 => "Access is not permitted.",
-        404 => "No server is configured for this address.",
-        408 => "The request took too long.",
-        421 => "This connection was made for another name.",
-        429 => "Too many requests; try again in a moment.",
-        431 => "The request's header fields are too large.",
-        502 => "The server sent no valid response.",
-        503 => "No server is available; try again in a moment.",
-        504 => "The server did not respond in time.",
-        508 => "The request loops between load balancers.",
+/// Returns one sentence for a person with a browser. It contains no details of the network.
+fn explanation_of(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Redirect => "The page is at another address.",
+        Reason::ClientDenied => "Access is not permitted.",
+        Reason::ClientLimited => "Too many requests; try again in a moment.",
+        Reason::NoRoute => "No server is configured for this address.",
+        Reason::RequestTimeout | Reason::RequestStalled | Reason::RequestSlow => "The request took too long.",
+        Reason::HeaderTooLarge => "The request's header fields are too large.",
+        Reason::MethodUnsupported => "The method of the request is not supported.",
+        Reason::CodingUnsupported => "The transfer coding of the request is not supported.",
+        Reason::VersionUnsupported => "The version of HTTP is not supported.",
+        Reason::PlainHttp => "This port expects HTTPS; the request was sent as plain HTTP.",
+        Reason::TlsOnPlainPort => "This port expects plain HTTP; the request was sent with TLS.",
+        Reason::Loop => "The request loops between load balancers.",
+        Reason::PoolEmpty | Reason::NoServerUp => "No server is available at the moment; try again later.",
+        Reason::ServersFull | Reason::NoDescriptor => "All servers are busy; try again in a moment.",
+        Reason::QueueFull => {
+            "All servers are busy, and too many requests are waiting; try again in a moment."
+        }
+        Reason::QueueTimeout => "All servers were busy for too long; try again in a moment.",
+        Reason::NoServerAdmits => "No server accepts requests from your address.",
+        Reason::NoFailover => "Your server is not available at the moment; try again later.",
+        Reason::ConnectFailed | Reason::RetriesExhausted => {
+            "No server could be reached; try again in a moment."
+        }
+        Reason::ServerClosed => "The server closed the connection without a response.",
+        Reason::ResponseInvalid | Reason::ResponseTooLarge => "The server sent no valid response.",
+        Reason::ResponseTimeout => "The server did not respond in time.",
+        Reason::ServerStalled => "The server did not read the request in time.",
+        Reason::ServerDown | Reason::Operator => "The connection to the server was closed.",
         _ => "The request is not valid.",
     }
 }
@@ -158,13 +211,13 @@ mod tests {
 
     #[test]
     fn local_responses_have_a_body_and_are_not_cached() {
-        let (response, body) = LocalResponse::page(502).to_http2();
+        let (response, body) = LocalResponse::page(Reason::ConnectFailed).to_http2();
         assert_eq!((response.status().as_u16(), body.is_some()), (502, true));
         let field = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         assert_eq!(field("content-length"), body.map(|body| body.len().to_string()));
         assert_eq!(field("cache-control").as_deref(), Some("no-store"));
         assert_eq!(field("location"), None);
-        let (response, body) = LocalResponse::page(502).for_method(true).to_http2();
+        let (response, body) = LocalResponse::page(Reason::ConnectFailed).for_method(true).to_http2();
         assert!(body.is_none() && response.headers().contains_key("content-length"));
     }
 }

@@ -127,10 +127,10 @@ impl Http {
             Admission::Refused(Refused::Drop) => self.close(cx, key),
             // An HTTP response is possible only without TLS: a handshake would cost too much for a refused
             // client.
-            Admission::Refused(Refused::Reject(status))
+            Admission::Refused(Refused::Reject(reason))
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
-                *mode = Mode::Http1(Box::new(Http1::refusing(status)));
+                *mode = Mode::Http1(Box::new(Http1::refusing(reason)));
                 let patience = client.settings.http.as_ref().map_or(PREAMBLE, |spec| spec.header_timeout);
                 self.shared.session_timers.set(key, cx.now + patience);
                 self.drive(cx, key);

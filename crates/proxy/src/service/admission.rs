@@ -6,17 +6,13 @@ use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
 use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
+use evener_core::reason::Reason;
 use evener_core::spec::Denied;
 use evener_core::throttle::ClientLease;
 use rustix::fd::OwnedFd;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The status for clients that the access list refuses (RFC 9110, section 15.5.4).
-const FORBIDDEN: u16 = 403;
-/// The status for clients that exceed a limit (RFC 6585, section 4).
-const TOO_MANY: u16 = 429;
 
 /// Decision on a client.
 #[derive(Debug)]
@@ -56,8 +52,8 @@ impl Admitted {
 pub(crate) enum Refused {
     /// The connection is closed.
     Drop,
-    /// The client gets an HTTP response with this status, or a reset.
-    Reject(u16),
+    /// The client gets an HTTP response for this reason, or a reset.
+    Reject(Reason),
     /// The client is kept waiting.
     Tarpit(Lease, Duration),
 }
@@ -95,24 +91,24 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
     let counters = service.live.counters.of(worker);
     if !settings.permits(client) {
         counters.denied.one();
-        return refuse(service, settings.denied, worker, FORBIDDEN);
+        return refuse(service, settings.denied, worker, Reason::ClientDenied);
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
         None => Admission::Enter(Admitted::default()),
         Some(Ok(permit)) => Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }),
         Some(Err(_)) => {
             counters.limited.one();
-            refuse(service, settings.exceeded, worker, TOO_MANY)
+            refuse(service, settings.exceeded, worker, Reason::ClientLimited)
         }
     }
 }
 
-/// Decides on a refused client, and takes a permit for its wait in a tarpit. `status` is for clients that get
+/// Decides on a refused client, and takes a permit for its wait in a tarpit. `reason` is for clients that get
 /// an HTTP response.
-pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, status: u16) -> Admission {
+pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, reason: Reason) -> Admission {
     match refusal {
         Refusal::Drop => Admission::Refused(Refused::Drop),
-        Refusal::Reject => Admission::Refused(Refused::Reject(status)),
+        Refusal::Reject => Admission::Refused(Refused::Reject(reason)),
         Refusal::Backend(backend) => {
             Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
         }
@@ -165,7 +161,9 @@ mod tests {
     #[test]
     fn refused_clients_are_treated_as_configured() {
         check_denied(Refusal::Drop, |got| matches!(got, Admission::Refused(Refused::Drop)));
-        check_denied(Refusal::Reject, |got| matches!(got, Admission::Refused(Refused::Reject(403))));
+        check_denied(Refusal::Reject, |got| {
+            matches!(got, Admission::Refused(Refused::Reject(Reason::ClientDenied)))
+        });
         let time = Duration::from_secs(3);
         check_denied(
             Refusal::Tarpit(time),
@@ -187,7 +185,8 @@ mod tests {
     #[test]
     fn a_full_tarpit_closes_connections_immediately() {
         let service = service(|_| {});
-        let refuse_one = || refuse(&service, Refusal::Tarpit(Duration::from_secs(1)), 0, FORBIDDEN);
+        let refuse_one =
+            || refuse(&service, Refusal::Tarpit(Duration::from_secs(1)), 0, Reason::ClientDenied);
         let waiting: Vec<Admission> = (0..Denied::TARPIT_MAX).map(|_| refuse_one()).collect();
         assert!(matches!(refuse_one(), Admission::Refused(Refused::Drop)));
         assert_eq!(service.live.counters.total("tarpitted"), Denied::TARPIT_MAX as u64);
@@ -204,7 +203,7 @@ mod tests {
         });
         let first = admit_one(&service);
         assert!(matches!(&first, Admission::Enter(admitted) if admitted.permit.is_some()));
-        assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject(429))));
+        assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject(Reason::ClientLimited))));
         assert_eq!((service.live.counters.total("limited"), service.live.counters.total("denied")), (1, 0));
         drop(first);
         assert!(matches!(admit_one(&service), Admission::Enter(_)));

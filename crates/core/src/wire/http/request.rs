@@ -4,6 +4,7 @@ use super::{
     ConnectionOptions, Field, Fields, Framing, HeaderError, HeaderLimits, HttpVersion, Kind, Span,
     Strictness, parse_version,
 };
+use crate::reason::{Cause, Reason};
 
 /// A parsed header section of a request. The value can be reused for the next request.
 #[derive(Clone, Debug, Default)]
@@ -49,14 +50,18 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// Returns the status of the response to the client.
+    /// Returns the reason for the response to the client, with the rule that the request breaks.
     #[must_use]
-    pub fn status(self) -> u16 {
+    pub fn cause(self, limits: &HeaderLimits) -> Cause {
         match self {
-            Self::Header(HeaderError::TooLong | HeaderError::TooManyFields) => 431,
-            Self::Header(HeaderError::Coding) => 501,
-            Self::Version => 505,
-            Self::Header(_) | Self::Target | Self::Host => 400,
+            Self::Header(HeaderError::Coding) => Reason::CodingUnsupported.into(),
+            Self::Version => Reason::VersionUnsupported.into(),
+            Self::Header(error) => match error.exceeded(limits) {
+                Some(limit) => Cause::new(Reason::HeaderTooLarge, limit),
+                None => Cause::with(Reason::RequestInvalid, error.words()),
+            },
+            Self::Target => Cause::with(Reason::RequestInvalid, "malformed request target"),
+            Self::Host => Cause::with(Reason::RequestInvalid, "Host is missing, repeated or malformed"),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::service::note_no_server;
+use evener_core::reason::Reason;
 use evener_core::snapshot::NoServer;
 
 impl Shared {
@@ -29,7 +30,7 @@ impl Shared {
             return Some(Unit::take_beyond());
         }
         exchange.choice = None;
-        exchange.reach = Reach::Failed(NoServer::NoDescriptor);
+        exchange.reach = Reach::Failed(Reason::NoDescriptor);
         note_no_server(cx, &client.service, NoServer::NoDescriptor);
         None
     }

@@ -6,7 +6,8 @@ use crate::context::keys::ExchangeKey;
 use crate::context::pool_queue::Waiter;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
-use crate::service::{note_retry, pool_queue};
+use crate::service::{note_no_server, note_retry, pool_queue};
+use evener_core::reason::Reason;
 use evener_core::snapshot::{NoServer, Snapshot};
 
 impl Shared {
@@ -74,6 +75,7 @@ impl Shared {
     ) {
         client.service.live.counters.of(cx.id).queue_failures.timeout.one();
         self.leave_queue(cx, client, exchange_key);
-        self.refuse(cx, client, exchange_key, NoServer::Full);
+        self.exchanges[exchange_key].reach = Reach::Failed(Reason::QueueTimeout);
+        note_no_server(cx, &client.service, NoServer::Full);
     }
 }

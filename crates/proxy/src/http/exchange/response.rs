@@ -6,10 +6,12 @@ use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
+use crate::io::relay::End;
 use crate::service;
+use evener_core::reason::{Cause, Detail, Reason};
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
-use evener_core::wire::http::{Found, Framing, Response};
+use evener_core::wire::http::{Found, Framing, HeaderError, HeaderLimits, Response};
 
 /// Most interim responses that a server may send before the final one.
 const INTERIMS_MAX: u32 = 16;
@@ -78,8 +80,8 @@ impl Shared {
         }
     }
 
-    /// Reads the header section, decides on the framing of the body, and counts the response. Returns `None` if
-    /// the header section is not a valid response to this request. The bytes stay in the server's input.
+    /// Reads the header section, decides on the framing of the body, and counts the response. Fails if the
+    /// header section is not a valid response to this request. The bytes stay in the server's input.
     pub(in crate::http) fn read_response(
         &mut self,
         cx: &Context,
@@ -88,7 +90,7 @@ impl Shared {
         server_key: ServerConnectionKey,
         found: Found,
         response: &mut Response,
-    ) -> Option<ReadResponse> {
+    ) -> Result<ReadResponse, Cause> {
         let Self { exchanges, servers, exchange_timers, .. } = self;
         let (exchange, server) = (&mut exchanges[exchange_key], &servers[server_key]);
         let Exchange {
@@ -101,26 +103,34 @@ impl Shared {
             ..
         } = &mut **exchange
         else {
-            return None;
+            return Err(Reason::ResponseInvalid.into());
         };
+        let invalid = |words| Err(Cause::with(Reason::ResponseInvalid, words));
         // An empty line is permitted before requests only (RFC 9112, section 2.2).
         if found.start > 0 {
-            return None;
+            return invalid("an empty line before the status line");
         }
         let header = &server.transport.unread()[found.start..found.end];
         let limits = settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
-        response.parse(header, &limits).ok()?;
+        response.parse(header, &limits).map_err(|error| invalid_header(error.0, header, &limits))?;
         let status = response.status();
         if (100..200).contains(&status) && status != 101 {
             http.interims += 1;
             http.download = Body::header();
-            return (http.interims <= INTERIMS_MAX).then_some(ReadResponse::Interim);
+            return if http.interims <= INTERIMS_MAX {
+                Ok(ReadResponse::Interim)
+            } else {
+                Err(Cause::new(
+                    Reason::ResponseInvalid,
+                    Detail::Above(INTERIMS_MAX.into(), "interim responses"),
+                ))
+            };
         }
         let relays = status == 101 || (http.is_connect && (200..300).contains(&status));
         // During an upload the protocol would change in the middle of the request.
         let may_change = http.upgrades && http.upload == Body::Done && response.upgrade(header).is_some();
         if status == 101 && !may_change {
-            return None;
+            return invalid("status 101, but the client did not request another protocol");
         }
         http.has_responded = true;
         let of_server = choice.server.live.counters.of(cx.id);
@@ -136,7 +146,7 @@ impl Shared {
         exchange_timers.clear(exchange_key);
         if relays {
             http.is_relay = true;
-            return Some(ReadResponse::Relay { cookie });
+            return Ok(ReadResponse::Relay { cookie });
         }
         let method: &[u8] = if http.is_head { b"HEAD" } else { b"GET" };
         let framing = response.framing(method);
@@ -147,8 +157,41 @@ impl Shared {
             Some(Framing::Close) => Body::Close,
         };
         http.server_stays = response.keeps_alive() && framing != Some(Framing::Close);
-        Some(ReadResponse::Final { framing, cookie })
+        Ok(ReadResponse::Final { framing, cookie })
     }
+}
+
+/// Returns the cause for a header section that is not one of HTTP/1.
+pub(in crate::http) fn invalid_header(error: HeaderError, bytes: &[u8], limits: &HeaderLimits) -> Cause {
+    if !bytes.starts_with(b"HTTP/") && !b"HTTP/".starts_with(bytes) {
+        return Cause::with(Reason::ResponseInvalid, "not HTTP/1");
+    }
+    match error.exceeded(limits) {
+        Some(limit) => Cause::new(Reason::ResponseTooLarge, limit),
+        None => Cause::with(Reason::ResponseInvalid, error.words()),
+    }
+}
+
+/// Returns the cause if a server ended its connection before the header section of its response was complete.
+pub(in crate::http) fn no_response(end: Option<End>, is_silent: bool) -> Cause {
+    Cause::with(
+        Reason::ServerClosed,
+        match (end, is_silent) {
+            (Some(End::Fin), true) => "it sent no byte",
+            (Some(End::Fin), false) => "it closed in the middle of the header section",
+            (_, true) => "it reset the connection before it sent a byte",
+            (_, false) => "it reset the connection in the middle of the header section",
+        },
+    )
+}
+
+/// Returns the cause if a server ended its connection before the body of its response was complete.
+pub(in crate::http) fn cut_response(end: End) -> Cause {
+    let words = match end {
+        End::Fin => "the server closed in the middle of the body",
+        End::Error(_) => "the server reset the connection in the middle of the body",
+    };
+    Cause::with(Reason::ResponseIncomplete, words)
 }
 
 /// Returns the cookie that makes later requests of the client go to the same server. Returns `None` if the pool

@@ -5,14 +5,18 @@ use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{After, Client, ROUNDS_MAX};
-use crate::http::exchange::{Exchange, Shared};
+use crate::http::exchange::{Exchange, Shared, cut_response};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use evener_core::reason::{Cause, Reason};
 use evener_core::wire::chunked::{self, Step as BodyStep};
 use std::time::Duration;
 
 /// Size from which parts of a body are sent directly; smaller parts are joined with the bytes before them.
 const DIRECT_BYTES_MIN: usize = 16 * 1024;
+
+/// The client closed before its body was complete.
+const BODY_CUT: Cause = Cause::with(Reason::BodyInvalid, "the client closed in the middle of the body");
 
 impl Http1 {
     /// Moves bytes in both directions, as many as both sides allow without waiting.
@@ -26,8 +30,8 @@ impl Http1 {
         let Some(server_key) = shared.exchanges[exchange_key].open_connection() else { return Step::Blocked };
         shared.servers[server_key].transport.flush(&mut shared.buffers);
         let uploaded = upload(cx, client, shared, exchange_key, server_key);
-        if uploaded == Moved::Broken {
-            return self.bad_body(cx, client, shared, exchange_key);
+        if let Moved::Broken(cause) = uploaded {
+            return self.bad_body(cx, client, shared, exchange_key, cause);
         }
         let next = self.download(cx, client, shared, exchange_key, server_key);
         if uploaded == Moved::More {
@@ -45,7 +49,7 @@ pub(super) enum Moved {
     /// More bytes can be moved, after the worker has handled other sessions.
     More,
     /// The body is malformed, or broke off.
-    Broken,
+    Broken(Cause),
 }
 
 impl Http1 {
@@ -56,9 +60,10 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
+        cause: Cause,
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_bad.one();
-        self.fail_exchange(cx, client, shared, exchange_key, 400)
+        self.fail_exchange(cx, client, shared, exchange_key, cause)
     }
 }
 
@@ -86,13 +91,16 @@ fn upload(
             break;
         }
         if client.transport.unread().is_empty() && client.transport.receive(buffers) == Received::Nothing {
-            outcome = if client.transport.end().is_some() { Moved::Broken } else { Moved::Blocked };
+            outcome = match client.transport.end() {
+                Some(_) => Moved::Broken(BODY_CUT),
+                None => Moved::Blocked,
+            };
             break;
         }
         let (used, data_bytes) = match http.read_upload(client.transport.unread()) {
             Ok(read) => read,
             Err(chunked::Malformed) => {
-                outcome = Moved::Broken;
+                outcome = Moved::Broken(Cause::with(Reason::BodyInvalid, "malformed chunk"));
                 break;
             }
         };
@@ -103,7 +111,7 @@ fn upload(
             sent += http.flush_upload(&mut server.transport, buffers);
         }
     }
-    if outcome != Moved::Broken {
+    if !matches!(outcome, Moved::Broken(_)) {
         sent += http.flush_upload(&mut server.transport, buffers);
     }
     let uploaded = http.is_uploaded();
@@ -147,14 +155,14 @@ pub(super) fn download_body(
                     http.write_download_end(&mut headers.out);
                     Moved::Blocked
                 }
-                Some(_) => Moved::Broken,
+                Some(end) => Moved::Broken(cut_response(end)),
             };
             break;
         }
         let (used, step) = match http.read_download(server.transport.unread()) {
             Ok(read) => read,
             Err(chunked::Malformed) => {
-                outcome = Moved::Broken;
+                outcome = Moved::Broken(Cause::with(Reason::ResponseIncomplete, "malformed chunk"));
                 break;
             }
         };

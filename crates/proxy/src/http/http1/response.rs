@@ -6,9 +6,10 @@ use crate::context::Context;
 use crate::context::descriptors;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Exchange, ReadResponse, Shared};
+use crate::http::exchange::{Exchange, ReadResponse, Shared, invalid_header, no_response};
 use crate::http::message::{self, Afterwards};
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use evener_core::reason::{Cause, Reason};
 use evener_core::wire::http::{Found, Response};
 
 impl Http1 {
@@ -34,7 +35,9 @@ impl Http1 {
                     HeaderRead::Again => {}
                     HeaderRead::Body => break,
                     HeaderRead::Relay => return self.become_relay(cx, client, shared, exchange_key),
-                    HeaderRead::Invalid => return self.bad_response(cx, client, shared, exchange_key),
+                    HeaderRead::Invalid(cause) => {
+                        return self.bad_response(cx, client, shared, exchange_key, cause);
+                    }
                 },
                 Ok(None) => {
                     let silent = !scan.has_begun();
@@ -44,18 +47,22 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Step::Blocked;
                     }
+                    let cause = no_response(server.transport.end(), silent);
                     return if silent && shared.may_retry(cx, client, exchange_key, server_key) {
                         shared.retry(cx, client, exchange_key);
                         Step::Continue
                     } else {
-                        self.bad_response(cx, client, shared, exchange_key)
+                        self.bad_response(cx, client, shared, exchange_key, cause)
                     };
                 }
-                Err(_) => return self.bad_response(cx, client, shared, exchange_key),
+                Err(error) => {
+                    let cause = invalid_header(error, server.transport.unread(), &limits);
+                    return self.bad_response(cx, client, shared, exchange_key, cause);
+                }
             }
         }
         match download_body(cx, client, shared, exchange_key, server_key) {
-            Moved::Broken => self.bad_response(cx, client, shared, exchange_key),
+            Moved::Broken(cause) => self.bad_response(cx, client, shared, exchange_key, cause),
             _ if is_complete(shared, exchange_key) => self.complete(cx, client, shared, exchange_key),
             Moved::More => Step::Continue,
             Moved::Blocked => Step::Blocked,
@@ -74,9 +81,10 @@ impl Http1 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
+        cause: Cause,
     ) -> Step {
         shared.count_bad_response(cx, exchange_key);
-        self.fail_exchange(cx, client, shared, exchange_key, 502)
+        self.fail_exchange(cx, client, shared, exchange_key, cause)
     }
 }
 
@@ -88,7 +96,7 @@ enum HeaderRead {
     /// Another protocol follows.
     Relay,
     /// Not a response to this request.
-    Invalid,
+    Invalid(Cause),
 }
 
 fn take_header(
@@ -115,8 +123,9 @@ fn read_header(
     found: Found,
     response: &mut Response,
 ) -> HeaderRead {
-    let Some(local) = shared.read_response(cx, client, exchange_key, server_key, found, response) else {
-        return HeaderRead::Invalid;
+    let local = match shared.read_response(cx, client, exchange_key, server_key, found, response) {
+        Ok(local) => local,
+        Err(cause) => return HeaderRead::Invalid(cause),
     };
     // While other clients wait for descriptors, this connection is closed after its response: a close at that
     // time loses no request.
@@ -125,7 +134,9 @@ fn read_header(
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let id = cx.id;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
-    let Exchange { http: Some(http), .. } = &mut **exchange else { return HeaderRead::Invalid };
+    let Exchange { http: Some(http), .. } = &mut **exchange else {
+        return HeaderRead::Invalid(Reason::ResponseInvalid.into());
+    };
     let header = &server.transport.unread()[found.start..found.end];
     let taken = match local {
         ReadResponse::Interim => {

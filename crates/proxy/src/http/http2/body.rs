@@ -6,13 +6,18 @@ use super::header::translate;
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, StreamKey};
 use crate::http::client::Client;
-use crate::http::exchange::{Exchange, ReadResponse, Shared};
+use crate::http::exchange::{Exchange, ReadResponse, Shared, cut_response, invalid_header, no_response};
 use crate::io::relay::End;
 use crate::io::transport::{PENDING_BYTES_MAX, Received};
 use bytes::Bytes;
+use evener_core::reason::{Cause, Reason};
 use evener_core::wire::http::{Found, Response};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
+
+/// The status or a field of the response is not possible in HTTP/2.
+const NOT_FOR_HTTP2: Cause =
+    Cause::with(Reason::ResponseInvalid, "HTTP/2 does not permit its status or a field");
 
 /// Keys of a stream, of its exchange, and of the connection to the server.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +43,7 @@ pub(super) enum Pumped {
     Again,
     Blocked,
     /// The server sent no valid response.
-    BadResponse,
+    BadResponse(Cause),
     /// The client's body broke off, or the client receives no more of the response.
     Reset,
     Complete,
@@ -65,6 +70,7 @@ impl Http2 {
         if let Some(scan) = http.scan() {
             let server = &mut shared.servers[path.server_key];
             let found = scan.find(server.transport.unread(), &limits);
+            let found = found.map_err(|error| invalid_header(error, server.transport.unread(), &limits));
             let silent = !scan.has_begun();
             return match found {
                 Ok(Some(found)) => self.take_header(cx, client, shared, path, found),
@@ -76,7 +82,10 @@ impl Http2 {
                     shared.retry(cx, client, path.exchange_key);
                     Pumped::Again
                 }
-                Ok(None) | Err(_) => Pumped::BadResponse,
+                Ok(None) => {
+                    Pumped::BadResponse(no_response(shared.servers[path.server_key].transport.end(), silent))
+                }
+                Err(cause) => Pumped::BadResponse(cause),
             };
         }
         self.download(cx, client, shared, path)
@@ -186,10 +195,10 @@ impl Http2 {
         found: Found,
         response: &mut Response,
     ) -> Pumped {
-        let Some(read) =
-            shared.read_response(cx, client, path.exchange_key, path.server_key, found, response)
-        else {
-            return Pumped::BadResponse;
+        let read = match shared.read_response(cx, client, path.exchange_key, path.server_key, found, response)
+        {
+            Ok(read) => read,
+            Err(cause) => return Pumped::BadResponse(cause),
         };
         let Shared { exchanges, servers, buffers, exchange_timers, .. } = &mut *shared;
         let now = cx.now;
@@ -201,10 +210,10 @@ impl Http2 {
         }
         if let ReadResponse::Final { framing, cookie } = read {
             let Some(http) = exchanges[path.exchange_key].http.as_deref_mut() else {
-                return Pumped::BadResponse;
+                return Pumped::Blocked;
             };
             let Some(translated) = translate(response, header, framing, cookie.as_deref()) else {
-                return Pumped::BadResponse;
+                return Pumped::BadResponse(NOT_FOR_HTTP2);
             };
             let Some(stream) = self.streams.get_mut(path.stream_key) else { return Pumped::Blocked };
             let ends = http.is_downloaded();
@@ -274,7 +283,7 @@ impl Http2 {
                     let _ = send.send_data(Bytes::new(), true);
                     Pumped::Complete
                 }
-                Some(_) => Pumped::BadResponse,
+                Some(end) => Pumped::BadResponse(cut_response(end)),
             };
         }
         let available = server.transport.unread().len().min(PENDING_BYTES_MAX);
@@ -287,7 +296,7 @@ impl Http2 {
         let room = send.capacity().min(available);
         let mut data = Vec::with_capacity(room);
         let Ok(used) = http.gather_download(server.transport.unread(), room, &mut data) else {
-            return Pumped::BadResponse;
+            return Pumped::BadResponse(Cause::with(Reason::ResponseIncomplete, "malformed chunk"));
         };
         if used == 0 {
             // An event follows when the client enlarges its window.

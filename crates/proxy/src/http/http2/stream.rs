@@ -13,9 +13,9 @@ use crate::io::transport::PENDING_BYTES_MAX;
 use bytes::Bytes;
 use evener_core::Time;
 use evener_core::pace::{Pace, Progress};
-use evener_core::snapshot::NoServer;
+use evener_core::reason::{Cause, Reason};
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream};
+use h2::{Reason as ResetCode, RecvStream};
 use std::task::{self, Waker};
 
 impl Http2 {
@@ -47,10 +47,10 @@ impl Http2 {
         });
         let arrival = Arrival::Stream { key, has_body: !bodyless, is_alone: self.streams.len() == 1 };
         let judged = if too_large {
-            refuse_stream(cx, client, &header, 431)
+            refuse_stream(cx, client, &header, Reason::HeaderTooLarge.into())
         } else {
             judge_header(cx, client, shared, &header, arrival)
-                .unwrap_or_else(|status| refuse_stream(cx, client, &header, status))
+                .unwrap_or_else(|cause| refuse_stream(cx, client, &header, cause))
         };
         shared.headers.header = header;
         match judged {
@@ -83,6 +83,7 @@ impl Http2 {
         key: StreamKey,
         local: &LocalResponse,
     ) {
+        local.count(client.service.live.counters.of(cx.id));
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -102,15 +103,15 @@ impl Http2 {
         }
     }
 
-    /// Ends an exchange that gets no complete response from its server. The client gets this status, or a reset
-    /// of the stream if the response has begun.
+    /// Ends an exchange that gets no complete response from its server. The client gets a local response, or a
+    /// reset of the stream if the response has begun.
     pub(super) fn fail_stream(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
-        status: u16,
+        cause: Cause,
     ) {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
@@ -118,9 +119,9 @@ impl Http2 {
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         shared.abandon(cx, client, exchange_key);
         if responded {
-            return self.reset_stream(key, Reason::INTERNAL_ERROR);
+            return self.reset_stream(key, ResetCode::INTERNAL_ERROR);
         }
-        let response = LocalResponse::page(status).for_method(is_head);
+        let response = LocalResponse::page(cause).for_method(is_head);
         self.respond_locally(cx, client, shared, key, &response);
     }
 
@@ -153,7 +154,7 @@ impl Http2 {
             (false, false) => counters.closed.idle_timeout.one(),
         }
         shared.abandon(cx, client, exchange_key);
-        self.reset_stream(key, Reason::CANCEL);
+        self.reset_stream(key, ResetCode::CANCEL);
     }
 
     /// Returns whether the client receives the response of one stream below the minimum rate, while bytes from
@@ -178,11 +179,11 @@ impl Http2 {
     }
 
     /// Resets a stream.
-    fn reset_stream(&mut self, key: StreamKey, reason: Reason) {
+    fn reset_stream(&mut self, key: StreamKey, code: ResetCode) {
         if let Some(mut stream) = self.streams.remove(key) {
             match &mut stream.send {
-                Some(send) => send.send_reset(reason),
-                None => stream.respond.send_reset(reason),
+                Some(send) => send.send_reset(code),
+                None => stream.respond.send_reset(code),
             }
         }
     }
@@ -214,17 +215,19 @@ impl Http2 {
                     match self.pump(cx, client, shared, StreamPath::new(key, exchange_key, server_key)) {
                         Pumped::Again => {}
                         Pumped::Blocked => return,
-                        Pumped::BadResponse => return self.bad_response(cx, client, shared, exchange_key),
+                        Pumped::BadResponse(cause) => {
+                            return self.bad_response(cx, client, shared, exchange_key, cause);
+                        }
                         Pumped::Reset => {
                             shared.abandon(cx, client, exchange_key);
-                            return self.reset_stream(key, Reason::CANCEL);
+                            return self.reset_stream(key, ResetCode::CANCEL);
                         }
                         Pumped::Complete => return self.complete(cx, client, shared, exchange_key, key),
                     }
                 }
                 Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return,
                 Reach::Failed(reason) => {
-                    return self.fail_stream(cx, client, shared, exchange_key, status_of(reason));
+                    return self.fail_stream(cx, client, shared, exchange_key, reason.into());
                 }
             }
         }
@@ -239,9 +242,10 @@ impl Http2 {
         client: &mut Client,
         shared: &mut Shared,
         exchange_key: ExchangeKey,
+        cause: Cause,
     ) {
         shared.count_bad_response(cx, exchange_key);
-        self.fail_stream(cx, client, shared, exchange_key, 502);
+        self.fail_stream(cx, client, shared, exchange_key, cause);
     }
 
     /// Ends an exchange whose response is complete. The connection to the server is pooled if other clients may
@@ -264,9 +268,4 @@ impl Http2 {
             self.drain_body(cx, client, shared, stream.body);
         }
     }
-}
-
-/// Returns the status for the reason why no server was reached.
-fn status_of(reason: NoServer) -> u16 {
-    if reason.is_failure() { 502 } else { 503 }
 }
