@@ -173,7 +173,10 @@ impl Http1 {
                 }
                 Step::Blocked
             }
-            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits)),
+            Err(error) => {
+                client.begin_partial_log_entry(cx.now);
+                self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits))
+            }
         }
     }
 
@@ -226,6 +229,7 @@ impl Http1 {
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
         response.count(client.service.live.counters.of(cx.id));
+        client.log_local_response(cx, response);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -252,6 +256,7 @@ impl Http1 {
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
+        shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
             // A partial response cannot be taken back; the reset shows that it is not complete.
@@ -279,6 +284,7 @@ impl Http1 {
         match self.stage {
             Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
+                client.begin_partial_log_entry(cx.now - spec.header_timeout);
                 self.respond_locally(
                     cx,
                     client,
@@ -353,6 +359,11 @@ impl Http1 {
                 self.fail(cx, client, shared, exchange_key, reason.into())
             }
             None => {
+                client.set_end_reason(if takes_slowly {
+                    Reason::ResponseSlow
+                } else {
+                    Reason::ResponseStalled
+                });
                 if takes_slowly || exchange.is_some() {
                     // A partial response must not look complete. The reset also frees the bytes that the kernel
                     // has queued.

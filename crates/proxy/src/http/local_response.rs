@@ -58,6 +58,11 @@ impl LocalResponse {
         self.cause
     }
 
+    /// Returns the number of bytes of the body that is sent.
+    pub(super) fn body_bytes(&self) -> u64 {
+        if self.has_body() && !self.omits_body { self.body.len() as u64 } else { 0 }
+    }
+
     /// Returns the status.
     pub(super) fn status(&self) -> u16 {
         self.status

@@ -100,6 +100,7 @@ impl Shared {
             backend,
             client: address,
             since,
+            entry,
             ..
         } = &mut **exchange
         else {
@@ -133,6 +134,9 @@ impl Shared {
             return invalid("status 101, but the client did not request another protocol");
         }
         http.has_responded = true;
+        if let Some(entry) = entry {
+            entry.on_response(status, cx.now);
+        }
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();
         of_server.response_seconds.record_since(*since, cx.now);

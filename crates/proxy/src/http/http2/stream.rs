@@ -84,6 +84,7 @@ impl Http2 {
         local: &LocalResponse,
     ) {
         local.count(client.service.live.counters.of(cx.id));
+        client.log_local_response(cx, local);
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -117,6 +118,7 @@ impl Http2 {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let http = shared.exchanges[exchange_key].http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
+        shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
             return self.reset_stream(key, ResetCode::INTERNAL_ERROR);
@@ -147,11 +149,25 @@ impl Http2 {
             return shared.exchange_timers.set(exchange_key, if held { check } else { deadline.min(check) });
         }
         let counters = client.service.live.counters.of(cx.id);
-        match (sends_slowly, takes_slowly) {
-            (true, _) if shared.is_delayed_by_server(cx, exchange_key) => {}
-            (true, _) => counters.slow_requests.one(),
-            (_, true) => counters.slow_responses.one(),
-            (false, false) => counters.closed.idle_timeout.one(),
+        let reason = match (sends_slowly, takes_slowly) {
+            (true, _) if shared.is_delayed_by_server(cx, exchange_key) => Reason::ServerStalled,
+            (true, _) => {
+                counters.slow_requests.one();
+                Reason::RequestSlow
+            }
+            (_, true) => {
+                counters.slow_responses.one();
+                Reason::ResponseSlow
+            }
+            (false, false) => {
+                counters.closed.idle_timeout.one();
+                let has_responded =
+                    shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
+                if has_responded { Reason::ResponseStalled } else { Reason::RequestStalled }
+            }
+        };
+        if let Some(entry) = shared.exchanges[exchange_key].log_entry() {
+            entry.set_reason(reason);
         }
         shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, ResetCode::CANCEL);

@@ -10,6 +10,7 @@ use crate::http::exchange::Progress;
 use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
 use evener_core::Time;
+use evener_core::reason::Reason;
 use rustix::net::{RecvFlags, recv};
 
 impl Http {
@@ -90,7 +91,9 @@ impl Http {
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
-            self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            let client = &mut self.sessions[key].client;
+            client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            client.set_end_reason(Reason::Drain);
             self.close(cx, key);
         }
     }
@@ -99,7 +102,9 @@ impl Http {
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
-        self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
+        let client = &mut self.sessions[key].client;
+        client.service.live.counters.of(cx.id).closed.operator.one();
+        client.set_end_reason(Reason::Operator);
         self.close(cx, key);
         true
     }
