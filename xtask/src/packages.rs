@@ -27,6 +27,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "testssl", package: "testssl.sh" },
     Need { program: "slowhttptest", package: "slowhttptest" },
     Need { program: "h2load", package: "nghttp2-client" },
+    Need { program: "goaccess", package: "goaccess" },
     Need { program: "pen", package: "pen" },
     Need { program: "dig", package: "bind9-dnsutils" },
     Need { program: "named", package: "bind9" },

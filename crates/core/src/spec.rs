@@ -18,7 +18,7 @@ pub use http::{
 };
 pub use policy::{Policy, StickyBy, StickySpec};
 pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
-pub use service::{FastClose, Plane};
+pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
@@ -31,7 +31,6 @@ use crate::route::Route;
 use crate::throttle::ThrottleSpec;
 use crate::wire::proxy;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -174,15 +173,6 @@ pub enum Denied {
 impl Denied {
     /// Maximum number of clients that a worker delays for a service; further clients are closed.
     pub const TARPIT_MAX: usize = 4096;
-}
-
-/// Destination of the request log: client, time, server, and the beginning of the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RequestLog {
-    /// Appends to a file: `client epoch server request`.
-    File(PathBuf),
-    /// Sends a datagram in the format of penlogd: `+ client server request`.
-    Udp(SocketAddr),
 }
 
 /// Source address of connections to servers.

@@ -5,11 +5,12 @@ use crate::config::{Config, Problem};
 use crate::events::Events;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
-use evener_core::spec::RequestLog as RequestLogSpec;
+use evener_core::spec::{LogDestination, RequestLog as RequestLogSpec};
 use evener_proxy::{LogForm, Queued, RequestLog};
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -88,7 +89,7 @@ impl RequestLogs {
         for (wanted, output) in opened.0 {
             let lines = self.writer.get_or_insert_with(|| start(self.events.clone())).clone();
             let (form, to) = (output.form(), Arc::clone(&output));
-            let handle = RequestLog::new(form, move |line| {
+            let handle = RequestLog::new(wanted.format.clone(), form, move |line| {
                 let queued = lines.try_send(Message::Line(Arc::clone(&to), line));
                 if queued.is_ok() { Queued::Taken } else { Queued::Full }
             });
@@ -139,15 +140,28 @@ impl RequestLogs {
 }
 
 fn name(wanted: &RequestLogSpec) -> String {
-    match wanted {
-        RequestLogSpec::File(path) => path.display().to_string(),
-        RequestLogSpec::Udp(address) => address.to_string(),
+    match &wanted.destination {
+        LogDestination::File(path) => path.display().to_string(),
+        LogDestination::Udp(address) => address.to_string(),
+    }
+}
+
+/// Returns the standard stream that a path names. Such a stream is not opened by its name, because that fails
+/// for a socket, such as the one of a system's log, and after a change of the user.
+fn standard_stream(path: &Path) -> Option<io::Result<OwnedFd>> {
+    match path.to_str()? {
+        "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => Some(io::stdout().as_fd().try_clone_to_owned()),
+        "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => Some(io::stderr().as_fd().try_clone_to_owned()),
+        _ => None,
     }
 }
 
 /// Opens a file to append lines. Opening a pipe without a reader must not block the program, but writes to the
 /// pipe block, so that a full pipe loses no lines.
 fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(stream) = standard_stream(path) {
+        return stream.map(File::from);
+    }
     let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let file = File::options().append(true).create(true).custom_flags(flags).open(path)?;
     rustix::io::ioctl_fionbio(&file, false)?;
@@ -156,11 +170,11 @@ fn open_file(path: &Path) -> io::Result<File> {
 
 impl Output {
     fn open(wanted: &RequestLogSpec) -> io::Result<Self> {
-        Ok(match wanted {
-            RequestLogSpec::File(path) => {
+        Ok(match &wanted.destination {
+            LogDestination::File(path) => {
                 Self::File { path: path.clone(), file: ArcSwap::from_pointee(open_file(path)?) }
             }
-            RequestLogSpec::Udp(to) => {
+            LogDestination::Udp(to) => {
                 let any: IpAddr =
                     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 Self::Datagrams { socket: UdpSocket::bind((any, 0))?, to: *to }

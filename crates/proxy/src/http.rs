@@ -15,6 +15,7 @@ mod http1;
 mod http2;
 mod judge;
 mod local_response;
+mod log_entry;
 mod message;
 mod pooled;
 mod session;

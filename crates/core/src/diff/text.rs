@@ -8,8 +8,9 @@ use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
-    DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, OnDown, OnFailure, Plane, Policy, Presence,
-    Protocol, RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion, Verification,
+    DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, LogDestination, OnDown, OnFailure, Plane,
+    Policy, Presence, Protocol, RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion,
+    Verification,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -121,9 +122,9 @@ texts! {
         Denied::Tarpit(time) => format!("tarpit {}", duration(*time)),
         Denied::Pool(pool) => format!("pool {pool}"),
     },
-    RequestLog => |value| match value {
-        RequestLog::File(path) => path.display().to_string(),
-        RequestLog::Udp(address) => format!("udp {address}"),
+    RequestLog => |RequestLog { destination, format }| match destination {
+        LogDestination::File(path) => format!("{} ({})", path.display(), shortened(format.name())),
+        LogDestination::Udp(address) => format!("udp {address} ({})", shortened(format.name())),
     },
     StickyBy => |value| match value {
         StickyBy::ClientIp => "client_ip".into(),

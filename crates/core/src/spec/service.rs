@@ -1,6 +1,9 @@
-//! Parts of the configuration of a service: its plane, its pools, and the end of its connections.
+//! Parts of the configuration of a service: its plane, its pools, its request log, and the end of its connections.
 
-use super::{Denied, ServiceSpec};
+use super::{Denied, Protocol, ServiceSpec};
+use crate::request_log::RequestLogFormat;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 impl ServiceSpec {
@@ -83,5 +86,36 @@ impl FastClose {
             Self::Server => "server",
             Self::Both => "both",
         }
+    }
+}
+
+/// Log of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestLog {
+    /// Destination of the lines.
+    pub destination: LogDestination,
+    /// Format of the lines.
+    pub format: RequestLogFormat,
+}
+
+/// Destination of a request log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogDestination {
+    /// Lines are appended to a file.
+    File(PathBuf),
+    /// Each line is sent in a datagram, to penlogd or another collector.
+    Udp(SocketAddr),
+}
+
+impl RequestLog {
+    /// Returns the log with the default format. Services of HTTP log complete requests to files. Lines of other
+    /// services are pieces of what clients send, and datagrams are for penlogd, so their format is pen's.
+    #[must_use]
+    pub fn new(destination: LogDestination, protocol: Protocol) -> Self {
+        let format = match (&destination, protocol) {
+            (LogDestination::File(_), Protocol::Http) => RequestLogFormat::text(),
+            _ => RequestLogFormat::Pen,
+        };
+        Self { destination, format }
     }
 }

@@ -2,6 +2,7 @@
 //! problem in one pass.
 
 mod options;
+mod request_log;
 mod whole;
 
 use options::{read_options, read_plane, read_protocol};
@@ -20,8 +21,8 @@ use evener_core::address::AddressError;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RequestLog,
-    RetryBudgetSpec, ServerSpec, ServiceSpec, WEIGHT_MAX,
+    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RetryBudgetSpec,
+    ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
@@ -226,7 +227,7 @@ impl<'a> Builder<'a> {
         self.config.tls.insert((TlsOwner::Service, name.into()), fields.location_of("tls"));
         let http = (protocol == Protocol::Http).then(|| edge::read_http(&mut fields));
         let clients = fields.integer("clients", 1..=ServiceSpec::CLIENTS_MAX);
-        let request_log = read_request_log(&mut fields, protocol);
+        let request_log = request_log::read(&mut fields, protocol);
         let dns = (protocol == Protocol::Dns).then(|| dns::read_dns(&mut fields));
         let routes = match protocol {
             Protocol::Udp | Protocol::Dns => Vec::new(),
@@ -513,34 +514,6 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
 
 fn read_failover(fields: &mut Fields<'_>) -> Failover {
     if fields.bool("failover") == Some(false) { Failover::Never } else { Failover::Next }
-}
-
-/// Reads `request_log = "requests.log"`, or `{ udp = "10.0.0.9:10000" }`.
-fn read_request_log(fields: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLog> {
-    let log = match fields.take("request_log")? {
-        Value::Text(file) => RequestLog::File(fields.path_of("request_log", file).into()),
-        Value::Table(table) => {
-            let mut nested = fields.within("request_log", table);
-            let address = nested.text("udp");
-            let parsed = address.unwrap_or_default().parse().map(RequestLog::Udp);
-            if address.is_some() && parsed.is_err() {
-                nested.must("udp", "be an address such as \"10.0.0.9:10000\"");
-            } else if !nested.has("udp") && !nested.has_unknown_keys() {
-                nested.problem_here("request_log has no address: write { udp = \"10.0.0.9:10000\" }");
-            }
-            nested.finish();
-            parsed.ok()?
-        }
-        _ => {
-            fields.must("request_log", "be a file or { udp = \"10.0.0.9:10000\" }");
-            return None;
-        }
-    };
-    if matches!(protocol, Protocol::Udp | Protocol::Dns) {
-        let message = format!("is not available with protocol = \"{}\"", protocol.name());
-        fields.problem_with("request_log", message);
-    }
-    Some(log)
 }
 
 fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {

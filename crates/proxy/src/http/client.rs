@@ -1,6 +1,8 @@
 //! Client of a session: its connection, facts about the client, and the descriptor that the client was
 //! promised.
 
+use super::local_response::LocalResponse;
+use super::log_entry::LogEntry;
 use super::message::{LoopRisk, Sender};
 use crate::context::Context;
 use crate::context::descriptors::{Promise, Unit};
@@ -17,7 +19,7 @@ use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Service, Settings};
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
-use evener_core::reason::Cause;
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::Entry;
 use evener_core::{ServerId, Time};
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +34,8 @@ pub(super) const LEAVE_DELAY: Duration = Duration::from_millis(200);
 pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// Most bytes that are drained from a peer.
 pub(super) const LINGER_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of a partial request that are considered for the request log.
+const PARTIAL_BYTES_MAX: usize = 8 * 1024;
 /// Number of rounds before the worker handles another session.
 pub(super) const ROUNDS_MAX: usize = 16;
 
@@ -53,6 +57,10 @@ pub(super) struct Client {
     left_early: bool,
     /// The settings changed: the access list has to admit the client again with the next request.
     needs_admission: bool,
+    /// Entry of the request log for a request that has no exchange yet, or no longer.
+    entry: Option<Box<LogEntry>>,
+    /// Reason why the program ends the session while requests are under way.
+    end_reason: Option<Reason>,
     /// Server of the last request, if the next request has to go to the same server.
     pub(super) stay: Option<Stay>,
     /// Time at which bytes of the client moved last.
@@ -129,6 +137,8 @@ impl Client {
             admitted: Admitted::default(),
             left_early: false,
             needs_admission: false,
+            entry: None,
+            end_reason: None,
             stay: None,
             active_at: cx.now,
             pace: Pace::default(),
@@ -171,6 +181,67 @@ impl Client {
     /// Returns whether the settings changed since the client was admitted, and clears this mark.
     pub(super) fn take_needs_admission(&mut self) -> bool {
         std::mem::take(&mut self.needs_admission)
+    }
+
+    /// Begins an entry of the request log if the service has a log, unless the entry has begun already. `bytes`
+    /// begin with the request line.
+    pub(super) fn begin_log_entry(&mut self, bytes: &[u8], received_at: Time) {
+        let log = self.settings.request_log.as_ref().filter(|log| !log.is_pen());
+        if let (None, Some(log)) = (&self.entry, log) {
+            self.entry = Some(Box::new(LogEntry::new(log, self.origin.client(), bytes, received_at)));
+        }
+    }
+
+    /// Begins an entry of the request log for the bytes that came but are not a complete request.
+    pub(super) fn begin_partial_log_entry(&mut self, received_at: Time) {
+        if self.entry.is_none() && self.settings.request_log.is_some() {
+            let bytes = self.transport.unread();
+            let bytes = bytes[..bytes.len().min(PARTIAL_BYTES_MAX)].to_vec();
+            self.begin_log_entry(&bytes, received_at);
+        }
+    }
+
+    /// Returns the entry of the request log that has begun.
+    pub(super) fn log_entry(&mut self) -> Option<&mut LogEntry> {
+        self.entry.as_deref_mut()
+    }
+
+    /// Takes the entry of the request log that has begun, for an exchange.
+    pub(super) fn take_log_entry(&mut self) -> Option<Box<LogEntry>> {
+        self.entry.take()
+    }
+
+    /// Stores the entry of a request whose exchange is over. A local response follows.
+    pub(super) fn put_log_entry(&mut self, entry: Option<Box<LogEntry>>) {
+        self.entry = entry;
+    }
+
+    /// Logs a request with a local response.
+    pub(super) fn log_local_response(&mut self, cx: &Context, response: &LocalResponse) {
+        if let Some(mut entry) = self.entry.take() {
+            entry.on_local_response(response);
+            entry.finish(cx, self);
+        }
+    }
+
+    /// Logs a request that gets no response.
+    pub(super) fn log_refused(&mut self, cx: &Context) {
+        if let Some(entry) = self.entry.take() {
+            entry.finish(cx, self);
+        }
+    }
+
+    /// Sets the reason why the program ends the session.
+    pub(super) fn set_end_reason(&mut self, reason: Reason) {
+        self.end_reason = Some(reason);
+    }
+
+    /// Logs a request whose exchange has ended, completely or not.
+    pub(super) fn log_exchange(&self, cx: &Context, mut entry: Box<LogEntry>, is_complete: bool) {
+        if !is_complete {
+            entry.set_default_reason(self.end_reason.unwrap_or(Reason::ClientClosed));
+        }
+        entry.finish(cx, self);
     }
 
     /// Records that a request came.

@@ -18,6 +18,7 @@ pub(super) use self::response::{ReadResponse, cut_response, invalid_header, no_r
 
 use self::shared::HeaderBuffers;
 use super::client::{Client, Parties, Stay};
+use super::log_entry::LogEntry;
 use super::pooled::Pooled;
 use crate::context::Context;
 use crate::context::descriptors::Unit;
@@ -66,6 +67,8 @@ pub(super) struct Exchange {
     since: Time,
     /// Bytes that were relayed in both directions, without requests and responses of HTTP.
     relayed: u64,
+    /// Entry of the request log.
+    entry: Option<Box<LogEntry>>,
     /// Request and response, if they are HTTP.
     pub(super) http: Option<Box<HttpPart>>,
 }
@@ -96,6 +99,7 @@ impl Exchange {
             ended: None,
             since: cx.now,
             relayed: 0,
+            entry: None,
             http: None,
         }
     }
@@ -176,6 +180,9 @@ impl Exchange {
     /// Counts bytes that were relayed, without requests and responses of HTTP.
     pub(super) fn count_relayed(&mut self, cx: &Context, bytes_in: u64, bytes_out: u64) {
         self.relayed += bytes_in + bytes_out;
+        if let Some(entry) = &mut self.entry {
+            entry.add_bytes(bytes_in, bytes_out);
+        }
         self.count(cx, bytes_in, bytes_out);
     }
 
@@ -185,6 +192,39 @@ impl Exchange {
             http.downloaded += bytes;
         }
         self.count(cx, 0, bytes);
+    }
+
+    /// Sets the entry of the request log.
+    pub(super) fn set_log_entry(&mut self, entry: Option<Box<LogEntry>>) {
+        self.entry = entry;
+    }
+
+    /// Returns the entry of the request log.
+    pub(super) fn log_entry(&mut self) -> Option<&mut LogEntry> {
+        self.entry.as_deref_mut()
+    }
+
+    /// Takes the entry of the request log, with the bytes that were moved.
+    pub(super) fn take_log_entry(&mut self) -> Option<Box<LogEntry>> {
+        self.log_body_bytes();
+        self.entry.take()
+    }
+
+    /// Ends HTTP: the exchange relays another protocol.
+    pub(super) fn become_relay(&mut self) {
+        self.log_body_bytes();
+        self.http = None;
+    }
+
+    fn log_body_bytes(&mut self) {
+        if let (Some(entry), Some(http)) = (&mut self.entry, &self.http) {
+            entry.add_bytes(http.uploaded, http.downloaded);
+        }
+    }
+
+    /// Returns whether the client has the whole response, or the exchange is a relay.
+    fn is_complete(&self) -> bool {
+        self.http.as_ref().is_none_or(|http| http.has_responded && http.is_downloaded())
     }
 
     /// Records the size of the response or of the relay when the exchange ends. An exchange that reached no
@@ -465,6 +505,9 @@ impl Shared {
     ) {
         let exchange = &mut self.exchanges[exchange_key];
         let (id, reuse) = (choice.server.id, exchange.reuse());
+        if let Some(entry) = &mut exchange.entry {
+            entry.on_try(pool, &choice.server);
+        }
         exchange.choice = Some(choice);
         let local = self.find_private(cx, client, exchange_key, (pool, id));
         match local.or_else(|| self.find_pooled(cx, exchange_key, (pool, id), reuse)) {

@@ -177,7 +177,10 @@ impl Http1 {
                 }
                 Step::Blocked
             }
-            Err(error) => self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits)),
+            Err(error) => {
+                client.begin_partial_log_entry(cx.now);
+                self.bad_request(cx, client, shared, RequestError::from(error).cause(&spec.limits))
+            }
         }
     }
 
@@ -230,6 +233,7 @@ impl Http1 {
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
         response.note(cx, client);
+        client.log_local_response(cx, response);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -258,6 +262,7 @@ impl Http1 {
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
+        shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
             client.note_unserved(cx, cause, None, || parties);
@@ -286,6 +291,7 @@ impl Http1 {
         match self.stage {
             Stage::Header if self.scan.has_begun() => {
                 counters.preamble_timeouts.one();
+                client.begin_partial_log_entry(cx.now - spec.header_timeout);
                 self.respond_locally(
                     cx,
                     client,
@@ -363,6 +369,7 @@ impl Http1 {
             }
             None => {
                 let reason = if takes_slowly { Reason::ResponseSlow } else { Reason::ResponseStalled };
+                client.set_end_reason(reason);
                 client.note_unserved(cx, reason.into(), None, || match exchange {
                     Some(exchange_key) => shared.exchanges[exchange_key].parties(),
                     None => Parties::default(),

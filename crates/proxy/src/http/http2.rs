@@ -24,6 +24,7 @@ use evener_core::wire::http::HeaderLimits;
 use h2::server::{Connection, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
@@ -342,9 +343,11 @@ impl Http2 {
         if idle && self.leaves {
             return After::Close;
         }
-        let counters = client.service.live.counters.of(cx.id);
+        let service = Arc::clone(&client.service);
+        let counters = service.live.counters.of(cx.id);
         if slow && !idle {
             counters.slow_responses.one();
+            client.set_end_reason(Reason::ResponseSlow);
             self.note_closed(cx, client, shared, Reason::ResponseSlow);
             reset_at_close(client.transport.socket());
             return After::Close;
@@ -368,6 +371,7 @@ impl Http2 {
             return After::Stays;
         }
         counters.closed.idle_timeout.one();
+        client.set_end_reason(Reason::ResponseStalled);
         if idle {
             return self.dismiss(cx, client, shared);
         }

@@ -90,6 +90,10 @@ pub(super) fn judge_header(
 ) -> Result<Judged, Cause> {
     client.refresh_settings();
     let Some(spec) = client.settings.http.clone() else { return Ok(Judged::Close) };
+    client.begin_log_entry(header, cx.now);
+    if let (Some(entry), Arrival::Stream { .. }) = (client.log_entry(), arrival) {
+        entry.set_http2();
+    }
     let mut request = std::mem::take(&mut shared.headers.request);
     let judged = match request.parse(header, &spec.limits) {
         // A tunnel through one stream is not offered (RFC 9113, section 8.5).
@@ -97,6 +101,9 @@ pub(super) fn judge_header(
             Err(Cause::with(Reason::MethodUnsupported, "CONNECT over HTTP/2"))
         }
         Ok(()) => {
+            if let Some(entry) = client.log_entry() {
+                entry.add_fields(&request, header);
+            }
             let target = request.target(header);
             Ok(serve(
                 cx,
@@ -112,7 +119,11 @@ pub(super) fn judge_header(
 }
 
 /// Refuses a request of HTTP/2 that is malformed or beyond the limits.
-pub(super) fn refuse_stream(cx: &Context, client: &Client, header: &[u8], cause: Cause) -> Judged {
+pub(super) fn refuse_stream(cx: &Context, client: &mut Client, header: &[u8], cause: Cause) -> Judged {
+    client.begin_log_entry(header, cx.now);
+    if let Some(entry) = client.log_entry() {
+        entry.set_http2();
+    }
     count_bad(cx, client, cause);
     // A response to HEAD has no body, even if the rest of the header section is invalid.
     let is_head = header.starts_with(b"HEAD ");
@@ -148,7 +159,9 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
             if !matches!(parsed.arrival, Arrival::Stream { is_alone: false, .. }) {
                 shared.session_timers.set(client.key, cx.now + spec.progress_interval());
             }
-            Judged::Exchange(shared.begin(exchange_of(cx, client, parsed, backend, address)))
+            let mut exchange = exchange_of(cx, client, parsed, backend, address);
+            exchange.set_log_entry(client.take_log_entry());
+            Judged::Exchange(shared.begin(exchange))
         }
         Verdict::Respond(response, why) => {
             if why == Why::Local {
@@ -162,8 +175,12 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
             note_loop(cx, &service);
             Judged::Respond(LocalResponse::page(Reason::Loop).for_method(is_head), Next::End)
         }
-        Verdict::Close => Judged::Close,
+        Verdict::Close => {
+            client.log_refused(cx);
+            Judged::Close
+        }
         Verdict::Tarpit(slot, time) => {
+            client.log_refused(cx);
             client.enter_tarpit(slot);
             shared.session_timers.set(client.key, cx.now + time);
             Judged::Tarpit
@@ -191,6 +208,9 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     }
     let declared = declared.client(peer, &spec.forwarded);
     let address = declared.address();
+    if let Some(entry) = client.log_entry() {
+        entry.set_client(address);
+    }
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
@@ -227,7 +247,10 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
 }
 
 /// Refuses a client in the configured way.
-fn refused(cx: &Context, client: &Client, refusal: Refusal, address: IpAddr, reason: Reason) -> Verdict {
+fn refused(cx: &Context, client: &mut Client, refusal: Refusal, address: IpAddr, reason: Reason) -> Verdict {
+    if let Some(entry) = client.log_entry() {
+        entry.set_reason(reason);
+    }
     match admission::refuse(&client.service, refusal, cx.id, reason) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
         Admission::Refused(refused, reason) => {

@@ -63,6 +63,21 @@ impl LocalResponse {
         client.note_unserved(cx, self.cause, Some(self.status), || self.parties.clone());
     }
 
+    /// Returns the reason for the response, with its details.
+    pub(super) fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    /// Returns the number of bytes of the body that is sent.
+    pub(super) fn body_bytes(&self) -> u64 {
+        if self.has_body() && !self.omits_body { self.body.len() as u64 } else { 0 }
+    }
+
+    /// Returns the status.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// Returns the response that reports the health of the service.
     pub(super) fn health(is_usable: bool) -> Self {
         let (status, body) = if is_usable { (200, "ok\n") } else { (503, "no server is up\n") };

@@ -1,12 +1,14 @@
-//! Request log: a line for each request, with the client, the server, and the beginning of the request. A
-//! worker makes the line and puts it into a queue that the program empties. A line that finds the queue full is
-//! counted and dropped, because traffic never waits for the log.
+//! Request logs: lines about requests. A worker makes each line and puts it into a queue that the program
+//! empties. A line that finds the queue full is counted and dropped, because traffic never waits for the log.
+//! The lines of pen are written when a request is sent to a server; the lines of all other formats are written
+//! at the end of a request.
 
 use evener_core::Target;
 use evener_core::counters::ServiceCounters;
+use evener_core::request_log::{Record, RequestLogFormat};
 use std::io::Write;
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Most bytes of a plain connection in a line of a file.
 const PIECE_BYTES_MAX: usize = 100;
@@ -15,7 +17,7 @@ const REQUEST_BYTES_MAX: usize = 2048;
 /// Largest datagram for penlogd.
 const DATAGRAM_BYTES_MAX: usize = 1024;
 
-/// Format of a line.
+/// Form of the lines of pen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogForm {
     /// For a file: `client epoch server request`.
@@ -37,24 +39,54 @@ type Queue = Box<dyn Fn(Vec<u8>) -> Queued + Send + Sync>;
 
 /// Log of requests.
 pub struct RequestLog {
+    format: RequestLogFormat,
     form: LogForm,
     queue: Queue,
 }
 
 impl std::fmt::Debug for RequestLog {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("RequestLog").field("form", &self.form).finish_non_exhaustive()
+        out.debug_struct("RequestLog").field("format", &self.format).finish_non_exhaustive()
     }
 }
 
 impl RequestLog {
-    /// Creates a log that passes each line, with its line end, to `queue`, which must not block.
-    pub fn new(form: LogForm, queue: impl Fn(Vec<u8>) -> Queued + Send + Sync + 'static) -> Self {
-        Self { form, queue: Box::new(queue) }
+    /// Creates a log that passes each line, with its line end, to `queue`, which must not block. `form` applies
+    /// to the format of pen.
+    pub fn new(
+        format: RequestLogFormat,
+        form: LogForm,
+        queue: impl Fn(Vec<u8>) -> Queued + Send + Sync + 'static,
+    ) -> Self {
+        Self { format, form, queue: Box::new(queue) }
+    }
+
+    /// Returns whether lines are written when requests are sent to servers, as pen does, and not at the end of
+    /// requests.
+    pub(crate) fn is_pen(&self) -> bool {
+        self.format == RequestLogFormat::Pen
+    }
+
+    /// Logs a request that has ended.
+    pub(crate) fn request_ended(&self, record: &Record<'_>, counters: &ServiceCounters) {
+        let mut line = Vec::with_capacity(512);
+        self.format.write(record, &mut line);
+        self.add(line, counters);
+    }
+
+    fn add(&self, line: Vec<u8>, counters: &ServiceCounters) {
+        if (self.queue)(line) == Queued::Full {
+            counters.log_dropped.one();
+        }
     }
 }
 
-/// Request log of one connection.
+/// Returns the present time since 1970.
+pub(crate) fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Request log of one connection, in the format of pen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tap<'a> {
     log: &'a RequestLog,
@@ -85,14 +117,12 @@ impl<'a> Tap<'a> {
     }
 
     fn log_line(&self, request: &[u8], most: usize) {
-        let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let epoch = since_epoch().as_secs();
         let line = match self.log.form {
             LogForm::Line => line(self.client, epoch, self.server, request, most),
             LogForm::Datagram => datagram(self.client, self.server, request),
         };
-        if (self.log.queue)(line) == Queued::Full {
-            self.counters.log_dropped.one();
-        }
+        self.log.add(line, self.counters);
     }
 }
 
@@ -177,7 +207,7 @@ mod tests {
     fn lines_that_find_the_queue_full_are_counted() {
         let taken = Arc::new(Mutex::new(Vec::new()));
         let queue = Arc::clone(&taken);
-        let log = RequestLog::new(LogForm::Datagram, move |line| {
+        let log = RequestLog::new(RequestLogFormat::Pen, LogForm::Datagram, move |line| {
             let mut taken = queue.lock().unwrap();
             if taken.len() == 2 {
                 return Queued::Full;

@@ -104,6 +104,11 @@ impl TlsFacts {
         self.alpn.as_deref() == Some(b"h2")
     }
 
+    /// Returns the version of TLS.
+    pub(crate) fn version(&self) -> &'static str {
+        self.version
+    }
+
     /// Returns whether the handshake resumed an earlier session.
     pub(crate) fn is_resumed(&self) -> bool {
         self.is_resumed

@@ -19,7 +19,7 @@ pub(super) use spec::{ABUSE, Compiled, EMERGENCY, NAME};
 
 use crate::observe::LogLevel;
 use access_lists::AccessLists;
-use address::LogDestination;
+use address::PenLog;
 use evener_core::acl::Acl;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub(super) struct PenSettings {
     client_acl: usize,
     control_acl: usize,
     access: AccessLists,
-    log: Option<LogDestination>,
+    log: Option<PenLog>,
     web_stats: Option<PathBuf>,
     listen: Option<Listen>,
     control: Option<String>,

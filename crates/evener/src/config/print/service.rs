@@ -9,7 +9,9 @@ use super::source::{Node, Table, one_or_list, quoted};
 use super::tls::write_tls;
 use evener_core::Endpoint;
 use evener_core::route::Route;
-use evener_core::spec::{Denied, Plane, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source};
+use evener_core::spec::{
+    Denied, LogDestination, Plane, PoolSpec, Protocol, RequestLog, ServiceOptions, ServiceSpec, Source,
+};
 use std::sync::Arc;
 
 /// Writes `service "www" { ... }`, with the servers and keys of its inline pool if it has one.
@@ -56,7 +58,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
     write_dns(&mut table, dns.as_deref());
     write_options(&mut table, *protocol, options);
     table.some("clients", clients.as_ref());
-    write_request_log(&mut table, request_log.as_ref());
+    write_request_log(&mut table, request_log.as_ref(), *protocol);
     table
 }
 
@@ -138,14 +140,19 @@ fn write_options(table: &mut Table, protocol: Protocol, options: &ServiceOptions
     table.unless("warm", warm, &defaults.warm);
 }
 
-fn write_request_log(table: &mut Table, log: Option<&RequestLog>) {
-    match log {
-        None => {}
-        Some(RequestLog::File(file)) => table.set("request_log", file),
-        Some(RequestLog::Udp(address)) => {
-            let mut nested = Table::new();
-            nested.set("udp", address);
-            table.key("request_log", nested);
-        }
+fn write_request_log(table: &mut Table, log: Option<&RequestLog>, protocol: Protocol) {
+    let Some(log) = log else { return };
+    let is_default = *log == RequestLog::new(log.destination.clone(), protocol);
+    if let (LogDestination::File(file), true) = (&log.destination, is_default) {
+        return table.set("request_log", file);
     }
+    let mut nested = Table::new();
+    match &log.destination {
+        LogDestination::File(file) => nested.set("file", file),
+        LogDestination::Udp(address) => nested.set("udp", address),
+    }
+    if !is_default {
+        nested.set("format", log.format.name());
+    }
+    table.key("request_log", nested);
 }

@@ -1,7 +1,10 @@
-//! `request_log`: one line for each request, written to files that can be rotated or sent as datagrams.
+//! `request_log`: lines in the format of pen, written to files that can be rotated or sent as datagrams. The
+//! formats of complete requests are in `request_log/at_end.rs`.
+
+mod at_end;
 
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
-use crate::harness::origin::{Origin, Wire};
+use crate::harness::origin::{Origin, Wire, http_service};
 use crate::harness::{DEADLINE, Directory, Evener, Server, connect, line, wait_until};
 use crate::http::http2::client::{Front, within};
 use crate::tcp::proxy_protocol::connect_from;
@@ -18,6 +21,11 @@ fn tcp(listen: u16, server: u16, log: &Path, more: &str) -> String {
     format!(
         "service \"s\" {{ listen = \"127.0.0.1:{listen}\", \"127.0.0.1:{server}\", request_log = \"{log}\", {more} }}\n"
     )
+}
+
+/// The key of a log in a named format, or with placeholders.
+fn in_format(log: &Path, format: &str) -> String {
+    format!("request_log = {{ file = \"{}\", format = [[{format}]] }}", log.display())
 }
 
 /// Waits until a log has this many lines, and returns them without their times.
@@ -118,8 +126,8 @@ fn bytes_behind_a_proxy_header_and_decrypted_bytes_are_logged() {
 fn each_request_that_is_sent_to_a_server_is_logged_as_a_line() {
     let (origin, directory) = (Origin::named("a"), Directory::new());
     let log = directory.file("requests.log");
-    let more = "protocol = \"http\", health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
-    let evener = Evener::run(&tcp(0, origin.port, &log, more));
+    let more = "health = \"/health\", forwarded = { trust = \"127.0.0.0/8\" }";
+    let evener = Evener::run(&http_service(0, &[&origin], &format!("{}, {more}", in_format(&log, "pen"))));
     let listen = evener.port("s");
     let mut wire = Wire::to(listen);
     wire.ask("GET", "/a?b=c", "").unwrap();
@@ -146,7 +154,7 @@ fn each_request_that_is_sent_to_a_server_is_logged_as_a_line() {
 fn requests_of_http2_are_logged_with_their_version() {
     let (origin, directory) = (Origin::named("a"), Directory::new());
     let log = directory.file("requests.log");
-    let front = Front::run(&[&origin], &format!("request_log = \"{}\"", log.display()));
+    let front = Front::run(&[&origin], &in_format(&log, "pen"));
     within(async {
         let client = front.client().await;
         client.get("/one").await;

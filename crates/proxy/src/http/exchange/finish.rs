@@ -10,7 +10,7 @@ use crate::http::pooled::Idle;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use crate::service::pool_queue;
-use evener_core::reason::Reason;
+use evener_core::reason::{Cause, Reason};
 use std::time::Duration;
 
 /// Time for which an idle connection to a server is pooled.
@@ -30,6 +30,18 @@ pub(in crate::http) enum Keep {
     Unserved,
 }
 
+impl Exchange {
+    /// Prepares the entry of the request log for a failure: a local response follows, unless the response of
+    /// the server has begun.
+    pub(in crate::http) fn log_failure(&mut self, client: &mut Client, cause: Cause) {
+        if self.http.as_ref().is_some_and(|http| http.has_responded) {
+            self.entry.iter_mut().for_each(|entry| entry.set_reason(cause.reason()));
+        } else {
+            client.put_log_entry(self.take_log_entry());
+        }
+    }
+}
+
 impl Shared {
     /// Ends an exchange; returns the connection to the server if the same client may use it again.
     pub(in crate::http) fn end(
@@ -40,7 +52,10 @@ impl Shared {
         keep: Keep,
     ) -> Option<ServerConnectionKey> {
         self.exchange_timers.clear(exchange_key);
-        let exchange = self.exchanges.remove(exchange_key)?;
+        let mut exchange = self.exchanges.remove(exchange_key)?;
+        if let Some(entry) = exchange.take_log_entry() {
+            client.log_exchange(cx, entry, exchange.is_complete());
+        }
         exchange.note_end(client.service.live.counters.of(cx.id));
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
         if exchange.choice.is_some() {

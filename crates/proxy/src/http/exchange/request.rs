@@ -358,6 +358,9 @@ impl Shared {
         if exchange.http.as_deref_mut().is_some_and(|http| std::mem::take(&mut http.is_repeated)) {
             client.service.live.counters.of(cx.id).requests_retried.one();
         }
+        if let Some(entry) = &mut exchange.entry {
+            entry.on_sent(cx.now);
+        }
         let Some(choice) = &exchange.choice else { return };
         choice.server.live.counters.of(cx.id).requests.one();
         client.note_server(exchange.backend(), &choice.server);

@@ -102,6 +102,7 @@ impl Shared {
             backend,
             client: address,
             since,
+            entry,
             ..
         } = &mut **exchange
         else {
@@ -142,6 +143,9 @@ impl Shared {
                 server: Arc::clone(&choice.server.name),
                 detail: repair,
             });
+        }
+        if let Some(entry) = entry {
+            entry.on_response(status, cx.now);
         }
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();

@@ -84,7 +84,8 @@ fn upload(
     let mut outcome = Moved::More;
     let mut body_bytes = 0;
     let (mut sent, header) = (0, http.outgoing_bytes());
-    let line = settings.request_log.as_ref().filter(|_| header > 0).map(|_| http.request_line());
+    let line =
+        settings.request_log.as_ref().filter(|log| header > 0 && log.is_pen()).map(|_| http.request_line());
     for _ in 0..ROUNDS_MAX {
         if server.transport.pending() >= PENDING_BYTES_MAX || http.is_uploaded() {
             outcome = Moved::Blocked;
@@ -231,7 +232,7 @@ impl Http1 {
     ) -> Step {
         shared.exchange_timers.clear(exchange_key);
         shared.session_timers.clear(client.key);
-        shared.exchanges[exchange_key].http = None;
+        shared.exchanges[exchange_key].become_relay();
         client.service.live.counters.of(cx.id).upgrades.one();
         Step::Finished(After::Relay(exchange_key))
     }

@@ -123,7 +123,8 @@ impl Http2 {
             return Uploaded::Blocked;
         }
         let begins = http.outgoing_bytes() > 0;
-        let line = settings.request_log.as_ref().filter(|_| begins).map(|_| http.request_line());
+        let line =
+            settings.request_log.as_ref().filter(|log| begins && log.is_pen()).map(|_| http.request_line());
         let (mut outcome, mut bytes) = (Uploaded::Blocked, 0);
         while !http.is_uploaded() && server.transport.pending() < PENDING_BYTES_MAX {
             if http.outgoing_bytes() >= PENDING_BYTES_MAX {

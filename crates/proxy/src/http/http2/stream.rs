@@ -85,6 +85,7 @@ impl Http2 {
         local: &LocalResponse,
     ) {
         local.note(cx, client);
+        client.log_local_response(cx, local);
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -120,6 +121,7 @@ impl Http2 {
         let (cause, parties) = (exchange.explain(cause), exchange.parties());
         let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
+        shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
             client.note_unserved(cx, cause, None, || parties);
@@ -152,7 +154,8 @@ impl Http2 {
         }
         let service = Arc::clone(&client.service);
         let counters = service.live.counters.of(cx.id);
-        let responded = shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
+        let has_responded =
+            shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
         let reason = match (sends_slowly, takes_slowly) {
             (true, _) if shared.is_delayed_by_server(cx, exchange_key) => Reason::ServerStalled,
             (true, _) => {
@@ -165,10 +168,13 @@ impl Http2 {
             }
             (false, false) => {
                 counters.closed.idle_timeout.one();
-                if responded { Reason::ResponseStalled } else { Reason::RequestStalled }
+                if has_responded { Reason::ResponseStalled } else { Reason::RequestStalled }
             }
         };
         client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
+        if let Some(entry) = shared.exchanges[exchange_key].log_entry() {
+            entry.set_reason(reason);
+        }
         shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, ResetCode::CANCEL);
     }

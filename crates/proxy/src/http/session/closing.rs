@@ -111,7 +111,9 @@ impl Http {
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
-            self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            let client = &mut self.sessions[key].client;
+            client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            client.set_end_reason(Reason::Drain);
             self.note_closed(cx, key, Reason::Drain);
             self.close(cx, key);
         }
@@ -121,7 +123,9 @@ impl Http {
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
-        self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
+        let client = &mut self.sessions[key].client;
+        client.service.live.counters.of(cx.id).closed.operator.one();
+        client.set_end_reason(Reason::Operator);
         self.note_closed(cx, key, Reason::Operator);
         self.close(cx, key);
         true

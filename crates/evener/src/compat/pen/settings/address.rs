@@ -2,40 +2,41 @@
 //! and names of hosts and services. Names are resolved once, when they are parsed.
 
 use evener_core::Endpoint;
-use evener_core::spec::RequestLog;
+use evener_core::request_log::RequestLogFormat;
+use evener_core::spec::{LogDestination, RequestLog};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-/// Destination of request logs.
+/// Request log as an operator of pen names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LogDestination {
+pub(super) struct PenLog {
     /// As written, for display.
     text: String,
-    target: RequestLog,
+    destination: LogDestination,
 }
 
-impl LogDestination {
+impl PenLog {
     /// Parses a file, or `host:port` of penlogd.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let target = match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
-            None => RequestLog::File(text.into()),
+        let destination = match text.rsplit_once(':').filter(|_| !text.starts_with('/')) {
+            None => LogDestination::File(text.into()),
             Some((host, port)) => {
                 let port = port.parse().ok().filter(|port| *port > 0);
                 let port =
                     port.ok_or_else(|| format!("log {text}: write a file, or host:port of penlogd"))?;
-                RequestLog::Udp(SocketAddr::new(resolve(host)?, port))
+                LogDestination::Udp(SocketAddr::new(resolve(host)?, port))
             }
         };
-        Ok(Self { text: text.to_owned(), target })
+        Ok(Self { text: text.to_owned(), destination })
     }
 
     pub(super) fn request_log(&self) -> RequestLog {
-        self.target.clone()
+        RequestLog { destination: self.destination.clone(), format: RequestLogFormat::Pen }
     }
 }
 
-impl fmt::Display for LogDestination {
+impl fmt::Display for PenLog {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.text)
     }

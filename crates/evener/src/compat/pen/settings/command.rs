@@ -7,7 +7,7 @@ mod more;
 pub(in crate::compat::pen) use more::UNKNOWN;
 
 use super::access_lists::LISTS;
-use super::address::{Listen, LogDestination, resolve};
+use super::address::{Listen, PenLog, resolve};
 use super::{FastClose, PenSettings};
 use std::path::PathBuf;
 
@@ -360,7 +360,7 @@ fn set_location(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Ste
         ("listen", None) => settings.listen.as_ref().map(ToString::to_string),
         ("log", given) => {
             if let Some(given) = given {
-                settings.log = Some(LogDestination::parse(given)?);
+                settings.log = Some(PenLog::parse(given)?);
             }
             settings.log.as_ref().map(ToString::to_string)
         }

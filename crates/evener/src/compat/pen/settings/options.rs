@@ -1,6 +1,6 @@
 //! Options of pen's command line that change settings.
 
-use super::address::{Listen, LogDestination};
+use super::address::{Listen, PenLog};
 use super::command::{self, Step};
 use super::{PenSettings, Slot};
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ impl PenSettings {
             'b' => self.blacklist = number(letter, parser)?,
             'd' => self.debug += 1,
             'h' => self.hash = true,
-            'l' => self.log = Some(LogDestination::parse(&value(parser)?)?),
+            'l' => self.log = Some(PenLog::parse(&value(parser)?)?),
             'r' => self.roundrobin = true,
             's' => self.stubborn = true,
             'w' => self.web_stats = Some(value(parser)?.into()),

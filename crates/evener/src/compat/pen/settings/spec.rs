@@ -1,7 +1,7 @@
 //! Builds the configuration from pen's settings: one service, its pool, and possibly a pool for refused
 //! clients.
 
-use super::address::LogDestination;
+use super::address::PenLog;
 use super::{FastClose, Listen, PenSettings, Slot};
 use crate::config::{Config, Problem};
 use evener_core::acl::Acl;
@@ -118,7 +118,7 @@ fn service(settings: &PenSettings, lists: &[Option<Arc<Acl>>]) -> Result<Service
         return Err("-E and -U cannot be combined: TLS needs connections".into());
     }
     let denied = if settings.abuse.is_some() { Denied::Pool(ABUSE.into()) } else { Denied::Drop };
-    let request_log = settings.log.as_ref().filter(|_| !settings.udp).map(LogDestination::request_log);
+    let request_log = settings.log.as_ref().filter(|_| !settings.udp).map(PenLog::request_log);
     Ok(ServiceSpec {
         listen: listen.endpoints(),
         pool: Some(NAME.into()),

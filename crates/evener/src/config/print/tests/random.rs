@@ -8,6 +8,7 @@ mod patience;
 use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
+use evener_core::request_log::{RequestLogFormat, Template};
 use evener_core::spec::*;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use evener_core::wire::proxy;
@@ -446,7 +447,11 @@ impl Chance<'_> {
             http,
             dns: is_dns.then(|| Arc::new(self.dns())),
             clients: self.maybe(|chance| chance.within(1..=ServiceSpec::CLIENTS_MAX)),
-            request_log: if is_udp || is_dns { None } else { self.maybe(Self::request_log) },
+            request_log: if is_udp || is_dns {
+                None
+            } else {
+                self.maybe(|chance| chance.request_log(protocol))
+            },
             options: self.options(protocol),
             ..ServiceSpec::new(&name, protocol)
         })
@@ -512,12 +517,23 @@ impl Chance<'_> {
         }
     }
 
-    fn request_log(&mut self) -> RequestLog {
-        match self.below(3) {
-            0 => RequestLog::File(self.path().into()),
-            1 => RequestLog::Udp("[2001:db8::1]:10000".parse().unwrap()),
-            _ => RequestLog::Udp("10.0.0.9:10000".parse().unwrap()),
+    fn request_log(&mut self, protocol: Protocol) -> RequestLog {
+        let destination = match self.below(4) {
+            0 => LogDestination::File("/dev/stdout".into()),
+            1 => LogDestination::File(self.path().into()),
+            2 => LogDestination::Udp("[2001:db8::1]:10000".parse().unwrap()),
+            _ => LogDestination::Udp("10.0.0.9:10000".parse().unwrap()),
+        };
+        let log = RequestLog::new(destination, protocol);
+        if protocol != Protocol::Http || self.one_in(2) {
+            return log;
         }
+        let custom = Template::parse("{client} \"{target}\" {{\\}}").unwrap();
+        let format = match self.below(6) {
+            5 => RequestLogFormat::Template(custom.into()),
+            index => RequestLogFormat::named(RequestLogFormat::NAMES[index as usize]).unwrap(),
+        };
+        RequestLog { format, ..log }
     }
 
     fn tls(&mut self, protocol: Protocol) -> TlsSpec {

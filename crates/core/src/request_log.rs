@@ -1,0 +1,327 @@
+//! Lines of request logs: the facts about one request and its response, and the formats in which they are
+//! written. Text from clients is bounded and escaped, so that no client can forge a line. Writing the lines is
+//! the task of the program.
+
+mod escape;
+mod field;
+mod json;
+mod template;
+mod text;
+
+pub use field::Field;
+pub use template::{Template, TemplateError};
+pub use text::RequestText;
+
+use crate::address::Target;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Format of the lines of a request log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestLogFormat {
+    /// The format of pen, written when a request is sent to a server: `client epoch server request`.
+    Pen,
+    /// One JSON object a line.
+    Json,
+    /// A named or custom format with placeholders.
+    Template(Arc<Template>),
+}
+
+/// Format of readable lines.
+const TEXT: &str = "{time} {client} \"{request}\" {status} duration={duration} response_bytes={response_bytes} \
+    request_bytes={request_bytes} host={host} service={service} pool={pool} server={server} retries={retries} \
+    reason={reason}";
+/// NCSA common log format.
+const COMMON: &str = "{client} - - [{time_common}] \"{request}\" {status_common} {response_bytes}";
+/// NCSA combined log format.
+const COMBINED: &str = "{client} - - [{time_common}] \"{request}\" {status_common} {response_bytes} \
+    \"{referer}\" \"{user_agent}\"";
+
+impl RequestLogFormat {
+    /// Names of the formats, the default format of HTTP first.
+    pub const NAMES: [&str; 5] = ["text", "json", "common", "combined", "pen"];
+
+    /// The default format of HTTP.
+    #[must_use]
+    pub fn text() -> Self {
+        Self::named("text").unwrap_or(Self::Json)
+    }
+
+    /// Returns the format with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let template = |text| Template::parse(text).ok().map(|template| Self::Template(Arc::new(template)));
+        match name {
+            "text" => template(TEXT),
+            "common" => template(COMMON),
+            "combined" => template(COMBINED),
+            "json" => Some(Self::Json),
+            "pen" => Some(Self::Pen),
+            _ => None,
+        }
+    }
+
+    /// Returns the name of the format, or the text of a custom format.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pen => "pen",
+            Self::Json => "json",
+            Self::Template(template) => match template.text() {
+                TEXT => "text",
+                COMMON => "common",
+                COMBINED => "combined",
+                text => text,
+            },
+        }
+    }
+
+    /// Appends the line of a request, with its line end. The format of pen has no such line, because its lines
+    /// are written before the response.
+    pub fn write(&self, record: &Record<'_>, line: &mut Vec<u8>) {
+        match self {
+            Self::Pen => return,
+            Self::Json => json::write(record, line),
+            Self::Template(template) => template.write(record, line),
+        }
+        line.push(b'\n');
+    }
+}
+
+/// Facts about one request and its response.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Time at which the request was received, since 1970 in UTC.
+    pub received_at: Duration,
+    /// Name of the service.
+    pub service: &'a str,
+    /// Address of the client, as a trusted proxy reported it or else of the connection.
+    pub client: IpAddr,
+    /// Port of the client, if the address is of the connection.
+    pub client_port: Option<u16>,
+    /// Text of the request.
+    pub request: &'a RequestText,
+    /// Status of the response; `None` if the client received no response.
+    pub status: Option<u16>,
+    /// Code of the reason of a local response, or of an incomplete exchange.
+    pub reason: Option<&'a str>,
+    /// Server that was tried last.
+    pub server: Option<RecordServer<'a>>,
+    /// Number of further tries after the first one failed.
+    pub retries: u32,
+    /// Number of bytes of the request's body.
+    pub request_bytes: u64,
+    /// Number of bytes of the response's body.
+    pub response_bytes: u64,
+    /// Time until a connection to the server was open, with the time in a queue and for failed tries.
+    pub connected: Option<Duration>,
+    /// Time until the header section of the response came.
+    pub first_byte: Option<Duration>,
+    /// Time until the end of the response.
+    pub duration: Duration,
+    /// Version of TLS with the client.
+    pub tls: Option<&'a str>,
+    /// Server name in the ClientHello.
+    pub sni: Option<&'a str>,
+}
+
+/// Server of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordServer<'a> {
+    /// Name of the pool.
+    pub pool: &'a str,
+    /// Name of the server in its pool.
+    pub name: &'a str,
+    /// Address of the server.
+    pub address: &'a Target,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORGED: &[u8] = b"x\"\n192.0.2.99 \"GET /forged HTTP/1.1\" 200\x1b[31m\\ \xc3\xa9\xff";
+
+    fn record<'a>(request: &'a RequestText, server: &'a Target) -> Record<'a> {
+        Record {
+            received_at: Duration::from_micros(1_763_870_000_123_456),
+            service: "web",
+            client: "::ffff:192.0.2.7".parse().unwrap(),
+            client_port: Some(51_234),
+            request,
+            status: Some(200),
+            reason: None,
+            server: Some(RecordServer { pool: "www", name: "a", address: server }),
+            retries: 1,
+            request_bytes: 3,
+            response_bytes: 1234,
+            connected: Some(Duration::from_micros(412)),
+            first_byte: Some(Duration::from_millis(12)),
+            duration: Duration::from_micros(1_012_345),
+            tls: Some("TLSv1.3"),
+            sni: Some("a.example"),
+        }
+    }
+
+    fn written(format: &RequestLogFormat, record: &Record<'_>) -> String {
+        let mut line = Vec::new();
+        format.write(record, &mut line);
+        let text = String::from_utf8(line).expect("lines are ASCII");
+        assert!(text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\n')), "{text:?}");
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        text.trim_end().to_owned()
+    }
+
+    fn request() -> RequestText {
+        RequestText::new(b"GET /a?b=c HTTP/1.1").with_fields(
+            b"a.example",
+            b"curl/8.14.1",
+            b"https://b.example/",
+        )
+    }
+
+    #[track_caller]
+    fn check(format: &str, change: impl FnOnce(&mut Record<'_>), request: &RequestText, expected: &str) {
+        let format = RequestLogFormat::named(format).unwrap_or_else(|| {
+            RequestLogFormat::Template(Arc::new(Template::parse(format).expect("a valid template")))
+        });
+        let server = Target::Ip("10.0.0.51:80".parse().unwrap());
+        let mut record = record(request, &server);
+        change(&mut record);
+        assert_eq!(written(&format, &record), expected);
+    }
+
+    #[test]
+    fn named_formats_have_all_their_fields() {
+        check(
+            "text",
+            |_| {},
+            &request(),
+            "2025-11-23T03:53:20.123Z 192.0.2.7 \"GET /a?b=c HTTP/1.1\" 200 duration=1.012345 response_bytes=1234 \
+             request_bytes=3 host=a.example service=web pool=www server=a retries=1 reason=-",
+        );
+        let common = "192.0.2.7 - - [23/Nov/2025:03:53:20 +0000] \"GET /a?b=c HTTP/1.1\" 200 1234";
+        check("common", |_| {}, &request(), common);
+        check("combined", |_| {}, &request(), &format!("{common} \"https://b.example/\" \"curl/8.14.1\""));
+        check(
+            "json",
+            |_| {},
+            &request(),
+            "{\"time\":\"2025-11-23T03:53:20.123Z\",\"service\":\"web\",\"client\":\"192.0.2.7\",\
+             \"client_port\":51234,\"method\":\"GET\",\"target\":\"/a?b=c\",\"protocol\":\"HTTP/1.1\",\
+             \"malformed\":null,\"host\":\"a.example\",\"status\":200,\"reason\":null,\"pool\":\"www\",\
+             \"server\":\"a\",\"server_address\":\"10.0.0.51:80\",\"retries\":1,\"request_bytes\":3,\
+             \"response_bytes\":1234,\"connected\":0.000412,\"first_byte\":0.012000,\"duration\":1.012345,\
+             \"tls\":\"TLSv1.3\",\"sni\":\"a.example\",\"user_agent\":\"curl/8.14.1\",\
+             \"referer\":\"https://b.example/\"}",
+        );
+    }
+
+    #[test]
+    fn missing_values_are_marked() {
+        let none = RequestText::new(b"");
+        let empty = |record: &mut Record<'_>| {
+            (record.status, record.reason, record.server) = (None, Some("client_closed"), None);
+            (record.client_port, record.connected, record.first_byte) = (None, None, None);
+            (record.tls, record.sni) = (None, None);
+        };
+        check(
+            "text",
+            empty,
+            &none,
+            "2025-11-23T03:53:20.123Z 192.0.2.7 \"-\" - duration=1.012345 response_bytes=1234 request_bytes=3 \
+             host=- service=web pool=- server=- retries=1 reason=client_closed",
+        );
+        check(
+            "combined",
+            empty,
+            &none,
+            "192.0.2.7 - - [23/Nov/2025:03:53:20 +0000] \"-\" 499 1234 \"-\" \"-\"",
+        );
+        check(
+            "json",
+            empty,
+            &none,
+            "{\"time\":\"2025-11-23T03:53:20.123Z\",\"service\":\"web\",\"client\":\"192.0.2.7\",\
+             \"client_port\":null,\"method\":null,\"target\":null,\"protocol\":null,\"malformed\":null,\
+             \"host\":null,\"status\":null,\"reason\":\"client_closed\",\"pool\":null,\"server\":null,\
+             \"server_address\":null,\"retries\":1,\"request_bytes\":3,\"response_bytes\":1234,\
+             \"connected\":null,\"first_byte\":null,\"duration\":1.012345,\"tls\":null,\"sni\":null,\
+             \"user_agent\":null,\"referer\":null}",
+        );
+    }
+
+    #[test]
+    fn text_of_a_client_forges_neither_lines_nor_fields() {
+        let forged = RequestText::new(FORGED).with_fields(FORGED, FORGED, FORGED);
+        let quoted = "x\\x22\\x0A192.0.2.99 \\x22GET /forged HTTP/1.1\\x22 200\\x1B[31m\\x5C \\xC3\\xA9\\xFF";
+        check("\"{user_agent}\" {status}", |_| {}, &forged, &format!("\"{quoted}\" 200"));
+        check("{user_agent} {status}", |_| {}, &forged, &format!("{} 200", quoted.replace(' ', "\\x20")));
+        check("\"{request}\"", |_| {}, &forged, &format!("\"{quoted}\""));
+        let format = RequestLogFormat::Json;
+        let server = Target::Unix("/run/\"a\n".into());
+        let json = written(&format, &record(&forged, &server));
+        let escaped = "x\\\"\\u000a192.0.2.99 \\\"GET /forged HTTP/1.1\\\" 200\\u001b[31m\\\\ \\u00e9\\ufffd";
+        for name in ["malformed", "host", "user_agent", "referer"] {
+            assert!(json.contains(&format!("\"{name}\":\"{escaped}\"")), "{name} in {json}");
+        }
+        assert!(json.contains("\"server_address\":\"/run/\\\"a\\u000a\""), "{json}");
+        assert!(json.contains("\"method\":null,\"target\":null,\"protocol\":null"), "{json}");
+    }
+
+    #[test]
+    fn lines_are_bounded() {
+        let long = vec![b'\n'; 1 << 20];
+        let line = [b"GET /".as_slice(), &vec![b'x'; 1 << 20], b" HTTP/1.1"].concat();
+        let request = RequestText::new(&line).with_fields(&long, &long, &long);
+        let server = Target::Ip("10.0.0.51:80".parse().unwrap());
+        for name in RequestLogFormat::NAMES.into_iter().filter(|name| *name != "pen") {
+            let text = written(&RequestLogFormat::named(name).unwrap(), &record(&request, &server));
+            assert!(text.len() < 16 * 1024, "a line of {name} has {} bytes", text.len());
+            if name != "json" {
+                assert!(text.contains("xxx... HTTP/1.1\""), "{text}");
+            }
+        }
+        let garbage = RequestText::new(&long);
+        let text = written(&RequestLogFormat::text(), &record(&garbage, &server));
+        assert!(text.contains("\\x0A...\"") && text.len() < 4 * 1024, "{text}");
+    }
+
+    #[test]
+    fn custom_formats_have_placeholders_and_braces() {
+        check(
+            "{client}:{client_port} {{{method}}} {epoch}",
+            |_| {},
+            &request(),
+            "192.0.2.7:51234 {GET} 1763870000",
+        );
+        check("{target} {protocol} {tls} {sni}", |_| {}, &request(), "/a?b=c HTTP/1.1 TLSv1.3 a.example");
+        check(
+            "{connected} {first_byte} {server_address}",
+            |_| {},
+            &request(),
+            "0.000412 0.012000 10.0.0.51:80",
+        );
+    }
+
+    #[test]
+    fn every_field_has_a_unique_name_and_a_description() {
+        let names: Vec<&str> = Field::ALL.iter().map(|field| field.name()).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(sorted.len(), names.len());
+        for field in Field::ALL {
+            assert_eq!(Field::named(field.name()), Some(*field));
+        }
+    }
+
+    #[test]
+    fn names_of_formats_are_kept() {
+        for name in RequestLogFormat::NAMES {
+            assert_eq!(RequestLogFormat::named(name).unwrap().name(), name);
+        }
+        assert_eq!(RequestLogFormat::named("apache"), None);
+    }
+}

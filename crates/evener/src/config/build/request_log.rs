@@ -1,0 +1,110 @@
+//! Reads `request_log`: a file, or a table with a destination and a format.
+
+use crate::config::fields::Fields;
+use crate::config::hints::{nearest, nearest_text, one_of};
+use crate::config::raw::Value;
+use evener_core::request_log::{Field, RequestLogFormat, Template, TemplateError};
+use evener_core::spec::{LogDestination, Protocol, RequestLog};
+use std::sync::Arc;
+
+/// Forms of `request_log`, for messages.
+const FORMS: &str = "{ file = \"requests.log\", format = \"json\" }";
+
+/// Reads `request_log = "requests.log"`, or `{ file = "requests.log", format = "json" }`, or
+/// `{ udp = "10.0.0.9:10000" }`.
+pub(super) fn read(fields: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLog> {
+    let log = match fields.take("request_log")? {
+        Value::Text(file) => RequestLog::new(read_file(fields, "request_log", file), protocol),
+        Value::Table(table) => {
+            let mut nested = fields.within("request_log", table);
+            let destination = read_destination(&mut nested);
+            let format = read_format(&mut nested, protocol);
+            nested.finish();
+            let log = RequestLog::new(destination?, protocol);
+            format.map_or(log.clone(), |format| RequestLog { format, ..log })
+        }
+        _ => {
+            fields.must("request_log", format!("be a file or a table such as {FORMS}"));
+            return None;
+        }
+    };
+    if matches!(protocol, Protocol::Udp | Protocol::Dns) {
+        let message = format!("is not available with protocol = \"{}\"", protocol.name());
+        fields.problem_with("request_log", message);
+    }
+    Some(log)
+}
+
+/// Returns the destination for the name of a file. `-` is the standard output.
+fn read_file(fields: &Fields<'_>, key: &str, file: &str) -> LogDestination {
+    LogDestination::File(if file == "-" { "/dev/stdout".into() } else { fields.path_of(key, file).into() })
+}
+
+fn read_destination(nested: &mut Fields<'_>) -> Option<LogDestination> {
+    let (file, address) = (nested.text("file"), nested.text("udp"));
+    match (file, address) {
+        (Some(_), Some(_)) => {
+            nested.problem_here("request_log has a file and an address: remove `file` or `udp`");
+            None
+        }
+        (Some(file), None) => Some(read_file(nested, "file", file)),
+        (None, Some(address)) => {
+            let parsed = address.parse().map(LogDestination::Udp);
+            if parsed.is_err() {
+                nested.must("udp", "be an address such as \"10.0.0.9:10000\"");
+            }
+            parsed.ok()
+        }
+        (None, None) => {
+            let is_wrong = nested.has("file") || nested.has("udp");
+            nested.take("format");
+            if !is_wrong && !nested.has_unknown_keys() {
+                nested.problem_here(format!(
+                    "request_log has no destination: write {FORMS} or {{ udp = \"10.0.0.9:10000\" }}"
+                ));
+            }
+            None
+        }
+    }
+}
+
+fn read_format(nested: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLogFormat> {
+    let text = nested.text("format")?;
+    let format = match RequestLogFormat::named(text) {
+        Some(format) => format,
+        None => match Template::parse(text) {
+            Ok(template) => RequestLogFormat::Template(Arc::new(template)),
+            Err(error) => {
+                nested.problem_with("format", explained(text, &error));
+                return None;
+            }
+        },
+    };
+    if protocol == Protocol::Tcp && format != RequestLogFormat::Pen {
+        nested.problem_with(
+            "format",
+            "needs protocol = \"http\": a tcp service logs the beginning of each piece that a client sends, in the format \"pen\"",
+        );
+        return None;
+    }
+    Some(format)
+}
+
+/// Returns the message about a format that is neither a name nor valid placeholders.
+fn explained(text: &str, error: &TemplateError) -> String {
+    match error {
+        TemplateError::Unknown(name) => {
+            let names = Field::ALL.iter().map(|field| field.name());
+            let known: Vec<String> = names.clone().map(|name| format!("{{{name}}}")).collect();
+            let near = nearest(name, names);
+            let list = if near.is_empty() { "; the placeholders are" } else { " The placeholders are" };
+            format!("has an {error}{near}{list} {}", known.join(", "))
+        }
+        TemplateError::NoPlaceholder => {
+            let names = RequestLogFormat::NAMES;
+            let list = one_of(&names, "a text with placeholders such as \"{client} {status}\"");
+            format!("must be {list}, got {text:?}{}", nearest_text(text, names.into_iter()))
+        }
+        _ => format!("is not valid: {error}"),
+    }
+}
