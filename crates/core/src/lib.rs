@@ -26,6 +26,7 @@ pub mod pace;
 pub mod policy;
 pub mod pool;
 pub mod random;
+pub mod recent;
 pub mod route;
 pub mod server_list;
 pub mod service;
