@@ -150,7 +150,10 @@ impl Declaration {
     }
 
     /// Returns each of the declarations of a set with its total, made from the numbers of the set.
-    pub(crate) fn totals(declared: &'static [Self], numbers: &[u64]) -> impl Iterator<Item = (&'static Self, Total)> {
+    pub(crate) fn totals(
+        declared: &'static [Self],
+        numbers: &[u64],
+    ) -> impl Iterator<Item = (&'static Self, Total)> {
         let mut at = 0;
         declared.iter().map(move |declaration| {
             let own = &numbers[at..at + declaration.width()];

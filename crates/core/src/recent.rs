@@ -64,7 +64,8 @@ impl<C: CounterSet> Recent<C> {
     /// Takes a sample, which replaces the older of the two samples.
     pub fn sample(&mut self, now: Time, counters: &Sharded<C>) {
         let numbers = counters.sums();
-        let numbers = if *numbers == *self.newer.numbers { Arc::clone(&self.newer.numbers) } else { numbers.into() };
+        let numbers =
+            if *numbers == *self.newer.numbers { Arc::clone(&self.newer.numbers) } else { numbers.into() };
         self.older = std::mem::replace(&mut self.newer, Sample { at: now, numbers });
     }
 

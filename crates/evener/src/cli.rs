@@ -112,7 +112,14 @@ enum Command {
         cache: bool,
     },
     /// Show services, pools and servers of the running instance
-    Status(AdminArgs),
+    ///
+    /// Rates, response times and shares are of the last 10 to 20 seconds, other figures since the start.
+    Status {
+        /// Show everything about this service, pool or server (pool/server, or just the server)
+        name: Option<String>,
+        #[command(flatten)]
+        admin_args: AdminArgs,
+    },
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
@@ -428,7 +435,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
             run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
         }
-        Command::Status(admin_args) => client::status(&admin_args).await,
+        Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
         Command::Drain { command, time } => client::set_state(&command, "drain", time).await,
         Command::Ready(command) => client::set_state(&command, "ready", None).await,
