@@ -127,7 +127,8 @@ impl View {
         }
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
         text += "\n";
-        text + &table::paragraph(LEGEND, 0, Tone::Faint, style)
+        text.extend(LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style)));
+        text
     }
 
     /// Returns the kind of traffic that a pool gets.
@@ -169,16 +170,19 @@ impl DescriptorsView {
     /// Describes the use of descriptors, and the number of connections that they allow.
     fn text(&self) -> String {
         let Self { limit, used, reserved, connections_max } = self;
-        let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
+        let (Some(limit), Some(most)) = (limit, connections_max) else { return String::new() };
         format!(
-            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n\n"
+            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n"
         )
     }
 }
 
 /// Explanation of the columns.
-const LEGEND: &str = "/S, P50, P95 and shares in brackets: of the last 10 to 20 s. P50, P95: half and 95 % of the \
-                      responses (TCP: connections to servers) took at most this time. Other figures: since the start.";
+const LEGEND: [&str; 3] = [
+    "/S, P50, P95 and shares in brackets are of the last 10 to 20 s: requests per",
+    "second, and the time that half and 95 % of the responses took at most (TCP:",
+    "connections to servers). Other figures count since the start.",
+];
 
 /// Kind of traffic of a service or server, which decides on the figures that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,7 +210,7 @@ impl Traffic {
         match self {
             Self::Http => "REQUESTS",
             Self::Dns => "QUERIES",
-            Self::Tcp => "CONNECTIONS",
+            Self::Tcp => "CONNS",
             Self::Udp => "FLOWS",
         }
     }

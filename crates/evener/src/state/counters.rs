@@ -106,7 +106,7 @@ impl CountersView {
             let growth = recent.value(&name);
             let growth = if growth == 0 { String::new() } else { format!(" (+{growth})") };
             let help = help(&name).unwrap_or_default();
-            table::paragraph(&format!("{name}: {count}{growth}. {help}"), 4, Tone::Normal, Style::Plain)
+            table::paragraph(&format!("{name} {count}{growth}: {help}"), 4, Tone::Normal, Style::Plain)
         };
         let lines: String = self.counts().map(line).collect();
         if lines.is_empty() {

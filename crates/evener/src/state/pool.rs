@@ -137,17 +137,23 @@ impl PoolView {
     /// Formats the pool with a table of its servers.
     pub(super) fn text(&self, traffic: Traffic, style: Style) -> String {
         let mut text = format!("\n{}", table::paragraph(&self.headline(), 0, Tone::Strong, style));
+        text += &self.table(traffic, style);
+        let warn = |line: String| table::paragraph(&line, 2, Tone::Warning, style);
+        text.extend(self.troubles().map(warn));
+        text
+    }
+
+    /// Formats the table of the servers; nothing if there are none.
+    fn table(&self, traffic: Traffic, style: Style) -> String {
         let mut medians: Vec<f64> = self.servers.iter().filter_map(|server| server.median(traffic)).collect();
         medians.sort_by(f64::total_cmp);
         // The lower one of two medians is the usual one: the other server is the slow one.
         let usual = medians.len().checked_sub(1).map(|last| medians[last / 2]);
         let rows: Vec<Row> = self.servers.iter().map(|server| server.row(traffic, usual)).collect();
-        if !rows.is_empty() {
-            text += &table::report(&ServerView::heading(traffic), &rows, 2, style);
+        if rows.is_empty() {
+            return String::new();
         }
-        let warn = |line: String| table::paragraph(&line, 2, Tone::Warning, style);
-        text.extend(self.troubles().map(warn));
-        text
+        table::report(&ServerView::heading(traffic), &rows, 2, style)
     }
 
     /// Describes the pool in a line.
@@ -203,12 +209,16 @@ impl PoolView {
         lines.iter().map(|line| table::paragraph(line, 2, Tone::Normal, Style::Plain)).collect()
     }
 
-    /// Formats everything that is known about the servers.
-    pub(super) fn server_details(&self, declarations: &DeclarationsView) -> String {
-        let server = |server: &ServerView| {
-            format!("\nserver {}/{}\n{}", self.name, server.name(), server.details(declarations))
-        };
-        self.servers.iter().map(server).collect()
+    /// Formats everything that is known about the servers of this view.
+    pub(super) fn server_text(
+        &self,
+        traffic: Traffic,
+        declarations: &DeclarationsView,
+        style: Style,
+    ) -> String {
+        let details: String = self.servers.iter().map(|server| server.details(declarations)).collect();
+        let head = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
+        head + &self.table(traffic, style) + &details
     }
 }
 

@@ -56,6 +56,15 @@ impl RecentView {
         self.counters.value(name)
     }
 
+    /// Describes the troubles that occurred: `in the last 14 s: 3 connections refused, 1 response not in time`.
+    /// Returns `None` if there were none.
+    pub(super) fn troubles(&self, troubles: &[Trouble]) -> Option<String> {
+        let counts = troubles.iter().map(|trouble| (self.value(trouble.0), trouble));
+        let words: Vec<String> =
+            counts.filter(|(count, _)| *count > 0).map(|(count, trouble)| trouble.text(count)).collect();
+        (!words.is_empty()).then(|| format!("in the last {:.0} s: {}", self.seconds, words.join(", ")))
+    }
+
     /// Returns the growth of a counter in a second.
     pub(super) fn rate(&self, name: &str) -> f64 {
         self.value(name) as f64 / self.seconds.max(1.0)
@@ -67,6 +76,18 @@ impl RecentView {
             Times::Connections => self.connect_seconds.as_ref(),
             Times::Responses => self.response_seconds.as_ref(),
         }
+    }
+}
+
+/// A counter of troubles: its name, the noun that it counts, and words after the noun.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trouble(pub(super) &'static str, pub(super) &'static str, pub(super) &'static str);
+
+impl Trouble {
+    fn text(self, count: u64) -> String {
+        let Self(_, noun, rest) = self;
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {noun}{plural} {rest}").trim_end().to_owned()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::table::Style;
 
 impl View {
     /// Keeps the services, pools and servers with this name: of a service, also its pools; of a server, its
-    /// pool without the other servers. The name of a server may begin with its pool: `web/10.0.0.1:80`.
+    /// pool without the other servers, and the services of the pool. The name of a server may begin with its pool: `web/10.0.0.1:80`.
     ///
     /// # Errors
     /// Nothing has this name. The error names the nearest name.
@@ -15,7 +15,8 @@ impl View {
         let is_pool = self.pools.iter().any(|pool| pool.is_named(name));
         let unknown = || {
             let near = nearest(name, self.names().iter().map(String::as_str));
-            format!("there is no service, pool or server `{name}`{near}; `evener status` lists them")
+            let near = if near.is_empty() { "; `evener status` lists them" } else { &near };
+            format!("there is no service, pool or server `{name}`{near}")
         };
         if is_service || is_pool {
             self.services.retain(|service| service.is_named(name));
@@ -33,8 +34,9 @@ impl View {
         if !self.pools.iter().any(has_server) {
             return Err(unknown());
         }
-        self.services.clear();
         self.pools.retain(has_server);
+        let pools = &self.pools;
+        self.services.retain(|service| pools.iter().any(|pool| service.uses(pool)));
         for pool in &mut self.pools {
             let server =
                 pool.servers().find(|server| is_wanted(pool, server)).map(|server| server.name().to_owned());
@@ -75,6 +77,10 @@ impl NamedView {
     pub(crate) fn text(&self, style: Style) -> String {
         let View { services, pools, declarations, .. } = &self.view;
         let mut text = String::new();
+        if self.part == Part::Server {
+            let server = |pool: &PoolView| pool.server_text(self.view.traffic_of(pool), declarations, style);
+            return pools.iter().map(server).collect::<Vec<_>>().join("\n");
+        }
         for service in services {
             text += &ServiceView::table(std::iter::once(service), service.traffic(), style);
             text += &service.details(declarations);
@@ -82,9 +88,6 @@ impl NamedView {
         for pool in pools {
             text += &pool.text(self.view.traffic_of(pool), style);
             text += &pool.details();
-            if self.part == Part::Server {
-                text += &pool.server_details(declarations);
-            }
         }
         text.trim_start().to_owned()
     }

@@ -2,7 +2,7 @@
 
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
-use super::recent::{RecentView, Times, TimesView};
+use super::recent::{RecentView, Times, TimesView, Trouble};
 use crate::table::{self, Cell, Row, Tone, seconds};
 use evener_core::Time;
 use evener_core::health::Verdict;
@@ -10,16 +10,16 @@ use evener_core::pool::{LastCheck, Server};
 use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
 
-/// Counters of errors, which are added up in the row of a server, with their descriptions in a sentence.
-const ERRORS: [(&str, &str); 8] = [
-    ("connect_failures.refused", "connections refused"),
-    ("connect_failures.timeout", "connection attempts timed out"),
-    ("connect_failures.error", "connection attempts failed"),
-    ("resets", "connections reset"),
-    ("response_timeouts", "responses not in time"),
-    ("responses_bad", "invalid or incomplete responses"),
-    ("tls_failed", "TLS handshakes failed"),
-    ("persistent_connection_faults", "persistent connections failed"),
+/// Counters of errors, which are added up in the row of a server, with their descriptions.
+const ERRORS: [Trouble; 8] = [
+    Trouble("connect_failures.refused", "connection", "refused"),
+    Trouble("connect_failures.timeout", "connection attempt", "timed out"),
+    Trouble("connect_failures.error", "connection attempt", "failed"),
+    Trouble("resets", "connection", "reset"),
+    Trouble("response_timeouts", "response", "not in time"),
+    Trouble("responses_bad", "invalid or incomplete response", ""),
+    Trouble("tls_failed", "TLS handshake", "failed"),
+    Trouble("persistent_connection_faults", "persistent connection", "failed"),
 ];
 
 /// A server.
@@ -147,8 +147,7 @@ impl ServerView {
         let time = |seconds: Option<f64>| {
             Cell::from(seconds.map_or_else(|| "-".into(), table::time)).toned_if(is_slow, Tone::Warning)
         };
-        let errors =
-            |counters: &dyn Fn(&str) -> u64| ERRORS.iter().map(|(name, _)| counters(name)).sum::<u64>();
+        let errors = |count: &dyn Fn(&str) -> u64| ERRORS.iter().map(|error| count(error.0)).sum::<u64>();
         let new_errors = errors(&|name| recent.value(name));
         let limits = [self.max, self.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
         let is_full = self.max.or(self.hard).is_some_and(|limit| self.active >= limit);
@@ -171,7 +170,7 @@ impl ServerView {
                 [self.bytes_in(), self.bytes_out()].map(|bytes| Cell::from(table::short_bytes(bytes))),
             );
         }
-        let mut row = Row::new(self.label(), cells);
+        let mut row = Row::new(&*self.name, cells).with_remark(self.remark());
         row.add_details(self.troubles().into_iter());
         row
     }
@@ -198,13 +197,12 @@ impl ServerView {
         self.times(traffic).map(|times| times.median_and_p95().0)
     }
 
-    /// Returns the name, and the address if it differs; weight and tier unless they are 1.
-    fn label(&self) -> String {
+    /// Returns the address if it is not the name; weight and tier unless they are 1.
+    fn remark(&self) -> String {
         let address = (self.name != self.address).then(|| self.address.clone());
         let weight = (self.weight != 1).then(|| format!("weight {}", self.weight));
         let tier = (self.tier != 1).then(|| format!("tier {}", self.tier));
-        let more: Vec<String> = [address, weight, tier].into_iter().flatten().collect();
-        if more.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, more.join(", ")) }
+        [address, weight, tier].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the administrative state if it is not `ready`, else the verdict, with the time since when.
@@ -236,13 +234,7 @@ impl ServerView {
         } else if let Some(check) = self.last_check.as_ref().filter(|check| !check.passed) {
             troubles.push(Cell::new(check.text(), Tone::Warning));
         }
-        let errors = ERRORS.iter().map(|(name, words)| (self.recent.value(name), words));
-        let errors: Vec<String> =
-            errors.filter(|(count, _)| *count > 0).map(|(count, words)| format!("{count} {words}")).collect();
-        if !errors.is_empty() {
-            let seconds = self.recent.seconds();
-            troubles.push(Cell::new(format!("in the last {seconds:.0} s: {}", errors.join(", ")), Tone::Bad));
-        }
+        troubles.extend(self.recent.troubles(&ERRORS).map(|errors| Cell::new(errors, Tone::Bad)));
         troubles
     }
 

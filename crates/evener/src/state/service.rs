@@ -3,7 +3,7 @@
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
 use super::pool::PoolView;
-use super::recent::RecentView;
+use super::recent::{RecentView, Trouble};
 use crate::planes::RunningService;
 use crate::table::{self, Cell, Row, Style, Tone, bytes};
 use evener_core::Endpoint;
@@ -13,26 +13,26 @@ use evener_core::spec::{Protocol, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-/// Counters of troubles, with their descriptions in a sentence.
-const TROUBLES: [(&str, &str); 18] = [
-    ("requests_failed", "requests failed (502, 503, 504 or an incomplete response)"),
-    ("no_server", "clients or requests without a usable server"),
-    ("queue_failures.timeout", "waited too long in the queue"),
-    ("queue_failures.full", "refused because the queue was full"),
-    ("retries_exhausted", "failed tries not repeated (retry_budget)"),
-    ("limited", "refused by per_client limits"),
-    ("denied", "denied by the access list"),
-    ("requests_bad", "invalid requests"),
-    ("headers_too_large", "requests with too large header sections"),
-    ("slow_requests", "requests with too slow bodies"),
-    ("slow_responses", "responses read too slowly"),
-    ("tls_failed", "TLS handshakes with clients failed"),
-    ("tls_refused", "clients refused because of too many TLS handshakes"),
-    ("preamble_refused", "connections with an invalid preamble"),
-    ("preamble_timeouts", "connections without a complete preamble in time"),
-    ("rate_limited", "queries above the rate limit"),
-    ("loops", "refused because of a loop"),
-    ("accept_errors", "failed accept calls"),
+/// Counters of troubles, with their descriptions.
+const TROUBLES: [Trouble; 18] = [
+    Trouble("requests_failed", "request", "failed (502, 503, 504 or an incomplete response)"),
+    Trouble("no_server", "client", "without a usable server"),
+    Trouble("queue_failures.timeout", "client", "waited too long in the queue"),
+    Trouble("queue_failures.full", "client", "refused because the queue was full"),
+    Trouble("retries_exhausted", "failure", "not retried (retry_budget)"),
+    Trouble("limited", "client", "refused by per_client limits"),
+    Trouble("denied", "client", "denied by the access list"),
+    Trouble("requests_bad", "invalid request", ""),
+    Trouble("headers_too_large", "request", "with too large a header section"),
+    Trouble("slow_requests", "request", "with too slow a body"),
+    Trouble("slow_responses", "response", "read too slowly"),
+    Trouble("tls_failed", "TLS handshake", "with clients failed"),
+    Trouble("tls_refused", "client", "refused because of too many TLS handshakes"),
+    Trouble("preamble_refused", "connection", "with an invalid preamble"),
+    Trouble("preamble_timeouts", "connection", "without a complete preamble in time"),
+    Trouble("rate_limited", "response", "truncated or dropped (rate limit)"),
+    Trouble("loops", "client", "refused because of a loop"),
+    Trouble("accept_errors", "accept call", "failed"),
 ];
 
 /// A service.
@@ -212,12 +212,7 @@ impl ServiceView {
             let (active, most) = (self.connections_active, self.connections_max);
             format!("full: {active} of {most} connections (connections_max); new clients wait")
         });
-        let recent = TROUBLES.iter().map(|(name, words)| (self.recent.value(name), words));
-        let recent: Vec<String> =
-            recent.filter(|(count, _)| *count > 0).map(|(count, words)| format!("{count} {words}")).collect();
-        let seconds = self.recent.seconds();
-        let recent =
-            (!recent.is_empty()).then(|| format!("in the last {seconds:.0} s: {}", recent.join(", ")));
+        let recent = self.recent.troubles(&TROUBLES);
         full.into_iter().chain(recent).map(|trouble| Cell::new(trouble, Tone::Bad)).collect()
     }
 

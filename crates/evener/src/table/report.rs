@@ -87,13 +87,25 @@ impl From<String> for Cell {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     name: String,
+    /// Facts in brackets behind the name, or on a line below if the table would be too wide.
+    remark: String,
     cells: Vec<Cell>,
     details: Vec<Cell>,
 }
 
 impl Row {
     pub(crate) fn new(name: impl Into<String>, cells: Vec<Cell>) -> Self {
-        Self { name: name.into(), cells, details: Vec::new() }
+        Self { name: name.into(), remark: String::new(), cells, details: Vec::new() }
+    }
+
+    /// Adds facts in brackets behind the name.
+    pub(crate) fn with_remark(self, remark: String) -> Self {
+        Self { remark, ..self }
+    }
+
+    /// Returns the name with the remark.
+    fn label(&self) -> String {
+        if self.remark.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, self.remark) }
     }
 
     /// Adds a line below the row, which is wrapped if it is long.
@@ -112,18 +124,20 @@ impl Row {
 pub(crate) fn report(heading: &[&str], rows: &[Row], indent: usize, style: Style) -> String {
     let columns: Vec<Column> = (1..heading.len()).map(|at| Column::new(heading[at], at - 1, rows)).collect();
     let figures: usize = columns.iter().map(|column| column.width + 2).sum();
-    let names = rows.iter().map(|row| row.name.chars().count()).chain([heading[0].chars().count()]);
     let room = WIDTH.saturating_sub(indent + figures).max(NAME_MIN);
+    let are_inline = rows.iter().all(|row| row.label().chars().count() <= room);
+    let name_of = |row: &Row| if are_inline { row.label() } else { row.name.clone() };
+    let names = rows.iter().map(|row| name_of(row).chars().count()).chain([heading[0].chars().count()]);
     let name_width = names.filter(|width| *width <= room).max().unwrap_or(NAME_MIN);
     let margin = " ".repeat(indent);
     let head: String = columns.iter().map(|column| column.padded(column.heading)).collect();
     let head = format!("{margin}{:<name_width$}{head}", heading[0]);
     let mut text = style.paint(head.trim_end(), Tone::Faint) + "\n";
     for row in rows {
-        let (mut name, mut before) = (row.name.as_str(), String::new());
+        let (mut name, mut before) = (name_of(row), String::new());
         if name.chars().count() > name_width {
-            before = format!("{margin}{}\n", shortened(name, WIDTH - indent));
-            name = "";
+            before = format!("{margin}{}\n", shortened(&name, WIDTH - indent));
+            name.clear();
         }
         let cells = columns.iter().zip(&row.cells);
         let last = row.cells.len().saturating_sub(1);
@@ -135,6 +149,9 @@ pub(crate) fn report(heading: &[&str], rows: &[Row], indent: usize, style: Style
             })
             .collect();
         text += &format!("{before}{margin}{name:<name_width$}{cells}\n");
+        if !are_inline && !row.remark.is_empty() {
+            text += &detail_text(&Cell::new(&*row.remark, Tone::Faint), indent, style);
+        }
         row.details.iter().for_each(|detail| text += &detail_text(detail, indent, style));
     }
     text
@@ -226,6 +243,16 @@ mod tests {
              down 3m         7\n      connect: refused\n"
         );
         assert_eq!(report(&["SERVER", "<STATE", "REQUESTS"], &rows, 2, Style::Plain), expected);
+    }
+
+    #[test]
+    fn remarks_are_below_the_names_if_the_table_would_be_too_wide() {
+        let heading = ["SERVER", "N"];
+        let short = [row("a", &["1"]).with_remark("10.0.0.1:80".into())];
+        assert_eq!(report(&heading, &short, 0, Style::Plain), "SERVER           N\na (10.0.0.1:80)  1\n");
+        let long = [row("a", &["1"]).with_remark("x".repeat(76))];
+        let expected = format!("SERVER  N\na       1\n    {}\n", "x".repeat(76));
+        assert_eq!(report(&heading, &long, 0, Style::Plain), expected);
     }
 
     #[test]
