@@ -149,6 +149,19 @@ impl Declaration {
         }
     }
 
+    /// Returns each of the declarations of a set with its total, made from the numbers of the set.
+    pub(crate) fn totals(
+        declared: &'static [Self],
+        numbers: &[u64],
+    ) -> impl Iterator<Item = (&'static Self, Total)> {
+        let mut at = 0;
+        declared.iter().map(move |declaration| {
+            let own = &numbers[at..at + declaration.width()];
+            at += own.len();
+            (declaration, declaration.total(own))
+        })
+    }
+
     /// Makes the total of the metric from its numbers.
     fn total(&self, numbers: &[u64]) -> Total {
         match (self.kind, self.label) {
@@ -225,18 +238,19 @@ impl<C: CounterSet> Sharded<C> {
         self.0.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).read()))
     }
 
-    /// Returns each declaration with the sum over the shards.
-    pub fn totals(&self) -> impl Iterator<Item = (&'static Declaration, Total)> {
+    /// Returns the numbers of all metrics, summed over the shards, in the order of the declarations.
+    pub(crate) fn sums(&self) -> Vec<u64> {
         let mut sums = self.0[0].values();
         for shard in &self.0[1..] {
             sums.iter_mut().zip(shard.values()).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
         }
-        let mut at = 0;
-        C::DECLARED.iter().map(move |declaration| {
-            let numbers = &sums[at..at + declaration.width()];
-            at += numbers.len();
-            (declaration, declaration.total(numbers))
-        })
+        sums
+    }
+
+    /// Returns each declaration with the sum over the shards.
+    pub fn totals(&self) -> impl Iterator<Item = (&'static Declaration, Total)> {
+        let totals: Vec<_> = Declaration::totals(C::DECLARED, &self.sums()).collect();
+        totals.into_iter()
     }
 
     /// Returns the sum of the counter called `name` over the shards. The counter of a label's value is called

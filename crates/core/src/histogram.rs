@@ -108,6 +108,34 @@ impl Distribution {
         self.buckets.iter().enumerate().map(move |(at, count)| (bound(at), *count))
     }
 
+    /// Returns the mean of the recorded values, in the unit of the histogram; `None` without values.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        let count = self.count();
+        (count > 0).then(|| self.sum() / count as f64)
+    }
+
+    /// Returns an estimate of the value that `percent` percent of the recorded values do not exceed, in the unit
+    /// of the histogram; `None` without values. The estimate lies in the same bucket as the value: values are
+    /// taken as spread evenly over their bucket. A value above the last bound is estimated as that bound.
+    #[must_use]
+    pub fn percentile(&self, percent: u8) -> Option<f64> {
+        let count = self.count();
+        let rank = (count * u64::from(percent)).div_ceil(100).max(1);
+        let mut below = 0;
+        for (at, in_bucket) in self.buckets.iter().enumerate() {
+            if below + in_bucket < rank || *in_bucket == 0 {
+                below += in_bucket;
+                continue;
+            }
+            let lower = at.checked_sub(1).and_then(bound).unwrap_or(0);
+            let width = bound(at).map_or(0, |upper| upper - lower);
+            let share = (rank - below) as f64 / *in_bucket as f64;
+            return Some(self.scaled(lower) + self.scaled(width) * share);
+        }
+        None
+    }
+
     fn scaled(&self, value: u64) -> f64 {
         if self.unit == Unit::Seconds { value as f64 / 1e6 } else { value as f64 }
     }
@@ -141,5 +169,24 @@ mod tests {
         assert_eq!((distribution.count(), distribution.sum()), (4, 100.000139));
         let filled: Vec<_> = distribution.buckets().filter(|(_, count)| *count > 0).collect();
         assert_eq!(filled, [(0.000064, 2), (0.000128, 1), (f64::INFINITY, 1)]);
+    }
+
+    #[test]
+    fn a_percentile_is_estimated_within_the_bucket_of_its_value() {
+        let check = |micros: &[u64], percent, expected: Option<f64>| {
+            let histogram = Histogram::default();
+            micros.iter().for_each(|micros| histogram.record_time(Duration::from_micros(*micros)));
+            let mut numbers = Vec::new();
+            histogram.append_to(&mut numbers);
+            let distribution = Distribution::new(Unit::Seconds, &numbers);
+            assert_eq!(distribution.percentile(percent), expected, "{percent} % of {micros:?}");
+        };
+        check(&[], 50, None);
+        check(&[200], 50, Some(0.000_256));
+        check(&[200, 200], 50, Some(0.000_224));
+        check(&[200, 200], 95, Some(0.000_256));
+        check(&[10, 10, 10, 1000], 50, Some(0.000_064 * 2.0 / 3.0));
+        check(&[10, 10, 10, 1000], 95, Some(0.001_024));
+        check(&[100_000_000], 99, Some(67.108_864));
     }
 }

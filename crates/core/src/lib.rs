@@ -27,6 +27,7 @@ pub mod policy;
 pub mod pool;
 pub mod random;
 pub mod reason;
+pub mod recent;
 pub mod request_log;
 pub mod route;
 pub mod server_list;

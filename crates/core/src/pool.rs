@@ -2,6 +2,7 @@
 //! them. A server keeps its identity across reloads: its name in the pool, or its name in the configuration and
 //! its address of a host name. Verdict, counters, stickiness and flows stay.
 
+mod observed;
 mod upkeep;
 
 use crate::ServerId;
@@ -22,6 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use upkeep::Upkeep;
+
+pub use observed::{LastCheck, Observed};
 
 /// Number of steps in which a slow start grows a share.
 const SLOW_START_STEPS: u32 = 16;
@@ -95,6 +98,8 @@ pub struct Server {
     pub live: Arc<ServerLive>,
     /// Time of the last change of the verdict.
     pub since: Time,
+    /// Observations for the status.
+    pub observed: Observed,
     slow_start: Option<SlowStart>,
     placement_name: Arc<str>,
 }
@@ -170,6 +175,12 @@ impl Pool {
     #[must_use]
     pub fn next_id(&self) -> u32 {
         self.next_id
+    }
+
+    /// Returns the number of clients and requests that wait for a server, at all workers.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        self.live.queued.active()
     }
 
     /// Returns the number of clients in the sticky table, or `None` without one.
@@ -283,6 +294,7 @@ impl Pool {
             health: health(spec, server_spec, now),
             live: Arc::new(ServerLive::new(self.setting.workers)),
             since: now,
+            observed: Observed::new(now),
             slow_start: Some(SlowStart::at(now)),
             placement_name: server_spec.placement_name(target),
         }

@@ -7,9 +7,13 @@ pub(crate) mod clients;
 pub(crate) mod connections;
 mod events;
 pub(crate) mod explain;
+mod instances;
 mod parameters;
+mod permissions;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
+
+pub(crate) use permissions::Permissions;
 
 use crate::state::ViewScope;
 use crate::supervisor::Handle;
@@ -17,24 +21,28 @@ use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evener_core::event::Event;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+
+/// Directory of the admin sockets of root's instances.
+const SYSTEM_DIRECTORY: &str = "/run/evener";
 
 /// Returns the default directory of admin sockets: `/run/evener` for root, else `evener` in XDG_RUNTIME_DIR,
 /// else `/tmp/evener-UID`.
 pub(crate) fn socket_directory() -> PathBuf {
     let user = rustix::process::geteuid();
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if user.is_root() => "/run/evener".into(),
+        _ if user.is_root() => SYSTEM_DIRECTORY.into(),
         Some(directory) if !directory.is_empty() => PathBuf::from(directory).join("evener"),
         _ => format!("/tmp/evener-{}", user.as_raw()).into(),
     }
@@ -49,11 +57,14 @@ pub(crate) struct AdminSocket {
     file: SocketFile,
 }
 
-/// Creates the default directory if it is missing, and returns it. Fails if another user owns the directory or
-/// can write to it: in /tmp, any user could have created it earlier.
-fn user_directory() -> anyhow::Result<PathBuf> {
+/// Creates the default directory if it is missing, and returns it. Other users may enter the directory of root's
+/// instances, so that their commands find the sockets there; the sockets have modes of their own. Fails if another
+/// user owns the directory or can write to it: in /tmp, any user could have created it earlier.
+fn user_directory(permissions: Permissions) -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+    let is_open = directory == Path::new(SYSTEM_DIRECTORY) || permissions.admits_others();
+    let mode = if is_open { 0o755 } else { 0o700 };
+    let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&directory);
     made.with_context(|| format!("{} cannot be created; give --admin PATH", directory.display()))?;
     let meta = fs::symlink_metadata(&directory)?;
     let user = rustix::process::geteuid().as_raw();
@@ -63,30 +74,35 @@ fn user_directory() -> anyhow::Result<PathBuf> {
             directory.display()
         );
     }
+    // An earlier version, or an instance without a group, has created it for its owner only.
+    if is_open && meta.mode() & 0o055 != 0o055 {
+        let opened = fs::set_permissions(&directory, fs::Permissions::from_mode(meta.mode() | 0o055));
+        opened.with_context(|| format!("the mode of {} cannot be set", directory.display()))?;
+    }
     Ok(directory)
 }
 
 impl AdminSocket {
     /// Opens the socket at its default path.
-    pub(crate) fn open_default() -> anyhow::Result<Self> {
-        Self::open(&user_directory()?.join("evener.sock"))
+    pub(crate) fn open_default(permissions: Permissions) -> anyhow::Result<Self> {
+        Self::open(&user_directory(permissions)?.join("evener.sock"), permissions)
     }
 
     /// Opens the socket at its default path. If that fails, for example because another instance uses the path,
     /// opens it at a path with the process id.
-    pub(crate) fn open_any() -> anyhow::Result<Self> {
-        let directory = user_directory()?;
+    pub(crate) fn open_any(permissions: Permissions) -> anyhow::Result<Self> {
+        let directory = user_directory(permissions)?;
         // Earlier instances may have left their sockets: an instance that dropped its privileges cannot remove
         // its own. Sockets in use are not removed.
         for entry in fs::read_dir(&directory)?.flatten().take(LEFT_OVER_MAX) {
             let _ = remove_left_over(&entry.path());
         }
-        Self::open(&directory.join("evener.sock"))
-            .or_else(|_| Self::open(&directory.join(format!("evener-{}.sock", std::process::id()))))
+        let other = directory.join(format!("evener-{}.sock", std::process::id()));
+        Self::open(&directory.join("evener.sock"), permissions).or_else(|_| Self::open(&other, permissions))
     }
 
-    /// Opens the socket with access for its owner only.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Opens the socket at `path`.
+    pub(crate) fn open(path: &Path, permissions: Permissions) -> anyhow::Result<Self> {
         // An instance that was killed while it drained has left its socket.
         unix_socket::draining(path).iter().for_each(|renamed| drop(remove_left_over(renamed)));
         remove_left_over(path).map_err(|error| {
@@ -96,14 +112,16 @@ impl AdminSocket {
             };
             anyhow::anyhow!("{}: {error}; {hint}", path.display())
         })?;
-        // The socket is never accessible to others, not even for a moment. No other thread creates files yet.
+        // Others have no access before the group is set, not even for a moment. No other thread creates files yet.
         let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
         let listener = UnixListener::bind(path);
         rustix::process::umask(before);
         let listener = listener.with_context(|| {
             format!("the admin socket {} cannot be created; give --admin PATH", path.display())
         })?;
-        Ok(Self { listener, file: SocketFile::of(path) })
+        let socket = Self { listener, file: SocketFile::of(path) };
+        permissions.apply(path)?;
+        Ok(socket)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -176,7 +194,14 @@ fn shutting_down() -> Response {
 /// `GET /v1/status`: the state of the whole instance.
 async fn status(State(supervisor): State<Handle>) -> Response {
     match supervisor.view(ViewScope::Instance).await {
-        Some(view) => Json(view).into_response(),
+        Some(view) => {
+            // The view of 10 000 servers takes long to format, and this thread also runs the supervisor.
+            let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&view)).await;
+            match json {
+                Ok(Ok(json)) => ([(CONTENT_TYPE, "application/json")], json).into_response(),
+                _ => failed(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be formatted"),
+            }
+        }
         None => shutting_down(),
     }
 }

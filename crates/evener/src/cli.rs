@@ -8,6 +8,7 @@ mod events;
 mod expunge;
 mod run;
 
+use crate::admin::Permissions;
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals;
@@ -112,7 +113,14 @@ enum Command {
         cache: bool,
     },
     /// Show services, pools and servers of the running instance
-    Status(AdminArgs),
+    ///
+    /// Rates, response times and shares are of the last 10 to 20 seconds, other figures since the start.
+    Status {
+        /// Show everything about this service, pool or server (pool/server, or just the server)
+        name: Option<String>,
+        #[command(flatten)]
+        admin_args: AdminArgs,
+    },
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
@@ -286,6 +294,12 @@ struct RunOptions {
     /// Path of the admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
     #[arg(long, value_name = "PATH", help_heading = "Running")]
     admin: Option<PathBuf>,
+    /// Mode of the admin socket: who may control the instance (default: 0600, with --admin-group 0660)
+    #[arg(long, value_name = "MODE", value_parser = Permissions::parse_mode, help_heading = "Running")]
+    admin_mode: Option<u32>,
+    /// Group of the admin socket, whose members may control the instance
+    #[arg(long, value_name = "GROUP", help_heading = "Running")]
+    admin_group: Option<String>,
     /// Time for clients to finish after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Running")]
     drain_timeout: Duration,
@@ -305,6 +319,11 @@ enum DriverName {
 }
 
 impl RunOptions {
+    /// Returns the mode and the group of the admin socket.
+    fn admin_permissions(&self) -> anyhow::Result<Permissions> {
+        Permissions::new(self.admin_mode, self.admin_group.as_deref())
+    }
+
     fn setting(&self, source: ConfigSource) -> Setting {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let driver = match self.driver {
@@ -428,7 +447,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
             run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
         }
-        Command::Status(admin_args) => client::status(&admin_args).await,
+        Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
         Command::Drain { command, time } => client::set_state(&command, "drain", time).await,
         Command::Ready(command) => client::set_state(&command, "ready", None).await,

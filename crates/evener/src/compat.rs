@@ -5,7 +5,7 @@ mod daemon;
 mod mname_balancer;
 mod pen;
 
-use crate::admin::AdminSocket;
+use crate::admin::{AdminSocket, Permissions};
 use crate::events::Events;
 use evener_core::event::Event;
 use std::ffi::OsString;
@@ -72,8 +72,8 @@ pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
 /// the socket cannot be created.
 fn open_admin(path: Option<&Path>, events: &Events) -> anyhow::Result<Option<AdminSocket>> {
     match path {
-        Some(path) => AdminSocket::open(path).map(Some),
-        None => Ok(AdminSocket::open_any()
+        Some(path) => AdminSocket::open(path, Permissions::default()).map(Some),
+        None => Ok(AdminSocket::open_any(Permissions::default())
             .inspect_err(|error| events.emit(&Event::Notice { text: format!("no admin socket: {error:#}") }))
             .ok()),
     }

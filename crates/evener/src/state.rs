@@ -10,6 +10,9 @@ mod counters;
 mod documented;
 mod explanation;
 mod pool;
+mod recent;
+mod scope;
+mod server;
 mod service;
 mod sticky;
 
@@ -17,11 +20,12 @@ pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
-pub(crate) use pool::{PoolView, ServerView, SourceView};
+pub(crate) use pool::{PoolView, SourceView};
+pub(crate) use server::ServerView;
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
 
-use crate::table;
+use crate::table::{self, Style, Tone};
 use counters::{CountersView, DeclarationsView};
 use evener_core::counters::Sharded;
 use evener_core::event::EventCounters;
@@ -112,20 +116,25 @@ impl View {
     }
 
     /// Formats the state for people.
-    pub(crate) fn text(&self) -> String {
+    pub(crate) fn text(&self, style: Style) -> String {
         let Self { version, pid, workers, .. } = self;
         let uptime = table::seconds(self.uptime_s);
         let draining = if self.draining { ", draining" } else { "" };
         let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
         text += &self.descriptors.text();
-        let rows: Vec<_> = self.services.iter().map(ServiceView::row).collect();
-        text += &table::table(&service::HEADING, &rows);
-        text.extend(self.services.iter().filter_map(ServiceView::cache_text));
-        for pool in &self.pools {
-            let has_dns = self.services.iter().any(|service| service.sends_queries_to(pool));
-            text += &pool.text(if has_dns { Served::Queries } else { Served::Connections });
+        for traffic in Traffic::ALL {
+            text += &ServiceView::table(self.services.iter(), traffic, style);
         }
+        self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
+        text += "\n";
+        text.extend(LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style)));
         text
+    }
+
+    /// Returns the kind of traffic that a pool gets.
+    fn traffic_of(&self, pool: &PoolView) -> Traffic {
+        let users = self.services.iter().filter(|service| service.uses(pool));
+        users.map(ServiceView::traffic).min().unwrap_or(Traffic::Tcp)
     }
 }
 
@@ -161,18 +170,48 @@ impl DescriptorsView {
     /// Describes the use of descriptors, and the number of connections that they allow.
     fn text(&self) -> String {
         let Self { limit, used, reserved, connections_max } = self;
-        let (Some(limit), Some(most)) = (limit, connections_max) else { return "\n".into() };
+        let (Some(limit), Some(most)) = (limit, connections_max) else { return String::new() };
         format!(
-            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n\n"
+            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n"
         )
     }
 }
 
-/// Unit in which the work of a service or server is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Served {
-    /// Connections and flows.
-    Connections,
-    /// DNS queries.
-    Queries,
+/// Explanation of the columns.
+const LEGEND: [&str; 3] = [
+    "/S, P50, P95 and shares in brackets are of the last 10 to 20 s: requests per",
+    "second, and the time that half and 95 % of the responses took at most (TCP:",
+    "connections to servers). Other figures count since the start.",
+];
+
+/// Kind of traffic of a service or server, which decides on the figures that matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Traffic {
+    Http,
+    Dns,
+    Tcp,
+    Udp,
+}
+
+impl Traffic {
+    const ALL: [Self; 4] = [Self::Http, Self::Dns, Self::Tcp, Self::Udp];
+
+    /// Returns the counter of the traffic.
+    const fn counter(self) -> &'static str {
+        match self {
+            Self::Http | Self::Dns => "requests",
+            Self::Tcp => "connections",
+            Self::Udp => "flows",
+        }
+    }
+
+    /// Returns the heading of the counter.
+    const fn heading(self) -> &'static str {
+        match self {
+            Self::Http => "REQUESTS",
+            Self::Dns => "QUERIES",
+            Self::Tcp => "CONNS",
+            Self::Udp => "FLOWS",
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod probes;
 mod query;
 mod reload;
 mod reservation;
+mod samples;
 mod shortage;
 mod signals;
 mod view;
@@ -164,6 +165,7 @@ pub(crate) struct Supervisor {
     inputs: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     phase: Phase,
+    samples: samples::Samples,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if a notice that SIGUSR2 has no effect was logged.
@@ -209,6 +211,7 @@ impl Supervisor {
             inputs,
             sender,
             phase: Phase::Serving,
+            samples: samples::Samples::default(),
             shortage: shortage::Shortage::default(),
             user2_logged: false,
             watchers: Vec::new(),
@@ -357,6 +360,7 @@ impl Supervisor {
             self.log_all(&events);
         }
         self.begin_probes(now);
+        self.samples.on_time(now, &mut self.pools, &self.services);
         self.publish();
         self.check_drain(now);
         self.retiring.retain(|service| service.active() > 0);
@@ -365,6 +369,7 @@ impl Supervisor {
     fn deadline(&self) -> Time {
         let now = self.now();
         let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
+        let next = next.min(self.samples.deadline());
         match self.phase {
             Phase::Serving => next.min(self.discovery.deadline()).min(self.listeners.deadline()),
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),

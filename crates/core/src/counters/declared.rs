@@ -151,6 +151,8 @@ counters! {
         reasons: Clients with reason from ReasonCounters,
         /// Requests that no server served: the client received 502, 503 or 504, or an incomplete response.
         requests_failed: Requests,
+        /// Responses of servers with a status of 500 to 599.
+        responses_5xx: Responses,
         /// Requests whose header section has more bytes or fields than the limits allow: the client received
         /// 431. HTTP/2 refuses a header list beyond `header_bytes_max` plus 32 bytes for each of
         /// `header_fields_max` without counting it.

@@ -1,7 +1,6 @@
 //! Client of the admin API: sends one request over the unix socket of a running instance.
 
-use super::{ErrorBody, socket_directory};
-use crate::unix_socket;
+use super::{ErrorBody, instances};
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -9,8 +8,6 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
@@ -23,37 +20,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Client(PathBuf);
 
 impl Client {
-    /// Finds the instance at `socket`. Without `socket`, finds the instance at the default path, else the only
-    /// running instance in the default directory.
+    /// Finds the instance at `socket`. Without `socket`, finds the only running instance that this user may use.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
-        let live = |path: &PathBuf| std::os::unix::net::UnixStream::connect(path).is_ok();
-        if let Some(socket) = socket {
-            // If there is no file at the path, an instance that drains may have renamed it.
-            let is_missing = || socket.try_exists().is_ok_and(|exists| !exists);
-            let draining = if is_missing() { unix_socket::draining(socket) } else { Vec::new() };
-            let draining = draining.into_iter().find(live);
-            return Ok(Self(draining.unwrap_or_else(|| socket.to_owned())));
-        }
-        let directory = socket_directory();
-        let default = directory.join("evener.sock");
-        if live(&default) {
-            return Ok(Self(default));
-        }
-        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
-        let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-        let mut running: Vec<PathBuf> = sockets.map(|entry| entry.path()).filter(live).collect();
-        running.sort();
-        match &running[..] {
-            [] => bail!(
-                "no instance is running (no process listens at {}); give its socket with --socket",
-                directory.display()
-            ),
-            [one] => Ok(Self(one.clone())),
-            several => {
-                let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
-                bail!("several instances are running; choose one with --socket: {}", names.join(" "))
-            }
-        }
+        Ok(Self(match socket {
+            Some(socket) => instances::at(socket),
+            None => instances::find()?,
+        }))
     }
 
     /// Sends a GET request.
@@ -121,8 +93,8 @@ impl Client {
     /// Sends a request and returns the body of the response. A response that reports a failure is an error.
     async fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Incoming> {
         let socket = self.0.display();
-        let stream =
-            UnixStream::connect(&self.0).await.with_context(|| format!("no instance listens at {socket}"))?;
+        let stream = UnixStream::connect(&self.0).await;
+        let stream = stream.map_err(|error| anyhow::anyhow!(instances::failure(&self.0, &error)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let request = Request::builder()

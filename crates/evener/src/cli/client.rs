@@ -6,14 +6,17 @@ use crate::admin::access::AccessRequest;
 use crate::admin::client::Client;
 use crate::admin::server_state::StateRequest;
 use crate::state::{Explanation, RuleView, View};
+use crate::table::Style;
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
 
-/// `evener status`
-pub(super) async fn status(admin_args: &AdminArgs) -> anyhow::Result<()> {
+/// `evener status [NAME]`
+pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow::Result<()> {
     let view: View = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
-    admin_args.print(&view, View::text)
+    let Some(name) = name else { return admin_args.print(&view, |view| view.text(Style::of_stdout())) };
+    let part = view.named(name).map_err(anyhow::Error::msg)?;
+    admin_args.print(&part, |part| part.text(Style::of_stdout()))
 }
 
 /// `evener reload`

@@ -39,13 +39,15 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         pin: false,
         driver: super::DriverName::Epoll,
         admin: None,
+        admin_mode: None,
+        admin_group: None,
         drain_timeout: Duration::from_secs(2),
         log: LogFormat::Text,
         log_level: LogLevel::Off,
     };
     let config = Config::without_file(spec(&addresses, echo));
     let mut instance = Instance::start(config, options.setting(ConfigSource::None)).await?;
-    let admin = AdminSocket::open_any()?;
+    let admin = AdminSocket::open_any(options.admin_permissions()?)?;
     let mut screen = Screen::new(std::io::stdout().is_terminal());
     screen.opening(admin.path(), &addresses, echo);
     instance.serve_admin(admin);

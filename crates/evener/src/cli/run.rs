@@ -21,10 +21,11 @@ use std::time::Duration;
 pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
+    let permissions = options.admin_permissions()?;
     let config = read(&file).await?;
     let admin = match &options.admin {
-        Some(path) => AdminSocket::open(path)?,
-        None => AdminSocket::open_default()?,
+        Some(path) => AdminSocket::open(path, permissions)?,
+        None => AdminSocket::open_default(permissions)?,
     };
     let mut instance = Instance::start(config, options.setting(ConfigSource::File(file))).await?;
     instance.serve_admin(admin);
@@ -64,12 +65,13 @@ pub(super) async fn one_liner(
 ) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
     signals::unblock();
+    let permissions = line.options.admin_permissions()?;
     let mut spec = one_liner_spec(line, protocol, check)?;
     spec.services.first_mut().map(complete);
     let config = Config::without_file(spec);
     let admin = match &line.options.admin {
-        Some(path) => AdminSocket::open(path)?,
-        None => AdminSocket::open_any()?,
+        Some(path) => AdminSocket::open(path, permissions)?,
+        None => AdminSocket::open_any(permissions)?,
     };
     let mut instance = Instance::start(config, line.options.setting(ConfigSource::None)).await?;
     instance.serve_admin(admin);

@@ -1,11 +1,14 @@
 //! Counters and histograms in the status, and their declarations.
 
-use super::Served;
+use super::Traffic;
+use super::recent::RecentView;
+use crate::table::{self, Style, Tone};
 use evener_core::counters::{
     CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters, Sharded, Total,
 };
 use evener_core::event::EventCounters;
 use evener_core::histogram::Distribution;
+use evener_core::recent::Growth;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -52,12 +55,42 @@ impl CountersView {
         self
     }
 
+    /// Returns the growth of the counters that grew, without histograms.
+    pub(super) fn grown<C: CounterSet>(growth: &Growth<C>) -> Self {
+        let grown = growth.totals().filter_map(|(declaration, total)| {
+            let has_grown = match &total {
+                Total::Count(count) => *count > 0,
+                Total::Labelled(counts) => counts.iter().any(|(_, count)| *count > 0),
+                Total::Histogram(_) => false,
+            };
+            has_grown.then(|| (declaration.name.into(), total.into()))
+        });
+        Self(grown.collect())
+    }
+
+    /// Returns the counters that are not 0 with their values. The value of a label has its own entry, such as
+    /// `drops.no_server`. Histograms are not included.
+    pub(super) fn counts(&self) -> impl Iterator<Item = (String, u64)> {
+        let counts = self.0.iter().flat_map(|(name, total)| match total {
+            TotalView::Count(count) => vec![(name.to_string(), *count)],
+            TotalView::Labelled(counts) => {
+                counts.iter().map(|(value, count)| (format!("{name}.{value}"), *count)).collect()
+            }
+            TotalView::Histogram(_) => Vec::new(),
+        });
+        counts.filter(|(_, count)| *count > 0)
+    }
+
     /// Returns the value of a counter, or 0 if there is no such counter. A counter with a label has the sum over
-    /// the values of the label, a histogram its number of values.
+    /// the values of the label, `drops.no_server` is one of them. A histogram has its number of values.
     pub(super) fn value(&self, name: &str) -> u64 {
+        let (name, label) = name.split_once('.').map_or((name, None), |(name, label)| (name, Some(label)));
         match self.0.get(name) {
             Some(TotalView::Count(count)) => *count,
-            Some(TotalView::Labelled(counts)) => counts.values().sum(),
+            Some(TotalView::Labelled(counts)) => match label {
+                Some(label) => counts.get(label).copied().unwrap_or_default(),
+                None => counts.values().sum(),
+            },
             Some(TotalView::Histogram(histogram)) => histogram.count,
             None => 0,
         }
@@ -67,11 +100,24 @@ impl CountersView {
         names.iter().map(|name| self.value(name)).sum()
     }
 
-    pub(super) fn served(&self, unit: Served) -> u64 {
-        self.sum(match unit {
-            Served::Connections => &["connections", "flows"],
-            Served::Queries => &["requests"],
-        })
+    /// Formats the counters that are not 0, with their recent growth and their descriptions.
+    pub(super) fn text<'a>(&self, recent: &RecentView, help: &dyn Fn(&str) -> Option<&'a str>) -> String {
+        let line = |(name, count): (String, u64)| {
+            let growth = recent.value(&name);
+            let growth = if growth == 0 { String::new() } else { format!(" (+{growth})") };
+            let help = help(&name).unwrap_or_default();
+            table::paragraph(&format!("{name} {count}{growth}: {help}"), 4, Tone::Normal, Style::Plain)
+        };
+        let lines: String = self.counts().map(line).collect();
+        if lines.is_empty() {
+            return "  counters: all are 0\n".into();
+        }
+        format!("  counters since the start (in brackets: the last {:.0} s):\n{lines}", recent.seconds())
+    }
+
+    /// Returns the connections, flows, requests or queries.
+    pub(super) fn served(&self, traffic: Traffic) -> u64 {
+        self.value(traffic.counter())
     }
 }
 
@@ -122,6 +168,25 @@ struct DeclarationView {
 }
 
 impl DeclarationsView {
+    /// Returns the description of a counter of a service, or of a value of its label: `drops.no_server`.
+    pub(super) fn help_of_service(&self, name: &str) -> Option<&str> {
+        Self::help(&self.service, name)
+    }
+
+    /// Returns the description of a counter of a server, or of a value of its label.
+    pub(super) fn help_of_server(&self, name: &str) -> Option<&str> {
+        Self::help(&self.server, name)
+    }
+
+    fn help<'a>(declared: &'a BTreeMap<String, DeclarationView>, name: &str) -> Option<&'a str> {
+        let (name, label) = name.split_once('.').map_or((name, None), |(name, label)| (name, Some(label)));
+        let declaration = declared.get(name)?;
+        match label {
+            Some(label) => declaration.values.get(label).map(String::as_str),
+            None => Some(&declaration.help),
+        }
+    }
+
     /// Returns the declarations of this program.
     pub(super) fn all() -> Self {
         let view = |declared: &[Declaration]| {
@@ -154,11 +219,11 @@ mod tests {
     use std::fmt::Write as _;
 
     #[test]
-    fn served_clients_are_counted_in_connections_and_flows_or_in_queries() {
+    fn served_clients_are_counted_in_the_unit_of_the_protocol() {
         let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
         let counters = counters.map(|(name, count)| (name.into(), TotalView::Count(count)));
         let counters = CountersView(counters.into());
-        assert_eq!((counters.served(Served::Connections), counters.served(Served::Queries)), (3, 4));
+        assert_eq!(Traffic::ALL.map(|traffic| counters.served(traffic)), [4, 4, 1, 2]);
     }
 
     #[test]

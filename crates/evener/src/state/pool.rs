@@ -1,26 +1,14 @@
-//! Pools and servers: verdicts, load and counters.
+//! Pools: their servers, queues, retry budgets and sources of servers.
 
-use super::Served;
-use super::counters::CountersView;
-use crate::table::{bytes, seconds, table};
+use super::Traffic;
+use super::counters::DeclarationsView;
+use super::server::ServerView;
+use crate::table::{self, Row, Style, Tone};
 use evener_core::Time;
-use evener_core::health::Verdict;
+use evener_core::budget::BudgetUse;
 use evener_core::pool::{Pool, Server};
-use evener_core::spec::AdminState;
+use evener_core::spec::{PoolSpec, StickyBy};
 use serde::{Deserialize, Serialize};
-
-const HEADING: [&str; 11] =
-    ["  SERVER", "TIER", "WEIGHT", "STATE", "VERDICT", "SINCE", "ACTIVE", "TOTAL", "IN", "OUT", "FAILED"];
-
-/// Counters of failures, which are added up in the row of a server.
-const FAILURES: [&str; 6] = [
-    "connect_failures",
-    "resets",
-    "response_timeouts",
-    "responses_bad",
-    "tls_failed",
-    "persistent_connection_faults",
-];
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,10 +18,51 @@ pub(crate) struct PoolView {
     /// Number of clients in the sticky table; absent if the pool has no sticky table.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sticky_clients: Option<usize>,
+    /// Identification of sticky clients: `client_ip` or `cookie`; absent if the pool is not sticky.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    sticky_by: Option<String>,
+    /// The queue for clients while every server is at its limit; absent if the pool has no queue.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    queue: Option<QueueView>,
+    /// Use of the retry budget; absent if retries are not bounded.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    retry_budget: Option<BudgetView>,
+    /// The active check; absent if the pool has none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    check: Option<CheckSpecView>,
     /// Sources of servers: host names, files and directories.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     sources: Vec<SourceView>,
     servers: Vec<ServerView>,
+}
+
+/// The queue of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct QueueView {
+    /// Number of waiting clients and requests.
+    waiting: u32,
+    /// Maximum number of waiting clients and requests.
+    size: u32,
+    /// Maximum waiting time in seconds.
+    timeout_s: f64,
+}
+
+/// Use of a retry budget in the last 10 seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct BudgetView {
+    retries: u64,
+    retries_max: u64,
+}
+
+/// The active check of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CheckSpecView {
+    /// Kind of the check, such as `http`.
+    kind: String,
+    every_s: f64,
+    timeout_s: f64,
+    rise: u32,
+    fall: u32,
 }
 
 /// A source of servers.
@@ -65,15 +94,24 @@ impl PoolView {
         source_of: impl Fn(&str) -> Option<&'a str>,
         now: Time,
     ) -> Self {
-        let name = &pool.spec().name;
-        let server = |server: &Server| {
-            let source = source_of(&server.spec.name).map(str::to_owned);
-            ServerView { source, ..ServerView::new(server, now) }
-        };
+        let spec = pool.spec();
+        let server =
+            |server: &Server| ServerView::new(server, source_of(&server.spec.name).map(str::to_owned), now);
         Self {
-            name: name.to_string(),
-            policy: pool.spec().policy.name().into(),
+            name: spec.name.to_string(),
+            policy: spec.policy.name().into(),
             sticky_clients: pool.remembered(),
+            sticky_by: spec.sticky.as_ref().map(|sticky| match sticky.by {
+                StickyBy::ClientIp => "client_ip".into(),
+                StickyBy::Cookie(_) => "cookie".into(),
+            }),
+            queue: spec.queue.map(|queue| QueueView {
+                waiting: pool.queued(),
+                size: queue.size,
+                timeout_s: queue.timeout.as_secs_f64(),
+            }),
+            retry_budget: pool.retry_budget().usage(now).map(BudgetView::new),
+            check: CheckSpecView::of(spec),
             sources,
             servers: pool.servers().iter().map(server).collect(),
         }
@@ -83,151 +121,126 @@ impl PoolView {
         self.name == name
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn servers(&self) -> impl Iterator<Item = &ServerView> {
         self.servers.iter()
     }
 
+    /// Keeps only one server.
+    pub(super) fn keep_server(&mut self, name: &str) {
+        self.servers.retain(|server| server.name() == name);
+    }
+
     /// Formats the pool with a table of its servers.
-    pub(super) fn text(&self, unit: Served) -> String {
-        let sticky =
-            self.sticky_clients.map(|clients| format!(", {clients} sticky clients")).unwrap_or_default();
-        let rows: Vec<_> = self.servers.iter().map(|server| server.row(unit)).collect();
-        let troubles = self.sources.iter().filter_map(SourceView::trouble);
-        let troubles: String = troubles.map(|trouble| format!("  {trouble}\n")).collect();
-        format!("\npool {} ({}{sticky})\n{}{troubles}", self.name, self.policy, table(&HEADING, &rows))
+    pub(super) fn text(&self, traffic: Traffic, style: Style) -> String {
+        let mut text = format!("\n{}", table::paragraph(&self.headline(), 0, Tone::Strong, style));
+        text += &self.table(traffic, style);
+        let warn = |line: String| table::paragraph(&line, 2, Tone::Warning, style);
+        text.extend(self.troubles().map(warn));
+        text
     }
-}
 
-/// A server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct ServerView {
-    name: String,
-    /// Resolved address.
-    address: String,
-    /// Source that lists the server, unless the configuration names the server.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    source: Option<String>,
-    tier: u8,
-    weight: u32,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    max: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    hard: Option<u32>,
-    /// `ready`, `drain` or `maintenance`.
-    state: String,
-    /// `up`, `down`, or `unchecked` until the first check.
-    verdict: String,
-    /// Reason why the server is down.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    reason: Option<String>,
-    /// Seconds since the last change of the verdict.
-    since_s: u64,
-    /// Number of connections and flows.
-    active: u32,
-    /// Number of warm connections.
-    warm: u32,
-    counters: CountersView,
-    /// Seconds since the server was excluded by its checks or by an operator; `None` if it is not excluded. Only
-    /// front ends use it: the API does not have it.
-    #[serde(skip)]
-    excluded_s: Option<u64>,
-}
-
-impl ServerView {
-    fn new(server: &Server, now: Time) -> Self {
-        Self {
-            name: server.spec.name.to_string(),
-            address: server.target.to_string(),
-            source: None,
-            tier: server.spec.tier,
-            weight: server.spec.weight,
-            max: server.spec.limits.soft,
-            hard: server.spec.limits.hard,
-            state: server.state.name().into(),
-            verdict: server.health.verdict().name().into(),
-            reason: server.health.reason().map(str::to_owned),
-            since_s: now.since(server.since).as_secs(),
-            active: server.live.occupancy.active(),
-            warm: server.live.warm.active(),
-            counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
-            excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
+    /// Formats the table of the servers; nothing if there are none.
+    fn table(&self, traffic: Traffic, style: Style) -> String {
+        let mut medians: Vec<f64> = self.servers.iter().filter_map(|server| server.median(traffic)).collect();
+        medians.sort_by(f64::total_cmp);
+        // The lower one of two medians is the usual one: the other server is the slow one.
+        let usual = medians.len().checked_sub(1).map(|last| medians[last / 2]);
+        let rows: Vec<Row> = self.servers.iter().map(|server| server.row(traffic, usual)).collect();
+        if rows.is_empty() {
+            return String::new();
         }
+        table::report(&ServerView::heading(traffic), &rows, 2, style)
     }
 
-    /// Returns the cells of the server below [`HEADING`].
-    fn row(&self, unit: Served) -> Vec<String> {
-        let limits = [self.max, self.hard].into_iter().flatten().map(|limit| format!("/{limit}"));
-        let limit: String = limits.collect();
-        let reason = self.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        // The address is shown unless it is also the name.
-        let at = if self.name == self.address { String::new() } else { format!(" ({})", self.address) };
-        vec![
-            format!("  {}{at}", self.name),
-            self.tier.to_string(),
-            self.weight.to_string(),
-            self.state.clone(),
-            format!("{}{reason}", self.verdict),
-            seconds(self.since_s),
-            format!("{}{limit}", self.active),
-            self.counters.served(unit).to_string(),
-            bytes(self.bytes_in()),
-            bytes(self.bytes_out()),
-            self.counters.sum(&FAILURES).to_string(),
-        ]
+    /// Describes the pool in a line.
+    fn headline(&self) -> String {
+        let usable = self.servers.iter().filter(|server| server.is_usable()).count();
+        let mut parts = vec![self.policy.clone()];
+        parts.extend(self.sticky_clients.map(|clients| format!("{clients} sticky clients")));
+        parts.extend(
+            self.sticky_by.as_ref().filter(|by| *by == "cookie").map(|_| "sticky by cookie".to_owned()),
+        );
+        let is_limited = self.servers.iter().any(ServerView::has_limit);
+        let queue = self.queue.as_ref().filter(|queue| queue.waiting > 0 || is_limited);
+        parts.extend(queue.map(|queue| format!("queue {} of {}", queue.waiting, queue.size)));
+        format!(
+            "pool {}: {usable} of {} servers usable ({})",
+            self.name,
+            self.servers.len(),
+            parts.join(", ")
+        )
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+    /// Returns lines about the troubles of the pool.
+    fn troubles(&self) -> impl Iterator<Item = String> {
+        let is_unusable = !self.servers.iter().any(ServerView::is_usable);
+        let unusable = is_unusable.then(|| "no server is usable: clients are refused".to_owned());
+        let budget = self.retry_budget.as_ref().filter(|budget| budget.is_used_up());
+        let budget = budget.map(|BudgetView { retries, retries_max }| {
+            format!("the retry budget is used up: {retries} of {retries_max} retries in the last 10 s; failed tries are not repeated")
+        });
+        unusable.into_iter().chain(budget).chain(self.sources.iter().filter_map(SourceView::trouble))
     }
 
-    /// Describes the change of the verdict since `before`, a verdict that [`Self::verdict`] returned earlier.
-    /// Returns `None` if the verdict did not change.
-    pub(crate) fn change(&self, before: &str) -> Option<String> {
-        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        (before != self.verdict).then(|| format!("{} is {}{reason}", self.name, self.verdict))
+    /// Formats everything that is known about the pool except its servers.
+    pub(super) fn details(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(check) = &self.check {
+            let CheckSpecView { kind, every_s, timeout_s, rise, fall } = check;
+            lines.push(format!(
+                "check: {kind}, every {every_s} s, timeout {timeout_s} s; up after {rise} passed, down after {fall} failed"
+            ));
+        } else {
+            lines.push("check: none; only failures of traffic mark a server down".into());
+        }
+        lines.extend(self.queue.as_ref().map(|QueueView { waiting, size, timeout_s }| {
+            format!("queue: {waiting} of {size} clients and requests wait, for at most {timeout_s} s")
+        }));
+        lines.extend(self.retry_budget.as_ref().map(|BudgetView { retries, retries_max }| {
+            format!("retries: {retries} of at most {retries_max} in the last 10 s (retry_budget)")
+        }));
+        lines.extend(
+            self.sources.iter().map(|source| format!("source {}: {} servers", source.source, source.servers)),
+        );
+        lines.iter().map(|line| table::paragraph(line, 2, Tone::Normal, Style::Plain)).collect()
     }
 
-    pub(crate) fn verdict(&self) -> &str {
-        &self.verdict
-    }
-
-    /// Returns the number of open connections and flows.
-    pub(crate) fn active(&self) -> u32 {
-        self.active
-    }
-
-    /// Returns the number of open connections and flows, including warm connections.
-    pub(crate) fn active_and_warm(&self) -> u32 {
-        self.active + self.warm
-    }
-
-    /// Returns the bytes that clients sent to the server.
-    pub(crate) fn bytes_in(&self) -> u64 {
-        self.counters.value("bytes_in")
-    }
-
-    /// Returns the bytes that the server sent to clients.
-    pub(crate) fn bytes_out(&self) -> u64 {
-        self.counters.value("bytes_out")
-    }
-
-    /// Returns the seconds since the server was excluded, by its checks or by an operator; `None` if it is not
-    /// excluded.
-    pub(crate) fn excluded_s(&self) -> Option<u64> {
-        self.excluded_s
-    }
-
-    /// Returns the total number of connections or of datagrams from clients, whichever is larger.
-    pub(crate) fn served(&self) -> u64 {
-        self.counters.value("connections").max(self.counters.value("datagrams_in"))
+    /// Formats everything that is known about the servers of this view.
+    pub(super) fn server_text(
+        &self,
+        traffic: Traffic,
+        declarations: &DeclarationsView,
+        style: Style,
+    ) -> String {
+        let details: String = self.servers.iter().map(|server| server.details(declarations)).collect();
+        let head = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
+        head + &self.table(traffic, style) + &details
     }
 }
 
-/// Returns the time since which a server is excluded; `None` if it is not excluded.
-fn excluded_since(server: &Server) -> Option<Time> {
-    match (server.state, server.health.verdict()) {
-        (AdminState::Ready, Verdict::Up | Verdict::Unchecked) => None,
-        (AdminState::Ready, Verdict::Down) => Some(server.since),
-        (AdminState::Drain | AdminState::Maintenance, _) => Some(server.state_since),
+impl BudgetView {
+    fn new(usage: BudgetUse) -> Self {
+        Self { retries: usage.retries, retries_max: usage.retries_max }
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.retries > 0 && self.retries >= self.retries_max
+    }
+}
+
+impl CheckSpecView {
+    fn of(spec: &PoolSpec) -> Option<Self> {
+        let check = spec.check.as_ref()?;
+        Some(Self {
+            kind: check.kind.name().into(),
+            every_s: check.every.as_secs_f64(),
+            timeout_s: check.timeout.as_secs_f64(),
+            rise: check.rise,
+            fall: check.fall,
+        })
     }
 }

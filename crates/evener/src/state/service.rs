@@ -1,27 +1,38 @@
 //! Services: their listen addresses, load, caches and counters.
 
-use super::Served;
-use super::counters::CountersView;
+use super::Traffic;
+use super::counters::{CountersView, DeclarationsView};
 use super::pool::PoolView;
+use super::recent::{RecentView, Trouble};
 use crate::planes::RunningService;
-use crate::table::bytes;
+use crate::table::{self, Cell, Row, Style, Tone, bytes};
 use evener_core::Endpoint;
+use evener_core::counters::ServiceCounters;
+use evener_core::recent::Growth;
 use evener_core::spec::{Protocol, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
-pub(super) const HEADING: [&str; 11] = [
-    "SERVICE",
-    "PROTOCOL",
-    "LISTEN",
-    "POOL",
-    "ACTIVE",
-    "TOTAL",
-    "IN",
-    "OUT",
-    "NO SERVER",
-    "DENIED",
-    "DROPPED",
+/// Counters of troubles, with their descriptions.
+const TROUBLES: [Trouble; 18] = [
+    Trouble("requests_failed", "request", "failed (502, 503, 504 or an incomplete response)"),
+    Trouble("no_server", "client", "without a usable server"),
+    Trouble("queue_failures.timeout", "client", "waited too long in the queue"),
+    Trouble("queue_failures.full", "client", "refused because the queue was full"),
+    Trouble("retries_exhausted", "failure", "not retried (retry_budget)"),
+    Trouble("limited", "client", "refused by per_client limits"),
+    Trouble("denied", "client", "denied by the access list"),
+    Trouble("requests_bad", "invalid request", ""),
+    Trouble("headers_too_large", "request", "with too large a header section"),
+    Trouble("slow_requests", "request", "with too slow a body"),
+    Trouble("slow_responses", "response", "read too slowly"),
+    Trouble("tls_failed", "TLS handshake", "with clients failed"),
+    Trouble("tls_refused", "client", "refused because of too many TLS handshakes"),
+    Trouble("preamble_refused", "connection", "with an invalid preamble"),
+    Trouble("preamble_timeouts", "connection", "without a complete preamble in time"),
+    Trouble("rate_limited", "response", "truncated or dropped (rate limit)"),
+    Trouble("loops", "client", "refused because of a loop"),
+    Trouble("accept_errors", "accept call", "failed"),
 ];
 
 /// A service.
@@ -37,6 +48,12 @@ pub(crate) struct ServiceView {
     /// Pool for clients that no route matches; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pool: Option<String>,
+    /// All pools of the service: the default pool, the pools of routes and the pools of refused clients.
+    #[serde(default)]
+    pools: Vec<String>,
+    /// Maximum number of open TCP connections.
+    #[serde(default)]
+    connections_max: u32,
     /// Number of open TCP connections.
     connections_active: u32,
     /// Number of connection attempts to servers in progress; counted only if `pending_max` is set.
@@ -52,6 +69,9 @@ pub(crate) struct ServiceView {
     cache: Option<CacheView>,
     /// All counters since the start, including counters that are 0.
     counters: CountersView,
+    /// Figures of the last 10 to 20 seconds.
+    #[serde(default)]
+    recent: RecentView,
 }
 
 impl ServiceView {
@@ -59,26 +79,40 @@ impl ServiceView {
     pub(crate) fn new<'a>(
         spec: &ServiceSpec,
         service: &RunningService,
+        growth: Option<&Growth<ServiceCounters>>,
         listen: impl IntoIterator<Item = &'a Endpoint>,
     ) -> Self {
         let live = service.live();
+        let mut pools: Vec<String> = Vec::new();
+        for pool in spec.pools().map(ToString::to_string) {
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        }
         Self {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
             listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
+            pools,
+            connections_max: spec.options.connections_max,
             connections_active: live.connections.active(),
             connects_pending: live.pending.active(),
             warm: live.warm.active(),
             flows_active: live.active_flows(),
             cache: CacheView::of(service),
             counters: CountersView::new(&live.counters),
+            recent: growth.map(RecentView::new).unwrap_or_default(),
         }
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {
         self.name == name
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Returns the number of open connections and flows.
@@ -96,42 +130,106 @@ impl ServiceView {
         self.listen.iter().filter_map(|address| address.parse().ok())
     }
 
-    /// Returns true if this is a DNS service whose default pool is `pool`.
-    pub(super) fn sends_queries_to(&self, pool: &PoolView) -> bool {
-        self.unit() == Served::Queries && self.pool.as_deref().is_some_and(|name| pool.is_named(name))
+    /// Returns true if clients of the service can get servers of `pool`.
+    pub(super) fn uses(&self, pool: &PoolView) -> bool {
+        self.pools.iter().any(|name| pool.is_named(name))
     }
 
-    /// Returns the cells of the service below [`HEADING`].
-    pub(super) fn row(&self) -> Vec<String> {
-        let counters = &self.counters;
-        vec![
-            self.name.clone(),
-            format!("{}{}", self.protocol, if self.tls { "+tls" } else { "" }),
-            self.listen.join(" "),
-            self.pool.clone().unwrap_or_else(|| "by route".into()),
-            self.active().to_string(),
-            counters.served(self.unit()).to_string(),
-            bytes(counters.value("bytes_in")),
-            bytes(counters.value("bytes_out")),
-            counters.value("no_server").to_string(),
-            counters.sum(&["denied", "limited"]).to_string(),
-            counters.value("drops").to_string(),
-        ]
+    /// Returns the kind of traffic.
+    pub(super) fn traffic(&self) -> Traffic {
+        let protocols =
+            [(Protocol::Http, Traffic::Http), (Protocol::Dns, Traffic::Dns), (Protocol::Udp, Traffic::Udp)];
+        let found = protocols.iter().find(|(protocol, _)| protocol.name() == self.protocol);
+        found.map_or(Traffic::Tcp, |(_, traffic)| *traffic)
     }
 
-    /// Describes the cache of the service and the hit rate of the cache.
-    pub(super) fn cache_text(&self) -> Option<String> {
-        let CacheView { entries, bytes: used, hits, misses } = self.cache.as_ref()?;
-        let queries = hits + misses;
-        let percent = if queries == 0 { 0.0 } else { 100.0 * *hits as f64 / queries as f64 };
-        let (name, used) = (&self.name, bytes(*used));
-        Some(format!(
-            "\ncache of {name}: {entries} responses, {used}; {percent:.1} % of {queries} queries were hits\n"
-        ))
+    /// Formats a table of the services with this kind of traffic, if there are any.
+    pub(super) fn table<'a>(
+        services: impl Iterator<Item = &'a Self>,
+        traffic: Traffic,
+        style: Style,
+    ) -> String {
+        let rows: Vec<Row> = services.filter(|one| one.traffic() == traffic).map(Self::row).collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        let mut heading = vec!["SERVICE", "ACTIVE", traffic.heading(), "/S"];
+        heading.extend(match traffic {
+            Traffic::Http => &["5XX", "FAILED"][..],
+            Traffic::Dns => &["FAILED", "DROPPED"],
+            Traffic::Tcp => &["FAILED"],
+            Traffic::Udp => &["DROPPED"],
+        });
+        heading.extend(["LIMITED", "DENIED", "IN", "OUT"]);
+        format!("\n{}", table::report(&heading, &rows, 0, style))
     }
 
-    fn unit(&self) -> Served {
-        if self.protocol == Protocol::Dns.name() { Served::Queries } else { Served::Connections }
+    fn row(&self) -> Row {
+        let traffic = self.traffic();
+        let (counters, recent) = (&self.counters, &self.recent);
+        let trouble = |names: &[&str]| {
+            let grows = names.iter().any(|name| recent.value(name) > 0);
+            Cell::from(table::count(counters.sum(names))).toned_if(grows, Tone::Bad)
+        };
+        let mut cells = vec![
+            Cell::from(self.active().to_string()).toned_if(self.is_full(), Tone::Bad),
+            Cell::from(table::count(counters.served(traffic))),
+            Cell::from(table::rate(recent.rate(traffic.counter()))),
+        ];
+        cells.extend(match traffic {
+            Traffic::Http => vec![trouble(&["responses_5xx"]), trouble(&["requests_failed"])],
+            Traffic::Dns => vec![trouble(&["no_server"]), trouble(&["drops"])],
+            Traffic::Tcp => vec![trouble(&["no_server"])],
+            Traffic::Udp => vec![trouble(&["drops"])],
+        });
+        cells.extend([trouble(&["limited", "rate_limited"]), trouble(&["denied"])]);
+        cells.extend(["bytes_in", "bytes_out"].map(|name| table::short_bytes(counters.value(name)).into()));
+        let mut row = Row::new(&*self.name, cells);
+        row.add_detail(Cell::new(self.addresses(), Tone::Faint));
+        row.add_details(self.troubles().into_iter());
+        row.add_details(self.cache.iter().map(CacheView::text));
+        row
+    }
+
+    /// Describes the addresses and the pools: `http+tls on 0.0.0.0:443, pool web`.
+    fn addresses(&self) -> String {
+        let tls = if self.tls { "+tls" } else { "" };
+        let pools = match (&self.pool, &self.pools[..]) {
+            (Some(pool), [_]) => format!("pool {pool}"),
+            (_, []) => "no pool".into(),
+            (_, pools) => format!("pools {}", pools.join(" ")),
+        };
+        format!("{}{tls} on {}, {pools}", self.protocol, self.listen.join(" "))
+    }
+
+    fn is_full(&self) -> bool {
+        self.connections_max > 0 && self.connections_active >= self.connections_max
+    }
+
+    /// Returns lines about the troubles of the service.
+    fn troubles(&self) -> Vec<Cell> {
+        let full = self.is_full().then(|| {
+            let (active, most) = (self.connections_active, self.connections_max);
+            format!("full: {active} of {most} connections (connections_max); new clients wait")
+        });
+        let recent = self.recent.troubles(&TROUBLES);
+        full.into_iter().chain(recent).map(|trouble| Cell::new(trouble, Tone::Bad)).collect()
+    }
+
+    /// Formats everything that is known about the service.
+    pub(super) fn details(&self, declarations: &DeclarationsView) -> String {
+        let mut lines = vec![format!(
+            "active: {} of {} connections, {} flows",
+            self.connections_active, self.connections_max, self.flows_active
+        )];
+        lines.extend(
+            (self.connects_pending > 0)
+                .then(|| format!("pending connection attempts: {}", self.connects_pending)),
+        );
+        lines.extend((self.warm > 0).then(|| format!("warm connections: {}", self.warm)));
+        let lines: String =
+            lines.iter().map(|line| table::paragraph(line, 2, Tone::Normal, Style::Plain)).collect();
+        lines + &self.counters.text(&self.recent, &|name| declarations.help_of_service(name))
     }
 }
 
@@ -159,5 +257,14 @@ impl CacheView {
         // A query that gets a stale response was a miss at first.
         let misses = counters.total("cache_lookups.miss").saturating_sub(stale);
         Some(Self { entries: stats.entries, bytes: stats.bytes, hits, misses })
+    }
+
+    /// Describes the cache and its hit rate.
+    fn text(&self) -> Cell {
+        let Self { entries, bytes: used, hits, misses } = self;
+        let queries = hits + misses;
+        let percent = if queries == 0 { 0.0 } else { 100.0 * *hits as f64 / queries as f64 };
+        let used = bytes(*used);
+        format!("cache: {entries} responses, {used}; {percent:.1} % of {queries} queries were hits").into()
     }
 }

@@ -108,6 +108,7 @@ impl Supervisor {
             }
             None => {
                 let service = RunningService::new(spec, settings, self.plane.workers());
+                self.samples.begin(began, &spec.name);
                 let before = self.services.insert(spec.name.clone(), service);
                 self.retiring.extend(before.map(|service| Arc::clone(service.live())));
             }

@@ -239,6 +239,7 @@ impl Pools {
             }
             Probe::Pass | Probe::Unmade(_) => None,
         };
+        running.pool.record_check(now, at.server, took, &result);
         let event = running.pool.on_probe(now, at.server, result);
         failed.into_iter().chain(event).collect()
     }

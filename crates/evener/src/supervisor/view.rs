@@ -1,7 +1,6 @@
 //! Responses to queries: builds the records of `state` from the fields of the supervisor, and finds services,
 //! pools and servers by name. Nothing outside the supervisor reads these fields, and no query changes them.
 
-use super::listeners::ListenAddresses;
 use super::query::Query;
 use super::{Phase, Supervisor};
 use crate::planes::RunningService;
@@ -36,7 +35,11 @@ impl Supervisor {
         let uptime = self.now().since(Time::ZERO);
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
-        let service_view = |(spec, service)| service_view(spec, service, &listen);
+        let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
+            let growth = self.samples.growth(self.now(), service);
+            let listen = listen.get(&*spec.name).into_iter().flatten().copied();
+            ServiceView::new(spec, service, growth.as_ref(), listen)
+        };
         let pool_view = |pool: &Pool| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
             PoolView::new(
@@ -175,10 +178,6 @@ impl Supervisor {
         let running = self.services.values().map(RunningService::live);
         running.chain(&self.retiring).map(|service| service.active()).sum()
     }
-}
-
-fn service_view(spec: &ServiceSpec, service: &RunningService, listen: &ListenAddresses<'_>) -> ServiceView {
-    ServiceView::new(spec, service, listen.get(&*spec.name).into_iter().flatten().copied())
 }
 
 /// Returns true if a query for `wanted`, or for everything, includes `name`.

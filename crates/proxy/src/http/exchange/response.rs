@@ -152,6 +152,7 @@ impl Shared {
         of_server.response_seconds.record_since(*since, cx.now);
         if (500..600).contains(&status) {
             of_server.responses_5xx.one();
+            client.service.live.counters.of(cx.id).responses_5xx.one();
         }
         let snapshot = settings.backends[*backend].pool.load();
         snapshot.remember(*address, choice.server.id, cx.now);
