@@ -9,6 +9,7 @@ use crate::context::registry::Token;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
 use crate::io::batch::{BATCH, Batch, Local, Senders};
+use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
@@ -275,6 +276,7 @@ impl Dns {
         let party = party_of(client, settings);
         if party != Some(Party::Admitted) {
             counters.denied.one();
+            admission::record_denied(service, settings, client.ip(), cx.now);
         }
         let Some(party) = party else {
             counters.drops.denied.one();

@@ -1,8 +1,9 @@
 //! The two classes of clients: clients that the access list permits, and clients that it refuses, which may
 //! have a pool of their own.
 
-use crate::service::{Backend, Settings};
-use evener_core::counters::ServiceCounters;
+use crate::context::Context;
+use crate::service::admission::record_denied;
+use crate::service::{Backend, Service, Settings};
 use evener_core::snapshot::Snapshot;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,12 +30,14 @@ impl ClientClass {
     pub(super) fn at_begin(
         client: IpAddr,
         settings: &Settings,
-        counters: &ServiceCounters,
+        (cx, service): (&Context, &Service),
         is_new: bool,
     ) -> Option<Self> {
         let class = Self::of(client, settings);
+        let counters = service.live.counters.of(cx.id);
         if class != Some(Self::Permitted) && is_new {
             counters.denied.one();
+            record_denied(service, settings, client, cx.now);
         }
         if class.is_none() {
             counters.drops.denied.one();

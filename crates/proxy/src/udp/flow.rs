@@ -138,8 +138,7 @@ impl Udp {
             self.end(at, &key);
         }
         let service = Arc::clone(&self.listeners[at].service);
-        let counters = service.live.counters.of(cx.id);
-        let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
+        let class = ClientClass::at_begin(client, pools.settings, (cx, &service), identity.is_none())?;
         let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
         let mut attempt = Attempt::uncounted(cx.id);
         let begun = self.begin(cx, at, &new, &mut attempt);

@@ -33,8 +33,7 @@ impl Udp {
             return Some(socket);
         }
         let client = key.client.ip();
-        let counters = service.live.counters.of(cx.id);
-        let class = ClientClass::at_begin(client, pools.settings, counters, last.is_none())?;
+        let class = ClientClass::at_begin(client, pools.settings, (cx, &service), last.is_none())?;
         let snapshot = pools.of(class);
         let request = Request::of(client, cx.now);
         let mut attempt = Attempt::uncounted(cx.id);
