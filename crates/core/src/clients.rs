@@ -550,11 +550,7 @@ mod tests {
         large.adopt(&small, Time::ZERO);
         assert_eq!(listed(&large), [client(0), client(3)]);
         records[3].moved(7, 0, at(10));
-        assert_eq!(
-            large.newest(at(10))[0].bytes_in,
-            7,
-            "the bytes of an open connection are still counted"
-        );
+        assert_eq!(large.newest(at(10))[0].bytes_in, 7, "the bytes of an open connection are still counted");
         let _late = old.enter(client(8), at(11));
         large.adopt(&old, at(11));
         assert_eq!(listed(&large), [client(8), client(3), client(0)]);

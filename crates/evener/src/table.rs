@@ -30,6 +30,30 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{scaled:.1} {}", UNITS[unit]) }
 }
 
+/// Formats a number of bytes with one letter for its unit, in powers of 1024, such as `20.0M`.
+pub(crate) fn bytes_short(count: u64) -> String {
+    if count < 1024 { count.to_string() } else { bytes(count).replace(' ', "").replace("iB", "") }
+}
+
+/// Formats a number of events a second.
+pub(crate) fn rate(per_second: f64) -> String {
+    if per_second >= 10.0 || per_second == 0.0 {
+        format!("{per_second:.0}/s")
+    } else {
+        format!("{per_second:.1}/s")
+    }
+}
+
+/// Formats the largest unit of a time in seconds, such as `3h`.
+pub(crate) fn age(count: u64) -> String {
+    match count {
+        0..60 => format!("{count}s"),
+        60..3600 => format!("{}m", count / 60),
+        3600..86_400 => format!("{}h", count / 3600),
+        _ => format!("{}d", count / 86_400),
+    }
+}
+
 /// Formats a number of seconds, such as `1h 3m`.
 pub(crate) fn seconds(count: u64) -> String {
     humantime::format_duration(Duration::from_secs(count)).to_string()
@@ -57,5 +81,8 @@ mod tests {
     fn sizes_and_durations_are_short() {
         assert_eq!([bytes(5), bytes(1536), bytes(5 << 40)].join(" "), "5 B 1.5 KiB 5.0 TiB");
         assert_eq!(seconds(3780), "1h 3m");
+        assert_eq!([bytes_short(5), bytes_short(1536), bytes_short(5 << 40)].join(" "), "5 1.5K 5.0T");
+        assert_eq!([59, 60, 7199, 86_400].map(age).join(" "), "59s 1m 1h 1d");
+        assert_eq!([0.0, 0.2, 9.96, 1234.4].map(rate).join(" "), "0/s 0.2/s 10.0/s 1234/s");
     }
 }

@@ -121,7 +121,9 @@ fn decide(
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
         None => (Admission::Enter(Admitted::default()), None),
-        Some(Ok(permit)) => (Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }), None),
+        Some(Ok(permit)) => {
+            (Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }), None)
+        }
         Some(Err(_)) => {
             counters.limited.one();
             (refuse(service, settings.exceeded, worker, TOO_MANY), Some(RefusedFor::Limit))
@@ -242,7 +244,8 @@ mod tests {
         });
         assert!(matches!(admit_one(&denied), Admission::Refused(_)));
         assert!(matches!(admit_one(&permitted), Admission::Enter(admitted) if admitted.record.is_some()));
-        let counts = permitted.clients().unwrap().map(|client| (client.connects, client.denied, client.limited));
+        let counts =
+            permitted.clients().unwrap().map(|client| (client.connects, client.denied, client.limited));
         assert_eq!(counts.collect::<Vec<_>>(), [(1, 1, 0)]);
     }
 
