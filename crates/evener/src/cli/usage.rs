@@ -107,7 +107,7 @@ impl<'a> Line<'a> {
         let word = self.command;
         let advice = OTHER_WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, advice)| *advice);
         if let Some(advice) = advice {
-            return format!("`{word}` is not a command: {advice}");
+            return format!("`{word}` is not a command: {}", self.with_file(advice));
         }
         let is_file =
             word.contains('/') || Path::new(word).extension().is_some() || Path::new(word).is_file();
@@ -121,14 +121,22 @@ impl<'a> Line<'a> {
         format!("`{word}` is not a command{near}; `evener --help` lists the commands")
     }
 
+    /// Puts the file of the command line into advice about a file.
+    fn with_file(&self, advice: &str) -> String {
+        match self.rest {
+            [file] if file.ends_with(".lua") => advice.replace("FILE", file),
+            _ => advice.into(),
+        }
+    }
+
     fn unexpected_argument(&self) -> Option<String> {
         let ContextValue::String(given) = self.error.get(ContextKind::InvalidArg)? else { return None };
         let is_option = given.starts_with('-');
         let known = OTHER_WORDS.iter().find(|(words, _)| words.contains(&given.as_str()));
         match self.command {
             "reload" if !is_option => Some(format!(
-                "reload takes no file: the instance reads the file again with which it was started; `evener check {given}` \
-                 lists the problems of a file before that"
+                "reload takes no file: it applies the file that the instance was started with; `evener check {given}` \
+                 lists the problems of a file without applying it"
             )),
             "run" if !is_option => {
                 Some(format!("run takes one file, got also `{given}`: a file may have several services"))
@@ -143,7 +151,7 @@ impl<'a> Line<'a> {
                 ))
             }
             command if command == given => {
-                known.map(|(_, advice)| format!("`{given}` is not an option: {advice}"))
+                known.map(|(_, advice)| format!("`{given}` is not an option: {}", self.with_file(advice)))
             }
             _ => None,
         }
