@@ -68,6 +68,15 @@ pub enum PrefixError {
     },
 }
 
+impl Prefix {
+    /// Returns true if the prefix covers an address. An IPv4-mapped address counts as the IPv4 address.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (family, bits) = left_aligned(address.to_canonical());
+        family == self.family && bits & mask(self.length) == self.bits
+    }
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.family {
@@ -407,6 +416,17 @@ mod tests {
             assert_eq!(text.parse::<Prefix>().unwrap().to_string(), text);
         }
         assert_eq!("10.1.2.3/8".parse::<Prefix>().unwrap().to_string(), "10.0.0.0/8");
+    }
+
+    #[test]
+    fn a_prefix_covers_the_addresses_of_its_family_with_the_same_bits() {
+        let check = |prefix: &str, address: &str| {
+            prefix.parse::<Prefix>().unwrap().contains(address.parse().unwrap())
+        };
+        assert!(check("192.0.2.0/24", "192.0.2.7") && check("192.0.2.7", "::ffff:192.0.2.7"));
+        assert!(check("2001:db8::/32", "2001:db8::7") && check("::/0", "::1"));
+        assert!(!check("192.0.2.0/24", "192.0.3.7") && !check("0.0.0.0/0", "::1"));
+        assert!(!check("192.0.2.7", "192.0.2.8") && !check("::/0", "192.0.2.7"));
     }
 
     #[test]

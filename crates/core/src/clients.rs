@@ -15,6 +15,7 @@ use std::collections::BinaryHeap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// Number of clients that one shard holds before the table is split.
 pub const SHARD_CLIENTS: usize = 4096;
@@ -22,11 +23,112 @@ pub const SHARD_CLIENTS: usize = 4096;
 const SHARDS_MAX: usize = 1024;
 /// Number of busy clients that are passed over before one of them is evicted.
 const CHANCES_MAX: usize = 8;
+/// Length of the windows in which recent connections and requests are counted.
+const WINDOW: Duration = Duration::from_secs(5);
+
+/// Reason why a client was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// The access list denies the client.
+    AccessList,
+    /// The client exceeded a limit.
+    Limit,
+}
+
+/// Order in which clients are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientOrder {
+    /// The most recently active client first.
+    #[default]
+    Recent,
+    /// The client with the most connections or requests a second first.
+    Rate,
+    /// The client with the most bytes in both directions first.
+    Bytes,
+    /// The client with the most connections first, refused connections included.
+    Connections,
+}
+
+impl ClientOrder {
+    /// All orders by name.
+    pub const NAMED: [(&str, Self); 4] = [
+        ("recent", Self::Recent),
+        ("rate", Self::Rate),
+        ("bytes", Self::Bytes),
+        ("connections", Self::Connections),
+    ];
+}
+
+/// Clients to list.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientSelection {
+    /// The present time.
+    pub now: Time,
+    /// Clients that were not active since this time are skipped.
+    pub since: Time,
+    /// The order.
+    pub order: ClientOrder,
+    /// Maximum number of clients.
+    pub most: usize,
+}
+
+/// Number of events in the present window and in the window before it.
+#[derive(Debug, Default)]
+struct Recent {
+    /// Number of the present window in the upper half, events in the lower half.
+    present: AtomicU64,
+    /// Events in the window before it.
+    before: AtomicU64,
+}
+
+/// Splits the value of [`Recent::present`] into the number of the window and the events in it.
+fn window_and_count(present: u64) -> (u64, u64) {
+    (present >> 32, present & u64::from(u32::MAX))
+}
+
+impl Recent {
+    /// Returns the number of the window at a time.
+    fn window(now: Time) -> u64 {
+        (now.as_nanos() / WINDOW.as_nanos() as u64) & u64::from(u32::MAX)
+    }
+
+    fn count(&self, now: Time) {
+        let (window, present) = (Self::window(now), self.present.load(Ordering::Relaxed));
+        let (begun, count) = window_and_count(present);
+        if window > begun {
+            let next = window << 32 | 1;
+            let relaxed = Ordering::Relaxed;
+            if self.present.compare_exchange(present, next, relaxed, relaxed).is_ok() {
+                let is_adjacent = begun + 1 == window;
+                return self.before.store(if is_adjacent { count } else { 0 }, relaxed);
+            }
+        }
+        self.present.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the events a second: an estimate over the last one to two windows.
+    fn rate(&self, now: Time) -> f64 {
+        let elapsed = (now.as_nanos() % WINDOW.as_nanos() as u64) as f64 / WINDOW.as_nanos() as f64;
+        let (begun, count) = window_and_count(self.present.load(Ordering::Relaxed));
+        let events = match Self::window(now).saturating_sub(begun) {
+            0 => count as f64 + self.before.load(Ordering::Relaxed) as f64 * (1.0 - elapsed),
+            1 => count as f64 * (1.0 - elapsed),
+            _ => 0.0,
+        };
+        events / WINDOW.as_secs_f64()
+    }
+}
 
 /// Activity of a client. Any worker writes and any thread reads.
 #[derive(Debug, Default)]
 pub struct ClientRecord {
     connects: AtomicU64,
+    requests: AtomicU64,
+    denied: AtomicU64,
+    limited: AtomicU64,
+    turned_away: AtomicU64,
+    recent_connects: Recent,
+    recent_requests: Recent,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     seen: AtomicU64,
@@ -43,17 +145,25 @@ pub struct LastServer {
 }
 
 /// A copy of a client's record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientSeen {
     /// Address of the client.
     pub address: IpAddr,
     /// Connections and flows that the client opened.
     pub connects: u64,
+    /// Requests of HTTP and queries of DNS.
+    pub requests: u64,
+    /// Connections, flows and requests that an access list refused.
+    pub denied: u64,
+    /// Connections and requests that a limit refused.
+    pub limited: u64,
+    /// Recent connections or requests a second, whichever are more; refused ones are included.
+    pub rate: f64,
     /// Bytes received from the client.
     pub bytes_in: u64,
     /// Bytes sent to the client.
     pub bytes_out: u64,
-    /// Time of the last new connection or of the last bytes.
+    /// Time of the last new or refused connection, of the last request or of the last bytes.
     pub seen: Time,
     /// The last server.
     pub last_server: Option<LastServer>,
@@ -63,6 +173,31 @@ impl ClientRecord {
     /// Counts a connection or a flow that the client opened.
     pub fn connected(&self, now: Time) {
         self.connects.fetch_add(1, Ordering::Relaxed);
+        self.recent_connects.count(now);
+        self.set_seen(now);
+    }
+
+    /// Counts a request of HTTP or a query of DNS.
+    pub fn requested(&self, now: Time) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.recent_requests.count(now);
+        self.set_seen(now);
+    }
+
+    /// Counts the refusal of a connection, flow or request. [`Self::connected`], [`Self::requested`] or
+    /// [`Self::turned_away`] counts the connection, flow or request itself.
+    pub fn refused(&self, reason: RefusedFor) {
+        let counter = match reason {
+            RefusedFor::AccessList => &self.denied,
+            RefusedFor::Limit => &self.limited,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection or flow that was refused and not served by any pool.
+    pub fn turned_away(&self, now: Time) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+        self.recent_connects.count(now);
         self.set_seen(now);
     }
 
@@ -94,16 +229,44 @@ impl ClientRecord {
         Time::from_nanos(self.seen.load(Ordering::Relaxed))
     }
 
-    fn snapshot(&self, address: IpAddr) -> ClientSeen {
+    /// Returns the value by which clients are sorted, the greatest first.
+    fn rank(&self, order: ClientOrder, now: Time) -> u64 {
+        let sum = |counters: &[&AtomicU64]| -> u64 {
+            counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+        };
+        match order {
+            ClientOrder::Recent => 0,
+            ClientOrder::Rate => (self.rate(now) * 1000.0) as u64,
+            ClientOrder::Bytes => sum(&[&self.bytes_in, &self.bytes_out]),
+            ClientOrder::Connections => sum(&[&self.connects, &self.turned_away]),
+        }
+    }
+
+    fn rate(&self, now: Time) -> f64 {
+        self.recent_connects.rate(now).max(self.recent_requests.rate(now))
+    }
+
+    fn snapshot(&self, address: IpAddr, now: Time) -> ClientSeen {
         ClientSeen {
             address,
             connects: self.connects.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+            denied: self.denied.load(Ordering::Relaxed),
+            limited: self.limited.load(Ordering::Relaxed),
+            rate: self.rate(now),
             bytes_in: self.bytes_in.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
             seen: self.seen(),
             last_server: lock(&self.server).clone(),
         }
     }
+}
+
+/// Position of a client in a list: by the value of the order, then by the time of its last activity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientRank {
+    value: u64,
+    seen: Time,
 }
 
 type Shard = Lru<IpAddr, Arc<ClientRecord>>;
@@ -158,29 +321,39 @@ impl Clients {
         self.len() == 0
     }
 
-    /// Returns at most `most` clients that were seen since `since`, the most recently seen first, and the
-    /// number of all clients that were seen since then.
+    /// Returns the selected clients in their order, each with the rank by which it is sorted, and the number of
+    /// all clients that were seen since the selected time.
     #[must_use]
-    pub fn newest(&self, since: Time, most: usize) -> (Vec<ClientSeen>, usize) {
+    pub fn list(&self, selection: &ClientSelection) -> (Vec<(ClientRank, ClientSeen)>, usize) {
+        let ClientSelection { now, since, order, most } = *selection;
         let (mut heap, mut total) = (BinaryHeap::new(), 0);
         for shard in &self.shards {
             for (client, record, _) in lock(shard).iter() {
-                let seen = record.seen();
-                if seen < since {
+                let rank = ClientRank { value: record.rank(order, now), seen: record.seen() };
+                if rank.seen < since {
                     continue;
                 }
                 total += 1;
-                let is_newer = |Reverse((oldest, _)): &Reverse<(Time, IpAddr)>| seen > *oldest;
-                if heap.len() < most || heap.peek().is_some_and(is_newer) {
-                    heap.push(Reverse((seen, *client)));
+                let is_above = |Reverse((lowest, _)): &Reverse<(ClientRank, IpAddr)>| rank > *lowest;
+                if heap.len() < most || heap.peek().is_some_and(is_above) {
+                    heap.push(Reverse((rank, *client)));
                     if heap.len() > most {
                         heap.pop();
                     }
                 }
             }
         }
-        let newest = heap.into_sorted_vec().into_iter().filter_map(|Reverse((_, client))| self.peek(client));
-        (newest.collect(), total)
+        let listed = heap.into_sorted_vec().into_iter();
+        let listed = listed.filter_map(|Reverse((rank, client))| Some((rank, self.peek(client, now)?)));
+        (listed.collect(), total)
+    }
+
+    /// Returns all clients, the most recently seen first.
+    #[must_use]
+    pub fn newest(&self, now: Time) -> Vec<ClientSeen> {
+        let selection =
+            ClientSelection { now, since: Time::ZERO, order: ClientOrder::Recent, most: usize::MAX };
+        self.list(&selection).0.into_iter().map(|(_, client)| client).collect()
     }
 
     /// Takes over the records of those clients of another table that connected since `since`. If there are
@@ -213,8 +386,8 @@ impl Clients {
         }
     }
 
-    fn peek(&self, client: IpAddr) -> Option<ClientSeen> {
-        self.shard(client).peek(&client).map(|(record, _)| record.snapshot(client))
+    fn peek(&self, client: IpAddr, now: Time) -> Option<ClientSeen> {
+        self.shard(client).peek(&client).map(|(record, _)| record.snapshot(client, now))
     }
 
     fn number(&self, client: IpAddr) -> usize {
@@ -246,7 +419,6 @@ fn pass_over_the_busy(shard: &mut Shard) {
 mod tests {
     use super::*;
     use crate::Random;
-    use std::time::Duration;
 
     fn at(secs: u64) -> Time {
         Time::ZERO + Duration::from_secs(secs)
@@ -259,7 +431,13 @@ mod tests {
     /// Returns the clients in the table, the most recently seen first.
     fn listed(clients: &Clients) -> Vec<IpAddr> {
         clients.check_invariants();
-        clients.newest(Time::ZERO, usize::MAX).0.into_iter().map(|seen| seen.address).collect()
+        clients.newest(at(100)).into_iter().map(|seen| seen.address).collect()
+    }
+
+    /// Returns the addresses of at most `most` clients, and the number of clients seen since `since`.
+    fn selected(clients: &Clients, order: ClientOrder, since: Time, most: usize) -> (Vec<IpAddr>, usize) {
+        let (listed, total) = clients.list(&ClientSelection { now: at(20), since, order, most });
+        (listed.into_iter().map(|(_, seen)| seen.address).collect(), total)
     }
 
     #[test]
@@ -268,6 +446,8 @@ mod tests {
         let record = clients.enter(client(1), at(1));
         record.connected(at(1));
         clients.enter(client(1), at(2)).connected(at(2));
+        record.requested(at(2));
+        record.refused(RefusedFor::Limit);
         record.moved(10, 0, at(3));
         record.moved(5, 70, at(4));
         record.record_server(&"web".into(), &"a:1".into());
@@ -276,12 +456,16 @@ mod tests {
         let expected = ClientSeen {
             address: client(1),
             connects: 2,
+            requests: 1,
+            denied: 0,
+            limited: 1,
+            rate: 0.4,
             bytes_in: 15,
             bytes_out: 70,
             seen: at(4),
             last_server,
         };
-        assert_eq!(clients.newest(Time::ZERO, 9), (vec![expected], 1));
+        assert_eq!(clients.newest(at(4)), [expected]);
         let mapped: IpAddr = "::ffff:0.0.0.1".parse().unwrap();
         assert!(
             Arc::ptr_eq(&clients.enter(mapped, at(5)), &record),
@@ -294,10 +478,45 @@ mod tests {
         let clients = Clients::new(100, 1);
         (1..=9).for_each(|n| drop(clients.enter(client(n), at(u64::from(n)))));
         clients.enter(client(3), at(20)).connected(at(20));
-        let (newest, total) = clients.newest(at(7), 3);
-        let newest: Vec<_> = newest.into_iter().map(|seen| seen.address).collect();
-        assert_eq!((newest, total), (vec![client(3), client(9), client(8)], 4));
-        assert_eq!(clients.newest(at(7), 0), (Vec::new(), 4));
+        let recent = |most| selected(&clients, ClientOrder::Recent, at(7), most);
+        assert_eq!(recent(3), (vec![client(3), client(9), client(8)], 4));
+        assert_eq!(recent(0), (Vec::new(), 4));
+    }
+
+    #[test]
+    fn clients_are_sorted_by_rate_bytes_or_connections() {
+        let clients = Clients::new(100, 1);
+        let [quiet, busy, large] = [1, 2, 3].map(|number| clients.enter(client(number), at(1)));
+        (0..9).for_each(|_| quiet.connected(at(1)));
+        (0..8).for_each(|_| busy.requested(at(19)));
+        (0..3).for_each(|_| busy.connected(at(19)));
+        large.connected(at(19));
+        large.moved(1, 5000, at(18));
+        let first = |order| selected(&clients, order, Time::ZERO, 1).0;
+        assert_eq!(first(ClientOrder::Rate), [client(2)]);
+        assert_eq!(first(ClientOrder::Bytes), [client(3)]);
+        assert_eq!(first(ClientOrder::Connections), [client(1)]);
+        let refused = clients.enter(client(4), at(19));
+        for _ in 0..20 {
+            refused.refused(RefusedFor::AccessList);
+            refused.turned_away(at(19));
+        }
+        assert_eq!(first(ClientOrder::Connections), [client(4)], "refused connections count");
+        assert_eq!(first(ClientOrder::Rate), [client(4)], "refused connections count");
+    }
+
+    #[test]
+    fn the_rate_of_a_client_rises_and_falls_within_two_windows() {
+        let record = ClientRecord::default();
+        let rates = |times: &[u64]| times.iter().map(|&secs| record.rate(at(secs))).collect::<Vec<_>>();
+        for second in 10..20 {
+            (0..100).for_each(|_| record.requested(at(second)));
+        }
+        assert_eq!(rates(&[20, 22, 25, 30]), [100.0, 60.0, 0.0, 0.0]);
+        record.requested(at(40));
+        assert_eq!(rates(&[40]), [0.2], "windows long ago do not count");
+        record.requested(at(39));
+        assert_eq!(rates(&[40]), [0.4], "a late event counts in the present window");
     }
 
     #[test]
@@ -331,11 +550,7 @@ mod tests {
         large.adopt(&small, Time::ZERO);
         assert_eq!(listed(&large), [client(0), client(3)]);
         records[3].moved(7, 0, at(10));
-        assert_eq!(
-            large.newest(at(10), 1).0[0].bytes_in,
-            7,
-            "the bytes of an open connection are still counted"
-        );
+        assert_eq!(large.newest(at(10))[0].bytes_in, 7, "the bytes of an open connection are still counted");
         let _late = old.enter(client(8), at(11));
         large.adopt(&old, at(11));
         assert_eq!(listed(&large), [client(8), client(3), client(0)]);

@@ -228,6 +228,8 @@ events! {
     Warn "cut" Cut { connections: u64 }
     /// A message for the operator.
     Warn "notice" Notice { text: String }
+    /// The descriptors allow fewer connections than the defaults of the services do.
+    Info "capacity" Capacity { text: String }
     /// The program exits.
     Info "stopped" Stopped {}
 }

@@ -157,7 +157,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/servers/state", post(server_state::set_state))
         .route("/v1/access", get(access::access).post(access::change_access))
         .route("/v1/clients", get(clients::clients))
-        .route("/v1/connections", get(connections::connections).delete(connections::close_server))
+        .route("/v1/connections", get(connections::connections).delete(connections::close_all))
         .route("/v1/connections/{number}", delete(connections::close))
         .route("/v1/events", get(events::events))
         .route("/v1/sticky", get(sticky::sticky))

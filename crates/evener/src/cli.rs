@@ -6,7 +6,10 @@ mod connections;
 mod demo;
 mod events;
 mod expunge;
+mod one_liner;
 mod run;
+mod server_state;
+mod usage;
 
 use crate::admin::Permissions;
 use crate::events::Events;
@@ -14,12 +17,10 @@ use crate::observe::{Log, LogFormat, LogLevel};
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use evener_core::spec::{CheckKind, CheckSpec, DnsCacheSpec, DnsSpec, Policy, Protocol};
 use evener_proxy::Driver;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -31,7 +32,9 @@ Examples:
   evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, request by request
   evener check evener.lua && evener run evener.lua     run a configuration
   evener status                                        show the running instance
-  evener drain web/10.0.0.1:80                         no new clients for a server
+  evener http 0.0.0.0:80 10.0.0.1:80 --print > evener.lua   write a first configuration
+  evener drain web/10.0.0.1:80 --wait                  no new clients; wait until none is left
+  evener clients --sort rate                           the clients with the most requests first
   evener deny www 192.0.2.0/24 --for 10m               refuse clients for a while
   evener import pen -r 80 10.0.0.1 10.0.0.2            the equivalent of a command line of pen
 
@@ -54,7 +57,7 @@ enum Command {
     /// SIGTERM closes their connections.
     Run {
         /// File of the configuration
-        #[arg(default_value = "/etc/evener/evener.lua")]
+        #[arg(default_value = run::DEFAULT_FILE)]
         file: PathBuf,
         #[command(flatten)]
         options: RunOptions,
@@ -63,8 +66,8 @@ enum Command {
     ///
     /// Certificates are read and names are resolved. The exit status is 1 if there are problems.
     Check {
-        /// File of the configuration
-        #[arg(default_value = "/etc/evener/evener.lua")]
+        /// File of the configuration, or - for the standard input
+        #[arg(default_value = run::DEFAULT_FILE)]
         file: PathBuf,
         /// Print the equivalent configuration if it is valid, with loops expanded and defaults omitted
         #[arg(long)]
@@ -77,41 +80,13 @@ enum Command {
         seconds: Option<u64>,
     },
     /// Balance TCP connections across servers without a file
-    Tcp {
-        #[command(flatten)]
-        line: OneLiner,
-        /// Check every 2 s that the servers accept connections
-        #[arg(long)]
-        check: bool,
-    },
+    Tcp(one_liner::TcpLine),
     /// Balance HTTP requests across servers without a file
-    Http {
-        #[command(flatten)]
-        line: OneLiner,
-        /// Check every 2 s that the servers respond to GET / with status 200 to 399
-        #[arg(long)]
-        check: bool,
-        /// Use TLS with clients, with the certificate and key in this PEM file
-        #[arg(long, value_name = "FILE")]
-        tls: Option<PathBuf>,
-    },
+    Http(one_liner::HttpLine),
     /// Balance UDP datagrams across servers without a file
-    Udp(OneLiner),
+    Udp(one_liner::UdpLine),
     /// Balance DNS queries across servers without a file (UDP and TCP)
-    #[command(
-        mut_arg("listen", |listen| listen.help("Listen address with its port, such as 127.0.0.1:5353")),
-        mut_arg("servers", |servers| servers.help("Servers, each with its port, such as 10.0.0.1:53"))
-    )]
-    Dns {
-        #[command(flatten)]
-        line: OneLiner,
-        /// Check every 2 s that the servers respond to a query for the addresses of this name, which must exist
-        #[arg(long, value_name = "NAME")]
-        check: Option<String>,
-        /// Cache responses (at most 100000, 64 MiB)
-        #[arg(long)]
-        cache: bool,
-    },
+    Dns(one_liner::DnsLine),
     /// Show services, pools and servers of the running instance
     ///
     /// Rates, response times and shares are of the last 10 to 20 seconds, other figures since the start.
@@ -124,38 +99,15 @@ enum Command {
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
-    Drain {
-        #[command(flatten)]
-        command: ServerCommand,
-        /// Time after which the server becomes ready again, such as 10m (default: never)
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
-        time: Option<Duration>,
-    },
+    Drain(server_state::LeaveCommand),
     /// Make a server ready again and clear failures of its traffic
-    Ready(ServerCommand),
+    Ready(server_state::ReadyCommand),
     /// Take a server out of service: it gets no clients and no checks, and open connections continue
-    Maintenance {
-        #[command(flatten)]
-        command: ServerCommand,
-        /// Time after which the server becomes ready again, such as 10m (default: never)
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
-        time: Option<Duration>,
-    },
+    Maintenance(server_state::LeaveCommand),
     /// Explain which server a client gets, and the reasons against the other servers
     Explain(ExplainCommand),
-    /// Show the clients of services that record them, most recent first
-    Clients {
-        /// The service (default: all)
-        service: Option<String>,
-        /// Only clients that were active within this time, such as 10m
-        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-        since: Option<Duration>,
-        /// Maximum number of clients to show (default: 1000)
-        #[arg(long, value_name = "N")]
-        limit: Option<usize>,
-        #[command(flatten)]
-        admin_args: AdminArgs,
-    },
+    /// Show the clients of services that record them, refused clients included
+    Clients(connections::ClientsCommand),
     /// Show the servers of sticky pools and their clients, as mname-balancer's balstat does
     Balstat {
         /// The pool (default: all pools that are sticky by address)
@@ -167,28 +119,11 @@ enum Command {
         admin_args: AdminArgs,
     },
     /// Show open connections and flows of clients, with the numbers that `close` takes
-    Connections {
-        /// The service (default: all)
-        service: Option<String>,
-        /// Maximum number of connections and flows to show (default: 1000)
-        #[arg(long, value_name = "N")]
-        limit: Option<usize>,
-        #[command(flatten)]
-        admin_args: AdminArgs,
-    },
+    Connections(connections::ConnectionsCommand),
     /// Show the recent events of the running instance: the last 1000 above the debug level
     Events(events::EventsCommand),
-    /// Close both sides of a connection or flow, or all connections and flows of a server
-    Close {
-        /// Number of the connection or flow, which `connections` shows
-        #[arg(required_unless_present = "server")]
-        number: Option<u64>,
-        /// Close all connections and flows of this server: pool/server, or just the server if only one pool has it
-        #[arg(long, value_name = "SERVER", conflicts_with = "number")]
-        server: Option<String>,
-        #[command(flatten)]
-        admin_args: AdminArgs,
-    },
+    /// Close both sides of a connection or flow, or all connections and flows of a server or client
+    Close(connections::CloseCommand),
     /// Remove responses from the cache of a DNS service
     #[command(
         override_usage = "evener expunge <SERVICE> <NAME> [--below]\n       evener expunge <SERVICE> --all"
@@ -199,7 +134,7 @@ enum Command {
         #[command(flatten)]
         command: AccessCommand,
         /// Time after which the rule expires, such as 10m (default: never)
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
         time: Option<Duration>,
     },
     /// Permit clients of a prefix, overriding the configuration
@@ -207,7 +142,7 @@ enum Command {
         #[command(flatten)]
         command: AccessCommand,
         /// Time after which the rule expires, such as 10m (default: never)
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = duration)]
         time: Option<Duration>,
     },
     /// Remove the rule of a prefix that `deny` or `permit` added
@@ -261,12 +196,7 @@ impl Command {
     fn serves(&self) -> bool {
         matches!(
             self,
-            Self::Run { .. }
-                | Self::Demo { .. }
-                | Self::Tcp { .. }
-                | Self::Http { .. }
-                | Self::Udp(_)
-                | Self::Dns { .. }
+            Self::Run { .. } | Self::Demo { .. } | Self::Tcp(_) | Self::Http(_) | Self::Udp(_) | Self::Dns(_)
         )
     }
 }
@@ -301,7 +231,7 @@ struct RunOptions {
     #[arg(long, value_name = "GROUP", help_heading = "Running")]
     admin_group: Option<String>,
     /// Time for clients to finish after SIGTERM
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration, help_heading = "Running")]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Running")]
     drain_timeout: Duration,
     /// Format of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Running")]
@@ -314,7 +244,7 @@ struct RunOptions {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Epoll,
-    #[value(name = "io_uring")]
+    #[value(name = "io_uring", aliases = ["uring", "io-uring", "iouring"])]
     IoUring,
 }
 
@@ -334,24 +264,6 @@ impl RunOptions {
         let setting = Setting::new(workers, source, Events::new(Log::new(self.log, self.log_level)));
         setting.driven_by(driver).pinned(self.pin).drain_for(self.drain_timeout)
     }
-}
-
-/// `evener tcp|udp|http|dns LISTEN SERVER...`
-#[derive(Args, Debug)]
-struct OneLiner {
-    /// Listen address with its port, such as 127.0.0.1:8080
-    listen: String,
-    /// Servers, each with its port, such as 10.0.0.1:80 or app.example:80
-    #[arg(required = true)]
-    servers: Vec<String>,
-    /// Policy that chooses a server
-    #[arg(long, default_value = "round_robin", value_parser = clap::builder::PossibleValuesParser::new(Policy::NAMES))]
-    policy: String,
-    /// Keep each client on the same server
-    #[arg(long)]
-    sticky: bool,
-    #[command(flatten)]
-    options: RunOptions,
 }
 
 /// Options of commands for a running instance.
@@ -380,6 +292,7 @@ struct ExplainCommand {
     /// The service
     service: String,
     /// The client's IP address
+    #[arg(value_parser = client_address)]
     client: std::net::IpAddr,
     /// Host name of the request (HTTP) or SNI of the connection (TLS), for services with routes
     #[arg(long)]
@@ -391,19 +304,30 @@ struct ExplainCommand {
     admin_args: AdminArgs,
 }
 
-#[derive(Args, Debug)]
-struct ServerCommand {
-    /// The server: pool/server, or just the server if only one pool has it
-    server: String,
-    #[command(flatten)]
-    admin_args: AdminArgs,
+/// Parses a time such as 30s or 10m.
+fn duration(text: &str) -> Result<Duration, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("the unit is missing: write {text}s, {text}m or {text}h"));
+    }
+    humantime::parse_duration(text).map_err(|_| "write a time such as 30s, 10m or 1h30m".into())
+}
+
+/// Parses the IP address of a client.
+fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
+    text.parse().map_err(|_| {
+        "not an IP address: give the address of the client, such as 192.0.2.7; --host takes the host name of a request"
+            .into()
+    })
 }
 
 /// Runs the command line. Errors are printed to standard error.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let wanted = Cli::parse_from(words).command;
+            let wanted = match Cli::try_parse_from(&words) {
+                Ok(wanted) => wanted.command,
+                Err(error) => return runtime.block_on(usage::report(&error, &words)),
+            };
             if !wanted.serves() {
                 signals::unblock();
             }
@@ -430,44 +354,22 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Run { file, options } => run::file(file, &options).await,
         Command::Check { file, print } => run::check(&file, print).await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
-        Command::Tcp { line, check } => {
-            run::one_liner(&line, Protocol::Tcp, check.then(|| CheckSpec::new(CheckKind::Tcp)), |_| {}).await
-        }
-        Command::Http { line, check, tls } => {
-            let check = check.then(crate::config::http_check);
-            run::one_liner(&line, Protocol::Http, check, |service| {
-                service.tls = tls.as_deref().map(crate::config::tls_from_file);
-            })
-            .await
-        }
-        Command::Udp(line) => run::one_liner(&line, Protocol::Udp, None, |_| {}).await,
-        Command::Dns { line, check, cache } => {
-            let check =
-                check.as_deref().map(crate::config::dns_check).transpose().map_err(anyhow::Error::msg)?;
-            let spec = DnsSpec { cache: cache.then(DnsCacheSpec::default), ..DnsSpec::default() };
-            run::one_liner(&line, Protocol::Dns, check, |service| service.dns = Some(Arc::new(spec))).await
-        }
+        Command::Tcp(line) => line.run().await,
+        Command::Http(line) => line.run().await,
+        Command::Udp(line) => line.run().await,
+        Command::Dns(line) => line.run().await,
         Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
-        Command::Drain { command, time } => client::set_state(&command, "drain", time).await,
-        Command::Ready(command) => client::set_state(&command, "ready", None).await,
-        Command::Maintenance { command, time } => client::set_state(&command, "maintenance", time).await,
+        Command::Drain(command) => command.run("drain").await,
+        Command::Ready(command) => command.run().await,
+        Command::Maintenance(command) => command.run("maintenance").await,
         Command::Explain(wanted) => client::explain(&wanted).await,
-        Command::Clients { service, since, limit, admin_args } => {
-            connections::clients(service.as_deref(), since, limit, &admin_args).await
-        }
+        Command::Clients(command) => command.run().await,
         Command::Balstat { pool, limit, admin_args } => {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
-        Command::Connections { service, limit, admin_args } => {
-            connections::connections(service.as_deref(), limit, &admin_args).await
-        }
-        Command::Close { server: Some(server), admin_args, .. } => {
-            connections::close_server(&server, &admin_args).await
-        }
-        Command::Close { number, admin_args, .. } => {
-            connections::close(number.unwrap_or_default(), &admin_args).await
-        }
+        Command::Connections(command) => command.run().await,
+        Command::Close(command) => command.run().await,
         Command::Events(command) => command.run().await,
         Command::Expunge(command) => expunge::expunge(command).await,
         Command::Deny { command, time } => client::change_access(&command, "deny", time).await,

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, ServiceSpec};
-use evener_proxy::{Bound, Closed, EndReason, Listing, PlaneOptions, Service, Settings};
+use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
 use std::sync::Arc;
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.
@@ -136,15 +136,15 @@ impl Planes {
         self.proxy.stop();
     }
 
-    /// Lists connections and flows of one service or of all services: at most `most` of each worker, and the
-    /// total number. `done` is called on the thread of a worker, so it must not block.
+    /// Lists connections and flows that meet the conditions: at most `most` of each worker, and the total
+    /// number. `done` is called on the thread of a worker, so it must not block.
     pub(crate) fn connections(
         &self,
-        service: Option<Arc<str>>,
+        filter: ListFilter,
         most: usize,
         done: impl FnOnce(Listing) + Send + 'static,
     ) {
-        self.proxy.connections(service, most, done);
+        self.proxy.connections(filter, most, done);
     }
 
     /// Closes the connection or flow with this number. `done` must not block.

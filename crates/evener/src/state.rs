@@ -17,8 +17,8 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
-pub(crate) use clients::{ClientView, ClientsView};
-pub(crate) use connections::{ConnectionView, ConnectionsView};
+pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
+pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use server::ServerView;

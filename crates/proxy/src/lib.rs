@@ -25,6 +25,6 @@ pub use io::source::may_be_transparent;
 pub use io::tls::{TlsAcceptor, TlsConnector, failure_with_server};
 pub use plane::Plane;
 pub use service::ending::EndReason;
-pub use service::open::{Closed, Listing, Open};
+pub use service::open::{Closed, ListFilter, Listing, Open};
 pub use service::{Backend, Dns, Refusal, Service, Settings};
 pub use worker::{Driver, PlaneOptions};

@@ -2,7 +2,7 @@
 
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{self, CloseReply, Closed, ListRequest, Listing};
+use crate::service::open::{self, CloseReply, Closed, ListFilter, ListRequest, Listing};
 use crate::service::{Backend, PoolChange, Service, Settings};
 use crate::worker::{Command, PlaneOptions, Worker};
 use evener_core::snapshot::Entry;
@@ -116,15 +116,10 @@ impl Plane {
         self.send(|| Command::Drain);
     }
 
-    /// Lists open connections, sessions and flows of one service or of all services: at most `most` of each
-    /// worker, and the total number. `done` is called on a worker's thread, so it must not block.
-    pub fn connections(
-        &self,
-        service: Option<Arc<str>>,
-        most: usize,
-        done: impl FnOnce(Listing) + Send + 'static,
-    ) {
-        let request = Arc::new(ListRequest::new(service, most, done));
+    /// Lists open connections, sessions and flows that meet the conditions: at most `most` of each worker, and
+    /// the total number. `done` is called on a worker's thread, so it must not block.
+    pub fn connections(&self, filter: ListFilter, most: usize, done: impl FnOnce(Listing) + Send + 'static) {
+        let request = Arc::new(ListRequest::new(filter, most, done));
         self.send(|| Command::List(Arc::clone(&request)));
     }
 

@@ -216,7 +216,7 @@ impl Service {
     pub fn clients(&self) -> Option<impl Iterator<Item = ClientSeen> + use<>> {
         let settings = self.settings.load();
         let clients = settings.clients.as_ref()?;
-        Some(clients.newest(Time::ZERO, usize::MAX).0.into_iter())
+        Some(clients.newest(Time::ZERO).into_iter())
     }
 
     /// Takes a permit for one more connection. Returns `None` at the limit; then [`Service::wants_wake`]

@@ -2,11 +2,13 @@
 
 use super::parameters::Parameters;
 use super::{failed, shutting_down};
+use crate::state::ClientsQuery;
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use evener_core::clients::ClientOrder;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -27,20 +29,36 @@ pub(super) fn entries_max(limit: Option<usize>) -> Result<usize, String> {
 
 /// Query parameters of the request.
 #[derive(Debug, Deserialize)]
-pub(super) struct ClientsQuery {
+pub(super) struct ClientsParameters {
     service: Option<String>,
     since: Option<u64>,
+    sort: Option<String>,
     limit: Option<usize>,
 }
 
-pub(super) async fn clients(State(supervisor): State<Handle>, query: Parameters<ClientsQuery>) -> Response {
+/// Returns the order with a name.
+fn order_of(name: Option<&str>) -> Result<ClientOrder, String> {
+    let Some(name) = name else { return Ok(ClientOrder::Recent) };
+    let found = ClientOrder::NAMED.into_iter().find(|(known, _)| *known == name);
+    let unknown = || {
+        let names = ClientOrder::NAMED.map(|(known, _)| known).join(", ");
+        format!("`sort` must be one of {names}, got `{name}`")
+    };
+    found.map(|(_, order)| order).ok_or_else(unknown)
+}
+
+pub(super) async fn clients(
+    State(supervisor): State<Handle>,
+    query: Parameters<ClientsParameters>,
+) -> Response {
     let query = query.into_inner();
-    let most = match entries_max(query.limit) {
-        Ok(most) => most,
+    let wanted = entries_max(query.limit).and_then(|most| Ok((order_of(query.sort.as_deref())?, most)));
+    let (order, most) = match wanted {
+        Ok(wanted) => wanted,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     let since = query.since.map(Duration::from_secs);
-    match supervisor.clients(query.service, since, most).await {
+    match supervisor.clients(ClientsQuery::new(query.service, since, order, most)).await {
         Some(Ok(clients)) => Json(clients).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),

@@ -4,32 +4,45 @@
 use super::clients::entries_max;
 use super::parameters::Parameters;
 use super::{failed, shutting_down};
+use crate::state::ConnectionsQuery;
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use evener_core::acl::Prefix;
 use evener_proxy::Closed;
 use serde::{Deserialize, Serialize};
 
 /// Query parameters of the request.
 #[derive(Debug, Deserialize)]
-pub(super) struct ConnectionsQuery {
+pub(super) struct ConnectionsParameters {
     service: Option<String>,
+    /// Address or prefix of clients.
+    client: Option<String>,
+    server: Option<String>,
     limit: Option<usize>,
+}
+
+impl ConnectionsParameters {
+    fn query(self) -> Result<ConnectionsQuery, String> {
+        let clients = self.client.map(|client| client.parse::<Prefix>()).transpose();
+        let clients = clients.map_err(|error| error.to_string())?;
+        let query = ConnectionsQuery::new(entries_max(self.limit)?);
+        Ok(query.of_service(self.service).of_clients(clients).of_server(self.server))
+    }
 }
 
 pub(super) async fn connections(
     State(supervisor): State<Handle>,
-    query: Parameters<ConnectionsQuery>,
+    parameters: Parameters<ConnectionsParameters>,
 ) -> Response {
-    let query = query.into_inner();
-    let most = match entries_max(query.limit) {
-        Ok(most) => most,
+    let query = match parameters.into_inner().query() {
+        Ok(query) => query,
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
-    match supervisor.connections(query.service, most).await {
+    match supervisor.connections(query).await {
         Some(Ok(connections)) => Json(connections).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),
@@ -69,10 +82,27 @@ pub(super) async fn close(
     }
 }
 
-/// Query parameters of a request to close all connections of a server.
+/// Query parameters of a request to close all connections of a server, or of clients.
 #[derive(Debug, Deserialize)]
-pub(super) struct ServerQuery {
-    server: String,
+pub(super) struct CloseParameters {
+    server: Option<String>,
+    client: Option<String>,
+}
+
+/// Result of closing all connections of clients.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClientsClosedView {
+    /// Address or prefix.
+    client: String,
+    /// Number of closed connections and flows.
+    closed: usize,
+}
+
+impl ClientsClosedView {
+    /// Formats the result in one line.
+    pub(crate) fn text(&self) -> String {
+        format!("{}: {} closed\n", self.client, self.closed)
+    }
 }
 
 /// Result of closing all connections of a server.
@@ -91,16 +121,36 @@ impl ServerClosedView {
     }
 }
 
-pub(super) async fn close_server(
+pub(super) async fn close_all(
     State(supervisor): State<Handle>,
-    query: Result<Query<ServerQuery>, QueryRejection>,
+    parameters: Result<Query<CloseParameters>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(ServerQuery { server })) = query else {
-        return failed(StatusCode::UNPROCESSABLE_ENTITY, "`server` is missing: give ?server=pool/server");
-    };
-    match supervisor.close_server(server).await {
-        Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
-        Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
-        None => shutting_down(),
+    match parameters.map(|Query(wanted)| (wanted.server, wanted.client)) {
+        Ok((Some(server), None)) => match supervisor.close_server(server).await {
+            Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
+            Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
+            None => shutting_down(),
+        },
+        Ok((None, Some(client))) => close_clients(&supervisor, client).await,
+        _ => failed(StatusCode::UNPROCESSABLE_ENTITY, "give ?server=pool/server or ?client=PREFIX"),
     }
+}
+
+/// Closes the connections and flows of clients that are open now.
+async fn close_clients(supervisor: &Handle, client: String) -> Response {
+    let clients = match client.parse::<Prefix>() {
+        Ok(clients) => clients,
+        Err(error) => return failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+    };
+    let query = ConnectionsQuery::new(usize::MAX).of_clients(Some(clients));
+    let Some(Ok(open)) = supervisor.connections(query).await else { return shutting_down() };
+    let mut closed = 0;
+    for connection in open.into_connections() {
+        match supervisor.close(connection.number()).await {
+            Some(Closed::Done) => closed += 1,
+            Some(Closed::NotFound) => {}
+            None => return shutting_down(),
+        }
+    }
+    Json(ClientsClosedView { client, closed }).into_response()
 }

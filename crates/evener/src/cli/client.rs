@@ -1,10 +1,9 @@
 //! The commands that send a request to a running instance.
 
-use super::{AccessCommand, AdminArgs, ServerCommand};
+use super::{AccessCommand, AdminArgs};
 use crate::admin::Reloaded;
 use crate::admin::access::AccessRequest;
 use crate::admin::client::Client;
-use crate::admin::server_state::StateRequest;
 use crate::state::{Explanation, RuleView, View};
 use crate::table::Style;
 use serde::Serialize;
@@ -24,21 +23,6 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let reloaded: Reloaded =
         Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
     admin_args.print(&reloaded, Reloaded::text)
-}
-
-/// `evener drain|ready|maintenance SERVER`
-pub(super) async fn set_state(
-    command: &ServerCommand,
-    state: &str,
-    time: Option<Duration>,
-) -> anyhow::Result<()> {
-    let wanted = StateRequest::new(&command.server, state, time);
-    let done: Value =
-        Client::find(command.admin_args.socket.as_deref())?.post("/v1/servers/state", &wanted).await?;
-    let time = time.map(|time| format!(" for {}", humantime::format_duration(time))).unwrap_or_default();
-    command.admin_args.print(&done, |done| {
-        format!("{}: {state}{time}\n", done["server"].as_str().unwrap_or(&command.server))
-    })
 }
 
 /// `evener access`
@@ -106,7 +90,7 @@ impl AdminArgs {
     ) -> anyhow::Result<()> {
         self.print(response, text)?;
         if !self.json && shown < all {
-            eprintln!("{shown} of {all}; --limit N shows more");
+            eprintln!("{shown} of {all} are shown; {} more with a higher --limit N", all - shown);
         }
         Ok(())
     }

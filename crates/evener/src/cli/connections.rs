@@ -1,23 +1,130 @@
 //! The commands that list clients and connections, and close connections.
 
-use super::AdminArgs;
 use super::client::percent_encoded;
+use super::{AdminArgs, duration};
 use crate::admin::client::Client;
-use crate::admin::connections::{ClosedView, ServerClosedView};
+use crate::admin::connections::{ClientsClosedView, ClosedView, ServerClosedView};
 use crate::state::{ClientsView, ConnectionsView};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use evener_core::acl::Prefix;
+use evener_core::clients::ClientOrder;
 use std::time::Duration;
 
-/// `evener clients [SERVICE] [--since TIME] [--limit N]`
-pub(super) async fn clients(
-    service: Option<&str>,
+/// `evener clients`
+#[derive(Args, Debug)]
+pub(super) struct ClientsCommand {
+    /// The service (default: all)
+    service: Option<String>,
+    /// Order: most recent activity, most connections or requests a second, most bytes, or most connections
+    #[arg(long, value_name = "ORDER", default_value = "recent", value_parser = PossibleValuesParser::new(ClientOrder::NAMED.map(|(name, _)| name)))]
+    sort: String,
+    /// Only clients that were active within this time, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     since: Option<Duration>,
+    /// Maximum number of clients to show (default: 1000)
+    #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    admin_args: &AdminArgs,
-) -> anyhow::Result<()> {
-    let since = since.map(|since| since.as_secs().to_string());
-    let path = path_with("/v1/clients", &[("service", service), ("since", since.as_deref())], limit);
-    let clients: ClientsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
-    admin_args.print_part(&clients, ClientsView::text, clients.counts())
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl ClientsCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        let Self { service, sort, since, limit, admin_args } = self;
+        let since = since.map(|since| since.as_secs().to_string());
+        let values = [
+            ("service", service.as_deref()),
+            ("since", since.as_deref()),
+            ("sort", (sort != "recent").then_some(sort)),
+        ];
+        let path = path_with("/v1/clients", &values, *limit);
+        let clients: ClientsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+        if !admin_args.json && clients.is_unrecorded() {
+            anyhow::bail!(
+                "no service records clients: give a service the key clients, such as clients = 1000, and reload"
+            );
+        }
+        admin_args.print_part(&clients, ClientsView::text, clients.counts())
+    }
+}
+
+/// `evener connections`
+#[derive(Args, Debug)]
+pub(super) struct ConnectionsCommand {
+    /// The service (default: all)
+    service: Option<String>,
+    /// Only connections and flows of this client: an address or a prefix, such as 192.0.2.7 or 2001:db8::/32
+    #[arg(long, value_name = "PREFIX", value_parser = clients)]
+    client: Option<Prefix>,
+    /// Only connections and flows to this server: pool/server, or just the server if only one pool has it
+    #[arg(long, value_name = "SERVER")]
+    server: Option<String>,
+    /// Maximum number of connections and flows to show (default: 1000)
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl ConnectionsCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        let Self { service, client, server, limit, admin_args } = self;
+        let client = client.map(|client| client.to_string());
+        let values =
+            [("service", service.as_deref()), ("client", client.as_deref()), ("server", server.as_deref())];
+        let path = path_with("/v1/connections", &values, *limit);
+        let connections: ConnectionsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+        admin_args.print_part(&connections, ConnectionsView::text, connections.counts())
+    }
+}
+
+/// `evener close`
+#[derive(Args, Debug)]
+pub(super) struct CloseCommand {
+    /// Number of the connection or flow, which `connections` shows
+    #[arg(required_unless_present_any = ["server", "client"])]
+    number: Option<u64>,
+    /// Close all connections and flows of this server: pool/server, or just the server if only one pool has it
+    #[arg(long, value_name = "SERVER", conflicts_with = "number")]
+    server: Option<String>,
+    /// Close all connections and flows of this client: an address or a prefix, such as 192.0.2.7
+    #[arg(long, value_name = "PREFIX", value_parser = clients, conflicts_with_all = ["number", "server"])]
+    client: Option<Prefix>,
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl CloseCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        let Self { number, server, client, admin_args } = self;
+        let instance = Client::find(admin_args.socket.as_deref())?;
+        let client = client.map(|client| client.to_string());
+        let path = path_with(
+            "/v1/connections",
+            &[("server", server.as_deref()), ("client", client.as_deref())],
+            None,
+        );
+        match (number, client) {
+            (Some(number), _) => {
+                let closed: ClosedView = instance.delete(&format!("/v1/connections/{number}")).await?;
+                admin_args.print(&closed, ClosedView::text)
+            }
+            (None, Some(_)) => {
+                let closed: ClientsClosedView = instance.delete(&path).await?;
+                admin_args.print(&closed, ClientsClosedView::text)
+            }
+            (None, None) => {
+                let closed: ServerClosedView = instance.delete(&path).await?;
+                admin_args.print(&closed, ServerClosedView::text)
+            }
+        }
+    }
+}
+
+/// Parses an address or a prefix of clients.
+fn clients(text: &str) -> Result<Prefix, String> {
+    text.parse::<Prefix>().map_err(|error| error.to_string())
 }
 
 /// Returns a path with query parameters.
@@ -27,29 +134,4 @@ pub(super) fn path_with(path: &str, values: &[(&str, Option<&str>)], limit: Opti
     let values = values.filter_map(|(key, value)| Some(format!("{key}={}", percent_encoded(value?))));
     let values: Vec<String> = values.collect();
     if values.is_empty() { path.into() } else { format!("{path}?{}", values.join("&")) }
-}
-
-/// `evener connections [SERVICE] [--limit N]`
-pub(super) async fn connections(
-    service: Option<&str>,
-    limit: Option<usize>,
-    admin_args: &AdminArgs,
-) -> anyhow::Result<()> {
-    let path = path_with("/v1/connections", &[("service", service)], limit);
-    let connections: ConnectionsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
-    admin_args.print_part(&connections, ConnectionsView::text, connections.counts())
-}
-
-/// `evener close --server SERVER`
-pub(super) async fn close_server(server: &str, admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let path = format!("/v1/connections?server={}", percent_encoded(server));
-    let closed: ServerClosedView = Client::find(admin_args.socket.as_deref())?.delete(&path).await?;
-    admin_args.print(&closed, ServerClosedView::text)
-}
-
-/// `evener close NUMBER`
-pub(super) async fn close(number: u64, admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let closed: ClosedView =
-        Client::find(admin_args.socket.as_deref())?.delete(&format!("/v1/connections/{number}")).await?;
-    admin_args.print(&closed, ClosedView::text)
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
+pub(crate) const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
 /// Maximum length of the text that a check of tcp or tls sends or expects.
 const STREAM_BYTES_MAX: usize = 4096;

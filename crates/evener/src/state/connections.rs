@@ -1,9 +1,58 @@
 //! Open connections and flows.
 
 use crate::table::{bytes, seconds, server_name, table};
-use evener_proxy::{Listing, Open};
+use evener_core::acl::Prefix;
+use evener_proxy::{ListFilter, Listing, Open};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Query for connections and flows.
+#[derive(Debug)]
+pub(crate) struct ConnectionsQuery {
+    service: Option<String>,
+    clients: Option<Prefix>,
+    /// `pool/server`, or just the server if only one pool has it.
+    server: Option<String>,
+    most: usize,
+}
+
+impl ConnectionsQuery {
+    /// Creates a query for at most `most` connections and flows of all services.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { service: None, clients: None, server: None, most }
+    }
+
+    pub(crate) fn of_service(self, service: Option<String>) -> Self {
+        Self { service, ..self }
+    }
+
+    pub(crate) fn of_clients(self, clients: Option<Prefix>) -> Self {
+        Self { clients, ..self }
+    }
+
+    pub(crate) fn of_server(self, server: Option<String>) -> Self {
+        Self { server, ..self }
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.most
+    }
+
+    pub(crate) fn service(&self) -> Option<&str> {
+        self.service.as_deref()
+    }
+
+    pub(crate) fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// Returns the conditions for the workers, except for the server, whose name must be looked up.
+    pub(crate) fn filter(&self) -> ListFilter {
+        let service = self.service.as_deref().map(Arc::from);
+        ListFilter::default().of_service(service).of_clients(self.clients)
+    }
+}
 
 /// The open connections and flows.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -2,7 +2,6 @@
 //! configuration, for a time or until they are removed.
 
 use super::Supervisor;
-use super::view::no_service;
 use evener_core::Time;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::event::Event;
@@ -156,7 +155,7 @@ impl Supervisor {
         let spec = self.config.spec.services.iter().find(|spec| *spec.name == *service);
         let changed = match spec {
             Some(spec) => self.access.change(&spec.name, change, now).map(|text| (spec.name.clone(), text)),
-            None => Err(AccessError::Unknown(no_service(service))),
+            None => Err(AccessError::Unknown(self.no_service(service))),
         };
         match changed {
             Ok((service, description)) => {

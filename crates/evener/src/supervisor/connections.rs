@@ -3,6 +3,8 @@
 
 use super::query::Reply;
 use super::{Handle, Request, Supervisor};
+use crate::state::ConnectionsQuery;
+use evener_core::clients::LastServer;
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
 use evener_proxy::{Closed, EndReason, Listing};
@@ -23,17 +25,24 @@ impl Handle {
 }
 
 impl Supervisor {
-    /// Lists the connections and flows of a service, or of all services; at most `most` from each worker.
-    pub(super) fn list_connections(
-        &self,
-        service: Option<String>,
-        most: usize,
-        reply: Reply<Result<Listing, String>>,
-    ) {
-        if let Some(Err(why)) = service.as_deref().map(|service| self.find_open_service(service)) {
-            return drop(reply.send(Err(why)));
+    /// Lists the connections and flows that a query wants; at most its maximum from each worker.
+    pub(super) fn list_connections(&self, query: &ConnectionsQuery, reply: Reply<Result<Listing, String>>) {
+        let service = query.service().map(|service| self.find_open_service(service)).transpose();
+        let server = query.server().map(|server| self.find_server_of_list(server)).transpose();
+        match (service, server) {
+            (Err(why), _) | (_, Err(why)) => drop(reply.send(Err(why))),
+            (Ok(_), Ok(server)) => {
+                let filter = query.filter().of_server(server);
+                self.plane.connections(filter, query.most(), move |list| drop(reply.send(Ok(list))));
+            }
         }
-        self.plane.connections(service.map(Into::into), most, move |listing| drop(reply.send(Ok(listing))));
+    }
+
+    /// Returns the names of the pool and of the server that an operator names.
+    fn find_server_of_list(&self, wanted: &str) -> Result<LastServer, String> {
+        let (pool, _, full) = self.pools.find_server(wanted)?;
+        let server = full.strip_prefix(&*pool).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&full);
+        Ok(LastServer { server: server.into(), pool })
     }
 
     /// Closes a connection or flow by its number.

@@ -1,6 +1,7 @@
 //! The pools of the running configuration: their states, the snapshots that workers read, and the persistent
 //! connections of workers to their servers. Callers log the events.
 
+use crate::config::nearest;
 use crate::discover::Expanded;
 use crate::planes::Planes;
 use arc_swap::ArcSwap;
@@ -266,6 +267,30 @@ impl Pools {
         self.server_at(at).map(|server| server.spec.name.clone())
     }
 
+    /// Returns the message about a server that does not exist.
+    fn no_server(&self, wanted: &str) -> String {
+        let full = |pool: &Pool| -> Vec<String> {
+            pool.servers().iter().map(|server| format!("{}/{}", pool.spec().name, server.spec.name)).collect()
+        };
+        if let Some(pool) = self.get(wanted) {
+            return format!("`{wanted}` is a pool: give one of its servers: {}", listed(full(pool)));
+        }
+        let of_pool =
+            |pool: &&Pool| wanted.strip_prefix(&*pool.spec().name).is_some_and(|rest| rest.starts_with('/'));
+        if let Some(pool) = self.iter().find(of_pool) {
+            let name = &pool.spec().name;
+            let server = &wanted[name.len() + 1..];
+            return match listed(full(pool)) {
+                servers if servers.is_empty() => format!("pool `{name}` has no servers"),
+                servers => format!("there is no server `{server}` in pool `{name}`; its servers: {servers}"),
+            };
+        }
+        let servers: Vec<&Server> = self.iter().flat_map(Pool::servers).collect();
+        let near =
+            nearest(wanted, servers.iter().map(|server| &*server.spec.name).filter(|name| name.len() > 3));
+        format!("there is no server `{wanted}`{near}; `evener status` lists the servers")
+    }
+
     /// Finds the server that an operator names: `pool/server`, or just the server if only one pool has it.
     /// Returns its pool, its identity and its full name.
     pub(super) fn find_server(&self, wanted: &str) -> Result<(Arc<str>, ServerId, String), String> {
@@ -278,13 +303,24 @@ impl Pools {
         let found: Vec<_> = self.iter().flat_map(of_pool).collect();
         match &found[..] {
             [one] => Ok(one.clone()),
-            [] => Err(format!("there is no server `{wanted}`; `evener status` lists them")),
+            [] => Err(self.no_server(wanted)),
             several => {
                 let names: Vec<&str> = several.iter().map(|(.., full)| full.as_str()).collect();
                 Err(format!("several pools have a server `{wanted}`: give {}", names.join(" or ")))
             }
         }
     }
+}
+
+/// Maximum number of servers that a message lists.
+const LISTED_MAX: usize = 10;
+
+/// Returns the names of servers for a message.
+fn listed(mut names: Vec<String>) -> String {
+    let more = names.len().saturating_sub(LISTED_MAX);
+    names.truncate(LISTED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
 }
 
 /// Returns the servers that are down after a change and were not down before it.

@@ -4,10 +4,10 @@
 use super::{Handle, Request};
 use crate::events::Events;
 use crate::state::{
-    ClientsView, ConnectionsView, ExplainQuery, Explanation, RuleView, StickyView, View, ViewScope,
+    ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, RuleView,
+    StickyView, View, ViewScope,
 };
 use evener_proxy::Listing;
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Receiver of a response.
@@ -16,36 +16,13 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 /// Queries, each with a channel for the response. A query for a service or pool that does not exist, or that
 /// does not record the wanted state, gets the reason.
 pub(crate) enum Query {
-    View {
-        scope: ViewScope,
-        reply: Reply<View>,
-    },
-    Access {
-        reply: Reply<Vec<RuleView>>,
-    },
-    Clients {
-        service: Option<String>,
-        since: Option<Duration>,
-        most: usize,
-        reply: Reply<Result<ClientsView, String>>,
-    },
-    Connections {
-        service: Option<String>,
-        most: usize,
-        reply: Reply<Result<Listing, String>>,
-    },
-    Sticky {
-        pool: Option<String>,
-        most: usize,
-        reply: Reply<Result<StickyView, String>>,
-    },
-    Explain {
-        query: ExplainQuery,
-        reply: Reply<Result<Explanation, String>>,
-    },
-    Events {
-        reply: Reply<Events>,
-    },
+    View { scope: ViewScope, reply: Reply<View> },
+    Access { reply: Reply<Vec<RuleView>> },
+    Clients { query: ClientsQuery, reply: Reply<Result<ClientsView, String>> },
+    Connections { query: ConnectionsQuery, reply: Reply<Result<Listing, String>> },
+    Sticky { pool: Option<String>, most: usize, reply: Reply<Result<StickyView, String>> },
+    Explain { query: ExplainQuery, reply: Reply<Result<Explanation, String>> },
+    Events { reply: Reply<Events> },
 }
 
 /// Each function returns `None` if the supervisor has ended.
@@ -65,25 +42,19 @@ impl Handle {
         self.query(|reply| Query::Access { reply }).await
     }
 
-    /// Returns the clients of a service, or of all services, that were active within the time `since`; at most
-    /// `most` of them.
-    pub(crate) async fn clients(
-        &self,
-        service: Option<String>,
-        since: Option<Duration>,
-        most: usize,
-    ) -> Option<Result<ClientsView, String>> {
-        self.query(|reply| Query::Clients { service, since, most, reply }).await
+    /// Returns clients that services recorded.
+    pub(crate) async fn clients(&self, query: ClientsQuery) -> Option<Result<ClientsView, String>> {
+        self.query(|reply| Query::Clients { query, reply }).await
     }
 
-    /// Returns the connections and flows of a service, or of all services; at most `most` of them.
+    /// Returns open connections and flows.
     pub(crate) async fn connections(
         &self,
-        service: Option<String>,
-        most: usize,
+        query: ConnectionsQuery,
     ) -> Option<Result<ConnectionsView, String>> {
+        let most = query.most();
         // The reply comes from a worker, which must not spend time on the records.
-        let listing = self.query(|reply| Query::Connections { service, most, reply }).await?;
+        let listing = self.query(|reply| Query::Connections { query, reply }).await?;
         Some(listing.map(|listing| ConnectionsView::new(listing, most)))
     }
 

@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use evener_core::event::Event;
-use evener_core::spec::{PoolSpec, Protocol, ServiceSpec, Spec};
+use evener_core::spec::{PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
 use evener_proxy::descriptors;
 use rustix::process::{Resource, getrlimit};
@@ -85,8 +85,17 @@ fn open() -> Option<u64> {
     Some(std::fs::read_dir(directory).ok()?.count() as u64)
 }
 
-/// Returns the number of descriptors that the configuration allows clients and flows to use.
-fn wanted(spec: &Spec) -> u64 {
+/// Returns true if the configuration sets the maximum number of connections or flows of a service.
+fn sets_maximum(service: &ServiceSpec) -> bool {
+    let (options, defaults) = (&service.options, ServiceOptions::of(service.protocol));
+    match service.protocol {
+        Protocol::Udp => options.flows_max != defaults.flows_max,
+        Protocol::Tcp | Protocol::Http | Protocol::Dns => options.connections_max != defaults.connections_max,
+    }
+}
+
+/// Returns the number of descriptors that the configuration allows the clients and flows of services to use.
+fn wanted<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> u64 {
     let service_maximum = |service: &ServiceSpec| {
         let options = &service.options;
         let connections = u64::from(options.connections_max);
@@ -96,7 +105,7 @@ fn wanted(spec: &Spec) -> u64 {
             Protocol::Tcp | Protocol::Http => 2 * connections + u64::from(options.warm),
         }
     };
-    spec.services.iter().map(service_maximum).sum()
+    services.map(service_maximum).sum()
 }
 
 impl Supervisor {
@@ -135,21 +144,28 @@ impl Supervisor {
         (PROGRAM_DESCRIPTORS + self.workers() * (WORKER_DESCRIPTORS + self.listeners.len())) as u64
     }
 
-    /// Logs a warning if the descriptors allow fewer connections than the configuration does.
+    /// Logs if the descriptors allow fewer connections than the configuration does: as a warning if the
+    /// configuration sets these maximums, and as information if they are the defaults.
     pub(crate) fn warn_of_descriptors(&mut self) {
         let usage = descriptors::usage();
-        let configured = wanted(&self.config.spec);
+        let services = &self.config.spec.services;
+        let configured = wanted(services.iter());
+        let set = wanted(services.iter().filter(|service| sets_maximum(service)));
         let most = usage.connections_max;
         let short = usage.limit.filter(|_| most.saturating_mul(2) < configured);
         let short = short.map(|limit| (limit, configured));
         if let Some((limit, _)) = short.filter(|_| short != self.shortage.warned) {
             let reserved = usage.reserved;
             let text = format!(
-                "{limit} descriptors may be open, enough for {most} connections (two each, {reserved} are reserved), \
-                 fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
-                 connections_max and flows_max"
+                "{limit} descriptors may be open, enough for {most} connections (two each, {reserved} are reserved)"
             );
-            self.log(&Event::Notice { text });
+            self.log(&if most.saturating_mul(2) < set {
+                let advice = "fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
+                              connections_max and flows_max";
+                Event::Notice { text: format!("{text}, {advice}") }
+            } else {
+                Event::Capacity { text }
+            });
         }
         self.shortage.warned = short;
     }

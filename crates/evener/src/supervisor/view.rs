@@ -3,15 +3,16 @@
 
 use super::query::Query;
 use super::{Phase, Supervisor};
+use crate::config::nearest;
 use crate::planes::RunningService;
 use crate::state::{
-    ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View, ViewScope,
+    ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View,
+    ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
 use evener_core::spec::ServiceSpec;
 use std::sync::Arc;
-use std::time::Duration;
 
 impl Supervisor {
     /// Sends the response to a query, directly or by the workers.
@@ -19,10 +20,8 @@ impl Supervisor {
         match query {
             Query::View { scope, reply } => drop(reply.send(self.view(&scope))),
             Query::Access { reply } => drop(reply.send(self.access_view())),
-            Query::Clients { service, since, most, reply } => {
-                drop(reply.send(self.clients_view(service.as_deref(), since, most)));
-            }
-            Query::Connections { service, most, reply } => self.list_connections(service, most, reply),
+            Query::Clients { query, reply } => drop(reply.send(self.clients_view(&query))),
+            Query::Connections { query, reply } => self.list_connections(&query, reply),
             Query::Sticky { pool, most, reply } => {
                 drop(reply.send(self.sticky_view(pool.as_deref(), most)));
             }
@@ -75,12 +74,8 @@ impl Supervisor {
             .collect()
     }
 
-    fn clients_view(
-        &self,
-        wanted: Option<&str>,
-        since: Option<Duration>,
-        most: usize,
-    ) -> Result<ClientsView, String> {
+    fn clients_view(&self, query: &ClientsQuery) -> Result<ClientsView, String> {
+        let wanted = query.service();
         if let Some(name) = wanted {
             let RunningService::Proxy(service) = self.find_service(name)?;
             if service.settings.load().clients.is_none() {
@@ -94,7 +89,7 @@ impl Supervisor {
             let clients = service.settings.load().clients.clone()?;
             Some((Arc::clone(&service.live.name), clients))
         });
-        Ok(ClientsView::new(tables, self.now(), since, most))
+        Ok(ClientsView::new(tables, self.now(), query))
     }
 
     fn sticky_view(&self, wanted: Option<&str>, most: usize) -> Result<StickyView, String> {
@@ -152,14 +147,20 @@ impl Supervisor {
 
     /// Returns a service, or the reason why it cannot be found.
     pub(super) fn find_service(&self, name: &str) -> Result<&RunningService, String> {
-        self.services.get(name).ok_or_else(|| no_service(name))
+        self.services.get(name).ok_or_else(|| self.no_service(name))
     }
 
     /// Returns an error if there is no such service. A removed service that still has connections counts.
     pub(super) fn find_open_service(&self, name: &str) -> Result<(), String> {
         let is_known =
             self.services.contains_key(name) || self.retiring.iter().any(|service| &*service.name == name);
-        is_known.then_some(()).ok_or_else(|| no_service(name))
+        is_known.then_some(()).ok_or_else(|| self.no_service(name))
+    }
+
+    /// Returns the message about a service that does not exist.
+    pub(super) fn no_service(&self, name: &str) -> String {
+        let near = nearest(name, self.services.keys().map(|known| &**known));
+        format!("there is no service `{name}`{near}; `evener status` lists the services")
     }
 
     /// Returns the pools in the order of the configuration.
@@ -183,11 +184,6 @@ impl Supervisor {
 /// Returns true if a query for `wanted`, or for everything, includes `name`.
 fn is_wanted(name: &str, wanted: Option<&str>) -> bool {
     wanted.is_none_or(|wanted| wanted == name)
-}
-
-/// Returns the message about a service that does not exist.
-pub(super) fn no_service(name: &str) -> String {
-    format!("there is no service `{name}`; `evener status` lists them")
 }
 
 #[cfg(test)]

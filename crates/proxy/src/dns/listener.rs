@@ -10,6 +10,7 @@ use crate::context::unserved::Traffic;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
 use crate::io::batch::{BATCH, Batch, Local, Senders};
+use crate::service::admission;
 use crate::service::failures::note_client;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
@@ -279,6 +280,7 @@ impl Dns {
         let party = party_of(client, settings);
         if party != Some(Party::Admitted) {
             counters.denied.one();
+            admission::record_denied(service, settings, client.ip(), cx.now);
         }
         let Some(party) = party else {
             counters.drops.denied.one();

@@ -22,7 +22,7 @@ use crate::service::Settings;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use evener_core::attempt::{Attempt, FailedTry};
-use evener_core::clients::ClientRecord;
+use evener_core::clients::{ClientRecord, RefusedFor};
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
 use evener_core::reason::Reason;
@@ -222,10 +222,13 @@ impl Dns {
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();
+        let record = admission::record_of(&service, settings, requester.client.ip(), cx.now);
+        record.iter().for_each(|record| record.requested(cx.now));
         let verdict = rate_verdict(cx, settings, requester);
         if verdict != RateVerdict::Respond {
             counters.rate_limited.one();
             note_query(cx, &service, requester, Reason::RateLimited, None);
+            record.iter().for_each(|record| record.refused(RefusedFor::Limit));
             if verdict == RateVerdict::Truncate {
                 let mut out = self.spare();
                 view.emit_truncated(message, None, &mut out);

@@ -17,6 +17,7 @@ use crate::service::admission::Admitted;
 use crate::service::failures::{note_client, note_unserved};
 use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Service, Settings};
+use evener_core::clients::RefusedFor;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
 use evener_core::reason::{Cause, Reason};
@@ -349,6 +350,16 @@ impl Client {
         if let Some(record) = self.admitted.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
             record.moved(bytes_in, bytes_out, cx.now);
         }
+    }
+
+    /// Counts a request for the client.
+    pub(super) fn note_request(&self, now: Time) {
+        self.admitted.record.iter().for_each(|record| record.requested(now));
+    }
+
+    /// Counts a refused request for the client.
+    pub(super) fn note_refusal(&self, reason: RefusedFor) {
+        self.admitted.record.iter().for_each(|record| record.refused(reason));
     }
 
     /// Records the server of the client.

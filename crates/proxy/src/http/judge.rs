@@ -11,6 +11,7 @@ use crate::context::keys::{ExchangeKey, StreamKey};
 use crate::service::admission::{self, Admission, Refused};
 use crate::service::hops::{may_request_loop, note_loop};
 use crate::service::{Refusal, Settings};
+use evener_core::clients::RefusedFor;
 use evener_core::limits::Lease;
 use evener_core::reason::{Cause, Reason};
 use evener_core::spec::{Balance, ForwardedMode, HttpSpec, StickyBy};
@@ -145,6 +146,7 @@ fn serve(cx: &mut Context, client: &mut Client, shared: &mut Shared, parsed: &Pa
     let service = Arc::clone(&client.service);
     let counters = service.live.counters.of(cx.id);
     counters.requests.one();
+    client.note_request(cx.now);
     client.count(cx, header.len() as u64, 0);
     let verdict = match parsed.arrival {
         Arrival::Http1 { refusal: Some(reason) } => {
@@ -214,10 +216,12 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
+        client.note_refusal(RefusedFor::AccessList);
         return refused(cx, client, settings.denied, address, Reason::ClientDenied);
     }
     if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
         client.service.live.counters.of(cx.id).limited.one();
+        client.note_refusal(RefusedFor::Limit);
         return refused(cx, client, settings.exceeded, address, Reason::ClientLimited);
     }
     if let Some(backend) = client.admitted.backend {

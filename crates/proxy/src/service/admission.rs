@@ -4,7 +4,7 @@ use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
-use evener_core::clients::ClientRecord;
+use evener_core::clients::{ClientRecord, RefusedFor};
 use evener_core::limits::Lease;
 use evener_core::reason::Reason;
 use evener_core::spec::Denied;
@@ -58,7 +58,7 @@ pub(crate) enum Refused {
     Tarpit(Lease, Duration),
 }
 
-/// Decides on a client. Counts refused clients, and records admitted clients.
+/// Decides on a client. Counts refused clients, and records clients.
 pub(crate) fn admit(
     service: &Service,
     settings: &Settings,
@@ -66,13 +66,28 @@ pub(crate) fn admit(
     worker: usize,
     now: Time,
 ) -> Admission {
-    let mut admission = decide(service, settings, client, worker, now);
-    if let Admission::Enter(admitted) = &mut admission {
-        admitted.record = record_of(service, settings, client, now);
-        admitted.record.iter().for_each(|record| record.connected(now));
-        admitted.log.clone_from(&settings.request_log);
+    let (mut admission, refused) = decide(service, settings, client, worker, now);
+    let record = record_of(service, settings, client, now);
+    if let Some((record, reason)) = record.as_ref().zip(refused) {
+        record.refused(reason);
+    }
+    match &mut admission {
+        Admission::Enter(admitted) => {
+            record.iter().for_each(|record| record.connected(now));
+            admitted.record = record;
+            admitted.log.clone_from(&settings.request_log);
+        }
+        Admission::Refused(..) => record.iter().for_each(|record| record.turned_away(now)),
     }
     admission
+}
+
+/// Records a client whose datagram the access list refused, if the service remembers clients.
+pub(crate) fn record_denied(service: &Service, settings: &Settings, client: IpAddr, now: Time) {
+    if let Some(record) = record_of(service, settings, client, now) {
+        record.refused(RefusedFor::AccessList);
+        record.turned_away(now);
+    }
 }
 
 /// Returns the record of a client, if the service remembers clients.
@@ -87,18 +102,27 @@ pub(crate) fn record_of(
     service.settings.load().clients.as_ref().map(|clients| clients.enter(client, now))
 }
 
-fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize, now: Time) -> Admission {
+/// Decides on a client. Returns the reason, too, if the client was refused.
+fn decide(
+    service: &Service,
+    settings: &Settings,
+    client: IpAddr,
+    worker: usize,
+    now: Time,
+) -> (Admission, Option<RefusedFor>) {
     let counters = service.live.counters.of(worker);
     if !settings.permits(client) {
         counters.denied.one();
-        return refuse(service, settings.denied, worker, Reason::ClientDenied);
+        return (refuse(service, settings.denied, worker, Reason::ClientDenied), Some(RefusedFor::AccessList));
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
-        None => Admission::Enter(Admitted::default()),
-        Some(Ok(permit)) => Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }),
+        None => (Admission::Enter(Admitted::default()), None),
+        Some(Ok(permit)) => {
+            (Admission::Enter(Admitted { permit: Some(permit), ..Admitted::default() }), None)
+        }
         Some(Err(_)) => {
             counters.limited.one();
-            refuse(service, settings.exceeded, worker, Reason::ClientLimited)
+            (refuse(service, settings.exceeded, worker, Reason::ClientLimited), Some(RefusedFor::Limit))
         }
     }
 }
@@ -210,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn only_admitted_clients_are_recorded() {
+    fn admitted_and_refused_clients_are_recorded() {
         let clients = Arc::new(Clients::new(16, 1));
         let permitted = service(|settings| settings.clients = Some(Arc::clone(&clients)));
         let denied = service(|settings| {
@@ -218,10 +242,10 @@ mod tests {
             settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
         });
         assert!(matches!(admit_one(&denied), Admission::Refused(..)));
-        assert!(clients.is_empty());
         assert!(matches!(admit_one(&permitted), Admission::Enter(admitted) if admitted.record.is_some()));
-        let seen: Vec<u64> = permitted.clients().unwrap().map(|client| client.connects).collect();
-        assert_eq!(seen, [1]);
+        let counts =
+            permitted.clients().unwrap().map(|client| (client.connects, client.denied, client.limited));
+        assert_eq!(counts.collect::<Vec<_>>(), [(1, 1, 0)]);
     }
 
     #[test]

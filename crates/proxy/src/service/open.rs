@@ -1,6 +1,7 @@
 //! Listing of open connections, sessions and flows, and the request to close one by its number. Entries store
 //! nothing but their number for this purpose.
 
+use evener_core::acl::Prefix;
 use evener_core::clients::LastServer;
 use evener_core::lock::lock;
 use evener_core::snapshot::Entry;
@@ -45,6 +46,44 @@ pub struct Listing {
     pub open: Vec<Open>,
 }
 
+/// Conditions on the connections and flows of a listing. Without conditions, all are listed.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    service: Option<Arc<str>>,
+    clients: Option<Prefix>,
+    server: Option<LastServer>,
+}
+
+impl ListFilter {
+    /// Restricts the listing to one service, if any.
+    #[must_use]
+    pub fn of_service(self, service: Option<Arc<str>>) -> Self {
+        Self { service, ..self }
+    }
+
+    /// Restricts the listing to the clients of a prefix, if any.
+    #[must_use]
+    pub fn of_clients(self, clients: Option<Prefix>) -> Self {
+        Self { clients, ..self }
+    }
+
+    /// Restricts the listing to one server, if any.
+    #[must_use]
+    pub fn of_server(self, server: Option<LastServer>) -> Self {
+        Self { server, ..self }
+    }
+
+    /// Returns true if the conditions need the entries and not only their service.
+    fn reads_entries(&self) -> bool {
+        self.clients.is_some() || self.server.is_some()
+    }
+
+    fn admits(&self, open: &Open) -> bool {
+        self.clients.is_none_or(|clients| clients.contains(open.client))
+            && self.server.as_ref().is_none_or(|server| open.server.as_ref() == Some(server))
+    }
+}
+
 /// The outcome of a request to close a connection or flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -59,20 +98,16 @@ type Done = Box<dyn FnOnce(Listing) + Send>;
 
 /// A listing to which all workers contribute. When the last worker drops it, the listing is sent.
 pub(crate) struct ListRequest {
-    service: Option<Arc<str>>,
+    filter: ListFilter,
     most: usize,
     listing: Mutex<Listing>,
     done: Mutex<Option<Done>>,
 }
 
 impl ListRequest {
-    pub(crate) fn new(
-        service: Option<Arc<str>>,
-        most: usize,
-        done: impl FnOnce(Listing) + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(filter: ListFilter, most: usize, done: impl FnOnce(Listing) + Send + 'static) -> Self {
         let done: Done = Box::new(done);
-        Self { service, most, listing: Mutex::default(), done: Mutex::new(Some(done)) }
+        Self { filter, most, listing: Mutex::default(), done: Mutex::new(Some(done)) }
     }
 }
 
@@ -88,7 +123,7 @@ impl Drop for ListRequest {
 
 impl std::fmt::Debug for ListRequest {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.debug_struct("ListRequest").field("service", &self.service).finish_non_exhaustive()
+        out.debug_struct("ListRequest").field("filter", &self.filter).finish_non_exhaustive()
     }
 }
 
@@ -124,14 +159,20 @@ impl<'a> Collector<'a> {
 
     /// Returns whether the listing includes a service.
     pub(crate) fn is_meant(&self, service: &str) -> bool {
-        self.request.service.as_ref().is_none_or(|wanted| **wanted == *service)
+        self.request.filter.service.as_ref().is_none_or(|wanted| **wanted == *service)
     }
 
-    /// Counts an entry, and lists it if there is room.
+    /// Counts an entry that meets the conditions, and lists it if there is room.
     pub(crate) fn take(&mut self, open: impl FnOnce() -> Open) {
-        self.listing.total += 1;
-        if self.listing.open.len() < self.request.most {
-            self.listing.open.push(open());
+        let has_room = self.listing.open.len() < self.request.most;
+        if !has_room && !self.request.filter.reads_entries() {
+            self.listing.total += 1;
+            return;
+        }
+        let open = open();
+        if self.request.filter.admits(&open) {
+            self.listing.total += 1;
+            self.listing.open.extend(has_room.then_some(open));
         }
     }
 
@@ -186,7 +227,9 @@ mod tests {
     #[test]
     fn the_listing_is_sent_when_the_last_worker_contributed_or_stopped() {
         let (sender, listings) = channel();
-        let request = Arc::new(ListRequest::new(None, 10, move |listing| sender.send(listing).unwrap()));
+        let request = Arc::new(ListRequest::new(ListFilter::default(), 10, move |listing| {
+            sender.send(listing).unwrap()
+        }));
         let of_worker = |numbers: &[u64]| {
             let mut collector = Collector::new(&request);
             numbers.iter().for_each(|&number| collector.take(|| open(number)));
@@ -213,7 +256,10 @@ mod tests {
     #[test]
     fn a_listing_is_bounded_and_counts_all() {
         let (sender, listings) = channel();
-        let request = ListRequest::new(Some("s".into()), 2, move |listing| sender.send(listing).unwrap());
+        let request =
+            ListRequest::new(ListFilter::default().of_service(Some("s".into())), 2, move |listing| {
+                sender.send(listing).unwrap()
+            });
         let mut collector = Collector::new(&request);
         assert!(collector.is_meant("s") && !collector.is_meant("other"));
         collector.take(|| open(1));
@@ -223,6 +269,32 @@ mod tests {
         drop(request);
         let listing = listings.try_recv().unwrap();
         assert_eq!((listing.total, listing.open), (3, vec![open(1), open(2)]));
+    }
+
+    #[test]
+    fn a_listing_may_be_restricted_to_clients_and_a_server() {
+        let server = |name: &str| Some(LastServer { pool: "p".into(), server: name.into() });
+        let listed = |filter: ListFilter, most| {
+            let (sender, listings) = channel();
+            let request = ListRequest::new(filter, most, move |listing| sender.send(listing).unwrap());
+            let mut collector = Collector::new(&request);
+            for (number, client, name) in [(1, 1, "a"), (2, 2, "a"), (3, 1, "b"), (4, 1, "a")] {
+                collector.take(|| Open {
+                    client: [192, 0, 2, client].into(),
+                    server: server(name),
+                    ..open(number)
+                });
+            }
+            collector.finish();
+            drop(request);
+            let listing = listings.try_recv().unwrap();
+            (listing.total, listing.open.iter().map(|open| open.number).collect::<Vec<_>>())
+        };
+        let client = || ListFilter::default().of_clients(Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(listed(client(), 10), (3, vec![1, 3, 4]));
+        assert_eq!(listed(client(), 1), (3, vec![1]), "entries beyond the limit are counted");
+        assert_eq!(listed(ListFilter::default().of_server(server("a")), 10), (3, vec![1, 2, 4]));
+        assert_eq!(listed(client().of_server(server("a")), 10), (2, vec![1, 4]));
     }
 
     #[test]

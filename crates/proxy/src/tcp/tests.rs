@@ -7,7 +7,7 @@ use crate::context::report::Report;
 use crate::io::sys;
 use crate::io::testing::readiness;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, ListRequest, Listing};
+use crate::service::open::{Collector, ListFilter, ListRequest, Listing};
 use crate::service::preamble;
 use crate::service::testing::{TestPool, service_with};
 use crate::service::{Refusal, Service, Settings};
@@ -177,7 +177,8 @@ impl Fixture {
     fn listing(&self) -> Listing {
         let listing = Arc::new(Mutex::new(Listing::default()));
         let into = Arc::clone(&listing);
-        let request = ListRequest::new(None, 10, move |listing| *into.lock().unwrap() = listing);
+        let request =
+            ListRequest::new(ListFilter::default(), 10, move |listing| *into.lock().unwrap() = listing);
         let mut collector = Collector::new(&request);
         self.tcp.list(&self.cx, &mut collector);
         collector.finish();

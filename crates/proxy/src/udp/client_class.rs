@@ -3,6 +3,7 @@
 
 use crate::context::Context;
 use crate::context::unserved::Traffic;
+use crate::service::admission::record_denied;
 use crate::service::failures::note_client;
 use crate::service::{Backend, Service, Settings};
 use evener_core::reason::Reason;
@@ -40,6 +41,7 @@ impl ClientClass {
         let class = Self::of(client, settings);
         if class != Some(Self::Permitted) && is_new {
             counters.denied.one();
+            record_denied(service, settings, client, cx.now);
         }
         if class.is_none() {
             counters.drops.denied.one();

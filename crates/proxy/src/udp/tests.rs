@@ -8,7 +8,7 @@ use crate::context::ready::Ready;
 use crate::context::report::Report;
 use crate::io::sys;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, ListRequest, Listing};
+use crate::service::open::{Collector, ListFilter, ListRequest, Listing};
 use crate::service::testing::{TestPool, service_with};
 use crate::service::{Backend, Refusal};
 use evener_core::Target;

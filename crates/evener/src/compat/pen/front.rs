@@ -5,7 +5,7 @@ use super::settings::{Compiled, InstanceAction, NAME, PenSettings, Query, Step, 
 use super::view::{self, ConnectionNumbers, InstanceView, server_name};
 use crate::config::{Config, Problem};
 use crate::events::Events;
-use crate::state::{ConnectionView, ViewScope};
+use crate::state::{ClientsQuery, ConnectionView, ConnectionsQuery, ViewScope};
 use crate::supervisor::{Files, Handle, Outcome, StateChange};
 use arc_swap::ArcSwapOption;
 use evener_core::acl::{Access, Acl};
@@ -235,14 +235,17 @@ impl Front {
     async fn inspect(&self) -> InstanceView {
         let view = self.handle.view(ViewScope::ServiceWithPool(NAME.into())).await;
         // pen shows all clients of its table, whose size is a setting.
-        let clients = self.handle.clients(Some(NAME.into()), None, usize::MAX).await;
+        let clients = self.handle.clients(ClientsQuery::all_of(NAME)).await;
         let clients = clients.and_then(Result::ok).unwrap_or_default();
         view.map(|view| InstanceView::new(&view, &clients, &self.settings)).unwrap_or_default()
     }
 
     /// Returns the open connections, with pen's numbers.
     async fn open(&mut self) -> Vec<(usize, ConnectionView)> {
-        let open = self.handle.connections(Some(NAME.into()), view::ROWS_MAX).await;
+        let open = self
+            .handle
+            .connections(ConnectionsQuery::new(view::ROWS_MAX).of_service(Some(NAME.into())))
+            .await;
         let open = open.and_then(Result::ok).unwrap_or_default();
         self.numbers.number(open.into_connections())
     }

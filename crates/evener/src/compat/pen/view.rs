@@ -55,7 +55,8 @@ impl InstanceView {
         let service = view.service(NAME);
         Self {
             servers,
-            clients: clients.clients().iter().map(ClientView::of).collect(),
+            // pen has no refused clients in its table.
+            clients: clients.clients().iter().filter(|one| one.connects() > 0).map(ClientView::of).collect(),
             connections: service.map_or(0, ServiceView::active),
             idlers: service.map_or(0, ServiceView::warm),
         }

@@ -1,7 +1,7 @@
 //! Clients over TCP, and streams to servers.
 
 use super::*;
-use crate::service::open::{Collector, ListRequest, Listing};
+use crate::service::open::{Collector, ListFilter, ListRequest, Listing};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -184,7 +184,8 @@ fn the_response_to_a_closed_client_is_dropped_if_another_client_has_its_index() 
 /// The numbers of the clients that are listed, for the only worker.
 fn listed(fixture: &Fixture) -> Vec<u32> {
     let (sender, listings) = std::sync::mpsc::channel();
-    let request = ListRequest::new(None, 10, move |listing: Listing| sender.send(listing).unwrap());
+    let request =
+        ListRequest::new(ListFilter::default(), 10, move |listing: Listing| sender.send(listing).unwrap());
     let mut collector = Collector::new(&request);
     fixture.dns.list(&fixture.cx, &mut collector);
     collector.finish();

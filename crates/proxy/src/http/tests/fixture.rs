@@ -9,7 +9,7 @@ use crate::http::Http;
 use crate::io::testing::{DEADLINE, bound, is_blocked, readiness, target};
 use crate::service::accepted::Accepted;
 use crate::service::ending::{EndReason, Ending};
-use crate::service::open::{Collector, ListRequest, Listing};
+use crate::service::open::{Collector, ListFilter, ListRequest, Listing};
 use crate::service::testing::{TestPool, service_with};
 use crate::service::{Permits, Settings};
 use evener_core::counters::Total;
@@ -218,7 +218,8 @@ impl Fixture {
     pub(super) fn listing(&self) -> Listing {
         let listing = Arc::new(Mutex::new(Listing::default()));
         let into = Arc::clone(&listing);
-        let request = ListRequest::new(None, 10, move |listing| *into.lock().unwrap() = listing);
+        let request =
+            ListRequest::new(ListFilter::default(), 10, move |listing| *into.lock().unwrap() = listing);
         let mut collector = Collector::new(&request);
         self.http.list(&self.cx, &mut collector);
         collector.finish();

@@ -170,7 +170,8 @@ fn the_flows_of_a_server_end_together() {
 fn list(fixture: &Fixture, service: Option<&str>, most: usize) -> Listing {
     let listing = Arc::new(Mutex::new(Listing::default()));
     let done = Arc::clone(&listing);
-    let request = ListRequest::new(service.map(Arc::from), most, move |got| *done.lock().unwrap() = got);
+    let filter = ListFilter::default().of_service(service.map(Arc::from));
+    let request = ListRequest::new(filter, most, move |got| *done.lock().unwrap() = got);
     let mut collector = Collector::new(&request);
     fixture.udp.list(&fixture.cx, &mut collector);
     collector.finish();

@@ -1,0 +1,322 @@
+//! `evener drain|ready|maintenance SERVER`, and `--wait`, which waits until the server has no connections left.
+
+use super::client::percent_encoded;
+use super::{AdminArgs, duration};
+use crate::admin::client::Client;
+use crate::admin::server_state::StateRequest;
+use crate::table::seconds;
+use anyhow::bail;
+use clap::Args;
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+/// Time between two looks at what is left.
+const POLL: Duration = Duration::from_secs(1);
+/// Maximum number of connections that are read for the longest idle time.
+const CONNECTIONS_MAX: usize = 1000;
+
+/// `evener ready SERVER`
+#[derive(Args, Debug)]
+pub(super) struct ReadyCommand {
+    /// The server: pool/server, or just the server if only one pool has it
+    server: String,
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+/// `evener drain|maintenance SERVER`
+#[derive(Args, Debug)]
+pub(super) struct LeaveCommand {
+    /// The server: pool/server, or just the server if only one pool has it
+    server: String,
+    /// Time after which the server becomes ready again, such as 10m (default: never)
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    time: Option<Duration>,
+    /// Wait until the server has no connections, requests or flows left, and show what is left
+    #[arg(long)]
+    wait: bool,
+    /// Stop waiting after this time, with exit status 1 (default: wait without limit)
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "wait")]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl ReadyCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        let (_, done) = set_state(&self.server, "ready", None, &self.admin_args).await?;
+        self.admin_args.print(&done, |done| format!("{}: ready\n", text_of(&done["server"])))
+    }
+}
+
+impl LeaveCommand {
+    /// Sets the state `drain` or `maintenance`.
+    pub(super) async fn run(&self, state: &'static str) -> anyhow::Result<()> {
+        let (client, done) = set_state(&self.server, state, self.time, &self.admin_args).await?;
+        let server = text_of(&done["server"]).to_owned();
+        if self.wait {
+            let wait = Wait { client, server, state, timeout: self.timeout };
+            wait.run(&self.admin_args).await
+        } else {
+            let time = self.time.map(|time| format!(" for {}", humantime::format_duration(time)));
+            let time = time.unwrap_or_default();
+            self.admin_args.print(&done, |_| format!("{server}: {state}{time}\n"))
+        }
+    }
+}
+
+fn text_of(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// Sets the state of a server. The response has the full name of the server.
+async fn set_state(
+    server: &str,
+    state: &str,
+    time: Option<Duration>,
+    admin_args: &AdminArgs,
+) -> anyhow::Result<(Client, Value)> {
+    let client = Client::find(admin_args.socket.as_deref())?;
+    let done = client.post("/v1/servers/state", &StateRequest::new(server, state, time)).await?;
+    Ok((client, done))
+}
+
+/// The wait for the end of the last connection of a server.
+struct Wait {
+    client: Client,
+    /// Full name, `pool/server`.
+    server: String,
+    state: &'static str,
+    timeout: Option<Duration>,
+}
+
+/// Work that a server still has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Left {
+    /// Connections, requests and flows.
+    active: u64,
+    unit: Unit,
+    /// The longest time without traffic of a connection or flow.
+    idle_s: Option<u64>,
+    /// Clients that the sticky table sends to the server.
+    sticky: u64,
+}
+
+/// Kind of the work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Unit {
+    #[default]
+    Connection,
+    Flow,
+    Request,
+    Query,
+}
+
+impl Unit {
+    /// Returns the kind of work of a connection or flow in a stage.
+    fn of_stage(stage: &str) -> Self {
+        match stage.split(['/', ' ']).next() {
+            Some("flow") => Self::Flow,
+            Some("http") => Self::Request,
+            Some("dns") => Self::Query,
+            _ => Self::Connection,
+        }
+    }
+
+    fn text(self, count: u64) -> String {
+        let (one, several) = match self {
+            Self::Connection => ("connection", "connections"),
+            Self::Flow => ("flow", "flows"),
+            Self::Request => ("request", "requests"),
+            Self::Query => ("query", "queries"),
+        };
+        format!("{count} {}", if count == 1 { one } else { several })
+    }
+}
+
+impl Wait {
+    async fn run(&self, admin_args: &AdminArgs) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let mut progress = Progress::new(admin_args.json);
+        let mut last = Left::default();
+        loop {
+            let looked = self.look().await;
+            if looked.is_err() {
+                progress.end();
+            }
+            let left = looked.map_err(|error| self.ended(&last, &error))?;
+            if left.active == 0 {
+                progress.end();
+                let view = json!({ "server": self.server, "state": self.state, "active": 0, "sticky_clients": left.sticky });
+                return admin_args.print(&view, |_| self.empty(&left));
+            }
+            let waited = began.elapsed();
+            if self.timeout.is_some_and(|timeout| waited >= timeout) {
+                progress.end();
+                bail!("{}", self.timed_out(&left, waited));
+            }
+            progress.show(&format!("{}: {}", self.server, left.text()));
+            last = left;
+            let rest = self.timeout.map_or(POLL, |timeout| timeout.saturating_sub(waited).min(POLL));
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    /// Returns the work that the server still has.
+    async fn look(&self) -> Result<Left, Stopped> {
+        let status: Value = self.client.get("/v1/status").await.map_err(Stopped::Instance)?;
+        let (pool, server) = self.find(&status["pools"]).ok_or(Stopped::Removed)?;
+        let state = text_of(&server["state"]);
+        if state != self.state {
+            return Err(Stopped::Changed(state.to_owned()));
+        }
+        let active = server["active"].as_u64().unwrap_or_default();
+        let path =
+            format!("/v1/connections?server={}&limit={CONNECTIONS_MAX}", percent_encoded(&self.server));
+        // Both are details, which may be missing: the server may have been removed since.
+        let open: Value = self.client.get(&path).await.unwrap_or_default();
+        let path = format!("/v1/sticky?limit=0&pool={}", percent_encoded(text_of(&pool["name"])));
+        let sticky: Value = self.client.get(&path).await.unwrap_or_default();
+        let sticky = items(&sticky["servers"]).find(|one| one["server"] == server["name"]);
+        let mut stages = items(&open["connections"]).map(|one| text_of(&one["stage"]));
+        let idle =
+            items(&open["connections"]).filter_map(|one| one["idle_s"].as_f64()).map(|idle_s| idle_s as u64);
+        Ok(Left {
+            active,
+            unit: stages.next().map_or(Unit::Connection, Unit::of_stage),
+            idle_s: idle.max(),
+            sticky: sticky.map_or(0, |one| one["clients"].as_u64().unwrap_or_default()),
+        })
+    }
+
+    /// Returns the pool and the server in the status.
+    fn find<'a>(&self, pools: &'a Value) -> Option<(&'a Value, &'a Value)> {
+        items(pools).find_map(|pool| {
+            let name = self.server.strip_prefix(text_of(&pool["name"]))?.strip_prefix('/')?;
+            Some((pool, items(&pool["servers"]).find(|server| server["name"] == *name)?))
+        })
+    }
+
+    fn empty(&self, left: &Left) -> String {
+        let sticky = match left.sticky {
+            0 => String::new(),
+            _ if self.state == "maintenance" => String::new(),
+            1 => "; 1 sticky client still goes to it when it returns".into(),
+            clients => format!("; {clients} sticky clients still go to it when they return"),
+        };
+        format!("{}: no connections are left{sticky}\n", self.server)
+    }
+
+    fn timed_out(&self, left: &Left, waited: Duration) -> String {
+        let Self { server, .. } = self;
+        let mut text = format!(
+            "{server} still has {1} after {0}\n\
+             `evener connections --server {server}` lists them, `evener close --server {server}` closes them",
+            seconds(waited.as_secs()),
+            left.text()
+        );
+        if left.sticky > 0 && self.state == "drain" {
+            text += &format!("\n`evener maintenance {server}` sends its sticky clients to other servers");
+        }
+        text
+    }
+
+    /// Returns the error for a wait that cannot continue. `last` is the work of the server before.
+    fn ended(&self, last: &Left, stopped: &Stopped) -> anyhow::Error {
+        let (server, last) = (&self.server, last.text());
+        match stopped {
+            Stopped::Removed => anyhow::anyhow!(
+                "{server} was removed from the configuration while it had {last}; `evener connections` lists open connections"
+            ),
+            Stopped::Changed(state) => anyhow::anyhow!(
+                "{server} is no longer in state {}: another command or the end of --for made it {state}; it had {last}",
+                self.state
+            ),
+            Stopped::Instance(error) => {
+                anyhow::anyhow!("the instance ended while {server} had {last} ({error:#})")
+            }
+        }
+    }
+}
+
+/// Reason why a wait cannot continue.
+enum Stopped {
+    /// The server is no longer configured.
+    Removed,
+    /// The server is in another state.
+    Changed(String),
+    /// The instance does not respond.
+    Instance(anyhow::Error),
+}
+
+impl Left {
+    fn text(&self) -> String {
+        let idle = match self.idle_s {
+            Some(idle) if idle > 0 => format!(", idle for up to {}", seconds(idle)),
+            _ => String::new(),
+        };
+        let sticky = match self.sticky {
+            0 => String::new(),
+            1 => ", 1 sticky client".into(),
+            clients => format!(", {clients} sticky clients"),
+        };
+        format!("{}{idle}{sticky}", self.unit.text(self.active))
+    }
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.as_array().into_iter().flatten()
+}
+
+/// Lines about what is left, on standard error: one line that changes on a terminal, else a line for each
+/// change.
+struct Progress {
+    is_terminal: bool,
+    is_quiet: bool,
+    last: String,
+}
+
+impl Progress {
+    fn new(is_quiet: bool) -> Self {
+        Self { is_terminal: std::io::stderr().is_terminal(), is_quiet, last: String::new() }
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.is_quiet || self.last == text {
+            return;
+        }
+        if self.is_terminal {
+            // Erases the rest of the line (ECMA-48, EL).
+            crate::output::to_stderr(format_args!("\r{text}\x1b[K"));
+        } else {
+            eprintln!("{text}");
+        }
+        text.clone_into(&mut self.last);
+    }
+
+    /// Ends the line that changes.
+    fn end(&mut self) {
+        if self.is_terminal && !self.last.is_empty() {
+            crate::output::to_stderr(format_args!("\n"));
+            self.last.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_described_in_words() {
+        let check = |stage: &str, active, idle_s, sticky, expected: &str| {
+            let left = Left { active, unit: Unit::of_stage(stage), idle_s, sticky };
+            assert_eq!(left.text(), expected);
+        };
+        check("relaying", 1, None, 0, "1 connection");
+        check("flow", 3, Some(0), 1, "3 flows, 1 sticky client");
+        check("http/2 requests", 1, Some(0), 0, "1 request");
+        check("dns queries", 2, Some(75), 4, "2 queries, idle for up to 1m 15s, 4 sticky clients");
+    }
+}

@@ -1,0 +1,312 @@
+//! Advice for wrong command lines: the words of other programs, and arguments that are missing.
+
+use super::{Cli, connections::path_with};
+use crate::admin::client::Client;
+use crate::config;
+use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use evener_core::acl::Prefix;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Exit status for wrong usage.
+const WRONG_USAGE: u8 = 2;
+/// Maximum number of servers or services that a message lists.
+const LISTED_MAX: usize = 10;
+
+/// Words of other programs that are not commands, with the advice for each.
+const OTHER_WORDS: &[(&[&str], &str)] = &[
+    (
+        &["start", "serve", "up", "daemon", "launch"],
+        "`evener run FILE` runs a configuration in the foreground; a service manager starts it in the background",
+    ),
+    (
+        &["stop", "kill", "quit", "shutdown", "exit", "halt", "terminate"],
+        "SIGTERM stops an instance after its clients have finished (30 s at most), a second SIGTERM immediately",
+    ),
+    (
+        &["restart", "reload-config", "hup"],
+        "`evener reload` applies a changed configuration without closing connections; to run another version of \
+         the program, stop the instance with SIGTERM and start the other version",
+    ),
+    (
+        &["balance", "proxy", "lb", "listen", "load-balance", "frontend", "backend"],
+        "`evener tcp|http|udp|dns LISTEN SERVER...` balances without a file, `evener run FILE` with a file",
+    ),
+    (&["https"], "`evener http LISTEN SERVER... --tls FILE` balances HTTPS"),
+    (
+        &["tls", "ssl"],
+        "`evener http LISTEN SERVER... --tls FILE` uses TLS with clients; for TCP write a file",
+    ),
+    (
+        &["list", "ls", "show", "info", "stat", "stats", "ps", "top", "servers", "pools", "services"],
+        "`evener status` shows services, pools and servers",
+    ),
+    (&["enable", "undrain", "resume", "online"], "`evener ready SERVER` makes a server ready again"),
+    (
+        &["disable", "down", "offline", "remove", "suspend"],
+        "`evener drain SERVER` sends no new clients to a server, `evener maintenance SERVER` no clients at all",
+    ),
+    (
+        &["test", "validate", "configtest", "lint", "verify", "-t", "-tt", "-T", "--test", "-c", "--check"],
+        "`evener check FILE` lists the problems of a configuration",
+    ),
+    (&["-f", "--config", "--file", "-C", "--conf"], "`evener run FILE` runs a configuration"),
+    (&["-s", "--signal"], "`evener reload` applies a changed configuration; SIGTERM stops an instance"),
+    (&["-v", "version", "-version"], "`evener --version` prints the version"),
+    (&["log", "logs", "journal"], "`evener events` shows what happened, `evener events --follow` continues"),
+    (&["ban", "block"], "`evener deny SERVICE PREFIX --for TIME` refuses clients"),
+    (&["unban", "unblock", "undeny"], "`evener forget SERVICE PREFIX` removes a rule of `evener deny`"),
+    (&["allow"], "`evener permit SERVICE PREFIX` admits clients, `evener forget` removes a rule"),
+    (&["sessions", "conns", "flows"], "`evener connections` lists open connections and flows"),
+    (&["purge", "flush"], "`evener expunge SERVICE NAME` removes cached responses"),
+    (
+        &["init", "new", "generate"],
+        "`evener http LISTEN SERVER... --print > FILE` writes a first configuration",
+    ),
+    (&["convert", "migrate"], "`evener import pen ...` prints the equivalent of a command line of pen"),
+];
+
+/// Prints the error of a command line with the advice for it, and returns the exit status. Also prints the text
+/// of `--help` and `--version`, which the parser returns as an error.
+pub(super) async fn report(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let Some(advice) = Line::new(error, &words).advice().await else { error.exit() };
+    advice.lines().for_each(|line| eprintln!("evener: {line}"));
+    ExitCode::from(WRONG_USAGE)
+}
+
+/// A wrong command line.
+struct Line<'a> {
+    error: &'a clap::Error,
+    /// The first word after the name of the program.
+    command: &'a str,
+    /// The words after the command.
+    rest: &'a [String],
+}
+
+impl<'a> Line<'a> {
+    fn new(error: &'a clap::Error, words: &'a [String]) -> Self {
+        let command = words.get(1).map_or("", String::as_str);
+        Self { error, command, rest: words.get(2..).unwrap_or_default() }
+    }
+
+    async fn advice(&self) -> Option<String> {
+        match self.error.kind() {
+            ErrorKind::InvalidSubcommand => Some(self.unknown_command()),
+            ErrorKind::UnknownArgument => self.unexpected_argument(),
+            ErrorKind::MissingRequiredArgument => self.missing_argument().await,
+            ErrorKind::InvalidValue => self.missing_value(),
+            _ => None,
+        }
+    }
+
+    fn unknown_command(&self) -> String {
+        let word = self.command;
+        let advice = OTHER_WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, advice)| *advice);
+        if let Some(advice) = advice {
+            return format!("`{word}` is not a command: {}", self.with_file(advice));
+        }
+        let is_file =
+            word.contains('/') || Path::new(word).extension().is_some() || Path::new(word).is_file();
+        if is_file {
+            return format!(
+                "`{word}` is not a command: `evener run {word}` runs a configuration, `evener check {word}` lists its problems"
+            );
+        }
+        let commands = Cli::command();
+        let near = config::nearest(word, commands.get_subcommands().map(clap::Command::get_name));
+        format!("`{word}` is not a command{near}; `evener --help` lists the commands")
+    }
+
+    /// Puts the file of the command line into advice about a file.
+    fn with_file(&self, advice: &str) -> String {
+        match self.rest {
+            [file] if file.ends_with(".lua") => advice.replace("FILE", file),
+            _ => advice.into(),
+        }
+    }
+
+    fn unexpected_argument(&self) -> Option<String> {
+        let ContextValue::String(given) = self.error.get(ContextKind::InvalidArg)? else { return None };
+        let is_option = given.starts_with('-');
+        let known = OTHER_WORDS.iter().find(|(words, _)| words.contains(&given.as_str()));
+        match self.command {
+            "reload" if !is_option => Some(format!(
+                "reload takes no file: it applies the file that the instance was started with; `evener check {given}` \
+                 lists the problems of a file without applying it"
+            )),
+            "run" if !is_option => {
+                Some(format!("run takes one file, got also `{given}`: a file may have several services"))
+            }
+            "tcp" | "udp" | "http" | "dns"
+                if matches!(given.as_str(), "-p" | "--port" | "-l" | "--listen" | "-b") =>
+            {
+                let command = self.command;
+                Some(format!(
+                    "`{given}` is not an option: the listen address is the first argument: {}",
+                    example(command)
+                ))
+            }
+            command if command == given => {
+                known.map(|(_, advice)| format!("`{given}` is not an option: {}", self.with_file(advice)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Advises on an option without its value.
+    fn missing_value(&self) -> Option<String> {
+        let ContextValue::String(option) = self.error.get(ContextKind::InvalidArg)? else { return None };
+        let ContextValue::String(given) = self.error.get(ContextKind::InvalidValue)? else { return None };
+        match (self.command, option.split(' ').next()?) {
+            ("udp", "--check") if given.is_empty() => Some(
+                "--check needs a text to send, because UDP has no connections to check, such as --check ping: a server \
+                 that does not respond to it is down"
+                    .into(),
+            ),
+            ("dns", "--check") if given.is_empty() => {
+                Some("--check needs a name to query, such as --check www.example.org".into())
+            }
+            _ => None,
+        }
+    }
+
+    async fn missing_argument(&self) -> Option<String> {
+        let command = self.command;
+        let missing = match self.error.get(ContextKind::InvalidArg)? {
+            ContextValue::Strings(names) => names.concat(),
+            _ => return None,
+        };
+        match command {
+            "tcp" | "udp" | "http" | "dns" if missing.contains("LISTEN") => {
+                Some(format!("give a listen address and servers: {}", example(command)))
+            }
+            "tcp" | "udp" | "http" | "dns" => Some(format!("the servers are missing: {}", example(command))),
+            "drain" | "ready" | "maintenance" => {
+                let servers = listed("its servers", self.names("servers").await);
+                Some(format!("the server is missing: evener {command} POOL/SERVER{servers}"))
+            }
+            "deny" | "permit" | "forget" => {
+                let given = self.rest.iter().find(|word| word.parse::<Prefix>().is_ok());
+                let (what, prefix) = match given {
+                    Some(prefix) => ("the service is missing", prefix.as_str()),
+                    None if self.rest.iter().all(|word| word.starts_with('-')) => {
+                        ("the service and the clients are missing", "192.0.2.0/24")
+                    }
+                    None => ("the clients are missing", "192.0.2.0/24"),
+                };
+                let services = listed("its services", self.names("services").await);
+                Some(format!("{what}: evener {command} SERVICE {prefix}{services}"))
+            }
+            "explain" => {
+                let services = listed("its services", self.names("services").await);
+                Some(format!("give a service and the address of a client: evener explain SERVICE 192.0.2.7{services}"))
+            }
+            "close" => Some(
+                "give the number of a connection, which `evener connections` shows: evener close 17\n\
+                 or close all connections of a server or client: evener close --server POOL/SERVER, \
+                 evener close --client 192.0.2.7"
+                    .into(),
+            ),
+            "expunge" => Some(
+                "give a DNS service and a name: evener expunge SERVICE www.example.org; --all instead of a name removes \
+                 all responses"
+                    .into(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// Returns the names of servers or services of the running instance; none if it cannot be found.
+    async fn names(&self, list: &str) -> Vec<String> {
+        let given = self.rest.iter().skip_while(|word| *word != "--socket").nth(1);
+        let socket =
+            given.map(PathBuf::from).or_else(|| std::env::var_os("EVENER_SOCKET").map(PathBuf::from));
+        let Ok(client) = Client::find(socket.as_deref()) else { return Vec::new() };
+        let status = client.get::<Value>(&path_with("/v1/status", &[], None)).await.unwrap_or_default();
+        let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
+        let name = |item: &Value| item["name"].as_str().unwrap_or_default().to_owned();
+        if list == "services" {
+            return items(&status["services"]).iter().map(name).collect();
+        }
+        let servers = |pool: &Value| -> Vec<String> {
+            items(&pool["servers"]).iter().map(|server| format!("{}/{}", name(pool), name(server))).collect()
+        };
+        items(&status["pools"]).iter().flat_map(servers).collect()
+    }
+}
+
+/// Returns an example of a one-liner.
+fn example(command: &str) -> String {
+    let (listen, server) = match command {
+        "udp" => (5683, 5683),
+        "dns" => (5353, 53),
+        _ => (8080, 80),
+    };
+    format!("evener {command} 127.0.0.1:{listen} 10.0.0.1:{server} 10.0.0.2:{server}")
+}
+
+/// Returns a line about the names of the running instance, if there are any.
+fn listed(what: &str, names: Vec<String>) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let more = names.len().saturating_sub(LISTED_MAX);
+    let more =
+        if more > 0 { format!(" and {more} more, which `evener status` shows") } else { String::new() };
+    let shown: Vec<String> = names.into_iter().take(LISTED_MAX).collect();
+    format!("\nan instance is running; {what}: {}{more}", shown.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn no_word_of_another_program_is_a_command() {
+        let commands = Cli::command();
+        let names: Vec<&str> = commands.get_subcommands().map(clap::Command::get_name).collect();
+        let words = OTHER_WORDS.iter().flat_map(|(words, _)| *words);
+        words.for_each(|word| assert!(!names.contains(word), "`{word}` is a command"));
+    }
+
+    #[tokio::test]
+    async fn wrong_command_lines_get_the_command_that_was_meant() {
+        for (line, expected) in [
+            ("start web.lua", "`evener run FILE`"),
+            ("web.lua", "`evener run web.lua` runs"),
+            ("stop", "SIGTERM stops an instance"),
+            ("restart", "`evener reload` applies"),
+            ("-t web.lua", "`evener check FILE` lists"),
+            ("-f web.lua", "`evener run FILE` runs"),
+            ("statsu", "did you mean `status`?"),
+            ("xyzzy", "`xyzzy` is not a command; `evener --help`"),
+            ("reload web.lua", "reload takes no file"),
+            ("run a.lua b.lua", "run takes one file, got also `b.lua`"),
+            ("tcp -p 23000", "the listen address is the first argument: evener tcp 127.0.0.1:8080"),
+            ("dns", "give a listen address and servers: evener dns 127.0.0.1:5353 10.0.0.1:53"),
+            ("tcp 127.0.0.1:1", "the servers are missing: evener tcp"),
+            ("udp 127.0.0.1:1 127.0.0.1:2 --check", "--check needs a text to send"),
+            ("dns 127.0.0.1:1 127.0.0.1:2 --check", "--check needs a name to query"),
+            ("drain --socket /none", "the server is missing: evener drain POOL/SERVER"),
+            ("deny 10.0.0.0/8 --socket /none", "the service is missing: evener deny SERVICE 10.0.0.0/8"),
+            ("permit www --socket /none", "the clients are missing: evener permit SERVICE 192.0.2.0/24"),
+            ("explain www --socket /none", "give a service and the address of a client"),
+            ("close", "evener close --client 192.0.2.7"),
+            ("expunge dns", "give a DNS service and a name"),
+        ] {
+            let words: Vec<String> = "evener".split(' ').chain(line.split(' ')).map(str::to_owned).collect();
+            let error = Cli::try_parse_from(&words).err();
+            let error = error.unwrap_or_else(|| panic!("expected `evener {line}` to be wrong"));
+            let advice = Line::new(&error, &words).advice().await;
+            assert!(
+                advice.as_deref().is_some_and(|text| text.contains(expected)),
+                "{line}: {advice:?}\n{error}"
+            );
+        }
+    }
+}
