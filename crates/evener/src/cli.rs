@@ -6,6 +6,7 @@ mod connections;
 mod demo;
 mod events;
 mod expunge;
+mod help;
 mod one_liner;
 mod run;
 mod server_state;
@@ -42,7 +43,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.";
 
 /// Load balancer for TCP, TLS, HTTP, UDP and DNS, configured in Lua and changed live
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -184,6 +185,8 @@ enum Command {
         #[command(flatten)]
         arguments: ForeignArguments,
     },
+    /// Explain a command, or a key of the configuration: `evener help drain`, `evener help pool.sticky`
+    Help(help::HelpCommand),
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
     Completions {
         /// The shell
@@ -387,6 +390,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Penlogd(_)
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_) => anyhow::bail!("give the name of the program first"),
+        Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {
             // clap_complete panics when a write fails, so it writes to memory.
             let mut script = Vec::new();

@@ -15,6 +15,7 @@ mod patience;
 mod print;
 mod problem;
 mod raw;
+mod reference;
 mod scalar;
 mod search_tree;
 mod sticky;
@@ -34,6 +35,7 @@ pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, failure, one_line, unreadable};
+pub(crate) use reference::help;
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or
 /// an unknown host.

@@ -1,7 +1,7 @@
 //! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their lines,
 //! and reading continues. Keys that have not been read at the end are reported as unknown.
 
-use super::hints::{self, Context};
+use super::hints::{self, Context, UnknownKey};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
@@ -12,10 +12,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// A key that was read: the declaration, the keys that lead to the table, and the name.
+#[cfg(test)]
+pub(super) type ReadKey = (&'static str, String, &'static str);
+
 #[cfg(test)]
 thread_local! {
-    /// Every key that this thread has read. A test verifies that the reference describes all these keys.
-    pub(super) static READ: RefCell<std::collections::BTreeSet<&'static str>> = const { RefCell::new(std::collections::BTreeSet::new()) };
+    /// Every key that this thread has read. A test verifies that the reference has exactly these keys.
+    pub(super) static READ: RefCell<std::collections::BTreeSet<ReadKey>> = const { RefCell::new(std::collections::BTreeSet::new()) };
 }
 
 /// State that readers share: the run that is read, and the problems found so far.
@@ -128,7 +132,6 @@ impl<'a> Fields<'a> {
             path: self.path.iter().copied().chain([Step::Named(key)]).collect(),
             subject: self.subject.clone(),
             prefix: format!("{}{key}.", self.prefix),
-            context: self.context.within(key),
             known: Vec::new(),
             ..*self
         }
@@ -155,7 +158,7 @@ impl<'a> Fields<'a> {
     pub(super) fn take(&mut self, key: &'static str) -> Option<&'a Value> {
         self.known.push(key);
         #[cfg(test)]
-        READ.with_borrow_mut(|read| read.insert(key));
+        READ.with_borrow_mut(|read| read.insert((self.context.declaration(), self.prefix.clone(), key)));
         self.table.get(key)
     }
 
@@ -494,7 +497,8 @@ impl<'a> Fields<'a> {
             other => other.text().unwrap_or_default(),
         });
         for key in self.unknown_keys().collect::<Vec<_>>() {
-            let message = self.context.unknown_key(key, &self.prefix, pool, &self.known);
+            let unknown = UnknownKey { key, prefix: &self.prefix, pool, known: &self.known };
+            let message = self.context.unknown_key(&unknown);
             self.problem(key, message);
         }
     }

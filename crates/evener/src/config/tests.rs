@@ -386,7 +386,7 @@ fn the_reference_has_every_key_and_counter() {
     let reference = document("docs/configuration.md");
     let keys = fields::READ.with_borrow(Clone::clone);
     assert!(keys.len() > 40, "{keys:?}");
-    for key in keys {
+    for (_, _, key) in keys {
         let named = [format!("`{key}`"), format!(" {key} = "), format!("`{key}, "), format!("`{key} = ")]
             .iter()
             .any(|form| reference.contains(form));

@@ -77,8 +77,8 @@ fn a_printed_random_specification_is_read_back_unchanged() {
     assert!(inline > 100, "only {inline} pools were written inline");
     // While there is only one plane, it is the default, which is not printed.
     let mut keys = fields::READ.with_borrow(Clone::clone);
-    keys.retain(|key| *key != "plane" || Plane::NAMES.len() > 1);
-    for key in keys {
+    keys.retain(|(_, _, key)| *key != "plane" || Plane::NAMES.len() > 1);
+    for (_, _, key) in keys {
         assert!(all.contains(&format!(" {key} = ")), "`{key}` was never printed");
     }
 }
@@ -114,7 +114,8 @@ fn changed_settings_are_reported_by_the_names_of_their_keys() {
     }
     let keys = fields::READ.with_borrow(Clone::clone);
     // The position of a server and of its address have no key.
-    let is_known = |name: &str| ["order", "address"].contains(&name) || keys.iter().any(|key| *key == name);
+    let is_known =
+        |name: &str| ["order", "address"].contains(&name) || keys.iter().any(|(_, _, key)| *key == name);
     let unknown: Vec<_> = seen.iter().filter(|field| !field.split('.').all(is_known)).collect();
     assert_eq!(
         unknown,

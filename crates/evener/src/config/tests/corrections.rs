@@ -36,7 +36,7 @@ timeout_client = "5s"
 protocol = "http", trust = "10.0.0.0/8"
     service `s`: unknown key `trust`; write forwarded = { trust = "10.0.0.0/8" }
 protocol = "http", cache = true, rate_limit = "5/s", sockets = 2
-    service `s`: cache is not available with protocol = "http": only dns services cache
+    service `s`: cache is not available with protocol = "http": only dns services have it
     service `s`: unknown key `rate_limit`; write per_client = { request_rate = "100/s" }
     service `s`: sockets is not available with protocol = "http": only dns services have it
 allow = "10.0.0.0/"

@@ -18,13 +18,13 @@ discover.dns "app.example:80", discover.dns "app.example:80"
 discover.dns "app.example:80" { "10.0.0.2:80" }
     discover.dns "app.example:80": a source has only keys, got "10.0.0.2:80"
 discover.dns "app.example:80" { port = 80 }
-    discover.dns "app.example:80": unknown key `port`
+    discover.dns "app.example:80": port is a key of discover.file: write discover.file "servers.txt" { port = 80 }
 discover.srv "a b"
     discover.srv "a b": "a b" is not a name of SRV records, such as "_http._tcp.example.org"
 discover.srv "_http._tcp.example:80"
     discover.srv "_http._tcp.example:80": "_http._tcp.example:80" is not a name of SRV records, such as "_http._tcp.example.org"
 discover.srv "_http._tcp.example" { weight = 2 }
-    discover.srv "_http._tcp.example": unknown key `weight`
+    discover.srv "_http._tcp.example": unknown key `weight`; SRV records have the weights, priorities and ports
 discover.file ""
     discover.file "": the path is empty: write discover.file "servers.txt"
 discover.file "servers.txt" { port = 0 }

@@ -95,15 +95,15 @@ connect_timeout = "5"
 keepalive = "0s"
     service `s`: keepalive must be above zero, got "0s": write false for none
 query_timeout = "5s"
-    service `s`: unknown key `query_timeout`; write protocol = "dns" and dns = { query_timeout = ... }
+    service `s`: query_timeout is a key of `dns`: write protocol = "dns" and dns = { query_timeout = "2s" }
 port = 80
     service `s`: unknown key `port`; the port is part of `listen`
 connection_rate = "5/s"
-    service `s`: unknown key `connection_rate`; write per_client = { connection_rate = "100/s" }
+    service `s`: connection_rate is a key of `per_client`: write per_client = { connection_rate = "20/s" }
 timeout = "5s"
     service `s`: unknown key `timeout`; see idle_timeout, connect_timeout and response_timeout
 certificate = "x"
-    service `s`: unknown key `certificate`; write tls = { certificate = ... }
+    service `s`: certificate is a key of `tls`: write tls = { certificate = "site.crt", key = "site.key" }
 protocol = "https"
     service `s`: protocol must be "tcp", "udp", "http" or "dns", got "https": use "http" with `tls`
 protocol = "HTTP"
@@ -358,7 +358,7 @@ discover = { mname = "" }
 discover = { mnaem = "/a" }
     service `s`: unknown key `discover.mnaem`; did you mean `mname`?
 discover = { dns = "a:1" }
-    service `s`: unknown key `discover.dns`; write discover.dns "..." among the servers
+    service `s`: unknown key `discover.dns`; write discover.dns "app.example:80" among the servers
 discover = { mname = { "/run/a", "/run/a" } }
     service `s`: the directory `/run/a` is listed twice
 { "10.0.0.2:53", mname = true }
@@ -382,11 +382,11 @@ nodelay = true
 fast_close = "both"
     service `s`: fast_close is not available with protocol = "dns"
 cache = true
-    service `s`: unknown key `cache`; write dns = { cache = ... }
+    service `s`: cache is a key of `dns`: write dns = { cache = {
 query_timeout = "1s"
-    service `s`: unknown key `query_timeout`; write dns = { query_timeout = ... }
+    service `s`: query_timeout is a key of `dns`: write dns = { query_timeout = "2s" }
 retries = 2
-    service `s`: unknown key `retries`; write dns = { retries = ... }
+    service `s`: retries is a key of `dns`: write dns = { retries = 1 }
 "#;
 
 const OF_A_SERVICE_WITH_A_POOL: &str = r#"
@@ -458,7 +458,7 @@ weight = 2, tier = 2
 listen = "0.0.0.0:80"
     pool `web`: listen is a key of a service: move it to the service
 path = "/"
-    pool `web`: unknown key `path`; it is a key of a check: write check = check.http { path = "/health", every = "2s" }
+    pool `web`: path is a key of a check: write check = check.http { path = "/health" }
 maxconn = 5
     pool `web`: unknown key `maxconn`; limits are keys of a server: write { "10.0.0.1:80", max = 100 }
 servers = { "10.0.0.1:80" }
@@ -607,7 +607,9 @@ fn a_note_reports_that_certificates_and_names_were_not_checked() {
             .unwrap_err()
     };
     let note = "note: certificates and host names were not checked because of the problems above";
-    assert!(problems("\"www.example:80\"").ends_with(&format!("`nonsense`\n{note}")));
+    assert!(
+        problems("\"www.example:80\"").ends_with(&format!("`nonsense`; see `evener help service`\n{note}"))
+    );
     assert!(problems("\"10.0.0.1:80\", tls = \"x.pem\"").ends_with(note));
-    assert!(problems("\"10.0.0.1:80\"").ends_with("unknown key `nonsense`"));
+    assert!(problems("\"10.0.0.1:80\"").ends_with("unknown key `nonsense`; see `evener help service`"));
 }

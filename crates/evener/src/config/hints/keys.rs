@@ -1,0 +1,229 @@
+//! Messages for unknown keys. A key of another table is explained by the reference, a key of another program by
+//! the table of words.
+
+use super::{nearest, words};
+use crate::config::reference::{self, Key};
+
+/// Maximum number of places that a message proposes for a misplaced key.
+const PLACES_MAX: usize = 2;
+
+/// The kind of a declaration, which decides the hint about an unknown key.
+#[derive(Clone, Copy)]
+pub(crate) struct Context {
+    /// The builder of the declaration.
+    declaration: &'static str,
+    /// The protocol, in the table of a service.
+    protocol: Option<&'static str>,
+}
+
+/// An unknown key.
+pub(crate) struct UnknownKey<'a> {
+    pub(crate) key: &'a str,
+    /// Keys that lead from the declaration to the table, such as `dns.cache.`.
+    pub(crate) prefix: &'a str,
+    /// The pool that a service names.
+    pub(crate) pool: Option<&'a str>,
+    /// The keys that the table can have.
+    pub(crate) known: &'a [&'static str],
+}
+
+impl Context {
+    /// Creates the context of the table of a builder.
+    pub(crate) fn of(builder: &'static str) -> Self {
+        Self { declaration: builder, protocol: None }
+    }
+
+    /// Sets the protocol of a service.
+    pub(crate) fn set_protocol(&mut self, protocol: &'static str) {
+        self.protocol = Some(protocol);
+    }
+
+    /// Returns the builder of the declaration.
+    pub(crate) fn declaration(self) -> &'static str {
+        self.declaration
+    }
+
+    /// Returns the message for an unknown key.
+    pub(crate) fn unknown_key(self, unknown: &UnknownKey<'_>) -> String {
+        let UnknownKey { key, prefix, known, .. } = *unknown;
+        let table = reference::table_of(self.declaration, prefix);
+        if let Some(message) = self.of_another_protocol(unknown, &table) {
+            return message;
+        }
+        let word = words::find(key, &table);
+        if let Some(word) = word.filter(|word| word.is_of_table()) {
+            return format!("unknown key `{prefix}{key}`; {}", self.advice(word, unknown, &table));
+        }
+        if let Some(places) = self.misplaced(unknown, &table) {
+            return places;
+        }
+        if let Some(word) = word {
+            return format!("unknown key `{prefix}{key}`; {}", self.advice(word, unknown, &table));
+        }
+        let near = nearest(key, known.iter().copied());
+        if !near.is_empty() {
+            return format!("unknown key `{prefix}{key}`{near}");
+        }
+        // Keys of a pool are not in the list of a service that names its pool.
+        let elsewhere = nearest(key, reference::keys_of("pool").map(Key::name));
+        match elsewhere.is_empty() || self.declaration != "service" || !prefix.is_empty() {
+            true => format!("unknown key `{prefix}{key}`; see `evener help {table}`"),
+            false => format!("unknown key `{key}`{elsewhere} It is a key of the pool"),
+        }
+    }
+
+    /// Returns the message for a key that the service could have with another protocol or without a pool.
+    fn of_another_protocol(self, unknown: &UnknownKey<'_>, table: &str) -> Option<String> {
+        let protocol = self.protocol?;
+        let key = unknown.key;
+        if table != "service" {
+            return None;
+        }
+        if let Some(pool) = unknown.pool.filter(|_| reference::find("pool", key).is_some()) {
+            return Some(format!("{key} is a key of the pool: move it to pool `{pool}`"));
+        }
+        if protocol == "dns" && reference::find("service.dns", key).is_some() {
+            return None;
+        }
+        let protocols = reference::find("service", key)?.protocols();
+        Some(match protocols {
+            [one] => format!("{key} needs protocol = \"{one}\""),
+            _ => format!("{key} is not available with protocol = \"{protocol}\""),
+        })
+    }
+
+    /// Returns the advice about a word of another program.
+    fn advice(self, word: &words::Word, unknown: &UnknownKey<'_>, table: &str) -> String {
+        let (place, name) = word.key().rsplit_once('.').unwrap_or(("", word.key()));
+        if place == table && unknown.known.contains(&name) && word.advice().is_empty() {
+            return format!("use `{name}`");
+        }
+        let example = reference::find(place, name).map_or("", Key::example);
+        let written = match word.advice() {
+            "" if place == table => format!("write {example}"),
+            "" => format!("write {}", in_table(place, example)),
+            advice => advice.to_owned(),
+        };
+        let root = place.split('.').next().unwrap_or_default();
+        match (root, unknown.pool) {
+            ("pool" | "check", Some(pool)) if self.declaration == "service" => {
+                format!("{written} in pool `{pool}`")
+            }
+            _ => written,
+        }
+    }
+
+    /// Returns the message for a key that belongs to another table.
+    fn misplaced(self, unknown: &UnknownKey<'_>, table: &str) -> Option<String> {
+        let UnknownKey { key, prefix, pool, .. } = *unknown;
+        let mut places: Vec<(&str, &Key)> =
+            reference::places(key).filter(|(place, _)| *place != table && !place.is_empty()).collect();
+        places.sort_by_key(|(place, _)| distance(table, place));
+        let (nearest, _) = places.first()?;
+        if self.protocol == Some("http") && nearest.starts_with("service.dns") {
+            return Some(match key {
+                "rate_limit" => {
+                    "unknown key `rate_limit`; write per_client = { request_rate = \"100/s\" }".into()
+                }
+                _ => format!("{key} is not available with protocol = \"http\": only dns services have it"),
+            });
+        }
+        let first = distance(table, nearest);
+        let mut proposals: Vec<String> = Vec::new();
+        let mut nouns: Vec<String> = Vec::new();
+        let mut chosen: Vec<&str> = Vec::new();
+        for (place, found) in places {
+            // Farther tables are proposed only if they are as likely.
+            if distance(table, place) > first + 1 || proposals.len() == PLACES_MAX {
+                break;
+            }
+            let noun = noun(place);
+            let is_inside = chosen.iter().any(|outer: &&str| place.starts_with(*outer));
+            if nouns.contains(&noun) || is_inside {
+                continue;
+            }
+            chosen.push(place);
+            proposals.push(self.move_to(place, found, table, pool));
+            nouns.push(noun);
+        }
+        Some(format!("{prefix}{key} is a key of {}: {}", nouns.join(" or "), proposals.join(", or ")))
+    }
+
+    /// Returns the advice to write a key in another table.
+    fn move_to(self, place: &str, key: &Key, table: &str, pool: Option<&str>) -> String {
+        let root = place.split('.').next().unwrap_or_default();
+        let protocols =
+            reference::find(root, place.split('.').nth(1).unwrap_or_default()).map(Key::protocols);
+        let needed = match (self.protocol, protocols) {
+            (Some(given), Some([one])) if root == "service" && *one != given => {
+                format!("protocol = \"{one}\" and ")
+            }
+            _ => String::new(),
+        };
+        match (place, pool) {
+            (parent, _) if table.strip_prefix(parent).is_some_and(|rest| rest.starts_with('.')) => {
+                let inner = table[parent.len() + 1..].split('.').next().unwrap_or_default();
+                format!("write it beside `{inner}`, not inside")
+            }
+            ("service", _) => "move it to the service".into(),
+            ("pool", Some(pool)) => format!("move it to pool `{pool}`"),
+            ("pool", None) => "move it to the pool".into(),
+            _ => format!("write {needed}{}", in_table(place, key.example())),
+        }
+    }
+}
+
+/// Returns a measure of how unlikely it is that a key of a table is written in another one.
+fn distance(table: &str, place: &str) -> u32 {
+    let root = |table: &str| table.split('.').next().unwrap_or_default().to_owned();
+    let is_below = |table: &str, of: &str| table.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
+    let roots = (root(table), root(place));
+    let depth = place.matches('.').count() as u32;
+    match (roots.0.as_str(), roots.1.as_str()) {
+        // A table inside this table, or around it.
+        _ if is_below(place, table) => 0,
+        _ if is_below(table, place) => 0,
+        ("service", "service") | ("pool", "pool") => 2 + depth,
+        ("service" | "pool", "check") | ("pool", "server") | ("server", "pool") => 1,
+        ("service", "server" | "pool") | ("pool" | "server", "service") => 2 + depth,
+        ("check", "check") | ("discover", "discover") => 1,
+        ("check", "pool") => 2 + depth,
+        _ => 6 + depth,
+    }
+}
+
+/// Returns the name of a table in a message.
+fn noun(table: &str) -> String {
+    match table.split_once('.') {
+        None if table == "pool" => "the pool".into(),
+        None => format!("a {table}"),
+        Some(("check", _)) => "a check".into(),
+        Some(("service" | "server", "routes")) => "a route".into(),
+        Some(("service" | "server" | "pool", keys)) => format!("`{keys}`"),
+        Some(_) => format!("{table}"),
+    }
+}
+
+/// Returns the contents of a table with the text around it: `check = check.http { path = "/" }`.
+pub(crate) fn in_table(table: &str, contents: &str) -> String {
+    let mut parts = table.split('.');
+    let (root, rest): (&str, Vec<&str>) = (parts.next().unwrap_or_default(), parts.collect());
+    match root {
+        "service" | "pool" => rest.iter().rev().fold(contents.to_owned(), |inner, key| match *key {
+            "routes" | "certificates" => format!("{key} = {{ {{ {inner} }} }}"),
+            _ => format!("{key} = {{ {inner} }}"),
+        }),
+        "server" if rest.is_empty() => format!("{{ \"10.0.0.1:80\", {contents} }}"),
+        "server" => {
+            format!("{{ \"10.0.0.1:80\", {} }}", in_table(&table.replacen("server", "service", 1), contents))
+        }
+        "check" => format!("check = {table} {{ {contents} }}"),
+        "policy" => format!("policy = {table} {{ {contents} }}"),
+        "discover" => match rest.first() {
+            Some(&"file") => format!("discover.file \"servers.txt\" {{ {contents} }}"),
+            Some(&"srv") => format!("discover.srv \"_http._tcp.example.org\" {{ {contents} }}"),
+            _ => format!("discover.dns \"app.example:80\" {{ {contents} }}"),
+        },
+        _ => contents.to_owned(),
+    }
+}
