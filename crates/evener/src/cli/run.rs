@@ -1,10 +1,8 @@
-//! The commands that run an instance (`run`, `tcp`, `udp`, `http`, `dns`), and `check`, which only validates.
+//! The commands that run an instance (`run`, `tcp`, `udp`, `http`, `dns`).
 
 use super::{OneLiner, RunOptions};
 use crate::admin::AdminSocket;
-use crate::certificates::TlsSettings;
 use crate::config::{self, Config, failure};
-use crate::inputs::gather;
 use crate::instance::Instance;
 use crate::scope;
 use crate::signals::{self, Signals};
@@ -29,29 +27,6 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
     let mut instance = Instance::start(config, options.setting(ConfigSource::File(file))).await?;
     instance.serve_admin(admin);
     instance.run(signals).await;
-    Ok(())
-}
-
-/// `evener check FILE`, with `--print` or without
-pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
-    let config = read(file).await?;
-    let inputs = gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
-    let (_, servers) = inputs.into_parts();
-    servers.notes().for_each(|note| eprintln!("note: {note}"));
-    if print {
-        let text = config::print(&config.spec, &|_| None);
-        print!("{text}");
-        return Ok(());
-    }
-    let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
-    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    println!(
-        "{}: valid: {}, {}, {}",
-        file.display(),
-        counted(config.spec.services.len(), "service"),
-        counted(config.spec.pools.len(), "pool"),
-        counted(servers, "server")
-    );
     Ok(())
 }
 
@@ -117,7 +92,8 @@ fn one_liner_spec(line: &OneLiner, protocol: Protocol, check: Option<CheckSpec>)
     Ok(Spec { pools: vec![pool], services: vec![service] })
 }
 
-async fn read(file: &Path) -> anyhow::Result<Config> {
+/// Reads a configuration file.
+pub(super) async fn read(file: &Path) -> anyhow::Result<Config> {
     let path = file.to_owned();
     let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
     config.map_err(|problems| failure(&problems))
