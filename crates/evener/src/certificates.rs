@@ -21,8 +21,8 @@ use evener_core::Endpoint;
 use evener_core::diff::TlsDigests;
 use evener_core::event::Event;
 use evener_core::spec::{
-    CertificateFiles, CheckKind, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
-    Verification,
+    CertificateFiles, CheckKind, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec,
+    TlsVersion, Verification,
 };
 use evener_proxy::{TlsAcceptor, TlsConnector};
 use files::Side;
@@ -35,13 +35,13 @@ use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier,
     version,
 };
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use validity::Tracked;
+use validity::{Tracked, subject};
 use x509_cert::der::{Decode, Tagged};
 
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -116,10 +116,13 @@ impl TlsSettings {
         (events, self.tracked.iter().filter_map(|tracked| tracked.next_change(now)).min())
     }
 
-    /// Returns the certificates of a service.
-    pub(crate) fn certificates_of_service(&self, name: &str) -> impl Iterator<Item = &CertificateFacts> {
-        let owner = owner_of(TlsOwner::Service, name);
-        self.tracked.iter().filter_map(move |tracked| tracked.own_of(&owner))
+    /// Returns the certificates of each service with TLS.
+    pub(crate) fn certificates_by_service(&self) -> HashMap<&str, Vec<&CertificateFacts>> {
+        let mut by_service: HashMap<&str, Vec<&CertificateFacts>> = HashMap::new();
+        for (service, facts) in self.tracked.iter().filter_map(Tracked::of_service) {
+            by_service.entry(service).or_default().push(facts);
+        }
+        by_service
     }
 
     /// Returns digests of the settings and files of a service; `None` without TLS.
@@ -143,6 +146,13 @@ impl TlsSettings {
         Self { files: BTreeMap::from([(path, None)]), ..Self::default() }
     }
 
+    /// Creates settings with a certificate that is valid until `not_after`, in seconds since 1970.
+    #[cfg(test)]
+    pub(crate) fn of_certificate(not_after: i64) -> Self {
+        let tracked = Tracked::until(not_after);
+        Self { tracked: [tracked].into(), ..Self::of_missing_file("/no/such/file.pem".into()) }
+    }
+
     /// Returns true if no files were read.
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -154,7 +164,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     let mut loader = Loader {
         tls: TlsSettings::default(),
         problems: Vec::new(),
-        owner: String::new(),
+        owner: (TlsOwner::Service, "".into()),
         digest: DefaultHasher::new(),
         files: DefaultHasher::new(),
         location: None,
@@ -191,8 +201,8 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
 struct Loader {
     tls: TlsSettings,
     problems: Vec<Problem>,
-    /// The service or pool that is being read, such as `service `www``.
-    owner: String,
+    /// The service or pool that is being read.
+    owner: (TlsOwner, Arc<str>),
     /// Digest of the settings and files of the owner that have been read.
     digest: DefaultHasher,
     /// Digest of the files of the owner that have been read.
@@ -203,29 +213,22 @@ struct Loader {
     warnings: Vec<Warning>,
 }
 
-/// Returns the name of a service or pool in messages.
-fn owner_of(kind: TlsOwner, name: &str) -> String {
-    match kind {
-        TlsOwner::Service => format!("service `{name}`"),
-        TlsOwner::Pool => format!("pool `{name}`"),
-    }
-}
-
 impl Loader {
     fn problem(&mut self, message: impl std::fmt::Display) {
-        self.problems.push(Problem::maybe_at(self.location.as_ref(), format!("{}: {message}", self.owner)));
+        let message = format!("{}: {message}", subject(&self.owner));
+        self.problems.push(Problem::maybe_at(self.location.as_ref(), message));
     }
 
     fn warn(&mut self, message: impl std::fmt::Display) {
         if self.warnings.len() < WARNINGS_MAX {
-            let message = format!("{}: {message}", self.owner);
+            let message = format!("{}: {message}", subject(&self.owner));
             self.warnings.push(Warning::maybe_at(self.location.as_ref(), message));
         }
     }
 
     /// Records the validity of a certificate of the owner.
     fn track(&mut self, facts: CertificateFacts) {
-        self.tracked.push(Tracked::new(&self.owner, self.location.as_ref(), facts));
+        self.tracked.push(Tracked::new(self.owner.clone(), self.location.as_ref(), facts));
     }
 
     /// Records the validity of the authorities that only the check of a pool uses.
@@ -238,7 +241,7 @@ impl Loader {
         if pool.tls.as_ref().is_some_and(|of_pool| of_pool.authorities.as_ref() == Some(path)) {
             return;
         }
-        self.owner = owner_of(TlsOwner::Pool, &pool.name);
+        self.owner = (TlsOwner::Pool, Arc::clone(&pool.name));
         self.location = None;
         let found = std::fs::read(path).ok().and_then(|bytes| certificates(&bytes).ok());
         let parsed: Vec<_> = found.iter().flatten().filter_map(|der| validity::parse(der)).collect();
@@ -247,6 +250,11 @@ impl Loader {
 
     /// Reads a file, and records its stamp so that changes are detected.
     fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        self.read_as(path, "")
+    }
+
+    /// Reads a file as [`Self::read`] does. `purpose` is put behind the message about a file that cannot be read.
+    fn read_as(&mut self, path: &Path, purpose: &str) -> Option<Vec<u8>> {
         self.tls.files.insert(path.to_owned(), stamp_of(path));
         let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
         let read =
@@ -259,7 +267,7 @@ impl Loader {
                 Some(bytes)
             }
             Err(error) => {
-                self.problem(unreadable(path, &error));
+                self.problem(format!("{}{purpose}", unreadable(path, &error)));
                 None
             }
         }
@@ -287,7 +295,7 @@ impl Loader {
         spec: &TlsSpec,
         old: Option<&ClientSettings>,
     ) -> Option<ClientSettings> {
-        self.owner = owner_of(TlsOwner::Service, &service.name);
+        self.owner = (TlsOwner::Service, Arc::clone(&service.name));
         let before = self.problems.len();
         // The requirements for client certificates have a separate digest, so that tickets stay valid if only
         // the certificates of the service change.
@@ -435,7 +443,7 @@ impl Loader {
         spec: &ServerTlsSpec,
         old: Option<&ServerSettings>,
     ) -> Option<ServerSettings> {
-        self.owner = owner_of(TlsOwner::Pool, &pool.name);
+        self.owner = (TlsOwner::Pool, Arc::clone(&pool.name));
         (self.digest, self.files) = (DefaultHasher::new(), DefaultHasher::new());
         format!("{spec:?}").hash(&mut self.digest);
         // A pooled connection was verified for the host name that its server had then.

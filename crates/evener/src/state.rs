@@ -3,6 +3,7 @@
 //! they do not follow the instance, and nothing here reads or changes a supervisor.
 
 mod access;
+mod certificates;
 mod clients;
 mod connections;
 mod counters;
@@ -14,6 +15,7 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
+pub(crate) use certificates::CertificateView;
 pub(crate) use clients::{ClientView, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
@@ -120,6 +122,7 @@ impl View {
         text += &self.descriptors.text();
         let rows: Vec<_> = self.services.iter().map(ServiceView::row).collect();
         text += &table::table(&service::HEADING, &rows);
+        text += &certificates::text(&self.services);
         text.extend(self.services.iter().filter_map(ServiceView::cache_text));
         for pool in &self.pools {
             let has_dns = self.services.iter().any(|service| service.sends_queries_to(pool));

@@ -1,7 +1,7 @@
 //! Certificates with their keys from files. The first message about a file names the cause and the remedy.
 
-use super::validity::{CertificateFacts, Role, common_name, is_same_name, listed, names_of, parse, subject};
 use super::form::Form;
+use super::validity::{CertificateFacts, Role, common_name, holder, is_same_name, listed, names_of, parse};
 use super::{Loader, certificates, chain, is_der, pem};
 use evener_core::spec::CertificateFiles;
 use rustls::crypto::ring;
@@ -30,7 +30,10 @@ impl Loader {
     /// Reads a certificate with its key. Returns `None` after a problem.
     pub(super) fn certificate(&mut self, files: &CertificateFiles, side: Side) -> Option<Arc<CertifiedKey>> {
         let bytes = self.read(Path::new(&files.chain))?;
-        let key_bytes = if files.key == files.chain { bytes.clone() } else { self.read(Path::new(&files.key))? };
+        let key_bytes = match files.key == files.chain {
+            true => bytes.clone(),
+            false => self.read_as(Path::new(&files.key), &format!(" (the key of {})", files.chain))?,
+        };
         let ocsp = match &files.ocsp {
             Some(path) => Some(self.ocsp_response(path)?),
             None => None,
@@ -95,20 +98,16 @@ impl Loader {
         if is_authority && !is_self_signed {
             self.warn(format!(
                 "{file} is the certificate of an authority ({}), which clients do not accept as the certificate of a server: use a certificate that this authority issued",
-                common_name(subject(own)),
+                common_name(holder(own)),
             ));
         } else if names_of(own).is_empty() {
             self.warn(format!(
                 "the certificate {} in {file} has no host names (subjectAltName), so browsers and most other clients refuse it: issue it again with its names, such as openssl req -addext subjectAltName=DNS:www.example.org",
-                common_name(subject(own)),
+                common_name(holder(own)),
             ));
         }
-        let is_public = own
-            .tbs_certificate
-            .extensions
-            .iter()
-            .flatten()
-            .any(|extension| extension.extn_id == TIMESTAMPS);
+        let is_public =
+            own.tbs_certificate.extensions.iter().flatten().any(|extension| extension.extn_id == TIMESTAMPS);
         if is_public && others.is_empty() {
             self.warn(format!(
                 "{file} has only the certificate of {}, without the intermediate certificate {}, so many clients cannot verify it: use the file with the full chain (often fullchain.pem)",
@@ -120,13 +119,13 @@ impl Loader {
 }
 
 fn is_issuer(issuer: &Certificate, issued: &Certificate) -> bool {
-    is_same_name(subject(issuer), &issued.tbs_certificate.issuer)
+    is_same_name(holder(issuer), &issued.tbs_certificate.issuer)
 }
 
 /// Returns the names of a certificate, or its subject if it has none.
 fn name_of(certificate: &Certificate) -> String {
     let names = names_of(certificate);
-    if names.is_empty() { common_name(subject(certificate)) } else { listed(&names) }
+    if names.is_empty() { common_name(holder(certificate)) } else { listed(&names) }
 }
 
 /// Combines a chain and its key, or returns the reason why they cannot be used.
@@ -140,7 +139,9 @@ fn certified(
     let chain = match certificates(bytes) {
         Ok(chain) if !chain.is_empty() => chain,
         Ok(_) => return Err(without_certificate(files, bytes, key_bytes)),
-        Err(_) => return Err(format!("{file} has a certificate that is damaged or cut off: copy the file again")),
+        Err(_) => {
+            return Err(format!("{file} has a certificate that is damaged or cut off: copy the file again"));
+        }
     };
     let own = chain.first().and_then(|der| parse(der));
     let Some(own) = own else {
@@ -165,7 +166,7 @@ fn certified(
     if let Some(other) = certificate_of_key(&chain, &key) {
         return Err(format!(
             "{file} has its certificates in the wrong order: it begins with {}, but the key belongs to the certificate of {}: put that one first, and its issuers below it",
-            common_name(subject(&own)),
+            common_name(holder(&own)),
             name_of(&other),
         ));
     }
@@ -183,7 +184,10 @@ fn certified(
 }
 
 /// Returns the certificate that a key belongs to, if this is not the first certificate of a chain but another one.
-fn certificate_of_key(chain: &[CertificateDer<'static>], key: &PrivateKeyDer<'static>) -> Option<Certificate> {
+fn certificate_of_key(
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+) -> Option<Certificate> {
     let belongs = |der: &CertificateDer<'static>| {
         CertifiedKey::from_der(vec![der.clone()], key.clone_key(), &ring::default_provider()).is_ok()
     };
@@ -203,7 +207,9 @@ fn without_certificate(files: &CertificateFiles, bytes: &[u8], key_bytes: &[u8])
         return format!("{file} is a key and {key} a certificate: swap them");
     }
     if has_key || pem::is_encrypted(bytes) {
-        return format!("{file} has a private key, but no certificate: write certificate = \"FILE\" with the file of the certificate");
+        return format!(
+            "{file} has a private key, but no certificate: write certificate = \"FILE\" with the file of the certificate"
+        );
     }
     Form::of(bytes).message(file, "certificate")
 }
@@ -220,7 +226,9 @@ fn without_key(files: &CertificateFiles, bytes: &[u8], owner: &str) -> String {
         return format!("{file} has no private key: add key = \"FILE\"");
     }
     if certificates(bytes).is_ok_and(|all| !all.is_empty()) {
-        return format!("{key} has a certificate, but no private key: write key = \"FILE\" with the key of {owner}");
+        return format!(
+            "{key} has a certificate, but no private key: write key = \"FILE\" with the key of {owner}"
+        );
     }
     Form::of(bytes).message(key, "private key")
 }

@@ -75,7 +75,9 @@ impl Form {
         match () {
             () if find(beginning, PKCS7_SIGNED).is_some() => Self::Pkcs7(Coding::Der),
             // A PKCS #12 file begins with its version, 3, and contains PKCS #7 (RFC 7292, section 4).
-            () if find(beginning, &[2, 1, 3]).is_some() && find(beginning, PKCS7_DATA).is_some() => Self::Pkcs12,
+            () if find(beginning, &[2, 1, 3]).is_some() && find(beginning, PKCS7_DATA).is_some() => {
+                Self::Pkcs12
+            }
             () if Certificate::from_der(bytes).is_ok() => Self::CertificateInDer,
             () => Self::OtherDer,
         }
@@ -86,27 +88,46 @@ impl Form {
         match self {
             Self::Empty => format!("{file} is empty: write the {wanted} to it, in PEM"),
             Self::Request => {
-                format!("{file} is a certificate request (CSR), not a {wanted}: use the certificate that the authority returned for it")
+                format!(
+                    "{file} is a certificate request (CSR), not a {wanted}: use the certificate that the authority returned for it"
+                )
             }
             Self::PublicKey => format!("{file} is a public key, not a {wanted}"),
             Self::Pkcs7(Coding::Pem) => {
-                format!("{file} is PKCS #7, not PEM: convert it: openssl pkcs7 -print_certs -in {file} -out NEW.pem")
+                format!(
+                    "{file} is PKCS #7, not PEM: convert it: openssl pkcs7 -print_certs -in {file} -out NEW.pem"
+                )
             }
             Self::Pkcs7(Coding::Der) => {
-                format!("{file} is PKCS #7, not PEM: convert it: openssl pkcs7 -inform der -print_certs -in {file} -out NEW.pem")
+                format!(
+                    "{file} is PKCS #7, not PEM: convert it: openssl pkcs7 -inform der -print_certs -in {file} -out NEW.pem"
+                )
             }
-            Self::Pkcs12 => format!("{file} is PKCS #12 (.p12, .pfx), not PEM: convert it: openssl pkcs12 -nodes -in {file} -out NEW.pem"),
-            Self::JavaKeystore => format!("{file} is a keystore of Java, not PEM: export it with keytool -importkeystore -deststoretype PKCS12, then convert it: openssl pkcs12 -nodes -in NEW.p12 -out NEW.pem"),
-            Self::OpenSshKey => format!("{file} is a key of OpenSSH, not PEM for TLS: convert a copy of it: ssh-keygen -p -m PKCS8 -f COPY"),
+            Self::Pkcs12 => format!(
+                "{file} is PKCS #12 (.p12, .pfx), not PEM: convert it: openssl pkcs12 -nodes -in {file} -out NEW.pem"
+            ),
+            Self::JavaKeystore => format!(
+                "{file} is a keystore of Java, not PEM: export it with keytool -importkeystore -deststoretype PKCS12, then convert it: openssl pkcs12 -nodes -in NEW.p12 -out NEW.pem"
+            ),
+            Self::OpenSshKey => format!(
+                "{file} is a key of OpenSSH, not PEM for TLS: convert a copy of it: ssh-keygen -p -m PKCS8 -f COPY"
+            ),
             Self::CertificateInDer => {
-                format!("{file} is a certificate in DER, not PEM: convert it: openssl x509 -inform der -in {file} -out NEW.pem")
+                format!(
+                    "{file} is a certificate in DER, not PEM: convert it: openssl x509 -inform der -in {file} -out NEW.pem"
+                )
             }
             Self::OtherDer if wanted == "private key" => {
-                format!("{file} is in DER, not PEM: convert it: openssl pkey -inform der -in {file} -out NEW.key")
+                format!(
+                    "{file} is in DER, not PEM: convert it: openssl pkey -inform der -in {file} -out NEW.key"
+                )
             }
             Self::OtherDer => format!("{file} is in DER, and not a {wanted}: give a file in PEM"),
             Self::Damaged => format!("{file} is damaged or cut off: copy the file again"),
-            Self::Other => format!("{file} has no {wanted} in PEM, which begins with -----BEGIN {}-----", wanted.to_uppercase()),
+            Self::Other => format!(
+                "{file} has no {wanted} in PEM, which begins with -----BEGIN {}-----",
+                wanted.to_uppercase()
+            ),
         }
     }
 }
@@ -118,7 +139,8 @@ mod tests {
     #[test]
     fn the_form_of_a_file_is_recognized() {
         let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).unwrap();
-        let pem = |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n").into_bytes();
+        let pem =
+            |label: &str| format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n").into_bytes();
         let check = |bytes: &[u8], form: Form| assert_eq!(Form::of(bytes), form);
         check(b"", Form::Empty);
         check(b" \r\n", Form::Empty);

@@ -1,7 +1,7 @@
 //! Names and validity of the certificates in use: warnings before a certificate expires, and records of the
 //! status. The time is an argument, in seconds since 1970.
 
-use crate::config::{Location, Warning};
+use crate::config::{Location, TlsOwner, Warning};
 use evener_core::event::Event;
 use std::fmt;
 use std::sync::Arc;
@@ -142,7 +142,7 @@ impl CertificateFacts {
             Role::Own => names_of(certificate),
             Role::Intermediate | Role::Authority => Vec::new(),
         };
-        let names = if names.is_empty() { vec![common_name(subject(certificate))] } else { names };
+        let names = if names.is_empty() { vec![common_name(holder(certificate))] } else { names };
         Self { names, file: file.into(), validity: Validity::of(certificate), role }
     }
 
@@ -177,23 +177,44 @@ impl fmt::Display for CertificateFacts {
     }
 }
 
+/// A service or pool that uses certificates.
+pub(super) type Owner = (TlsOwner, Arc<str>);
+
+/// Returns the name of a service or pool at the beginning of a message.
+pub(super) fn subject((kind, name): &Owner) -> String {
+    match kind {
+        TlsOwner::Service => format!("service `{name}`"),
+        TlsOwner::Pool => format!("pool `{name}`"),
+    }
+}
+
 /// A certificate with its user.
 #[derive(Clone, Debug)]
 pub(super) struct Tracked {
-    /// The service or pool that uses the certificate, such as ``service `www` ``.
-    owner: Arc<str>,
+    /// The service or pool that uses the certificate.
+    owner: Owner,
     location: Option<Location>,
     facts: CertificateFacts,
 }
 
 impl Tracked {
-    pub(super) fn new(owner: &str, location: Option<&Location>, facts: CertificateFacts) -> Self {
-        Self { owner: owner.into(), location: location.cloned(), facts }
+    pub(super) fn new(owner: Owner, location: Option<&Location>, facts: CertificateFacts) -> Self {
+        Self { owner, location: location.cloned(), facts }
     }
 
-    /// Returns the facts if this is a certificate of `owner` itself.
-    pub(super) fn own_of(&self, owner: &str) -> Option<&CertificateFacts> {
-        (*self.owner == *owner && self.facts.role == Role::Own).then_some(&self.facts)
+    /// Creates a certificate of the service `s` that is valid from 1970 until `not_after`.
+    #[cfg(test)]
+    pub(super) fn until(not_after: i64) -> Self {
+        let validity = Validity { not_before: 0, not_after };
+        let names = vec!["a.example".to_owned()];
+        let facts = CertificateFacts { names, file: "a.crt".into(), validity, role: Role::Own };
+        Self::new((TlsOwner::Service, "s".into()), None, facts)
+    }
+
+    /// Returns the service and the facts if this is the certificate of a service itself.
+    pub(super) fn of_service(&self) -> Option<(&str, &CertificateFacts)> {
+        let (kind, name) = &self.owner;
+        (*kind == TlsOwner::Service && self.facts.role == Role::Own).then_some((&**name, &self.facts))
     }
 
     /// Returns a warning if the certificate is not valid at `now` or expires soon.
@@ -204,13 +225,13 @@ impl Tracked {
             _ if self.facts.role == Role::Authority => "replace it",
             _ => "renew it",
         };
-        let message = format!("{}: {} {complaint}: {advice}", self.owner, self.facts);
+        let message = format!("{}: {} {complaint}: {advice}", subject(&self.owner), self.facts);
         Some(Warning::maybe_at(self.location.as_ref(), message))
     }
 
     /// Returns an event if the certificate is not valid at `now` or expires soon.
     pub(super) fn event(&self, now: i64) -> Option<Event> {
-        let used_by = self.owner.replace('`', "");
+        let used_by = subject(&self.owner).replace('`', "");
         let certificate = listed(&self.facts.names);
         let file = self.facts.file.to_string();
         let (not_before, not_after) = (self.facts.validity.begins(), self.facts.validity.ends());
@@ -243,7 +264,8 @@ pub(super) fn names_of(certificate: &Certificate) -> Vec<String> {
     names.iter().filter_map(name).collect()
 }
 
-pub(super) fn subject(certificate: &Certificate) -> &Name {
+/// Returns the name of the holder of a certificate.
+pub(super) fn holder(certificate: &Certificate) -> &Name {
     &certificate.tbs_certificate.subject
 }
 
@@ -325,7 +347,12 @@ mod tests {
             "is not valid before 2026-01-01 00:00 UTC, which is in 2 days",
             Some(0),
         );
-        check(-7200, Stage::NotYetValid, "is not valid before 2026-01-01 00:00 UTC, which is in 2 hours", Some(0));
+        check(
+            -7200,
+            Stage::NotYetValid,
+            "is not valid before 2026-01-01 00:00 UTC, which is in 2 hours",
+            Some(0),
+        );
         check(0, Stage::Valid, "", Some(soon));
         check(16 * DAY, Stage::Valid, "", Some(soon));
         check(soon, Stage::ExpiresSoon, "expires on 2026-01-31 00:00 UTC, in 13 days", Some(end));

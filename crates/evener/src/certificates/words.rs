@@ -11,8 +11,12 @@ pub(super) fn of_error(error: &Error) -> String {
         other => return spelt_out(&other.to_string()),
     };
     match error {
-        CertificateError::BadEncoding => "the certificate is damaged or uses a form that is not supported".into(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "the certificate has expired".into(),
+        CertificateError::BadEncoding => {
+            "the certificate is damaged or uses a form that is not supported".into()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the certificate has expired".into()
+        }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "the certificate is not valid yet".into()
         }
@@ -37,8 +41,8 @@ pub(super) fn of_error(error: &Error) -> String {
 
 /// Separates the words of a name such as `UnsupportedCertVersion`. Other text stays as it is.
 fn spelt_out(text: &str) -> String {
-    let is_name = text.starts_with(|c: char| c.is_ascii_uppercase())
-        && text.chars().all(|c| c.is_ascii_alphanumeric());
+    let is_name =
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && text.chars().all(|c| c.is_ascii_alphanumeric());
     if !is_name {
         return text.to_owned();
     }
@@ -78,8 +82,10 @@ mod tests {
         ];
         for error in errors {
             let text = of_error(&Error::InvalidCertificate(error));
-            let is_plain = |word: &str| !word.chars().skip(1).any(|c| c.is_ascii_lowercase())
-                || !word.chars().skip(1).any(|c| c.is_ascii_uppercase());
+            let is_plain = |word: &str| {
+                !word.chars().skip(1).any(|c| c.is_ascii_lowercase())
+                    || !word.chars().skip(1).any(|c| c.is_ascii_uppercase())
+            };
             assert!(text.split(' ').all(is_plain) && !text.contains(['(', '{', '"']), "{text}");
             assert!(text.contains("certificate"), "{text}");
         }

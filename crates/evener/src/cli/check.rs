@@ -30,14 +30,14 @@ impl CheckCommand {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let Self { file, print, strict } = self;
         let config = read(&file).await?;
-        let inputs =
-            gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
+        let inputs = gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
         let (tls, servers) = inputs.into_parts();
         servers.notes().for_each(|note| eprintln!("evener: note: {note}"));
         let warnings = config.warnings().iter().cloned().chain(tls.warnings(unix_time()));
         let warnings = Warning::sorted(warnings.chain(absent_addresses(&config)).collect());
         warnings.iter().for_each(|warning| eprintln!("evener: {warning}"));
-        let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let counted =
+            |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         if strict && !warnings.is_empty() {
             bail!("{}: refused because of {} (--strict)", file.display(), counted(warnings.len(), "warning"));
         }

@@ -209,7 +209,9 @@ fn host_bits(text: &str, prefix: Prefix) -> Option<String> {
     let network = prefix.to_string();
     let is_network = network.split_once('/').is_some_and(|(first, _)| first.parse() == Ok(address));
     (!is_network).then(|| {
-        format!("`{text}` means the whole network {network}: write `{network}`, or `{address}` for one address")
+        format!(
+            "`{text}` means the whole network {network}: write `{network}`, or `{address}` for one address"
+        )
     })
 }
 

@@ -188,8 +188,7 @@ fn read_client_certificates(nested: &mut Fields<'_>) -> Option<ClientCertificate
 }
 
 /// Warning about authorities that are never used.
-pub(super) const VERIFY_OFF: &str =
-    "ca has no effect with verify = false, which accepts any certificate: remove verify = false to verify the servers";
+pub(super) const VERIFY_OFF: &str = "ca has no effect with verify = false, which accepts any certificate: remove verify = false to verify the servers";
 
 /// Reads `tls = true`, or a table, of a pool.
 pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSpec>> {
@@ -437,7 +436,9 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
             }
             _ if is_host(text.trim_end_matches('.')) => {
                 let host = shown(text.trim_end_matches('.'));
-                format!("`{text}` ends with a dot: write {key} = {host}, which also matches requests with the dot")
+                format!(
+                    "`{text}` ends with a dot: write {key} = {host}, which also matches requests with the dot"
+                )
             }
             _ if !text.is_ascii() => {
                 format!("`{text}` has characters outside ASCII: write the ASCII form of the name, with xn--")

@@ -243,7 +243,8 @@ impl Supervisor {
         match warnings.count() {
             0 => {}
             more => {
-                let text = format!("{more} more warnings about the configuration: `evener check FILE` lists them");
+                let text =
+                    format!("{more} more warnings about the configuration: `evener check FILE` lists them");
                 self.log(&Event::Notice { text });
             }
         }

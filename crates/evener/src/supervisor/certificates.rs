@@ -140,6 +140,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn a_certificate_that_expires_while_the_program_runs_is_logged_then_and_once_a_day() {
+        const DAY: i64 = 86_400;
+        let (sender, mut inputs) = mpsc::channel(1);
+        let end = 1000 * DAY;
+        let mut certificates = Certificates::default();
+        certificates.configure(TlsSettings::of_certificate(end));
+        let start = end - 15 * DAY;
+        assert_eq!(certificates.expiry_events(Time::ZERO, start), []);
+        // The seconds since the start at which a check is made, and the event that it logs.
+        let checks = [
+            (DAY - 60, None),
+            (DAY + 60, Some("certificate_expires")),
+            (DAY + 120, None),
+            (2 * DAY + 120, Some("certificate_expires")),
+            (15 * DAY, Some("certificate_expires")),
+            (15 * DAY + 6, Some("certificate_expired")),
+            (15 * DAY + 12, None),
+            (16 * DAY + 12, Some("certificate_expired")),
+        ];
+        for (after, expected) in checks {
+            let now = Time::ZERO + Duration::from_secs(after as u64);
+            let events = certificates.on_time(now, start + after, &Config::default(), 1, &sender);
+            let names: Vec<&str> = events.iter().map(Event::name).collect();
+            assert_eq!(names, expected.into_iter().collect::<Vec<_>>(), "{after}");
+            let Some(Input::Reread(reread)) = inputs.recv().await else { panic!("expected a result") };
+            assert!(certificates.on_reread(reread, 1).is_ok_and(|found| found.is_none()));
+        }
+    }
+
+    #[tokio::test]
     async fn files_are_checked_immediately_after_a_configuration() {
         let (sender, mut inputs) = mpsc::channel(1);
         let tls = || TlsSettings::of_missing_file("/no/such/file.pem".into());

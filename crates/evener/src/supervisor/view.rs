@@ -4,9 +4,11 @@
 use super::listeners::ListenAddresses;
 use super::query::Query;
 use super::{Phase, Supervisor};
+use crate::certificates::unix_time;
 use crate::planes::RunningService;
 use crate::state::{
-    ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View, ViewScope,
+    CertificateView, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView,
+    View, ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
@@ -36,7 +38,12 @@ impl Supervisor {
         let uptime = self.now().since(Time::ZERO);
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
-        let service_view = |(spec, service)| service_view(spec, service, &listen);
+        let (certificates, unix_time) = (self.certificates.tls().certificates_by_service(), unix_time());
+        let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
+            let certificates = certificates.get(&*spec.name).cloned().unwrap_or_default();
+            let certificates = CertificateView::list(certificates, unix_time);
+            service_view(spec, service, &listen, certificates)
+        };
         let pool_view = |pool: &Pool| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
             PoolView::new(
@@ -177,8 +184,14 @@ impl Supervisor {
     }
 }
 
-fn service_view(spec: &ServiceSpec, service: &RunningService, listen: &ListenAddresses<'_>) -> ServiceView {
-    ServiceView::new(spec, service, listen.get(&*spec.name).into_iter().flatten().copied())
+fn service_view(
+    spec: &ServiceSpec,
+    service: &RunningService,
+    listen: &ListenAddresses<'_>,
+    certificates: Vec<CertificateView>,
+) -> ServiceView {
+    let listen = listen.get(&*spec.name).into_iter().flatten().copied();
+    ServiceView::new(spec, service, listen, certificates)
 }
 
 /// Returns true if a query for `wanted`, or for everything, includes `name`.

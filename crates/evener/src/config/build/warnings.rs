@@ -54,8 +54,7 @@ impl Builder<'_> {
         }
         let is_by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
         if is_by_client && pool.slow_start.is_some() {
-            let message =
-                format!("slow_start has no effect with policy = \"{policy}\": remove one of them");
+            let message = format!("slow_start has no effect with policy = \"{policy}\": remove one of them");
             warn("slow_start", &message);
         }
         let mut users = self.users_of(&pool.name).peekable();
@@ -114,7 +113,8 @@ impl Builder<'_> {
                 format!("service `{}`: {message}", service.name),
             );
         }
-        let has_unix = service.listen.iter().any(|endpoint| matches!(endpoint, evener_core::Endpoint::Unix(_)));
+        let has_unix =
+            service.listen.iter().any(|endpoint| matches!(endpoint, evener_core::Endpoint::Unix(_)));
         if service.options.unix_mode.is_some() && !has_unix {
             warn("unix_mode", "unix_mode has no effect: the service listens on no unix socket");
         }

@@ -13,7 +13,8 @@ impl Source {
             let mut lines: HashMap<&str, u32> = HashMap::new();
             for (key, line) in table.keys.iter().filter_map(|at| self.key_at(*at)) {
                 let Some(first) = lines.insert(key, line) else { continue };
-                let first = if first == line { "on this line".to_owned() } else { format!("on line {first}") };
+                let first =
+                    if first == line { "on this line".to_owned() } else { format!("on line {first}") };
                 let message = format!(
                     "{}{key} is already set {first}, and Lua keeps only one of the values: remove one of them",
                     self.subject_of(index)
@@ -28,7 +29,11 @@ impl Source {
     fn key_at(&self, at: usize) -> Option<(&str, u32)> {
         let name = match &self.tokens[at].kind {
             Kind::Word(name) => name,
-            Kind::Symbol('[') => match self.tokens.get(at + 1..at + 4).map(|next| [&next[0].kind, &next[1].kind, &next[2].kind])? {
+            Kind::Symbol('[') => match self
+                .tokens
+                .get(at + 1..at + 4)
+                .map(|next| [&next[0].kind, &next[1].kind, &next[2].kind])?
+            {
                 [Kind::Text(name), Kind::Symbol(']'), Kind::Equals] => name,
                 _ => return None,
             },
@@ -73,9 +78,18 @@ mod tests {
     #[test]
     fn a_key_twice_in_one_table_is_found() {
         check("service \"w\" { a = 1, a = 2 }", &["x:1: service `w`: a is already set on this line"]);
-        check("pool('p', {\n a = 1;\n b = { a = 2 },\n a = 3 })", &["x:4: pool `p`: a is already set on line 2"]);
-        check("service \"w\" { check = {\nc = 1,\n['c'] = 2 } }", &["x:3: service `w`: c is already set on line 2"]);
-        check("local t = { a = 1,\na = 2, a = 3 }", &["x:2: a is already set on line 1", "x:2: a is already set on this"]);
+        check(
+            "pool('p', {\n a = 1;\n b = { a = 2 },\n a = 3 })",
+            &["x:4: pool `p`: a is already set on line 2"],
+        );
+        check(
+            "service \"w\" { check = {\nc = 1,\n['c'] = 2 } }",
+            &["x:3: service `w`: c is already set on line 2"],
+        );
+        check(
+            "local t = { a = 1,\na = 2, a = 3 }",
+            &["x:2: a is already set on line 1", "x:2: a is already set on this"],
+        );
         check("f { a = function() return { b = 1, b = 2 } end }", &["x:1: b is already"]);
         check("f { a = 'x', -- a\n a = [[ y ]] }", &["x:2: a is already set on line 1"]);
         check("f { a = g(1, 2), a = 1 }", &["x:1: a is already set on this line"]);
@@ -91,8 +105,14 @@ mod tests {
         check("f { a = 1 --[[, a = 2 ]], b = 1 -- , a = 3\n }", &[]);
         check("f { a = ', a = 1', b = [==[ , a = 2 ]==], c = \"\\\", a = 1\" }", &[]);
         check("f { a = function() local x = 1, 2; x = 3; x = 4 end, x = 1 }", &[]);
-        check("f { a = function() if b then x = 1; x = 2 end; x = 3; for i = 1, 2 do x = 4; end x = 5, 6; x = 7 end, x = 1 }", &[]);
-        check("f { a = function() repeat x = 1; x = 2 until y; while z do x = 1; end x = 3; end, x = 1 }", &[]);
+        check(
+            "f { a = function() if b then x = 1; x = 2 end; x = 3; for i = 1, 2 do x = 4; end x = 5, 6; x = 7 end, x = 1 }",
+            &[],
+        );
+        check(
+            "f { a = function() repeat x = 1; x = 2 until y; while z do x = 1; end x = 3; end, x = 1 }",
+            &[],
+        );
         check("f { a = function(x, x, y) x = 1 end, x = 1 }", &[]);
         check("a = 1; a = 2; local t = {}; t.a = 1; t.a = 2", &[]);
         check("f { a = \"x\\z\n   , a = 1\", b = 2 }", &[]);
