@@ -73,8 +73,8 @@ impl Loader {
     fn inspect(&mut self, files: &CertificateFiles, chain: &[CertificateDer<'static>], side: Side) {
         let file = &files.chain;
         let chain: Vec<Certificate> = chain.iter().map_while(|der| parse(der)).collect();
-        let Some((own, others)) = chain.split_first() else { return };
-        self.track(CertificateFacts::new(own, file, Role::Own));
+        let Some((leaf, others)) = chain.split_first() else { return };
+        self.track(CertificateFacts::new(leaf, file, Role::Leaf));
         for other in others {
             self.track(CertificateFacts::new(other, file, Role::Intermediate));
         }
@@ -90,29 +90,29 @@ impl Loader {
         if side == Side::Pool {
             return;
         }
-        let is_self_signed = is_issuer(own, own);
-        let is_authority = own
+        let is_self_signed = is_issuer(leaf, leaf);
+        let is_authority = leaf
             .tbs_certificate
             .get::<BasicConstraints>()
             .is_ok_and(|constraints| constraints.is_some_and(|(_, constraints)| constraints.ca));
         if is_authority && !is_self_signed {
             self.warn(format!(
                 "{file} is the certificate of an authority ({}), which clients do not accept as the certificate of a server: use a certificate that this authority issued",
-                common_name(holder(own)),
+                common_name(holder(leaf)),
             ));
-        } else if names_of(own).is_empty() {
+        } else if names_of(leaf).is_empty() {
             self.warn(format!(
                 "the certificate {} in {file} has no host names (subjectAltName), so browsers and most other clients refuse it: issue it again with its names, such as openssl req -addext subjectAltName=DNS:www.example.org",
-                common_name(holder(own)),
+                common_name(holder(leaf)),
             ));
         }
         let is_public =
-            own.tbs_certificate.extensions.iter().flatten().any(|extension| extension.extn_id == TIMESTAMPS);
+            leaf.tbs_certificate.extensions.iter().flatten().any(|extension| extension.extn_id == TIMESTAMPS);
         if is_public && others.is_empty() {
             self.warn(format!(
                 "{file} has only the certificate of {}, without the intermediate certificate {}, so many clients cannot verify it: use the file with the full chain (often fullchain.pem)",
-                listed(&names_of(own)),
-                common_name(&own.tbs_certificate.issuer),
+                listed(&names_of(leaf)),
+                common_name(&leaf.tbs_certificate.issuer),
             ));
         }
     }
@@ -143,13 +143,13 @@ fn certified(
             return Err(format!("{file} has a certificate that is damaged or cut off: copy the file again"));
         }
     };
-    let own = chain.first().and_then(|der| parse(der));
-    let Some(own) = own else {
+    let leaf = chain.first().and_then(|der| parse(der));
+    let Some(leaf) = leaf else {
         return Err(format!("{file}: the certificate is damaged: its contents are not X.509"));
     };
-    let owner = name_of(&own);
-    if own.tbs_certificate.version != Version::V3 {
-        let version = if own.tbs_certificate.version == Version::V1 { 1 } else { 2 };
+    let owner = name_of(&leaf);
+    if leaf.tbs_certificate.version != Version::V3 {
+        let version = if leaf.tbs_certificate.version == Version::V1 { 1 } else { 2 };
         return Err(format!(
             "{file}: the certificate of {owner} has version {version} of X.509, and TLS needs version 3: issue it again as version 3, with its host names (subjectAltName)"
         ));
@@ -166,7 +166,7 @@ fn certified(
     if let Some(other) = certificate_of_key(&chain, &key) {
         return Err(format!(
             "{file} has its certificates in the wrong order: it begins with {}, but the key belongs to the certificate of {}: put that one first, and its issuers below it",
-            common_name(holder(&own)),
+            common_name(holder(&leaf)),
             name_of(&other),
         ));
     }
@@ -191,8 +191,8 @@ fn certificate_of_key(
     let belongs = |der: &CertificateDer<'static>| {
         CertifiedKey::from_der(vec![der.clone()], key.clone_key(), &ring::default_provider()).is_ok()
     };
-    let (own, others) = chain.split_first()?;
-    if others.is_empty() || belongs(own) {
+    let (leaf, others) = chain.split_first()?;
+    if others.is_empty() || belongs(leaf) {
         return None;
     }
     others.iter().find(|der| belongs(der)).and_then(|der| parse(der))

@@ -129,7 +129,7 @@ pub(crate) struct CertificateFacts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// Certificate of this side.
-    Own,
+    Leaf,
     /// Intermediate certificate of the chain of this side.
     Intermediate,
     /// Authority of the certificates of the other side.
@@ -139,7 +139,7 @@ pub(super) enum Role {
 impl CertificateFacts {
     pub(super) fn new(certificate: &Certificate, file: &str, role: Role) -> Self {
         let names = match role {
-            Role::Own => names_of(certificate),
+            Role::Leaf => names_of(certificate),
             Role::Intermediate | Role::Authority => Vec::new(),
         };
         let names = if names.is_empty() { vec![common_name(holder(certificate))] } else { names };
@@ -169,7 +169,7 @@ impl CertificateFacts {
 impl fmt::Display for CertificateFacts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.role {
-            Role::Own => "the certificate of",
+            Role::Leaf => "the certificate of",
             Role::Intermediate => "the intermediate certificate",
             Role::Authority => "the authority",
         };
@@ -207,14 +207,14 @@ impl Tracked {
     pub(super) fn until(not_after: i64) -> Self {
         let validity = Validity { not_before: 0, not_after };
         let names = vec!["a.example".to_owned()];
-        let facts = CertificateFacts { names, file: "a.crt".into(), validity, role: Role::Own };
+        let facts = CertificateFacts { names, file: "a.crt".into(), validity, role: Role::Leaf };
         Self::new((TlsOwner::Service, "s".into()), None, facts)
     }
 
     /// Returns the service and the facts if this is the certificate of a service itself.
     pub(super) fn of_service(&self) -> Option<(&str, &CertificateFacts)> {
         let (kind, name) = &self.owner;
-        (*kind == TlsOwner::Service && self.facts.role == Role::Own).then_some((&**name, &self.facts))
+        (*kind == TlsOwner::Service && self.facts.role == Role::Leaf).then_some((&**name, &self.facts))
     }
 
     /// Returns a warning if the certificate is not valid at `now` or expires soon.

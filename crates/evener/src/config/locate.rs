@@ -217,7 +217,7 @@ impl OpenTable {
             Kind::Symbol(')') => self.parentheses = self.parentheses.saturating_sub(1),
             // `while` and `for` are followed by `do`.
             Kind::Word(word) if ["function", "if", "do", "repeat"].contains(&word.as_str()) => {
-                self.blocks += 1
+                self.blocks += 1;
             }
             Kind::Word(word) if ["end", "until"].contains(&word.as_str()) => {
                 self.blocks = self.blocks.saturating_sub(1);

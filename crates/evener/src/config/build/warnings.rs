@@ -79,15 +79,15 @@ impl Builder<'_> {
         }
         if let Some(http) = &service.http {
             let local = if http.redirect.is_some() { "redirect" } else { "respond" };
-            let answers_all = http.redirect.is_some() || http.respond.is_some();
+            let responds_to_all = http.redirect.is_some() || http.respond.is_some();
             // The health response depends on the servers of the pool.
-            if answers_all && http.health.is_none() && service.pool.is_some() {
+            if responds_to_all && http.health.is_none() && service.pool.is_some() {
                 let unused = match made.table().get("pool") {
                     Some(_) => "its pool is",
                     None => "its servers are",
                 };
                 let message = format!(
-                    "{local} answers every request that no route matches, so {unused} never used: remove {}, or write {local} in another service",
+                    "{local} responds to every request that no route matches, so {unused} never used: remove {}, or write {local} in another service",
                     if unused == "its pool is" { "pool" } else { "the servers" }
                 );
                 warn(local, &message);

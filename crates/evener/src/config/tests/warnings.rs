@@ -39,7 +39,7 @@ fn settings_without_effect_in_an_http_service_have_a_warning() {
     check_http(
         "pool = p,\nredirect = \"https\"",
         &[
-            "c.lua:3: warning: service `s`: redirect answers every request that no route matches, so its pool is never used: remove pool",
+            "c.lua:3: warning: service `s`: redirect responds to every request that no route matches, so its pool is never used: remove pool",
         ],
     );
     check_http("pool = p, redirect = \"https\", health = \"/health\"", &[]);
@@ -47,7 +47,7 @@ fn settings_without_effect_in_an_http_service_have_a_warning() {
     check_http(
         "\"10.0.0.2:80\", respond = {}, routes = { { path = \"/a\", pool = p } }",
         &[
-            "c.lua:2: warning: service `s`: respond answers every request that no route matches, so its servers are never used: remove the servers",
+            "c.lua:2: warning: service `s`: respond responds to every request that no route matches, so its servers are never used: remove the servers",
         ],
     );
     check_http(

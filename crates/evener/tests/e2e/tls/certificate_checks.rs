@@ -1,4 +1,4 @@
-//! What `evener check` and `evener status` report about certificates: mistakes in the files, chains that clients
+//! Reports of `evener check` and `evener status` about certificates: mistakes in the files, chains that clients
 //! cannot verify, and certificates that have expired or expire soon.
 
 use crate::harness::certificates::{Authority, Issued, openssl};
@@ -108,12 +108,12 @@ fn a_chain_in_the_wrong_order_is_reported_with_its_first_certificate() {
         &tls("unrelated"),
         &["CN=other ca is not the issuer of a.example, www.a.example, which is CN=test ca"],
     );
-    let without_names = authority.issue_client("somebody");
-    without_names.write(&directory, "somebody");
-    let output = check(&directory, &tls("somebody"), &["--strict"]);
+    let without_names = authority.issue_client("no-names");
+    without_names.write(&directory, "no-names");
+    let output = check(&directory, &tls("no-names"), &["--strict"]);
     let text = messages(&output);
     assert!(
-        text.contains("the certificate CN=somebody in ") && text.contains(" has no host names"),
+        text.contains("the certificate CN=no-names in ") && text.contains(" has no host names"),
         "{text}"
     );
     assert_eq!(output.status.code(), Some(1), "{text}");
