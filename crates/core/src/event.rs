@@ -213,6 +213,17 @@ events! {
     Info "certificates_reloaded" CertificatesReloaded {}
     /// Certificates changed on disk but cannot be used; the old ones stay.
     Error "certificates_refused" CertificatesRefused { problem: String }
+    /// A certificate in use has expired: clients or servers refuse it. Logged at the start, at a reload, when it
+    /// happens, and once a day.
+    Warn "certificate_expired" CertificateExpired { used_by: String, certificate: String, file: String, not_after: String }
+    /// A certificate in use expires within 14 days. Logged at the start, at a reload, when it happens, and once a
+    /// day.
+    Warn "certificate_expires" CertificateExpires { used_by: String, certificate: String, file: String, not_after: String }
+    /// A certificate in use is not valid yet: clients or servers refuse it. Logged as an expired certificate.
+    Warn "certificate_not_yet_valid" CertificateNotYetValid { used_by: String, certificate: String, file: String, not_before: String }
+    /// A configuration that is in use has a setting that probably does not do as intended; `evener check` shows
+    /// the same warnings.
+    Warn "config_warning" ConfigWarning { warning: String }
     /// An operator changed the access list of a service.
     Info "access_changed" AccessChanged { service: Arc<str>, change: String }
     /// An operator closed a connection or a flow.

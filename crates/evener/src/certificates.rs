@@ -2,24 +2,31 @@
 //! settings are reused, with their sessions and ticket keys.
 
 mod chain;
+mod files;
+mod form;
 mod insecure;
 mod pem;
 mod resolver;
 mod trust;
+mod validity;
+mod words;
 
 pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
+pub(crate) use validity::{CertificateFacts, unix_time};
 
-use crate::config::{Config, Location, Problem, TlsOwner, unreadable};
+use crate::config::{Config, Location, Problem, TlsOwner, Warning, unreadable};
 use evener_core::Endpoint;
 use evener_core::diff::TlsDigests;
+use evener_core::event::Event;
 use evener_core::spec::{
-    CertificateFiles, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec, TlsVersion,
-    Verification,
+    CertificateFiles, CheckKind, ClientCertificates, Http2, PoolSpec, ServerTlsSpec, ServiceSpec, TlsSpec,
+    TlsVersion, Verification,
 };
 use evener_proxy::{TlsAcceptor, TlsConnector};
-use resolver::{Expiry, Resolver};
+use files::Side;
+use resolver::Resolver;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, WebPkiClientVerifier};
@@ -28,17 +35,19 @@ use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier,
     version,
 };
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use validity::{Tracked, subject};
 use x509_cert::der::{Decode, Tagged};
 
 const FILE_BYTES_MAX: u64 = 4 << 20;
 const CERTIFICATES_MAX: usize = 100_000;
+/// Maximum number of warnings about the certificates of a configuration.
+const WARNINGS_MAX: usize = 1000;
 /// Maximum number of stored sessions, which clients of TLS 1.2 without tickets resume.
 const SESSIONS_MAX: usize = 10_000;
 
@@ -49,6 +58,10 @@ pub(crate) struct TlsSettings {
     pools: BTreeMap<Arc<str>, ServerSettings>,
     /// Files that were read, with stamps to detect changes.
     files: BTreeMap<PathBuf, Option<Stamp>>,
+    /// The certificates in use, with their validity.
+    tracked: Arc<[Tracked]>,
+    /// Warnings about the certificates that do not depend on the time.
+    warnings: Arc<[Warning]>,
 }
 
 /// A certificate. If it was read from a directory, the name of its file is added as a host name.
@@ -65,8 +78,6 @@ struct ClientSettings {
     client_digest: u64,
     tickets: Arc<dyn ProducesTickets>,
     acceptor: Arc<TlsAcceptor>,
-    /// Expiry times of the certificates.
-    expiries: Vec<Expiry>,
 }
 
 #[derive(Clone)]
@@ -86,14 +97,32 @@ impl TlsSettings {
         self.pools.get(pool).map(|settings| Arc::clone(&settings.connector))
     }
 
-    /// Returns warnings about certificates that have expired or expire soon.
-    pub(crate) fn warnings(&self) -> Vec<String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        let of_service = |(name, settings): (&Arc<str>, &ClientSettings)| {
-            let warning = |expiry: &Expiry| Some(format!("service `{name}`: {}", expiry.warning(now)?));
-            settings.expiries.iter().filter_map(warning).collect::<Vec<_>>()
-        };
-        self.services.iter().flat_map(of_service).collect()
+    /// Returns warnings about the certificates in use, which are certificates that have expired at `now` (in
+    /// seconds since 1970) or expire soon, and chains that clients cannot verify.
+    pub(crate) fn warnings(&self, now: i64) -> Vec<Warning> {
+        let expiring = self.tracked.iter().filter_map(|tracked| tracked.warning(now));
+        expiring.chain(self.warnings.iter().cloned()).collect()
+    }
+
+    /// Returns the warnings about the certificates in use that do not depend on the time.
+    pub(crate) fn lasting_warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// Returns events about the certificates that are not valid at `now` (in seconds since 1970) or expire soon,
+    /// and the time at which the next certificate becomes such a certificate.
+    pub(crate) fn expiry_events(&self, now: i64) -> (Vec<Event>, Option<i64>) {
+        let events = self.tracked.iter().filter_map(|tracked| tracked.event(now)).collect();
+        (events, self.tracked.iter().filter_map(|tracked| tracked.next_change(now)).min())
+    }
+
+    /// Returns the certificates of each service with TLS.
+    pub(crate) fn certificates_by_service(&self) -> HashMap<&str, Vec<&CertificateFacts>> {
+        let mut by_service: HashMap<&str, Vec<&CertificateFacts>> = HashMap::new();
+        for (service, facts) in self.tracked.iter().filter_map(Tracked::of_service) {
+            by_service.entry(service).or_default().push(facts);
+        }
+        by_service
     }
 
     /// Returns digests of the settings and files of a service; `None` without TLS.
@@ -117,6 +146,13 @@ impl TlsSettings {
         Self { files: BTreeMap::from([(path, None)]), ..Self::default() }
     }
 
+    /// Creates settings with a certificate that is valid until `not_after`, in seconds since 1970.
+    #[cfg(test)]
+    pub(crate) fn of_certificate(not_after: i64) -> Self {
+        let tracked = Tracked::until(not_after);
+        Self { tracked: [tracked].into(), ..Self::of_missing_file("/no/such/file.pem".into()) }
+    }
+
     /// Returns true if no files were read.
     pub(crate) fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -128,10 +164,12 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     let mut loader = Loader {
         tls: TlsSettings::default(),
         problems: Vec::new(),
-        owner: String::new(),
+        owner: (TlsOwner::Service, "".into()),
         digest: DefaultHasher::new(),
         files: DefaultHasher::new(),
         location: None,
+        tracked: Vec::new(),
+        warnings: Vec::new(),
     };
     for service in &config.spec.services {
         if let Some(spec) = &service.tls {
@@ -151,30 +189,72 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
             }
         }
     }
-    if loader.problems.is_empty() { Ok(loader.tls) } else { Err(loader.problems) }
+    if !loader.problems.is_empty() {
+        return Err(loader.problems);
+    }
+    config.spec.pools.iter().for_each(|pool| loader.track_authorities_of_check(pool));
+    let (tracked, warnings) = (loader.tracked.into(), loader.warnings.into());
+    Ok(TlsSettings { tracked, warnings, ..loader.tls })
 }
 
 /// Reads the files of all services and pools, and collects problems.
 struct Loader {
     tls: TlsSettings,
     problems: Vec<Problem>,
-    /// The service or pool that is being read, such as `service `www``.
-    owner: String,
+    /// The service or pool that is being read.
+    owner: (TlsOwner, Arc<str>),
     /// Digest of the settings and files of the owner that have been read.
     digest: DefaultHasher,
     /// Digest of the files of the owner that have been read.
     files: DefaultHasher,
     /// Location of the TLS settings of the owner.
     location: Option<Location>,
+    tracked: Vec<Tracked>,
+    warnings: Vec<Warning>,
 }
 
 impl Loader {
     fn problem(&mut self, message: impl std::fmt::Display) {
-        self.problems.push(Problem::maybe_at(self.location.as_ref(), format!("{}: {message}", self.owner)));
+        let message = format!("{}: {message}", subject(&self.owner));
+        self.problems.push(Problem::maybe_at(self.location.as_ref(), message));
+    }
+
+    fn warn(&mut self, message: impl std::fmt::Display) {
+        if self.warnings.len() < WARNINGS_MAX {
+            let message = format!("{}: {message}", subject(&self.owner));
+            self.warnings.push(Warning::maybe_at(self.location.as_ref(), message));
+        }
+    }
+
+    /// Records the validity of a certificate of the owner.
+    fn track(&mut self, facts: CertificateFacts) {
+        self.tracked.push(Tracked::new(self.owner.clone(), self.location.as_ref(), facts));
+    }
+
+    /// Records the validity of the authorities that only the check of a pool uses.
+    fn track_authorities_of_check(&mut self, pool: &PoolSpec) {
+        let tls = match pool.check.as_ref().map(|check| &check.kind) {
+            Some(CheckKind::Http { tls, .. } | CheckKind::Stream { tls, .. }) => tls.as_ref(),
+            _ => None,
+        };
+        let Some(path) = tls.and_then(|tls| tls.ca_file.as_ref()) else { return };
+        if pool.tls.as_ref().is_some_and(|of_pool| of_pool.authorities.as_ref() == Some(path)) {
+            return;
+        }
+        self.owner = (TlsOwner::Pool, Arc::clone(&pool.name));
+        self.location = None;
+        let found = std::fs::read(path).ok().and_then(|bytes| certificates(&bytes).ok());
+        let parsed: Vec<_> = found.iter().flatten().filter_map(|der| validity::parse(der)).collect();
+        CertificateFacts::of_authorities(&parsed, path).into_iter().for_each(|facts| self.track(facts));
     }
 
     /// Reads a file, and records its stamp so that changes are detected.
     fn read(&mut self, path: &Path) -> Option<Vec<u8>> {
+        self.read_as(path, "")
+    }
+
+    /// Reads a file as [`Self::read`] does. `purpose` is put behind the message about a file that cannot be read.
+    fn read_as(&mut self, path: &Path, purpose: &str) -> Option<Vec<u8>> {
         self.tls.files.insert(path.to_owned(), stamp_of(path));
         let too_large = std::fs::metadata(path).is_ok_and(|meta| meta.len() > FILE_BYTES_MAX);
         let read =
@@ -187,7 +267,7 @@ impl Loader {
                 Some(bytes)
             }
             Err(error) => {
-                self.problem(unreadable(path, &error));
+                self.problem(format!("{}{purpose}", unreadable(path, &error)));
                 None
             }
         }
@@ -215,7 +295,7 @@ impl Loader {
         spec: &TlsSpec,
         old: Option<&ClientSettings>,
     ) -> Option<ClientSettings> {
-        self.owner = format!("service `{}`", service.name);
+        self.owner = (TlsOwner::Service, Arc::clone(&service.name));
         let before = self.problems.len();
         // The requirements for client certificates have a separate digest, so that tickets stay valid if only
         // the certificates of the service change.
@@ -237,7 +317,7 @@ impl Loader {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(verifier) => verifier?,
         };
-        let (resolver, expiries) = Resolver::new(certificates);
+        let resolver = Resolver::new(certificates);
         let tickets =
             old.filter(|old| old.client_digest == client_digest).map(|old| Arc::clone(&old.tickets));
         let tickets = match tickets.map_or_else(ring::Ticketer::new, Ok) {
@@ -260,14 +340,14 @@ impl Loader {
             handshake_timeout: spec.handshake_timeout,
             handshakes_max: spec.handshakes_max,
         };
-        Some(ClientSettings { digests, client_digest, tickets, acceptor: Arc::new(acceptor), expiries })
+        Some(ClientSettings { digests, client_digest, tickets, acceptor: Arc::new(acceptor) })
     }
 
     /// Reads all certificates of a service. The names of files in directories are used as host names.
     fn certificates(&mut self, spec: &TlsSpec) -> Vec<NamedCertificate> {
         let (mut certificates, before) = (Vec::new(), self.problems.len());
         for files in &spec.certificates {
-            certificates.extend(self.certificate(files).map(|key| (None, key)));
+            certificates.extend(self.certificate(files, Side::Service).map(|key| (None, key)));
         }
         for directory in &spec.directories {
             self.directory(Path::new(directory), &mut certificates);
@@ -300,69 +380,7 @@ impl Loader {
                 issuers: issuers.exists().then(|| text(&issuers)),
             };
             let name = path.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
-            certificates.extend(self.certificate(&files).map(|key| (name, key)));
-        }
-    }
-
-    fn certificate(&mut self, files: &CertificateFiles) -> Option<Arc<CertifiedKey>> {
-        let (chain_path, key_path) = (Path::new(&files.chain), Path::new(&files.key));
-        let chain = self.read(chain_path)?;
-        let key = if key_path == chain_path { chain.clone() } else { self.read(key_path)? };
-        let ocsp = match &files.ocsp {
-            Some(path) => {
-                let response = self.read(Path::new(path))?;
-                if !is_der(&response) {
-                    self.problem(format!("{path} is not an OCSP response in DER (RFC 6960, section 4.2.1)"));
-                    return None;
-                }
-                Some(response)
-            }
-            None => None,
-        };
-        let found = certificates(&chain).ok().filter(|chain| !chain.is_empty());
-        let Some(chain) = found else {
-            let is_certificate = certificates(&key).is_ok_and(|all| !all.is_empty());
-            let message = match pem::private_key(&chain).is_ok() && is_certificate {
-                true => format!("{} is a key and {} a certificate: swap them", files.chain, files.key),
-                false => format!("{} has no certificate in PEM", files.chain),
-            };
-            self.problem(message);
-            return None;
-        };
-        let issuers = match &files.issuers {
-            Some(path) => self.read(Path::new(path))?,
-            None => Vec::new(),
-        };
-        let issuers = certificates(&issuers).unwrap_or_default();
-        let chain = chain::complete(chain, &issuers);
-        let Ok(key) = pem::private_key(&key) else {
-            let message = if pem::is_encrypted(&key) {
-                format!("the key in {} is encrypted: decrypt it first (openssl pkey)", files.key)
-            } else if key_path == chain_path {
-                format!("{} has no private key: add key = \"FILE\"", files.key)
-            } else {
-                format!("{} has no private key in PEM", files.key)
-            };
-            self.problem(message);
-            return None;
-        };
-        if ring::default_provider().key_provider.load_private_key(key.clone_key()).is_err() {
-            self.problem(format!("{}: {}", files.key, pem::unsupported_key(&key)));
-            return None;
-        }
-        match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
-            Ok(mut certified) => {
-                certified.ocsp = ocsp;
-                Some(Arc::new(certified))
-            }
-            Err(rustls::Error::InconsistentKeys(_)) => {
-                self.problem(format!("{} is not the key of {}", files.key, files.chain));
-                None
-            }
-            Err(error) => {
-                self.problem(format!("{}: {error}", files.chain));
-                None
-            }
+            certificates.extend(self.certificate(&files, Side::Service).map(|key| (name, key)));
         }
     }
 
@@ -377,20 +395,31 @@ impl Loader {
 
     fn add_authorities(&mut self, path: &Path, store: &mut Authorities) -> Option<()> {
         let files = if path.is_dir() { self.list(path) } else { vec![path.to_owned()] };
-        let before = store.len();
+        let (before, mut parsed, mut last) = (store.len(), Vec::new(), Vec::new());
         // Subdirectories are skipped, and so are dangling links, which c_rehash leaves behind.
         for file in files.iter().filter(|file| file.is_file() || **file == path) {
             let bytes = self.read(file)?;
-            let certificates = certificates(&bytes).map_err(|error| error.to_string());
-            let add = |der| store.add(der).map_err(|error| error.to_string());
-            if let Err(error) = certificates.and_then(|all| all.into_iter().try_for_each(add)) {
-                self.problem(format!("{}: {error}", file.display()));
+            last = bytes;
+            let Ok(all) = certificates(&last) else {
+                self.problem(format!("{} has a certificate that is damaged or cut off", file.display()));
+                continue;
+            };
+            parsed.extend(all.iter().filter_map(|der| validity::parse(der)));
+            if let Err(error) = all.into_iter().try_for_each(|der| store.add(der)) {
+                self.problem(format!("{}: {}", file.display(), words::of_error(&error)));
             }
         }
         if store.len() == before {
-            self.problem(format!("{} has no certificate in PEM", path.display()));
+            let path = path.display().to_string();
+            let message = match &files[..] {
+                [_] => form::Form::of(&last).message(&path, "certificate"),
+                _ => format!("{path} has no certificate in PEM"),
+            };
+            self.problem(message);
             return None;
         }
+        let facts = CertificateFacts::of_authorities(&parsed, &path.display().to_string());
+        facts.into_iter().for_each(|facts| self.track(facts));
         Some(())
     }
 
@@ -414,7 +443,7 @@ impl Loader {
         spec: &ServerTlsSpec,
         old: Option<&ServerSettings>,
     ) -> Option<ServerSettings> {
-        self.owner = format!("pool `{}`", pool.name);
+        self.owner = (TlsOwner::Pool, Arc::clone(&pool.name));
         (self.digest, self.files) = (DefaultHasher::new(), DefaultHasher::new());
         format!("{spec:?}").hash(&mut self.digest);
         // A pooled connection was verified for the host name that its server had then.
@@ -440,7 +469,7 @@ impl Loader {
             self.problem("this system trusts no authorities; give the pool `tls = { ca = \"ca.crt\" }`");
         }
         let identity = match &spec.certificate {
-            Some(files) => Some(self.certificate(files)?),
+            Some(files) => Some(self.certificate(files, Side::Pool)?),
             None => None,
         };
         let digests = TlsDigests { settings: self.digest.finish(), files: self.files.finish() };

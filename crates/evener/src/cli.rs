@@ -1,6 +1,7 @@
 //! The command line.
 
 mod balstat;
+mod check;
 mod client;
 mod connections;
 mod demo;
@@ -65,15 +66,10 @@ enum Command {
     },
     /// Check a configuration and list its problems with their lines
     ///
-    /// Certificates are read and names are resolved. The exit status is 1 if there are problems.
-    Check {
-        /// File of the configuration, or - for the standard input
-        #[arg(default_value = run::DEFAULT_FILE)]
-        file: PathBuf,
-        /// Print the equivalent configuration if it is valid, with loops expanded and defaults omitted
-        #[arg(long)]
-        print: bool,
-    },
+    /// Certificates are read and names are resolved. Warnings are about settings that probably do not do as
+    /// intended, and about certificates that expire soon. The exit status is 1 if there are problems, or warnings
+    /// with --strict.
+    Check(check::CheckCommand),
     /// Show balancing and failover with three embedded servers on loopback
     Demo {
         /// End after this number of seconds
@@ -355,7 +351,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
 async fn command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { file, options } => run::file(file, &options).await,
-        Command::Check { file, print } => run::check(&file, print).await,
+        Command::Check(command) => command.run().await,
         Command::Demo { seconds } => demo::demo(seconds.map(Duration::from_secs)).await,
         Command::Tcp(line) => line.run().await,
         Command::Http(line) => line.run().await,

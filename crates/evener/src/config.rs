@@ -34,7 +34,7 @@ pub(crate) use hints::nearest;
 pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
-pub(crate) use problem::{Location, Problem, failure, one_line, unreadable};
+pub(crate) use problem::{Location, Problem, Warning, failure, one_line, unreadable};
 pub(crate) use reference::help;
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or
@@ -51,6 +51,8 @@ pub(crate) struct Config {
     tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
     listen: BTreeMap<(Arc<str>, Endpoint), Location>,
+    /// Warnings about the configuration, sorted by location.
+    warnings: Vec<Warning>,
     loops: Loops,
 }
 
@@ -109,6 +111,21 @@ impl Config {
         message: impl Into<String>,
     ) -> Problem {
         Problem::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
+    }
+
+    /// Creates a warning at the location of a listen address.
+    pub(crate) fn warning_about_listen(
+        &self,
+        service: &Arc<str>,
+        endpoint: &Endpoint,
+        message: impl Into<String>,
+    ) -> Warning {
+        Warning::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
+    }
+
+    /// Returns the warnings about the configuration, sorted by location.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// Returns the location of the TLS settings of a service or pool.

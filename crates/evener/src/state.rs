@@ -3,6 +3,7 @@
 //! they do not follow the instance, and nothing here reads or changes a supervisor.
 
 mod access;
+mod certificates;
 mod clients;
 mod connections;
 mod counters;
@@ -17,6 +18,7 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
+pub(crate) use certificates::CertificateView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
@@ -125,6 +127,7 @@ impl View {
         for traffic in Traffic::ALL {
             text += &ServiceView::table(self.services.iter(), traffic, style);
         }
+        text += &certificates::text(&self.services);
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
         text += "\n";
         text.extend(LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style)));

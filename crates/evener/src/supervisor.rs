@@ -21,6 +21,7 @@ mod shortage;
 mod signals;
 mod view;
 
+use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
@@ -351,7 +352,8 @@ impl Supervisor {
         let events = self.access.on_time(now);
         self.log_all(&events);
         self.apply_access();
-        let events = self.certificates.on_time(now, &self.config, self.configurations, &self.sender);
+        let (config, configuration) = (&self.config, self.configurations);
+        let events = self.certificates.on_time(now, unix_time(), config, configuration, &self.sender);
         self.log_all(&events);
         self.count_descriptors(shortage::CountWhen::Due);
         if self.phase == Phase::Serving {

@@ -55,7 +55,7 @@ fn normalized(bytes: &[u8]) -> Cow<'_, [u8]> {
     text
 }
 
-fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+pub(super) fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
@@ -100,7 +100,7 @@ fn pkcs8_kind(der: &[u8]) -> Option<String> {
     match read.ok()? {
         (RSA, _, key) => rsa_kind(key),
         (EC, curve, _) => Some(curve_kind(curve?.decode_as().ok()?)),
-        (other, ..) => Some(format!("of the algorithm {other}")),
+        (other, ..) => Some(algorithm_kind(other)),
     }
 }
 
@@ -127,12 +127,29 @@ fn sec1_kind(der: &[u8]) -> Option<String> {
     Some(curve_kind(curve.ok()?))
 }
 
+fn algorithm_kind(algorithm: ObjectIdentifier) -> String {
+    match algorithm.to_string().as_str() {
+        "1.3.101.110" => "X25519, which is for key exchange and cannot sign".into(),
+        "1.3.101.111" => "X448, which is for key exchange and cannot sign".into(),
+        "1.3.101.113" => "Ed448".into(),
+        "1.2.840.10040.4.1" => "DSA".into(),
+        "1.2.840.113549.1.1.10" => "RSA that is restricted to PSS".into(),
+        "1.2.840.113549.1.3.1" => "Diffie-Hellman".into(),
+        "2.16.840.1.101.3.4.3.17" | "2.16.840.1.101.3.4.3.18" | "2.16.840.1.101.3.4.3.19" => "ML-DSA".into(),
+        other => format!("of an unknown algorithm (OID {other})"),
+    }
+}
+
 fn curve_kind(curve: ObjectIdentifier) -> String {
     match curve.to_string().as_str() {
         "1.3.132.0.35" => "ECDSA on P-521".into(),
         "1.3.132.0.33" => "ECDSA on P-224".into(),
         "1.3.132.0.10" => "ECDSA on secp256k1".into(),
-        other => format!("ECDSA on the curve {other}"),
+        "1.2.840.10045.3.1.1" => "ECDSA on P-192".into(),
+        "1.3.36.3.3.2.8.1.1.7" => "ECDSA on brainpoolP256r1".into(),
+        "1.3.36.3.3.2.8.1.1.11" => "ECDSA on brainpoolP384r1".into(),
+        "1.3.36.3.3.2.8.1.1.13" => "ECDSA on brainpoolP512r1".into(),
+        other => format!("ECDSA on an unknown curve (OID {other})"),
     }
 }
 
@@ -186,7 +203,7 @@ mod tests {
         check(P521_SEC1, "ECDSA on P-521");
         check(RSA512, "RSA of 512 bits");
         check(RSA512_PKCS1, "RSA of 512 bits");
-        check(ED448, "of the algorithm 1.3.101.113");
+        check(ED448, "Ed448");
         let half = PrivateKeyDer::Pkcs8(vec![0x30, 3, 2, 1, 0].into());
         assert!(unsupported_key(&half).contains("malformed"));
     }

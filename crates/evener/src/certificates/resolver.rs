@@ -10,9 +10,6 @@ use x509_cert::der::Decode;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// Warnings begin this number of days before a certificate expires.
-const WARNING_DAYS: i64 = 14;
-
 /// Certificates by name. Several certificates may have the same name and different kinds of keys.
 #[derive(Debug)]
 pub(super) struct Resolver {
@@ -21,17 +18,15 @@ pub(super) struct Resolver {
 }
 
 impl Resolver {
-    /// Creates a resolver, and returns it with the expiry times of the certificates. A certificate is found by
-    /// the names in it, and by the host name of its file if there is one.
-    pub(super) fn new(certificates: Vec<super::NamedCertificate>) -> (Self, Vec<Expiry>) {
+    /// Creates a resolver. A certificate is found by the host names in it, and by the host name of its file if
+    /// there is one.
+    pub(super) fn new(certificates: Vec<super::NamedCertificate>) -> Self {
         let mut by_name: HashMap<String, Vec<Arc<CertifiedKey>>> = HashMap::new();
-        let (mut default, mut expiries) = (Vec::new(), Vec::new());
+        let mut default = Vec::new();
         let mut default_names: Vec<String> = Vec::new();
         for (file, key) in certificates {
-            let facts = key.cert.first().map(|certificate| facts_of(certificate)).unwrap_or_default();
-            let names: Vec<String> = facts.names.into_iter().chain(file).collect();
-            let name = names.first().cloned().unwrap_or_else(|| "without a name".into());
-            expiries.extend(facts.expires.map(|at| Expiry { name, at }));
+            let names = key.cert.first().map(|certificate| host_names(certificate)).unwrap_or_default();
+            let names: Vec<String> = names.into_iter().chain(file).collect();
             if default.is_empty() {
                 default_names.clone_from(&names);
             }
@@ -44,7 +39,7 @@ impl Resolver {
                 by_name.entry(name).or_default().push(Arc::clone(&key));
             }
         }
-        (Self { by_name, default }, expiries)
+        Self { by_name, default }
     }
 
     fn find(&self, name: &str) -> &[Arc<CertifiedKey>] {
@@ -65,42 +60,14 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Names and expiry time of a certificate.
-#[derive(Default)]
-struct Facts {
-    names: Vec<String>,
-    /// Expiry time, in seconds since 1970.
-    expires: Option<i64>,
-}
-
-fn facts_of(der: &[u8]) -> Facts {
-    let Ok(certificate) = Certificate::from_der(der) else { return Facts::default() };
-    let body = certificate.tbs_certificate;
-    let alternative =
-        body.get::<SubjectAltName>().ok().flatten().map(|(_, names)| names.0).unwrap_or_default();
-    let names = alternative.iter().filter_map(|name| match name {
+/// Returns the host names of a certificate in lower case.
+fn host_names(der: &[u8]) -> Vec<String> {
+    let Ok(certificate) = Certificate::from_der(der) else { return Vec::new() };
+    let alternative = certificate.tbs_certificate.get::<SubjectAltName>().ok().flatten();
+    let names = alternative.map(|(_, names)| names.0).unwrap_or_default();
+    let host = |name: &GeneralName| match name {
         GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
         _ => None,
-    });
-    let expires = body.validity.not_after.to_unix_duration().as_secs() as i64;
-    Facts { names: names.collect(), expires: Some(expires) }
-}
-
-/// Name and expiry time of a certificate.
-#[derive(Clone, Debug)]
-pub(super) struct Expiry {
-    name: String,
-    at: i64,
-}
-
-impl Expiry {
-    /// Returns a warning if the certificate has expired at `now` or expires soon.
-    pub(super) fn warning(&self, now: i64) -> Option<String> {
-        let name = &self.name;
-        match (self.at - now).div_euclid(86_400) {
-            days if days < 0 => Some(format!("the certificate of {name} has expired")),
-            days if days < WARNING_DAYS => Some(format!("the certificate of {name} expires in {days} days")),
-            _ => None,
-        }
-    }
+    };
+    names.iter().filter_map(host).collect()
 }

@@ -1,10 +1,8 @@
-//! The commands that run an instance (`run`, `tcp`, `udp`, `http`, `dns`), and `check`, which only validates.
+//! The commands that run an instance (`run`, `tcp`, `udp`, `http`, `dns`).
 
 use super::RunOptions;
 use crate::admin::AdminSocket;
-use crate::certificates::TlsSettings;
 use crate::config::{self, Config, failure};
-use crate::inputs::gather;
 use crate::instance::Instance;
 use crate::signals::{self, Signals};
 use crate::supervisor::ConfigSource;
@@ -31,30 +29,6 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
     Ok(())
 }
 
-/// `evener check FILE`, with `--print` or without; `-` is the standard input
-pub(super) async fn check(file: &Path, print: bool) -> anyhow::Result<()> {
-    let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
-    let config = read(file).await?;
-    let inputs = gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
-    let (_, servers) = inputs.into_parts();
-    servers.notes().for_each(|note| eprintln!("note: {note}"));
-    if print {
-        let text = config::print(&config.spec, &|_| None);
-        print!("{text}");
-        return Ok(());
-    }
-    let servers: usize = config.spec.pools.iter().map(|pool| pool.servers.len()).sum();
-    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    println!(
-        "{}: valid: {}, {}, {}",
-        file.display(),
-        counted(config.spec.services.len(), "service"),
-        counted(config.spec.pools.len(), "pool"),
-        counted(servers, "server")
-    );
-    Ok(())
-}
-
 /// Runs a specification that has no file.
 pub(super) async fn without_file(spec: Spec, options: &RunOptions) -> anyhow::Result<()> {
     let signals = Signals::catch()?;
@@ -71,13 +45,15 @@ pub(super) async fn without_file(spec: Spec, options: &RunOptions) -> anyhow::Re
     Ok(())
 }
 
-async fn read(file: &Path) -> anyhow::Result<Config> {
+/// Reads a configuration file; `-` is the standard input.
+pub(super) async fn read(file: &Path) -> anyhow::Result<Config> {
     if file == Path::new(DEFAULT_FILE) && !file.exists() {
         bail!(
             "{DEFAULT_FILE} does not exist: give another file, or begin without a file: `evener demo` shows a \
              failover, and `evener http 127.0.0.1:8080 SERVER... --print` prints a first file"
         );
     }
+    let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };
     let path = file.to_owned();
     let config = tokio::task::spawn_blocking(move || config::load(&path)).await?;
     config.map_err(|problems| failure(&problems))

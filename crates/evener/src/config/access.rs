@@ -12,7 +12,7 @@ use evener_core::spec::Denied;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use maxminddb::{Reader, WithinOptions};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,7 +156,12 @@ fn read_list(fields: &mut Fields<'_>, key: &'static str) -> Option<List> {
     for (index, item) in items {
         match item {
             Value::Text(text) => match parse_prefix(text) {
-                Ok(prefix) => list.prefixes.push(prefix),
+                Ok(prefix) => {
+                    if let Some(warning) = host_bits(text, prefix) {
+                        fields.warn_of_text(key, index, text, warning);
+                    }
+                    list.prefixes.push(prefix);
+                }
                 Err(why) => fields.problem_with_text(key, index, text, why),
             },
             Value::Made(made) if made.builder() == "prefixes" => {
@@ -196,6 +201,20 @@ fn parse_prefix(text: &str) -> Result<Prefix, String> {
     })
 }
 
+/// Returns a warning about a prefix that is written with an address inside its network, such as `10.1.2.3/8`. The
+/// whole network is used, but the author may have meant the address.
+fn host_bits(text: &str, prefix: Prefix) -> Option<String> {
+    let (address, _) = text.split_once('/')?;
+    let address = address.parse::<IpAddr>().ok()?.to_canonical();
+    let network = prefix.to_string();
+    let is_network = network.split_once('/').is_some_and(|(first, _)| first.parse() == Ok(address));
+    (!is_network).then(|| {
+        format!(
+            "`{text}` means the whole network {network}: write `{network}`, or `{address}` for one address"
+        )
+    })
+}
+
 /// Returns the address, and the prefix length that is equivalent to a netmask such as `255.255.255.0`.
 fn length_of_netmask(text: &str) -> Option<(&str, u32)> {
     let (address, mask) = text.split_once('/')?;
@@ -219,11 +238,17 @@ fn read_file(fields: &mut Fields<'_>, made: &Made, prefixes: &mut Vec<Prefix>) {
             return reading.problem(made.location(), unreadable(&path, &error));
         }
     };
-    let mut wrong = 0;
+    let (mut wrong, mut warned) = (0, 0);
     for (number, line) in text.lines().enumerate() {
         let word = line.split('#').next().unwrap_or_default().trim();
         match parse_prefix(word) {
-            Ok(prefix) => prefixes.push(prefix),
+            Ok(prefix) => {
+                if let Some(warning) = host_bits(word, prefix).filter(|_| warned < 10) {
+                    warned += 1;
+                    reading.warning(made.location(), format!("{}:{}: {warning}", path.display(), number + 1));
+                }
+                prefixes.push(prefix);
+            }
             Err(_) if word.is_empty() => {}
             Err(error) if wrong < 10 => {
                 wrong += 1;

@@ -3,6 +3,7 @@
 
 mod options;
 mod request_log;
+mod warnings;
 mod whole;
 
 use options::{read_options, read_plane, read_protocol};
@@ -25,7 +26,7 @@ use evener_core::spec::{
     ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 const SERVERS_MAX: usize = 100_000;
@@ -62,10 +63,12 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     builder.check_cookie_names();
     name_cookies(&mut builder.config.spec);
     builder.check_whole();
-    let config = builder.config;
+    run.repeated_keys().into_iter().for_each(|(location, message)| reading.problem(&location, message));
     if reading.is_valid() {
-        return Ok(config);
+        builder.warn();
+        return Ok(Config { warnings: reading.take_warnings(), ..builder.config });
     }
+    let config = builder.config;
     let mut problems = reading.into_problems();
     if config.has_inputs() {
         problems.push(Problem::new(UNCHECKED));
@@ -439,6 +442,14 @@ fn bare_ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
 
 fn parse_listen(text: &str) -> Result<Endpoint, String> {
     match scope::parse_listen(text).map_err(|error| address_problem(text, &error))? {
+        Endpoint::Ip(address) if address.ip().is_multicast() => Err(format!(
+            "`{text}` is a multicast address, and evener does not join multicast groups: write an address of this machine, such as 0.0.0.0:{}",
+            address.port()
+        )),
+        Endpoint::Ip(address) if address.ip() == Ipv4Addr::BROADCAST => Err(format!(
+            "`{text}` is the broadcast address: write an address of this machine, such as 0.0.0.0:{}",
+            address.port()
+        )),
         Endpoint::Host { name, port } => Err(format!(
             "`{name}:{port}` is not a listen address: write an IP address, such as 0.0.0.0:{port} for all addresses"
         )),

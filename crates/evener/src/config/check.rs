@@ -1,6 +1,7 @@
 //! The `check` key: `check.http { path = "/health", every = "2s" }`, or only the kind, such as `"http"`, for a
 //! check with the defaults.
 
+use super::edge::VERIFY_OFF;
 use super::fields::{Fields, Reading};
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
@@ -154,6 +155,9 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
         insecure: fields.bool("verify") == Some(false),
         ca_file: fields.path("ca"),
     };
+    if tls.insecure && tls.ca_file.is_some() {
+        fields.warn_of("ca", VERIFY_OFF);
+    }
     if let Some(file) = &tls.ca_file {
         match std::fs::read(file) {
             Ok(bytes) if has_certificate(&bytes) => {}

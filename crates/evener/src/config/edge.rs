@@ -69,7 +69,6 @@ pub(super) fn read_tls(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Ar
 }
 
 fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpec) {
-    spec.certificates.extend(read_certificate(nested));
     read_certificates(nested, spec);
     if let Some(directories) =
         nested.texts("directory", "a directory of name.crt and name.key, or a list of them", |text| {
@@ -78,14 +77,6 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
     {
         spec.directories =
             directories.iter().map(|directory| nested.path_of("directory", directory)).collect();
-    }
-    let tried = ["certificate", "key", "ocsp", "issuers", "certificates", "directory"]
-        .iter()
-        .any(|key| nested.has(key));
-    if !tried {
-        nested.problem_here(
-            "tls has no certificate: write tls = { certificate = \"site.crt\", key = \"site.key\" }, or a directory",
-        );
     }
     spec.client = read_client_certificates(nested);
     match nested.text_such_as("min_version", "\"1.2\" or \"1.3\"", "") {
@@ -110,6 +101,16 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
     }
     spec.handshake_timeout = nested.duration("handshake_timeout").unwrap_or(spec.handshake_timeout);
     spec.handshakes_max = nested.integer("handshakes_max", 1..=1_000_000).unwrap_or(spec.handshakes_max);
+    // Read last, so that keys that are misspelt are known by now. The first certificate is the default.
+    spec.certificates.splice(..0, read_certificate(nested));
+    let tried = ["certificate", "key", "ocsp", "issuers", "certificates", "directory"]
+        .iter()
+        .any(|key| nested.has(key));
+    if !tried && !nested.has_unknown_keys() {
+        nested.problem_here(
+            "tls has no certificate: write tls = { certificate = \"site.crt\", key = \"site.key\" }, or a directory",
+        );
+    }
 }
 
 /// Reads the list `certificates`.
@@ -154,7 +155,9 @@ fn read_certificate(nested: &mut Fields<'_>) -> Option<CertificateFiles> {
     let key = nested.path("key");
     let ocsp = nested.path("ocsp");
     let issuers = nested.path("issuers");
-    if chain.is_none() && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
+    // The certificate may be there, under a misspelt key.
+    let is_missing = chain.is_none() && !nested.has_unknown_keys();
+    if is_missing && (key.is_some() || ocsp.is_some() || issuers.is_some()) {
         nested.problem_here("key, ocsp and issuers need a certificate: add certificate = \"FILE\"");
     }
     let chain = chain?;
@@ -184,6 +187,9 @@ fn read_client_certificates(nested: &mut Fields<'_>) -> Option<ClientCertificate
     }
 }
 
+/// Warning about authorities that are never used.
+pub(super) const VERIFY_OFF: &str = "ca has no effect with verify = false, which accepts any certificate: remove verify = false to verify the servers";
+
 /// Reads `tls = true`, or a table, of a pool.
 pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSpec>> {
     let mut spec =
@@ -203,6 +209,9 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
                 spec.verification = Verification::Off;
             }
             spec.certificate = read_certificate(&mut nested);
+            if spec.verification == Verification::Off && spec.authorities.is_some() {
+                nested.warn_of("ca", VERIFY_OFF);
+            }
             nested.finish();
         }
         _ => {
@@ -250,7 +259,14 @@ pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version>
     match fields.take("send_proxy")? {
         Value::Text(word) if word == "v1" => Some(proxy::Version::V1),
         Value::Text(word) if word == "v2" => Some(proxy::Version::V2),
-        Value::Bool(true) => Some(proxy::Version::V2),
+        Value::Bool(true) => {
+            let choice = "write \"v2\", or \"v1\" if the servers support only the text version";
+            fields.warn_of(
+                "send_proxy",
+                format!("send_proxy = true means version 2 of the PROXY protocol: {choice}"),
+            );
+            Some(proxy::Version::V2)
+        }
         Value::Bool(false) | Value::Unknown => None,
         _ => {
             fields.must_be_one_of("send_proxy", &["v1", "v2"], "");
@@ -404,6 +420,10 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
     Some(spec)
 }
 
+fn is_host(text: &str) -> bool {
+    text.parse::<HostPattern>().is_ok()
+}
+
 /// Reads the hosts of a route: `host` for http, `sni` for TLS that is passed through.
 fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPattern>> {
     let parse = |text: &str| {
@@ -416,6 +436,15 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
             _ if text == "*" => format!("remove {key} = \"*\": a route without {key} is for any host"),
             Some((host, port)) if port.parse::<u16>().is_ok() => {
                 format!("`{text}` has a port: write {key} = {}", shown(host))
+            }
+            _ if is_host(text.trim_end_matches('.')) => {
+                let host = shown(text.trim_end_matches('.'));
+                format!(
+                    "`{text}` ends with a dot: write {key} = {host}, which also matches requests with the dot"
+                )
+            }
+            _ if !text.is_ascii() => {
+                format!("`{text}` has characters outside ASCII: write the ASCII form of the name, with xn--")
             }
             _ => error.to_string(),
         })

@@ -5,7 +5,7 @@ use super::hints::{self, Context, UnknownKey};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
-use super::{Location, Problem};
+use super::{Location, Problem, Warning};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -15,6 +15,8 @@ use std::time::Duration;
 /// A key that was read: the declaration, the keys that lead to the table, and the name.
 #[cfg(test)]
 pub(super) type ReadKey = (&'static str, String, &'static str);
+/// Maximum number of warnings about a configuration.
+const WARNINGS_MAX: usize = 1000;
 
 #[cfg(test)]
 thread_local! {
@@ -26,11 +28,12 @@ thread_local! {
 pub(super) struct Reading<'a> {
     run: &'a Run,
     problems: RefCell<Vec<Problem>>,
+    warnings: RefCell<Vec<Warning>>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(run: &'a Run) -> Self {
-        Self { run, problems: RefCell::new(run.problems().to_vec()) }
+        Self { run, problems: RefCell::new(run.problems().to_vec()), warnings: RefCell::default() }
     }
 
     /// Returns the run that is read.
@@ -52,6 +55,25 @@ impl<'a> Reading<'a> {
     /// Records a problem at the end of a path inside the declaration that begins at `location`.
     pub(super) fn problem_at(&self, location: &Location, path: &[Step<'_>], message: impl Into<String>) {
         self.problem(&self.run.refine(location, path), message);
+    }
+
+    /// Records a warning.
+    pub(super) fn warning(&self, location: &Location, message: impl Into<String>) {
+        let mut warnings = self.warnings.borrow_mut();
+        if warnings.len() < WARNINGS_MAX {
+            warnings.push(Warning::maybe_at(Some(location), message));
+        }
+    }
+
+    /// Records a warning at a key or text inside the declaration that begins at `location`.
+    pub(super) fn warning_inside(&self, location: &Location, path: &[&str], message: impl Into<String>) {
+        let steps: Vec<Step<'_>> = path.iter().map(|name| Step::Named(name)).collect();
+        self.warning(&self.run.refine(location, &steps), message);
+    }
+
+    /// Returns the warnings, sorted by location.
+    pub(super) fn take_warnings(&self) -> Vec<Warning> {
+        Warning::sorted(self.warnings.take())
     }
 
     /// Resolves a path relative to the directory of the file that contains the path.
@@ -213,6 +235,18 @@ impl<'a> Fields<'a> {
         let path: Vec<Step<'_>> = [Step::Named(key)].into_iter().chain(item).collect();
         let location = self.location_at(&path);
         self.reading.problem(&location, format!("{}: {message}", self.subject));
+    }
+
+    /// Records a warning about a text that is the value of a key, or an item of its list.
+    pub(super) fn warn_of_text(&self, key: &str, index: Option<usize>, text: &str, message: impl Display) {
+        let item = index.map(|index| Step::Item(index, Some(text)));
+        let path: Vec<Step<'_>> = [Step::Named(key)].into_iter().chain(item).collect();
+        self.reading.warning(&self.location_at(&path), format!("{}: {message}", self.subject));
+    }
+
+    /// Records a warning about a key of this table. The message follows the name of the declaration.
+    pub(super) fn warn_of(&self, key: &str, message: impl Display) {
+        self.reading.warning(&self.location_of(key), format!("{}: {message}", self.subject));
     }
 
     /// Records a problem with a key or text of this table. The message follows the name of the declaration.

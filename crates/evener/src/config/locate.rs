@@ -1,6 +1,8 @@
 //! Finds the lines of keys. Lua reports only the line of a call, so the source is searched for the key or
 //! text.
 
+mod repeated;
+
 use super::{Location, syntax};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -42,6 +44,8 @@ struct Table {
     end: usize,
     /// Positions of the first tokens of the items without keys.
     items: Vec<usize>,
+    /// Positions of the first tokens of the items with keys.
+    keys: Vec<usize>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -199,8 +203,29 @@ struct OpenTable {
     index: usize,
     /// Number of parentheses open in it.
     parentheses: usize,
+    /// Number of blocks of functions open in it.
+    blocks: usize,
     /// True if the next token begins an item.
     at_item: bool,
+}
+
+impl OpenTable {
+    /// Counts the parentheses and blocks that a token opens or closes.
+    fn advance(&mut self, kind: &Kind) {
+        match kind {
+            Kind::Symbol('(') => self.parentheses += 1,
+            Kind::Symbol(')') => self.parentheses = self.parentheses.saturating_sub(1),
+            // `while` and `for` are followed by `do`.
+            Kind::Word(word) if ["function", "if", "do", "repeat"].contains(&word.as_str()) => {
+                self.blocks += 1;
+            }
+            Kind::Word(word) if ["end", "until"].contains(&word.as_str()) => {
+                self.blocks = self.blocks.saturating_sub(1);
+            }
+            Kind::Symbol(',' | ';') => self.at_item = self.parentheses == 0 && self.blocks == 0,
+            _ => {}
+        }
+    }
 }
 
 /// Pairs braces, and finds the items of each table and the table around each token. A brace that is never
@@ -218,22 +243,19 @@ fn tables(tokens: &[Token]) -> (Vec<Table>, Vec<Option<usize>>) {
         around.push(open.last().map(|table| table.index));
         if let Some(table) = open.last_mut() {
             let begins_item = std::mem::replace(&mut table.at_item, false);
-            match token.kind {
-                Kind::Symbol('(') => table.parentheses += 1,
-                Kind::Symbol(')') => table.parentheses = table.parentheses.saturating_sub(1),
-                Kind::Symbol(',' | ';') => table.at_item = table.parentheses == 0,
-                _ => {}
-            }
+            table.advance(&token.kind);
             let is_word = matches!(token.kind, Kind::Word(_));
             let has_key = is_word && tokens.get(at + 1).is_some_and(|next| next.kind == Kind::Equals);
             // `["key"] = value` has a key too.
-            if begins_item && !has_key && !matches!(token.kind, Kind::Close | Kind::Symbol('[')) {
+            if begins_item && (has_key || token.kind == Kind::Symbol('[')) {
+                tables[table.index].keys.push(at);
+            } else if begins_item && token.kind != Kind::Close {
                 tables[table.index].items.push(at);
             }
         }
         if token.kind == Kind::Open {
-            open.push(OpenTable { index: tables.len(), parentheses: 0, at_item: true });
-            tables.push(Table { open: at, end: tokens.len(), items: Vec::new() });
+            open.push(OpenTable { index: tables.len(), parentheses: 0, blocks: 0, at_item: true });
+            tables.push(Table { open: at, end: tokens.len(), items: Vec::new(), keys: Vec::new() });
         }
     }
     (tables, around)
@@ -305,9 +327,11 @@ impl Scanner<'_> {
 
     fn quoted(&mut self, quote: char) -> String {
         self.take(1);
-        let mut escaped = false;
-        let end = self.rest.find(|c| {
-            let ends = (c == quote && !escaped) || c == '\n';
+        let (mut escaped, mut skips_space) = (false, false);
+        let end = self.rest.find(|c: char| {
+            // The string continues after `\` at the end of a line, and after the space that follows `\z`.
+            skips_space = (skips_space && c.is_whitespace()) || (escaped && c == 'z');
+            let ends = !escaped && (c == quote || (c == '\n' && !skips_space));
             escaped = c == '\\' && !escaped;
             ends
         });

@@ -104,6 +104,36 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
+/// A warning about a valid configuration: a setting that probably does not do as its author intended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Warning(Problem);
+
+impl Warning {
+    /// Creates a warning at a location, if that is known.
+    pub(crate) fn maybe_at(location: Option<&Location>, message: impl Into<String>) -> Self {
+        Self(Problem::maybe_at(location, message))
+    }
+
+    /// Returns the location and the message, without the word `warning`.
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Sorts warnings as [`sorted`] sorts problems.
+    pub(crate) fn sorted(warnings: Vec<Self>) -> Vec<Self> {
+        sorted(warnings.into_iter().map(|warning| warning.0).collect()).into_iter().map(Self).collect()
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0.location {
+            Some(location) => write!(out, "{location}: warning: {}", self.0.message),
+            None => write!(out, "warning: {}", self.0.message),
+        }
+    }
+}
+
 /// Returns the reason why a file cannot be used.
 pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {

@@ -248,6 +248,12 @@ impl Run {
         location.moved(|file, line| self.sources.iter().find(|source| source.is(file))?.find(line, path))
     }
 
+    /// Returns a message for each key that a table of a file has twice, with its location. Lua would use one of
+    /// the values and drop the other.
+    pub(super) fn repeated_keys(&self) -> Vec<(Location, String)> {
+        self.sources.iter().flat_map(Source::repeated_keys).collect()
+    }
+
     /// Returns the file that a location names.
     pub(super) fn source(&self, location: &Location) -> Option<&Source> {
         self.sources.iter().find(|source| source.is(location.file()))

@@ -7,6 +7,7 @@ mod dns;
 mod messages;
 mod patience;
 mod plane;
+mod warnings;
 
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};
@@ -36,6 +37,12 @@ fn check_problems(text: &str, expected: &[&str]) {
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.starts_with(expected), "{line}\ninstead of\n{expected}");
     }
+}
+
+/// Returns a service with some keys, which listens on an address unless the keys begin with `listen`.
+fn service_with(keys: &str) -> String {
+    let listen = if keys.starts_with("listen") { "" } else { "listen = \"127.0.0.1:1\", " };
+    format!("service \"s\" {{ {listen}{keys} }}")
 }
 
 /// Checks every case of a table. `declare` completes the text of a case to a configuration of one line.

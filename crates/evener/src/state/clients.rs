@@ -1,6 +1,6 @@
 //! Clients that services recorded, and their traffic.
 
-use crate::table::{short_bytes, rate, server_name, table};
+use crate::table::{rate, server_name, short_bytes, table};
 use evener_core::Time;
 use evener_core::clients::{ClientOrder, ClientRank, ClientSeen, ClientSelection, Clients};
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@ mod inputs;
 mod tests;
 
 use super::Supervisor;
-use crate::certificates::TlsSettings;
+use crate::certificates::{TlsSettings, unix_time};
 use crate::config::{Config, Problem};
 use crate::discover::Expanded;
 use crate::inputs::Inputs;
@@ -24,6 +24,9 @@ use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
 use inputs::Known;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// Maximum number of warnings about a configuration that are logged.
+const WARNINGS_MAX: usize = 20;
 
 impl Supervisor {
     /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
@@ -71,6 +74,7 @@ impl Supervisor {
         self.access.retain(&config.spec.services);
         self.config = config;
         self.warn_of_certificates();
+        self.warn_of_configuration();
         Ok(changes)
     }
 
@@ -227,8 +231,24 @@ impl Supervisor {
 
     /// Logs the certificates that have expired or expire soon.
     fn warn_of_certificates(&mut self) {
-        let warnings = self.certificates.warnings(self.now());
-        self.log_all(&warnings);
+        let events = self.certificates.expiry_events(self.now(), unix_time());
+        self.log_all(&events);
+    }
+
+    /// Logs the warnings about the configuration in use.
+    fn warn_of_configuration(&self) {
+        let warnings = self.config.warnings().iter().chain(self.certificates.tls().lasting_warnings());
+        let mut warnings = warnings.map(|warning| Event::ConfigWarning { warning: warning.text() });
+        let events: Vec<Event> = warnings.by_ref().take(WARNINGS_MAX).collect();
+        self.log_all(&events);
+        match warnings.count() {
+            0 => {}
+            more => {
+                let text =
+                    format!("{more} more warnings about the configuration: `evener check FILE` lists them");
+                self.log(&Event::Notice { text });
+            }
+        }
     }
 
     fn retire_services(&mut self, config: &Config) {

@@ -11,8 +11,10 @@ use tokio::sync::mpsc;
 
 /// Interval at which the files are checked.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Interval of warnings about certificates that expire soon.
+/// Interval of warnings about certificates that have expired or expire soon.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Maximum number of events about expiring certificates at a time.
+const EVENTS_MAX: usize = 20;
 
 /// The certificates in use, and the checks of their files.
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub(super) struct Certificates {
     next: Time,
     busy: bool,
     warned: Time,
+    /// Time at which the next certificate expires or is about to expire, in seconds since 1970.
+    next_expiry: Option<i64>,
     /// Last problem that was logged. It is not logged again.
     logged: Option<String>,
 }
@@ -57,10 +61,11 @@ impl Certificates {
     }
 
     /// Checks the files on another thread if a check is due. `configuration` is the number of the present
-    /// configuration, `config`.
+    /// configuration, `config`. `unix_time` is the time in seconds since 1970.
     pub(super) fn on_time(
         &mut self,
         now: Time,
+        unix_time: i64,
         config: &Config,
         configuration: u64,
         sender: &mpsc::Sender<Input>,
@@ -69,8 +74,9 @@ impl Certificates {
             return Vec::new();
         }
         (self.busy, self.next) = (true, now + CHECK_EVERY);
-        let is_warning_due = now.since(self.warned) >= WARN_EVERY;
-        let events = if is_warning_due { self.warnings(now) } else { Vec::new() };
+        let is_warning_due = now.since(self.warned) >= WARN_EVERY
+            || self.next_expiry.is_some_and(|next_expiry| unix_time >= next_expiry);
+        let events = if is_warning_due { self.expiry_events(now, unix_time) } else { Vec::new() };
         let (config, before, sender) = (config.clone(), self.tls.clone(), sender.clone());
         tokio::spawn(async move {
             let inspect = move || before.is_stale().then(|| certificates::load(&config, &before));
@@ -111,16 +117,57 @@ impl Certificates {
         }
     }
 
-    /// Returns notices about the certificates that have expired or expire soon.
-    pub(super) fn warnings(&mut self, now: Time) -> Vec<Event> {
+    /// Returns events about the certificates that have expired or expire soon at `unix_time`, in seconds since
+    /// 1970. They are due again after a day, and as soon as another certificate expires.
+    pub(super) fn expiry_events(&mut self, now: Time, unix_time: i64) -> Vec<Event> {
         self.warned = now;
-        self.tls.warnings().into_iter().map(|text| Event::Notice { text }).collect()
+        let (mut events, next_expiry) = self.tls.expiry_events(unix_time);
+        self.next_expiry = next_expiry;
+        if events.len() > EVENTS_MAX {
+            let more = events.len() - EVENTS_MAX;
+            events.truncate(EVENTS_MAX);
+            let text = format!(
+                "{more} more certificates have expired or expire soon: `evener check FILE` lists them"
+            );
+            events.push(Event::Notice { text });
+        }
+        events
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_expires_while_the_program_runs_is_logged_then_and_once_a_day() {
+        const DAY: i64 = 86_400;
+        let (sender, mut inputs) = mpsc::channel(1);
+        let end = 1000 * DAY;
+        let mut certificates = Certificates::default();
+        certificates.configure(TlsSettings::of_certificate(end));
+        let start = end - 15 * DAY;
+        assert_eq!(certificates.expiry_events(Time::ZERO, start), []);
+        // The seconds since the start at which a check is made, and the event that it logs.
+        let checks = [
+            (DAY - 60, None),
+            (DAY + 60, Some("certificate_expires")),
+            (DAY + 120, None),
+            (2 * DAY + 120, Some("certificate_expires")),
+            (15 * DAY, Some("certificate_expires")),
+            (15 * DAY + 6, Some("certificate_expired")),
+            (15 * DAY + 12, None),
+            (16 * DAY + 12, Some("certificate_expired")),
+        ];
+        for (after, expected) in checks {
+            let now = Time::ZERO + Duration::from_secs(after as u64);
+            let events = certificates.on_time(now, start + after, &Config::default(), 1, &sender);
+            let names: Vec<&str> = events.iter().map(Event::name).collect();
+            assert_eq!(names, expected.into_iter().collect::<Vec<_>>(), "{after}");
+            let Some(Input::Reread(reread)) = inputs.recv().await else { panic!("expected a result") };
+            assert!(certificates.on_reread(reread, 1).is_ok_and(|found| found.is_none()));
+        }
+    }
 
     #[tokio::test]
     async fn files_are_checked_immediately_after_a_configuration() {
@@ -130,7 +177,7 @@ mod tests {
         certificates.configure(tls());
         let now = Time::ZERO + Duration::from_secs(60);
         for configuration in 1..3 {
-            certificates.on_time(now, &Config::default(), configuration, &sender);
+            certificates.on_time(now, 0, &Config::default(), configuration, &sender);
             let Some(Input::Reread(reread)) = inputs.recv().await else { panic!("expected a result") };
             assert!(certificates.on_reread(reread, configuration).is_ok_and(|found| found.is_none()));
             assert_eq!(certificates.deadline(), now + CHECK_EVERY);

@@ -3,11 +3,12 @@
 
 use super::query::Query;
 use super::{Phase, Supervisor};
+use crate::certificates::unix_time;
 use crate::config::nearest;
 use crate::planes::RunningService;
 use crate::state::{
-    ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View,
-    ViewScope,
+    CertificateView, ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView,
+    StickyView, View, ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
@@ -34,10 +35,13 @@ impl Supervisor {
         let uptime = self.now().since(Time::ZERO);
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
+        let (certificates, unix_time) = (self.certificates.tls().certificates_by_service(), unix_time());
         let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
             let growth = self.samples.growth(self.now(), service);
             let listen = listen.get(&*spec.name).into_iter().flatten().copied();
-            ServiceView::new(spec, service, growth.as_ref(), listen)
+            let certificates = certificates.get(&*spec.name).cloned().unwrap_or_default();
+            let certificates = CertificateView::list(certificates, unix_time);
+            ServiceView::new(spec, service, growth.as_ref(), listen, certificates)
         };
         let pool_view = |pool: &Pool| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);

@@ -126,6 +126,7 @@ mod tcp {
 }
 
 mod tls {
+    mod certificate_checks;
     mod certificate_reloads;
     pub(crate) mod clients;
     mod close_notify;

@@ -113,7 +113,10 @@ fn decide(
     let counters = service.live.counters.of(worker);
     if !settings.permits(client) {
         counters.denied.one();
-        return (refuse(service, settings.denied, worker, Reason::ClientDenied), Some(RefusedFor::AccessList));
+        return (
+            refuse(service, settings.denied, worker, Reason::ClientDenied),
+            Some(RefusedFor::AccessList),
+        );
     }
     match settings.throttle.as_ref().map(|throttle| throttle.enter(client, now)) {
         None => (Admission::Enter(Admitted::default()), None),

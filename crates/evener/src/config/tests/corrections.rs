@@ -1,6 +1,6 @@
 //! Messages that say what to write instead, and the lines of messages.
 
-use super::{check_cases, check_problems, load_text};
+use super::{check_cases, check_problems, load_text, service_with};
 
 const OF_A_SERVICE: &str = r#"
 server("10.0.0.2:80", { wieght = 5 })
@@ -71,8 +71,7 @@ check = check.dns { name = "bücher.example" }
 
 #[test]
 fn each_message_has_its_correction() {
-    let start = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:1\",";
-    check_cases(OF_A_SERVICE, |case| format!("{start} {case} }}"));
+    check_cases(OF_A_SERVICE, |case| service_with(&format!("{case}, \"10.0.0.1:1\"")));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Messages about wrong values and keys. Each case is a line of Lua, followed by indented lines with the
 //! expected messages.
 
-use super::{check_cases, check_problems, load_text};
+use super::{check_cases, check_problems, load_text, service_with};
 
 const OF_A_SERVICE: &str = r#"
 connections_max = 0
@@ -538,8 +538,8 @@ pool "p" { "a:80" "b:80" }
 #[test]
 fn each_mistake_in_a_service_has_its_message() {
     let start = "service \"s\" { listen = \"127.0.0.1:1\",";
-    check_cases(OF_A_SERVICE, |case| format!("{start} \"10.0.0.1:1\", {case} }}"));
-    check_cases(OF_A_SERVICE_WITHOUT_SERVERS, |case| format!("{start} {case} }}"));
+    check_cases(OF_A_SERVICE, |case| service_with(&format!("{case}, \"10.0.0.1:1\"")));
+    check_cases(OF_A_SERVICE_WITHOUT_SERVERS, service_with);
     let pool = "local web = pool \"web\" { \"10.0.0.1:80\" }";
     check_cases(OF_A_SERVICE_WITH_A_POOL, |case| format!("{pool} {start} pool = web, {case} }}"));
 }

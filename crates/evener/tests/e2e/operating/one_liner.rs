@@ -146,7 +146,7 @@ fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
     let cases = [
         (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem does not exist"),
         (http(&["--tls", &chain]), 1, "a.crt has no private key: add key = "),
-        (http(&["--tls", &key]), 1, "a.key has no certificate in PEM"),
+        (http(&["--tls", &key]), 1, "a.key has a private key, but no certificate"),
         (http(&["--tls"]), 2, "--tls"),
         (http(&["127.0.0.1:1"]), 1, "server `127.0.0.1:1` is listed twice"),
         (http(&["--policy", "fastest"]), 2, "fastest"),

@@ -288,18 +288,18 @@ fn check_reports_which_file_is_invalid() {
     without_key.write("a.example.crt", &a.chain);
     let path = without_key.file("").display().to_string();
     let cases = [
-        ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key does not exist"),
+        ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key does not exist (the key of /"),
         ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt does not exist"),
         ("certificate = \"a.crt\", key = \"b.key\"", "b.key is not the key of"),
         ("certificate = \"a.crt\"", "a.crt has no private key: add key = \"FILE\""),
-        ("certificate = \"a.key\", key = \"a.key\"", "a.key has no certificate in PEM"),
+        ("certificate = \"a.key\", key = \"a.key\"", "a.key has a private key, but no certificate"),
         ("certificate = \"a.key\", key = \"a.crt\"", "a.crt a certificate: swap them"),
         ("directory = \"empty-directory\"", "empty-directory: add name.crt and name.key"),
         ("certificate = \"text\", key = \"a.key\"", "text has no certificate in PEM"),
-        ("certificate = \"empty\", key = \"a.key\"", "empty has no certificate in PEM"),
+        ("certificate = \"empty\", key = \"a.key\"", "empty is empty: write the certificate to it"),
         (
             "certificate = \"a.crt\", key = \"encrypted.key\"",
-            "encrypted.key is encrypted: decrypt it first (openssl pkey)",
+            "encrypted.key, of the certificate of a.example, is encrypted: decrypt it first: openssl pkey -in",
         ),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"text\"", "text has no certificate in PEM"),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere does not exist"),
@@ -332,14 +332,14 @@ fn certificates_that_expire_soon_are_logged() {
     let [soon, expired, good] = [("soon.example", 5), ("expired.example", -3), ("good.example", 30)]
         .map(|(name, days)| format!("{{ {} }}", authority.issue_until(name, days).keys(&directory, name)));
     let evener = Evener::run(&service(0, &a, &format!("certificates = {{ {good}, {soon}, {expired} }}")));
-    evener.expect_log("the certificate of soon.example expires in");
-    evener.expect_log("the certificate of expired.example has expired");
-    assert!(evener.log().contains("notice") && !evener.log().contains("good.example"), "{}", evener.log());
+    evener.expect_log("warn  certificate_expires used_by=\"service s\" certificate=soon.example file=");
+    evener.expect_log("warn  certificate_expired used_by=\"service s\" certificate=expired.example file=");
+    assert!(!evener.log().contains("good.example"), "{}", evener.log());
     // A renewed certificate is not logged again. Another certificate that now expires soon is logged.
     let logged = evener.log().len();
     authority.issue(&["expired.example"]).write(&directory, "expired.example");
     authority.issue_until("good.example", 2).write(&directory, "good.example");
-    evener.expect_log("the certificate of good.example expires in");
+    evener.expect_log("certificate_expires used_by=\"service s\" certificate=good.example");
     let since = evener.log()[logged..].to_owned();
     assert!(!since.contains("expired.example"), "{since}");
 }

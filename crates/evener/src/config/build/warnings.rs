@@ -1,0 +1,136 @@
+//! Warnings about a valid configuration: settings without effect, and settings that probably do not do as their
+//! author intended. Only what is certain from the configuration is here; nothing here refuses a configuration.
+
+use super::Builder;
+use crate::config::raw::{Made, Value};
+use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec};
+
+impl Builder<'_> {
+    /// Records the warnings about all pools and services.
+    pub(super) fn warn(&self) {
+        let run = self.reading.run();
+        for made in run.pools() {
+            self.warn_of_unused_pool(made);
+        }
+        for made in run.pools().iter().chain(run.services()) {
+            // The pool of the servers of a service has the name of the service.
+            if let Some(pool) = self.config.spec.pools.iter().find(|pool| *pool.name == *made.name()) {
+                self.warn_of_pool(made, pool);
+            }
+        }
+        for made in run.services() {
+            let services = &self.config.spec.services;
+            if let Some(service) = services.iter().find(|service| *service.name == *made.name()) {
+                self.warn_of_service(made, service);
+            }
+        }
+    }
+
+    fn warn_of_unused_pool(&self, made: &Made) {
+        let name = made.name();
+        if self.users_of(name).next().is_none() {
+            let message = format!(
+                "pool `{name}`: no service uses this pool: write pool = \"{name}\" in a service, or remove the pool"
+            );
+            self.reading.warning(made.location(), message);
+        }
+    }
+
+    /// Records warnings about keys of a pool that have no effect.
+    fn warn_of_pool(&self, made: &Made, pool: &PoolSpec) {
+        let warn = |key: &str, message: &str| {
+            let message = format!("{} `{}`: {message}", made.builder(), made.name());
+            self.reading.warning_inside(made.location(), &[key], message);
+        };
+        let policy = pool.policy.name();
+        let mut weights = pool.servers.iter().map(|server| server.weight).filter(|weight| *weight > 0);
+        let first = weights.next();
+        let differ = weights.any(|weight| Some(weight) != first);
+        if differ && matches!(pool.policy, Policy::RoundRobin | Policy::First) {
+            let message = format!(
+                "the servers have different weights, but policy = \"{policy}\" does not use weights: write policy = \"weighted\", or remove weight"
+            );
+            warn("weight", &message);
+        }
+        let is_by_client = matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First);
+        if is_by_client && pool.slow_start.is_some() {
+            let message = format!("slow_start has no effect with policy = \"{policy}\": remove one of them");
+            warn("slow_start", &message);
+        }
+        let mut users = self.users_of(&pool.name).peekable();
+        let queues = |service: &ServiceSpec| matches!(service.protocol, Protocol::Tcp | Protocol::Http);
+        let has_queue = is_on(made, "queue") && users.peek().is_some();
+        if has_queue && !users.any(queues) {
+            warn("queue", "queue has no effect: only clients of tcp and http services wait in a queue");
+        }
+    }
+
+    /// Records warnings about keys of a service that have no effect or a surprising effect.
+    fn warn_of_service(&self, made: &Made, service: &ServiceSpec) {
+        let warn = |key: &str, message: &str| {
+            let message = format!("service `{}`: {message}", service.name);
+            self.reading.warning_inside(made.location(), &[key], message);
+        };
+        if is_on(made, "http2") && service.tls.is_none() {
+            warn(
+                "http2",
+                "http2 has no effect without tls: without TLS all clients use HTTP/1.1; add tls or remove http2",
+            );
+        }
+        if let Some(http) = &service.http {
+            let local = if http.redirect.is_some() { "redirect" } else { "respond" };
+            let responds_to_all = http.redirect.is_some() || http.respond.is_some();
+            // The health response depends on the servers of the pool.
+            if responds_to_all && http.health.is_none() && service.pool.is_some() {
+                let unused = match made.table().get("pool") {
+                    Some(_) => "its pool is",
+                    None => "its servers are",
+                };
+                let message = format!(
+                    "{local} responds to every request that no route matches, so {unused} never used: remove {}, or write {local} in another service",
+                    if unused == "its pool is" { "pool" } else { "the servers" }
+                );
+                warn(local, &message);
+            }
+            let asks_certificates = service.tls.as_ref().is_some_and(|tls| tls.client.is_some());
+            if http.subject_field.is_some() && !asks_certificates {
+                warn(
+                    "certificate_header",
+                    "certificate_header has no subject to send: clients have certificates only with tls = { client_ca = \"FILE\" }",
+                );
+            }
+        }
+        let has_cache = service.dns.as_ref().is_some_and(|dns| dns.cache.is_some());
+        let informed = service.pools().filter_map(|name| self.pool_named(name));
+        if let Some(pool) = informed.into_iter().find(|pool| has_cache && pool.send_proxy.is_some()) {
+            let message = format!(
+                "pool `{}` reports each client to its servers (send_proxy), but cached responses are shared by all clients: disable the cache if the servers respond differently to different clients",
+                pool.name
+            );
+            self.reading.warning_inside(
+                made.location(),
+                &["dns", "cache"],
+                format!("service `{}`: {message}", service.name),
+            );
+        }
+        let has_unix =
+            service.listen.iter().any(|endpoint| matches!(endpoint, evener_core::Endpoint::Unix(_)));
+        if service.options.unix_mode.is_some() && !has_unix {
+            warn("unix_mode", "unix_mode has no effect: the service listens on no unix socket");
+        }
+    }
+
+    /// Returns the services that can send clients to a pool.
+    fn users_of(&self, pool: &str) -> impl Iterator<Item = &ServiceSpec> {
+        self.config.spec.services.iter().filter(move |service| service.pools().any(|name| **name == *pool))
+    }
+
+    fn pool_named(&self, name: &str) -> Option<&PoolSpec> {
+        self.config.spec.pools.iter().find(|pool| *pool.name == *name)
+    }
+}
+
+/// Returns true if a declaration has a key whose value is not `false`.
+fn is_on(made: &Made, key: &str) -> bool {
+    made.table().get(key).is_some_and(|value| !matches!(value, Value::Bool(false)))
+}
