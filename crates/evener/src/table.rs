@@ -74,15 +74,15 @@ pub(crate) fn rate(per_second: f64) -> String {
     }
 }
 
-/// Formats a measured time in at most five characters: `850us`, `2.1ms`, `917ms`, `12s`.
+/// Formats a measured time in at most six characters, in milliseconds up to 10 s, so that a long time also looks longer
+/// than a short one: `0.38ms`, `2.1ms`, `917ms`, `1234ms`, `12s`.
 pub(crate) fn time(seconds: f64) -> String {
-    let short = |number: f64, unit: &str| {
-        if number < 9.95 { format!("{number:.1}{unit}") } else { format!("{number:.0}{unit}") }
-    };
-    match seconds {
-        _ if seconds < 0.000_999_5 => format!("{:.0}us", seconds * 1e6),
-        _ if seconds < 0.999_5 => short(seconds * 1e3, "ms"),
-        _ => short(seconds, "s"),
+    let millis = seconds * 1e3;
+    match millis {
+        _ if millis < 0.995 => format!("{millis:.2}ms"),
+        _ if millis < 9.95 => format!("{millis:.1}ms"),
+        _ if millis < 9999.5 => format!("{millis:.0}ms"),
+        _ => format!("{seconds:.0}s"),
     }
 }
 
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!([7, 99_999, 120_400, 1_250_000].map(count).join(" "), "7 99999 120k 1.2M");
         assert_eq!([0, 1023, 1536, 34 << 20, 10_200].map(short_bytes).join(" "), "0B 1023B 1.5K 34M 10K");
         assert_eq!([0.0, 0.44, 12.4, 120_400.0].map(rate).join(" "), "0 0.4 12 120k");
-        assert_eq!([0.0004, 0.0021, 0.917, 0.9996, 12.3].map(time).join(" "), "400us 2.1ms 917ms 1.0s 12s");
+        assert_eq!([0.0004, 0.0021, 0.917, 1.2, 12.3].map(time).join(" "), "0.40ms 2.1ms 917ms 1200ms 12s");
         assert_eq!([59, 3599, 7200, 200_000].map(age).join(" "), "59s 59m 2h 2d");
     }
 }

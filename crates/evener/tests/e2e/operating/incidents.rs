@@ -33,7 +33,7 @@ fn a_slow_server_is_seen_in_the_status() {
     network.servers("10.0.0.1 10.0.0.2 10.0.0.3:delay=0.4");
     let evener = network.evener(WEB, &[]);
     network.clients("203.0.113.7:requests=30 203.0.113.8:requests=30");
-    let output = network.show(&evener, &["evener status www"]);
+    let output = network.show(&evener, &["evener status", "evener status 10.0.0.3:80"]);
     check_output(PAGE, "slow server", &output);
 }
 
@@ -44,7 +44,7 @@ fn errors_of_a_server_that_passes_its_check_are_seen_in_the_status() {
     let evener = network.evener(WEB, &[]);
     network.clients("203.0.113.7:requests=60");
     assert_eq!(of_server(&evener, "10.0.0.2:80", |counters| counters["responses_5xx"].as_u64().unwrap()), 20);
-    let output = network.show(&evener, &["evener status www", "evener events --level info"]);
+    let output = network.show(&evener, &["evener status", "evener status 10.0.0.2:80"]);
     check_output(PAGE, "errors of a server", &output);
 }
 
@@ -55,7 +55,7 @@ fn a_server_that_refuses_connections_is_seen_in_the_status_and_the_events() {
     let evener = network.evener(WEB, &[]);
     wait_until("the server to be down", || (evener.server("10.0.0.3:80")["verdict"] == "down").then_some(()));
     network.clients("203.0.113.7:requests=20");
-    let output = network.show(&evener, &["evener status www", "evener events --level warn"]);
+    let output = network.show(&evener, &["evener status", "evener events --level warn"]);
     check_output(PAGE, "refusing server", &output);
 }
 
@@ -66,7 +66,7 @@ fn exhausted_descriptors_are_seen_in_the_status_and_the_events() {
     let evener = network.evener(WEB, &["prlimit", "--nofile=120:120"]);
     let _waiting = network.clients_in_background("203.0.113.7:requests=1:connections=60");
     evener.expect_log("descriptors_used_up");
-    let output = network.show(&evener, &["evener status www", "evener events --level warn"]);
+    let output = network.show(&evener, &["evener status", "evener events --level warn"]);
     check_output(PAGE, "descriptors", &output);
 }
 
@@ -89,7 +89,7 @@ service "www" {
             issued.write(directory, "www");
         },
     );
-    let output = network.show(&evener, &["evener check evener.lua", "evener status www"]);
+    let output = network.show(&evener, &["evener check evener.lua", "evener status"]);
     check_output(PAGE, "expired certificate", &output);
 }
 
