@@ -265,6 +265,13 @@ impl From<Reason> for Cause {
     }
 }
 
+impl fmt::Display for Reason {
+    /// Writes the code.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.code())
+    }
+}
+
 impl From<NoServer> for Reason {
     fn from(reason: NoServer) -> Self {
         match reason {
