@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_own_counter() {
+    fn each_reason_has_a_counter() {
         let counters = ReasonCounters::default();
         counters.of(Reason::QueueFull).one();
         let mut values = Vec::new();
