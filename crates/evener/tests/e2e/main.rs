@@ -105,6 +105,7 @@ mod operating {
     mod histograms;
     mod incidents;
     mod one_liner;
+    mod reasons;
     mod restart;
     mod retry_budget;
     mod shortage;
@@ -130,6 +131,7 @@ mod tls {
     mod certificate_reloads;
     pub(crate) mod clients;
     mod close_notify;
+    mod handshakes;
     mod passthrough;
     mod peer_certificates;
     mod sessions;

@@ -1,7 +1,7 @@
 //! Responses of servers: reads their header sections and decides on the framing of the body, or sends the
 //! request again.
 
-use super::{Body, Exchange};
+use super::{Body, Exchange, FailedServer};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::report::Report;
@@ -57,13 +57,20 @@ impl Shared {
         is_repeatable && (is_reused || permits(&exchange.backend().pool.load()))
     }
 
-    /// Prepares a request to be sent again, on another connection.
+    /// Prepares a request to be sent again, on another connection, after it failed for this cause.
     pub(in crate::http) fn retry(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         exchange_key: ExchangeKey,
+        cause: Cause,
     ) {
+        let exchange = &mut self.exchanges[exchange_key];
+        let cause = exchange.explain(cause);
+        exchange.failed = exchange
+            .choice
+            .as_ref()
+            .map(|choice| FailedServer { server: Arc::clone(&choice.server.name), cause });
         self.prepare_retry(cx, client, exchange_key);
         if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);
@@ -176,10 +183,18 @@ impl Shared {
     }
 }
 
+/// The server does not use HTTP/1.
+const NOT_HTTP: Cause = Cause::with(Reason::ResponseInvalid, "not HTTP/1");
+
+/// Returns whether the first bytes of a server cannot be a response of HTTP/1.
+fn is_not_http(bytes: &[u8]) -> bool {
+    !bytes.starts_with(b"HTTP/") && !b"HTTP/".starts_with(bytes)
+}
+
 /// Returns the cause for a header section that is not one of HTTP/1.
 pub(in crate::http) fn invalid_header(error: HeaderError, bytes: &[u8], limits: &HeaderLimits) -> Cause {
-    if !bytes.starts_with(b"HTTP/") && !b"HTTP/".starts_with(bytes) {
-        return Cause::with(Reason::ResponseInvalid, "not HTTP/1");
+    if is_not_http(bytes) {
+        return NOT_HTTP;
     }
     match error.exceeded(limits) {
         Some(limit) => Cause::new(Reason::ResponseTooLarge, limit),
@@ -188,7 +203,11 @@ pub(in crate::http) fn invalid_header(error: HeaderError, bytes: &[u8], limits: 
 }
 
 /// Returns the cause if a server ended its connection before the header section of its response was complete.
-pub(in crate::http) fn no_response(end: Option<End>, is_silent: bool) -> Cause {
+pub(in crate::http) fn no_response(end: Option<End>, bytes: &[u8]) -> Cause {
+    if is_not_http(bytes) {
+        return NOT_HTTP;
+    }
+    let is_silent = bytes.is_empty();
     Cause::with(
         Reason::ServerClosed,
         match (end, is_silent) {

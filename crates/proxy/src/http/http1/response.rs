@@ -47,9 +47,9 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Step::Blocked;
                     }
-                    let cause = no_response(server.transport.end(), silent);
+                    let cause = no_response(server.transport.end(), server.transport.unread());
                     return if silent && shared.may_retry(cx, client, exchange_key, server_key) {
-                        shared.retry(cx, client, exchange_key);
+                        shared.retry(cx, client, exchange_key, cause);
                         Step::Continue
                     } else {
                         self.bad_response(cx, client, shared, exchange_key, cause)

@@ -140,13 +140,14 @@ fn cause_of_difference(why: &PeerIncompatible) -> Cause {
     match why {
         PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
-        | PeerIncompatible::SupportedVersionsExtensionRequired => Reason::TlsVersion.into(),
+        | PeerIncompatible::SupportedVersionsExtensionRequired
+        // Clients of TLS 1.1 and older do not send this extension.
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => Reason::TlsVersion.into(),
         PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
             Cause::with(Reason::TlsCipher, "no key exchange group in common")
         }
         PeerIncompatible::NoSignatureSchemesInCommon
-        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
-        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
             Cause::with(Reason::TlsCipher, "no signature scheme in common for the kind of the certificate")
         }
         PeerIncompatible::NoCipherSuitesInCommon => Reason::TlsCipher.into(),
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_trust_the_certificate_is_told_apart_from_other_faults() {
+    fn each_fault_of_a_client_has_a_reason() {
         let reason = |error: Error| failure_with_client(Some(&error)).reason();
         assert_eq!(reason(Error::AlertReceived(AlertDescription::UnknownCA)), Reason::TlsNotTrusted);
         assert_eq!(reason(Error::AlertReceived(AlertDescription::InternalError)), Reason::TlsAlert);
