@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_formats_are_kept() {
+    fn a_format_has_the_name_by_which_it_is_chosen() {
         for name in RequestLogFormat::NAMES {
             assert_eq!(RequestLogFormat::named(name).unwrap().name(), name);
         }

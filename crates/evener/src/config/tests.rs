@@ -7,6 +7,7 @@ mod dns;
 mod messages;
 mod patience;
 mod plane;
+mod request_log;
 
 use super::*;
 use evener_core::spec::{CheckKind, Policy, Protocol};
