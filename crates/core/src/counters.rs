@@ -220,6 +220,11 @@ impl<C: CounterSet> Sharded<C> {
         self.0.get(worker).unwrap_or(&self.0[0])
     }
 
+    /// Returns the sum of one counter over the shards.
+    pub fn sum(&self, counter: impl Fn(&C) -> &Counter) -> u64 {
+        self.0.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).read()))
+    }
+
     /// Returns each declaration with the sum over the shards.
     pub fn totals(&self) -> impl Iterator<Item = (&'static Declaration, Total)> {
         let mut sums = self.0[0].values();

@@ -3,6 +3,7 @@
 
 use crate::counters::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Unit};
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Importance of an event.
@@ -34,6 +35,54 @@ impl Level {
     }
 }
 
+/// Value of a field.
+trait FieldValue {
+    /// Returns the value to show; `None` if the field is left out.
+    fn shown(&self) -> Option<&dyn Display>;
+}
+
+macro_rules! shown_always {
+    ($($type:ty),*) => {$(
+        impl FieldValue for $type {
+            fn shown(&self) -> Option<&dyn Display> {
+                Some(self)
+            }
+        }
+    )*};
+}
+
+shown_always!(&'static str, String, Arc<str>, u16, u32, u64, usize, IpAddr);
+
+impl<T: FieldValue> FieldValue for Option<T> {
+    fn shown(&self) -> Option<&dyn Display> {
+        self.as_ref().and_then(FieldValue::shown)
+    }
+}
+
+/// Relation of a failure to similar ones: those of the same service with the same reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Similar {
+    /// One failure a second, with the number of similar ones since the last event that have no event.
+    Sampled(u64),
+    /// A further failure, for readers who want all of them.
+    Further,
+}
+
+impl Display for Similar {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sampled(unlogged) => unlogged.fmt(out),
+            Self::Further => Ok(()),
+        }
+    }
+}
+
+impl FieldValue for Similar {
+    fn shown(&self) -> Option<&dyn Display> {
+        matches!(self, Self::Sampled(1..)).then_some(self as &dyn Display)
+    }
+}
+
 macro_rules! events {
     ($($(#[doc = $doc:literal])* $level:ident $name:literal $variant:ident { $($field:ident: $type:ty),* $(,)? })*) => {
         /// An observable fact.
@@ -48,15 +97,19 @@ macro_rules! events {
                 match self { $(Self::$variant { .. } => $name),* }
             }
 
-            /// Returns the importance.
-            #[must_use]
-            pub const fn level(&self) -> Level {
+            /// Returns the importance of most events of the name.
+            const fn usual_level(&self) -> Level {
                 match self { $(Self::$variant { .. } => Level::$level),* }
             }
 
-            /// Calls `visit` with each field's name and value, in order.
+            /// Calls `visit` with each field's name and value, in order. Fields without a value are left out.
             pub fn fields(&self, visit: &mut dyn FnMut(&'static str, &dyn Display)) {
-                match self { $(Self::$variant { $($field),* } => { $(visit(stringify!($field), $field);)* let _ = &visit; })* }
+                match self {
+                    $(Self::$variant { $($field),* } => {
+                        $($field.shown().into_iter().for_each(|value| visit(stringify!($field), value));)*
+                        let _ = &visit;
+                    })*
+                }
             }
 
             /// Returns the position of the event's name in the label of [`EventCounters`].
@@ -113,10 +166,23 @@ events! {
     /// A persistent connection to a server failed or ended.
     Debug "persistent_connection_failed" PersistentConnectionFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// Traffic failed to reach a server.
-    Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: &'static str }
+    Debug "connect_failed" ConnectFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A connection attempt or a check failed for a local reason (descriptors, ports, memory), which does not
     /// count against the server; at most once a second.
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
+    /// A request of HTTP got an error response from Evener, or its response was cut off. This event and the next
+    /// four are at level info at most once a second for each service and reason, and at debug for the others.
+    Info "request_failed" RequestFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<u16>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    /// The TLS handshake of a client failed.
+    Info "tls_failed" TlsFailed { service: Arc<str>, client: Option<IpAddr>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    /// A connection of a client was refused or closed before it was served.
+    Info "connection_failed" ConnectionFailed { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    /// A query of DNS got an error response from Evener, or none.
+    Info "query_failed" QueryFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<&'static str>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    /// A datagram of a client was dropped.
+    Info "datagram_dropped" DatagramDropped { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    /// The header section of a response was not quite valid; the client received a repaired one.
+    Debug "response_repaired" ResponseRepaired { service: Arc<str>, pool: Arc<str>, server: Arc<str>, detail: &'static str }
     /// No server was available for clients; at most once a second for each service.
     Warn "no_server" NoServer { service: Arc<str>, reason: String }
     /// The retry budget of a pool is used up, so failed tries are not repeated; at most once a second for each
@@ -164,6 +230,21 @@ events! {
     Warn "notice" Notice { text: String }
     /// The program exits.
     Info "stopped" Stopped {}
+}
+
+impl Event {
+    /// Returns the importance.
+    #[must_use]
+    pub const fn level(&self) -> Level {
+        match self {
+            Self::RequestFailed { similar_not_logged: Similar::Further, .. }
+            | Self::TlsFailed { similar_not_logged: Similar::Further, .. }
+            | Self::ConnectionFailed { similar_not_logged: Similar::Further, .. }
+            | Self::QueryFailed { similar_not_logged: Similar::Further, .. }
+            | Self::DatagramDropped { similar_not_logged: Similar::Further, .. } => Level::Debug,
+            _ => self.usual_level(),
+        }
+    }
 }
 
 /// Number of events of each name, counted by any thread.

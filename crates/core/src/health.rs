@@ -8,6 +8,8 @@
 use crate::random::Random;
 use crate::spec::{CheckSpec, PassiveSpec};
 use crate::time::Time;
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Result of a probe.
@@ -22,7 +24,7 @@ pub enum Probe {
 }
 
 /// Failure of real traffic at a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The connection attempt was refused (or ICMP reported a closed port).
     Refused,
@@ -39,19 +41,28 @@ pub enum Failure {
 impl Failure {
     /// Returns the failure in words.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Tls(how) => how.reason(),
+            other => other.words().into(),
+        }
+    }
+
+    /// Returns the failure in fixed words, without details of the server.
+    #[must_use]
+    pub const fn words(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Timeout => "connect timeout",
             Self::Unreachable => "unreachable",
-            Self::Tls(how) => how.reason(),
+            Self::Tls(how) => how.words(),
             Self::Silent => "no response in time",
         }
     }
 }
 
 /// The reason why a TLS handshake with a server failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsFailure {
     /// The server closed the connection.
     Ended,
@@ -63,20 +74,24 @@ pub enum TlsFailure {
     CipherSuite,
     /// The server requires a client certificate and accepts neither none nor the configured one.
     ClientCertificate,
-    /// The server refused for another reason.
-    Refused,
+    /// The server ended the handshake with this alert.
+    Alert(&'static str),
     /// The certificate is not from a trusted authority.
     Authority,
-    /// The certificate has another name.
-    Name,
+    /// The certificate has other names: the names, if they are known.
+    Name(Option<Arc<str>>),
     /// The certificate has expired.
     Expired,
     /// The certificate is not valid yet.
     NotYetValid,
     /// The certificate is for another purpose.
     Purpose,
+    /// The certificate was revoked.
+    Revoked,
     /// The certificate is not valid for another reason.
     Certificate,
+    /// The server violated the protocol.
+    Protocol,
     /// Any other reason.
     Other,
 }
@@ -84,23 +99,35 @@ pub enum TlsFailure {
 impl TlsFailure {
     /// Returns the reason in words.
     #[must_use]
-    pub const fn reason(self) -> &'static str {
+    pub fn reason(&self) -> Cow<'static, str> {
+        match self {
+            Self::Name(Some(names)) => format!("{}: it is for {names}", self.words()).into(),
+            Self::Alert(alert) => format!("{} ({alert})", self.words()).into(),
+            _ => self.words().into(),
+        }
+    }
+
+    /// Returns the reason in fixed words, without details of the server.
+    #[must_use]
+    pub const fn words(&self) -> &'static str {
         match self {
             Self::Ended => "TLS handshake failed: the server closed the connection",
             Self::NotTls => "TLS handshake failed: the server does not use TLS",
             Self::Version => "TLS handshake failed: the server supports neither TLS 1.2 nor 1.3",
-            Self::CipherSuite => "TLS handshake failed: no cipher suite in common",
+            Self::CipherSuite => "TLS handshake failed: no cipher suite or group in common",
             Self::ClientCertificate => {
                 "TLS handshake failed: the server does not accept the client certificate"
             }
-            Self::Refused => "TLS handshake failed: the server refused it",
+            Self::Alert(_) => "TLS handshake failed: the server sent an alert",
             Self::Authority => "TLS handshake failed: the certificate is not from a trusted authority",
-            Self::Name => "TLS handshake failed: the certificate has another name",
+            Self::Name(_) => "TLS handshake failed: the certificate has another name",
             Self::Expired => "TLS handshake failed: the certificate has expired",
             Self::NotYetValid => "TLS handshake failed: the certificate is not valid yet",
             Self::Purpose => "TLS handshake failed: the certificate is not for servers",
+            Self::Revoked => "TLS handshake failed: the certificate was revoked",
             Self::Certificate => "TLS handshake failed: the certificate is not valid",
-            Self::Other => "TLS handshake failed",
+            Self::Protocol => "TLS handshake failed: the server violated the protocol",
+            Self::Other => "TLS handshake failed for a local reason",
         }
     }
 }
@@ -311,7 +338,7 @@ impl Health {
     }
 
     /// Records that real traffic could not reach the server.
-    pub fn on_failure(&mut self, now: Time, failure: Failure) -> Option<Change> {
+    pub fn on_failure(&mut self, now: Time, failure: &Failure) -> Option<Change> {
         let before = self.verdict();
         self.failures = self.failures.saturating_add(1);
         if self.passive.failures > 0 && self.failures >= self.passive.failures {
@@ -424,7 +451,7 @@ mod tests {
                 'p' => health.on_probe(Probe::Pass),
                 'f' => health.on_probe(Probe::Fail("no".into())),
                 'u' => health.on_probe(Probe::Unmade("no descriptor".into())),
-                'r' => health.on_failure(now, Failure::Refused),
+                'r' => health.on_failure(now, &Failure::Refused),
                 's' => health.forgive(),
                 'm' => {
                     health.resume(now);

@@ -315,7 +315,7 @@ impl Pool {
     }
 
     /// Records that real traffic could not reach a server.
-    pub fn on_failure(&mut self, now: Time, id: ServerId, failure: Failure) -> Option<Event> {
+    pub fn on_failure(&mut self, now: Time, id: ServerId, failure: &Failure) -> Option<Event> {
         self.change(now, id, |server| {
             let change = server.health.on_failure(now, failure);
             server.live.suspect.store(true, Ordering::Relaxed);

@@ -137,7 +137,9 @@ reasons! {
     /// An operator closed it.
     Operator "operator" - "an operator closed it",
     /// A check marked its server down (`on_down`).
-    ServerDown "server_down" - "a check marked the server down",
+    ServerDown "server_down" 502 "a check marked the server down",
+    /// An operator closed the connections of its server.
+    ServerEnded "server_ended" 502 "an operator closed the connections of the server",
 
     // TLS with clients.
     /// The client offers no version of TLS that the service accepts.
@@ -152,14 +154,14 @@ reasons! {
     TlsClientCertificateMissing "tls_client_certificate_missing" - "the client sent no certificate",
     /// The certificate of the client is not valid: expired, from an unknown authority, or revoked.
     TlsClientCertificateInvalid "tls_client_certificate_invalid" - "the certificate of the client is not valid",
-    /// No certificate of the service is for the requested name.
-    TlsName "tls_name" - "no certificate for the requested name",
     /// No application protocol (ALPN) in common.
     TlsProtocol "tls_protocol" - "no application protocol in common with the client",
     /// The client sent bytes that are neither TLS nor HTTP.
     NotTls "not_tls" - "the client does not use TLS",
     /// The client closed the connection during the handshake.
     TlsClosed "tls_closed" - "the client closed the connection during the handshake",
+    /// The client closed the connection before it sent a byte, such as a port check.
+    Unused "unused" - "the client closed the connection without sending a byte",
     /// The handshake was not complete within `handshake_timeout`.
     TlsTimeout "tls_timeout" - "the handshake did not end in time",
     /// Too many handshakes were in progress.
@@ -191,6 +193,14 @@ impl Reason {
     #[must_use]
     pub const fn is_configured(self) -> bool {
         matches!(self, Self::Redirect | Self::Respond | Self::Health)
+    }
+}
+
+impl Reason {
+    /// Returns whether the end is usual and frequent, so that only readers of debug events want it.
+    #[must_use]
+    pub const fn is_usual(self) -> bool {
+        matches!(self, Self::ClientClosed | Self::Drain | Self::Operator | Self::ServerEnded | Self::Unused)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::observe::{Log, LogLevel};
 use evener_core::counters::Sharded;
 use evener_core::event::{Event, EventCounters, Level};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::SystemTime;
@@ -27,6 +28,8 @@ pub(crate) struct Events {
     log: Log,
     counters: Arc<Sharded<EventCounters>>,
     history: Arc<Mutex<History>>,
+    /// True while the log or a subscriber wants debug events.
+    wants_details: Arc<AtomicBool>,
 }
 
 /// An event with its number and its time.
@@ -67,14 +70,34 @@ impl Selection {
 impl Events {
     /// Creates the handle of an instance whose events are written to `log`.
     pub(crate) fn new(log: Log) -> Self {
-        Self { log, counters: Arc::new(Sharded::new(1)), history: Arc::default() }
+        let events = Self {
+            log,
+            counters: Arc::new(Sharded::new(1)),
+            history: Arc::default(),
+            wants_details: Arc::default(),
+        };
+        events.note_readers(&events.history());
+        events
     }
 
     /// Records an event everywhere. Never waits for a reader.
     pub(crate) fn emit(&self, event: &Event) {
         self.counters.of(0).count(event);
         self.log.event(event);
-        self.history().add(event, SystemTime::now());
+        let mut history = self.history();
+        history.add(event, SystemTime::now());
+        self.note_readers(&history);
+    }
+
+    /// Returns the flag that is true while the log or a subscriber wants debug events.
+    pub(crate) fn wants_details(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.wants_details)
+    }
+
+    /// Records whether any reader wants debug events.
+    fn note_readers(&self, history: &History) {
+        let wanted = self.log.includes(Level::Debug) || history.has_reader_of_details();
+        self.wants_details.store(wanted, Ordering::Relaxed);
     }
 
     /// Returns the number of events by name.
@@ -90,12 +113,16 @@ impl Events {
     /// Returns the recent events of a selection, and all that follow. Returns `None` if there are too many
     /// subscribers.
     pub(crate) fn subscribe(&self, selection: Selection) -> Option<Subscription> {
-        self.history().subscribe(selection)
+        let mut history = self.history();
+        let subscription = history.subscribe(selection);
+        self.note_readers(&history);
+        subscription
     }
 
     /// Sets the lowest level of events that are logged.
     pub(crate) fn set_log_level(&self, level: LogLevel) {
         self.log.set_level(level);
+        self.note_readers(&self.history());
     }
 
     /// Waits until the lines of earlier events are in the log, up to a time limit.
@@ -133,6 +160,11 @@ impl History {
             }
             self.recent.push_back(occurrence);
         }
+    }
+
+    fn has_reader_of_details(&self) -> bool {
+        let wants = |subscriber: &Subscriber| subscriber.selection.level == Level::Debug;
+        self.subscribers.iter().any(wants)
     }
 
     fn recent(&self, selection: Selection) -> Vec<Arc<Occurrence>> {

@@ -127,9 +127,14 @@ impl Log {
         self.level.store(level as u8, Ordering::Relaxed);
     }
 
+    /// Returns whether events of a level are logged.
+    pub(crate) fn includes(&self, level: Level) -> bool {
+        LogLevel::from_number(self.level.load(Ordering::Relaxed)).includes(level)
+    }
+
     /// Logs an event if its level is enabled. Never waits.
     pub(crate) fn event(&self, event: &Event) {
-        if !LogLevel::from_number(self.level.load(Ordering::Relaxed)).includes(event.level()) {
+        if !self.includes(event.level()) {
             return;
         }
         let dropped = self.writer.dropped.swap(0, Ordering::Relaxed);

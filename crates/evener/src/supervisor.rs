@@ -7,6 +7,7 @@ mod cache;
 mod certificates;
 mod connections;
 mod discovery;
+mod failures;
 mod handle;
 mod listeners;
 mod paths;
@@ -185,6 +186,7 @@ impl Supervisor {
             origin,
             seed,
             report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
+            wants_details: setting.events.wants_details(),
         })?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
@@ -289,7 +291,7 @@ impl Supervisor {
         let event = match report {
             Report::Failure { pool, server, target, failure } => {
                 let at = Reported::new(&pool, server, &target);
-                let events = self.pools.on_failure(now, at, failure);
+                let events = self.pools.on_failure(now, at, &failure);
                 return self.log_all(&events);
             }
             Report::LocalError { pool, server, error } => self.local_error(pool, server, &error),
@@ -304,6 +306,12 @@ impl Supervisor {
             Report::NoCapableServer { service } => Some(Event::NoCapableServer { service }),
             Report::RetriesExhausted { service, pool } => Some(Event::RetriesExhausted { service, pool }),
             Report::Loop { service } => Some(Event::LoopFound { service }),
+            Report::Unserved { service, unserved, similar } => {
+                Some(failures::event_of(service, *unserved, similar))
+            }
+            Report::Repaired { service, pool, server, detail } => {
+                Some(Event::ResponseRepaired { service, pool, server, detail })
+            }
             Report::NoServer { service, reason } => {
                 Some(Event::NoServer { service, reason: reason.to_string() })
             }

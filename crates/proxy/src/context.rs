@@ -11,11 +11,12 @@ pub(crate) mod ring;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod timers;
+pub(crate) mod unserved;
 
 use self::pool_queue::PoolQueues;
 use self::ready::ReadyQueue;
 use self::registry::Registry;
-use self::report::{Report, Reporter};
+use self::report::{Details, Report, Reporter};
 use self::ring::Ring;
 use evener_core::hash;
 use evener_core::{Random, Time};
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) random: Random,
     pub(crate) registry: Registry,
     reporter: Reporter,
+    details: Details,
     /// io_uring, if it is configured and available.
     pub(crate) ring: Option<Ring>,
     pub(crate) ready: ReadyQueue,
@@ -64,7 +66,7 @@ impl Context {
         (id, workers): (usize, usize),
         seed: u64,
         registry: Registry,
-        reporter: Reporter,
+        (reporter, details): (Reporter, Details),
         peers: Arc<OnceLock<Vec<Waker>>>,
     ) -> Self {
         Self {
@@ -74,6 +76,7 @@ impl Context {
             random: Random::seeded(seed),
             registry,
             reporter,
+            details,
             ring: None,
             ready: ReadyQueue::default(),
             queues: PoolQueues::default(),
@@ -112,6 +115,12 @@ impl Context {
         (self.reporter)(report);
     }
 
+    /// Takes the right to report a further failure. Returns false if no reader wants all failures, or there were
+    /// too many in this second.
+    pub(crate) fn takes_detail(&self) -> bool {
+        self.details.take(self.now)
+    }
+
     /// Notes that the listeners of a crowded service have to keep the first packets of connections, because the
     /// TTLs of these packets are needed.
     pub(crate) fn note_crowded(&mut self, service: &Arc<str>) {
@@ -139,6 +148,7 @@ impl Context {
         let registry = poll.registry().try_clone().expect("a descriptor for its copy");
         let (sender, receiver) = std::sync::mpsc::channel();
         let reporter: Reporter = Arc::new(move |report| drop(sender.send(report)));
+        let reporter = (reporter, Details::new(Arc::default()));
         let cx = Self::new(position, 1, Registry::new(registry), reporter, Arc::default());
         (cx, Reports(receiver))
     }

@@ -17,11 +17,12 @@ mod worker;
 
 pub use context::descriptors;
 pub use context::report::{Report, Reporter};
+pub use context::unserved::{Status, Traffic, Unserved};
 pub use io::connect::is_resource_exhaustion;
 pub use io::listener::{BindError, Bound, Sharing, bind};
 pub use io::request_log::{LogForm, Queued, RequestLog};
 pub use io::source::may_be_transparent;
-pub use io::tls::{TlsAcceptor, TlsConnector};
+pub use io::tls::{TlsAcceptor, TlsConnector, failure_with_server};
 pub use plane::Plane;
 pub use service::ending::EndReason;
 pub use service::open::{Closed, Listing, Open};

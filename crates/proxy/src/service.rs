@@ -3,6 +3,7 @@
 pub(crate) mod accepted;
 pub(crate) mod admission;
 pub(crate) mod ending;
+pub(crate) mod failures;
 pub(crate) mod hops;
 pub(crate) mod open;
 pub(crate) mod pool_queue;
@@ -15,6 +16,7 @@ use crate::context::descriptors::{self, Unit};
 use crate::context::report::{Notice, Report, is_due};
 use crate::io::request_log::RequestLog;
 use crate::io::tls::{TlsAcceptor, TlsConnector};
+use crate::service::failures::FailureReports;
 use arc_swap::ArcSwap;
 use evener_core::Time;
 use evener_core::acl::{Access, Acl};
@@ -192,6 +194,7 @@ pub struct Service {
     /// A listener waits for a permit.
     waiting: AtomicBool,
     noticed_at: [AtomicU64; 7],
+    failures: FailureReports,
 }
 
 impl Service {
@@ -205,6 +208,7 @@ impl Service {
             tarpitted: Occupancy::default(),
             waiting: AtomicBool::new(false),
             noticed_at: Default::default(),
+            failures: FailureReports::default(),
         }
     }
 

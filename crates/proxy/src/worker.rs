@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::context::pool_queue::Waiter;
 use crate::context::ready::Ready;
 use crate::context::registry::{Registry, Token};
-use crate::context::report::{Report, Reporter};
+use crate::context::report::{Details, Report, Reporter};
 use crate::context::ring::{Mark, Ring};
 use crate::dns::Dns;
 use crate::http::Http;
@@ -25,6 +25,7 @@ use mio::event::Event;
 use mio::{Events, Poll, Waker};
 use rustix::fd::AsRawFd;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -56,6 +57,8 @@ pub struct PlaneOptions {
     pub seed: u64,
     /// Receives the reports of the workers.
     pub report: Reporter,
+    /// True while a reader wants debug events: the log, or a subscriber.
+    pub wants_details: Arc<AtomicBool>,
 }
 
 /// A command of the control thread.
@@ -123,7 +126,7 @@ impl Worker {
         let waker = Waker::new(poll.registry(), Token::Waker.encode())?;
         let registry = Registry::new(poll.registry().try_clone()?);
         let seed = evener_core::hash::mix(options.seed, id as u64);
-        let report = Arc::clone(&options.report);
+        let report = (Arc::clone(&options.report), Details::new(Arc::clone(&options.wants_details)));
         let worker = Self {
             cx: Context::new((id, workers), seed, registry, report, peers),
             tcp: Tcp::new(),

@@ -13,7 +13,7 @@ mod subnet;
 mod text;
 mod transfer;
 
-pub use emit::{emit_malformed, emit_query};
+pub use emit::{emit_malformed, emit_query, rcode_of_malformed};
 pub use hop::{Cookies, add_keepalive, has_hop_options, strip_hop_options};
 pub use query::{Query, QueryError};
 pub use subnet::{Added, strip};

@@ -73,6 +73,12 @@ pub fn parse(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     }
 }
 
+/// Returns whether the bytes begin like a record of a TLS handshake.
+#[must_use]
+pub fn is_record(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[HANDSHAKE, 3])
+}
+
 fn more(bytes: &[u8]) -> Result<Option<Hello>, HelloError> {
     if bytes.len() >= HELLO_BYTES_MAX { Err(HelloError::TooLong) } else { Ok(None) }
 }

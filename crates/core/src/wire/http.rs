@@ -159,6 +159,28 @@ impl Scan {
     }
 }
 
+/// Returns whether a connection begins with a request of HTTP/1 or with the preface of HTTP/2 (RFC 9113, section
+/// 3.4). Returns `None` if more bytes are needed.
+#[must_use]
+pub fn is_http(bytes: &[u8]) -> Option<bool> {
+    const METHODS: [&[u8]; 10] = [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"OPTIONS ",
+        b"PATCH ",
+        b"CONNECT ",
+        b"TRACE ",
+        b"PRI * HTTP/2.0",
+    ];
+    if METHODS.iter().any(|method| bytes.starts_with(method)) {
+        return Some(true);
+    }
+    if METHODS.iter().any(|method| method.starts_with(bytes)) { None } else { Some(false) }
+}
+
 /// Returns the length of the empty line before the message.
 fn leading(bytes: &[u8]) -> usize {
     match bytes {
@@ -355,6 +377,8 @@ struct Fields {
     length: Option<u64>,
     codings: u32,
     strictness: Strictness,
+    /// Fault that was repaired; `None` if there was none.
+    repair: Option<&'static str>,
 }
 
 /// Returns the length of the line end (CRLF or LF) at an offset.
@@ -400,6 +424,9 @@ impl Fields {
                 at += 1;
             }
             let end = line_end(section, at, self.strictness)?;
+            if end == 1 {
+                self.repair = Some("a line ended in LF without CR");
+            }
             let value = trim(section, first, at);
             self.take(section, name, value)?;
             at += end;
@@ -436,8 +463,10 @@ impl Fields {
         }
         for text in value.split(|&byte| byte == b',') {
             let length = parse_length(text.trim_ascii()).ok_or(HeaderError::Length)?;
-            if self.length.replace(length).is_some_and(|other| other != length) {
-                return Err(HeaderError::Length);
+            match self.length.replace(length) {
+                None => {}
+                Some(other) if other == length => self.repair = Some("Content-Length was repeated"),
+                Some(_) => return Err(HeaderError::Length),
             }
         }
         Ok(())
@@ -541,6 +570,20 @@ mod tests {
         for byte in 0..=255_u8 {
             assert_eq!(TOKEN[usize::from(byte)], is_token(byte), "{byte}");
             assert_eq!(VALUE[usize::from(byte)], is_value(byte), "{byte}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_from_other_protocols_by_their_first_bytes() {
+        let check = |bytes: &[u8], expected| assert_eq!(is_http(bytes), expected, "{bytes:?}");
+        for request in [&b"GET / HTTP/1.1\r\n"[..], b"OPTIONS *", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            check(request, Some(true));
+        }
+        for beginning in [&b""[..], b"G", b"PRI * HTT", b"CONNECT"] {
+            check(beginning, None);
+        }
+        for other in [&b"\x16\x03\x01"[..], b"SSH-2.0", b"get / HTTP/1.1", b"GETX", b"PRI * HTTP/1"] {
+            check(other, Some(false));
         }
     }
 

@@ -5,6 +5,7 @@ use super::{CheckedServer, ProbeError, Stream, connect, is_resource_exhaustion};
 use crate::certificates::{Authorities, certificates, insecure_verifier};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
+use evener_proxy::failure_with_server;
 use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -79,7 +80,18 @@ where
     let name = tls.sni.clone().unwrap_or_else(|| host.to_owned());
     let name = ServerName::try_from(name).map_err(|error| format!("tls: {error}"))?;
     let connector = TlsConnector::from(client_config(tls)?);
-    connector.connect(name, stream).await.map_err(|error| ProbeError::by_system("tls", &error))
+    connector.connect(name, stream).await.map_err(|error| handshake_error(&error))
+}
+
+/// Describes a failed handshake in the words that are used for traffic, too.
+fn handshake_error(error: &io::Error) -> ProbeError {
+    if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return failure_with_server(Some(fault)).reason().into_owned().into();
+    }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return failure_with_server(None).reason().into_owned().into();
+    }
+    ProbeError::by_system("tls", error)
 }
 
 /// Trust of a check: `true` if any certificate is accepted, and the file of authorities.

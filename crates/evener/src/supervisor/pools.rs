@@ -165,9 +165,9 @@ impl Pools {
     }
 
     /// Handles a failure of traffic to a server.
-    pub(super) fn on_failure(&mut self, now: Time, at: Reported<'_>, failure: Failure) -> Vec<Event> {
+    pub(super) fn on_failure(&mut self, now: Time, at: Reported<'_>, failure: &Failure) -> Vec<Event> {
         let Some(server) = self.name_at(at) else { return Vec::new() };
-        let failed = Event::ConnectFailed { pool: at.pool.clone(), server, reason: failure.reason() };
+        let failed = Event::ConnectFailed { pool: at.pool.clone(), server, reason: failure.reason().into() };
         let running = self.by_name.get_mut(at.pool);
         let event = running.and_then(|running| running.pool.on_failure(now, at.server, failure));
         [failed].into_iter().chain(event).collect()

@@ -1,10 +1,13 @@
 //! Reports of workers to the supervisor, and the rate at which lasting conditions are repeated.
 
+use super::unserved::Unserved;
+use evener_core::event::Similar;
 use evener_core::health::Failure;
 use evener_core::snapshot::NoServer;
 use evener_core::{ServerId, Target, Time};
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Minimum time between two reports of a lasting condition of one service.
@@ -18,6 +21,38 @@ pub(crate) fn is_due(reported_at: &AtomicU64, now: Time) -> bool {
     let claim =
         || reported_at.compare_exchange(last, now.as_nanos().max(1), Ordering::Relaxed, Ordering::Relaxed);
     due && claim().is_ok()
+}
+
+/// Most reports that a worker makes in a second for readers of debug events.
+const DETAILS_PER_SECOND_MAX: u32 = 500;
+
+/// Reports for readers of debug events: whether there is such a reader, and how many reports are left in the present
+/// second.
+#[derive(Debug)]
+pub(crate) struct Details {
+    wanted: Arc<AtomicBool>,
+    second: Cell<Time>,
+    left: Cell<u32>,
+}
+
+impl Details {
+    pub(crate) fn new(wanted: Arc<AtomicBool>) -> Self {
+        Self { wanted, second: Cell::new(Time::ZERO), left: Cell::new(DETAILS_PER_SECOND_MAX) }
+    }
+
+    /// Takes the right to make one more report. Returns false if no reader wants it, or there were too many.
+    pub(crate) fn take(&self, now: Time) -> bool {
+        if !self.wanted.load(Ordering::Relaxed) {
+            return false;
+        }
+        if now.since(self.second.get()) >= NOTICE_EVERY {
+            self.second.set(now);
+            self.left.set(DETAILS_PER_SECOND_MAX);
+        }
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
+    }
 }
 
 /// Conditions that last.
@@ -94,6 +129,26 @@ pub enum Report {
         /// The service.
         service: Arc<str>,
     },
+    /// A request, connection, query or datagram was not served.
+    Unserved {
+        /// The service.
+        service: Arc<str>,
+        /// The traffic, and the reason.
+        unserved: Box<Unserved>,
+        /// Relation to similar failures.
+        similar: Similar,
+    },
+    /// A response was repaired.
+    Repaired {
+        /// The service.
+        service: Arc<str>,
+        /// The pool.
+        pool: Arc<str>,
+        /// The server.
+        server: Arc<str>,
+        /// The fault of the response.
+        detail: &'static str,
+    },
     /// No server was available for a client.
     NoServer {
         /// The service.
@@ -135,6 +190,18 @@ pub type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn details_are_reported_if_wanted_and_their_number_is_limited() {
+        let wanted = Arc::new(AtomicBool::new(false));
+        let details = Details::new(Arc::clone(&wanted));
+        let now = Time::ZERO + Duration::from_secs(5);
+        assert!(!details.take(now), "no reader wants them");
+        wanted.store(true, Ordering::Relaxed);
+        let taken = (0..2 * DETAILS_PER_SECOND_MAX).filter(|_| details.take(now)).count();
+        assert_eq!(taken, DETAILS_PER_SECOND_MAX as usize);
+        assert!(details.take(now + NOTICE_EVERY), "another second has begun");
+    }
 
     #[test]
     fn a_lasting_condition_is_due_once_a_second() {

@@ -9,18 +9,21 @@ use crate::context::descriptors::Unit;
 use crate::context::keys::{DnsClientKey, DnsServiceKey, DnsStreamKey};
 use crate::context::ready::Ready;
 use crate::context::registry::{Readiness, Token};
+use crate::context::unserved::Traffic;
 use crate::dns::framed::{Framed, Received};
 use crate::dns::query::transfers::Transfers;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Permits;
 use crate::service::admission::{self, Admission, Admitted, Refused, reset_at_close};
+use crate::service::failures::note_client;
 use crate::service::hops::note_loop;
 use crate::service::preamble::PREAMBLE;
 use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
 use evener_core::limits::Lease;
+use evener_core::reason::Reason;
 use rustix::fd::OwnedFd;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -181,12 +184,23 @@ impl Dns {
                 client.stage = Stage::Open;
                 self.arm_client(cx, key, settings);
             }
-            Admission::Refused(Refused::Drop) => self.close_client(cx, key),
-            Admission::Refused(Refused::Reject(_)) => {
+            Admission::Refused(refused, reason) => {
+                let address = client.origin.client().ip();
+                note_client(cx, service, Traffic::Connection, address, reason);
+                self.refuse_client(cx, key, refused);
+            }
+        }
+    }
+
+    fn refuse_client(&mut self, cx: &mut Context, key: DnsClientKey, refused: Refused) {
+        let client = &mut self.clients[key];
+        match refused {
+            Refused::Drop => self.close_client(cx, key),
+            Refused::Reject => {
                 reset_at_close(client.framed.socket());
                 self.close_client(cx, key);
             }
-            Admission::Refused(Refused::Tarpit(permits, time)) => {
+            Refused::Tarpit(permits, time) => {
                 // The client's permit of the service is released for other clients.
                 client.permits = Some(permits);
                 client.stage = Stage::Tarpit;
@@ -323,9 +337,11 @@ impl Dns {
         match preamble::read_proxy(client.framed.pending(), &mut client.origin) {
             Ok(None) => return false,
             Ok(Some(length)) => client.framed.consume(length),
-            Err(_) => {
+            Err(error) => {
                 let service = &self.services[client.service].service;
                 service.live.counters.of(cx.id).preamble_refused.one();
+                let cause = preamble::cause_of_header(error, client.framed.pending());
+                note_client(cx, service, Traffic::Connection, client.origin.client().ip(), cause);
                 self.close_client(cx, key);
                 return false;
             }
@@ -474,11 +490,16 @@ impl Dns {
     pub(super) fn on_client_deadline(&mut self, cx: &mut Context, key: DnsClientKey) {
         let Some(client) = self.clients.get(key) else { return };
         let settings = self.client_settings(key);
-        let counters = self.services[client.service].service.live.counters.of(cx.id);
+        let service = &self.services[client.service].service;
+        let counters = service.live.counters.of(cx.id);
         match client.stage {
             Stage::Over => return,
             Stage::Tarpit => {}
-            Stage::Preamble => counters.preamble_timeouts.one(),
+            Stage::Preamble => {
+                counters.preamble_timeouts.one();
+                let address = client.origin.client().ip();
+                note_client(cx, service, Traffic::Connection, address, Reason::PreambleTimeout);
+            }
             Stage::Open => {
                 // A client that waits for servers stays open, because queries have their own timeouts. A client
                 // that does not read its responses is closed.

@@ -6,13 +6,16 @@ use crate::context::Context;
 use crate::context::keys::{DnsListenerKey, DnsServiceKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Token;
+use crate::context::unserved::Traffic;
 use crate::dns::query::{self};
 use crate::dns::{Dns, Origin, Party, Requester, ReturnPath};
 use crate::io::batch::{BATCH, Batch, Local, Senders};
+use crate::service::failures::note_client;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use crate::service::preamble;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
+use evener_core::reason::Reason;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::{AsFd, OwnedFd};
 use std::net::SocketAddr;
@@ -260,6 +263,7 @@ impl Dns {
         if settings.is_proxy(sender.ip()) {
             let Ok(Some(header)) = proxy::parse(batch.bytes_of(at)) else {
                 counters.drops.preamble.one();
+                note_client(cx, service, Traffic::Query, sender.ip(), Reason::ProxyHeaderInvalid);
                 return None;
             };
             let length = header.length;
@@ -278,6 +282,7 @@ impl Dns {
         }
         let Some(party) = party else {
             counters.drops.denied.one();
+            note_client(cx, service, Traffic::Query, client.ip(), Reason::ClientDenied);
             return None;
         };
         let path = ReturnPath { listener: key, address: sender, local };

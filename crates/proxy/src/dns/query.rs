@@ -7,9 +7,11 @@ mod coalesce;
 pub(super) mod declined;
 mod failure;
 mod hop;
+mod notes;
 mod response;
 pub(super) mod transfers;
 
+use self::notes::{cause_of_message, note_query};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey};
 use crate::context::report::Report;
@@ -23,6 +25,7 @@ use evener_core::attempt::{Attempt, FailedTry};
 use evener_core::clients::ClientRecord;
 use evener_core::dns::{Freshness, RateVerdict};
 use evener_core::health::Failure;
+use evener_core::reason::Reason;
 use evener_core::snapshot::{Choice, Entry, NoServer};
 use evener_core::spec::{self, Dialect, DnsSpec};
 use evener_core::wire::dns::{self as wire, QueryError, Transfer};
@@ -222,6 +225,7 @@ impl Dns {
         let verdict = rate_verdict(cx, settings, requester);
         if verdict != RateVerdict::Respond {
             counters.rate_limited.one();
+            note_query(cx, &service, requester, Reason::RateLimited, None);
             if verdict == RateVerdict::Truncate {
                 let mut out = self.spare();
                 view.emit_truncated(message, None, &mut out);
@@ -231,10 +235,12 @@ impl Dns {
             return;
         }
         if requester.party == Party::Rejected {
+            note_query(cx, &service, requester, Reason::ClientDenied, Some(wire::REFUSED));
             return self.respond_with_error(cx, requester, view, message, wire::REFUSED);
         }
         if view.hops(message) >= HOPS_MAX {
             note_loop(cx, &service);
+            note_query(cx, &service, requester, Reason::Loop, Some(wire::SERVFAIL));
             return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
         if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
@@ -247,7 +253,10 @@ impl Dns {
         if self.services[requester.service].in_flight >= most || is_held {
             counters.drops.outstanding.one();
             // Over UDP, excess queries get no response, because the client's address may be forged.
-            if matches!(requester.origin, Origin::Stream(_)) {
+            let responds = matches!(requester.origin, Origin::Stream(_));
+            let rcode = responds.then_some(wire::SERVFAIL);
+            note_query(cx, &service, requester, Reason::Outstanding, rcode);
+            if responds {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
             }
             return;
@@ -267,6 +276,8 @@ impl Dns {
     ) {
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
+        let (cause, rcode) = cause_of_message(error, message);
+        note_query(cx, &service, requester, cause, rcode);
         match error {
             QueryError::Short | QueryError::Response => {
                 counters.drops.no_query.one();

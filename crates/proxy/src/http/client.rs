@@ -9,18 +9,20 @@ use crate::context::descriptors::{Promise, Unit};
 use crate::context::keys::{ExchangeKey, SessionKey};
 use crate::context::ready::Ready;
 use crate::context::registry::Readiness;
-use crate::io::tls::TlsFacts;
+use crate::context::unserved::{Status, Traffic, Unserved};
+use crate::io::tls::{TlsFacts, failure_with_client};
 use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
 use crate::service::admission::Admitted;
+use crate::service::failures::{note_client, note_unserved};
 use crate::service::preamble::{self, Origin};
 use crate::service::{Backend, Service, Settings};
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
-use evener_core::reason::Reason;
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::Entry;
 use evener_core::{ServerId, Time};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +81,27 @@ pub(super) struct Client {
     _descriptor: Unit,
     /// Descriptor for a connection to a server, while no connection uses it.
     promise: Option<Promise>,
+}
+
+/// Client, pool and server of a request, for reports.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parties {
+    /// Address of the client, if it is not the address of the connection.
+    client: Option<IpAddr>,
+    pool: Option<Arc<str>>,
+    server: Option<Arc<str>>,
+}
+
+impl Parties {
+    /// Names the client only.
+    pub(super) fn client(address: IpAddr) -> Self {
+        Self { client: Some(address), ..Self::default() }
+    }
+
+    /// Names the client, the pool, and the server if one was chosen.
+    pub(super) fn new(client: IpAddr, pool: Arc<str>, server: Option<Arc<str>>) -> Self {
+        Self { client: Some(client), pool: Some(pool), server }
+    }
 }
 
 /// Server for all requests of a client's connection, with the name of its pool: the id of a server is unique
@@ -333,6 +356,44 @@ impl Client {
         if let Some(record) = &self.admitted.record {
             record.record_server(&backend.pool.load().pool, &server.name);
         }
+    }
+
+    /// Counts and reports a connection or a handshake that failed.
+    pub(super) fn note_connection(&self, cx: &Context, traffic: Traffic, cause: Cause) {
+        note_client(cx, &self.service, traffic, self.origin.client().ip(), cause);
+    }
+
+    /// Returns the cause for which the TLS handshake failed.
+    pub(super) fn handshake_failure(&self) -> Cause {
+        failure_with_client(self.transport.tls_failure())
+    }
+
+    /// Counts and reports a request that was not served; `status` is the status of the local response.
+    pub(super) fn note_unserved(
+        &self,
+        cx: &Context,
+        cause: Cause,
+        status: Option<u16>,
+        parties: impl FnOnce() -> Parties,
+    ) {
+        self.note_unserved_as(cx, Traffic::Request, cause, status, parties);
+    }
+
+    /// Counts and reports a request or a relayed connection that was not served.
+    pub(super) fn note_unserved_as(
+        &self,
+        cx: &Context,
+        traffic: Traffic,
+        cause: Cause,
+        status: Option<u16>,
+        parties: impl FnOnce() -> Parties,
+    ) {
+        note_unserved(cx, &self.service, cause.reason(), || {
+            let Parties { client, pool, server } = parties();
+            let client = client.unwrap_or_else(|| self.origin.client().ip());
+            let status = status.map(Status::Http);
+            Unserved { traffic, cause, client, status, pool, server }
+        });
     }
 
     /// Returns the server name that the client requested by TLS.

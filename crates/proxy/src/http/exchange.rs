@@ -17,7 +17,7 @@ pub(super) use self::request::Body;
 pub(super) use self::response::{ReadResponse, cut_response, invalid_header, no_response};
 
 use self::shared::HeaderBuffers;
-use super::client::{Client, Stay};
+use super::client::{Client, Parties, Stay};
 use super::log_entry::LogEntry;
 use super::pooled::Pooled;
 use crate::context::Context;
@@ -33,7 +33,7 @@ use crate::service::{Backend, Pending, Settings, note_no_server, note_retry, poo
 use evener_core::attempt::Attempt;
 use evener_core::counters::ServiceCounters;
 use evener_core::pace::Pace;
-use evener_core::reason::Reason;
+use evener_core::reason::{Cause, Detail, Reason};
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive};
 use evener_core::spec::{AbortOnClose, Balance};
 use evener_core::{ServerId, Target, Time};
@@ -59,6 +59,10 @@ pub(super) struct Exchange {
     /// Slot in the queue of the pool, while the exchange waits there.
     queued: Option<Queued>,
     attempt: Attempt,
+    /// Server that could not be reached last, and the failure.
+    unreached: Option<Unreached>,
+    /// Reason for which the connection to the server was closed on purpose.
+    ended: Option<Cause>,
     /// Time at which the connection attempt, or the wait for a response, began.
     since: Time,
     /// Bytes that were relayed in both directions, without requests and responses of HTTP.
@@ -67,6 +71,13 @@ pub(super) struct Exchange {
     entry: Option<Box<LogEntry>>,
     /// Request and response, if they are HTTP.
     pub(super) http: Option<Box<HttpPart>>,
+}
+
+/// Server that could not be reached, with the failure in words.
+#[derive(Debug)]
+struct Unreached {
+    server: Arc<str>,
+    failure: &'static str,
 }
 
 impl Exchange {
@@ -84,6 +95,8 @@ impl Exchange {
             reach: Reach::Wanted,
             queued: None,
             attempt: Attempt::new(cx.id),
+            unreached: None,
+            ended: None,
             since: cx.now,
             relayed: 0,
             entry: None,
@@ -120,6 +133,33 @@ impl Exchange {
     pub(super) fn server(&self) -> Option<(Arc<str>, &Entry)> {
         let choice = self.choice.as_ref()?;
         Some((Arc::clone(&self.backend().pool.load().pool), &choice.server))
+    }
+
+    /// Returns the client, the pool and the server for reports: the chosen server, or the server that could not be
+    /// reached last.
+    pub(super) fn parties(&self) -> Parties {
+        let chosen = self.choice.as_ref().map(|choice| &choice.server.name);
+        let server = chosen.or(self.unreached.as_ref().map(|unreached| &unreached.server));
+        Parties::new(self.client, Arc::clone(&self.backend().pool.load().pool), server.cloned())
+    }
+
+    /// Records that the connection to the server is closed on purpose, so that the exchange fails for this cause.
+    pub(super) fn end_for(&mut self, cause: Cause) {
+        self.ended = Some(cause);
+    }
+
+    /// Returns the cause of a failure: the reason for which the connection to the server was closed on purpose, or
+    /// the failure of the last server if no server was reached.
+    pub(super) fn explain(&self, cause: Cause) -> Cause {
+        if let Some(ended) = self.ended {
+            return ended;
+        }
+        match (&self.unreached, cause.detail()) {
+            (Some(unreached), Detail::None) if cause.reason().status() == Some(502) => {
+                Cause::with(cause.reason(), unreached.failure)
+            }
+            _ => cause,
+        }
     }
 
     /// Returns the request log for a relay.

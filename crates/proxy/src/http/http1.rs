@@ -5,7 +5,7 @@
 mod body;
 mod response;
 
-use super::client::{After, Client, LEAVE_DELAY, ROUNDS_MAX};
+use super::client::{After, Client, LEAVE_DELAY, Parties, ROUNDS_MAX};
 use super::exchange::{Reach, Shared};
 use super::judge::{Arrival, Judged, Next, count_bad, judge_header};
 use super::local_response::LocalResponse;
@@ -17,6 +17,7 @@ use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use evener_core::reason::{Cause, Reason};
 use evener_core::spec::HttpSpec;
+use evener_core::wire::hello;
 use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,8 +101,8 @@ impl Http1 {
             watch_client(cx, client, shared, exchange_key);
         }
         if client.transport.is_broken() || matches!(client.transport.end(), Some(End::Error(_))) {
-            if matches!(self.stage, Stage::Exchange(_)) {
-                client.service.live.counters.of(cx.id).requests_aborted.one();
+            if let Stage::Exchange(exchange_key) = self.stage {
+                shared.note_aborted(cx, client, exchange_key);
             }
             return Step::Finished(After::Close);
         }
@@ -160,6 +161,9 @@ impl Http1 {
         let had_begun = self.scan.has_begun();
         match self.scan.find(transport.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
+            Ok(None) | Err(_) if hello::is_record(transport.unread()) => {
+                self.bad_request(cx, client, shared, Reason::TlsOnPlainPort.into())
+            }
             Ok(None) => {
                 if self.scan.has_begun() && !had_begun {
                     shared.session_timers.set(client.key, cx.now + spec.header_timeout);
@@ -228,8 +232,8 @@ impl Http1 {
         next: Next,
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
-        response.count(client.service.live.counters.of(cx.id));
         client.log_local_response(cx, response);
+        response.note(cx, client);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -252,20 +256,23 @@ impl Http1 {
         cause: Cause,
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
-        let http = shared.exchanges[exchange_key].http.as_deref();
+        let exchange = &shared.exchanges[exchange_key];
+        let (cause, parties) = (exchange.explain(cause), exchange.parties());
+        let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
         shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
+            client.note_unserved(cx, cause, None, || parties);
             // A partial response cannot be taken back; the reset shows that it is not complete.
             self.stage = Stage::Header;
             reset_at_close(client.transport.socket());
             return Step::Finished(After::Close);
         }
         let next = if stays { Next::Request } else { Next::End };
-        let response = LocalResponse::page(cause).for_method(is_head);
+        let response = LocalResponse::page(cause).for_method(is_head).about(parties);
         self.respond_locally(cx, client, shared, &response, next)
     }
 }
@@ -320,13 +327,15 @@ impl Http1 {
         let sends_slowly = exchange.is_some_and(|exchange_key| shared.is_slow(cx, exchange_key));
         let waits = exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].waits_for_response());
         let deadline = client.active_at + spec.stall_timeout;
-        let leaves = client.left_early()
-            && exchange.is_some_and(|exchange_key| shared.exchanges[exchange_key].aborts_on_close());
-        if leaves && client.is_quiet(cx.now) {
-            counters.requests_aborted.one();
+        let leaving = exchange
+            .filter(|exchange_key| client.left_early() && shared.exchanges[*exchange_key].aborts_on_close());
+        if let Some(exchange_key) = leaving
+            && client.is_quiet(cx.now)
+        {
+            shared.note_aborted(cx, client, exchange_key);
             return After::Close;
         }
-        let progress_interval = if leaves { LEAVE_DELAY } else { spec.progress_interval() };
+        let progress_interval = if leaving.is_some() { LEAVE_DELAY } else { spec.progress_interval() };
         let next = match (takes_slowly || sends_slowly, deadline > cx.now) {
             (true, _) => None,
             (false, true) => Some(deadline.min(cx.now + progress_interval)),
@@ -359,10 +368,11 @@ impl Http1 {
                 self.fail(cx, client, shared, exchange_key, reason.into())
             }
             None => {
-                client.set_end_reason(if takes_slowly {
-                    Reason::ResponseSlow
-                } else {
-                    Reason::ResponseStalled
+                let reason = if takes_slowly { Reason::ResponseSlow } else { Reason::ResponseStalled };
+                client.set_end_reason(reason);
+                client.note_unserved(cx, reason.into(), None, || match exchange {
+                    Some(exchange_key) => shared.exchanges[exchange_key].parties(),
+                    None => Parties::default(),
                 });
                 if takes_slowly || exchange.is_some() {
                     // A partial response must not look complete. The reset also frees the bytes that the kernel

@@ -249,7 +249,7 @@ impl Http2 {
                 }
                 Polled::Nothing => return None,
                 Polled::Ended => {
-                    self.count_aborted(cx, client);
+                    self.note_aborted(cx, client, shared);
                     self.flush_out(client, &mut shared.buffers);
                     return Some(After::Finish);
                 }
@@ -258,9 +258,10 @@ impl Http2 {
     }
 
     /// Counts the requests that a client abandons by closing.
-    fn count_aborted(&self, cx: &Context, client: &Client) {
-        let pending = self.exchanges().len();
-        client.service.live.counters.of(cx.id).requests_aborted.add(pending as u64);
+    fn note_aborted(&self, cx: &Context, client: &Client, shared: &Shared) {
+        for exchange_key in self.exchanges() {
+            shared.note_aborted(cx, client, exchange_key);
+        }
     }
 
     /// Sends the frames that the connection has for the client.
@@ -272,7 +273,7 @@ impl Http2 {
         let flushed = self.flush_out(client, &mut shared.buffers);
         self.note_idle(cx, client, shared);
         if client.transport.is_broken() {
-            self.count_aborted(cx, client);
+            self.note_aborted(cx, client, shared);
             return Flushed::Ended(After::Close);
         }
         flushed
@@ -347,6 +348,7 @@ impl Http2 {
         if slow && !idle {
             counters.slow_responses.one();
             client.set_end_reason(Reason::ResponseSlow);
+            self.note_closed(cx, client, shared, Reason::ResponseSlow);
             reset_at_close(client.transport.socket());
             return After::Close;
         }
@@ -369,8 +371,19 @@ impl Http2 {
             return After::Stays;
         }
         counters.closed.idle_timeout.one();
+        if idle {
+            return self.dismiss(cx, client, shared);
+        }
         client.set_end_reason(Reason::ResponseStalled);
-        if idle { self.dismiss(cx, client, shared) } else { After::Close }
+        self.note_closed(cx, client, shared, Reason::ResponseStalled);
+        After::Close
+    }
+
+    /// Reports the requests that end with the connection.
+    fn note_closed(&self, cx: &Context, client: &Client, shared: &Shared, reason: Reason) {
+        for exchange_key in self.exchanges() {
+            client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
+        }
     }
 
     /// Sends GOAWAY to an idle client, and closes the connection after [`LEAVE`].

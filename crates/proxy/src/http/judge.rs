@@ -2,7 +2,7 @@
 //! response. The rules are the same for all versions of HTTP, because the header section of an HTTP/2 request
 //! is rewritten in the form of HTTP/1.1 before the request is judged.
 
-use super::client::Client;
+use super::client::{Client, Parties};
 use super::exchange::{Body, Exchange, Shared};
 use super::local_response::LocalResponse;
 use super::message::{self, ForwardedFields, LoopRisk};
@@ -214,11 +214,11 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
-        return refused(client, settings.denied, address, Reason::ClientDenied, cx.id);
+        return refused(cx, client, settings.denied, address, Reason::ClientDenied);
     }
     if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
         client.service.live.counters.of(cx.id).limited.one();
-        return refused(client, settings.exceeded, address, Reason::ClientLimited, cx.id);
+        return refused(cx, client, settings.exceeded, address, Reason::ClientLimited);
     }
     if let Some(backend) = client.admitted.backend {
         // A refused client gets the pool for refused clients; routes do not apply.
@@ -247,17 +247,25 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
 }
 
 /// Refuses a client in the configured way.
-fn refused(client: &mut Client, refusal: Refusal, address: IpAddr, reason: Reason, worker: usize) -> Verdict {
+fn refused(cx: &Context, client: &mut Client, refusal: Refusal, address: IpAddr, reason: Reason) -> Verdict {
     if let Some(entry) = client.log_entry() {
         entry.set_reason(reason);
     }
-    match admission::refuse(&client.service, refusal, worker, reason) {
+    match admission::refuse(&client.service, refusal, cx.id, reason) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),
-        Admission::Refused(Refused::Drop) => Verdict::Close,
-        Admission::Refused(Refused::Reject(reason)) => {
-            Verdict::Respond(LocalResponse::page(reason), Why::Refused)
+        Admission::Refused(refused, reason) => {
+            let parties = || Parties::client(address);
+            match refused {
+                Refused::Reject => {
+                    return Verdict::Respond(LocalResponse::page(reason).about(parties()), Why::Refused);
+                }
+                Refused::Drop | Refused::Tarpit(..) => client.note_unserved(cx, reason.into(), None, parties),
+            }
+            match refused {
+                Refused::Tarpit(permits, time) => Verdict::Tarpit(permits, time),
+                Refused::Drop | Refused::Reject => Verdict::Close,
+            }
         }
-        Admission::Refused(Refused::Tarpit(permits, time)) => Verdict::Tarpit(permits, time),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Responses that the balancer creates itself: error pages, redirections, the health of a service, and the
 //! configured response.
 
+use super::client::{Client, Parties};
 use super::message::{Afterwards, field, number};
+use crate::context::Context;
 use bytes::Bytes;
-use evener_core::counters::ServiceCounters;
 use evener_core::reason::{Cause, Reason};
 use evener_core::spec::{RedirectSpec, RespondSpec};
 use std::borrow::Cow;
@@ -18,6 +19,8 @@ pub(super) struct LocalResponse {
     status: u16,
     /// Reason for the response, with its details.
     cause: Cause,
+    /// Client, pool and server of the request, if they are known.
+    parties: Parties,
     location: Option<Vec<u8>>,
     body: String,
     /// Media type of the body.
@@ -41,6 +44,7 @@ impl LocalResponse {
         Self {
             cause,
             status,
+            parties: Parties::default(),
             location: None,
             body,
             kind: "text/html; charset=utf-8".into(),
@@ -48,9 +52,10 @@ impl LocalResponse {
         }
     }
 
-    /// Counts the response by its reason.
-    pub(super) fn count(&self, counters: &ServiceCounters) {
-        counters.reasons.of(self.cause.reason()).one();
+    /// Names the client, the pool and the server of the request in reports.
+    #[must_use]
+    pub(super) fn about(self, parties: Parties) -> Self {
+        Self { parties, ..self }
     }
 
     /// Returns the reason for the response, with its details.
@@ -68,12 +73,18 @@ impl LocalResponse {
         self.status
     }
 
+    /// Counts the response by its reason, and reports it.
+    pub(super) fn note(&self, cx: &Context, client: &Client) {
+        client.note_unserved(cx, self.cause, Some(self.status), || self.parties.clone());
+    }
+
     /// Returns the response that reports the health of the service.
     pub(super) fn health(is_usable: bool) -> Self {
         let (status, body) = if is_usable { (200, "ok\n") } else { (503, "no server is up\n") };
         Self {
             status,
             cause: Reason::Health.into(),
+            parties: Parties::default(),
             location: None,
             body: body.into(),
             kind: "text/plain; charset=utf-8".into(),
@@ -86,6 +97,7 @@ impl LocalResponse {
         Self {
             status: spec.status,
             cause: Reason::Respond.into(),
+            parties: Parties::default(),
             location: None,
             // A response with status 205 has no body, but has a length (RFC 9110, section 15.3.6).
             body: if spec.status == 205 { String::new() } else { spec.body.clone() },
@@ -205,7 +217,7 @@ fn explanation_of(reason: Reason) -> &'static str {
         Reason::ResponseInvalid | Reason::ResponseTooLarge => "The server sent no valid response.",
         Reason::ResponseTimeout => "The server did not respond in time.",
         Reason::ServerStalled => "The server did not read the request in time.",
-        Reason::ServerDown | Reason::Operator => "The connection to the server was closed.",
+        Reason::ServerDown | Reason::ServerEnded => "The connection to the server was closed.",
         _ => "The request is not valid.",
     }
 }

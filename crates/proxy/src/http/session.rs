@@ -10,10 +10,13 @@ use super::client::{After, Client, LINGER, LINGER_BYTES_MAX, ROUNDS_MAX};
 use super::exchange::{Exchange, Keep, Progress, Reach};
 use super::http1::Http1;
 use super::http2::Http2;
+use super::local_response::LocalResponse;
+use super::message::Afterwards;
 use super::tunnel::{self, Relayed};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey, SessionKey};
 use crate::context::registry::{Readiness, Token};
+use crate::context::unserved::Traffic;
 use crate::io::relay::End;
 use crate::io::tls::Tls;
 use crate::io::transport::Received;
@@ -23,7 +26,9 @@ use crate::service::hops::note_loop;
 use crate::service::preamble::{self, PREAMBLE};
 use evener_core::Time;
 use evener_core::limits::Lease;
-use evener_core::wire::hello;
+use evener_core::reason::Reason;
+use evener_core::wire::hello::{self, HelloError};
+use evener_core::wire::http::is_http;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -124,10 +129,9 @@ impl Http {
                 client.admitted = admitted;
                 self.begin_tls(cx, key);
             }
-            Admission::Refused(Refused::Drop) => self.close(cx, key),
             // An HTTP response is possible only without TLS: a handshake would cost too much for a refused
             // client.
-            Admission::Refused(Refused::Reject(reason))
+            Admission::Refused(Refused::Reject, reason)
                 if client.settings.http.is_some() && client.settings.tls.is_none() =>
             {
                 *mode = Mode::Http1(Box::new(Http1::refusing(reason)));
@@ -135,11 +139,23 @@ impl Http {
                 self.shared.session_timers.set(key, cx.now + patience);
                 self.drive(cx, key);
             }
-            Admission::Refused(Refused::Reject(_)) => {
+            Admission::Refused(refused, reason) => {
+                client.note_connection(cx, Traffic::Connection, reason.into());
+                self.refuse(cx, key, refused);
+            }
+        }
+    }
+
+    /// Refuses a client without a response.
+    fn refuse(&mut self, cx: &mut Context, key: SessionKey, refused: Refused) {
+        let Session { client, mode } = &mut *self.sessions[key];
+        match refused {
+            Refused::Drop => self.close(cx, key),
+            Refused::Reject => {
                 reset_at_close(client.transport.socket());
                 self.close(cx, key);
             }
-            Admission::Refused(Refused::Tarpit(slot, time)) => {
+            Refused::Tarpit(slot, time) => {
                 client.enter_tarpit(slot);
                 *mode = Mode::Tarpit;
                 self.shared.session_timers.set(key, cx.now + time);
@@ -154,6 +170,7 @@ impl Http {
         let counters = client.service.live.counters.of(cx.id);
         let Some(permit) = client.service.enter_handshake(acceptor.handshakes_max) else {
             counters.tls_refused.one();
+            client.note_connection(cx, Traffic::Handshake, Reason::TlsBusy.into());
             return self.close(cx, key);
         };
         *mode = Mode::Handshake(Some(permit), None);
@@ -180,6 +197,7 @@ impl Http {
         let routed = client.settings.routes.find(name.as_bytes(), b"").copied();
         let Some(backend) = client.admitted.backend.or(routed).or(client.settings.default_backend) else {
             client.service.live.counters.of(cx.id).preamble_refused.one();
+            client.note_connection(cx, Traffic::Connection, Reason::NoRoute.into());
             return self.close(cx, key);
         };
         *mode = Mode::Relay(self.shared.begin(Exchange::new(client, backend, cx)));
@@ -343,6 +361,7 @@ impl Http {
                     client.transport.settle(&mut self.shared.buffers);
                     if client.origin.is_loop() {
                         note_loop(cx, &client.service);
+                        client.note_connection(cx, Traffic::Connection, Reason::Loop.into());
                         return self.close(cx, key);
                     }
                     self.shared.session_timers.clear(key);
@@ -351,8 +370,10 @@ impl Http {
                 Ok(None) if client.transport.receive(&mut self.shared.buffers) == Received::Some => {}
                 Ok(None) if client.transport.end().is_none() => return,
                 Ok(None) => return self.close(cx, key),
-                Err(_) => {
+                Err(error) => {
                     client.service.live.counters.of(cx.id).preamble_refused.one();
+                    let cause = preamble::cause_of_header(error, client.transport.unread());
+                    client.note_connection(cx, Traffic::Connection, cause);
                     return self.close(cx, key);
                 }
             }
@@ -368,6 +389,23 @@ impl Http {
             if client.transport.tls().is_none() {
                 match hello::parse(client.transport.unread()) {
                     Ok(None) if client.transport.end().is_none() => {}
+                    Ok(None) if client.transport.unread().is_empty() => {
+                        client.note_connection(cx, Traffic::Handshake, Reason::Unused.into());
+                        return self.close(cx, key);
+                    }
+                    Err(HelloError::NotTls) if is_http(client.transport.unread()) != Some(false) => {
+                        if is_http(client.transport.unread()) == Some(true) {
+                            return self.refuse_plain_http(cx, key);
+                        }
+                        if client.transport.receive(buffers) == Received::Some {
+                            continue;
+                        }
+                        if client.transport.end().is_none() {
+                            return;
+                        }
+                        client.note_connection(cx, Traffic::Handshake, Reason::NotTls.into());
+                        return self.close(cx, key);
+                    }
                     // A malformed ClientHello is left to rustls, which sends the right alert.
                     found => {
                         *name = found.ok().flatten().and_then(|hello| hello.name);
@@ -381,6 +419,7 @@ impl Http {
             if client.transport.tls_failure().is_some() || (client.transport.end().is_some() && !established)
             {
                 client.service.live.counters.of(cx.id).tls_failed.one();
+                client.note_connection(cx, Traffic::Handshake, client.handshake_failure());
                 return self.finish(cx, key);
             }
             if established {
@@ -390,6 +429,29 @@ impl Http {
                 return client.transport.flush(buffers);
             }
         }
+    }
+
+    /// Responds to a request of plain HTTP at a port that expects TLS. The request need not be complete. Clients
+    /// of HTTP/2 get the response of HTTP/1.1, too. A service without HTTP only closes the connection.
+    fn refuse_plain_http(&mut self, cx: &mut Context, key: SessionKey) {
+        let Session { client, .. } = &mut *self.sessions[key];
+        client.service.live.counters.of(cx.id).tls_failed.one();
+        client.note_connection(cx, Traffic::Handshake, Reason::PlainHttp.into());
+        if client.settings.http.is_some() {
+            let is_head = client.transport.unread().starts_with(b"HEAD ");
+            let mut out = std::mem::take(&mut self.shared.headers.out);
+            let response = LocalResponse::page(Reason::PlainHttp).for_method(is_head);
+            client.begin_partial_log_entry(cx.now);
+            client.log_local_response(cx, &response);
+            response.write(Afterwards::Closes, &mut out);
+            client.transport.send(&out, &mut self.shared.buffers);
+            out.clear();
+            self.shared.headers.out = out;
+        }
+        client.transport.consume(usize::MAX);
+        client.transport.settle(&mut self.shared.buffers);
+        // The client is drained for a time, so that a reset does not destroy the response.
+        self.finish(cx, key);
     }
 
     fn end_handshake(&mut self, cx: &mut Context, key: SessionKey) {
@@ -464,8 +526,14 @@ impl Http {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Session { client, mode } = &mut **session;
         let after = match mode {
-            Mode::Proxy | Mode::Handshake(..) => {
+            Mode::Proxy => {
                 client.service.live.counters.of(cx.id).preamble_timeouts.one();
+                client.note_connection(cx, Traffic::Connection, Reason::PreambleTimeout.into());
+                After::Close
+            }
+            Mode::Handshake(..) => {
+                client.service.live.counters.of(cx.id).preamble_timeouts.one();
+                client.note_connection(cx, Traffic::Handshake, Reason::TlsTimeout.into());
                 After::Close
             }
             Mode::Http1(http) => http.on_deadline(cx, client, &mut self.shared),

@@ -2,12 +2,14 @@
 //! use TLS.
 
 use super::client::{Client, ROUNDS_MAX};
-use super::exchange::{Reach, Shared};
+use super::exchange::{Exchange, Reach, Shared};
 use crate::context::Context;
 use crate::context::keys::ExchangeKey;
+use crate::context::unserved::Traffic;
 use crate::io::relay::{self, End};
 use crate::io::request_log::Tap;
 use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received, Transport};
+use evener_core::reason::Reason;
 use evener_core::spec::FastClose;
 
 /// Outcome of pumping a tunnel.
@@ -40,7 +42,10 @@ pub(super) fn pump(
         // A client that reset its connection leaves the queue.
         Reach::Queued if client.transport.is_broken() => return Relayed::Broken,
         Reach::Connecting(_) | Reach::Queued | Reach::Wanted => return Relayed::Blocked,
-        Reach::Failed(_) => return Relayed::Finished,
+        Reach::Failed(reason) => {
+            note_unreached(cx, client, &shared.exchanges[exchange_key], reason);
+            return Relayed::Finished;
+        }
     };
     let Shared { exchanges, servers, buffers, session_timers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
@@ -79,6 +84,12 @@ pub(super) fn pump(
         }
         relayed => relayed,
     }
+}
+
+/// Counts and reports a connection for which no server was reached.
+fn note_unreached(cx: &Context, client: &Client, exchange: &Exchange, reason: Reason) {
+    let cause = exchange.explain(reason.into());
+    client.note_unserved_as(cx, Traffic::Connection, cause, None, || exchange.parties());
 }
 
 /// Returns whether one side has ended its sending direction, and the other one has not.

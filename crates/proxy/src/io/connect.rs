@@ -78,6 +78,17 @@ pub(crate) fn connect(socket: &OwnedFd, target: &Target) -> Result<(), Errno> {
     }
 }
 
+/// Returns the failure of a connection attempt in words.
+pub(crate) fn failure_words(error: Errno) -> &'static str {
+    match (failed_try(error).fault, error) {
+        (Fault::Server, Errno::CONNREFUSED) => Failure::Refused.words(),
+        (Fault::Server, Errno::TIMEDOUT) => Failure::Timeout.words(),
+        (Fault::Server, _) => Failure::Unreachable.words(),
+        (Fault::Local, _) => "a local error",
+        (Fault::Client, _) => "the connection loops",
+    }
+}
+
 /// Counts a failed connection attempt, and reports it if the server is at fault.
 pub(crate) fn note_failure(cx: &Context, pool: Arc<str>, server: &Entry, error: Errno) {
     if let Some(failure) = count_failure(cx, &pool, server, error) {

@@ -1,13 +1,16 @@
 //! TLS without I/O (rustls' unbuffered connections). Records are opened in the buffer into which the worker
 //! received them, and sealed into the buffer from which it sends them, so an idle connection has no buffers.
 
+mod failures;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use self::failures::failure_with_client;
+pub use self::failures::failure_with_server;
 
 use crate::io::buffer::Buffer;
 use crate::io::relay::End;
 use evener_core::Target;
-use evener_core::health::TlsFailure;
 use evener_core::snapshot::Entry;
 use evener_core::wire::proxy::Ssl;
 use rustix::io::Errno;
@@ -15,10 +18,7 @@ use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{
-    AlertDescription, CertificateError, CipherSuite, ClientConfig, CommonState, HandshakeKind,
-    PeerIncompatible, ProtocolVersion, ServerConfig,
-};
+use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, ProtocolVersion, ServerConfig};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,55 +30,6 @@ const SEAL_BYTES_MAX: usize = 256 + 5;
 const RECORD_BYTES_MAX: usize = 1 << 14;
 /// Longest name of a certificate in header fields and logs; longer names are cut.
 const SUBJECT_BYTES_MAX: usize = 1024;
-
-/// Returns the reason why a handshake with a server failed; `None` means that the server closed the connection.
-pub(crate) fn failure_with_server(error: Option<&rustls::Error>) -> TlsFailure {
-    match error {
-        None => TlsFailure::Ended,
-        Some(rustls::Error::InvalidCertificate(error)) => failure_of_certificate(error),
-        Some(rustls::Error::AlertReceived(alert)) => failure_of_alert(*alert),
-        Some(rustls::Error::PeerIncompatible(why)) => match why {
-            PeerIncompatible::ServerDoesNotSupportTls12Or13
-            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => TlsFailure::Version,
-            _ => TlsFailure::CipherSuite,
-        },
-        Some(rustls::Error::InvalidMessage(_)) => TlsFailure::NotTls,
-        Some(_) => TlsFailure::Other,
-    }
-}
-
-fn failure_of_certificate(error: &CertificateError) -> TlsFailure {
-    match error {
-        CertificateError::UnknownIssuer => TlsFailure::Authority,
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            TlsFailure::Name
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => TlsFailure::Expired,
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            TlsFailure::NotYetValid
-        }
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            TlsFailure::Purpose
-        }
-        _ => TlsFailure::Certificate,
-    }
-}
-
-fn failure_of_alert(alert: AlertDescription) -> TlsFailure {
-    match alert {
-        AlertDescription::ProtocolVersion => TlsFailure::Version,
-        AlertDescription::HandshakeFailure | AlertDescription::InsufficientSecurity => {
-            TlsFailure::CipherSuite
-        }
-        AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
-        | AlertDescription::CertificateExpired
-        | AlertDescription::CertificateUnknown
-        | AlertDescription::CertificateRequired
-        | AlertDescription::UnknownCA => TlsFailure::ClientCertificate,
-        _ => TlsFailure::Refused,
-    }
-}
 
 /// TLS options of a service.
 pub struct TlsAcceptor {

@@ -19,8 +19,8 @@ use std::time::Duration;
 pub(crate) enum Admission {
     /// The client is admitted.
     Enter(Admitted),
-    /// The client is refused.
-    Refused(Refused),
+    /// The client is refused for this reason.
+    Refused(Refused, Reason),
 }
 
 /// Permits and records of an admitted client.
@@ -52,8 +52,8 @@ impl Admitted {
 pub(crate) enum Refused {
     /// The connection is closed.
     Drop,
-    /// The client gets an HTTP response for this reason, or a reset.
-    Reject(Reason),
+    /// The client gets an HTTP response for the reason, or a reset.
+    Reject,
     /// The client is kept waiting.
     Tarpit(Lease, Duration),
 }
@@ -103,12 +103,12 @@ fn decide(service: &Service, settings: &Settings, client: IpAddr, worker: usize,
     }
 }
 
-/// Decides on a refused client, and takes a permit for its wait in a tarpit. `reason` is for clients that get
-/// an HTTP response.
+/// Decides on a refused client, and takes a permit for its wait in a tarpit. `reason` is for reports
+/// and HTTP responses.
 pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, reason: Reason) -> Admission {
     match refusal {
-        Refusal::Drop => Admission::Refused(Refused::Drop),
-        Refusal::Reject => Admission::Refused(Refused::Reject(reason)),
+        Refusal::Drop => Admission::Refused(Refused::Drop, reason),
+        Refusal::Reject => Admission::Refused(Refused::Reject, reason),
         Refusal::Backend(backend) => {
             Admission::Enter(Admitted { backend: Some(backend), ..Admitted::default() })
         }
@@ -116,9 +116,9 @@ pub(crate) fn refuse(service: &Service, refusal: Refusal, worker: usize, reason:
         Refusal::Tarpit(time) => match service.tarpitted.enter(Denied::TARPIT_MAX as u32) {
             Some(permit) => {
                 service.live.counters.of(worker).tarpitted.one();
-                Admission::Refused(Refused::Tarpit(permit, time))
+                Admission::Refused(Refused::Tarpit(permit, time), reason)
             }
-            None => Admission::Refused(Refused::Drop),
+            None => Admission::Refused(Refused::Drop, reason),
         },
     }
 }
@@ -160,14 +160,14 @@ mod tests {
 
     #[test]
     fn refused_clients_are_treated_as_configured() {
-        check_denied(Refusal::Drop, |got| matches!(got, Admission::Refused(Refused::Drop)));
+        check_denied(Refusal::Drop, |got| matches!(got, Admission::Refused(Refused::Drop, _)));
         check_denied(Refusal::Reject, |got| {
-            matches!(got, Admission::Refused(Refused::Reject(Reason::ClientDenied)))
+            matches!(got, Admission::Refused(Refused::Reject, Reason::ClientDenied))
         });
         let time = Duration::from_secs(3);
         check_denied(
             Refusal::Tarpit(time),
-            |got| matches!(got, Admission::Refused(Refused::Tarpit(_, length)) if *length == time),
+            |got| matches!(got, Admission::Refused(Refused::Tarpit(_, length), _) if *length == time),
         );
         check_denied(
             Refusal::Backend(2),
@@ -188,10 +188,10 @@ mod tests {
         let refuse_one =
             || refuse(&service, Refusal::Tarpit(Duration::from_secs(1)), 0, Reason::ClientDenied);
         let waiting: Vec<Admission> = (0..Denied::TARPIT_MAX).map(|_| refuse_one()).collect();
-        assert!(matches!(refuse_one(), Admission::Refused(Refused::Drop)));
+        assert!(matches!(refuse_one(), Admission::Refused(Refused::Drop, _)));
         assert_eq!(service.live.counters.total("tarpitted"), Denied::TARPIT_MAX as u64);
         drop(waiting);
-        assert!(matches!(refuse_one(), Admission::Refused(Refused::Tarpit(..))));
+        assert!(matches!(refuse_one(), Admission::Refused(Refused::Tarpit(..), _)));
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         });
         let first = admit_one(&service);
         assert!(matches!(&first, Admission::Enter(admitted) if admitted.permit.is_some()));
-        assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject(Reason::ClientLimited))));
+        assert!(matches!(admit_one(&service), Admission::Refused(Refused::Reject, Reason::ClientLimited)));
         assert_eq!((service.live.counters.total("limited"), service.live.counters.total("denied")), (1, 0));
         drop(first);
         assert!(matches!(admit_one(&service), Admission::Enter(_)));
@@ -217,7 +217,7 @@ mod tests {
             settings.clients = Some(Arc::clone(&clients));
             settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
         });
-        assert!(matches!(admit_one(&denied), Admission::Refused(_)));
+        assert!(matches!(admit_one(&denied), Admission::Refused(..)));
         assert!(clients.is_empty());
         assert!(matches!(admit_one(&permitted), Admission::Enter(admitted) if admitted.record.is_some()));
         let seen: Vec<u64> = permitted.clients().unwrap().map(|client| client.connects).collect();

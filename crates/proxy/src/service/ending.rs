@@ -4,6 +4,7 @@
 use evener_core::Target;
 use evener_core::counters::{Counter, ServiceCounters};
 use evener_core::lock::lock;
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::{Entry, ServerLive};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,6 +63,14 @@ impl Ending {
     /// Adds the number of connections and flows that a worker closed.
     pub(crate) fn add(&self, ended: usize) {
         self.ended.fetch_add(ended, Ordering::Relaxed);
+    }
+
+    /// Returns the cause for which connections and requests end.
+    pub(crate) fn cause(&self) -> Cause {
+        match self.reason {
+            EndReason::Down => Reason::ServerDown.into(),
+            EndReason::Operator => Reason::ServerEnded.into(),
+        }
     }
 
     /// Returns the counter of a service for connections that end for this reason.

@@ -4,8 +4,11 @@
 use crate::io::tls::TlsFacts;
 use crate::service::Settings;
 use crate::service::hops::HOPS_MAX;
+use evener_core::reason::{Cause, Reason};
+use evener_core::wire::hello::{self, HelloError};
+use evener_core::wire::http::is_http;
+use evener_core::wire::proxy::ProxyError;
 use evener_core::wire::proxy::{self, Ends, Extras, Transport, Version};
-use evener_core::wire::{hello, proxy::ProxyError};
 use rustix::fd::OwnedFd;
 use rustix::net::SocketAddrAny;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -114,7 +117,7 @@ pub(crate) enum PreambleState {
     /// The preamble is complete.
     Done,
     /// The preamble is malformed.
-    Malformed,
+    Malformed(Cause),
 }
 
 impl Preamble {
@@ -188,7 +191,7 @@ impl Preamble {
                     self.awaits_proxy = false;
                     PreambleState::Known
                 }
-                Err(_) => PreambleState::Malformed,
+                Err(error) => PreambleState::Malformed(cause_of_header(error, &self.bytes)),
             };
         }
         if !self.awaits_hello {
@@ -201,8 +204,32 @@ impl Preamble {
                 self.awaits_hello = false;
                 PreambleState::Done
             }
-            Err(_) => PreambleState::Malformed,
+            Err(error) => PreambleState::Malformed(cause_of_hello(error, &self.bytes)),
         }
+    }
+}
+
+/// Returns the cause for a connection without a valid PROXY header.
+pub(crate) fn cause_of_header(error: ProxyError, bytes: &[u8]) -> Cause {
+    let words = match error {
+        ProxyError::Signature if is_http(bytes) == Some(true) => "the connection begins with HTTP",
+        ProxyError::Signature if hello::is_record(bytes) => "the connection begins with TLS",
+        ProxyError::Signature => "the connection begins with other bytes",
+        ProxyError::Line => "the line of version 1 is malformed",
+        ProxyError::Binary => "the header of version 2 is malformed",
+        ProxyError::TooLong => "it is too long",
+        ProxyError::Checksum => "its checksum is wrong",
+    };
+    Cause::with(Reason::ProxyHeaderInvalid, words)
+}
+
+/// Returns the cause for a connection without the ClientHello that a route needs.
+fn cause_of_hello(error: HelloError, bytes: &[u8]) -> Cause {
+    match error {
+        HelloError::NotTls if is_http(bytes) == Some(true) => Reason::PlainHttp.into(),
+        HelloError::NotTls => Reason::NotTls.into(),
+        HelloError::Malformed => Cause::with(Reason::NotTls, "malformed ClientHello"),
+        HelloError::TooLong => Cause::with(Reason::NotTls, "the ClientHello is too long"),
     }
 }
 
@@ -303,7 +330,8 @@ mod tests {
         for (peer, is_routed) in [(PROXY, false), (PROXY, true), ("192.0.2.8:1", true)] {
             let mut preamble = preamble(peer, is_routed);
             preamble.bytes.extend_from_slice(b"GET / HTTP/1.1\r\nHost: www.example\r\n\r\n");
-            assert_eq!(preamble.read(), PreambleState::Malformed, "{peer} {is_routed}");
+            let read = preamble.read();
+            assert!(matches!(read, PreambleState::Malformed(_)), "{peer} {is_routed}: {read:?}");
         }
     }
 

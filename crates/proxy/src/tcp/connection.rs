@@ -10,11 +10,13 @@ use crate::context::Context;
 use crate::context::keys::ConnectionKey;
 use crate::context::pool_queue::Queued;
 use crate::context::ring::ConnectId;
+use crate::context::unserved::{Traffic, Unserved};
 use crate::io::connect::{connect, failed_try, note_failure, note_success, open_socket};
 use crate::io::relay::{self, Direction, End, Pumped, Scratch};
 use crate::io::request_log::Tap;
 use crate::io::sys;
 use crate::service::admission::{self, Admission, Admitted, Refused, reset_at_close};
+use crate::service::failures::{note_client, note_unserved};
 use crate::service::hops::limit_connection;
 use crate::service::preamble::Preamble;
 use crate::service::{Backend, Permits, Service, Settings, note_retry, pool_queue};
@@ -22,6 +24,7 @@ use crate::tcp::ring_relay::RingState;
 use evener_core::attempt::Attempt;
 use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::{Choice, NoServer, Request};
 use evener_core::spec::FastClose;
 use evener_core::{Target, Time};
@@ -196,14 +199,14 @@ impl Connection {
     ///
     /// # Errors
     /// The client is refused.
-    pub(super) fn admit(&mut self, worker: usize, now: Time) -> Result<(), Refused> {
+    pub(super) fn admit(&mut self, worker: usize, now: Time) -> Result<(), (Refused, Reason)> {
         match admission::admit(&self.service, &self.settings, self.address, worker, now) {
             Admission::Enter(admitted) => {
                 self.backend = admitted.backend.map_or(self.backend, |backend| backend as u32);
                 self.admitted = (!admitted.is_plain()).then(|| Box::new(admitted));
                 Ok(())
             }
-            Admission::Refused(refused) => Err(refused),
+            Admission::Refused(refused, reason) => Err((refused, reason)),
         }
     }
 
@@ -306,6 +309,26 @@ impl Connection {
     pub(super) fn on_connect_failed(&mut self, cx: &Context, choice: &Choice, error: Errno) {
         self.attempt.failed(choice.server.id, choice.why, failed_try(error));
         note_failure(cx, self.backend().pool.load().pool.clone(), &choice.server, error);
+    }
+
+    /// Counts and reports that the client was not served.
+    pub(super) fn note_unserved(&self, cx: &Context, cause: Cause) {
+        note_client(cx, &self.service, Traffic::Connection, self.address, cause);
+    }
+
+    /// Counts and reports that no server of the pool took the client.
+    pub(super) fn note_no_server(&self, cx: &Context, reason: NoServer) {
+        let has_queue = self.backend().pool.load().queue.is_some();
+        let is_queue_full = reason == NoServer::Full && has_queue;
+        self.note_failed(cx, if is_queue_full { Reason::QueueFull } else { reason.into() });
+    }
+
+    /// Counts and reports that no server of the pool took the client, for this reason.
+    pub(super) fn note_failed(&self, cx: &Context, reason: Reason) {
+        note_unserved(cx, &self.service, reason, || {
+            let pool = Arc::clone(&self.backend().pool.load().pool);
+            Unserved { pool: Some(pool), ..Unserved::new(Traffic::Connection, self.address, reason) }
+        });
     }
 
     /// Begins to relay with the server, whose connection is established.

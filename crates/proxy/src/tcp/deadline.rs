@@ -2,10 +2,13 @@
 
 use crate::context::Context;
 use crate::context::keys::ConnectionKey;
+use crate::service::note_no_server;
 use crate::tcp::Tcp;
 use crate::tcp::connection::Stage;
+use evener_core::reason::Reason;
 use evener_core::snapshot::NoServer;
 use rustix::io::Errno;
+use std::sync::Arc;
 
 impl Tcp {
     /// Handles the deadline of a connection.
@@ -15,10 +18,14 @@ impl Tcp {
             Stage::Connecting => self.next_server(cx, key, Errno::TIMEDOUT),
             Stage::Queued => {
                 connection.service.live.counters.of(cx.id).queue_failures.timeout.one();
-                self.give_up(cx, key, NoServer::Full);
+                let service = Arc::clone(&connection.service);
+                note_no_server(cx, &service, NoServer::Full);
+                connection.note_failed(cx, Reason::QueueTimeout);
+                self.close(cx, key);
             }
             Stage::Preamble => {
                 connection.service.live.counters.of(cx.id).preamble_timeouts.one();
+                connection.note_unserved(cx, Reason::PreambleTimeout.into());
                 self.close(cx, key);
             }
             Stage::Lingering | Stage::Tarpit => self.close(cx, key),

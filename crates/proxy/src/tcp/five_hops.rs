@@ -15,6 +15,7 @@ use crate::service::preamble::{PREAMBLE, Preamble};
 use crate::service::{Permits, Settings, note_no_server};
 use crate::tcp::connection::{Connection, Opening, PreambleStep, Stage, Step};
 use crate::tcp::pausing::{Full, Queue};
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::{Choice, NoServer};
 use evener_core::spec::Protocol;
 use rustix::fd::{AsRawFd, OwnedFd};
@@ -159,14 +160,15 @@ impl Tcp {
     /// Applies the access list and the limits.
     fn admit_client(&mut self, cx: &mut Context, key: ConnectionKey) -> Progress {
         let connection = &mut self.connections[key];
-        match connection.admit(cx.id, cx.now) {
-            Ok(()) => return Progress::Begun,
-            Err(Refused::Drop) => self.close(cx, key),
-            Err(Refused::Reject(_)) => {
+        let Err((refused, reason)) = connection.admit(cx.id, cx.now) else { return Progress::Begun };
+        connection.note_unserved(cx, reason.into());
+        match refused {
+            Refused::Drop => self.close(cx, key),
+            Refused::Reject => {
                 reset_at_close(&connection.client);
                 self.close(cx, key);
             }
-            Err(Refused::Tarpit(permit, time)) => {
+            Refused::Tarpit(permit, time) => {
                 connection.tarpit(permit);
                 self.timers.set(key, cx.now + time);
             }
@@ -189,16 +191,19 @@ impl Tcp {
                 PreambleStep::Loop => {
                     let service = Arc::clone(&connection.service);
                     note_loop(cx, &service);
+                    connection.note_unserved(cx, Reason::Loop.into());
                     return self.close(cx, key);
                 }
-                PreambleStep::Malformed => return self.refuse_preamble(cx, key),
+                PreambleStep::Malformed(cause) => return self.refuse_preamble(cx, key, cause),
                 PreambleStep::Closed => return self.close(cx, key),
             }
         }
     }
 
-    fn refuse_preamble(&mut self, cx: &mut Context, key: ConnectionKey) {
-        self.connections[key].service.live.counters.of(cx.id).preamble_refused.one();
+    fn refuse_preamble(&mut self, cx: &mut Context, key: ConnectionKey, cause: Cause) {
+        let connection = &self.connections[key];
+        connection.service.live.counters.of(cx.id).preamble_refused.one();
+        connection.note_unserved(cx, cause);
         self.close(cx, key);
     }
 
@@ -206,7 +211,7 @@ impl Tcp {
     fn on_preamble(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.timers.clear(key);
         if !self.connections[key].route() {
-            return self.refuse_preamble(cx, key);
+            return self.refuse_preamble(cx, key, Reason::NoRoute.into());
         }
         if self.try_servers(cx, key) == Progress::Begun && self.connections[key].stage == Stage::Relaying {
             self.relay(cx, key);
@@ -322,6 +327,7 @@ impl Tcp {
     pub(super) fn give_up(&mut self, cx: &mut Context, key: ConnectionKey, reason: NoServer) {
         let service = Arc::clone(&self.connections[key].service);
         note_no_server(cx, &service, reason);
+        self.connections[key].note_no_server(cx, reason);
         self.close(cx, key);
     }
 

@@ -7,6 +7,7 @@ use crate::service::admission::reset_at_close;
 use crate::service::ending::Ending;
 use crate::service::open::Collector;
 use crate::tcp::Tcp;
+use evener_core::reason::Reason;
 
 impl Tcp {
     /// Lists the connections of the requested services.
@@ -24,6 +25,7 @@ impl Tcp {
         let Some(&key) = found.first() else { return false };
         let connection = &self.connections[key];
         connection.service.live.counters.of(cx.id).closed.operator.one();
+        connection.note_unserved(cx, Reason::Operator.into());
         // The server must not take the close for an orderly end of the client.
         connection.reset_server_at_close();
         self.close(cx, key);
@@ -37,6 +39,7 @@ impl Tcp {
         for &key in &meant {
             let connection = &self.connections[key];
             ending.counter(connection.service.live.counters.of(cx.id)).one();
+            connection.note_unserved(cx, ending.cause());
             // Neither side must take the close for an orderly end of the other side.
             reset_at_close(&connection.client);
             connection.reset_server_at_close();

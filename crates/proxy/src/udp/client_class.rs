@@ -1,8 +1,11 @@
 //! The two classes of clients: clients that the access list permits, and clients that it refuses, which may
 //! have a pool of their own.
 
-use crate::service::{Backend, Settings};
-use evener_core::counters::ServiceCounters;
+use crate::context::Context;
+use crate::context::unserved::Traffic;
+use crate::service::failures::note_client;
+use crate::service::{Backend, Service, Settings};
+use evener_core::reason::Reason;
 use evener_core::snapshot::Snapshot;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,17 +30,20 @@ impl ClientClass {
 
     /// Returns the class of a client that begins a flow. Counts a refused client, and a dropped datagram.
     pub(super) fn at_begin(
+        cx: &Context,
+        service: &Service,
         client: IpAddr,
         settings: &Settings,
-        counters: &ServiceCounters,
         is_new: bool,
     ) -> Option<Self> {
+        let counters = service.live.counters.of(cx.id);
         let class = Self::of(client, settings);
         if class != Some(Self::Permitted) && is_new {
             counters.denied.one();
         }
         if class.is_none() {
             counters.drops.denied.one();
+            note_client(cx, service, Traffic::Datagram, client, Reason::ClientDenied);
         }
         class
     }

@@ -8,18 +8,22 @@ use crate::context::descriptors::Unit;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Handle, Key};
 use crate::context::registry::Token;
 use crate::context::report::Report;
+use crate::context::unserved::{Traffic, Unserved};
 use crate::io::batch::Batch;
 use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
 use crate::io::source::SourceAddress;
+use crate::service::failures::note_unserved;
 use crate::service::hops::{may_loop, note_loop};
 use crate::service::{Service, Settings, admission, note_no_server, note_retry};
 use evener_core::Time;
 use evener_core::attempt::{Attempt, AttemptLimits, FailedTry};
 use evener_core::flow::{Flow, FlowKey};
 use evener_core::health::Failure;
-use evener_core::snapshot::{Choice, Entry, Request, Snapshot};
+use evener_core::reason::Reason;
+use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -27,7 +31,7 @@ use std::sync::atomic::Ordering;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BeginError {
     /// No server can take the flow.
-    NoServer,
+    NoServer(NoServer),
     /// No descriptor or port is left.
     NoSocket,
     /// The client's datagrams loop.
@@ -36,14 +40,33 @@ pub(super) enum BeginError {
 
 impl BeginError {
     /// Counts the datagram that is dropped for this reason, and its failed attempt.
-    pub(super) fn note(self, cx: &Context, service: &Service, (attempt, snapshot): (&Attempt, &Snapshot)) {
+    pub(super) fn note(
+        self,
+        cx: &Context,
+        service: &Service,
+        client: IpAddr,
+        (attempt, snapshot): (&Attempt, &Snapshot),
+    ) {
         attempt.count_first_failure(snapshot, cx.now);
         let counters = service.live.counters.of(cx.id);
-        match self {
-            Self::NoServer => counters.drops.no_server.one(),
-            Self::NoSocket => counters.drops.no_socket.one(),
-            Self::Loop => note_loop(cx, service),
-        }
+        let reason = match self {
+            Self::NoServer(reason) => {
+                counters.drops.no_server.one();
+                reason.into()
+            }
+            Self::NoSocket => {
+                counters.drops.no_socket.one();
+                Reason::NoDescriptor
+            }
+            Self::Loop => {
+                note_loop(cx, service);
+                Reason::Loop
+            }
+        };
+        note_unserved(cx, service, reason, || Unserved {
+            pool: Some(Arc::clone(&snapshot.pool)),
+            ..Unserved::new(Traffic::Datagram, client, reason)
+        });
     }
 }
 
@@ -138,12 +161,11 @@ impl Udp {
             self.end(at, &key);
         }
         let service = Arc::clone(&self.listeners[at].service);
-        let counters = service.live.counters.of(cx.id);
-        let class = ClientClass::at_begin(client, pools.settings, counters, identity.is_none())?;
+        let class = ClientClass::at_begin(cx, &service, client, pools.settings, identity.is_none())?;
         let new = NewFlow { key, ttl, class, identity, settings: pools.settings, snapshot: pools.of(class) };
         let mut attempt = Attempt::uncounted(cx.id);
         let begun = self.begin(cx, at, &new, &mut attempt);
-        begun.inspect_err(|error| error.note(cx, &service, (&attempt, new.snapshot))).ok()
+        begun.inspect_err(|error| error.note(cx, &service, client, (&attempt, new.snapshot))).ok()
     }
 
     /// Begins a flow at one server after another, except servers that failed, until one takes it.
@@ -163,7 +185,7 @@ impl Udp {
                 Err(reason) => {
                     note_no_server(cx, &self.listeners[at].service, reason);
                     self.end(at, &new.key);
-                    return Err(BeginError::NoServer);
+                    return Err(BeginError::NoServer(reason));
                 }
             };
             let (server, why) = (choice.server.id, choice.why);

@@ -6,10 +6,13 @@ use super::{BATCHES_MAX, DatagramListener, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
 use crate::context::ready::Ready;
+use crate::context::unserved::Traffic;
 use crate::io::batch::{BATCH, Batch, Local, Senders, Ttls};
 use crate::service::Settings;
+use crate::service::failures::note_client;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use evener_core::flow::{Flow, FlowKey, Via};
+use evener_core::reason::Reason;
 use evener_core::wire::proxy::{self, Ends};
 use rustix::fd::AsFd;
 use std::sync::Arc;
@@ -46,6 +49,7 @@ impl DatagramListener {
         }
         let Ok(Some(header)) = proxy::parse(batch.bytes_of(nth)) else {
             self.service.live.counters.of(cx.id).drops.preamble.one();
+            note_client(cx, &self.service, Traffic::Datagram, sender.ip(), Reason::ProxyHeaderInvalid);
             return None;
         };
         let (length, ends, hops) = (header.length, header.ends, header.extras.hops);

@@ -33,8 +33,7 @@ impl Udp {
             return Some(socket);
         }
         let client = key.client.ip();
-        let counters = service.live.counters.of(cx.id);
-        let class = ClientClass::at_begin(client, pools.settings, counters, last.is_none())?;
+        let class = ClientClass::at_begin(cx, &service, client, pools.settings, last.is_none())?;
         let snapshot = pools.of(class);
         let request = Request::of(client, cx.now);
         let mut attempt = Attempt::uncounted(cx.id);
@@ -45,7 +44,7 @@ impl Udp {
                 let socket = last.and_then(|server| self.lane(cx, at, key, server, pools));
                 if socket.is_none() {
                     note_no_server(cx, &service, reason);
-                    BeginError::NoServer.note(cx, &service, (&attempt, snapshot));
+                    BeginError::NoServer(reason).note(cx, &service, client, (&attempt, snapshot));
                 }
                 return socket;
             }
@@ -61,7 +60,7 @@ impl Udp {
             attempt.failed(server, why, failed);
             self.begin(cx, at, &new, &mut attempt)
         });
-        begun.inspect_err(|error| error.note(cx, &service, (&attempt, snapshot))).ok()
+        begun.inspect_err(|error| error.note(cx, &service, client, (&attempt, snapshot))).ok()
     }
 
     /// Returns the socket of a client's flow to a server, if there is one and it may continue.

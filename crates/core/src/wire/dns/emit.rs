@@ -92,13 +92,22 @@ fn opt_of(message: &[u8]) -> Option<OptFields> {
     })
 }
 
+/// Returns the response code for a malformed message: NOTIMP if its opcode is not supported (RFC 8906, section
+/// 3.1.4), FORMERR otherwise.
+#[must_use]
+pub fn rcode_of_malformed(message: &[u8]) -> u8 {
+    let is_short = message.len() < HEADER_BYTES;
+    let is_known = is_short || matches!(opcode(message), OPCODE_QUERY | NOTIFY | UPDATE);
+    if is_known { FORMERR } else { NOTIMP }
+}
+
 /// Writes a FORMERR response to a malformed message, or a NOTIMP response if its opcode is not supported (RFC
 /// 8906, section 3.1.4). The response is a header alone, because nothing else of the message can be trusted.
 /// `out` is empty afterwards if the message is shorter than a header.
 pub fn emit_malformed(message: &[u8], out: &mut Vec<u8>) {
     out.clear();
     let Some(header) = message.get(..HEADER_BYTES) else { return };
-    let rcode = if matches!(opcode(message), OPCODE_QUERY | NOTIFY | UPDATE) { FORMERR } else { NOTIMP };
+    let rcode = rcode_of_malformed(message);
     out.extend_from_slice(&header[..2]);
     out.extend_from_slice(&flags_of(message, rcode));
     out.resize(HEADER_BYTES, 0);

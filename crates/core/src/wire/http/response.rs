@@ -95,6 +95,17 @@ impl Response {
         is_sound && !options.close && (self.version == HttpVersion::Http11 || options.keep_alive)
     }
 
+    /// Returns the fault that was repaired (see [`Strictness::Tolerant`]), or `None` if there was none.
+    #[must_use]
+    pub fn repair(&self) -> Option<&'static str> {
+        let is_faulty = self.fields.is_framing_faulty(self.version);
+        match self.fields.length {
+            Some(_) if is_faulty => Some("it had both Content-Length and Transfer-Encoding"),
+            None if is_faulty => Some("it had Transfer-Encoding in HTTP/1.0"),
+            _ => self.fields.repair,
+        }
+    }
+
     /// Returns the value of `Upgrade`, which is the new protocol if the status is 101.
     #[must_use]
     pub fn upgrade<'a>(&self, section: &'a [u8]) -> Option<&'a [u8]> {

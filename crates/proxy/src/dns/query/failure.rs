@@ -1,5 +1,6 @@
 //! Responses to clients if no server responds.
 
+use super::notes::{cause_of_failure, note_failed_query};
 use crate::context::Context;
 use crate::context::keys::QueryKey;
 use crate::context::report::{Notice, Report};
@@ -8,6 +9,7 @@ use crate::dns::query::spec;
 use crate::service::Settings;
 use crate::service::note_no_server;
 use evener_core::dns::Freshness;
+use evener_core::reason::Reason;
 use evener_core::snapshot::NoServer;
 use evener_core::spec::OnFailure;
 use evener_core::wire::dns as wire;
@@ -42,6 +44,12 @@ impl Dns {
         } else if let Some(reason) = reason {
             note_no_server(cx, &service, reason);
         }
+        let backend = query.requester.backend(settings);
+        let pool = backend.map(|backend| Arc::clone(&backend.pool.load().pool));
+        let note = |rcode: Option<u8>| {
+            let cause = if is_unfit { Reason::NoCapableServer.into() } else { cause_of_failure(reason) };
+            note_failed_query(cx, &service, &query.requester, cause, rcode, pool.clone());
+        };
         let rcode = match spec(settings).map(|spec| spec.on_failure) {
             Some(OnFailure::ServFail) => wire::SERVFAIL,
             Some(OnFailure::Refused) => wire::REFUSED,
@@ -49,9 +57,11 @@ impl Dns {
                 if !is_unfit {
                     counters.drops.no_server.one();
                 }
+                note(None);
                 return self.give_back(query.message);
             }
         };
+        note(Some(rcode));
         self.respond_with_error(cx, &query.requester, &query.view, &query.message, rcode);
         self.give_back(query.message);
     }

@@ -1,7 +1,7 @@
 //! Connects an exchange to its server: connection attempt, PROXY header, TLS, and the next server after a
 //! failure.
 
-use super::{Progress, Reach, ServerConnection, Stage};
+use super::{Progress, Reach, ServerConnection, Stage, Unreached};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::registry::{Readiness, Token};
@@ -9,7 +9,7 @@ use crate::context::report::Report;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::io;
-use crate::io::connect::{failed_try, note_failure, note_success, open_socket};
+use crate::io::connect::{failed_try, failure_words, note_failure, note_success, open_socket};
 use crate::io::tls::{Tls, failure_with_server};
 use crate::io::transport::{Received, Transport};
 use crate::service::hops::limit_connection;
@@ -78,13 +78,16 @@ impl Shared {
 
     /// Gives up the chosen server after a failed connection attempt, so that another server is chosen next.
     fn fail(&mut self, cx: &mut Context, exchange_key: ExchangeKey, error: Errno) {
-        let Some(choice) = self.give_up_choice(cx, exchange_key, failed_try(error)) else { return };
+        let failure = failure_words(error);
+        let Some(choice) = self.give_up_choice(cx, exchange_key, failed_try(error), failure) else { return };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         note_failure(cx, pool, &choice.server, error);
     }
 
     fn fail_tls(&mut self, cx: &mut Context, exchange_key: ExchangeKey, how: TlsFailure) {
-        let Some(choice) = self.give_up_choice(cx, exchange_key, FailedTry::SLOW) else { return };
+        let Some(choice) = self.give_up_choice(cx, exchange_key, FailedTry::SLOW, how.words()) else {
+            return;
+        };
         let pool = self.exchanges[exchange_key].backend().pool.load().pool.clone();
         let server = &choice.server;
         server.live.counters.of(cx.id).tls_failed.one();
@@ -97,12 +100,14 @@ impl Shared {
         cx: &mut Context,
         exchange_key: ExchangeKey,
         failed: FailedTry,
+        failure: &'static str,
     ) -> Option<Choice> {
         self.exchange_timers.clear(exchange_key);
         let exchange = &mut self.exchanges[exchange_key];
         exchange.reach = Reach::Wanted;
         let choice = exchange.choice.take()?;
         exchange.attempt.failed(choice.server.id, choice.why, failed);
+        exchange.unreached = Some(Unreached { server: Arc::clone(&choice.server.name), failure });
         self.note_freed(cx, exchange_key);
         Some(choice)
     }

@@ -10,7 +10,7 @@ use crate::http::pooled::Idle;
 use crate::io::transport::Received;
 use crate::service::admission::reset_at_close;
 use crate::service::pool_queue;
-use evener_core::reason::Cause;
+use evener_core::reason::{Cause, Reason};
 use std::time::Duration;
 
 /// Time for which an idle connection to a server is pooled.
@@ -141,10 +141,18 @@ impl Shared {
         self.end(cx, client, exchange_key, Keep::No);
     }
 
+    /// Counts and reports a request whose client closed before the response.
+    pub(in crate::http) fn note_aborted(&self, cx: &Context, client: &Client, exchange_key: ExchangeKey) {
+        client.service.live.counters.of(cx.id).requests_aborted.one();
+        let parties = || self.exchanges[exchange_key].parties();
+        client.note_unserved(cx, Reason::ClientClosed.into(), None, parties);
+    }
+
     /// Prepares another attempt for the same request, on another connection.
     pub(super) fn prepare_retry(&mut self, cx: &mut Context, client: &mut Client, exchange_key: ExchangeKey) {
         self.exchange_timers.clear(exchange_key);
         let exchange = &mut self.exchanges[exchange_key];
+        exchange.ended = None;
         let Reach::Open(server_key) = std::mem::replace(&mut exchange.reach, Reach::Wanted) else { return };
         let fresh = !self.servers[server_key].reused;
         match exchange.choice.take() {

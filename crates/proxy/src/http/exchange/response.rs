@@ -4,6 +4,7 @@
 use super::{Body, Exchange};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
+use crate::context::report::Report;
 use crate::http::client::Client;
 use crate::http::exchange::Shared;
 use crate::io::relay::End;
@@ -12,6 +13,7 @@ use evener_core::reason::{Cause, Detail, Reason};
 use evener_core::snapshot::{Choice, Snapshot, Why};
 use evener_core::wire::chunked::Decoder;
 use evener_core::wire::http::{Found, Framing, HeaderError, HeaderLimits, Response};
+use std::sync::Arc;
 
 /// Most interim responses that a server may send before the final one.
 const INTERIMS_MAX: u32 = 16;
@@ -136,6 +138,14 @@ impl Shared {
         http.has_responded = true;
         if let Some(entry) = entry {
             entry.on_response(status, cx.now);
+        }
+        if let Some(repair) = response.repair().filter(|_| cx.takes_detail()) {
+            cx.report(Report::Repaired {
+                service: Arc::clone(&client.service.live.name),
+                pool: Arc::clone(&settings.backends[*backend].pool.load().pool),
+                server: Arc::clone(&choice.server.name),
+                detail: repair,
+            });
         }
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();

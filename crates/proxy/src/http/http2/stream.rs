@@ -16,6 +16,7 @@ use evener_core::pace::{Pace, Progress};
 use evener_core::reason::{Cause, Reason};
 use h2::server::SendResponse;
 use h2::{Reason as ResetCode, RecvStream};
+use std::sync::Arc;
 use std::task::{self, Waker};
 
 impl Http2 {
@@ -83,8 +84,8 @@ impl Http2 {
         key: StreamKey,
         local: &LocalResponse,
     ) {
-        local.count(client.service.live.counters.of(cx.id));
         client.log_local_response(cx, local);
+        local.note(cx, client);
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -116,14 +117,17 @@ impl Http2 {
     ) {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
-        let http = shared.exchanges[exchange_key].http.as_deref();
+        let exchange = &shared.exchanges[exchange_key];
+        let (cause, parties) = (exchange.explain(cause), exchange.parties());
+        let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
         if responded {
+            client.note_unserved(cx, cause, None, || parties);
             return self.reset_stream(key, ResetCode::INTERNAL_ERROR);
         }
-        let response = LocalResponse::page(cause).for_method(is_head);
+        let response = LocalResponse::page(cause).for_method(is_head).about(parties);
         self.respond_locally(cx, client, shared, key, &response);
     }
 
@@ -148,7 +152,9 @@ impl Http2 {
             let check = cx.now + spec.progress_interval();
             return shared.exchange_timers.set(exchange_key, if held { check } else { deadline.min(check) });
         }
-        let counters = client.service.live.counters.of(cx.id);
+        let service = Arc::clone(&client.service);
+        let counters = service.live.counters.of(cx.id);
+        let responded = shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
         let reason = match (sends_slowly, takes_slowly) {
             (true, _) if shared.is_delayed_by_server(cx, exchange_key) => Reason::ServerStalled,
             (true, _) => {
@@ -161,11 +167,10 @@ impl Http2 {
             }
             (false, false) => {
                 counters.closed.idle_timeout.one();
-                let has_responded =
-                    shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
-                if has_responded { Reason::ResponseStalled } else { Reason::RequestStalled }
+                if responded { Reason::ResponseStalled } else { Reason::RequestStalled }
             }
         };
+        client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
         if let Some(entry) = shared.exchanges[exchange_key].log_entry() {
             entry.set_reason(reason);
         }
@@ -220,7 +225,7 @@ impl Http2 {
             None => stream.respond.poll_reset(&mut context).is_ready(),
         });
         if gone {
-            client.service.live.counters.of(cx.id).requests_aborted.one();
+            shared.note_aborted(cx, client, exchange_key);
             shared.abandon(cx, client, exchange_key);
             self.streams.remove(key);
             return;
@@ -235,6 +240,7 @@ impl Http2 {
                             return self.bad_response(cx, client, shared, exchange_key, cause);
                         }
                         Pumped::Reset => {
+                            shared.note_aborted(cx, client, exchange_key);
                             shared.abandon(cx, client, exchange_key);
                             return self.reset_stream(key, ResetCode::CANCEL);
                         }

@@ -4,6 +4,7 @@
 use super::{DRAIN_LINGER, Mode, Session};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, SessionKey};
+use crate::context::unserved::Traffic;
 use crate::http::Http;
 use crate::http::client::After;
 use crate::http::exchange::Progress;
@@ -80,7 +81,9 @@ impl Http {
         let key = self.shared.exchanges[exchange_key].session();
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
+        self.shared.exchanges[exchange_key].end_for(ending.cause());
         if matches!(mode, Mode::Relay(_)) {
+            client.note_connection(cx, Traffic::Connection, ending.cause());
             reset_at_close(client.transport.socket());
             self.close(cx, key);
         } else {
@@ -88,12 +91,29 @@ impl Http {
         }
     }
 
+    /// Counts and reports the requests, or the relay, that end with their session.
+    fn note_closed(&mut self, cx: &Context, key: SessionKey, reason: Reason) {
+        self.sessions[key].client.set_end_reason(reason);
+        let Session { client, mode } = &*self.sessions[key];
+        let requests = match mode {
+            Mode::Http1(http) => http.exchange().into_iter().collect(),
+            Mode::Http2(http) => http.exchanges(),
+            Mode::Relay(_) => {
+                client.note_connection(cx, Traffic::Connection, reason.into());
+                return;
+            }
+            _ => return,
+        };
+        for exchange_key in requests {
+            client.note_unserved(cx, reason.into(), None, || self.shared.exchanges[exchange_key].parties());
+        }
+    }
+
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
-            let client = &mut self.sessions[key].client;
-            client.service.live.counters.of(cx.id).closed.drain_timeout.one();
-            client.set_end_reason(Reason::Drain);
+            self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            self.note_closed(cx, key, Reason::Drain);
             self.close(cx, key);
         }
     }
@@ -102,9 +122,8 @@ impl Http {
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
-        let client = &mut self.sessions[key].client;
-        client.service.live.counters.of(cx.id).closed.operator.one();
-        client.set_end_reason(Reason::Operator);
+        self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
+        self.note_closed(cx, key, Reason::Operator);
         self.close(cx, key);
         true
     }

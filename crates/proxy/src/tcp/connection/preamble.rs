@@ -4,6 +4,7 @@
 use super::{Connection, Stage};
 use crate::service::preamble::{Preamble, PreambleState};
 use evener_core::Random;
+use evener_core::reason::Cause;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -22,7 +23,7 @@ pub(in crate::tcp) enum PreambleStep {
     /// The preamble is complete.
     Complete,
     /// The preamble is malformed.
-    Malformed,
+    Malformed(Cause),
     /// The client closed the connection, or the connection failed.
     Closed,
 }
@@ -49,7 +50,7 @@ impl Connection {
                     return PreambleStep::ClientKnown;
                 }
                 PreambleState::Done => return PreambleStep::Complete,
-                PreambleState::Malformed => return PreambleStep::Malformed,
+                PreambleState::Malformed(cause) => return PreambleStep::Malformed(cause),
                 PreambleState::More => {
                     let mut piece = [0; PREAMBLE_BYTES];
                     match recv(&self.client, &mut piece, RecvFlags::empty()) {
