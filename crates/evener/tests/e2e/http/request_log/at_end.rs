@@ -235,6 +235,54 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
 }
 
 #[test]
+fn plain_http_on_a_port_with_tls_is_logged() {
+    let (origin, log) = (Origin::named("a"), JsonLog::new());
+    let front = Front::run(&[&origin], &log.key());
+    let response = Wire::to(front.port).ask("GET", "/plain", "").unwrap();
+    assert_eq!(response.status(), 400);
+    log.expect("GET", "/plain", 400, "plain_http");
+}
+
+#[test]
+fn a_request_that_an_operator_ends_is_logged_with_that_reason() {
+    let (origin, log) = (origin(), JsonLog::new());
+    let (evener, port) = run_http(&[&origin], &log.key());
+    let mut client = Wire::to(port);
+    client.send("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    wait_until("the request", || (origin.lines() == ["GET /silent"]).then_some(()));
+    let listed = evener.run_command(&["connections", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let number = listed["connections"][0]["number"].to_string();
+    let closed = evener.run_command(&["close", &number]);
+    assert!(closed.status.success(), "{}", String::from_utf8_lossy(&closed.stderr));
+    log.expect("GET", "/silent", 0, "operator");
+    assert!(client.is_over() || client.response("GET").is_err());
+}
+
+#[test]
+fn a_refused_client_without_a_response_is_logged() {
+    let (origin, log) = (Origin::named("a"), JsonLog::new());
+    let refused = "forwarded = { trust = \"127.0.0.0/8\" }, deny = \"192.0.2.0/24\"";
+    for denied in ["drop", "tarpit"] {
+        let more = format!("{refused}, denied = \"{denied}\", {}", log.key());
+        let (_evener, port) = run_http(&[&origin], &more);
+        let client = Wire::to(port);
+        client.send("GET /refused HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n").unwrap();
+        let record = log.take();
+        assert_eq!(
+            (&record["status"], &record["reason"]),
+            (&Value::Null, &"client_denied".into()),
+            "{record}"
+        );
+        assert_eq!(
+            (&record["client"], &record["target"]),
+            (&"192.0.2.9".into(), &"/refused".into()),
+            "{record}"
+        );
+    }
+}
+
+#[test]
 fn failures_of_servers_are_logged_with_their_reason_over_each_version() {
     let (origin, log) = (origin(), JsonLog::new());
     let more = format!("response_timeout = \"300ms\", retries = 0, passive = false, {}", log.key());
