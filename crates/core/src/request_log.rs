@@ -140,6 +140,7 @@ pub struct RecordServer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const FORGED: &[u8] = b"x\"\n192.0.2.99 \"GET /forged HTTP/1.1\" 200\x1b[31m\\ \xc3\xa9\xff";
 
@@ -268,6 +269,22 @@ mod tests {
         }
         assert!(json.contains("\"server_address\":\"/run/\\\"a\\u000a\""), "{json}");
         assert!(json.contains("\"method\":null,\"target\":null,\"protocol\":null"), "{json}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_client_make_one_line_with_the_same_number_of_quotes(
+            line in proptest::collection::vec(any::<u8>(), 0..400),
+            field in proptest::collection::vec(prop_oneof![Just(b'"'), Just(b'\\'), Just(b'\n'), any::<u8>()], 0..40),
+        ) {
+            let request = RequestText::new(&line).with_fields(&field, &field, &field);
+            let server = Target::Ip("10.0.0.51:80".parse().unwrap());
+            for (name, quotes) in [("text", 2), ("common", 2), ("combined", 6)] {
+                let text = written(&RequestLogFormat::named(name).unwrap(), &record(&request, &server));
+                prop_assert_eq!(text.matches('"').count(), quotes, "{}", text);
+            }
+            written(&RequestLogFormat::Json, &record(&request, &server));
+        }
     }
 
     #[test]

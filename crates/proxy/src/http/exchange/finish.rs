@@ -53,8 +53,8 @@ impl Shared {
     ) -> Option<ServerConnectionKey> {
         self.exchange_timers.clear(exchange_key);
         let mut exchange = self.exchanges.remove(exchange_key)?;
-        if let Some(entry) = exchange.take_log_entry() {
-            client.log_exchange(cx, entry, exchange.is_complete());
+        if let Some(mut entry) = exchange.take_log_entry() {
+            client.log_exchange(cx, &mut entry, exchange.is_complete());
         }
         exchange.note_end(client.service.live.counters.of(cx.id));
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));
