@@ -66,6 +66,8 @@ impl Failure {
 pub enum TlsFailure {
     /// The server closed the connection.
     Ended,
+    /// The server did not complete the handshake within the connect timeout.
+    Timeout,
     /// The server does not use TLS.
     NotTls,
     /// The server supports neither TLS 1.2 nor 1.3.
@@ -112,6 +114,7 @@ impl TlsFailure {
     pub const fn words(&self) -> &'static str {
         match self {
             Self::Ended => "TLS handshake failed: the server closed the connection",
+            Self::Timeout => "TLS handshake failed: the server did not complete it in time",
             Self::NotTls => "TLS handshake failed: the server does not use TLS",
             Self::Version => "TLS handshake failed: the server supports neither TLS 1.2 nor 1.3",
             Self::CipherSuite => "TLS handshake failed: no cipher suite or group in common",

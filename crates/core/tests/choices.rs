@@ -59,7 +59,7 @@ impl Story {
 
     fn refused(&mut self, name: &str) {
         let id = self.id(name);
-        self.pool.on_failure(self.now, id, Failure::Refused);
+        self.pool.on_failure(self.now, id, &Failure::Refused);
         self.publish();
     }
 

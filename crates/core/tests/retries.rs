@@ -100,7 +100,7 @@ impl Simulation {
             let _ = self.pool.on_time(self.now);
             // The supervisor processes reports a little later.
             for server in std::mem::take(&mut self.reports) {
-                let _ = self.pool.on_failure(self.now, server, Failure::Refused);
+                let _ = self.pool.on_failure(self.now, server, &Failure::Refused);
             }
             if let Some(snapshot) = self.pool.snapshot() {
                 self.snapshot = Arc::new(snapshot);

@@ -107,7 +107,7 @@ impl Simulation {
             }
             tried.push(choice.server.id);
             attempt.failed(choice.server.id, choice.why, FailedTry::QUICK);
-            let _ = self.pool.on_failure(self.now, choice.server.id, Failure::Refused);
+            let _ = self.pool.on_failure(self.now, choice.server.id, &Failure::Refused);
         }
     }
 
@@ -206,8 +206,8 @@ impl Simulation {
     fn fail(&mut self) {
         let Some(id) = self.any_server() else { return };
         match self.random.below(3) {
-            0 => drop(self.pool.on_failure(self.now, id, Failure::Timeout)),
-            1 => drop(self.pool.on_failure(self.now, id, Failure::Refused)),
+            0 => drop(self.pool.on_failure(self.now, id, &Failure::Timeout)),
+            1 => drop(self.pool.on_failure(self.now, id, &Failure::Refused)),
             _ => drop(self.pool.on_success(self.now, id)),
         }
     }

@@ -129,7 +129,7 @@ impl Simulation {
         let Some((pool, id)) = self.any_server() else { return };
         let (now, fails) = (self.now, self.random.below(3) > 0);
         let pool = self.pool(&pool);
-        let _ = if fails { pool.on_failure(now, id, Failure::Refused) } else { pool.on_success(now, id) };
+        let _ = if fails { pool.on_failure(now, id, &Failure::Refused) } else { pool.on_success(now, id) };
     }
 
     fn administer(&mut self) {

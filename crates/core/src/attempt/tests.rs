@@ -148,9 +148,9 @@ fn another_server_is_one_that_was_not_tried_and_may_take_the_client() {
     let mut attempt = Attempt::new(0);
     assert_eq!(others(&mut pool, &attempt), [true, true]);
     attempt.failed(ids[1], Why::Policy, FailedTry::QUICK);
-    let _ = pool.on_failure(Time::ZERO, ids[2], Failure::Timeout);
+    let _ = pool.on_failure(Time::ZERO, ids[2], &Failure::Timeout);
     assert_eq!(others(&mut pool, &attempt), [true, false]);
-    let _ = pool.on_failure(Time::ZERO, ids[0], Failure::Timeout);
+    let _ = pool.on_failure(Time::ZERO, ids[0], &Failure::Timeout);
     attempt.pass_over(ids[2]);
     assert_eq!(others(&mut pool, &attempt), [false, false]);
 }
@@ -205,7 +205,7 @@ fn a_client_waits_for_a_full_server_before_it_tries_a_server_that_is_marked_down
         }
     });
     let dead = pool.servers()[1].id;
-    let _ = pool.on_failure(Time::ZERO, dead, Failure::Timeout);
+    let _ = pool.on_failure(Time::ZERO, dead, &Failure::Timeout);
     let snapshot = pool.snapshot().unwrap();
     let (request, mut random) = (Request::of(Ipv4Addr::LOCALHOST.into(), Time::ZERO), Random::seeded(1));
     let mut next = |limits| Attempt::new(0).next(&snapshot, &request, limits, &mut random);
@@ -244,7 +244,7 @@ fn an_attempt_ends_after_one_slow_failure_if_every_server_is_marked_down() {
     let mut pool = pool("round_robin", 20, |_| {});
     let ids: Vec<ServerId> = pool.servers().iter().map(|server| server.id).collect();
     for id in &ids {
-        let _ = pool.on_failure(Time::ZERO, *id, Failure::Timeout);
+        let _ = pool.on_failure(Time::ZERO, *id, &Failure::Timeout);
     }
     let snapshot = pool.snapshot().unwrap();
     assert_eq!(

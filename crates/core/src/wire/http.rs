@@ -57,8 +57,18 @@ pub enum HeaderError {
     Folded,
     /// A value has a control character.
     FieldValue,
-    /// Lengths contradict each other or are not numbers (RFC 9112, section 6.3).
+    /// A length is not a number (RFC 9112, section 6.3).
     Length,
+    /// `Content-Length` occurs twice (RFC 9112, section 6.3).
+    RepeatedLength,
+    /// Values of `Content-Length` differ (RFC 9112, section 6.3).
+    DifferentLengths,
+    /// Both `Content-Length` and `Transfer-Encoding` occur (RFC 9112, section 6.3).
+    LengthAndCoding,
+    /// `Transfer-Encoding` occurs twice, or in HTTP/1.0 (RFC 9112, section 6.1).
+    RepeatedCoding,
+    /// A request of the method CONNECT has a body (RFC 9110, section 9.3.6).
+    ConnectBody,
     /// A transfer coding is unknown (RFC 9112, section 6.1).
     Coding,
 }
@@ -93,7 +103,12 @@ impl HeaderError {
             Self::FieldName => "malformed field name",
             Self::Folded => "a field continues on the next line",
             Self::FieldValue => "a control character in a field value",
-            Self::Length => "Content-Length or Transfer-Encoding is malformed, repeated or contradictory",
+            Self::Length => "Content-Length is not a number",
+            Self::RepeatedLength => "Content-Length is repeated",
+            Self::DifferentLengths => "two Content-Length values that differ",
+            Self::LengthAndCoding => "both Content-Length and Transfer-Encoding",
+            Self::RepeatedCoding => "Transfer-Encoding is repeated, or used in HTTP/1.0",
+            Self::ConnectBody => "CONNECT with a body",
             Self::Coding => "unknown transfer coding",
         }
     }
@@ -457,16 +472,19 @@ impl Fields {
     /// item 5).
     fn take_length(&mut self, value: &[u8]) -> Result<(), HeaderError> {
         if self.strictness == Strictness::Strict {
-            let length = parse_length(value).filter(|_| self.length.is_none());
-            self.length = Some(length.ok_or(HeaderError::Length)?);
-            return Ok(());
+            let length = parse_length(value).ok_or(HeaderError::Length)?;
+            return match self.length.replace(length) {
+                None => Ok(()),
+                Some(other) if other == length => Err(HeaderError::RepeatedLength),
+                Some(_) => Err(HeaderError::DifferentLengths),
+            };
         }
         for text in value.split(|&byte| byte == b',') {
             let length = parse_length(text.trim_ascii()).ok_or(HeaderError::Length)?;
             match self.length.replace(length) {
                 None => {}
                 Some(other) if other == length => self.repair = Some("Content-Length was repeated"),
-                Some(_) => return Err(HeaderError::Length),
+                Some(_) => return Err(HeaderError::DifferentLengths),
             }
         }
         Ok(())
@@ -495,7 +513,8 @@ impl Fields {
             (0, Some(length)) => Ok(Some(Framing::Length(length))),
             (1, None) if version == HttpVersion::Http11 => Ok(Some(Framing::Chunked)),
             (1, _) if self.strictness == Strictness::Tolerant => Ok(Some(Framing::Chunked)),
-            _ => Err(HeaderError::Length),
+            (_, Some(_)) => Err(HeaderError::LengthAndCoding),
+            (_, None) => Err(HeaderError::RepeatedCoding),
         }
     }
 

@@ -104,6 +104,7 @@ mod operating {
     mod commands;
     mod histograms;
     mod one_liner;
+    mod reasons;
     mod restart;
     mod retry_budget;
     mod shortage;
@@ -128,6 +129,7 @@ mod tls {
     mod certificate_reloads;
     pub(crate) mod clients;
     mod close_notify;
+    mod handshakes;
     mod passthrough;
     mod peer_certificates;
     mod sessions;

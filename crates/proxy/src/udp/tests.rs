@@ -15,6 +15,7 @@ use evener_core::Target;
 use evener_core::acl::{Access, Acl};
 use evener_core::clients::Clients;
 use evener_core::health::Failure;
+use evener_core::reason::Reason;
 use evener_core::snapshot::NoServer;
 use evener_core::spec::{AdminState, Policy, Protocol, RetryBudgetSpec};
 use evener_core::wire::HOPS_MAX;
@@ -353,14 +354,14 @@ fn without_a_server_datagrams_are_counted_and_reported_once_a_second() {
     for (datagrams, reported) in [(&["a", "b"][..], 1), (&["c"], 0)] {
         fixture.send(&client, datagrams);
         let reports = fixture.reports.take();
-        assert_eq!(
-            (reports.iter().filter(|report| is_empty(report)).count(), reports.len()),
-            (reported, reported)
-        );
+        let unserved = |report: &&Report| matches!(report, Report::Unserved { unserved, .. } if unserved.cause.reason() == Reason::PoolEmpty);
+        assert_eq!(reports.iter().filter(|report| is_empty(report)).count(), reported);
+        assert_eq!(reports.iter().filter(unserved).count(), reported, "the reason of the dropped datagrams");
+        assert_eq!(reports.len(), 2 * reported);
     }
     fixture.pass(Duration::from_secs(1));
     fixture.send(&client, &["d"]);
-    assert_eq!(fixture.reports.take().len(), 1);
+    assert_eq!(fixture.reports.take().len(), 2);
     assert_eq!((fixture.count("no_server"), fixture.count("drops.no_server"), fixture.flows()), (4, 4, 0));
 }
 
@@ -514,7 +515,7 @@ fn a_proxy_reports_clients_and_gets_their_responses() {
     assert_quiet(&fixture.servers[0]);
     let dropped = fixture.service.live.counters.of(0).drops.preamble.read();
     assert_eq!((fixture.flows(), dropped, fixture.count("loops")), (2, 1, 1));
-    assert!(matches!(fixture.reports.take()[..], [Report::Loop { .. }]));
+    assert!(matches!(fixture.reports.take()[..], [Report::Loop { .. }, Report::Unserved { .. }]));
     fixture.respond(0, flow, "response");
     assert_eq!(text(&upstream), "response");
 }

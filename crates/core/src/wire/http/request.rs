@@ -79,7 +79,7 @@ impl Request {
         self.framing = self.fields.framing(self.version)?;
         // CONNECT has no content (RFC 9110, section 9.3.6), so the bytes that follow would be ambiguous.
         if self.framing.is_some() && self.method.of(section) == b"CONNECT" {
-            return Err(HeaderError::Length.into());
+            return Err(HeaderError::ConnectBody.into());
         }
         self.check_host(section)
     }
@@ -325,11 +325,16 @@ mod tests {
     fn ambiguous_requests_are_refused() {
         let error = |text: &str| parse(&text.replace('\n', "\r\n")).map(|_| ()).unwrap_err();
         let with = |fields: &str| error(&format!("POST / HTTP/1.1\nHost: a\n{fields}\n\n"));
-        assert_eq!(with("Content-Length: 1\nContent-Length: 1"), HeaderError::Length.into());
-        assert_eq!(with("Content-Length: 1\nTransfer-Encoding: chunked"), HeaderError::Length.into());
+        assert_eq!(with("Content-Length: 1\nContent-Length: 1"), HeaderError::RepeatedLength.into());
+        assert_eq!(with("Content-Length: 1\nContent-Length: 2"), HeaderError::DifferentLengths.into());
+        assert_eq!(with("Content-Length: 1, 1"), HeaderError::Length.into());
+        assert_eq!(
+            with("Content-Length: 1\nTransfer-Encoding: chunked"),
+            HeaderError::LengthAndCoding.into()
+        );
         assert_eq!(
             with("Transfer-Encoding: chunked\nTransfer-Encoding: chunked"),
-            HeaderError::Length.into()
+            HeaderError::RepeatedCoding.into()
         );
         assert_eq!(with("Transfer-Encoding: gzip, chunked"), HeaderError::Coding.into());
         assert_eq!(with("Host: b"), RequestError::Host);
@@ -346,7 +351,7 @@ mod tests {
         assert_eq!(error("CONNECT / HTTP/1.1\nHost: a\n\n"), RequestError::Target);
         assert_eq!(
             error("POST / HTTP/1.0\nTransfer-Encoding: chunked\n\n"),
-            RequestError::Header(HeaderError::Length)
+            RequestError::Header(HeaderError::RepeatedCoding)
         );
     }
 

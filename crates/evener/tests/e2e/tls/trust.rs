@@ -186,7 +186,7 @@ fn the_reason_of_a_failed_handshake_with_a_server_is_logged() {
         let _ = stream.read(&mut [0; 4096]);
     });
     for (server, reason) in [
-        (https(&authority.issue(&["b.example"])), "the certificate has another name"),
+        (https(&authority.issue(&["b.example"])), "the certificate has another name: it is for b.example"),
         (https(&authority.issue_until("a.example", -1)), "the certificate has expired"),
         (https(&named), "the certificate is not from a trusted authority"),
         (

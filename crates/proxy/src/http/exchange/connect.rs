@@ -120,8 +120,13 @@ impl Shared {
         exchange_key: ExchangeKey,
         server_key: ServerConnectionKey,
     ) {
+        let is_handshaking = self.servers[server_key].stage == Stage::Handshaking;
         self.give_up_server(cx, client, server_key);
-        self.fail(cx, exchange_key, Errno::TIMEDOUT);
+        if is_handshaking {
+            self.fail_tls(cx, exchange_key, TlsFailure::Timeout);
+        } else {
+            self.fail(cx, exchange_key, Errno::TIMEDOUT);
+        }
     }
 
     /// Handles an established connection: the PROXY header is sent first, then TLS begins.

@@ -175,10 +175,18 @@ impl Shared {
     }
 }
 
+/// The server does not use HTTP/1.
+const NOT_HTTP: Cause = Cause::with(Reason::ResponseInvalid, "not HTTP/1");
+
+/// Returns whether the first bytes of a server cannot be a response of HTTP/1.
+fn is_not_http(bytes: &[u8]) -> bool {
+    !bytes.starts_with(b"HTTP/") && !b"HTTP/".starts_with(bytes)
+}
+
 /// Returns the cause for a header section that is not one of HTTP/1.
 pub(in crate::http) fn invalid_header(error: HeaderError, bytes: &[u8], limits: &HeaderLimits) -> Cause {
-    if !bytes.starts_with(b"HTTP/") && !b"HTTP/".starts_with(bytes) {
-        return Cause::with(Reason::ResponseInvalid, "not HTTP/1");
+    if is_not_http(bytes) {
+        return NOT_HTTP;
     }
     match error.exceeded(limits) {
         Some(limit) => Cause::new(Reason::ResponseTooLarge, limit),
@@ -187,7 +195,11 @@ pub(in crate::http) fn invalid_header(error: HeaderError, bytes: &[u8], limits: 
 }
 
 /// Returns the cause if a server ended its connection before the header section of its response was complete.
-pub(in crate::http) fn no_response(end: Option<End>, is_silent: bool) -> Cause {
+pub(in crate::http) fn no_response(end: Option<End>, bytes: &[u8]) -> Cause {
+    if is_not_http(bytes) {
+        return NOT_HTTP;
+    }
+    let is_silent = bytes.is_empty();
     Cause::with(
         Reason::ServerClosed,
         match (end, is_silent) {

@@ -47,7 +47,7 @@ impl Http1 {
                     if server.transport.end().is_none() && !server.transport.is_broken() {
                         return Step::Blocked;
                     }
-                    let cause = no_response(server.transport.end(), silent);
+                    let cause = no_response(server.transport.end(), server.transport.unread());
                     return if silent && shared.may_retry(cx, client, exchange_key, server_key) {
                         shared.retry(cx, client, exchange_key);
                         Step::Continue

@@ -83,7 +83,8 @@ impl Http2 {
                     Pumped::Again
                 }
                 Ok(None) => {
-                    Pumped::BadResponse(no_response(shared.servers[path.server_key].transport.end(), silent))
+                    let transport = &shared.servers[path.server_key].transport;
+                    Pumped::BadResponse(no_response(transport.end(), transport.unread()))
                 }
                 Err(cause) => Pumped::BadResponse(cause),
             };

@@ -140,13 +140,14 @@ fn cause_of_difference(why: &PeerIncompatible) -> Cause {
     match why {
         PeerIncompatible::Tls12NotOffered
         | PeerIncompatible::Tls12NotOfferedOrEnabled
-        | PeerIncompatible::SupportedVersionsExtensionRequired => Reason::TlsVersion.into(),
+        | PeerIncompatible::SupportedVersionsExtensionRequired
+        // Clients of TLS 1.1 and older do not send this extension.
+        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => Reason::TlsVersion.into(),
         PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired => {
             Cause::with(Reason::TlsCipher, "no key exchange group in common")
         }
         PeerIncompatible::NoSignatureSchemesInCommon
-        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
-        | PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+        | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
             Cause::with(Reason::TlsCipher, "no signature scheme in common for the kind of the certificate")
         }
         PeerIncompatible::NoCipherSuitesInCommon => Reason::TlsCipher.into(),
