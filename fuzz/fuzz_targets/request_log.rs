@@ -16,7 +16,7 @@ fuzz_target!(|input: (&[u8], &[u8], &[u8], &[u8], bool)| {
         client_port: None,
         request: &text,
         status: None,
-        reason: None,
+        cause: None,
         server: None,
         retries: 0,
         request_bytes: 0,
@@ -29,7 +29,7 @@ fuzz_target!(|input: (&[u8], &[u8], &[u8], &[u8], bool)| {
     };
     // The number of separators outside quotes: of fields in JSON, and of words in text.
     for (name, separator, expected) in
-        [("json", b',', 23), ("text", b' ', 12), ("common", b' ', 7), ("combined", b' ', 9)]
+        [("json", b',', 24), ("text", b' ', 12), ("common", b' ', 7), ("combined", b' ', 9)]
     {
         let mut out = Vec::new();
         RequestLogFormat::named(name).expect("a named format").write(&record, &mut out);

@@ -117,6 +117,7 @@ fn write_value(value: Value<'_>, context: Context, line: &mut Vec<u8>) {
         Value::Seconds(time) => write_seconds(time, line),
         Value::Address(address) => drop(write!(line, "{}", address.to_canonical())),
         Value::Server(target) => escape::text(target.to_string().as_bytes(), context, line),
+        Value::Detail(detail) => escape::text(detail.to_string().as_bytes(), context, line),
         Value::Time(time) => write_time(time, line),
         Value::CommonTime(time) => write_common_time(time, line),
     }

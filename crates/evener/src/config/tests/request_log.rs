@@ -21,7 +21,7 @@ protocol = "http", request_log = { file = "a.log", format = "jsno" }
 protocol = "http", request_log = { file = "a.log", format = "{client" }
     service `s`: request_log.format is not valid: `{` without `}`: write {{ for a brace
 protocol = "http", request_log = { file = "a.log", format = "{clinet} {status}" }
-    service `s`: request_log.format has an unknown placeholder `{clinet}`; did you mean `client`? The placeholders are {time}, {time_common}, {epoch}, {service}, {client}, {client_port}, {request}, {method}, {target}, {protocol}, {malformed}, {host}, {status}, {status_common}, {reason}, {pool}, {server}, {server_address}, {retries}, {request_bytes}, {response_bytes}, {connected}, {first_byte}, {duration}, {tls}, {sni}, {user_agent}, {referer}
+    service `s`: request_log.format has an unknown placeholder `{clinet}`; did you mean `client`? The placeholders are {time}, {time_common}, {epoch}, {service}, {client}, {client_port}, {request}, {method}, {target}, {protocol}, {malformed}, {host}, {status}, {status_common}, {reason}, {detail}, {pool}, {server}, {server_address}, {retries}, {request_bytes}, {response_bytes}, {connected}, {first_byte}, {duration}, {tls}, {sni}, {user_agent}, {referer}
 "#;
 
 #[test]

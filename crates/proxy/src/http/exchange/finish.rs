@@ -35,7 +35,7 @@ impl Exchange {
     /// the server has begun.
     pub(in crate::http) fn log_failure(&mut self, client: &mut Client, cause: Cause) {
         if self.http.as_ref().is_some_and(|http| http.has_responded) {
-            self.entry.iter_mut().for_each(|entry| entry.set_reason(cause.reason()));
+            self.entry.iter_mut().for_each(|entry| entry.set_cause(cause));
         } else {
             client.put_log_entry(self.take_log_entry());
         }

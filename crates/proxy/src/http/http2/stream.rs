@@ -172,7 +172,7 @@ impl Http2 {
         };
         client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
         if let Some(entry) = shared.exchanges[exchange_key].log_entry() {
-            entry.set_reason(reason);
+            entry.set_cause(reason);
         }
         shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, ResetCode::CANCEL);

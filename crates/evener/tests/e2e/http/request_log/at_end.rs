@@ -9,7 +9,7 @@ use crate::http::http2::client::{Front, NAME, pause, within};
 use serde_json::Value;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -223,6 +223,7 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     assert_eq!((&record["method"], &record["target"]), (&Value::Null, &Value::Null), "{record}");
     assert_eq!(record["malformed"], "nonsense \u{1b}[31m\u{fffd} \"x");
     let record = check(b"GET /no-host HTTP/1.1\r\nUser-Agent: x\r\n\r\n", 400, "request_invalid");
+    assert!(record["detail"].as_str().is_some_and(|detail| detail.contains("Host")), "{record}");
     assert_eq!((&record["method"], &record["target"]), (&"GET".into(), &"/no-host".into()), "{record}");
     let record = check(b"GET /late HT", 408, "request_timeout");
     assert_eq!(record["malformed"], "GET /late HT");
@@ -408,6 +409,23 @@ fn an_upgraded_connection_is_logged_at_its_end_with_the_bytes_of_both_directions
     let record = log.take();
     assert_eq!((&record["status"], &record["reason"]), (&101.into(), &Value::Null), "{record}");
     assert_eq!((&record["request_bytes"], &record["response_bytes"]), (&11.into(), &5.into()), "{record}");
+}
+
+#[test]
+fn a_collector_gets_each_line_in_a_datagram() {
+    let origin = origin();
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = collector.local_addr().unwrap();
+    let more = format!("request_log = {{ udp = \"{address}\", format = \"json\" }}");
+    let (_evener, port) = run_http(&[&origin], &more);
+    for target in ["/one", "/two"] {
+        Wire::to(port).ask("GET", target, "").unwrap();
+        let mut datagram = [0; 65_536];
+        let length = collector.recv(&mut datagram).unwrap();
+        let record: Value = serde_json::from_slice(&datagram[..length]).unwrap();
+        assert_eq!((&record["target"], &record["status"]), (&target.into(), &200.into()));
+    }
 }
 
 #[test]
