@@ -214,7 +214,7 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     let check = |sent: &[u8], status: u64, reason: &str| {
         let mut client = Wire::to(port);
         client.send(sent).unwrap();
-        assert_eq!(client.response("GET").unwrap().status() as u64, status);
+        assert_eq!(u64::from(client.response("GET").unwrap().status()), status);
         let record = log.take();
         assert_eq!((&record["status"], &record["reason"]), (&status.into(), &reason.into()), "{record}");
         record

@@ -19,7 +19,7 @@ impl Chance<'_> {
         let custom = Template::parse("{client} \"{target}\" {{\\}}").unwrap();
         let format = match self.below(6) {
             5 => RequestLogFormat::Template(custom.into()),
-            index => RequestLogFormat::named(RequestLogFormat::NAMES[index as usize]).unwrap(),
+            index => RequestLogFormat::named(RequestLogFormat::NAMES[index]).unwrap(),
         };
         RequestLog { format, ..log }
     }
