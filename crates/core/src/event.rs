@@ -2,6 +2,7 @@
 //! record all come from here. Fields come from the configuration, never from clients.
 
 use crate::counters::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Unit};
+use crate::reason::Reason;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ macro_rules! shown_always {
     )*};
 }
 
-shown_always!(&'static str, String, Arc<str>, u16, u32, u64, usize, IpAddr);
+shown_always!(&'static str, String, Box<str>, Arc<str>, Reason, u16, u32, u64, usize, IpAddr);
 
 impl<T: FieldValue> FieldValue for Option<T> {
     fn shown(&self) -> Option<&dyn Display> {
@@ -172,15 +173,15 @@ events! {
     Warn "local_error" LocalError { pool: Arc<str>, server: Arc<str>, error: String }
     /// A request of HTTP got an error response from Evener, or its response was cut off. This event and the next
     /// four are at level info at most once a second for each service and reason, and at debug for the others.
-    Info "request_failed" RequestFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<u16>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    Info "request_failed" RequestFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<u16>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// The TLS handshake of a client failed.
-    Info "tls_failed" TlsFailed { service: Arc<str>, client: Option<IpAddr>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    Info "tls_failed" TlsFailed { service: Arc<str>, client: Option<IpAddr>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// A connection of a client was refused or closed before it was served.
-    Info "connection_failed" ConnectionFailed { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    Info "connection_failed" ConnectionFailed { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// A query of DNS got an error response from Evener, or none.
-    Info "query_failed" QueryFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<&'static str>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    Info "query_failed" QueryFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<&'static str>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// A datagram of a client was dropped.
-    Info "datagram_dropped" DatagramDropped { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, reason: &'static str, detail: String, similar_not_logged: Similar }
+    Info "datagram_dropped" DatagramDropped { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// The header section of a response was not quite valid; the client received a repaired one.
     Debug "response_repaired" ResponseRepaired { service: Arc<str>, pool: Arc<str>, server: Arc<str>, detail: &'static str }
     /// No server was available for clients; at most once a second for each service.

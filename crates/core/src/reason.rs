@@ -265,6 +265,13 @@ impl From<Reason> for Cause {
     }
 }
 
+impl fmt::Display for Reason {
+    /// Writes the code.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.code())
+    }
+}
+
 impl From<NoServer> for Reason {
     fn from(reason: NoServer) -> Self {
         match reason {
@@ -318,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_has_its_own_counter() {
+    fn each_reason_has_a_counter() {
         let counters = ReasonCounters::default();
         counters.of(Reason::QueueFull).one();
         let mut values = Vec::new();

@@ -279,6 +279,24 @@ mod tests {
     }
 
     #[test]
+    fn details_are_wanted_while_the_log_or_a_subscriber_wants_debug_events() {
+        let events = Events::new(Log::new(crate::observe::LogFormat::Text, LogLevel::Off));
+        let flag = events.wants_details();
+        let wanted = || flag.load(Ordering::Relaxed);
+        assert!(!wanted(), "there is no reader");
+        events.set_log_level(LogLevel::Debug);
+        assert!(wanted(), "the log is at debug");
+        events.set_log_level(LogLevel::Off);
+        let info = events.subscribe(Selection { level: Level::Info, after: 0 });
+        assert!(!wanted(), "the subscriber wants info");
+        let debug = events.subscribe(ALL);
+        assert!(wanted(), "the subscriber wants debug");
+        drop((info, debug));
+        events.emit(&notice(1));
+        assert!(!wanted(), "the subscribers have left");
+    }
+
+    #[test]
     fn the_ring_has_the_last_events_above_the_debug_level() {
         let mut history = History::default();
         add(&mut history, &Event::Drained {});

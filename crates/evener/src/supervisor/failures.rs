@@ -8,10 +8,10 @@ use std::sync::Arc;
 /// Returns the event for a report of a worker.
 pub(super) fn event_of(service: Arc<str>, unserved: Unserved, similar_not_logged: Similar) -> Event {
     let Unserved { traffic, cause, client, status, pool, server } = unserved;
-    let reason = cause.reason().code();
+    let reason = cause.reason();
     let detail = match cause.detail() {
-        Detail::None => cause.reason().text().to_owned(),
-        detail => format!("{}: {detail}", cause.reason().text()),
+        Detail::None => cause.reason().text().into(),
+        detail => format!("{}: {detail}", cause.reason().text()).into(),
     };
     // A client of a unix socket has no address.
     let client = Some(client.to_canonical()).filter(|address| !address.is_unspecified());

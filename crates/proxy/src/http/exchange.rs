@@ -33,7 +33,7 @@ use crate::service::{Backend, Pending, Settings, note_no_server, note_retry, poo
 use evener_core::attempt::Attempt;
 use evener_core::counters::ServiceCounters;
 use evener_core::pace::Pace;
-use evener_core::reason::{Cause, Detail, Reason};
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, ServerLive};
 use evener_core::spec::{AbortOnClose, Balance};
 use evener_core::{ServerId, Target, Time};
@@ -59,8 +59,8 @@ pub(super) struct Exchange {
     /// Slot in the queue of the pool, while the exchange waits there.
     queued: Option<Queued>,
     attempt: Attempt,
-    /// Server that could not be reached last, and the failure.
-    unreached: Option<Unreached>,
+    /// Server that was tried last and failed.
+    failed: Option<FailedServer>,
     /// Reason for which the connection to the server was closed on purpose.
     ended: Option<Cause>,
     /// Time at which the connection attempt, or the wait for a response, began.
@@ -73,11 +73,11 @@ pub(super) struct Exchange {
     pub(super) http: Option<Box<HttpPart>>,
 }
 
-/// Server that could not be reached, with the failure in words.
+/// Server that could not be reached or gave no response, with the cause.
 #[derive(Debug)]
-struct Unreached {
+struct FailedServer {
     server: Arc<str>,
-    failure: &'static str,
+    cause: Cause,
 }
 
 impl Exchange {
@@ -95,7 +95,7 @@ impl Exchange {
             reach: Reach::Wanted,
             queued: None,
             attempt: Attempt::new(cx.id),
-            unreached: None,
+            failed: None,
             ended: None,
             since: cx.now,
             relayed: 0,
@@ -135,11 +135,11 @@ impl Exchange {
         Some((Arc::clone(&self.backend().pool.load().pool), &choice.server))
     }
 
-    /// Returns the client, the pool and the server for reports: the chosen server, or the server that could not be
-    /// reached last.
+    /// Returns the client, the pool and the server for reports: the chosen server, or the server that was tried
+    /// last.
     pub(super) fn parties(&self) -> Parties {
         let chosen = self.choice.as_ref().map(|choice| &choice.server.name);
-        let server = chosen.or(self.unreached.as_ref().map(|unreached| &unreached.server));
+        let server = chosen.or(self.failed.as_ref().map(|failed| &failed.server));
         Parties::new(self.client, Arc::clone(&self.backend().pool.load().pool), server.cloned())
     }
 
@@ -154,10 +154,9 @@ impl Exchange {
         if let Some(ended) = self.ended {
             return ended;
         }
-        match (&self.unreached, cause.detail()) {
-            (Some(unreached), Detail::None) if cause.reason().status() == Some(502) => {
-                Cause::with(cause.reason(), unreached.failure)
-            }
+        match (&self.failed, cause.reason()) {
+            (Some(failed), Reason::ConnectFailed) => failed.cause,
+            (Some(failed), Reason::RetriesExhausted) => Cause::new(cause.reason(), failed.cause.detail()),
             _ => cause,
         }
     }

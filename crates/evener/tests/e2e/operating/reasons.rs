@@ -102,6 +102,17 @@ fn each_fault_of_a_response_is_named_with_its_server() {
 }
 
 #[test]
+fn a_server_that_closes_before_its_response_is_named_even_if_there_is_no_other_server() {
+    let origin = Origin::start(|_, _| hang_up());
+    let (evener, port) = run_http(&[&origin], "");
+    let response = exchange(port, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+    assert!(response.contains("The server closed the connection without a response."), "{response}");
+    let server = format!("server=127.0.0.1:{}", origin.port);
+    expect_line(&evener, &["request_failed service=s", &server, "reason=server_closed", "it sent no byte"]);
+}
+
+#[test]
 fn a_flood_has_one_event_a_second_at_info_and_the_others_at_debug() {
     let (evener, port) = run_http(&[&Origin::named("a")], "");
     for _ in 0..20 {

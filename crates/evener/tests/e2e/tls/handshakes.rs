@@ -70,8 +70,8 @@ fn plain_http_at_a_port_with_tls_gets_400_with_a_sentence() {
         let page = response.starts_with("HTTP/1.1 400 Bad Request\r\n") && response.contains("expects HTTPS");
         assert!(page, "{}: {response}", &request[..20]);
     }
-    let head = exchange(port, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 400 ") && head.ends_with("\r\n\r\n"), "{head}");
+    let response = exchange(port, b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(response.starts_with("HTTP/1.1 400 ") && response.ends_with("\r\n\r\n"), "{response}");
     front.expect("http", "plain_http", "plain HTTP on a port that expects TLS");
     // A service without HTTP only closes the connection.
     assert_eq!(exchange(front.evener.port("tcp"), b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), "");

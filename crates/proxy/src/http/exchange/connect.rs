@@ -1,7 +1,7 @@
 //! Connects an exchange to its server: connection attempt, PROXY header, TLS, and the next server after a
 //! failure.
 
-use super::{Progress, Reach, ServerConnection, Stage, Unreached};
+use super::{FailedServer, Progress, Reach, ServerConnection, Stage};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::registry::{Readiness, Token};
@@ -16,6 +16,7 @@ use crate::service::hops::limit_connection;
 use crate::service::{Pending, preamble};
 use evener_core::attempt::FailedTry;
 use evener_core::health::{Failure, TlsFailure};
+use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::Choice;
 use evener_core::spec::ServiceOptions;
 use rustix::fd::OwnedFd;
@@ -107,7 +108,8 @@ impl Shared {
         exchange.reach = Reach::Wanted;
         let choice = exchange.choice.take()?;
         exchange.attempt.failed(choice.server.id, choice.why, failed);
-        exchange.unreached = Some(Unreached { server: Arc::clone(&choice.server.name), failure });
+        let cause = Cause::with(Reason::ConnectFailed, failure);
+        exchange.failed = Some(FailedServer { server: Arc::clone(&choice.server.name), cause });
         self.note_freed(cx, exchange_key);
         Some(choice)
     }

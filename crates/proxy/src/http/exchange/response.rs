@@ -1,7 +1,7 @@
 //! Responses of servers: reads their header sections and decides on the framing of the body, or sends the
 //! request again.
 
-use super::{Body, Exchange};
+use super::{Body, Exchange, FailedServer};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::context::report::Report;
@@ -57,13 +57,20 @@ impl Shared {
         is_repeatable && (is_reused || permits(&exchange.backend().pool.load()))
     }
 
-    /// Prepares a request to be sent again, on another connection.
+    /// Prepares a request to be sent again, on another connection, after it failed for this cause.
     pub(in crate::http) fn retry(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
         exchange_key: ExchangeKey,
+        cause: Cause,
     ) {
+        let exchange = &mut self.exchanges[exchange_key];
+        let cause = exchange.explain(cause);
+        exchange.failed = exchange
+            .choice
+            .as_ref()
+            .map(|choice| FailedServer { server: Arc::clone(&choice.server.name), cause });
         self.prepare_retry(cx, client, exchange_key);
         if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);

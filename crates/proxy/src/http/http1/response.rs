@@ -49,7 +49,7 @@ impl Http1 {
                     }
                     let cause = no_response(server.transport.end(), server.transport.unread());
                     return if silent && shared.may_retry(cx, client, exchange_key, server_key) {
-                        shared.retry(cx, client, exchange_key);
+                        shared.retry(cx, client, exchange_key, cause);
                         Step::Continue
                     } else {
                         self.bad_response(cx, client, shared, exchange_key, cause)

@@ -79,7 +79,8 @@ impl Http2 {
                     Pumped::Blocked
                 }
                 Ok(None) if silent && shared.may_retry(cx, client, path.exchange_key, path.server_key) => {
-                    shared.retry(cx, client, path.exchange_key);
+                    let cause = no_response(shared.servers[path.server_key].transport.end(), b"");
+                    shared.retry(cx, client, path.exchange_key, cause);
                     Pumped::Again
                 }
                 Ok(None) => {

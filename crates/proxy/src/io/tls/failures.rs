@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_trust_the_certificate_is_told_apart_from_other_faults() {
+    fn each_fault_of_a_client_has_a_reason() {
         let reason = |error: Error| failure_with_client(Some(&error)).reason();
         assert_eq!(reason(Error::AlertReceived(AlertDescription::UnknownCA)), Reason::TlsNotTrusted);
         assert_eq!(reason(Error::AlertReceived(AlertDescription::InternalError)), Reason::TlsAlert);

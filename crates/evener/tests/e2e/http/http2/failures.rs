@@ -173,10 +173,20 @@ fn dead_silent_and_unavailable_servers_give_502_504_and_503() {
             assert_eq!(client.request(method, "/", &[]).await.unwrap().status(), 502, "{method}");
         }
         assert_eq!(client.put("POST", "/", &[], vec![0; 500_000].into()).await.unwrap().status(), 502);
+        assert!(client.get("/").await.text().contains("No server could be reached"));
     });
+    let expect_reason = |status: u16, reason: &str| {
+        wait_until(reason, || {
+            let (status, reason) = (format!("status={status} "), format!("reason={reason} "));
+            let log = front.evener.log();
+            log.lines().any(|line| line.contains(&status) && line.contains(&reason)).then_some(())
+        });
+    };
+    expect_reason(502, "connect_failed");
     let closing = Origin::start(|_, _| hang_up());
     front.reload(&[&closing], "");
     within(async { assert_eq!(front.client().await.get("/").await.status(), 502) });
+    expect_reason(502, "server_closed");
     let silent = Origin::start(|wire, _| wire.header().map(|_| ()));
     front.reload(&[&silent], "response_timeout = \"300ms\", retries = 0");
     within(async {
@@ -186,8 +196,10 @@ fn dead_silent_and_unavailable_servers_give_502_504_and_503() {
         assert!(started.elapsed() >= Duration::from_millis(280));
         assert_eq!(client.put("POST", "/", &[], "hello".into()).await.unwrap().status(), 504);
     });
+    expect_reason(504, "response_timeout");
     front.reload(&[], "pool = pool \"none\" { { \"127.0.0.1:1\", state = \"maintenance\" } }");
     within(async { assert_eq!(front.client().await.get("/").await.status(), 503) });
+    expect_reason(503, "no_server_up");
 }
 
 #[test]
