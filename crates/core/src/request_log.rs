@@ -13,6 +13,7 @@ pub use template::{Template, TemplateError};
 pub use text::RequestText;
 
 use crate::address::Target;
+use crate::reason::Cause;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,8 +105,8 @@ pub struct Record<'a> {
     pub request: &'a RequestText,
     /// Status of the response; `None` if the client received no response.
     pub status: Option<u16>,
-    /// Code of the reason of a local response, or of an incomplete exchange.
-    pub reason: Option<&'a str>,
+    /// Cause of a local response, or of an incomplete exchange.
+    pub cause: Option<Cause>,
     /// Server that was tried last.
     pub server: Option<RecordServer<'a>>,
     /// Number of further tries after the first one failed.
@@ -140,6 +141,8 @@ pub struct RecordServer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Reason;
+    use proptest::prelude::*;
 
     const FORGED: &[u8] = b"x\"\n192.0.2.99 \"GET /forged HTTP/1.1\" 200\x1b[31m\\ \xc3\xa9\xff";
 
@@ -151,7 +154,7 @@ mod tests {
             client_port: Some(51_234),
             request,
             status: Some(200),
-            reason: None,
+            cause: None,
             server: Some(RecordServer { pool: "www", name: "a", address: server }),
             retries: 1,
             request_bytes: 3,
@@ -210,7 +213,7 @@ mod tests {
             &request(),
             "{\"time\":\"2025-11-23T03:53:20.123Z\",\"service\":\"web\",\"client\":\"192.0.2.7\",\
              \"client_port\":51234,\"method\":\"GET\",\"target\":\"/a?b=c\",\"protocol\":\"HTTP/1.1\",\
-             \"malformed\":null,\"host\":\"a.example\",\"status\":200,\"reason\":null,\"pool\":\"www\",\
+             \"malformed\":null,\"host\":\"a.example\",\"status\":200,\"reason\":null,\"detail\":null,\"pool\":\"www\",\
              \"server\":\"a\",\"server_address\":\"10.0.0.51:80\",\"retries\":1,\"request_bytes\":3,\
              \"response_bytes\":1234,\"connected\":0.000412,\"first_byte\":0.012000,\"duration\":1.012345,\
              \"tls\":\"TLSv1.3\",\"sni\":\"a.example\",\"user_agent\":\"curl/8.14.1\",\
@@ -222,7 +225,8 @@ mod tests {
     fn missing_values_are_marked() {
         let none = RequestText::new(b"");
         let empty = |record: &mut Record<'_>| {
-            (record.status, record.reason, record.server) = (None, Some("client_closed"), None);
+            (record.status, record.server) = (None, None);
+            record.cause = Some(Cause::with(Reason::ClientClosed, "some \"words\""));
             (record.client_port, record.connected, record.first_byte) = (None, None, None);
             (record.tls, record.sni) = (None, None);
         };
@@ -245,7 +249,7 @@ mod tests {
             &none,
             "{\"time\":\"2025-11-23T03:53:20.123Z\",\"service\":\"web\",\"client\":\"192.0.2.7\",\
              \"client_port\":null,\"method\":null,\"target\":null,\"protocol\":null,\"malformed\":null,\
-             \"host\":null,\"status\":null,\"reason\":\"client_closed\",\"pool\":null,\"server\":null,\
+             \"host\":null,\"status\":null,\"reason\":\"client_closed\",\"detail\":\"some \\\"words\\\"\",\"pool\":null,\"server\":null,\
              \"server_address\":null,\"retries\":1,\"request_bytes\":3,\"response_bytes\":1234,\
              \"connected\":null,\"first_byte\":null,\"duration\":1.012345,\"tls\":null,\"sni\":null,\
              \"user_agent\":null,\"referer\":null}",
@@ -268,6 +272,22 @@ mod tests {
         }
         assert!(json.contains("\"server_address\":\"/run/\\\"a\\u000a\""), "{json}");
         assert!(json.contains("\"method\":null,\"target\":null,\"protocol\":null"), "{json}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_client_make_one_line_with_the_same_number_of_quotes(
+            line in proptest::collection::vec(any::<u8>(), 0..400),
+            field in proptest::collection::vec(prop_oneof![Just(b'"'), Just(b'\\'), Just(b'\n'), any::<u8>()], 0..40),
+        ) {
+            let request = RequestText::new(&line).with_fields(&field, &field, &field);
+            let server = Target::Ip("10.0.0.51:80".parse().unwrap());
+            for (name, quotes) in [("text", 2), ("common", 2), ("combined", 6)] {
+                let text = written(&RequestLogFormat::named(name).unwrap(), &record(&request, &server));
+                prop_assert_eq!(text.matches('"').count(), quotes, "{}", text);
+            }
+            written(&RequestLogFormat::Json, &record(&request, &server));
+        }
     }
 
     #[test]
@@ -318,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_formats_are_kept() {
+    fn a_format_has_the_name_by_which_it_is_chosen() {
         for name in RequestLogFormat::NAMES {
             assert_eq!(RequestLogFormat::named(name).unwrap().name(), name);
         }

@@ -3,9 +3,9 @@
 
 use std::io::Write;
 
-/// Place of a value in a line of text.
+/// Context of a value in a line of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Context {
     /// Between quotes: a space belongs to the value.
     Quoted,
     /// Between other values: a space would end the value.
@@ -14,11 +14,11 @@ pub(super) enum Place {
 
 /// Appends a value to a line of text, with `\xHH` for bytes that are not printable ASCII, quotes and
 /// backslashes, as nginx and Apache write them.
-pub(super) fn text(value: &[u8], place: Place, line: &mut Vec<u8>) {
+pub(super) fn text(value: &[u8], context: Context, line: &mut Vec<u8>) {
     for &byte in value {
         match byte {
             b'"' | b'\\' => escape_byte(byte, line),
-            b' ' if place == Place::Bare => escape_byte(byte, line),
+            b' ' if context == Context::Bare => escape_byte(byte, line),
             b' '..=b'~' => line.push(byte),
             _ => escape_byte(byte, line),
         }

@@ -2,6 +2,7 @@
 
 use super::Record;
 use crate::address::Target;
+use crate::reason::{self, Cause};
 use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(super) enum Value<'a> {
     Seconds(Duration),
     Address(IpAddr),
     Server(&'a Target),
+    Detail(reason::Detail),
     /// Time since 1970, as RFC 3339.
     Time(Duration),
     /// Time since 1970, as in NCSA formats.
@@ -65,7 +67,8 @@ fields! {
     Host "host" |record| text(record.request.host());
     Status "status" |record| number(record.status);
     StatusCommon "status_common" |record| Value::Number(record.status.unwrap_or(NO_RESPONSE).into());
-    Reason "reason" |record| text(record.reason.unwrap_or_default().as_bytes());
+    Reason "reason" |record| text(record.cause.map_or("", |cause| cause.reason().code()).as_bytes());
+    Detail "detail" |record| detail(record.cause);
     Pool "pool" |record| text(record.server.map_or("", |server| server.pool).as_bytes());
     Server "server" |record| text(record.server.map_or("", |server| server.name).as_bytes());
     ServerAddress "server_address" |record| record.server.map_or(Value::None, |server| Value::Server(server.address));
@@ -87,6 +90,13 @@ const NO_RESPONSE: u16 = 499;
 
 fn text(value: &[u8]) -> Value<'_> {
     if value.is_empty() { Value::None } else { Value::Text(value) }
+}
+
+fn detail<'a>(cause: Option<Cause>) -> Value<'a> {
+    match cause.map(Cause::detail) {
+        None | Some(reason::Detail::None) => Value::None,
+        Some(detail) => Value::Detail(detail),
+    }
 }
 
 fn number<'a>(value: Option<u16>) -> Value<'a> {

@@ -6,7 +6,7 @@ use super::field::{Field, Value, write_common_time, write_seconds, write_time};
 use std::io::Write;
 
 /// Fields in JSON, in their order.
-const FIELDS: [Field; 24] = [
+const FIELDS: [Field; 25] = [
     Field::Time,
     Field::Service,
     Field::Client,
@@ -18,6 +18,7 @@ const FIELDS: [Field; 24] = [
     Field::Host,
     Field::Status,
     Field::Reason,
+    Field::Detail,
     Field::Pool,
     Field::Server,
     Field::ServerAddress,
@@ -59,6 +60,7 @@ fn write_value(value: Value<'_>, line: &mut Vec<u8>) {
         Value::Seconds(time) => write_seconds(time, line),
         Value::Address(address) => drop(write!(line, "\"{}\"", address.to_canonical())),
         Value::Server(target) => escape::json(target.to_string().as_bytes(), line),
+        Value::Detail(detail) => escape::json(detail.to_string().as_bytes(), line),
         Value::Time(time) => quoted(line, &|line| write_time(time, line)),
         Value::CommonTime(time) => quoted(line, &|line| write_common_time(time, line)),
     }

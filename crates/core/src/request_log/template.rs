@@ -1,7 +1,7 @@
 //! Formats with placeholders: `{client} "{request}" {status}`.
 
 use super::Record;
-use super::escape::{self, Place};
+use super::escape::{self, Context};
 use super::field::{Field, Value, write_common_time, write_seconds, write_time};
 use std::io::Write;
 use thiserror::Error;
@@ -16,7 +16,7 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(Vec<u8>),
-    Field(Field, Place),
+    Field(Field, Context),
 }
 
 /// Error in a format.
@@ -48,7 +48,7 @@ impl Template {
         if text.chars().any(|character| character.is_control() && character != '\t') {
             return Err(TemplateError::Control);
         }
-        let (mut parts, mut literal, mut place) = (Vec::new(), Vec::new(), Place::Bare);
+        let (mut parts, mut literal, mut context) = (Vec::new(), Vec::new(), Context::Bare);
         let mut rest = text;
         while let Some(character) = rest.chars().next() {
             let after = &rest[character.len_utf8()..];
@@ -63,13 +63,13 @@ impl Template {
                     if !literal.is_empty() {
                         parts.push(Part::Literal(std::mem::take(&mut literal)));
                     }
-                    parts.push(Part::Field(field, place));
+                    parts.push(Part::Field(field, context));
                     after
                 }
                 '}' => return Err(TemplateError::Unopened),
                 _ => {
                     if character == '"' {
-                        place = if place == Place::Bare { Place::Quoted } else { Place::Bare };
+                        context = if context == Context::Bare { Context::Quoted } else { Context::Bare };
                     }
                     literal.extend_from_slice(&rest.as_bytes()[..character.len_utf8()]);
                     after
@@ -96,27 +96,28 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => line.extend_from_slice(text),
-                Part::Field(field, place) => write_value(field.value(record), *place, line),
+                Part::Field(field, context) => write_value(field.value(record), *context, line),
             }
         }
     }
 }
 
-fn write_value(value: Value<'_>, place: Place, line: &mut Vec<u8>) {
+fn write_value(value: Value<'_>, context: Context, line: &mut Vec<u8>) {
     match value {
         Value::None => line.push(b'-'),
-        Value::Text(text) => escape::text(text, place, line),
+        Value::Text(text) => escape::text(text, context, line),
         Value::RequestLine(method, target, protocol) => {
-            escape::text(method, place, line);
-            escape::text(b" ", place, line);
-            escape::text(target, place, line);
-            escape::text(b" ", place, line);
-            escape::text(protocol, place, line);
+            escape::text(method, context, line);
+            escape::text(b" ", context, line);
+            escape::text(target, context, line);
+            escape::text(b" ", context, line);
+            escape::text(protocol, context, line);
         }
         Value::Number(number) => drop(write!(line, "{number}")),
         Value::Seconds(time) => write_seconds(time, line),
         Value::Address(address) => drop(write!(line, "{}", address.to_canonical())),
-        Value::Server(target) => escape::text(target.to_string().as_bytes(), place, line),
+        Value::Server(target) => escape::text(target.to_string().as_bytes(), context, line),
+        Value::Detail(detail) => escape::text(detail.to_string().as_bytes(), context, line),
         Value::Time(time) => write_time(time, line),
         Value::CommonTime(time) => write_common_time(time, line),
     }

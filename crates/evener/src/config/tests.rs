@@ -7,6 +7,7 @@ mod dns;
 mod messages;
 mod patience;
 mod plane;
+mod request_log;
 mod warnings;
 
 use super::*;

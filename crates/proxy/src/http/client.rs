@@ -238,9 +238,9 @@ impl Client {
     }
 
     /// Logs a request whose exchange has ended, completely or not.
-    pub(super) fn log_exchange(&self, cx: &Context, mut entry: Box<LogEntry>, is_complete: bool) {
+    pub(super) fn log_exchange(&self, cx: &Context, entry: &mut LogEntry, is_complete: bool) {
         if !is_complete {
-            entry.set_default_reason(self.end_reason.unwrap_or(Reason::ClientClosed));
+            entry.set_default_cause(self.end_reason.unwrap_or(Reason::ClientClosed));
         }
         entry.finish(cx, self);
     }

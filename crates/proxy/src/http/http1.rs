@@ -232,8 +232,8 @@ impl Http1 {
         next: Next,
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
-        response.note(cx, client);
         client.log_local_response(cx, response);
+        response.note(cx, client);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);

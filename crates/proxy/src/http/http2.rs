@@ -371,10 +371,10 @@ impl Http2 {
             return After::Stays;
         }
         counters.closed.idle_timeout.one();
-        client.set_end_reason(Reason::ResponseStalled);
         if idle {
             return self.dismiss(cx, client, shared);
         }
+        client.set_end_reason(Reason::ResponseStalled);
         self.note_closed(cx, client, shared, Reason::ResponseStalled);
         After::Close
     }

@@ -253,7 +253,7 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
 /// Refuses a client in the configured way.
 fn refused(cx: &Context, client: &mut Client, refusal: Refusal, address: IpAddr, reason: Reason) -> Verdict {
     if let Some(entry) = client.log_entry() {
-        entry.set_reason(reason);
+        entry.set_cause(reason);
     }
     match admission::refuse(&client.service, refusal, cx.id, reason) {
         Admission::Enter(admitted) => Verdict::Serve(admitted.backend.unwrap_or_default(), address),

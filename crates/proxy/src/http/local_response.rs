@@ -58,11 +58,6 @@ impl LocalResponse {
         Self { parties, ..self }
     }
 
-    /// Counts the response by its reason, and reports it.
-    pub(super) fn note(&self, cx: &Context, client: &Client) {
-        client.note_unserved(cx, self.cause, Some(self.status), || self.parties.clone());
-    }
-
     /// Returns the reason for the response, with its details.
     pub(super) fn cause(&self) -> Cause {
         self.cause
@@ -76,6 +71,11 @@ impl LocalResponse {
     /// Returns the status.
     pub(super) fn status(&self) -> u16 {
         self.status
+    }
+
+    /// Counts the response by its reason, and reports it.
+    pub(super) fn note(&self, cx: &Context, client: &Client) {
+        client.note_unserved(cx, self.cause, Some(self.status), || self.parties.clone());
     }
 
     /// Returns the response that reports the health of the service.

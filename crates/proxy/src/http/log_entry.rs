@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::io::request_log::{RequestLog, since_epoch};
 use crate::io::tls::TlsFacts;
 use evener_core::Time;
-use evener_core::reason::Reason;
+use evener_core::reason::Cause;
 use evener_core::request_log::{Record, RecordServer, RequestText};
 use evener_core::snapshot::Entry;
 use evener_core::wire::http::Request;
@@ -24,7 +24,7 @@ pub(super) struct LogEntry {
     client_port: Option<u16>,
     received_at: Time,
     status: Option<u16>,
-    reason: Option<Reason>,
+    cause: Option<Cause>,
     /// Server that was tried last, with the name of its pool.
     server: Option<(Arc<str>, Arc<Entry>)>,
     tries: u32,
@@ -49,7 +49,7 @@ impl LogEntry {
             client_port: Some(client.port()),
             received_at,
             status: None,
-            reason: None,
+            cause: None,
             server: None,
             tries: 0,
             sent_at: None,
@@ -83,14 +83,14 @@ impl LogEntry {
         }
     }
 
-    /// Sets the reason why the request is not served to its end.
-    pub(super) fn set_reason(&mut self, reason: Reason) {
-        self.reason = Some(reason);
+    /// Sets the cause why the request is not served to its end.
+    pub(super) fn set_cause(&mut self, cause: impl Into<Cause>) {
+        self.cause = Some(cause.into());
     }
 
-    /// Sets the reason, unless there is one.
-    pub(super) fn set_default_reason(&mut self, reason: Reason) {
-        self.reason.get_or_insert(reason);
+    /// Sets the cause, unless there is one.
+    pub(super) fn set_default_cause(&mut self, cause: impl Into<Cause>) {
+        self.cause.get_or_insert(cause.into());
     }
 
     /// Records a server that is tried.
@@ -115,9 +115,9 @@ impl LogEntry {
         self.response_bytes += response_bytes;
     }
 
-    /// Records a local response, which is sent at once and as a whole.
+    /// Records a local response, which is sent as a whole.
     pub(super) fn on_local_response(&mut self, response: &LocalResponse) {
-        (self.status, self.reason) = (Some(response.status()), Some(response.cause().reason()));
+        (self.status, self.cause) = (Some(response.status()), Some(response.cause()));
         self.response_bytes = response.body_bytes();
     }
 
@@ -132,7 +132,7 @@ impl LogEntry {
             client_port: self.client_port,
             request: &self.text,
             status: self.status,
-            reason: self.reason.map(Reason::code),
+            cause: self.cause,
             server: self.server.as_ref().map(|(pool, server)| RecordServer {
                 pool,
                 name: &server.name,

@@ -440,7 +440,10 @@ impl Http {
         if client.settings.http.is_some() {
             let is_head = client.transport.unread().starts_with(b"HEAD ");
             let mut out = std::mem::take(&mut self.shared.headers.out);
-            LocalResponse::page(Reason::PlainHttp).for_method(is_head).write(Afterwards::Closes, &mut out);
+            let response = LocalResponse::page(Reason::PlainHttp).for_method(is_head);
+            client.begin_partial_log_entry(cx.now);
+            client.log_local_response(cx, &response);
+            response.write(Afterwards::Closes, &mut out);
             client.transport.send(&out, &mut self.shared.buffers);
             out.clear();
             self.shared.headers.out = out;

@@ -108,3 +108,25 @@ fn explained(text: &str, error: &TemplateError) -> String {
         _ => format!("is not valid: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_describes_every_field_and_format() {
+        let text = include_str!("../../../../../docs/operating.md");
+        let start = text.find("## Request logs").expect("a section about request logs");
+        let section = text[start..].split("\n## ").next().unwrap_or_default();
+        for field in Field::ALL {
+            let is_described = |line: &str| {
+                let names = line.strip_prefix("| ").and_then(|row| row.split(" |").next());
+                names.is_some_and(|names| names.split(", ").any(|name| name == format!("`{}`", field.name())))
+            };
+            assert!(section.lines().any(is_described), "{} is missing", field.name());
+        }
+        for name in RequestLogFormat::NAMES {
+            assert!(section.contains(&format!("`\"{name}\"`")), "{name} is missing");
+        }
+    }
+}

@@ -266,24 +266,6 @@ protocol = "http", certificate_header = "Host"
     service `s`: certificate_header must be a header field that is not in use, such as "X-Client-Subject", got "Host"
 protocol = "http", min_rate = { rte = 5 }
     service `s`: unknown key `min_rate.rte`; did you mean `rate`?
-request_log = {}
-    service `s`: request_log has no destination: write { file = "requests.log", format = "json" } or { udp = "10.0.0.9:10000" }
-request_log = 5
-    service `s`: request_log must be a file or a table such as { file = "requests.log", format = "json" }, got 5
-request_log = { file = "a.log", udp = "10.0.0.9:10000" }
-    service `s`: request_log has a file and an address: remove `file` or `udp`
-request_log = { udp = "collector" }
-    service `s`: request_log.udp must be an address such as "10.0.0.9:10000", got "collector"
-request_log = { fiel = "a.log" }
-    service `s`: unknown key `request_log.fiel`; did you mean `file`?
-request_log = { file = "a.log", format = "json" }
-    service `s`: request_log.format needs protocol = "http": a tcp service logs the beginning of each piece that a client sends, in the format "pen"
-protocol = "http", request_log = { file = "a.log", format = "jsno" }
-    service `s`: request_log.format must be "text", "json", "common", "combined", "pen" or a text with placeholders such as "{client} {status}", got "jsno"; did you mean "json"?
-protocol = "http", request_log = { file = "a.log", format = "{client" }
-    service `s`: request_log.format is not valid: `{` without `}`: write {{ for a brace
-protocol = "http", request_log = { file = "a.log", format = "{clinet} {status}" }
-    service `s`: request_log.format has an unknown placeholder `{clinet}`; did you mean `client`? The placeholders are {time}, {time_common}, {epoch}, {service}, {client}, {client_port}, {request}, {method}, {target}, {protocol}, {malformed}, {host}, {status}, {status_common}, {reason}, {pool}, {server}, {server_address}, {retries}, {request_bytes}, {response_bytes}, {connected}, {first_byte}, {duration}, {tls}, {sni}, {user_agent}, {referer}
 "#;
 
 const OF_A_DNS_SERVICE: &str = r#"

@@ -35,7 +35,7 @@ impl Exchange {
     /// the server has begun.
     pub(in crate::http) fn log_failure(&mut self, client: &mut Client, cause: Cause) {
         if self.http.as_ref().is_some_and(|http| http.has_responded) {
-            self.entry.iter_mut().for_each(|entry| entry.set_reason(cause.reason()));
+            self.entry.iter_mut().for_each(|entry| entry.set_cause(cause));
         } else {
             client.put_log_entry(self.take_log_entry());
         }
@@ -53,8 +53,8 @@ impl Shared {
     ) -> Option<ServerConnectionKey> {
         self.exchange_timers.clear(exchange_key);
         let mut exchange = self.exchanges.remove(exchange_key)?;
-        if let Some(entry) = exchange.take_log_entry() {
-            client.log_exchange(cx, entry, exchange.is_complete());
+        if let Some(mut entry) = exchange.take_log_entry() {
+            client.log_exchange(cx, &mut entry, exchange.is_complete());
         }
         exchange.note_end(client.service.live.counters.of(cx.id));
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));

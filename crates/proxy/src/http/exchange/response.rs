@@ -143,6 +143,9 @@ impl Shared {
             return invalid("status 101, but the client did not request another protocol");
         }
         http.has_responded = true;
+        if let Some(entry) = entry {
+            entry.on_response(status, cx.now);
+        }
         if let Some(repair) = response.repair().filter(|_| cx.takes_detail()) {
             cx.report(Report::Repaired {
                 service: Arc::clone(&client.service.live.name),
@@ -150,9 +153,6 @@ impl Shared {
                 server: Arc::clone(&choice.server.name),
                 detail: repair,
             });
-        }
-        if let Some(entry) = entry {
-            entry.on_response(status, cx.now);
         }
         let of_server = choice.server.live.counters.of(cx.id);
         of_server.responses.one();

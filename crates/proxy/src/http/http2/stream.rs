@@ -84,8 +84,8 @@ impl Http2 {
         key: StreamKey,
         local: &LocalResponse,
     ) {
-        local.note(cx, client);
         client.log_local_response(cx, local);
+        local.note(cx, client);
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -154,8 +154,7 @@ impl Http2 {
         }
         let service = Arc::clone(&client.service);
         let counters = service.live.counters.of(cx.id);
-        let has_responded =
-            shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
+        let responded = shared.exchanges[exchange_key].http.as_ref().is_some_and(|http| http.has_responded());
         let reason = match (sends_slowly, takes_slowly) {
             (true, _) if shared.is_delayed_by_server(cx, exchange_key) => Reason::ServerStalled,
             (true, _) => {
@@ -168,12 +167,12 @@ impl Http2 {
             }
             (false, false) => {
                 counters.closed.idle_timeout.one();
-                if has_responded { Reason::ResponseStalled } else { Reason::RequestStalled }
+                if responded { Reason::ResponseStalled } else { Reason::RequestStalled }
             }
         };
         client.note_unserved(cx, reason.into(), None, || shared.exchanges[exchange_key].parties());
         if let Some(entry) = shared.exchanges[exchange_key].log_entry() {
-            entry.set_reason(reason);
+            entry.set_cause(reason);
         }
         shared.abandon(cx, client, exchange_key);
         self.reset_stream(key, ResetCode::CANCEL);

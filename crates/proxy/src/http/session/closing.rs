@@ -92,7 +92,8 @@ impl Http {
     }
 
     /// Counts and reports the requests, or the relay, that end with their session.
-    fn note_closed(&self, cx: &Context, key: SessionKey, reason: Reason) {
+    fn note_closed(&mut self, cx: &Context, key: SessionKey, reason: Reason) {
+        self.sessions[key].client.set_end_reason(reason);
         let Session { client, mode } = &*self.sessions[key];
         let requests = match mode {
             Mode::Http1(http) => http.exchange().into_iter().collect(),
@@ -111,9 +112,7 @@ impl Http {
     /// Closes all sessions.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.sessions.keys(|session| !session.has_ended()) {
-            let client = &mut self.sessions[key].client;
-            client.service.live.counters.of(cx.id).closed.drain_timeout.one();
-            client.set_end_reason(Reason::Drain);
+            self.sessions[key].client.service.live.counters.of(cx.id).closed.drain_timeout.one();
             self.note_closed(cx, key, Reason::Drain);
             self.close(cx, key);
         }
@@ -123,9 +122,7 @@ impl Http {
     pub(crate) fn close_numbered(&mut self, cx: &mut Context, number: u32) -> bool {
         let found = self.sessions.keys(|session| session.client.number == number && !session.has_ended());
         let Some(&key) = found.first() else { return false };
-        let client = &mut self.sessions[key].client;
-        client.service.live.counters.of(cx.id).closed.operator.one();
-        client.set_end_reason(Reason::Operator);
+        self.sessions[key].client.service.live.counters.of(cx.id).closed.operator.one();
         self.note_closed(cx, key, Reason::Operator);
         self.close(cx, key);
         true

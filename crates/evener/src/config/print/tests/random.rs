@@ -4,11 +4,11 @@ mod discover;
 mod dns;
 mod http;
 mod patience;
+mod request_log;
 
 use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
-use evener_core::request_log::{RequestLogFormat, Template};
 use evener_core::spec::*;
 use evener_core::throttle::{Rate, ThrottleSpec};
 use evener_core::wire::proxy;
@@ -515,25 +515,6 @@ impl Chance<'_> {
             request_rate,
             size: self.or(65_536, |chance| chance.within(1..=16_000_000) as usize),
         }
-    }
-
-    fn request_log(&mut self, protocol: Protocol) -> RequestLog {
-        let destination = match self.below(4) {
-            0 => LogDestination::File("/dev/stdout".into()),
-            1 => LogDestination::File(self.path().into()),
-            2 => LogDestination::Udp("[2001:db8::1]:10000".parse().unwrap()),
-            _ => LogDestination::Udp("10.0.0.9:10000".parse().unwrap()),
-        };
-        let log = RequestLog::new(destination, protocol);
-        if protocol != Protocol::Http || self.one_in(2) {
-            return log;
-        }
-        let custom = Template::parse("{client} \"{target}\" {{\\}}").unwrap();
-        let format = match self.below(6) {
-            5 => RequestLogFormat::Template(custom.into()),
-            index => RequestLogFormat::named(RequestLogFormat::NAMES[index as usize]).unwrap(),
-        };
-        RequestLog { format, ..log }
     }
 
     fn tls(&mut self, protocol: Protocol) -> TlsSpec {

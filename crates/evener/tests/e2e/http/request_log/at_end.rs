@@ -9,7 +9,7 @@ use crate::http::http2::client::{Front, NAME, pause, within};
 use serde_json::Value;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -214,7 +214,7 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     let check = |sent: &[u8], status: u64, reason: &str| {
         let mut client = Wire::to(port);
         client.send(sent).unwrap();
-        assert_eq!(client.response("GET").unwrap().status() as u64, status);
+        assert_eq!(u64::from(client.response("GET").unwrap().status()), status);
         let record = log.take();
         assert_eq!((&record["status"], &record["reason"]), (&status.into(), &reason.into()), "{record}");
         record
@@ -223,6 +223,7 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     assert_eq!((&record["method"], &record["target"]), (&Value::Null, &Value::Null), "{record}");
     assert_eq!(record["malformed"], "nonsense \u{1b}[31m\u{fffd} \"x");
     let record = check(b"GET /no-host HTTP/1.1\r\nUser-Agent: x\r\n\r\n", 400, "request_invalid");
+    assert!(record["detail"].as_str().is_some_and(|detail| detail.contains("Host")), "{record}");
     assert_eq!((&record["method"], &record["target"]), (&"GET".into(), &"/no-host".into()), "{record}");
     let record = check(b"GET /late HT", 408, "request_timeout");
     assert_eq!(record["malformed"], "GET /late HT");
@@ -232,6 +233,54 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     assert_eq!(record["target"], "/large");
     let raw = fs::read(&log.path).unwrap();
     assert!(raw.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\n')));
+}
+
+#[test]
+fn plain_http_on_a_port_with_tls_is_logged() {
+    let (origin, log) = (Origin::named("a"), JsonLog::new());
+    let front = Front::run(&[&origin], &log.key());
+    let response = Wire::to(front.port).ask("GET", "/plain", "").unwrap();
+    assert_eq!(response.status(), 400);
+    log.expect("GET", "/plain", 400, "plain_http");
+}
+
+#[test]
+fn a_request_that_an_operator_ends_is_logged_with_that_reason() {
+    let (origin, log) = (origin(), JsonLog::new());
+    let (evener, port) = run_http(&[&origin], &log.key());
+    let mut client = Wire::to(port);
+    client.send("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    wait_until("the request", || (origin.lines() == ["GET /silent"]).then_some(()));
+    let listed = evener.run_command(&["connections", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let number = listed["connections"][0]["number"].to_string();
+    let closed = evener.run_command(&["close", &number]);
+    assert!(closed.status.success(), "{}", String::from_utf8_lossy(&closed.stderr));
+    log.expect("GET", "/silent", 0, "operator");
+    assert!(client.is_over() || client.response("GET").is_err());
+}
+
+#[test]
+fn a_refused_client_without_a_response_is_logged() {
+    let (origin, log) = (Origin::named("a"), JsonLog::new());
+    let refused = "forwarded = { trust = \"127.0.0.0/8\" }, deny = \"192.0.2.0/24\"";
+    for denied in ["drop", "tarpit"] {
+        let more = format!("{refused}, denied = \"{denied}\", {}", log.key());
+        let (_evener, port) = run_http(&[&origin], &more);
+        let client = Wire::to(port);
+        client.send("GET /refused HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n").unwrap();
+        let record = log.take();
+        assert_eq!(
+            (&record["status"], &record["reason"]),
+            (&Value::Null, &"client_denied".into()),
+            "{record}"
+        );
+        assert_eq!(
+            (&record["client"], &record["target"]),
+            (&"192.0.2.9".into(), &"/refused".into()),
+            "{record}"
+        );
+    }
 }
 
 #[test]
@@ -360,6 +409,23 @@ fn an_upgraded_connection_is_logged_at_its_end_with_the_bytes_of_both_directions
     let record = log.take();
     assert_eq!((&record["status"], &record["reason"]), (&101.into(), &Value::Null), "{record}");
     assert_eq!((&record["request_bytes"], &record["response_bytes"]), (&11.into(), &5.into()), "{record}");
+}
+
+#[test]
+fn a_collector_gets_each_line_in_a_datagram() {
+    let origin = origin();
+    let collector = UdpSocket::bind("127.0.0.1:0").unwrap();
+    collector.set_read_timeout(Some(DEADLINE)).unwrap();
+    let address = collector.local_addr().unwrap();
+    let more = format!("request_log = {{ udp = \"{address}\", format = \"json\" }}");
+    let (_evener, port) = run_http(&[&origin], &more);
+    for target in ["/one", "/two"] {
+        Wire::to(port).ask("GET", target, "").unwrap();
+        let mut datagram = [0; 65_536];
+        let length = collector.recv(&mut datagram).unwrap();
+        let record: Value = serde_json::from_slice(&datagram[..length]).unwrap();
+        assert_eq!((&record["target"], &record["status"]), (&target.into(), &200.into()));
+    }
 }
 
 #[test]
