@@ -233,17 +233,19 @@ fn row(server: &Entry, reason: Reason) -> Row {
 
 fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
     // The limit for new clients does not hold at the client's own server.
-    let is_own = snapshot.is_known_at(request, server.id);
-    let bound = server.limits.bound(if is_own { Known::Yes } else { Known::No });
+    let is_assigned = snapshot.is_known_at(request, server.id);
+    let bound = server.limits.bound(if is_assigned { Known::Yes } else { Known::No });
     let active = server.live.occupancy.active();
     match &server.admission {
         Admission::Maintenance => Reason::Maintenance,
         Admission::Down(reason) => Reason::Down(reason.clone()),
-        Admission::Open | Admission::Unchecked | Admission::KnownOnly(_) if is_own && active >= bound => {
+        Admission::Open | Admission::Unchecked | Admission::KnownOnly(_)
+            if is_assigned && active >= bound =>
+        {
             Reason::Full { active, bound }
         }
         Admission::Open | Admission::Unchecked | Admission::KnownOnly(_)
-            if is_own && !server.permits(request.client) =>
+            if is_assigned && !server.permits(request.client) =>
         {
             Reason::Denied
         }
@@ -297,8 +299,8 @@ mod tests {
         check(Protocol::Http, true, true, (3, 2), Limit(Exceeded::RequestRate));
     }
 
-    /// A pool of one server with `max` 1 and `hard` 2, and `active` connections of the client `own`, whose sticky
-    /// server it is.
+    /// A pool of one server with `max` 1 and `hard` 2, and `active` connections of the client 192.0.2.1, which is
+    /// assigned to it.
     fn explained(client: &str, active: usize) -> Explanation {
         use crate::pool::{Pool, PoolSetting};
         use crate::spec::{PoolSpec, ServerSpec, StickyBy, StickySpec};
@@ -312,12 +314,12 @@ mod tests {
         let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
         let mut pool = Pool::new(&spec, &targets, setting, Time::ZERO);
         let snapshot = pool.snapshot().unwrap();
-        let own = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
+        let assigned = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
         let mut random = Random::seeded(1);
         let mut choices = Vec::new();
         for _ in 0..active {
-            let choice = snapshot.pick(&own, &[], &mut random).unwrap();
-            snapshot.remember(own.client, choice.server.id, Time::ZERO);
+            let choice = snapshot.pick(&assigned, &[], &mut random).unwrap();
+            snapshot.remember(assigned.client, choice.server.id, Time::ZERO);
             choices.push(choice);
         }
         explain(&snapshot, &Request::of(client.parse().unwrap(), Time::ZERO), &mut random)

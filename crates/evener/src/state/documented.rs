@@ -51,7 +51,7 @@ fn add_paths(value: &Value, path: &str, paths: &mut BTreeSet<String>) {
             }
         }
         Value::Array(entries) => {
-            entries.iter().for_each(|entry| add_paths(entry, &format!("{path}[]"), paths))
+            entries.iter().for_each(|entry| add_paths(entry, &format!("{path}[]"), paths));
         }
         _ => {}
     }

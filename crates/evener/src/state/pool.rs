@@ -217,8 +217,8 @@ impl PoolView {
         style: Style,
     ) -> String {
         let details: String = self.servers.iter().map(|server| server.details(declarations)).collect();
-        let head = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
-        head + &self.table(traffic, style) + &details
+        let title = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
+        title + &self.table(traffic, style) + &details
     }
 }
 

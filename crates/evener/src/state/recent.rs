@@ -62,7 +62,8 @@ impl RecentView {
         let counts = troubles.iter().map(|trouble| (self.value(trouble.0), trouble));
         let words: Vec<String> =
             counts.filter(|(count, _)| *count > 0).map(|(count, trouble)| trouble.text(count)).collect();
-        (!words.is_empty()).then(|| format!("in the last {:.0} s: {}", self.seconds, words.join(", ")))
+        (!words.is_empty())
+            .then(|| format!("in the last {:.0} s: {}", self.seconds.max(1.0), words.join(", ")))
     }
 
     /// Returns the growth of a counter in a second.

@@ -225,7 +225,7 @@ impl ServerView {
         match self.state.as_str() {
             "drain" => troubles.push(Cell::new(format!("draining: no new clients{left}"), Tone::Warning)),
             "maintenance" => {
-                troubles.push(Cell::new(format!("in maintenance: no clients{left}"), Tone::Warning))
+                troubles.push(Cell::new(format!("in maintenance: no clients{left}"), Tone::Warning));
             }
             _ => {}
         }

@@ -24,18 +24,9 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-#[test]
-fn the_status_has_its_documented_keys_as_json() {
-    let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", dns = {{ cache = true }},\n\
-         sticky = {{ by = \"client_ip\" }}, check = check.tcp {{ every = \"50ms\" }},\n\
-         {{ \"127.0.0.1:{}\", max = 5, hard = 9 }} }}",
-        reserved_port()
-    ));
-    wait_until("the server to be down", || {
-        (evener.status()["pools"][0]["servers"][0]["verdict"] == "down").then_some(())
-    });
-    let expected = json!({
+/// The keys of the status of the test's configuration.
+fn documented_keys() -> Value {
+    json!({
         "version": "string",
         "pid": "number",
         "uptime_s": "number",
@@ -93,7 +84,21 @@ fn the_status_has_its_documented_keys_as_json() {
         }],
         "counters": "counters",
         "declarations": "declarations",
+    })
+}
+
+#[test]
+fn the_status_has_its_documented_keys_as_json() {
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", dns = {{ cache = true }},\n\
+         sticky = {{ by = \"client_ip\" }}, check = check.tcp {{ every = \"50ms\" }},\n\
+         {{ \"127.0.0.1:{}\", max = 5, hard = 9 }} }}",
+        reserved_port()
+    ));
+    wait_until("the server to be down", || {
+        (evener.status()["pools"][0]["servers"][0]["verdict"] == "down").then_some(())
     });
+    let expected = documented_keys();
     let (status, body) = api(&evener, "GET", "/v1/status", None);
     assert_eq!((status, shape(&body)), (200, expected.clone()));
     let printed: Value = serde_json::from_str(&output_of(&evener, &["status", "--json"])).unwrap();
