@@ -67,11 +67,6 @@ impl Cell {
         if condition { Self { tone, ..self } } else { self }
     }
 
-    /// Formats the text as a line on its own.
-    pub(crate) fn paragraph(&self, indent: usize) -> String {
-        paragraph(&self.text, indent, self.tone, Style::Plain)
-    }
-
     fn width(&self) -> usize {
         self.text.chars().count()
     }

@@ -206,6 +206,13 @@ fn a_part_of_the_status_is_selected_by_its_name() {
         web.contains("queue 0 of 1024") && web.contains("retries: 0 of at most ") && !web.contains("SERVICE"),
         "{web}"
     );
+    assert_eq!(web.matches("CONNS").count(), 1, "{web}");
+    output_of(&evener, &["drain", "a"]);
+    let drained = text("web");
+    assert!(
+        drained.contains("0 of 1 servers usable") && drained.contains("draining: no new clients"),
+        "{drained}"
+    );
     let server = text("web/a");
     for expected in [
         "pool web\n",
