@@ -156,9 +156,9 @@ impl Declaration {
     ) -> impl Iterator<Item = (&'static Self, Total)> {
         let mut at = 0;
         declared.iter().map(move |declaration| {
-            let own = &numbers[at..at + declaration.width()];
-            at += own.len();
-            (declaration, declaration.total(own))
+            let part = &numbers[at..at + declaration.width()];
+            at += part.len();
+            (declaration, declaration.total(part))
         })
     }
 

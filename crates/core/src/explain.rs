@@ -6,8 +6,8 @@ use crate::ServerId;
 use crate::acl::{Access, Acl};
 use crate::limits::Known;
 use crate::random::Random;
-use crate::snapshot::{Admission, Entry, KnownOnly, Request, Snapshot, Why};
-use crate::spec::{Policy, Protocol};
+use crate::snapshot::{Admission, Entry, KnownOnly, NoServer, Request, Snapshot, Why};
+use crate::spec::{Policy, Protocol, QueueSpec};
 use crate::throttle::{Exceeded, Throttle};
 use crate::time::Time;
 use std::fmt;
@@ -70,6 +70,46 @@ pub struct Explanation {
     pub by_chance: bool,
     /// Every server: the candidates in their order, then the others.
     pub servers: Vec<Row>,
+    /// Reason why the client gets no server now; `None` if there is a candidate.
+    pub refusal: Option<NoServer>,
+    /// The queue for clients while every server is at its limit, if there is one.
+    pub queue: Option<QueueUse>,
+}
+
+/// Use of the queue of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueUse {
+    /// Number of waiting clients and requests.
+    pub waiting: u32,
+    /// The queue as configured.
+    pub spec: QueueSpec,
+}
+
+impl Explanation {
+    /// Returns true if the client waits in the queue: every server is at its limit, or other clients wait.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.queue.is_some_and(|queue| {
+            let has_room = queue.waiting < queue.spec.size;
+            has_room
+                && (self.refusal == Some(NoServer::Full) || (self.refusal.is_none() && queue.waiting > 0))
+        })
+    }
+}
+
+/// Returns the stable code of a reason why a client gets no server.
+#[must_use]
+pub const fn code_of(refusal: NoServer) -> &'static str {
+    match refusal {
+        NoServer::Empty => "no_servers",
+        NoServer::Failed => "failed",
+        NoServer::Full => "full",
+        NoServer::Denied => "denied",
+        NoServer::Down => "down",
+        NoServer::NoDescriptor => "no_descriptor",
+        NoServer::NoFailover => "no_failover",
+        NoServer::RetryBudget => "retry_budget",
+    }
 }
 
 /// One server of an explanation.
@@ -94,7 +134,7 @@ pub enum Reason {
     Full {
         /// Number of present connections or flows.
         active: u32,
-        /// The limit for new clients.
+        /// The limit that holds for the client.
         bound: u32,
     },
     /// The server's access list refuses the client.
@@ -109,6 +149,34 @@ pub enum Reason {
     Maintenance,
     /// Another server was chosen, and there is no failover.
     NoFailover,
+}
+
+impl Reason {
+    /// Returns the stable code of the reason, for programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Candidate(1, _) => "chosen",
+            Self::Candidate(..) => "candidate",
+            Self::Further => "later_candidate",
+            Self::Full { .. } => "full",
+            Self::Denied => "denied",
+            Self::Drain => "draining",
+            Self::Weightless => "weight_zero",
+            Self::Down(_) => "down",
+            Self::Maintenance => "maintenance",
+            Self::NoFailover => "no_failover",
+        }
+    }
+
+    /// Returns the rank and the reason for it, if the server is a candidate with a rank.
+    #[must_use]
+    pub const fn rank(&self) -> Option<(usize, Why)> {
+        match self {
+            Self::Candidate(rank, why) => Some((*rank, *why)),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -153,6 +221,8 @@ pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> E
     Explanation {
         sticky: snapshot.known_server(request).map(|server| server.name.clone()),
         by_chance: matches!(snapshot.policy, Policy::P2c | Policy::Ewma { .. }),
+        refusal: tried.is_empty().then(|| snapshot.refusal(request, 0, |_| false)),
+        queue: snapshot.queue.map(|spec| QueueUse { waiting: snapshot.queued(), spec }),
         servers,
     }
 }
@@ -162,10 +232,23 @@ fn row(server: &Entry, reason: Reason) -> Row {
 }
 
 fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
-    let (active, bound) = (server.live.occupancy.active(), server.limits.bound(Known::No));
+    // The limit for new clients does not hold at the client's own server.
+    let is_assigned = snapshot.is_known_at(request, server.id);
+    let bound = server.limits.bound(if is_assigned { Known::Yes } else { Known::No });
+    let active = server.live.occupancy.active();
     match &server.admission {
         Admission::Maintenance => Reason::Maintenance,
         Admission::Down(reason) => Reason::Down(reason.clone()),
+        Admission::Open | Admission::Unchecked | Admission::KnownOnly(_)
+            if is_assigned && active >= bound =>
+        {
+            Reason::Full { active, bound }
+        }
+        Admission::Open | Admission::Unchecked | Admission::KnownOnly(_)
+            if is_assigned && !server.permits(request.client) =>
+        {
+            Reason::Denied
+        }
         Admission::KnownOnly(KnownOnly::Drain) => Reason::Drain,
         Admission::KnownOnly(KnownOnly::Weight) => Reason::Weightless,
         Admission::Open | Admission::Unchecked | Admission::LastResort(_) if snapshot.has_no_failover() => {
@@ -214,5 +297,58 @@ mod tests {
         check(Protocol::Http, true, false, (3, 2), Denied);
         check(Protocol::Http, true, true, (3, 1), Denied);
         check(Protocol::Http, true, true, (3, 2), Limit(Exceeded::RequestRate));
+    }
+
+    /// A pool of one server with `max` 1 and `hard` 2, and `active` connections of the client 192.0.2.1, which is
+    /// assigned to it.
+    fn explained(client: &str, active: usize) -> Explanation {
+        use crate::pool::{Pool, PoolSetting};
+        use crate::spec::{PoolSpec, ServerSpec, StickyBy, StickySpec};
+        let endpoint: crate::Endpoint = "10.0.0.1:80".parse().unwrap();
+        let targets = vec![endpoint.target().unwrap()];
+        let mut server = ServerSpec::new(endpoint);
+        (server.limits.soft, server.limits.hard) = (Some(1), Some(2));
+        let by = StickyBy::ClientIp;
+        let sticky = Some(StickySpec { by, size: 8, ttl: None, failback: false, rebalance: None });
+        let spec = PoolSpec { sticky, ..PoolSpec::new("web", vec![server]) };
+        let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
+        let mut pool = Pool::new(&spec, &targets, setting, Time::ZERO);
+        let snapshot = pool.snapshot().unwrap();
+        let assigned = Request::of("192.0.2.1".parse().unwrap(), Time::ZERO);
+        let mut random = Random::seeded(1);
+        let mut choices = Vec::new();
+        for _ in 0..active {
+            let choice = snapshot.pick(&assigned, &[], &mut random).unwrap();
+            snapshot.remember(assigned.client, choice.server.id, Time::ZERO);
+            choices.push(choice);
+        }
+        explain(&snapshot, &Request::of(client.parse().unwrap(), Time::ZERO), &mut random)
+    }
+
+    #[test]
+    fn a_full_server_is_explained_with_the_limit_that_holds_for_the_client() {
+        let check = |client, active, reason: Reason, refusal| {
+            let explained = explained(client, active);
+            assert_eq!(
+                (&explained.servers[0].reason, explained.refusal),
+                (&reason, refusal),
+                "{client} {active}"
+            );
+        };
+        check("192.0.2.1", 1, Reason::Candidate(1, Why::Sticky), None);
+        check("192.0.2.1", 2, Reason::Full { active: 2, bound: 2 }, Some(NoServer::Full));
+        check("192.0.2.2", 0, Reason::Candidate(1, Why::Policy), None);
+        check("192.0.2.2", 1, Reason::Full { active: 1, bound: 1 }, Some(NoServer::Full));
+        check("192.0.2.2", 2, Reason::Full { active: 2, bound: 1 }, Some(NoServer::Full));
+    }
+
+    #[test]
+    fn a_client_waits_in_the_queue_unless_the_queue_is_full() {
+        let explained = explained("192.0.2.2", 1);
+        assert!(explained.waits());
+        let spec = QueueSpec { size: 3, ..QueueSpec::DEFAULT };
+        let queue = |waiting| Explanation { queue: Some(QueueUse { waiting, spec }), ..explained.clone() };
+        assert!(queue(2).waits() && !queue(3).waits());
+        assert!(!Explanation { queue: None, ..explained }.waits());
     }
 }

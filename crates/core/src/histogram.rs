@@ -74,6 +74,12 @@ const fn bound(bucket: usize) -> Option<u64> {
     Some((above as u64) << (FIRST_BITS as usize + 2 * digits))
 }
 
+/// Returns the bounds of a bucket, as recorded. The last bucket is taken as empty.
+fn bounds(at: usize) -> (f64, f64) {
+    let lower = at.checked_sub(1).and_then(bound).unwrap_or(0);
+    (lower as f64, bound(at).unwrap_or(lower) as f64)
+}
+
 /// The values recorded by all shards.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Distribution {
@@ -116,24 +122,36 @@ impl Distribution {
     }
 
     /// Returns an estimate of the value that `percent` percent of the recorded values do not exceed, in the unit
-    /// of the histogram; `None` without values. The estimate lies in the same bucket as the value: values are
-    /// taken as spread evenly over their bucket. A value above the last bound is estimated as that bound.
+    /// of the histogram; `None` without values. The estimate lies in the same bucket as the value. A value above
+    /// the last bound is estimated as that bound.
     #[must_use]
     pub fn percentile(&self, percent: u8) -> Option<f64> {
-        let count = self.count();
-        let rank = (count * u64::from(percent)).div_ceil(100).max(1);
+        let rank = (self.count() * u64::from(percent)).div_ceil(100).max(1);
         let mut below = 0;
         for (at, in_bucket) in self.buckets.iter().enumerate() {
             if below + in_bucket < rank || *in_bucket == 0 {
                 below += in_bucket;
                 continue;
             }
-            let lower = at.checked_sub(1).and_then(bound).unwrap_or(0);
-            let width = bound(at).map_or(0, |upper| upper - lower);
-            let share = (rank - below) as f64 / *in_bucket as f64;
-            return Some(self.scaled(lower) + self.scaled(width) * share);
+            let share = ((rank - below) as f64 - 0.5) / *in_bucket as f64;
+            let (lower, upper) = self.range(at);
+            return Some(self.scaled(1) * (lower + (upper - lower) * share));
         }
         None
+    }
+
+    /// Returns the range over which the values of a bucket are taken as spread evenly. The range of the highest
+    /// bucket with values is narrowed, so that its mean agrees with the sum of all values.
+    fn range(&self, at: usize) -> (f64, f64) {
+        let (lower, upper) = bounds(at);
+        if self.buckets[at + 1..].iter().any(|count| *count > 0) {
+            return (lower, upper);
+        }
+        let middle = |at| f64::midpoint(bounds(at).0, bounds(at).1);
+        let of_others: f64 =
+            self.buckets[..at].iter().enumerate().map(|(at, count)| middle(at) * *count as f64).sum();
+        let mean = ((self.sum as f64 - of_others) / self.buckets[at] as f64).clamp(lower, upper);
+        (lower.max(2.0 * mean - upper), upper.min(2.0 * mean - lower))
     }
 
     fn scaled(&self, value: u64) -> f64 {
@@ -173,20 +191,28 @@ mod tests {
 
     #[test]
     fn a_percentile_is_estimated_within_the_bucket_of_its_value() {
-        let check = |micros: &[u64], percent, expected: Option<f64>| {
+        let check = |micros: &[u64], percent, expected: Option<u64>| {
             let histogram = Histogram::default();
             micros.iter().for_each(|micros| histogram.record_time(Duration::from_micros(*micros)));
             let mut numbers = Vec::new();
             histogram.append_to(&mut numbers);
             let distribution = Distribution::new(Unit::Seconds, &numbers);
-            assert_eq!(distribution.percentile(percent), expected, "{percent} % of {micros:?}");
+            let micros_of = |seconds: f64| (seconds * 1e6).round() as u64;
+            assert_eq!(
+                distribution.percentile(percent).map(micros_of),
+                expected,
+                "{percent} % of {micros:?}"
+            );
         };
         check(&[], 50, None);
-        check(&[200], 50, Some(0.000_256));
-        check(&[200, 200], 50, Some(0.000_224));
-        check(&[200, 200], 95, Some(0.000_256));
-        check(&[10, 10, 10, 1000], 50, Some(0.000_064 * 2.0 / 3.0));
-        check(&[10, 10, 10, 1000], 95, Some(0.001_024));
-        check(&[100_000_000], 99, Some(67.108_864));
+        // The mean is known, so values in one bucket are estimated well.
+        check(&[200], 50, Some(200));
+        check(&[300_000; 20], 50, Some(298_107));
+        check(&[300_000; 20], 95, Some(332_178));
+        check(&[10, 10, 10, 1000], 50, Some(32));
+        check(&[10, 10, 10, 1000], 95, Some(934));
+        // The values of lower buckets are taken as spread evenly.
+        check(&[100, 100, 100, 1000], 50, Some(96));
+        check(&[100_000_000], 99, Some(67_108_864));
     }
 }

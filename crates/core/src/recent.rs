@@ -94,6 +94,12 @@ impl<C: CounterSet> Growth<C> {
         self.span
     }
 
+    /// Returns true if nothing was counted.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.numbers.iter().all(|number| *number == 0)
+    }
+
     /// Returns each declaration with the growth of its metric.
     pub fn totals(&self) -> impl Iterator<Item = (&'static Declaration, Total)> {
         Declaration::totals(C::DECLARED, &self.numbers)

@@ -382,6 +382,11 @@ impl Snapshot {
         self.known_servers(request)[0]
     }
 
+    /// Returns true if the client is assigned to the server.
+    pub(crate) fn is_known_at(&self, request: &Request, id: ServerId) -> bool {
+        self.known_servers(request).into_iter().flatten().any(|server| server.id == id)
+    }
+
     /// Returns the servers to which the client is assigned, the preferred one first: the server that its
     /// connection or cookie names, or its home and its substitute in the sticky table.
     fn known_servers(&self, request: &Request) -> [Option<&Arc<Entry>>; 2] {

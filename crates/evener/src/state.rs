@@ -174,9 +174,7 @@ impl DescriptorsView {
     fn text(&self) -> String {
         let Self { limit, used, reserved, connections_max } = self;
         let (Some(limit), Some(most)) = (limit, connections_max) else { return String::new() };
-        format!(
-            "descriptors: clients and flows use {used} of {limit}, {reserved} are reserved; enough for {most} connections\n"
-        )
+        format!("descriptors: {used} of {limit} in use, {reserved} reserved; enough for {most} connections\n")
     }
 }
 

@@ -45,11 +45,14 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
             }
         }
     }
-    let listed = read_list();
-    let others: BTreeSet<PathBuf> =
-        instances_in(&listed).chain([default_path()].into_iter().filter(|path| path.exists())).collect();
-    let others: Vec<String> =
-        others.iter().filter_map(|path| unusable(path, &listed)).take(LISTED_MAX).collect();
+    let list = read_list();
+    let paths: BTreeSet<PathBuf> = instances_in(&list).collect();
+    let mut others: Vec<String> =
+        paths.iter().map(|path| of_other_user(path, &list)).take(LISTED_MAX).collect();
+    if others.is_empty() {
+        // An instance in another network namespace is not in the list.
+        others.extend(unusable(&Path::new(SYSTEM_DIRECTORY).join("evener.sock"), &list));
+    }
     if others.is_empty() {
         bail!(
             "no instance is running (no process listens at {}); give its socket with --socket",
@@ -68,21 +71,16 @@ pub(super) fn failure(socket: &Path, error: &io::Error) -> String {
     let at = format!("{}{from}", socket.display());
     let is_socket = fs::metadata(socket).map(|meta| meta.file_type().is_socket());
     match (error.kind(), is_socket) {
+        (_, Ok(false)) => format!("no instance listens at {at}: the file is not a socket"),
         (ErrorKind::PermissionDenied, _) => {
             unusable(socket, &read_list()).unwrap_or_else(|| format!("{at}: {error}"))
         }
         (ErrorKind::NotFound, _) => format!("no instance listens at {at}: there is no such file"),
-        (_, Ok(false)) => format!("no instance listens at {at}: the file is not a socket"),
         (ErrorKind::ConnectionRefused, _) => {
             format!("no instance listens at {at}: the socket is left over from an instance that ended")
         }
         _ => format!("no instance listens at {at}: {error}"),
     }
-}
-
-/// Returns the path of the admin socket of root's first instance.
-fn default_path() -> PathBuf {
-    Path::new(SYSTEM_DIRECTORY).join("evener.sock")
 }
 
 fn is_live(path: &Path) -> bool {
@@ -98,7 +96,16 @@ fn live_in(directory: &Path) -> Vec<PathBuf> {
     live
 }
 
-/// Describes an instance that this user may not use, and the ways out. Returns `None` if the socket can be used,
+/// Describes an instance of another user, and how it can be used.
+fn of_other_user(path: &Path, list: &str) -> String {
+    unusable(path, list).unwrap_or_else(|| {
+        let owner = fs::metadata(path).map_or_else(|_| "another user".into(), |meta| user_name(meta.uid()));
+        let path = path.display();
+        format!("no instance of this user is running; an instance of {owner} is: use --socket {path}")
+    })
+}
+
+/// Describes an instance that this user may not use, and how it could be used. Returns `None` if the socket can be used,
 /// or if no process listens at it.
 fn unusable(path: &Path, list: &str) -> Option<String> {
     let denied = UnixStream::connect(path).err().filter(|error| error.kind() == ErrorKind::PermissionDenied);
@@ -123,7 +130,7 @@ fn unusable(path: &Path, list: &str) -> Option<String> {
     };
     let sudo = if owner == "root" { "use sudo".into() } else { format!("use sudo -u {owner}") };
     Some(format!(
-        "{runs} {}, but {access}: {sudo}, or start it with --admin-group GROUP (and --admin-mode 0660)",
+        "{runs} {}, but {access}: {sudo}, or start it with --admin-group GROUP to admit the members of a group",
         path.display()
     ))
 }

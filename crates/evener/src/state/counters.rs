@@ -8,7 +8,6 @@ use evener_core::counters::{
 };
 use evener_core::event::EventCounters;
 use evener_core::histogram::Distribution;
-use evener_core::recent::Growth;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -55,17 +54,16 @@ impl CountersView {
         self
     }
 
-    /// Returns the growth of the counters that grew, without histograms.
-    pub(super) fn grown<C: CounterSet>(growth: &Growth<C>) -> Self {
-        let grown = growth.totals().filter_map(|(declaration, total)| {
-            let has_grown = match &total {
-                Total::Count(count) => *count > 0,
-                Total::Labelled(counts) => counts.iter().any(|(_, count)| *count > 0),
-                Total::Histogram(_) => false,
-            };
-            has_grown.then(|| (declaration.name.into(), total.into()))
-        });
-        Self(grown.collect())
+    /// Adds a counter unless it is 0. Histograms are not added.
+    pub(super) fn add_if_counted(&mut self, name: &'static str, total: Total) {
+        let is_counted = match &total {
+            Total::Count(count) => *count > 0,
+            Total::Labelled(counts) => counts.iter().any(|(_, count)| *count > 0),
+            Total::Histogram(_) => false,
+        };
+        if is_counted {
+            self.0.insert(name.into(), total.into());
+        }
     }
 
     /// Returns the counters that are not 0 with their values. The value of a label has its own entry, such as

@@ -5,7 +5,7 @@ use crate::table::table;
 use evener_core::acl::Access;
 use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
-use evener_core::snapshot::Request;
+use evener_core::snapshot::{NoServer, Request};
 use evener_core::spec::Protocol;
 use evener_core::throttle::{Exceeded, Throttle};
 use evener_core::{Random, Time};
@@ -47,9 +47,16 @@ pub(crate) struct Explanation {
     /// Action for a client that is not permitted or reached a limit: `drop`, `reject`, `tarpit` or `pool`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     refusal: Option<String>,
+    /// Result as a code: `chosen`, `queued`, `refused`, `local_response`, `no_route`, or the reason why there is
+    /// no server: `no_servers`, `down`, `full`, `denied`, `no_failover`.
+    #[serde(default)]
+    result: String,
     /// Further facts that affect the choice, one sentence each.
     #[serde(default)]
     notes: Vec<String>,
+    /// Codes of the facts, in the same order.
+    #[serde(default)]
+    note_codes: Vec<String>,
     /// Server in the sticky table for this client.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     sticky: Option<String>,
@@ -70,7 +77,9 @@ impl Explanation {
             permitted: true,
             limit: None,
             refusal: None,
+            result: String::new(),
             notes: Vec::new(),
+            note_codes: Vec::new(),
             sticky: None,
             by_chance: false,
             servers: Vec::new(),
@@ -79,24 +88,25 @@ impl Explanation {
 
     /// Adds a note that the instance accepts no new clients.
     pub(crate) fn note_draining(&mut self) {
-        self.note("the instance is shutting down: no new clients are accepted");
+        self.note("draining", "the instance is shutting down: no new clients are accepted");
     }
 
     /// Adds the server that the client would get from `service` now, and the reasons.
     pub(crate) fn explain(&mut self, service: &Service, query: &ExplainQuery, now: Time) {
         let settings = service.settings.load();
-        self.notes.extend(reached_limits(service, &settings));
+        reached_limits(service, &settings).into_iter().for_each(|note| self.note("service_full", note));
         let backend = match self.admit(service, &settings, now) {
             Some(Refusal::Backend(backend)) => Some(backend),
             Some(_) => None,
             None => self.route(&settings, query),
         };
         if let Some(backend) = backend {
-            self.choose(&settings, backend, now);
+            self.choose(service.live.protocol, &settings, backend, now);
         }
     }
 
-    fn note(&mut self, note: impl Into<String>) {
+    fn note(&mut self, code: &str, note: impl Into<String>) {
+        self.note_codes.push(code.into());
         self.notes.push(note.into());
     }
 
@@ -115,7 +125,10 @@ impl Explanation {
                 self.limit = Some(key_of(exceeded).into());
                 let why = exceeded_limit(exceeded, throttle, client, now);
                 if service.live.protocol == Protocol::Dns {
-                    self.note(format!("{why}: its next connection is refused, its queries over UDP are not"));
+                    self.note(
+                        "limited",
+                        format!("{why}: its next connection is refused, its queries over UDP are not"),
+                    );
                     return None;
                 }
                 (settings.exceeded, why)
@@ -124,7 +137,8 @@ impl Explanation {
         };
         let (word, effect) = effect(refusal, service.live.protocol, settings, self.limit.is_some());
         self.refusal = Some(word.into());
-        self.note(format!("{why}: {effect}"));
+        self.note(if self.limit.is_some() { "limited" } else { "denied" }, format!("{why}: {effect}"));
+        self.result = "refused".into();
         Some(refusal)
     }
 
@@ -136,42 +150,51 @@ impl Explanation {
             settings.routes.find(host.unwrap_or("").as_bytes(), path.unwrap_or("/").as_bytes()).copied();
         let is_specific = host.is_some() || path.is_some();
         if found.is_some() && (is_specific || settings.default_backend.is_none()) {
-            self.note("a route selects this pool");
+            self.note("route", "a route selects this pool");
             return found;
         }
         if !settings.routes.is_empty() && !is_specific {
-            self.note("routes select other pools for some hosts or paths: give --host and --path");
+            self.note(
+                "routes_exist",
+                "routes select other pools for some hosts or paths: give --host and --path",
+            );
         }
         let local_response = settings.http.as_ref().and_then(|http| {
             let redirect = http.redirect.as_ref().map(|_| "redirect");
             redirect.or(http.respond.as_ref().map(|_| "respond"))
         });
         if let Some(key) = local_response {
-            self.note(format!("the service sends a local response (`{key}`) without a server"));
+            self.result = "local_response".into();
+            self.note(key, format!("the service sends a local response (`{key}`) without a server"));
             return None;
         }
         let backend = found.filter(|_| is_specific).or(settings.default_backend);
         if backend.is_none() {
-            self.note("no route matches, and the service has no default pool");
+            self.result = "no_route".into();
+            self.note("no_route", "no route matches, and the service has no default pool");
         }
         backend
     }
 
     /// Explains the choice among the servers of a backend.
-    fn choose(&mut self, settings: &Settings, backend: usize, now: Time) {
+    fn choose(&mut self, protocol: Protocol, settings: &Settings, backend: usize, now: Time) {
         let Some(backend) = settings.backends.get(backend) else { return };
         let snapshot = backend.pool.load();
         let request = Request::of(self.client, now);
         let choice = core::explain(&snapshot, &request, &mut Random::seeded(now.as_nanos()));
         if snapshot.cookie.is_some() {
-            self.note("the pool is sticky by cookie: a client that sends a cookie gets the server in it");
+            self.note(
+                "cookie",
+                "the pool is sticky by cookie: a client that sends a cookie gets the server in it",
+            );
         }
         if let Some(usage) = snapshot.retry_budget.usage(now).filter(BudgetUse::is_used_up) {
-            self.note(format!(
+            self.note("retry_budget_used_up", format!(
                 "the retry budget is used up: {} of at most {} retries in the last 10 s (`retry_budget`); a client whose server fails gets no other server",
                 usage.retries, usage.retries_max
             ));
         }
+        self.conclude(protocol, &choice);
         self.pool = Some(snapshot.pool.to_string());
         self.policy = Some(snapshot.policy.name().into());
         self.sticky = choice.sticky.map(|server| server.to_string());
@@ -179,9 +202,45 @@ impl Explanation {
         let reason = |row: core::Row| ServerReason {
             server: row.server.to_string(),
             tier: row.tier,
+            code: row.reason.code().into(),
+            rank: row.reason.rank().map(|(rank, _)| rank),
+            why: row.reason.rank().map(|(_, why)| why.name().into()),
             reason: row.reason.to_string(),
         };
         self.servers = choice.servers.into_iter().map(reason).collect();
+    }
+
+    /// Records the result of the choice: a server, the queue, or the reason why there is neither.
+    fn conclude(&mut self, protocol: Protocol, choice: &core::Explanation) {
+        // Datagrams and queries do not wait.
+        let queue = choice.queue.filter(|_| matches!(protocol, Protocol::Tcp | Protocol::Http));
+        let numbers = queue.map(|queue| {
+            let timeout = humantime::format_duration(queue.spec.timeout);
+            format!("{} of {} clients wait, each for at most {timeout}", queue.waiting, queue.spec.size)
+        });
+        let result = match (choice.refusal, numbers) {
+            (refusal, Some(numbers)) if choice.waits() => {
+                let why = match refusal {
+                    Some(_) => "every usable server is at its limit",
+                    None => "other clients wait already",
+                };
+                self.note("queued", format!("{why}: the client waits in the queue of the pool ({numbers})"));
+                "queued"
+            }
+            (Some(NoServer::Full), Some(numbers)) => {
+                self.note(
+                    "queue_full",
+                    format!("every usable server is at its limit, and the queue is full: {numbers}"),
+                );
+                "full"
+            }
+            (Some(refusal), _) => {
+                self.note(core::code_of(refusal), format!("the client gets no server: {refusal}"));
+                core::code_of(refusal)
+            }
+            (None, _) => "chosen",
+        };
+        self.result = result.into();
     }
 
     /// Formats the explanation for people.
@@ -212,6 +271,17 @@ impl Explanation {
 struct ServerReason {
     server: String,
     tier: u8,
+    /// Code of the reason: `chosen`, `candidate`, `later_candidate`, `full`, `denied`, `draining`, `weight_zero`,
+    /// `down`, `maintenance` or `no_failover`.
+    #[serde(default)]
+    code: String,
+    /// Position of a candidate in the order in which servers would be tried; the chosen server has 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    rank: Option<usize>,
+    /// Reason for the rank of a candidate: `sticky`, `policy`, `unchecked` or `last_resort`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    why: Option<String>,
+    /// The reason in words.
     reason: String,
 }
 

@@ -178,7 +178,7 @@ impl PoolView {
     /// Returns lines about the troubles of the pool.
     fn troubles(&self) -> impl Iterator<Item = String> {
         let is_unusable = !self.servers.iter().any(ServerView::is_usable);
-        let unusable = is_unusable.then(|| "no server is usable: clients are refused".to_owned());
+        let unusable = is_unusable.then(|| "no server is usable for new clients".to_owned());
         let budget = self.retry_budget.as_ref().filter(|budget| budget.is_used_up());
         let budget = budget.map(|BudgetView { retries, retries_max }| {
             format!("the retry budget is used up: {retries} of {retries_max} retries in the last 10 s; failed tries are not repeated")
@@ -217,8 +217,8 @@ impl PoolView {
         style: Style,
     ) -> String {
         let details: String = self.servers.iter().map(|server| server.details(declarations)).collect();
-        let head = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
-        head + &self.table(traffic, style) + &details
+        let title = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
+        title + &self.table(traffic, style) + &details
     }
 }
 

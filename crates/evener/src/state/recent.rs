@@ -34,16 +34,20 @@ pub(super) struct TimesView {
 
 impl RecentView {
     pub(super) fn new<C: CounterSet>(growth: &Growth<C>) -> Self {
-        let times = |name: &str| {
-            let found = growth.totals().find(|(declaration, _)| declaration.name == name);
-            found.and_then(|(_, total)| TimesView::of(&total))
-        };
-        Self {
-            seconds: (growth.span().as_secs_f64() * 10.0).round() / 10.0,
-            counters: CountersView::grown(growth),
-            connect_seconds: times("connect_seconds"),
-            response_seconds: times("response_seconds"),
+        let seconds = (growth.span().as_secs_f64() * 10.0).round() / 10.0;
+        let mut view = Self { seconds, ..Self::default() };
+        // Most servers of a large instance are idle.
+        if growth.is_zero() {
+            return view;
         }
+        for (declaration, total) in growth.totals() {
+            match declaration.name {
+                "connect_seconds" => view.connect_seconds = TimesView::of(&total),
+                "response_seconds" => view.response_seconds = TimesView::of(&total),
+                name => view.counters.add_if_counted(name, total),
+            }
+        }
+        view
     }
 
     /// Returns the number of seconds that the figures cover.
@@ -62,7 +66,8 @@ impl RecentView {
         let counts = troubles.iter().map(|trouble| (self.value(trouble.0), trouble));
         let words: Vec<String> =
             counts.filter(|(count, _)| *count > 0).map(|(count, trouble)| trouble.text(count)).collect();
-        (!words.is_empty()).then(|| format!("in the last {:.0} s: {}", self.seconds, words.join(", ")))
+        (!words.is_empty())
+            .then(|| format!("in the last {:.0} s: {}", self.seconds.max(1.0), words.join(", ")))
     }
 
     /// Returns the growth of a counter in a second.

@@ -5,7 +5,8 @@ use crate::config::nearest;
 use crate::table::Style;
 
 impl View {
-    /// Keeps the services, pools and servers with this name: of a service, also its pools; of a server, its
+    /// Keeps the services, pools and servers with this name: of a service, also its pools; of a pool, also the
+    /// services that use it; of a server, its
     /// pool without the other servers, and the services of the pool. The name of a server may begin with its pool: `web/10.0.0.1:80`.
     ///
     /// # Errors
@@ -18,12 +19,17 @@ impl View {
             let near = if near.is_empty() { "; `evener status` lists them" } else { &near };
             format!("there is no service, pool or server `{name}`{near}")
         };
-        if is_service || is_pool {
+        if is_pool && !is_service {
+            self.pools.retain(|pool| pool.is_named(name));
+            self.keep_users_of_pools();
+            return Ok(NamedView { view: self, part: Part::Pool });
+        }
+        if is_service {
             self.services.retain(|service| service.is_named(name));
             let services = &self.services;
             self.pools
                 .retain(|pool| pool.is_named(name) || services.iter().any(|service| service.uses(pool)));
-            return Ok(NamedView { view: self, part: Part::ServicesAndPools });
+            return Ok(NamedView { view: self, part: Part::ServiceAndPools });
         }
         let is_wanted = |pool: &PoolView, server: &ServerView| {
             server.name() == name
@@ -35,14 +41,19 @@ impl View {
             return Err(unknown());
         }
         self.pools.retain(has_server);
-        let pools = &self.pools;
-        self.services.retain(|service| pools.iter().any(|pool| service.uses(pool)));
+        self.keep_users_of_pools();
         for pool in &mut self.pools {
             let server =
                 pool.servers().find(|server| is_wanted(pool, server)).map(|server| server.name().to_owned());
             server.iter().for_each(|server| pool.keep_server(server));
         }
         Ok(NamedView { view: self, part: Part::Server })
+    }
+
+    /// Keeps the services that use one of the pools.
+    fn keep_users_of_pools(&mut self) {
+        let pools = &self.pools;
+        self.services.retain(|service| pools.iter().any(|pool| service.uses(pool)));
     }
 
     /// Returns the names of all services, pools and servers.
@@ -68,7 +79,8 @@ pub(crate) struct NamedView {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    ServicesAndPools,
+    ServiceAndPools,
+    Pool,
     Server,
 }
 
@@ -81,7 +93,7 @@ impl NamedView {
             let server = |pool: &PoolView| pool.server_text(self.view.traffic_of(pool), declarations, style);
             return pools.iter().map(server).collect::<Vec<_>>().join("\n");
         }
-        for service in services {
+        for service in services.iter().filter(|_| self.part == Part::ServiceAndPools) {
             text += &ServiceView::table(std::iter::once(service), service.traffic(), style);
             text += &service.details(declarations);
         }

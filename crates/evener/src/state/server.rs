@@ -225,13 +225,15 @@ impl ServerView {
         match self.state.as_str() {
             "drain" => troubles.push(Cell::new(format!("draining: no new clients{left}"), Tone::Warning)),
             "maintenance" => {
-                troubles.push(Cell::new(format!("in maintenance: no clients{left}"), Tone::Warning))
+                troubles.push(Cell::new(format!("in maintenance: no clients{left}"), Tone::Warning));
             }
             _ => {}
         }
-        if let Some(reason) = self.reason.as_ref().filter(|_| self.verdict == "down") {
+        // A server in maintenance is not checked, so its last verdict is out of date.
+        let is_checked = self.state != "maintenance";
+        if let Some(reason) = self.reason.as_ref().filter(|_| is_checked && self.verdict == "down") {
             troubles.push(Cell::new(format!("down: {reason}"), Tone::Bad));
-        } else if let Some(check) = self.last_check.as_ref().filter(|check| !check.passed) {
+        } else if let Some(check) = self.last_check.as_ref().filter(|check| is_checked && !check.passed) {
             troubles.push(Cell::new(check.text(), Tone::Warning));
         }
         troubles.extend(self.recent.troubles(&ERRORS).map(|errors| Cell::new(errors, Tone::Bad)));
@@ -249,7 +251,6 @@ impl ServerView {
         };
         let mut text = line("address", self.address.clone());
         text += &line("state", format!("{state}; {} for {}", self.verdict, seconds(self.since_s)));
-        self.troubles().into_iter().for_each(|trouble| text += &trouble.paragraph(2));
         text += &line("weight", format!("{}, tier {}", self.weight, self.tier));
         let limit = |limit: Option<u32>| limit.map_or_else(|| "none".into(), |limit| limit.to_string());
         let (max, hard) = (limit(self.max), limit(self.hard));
@@ -282,9 +283,9 @@ impl ServerView {
         &self.verdict
     }
 
-    /// Returns true if the server can get clients: it is neither down nor in maintenance.
+    /// Returns true if the server can get new clients.
     pub(super) fn is_usable(&self) -> bool {
-        self.verdict != "down" && self.state != "maintenance"
+        self.verdict != "down" && self.state == "ready" && self.weight > 0
     }
 
     /// Returns true if the number of connections and flows is limited.

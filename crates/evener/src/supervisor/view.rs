@@ -242,4 +242,35 @@ mod tests {
         check(ViewScope::ServiceWithPool("missing".into()), &[], &[]);
         supervisor.plane.stop();
     }
+
+    #[test]
+    fn recent_figures_cover_the_last_10_to_20_seconds() {
+        let mut supervisor = supervisor();
+        let count = |supervisor: &Supervisor, requests| {
+            let pool = supervisor.find_pool("a").unwrap();
+            pool.servers()[0].live.counters.of(0).requests.add(requests);
+            supervisor.find_service("a").unwrap().live().counters.of(0).requests.add(requests);
+        };
+        let recent = |supervisor: &Supervisor, now: Time| {
+            let server = supervisor.find_pool("a").unwrap().servers()[0].growth(now);
+            let service = supervisor.samples.growth(now, supervisor.find_service("a").unwrap()).unwrap();
+            (server.count("requests"), service.count("requests"), server.span())
+        };
+        count(&supervisor, 100);
+        let began = supervisor.now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        for second in 0..60 {
+            let Supervisor { samples, pools, services, .. } = &mut supervisor;
+            samples.on_time(at(second), pools, services);
+            let (server, service, span) = recent(&supervisor, at(second));
+            assert!(span <= Duration::from_secs(21), "second {second}: {span:?}");
+            if second >= 21 {
+                assert!(span >= Duration::from_secs(10), "second {second}: {span:?}");
+                let expected = 10..=21;
+                assert!(expected.contains(&server) && expected.contains(&service), "{server} {service}");
+            }
+            count(&supervisor, 1);
+        }
+        supervisor.plane.stop();
+    }
 }

@@ -67,11 +67,6 @@ impl Cell {
         if condition { Self { tone, ..self } } else { self }
     }
 
-    /// Formats the text as a line on its own.
-    pub(crate) fn paragraph(&self, indent: usize) -> String {
-        paragraph(&self.text, indent, self.tone, Style::Plain)
-    }
-
     fn width(&self) -> usize {
         self.text.chars().count()
     }
@@ -130,9 +125,9 @@ pub(crate) fn report(heading: &[&str], rows: &[Row], indent: usize, style: Style
     let names = rows.iter().map(|row| name_of(row).chars().count()).chain([heading[0].chars().count()]);
     let name_width = names.filter(|width| *width <= room).max().unwrap_or(NAME_MIN);
     let margin = " ".repeat(indent);
-    let head: String = columns.iter().map(|column| column.padded(column.heading)).collect();
-    let head = format!("{margin}{:<name_width$}{head}", heading[0]);
-    let mut text = style.paint(head.trim_end(), Tone::Faint) + "\n";
+    let headings: String = columns.iter().map(|column| column.padded(column.heading)).collect();
+    let line = format!("{margin}{:<name_width$}{headings}", heading[0]);
+    let mut text = style.paint(line.trim_end(), Tone::Faint) + "\n";
     for row in rows {
         let (mut name, mut before) = (name_of(row), String::new());
         if name.chars().count() > name_width {
@@ -233,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_aligned_to_the_right_and_long_names_have_their_own_line() {
+    fn figures_are_aligned_to_the_right_and_long_names_have_separate_lines() {
         let long = "a".repeat(70);
         let mut last = row("b", &["down 3m", "7"]);
         last.add_detail("connect: refused".to_owned());

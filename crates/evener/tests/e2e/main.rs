@@ -7,7 +7,9 @@ mod admin {
     mod connections;
     mod events;
     mod explain;
+    mod permissions;
     mod status;
+    pub(crate) mod status_text;
 }
 
 mod checks {

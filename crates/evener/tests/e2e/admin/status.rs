@@ -24,18 +24,9 @@ fn shape(value: &Value) -> Value {
     }
 }
 
-#[test]
-fn the_status_has_its_documented_keys_as_json() {
-    let evener = Evener::run(&format!(
-        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", dns = {{ cache = true }},\n\
-         sticky = {{ by = \"client_ip\" }}, check = check.tcp {{ every = \"50ms\" }},\n\
-         {{ \"127.0.0.1:{}\", max = 5, hard = 9 }} }}",
-        reserved_port()
-    ));
-    wait_until("the server to be down", || {
-        (evener.status()["pools"][0]["servers"][0]["verdict"] == "down").then_some(())
-    });
-    let expected = json!({
+/// The keys of the status of the test's configuration.
+fn documented_keys() -> Value {
+    json!({
         "version": "string",
         "pid": "number",
         "uptime_s": "number",
@@ -50,17 +41,26 @@ fn the_status_has_its_documented_keys_as_json() {
             "tls": "bool",
             "listen": ["string"],
             "pool": "string",
+            "pools": ["string"],
+            "connections_max": "number",
             "connections_active": "number",
             "connects_pending": "number",
             "warm": "number",
             "flows_active": "number",
             "cache": { "entries": "number", "bytes": "number", "hits": "number", "misses": "number" },
             "counters": "counters",
+            "recent": { "seconds": "number", "counters": "counters" },
         }],
         "pools": [{
             "name": "string",
             "policy": "string",
             "sticky_clients": "number",
+            "sticky_by": "string",
+            "queue": { "waiting": "number", "size": "number", "timeout_s": "number" },
+            "retry_budget": { "retries": "number", "retries_max": "number" },
+            "check": {
+                "kind": "string", "every_s": "number", "timeout_s": "number", "rise": "number", "fall": "number",
+            },
             "servers": [{
                 "name": "string",
                 "address": "string",
@@ -69,17 +69,36 @@ fn the_status_has_its_documented_keys_as_json() {
                 "max": "number",
                 "hard": "number",
                 "state": "string",
+                "state_since_s": "number",
                 "verdict": "string",
                 "reason": "string",
                 "since_s": "number",
                 "active": "number",
                 "warm": "number",
+                "last_check": {
+                    "passed": "bool", "reason": "string", "ago_s": "number", "took_s": "number",
+                },
                 "counters": "counters",
+                "recent": { "seconds": "number", "counters": "counters" },
             }],
         }],
         "counters": "counters",
         "declarations": "declarations",
+    })
+}
+
+#[test]
+fn the_status_has_its_documented_keys_as_json() {
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"dns\", dns = {{ cache = true }},\n\
+         sticky = {{ by = \"client_ip\" }}, check = check.tcp {{ every = \"50ms\" }},\n\
+         {{ \"127.0.0.1:{}\", max = 5, hard = 9 }} }}",
+        reserved_port()
+    ));
+    wait_until("the server to be down", || {
+        (evener.status()["pools"][0]["servers"][0]["verdict"] == "down").then_some(())
     });
+    let expected = documented_keys();
     let (status, body) = api(&evener, "GET", "/v1/status", None);
     assert_eq!((status, shape(&body)), (200, expected.clone()));
     let printed: Value = serde_json::from_str(&output_of(&evener, &["status", "--json"])).unwrap();

@@ -30,7 +30,10 @@ fn a_port_that_the_system_chooses_is_logged_and_in_the_status() {
         assert_eq!(evener.log_count(" listening "), 1);
         assert_eq!(evener.status()["services"][0]["listen"], serde_json::json!([address]));
         let text = evener.run_command(&["status"]).stdout;
-        assert!(String::from_utf8(text).unwrap().contains(&format!("  {address}  ")), "{address}");
+        assert!(
+            String::from_utf8(text).unwrap().contains(&format!(" on {address}, pool {protocol}\n")),
+            "{address}"
+        );
     }
     let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &at, "--workers", "3"]);
     let port = evener.port("tcp");

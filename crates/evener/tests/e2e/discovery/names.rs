@@ -1,5 +1,6 @@
 //! Host names whose addresses change while the program runs, with dnsmasq as the name server.
 
+use crate::admin::status_text::unwrapped_status;
 use crate::harness::certificates::{Authority, https_origin, tls_echo};
 use crate::harness::dns::{A, Nameserver, SERVFAIL, address, ask_on, client, host, query, reply};
 use crate::harness::dnsmasq::Dnsmasq;
@@ -230,7 +231,7 @@ fn a_name_that_no_longer_exists_keeps_its_addresses() {
     evener.expect_log("discovery_failed pool=s");
     assert!(evener.log().contains("no such name"), "{}", evener.log());
     assert_eq!(who(evener.port("s")), "a");
-    let text = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
+    let text = unwrapped_status(&evener);
     assert!(text.contains("`app.test` does not resolve: no such name"), "{text}");
 }
 

@@ -1,5 +1,6 @@
 //! Pools with `resolve = "optional"`: names and files that are missing at the start or at a reload.
 
+use crate::admin::status_text::unwrapped_status;
 use crate::harness::dns::{A, Nameserver, ask, host, query};
 use crate::harness::dnsmasq::Dnsmasq;
 use crate::harness::{BINARY, Directory, Evener, Server, reserved_port, wait_until, who};
@@ -32,7 +33,7 @@ fn an_instance_starts_without_a_name_server_and_gets_its_servers_later() {
         assert_eq!(host(&ask(listen, &query(number, "x.test", A))), 1, "expected the server that is known");
     }
     assert!(evener.log().contains("discovery_failed pool=d"), "{}", evener.log());
-    let text = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
+    let text = unwrapped_status(&evener);
     assert!(text.contains(&format!("ns.test:{port}: ")), "expected the status to name the source: {text}");
 
     dnsmasq.write(&[("ns.test", &LOOPBACK)]);

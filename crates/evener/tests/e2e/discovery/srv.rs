@@ -1,5 +1,6 @@
 //! SRV records, with dnsmasq as the name server.
 
+use crate::admin::status_text::unwrapped_status;
 use crate::harness::dnsmasq::Dnsmasq;
 use crate::harness::{Evener, Server, reserved_port, wait_until, who};
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ fn a_target_without_an_address_is_left_out_and_reported() {
     // Without any target the last servers stay.
     dnsmasq.change(&[]);
     wait_until("the second problem", || {
-        let text = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
+        let text = unwrapped_status(&evener);
         text.contains("its target `").then_some(())
     });
     assert_eq!(who(evener.port("s")), "a");

@@ -116,7 +116,7 @@ fn a_one_liner_listens_on_one_address_and_its_cache_can_be_emptied() {
     assert_eq!(run(&evener, &["expunge", "dns", "--all"]), (0, "dns: 0 responses expunged\n".into()));
     let (code, text) = run(&evener, &["status"]);
     assert!(
-        code == 0 && text.contains("\ncache of dns: 0 responses, 0 B; 0.0 % of 0 queries were hits"),
+        code == 0 && text.contains("\n    cache: 0 responses, 0 B; 0.0 % of 0 queries were hits\n"),
         "{text}"
     );
     let cases = [
@@ -199,7 +199,7 @@ fn cached_responses_are_counted_survive_reloads_and_are_expunged_by_name() {
     assert!(cache("bytes") > 100, "{}", cache("bytes"));
     let (_, text) = run(&evener, &["status"]);
     assert!(
-        text.contains("cache of d: 4 responses, ") && text.contains("50.0 % of 8 queries were hits"),
+        text.contains("\n    cache: 4 responses, ") && text.contains("50.0 % of 8 queries were hits"),
         "{text}"
     );
     evener.reload(&config(", clients = 100"));
