@@ -102,12 +102,15 @@ mod http {
 mod operating {
     mod broken_pipes;
     mod commands;
+    mod documents;
+    mod drain_wait;
     mod histograms;
     mod one_liner;
     mod restart;
     mod retry_budget;
     mod shortage;
     mod stray_signals;
+    mod wrong_command_lines;
 }
 
 mod tcp {
