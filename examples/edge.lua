@@ -8,7 +8,7 @@
 --   $ curl -s --cacert examples/certs/example.crt --connect-to ::127.0.0.1:8443 https://api.example.org/
 --   api, from the server at port 9101
 --   $ curl -s -o /dev/null -w '%{http_code} %{redirect_url}\n' -H 'Host: www.example.org' http://127.0.0.1:8080/a
---   301 https://www.example.org:8443/a
+--   308 https://www.example.org:8443/a
 
 local check = check.http { path = "/health" }
 local www = pool "www" { "127.0.0.1:9001", "127.0.0.1:9002", check = check, sticky = { by = "cookie" } }

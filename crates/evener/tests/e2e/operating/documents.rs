@@ -36,8 +36,10 @@ enum After {
 /// Returns a shell function for the steps: `started PID` waits until an instance has started.
 const FUNCTIONS: &str = r#"
 export PATH="$PWD/bin:/usr/sbin:$PATH"
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+pids=
+trap 'kill -KILL $pids; wait' EXIT
 started() {
+    pids="$pids $1"
     for try in $(seq 2000); do
         grep -q " started " log && return 0
         kill -0 "$1" || { cat log; return 1; }
@@ -64,6 +66,7 @@ fn run(directory: &Directory, before: &str, steps: &[Step]) {
             ),
         };
     }
+    script += "echo finished\n";
     let output = Command::new("unshare")
         .args(["--net", "--mount", "timeout", SCRIPT_TIME, "sh", "-c", &script])
         .current_dir(directory.file(""))
@@ -72,6 +75,10 @@ fn run(directory: &Directory, before: &str, steps: &[Step]) {
         .unwrap();
     let printed =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        printed.contains("finished\n"),
+        "expected the script to finish within {SCRIPT_TIME} s: {printed}"
+    );
     let read = |name: String| fs::read_to_string(directory.file(&name)).unwrap_or_default();
     for (number, step) in steps.iter().enumerate() {
         let (status, seen) = (read(format!("status{number}")), read(format!("out{number}")));
@@ -150,6 +157,7 @@ fn the_example_dns_runs_as_its_comment_says() {
         dnsmasq --keep-in-foreground --conf-file=/dev/null --no-resolv --no-hosts --pid-file= --user=root \\
           --listen-address=9.9.9.9,1.1.1.1 --bind-interfaces \\
           --address=/example.org/192.0.2.7 --address=/a.root-servers.net/198.41.0.4 &
+        pids=$!
         for try in $(seq 2000); do dig +time=1 +tries=1 @1.1.1.1 example.org | grep -q NOERROR && break; done";
     run_example("dns.lua", resolver);
 }
