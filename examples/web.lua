@@ -2,9 +2,11 @@
 -- Try it, from the root of a checkout:
 --   $ evener run examples/web.lua &
 --   $ curl -s http://127.0.0.1:8080/
+--   server at port 9002
+--   $ evener maintenance web/127.0.0.1:9002
+--   web/127.0.0.1:9002: maintenance
+--   $ curl -s http://127.0.0.1:8080/
 --   server at port 9001
---   $ evener drain web/127.0.0.1:9001
---   web/127.0.0.1:9001: drain
 --   $ evener status
 
 local web = pool "web" {

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_of_addresses_have_the_advice_of_their_place() {
+    fn problems_of_addresses_have_advice_for_listeners_and_servers() {
         let server = |text: &str, protocol| server_of(text, protocol).unwrap_err().to_string();
         let listen = |text: &str| listen_address(text).unwrap_err().to_string();
         assert!(server("24601", Protocol::Tcp).contains("write 127.0.0.1:24601 for a server"));

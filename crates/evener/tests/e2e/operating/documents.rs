@@ -22,14 +22,14 @@ struct Step {
     after: After,
 }
 
-/// What happens after a command has started.
+/// Handling of a command after its start.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum After {
     /// The test waits for its end.
     Ends,
-    /// It is an instance, which keeps running.
+    /// The command is an instance, which keeps running.
     Stays,
-    /// It is an instance, which is stopped as soon as it has started.
+    /// The command is an instance, which is stopped as soon as it has started.
     Stops,
 }
 
