@@ -302,12 +302,12 @@ fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
 }
 
 /// Runs the command line. Errors are printed to standard error.
-pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+pub(crate) fn main(words: &[OsString]) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let wanted = match Cli::try_parse_from(&words) {
+            let wanted = match Cli::try_parse_from(words) {
                 Ok(wanted) => wanted.command,
-                Err(error) => return runtime.block_on(usage::report(&error, &words)),
+                Err(error) => return runtime.block_on(usage::report(&error, words)),
             };
             if !wanted.serves() {
                 signals::unblock();
