@@ -230,7 +230,7 @@ struct RunOptions {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Epoll,
-    #[value(name = "io_uring", aliases = ["uring", "io-uring", "iouring"])]
+    #[value(name = "io_uring")]
     IoUring,
 }
 
