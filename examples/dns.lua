@@ -1,19 +1,26 @@
 -- DNS over UDP and TCP: a resolver is picked for each query. Responses are cached, and expired responses are used while
--- no resolver responds.
--- Try it: evener run examples/dns.lua, then dig @127.0.0.1 -p 5300 example.org
+-- no resolver responds. The resolvers are public ones: use your own.
+-- Try it, from the root of a checkout:
+--   $ evener run examples/dns.lua &
+--   $ dig +noall +comments @127.0.0.1 -p 5300 example.org | grep -o 'status: [A-Z]*'
+--   status: NOERROR
+--   $ dig +noall +comments +tcp @127.0.0.1 -p 5300 example.org | grep -o 'status: [A-Z]*'
+--   status: NOERROR
+--   $ evener clients --sort rate
 
 local resolvers = pool "resolvers" {
-  "127.0.0.1:5301",
-  "127.0.0.1:5302",
+  "9.9.9.9:53",
+  "1.1.1.1:53",
 
   policy = "least_outstanding",
-  check = check.dns { name = "a.root-servers.net.", type = "A", rcode = "NOERROR", every = "1s" },
+  check = check.dns { name = "a.root-servers.net.", type = "A", rcode = "NOERROR", every = "5s" },
 }
 
 service "dns" {
-  listen = { "127.0.0.1:5300", "[::1]:5300" },
+  listen = "127.0.0.1:5300", -- for all addresses: { "0.0.0.0:53", "[::]:53" }
   protocol = "dns",
   pool = resolvers,
+  clients = 10000,
   dns = {
     query_timeout = "1s",
     cache = { entries = 10000, bytes = "16MiB", stale = "1h" },
@@ -21,10 +28,4 @@ service "dns" {
   },
 }
 
--- Servers are the sockets in a directory, and each client keeps its server, as in mname-balancer.
-service "binder" {
-  listen = "127.0.0.1:5310",
-  protocol = "dns",
-  discover = { mname = "/var/run/binder/sockets" },
-  sticky = { ttl = "300s", failback = true, rebalance = "15s" },
-}
+-- Servers of the npm package mname are discovered in a directory: docs/migrate-from-mname-balancer.md.

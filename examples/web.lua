@@ -1,5 +1,13 @@
 -- Three web servers; the third one is used only when the others are down.
--- Try it: evener check examples/web.lua
+-- Try it, from the root of a checkout:
+--   $ evener run examples/web.lua &
+--   $ curl -s http://127.0.0.1:8080/
+--   server at port 9002
+--   $ evener maintenance web/127.0.0.1:9002
+--   web/127.0.0.1:9002: maintenance
+--   $ curl -s http://127.0.0.1:8080/
+--   server at port 9001
+--   $ evener status
 
 local web = pool "web" {
   "127.0.0.1:9001",
@@ -13,7 +21,17 @@ local web = pool "web" {
 }
 
 service "www" {
-  listen = { "127.0.0.1:8080", "[::1]:8080" },
+  listen = "127.0.0.1:8080", -- for all addresses: { "0.0.0.0:8080", "[::]:8080" }
   pool = web,
-  connections_max = 20000,
+  connections_max = 2000,
 }
+
+-- Local responses in place of the three servers, so that the example runs on any machine. Remove these lines,
+-- and write the addresses of your servers in the pool.
+for _, port in ipairs { 9001, 9002, 9009 } do
+  service("server" .. port) {
+    listen = "127.0.0.1:" .. port,
+    protocol = "http",
+    respond = { body = "server at port " .. port .. "\n" },
+  }
+end

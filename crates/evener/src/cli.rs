@@ -243,7 +243,7 @@ struct RunOptions {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
     Epoll,
-    #[value(name = "io_uring", aliases = ["uring", "io-uring", "iouring"])]
+    #[value(name = "io_uring")]
     IoUring,
 }
 
@@ -320,12 +320,12 @@ fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
 }
 
 /// Runs the command line. Errors are printed to standard error.
-pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+pub(crate) fn main(words: &[OsString]) -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
-            let wanted = match Cli::try_parse_from(&words) {
+            let wanted = match Cli::try_parse_from(words) {
                 Ok(wanted) => wanted.command,
-                Err(error) => return runtime.block_on(usage::report(&error, &words)),
+                Err(error) => return runtime.block_on(usage::report(&error, words)),
             };
             if !wanted.serves() {
                 signals::unblock();
@@ -400,6 +400,43 @@ async fn command(command: Command) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Returns the words of a shell command without redirections. Only single quotes are known.
+    fn words_of(command: &str) -> Vec<String> {
+        let parts = command.split('\'').enumerate();
+        let words = parts.flat_map(|(number, part)| match number % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect(),
+            _ => vec![part.to_owned()],
+        });
+        words.take_while(|word| !matches!(word.as_str(), ">" | "&" | "|" | "2>&1")).collect()
+    }
+
+    #[test]
+    fn the_command_lines_of_the_documents_are_valid() {
+        let root = format!("{}/../..", env!("CARGO_MANIFEST_DIR"));
+        let folders = ["", "docs", "examples"].map(|name| std::fs::read_dir(format!("{root}/{name}")));
+        let files = folders.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+        let is_text = |path: &PathBuf| path.extension().is_some_and(|end| end == "md" || end == "lua");
+        let mut seen = 0;
+        for path in files.filter(is_text) {
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            for line in text.lines() {
+                let line = line.trim_start_matches(['-', ' ', '$']);
+                let commands = line.split("  #").next().unwrap_or_default().split(" && ");
+                for command in commands.filter(|command| command.starts_with("evener ")) {
+                    let words = words_of(command);
+                    // A sentence that begins with the name of the program is not a command.
+                    let is_command = Cli::command()
+                        .get_subcommands()
+                        .any(|known| words.get(1).is_some_and(|word| word == known.get_name()));
+                    let outcome = Cli::try_parse_from(&words);
+                    assert!(!is_command || outcome.is_ok(), "{}: `{command}`: {outcome:?}", path.display());
+                    seen += usize::from(is_command);
+                }
+            }
+        }
+        assert!(seen > 20, "only {seen} command lines were checked");
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -33,9 +33,9 @@ use std::process::ExitCode;
 
 /// Runs the program with a command line, whose first word is the name of the program. Must be called first in
 /// `main`: it blocks signals while there is only one thread.
-pub fn main_with(arguments: Vec<OsString>) -> ExitCode {
+pub fn main_with(arguments: &[OsString]) -> ExitCode {
     signals::block();
-    match compat::called(&arguments) {
+    match compat::called(arguments) {
         Some((program, rest)) => program.run(rest.to_vec()),
         None => cli::main(arguments),
     }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    evener::main_with(std::env::args_os().collect())
+    evener::main_with(&std::env::args_os().collect::<Vec<_>>())
 }

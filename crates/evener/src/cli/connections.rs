@@ -56,7 +56,7 @@ pub(super) struct ConnectionsCommand {
     service: Option<String>,
     /// Only connections and flows of this client: an address or a prefix, such as 192.0.2.7 or 2001:db8::/32
     #[arg(long, value_name = "PREFIX", value_parser = clients)]
-    client: Option<Prefix>,
+    client: Option<String>,
     /// Only connections and flows to this server: pool/server, or just the server if only one pool has it
     #[arg(long, value_name = "SERVER")]
     server: Option<String>,
@@ -70,7 +70,6 @@ pub(super) struct ConnectionsCommand {
 impl ConnectionsCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let Self { service, client, server, limit, admin_args } = self;
-        let client = client.map(|client| client.to_string());
         let values =
             [("service", service.as_deref()), ("client", client.as_deref()), ("server", server.as_deref())];
         let path = path_with("/v1/connections", &values, *limit);
@@ -90,7 +89,7 @@ pub(super) struct CloseCommand {
     server: Option<String>,
     /// Close all connections and flows of this client: an address or a prefix, such as 192.0.2.7
     #[arg(long, value_name = "PREFIX", value_parser = clients, conflicts_with_all = ["number", "server"])]
-    client: Option<Prefix>,
+    client: Option<String>,
     #[command(flatten)]
     admin_args: AdminArgs,
 }
@@ -99,7 +98,6 @@ impl CloseCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let Self { number, server, client, admin_args } = self;
         let instance = Client::find(admin_args.socket.as_deref())?;
-        let client = client.map(|client| client.to_string());
         let path = path_with(
             "/v1/connections",
             &[("server", server.as_deref()), ("client", client.as_deref())],
@@ -122,9 +120,9 @@ impl CloseCommand {
     }
 }
 
-/// Parses an address or a prefix of clients.
-fn clients(text: &str) -> Result<Prefix, String> {
-    text.parse::<Prefix>().map_err(|error| error.to_string())
+/// Checks an address or a prefix of clients.
+fn clients(text: &str) -> Result<String, String> {
+    text.parse::<Prefix>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Returns a path with query parameters.

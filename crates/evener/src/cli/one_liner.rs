@@ -252,6 +252,19 @@ mod tests {
 
     use super::*;
 
+    impl OneLiner {
+        fn for_test(servers: &[&str]) -> Self {
+            use clap::Parser;
+            #[derive(Parser)]
+            struct Line {
+                #[command(flatten)]
+                line: OneLiner,
+            }
+            let words = ["evener", "127.0.0.1:8080"].iter().chain(servers);
+            Line::parse_from(words.chain(&["--sticky"])).line
+        }
+    }
+
     #[test]
     fn a_printed_one_liner_is_read_back_unchanged() {
         let directory = std::env::temp_dir().join(format!("evener-one-liner-{}", std::process::id()));
@@ -279,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_of_addresses_have_the_advice_of_their_place() {
+    fn problems_of_addresses_have_advice_for_listeners_and_servers() {
         let server = |text: &str, protocol| server_of(text, protocol).unwrap_err().to_string();
         let listen = |text: &str| listen_address(text).unwrap_err().to_string();
         assert!(server("24601", Protocol::Tcp).contains("write 127.0.0.1:24601 for a server"));
@@ -288,19 +301,5 @@ mod tests {
         assert!(server("http", Protocol::Tcp).contains("`http` is not a server"));
         assert!(listen("8080").contains("write 0.0.0.0:8080 or [::]:8080 for all addresses"));
         assert!(listen("127.0.0.1").contains("127.0.0.1:8080"));
-    }
-}
-
-#[cfg(test)]
-impl OneLiner {
-    fn for_test(servers: &[&str]) -> Self {
-        use clap::Parser;
-        #[derive(Parser)]
-        struct Line {
-            #[command(flatten)]
-            line: OneLiner,
-        }
-        let words = ["evener", "127.0.0.1:8080"].iter().chain(servers);
-        Line::parse_from(words.chain(&["--sticky"])).line
     }
 }

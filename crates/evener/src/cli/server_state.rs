@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Time between two looks at what is left.
-const POLL: Duration = Duration::from_secs(1);
+/// Time between two queries of the work that is left.
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Maximum number of connections that are read for the longest idle time.
 const CONNECTIONS_MAX: usize = 1000;
 
@@ -141,11 +141,11 @@ impl Wait {
         let mut progress = Progress::new(admin_args.json);
         let mut last = Left::default();
         loop {
-            let looked = self.look().await;
-            if looked.is_err() {
+            let polled = self.poll().await;
+            if polled.is_err() {
                 progress.end();
             }
-            let left = looked.map_err(|error| self.ended(&last, &error))?;
+            let left = polled.map_err(|error| self.ended(&last, &error))?;
             if left.active == 0 {
                 progress.end();
                 let view = json!({ "server": self.server, "state": self.state, "active": 0, "sticky_clients": left.sticky });
@@ -158,13 +158,14 @@ impl Wait {
             }
             progress.show(&format!("{}: {}", self.server, left.text()));
             last = left;
-            let rest = self.timeout.map_or(POLL, |timeout| timeout.saturating_sub(waited).min(POLL));
+            let rest =
+                self.timeout.map_or(POLL_EVERY, |timeout| timeout.saturating_sub(waited).min(POLL_EVERY));
             tokio::time::sleep(rest).await;
         }
     }
 
     /// Returns the work that the server still has.
-    async fn look(&self) -> Result<Left, Stopped> {
+    async fn poll(&self) -> Result<Left, Stopped> {
         let status: Value = self.client.get("/v1/status").await.map_err(Stopped::Instance)?;
         let (pool, server) = self.find(&status["pools"]).ok_or(Stopped::Removed)?;
         let state = text_of(&server["state"]);

@@ -277,12 +277,13 @@ mod tests {
     #[tokio::test]
     async fn wrong_command_lines_get_the_command_that_was_meant() {
         for (line, expected) in [
-            ("start web.lua", "`evener run FILE`"),
+            ("start", "`evener run FILE` runs"),
+            ("start web.lua", "`evener run web.lua` runs"),
             ("web.lua", "`evener run web.lua` runs"),
             ("stop", "SIGTERM stops an instance"),
             ("restart", "`evener reload` applies"),
-            ("-t web.lua", "`evener check FILE` lists"),
-            ("-f web.lua", "`evener run FILE` runs"),
+            ("-t web.lua", "`evener check web.lua` lists"),
+            ("-f web.lua", "`evener run web.lua` runs"),
             ("statsu", "did you mean `status`?"),
             ("xyzzy", "`xyzzy` is not a command; `evener --help`"),
             ("reload web.lua", "reload takes no file"),

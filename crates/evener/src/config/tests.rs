@@ -348,7 +348,7 @@ fn the_examples_and_the_lua_of_the_documents_are_valid() {
         assert!(loaded.is_ok(), "{:?}: {loaded:?}", example.path());
         seen += 1;
     }
-    for name in ["README.md", "docs/configuration.md"] {
+    for name in ["README.md", "docs/configuration.md", "docs/migrate-from-mname-balancer.md"] {
         let text = document(name);
         for block in text.split("```lua\n").skip(1) {
             let block = block.split("```").next().unwrap();

@@ -104,6 +104,8 @@ mod http {
 mod operating {
     mod broken_pipes;
     mod commands;
+    mod documents;
+    mod drain_wait;
     mod histograms;
     mod incidents;
     mod one_liner;
@@ -112,6 +114,7 @@ mod operating {
     mod retry_budget;
     mod shortage;
     mod stray_signals;
+    mod wrong_command_lines;
 }
 
 mod tcp {

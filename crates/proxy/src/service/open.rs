@@ -228,7 +228,7 @@ mod tests {
     fn the_listing_is_sent_when_the_last_worker_contributed_or_stopped() {
         let (sender, listings) = channel();
         let request = Arc::new(ListRequest::new(ListFilter::default(), 10, move |listing| {
-            sender.send(listing).unwrap()
+            sender.send(listing).unwrap();
         }));
         let of_worker = |numbers: &[u64]| {
             let mut collector = Collector::new(&request);
@@ -258,7 +258,7 @@ mod tests {
         let (sender, listings) = channel();
         let request =
             ListRequest::new(ListFilter::default().of_service(Some("s".into())), 2, move |listing| {
-                sender.send(listing).unwrap()
+                sender.send(listing).unwrap();
             });
         let mut collector = Collector::new(&request);
         assert!(collector.is_meant("s") && !collector.is_meant("other"));

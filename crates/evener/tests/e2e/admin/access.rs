@@ -269,7 +269,7 @@ fn invalid_commands_are_reported_with_a_hint() {
     for command in ["deny", "permit", "forget"] {
         assert_eq!(
             error_of(&evener, &[command, "missing", "127.0.0.7"]),
-            "evener: there is no service `missing`; `evener status` lists them\n"
+            "evener: there is no service `missing`; `evener status` lists the services\n"
         );
         assert_eq!(
             error_of(&evener, &[command, "s", "127.0.0"]),

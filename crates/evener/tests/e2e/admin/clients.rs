@@ -2,7 +2,7 @@
 
 use crate::admin::access::{api, error_of, output_of};
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
-use crate::harness::origin::{Origin, http_service};
+use crate::harness::origin::{Origin, Wire, http_service};
 use crate::harness::{Directory, Evener, Server, connect, line, local, wait_until};
 use crate::tcp::proxy_protocol::connect_from;
 use crate::udp::flows;
@@ -103,7 +103,7 @@ fn requests_and_bodies_are_counted_with_the_last_server() {
     let evener =
         Evener::run(&http_service(0, &[&a, &b], "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }"));
     let listen = evener.port("s");
-    let mut wire = crate::harness::origin::Wire::new(connect_from("127.0.0.3", listen));
+    let mut wire = Wire::new(connect_from("127.0.0.3", listen));
     for name in ["a", "b"] {
         let response = wire.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
         assert_eq!(response.text(), name);
@@ -168,8 +168,16 @@ fn the_table_is_bounded_and_keeps_the_newest_clients_across_reloads() {
     echo(&mut open, b"hello");
 }
 
+/// Returns a number of a client in the table.
+fn number(evener: &Evener, client: &str, key: &str) -> u64 {
+    let all = clients(evener, "");
+    let one =
+        all.iter().find(|one| one["client"] == client).unwrap_or_else(|| panic!("no {client} in {all:?}"));
+    one[key].as_u64().unwrap()
+}
+
 #[test]
-fn refused_clients_are_recorded_only_when_they_are_routed_to_the_denied_pool() {
+fn denied_clients_are_recorded() {
     let (a, b) = (Server::named("a"), Server::named("b"));
     let config = |denied: &str| {
         format!(
@@ -181,11 +189,66 @@ fn refused_clients_are_recorded_only_when_they_are_routed_to_the_denied_pool() {
     let evener = Evener::run(&config("drop"));
     let listen = evener.port("s");
     assert_eq!(line(&mut connect_from("127.0.0.2", listen)), "");
-    assert!(addresses(&evener).is_empty());
+    expect(&evener, "127.0.0.2", [0, 0, 0]);
+    assert_eq!(number(&evener, "127.0.0.2", "denied"), 1);
+    assert_eq!(clients(&evener, "")[0]["server"], Value::Null);
     evener.reload(&config("bad"));
     assert!(line(&mut connect_from("127.0.0.2", listen)).starts_with('b'));
     expect(&evener, "127.0.0.2", [1, 0, 12]);
+    assert_eq!(number(&evener, "127.0.0.2", "denied"), 2);
     assert_eq!(clients(&evener, "")[0]["pool"], "bad");
+    let text = output_of(&evener, &["clients"]);
+    assert!(text.lines().next().unwrap().contains("DENIED"), "{text}");
+    assert!(
+        !text.contains("LIMITED") && !text.contains("REQS"),
+        "columns without numbers are omitted: {text}"
+    );
+}
+
+#[test]
+fn a_client_that_floods_is_first_by_rate() {
+    let a = Origin::named("a");
+    let limits = "clients = 100, per_client = { request_rate = \"10/h\", exceeded = \"reject\" }";
+    let evener = Evener::run(
+        &http_service(0, &[&a], limits).replace("\"127.0.0.1:0\"", "{ \"127.0.0.1:0\", \"[::1]:0\" }"),
+    );
+    let status = evener.status();
+    let address = |number: usize| status["services"][0]["listen"][number].as_str().unwrap().to_owned();
+    let listen: std::net::SocketAddr = address(0).parse().unwrap();
+    for request in 0..60 {
+        // A refused request ends its connection.
+        let mut flood = Wire::new(connect_from("127.0.0.3", listen.port()));
+        let response = flood.ask("GET", "/", "").unwrap();
+        assert!(
+            response.header.contains(if request < 10 { " 200 " } else { " 429 " }),
+            "{}",
+            response.header
+        );
+    }
+    for address in ["127.0.0.4", "127.0.0.5"] {
+        let mut quiet = Wire::new(connect_from(address, listen.port()));
+        quiet.ask("GET", "/", "").unwrap();
+    }
+    let mut other = Wire::new(TcpStream::connect(address(1)).unwrap());
+    other.ask("GET", "/", "").unwrap();
+    let by_rate = clients(&evener, "?sort=rate");
+    assert_eq!(by_rate[0]["client"], "127.0.0.3", "{by_rate:?}");
+    let counts = ["connects", "requests", "limited", "denied"].map(|key| by_rate[0][key].as_u64().unwrap());
+    assert_eq!(counts, [60, 60, 50, 0]);
+    assert!(by_rate[0]["rate"].as_f64() > by_rate[1]["rate"].as_f64(), "{by_rate:?}");
+    assert!(by_rate.iter().any(|one| one["client"] == "::1"), "{by_rate:?}");
+    let output = evener.run_command(&["clients", "--sort", "rate", "--limit", "1"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].contains("REQS") && lines[0].contains("LIMITED"), "{text}");
+    assert!(lines[1].starts_with("127.0.0.3") && lines.len() == 2, "{text}");
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "1 of 4 are shown; 3 more with a higher --limit N\n"
+    );
+    let (status, body) = api(&evener, "GET", "/v1/clients?sort=size", None);
+    assert_eq!(status, 422);
+    assert!(body["errors"].to_string().contains("recent, rate, bytes, connections"), "{body}");
 }
 
 #[test]
@@ -201,7 +264,7 @@ fn the_command_lists_clients_and_reports_errors() {
     expect(&evener, "127.0.0.4", [1, 0, 12]);
     let text = output_of(&evener, &["clients", "s", "--since", "1h"]);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["SERVICE", "CLIENT", "CONNECTS"]);
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["CLIENT", "RATE", "CONNS"]);
     assert!(
         lines[1].contains("127.0.0.4") && lines[1].contains(&format!("s/127.0.0.1:{}", a.port)),
         "{text}"

@@ -148,7 +148,7 @@ fn wrong_arguments_of_the_one_liner_are_reported() {
         (&["dns", listen, "127.0.0.1:1", "--check", "a..b"][..], 1, "a..b"),
         (&["dns", listen, "/run/x"], 1, "server `/run/x` is a unix socket: dns needs IP servers"),
         (&["dns", "/run/x", "127.0.0.1:1"], 1, "`/run/x` is a unix socket: dns must listen on IP addresses"),
-        (&["dns", listen], 2, "SERVER"),
+        (&["dns", listen], 2, "the servers are missing: evener dns 127.0.0.1:5353 10.0.0.1:53"),
     ];
     for (arguments, expected, why) in cases {
         let output = Command::new("timeout").arg("20").arg(BINARY).args(arguments).output().unwrap();

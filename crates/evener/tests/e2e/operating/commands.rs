@@ -138,7 +138,7 @@ fn each_failed_start_prints_one_clear_line() {
         printed(&missing)
     );
     let wrong = evener(&["tcp", "127.0.0.1:9", "nowhere"]);
-    assert_eq!(printed(&wrong), "evener: `nowhere` has no port: write it as nowhere:80\n");
+    assert_eq!(printed(&wrong), "evener: server `nowhere` has no port: write it as nowhere:80\n");
     assert_eq!(evener(&["frobnicate"]).status.code(), Some(2));
     assert_eq!(evener(&["tcp", "127.0.0.1:9"]).status.code(), Some(2));
 }
@@ -218,7 +218,7 @@ fn status_drain_ready_and_explain_reach_the_instance() {
     let unknown = evener.run_command(&["drain", "c"]);
     assert_eq!(
         (unknown.status.code(), printed(&unknown).as_str()),
-        (Some(1), "evener: there is no server `c`; `evener status` lists them\n")
+        (Some(1), "evener: there is no server `c`; `evener status` lists the servers\n")
     );
     let reload = text(&evener.run_command(&["reload"]));
     assert_eq!(reload, "reloaded; nothing changed\n");

@@ -150,7 +150,7 @@ fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
         (http(&["--tls"]), 2, "--tls"),
         (http(&["127.0.0.1:1"]), 1, "server `127.0.0.1:1` is listed twice"),
         (http(&["--policy", "fastest"]), 2, "fastest"),
-        (run(&["http", "127.0.0.1:0"]), 2, "SERVER"),
+        (run(&["http", "127.0.0.1:0"]), 2, "the servers are missing"),
         (run(&["http", "8080", "127.0.0.1:1"]), 1, "8080"),
         (run(&["http", "web.example:80", "127.0.0.1:1"]), 1, "is not a listen address"),
         (run(&["http", "127.0.0.1:0", "nowhere"]), 1, "`nowhere` has no port"),
