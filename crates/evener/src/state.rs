@@ -15,7 +15,6 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
-pub(crate) use certificates::CertificateView;
 pub(crate) use clients::{ClientView, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
@@ -23,7 +22,9 @@ pub(crate) use pool::{PoolView, ServerView, SourceView};
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
 
+use crate::certificates::TrackedCertificate;
 use crate::table;
+use certificates::CertificateView;
 use counters::{CountersView, DeclarationsView};
 use evener_core::counters::Sharded;
 use evener_core::event::EventCounters;
@@ -58,6 +59,9 @@ pub(crate) struct View {
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
     pools: Vec<PoolView>,
+    /// Certificates in use, the first to expire first; at most 1000.
+    #[serde(default)]
+    certificates: Vec<CertificateView>,
     /// Counters of the instance: the number of events by name.
     #[serde(default)]
     counters: CountersView,
@@ -78,6 +82,7 @@ impl View {
             descriptors: DescriptorsView::measure(),
             services: Vec::new(),
             pools: Vec::new(),
+            certificates: Vec::new(),
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
@@ -86,6 +91,11 @@ impl View {
     /// Adds the counters of the instance, and the descriptions of all counters.
     pub(crate) fn with_counters(self, events: &Sharded<EventCounters>) -> Self {
         Self { counters: CountersView::new(events), declarations: DeclarationsView::all(), ..self }
+    }
+
+    /// Adds certificates, described at `now`, in seconds since 1970.
+    pub(crate) fn with_certificates(self, certificates: &[TrackedCertificate], now: i64) -> Self {
+        Self { certificates: CertificateView::list(certificates, now), ..self }
     }
 
     /// Adds services, in the order in which they are listed.
@@ -122,7 +132,7 @@ impl View {
         text += &self.descriptors.text();
         let rows: Vec<_> = self.services.iter().map(ServiceView::row).collect();
         text += &table::table(&service::HEADING, &rows);
-        text += &certificates::text(&self.services);
+        text += &certificates::text(&self.certificates);
         text.extend(self.services.iter().filter_map(ServiceView::cache_text));
         for pool in &self.pools {
             let has_dns = self.services.iter().any(|service| service.sends_queries_to(pool));

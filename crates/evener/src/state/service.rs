@@ -1,7 +1,6 @@
 //! Services: their listen addresses, load, caches and counters.
 
 use super::Served;
-use super::certificates::CertificateView;
 use super::counters::CountersView;
 use super::pool::PoolView;
 use crate::planes::RunningService;
@@ -33,9 +32,6 @@ pub(crate) struct ServiceView {
     /// True if clients connect with TLS.
     #[serde(default)]
     tls: bool,
-    /// Certificates for clients, the first to expire first; at most 100. Absent without TLS.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    certificates: Vec<CertificateView>,
     /// Listen addresses, with the ports that the system chose.
     listen: Vec<String>,
     /// Pool for clients that no route matches; absent when there is none.
@@ -64,14 +60,12 @@ impl ServiceView {
         spec: &ServiceSpec,
         service: &RunningService,
         listen: impl IntoIterator<Item = &'a Endpoint>,
-        certificates: Vec<CertificateView>,
     ) -> Self {
         let live = service.live();
         Self {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
-            certificates,
             listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             connections_active: live.connections.active(),
@@ -81,14 +75,6 @@ impl ServiceView {
             cache: CacheView::of(service),
             counters: CountersView::new(&live.counters),
         }
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn certificates(&self) -> &[CertificateView] {
-        &self.certificates
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {

@@ -7,8 +7,7 @@ use super::{Phase, Supervisor};
 use crate::certificates::unix_time;
 use crate::planes::RunningService;
 use crate::state::{
-    CertificateView, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView,
-    View, ViewScope,
+    ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View, ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
@@ -38,12 +37,7 @@ impl Supervisor {
         let uptime = self.now().since(Time::ZERO);
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
-        let (certificates, unix_time) = (self.certificates.tls().certificates_by_service(), unix_time());
-        let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
-            let certificates = certificates.get(&*spec.name).cloned().unwrap_or_default();
-            let certificates = CertificateView::list(certificates, unix_time);
-            service_view(spec, service, &listen, certificates)
-        };
+        let service_view = |(spec, service)| service_view(spec, service, &listen);
         let pool_view = |pool: &Pool| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
             PoolView::new(
@@ -56,6 +50,7 @@ impl Supervisor {
         match scope {
             ViewScope::Instance => view
                 .with_counters(self.setting.events.counters())
+                .with_certificates(self.certificates.tls().certificates(), unix_time())
                 .with_services(self.configured_services().map(service_view))
                 .with_pools(self.configured_pools().map(pool_view)),
             ViewScope::Service(name) => {
@@ -184,14 +179,8 @@ impl Supervisor {
     }
 }
 
-fn service_view(
-    spec: &ServiceSpec,
-    service: &RunningService,
-    listen: &ListenAddresses<'_>,
-    certificates: Vec<CertificateView>,
-) -> ServiceView {
-    let listen = listen.get(&*spec.name).into_iter().flatten().copied();
-    ServiceView::new(spec, service, listen, certificates)
+fn service_view(spec: &ServiceSpec, service: &RunningService, listen: &ListenAddresses<'_>) -> ServiceView {
+    ServiceView::new(spec, service, listen.get(&*spec.name).into_iter().flatten().copied())
 }
 
 /// Returns true if a query for `wanted`, or for everything, includes `name`.

@@ -57,6 +57,7 @@ fn the_status_has_its_documented_keys_as_json() {
             "cache": { "entries": "number", "bytes": "number", "hits": "number", "misses": "number" },
             "counters": "counters",
         }],
+        "certificates": [],
         "pools": [{
             "name": "string",
             "policy": "string",

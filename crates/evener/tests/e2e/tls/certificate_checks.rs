@@ -183,11 +183,13 @@ fn the_status_shows_the_certificates_of_a_service() {
         a.port
     ));
     let status = evener.status();
-    let certificates = &status["services"][0]["certificates"];
+    let certificates = &status["certificates"];
     assert_eq!(certificates.as_array().unwrap().len(), 2, "{certificates}");
     assert_eq!(certificates[0]["names"], serde_json::json!(["expired.example"]));
     assert_eq!((&certificates[0]["state"], &certificates[1]["state"]), (&"expired".into(), &"valid".into()));
     assert_eq!(certificates[1]["problem"], serde_json::Value::Null);
+    assert_eq!((&certificates[0]["service"], &certificates[0]["role"]), (&"s".into(), &"certificate".into()));
+    assert_eq!(certificates[0]["pool"], serde_json::Value::Null);
     let file = certificates[0]["file"].as_str().unwrap();
     assert!(file.ends_with("expired.crt"), "{file}");
     for key in ["not_before", "not_after"] {
@@ -196,7 +198,7 @@ fn the_status_shows_the_certificates_of_a_service() {
     }
     let text = String::from_utf8_lossy(&evener.run_command(&["status"]).stdout).into_owned();
     assert!(
-        text.contains("certificate of s: expired.example expired on ") && text.contains("3 days ago"),
+        text.contains("certificate of service s: expired.example expired on ") && text.contains("3 days ago"),
         "{text}"
     );
     assert!(!text.contains("good.example"), "{text}");
