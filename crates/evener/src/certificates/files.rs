@@ -183,7 +183,15 @@ fn wrong_key(
     let belongs = |der: &&CertificateDer<'static>| {
         CertifiedKey::from_der(vec![(*der).clone()], key.clone_key(), &ring::default_provider()).is_ok()
     };
-    if let Some(other) = others.iter().find(belongs).and_then(|der| parse(der)) {
+    let other = others.iter().find(belongs).and_then(|der| parse(der));
+    if let Some(issuer) = other.as_ref().filter(|other| is_issuer(other, leaf)) {
+        return format!(
+            "{} is the key of {}, the issuer of the certificate of {owner} in {file}: use the key of {owner}",
+            files.key,
+            common_name(holder(issuer)),
+        );
+    }
+    if let Some(other) = other {
         return format!(
             "{file} has its certificates in the wrong order: it begins with {}, but the key belongs to the certificate of {}: put that one first, and its issuers below it",
             common_name(holder(leaf)),

@@ -3,6 +3,7 @@
 
 use super::Builder;
 use crate::config::raw::{Made, Value};
+use evener_core::Endpoint;
 use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec};
 
 impl Builder<'_> {
@@ -57,6 +58,26 @@ impl Builder<'_> {
             let message = format!("slow_start has no effect with policy = \"{policy}\": remove one of them");
             warn("slow_start", &message);
         }
+        let has_host = pool.servers.iter().any(|server| matches!(server.endpoint, Endpoint::Host { .. }));
+        for key in ["resolver", "resolve"] {
+            if is_on(made, key) && !has_host && pool.discover.is_empty() {
+                let message = format!("{key} has no effect: the pool has neither host names nor `discover`");
+                warn(key, &message);
+            }
+        }
+        for server in &pool.servers {
+            let Endpoint::Ip(address) = &server.endpoint else { continue };
+            if address.ip().is_unspecified() {
+                let local = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                let message = format!(
+                    "server `{}` has the address for listening on all interfaces: write {local}:{} for this machine",
+                    server.name,
+                    address.port()
+                );
+                let at = self.config.servers.get(&server.endpoint).unwrap_or(made.location());
+                self.reading.warning(at, format!("{} `{}`: {message}", made.builder(), made.name()));
+            }
+        }
         let mut users = self.users_of(&pool.name).peekable();
         let queues = |service: &ServiceSpec| matches!(service.protocol, Protocol::Tcp | Protocol::Http);
         let has_queue = is_on(made, "queue") && users.peek().is_some();
@@ -92,6 +113,16 @@ impl Builder<'_> {
                 );
                 warn(local, &message);
             }
+            if let Some(redirect) = http.redirect.filter(|_| service.tls.is_some()) {
+                let is_here = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ip(address) if address.port() == redirect.port);
+                if service.listen.iter().any(is_here) {
+                    let message = format!(
+                        "redirect sends clients to https on port {}, where this service itself listens, so they are redirected without end: write redirect in the service without tls",
+                        redirect.port
+                    );
+                    warn("redirect", &message);
+                }
+            }
             let asks_certificates = service.tls.as_ref().is_some_and(|tls| tls.client.is_some());
             if http.subject_field.is_some() && !asks_certificates {
                 warn(
@@ -113,8 +144,7 @@ impl Builder<'_> {
                 format!("service `{}`: {message}", service.name),
             );
         }
-        let has_unix =
-            service.listen.iter().any(|endpoint| matches!(endpoint, evener_core::Endpoint::Unix(_)));
+        let has_unix = service.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
         if service.options.unix_mode.is_some() && !has_unix {
             warn("unix_mode", "unix_mode has no effect: the service listens on no unix socket");
         }

@@ -103,6 +103,12 @@ fn a_chain_in_the_wrong_order_is_reported_with_its_first_certificate() {
         "reversed.crt has its certificates in the wrong order: it begins with CN=test ca, but the key belongs to the certificate of a.example, www.a.example: put that one first",
     );
     check_warnings(&directory, &tls("right"), &[]);
+    let (_, authority_key) = authority.write(&directory, "authority");
+    check_mistake(
+        &directory,
+        &format!("certificate = \"right.crt\", key = \"{}\"", authority_key.display()),
+        "authority.key is the key of CN=test ca, the issuer of the certificate of a.example, www.a.example in ",
+    );
     check_warnings(
         &directory,
         &tls("unrelated"),
