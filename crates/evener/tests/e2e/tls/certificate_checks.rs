@@ -228,3 +228,18 @@ fn warnings_are_logged_at_the_start_and_at_a_reload() {
     let since = evener.log()[logged..].to_owned();
     assert!(!since.contains("http2 has no effect"), "{since}");
 }
+
+#[test]
+fn a_warning_about_a_renewed_certificate_is_logged() {
+    let (directory, authority, other) =
+        (Directory::new(), Authority::new("test ca"), Authority::new("other ca"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:1\", tls = {{ {keys} }} }}"
+    ));
+    assert!(!evener.log().contains("config_warning"), "{}", evener.log());
+    let renewed = authority.issue(&["a.example"]);
+    let chain = format!("{}{}", renewed.chain, other.pem());
+    Issued { chain, key: renewed.key }.write(&directory, "a");
+    evener.expect_log("CN=other ca is not the issuer of a.example, which is CN=test ca");
+}
