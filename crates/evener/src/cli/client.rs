@@ -22,6 +22,9 @@ pub(super) async fn status(admin_args: &AdminArgs) -> anyhow::Result<()> {
 pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let reloaded: Reloaded =
         Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
+    if !admin_args.json {
+        reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {warning}"));
+    }
     admin_args.print(&reloaded, Reloaded::text)
 }
 

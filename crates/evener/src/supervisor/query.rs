@@ -23,6 +23,10 @@ pub(crate) enum Query {
     Access {
         reply: Reply<Vec<RuleView>>,
     },
+    /// The warnings about the configuration in use.
+    Warnings {
+        reply: Reply<Vec<String>>,
+    },
     Clients {
         service: Option<String>,
         since: Option<Duration>,
@@ -63,6 +67,11 @@ impl Handle {
     /// Returns the access rules that the operator added.
     pub(crate) async fn access_rules(&self) -> Option<Vec<RuleView>> {
         self.query(|reply| Query::Access { reply }).await
+    }
+
+    /// Returns the warnings about the configuration in use.
+    pub(crate) async fn warnings(&self) -> Option<Vec<String>> {
+        self.query(|reply| Query::Warnings { reply }).await
     }
 
     /// Returns the clients of a service, or of all services, that were active within the time `since`; at most

@@ -15,12 +15,16 @@ use evener_core::spec::ServiceSpec;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Maximum number of warnings in a response.
+const WARNINGS_MAX: usize = 1000;
+
 impl Supervisor {
     /// Sends the response to a query, directly or by the workers.
     pub(super) fn on_query(&self, query: Query) {
         match query {
             Query::View { scope, reply } => drop(reply.send(self.view(&scope))),
             Query::Access { reply } => drop(reply.send(self.access_view())),
+            Query::Warnings { reply } => drop(reply.send(self.warnings())),
             Query::Clients { service, since, most, reply } => {
                 drop(reply.send(self.clients_view(service.as_deref(), since, most)));
             }
@@ -63,6 +67,13 @@ impl Supervisor {
                     .with_pools(pool.into_iter().map(pool_view))
             }
         }
+    }
+
+    /// Returns the warnings about the configuration in use and its certificates.
+    fn warnings(&self) -> Vec<String> {
+        let of_certificates = self.certificates.tls().warnings(unix_time());
+        let warnings = self.config.warnings().iter().chain(&of_certificates);
+        warnings.take(WARNINGS_MAX).map(ToString::to_string).collect()
     }
 
     /// Returns the access rules that the operator added.

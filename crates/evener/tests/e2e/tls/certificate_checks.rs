@@ -227,6 +227,14 @@ fn warnings_are_logged_at_the_start_and_at_a_reload() {
     evener.expect_log("`192.0.2.1/24` means the whole network 192.0.2.0/24");
     let since = evener.log()[logged..].to_owned();
     assert!(!since.contains("http2 has no effect"), "{since}");
+    // The command prints the warnings, too.
+    let output = evener.run_command(&["reload"]);
+    assert!(output.status.success());
+    let expected = "evener.lua:2: warning: service `s`: `192.0.2.1/24` means the whole network 192.0.2.0/24";
+    assert!(messages(&output).contains(expected), "{}", messages(&output));
+    let json = evener.run_command(&["reload", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["warnings"][0].as_str().unwrap().contains(expected), "{json}");
 }
 
 #[test]
