@@ -210,9 +210,17 @@ async fn status(State(supervisor): State<Handle>) -> Response {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
     changes: Vec<String>,
+    /// Warnings about the new configuration; absent if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    warnings: Vec<String>,
 }
 
 impl Reloaded {
+    /// Returns the warnings.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
     /// Describes the changes, one per line.
     pub(crate) fn text(&self) -> String {
         if self.changes.is_empty() {
@@ -224,7 +232,10 @@ impl Reloaded {
 
 async fn reload(State(supervisor): State<Handle>) -> Response {
     match supervisor.reload().await {
-        Some(Ok(changes)) => Json(Reloaded { changes }).into_response(),
+        Some(Ok(changes)) => {
+            let warnings = supervisor.warnings().await.unwrap_or_default();
+            Json(Reloaded { changes, warnings }).into_response()
+        }
         Some(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(ErrorBody { errors })).into_response(),
         None => shutting_down(),
     }

@@ -14,7 +14,7 @@ mod words;
 pub(crate) use insecure::insecure_verifier;
 pub(crate) use pem::certificates;
 pub(crate) use trust::Authorities;
-pub(crate) use validity::{CertificateFacts, unix_time};
+pub(crate) use validity::{TrackedCertificate, unix_time};
 
 use crate::config::{Config, Location, Problem, TlsOwner, Warning, unreadable};
 use evener_core::Endpoint;
@@ -35,13 +35,13 @@ use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier,
     version,
 };
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
-use validity::{Tracked, subject};
+use validity::{CertificateFacts, subject};
 use x509_cert::der::{Decode, Tagged};
 
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -59,7 +59,7 @@ pub(crate) struct TlsSettings {
     /// Files that were read, with stamps to detect changes.
     files: BTreeMap<PathBuf, Option<Stamp>>,
     /// The certificates in use, with their validity.
-    tracked: Arc<[Tracked]>,
+    tracked: Arc<[TrackedCertificate]>,
     /// Warnings about the certificates that do not depend on the time.
     warnings: Arc<[Warning]>,
 }
@@ -116,13 +116,9 @@ impl TlsSettings {
         (events, self.tracked.iter().filter_map(|tracked| tracked.next_change(now)).min())
     }
 
-    /// Returns the certificates of each service with TLS.
-    pub(crate) fn certificates_by_service(&self) -> HashMap<&str, Vec<&CertificateFacts>> {
-        let mut by_service: HashMap<&str, Vec<&CertificateFacts>> = HashMap::new();
-        for (service, facts) in self.tracked.iter().filter_map(Tracked::of_service) {
-            by_service.entry(service).or_default().push(facts);
-        }
-        by_service
+    /// Returns the certificates in use.
+    pub(crate) fn certificates(&self) -> &[TrackedCertificate] {
+        &self.tracked
     }
 
     /// Returns digests of the settings and files of a service; `None` without TLS.
@@ -149,7 +145,7 @@ impl TlsSettings {
     /// Creates settings with a certificate that is valid until `not_after`, in seconds since 1970.
     #[cfg(test)]
     pub(crate) fn of_certificate(not_after: i64) -> Self {
-        let tracked = Tracked::until(not_after);
+        let tracked = TrackedCertificate::until(not_after);
         Self { tracked: [tracked].into(), ..Self::of_missing_file("/no/such/file.pem".into()) }
     }
 
@@ -209,7 +205,7 @@ struct Loader {
     files: DefaultHasher,
     /// Location of the TLS settings of the owner.
     location: Option<Location>,
-    tracked: Vec<Tracked>,
+    tracked: Vec<TrackedCertificate>,
     warnings: Vec<Warning>,
 }
 
@@ -228,7 +224,7 @@ impl Loader {
 
     /// Records the validity of a certificate of the owner.
     fn track(&mut self, facts: CertificateFacts) {
-        self.tracked.push(Tracked::new(self.owner.clone(), self.location.as_ref(), facts));
+        self.tracked.push(TrackedCertificate::new(self.owner.clone(), self.location.as_ref(), facts));
     }
 
     /// Records the validity of the authorities that only the check of a pool uses.

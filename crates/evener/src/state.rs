@@ -18,7 +18,6 @@ mod service;
 mod sticky;
 
 pub(crate) use access::RuleView;
-pub(crate) use certificates::CertificateView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
@@ -27,7 +26,9 @@ pub(crate) use server::ServerView;
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
 
+use crate::certificates::TrackedCertificate;
 use crate::table::{self, Style, Tone};
+use certificates::CertificateView;
 use counters::{CountersView, DeclarationsView};
 use evener_core::counters::Sharded;
 use evener_core::event::EventCounters;
@@ -62,6 +63,9 @@ pub(crate) struct View {
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
     pools: Vec<PoolView>,
+    /// Certificates in use, the first to expire first; at most 1000.
+    #[serde(default)]
+    certificates: Vec<CertificateView>,
     /// Counters of the instance: the number of events by name.
     #[serde(default)]
     counters: CountersView,
@@ -82,6 +86,7 @@ impl View {
             descriptors: DescriptorsView::measure(),
             services: Vec::new(),
             pools: Vec::new(),
+            certificates: Vec::new(),
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
@@ -90,6 +95,11 @@ impl View {
     /// Adds the counters of the instance, and the descriptions of all counters.
     pub(crate) fn with_counters(self, events: &Sharded<EventCounters>) -> Self {
         Self { counters: CountersView::new(events), declarations: DeclarationsView::all(), ..self }
+    }
+
+    /// Adds certificates, described at `now`, in seconds since 1970.
+    pub(crate) fn with_certificates(self, certificates: &[TrackedCertificate], now: i64) -> Self {
+        Self { certificates: CertificateView::list(certificates, now), ..self }
     }
 
     /// Adds services, in the order in which they are listed.
@@ -127,7 +137,7 @@ impl View {
         for traffic in Traffic::ALL {
             text += &ServiceView::table(self.services.iter(), traffic, style);
         }
-        text += &certificates::text(&self.services);
+        text += &certificates::text(&self.certificates);
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
         text += "\n";
         text.extend(LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style)));

@@ -163,39 +163,46 @@ fn certified(
             false => format!("{}: {why} (key of the certificate of {owner} in {file})", files.key),
         });
     }
-    if let Some(other) = certificate_of_key(&chain, &key) {
-        return Err(format!(
-            "{file} has its certificates in the wrong order: it begins with {}, but the key belongs to the certificate of {}: put that one first, and its issuers below it",
-            common_name(holder(&leaf)),
-            name_of(&other),
-        ));
-    }
+    let (others, same_key) = (chain[1..].to_vec(), key.clone_key());
     let complete = chain::complete(chain, issuers);
     CertifiedKey::from_der(complete, key, &provider).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => match files.key == *file {
-            true => format!("{file}: the private key does not belong to the certificate of {owner}: use the key with which the certificate was requested"),
-            false => format!(
-                "{} is not the key of the certificate of {owner} in {file}: use the key with which the certificate was requested",
-                files.key
-            ),
-        },
+        rustls::Error::InconsistentKeys(_) => wrong_key(files, &leaf, &others, &same_key),
         error => format!("{file}: {}", super::words::of_error(&error)),
     })
 }
 
-/// Returns the certificate that a key belongs to, if this is not the first certificate of a chain but another one.
-fn certificate_of_key(
-    chain: &[CertificateDer<'static>],
+/// Returns the message about a key that does not belong to the first certificate, `leaf`, of a file. It may belong to
+/// one of the other certificates.
+fn wrong_key(
+    files: &CertificateFiles,
+    leaf: &Certificate,
+    others: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
-) -> Option<Certificate> {
-    let belongs = |der: &CertificateDer<'static>| {
-        CertifiedKey::from_der(vec![der.clone()], key.clone_key(), &ring::default_provider()).is_ok()
+) -> String {
+    let (file, owner) = (&files.chain, name_of(leaf));
+    let belongs = |der: &&CertificateDer<'static>| {
+        CertifiedKey::from_der(vec![(*der).clone()], key.clone_key(), &ring::default_provider()).is_ok()
     };
-    let (leaf, others) = chain.split_first()?;
-    if others.is_empty() || belongs(leaf) {
-        return None;
+    let other = others.iter().find(belongs).and_then(|der| parse(der));
+    if let Some(issuer) = other.as_ref().filter(|other| is_issuer(other, leaf)) {
+        return format!(
+            "{} is the key of {}, the issuer of the certificate of {owner} in {file}: use the key of {owner}",
+            files.key,
+            common_name(holder(issuer)),
+        );
     }
-    others.iter().find(|der| belongs(der)).and_then(|der| parse(der))
+    if let Some(other) = other {
+        return format!(
+            "{file} has its certificates in the wrong order: it begins with {}, but the key belongs to the certificate of {}: put that one first, and its issuers below it",
+            common_name(holder(leaf)),
+            name_of(&other),
+        );
+    }
+    let advice = "use the key with which the certificate was requested";
+    if files.key == *file {
+        return format!("{file}: the private key does not belong to the certificate of {owner}: {advice}");
+    }
+    format!("{} is not the key of the certificate of {owner} in {file}: {advice}", files.key)
 }
 
 /// Returns the message about a file in which there is no certificate in PEM.

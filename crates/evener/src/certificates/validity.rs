@@ -127,13 +127,24 @@ pub(crate) struct CertificateFacts {
 
 /// The use of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Certificate of this side.
     Leaf,
     /// Intermediate certificate of the chain of this side.
     Intermediate,
     /// Authority of the certificates of the other side.
     Authority,
+}
+
+impl Role {
+    /// Returns the name in the API.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Leaf => "certificate",
+            Self::Intermediate => "intermediate",
+            Self::Authority => "authority",
+        }
+    }
 }
 
 impl CertificateFacts {
@@ -161,6 +172,10 @@ impl CertificateFacts {
         &self.file
     }
 
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     pub(crate) fn validity(&self) -> Validity {
         self.validity
     }
@@ -178,7 +193,7 @@ impl fmt::Display for CertificateFacts {
 }
 
 /// A service or pool that uses certificates.
-pub(super) type Owner = (TlsOwner, Arc<str>);
+type Owner = (TlsOwner, Arc<str>);
 
 /// Returns the name of a service or pool at the beginning of a message.
 pub(super) fn subject((kind, name): &Owner) -> String {
@@ -190,14 +205,14 @@ pub(super) fn subject((kind, name): &Owner) -> String {
 
 /// A certificate with its user.
 #[derive(Clone, Debug)]
-pub(super) struct Tracked {
+pub(crate) struct TrackedCertificate {
     /// The service or pool that uses the certificate.
     owner: Owner,
     location: Option<Location>,
     facts: CertificateFacts,
 }
 
-impl Tracked {
+impl TrackedCertificate {
     pub(super) fn new(owner: Owner, location: Option<&Location>, facts: CertificateFacts) -> Self {
         Self { owner, location: location.cloned(), facts }
     }
@@ -211,10 +226,13 @@ impl Tracked {
         Self::new((TlsOwner::Service, "s".into()), None, facts)
     }
 
-    /// Returns the service and the facts if this is the certificate of a service itself.
-    pub(super) fn of_service(&self) -> Option<(&str, &CertificateFacts)> {
-        let (kind, name) = &self.owner;
-        (*kind == TlsOwner::Service && self.facts.role == Role::Leaf).then_some((&**name, &self.facts))
+    /// Returns the service or pool that uses the certificate.
+    pub(crate) fn owner(&self) -> (TlsOwner, &str) {
+        (self.owner.0, &self.owner.1)
+    }
+
+    pub(crate) fn facts(&self) -> &CertificateFacts {
+        &self.facts
     }
 
     /// Returns a warning if the certificate is not valid at `now` or expires soon.
@@ -261,7 +279,8 @@ pub(super) fn names_of(certificate: &Certificate) -> Vec<String> {
         GeneralName::IpAddress(bytes) => address(bytes.as_bytes()),
         _ => None,
     };
-    names.iter().filter_map(name).collect()
+    let is_printable = |name: &String| !name.chars().any(char::is_control);
+    names.iter().filter_map(name).filter(is_printable).collect()
 }
 
 /// Returns the name of the holder of a certificate.

@@ -4,8 +4,10 @@ use super::{AccessCommand, AdminArgs};
 use crate::admin::Reloaded;
 use crate::admin::access::AccessRequest;
 use crate::admin::client::Client;
+use crate::config;
 use crate::state::{Explanation, RuleView, View};
 use crate::table::Style;
+use evener_core::acl::Prefix;
 use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
@@ -22,6 +24,9 @@ pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow
 pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let reloaded: Reloaded =
         Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
+    if !admin_args.json {
+        reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {warning}"));
+    }
     admin_args.print(&reloaded, Reloaded::text)
 }
 
@@ -39,9 +44,22 @@ pub(super) async fn change_access(
 ) -> anyhow::Result<()> {
     let wanted = AccessRequest::new(&command.service, &command.prefix, action, time);
     let done: Value = Client::find(command.admin_args.socket.as_deref())?.post("/v1/access", &wanted).await?;
-    command
-        .admin_args
-        .print(&done, |done| format!("{}: {}\n", command.service, done["done"].as_str().unwrap_or_default()))
+    command.admin_args.print(&done, |done| {
+        let change = done["done"].as_str().unwrap_or_default();
+        format!("{}: {change}{}\n", command.service, network_note(&command.prefix))
+    })
+}
+
+/// Returns a note about a prefix that is written with an address inside its network, such as `10.1.2.3/8`. Returns an
+/// empty text for other prefixes.
+fn network_note(written: &str) -> String {
+    let prefix = written.parse::<Prefix>().ok();
+    match prefix.and_then(|prefix| Some((prefix, config::address_inside(written, prefix)?))) {
+        Some((prefix, address)) => {
+            format!(" ({written} means the whole network {prefix}, not only {address})")
+        }
+        None => String::new(),
+    }
 }
 
 /// `evener explain SERVICE CLIENT`

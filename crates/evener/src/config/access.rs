@@ -204,15 +204,18 @@ fn parse_prefix(text: &str) -> Result<Prefix, String> {
 /// Returns a warning about a prefix that is written with an address inside its network, such as `10.1.2.3/8`. The
 /// whole network is used, but the author may have meant the address.
 fn host_bits(text: &str, prefix: Prefix) -> Option<String> {
-    let (address, _) = text.split_once('/')?;
-    let address = address.parse::<IpAddr>().ok()?.to_canonical();
+    let address = address_inside(text, prefix)?;
+    Some(format!(
+        "`{text}` means the whole network {prefix}: write `{prefix}`, or `{address}` for one address"
+    ))
+}
+
+/// Returns the address of a prefix that is written with an address inside its network instead of the first address.
+pub(crate) fn address_inside(text: &str, prefix: Prefix) -> Option<IpAddr> {
+    let address = text.split_once('/')?.0.parse::<IpAddr>().ok()?.to_canonical();
     let network = prefix.to_string();
     let is_network = network.split_once('/').is_some_and(|(first, _)| first.parse() == Ok(address));
-    (!is_network).then(|| {
-        format!(
-            "`{text}` means the whole network {network}: write `{network}`, or `{address}` for one address"
-        )
-    })
+    (!is_network).then_some(address)
 }
 
 /// Returns the address, and the prefix length that is equivalent to a netmask such as `255.255.255.0`.

@@ -344,15 +344,16 @@ fn the_examples_and_the_lua_of_the_documents_are_valid() {
     let examples = std::fs::read_dir(format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let mut seen = 0;
     for example in examples.flatten() {
-        let loaded = load(&example.path());
-        assert!(loaded.is_ok(), "{:?}: {loaded:?}", example.path());
+        let loaded = load(&example.path()).unwrap_or_else(|problems| panic!("{example:?}: {problems:?}"));
+        assert!(loaded.warnings().is_empty(), "{example:?}: {:?}", loaded.warnings());
         seen += 1;
     }
     for name in ["README.md", "docs/configuration.md", "docs/migrate-from-mname-balancer.md"] {
         let text = document(name);
         for block in text.split("```lua\n").skip(1) {
             let block = block.split("```").next().unwrap();
-            load_text(block).unwrap_or_else(|problems| panic!("{name}: {problems}\n{block}"));
+            let loaded = load_text(block).unwrap_or_else(|problems| panic!("{name}: {problems}\n{block}"));
+            assert!(loaded.warnings().is_empty(), "{name}: {:?}\n{block}", loaded.warnings());
             seen += 1;
         }
     }

@@ -1,17 +1,24 @@
-//! Certificates of a service: their names, files and validity.
+//! Certificates in use: their names, files and validity.
 
-use super::service::ServiceView;
-use crate::certificates::CertificateFacts;
+use crate::certificates::TrackedCertificate;
+use crate::config::TlsOwner;
 use serde::{Deserialize, Serialize};
 
-/// Maximum number of certificates of a service in the status.
-const SHOWN_MAX: usize = 100;
+/// Maximum number of certificates in the status.
+const SHOWN_MAX: usize = 1000;
 /// Maximum number of lines about certificates in the text of the status.
 const LINES_MAX: usize = 10;
 
 /// A certificate.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct CertificateView {
+pub(super) struct CertificateView {
+    /// The service or pool that uses the certificate. One of both is present.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pool: Option<String>,
+    /// `certificate`, `intermediate` or `authority`.
+    role: String,
     /// Host names and addresses in the certificate; its subject without them.
     names: Vec<String>,
     /// File with the certificate.
@@ -27,41 +34,55 @@ pub(crate) struct CertificateView {
 }
 
 impl CertificateView {
-    /// Describes certificates at `now`, in seconds since 1970. Returns the first certificates that expire if there
+    /// Describes certificates at `now`, in seconds since 1970. Returns the certificates that expire first if there
     /// are many.
-    pub(crate) fn list(mut certificates: Vec<&CertificateFacts>, now: i64) -> Vec<Self> {
-        certificates.sort_by_key(|facts| facts.validity().left(now));
-        let view = |facts: &CertificateFacts| Self {
+    pub(super) fn list(certificates: &[TrackedCertificate], now: i64) -> Vec<Self> {
+        let mut certificates: Vec<&TrackedCertificate> = certificates.iter().collect();
+        certificates.sort_by_key(|tracked| tracked.facts().validity().left(now));
+        certificates.into_iter().take(SHOWN_MAX).map(|tracked| Self::new(tracked, now)).collect()
+    }
+
+    fn new(tracked: &TrackedCertificate, now: i64) -> Self {
+        let ((kind, owner), facts) = (tracked.owner(), tracked.facts());
+        Self {
+            service: (kind == TlsOwner::Service).then(|| owner.to_owned()),
+            pool: (kind == TlsOwner::Pool).then(|| owner.to_owned()),
+            role: facts.role().name().into(),
             names: facts.names().to_vec(),
             file: facts.file().to_owned(),
             not_before: facts.validity().begins(),
             not_after: facts.validity().ends(),
             state: facts.validity().stage(now).name().into(),
             problem: facts.validity().complaint(now),
+        }
+    }
+
+    /// Returns two lines if the certificate is not valid or expires soon.
+    fn text(&self) -> Option<String> {
+        let Self { service, pool, role, names, file, problem, .. } = self;
+        let problem = problem.as_ref()?;
+        let owner = match (service, pool) {
+            (Some(service), _) => format!("service {service}"),
+            (None, pool) => format!("pool {}", pool.as_deref().unwrap_or_default()),
         };
-        certificates.into_iter().take(SHOWN_MAX).map(view).collect()
+        let kind = if role == "intermediate" { "intermediate certificate" } else { role };
+        let name = names.first().map_or("", String::as_str);
+        let more = match names.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Some(format!("{kind} of {owner}: {name}{more} {problem}\n  {file}\n"))
     }
 }
 
-/// Lists the certificates of services that are not valid or expire soon, one per line, after an empty line.
-/// Returns an empty text if there are none.
-pub(super) fn text(services: &[ServiceView]) -> String {
-    let line = |service: &str, certificate: &CertificateView| {
-        let CertificateView { names, file, problem, .. } = certificate;
-        let (first, problem) = (names.first()?, problem.as_ref()?);
-        let more =
-            if names.len() > 1 { format!(" (and {} more names)", names.len() - 1) } else { String::new() };
-        Some(format!("certificate of {service}: {first}{more} {problem}\n             {file}\n"))
-    };
-    let of_service = |service: &ServiceView| {
-        let lines = service.certificates().iter().filter_map(|one| line(service.name(), one));
-        lines.collect::<Vec<_>>()
-    };
-    let lines: Vec<String> = services.iter().flat_map(of_service).collect();
-    let mut text = if lines.is_empty() { String::new() } else { "\n".to_owned() };
-    text.extend(lines.iter().take(LINES_MAX).map(String::as_str));
-    if lines.len() > LINES_MAX {
-        text += &format!("{} more certificates: evener status --json\n", lines.len() - LINES_MAX);
+/// Lists the certificates that are not valid or expire soon, after an empty line. Returns an empty text if there are
+/// none.
+pub(super) fn text(certificates: &[CertificateView]) -> String {
+    let entries: Vec<String> = certificates.iter().filter_map(CertificateView::text).collect();
+    let mut text = if entries.is_empty() { String::new() } else { "\n".to_owned() };
+    text.extend(entries.iter().take(LINES_MAX).map(String::as_str));
+    if entries.len() > LINES_MAX {
+        text += &format!("and {} more certificates: evener status --json\n", entries.len() - LINES_MAX);
     }
     text
 }

@@ -1,7 +1,6 @@
 //! Services: their listen addresses, load, caches and counters.
 
 use super::Traffic;
-use super::certificates::CertificateView;
 use super::counters::{CountersView, DeclarationsView};
 use super::pool::PoolView;
 use super::recent::{RecentView, Trouble};
@@ -44,9 +43,6 @@ pub(crate) struct ServiceView {
     /// True if clients connect with TLS.
     #[serde(default)]
     tls: bool,
-    /// Certificates for clients, the first to expire first; at most 100. Absent without TLS.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    certificates: Vec<CertificateView>,
     /// Listen addresses, with the ports that the system chose.
     listen: Vec<String>,
     /// Pool for clients that no route matches; absent when there is none.
@@ -85,7 +81,6 @@ impl ServiceView {
         service: &RunningService,
         growth: Option<&Growth<ServiceCounters>>,
         listen: impl IntoIterator<Item = &'a Endpoint>,
-        certificates: Vec<CertificateView>,
     ) -> Self {
         let live = service.live();
         let mut pools: Vec<String> = Vec::new();
@@ -98,7 +93,6 @@ impl ServiceView {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
             tls: spec.tls.is_some(),
-            certificates,
             listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
             pools,
@@ -111,10 +105,6 @@ impl ServiceView {
             counters: CountersView::new(&live.counters),
             recent: growth.map(RecentView::new).unwrap_or_default(),
         }
-    }
-
-    pub(super) fn certificates(&self) -> &[CertificateView] {
-        &self.certificates
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {

@@ -8,7 +8,7 @@ mod tests;
 
 use super::Supervisor;
 use crate::certificates::{TlsSettings, unix_time};
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, Warning};
 use crate::discover::Expanded;
 use crate::inputs::Inputs;
 use crate::planes::RunningService;
@@ -226,6 +226,7 @@ impl Supervisor {
         if !changes.is_empty() {
             self.log(&Event::CertificatesReloaded {});
             self.warn_of_certificates();
+            self.log_warnings(self.certificates.tls().lasting_warnings().iter());
         }
     }
 
@@ -237,7 +238,11 @@ impl Supervisor {
 
     /// Logs the warnings about the configuration in use.
     fn warn_of_configuration(&self) {
-        let warnings = self.config.warnings().iter().chain(self.certificates.tls().lasting_warnings());
+        self.log_warnings(self.config.warnings().iter().chain(self.certificates.tls().lasting_warnings()));
+    }
+
+    /// Logs the first of these warnings, and the number of further ones.
+    fn log_warnings<'a>(&self, warnings: impl Iterator<Item = &'a Warning>) {
         let mut warnings = warnings.map(|warning| Event::ConfigWarning { warning: warning.text() });
         let events: Vec<Event> = warnings.by_ref().take(WARNINGS_MAX).collect();
         self.log_all(&events);

@@ -16,13 +16,37 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 /// Queries, each with a channel for the response. A query for a service or pool that does not exist, or that
 /// does not record the wanted state, gets the reason.
 pub(crate) enum Query {
-    View { scope: ViewScope, reply: Reply<View> },
-    Access { reply: Reply<Vec<RuleView>> },
-    Clients { query: ClientsQuery, reply: Reply<Result<ClientsView, String>> },
-    Connections { query: ConnectionsQuery, reply: Reply<Result<Listing, String>> },
-    Sticky { pool: Option<String>, most: usize, reply: Reply<Result<StickyView, String>> },
-    Explain { query: ExplainQuery, reply: Reply<Result<Explanation, String>> },
-    Events { reply: Reply<Events> },
+    View {
+        scope: ViewScope,
+        reply: Reply<View>,
+    },
+    Access {
+        reply: Reply<Vec<RuleView>>,
+    },
+    /// The warnings about the configuration in use.
+    Warnings {
+        reply: Reply<Vec<String>>,
+    },
+    Clients {
+        query: ClientsQuery,
+        reply: Reply<Result<ClientsView, String>>,
+    },
+    Connections {
+        query: ConnectionsQuery,
+        reply: Reply<Result<Listing, String>>,
+    },
+    Sticky {
+        pool: Option<String>,
+        most: usize,
+        reply: Reply<Result<StickyView, String>>,
+    },
+    Explain {
+        query: ExplainQuery,
+        reply: Reply<Result<Explanation, String>>,
+    },
+    Events {
+        reply: Reply<Events>,
+    },
 }
 
 /// Each function returns `None` if the supervisor has ended.
@@ -40,6 +64,11 @@ impl Handle {
     /// Returns the access rules that the operator added.
     pub(crate) async fn access_rules(&self) -> Option<Vec<RuleView>> {
         self.query(|reply| Query::Access { reply }).await
+    }
+
+    /// Returns the warnings about the configuration in use.
+    pub(crate) async fn warnings(&self) -> Option<Vec<String>> {
+        self.query(|reply| Query::Warnings { reply }).await
     }
 
     /// Returns clients that services recorded.

@@ -7,13 +7,16 @@ use crate::certificates::unix_time;
 use crate::config::nearest;
 use crate::planes::RunningService;
 use crate::state::{
-    CertificateView, ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView,
-    StickyView, View, ViewScope,
+    ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View,
+    ViewScope,
 };
 use evener_core::Time;
 use evener_core::pool::Pool;
 use evener_core::spec::ServiceSpec;
 use std::sync::Arc;
+
+/// Maximum number of warnings in a response.
+const WARNINGS_MAX: usize = 1000;
 
 impl Supervisor {
     /// Sends the response to a query, directly or by the workers.
@@ -21,6 +24,7 @@ impl Supervisor {
         match query {
             Query::View { scope, reply } => drop(reply.send(self.view(&scope))),
             Query::Access { reply } => drop(reply.send(self.access_view())),
+            Query::Warnings { reply } => drop(reply.send(self.warnings())),
             Query::Clients { query, reply } => drop(reply.send(self.clients_view(&query))),
             Query::Connections { query, reply } => self.list_connections(&query, reply),
             Query::Sticky { pool, most, reply } => {
@@ -35,13 +39,10 @@ impl Supervisor {
         let uptime = self.now().since(Time::ZERO);
         let view = View::new(uptime, self.workers(), self.is_draining());
         let listen = self.listeners.bound_addresses();
-        let (certificates, unix_time) = (self.certificates.tls().certificates_by_service(), unix_time());
         let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
             let growth = self.samples.growth(self.now(), service);
             let listen = listen.get(&*spec.name).into_iter().flatten().copied();
-            let certificates = certificates.get(&*spec.name).cloned().unwrap_or_default();
-            let certificates = CertificateView::list(certificates, unix_time);
-            ServiceView::new(spec, service, growth.as_ref(), listen, certificates)
+            ServiceView::new(spec, service, growth.as_ref(), listen)
         };
         let pool_view = |pool: &Pool| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
@@ -55,6 +56,7 @@ impl Supervisor {
         match scope {
             ViewScope::Instance => view
                 .with_counters(self.setting.events.counters())
+                .with_certificates(self.certificates.tls().certificates(), unix_time())
                 .with_services(self.configured_services().map(service_view))
                 .with_pools(self.configured_pools().map(pool_view)),
             ViewScope::Service(name) => {
@@ -67,6 +69,13 @@ impl Supervisor {
                     .with_pools(pool.into_iter().map(pool_view))
             }
         }
+    }
+
+    /// Returns the warnings about the configuration in use and its certificates.
+    fn warnings(&self) -> Vec<String> {
+        let of_certificates = self.certificates.tls().warnings(unix_time());
+        let warnings = self.config.warnings().iter().chain(&of_certificates);
+        warnings.take(WARNINGS_MAX).map(ToString::to_string).collect()
     }
 
     /// Returns the access rules that the operator added.
@@ -204,6 +213,7 @@ mod tests {
     use evener_core::Endpoint;
     use evener_core::spec::{PoolSpec, Protocol, ServerSpec, Spec};
     use serde_json::Value;
+    use std::time::Duration;
 
     /// Services `a` and `b`, each with a pool of its own name.
     fn supervisor() -> Supervisor {

@@ -3,41 +3,64 @@
 
 use super::Builder;
 use crate::config::raw::{Made, Value};
-use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec};
+use evener_core::Endpoint;
+use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec, Spec};
+use std::collections::HashMap;
+
+/// Pools and services by name. A configuration may have tens of thousands of them.
+struct Index<'a> {
+    pools: HashMap<&'a str, &'a PoolSpec>,
+    services: HashMap<&'a str, &'a ServiceSpec>,
+    /// For each pool, the services that can send clients to it.
+    users: HashMap<&'a str, Vec<&'a ServiceSpec>>,
+}
+
+impl<'a> Index<'a> {
+    fn of(spec: &'a Spec) -> Self {
+        let mut users: HashMap<&str, Vec<&ServiceSpec>> = HashMap::new();
+        for service in &spec.services {
+            for pool in service.pools() {
+                users.entry(pool).or_default().push(service);
+            }
+        }
+        Self {
+            pools: spec.pools.iter().map(|pool| (&*pool.name, pool)).collect(),
+            services: spec.services.iter().map(|service| (&*service.name, service)).collect(),
+            users,
+        }
+    }
+
+    fn users_of(&self, pool: &str) -> &[&'a ServiceSpec] {
+        self.users.get(pool).map_or(&[], |users| users)
+    }
+}
 
 impl Builder<'_> {
     /// Records the warnings about all pools and services.
     pub(super) fn warn(&self) {
-        let run = self.reading.run();
-        for made in run.pools() {
-            self.warn_of_unused_pool(made);
-        }
-        for made in run.pools().iter().chain(run.services()) {
-            // The pool of the servers of a service has the name of the service.
-            if let Some(pool) = self.config.spec.pools.iter().find(|pool| *pool.name == *made.name()) {
-                self.warn_of_pool(made, pool);
-            }
-        }
-        for made in run.services() {
-            let services = &self.config.spec.services;
-            if let Some(service) = services.iter().find(|service| *service.name == *made.name()) {
-                self.warn_of_service(made, service);
-            }
-        }
-    }
-
-    fn warn_of_unused_pool(&self, made: &Made) {
-        let name = made.name();
-        if self.users_of(name).next().is_none() {
+        let (run, index) = (self.reading.run(), Index::of(&self.config.spec));
+        for made in run.pools().iter().filter(|made| index.users_of(made.name()).is_empty()) {
+            let name = made.name();
             let message = format!(
                 "pool `{name}`: no service uses this pool: write pool = \"{name}\" in a service, or remove the pool"
             );
             self.reading.warning(made.location(), message);
         }
+        for made in run.pools().iter().chain(run.services()) {
+            // The pool of the servers of a service has the name of the service.
+            if let Some(pool) = index.pools.get(made.name()) {
+                self.warn_of_pool(made, pool, index.users_of(made.name()));
+            }
+        }
+        for made in run.services() {
+            if let Some(service) = index.services.get(made.name()) {
+                self.warn_of_service(made, service, &index);
+            }
+        }
     }
 
     /// Records warnings about keys of a pool that have no effect.
-    fn warn_of_pool(&self, made: &Made, pool: &PoolSpec) {
+    fn warn_of_pool(&self, made: &Made, pool: &PoolSpec, users: &[&ServiceSpec]) {
         let warn = |key: &str, message: &str| {
             let message = format!("{} `{}`: {message}", made.builder(), made.name());
             self.reading.warning_inside(made.location(), &[key], message);
@@ -57,16 +80,34 @@ impl Builder<'_> {
             let message = format!("slow_start has no effect with policy = \"{policy}\": remove one of them");
             warn("slow_start", &message);
         }
-        let mut users = self.users_of(&pool.name).peekable();
-        let queues = |service: &ServiceSpec| matches!(service.protocol, Protocol::Tcp | Protocol::Http);
-        let has_queue = is_on(made, "queue") && users.peek().is_some();
-        if has_queue && !users.any(queues) {
+        let has_host = pool.servers.iter().any(|server| matches!(server.endpoint, Endpoint::Host { .. }));
+        for key in ["resolver", "resolve"] {
+            if is_on(made, key) && !has_host && pool.discover.is_empty() {
+                let message = format!("{key} has no effect: the pool has neither host names nor `discover`");
+                warn(key, &message);
+            }
+        }
+        for server in &pool.servers {
+            let Endpoint::Ip(address) = &server.endpoint else { continue };
+            if address.ip().is_unspecified() {
+                let local = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                let message = format!(
+                    "server `{}` has the address for listening on all interfaces: write {local}:{} for this machine",
+                    server.name,
+                    address.port()
+                );
+                let at = self.config.servers.get(&server.endpoint).unwrap_or(made.location());
+                self.reading.warning(at, format!("{} `{}`: {message}", made.builder(), made.name()));
+            }
+        }
+        let has_queue = users.iter().any(|user| matches!(user.protocol, Protocol::Tcp | Protocol::Http));
+        if is_on(made, "queue") && !users.is_empty() && !has_queue {
             warn("queue", "queue has no effect: only clients of tcp and http services wait in a queue");
         }
     }
 
     /// Records warnings about keys of a service that have no effect or a surprising effect.
-    fn warn_of_service(&self, made: &Made, service: &ServiceSpec) {
+    fn warn_of_service(&self, made: &Made, service: &ServiceSpec, index: &Index<'_>) {
         let warn = |key: &str, message: &str| {
             let message = format!("service `{}`: {message}", service.name);
             self.reading.warning_inside(made.location(), &[key], message);
@@ -92,6 +133,16 @@ impl Builder<'_> {
                 );
                 warn(local, &message);
             }
+            if let Some(redirect) = http.redirect.filter(|_| service.tls.is_some()) {
+                let is_here = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ip(address) if address.port() == redirect.port);
+                if service.listen.iter().any(is_here) {
+                    let message = format!(
+                        "redirect sends clients to https on port {}, where this service itself listens, so they are redirected without end: write redirect in the service without tls",
+                        redirect.port
+                    );
+                    warn("redirect", &message);
+                }
+            }
             let asks_certificates = service.tls.as_ref().is_some_and(|tls| tls.client.is_some());
             if http.subject_field.is_some() && !asks_certificates {
                 warn(
@@ -101,7 +152,7 @@ impl Builder<'_> {
             }
         }
         let has_cache = service.dns.as_ref().is_some_and(|dns| dns.cache.is_some());
-        let informed = service.pools().filter_map(|name| self.pool_named(name));
+        let informed = service.pools().filter_map(|name| index.pools.get(&**name));
         if let Some(pool) = informed.into_iter().find(|pool| has_cache && pool.send_proxy.is_some()) {
             let message = format!(
                 "pool `{}` reports each client to its servers (send_proxy), but cached responses are shared by all clients: disable the cache if the servers respond differently to different clients",
@@ -113,20 +164,10 @@ impl Builder<'_> {
                 format!("service `{}`: {message}", service.name),
             );
         }
-        let has_unix =
-            service.listen.iter().any(|endpoint| matches!(endpoint, evener_core::Endpoint::Unix(_)));
+        let has_unix = service.listen.iter().any(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
         if service.options.unix_mode.is_some() && !has_unix {
             warn("unix_mode", "unix_mode has no effect: the service listens on no unix socket");
         }
-    }
-
-    /// Returns the services that can send clients to a pool.
-    fn users_of(&self, pool: &str) -> impl Iterator<Item = &ServiceSpec> {
-        self.config.spec.services.iter().filter(move |service| service.pools().any(|name| **name == *pool))
-    }
-
-    fn pool_named(&self, name: &str) -> Option<&PoolSpec> {
-        self.config.spec.pools.iter().find(|pool| *pool.name == *name)
     }
 }
 

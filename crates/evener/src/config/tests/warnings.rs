@@ -56,6 +56,12 @@ fn settings_without_effect_in_an_http_service_have_a_warning() {
             "c.lua:2: warning: service `s`: certificate_header has no subject to send: clients have certificates only",
         ],
     );
+    let of_redirect =
+        "c.lua:2: warning: service `s`: redirect sends clients to https on port 1, where this service itself";
+    let redirect = "routes = { { path = \"/a\", pool = p } }, redirect = { port = 1 }";
+    check_http(&format!("tls = \"a.pem\", {redirect}"), &[of_redirect]);
+    check_http(redirect, &[]);
+    check_http(&format!("tls = \"a.pem\", {}", redirect.replace('1', "2")), &[]);
     check_http("pool = p, unix_mode = \"0660\"", &["c.lua:2: warning: service `s`: unix_mode has no effect"]);
 }
 
@@ -86,6 +92,23 @@ fn settings_without_effect_in_a_pool_have_a_warning() {
     );
     check_pool("tls = { verify = false }", &[]);
     check_pool("queue = {}", &[]);
+    check_pool(
+        "resolver = \"10.0.0.53\"",
+        &["c.lua:2: warning: pool `p`: resolver has no effect: the pool has neither"],
+    );
+    check_pool(
+        "resolve = \"optional\"",
+        &["c.lua:2: warning: pool `p`: resolve has no effect: the pool has neither"],
+    );
+    check_pool("\"a.example:80\", resolver = \"10.0.0.53\", resolve = \"optional\"", &[]);
+    check_pool("discover.file \"list\", resolve = \"optional\"", &[]);
+    check_pool(
+        "\n\"0.0.0.0:81\", \"[::]:82\"",
+        &[
+            "c.lua:3: warning: pool `p`: server `0.0.0.0:81` has the address for listening on all interfaces: write 127.0.0.1:81",
+            "c.lua:3: warning: pool `p`: server `[::]:82` has the address for listening on all interfaces: write [::1]:82",
+        ],
+    );
     check(
         "service \"s\" { protocol = \"udp\", listen = \"127.0.0.1:1\", queue = {}, \"10.0.0.1:1\" }",
         &["c.lua:1: warning: service `s`: queue has no effect: only clients of tcp and http"],

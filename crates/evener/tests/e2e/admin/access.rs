@@ -80,7 +80,10 @@ fn a_denied_client_is_refused_until_its_rule_is_forgotten() {
     assert_eq!(line(&mut open), "still", "an open connection must stay open");
     evener.expect_log("access_changed service=s change=\"deny 127.0.0.7/32\"");
     assert_eq!(output_of(&evener, &["forget", "s", "127.0.0.7"]), "s: forget 127.0.0.7/32\n");
-    output_of(&evener, &["forget", "h", "127.0.0.1/29"]);
+    assert_eq!(
+        output_of(&evener, &["forget", "h", "127.0.0.1/29"]),
+        "h: forget 127.0.0.0/29 (127.0.0.1/29 means the whole network 127.0.0.0/29, not only 127.0.0.1)\n"
+    );
     assert!(is_served("127.0.0.7", listen));
     assert!(fetch(&mut connect_from("127.0.0.7", http)).starts_with("w\n"));
 }

@@ -51,6 +51,7 @@ fn documented_keys() -> Value {
             "counters": "counters",
             "recent": { "seconds": "number", "counters": "counters" },
         }],
+        "certificates": [],
         "pools": [{
             "name": "string",
             "policy": "string",

@@ -103,6 +103,12 @@ fn a_chain_in_the_wrong_order_is_reported_with_its_first_certificate() {
         "reversed.crt has its certificates in the wrong order: it begins with CN=test ca, but the key belongs to the certificate of a.example, www.a.example: put that one first",
     );
     check_warnings(&directory, &tls("right"), &[]);
+    let (_, authority_key) = authority.write(&directory, "authority");
+    check_mistake(
+        &directory,
+        &format!("certificate = \"right.crt\", key = \"{}\"", authority_key.display()),
+        "authority.key is the key of CN=test ca, the issuer of the certificate of a.example, www.a.example in ",
+    );
     check_warnings(
         &directory,
         &tls("unrelated"),
@@ -183,11 +189,13 @@ fn the_status_shows_the_certificates_of_a_service() {
         a.port
     ));
     let status = evener.status();
-    let certificates = &status["services"][0]["certificates"];
+    let certificates = &status["certificates"];
     assert_eq!(certificates.as_array().unwrap().len(), 2, "{certificates}");
     assert_eq!(certificates[0]["names"], serde_json::json!(["expired.example"]));
     assert_eq!((&certificates[0]["state"], &certificates[1]["state"]), (&"expired".into(), &"valid".into()));
     assert_eq!(certificates[1]["problem"], serde_json::Value::Null);
+    assert_eq!((&certificates[0]["service"], &certificates[0]["role"]), (&"s".into(), &"certificate".into()));
+    assert_eq!(certificates[0]["pool"], serde_json::Value::Null);
     let file = certificates[0]["file"].as_str().unwrap();
     assert!(file.ends_with("expired.crt"), "{file}");
     for key in ["not_before", "not_after"] {
@@ -196,7 +204,7 @@ fn the_status_shows_the_certificates_of_a_service() {
     }
     let text = String::from_utf8_lossy(&evener.run_command(&["status"]).stdout).into_owned();
     assert!(
-        text.contains("certificate of s: expired.example expired on ") && text.contains("3 days ago"),
+        text.contains("certificate of service s: expired.example expired on ") && text.contains("3 days ago"),
         "{text}"
     );
     assert!(!text.contains("good.example"), "{text}");
@@ -219,4 +227,27 @@ fn warnings_are_logged_at_the_start_and_at_a_reload() {
     evener.expect_log("`192.0.2.1/24` means the whole network 192.0.2.0/24");
     let since = evener.log()[logged..].to_owned();
     assert!(!since.contains("http2 has no effect"), "{since}");
+    // The command prints the warnings, too.
+    let output = evener.run_command(&["reload"]);
+    assert!(output.status.success());
+    let expected = "evener.lua:2: warning: service `s`: `192.0.2.1/24` means the whole network 192.0.2.0/24";
+    assert!(messages(&output).contains(expected), "{}", messages(&output));
+    let json = evener.run_command(&["reload", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert!(json["warnings"][0].as_str().unwrap().contains(expected), "{json}");
+}
+
+#[test]
+fn a_warning_about_a_renewed_certificate_is_logged() {
+    let (directory, authority, other) =
+        (Directory::new(), Authority::new("test ca"), Authority::new("other ca"));
+    let keys = authority.issue(&["a.example"]).keys(&directory, "a");
+    let evener = Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:1\", tls = {{ {keys} }} }}"
+    ));
+    assert!(!evener.log().contains("config_warning"), "{}", evener.log());
+    let renewed = authority.issue(&["a.example"]);
+    let chain = format!("{}{}", renewed.chain, other.pem());
+    Issued { chain, key: renewed.key }.write(&directory, "a");
+    evener.expect_log("CN=other ca is not the issuer of a.example, which is CN=test ca");
 }
