@@ -2,6 +2,7 @@
 //! check with the defaults.
 
 use super::fields::{Fields, Reading};
+use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
@@ -33,13 +34,14 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
-        Value::Text(_) => {
-            fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
-            None
-        }
         Value::Bool(false) => None,
-        _ => {
-            fields.must("check", "be a check such as check.http { path = \"/health\" }");
+        given => {
+            let hint = values::check(given);
+            if given.text().is_some() && hint.is_empty() {
+                fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
+            } else {
+                fields.must_hint("check", "be a check such as check.http { path = \"/health\" }", &hint);
+            }
             None
         }
     }

@@ -2,6 +2,7 @@
 
 use super::access::read_prefixes;
 use super::fields::Fields;
+use super::hints::values;
 use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value, shown};
 use evener_core::route::{HostPattern, Route};
@@ -92,7 +93,7 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
         None => {}
         Some("1.2") => spec.oldest = TlsVersion::V12,
         Some("1.3") => spec.oldest = TlsVersion::V13,
-        Some(_) => nested.must("min_version", "be \"1.2\" or \"1.3\""),
+        Some(text) => nested.must_hint("min_version", "be \"1.2\" or \"1.3\"", &values::tls_version(text)),
     }
     if let Some(alpn) = nested.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text
         .len()

@@ -1,7 +1,7 @@
 //! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their lines,
 //! and reading continues. Keys that have not been read at the end are reported as unknown.
 
-use super::hints::{self, Context, UnknownKey};
+use super::hints::{self, Context, UnknownKey, values};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
@@ -320,8 +320,7 @@ impl<'a> Fields<'a> {
         match self.take(key)? {
             Value::Bool(value) => Some(*value),
             other => {
-                let quoted = matches!(other.text(), Some("true" | "false"));
-                self.must_hint(key, "be true or false", if quoted { "remove the quotes" } else { "" });
+                self.must_hint(key, "be true or false", &values::boolean(key, other));
                 None
             }
         }
@@ -344,7 +343,17 @@ impl<'a> Fields<'a> {
                         ),
                     ),
                     None => {
-                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()));
+                        let wanted = format!("be a number between {} and {}", range.start(), range.end());
+                        let hint = match other.text() {
+                            Some(text) if values::is_endless(text) => {
+                                format!("remove {key}, or write a large number")
+                            }
+                            Some(text) => {
+                                values::number(text).map_or(String::new(), |n| format!("write {n}"))
+                            }
+                            None => String::new(),
+                        };
+                        self.must_hint(key, wanted, &hint);
                     }
                 }
                 return None;
@@ -398,6 +407,10 @@ impl<'a> Fields<'a> {
                 self.must(key, "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none");
                 return None;
             }
+        }
+        if value.text().is_some_and(values::is_endless) && !is_zero(value) {
+            self.must_hint(key, "be a duration, or false for none", &format!("write {key} = false"));
+            return None;
         }
         if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must_hint(key, "be above zero", "write false for none");

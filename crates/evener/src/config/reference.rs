@@ -58,6 +58,11 @@ impl Key {
         self.example
     }
 
+    /// Returns true if the key takes words or tables, which cannot be guessed.
+    pub(super) fn takes_words(&self) -> bool {
+        ["table", "word", "\""].iter().any(|form| self.kind.contains(form))
+    }
+
     /// Returns the protocols of the services that can use the key, or none if all can.
     pub(super) fn protocols(&self) -> &'static [&'static str] {
         self.protocols
@@ -103,7 +108,7 @@ pub(super) fn find(table: &str, name: &str) -> Option<&'static Key> {
 #[cfg(test)]
 pub(super) fn has(path: &str) -> bool {
     let is_key = path.rsplit_once('.').is_some_and(|(table, name)| find(table, name).is_some());
-    is_key || find("", path).is_some()
+    is_key || find("", path).is_some() || keys_of(path).next().is_some()
 }
 
 /// Returns every table with a key of this name, with the key.

@@ -96,7 +96,9 @@ impl Context {
     fn advice(self, word: &words::Word, unknown: &UnknownKey<'_>, table: &str) -> String {
         let (place, name) = word.key().rsplit_once('.').unwrap_or(("", word.key()));
         if place == table && unknown.known.contains(&name) && word.advice().is_empty() {
-            return format!("use `{name}`");
+            let key = reference::find(place, name).filter(|key| key.takes_words());
+            let example = key.map_or(String::new(), |key| format!(", such as {}", key.example()));
+            return format!("use `{name}`{example}");
         }
         let example = reference::find(place, name).map_or("", Key::example);
         let written = match word.advice() {
@@ -105,10 +107,13 @@ impl Context {
             advice => advice.to_owned(),
         };
         let root = place.split('.').next().unwrap_or_default();
-        match (root, unknown.pool) {
-            ("pool" | "check", Some(pool)) if self.declaration == "service" => {
-                format!("{written} in pool `{pool}`")
-            }
+        if !written.starts_with("write ") || !word.advice().is_empty() && table.starts_with(root) {
+            return written;
+        }
+        match (root, unknown.pool, self.declaration) {
+            ("pool" | "check", Some(pool), "service") => format!("{written} in pool `{pool}`"),
+            ("pool" | "check", _, "server") => format!("{written} in the pool"),
+            ("service", _, "pool" | "server") => format!("{written} in the service"),
             _ => written,
         }
     }
@@ -118,6 +123,11 @@ impl Context {
         let UnknownKey { key, prefix, pool, .. } = *unknown;
         let mut places: Vec<(&str, &Key)> =
             reference::places(key).filter(|(place, _)| *place != table && !place.is_empty()).collect();
+        let kinds: Vec<&str> =
+            places.iter().map(|(place, _)| *place).filter(|place| place.starts_with("check.")).collect();
+        if table.starts_with("check.") && !kinds.is_empty() {
+            return Some(format!("{key} needs {}", kinds.join(" or ")));
+        }
         places.sort_by_key(|(place, _)| distance(table, place));
         let (nearest, _) = places.first()?;
         if self.protocol == Some("http") && nearest.starts_with("service.dns") {
@@ -137,7 +147,7 @@ impl Context {
             if distance(table, place) > first + 1 || proposals.len() == PLACES_MAX {
                 break;
             }
-            let noun = noun(place);
+            let noun = noun(place, self.declaration);
             let is_inside = chosen.iter().any(|outer: &&str| place.starts_with(*outer));
             if nouns.contains(&noun) || is_inside {
                 continue;
@@ -193,8 +203,13 @@ fn distance(table: &str, place: &str) -> u32 {
 }
 
 /// Returns the name of a table in a message.
-fn noun(table: &str) -> String {
+fn noun(table: &str, declaration: &str) -> String {
     match table.split_once('.') {
+        Some((root @ ("pool" | "service"), keys))
+            if ["pool", "server"].contains(&declaration) && root != declaration =>
+        {
+            format!("`{keys}` of {}", if root == "pool" { "the pool" } else { "a service" })
+        }
         None if table == "pool" => "the pool".into(),
         None => format!("a {table}"),
         Some(("check", _)) => "a check".into(),
