@@ -170,11 +170,14 @@ impl<'a> Builder<'a> {
                 Some(Value::Text(address)) => (address, table, made.location(), item_at(address)),
                 Some(Value::Unknown) => return None,
                 _ => {
-                    fields.problem_with_item(
-                        index,
-                        None,
-                        "a server must begin with its address: { \"10.0.0.1:80\", weight = 2 }",
+                    let named =
+                        ["address", "host", "url", "addr"].iter().find_map(|key| table.get(key)?.text());
+                    let right = named.map_or_else(
+                        || "{ \"10.0.0.1:80\", weight = 2 }".into(),
+                        |address| format!("{{ {}, ... }}", shown(address)),
                     );
+                    let message = format!("a server must begin with its address: {right}");
+                    fields.problem_with_item(index, None, message);
                     return None;
                 }
             },

@@ -135,7 +135,9 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     if let Some(given) = fields.text("path") {
         path = given.to_owned();
         if !given.starts_with('/') || given.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            fields.must("path", "begin with / and have no spaces");
+            let right = format!("/{}", given.trim_start_matches('/'));
+            let hint = if given.contains(' ') { String::new() } else { format!("write {}", shown(&right)) };
+            fields.must_hint("path", "begin with / and have no spaces", &hint);
         }
     }
     if let Some(given) = read_status(fields) {

@@ -5,7 +5,7 @@ use super::hints::{self, Context, UnknownKey, values};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
-use super::{Location, Problem};
+use super::{Location, Problem, reference};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -387,9 +387,21 @@ impl<'a> Fields<'a> {
         fits.then_some(number)
     }
 
+    /// Returns the default of a key, for the end of a message.
+    fn default_of(&self, key: &str) -> String {
+        let table = reference::table_of(self.context.declaration(), &self.prefix);
+        let default = reference::find(&table, key).and_then(reference::Key::word_default);
+        default.map(|default| format!("the default is {default}")).unwrap_or_default()
+    }
+
     /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let value = self.take(key)?;
+        if matches!(value, Value::Bool(_)) {
+            let default = self.default_of(key);
+            self.must_hint(key, "be a duration such as \"500ms\", \"2s\" or \"1h\"", &default);
+            return None;
+        }
         if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must(key, "be above zero");
             return None;
@@ -404,7 +416,9 @@ impl<'a> Fields<'a> {
             Value::Bool(false) => return Some(None),
             Value::Text(_) | Value::Int(_) | Value::Number(_) | Value::Unknown => {}
             _ => {
-                self.must(key, "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none");
+                let default = self.default_of(key);
+                let wanted = "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none";
+                self.must_hint(key, wanted, &default);
                 return None;
             }
         }
@@ -510,7 +524,7 @@ impl<'a> Fields<'a> {
             other => other.text().unwrap_or_default(),
         });
         for key in self.unknown_keys().collect::<Vec<_>>() {
-            let unknown = UnknownKey { key, prefix: &self.prefix, pool, known: &self.known };
+            let unknown = UnknownKey::new(key, &self.prefix, &self.known).of_pool(pool);
             let message = self.context.unknown_key(&unknown);
             self.problem(key, message);
         }

@@ -67,6 +67,10 @@ impl<'a> Undefined<'a> {
     pub(super) fn hint(&self, defined: &[String]) -> String {
         let near = || nearest(self.name, defined.iter().map(String::as_str));
         match self.namespace {
+            "" if reference::find("", self.name).is_some() => {
+                ": the file has set it to nil or to an undefined value: give that variable another name"
+                    .into()
+            }
             "" => self.global_hint().unwrap_or_else(near),
             "policy." => self.policy_hint(defined).unwrap_or_else(near),
             _ => near(),
@@ -109,11 +113,13 @@ impl<'a> Undefined<'a> {
                 ": write {key} = \"{name}\" if a pool has this name, or local {name} = pool \"{name}\" {{ ... }} above it"
             ));
         }
-        if self.is_called && self.key.is_none() && reference::places(name).any(|(table, _)| !table.is_empty())
+        if self.is_called
+            && self.key.is_none()
+            && reference::tables_with(name).any(|(table, _)| !table.is_empty())
         {
             return Some(format!(": a key needs a =: write {name} = ..."));
         }
-        if let Some(advice) = words::written(name).filter(|_| self.is_called) {
+        if let Some(advice) = written(name).filter(|_| self.is_called) {
             return Some(format!("; {advice}"));
         }
         let fits =

@@ -2,7 +2,7 @@
 //! text.
 
 use super::Location;
-use super::syntax::{self, Mistake};
+use super::syntax::Mistake;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -90,12 +90,7 @@ impl Source {
             && message.ends_with("near <eof>");
         match self.unclosed().filter(|_| is_at_end) {
             Some(opened) => Some(format!("the file ends inside the '{{' of line {opened}: is a }} missing?")),
-            None => syntax::explain(&Mistake {
-                text: &self.text,
-                line,
-                message,
-                is_inside: self.is_inside_braces(line),
-            }),
+            None => Mistake::new(&self.text, line, message, self.is_inside_braces(line)).explain(),
         }
     }
 

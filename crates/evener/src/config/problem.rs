@@ -89,7 +89,7 @@ impl Problem {
 
     /// Returns true if the file is not a configuration of Evener at all.
     pub(super) fn is_about_another_language(&self) -> bool {
-        self.message.starts_with(super::syntax::LOOKS_LIKE)
+        self.message.starts_with(super::syntax::FOREIGN_FILE)
     }
 
     /// Returns the description without the location.

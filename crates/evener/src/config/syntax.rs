@@ -3,7 +3,7 @@
 
 mod languages;
 
-pub(super) use languages::LOOKS_LIKE;
+pub(super) use languages::FOREIGN_FILE;
 
 use super::hints;
 
@@ -13,99 +13,127 @@ const BEGINNINGS: [&str; 6] = ["service", "pool", "local", "include", "for", "re
 /// An error of the parser.
 pub(super) struct Mistake<'a> {
     /// The text of the file.
-    pub(super) text: &'a str,
+    text: &'a str,
     /// The line of the error, from 1.
-    pub(super) line: u32,
+    line: u32,
+    /// The text of the line.
+    here: &'a str,
     /// The message of the parser.
-    pub(super) message: &'a str,
+    message: &'a str,
     /// True if the line begins inside of braces.
-    pub(super) is_inside: bool,
+    is_inside: bool,
 }
 
-/// Returns a better message for an error, if its cause is known.
-pub(super) fn explain(mistake: &Mistake<'_>) -> Option<String> {
-    let Mistake { text, line, message, .. } = *mistake;
-    if let Some(message) = languages::recognize(text) {
-        return Some(message);
+impl<'a> Mistake<'a> {
+    /// Creates an error from the text of the file, the line and the message of the parser.
+    pub(super) fn new(text: &'a str, line: u32, message: &'a str, is_inside: bool) -> Self {
+        let here = text.lines().nth((line as usize).saturating_sub(1)).unwrap_or_default();
+        Self { text, line, here, message, is_inside }
     }
-    let index = line.checked_sub(1)? as usize;
-    let here = text.lines().nth(index).unwrap_or_default();
-    let near = |token: &str| message.ends_with(&format!("near '{token}'"));
-    if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '\u{201e}', '\u{ab}', '\u{bb}']) {
-        return Some("the quotes are typographic: use straight quotes, \"...\"".into());
+
+    /// Returns a better message for an error, if its cause is known.
+    pub(super) fn explain(&self) -> Option<String> {
+        languages::recognize(self.text)
+            .or_else(|| self.quotes_and_comments())
+            .or_else(|| self.keys())
+            .or_else(|| self.operators())
+            .or_else(|| self.declarations())
+            .or_else(|| self.missing_comma_or_brace())
     }
-    for comment in ["#", "//", "/*", ";"] {
-        if near(comment) && comment != "/*" && comment != ";" || here.trim_start().starts_with(comment) {
+
+    /// Returns true if the parser failed at a token.
+    fn is_near(&self, token: &str) -> bool {
+        self.message.ends_with(&format!("near '{token}'"))
+    }
+
+    fn quotes_and_comments(&self) -> Option<String> {
+        let Self { here, message, .. } = *self;
+        if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '\u{201e}', '\u{ab}', '\u{bb}']) {
+            return Some("the quotes are typographic: use straight quotes, \"...\"".into());
+        }
+        let begins = ["#", "//", "/*", ";"].into_iter().find(|begin| here.trim_start().starts_with(begin));
+        let found = begins.or_else(|| ["#", "//"].into_iter().find(|token| self.is_near(token)));
+        if let Some(comment) = found {
             return Some(format!("comments begin with --, not {comment}"));
         }
-    }
-    if (near("/") || near("*")) && here.contains("/*") {
-        return Some("comments begin with --, or are written --[[ ... ]]; not /*".into());
-    }
-    if message.starts_with("unfinished string") {
-        return Some("the text that begins on this line has no closing quote".into());
-    }
-    if message.starts_with("unfinished long string") {
-        return Some(format!("{message}: a ]] is missing"));
-    }
-    if message.starts_with("unfinished long comment") {
-        return Some(format!("{message}: a ]] is missing behind --[["));
-    }
-    if message.starts_with("malformed number") {
-        return Some(format!("{message}: is a quote missing? Addresses, durations and sizes are in quotes"));
-    }
-    if let Some((key, value)) = colon_key(here) {
-        return Some(format!("keys are written with =: write {key} = {value}, not {key}: {value}"));
-    }
-    if let Some(message) = assignment_to_a_declaration(here).filter(|_| near("=")) {
-        return Some(message);
-    }
-    if near("=") && message.starts_with("'then' expected") {
-        return Some("a comparison is written ==, not =".into());
-    }
-    if near("!") || (near("=") && here.contains("!=")) {
-        return Some(if here.contains("!=") {
-            "\"not equal\" is written ~=, not !=".into()
-        } else {
-            "a negation is written not, not !".into()
-        });
-    }
-    for (token, word) in [("&", "and"), ("|", "or")] {
-        if near(token) && here.contains(&token.repeat(2)) {
-            return Some(format!("write {word}, not {}", token.repeat(2)));
+        if (self.is_near("/") || self.is_near("*")) && here.contains("/*") {
+            return Some("comments begin with --, not /*".into());
         }
+        if message.starts_with("unfinished string") {
+            return Some("the text that begins on this line has no closing quote".into());
+        }
+        if message.starts_with("unfinished long") {
+            return Some(format!("{message}: a ]] is missing"));
+        }
+        message
+            .starts_with("malformed number")
+            .then(|| format!("{message}: is a quote missing? Addresses, durations and sizes are in quotes"))
     }
-    if near(">") && here.contains("=>") {
-        return Some("keys are written with =, not =>".into());
+
+    fn keys(&self) -> Option<String> {
+        if let Some((key, value)) = colon_key(self.here) {
+            return Some(format!("keys are written with =: write {key} = {value}, not {key}: {value}"));
+        }
+        if self.is_near(">") && self.here.contains("=>") {
+            return Some("keys are written with =, not =>".into());
+        }
+        assignment_to_a_declaration(self.here).filter(|_| self.is_near("="))
     }
-    if message.starts_with("<eof> expected near '}'") || near("}") && message.starts_with("unexpected") {
-        return Some("this } closes no { before it: remove it, or add a {".into());
+
+    fn operators(&self) -> Option<String> {
+        if self.is_near("=") && self.message.starts_with("'then' expected") {
+            return Some("a comparison is written ==, not =".into());
+        }
+        if self.here.contains("!=") && (self.is_near("!") || self.is_near("=")) {
+            return Some("\"not equal\" is written ~=, not !=".into());
+        }
+        if self.is_near("!") {
+            return Some("a negation is written not, not !".into());
+        }
+        let words = [("&", "and"), ("|", "or")];
+        let used = |(token, _): &(&str, &str)| self.is_near(token) && self.here.contains(&token.repeat(2));
+        let (token, word) = words.into_iter().find(used)?;
+        Some(format!("write {word}, not {}", token.repeat(2)))
     }
-    if let Some(advice) = foreign_line(here).filter(|_| bare_name(here).is_none()) {
-        return Some(advice);
+
+    fn declarations(&self) -> Option<String> {
+        let message = self.message;
+        if message.starts_with("<eof> expected near '}'")
+            || self.is_near("}") && message.starts_with("unexpected")
+        {
+            return Some("this } closes no { before it: remove it, or add a {".into());
+        }
+        if let Some((word, name)) = bare_name(self.here) {
+            return Some(format!("names are texts in quotes: write {word} \"{name}\" {{"));
+        }
+        if let Some(advice) = foreign_line(self.here) {
+            return Some(advice);
+        }
+        let is_end = ["'end'", "syntax"].iter().any(|word| message.starts_with(word));
+        (is_end && message.ends_with("near <eof>")).then(|| format!("{message} (is an end missing?)"))
     }
-    if let Some((word, name)) = bare_name(here) {
-        return Some(format!("names are texts in quotes: write {word} \"{name}\" {{"));
+
+    fn missing_comma_or_brace(&self) -> Option<String> {
+        let Self { text, line, here, message, .. } = *self;
+        if !message.starts_with("'}' expected") || message.ends_with("near <eof>") {
+            return None;
+        }
+        let token = message.rsplit_once("near '").map_or("", |(_, token)| token.trim_end_matches('\''));
+        if self.is_inside && begins_declaration(here, token) {
+            return Some(match opened_at(message) {
+                Some(opened) => {
+                    format!("a }} is missing before this line: the {{ of line {opened} is not closed")
+                }
+                None => "a } is missing on this line or before it".into(),
+            });
+        }
+        let index = line.checked_sub(1)? as usize;
+        let position = match line_before(text, index, token) {
+            Some(number) => format!("at the end of line {number}"),
+            None => "on this line".into(),
+        };
+        Some(format!("a comma is missing {position}, before `{token}`"))
     }
-    if message.ends_with("near <eof>") && ["'end'", "syntax"].iter().any(|word| message.starts_with(word)) {
-        return Some(format!("{message} (is an end missing?)"));
-    }
-    if !message.starts_with("'}' expected") || message.ends_with("near <eof>") {
-        return None;
-    }
-    let token = message.rsplit_once("near '").map_or("", |(_, token)| token.trim_end_matches('\''));
-    if mistake.is_inside && begins_declaration(here, token) {
-        return Some(match opened_at(message) {
-            Some(opened) => {
-                format!("a }} is missing before this line: the {{ of line {opened} is not closed")
-            }
-            None => "a } is missing on this line or before it".into(),
-        });
-    }
-    let number = line_before(text, index, token).unwrap_or(line as usize);
-    let place =
-        if number == line as usize { "on this line".into() } else { format!("at the end of line {number}") };
-    Some(format!("a comma is missing {place}, before `{token}`"))
 }
 
 /// Returns the line in `(to close '{' at line 1)`.
@@ -186,12 +214,12 @@ mod tests {
     fn check(text: &str, line: u32, message: &str, expected: &str) {
         let before: String = text.lines().take(line as usize - 1).collect();
         let is_inside = before.matches('{').count() > before.matches('}').count();
-        let mistake = Mistake { text, line, message, is_inside };
-        assert_eq!(explain(&mistake).unwrap_or_default(), expected, "{text}");
+        let seen = Mistake::new(text, line, message, is_inside).explain();
+        assert_eq!(seen.unwrap_or_default(), expected, "{text}");
     }
 
     #[test]
-    fn usual_mistakes_are_explained() {
+    fn mistakes_in_keys_quotes_and_comments_are_explained() {
         let comma = "pool \"w\" {\n  \"10.0.0.1:80\" -- one\n\n  \"10.0.0.2:80\",\n}";
         check(
             comma,
@@ -241,6 +269,10 @@ mod tests {
             "unexpected symbol near '<\\226>'",
             "the quotes are typographic: use straight quotes, \"...\"",
         );
+    }
+
+    #[test]
+    fn mistakes_in_declarations_and_operators_are_explained() {
         check(
             "p {\n\nservice \"s\" {",
             3,

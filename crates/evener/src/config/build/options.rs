@@ -129,7 +129,12 @@ fn read_source(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Source> {
         address => address.parse().map(Source::Address).ok(),
     };
     if source.is_none() {
-        fields.must("source", "be an IP address of this machine or \"client\"");
+        let is_interface = std::path::Path::new("/sys/class/net").join(text).is_dir() && !text.contains('/');
+        let hint = match is_interface || text.starts_with("eth") {
+            true => format!("write an address of the interface, which ip addr show {text} lists"),
+            false => String::new(),
+        };
+        fields.must_hint("source", "be an IP address of this machine or \"client\"", &hint);
     }
     if protocol == Protocol::Dns && source == Some(Source::Client) {
         fields.problem(

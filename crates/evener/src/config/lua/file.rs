@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn other_encodings_are_refused_with_their_place_unless_they_are_in_comments() {
+    fn other_encodings_are_refused_with_their_location_unless_they_are_in_comments() {
         check(b"x = 1", "x = 1");
         check("\u{feff}x = 1".as_bytes(), "x = 1");
         check(b"#!/usr/bin/env evener\nx = 1", "--#!/usr/bin/env evener\nx = 1");

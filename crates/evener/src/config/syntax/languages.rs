@@ -1,7 +1,9 @@
 //! Recognizes configurations of other programs, which were given to Evener by mistake.
 
+use std::net::SocketAddr;
+
 /// The beginning of the messages about files in another language.
-pub(crate) const LOOKS_LIKE: &str = "this looks like ";
+pub(crate) const FOREIGN_FILE: &str = "this looks like ";
 
 /// A service in Evener's language.
 const EXAMPLE: &str =
@@ -64,7 +66,7 @@ pub(super) fn recognize(text: &str) -> Option<String> {
     let language = language(text)?;
     let import = if language == "commands of pen" { "; evener import pen FILE converts it" } else { "" };
     Some(format!(
-        "{LOOKS_LIKE}{language}; Evener's language is Lua, such as {EXAMPLE}{import}; see docs/configuration.md"
+        "{FOREIGN_FILE}{language}; Evener's language is Lua, such as {EXAMPLE}{import}; see docs/configuration.md"
     ))
 }
 
@@ -96,8 +98,17 @@ fn language(text: &str) -> Option<&'static str> {
     };
     let count = |words: &'static [&'static str]| lines.iter().filter(begins(words)).count();
     let ends = |end: char| lines.iter().filter(|line| line.ends_with(end)).count();
-    if ends(';') >= LINES_MIN && count(&NGINX) >= 1 || ends(';') >= 1 && count(&NGINX) >= LINES_MIN {
+    let has_block = ["upstream ", "server {", "http {", "events {", "location /"]
+        .iter()
+        .any(|begin| text.contains(begin));
+    let semicolons = text.matches(';').count();
+    let is_nginx = semicolons >= 1 && (has_block || count(&NGINX) >= LINES_MIN);
+    if is_nginx || semicolons >= LINES_MIN && count(&NGINX) >= 1 {
         return Some("a configuration of nginx");
+    }
+    let is_address = |line: &&str| line.parse::<SocketAddr>().is_ok() || line.parse::<u16>().is_ok();
+    if !lines.is_empty() && lines.iter().all(is_address) {
+        return Some("a list of addresses");
     }
     if lines.iter().any(|line| CADDY.contains(&first(line).as_str())) && ends('{') >= 1 {
         return Some("a Caddyfile");
@@ -134,7 +145,11 @@ mod tests {
         let check = |text: &str, expected: Option<&str>| assert_eq!(language(text), expected, "{text}");
         check("global\n  maxconn 100\ndefaults\n  mode http\n", Some("a configuration of HAProxy"));
         check("frontend f\n bind :80\n default_backend b\n", Some("a configuration of HAProxy"));
-        check("upstream a { server 10.0.0.1:80; }\nserver { listen 80; }\n", None);
+        check(
+            "upstream a { server 10.0.0.1:80; }\nserver { listen 80; }\n",
+            Some("a configuration of nginx"),
+        );
+        check("80\n127.0.0.1:80\n", Some("a list of addresses"));
         check("http {\n upstream a {\n server 10.0.0.1:80;\n }\n}\n", Some("a configuration of nginx"));
         check("worker_processes 4;\nevents { }\n", Some("a configuration of nginx"));
         check("example.org {\n  reverse_proxy 10.0.0.1:80\n}\n", Some("a Caddyfile"));

@@ -234,7 +234,7 @@ fn a_misplaced_key_says_where_it_belongs() {
             if is_known || *name == "name" {
                 continue;
             }
-            let tables: Vec<&str> = reference::places(name).map(|(table, _)| table).collect();
+            let tables: Vec<&str> = reference::tables_with(name).map(|(table, _)| table).collect();
             let mistake = if table == "service.routes" {
                 format!("host = \"a.example\", pool = \"s\", {name} = 1")
             } else {
@@ -242,12 +242,12 @@ fn a_misplaced_key_says_where_it_belongs() {
             };
             let seen = load_text(&at.file(&mistake)).expect_err(name);
             let message = seen.lines().find(|line| line.starts_with("c.lua:3: ") && line.contains(name));
-            let places = |message: &str| {
+            let names_owner = |message: &str| {
                 let mut segments = tables.iter().flat_map(|table| table.split('.'));
                 segments.any(|segment| message.contains(segment)) || hints::foreign(name).next().is_some()
             };
             walked += 1;
-            if !message.is_some_and(places) {
+            if !message.is_some_and(names_owner) {
                 wrong.push(format!("{name} in {table}: {seen}"));
             }
         }
