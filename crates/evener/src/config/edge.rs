@@ -449,7 +449,7 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
 
 /// Checks the path of a route.
 fn check_path(nested: &mut Fields<'_>, path: &str) {
-    let is_pattern = path.contains(['^', '$', '(', '~', '|', '\\']) || path.contains(".*");
+    let is_pattern = !path.starts_with('/') && path.contains(['^', '~', '(', '*']) || path.ends_with(".*");
     if is_pattern {
         let literal: String = path
             .trim_start_matches(['~', ' ', '^', '*'])

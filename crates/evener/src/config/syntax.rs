@@ -5,7 +5,7 @@ mod languages;
 
 pub(super) use languages::FOREIGN_FILE;
 
-use super::hints;
+use super::hints::{self, values};
 
 /// Words that begin a declaration or a statement.
 const BEGINNINGS: [&str; 6] = ["service", "pool", "local", "include", "for", "return"];
@@ -178,6 +178,7 @@ fn foreign_line(line: &str) -> Option<String> {
     }
     let two = format!("{first}_{second}");
     let advice = hints::written(&two).or_else(|| hints::written(first))?;
+    let advice = values::with_value(&advice, second);
     Some(format!("`{first} {second}` is not Evener's language: {advice}"))
 }
 
@@ -299,7 +300,7 @@ mod tests {
             "pool \"p\" {\n  balance roundrobin\n}",
             2,
             "'}' expected near 'roundrobin'",
-            "`balance roundrobin` is not Evener's language: write policy = \"least_conn\"",
+            "`balance roundrobin` is not Evener's language: write policy = \"round_robin\"",
         );
         check("p {}\nendd", 2, "syntax error near <eof>", "syntax error near <eof> (is an end missing?)");
         check("x = = 1", 1, "unexpected symbol near '='", "");

@@ -102,6 +102,7 @@ mod http {
 mod operating {
     mod broken_pipes;
     mod commands;
+    mod help;
     mod histograms;
     mod one_liner;
     mod restart;

@@ -60,6 +60,19 @@ pub(crate) fn boolean(key: &str, value: &Value) -> String {
     }
 }
 
+/// Returns an advice such as `write policy = "least_conn"` with the value that another program has for the key.
+pub(crate) fn with_value(advice: &str, given: &str) -> String {
+    let Some((before, example)) = advice.rsplit_once(" = ") else { return advice.to_owned() };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_protocol = ["tcp", "udp", "http", "dns"].contains(&given);
+    match policy(given) {
+        Some(policy) if before.ends_with("policy") => format!("{before} = \"{policy}\""),
+        _ if before.ends_with("protocol") && is_protocol => format!("{before} = \"{given}\""),
+        _ if is_number(given) && is_number(example) => format!("{before} = {given}"),
+        _ => advice.to_owned(),
+    }
+}
+
 /// Returns the number that a text such as `100k`, `1,000` or `5 MB` means.
 pub(crate) fn number(text: &str) -> Option<u64> {
     let digits: String = text.chars().filter(|c| !matches!(c, ',' | '_' | ' ' | '\'')).collect();
@@ -176,5 +189,28 @@ pub(crate) fn check(value: &Value) -> String {
         },
         Value::Int(_) => "write check = check.tcp { every = \"2s\" }".into(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_other_programs_are_corrected() {
+        assert_eq!(number("100k"), Some(100_000));
+        assert_eq!(number("1,000"), Some(1000));
+        assert_eq!(number("64KiB"), Some(65_536));
+        assert_eq!((number("many"), number("5x"), number("99999999999999999999")), (None, None, None));
+        assert_eq!(duration("30S"), Some("30s".into()));
+        assert_eq!(duration("1.5h"), Some("1h 30m".into()));
+        assert_eq!((duration("soon"), duration("1e400s"), duration("")), (None, None, None));
+        assert_eq!((size("64MB"), size("1g"), size("x")), (Some("64MiB".into()), Some("1GiB".into()), None));
+        assert_eq!(tls_version("TLSv1.2"), "write \"1.2\"");
+        assert_eq!(with_value("write policy = \"least_conn\"", "leastconn"), "write policy = \"least_conn\"");
+        assert_eq!(with_value("write policy = \"least_conn\"", "source"), "write policy = \"hash\"");
+        assert_eq!(with_value("write connections_max = 20000", "100"), "write connections_max = 100");
+        assert_eq!(with_value("write protocol = \"http\"", "tcp"), "write protocol = \"tcp\"");
+        assert_eq!(with_value("use `tls`", "x"), "use `tls`");
     }
 }

@@ -74,26 +74,17 @@ pub(crate) fn foreign_keys() -> impl Iterator<Item = &'static str> {
 #[cfg(test)]
 pub(crate) fn words_table() -> String {
     use std::fmt::Write as _;
-    let mut rows: Vec<(&str, String)> = Vec::new();
-    for word in all().filter(|word| !word.of.is_empty()) {
-        let words: Vec<String> = word.words.split(' ').map(|word| format!("`{word}`")).collect();
-        let (table, name) = word.key.rsplit_once('.').unwrap_or(("", word.key));
-        let example = reference::find(table, name).map_or("", reference::Key::example);
-        let advice = match word.advice {
-            "" => format!("`{}`", in_table(table, example)),
-            advice if advice.starts_with("use `") => format!("`{}`", word.key),
+    let mut table = String::from("| word | of | key | in Evener |\n|---|---|---|---|\n");
+    for Word { words, of, key, advice, .. } in all().filter(|word| !word.of.is_empty()) {
+        let words: Vec<String> = words.split(' ').map(|word| format!("`{word}`")).collect();
+        let (owner, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let example = reference::find(owner, name).map_or("", reference::Key::example);
+        let advice = match *advice {
+            "" => format!("`{}`", in_table(owner, example)),
+            advice if advice.starts_with("use `") => String::new(),
             advice => advice.to_owned(),
         };
-        rows.push((word.of, format!("{} | {advice}", words.join(", "))));
-    }
-    let mut table = String::from(
-        "| word | of | in Evener |
-|---|---|---|
-",
-    );
-    for (of, row) in rows {
-        let (words, advice) = row.split_once(" | ").unwrap_or_default();
-        let _ = writeln!(table, "| {words} | {of} | {advice} |");
+        let _ = writeln!(table, "| {} | {of} | `{key}` | {advice} |", words.join(", "));
     }
     table
 }
