@@ -228,7 +228,7 @@ fn noun(table: &str, declaration: &str) -> String {
         Some(("check", _)) => "a check".into(),
         Some(("service" | "server", "routes")) => "a route".into(),
         Some(("service" | "server" | "pool", keys)) => format!("`{keys}`"),
-        Some(_) => format!("{table}"),
+        Some(_) => table.to_owned(),
     }
 }
 
