@@ -2,6 +2,7 @@
 //! [`Spec`]. An invalid configuration is refused with a list of all problems, each with its file and line.
 
 mod access;
+mod address;
 mod build;
 mod check;
 mod discover;

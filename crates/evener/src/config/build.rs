@@ -9,8 +9,9 @@ mod whole;
 use options::{read_options, read_plane, read_protocol};
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
+use super::address::{self, Part, parse_listen};
 use super::fields::{Fields, Reading};
-use super::hints::{nearest, one_of};
+use super::hints::{nearest, one_of, values};
 use super::locate::Step;
 use super::patience::{read_queue, read_retry_budget};
 use super::raw::{Made, Run, Table, Value, shown};
@@ -18,7 +19,6 @@ use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
-use evener_core::address::AddressError;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
@@ -26,7 +26,6 @@ use evener_core::spec::{
     ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 const SERVERS_MAX: usize = 100_000;
@@ -175,11 +174,14 @@ impl<'a> Builder<'a> {
                 Some(Value::Text(address)) => (address, table, made.location(), item_at(address)),
                 Some(Value::Unknown) => return None,
                 _ => {
-                    fields.problem_with_item(
-                        index,
-                        None,
-                        "a server must begin with its address: { \"10.0.0.1:80\", weight = 2 }",
+                    let named =
+                        ["address", "host", "url", "addr"].iter().find_map(|key| table.get(key)?.text());
+                    let right = named.map_or_else(
+                        || "{ \"10.0.0.1:80\", weight = 2 }".into(),
+                        |address| format!("{{ {}, ... }}", shown(address)),
                     );
+                    let message = format!("a server must begin with its address: {right}");
+                    fields.problem_with_item(index, None, message);
                     return None;
                 }
             },
@@ -203,7 +205,8 @@ impl<'a> Builder<'a> {
                 Some(read_server(defaults, second, &mut nested))
             }
             Err(error) => {
-                let why = server_address_problem(address, &error);
+                let port = address::usual_port(self.reading.run(), made);
+                let why = address::problem(address, &error, Part::Server, port);
                 self.reading.problem(&at, format!("{}: {why}", subject_of(made)));
                 None
             }
@@ -220,7 +223,7 @@ impl<'a> Builder<'a> {
         let protocol = read_protocol(&mut fields);
         fields.set_protocol(protocol.name());
         let plane = read_plane(&mut fields);
-        let listen = self.listen(name, &mut fields);
+        let listen = self.listen(made, &mut fields);
         let options = read_options(protocol, &mut fields);
         let acl = read_acl(&mut fields);
         let denied = read_denied(&mut fields, "denied").unwrap_or(Denied::Drop);
@@ -313,7 +316,8 @@ impl<'a> Builder<'a> {
         is_known
     }
 
-    fn listen(&mut self, name: &str, fields: &mut Fields<'_>) -> Vec<Endpoint> {
+    fn listen(&mut self, made: &Made, fields: &mut Fields<'_>) -> Vec<Endpoint> {
+        let (name, port) = (made.name(), address::usual_port(self.reading.run(), made));
         if let Some(Value::Table(table)) = fields.take("listen")
             && table.keys().next().is_none()
             && table.list().is_empty()
@@ -324,9 +328,10 @@ impl<'a> Builder<'a> {
             fields.must_hint("listen", "be an address", &format!("write \"0.0.0.0:{port}\""));
             return Vec::new();
         }
-        let given = fields.texts("listen", "an address or a list of addresses", parse_listen);
+        let parse = |text: &str| parse_listen(text, port);
+        let given = fields.texts("listen", "an address or a list of addresses", parse);
         // Without `listen`, a service whose name is an address listens on this address.
-        let listen = given.or_else(|| parse_listen(name).ok().map(|endpoint| vec![endpoint]));
+        let listen = given.or_else(|| parse(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
             if !["listen", "lisen", "bind", "port", "address"].iter().any(|key| fields.has(key)) {
                 fields.problem_here("there is no listen address: add listen = \"0.0.0.0:80\"");
@@ -410,53 +415,6 @@ fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
 }
 
-/// Returns the message about an invalid address of a server.
-fn server_address_problem(text: &str, error: &AddressError) -> String {
-    match error {
-        AddressError::NoHost(_) if !text.starts_with('*') && bare_ipv6(text).is_none() => {
-            let port = text.trim_start_matches(':');
-            format!("`{text}` has no host: write the server's host, such as 10.0.0.1:{port}")
-        }
-        error => address_problem(text, error),
-    }
-}
-
-/// Returns the message about an invalid address, with the correction of common mistakes.
-pub(super) fn address_problem(text: &str, error: &AddressError) -> String {
-    if let Some((address, port)) = bare_ipv6(text) {
-        return format!("`{text}` needs brackets: write an IPv6 address as [{address}]:{port}");
-    }
-    match error {
-        AddressError::Port { port, .. } => {
-            format!("invalid port `{port}` in `{text}`: a port is a number from 1 to 65535")
-        }
-        error => error.to_string(),
-    }
-}
-
-/// Splits an IPv6 address with a port but without brackets, such as `::1:80`, into the address and the port.
-fn bare_ipv6(text: &str) -> Option<(Ipv6Addr, &str)> {
-    let (address, port) = text.rsplit_once(':')?;
-    Some((address.parse().ok()?, port))
-}
-
-fn parse_listen(text: &str) -> Result<Endpoint, String> {
-    match scope::parse_listen(text).map_err(|error| address_problem(text, &error))? {
-        Endpoint::Ip(address) if address.ip().is_multicast() => Err(format!(
-            "`{text}` is a multicast address, and evener does not join multicast groups: write an address of this machine, such as 0.0.0.0:{}",
-            address.port()
-        )),
-        Endpoint::Ip(address) if address.ip() == Ipv4Addr::BROADCAST => Err(format!(
-            "`{text}` is the broadcast address: write an address of this machine, such as 0.0.0.0:{}",
-            address.port()
-        )),
-        Endpoint::Host { name, port } => Err(format!(
-            "`{name}:{port}` is not a listen address: write an IP address, such as 0.0.0.0:{port} for all addresses"
-        )),
-        endpoint => Ok(endpoint),
-    }
-}
-
 fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
@@ -495,8 +453,11 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
             let policy = Policy::named(name);
             if policy.is_none() {
                 let near = nearest(name, Policy::NAMES.into_iter());
-                let hint =
-                    if near.is_empty() { format!("; use {}", one_of(&Policy::NAMES, "")) } else { near };
+                let hint = match values::policy(name) {
+                    Some(policy) => format!("; write policy = \"{policy}\""),
+                    None if near.is_empty() => format!("; use {}", one_of(&Policy::NAMES, "")),
+                    None => near,
+                };
                 fields.problem("policy", format!("unknown policy `{name}`{hint}"));
             }
             policy

@@ -3,6 +3,7 @@
 
 use super::edge::VERIFY_OFF;
 use super::fields::{Fields, Reading};
+use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
@@ -34,13 +35,14 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
-        Value::Text(_) => {
-            fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
-            None
-        }
         Value::Bool(false) => None,
-        _ => {
-            fields.must("check", "be a check such as check.http { path = \"/health\" }");
+        given => {
+            let hint = values::check(given);
+            if given.text().is_some() && hint.is_empty() {
+                fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
+            } else {
+                fields.must_hint("check", "be a check such as check.http { path = \"/health\" }", &hint);
+            }
             None
         }
     }
@@ -134,7 +136,9 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
     if let Some(given) = fields.text("path") {
         path = given.to_owned();
         if !given.starts_with('/') || given.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
-            fields.must("path", "begin with / and have no spaces");
+            let right = format!("/{}", given.trim_start_matches('/'));
+            let hint = if given.contains(' ') { String::new() } else { format!("write {}", shown(&right)) };
+            fields.must_hint("path", "begin with / and have no spaces", &hint);
         }
     }
     if let Some(given) = read_status(fields) {

@@ -2,7 +2,7 @@
 //! servers, and the keys `resolve` and `resolver`, which also apply to servers with host names.
 
 use super::Location;
-use super::build::address_problem;
+use super::address::{Part, problem};
 use super::fields::{Fields, Reading};
 use super::raw::{Made, Value, shown};
 use crate::scope;
@@ -92,7 +92,7 @@ fn read_name(made: &Made, fields: &mut Fields<'_>) -> Option<DiscoverSpec> {
             None
         }
         Err(error) => {
-            fields.problem_here(address_problem(made.name(), &error));
+            fields.problem_here(problem(made.name(), &error, Part::Server, 80));
             None
         }
     }

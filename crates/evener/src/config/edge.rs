@@ -2,6 +2,7 @@
 
 use super::access::read_prefixes;
 use super::fields::Fields;
+use super::hints::{one_of, values};
 use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value, shown};
 use evener_core::route::{HostPattern, Route};
@@ -83,7 +84,7 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
         None => {}
         Some("1.2") => spec.oldest = TlsVersion::V12,
         Some("1.3") => spec.oldest = TlsVersion::V13,
-        Some(_) => nested.must("min_version", "be \"1.2\" or \"1.3\""),
+        Some(text) => nested.must_hint("min_version", "be \"1.2\" or \"1.3\"", &values::tls_version(text)),
     }
     if let Some(alpn) = nested.texts("alpn", "a protocol such as \"http/1.1\", or a list", |text| match text
         .len()
@@ -332,6 +333,15 @@ fn forwarded_mode(word: &str) -> Option<ForwardedMode> {
     })
 }
 
+/// Reads `mode` of the table `forwarded`.
+fn read_mode(nested: &mut Fields<'_>, modes: &[&'static str]) -> Option<ForwardedMode> {
+    if nested.text("mode") == Some("add") {
+        nested.must_hint("mode", format!("be {}", one_of(modes, "")), "write \"append\"");
+        return None;
+    }
+    nested.word("mode", modes, forwarded_mode)
+}
+
 /// Reads `forwarded = "append"`, or `{ mode = "replace", trust = { "10.0.0.0/8" }, headers = "both" }`.
 fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
     const MODES: [&str; 3] = ["replace", "append", "off"];
@@ -344,7 +354,7 @@ fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
         },
         Some(Value::Table(table)) => {
             let mut nested = fields.within("forwarded", table);
-            spec.mode = nested.word("mode", &MODES, forwarded_mode).unwrap_or(spec.mode);
+            spec.mode = read_mode(&mut nested, &MODES).unwrap_or(spec.mode);
             spec.trust = read_prefixes(&mut nested, "trust");
             let headers = nested.word("headers", &["x-forwarded", "forwarded", "both"], |word| match word {
                 "x-forwarded" => Some((true, false)),
@@ -379,8 +389,14 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
             nested.finish();
         }
         Value::Bool(false) | Value::Unknown => return None,
-        _ => {
-            fields.must("redirect", "be \"https\" or { port = 8443 }");
+        other => {
+            let hint = match other.text() {
+                Some(text) if text.contains("://") || text == "http" => {
+                    "only https of the same host is available; write redirect = \"https\""
+                }
+                _ => "",
+            };
+            fields.must_hint("redirect", "be \"https\" or { port = 8443 }", hint);
             return None;
         }
     }
@@ -433,6 +449,9 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
                 let host = text.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
                 format!("`{text}` is a URL: write {key} = {}", shown(host.unwrap_or_default()))
             }
+            _ if text.trim_start_matches("*.").contains('*') && text != "*" => {
+                format!("`{text}` has a * that is not its first part: write each host, or *.example.org for all names below one")
+            }
             _ if text == "*" => format!("remove {key} = \"*\": a route without {key} is for any host"),
             Some((host, port)) if port.parse::<u16>().is_ok() => {
                 format!("`{text}` has a port: write {key} = {}", shown(host))
@@ -454,8 +473,18 @@ fn read_hosts(nested: &mut Fields<'_>, key: &'static str) -> Option<Vec<HostPatt
 
 /// Checks the path of a route.
 fn check_path(nested: &mut Fields<'_>, path: &str) {
-    if !path.starts_with('/') {
-        nested.must("path", "begin with /");
+    let is_pattern = !path.starts_with('/') && path.contains(['^', '~', '(', '*']) || path.ends_with(".*");
+    if is_pattern {
+        let literal: String = path
+            .trim_start_matches(['~', ' ', '^', '*'])
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_'))
+            .collect();
+        let hint =
+            if literal.starts_with('/') { format!("write {}", shown(&literal)) } else { String::new() };
+        nested.must_hint("path", "be a prefix of the path, not a regular expression", &hint);
+    } else if !path.starts_with('/') {
+        nested.must_hint("path", "begin with /", &format!("write {}", shown(&format!("/{path}"))));
     } else if let Some(below) = path.strip_suffix('*') {
         let below = shown(if below == "/" { below } else { below.trim_end_matches('/') });
         nested.must_hint("path", "have no *", &format!("write {below}, which includes all paths below it"));

@@ -1,11 +1,11 @@
 //! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their lines,
 //! and reading continues. Keys that have not been read at the end are reported as unknown.
 
-use super::hints::{self, Context, UnknownKey};
+use super::hints::{self, Context, UnknownKey, values};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
-use super::{Location, Problem, Warning};
+use super::{Location, Problem, Warning, reference};
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -354,8 +354,7 @@ impl<'a> Fields<'a> {
         match self.take(key)? {
             Value::Bool(value) => Some(*value),
             other => {
-                let quoted = matches!(other.text(), Some("true" | "false"));
-                self.must_hint(key, "be true or false", if quoted { "remove the quotes" } else { "" });
+                self.must_hint(key, "be true or false", &values::boolean(key, other));
                 None
             }
         }
@@ -378,7 +377,17 @@ impl<'a> Fields<'a> {
                         ),
                     ),
                     None => {
-                        self.must(key, format!("be a number between {} and {}", range.start(), range.end()));
+                        let wanted = format!("be a number between {} and {}", range.start(), range.end());
+                        let hint = match other.text() {
+                            Some(text) if values::is_endless(text) => {
+                                format!("remove {key}, or write a large number")
+                            }
+                            Some(text) => {
+                                values::number(text).map_or(String::new(), |n| format!("write {n}"))
+                            }
+                            None => String::new(),
+                        };
+                        self.must_hint(key, wanted, &hint);
                     }
                 }
                 return None;
@@ -412,9 +421,21 @@ impl<'a> Fields<'a> {
         fits.then_some(number)
     }
 
+    /// Returns the default of a key, for the end of a message.
+    fn default_of(&self, key: &str) -> String {
+        let table = reference::table_of(self.context.declaration(), &self.prefix);
+        let default = reference::find(&table, key).and_then(reference::Key::word_default);
+        default.map(|default| format!("the default is {default}")).unwrap_or_default()
+    }
+
     /// Reads a duration above zero.
     pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
         let value = self.take(key)?;
+        if matches!(value, Value::Bool(_)) {
+            let default = self.default_of(key);
+            self.must_hint(key, "be a duration such as \"500ms\", \"2s\" or \"1h\"", &default);
+            return None;
+        }
         if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must(key, "be above zero");
             return None;
@@ -429,9 +450,15 @@ impl<'a> Fields<'a> {
             Value::Bool(false) => return Some(None),
             Value::Text(_) | Value::Int(_) | Value::Number(_) | Value::Unknown => {}
             _ => {
-                self.must(key, "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none");
+                let default = self.default_of(key);
+                let wanted = "be a duration such as \"500ms\", \"2s\" or \"1h\", or false for none";
+                self.must_hint(key, wanted, &default);
                 return None;
             }
+        }
+        if value.text().is_some_and(values::is_endless) && !is_zero(value) {
+            self.must_hint(key, "be a duration, or false for none", &format!("write {key} = false"));
+            return None;
         }
         if is_zero(value) || self.duration_or_zero(key)?.is_zero() {
             self.must_hint(key, "be above zero", "write false for none");
@@ -531,7 +558,7 @@ impl<'a> Fields<'a> {
             other => other.text().unwrap_or_default(),
         });
         for key in self.unknown_keys().collect::<Vec<_>>() {
-            let unknown = UnknownKey { key, prefix: &self.prefix, pool, known: &self.known };
+            let unknown = UnknownKey::new(key, &self.prefix, &self.known).of_pool(pool);
             let message = self.context.unknown_key(&unknown);
             self.problem(key, message);
         }

@@ -2,15 +2,17 @@
 //! most similar known key or word.
 
 mod keys;
+pub(super) mod values;
 mod words;
 
 pub(super) use keys::{Context, UnknownKey, in_table};
-pub(super) use words::foreign;
+pub(super) use words::{foreign, written};
 #[cfg(test)]
-pub(super) use words::words_table;
+pub(super) use words::{foreign_keys, words_table};
 
 use super::Location;
 use super::raw::Run;
+use super::reference;
 use evener_core::spec::{Plane, Policy};
 
 /// Words that are values of keys, and are easily written without quotes.
@@ -65,6 +67,10 @@ impl<'a> Undefined<'a> {
     pub(super) fn hint(&self, defined: &[String]) -> String {
         let near = || nearest(self.name, defined.iter().map(String::as_str));
         match self.namespace {
+            "" if reference::find("", self.name).is_some() => {
+                ": the file has set it to nil or to an undefined value: give that variable another name"
+                    .into()
+            }
             "" => self.global_hint().unwrap_or_else(near),
             "policy." => self.policy_hint(defined).unwrap_or_else(near),
             _ => near(),
@@ -82,14 +88,39 @@ impl<'a> Undefined<'a> {
         let name = self.name;
         let fixed = match name {
             "os" => ": the environment is read by env \"NAME\"",
-            "upstream" | "backend" | "cluster" => "; use `pool`",
-            "frontend" | "listener" => "; use `service`",
-            "True" | "TRUE" => ": write true",
-            "False" | "FALSE" => ": write false",
+            "upstream" | "backend" | "cluster" if self.is_called => "; use `pool`",
+            "frontend" | "listener" | "entrypoint" if self.is_called => "; use `service`",
+            "True" | "TRUE" | "yes" | "Yes" | "on" | "On" => ": write true",
+            "False" | "FALSE" | "no" | "No" | "off" | "Off" => ": write false",
+            "null" | "None" | "none" | "NULL" | "undefined" => ": omit the key, or write nil",
+            "elif" | "elsif" | "elseIf" => ": write elseif",
             _ => "",
         };
         if !fixed.is_empty() {
             return Some(fixed.into());
+        }
+        if let Some(policy) = values::policy(name).filter(|_| self.key == Some("policy")) {
+            return Some(format!(": write policy = \"{policy}\""));
+        }
+        let is_of_pool = self.key.is_some_and(|key| ["pool", "denied", "exceeded"].contains(&key));
+        if is_of_pool
+            && !self.is_called
+            && !self.is_pool
+            && WORDS.iter().all(|(_, words)| !words.contains(&name))
+        {
+            let key = self.key.unwrap_or_default();
+            return Some(format!(
+                ": write {key} = \"{name}\" if a pool has this name, or local {name} = pool \"{name}\" {{ ... }} above it"
+            ));
+        }
+        if self.is_called
+            && self.key.is_none()
+            && reference::tables_with(name).any(|(table, _)| !table.is_empty())
+        {
+            return Some(format!(": a key needs a =: write {name} = ..."));
+        }
+        if let Some(advice) = written(name).filter(|_| self.is_called) {
+            return Some(format!("; {advice}"));
         }
         let fits =
             |key: &str, words: &[&str]| self.key.is_none_or(|given| given == key) && words.contains(&name);

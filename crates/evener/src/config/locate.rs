@@ -3,7 +3,8 @@
 
 mod repeated;
 
-use super::{Location, syntax};
+use super::Location;
+use super::syntax::Mistake;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -93,8 +94,31 @@ impl Source {
             && message.ends_with("near <eof>");
         match self.unclosed().filter(|_| is_at_end) {
             Some(opened) => Some(format!("the file ends inside the '{{' of line {opened}: is a }} missing?")),
-            None => syntax::hint(&self.text, line, message).map(|hint| format!("{message}{hint}")),
+            None => Mistake::new(&self.text, line, message, self.is_inside_braces(line)).explain(),
         }
+    }
+
+    /// Returns true if a line begins inside of braces.
+    fn is_inside_braces(&self, line: u32) -> bool {
+        let before = self.tokens.partition_point(|token| token.line < line);
+        let open = self.tables.iter().take_while(|table| table.open < before);
+        open.into_iter().any(|table| table.end > before)
+    }
+
+    /// Returns the line on which the nesting of braces and parentheses reaches a depth.
+    pub(super) fn line_of_depth(&self, depth_max: usize) -> Option<u32> {
+        let mut depth = 0_usize;
+        for token in &self.tokens {
+            match token.kind {
+                Kind::Open | Kind::Symbol('(') => depth += 1,
+                Kind::Close | Kind::Symbol(')') => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth >= depth_max {
+                return Some(token.line);
+            }
+        }
+        None
     }
 
     /// Returns the line of the last opening brace that is never closed.
@@ -429,7 +453,11 @@ service "www" { policy = 7, listen = "0.0.0.0:80" }
         check("a {}\nb { c = {\n1", expected, &at(2));
         check("a {},\n\nb { 1,", "unexpected symbol near <eof>", &at(3));
         check("a { {} }\nb = ", "unexpected symbol near <eof>", "");
-        check("a {", "unfinished string near '\"a'", "unfinished string near '\"a' (is a quote missing?)");
+        check(
+            "a {",
+            "unfinished string near '\"a'",
+            "the text that begins on this line has no closing quote",
+        );
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! code. Its memory, instructions and time are bounded.
 
 mod builders;
+mod file;
 
 use super::hints::Undefined;
 use super::locate::Source;
-use super::problem::{reason, sorted};
+use super::problem::sorted;
 use super::raw::Run;
 use super::{Location, Problem};
 use mlua::debug::Debug;
@@ -13,7 +14,6 @@ use mlua::{
     Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
     UserDataMethods, VmState,
 };
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -26,9 +26,10 @@ const INSTRUCTIONS_STEP: u32 = 10_000;
 // Tests have a longer limit, so that they do not fail on a busy machine.
 const TIME_MAX: Duration = Duration::from_secs(if cfg!(test) { 600 } else { 20 });
 const INCLUDES_MAX: usize = 64;
+/// Depth of braces and parentheses that the parser of Lua accepts (`LUAI_MAXCCALLS`), less its own calls.
+const DEPTH_MAX: usize = 190;
 /// Maximum number of problems that are recorded while the file runs.
 const PROBLEMS_MAX: usize = 1000;
-const FILE_BYTES_MAX: u64 = 16 << 20;
 
 const UNCHECKED: &str = "note: the rest of the configuration was not checked because of this error";
 
@@ -122,7 +123,7 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
         Ok(()) => Ok(state.run),
         Err(error) => {
             let problem = problem_of(&error);
-            let is_located = problem.is_located();
+            let is_located = problem.is_located() && !problem.is_about_another_language();
             state.run.record(problem);
             let mut problems = sorted(state.run.problems().to_vec());
             problems.extend(is_located.then(|| Problem::new(UNCHECKED)));
@@ -145,11 +146,6 @@ fn problem_of(error: &mlua::Error) -> Problem {
             None => inner.to_string(),
         },
         other => other.to_string(),
-    };
-    let text = if text.starts_with("table: ") {
-        "the file raised an error that is not a string".into()
-    } else {
-        text
     };
     let text = text.replace("a Handle value", "a declared value");
     let first = text.lines().next().unwrap_or_default();
@@ -192,6 +188,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     add_geoip(&lua, state)?;
     add_environment(&lua, state)?;
     add_print(&lua)?;
+    add_error(&lua)?;
     guard_metatables(&lua)?;
     watch_unknown_names(&lua, state)?;
     Ok(lua)
@@ -251,6 +248,26 @@ fn add_print(lua: &Lua) -> mlua::Result<()> {
         Ok(())
     })?;
     lua.globals().raw_set("print", print)
+}
+
+/// Adds an `error` that reports its line also if it raises a value that is not text.
+fn add_error(lua: &Lua) -> mlua::Result<()> {
+    let globals = lua.globals();
+    let original: Function = globals.raw_get("error")?;
+    let error = lua.create_function(move |lua, (value, level): (mlua::Value, Option<i64>)| {
+        match value {
+            // The level counts this function, too.
+            mlua::Value::String(_) | mlua::Value::Nil => {
+                let level = level.unwrap_or(1);
+                original.call::<()>((value, if level > 0 { level + 1 } else { 0 }))
+            }
+            other => {
+                let message = format!("error was called with {}: write error(\"text\")", type_of(&other));
+                Err(raise(Problem::at(&caller(lua), message)))
+            }
+        }
+    })?;
+    globals.raw_set("error", error)
 }
 
 /// Adds a `setmetatable` that refuses finalizers (`__gc`), because Lua runs finalizers without counting
@@ -447,7 +464,7 @@ fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
 
 fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = read_file(path).map_err(|why| raise(Problem::new(format!("{name}: {why}"))))?;
+    let text = file::read(path, &name).map_err(raise)?;
     {
         let mut state = lock(state);
         state.run.add_source(Source::new(Arc::clone(&name), &text));
@@ -459,26 +476,13 @@ fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
     outcome.map_err(|error| {
         let problem = match problem_of(&error) {
             problem if problem.is_located() => problem,
+            problem if problem.to_string().contains("C stack overflow") => {
+                let message = format!("braces or parentheses are nested deeper than {DEPTH_MAX} levels");
+                Problem::maybe_at(state.run.too_deep(&name, DEPTH_MAX).as_ref(), message)
+            }
             problem => Problem::new(format!("{name}: {problem}")),
         };
         let from_parser = matches!(error, mlua::Error::SyntaxError { .. });
         raise(if from_parser { state.run.explain(problem) } else { problem })
     })
-}
-
-fn read_file(path: &Path) -> Result<String, String> {
-    let explain = |error: std::io::Error| reason(&error);
-    let meta = std::fs::metadata(path).map_err(explain)?;
-    if !meta.is_file() && !meta.is_dir() {
-        return Err("not a regular file".into());
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(explain)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(explain)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("larger than {} MiB", FILE_BYTES_MAX >> 20));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-    // Some editors on Windows write a byte order mark at the beginning of a file.
-    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

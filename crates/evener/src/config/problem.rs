@@ -87,6 +87,11 @@ impl Problem {
         self
     }
 
+    /// Returns true if the file is not a configuration of Evener at all.
+    pub(super) fn is_about_another_language(&self) -> bool {
+        self.message.starts_with(super::syntax::FOREIGN_FILE)
+    }
+
     /// Returns the description without the location.
     pub(super) fn into_message(self) -> String {
         self.message

@@ -259,6 +259,12 @@ impl Run {
         self.sources.iter().find(|source| source.is(location.file()))
     }
 
+    /// Returns the location at which the braces of a file are nested too deeply for the parser.
+    pub(super) fn too_deep(&self, file: &str, depth_max: usize) -> Option<Location> {
+        let line = self.sources.iter().find(|source| source.is(file))?.line_of_depth(depth_max)?;
+        Some(Location::new(file, line))
+    }
+
     /// Explains an error of the Lua parser.
     pub(super) fn explain(&self, problem: Problem) -> Problem {
         problem.explained(|file, line, message| {

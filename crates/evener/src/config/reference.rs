@@ -49,6 +49,7 @@ impl Key {
     }
 
     /// Returns the tables that can have the key.
+    #[cfg(test)]
     pub(super) fn tables(&self) -> &'static [&'static str] {
         self.tables
     }
@@ -58,12 +59,24 @@ impl Key {
         self.example
     }
 
+    /// Returns true if the key takes words or tables, which cannot be guessed.
+    pub(super) fn takes_words(&self) -> bool {
+        ["table", "word", "\""].iter().any(|form| self.kind.contains(form))
+    }
+
+    /// Returns the default, if it is one value.
+    pub(super) fn word_default(&self) -> Option<&'static str> {
+        let value = self.default.strip_prefix('`')?.strip_suffix('`')?;
+        (!value.contains('`')).then_some(value)
+    }
+
     /// Returns the protocols of the services that can use the key, or none if all can.
     pub(super) fn protocols(&self) -> &'static [&'static str] {
         self.protocols
     }
 
     /// Returns true if services of a protocol can use the key.
+    #[cfg(test)]
     pub(super) fn fits(&self, protocol: &str) -> bool {
         self.protocols.is_empty() || self.protocols.contains(&protocol)
     }
@@ -103,11 +116,11 @@ pub(super) fn find(table: &str, name: &str) -> Option<&'static Key> {
 #[cfg(test)]
 pub(super) fn has(path: &str) -> bool {
     let is_key = path.rsplit_once('.').is_some_and(|(table, name)| find(table, name).is_some());
-    is_key || find("", path).is_some()
+    is_key || find("", path).is_some() || keys_of(path).next().is_some()
 }
 
 /// Returns every table with a key of this name, with the key.
-pub(super) fn places(name: &str) -> impl Iterator<Item = (&'static str, &'static Key)> {
+pub(super) fn tables_with(name: &str) -> impl Iterator<Item = (&'static str, &'static Key)> {
     let named = all().filter(move |key| key.name == name);
     named.flat_map(|key| key.tables.iter().map(move |table| (*table, key)))
 }

@@ -1,6 +1,7 @@
 //! Durations and sizes as configurations write them. An error is a message without its beginning: the caller
 //! adds the key.
 
+use super::hints::values;
 use super::raw::{Value, shown};
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ pub(super) fn parse_duration(value: &Value) -> Result<Duration, String> {
         return Err(format!("cannot be in months (M): write \"{minutes}\" for minutes, got {}", shown(text)));
     }
     let duration = humantime::parse_duration(text).map_err(|_| {
-        format!("must be a duration such as \"500ms\", \"2s\" or \"1h\", got {}", shown(text))
+        let hint = values::duration(text).map_or(String::new(), |right| format!(": write \"{right}\""));
+        format!("must be a duration such as \"500ms\", \"2s\" or \"1h\", got {}{hint}", shown(text))
     })?;
     if duration > Duration::from_secs(DURATION_DAYS_MAX * 24 * 3600) {
         return Err(format!("must be at most {DURATION_DAYS_MAX} days, got {}", shown(text)));
@@ -57,7 +59,9 @@ pub(super) fn parse_size(value: &Value) -> Result<u64, String> {
     };
     let size = value.text().and_then(parse);
     size.ok_or_else(|| {
-        format!("must be a size such as \"64KiB\", \"64MiB\" or \"1GiB\", got {}", value.shown())
+        let right = value.text().and_then(values::size).filter(|right| parse(right).is_some());
+        let hint = right.map_or(String::new(), |right| format!(": write \"{right}\""));
+        format!("must be a size such as \"64KiB\", \"64MiB\" or \"1GiB\", got {}{hint}", value.shown())
     })
 }
 

@@ -1,6 +1,7 @@
 //! The `sticky` key: if and how a client stays with its server.
 
 use super::fields::Fields;
+use super::hints::values;
 use super::raw::Value;
 use evener_core::spec::{PoolSpec, ServiceSpec, Spec, StickyBy, StickySpec};
 use std::collections::BTreeSet;
@@ -29,11 +30,15 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
         Value::Bool(true) => Some(defaults),
         Value::Table(table) => {
             let mut nested = fields.within("sticky", table);
-            let by_cookie = nested.word("by", &["client_ip", "cookie"], |word| match word {
-                "client_ip" => Some(false),
-                "cookie" => Some(true),
-                _ => None,
-            });
+            let by_cookie = match nested.text("by") {
+                None => None,
+                Some("client_ip") => Some(false),
+                Some("cookie") => Some(true),
+                Some(word) => {
+                    nested.must_hint("by", "be \"client_ip\" or \"cookie\"", &values::sticky_by(word));
+                    None
+                }
+            };
             if by_cookie == Some(true) {
                 for key in ["size", "ttl", "failback", "rebalance"] {
                     if nested.take(key).is_some() {
@@ -50,8 +55,9 @@ pub(super) fn read_sticky(fields: &mut Fields<'_>) -> Option<StickySpec> {
             Some(spec)
         }
         Value::Unknown => None,
-        _ => {
-            fields.must("sticky", "be true or a table such as { by = \"client_ip\" }");
+        given => {
+            let hint = given.text().map(values::sticky).unwrap_or_default();
+            fields.must_hint("sticky", "be true or a table such as { by = \"client_ip\" }", &hint);
             None
         }
     }

@@ -1,74 +1,205 @@
-//! Hints for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
+//! Messages for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
 //! usually causes the error.
+
+mod languages;
+
+pub(super) use languages::FOREIGN_FILE;
+
+use super::hints::{self, values};
 
 /// Words that begin a declaration or a statement.
 const BEGINNINGS: [&str; 6] = ["service", "pool", "local", "include", "for", "return"];
 
-/// Returns a hint for an error in a line, from its message and the text of the file.
-pub(super) fn hint(text: &str, line: u32, message: &str) -> Option<String> {
-    let index = line.checked_sub(1)? as usize;
-    let here = text.lines().nth(index).unwrap_or_default();
-    let hint = if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}']) {
-        "use straight quotes".to_owned()
-    } else if message.ends_with("near '#'") || message.ends_with("near '//'") || begins_comment(here) {
-        "comments begin with --".to_owned()
-    } else if message.starts_with("unfinished string") || message.starts_with("malformed number") {
-        "is a quote missing?".to_owned()
-    } else if has_colon_key(here) {
-        "keys are written key = value".to_owned()
-    } else if let Some(name) = bare_name(here) {
-        format!("names are strings: \"{name}\"")
-    } else if message.ends_with("near <eof>")
-        && ["'end'", "syntax"].iter().any(|word| message.starts_with(word))
-    {
-        "is an end missing?".to_owned()
-    } else if message.starts_with("'}' expected") && begins_declaration(here, message) {
-        format!("is a }} missing before line {line}?")
-    } else if message.starts_with("'}' expected") && !message.ends_with("near <eof>") {
-        let number = line_before(text, index, message).unwrap_or(line as usize);
-        format!("is a comma missing on line {number}?")
-    } else {
-        return None;
-    };
-    Some(format!(" ({hint})"))
+/// An error of the parser.
+pub(super) struct Mistake<'a> {
+    /// The text of the file.
+    text: &'a str,
+    /// The line of the error, from 1.
+    line: u32,
+    /// The text of the line.
+    here: &'a str,
+    /// The message of the parser.
+    message: &'a str,
+    /// True if the line begins inside of braces.
+    is_inside: bool,
 }
 
-fn begins_comment(line: &str) -> bool {
-    let line = line.trim_start();
-    line.starts_with('#') || line.starts_with("//")
+impl<'a> Mistake<'a> {
+    /// Creates an error from the text of the file, the line and the message of the parser.
+    pub(super) fn new(text: &'a str, line: u32, message: &'a str, is_inside: bool) -> Self {
+        let here = text.lines().nth((line as usize).saturating_sub(1)).unwrap_or_default();
+        Self { text, line, here, message, is_inside }
+    }
+
+    /// Returns a better message for an error, if its cause is known.
+    pub(super) fn explain(&self) -> Option<String> {
+        languages::recognize(self.text)
+            .or_else(|| self.quotes_and_comments())
+            .or_else(|| self.keys())
+            .or_else(|| self.operators())
+            .or_else(|| self.declarations())
+            .or_else(|| self.missing_comma_or_brace())
+    }
+
+    /// Returns true if the parser failed at a token.
+    fn is_near(&self, token: &str) -> bool {
+        self.message.ends_with(&format!("near '{token}'"))
+    }
+
+    fn quotes_and_comments(&self) -> Option<String> {
+        let Self { here, message, .. } = *self;
+        if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '\u{201e}', '\u{ab}', '\u{bb}']) {
+            return Some("the quotes are typographic: use straight quotes, \"...\"".into());
+        }
+        let begins = ["#", "//", "/*", ";"].into_iter().find(|begin| here.trim_start().starts_with(begin));
+        let found = begins.or_else(|| ["#", "//"].into_iter().find(|token| self.is_near(token)));
+        if let Some(comment) = found {
+            return Some(format!("comments begin with --, not {comment}"));
+        }
+        if (self.is_near("/") || self.is_near("*")) && here.contains("/*") {
+            return Some("comments begin with --, not /*".into());
+        }
+        if message.starts_with("unfinished string") {
+            return Some("the text that begins on this line has no closing quote".into());
+        }
+        if message.starts_with("unfinished long") {
+            return Some(format!("{message}: a ]] is missing"));
+        }
+        message
+            .starts_with("malformed number")
+            .then(|| format!("{message}: is a quote missing? Addresses, durations and sizes are in quotes"))
+    }
+
+    fn keys(&self) -> Option<String> {
+        if let Some((key, value)) = colon_key(self.here) {
+            return Some(format!("keys are written with =: write {key} = {value}, not {key}: {value}"));
+        }
+        if self.is_near(">") && self.here.contains("=>") {
+            return Some("keys are written with =, not =>".into());
+        }
+        assignment_to_a_declaration(self.here).filter(|_| self.is_near("="))
+    }
+
+    fn operators(&self) -> Option<String> {
+        if self.is_near("=") && self.message.starts_with("'then' expected") {
+            return Some("a comparison is written ==, not =".into());
+        }
+        if self.here.contains("!=") && (self.is_near("!") || self.is_near("=")) {
+            return Some("\"not equal\" is written ~=, not !=".into());
+        }
+        if self.is_near("!") {
+            return Some("a negation is written not, not !".into());
+        }
+        let words = [("&", "and"), ("|", "or")];
+        let used = |(token, _): &(&str, &str)| self.is_near(token) && self.here.contains(&token.repeat(2));
+        let (token, word) = words.into_iter().find(used)?;
+        Some(format!("write {word}, not {}", token.repeat(2)))
+    }
+
+    fn declarations(&self) -> Option<String> {
+        let message = self.message;
+        if message.starts_with("<eof> expected near '}'")
+            || self.is_near("}") && message.starts_with("unexpected")
+        {
+            return Some("this } closes no { before it: remove it, or add a {".into());
+        }
+        if let Some((word, name)) = bare_name(self.here) {
+            return Some(format!("names are texts in quotes: write {word} \"{name}\" {{"));
+        }
+        if let Some(advice) = foreign_line(self.here) {
+            return Some(advice);
+        }
+        let is_end = ["'end'", "syntax"].iter().any(|word| message.starts_with(word));
+        (is_end && message.ends_with("near <eof>")).then(|| format!("{message} (is an end missing?)"))
+    }
+
+    fn missing_comma_or_brace(&self) -> Option<String> {
+        let Self { text, line, here, message, .. } = *self;
+        if !message.starts_with("'}' expected") || message.ends_with("near <eof>") {
+            return None;
+        }
+        let token = message.rsplit_once("near '").map_or("", |(_, token)| token.trim_end_matches('\''));
+        if self.is_inside && begins_declaration(here, token) {
+            return Some(match opened_at(message) {
+                Some(opened) => {
+                    format!("a }} is missing before this line: the {{ of line {opened} is not closed")
+                }
+                None => "a } is missing on this line or before it".into(),
+            });
+        }
+        let index = line.checked_sub(1)? as usize;
+        let position = match line_before(text, index, token) {
+            Some(number) => format!("at the end of line {number}"),
+            None => "on this line".into(),
+        };
+        Some(format!("a comma is missing {position}, before `{token}`"))
+    }
 }
 
-/// Returns true for a line such as `listen: "0.0.0.0:80"`.
-fn has_colon_key(line: &str) -> bool {
-    let Some((before, after)) = line.split_once(':') else { return false };
+/// Returns the line in `(to close '{' at line 1)`.
+fn opened_at(message: &str) -> Option<u32> {
+    message.split_once("at line ")?.1.split(')').next()?.parse().ok()
+}
+
+/// Returns the key and the value of a line such as `listen: "0.0.0.0:80"`.
+fn colon_key(line: &str) -> Option<(&str, String)> {
+    let (before, after) = line.split_once(':')?;
     let key = before.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-    let begins_value = after.trim_start().starts_with(|c: char| c == '"' || c == '{' || c.is_ascii_digit());
-    let quoted = before.matches('"').count() % 2 == 1;
-    key.starts_with(char::is_alphabetic) && begins_value && !quoted
+    let after = after.trim();
+    let begins_value = after.starts_with(|c: char| c == '"' || c == '{' || c.is_ascii_digit());
+    let is_word = matches!(after.trim_end_matches([',', '}', ' ']), "true" | "false");
+    let is_quoted = before.matches('"').count() % 2 == 1;
+    if !key.starts_with(char::is_alphabetic) || !(begins_value || is_word) || is_quoted {
+        return None;
+    }
+    let value =
+        if after.starts_with('{') { "{ ... }" } else { after.split([',', '}']).next().unwrap_or(after) };
+    Some((key, value.trim().to_owned()))
 }
 
-/// Returns the name of a declaration such as `upstream web {`.
-fn bare_name(line: &str) -> Option<&str> {
+/// Returns the message for `pool "web" = {`.
+fn assignment_to_a_declaration(line: &str) -> Option<String> {
+    let (before, _) = line.split_once('=')?;
+    let mut words = before.split_whitespace();
+    let (word, name) = (words.next()?, words.next()?);
+    let is_declaration = ["pool", "service", "server"].contains(&word) && name.starts_with(['"', '\'']);
+    (is_declaration && words.next().is_none())
+        .then(|| format!("a declaration has no =: write {word} {name} {{ ... }}"))
+}
+
+/// Returns the advice for a line such as `balance roundrobin`, in which another program sets something.
+fn foreign_line(line: &str) -> Option<String> {
+    let line = line.trim().trim_end_matches([';', '{']).trim_end();
+    let mut words = line.split_whitespace();
+    let (first, second) = (words.next()?, words.next()?);
+    let is_word = first.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
+    if !is_word || second.starts_with(['=', '"', '{', '(']) {
+        return None;
+    }
+    let two = format!("{first}_{second}");
+    let advice = hints::written(&two).or_else(|| hints::written(first))?;
+    let advice = values::with_value(&advice, second);
+    Some(format!("`{first} {second}` is not Evener's language: {advice}"))
+}
+
+/// Returns the word and the name of a declaration such as `upstream web {`.
+fn bare_name(line: &str) -> Option<(&str, &str)> {
     let mut words = line.split('{').next()?.split_whitespace();
     let (first, second) = (words.next()?, words.next()?);
     let is_word = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
     let is_declaration = is_word(first) && is_word(second) && words.next().is_none() && line.contains('{');
-    (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some(second)
+    (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some((first, second))
 }
 
-/// Returns true if a line begins with the token that the message names, and that begins a declaration. Before
-/// `=` it is a key.
-fn begins_declaration(line: &str, message: &str) -> bool {
-    let token = message.rsplit_once("near '").map(|(_, token)| token.trim_end_matches('\''));
-    let token = token.filter(|token| BEGINNINGS.contains(token));
-    let rest = token.and_then(|token| line.trim_start().strip_prefix(token));
+/// Returns true if a line begins with a token that begins a declaration. Before `=` it is a key.
+fn begins_declaration(line: &str, token: &str) -> bool {
+    let rest = Some(token).filter(|token| BEGINNINGS.contains(token));
+    let rest = rest.and_then(|token| line.trim_start().strip_prefix(token));
     rest.is_some_and(|rest| !rest.trim_start().starts_with('='))
 }
 
-/// Returns the number of the last line with code before the line at `index`, if that begins with the token
-/// that the message names.
-fn line_before(text: &str, index: usize, message: &str) -> Option<usize> {
-    let token = message.rsplit_once("near '")?.1.trim_end_matches('\'');
+/// Returns the number of the last line with code before the line at `index`, if that begins with the token.
+fn line_before(text: &str, index: usize, token: &str) -> Option<usize> {
     let lines: Vec<&str> = text.lines().take(index + 1).map(str::trim).collect();
     let (last, before) = lines.split_last()?;
     if !last.starts_with(token) {
@@ -82,31 +213,96 @@ mod tests {
     use super::*;
 
     fn check(text: &str, line: u32, message: &str, expected: &str) {
-        assert_eq!(hint(text, line, message).unwrap_or_default(), expected, "{text}");
+        let before: String = text.lines().take(line as usize - 1).collect();
+        let is_inside = before.matches('{').count() > before.matches('}').count();
+        let seen = Mistake::new(text, line, message, is_inside).explain();
+        assert_eq!(seen.unwrap_or_default(), expected, "{text}");
     }
 
     #[test]
-    fn usual_mistakes_have_a_hint() {
+    fn mistakes_in_keys_quotes_and_comments_are_explained() {
         let comma = "pool \"w\" {\n  \"10.0.0.1:80\" -- one\n\n  \"10.0.0.2:80\",\n}";
         check(
             comma,
             4,
             "'}' expected (to close '{' at line 1) near '\"10.0.0.2:80\"'",
-            " (is a comma missing on line 2?)",
+            "a comma is missing at the end of line 2, before `\"10.0.0.2:80\"`",
         );
-        check("p { a = 1 b = 2 }", 1, "'}' expected near 'b'", " (is a comma missing on line 1?)");
-        check("s { listen: \"0.0.0.0:80\" }", 1, "'}' expected near ':'", " (keys are written key = value)");
-        check("s { listen: 80 }", 1, "<name> expected near '80'", " (keys are written key = value)");
-        check("# note", 1, "unexpected symbol near '#'", " (comments begin with --)");
-        check("x = 1 // note", 1, "unexpected symbol near '//'", " (comments begin with --)");
-        check("s { \"10.0.0.1:80 }", 1, "unfinished string near '\"10'", " (is a quote missing?)");
-        check("s { 10.0.0.1:80 }", 1, "malformed number near '10.0.0.1'", " (is a quote missing?)");
-        check("upstream web {", 1, "syntax error near 'web'", " (names are strings: \"web\")");
-        check("pool \u{201c}w\u{201d} {", 1, "unexpected symbol near '<\\226>'", " (use straight quotes)");
-        check("p {\n\nservice \"s\" {", 3, "'}' expected near 'service'", " (is a } missing before line 3?)");
-        check("s { a = 1\npool = web }", 2, "'}' expected near 'pool'", " (is a comma missing on line 1?)");
-        check("p {}\nendd", 2, "syntax error near <eof>", " (is an end missing?)");
-        check("for i = 1, 2 do", 1, "'end' expected near <eof>", " (is an end missing?)");
+        check("p { a = 1 b = 2 }", 1, "'}' expected near 'b'", "a comma is missing on this line, before `b`");
+        check(
+            "pool \"p\" { } service \"a\" { listen=\"x\" pool=\"p\" }",
+            1,
+            "'}' expected near 'pool'",
+            "a comma is missing on this line, before `pool`",
+        );
+        let colon = "keys are written with =: write listen = \"0.0.0.0:80\", not listen: \"0.0.0.0:80\"";
+        check("s { listen: \"0.0.0.0:80\" }", 1, "'}' expected near ':'", colon);
+        check(
+            "s { listen: 80 }",
+            1,
+            "<name> expected near '80'",
+            "keys are written with =: write listen = 80, not listen: 80",
+        );
+        check("# note", 1, "unexpected symbol near '#'", "comments begin with --, not #");
+        check("x = 1 // note", 1, "unexpected symbol near '//'", "comments begin with --, not //");
+        check("/* note */", 1, "unexpected symbol near '/'", "comments begin with --, not /*");
+        check(
+            "s { \"10.0.0.1:80 }",
+            1,
+            "unfinished string near '\"10'",
+            "the text that begins on this line has no closing quote",
+        );
+        check(
+            "s { 10.0.0.1:80 }",
+            1,
+            "malformed number near '10.0.0.1'",
+            "malformed number near '10.0.0.1': is a quote missing? Addresses, durations and sizes are in quotes",
+        );
+        check(
+            "upstream web {",
+            1,
+            "syntax error near 'web'",
+            "names are texts in quotes: write upstream \"web\" {",
+        );
+        check(
+            "pool \u{201c}w\u{201d} {",
+            1,
+            "unexpected symbol near '<\\226>'",
+            "the quotes are typographic: use straight quotes, \"...\"",
+        );
+    }
+
+    #[test]
+    fn mistakes_in_declarations_and_operators_are_explained() {
+        check(
+            "p {\n\nservice \"s\" {",
+            3,
+            "'}' expected (to close '{' at line 1) near 'service'",
+            "a } is missing before this line: the { of line 1 is not closed",
+        );
+        check(
+            "s { a = 1\npool = web }",
+            2,
+            "'}' expected near 'pool'",
+            "a comma is missing at the end of line 1, before `pool`",
+        );
+        check(
+            "pool \"p\" = { \"a:1\" }",
+            1,
+            "syntax error near '='",
+            "a declaration has no =: write pool \"p\" { ... }",
+        );
+        check("if x = 1 then", 1, "'then' expected near '='", "a comparison is written ==, not =");
+        check("if x != 1 then", 1, "unexpected symbol near '!'", "\"not equal\" is written ~=, not !=");
+        check("if a && b then", 1, "'then' expected near '&'", "write and, not &&");
+        check("p {} }", 1, "<eof> expected near '}'", "this } closes no { before it: remove it, or add a {");
+        check(
+            "pool \"p\" {\n  balance roundrobin\n}",
+            2,
+            "'}' expected near 'roundrobin'",
+            "`balance roundrobin` is not Evener's language: write policy = \"round_robin\"",
+        );
+        check("p {}\nendd", 2, "syntax error near <eof>", "syntax error near <eof> (is an end missing?)");
         check("x = = 1", 1, "unexpected symbol near '='", "");
     }
 }

@@ -5,6 +5,7 @@ mod corrections;
 mod discover;
 mod dns;
 mod messages;
+mod mistakes;
 mod patience;
 mod plane;
 mod request_log;
@@ -161,7 +162,7 @@ fn invalid_files_are_refused_with_a_message() {
         "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:\" .. nosuch.port + 1, error(\"stop\") }",
         &["c.lua:1: `nosuch` is not defined", "c.lua:1: stop"],
     );
-    check_problems("error({})", &["c.lua: the file raised an error that is not a string"]);
+    check_problems("error({})", &["c.lua:1: error was called with a table: write error(\"text\")"]);
     check_problems(
         "pool \"p\" { { \"10.0.0.1:1\", weight = 0 } } service \"s\" { listen = \"127.0.0.1:1\", pool = \"p\" }",
         &["c.lua:1: pool `p`: every server has weight 0"],

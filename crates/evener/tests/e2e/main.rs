@@ -106,6 +106,7 @@ mod operating {
     mod commands;
     mod documents;
     mod drain_wait;
+    mod help;
     mod histograms;
     mod incidents;
     mod one_liner;

@@ -1,28 +1,43 @@
 //! Options of a service that depend on its protocol: limits, timeouts and sockets.
 
 use crate::config::fields::Fields;
-use crate::config::hints::one_of;
+use crate::config::hints::{one_of, values};
 use crate::config::raw::Value;
 use evener_core::spec::{FastClose, Plane, Protocol, ServiceOptions, Source};
 use std::time::Duration;
 
 const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "dns"];
 
-/// Reads `protocol`. An unknown protocol is a problem, and counts as tcp.
+/// Reads `protocol`. An unknown protocol is a problem, and counts as the protocol that is probably meant, so that
+/// its keys are not reported in addition.
 pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
     match fields.take("protocol").map(|value| value.text().unwrap_or_default()) {
         None | Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
         Some("http") => Protocol::Http,
         Some("dns") => Protocol::Dns,
-        Some("https") => {
-            fields.must_hint("protocol", format!("be {}", one_of(&PROTOCOLS, "")), "use \"http\" with `tls`");
-            Protocol::Http
+        Some(word) => {
+            match values::protocol(word) {
+                Some(hint) => fields.must_hint("protocol", format!("be {}", one_of(&PROTOCOLS, "")), hint),
+                None => fields.must_be_one_of("protocol", &PROTOCOLS, ""),
+            }
+            match values::protocol(word) {
+                Some(hint) if hint.contains("\"http\"") => Protocol::Http,
+                Some(hint) if hint.contains("\"udp\"") => Protocol::Udp,
+                Some(hint) if hint.contains("\"dns\"") => Protocol::Dns,
+                _ => similar_protocol(word),
+            }
         }
-        Some(_) => {
-            fields.must_be_one_of("protocol", &PROTOCOLS, "");
-            Protocol::Tcp
-        }
+    }
+}
+
+/// Returns the protocol of a word in capital letters. Other words count as tcp.
+fn similar_protocol(word: &str) -> Protocol {
+    match word.to_ascii_lowercase().as_str() {
+        "http" => Protocol::Http,
+        "udp" => Protocol::Udp,
+        "dns" => Protocol::Dns,
+        _ => Protocol::Tcp,
     }
 }
 
@@ -114,7 +129,12 @@ fn read_source(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Source> {
         address => address.parse().map(Source::Address).ok(),
     };
     if source.is_none() {
-        fields.must("source", "be an IP address of this machine or \"client\"");
+        let is_interface = std::path::Path::new("/sys/class/net").join(text).is_dir() && !text.contains('/');
+        let hint = match is_interface || text.starts_with("eth") {
+            true => format!("write an address of the interface, which ip addr show {text} lists"),
+            false => String::new(),
+        };
+        fields.must_hint("source", "be an IP address of this machine or \"client\"", &hint);
     }
     if protocol == Protocol::Dns && source == Some(Source::Client) {
         fields.problem(

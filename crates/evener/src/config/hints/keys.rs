@@ -4,8 +4,8 @@
 use super::{nearest, words};
 use crate::config::reference::{self, Key};
 
-/// Maximum number of places that a message proposes for a misplaced key.
-const PLACES_MAX: usize = 2;
+/// Maximum number of owners that a message proposes for a misplaced key.
+const OWNERS_MAX: usize = 2;
 
 /// The kind of a declaration, which decides the hint about an unknown key.
 #[derive(Clone, Copy)]
@@ -18,13 +18,26 @@ pub(crate) struct Context {
 
 /// An unknown key.
 pub(crate) struct UnknownKey<'a> {
-    pub(crate) key: &'a str,
+    key: &'a str,
     /// Keys that lead from the declaration to the table, such as `dns.cache.`.
-    pub(crate) prefix: &'a str,
+    prefix: &'a str,
     /// The pool that a service names.
-    pub(crate) pool: Option<&'a str>,
+    pool: Option<&'a str>,
     /// The keys that the table can have.
-    pub(crate) known: &'a [&'static str],
+    known: &'a [&'static str],
+}
+
+impl<'a> UnknownKey<'a> {
+    /// Creates an unknown key of a table, with the keys that lead to the table and the keys that the table can
+    /// have.
+    pub(crate) fn new(key: &'a str, prefix: &'a str, known: &'a [&'static str]) -> Self {
+        Self { key, prefix, pool: None, known }
+    }
+
+    /// Sets the pool that the service names.
+    pub(crate) fn of_pool(self, pool: Option<&'a str>) -> Self {
+        Self { pool, ..self }
+    }
 }
 
 impl Context {
@@ -54,8 +67,8 @@ impl Context {
         if let Some(word) = word.filter(|word| word.is_of_table()) {
             return format!("unknown key `{prefix}{key}`; {}", self.advice(word, unknown, &table));
         }
-        if let Some(places) = self.misplaced(unknown, &table) {
-            return places;
+        if let Some(owners) = self.misplaced(unknown, &table) {
+            return owners;
         }
         if let Some(word) = word {
             return format!("unknown key `{prefix}{key}`; {}", self.advice(word, unknown, &table));
@@ -94,21 +107,26 @@ impl Context {
 
     /// Returns the advice about a word of another program.
     fn advice(self, word: &words::Word, unknown: &UnknownKey<'_>, table: &str) -> String {
-        let (place, name) = word.key().rsplit_once('.').unwrap_or(("", word.key()));
-        if place == table && unknown.known.contains(&name) && word.advice().is_empty() {
-            return format!("use `{name}`");
+        let (owner, name) = word.key().rsplit_once('.').unwrap_or(("", word.key()));
+        if owner == table && unknown.known.contains(&name) && word.advice().is_empty() {
+            let key = reference::find(owner, name).filter(|key| key.takes_words());
+            let example = key.map_or(String::new(), |key| format!(", such as {}", key.example()));
+            return format!("use `{name}`{example}");
         }
-        let example = reference::find(place, name).map_or("", Key::example);
+        let example = reference::find(owner, name).map_or("", Key::example);
         let written = match word.advice() {
-            "" if place == table => format!("write {example}"),
-            "" => format!("write {}", in_table(place, example)),
+            "" if owner == table => format!("write {example}"),
+            "" => format!("write {}", in_table(owner, example)),
             advice => advice.to_owned(),
         };
-        let root = place.split('.').next().unwrap_or_default();
-        match (root, unknown.pool) {
-            ("pool" | "check", Some(pool)) if self.declaration == "service" => {
-                format!("{written} in pool `{pool}`")
-            }
+        let root = owner.split('.').next().unwrap_or_default();
+        if !written.starts_with("write ") || !word.advice().is_empty() && table.starts_with(root) {
+            return written;
+        }
+        match (root, unknown.pool, self.declaration) {
+            ("pool" | "check", Some(pool), "service") => format!("{written} in pool `{pool}`"),
+            ("pool" | "check", _, "server") => format!("{written} in the pool"),
+            ("service", _, "pool" | "server") => format!("{written} in the service"),
             _ => written,
         }
     }
@@ -116,10 +134,15 @@ impl Context {
     /// Returns the message for a key that belongs to another table.
     fn misplaced(self, unknown: &UnknownKey<'_>, table: &str) -> Option<String> {
         let UnknownKey { key, prefix, pool, .. } = *unknown;
-        let mut places: Vec<(&str, &Key)> =
-            reference::places(key).filter(|(place, _)| *place != table && !place.is_empty()).collect();
-        places.sort_by_key(|(place, _)| distance(table, place));
-        let (nearest, _) = places.first()?;
+        let mut owners: Vec<(&str, &Key)> =
+            reference::tables_with(key).filter(|(owner, _)| *owner != table && !owner.is_empty()).collect();
+        let kinds: Vec<&str> =
+            owners.iter().map(|(owner, _)| *owner).filter(|owner| owner.starts_with("check.")).collect();
+        if table.starts_with("check.") && !kinds.is_empty() {
+            return Some(format!("{key} needs {}", kinds.join(" or ")));
+        }
+        owners.sort_by_key(|(owner, _)| distance(table, owner));
+        let (nearest, _) = owners.first()?;
         if self.protocol == Some("http") && nearest.starts_with("service.dns") {
             return Some(match key {
                 "rate_limit" => {
@@ -132,35 +155,35 @@ impl Context {
         let mut proposals: Vec<String> = Vec::new();
         let mut nouns: Vec<String> = Vec::new();
         let mut chosen: Vec<&str> = Vec::new();
-        for (place, found) in places {
+        for (owner, found) in owners {
             // Farther tables are proposed only if they are as likely.
-            if distance(table, place) > first + 1 || proposals.len() == PLACES_MAX {
+            if distance(table, owner) > first + 1 || proposals.len() == OWNERS_MAX {
                 break;
             }
-            let noun = noun(place);
-            let is_inside = chosen.iter().any(|outer: &&str| place.starts_with(*outer));
+            let noun = noun(owner, self.declaration);
+            let is_inside = chosen.iter().any(|outer: &&str| owner.starts_with(*outer));
             if nouns.contains(&noun) || is_inside {
                 continue;
             }
-            chosen.push(place);
-            proposals.push(self.move_to(place, found, table, pool));
+            chosen.push(owner);
+            proposals.push(self.move_to(owner, found, table, pool));
             nouns.push(noun);
         }
         Some(format!("{prefix}{key} is a key of {}: {}", nouns.join(" or "), proposals.join(", or ")))
     }
 
     /// Returns the advice to write a key in another table.
-    fn move_to(self, place: &str, key: &Key, table: &str, pool: Option<&str>) -> String {
-        let root = place.split('.').next().unwrap_or_default();
+    fn move_to(self, owner: &str, key: &Key, table: &str, pool: Option<&str>) -> String {
+        let root = owner.split('.').next().unwrap_or_default();
         let protocols =
-            reference::find(root, place.split('.').nth(1).unwrap_or_default()).map(Key::protocols);
+            reference::find(root, owner.split('.').nth(1).unwrap_or_default()).map(Key::protocols);
         let needed = match (self.protocol, protocols) {
             (Some(given), Some([one])) if root == "service" && *one != given => {
                 format!("protocol = \"{one}\" and ")
             }
             _ => String::new(),
         };
-        match (place, pool) {
+        match (owner, pool) {
             (parent, _) if table.strip_prefix(parent).is_some_and(|rest| rest.starts_with('.')) => {
                 let inner = table[parent.len() + 1..].split('.').next().unwrap_or_default();
                 format!("write it beside `{inner}`, not inside")
@@ -168,21 +191,21 @@ impl Context {
             ("service", _) => "move it to the service".into(),
             ("pool", Some(pool)) => format!("move it to pool `{pool}`"),
             ("pool", None) => "move it to the pool".into(),
-            _ => format!("write {needed}{}", in_table(place, key.example())),
+            _ => format!("write {needed}{}", in_table(owner, key.example())),
         }
     }
 }
 
 /// Returns a measure of how unlikely it is that a key of a table is written in another one.
-fn distance(table: &str, place: &str) -> u32 {
+fn distance(table: &str, owner: &str) -> u32 {
     let root = |table: &str| table.split('.').next().unwrap_or_default().to_owned();
     let is_below = |table: &str, of: &str| table.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
-    let roots = (root(table), root(place));
-    let depth = place.matches('.').count() as u32;
+    let roots = (root(table), root(owner));
+    let depth = owner.matches('.').count() as u32;
     match (roots.0.as_str(), roots.1.as_str()) {
         // A table inside this table, or around it.
-        _ if is_below(place, table) => 0,
-        _ if is_below(table, place) => 0,
+        _ if is_below(owner, table) => 0,
+        _ if is_below(table, owner) => 0,
         ("service", "service") | ("pool", "pool") => 2 + depth,
         ("service" | "pool", "check") | ("pool", "server") | ("server", "pool") => 1,
         ("service", "server" | "pool") | ("pool" | "server", "service") => 2 + depth,
@@ -193,14 +216,19 @@ fn distance(table: &str, place: &str) -> u32 {
 }
 
 /// Returns the name of a table in a message.
-fn noun(table: &str) -> String {
+fn noun(table: &str, declaration: &str) -> String {
     match table.split_once('.') {
+        Some((root @ ("pool" | "service"), keys))
+            if ["pool", "server"].contains(&declaration) && root != declaration =>
+        {
+            format!("`{keys}` of {}", if root == "pool" { "the pool" } else { "a service" })
+        }
         None if table == "pool" => "the pool".into(),
         None => format!("a {table}"),
         Some(("check", _)) => "a check".into(),
         Some(("service" | "server", "routes")) => "a route".into(),
         Some(("service" | "server" | "pool", keys)) => format!("`{keys}`"),
-        Some(_) => format!("{table}"),
+        Some(_) => table.to_owned(),
     }
 }
 

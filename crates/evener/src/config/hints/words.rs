@@ -4,6 +4,9 @@
 mod pools;
 mod services;
 
+use super::in_table;
+use crate::config::reference;
+
 /// Words of other programs for one key.
 pub(crate) struct Word {
     /// The words in lower case, with `_` between their parts, separated by spaces.
@@ -44,36 +47,44 @@ pub(super) fn find(word: &str, table: &str) -> Option<&'static Word> {
     of_table.or_else(|| meanings.find(|one| !one.is_of_table()))
 }
 
+/// Returns how the setting of a word is written in a configuration.
+pub(crate) fn written(word: &str) -> Option<String> {
+    let known = |one: &&Word| one.words.split(' ').any(|of| same(of, word)) && !one.of.is_empty();
+    let mut meanings = all().filter(known);
+    let meaning = meanings.clone().find(|one| !one.is_of_table()).or_else(|| meanings.next())?;
+    let (table, name) = meaning.key.rsplit_once('.').unwrap_or(("", meaning.key));
+    match meaning.advice {
+        "" => reference::find(table, name).map(|key| format!("write {}", in_table(table, key.example()))),
+        advice if advice.starts_with("use `") => Some(format!("see `evener help {}`", meaning.key)),
+        advice => Some(advice.to_owned()),
+    }
+}
+
 fn all() -> impl Iterator<Item = &'static Word> + Clone {
     services::WORDS.iter().chain(pools::WORDS)
+}
+
+/// Returns the paths of the keys that words mean.
+#[cfg(test)]
+pub(crate) fn foreign_keys() -> impl Iterator<Item = &'static str> {
+    all().map(|word| word.key)
 }
 
 /// Returns the table of words for docs/configuration.md.
 #[cfg(test)]
 pub(crate) fn words_table() -> String {
-    use super::in_table;
-    use crate::config::reference;
     use std::fmt::Write as _;
-    let mut rows: Vec<(&str, String)> = Vec::new();
-    for word in all().filter(|word| !word.of.is_empty()) {
-        let words: Vec<String> = word.words.split(' ').map(|word| format!("`{word}`")).collect();
-        let (table, name) = word.key.rsplit_once('.').unwrap_or(("", word.key));
-        let example = reference::find(table, name).map_or("", reference::Key::example);
-        let advice = match word.advice {
-            "" => format!("`{}`", in_table(table, example)),
-            advice if advice.starts_with("use `") => format!("`{}`", word.key),
+    let mut table = String::from("| word | of | key | in Evener |\n|---|---|---|---|\n");
+    for Word { words, of, key, advice, .. } in all().filter(|word| !word.of.is_empty()) {
+        let words: Vec<String> = words.split(' ').map(|word| format!("`{word}`")).collect();
+        let (owner, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let example = reference::find(owner, name).map_or("", reference::Key::example);
+        let advice = match *advice {
+            "" => format!("`{}`", in_table(owner, example)),
+            advice if advice.starts_with("use `") => String::new(),
             advice => advice.to_owned(),
         };
-        rows.push((word.of, format!("{} | {advice}", words.join(", "))));
-    }
-    let mut table = String::from(
-        "| word | of | in Evener |
-|---|---|---|
-",
-    );
-    for (of, row) in rows {
-        let (words, advice) = row.split_once(" | ").unwrap_or_default();
-        let _ = writeln!(table, "| {words} | {of} | {advice} |");
+        let _ = writeln!(table, "| {} | {of} | `{key}` | {advice} |", words.join(", "));
     }
     table
 }
@@ -87,8 +98,8 @@ pub(crate) fn foreign(word: &str) -> impl Iterator<Item = (&'static str, &'stati
 /// Returns true if two words differ only in letter case and separators: `passHostHeader` and `pass-host-header`
 /// are `pass_host_header`.
 fn same(one: &str, other: &str) -> bool {
-    let letters = |word: &str| -> String {
-        word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-    };
-    letters(one) == letters(other)
+    fn letters(word: &str) -> impl Iterator<Item = u8> {
+        word.bytes().filter(u8::is_ascii_alphanumeric).map(|byte| byte.to_ascii_lowercase())
+    }
+    letters(one).eq(letters(other))
 }

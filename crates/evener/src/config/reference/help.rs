@@ -41,8 +41,8 @@ pub(crate) fn overview() -> String {
     let functions: Vec<&str> = keys_of("").map(|key| key.name).filter(|name| !name.contains('.')).collect();
     let _ = write!(out, "\nFunctions of the configuration:\n{}", wrapped(&functions.join(", "), 2));
     out.push_str(
-        "\n`evener help pool.sticky` describes a key, `evener help sticky` all keys of this\n\
-         name, `evener help pool` the keys of a table; `evener help --keys` lists all keys.\n",
+        "\n`evener help pool.sticky` describes a key, `evener help sticky` all keys of that\n\
+         name, `evener help pool` the keys of a table. `evener help --keys` lists all.\n",
     );
     out
 }
@@ -52,7 +52,7 @@ pub(crate) fn list() -> String {
     let mut out = String::new();
     for key in all() {
         for table in key.tables {
-            let _ = writeln!(out, "{:<40} {}", key.path_in(table), plain(key.kind));
+            let _ = writeln!(out, "{:<40} {}", key.path_in(table), code(key.kind));
         }
     }
     out
@@ -164,16 +164,16 @@ fn write_key(out: &mut String, key: &Key, paths: &[String]) {
         let value = wrapped(value, 15);
         let _ = write!(out, "    {name:<11}{}", value.trim_start());
     };
-    line(if is_function { "Syntax:" } else { "Values:" }, &plain(key.kind));
+    line(if is_function { "Syntax:" } else { "Values:" }, &code(key.kind));
     if !key.default.is_empty() {
-        line("Default:", &plain(key.default));
+        line("Default:", &code(key.default));
     }
     if !key.protocols.is_empty() {
         line("Protocols:", &key.protocols.join(", "));
     }
-    line("Example:", &written(key));
+    let _ = writeln!(out, "    {:<11}{}", "Example:", written(key));
     if !key.section.is_empty() {
-        line("More:", &format!("docs/configuration.md{}", key.section));
+        let _ = writeln!(out, "    {:<11}docs/configuration.md{}", "More:", key.section);
     }
     let nested: Vec<String> = paths.iter().filter(|path| !is_function && is_table(path)).cloned().collect();
     if let Some(table) = nested.first() {
@@ -209,8 +209,8 @@ fn write_keys(out: &mut String, table: &str) {
             protocols => format!("{}: ", protocols.join(", ")),
         };
         let values = match key.default {
-            "" => plain(key.kind),
-            default => format!("{} (default: {})", plain(key.kind), plain(default)),
+            "" => code(key.kind),
+            default => format!("{} (default: {})", code(key.kind), code(default)),
         };
         let text = wrapped(&values, 4 + NAME_COLUMNS)
             + &wrapped(&format!("{protocols}{}", first_sentence(key.text)), 4 + NAME_COLUMNS);
@@ -227,7 +227,7 @@ fn first_sentence(text: &str) -> String {
     end.map_or_else(|| text.clone(), |at| text[..=at].to_owned())
 }
 
-/// Returns Markdown as plain text: without the marks of code at words in quotes, and without links.
+/// Returns Markdown as plain text: without backticks at words in quotes, and without links.
 fn plain(markdown: &str) -> String {
     let mut out = String::new();
     let mut rest = markdown;
@@ -246,7 +246,12 @@ fn plain(markdown: &str) -> String {
         }
     }
     out.push_str(rest);
-    out.replace('`', "")
+    out.replace("`\"", "\"").replace("\"`", "\"")
+}
+
+/// Returns values or a default without backticks.
+fn code(markdown: &str) -> String {
+    plain(markdown).replace('`', "")
 }
 
 /// Breaks a text into lines that are indented by a number of columns. The last line ends, too.

@@ -52,7 +52,6 @@ pub(super) const KEYS: &[Key] = &[
                the TLS handshake, which is passed through (tcp).",
         example: "routes = { { host = \"api.example.org\", pool = \"web\" } }",
         section: "#routes",
-        ..Key::NONE
     },
     Key {
         tables: &["service.routes"],
@@ -182,7 +181,6 @@ pub(super) const KEYS: &[Key] = &[
         text: "Limits of each client (an IPv6 /64 is one client). dns: only over TCP.",
         example: "per_client = { connections = 20, connection_rate = \"20/s\" }",
         section: "#access-control",
-        ..Key::NONE
     },
     Key {
         tables: &["service.per_client"],
@@ -250,7 +248,6 @@ pub(super) const KEYS: &[Key] = &[
         text: "TLS with clients: one PEM file with certificate and key, or a table.",
         example: "tls = { certificate = \"site.crt\", key = \"site.key\" }",
         section: "#tls-with-clients",
-        ..Key::NONE
     },
     Key {
         tables: &["service"],
@@ -339,7 +336,6 @@ pub(super) const KEYS: &[Key] = &[
                or request.",
         example: "attempts_max = 2",
         section: "#when-servers-cannot-be-reached",
-        ..Key::NONE
     },
     Key {
         tables: &["service"],
@@ -495,6 +491,5 @@ pub(super) const KEYS: &[Key] = &[
         text: "Retries, cache and limits of DNS queries.",
         example: "dns = { query_timeout = \"2s\", cache = true }",
         section: "#protocol--dns",
-        ..Key::NONE
     },
 ];

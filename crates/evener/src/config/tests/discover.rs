@@ -10,7 +10,7 @@ discover.dns "app.example"
 discover.dns "10.0.0.2:80"
     discover.dns "10.0.0.2:80": "10.0.0.2:80" is an address and not a name: list "10.0.0.2:80" as a server
 discover.dns "app.example:http"
-    discover.dns "app.example:http": invalid port `http` in `app.example:http`: a port is a number from 1 to 65535
+    discover.dns "app.example:http": the port of `app.example:http` must be a number: write app.example:80
 discover.dns { "app.example:80" }
     discover.dns takes a string, got a table: write discover.dns "app.example:80"
 discover.dns "app.example:80", discover.dns "app.example:80"

@@ -123,9 +123,9 @@ servers = {}
 foo = 1
     service `s`: unknown key `foo`
 policy = "leastconn"
-    service `s`: unknown policy `leastconn`; did you mean `least_conn`?
+    service `s`: unknown policy `leastconn`; write policy = "least_conn"
 policy = "random"
-    service `s`: unknown policy `random`; use "round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev", "first" or "least_outstanding"
+    service `s`: unknown policy `random`; write policy = "p2c"
 policy = 5
     service `s`: policy must be "round_robin", "weighted", "least_conn", "p2c", "ewma", "hash", "maglev", "first" or "least_outstanding", got 5
 listen = {}
@@ -137,7 +137,7 @@ listen = {}
 "::1:80"
     service `s`: `::1:80` needs brackets: write an IPv6 address as [::1]:80
 "10.0.0.1:80/path"
-    service `s`: invalid port `80/path` in `10.0.0.1:80/path`: a port is a number from 1 to 65535
+    service `s`: `10.0.0.1:80/path` has a path: an address is only a host and a port: write 10.0.0.1:80
 "10.0.0.2:80", "10.0.0.2:80"
     server `10.0.0.2:80` is already in this pool, at c.lua:1: give one of them another `name`
 { "10.0.0.2:80", maxconn = 5 }
@@ -484,7 +484,7 @@ env()
 env "EVENER_NOWHERE"
     the environment variable EVENER_NOWHERE is not set: set it, or give a default: env("EVENER_NOWHERE", "...")
 error({})
-    c.lua: the file raised an error that is not a string
+    error was called with a table: write error("text")
 error("stop")
     stop
 upstream "web" { "x" }
@@ -504,9 +504,9 @@ pool "a" { "1.2.3.4:80" } pool "a" { "1.2.3.4:80" }
 x = = 1
     unexpected symbol near '='
 service "s" { listen = 0.0.0.0:80 }
-    malformed number near '0.0.0.0' (is a quote missing?)
+    malformed number near '0.0.0.0': is a quote missing?
 service "s" { listen: "0.0.0.0:80" }
-    <name> expected near '"0.0.0.0:80"' (keys are written key = value)
+    keys are written with =: write listen = "0.0.0.0:80", not listen: "0.0.0.0:80"
 pool "web" { "10.0.0.1:80" } service "s" { listen = "127.0.0.1:1", pool = web }
     `web` is not defined: write "web" in quotes, or local web = pool "web" { ... }
 pool "p" { "a:80",
@@ -514,7 +514,7 @@ pool "p" { "a:80",
 pool "p" { "a:80" } endd
     syntax error near <eof> (is an end missing?)
 pool "p" { "a:80" "b:80" }
-    '}' expected near '"b:80"' (is a comma missing on line 1?)
+    a comma is missing on this line, before `"b:80"`
 "#;
 
 #[test]

@@ -17,7 +17,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool",
         key: "server.max",
         advice: "limits are keys of a server: write { \"10.0.0.1:80\", max = 100 }",
-        ..Word::NONE
     },
     Word {
         words: "maxconn max_conns max_connections connections_max max_requests fullconn",
@@ -25,7 +24,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "server",
         key: "server.max",
         advice: "use `max` or `hard`",
-        ..Word::NONE
     },
     Word {
         words: "circuit_breakers circuit_breaker thresholds",
@@ -50,7 +48,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service pool",
         key: "server",
         advice: "list the servers directly, without a key: { \"10.0.0.1:80\", ... }",
-        ..Word::NONE
     },
     Word {
         words: "port host address url ip",
@@ -82,7 +79,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "check.tcp check.tls check.http check.https check.udp check.dns",
         key: "check.http.every",
         advice: "use `every`",
-        ..Word::NONE
     },
     Word {
         words: "inter interval fastinter",
@@ -99,7 +95,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "check.http check.https service.respond service.redirect",
         key: "check.http.status",
         advice: "use `status`",
-        ..Word::NONE
     },
     Word {
         words: "file",
@@ -129,7 +124,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "check.http check.https",
         key: "check.http.body",
         advice: "use `body`",
-        ..Word::NONE
     },
     Word {
         words: "healthy_threshold health_passes passes",
@@ -182,7 +176,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service pool server",
         key: "server.tier",
         advice: "write tier = 2 at the server: { \"10.0.0.1:80\", tier = 2 }",
-        ..Word::NONE
     },
     Word {
         words: "priority",
@@ -204,7 +197,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "server",
         key: "server.state",
         advice: "write state = \"maintenance\"",
-        ..Word::NONE
     },
     Word {
         words: "ip_hash source_hash hash consistent_hash consistent",
@@ -234,7 +226,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool.sticky",
         key: "pool.sticky.by",
         advice: "write sticky = { by = \"cookie\", name = \"SERVER\" }",
-        ..Word::NONE
     },
     Word {
         words: "cookie sticky_cookie session_affinity",
@@ -255,7 +246,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool.sticky",
         key: "pool.sticky.name",
         advice: "the cookie has only a name: it is always HttpOnly and SameSite=Lax, and Secure with TLS",
-        ..Word::NONE
     },
     Word { words: "tracking", of: "pen", key: "pool.sticky.ttl", ..Word::NONE },
     Word {
@@ -270,7 +260,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool",
         key: "pool.send_proxy",
         advice: "use `send_proxy`",
-        ..Word::NONE
     },
     Word {
         words: "server_name",
@@ -278,7 +267,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool.tls check.https check.tls",
         key: "pool.tls.sni",
         advice: "use `sni`",
-        ..Word::NONE
     },
     Word {
         words: "ssl tls_context server_transport",
@@ -293,7 +281,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "server",
         key: "pool.tls",
         advice: "TLS is a key of the pool: write tls = true in the pool, with servers that all use TLS",
-        ..Word::NONE
     },
     Word {
         words: "ca_file cafile ca_cert root_ca root_cas trusted_ca proxy_ssl_trusted_certificate",
@@ -301,7 +288,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "pool.tls check.https check.tls",
         key: "pool.tls.ca",
         advice: "use `ca`",
-        ..Word::NONE
     },
     Word {
         words: "insecure skip_verify insecure_skip_verify tls_insecure_skip_verify proxy_ssl_verify",

@@ -33,7 +33,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service",
         key: "service.pool",
         advice: "write pool = \"web\", the name of a pool, or list the servers in the service",
-        ..Word::NONE
     },
     Word {
         words: "default_backend backend use_backend cluster proxy_pass service",
@@ -41,7 +40,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.routes",
         key: "service.routes.pool",
         advice: "use `pool`",
-        ..Word::NONE
     },
     Word {
         words: "proxy_pass reverse_proxy default_backend",
@@ -102,7 +100,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.forwarded",
         key: "service.forwarded.trust",
         advice: "use `trust`",
-        ..Word::NONE
     },
     Word {
         words: "timeout",
@@ -110,7 +107,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service pool server",
         key: "service.idle_timeout",
         advice: "see idle_timeout, connect_timeout and response_timeout",
-        ..Word::NONE
     },
     Word {
         words: "timeout_connect proxy_connect_timeout dial_timeout",
@@ -156,7 +152,6 @@ pub(super) const WORDS: &[Word] = &[
         key: "service.keepalive_timeout",
         advice: "connections to servers are kept and shared without a key; keepalive and \
                  server_keepalive of a service are TCP keepalive",
-        ..Word::NONE
     },
     Word {
         words: "client_max_body_size max_request_body_size",
@@ -177,7 +172,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service",
         key: "service.routes",
         advice: "write routes = { { host = \"www.example.org\", path = \"/\", pool = \"web\" } }",
-        ..Word::NONE
     },
     Word {
         words: "server_name server_names domains domain hostname hosts",
@@ -185,7 +179,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.routes",
         key: "service.routes.host",
         advice: "use `host`",
-        ..Word::NONE
     },
     Word {
         words: "location prefix path_prefix uri url rule match",
@@ -193,7 +186,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.routes",
         key: "service.routes.path",
         advice: "use `path`",
-        ..Word::NONE
     },
     Word {
         words: "acl http_request_deny",
@@ -264,7 +256,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.tls service.tls.certificates pool.tls",
         key: "service.tls.certificate",
         advice: "use `certificate`",
-        ..Word::NONE
     },
     Word {
         words: "ssl_certificate crt cert ssl_certificate_key cert_file key_file keyfile",
@@ -278,7 +269,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.tls service.tls.certificates pool.tls",
         key: "service.tls.key",
         advice: "use `key`",
-        ..Word::NONE
     },
     Word {
         words: "ca_file cafile ssl_client_certificate ca ca_cert",
@@ -286,7 +276,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.tls",
         key: "service.tls.client_ca",
         advice: "use `client_ca`",
-        ..Word::NONE
     },
     Word {
         words: "verify client_auth ssl_verify_client",
@@ -294,7 +283,6 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.tls",
         key: "service.tls.client_certificate",
         advice: "use `client_certificate`",
-        ..Word::NONE
     },
     Word {
         words: "ssl_protocols ssl_min_ver min_ver protocols min_tls_version",
@@ -324,7 +312,6 @@ pub(super) const WORDS: &[Word] = &[
         key: "service.tls.alpn",
         advice: "http services negotiate h2 and http/1.1 by themselves; tcp: write tls = { alpn = \
                  \"http/1.1\" }",
-        ..Word::NONE
     },
     Word {
         words: "access_log log option_httplog log_format",

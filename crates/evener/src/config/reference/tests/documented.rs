@@ -46,12 +46,12 @@ fn the_tables_of_keys_in_the_documentation_are_made_from_the_reference() {
             "checks" => ("checks", check_rows()),
             table => (table, rows(table, "", &|_| true, &documented)),
         };
-        let head = if table == "checks" {
+        let header = if table == "checks" {
             "| key | of | type | default | |\n|---|---|---|---|---|\n"
         } else {
             "| key | type | default | |\n|---|---|---|---|\n"
         };
-        expected = replaced(&expected, &format!("keys of {mark}"), &format!("\n{head}{rows}\n"));
+        expected = replaced(&expected, &format!("keys of {mark}"), &format!("\n{header}{rows}\n"));
     }
     expected = replaced(&expected, "words of other programs", &format!("\n{}\n", hints::words_table()));
     if std::env::var_os("EVENER_UPDATE_DOCS").is_some() {
