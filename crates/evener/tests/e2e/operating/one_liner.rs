@@ -72,7 +72,11 @@ fn a_changed_file_with_certificate_and_key_is_reloaded() {
         assert!(body.contains("X-Forwarded-Proto: https"), "{body}");
     }
     assert_eq!(evener.service_counter("http", "tls_handshakes"), 2);
-    assert_eq!(curl(listen, "a.example", "http", &[]).0, 0, "plain HTTP is not served on a TLS port");
+    assert_eq!(
+        curl(listen, "a.example", "http", &[]).0,
+        400,
+        "plain HTTP on a TLS port is refused with a response"
+    );
     let other = Authority::new("other ca");
     let (other_ca, _) = other.write(&directory, "other");
     let issued = other.issue(&["a.example"]);
