@@ -35,7 +35,7 @@ fn check_lists_every_problem_with_its_line() {
     let lines: Vec<&str> = text.lines().collect();
     let expected = [
         "3: server `10.0.0.2:80`: unknown key `wieght`; did you mean `weight`?",
-        "4: pool `web`: unknown policy `fastest`; use \"round_robin\", ",
+        "4: pool `web`: unknown policy `fastest`; write policy = \"ewma\"",
         "6: check.http: every must be a duration such as \"500ms\", \"2s\" or \"1h\", got \"soon\"",
         "8: service `www`: invalid port `port` in `0.0.0.0:port`",
         "9: service `api`: there is no pool `wev`; did you mean `web`?",
