@@ -432,8 +432,8 @@ pub(super) const KEYS: &[Key] = &[
         name: "clients",
         kind: "1 to 16000000",
         default: "none",
-        text: "Number of clients (IP addresses) that are recorded for `evener clients`. A full table \
-               evicts the least recently seen.",
+        text: "Number of clients (IP addresses) that are recorded for `evener clients`, refused ones \
+               included. A full table evicts the least recently seen.",
         example: "clients = 10000",
         ..Key::NONE
     },
@@ -441,20 +441,39 @@ pub(super) const KEYS: &[Key] = &[
         tables: &["service"],
         name: "request_log",
         protocols: &["tcp", "http"],
-        kind: "file or table",
+        kind: "file, `\"-\"`, or table",
         default: "none",
-        text: "A line for each request: `client epoch server request`; see \
-               [operating](operating.md#request-logs).",
+        text: "A line for each request, to a file or (`\"-\"`) to the standard output. tcp: a line for each \
+               piece that a client sends. See [operating](operating.md#request-logs).",
         example: "request_log = \"requests.log\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["service.request_log"],
+        name: "file",
+        kind: "file or `\"-\"`",
+        text: "The file, which is opened again at a reload, or `\"-\"` for the standard output.",
+        example: "file = \"requests.log\"",
         ..Key::NONE
     },
     Key {
         tables: &["service.request_log"],
         name: "udp",
         kind: "address",
-        text: "Sends each line, as `+ client server request`, to penlogd at this address, instead of \
-               writing a file.",
+        text: "Sends each line in a datagram to this address, instead of writing a file; by default as \
+               `+ client server request`, to penlogd.",
         example: "udp = \"10.0.0.9:10000\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["service.request_log"],
+        name: "format",
+        protocols: &["http"],
+        kind: "`\"text\"`, `\"json\"`, `\"common\"`, `\"combined\"`, `\"pen\"`, or a text",
+        default: "`\"text\"`, with `udp` `\"pen\"`",
+        text: "Form of a line: one of these formats, or a text with placeholders, such as \
+               `\"{client} {status} {duration}\"`. tcp: only `\"pen\"`.",
+        example: "file = \"requests.log\", format = \"json\"",
         ..Key::NONE
     },
     Key {
