@@ -2,7 +2,7 @@
 //! are compared. Numbers, times and widths of columns may differ between two runs; words may not.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// Tests that update the same page wait for each other.
@@ -29,7 +29,7 @@ pub(crate) fn check_output(page: &str, name: &str, output: &str) {
 }
 
 /// Returns the text up to and including the beginning of a block, the block, and the rest.
-fn split<'a>(text: &'a str, name: &str, path: &PathBuf) -> (&'a str, &'a str, &'a str) {
+fn split<'a>(text: &'a str, name: &str, path: &Path) -> (&'a str, &'a str, &'a str) {
     let begin = format!("<!-- output: {name} -->\n");
     let at = text.find(&begin).unwrap_or_else(|| panic!("{}: no {begin}", path.display())) + begin.len();
     let length = text[at..].find("<!-- output: end -->").expect("an end of the output");

@@ -141,7 +141,8 @@ impl Network {
         evener
     }
 
-    /// Runs commands for an instance, and returns them with their output as a terminal would show them.
+    /// Runs commands for an instance, and returns them with their output as a terminal would show them. The directory of
+    /// the instance is called `/etc/evener`.
     pub(super) fn show(&self, evener: &Evener, commands: &[&str]) -> String {
         let one = |line: &&str| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -153,8 +154,9 @@ impl Network {
                 .current_dir(evener.file("."))
                 .output()
                 .unwrap();
-            let text = [output.stdout, output.stderr].concat();
-            format!("$ {line}\n{}", String::from_utf8(text).unwrap())
+            let text = String::from_utf8([output.stderr, output.stdout].concat()).unwrap();
+            let directory = evener.file("").display().to_string();
+            format!("$ {line}\n{}", text.replace(directory.trim_end_matches('/'), "/etc/evener"))
         };
         commands.iter().map(one).collect::<Vec<_>>().join("\n")
     }
