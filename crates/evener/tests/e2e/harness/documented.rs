@@ -50,7 +50,8 @@ fn shape_of_word(word: &str) -> String {
     if is_time || word == "-" || UNITS.contains(&word.trim_end_matches("/s")) {
         return "#".into();
     }
-    let is_address = word.matches('.').count() > 1 || word.contains(':');
+    let is_clock_time = word.len() == 5 && word.chars().all(|one| one.is_ascii_digit() || one == ':');
+    let is_address = word.matches('.').count() > 1 || (word.contains(':') && !is_clock_time);
     if is_address {
         return word.into();
     }
@@ -68,7 +69,7 @@ fn shape_of_word(word: &str) -> String {
         }
     }
     // A date, or a number of a limit.
-    if shape.chars().all(|one| "#-/".contains(one)) { "#".into() } else { shape }
+    if shape.chars().all(|one| "#-/:".contains(one)) { "#".into() } else { shape }
 }
 
 #[test]
@@ -76,7 +77,10 @@ fn lines_have_the_same_shape_if_only_numbers_differ() {
     assert_eq!(shape("  10.0.0.1:80  up 3m   12/40  1.5 KiB  -"), shape("  10.0.0.1:80 up 12s 1/40 7 B 9"));
     assert_ne!(shape("  10.0.0.1:80  up"), shape("  10.0.0.2:80  up"));
     assert_ne!(shape("10.0.0.1:80  up"), shape("10.0.0.1:80  down"));
-    assert_eq!(shape("expired 3 days ago (2026-11-25)"), shape("expired 4 days ago (2026-12-01)"));
+    assert_eq!(
+        shape("expired on 2026-11-25 22:27 UTC, 3 days ago"),
+        shape("expired on 2026-12-01 09:00 UTC, 4 days ago")
+    );
     assert_eq!(shape("p95 3ms 900/s limit=3/7"), shape("p95 1.5s 1/s limit=12/99"));
     assert_eq!(shape("2026-11-28T21:17:07.143Z warn pid=3"), shape("2026-12-01T00:00:00.000Z warn pid=44"));
 }

@@ -21,6 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
 def serve(address, delay="0", status="200"):
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
         def do_GET(self):
             is_check = self.path == "/health"
             if not is_check:
