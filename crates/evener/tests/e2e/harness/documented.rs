@@ -44,8 +44,9 @@ fn shape(line: &str) -> String {
 }
 
 fn shape_of_word(word: &str) -> String {
-    const UNITS: &[&str] =
-        &["us", "µs", "ms", "s", "m", "min", "h", "d", "B", "KiB", "MiB", "GiB", "%", "k", "M", "ago"];
+    const UNITS: &[&str] = &[
+        "us", "µs", "ms", "s", "m", "min", "h", "d", "B", "KiB", "MiB", "GiB", "%", "k", "K", "M", "G", "ago",
+    ];
     let is_time = word.contains('T') && word.ends_with('Z');
     if is_time || word == "-" || UNITS.contains(&word.trim_end_matches("/s")) {
         return "#".into();
