@@ -106,9 +106,9 @@ fn an_embedded_instance_balances_reloads_and_ends_on_drop() {
     configuration(&format!("\"{second}\""));
     assert_eq!(instance.reload().unwrap(), [format!("- server s/{first}")]);
     assert_eq!(exchange(connect(), "again"), "second again");
-    configuration("\"no port\"");
+    configuration("\"noport\"");
     let problem = instance.reload().unwrap_err().to_string();
-    assert!(problem.contains("evener.lua:1: service `s`: `no port` has no port"), "{problem}");
+    assert!(problem.contains("evener.lua:1: service `s`: `noport` has no port"), "{problem}");
 
     drop(instance);
     assert!(UnixStream::connect(&socket).is_err(), "the instance still listens");
