@@ -197,10 +197,14 @@ fn status_drain_ready_and_explain_reach_the_instance() {
     let mut client = connect(listen);
     assert!(line(&mut client).starts_with('a'));
     let status = text(&evener.run_command(&["status"]));
-    let address_of_a = format!("  a (127.0.0.1:{})  up ", a.port);
-    for expected in
-        ["SERVICE", "tcp on 127.0.0.1:", "pool s: 2 of 2 servers usable (round_robin)", &address_of_a]
-    {
+    let address_of_a = format!("\n      127.0.0.1:{}\n", a.port);
+    for expected in [
+        "SERVICE",
+        "tcp on 127.0.0.1:",
+        "pool s: 2 of 2 servers usable (round_robin)",
+        "\n  a       up ",
+        &address_of_a,
+    ] {
         assert!(status.contains(expected), "{status}");
     }
     assert_eq!(text(&evener.run_command(&["drain", "a"])), "s/a: drain\n");

@@ -33,6 +33,9 @@ fn a_slow_server_is_seen_in_the_status() {
     network.servers("10.0.0.1 10.0.0.2 10.0.0.3:delay=0.4");
     let evener = network.evener(WEB, &[]);
     network.clients("203.0.113.7:requests=30 203.0.113.8:requests=30");
+    let half = |server: &str| evener.server(server)["recent"]["response_seconds"]["p50"].as_f64().unwrap();
+    assert!(half("10.0.0.3:80") > 0.25, "half of the responses took {} s", half("10.0.0.3:80"));
+    assert!(["10.0.0.1:80", "10.0.0.2:80"].into_iter().all(|server| half(server) < 0.25));
     let output = network.show(&evener, &["evener status"]);
     check_output(PAGE, "slow server", &output);
 }
@@ -63,7 +66,8 @@ fn a_server_that_refuses_connections_is_seen_in_the_status_and_the_events() {
 fn exhausted_descriptors_are_seen_in_the_status_and_the_events() {
     let Some(network) = Network::new() else { return };
     network.servers("10.0.0.1:delay=5 10.0.0.2:delay=5 10.0.0.3:delay=5");
-    let evener = network.evener(WEB, &["prlimit", "--nofile=120:120"]);
+    let (before_check, _) = WEB.split_once("  check =").unwrap();
+    let evener = network.evener(&format!("{before_check}}}\n"), &["prlimit", "--nofile=120:120"]);
     let _waiting = network.clients_in_background("203.0.113.7:requests=1:connections=60");
     evener.expect_log("descriptors_used_up");
     let output = network.show(&evener, &["evener status", "evener events --level warn"]);
