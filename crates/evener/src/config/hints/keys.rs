@@ -43,8 +43,7 @@ impl KeyHints {
     /// Returns the message for an unknown key.
     pub(crate) fn unknown_key(&mut self, context: Context, unknown: &UnknownKey<'_>) -> String {
         let UnknownKey { key, prefix, pool, known } = *unknown;
-        let misspelt =
-            (key.to_owned(), pool.map(str::to_owned), context, prefix.to_owned(), known.to_vec());
+        let misspelt = (key.to_owned(), pool.map(str::to_owned), context, prefix.to_owned(), known.to_vec());
         if let Some(message) = self.0.get(&misspelt) {
             return message.clone();
         }
