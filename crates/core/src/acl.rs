@@ -58,6 +58,14 @@ pub enum PrefixError {
         /// Number of bits of an address.
         bits_max: u8,
     },
+    /// The length counts the 96 bits before an IPv4 address in the form of IPv6.
+    #[error("`{prefix}` is an IPv4 prefix in the form of IPv6: write {ipv4}")]
+    Mapped {
+        /// The text.
+        prefix: String,
+        /// The prefix in the form of IPv4.
+        ipv4: Prefix,
+    },
     /// The part after the slash is missing.
     #[error("`{prefix}` has no length: write {prefix}{example}")]
     NoLength {
@@ -102,6 +110,11 @@ impl FromStr for Prefix {
             }
             Some(length) => match length.parse::<u32>().map_err(|_| PrefixError::Length(text.into()))? {
                 length if length <= u32::from(length_max) => length as u8,
+                length if family == Family::V4 && address.is_ipv6() && (96..=128).contains(&length) => {
+                    let length = (length - 96) as u8;
+                    let ipv4 = Self { family, bits: bits & mask(length), length };
+                    return Err(PrefixError::Mapped { prefix: text.into(), ipv4 });
+                }
                 _ => {
                     let family = if family == Family::V4 { "IPv4" } else { "IPv6" };
                     return Err(PrefixError::TooLong { prefix: text.into(), family, bits_max: length_max });
@@ -435,6 +448,10 @@ mod tests {
         assert!(error("ten").contains("write 10.0.0.0/8"));
         assert!(error("10.0.0.0/33").contains("at most 32 bits"));
         assert!(error("::/129").contains("at most 128 bits"));
+        let mapped = "is an IPv4 prefix in the form of IPv6: write";
+        assert_eq!(error("::ffff:10.0.0.1/104"), format!("`::ffff:10.0.0.1/104` {mapped} 10.0.0.0/8"));
+        assert_eq!(error("::ffff:0:0/96"), format!("`::ffff:0:0/96` {mapped} 0.0.0.0/0"));
+        assert!(error("::ffff:10.0.0.0/40").contains("at most 32 bits"));
         assert!(error("10.0.0.0/").contains("write 10.0.0.0/8"));
         assert!(error("10.0.0.0/x").contains("no valid length"));
     }

@@ -16,6 +16,7 @@ mod usage;
 use crate::admin::Permissions;
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
+use crate::output::printable;
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -342,7 +343,7 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The error may have several problems, one per line.
-            format!("{error:#}").lines().for_each(|line| eprintln!("evener: {line}"));
+            format!("{error:#}").lines().for_each(|line| eprintln!("evener: {}", printable(line)));
             ExitCode::FAILURE
         }
     }

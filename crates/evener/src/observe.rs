@@ -5,6 +5,7 @@ mod syslog;
 
 pub(crate) use syslog::Syslog;
 
+use crate::output::is_unprintable;
 use bunyan::Bunyan;
 use clap::ValueEnum;
 use evener_core::event::{Event, Level};
@@ -194,7 +195,7 @@ fn add_fields(line: &mut String, event: &Event) {
 /// Adds a field to a line of text. Its value is quoted if it is not one word.
 pub(crate) fn add_field(line: &mut String, name: &str, value: &str) {
     let quoted =
-        value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || c.is_control());
+        value.is_empty() || value.contains(|c: char| c.is_whitespace() || c == '"' || is_unprintable(c));
     let _ = if quoted { write!(line, " {name}={value:?}") } else { write!(line, " {name}={value}") };
 }
 

@@ -4,6 +4,7 @@ use super::run::{DEFAULT_FILE, read};
 use crate::certificates::{TlsSettings, unix_time};
 use crate::config::{self, Config, Warning, failure};
 use crate::inputs::gather;
+use crate::output::printable;
 use crate::scope;
 use anyhow::bail;
 use clap::Args;
@@ -32,10 +33,10 @@ impl CheckCommand {
         let config = read(&file).await?;
         let inputs = gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
         let (tls, servers) = inputs.into_parts();
-        servers.notes().for_each(|note| eprintln!("evener: note: {note}"));
+        servers.notes().for_each(|note| eprintln!("evener: note: {}", printable(&note)));
         let warnings = config.warnings().iter().cloned().chain(tls.warnings(unix_time()));
         let warnings = Warning::sorted(warnings.chain(absent_addresses(&config)).collect());
-        warnings.iter().for_each(|warning| eprintln!("evener: {warning}"));
+        warnings.iter().for_each(|warning| eprintln!("evener: {}", printable(&warning.to_string())));
         let counted =
             |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
         if strict && !warnings.is_empty() {
@@ -53,7 +54,7 @@ impl CheckCommand {
         };
         println!(
             "{}: valid: {}, {}, {}{warned}",
-            file.display(),
+            printable(&file.to_string_lossy()),
             counted(config.spec.services.len(), "service"),
             counted(config.spec.pools.len(), "pool"),
             counted(servers, "server")

@@ -5,6 +5,7 @@ use crate::admin::Reloaded;
 use crate::admin::access::AccessRequest;
 use crate::admin::client::Client;
 use crate::config;
+use crate::output::printable;
 use crate::state::{Explanation, RuleView, View};
 use crate::table::Style;
 use evener_core::acl::Prefix;
@@ -25,7 +26,7 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let reloaded: Reloaded =
         Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
     if !admin_args.json {
-        reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {warning}"));
+        reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {}", printable(warning)));
     }
     admin_args.print(&reloaded, Reloaded::text)
 }

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::instance::Instance;
 use crate::observe::{Log, LogFormat, LogLevel};
+use crate::output::printable;
 use crate::signals::{self, Signals};
 use crate::supervisor::{ConfigSource, Setting};
 use command_line::{HELP, parse};
@@ -63,7 +64,7 @@ pub(super) fn main(arguments: Vec<OsString>) -> ExitCode {
     match begin(&line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            format!("{error:#}").lines().for_each(|line| eprintln!("{NAME}: {line}"));
+            format!("{error:#}").lines().for_each(|line| eprintln!("{NAME}: {}", printable(line)));
             ExitCode::FAILURE
         }
     }

@@ -382,7 +382,8 @@ pub(super) fn read_rate(fields: &mut Fields<'_>, key: &'static str) -> Option<Ra
     if rate.is_none() {
         let hint = text.split_once('/').and_then(|(number, unit)| {
             let unit = ["s", "m", "h"].into_iter().find(|short| unit.trim().starts_with(short))?;
-            let right = format!("{}/{unit}", number.trim());
+            // nginx writes 10r/s.
+            let right = format!("{}/{unit}", number.trim_end_matches(['r', ' ']).trim());
             right.parse::<Rate>().is_ok().then(|| format!("write \"{right}\""))
         });
         let wanted = "be a rate such as \"20/s\", \"100/m\" or \"1000/h\"";

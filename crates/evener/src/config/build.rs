@@ -25,7 +25,7 @@ use evener_core::spec::{
     AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RetryBudgetSpec,
     ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 const SERVERS_MAX: usize = 100_000;
@@ -34,7 +34,7 @@ const UNCHECKED: &str = "note: certificates and host names were not checked beca
 /// Returns the configuration, or all problems.
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
-    let mut builder = Builder { reading: &reading, config: Config::default() };
+    let mut builder = Builder { reading: &reading, config: Config::default(), pools: HashMap::new() };
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools().iter().chain(run.services()) {
         let (name, builder) = (made.name(), made.builder());
@@ -78,6 +78,8 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
 struct Builder<'a> {
     reading: &'a Reading<'a>,
     config: Config,
+    /// Positions of the pools by name, because a configuration may have tens of thousands of pools.
+    pools: HashMap<Arc<str>, usize>,
 }
 
 impl<'a> Builder<'a> {
@@ -99,7 +101,7 @@ impl<'a> Builder<'a> {
             fields.problem_here("there are no servers: list their addresses, such as \"10.0.0.1:80\"");
         }
         fields.finish();
-        self.config.spec.pools.push(pool);
+        self.add_pool(pool);
     }
 
     /// Reads the keys that pools and services with inline servers share.
@@ -396,14 +398,30 @@ impl<'a> Builder<'a> {
                         "a pool is also named `{name}`: give the service another name"
                     ));
                 }
-                self.config.spec.pools.push(pool);
+                self.add_pool(pool);
                 Some(name.into())
             }
         }
     }
 
+    fn add_pool(&mut self, pool: PoolSpec) {
+        let position = self.config.spec.pools.len();
+        self.pools.entry(Arc::clone(&pool.name)).or_insert(position);
+        self.config.spec.pools.push(pool);
+    }
+
     fn has_pool(&self, name: &str) -> bool {
-        self.config.spec.pools.iter().any(|pool| *pool.name == *name)
+        self.pools.contains_key(name)
+    }
+
+    /// Returns the first pool with a name.
+    fn pool_named(&self, name: &str) -> Option<&PoolSpec> {
+        self.config.spec.pools.get(*self.pools.get(name)?)
+    }
+
+    /// Returns the pools that a service can send clients to.
+    fn pools_of<'b>(&'b self, service: &'b ServiceSpec) -> impl Iterator<Item = &'b PoolSpec> {
+        service.pools().filter_map(|name| self.pool_named(name))
     }
 }
 

@@ -5,6 +5,7 @@ use super::fields::Fields;
 use super::hints::{one_of, values};
 use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value, shown};
+use super::scalar::parse_size;
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
     Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
@@ -262,10 +263,8 @@ pub(super) fn read_send_proxy(fields: &mut Fields<'_>) -> Option<proxy::Version>
         Value::Text(word) if word == "v2" => Some(proxy::Version::V2),
         Value::Bool(true) => {
             let choice = "write \"v2\", or \"v1\" if the servers support only the text version";
-            fields.warn_of(
-                "send_proxy",
-                format!("send_proxy = true means version 2 of the PROXY protocol: {choice}"),
-            );
+            fields
+                .warn_of("send_proxy", format!("send_proxy = true is a deprecated form of \"v2\": {choice}"));
             Some(proxy::Version::V2)
         }
         Value::Bool(false) | Value::Unknown => None,
@@ -286,9 +285,21 @@ pub(super) fn read_http(fields: &mut Fields<'_>) -> Arc<HttpSpec> {
     });
     spec.balance = balance.unwrap_or(spec.balance);
     read_forwarded(fields, &mut spec.forwarded);
-    spec.limits.bytes_max = fields
-        .integer("header_bytes_max", 1024..=65_536)
-        .map_or(spec.limits.bytes_max, |bytes| bytes as usize);
+    // A size in bytes, so that k is 1024.
+    if let Some(size) = fields.first_text("header_bytes_max").and_then(values::size)
+        && let Ok(bytes) = parse_size(&Value::Text(size))
+    {
+        fields.take("header_bytes_max");
+        fields.must_hint(
+            "header_bytes_max",
+            "be a number of bytes from 1024 to 65536",
+            &(if (1024..=65_536).contains(&bytes) { format!("write {bytes}") } else { String::new() }),
+        );
+    } else {
+        spec.limits.bytes_max = fields
+            .integer("header_bytes_max", 1024..=65_536)
+            .map_or(spec.limits.bytes_max, |bytes| bytes as usize);
+    }
     spec.limits.fields_max = fields
         .integer("header_fields_max", 8..=10_000)
         .map_or(spec.limits.fields_max, |count| count as usize);
@@ -480,14 +491,26 @@ fn check_path(nested: &mut Fields<'_>, path: &str) {
             .chars()
             .take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_'))
             .collect();
-        let hint =
-            if literal.starts_with('/') { format!("write {}", shown(&literal)) } else { String::new() };
+        let is_any = path.chars().all(|c| matches!(c, '^' | '~' | ' ' | '.' | '*' | '$'));
+        let hint = match literal.starts_with('/') {
+            true => format!("write {}", shown(&literal)),
+            false if is_any => "write \"/\" for all paths, or remove path if the route has a host".into(),
+            false => String::new(),
+        };
         nested.must_hint("path", "be a prefix of the path, not a regular expression", &hint);
     } else if !path.starts_with('/') {
         nested.must_hint("path", "begin with /", &format!("write {}", shown(&format!("/{path}"))));
     } else if let Some(below) = path.strip_suffix('*') {
         let below = shown(if below == "/" { below } else { below.trim_end_matches('/') });
         nested.must_hint("path", "have no *", &format!("write {below}, which includes all paths below it"));
+    } else if let Some((before, _)) = path.split_once('*') {
+        let before = &before[..=before.rfind('/').unwrap_or_default()];
+        let before = shown(if before == "/" { before } else { before.trim_end_matches('/') });
+        nested.must_hint(
+            "path",
+            "have no *, which is not a wildcard",
+            &format!("write {before}, which includes all paths below it"),
+        );
     } else if let Some((before, _)) = path.split_once(['?', '#']) {
         nested.must_hint("path", "have no query", &format!("write {}", shown(before)));
     }

@@ -1,7 +1,7 @@
 //! Reads the keys of a table one by one, each with its type and bounds. Problems are recorded with their lines,
 //! and reading continues. Keys that have not been read at the end are reported as unknown.
 
-use super::hints::{self, Context, UnknownKey, values};
+use super::hints::{self, Context, KeyHints, UnknownKey, values};
 use super::locate::Step;
 use super::raw::{Made, Run, Table, Value, shown};
 use super::scalar::{is_zero, parse_duration, parse_size, size_text};
@@ -29,11 +29,17 @@ pub(super) struct Reading<'a> {
     run: &'a Run,
     problems: RefCell<Vec<Problem>>,
     warnings: RefCell<Vec<Warning>>,
+    hints: RefCell<KeyHints>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(run: &'a Run) -> Self {
-        Self { run, problems: RefCell::new(run.problems().to_vec()), warnings: RefCell::default() }
+        Self {
+            run,
+            problems: RefCell::new(run.problems().to_vec()),
+            warnings: RefCell::default(),
+            hints: RefCell::default(),
+        }
     }
 
     /// Returns the run that is read.
@@ -559,7 +565,7 @@ impl<'a> Fields<'a> {
         });
         for key in self.unknown_keys().collect::<Vec<_>>() {
             let unknown = UnknownKey::new(key, &self.prefix, &self.known).of_pool(pool);
-            let message = self.context.unknown_key(&unknown);
+            let message = self.reading.hints.borrow_mut().unknown_key(self.context, &unknown);
             self.problem(key, message);
         }
     }

@@ -9,6 +9,7 @@ use super::locate::Source;
 use super::problem::sorted;
 use super::raw::Run;
 use super::{Location, Problem};
+use crate::output::printable;
 use mlua::debug::Debug;
 use mlua::{
     Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
@@ -241,10 +242,8 @@ fn add_print(lua: &Lua) -> mlua::Result<()> {
     let print = lua.create_function(|lua, values: MultiValue| {
         let texts: Vec<String> = values.iter().map(mlua::Value::to_string).collect::<mlua::Result<_>>()?;
         let location = caller(lua);
-        // Control characters are replaced, because a terminal would execute them.
-        let text: String =
-            texts.join("\t").chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
-        eprintln!("{location}: {text}");
+        let texts: Vec<_> = texts.iter().map(|text| printable(text)).collect();
+        eprintln!("{}: {}", printable(&location.to_string()), texts.join("\t"));
         Ok(())
     })?;
     lua.globals().raw_set("print", print)

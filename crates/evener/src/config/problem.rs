@@ -1,5 +1,6 @@
 //! Problems of a configuration, with their locations.
 
+use crate::output::printable;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -167,7 +168,8 @@ pub(crate) fn one_line(problems: &[Problem]) -> String {
 
 /// Returns all problems as one error with a line for each.
 pub(crate) fn failure(problems: &[Problem]) -> anyhow::Error {
-    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let lines: Vec<String> =
+        problems.iter().map(|problem| printable(&problem.to_string()).into_owned()).collect();
     anyhow::Error::msg(lines.join("\n"))
 }
 
@@ -181,4 +183,15 @@ pub(super) fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
         key(one).cmp(&key(other))
     });
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_problem_has_one_line_without_control_characters() {
+        let problems = [Problem::at(&Location::new("a\x1b[31m.lua", 2), "x\ny"), Problem::new("\u{202e}z")];
+        assert_eq!(failure(&problems).to_string(), "a\\u{1b}[31m.lua:2: x\\ny\n\\u{202e}z");
+    }
 }

@@ -101,8 +101,10 @@ fn read_cookie(mut nested: Fields<'_>) -> StickyBy {
 /// Names the cookies without a configured name: `EVENER`, or `EVENER_` and the name of the pool if several
 /// pools of one service would have the name `EVENER`.
 pub(super) fn name_cookies(spec: &mut Spec) {
+    let with_default: BTreeSet<Arc<str>> =
+        spec.pools.iter().filter(|pool| has_default(pool)).map(|pool| Arc::clone(&pool.name)).collect();
     let shared: BTreeSet<Arc<str>> =
-        spec.services.iter().flat_map(|service| sharing(service, &spec.pools)).collect();
+        spec.services.iter().flat_map(|service| sharing(service, &with_default)).collect();
     for pool in &mut spec.pools {
         if let Some(StickySpec { by: StickyBy::Cookie(name), .. }) = &mut pool.sticky
             && name.is_empty()
@@ -115,16 +117,19 @@ pub(super) fn name_cookies(spec: &mut Spec) {
     }
 }
 
-/// Returns the pools of a service whose cookies would have the default name, if there are several such pools.
-fn sharing(service: &ServiceSpec, pools: &[PoolSpec]) -> BTreeSet<Arc<str>> {
-    let has_default = |pool: &&PoolSpec| match &pool.sticky {
+/// Returns true if the cookie of a pool would have the default name.
+fn has_default(pool: &PoolSpec) -> bool {
+    match &pool.sticky {
         Some(StickySpec { by: StickyBy::Cookie(name), .. }) => name.is_empty() || name == StickyBy::COOKIE,
         _ => false,
-    };
-    let named = |name: &Arc<str>| pools.iter().find(|pool| pool.name == *name);
-    let with_default: BTreeSet<Arc<str>> =
-        service.pools().filter_map(named).filter(has_default).map(|pool| Arc::clone(&pool.name)).collect();
-    if with_default.len() > 1 { with_default } else { BTreeSet::new() }
+    }
+}
+
+/// Returns the pools of a service that are in `with_default`, if there are several such pools.
+fn sharing(service: &ServiceSpec, with_default: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+    let shared: BTreeSet<Arc<str>> =
+        service.pools().filter(|name| with_default.contains(*name)).cloned().collect();
+    if shared.len() > 1 { shared } else { BTreeSet::new() }
 }
 
 /// Returns the name of the cookie of a pool. Bytes that the name of a cookie cannot have are percent-encoded,

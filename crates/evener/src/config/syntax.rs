@@ -1,11 +1,13 @@
 //! Messages for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
 //! usually causes the error.
 
+mod code;
 mod languages;
 
 pub(super) use languages::FOREIGN_FILE;
 
 use super::hints::{self, values};
+use code::{code_of, is_keyword};
 
 /// Words that begin a declaration or a statement.
 const BEGINNINGS: [&str; 6] = ["service", "pool", "local", "include", "for", "return"];
@@ -18,6 +20,10 @@ pub(super) struct Mistake<'a> {
     line: u32,
     /// The text of the line.
     here: &'a str,
+    /// The line without comments and the contents of texts, with the same length.
+    code: String,
+    /// The last character of code before the line.
+    code_before: Option<char>,
     /// The message of the parser.
     message: &'a str,
     /// True if the line begins inside of braces.
@@ -27,8 +33,13 @@ pub(super) struct Mistake<'a> {
 impl<'a> Mistake<'a> {
     /// Creates an error from the text of the file, the line and the message of the parser.
     pub(super) fn new(text: &'a str, line: u32, message: &'a str, is_inside: bool) -> Self {
-        let here = text.lines().nth((line as usize).saturating_sub(1)).unwrap_or_default();
-        Self { text, line, here, message, is_inside }
+        let index = (line as usize).saturating_sub(1);
+        let here = text.lines().nth(index).unwrap_or_default();
+        let all = code_of(text);
+        let code = all.lines().nth(index).unwrap_or_default().to_owned();
+        let before = all.lines().take(index).filter_map(|line| line.trim_end().chars().next_back());
+        let code_before = before.last();
+        Self { text, line, here, code, code_before, message, is_inside }
     }
 
     /// Returns a better message for an error, if its cause is known.
@@ -46,9 +57,41 @@ impl<'a> Mistake<'a> {
         self.message.ends_with(&format!("near '{token}'"))
     }
 
+    /// Returns the token at which the parser failed. It is empty at the end of the file.
+    fn near(&self) -> &'a str {
+        self.message.rsplit_once("near '").map_or("", |(_, token)| token.strip_suffix('\'').unwrap_or(token))
+    }
+
+    /// Returns true if the parser failed at a typographic quote, or at a text that only a typographic quote
+    /// closes.
+    fn has_typographic_quotes(&self) -> bool {
+        let double = ['\u{201c}', '\u{201d}', '\u{201e}', '\u{ab}', '\u{bb}'];
+        let single = ['\u{2018}', '\u{2019}'];
+        if self.is_near("<\\226>") || self.is_near("<\\194>") {
+            return self.code.contains(double) || self.code.contains(single);
+        }
+        let near = self.near();
+        self.message.starts_with("unfinished string")
+            && match near.starts_with('"') {
+                true => near.matches(double).count() % 2 == 1,
+                false => near.matches(single).count() % 2 == 1,
+            }
+    }
+
+    /// Returns the message for an operator in front of the brace at which the parser failed.
+    fn operator_without_value(&self) -> Option<String> {
+        let before = |at: usize| self.code[..at].trim_end().chars().next_back().or(self.code_before);
+        let operators = self.code.match_indices('}').filter_map(|(at, _)| before(at));
+        let operator = operators.into_iter().find(|c| "=%*/+-<>&|~^#.".contains(*c))?;
+        Some(match operator {
+            '%' => "a value is missing between % and }: a number has no %, so write 100, not 100%".into(),
+            _ => format!("a value is missing between {operator} and }}"),
+        })
+    }
+
     fn quotes_and_comments(&self) -> Option<String> {
         let Self { here, message, .. } = *self;
-        if here.contains(['\u{201c}', '\u{201d}', '\u{2018}', '\u{2019}', '\u{201e}', '\u{ab}', '\u{bb}']) {
+        if self.has_typographic_quotes() {
             return Some("the quotes are typographic: use straight quotes, \"...\"".into());
         }
         let begins = ["#", "//", "/*", ";"].into_iter().find(|begin| here.trim_start().starts_with(begin));
@@ -56,7 +99,7 @@ impl<'a> Mistake<'a> {
         if let Some(comment) = found {
             return Some(format!("comments begin with --, not {comment}"));
         }
-        if (self.is_near("/") || self.is_near("*")) && here.contains("/*") {
+        if (self.is_near("/") || self.is_near("*")) && self.code.contains("/*") {
             return Some("comments begin with --, not /*".into());
         }
         if message.starts_with("unfinished string") {
@@ -71,10 +114,12 @@ impl<'a> Mistake<'a> {
     }
 
     fn keys(&self) -> Option<String> {
-        if let Some((key, value)) = colon_key(self.here) {
+        let is_near_colon = self.is_near(":") || self.message.starts_with("<name> expected");
+        let mut colons = self.code.match_indices(':').map(|(at, _)| at).filter(|_| is_near_colon);
+        if let Some((key, value)) = colons.find_map(|at| colon_key(self.here, &self.code, at)) {
             return Some(format!("keys are written with =: write {key} = {value}, not {key}: {value}"));
         }
-        if self.is_near(">") && self.here.contains("=>") {
+        if self.is_near(">") && self.code.contains("=>") {
             return Some("keys are written with =, not =>".into());
         }
         assignment_to_a_declaration(self.here).filter(|_| self.is_near("="))
@@ -84,14 +129,14 @@ impl<'a> Mistake<'a> {
         if self.is_near("=") && self.message.starts_with("'then' expected") {
             return Some("a comparison is written ==, not =".into());
         }
-        if self.here.contains("!=") && (self.is_near("!") || self.is_near("=")) {
+        if self.code.contains("!=") && (self.is_near("!") || self.is_near("=")) {
             return Some("\"not equal\" is written ~=, not !=".into());
         }
         if self.is_near("!") {
             return Some("a negation is written not, not !".into());
         }
         let words = [("&", "and"), ("|", "or")];
-        let used = |(token, _): &(&str, &str)| self.is_near(token) && self.here.contains(&token.repeat(2));
+        let used = |(token, _): &(&str, &str)| self.is_near(token) && self.code.contains(&token.repeat(2));
         let (token, word) = words.into_iter().find(used)?;
         Some(format!("write {word}, not {}", token.repeat(2)))
     }
@@ -101,12 +146,18 @@ impl<'a> Mistake<'a> {
         if message.starts_with("<eof> expected near '}'")
             || self.is_near("}") && message.starts_with("unexpected")
         {
-            return Some("this } closes no { before it: remove it, or add a {".into());
+            let closes_nothing = || "this } closes no { before it: remove it, or add a {".into();
+            return Some(self.operator_without_value().unwrap_or_else(closes_nothing));
         }
-        if let Some((word, name)) = bare_name(self.here) {
+        if self.is_near("{") && message.starts_with("'(' expected") {
+            return Some(
+                "a function has parentheses and an end, not braces: write function f() ... end".into(),
+            );
+        }
+        if let Some((word, name)) = bare_name(&self.code).filter(|(_, name)| self.is_near(name)) {
             return Some(format!("names are texts in quotes: write {word} \"{name}\" {{"));
         }
-        if let Some(advice) = foreign_line(self.here) {
+        if let Some(advice) = foreign_line(&self.code, self.near()) {
             return Some(advice);
         }
         let is_end = ["'end'", "syntax"].iter().any(|word| message.starts_with(word));
@@ -118,7 +169,7 @@ impl<'a> Mistake<'a> {
         if !message.starts_with("'}' expected") || message.ends_with("near <eof>") {
             return None;
         }
-        let token = message.rsplit_once("near '").map_or("", |(_, token)| token.trim_end_matches('\''));
+        let token = self.near();
         if self.is_inside && begins_declaration(here, token) {
             return Some(match opened_at(message) {
                 Some(opened) => {
@@ -141,20 +192,23 @@ fn opened_at(message: &str) -> Option<u32> {
     message.split_once("at line ")?.1.split(')').next()?.parse().ok()
 }
 
-/// Returns the key and the value of a line such as `listen: "0.0.0.0:80"`.
-fn colon_key(line: &str) -> Option<(&str, String)> {
-    let (before, after) = line.split_once(':')?;
+/// Returns the key and the value of a line such as `listen: "0.0.0.0:80"`, with a colon at a position. `code` is
+/// the line without comments and the contents of texts.
+fn colon_key<'a>(line: &'a str, code: &str, colon: usize) -> Option<(&'a str, String)> {
+    let before = &line[..colon];
+    let rest = &code[colon + 1..];
+    let end = rest.find([',', '}']).unwrap_or(rest.trim_end().len());
+    let after = &line[colon + 1..];
+    let value = after[..end].trim();
     let key = before.trim_end().rsplit(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
     let after = after.trim();
     let begins_value = after.starts_with(|c: char| c == '"' || c == '{' || c.is_ascii_digit());
-    let is_word = matches!(after.trim_end_matches([',', '}', ' ']), "true" | "false");
-    let is_quoted = before.matches('"').count() % 2 == 1;
-    if !key.starts_with(char::is_alphabetic) || !(begins_value || is_word) || is_quoted {
+    let is_word = matches!(value, "true" | "false");
+    if !key.starts_with(char::is_alphabetic) || !(begins_value || is_word) {
         return None;
     }
-    let value =
-        if after.starts_with('{') { "{ ... }" } else { after.split([',', '}']).next().unwrap_or(after) };
-    Some((key, value.trim().to_owned()))
+    let value = if after.starts_with('{') { "{ ... }" } else { value };
+    Some((key, value.to_owned()))
 }
 
 /// Returns the message for `pool "web" = {`.
@@ -167,13 +221,17 @@ fn assignment_to_a_declaration(line: &str) -> Option<String> {
         .then(|| format!("a declaration has no =: write {word} {name} {{ ... }}"))
 }
 
-/// Returns the advice for a line such as `balance roundrobin`, in which another program sets something.
-fn foreign_line(line: &str) -> Option<String> {
+/// Returns the advice for a line such as `balance roundrobin`, in which another program sets something. `near` is
+/// the token at which the parser failed.
+fn foreign_line(line: &str, near: &str) -> Option<String> {
     let line = line.trim().trim_end_matches([';', '{']).trim_end();
     let mut words = line.split_whitespace();
     let (first, second) = (words.next()?, words.next()?);
     let is_word = first.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
-    if !is_word || second.starts_with(['=', '"', '{', '(']) {
+    if !is_word || second.starts_with(['=', '"', '\'', '[', '{', '(']) {
+        return None;
+    }
+    if near.is_empty() || !second.starts_with(near) {
         return None;
     }
     let two = format!("{first}_{second}");
@@ -182,13 +240,14 @@ fn foreign_line(line: &str) -> Option<String> {
     Some(format!("`{first} {second}` is not Evener's language: {advice}"))
 }
 
-/// Returns the word and the name of a declaration such as `upstream web {`.
+/// Returns the word and the name of a declaration such as `upstream web {` or `pool web = {`.
 fn bare_name(line: &str) -> Option<(&str, &str)> {
     let mut words = line.split('{').next()?.split_whitespace();
     let (first, second) = (words.next()?, words.next()?);
     let is_word = |word: &str| word.chars().all(|c| c.is_alphanumeric() || c == '_');
-    let is_declaration = is_word(first) && is_word(second) && words.next().is_none() && line.contains('{');
-    (is_declaration && !["return", "local", "do", "then"].contains(&first)).then_some((first, second))
+    let follows = words.next().is_none_or(|third| third == "=") && words.next().is_none();
+    let is_declaration = is_word(first) && is_word(second) && follows && line.contains('{');
+    (is_declaration && !is_keyword(first) && !is_keyword(second)).then_some((first, second))
 }
 
 /// Returns true if a line begins with a token that begins a declaration. Before `=` it is a key.
@@ -269,6 +328,80 @@ mod tests {
             1,
             "unexpected symbol near '<\\226>'",
             "the quotes are typographic: use straight quotes, \"...\"",
+        );
+        check(
+            "pool \"w\u{201d} {",
+            1,
+            "unfinished string near '\"w\u{201d} {'",
+            "the quotes are typographic: use straight quotes, \"...\"",
+        );
+        check(
+            "pool \"the \u{201c}w\u{201d} {",
+            1,
+            "unfinished string near '\"the \u{201c}w\u{201d} {'",
+            "the text that begins on this line has no closing quote",
+        );
+    }
+
+    #[test]
+    fn comments_and_texts_of_the_line_do_not_change_the_advice() {
+        check(
+            "pool \"p\" { \"a:1\" \"b:2\", -- the \u{201c}main\u{201d} servers",
+            1,
+            "'}' expected near '\"b:2\"'",
+            "a comma is missing on this line, before `\"b:2\"`",
+        );
+        check(
+            "pool \"p\" { a = 1 b = 2 } -- default: 80",
+            1,
+            "'}' expected near 'b'",
+            "a comma is missing on this line, before `b`",
+        );
+        check(
+            "pool 'p' { 'localhost:80' 'localhost:81' }",
+            1,
+            "'}' expected near ''localhost:81''",
+            "a comma is missing on this line, before `'localhost:81'`",
+        );
+        check(
+            "--[[\npool p {\n]] pool \"p\" { a = 1 b = \"x: 2\" }",
+            3,
+            "'}' expected near 'b'",
+            "a comma is missing on this line, before `b`",
+        );
+        check(
+            "s { a = b:c(\"x: 1\"), listen: \"0.0.0.0:80\" -- x: 2",
+            1,
+            "<name> expected near '\"0.0.0.0:80\"'",
+            "keys are written with =: write listen = \"0.0.0.0:80\", not listen: \"0.0.0.0:80\"",
+        );
+    }
+
+    #[test]
+    fn values_without_a_number_and_functions_with_braces_are_explained() {
+        check(
+            "pool \"p\" { weight = 100% }",
+            1,
+            "unexpected symbol near '}'",
+            "a value is missing between % and }: a number has no %, so write 100, not 100%",
+        );
+        check(
+            "pool \"p\" {\n  policy = -- x\n}",
+            3,
+            "unexpected symbol near '}'",
+            "a value is missing between = and }",
+        );
+        check(
+            "function f {",
+            1,
+            "'(' expected near '{'",
+            "a function has parentheses and an end, not braces: write function f() ... end",
+        );
+        check(
+            "pool p = { \"a:1\" }",
+            1,
+            "syntax error near 'p'",
+            "names are texts in quotes: write pool \"p\" {",
         );
     }
 

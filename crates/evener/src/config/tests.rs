@@ -6,6 +6,7 @@ mod discover;
 mod dns;
 mod messages;
 mod mistakes;
+mod notation;
 mod patience;
 mod plane;
 mod request_log;

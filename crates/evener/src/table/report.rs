@@ -1,6 +1,7 @@
 //! Tables of figures that fit a terminal of 80 columns: a name, figures, and further lines below a row. A name
 //! that is too long for its column has its own line, so that it can still be copied.
 
+use crate::output::printable;
 use std::io::IsTerminal;
 
 /// Maximum width of a line.
@@ -59,7 +60,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(text: impl Into<String>, tone: Tone) -> Self {
-        Self { text: text.into(), tone }
+        Self { text: printable(&text.into()).into_owned(), tone }
     }
 
     /// Changes the meaning if the condition holds.
@@ -90,12 +91,12 @@ pub(crate) struct Row {
 
 impl Row {
     pub(crate) fn new(name: impl Into<String>, cells: Vec<Cell>) -> Self {
-        Self { name: name.into(), remark: String::new(), cells, details: Vec::new() }
+        Self { name: printable(&name.into()).into_owned(), remark: String::new(), cells, details: Vec::new() }
     }
 
     /// Adds facts in brackets behind the name.
     pub(crate) fn with_remark(self, remark: String) -> Self {
-        Self { remark, ..self }
+        Self { remark: printable(&remark).into_owned(), ..self }
     }
 
     /// Returns the name with the remark.
@@ -191,10 +192,7 @@ impl<'a> Column<'a> {
 fn wrapped(text: &str, indent: usize) -> String {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
-        let word: String = word
-            .chars()
-            .flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] })
-            .collect();
+        let word = printable(word);
         let margin = indent + if lines.is_empty() { 0 } else { 2 };
         let word = shortened(&word, WIDTH - margin);
         match lines.last_mut() {
@@ -262,6 +260,11 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(wrapped("a\x1b[31m b\n", 0), "a\\u{1b}[31m b\\n\n");
+        let row = row("a\x1b", &["\u{202e}"]).with_remark("\x07".into());
+        assert_eq!(
+            report(&["SERVER", "<STATE"], &[row], 0, Style::Plain),
+            "SERVER           STATE\na\\u{1b} (\\u{7})  \\u{202e}\n"
+        );
     }
 
     #[test]

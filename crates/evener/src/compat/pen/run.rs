@@ -15,6 +15,7 @@ use crate::events::Events;
 use crate::inputs::gather;
 use crate::instance::{Instance, Prebound};
 use crate::observe::{Log, LogFormat};
+use crate::output::printable;
 use crate::signals;
 use crate::supervisor::{ConfigSource, ListenerKey, Setting};
 use anyhow::Context;
@@ -82,7 +83,7 @@ pub(in crate::compat) fn main(arguments: Vec<OsString>) -> ExitCode {
     match begin(&mut line, heading) {
         Ok(code) => code,
         Err(error) => {
-            format!("{error:#}").lines().for_each(|line| eprintln!("pen: {line}"));
+            format!("{error:#}").lines().for_each(|line| eprintln!("pen: {}", printable(line)));
             ExitCode::FAILURE
         }
     }

@@ -149,7 +149,21 @@ fn read_source(protocol: Protocol, fields: &mut Fields<'_>) -> Option<Source> {
 fn read_unix_mode(fields: &mut Fields<'_>) -> Option<u32> {
     let text = match fields.take("unix_mode")? {
         Value::Int(mode) => {
-            fields.must_hint("unix_mode", "be a file mode in quotes", &format!("write \"0{mode}\""));
+            // Lua reads 0660 as 660. A number with other digits is the mode in decimal.
+            let digits = mode.to_string();
+            let octal = if digits.bytes().all(|digit| matches!(digit, b'0'..=b'7')) {
+                i64::from_str_radix(&digits, 8).ok()
+            } else {
+                Some(*mode)
+            };
+            let octal = octal.filter(|octal| (0..=0o777).contains(octal));
+            match octal {
+                Some(octal) => {
+                    let hint = format!("write \"0{octal:03o}\"");
+                    fields.must_hint("unix_mode", "be a file mode in quotes", &hint);
+                }
+                None => fields.must("unix_mode", "be a file mode such as \"0660\""),
+            }
             return None;
         }
         _ => fields.text("unix_mode")?,

@@ -3,7 +3,7 @@
 use super::Builder;
 use crate::config::hints::{nearest, nearest_text, one_of};
 use crate::config::locate::Step;
-use crate::config::raw::{Value, shown};
+use crate::config::raw::{Made, Value, shown};
 use crate::config::{Location, access, dns};
 use evener_core::Endpoint;
 use evener_core::spec::{
@@ -24,11 +24,11 @@ impl Builder<'_> {
         }
         let mut taken: BTreeMap<(Transport, &Endpoint), &str> = BTreeMap::new();
         let declared = self.reading.run().services().iter();
-        let locations: BTreeMap<&str, &Location> =
-            declared.map(|made| (made.name(), made.location())).collect();
+        let declared: BTreeMap<&str, &Made> = declared.map(|made| (made.name(), &**made)).collect();
         self.check_checks();
         for service in &self.config.spec.services {
-            let Some(location) = locations.get(&*service.name) else { continue };
+            let Some(made) = declared.get(&*service.name) else { continue };
+            let location = made.location();
             for endpoint in &service.listen {
                 let sockets = service.protocol.transports().iter().map(|each| (*each, endpoint));
                 let others = sockets.filter_map(|socket| taken.insert(socket, &service.name));
@@ -50,19 +50,15 @@ impl Builder<'_> {
             }
             self.check_cookies(service, location);
             self.check_edge(service, location);
-            self.check_routes(service, location);
+            self.check_routes(service, made);
             self.check_warm(service, location);
             self.check_dns(service, location);
             if service.protocol == Protocol::Udp {
                 self.check_udp(service, location);
-                let servers = self
-                    .config
-                    .spec
-                    .pools
-                    .iter()
-                    .filter(|pool| service.pools().any(|name| *name == pool.name));
-                let unix =
-                    servers.flat_map(|pool| &pool.servers).find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
+                let unix = self
+                    .pools_of(service)
+                    .flat_map(|pool| &pool.servers)
+                    .find(|s| matches!(s.endpoint, Endpoint::Unix(_)));
                 if let Some(server) = unix {
                     let at = self.config.servers.get(&server.endpoint).unwrap_or(location);
                     let message =
@@ -77,8 +73,7 @@ impl Builder<'_> {
     /// and that the pools for refused clients exist.
     fn check_edge(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
-        let pools =
-            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        let pools = || self.pools_of(service);
         let passes = service.protocol == Protocol::Tcp && service.tls.is_none() && !service.routes.is_empty();
         if let Some(pool) = pools().find(|pool| passes && pool.tls.is_some()) {
             let message = format!(
@@ -113,11 +108,11 @@ impl Builder<'_> {
     }
 
     /// Checks that no two routes of a service have the same host and path.
-    fn check_routes(&self, service: &ServiceSpec, location: &Location) {
+    fn check_routes(&self, service: &ServiceSpec, made: &Made) {
+        let location = made.location();
         let mut seen = BTreeSet::new();
         // Routes with a mistake are not in the list of the service.
-        let declared = self.reading.run().services().iter().find(|made| *made.name() == *service.name);
-        let listed = match declared.and_then(|made| made.table().get("routes")) {
+        let listed = match made.table().get("routes") {
             Some(Value::Table(table)) => table.only_list().map_or(0, <[_]>::len),
             _ => 0,
         };
@@ -158,7 +153,7 @@ impl Builder<'_> {
         if service.options.warm == 0 {
             return;
         }
-        let pool = self.config.spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+        let pool = service.pool.as_ref().and_then(|name| self.pool_named(name));
         let other = if service.options.source == Some(Source::Client) {
             "source = \"client\""
         } else if service.tls.is_some() || pool.is_some_and(|pool| pool.tls.is_some()) {
@@ -177,10 +172,7 @@ impl Builder<'_> {
     pub(super) fn check_cookie_names(&self) {
         for service in &self.config.spec.services {
             let mut named: BTreeMap<&str, &Arc<str>> = BTreeMap::new();
-            let pools = service
-                .pools()
-                .filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
-            for pool in pools {
+            for pool in self.pools_of(service) {
                 let Some(StickyBy::Cookie(cookie)) = pool.sticky.as_ref().map(|sticky| &sticky.by) else {
                     continue;
                 };
@@ -201,8 +193,7 @@ impl Builder<'_> {
 
     /// Checks that pools that are sticky by cookie are used only by http services.
     fn check_cookies(&self, service: &ServiceSpec, location: &Location) {
-        let pools =
-            service.pools().filter_map(|name| self.config.spec.pools.iter().find(|pool| pool.name == *name));
+        let pools = self.pools_of(service);
         let by_cookie =
             |pool: &&PoolSpec| pool.sticky.as_ref().is_some_and(|sticky| sticky.by != StickyBy::ClientIp);
         if let Some(pool) = pools.filter(|_| service.protocol != Protocol::Http).find(by_cookie) {
@@ -217,8 +208,7 @@ impl Builder<'_> {
     /// Checks settings that a dns service does not support, and settings that only dns services support.
     fn check_dns(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
-        let pools =
-            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        let pools = || self.pools_of(service);
         let problem =
             |message: String| self.reading.problem(location, format!("service `{name}`: {message}"));
         if service.protocol != Protocol::Dns {
@@ -269,8 +259,7 @@ impl Builder<'_> {
     fn check_udp(&self, service: &ServiceSpec, location: &Location) {
         let name = &service.name;
         let problem = |message: &str| self.reading.problem(location, format!("service `{name}`: {message}"));
-        let pools =
-            || service.pools().filter_map(|name| self.config.spec.pools.iter().find(|p| p.name == *name));
+        let pools = || self.pools_of(service);
         if pools().any(|pool| pool.send_proxy == Some(Version::V1)) {
             problem("version 1 of the PROXY protocol does not support UDP: write send_proxy = \"v2\"");
         }

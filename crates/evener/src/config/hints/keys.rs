@@ -3,12 +3,16 @@
 
 use super::{nearest, words};
 use crate::config::reference::{self, Key};
+use std::collections::HashMap;
 
 /// Maximum number of owners that a message proposes for a misplaced key.
 const OWNERS_MAX: usize = 2;
 
+/// Maximum number of messages that are stored during one reading.
+const STORED_MAX: usize = 1000;
+
 /// The kind of a declaration, which decides the hint about an unknown key.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Context {
     /// The builder of the declaration.
     declaration: &'static str,
@@ -25,6 +29,30 @@ pub(crate) struct UnknownKey<'a> {
     pool: Option<&'a str>,
     /// The keys that the table can have.
     known: &'a [&'static str],
+}
+
+/// Messages for the unknown keys of one reading. The same key is often wrong in each of thousands of servers.
+#[derive(Default)]
+pub(crate) struct KeyHints(HashMap<Misspelt, String>);
+
+/// A key, the pool that its service names, the declaration, the keys that lead to the table, and the keys that
+/// the table can have.
+type Misspelt = (String, Option<String>, Context, String, Vec<&'static str>);
+
+impl KeyHints {
+    /// Returns the message for an unknown key.
+    pub(crate) fn unknown_key(&mut self, context: Context, unknown: &UnknownKey<'_>) -> String {
+        let UnknownKey { key, prefix, pool, known } = *unknown;
+        let misspelt = (key.to_owned(), pool.map(str::to_owned), context, prefix.to_owned(), known.to_vec());
+        if let Some(message) = self.0.get(&misspelt) {
+            return message.clone();
+        }
+        let message = context.unknown_key(unknown);
+        if self.0.len() < STORED_MAX {
+            self.0.insert(misspelt, message.clone());
+        }
+        message
+    }
 }
 
 impl<'a> UnknownKey<'a> {
@@ -57,7 +85,7 @@ impl Context {
     }
 
     /// Returns the message for an unknown key.
-    pub(crate) fn unknown_key(self, unknown: &UnknownKey<'_>) -> String {
+    fn unknown_key(self, unknown: &UnknownKey<'_>) -> String {
         let UnknownKey { key, prefix, known, .. } = *unknown;
         let table = reference::table_of(self.declaration, prefix);
         if let Some(message) = self.of_another_protocol(unknown, &table) {

@@ -141,11 +141,12 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["pool"],
         name: "send_proxy",
-        kind: "`\"v1\"`, `\"v2\"`, `true`",
+        kind: "`\"v1\"`, `\"v2\"`",
         default: "none",
-        text: "Sends servers the client's address by the PROXY protocol (`true`: v2): v2 with ALPN, \
+        text: "Sends servers the client's address by the PROXY protocol: v2 with ALPN, \
                SNI, TLS version, cipher, the certificate's common name, a unique id and a checksum. \
-               udp, dns: v2, with each datagram. Checks send LOCAL (v1: UNKNOWN).",
+               udp, dns: v2, with each datagram. Checks send LOCAL (v1: UNKNOWN). \
+               `true` is a deprecated form of `\"v2\"`, with a warning.",
         example: "send_proxy = \"v2\"",
         ..Key::NONE
     },

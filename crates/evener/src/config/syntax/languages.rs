@@ -76,18 +76,12 @@ fn language(text: &str) -> Option<&'static str> {
         |line: &&str| line.is_empty() || line.starts_with('#') || (line.starts_with("--") && *line != "---");
     let lines: Vec<&str> =
         text.lines().take(LINES_MAX).map(str::trim).filter(|line| !is_comment(line)).collect();
-    let declares = lines.iter().any(|line| {
-        ["pool \"", "service \"", "local ", "pool(\"", "service(\""]
-            .iter()
-            .any(|begin| line.starts_with(begin))
-    });
-    if declares {
+    if lines.iter().any(|line| declares(line)) {
         return None;
     }
     if trimmed.starts_with('{') && trimmed.contains("\":") || trimmed.starts_with("[{") {
         return Some("JSON");
     }
-    let first = |line: &&str| line.split_whitespace().next().unwrap_or_default().to_owned();
     // A line of Lua that sets a key has a `=` behind the word.
     let begins = |words: &'static [&'static str]| {
         move |line: &&&str| {
@@ -110,7 +104,7 @@ fn language(text: &str) -> Option<&'static str> {
     if !lines.is_empty() && lines.iter().all(is_address) {
         return Some("a list of addresses");
     }
-    if lines.iter().any(|line| CADDY.contains(&first(line).as_str())) && ends('{') >= 1 {
+    if count(&CADDY) >= 1 && ends('{') >= 1 {
         return Some("a Caddyfile");
     }
     if count(&HAPROXY) >= LINES_MIN && ends('{') == 0 {
@@ -134,6 +128,13 @@ fn language(text: &str) -> Option<&'static str> {
         key.is_some_and(|(key, _)| is_key(key)) && !line.ends_with([',', '}'])
     };
     (lines.first() == Some(&"---") || lines.iter().filter(is_yaml).count() >= LINES_MIN).then_some("YAML")
+}
+
+/// Returns true if a line begins a declaration of Evener, such as `pool "web" {` or `service('www' .. n) {`.
+fn declares(line: &str) -> bool {
+    let name = ["pool", "service"].iter().find_map(|builder| line.strip_prefix(builder)).map(str::trim_start);
+    let is_name = |name: &str| ["\"", "'", "(", "[[", "[="].iter().any(|begin| name.starts_with(begin));
+    name.is_some_and(is_name) || line.starts_with("local ")
 }
 
 #[cfg(test)]
@@ -161,5 +162,12 @@ mod tests {
         check("service \"a\" {\n  listen: \"0.0.0.0:80\",\n  pool: \"b\"\n}\n", None);
         check("pool \"p\" {\n  balance roundrobin\n  maxconn 5\n}\n", None);
         check("x = = 1", None);
+        for begin in ["service 'www' {", "service [[www]] {", "service [=[www]=] {", "service ('www') {"] {
+            check(&format!("{begin}\n  tls = {{ directory = 'c' }}\n  pool = 'p'\n}}\n"), None);
+            check(&format!("{begin}\n  server = 1;\n  listen = '0.0.0.0:80';\n  http = {{}}\n}};\n"), None);
+        }
+        check("pool(\n  'p' .. n) {\n  tls = {}\n  a = 1\n}\n", None);
+        check("x {\n  tls = {\n  a = 1\n}\n", None);
+        check("service.www {\n  reverse_proxy 10.0.0.1:80\n}\n", Some("a Caddyfile"));
     }
 }

@@ -214,7 +214,7 @@ fn settings_that_are_always_a_mistake_are_refused() {
     check(
         &service_with("\"10.0.0.1:80\", send_proxy = true"),
         &[
-            "c.lua:1: warning: service `s`: send_proxy = true means version 2 of the PROXY protocol: write \"v2\", or",
+            "c.lua:1: warning: service `s`: send_proxy = true is a deprecated form of \"v2\": write \"v2\", or",
         ],
     );
 }
