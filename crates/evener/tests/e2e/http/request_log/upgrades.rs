@@ -36,7 +36,7 @@ fn upgraded_client(evener: &Evener) -> Wire {
 #[test]
 fn an_upgraded_connection_that_is_closed_on_purpose_is_logged_with_the_reason() {
     let (server, log) = (upgrading_server(), JsonLog::new());
-    let mut evener = Evener::run_with(&config(&server, &log, ""), &["--log-level", "debug"]);
+    let mut evener = Evener::run(&config(&server, &log, ""));
     let client = upgraded_client(&evener);
     let listed = evener.run_command(&["connections", "--json"]);
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
