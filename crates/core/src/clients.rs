@@ -309,6 +309,13 @@ impl Clients {
         record
     }
 
+    /// Returns the record of a client that sent something, if the client is known.
+    #[must_use]
+    pub fn find(&self, client: IpAddr, now: Time) -> Option<Arc<ClientRecord>> {
+        let client = client.to_canonical();
+        self.shard(client).touch(&client, now).map(|record| Arc::clone(record))
+    }
+
     /// Returns the number of clients in the table.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -60,7 +60,8 @@ reasons! {
     RequestInvalid "request_invalid" 400 "the request is not valid",
     /// The body of the request is malformed.
     BodyInvalid "body_invalid" 400 "the body of the request is not valid",
-    /// The header section of the request exceeds `header_bytes_max` or `header_fields_max`.
+    /// The header section of the request exceeds `header_bytes_max` or `header_fields_max`. See
+    /// `headers_too_large` for requests of HTTP/2 that are not counted.
     HeaderTooLarge "header_too_large" 431 "the header section of the request is too large",
     /// The header section of the request was not complete within `header_timeout`.
     RequestTimeout "request_timeout" 408 "the request did not arrive in time",
@@ -132,6 +133,9 @@ reasons! {
     ResponseStalled "response_stalled" - "the response stalled",
     /// The client received the response below `min_rate`.
     ResponseSlow "response_slow" - "the client received the response below min_rate",
+    /// No byte moved on an upgraded connection or in a CONNECT tunnel during `idle_timeout` or
+    /// `half_closed_timeout`.
+    IdleTimeout "idle_timeout" - "no byte moved during the idle timeout",
     /// The drain timeout passed.
     Drain "drain" - "the drain timeout passed",
     /// An operator closed it.
@@ -200,7 +204,15 @@ impl Reason {
     /// Returns whether the end is usual and frequent, so that only readers of debug events want it.
     #[must_use]
     pub const fn is_usual(self) -> bool {
-        matches!(self, Self::ClientClosed | Self::Drain | Self::Operator | Self::ServerEnded | Self::Unused)
+        matches!(
+            self,
+            Self::ClientClosed
+                | Self::IdleTimeout
+                | Self::Drain
+                | Self::Operator
+                | Self::ServerEnded
+                | Self::Unused
+        )
     }
 }
 

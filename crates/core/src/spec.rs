@@ -77,6 +77,8 @@ pub struct ServiceSpec {
     pub dns: Option<Arc<DnsSpec>>,
     /// Number of clients that are recorded; `None` for none.
     pub clients: Option<u32>,
+    /// Refused clients are recorded, too. No key sets this: pen counts only the clients that it serves.
+    pub records_refused: bool,
     /// Destination of a line for each request.
     pub request_log: Option<RequestLog>,
     /// Options that a running service applies without a new listener.
@@ -106,6 +108,7 @@ impl ServiceSpec {
             http: (protocol == Protocol::Http).then(Arc::default),
             dns: (protocol == Protocol::Dns).then(Arc::default),
             clients: None,
+            records_refused: true,
             request_log: None,
             options: ServiceOptions::of(protocol),
         }

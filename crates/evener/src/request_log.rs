@@ -7,6 +7,8 @@ use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::spec::{LogDestination, RequestLog as RequestLogSpec};
 use evener_proxy::{LogForm, Queued, RequestLog};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -168,6 +170,26 @@ fn open_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Writes all bytes. A standard stream may be non-blocking, because another program set that for the description
+/// that all programs share: the writing thread then waits until the stream has room again.
+fn write_waiting(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                match poll(&mut [PollFd::new(file, PollFlags::OUT)], None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 impl Output {
     fn open(wanted: &RequestLogSpec) -> io::Result<Self> {
         Ok(match &wanted.destination {
@@ -192,7 +214,7 @@ impl Output {
     /// Writes lines: all in one write to a file, or each in its own datagram to a collector.
     fn write(&self, lines: &[Vec<u8>]) -> io::Result<()> {
         match self {
-            Self::File { file, .. } => (&**file.load()).write_all(&lines.concat()),
+            Self::File { file, .. } => write_waiting(&file.load(), &lines.concat()),
             Self::Datagrams { socket, to } => {
                 lines.iter().try_for_each(|line| socket.send_to(line, to).map(drop))
             }
@@ -266,5 +288,28 @@ impl Writer {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_stream_that_does_not_block_loses_no_lines() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let output =
+            Output::File { path: "/dev/stdout".into(), file: ArcSwap::from_pointee(File::from(writer)) };
+        let lines: Vec<Vec<u8>> =
+            (0..20_000).map(|number| format!("line {number:06}\n").into_bytes()).collect();
+        let expected = lines.concat();
+        let written = std::thread::spawn(move || output.write(&lines));
+        let mut received = Vec::new();
+        File::from(reader).read_to_end(&mut received).unwrap();
+        written.join().unwrap().unwrap();
+        assert_eq!(received.len(), expected.len(), "more bytes than the pipe holds are all received");
+        assert!(received == expected, "the lines are in order");
     }
 }

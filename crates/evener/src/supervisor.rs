@@ -260,6 +260,13 @@ impl Supervisor {
             }
         }
         self.plane.stop();
+        // Connections that were cut at the drain deadline are the last reports of the workers.
+        for _ in 0..INPUTS_MAX {
+            let Ok(input) = self.inputs.try_recv() else { break };
+            if let Input::Report(Report::Unserved { service, unserved, similar }) = input {
+                self.setting.events.emit(&failures::event_of(service, *unserved, similar));
+            }
+        }
         self.request_logs.flush();
         self.setting.events.emit(&Event::Stopped {});
         self.setting.events.flush();

@@ -5,6 +5,7 @@ pub mod descriptors;
 pub(crate) mod keys;
 pub(crate) mod pool_queue;
 pub(crate) mod ready;
+pub(crate) mod record_budget;
 pub(crate) mod registry;
 pub(crate) mod report;
 pub(crate) mod ring;
@@ -15,6 +16,7 @@ pub(crate) mod unserved;
 
 use self::pool_queue::PoolQueues;
 use self::ready::ReadyQueue;
+use self::record_budget::RecordBudget;
 use self::registry::Registry;
 use self::report::{Details, Report, Reporter};
 use self::ring::Ring;
@@ -36,6 +38,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     reporter: Reporter,
     details: Details,
+    records: RecordBudget,
     /// io_uring, if it is configured and available.
     pub(crate) ring: Option<Ring>,
     pub(crate) ready: ReadyQueue,
@@ -77,6 +80,7 @@ impl Context {
             registry,
             reporter,
             details,
+            records: RecordBudget::default(),
             ring: None,
             ready: ReadyQueue::default(),
             queues: PoolQueues::default(),
@@ -119,6 +123,11 @@ impl Context {
     /// too many in this second.
     pub(crate) fn takes_detail(&self) -> bool {
         self.details.take(self.now)
+    }
+
+    /// Returns the bound on the records of clients whose addresses may be forged.
+    pub(crate) fn record_budget(&self) -> &RecordBudget {
+        &self.records
     }
 
     /// Notes that the listeners of a crowded service have to keep the first packets of connections, because the

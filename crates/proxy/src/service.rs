@@ -53,6 +53,8 @@ pub struct Settings {
     pub proxy_from: Option<Arc<Acl>>,
     /// The clients that are remembered, with their activity.
     pub clients: Option<Arc<Clients>>,
+    /// Refused clients are remembered, too.
+    pub records_refused: bool,
     /// The log of requests.
     pub request_log: Option<Arc<RequestLog>>,
     /// TLS with clients.
@@ -128,6 +130,7 @@ impl Settings {
             exceeded: Refusal::Drop,
             proxy_from: None,
             clients: None,
+            records_refused: true,
             request_log: None,
             tls: None,
             http: None,

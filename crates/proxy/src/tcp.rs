@@ -29,6 +29,7 @@ use crate::service::pool_queue;
 use crate::tcp::connection::{Connection, Stage};
 use evener_core::Time;
 use evener_core::limits::Lease;
+use evener_core::reason::Reason;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -118,7 +119,9 @@ impl Tcp {
     /// Closes all connections, and counts them as cut.
     pub(crate) fn cut_all(&mut self, cx: &mut Context) {
         for key in self.connections.keys(|connection| connection.stage != Stage::Over) {
-            self.connections[key].service.live.counters.of(cx.id).closed.drain_timeout.one();
+            let connection = &self.connections[key];
+            connection.service.live.counters.of(cx.id).closed.drain_timeout.one();
+            connection.note_unserved(cx, Reason::Drain.into());
             self.close(cx, key);
         }
     }

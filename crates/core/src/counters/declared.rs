@@ -154,8 +154,8 @@ counters! {
         /// Responses of servers with a status of 500 to 599.
         responses_5xx: Responses,
         /// Requests whose header section has more bytes or fields than the limits allow: the client received
-        /// 431. HTTP/2 refuses a header list beyond `header_bytes_max` plus 32 bytes for each of
-        /// `header_fields_max` without counting it.
+        /// 431. Over HTTP/2 a header list beyond twice `header_bytes_max` plus 64 bytes for each of
+        /// `header_fields_max` gets 431, too, but is neither counted nor logged.
         headers_too_large: Requests,
         /// Requests closed because their body arrived below `min_rate`.
         slow_requests: Requests,

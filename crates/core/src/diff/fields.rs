@@ -261,6 +261,8 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
         http: http_spec,
         dns: dns_spec,
         clients,
+        // Only pen differs.
+        records_refused: _,
         request_log,
         options: new_options,
     } = new;

@@ -262,6 +262,7 @@ impl<'a> Builder<'a> {
             http,
             dns,
             clients,
+            records_refused: true,
             request_log,
             options,
         };

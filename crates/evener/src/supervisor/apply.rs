@@ -157,6 +157,7 @@ impl Supervisor {
             exceeded,
             proxy_from: spec.proxy_from.clone(),
             clients: self.clients_of(spec),
+            records_refused: spec.records_refused,
             request_log: spec.request_log.as_ref().and_then(|wanted| self.request_logs.of(wanted)),
             tls: self.certificates.tls().acceptor(&spec.name),
             http: spec.http.clone(),

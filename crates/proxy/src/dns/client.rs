@@ -22,6 +22,7 @@ use crate::service::preamble::PREAMBLE;
 use crate::service::preamble::{self, Origin as ClientOrigin};
 use crate::service::{Service, Settings};
 use evener_core::Time;
+use evener_core::clients::ClientRecord;
 use evener_core::limits::Lease;
 use evener_core::reason::Reason;
 use rustix::fd::OwnedFd;
@@ -76,6 +77,16 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Counts and reports that the connection is closed for this reason.
+    fn note_end(&self, cx: &Context, service: &Service, reason: Reason) {
+        note_client(cx, service, Traffic::Connection, self.origin.client().ip(), reason);
+    }
+
+    /// Returns the record of the client, if the service remembers clients.
+    pub(super) fn record(&self) -> Option<&Arc<ClientRecord>> {
+        self.admission.record.as_ref()
+    }
+
     pub(super) fn service(&self) -> DnsServiceKey {
         self.service
     }

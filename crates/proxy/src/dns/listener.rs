@@ -280,7 +280,7 @@ impl Dns {
         let party = party_of(client, settings);
         if party != Some(Party::Admitted) {
             counters.denied.one();
-            admission::record_denied(service, settings, client.ip(), cx.now);
+            admission::record_denied(cx, service, settings, client.ip());
         }
         let Some(party) = party else {
             counters.drops.denied.one();

@@ -222,7 +222,7 @@ impl Dns {
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();
-        let record = admission::record_of(&service, settings, requester.client.ip(), cx.now);
+        let record = self.record_at_hand(cx, settings, requester);
         record.iter().for_each(|record| record.requested(cx.now));
         let verdict = rate_verdict(cx, settings, requester);
         if verdict != RateVerdict::Respond {
@@ -264,8 +264,25 @@ impl Dns {
             }
             return;
         }
-        let key = self.begin_query(cx, settings, requester, view, message, spec.retries);
+        let key = self.begin_query(cx, settings, requester, (view, message), record, spec.retries);
         self.start(cx, settings, key);
+    }
+
+    /// Returns the record of a client: that of its connection, or for some queries over UDP the record of the
+    /// address. Cached responses and refusals must not wait for the table.
+    fn record_at_hand(
+        &self,
+        cx: &Context,
+        settings: &Settings,
+        requester: &Requester,
+    ) -> Option<Arc<ClientRecord>> {
+        match requester.origin {
+            Origin::Stream(client) => self.clients.get(client)?.record().cloned(),
+            Origin::Datagram(_) => {
+                let service = &self.services[requester.service].service;
+                admission::sampled_record(cx, service, settings, requester.client.ip())
+            }
+        }
     }
 
     /// Handles a message that is not a query: with the shortest response, or none.
@@ -305,15 +322,19 @@ impl Dns {
         cx: &Context,
         settings: &Settings,
         requester: &Requester,
-        view: &wire::Query,
-        message: &[u8],
+        (view, message): (&wire::Query, &[u8]),
+        known: Option<Arc<ClientRecord>>,
         retries: u32,
     ) -> QueryKey {
         let service = &self.services[requester.service].service;
-        let record = admission::record_of(service, settings, requester.client.ip(), cx.now);
+        let is_counted = known.is_some();
+        let record = known.or_else(|| admission::record_of(service, settings, requester.client.ip(), cx.now));
         if let Some(record) = &record {
             if matches!(requester.origin, Origin::Datagram(_)) {
                 record.connected(cx.now);
+            }
+            if !is_counted {
+                record.requested(cx.now);
             }
             record.moved(message.len() as u64, 0, cx.now);
         }

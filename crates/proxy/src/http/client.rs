@@ -237,12 +237,9 @@ impl Client {
         self.end_reason = Some(reason);
     }
 
-    /// Logs a request whose exchange has ended, completely or not.
-    pub(super) fn log_exchange(&self, cx: &Context, entry: &mut LogEntry, is_complete: bool) {
-        if !is_complete {
-            entry.set_default_cause(self.end_reason.unwrap_or(Reason::ClientClosed));
-        }
-        entry.finish(cx, self);
+    /// Returns the reason why the program ends the session.
+    pub(super) fn end_reason(&self) -> Option<Reason> {
+        self.end_reason
     }
 
     /// Records that a request came.
@@ -357,9 +354,12 @@ impl Client {
         self.admitted.record.iter().for_each(|record| record.requested(now));
     }
 
-    /// Counts a refused request for the client.
-    pub(super) fn note_refusal(&self, reason: RefusedFor) {
-        self.admitted.record.iter().for_each(|record| record.refused(reason));
+    /// Counts a refused request of a client for the record of the connection. A client that a trusted proxy reports
+    /// has no record here, and the proxy was not refused.
+    pub(super) fn note_refusal(&self, address: IpAddr, reason: RefusedFor) {
+        if address.to_canonical() == self.origin.client().ip().to_canonical() {
+            self.admitted.record.iter().for_each(|record| record.refused(reason));
+        }
     }
 
     /// Records the server of the client.

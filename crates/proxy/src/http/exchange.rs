@@ -60,9 +60,9 @@ pub(super) struct Exchange {
     queued: Option<Queued>,
     attempt: Attempt,
     /// Server that was tried last and failed.
-    failed: Option<FailedServer>,
+    failed: Option<Box<FailedServer>>,
     /// Reason for which the connection to the server was closed on purpose.
-    ended: Option<Cause>,
+    ended: Option<Reason>,
     /// Time at which the connection attempt, or the wait for a response, began.
     since: Time,
     /// Bytes that were relayed in both directions, without requests and responses of HTTP.
@@ -143,18 +143,28 @@ impl Exchange {
         Parties::new(self.client, Arc::clone(&self.backend().pool.load().pool), server.cloned())
     }
 
-    /// Records that the connection to the server is closed on purpose, so that the exchange fails for this cause.
-    pub(super) fn end_for(&mut self, cause: Cause) {
-        self.ended = Some(cause);
+    /// Records that the connection to the server is closed on purpose, so that the exchange fails for this reason.
+    pub(super) fn end_for(&mut self, reason: Reason) {
+        self.ended = Some(reason);
+    }
+
+    /// Records that the server of a relay reset its connection.
+    pub(super) fn log_server_reset(&mut self) {
+        if let Some(entry) = &mut self.entry {
+            entry.set_default_cause(Cause::with(
+                Reason::ResponseIncomplete,
+                "the server reset the connection",
+            ));
+        }
     }
 
     /// Returns the cause of a failure: the reason for which the connection to the server was closed on purpose, or
     /// the failure of the last server if no server was reached.
     pub(super) fn explain(&self, cause: Cause) -> Cause {
         if let Some(ended) = self.ended {
-            return ended;
+            return ended.into();
         }
-        match (&self.failed, cause.reason()) {
+        match (self.failed.as_deref(), cause.reason()) {
             (Some(failed), Reason::ConnectFailed) => failed.cause,
             (Some(failed), Reason::RetriesExhausted) => Cause::new(cause.reason(), failed.cause.detail()),
             _ => cause,
@@ -221,9 +231,14 @@ impl Exchange {
         }
     }
 
-    /// Returns whether the client has the whole response, or the exchange is a relay.
-    fn is_complete(&self) -> bool {
-        self.http.as_ref().is_none_or(|http| http.has_responded && http.is_downloaded())
+    /// Returns the reason for which the exchange ends before the client has the whole response, or for which a
+    /// relay is closed. `session` is the reason for which the program ends the session.
+    fn early_end(&self, session: Option<Reason>) -> Option<Reason> {
+        match &self.http {
+            None => self.ended.or(session),
+            Some(http) if http.has_responded && http.is_downloaded() => None,
+            Some(_) => Some(session.unwrap_or(Reason::ClientClosed)),
+        }
     }
 
     /// Records the size of the response or of the relay when the exchange ends. An exchange that reached no
@@ -567,5 +582,16 @@ impl Shared {
     fn give_up_server(&mut self, cx: &mut Context, client: &mut Client, server_key: ServerConnectionKey) {
         self.give_back(client, server_key);
         self.close_server(cx, server_key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A service has an exchange for each request that is under way.
+    #[test]
+    fn an_exchange_stays_small() {
+        assert!(size_of::<Exchange>() <= 264, "{}", size_of::<Exchange>());
     }
 }

@@ -162,6 +162,7 @@ impl Http1 {
         match self.scan.find(transport.unread(), &spec.limits) {
             Ok(Some(found)) => self.begin(cx, client, shared, found),
             Ok(None) | Err(_) if hello::is_record(transport.unread()) => {
+                client.begin_partial_log_entry(cx.now);
                 self.bad_request(cx, client, shared, Reason::TlsOnPlainPort.into())
             }
             Ok(None) => {
@@ -222,8 +223,21 @@ impl Http1 {
 }
 
 impl Http1 {
-    /// Sends a local response.
+    /// Sends a local response, counts it by its reason, and reports it.
     fn respond_locally(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        response: &LocalResponse,
+        next: Next,
+    ) -> Step {
+        response.note(cx, client);
+        self.send_local_response(cx, client, shared, response, next)
+    }
+
+    /// Sends a local response that is counted already.
+    fn send_local_response(
         &mut self,
         cx: &mut Context,
         client: &mut Client,
@@ -233,7 +247,6 @@ impl Http1 {
     ) -> Step {
         let afterwards = if next == Next::End { Afterwards::Closes } else { Afterwards::Stays };
         client.log_local_response(cx, response);
-        response.note(cx, client);
         response.write(afterwards, &mut shared.headers.out);
         client.transport.send(&shared.headers.out, &mut shared.buffers);
         client.count(cx, 0, shared.headers.out.len() as u64);
@@ -257,23 +270,24 @@ impl Http1 {
     ) -> Step {
         client.service.live.counters.of(cx.id).requests_failed.one();
         let exchange = &shared.exchanges[exchange_key];
-        let (cause, parties) = (exchange.explain(cause), exchange.parties());
+        let cause = exchange.explain(cause);
         let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
         // Unread bytes of the body would be parsed as the next request.
         let stays = http.is_some_and(|http| http.client_stays() && http.is_uploaded()) && !cx.draining;
+        let response = (!responded).then(|| LocalResponse::page(cause).for_method(is_head));
+        let status = response.as_ref().map(LocalResponse::status);
+        client.note_unserved(cx, cause, status, || exchange.parties());
         shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
-        if responded {
-            client.note_unserved(cx, cause, None, || parties);
+        let Some(response) = response else {
             // A partial response cannot be taken back; the reset shows that it is not complete.
             self.stage = Stage::Header;
             reset_at_close(client.transport.socket());
             return Step::Finished(After::Close);
-        }
+        };
         let next = if stays { Next::Request } else { Next::End };
-        let response = LocalResponse::page(cause).for_method(is_head).about(parties);
-        self.respond_locally(cx, client, shared, &response, next)
+        self.send_local_response(cx, client, shared, &response, next)
     }
 }
 

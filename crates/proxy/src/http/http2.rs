@@ -158,10 +158,10 @@ enum Polled {
 }
 
 /// Returns the maximum size of a header section as HTTP/2 counts it, with 32 additional bytes for each field
-/// (RFC 9113, section 6.5.2). `h2` refuses larger requests. Smaller requests that exceed `limits` are refused
-/// and counted as in HTTP/1.
+/// (RFC 9113, section 6.5.2). `h2` refuses larger requests, which are neither counted nor logged, so the size is
+/// twice the limit. Smaller requests that exceed `limits` are refused, counted and logged as in HTTP/1.
 fn list_bytes_max(limits: &HeaderLimits) -> u32 {
-    u32::try_from(limits.bytes_max + 32 * limits.fields_max).unwrap_or(u32::MAX)
+    u32::try_from(2 * (limits.bytes_max + 32 * limits.fields_max)).unwrap_or(u32::MAX)
 }
 
 /// Outcome of a flush.

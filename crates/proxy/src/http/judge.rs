@@ -216,12 +216,12 @@ fn judge(cx: &Context, client: &mut Client, parsed: &ParsedRequest<'_>) -> Verdi
     let needs_admission = declared != Reported::Known(peer) || client.take_needs_admission();
     if needs_admission && client.admitted.backend.is_none() && !settings.permits_reported(declared) {
         client.service.live.counters.of(cx.id).denied.one();
-        client.note_refusal(RefusedFor::AccessList);
+        client.note_refusal(address, RefusedFor::AccessList);
         return refused(cx, client, settings.denied, address, Reason::ClientDenied);
     }
     if settings.throttle.as_ref().is_some_and(|throttle| !throttle.admits_request(address, cx.now)) {
         client.service.live.counters.of(cx.id).limited.one();
-        client.note_refusal(RefusedFor::Limit);
+        client.note_refusal(address, RefusedFor::Limit);
         return refused(cx, client, settings.exceeded, address, Reason::ClientLimited);
     }
     if let Some(backend) = client.admitted.backend {

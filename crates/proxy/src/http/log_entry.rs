@@ -97,6 +97,8 @@ impl LogEntry {
     pub(super) fn on_try(&mut self, pool: &Arc<str>, server: &Arc<Entry>) {
         self.server = Some((Arc::clone(pool), Arc::clone(server)));
         self.tries += 1;
+        // An earlier server may have got the request.
+        self.sent_at = None;
     }
 
     /// Records that the request is sent to the server.

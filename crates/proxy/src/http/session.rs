@@ -344,6 +344,9 @@ impl Http {
     /// client may receive the remaining bytes first, which a reset would destroy.
     fn on_server_reset(&mut self, cx: &mut Context, key: SessionKey, exchange_key: ExchangeKey) {
         let client = &mut self.sessions[key].client;
+        if let Some(exchange) = self.shared.exchanges.get_mut(exchange_key) {
+            exchange.log_server_reset();
+        }
         self.shared.end(cx, client, exchange_key, Keep::No);
         if client.transport.left() > 0 {
             return self.finish(cx, key);
@@ -565,6 +568,10 @@ impl Http {
             return self.shared.session_timers.set(key, deadline);
         }
         client.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
+        client.set_end_reason(Reason::IdleTimeout);
+        if client.settings.http.is_some() {
+            client.note_connection(cx, Traffic::Connection, Reason::IdleTimeout.into());
+        }
         self.shared.end(cx, client, exchange_key, Keep::No);
         self.close(cx, key);
     }

@@ -1,5 +1,6 @@
 //! Admission of clients: access lists, limits per client, and the treatment of refused clients.
 
+use crate::context::Context;
 use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
 use crate::service::{Refusal, Service, Settings};
@@ -67,7 +68,8 @@ pub(crate) fn admit(
     now: Time,
 ) -> Admission {
     let (mut admission, refused) = decide(service, settings, client, worker, now);
-    let record = record_of(service, settings, client, now);
+    let is_recorded = settings.records_refused || matches!(admission, Admission::Enter(_));
+    let record = if is_recorded { record_of(service, settings, client, now) } else { None };
     if let Some((record, reason)) = record.as_ref().zip(refused) {
         record.refused(reason);
     }
@@ -82,12 +84,34 @@ pub(crate) fn admit(
     admission
 }
 
-/// Records a client whose datagram the access list refused, if the service remembers clients.
-pub(crate) fn record_denied(service: &Service, settings: &Settings, client: IpAddr, now: Time) {
-    if let Some(record) = record_of(service, settings, client, now) {
-        record.refused(RefusedFor::AccessList);
-        record.turned_away(now);
+/// Records a client whose datagram the access list refused, if the service remembers clients. The number of such
+/// records in a second is bounded.
+pub(crate) fn record_denied(cx: &Context, service: &Service, settings: &Settings, client: IpAddr) {
+    if !settings.records_refused {
+        return;
     }
+    if let Some(record) = sampled_record(cx, service, settings, client) {
+        record.refused(RefusedFor::AccessList);
+        record.turned_away(cx.now);
+    }
+}
+
+/// Returns the record of a client that sent a datagram, if the service remembers clients and this worker looked
+/// for few records in this second. Most datagrams therefore take no lock, and forged addresses evict few clients.
+pub(crate) fn sampled_record(
+    cx: &Context,
+    service: &Service,
+    settings: &Settings,
+    client: IpAddr,
+) -> Option<Arc<ClientRecord>> {
+    settings.clients.as_ref()?;
+    let budget = cx.record_budget();
+    if !budget.take_lookup(cx.now) {
+        return None;
+    }
+    let settings = service.settings.load();
+    let clients = settings.clients.as_ref()?;
+    clients.find(client, cx.now).or_else(|| budget.take_insert().then(|| clients.enter(client, cx.now)))
 }
 
 /// Returns the record of a client, if the service remembers clients.
@@ -249,6 +273,33 @@ mod tests {
         let counts =
             permitted.clients().unwrap().map(|client| (client.connects, client.denied, client.limited));
         assert_eq!(counts.collect::<Vec<_>>(), [(1, 1, 0)]);
+    }
+
+    #[test]
+    fn a_service_may_leave_out_refused_clients() {
+        let service = service(|settings| {
+            settings.clients = Some(Arc::new(Clients::new(16, 1)));
+            settings.acl = Some(Arc::new(Acl::new(&[], Access::Deny)));
+            settings.records_refused = false;
+        });
+        assert!(matches!(admit_one(&service), Admission::Refused(..)));
+        let (cx, _reports) = Context::for_tests();
+        record_denied(&cx, &service, &service.settings.load(), CLIENT);
+        assert_eq!(service.clients().unwrap().count(), 0);
+    }
+
+    #[test]
+    fn forged_addresses_of_refused_datagrams_evict_few_clients() {
+        let clients = Arc::new(Clients::new(100, 1));
+        let service = service(|settings| settings.clients = Some(Arc::clone(&clients)));
+        for number in 0..90_u8 {
+            let _record = clients.enter([192, 0, 2, number].into(), Time::ZERO);
+        }
+        let (cx, _reports) = Context::for_tests();
+        for number in 0..50_000_u32 {
+            record_denied(&cx, &service, &service.settings.load(), number.to_be_bytes().into());
+        }
+        assert_eq!(clients.len(), 100, "the clients, and the first ten forged addresses");
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl ClientClass {
         let class = Self::of(client, settings);
         if class != Some(Self::Permitted) && is_new {
             counters.denied.one();
-            record_denied(service, settings, client, cx.now);
+            record_denied(cx, service, settings, client);
         }
         if class.is_none() {
             counters.drops.denied.one();

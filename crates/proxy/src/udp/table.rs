@@ -7,11 +7,14 @@ use super::listener::flow_idle;
 use super::{DatagramListener, FlowSocket, Udp};
 use crate::context::Context;
 use crate::context::keys::DatagramListenerKey;
+use crate::context::unserved::Traffic;
 use crate::service::ending::Ending;
+use crate::service::failures::note_client;
 use crate::service::open::{self, Collector, Open};
 use crate::service::{PoolChange, Settings};
 use evener_core::Time;
 use evener_core::flow::{Flow, FlowKey};
+use evener_core::reason::Reason;
 use rustix::fd::AsRawFd;
 
 impl Udp {
@@ -100,7 +103,9 @@ impl Udp {
         let Some((at, key)) = self.flows_where(|socket| socket.identity.number == number).pop() else {
             return false;
         };
-        self.listeners[at].service.live.counters.of(cx.id).closed.operator.one();
+        let service = &self.listeners[at].service;
+        service.live.counters.of(cx.id).closed.operator.one();
+        note_client(cx, service, Traffic::Datagram, key.client.ip(), Reason::Operator);
         self.end(at, &key);
         true
     }

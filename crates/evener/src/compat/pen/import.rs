@@ -29,13 +29,15 @@ pub(in crate::compat) fn import(arguments: Vec<OsString>) -> anyhow::Result<Stri
     if let Some(file) = settings.used_geoip_file() {
         let _ = writeln!(out, "geoip {:?}\n", file.display().to_string());
     }
-    out += &config::print(&named_by_address(compiled.config.spec), &|acl| settings.access_list_source(acl));
+    out += &config::print(&in_terms_of_evener(compiled.config.spec), &|acl| settings.access_list_source(acl));
     Ok(out)
 }
 
 /// Names servers by their addresses instead of pen's numbers, if an address is unique. A server keeps its
-/// number where a hash of its name distributes clients, so that no client moves.
-fn named_by_address(mut spec: Spec) -> Spec {
+/// number where a hash of its name distributes clients, so that no client moves. Makes services record refused
+/// clients, too, as each service of Evener does. pen records only the clients that it serves.
+fn in_terms_of_evener(mut spec: Spec) -> Spec {
+    spec.services.iter_mut().for_each(|service| service.records_refused = true);
     for pool in spec.pools.iter_mut().filter(|pool| pool.policy != Policy::Hash) {
         let names: Vec<String> = pool.servers.iter().map(|server| server.endpoint.to_string()).collect();
         for (server, name) in pool.servers.iter_mut().zip(&names) {
@@ -127,7 +129,7 @@ mod tests {
         let loaded = config::load(&file).unwrap_or_else(|problems| panic!("{line}: {problems:?}\n{text}"));
         let compiled = from_options(words).expect(line).settings().compile();
         let expected = compiled.unwrap_or_else(|problems| panic!("{line}: {problems:?}"));
-        assert_eq!(loaded.spec, named_by_address(expected.config.spec), "{line}\n{text}");
+        assert_eq!(loaded.spec, in_terms_of_evener(expected.config.spec), "{line}\n{text}");
         std::fs::remove_file(&file).expect("the file");
         text
     }

@@ -32,6 +32,8 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         http,
         dns,
         clients,
+        // Only pen differs.
+        records_refused: _,
         request_log,
         options,
     } = service;

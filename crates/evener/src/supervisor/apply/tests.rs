@@ -274,6 +274,7 @@ fn text_of(supervisor: &Supervisor, settings: &Settings) -> String {
         exceeded,
         proxy_from,
         clients,
+        records_refused,
         request_log,
         tls,
         http,
@@ -303,7 +304,7 @@ fn text_of(supervisor: &Supervisor, settings: &Settings) -> String {
     let throttle = throttle.as_ref().map(|throttle| throttle.spec().clone());
     let clients = clients.as_ref().map(|clients| clients.size());
     format!(
-        "{options:#?} {acl:?} {denied:?} {throttle:?} {exceeded:?} {proxy_from:?} {clients:?} {} {} {http:#?} \
+        "{options:#?} {acl:?} {denied:?} {throttle:?} {exceeded:?} {proxy_from:?} {clients:?} {records_refused} {} {} {http:#?} \
          {dns:#?} {backends:?} {default_backend:?} {routes:?}",
         request_log.is_some(),
         tls.is_some()

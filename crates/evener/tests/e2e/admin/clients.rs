@@ -206,6 +206,20 @@ fn denied_clients_are_recorded() {
 }
 
 #[test]
+fn a_proxy_is_not_counted_as_refused_for_the_clients_that_it_reports() {
+    let a = Origin::named("a");
+    let refused =
+        "clients = 9, forwarded = { trust = \"127.0.0.0/8\" }, deny = \"192.0.2.0/24\", denied = \"reject\"";
+    let evener = Evener::run(&http_service(0, &[&a], refused));
+    let mut proxy = Wire::new(connect_from("127.0.0.3", evener.port("s")));
+    let response = proxy.ask("GET", "/", "X-Forwarded-For: 192.0.2.9\r\n").unwrap();
+    assert_eq!(response.status(), 403);
+    assert_eq!(number(&evener, "127.0.0.3", "requests"), 1);
+    assert_eq!(number(&evener, "127.0.0.3", "denied"), 0);
+    assert_eq!(evener.service_counter("s", "denied"), 1);
+}
+
+#[test]
 fn a_client_that_floods_is_first_by_rate() {
     let a = Origin::named("a");
     let limits = "clients = 100, per_client = { request_rate = \"10/h\", exceeded = \"reject\" }";

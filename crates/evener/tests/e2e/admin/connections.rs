@@ -227,6 +227,7 @@ fn a_flow_keeps_its_number_when_it_moves_and_can_be_closed() {
     wait_until("another flow", || flows::ask(&client, "y").starts_with('b').then_some(()));
     assert_ne!(only(&evener, "u", "flow")["number"], one["number"]);
     assert_eq!(evener.service_counter("u", "closed.operator"), 1);
+    assert_eq!(evener.service_counter("u", "reasons.operator"), 1);
 }
 
 #[test]
@@ -259,6 +260,7 @@ fn the_commands_list_a_limited_number_of_connections_and_report_errors() {
     assert!(open(&evener, "s").is_empty());
     assert_eq!(only(&evener, "o", "relaying")["service"], "o");
     assert_eq!(who(listen), "a");
+    assert_eq!(evener.service_counter("s", "reasons.operator"), 12);
     assert!(error_of(&evener, &["close", "4000000000"]).contains("there is no connection 4000000000"));
     assert!(error_of(&evener, &["connections", "missing"]).contains("there is no service `missing`"));
     for number in [u64::MAX.to_string(), "x".into(), "-1".into()] {

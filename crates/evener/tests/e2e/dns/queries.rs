@@ -215,6 +215,7 @@ fn open_connections_are_listed_and_can_be_closed() {
     assert!(crate::harness::dns::is_closed(&querying));
     assert_eq!(stages().0, ["dns idle"]);
     assert_eq!(evener.service_counter("d", "closed.operator"), 1);
+    assert_eq!(evener.service_counter("d", "reasons.operator"), 1);
     let printed = evener.run_command(&["connections", "d"]).stdout;
     let printed = String::from_utf8_lossy(&printed).into_owned();
     assert!(

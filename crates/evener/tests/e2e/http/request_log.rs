@@ -2,6 +2,7 @@
 //! formats of complete requests are in `request_log/at_end.rs`.
 
 mod at_end;
+mod upgrades;
 
 use crate::harness::certificates::{ANY, Authority, line_of, shake};
 use crate::harness::origin::{Origin, Wire, http_service};

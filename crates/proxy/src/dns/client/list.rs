@@ -6,6 +6,7 @@ use crate::context::keys::DnsClientKey;
 use crate::dns::{Dns, Served};
 use crate::service::open::{Collector, Open};
 use evener_core::Time;
+use evener_core::reason::Reason;
 use rustix::fd::AsRawFd;
 use rustix::net::{RecvFlags, recv};
 
@@ -50,7 +51,9 @@ impl Dns {
         for key in all {
             let client = &self.clients[key];
             if client.stage != Stage::Over {
-                self.services[client.service].service.live.counters.of(cx.id).closed.drain_timeout.one();
+                let service = &self.services[client.service].service;
+                service.live.counters.of(cx.id).closed.drain_timeout.one();
+                client.note_end(cx, service, Reason::Drain);
                 self.close_client(cx, key);
             }
         }
@@ -61,7 +64,9 @@ impl Dns {
         let found =
             self.clients.iter().find(|(_, client)| client.number == number && client.stage != Stage::Over);
         let Some((key, client)) = found else { return false };
-        self.services[client.service].service.live.counters.of(cx.id).closed.operator.one();
+        let service = &self.services[client.service].service;
+        service.live.counters.of(cx.id).closed.operator.one();
+        client.note_end(cx, service, Reason::Operator);
         self.close_client(cx, key);
         true
     }

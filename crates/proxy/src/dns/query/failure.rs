@@ -45,10 +45,10 @@ impl Dns {
             note_no_server(cx, &service, reason);
         }
         let backend = query.requester.backend(settings);
-        let pool = backend.map(|backend| Arc::clone(&backend.pool.load().pool));
+        let pool = || backend.map(|backend| Arc::clone(&backend.pool.load().pool));
         let note = |rcode: Option<u8>| {
             let cause = if is_unfit { Reason::NoCapableServer.into() } else { cause_of_failure(reason) };
-            note_failed_query(cx, &service, &query.requester, cause, rcode, pool.clone());
+            note_failed_query(cx, &service, &query.requester, cause, rcode, pool);
         };
         let rcode = match spec(settings).map(|spec| spec.on_failure) {
             Some(OnFailure::ServFail) => wire::SERVFAIL,

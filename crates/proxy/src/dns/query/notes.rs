@@ -32,11 +32,11 @@ pub(super) fn note_failed_query(
     requester: &Requester,
     cause: Cause,
     rcode: Option<u8>,
-    pool: Option<Arc<str>>,
+    pool: impl FnOnce() -> Option<Arc<str>>,
 ) {
     note_unserved(cx, service, cause.reason(), || Unserved {
         status: rcode.map(status_of),
-        pool,
+        pool: pool(),
         ..Unserved::new(Traffic::Query, requester.client.ip(), cause)
     });
 }

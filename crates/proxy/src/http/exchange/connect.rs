@@ -109,7 +109,7 @@ impl Shared {
         let choice = exchange.choice.take()?;
         exchange.attempt.failed(choice.server.id, choice.why, failed);
         let cause = Cause::with(Reason::ConnectFailed, failure);
-        exchange.failed = Some(FailedServer { server: Arc::clone(&choice.server.name), cause });
+        exchange.failed = Some(Box::new(FailedServer { server: Arc::clone(&choice.server.name), cause }));
         self.note_freed(cx, exchange_key);
         Some(choice)
     }

@@ -54,7 +54,10 @@ impl Shared {
         self.exchange_timers.clear(exchange_key);
         let mut exchange = self.exchanges.remove(exchange_key)?;
         if let Some(mut entry) = exchange.take_log_entry() {
-            client.log_exchange(cx, &mut entry, exchange.is_complete());
+            if let Some(reason) = exchange.early_end(client.end_reason()) {
+                entry.set_default_cause(reason);
+            }
+            entry.finish(cx, client);
         }
         exchange.note_end(client.service.live.counters.of(cx.id));
         exchange.queued.iter().for_each(|queued| cx.queues.remove(queued));

@@ -70,7 +70,7 @@ impl Shared {
         exchange.failed = exchange
             .choice
             .as_ref()
-            .map(|choice| FailedServer { server: Arc::clone(&choice.server.name), cause });
+            .map(|choice| Box::new(FailedServer { server: Arc::clone(&choice.server.name), cause }));
         self.prepare_retry(cx, client, exchange_key);
         if let Some(http) = self.exchanges[exchange_key].http.as_deref_mut() {
             http.retries = http.retries.saturating_sub(1);

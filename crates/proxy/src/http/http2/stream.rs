@@ -75,7 +75,7 @@ fn stream_of(shared: &Shared, exchange_key: ExchangeKey) -> Option<StreamKey> {
 }
 
 impl Http2 {
-    /// Sends a local response, and ends the stream.
+    /// Sends a local response, counts it by its reason, and reports it.
     fn respond_locally(
         &mut self,
         cx: &mut Context,
@@ -84,8 +84,20 @@ impl Http2 {
         key: StreamKey,
         local: &LocalResponse,
     ) {
-        client.log_local_response(cx, local);
         local.note(cx, client);
+        self.send_local_response(cx, client, shared, key, local);
+    }
+
+    /// Sends a local response that is counted already.
+    fn send_local_response(
+        &mut self,
+        cx: &mut Context,
+        client: &mut Client,
+        shared: &mut Shared,
+        key: StreamKey,
+        local: &LocalResponse,
+    ) {
+        client.log_local_response(cx, local);
         let (response, body) = local.to_http2();
         let Some(mut stream) = self.streams.remove(key) else { return };
         if let Ok(mut send) = stream.respond.send_response(response, body.is_none())
@@ -118,17 +130,18 @@ impl Http2 {
         let Some(key) = stream_of(shared, exchange_key) else { return };
         client.service.live.counters.of(cx.id).requests_failed.one();
         let exchange = &shared.exchanges[exchange_key];
-        let (cause, parties) = (exchange.explain(cause), exchange.parties());
+        let cause = exchange.explain(cause);
         let http = exchange.http.as_deref();
         let (responded, is_head) = http.map_or((false, false), |http| (http.has_responded(), http.is_head()));
+        let response = (!responded).then(|| LocalResponse::page(cause).for_method(is_head));
+        let status = response.as_ref().map(LocalResponse::status);
+        client.note_unserved(cx, cause, status, || exchange.parties());
         shared.exchanges[exchange_key].log_failure(client, cause);
         shared.abandon(cx, client, exchange_key);
-        if responded {
-            client.note_unserved(cx, cause, None, || parties);
-            return self.reset_stream(key, ResetCode::INTERNAL_ERROR);
+        match response {
+            Some(response) => self.send_local_response(cx, client, shared, key, &response),
+            None => self.reset_stream(key, ResetCode::INTERNAL_ERROR),
         }
-        let response = LocalResponse::page(cause).for_method(is_head).about(parties);
-        self.respond_locally(cx, client, shared, key, &response);
     }
 
     /// Checks whether the bodies of a stream move, and move fast enough; resets the stream otherwise.

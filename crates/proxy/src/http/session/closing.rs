@@ -81,7 +81,7 @@ impl Http {
         let key = self.shared.exchanges[exchange_key].session();
         let Session { client, mode } = &*self.sessions[key];
         ending.counter(client.service.live.counters.of(cx.id)).one();
-        self.shared.exchanges[exchange_key].end_for(ending.cause());
+        self.shared.exchanges[exchange_key].end_for(ending.cause().reason());
         if matches!(mode, Mode::Relay(_)) {
             client.note_connection(cx, Traffic::Connection, ending.cause());
             reset_at_close(client.transport.socket());

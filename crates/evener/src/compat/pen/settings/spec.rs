@@ -128,6 +128,8 @@ fn service(settings: &PenSettings, lists: &[Option<Arc<Acl>>]) -> Result<Service
         dns: None,
         http: (protocol == Protocol::Http).then(|| Arc::new(http(settings))),
         clients: Some(settings.clients_max()),
+        // Refused clients would evict those whose servers pen remembers.
+        records_refused: false,
         request_log,
         options: options(settings, protocol),
         ..ServiceSpec::new(NAME, protocol)

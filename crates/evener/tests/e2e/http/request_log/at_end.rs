@@ -16,19 +16,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A log of JSON in a directory of its own.
-struct JsonLog {
+pub(super) struct JsonLog {
     path: PathBuf,
     _directory: Directory,
 }
 
 impl JsonLog {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = Directory::new();
         Self { path: directory.file("requests.log"), _directory: directory }
     }
 
     /// Returns the key for a service.
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         in_format(&self.path, "json")
     }
 
@@ -39,7 +39,7 @@ impl JsonLog {
     }
 
     /// Waits until the log has one line, returns it, and empties the log.
-    fn take(&self) -> Value {
+    pub(super) fn take(&self) -> Value {
         let record = self.records(1).remove(0);
         fs::write(&self.path, "").unwrap();
         record
@@ -53,7 +53,7 @@ impl JsonLog {
     }
 
     #[track_caller]
-    fn expect(&self, method: &str, target: &str, status: u64, reason: &str) {
+    pub(super) fn expect(&self, method: &str, target: &str, status: u64, reason: &str) {
         assert_eq!(self.take_summary(), (method.into(), target.into(), status, reason.into()));
     }
 }
@@ -225,6 +225,7 @@ fn requests_that_cannot_be_parsed_are_logged_escaped() {
     let record = check(b"GET /no-host HTTP/1.1\r\nUser-Agent: x\r\n\r\n", 400, "request_invalid");
     assert!(record["detail"].as_str().is_some_and(|detail| detail.contains("Host")), "{record}");
     assert_eq!((&record["method"], &record["target"]), (&"GET".into(), &"/no-host".into()), "{record}");
+    check(b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03", 400, "tls_on_plain_port");
     let record = check(b"GET /late HT", 408, "request_timeout");
     assert_eq!(record["malformed"], "GET /late HT");
     assert!(record["duration"].as_f64() >= Some(0.3), "expected at least the timeout: {record}");
