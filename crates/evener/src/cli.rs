@@ -321,6 +321,9 @@ fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
 
 /// Runs the command line. Errors are printed to standard error.
 pub(crate) fn main(words: &[OsString]) -> ExitCode {
+    if let Some(message) = usage::misplaced(words) {
+        return usage::wrong(&message);
+    }
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let wanted = match Cli::try_parse_from(words) {
