@@ -297,7 +297,7 @@ struct ExplainCommand {
     #[arg(long)]
     host: Option<String>,
     /// Path of the request (HTTP)
-    #[arg(long)]
+    #[arg(long, value_parser = request_path)]
     path: Option<String>,
     #[command(flatten)]
     admin_args: AdminArgs,
@@ -317,6 +317,12 @@ fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
         "not an IP address: give the address of the client, such as 192.0.2.7; --host takes the host name of a request"
             .into()
     })
+}
+
+/// Checks the path of a request.
+fn request_path(text: &str) -> Result<String, String> {
+    let has_slash = text.starts_with('/');
+    has_slash.then(|| text.to_owned()).ok_or_else(|| format!("a path begins with a slash: write /{text}"))
 }
 
 /// Runs the command line. Errors are printed to standard error.

@@ -54,7 +54,7 @@ fn a_wrong_server_gets_the_servers_that_are_near() {
         1,
         "there is no service `wwv`; did you mean `www`?; `evener status` lists the services\n",
     );
-    check(&evener.run_command(&["clients"]), 1, "no service records clients: give a service the key clients");
+    check(&evener.run_command(&["clients"]), 1, "no service records clients: give a service `clients`");
     check(&evener.run_command(&["clients", "www"]), 1, "service `www` does not record clients");
 }
 
