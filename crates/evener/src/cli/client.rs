@@ -10,6 +10,7 @@ use crate::table::Style;
 use evener_core::acl::Prefix;
 use serde::Serialize;
 use serde_json::Value;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Last line of a reload that failed.
@@ -18,7 +19,14 @@ const NOT_RELOADED: &str = "not reloaded: the instance continues with its previo
 /// `evener status [NAME]`
 pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow::Result<()> {
     let view: View = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
-    let Some(name) = name else { return admin_args.print(&view, |view| view.text(Style::of_stdout())) };
+    let Some(name) = name else {
+        let legend =
+            |style| if std::io::stdout().is_terminal() { View::legend(style) } else { String::new() };
+        return admin_args.print(&view, |view| {
+            let style = Style::of_stdout();
+            view.text(style) + &legend(style)
+        });
+    };
     let part = view.named(name).map_err(anyhow::Error::msg)?;
     admin_args.print(&part, |part| part.text(Style::of_stdout()))
 }

@@ -115,6 +115,11 @@ impl Effect {
         if items(&pool["servers"]).any(can_serve) {
             return None;
         }
+        // A server that only failures of traffic marked down may still be tried.
+        let is_down = |server: &Value| server["state"] == "ready" && server["verdict"] == "down";
+        if pool["check"].is_null() && items(&pool["servers"]).any(is_down) {
+            return Some(format!("; warning: pool {} now has no server that is up", text_of(&pool["name"])));
+        }
         let uses = |service: &&Value| items(&service["pools"]).any(|used| *used == pool["name"]);
         let is_http =
             items(&self.status["services"]).filter(uses).any(|service| service["protocol"] == "http");
@@ -382,7 +387,7 @@ mod tests {
         let status = |protocol: &str, other: &str| {
             json!({
                 "services": [{ "name": "www", "protocol": protocol, "pools": ["shop"] }],
-                "pools": [{ "name": "shop", "servers": [
+                "pools": [{ "name": "shop", "check": { "kind": "http" }, "servers": [
                     { "name": "a", "state": "drain", "verdict": "up", "weight": 1 },
                     { "name": "b", "state": "ready", "verdict": other, "weight": 1, "reason": "connect: refused" },
                 ]}],
@@ -394,7 +399,11 @@ mod tests {
             effect(status("http", "down"), "shop/a").of_leaving().as_deref(),
             Some("; warning: pool shop now has no usable server, and its clients are refused (http: 503)")
         );
-        assert!(effect(status("tcp", "down"), "shop/a").of_leaving().is_some_and(|text| text.ends_with("refused")));
+        assert!(
+            effect(status("tcp", "down"), "shop/a")
+                .of_leaving()
+                .is_some_and(|text| text.ends_with("refused"))
+        );
         assert_eq!(effect(status("tcp", "down"), "shop/b").of_ready(), ", but down: connect: refused");
         assert_eq!(effect(status("tcp", "up"), "shop/b").of_ready(), "");
     }

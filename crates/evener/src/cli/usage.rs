@@ -180,7 +180,8 @@ impl<'a> Line<'a> {
         }
         let commands = Cli::command();
         let near = config::nearest(word, commands.get_subcommands().map(clap::Command::get_name));
-        format!("`{word}` is not a command{near}; `evener --help` lists the commands")
+        let near = if near.is_empty() { "; `evener --help` lists the commands".into() } else { near };
+        format!("`{word}` is not a command{near}")
     }
 
     /// Puts the file of the command line into advice about a file.
@@ -202,10 +203,12 @@ impl<'a> Line<'a> {
                 "reload takes no file: it applies the file that the instance was started with; `evener check {given}` \
                  lists the problems of a file without applying it"
             )),
-            "reload" if ["--check", "--test", "--dry-run", "-t", "-c", "-n"].contains(&given) => Some(format!(
-                "`{given}` is not an option of `evener reload`, which changes nothing if the file has problems; \
+            "reload" if ["--check", "--test", "--dry-run", "-t", "-c", "-n"].contains(&given) => {
+                Some(format!(
+                    "`{given}` is not an option of `evener reload`, which changes nothing if the file has problems; \
                  `evener check FILE` lists them without a reload"
-            )),
+                ))
+            }
             "run" if !is_option => {
                 Some(format!("run takes one file, got also `{given}`: a file may have several services"))
             }
@@ -238,9 +241,7 @@ impl<'a> Line<'a> {
             "tcp" | "udp" | "http" | "dns" if ["-w", "--weight", "--weights"].contains(&given) => {
                 Some(needs_file("weights", command, "{ \"10.0.0.1:80\", weight = 3 }"))
             }
-            "tcp" | "udp" | "http" | "dns"
-                if matches!(given, "-p" | "--port" | "-l" | "--listen" | "-b") =>
-            {
+            "tcp" | "udp" | "http" | "dns" if matches!(given, "-p" | "--port" | "-l" | "--listen" | "-b") => {
                 Some(format!(
                     "`{given}` is not an option: the listen address is the first argument: {}",
                     example(command)
@@ -406,7 +407,10 @@ mod tests {
             ("reload --check", "changes nothing if the file has problems"),
             ("import haproxy FILE", "`haproxy` cannot be imported: only command lines and files of pen can"),
             ("http 127.0.0.1:1 127.0.0.1:2 --weight 3", "weights need a file"),
-            ("close abc", "`abc` is not a value of NUMBER: it must be a number that `evener connections` shows"),
+            (
+                "close abc",
+                "`abc` is not a value of NUMBER: it must be a number that `evener connections` shows",
+            ),
             ("clients --limit abc", "--limit: it must be a whole number"),
             ("tcp 127.0.0.1:1 127.0.0.1:2 --workers 0", "--workers: it must be between 1 and 1024"),
             ("demo --seconds 0", "--seconds: it must be at least 1"),
@@ -462,7 +466,9 @@ mod tests {
                 "evener".split(' ').chain(line.split(' ')).map(OsString::from).collect();
             let seen = misplaced(&words);
             match expected {
-                Some(part) => assert!(seen.as_ref().is_some_and(|text| text.contains(part)), "{line}: {seen:?}"),
+                Some(part) => {
+                    assert!(seen.as_ref().is_some_and(|text| text.contains(part)), "{line}: {seen:?}")
+                }
                 None => assert_eq!(seen, None, "{line}"),
             }
         };

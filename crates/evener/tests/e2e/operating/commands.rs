@@ -175,7 +175,12 @@ fn a_server_is_in_maintenance_for_a_given_time() {
     ));
     let listen = evener.port("s");
     let done = evener.run_command(&["maintenance", "a", "--for", "1s"]);
-    assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: in maintenance for 1s; warning: pool s now has no usable server, and its clients are refused\n", "{}", printed(&done));
+    assert_eq!(
+        String::from_utf8_lossy(&done.stdout),
+        "s/a: in maintenance for 1s; warning: pool s now has no usable server, and its clients are refused\n",
+        "{}",
+        printed(&done)
+    );
     assert_eq!(who(listen), "");
     crate::harness::wait_until("the server to be ready again", || (who(listen) == "a").then_some(()));
     let wrong = evener.run_command(&["drain", "a", "--for", "soon"]);
