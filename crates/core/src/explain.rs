@@ -190,10 +190,18 @@ impl fmt::Display for Reason {
             Self::Candidate(1, Why::LastResort) => {
                 write!(out, "chosen: traffic failed to reach it, but no other server is left")
             }
-            Self::Candidate(rank, Why::Unchecked) => write!(out, "candidate {rank}, not checked yet"),
-            Self::Candidate(rank, Why::LastResort) => write!(out, "candidate {rank}, as a last resort"),
-            Self::Candidate(rank, _) => write!(out, "candidate {rank}"),
-            Self::Further => write!(out, "a later candidate"),
+            Self::Candidate(rank, why) => {
+                match rank {
+                    2 => write!(out, "would be tried next")?,
+                    rank => write!(out, "would be tried as number {rank}")?,
+                }
+                match why {
+                    Why::Unchecked => write!(out, ", not checked yet"),
+                    Why::LastResort => write!(out, ", as a last resort"),
+                    Why::Sticky | Why::Policy => Ok(()),
+                }
+            }
+            Self::Further => write!(out, "would be tried later"),
             Self::Full { active, bound } => write!(out, "full: {active} of {bound}"),
             Self::Denied => write!(out, "its access list refuses the client"),
             Self::Drain => write!(out, "draining: no new clients"),

@@ -28,24 +28,24 @@ use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
-  evener demo                                          see it work, on loopback
-  evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80    balance TCP, no file needed
-  evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53    balance UDP
-  evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53      balance DNS, query by query
-  evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance HTTP, request by request
-  evener check evener.lua && evener run evener.lua     run a configuration
-  evener status                                        show the running instance
-  evener http 0.0.0.0:80 10.0.0.1:80 --print > evener.lua   write a first configuration
-  evener drain web/10.0.0.1:80 --wait                  no new clients; wait until none is left
-  evener clients --sort rate                           the clients with the most requests first
-  evener deny www 192.0.2.0/24 --for 10m               refuse clients for a while
-  evener import pen -r 80 10.0.0.1 10.0.0.2            the equivalent of a command line of pen
+  evener demo                                         see it work, on loopback
+  evener tcp 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80   balance TCP without a file
+  evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53   balance UDP
+  evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53     balance DNS queries
+  evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80  balance HTTP requests
+  evener http 0.0.0.0:80 10.0.0.1:80 --print > a.lua  write a first configuration
+  evener check a.lua && evener run a.lua              run a configuration
+  evener status                                       show the running instance
+  evener drain web/10.0.0.1:80 --wait                 wait until no client is left
+  evener clients --sort rate                          show the busiest clients
+  evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
+  evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
-/// Load balancer for TCP, TLS, HTTP, UDP and DNS, configured in Lua and changed live
+/// Load balancer for TCP, TLS, HTTP, UDP and DNS, configured in Lua
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100, disable_help_subcommand = true)]
+#[command(version, after_help = EXAMPLES, max_term_width = 80, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -87,7 +87,9 @@ enum Command {
     Dns(one_liner::DnsLine),
     /// Show services, pools and servers of the running instance
     ///
-    /// Rates, response times and shares are of the last 10 to 20 seconds, other figures since the start.
+    /// /S is requests, connections or flows a second; P50 and P95 are the times that half and 95 % of the responses
+    /// took at most (TCP: connections to servers). These figures and shares in brackets are of the last 10 to 20
+    /// seconds, or since the start if that is less; other figures count since the start.
     Status {
         /// Show everything about this service, pool or server (pool/server, or just the server)
         name: Option<String>,
@@ -298,7 +300,7 @@ struct ExplainCommand {
     #[arg(long)]
     host: Option<String>,
     /// Path of the request (HTTP)
-    #[arg(long)]
+    #[arg(long, value_parser = request_path)]
     path: Option<String>,
     #[command(flatten)]
     admin_args: AdminArgs,
@@ -320,8 +322,17 @@ fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
     })
 }
 
+/// Checks the path of a request.
+fn request_path(text: &str) -> Result<String, String> {
+    let has_slash = text.starts_with('/');
+    has_slash.then(|| text.to_owned()).ok_or_else(|| format!("a path begins with a slash: write /{text}"))
+}
+
 /// Runs the command line. Errors are printed to standard error.
 pub(crate) fn main(words: &[OsString]) -> ExitCode {
+    if let Some(message) = usage::misplaced(words) {
+        return usage::wrong(&message);
+    }
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let wanted = match Cli::try_parse_from(words) {

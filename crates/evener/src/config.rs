@@ -29,6 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub(crate) use access::{address_inside, countries};
+pub(crate) use address::server_problem;
 pub(crate) use check::{KINDS as CHECK_KINDS, dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;

@@ -139,9 +139,13 @@ impl View {
         }
         text += &certificates::text(&self.certificates);
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
-        text += "\n";
-        text.extend(LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style)));
         text
+    }
+
+    /// Explains the columns of the text, for a terminal.
+    pub(crate) fn legend(style: Style) -> String {
+        let lines = LEGEND.map(|line| table::paragraph(line, 0, Tone::Faint, style));
+        format!("\n{}", lines.concat())
     }
 
     /// Returns the kind of traffic that a pool gets.
@@ -162,6 +166,9 @@ struct DescriptorsView {
     used: u64,
     /// Number reserved for all other uses: the admin socket, checks, reloads.
     reserved: u64,
+    /// Number in use by the program itself: listeners, logs, event loops.
+    #[serde(default)]
+    others: u64,
     /// Maximum number of connections that the descriptors allow, at two descriptors each; absent when there
     /// is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -176,23 +183,33 @@ impl DescriptorsView {
             limit: usage.limit,
             used: usage.clients,
             reserved: usage.reserved,
+            others: usage.others,
             connections_max: usage.limit.map(|_| usage.connections_max),
         }
     }
 
     /// Describes the use of descriptors, and the number of connections that they allow.
     fn text(&self) -> String {
-        let Self { limit, used, reserved, connections_max } = self;
+        let Self { limit, used, reserved, others, connections_max } = self;
         let (Some(limit), Some(most)) = (limit, connections_max) else { return String::new() };
-        format!("descriptors: {used} of {limit} in use, {reserved} reserved; enough for {most} connections\n")
+        let mut text = format!(
+            "descriptors: {used} of {limit} used, {others} own, {reserved} reserved; {most} connections at most"
+        );
+        if used + 2 > 2 * most {
+            text += &format!(
+                "\nall {most} connections that the descriptors allow are in use; clients wait: raise LimitNOFILE"
+            );
+        }
+        let paragraph = |line: &str| table::paragraph(line, 0, Tone::Normal, Style::Plain);
+        text.lines().map(paragraph).collect()
     }
 }
 
 /// Explanation of the columns.
 const LEGEND: [&str; 3] = [
-    "/S, P50, P95 and shares in brackets are of the last 10 to 20 s: requests per",
-    "second, and the time that half and 95 % of the responses took at most (TCP:",
-    "connections to servers). Other figures count since the start.",
+    "/S, P50, P95 and shares in brackets are of the last 10 to 20 s (or since the",
+    "start): requests per second, and the time that half and 95 % of the responses",
+    "took at most (TCP: connections to servers). Other figures: since the start.",
 ];
 
 /// Kind of traffic of a service or server, which decides on the figures that matter.

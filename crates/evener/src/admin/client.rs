@@ -16,6 +16,11 @@ const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Time limit of a request. A reload may read a file for 20 s and resolve names for 5 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A request that the instance refused, with the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
 /// Client of one running instance.
 pub(crate) struct Client(PathBuf);
 
@@ -111,7 +116,8 @@ impl Client {
         if !status.is_success() {
             let body = self.collected(response.into_body()).await?;
             let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
-            bail!("{}", message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body))));
+            let message = message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body)));
+            return Err(Refused(message).into());
         }
         Ok(response.into_body())
     }

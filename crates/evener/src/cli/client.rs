@@ -3,7 +3,7 @@
 use super::{AccessCommand, AdminArgs};
 use crate::admin::Reloaded;
 use crate::admin::access::AccessRequest;
-use crate::admin::client::Client;
+use crate::admin::client::{Client, Refused};
 use crate::config;
 use crate::output::printable;
 use crate::state::{Explanation, RuleView, View};
@@ -11,20 +11,33 @@ use crate::table::Style;
 use evener_core::acl::Prefix;
 use serde::Serialize;
 use serde_json::Value;
+use std::io::IsTerminal;
 use std::time::Duration;
+
+/// Last line of a reload that failed.
+const NOT_RELOADED: &str = "not reloaded: the instance continues with its previous configuration";
 
 /// `evener status [NAME]`
 pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow::Result<()> {
     let view: View = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
-    let Some(name) = name else { return admin_args.print(&view, |view| view.text(Style::of_stdout())) };
+    let Some(name) = name else {
+        let legend =
+            |style| if std::io::stdout().is_terminal() { View::legend(style) } else { String::new() };
+        return admin_args.print(&view, |view| {
+            let style = Style::of_stdout();
+            view.text(style) + &legend(style)
+        });
+    };
     let part = view.named(name).map_err(anyhow::Error::msg)?;
     admin_args.print(&part, |part| part.text(Style::of_stdout()))
 }
 
 /// `evener reload`
 pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let reloaded: Reloaded =
-        Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await?;
+    let reloaded = Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await;
+    let reloaded: Reloaded = reloaded.map_err(|error: anyhow::Error| {
+        if error.is::<Refused>() { anyhow::anyhow!("{error:#}\n{NOT_RELOADED}") } else { error }
+    })?;
     if !admin_args.json {
         reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {}", printable(warning)));
     }
@@ -34,7 +47,11 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
 /// `evener access`
 pub(super) async fn access(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let rules: Vec<RuleView> = Client::find(admin_args.socket.as_deref())?.get("/v1/access").await?;
-    admin_args.print(&rules, |rules| RuleView::text(rules))
+    admin_args.print(&rules, |rules| match rules.as_slice() {
+        [] => "no rules: `evener deny` and `evener permit` add them; the rules of the configuration are not listed\n"
+            .into(),
+        rules => RuleView::text(rules),
+    })
 }
 
 /// `evener deny|permit|forget SERVICE PREFIX`

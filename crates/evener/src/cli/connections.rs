@@ -42,10 +42,14 @@ impl ClientsCommand {
         let clients: ClientsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
         if !admin_args.json && clients.is_unrecorded() {
             anyhow::bail!(
-                "no service records clients: give a service the key clients, such as clients = 1000, and reload"
+                "no service records clients: give a service `clients`, such as clients = 1000, then `evener reload`"
             );
         }
-        admin_args.print_part(&clients, ClientsView::text, clients.counts())
+        let text = |view: &ClientsView| match view.counts() {
+            (_, 0) => "no clients are recorded\n".into(),
+            _ => view.text(),
+        };
+        admin_args.print_part(&clients, text, clients.counts())
     }
 }
 
@@ -74,7 +78,11 @@ impl ConnectionsCommand {
             [("service", service.as_deref()), ("client", client.as_deref()), ("server", server.as_deref())];
         let path = path_with("/v1/connections", &values, *limit);
         let connections: ConnectionsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
-        admin_args.print_part(&connections, ConnectionsView::text, connections.counts())
+        let text = |view: &ConnectionsView| match view.counts() {
+            (_, 0) => "no connections or flows are open\n".into(),
+            _ => view.text(),
+        };
+        admin_args.print_part(&connections, text, connections.counts())
     }
 }
 
@@ -82,7 +90,7 @@ impl ConnectionsCommand {
 #[derive(Args, Debug)]
 pub(super) struct CloseCommand {
     /// Number of the connection or flow, which `connections` shows
-    #[arg(required_unless_present_any = ["server", "client"])]
+    #[arg(required_unless_present_any = ["server", "client"], value_parser = number)]
     number: Option<u64>,
     /// Close all connections and flows of this server: pool/server, or just the server if only one pool has it
     #[arg(long, value_name = "SERVER", conflicts_with = "number")]
@@ -118,6 +126,15 @@ impl CloseCommand {
             }
         }
     }
+}
+
+/// Parses the number of a connection.
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        "it must be a number that `evener connections` shows; --server and --client close all connections of a server \
+         or client"
+            .into()
+    })
 }
 
 /// Checks an address or a prefix of clients.

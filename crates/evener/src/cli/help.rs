@@ -29,10 +29,13 @@ pub(super) fn help(wanted: &HelpCommand) -> anyhow::Result<()> {
     // `evener help pool sticky` means the same as `evener help pool.sticky`.
     let path = wanted.words.join(".");
     if let Some(command) = command.find_subcommand_mut(first) {
+        if help::describes(&path) {
+            println!("`{path}` is a command, and a word of the configuration, which is described below.\n");
+        }
         print!("{}", command.render_long_help());
         if help::describes(&path) {
             let described = help::describe(&path).map_err(Error::msg)?;
-            print!("\n`{path}` is also a word of the configuration:\n\n{described}");
+            print!("\n`{path}` in a configuration:\n\n{described}");
         }
         return Ok(());
     }

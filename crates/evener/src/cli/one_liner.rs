@@ -2,6 +2,7 @@
 //! writes its configuration file.
 
 use super::RunOptions;
+use super::usage::needs_file;
 use crate::config;
 use crate::scope;
 use anyhow::bail;
@@ -188,8 +189,8 @@ impl OneLiner {
 /// Returns the configuration file of a one-liner.
 fn file_of(spec: &Spec) -> String {
     format!(
-        "-- evener check FILE lists the problems of this file, evener run FILE runs it, and evener reload applies\n\
-         -- changes. The keys are in docs/configuration.md.\n\n{}",
+        "-- evener check FILE lists the problems of this file, evener run FILE runs it,\n\
+         -- and evener reload applies changes. evener help KEY describes a key.\n\n{}",
         config::print(spec, &|_| None)
     )
 }
@@ -220,12 +221,28 @@ fn port_of(text: &str) -> &str {
     text.trim_start_matches(['*', ':'])
 }
 
+/// Returns the message about several addresses in one word, or about a weight behind an address.
+fn joined(text: &str, protocol: Protocol) -> Option<String> {
+    let words: Vec<&str> = text.split([',', ';', ' ']).filter(|word| !word.is_empty()).collect();
+    let is_address = |word: &&str| word.contains(':') && scope::parse(word).is_ok();
+    if words.len() > 1 && words.iter().all(|word| is_address(&word)) {
+        return Some(format!("`{text}` has several servers: write them as {}", words.join(" ")));
+    }
+    let (address, weight) = text.split_once(['=', ' ', ';', ','])?;
+    let weight = weight.rsplit('=').next().filter(|weight| weight.parse::<u16>().is_ok())?;
+    let example = format!("{{ \"{address}\", weight = {weight} }}");
+    is_address(&address).then(|| needs_file("weights", protocol.name(), &example))
+}
+
 fn server_of(text: &str, protocol: Protocol) -> anyhow::Result<ServerSpec> {
     if config::CHECK_KINDS.contains(&text) {
         bail!(
             "`{text}` is not a server: for checks of the servers by HTTP use `evener http LISTEN SERVER... --check`, \
              by DNS `evener dns LISTEN SERVER... --check NAME`, for others a file (`--print` writes one to begin with)"
         );
+    }
+    if let Some(message) = joined(text, protocol) {
+        bail!("{message}");
     }
     scope::server(text).map_err(|error| match error {
         AddressError::NoHost(text) => {
@@ -234,7 +251,9 @@ fn server_of(text: &str, protocol: Protocol) -> anyhow::Result<ServerSpec> {
                 "server `{text}` has no host: write 127.0.0.1:{port} for a server on this machine"
             )
         }
-        AddressError::NoPort(text) => {
+        AddressError::NoPort(text)
+            if !text.starts_with('[') && text.parse::<std::net::Ipv6Addr>().is_err() =>
+        {
             let port = match protocol {
                 Protocol::Dns => "53",
                 Protocol::Udp => "PORT",
@@ -242,7 +261,10 @@ fn server_of(text: &str, protocol: Protocol) -> anyhow::Result<ServerSpec> {
             };
             anyhow::anyhow!("server `{text}` has no port: write it as {text}:{port}")
         }
-        error => error.into(),
+        error => {
+            let usual = if protocol == Protocol::Dns { 53 } else { 80 };
+            anyhow::anyhow!(config::server_problem(text, &error, usual))
+        }
     })
 }
 
@@ -298,6 +320,19 @@ mod tests {
         assert!(server("24601", Protocol::Tcp).contains("write 127.0.0.1:24601 for a server"));
         assert!(server("9.9.9.9", Protocol::Dns).ends_with("write it as 9.9.9.9:53"));
         assert!(server("10.0.0.1", Protocol::Http).ends_with("write it as 10.0.0.1:80"));
+        let several = server("10.0.0.1:80,10.0.0.2:80", Protocol::Http);
+        assert_eq!(
+            several,
+            "`10.0.0.1:80,10.0.0.2:80` has several servers: write them as 10.0.0.1:80 10.0.0.2:80"
+        );
+        for weighted in ["10.0.0.1:80=3", "10.0.0.1:80 weight=3"] {
+            assert!(
+                server(weighted, Protocol::Http).ends_with("then { \"10.0.0.1:80\", weight = 3 }"),
+                "{weighted}"
+            );
+        }
+        let url = server("http://10.0.0.7/x", Protocol::Http);
+        assert_eq!(url, "`http://10.0.0.7/x` is a URL; write only its host and port, 10.0.0.7:80");
         assert!(server("http", Protocol::Tcp).contains("`http` is not a server"));
         assert!(listen("8080").contains("write 0.0.0.0:8080 or [::]:8080 for all addresses"));
         assert!(listen("127.0.0.1").contains("127.0.0.1:8080"));

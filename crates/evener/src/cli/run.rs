@@ -39,10 +39,20 @@ pub(super) async fn without_file(spec: Spec, options: &RunOptions) -> anyhow::Re
         None => AdminSocket::open_any(permissions)?,
     };
     let config = Config::without_file(spec);
-    let mut instance = Instance::start(config, options.setting(ConfigSource::None)).await?;
+    let started = Instance::start(config, options.setting(ConfigSource::None)).await;
+    let mut instance = started.map_err(|error| advice_without_file(&format!("{error:#}")))?;
     instance.serve_admin(admin);
     instance.run(signals).await;
     Ok(())
+}
+
+/// Returns the error of a start without a file. A key of a configuration is not available there.
+fn advice_without_file(error: &str) -> anyhow::Error {
+    let advice = "set `freebind = true`";
+    anyhow::anyhow!(
+        "{}",
+        error.replace(advice, &format!("write a file with --print and {advice} in its service"))
+    )
 }
 
 /// Reads a configuration file; `-` is the standard input.

@@ -45,8 +45,10 @@ pub(super) struct LeaveCommand {
 
 impl ReadyCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
-        let (_, done) = set_state(&self.server, "ready", None, &self.admin_args).await?;
-        self.admin_args.print(&done, |done| format!("{}: ready\n", text_of(&done["server"])))
+        let (client, done) = set_state(&self.server, "ready", None, &self.admin_args).await?;
+        let effect = Effect::of(&client, &done, &self.admin_args).await;
+        self.admin_args
+            .print(&done, |done| format!("{}: ready{}\n", text_of(&done["server"]), effect.of_ready()))
     }
 }
 
@@ -56,18 +58,97 @@ impl LeaveCommand {
         let (client, done) = set_state(&self.server, state, self.time, &self.admin_args).await?;
         let server = text_of(&done["server"]).to_owned();
         if self.wait {
+            let effect = Effect::of(&client, &done, &self.admin_args).await;
+            if let Some(warning) = effect.of_leaving() {
+                eprintln!("{server}: {}{warning}", state_text(state));
+            }
             let wait = Wait { client, server, state, timeout: self.timeout };
             wait.run(&self.admin_args).await
         } else {
             let time = self.time.map(|time| format!(" for {}", humantime::format_duration(time)));
             let time = time.unwrap_or_default();
-            self.admin_args.print(&done, |_| format!("{server}: {state}{time}\n"))
+            let effect = Effect::of(&client, &done, &self.admin_args).await;
+            self.admin_args.print(&done, |_| {
+                format!("{server}: {}{time}{}\n", state_text(state), effect.of_leaving().unwrap_or_default())
+            })
         }
     }
 }
 
 fn text_of(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// Describes a state that a server gets no new clients in.
+fn state_text(state: &str) -> &str {
+    match state {
+        "drain" => "draining",
+        "maintenance" => "in maintenance",
+        state => state,
+    }
+}
+
+/// The state of the instance after a change of a server, as far as text for people needs it.
+#[derive(Debug, Default)]
+struct Effect {
+    status: Value,
+    /// Full name, `pool/server`.
+    server: String,
+}
+
+impl Effect {
+    /// Reads the state of the instance. Without it, there are only no warnings.
+    async fn of(client: &Client, done: &Value, admin_args: &AdminArgs) -> Self {
+        if admin_args.json {
+            return Self::default();
+        }
+        let status = client.get("/v1/status").await.unwrap_or_default();
+        Self { status, server: text_of(&done["server"]).to_owned() }
+    }
+
+    /// Returns a warning if the pool of the server has no usable server.
+    fn of_leaving(&self) -> Option<String> {
+        let (pool, _) = find_server(&self.status["pools"], &self.server)?;
+        let can_serve = |server: &Value| {
+            server["state"] == "ready" && server["verdict"] != "down" && server["weight"] != 0
+        };
+        if items(&pool["servers"]).any(can_serve) {
+            return None;
+        }
+        // A server that only failures of traffic marked down may still be tried.
+        let is_down = |server: &Value| server["state"] == "ready" && server["verdict"] == "down";
+        if pool["check"].is_null() && items(&pool["servers"]).any(is_down) {
+            return Some(format!("; warning: pool {} now has no server that is up", text_of(&pool["name"])));
+        }
+        let uses = |service: &&Value| items(&service["pools"]).any(|used| *used == pool["name"]);
+        let is_http =
+            items(&self.status["services"]).filter(uses).any(|service| service["protocol"] == "http");
+        let status = if is_http { " (http: 503)" } else { "" };
+        Some(format!(
+            "; warning: pool {} now has no usable server, and its clients are refused{status}",
+            text_of(&pool["name"])
+        ))
+    }
+
+    /// Returns the reason why a ready server gets no clients.
+    fn of_ready(&self) -> String {
+        match find_server(&self.status["pools"], &self.server) {
+            Some((_, server)) if server["verdict"] == "down" => match text_of(&server["reason"]) {
+                "" => ", but down".into(),
+                reason => format!(", but down: {reason}"),
+            },
+            Some((_, server)) if server["weight"] == 0 => ", but its weight is 0: no new clients".into(),
+            _ => String::new(),
+        }
+    }
+}
+
+/// Returns a pool and its server in the status, given `pool/server`.
+fn find_server<'a>(pools: &'a Value, full_name: &str) -> Option<(&'a Value, &'a Value)> {
+    items(pools).find_map(|pool| {
+        let name = full_name.strip_prefix(text_of(&pool["name"]))?.strip_prefix('/')?;
+        Some((pool, items(&pool["servers"]).find(|server| server["name"] == *name)?))
+    })
 }
 
 /// Sets the state of a server. The response has the full name of the server.
@@ -167,7 +248,7 @@ impl Wait {
     /// Returns the work that the server still has.
     async fn poll(&self) -> Result<Left, Stopped> {
         let status: Value = self.client.get("/v1/status").await.map_err(Stopped::Instance)?;
-        let (pool, server) = self.find(&status["pools"]).ok_or(Stopped::Removed)?;
+        let (pool, server) = find_server(&status["pools"], &self.server).ok_or(Stopped::Removed)?;
         let state = text_of(&server["state"]);
         if state != self.state {
             return Err(Stopped::Changed(state.to_owned()));
@@ -191,14 +272,6 @@ impl Wait {
         })
     }
 
-    /// Returns the pool and the server in the status.
-    fn find<'a>(&self, pools: &'a Value) -> Option<(&'a Value, &'a Value)> {
-        items(pools).find_map(|pool| {
-            let name = self.server.strip_prefix(text_of(&pool["name"]))?.strip_prefix('/')?;
-            Some((pool, items(&pool["servers"]).find(|server| server["name"] == *name)?))
-        })
-    }
-
     fn empty(&self, left: &Left) -> String {
         let sticky = match left.sticky {
             0 => String::new(),
@@ -206,7 +279,7 @@ impl Wait {
             1 => "; 1 sticky client still goes to it when it returns".into(),
             clients => format!("; {clients} sticky clients still go to it when they return"),
         };
-        format!("{}: no connections are left{sticky}\n", self.server)
+        format!("{}: {}, and no connections are left{sticky}\n", self.server, state_text(self.state))
     }
 
     fn timed_out(&self, left: &Left, waited: Duration) -> String {
@@ -308,6 +381,32 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_warns_if_no_server_is_usable_or_the_server_is_down() {
+        let status = |protocol: &str, other: &str| {
+            json!({
+                "services": [{ "name": "www", "protocol": protocol, "pools": ["shop"] }],
+                "pools": [{ "name": "shop", "check": { "kind": "http" }, "servers": [
+                    { "name": "a", "state": "drain", "verdict": "up", "weight": 1 },
+                    { "name": "b", "state": "ready", "verdict": other, "weight": 1, "reason": "connect: refused" },
+                ]}],
+            })
+        };
+        let effect = |status: Value, server: &str| Effect { status, server: server.into() };
+        assert_eq!(effect(status("http", "up"), "shop/a").of_leaving(), None);
+        assert_eq!(
+            effect(status("http", "down"), "shop/a").of_leaving().as_deref(),
+            Some("; warning: pool shop now has no usable server, and its clients are refused (http: 503)")
+        );
+        assert!(
+            effect(status("tcp", "down"), "shop/a")
+                .of_leaving()
+                .is_some_and(|text| text.ends_with("refused"))
+        );
+        assert_eq!(effect(status("tcp", "down"), "shop/b").of_ready(), ", but down: connect: refused");
+        assert_eq!(effect(status("tcp", "up"), "shop/b").of_ready(), "");
+    }
 
     #[test]
     fn what_is_left_is_described_in_words() {

@@ -1,4 +1,6 @@
-//! Advice for wrong command lines: the words of other programs, and arguments that are missing.
+//! Advice for wrong command lines: the words of other programs, and arguments that are missing or misplaced.
+
+mod plain;
 
 use super::{Cli, connections::path_with};
 use crate::admin::client::Client;
@@ -8,6 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use evener_core::acl::Prefix;
 use serde_json::Value;
 use std::ffi::OsString;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -24,12 +27,14 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
     ),
     (
         &["stop", "kill", "quit", "shutdown", "exit", "halt", "terminate"],
-        "SIGTERM stops an instance after its clients have finished (30 s at most), a second SIGTERM immediately",
+        "SIGTERM stops an instance after its clients have finished (30 s at most), a second SIGTERM immediately: \
+         `kill PID`, or `systemctl stop evener` for a service of systemd",
     ),
     (
         &["restart", "reload-config", "hup"],
         "`evener reload` applies a changed configuration without closing connections; to run another version of \
-         the program, stop the instance with SIGTERM and start the other version",
+         the program, stop the instance with SIGTERM (`kill PID`, or `systemctl stop evener`) and start the other \
+         version",
     ),
     (
         &["balance", "proxy", "lb", "listen", "load-balance", "frontend", "backend"],
@@ -73,9 +78,58 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
 /// of `--help` and `--version`, which the parser returns as an error.
 pub(super) async fn report(error: &clap::Error, words: &[OsString]) -> ExitCode {
     let words: Vec<String> = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let Some(advice) = Line::new(error, &words).advice().await else { error.exit() };
-    advice.lines().for_each(|line| eprintln!("evener: {line}"));
+    let Some(advice) = Line::new(error, &words).message().await else { error.exit() };
+    wrong(&advice)
+}
+
+/// Prints a message about a wrong command line and returns the exit status.
+pub(super) fn wrong(message: &str) -> ExitCode {
+    message.lines().for_each(|line| eprintln!("evener: {line}"));
     ExitCode::from(WRONG_USAGE)
+}
+
+/// Returns the message about a one-liner with a word after `--check` or `--sticky` that is meant as the value of
+/// the option. The parser would accept the word as a server.
+pub(super) fn misplaced(words: &[OsString]) -> Option<String> {
+    let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap_or_default()).collect();
+    let (command, rest) = words.get(1).zip(words.get(2..))?;
+    let pair = rest.windows(2).find(|pair| is_value(pair[1]) && value_advice(command, pair).is_some())?;
+    value_advice(command, pair)
+}
+
+/// Returns true for a path or a word that cannot be an address with a port.
+fn is_value(word: &str) -> bool {
+    if word.starts_with('/') {
+        return !std::fs::metadata(word).is_ok_and(|file| file.file_type().is_socket());
+    }
+    word.starts_with(|c: char| c.is_ascii_alphabetic())
+        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+}
+
+/// Returns the message about a value of an option that takes none, given as the option and the value.
+fn value_advice(command: &str, pair: &[&str]) -> Option<String> {
+    let [option, value] = pair else { return None };
+    Some(match (command, *option) {
+        ("http", "--check") => {
+            let path = if value.starts_with('/') { (*value).to_owned() } else { format!("/{value}") };
+            format!(
+                "--check takes no path, got `{value}`: it sends GET /. For another path write a file with --print, \
+                 then check = check.http {{ path = \"{path}\" }}"
+            )
+        }
+        ("tcp", "--check") => format!(
+            "--check takes no value, got `{value}`: it connects to the servers. For another check write a file with \
+             --print, such as check = check.http {{ path = \"/health\" }}"
+        ),
+        ("http", "--sticky") => format!(
+            "--sticky takes no value, got `{value}`: it is by the client's address. For a cookie write a file with \
+             --print, then sticky = {{ by = \"cookie\" }}"
+        ),
+        ("tcp" | "udp" | "dns", "--sticky") => {
+            format!("--sticky takes no value, got `{value}`: it is by the client's address")
+        }
+        _ => return None,
+    })
 }
 
 /// A wrong command line.
@@ -93,21 +147,29 @@ impl<'a> Line<'a> {
         Self { error, command, rest: words.get(2..).unwrap_or_default() }
     }
 
-    async fn advice(&self) -> Option<String> {
-        match self.error.kind() {
-            ErrorKind::InvalidSubcommand => Some(self.unknown_command()),
+    /// Returns the message, or `None` for the text of `--help` and `--version`.
+    async fn message(&self) -> Option<String> {
+        let advice = match self.error.kind() {
+            ErrorKind::InvalidSubcommand => Some(self.unknown_command().await),
             ErrorKind::UnknownArgument => self.unexpected_argument(),
             ErrorKind::MissingRequiredArgument => self.missing_argument().await,
-            ErrorKind::InvalidValue => self.missing_value(),
+            ErrorKind::InvalidValue => self.invalid_value(),
+            ErrorKind::TooManyValues => self.unexpected_value(),
             _ => None,
-        }
+        };
+        advice.or_else(|| plain::message(self.error, self.command))
     }
 
-    fn unknown_command(&self) -> String {
+    async fn unknown_command(&self) -> String {
         let word = self.command;
         let advice = OTHER_WORDS.iter().find(|(words, _)| words.contains(&word)).map(|(_, advice)| *advice);
-        if let Some(advice) = advice {
-            return format!("`{word}` is not a command: {}", self.with_file(advice));
+        if let Some(mut advice) = advice.map(|advice| self.with_file(advice)) {
+            if advice.contains("PID")
+                && let Some(pid) = self.status().await["pid"].as_u64()
+            {
+                advice = advice.replace("PID", &pid.to_string());
+            }
+            return format!("`{word}` is not a command: {advice}");
         }
         let is_file =
             word.contains('/') || Path::new(word).extension().is_some() || Path::new(word).is_file();
@@ -118,7 +180,8 @@ impl<'a> Line<'a> {
         }
         let commands = Cli::command();
         let near = config::nearest(word, commands.get_subcommands().map(clap::Command::get_name));
-        format!("`{word}` is not a command{near}; `evener --help` lists the commands")
+        let near = if near.is_empty() { "; `evener --help` lists the commands".into() } else { near };
+        format!("`{word}` is not a command{near}")
     }
 
     /// Puts the file of the command line into advice about a file.
@@ -133,18 +196,52 @@ impl<'a> Line<'a> {
         let ContextValue::String(given) = self.error.get(ContextKind::InvalidArg)? else { return None };
         let is_option = given.starts_with('-');
         let known = OTHER_WORDS.iter().find(|(words, _)| words.contains(&given.as_str()));
-        match self.command {
+        let given = given.as_str();
+        let (command, file) = (self.command, self.rest.iter().find(|word| word.ends_with(".lua")));
+        match command {
             "reload" if !is_option => Some(format!(
                 "reload takes no file: it applies the file that the instance was started with; `evener check {given}` \
                  lists the problems of a file without applying it"
             )),
+            "reload" if ["--check", "--test", "--dry-run", "-t", "-c", "-n"].contains(&given) => {
+                Some(format!(
+                    "`{given}` is not an option of `evener reload`, which changes nothing if the file has problems; \
+                 `evener check FILE` lists them without a reload"
+                ))
+            }
             "run" if !is_option => {
                 Some(format!("run takes one file, got also `{given}`: a file may have several services"))
             }
-            "tcp" | "udp" | "http" | "dns"
-                if matches!(given.as_str(), "-p" | "--port" | "-l" | "--listen" | "-b") =>
-            {
-                let command = self.command;
+            "run" if ["-d", "-D", "-b", "--daemon", "--detach", "--background"].contains(&given) => {
+                let file = file.map_or("FILE", String::as_str);
+                Some(format!(
+                    "`{given}` is not an option of `evener run`, which stays in the foreground: a service manager runs \
+                     it in the background, or `systemd-run evener run {file}`"
+                ))
+            }
+            "run" | "tcp" | "udp" | "http" | "dns" if given == "--socket" => Some(format!(
+                "`--socket` is an option of commands for a running instance; `evener {command}` takes the path of its \
+                 admin socket as --admin PATH"
+            )),
+            "status" if ["-w", "-f", "--watch", "--follow", "--interval"].contains(&given) => Some(format!(
+                "`{given}` is not an option of `evener status`: `watch evener status` repeats it, and \
+                 `evener events --follow` shows changes as they occur"
+            )),
+            "drain" | "ready" | "maintenance" if !is_option || given == "--all" => Some(format!(
+                "`evener {command}` takes one server{}: run it for each server; `evener status` lists the servers",
+                if is_option { String::new() } else { format!(", got also `{given}`") }
+            )),
+            "check" if !is_option => {
+                Some(format!("check takes one file, got also `{given}`: run it for each file"))
+            }
+            "check" if ["-q", "--quiet", "-s", "--silent"].contains(&given) => Some(format!(
+                "`{given}` is not an option of `evener check`: the exit status is 0 if the configuration is valid, and \
+                 `> /dev/null 2>&1` discards the output"
+            )),
+            "tcp" | "udp" | "http" | "dns" if ["-w", "--weight", "--weights"].contains(&given) => {
+                Some(needs_file("weights", command, "{ \"10.0.0.1:80\", weight = 3 }"))
+            }
+            "tcp" | "udp" | "http" | "dns" if matches!(given, "-p" | "--port" | "-l" | "--listen" | "-b") => {
                 Some(format!(
                     "`{given}` is not an option: the listen address is the first argument: {}",
                     example(command)
@@ -157,19 +254,31 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Advises on an option without its value.
-    fn missing_value(&self) -> Option<String> {
+    /// Advises on a value of an option that takes none.
+    fn unexpected_value(&self) -> Option<String> {
+        let ContextValue::String(option) = self.error.get(ContextKind::InvalidArg)? else { return None };
+        let ContextValue::String(given) = self.error.get(ContextKind::InvalidValue)? else { return None };
+        value_advice(self.command, &[option, given])
+    }
+
+    /// Advises on a value that an option or argument does not take, or on an option without its value.
+    fn invalid_value(&self) -> Option<String> {
         let ContextValue::String(option) = self.error.get(ContextKind::InvalidArg)? else { return None };
         let ContextValue::String(given) = self.error.get(ContextKind::InvalidValue)? else { return None };
         match (self.command, option.split(' ').next()?) {
             ("udp", "--check") if given.is_empty() => Some(
-                "--check needs a text to send, because UDP has no connections to check, such as --check ping: a server \
-                 that does not respond to it is down"
+                "--check needs a text to send, such as --check ping, because UDP has no connections; a server that does \
+                 not respond is down"
                     .into(),
             ),
             ("dns", "--check") if given.is_empty() => {
                 Some("--check needs a name to query, such as --check www.example.org".into())
             }
+            ("import", _) if !given.is_empty() => Some(format!(
+                "`{given}` cannot be imported: only command lines and files of pen can. Write a first file with \
+                 `evener http LISTEN SERVER... --print`; `evener help WORD` translates words of other programs, such \
+                 as `evener help upstream`"
+            )),
             _ => None,
         }
     }
@@ -220,13 +329,18 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Returns the names of servers or services of the running instance; none if it cannot be found.
-    async fn names(&self, list: &str) -> Vec<String> {
+    /// Returns the state of the running instance; null if it cannot be found.
+    async fn status(&self) -> Value {
         let given = self.rest.iter().skip_while(|word| *word != "--socket").nth(1);
         let socket =
             given.map(PathBuf::from).or_else(|| std::env::var_os("EVENER_SOCKET").map(PathBuf::from));
-        let Ok(client) = Client::find(socket.as_deref()) else { return Vec::new() };
-        let status = client.get::<Value>(&path_with("/v1/status", &[], None)).await.unwrap_or_default();
+        let Ok(client) = Client::find(socket.as_deref()) else { return Value::Null };
+        client.get::<Value>(&path_with("/v1/status", &[], None)).await.unwrap_or_default()
+    }
+
+    /// Returns the names of servers or services of the running instance; none if it cannot be found.
+    async fn names(&self, list: &str) -> Vec<String> {
+        let status = self.status().await;
         let items = |list: &Value| list.as_array().cloned().unwrap_or_default();
         let name = |item: &Value| item["name"].as_str().unwrap_or_default().to_owned();
         if list == "services" {
@@ -247,6 +361,11 @@ fn example(command: &str) -> String {
         _ => (8080, 80),
     };
     format!("evener {command} 127.0.0.1:{listen} 10.0.0.1:{server} 10.0.0.2:{server}")
+}
+
+/// Returns the message about settings that a one-liner does not have.
+pub(super) fn needs_file(settings: &str, command: &str, example: &str) -> String {
+    format!("{settings} need a file: `evener {command} ... --print > FILE` writes it, then {example}")
 }
 
 /// Returns a line about the names of the running instance, if there are any.
@@ -277,6 +396,33 @@ mod tests {
     #[tokio::test]
     async fn wrong_command_lines_get_the_command_that_was_meant() {
         for (line, expected) in [
+            ("http 127.0.0.1:1 127.0.0.1:2 --check=health", "check.http { path = \"/health\" }"),
+            ("run -d x.lua", "stays in the foreground"),
+            ("run --socket x", "--admin PATH"),
+            ("status -w", "`watch evener status`"),
+            ("drain --all --socket /none", "takes one server: run it for each server"),
+            ("drain web/a web/b", "takes one server, got also `web/b`"),
+            ("check -q", "the exit status is 0"),
+            ("check x.lua y.lua", "check takes one file, got also `y.lua`"),
+            ("reload --check", "changes nothing if the file has problems"),
+            ("import haproxy FILE", "`haproxy` cannot be imported: only command lines and files of pen can"),
+            ("http 127.0.0.1:1 127.0.0.1:2 --weight 3", "weights need a file"),
+            (
+                "close abc",
+                "`abc` is not a value of NUMBER: it must be a number that `evener connections` shows",
+            ),
+            ("clients --limit abc", "--limit: it must be a whole number"),
+            ("tcp 127.0.0.1:1 127.0.0.1:2 --workers 0", "--workers: it must be between 1 and 1024"),
+            ("demo --seconds 0", "--seconds: it must be at least 1"),
+            ("drain a --for 10", "--for: the unit is missing"),
+            ("tcp 127.0.0.1:1 127.0.0.1:2 --policy hsh", "did you mean `hash`?"),
+            ("status --jsno", "`--jsno` is not an option of `evener status`; did you mean `--json`?"),
+            ("status --frobnicate", "`evener status --help` lists the options"),
+            ("status a b", "`b` is one word too many"),
+            ("status --json --json", "--json is given twice"),
+            ("close 1 --server a", "cannot be used together with"),
+            ("explain www 192.0.2.7 --path api", "a path begins with a slash: write /api"),
+            ("completions", "SHELL is missing"),
             ("start", "`evener run FILE` runs"),
             ("start web.lua", "`evener run web.lua` runs"),
             ("web.lua", "`evener run web.lua` runs"),
@@ -303,11 +449,37 @@ mod tests {
             let words: Vec<String> = "evener".split(' ').chain(line.split(' ')).map(str::to_owned).collect();
             let error = Cli::try_parse_from(&words).err();
             let error = error.unwrap_or_else(|| panic!("expected `evener {line}` to be wrong"));
-            let advice = Line::new(&error, &words).advice().await;
+            let advice = Line::new(&error, &words).message().await;
             assert!(
-                advice.as_deref().is_some_and(|text| text.contains(expected)),
+                advice.as_deref().is_some_and(|text| {
+                    text.contains(expected) && !text.contains("tip:") && !text.contains("error:")
+                }),
                 "{line}: {advice:?}\n{error}"
             );
         }
+    }
+
+    #[test]
+    fn values_after_options_without_values_are_not_servers() {
+        let check = |line: &str, expected: Option<&str>| {
+            let words: Vec<OsString> =
+                "evener".split(' ').chain(line.split(' ')).map(OsString::from).collect();
+            let seen = misplaced(&words);
+            match expected {
+                Some(part) => {
+                    assert!(seen.as_ref().is_some_and(|text| text.contains(part)), "{line}: {seen:?}")
+                }
+                None => assert_eq!(seen, None, "{line}"),
+            }
+        };
+        check("http 1.1.1.1:1 1.1.1.1:2 --check /health", Some("check.http { path = \"/health\" }"));
+        check("http 1.1.1.1:1 1.1.1.1:2 --check health", Some("--check takes no path, got `health`"));
+        check("http 1.1.1.1:1 1.1.1.1:2 --sticky cookie", Some("sticky = { by = \"cookie\" }"));
+        check("tcp 1.1.1.1:1 1.1.1.1:2 --check /health", Some("--check takes no value"));
+        check("udp 1.1.1.1:1 1.1.1.1:2 --sticky ip", Some("--sticky takes no value"));
+        check("http --check 1.1.1.1:1 a.example:2", None);
+        check("http 1.1.1.1:1 --sticky a.example:2 unix:/run/a.sock --check", None);
+        check("udp 1.1.1.1:1 1.1.1.1:2 --check ping", None);
+        check("dns 1.1.1.1:1 1.1.1.1:2 --check www", None);
     }
 }

@@ -83,6 +83,11 @@ pub(super) fn problem(text: &str, error: &AddressError, part: Part, usual: u16) 
     }
 }
 
+/// Returns the message about an invalid address of a server that is not in a file.
+pub(crate) fn server_problem(text: &str, error: &AddressError, usual: u16) -> String {
+    problem(text, error, Part::Server, usual)
+}
+
 /// Returns the message about white space, a list, or a setting behind an address.
 fn surrounded(text: &str, part: Part) -> Option<String> {
     let parse = |text: &str| scope::parse_listen(text).is_ok();

@@ -33,7 +33,7 @@ impl Bunyan {
         event.fields(&mut |name, value| drop(object.insert(name.into(), Value::String(value.to_string()))));
         let msg = match event {
             Event::NoServer { .. } => "No backends available".to_owned(),
-            Event::Notice { text } | Event::Capacity { text } => text.clone(),
+            Event::Notice { text } => text.clone(),
             event => event.name().replace('_', " "),
         };
         let core: [(&str, Value); 8] = [

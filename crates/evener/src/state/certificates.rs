@@ -42,6 +42,21 @@ impl CertificateView {
         certificates.into_iter().take(SHOWN_MAX).map(|tracked| Self::new(tracked, now)).collect()
     }
 
+    /// Returns true if a service with this name uses the certificate.
+    pub(super) fn is_of_service(&self, name: &str) -> bool {
+        self.service.as_deref() == Some(name)
+    }
+
+    /// Returns two lines about the certificate: the lines of its problem, or its validity.
+    pub(super) fn details(&self) -> String {
+        self.text().unwrap_or_else(|| {
+            let Self { role, names, file, not_after, .. } = self;
+            let kind = if role == "intermediate" { "intermediate certificate" } else { role };
+            let name = names.first().map_or("", String::as_str);
+            format!("{kind} {name} valid until {not_after}\n  {file}\n")
+        })
+    }
+
     fn new(tracked: &TrackedCertificate, now: i64) -> Self {
         let ((kind, owner), facts) = (tracked.owner(), tracked.facts());
         Self {

@@ -88,14 +88,14 @@ impl ClientsView {
             ("SERVICE", self.clients.iter().any(|client| Some(&client.service) != first)),
             ("CLIENT", true),
             ("RATE", true),
-            ("CONNS", true),
+            ("OPENED", true),
             ("REQS", any(|client| client.requests)),
             ("DENIED", any(|client| client.denied)),
             ("LIMITED", any(|client| client.limited)),
             ("IN", true),
             ("OUT", true),
             ("SEEN", true),
-            ("SERVER", true),
+            ("LAST SERVER", true),
         ];
         let shown = |cells: Vec<String>| -> Vec<String> {
             let cells = cells.into_iter().zip(columns);
@@ -254,9 +254,9 @@ mod tests {
         table.enter("2001:db8::7".parse().unwrap(), at(1)).connected(at(1));
         let shown = view(&[("www", &table)], ClientOrder::Rate, 10).text();
         let expected = "\
-CLIENT       RATE     CONNS  REQS   LIMITED  IN   OUT   SEEN  SERVER
-192.0.2.207  12000/s  1      60000  30000    20M  3.0G  0s    www/10.0.0.51:80
-2001:db8::7  0/s      1      0      0        0B   0B    9s    -
+CLIENT       RATE     OPENED  REQS   LIMITED  IN   OUT   SEEN  LAST SERVER
+192.0.2.207  12000/s  1       60000  30000    20M  3.0G  0s    www/10.0.0.51:80
+2001:db8::7  0/s      1       0      0        0B   0B    9s    -
 ";
         assert_eq!(shown, expected);
         assert!(shown.lines().all(|line| line.len() <= 80), "{shown}");

@@ -1,6 +1,6 @@
 //! Open connections and flows.
 
-use crate::table::{bytes, seconds, server_name, table};
+use crate::table::{age, server_name, short_bytes, table};
 use evener_core::acl::Prefix;
 use evener_proxy::{ListFilter, Listing, Open};
 use serde::{Deserialize, Serialize};
@@ -77,8 +77,7 @@ impl ConnectionsView {
 
     /// Formats the connections and flows as a table.
     pub(crate) fn text(&self) -> String {
-        let heading =
-            ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "SOCKETS", "TO CLIENT", "TO SERVER"];
+        let heading = ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "TO CLIENT", "TO SERVER"];
         table(&heading, &self.connections.iter().map(ConnectionView::row).collect::<Vec<_>>())
     }
 
@@ -181,17 +180,15 @@ impl ConnectionView {
             Some(port) => SocketAddr::new(self.client, port).to_string(),
             None => self.client.to_string(),
         };
-        let socket = |socket: Option<i32>| socket.map_or_else(|| "-".into(), |socket| socket.to_string());
         vec![
             self.number.to_string(),
             self.service.clone(),
             client,
             server_name(self.pool.as_deref(), self.server.as_deref()),
             self.stage.clone(),
-            seconds(self.idle_s as u64),
-            format!("{} {}", socket(self.client_socket), socket(self.server_socket)),
-            bytes(self.to_client as u64),
-            bytes(self.to_server as u64),
+            age(self.idle_s as u64),
+            short_bytes(self.to_client as u64),
+            short_bytes(self.to_server as u64),
         ]
     }
 }

@@ -1,7 +1,7 @@
 //! The explanation of a choice: the server that a client of a service would get, and the reasons against the other
 //! servers, or the reason why the client would get no server. An explanation changes neither counters nor state.
 
-use crate::table::table;
+use crate::table::{Style, Tone, paragraph, table};
 use evener_core::acl::Access;
 use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
@@ -251,7 +251,7 @@ impl Explanation {
             text += &format!(", pool {pool}, policy {policy}");
         }
         text += "\n";
-        self.notes.iter().for_each(|note| text += &format!("{note}\n"));
+        self.notes.iter().for_each(|note| text += &paragraph(note, 0, Tone::Normal, Style::Plain));
         if let Some(server) = &self.sticky {
             text += &format!("the sticky table names {server}\n");
         }

@@ -160,7 +160,10 @@ impl PoolView {
     fn headline(&self) -> String {
         let usable = self.servers.iter().filter(|server| server.is_usable()).count();
         let mut parts = vec![self.policy.clone()];
-        parts.extend(self.sticky_clients.map(|clients| format!("{clients} sticky clients")));
+        parts.extend(self.sticky_clients.map(|clients| match clients {
+            1 => "1 sticky client".to_owned(),
+            clients => format!("{clients} sticky clients"),
+        }));
         parts.extend(
             self.sticky_by.as_ref().filter(|by| *by == "cookie").map(|_| "sticky by cookie".to_owned()),
         );

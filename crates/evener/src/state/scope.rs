@@ -1,5 +1,6 @@
 //! `evener status NAME`: the part of the state that has a name, with everything that is known about it.
 
+use super::certificates::CertificateView;
 use super::{PoolView, ServerView, ServiceView, View};
 use crate::config::nearest;
 use crate::table::Style;
@@ -15,7 +16,15 @@ impl View {
         let is_service = self.services.iter().any(|service| service.is_named(name));
         let is_pool = self.pools.iter().any(|pool| pool.is_named(name));
         let unknown = || {
-            let near = nearest(name, self.names().iter().map(String::as_str));
+            if let Some(server) = self.server_with_address(name) {
+                return format!(
+                    "there is no service, pool or server `{name}`; the server with this address is {server}"
+                );
+            }
+            // A similar address is another machine.
+            let is_address = crate::scope::parse(name).is_ok();
+            let names = if is_address { Vec::new() } else { self.names() };
+            let near = nearest(name, names.iter().map(String::as_str));
             let near = if near.is_empty() { "; `evener status` lists them" } else { &near };
             format!("there is no service, pool or server `{name}`{near}")
         };
@@ -56,6 +65,15 @@ impl View {
         self.services.retain(|service| pools.iter().any(|pool| service.uses(pool)));
     }
 
+    /// Returns the full name of the server that has an address.
+    fn server_with_address(&self, address: &str) -> Option<String> {
+        let full = |pool: &PoolView| {
+            let server = pool.servers().find(|server| server.has_address(address))?;
+            Some(format!("{}/{}", pool.name(), server.name()))
+        };
+        self.pools.iter().find_map(full)
+    }
+
     /// Returns the names of all services, pools and servers.
     fn names(&self) -> Vec<String> {
         let services = self.services.iter().map(|service| service.name().to_owned());
@@ -87,7 +105,7 @@ enum Part {
 impl NamedView {
     /// Formats the part for people.
     pub(crate) fn text(&self, style: Style) -> String {
-        let View { services, pools, declarations, .. } = &self.view;
+        let View { services, pools, declarations, certificates, .. } = &self.view;
         let mut text = String::new();
         if self.part == Part::Server {
             let server = |pool: &PoolView| pool.server_text(self.view.traffic_of(pool), declarations, style);
@@ -96,6 +114,10 @@ impl NamedView {
         for service in services.iter().filter(|_| self.part == Part::ServiceAndPools) {
             text += &ServiceView::table(std::iter::once(service), service.traffic(), style);
             text += &service.details(declarations);
+            let of_service =
+                certificates.iter().filter(|certificate| certificate.is_of_service(service.name()));
+            let details: String = of_service.map(CertificateView::details).collect();
+            text.extend(details.lines().map(|line| format!("  {line}\n")));
         }
         for pool in pools {
             text += &pool.text(self.view.traffic_of(pool), style);

@@ -283,6 +283,10 @@ impl ServerView {
         &self.verdict
     }
 
+    pub(super) fn has_address(&self, address: &str) -> bool {
+        self.address == address
+    }
+
     /// Returns true if the server can get new clients.
     pub(super) fn is_usable(&self) -> bool {
         self.verdict != "down" && self.state == "ready" && self.weight > 0

@@ -286,9 +286,22 @@ impl Pools {
             };
         }
         let servers: Vec<&Server> = self.iter().flat_map(Pool::servers).collect();
-        let near =
-            nearest(wanted, servers.iter().map(|server| &*server.spec.name).filter(|name| name.len() > 3));
-        format!("there is no server `{wanted}`{near}; `evener status` lists the servers")
+        let with_address = |pool: &Pool| {
+            let server = pool.servers().iter().find(|server| server.target.to_string() == wanted)?;
+            Some(format!("{}/{}", pool.spec().name, server.spec.name))
+        };
+        if let Some(server) = self.iter().find_map(with_address) {
+            return format!("there is no server `{wanted}`; the server with this address is {server}");
+        }
+        // A similar address is another machine.
+        let is_address = crate::scope::parse(wanted).is_ok();
+        let names = servers.iter().map(|server| &*server.spec.name).filter(|name| name.len() > 3);
+        match nearest(wanted, names.filter(|_| !is_address)) {
+            near if near.is_empty() => {
+                format!("there is no server `{wanted}`; `evener status` lists the servers")
+            }
+            near => format!("there is no server `{wanted}`{near}"),
+        }
     }
 
     /// Finds the server that an operator names: `pool/server`, or just the server if only one pool has it.

@@ -155,16 +155,17 @@ impl Supervisor {
         let short = usage.limit.filter(|_| most.saturating_mul(2) < configured);
         let short = short.map(|limit| (limit, configured));
         if let Some((limit, _)) = short.filter(|_| short != self.shortage.warned) {
-            let reserved = usage.reserved;
-            let text = format!(
-                "{limit} descriptors may be open, enough for {most} connections (two each, {reserved} are reserved)"
-            );
+            let (reserved, others) = (usage.reserved, usage.others);
             self.log(&if most.saturating_mul(2) < set {
                 let advice = "fewer than the configuration allows: raise LimitNOFILE or `ulimit -Hn`, or lower \
                               connections_max and flows_max";
-                Event::Notice { text: format!("{text}, {advice}") }
+                let text = format!(
+                    "{limit} descriptors may be open: {reserved} are reserved, {others} are used by evener itself, and \
+                     the others are enough for {most} connections (two each), {advice}"
+                );
+                Event::Notice { text }
             } else {
-                Event::Capacity { text }
+                Event::Capacity { limit, reserved, others, connections_max: most }
             });
         }
         self.shortage.warned = short;

@@ -93,7 +93,7 @@ impl Supervisor {
             let RunningService::Proxy(service) = self.find_service(name)?;
             if service.settings.load().clients.is_none() {
                 return Err(format!(
-                    "service `{name}` does not record clients: give it `clients`, such as clients = 1000"
+                    "service `{name}` does not record clients: give it `clients`, such as clients = 1000, then `evener reload`"
                 ));
             }
         }

@@ -31,6 +31,8 @@ pub struct Usage {
     pub limit: Option<u64>,
     /// Number of reserved descriptors.
     pub reserved: u64,
+    /// Number of open descriptors without clients: listeners, logs, event loops.
+    pub others: u64,
     /// Number of descriptors of clients, including promised ones.
     pub clients: u64,
     /// Maximum number of connections, at two descriptors each.
@@ -203,6 +205,7 @@ pub fn usage() -> Usage {
     Usage {
         limit: (limit < u64::MAX).then_some(limit),
         reserved: BUDGET.reserved.load(Ordering::Relaxed),
+        others: BUDGET.others.load(Ordering::Relaxed),
         clients: BUDGET.taken.load(Ordering::Relaxed),
         connections_max: BUDGET.room() / 2,
     }

@@ -45,11 +45,11 @@ impl Screen {
 
     /// Prints the addresses of the demo.
     pub(super) fn opening(&mut self, admin: &Path, servers: &[SocketAddr], echo: SocketAddr) {
-        let named = servers.iter().zip(NAMES).map(|(address, name)| format!("{name} {address}"));
+        let named = servers.iter().zip(NAMES).map(|(address, name)| format!("  {name} {address}\n"));
         self.opening = format!(
-            "evener balances three HTTP servers ({}) and a UDP echo server ({echo}).\n\
-             Try in another terminal: evener status --socket {}\n",
-            named.collect::<Vec<_>>().join(", "),
+            "evener balances three HTTP servers and a UDP echo server:\n{}  echo {echo}\n\
+             Try in another terminal:\n  evener status --socket {}\n",
+            named.collect::<String>(),
             admin.display()
         );
         if !self.terminal {

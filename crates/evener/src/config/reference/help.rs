@@ -2,11 +2,14 @@
 
 use super::{Key, all, keys_of};
 use crate::config::hints::{self, nearest};
-use std::collections::BTreeSet;
+use evener_core::spec::Policy;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// Maximum width of a line.
 const COLUMNS: usize = 79;
+/// Width of the paths in the list of all keys.
+const LIST_COLUMNS: usize = 41;
 /// Width of the names in a list of keys.
 const NAME_COLUMNS: usize = 22;
 /// Maximum number of places that the help of one word describes in full.
@@ -29,6 +32,28 @@ const DECLARATIONS: [(&str, &str); 13] = [
     ("policy.maglev", "policy = policy.maglev { ... }"),
 ];
 
+/// Values of keys that have the same form in all keys.
+const FORMS: [(&str, &str); 6] = [
+    (
+        "duration",
+        "A text with a number and a unit: \"500ms\", \"2s\", \"5min\", \"1h\" or \"1h 30m\", at most 366 days. \"1m\" is a \
+         minute.",
+    ),
+    ("size", "A text with a number of bytes and a unit: \"512B\", \"64KiB\", \"64MiB\" or \"1GiB\"."),
+    ("rate", "A text with a number and a time: \"20/s\", \"100/m\" or \"1000/h\"."),
+    (
+        "prefix",
+        "IP addresses as a text: one address such as \"192.0.2.7\", or a network such as \"192.0.2.0/24\" or \
+         \"2001:db8::/32\".",
+    ),
+    (
+        "address",
+        "A host and a port as a text: \"10.0.0.1:80\", \"[2001:db8::1]:80\", \"name.example:80\" (servers only), or a \
+         unix socket: a path that begins with / or ., or \"unix:PATH\".",
+    ),
+    ("boolean", "true or false, without quotes."),
+];
+
 /// Returns the tables of keys and the functions, for `evener help`.
 pub(crate) fn overview() -> String {
     let mut out = String::from("Keys of the configuration:\n");
@@ -42,7 +67,8 @@ pub(crate) fn overview() -> String {
     let _ = write!(out, "\nFunctions of the configuration:\n{}", wrapped(&functions.join(", "), 2));
     out.push_str(
         "\n`evener help pool.sticky` describes a key, `evener help sticky` all keys of that\n\
-         name, `evener help pool` the keys of a table. `evener help --keys` lists all.\n",
+         name, `evener help pool` the keys of a table, `evener help duration` a form of\n\
+         values. `evener help --keys` lists all keys.\n",
     );
     out
 }
@@ -52,7 +78,12 @@ pub(crate) fn list() -> String {
     let mut out = String::new();
     for key in all() {
         for table in key.tables {
-            let _ = writeln!(out, "{:<40} {}", key.path_in(table), code(key.kind));
+            let values = wrapped(&code(key.kind), LIST_COLUMNS);
+            let path = key.path_in(table);
+            let _ = match path.chars().count() < LIST_COLUMNS {
+                true => write!(out, "{path:<LIST_COLUMNS$}{}", values.trim_start()),
+                false => write!(out, "{path}\n{values}"),
+            };
         }
     }
     out
@@ -60,14 +91,15 @@ pub(crate) fn list() -> String {
 
 /// Returns true if the word names a key, a table or a function.
 pub(crate) fn describes(word: &str) -> bool {
-    is_table(word) || !found(word).is_empty()
+    is_table(word) || !found(word).is_empty() || form(word).is_some()
 }
 
 /// Returns the description of a key, a table or a function, or a message with the most similar name.
 pub(crate) fn describe(word: &str) -> Result<String, String> {
     let found = found(word);
     if found.is_empty() && !is_table(word) {
-        return foreign(word).ok_or_else(|| unknown(word));
+        let other = form(word).or_else(|| value(word)).or_else(|| foreign(word));
+        return other.ok_or_else(|| unknown(word));
     }
     let mut out = String::new();
     if let [(key, paths)] = &found[..] {
@@ -104,7 +136,8 @@ fn found(word: &str) -> Vec<(&'static Key, Vec<String>)> {
     let paths_of = |key: &'static Key| {
         let paths: Vec<String> = key.tables.iter().map(|table| key.path_in(table)).collect();
         let is_named = key.name == word && !key.tables.contains(&"");
-        let given = paths.iter().any(|path| path == word);
+        let is_end = |path: &String| word.contains('.') && path.ends_with(&format!(".{word}"));
+        let given = paths.iter().any(|path| path == word || is_end(path));
         let alias = in_service(word).is_some_and(|word| paths.contains(&word));
         (is_named || given || alias).then_some((key, paths))
     };
@@ -125,26 +158,59 @@ fn is_table(word: &str) -> bool {
     keys_of(word).next().is_some() && !word.is_empty()
 }
 
-/// Returns the keys for a word of another program.
-fn foreign(word: &str) -> Option<String> {
-    let meanings: Vec<(&str, &str)> = hints::foreign(word).collect();
-    let keys: BTreeSet<&str> = meanings.iter().map(|(_, key)| *key).collect();
-    let programs: BTreeSet<&str> = meanings
-        .iter()
-        .flat_map(|(programs, _)| programs.split(", "))
-        .filter(|one| !one.is_empty())
+/// Returns the description of a form of values, such as `duration`, with keys that take it.
+fn form(word: &str) -> Option<String> {
+    let (_, text) = FORMS.iter().find(|(name, _)| *name == word)?;
+    let takes = |key: &&Key| code(key.kind).split([' ', ',']).any(|part| part == word);
+    let keys: Vec<String> = all()
+        .filter(|key| !key.tables.contains(&""))
+        .filter(takes)
+        .filter_map(|key| key.tables.first().map(|table| key.path_in(table)))
         .collect();
-    let programs: Vec<&str> = programs.into_iter().collect();
-    let of = if programs.is_empty() { String::new() } else { format!(" ({})", programs.join(", ")) };
-    let mut out = format!("`{word}`{of} is not a word of Evener. See:\n");
-    for key in &keys {
-        let _ = writeln!(out, "    evener help {key}");
+    let keys = wrapped(&keys.join(", "), 15);
+    Some(format!("{word} (a form of values)\n{}\n    {:<11}{}", wrapped(text, 4), "Keys:", keys.trim_start()))
+}
+
+/// Returns the keys that take a word as a value, such as `round_robin`.
+fn value(word: &str) -> Option<String> {
+    let takes = |key: &&Key| {
+        let policy = key.name == "policy" && Policy::NAMES.contains(&word);
+        policy || key.kind.contains(&format!("\"{word}\""))
+    };
+    let keys = all().filter(takes).flat_map(|key| key.tables.iter().map(|table| key.path_in(table)));
+    let keys: BTreeSet<String> = keys.collect();
+    let list: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let mut out = wrapped(&format!("\"{word}\" is a value of {}. See:", list.join(", ")), 0);
+    keys.iter().for_each(|key| out.push_str(&format!("    evener help {key}\n")));
+    (!keys.is_empty()).then_some(out)
+}
+
+/// Returns the keys for a word of other programs, each with the programs in which it means this key.
+fn foreign(word: &str) -> Option<String> {
+    let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (programs, key) in hints::foreign(word) {
+        keys.entry(key).or_default().extend(programs.split(", ").filter(|one| !one.is_empty()));
+    }
+    let mut out = format!("`{word}` is not a word of Evener. See:\n");
+    for (key, programs) in &keys {
+        let programs: Vec<&str> = programs.iter().copied().collect();
+        // The programs are those of all similar words for the key.
+        let of = match programs.split_last() {
+            None => String::new(),
+            Some((last, [])) => format!("(of {last})"),
+            Some((last, rest)) => format!("(of {} or {last})", rest.join(", ")),
+        };
+        let line = format!("    evener help {key:<30} {of}");
+        let _ = writeln!(out, "{}", line.trim_end());
     }
     (!keys.is_empty()).then_some(out)
 }
 
 /// Returns the message for a word that names nothing.
 fn unknown(word: &str) -> String {
+    if matches!(word, "keys" | "key" | "all" | "config" | "configuration") {
+        return format!("there is no command, key or function `{word}`; `evener help --keys` lists all keys");
+    }
     let mut names = BTreeSet::new();
     for key in all() {
         names.insert(key.name.to_owned());
@@ -171,7 +237,7 @@ fn write_key(out: &mut String, key: &Key, paths: &[String]) {
     if !key.protocols.is_empty() {
         line("Protocols:", &key.protocols.join(", "));
     }
-    let _ = writeln!(out, "    {:<11}{}", "Example:", written(key));
+    line("Example:", &written(key));
     if !key.section.is_empty() {
         let _ = writeln!(out, "    {:<11}docs/configuration.md{}", "More:", key.section);
     }
@@ -246,7 +312,13 @@ fn plain(markdown: &str) -> String {
         }
     }
     out.push_str(rest);
-    out.replace("`\"", "\"").replace("\"`", "\"")
+    // Every second part is between backticks.
+    let parts = out.split('`').enumerate().map(|(index, part)| match index % 2 {
+        0 => part.to_owned(),
+        _ if part.len() > 1 && part.starts_with('"') && part.ends_with('"') => part.to_owned(),
+        _ => format!("`{part}`"),
+    });
+    parts.collect()
 }
 
 /// Returns values or a default without backticks.

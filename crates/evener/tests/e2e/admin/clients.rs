@@ -278,7 +278,7 @@ fn the_command_lists_clients_and_reports_errors() {
     expect(&evener, "127.0.0.4", [1, 0, 12]);
     let text = output_of(&evener, &["clients", "s", "--since", "1h"]);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["CLIENT", "RATE", "CONNS"]);
+    assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>()[..3], ["CLIENT", "RATE", "OPENED"]);
     assert!(
         lines[1].contains("127.0.0.4") && lines[1].contains(&format!("s/127.0.0.1:{}", a.port)),
         "{text}"

@@ -175,7 +175,12 @@ fn a_server_is_in_maintenance_for_a_given_time() {
     ));
     let listen = evener.port("s");
     let done = evener.run_command(&["maintenance", "a", "--for", "1s"]);
-    assert_eq!(String::from_utf8_lossy(&done.stdout), "s/a: maintenance for 1s\n", "{}", printed(&done));
+    assert_eq!(
+        String::from_utf8_lossy(&done.stdout),
+        "s/a: in maintenance for 1s; warning: pool s now has no usable server, and its clients are refused\n",
+        "{}",
+        printed(&done)
+    );
     assert_eq!(who(listen), "");
     crate::harness::wait_until("the server to be ready again", || (who(listen) == "a").then_some(()));
     let wrong = evener.run_command(&["drain", "a", "--for", "soon"]);
@@ -207,7 +212,7 @@ fn status_drain_ready_and_explain_reach_the_instance() {
     ] {
         assert!(status.contains(expected), "{status}");
     }
-    assert_eq!(text(&evener.run_command(&["drain", "a"])), "s/a: drain\n");
+    assert_eq!(text(&evener.run_command(&["drain", "a"])), "s/a: draining\n");
     let explained = text(&evener.run_command(&["explain", "s", "192.0.2.7"]));
     assert!(
         explained.contains("b       1     chosen by the policy\na       1     draining: no new clients\n"),
@@ -215,7 +220,10 @@ fn status_drain_ready_and_explain_reach_the_instance() {
     );
     assert!((0..6).all(|_| who(listen) == "b"));
     assert_eq!(evener.server("a")["active"], 1, "the present connection continues");
-    assert_eq!(text(&evener.run_command(&["maintenance", "s/b"])), "s/b: maintenance\n");
+    assert_eq!(
+        text(&evener.run_command(&["maintenance", "s/b"])),
+        "s/b: in maintenance; warning: pool s now has no usable server, and its clients are refused\n"
+    );
     assert_eq!(who(listen), "");
     assert_eq!(text(&evener.run_command(&["ready", "a"])), "s/a: ready\n");
     assert_eq!(who(listen), "a");

@@ -57,7 +57,7 @@ fn the_wait_ends_with_the_last_connection() {
     let (status, output, errors) = end(waiting);
     assert_eq!(
         (status, output.as_str()),
-        (0, "p/a: no connections are left; 1 sticky client still goes to it when it returns\n"),
+        (0, "p/a: draining, and no connections are left; 1 sticky client still goes to it when it returns\n"),
         "{errors}"
     );
     assert!(errors.starts_with("p/a: 1 connection"), "{errors}");

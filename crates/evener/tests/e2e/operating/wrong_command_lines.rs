@@ -47,14 +47,14 @@ fn a_wrong_server_gets_the_servers_that_are_near() {
     let drain = |server: &str, expected: &str| check(&evener.run_command(&["drain", server]), 1, expected);
     drain("web", "evener: `web` is a pool: give one of its servers: web/first, web/second\n");
     drain("web/x", "there is no server `x` in pool `web`; its servers: web/first, web/second\n");
-    drain("secnd", "there is no server `secnd`; did you mean `second`?; `evener status` lists the servers\n");
+    drain("secnd", "there is no server `secnd`; did you mean `second`?\n");
     drain("nothing/x", "there is no server `nothing/x`; `evener status` lists the servers\n");
     check(
         &evener.run_command(&["explain", "wwv", "192.0.2.7"]),
         1,
         "there is no service `wwv`; did you mean `www`?; `evener status` lists the services\n",
     );
-    check(&evener.run_command(&["clients"]), 1, "no service records clients: give a service the key clients");
+    check(&evener.run_command(&["clients"]), 1, "no service records clients: give a service `clients`");
     check(&evener.run_command(&["clients", "www"]), 1, "service `www` does not record clients");
 }
 
