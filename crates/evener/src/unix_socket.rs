@@ -1,10 +1,11 @@
 //! Files of unix sockets. Left-over files are removed, this instance's files are removed at the end, and
 //! files of other programs are never changed.
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Maximum number of files of a directory that are checked for sockets of instances that drained.
@@ -21,6 +22,19 @@ pub(crate) enum PathInUse {
     NotRemoved(io::Error),
 }
 
+/// Connects to a socket without waiting. If the queue of the listener is full, the error is `WouldBlock`.
+pub(crate) fn connect_now(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let client = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&client, &SocketAddrUnix::new(path)?)?;
+    Ok(client)
+}
+
+/// Returns true if this user may connect to the socket and a process listens on it.
+pub(crate) fn is_live(path: &Path) -> bool {
+    connect_now(path).map_or_else(|error| error.kind() == io::ErrorKind::WouldBlock, |_| true)
+}
+
 /// Removes the file of a socket on which no process listens any more.
 pub(crate) fn remove_left_over(path: &Path) -> Result<(), PathInUse> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
@@ -28,7 +42,7 @@ pub(crate) fn remove_left_over(path: &Path) -> Result<(), PathInUse> {
         return Err(PathInUse::OtherFile);
     }
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    if !UnixStream::connect(path).is_err_and(refused) {
+    if !connect_now(path).is_err_and(refused) {
         return Err(PathInUse::Listening);
     }
     fs::remove_file(path).map_err(PathInUse::NotRemoved)
@@ -104,7 +118,32 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_listener_with_a_full_queue_is_live_and_blocks_nobody() {
+        let directory = std::env::temp_dir().join(format!("evener-full-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("s.sock");
+        let flags = SocketFlags::CLOEXEC;
+        let listener =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let mut queued = Vec::new();
+        let full = loop {
+            match connect_now(&path) {
+                Ok(client) => queued.push(client),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        assert!(is_live(&path));
+        assert!(matches!(remove_left_over(&path), Err(PathInUse::Listening)));
+        drop(listener);
+        assert!(!is_live(&path) && remove_left_over(&path).is_ok());
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn a_renamed_socket_leaves_its_path_to_the_next_program() {

@@ -8,13 +8,18 @@ use hyper::{Method, Request, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Time limit of a request. A reload may read a file for 20 s and resolve names for 5 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of a connection attempt to an instance whose queue of waiting connections is full.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time between two connection attempts.
+const CONNECT_EVERY: Duration = Duration::from_millis(20);
 
 /// A request that the instance refused, with the reason.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +81,22 @@ impl Client {
         bail!("{}: the instance has ended", self.0.display());
     }
 
+    /// Connects to the instance. Waits while its queue of waiting connections is full.
+    async fn connect(&self) -> io::Result<UnixStream> {
+        let end = Instant::now() + CONNECT_TIMEOUT;
+        loop {
+            match UnixStream::connect(&self.0).await {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {
+                    tokio::time::sleep(CONNECT_EVERY).await;
+                }
+                connected => return connected,
+            }
+        }
+    }
+
     async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<T> {
-        let body = self.collected(self.request(method, path, body).await?).await?;
-        self.parsed(&body)
+        let body = self.request(method, path, body).await?;
+        self.parsed(&self.collected(body).await?)
     }
 
     fn parsed<T: DeserializeOwned>(&self, json: &[u8]) -> anyhow::Result<T> {
@@ -89,7 +107,10 @@ impl Client {
     }
 
     async fn collected(&self, body: Incoming) -> anyhow::Result<Bytes> {
-        let body = Limited::new(body, RESPONSE_BYTES_MAX).collect().await;
+        let body = Limited::new(body, RESPONSE_BYTES_MAX).collect();
+        let body = tokio::time::timeout(REQUEST_TIMEOUT, body).await.with_context(|| {
+            format!("{}: the response is incomplete after {REQUEST_TIMEOUT:?}", self.0.display())
+        })?;
         let body = body
             .map_err(|error| anyhow::anyhow!("{}: the response is incomplete: {error}", self.0.display()))?;
         Ok(body.to_bytes())
@@ -98,7 +119,7 @@ impl Client {
     /// Sends a request and returns the body of the response. A response that reports a failure is an error.
     async fn request(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Incoming> {
         let socket = self.0.display();
-        let stream = UnixStream::connect(&self.0).await;
+        let stream = self.connect().await;
         let stream = stream.map_err(|error| anyhow::anyhow!(instances::failure(&self.0, &error)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
@@ -117,7 +138,7 @@ impl Client {
             let body = self.collected(response.into_body()).await?;
             let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
             let message = message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body)));
-            return Err(Refused(message).into());
+            return Err(Refused(instances::escaped(&message)).into());
         }
         Ok(response.into_body())
     }

@@ -1,14 +1,15 @@
 //! Admin sockets of running instances, as commands look for them: where they are, and why one cannot be used.
 
 use super::{SYSTEM_DIRECTORY, socket_directory};
-use crate::unix_socket;
+use crate::unix_socket::{self, is_live};
 use anyhow::bail;
 use nix::unistd::{Gid, Group, Uid, User};
+use rustix::fs::Access;
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// Maximum number of bytes that are read of the kernel's list of unix sockets.
@@ -33,22 +34,23 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
     let directory = socket_directory();
     for directory in [&*directory, Path::new(SYSTEM_DIRECTORY)] {
         let default = directory.join("evener.sock");
-        if is_live(&default) {
+        if is_trusted(&default) && is_live(&default) {
             return Ok(default);
         }
         match &live_in(directory)[..] {
             [] => {}
             [one] => return Ok(one.clone()),
             several => {
-                let names: Vec<String> = several.iter().map(|path| path.display().to_string()).collect();
+                let names: Vec<String> = several.iter().map(|path| shown(path)).collect();
                 bail!("several instances are running; choose one with --socket: {}", names.join(" "))
             }
         }
     }
     let list = read_list();
     let paths: BTreeSet<PathBuf> = instances_in(&list).collect();
-    let mut others: Vec<String> =
-        paths.iter().map(|path| of_other_user(path, &list)).take(LISTED_MAX).collect();
+    let (trusted, foreign): (Vec<&PathBuf>, Vec<&PathBuf>) = paths.iter().partition(|path| is_trusted(path));
+    let described = trusted.into_iter().chain(foreign).filter_map(|path| of_other_user(path, &list));
+    let mut others: Vec<String> = described.take(LISTED_MAX).collect();
     if others.is_empty() {
         // An instance in another network namespace is not in the list.
         others.extend(unusable(&Path::new(SYSTEM_DIRECTORY).join("evener.sock"), &list));
@@ -68,7 +70,7 @@ pub(super) fn failure(socket: &Path, error: &io::Error) -> String {
         Some(path) if Path::new(&path) == socket => " (from EVENER_SOCKET)",
         _ => "",
     };
-    let at = format!("{}{from}", socket.display());
+    let at = format!("{}{from}", shown(socket));
     let is_socket = fs::metadata(socket).map(|meta| meta.file_type().is_socket());
     match (error.kind(), is_socket) {
         (_, Ok(false)) => format!("no instance listens at {at}: the file is not a socket"),
@@ -79,36 +81,72 @@ pub(super) fn failure(socket: &Path, error: &io::Error) -> String {
         (ErrorKind::ConnectionRefused, _) => {
             format!("no instance listens at {at}: the socket is left over from an instance that ended")
         }
+        (ErrorKind::WouldBlock, _) => {
+            format!(
+                "{at} accepts no connections: its queue of waiting connections has been full for some time"
+            )
+        }
         _ => format!("no instance listens at {at}: {error}"),
     }
 }
 
-fn is_live(path: &Path) -> bool {
-    UnixStream::connect(path).is_ok()
+/// Returns true if the socket belongs to root, or to this user, or is in the directory of root's instances. Any user
+/// could have created another socket, and commands must not trust its responses.
+fn is_trusted(path: &Path) -> bool {
+    let is_of_root_or_user = |uid| uid == 0 || uid == rustix::process::geteuid().as_raw();
+    path.parent() == Some(Path::new(SYSTEM_DIRECTORY))
+        || fs::metadata(path).is_ok_and(|meta| is_of_root_or_user(meta.uid()))
+}
+
+/// Returns a text from another user or process with escapes for the characters that could change a terminal or what
+/// is read on it.
+pub(super) fn escaped(text: &str) -> String {
+    let is_direction =
+        |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if (character.is_control() && character != '\n') || is_direction(character) {
+            escaped.extend(character.escape_default());
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Returns a path on one line, with escapes.
+fn shown(path: &Path) -> String {
+    escaped(&path.display().to_string()).replace('\n', "\\n")
 }
 
 /// Returns the sockets of a directory that this user can connect to, sorted by name.
 fn live_in(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
-    let mut live: Vec<PathBuf> = sockets.map(|entry| entry.path()).filter(|path| is_live(path)).collect();
+    let mut live: Vec<PathBuf> =
+        sockets.map(|entry| entry.path()).filter(|path| is_trusted(path) && is_live(path)).collect();
     live.sort();
     live
 }
 
-/// Describes an instance of another user, and how it can be used.
-fn of_other_user(path: &Path, list: &str) -> String {
-    unusable(path, list).unwrap_or_else(|| {
-        let owner = fs::metadata(path).map_or_else(|_| "another user".into(), |meta| user_name(meta.uid()));
-        let path = path.display();
-        format!("no instance of this user is running; an instance of {owner} is: use --socket {path}")
-    })
+/// Describes an instance of another user, and how it can be used. Returns `None` if there is no file at the path.
+fn of_other_user(path: &Path, list: &str) -> Option<String> {
+    let described = unusable(path, list).or_else(|| {
+        let owner = user_name(fs::metadata(path).ok()?.uid());
+        let at = shown(path);
+        Some(if is_trusted(path) {
+            format!("no instance of this user is running; an instance of {owner} is: use --socket {at}")
+        } else {
+            format!("no instance of this user is running; the socket {at} belongs to {owner}")
+        })
+    });
+    described
 }
 
-/// Describes an instance that this user may not use, and how it could be used. Returns `None` if the socket can be used,
-/// or if no process listens at it.
+/// Describes an instance that this user may not use, and how it could be used. Returns `None` if the user has the
+/// permission to connect, or if there is no socket. Does not connect: any user could listen at the path.
 fn unusable(path: &Path, list: &str) -> Option<String> {
-    let denied = UnixStream::connect(path).err().filter(|error| error.kind() == ErrorKind::PermissionDenied);
+    let denied = rustix::fs::access(path, Access::WRITE_OK).err().filter(|error| *error == Errno::ACCESS);
     denied?;
     let runs = if list.lines().any(|line| path_in(line) == Some(path)) {
         "an instance runs at"
@@ -117,10 +155,9 @@ fn unusable(path: &Path, list: &str) -> Option<String> {
     };
     let (owner, access) = match fs::metadata(path) {
         Ok(meta) => {
-            let group = (meta.mode() & 0o020 != 0).then(|| format!(" and group {}", group_name(meta.gid())));
             let owner = user_name(meta.uid());
-            let group = group.unwrap_or_default();
-            (owner.clone(), format!("its socket is for {owner}{group} (mode {:04o})", meta.mode() & 0o7777))
+            let access = access_text(&owner, meta.gid(), meta.mode() & 0o7777);
+            (owner, access)
         }
         Err(_) => {
             let parent = path.ancestors().find_map(|parent| fs::metadata(parent).ok());
@@ -131,8 +168,21 @@ fn unusable(path: &Path, list: &str) -> Option<String> {
     let sudo = if owner == "root" { "use sudo".into() } else { format!("use sudo -u {owner}") };
     Some(format!(
         "{runs} {}, but {access}: {sudo}, or start it with --admin-group GROUP to admit the members of a group",
-        path.display()
+        shown(path)
     ))
+}
+
+/// Describes who may connect to a socket.
+fn access_text(owner: &str, group: u32, mode: u32) -> String {
+    let is_open = mode & 0o020 != 0;
+    let group = group_name(group);
+    let and_group = if is_open { format!(" and group {group}") } else { String::new() };
+    let missing = if !is_open && mode & 0o050 != 0 {
+        format!(", which lacks the write permission that the group {group} needs to connect")
+    } else {
+        String::new()
+    };
+    format!("its socket is for {owner}{and_group} (mode {mode:04o}{missing})")
 }
 
 fn user_name(uid: u32) -> String {
@@ -182,6 +232,23 @@ fn is_admin_socket(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_of_other_users_are_shown_with_escapes() {
+        assert_eq!(shown(Path::new("/run/\u{1b}[31mx\ny/é")), "/run/\\u{1b}[31mx\\ny/é");
+        assert_eq!(escaped("one\ntwo\u{202e}\u{9b}"), "one\ntwo\\u{202e}\\u{9b}");
+    }
+
+    #[test]
+    fn a_missing_write_permission_of_the_group_is_named() {
+        let text = |mode| access_text("root", 0, mode);
+        assert_eq!(text(0o600), "its socket is for root (mode 0600)");
+        assert_eq!(text(0o660), "its socket is for root and group root (mode 0660)");
+        assert_eq!(
+            text(0o640),
+            "its socket is for root (mode 0640, which lacks the write permission that the group root needs to connect)"
+        );
+    }
 
     #[test]
     fn admin_sockets_are_found_in_the_list_of_the_kernel() {
