@@ -1,6 +1,7 @@
 //! Messages for errors of the Lua parser. The parser reports the token that it expected, but not the mistake that
 //! usually causes the error.
 
+mod habits;
 mod languages;
 
 pub(super) use languages::FOREIGN_FILE;
@@ -36,9 +37,15 @@ impl<'a> Mistake<'a> {
         languages::recognize(self.text)
             .or_else(|| self.quotes_and_comments())
             .or_else(|| self.keys())
+            .or_else(|| habits::of_line(self.here, self.message).filter(|_| !self.is_other_program()))
             .or_else(|| self.operators())
             .or_else(|| self.declarations())
             .or_else(|| self.missing_comma_or_brace())
+    }
+
+    /// Returns true if the line sets something as another program does, for which there is a word.
+    fn is_other_program(&self) -> bool {
+        foreign_line(self.here).is_some()
     }
 
     /// Returns true if the parser failed at a token.
@@ -109,8 +116,11 @@ impl<'a> Mistake<'a> {
         if let Some(advice) = foreign_line(self.here) {
             return Some(advice);
         }
-        let is_end = ["'end'", "syntax"].iter().any(|word| message.starts_with(word));
-        (is_end && message.ends_with("near <eof>")).then(|| format!("{message} (is an end missing?)"))
+        if let Some(advice) = habits::lone_word(self.text, self.line, message) {
+            return Some(advice);
+        }
+        let is_end = message.starts_with("'end'") && message.ends_with("near <eof>");
+        is_end.then(|| format!("{message} (is an end missing?)"))
     }
 
     fn missing_comma_or_brace(&self) -> Option<String> {
@@ -118,7 +128,8 @@ impl<'a> Mistake<'a> {
         if !message.starts_with("'}' expected") || message.ends_with("near <eof>") {
             return None;
         }
-        let token = message.rsplit_once("near '").map_or("", |(_, token)| token.trim_end_matches('\''));
+        let token =
+            message.rsplit_once("near '").map_or("", |(_, token)| token.strip_suffix('\'').unwrap_or(token));
         if self.is_inside && begins_declaration(here, token) {
             return Some(match opened_at(message) {
                 Some(opened) => {
@@ -173,7 +184,7 @@ fn foreign_line(line: &str) -> Option<String> {
     let mut words = line.split_whitespace();
     let (first, second) = (words.next()?, words.next()?);
     let is_word = first.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-'));
-    if !is_word || second.starts_with(['=', '"', '{', '(']) {
+    if !is_word || second.starts_with(['=', '"', '\'', '{', '(', '[']) {
         return None;
     }
     let two = format!("{first}_{second}");
@@ -302,7 +313,12 @@ mod tests {
             "'}' expected near 'roundrobin'",
             "`balance roundrobin` is not Evener's language: write policy = \"round_robin\"",
         );
-        check("p {}\nendd", 2, "syntax error near <eof>", "syntax error near <eof> (is an end missing?)");
+        check(
+            "f()\nif x then",
+            2,
+            "'end' expected near <eof>",
+            "'end' expected near <eof> (is an end missing?)",
+        );
         check("x = = 1", 1, "unexpected symbol near '='", "");
     }
 }

@@ -136,6 +136,13 @@ fn foreign(word: &str) -> Option<String> {
         .collect();
     let programs: Vec<&str> = programs.into_iter().collect();
     let of = if programs.is_empty() { String::new() } else { format!(" ({})", programs.join(", ")) };
+    // A word for something that Evener does not have leads to no key.
+    if keys.iter().eq(["service"].iter())
+        && let Some(advice) = hints::written(word)
+    {
+        let why = advice.trim_start_matches("remove it: ");
+        return Some(format!("`{word}`{of} is not a word of Evener: {why}\n"));
+    }
     let mut out = format!("`{word}`{of} is not a word of Evener. See:\n");
     for key in &keys {
         let _ = writeln!(out, "    evener help {key}");
