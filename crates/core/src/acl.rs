@@ -1,5 +1,7 @@
 //! Access lists: prefixes that permit or deny clients, by the longest match or in order, and a default.
 
+mod advice;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -43,10 +45,10 @@ enum Family {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrefixError {
     /// The part before the slash is not an address.
-    #[error("`{0}` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32")]
+    #[error("{}", advice::no_address(.0))]
     Address(String),
     /// The part after the slash is not a number.
-    #[error("`{0}` has no valid length: an IPv4 prefix has 0 to 32 bits, an IPv6 prefix 0 to 128")]
+    #[error("{}", advice::no_length(.0))]
     Length(String),
     /// The part after the slash is too large.
     #[error("`{prefix}` is too long: an {family} prefix has at most {bits_max} bits")]
@@ -445,7 +447,7 @@ mod tests {
     #[test]
     fn the_error_of_an_invalid_prefix_shows_the_valid_form() {
         let error = |text: &str| text.parse::<Prefix>().unwrap_err().to_string();
-        assert!(error("ten").contains("write 10.0.0.0/8"));
+        assert!(error("ten").contains("a prefix such as 192.0.2.0/24"));
         assert!(error("10.0.0.0/33").contains("at most 32 bits"));
         assert!(error("::/129").contains("at most 128 bits"));
         let mapped = "is an IPv4 prefix in the form of IPv6: write";

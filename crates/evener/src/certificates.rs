@@ -408,7 +408,18 @@ impl Loader {
         if store.len() == before {
             let path = path.display().to_string();
             let message = match &files[..] {
-                [_] => form::Form::of(&last).message(&path, "certificate"),
+                [_] => match form::Form::of(&last) {
+                    form::Form::PrivateKey => {
+                        let (key, whose) = match self.owner.0 {
+                            TlsOwner::Service => ("client_ca", "clients"),
+                            TlsOwner::Pool => ("ca", "servers"),
+                        };
+                        format!(
+                            "{path} is a private key: {key} needs the certificates of the authorities that issue the {whose}' certificates"
+                        )
+                    }
+                    form => form.message(&path, "certificate"),
+                },
                 _ => format!("{path} has no certificate in PEM"),
             };
             self.problem(message);

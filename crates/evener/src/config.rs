@@ -141,7 +141,10 @@ impl Config {
         let spec = &self.spec;
         let mut servers = spec.pools.iter().flat_map(|pool| &pool.servers);
         let is_read = |source: &DiscoverSpec| !matches!(source, DiscoverSpec::Mname { .. });
-        spec.services.iter().any(|service| service.tls.is_some())
+        let has_files = |tls: &evener_core::spec::TlsSpec| {
+            !tls.certificates.is_empty() || !tls.directories.is_empty() || tls.client.is_some()
+        };
+        spec.services.iter().any(|service| service.tls.as_deref().is_some_and(has_files))
             || spec.pools.iter().any(|pool| pool.tls.is_some() || pool.discover.iter().any(is_read))
             || servers.any(|server| matches!(server.endpoint, Endpoint::Host { .. }))
     }

@@ -66,7 +66,12 @@ impl Loader {
 
     fn issuers(&mut self, path: &str) -> Option<Vec<CertificateDer<'static>>> {
         let bytes = self.read(Path::new(path))?;
-        Some(certificates(&bytes).unwrap_or_default())
+        let issuers = certificates(&bytes).unwrap_or_default();
+        if issuers.is_empty() {
+            self.problem(Form::of(&bytes).message(path, "certificate"));
+            return None;
+        }
+        Some(issuers)
     }
 
     /// Records the validity of the certificates of a chain, and warnings about the chain.

@@ -1,7 +1,7 @@
 //! The form of a file that was given as a certificate or a key, but has none in PEM: each form has its remedy.
 
 use super::is_der;
-use super::pem::find;
+use super::pem::{find, is_encrypted, private_key};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
@@ -12,6 +12,8 @@ pub(super) enum Form {
     /// A certificate request (RFC 7468, section 7).
     Request,
     PublicKey,
+    /// A private key in PEM, which may be encrypted.
+    PrivateKey,
     /// PKCS #7, in PEM or in DER.
     Pkcs7(Coding),
     /// PKCS #12, which is never in PEM.
@@ -64,6 +66,9 @@ impl Form {
         if has("OPENSSH PRIVATE KEY") {
             return Self::OpenSshKey;
         }
+        if is_encrypted(bytes) || private_key(bytes).is_ok() {
+            return Self::PrivateKey;
+        }
         if find(bytes, b"-----BEGIN ").is_some() {
             let is_key = find(bytes, b"PRIVATE KEY-----").is_some();
             return if is_key || has("CERTIFICATE") { Self::Damaged } else { Self::Other };
@@ -93,6 +98,7 @@ impl Form {
                 )
             }
             Self::PublicKey => format!("{file} is a public key, not a {wanted}"),
+            Self::PrivateKey => format!("{file} is a private key, not a {wanted}"),
             Self::Pkcs7(Coding::Pem) => {
                 format!(
                     "{file} is PKCS #7, not PEM: convert it: openssl pkcs7 -print_certs -in {file} -out NEW.pem"
@@ -149,7 +155,11 @@ mod tests {
         check(&pem("PUBLIC KEY"), Form::PublicKey);
         check(&pem("PKCS7"), Form::Pkcs7(Coding::Pem));
         check(&pem("OPENSSH PRIVATE KEY"), Form::OpenSshKey);
-        check(&pem("PRIVATE KEY"), Form::Damaged);
+        check(&pem("PRIVATE KEY"), Form::PrivateKey);
+        check(made.signing_key.serialize_pem().as_bytes(), Form::PrivateKey);
+        check(&pem("ENCRYPTED PRIVATE KEY"), Form::PrivateKey);
+        check(b"-----BEGIN PRIVATE KEY-----\nMAA", Form::Damaged);
+        check(b"-----BEGIN CERTIFICATE-----\nMAA", Form::Damaged);
         check(&pem("DH PARAMETERS"), Form::Other);
         check(made.cert.der(), Form::CertificateInDer);
         check(&made.signing_key.serialize_der(), Form::OtherDer);

@@ -30,10 +30,10 @@ const PORT_NAMES: [(&str, u16); 9] = [
 pub(super) fn parse_listen(text: &str, port: u16) -> Result<Endpoint, String> {
     match scope::parse_listen(text).map_err(|error| problem(text, &error, Part::Listen, port))? {
         Endpoint::Host { name, port } if name == "localhost" => Err(format!(
-            "`{name}:{port}` is not a listen address: write \"127.0.0.1:{port}\", \"[::1]:{port}\" or both"
+            "`{name}:{port}` is not a listen address, because host names are not resolved for listening: write \"127.0.0.1:{port}\", \"[::1]:{port}\" or both"
         )),
         Endpoint::Host { name, port } => Err(format!(
-            "`{name}:{port}` is not a listen address: write an IP address, such as 0.0.0.0:{port} for all addresses"
+            "`{name}:{port}` is not a listen address, because host names are not resolved for listening: write an IP address, such as 0.0.0.0:{port} for all addresses"
         )),
         Endpoint::Ip(address) if address.ip().is_multicast() => Err(format!(
             "`{text}` is a multicast address, and evener does not join multicast groups: write an address of this machine, such as 0.0.0.0:{}",
@@ -304,7 +304,7 @@ mod tests {
         check("0.0.0.0", "`0.0.0.0` has no port: write it as 0.0.0.0:80");
         check(
             "localhost:80",
-            "`localhost:80` is not a listen address: write \"127.0.0.1:80\", \"[::1]:80\" or both",
+            "`localhost:80` is not a listen address, because host names are not resolved for listening: write \"127.0.0.1:80\", \"[::1]:80\" or both",
         );
         check("443 ssl", "`443 ssl` is neither an IPv4 address nor a host name");
         check(

@@ -38,7 +38,12 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools().iter().chain(run.services()) {
         let (name, builder) = (made.name(), made.builder());
-        if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
+        if name.is_empty() {
+            reading.problem(
+                made.location(),
+                format!("the name of a {builder} must not be empty: write {builder} \"NAME\" {{ ... }}"),
+            );
+        } else if name.len() > 255 || name.chars().any(char::is_control) {
             let message = format!(
                 "the name of a {builder} must have 1 to 255 bytes without control characters, got {}",
                 shown(name)
@@ -178,9 +183,13 @@ impl<'a> Builder<'a> {
                 _ => {
                     let named =
                         ["address", "host", "url", "addr"].iter().find_map(|key| table.get(key)?.text());
+                    let port = table.get("port").and_then(Value::number);
                     let right = named.map_or_else(
                         || "{ \"10.0.0.1:80\", weight = 2 }".into(),
-                        |address| format!("{{ {}, ... }}", shown(address)),
+                        |address| match port.filter(|_| scope::server(address).is_err()) {
+                            Some(port) => format!("{{ {}, ... }}", shown(&format!("{address}:{port}"))),
+                            None => format!("{{ {}, ... }}", shown(address)),
+                        },
                     );
                     let message = format!("a server must begin with its address: {right}");
                     fields.problem_with_item(index, None, message);
@@ -302,7 +311,14 @@ impl<'a> Builder<'a> {
                 return None;
             }
             None => {
-                nested.problem_here(format!("{} needs a pool: add pool = www", edge::name_of_route(nested)));
+                let route = edge::name_of_route(nested);
+                // The pool may be there, under another key.
+                if !nested.has_unknown_keys() {
+                    nested.problem_here(match nested.list() {
+                        [] => format!("{route} needs a pool: add pool = \"www\""),
+                        _ => format!("{route} needs a pool, not a server: {ROUTE_TO_SERVER}"),
+                    });
+                }
                 return None;
             }
         };
@@ -336,7 +352,10 @@ impl<'a> Builder<'a> {
         // Without `listen`, a service whose name is an address listens on this address.
         let listen = given.or_else(|| parse(name).ok().map(|endpoint| vec![endpoint]));
         let listen = listen.unwrap_or_else(|| {
-            if !["listen", "lisen", "bind", "port", "address"].iter().any(|key| fields.has(key)) {
+            // An undefined name may be `listen "0.0.0.0:80"`, without `=`.
+            let is_undefined = fields.list().iter().any(|item| matches!(item, Value::Unknown));
+            let tried = ["listen", "lisen", "bind", "port", "address"].iter().any(|key| fields.has(key));
+            if !tried && !is_undefined {
                 fields.problem_here("there is no listen address: add listen = \"0.0.0.0:80\"");
             }
             Vec::new()
@@ -394,7 +413,8 @@ impl<'a> Builder<'a> {
                         "there is neither a pool nor a server: add pool = \"web\" or addresses",
                     );
                 }
-                if self.has_pool(&pool.name) {
+                // Of two services with the same name, the second is reported anyway.
+                if self.reading.run().pools().iter().any(|pool| pool.name() == name) {
                     fields.problem_here(format!(
                         "a pool is also named `{name}`: give the service another name"
                     ));
@@ -429,6 +449,8 @@ impl<'a> Builder<'a> {
 const INLINE_SERVERS: &str =
     "list the servers in the service itself: { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
 
+const ROUTE_TO_SERVER: &str = "declare pool \"www\" { \"10.0.0.1:80\" }, and add pool = \"www\"";
+
 /// Returns the name of a declaration in messages.
 fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
@@ -437,7 +459,9 @@ fn subject_of(made: &Made) -> String {
 fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
-    if name.is_empty() || name.chars().any(char::is_control) {
+    if name.is_empty() {
+        fields.problem_with("name", "must not be empty: write a name, or remove it");
+    } else if name.chars().any(char::is_control) {
         fields.must("name", "be text without control characters");
     }
     let limits = discover::read_limits(fields);

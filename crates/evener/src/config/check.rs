@@ -165,7 +165,16 @@ fn read_tls(fields: &mut Fields<'_>) -> CheckTls {
     if let Some(file) = &tls.ca_file {
         match std::fs::read(file) {
             Ok(bytes) if has_certificate(&bytes) => {}
-            Ok(_) => fields.problem("ca", format!("{file} has no certificate in PEM")),
+            Ok(bytes) => {
+                let is_key = String::from_utf8_lossy(&bytes).contains("PRIVATE KEY-----");
+                let message = match is_key {
+                    true => format!(
+                        "{file} is a private key: ca needs the certificates of the authorities that issue the servers' certificates"
+                    ),
+                    false => format!("{file} has no certificate in PEM"),
+                };
+                fields.problem("ca", message);
+            }
             Err(error) => fields.problem("ca", unreadable(Path::new(file), &error)),
         }
     }

@@ -96,7 +96,7 @@ fn read_tls_table(nested: &mut Fields<'_>, protocol: Protocol, spec: &mut TlsSpe
         if protocol == Protocol::Http {
             nested.problem(
                 "alpn",
-                "tls.alpn cannot be set with protocol = \"http\": write http2 = false to disable HTTP/2",
+                "tls.alpn cannot be set with protocol = \"http\": remove it; HTTP/2 is negotiated by default, and http2 = false disables it",
             );
         }
         spec.alpn = alpn;
@@ -236,11 +236,11 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
             tls.insecure |= spec.verification == Verification::Off;
         }
         Some(CheckKind::Http { tls: None, .. }) => {
-            fields.problem("check", "the servers of this pool use TLS: use check.https");
+            fields.problem("check", "the servers of this pool use TLS: write check = \"https\", or check.https { ... } for its settings");
         }
         // With `port`, the check may use a port without TLS.
         Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
-            fields.problem("check", "the servers of this pool use TLS: use check.tls");
+            fields.problem("check", "the servers of this pool use TLS: write check = \"tls\", or check.tls { ... } for its settings");
         }
         _ => {}
     }
@@ -367,12 +367,23 @@ fn read_forwarded(fields: &mut Fields<'_>, spec: &mut ForwardedSpec) {
             let mut nested = fields.within("forwarded", table);
             spec.mode = read_mode(&mut nested, &MODES).unwrap_or(spec.mode);
             spec.trust = read_prefixes(&mut nested, "trust");
-            let headers = nested.word("headers", &["x-forwarded", "forwarded", "both"], |word| match word {
-                "x-forwarded" => Some((true, false)),
-                "forwarded" => Some((false, true)),
-                "both" => Some((true, true)),
-                _ => None,
-            });
+            let is_field = |text: &str| text.to_ascii_lowercase().starts_with("x-forwarded-");
+            let headers = if nested.first_text("headers").is_some_and(is_field) {
+                nested.take("headers");
+                nested.must_hint(
+                    "headers",
+                    "be \"x-forwarded\", \"forwarded\" or \"both\"",
+                    "write \"x-forwarded\", which includes all fields of this kind",
+                );
+                None
+            } else {
+                nested.word("headers", &["x-forwarded", "forwarded", "both"], |word| match word {
+                    "x-forwarded" => Some((true, false)),
+                    "forwarded" => Some((false, true)),
+                    "both" => Some((true, true)),
+                    _ => None,
+                })
+            };
             (spec.classic, spec.standard) = headers.unwrap_or((spec.classic, spec.standard));
             nested.finish();
         }
@@ -405,6 +416,7 @@ fn read_redirect(fields: &mut Fields<'_>) -> Option<RedirectSpec> {
                 Some(text) if text.contains("://") || text == "http" => {
                     "only https of the same host is available; write redirect = \"https\""
                 }
+                _ if matches!(other, Value::Bool(true)) => "write redirect = \"https\"",
                 _ => "",
             };
             fields.must_hint("redirect", "be \"https\" or { port = 8443 }", hint);
@@ -424,7 +436,12 @@ fn read_respond(fields: &mut Fields<'_>) -> Option<RespondSpec> {
         Value::Table(table) => table,
         Value::Unknown => return None,
         other => {
-            let hint = other.text().map(|text| format!("write respond = {{ body = {} }}", shown(text)));
+            let hint = match other {
+                Value::Int(status) if (200..=599).contains(status) => {
+                    Some(format!("write respond = {{ status = {status} }}"))
+                }
+                other => other.text().map(|text| format!("write respond = {{ body = {} }}", shown(text))),
+            };
             fields.must_hint("respond", "be a table", &hint.unwrap_or_default());
             return None;
         }

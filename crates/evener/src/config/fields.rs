@@ -198,6 +198,13 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Returns the text of a key that is probably meant as `key`: it is similar, or one of `others`.
+    pub(super) fn misspelt(&self, key: &'static str, others: &[&str]) -> Option<&'a str> {
+        let is_meant =
+            |found: &&str| others.contains(found) || !hints::nearest(found, std::iter::once(key)).is_empty();
+        self.table.get(self.table.keys().find(is_meant)?)?.text()
+    }
+
     /// Returns true if the table has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.get(key).is_some()
@@ -378,8 +385,9 @@ impl<'a> Fields<'a> {
                     Some(text) => self.problem_with(
                         key,
                         format!(
-                            "must be a number, got the text {}: remove the quotes, or write tonumber(...)",
-                            shown(text)
+                            "must be a number, got the text {}: write {}, or tonumber(...) for a variable",
+                            shown(text),
+                            text.trim()
                         ),
                     ),
                     None => {
@@ -462,7 +470,8 @@ impl<'a> Fields<'a> {
                 return None;
             }
         }
-        if value.text().is_some_and(values::is_endless) && !is_zero(value) {
+        let is_negative = value.number().is_some_and(|number| number.starts_with('-'));
+        if (value.text().is_some_and(values::is_endless) || is_negative) && !is_zero(value) {
             self.must_hint(key, "be a duration, or false for none", &format!("write {key} = false"));
             return None;
         }
@@ -563,10 +572,30 @@ impl<'a> Fields<'a> {
             Value::Made(made) => made.name(),
             other => other.text().unwrap_or_default(),
         });
+        // Several keys of another program may mean the same setting, which is proposed once.
+        let mut found: Vec<(Vec<&str>, String)> = Vec::new();
         for key in self.unknown_keys().collect::<Vec<_>>() {
-            let unknown = UnknownKey::new(key, &self.prefix, &self.known).of_pool(pool);
+            let unknown =
+                UnknownKey::new(key, &self.prefix, &self.known).with_value(self.table.get(key)).of_pool(pool);
             let message = self.reading.hints.borrow_mut().unknown_key(self.context, &unknown);
-            self.problem(key, message);
+            let advice = message.split_once("; write ").map(|(_, advice)| advice);
+            let is_same = |other: &String| {
+                advice.is_some() && other.split_once("; write ").map(|(_, advice)| advice) == advice
+            };
+            match found.iter_mut().find(|(_, other)| is_same(other)) {
+                Some((keys, _)) => keys.push(key),
+                None => found.push((vec![key], message)),
+            }
+        }
+        for (keys, message) in found {
+            let named: Vec<String> = keys.iter().map(|key| format!("`{}{key}`", self.prefix)).collect();
+            let message = match (named.split_last(), message.split_once("; write ")) {
+                (Some((last, rest)), Some((_, advice))) if !rest.is_empty() => {
+                    format!("unknown keys {} and {last}; write {advice}", rest.join(", "))
+                }
+                _ => message,
+            };
+            self.problem(keys[0], message);
         }
     }
 }

@@ -42,6 +42,10 @@ pub(super) struct Undefined<'a> {
     is_called: bool,
     /// True if a pool has the name.
     is_pool: bool,
+    /// The names that the file declares with `local`.
+    locals: Vec<&'a str>,
+    /// The text that the name begins if it is a file or host name without quotes, such as `a.crt`.
+    file: Option<String>,
 }
 
 impl<'a> Undefined<'a> {
@@ -54,6 +58,8 @@ impl<'a> Undefined<'a> {
             key: source.and_then(|source| source.key_of(location.line(), name)),
             is_called: source.is_some_and(|source| source.calls(location.line(), name)),
             is_pool: run.pools().iter().any(|pool| pool.name() == name),
+            locals: source.map(|source| source.locals().collect()).unwrap_or_default(),
+            file: source.and_then(|source| source.dotted(location.line(), name)),
         }
     }
 
@@ -73,6 +79,7 @@ impl<'a> Undefined<'a> {
             }
             "" => self.global_hint().unwrap_or_else(near),
             "policy." => self.policy_hint(defined).unwrap_or_else(near),
+            "check." => check_hint(self.name).map_or_else(near, str::to_owned),
             _ => near(),
         }
     }
@@ -86,10 +93,14 @@ impl<'a> Undefined<'a> {
 
     fn global_hint(&self) -> Option<String> {
         let name = self.name;
+        if let (Some(file), Some(key)) = (self.file.as_ref().filter(|_| name != "os"), self.key) {
+            return Some(format!(": texts need quotes: write {key} = \"{file}\""));
+        }
         let fixed = match name {
             "os" => ": the environment is read by env \"NAME\"",
             "upstream" | "backend" | "cluster" if self.is_called => "; use `pool`",
             "frontend" | "listener" | "entrypoint" if self.is_called => "; use `service`",
+            "require" | "dofile" | "import" | "loadfile" if self.is_called => ": write include \"FILE.lua\"",
             "True" | "TRUE" | "yes" | "Yes" | "on" | "On" => ": write true",
             "False" | "FALSE" | "no" | "No" | "off" | "Off" => ": write false",
             "null" | "None" | "none" | "NULL" | "undefined" => ": omit the key, or write nil",
@@ -103,6 +114,10 @@ impl<'a> Undefined<'a> {
             return Some(format!(": write policy = \"{policy}\""));
         }
         let is_of_pool = self.key.is_some_and(|key| ["pool", "denied", "exceeded"].contains(&key));
+        let near = nearest(name, self.locals.iter().copied());
+        if is_of_pool && !self.is_called && !self.is_pool && !near.is_empty() {
+            return Some(near);
+        }
         if is_of_pool
             && !self.is_called
             && !self.is_pool
@@ -128,6 +143,41 @@ impl<'a> Undefined<'a> {
         let key = word.map(|(key, _)| format!(": write {key} = \"{name}\""));
         let pool = || format!(": write \"{name}\" in quotes, or local {name} = pool \"{name}\" {{ ... }}");
         key.or_else(|| self.is_pool.then(pool))
+    }
+}
+
+/// Returns the hint for a kind of check that other programs have.
+fn check_hint(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "grpc" => {
+            ": gRPC health checks are not available: write check = \"tcp\", or check = check.http { ... }"
+        }
+        "ping" | "icmp" => ": ping is not available: write check = \"tcp\"",
+        "redis" => ": write check.tcp { send = \"PING\\r\\n\", expect = \"+PONG\" }",
+        "smtp" => ": write check.tcp { begins = \"220 \" }",
+        "mysql" | "pgsql" | "postgres" | "ldap" => ": write check = \"tcp\"",
+        "ssl" => ": write check = \"tls\"",
+        "script" | "exec" | "command" => ": commands are not run: write check = check.http { ... }",
+        _ => return None,
+    })
+}
+
+/// Returns the advice about a global that is never used: it may be meant as a key.
+pub(super) fn unused_global(name: &str) -> String {
+    if let Some(advice) = written(name) {
+        return advice;
+    }
+    // A short name is similar to too many keys.
+    let is_certain = |key: &&str| *key == name || name.len() >= 6;
+    let near = ["service", "pool"].into_iter().find_map(|table| {
+        let names = reference::keys_of(table).map(reference::Key::name);
+        Some((table, nearest_of(name, names).filter(is_certain)?))
+    });
+    match near {
+        Some((table, key)) => {
+            format!("`{key}` is a key of a {table}: write it inside its braces")
+        }
+        None => format!("write local {name} if it is meant, or remove it"),
     }
 }
 

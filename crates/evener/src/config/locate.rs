@@ -144,6 +144,51 @@ impl Source {
         self.words(line, word).find_map(key)
     }
 
+    /// Returns the names that the file declares with `local`.
+    pub(super) fn locals(&self) -> impl Iterator<Item = &str> {
+        self.tokens.windows(2).filter_map(|pair| match pair {
+            [Token { kind: Kind::Word(local), .. }, Token { kind: Kind::Word(name), .. }]
+                if local == "local" =>
+            {
+                Some(name.as_str())
+            }
+            _ => None,
+        })
+    }
+
+    /// Returns true if a word may be read: it is somewhere not followed by `=`.
+    pub(super) fn may_read(&self, word: &str) -> bool {
+        let positions = self.named.get(word).map_or(&[][..], |positions| positions);
+        positions.iter().any(|at| matches!(self.tokens[*at].kind, Kind::Word(_)) && !self.is_key(*at))
+    }
+
+    /// Returns the location of the first assignment to a word outside of tables.
+    pub(super) fn assignment_of(&self, word: &str) -> Option<Location> {
+        let positions = self.named.get(word)?;
+        let at = positions.iter().find(|at| self.is_key(**at) && self.around[**at].is_none())?;
+        Some(Location::new(Arc::clone(&self.file), self.tokens[*at].line))
+    }
+
+    /// Returns the words joined by dots that begin with a word on a line, such as `site.crt`, unless they are
+    /// called.
+    pub(super) fn dotted(&self, line: u32, word: &str) -> Option<String> {
+        let at = self.words(line, word).next()?;
+        let mut text = word.to_owned();
+        let mut rest = self.tokens[at + 1..].iter().map(|token| &token.kind);
+        loop {
+            match (rest.next(), &text) {
+                (Some(Kind::Symbol('.')), _) => match rest.next() {
+                    Some(Kind::Word(next)) => text = format!("{text}.{next}"),
+                    _ => return None,
+                },
+                (None | Some(Kind::Close | Kind::Symbol(',' | ';')), text) if text.len() > word.len() => {
+                    return Some(text.clone());
+                }
+                _ => return None,
+            }
+        }
+    }
+
     /// Returns the positions of a word on a line.
     fn words(&self, line: u32, word: &str) -> impl Iterator<Item = usize> {
         let positions = self.named.get(word).map_or(&[][..], |positions| positions);

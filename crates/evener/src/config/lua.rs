@@ -7,7 +7,7 @@ mod file;
 use super::hints::Undefined;
 use super::locate::Source;
 use super::problem::sorted;
-use super::raw::Run;
+use super::raw::{Run, shown};
 use super::{Location, Problem};
 use crate::output::printable;
 use mlua::debug::Debug;
@@ -112,7 +112,14 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
 
 fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let state = Shared::default();
-    let outcome = sandbox(&state).and_then(|lua| run_file(&lua, &state, path));
+    let outcome = sandbox(&state).and_then(|lua| {
+        let before = names_of_values(&lua)?;
+        run_file(&lua, &state, path)?;
+        let mut set = names_of_values(&lua)?;
+        set.retain(|name| !before.contains(name));
+        lock(&state).run.set_globals(set);
+        Ok(())
+    });
     let mut state = std::mem::take(&mut *lock(&state));
     // If an error ended the run, missing bodies are not reported: they may come after the error.
     for (builder, name, location) in state.open.drain(..).filter(|_| outcome.is_ok()) {
@@ -133,6 +140,17 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     }
 }
 
+/// Returns the names of the globals that are not functions, sorted.
+fn names_of_values(lua: &Lua) -> mlua::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for pair in lua.globals().pairs::<mlua::Value, mlua::Value>() {
+        let (name, value) = pair?;
+        names.extend(text_of(&name).filter(|_| !value.is_function()));
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Converts a Lua error to a problem. Lua puts `file:line: ` in front of the message.
 fn problem_of(error: &mlua::Error) -> Problem {
     let text = match error {
@@ -140,7 +158,10 @@ fn problem_of(error: &mlua::Error) -> Problem {
         mlua::Error::SyntaxError { message, .. } => message.clone(),
         mlua::Error::RuntimeError(message) => message.clone(),
         mlua::Error::MemoryError(_) => {
-            format!("the configuration used more than {} MiB of memory", MEMORY_BYTES_MAX >> 20)
+            format!(
+                "the configuration used more than {} MiB of memory: check for a loop that builds ever larger tables or texts",
+                MEMORY_BYTES_MAX >> 20
+            )
         }
         mlua::Error::ExternalError(inner) => match inner.downcast_ref::<Problem>() {
             Some(problem) => return problem.clone(),
@@ -161,6 +182,10 @@ fn problem_of(error: &mlua::Error) -> Problem {
 fn advice(message: &str) -> &'static str {
     match message {
         _ if message.starts_with("attempt to index a declared value") => ": write its keys inside its braces",
+        _ if message.starts_with("attempt to ") && message.contains("'string'") => {
+            ": a prefix, or an address with its port, is one text such as \"10.0.0.0/8\"; texts are joined with .."
+        }
+        _ if message.starts_with("stack overflow") => ": a function calls itself without end",
         "attempt to index a function value (global 'pool')" => ": write pool = \"web\"",
         "attempt to index a function value (global 'service')" => ": a service cannot be referred to",
         _ => "",
@@ -444,6 +469,10 @@ fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
                 .map(drop);
         };
         let location = caller(lua);
+        if name.contains(['*', '?']) {
+            let message = format!("include takes one file, not a pattern, got {}", shown(&name));
+            return Err(raise(Problem::at(&location, message)));
+        }
         let path = {
             let mut state = lock(&state);
             state.includes += 1;

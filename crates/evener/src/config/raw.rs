@@ -186,6 +186,8 @@ pub(super) struct Run {
     problems: Vec<Problem>,
     /// The files of the configuration.
     sources: Vec<Source>,
+    /// Globals that the files set to values that are not functions.
+    globals: Vec<String>,
 }
 
 impl Run {
@@ -230,6 +232,24 @@ impl Run {
     /// Returns the path of the database of countries, and the location that names it.
     pub(super) fn geoip(&self) -> Option<&(String, Location)> {
         self.geoip.as_ref()
+    }
+
+    /// Sets the globals that the files set to values that are not functions.
+    pub(super) fn set_globals(&mut self, globals: Vec<String>) {
+        self.globals = globals;
+    }
+
+    /// Returns the globals that no file reads, with the location of their assignment.
+    pub(super) fn unused_globals(&self) -> Vec<(Location, &str)> {
+        // Names that are computed may read any global.
+        let by_name = self.sources.iter().any(|source| source.may_read("_G") || source.may_read("_ENV"));
+        let unused = |name: &&String| !by_name && !self.sources.iter().any(|source| source.may_read(name));
+        let found = self.globals.iter().filter(unused);
+        let located = found.filter_map(|name| {
+            let at = self.sources.iter().find_map(|source| source.assignment_of(name))?;
+            Some((at, name.as_str()))
+        });
+        located.collect()
     }
 
     /// Returns the problems found while the file ran.

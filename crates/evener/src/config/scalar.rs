@@ -15,6 +15,9 @@ const SIZE_UNITS: [(&str, u64); 5] =
 /// Parses a duration.
 pub(super) fn parse_duration(value: &Value) -> Result<Duration, String> {
     if let Some(number) = value.number() {
+        if number.starts_with('-') {
+            return Err(format!("must not be negative, got {}", value.shown()));
+        }
         return Err(format!("needs a unit: write \"{number}s\", got {}", value.shown()));
     }
     let Value::Text(text) = value else {

@@ -2,6 +2,7 @@
 //! usually causes the error.
 
 mod code;
+mod habits;
 mod languages;
 
 pub(super) use languages::FOREIGN_FILE;
@@ -47,9 +48,15 @@ impl<'a> Mistake<'a> {
         languages::recognize(self.text)
             .or_else(|| self.quotes_and_comments())
             .or_else(|| self.keys())
+            .or_else(|| habits::of_line(self.here, self.message).filter(|_| !self.is_other_program()))
             .or_else(|| self.operators())
             .or_else(|| self.declarations())
             .or_else(|| self.missing_comma_or_brace())
+    }
+
+    /// Returns true if the line sets something as another program does, for which there is a word.
+    fn is_other_program(&self) -> bool {
+        foreign_line(&self.code, self.near()).is_some()
     }
 
     /// Returns true if the parser failed at a token.
@@ -160,8 +167,11 @@ impl<'a> Mistake<'a> {
         if let Some(advice) = foreign_line(&self.code, self.near()) {
             return Some(advice);
         }
-        let is_end = ["'end'", "syntax"].iter().any(|word| message.starts_with(word));
-        (is_end && message.ends_with("near <eof>")).then(|| format!("{message} (is an end missing?)"))
+        if let Some(advice) = habits::lone_word(self.text, self.line, message) {
+            return Some(advice);
+        }
+        let is_end = message.starts_with("'end'") && message.ends_with("near <eof>");
+        is_end.then(|| format!("{message} (is an end missing?)"))
     }
 
     fn missing_comma_or_brace(&self) -> Option<String> {
@@ -435,7 +445,12 @@ mod tests {
             "'}' expected near 'roundrobin'",
             "`balance roundrobin` is not Evener's language: write policy = \"round_robin\"",
         );
-        check("p {}\nendd", 2, "syntax error near <eof>", "syntax error near <eof> (is an end missing?)");
+        check(
+            "f()\nif x then",
+            2,
+            "'end' expected near <eof>",
+            "'end' expected near <eof> (is an end missing?)",
+        );
         check("x = = 1", 1, "unexpected symbol near '='", "");
     }
 }

@@ -4,6 +4,7 @@
 mod corrections;
 mod discover;
 mod dns;
+mod habits;
 mod messages;
 mod mistakes;
 mod notation;
@@ -309,7 +310,7 @@ fn each_mistake_in_an_ordered_list_has_its_line() {
             "c.lua:2: service `s`: country needs a database: write geoip \"GeoLite2-Country.mmdb\" above it",
             "c.lua:4: service `s`: `10.0.0.0/40` is too long: an IPv4 prefix has at most 32 bits",
             "c.lua:5: service `s`: access.deny must be a prefix such as \"10.0.0.0/8\", prefixes \"FILE\" or",
-            "c.lua:6: service `s`: `x` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32",
+            "c.lua:6: service `s`: `x` is neither an address nor a prefix such as 192.0.2.0/24",
             "c.lua:7: service `s`: unknown key `access.dney`; did you mean `deny`?",
             "c.lua:8: service `s`: an item of access must be either { permit = ... } or { deny = ... }",
             "c.lua:10: service `s`: an item of access must be either { permit = ... } or { deny = ... }",

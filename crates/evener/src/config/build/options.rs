@@ -11,7 +11,10 @@ const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "dns"];
 /// Reads `protocol`. An unknown protocol is a problem, and counts as the protocol that is probably meant, so that
 /// its keys are not reported in addition.
 pub(super) fn read_protocol(fields: &mut Fields<'_>) -> Protocol {
-    match fields.take("protocol").map(|value| value.text().unwrap_or_default()) {
+    let given = fields.take("protocol").map(|value| value.text().unwrap_or_default());
+    let misspelt =
+        || fields.misspelt("protocol", &["mode", "proto", "type"]).filter(|word| PROTOCOLS.contains(word));
+    match given.or_else(misspelt) {
         None | Some("tcp") => Protocol::Tcp,
         Some("udp") => Protocol::Udp,
         Some("http") => Protocol::Http,
@@ -73,7 +76,15 @@ pub(super) fn read_options(protocol: Protocol, fields: &mut Fields<'_>) -> Servi
         fields.integer("connections_max", 1..=16_000_000).unwrap_or(options.connections_max);
     options.connect_timeout = fields.duration("connect_timeout").unwrap_or(options.connect_timeout);
     options.backlog = fields.integer("backlog", 1..=65_535).unwrap_or(options.backlog);
-    options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
+    if matches!(fields.take("keepalive"), Some(Value::Int(count)) if *count > 0) {
+        fields.must_hint(
+            "keepalive",
+            "be a duration such as \"2min\", the time before probes of TCP keepalive",
+            "connections to servers are kept without a key",
+        );
+    } else {
+        options.keepalive = fields.optional_duration("keepalive").unwrap_or(options.keepalive);
+    }
     check_keepalive("keepalive", options.keepalive, fields);
     if protocol != Protocol::Dns {
         read_stream_options(&mut options, fields);

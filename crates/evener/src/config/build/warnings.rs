@@ -2,6 +2,7 @@
 //! author intended. Only what is certain from the configuration is here; nothing here refuses a configuration.
 
 use super::Builder;
+use crate::config::hints;
 use crate::config::raw::{Made, Value};
 use evener_core::Endpoint;
 use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec, Spec};
@@ -39,6 +40,10 @@ impl Builder<'_> {
     /// Records the warnings about all pools and services.
     pub(super) fn warn(&self) {
         let (run, index) = (self.reading.run(), Index::of(&self.config.spec));
+        for (location, name) in run.unused_globals() {
+            let message = format!("`{name}` is set and never used: {}", hints::unused_global(name));
+            self.reading.warning(&location, message);
+        }
         for made in run.pools().iter().filter(|made| index.users_of(made.name()).is_empty()) {
             let name = made.name();
             let message = format!(

@@ -26,6 +26,8 @@ impl Builder<'_> {
         let declared = self.reading.run().services().iter();
         let declared: BTreeMap<&str, &Made> = declared.map(|made| (made.name(), &**made)).collect();
         self.check_checks();
+        let named =
+            |name: &str| self.reading.run().services().iter().filter(|made| made.name() == name).count();
         for service in &self.config.spec.services {
             let Some(made) = declared.get(&*service.name) else { continue };
             let location = made.location();
@@ -36,7 +38,9 @@ impl Builder<'_> {
                 let is_free = |other: &&str| {
                     matches!(endpoint, Endpoint::Ip(ip) if ip.port() == 0) && **other != *service.name
                 };
-                if let Some(other) = others.last().filter(|other| !is_free(other)) {
+                // Two services with one name are a problem that is reported already.
+                let is_twice = |other: &&str| **other == *service.name && named(&service.name) > 1;
+                if let Some(other) = others.last().filter(|other| !is_free(other) && !is_twice(other)) {
                     let message = if *other == *service.name {
                         format!("service `{other}` listens on {endpoint} twice: remove one of them")
                     } else {
@@ -84,7 +88,7 @@ impl Builder<'_> {
         }
         let rates = service.throttle.as_ref().is_some_and(|throttle| throttle.request_rate.is_some());
         if rates && service.protocol != Protocol::Http {
-            let message = format!("service `{name}`: request_rate needs protocol = \"http\"");
+            let message = format!("service `{name}`: per_client.request_rate needs protocol = \"http\"");
             self.reading.problem_inside(location, &["per_client", "request_rate"], message);
         }
         let refused =

@@ -1,7 +1,8 @@
 //! Messages for unknown keys. A key of another table is explained by the reference, a key of another program by
 //! the table of words.
 
-use super::{nearest, words};
+use super::{nearest, values, words};
+use crate::config::raw::Value;
 use crate::config::reference::{self, Key};
 use std::collections::HashMap;
 
@@ -25,6 +26,8 @@ pub(crate) struct UnknownKey<'a> {
     key: &'a str,
     /// Keys that lead from the declaration to the table, such as `dns.cache.`.
     prefix: &'a str,
+    /// The value of the key.
+    value: Option<&'a Value>,
     /// The pool that a service names.
     pool: Option<&'a str>,
     /// The keys that the table can have.
@@ -40,14 +43,31 @@ pub(crate) struct KeyHints(HashMap<Misspelt, String>);
 type Misspelt = (String, Option<String>, Context, String, Vec<&'static str>);
 
 impl KeyHints {
-    /// Returns the message for an unknown key.
+    /// Returns the message for an unknown key, with the number that the configuration gives.
     pub(crate) fn unknown_key(&mut self, context: Context, unknown: &UnknownKey<'_>) -> String {
-        let UnknownKey { key, prefix, pool, known } = *unknown;
+        let message = self.message(context, unknown);
+        match unknown.value {
+            Some(Value::Int(number)) if *number >= 0 => values::with_number(&message, *number),
+            _ => message,
+        }
+    }
+
+    fn message(&mut self, context: Context, unknown: &UnknownKey<'_>) -> String {
+        let UnknownKey { key, prefix, pool, known, value } = *unknown;
+        let depends_on_value = match value {
+            None => false,
+            // It can be the status of a response.
+            Some(Value::Int(number)) => (100..1000).contains(number),
+            Some(_) => true,
+        };
+        if depends_on_value {
+            return context.message(unknown);
+        }
         let misspelt = (key.to_owned(), pool.map(str::to_owned), context, prefix.to_owned(), known.to_vec());
         if let Some(message) = self.0.get(&misspelt) {
             return message.clone();
         }
-        let message = context.unknown_key(unknown);
+        let message = context.message(unknown);
         if self.0.len() < STORED_MAX {
             self.0.insert(misspelt, message.clone());
         }
@@ -59,7 +79,12 @@ impl<'a> UnknownKey<'a> {
     /// Creates an unknown key of a table, with the keys that lead to the table and the keys that the table can
     /// have.
     pub(crate) fn new(key: &'a str, prefix: &'a str, known: &'a [&'static str]) -> Self {
-        Self { key, prefix, pool: None, known }
+        Self { key, prefix, value: None, pool: None, known }
+    }
+
+    /// Sets the value of the key.
+    pub(crate) fn with_value(self, value: Option<&'a Value>) -> Self {
+        Self { value, ..self }
     }
 
     /// Sets the pool that the service names.
@@ -85,11 +110,15 @@ impl Context {
     }
 
     /// Returns the message for an unknown key.
-    fn unknown_key(self, unknown: &UnknownKey<'_>) -> String {
+    fn message(self, unknown: &UnknownKey<'_>) -> String {
         let UnknownKey { key, prefix, known, .. } = *unknown;
         let table = reference::table_of(self.declaration, prefix);
         if let Some(message) = self.of_another_protocol(unknown, &table) {
             return message;
+        }
+        let of_value = unknown.value.and_then(|value| values::of_unknown_key(&table, key, value));
+        if let Some(advice) = of_value.filter(|_| key != "cache" || self.protocol == Some("dns")) {
+            return format!("unknown key `{prefix}{key}`; {advice}");
         }
         let word = words::find(key, &table);
         if let Some(word) = word.filter(|word| word.is_of_table()) {
@@ -136,6 +165,19 @@ impl Context {
     /// Returns the advice about a word of another program.
     fn advice(self, word: &words::Word, unknown: &UnknownKey<'_>, table: &str) -> String {
         let (owner, name) = word.key().rsplit_once('.').unwrap_or(("", word.key()));
+        if let Some(needed) = self.needed_protocol(word.key()) {
+            let example = reference::find(owner, name).map_or("", Key::example);
+            let instead = if word.key() == "service.response_timeout" {
+                "; without it, use `idle_timeout`"
+            } else {
+                ""
+            };
+            let written = match word.advice() {
+                "" => format!("write {}", in_table(owner, example)),
+                advice => advice.to_owned(),
+            };
+            return format!("{written}, which needs protocol = \"{needed}\"{instead}");
+        }
         if owner == table && unknown.known.contains(&name) && word.advice().is_empty() {
             let key = reference::find(owner, name).filter(|key| key.takes_words());
             let example = key.map_or(String::new(), |key| format!(", such as {}", key.example()));
@@ -157,6 +199,24 @@ impl Context {
             ("service", _, "pool" | "server") => format!("{written} in the service"),
             _ => written,
         }
+    }
+
+    /// Returns the protocol that a key of the service needs, if the service has another protocol.
+    fn needed_protocol(self, key: &str) -> Option<&'static str> {
+        let protocol = self.protocol?;
+        let mut parts = key.split('.');
+        if parts.next() != Some("service") {
+            return None;
+        }
+        // The tables that lead to the key may need a protocol, too.
+        let mut table = "service".to_owned();
+        for part in parts {
+            match reference::find(&table, part)?.protocols() {
+                [one] if *one != protocol => return Some(one),
+                _ => table = format!("{table}.{part}"),
+            }
+        }
+        None
     }
 
     /// Returns the message for a key that belongs to another table.

@@ -24,6 +24,28 @@ pub(crate) fn policy(word: &str) -> Option<&'static str> {
     Some(policy)
 }
 
+/// Returns the advice about an unknown key that depends on its value.
+pub(crate) fn of_unknown_key(table: &str, key: &str, value: &Value) -> Option<String> {
+    let is_status = |value: &Value| {
+        value.number().is_some_and(|number| number.len() == 3 && number.parse::<u16>().is_ok())
+    };
+    match (table, key, value) {
+        ("check.http" | "check.https", "expect" | "match" | "response", value) if is_status(value) => {
+            Some(format!("write status = {}", value.number()?))
+        }
+        ("service", "cache", Value::Bool(true)) => Some("write dns = { cache = true }".into()),
+        ("service.routes", key, Value::Text(pool)) if key.starts_with('/') => {
+            let (path, pool) = (shown(key), shown(pool));
+            Some(format!("write routes = {{ {{ path = {path}, pool = {pool} }} }}"))
+        }
+        ("service.routes", key, Value::Text(pool)) if key.contains('.') => {
+            let (host, pool) = (shown(key), shown(pool));
+            Some(format!("write routes = {{ {{ host = {host}, pool = {pool} }} }}"))
+        }
+        _ => None,
+    }
+}
+
 /// Returns the correction of an unknown protocol.
 pub(crate) fn protocol(word: &str) -> Option<&'static str> {
     Some(match word.to_ascii_lowercase().as_str() {
@@ -71,6 +93,23 @@ pub(crate) fn with_value(advice: &str, given: &str) -> String {
         _ if is_number(given) && is_number(example) => format!("{before} = {given}"),
         _ => advice.to_owned(),
     }
+}
+
+/// Returns a message with `number` in place of the one number that its proposals give to a key.
+pub(crate) fn with_number(message: &str, number: i64) -> String {
+    let Some((before, proposal)) = message.split_once("write ") else { return message.to_owned() };
+    let digits_at = |at: usize| {
+        let rest = &proposal[at + 3..];
+        let length = rest.bytes().take_while(u8::is_ascii_digit).count();
+        (at + 3, length, rest[length..].bytes().next())
+    };
+    let numbers: Vec<(usize, usize, Option<u8>)> = proposal
+        .match_indices(" = ")
+        .map(|(at, _)| digits_at(at))
+        .filter(|(_, length, next)| *length > 0 && matches!(next, None | Some(b' ' | b',' | b';')))
+        .collect();
+    let [(at, length, _)] = numbers[..] else { return message.to_owned() };
+    format!("{before}write {}{number}{}", &proposal[..at], &proposal[at + length..])
 }
 
 /// Returns the number that a text such as `100k`, `1,000` or `5 MB` means.
@@ -212,5 +251,8 @@ mod tests {
         assert_eq!(with_value("write connections_max = 20000", "100"), "write connections_max = 100");
         assert_eq!(with_value("write protocol = \"http\"", "tcp"), "write protocol = \"tcp\"");
         assert_eq!(with_value("use `tls`", "x"), "use `tls`");
+        assert_eq!(with_number("a; write { \"h:80\", max = 100 }", 7), "a; write { \"h:80\", max = 7 }");
+        assert_eq!(with_number("a; write x = 1, y = 2", 7), "a; write x = 1, y = 2");
+        assert_eq!(with_number("a; write x = \"1s\"", 7), "a; write x = \"1s\"");
     }
 }

@@ -3,6 +3,7 @@
 
 mod pools;
 mod services;
+mod unavailable;
 
 use super::in_table;
 use crate::config::reference;
@@ -61,7 +62,7 @@ pub(crate) fn written(word: &str) -> Option<String> {
 }
 
 fn all() -> impl Iterator<Item = &'static Word> + Clone {
-    services::WORDS.iter().chain(pools::WORDS)
+    services::WORDS.iter().chain(pools::WORDS).chain(unavailable::WORDS)
 }
 
 /// Returns the paths of the keys that words mean.

@@ -26,7 +26,9 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
     let path = if is_input { Path::new("/dev/stdin") } else { path };
     let meta = std::fs::metadata(path).map_err(explain)?;
     if meta.is_dir() {
-        return Err(format!("is a directory: give a file, such as {}", path.join("evener.lua").display()));
+        let usual = path.join("evener.lua");
+        let file = if usual.exists() { usual.display().to_string() } else { "the file in it".into() };
+        return Err(format!("is a directory: give {file}"));
     }
     let is_pipe = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || is_input;
     let is_readable = is_pipe && (meta.file_type().is_fifo() || meta.file_type().is_char_device());
@@ -40,7 +42,7 @@ fn bytes(path: &Path) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(explain)?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(explain)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("larger than {} MiB", FILE_BYTES_MAX >> 20));
+        return Err(format!("the file is larger than {} MiB, the maximum", FILE_BYTES_MAX >> 20));
     }
     Ok(bytes)
 }
@@ -58,7 +60,7 @@ fn text(mut bytes: Vec<u8>, name: &str) -> Result<String, Problem> {
         return Err(Problem::new(message));
     }
     if let Some(at) = bytes.iter().position(|byte| *byte == 0) {
-        let message = "a NUL byte, which no text has: the file is damaged, or not a configuration";
+        let message = "is a NUL byte: the file is damaged, or is not a configuration";
         return Err(problem_at(&bytes, at, name, message));
     }
     if std::str::from_utf8(&bytes).is_err() {
@@ -68,7 +70,7 @@ fn text(mut bytes: Vec<u8>, name: &str) -> Result<String, Problem> {
         let at = error.valid_up_to();
         let byte = bytes[at];
         let message = format!(
-            "the byte 0x{byte:02X} is not UTF-8: save the file as UTF-8 (from Latin-1: iconv -f LATIN1 -t UTF-8)"
+            "has the byte 0x{byte:02X}, which is not UTF-8: save the file as UTF-8 (from Latin-1: iconv -f LATIN1 -t UTF-8)"
         );
         return Err(problem_at(&bytes, at, name, &message));
     }
@@ -99,7 +101,7 @@ fn problem_at(bytes: &[u8], at: usize, name: &str, message: &str) -> Problem {
     let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
     let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let column = 1 + String::from_utf8_lossy(&before[begin..]).chars().count();
-    Problem::at(&Location::new(name, line as u32), format!("column {column}: {message}"))
+    Problem::at(&Location::new(name, line as u32), format!("column {column} {message}"))
 }
 
 /// Replaces the bytes of comments that are not UTF-8 by question marks.
@@ -179,11 +181,11 @@ mod tests {
         check(b"--[==[ \xe9 ]] ]==] x = \"\" -- \xe9", "--[==[ ? ]] ]==] x = \"\" -- ?");
         check(b"--[[ \xe9 ]] x = \"\xc3\xa9\"", "--[[ ? ]] x = \"é\"");
         let latin = "is not UTF-8: save the file as UTF-8 (from Latin-1: iconv -f LATIN1 -t UTF-8)";
-        check(b"-- a\nx = \"caf\xe9\"", &format!("! c.lua:2: column 9: the byte 0xE9 {latin}"));
-        check(b"x = \"--\xe9\"", &format!("! c.lua:1: column 8: the byte 0xE9 {latin}"));
-        check(b"x = [[ --\xe9 ]]", &format!("! c.lua:1: column 10: the byte 0xE9 {latin}"));
-        let nul = "a NUL byte, which no text has: the file is damaged, or not a configuration";
-        check(b"x = 1\n\0", &format!("! c.lua:2: column 1: {nul}"));
+        check(b"-- a\nx = \"caf\xe9\"", &format!("! c.lua:2: column 9 has the byte 0xE9, which {latin}"));
+        check(b"x = \"--\xe9\"", &format!("! c.lua:1: column 8 has the byte 0xE9, which {latin}"));
+        check(b"x = [[ --\xe9 ]]", &format!("! c.lua:1: column 10 has the byte 0xE9, which {latin}"));
+        let nul = "is a NUL byte: the file is damaged, or is not a configuration";
+        check(b"x = 1\n\0", &format!("! c.lua:2: column 1 {nul}"));
         for text in [&b"\xff\xfex\0=\0"[..], b"x\0 \0=\0 \x001\0"] {
             check(
                 text,

@@ -191,6 +191,13 @@ fn foreign(word: &str) -> Option<String> {
     for (programs, key) in hints::foreign(word) {
         keys.entry(key).or_default().extend(programs.split(", ").filter(|one| !one.is_empty()));
     }
+    // A word for something that Evener does not have leads to no key.
+    if keys.keys().eq(["service"].iter())
+        && let Some(advice) = hints::written(word)
+    {
+        let why = advice.trim_start_matches("remove it: ");
+        return Some(format!("`{word}` is not a word of Evener: {why}\n"));
+    }
     let mut out = format!("`{word}` is not a word of Evener. See:\n");
     for (key, programs) in &keys {
         let programs: Vec<&str> = programs.iter().copied().collect();

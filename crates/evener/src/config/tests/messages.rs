@@ -31,7 +31,7 @@ policy = policy.maglef {}
 allow = env("EVENER_NOWHERE")
     the environment variable EVENER_NOWHERE is not set: set it, or give a default: env("EVENER_NOWHERE", "...")
 connections_max = "100"
-    service `s`: connections_max must be a number, got the text "100": remove the quotes, or write tonumber(...)
+    service `s`: connections_max must be a number, got the text "100": write 100, or tonumber(...) for a variable
 connect_timeout = "0s"
     service `s`: connect_timeout must be above zero, got "0s"
 maxconn = 5
@@ -364,11 +364,11 @@ nodelay = true
 fast_close = "both"
     service `s`: fast_close is not available with protocol = "dns"
 cache = true
-    service `s`: cache is a key of `dns`: write dns = { cache = {
+    service `s`: unknown key `cache`; write dns = { cache = true }
 query_timeout = "1s"
     service `s`: query_timeout is a key of `dns`: write dns = { query_timeout = "2s" }
 retries = 2
-    service `s`: retries is a key of `dns`: write dns = { retries = 1 }
+    service `s`: retries is a key of `dns`: write dns = { retries = 2 }
 "#;
 
 const OF_A_SERVICE_WITH_A_POOL: &str = r#"
@@ -383,7 +383,7 @@ protocol = "http", routes = { { sni = "a", pool = web } }
 routes = { { host = "a", pool = web } }
     service `s`: a route of a tcp service is chosen by sni, not host or path
 routes = { { sni = "a" } }
-    service `s`: the route of sni `a` needs a pool: add pool = www
+    service `s`: the route of sni `a` needs a pool: add pool = "www"
 routes = { { sni = "a", pool = "wbe" } }
     service `s`: there is no pool `wbe`; did you mean `web`?
 routes = { web }
@@ -442,7 +442,7 @@ listen = "0.0.0.0:80"
 path = "/"
     pool `web`: path is a key of a check: write check = check.http { path = "/health" }
 maxconn = 5
-    pool `web`: unknown key `maxconn`; limits are keys of a server: write { "10.0.0.1:80", max = 100 }
+    pool `web`: unknown key `maxconn`; limits are keys of a server: write { "10.0.0.1:80", max = 5 }
 servers = { "10.0.0.1:80" }
     pool `web`: unknown key `servers`; list the servers directly, without a key: { "10.0.0.1:80", ... }
 tls = 5
@@ -451,7 +451,7 @@ tls = { cafile = "x", sni = "a b" }
     pool `web`: tls.sni must be a host name, got "a b"
     pool `web`: unknown key `tls.cafile`; use `ca`
 tls = true, check = "http"
-    pool `web`: the servers of this pool use TLS: use check.https
+    pool `web`: the servers of this pool use TLS: write check = "https"
 sticky = { by = "cookie", name = "a b" }
     pool `web`: sticky.name must be the name of a cookie, of letters, digits, - and _, got "a b"
 on_down = "close"
@@ -512,7 +512,7 @@ pool "web" { "10.0.0.1:80" } service "s" { listen = "127.0.0.1:1", pool = web }
 pool "p" { "a:80",
     the file ends inside the '{' of line 1: is a } missing?
 pool "p" { "a:80" } endd
-    syntax error near <eof> (is an end missing?)
+    `endd` is not a declaration; did you mean `end`?
 pool "p" { "a:80" "b:80" }
     a comma is missing on this line, before `"b:80"`
 "#;

@@ -276,7 +276,7 @@ fn invalid_commands_are_reported_with_a_hint() {
         );
         assert_eq!(
             error_of(&evener, &[command, "s", "127.0.0"]),
-            "evener: `127.0.0` is not a prefix: write 10.0.0.0/8 or 2001:db8::/32\n"
+            "evener: `127.0.0` is neither an address nor a prefix such as 192.0.2.0/24\n"
         );
         let text = error_of(&evener, &[command, "s", "127.0.0.1/33"]);
         assert!(text.contains("`127.0.0.1/33` is too long"), "{text}");
@@ -323,7 +323,7 @@ fn json_output_and_the_api_report_the_same_rules() {
     let invalid = [
         (r#"{"service": "t", "prefix": "192.0.2.0/24", "action": "deny"}"#, 404, "no service `t`"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "forget"}"#, 404, "there is no rule for"),
-        (r#"{"service": "s", "prefix": "x", "action": "deny"}"#, 422, "not a prefix"),
+        (r#"{"service": "s", "prefix": "x", "action": "deny"}"#, 422, "neither an address nor a prefix"),
         (r#"{"service": "s", "prefix": "10.0.0.0/40", "action": "deny"}"#, 422, "at most 32 bits"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "ban"}"#, 422, "permit, deny or forget"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "deny", "for": "x"}"#, 422, "`for`"),

@@ -232,7 +232,7 @@ fn invalid_settings_of_stream_checks_are_refused() {
         ("check = check.tcp { ca = \"/x\" }", "ca"),
         (
             "tls = true, check = check.tcp { expect = \"x\" }",
-            "the servers of this pool use TLS: use check.tls",
+            "the servers of this pool use TLS: write check = \"tls\"",
         ),
         ("check = \"tsl\"", "did you mean \"tls\"?"),
     ] {

@@ -112,9 +112,9 @@ fn a_file_of_prefixes_may_have_comments_and_invalid_lines_are_reported() {
     assert_eq!(output.status.code(), Some(1));
     let at = path.display();
     for expected in [
-        format!("{at}:2: `foo` is not a prefix"),
+        format!("{at}:2: `foo` is neither an address nor a prefix"),
         format!("{at}:3: `127.0.0.1/33` is too long"),
-        format!("{at}:5: `1.2.3.4.5` is not a prefix"),
+        format!("{at}:5: `1.2.3.4.5` is neither an address nor a prefix"),
     ] {
         assert!(text.contains(&expected), "{expected}: {text}");
     }

@@ -54,7 +54,7 @@ fn files_of_other_programs_are_recognized() {
     refused("traefik.yml", "entryPoints:\n  web:\n    address: ':80'\n", "this looks like YAML");
     refused("a.json", "{ \"services\": {} }", "this looks like JSON");
     let folder = directory.file("").display().to_string();
-    check(&["check", &folder], 1, &["is a directory: give a file"]);
+    check(&["check", &folder], 1, &["is a directory: give the file in it"]);
 }
 
 #[test]

@@ -72,6 +72,16 @@ fn files_in_other_forms_are_named_with_the_command_that_converts_them() {
     ] {
         check_mistake(&directory, &format!("certificate = \"{file}\", key = \"a.key\""), expected);
     }
+    check_mistake(
+        &directory,
+        "certificate = \"a.crt\", key = \"a.key\", client_ca = \"a.key\"",
+        "a.key is a private key: client_ca needs the certificates of the authorities that issue the clients' certificates",
+    );
+    check_mistake(
+        &directory,
+        "certificate = \"a.crt\", key = \"a.key\", issuers = \"a.key\"",
+        "a.key is a private key, not a certificate",
+    );
     for (file, expected) in [
         ("key.der", "key.der is in DER, not PEM: convert it: openssl pkey -inform der -in"),
         ("a.pub", "a.pub is a public key, not a private key"),

@@ -119,6 +119,13 @@ pub(super) const WORDS: &[Word] = &[
     },
     Word { words: "health_port", of: "Caddy", key: "check.http.port", ..Word::NONE },
     Word {
+        words: "threshold",
+        tables: "check.tcp check.tls check.http check.https check.udp check.dns",
+        key: "check.http.fall",
+        advice: "use `fall` for the failures until a server is down, and `rise` for the successes until it is up",
+        ..Word::NONE
+    },
+    Word {
         words: "expect match",
         of: "nginx",
         tables: "check.http check.https",
@@ -228,7 +235,7 @@ pub(super) const WORDS: &[Word] = &[
         advice: "write sticky = { by = \"cookie\", name = \"SERVER\" }",
     },
     Word {
-        words: "cookie sticky_cookie session_affinity",
+        words: "cookie sticky_cookie session_affinity sticky_session sticky_sessions",
         of: "HAProxy, Traefik",
         key: "pool.sticky.by",
         advice: "write sticky = { by = \"cookie\", name = \"SERVER\" }",

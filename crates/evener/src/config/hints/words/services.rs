@@ -12,7 +12,7 @@ pub(super) const WORDS: &[Word] = &[
         ..Word::NONE
     },
     Word {
-        words: "mode type network",
+        words: "mode type network proto",
         of: "HAProxy",
         tables: "service",
         key: "service.protocol",
@@ -75,7 +75,7 @@ pub(super) const WORDS: &[Word] = &[
         words: "accept_proxy proxy_protocol",
         of: "HAProxy, nginx",
         key: "service.proxy_from",
-        advice: "use `proxy_from`",
+        advice: "write proxy_from = \"10.0.0.0/8\", the addresses of the proxies that send it",
         ..Word::NONE
     },
     Word {
@@ -115,13 +115,13 @@ pub(super) const WORDS: &[Word] = &[
         ..Word::NONE
     },
     Word {
-        words: "timeout_client timeout_tunnel proxy_timeout client_timeout",
+        words: "timeout_client timeout_tunnel timeout_idle idle proxy_timeout client_timeout",
         of: "HAProxy, nginx",
         key: "service.idle_timeout",
         ..Word::NONE
     },
     Word {
-        words: "timeout_server proxy_read_timeout server_timeout read_timeout response_header_timeout",
+        words: "timeout_server proxy_read_timeout server_timeout timeout_response read_timeout response_header_timeout",
         of: "HAProxy, nginx, Caddy",
         key: "service.response_timeout",
         ..Word::NONE
@@ -154,10 +154,11 @@ pub(super) const WORDS: &[Word] = &[
                  server_keepalive of a service are TCP keepalive",
     },
     Word {
-        words: "client_max_body_size max_request_body_size",
+        words: "client_max_body_size max_request_body_size max_body max_body_size body_max max_request_bytes \
+                 request_body",
         of: "nginx",
         key: "service.min_rate",
-        advice: "bodies have no maximum size; min_rate and stall_timeout bound their time",
+        advice: "remove it: bodies have no maximum size; min_rate and stall_timeout bound their time",
         ..Word::NONE
     },
     Word {
@@ -170,7 +171,7 @@ pub(super) const WORDS: &[Word] = &[
         words: "server_name host location path path_prefix rule",
         of: "nginx, Traefik",
         tables: "service",
-        key: "service.routes",
+        key: "service.routes.host",
         advice: "write routes = { { host = \"www.example.org\", path = \"/\", pool = \"web\" } }",
     },
     Word {
@@ -179,6 +180,13 @@ pub(super) const WORDS: &[Word] = &[
         tables: "service.routes",
         key: "service.routes.host",
         advice: "use `host`",
+    },
+    Word {
+        words: "server servers backends upstreams endpoints address",
+        tables: "service.routes",
+        key: "service.routes.pool",
+        advice: "a route names a pool: declare pool \"www\" { \"10.0.0.1:80\" } and write pool = \"www\"",
+        ..Word::NONE
     },
     Word {
         words: "location prefix path_prefix uri url rule match",
@@ -201,13 +209,12 @@ pub(super) const WORDS: &[Word] = &[
         ..Word::NONE
     },
     Word {
-        words: "http_request return rewrite redir redirect_scheme",
+        words: "http_request return redir redirect_scheme",
         of: "HAProxy, nginx, Caddy, Traefik",
         key: "service.redirect",
         advice: "write redirect = \"https\", or respond = { status = 503 }",
         ..Word::NONE
     },
-    Word { words: "errorfile error_page", of: "HAProxy, nginx", key: "service.respond", ..Word::NONE },
     Word {
         words: "tcp_request http_response allowlist ip_allow_list ip_white_list whitelist",
         of: "HAProxy, Traefik",
@@ -249,16 +256,23 @@ pub(super) const WORDS: &[Word] = &[
         advice: "there are keys instead: redirect, respond, allow, deny and per_client of a service",
         ..Word::NONE
     },
-    Word { words: "ssl https", of: "HAProxy, nginx", tables: "service", key: "service.tls", ..Word::NONE },
     Word {
-        words: "crt cert ssl_certificate cert_file certificate_file",
+        words: "ssl https",
+        of: "HAProxy, nginx",
+        tables: "service",
+        key: "service.tls",
+        advice: "write tls = { certificate = \"site.crt\", key = \"site.key\" }",
+    },
+    Word {
+        words: "crt cert ssl_certificate cert_file certificate_file tls_cert pem",
         of: "HAProxy, nginx, Traefik",
         tables: "service.tls service.tls.certificates pool.tls",
         key: "service.tls.certificate",
         advice: "use `certificate`",
     },
     Word {
-        words: "ssl_certificate crt cert ssl_certificate_key cert_file key_file keyfile",
+        words: "ssl_certificate crt cert ssl_certificate_key cert_file key_file keyfile tls_cert tls_key \
+                 tls_certificate",
         of: "HAProxy, nginx, Traefik",
         key: "service.tls.certificate",
         ..Word::NONE
@@ -285,9 +299,10 @@ pub(super) const WORDS: &[Word] = &[
         advice: "use `client_certificate`",
     },
     Word {
-        words: "ssl_protocols ssl_min_ver min_ver protocols min_tls_version",
+        words: "ssl_protocols ssl_min_ver min_ver protocols min_tls_version versions tls_versions",
         of: "nginx, HAProxy, Caddy",
         key: "service.tls.min_version",
+        advice: "write tls = { min_version = \"1.2\" }, or \"1.3\"",
         ..Word::NONE
     },
     Word {
@@ -297,6 +312,13 @@ pub(super) const WORDS: &[Word] = &[
         advice: "there is no ACME client: let certbot or lego write the files, write tls = { directory \
                  = \"certificates\" }, and they are read again when they change",
         ..Word::NONE
+    },
+    Word {
+        words: "ssl_protocols min_ver protocols protocol version versions min_tls_version",
+        of: "nginx, Caddy",
+        tables: "service.tls",
+        key: "service.tls.min_version",
+        advice: "write min_version = \"1.2\", or \"1.3\"",
     },
     Word {
         words: "h2 enable_http2 alpn_protocols",
@@ -370,7 +392,14 @@ pub(super) const WORDS: &[Word] = &[
         ..Word::NONE
     },
     Word {
-        words: "stats stats_socket admin dashboard web_stats api",
+        words: "api",
+        of: "Traefik",
+        tables: "service pool",
+        key: "service",
+        advice: "use evener status, and the HTTP API of its socket: see docs/api.md",
+    },
+    Word {
+        words: "stats stats_socket admin dashboard web_stats",
         of: "HAProxy, Traefik, Envoy, pen",
         key: "service",
         advice: "use evener status, and the HTTP API of its socket: see docs/api.md",
