@@ -14,7 +14,7 @@ pub(super) fn of_line(line: &str, message: &str) -> Option<String> {
         message.rsplit_once("near '").map_or("", |(_, token)| token.strip_suffix('\'').unwrap_or(token));
     brackets(line, token)
         .or_else(|| quoted_key(line, token))
-        .or_else(|| port_outside_quotes(line, token))
+        .or_else(|| port_behind_quotes(line, token))
         .or_else(|| declaration(line))
         .or_else(|| block_in_braces(line, message))
         .or_else(|| variable(line, token))
@@ -83,7 +83,7 @@ fn quoted_key(line: &str, token: &str) -> Option<String> {
 }
 
 /// Returns the advice about `"10.0.0.1":80`.
-fn port_outside_quotes(line: &str, token: &str) -> Option<String> {
+fn port_behind_quotes(line: &str, token: &str) -> Option<String> {
     if token != ":" {
         return None;
     }
