@@ -268,23 +268,6 @@ impl Dns {
         self.start(cx, settings, key);
     }
 
-    /// Returns the record of a client: that of its connection, or for some queries over UDP the record of the
-    /// address. Cached responses and refusals must not wait for the table.
-    fn record_at_hand(
-        &self,
-        cx: &Context,
-        settings: &Settings,
-        requester: &Requester,
-    ) -> Option<Arc<ClientRecord>> {
-        match requester.origin {
-            Origin::Stream(client) => self.clients.get(client)?.record().cloned(),
-            Origin::Datagram(_) => {
-                let service = &self.services[requester.service].service;
-                admission::sampled_record(cx, service, settings, requester.client.ip())
-            }
-        }
-    }
-
     /// Handles a message that is not a query: with the shortest response, or none.
     fn refuse(
         &mut self,

@@ -374,6 +374,14 @@ impl Client {
         note_client(cx, &self.service, traffic, self.origin.client().ip(), cause);
     }
 
+    /// Records that no byte moved in a relay for too long. Only upgraded connections and tunnels are reported.
+    pub(super) fn note_idle_relay(&mut self, cx: &Context) {
+        self.end_reason = Some(Reason::IdleTimeout);
+        if self.settings.http.is_some() {
+            self.note_connection(cx, Traffic::Connection, Reason::IdleTimeout.into());
+        }
+    }
+
     /// Returns the cause for which the TLS handshake failed.
     pub(super) fn handshake_failure(&self) -> Cause {
         failure_with_client(self.transport.tls_failure())

@@ -568,10 +568,7 @@ impl Http {
             return self.shared.session_timers.set(key, deadline);
         }
         client.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
-        client.set_end_reason(Reason::IdleTimeout);
-        if client.settings.http.is_some() {
-            client.note_connection(cx, Traffic::Connection, Reason::IdleTimeout.into());
-        }
+        client.note_idle_relay(cx);
         self.shared.end(cx, client, exchange_key, Keep::No);
         self.close(cx, key);
     }

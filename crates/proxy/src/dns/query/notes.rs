@@ -1,14 +1,34 @@
-//! Reports of queries that got an error response from Evener, or none.
+//! Reports of queries that got an error response from Evener, or none, and the records of their clients.
 
-use super::Requester;
 use crate::context::Context;
 use crate::context::unserved::{Status, Traffic, Unserved};
-use crate::service::Service;
+use crate::dns::{Dns, Origin, Requester};
 use crate::service::failures::note_unserved;
+use crate::service::{Service, Settings, admission};
+use evener_core::clients::ClientRecord;
 use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::NoServer;
 use evener_core::wire::dns::{self as wire, QueryError};
 use std::sync::Arc;
+
+impl Dns {
+    /// Returns the record of a client: the record of its connection, or for some queries over UDP the record of
+    /// its address. Cached responses and refusals must not wait for the table.
+    pub(super) fn record_at_hand(
+        &self,
+        cx: &Context,
+        settings: &Settings,
+        requester: &Requester,
+    ) -> Option<Arc<ClientRecord>> {
+        match requester.origin {
+            Origin::Stream(client) => self.clients.get(client)?.record().cloned(),
+            Origin::Datagram(_) => {
+                let service = &self.services[requester.service].service;
+                admission::sampled_record(cx, service, settings, requester.client.ip())
+            }
+        }
+    }
+}
 
 /// Counts and reports a query that was not passed on; `rcode` is the response code for the client.
 pub(super) fn note_query(

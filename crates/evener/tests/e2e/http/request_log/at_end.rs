@@ -262,6 +262,19 @@ fn a_request_that_an_operator_ends_is_logged_with_that_reason() {
 }
 
 #[test]
+fn a_header_section_over_http2_that_is_too_large_is_logged() {
+    let (origin, log) = (origin(), JsonLog::new());
+    let front = Front::run(&[&origin], &log.key());
+    within(async {
+        let large = "x".repeat(40_000);
+        let response = front.client().await.request("GET", "/", &[("x-large", &large)]).await.unwrap();
+        assert_eq!(response.status(), 431);
+    });
+    assert_eq!(log.take()["reason"], "header_too_large");
+    assert_eq!(front.counter("headers_too_large"), 1);
+}
+
+#[test]
 fn a_refused_client_without_a_response_is_logged() {
     let (origin, log) = (Origin::named("a"), JsonLog::new());
     let refused = "forwarded = { trust = \"127.0.0.0/8\" }, deny = \"192.0.2.0/24\"";
