@@ -74,6 +74,7 @@ fn commands_that_only_print_end_quietly_when_their_output_is_closed() {
         "penctl --help",
         "mname-balancer --help",
         "import pen -r 80 10.0.0.1",
+        "help run",
         &format!("check {file}"),
         &format!("check {file} --print"),
         &format!("mergelogs -p {} 127.0.0.1:{}", pen.display(), log.display()),
@@ -81,7 +82,7 @@ fn commands_that_only_print_end_quietly_when_their_output_is_closed() {
         assert_quiet(words, &run_with_closed_stdout(Command::new(BINARY).args(words.split(' '))));
     }
     // clap ignores the failure to write its help.
-    for words in ["--help", "--version", "help run", "run --help"] {
+    for words in ["--help", "--version", "run --help"] {
         let output = run_with_closed_stdout(Command::new(BINARY).args(words.split(' ')));
         assert_eq!((output.status.code(), &output.stderr[..]), (Some(0), &b""[..]), "{words}");
     }
