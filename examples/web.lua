@@ -4,7 +4,7 @@
 --   $ curl -s http://127.0.0.1:8080/
 --   server at port 9002
 --   $ evener maintenance web/127.0.0.1:9002
---   web/127.0.0.1:9002: maintenance
+--   web/127.0.0.1:9002: in maintenance
 --   $ curl -s http://127.0.0.1:8080/
 --   server at port 9001
 --   $ evener status

@@ -193,7 +193,7 @@ impl DescriptorsView {
         let Self { limit, used, reserved, others, connections_max } = self;
         let (Some(limit), Some(most)) = (limit, connections_max) else { return String::new() };
         let mut text = format!(
-            "descriptors: {used} of {limit} used, {others} own, {reserved} reserved; {most} connections at most"
+            "descriptors: {used} of {limit} used, {others} others, {reserved} reserved; {most} connections at most"
         );
         if used + 2 > 2 * most {
             text += &format!(

@@ -30,7 +30,7 @@ pub(super) fn help(wanted: &HelpCommand) -> anyhow::Result<()> {
     let path = wanted.words.join(".");
     if let Some(command) = command.find_subcommand_mut(first) {
         if help::describes(&path) {
-            println!("`{path}` is a command, and a word of the configuration, which is described below.\n");
+            println!("`{path}` is a command and a word of the configuration, described below.\n");
         }
         print!("{}", command.render_long_help());
         if help::describes(&path) {

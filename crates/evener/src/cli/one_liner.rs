@@ -225,7 +225,7 @@ fn port_of(text: &str) -> &str {
 fn joined(text: &str, protocol: Protocol) -> Option<String> {
     let words: Vec<&str> = text.split([',', ';', ' ']).filter(|word| !word.is_empty()).collect();
     let is_address = |word: &&str| word.contains(':') && scope::parse(word).is_ok();
-    if words.len() > 1 && words.iter().all(|word| is_address(&word)) {
+    if words.len() > 1 && words.iter().all(is_address) {
         return Some(format!("`{text}` has several servers: write them as {}", words.join(" ")));
     }
     let (address, weight) = text.split_once(['=', ' ', ';', ','])?;

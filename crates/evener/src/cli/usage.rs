@@ -467,7 +467,7 @@ mod tests {
             let seen = misplaced(&words);
             match expected {
                 Some(part) => {
-                    assert!(seen.as_ref().is_some_and(|text| text.contains(part)), "{line}: {seen:?}")
+                    assert!(seen.as_ref().is_some_and(|text| text.contains(part)), "{line}: {seen:?}");
                 }
                 None => assert_eq!(seen, None, "{line}"),
             }

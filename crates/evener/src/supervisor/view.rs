@@ -173,7 +173,8 @@ impl Supervisor {
     /// Returns the message about a service that does not exist.
     pub(super) fn no_service(&self, name: &str) -> String {
         let near = nearest(name, self.services.keys().map(|known| &**known));
-        format!("there is no service `{name}`{near}; `evener status` lists the services")
+        let near = if near.is_empty() { "; `evener status` lists the services" } else { &near };
+        format!("there is no service `{name}`{near}")
     }
 
     /// Returns the pools in the order of the configuration.

@@ -83,7 +83,11 @@ fn name_of(argument: &str) -> &str {
 fn cause_of(cause: &str) -> String {
     if let Some((_, range)) = cause.split_once(" is not in ") {
         return match range.split_once("..") {
-            Some((low, "")) => format!("it must be at least {low}"),
+            Some((low, high))
+                if high.is_empty() || high.parse::<u64>().is_ok_and(|high| high == u64::MAX) =>
+            {
+                format!("it must be at least {low}")
+            }
             Some((low, high)) => format!("it must be between {low} and {}", high.trim_start_matches('=')),
             None => cause.to_owned(),
         };

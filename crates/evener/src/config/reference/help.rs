@@ -121,6 +121,9 @@ pub(crate) fn describe(word: &str) -> Result<String, String> {
     if is_table(word) {
         write_table(&mut out, word);
     }
+    if let Some(form) = form(word) {
+        out.push_str(&format!("\n{form}"));
+    }
     let members: Vec<&str> = keys_of("")
         .map(|key| key.name)
         .filter(|name| name.starts_with(&format!("{}.", last(word))))

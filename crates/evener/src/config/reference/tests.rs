@@ -217,8 +217,12 @@ fn keys_are_described_with_their_subordinate_keys() {
     check("routes.path", &["service.routes.path\n"]);
     check("keys", &["`evener help --keys` lists all keys"]);
     check("duration", &["\"1h 30m\"", "Keys:", "pool.slow_start"]);
+    check(
+        "rate",
+        &["service.dns.rate_limit.rate", "rate (a form of values)", "service.per_client.request_rate"],
+    );
     check("balance", &["evener help pool.policy ", "(of Caddy, Envoy or HAProxy)"]);
-    check("service", &["`prefixes \"FILE\"`"]);
+    check("service", &["\"FILE\"`, `country \"SE\"`,"]);
     check("frobnicate", &["there is no command, key or function `frobnicate`\n"]);
     assert!(help::overview().lines().all(|line| line.chars().count() <= 80), "{}", help::overview());
     assert!(help::list().contains("pool.sticky.by"));

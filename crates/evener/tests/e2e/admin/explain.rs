@@ -7,7 +7,8 @@ use serde_json::Value;
 fn explain(evener: &Evener, client: &str, more: &[&str]) -> String {
     let output = evener.run_command(&[&["explain", "s", client], more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
+    // Long notes are wrapped.
+    String::from_utf8(output.stdout).unwrap().replace("\n  ", " ")
 }
 
 fn json(evener: &Evener, client: &str) -> Value {

@@ -33,7 +33,8 @@ fn documented_keys() -> Value {
         "workers": "number",
         "draining": "bool",
         "descriptors": {
-            "limit": "number", "used": "number", "reserved": "number", "connections_max": "number",
+            "limit": "number", "used": "number", "reserved": "number", "others": "number",
+            "connections_max": "number",
         },
         "services": [{
             "name": "string",

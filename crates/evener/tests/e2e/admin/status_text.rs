@@ -259,7 +259,7 @@ fn the_queue_is_in_the_status_and_in_the_explanation() {
     let _second = connect(listen);
     wait_until("a client in the queue", || unwrapped_status(&evener).contains("queue 1 of 2").then_some(()));
     assert_eq!(evener.status()["pools"][0]["queue"]["waiting"], 1);
-    let text = output_of(&evener, &["explain", "s", "192.0.2.1"]);
+    let text = output_of(&evener, &["explain", "s", "192.0.2.1"]).replace("\n  ", " ");
     assert!(
         text.contains("the client waits in the queue of the pool (1 of 2 clients wait, each for at most 1m)"),
         "{text}"

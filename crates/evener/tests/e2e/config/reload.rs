@@ -91,6 +91,10 @@ fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
+        assert!(
+            String::from_utf8_lossy(&output.stderr)
+                .ends_with("evener: not reloaded: the instance continues with its previous configuration\n")
+        );
         let after = evener.status()["pools"].clone();
         let names = |pools: &serde_json::Value| pools[0]["servers"][0]["name"].clone();
         assert_eq!((names(&before), after.as_array().unwrap().len()), (names(&after), 1));

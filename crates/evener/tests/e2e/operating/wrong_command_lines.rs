@@ -43,16 +43,26 @@ fn a_missing_server_or_service_is_named_from_the_running_instance() {
 
 #[test]
 fn a_wrong_server_gets_the_servers_that_are_near() {
-    let (evener, _server) = evener();
+    let (evener, server) = evener();
     let drain = |server: &str, expected: &str| check(&evener.run_command(&["drain", server]), 1, expected);
     drain("web", "evener: `web` is a pool: give one of its servers: web/first, web/second\n");
     drain("web/x", "there is no server `x` in pool `web`; its servers: web/first, web/second\n");
     drain("secnd", "there is no server `secnd`; did you mean `second`?\n");
+    let address = format!("127.0.0.1:{}", server.port);
+    drain("127.0.0.1:1", "there is no server `127.0.0.1:1`; the server with this address is web/second\n");
+    drain("127.0.0.1:2", "there is no server `127.0.0.1:2`; `evener status` lists the servers\n");
+    let named = evener.run_command(&["status", "127.0.0.1:1"]);
+    check(&named, 1, "the server with this address is web/second\n");
+    check(
+        &evener.run_command(&["status", &address.replace("127.0.0.1", "127.0.0.2")]),
+        1,
+        "`; `evener status` lists them\n",
+    );
     drain("nothing/x", "there is no server `nothing/x`; `evener status` lists the servers\n");
     check(
         &evener.run_command(&["explain", "wwv", "192.0.2.7"]),
         1,
-        "there is no service `wwv`; did you mean `www`?; `evener status` lists the services\n",
+        "there is no service `wwv`; did you mean `www`?\n",
     );
     check(&evener.run_command(&["clients"]), 1, "no service records clients: give a service `clients`");
     check(&evener.run_command(&["clients", "www"]), 1, "service `www` does not record clients");
@@ -78,6 +88,8 @@ fn words_of_other_programs_get_the_command_that_was_meant() {
         ("run a.lua --drain-timeout 30", "the unit is missing: write 30s, 30m or 30h"),
         ("explain a host", "not an IP address"),
         ("close", "evener close --client 192.0.2.7"),
+        ("tcp 127.0.0.1:0 127.0.0.1:1 --check http", "--check takes no value, got `http`"),
+        ("http 127.0.0.1:0 127.0.0.1:1 --check /health", "check = check.http { path = \"/health\" }"),
         ("udp 127.0.0.1:0 127.0.0.1:1 --check", "--check needs a text to send"),
     ] {
         check(&run(line), 2, expected);
@@ -86,7 +98,8 @@ fn words_of_other_programs_get_the_command_that_was_meant() {
         ("tcp 127.0.0.1:0 24601", "server `24601` has no host: write 127.0.0.1:24601"),
         ("tcp 24602 127.0.0.1:1", "write 0.0.0.0:24602 or [::]:24602 for all addresses"),
         ("dns 127.0.0.1:0 9.9.9.9", "write it as 9.9.9.9:53"),
-        ("tcp 127.0.0.1:0 127.0.0.1:1 --check http", "`http` is not a server"),
+        ("tcp 127.0.0.1:0 127.0.0.1:1 http", "`http` is not a server"),
+        ("tcp 192.0.2.1:8080 127.0.0.1:1", "write a file with --print and set `freebind = true`"),
     ] {
         check(&run(line), 1, expected);
     }

@@ -218,6 +218,12 @@ fn the_status_shows_the_certificates_of_a_service() {
         "{text}"
     );
     assert!(!text.contains("good.example"), "{text}");
+    let text = String::from_utf8_lossy(&evener.run_command(&["status", "s"]).stdout).into_owned();
+    for part in
+        ["  certificate of service s: expired.example expired on ", "  certificate good.example valid until "]
+    {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]
