@@ -4,7 +4,7 @@ use super::{ErrorBody, instances};
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two connection attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(20);
+
+/// The instance has nothing of the name or at the path that was requested.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotFound(String);
 
 /// Client of one running instance.
 pub(crate) struct Client(PathBuf);
@@ -133,7 +138,11 @@ impl Client {
             let body = self.collected(response.into_body()).await?;
             let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
             let message = message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body)));
-            bail!("{}", instances::escaped(&message));
+            let message = instances::escaped(&message);
+            if status == StatusCode::NOT_FOUND {
+                return Err(NotFound(message).into());
+            }
+            bail!("{message}");
         }
         Ok(response.into_body())
     }
