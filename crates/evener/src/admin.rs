@@ -26,6 +26,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evener_core::event::Event;
+use parameters::Parameters;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -191,10 +192,25 @@ fn shutting_down() -> Response {
     failed(StatusCode::SERVICE_UNAVAILABLE, "this instance is shutting down")
 }
 
-/// `GET /v1/status`: the state of the whole instance.
-async fn status(State(supervisor): State<Handle>) -> Response {
-    match supervisor.view(ViewScope::Instance).await {
-        Some(view) => {
+/// Query parameters of a request for the status.
+#[derive(Debug, Deserialize)]
+struct StatusParameters {
+    /// The only server in the response.
+    server: Option<String>,
+}
+
+/// `GET /v1/status`: the state of the whole instance, or of one server.
+async fn status(State(supervisor): State<Handle>, parameters: Parameters<StatusParameters>) -> Response {
+    let server = parameters.into_inner().server;
+    let scope = server.clone().map_or(ViewScope::Instance, ViewScope::Server);
+    match (supervisor.view(scope).await, server) {
+        (Some(view), Some(server)) if view.servers().next().is_none() => failed(
+            StatusCode::NOT_FOUND,
+            format!(
+                "there is no server `{server}`, or several pools have it; `evener status` lists the servers"
+            ),
+        ),
+        (Some(view), _) => {
             // The view of 10 000 servers takes long to format, and this thread also runs the supervisor.
             let json = tokio::task::spawn_blocking(move || serde_json::to_vec(&view)).await;
             match json {
@@ -202,7 +218,7 @@ async fn status(State(supervisor): State<Handle>) -> Response {
                 _ => failed(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be formatted"),
             }
         }
-        None => shutting_down(),
+        (None, _) => shutting_down(),
     }
 }
 

@@ -11,6 +11,7 @@ mod help;
 mod one_liner;
 mod run;
 mod server_state;
+mod shell;
 mod usage;
 
 use crate::admin::Permissions;
@@ -254,6 +255,31 @@ impl RunOptions {
     /// Returns the mode and the group of the admin socket.
     fn admin_permissions(&self) -> anyhow::Result<Permissions> {
         Permissions::new(self.admin_mode, self.admin_group.as_deref())
+    }
+
+    /// Returns the options that differ from their defaults, as words of a shell.
+    fn words(&self) -> String {
+        let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
+            value().map(|value| value.get_name().to_owned())
+        };
+        let path = self.admin.as_ref().map(|path| path.display().to_string());
+        let mode = self.admin_mode.map(|mode| format!("{mode:04o}"));
+        let is_epoll = matches!(self.driver, DriverName::Epoll);
+        let driver = if is_epoll { None } else { name(&|| self.driver.to_possible_value()) };
+        let drain = Some(humantime::format_duration(self.drain_timeout).to_string().replace(' ', ""));
+        let options = [
+            ("--workers", self.workers.map(|workers| workers.to_string())),
+            ("--driver", driver),
+            ("--admin", path),
+            ("--admin-mode", mode),
+            ("--admin-group", self.admin_group.clone()),
+            ("--drain-timeout", drain.filter(|time| time != "30s")),
+            ("--log", name(&|| self.log.to_possible_value()).filter(|name| name != "text")),
+            ("--log-level", name(&|| self.log_level.to_possible_value()).filter(|name| name != "info")),
+        ];
+        let given = options.into_iter().filter_map(|(option, value)| Some((option, value?)));
+        let pin = if self.pin { " --pin" } else { "" };
+        given.map(|(option, value)| format!(" {option} {}", shell::word(&value))).collect::<String>() + pin
     }
 
     fn setting(&self, source: ConfigSource) -> Setting {

@@ -46,6 +46,9 @@ pub(crate) enum ViewScope {
     Service(String),
     /// One service, and the pool of its clients that no route matches.
     ServiceWithPool(String),
+    /// One server, named by `pool/server` or by its name if only one pool has it, with its pool but without the other
+    /// servers.
+    Server(String),
 }
 
 /// The state of the instance, or of a part of it.

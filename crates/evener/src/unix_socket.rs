@@ -121,7 +121,7 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     #[test]
-    fn a_listener_with_a_full_queue_is_live_and_blocks_nobody() {
+    fn a_listener_with_a_full_queue_is_live_and_blocks_no_client() {
         let directory = std::env::temp_dir().join(format!("evener-full-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("s.sock");

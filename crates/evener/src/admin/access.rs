@@ -10,7 +10,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::acl::{Access, PrefixError};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::time::Duration;
 
 pub(super) async fn access(State(supervisor): State<Handle>) -> Response {
@@ -30,6 +29,14 @@ pub(crate) struct AccessRequest {
     /// Duration of the rule, such as `10m`. The rule is permanent when absent.
     #[serde(default, rename = "for")]
     time: Option<String>,
+}
+
+/// Response to a change.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AccessChangedView {
+    service: String,
+    /// The change, such as `deny 192.0.2.0/24`.
+    done: String,
 }
 
 impl AccessRequest {
@@ -62,7 +69,7 @@ pub(super) async fn change_access(State(supervisor): State<Handle>, wanted: Body
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.change_access(wanted.service.clone(), change).await {
-        Some(Ok(done)) => Json(json!({ "service": wanted.service, "done": done })).into_response(),
+        Some(Ok(done)) => Json(AccessChangedView { service: wanted.service, done }).into_response(),
         Some(Err(AccessError::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
         Some(Err(AccessError::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
         None => shutting_down(),

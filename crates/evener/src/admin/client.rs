@@ -4,7 +4,7 @@ use super::{ErrorBody, instances};
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,10 +21,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time between two connection attempts.
 const CONNECT_EVERY: Duration = Duration::from_millis(20);
 
-/// A request that the instance refused, with the reason.
+/// A request that the instance refused.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refused(String);
+#[error("{reason}")]
+pub(crate) struct Refused {
+    status: StatusCode,
+    reason: String,
+}
+
+impl Refused {
+    /// Returns true if the instance has nothing of the name or at the path that was requested.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+}
 
 /// Client of one running instance.
 pub(crate) struct Client(PathBuf);
@@ -138,7 +148,7 @@ impl Client {
             let body = self.collected(response.into_body()).await?;
             let message = serde_json::from_slice::<ErrorBody>(&body).map(|body| body.message());
             let message = message.unwrap_or_else(|_| format!("{status}: {}", String::from_utf8_lossy(&body)));
-            return Err(Refused(instances::escaped(&message)).into());
+            return Err(Refused { status, reason: instances::escaped(&message) }.into());
         }
         Ok(response.into_body())
     }

@@ -131,7 +131,7 @@ fn live_in(directory: &Path) -> Vec<PathBuf> {
 
 /// Describes an instance of another user, and how it can be used. Returns `None` if there is no file at the path.
 fn of_other_user(path: &Path, list: &str) -> Option<String> {
-    let described = unusable(path, list).or_else(|| {
+    unusable(path, list).or_else(|| {
         let owner = user_name(fs::metadata(path).ok()?.uid());
         let at = shown(path);
         Some(if is_trusted(path) {
@@ -139,8 +139,7 @@ fn of_other_user(path: &Path, list: &str) -> Option<String> {
         } else {
             format!("no instance of this user is running; the socket {at} belongs to {owner}")
         })
-    });
-    described
+    })
 }
 
 /// Describes an instance that this user may not use, and how it could be used. Returns `None` if the user has the

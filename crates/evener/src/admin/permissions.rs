@@ -96,7 +96,7 @@ impl Permissions {
     }
 
     /// Applies the permissions to the file of a socket on which this process listens and which only the owner can
-    /// access yet. The path is opened once: whoever can write to its directory could put another file there at any
+    /// access yet. The path is opened once: a user who can write to its directory could put another file there at any
     /// time, which must not get the permissions.
     pub(super) fn apply(self, path: &Path) -> anyhow::Result<()> {
         if self == Self::default() {
@@ -136,14 +136,14 @@ fn opened_socket(path: &Path) -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     }
     // The credentials of the peer are those of the process that listens.
-    let is_own = match unix_socket::connect_now(&link_to(&file)) {
+    let is_local = match unix_socket::connect_now(&link_to(&file)) {
         Ok(client) => rustix::net::sockopt::socket_peercred(&client)?.pid == rustix::process::getpid(),
         Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied) => {
             false
         }
         Err(error) => return Err(error),
     };
-    Ok(is_own.then_some(file))
+    Ok(is_local.then_some(file))
 }
 
 /// Returns a path that leads to an open file, wherever the path with which it was opened leads now.
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_that_admit_nobody_to_a_socket_are_refused() {
+    fn modes_without_write_permission_are_refused() {
         let error = |mode, group| Permissions::new(Some(mode), group).unwrap_err().to_string();
         assert_eq!(
             error(0o640, Some("7")),
@@ -203,7 +203,7 @@ mod tests {
         let path = directory.join("s.sock");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let permissions = Permissions::new(Some(0o666), None).unwrap();
-        let _own = UnixListener::bind(&path).unwrap();
+        let _local = UnixListener::bind(&path).unwrap();
         permissions.apply(&path).unwrap();
         assert_eq!(mode(&path), 0o666);
         let is_refused =
@@ -216,9 +216,9 @@ mod tests {
         symlink(&victim, &path).unwrap();
         assert!(is_refused(), "a link to a file must be refused");
         fs::remove_file(&path).unwrap();
-        let own = directory.join("own.sock");
-        let _listener = UnixListener::bind(&own).unwrap();
-        symlink(&own, &path).unwrap();
+        let local = directory.join("local.sock");
+        let _listener = UnixListener::bind(&local).unwrap();
+        symlink(&local, &path).unwrap();
         assert!(is_refused(), "a link to a socket must be refused");
         fs::remove_file(&path).unwrap();
         fs::hard_link(&victim, &path).unwrap();

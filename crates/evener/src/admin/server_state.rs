@@ -9,7 +9,6 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use evener_core::spec::AdminState;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::time::Duration;
 
 /// Body of the request.
@@ -20,6 +19,14 @@ pub(crate) struct StateRequest {
     /// Duration of the state, such as `10m`. The state is permanent when absent.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
     time: Option<String>,
+}
+
+/// Response to a change.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StateChangedView {
+    /// Full name, `pool/server`.
+    server: String,
+    state: String,
 }
 
 impl StateRequest {
@@ -48,7 +55,7 @@ pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<Sta
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.set_state(change).await {
-        Some(Ok(server)) => Json(json!({ "server": server, "state": wanted.state })).into_response(),
+        Some(Ok(server)) => Json(StateChangedView { server, state: wanted.state }).into_response(),
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),
     }

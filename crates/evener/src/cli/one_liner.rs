@@ -3,7 +3,9 @@
 
 use super::RunOptions;
 use super::usage::needs_file;
-use crate::config;
+use crate::certificates::TlsSettings;
+use crate::config::{self, Config, failure};
+use crate::inputs::gather;
 use crate::scope;
 use anyhow::bail;
 use clap::Args;
@@ -144,7 +146,12 @@ impl OneLiner {
     /// Runs the specification, or prints it.
     async fn run(&self, spec: Spec) -> anyhow::Result<()> {
         if self.print {
-            print!("{}", file_of(&spec));
+            self.options.admin_permissions()?;
+            let config = Config::without_file(spec);
+            let checked =
+                gather(&config, TlsSettings::default()).await.map_err(|problems| failure(&problems))?;
+            checked.into_parts().1.notes().for_each(|note| eprintln!("evener: note: {note}"));
+            print!("{}", file_of(&config.spec, &self.options.words()));
             return Ok(());
         }
         super::run::without_file(spec, &self.options).await
@@ -186,11 +193,11 @@ impl OneLiner {
     }
 }
 
-/// Returns the configuration file of a one-liner.
-fn file_of(spec: &Spec) -> String {
+/// Returns the configuration file of a one-liner. `options` are the options of the command that runs the file.
+fn file_of(spec: &Spec, options: &str) -> String {
     format!(
-        "-- evener check FILE lists the problems of this file, evener run FILE runs it,\n\
-         -- and evener reload applies changes. evener help KEY describes a key.\n\n{}",
+        "-- evener check FILE lists the problems of this file, and evener reload applies changes. It runs with\n\
+         -- evener run FILE{options}\n\n{}",
         config::print(spec, &|_| None)
     )
 }
@@ -305,7 +312,7 @@ mod tests {
             service.tls = tls.then(|| config::tls_from_file(&certificate));
             let dns = DnsSpec { cache: Some(DnsCacheSpec::default()), ..DnsSpec::default() };
             service.dns = (protocol == Protocol::Dns).then(|| Arc::new(dns));
-            let text = file_of(&spec);
+            let text = file_of(&spec, " --workers 2");
             std::fs::write(&file, &text).unwrap();
             let read = config::load(&file).unwrap_or_else(|problems| panic!("{problems:?}\n{text}"));
             assert_eq!(read.spec, spec, "{text}");

@@ -1,8 +1,9 @@
 //! `evener drain|ready|maintenance SERVER`, and `--wait`, which waits until the server has no connections left.
 
 use super::client::percent_encoded;
+use super::shell;
 use super::{AdminArgs, duration};
-use crate::admin::client::Client;
+use crate::admin::client::{Client, Refused};
 use crate::admin::server_state::StateRequest;
 use crate::table::seconds;
 use anyhow::bail;
@@ -220,13 +221,13 @@ impl Wait {
     async fn run(&self, admin_args: &AdminArgs) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut progress = Progress::new(admin_args.json);
-        let mut last = Left::default();
+        let mut last = None;
         loop {
             let polled = self.poll().await;
             if polled.is_err() {
                 progress.end();
             }
-            let left = polled.map_err(|error| self.ended(&last, &error))?;
+            let left = polled.map_err(|error| self.ended(last.as_ref(), &error))?;
             if left.active == 0 {
                 progress.end();
                 let view = json!({ "server": self.server, "state": self.state, "active": 0, "sticky_clients": left.sticky });
@@ -238,7 +239,7 @@ impl Wait {
                 bail!("{}", self.timed_out(&left, waited));
             }
             progress.show(&format!("{}: {}", self.server, left.text()));
-            last = left;
+            last = Some(left);
             let rest =
                 self.timeout.map_or(POLL_EVERY, |timeout| timeout.saturating_sub(waited).min(POLL_EVERY));
             tokio::time::sleep(rest).await;
@@ -247,7 +248,12 @@ impl Wait {
 
     /// Returns the work that the server still has.
     async fn poll(&self) -> Result<Left, Stopped> {
-        let status: Value = self.client.get("/v1/status").await.map_err(Stopped::Instance)?;
+        let path = format!("/v1/status?server={}", percent_encoded(&self.server));
+        let status = self.client.get::<Value>(&path).await;
+        let status = status.map_err(|error| match error.downcast_ref::<Refused>() {
+            Some(refused) if refused.is_not_found() => Stopped::Removed,
+            _ => Stopped::Instance(error),
+        })?;
         let (pool, server) = find_server(&status["pools"], &self.server).ok_or(Stopped::Removed)?;
         let state = text_of(&server["state"]);
         if state != self.state {
@@ -283,32 +289,41 @@ impl Wait {
     }
 
     fn timed_out(&self, left: &Left, waited: Duration) -> String {
-        let Self { server, .. } = self;
+        let (server, word) = (&self.server, shell::word(&self.server));
         let mut text = format!(
             "{server} still has {1} after {0}\n\
-             `evener connections --server {server}` lists them, `evener close --server {server}` closes them",
+             `evener connections --server {word}` lists them, `evener close --server {word}` closes them",
             seconds(waited.as_secs()),
             left.text()
         );
         if left.sticky > 0 && self.state == "drain" {
-            text += &format!("\n`evener maintenance {server}` sends its sticky clients to other servers");
+            text += &format!("\n`evener maintenance {word}` sends its sticky clients to other servers");
         }
         text
     }
 
-    /// Returns the error for a wait that cannot continue. `last` is the work of the server before.
-    fn ended(&self, last: &Left, stopped: &Stopped) -> anyhow::Error {
-        let (server, last) = (&self.server, last.text());
+    /// Returns the error for a wait that cannot continue. `last` is the work that the server had before, if it is
+    /// known.
+    fn ended(&self, last: Option<&Left>, stopped: &Stopped) -> anyhow::Error {
+        let (server, last) = (&self.server, last.map(Left::text));
+        let had =
+            |before: &str| last.as_ref().map_or_else(String::new, |last| format!("{before} had {last}"));
         match stopped {
             Stopped::Removed => anyhow::anyhow!(
-                "{server} was removed from the configuration while it had {last}; `evener connections` lists open connections"
+                "{server} was removed from the configuration{}; `evener connections` lists open connections",
+                had(" while it")
             ),
             Stopped::Changed(state) => anyhow::anyhow!(
-                "{server} is no longer in state {}: another command or the end of --for made it {state}; it had {last}",
-                self.state
+                "{server} is no longer in state {}: another command or the end of --for made it {state}{}",
+                self.state,
+                had("; it")
             ),
             Stopped::Instance(error) => {
-                anyhow::anyhow!("the instance ended while {server} had {last} ({error:#})")
+                let when = last.as_ref().map_or_else(
+                    || format!("before it reported the connections of {server}"),
+                    |last| format!("while {server} had {last}"),
+                );
+                anyhow::anyhow!("the instance ended {when} ({error:#})")
             }
         }
     }
@@ -381,6 +396,34 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn wait_for_test(server: &str) -> Wait {
+        let client = Client::find(Some("/no/such.sock".as_ref())).unwrap();
+        Wait { client, server: server.into(), state: "drain", timeout: None }
+    }
+
+    #[test]
+    fn advice_quotes_names_for_the_shell() {
+        let left = Left { active: 1, sticky: 1, ..Left::default() };
+        assert_eq!(
+            wait_for_test("p/a b").timed_out(&left, Duration::from_secs(1)),
+            "p/a b still has 1 connection, 1 sticky client after 1s\n\
+             `evener connections --server 'p/a b'` lists them, `evener close --server 'p/a b'` closes them\n\
+             `evener maintenance 'p/a b'` sends its sticky clients to other servers"
+        );
+    }
+
+    #[test]
+    fn a_wait_that_ends_before_its_first_response_gives_no_number_of_connections() {
+        let wait = wait_for_test("p/a");
+        let changed = wait.ended(None, &Stopped::Changed("ready".into())).to_string();
+        assert!(changed.ends_with("made it ready"), "{changed}");
+        let left = Left { active: 2, ..Left::default() };
+        let changed = wait.ended(Some(&left), &Stopped::Changed("ready".into())).to_string();
+        assert!(changed.ends_with("made it ready; it had 2 connections"), "{changed}");
+        let removed = wait.ended(None, &Stopped::Removed).to_string();
+        assert!(removed.starts_with("p/a was removed from the configuration; "), "{removed}");
+    }
 
     #[test]
     fn a_change_warns_if_no_server_is_usable_or_the_server_is_down() {

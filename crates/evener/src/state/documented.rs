@@ -1,6 +1,12 @@
 //! The examples of docs/api.md are records of this module, with all keys of the example and no others.
 
 use super::{ClientsView, ConnectionsView, Explanation, RuleView, StickyView, View};
+use crate::admin::Reloaded;
+use crate::admin::access::AccessChangedView;
+use crate::admin::cache::ExpungedView;
+use crate::admin::connections::{ClientsClosedView, ClosedView, ServerClosedView};
+use crate::admin::server_state::StateChangedView;
+use crate::events::RecentEvents;
 use evener_core::counters::{CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters};
 use evener_core::event::EventCounters;
 use serde::Serialize;
@@ -31,39 +37,73 @@ fn examples_of_the_documentation_have_the_keys_of_the_records() {
     check::<ConnectionsView>("`GET /v1/connections");
     check::<StickyView>("`GET /v1/sticky");
     check::<Explanation>("`GET /v1/explain");
+    check::<Reloaded>("`POST /v1/reload`");
+    check::<StateChangedView>("`POST /v1/servers/state`");
+    check::<AccessChangedView>("`POST /v1/access`");
+    check::<ClosedView>("`DELETE /v1/connections/17`");
+    check::<ServerClosedView>("`DELETE /v1/connections?server");
+    check::<ClientsClosedView>("`DELETE /v1/connections?client");
+    check::<RecentEvents>("`GET /v1/events");
+    check::<ExpungedView>("`POST /v1/cache/expunge`");
 }
 
-/// The sections of docs/api.md whose examples contain all fields of their responses.
-const SECTIONS: [&str; 6] = ["status", "access", "clients", "connections", "sticky", "explain"];
-/// Counters and their declarations have names of their own.
-const OPAQUE: [&str; 2] = ["counters", "declarations"];
+/// The sections of docs/api.md whose examples contain all fields of their responses, and the names of the responses
+/// in the list.
+const RESPONSES: [(&str, &str); 14] = [
+    ("`GET /v1/status`", "status"),
+    ("`GET /v1/access`", "access"),
+    ("`GET /v1/clients", "clients"),
+    ("`GET /v1/connections", "connections"),
+    ("`GET /v1/sticky", "sticky"),
+    ("`GET /v1/explain", "explain"),
+    ("`GET /v1/events", "events"),
+    ("`POST /v1/reload`", "reload"),
+    ("`POST /v1/servers/state`", "server_state"),
+    ("`POST /v1/access`", "access_changed"),
+    ("`DELETE /v1/connections/17`", "close"),
+    ("`DELETE /v1/connections?server", "close_server"),
+    ("`DELETE /v1/connections?client", "close_clients"),
+    ("`POST /v1/cache/expunge`", "expunge"),
+];
+/// Counters and their declarations have names of their own. Each event has its own fields.
+const OPAQUE: [&str; 3] = ["counters", "declarations", "fields"];
 
-/// Adds the paths of the fields of a value, such as `status.pools[].name`.
-fn add_paths(value: &Value, path: &str, paths: &mut BTreeSet<String>) {
+/// Returns the name of the type of a value. Numbers with and without a fraction have different types.
+fn type_of(value: &Value) -> &'static str {
     match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let path = format!("{path}.{name}");
-                if !OPAQUE.contains(&name.as_str()) {
-                    add_paths(value, &path, paths);
-                }
-                paths.insert(path);
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Adds the paths and types of a value and of its fields, such as `status.pools[].name string`.
+fn add_fields(value: &Value, path: &str, is_opaque: bool, fields: &mut BTreeSet<String>) {
+    fields.insert(format!("{path} {}", type_of(value)));
+    match value {
+        Value::Object(entries) if !is_opaque => {
+            for (name, value) in entries {
+                add_fields(value, &format!("{path}.{name}"), OPAQUE.contains(&name.as_str()), fields);
             }
         }
-        Value::Array(entries) => {
-            entries.iter().for_each(|entry| add_paths(entry, &format!("{path}[]"), paths));
+        Value::Array(entries) if !is_opaque => {
+            entries.iter().for_each(|entry| add_fields(entry, &format!("{path}[]"), false, fields));
         }
         _ => {}
     }
 }
 
-/// Adds the names of the counters of a set, such as `counters.service.drops.no_server`.
+/// Adds the names and types of the counters of a set, such as `counters.service.drops.no_server integer`.
 fn add_counters(set: &str, declared: &[Declaration], paths: &mut BTreeSet<String>) {
     for declaration in declared {
         let path = format!("counters.{set}.{}", declaration.name);
         let values = declaration.label.iter().flat_map(|label| label.values);
-        paths.extend(values.map(|value| format!("{path}.{}", value.name)));
-        paths.insert(path);
+        paths.extend(values.map(|value| format!("{path}.{} integer", value.name)));
+        paths.insert(format!("{path} {}", if declaration.label.is_some() { "object" } else { "integer" }));
     }
 }
 
@@ -72,8 +112,8 @@ fn add_counters(set: &str, declared: &[Declaration], paths: &mut BTreeSet<String
 #[test]
 fn no_stable_field_is_removed() {
     let mut present = BTreeSet::new();
-    for section in SECTIONS {
-        add_paths(&example(&format!("`GET /v1/{section}")), section, &mut present);
+    for (section, name) in RESPONSES {
+        add_fields(&example(section), name, false, &mut present);
     }
     add_counters("service", ServiceCounters::DECLARED, &mut present);
     add_counters("server", &[ServerCounters::DECLARED, CheckCounters::DECLARED].concat(), &mut present);
@@ -82,7 +122,10 @@ fn no_stable_field_is_removed() {
     let stable: BTreeSet<String> =
         std::fs::read_to_string(list).unwrap_or_default().lines().map(str::to_owned).collect();
     let removed: Vec<&String> = stable.difference(&present).collect();
-    assert!(removed.is_empty(), "stable fields must not be removed or renamed: {removed:?}");
+    assert!(
+        removed.is_empty(),
+        "stable fields must not be removed or renamed, or get another type: {removed:?}"
+    );
     if std::env::var_os("EVENER_UPDATE_DOCS").is_some() {
         let lines: Vec<&str> = present.iter().map(String::as_str).collect();
         std::fs::write(list, lines.join("\n") + "\n").unwrap();

@@ -87,9 +87,10 @@ impl SourceView {
 }
 
 impl PoolView {
-    /// Describes a pool. `source_of` returns the source of a server that was found.
-    pub(crate) fn new<'a>(
+    /// Describes a pool with some of its servers. `source_of` returns the source of a server that was found.
+    pub(crate) fn new<'a, 's>(
         pool: &Pool,
+        servers: impl Iterator<Item = &'s Server>,
         sources: Vec<SourceView>,
         source_of: impl Fn(&str) -> Option<&'a str>,
         now: Time,
@@ -113,7 +114,7 @@ impl PoolView {
             retry_budget: pool.retry_budget().usage(now).map(BudgetView::new),
             check: CheckSpecView::of(spec),
             sources,
-            servers: pool.servers().iter().map(server).collect(),
+            servers: servers.map(server).collect(),
         }
     }
 

@@ -10,8 +10,9 @@ use crate::state::{
     ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View,
     ViewScope,
 };
+use evener_core::ServerId;
 use evener_core::Time;
-use evener_core::pool::Pool;
+use evener_core::pool::{Pool, Server};
 use evener_core::spec::ServiceSpec;
 use std::sync::Arc;
 
@@ -44,16 +45,24 @@ impl Supervisor {
             let listen = listen.get(&*spec.name).into_iter().flatten().copied();
             ServiceView::new(spec, service, growth.as_ref(), listen)
         };
-        let pool_view = |pool: &Pool| {
+        let part_of_pool = |pool: &Pool, only: Option<ServerId>| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
+            let is_wanted = |server: &&Server| only.is_none_or(|only| server.id == only);
             PoolView::new(
                 pool,
+                pool.servers().iter().filter(is_wanted),
                 discovery.sources_of(name),
                 |server| discovery.source_of(name, server),
                 self.now(),
             )
         };
+        let pool_view = |pool: &Pool| part_of_pool(pool, None);
         match scope {
+            ViewScope::Server(wanted) => {
+                let found = self.pools.find_server(wanted).ok();
+                let found = found.and_then(|(pool, id, _)| Some((self.find_pool(&pool).ok()?, id)));
+                view.with_pools(found.into_iter().map(|(pool, id)| part_of_pool(pool, Some(id))))
+            }
             ViewScope::Instance => view
                 .with_counters(self.setting.events.counters())
                 .with_certificates(self.certificates.tls().certificates(), unix_time())
@@ -249,6 +258,10 @@ mod tests {
         check(ViewScope::Instance, &["a", "b"], &["a", "b"]);
         check(ViewScope::Service("b".into()), &["b"], &[]);
         check(ViewScope::ServiceWithPool("b".into()), &["b"], &["b"]);
+        check(ViewScope::Server("b/127.0.0.1:9".into()), &[], &["b"]);
+        // Both pools have this server.
+        check(ViewScope::Server("127.0.0.1:9".into()), &[], &[]);
+        check(ViewScope::Server("a/missing".into()), &[], &[]);
         check(ViewScope::Service("missing".into()), &[], &[]);
         check(ViewScope::ServiceWithPool("missing".into()), &[], &[]);
         supervisor.plane.stop();

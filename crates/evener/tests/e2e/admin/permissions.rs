@@ -38,8 +38,8 @@ fn mode(path: &Path) -> u32 {
 fn the_socket_is_for_its_owner_unless_the_options_admit_others() {
     let evener = run(&[]);
     assert_eq!(mode(&evener.admin_socket()), 0o600);
-    let evener = run(&["--admin-mode", "0640"]);
-    assert_eq!(mode(&evener.admin_socket()), 0o640);
+    let evener = run(&["--admin-mode", "0660"]);
+    assert_eq!(mode(&evener.admin_socket()), 0o660);
     if !have_root() {
         return;
     }
@@ -64,6 +64,14 @@ fn a_wrong_group_or_mode_is_refused_before_the_start() {
     assert_eq!(
         (status, error.as_str()),
         (Some(1), "evener: --admin-group: there is no group `no-such-group`\n")
+    );
+    let (status, error) = run(&["--admin-group", "0", "--admin-mode", "0640"]);
+    assert_eq!(
+        (status, error.as_str()),
+        (
+            Some(1),
+            "evener: --admin-mode 0640 does not admit the group of --admin-group: a connection needs write permission; write 0660\n"
+        )
     );
     let (status, error) = run(&["--admin-mode", "rw"]);
     assert!(status == Some(2) && error.contains("must be an octal mode such as 0600 or 0660"), "{error}");
@@ -147,7 +155,7 @@ fn an_ordinary_user_is_referred_to_the_instance_of_root() {
 }
 
 #[test]
-fn root_is_referred_to_the_instance_of_another_user() {
+fn the_owner_of_another_users_socket_is_named() {
     if !have_root() || !have("setpriv") {
         return;
     }
@@ -155,6 +163,43 @@ fn root_is_referred_to_the_instance_of_another_user() {
         "{START}mkdir -m 700 /run/u; chown {ID} /run/u; touch /run/log; chmod 666 /run/log; export XDG_RUNTIME_DIR=/run/u\n\
          PREFIX=$USER; start; unset XDG_RUNTIME_DIR; $EVENER status 2>&1; kill %1; wait"
     ));
-    assert!(text.starts_with("evener: no instance of this user is running; an instance of "), "{text}");
-    assert!(text.ends_with(" is: use --socket /run/u/evener/evener.sock\n"), "{text}");
+    let expected =
+        "evener: no instance of this user is running; the socket /run/u/evener/evener.sock belongs to ";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+/// Listens at a path of the form of a default path, with escape sequences for a terminal in it, and never accepts:
+/// the queue is full.
+const LISTENER: &str = "import os, socket, sys, time\n\
+    os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))\n\
+    d = '/run/u/\\x1b[31mx/evener'; os.makedirs(d)\n\
+    s = socket.socket(socket.AF_UNIX); s.bind(d + '/evener.sock'); os.chmod(d + '/evener.sock', 0o777); s.listen(0)\n\
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(3)]\n\
+    for c in clients:\n    c.setblocking(False)\n    try: c.connect(d + '/evener.sock')\n    except BlockingIOError: pass\n\
+    open('/run/u/ready', 'w').close(); time.sleep(600)\n";
+
+#[test]
+fn a_socket_of_another_user_neither_blocks_a_command_nor_changes_the_terminal() {
+    if !have_root() || !have("python3") {
+        return;
+    }
+    let directory = Directory::new();
+    let script = directory.write("listener.py", LISTENER).display().to_string();
+    let text = with_empty_run(&format!(
+        "mkdir -m 755 /run/u; chown {ID} /run/u; python3 {script} {ID} &\n\
+         for n in $(seq 200); do [ -e /run/u/ready ] && break; sleep .05; done\n\
+         timeout 20 $EVENER status 2>&1; echo status $?; \
+         timeout 20 $EVENER status --socket /run/u/*x/evener/evener.sock 2>&1; echo status $?; kill %1; wait"
+    ));
+    let at = "/run/u/\\u{1b}[31mx/evener/evener.sock";
+    let [automatic, first, given, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert!(
+        automatic.starts_with(&format!(
+            "evener: no instance of this user is running; the socket {at} belongs to "
+        )),
+        "{text}"
+    );
+    assert!(!automatic.contains("--socket"), "root must not be referred to a socket of anyone: {text}");
+    assert!(given.starts_with(&format!("evener: {at} accepts no connections: ")), "{text}");
+    assert_eq!((first, second), ("status 1", "status 1"));
 }

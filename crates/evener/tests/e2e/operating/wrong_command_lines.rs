@@ -106,6 +106,29 @@ fn words_of_other_programs_get_the_command_that_was_meant() {
 }
 
 #[test]
+fn a_one_liner_that_cannot_run_is_not_printed() {
+    let printed =
+        Command::new(BINARY).args("http 0.0.0.0:80 127.0.0.1:80 --print".split(' ')).output().unwrap();
+    check(&printed, 1, "is an address of the service itself");
+    assert!(printed.stdout.is_empty());
+    let line = "tcp 127.0.0.1:0 127.0.0.1:1 --print --admin-group 0 --admin-mode 0600";
+    let printed = Command::new(BINARY).args(line.split(' ')).output().unwrap();
+    check(&printed, 1, "does not admit the group");
+}
+
+#[test]
+fn options_beside_print_are_in_the_comment_of_the_file() {
+    let mut command = Command::new(BINARY);
+    command
+        .args("tcp 127.0.0.1:0 127.0.0.1:1 --print --workers 2 --pin --admin-mode 660 --log json".split(' '));
+    let printed = command.args(["--admin", "/run/a b.sock"]).output().unwrap();
+    let text = String::from_utf8_lossy(&printed.stdout);
+    let expected =
+        "evener run FILE --workers 2 --admin '/run/a b.sock' --admin-mode 0660 --log json --pin runs it";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn a_printed_one_liner_is_a_valid_configuration() {
     let directory = Directory::new();
     let file = directory.file("printed.lua");
