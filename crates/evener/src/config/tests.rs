@@ -233,6 +233,18 @@ fn twenty_thousand_servers_on_separate_lines_are_read_quickly() {
 }
 
 #[test]
+fn fifty_thousand_pools_and_services_are_read_quickly() {
+    let began = std::time::Instant::now();
+    let config = load_text(
+        "for i = 1, 50000 do pool('p' .. i) { '10.0.0.1:80' } service('s' .. i) {
+            listen = ('127.%d.%d.1:80'):format(i >> 8, i & 255), pool = 'p' .. i, protocol = 'http' } end",
+    );
+    assert_eq!(config.expect("the configuration is valid").spec.services.len(), 50_000);
+    // This bound is no measurement: if all pools were searched for each service, the test would take minutes.
+    assert!(began.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
 fn files_include_other_files_and_read_the_environment() {
     let directory = std::env::temp_dir().join(format!("evener-include-{}", std::process::id()));
     std::fs::create_dir_all(directory.join("sub")).unwrap();

@@ -2,6 +2,7 @@
 
 use crate::certificates::TrackedCertificate;
 use crate::config::TlsOwner;
+use crate::output::printable;
 use serde::{Deserialize, Serialize};
 
 /// Maximum number of certificates in the status.
@@ -86,7 +87,8 @@ impl CertificateView {
             0 | 1 => String::new(),
             count => format!(" and {} more", count - 1),
         };
-        Some(format!("{kind} of {owner}: {name}{more} {problem}\n  {file}\n"))
+        let line = format!("{kind} of {owner}: {name}{more} {problem}");
+        Some(format!("{}\n  {}\n", printable(&line), printable(file)))
     }
 }
 
@@ -100,4 +102,20 @@ pub(super) fn text(certificates: &[CertificateView]) -> String {
         text += &format!("and {} more certificates: evener status --json\n", entries.len() - LINES_MAX);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_of_files_and_names_are_escaped() {
+        let view = serde_json::json!({
+            "service": "s", "role": "certificate", "names": ["a\u{7}"], "file": "dir\u{1b}[31m/a.crt",
+            "not_before": "", "not_after": "", "state": "expired", "problem": "has expired",
+        });
+        let view: CertificateView = serde_json::from_value(view).expect("the view is valid");
+        let expected = "certificate of service s: a\\u{7} has expired\n  dir\\u{1b}[31m/a.crt\n";
+        assert_eq!(view.text().as_deref(), Some(expected));
+    }
 }

@@ -170,7 +170,7 @@ impl ServerView {
                 [self.bytes_in(), self.bytes_out()].map(|bytes| Cell::from(table::short_bytes(bytes))),
             );
         }
-        let mut row = Row::new(&*self.name, cells).with_remark(self.remark());
+        let mut row = Row::new(&*self.name, cells).with_remark(&self.remark());
         row.add_details(self.troubles().into_iter());
         row
     }

@@ -95,8 +95,8 @@ impl Row {
     }
 
     /// Adds facts in brackets behind the name.
-    pub(crate) fn with_remark(self, remark: String) -> Self {
-        Self { remark: printable(&remark).into_owned(), ..self }
+    pub(crate) fn with_remark(self, remark: &str) -> Self {
+        Self { remark: printable(remark).into_owned(), ..self }
     }
 
     /// Returns the name with the remark.
@@ -241,9 +241,9 @@ mod tests {
     #[test]
     fn remarks_are_below_the_names_if_the_table_would_be_too_wide() {
         let heading = ["SERVER", "N"];
-        let short = [row("a", &["1"]).with_remark("10.0.0.1:80".into())];
+        let short = [row("a", &["1"]).with_remark("10.0.0.1:80")];
         assert_eq!(report(&heading, &short, 0, Style::Plain), "SERVER           N\na (10.0.0.1:80)  1\n");
-        let long = [row("a", &["1"]).with_remark("x".repeat(76))];
+        let long = [row("a", &["1"]).with_remark(&"x".repeat(76))];
         let expected = format!("SERVER  N\na       1\n    {}\n", "x".repeat(76));
         assert_eq!(report(&heading, &long, 0, Style::Plain), expected);
     }
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn control_characters_are_escaped() {
         assert_eq!(wrapped("a\x1b[31m b\n", 0), "a\\u{1b}[31m b\\n\n");
-        let row = row("a\x1b", &["\u{202e}"]).with_remark("\x07".into());
+        let row = row("a\x1b", &["\u{202e}"]).with_remark("\x07");
         assert_eq!(
             report(&["SERVER", "<STATE"], &[row], 0, Style::Plain),
             "SERVER           STATE\na\\u{1b} (\\u{7})  \\u{202e}\n"

@@ -343,3 +343,21 @@ pub(crate) fn in_table(table: &str, contents: &str) -> String {
         _ => contents.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_for_the_same_mistake_is_made_once() {
+        let mut hints = KeyHints::default();
+        let mut message = |known| {
+            let message = hints.unknown_key(Context::of("server"), &UnknownKey::new("wieght", "", known));
+            (message, hints.0.len())
+        };
+        let near = "unknown key `wieght`; did you mean `weight`?";
+        assert_eq!(message(&["weight", "tier"]), (near.into(), 1));
+        assert_eq!(message(&["weight", "tier"]), (near.into(), 1));
+        assert_eq!(message(&["tier"]).1, 2);
+    }
+}

@@ -104,7 +104,7 @@ fn problem_at(bytes: &[u8], at: usize, name: &str, message: &str) -> Problem {
     Problem::at(&Location::new(name, line as u32), format!("column {column} {message}"))
 }
 
-/// Replaces the bytes of comments that are not UTF-8 by question marks.
+/// Replaces the bytes of comments that are not UTF-8 by `?`.
 fn replace_in_comments(bytes: &mut [u8]) {
     let mut from = 0;
     while let Some(range) = next_comment(bytes, from) {
