@@ -88,8 +88,8 @@ enum Command {
     Dns(one_liner::DnsLine),
     /// Show services, pools and servers of the running instance
     ///
-    /// /S is requests, connections or flows a second; P50 and P95 are the times that half and 95 % of the responses
-    /// took at most (TCP: connections to servers). These figures and shares in brackets are of the last 10 to 20
+    /// /S is requests, connections or flows a second; P50 and P95 are the times within which about half and 95 % of
+    /// the responses began (TCP: connections to servers). These figures and shares in brackets are of the last 10 to 20
     /// seconds, or since the start if that is less; other figures count since the start.
     Status {
         /// Show everything about this service, pool or server (pool/server, or just the server)

@@ -211,8 +211,8 @@ impl DescriptorsView {
 /// Explanation of the columns.
 const LEGEND: [&str; 3] = [
     "/S, P50, P95 and shares in brackets are of the last 10 to 20 s (or since the",
-    "start): requests per second, and the time that half and 95 % of the responses",
-    "took at most (TCP: connections to servers). Other figures: since the start.",
+    "start): requests per second, and the time within which about half and 95 % of",
+    "the responses began (TCP: connections to servers). Others: since the start.",
 ];
 
 /// Kind of traffic of a service or server, which decides on the figures that matter.

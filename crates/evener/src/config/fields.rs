@@ -572,30 +572,13 @@ impl<'a> Fields<'a> {
             Value::Made(made) => made.name(),
             other => other.text().unwrap_or_default(),
         });
-        // Several keys of another program may mean the same setting, which is proposed once.
-        let mut found: Vec<(Vec<&str>, String)> = Vec::new();
-        for key in self.unknown_keys().collect::<Vec<_>>() {
+        let messages = self.unknown_keys().map(|key| {
             let unknown =
                 UnknownKey::new(key, &self.prefix, &self.known).with_value(self.table.get(key)).of_pool(pool);
-            let message = self.reading.hints.borrow_mut().unknown_key(self.context, &unknown);
-            let advice = message.split_once("; write ").map(|(_, advice)| advice);
-            let is_same = |other: &String| {
-                advice.is_some() && other.split_once("; write ").map(|(_, advice)| advice) == advice
-            };
-            match found.iter_mut().find(|(_, other)| is_same(other)) {
-                Some((keys, _)) => keys.push(key),
-                None => found.push((vec![key], message)),
-            }
-        }
-        for (keys, message) in found {
-            let named: Vec<String> = keys.iter().map(|key| format!("`{}{key}`", self.prefix)).collect();
-            let message = match (named.split_last(), message.split_once("; write ")) {
-                (Some((last, rest)), Some((_, advice))) if !rest.is_empty() => {
-                    format!("unknown keys {} and {last}; write {advice}", rest.join(", "))
-                }
-                _ => message,
-            };
-            self.problem(keys[0], message);
+            (key, self.reading.hints.borrow_mut().unknown_key(self.context, &unknown))
+        });
+        for (key, message) in hints::joined_by_advice(&self.prefix, messages) {
+            self.problem(key, message);
         }
     }
 }

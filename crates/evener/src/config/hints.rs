@@ -5,7 +5,7 @@ mod keys;
 pub(super) mod values;
 mod words;
 
-pub(super) use keys::{Context, KeyHints, UnknownKey, in_table};
+pub(super) use keys::{Context, KeyHints, UnknownKey, in_table, joined_by_advice};
 pub(super) use words::{foreign, written};
 #[cfg(test)]
 pub(super) use words::{foreign_keys, words_table};

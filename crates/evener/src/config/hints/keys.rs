@@ -75,6 +75,36 @@ impl KeyHints {
     }
 }
 
+/// Joins the messages of keys with the same advice: several keys of another program may mean one setting, which is
+/// proposed once.
+pub(crate) fn joined_by_advice<'a>(
+    prefix: &str,
+    messages: impl Iterator<Item = (&'a str, String)>,
+) -> Vec<(&'a str, String)> {
+    let mut found: Vec<(Vec<&str>, String)> = Vec::new();
+    let mut with_advice: HashMap<String, usize> = HashMap::new();
+    for (key, message) in messages {
+        if let Some((_, advice)) = message.split_once("; write ") {
+            if let Some(at) = with_advice.get(advice) {
+                found[*at].0.push(key);
+                continue;
+            }
+            with_advice.insert(advice.to_owned(), found.len());
+        }
+        found.push((vec![key], message));
+    }
+    let join = |(keys, message): (Vec<&'a str>, String)| {
+        let named: Vec<String> = keys.iter().map(|key| format!("`{prefix}{key}`")).collect();
+        match (named.split_last(), message.split_once("; write ")) {
+            (Some((last, rest)), Some((_, advice))) if !rest.is_empty() => {
+                (keys[0], format!("unknown keys {} and {last}; write {advice}", rest.join(", ")))
+            }
+            _ => (keys[0], message),
+        }
+    };
+    found.into_iter().map(join).collect()
+}
+
 impl<'a> UnknownKey<'a> {
     /// Creates an unknown key of a table, with the keys that lead to the table and the keys that the table can
     /// have.
