@@ -5,6 +5,8 @@ pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
 pub(crate) mod connections;
+#[cfg(test)]
+mod documented;
 mod events;
 pub(crate) mod explain;
 mod instances;

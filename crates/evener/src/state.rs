@@ -7,8 +7,6 @@ mod certificates;
 mod clients;
 mod connections;
 mod counters;
-#[cfg(test)]
-mod documented;
 mod explanation;
 mod pool;
 mod recent;

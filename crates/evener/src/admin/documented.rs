@@ -1,12 +1,12 @@
-//! The examples of docs/api.md are records of this module, with all keys of the example and no others.
+//! The examples of docs/api.md are the records that the API sends, with all keys of the example and no others.
 
-use super::{ClientsView, ConnectionsView, Explanation, RuleView, StickyView, View};
-use crate::admin::Reloaded;
-use crate::admin::access::AccessChangedView;
-use crate::admin::cache::ExpungedView;
-use crate::admin::connections::{ClientsClosedView, ClosedView, ServerClosedView};
-use crate::admin::server_state::StateChangedView;
+use super::Reloaded;
+use super::access::AccessChangedView;
+use super::cache::ExpungedView;
+use super::connections::{ClientsClosedView, ClosedView, ServerClosedView};
+use super::server_state::StateChangedView;
 use crate::events::RecentEvents;
+use crate::state::{ClientsView, ConnectionsView, Explanation, RuleView, StickyView, View};
 use evener_core::counters::{CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters};
 use evener_core::event::EventCounters;
 use serde::Serialize;
@@ -118,7 +118,7 @@ fn no_stable_field_is_removed() {
     add_counters("service", ServiceCounters::DECLARED, &mut present);
     add_counters("server", &[ServerCounters::DECLARED, CheckCounters::DECLARED].concat(), &mut present);
     add_counters("instance", EventCounters::DECLARED, &mut present);
-    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/src/state/stable_fields.txt");
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/stable_fields.txt");
     let stable: BTreeSet<String> =
         std::fs::read_to_string(list).unwrap_or_default().lines().map(str::to_owned).collect();
     let removed: Vec<&String> = stable.difference(&present).collect();
