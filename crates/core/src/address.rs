@@ -41,7 +41,7 @@ pub enum AddressError {
     #[error("an address is empty: write host:port or the path of a unix socket")]
     Empty,
     /// The text is only a port.
-    #[error("`{0}` has no host: write 0.0.0.0:{port} or [::]:{port} for all addresses", port = .0.trim_start_matches(['*', ':']))]
+    #[error("`{0}` has no host: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all IPv6 addresses, or both", port = .0.trim_start_matches(['*', ':']))]
     NoHost(String),
     /// The text is a URL.
     #[error("`{0}` is a URL; write only its host and port, such as 10.0.0.1:80")]
@@ -289,7 +289,7 @@ mod tests {
         check("[10.0.0.1%1]:80", "write an IPv6 address as");
         check("10.0.0.256:80", "neither an IPv4 address nor a host name");
         check("a b:80", "neither an IPv4 address nor a host name");
-        check(":80", "has no host: write 0.0.0.0:80 or [::]:80");
+        check(":80", "has no host: write 0.0.0.0:80 for all IPv4 addresses, [::]:80 for");
         check("*:80", "has no host: write 0.0.0.0:80");
         check("8080", "has no host: write 0.0.0.0:8080");
         check("http://10.0.0.1:80", "is a URL");

@@ -241,7 +241,7 @@ events! {
     /// A message for the operator.
     Warn "notice" Notice { text: String }
     /// The descriptors allow fewer connections than the defaults of the services do.
-    Info "capacity" Capacity { limit: u64, reserved: u64, others: u64, connections_max: u64 }
+    Info "capacity" Capacity { descriptors_max: u64, descriptors_reserved: u64, descriptors_others: u64, connections_max: u64 }
     /// The program exits.
     Info "stopped" Stopped {}
 }

@@ -1,6 +1,7 @@
 //! Admin sockets of running instances, as commands look for them: where they are, and why one cannot be used.
 
 use super::{SYSTEM_DIRECTORY, socket_directory};
+use crate::output::printable;
 use crate::unix_socket::{self, is_live};
 use anyhow::bail;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -98,25 +99,15 @@ fn is_trusted(path: &Path) -> bool {
         || fs::metadata(path).is_ok_and(|meta| is_of_root_or_user(meta.uid()))
 }
 
-/// Returns a text from another user or process with escapes for the characters that could change a terminal or what
-/// is read on it.
+/// Returns a text of one or more lines from another user or process with escapes for the characters that could change
+/// a terminal or what is read on it.
 pub(super) fn escaped(text: &str) -> String {
-    let is_direction =
-        |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if (character.is_control() && character != '\n') || is_direction(character) {
-            escaped.extend(character.escape_default());
-        } else {
-            escaped.push(character);
-        }
-    }
-    escaped
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns a path on one line, with escapes.
 fn shown(path: &Path) -> String {
-    escaped(&path.display().to_string()).replace('\n', "\\n")
+    printable(&path.display().to_string()).into_owned()
 }
 
 /// Returns the sockets of a directory that this user can connect to, sorted by name.

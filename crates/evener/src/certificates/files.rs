@@ -220,7 +220,7 @@ fn without_certificate(files: &CertificateFiles, bytes: &[u8], key_bytes: &[u8])
     }
     if has_key || pem::is_encrypted(bytes) {
         return format!(
-            "{file} has a private key, but no certificate: write certificate = \"FILE\" with the file of the certificate"
+            "{file} has a private key, but no certificate: write tls = {{ certificate = \"FILE\", key = \"{file}\" }} with the file of the certificate"
         );
     }
     Form::of(bytes).message(file, "certificate")
@@ -231,11 +231,13 @@ fn without_key(files: &CertificateFiles, bytes: &[u8], owner: &str) -> String {
     let (file, key) = (&files.chain, &files.key);
     if pem::is_encrypted(bytes) {
         return format!(
-            "the key in {key}, of the certificate of {owner}, is encrypted: decrypt it first: openssl pkey -in {key} -out NEW.key"
+            "the key in {key}, of the certificate of {owner}, is encrypted: decrypt it: openssl pkey -in {key} -out NEW.key, then write tls = {{ certificate = \"{file}\", key = \"NEW.key\" }}"
         );
     }
     if key == file {
-        return format!("{file} has no private key: add key = \"FILE\"");
+        return format!(
+            "{file} has no private key: write tls = {{ certificate = \"{file}\", key = \"FILE\" }}"
+        );
     }
     if certificates(bytes).is_ok_and(|all| !all.is_empty()) {
         return format!(

@@ -207,8 +207,8 @@ fn listen_address(text: &str) -> anyhow::Result<Endpoint> {
         AddressError::NoHost(text) => {
             let port = port_of(&text);
             anyhow::anyhow!(
-                "listen address `{text}` has no host: write 0.0.0.0:{port} or [::]:{port} for all addresses, \
-                 127.0.0.1:{port} for this machine only"
+                "listen address `{text}` has no host: write 0.0.0.0:{port} for all IPv4 addresses, \
+                 [::]:{port} for all IPv6 addresses, 127.0.0.1:{port} for this machine only"
             )
         }
         AddressError::NoPort(text) => {
@@ -341,7 +341,7 @@ mod tests {
         let url = server("http://10.0.0.7/x", Protocol::Http);
         assert_eq!(url, "`http://10.0.0.7/x` is a URL; write only its host and port, 10.0.0.7:80");
         assert!(server("http", Protocol::Tcp).contains("`http` is not a server"));
-        assert!(listen("8080").contains("write 0.0.0.0:8080 or [::]:8080 for all addresses"));
+        assert!(listen("8080").contains("write 0.0.0.0:8080 for all IPv4 addresses, [::]:8080 for"));
         assert!(listen("127.0.0.1").contains("127.0.0.1:8080"));
     }
 }

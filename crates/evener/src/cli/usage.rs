@@ -118,8 +118,8 @@ fn value_advice(command: &str, pair: &[&str]) -> Option<String> {
             )
         }
         ("tcp", "--check") => format!(
-            "--check takes no value, got `{value}`: it connects to the servers. For another check write a file with \
-             --print, such as check = check.http {{ path = \"/health\" }}"
+            "--check takes no value, got `{value}`: it checks that the servers accept connections. For another check \
+             write a file with --print > FILE, and change its check to check.http {{ path = \"/health\" }}"
         ),
         ("http", "--sticky") => format!(
             "--sticky takes no value, got `{value}`: it is by the client's address. For a cookie write a file with \

@@ -33,7 +33,7 @@ pub(super) fn parse_listen(text: &str, port: u16) -> Result<Endpoint, String> {
             "`{name}:{port}` is not a listen address, because host names are not resolved for listening: write \"127.0.0.1:{port}\", \"[::1]:{port}\" or both"
         )),
         Endpoint::Host { name, port } => Err(format!(
-            "`{name}:{port}` is not a listen address, because host names are not resolved for listening: write an IP address, such as 0.0.0.0:{port} for all addresses"
+            "`{name}:{port}` is not a listen address, because host names are not resolved for listening: write an IP address, such as 0.0.0.0:{port} for all IPv4 addresses"
         )),
         Endpoint::Ip(address) if address.ip().is_multicast() => Err(format!(
             "`{text}` is a multicast address, and evener does not join multicast groups: write an address of this machine, such as 0.0.0.0:{}",
@@ -148,7 +148,9 @@ fn no_host(text: &str, part: Part) -> String {
             format!("`{text}` has no host: write an address such as 0.0.0.0:80")
         }
         Part::Listen => {
-            format!("`{text}` has no host: write 0.0.0.0:{port} or [::]:{port} for all addresses")
+            format!(
+                "`{text}` has no host: write 0.0.0.0:{port} for all IPv4 addresses, [::]:{port} for all IPv6 addresses, or both"
+            )
         }
         Part::Server => format!("`{text}` has no host: write the server's host, such as 10.0.0.1:{port}"),
     }
@@ -299,8 +301,14 @@ mod tests {
     #[test]
     fn messages_about_listen_addresses_have_the_correction() {
         let check = |text, expected| check(Part::Listen, text, expected);
-        check("80", "`80` has no host: write 0.0.0.0:80 or [::]:80 for all addresses");
-        check("*:80", "`*:80` has no host: write 0.0.0.0:80 or [::]:80 for all addresses");
+        check(
+            "80",
+            "`80` has no host: write 0.0.0.0:80 for all IPv4 addresses, [::]:80 for all IPv6 addresses, or both",
+        );
+        check(
+            "*:80",
+            "`*:80` has no host: write 0.0.0.0:80 for all IPv4 addresses, [::]:80 for all IPv6 addresses, or both",
+        );
         check("0.0.0.0", "`0.0.0.0` has no port: write it as 0.0.0.0:80");
         check(
             "localhost:80",

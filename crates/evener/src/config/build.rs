@@ -90,8 +90,14 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn twice(&self, again: &Made, first: &Location) {
         let (builder, name) = (again.builder(), again.name());
-        let message =
-            format!("{builder} `{name}` is already declared at {first}: give one of them another name");
+        // A service whose name is an address listens on it.
+        let is_address = builder == "service" && crate::scope::parse_listen(name).is_ok();
+        let advice = if is_address {
+            "remove one of them, or give one another address"
+        } else {
+            "give one of them another name"
+        };
+        let message = format!("{builder} `{name}` is already declared at {first}: {advice}");
         self.reading.problem(again.location(), message);
     }
 
@@ -153,7 +159,7 @@ impl<'a> Builder<'a> {
                 Some(first) => {
                     let name = &server.name;
                     let message = format!(
-                        "server `{name}` is already in this pool, at {first}: give one of them another `name`"
+                        "server `{name}` is already in this pool, at {first}: remove one of them, or give one another `name` to have it twice"
                     );
                     self.reading.problem(&location, message);
                 }

@@ -552,7 +552,8 @@ pub(super) fn read_route(
     }
     if !is_http && (nested.take("host").is_some() | nested.take("path").is_some()) {
         let key = if nested.has("host") { "host" } else { "path" };
-        nested.problem(key, "a route of a tcp service is chosen by sni, not host or path");
+        nested
+            .problem(key, "a route by host or path needs protocol = \"http\"; a tcp service chooses by sni");
     }
     let host_key = if is_http { "host" } else { "sni" };
     let hosts = read_hosts(&mut nested, host_key);

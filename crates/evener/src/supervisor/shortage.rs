@@ -165,7 +165,12 @@ impl Supervisor {
                 );
                 Event::Notice { text }
             } else {
-                Event::Capacity { limit, reserved, others, connections_max: most }
+                Event::Capacity {
+                    descriptors_max: limit,
+                    descriptors_reserved: reserved,
+                    descriptors_others: others,
+                    connections_max: most,
+                }
             });
         }
         self.shortage.warned = short;

@@ -115,7 +115,7 @@ service "s" { listen = "127.0.0.1:1", protocol = "http", pool = "web",
         &[
             "c.lua:2: server `10.0.0.1:80`: weight must be a number",
             "c.lua:3: server `10.0.0.2:80`: weight must be a number",
-            "c.lua:4: server `10.0.0.1:80` is already in this pool, at c.lua:2: give one of them another `name`",
+            "c.lua:4: server `10.0.0.1:80` is already in this pool, at c.lua:2: remove one of them, or give one another `name` to have it twice",
             "c.lua:5: pool `web`: a server must be an address such as \"10.0.0.1:80\", got 5",
             "c.lua:9: service `s`: unknown key `tls.certificates.kye`; did you mean `key`?",
             "c.lua:10: service `s`: unknown key `tls.certificates.kye`; did you mean `key`?",

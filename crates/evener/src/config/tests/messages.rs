@@ -55,7 +55,7 @@ sticky = { by = "cookies" }
 sticky = { by = "cookie" }
     service `s`: pool `s` is sticky by cookie, which needs protocol = "http"
 "10.0.0.1:1"
-    server `10.0.0.1:1` is already in this pool, at c.lua:1: give one of them another `name`
+    server `10.0.0.1:1` is already in this pool, at c.lua:1: remove one of them, or give one another `name` to have it twice
 { "10.0.0.2:1", max = 5, hard = 2 }
     server `10.0.0.2:1`: hard (2) must be at least max (5)
 { "10.0.0.2:1", state = "asleep" }
@@ -101,7 +101,7 @@ port = 80
 connection_rate = "5/s"
     service `s`: connection_rate is a key of `per_client`: write per_client = { connection_rate = "20/s" }
 timeout = "5s"
-    service `s`: unknown key `timeout`; see idle_timeout, connect_timeout and response_timeout
+    service `s`: unknown key `timeout`; see idle_timeout and connect_timeout (http: response_timeout, too)
 certificate = "x"
     service `s`: certificate is a key of `tls`: write tls = { certificate = "site.crt", key = "site.key" }
 protocol = "https"
@@ -119,7 +119,7 @@ allow = prefixes
 weight = 2
     service `s`: weight is a key of a server: write { "10.0.0.1:80", weight = 2 }
 servers = {}
-    service `s`: unknown key `servers`; list the servers directly, without a key: { "10.0.0.1:80", ... }
+    service `s`: unknown key `servers`; write the servers without a key and its braces, such as pool "web" { "10.0.0.1:80", "10.0.0.2:80" }
 foo = 1
     service `s`: unknown key `foo`
 policy = "leastconn"
@@ -139,7 +139,7 @@ listen = {}
 "10.0.0.1:80/path"
     service `s`: `10.0.0.1:80/path` has a path: an address is only a host and a port: write 10.0.0.1:80
 "10.0.0.2:80", "10.0.0.2:80"
-    server `10.0.0.2:80` is already in this pool, at c.lua:1: give one of them another `name`
+    server `10.0.0.2:80` is already in this pool, at c.lua:1: remove one of them, or give one another `name` to have it twice
 { "10.0.0.2:80", maxconn = 5 }
     server `10.0.0.2:80`: unknown key `maxconn`; use `max` or `hard`
 { "10.0.0.2:80", backup = true }
@@ -381,7 +381,7 @@ policy = "hash", check = check.http {}, sticky = true
 protocol = "http", routes = { { sni = "a", pool = web } }
     service `s`: a route of an http service is chosen by host or path, not sni
 routes = { { host = "a", pool = web } }
-    service `s`: a route of a tcp service is chosen by sni, not host or path
+    service `s`: a route by host or path needs protocol = "http"; a tcp service chooses by sni
 routes = { { sni = "a" } }
     service `s`: the route of sni `a` needs a pool: add pool = "www"
 routes = { { sni = "a", pool = "wbe" } }
@@ -426,7 +426,7 @@ protocol = "http", respond = "hello"
 protocol = "http", redirect = "http://x"
     service `s`: redirect must be "https" or { port = 8443 }, got "http://x"
 servers = { "10.0.0.1:80" }
-    service `s`: unknown key `servers`; list the servers directly, without a key: { "10.0.0.1:80", ... }
+    service `s`: unknown key `servers`; write the servers without a key and its braces, such as pool "web" { "10.0.0.1:80", "10.0.0.2:80" }
 "10.0.0.1:99999"
     service `s`: invalid port `99999` in `10.0.0.1:99999`: a port is a number from 1 to 65535
 --[[ nothing ]]
@@ -444,7 +444,7 @@ path = "/"
 maxconn = 5
     pool `web`: unknown key `maxconn`; limits are keys of a server: write { "10.0.0.1:80", max = 5 }
 servers = { "10.0.0.1:80" }
-    pool `web`: unknown key `servers`; list the servers directly, without a key: { "10.0.0.1:80", ... }
+    pool `web`: unknown key `servers`; write the servers without a key and its braces, such as pool "web" { "10.0.0.1:80", "10.0.0.2:80" }
 tls = 5
     pool `web`: tls must be true or { ca = "ca.crt", sni = "name" }, got 5
 tls = { cafile = "x", sni = "a b" }
@@ -494,7 +494,7 @@ local web = pool "web" { "10.0.0.1:80" } web.policy = "hash"
 service "s" { listen = "::1:80", "10.0.0.1:80" }
     service `s`: `::1:80` needs brackets: write an IPv6 address as [::1]:80
 service "s" { listen = "80", "10.0.0.1:80" }
-    service `s`: `80` has no host: write 0.0.0.0:80 or [::]:80 for all addresses
+    service `s`: `80` has no host: write 0.0.0.0:80 for all IPv4 addresses, [::]:80 for all IPv6 addresses, or both
 service "s" { bind = "0.0.0.0:80", "10.0.0.1:80" }
     service `s`: unknown key `bind`; use `listen`
 pool "a" { "1.2.3.4:80", sticky = { by = "cookie", name = "X" } } pool "b" { "1.2.3.4:80", sticky = { by = "cookie", name = "X" } } service "s" { listen = "0.0.0.0:80", protocol = "http", pool = "a", routes = { { host = "b", pool = "b" } } }

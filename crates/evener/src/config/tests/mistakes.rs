@@ -68,7 +68,7 @@ const MISTAKES: &[(At, &str, &str, &str)] = &[
         Service,
         "timeout = \"5s\"",
         "service.idle_timeout",
-        "see idle_timeout, connect_timeout and response_timeout",
+        "see idle_timeout and connect_timeout (http: response_timeout, too)",
     ),
     (Service, "timeout client 30s", "service.idle_timeout", "idle_timeout"),
     (Http, "timeout_server = \"30s\"", "service.response_timeout", "use `response_timeout`"),
@@ -149,7 +149,7 @@ const MISTAKES: &[(At, &str, &str, &str)] = &[
         "tls = { directory = \"certificates\" }",
     ),
     // Envoy
-    (Pool, "endpoints = { \"10.0.0.1:80\" }", "server", "list the servers directly"),
+    (Pool, "endpoints = { \"10.0.0.1:80\" }", "server", "write the servers without a key"),
     (Pool, "lb_policy = \"ROUND_ROBIN\"", "pool.policy", "policy = "),
     (Pool, "outlier_detection = {}", "pool.passive", "passive = {"),
     (Pool, "circuit_breakers = {}", "server.max", "max = 100"),

@@ -118,7 +118,7 @@ fn a_file_of_prefixes_may_have_comments_and_invalid_lines_are_reported() {
     ] {
         assert!(text.contains(&expected), "{expected}: {text}");
     }
-    assert_eq!(text.lines().count(), 3, "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
     assert!(!is_served("127.0.0.8", listen), "the running list must stay");
 }
 

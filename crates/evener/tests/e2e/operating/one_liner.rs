@@ -149,7 +149,7 @@ fn errors_of_the_command_line_are_reported_and_prevent_the_start() {
     let http = |more: &[&str]| run(&[&["http", "127.0.0.1:0", "127.0.0.1:1"], more].concat());
     let cases = [
         (http(&["--tls", "/no/such.pem"]), 1, "/no/such.pem does not exist"),
-        (http(&["--tls", &chain]), 1, "a.crt has no private key: add key = "),
+        (http(&["--tls", &chain]), 1, "a.crt has no private key: write tls = { certificate = "),
         (http(&["--tls", &key]), 1, "a.key has a private key, but no certificate"),
         (http(&["--tls"]), 2, "--tls"),
         (http(&["127.0.0.1:1"]), 1, "server `127.0.0.1:1` is listed twice"),

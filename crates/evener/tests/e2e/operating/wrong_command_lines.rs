@@ -96,7 +96,7 @@ fn words_of_other_programs_get_the_command_that_was_meant() {
     }
     for (line, expected) in [
         ("tcp 127.0.0.1:0 24601", "server `24601` has no host: write 127.0.0.1:24601"),
-        ("tcp 24602 127.0.0.1:1", "write 0.0.0.0:24602 or [::]:24602 for all addresses"),
+        ("tcp 24602 127.0.0.1:1", "write 0.0.0.0:24602 for all IPv4 addresses, [::]:24602 for all IPv6"),
         ("dns 127.0.0.1:0 9.9.9.9", "write it as 9.9.9.9:53"),
         ("tcp 127.0.0.1:0 127.0.0.1:1 http", "`http` is not a server"),
         ("tcp 192.0.2.1:8080 127.0.0.1:1", "write a file with --print and set `freebind = true`"),
@@ -123,8 +123,7 @@ fn options_beside_print_are_in_the_comment_of_the_file() {
         .args("tcp 127.0.0.1:0 127.0.0.1:1 --print --workers 2 --pin --admin-mode 660 --log json".split(' '));
     let printed = command.args(["--admin", "/run/a b.sock"]).output().unwrap();
     let text = String::from_utf8_lossy(&printed.stdout);
-    let expected =
-        "evener run FILE --workers 2 --admin '/run/a b.sock' --admin-mode 0660 --log json --pin runs it";
+    let expected = "evener run FILE --workers 2 --admin '/run/a b.sock' --admin-mode 0660 --log json --pin\n";
     assert!(text.contains(expected), "{text}");
 }
 

@@ -291,7 +291,7 @@ fn check_reports_which_file_is_invalid() {
         ("certificate = \"a.crt\", key = \"nowhere.key\"", "nowhere.key does not exist (the key of /"),
         ("certificate = \"nowhere.crt\", key = \"a.key\"", "nowhere.crt does not exist"),
         ("certificate = \"a.crt\", key = \"b.key\"", "b.key is not the key of"),
-        ("certificate = \"a.crt\"", "a.crt has no private key: add key = \"FILE\""),
+        ("certificate = \"a.crt\"", "a.crt has no private key: write tls = { certificate = "),
         ("certificate = \"a.key\", key = \"a.key\"", "a.key has a private key, but no certificate"),
         ("certificate = \"a.key\", key = \"a.crt\"", "a.crt a certificate: swap them"),
         ("directory = \"empty-directory\"", "empty-directory: add name.crt and name.key"),
@@ -299,7 +299,7 @@ fn check_reports_which_file_is_invalid() {
         ("certificate = \"empty\", key = \"a.key\"", "empty is empty: write the certificate to it"),
         (
             "certificate = \"a.crt\", key = \"encrypted.key\"",
-            "encrypted.key, of the certificate of a.example, is encrypted: decrypt it first: openssl pkey -in",
+            "encrypted.key, of the certificate of a.example, is encrypted: decrypt it: openssl pkey -in",
         ),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"text\"", "text has no certificate in PEM"),
         ("certificate = \"a.crt\", key = \"a.key\", client_ca = \"nowhere\"", "nowhere does not exist"),

@@ -47,7 +47,7 @@ pub(super) const WORDS: &[Word] = &[
         of: "nginx, Traefik, Envoy",
         tables: "service pool",
         key: "server",
-        advice: "list the servers directly, without a key: { \"10.0.0.1:80\", ... }",
+        advice: "write the servers without a key and its braces, such as pool \"web\" { \"10.0.0.1:80\", \"10.0.0.2:80\" }",
     },
     Word {
         words: "port host address url ip",

@@ -106,7 +106,7 @@ pub(super) const WORDS: &[Word] = &[
         of: "HAProxy",
         tables: "service pool server",
         key: "service.idle_timeout",
-        advice: "see idle_timeout, connect_timeout and response_timeout",
+        advice: "see idle_timeout and connect_timeout (http: response_timeout, too)",
     },
     Word {
         words: "timeout_connect proxy_connect_timeout dial_timeout",
