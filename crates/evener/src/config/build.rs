@@ -91,7 +91,7 @@ impl<'a> Builder<'a> {
     fn twice(&self, again: &Made, first: &Location) {
         let (builder, name) = (again.builder(), again.name());
         // A service whose name is an address listens on it.
-        let is_address = builder == "service" && crate::scope::parse_listen(name).is_ok();
+        let is_address = builder == "service" && scope::parse_listen(name).is_ok();
         let advice = if is_address {
             "remove one of them, or give one another address"
         } else {
