@@ -171,7 +171,7 @@ fn six_hundred_clients_are_served_in_sequence_with_1024_descriptors() {
         &format!("service \"s\" {{ listen = \"127.0.0.1:0\", backlog = 1024, pool = {pool} }}"),
     );
     let listen = evener.port("s");
-    evener.expect_log("capacity descriptors_max=1024 reserved=");
+    evener.expect_log("capacity descriptors_max=1024 descriptors_reserved=");
     let connections_max = timed_status(&evener)["descriptors"]["connections_max"].as_u64().unwrap();
     assert!((400..500).contains(&connections_max), "{connections_max}");
     let mut waiting: Vec<TcpStream> = (0..600).map(|_| connect(listen)).collect();
@@ -377,7 +377,7 @@ fn idle_dns_clients_are_closed_for_new_ones() {
 fn lower_limit(front: &Front, origin: &Origin, descriptors: u64) -> u64 {
     limit(&front.evener, Some(descriptors));
     front.reload(&[origin], "");
-    front.evener.expect_log(&format!("capacity descriptors_max={descriptors} reserved="));
+    front.evener.expect_log(&format!("capacity descriptors_max={descriptors} descriptors_reserved="));
     front.evener.status()["descriptors"]["connections_max"].as_u64().unwrap()
 }
 
