@@ -104,9 +104,10 @@ counters! {
         connections: Connections,
         /// UDP flows opened.
         flows: Flows,
-        /// Bytes from clients that were passed to servers.
+        /// Bytes from clients that were passed to servers. HTTP: header sections and bodies of all requests.
         bytes_in: Bytes,
-        /// Bytes from servers that were passed to clients.
+        /// Bytes from servers that were passed to clients. HTTP: bodies of responses, without their header sections,
+        /// and whole local responses.
         bytes_out: Bytes,
         /// Datagrams from clients.
         datagrams_in: Datagrams,
