@@ -139,7 +139,10 @@ fn number(text: &str) -> Result<u64, String> {
 
 /// Checks an address or a prefix of clients.
 fn clients(text: &str) -> Result<String, String> {
-    text.parse::<Prefix>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+    let named = format!("`{text}` is ");
+    // The message about the option names the text already.
+    let reason = |message: String| message.strip_prefix(&named).map(str::to_owned).unwrap_or(message);
+    text.parse::<Prefix>().map(|_| text.to_owned()).map_err(|error| reason(error.to_string()))
 }
 
 /// Returns a path with query parameters.

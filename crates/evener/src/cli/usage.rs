@@ -407,6 +407,7 @@ mod tests {
             ("reload --check", "changes nothing if the file has problems"),
             ("import haproxy FILE", "`haproxy` cannot be imported: only command lines and files of pen can"),
             ("http 127.0.0.1:1 127.0.0.1:2 --weight 3", "weights need a file"),
+            ("connections --client nix", "`nix` is not a value of --client: neither an address nor a prefix"),
             (
                 "close abc",
                 "`abc` is not a value of NUMBER: it must be a number that `evener connections` shows",
