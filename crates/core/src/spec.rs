@@ -9,6 +9,7 @@ mod policy;
 mod pool;
 mod service;
 mod tls;
+mod xdp;
 
 pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
 pub use discover::{DiscoverSpec, FoundSettings, Resolve};
@@ -22,6 +23,7 @@ pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
+pub use xdp::{Forward, NextHop, SourceRate, TunnelSource, XdpEventLevel, XdpMode, XdpServiceSpec, XdpSpec};
 
 use crate::acl::Acl;
 use crate::address::{Endpoint, Target};

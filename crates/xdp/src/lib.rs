@@ -1,0 +1,9 @@
+//! The XDP plane: a program in the kernel forwards packets at the driver of the interface, from the tables that
+//! this crate writes into its maps. Userspace decides, the program looks up.
+//!
+//! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
+//! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
+
+pub mod contract;
+pub mod load;
+pub mod object;
