@@ -327,9 +327,9 @@ enum reason {
 	REASON_QUIC_ROUTED,
 	REASON_QUIC_UNKNOWN,
 	REASON_SYN_VALIDATED,
-	/* Answered. */
-	REASON_ANSWERED_TTL,
-	REASON_ANSWERED_TOO_BIG,
+	/* A response was sent. */
+	REASON_RESPONDED_TTL,
+	REASON_RESPONDED_TOO_BIG,
 	REASON_TARPIT_ARP,
 	REASON_TARPIT_SYN,
 	REASON_TARPIT_SEGMENT,
@@ -393,7 +393,7 @@ struct event {
 /* ---- settings of the whole program ---- */
 
 enum config_flags {
-	/* Dark addresses are answered. */
+	/* Requests to dark addresses get responses. */
 	CONFIG_TARPIT = 1 << 0,
 };
 

@@ -19,7 +19,7 @@ pub struct XdpSpec {
     pub events: XdpEventLevel,
     /// Maximum number of reported decisions a second, for each core.
     pub events_per_second: u32,
-    /// Addresses without a host that are answered to delay scanners; `None` for none.
+    /// Addresses without a host, for which the plane responds to delay scanners; `None` for none.
     pub tarpit: Option<Arc<Acl>>,
     /// Interfaces with addresses of the tarpit, besides the interfaces of services.
     pub tarpit_interfaces: Vec<Arc<str>>,
@@ -53,7 +53,7 @@ pub enum XdpMode {
 /// Levels of reported decisions, as sbulb has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum XdpEventLevel {
-    /// Nothing at present.
+    /// The plane cannot go on.
     Critical,
     /// No server.
     Error,
