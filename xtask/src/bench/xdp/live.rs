@@ -154,8 +154,10 @@ impl Field {
         if system == System::Nftables {
             inside(
                 pid,
-                "nft 'table ip n { chain c { type nat hook prerouting priority -100; ip daddr 10.0.9.9 udp dport 5683 \
-                 dnat to numgen inc mod 3 map { 0 : 10.0.2.11, 1 : 10.0.2.12, 2 : 10.0.2.13 } ; } }'",
+                "nft add table ip n
+                 nft 'add chain ip n c { type nat hook prerouting priority -100; }'
+                 nft 'add rule ip n c ip daddr 10.0.9.9 udp dport 5683 dnat to numgen inc mod 3 map \
+                 { 0 : 10.0.2.11, 1 : 10.0.2.12, 2 : 10.0.2.13 }'",
             )?;
         }
         let server = if system == System::Pen { Some(pen(pid)?) } else { None };
