@@ -7,6 +7,7 @@
 pub mod attach;
 mod batch;
 pub mod contract;
+pub mod defence;
 mod foreign;
 pub mod interface;
 pub mod load;
