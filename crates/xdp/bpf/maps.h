@@ -67,6 +67,7 @@ LRU(fragments, struct fragment_key, struct fragment, 8192);
 
 CPU_ARRAY(server_counts, struct server_counters, SERVERS_MAX);
 CPU_ARRAY(service_counts, struct service_counters, SERVICES_MAX);
+CPU_ARRAY(event_budgets, struct event_budget, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
