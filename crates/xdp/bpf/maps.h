@@ -65,6 +65,11 @@ LRU(flows_v4, struct flow_key_v4, struct flow, 1024);
 LRU(flows_v6, struct flow_key_v6, struct flow, 1024);
 LRU(fragments, struct fragment_key, struct fragment, 8192);
 
+/* Servers by the server IDs in connection IDs of QUIC. */
+TABLE(quic_servers, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct quic_key, struct slot_and_id, SERVERS_MAX);
+/* Time from which the next ICMP error may be sent. */
+CPU_ARRAY(respond_limit, __u64, 1);
+
 CPU_ARRAY(server_counts, struct server_counters, SERVERS_MAX);
 CPU_ARRAY(service_counts, struct service_counters, SERVICES_MAX);
 
