@@ -46,6 +46,7 @@ pub const SERVICE_RATE: u32 = 8;
 pub const SERVICE_SYN_COOKIES: u32 = 16;
 pub const SERVICE_QUIC: u32 = 32;
 pub const SERVICE_CAPTURED: u32 = 64;
+pub const SERVICE_REPORTED: u32 = 128;
 pub const SERVICE_DEFENDED: u32 = 28;
 
 // enum server_takes
@@ -283,6 +284,8 @@ pub struct Flow {
     pub ifindex: u32,
     pub mac: [u8; 6],
     pub vip_port: u16,
+    pub local_mac: [u8; 6],
+    pub reserved: u16,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -313,7 +316,7 @@ pub struct Fragment {
     pub reserved: [u8; 3],
     pub ifindex: u32,
     pub mac: [u8; 6],
-    pub reserved_end: u16,
+    pub local_mac: [u8; 6],
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.

@@ -5,7 +5,17 @@
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
 pub mod capture;
+pub mod attach;
+mod batch;
 pub mod contract;
+mod foreign;
+pub mod interface;
 pub mod load;
+pub mod maps;
+pub mod memory;
+mod netlink;
 pub mod object;
 pub mod reason;
+pub mod pin;
+mod sys;
+pub mod takeover;
