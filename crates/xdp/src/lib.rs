@@ -4,6 +4,7 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+pub mod capture;
 pub mod attach;
 mod batch;
 pub mod check;
@@ -17,6 +18,7 @@ pub mod maps;
 pub mod memory;
 mod netlink;
 pub mod object;
+pub mod reason;
 pub mod pin;
 mod sys;
 pub mod takeover;
