@@ -4,6 +4,10 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+mod contents;
 pub mod contract;
+mod endpoints;
 pub mod load;
 pub mod object;
+mod slots;
+mod wanted;
