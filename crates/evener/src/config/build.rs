@@ -22,8 +22,8 @@ use evener_core::Endpoint;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RetryBudgetSpec,
-    ServerSpec, ServiceSpec, WEIGHT_MAX,
+    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, QuicId, QuicIdError,
+    RetryBudgetSpec, ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -266,6 +266,7 @@ impl<'a> Builder<'a> {
             listen,
             protocol,
             plane,
+            xdp: None,
             pool,
             routes,
             acl,
@@ -492,8 +493,16 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
         limits,
         acl: read_acl(fields),
         state: state.unwrap_or(defaults.state),
+        quic_id: read_quic_id(fields),
         endpoint: defaults.endpoint,
     }
+}
+
+/// Reads the identity of a server in connection IDs of QUIC.
+fn read_quic_id(fields: &mut Fields<'_>) -> Option<QuicId> {
+    let text =
+        fields.text_such_as("quic_id", "1 to 15 bytes in hexadecimal, in quotes, such as \"a01f\"", "")?;
+    text.parse().map_err(|why: QuicIdError| fields.problem_with("quic_id", why)).ok()
 }
 
 fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {

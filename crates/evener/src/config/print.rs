@@ -22,7 +22,7 @@ pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
 /// Returns the configuration for this specification.
 pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
-    let Spec { pools, services } = spec;
+    let Spec { pools, services, xdp: _ } = spec;
     let declared = pools.len() - in_place(spec);
     let (pools, in_place) = pools.split_at(declared);
     let mut page = Page::default();

@@ -43,7 +43,8 @@ pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state } = server;
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id } =
+        server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     table.unless("name", name, &scope::text(endpoint).into());
@@ -56,6 +57,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_limits(&mut table, *limits);
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
+    table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
     table
 }
 

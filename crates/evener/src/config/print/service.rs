@@ -21,6 +21,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         listen,
         protocol,
         plane,
+        xdp: _,
         pool,
         routes,
         acl,

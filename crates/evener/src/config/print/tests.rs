@@ -241,7 +241,8 @@ fn a_list_of_two_layers_is_printed_as_an_equivalent_list() {
         ..ServiceSpec::new("s", Protocol::Tcp)
     };
     let server = evener_core::spec::ServerSpec::new("10.0.0.1:1".parse().unwrap());
-    let spec = Spec { pools: vec![PoolSpec::new("s", vec![server])], services: vec![service] };
+    let spec =
+        Spec { pools: vec![PoolSpec::new("s", vec![server])], services: vec![service], ..Spec::default() };
     let seen = scratch.load(&printed(&spec)).services[0].acl.clone().unwrap();
     for client in ["10.1.2.3", "10.1.2.4", "10.1.3.1", "10.2.0.1", "11.0.0.1", "::1"] {
         let client = client.parse().unwrap();

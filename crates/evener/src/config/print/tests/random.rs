@@ -60,7 +60,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
-    Spec { pools, services }
+    Spec { pools, services, ..Spec::default() }
 }
 
 /// Disables warm connections if another setting excludes them.
@@ -219,7 +219,14 @@ impl Chance<'_> {
             limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
+            quic_id: self.maybe(Self::quic_id),
         }
+    }
+
+    fn quic_id(&mut self) -> QuicId {
+        let bytes = self.within(1..=15);
+        let digits = (0..bytes).map(|_| format!("{:02x}", self.within(0..=255)));
+        digits.collect::<String>().parse().unwrap()
     }
 
     fn pool(&mut self) -> PoolSpec {
