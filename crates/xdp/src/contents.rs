@@ -62,7 +62,7 @@ pub(crate) enum Write {
 }
 
 /// The maps of the kernel, or a model of them.
-pub(crate) trait Maps {
+pub(crate) trait MapWriter {
     /// Does a write.
     fn write(&mut self, write: &Write) -> io::Result<()>;
 }
@@ -214,7 +214,7 @@ impl Contents {
         wanted: Wanted,
         hops: &Hops,
         now: Time,
-        maps: &mut impl Maps,
+        maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
         let plan = self.try_plan(&wanted, hops, now)?;
         self.wanted = wanted;
@@ -240,7 +240,7 @@ impl Contents {
     }
 
     /// Writes next hops that changed.
-    pub(crate) fn set_hops(&mut self, hops: &Hops, maps: &mut impl Maps) -> Result<(), ContentsError> {
+    pub(crate) fn set_hops(&mut self, hops: &Hops, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
         let changed: Vec<(u32, Server)> = self
             .servers
             .iter()
@@ -264,7 +264,7 @@ impl Contents {
         &mut self,
         hops: &Hops,
         now: Time,
-        maps: &mut impl Maps,
+        maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
         let expired: Vec<u32> =
             self.tables_before.iter().filter(|(_, until)| **until <= now).map(|(pool, _)| *pool).collect();
@@ -301,7 +301,7 @@ impl Contents {
         self.servers.get(&slot)
     }
 
-    fn write(&mut self, plan: &Plan, now: Time, maps: &mut impl Maps) -> Result<(), ContentsError> {
+    fn write(&mut self, plan: &Plan, now: Time, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
         maps.write(&Write::NextId(self.allocations.next_id))?;
         for (kind, slot, identity) in &plan.new {
             maps.write(&Write::Identity(*kind, *slot, Some(*identity)))?;
@@ -344,7 +344,7 @@ impl Contents {
         self.remove(plan, now, maps)
     }
 
-    fn write_server(&mut self, slot: u32, server: Server, maps: &mut impl Maps) -> Result<(), ContentsError> {
+    fn write_server(&mut self, slot: u32, server: Server, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
         if self.servers.get(&slot) != Some(&server) {
             let old_ifindex = self.servers.get(&slot).map_or(0, |old| old.ifindex);
             if old_ifindex == 0 && server.ifindex != 0 {
@@ -363,7 +363,7 @@ impl Contents {
         slots: &Arc<[u32]>,
         by_client: bool,
         now: Time,
-        maps: &mut impl Maps,
+        maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
         let old = self.tables.get(&pool);
         if old == Some(slots) {
@@ -384,7 +384,7 @@ impl Contents {
         key: &EndpointKey,
         chain: &[(u32, Returns)],
         now: Time,
-        maps: &mut impl Maps,
+        maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
         if self.chains.get(key).is_some_and(|old| old == chain) {
             return Ok(());
@@ -403,7 +403,7 @@ impl Contents {
         &mut self,
         key: &EndpointKey,
         value: EndpointValue,
-        maps: &mut impl Maps,
+        maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
         let endpoints = &mut self.allocations.endpoints;
         let Some(position) = endpoints.position(key) else { return Ok(()) };
@@ -417,7 +417,7 @@ impl Contents {
     }
 
     /// Removes everything that is not in the plan: keys first, then the values that they led to.
-    fn remove(&mut self, plan: &Plan, now: Time, maps: &mut impl Maps) -> Result<(), ContentsError> {
+    fn remove(&mut self, plan: &Plan, now: Time, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
         let is_wanted =
             |key: &EndpointKey| plan.vip_endpoints.contains_key(key) || plan.chains.contains_key(key);
         let endpoints = self.allocations.endpoints.iter().map(|(key, _)| *key);

@@ -22,7 +22,7 @@ pub(crate) struct EndpointKey {
 pub(crate) type EndpointValue = [u32; 2];
 
 /// Address family of an array of endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Family {
     V4,
     V6,
@@ -180,16 +180,10 @@ impl Position {
 }
 
 /// The endpoints of both families, with their places.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
     known: HashMap<EndpointKey, (Position, EndpointValue)>,
     used: HashMap<(Family, u32), [bool; BUCKET_ENTRIES]>,
-}
-
-impl std::hash::Hash for Family {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        (*self == Self::V4).hash(state);
-    }
 }
 
 impl Endpoints {
@@ -294,27 +288,16 @@ mod tests {
     fn an_endpoint_is_in_one_of_its_buckets_until_both_are_full() {
         let mut endpoints = Endpoints::default();
         let first = key("10.0.0.1:1", ENDPOINT_REAL);
-        // Fills both buckets of one endpoint with other endpoints.
-        let others = (0_u32..u32::MAX).map(|number| {
-            let address = std::net::Ipv4Addr::from(0x0b00_0000 + number / 65_535);
-            key(&format!("{address}:{}", number % 65_535 + 1), ENDPOINT_REAL)
-        });
-        let wanted = first.buckets();
-        let mut taken = 0;
-        for other in others.filter(|other| other.buckets().iter().all(|bucket| wanted.contains(bucket))) {
-            if taken == 2 * BUCKET_ENTRIES {
-                break;
-            }
-            endpoints.place(other).unwrap();
-            let position = endpoints.position(&other).unwrap();
-            assert!(other.buckets().contains(&position.bucket));
-            taken += 1;
+        for bucket in first.buckets() {
+            (0..BUCKET_ENTRIES).for_each(|entry| endpoints.mark(&first, Position { bucket, entry }, true));
         }
         assert_eq!(endpoints.place(first), Err(BucketsFull));
         assert_eq!(endpoints.value(&first), None, "a refused endpoint leaves nothing");
-        let gone = *endpoints.iter().next().unwrap().0;
-        endpoints.remove(&gone);
-        assert_eq!(endpoints.place(first), Ok(()));
+        let free = Position { bucket: first.buckets()[1], entry: 2 };
+        endpoints.mark(&first, free, false);
+        assert_eq!((endpoints.place(first), endpoints.position(&first)), (Ok(()), Some(free)));
+        endpoints.remove(&first);
+        assert_eq!((endpoints.place(first), endpoints.position(&first)), (Ok(()), Some(free)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ struct Model {
     fails_after: Option<usize>,
 }
 
-impl Maps for Model {
+impl MapWriter for Model {
     fn write(&mut self, write: &Write) -> io::Result<()> {
         if self.fails_after.is_some_and(|most| self.writes.len() >= most) {
             return Err(io::ErrorKind::OutOfMemory.into());
