@@ -110,6 +110,8 @@ enum service_flags {
 	SERVICE_QUIC = 1 << 5,
 	/* Packets are sampled for a capture. */
 	SERVICE_CAPTURED = 1 << 6,
+	/* Each decision is an event: config.event_level is at least EVENT_DEBUG. */
+	SERVICE_REPORTED = 1 << 7,
 	/* Any of these flags needs work before a packet is forwarded. */
 	SERVICE_DEFENDED = SERVICE_LISTS | SERVICE_RATE | SERVICE_SYN_COOKIES,
 };
@@ -228,6 +230,9 @@ struct flow {
 	__u8 mac[6];
 	/* Port of the virtual address that the client used last, for services with server ports. */
 	__u16 vip_port;
+	/* Address of the interface that the client's packets came to. */
+	__u8 local_mac[6];
+	__u16 reserved;
 };
 
 struct fragment_key {
@@ -251,7 +256,7 @@ struct fragment {
 	/* From a server: next hop of the client, as in struct flow. */
 	__u32 ifindex;
 	__u8 mac[6];
-	__u16 reserved_end;
+	__u8 local_mac[6];
 };
 
 /* ---- defence ---- */
@@ -413,5 +418,17 @@ struct config {
 	/* Key of SYN cookies' and other hashes. */
 	__u64 key;
 };
+
+/* ---- the loader's own ---- */
+
+/*
+ * Hash of the names of the thing in a slot, by which another process finds the slots of servers, services, virtual
+ * addresses and pools, in this order; the program does not read them. Entry 0 has the next id of a thing.
+ */
+struct identity {
+	__u64 words[2];
+};
+
+#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
 
 #endif

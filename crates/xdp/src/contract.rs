@@ -17,6 +17,7 @@ pub const BUCKET_ENTRIES: usize = 4;
 pub const BLOCK_SLOTS: usize = 16;
 pub const SHARED_MAX: u32 = 8;
 pub const REASONS_MAX: usize = 40;
+pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
 
 // enum endpoint_kind
 pub const ENDPOINT_FREE: u8 = 0;
@@ -45,6 +46,7 @@ pub const SERVICE_RATE: u32 = 8;
 pub const SERVICE_SYN_COOKIES: u32 = 16;
 pub const SERVICE_QUIC: u32 = 32;
 pub const SERVICE_CAPTURED: u32 = 64;
+pub const SERVICE_REPORTED: u32 = 128;
 pub const SERVICE_DEFENDED: u32 = 28;
 
 // enum server_takes
@@ -278,6 +280,8 @@ pub struct Flow {
     pub ifindex: u32,
     pub mac: [u8; 6],
     pub vip_port: u16,
+    pub local_mac: [u8; 6],
+    pub reserved: u16,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -308,7 +312,7 @@ pub struct Fragment {
     pub reserved: [u8; 3],
     pub ifindex: u32,
     pub mac: [u8; 6],
-    pub reserved_end: u16,
+    pub local_mac: [u8; 6],
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -420,3 +424,12 @@ pub struct Config {
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Config {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub words: [u64; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Identity {}

@@ -4,10 +4,20 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+pub mod attach;
+mod batch;
 mod contents;
 pub mod contract;
 mod endpoints;
+mod foreign;
+pub mod interface;
 pub mod load;
+pub mod maps;
+pub mod memory;
+mod netlink;
 pub mod object;
+pub mod pin;
 mod slots;
+mod sys;
+pub mod takeover;
 mod wanted;

@@ -83,6 +83,9 @@ impl Model {
             }
             let mut position = *a;
             for _ in 0..SHARED_MAX {
+                if position == 0 {
+                    break;
+                }
                 let entry = &self.returns[&position];
                 assert_ne!(self.servers[&entry.server].id, 0, "{key:?} returns from a free slot");
                 assert_ne!(self.vips[&entry.vip].family, 0, "{key:?} returns to a free slot");
