@@ -11,6 +11,7 @@ pub mod contract;
 mod endpoints;
 mod foreign;
 pub mod interface;
+mod kernel;
 pub mod load;
 pub mod maps;
 pub mod memory;
