@@ -15,6 +15,7 @@ mod kernel;
 pub mod load;
 pub mod maps;
 pub mod memory;
+mod neighbours;
 mod netlink;
 pub mod object;
 pub mod pin;
