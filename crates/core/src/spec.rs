@@ -396,7 +396,7 @@ impl ServerSpec {
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
-            name: endpoint.to_string().into(),
+            name: endpoint.server_text().into(),
             configured_name: None,
             endpoint,
             dialect: Dialect::Plain,

@@ -395,6 +395,52 @@ struct event {
 	__u32 new_destination[4];
 };
 
+/* ---- captures ---- */
+
+/* Bytes of a captured packet at most. */
+#define CAPTURE_BYTES 2048
+
+enum capture_stage {
+	/* As the packet arrived. */
+	CAPTURE_BEFORE = 0,
+	/* As the packet leaves. */
+	CAPTURE_AFTER = 1,
+};
+
+/* The current capture; there is one at most. */
+struct capture {
+	/* Time of bpf_ktime_get_ns at which the capture ends, whether or not its process is alive. */
+	__u64 until_ns;
+	/* Slot of the service, which also has SERVICE_CAPTURED. */
+	__u32 service;
+	/* One packet in so many is captured. */
+	__u32 every;
+	/* Bytes of each packet that are stored. */
+	__u32 bytes;
+	/* The process that reads the packets. */
+	__u32 process;
+	__u32 reserved[2];
+};
+
+/* A captured packet; CAPTURE_BYTES follow. */
+struct captured {
+	__u64 time_ns;
+	__u32 service;
+	/* Slot of the server; 0 before the choice and if there is none. */
+	__u32 server;
+	/* Both stages of a packet have the same number, which is never 0. */
+	__u32 number;
+	/* Length of the packet. 0 after the decision: the packet was dropped. */
+	__u32 length;
+	/* Bytes that are stored. */
+	__u32 stored;
+	/* enum capture_stage, and after the decision enum reason (REASONS: none) and the action. */
+	__u8 stage;
+	__u8 reason;
+	__u8 action;
+	__u8 reserved;
+};
+
 /* ---- settings of the whole program ---- */
 
 enum config_flags {

@@ -105,7 +105,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
         state,
         quic_id,
     } = new;
-    fields.field("address", &old.endpoint, endpoint);
+    fields.field("address", &old.endpoint.server_text(), &endpoint.server_text());
     fields.field("protocol", &old.dialect, dialect);
     fields.field("weight", &old.weight, weight);
     fields.field("tier", &old.tier, tier);

@@ -152,3 +152,7 @@ mod udp {
     mod proxy_protocol;
     mod spread;
 }
+
+mod xdp {
+    mod topology;
+}
