@@ -10,12 +10,12 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, TAKES_NONE,
-    VIPS_MAX, Vip,
+    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, VIPS_MAX,
+    Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
-use crate::wanted::{PoolKey, Wanted};
+use crate::wanted::Wanted;
 use evener_core::{ServerId, Time};
 use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -296,9 +296,13 @@ impl Contents {
         self.server_slots.iter().map(|(key, slot)| (key, *slot))
     }
 
-    /// Returns the contents of a server's slot.
-    pub(crate) fn server(&self, slot: u32) -> Option<&Server> {
-        self.servers.get(&slot)
+    /// Returns the names of the services of each pool.
+    pub(crate) fn services_of_pools(&self) -> BTreeMap<&Arc<str>, BTreeSet<&Arc<str>>> {
+        let mut services: BTreeMap<&Arc<str>, BTreeSet<&Arc<str>>> = BTreeMap::new();
+        for service in &self.wanted.services {
+            services.entry(&service.pool.0).or_default().insert(&service.name);
+        }
+        services
     }
 
     fn write(&mut self, plan: &Plan, now: Time, maps: &mut impl MapWriter) -> Result<(), ContentsError> {

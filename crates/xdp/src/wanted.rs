@@ -2,7 +2,7 @@
 
 use crate::contract::{
     CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT,
-    NEXT_HOP_ROUTE, NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, Service, TAKES_KNOWN, TAKES_NEW,
+    NEXT_HOP_ROUTE, NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_REPORTED, Service, TAKES_KNOWN, TAKES_NEW,
     TAKES_NONE,
 };
 use crate::endpoints::{Family, words_of};
@@ -76,13 +76,17 @@ impl WantedService {
 }
 
 impl Wanted {
-    /// Derives the contents from the tables of the services of the plane.
-    pub(crate) fn derive<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>) -> Self {
+    /// Derives the contents from the tables of the services of the plane. If `is_reported` is true, each decision is an
+    /// event.
+    pub(crate) fn derive<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>, is_reported: bool) -> Self {
         let mut wanted = Self::default();
         for table in tables {
             for family in [Family::V4, Family::V6] {
                 wanted.add(table, family);
             }
+        }
+        if is_reported {
+            wanted.services.iter_mut().for_each(|service| service.settings.flags |= SERVICE_REPORTED);
         }
         wanted
     }
