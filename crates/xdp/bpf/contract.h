@@ -510,4 +510,16 @@ struct config {
 	__u64 key;
 };
 
+/* ---- the loader's own ---- */
+
+/*
+ * Hash of the names of the thing in a slot, by which another process finds the slots of servers, services, virtual
+ * addresses and pools, in this order; the program does not read them. Entry 0 has the next id of a thing.
+ */
+struct identity {
+	__u64 words[2];
+};
+
+#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
+
 #endif

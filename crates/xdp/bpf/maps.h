@@ -58,6 +58,8 @@ CHOICES(tables);
 /* The tables before the last change, for packets in mid-flow without an association. */
 CHOICES(tables_before);
 
+SHARED_ARRAY(identities, struct identity, IDENTITIES_MAX);
+
 CPU_ARRAY(turns, __u64, POOLS_MAX);
 
 /* The loader sets the number of entries. */
