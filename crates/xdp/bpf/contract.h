@@ -110,6 +110,8 @@ enum service_flags {
 	SERVICE_QUIC = 1 << 5,
 	/* Packets are sampled for a capture. */
 	SERVICE_CAPTURED = 1 << 6,
+	/* Each decision is an event: config.event_level is at least EVENT_DEBUG. */
+	SERVICE_REPORTED = 1 << 7,
 	/* Any of these flags needs work before a packet is forwarded. */
 	SERVICE_DEFENDED = SERVICE_LISTS | SERVICE_RATE | SERVICE_SYN_COOKIES,
 };
@@ -228,6 +230,9 @@ struct flow {
 	__u8 mac[6];
 	/* Port of the virtual address that the client used last, for services with server ports. */
 	__u16 vip_port;
+	/* Address of the interface that the client's packets came to. */
+	__u8 local_mac[6];
+	__u16 reserved;
 };
 
 struct fragment_key {
@@ -251,7 +256,7 @@ struct fragment {
 	/* From a server: next hop of the client, as in struct flow. */
 	__u32 ifindex;
 	__u8 mac[6];
-	__u16 reserved_end;
+	__u8 local_mac[6];
 };
 
 /* ---- defence ---- */
@@ -388,6 +393,52 @@ struct event {
 	/* Addresses after rewriting; equal to the old ones if they stay. */
 	__u32 new_source[4];
 	__u32 new_destination[4];
+};
+
+/* ---- captures ---- */
+
+/* Bytes of a captured packet at most. */
+#define CAPTURE_BYTES 2048
+
+enum capture_stage {
+	/* As the packet arrived. */
+	CAPTURE_BEFORE = 0,
+	/* As the packet leaves. */
+	CAPTURE_AFTER = 1,
+};
+
+/* The current capture; there is one at most. */
+struct capture {
+	/* Time of bpf_ktime_get_ns at which the capture ends, whether or not its process is alive. */
+	__u64 until_ns;
+	/* Slot of the service, which also has SERVICE_CAPTURED. */
+	__u32 service;
+	/* One packet in so many is captured. */
+	__u32 every;
+	/* Bytes of each packet that are stored. */
+	__u32 bytes;
+	/* The process that reads the packets. */
+	__u32 process;
+	__u32 reserved[2];
+};
+
+/* A captured packet; CAPTURE_BYTES follow. */
+struct captured {
+	__u64 time_ns;
+	__u32 service;
+	/* Slot of the server; 0 before the choice and if there is none. */
+	__u32 server;
+	/* Both stages of a packet have the same number, which is never 0. */
+	__u32 number;
+	/* Length of the packet. 0 after the decision: the packet was dropped. */
+	__u32 length;
+	/* Bytes that are stored. */
+	__u32 stored;
+	/* enum capture_stage, and after the decision enum reason (REASONS: none) and the action. */
+	__u8 stage;
+	__u8 reason;
+	__u8 action;
+	__u8 reserved;
 };
 
 /* ---- settings of the whole program ---- */

@@ -73,4 +73,13 @@ struct {
 	__uint(max_entries, 1 << 20);
 } events SEC(".maps");
 
+ARRAY(capturing, struct capture, 1);
+/* Packets of the captured service, and number of the last captured one. */
+CPU_ARRAY(capture_turns, __u64, 2);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 21);
+} captures SEC(".maps");
+
 #endif

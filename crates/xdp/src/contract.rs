@@ -17,6 +17,7 @@ pub const BUCKET_ENTRIES: usize = 4;
 pub const BLOCK_SLOTS: usize = 16;
 pub const SHARED_MAX: u32 = 8;
 pub const REASONS_MAX: usize = 40;
+pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
 pub const ENDPOINT_FREE: u8 = 0;
@@ -45,6 +46,7 @@ pub const SERVICE_RATE: u32 = 8;
 pub const SERVICE_SYN_COOKIES: u32 = 16;
 pub const SERVICE_QUIC: u32 = 32;
 pub const SERVICE_CAPTURED: u32 = 64;
+pub const SERVICE_REPORTED: u32 = 128;
 pub const SERVICE_DEFENDED: u32 = 28;
 
 // enum server_takes
@@ -107,6 +109,10 @@ pub const EVENT_EGRESS: u8 = 4;
 pub const EVENT_DROPPED: u8 = 5;
 pub const EVENT_PASSED: u8 = 6;
 pub const EVENT_SAMPLE: u8 = 7;
+
+// enum capture_stage
+pub const CAPTURE_BEFORE: u8 = 0;
+pub const CAPTURE_AFTER: u8 = 1;
 
 // enum config_flags
 pub const CONFIG_TARPIT: u32 = 1;
@@ -278,6 +284,8 @@ pub struct Flow {
     pub ifindex: u32,
     pub mac: [u8; 6],
     pub vip_port: u16,
+    pub local_mac: [u8; 6],
+    pub reserved: u16,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -308,7 +316,7 @@ pub struct Fragment {
     pub reserved: [u8; 3],
     pub ifindex: u32,
     pub mac: [u8; 6],
-    pub reserved_end: u16,
+    pub local_mac: [u8; 6],
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -403,6 +411,38 @@ pub struct Event {
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Event {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    pub until_ns: u64,
+    pub service: u32,
+    pub every: u32,
+    pub bytes: u32,
+    pub process: u32,
+    pub reserved: [u32; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Capture {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    pub time_ns: u64,
+    pub service: u32,
+    pub server: u32,
+    pub number: u32,
+    pub length: u32,
+    pub stored: u32,
+    pub stage: u8,
+    pub reason: u8,
+    pub action: u8,
+    pub reserved: u8,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Captured {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

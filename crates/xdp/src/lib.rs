@@ -4,6 +4,16 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+pub mod attach;
+mod batch;
 pub mod contract;
+mod foreign;
+pub mod interface;
 pub mod load;
+pub mod maps;
+pub mod memory;
+mod netlink;
 pub mod object;
+pub mod pin;
+mod sys;
+pub mod takeover;
