@@ -6,8 +6,11 @@
 
 pub mod attach;
 mod batch;
+pub mod check;
 pub mod contract;
+pub mod ethtool;
 mod foreign;
+pub mod installation;
 pub mod interface;
 pub mod load;
 pub mod maps;
