@@ -9,13 +9,6 @@
 #include "nat.h"
 #include "parsed.h"
 
-static always_inline int leave_other(struct xdp_md *context, __u32 place)
-{
-	if (unlikely(is_reported(EVENT_TRACE)))
-		report(context, place, REPORT(EVENT_PASSED, 0, EVENT_TRACE), 0, 0);
-	return XDP_PASS;
-}
-
 static always_inline int any_fragment(struct xdp_md *context, __u32 network, __u64 parsed, int family)
 {
 	struct packet packet;
@@ -96,7 +89,7 @@ never_inline int handle_any(struct xdp_md *context)
 	case PARSED_MALFORMED:
 		return reject(context, place, 0, REASON_MALFORMED);
 	default:
-		return leave_other(context, place);
+		return pass_other(context, place);
 	}
 }
 

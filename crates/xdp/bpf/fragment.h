@@ -3,7 +3,7 @@
 #ifndef EVENER_FRAGMENT_H
 #define EVENER_FRAGMENT_H
 
-#include "flow.h"
+#include "flows.h"
 #include "forward.h"
 #include "packet.h"
 #include "report.h"

@@ -7,7 +7,7 @@
 #define EVENER_ICMP_H
 
 #include "associate.h"
-#include "flow.h"
+#include "flows.h"
 #include "forward.h"
 #include "packet.h"
 #include "parsed.h"

@@ -4,11 +4,13 @@
 #define EVENER_NAT_H
 
 #include "associate.h"
-#include "flow.h"
+#include "defend.h"
+#include "flows.h"
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
 #include "report.h"
+#include "tarpit.h"
 
 /* Values of a new association. */
 static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
@@ -69,7 +71,7 @@ static always_inline void report_client(const struct packet *packet, int family,
 	__u32 kind = facts & FACT_MOVED ? EVENT_FLOW_MOVED :
 		     !had_flow || facts & FACT_EXPIRED ? EVENT_FLOW_NEW : EVENT_FLOW_REUSED;
 
-	report(packet->context, place_of(packet, family), REPORT(kind, 0, EVENT_DEBUG), service | vip << 16, server);
+	report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG), service | vip << 16, server);
 }
 
 /* A packet for the virtual address and port of a service. */
@@ -87,6 +89,15 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
 		return reject(packet->context, place_of(packet, family), service_slot, REASON_TTL_EXCEEDED);
+	if (unlikely(service->flags & SERVICE_DEFENDED)) {
+		__u32 position = position_of(packet, family);
+		int defended = defend(packet->context, service_slot, vip, position);
+
+		if (defended == DEFENDED_CHALLENGED)
+			return challenge(packet->context, service_slot, position);
+		if (defended != DEFENDED_ADMITTED)
+			return XDP_DROP;
+	}
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
 	flow = flow_of(family, &key);
@@ -179,7 +190,7 @@ again:
 		kind = EVENT_FLOW_BY_SERVER;
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
-		report(packet->context, place_of(packet, family), REPORT(kind, 0, EVENT_DEBUG),
+		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),
 		       returns->service | returns->vip << 16, returns->server);
 	count_out(returns->server, bytes);
 	if (!plain && is_fragmented(packet))
@@ -193,6 +204,18 @@ again:
 	if (!flow || !flow->ifindex)
 		return by_route(packet->context, packet->network, returns->service);
 	return to_client(packet->context, packet->data, flow);
+}
+
+/* A packet that no service takes: for the tarpit if there is one, else for the kernel. */
+static always_inline int pass_other(struct xdp_md *context, __u32 place)
+{
+	struct config *settings = config();
+
+	if (likely(settings && settings->event_level < EVENT_TRACE && !(settings->flags & CONFIG_TARPIT)))
+		return XDP_PASS;
+	if (settings && settings->event_level >= EVENT_TRACE)
+		report(context, place, REPORT(EVENT_PASSED, REASONS, EVENT_TRACE), 0, 0);
+	return pass_or_tarpit(context);
 }
 
 /* A packet of UDP or TCP, with its ports. */
@@ -209,9 +232,7 @@ static always_inline int handle(const struct packet *packet, int family, int pla
 		return from_server(packet, family, plain, found);
 	if (unlikely(hops_of(packet, family) == 0))
 		return reject(packet->context, place_of(packet, family), 0, REASON_MALFORMED);
-	if (unlikely(is_reported(EVENT_TRACE)))
-		report(packet->context, place_of(packet, family), REPORT(EVENT_PASSED, 0, EVENT_TRACE), 0, 0);
-	return XDP_PASS;
+	return pass_other(packet->context, place_of(packet, family));
 }
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Associations of clients with servers, for both families. */
-#ifndef EVENER_FLOW_H
-#define EVENER_FLOW_H
+/* Associations of clients with servers. */
+#ifndef EVENER_FLOWS_H
+#define EVENER_FLOWS_H
 
 #include "choose.h"
 #include "lookup.h"
@@ -25,11 +25,6 @@ static always_inline void flow_key(union flow_key *key, int family, const void *
 	}
 }
 
-static always_inline __u64 hash_of_key(int family, const union flow_key *key)
-{
-	return family == 4 ? hash_client_v4(key->v4.address) : hash_client_v6(key->v6.address);
-}
-
 static always_inline struct flow *flow_of(int family, const union flow_key *key)
 {
 	if (family == 4)
@@ -42,6 +37,11 @@ static always_inline long store_flow(int family, const union flow_key *key, cons
 	if (family == 4)
 		return bpf_map_update_elem(&flows_v4, &key->v4, flow, BPF_ANY);
 	return bpf_map_update_elem(&flows_v6, &key->v6, flow, BPF_ANY);
+}
+
+static always_inline __u64 hash_of_key(int family, const union flow_key *key)
+{
+	return family == 4 ? hash_client_v4(key->v4.address) : hash_client_v6(key->v6.address);
 }
 
 /* What an association says about a packet of a server. */
