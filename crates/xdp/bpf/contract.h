@@ -441,6 +441,12 @@ struct event {
 	__u32 new_destination[4];
 };
 
+/* Events of a CPU in one second. */
+struct event_budget {
+	__u64 second;
+	__u64 events;
+};
+
 /* ---- captures ---- */
 
 /* Bytes of a captured packet at most. */
@@ -509,5 +515,17 @@ struct config {
 	/* Key of hashes that outsiders should not predict. */
 	__u64 key;
 };
+
+/* ---- the loader's own ---- */
+
+/*
+ * Hash of the names of the thing in a slot, by which another process finds the slots of servers, services, virtual
+ * addresses and pools, in this order; the program does not read them. Entry 0 has the next id of a thing.
+ */
+struct identity {
+	__u64 words[2];
+};
+
+#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
 
 #endif

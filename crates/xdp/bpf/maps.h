@@ -58,6 +58,8 @@ CHOICES(tables);
 /* The tables before the last change, for packets in mid-flow without an association. */
 CHOICES(tables_before);
 
+SHARED_ARRAY(identities, struct identity, IDENTITIES_MAX);
+
 CPU_ARRAY(turns, __u64, POOLS_MAX);
 
 /* The loader sets the number of entries. */
@@ -75,9 +77,14 @@ LRU(attempts, struct attempt_key, struct attempt, ATTEMPTS_MAX);
 CPU_ARRAY(syn_meters, struct syn_meter, SERVICES_MAX);
 /* By index of the interface. */
 TABLE(tarpits, BPF_MAP_TYPE_HASH, 0, __u32, struct tarpit, TARPITS_MAX);
+/* Servers by the server IDs in connection IDs of QUIC. */
+TABLE(quic_servers, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct quic_key, struct slot_and_id, SERVERS_MAX);
+/* Time from which the next ICMP error may be sent. */
+CPU_ARRAY(respond_limit, __u64, 1);
 
 CPU_ARRAY(server_counts, struct server_counters, SERVERS_MAX);
 CPU_ARRAY(service_counts, struct service_counters, SERVICES_MAX);
+CPU_ARRAY(event_budgets, struct event_budget, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -21,6 +21,8 @@ pub const SOURCES_MAX: u32 = 262144;
 pub const ATTEMPTS_MAX: u32 = 131072;
 pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
+pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
+
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
@@ -473,6 +475,16 @@ unsafe impl Pod for Event {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventBudget {
+    pub second: u64,
+    pub events: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for EventBudget {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capture {
     pub until_ns: u64,
     pub service: u32,
@@ -518,3 +530,12 @@ pub struct Config {
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Config {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub words: [u64; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Identity {}
