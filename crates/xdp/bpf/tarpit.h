@@ -177,9 +177,10 @@ static always_inline int tarpit_tcp(struct packet *packet, int family, __u64 key
 static always_inline int tarpit_packet(struct xdp_md *context, struct layers *layers, __u64 key)
 {
 	struct packet packet = { .network = layers->network, .protocol = layers->protocol };
-	__u32 position = layers->network | (__u32)layers->transport << 8 | POSITION_TCP | (__u32)layers->family << 24;
+	__u32 place = layers->network | (__u32)layers->transport << 8 | (__u32)layers->family << 20 |
+		      (__u32)layers->protocol << 24;
 
-	if (layers->protocol != IPPROTO_TCP || layers->fragmented || !packet_at(&packet, context, position) ||
+	if (layers->protocol != IPPROTO_TCP || layers->fragmented || !packet_at(&packet, context, place) ||
 	    packet.ip + sizeof(struct ipv6hdr) > packet.end || packet.transport + sizeof(struct tcphdr) > packet.end)
 		return XDP_PASS;
 	if (layers->family == 4)
@@ -211,15 +212,6 @@ never_inline int tarpit(struct xdp_md *context)
 	if (parsed != PARSED_TRANSPORT)
 		return XDP_PASS;
 	return tarpit_packet(context, &layers, config->key);
-}
-
-/* Passes a frame that no service takes, unless there is a tarpit. */
-static always_inline int pass_or_tarpit(struct xdp_md *context)
-{
-	__u32 zero = 0;
-	struct config *config = bpf_map_lookup_elem(&settings, &zero);
-
-	return unlikely(config && config->flags & CONFIG_TARPIT) ? tarpit(context) : XDP_PASS;
 }
 
 #endif
