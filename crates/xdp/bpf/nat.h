@@ -215,7 +215,7 @@ static always_inline int pass_other(struct xdp_md *context, __u32 place)
 		return XDP_PASS;
 	if (settings && settings->event_level >= EVENT_TRACE)
 		report(context, place, REPORT(EVENT_PASSED, REASONS, EVENT_TRACE), 0, 0);
-	return settings && settings->flags & CONFIG_TARPIT ? tarpit(context) : XDP_PASS;
+	return has_tarpit() ? tarpit(context) : XDP_PASS;
 }
 
 /* A packet of UDP or TCP, with its ports. */

@@ -188,6 +188,13 @@ static always_inline int tarpit_packet(struct xdp_md *context, struct layers *la
 	return is_dark(6, destination_of(&packet, 6)) ? tarpit_tcp(&packet, 6, key) : XDP_PASS;
 }
 
+static always_inline int has_tarpit(void)
+{
+	struct config *settings = config();
+
+	return settings && settings->flags & CONFIG_TARPIT;
+}
+
 /* Decides on a frame that no service takes. Returns the action. */
 never_inline int tarpit(struct xdp_md *context)
 {
