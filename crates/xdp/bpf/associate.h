@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Choice of a server for a client without an association, and the association's making. */
+#ifndef EVENER_ASSOCIATE_H
+#define EVENER_ASSOCIATE_H
+
+#include "choose.h"
+#include "lookup.h"
+
+/* Length of idle times' unit as a power of two of nanoseconds. */
+#define USED_SHIFT 30
+
+/* What is known about a packet whose client gets a server; the low bits are the family. */
+enum fact {
+	FACT_MID_FLOW = 1 << 4,
+	/* The association's server is not available. */
+	FACT_MOVED = 1 << 5,
+	/* The association was idle for too long. */
+	FACT_EXPIRED = 1 << 6,
+};
+
+/* A slot of a table of choices, counted from 0; slot -1 is the number of slots. Returns 0 if there is none. */
+static always_inline __u32 slot_of_table(void *table, __u32 slot)
+{
+	__u32 position = (slot + 1) / BLOCK_SLOTS;
+	struct block *block = bpf_map_lookup_elem(table, &position);
+
+	return block ? block->slots[(slot + 1) % BLOCK_SLOTS] : 0;
+}
+
+static always_inline __u32 choose_from(void *table, __u32 slots, __u64 hash, __u8 by, __u8 takes)
+{
+	for (__u32 probe = 0; probe < PROBES_MAX; probe++) {
+		__u32 slot = by == CHOOSE_BY_CLIENT ? slot_of_client(hash, probe, slots) :
+						     slot_in_turn(hash, probe, slots);
+		__u32 position = slot_of_table(table, slot);
+		struct server *server = server_at(position);
+
+		if (server && server->id && server->takes >= takes)
+			return position;
+	}
+	return 0;
+}
+
+/* The next turn of a pool on this CPU. */
+static always_inline __u64 next_turn(__u32 pool)
+{
+	__u64 *turn = bpf_map_lookup_elem(&turns, &pool);
+
+	return turn ? (*turn)++ : 0;
+}
+
+/* Server that the table before the last change has for the client, if it still takes known flows. */
+static always_inline __u32 second_chance(__u32 pool, __u64 client)
+{
+	void *table = bpf_map_lookup_elem(&tables_before, &pool);
+	__u32 slots = table ? slot_of_table(table, -1) : 0;
+	__u32 position;
+	struct server *server;
+
+	if (!slots)
+		return 0;
+	position = slot_of_table(table, slot_of_client(client, 0, slots));
+	server = server_at(position);
+	return server && server->id && server->takes >= TAKES_KNOWN ? position : 0;
+}
+
+/*
+ * Chooses a server for a new client of a service. A packet in mid-flow without an association belonged to one that was
+ * evicted, or that another balancer had: the table before the last change then names its server, with tables by client.
+ * Returns the slot of the server, or 0.
+ */
+static never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flow)
+{
+	struct service *service = service_at(service_slot);
+	__u32 pool, slots, chosen;
+	void *table;
+
+	if (!service)
+		return 0;
+	pool = service->pool;
+	table = bpf_map_lookup_elem(&tables, &pool);
+	if (!table)
+		return 0;
+	slots = slot_of_table(table, -1);
+	if (!slots)
+		return 0;
+	if (service->choose_by != CHOOSE_BY_CLIENT)
+		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, TAKES_NEW);
+	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT, TAKES_NEW);
+	if (mid_flow) {
+		__u32 before = second_chance(pool, client);
+
+		if (before && before != chosen) {
+			count(service_slot, REASON_SECOND_CHANCE);
+			return before;
+		}
+	}
+	return chosen;
+}
+
+static always_inline __u32 now_used(void)
+{
+	return bpf_ktime_get_coarse_ns() >> USED_SHIFT;
+}
+
+static always_inline int is_idle(const struct flow *flow, const struct service *service)
+{
+	__u64 unused = (__u32)(now_used() - flow->used);
+
+	return unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
+}
+
+/* Notes what became of an association's update. */
+static always_inline void count_stored(__u32 service, __u32 server, long error, __u32 reason)
+{
+	count(service, error ? REASON_FLOW_NOT_STORED : reason);
+	if (!error)
+		count_flow(server);
+}
+
+#endif

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* Ways out of the program: link-layer addresses and next hops. */
+#ifndef EVENER_FORWARD_H
+#define EVENER_FORWARD_H
+
+#include "lookup.h"
+
+/* Exchanges the MAC addresses, as two words. */
+static always_inline int back_to_sender(void *data)
+{
+	__u64 *first = data;
+	__u32 *last = data + 8;
+	__u64 a = *first;
+	__u32 b = *last;
+
+	*first = (a >> 48) | ((__u64)b << 16) | (a << 48);
+	*last = a >> 16;
+	return XDP_TX;
+}
+
+static always_inline void copy_mac(void *to, const void *from)
+{
+	*(__u32 *)to = *(const __u32 *)from;
+	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+}
+
+static always_inline int out_of(struct xdp_md *context, __u32 ifindex)
+{
+	if (ifindex == context->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(ifindex, 0);
+}
+
+#ifndef AF_INET
+#define AF_INET 2
+#define AF_INET6 10
+#endif
+
+/*
+ * Looks the next hop of a rewritten packet up in the routing table. A packet whose next hop the kernel does not know
+ * passes to the kernel, which asks for it and, with forwarding switched on, sends the packet.
+ */
+static never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
+{
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	struct bpf_fib_lookup fib = {};
+	struct ethhdr *ethernet = data;
+	struct iphdr *ip = data + (network & 0x3f);
+	struct ipv6hdr *ip6 = (void *)ip;
+
+	if ((void *)(ethernet + 1) > end || (void *)(ip + 1) > end)
+		return drop(service, REASON_INTERNAL);
+	fib.ifindex = context->ingress_ifindex;
+	if (ip->version == 4) {
+		fib.family = AF_INET;
+		fib.tot_len = __builtin_bswap16(ip->tot_len);
+		fib.ipv4_src = ip->saddr;
+		fib.ipv4_dst = ip->daddr;
+	} else {
+		if ((void *)(ip6 + 1) > end)
+			return drop(service, REASON_INTERNAL);
+		fib.family = AF_INET6;
+		fib.tot_len = __builtin_bswap16(ip6->payload_len) + sizeof(*ip6);
+		__builtin_memcpy(fib.ipv6_src, &ip6->saddr, sizeof(fib.ipv6_src));
+		__builtin_memcpy(fib.ipv6_dst, &ip6->daddr, sizeof(fib.ipv6_dst));
+	}
+	if (bpf_fib_lookup(context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+		return pass(service, REASON_NO_NEXT_HOP);
+	__builtin_memcpy(ethernet->h_dest, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(ethernet->h_source, fib.smac, ETH_ALEN);
+	return out_of(context, fib.ifindex);
+}
+
+static always_inline int to_server(struct xdp_md *context, void *data, __u32 network, __u32 service_slot,
+				   const struct service *service, const struct server *server)
+{
+	if (likely(service->next_hop == NEXT_HOP_SENDER))
+		return back_to_sender(data);
+	if (unlikely(!server->ifindex))
+		return by_route(context, network, service_slot);
+	*(__u64 *)data = *(const __u64 *)server->destination_mac;
+	*(__u32 *)(data + 8) = *(const __u32 *)(server->source_mac + 2);
+	return out_of(context, server->ifindex);
+}
+
+/* Sends a packet to where the client's packets came from. */
+static always_inline int to_client(struct xdp_md *context, void *data, const struct flow *flow)
+{
+	copy_mac(data, flow->mac);
+	copy_mac(data + 6, flow->local_mac);
+	return out_of(context, flow->ifindex);
+}
+
+/* Learns the next hop of a client from its packet. */
+static always_inline void learn_hop(struct xdp_md *context, const void *data, struct flow *flow)
+{
+	__u32 ifindex = context->ingress_ifindex;
+	const __u8 *mac = data + 6;
+
+	if (likely(flow->ifindex == ifindex && *(__u32 *)flow->mac == *(const __u32 *)mac &&
+		   *(__u16 *)(flow->mac + 4) == *(const __u16 *)(mac + 4)))
+		return;
+	flow->ifindex = ifindex;
+	copy_mac(flow->mac, mac);
+	copy_mac(flow->local_mac, data);
+}
+
+/* Services that do not use NAT. */
+static never_inline int forward_whole(struct xdp_md *context, __u32 network, __u32 service_slot, __u32 server_slot)
+{
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	struct service *service = service_at(service_slot);
+	struct server *server = server_at(server_slot);
+
+	if (!service || !server || data + sizeof(struct ethhdr) > end)
+		return drop(service_slot, REASON_INTERNAL);
+	if (service->forward == FORWARD_DIRECT)
+		return to_server(context, data, network, service_slot, service, server);
+	return pass(service_slot, REASON_UNSUPPORTED);
+}
+
+#endif
