@@ -1,7 +1,7 @@
 -- The XDP plane: the kernel forwards packets at the driver of the interface, before its network stack sees them.
 -- It needs root, an interface and servers of your own, so only check it here:
 --   $ evener check examples/xdp.lua
---   examples/xdp.lua: configuration OK (2 services, 2 pools, 4 servers)
+--   examples/xdp.lua: valid: 2 services, 2 pools, 4 servers
 
 xdp { flows = 1048576, events = "info" }
 
