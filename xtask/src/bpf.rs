@@ -71,7 +71,9 @@ fn compile(source: &Path) -> anyhow::Result<Vec<u8>> {
     fs::create_dir_all(&work)?;
     let object = work.join(name).with_extension("o");
     let mut clang = Command::new(CLANG);
-    clang.current_dir(directory).args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]);
+    clang
+        .current_dir(directory)
+        .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wextra", "-Werror"]);
     // The paths in the object are relative, so that its bytes are the same in every tree.
     clang.arg(format!("-ffile-prefix-map={}=.", directory.display())).arg("-fdebug-compilation-dir=.");
     clang.arg("-I").arg(shell::root().join("crates/xdp/bpf"));

@@ -10,8 +10,7 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, VIPS_MAX,
-    Vip,
+    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
@@ -72,10 +71,7 @@ pub(crate) trait MapWriter {
 pub(crate) enum ContentsError {
     /// An array is full.
     #[error("too many {things}: the XDP plane has room for {max}; slots rest for some minutes before reuse")]
-    Full {
-        things: &'static str,
-        max: u32,
-    },
+    Full { things: &'static str, max: u32 },
     /// Both buckets of an endpoint are full.
     #[error("the table of endpoints has no room for {0}: fewer servers or ports are needed")]
     NoPlace(SocketAddr),
@@ -348,7 +344,12 @@ impl Contents {
         self.remove(plan, now, maps)
     }
 
-    fn write_server(&mut self, slot: u32, server: Server, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
+    fn write_server(
+        &mut self,
+        slot: u32,
+        server: Server,
+        maps: &mut impl MapWriter,
+    ) -> Result<(), ContentsError> {
         if self.servers.get(&slot) != Some(&server) {
             let old_ifindex = self.servers.get(&slot).map_or(0, |old| old.ifindex);
             if old_ifindex == 0 && server.ifindex != 0 {
@@ -437,7 +438,9 @@ impl Contents {
         }
         for (kind, slot, identity) in self.unwanted(plan) {
             let clear = match kind {
-                Kind::Service => self.services.remove(&slot).map(|_| Write::Service(slot, Service::default())),
+                Kind::Service => {
+                    self.services.remove(&slot).map(|_| Write::Service(slot, Service::default()))
+                }
                 Kind::Vip => self.vips.remove(&slot).map(|_| Write::Vip(slot, Vip::default())),
                 Kind::Server => {
                     self.leaving.remove(&identity);

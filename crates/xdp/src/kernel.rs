@@ -117,13 +117,7 @@ fn slots_of(table: MapData) -> Result<Arc<[u32]>, MapError> {
 }
 
 impl Maps {
-    fn store_endpoint(
-        &mut self,
-        key: &EndpointKey,
-        position: Position,
-        value: EndpointValue,
-        is_new: bool,
-    ) {
+    fn store_endpoint(&mut self, key: &EndpointKey, position: Position, value: EndpointValue, is_new: bool) {
         let (index, entry) = (position.index() / BUCKET_ENTRIES, position.index() % BUCKET_ENTRIES);
         match key.family() {
             Family::V4 => {

@@ -1,8 +1,8 @@
 //! Typed handles of the maps of the program.
 
 use crate::contract::{
-    BucketV4, BucketV6, Config, Defence, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKey, Identity, Returns, Server,
-    ServerCounters, Service, ServiceCounters, Vip,
+    BucketV4, BucketV6, Config, Defence, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKey, Identity,
+    Returns, Server, ServerCounters, Service, ServiceCounters, Vip,
 };
 use crate::memory::SharedArray;
 use aya::Ebpf;

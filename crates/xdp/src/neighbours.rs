@@ -176,8 +176,9 @@ impl Neighbours {
                     if (neighbour.is_none() || keeps) && used.insert((route.ifindex, route.hop)) {
                         self.resolve(route);
                     }
-                    let link =
-                        *links.entry(route.ifindex).or_insert_with(|| link(&mut self.requests, route.ifindex));
+                    let link = *links
+                        .entry(route.ifindex)
+                        .or_insert_with(|| link(&mut self.requests, route.ifindex));
                     match (neighbour, link) {
                         (Some(destination), Some(Link { mtu, address: Some(source) })) => Ok(Hop {
                             ifindex: route.ifindex,

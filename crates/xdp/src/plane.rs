@@ -14,8 +14,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -100,8 +100,7 @@ impl Plane {
         let (commands, received) = channel();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let runner = Runner::new(options, Arc::clone(&wake));
-        let thread =
-            std::thread::Builder::new().name("xdp".into()).spawn(move || run(runner, &received))?;
+        let thread = std::thread::Builder::new().name("xdp".into()).spawn(move || run(runner, &received))?;
         Ok(Self { commands, wake, thread: Some(thread) })
     }
 

@@ -1,7 +1,7 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
 use super::{AtExit, PlaneOptions, Report, Services, Setup};
-use crate::attach::{Attachment, AttachError, Change, WantedInterface};
+use crate::attach::{AttachError, Attachment, Change, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
@@ -240,8 +240,7 @@ impl Runner {
         if changed {
             result = running.contents.set_hops(running.neighbours.hops(), &mut running.installed.maps);
         }
-        let timely =
-            running.contents.on_time(running.neighbours.hops(), now, &mut running.installed.maps);
+        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.installed.maps);
         let result = result.and(timely).map_err(|error| error.to_string());
         if self.next_count <= now {
             self.next_count = now + COUNT_EVERY;
@@ -308,10 +307,8 @@ impl Running {
         names: &[Arc<str>],
         spec: &XdpSpec,
     ) -> Vec<(String, Result<Attachment, AttachError>)> {
-        let wanted: Vec<WantedInterface> = names
-            .iter()
-            .map(|name| WantedInterface { name: name.to_string(), mode: spec.mode })
-            .collect();
+        let wanted: Vec<WantedInterface> =
+            names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
         self.installed.links.set(&wanted)
     }
 

@@ -173,11 +173,8 @@ impl BenchProgram {
 
     /// Runs a program. Returns the CPU time of one repetition in nanoseconds.
     fn timed(&self, name: &str, repeat: u32) -> anyhow::Result<f64> {
-        let options = TestRunOptions {
-            data_in: Some(&[0; super::packets::LENGTH]),
-            repeat,
-            ..TestRunOptions::new()
-        };
+        let options =
+            TestRunOptions { data_in: Some(&[0; super::packets::LENGTH]), repeat, ..TestRunOptions::new() };
         let program = self.program(name)?;
         let before = cpu_time();
         program.test_run(options)?;

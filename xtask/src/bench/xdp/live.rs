@@ -35,8 +35,7 @@ enum System {
 }
 
 impl System {
-    const ALL: [Self; 5] =
-        [Self::Native, Self::NativeTwoQueues, Self::Generic, Self::Nftables, Self::Pen];
+    const ALL: [Self; 5] = [Self::Native, Self::NativeTwoQueues, Self::Generic, Self::Nftables, Self::Pen];
 
     fn name(self) -> &'static str {
         match self {

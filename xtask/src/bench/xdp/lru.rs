@@ -12,7 +12,9 @@ const FILLS: [u32; 4] = [10, 50, 90, 100];
 pub(super) fn measure(quick: bool) -> anyhow::Result<()> {
     let sizes = if quick { &SIZES[..6] } else { &SIZES[..] };
     println!("### Associations left in an LRU map, of those written, by fill\n");
-    println!("| entries | 1 CPU: 10 % | 50 % | 90 % | 100 % | 2 CPUs: 10 % | 50 % | 90 % | 100 % | left of a full table after updates of one present key |");
+    println!(
+        "| entries | 1 CPU: 10 % | 50 % | 90 % | 100 % | 2 CPUs: 10 % | 50 % | 90 % | 100 % | left of a full table after updates of one present key |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for size in sizes {
         progress(&format!("LRU map of {size} entries"));

@@ -119,7 +119,10 @@ fn paths(
     let ours = scene.descriptor()?;
     let theirs = prototype.map(Prototype::descriptor).transpose()?;
     let mut paths = Vec::new();
-    let mut add = |name, goal: Option<f64>, action: u32, plan: &dyn Fn(&mut BenchProgram, &ProgramFd) -> anyhow::Result<Plan>| {
+    let mut add = |name,
+                   goal: Option<f64>,
+                   action: u32,
+                   plan: &dyn Fn(&mut BenchProgram, &ProgramFd) -> anyhow::Result<Plan>| {
         let mut prepare = |program: &ProgramFd| {
             let plan = plan(bench, program)?;
             bench.aim(program, plan)?;
@@ -174,7 +177,8 @@ fn paths(
 fn response(bench: &mut BenchProgram, program: &ProgramFd, request: Packet) -> anyhow::Result<Plan> {
     bench.aim(program, Plan::same(request))?;
     let (_, packet) = bench.once()?;
-    let (destination, source) = if request[12..14] == [0x08, 0x00] { (30..34, 26..30) } else { (38..54, 22..38) };
+    let (destination, source) =
+        if request[12..14] == [0x08, 0x00] { (30..34, 26..30) } else { (38..54, 22..38) };
     let ip = |bytes: &[u8]| match <[u8; 16]>::try_from(bytes) {
         Ok(octets) => IpAddr::from(octets),
         Err(_) => IpAddr::from(<[u8; 4]>::try_from(bytes).expect("the length of an IPv4 address")),

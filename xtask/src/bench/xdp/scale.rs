@@ -23,7 +23,8 @@ struct Shape {
 pub(super) fn measure(quick: bool) -> anyhow::Result<()> {
     bind_to_cpu(1)?;
     let one = Shape { flows: 1, servers: 3, services: 1 };
-    let flows: &[u32] = if quick { &[1, 1 << 12] } else { &[1, 1 << 10, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22] };
+    let flows: &[u32] =
+        if quick { &[1, 1 << 12] } else { &[1, 1 << 10, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22] };
     let shapes = flows.iter().map(|flows| Shape { flows: *flows, ..one });
     table("flows", quick, shapes, |shape| shape.flows)?;
     let servers: &[u32] = if quick { &[1, 64] } else { &[1, 16, 256, 4000] };

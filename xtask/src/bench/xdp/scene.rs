@@ -7,8 +7,8 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use evener_xdp::contract::{
     BLOCK_SLOTS, BUCKET_ENTRIES, BUCKETS_V4, BUCKETS_V6, Block, BucketV4, BucketV6, CHOOSE_BY_CLIENT,
     CHOOSE_BY_TURN, CONTRACT_VERSION, Config, ENDPOINT_FREE, ENDPOINT_REAL, ENDPOINT_VIP, EVENT_ERROR,
-    EndpointV4, EndpointV6, FORWARD_NAT, NEXT_HOP_ROUTE, NEXT_HOP_SENDER, Returns, Server, Service, TAKES_NEW,
-    Vip,
+    EndpointV4, EndpointV6, FORWARD_NAT, NEXT_HOP_ROUTE, NEXT_HOP_SENDER, Returns, Server, Service,
+    TAKES_NEW, Vip,
 };
 use evener_xdp::object::{OBJECT, PROGRAM};
 use std::net::{IpAddr, SocketAddr};
@@ -175,9 +175,8 @@ impl Scene {
         let pair = |at: usize| u64::from(address[at]) | u64::from(address[at + 1]) << 32;
         let hash = hash_endpoint_v6(pair(0), pair(2), tail);
         let entry = EndpointV6 { address, port, protocol: UDP, kind, a, b, reserved: 0 };
-        let at = place(hash, BUCKETS_V6, |at| {
-            free(self.endpoints_v6[at].entries.iter().map(|entry| entry.kind))
-        })?;
+        let at =
+            place(hash, BUCKETS_V6, |at| free(self.endpoints_v6[at].entries.iter().map(|entry| entry.kind)))?;
         let bucket = &mut self.endpoints_v6[at.0];
         bucket.entries[at.1] = entry;
         let bucket = *bucket;
@@ -221,7 +220,8 @@ fn free(kinds: impl Iterator<Item = u8>) -> Vec<usize> {
 fn place(hash: u64, buckets: u32, free: impl Fn(usize) -> Vec<usize>) -> anyhow::Result<(usize, usize)> {
     let both = [hash, hash >> 32].map(|hash| (hash as u32 & (buckets - 1)) as usize);
     let best = both.into_iter().max_by_key(|at| free(*at).len()).unwrap_or(0);
-    let entry = free(best).first().copied().with_context(|| format!("both buckets have {BUCKET_ENTRIES} entries"))?;
+    let entry =
+        free(best).first().copied().with_context(|| format!("both buckets have {BUCKET_ENTRIES} entries"))?;
     Ok((best, entry))
 }
 
