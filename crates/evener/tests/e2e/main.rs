@@ -154,5 +154,6 @@ mod udp {
 }
 
 mod xdp {
+    mod plane;
     mod topology;
 }
