@@ -151,7 +151,8 @@ impl Capture {
     /// writing here, within microseconds, would be lost until the service changes again.
     fn mark(&mut self, captured: bool) -> Result<(), MapError> {
         let mut service = self.services.get(&self.settings.service, 0)?;
-        let flags = if captured { service.flags | SERVICE_CAPTURED } else { service.flags & !SERVICE_CAPTURED };
+        let flags =
+            if captured { service.flags | SERVICE_CAPTURED } else { service.flags & !SERVICE_CAPTURED };
         if service.id != 0 && flags != service.flags {
             service.flags = flags;
             self.services.set(self.settings.service, service, 0)?;

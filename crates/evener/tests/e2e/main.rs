@@ -155,5 +155,9 @@ mod udp {
 
 mod xdp {
     mod plane;
+    mod sbulb;
+    mod sbulb_command;
+    mod sbulb_dtls;
+    mod sbulb_servers;
     mod topology;
 }
