@@ -17,6 +17,7 @@ pub const BUCKET_ENTRIES: usize = 4;
 pub const BLOCK_SLOTS: usize = 16;
 pub const SHARED_MAX: u32 = 8;
 pub const REASONS_MAX: usize = 40;
+pub const REASON_NOTED: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
@@ -431,7 +432,6 @@ unsafe impl Pod for Capture {}
 pub struct Captured {
     pub time_ns: u64,
     pub service: u32,
-    pub server: u32,
     pub number: u32,
     pub length: u32,
     pub stored: u32,
@@ -439,6 +439,7 @@ pub struct Captured {
     pub reason: u8,
     pub action: u8,
     pub reserved: u8,
+    pub reserved_word: u32,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.

@@ -4,9 +4,9 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
-pub mod capture;
 pub mod attach;
 mod batch;
+pub mod capture;
 pub mod contract;
 mod foreign;
 pub mod interface;
@@ -15,7 +15,7 @@ pub mod maps;
 pub mod memory;
 mod netlink;
 pub mod object;
-pub mod reason;
 pub mod pin;
+pub mod reason;
 mod sys;
 pub mod takeover;
