@@ -3,6 +3,7 @@
 //! A link belongs to an interface, not to its name: it ends with the interface. `Links::set` compares the wanted
 //! interfaces with what is there, so it also repairs what changed since the last call.
 
+use crate::check;
 use crate::foreign;
 use crate::interface::{AttachMode, FLAG_GENERIC, FLAG_NATIVE, Interface, reason_of_refusal};
 use crate::load::LoadError;
@@ -93,6 +94,15 @@ pub struct Attachment {
     pub not_native: Option<String>,
     /// Last change.
     pub change: Change,
+    /// Circumstances in which packets are lost, such as a veth peer without a program.
+    pub warnings: Vec<String>,
+}
+
+impl Attachment {
+    fn new(interface: &Interface, mode: AttachMode, not_native: Option<String>, change: Change) -> Self {
+        let peer = (mode == AttachMode::Native).then(|| check::silent_peer(interface)).flatten();
+        Self { index: interface.index, mode, not_native, change, warnings: peer.into_iter().collect() }
+    }
 }
 
 #[derive(Debug)]
@@ -224,9 +234,9 @@ impl Links {
         let interface = interface.ok_or_else(|| AttachError::NoInterface(name.clone()))?;
         if let Some(link) = self.links.get(name) {
             let info = sys::link_info(link.link.as_fd()).map_err(failed)?;
-            let mode = info.and_then(|info| mode_of(&interface, info.program_id));
+            let mode = info.and_then(|info| interface.mode_of(info.program_id));
             if let Some(mode) = mode.filter(|mode| suits(*mode, wanted.mode)) {
-                return self.replace(name, interface.index, mode);
+                return self.replace(&interface, mode);
             }
             // Packets go to the network stack until the program is attached again.
             self.detach(name)?;
@@ -235,9 +245,9 @@ impl Links {
     }
 
     /// Replaces the program behind a link, unless it is the loaded program.
-    fn replace(&self, name: &str, index: u32, mode: AttachMode) -> Result<Attachment, AttachError> {
-        let link = &self.links[name];
-        let failed = |error| AttachError::Io { interface: name.to_owned(), error };
+    fn replace(&self, interface: &Interface, mode: AttachMode) -> Result<Attachment, AttachError> {
+        let link = &self.links[&interface.name];
+        let failed = |error| AttachError::Io { interface: interface.name.clone(), error };
         let behind = || -> Result<u32, AttachError> {
             Ok(sys::link_info(link.link.as_fd()).map_err(failed)?.map_or(0, |info| info.program_id))
         };
@@ -248,10 +258,10 @@ impl Links {
         }
         let found = behind()?;
         if found != self.program_id {
-            let interface = name.to_owned();
+            let interface = interface.name.clone();
             return Err(AttachError::NotReplaced { interface, found, expected: self.program_id });
         }
-        Ok(Attachment { index, mode, not_native: link.not_native.clone(), change })
+        Ok(Attachment::new(interface, mode, link.not_native.clone(), change))
     }
 
     fn create(&mut self, interface: &Interface, wanted: XdpMode) -> Result<Attachment, AttachError> {
@@ -272,7 +282,7 @@ impl Links {
         };
         self.directory.pin_link(link.as_fd(), &interface.name)?;
         self.links.insert(interface.name.clone(), Link { link, not_native: not_native.clone() });
-        Ok(Attachment { index: interface.index, mode, not_native, change: Change::Attached })
+        Ok(Attachment::new(interface, mode, not_native, Change::Attached))
     }
 
     fn link(&self, interface: &Interface, mode: AttachMode) -> Result<OwnedFd, AttachError> {
@@ -289,11 +299,6 @@ impl Links {
             }
         }
     }
-}
-
-/// Returns the mode in which a program runs on an interface, if it does.
-fn mode_of(interface: &Interface, program: u32) -> Option<AttachMode> {
-    interface.programs.iter().find(|(_, id)| *id == program).map(|(mode, _)| *mode)
 }
 
 /// Returns whether a mode is a wanted one. An interface in generic mode keeps it with `Auto`: a change would lose

@@ -9,11 +9,7 @@ pub(crate) fn describe(program: u32, index: u32) -> String {
     let info = sys::program_by_id(program).and_then(|found| sys::program_info(found.as_fd()));
     let mut text = match info {
         Ok(info) => {
-            let tag = info.tag.iter().fold(String::new(), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            });
-            format!("`{}`, id {}, tag {tag}, loaded by user {}", info.name, info.id, info.uid)
+            format!("`{}`, id {}, tag {}, loaded by user {}", info.name, info.id, info.tag_text(), info.uid)
         }
         Err(error) => format!("id {program} ({error})"),
     };

@@ -107,6 +107,17 @@ impl Interface {
         Ok(messages.map_err(|refused| refused.error)?.iter().filter_map(|bytes| Self::parse(bytes)).collect())
     }
 
+    /// Returns the mode in which a program runs, if it does.
+    pub(crate) fn mode_of(&self, program: u32) -> Option<AttachMode> {
+        self.programs.iter().find(|(_, id)| *id == program).map(|(mode, _)| *mode)
+    }
+
+    /// Returns the other end of a veth pair, if it is in the same network namespace.
+    pub(crate) fn peer_here(&self) -> Option<Self> {
+        let index = self.peer.filter(|_| !self.is_peer_elsewhere)?;
+        Self::by_index(index).ok().flatten()
+    }
+
     fn one(request: &Request) -> io::Result<Option<Self>> {
         match Socket::open(libc::NETLINK_ROUTE)?.request(request) {
             Ok(messages) => Ok(messages.first().and_then(|bytes| Self::parse(bytes))),

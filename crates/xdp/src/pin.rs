@@ -7,7 +7,7 @@ use crate::sys;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat, statfs};
 use rustix::io::Errno;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ impl PinError {
 pub struct Directory {
     path: PathBuf,
     /// Carries the lock.
-    _lock: OwnedFd,
+    opened: OwnedFd,
 }
 
 impl Directory {
@@ -101,14 +101,29 @@ impl Directory {
         Self::lock(path).map(Some)
     }
 
-    fn lock(path: &Path) -> Result<Self, PinError> {
+    /// Opens the directory of another process, to read it.
+    pub(crate) fn without_lock(path: &Path) -> Result<Self, PinError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let lock = openat(CWD, path, flags, Mode::empty()).map_err(|error| PinError::io(path, error))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+        let opened = openat(CWD, path, flags, Mode::empty()).map_err(|error| PinError::io(path, error))?;
+        Ok(Self { path: path.to_owned(), opened })
+    }
+
+    fn lock(path: &Path) -> Result<Self, PinError> {
+        let directory = Self::without_lock(path)?;
+        match flock(&directory.opened, FlockOperation::NonBlockingLockExclusive) {
+            // The owner before may have removed the directory meanwhile.
+            Ok(()) if !directory.is_current() => Self::lock(path),
+            Ok(()) => Ok(directory),
             Err(Errno::WOULDBLOCK) => Err(PinError::Busy { path: path.to_owned(), owner: owner(path) }),
             Err(error) => Err(PinError::io(path, error)),
         }
+    }
+
+    /// Returns whether the path still leads to the opened directory.
+    fn is_current(&self) -> bool {
+        let at_path = std::fs::metadata(&self.path).map(|found| found.ino());
+        let opened = rustix::fs::fstat(&self.opened).map(|found| found.st_ino);
+        at_path.is_ok_and(|inode| opened == Ok(inode))
     }
 
     /// Returns the path of the directory.
@@ -189,7 +204,7 @@ impl Directory {
     }
 
     /// Returns the names of everything in the directory, sorted.
-    pub(crate) fn names(&self) -> Result<Vec<String>, PinError> {
+    fn names(&self) -> Result<Vec<String>, PinError> {
         let failed = |error| PinError::io(&self.path, error);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.path).map_err(failed)? {
@@ -199,22 +214,18 @@ impl Directory {
         Ok(names)
     }
 
-    /// Removes everything that is pinned, and the directory. Returns the removed names.
-    pub(crate) fn remove(self) -> Result<Vec<String>, PinError> {
-        let names = self.names()?;
-        // Links first: a program without maps by name still works, a directory without links is nobody's.
-        let (links, maps): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.starts_with(LINK_PREFIX));
-        for name in links.into_iter().chain(maps) {
+    /// Returns the names of the pinned maps, sorted.
+    pub(crate) fn map_names(&self) -> Result<Vec<String>, PinError> {
+        let is_map = |name: &String| !name.starts_with(LINK_PREFIX) && !name.starts_with(NEXT_PREFIX);
+        Ok(self.names()?.into_iter().filter(is_map).collect())
+    }
+
+    /// Removes everything that is pinned, and the directory.
+    pub(crate) fn remove(self) -> Result<(), PinError> {
+        for name in self.names()? {
             remove(&self.path.join(name))?;
         }
-        std::fs::remove_dir(&self.path).map_err(|error| PinError::io(&self.path, error))?;
-        Ok(names)
-    }
-}
-
-impl AsFd for Directory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self._lock.as_fd()
+        std::fs::remove_dir(&self.path).map_err(|error| PinError::io(&self.path, error))
     }
 }
 
@@ -231,6 +242,11 @@ fn remove(path: &Path) -> Result<(), PinError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::io(path, error)),
         _ => Ok(()),
     }
+}
+
+/// Returns whether a BPF file system is mounted at its usual place.
+pub(crate) fn is_mounted() -> bool {
+    is_bpf(Path::new(FILE_SYSTEM))
 }
 
 fn is_bpf(path: &Path) -> bool {

@@ -200,8 +200,13 @@ pub(crate) struct ProgramInfo {
     /// The first 15 bytes of its name.
     pub name: String,
     pub map_ids: Vec<u32>,
-    /// Nanoseconds since boot.
-    pub load_time: u64,
+}
+
+impl ProgramInfo {
+    /// Returns the tag as text.
+    pub(crate) fn tag_text(&self) -> String {
+        self.tag.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Reads the identity of a program.
@@ -220,7 +225,6 @@ pub(crate) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
         uid: raw.uid,
         name: name_of(raw.name),
         map_ids: ids[..count].to_vec(),
-        load_time: raw.load_time,
     })
 }
 

@@ -154,5 +154,9 @@ mod udp {
 }
 
 mod xdp {
+    mod sbulb;
+    mod sbulb_command;
+    mod sbulb_dtls;
+    mod sbulb_servers;
     mod topology;
 }
