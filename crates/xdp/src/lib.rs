@@ -13,6 +13,7 @@ pub mod contract;
 pub mod counting;
 mod endpoints;
 pub mod ethtool;
+pub mod events;
 mod foreign;
 pub mod installation;
 pub mod interface;
