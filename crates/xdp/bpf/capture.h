@@ -83,7 +83,7 @@ __attribute__((noinline)) __u32 capture_before(struct xdp_md *context, __u32 ser
 	head.length = bpf_xdp_get_buff_len(context);
 	head.stage = CAPTURE_BEFORE;
 	head.reason = REASONS;
-	counters->reasons[REASON_NOTED] = REASONS;
+	counters->reasons[LAST_REASON] = REASONS;
 	capture_packet(context, &head, capture->bytes);
 	return head.number;
 }
@@ -108,7 +108,7 @@ __attribute__((noinline)) int capture_after(struct xdp_md *context, __u32 number
 	if (action != XDP_DROP && action != XDP_ABORTED)
 		head.length = bpf_xdp_get_buff_len(context);
 	head.stage = CAPTURE_AFTER;
-	head.reason = counters->reasons[REASON_NOTED];
+	head.reason = counters->reasons[LAST_REASON];
 	head.action = action;
 	capture_packet(context, &head, capture->bytes);
 	return 0;

@@ -391,7 +391,7 @@ enum reason {
 
 #define REASONS_MAX 40
 /* The last reason is noted there, for captures. */
-#define REASON_NOTED 39
+#define LAST_REASON 39
 
 struct service_counters {
 	__u64 reasons[REASONS_MAX];

@@ -21,7 +21,7 @@ pub const SOURCES_MAX: u32 = 262144;
 pub const ATTEMPTS_MAX: u32 = 131072;
 pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
-pub const REASON_NOTED: u32 = 39;
+pub const LAST_REASON: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
