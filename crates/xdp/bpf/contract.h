@@ -443,6 +443,12 @@ struct event {
 	__u32 new_destination[4];
 };
 
+/* Events of a CPU in one second. */
+struct event_budget {
+	__u64 second;
+	__u64 events;
+};
+
 /* ---- captures ---- */
 
 /* Bytes of a captured packet at most. */

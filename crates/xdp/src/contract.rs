@@ -474,6 +474,16 @@ unsafe impl Pod for Event {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventBudget {
+    pub second: u64,
+    pub events: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for EventBudget {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capture {
     pub until_ns: u64,
     pub service: u32,
