@@ -1,6 +1,7 @@
 //! The command line.
 
 mod balstat;
+mod capture;
 mod check;
 mod client;
 mod connections;
@@ -125,6 +126,12 @@ enum Command {
     Connections(connections::ConnectionsCommand),
     /// Show the recent events of the running instance: the last 1000 above the debug level
     Events(events::EventsCommand),
+    /// Write sampled packets of an XDP service into a file, before and after rewriting (as root)
+    ///
+    /// Without --count and --for the capture ends with SIGINT. The kernel ends a capture soon after its process has
+    /// ended. The interfaces of the file are `before` and `after`; a comment at each packet has the decision and its
+    /// reason. Example: `evener capture web -w web.pcapng --for 10s && tshark -r web.pcapng`.
+    Capture(capture::CaptureCommand),
     /// Close both sides of a connection or flow, or all connections and flows of a server or client
     Close(connections::CloseCommand),
     /// Remove responses from the cache of a DNS service
@@ -415,6 +422,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
         Command::Connections(command) => command.run().await,
+        Command::Capture(command) => command.run().await,
         Command::Close(command) => command.run().await,
         Command::Events(command) => command.run().await,
         Command::Expunge(command) => expunge::expunge(command).await,

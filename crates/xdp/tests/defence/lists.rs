@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 fn random_client(random: &mut Random) -> IpAddr {
     let bits = random.bits();
     match random.below(2) {
-        0 => Ipv6Addr::from_bits(0xfd << 120 | u128::from(bits & 0x0303) << 64 | u128::from(bits >> 63)).into(),
+        0 => {
+            Ipv6Addr::from_bits(0xfd << 120 | u128::from(bits & 0x0303) << 64 | u128::from(bits >> 63)).into()
+        }
         _ => Ipv4Addr::from(10 << 24 | (bits as u32) & 0x0003_0303).into(),
     }
 }
@@ -20,8 +22,7 @@ fn random_acl(random: &mut Random) -> Acl {
         let client = random_client(random);
         Prefix::new(client, random.below(if client.is_ipv4() { 33 } else { 129 }) as u8)
     };
-    let mut group =
-        || (access(random), (0..random.below(8)).map(|_| prefix(random)).collect::<Vec<_>>());
+    let mut group = || (access(random), (0..random.below(8)).map(|_| prefix(random)).collect::<Vec<_>>());
     let groups: Vec<_> = (0..6).map(|_| group()).collect();
     Acl::in_order(&groups, access(random))
 }

@@ -57,7 +57,10 @@ impl Namespace {
     }
 
     /// Runs a function on a thread in the namespace.
-    pub(crate) fn within<T: Send + 'static>(&self, function: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    pub(crate) fn within<T: Send + 'static>(
+        &self,
+        function: impl FnOnce() -> T + Send + 'static,
+    ) -> std::thread::JoinHandle<T> {
         let namespace = std::fs::File::open(self.path()).unwrap();
         std::thread::spawn(move || {
             let network = Some(rustix::thread::LinkNameSpaceType::Network);
@@ -96,7 +99,9 @@ pub(crate) fn send_frames(index: u32, mut frame: impl FnMut() -> Option<Vec<u8>>
         let pointer: *const libc::sockaddr_ll = &raw const address;
         let descriptor = std::os::fd::AsRawFd::as_raw_fd(&socket);
         // SAFETY: the buffer and the address are valid for the call, with these lengths.
-        let result = unsafe { libc::sendto(descriptor, frame.as_ptr().cast(), frame.len(), 0, pointer.cast(), length) };
+        let result = unsafe {
+            libc::sendto(descriptor, frame.as_ptr().cast(), frame.len(), 0, pointer.cast(), length)
+        };
         sent += u64::from(result == frame.len() as isize);
     }
     sent

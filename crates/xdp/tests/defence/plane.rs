@@ -175,7 +175,8 @@ impl Plane {
     /// Runs the program with a frame, on this CPU.
     pub(crate) fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
         let mut out = vec![0; 4096];
-        let options = TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
+        let options =
+            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
         let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
         let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);

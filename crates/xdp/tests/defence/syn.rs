@@ -23,7 +23,9 @@ fn a_client_that_answers_the_challenge_reaches_the_server() {
     plane.defend(&ALWAYS);
     let mut random = Random::seeded(41);
     let mut clients = 0;
-    for (source, vlans) in [("192.0.2.1", vec![]), ("2001:db8::1", vec![]), ("192.0.2.1", vec![7]), ("2001:db8::1", vec![7, 8])] {
+    for (source, vlans) in
+        [("192.0.2.1", vec![]), ("2001:db8::1", vec![]), ("192.0.2.1", vec![7]), ("2001:db8::1", vec![7, 8])]
+    {
         for _ in 0..50 {
             clients += 1;
             let mut syn = syn(source);
@@ -85,7 +87,8 @@ fn without_a_flood_and_with_an_association_segments_pass() {
     let Some(mut plane) = Plane::new() else { return };
     plane.defend(&ServiceDefence { syn_cookies: Some(1), ..ALWAYS });
     // The burst, which is at least 16 SYNs, is not a flood.
-    let admitted = (0..64).take_while(|port| plane.is_forwarded(&Packet { ports: [*port, 80], ..syn("192.0.2.1") }));
+    let admitted =
+        (0..64).take_while(|port| plane.is_forwarded(&Packet { ports: [*port, 80], ..syn("192.0.2.1") }));
     let admitted = admitted.count() as u16;
     assert!((16..64).contains(&admitted), "{admitted} SYNs were admitted");
     assert!(plane.response(&Packet { ports: [admitted + 1, 80], ..syn("192.0.2.1") }).is_some());
