@@ -183,6 +183,13 @@ impl PoolTable {
         Self { traits, rows }
     }
 
+    /// Returns the table with some of the servers, for example those of one address family.
+    #[must_use]
+    pub fn filtered(&self, mut is_wanted: impl FnMut(&Row) -> bool) -> Self {
+        let rows = self.rows.iter().filter(|(_, row)| is_wanted(row));
+        Self { traits: self.traits.clone(), rows: rows.map(|(id, row)| (*id, row.clone())).collect() }
+    }
+
     /// Returns the traits of the pool.
     #[must_use]
     pub fn traits(&self) -> &PoolTraits {

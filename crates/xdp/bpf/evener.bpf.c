@@ -8,7 +8,7 @@
 #include "nat.h"
 
 /* All packets that are not simple: VLAN tags, options, extension headers, fragments, ICMP, truncated packets. */
-static never_inline int handle_any(struct xdp_md *context)
+never_inline int handle_any(struct xdp_md *context)
 {
 	struct packet packet = {
 		.context = context,
@@ -21,7 +21,7 @@ static never_inline int handle_any(struct xdp_md *context)
 	if (parsed == PARSED_MALFORMED)
 		return drop(0, REASON_MALFORMED);
 	if (parsed != PARSED_TRANSPORT)
-		return XDP_PASS;
+		return pass_or_tarpit(context);
 	packet.network = layers.network;
 	packet.ip = packet.data + (layers.network & 0x3f);
 	packet.transport = packet.data + (layers.transport & 0xfff);
@@ -70,7 +70,7 @@ int evener(struct xdp_md *context)
 		if (packet.protocol == IPPROTO_TCP && packet.transport + sizeof(struct tcphdr) <= end)
 			return handle(&packet, 6, 1);
 	} else if (!is_vlan(ethernet->h_proto)) {
-		return XDP_PASS;
+		return pass_or_tarpit(context);
 	}
 	return handle_any(context);
 }

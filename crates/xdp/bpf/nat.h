@@ -4,41 +4,12 @@
 #define EVENER_NAT_H
 
 #include "associate.h"
+#include "defend.h"
+#include "flows.h"
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
-
-union flow_key {
-	struct flow_key_v4 v4;
-	struct flow_key_v6 v6;
-};
-
-static always_inline void flow_key(union flow_key *key, int family, const void *address, __u16 port, __u16 vip)
-{
-	if (family == 4) {
-		key->v4.address = *(const __u32 *)address;
-		key->v4.port = port;
-		key->v4.vip = vip;
-	} else {
-		__builtin_memcpy(key->v6.address, address, sizeof(key->v6.address));
-		key->v6.port = port;
-		key->v6.vip = vip;
-	}
-}
-
-static always_inline struct flow *flow_of(int family, const union flow_key *key)
-{
-	if (family == 4)
-		return bpf_map_lookup_elem(&flows_v4, &key->v4);
-	return bpf_map_lookup_elem(&flows_v6, &key->v6);
-}
-
-static always_inline long store_flow(int family, const union flow_key *key, const struct flow *flow)
-{
-	if (family == 4)
-		return bpf_map_update_elem(&flows_v4, &key->v4, flow, BPF_ANY);
-	return bpf_map_update_elem(&flows_v6, &key->v6, flow, BPF_ANY);
-}
+#include "tarpit.h"
 
 /* Values of a new association. */
 static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
@@ -107,6 +78,15 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return drop(0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
 		return drop(service_slot, REASON_TTL_EXCEEDED);
+	if (unlikely(service->flags & SERVICE_DEFENDED)) {
+		__u32 position = position_of(packet, family);
+		int defended = defend(packet->context, service_slot, vip, position);
+
+		if (defended == DEFENDED_CHALLENGED)
+			return challenge(packet->context, service_slot, position);
+		if (defended != DEFENDED_ADMITTED)
+			return XDP_DROP;
+	}
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
 	flow = flow_of(family, &key);
@@ -236,7 +216,7 @@ static always_inline int handle(const struct packet *packet, int family, int pla
 		return from_server(packet, family, plain, found);
 	if (unlikely(hops_of(packet, family) == 0))
 		return drop(0, REASON_MALFORMED);
-	return XDP_PASS;
+	return pass_or_tarpit(packet->context);
 }
 
 #endif

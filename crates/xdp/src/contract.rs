@@ -16,7 +16,13 @@ pub const BUCKETS_V6: u32 = 32768;
 pub const BUCKET_ENTRIES: usize = 4;
 pub const BLOCK_SLOTS: usize = 16;
 pub const SHARED_MAX: u32 = 8;
+pub const PREFIXES_MAX: u32 = 1048576;
+pub const SOURCES_MAX: u32 = 262144;
+pub const ATTEMPTS_MAX: u32 = 131072;
+pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
+pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
+
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
@@ -324,6 +330,17 @@ unsafe impl Pod for Fragment {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixKeyV4 {
+    pub prefix: u32,
+    pub service: u32,
+    pub address: u32,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for PrefixKeyV4 {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixKey {
     pub prefix: u32,
     pub service: u32,
@@ -342,6 +359,50 @@ pub struct SourceKey {
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for SourceKey {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttemptKey {
+    pub service: u32,
+    pub vip: u32,
+    pub address: [u32; 4],
+    pub port: u16,
+    pub vip_port: u16,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for AttemptKey {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    pub until_ns: u64,
+    pub sequence: u32,
+    pub reserved: u32,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Attempt {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SynMeter {
+    pub full_until_ns: u64,
+    pub strict_until_ns: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for SynMeter {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tarpit {
+    pub mac: [u8; 6],
+    pub reserved: u16,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Tarpit {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -453,10 +514,18 @@ pub struct Config {
     pub events_per_second: u32,
     pub sample_every: u32,
     pub sample_length: u32,
-    pub tarpit_mac: [u8; 6],
-    pub reserved: u16,
+    pub reserved: [u8; 8],
     pub key: u64,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Config {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub words: [u64; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Identity {}

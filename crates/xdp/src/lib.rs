@@ -6,17 +6,27 @@
 
 pub mod attach;
 mod batch;
+pub mod capture;
 pub mod check;
+mod contents;
 pub mod contract;
+pub mod counting;
+mod endpoints;
 pub mod ethtool;
 mod foreign;
 pub mod installation;
 pub mod interface;
+mod kernel;
 pub mod load;
 pub mod maps;
 pub mod memory;
+mod neighbours;
 mod netlink;
 pub mod object;
 pub mod pin;
+pub mod plane;
+pub mod reason;
+mod slots;
 mod sys;
 pub mod takeover;
+mod wanted;

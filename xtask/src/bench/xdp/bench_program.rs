@@ -45,6 +45,11 @@ impl Plan {
         Self { mask: u32::MAX, offset: client_offset(&plan.packet), ..plan }
     }
 
+    /// Returns the number of clients, if it has an end.
+    pub(super) fn known_clients(&self) -> Option<u32> {
+        self.mask.checked_add(1)
+    }
+
     /// Packets of IPv4 from this number of ports of one client in turn; a power of two.
     pub(super) fn of_ports(packet: Packet, ports: u32) -> Self {
         Self { mask: ports - 1, offset: 34, port: 1, ..Self::same(packet) }

@@ -126,6 +126,9 @@ fn paths(
         let mut prepare = |program: &ProgramFd| {
             let plan = plan(bench, program)?;
             bench.aim(program, plan)?;
+            if let Some(clients) = plan.known_clients() {
+                bench.nanos(clients)?;
+            }
             let (found, _) = bench.once()?;
             if found != action && !(action == XDP_TX && found == XDP_REDIRECT) {
                 bail!("{name}: the program returns {found} instead of {action}");

@@ -54,6 +54,12 @@ fn table(
     Ok(())
 }
 
+/// Returns the address of a service, as the bench program writes it into packets.
+fn address_of(service: u32) -> SocketAddr {
+    let octets = service.wrapping_mul(2_654_435_761).to_ne_bytes();
+    SocketAddr::new(Ipv4Addr::from(octets).into(), PORT)
+}
+
 /// Returns the nanoseconds for each packet, net of a program that does nothing: of known clients, and of new ones.
 fn time(shape: Shape, quick: bool) -> anyhow::Result<(f64, f64)> {
     let mut bench = BenchProgram::load(64)?;
@@ -62,15 +68,13 @@ fn time(shape: Shape, quick: bool) -> anyhow::Result<(f64, f64)> {
         scene.add(VIP, &servers_v4(2, shape.servers), Choose::Turn, NextHop::Sender)?;
         Plan::of_clients(udp(CLIENT, VIP), shape.flows)
     } else {
+        let servers = servers_v4(0, shape.services * shape.servers);
         for service in 0..shape.services {
-            // The bench program writes such addresses.
-            let address = Ipv4Addr::from(service.wrapping_mul(2_654_435_761).to_ne_bytes());
-            let servers: Vec<_> = servers_v4(0, shape.services * shape.servers);
             let first = (service * shape.servers) as usize;
             let servers = &servers[first..first + shape.servers as usize];
-            scene.add(SocketAddr::new(address.into(), PORT), servers, Choose::Turn, NextHop::Sender)?;
+            scene.add(address_of(service), servers, Choose::Turn, NextHop::Sender)?;
         }
-        Plan::of_services(udp(CLIENT, VIP), shape.services)
+        Plan::of_services(udp(CLIENT, address_of(1)), shape.services)
     };
     let (no_op, ours) = (bench.descriptor("send_back")?, scene.descriptor()?);
     bench.aim(&ours, plan)?;
@@ -83,7 +87,7 @@ fn time(shape: Shape, quick: bool) -> anyhow::Result<(f64, f64)> {
         bench.aim(&ours, plan)?;
         known = known.min(bench.nanos(packets)?);
     }
-    // New clients come last: they replace known ones. The address of 0 clients has all bits.
+    // New clients come last: they replace known ones.
     bench.aim(&ours, Plan::of_new_clients(plan))?;
     for _ in 0..3 {
         new = new.min(bench.nanos(packets.min(200_000))?);
