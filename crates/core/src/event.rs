@@ -238,6 +238,15 @@ events! {
     Info "drained" Drained {}
     /// The drain deadline passed or a second signal arrived; the remaining connections were closed.
     Warn "cut" Cut { connections: u64 }
+    /// The XDP program runs at an interface. `not_native` is the reason why it runs in the network stack and not in
+    /// the driver.
+    Info "xdp_attached" XdpAttached { interface: String, mode: &'static str, not_native: Option<String> }
+    /// Something of the XDP plane does not work, for example because an interface disappeared. It is logged once.
+    Warn "xdp_problem" XdpProblem { problem: String }
+    /// The next hop of a server of the XDP plane is not known for some seconds. It is logged once.
+    Warn "xdp_unreachable" XdpUnreachable { address: IpAddr, reason: String }
+    /// The next hop of a server of the XDP plane is known again.
+    Info "xdp_reachable" XdpReachable { address: IpAddr }
     /// A message for the operator.
     Warn "notice" Notice { text: String }
     /// The descriptors allow fewer connections than the defaults of the services do.

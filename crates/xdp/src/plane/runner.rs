@@ -1,10 +1,11 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
 use super::{AtExit, PlaneOptions, Report, Services, Setup};
-use crate::attach::{AttachError, Attachment, Change, WantedInterface};
+use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
+use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
 use crate::pin::Directory;
@@ -27,7 +28,8 @@ const INTERFACES_EVERY: Duration = Duration::from_secs(2);
 /// A loaded program with what was written into its maps.
 struct Running {
     spec: XdpSpec,
-    installed: Installed,
+    kernel: Kernel,
+    links: Links,
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
@@ -52,17 +54,18 @@ impl Running {
     fn open(spec: &XdpSpec, now: Time) -> Result<Self, LoadError> {
         let directory = Directory::open(&spec.pin)?;
         let sizes = Sizes { flows_v4: spec.flows, flows_v6: spec.flows };
-        let mut installed = Installed::open(directory, sizes)?;
-        let found = installed.maps.found()?;
+        let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
+        let mut kernel = Kernel::new(maps)?;
+        let found = kernel.found()?;
         let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
         let contents = Contents::taken_over(found, now);
         let counting = Counting::default();
-        Ok(Self { spec: spec.clone(), installed, contents, neighbours, counting })
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting })
     }
 
     /// Writes the settings of the whole program.
     fn write_settings(&mut self, spec: &XdpSpec) -> Result<(), LoadError> {
-        let settings = &mut self.installed.maps.settings;
+        let settings = &mut self.kernel.maps().settings;
         let before = settings.get(&0, 0)?;
         let mut after = before;
         after.event_level = match spec.events {
@@ -91,13 +94,13 @@ impl Running {
     fn apply(&mut self, services: &Services, now: Time) -> Result<(), String> {
         let wanted = self.wanted(services.services.iter().map(|(table, _)| table));
         let hops = self.neighbours.hops();
-        let applied = self.contents.apply(wanted, hops, now, &mut self.installed.maps);
+        let applied = self.contents.apply(wanted, hops, now, &mut self.kernel);
         applied.map_err(|error| error.to_string())?;
         self.neighbours.set_wanted(self.contents.routed(), now);
         let lives: HashMap<Arc<str>, Arc<ServiceLive>> =
             services.services.iter().map(|(_, live)| (live.name.clone(), Arc::clone(live))).collect();
         let servers: &ServersLive = &services.servers;
-        let counted = self.counting.configure(&self.contents, &lives, servers, &self.installed.maps);
+        let counted = self.counting.configure(&self.contents, &lives, servers, self.kernel.maps());
         counted.map_err(|error| error.to_string())
     }
 }
@@ -159,7 +162,7 @@ impl Runner {
         let Some(running) = &mut self.running else { return Ok(()) };
         let wanted = running.wanted(&setup.services);
         running.contents.check(&wanted, now).map_err(|error| vec![error.to_string()])?;
-        let mut names: Vec<Arc<str>> = running.installed.links.names().map(Arc::from).collect();
+        let mut names: Vec<Arc<str>> = running.links.names().map(Arc::from).collect();
         let present = names.clone();
         names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
         let results = running.set_interfaces(&names, &setup.spec);
@@ -238,14 +241,14 @@ impl Runner {
         let (changed, reports) = running.neighbours.on_time(now);
         let mut result = Ok(());
         if changed {
-            result = running.contents.set_hops(running.neighbours.hops(), &mut running.installed.maps);
+            result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
         }
-        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.installed.maps);
+        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
         let result = result.and(timely).map_err(|error| error.to_string());
         if self.next_count <= now {
             self.next_count = now + COUNT_EVERY;
             // A failure shows in the counters, which stop.
-            let _ = running.counting.count(&running.installed.maps);
+            let _ = running.counting.count(running.kernel.maps());
         }
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
@@ -294,7 +297,7 @@ impl Runner {
     /// Counts for the last time. The program and its maps stay, unless they are to be removed.
     pub(super) fn stop(&mut self, at_exit: AtExit) {
         let Some(mut running) = self.running.take() else { return };
-        let _ = running.counting.count(&running.installed.maps);
+        let _ = running.counting.count(running.kernel.maps());
         if at_exit == AtExit::Detach {
             running.remove();
         }
@@ -309,14 +312,14 @@ impl Running {
     ) -> Vec<(String, Result<Attachment, AttachError>)> {
         let wanted: Vec<WantedInterface> =
             names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
-        self.installed.links.set(&wanted)
+        self.links.set(&wanted)
     }
 
     /// Detaches the program and removes its maps.
     fn remove(self) {
-        let names: Vec<String> = self.installed.links.names().map(str::to_owned).collect();
-        let directory = self.installed.links.directory().to_owned();
-        let mut links = self.installed.links;
+        let names: Vec<String> = self.links.names().map(str::to_owned).collect();
+        let directory = self.links.directory().to_owned();
+        let mut links = self.links;
         names.iter().for_each(|name| drop(links.detach(name)));
         drop(links);
         if let Ok(Some(directory)) = Directory::open_present(&directory) {
