@@ -7,6 +7,9 @@
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
+#include "quic_route.h"
+#include "respond.h"
+#include "tunnel.h"
 
 union flow_key {
 	struct flow_key_v4 v4;
@@ -53,10 +56,14 @@ static never_inline __u32 associate(struct xdp_md *context, const union flow_key
 	void *data = (void *)(long)context->data;
 	int family = facts & 0xf;
 	__u64 client = family == 4 ? hash_client_v4(key->v4.address) : hash_client_v6(key->v6.address);
-	__u32 slot = choose_server(service, client, facts & FACT_MID_FLOW);
-	struct server *server = server_at(slot);
+	__u32 slot = facts >> FACT_SLOT_SHIFT;
+	struct server *server;
 	struct flow flow;
 	long error;
+
+	if (likely(!slot))
+		slot = choose_server(service, client, facts & FACT_MID_FLOW);
+	server = server_at(slot);
 
 	if (!slot || !server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
 		return 0;
@@ -105,8 +112,9 @@ static always_inline int from_client(const struct packet *packet, int family, in
 
 	if (unlikely(!service))
 		return drop(0, REASON_INTERNAL);
-	if (unlikely(hops_of(packet, family) <= 1))
-		return drop(service_slot, REASON_TTL_EXCEEDED);
+	/* Direct forwarding is not a hop. */
+	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
+		return respond_expired(packet->context, packet->network, service_slot, vip);
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
 	flow = flow_of(family, &key);
@@ -117,6 +125,15 @@ static always_inline int from_client(const struct packet *packet, int family, in
 			facts |= FACT_MOVED;
 		} else if (unlikely(!touch_flow(packet, service, flow, server))) {
 			facts |= FACT_EXPIRED;
+			server = NULL;
+		}
+	}
+	if (unlikely(service->flags & SERVICE_QUIC && packet->protocol == IPPROTO_UDP)) {
+		__u32 named = quic_server(packet->context, packet->transport - packet->data, service_slot);
+
+		/* The connection ID counts more than the association: another connection of the client may be elsewhere. */
+		if (named && (!server || named != slot)) {
+			facts |= named << FACT_SLOT_SHIFT | (flow ? FACT_MOVED : 0);
 			server = NULL;
 		}
 	}
@@ -132,7 +149,7 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (!plain && packet->fragmented)
 		remember_fragment(packet, family, service_slot, vip, slot, NULL);
 	if (unlikely(service->forward != FORWARD_NAT))
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
@@ -191,19 +208,22 @@ static always_inline int from_server(const struct packet *packet, int family, in
 	if (unlikely(!service || !vip))
 		return drop(0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return drop(returns->service, REASON_TTL_EXCEEDED);
+		return respond_expired(packet->context, packet->network, returns->service, returns->vip);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
-		if (egress == EGRESS_REFUSED)
+		/* A client of QUIC can have connections with several servers. */
+		if (egress == EGRESS_REFUSED && !(service->flags & SERVICE_QUIC))
 			return drop(returns->service, REASON_REFUSED_EGRESS);
-		if (family == 4)
-			associate_by_server(4, &key, returns->service, returns->server);
-		else
-			associate_by_server(6, &key, returns->service, returns->server);
-		flow = NULL;
+		if (egress == EGRESS_NEW) {
+			if (family == 4)
+				associate_by_server(4, &key, returns->service, returns->server);
+			else
+				associate_by_server(6, &key, returns->service, returns->server);
+			flow = NULL;
+		}
 	}
 	count_out(returns->server, bytes);
 	if (!plain && packet->fragmented)
