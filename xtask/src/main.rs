@@ -1,6 +1,7 @@
-//! Developer commands: `cargo xtask setup | test | fuzz | bench | tidy`.
+//! Developer commands: `cargo xtask setup | test | fuzz | bpf | bench | tidy`.
 
 mod bench;
+mod bpf;
 mod fuzz;
 mod packages;
 mod shell;
@@ -37,6 +38,8 @@ enum Command {
     },
     /// Run the fuzz targets over their inputs and over what is found from there
     Fuzz(fuzz::Options),
+    /// Compile the programs of the XDP plane (clang-19)
+    Bpf(bpf::Options),
     /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
     Bench(bench::Options),
     /// Check the rules of style that a machine can check
@@ -59,6 +62,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Setup { bench } => packages::install(bench),
         Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Bpf(options) => bpf::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     }

@@ -35,6 +35,16 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "/lib/lsb/init-functions", package: "sysvinit-utils" },
     Need { program: "node", package: "nodejs" },
     Need { program: "npm", package: "npm" },
+    Need { program: "clang-19", package: "clang-19" },
+    Need { program: "llvm-strip-19", package: "llvm-19" },
+    Need { program: "/usr/include/bpf/bpf_helpers.h", package: "libbpf-dev" },
+    Need { program: "bpftool", package: "bpftool" },
+    Need { program: "ethtool", package: "ethtool" },
+    Need { program: "tcpdump", package: "tcpdump" },
+    Need { program: "tshark", package: "tshark" },
+    Need { program: "nft", package: "nftables" },
+    Need { program: "/usr/lib/python3/dist-packages/scapy", package: "python3-scapy" },
+    Need { program: "socat", package: "socat" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

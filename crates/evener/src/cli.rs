@@ -169,6 +169,10 @@ enum Command {
     /// through a link named `mname-balancer` or `bbal`
     #[command(disable_help_flag = true)]
     MnameBalancer(ForeignArguments),
+    /// Balance UDP across servers in the kernel (XDP), with the command line of sbulb. Also available through a
+    /// link named `sbulb`
+    #[command(disable_help_flag = true)]
+    Sbulb(ForeignArguments),
     /// Print the configuration that is equivalent to the command line of another program
     ///
     /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of commands
@@ -423,7 +427,8 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Penlog(_)
         | Command::Penlogd(_)
         | Command::Mergelogs(_)
-        | Command::MnameBalancer(_) => anyhow::bail!("give the name of the program first"),
+        | Command::MnameBalancer(_)
+        | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {
             // clap_complete panics when a write fails, so it writes to memory.

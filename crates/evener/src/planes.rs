@@ -33,7 +33,8 @@ impl RunningService {
     pub(crate) fn new(spec: &ServiceSpec, settings: Settings, workers: usize) -> Self {
         let live = Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, workers));
         match spec.plane {
-            Plane::Proxy => Self::Proxy(Arc::new(Service::new(live, settings))),
+            // The XDP plane has no runtime yet.
+            Plane::Proxy | Plane::Xdp => Self::Proxy(Arc::new(Service::new(live, settings))),
         }
     }
 

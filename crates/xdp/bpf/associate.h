@@ -72,7 +72,7 @@ static always_inline __u32 second_chance(__u32 pool, __u64 client)
  * evicted, or that another balancer had: the table before the last change then names its server, with tables by client.
  * Returns the slot of the server, or 0.
  */
-static never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flow)
+never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flow)
 {
 	struct service *service = service_at(service_slot);
 	__u32 pool, slots, chosen;

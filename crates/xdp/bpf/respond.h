@@ -15,6 +15,7 @@
 #include "link.h"
 #include "lookup.h"
 #include "parse.h"
+#include "report.h"
 
 /* Errors have at most 576 bytes (RFC 1812, 4.3.2.3) and 1280 bytes (RFC 4443, 2.4 c). */
 #define RESPONSE_MAX_V4 576
@@ -257,13 +258,13 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 	return respond_v6(context, l3, vip, to, mtu);
 }
 
-/* Drops a packet at the end of its time to live, and tells its sender. */
-static always_inline int respond_expired(struct xdp_md *context, __u32 l3, __u32 service, __u32 vip_slot)
+/* Drops a packet at the end of its time to live, and tells its sender. The place is as for report(). */
+static always_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 service, __u32 vip_slot)
 {
-	int action = respond(context, l3, vip_slot, RESPOND_TTL_EXCEEDED, 0);
-
-	count(service, action == XDP_TX ? REASON_RESPONDED_TTL : REASON_TTL_EXCEEDED);
-	return action;
+	if (respond(context, place & 0x3f, vip_slot, RESPOND_TTL_EXCEEDED, 0) != XDP_TX)
+		return reject(context, place, service, REASON_TTL_EXCEEDED);
+	count(service, REASON_RESPONDED_TTL);
+	return XDP_TX;
 }
 
 #endif

@@ -227,6 +227,12 @@ static always_inline int tunnel_enter(struct xdp_md *context, __u32 l3, __u32 fa
 	return link_open(context, l3, overhead, outer_family == 4 ? NET16(ETH_P_IP) : NET16(ETH_P_IPV6));
 }
 
+/* The packet's place as for report(). */
+static always_inline __u32 tunnel_place(__u32 l3, const struct vip *vip)
+{
+	return l3 | vip->family << 20;
+}
+
 /*
  * Drops a packet that does not fit, and tells its sender the size that does. IPv4 packets that routers may fragment have
  * this response, too, because the program cannot fragment: Linux then sends smaller ones. Senders of IPv6 never send less
@@ -234,12 +240,11 @@ static always_inline int tunnel_enter(struct xdp_md *context, __u32 l3, __u32 fa
  */
 static always_inline int tunnel_refuse(struct xdp_md *context, const struct vip *vip, __u32 vip_slot, __u32 l3, __u32 mtu)
 {
-	int action = XDP_DROP;
-
-	if (vip->family == 4 || mtu >= TUNNEL_MTU_MIN_V6)
-		action = respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu);
-	count(vip->service, action == XDP_TX ? REASON_RESPONDED_TOO_BIG : REASON_TOO_BIG);
-	return action;
+	if ((vip->family != 4 && mtu < TUNNEL_MTU_MIN_V6) ||
+	    respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu) != XDP_TX)
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_TOO_BIG);
+	count(vip->service, REASON_RESPONDED_TOO_BIG);
+	return XDP_TX;
 }
 
 /*
@@ -252,7 +257,7 @@ static always_inline int tunnel_leave(struct xdp_md *context, __u32 l3, __u32 se
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
 
 	if (data + ETH_HLEN > end)
-		return drop(service_slot, REASON_INTERNAL);
+		return reject(context, l3, service_slot, REASON_INTERNAL);
 	if (service->next_hop == NEXT_HOP_SENDER && service->forward != FORWARD_DIRECT)
 		return back_to_sender(data);
 	if (!server->ifindex)
@@ -275,23 +280,23 @@ never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot
 	__u32 overhead;
 
 	if (!server || !vip)
-		return drop(0, REASON_INTERNAL);
+		return reject(context, l3, 0, REASON_INTERNAL);
 	service = service_at(vip->service);
 	if (!service)
-		return drop(vip->service, REASON_INTERNAL);
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
 	if (tunnel_read(context, l3, vip->family, &packet))
-		return drop(vip->service, REASON_MALFORMED);
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_MALFORMED);
 	if (service->forward != FORWARD_DIRECT && packet.ttl <= 1)
-		return respond_expired(context, l3, vip->service, vip_slot);
+		return respond_expired(context, tunnel_place(l3, vip), vip->service, vip_slot);
 	if (service->forward == FORWARD_DIRECT && !server->ifindex)
-		return drop(vip->service, REASON_NO_NEXT_HOP);
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_NO_NEXT_HOP);
 	overhead = tunnel_overhead(service, server);
 	if (tunnel_too_big(&packet, server, overhead))
 		return tunnel_refuse(context, vip, vip_slot, l3, server->mtu > overhead ? server->mtu - overhead : 0);
 	if (service->forward != FORWARD_DIRECT &&
 	    (tunnel_enter(context, l3, vip->family, overhead, server->family) ||
 	     tunnel_write(context, l3, vip_slot, server_slot, &packet)))
-		return drop(vip->service, REASON_INTERNAL);
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
 	return tunnel_leave(context, l3, vip->service, service, server);
 }
 

@@ -4,6 +4,29 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+pub mod attach;
+mod batch;
+pub mod capture;
+pub mod check;
+mod contents;
 pub mod contract;
+pub mod counting;
+mod endpoints;
+pub mod ethtool;
+mod foreign;
+pub mod installation;
+pub mod interface;
+mod kernel;
 pub mod load;
+pub mod maps;
+pub mod memory;
+mod neighbours;
+mod netlink;
 pub mod object;
+pub mod pin;
+pub mod plane;
+pub mod reason;
+mod slots;
+mod sys;
+pub mod takeover;
+mod wanted;

@@ -81,7 +81,7 @@ impl Supervisor {
     /// Returns the changes that lead from the running configuration to another one.
     fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
         let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
-        let wanted = Spec { pools: specs, services: spec.services.clone() };
+        let wanted = Spec { pools: specs, services: spec.services.clone(), xdp: spec.xdp.clone() };
         let (running, inputs) = (self.running_spec(), Known::in_use(&self.pools, self.certificates.tls()));
         let running = Configuration { spec: &running, inputs: &inputs };
         diff(running, Configuration { spec: &wanted, inputs: &Known::resolved(pools, tls) })
@@ -89,9 +89,9 @@ impl Supervisor {
 
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
-        let Spec { pools, services } = &self.config.spec;
+        let Spec { pools, services, xdp } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
-        Spec { pools: pools.collect(), services: services.clone() }
+        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone() }
     }
 
     /// Starts a service, or applies its changed settings.

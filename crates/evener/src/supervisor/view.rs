@@ -234,7 +234,8 @@ mod tests {
             pool: Some(name.into()),
             ..ServiceSpec::new(name, Protocol::Tcp)
         });
-        let config = Config::without_file(Spec { pools: pools.into(), services: services.into() });
+        let config =
+            Config::without_file(Spec { pools: pools.into(), services: services.into(), ..Spec::default() });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let inputs = runtime.block_on(gather(&config, TlsSettings::default())).ok().unwrap();
         let events = Events::new(Log::new(LogFormat::Text, LogLevel::Off));

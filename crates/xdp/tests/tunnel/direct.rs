@@ -43,7 +43,10 @@ fn a_packet_at_the_end_of_its_time_to_live_reaches_the_server() {
 
 #[test]
 fn a_known_client_stays_with_its_server() {
-    let Some(mut plane) = Plane::new(service(FORWARD_DIRECT), &["10.0.2.11", "10.0.2.12", "10.0.2.13"]) else { return };
+    let Some(mut plane) = Plane::new(service(FORWARD_DIRECT), &["10.0.2.11", "10.0.2.12", "10.0.2.13"])
+    else {
+        return;
+    };
     let mut servers = Vec::new();
     for port in 40000..40030 {
         let packet = Packet { ports: (port, 5000), ..Packet::udp("10.0.1.2", VIP_V4) }.frame();
@@ -69,7 +72,10 @@ fn a_server_without_a_known_next_hop_gets_no_packets() {
 #[test]
 fn a_packet_beyond_the_mtu_of_the_server_has_a_response() {
     let Some(mut plane) = Plane::new(service(FORWARD_DIRECT), &["10.0.2.11"]) else { return };
-    plane.set_server(1, evener_xdp::contract::Server { mtu: 1400, ifindex: INTERFACE, ..server(1, "10.0.2.11") });
+    plane.set_server(
+        1,
+        evener_xdp::contract::Server { mtu: 1400, ifindex: INTERFACE, ..server(1, "10.0.2.11") },
+    );
     let packet = Packet::udp("10.0.1.2", VIP_V4);
     assert_eq!(plane.run(&packet.clone().with_length(1400).frame()).0, XDP_TX);
     assert_eq!(plane.count(REASON_RESPONDED_TOO_BIG), 0);

@@ -24,7 +24,11 @@ fn opened(frame: &[u8], forward: u8, server: &str, inner_protocol: u8) -> (Frame
         assert_eq!(outer.protocol, UDP);
         let word = |at: usize| u16::from_be_bytes([inner[at], inner[at + 1]]);
         assert!(word(0) >= 49152, "a source port of the dynamic ones");
-        assert_eq!((word(2), usize::from(word(4)), word(6)), (GUE_PORT, inner.len(), 0), "port, length and checksum");
+        assert_eq!(
+            (word(2), usize::from(word(4)), word(6)),
+            (GUE_PORT, inner.len(), 0),
+            "port, length and checksum"
+        );
         inner.drain(..8);
     } else {
         assert_eq!(outer.protocol, inner_protocol);
@@ -45,7 +49,11 @@ fn each_mode_carries_each_family_in_each_other() {
                         assert_eq!(action, XDP_TX, "{client} to {server}, mode {forward}, {tags:?}");
                         let inner_protocol = if client.contains(':') { 41 } else { 4 };
                         let (frame, _, inner) = opened(&out, forward, server, inner_protocol);
-                        assert_eq!((frame.destination, frame.source), (SENDER_MAC, LOCAL_MAC), "MACs are exchanged");
+                        assert_eq!(
+                            (frame.destination, frame.source),
+                            (SENDER_MAC, LOCAL_MAC),
+                            "MACs are exchanged"
+                        );
                         assert_eq!(frame.tags, tags);
                         // The tunnel is one hop; nothing else differs.
                         assert_eq!(inner, Packet { ttl: packet.ttl - 1, ..packet }.ip());
@@ -115,7 +123,8 @@ fn packets_of_a_flow_have_one_source_port_and_label_and_other_flows_have_others(
         for server in [SERVER_V4, SERVER_V6] {
             let Some(mut plane) = Plane::new(service(FORWARD_GUE), &[server]) else { return };
             let mut path = |port: u16, payload: &[u8]| {
-                let packet = Packet { ports: (port, 5000), payload: payload.to_vec(), ..Packet::udp(client, vip) };
+                let packet =
+                    Packet { ports: (port, 5000), payload: payload.to_vec(), ..Packet::udp(client, vip) };
                 let (_, outer, _) = opened(&plane.run(&packet.frame()).1, FORWARD_GUE, server, 0);
                 (u16::from_be_bytes([outer.body[0], outer.body[1]]), outer.label)
             };

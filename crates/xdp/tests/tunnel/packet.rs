@@ -14,7 +14,10 @@ pub(crate) const LOCAL_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
 /// Returns the Internet checksum of bytes (RFC 1071).
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low))).sum();
+    let mut sum: u32 = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)))
+        .sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }
@@ -103,7 +106,8 @@ impl Packet {
         let mut packet = Vec::new();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let flags = u16::from(self.dont_fragment) << 14 | u16::from(self.fragment.1) << 13 | self.fragment.0;
+                let flags =
+                    u16::from(self.dont_fragment) << 14 | u16::from(self.fragment.1) << 13 | self.fragment.0;
                 packet.extend([0x45, self.traffic]);
                 packet.extend((20 + segment.len() as u16).to_be_bytes());
                 packet.extend([0x12, 0x34]);

@@ -34,7 +34,8 @@ fn short(connection: &[u8]) -> Vec<u8> {
 }
 
 fn long(connection: &[u8]) -> Vec<u8> {
-    [&[0xe3, 0, 0, 0, 1, connection.len() as u8], connection, &[4, 1, 2, 3, 4], b"a protected payload"].concat()
+    [&[0xe3, 0, 0, 0, 1, connection.len() as u8], connection, &[4, 1, 2, 3, 4], b"a protected payload"]
+        .concat()
 }
 
 /// Sends a payload and returns the slot of the server that gets it.
@@ -57,8 +58,16 @@ fn a_connection_id_leads_to_its_server_from_any_address() {
                 let connection = connection_id(rotation, &id(length, slot), 4);
                 for (at, source) in ["10.0.1.2", "10.0.1.77", "fd00:1::2"].into_iter().enumerate() {
                     let port = 40000 + at as u16;
-                    assert_eq!(slot_of(&mut plane, source, port, short(&connection)), slot, "short, {length} bytes");
-                    assert_eq!(slot_of(&mut plane, source, port, long(&connection)), slot, "long, {length} bytes");
+                    assert_eq!(
+                        slot_of(&mut plane, source, port, short(&connection)),
+                        slot,
+                        "short, {length} bytes"
+                    );
+                    assert_eq!(
+                        slot_of(&mut plane, source, port, long(&connection)),
+                        slot,
+                        "long, {length} bytes"
+                    );
                 }
             }
         }
@@ -73,7 +82,9 @@ fn a_client_that_changes_its_address_stays() {
     let initial = connection_id(7, b"random by the client", 0);
     let slot = slot_of(&mut plane, "10.0.1.2", 40000, long(&initial));
     let connection = connection_id(0, &id(4, slot), 8);
-    for (source, port) in [("10.0.1.2", 40000), ("10.0.1.2", 41000), ("10.0.8.8", 42000), ("fd00:1::5", 43000)] {
+    for (source, port) in
+        [("10.0.1.2", 40000), ("10.0.1.2", 41000), ("10.0.8.8", 42000), ("fd00:1::5", 43000)]
+    {
         assert_eq!(slot_of(&mut plane, source, port, short(&connection)), slot);
         // The association of the new address holds for packets without a server ID, too.
         assert_eq!(slot_of(&mut plane, source, port, long(&initial)), slot);

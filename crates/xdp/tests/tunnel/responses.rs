@@ -19,7 +19,10 @@ fn senders_learn_that_the_time_to_live_was_exceeded() {
                 let frame = Frame::parse(&out);
                 assert_eq!((frame.destination, frame.source), (SENDER_MAC, LOCAL_MAC));
                 let response = Ip::parse(&frame.body);
-                assert_eq!((response.source, response.destination), (vip.parse().unwrap(), client.parse().unwrap()));
+                assert_eq!(
+                    (response.source, response.destination),
+                    (vip.parse().unwrap(), client.parse().unwrap())
+                );
                 let (kind, code, unused, quoted) = response.icmp();
                 assert_eq!(((response.protocol, kind), code, unused), (error, 0, 0));
                 let limit = if vip == VIP_V4 { 576 - 28 } else { 1280 - 48 };
@@ -34,7 +37,8 @@ fn senders_learn_that_the_time_to_live_was_exceeded() {
 fn tags_and_padding_are_handled() {
     let Some(mut plane) = Plane::new(service(FORWARD_IPIP), &["10.0.2.11"]) else { return };
     for tags in [vec![], vec![(0x8100, 7)], vec![(0x88a8, 9), (0x8100, 7)]] {
-        let packet = Packet { ttl: 1, tags: tags.clone(), payload: b"x".to_vec(), ..Packet::udp("10.0.1.2", VIP_V4) };
+        let packet =
+            Packet { ttl: 1, tags: tags.clone(), payload: b"x".to_vec(), ..Packet::udp("10.0.1.2", VIP_V4) };
         let mut frame = packet.frame();
         frame.resize(68, 0);
         let frame = Frame::parse(&plane.run(&frame).1);

@@ -25,10 +25,17 @@ fn packets_fit_up_to_the_mtu_minus_the_headers() {
             };
             assert_eq!(run(1500 - overhead).destination.to_string(), server, "the largest packet");
             let response = run(1501 - overhead);
-            assert_eq!((response.source, response.destination), (vip.parse().unwrap(), client.parse().unwrap()));
+            assert_eq!(
+                (response.source, response.destination),
+                (vip.parse().unwrap(), client.parse().unwrap())
+            );
             let (kind, code, mtu, quoted) = response.icmp();
             let expected = if vip == VIP_V4 { (3, 4) } else { (2, 0) };
-            assert_eq!(((kind, code), mtu as usize), (expected, 1500 - overhead), "mode {forward} to {server}");
+            assert_eq!(
+                ((kind, code), mtu as usize),
+                (expected, 1500 - overhead),
+                "mode {forward} to {server}"
+            );
             let limit = if vip == VIP_V4 { 576 - 28 } else { 1280 - 48 };
             assert_eq!(quoted, Packet::udp(client, vip).with_length(1501 - overhead).ip()[..limit]);
             assert_eq!(response.protocol, if vip == VIP_V4 { ICMP } else { ICMPV6 });

@@ -433,7 +433,7 @@ fn large() -> Spec {
         pool: Some(format!("p{number}").into()),
         ..ServiceSpec::new(&format!("s{number}"), Protocol::Tcp)
     };
-    Spec { pools: (0..100).map(pool).collect(), services: (0..100).map(service).collect() }
+    Spec { pools: (0..100).map(pool).collect(), services: (0..100).map(service).collect(), ..Spec::default() }
 }
 
 #[tokio::test]

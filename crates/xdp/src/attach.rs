@@ -1,0 +1,312 @@
+//! Attaches the program to interfaces by links, which are pinned and outlive the process.
+//!
+//! A link belongs to an interface, not to its name: it ends with the interface. `Links::set` compares the wanted
+//! interfaces with what is there, so it also repairs what changed since the last call.
+
+use crate::check;
+use crate::foreign;
+use crate::interface::{AttachMode, FLAG_GENERIC, FLAG_NATIVE, Interface, reason_of_refusal};
+use crate::load::LoadError;
+use crate::pin::{Directory, PinError};
+use crate::sys;
+use crate::takeover::Source;
+use evener_core::spec::XdpMode;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// The program cannot be attached to an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// There is no interface of this name.
+    #[error("there is no interface {0}")]
+    NoInterface(String),
+    /// Another program is attached there.
+    #[error("interface {interface} has another XDP program: {program}; detach it first")]
+    Foreign {
+        /// The interface.
+        interface: String,
+        /// The program, and whose it is.
+        program: String,
+    },
+    /// The kernel refuses to attach the program.
+    #[error("interface {interface} does not take the program in {} mode: {reason}", mode.name())]
+    Refused {
+        /// The interface.
+        interface: String,
+        /// The mode.
+        mode: AttachMode,
+        /// The reason, in the kernel's words if it gave one.
+        reason: String,
+    },
+    /// The program behind the link is still another one.
+    #[error("interface {interface} runs the program with id {found} instead of {expected}")]
+    NotReplaced {
+        /// The interface.
+        interface: String,
+        /// Id of the program that runs.
+        found: u32,
+        /// Id of the loaded program.
+        expected: u32,
+    },
+    /// The pin directory.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// Any other failure.
+    #[error("interface {interface}: {error}")]
+    Io {
+        /// The interface.
+        interface: String,
+        /// The failure.
+        error: io::Error,
+    },
+}
+
+/// An interface on which the program is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedInterface {
+    /// Name of the interface.
+    pub name: String,
+    /// Mode.
+    pub mode: XdpMode,
+}
+
+/// Change of an interface by [`Links::set`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The program runs there already.
+    None,
+    /// The program was attached.
+    Attached,
+    /// The program of an earlier process was replaced, between two packets.
+    Replaced,
+}
+
+/// The program on an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Index of the interface.
+    pub index: u32,
+    /// Mode.
+    pub mode: AttachMode,
+    /// Why the native mode is not used, if it was tried.
+    pub not_native: Option<String>,
+    /// Last change.
+    pub change: Change,
+    /// Circumstances in which packets are lost, such as a veth peer without a program.
+    pub warnings: Vec<String>,
+}
+
+impl Attachment {
+    fn new(interface: &Interface, mode: AttachMode, not_native: Option<String>, change: Change) -> Self {
+        let peer = (mode == AttachMode::Native).then(|| check::silent_peer(interface)).flatten();
+        Self { index: interface.index, mode, not_native, change, warnings: peer.into_iter().collect() }
+    }
+}
+
+#[derive(Debug)]
+struct Link {
+    link: OwnedFd,
+    not_native: Option<String>,
+}
+
+/// The interfaces of the program.
+#[derive(Debug)]
+pub struct Links {
+    directory: Directory,
+    program: OwnedFd,
+    program_id: u32,
+    links: BTreeMap<String, Link>,
+    sources: Vec<Source>,
+}
+
+impl Links {
+    pub(crate) fn new(
+        directory: Directory,
+        program: OwnedFd,
+        sources: Vec<Source>,
+    ) -> Result<Self, LoadError> {
+        let program_id = sys::program_info(program.as_fd()).map_err(LoadError::Takeover)?.id;
+        let mut links = BTreeMap::new();
+        for (name, link) in directory.links()? {
+            links.insert(name, Link { link, not_native: None });
+        }
+        Ok(Self { directory, program, program_id, links, sources })
+    }
+
+    /// Returns the pin directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Returns the id of the loaded program.
+    #[must_use]
+    pub fn program_id(&self) -> u32 {
+        self.program_id
+    }
+
+    /// Returns the names of the interfaces that have a link, including links of an earlier process.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.links.keys().map(String::as_str)
+    }
+
+    /// Attaches the program to the wanted interfaces and detaches it from all others. A program of an earlier
+    /// process is replaced between two packets. Call it again when interfaces change: it does nothing where
+    /// nothing changed.
+    ///
+    /// Associations that an earlier program made in maps that were replaced are copied when the program runs
+    /// everywhere.
+    pub fn set(&mut self, wanted: &[WantedInterface]) -> Vec<(String, Result<Attachment, AttachError>)> {
+        self.rename_links();
+        let results: Vec<_> =
+            wanted.iter().map(|wanted| (wanted.name.clone(), self.attach(wanted))).collect();
+        let unwanted: Vec<String> = self
+            .links
+            .keys()
+            .filter(|name| !wanted.iter().any(|wanted| wanted.name == **name))
+            .cloned()
+            .collect();
+        for name in unwanted {
+            let _ = self.detach(&name);
+        }
+        self.copy_again();
+        results
+    }
+
+    /// Detaches the program from an interface.
+    ///
+    /// # Errors
+    /// The pin cannot be removed.
+    pub fn detach(&mut self, name: &str) -> Result<(), PinError> {
+        if let Some(link) = self.links.remove(name) {
+            // A link without its interface cannot be detached any more.
+            let _ = sys::detach_link(link.link.as_fd());
+            self.directory.unpin_link(name)?;
+        }
+        Ok(())
+    }
+
+    /// Copies associations from maps that were replaced, once no program uses these any more.
+    fn copy_again(&mut self) {
+        let runs_everywhere = self.links.values().all(|link| {
+            sys::link_info(link.link.as_fd()).is_ok_and(|info| {
+                info.is_none_or(|info| info.ifindex == 0 || info.program_id == self.program_id)
+            })
+        });
+        if runs_everywhere {
+            for source in std::mem::take(&mut self.sources) {
+                let _ = source.copy_again(&self.directory);
+            }
+        }
+    }
+
+    /// Follows interfaces that got another name, and forgets links whose interface is gone.
+    fn rename_links(&mut self) {
+        for (name, link) in std::mem::take(&mut self.links) {
+            let index = match sys::link_info(link.link.as_fd()) {
+                Ok(Some(info)) => info.ifindex,
+                _ => 0,
+            };
+            let interface = Interface::by_index(index).ok().flatten().filter(|_| index != 0);
+            match interface {
+                Some(interface) if interface.name == name => {
+                    self.links.insert(name, link);
+                }
+                Some(interface) => {
+                    if self.directory.pin_link(link.link.as_fd(), &interface.name).is_ok() {
+                        let _ = self.directory.unpin_link(&name);
+                        self.links.insert(interface.name, link);
+                    }
+                }
+                None => {
+                    let _ = self.directory.unpin_link(&name);
+                }
+            }
+        }
+    }
+
+    fn attach(&mut self, wanted: &WantedInterface) -> Result<Attachment, AttachError> {
+        let name = &wanted.name;
+        let failed = |error| AttachError::Io { interface: name.clone(), error };
+        let interface = Interface::by_name(name).map_err(failed)?;
+        let interface = interface.ok_or_else(|| AttachError::NoInterface(name.clone()))?;
+        if let Some(link) = self.links.get(name) {
+            let info = sys::link_info(link.link.as_fd()).map_err(failed)?;
+            let mode = info.and_then(|info| interface.mode_of(info.program_id));
+            if let Some(mode) = mode.filter(|mode| suits(*mode, wanted.mode)) {
+                return self.replace(&interface, mode);
+            }
+            // Packets go to the network stack until the program is attached again.
+            self.detach(name)?;
+        }
+        self.create(&interface, wanted.mode)
+    }
+
+    /// Replaces the program behind a link, unless it is the loaded program.
+    fn replace(&self, interface: &Interface, mode: AttachMode) -> Result<Attachment, AttachError> {
+        let link = &self.links[&interface.name];
+        let failed = |error| AttachError::Io { interface: interface.name.clone(), error };
+        let behind = || -> Result<u32, AttachError> {
+            Ok(sys::link_info(link.link.as_fd()).map_err(failed)?.map_or(0, |info| info.program_id))
+        };
+        let mut change = Change::None;
+        if behind()? != self.program_id {
+            sys::update_link(link.link.as_fd(), self.program.as_fd()).map_err(failed)?;
+            change = Change::Replaced;
+        }
+        let found = behind()?;
+        if found != self.program_id {
+            let interface = interface.name.clone();
+            return Err(AttachError::NotReplaced { interface, found, expected: self.program_id });
+        }
+        Ok(Attachment::new(interface, mode, link.not_native.clone(), change))
+    }
+
+    fn create(&mut self, interface: &Interface, wanted: XdpMode) -> Result<Attachment, AttachError> {
+        if let Some((_, id)) = interface.programs.first() {
+            let program = foreign::describe(*id, interface.index);
+            return Err(AttachError::Foreign { interface: interface.name.clone(), program });
+        }
+        let (link, mode, not_native) = match wanted {
+            XdpMode::Native => (self.link(interface, AttachMode::Native)?, AttachMode::Native, None),
+            XdpMode::Generic => (self.link(interface, AttachMode::Generic)?, AttachMode::Generic, None),
+            XdpMode::Auto => match self.link(interface, AttachMode::Native) {
+                Ok(link) => (link, AttachMode::Native, None),
+                Err(AttachError::Refused { reason, .. }) => {
+                    (self.link(interface, AttachMode::Generic)?, AttachMode::Generic, Some(reason))
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        self.directory.pin_link(link.as_fd(), &interface.name)?;
+        self.links.insert(interface.name.clone(), Link { link, not_native: not_native.clone() });
+        Ok(Attachment::new(interface, mode, not_native, Change::Attached))
+    }
+
+    fn link(&self, interface: &Interface, mode: AttachMode) -> Result<OwnedFd, AttachError> {
+        let flags = if mode == AttachMode::Native { FLAG_NATIVE } else { FLAG_GENERIC };
+        match sys::create_link(self.program.as_fd(), interface.index, flags) {
+            Ok(link) => Ok(link),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {
+                Err(AttachError::NoInterface(interface.name.clone()))
+            }
+            Err(error) => {
+                let reason = reason_of_refusal(interface.index, self.program.as_fd(), flags);
+                let reason = reason.unwrap_or_else(|| error.to_string());
+                Err(AttachError::Refused { interface: interface.name.clone(), mode, reason })
+            }
+        }
+    }
+}
+
+/// Returns whether a mode is a wanted one. An interface in generic mode keeps it with `Auto`: a change would lose
+/// packets.
+fn suits(mode: AttachMode, wanted: XdpMode) -> bool {
+    match wanted {
+        XdpMode::Auto => true,
+        XdpMode::Native => mode == AttachMode::Native,
+        XdpMode::Generic => mode == AttachMode::Generic,
+    }
+}
