@@ -18,6 +18,9 @@ enum fact {
 	FACT_EXPIRED = 1 << 6,
 };
 
+/* From this bit on: the slot of a server that is not chosen but given. */
+#define FACT_SLOT_SHIFT 16
+
 /* A slot of a table of choices, counted from 0; slot -1 is the number of slots. Returns 0 if there is none. */
 static always_inline __u32 slot_of_table(void *table, __u32 slot)
 {

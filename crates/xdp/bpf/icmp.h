@@ -12,6 +12,7 @@
 #include "packet.h"
 #include "parsed.h"
 #include "report.h"
+#include "tunnel.h"
 
 #define ICMP4_UNREACHABLE 3
 #define ICMP4_TIME_EXCEEDED 11
@@ -100,7 +101,7 @@ static always_inline int error_for_server(const struct packet *packet, const str
 	count(service_slot, REASON_ICMP_TRANSLATED);
 	count_in(slot, length_of(packet));
 	if (service->forward != FORWARD_NAT)
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	inner = rewrite_quoted(quoted, family, source_of(quoted, family), server->address, &ports->source, server->port);
 	outer = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_icmp(packet, family, inner, outer);

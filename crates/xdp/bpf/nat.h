@@ -9,8 +9,11 @@
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
+#include "quic_route.h"
 #include "report.h"
+#include "respond.h"
 #include "tarpit.h"
+#include "tunnel.h"
 
 /* Values of a new association. */
 static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
@@ -25,11 +28,14 @@ static never_inline __u32 associate(struct xdp_md *context, const union flow_key
 	void *data = (void *)(long)context->data;
 	int family = facts & 0xf;
 	__u64 client = family == 4 ? hash_of_key(4, key) : hash_of_key(6, key);
-	__u32 slot = choose_server(service, client, facts & FACT_MID_FLOW);
-	struct server *server = server_at(slot);
+	__u32 slot = facts >> FACT_SLOT_SHIFT;
+	struct server *server;
 	struct flow flow;
 	long error;
 
+	if (likely(!slot))
+		slot = choose_server(service, client, facts & FACT_MID_FLOW);
+	server = server_at(slot);
 	if (!slot || !server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
 		return 0;
 	begin_flow(&flow, slot, server);
@@ -87,8 +93,9 @@ static always_inline int from_client(const struct packet *packet, int family, in
 
 	if (unlikely(!service))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
-	if (unlikely(hops_of(packet, family) <= 1))
-		return reject(packet->context, place_of(packet, family), service_slot, REASON_TTL_EXCEEDED);
+	/* Direct forwarding is not a hop. */
+	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
+		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
 	if (unlikely(service->flags & SERVICE_DEFENDED)) {
 		__u32 place = place_of(packet, family);
 		int defended = defend(packet->context, service_slot, vip, place);
@@ -111,6 +118,15 @@ static always_inline int from_client(const struct packet *packet, int family, in
 			server = NULL;
 		}
 	}
+	if (unlikely(service->flags & SERVICE_QUIC && packet->protocol == IPPROTO_UDP)) {
+		__u32 named = quic_server(packet->context, packet->transport - packet->data, service_slot);
+
+		/* The connection ID counts more than the association: another connection of the client may be elsewhere. */
+		if (named && (!server || named != slot)) {
+			facts |= named << FACT_SLOT_SHIFT | (flow ? FACT_MOVED : 0);
+			server = NULL;
+		}
+	}
 	if (unlikely(!server)) {
 		if (is_mid_flow(packet) && !flow)
 			facts |= FACT_MID_FLOW;
@@ -125,7 +141,7 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, service_slot | vip << 16, slot | FRAGMENT_INBOUND);
 	if (unlikely(service->forward != FORWARD_NAT))
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
@@ -168,7 +184,7 @@ again:
 	if (unlikely(!service || !vip))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return reject(packet->context, place_of(packet, family), returns->service, REASON_TTL_EXCEEDED);
+		return respond_expired(packet->context, place_of(packet, family), returns->service, returns->vip);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
@@ -183,11 +199,14 @@ again:
 			}
 			egress = EGRESS_REFUSED;
 		}
-		if (egress == EGRESS_REFUSED)
+		/* A client of QUIC can have connections with several servers. */
+		if (egress == EGRESS_REFUSED && !(service->flags & SERVICE_QUIC))
 			return reject(packet->context, place_of(packet, family), returns->service, REASON_REFUSED_EGRESS);
-		associate_by_server(family, &key, returns->service, returns->server);
-		flow = NULL;
-		kind = EVENT_FLOW_BY_SERVER;
+		if (egress == EGRESS_NEW) {
+			associate_by_server(family, &key, returns->service, returns->server);
+			flow = NULL;
+			kind = EVENT_FLOW_BY_SERVER;
+		}
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),

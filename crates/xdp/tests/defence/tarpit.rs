@@ -1,5 +1,8 @@
+<<<<<<< HEAD
 //! Responses for dark addresses.
 
+=======
+>>>>>>> inc
 use crate::packet::{
     ACK, FIN, LOCAL_MAC, Packet, RST, SENDER_MAC, SYN, TCP, UDP, octets, transport_checksum,
 };
