@@ -98,12 +98,10 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
 	if (unlikely(service->flags & SERVICE_DEFENDED)) {
 		__u32 place = place_of(packet, family);
-		int defended = defend(packet->context, service_slot, vip, place);
+		__u32 reason = defend(packet->context, service_slot, vip, place);
 
-		if (defended == DEFENDED_CHALLENGED)
-			return challenge(packet->context, service_slot, place);
-		if (defended != DEFENDED_ADMITTED)
-			return XDP_DROP;
+		if (reason != ADMITTED)
+			return refuse(packet->context, service_slot, place, reason);
 	}
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);

@@ -1,8 +1,5 @@
-<<<<<<< HEAD
 //! Responses for dark addresses.
 
-=======
->>>>>>> inc
 use crate::packet::{
     ACK, FIN, LOCAL_MAC, Packet, RST, SENDER_MAC, SYN, TCP, UDP, octets, transport_checksum,
 };
