@@ -284,10 +284,23 @@ impl Contents {
         Ok(())
     }
 
-    /// Returns the addresses of servers whose next hops are needed.
-    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+    /// Returns the next hops that were written.
+    pub(crate) fn hops(&self) -> Hops {
+        let known = self.servers.values().filter(|server| server.ifindex != 0);
+        let hop = |server: &Server| Hop {
+            ifindex: server.ifindex,
+            mtu: server.mtu,
+            destination: server.destination_mac,
+            source: server.source_mac,
+        };
+        known.map(|server| (crate::endpoints::ip_of(server.family, server.address), hop(server))).collect()
+    }
+
+    /// Returns the virtual addresses and the addresses of servers.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let vips = self.wanted.services.iter().flat_map(|service| service.addresses.keys().copied());
         let servers = self.wanted.pools.values().flat_map(|pool| &pool.servers);
-        servers.filter(|server| server.is_routed).map(|server| server.address).collect()
+        vips.chain(servers.map(|server| server.address))
     }
 
     /// Returns the slots of a service: one for each family that it listens on.

@@ -294,7 +294,7 @@ fn next_hops_reach_all_servers_with_the_address() {
     assert_eq!(model.writes.len(), 4, "the interface comes after the addresses: {:?}", model.writes);
     contents.set_hops(&hops, &mut model).unwrap();
     assert_eq!(model.writes.len(), 4);
-    assert_eq!(contents.routed().len(), 2);
+    assert_eq!(contents.hops(), hops);
 }
 
 /// Random changes of services, servers and what the servers take, with processes that end in the middle of a change.
