@@ -165,6 +165,7 @@ fn kills_restarts_and_reloads_lose_no_packet_and_move_no_flow() {
         if round % 2 == 0 {
             evener.signal("KILL");
         } else {
+            evener.signal("TERM");
             assert_eq!(evener.end(), 0);
         }
         traffic.wait_for(2000);
@@ -211,7 +212,7 @@ fn a_configuration_that_the_kernel_cannot_take_changes_nothing() {
     evener.expect_log("there is no interface eth7");
     assert_eq!(known.server(to), server_v4(11));
     // The reload that removes the services detaches the program.
-    evener.reload("service \"a\" { listen = \"127.0.0.1:0\", pool = pool { \"127.0.0.1:9\" } }");
+    evener.reload("pool \"p\" { \"127.0.0.1:9\" } service \"a\" { listen = \"127.0.0.1:0\", pool = \"p\" }");
     wait_until("the program to be detached", || {
         (!network.director().run("ip link show eth0").contains("xdp")).then_some(())
     });
