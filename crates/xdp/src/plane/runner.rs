@@ -6,6 +6,7 @@ use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::defence::DarkAddresses;
 use crate::counting::{Counting, ServersLive};
+use crate::events::EventReader;
 use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
@@ -35,6 +36,7 @@ struct Running {
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
+    events: Option<EventReader>,
 }
 
 pub(super) struct Runner {
@@ -63,7 +65,8 @@ impl Running {
         let mut neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
         neighbours.begin_with(contents.hops());
         let counting = Counting::default();
-        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting })
+        let events = kernel.maps().take_events().map(EventReader::new);
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
     }
 
     /// Writes the settings of the whole program.
@@ -264,6 +267,7 @@ impl Runner {
     pub(super) fn on_time(&mut self) {
         let now = self.now();
         let Some(running) = &mut self.running else { return };
+        let decisions = running.events.as_mut().map(|events| events.read(&running.contents));
         let (changed, reports) = running.neighbours.on_time(now);
         let mut result = Ok(());
         if changed {
@@ -279,6 +283,9 @@ impl Runner {
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
             self.report_problem(result);
+        }
+        for decision in decisions.into_iter().flatten() {
+            self.report(Report::Decision(Box::new(decision)));
         }
         self.report_hops(reports);
         let is_check_due = !self.troubled.is_empty() && self.next_interfaces_check <= now;
@@ -305,6 +312,8 @@ impl Runner {
         let mut fds = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         if let Some(running) = &self.running {
             fds.push(PollFd::from_borrowed_fd(running.neighbours.as_fd(), PollFlags::IN));
+            let events = running.events.as_ref();
+            fds.extend(events.map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
         }
         let _ = poll(&mut fds, timeout.as_ref());
         let is_changed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
