@@ -260,6 +260,20 @@ impl Contents {
         changed.into_iter().try_for_each(|(slot, server)| self.write_server(slot, server, maps))
     }
 
+    /// Writes the addresses of this machine if they changed.
+    pub(crate) fn set_own(
+        &mut self,
+        own: BTreeSet<IpAddr>,
+        hops: &Hops,
+        now: Time,
+        maps: &mut impl MapWriter,
+    ) -> Result<(), ContentsError> {
+        if own == self.wanted.own {
+            return Ok(());
+        }
+        self.apply(Wanted { own, ..self.wanted.clone() }, hops, now, maps)
+    }
+
     /// Returns the time at which [`Self::on_time`] is due.
     pub(crate) fn deadline(&self) -> Time {
         let times = self.leaving.values().chain(self.tables_before.values());

@@ -41,8 +41,8 @@ const NUD_VALID: u16 = 0xde;
 /// The kernel resolves the neighbour, as if it had a packet for it.
 const NTF_USE: u8 = 1;
 
-/// Links, neighbours, and routes of both families (`RTMGRP_*`).
-const GROUPS: u32 = 1 | 4 | 0x40 | 0x400;
+/// Links, neighbours, and addresses and routes of both families (`RTMGRP_*`).
+const GROUPS: u32 = 1 | 4 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// Time between changes and the next look at them, so that many changes are looked at together.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -56,6 +56,8 @@ const REPORT_AFTER: Duration = Duration::from_secs(3);
 const PREPARE_MAX: Duration = Duration::from_millis(250);
 /// Interval of looks at the next hops of new servers.
 const PREPARE_STEP: Duration = Duration::from_millis(5);
+/// Maximum number of addresses of this machine.
+const ADDRESSES_MAX: usize = 4096;
 /// Bytes of a message of the kernel at most.
 const DATAGRAM_MAX: usize = 65_536;
 
@@ -78,6 +80,7 @@ pub(crate) struct Neighbours {
     next: Time,
     next_keep: Time,
     links_changed: bool,
+    addresses_changed: bool,
 }
 
 /// The way to a server.
@@ -109,6 +112,7 @@ impl Neighbours {
             next: Time::NEVER,
             next_keep: Time::ZERO,
             links_changed: false,
+            addresses_changed: false,
         })
     }
 
@@ -166,9 +170,11 @@ impl Neighbours {
                     let kind = buffer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
                     // RTM_NEWLINK and RTM_DELLINK.
                     self.links_changed |= matches!(kind, Some(16 | 17));
+                    // RTM_NEWADDR and RTM_DELADDR.
+                    self.addresses_changed |= matches!(kind, Some(20 | 21));
                 }
                 // Messages were lost.
-                Err(rustix::io::Errno::NOBUFS) => self.links_changed = true,
+                Err(rustix::io::Errno::NOBUFS) => (self.links_changed, self.addresses_changed) = (true, true),
                 _ => break,
             }
         }
@@ -178,6 +184,11 @@ impl Neighbours {
     /// Returns true once after interfaces changed.
     pub(crate) fn take_links_changed(&mut self) -> bool {
         std::mem::take(&mut self.links_changed)
+    }
+
+    /// Returns true once after addresses of this machine changed.
+    pub(crate) fn take_addresses_changed(&mut self) -> bool {
+        std::mem::take(&mut self.addresses_changed)
     }
 
     /// Looks for the next hops if that is due. Returns true if some changed, and the reports.
@@ -252,14 +263,14 @@ impl Neighbours {
     }
 
     /// Returns the addresses of this machine.
-    pub(crate) fn local_addresses(&mut self) -> Vec<IpAddr> {
+    pub(crate) fn local_addresses(&mut self) -> BTreeSet<IpAddr> {
         let request = Request::new(GET_ADDRESS, FLAG_DUMP, &[0; ADDRESS_FIXED]);
         let messages = self.requests.request(&request).unwrap_or_default();
         let address = |message: &Vec<u8>| {
             let attributes = Attributes::new(message, ADDRESS_FIXED);
             attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(ip)
         };
-        messages.iter().filter_map(address).collect()
+        messages.iter().filter_map(address).take(ADDRESSES_MAX).collect()
     }
 
     /// Returns the MAC address of an interface.

@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) struct Wanted {
     pub(crate) services: Vec<WantedService>,
     pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
+    /// Addresses of this machine.
+    pub(crate) own: BTreeSet<IpAddr>,
 }
 
 /// A pool, or its servers of one address family.

@@ -86,6 +86,9 @@ impl Model {
                 });
                 continue;
             }
+            if key.kind == crate::contract::ENDPOINT_OWN {
+                continue;
+            }
             let mut position = *a;
             for _ in 0..SHARED_MAX {
                 if position == 0 {
@@ -178,7 +181,7 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
             addresses,
         }
     };
-    Wanted { services: services.iter().map(service).collect(), pools: [(key.clone(), pool)].into() }
+    Wanted { services: services.iter().map(service).collect(), pools: [(key.clone(), pool)].into(), own: BTreeSet::new() }
 }
 
 fn at(seconds: u64) -> Time {
@@ -288,6 +291,22 @@ fn contents_without_room_change_nothing() {
     assert_eq!(model.writes.len(), before);
     contents.apply(wanted(&["a=192.0.2.1:53"], &all), &Hops::new(), at(2), &mut model).unwrap();
     assert_eq!(model.writes.len(), before + 1, "the next id only");
+}
+
+#[test]
+fn addresses_of_this_machine_follow_its_interfaces() {
+    let (mut contents, mut model) = (Contents::default(), Model::default());
+    let own = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let all = [server(0, "10.0.0.1:53")];
+    let first = Wanted { own: own(&["10.0.0.9", "fd00::9"]), ..wanted(&["a=192.0.2.1:53"], &all) };
+    contents.apply(first, &Hops::new(), at(0), &mut model).unwrap();
+    let written = |model: &Model| {
+        let own = model.endpoints.keys().filter(|key| key.kind == crate::contract::ENDPOINT_OWN);
+        own.map(|key| key.address.ip()).collect::<BTreeSet<IpAddr>>()
+    };
+    assert_eq!(written(&model), own(&["10.0.0.9", "fd00::9"]));
+    contents.set_own(own(&["10.0.0.8"]), &Hops::new(), at(1), &mut model).unwrap();
+    assert_eq!(written(&model), own(&["10.0.0.8"]));
 }
 
 #[test]
