@@ -532,6 +532,7 @@ struct identity {
 	__u64 words[2];
 };
 
-#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
+/* SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX */
+#define IDENTITIES_MAX 32768
 
 #endif
