@@ -146,6 +146,17 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	return to_server(packet->context, packet->data, packet->network, service_slot, service, server);
 }
 
+/* True if the address of a key is one of this machine's addresses. */
+static never_inline int is_own(int family, const union flow_key *key)
+{
+	__u64 address[2];
+
+	if (family == 4)
+		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_OWN) != 0;
+	__builtin_memcpy(address, key->v6.address, sizeof(address));
+	return endpoint_v6(address, 0, 0, ENDPOINT_OWN) != 0;
+}
+
 /* Makes the association of traffic that a server began. */
 static never_inline void associate_by_server(int family, const union flow_key *key, __u32 service, __u32 slot)
 {
@@ -188,6 +199,8 @@ again:
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
+		if (is_own(family, &key))
+			return XDP_PASS;
 		if (returns->next && !is_searched) {
 			flow_key(&key, family, destination_of(packet, family), ports->destination, 0);
 			is_searched = family == 4 ? search_returns(4, &key, position) : search_returns(6, &key, position);
