@@ -406,7 +406,7 @@ pub struct Tarpit {
 unsafe impl Pod for Tarpit {}
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuicKey {
     pub service: u32,
     pub length: u8,
