@@ -261,8 +261,9 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 /* Drops a packet at the end of its time to live, and tells its sender. The place is as for report(). */
 static always_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 service, __u32 vip_slot)
 {
+	report(context, place, REPORT(EVENT_DROPPED, REASON_TTL_EXCEEDED, level_of(REASON_TTL_EXCEEDED)), service, 0);
 	if (respond(context, place & 0x3f, vip_slot, RESPOND_TTL_EXCEEDED, 0) != XDP_TX)
-		return reject(context, place, service, REASON_TTL_EXCEEDED);
+		return drop(service, REASON_TTL_EXCEEDED);
 	count(service, REASON_RESPONDED_TTL);
 	return XDP_TX;
 }
