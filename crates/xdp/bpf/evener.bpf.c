@@ -117,7 +117,7 @@ int evener(struct xdp_md *context)
 		struct ipv6hdr *ip = packet.ip;
 
 		packet.transport = ip + 1;
-		if (unlikely(packet.transport + sizeof(struct udphdr) > end))
+		if (unlikely(packet.transport + sizeof(struct udphdr) > end || (*(__u8 *)ip & 0xf0) != 0x60))
 			return handle_any(context);
 		packet.protocol = ip->nexthdr;
 		if (packet.protocol == IPPROTO_UDP)
