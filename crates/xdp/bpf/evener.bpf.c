@@ -83,6 +83,8 @@ never_inline int handle_any(struct xdp_md *context)
 	case PARSED_TRANSPORT:
 		return is_v4 ? transport_v4(context, network, packed) : transport_v6(context, network, packed);
 	case PARSED_ICMP:
+		if (!is_v4 && has_tarpit() && tarpit(context) == XDP_TX)
+			return XDP_TX;
 		return is_v4 ? icmp_v4(context, network, packed) : icmp_v6(context, network, packed);
 	case PARSED_FRAGMENT:
 		return is_v4 ? fragment_v4(context, network, packed) : fragment_v6(context, network, packed);

@@ -97,11 +97,11 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
 		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
 	if (unlikely(service->flags & SERVICE_DEFENDED)) {
-		__u32 position = position_of(packet, family);
-		int defended = defend(packet->context, service_slot, vip, position);
+		__u32 place = place_of(packet, family);
+		int defended = defend(packet->context, service_slot, vip, place);
 
 		if (defended == DEFENDED_CHALLENGED)
-			return challenge(packet->context, service_slot, position);
+			return challenge(packet->context, service_slot, place);
 		if (defended != DEFENDED_ADMITTED)
 			return XDP_DROP;
 	}
@@ -234,7 +234,7 @@ static always_inline int pass_other(struct xdp_md *context, __u32 place)
 		return XDP_PASS;
 	if (settings && settings->event_level >= EVENT_TRACE)
 		report(context, place, REPORT(EVENT_PASSED, REASONS, EVENT_TRACE), 0, 0);
-	return pass_or_tarpit(context);
+	return has_tarpit() ? tarpit(context) : XDP_PASS;
 }
 
 /* A packet of UDP or TCP, with its ports. */

@@ -21,8 +21,7 @@ pub const SOURCES_MAX: u32 = 262144;
 pub const ATTEMPTS_MAX: u32 = 131072;
 pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
-pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
-
+pub const LAST_REASON: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
@@ -405,7 +404,7 @@ pub struct Tarpit {
 unsafe impl Pod for Tarpit {}
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuicKey {
     pub service: u32,
     pub length: u8,
@@ -502,7 +501,6 @@ unsafe impl Pod for Capture {}
 pub struct Captured {
     pub time_ns: u64,
     pub service: u32,
-    pub server: u32,
     pub number: u32,
     pub length: u32,
     pub stored: u32,
@@ -510,6 +508,7 @@ pub struct Captured {
     pub reason: u8,
     pub action: u8,
     pub reserved: u8,
+    pub reserved_word: u32,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
