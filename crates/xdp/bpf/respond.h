@@ -258,10 +258,15 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 	return respond_v6(context, l3, vip, to, mtu);
 }
 
-/* Drops a packet at the end of its time to live, and tells its sender. The place is as for report(). */
-static always_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 service, __u32 vip_slot)
+/*
+ * Drops a packet at the end of its time to live, and tells its sender. The place is as for report(), the owner is the slot
+ * of the service, and from bit 16 on of the virtual address.
+ */
+never_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 owner)
 {
-	if (respond(context, place & 0x3f, vip_slot, RESPOND_TTL_EXCEEDED, 0) != XDP_TX)
+	__u32 service = owner & 0xffff;
+
+	if (respond(context, place & 0x3f, owner >> 16, RESPOND_TTL_EXCEEDED, 0) != XDP_TX)
 		return reject(context, place, service, REASON_TTL_EXCEEDED);
 	count(service, REASON_RESPONDED_TTL);
 	return XDP_TX;
