@@ -10,6 +10,7 @@ pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
+pub const IDENTITIES_MAX: u32 = ;
 pub const RETURNS_MAX: u32 = 65536;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
