@@ -43,7 +43,13 @@ fn set_option(socket: &OwnedFd, level: c_int, option: c_int) {
     let one: c_int = 1;
     // SAFETY: the value is an int that lives during the call.
     let result = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const one).cast(), size_of::<c_int>() as u32)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const one).cast(),
+            size_of::<c_int>() as u32,
+        )
     };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
@@ -121,7 +127,9 @@ fn pass_packets(tun: &File, sources: &[Source], received: &Mutex<HashMap<IpAddr,
     unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, 100) };
     let mut buffer = [0; 65536];
     for source in sources {
-        while let Ok((length, _)) = rustix::net::recv(&source.socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
+        while let Ok((length, _)) =
+            rustix::net::recv(&source.socket, &mut buffer[..], rustix::net::RecvFlags::empty())
+        {
             let mut packet = &buffer[..length];
             if source.has_header {
                 let end = Ipv4Addr::from(<[u8; 4]>::try_from(&packet[16..20]).unwrap());

@@ -91,8 +91,15 @@ fn echo_connection(server: &Namespace, vip: &str) -> JoinHandle<()> {
 
 fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: i32) {
     // SAFETY: the value is an int that lives during the call.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const value).cast(), size_of::<i32>() as u32) };
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<i32>() as u32,
+        )
+    };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
@@ -114,7 +121,8 @@ fn exchange_datagrams(scene: &Scene, client: &str, vip: &str, what: &str) {
     for length in [1, 100, 1200] {
         let sent: Vec<u8> = (0..length).map(|at| at as u8).collect();
         socket.send(&sent).unwrap();
-        let received = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}, {length} bytes: {error}"));
+        let received =
+            socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{what}, {length} bytes: {error}"));
         assert!(buffer[..received] == sent, "{what}");
     }
     echo.end(&socket);

@@ -85,9 +85,12 @@ pub(crate) struct Network {
 fn link(namespace: &Namespace, device: &str, other: &Namespace, peer: &str) {
     let queues = "numtxqueues 1 numrxqueues 1";
     let pid = other.0.id();
-    namespace.run(&format!("ip link add name {device} {queues} type veth peer name {peer} {queues} netns {pid}"));
+    namespace
+        .run(&format!("ip link add name {device} {queues} type veth peer name {peer} {queues} netns {pid}"));
     for (namespace, device) in [(namespace, device), (other, peer)] {
-        namespace.run(&format!("ethtool -K {device} rx off tx off gso off tso off gro off; ip link set {device} up"));
+        namespace.run(&format!(
+            "ethtool -K {device} rx off tx off gso off tso off gro off; ip link set {device} up"
+        ));
     }
 }
 
@@ -146,7 +149,8 @@ pub(crate) fn device(name: &str) -> (u32, [u8; 6]) {
     let name = std::ffi::CString::new(name).unwrap();
     // SAFETY: the name ends with a zero byte.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    let output = Command::new("ip").args(["-o", "link", "show", "dev", name.to_str().unwrap()]).output().unwrap();
+    let output =
+        Command::new("ip").args(["-o", "link", "show", "dev", name.to_str().unwrap()]).output().unwrap();
     let line = String::from_utf8(output.stdout).unwrap();
     let text = line.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
     let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
