@@ -87,7 +87,7 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	/* Direct forwarding is not a hop. */
 	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
-		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
+		return respond_expired(packet->context, place_of(packet, family), service_slot | vip << 16);
 	if (unlikely(service->flags & SERVICE_DEFENDED)) {
 		__u32 place = place_of(packet, family);
 		__u32 reason = defend(packet->context, service_slot, vip, place);
@@ -173,7 +173,8 @@ again:
 	if (unlikely(!service || !vip))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return respond_expired(packet->context, place_of(packet, family), returns->service, returns->vip);
+		return respond_expired(packet->context, place_of(packet, family),
+				       returns->service | returns->vip << 16);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
