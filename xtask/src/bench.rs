@@ -11,10 +11,11 @@ mod idle;
 mod load;
 mod peers;
 mod report;
+mod xdp;
 
 use crate::{packages, shell};
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use peers::{Case, Ground, Peer};
 use report::Results;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -26,7 +27,10 @@ use std::time::Duration;
 const INSIDE: &str = "EVENER_BENCH_INSIDE";
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    plane: Option<Plane>,
     /// Fewer and shorter rounds: a look, not a measurement
     #[arg(long)]
     quick: bool,
@@ -44,8 +48,18 @@ pub(crate) struct Options {
     binary: Option<String>,
 }
 
+/// A benchmark of its own.
+#[derive(Debug, Subcommand)]
+enum Plane {
+    /// Measure the XDP plane (as root), without a network
+    Xdp(xdp::Options),
+}
+
 /// Measures and prints the tables.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(Plane::Xdp(options)) = &options.plane {
+        return xdp::run(options);
+    }
     if std::env::var_os(INSIDE).is_some() {
         return measure(options);
     }

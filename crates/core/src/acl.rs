@@ -79,11 +79,30 @@ pub enum PrefixError {
 }
 
 impl Prefix {
+    /// Creates the prefix of the first `length` bits of an address, or of all its bits if it has fewer. An IPv4-mapped
+    /// address counts as the IPv4 address.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Self {
+        let (family, bits) = left_aligned(address);
+        let length = length.min(if family == Family::V4 { 32 } else { 128 });
+        Self { family, bits: bits & mask(length), length }
+    }
+
     /// Returns true if the prefix covers an address. An IPv4-mapped address counts as the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         let (family, bits) = left_aligned(address.to_canonical());
         family == self.family && bits & mask(self.length) == self.bits
+    }
+
+    /// Returns the first address and the number of leading bits that count.
+    #[must_use]
+    pub fn network(&self) -> (IpAddr, u8) {
+        let address = match self.family {
+            Family::V4 => Ipv4Addr::from_bits((self.bits >> 96) as u32).into(),
+            Family::V6 => Ipv6Addr::from_bits(self.bits).into(),
+        };
+        (address, self.length)
     }
 }
 
@@ -260,6 +279,39 @@ impl Acl {
         groups
     }
 
+    /// Returns the list as prefixes with their decisions, of which the longest match wins, for tables that know no
+    /// order. Clients that no prefix matches get [`Self::otherwise`].
+    ///
+    /// ```
+    /// use evener_core::acl::{Access, Acl, Prefix};
+    ///
+    /// let (wide, narrow): (Prefix, Prefix) = ("10.0.0.0/8".parse()?, "10.1.0.0/16".parse()?);
+    /// let groups = [(Access::Permit, vec![wide]), (Access::Deny, vec![narrow])];
+    /// let flat = Acl::in_order(&groups, Access::Deny).by_longest_match();
+    /// assert_eq!(flat, [(wide, Access::Permit), (narrow, Access::Permit)]);
+    /// # Ok::<(), evener_core::acl::PrefixError>(())
+    /// ```
+    #[must_use]
+    pub fn by_longest_match(&self) -> Vec<(Prefix, Access)> {
+        let levels = self.layers.iter().flat_map(|layer| layer.iter());
+        let mut prefixes: Vec<Prefix> = levels
+            .flat_map(|Level { family, length, entries }| {
+                entries.iter().map(|(bits, _)| Prefix { family: *family, bits: *bits, length: *length })
+            })
+            .collect();
+        prefixes.sort_unstable_by_key(|prefix| (prefix.family, prefix.length, prefix.bits));
+        prefixes.dedup();
+        // The rules that match an address which no longer prefix matches are the rules that cover this prefix.
+        let decision = |prefix: &Prefix| {
+            let find = |layer: &Arc<[Level]>| {
+                let levels = layer.iter().filter(|l| l.family == prefix.family && l.length <= prefix.length);
+                levels.into_iter().find_map(|level| level.find(prefix.bits))
+            };
+            self.layers.iter().find_map(find).unwrap_or(self.otherwise)
+        };
+        prefixes.into_iter().map(|prefix| (prefix, decision(&prefix))).collect()
+    }
+
     /// Returns the decision on `client`.
     #[must_use]
     pub fn access(&self, client: IpAddr) -> Access {
@@ -390,6 +442,28 @@ mod tests {
             for _ in 0..100 {
                 let client = random_client(&mut random);
                 assert_eq!(ordered.access(client), acl.access(client), "{acl:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_match_of_the_flat_list_decides_as_the_ordered_list() {
+        let mut random = Random::seeded(14);
+        for _ in 0..200 {
+            let group = |random: &mut Random| {
+                let prefixes = (0..random.below(6)).map(|_| random_prefix(random)).collect();
+                (random_access(random), prefixes)
+            };
+            let groups: Vec<(Access, Vec<Prefix>)> =
+                (0..random.below(10)).map(|_| group(&mut random)).collect();
+            let acl = Acl::in_order(&groups, random_access(&mut random));
+            let flat = acl.by_longest_match();
+            for _ in 0..100 {
+                let client = random_client(&mut random);
+                let matching = flat.iter().filter(|(prefix, _)| prefix.contains(client));
+                let longest = matching.max_by_key(|(prefix, _)| prefix.network().1);
+                let expected = longest.map_or(acl.otherwise(), |(_, access)| *access);
+                assert_eq!(acl.access(client), expected, "{groups:?} {client}");
             }
         }
     }

@@ -12,7 +12,8 @@ pub const UNIX_PATH_BYTES_MAX: usize = 107;
 /// interface), `www.example:80`, `/run/app.sock` or `unix:app.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
-    /// An IP address with its port.
+    /// An IP address with its port. The port of a server may be 0 in the XDP plane: the port to which the client
+    /// sends.
     Ip(SocketAddr),
     /// A host name, which has to be resolved before use.
     Host {
@@ -198,6 +199,53 @@ impl Endpoint {
         }
     }
 
+    /// Parses the address of a server without a port: an IP address or a host name. Its port is 0: the port to which
+    /// the client sends.
+    ///
+    /// ```
+    /// use evener_core::Endpoint;
+    ///
+    /// for text in ["10.0.0.4", "2001:db8::4", "app.example"] {
+    ///     assert_eq!(Endpoint::parse_without_port(text).map(|address| address.server_text()), Some(text.into()));
+    /// }
+    /// assert_eq!(Endpoint::parse_without_port("10.0.0.4:80"), None);
+    /// ```
+    #[must_use]
+    pub fn parse_without_port(text: &str) -> Option<Self> {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let is_link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        match (bare, text.parse::<IpAddr>()) {
+            (Some(bare), _) => {
+                let ip = bare.parse::<Ipv6Addr>().ok().map(IpAddr::V6).filter(|ip| !is_link_local(ip));
+                ip.map(|ip| Self::Ip(SocketAddr::new(ip, 0)))
+            }
+            (None, Ok(ip)) => Some(Self::Ip(SocketAddr::new(ip, 0))).filter(|_| !is_link_local(&ip)),
+            (None, Err(_)) if is_host_name(text) && unix_path(text).is_none() => {
+                Some(Self::Host { name: text.into(), port: 0 })
+            }
+            (None, Err(_)) => None,
+        }
+    }
+
+    /// Returns the address of a server as a text, without the port if it has none.
+    #[must_use]
+    pub fn server_text(&self) -> String {
+        match self {
+            Self::Host { name, port: 0 } => name.clone(),
+            _ => self.target().map_or_else(|| self.to_string(), |target| target.to_string()),
+        }
+    }
+
+    /// Returns true if the address of a server has no port.
+    #[must_use]
+    pub fn lacks_port(&self) -> bool {
+        match self {
+            Self::Ip(address) => address.port() == 0,
+            Self::Host { port, .. } => *port == 0,
+            Self::Unix(_) => false,
+        }
+    }
+
     /// Returns the host name, if the address has to be resolved.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
@@ -231,6 +279,8 @@ impl fmt::Display for Endpoint {
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // The address of a server without a port.
+            Self::Ip(address) if address.port() == 0 => address.ip().fmt(out),
             Self::Ip(address) => address.fmt(out),
             Self::Unix(path) => fmt_path(path, out),
         }

@@ -96,6 +96,8 @@ units! {
     Handshakes "handshakes",
     /// Lines of a log.
     Lines "lines",
+    /// IP packets.
+    Packets "packets",
     /// Pauses of accepting.
     Pauses "pauses",
     /// HTTP requests and DNS queries.
@@ -231,6 +233,12 @@ impl<C: CounterSet> Sharded<C> {
     pub fn of(&self, worker: usize) -> &C {
         // `get` is faster than a remainder, and this is on the path of each packet.
         self.0.get(worker).unwrap_or(&self.0[0])
+    }
+
+    /// Returns the last shard, for a plane in the kernel: a pool that it uses has a shard beyond those of the workers.
+    #[must_use]
+    pub fn last(&self) -> &C {
+        &self.0[self.0.len() - 1]
     }
 
     /// Returns the sum of one counter over the shards.

@@ -102,6 +102,8 @@ pub struct FieldChange {
 /// The thing that changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
+    /// The XDP plane.
+    Xdp,
     /// A service.
     Service(Arc<str>),
     /// A listen address of a service.
@@ -115,6 +117,7 @@ pub enum Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Xdp => out.write_str("xdp"),
             Self::Service(service) => write!(out, "service {service}"),
             Self::Listener(service, address) => write!(out, "service {service} listen {address}"),
             Self::Pool(pool) => write!(out, "pool {pool}"),
@@ -180,20 +183,26 @@ impl ChangeSet {
             match &change.subject {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) if change.concerns_connections() => drop(pools.insert(pool)),
-                Subject::Pool(_) | Subject::Server(..) | Subject::Listener(..) => {}
+                Subject::Xdp | Subject::Pool(_) | Subject::Server(..) | Subject::Listener(..) => {}
             }
         }
         for renewed in &self.renewed {
             match renewed {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) => drop(pools.insert(pool)),
-                Subject::Server(..) | Subject::Listener(..) => {}
+                Subject::Xdp | Subject::Server(..) | Subject::Listener(..) => {}
             }
         }
         let has_changed = |service: &&ServiceSpec| {
             services.contains(&service.name) || service.pools().any(|pool| pools.contains(pool))
         };
         new.services.iter().filter(has_changed).map(|service| &service.name).collect()
+    }
+
+    /// Returns true if settings of the XDP plane as a whole changed.
+    #[must_use]
+    pub fn concerns_xdp(&self) -> bool {
+        self.changes.iter().any(|change| change.subject == Subject::Xdp)
     }
 
     /// Returns true if certificates may have to be read for this change.
@@ -204,7 +213,7 @@ impl ChangeSet {
             (Subject::Service(_) | Subject::Pool(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["tls", "protocol", "http2", CERTIFICATES]))
             }
-            (Subject::Server(..) | Subject::Listener(..), _) => false,
+            (Subject::Xdp | Subject::Server(..) | Subject::Listener(..), _) => false,
         };
         self.changes.iter().any(concerns)
     }
@@ -217,7 +226,7 @@ impl ChangeSet {
             (Subject::Service(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["protocol", "plane"]))
             }
-            (Subject::Pool(_) | Subject::Server(..), _) => false,
+            (Subject::Xdp | Subject::Pool(_) | Subject::Server(..), _) => false,
         };
         self.changes.iter().any(concerns)
     }
@@ -227,7 +236,8 @@ impl Change {
     /// Returns the pool that is new, or that changed or has a server that changed.
     fn pool(&self) -> Option<&Arc<str>> {
         match (&self.subject, &self.action) {
-            (Subject::Pool(_), Action::Remove) | (Subject::Service(_) | Subject::Listener(..), _) => None,
+            (Subject::Pool(_), Action::Remove)
+            | (Subject::Xdp | Subject::Service(_) | Subject::Listener(..), _) => None,
             (Subject::Pool(pool) | Subject::Server(pool, _), _) => Some(pool),
         }
     }
@@ -258,7 +268,7 @@ impl FieldChange {
 /// let mut server = ServerSpec::new("10.0.0.1:80".parse().unwrap());
 /// let spec = |server: &ServerSpec| Spec {
 ///     pools: vec![PoolSpec::new("web", vec![server.clone()])],
-///     services: Vec::new(),
+///     ..Spec::default()
 /// };
 /// let old = spec(&server);
 /// server.weight = 3;
@@ -276,6 +286,7 @@ pub fn diff_specs(old: &Spec, new: &Spec) -> ChangeSet {
 pub fn diff(old: Configuration<'_>, new: Configuration<'_>) -> ChangeSet {
     let mut diff = Diff { old: old.inputs, new: new.inputs, found: ChangeSet::default() };
     let (old, new) = (old.spec, new.spec);
+    diff.set(fields::of_xdp(&old.xdp, &new.xdp), Subject::Xdp);
     pair(&old.pools, &new.pools, |pool| &pool.name, |pair| diff.pools(pair));
     pair(&old.services, &new.services, |service| &service.name, |pair| diff.services(pair));
     diff.found
@@ -451,7 +462,7 @@ mod tests {
             pool: Some(pools[0].0.into()),
             ..ServiceSpec::new("www", Protocol::Tcp)
         };
-        Spec { pools: pools.iter().map(pool).collect(), services: vec![service] }
+        Spec { pools: pools.iter().map(pool).collect(), services: vec![service], ..Spec::default() }
     }
 
     fn check(old: &Spec, new: &Spec, expected: &[&str]) {

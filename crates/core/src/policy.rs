@@ -11,6 +11,7 @@ mod p2c;
 mod weighted;
 
 pub use ewma::Latency;
+pub(crate) use hash::slots as rendezvous_slots;
 pub use maglev::is_prime;
 
 use crate::random::Random;

@@ -481,6 +481,7 @@ impl Pool {
             share: self.share(server),
             limits: Limits { soft, hard },
             acl: server.spec.acl.clone(),
+            quic_id: server.spec.quic_id,
             admission: server.admission(),
             live: Arc::clone(&server.live),
         }

@@ -23,7 +23,10 @@ pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
 };
-pub use xdp::{Forward, NextHop, SourceRate, TunnelSource, XdpEventLevel, XdpMode, XdpServiceSpec, XdpSpec};
+pub use xdp::{
+    Forward, NextHop, QuicId, QuicIdError, SourceRate, TunnelSource, XdpEventLevel, XdpMode, XdpServiceSpec,
+    XdpSpec,
+};
 
 use crate::acl::Acl;
 use crate::address::{Endpoint, Target};
@@ -43,6 +46,8 @@ pub struct Spec {
     pub pools: Vec<PoolSpec>,
     /// The services, in the order of the configuration.
     pub services: Vec<ServiceSpec>,
+    /// Settings of the XDP plane as a whole. They have no effect without services in it.
+    pub xdp: XdpSpec,
 }
 
 /// An entry point for clients.
@@ -56,6 +61,8 @@ pub struct ServiceSpec {
     pub protocol: Protocol,
     /// Plane that serves the clients.
     pub plane: Plane,
+    /// Settings of the XDP plane, present if it serves the clients.
+    pub xdp: Option<Arc<XdpServiceSpec>>,
     /// Name of the default pool, for clients without a route. It is absent only if routes, a redirect or a
     /// local response serve all clients.
     pub pool: Option<Arc<str>>,
@@ -99,6 +106,7 @@ impl ServiceSpec {
             listen: Vec::new(),
             protocol,
             plane: Plane::Proxy,
+            xdp: None,
             pool: None,
             routes: Vec::new(),
             acl: None,
@@ -154,7 +162,7 @@ impl Protocol {
 }
 
 /// Transport of clients. A TCP port and a UDP port of the same number are two addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// Connections.
     Stream,
@@ -379,6 +387,8 @@ pub struct ServerSpec {
     pub acl: Option<Arc<Acl>>,
     /// Administrative state, until it is changed at run time.
     pub state: AdminState,
+    /// Identity of the server in connection IDs of QUIC, for services of the XDP plane.
+    pub quic_id: Option<QuicId>,
 }
 
 impl ServerSpec {
@@ -386,7 +396,7 @@ impl ServerSpec {
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
         Self {
-            name: endpoint.to_string().into(),
+            name: endpoint.server_text().into(),
             configured_name: None,
             endpoint,
             dialect: Dialect::Plain,
@@ -395,6 +405,7 @@ impl ServerSpec {
             limits: Limits::default(),
             acl: None,
             state: AdminState::Ready,
+            quic_id: None,
         }
     }
 

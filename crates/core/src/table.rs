@@ -3,9 +3,11 @@
 //! nothing by itself ([`Snapshot::roles`] does) and knows no plane.
 
 mod change;
+mod choice;
 mod tables;
 
 pub use change::{Edit, TableChange, diff};
+pub use choice::{ChoiceTable, ChooseBy};
 pub use tables::{ServiceChanges, Tables};
 
 use crate::ServerId;
@@ -13,7 +15,9 @@ use crate::acl::Acl;
 use crate::address::{Endpoint, Target};
 use crate::limits::Limits;
 use crate::snapshot::{Entry, Role, Snapshot, Takes};
-use crate::spec::{Failover, OnDown, Policy, PoolSpec, Protocol, ServiceSpec, StickySpec};
+use crate::spec::{
+    Failover, OnDown, Policy, PoolSpec, Protocol, QuicId, ServiceSpec, StickySpec, XdpServiceSpec,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -66,6 +70,10 @@ pub struct ServiceTraits {
     pub protocol: Protocol,
     /// Name of the pool for clients without a route.
     pub default_pool: Option<Arc<str>>,
+    /// Access list of clients; `None` admits all.
+    pub acl: Option<Arc<Acl>>,
+    /// Settings of the XDP plane, present if it serves the clients.
+    pub xdp: Option<Arc<XdpServiceSpec>>,
 }
 
 /// The part of a table that concerns one pool. Services that use the same pool share it.
@@ -109,6 +117,8 @@ pub struct Row {
     pub limits: Limits,
     /// Access list of clients; `None` admits all.
     pub acl: Option<Arc<Acl>>,
+    /// Identity in connection IDs of QUIC.
+    pub quic_id: Option<QuicId>,
     /// Clients that the server takes, and its role in the choice for new clients.
     pub role: Role,
 }
@@ -117,7 +127,12 @@ impl ServiceTable {
     /// Derives the table of a service; `pool` returns the tables of pools by name.
     #[must_use]
     pub fn derive(service: &ServiceSpec, pool: impl Fn(&Arc<str>) -> Option<Arc<PoolTable>>) -> Self {
-        let traits = ServiceTraits { protocol: service.protocol, default_pool: service.pool.clone() };
+        let traits = ServiceTraits {
+            protocol: service.protocol,
+            default_pool: service.pool.clone(),
+            acl: service.acl.clone(),
+            xdp: service.xdp.clone(),
+        };
         let pools = service.pools().filter_map(|name| Some((name.clone(), pool(name)?))).collect();
         Self { name: service.name.clone(), traits, listen: service.listen.iter().cloned().collect(), pools }
     }
@@ -168,6 +183,13 @@ impl PoolTable {
         Self { traits, rows }
     }
 
+    /// Returns the table with some of the servers, for example those of one address family.
+    #[must_use]
+    pub fn filtered(&self, mut is_wanted: impl FnMut(&Row) -> bool) -> Self {
+        let rows = self.rows.iter().filter(|(_, row)| is_wanted(row));
+        Self { traits: self.traits.clone(), rows: rows.map(|(id, row)| (*id, row.clone())).collect() }
+    }
+
     /// Returns the traits of the pool.
     #[must_use]
     pub fn traits(&self) -> &PoolTraits {
@@ -206,6 +228,7 @@ impl Row {
             share: server.share,
             limits: server.limits,
             acl: server.acl.clone(),
+            quic_id: server.quic_id,
             role,
         }
     }

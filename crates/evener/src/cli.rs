@@ -1,6 +1,7 @@
 //! The command line.
 
 mod balstat;
+mod capture;
 mod check;
 mod client;
 mod connections;
@@ -125,6 +126,12 @@ enum Command {
     Connections(connections::ConnectionsCommand),
     /// Show the recent events of the running instance: the last 1000 above the debug level
     Events(events::EventsCommand),
+    /// Write sampled packets of an XDP service into a file, before and after rewriting (as root)
+    ///
+    /// Without --count and --for the capture ends with SIGINT. The kernel ends a capture soon after its process has
+    /// ended. The interfaces of the file are `before` and `after`; a comment at each packet has the decision and its
+    /// reason. Example: `evener capture web -w web.pcapng --for 10s && tshark -r web.pcapng`.
+    Capture(capture::CaptureCommand),
     /// Close both sides of a connection or flow, or all connections and flows of a server or client
     Close(connections::CloseCommand),
     /// Remove responses from the cache of a DNS service
@@ -171,6 +178,10 @@ enum Command {
     /// through a link named `mname-balancer` or `bbal`
     #[command(disable_help_flag = true)]
     MnameBalancer(ForeignArguments),
+    /// Balance UDP across servers in the kernel (XDP), with the command line of sbulb. Also available through a
+    /// link named `sbulb`
+    #[command(disable_help_flag = true)]
+    Sbulb(ForeignArguments),
     /// Print the configuration that is equivalent to the command line of another program
     ///
     /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of commands
@@ -411,6 +422,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
         Command::Connections(command) => command.run().await,
+        Command::Capture(command) => command.run().await,
         Command::Close(command) => command.run().await,
         Command::Events(command) => command.run().await,
         Command::Expunge(command) => expunge::expunge(command).await,
@@ -428,7 +440,8 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Penlog(_)
         | Command::Penlogd(_)
         | Command::Mergelogs(_)
-        | Command::MnameBalancer(_) => anyhow::bail!("give the name of the program first"),
+        | Command::MnameBalancer(_)
+        | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
         Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {

@@ -4,6 +4,7 @@
 mod daemon;
 mod mname_balancer;
 mod pen;
+mod sbulb;
 
 use crate::admin::{AdminSocket, Permissions};
 use crate::events::Events;
@@ -21,11 +22,19 @@ pub(crate) enum Program {
     Penctl,
     Penlog,
     Penlogd,
+    Sbulb,
 }
 
 impl Program {
-    const ALL: [Self; 6] =
-        [Self::Mergelogs, Self::MnameBalancer, Self::Pen, Self::Penctl, Self::Penlog, Self::Penlogd];
+    const ALL: [Self; 7] = [
+        Self::Mergelogs,
+        Self::MnameBalancer,
+        Self::Pen,
+        Self::Penctl,
+        Self::Penlog,
+        Self::Penlogd,
+        Self::Sbulb,
+    ];
 
     /// Returns the name of the binary, which is also the name of the subcommand.
     pub(crate) const fn name(self) -> &'static str {
@@ -36,6 +45,7 @@ impl Program {
             Self::Penctl => "penctl",
             Self::Penlog => "penlog",
             Self::Penlogd => "penlogd",
+            Self::Sbulb => "sbulb",
         }
     }
 
@@ -59,6 +69,7 @@ impl Program {
             Self::Penctl => pen::penctl::main(&arguments),
             Self::Penlog => pen::penlog::main(arguments),
             Self::Penlogd => pen::penlogd::main(arguments),
+            Self::Sbulb => sbulb::main(arguments),
         }
     }
 }

@@ -21,6 +21,7 @@ mod scalar;
 mod search_tree;
 mod sticky;
 mod syntax;
+mod xdp;
 
 use evener_core::Endpoint;
 use evener_core::spec::{DiscoverSpec, Spec};

@@ -10,6 +10,7 @@ use crate::admin::AdminSocket;
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
 use crate::inputs::{Inputs, gather};
+use crate::service_manager;
 use crate::signals::Signals;
 use crate::supervisor::{Handle, ListenerKey, Setting, Supervisor};
 use evener_core::event::Event;
@@ -26,7 +27,8 @@ pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
 pub(crate) struct Instance {
     supervisor: Supervisor,
     handle: Handle,
-    admin: JoinSet<()>,
+    /// The admin API, and the messages to the service manager.
+    tasks: JoinSet<()>,
 }
 
 impl Instance {
@@ -53,7 +55,7 @@ impl Instance {
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         supervisor.log(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
         supervisor.warn_of_descriptors();
-        Ok(Self { supervisor, handle, admin: JoinSet::new() })
+        Ok(Self { supervisor, handle, tasks: JoinSet::new() })
     }
 
     /// Returns a handle for requests to the supervisor.
@@ -70,14 +72,22 @@ impl Instance {
     pub(crate) fn serve_admin(&mut self, admin: AdminSocket) {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
-        self.admin.spawn(admin.serve(self.handle(), draining));
+        self.tasks.spawn(admin.serve(self.handle(), draining));
     }
 
     /// Runs until a signal or a request ends the instance. Before this returns, clients may finish, and the
     /// file of the admin socket is removed.
     pub(crate) async fn run(mut self, signals: Signals) {
+        let draining = self.supervisor.draining();
+        self.tasks.spawn(service_manager::keep_watchdog());
+        self.tasks.spawn(async move {
+            if draining.await.is_ok() {
+                service_manager::stopping();
+            }
+        });
+        service_manager::ready();
         self.supervisor.run(signals).await;
-        self.admin.shutdown().await;
+        self.tasks.shutdown().await;
     }
 }
 

@@ -27,6 +27,11 @@
 #define BLOCK_SLOTS 16
 /* Services that can have one server address and port in common, with NAT. */
 #define SHARED_MAX 8
+/* Prefixes of all lists, source prefixes with a token bucket, proven connection attempts, interfaces with a tarpit. */
+#define PREFIXES_MAX 1048576
+#define SOURCES_MAX 262144
+#define ATTEMPTS_MAX 131072
+#define TARPITS_MAX 256
 
 /* ---- endpoints: who is behind an address and port ---- */
 
@@ -261,7 +266,16 @@ struct fragment {
 
 /* ---- defence ---- */
 
-/* Key of a longest-prefix match; prefix counts the bits of service, too. */
+/*
+ * Keys of longest-prefix matches; prefix counts the bits of service, too. Service 0 has the list of dark addresses, in
+ * which PREFIX_ADMITTED means that the address is dark.
+ */
+struct prefix_key_v4 {
+	__u32 prefix;
+	__u32 service;
+	__u32 address;
+};
+
 struct prefix_key {
 	__u32 prefix;
 	__u32 service;
@@ -276,6 +290,37 @@ enum prefix_verdict {
 struct source_key {
 	__u32 service;
 	__u32 address[4];
+};
+
+/* A TCP connection attempt whose client answered the challenge. */
+struct attempt_key {
+	__u32 service;
+	__u32 vip;
+	__u32 address[4];
+	__u16 port;
+	__u16 vip_port;
+};
+
+struct attempt {
+	/* Until then, SYNs of the attempt pass (bpf_ktime_get_ns). */
+	__u64 until_ns;
+	/* Their sequence numbers are at most 65535 after this one. */
+	__u32 sequence;
+	__u32 reserved;
+};
+
+/* SYNs of a service on one CPU. */
+struct syn_meter {
+	/* The bucket of SYNs is full until then. */
+	__u64 full_until_ns;
+	/* Unknown segments other than SYNs are dropped until then. */
+	__u64 strict_until_ns;
+};
+
+/* Address of an interface with a tarpit. */
+struct tarpit {
+	__u8 mac[6];
+	__u16 reserved;
 };
 
 struct quic_key {
@@ -335,6 +380,7 @@ enum reason {
 	/* A response was sent. */
 	REASON_RESPONDED_TTL,
 	REASON_RESPONDED_TOO_BIG,
+	/* ARP requests and IPv6 neighbour solicitations. */
 	REASON_TARPIT_ARP,
 	REASON_TARPIT_SYN,
 	REASON_TARPIT_SEGMENT,
@@ -344,6 +390,8 @@ enum reason {
 };
 
 #define REASONS_MAX 40
+/* The last reason is noted there, for captures. */
+#define LAST_REASON 39
 
 struct service_counters {
 	__u64 reasons[REASONS_MAX];
@@ -395,6 +443,57 @@ struct event {
 	__u32 new_destination[4];
 };
 
+/* Events of a CPU in one second. */
+struct event_budget {
+	__u64 second;
+	__u64 events;
+};
+
+/* ---- captures ---- */
+
+/* Bytes of a captured packet at most. */
+#define CAPTURE_BYTES 2048
+
+enum capture_stage {
+	/* As the packet arrived. */
+	CAPTURE_BEFORE = 0,
+	/* As the packet leaves. */
+	CAPTURE_AFTER = 1,
+};
+
+/* The current capture; there is one at most. */
+struct capture {
+	/* Time of bpf_ktime_get_ns at which the capture ends, whether or not its process is alive. */
+	__u64 until_ns;
+	/* Slot of the service, which also has SERVICE_CAPTURED. */
+	__u32 service;
+	/* One packet in so many is captured. */
+	__u32 every;
+	/* Bytes of each packet that are stored. */
+	__u32 bytes;
+	/* The process that reads the packets. */
+	__u32 process;
+	__u32 reserved[2];
+};
+
+/* A captured packet; CAPTURE_BYTES follow. */
+struct captured {
+	__u64 time_ns;
+	__u32 service;
+	/* Both stages of a packet have the same number, which is never 0. */
+	__u32 number;
+	/* Length of the packet. 0 after the decision: the packet was dropped. */
+	__u32 length;
+	/* Bytes that are stored. */
+	__u32 stored;
+	/* enum capture_stage, and after the decision enum reason (REASONS: none) and the action. */
+	__u8 stage;
+	__u8 reason;
+	__u8 action;
+	__u8 reserved;
+	__u32 reserved_word;
+};
+
 /* ---- settings of the whole program ---- */
 
 enum config_flags {
@@ -413,10 +512,21 @@ struct config {
 	__u32 sample_every;
 	/* Bytes of a captured packet at most. */
 	__u32 sample_length;
-	__u8 tarpit_mac[6];
-	__u16 reserved;
-	/* Key of SYN cookies' and other hashes. */
+	__u8 reserved[8];
+	/* Key of hashes that outsiders should not predict. */
 	__u64 key;
 };
+
+/* ---- the loader's own ---- */
+
+/*
+ * Hash of the names of the thing in a slot, by which another process finds the slots of servers, services, virtual
+ * addresses and pools, in this order; the program does not read them. Entry 0 has the next id of a thing.
+ */
+struct identity {
+	__u64 words[2];
+};
+
+#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
 
 #endif

@@ -58,6 +58,8 @@ CHOICES(tables);
 /* The tables before the last change, for packets in mid-flow without an association. */
 CHOICES(tables_before);
 
+SHARED_ARRAY(identities, struct identity, IDENTITIES_MAX);
+
 CPU_ARRAY(turns, __u64, POOLS_MAX);
 
 /* The loader sets the number of entries. */
@@ -65,12 +67,37 @@ LRU(flows_v4, struct flow_key_v4, struct flow, 1024);
 LRU(flows_v6, struct flow_key_v6, struct flow, 1024);
 LRU(fragments, struct fragment_key, struct fragment, 8192);
 
+/* Prefix lists of services, and dark addresses. */
+TABLE(prefixes_v4, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct prefix_key_v4, __u32, PREFIXES_MAX);
+TABLE(prefixes_v6, BPF_MAP_TYPE_LPM_TRIE, BPF_F_NO_PREALLOC, struct prefix_key, __u32, PREFIXES_MAX);
+/* Token buckets of source prefixes, and one for each service that serves prefixes without a bucket. */
+LRU(sources, struct source_key, __u64, SOURCES_MAX);
+ARRAY(sources_without, __u64, SERVICES_MAX);
+LRU(attempts, struct attempt_key, struct attempt, ATTEMPTS_MAX);
+CPU_ARRAY(syn_meters, struct syn_meter, SERVICES_MAX);
+/* By index of the interface. */
+TABLE(tarpits, BPF_MAP_TYPE_HASH, 0, __u32, struct tarpit, TARPITS_MAX);
+/* Servers by the server IDs in connection IDs of QUIC. */
+TABLE(quic_servers, BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC, struct quic_key, struct slot_and_id, SERVERS_MAX);
+/* Time from which the next ICMP error may be sent. */
+CPU_ARRAY(respond_limit, __u64, 1);
+
 CPU_ARRAY(server_counts, struct server_counters, SERVERS_MAX);
 CPU_ARRAY(service_counts, struct service_counters, SERVICES_MAX);
+CPU_ARRAY(event_budgets, struct event_budget, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
 } events SEC(".maps");
+
+ARRAY(capturing, struct capture, 1);
+/* Packets of the captured service, and number of the last captured one. */
+CPU_ARRAY(capture_turns, __u64, 2);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 21);
+} captures SEC(".maps");
 
 #endif

@@ -10,13 +10,20 @@ pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
+pub const IDENTITIES_MAX: u32 = ;
 pub const RETURNS_MAX: u32 = 65536;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
 pub const BUCKET_ENTRIES: usize = 4;
 pub const BLOCK_SLOTS: usize = 16;
 pub const SHARED_MAX: u32 = 8;
+pub const PREFIXES_MAX: u32 = 1048576;
+pub const SOURCES_MAX: u32 = 262144;
+pub const ATTEMPTS_MAX: u32 = 131072;
+pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
+pub const LAST_REASON: u32 = 39;
+pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
 pub const ENDPOINT_FREE: u8 = 0;
@@ -108,6 +115,10 @@ pub const EVENT_EGRESS: u8 = 4;
 pub const EVENT_DROPPED: u8 = 5;
 pub const EVENT_PASSED: u8 = 6;
 pub const EVENT_SAMPLE: u8 = 7;
+
+// enum capture_stage
+pub const CAPTURE_BEFORE: u8 = 0;
+pub const CAPTURE_AFTER: u8 = 1;
 
 // enum config_flags
 pub const CONFIG_TARPIT: u32 = 1;
@@ -319,6 +330,17 @@ unsafe impl Pod for Fragment {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixKeyV4 {
+    pub prefix: u32,
+    pub service: u32,
+    pub address: u32,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for PrefixKeyV4 {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixKey {
     pub prefix: u32,
     pub service: u32,
@@ -340,6 +362,50 @@ unsafe impl Pod for SourceKey {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttemptKey {
+    pub service: u32,
+    pub vip: u32,
+    pub address: [u32; 4],
+    pub port: u16,
+    pub vip_port: u16,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for AttemptKey {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Attempt {
+    pub until_ns: u64,
+    pub sequence: u32,
+    pub reserved: u32,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Attempt {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SynMeter {
+    pub full_until_ns: u64,
+    pub strict_until_ns: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for SynMeter {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tarpit {
+    pub mac: [u8; 6],
+    pub reserved: u16,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Tarpit {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuicKey {
     pub service: u32,
     pub length: u8,
@@ -409,6 +475,48 @@ unsafe impl Pod for Event {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventBudget {
+    pub second: u64,
+    pub events: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for EventBudget {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capture {
+    pub until_ns: u64,
+    pub service: u32,
+    pub every: u32,
+    pub bytes: u32,
+    pub process: u32,
+    pub reserved: [u32; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Capture {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Captured {
+    pub time_ns: u64,
+    pub service: u32,
+    pub number: u32,
+    pub length: u32,
+    pub stored: u32,
+    pub stage: u8,
+    pub reason: u8,
+    pub action: u8,
+    pub reserved: u8,
+    pub reserved_word: u32,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Captured {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     pub version: u32,
     pub flags: u32,
@@ -416,10 +524,18 @@ pub struct Config {
     pub events_per_second: u32,
     pub sample_every: u32,
     pub sample_length: u32,
-    pub tarpit_mac: [u8; 6],
-    pub reserved: u16,
+    pub reserved: [u8; 8],
     pub key: u64,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Config {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub words: [u64; 2],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Identity {}

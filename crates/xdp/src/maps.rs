@@ -1,8 +1,8 @@
 //! Typed handles of the maps of the program.
 
 use crate::contract::{
-    BucketV4, BucketV6, Config, Defence, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKey, Returns, Server,
-    ServerCounters, Service, ServiceCounters, Vip,
+    BucketV4, BucketV6, Config, Defence, Flow, FlowKeyV4, FlowKeyV6, Fragment, FragmentKey, Identity,
+    Returns, Server, ServerCounters, Service, ServiceCounters, Vip,
 };
 use crate::memory::SharedArray;
 use aya::Ebpf;
@@ -10,6 +10,8 @@ use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray
 
 /// The maps of the program. The header `bpf/maps.h` describes them.
 pub struct Maps {
+    /// Hashes of the names of things, by which another process finds their slots.
+    pub identities: SharedArray<Identity>,
     /// Settings of the whole program, in entry 0.
     pub settings: Array<MapData, Config>,
     /// Virtual addresses and servers of IPv4, in memory that the program reads, too.
@@ -57,6 +59,7 @@ impl Maps {
     pub(crate) fn take(mut ebpf: Ebpf) -> Result<Self, MapError> {
         let maps = &mut ebpf;
         Ok(Self {
+            identities: SharedArray::new(raw(maps, "identities"))?,
             settings: taken(maps, "settings")?,
             endpoints_v4: SharedArray::new(raw(maps, "endpoints_v4"))?,
             endpoints_v6: SharedArray::new(raw(maps, "endpoints_v6"))?,

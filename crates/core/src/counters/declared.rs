@@ -113,6 +113,10 @@ counters! {
         datagrams_in: Datagrams,
         /// Datagrams to clients.
         datagrams_out: Datagrams,
+        /// IP packets from clients that the XDP plane forwarded.
+        packets_in: Packets,
+        /// IP packets to clients that the XDP plane forwarded.
+        packets_out: Packets,
         /// Clients that the access list refused, including clients that the pool of `denied` serves.
         denied: Clients,
         /// Clients that reached a limit of `per_client`: connections, new connections, or requests.
@@ -235,6 +239,71 @@ counters! {
             /// Larger than the path to the server allows, or forbidden by a local rule.
             unsendable,
         },
+        /// Decisions of the XDP plane about packets, by the reason.
+        xdp: Packets by reason as XdpReasons {
+            /// A header is truncated or contradicts itself.
+            malformed,
+            /// The TTL or hop limit does not allow another hop.
+            ttl_exceeded,
+            /// No server takes the client.
+            no_server,
+            /// A server sent to a client that is associated with another server.
+            refused_egress,
+            /// The next hop of the server or client is not known.
+            no_next_hop,
+            /// The packet does not fit with the headers of the tunnel.
+            too_big,
+            /// The access list denies the client.
+            denied,
+            /// The source prefix sends more packets than its rate allows.
+            limited,
+            /// A client has to prove its address with a SYN cookie.
+            syn_challenged,
+            /// An acknowledgement has no valid SYN cookie.
+            syn_invalid,
+            /// An ICMP error is about a flow without an association.
+            icmp_unknown,
+            /// The maps contradict themselves; a packet during a change.
+            internal,
+            /// A fragment arrived whose first fragment is not known.
+            fragment_unknown,
+            /// The packet needs a feature that the plane does not have.
+            unsupported,
+            /// An association was made for a client.
+            flow_new,
+            /// The server of an association is not available; the client got another one.
+            flow_moved,
+            /// An association was unused for its idle time and was made anew.
+            flow_expired,
+            /// An association was made for a server that sent first.
+            flow_by_server,
+            /// An association could not be stored; the choice alone counted.
+            flow_not_stored,
+            /// A packet in mid-flow went to its server by the previous table.
+            second_chance,
+            /// An ICMP error was translated for its receiver.
+            icmp_translated,
+            /// A fragment was treated as its first fragment.
+            fragment,
+            /// A QUIC connection ID named the server.
+            quic_routed,
+            /// A QUIC connection ID named no server; the association or the choice counted.
+            quic_unknown,
+            /// An acknowledgement had a valid SYN cookie.
+            syn_validated,
+            /// An ICMP error `time exceeded` was sent.
+            responded_ttl,
+            /// An ICMP error `packet too big` was sent.
+            responded_too_big,
+            /// A question for the MAC address of a dark address got a response.
+            tarpit_arp,
+            /// A connection attempt to a dark address got a response.
+            tarpit_syn,
+            /// A segment of a connection to a dark address got a response.
+            tarpit_segment,
+            /// An event was left out, by the rate limit or because the ring was full.
+            event_lost,
+        },
         /// DNS queries that received FORMERR or NOTIMP: malformed, or with an unsupported opcode.
         formerr: Requests,
         /// DNS responses truncated to the client's UDP size. The client retries over TCP.
@@ -274,6 +343,10 @@ counters! {
         datagrams_in: Datagrams,
         /// Datagrams received from the server.
         datagrams_out: Datagrams,
+        /// IP packets that the XDP plane forwarded to the server.
+        packets_in: Packets,
+        /// IP packets that the XDP plane forwarded from the server.
+        packets_out: Packets,
         /// Connection attempts that failed.
         connect_failures: Connections by reason as ConnectFailures {
             /// The server or an ICMP error refused the attempt.
@@ -339,5 +412,45 @@ impl ServiceCounters {
     #[must_use]
     pub fn timeouts(&self, is_half_closed: bool) -> &Counter {
         if is_half_closed { &self.closed.half_closed_timeout } else { &self.closed.idle_timeout }
+    }
+}
+
+impl XdpReasons {
+    /// Adds the growth of each reason, which `grown` returns by its number in the program.
+    pub fn add(&self, grown: impl Fn(u8) -> u64) {
+        let in_order = [
+            &self.malformed,
+            &self.ttl_exceeded,
+            &self.no_server,
+            &self.refused_egress,
+            &self.no_next_hop,
+            &self.too_big,
+            &self.denied,
+            &self.limited,
+            &self.syn_challenged,
+            &self.syn_invalid,
+            &self.icmp_unknown,
+            &self.internal,
+            &self.fragment_unknown,
+            &self.unsupported,
+            &self.flow_new,
+            &self.flow_moved,
+            &self.flow_expired,
+            &self.flow_by_server,
+            &self.flow_not_stored,
+            &self.second_chance,
+            &self.icmp_translated,
+            &self.fragment,
+            &self.quic_routed,
+            &self.quic_unknown,
+            &self.syn_validated,
+            &self.responded_ttl,
+            &self.responded_too_big,
+            &self.tarpit_arp,
+            &self.tarpit_syn,
+            &self.tarpit_segment,
+            &self.event_lost,
+        ];
+        (0..).zip(in_order).for_each(|(number, counter)| counter.add(grown(number)));
     }
 }

@@ -6,7 +6,7 @@ use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
     PassiveSpec, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec,
-    ServiceOptions, ServiceSpec, StickySpec, TlsSpec,
+    ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -29,6 +29,11 @@ enum Wanted {
 /// Returns the fields of a server that differ.
 pub(super) fn of_servers(old: &ServerSpec, new: &ServerSpec) -> Vec<FieldChange> {
     Fields::differing(|fields| server(fields, old, new))
+}
+
+/// Returns the fields of the XDP plane that differ.
+pub(super) fn of_xdp(old: &XdpSpec, new: &XdpSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| xdp(fields, old, new))
 }
 
 /// Returns the fields of a pool that differ, without its servers.
@@ -88,8 +93,19 @@ impl Fields {
 
 fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     // The names are compared before.
-    let ServerSpec { name: _, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state } = new;
-    fields.field("address", &old.endpoint, endpoint);
+    let ServerSpec {
+        name: _,
+        configured_name: _,
+        endpoint,
+        dialect,
+        weight,
+        tier,
+        limits,
+        acl,
+        state,
+        quic_id,
+    } = new;
+    fields.field("address", &old.endpoint.server_text(), &endpoint.server_text());
     fields.field("protocol", &old.dialect, dialect);
     fields.field("weight", &old.weight, weight);
     fields.field("tier", &old.tier, tier);
@@ -98,6 +114,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     fields.field("hard", &old.limits.hard, hard);
     fields.field("access", &old.acl, acl);
     fields.field("state", &old.state, state);
+    fields.field("quic_id", &old.quic_id, quic_id);
 }
 
 fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
@@ -250,6 +267,7 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
         listen: _,
         protocol,
         plane,
+        xdp: xdp_spec,
         pool,
         routes,
         acl,
@@ -282,6 +300,10 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
     }
     if let (Some(_), Some(_)) = (&old.dns, dns_spec) {
         fields.table("dns", old.dns.as_deref(), dns_spec.as_deref(), dns);
+    }
+    // The keys of the plane are keys of the service. Their presence follows from the plane.
+    if let (Some(old), Some(new)) = (&old.xdp, xdp_spec) {
+        xdp_service(fields, old, new);
     }
     fields.field("clients", &old.clients, clients);
     fields.field("request_log", &old.request_log, request_log);
@@ -458,4 +480,27 @@ fn options(fields: &mut Fields, old: &ServiceOptions, new: &ServiceOptions) {
     fields.field("fast_close", &old.fast_close, fast_close);
     fields.field("pending_max", &old.pending_max, pending_max);
     fields.field("warm", &old.warm, warm);
+}
+
+fn xdp(fields: &mut Fields, old: &XdpSpec, new: &XdpSpec) {
+    let XdpSpec { flows, mode, pin, events, events_per_second, tarpit, tarpit_interfaces } = new;
+    fields.field("flows", &old.flows, flows);
+    fields.field("mode", &old.mode, mode);
+    fields.field("pin", &old.pin, pin);
+    fields.field("events", &old.events, events);
+    fields.field("events_per_second", &old.events_per_second, events_per_second);
+    fields.field("tarpit", &old.tarpit, tarpit);
+    fields.field("tarpit_interfaces", &old.tarpit_interfaces, tarpit_interfaces);
+}
+
+fn xdp_service(fields: &mut Fields, old: &XdpServiceSpec, new: &XdpServiceSpec) {
+    let XdpServiceSpec { interfaces, forward, next_hop, idle_timeout, rate, syn_cookies, quic_id_length } =
+        new;
+    fields.field("interfaces", &old.interfaces, interfaces);
+    fields.field("forward", &old.forward, forward);
+    fields.field("next_hop", &old.next_hop, next_hop);
+    fields.field("idle_timeout", &old.idle_timeout, idle_timeout);
+    fields.field("source_rate", &old.rate, rate);
+    fields.field("syn_cookies", &old.syn_cookies, syn_cookies);
+    fields.field("quic_id_length", &old.quic_id_length, quic_id_length);
 }

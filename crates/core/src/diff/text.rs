@@ -8,9 +8,9 @@ use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
-    DiscoverSpec, Failover, FastClose, ForwardedMode, Http2, LogDestination, OnDown, OnFailure, Plane,
-    Policy, Presence, Protocol, RedirectSpec, RequestLog, Resolve, RetryOn, Source, StickyBy, TlsVersion,
-    Verification,
+    DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, LogDestination, NextHop, OnDown,
+    OnFailure, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve, RetryOn, Source,
+    SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -150,6 +150,22 @@ texts! {
     Route<Arc<str>> => |Route { hosts, path, to }| {
         format!("{}{} to {to}", hosts.text(), path.as_deref().unwrap_or_default())
     },
+    QuicId => |value| value.to_string(),
+    XdpMode => |value| value.name(),
+    XdpEventLevel => |value| value.name(),
+    NextHop => |value| value.name(),
+    Forward => |value| {
+        let tunnel = |(source, port): (TunnelSource, Option<u16>)| {
+            let TunnelSource { v4, v6 } = source;
+            let sources = [v4.map(IpAddr::V4), v6.map(IpAddr::V6)].into_iter().flatten();
+            let sources = sources.map(|source| format!(" from {source}"));
+            port.map(|port| format!(" to port {port}")).into_iter().chain(sources).collect::<String>()
+        };
+        format!("{}{}", value.name(), value.tunnel().map(tunnel).unwrap_or_default())
+    },
+    SourceRate => |SourceRate { packets_per_second, burst, prefix_v4, prefix_v6 }| {
+        format!("{packets_per_second}/s for each /{prefix_v4} and /{prefix_v6}, burst {burst}")
+    },
     Acl => |acl| {
         let groups = acl.groups();
         let prefixes = |(access, prefixes): &(Access, Vec<_>)| {
@@ -184,7 +200,7 @@ macro_rules! lists {
     };
 }
 
-lists!(String, HostPattern, Route<Arc<str>>, CertificateFiles, DiscoverSpec, SocketAddr);
+lists!(String, Arc<str>, HostPattern, Route<Arc<str>>, CertificateFiles, DiscoverSpec, SocketAddr);
 
 const fn access_name(access: Access) -> &'static str {
     match access {

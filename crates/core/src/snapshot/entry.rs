@@ -8,7 +8,7 @@ use crate::counters::{CheckCounters, ServerCounters, Sharded};
 use crate::dns::Transports;
 use crate::limits::{Known, Limits, Occupancy};
 use crate::policy::{self, Contender, Latency};
-use crate::spec::Dialect;
+use crate::spec::{Dialect, QuicId};
 use crate::sticky::Sticky;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -115,6 +115,8 @@ pub struct Entry {
     pub limits: Limits,
     /// Access list.
     pub acl: Option<Arc<Acl>>,
+    /// Identity in connection IDs of QUIC.
+    pub quic_id: Option<QuicId>,
     /// Clients that the server can get.
     pub admission: Admission,
     /// State that outlives the snapshot.

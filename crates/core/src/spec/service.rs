@@ -25,18 +25,20 @@ pub enum Plane {
     /// The workers of the program, in userspace.
     #[default]
     Proxy,
+    /// The kernel, at the drivers of the interfaces.
+    Xdp,
 }
 
 impl Plane {
     /// Names in the configuration.
-    pub const NAMES: [&'static str; 1] = ["proxy"];
+    pub const NAMES: [&'static str; 2] = ["proxy", "xdp"];
     /// Names of planes that another version may have.
-    pub const NAMES_LATER: [&'static str; 2] = ["xdp", "ipvs"];
+    pub const NAMES_LATER: [&'static str; 1] = ["ipvs"];
 
     /// Returns the plane called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        (name == Self::NAMES[0]).then_some(Self::Proxy)
+        [Self::Proxy, Self::Xdp].into_iter().find(|plane| plane.name() == name)
     }
 
     /// Returns the name in the configuration.
@@ -44,6 +46,7 @@ impl Plane {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Proxy => Self::NAMES[0],
+            Self::Xdp => Self::NAMES[1],
         }
     }
 }

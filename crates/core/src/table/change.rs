@@ -6,7 +6,9 @@ use crate::address::Endpoint;
 use crate::limits::Limits;
 use crate::policy::WEIGHT_UNIT;
 use crate::snapshot::{Role, Takes};
-use crate::spec::{Policy, StickyBy, StickySpec};
+use crate::spec::{
+    Forward, NextHop, Policy, QuicId, SourceRate, StickyBy, StickySpec, TunnelSource, XdpServiceSpec,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -250,13 +252,67 @@ fn field<T: PartialEq>(
 }
 
 fn service_fields(traits: &ServiceTraits, before: Option<&ServiceTraits>) -> Vec<String> {
-    let ServiceTraits { protocol, default_pool } = traits;
+    let ServiceTraits { protocol, default_pool, acl, xdp } = traits;
     let pool = |pool: &Option<Arc<str>>| pool.as_deref().unwrap_or("none").to_owned();
     let fields = [
         field("protocol", protocol, before.map(|old| &old.protocol), |protocol| protocol.name().to_owned()),
         field("pool", default_pool, before.map(|old| &old.default_pool), pool),
+        before.map_or(acl.is_some(), |old| old.acl != *acl).then(|| "access list".to_owned()),
+    ];
+    let settings = match (before.and_then(|old| old.xdp.as_deref()), xdp.as_deref()) {
+        (None, Some(xdp)) => xdp_fields(xdp, None),
+        (Some(before), Some(xdp)) => xdp_fields(xdp, Some(before)),
+        (Some(_), None) => vec!["plane proxy".to_owned()],
+        (None, None) => Vec::new(),
+    };
+    fields.into_iter().flatten().chain(settings).collect()
+}
+
+fn xdp_fields(xdp: &XdpServiceSpec, before: Option<&XdpServiceSpec>) -> Vec<String> {
+    let XdpServiceSpec { interfaces, forward, next_hop, idle_timeout, rate, syn_cookies, quic_id_length } =
+        xdp;
+    fn number<T: ToString>(number: &Option<T>) -> String {
+        number.as_ref().map_or("none".to_owned(), ToString::to_string)
+    }
+    let time = |time: &Option<Duration>| time.map_or("none".to_owned(), |time| format!("{time:?}"));
+    let limit = |rate: &Option<SourceRate>| {
+        rate.map_or("none".to_owned(), |rate| {
+            let SourceRate { packets_per_second, burst, prefix_v4, prefix_v6 } = rate;
+            format!("({packets_per_second}/s, burst {burst}, /{prefix_v4} and /{prefix_v6})")
+        })
+    };
+    // Only differences are shown of fields with a usual value.
+    let unusual = |text: Option<String>, is_usual: bool| text.filter(|_| before.is_some() || !is_usual);
+    let fields = [
+        field("interfaces", interfaces, before.map(|old| &old.interfaces), |names| names.join(" ")),
+        field("forward", forward, before.map(|old| &old.forward), forward_text),
+        unusual(
+            field("next_hop", next_hop, before.map(|old| &old.next_hop), |hop| hop.name().to_owned()),
+            *next_hop == NextHop::Route,
+        ),
+        unusual(
+            field("idle_timeout", idle_timeout, before.map(|old| &old.idle_timeout), time),
+            idle_timeout.is_none(),
+        ),
+        unusual(field("source_rate", rate, before.map(|old| &old.rate), limit), rate.is_none()),
+        unusual(
+            field("syn_cookies", syn_cookies, before.map(|old| &old.syn_cookies), number),
+            syn_cookies.is_none(),
+        ),
+        unusual(
+            field("quic_id_length", quic_id_length, before.map(|old| &old.quic_id_length), number),
+            quic_id_length.is_none(),
+        ),
     ];
     fields.into_iter().flatten().collect()
+}
+
+fn forward_text(forward: &Forward) -> String {
+    let Some((TunnelSource { v4, v6 }, port)) = forward.tunnel() else { return forward.name().to_owned() };
+    let port = port.map(|port| format!(" to port {port}")).unwrap_or_default();
+    let sources = [v4.map(|v4| format!(" from {v4}")), v6.map(|v6| format!(" from {v6}"))];
+    let sources: String = sources.into_iter().flatten().collect();
+    format!("{}{port}{sources}", forward.name())
 }
 
 fn pool_fields(traits: &PoolTraits, before: Option<&PoolTraits>) -> Vec<String> {
@@ -292,10 +348,11 @@ fn sticky_text(sticky: &Option<StickySpec>) -> String {
 }
 
 fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
-    let Row { name, placement_name, target, tier, weight, share, limits, acl, role } = row;
+    let Row { name, placement_name, target, tier, weight, share, limits, acl, quic_id, role } = row;
     let Limits { soft, hard } = limits;
     let Role { takes, is_candidate } = role;
     let limit = |limit: &Option<u32>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+    let id = |id: &Option<QuicId>| id.map_or("none".to_owned(), |id| id.to_string());
     // Only differences are shown of fields with a usual value.
     let unusual = |text: Option<String>, is_usual: bool| text.filter(|_| before.is_some() || !is_usual);
     let part = slow_start_percent(*share, *weight);
@@ -314,6 +371,7 @@ fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
         unusual(field("max", soft, before.map(|old| &old.limits.soft), limit), soft.is_none()),
         unusual(field("hard", hard, before.map(|old| &old.limits.hard), limit), hard.is_none()),
         lists.then(|| "access list".to_owned()),
+        unusual(field("quic_id", quic_id, before.map(|old| &old.quic_id), id), quic_id.is_none()),
         field("clients", takes, before.map(|old| &old.role.takes), |takes| takes.name().to_owned()),
         unusual(
             field("candidate", is_candidate, before.map(|old| &old.role.is_candidate), ToString::to_string),

@@ -64,7 +64,7 @@ impl Fixture {
     }
 }
 
-fn targets(spec: &PoolSpec) -> Vec<Target> {
+pub(super) fn targets(spec: &PoolSpec) -> Vec<Target> {
     spec.servers.iter().map(|server| server.endpoint.target().unwrap()).collect()
 }
 
@@ -78,7 +78,7 @@ fn service(text: &str) -> ServiceSpec {
 }
 
 /// Returns a pool: `a b/2 c*3` are three servers, one of tier 2 and one of weight 3.
-fn pool(name: &str, servers: &str) -> PoolSpec {
+pub(super) fn pool(name: &str, servers: &str) -> PoolSpec {
     let server = |(at, text): (usize, &str)| {
         let mut spec = ServerSpec::new(format!("10.0.0.{}:80", at + 1).parse().unwrap());
         let (text, weight) = text.split_once('*').unwrap_or((text, "1"));

@@ -114,6 +114,7 @@ fn spec(addresses: &[SocketAddr], echo: SocketAddr) -> Spec {
     Spec {
         pools: vec![web, echo],
         services: vec![service("web", Protocol::Tcp), service("echo", Protocol::Udp)],
+        ..Spec::default()
     }
 }
 

@@ -189,7 +189,7 @@ impl OneLiner {
         };
         let service =
             ServiceSpec { listen: vec![listen], pool: Some(name.into()), ..ServiceSpec::new(name, protocol) };
-        Ok(Spec { pools: vec![pool], services: vec![service] })
+        Ok(Spec { pools: vec![pool], services: vec![service], ..Spec::default() })
     }
 }
 

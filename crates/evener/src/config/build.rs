@@ -5,6 +5,7 @@ mod options;
 mod request_log;
 mod warnings;
 mod whole;
+mod xdp;
 
 use options::{read_options, read_plane, read_protocol};
 
@@ -19,13 +20,14 @@ use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
+use evener_core::address::AddressError;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, PassiveSpec, Policy, PoolSpec, Protocol, QueueSpec, RetryBudgetSpec,
-    ServerSpec, ServiceSpec, WEIGHT_MAX,
+    AdminState, Denied, Failover, PassiveSpec, Plane, Policy, PoolSpec, Protocol, QueueSpec, QuicId,
+    QuicIdError, RetryBudgetSpec, ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 const SERVERS_MAX: usize = 100_000;
@@ -34,7 +36,19 @@ const UNCHECKED: &str = "note: certificates and host names were not checked beca
 /// Returns the configuration, or all problems.
 pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     let reading = Reading::new(run);
-    let mut builder = Builder { reading: &reading, config: Config::default(), pools: HashMap::new() };
+    let mut builder = Builder {
+        reading: &reading,
+        config: Config::default(),
+        pools: HashMap::new(),
+        pools_of_xdp: xdp::pools_of_plane(run),
+        declared: HashMap::new(),
+    };
+    for made in run.pools().iter().chain(run.services()) {
+        builder.declared.entry(made.name()).or_insert(made);
+    }
+    if let Some(made) = run.xdp() {
+        builder.config.spec.xdp = super::xdp::read(&reading, made);
+    }
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools().iter().chain(run.services()) {
         let (name, builder) = (made.name(), made.builder());
@@ -66,6 +80,7 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     }
     builder.check_cookie_names();
     name_cookies(&mut builder.config.spec);
+    builder.settle_check_ports();
     builder.check_whole();
     run.repeated_keys().into_iter().for_each(|(location, message)| reading.problem(&location, message));
     if reading.is_valid() {
@@ -85,6 +100,10 @@ struct Builder<'a> {
     config: Config,
     /// Positions of the pools by name, because a configuration may have tens of thousands of pools.
     pools: HashMap<Arc<str>, usize>,
+    /// Names of the pools of services in the XDP plane, whose servers may have no port.
+    pools_of_xdp: HashSet<String>,
+    /// Declarations of pools, and of services with their own servers, by name.
+    declared: HashMap<&'a str, &'a Made>,
 }
 
 impl<'a> Builder<'a> {
@@ -118,7 +137,7 @@ impl<'a> Builder<'a> {
     /// Reads the keys that pools and services with inline servers share.
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
         let servers = self.servers(made, fields);
-        let sources = discover::read_discover(self.reading, fields);
+        let sources = discover::read_discover(self.reading, fields, self.ports_of(made));
         for (source, location) in &sources {
             self.config.sources.insert((name.into(), source.to_string()), location.clone());
         }
@@ -215,7 +234,7 @@ impl<'a> Builder<'a> {
         };
         let mut nested = Fields::of_server(self.reading, table, location, address, &path);
         let at = if path.is_empty() { location.clone() } else { self.reading.run().refine(location, &path) };
-        let server = match scope::server(address) {
+        let server = match self.server_at(address, made) {
             Ok(defaults) => {
                 // In `server "address" { ... }` the address is not an item of the table.
                 let second = table.list().get(usize::from(matches!(item, Value::Table(_))));
@@ -234,12 +253,30 @@ impl<'a> Builder<'a> {
         server.map(|server| (server, at))
     }
 
+    /// Returns the need for ports of the servers of a pool or service.
+    fn ports_of(&self, made: &Made) -> Ports {
+        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
+    }
+
+    /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
+    fn server_at(&self, address: &str, made: &Made) -> Result<ServerSpec, AddressError> {
+        let without = |error| match self.ports_of(made) {
+            Ports::Optional => Endpoint::parse_without_port(address).map(ServerSpec::new).ok_or(error),
+            Ports::Required => Err(error),
+        };
+        scope::server(address).or_else(without)
+    }
+
     fn service(&mut self, made: &'a Made) {
         let name = made.name();
         let mut fields = Fields::new(self.reading, made, format!("service `{name}`"));
         let protocol = read_protocol(&mut fields);
         fields.set_protocol(protocol.name());
         let plane = read_plane(&mut fields);
+        if plane == Plane::Xdp {
+            return self.xdp_service(made, fields, protocol);
+        }
+        fields.set_plane(plane.name());
         let listen = self.listen(made, &mut fields);
         let options = read_options(protocol, &mut fields);
         let acl = read_acl(&mut fields);
@@ -266,6 +303,7 @@ impl<'a> Builder<'a> {
             listen,
             protocol,
             plane,
+            xdp: None,
             pool,
             routes,
             acl,
@@ -452,6 +490,15 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Need for ports of the addresses of servers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ports {
+    /// An address without a port is a problem.
+    Required,
+    /// A server without a port has the port of the client.
+    Optional,
+}
+
 const INLINE_SERVERS: &str =
     "list the servers in the service itself: { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
 
@@ -492,8 +539,16 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
         limits,
         acl: read_acl(fields),
         state: state.unwrap_or(defaults.state),
+        quic_id: read_quic_id(fields),
         endpoint: defaults.endpoint,
     }
+}
+
+/// Reads the identity of a server in connection IDs of QUIC.
+fn read_quic_id(fields: &mut Fields<'_>) -> Option<QuicId> {
+    let text =
+        fields.text_such_as("quic_id", "1 to 15 bytes in hexadecimal, in quotes, such as \"a01f\"", "")?;
+    text.parse().map_err(|why: QuicIdError| fields.problem_with("quic_id", why)).ok()
 }
 
 fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {

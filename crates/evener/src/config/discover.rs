@@ -3,6 +3,7 @@
 
 use super::Location;
 use super::address::{Part, problem};
+use super::build::Ports;
 use super::fields::{Fields, Reading};
 use super::raw::{Made, Value, shown};
 use crate::scope;
@@ -30,11 +31,13 @@ pub(super) fn is_source(item: &Value) -> bool {
 pub(super) fn read_discover<'a>(
     reading: &'a Reading<'a>,
     fields: &mut Fields<'a>,
+    ports: Ports,
 ) -> Vec<(DiscoverSpec, Location)> {
     let mut sources = read_directories(fields);
     for item in fields.list() {
         let Value::Made(made) = item else { continue };
-        let Some(source) = made.member_of("discover").and_then(|kind| read_source(reading, kind, made))
+        let Some(source) =
+            made.member_of("discover").and_then(|kind| read_source(reading, kind, made, ports))
         else {
             continue;
         };
@@ -57,11 +60,16 @@ fn subject_of(made: &Made) -> String {
     format!("{} {}", made.builder(), shown(made.name()))
 }
 
-fn read_source<'a>(reading: &'a Reading<'a>, kind: &str, made: &'a Made) -> Option<DiscoverSpec> {
+fn read_source<'a>(
+    reading: &'a Reading<'a>,
+    kind: &str,
+    made: &'a Made,
+    ports: Ports,
+) -> Option<DiscoverSpec> {
     let mut fields = Fields::new(reading, made, subject_of(made));
     let source = match kind {
-        "file" => read_file(reading, made, &mut fields),
-        "dns" => read_name(made, &mut fields),
+        "file" => read_file(reading, made, &mut fields, ports),
+        "dns" => read_name(made, &mut fields, ports),
         _ => read_srv(made, &mut fields),
     };
     if let Some(item) = made.table().list().first() {
@@ -71,8 +79,15 @@ fn read_source<'a>(reading: &'a Reading<'a>, kind: &str, made: &'a Made) -> Opti
     source
 }
 
-fn read_file<'a>(reading: &'a Reading<'a>, made: &'a Made, fields: &mut Fields<'a>) -> Option<DiscoverSpec> {
+fn read_file<'a>(
+    reading: &'a Reading<'a>,
+    made: &'a Made,
+    fields: &mut Fields<'a>,
+    ports: Ports,
+) -> Option<DiscoverSpec> {
     let port = fields.integer("port", 1..=u32::from(u16::MAX)).map(|port| port as u16);
+    // The port 0 is the port of the client.
+    let port = port.or_else(|| (ports == Ports::Optional).then_some(0));
     let settings = read_settings(fields);
     if made.name().is_empty() {
         fields.problem_here("the path is empty: write discover.file \"servers.txt\"");
@@ -81,9 +96,10 @@ fn read_file<'a>(reading: &'a Reading<'a>, made: &'a Made, fields: &mut Fields<'
     Some(DiscoverSpec::File { path: reading.path(made.location(), made.name()), port, settings })
 }
 
-fn read_name(made: &Made, fields: &mut Fields<'_>) -> Option<DiscoverSpec> {
+fn read_name(made: &Made, fields: &mut Fields<'_>, ports: Ports) -> Option<DiscoverSpec> {
     let settings = read_settings(fields);
-    match scope::parse(made.name()) {
+    let without = || Endpoint::parse_without_port(made.name()).filter(|_| ports == Ports::Optional);
+    match scope::parse(made.name()).or_else(|error| without().ok_or(error)) {
         Ok(Endpoint::Host { name, port }) => Some(DiscoverSpec::Dns { name, port, settings }),
         Ok(_) => {
             let address = shown(made.name());

@@ -177,6 +177,11 @@ impl<'a> Fields<'a> {
         self.context.set_protocol(protocol);
     }
 
+    /// Sets the plane of the service, which explains why a key is unknown.
+    pub(super) fn set_plane(&mut self, plane: &'static str) {
+        self.context.set_plane(plane);
+    }
+
     /// Returns the list part of the table.
     pub(super) fn list(&self) -> &'a [Value] {
         self.table.list()

@@ -9,9 +9,10 @@ mod pool;
 mod service;
 mod source;
 mod tls;
+mod xdp;
 
 use evener_core::acl::Acl;
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec};
+use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec, XdpSpec};
 use source::Table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,10 +23,13 @@ pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
 /// Returns the configuration for this specification.
 pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
-    let Spec { pools, services } = spec;
+    let Spec { pools, services, xdp } = spec;
     let declared = pools.len() - in_place(spec);
     let (pools, in_place) = pools.split_at(declared);
     let mut page = Page::default();
+    if *xdp != XdpSpec::default() {
+        page.add("xdp", &xdp::settings(xdp, lists));
+    }
     for pool in pools {
         let wanted = services.iter().any(|service| sends_refused(service, pool));
         let handle = access::handle_of(&pool.name).filter(|_| wanted);

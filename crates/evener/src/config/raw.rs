@@ -180,6 +180,8 @@ impl Made {
 pub(super) struct Run {
     pools: Vec<Arc<Made>>,
     services: Vec<Arc<Made>>,
+    /// Settings of the XDP plane.
+    xdp: Option<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -214,6 +216,16 @@ impl Run {
     /// Sets the database of countries.
     pub(super) fn use_geoip(&mut self, file: String, location: Location) {
         self.geoip = Some((file, location));
+    }
+
+    /// Sets the settings of the XDP plane, and returns the location of earlier settings.
+    pub(super) fn set_xdp(&mut self, made: Arc<Made>) -> Option<Location> {
+        self.xdp.replace(made).map(|earlier| earlier.location.clone())
+    }
+
+    /// Returns the settings of the XDP plane.
+    pub(super) fn xdp(&self) -> Option<&Made> {
+        self.xdp.as_deref()
     }
 
     /// Adds a file of the configuration.

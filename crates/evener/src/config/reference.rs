@@ -10,6 +10,7 @@ mod pool;
 mod server;
 mod service;
 mod tls;
+mod xdp;
 
 /// A key, or a function.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Key {
     name: &'static str,
     /// Protocols of the services that can use the key. Empty: all protocols.
     protocols: &'static [&'static str],
+    /// Plane of the services that can use the key; empty: all planes.
+    plane: &'static str,
     /// Values that the key takes, in Markdown, or the syntax of a function.
     kind: &'static str,
     /// Default in Markdown; empty if there is none to state.
@@ -36,6 +39,7 @@ impl Key {
         tables: &[],
         name: "",
         protocols: &[],
+        plane: "",
         kind: "",
         default: "",
         text: "",
@@ -75,6 +79,11 @@ impl Key {
         self.protocols
     }
 
+    /// Returns the plane of the services that can use the key; empty if all can.
+    pub(super) fn plane(&self) -> &'static str {
+        self.plane
+    }
+
     /// Returns true if services of a protocol can use the key.
     #[cfg(test)]
     pub(super) fn fits(&self, protocol: &str) -> bool {
@@ -91,6 +100,7 @@ impl Key {
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
     let parts = [
         service::KEYS,
+        xdp::KEYS,
         http::KEYS,
         dns::KEYS,
         pool::KEYS,

@@ -4,6 +4,7 @@ use super::{ConfigSource, Files, Input, Outcome, Supervisor};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config, Problem};
 use crate::inputs::{CertificatesInUse, Inputs, gather, gather_with};
+use crate::service_manager;
 use evener_core::diff::{ChangeSet, diff_specs};
 use evener_core::event::Event;
 use tokio::sync::{mpsc, oneshot};
@@ -68,6 +69,7 @@ impl Reloads {
             return None;
         }
         self.running = Some(done.into_iter().collect());
+        service_manager::reloading();
         let (sender, before) = (self.sender.clone(), before.clone());
         tokio::spawn(async move {
             let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
@@ -105,6 +107,7 @@ impl Reloads {
         for done in self.running.take().unwrap_or_default() {
             let _ = done.send(outcome.clone());
         }
+        service_manager::ready();
         let waiting = self.next.take()?;
         let failed = self.begin(None, before);
         self.running.get_or_insert_default().extend(waiting);

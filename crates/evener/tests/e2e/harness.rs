@@ -12,6 +12,8 @@ pub(crate) mod origin;
 pub(crate) mod peers;
 pub(crate) mod pen;
 mod ports;
+pub(crate) mod sbulb;
+pub(crate) mod xdp;
 
 pub(crate) use ports::{Reservation, reserved_port};
 

@@ -152,3 +152,12 @@ mod udp {
     mod proxy_protocol;
     mod spread;
 }
+
+mod xdp {
+    mod plane;
+    mod sbulb;
+    mod sbulb_command;
+    mod sbulb_dtls;
+    mod sbulb_servers;
+    mod topology;
+}

@@ -47,7 +47,7 @@ pub(super) fn spec(line: &CommandLine) -> Spec {
         options: ServiceOptions { idle_timeout: Some(IDLE), ..ServiceOptions::of(Protocol::Dns) },
         ..ServiceSpec::new(NAME, Protocol::Dns)
     };
-    Spec { pools: vec![pool], services: vec![service] }
+    Spec { pools: vec![pool], services: vec![service], ..Spec::default() }
 }
 
 #[cfg(test)]

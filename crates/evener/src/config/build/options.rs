@@ -54,7 +54,8 @@ pub(super) fn read_plane(fields: &mut Fields<'_>) -> Plane {
             let message = format!("\"{text}\" is not in this version: it must be {accepted}");
             fields.problem_with("plane", message);
         } else {
-            fields.must("plane", format!("be {accepted}"));
+            let hint = if matches!(value, Value::Other(_)) { "write plane = \"xdp\"" } else { "" };
+            fields.must_hint("plane", format!("be {accepted}"), hint);
         }
         Plane::default()
     })

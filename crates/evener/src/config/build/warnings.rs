@@ -57,6 +57,7 @@ impl Builder<'_> {
                 self.warn_of_pool(made, pool, index.users_of(made.name()));
             }
         }
+        self.warn_of_shared_addresses();
         for made in run.services() {
             if let Some(service) = index.services.get(made.name()) {
                 self.warn_of_service(made, service, &index);
@@ -105,7 +106,9 @@ impl Builder<'_> {
                 self.reading.warning(at, format!("{} `{}`: {message}", made.builder(), made.name()));
             }
         }
-        let has_queue = users.iter().any(|user| matches!(user.protocol, Protocol::Tcp | Protocol::Http));
+        let has_queue = users
+            .iter()
+            .any(|user| user.xdp.is_some() || matches!(user.protocol, Protocol::Tcp | Protocol::Http));
         if is_on(made, "queue") && !users.is_empty() && !has_queue {
             warn("queue", "queue has no effect: only clients of tcp and http services wait in a queue");
         }
@@ -117,6 +120,7 @@ impl Builder<'_> {
             let message = format!("service `{}`: {message}", service.name);
             self.reading.warning_inside(made.location(), &[key], message);
         };
+        self.warn_of_xdp(made, service);
         if is_on(made, "http2") && service.tls.is_none() {
             warn(
                 "http2",

@@ -7,7 +7,7 @@ use crate::config::raw::{Made, Value, shown};
 use crate::config::{Location, access, dns};
 use evener_core::Endpoint;
 use evener_core::spec::{
-    CheckKind, Denied, Policy, PoolSpec, Protocol, ServiceSpec, Source, StickyBy, Transport,
+    CheckKind, Denied, Plane, Policy, PoolSpec, Protocol, ServiceSpec, Source, StickyBy, Transport,
 };
 use evener_core::wire::proxy::Version;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,17 +22,20 @@ impl Builder<'_> {
                 "there is no service: write service \"www\" { listen = \"0.0.0.0:80\", \"10.0.0.1:80\" }";
             self.reading.problem(&self.reading.run().beginning(), message);
         }
-        let mut taken: BTreeMap<(Transport, &Endpoint), &str> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, Transport, &Endpoint), &str> = BTreeMap::new();
         let declared = self.reading.run().services().iter();
         let declared: BTreeMap<&str, &Made> = declared.map(|made| (made.name(), &**made)).collect();
         self.check_checks();
+        self.check_xdp();
         let named =
             |name: &str| self.reading.run().services().iter().filter(|made| made.name() == name).count();
         for service in &self.config.spec.services {
             let Some(made) = declared.get(&*service.name) else { continue };
             let location = made.location();
             for endpoint in &service.listen {
-                let sockets = service.protocol.transports().iter().map(|each| (*each, endpoint));
+                let plane = service.plane.name();
+                // The XDP plane has no sockets: packets that it does not forward go to a service of the proxy.
+                let sockets = service.protocol.transports().iter().map(|each| (plane, *each, endpoint));
                 let others = sockets.filter_map(|socket| taken.insert(socket, &service.name));
                 // With port 0, the system chooses a different port for each service.
                 let is_free = |other: &&str| {
@@ -57,7 +60,7 @@ impl Builder<'_> {
             self.check_routes(service, made);
             self.check_warm(service, location);
             self.check_dns(service, location);
-            if service.protocol == Protocol::Udp {
+            if service.protocol == Protocol::Udp && service.plane == Plane::Proxy {
                 self.check_udp(service, location);
                 let unix = self
                     .pools_of(service)

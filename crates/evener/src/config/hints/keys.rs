@@ -19,6 +19,8 @@ pub(crate) struct Context {
     declaration: &'static str,
     /// The protocol, in the table of a service.
     protocol: Option<&'static str>,
+    /// The plane, in the table of a service.
+    plane: Option<&'static str>,
 }
 
 /// An unknown key.
@@ -126,12 +128,17 @@ impl<'a> UnknownKey<'a> {
 impl Context {
     /// Creates the context of the table of a builder.
     pub(crate) fn of(builder: &'static str) -> Self {
-        Self { declaration: builder, protocol: None }
+        Self { declaration: builder, protocol: None, plane: None }
     }
 
     /// Sets the protocol of a service.
     pub(crate) fn set_protocol(&mut self, protocol: &'static str) {
         self.protocol = Some(protocol);
+    }
+
+    /// Sets the plane of a service.
+    pub(crate) fn set_plane(&mut self, plane: &'static str) {
+        self.plane = Some(plane);
     }
 
     /// Returns the builder of the declaration.
@@ -143,6 +150,9 @@ impl Context {
     fn message(self, unknown: &UnknownKey<'_>) -> String {
         let UnknownKey { key, prefix, known, .. } = *unknown;
         let table = reference::table_of(self.declaration, prefix);
+        if let Some(message) = self.of_another_plane(unknown, &table) {
+            return message;
+        }
         if let Some(message) = self.of_another_protocol(unknown, &table) {
             return message;
         }
@@ -169,6 +179,32 @@ impl Context {
         match elsewhere.is_empty() || self.declaration != "service" || !prefix.is_empty() {
             true => format!("unknown key `{prefix}{key}`; see `evener help {table}`"),
             false => format!("unknown key `{key}`{elsewhere} It is a key of the pool"),
+        }
+    }
+
+    /// Returns the message for a key that the service could have in another plane.
+    fn of_another_plane(self, unknown: &UnknownKey<'_>, table: &str) -> Option<String> {
+        let (key, plane) = (unknown.key, self.plane?);
+        let needed = (table == "service").then(|| reference::find(table, key)).flatten()?.plane();
+        match needed {
+            "" => None,
+            needed if needed == plane => None,
+            "xdp" => Some(format!("{key} needs plane = \"xdp\"")),
+            _ => {
+                let advice = match key {
+                    "connections_max" | "flows_max" => "write xdp { flows = 1048576 }, for all services",
+                    "per_client" | "exceeded" => "write source_rate = \"1000/s\"",
+                    "tls" | "routes" => {
+                        "packets are passed on unread: let the servers end TLS, or write plane = \"proxy\""
+                    }
+                    "denied" => "remove it: the packets of refused clients are dropped",
+                    "source" => {
+                        "write forward = \"ipip\" and tunnel = { source = \"192.0.2.1\" }, or remove it"
+                    }
+                    _ => "remove it, or write plane = \"proxy\"",
+                };
+                Some(format!("{key} is not available with plane = \"xdp\": {advice}"))
+            }
         }
     }
 
@@ -359,6 +395,7 @@ pub(crate) fn in_table(table: &str, contents: &str) -> String {
             "routes" | "certificates" => format!("{key} = {{ {{ {inner} }} }}"),
             _ => format!("{key} = {{ {inner} }}"),
         }),
+        "xdp" => format!("xdp {{ {contents} }}"),
         "server" if rest.is_empty() => format!("{{ \"10.0.0.1:80\", {contents} }}"),
         "server" => {
             format!("{{ \"10.0.0.1:80\", {} }}", in_table(&table.replacen("server", "service", 1), contents))

@@ -31,6 +31,8 @@ enum Form {
     Named,
     /// An optional table: `check.http { ... }` or `check.http()`.
     Plain,
+    /// A table of settings that a configuration has once: `xdp { ... }`.
+    Settings,
 }
 
 const BUILDERS: &[Builder] = &[
@@ -40,6 +42,7 @@ const BUILDERS: &[Builder] = &[
         form: Form::Declaration,
         example: "service \"www\" { listen = \"0.0.0.0:80\", pool = \"web\" }",
     },
+    Builder { name: "xdp", form: Form::Settings, example: "xdp { flows = 1048576 }" },
     Builder { name: "server", form: Form::Named, example: "server \"10.0.0.1:80\" { weight = 2 }" },
     Builder { name: "prefixes", form: Form::Named, example: "prefixes \"FILE\"" },
     Builder { name: "country", form: Form::Named, example: "country \"SE\"" },
@@ -132,6 +135,22 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
             };
             let made = Made::new(builder.name, String::new(), table, caller(lua));
             Handle(Arc::new(made), None).into_lua(lua)
+        }),
+        Form::Settings => lua.create_function(move |lua, given: mlua::Value| {
+            let mlua::Value::Table(table) = &given else {
+                return builder.wrong(lua, &state, "a table", &given);
+            };
+            let location = caller(lua);
+            let made = Made::new(builder.name, String::new(), read_table(lua, table, 0)?, location.clone());
+            let earlier = lock(&state).run.set_xdp(Arc::new(made));
+            if let Some(earlier) = earlier {
+                let message = format!(
+                    "{} is already declared at {earlier}: move its keys into one table",
+                    builder.name
+                );
+                lock(&state).run.record(Problem::at(&location, message));
+            }
+            Ok(mlua::Value::Nil)
         }),
         Form::Named => lua.create_function(move |lua, (given, body): (mlua::Value, mlua::Value)| {
             let Some(address) = text_of(&given) else {

@@ -1,6 +1,7 @@
 //! Sources of servers: the key `discover` of a pool, and the sources among its servers.
 
 use super::source::{Node, Say, Table, one_or_list, quoted};
+use evener_core::Endpoint;
 use evener_core::limits::Limits;
 use evener_core::spec::{DiscoverSpec, FoundSettings};
 
@@ -25,14 +26,20 @@ pub(super) fn write_sources(table: &mut Table, discover: &[DiscoverSpec]) {
             DiscoverSpec::Mname { .. } => continue,
             DiscoverSpec::File { path, port, settings } => {
                 let mut keys = Table::new();
-                keys.some("port", port.as_ref());
+                keys.some("port", port.filter(|port| *port > 0).as_ref());
                 write_settings(&mut keys, *settings);
                 ("file", path.say(), keys)
             }
             DiscoverSpec::Dns { name, port, settings } => {
                 let mut keys = Table::new();
                 write_settings(&mut keys, *settings);
-                ("dns", Node::from(quoted(format!("{name}:{port}").as_bytes())), keys)
+                (
+                    "dns",
+                    Node::from(quoted(
+                        Endpoint::Host { name: name.clone(), port: *port }.server_text().as_bytes(),
+                    )),
+                    keys,
+                )
             }
             DiscoverSpec::Srv { name, limits } => {
                 let mut keys = Table::new();

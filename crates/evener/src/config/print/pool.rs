@@ -3,11 +3,12 @@
 use super::Lists;
 use super::access::write_acl;
 use super::discover::{write_discover, write_limits, write_sources};
-use super::source::{Say, Table, one_or_list, path, prose, quoted};
+use super::source::{Node, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
 use crate::config::check::{dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
 use crate::scope;
+use evener_core::Endpoint;
 use evener_core::spec::{
     CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
     Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
@@ -29,10 +30,10 @@ pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>
     for spec in &pool.servers {
         let server = server(spec, lists);
         match server.is_empty() {
-            true => table.item(spec.endpoint.say()),
+            true => table.item(address(&spec.endpoint)),
             false => {
                 let mut whole = Table::new();
-                whole.item(spec.endpoint.say());
+                whole.item(address(&spec.endpoint));
                 whole.extend(server);
                 table.item(whole);
             }
@@ -41,12 +42,22 @@ pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>
     write_sources(table, &pool.discover);
 }
 
+/// Returns the address of a server, without a port if it has none.
+fn address(endpoint: &Endpoint) -> Node {
+    quoted(text(endpoint).as_bytes()).into()
+}
+
+fn text(endpoint: &Endpoint) -> String {
+    if endpoint.lacks_port() { endpoint.server_text() } else { scope::text(endpoint) }
+}
+
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state } = server;
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id } =
+        server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
-    table.unless("name", name, &scope::text(endpoint).into());
+    table.unless("name", name, &text(endpoint).into());
     match dialect {
         Dialect::Plain => {}
         Dialect::Mname => table.set("mname", &true),
@@ -56,6 +67,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_limits(&mut table, *limits);
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
+    table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
     table
 }
 

@@ -7,6 +7,7 @@ use super::http::write_http;
 use super::pool::{write_keys, write_servers};
 use super::source::{Node, Table, one_or_list, quoted};
 use super::tls::write_tls;
+use super::xdp::{with_ports, write_xdp};
 use evener_core::Endpoint;
 use evener_core::route::Route;
 use evener_core::spec::{
@@ -21,6 +22,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         listen,
         protocol,
         plane,
+        xdp,
         pool,
         routes,
         acl,
@@ -38,9 +40,12 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         options,
     } = service;
     let mut table = Table::of(format!("service {}", quoted(name.as_bytes())));
-    write_listen(&mut table, name, listen);
+    write_listen(&mut table, name, listen, *plane);
     table.unless("protocol", &protocol.name(), &Protocol::Tcp.name());
     table.unless("plane", &plane.name(), &Plane::default().name());
+    if let Some(xdp) = xdp {
+        write_xdp(&mut table, xdp);
+    }
     write_tls(&mut table, tls.as_deref());
     match in_place {
         None => table.some("pool", pool.as_ref()),
@@ -58,14 +63,20 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         write_http(&mut table, http, lists);
     }
     write_dns(&mut table, dns.as_deref());
-    write_options(&mut table, *protocol, options);
+    if *plane == Plane::Proxy {
+        write_options(&mut table, *protocol, options);
+    }
     table.some("clients", clients.as_ref());
     write_request_log(&mut table, request_log.as_ref(), *protocol);
     table
 }
 
 /// Writes `listen`, unless the name of the service is the only listen address.
-fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint]) {
+fn write_listen(table: &mut Table, name: &str, listen: &[Endpoint], plane: Plane) {
+    if let Some((addresses, ports)) = with_ports(listen).filter(|_| plane == Plane::Xdp) {
+        table.key("listen", one_or_list(addresses));
+        return table.key("ports", one_or_list(ports));
+    }
     let named = crate::scope::parse(name).ok();
     let by_name = named.is_some_and(|named| !matches!(named, Endpoint::Host { .. }) && *listen == [named]);
     if !by_name {

@@ -24,6 +24,7 @@ pub(super) const KEYS: &[Key] = &[
                or a table.",
         example: "forwarded = \"append\"",
         section: "#forwarding-information",
+        ..Key::NONE
     },
     Key {
         tables: &["service.forwarded"],
@@ -183,6 +184,7 @@ pub(super) const KEYS: &[Key] = &[
         text: "Minimum rate of bodies; `false` or 0 for none.",
         example: "min_rate = { rate = 240, window = \"60s\" }",
         section: "#slow-and-leaving-clients",
+        ..Key::NONE
     },
     Key {
         tables: &["service.min_rate"],
@@ -212,6 +214,7 @@ pub(super) const KEYS: &[Key] = &[
                none.",
         example: "abort_on_close = true",
         section: "#slow-and-leaving-clients",
+        ..Key::NONE
     },
     Key {
         tables: &["service"],

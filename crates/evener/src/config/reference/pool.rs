@@ -13,6 +13,7 @@ pub(super) const KEYS: &[Key] = &[
                sources stand among the servers: `discover.dns`, `discover.srv` and `discover.file`.",
         example: "discover = { mname = \"/var/run/binder/sockets\" }",
         section: "#servers-of-mname-balancer",
+        ..Key::NONE
     },
     Key {
         tables: &["pool.discover"],

@@ -32,6 +32,7 @@ pub(super) const KEYS: &[Key] = &[
         text: "The server uses the frames of mname-balancer; its address is a unix socket.",
         example: "mname = true",
         section: "#servers-of-mname-balancer",
+        ..Key::NONE
     },
     Key {
         tables: &["server", "discover.dns", "discover.file"],

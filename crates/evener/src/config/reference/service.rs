@@ -26,11 +26,12 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "plane",
-        kind: "`\"proxy\"`",
+        kind: "`\"proxy\"`, `\"xdp\"`",
         default: "`\"proxy\"`",
-        text: "The part that moves the bytes: the program's own workers. This version has no \
-               `\"xdp\"` and no `\"ipvs\"`.",
+        text: "The part that moves the bytes: the program's own workers, or the kernel at the \
+               drivers of the interfaces (`\"xdp\"`). This version has no `\"ipvs\"`.",
         example: "plane = \"proxy\"",
+        section: "#the-xdp-plane",
         ..Key::NONE
     },
     Key {
@@ -45,6 +46,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "routes",
+        plane: "proxy",
         protocols: &["http", "tcp"],
         kind: "list of tables",
         default: "none",
@@ -154,6 +156,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "denied",
+        plane: "proxy",
         kind: "`\"drop\"`, `\"reject\"`, `\"tarpit\"`, table, or a pool or its name",
         default: "`\"drop\"`",
         text: "Treatment of refused clients: they are closed, reset (http: 403), delayed and closed, \
@@ -175,6 +178,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "per_client",
+        plane: "proxy",
         protocols: &["tcp", "http", "dns"],
         kind: "table",
         default: "none",
@@ -232,6 +236,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "proxy_from",
+        plane: "proxy",
         kind: "prefix or list",
         default: "none",
         text: "Proxies that send the PROXY protocol (v1 or v2; udp: v2 with each datagram). The \
@@ -242,6 +247,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "tls",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "file or table",
         default: "none",
@@ -262,6 +268,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "half_closed_timeout",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "duration or `false`",
         default: "`\"5min\"`",
@@ -274,6 +281,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "freebind",
+        plane: "proxy",
         kind: "boolean",
         default: "`false`",
         text: "Allows addresses of `listen` that do not exist yet (`IP_FREEBIND`), such as those of \
@@ -285,6 +293,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "source",
+        plane: "proxy",
         kind: "IP address, `\"client\"`",
         default: "the system's choice",
         text: "Source address of connections to servers of that family; it must be an address of \
@@ -297,6 +306,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "unix_mode",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "text such as `\"0660\"`",
         default: "by the umask",
@@ -307,6 +317,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "connections_max",
+        plane: "proxy",
         protocols: &["tcp", "http", "dns"],
         kind: "1 to 16000000",
         default: "100000",
@@ -318,6 +329,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "connect_timeout",
+        plane: "proxy",
         protocols: &["tcp", "http", "dns"],
         kind: "duration",
         default: "`\"3s\"`",
@@ -329,6 +341,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "attempts_max",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "1 to 1000",
         default: "3",
@@ -340,6 +353,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "connect_time_max",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "duration",
         default: "`\"10s\"`",
@@ -351,6 +365,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "backlog",
+        plane: "proxy",
         protocols: &["tcp", "http", "dns"],
         kind: "1 to 65535",
         default: "4096",
@@ -361,6 +376,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "nodelay",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "boolean",
         default: "`true`",
@@ -371,6 +387,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "keepalive",
+        plane: "proxy",
         protocols: &["tcp", "http", "dns"],
         kind: "duration or `false`",
         default: "`\"75s\"`",
@@ -382,6 +399,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "server_keepalive",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "duration or `false`",
         default: "`false`",
@@ -393,6 +411,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "fast_close",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "`\"off\"`, `\"client\"`, `\"server\"`, `\"both\"`",
         default: "`\"off\"`",
@@ -405,6 +424,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "pending_max",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "1 to 16000000",
         default: "none",
@@ -416,6 +436,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "warm",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "0 to 10000",
         default: "0",
@@ -430,6 +451,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "clients",
+        plane: "proxy",
         kind: "1 to 16000000",
         default: "none",
         text: "Number of clients (IP addresses) that are recorded for `evener clients`, refused ones \
@@ -440,6 +462,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "request_log",
+        plane: "proxy",
         protocols: &["tcp", "http"],
         kind: "file, `\"-\"`, or table",
         default: "none",
@@ -479,6 +502,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "flows_max",
+        plane: "proxy",
         protocols: &["udp"],
         kind: "1 to 16000000",
         default: "65536",
@@ -490,6 +514,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "spread",
+        plane: "proxy",
         protocols: &["udp"],
         kind: "1 to 1000000",
         default: "none",
@@ -504,6 +529,7 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "dns",
+        plane: "proxy",
         protocols: &["dns"],
         kind: "table",
         default: "the defaults",

@@ -251,7 +251,7 @@ fn state(supervisor: &Supervisor) -> BTreeMap<String, String> {
         state.insert(format!("pool {name}"), text);
     }
     for (name, service) in &supervisor.services {
-        let RunningService::Proxy(service) = service;
+        let service = service.of_workers().unwrap();
         let settings = service.settings.load();
         state.insert(
             format!("service {name}"),
@@ -433,7 +433,7 @@ fn large() -> Spec {
         pool: Some(format!("p{number}").into()),
         ..ServiceSpec::new(&format!("s{number}"), Protocol::Tcp)
     };
-    Spec { pools: (0..100).map(pool).collect(), services: (0..100).map(service).collect() }
+    Spec { pools: (0..100).map(pool).collect(), services: (0..100).map(service).collect(), ..Spec::default() }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ impl Case {
             ],
             ..PoolSpec::new("p", vec![ServerSpec::new("10.0.0.1:80".parse().unwrap())])
         };
-        let spec = Spec { pools: vec![pool], services: Vec::new() };
+        let spec = Spec { pools: vec![pool], ..Spec::default() };
         Self { discovery: Discovery::new(sender), spec, inputs, now: Time::ZERO }
     }
 

@@ -1,16 +1,21 @@
 //! A network of a client, a balancer and a server, each in a separate network namespace. A namespace ends with its process.
 
 use crate::harness::{have, have_root, wait_until};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// A network namespace and the process that keeps it alive. The process ends by itself after 180 seconds.
-pub(crate) struct Namespace(Child);
+pub(crate) struct Namespace {
+    holder: Child,
+    has_mounts: bool,
+}
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
@@ -24,7 +29,7 @@ impl Namespace {
     fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap();
         let current = std::fs::read_link("/proc/self/ns/net").unwrap();
-        let namespace = Self(holder);
+        let namespace = Self { holder, has_mounts: false };
         wait_until("a namespace", || {
             std::fs::read_link(namespace.path()).is_ok_and(|link| link != current).then_some(())
         });
@@ -32,15 +37,56 @@ impl Namespace {
         namespace
     }
 
+    /// Creates a namespace that also has its own /sys with an empty BPF file system, and its own /run. Pinned programs
+    /// and maps end with the namespace.
+    pub(crate) fn with_mounts() -> Self {
+        let script = "mount -t tmpfs none /run; mount -t sysfs none /sys; mount -t bpf none /sys/fs/bpf; \
+                      exec sleep 180";
+        let holder = Command::new("unshare").args(["--net", "--mount", "sh", "-ec", script]).spawn().unwrap();
+        let mut namespace = Self { holder, has_mounts: true };
+        wait_until("a namespace with mounts", || {
+            let ended = namespace.holder.try_wait().unwrap();
+            assert!(ended.is_none(), "expected the mounts to succeed");
+            let name = std::fs::read_to_string(format!("/proc/{}/comm", namespace.pid())).ok()?;
+            (name.trim() == "sleep").then_some(())
+        });
+        namespace.run("ip link set lo up");
+        namespace
+    }
+
+    /// Returns the process that keeps the namespace alive. `ip link set DEVICE netns PID` moves a device here.
+    pub(crate) fn pid(&self) -> u32 {
+        self.holder.id()
+    }
+
     fn path(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.0.id()).into()
+        format!("/proc/{}/ns/net", self.pid()).into()
     }
 
     /// Returns a command that runs a program in the namespace.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path().display())).args(["--", program]);
+        command.arg(format!("--net={}", self.path().display()));
+        if self.has_mounts {
+            command.arg(format!("--mount=/proc/{}/ns/mnt", self.pid()));
+            // A new mount namespace would otherwise change the directory to its root.
+            command.arg(format!("--wd={}", std::env::current_dir().unwrap().display()));
+        }
+        command.args(["--", program]);
         command
+    }
+
+    /// Calls a function on a thread of the network namespace. Sockets that it opens stay in the namespace.
+    pub(crate) fn enter<T: Send>(&self, open: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(self.path()).unwrap();
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                let kind = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+                open()
+            });
+            inside.join().unwrap()
+        })
     }
 
     /// Runs a shell script in the namespace and returns its output.
@@ -67,7 +113,7 @@ impl Row {
     pub(crate) fn new() -> Option<Self> {
         let row = Self { client: Namespace::alone()?, balancer: Namespace::new(), server: Namespace::new() };
         let link = |name: &str, other: &Namespace| {
-            let pid = other.0.id();
+            let pid = other.pid();
             row.balancer.run(&format!("ip link add name {name} type veth peer name eth0 netns {pid}"));
         };
         link("clients", &row.client);

@@ -43,7 +43,7 @@ impl PenSettings {
         let lists = if is_path { vec![None; lists.len()] } else { lists };
         let service = service(self, &lists).map_err(|error| vec![Problem::new(error)])?;
         let pools = [Some(pool(self, &lists)), abuse_pool(self)].into_iter().flatten().collect();
-        let spec = Spec { pools, services: vec![service] };
+        let spec = Spec { pools, services: vec![service], ..Spec::default() };
         let config = Config::without_file(spec).allow_loops();
         Ok(Compiled { config, control })
     }

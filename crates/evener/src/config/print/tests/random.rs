@@ -5,6 +5,7 @@ mod dns;
 mod http;
 mod patience;
 mod request_log;
+mod xdp;
 
 use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
@@ -27,6 +28,7 @@ enum Kind {
     Tls,
     Cookie,
     Dns,
+    Xdp,
 }
 
 /// Returns a valid specification. Writes the files that it needs to `directory`.
@@ -54,13 +56,16 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         chance.spread(service, &pools);
         chance.rename_cookies(service, &mut pools);
         omit_warm(service, &pools);
+        xdp::omit_ports(service, &mut pools);
     }
     if chance.one_in(2) {
         // This is the order in which pools are read back if each is inline in its service.
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
-    Spec { pools, services }
+    pools.retain(|pool| xdp::is_complete(pool, &services));
+    let xdp = chance.or(XdpSpec::default(), Chance::xdp);
+    Spec { pools, services, xdp }
 }
 
 /// Disables warm connections if another setting excludes them.
@@ -219,12 +224,26 @@ impl Chance<'_> {
             limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
+            quic_id: self.maybe(Self::quic_id),
         }
     }
 
+    fn quic_id(&mut self) -> QuicId {
+        let bytes = self.within(1..=15);
+        let digits = (0..bytes).map(|_| format!("{:02x}", self.within(0..=255)));
+        digits.collect::<String>().parse().unwrap()
+    }
+
     fn pool(&mut self) -> PoolSpec {
-        let kind =
-            self.pick(&[Kind::Datagrams, Kind::Plain, Kind::Plain, Kind::Tls, Kind::Cookie, Kind::Dns]);
+        let kind = self.pick(&[
+            Kind::Datagrams,
+            Kind::Plain,
+            Kind::Plain,
+            Kind::Tls,
+            Kind::Cookie,
+            Kind::Dns,
+            Kind::Xdp,
+        ]);
         let name = match self.below(3) {
             0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
             1 => format!("127.0.0.1:{}", self.unique()),
@@ -238,20 +257,29 @@ impl Chance<'_> {
         let (servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
             kind => {
-                let mut servers = self.some(1..=4, |chance| chance.server(kind));
+                let server = |chance: &mut Self| match kind {
+                    Kind::Xdp => chance.xdp_server(),
+                    kind => chance.server(kind),
+                };
+                let mut servers = self.some(1..=4, server);
                 servers[0].weight = servers[0].weight.max(1);
                 (servers, Vec::new())
             }
         };
-        discover.extend(self.maybe(|chance| chance.some(1..=3, Self::source)).unwrap_or_default());
+        let source = if kind == Kind::Xdp { Self::xdp_source } else { Self::source };
+        discover.extend(self.maybe(|chance| chance.some(1..=3, source)).unwrap_or_default());
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
-        let check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
+        let mut check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
+        if kind == Kind::Xdp {
+            // The servers may have no port.
+            check.iter_mut().for_each(|check| check.port = check.port.or(Some(80)));
+        }
         let on_down = if check.is_some() { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
             discover,
             resolve: self.pick(&Resolve::ALL),
             resolvers: self.maybe(|chance| chance.some(1..=3, Self::resolver)).unwrap_or_default(),
-            policy: self.policy(),
+            policy: if kind == Kind::Xdp { self.xdp_policy() } else { self.policy() },
             sticky: self.sticky(kind),
             check,
             on_down,
@@ -262,6 +290,7 @@ impl Chance<'_> {
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
+                (_, Kind::Xdp) => None,
                 (0, _) => Some(proxy::Version::V2),
                 (1, Kind::Plain | Kind::Tls | Kind::Cookie) => Some(proxy::Version::V1),
                 _ => None,
@@ -283,6 +312,9 @@ impl Chance<'_> {
 
     fn sticky(&mut self, kind: Kind) -> Option<StickySpec> {
         let defaults = crate::config::sticky::sticky_defaults();
+        if kind == Kind::Xdp {
+            return self.maybe(|_| defaults);
+        }
         if kind == Kind::Cookie {
             let name = self.pick(&["EVENER", "a|b", "'`~"]);
             return Some(StickySpec { by: StickyBy::Cookie(name.into()), ..defaults });
@@ -406,6 +438,11 @@ impl Chance<'_> {
 
     /// Returns a valid service, if there is a pool for it.
     fn service(&mut self, others: &[ServiceSpec]) -> Option<ServiceSpec> {
+        if self.one_in(3)
+            && let Some(service) = self.xdp_service(others)
+        {
+            return Some(service);
+        }
         let protocol =
             self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http, Protocol::Dns]);
         let (is_udp, is_http) = (protocol == Protocol::Udp, protocol == Protocol::Http);
@@ -464,7 +501,8 @@ impl Chance<'_> {
             matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
                 || pool.sticky.is_some()
         };
-        if service.protocol == Protocol::Udp && pool.is_some_and(|pool| !keeps(pool)) {
+        if service.protocol == Protocol::Udp && service.xdp.is_none() && pool.is_some_and(|pool| !keeps(pool))
+        {
             service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
         }
     }

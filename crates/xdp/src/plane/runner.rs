@@ -1,0 +1,338 @@
+//! The thread of the plane. Nothing else writes into the maps.
+
+use super::{AtExit, PlaneOptions, Report, Services, Setup};
+use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
+use crate::contents::Contents;
+use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
+use crate::counting::{Counting, ServersLive};
+use crate::events::EventReader;
+use crate::kernel::Kernel;
+use crate::load::{Installed, LoadError, Sizes};
+use crate::neighbours::{HopReport, Neighbours};
+use crate::pin::Directory;
+use crate::wanted::Wanted;
+use evener_core::Time;
+use evener_core::service::ServiceLive;
+use evener_core::spec::{XdpEventLevel, XdpSpec};
+use evener_core::table::ServiceTable;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Interval of counting.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Interval of looking for interfaces that are missing.
+const INTERFACES_EVERY: Duration = Duration::from_secs(2);
+
+/// A loaded program with what was written into its maps.
+struct Running {
+    spec: XdpSpec,
+    kernel: Kernel,
+    links: Links,
+    contents: Contents,
+    neighbours: Neighbours,
+    counting: Counting,
+    events: Option<EventReader>,
+}
+
+pub(super) struct Runner {
+    options: PlaneOptions,
+    wake: Arc<OwnedFd>,
+    running: Option<Running>,
+    /// Interfaces of the configuration in use, and of the next one.
+    interfaces: Vec<Arc<str>>,
+    next_interfaces: Vec<Arc<str>>,
+    /// Interfaces with a problem that was reported.
+    troubled: BTreeMap<String, String>,
+    /// The last problem that was reported.
+    problem: Option<String>,
+    next_count: Time,
+    next_interfaces_check: Time,
+}
+
+impl Running {
+    fn open(spec: &XdpSpec, now: Time) -> Result<Self, LoadError> {
+        let directory = Directory::open(&spec.pin)?;
+        let sizes = Sizes { flows_v4: spec.flows, flows_v6: spec.flows };
+        let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
+        let mut kernel = Kernel::new(maps)?;
+        let found = kernel.found()?;
+        let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
+        let contents = Contents::taken_over(found, now);
+        let counting = Counting::default();
+        let events = kernel.maps().take_events().map(EventReader::new);
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
+    }
+
+    /// Writes the settings of the whole program.
+    fn write_settings(&mut self, spec: &XdpSpec) -> Result<(), LoadError> {
+        let settings = &mut self.kernel.maps().settings;
+        let before = settings.get(&0, 0)?;
+        let mut after = before;
+        after.event_level = match spec.events {
+            XdpEventLevel::Critical => EVENT_CRITICAL,
+            XdpEventLevel::Error => EVENT_ERROR,
+            XdpEventLevel::Warning => EVENT_WARNING,
+            XdpEventLevel::Info => EVENT_INFO,
+            XdpEventLevel::Debug => EVENT_DEBUG,
+            XdpEventLevel::Trace => EVENT_TRACE,
+        };
+        after.events_per_second = spec.events_per_second;
+        if after.key == 0 {
+            after.key = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0).max(1);
+        }
+        if after != before {
+            settings.set(0, after, 0)?;
+        }
+        self.spec = spec.clone();
+        Ok(())
+    }
+
+    fn wanted<'a>(&self, tables: impl IntoIterator<Item = &'a ServiceTable>) -> Wanted {
+        Wanted::derive(tables, self.spec.events >= XdpEventLevel::Debug)
+    }
+
+    fn apply(&mut self, services: &Services, now: Time) -> Result<(), String> {
+        let wanted = self.wanted(services.services.iter().map(|(table, _)| table));
+        let hops = self.neighbours.hops();
+        let applied = self.contents.apply(wanted, hops, now, &mut self.kernel);
+        applied.map_err(|error| error.to_string())?;
+        self.neighbours.set_wanted(self.contents.routed(), now);
+        let lives: HashMap<Arc<str>, Arc<ServiceLive>> =
+            services.services.iter().map(|(_, live)| (live.name.clone(), Arc::clone(live))).collect();
+        let servers: &ServersLive = &services.servers;
+        let counted = self.counting.configure(&self.contents, &lives, servers, self.kernel.maps());
+        counted.map_err(|error| error.to_string())
+    }
+}
+
+impl Runner {
+    pub(super) fn new(options: PlaneOptions, wake: Arc<OwnedFd>) -> Self {
+        Self {
+            options,
+            wake,
+            running: None,
+            interfaces: Vec::new(),
+            next_interfaces: Vec::new(),
+            troubled: BTreeMap::new(),
+            problem: None,
+            next_count: Time::ZERO,
+            next_interfaces_check: Time::ZERO,
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::since_origin(self.options.origin.elapsed())
+    }
+
+    fn report(&self, report: Report) {
+        (self.options.report)(report);
+    }
+
+    /// Reports a problem once.
+    fn report_problem(&mut self, result: Result<(), String>) {
+        let problem = result.err();
+        if self.problem != problem
+            && let Some(problem) = &problem
+        {
+            self.report(Report::Problem(problem.clone()));
+        }
+        self.problem = problem;
+    }
+
+    pub(super) fn prepare(&mut self, setup: Setup) -> Result<(), Vec<String>> {
+        if setup.interfaces.is_empty() {
+            self.next_interfaces.clear();
+            return Ok(());
+        }
+        let now = self.now();
+        let before = self.running.as_ref().map(|running| running.spec.clone());
+        let fits =
+            before.as_ref().is_some_and(|old| old.pin == setup.spec.pin && old.flows == setup.spec.flows);
+        if !fits {
+            // The lock of the old directory ends first; its program goes on.
+            self.running = None;
+            self.running = match Running::open(&setup.spec, now) {
+                Ok(running) => Some(running),
+                Err(error) => {
+                    self.running = before.and_then(|before| Running::open(&before, now).ok());
+                    return Err(vec![error.to_string()]);
+                }
+            };
+        }
+        let Some(running) = &mut self.running else { return Ok(()) };
+        let wanted = running.wanted(&setup.services);
+        running.contents.check(&wanted, now).map_err(|error| vec![error.to_string()])?;
+        let mut names: Vec<Arc<str>> = running.links.names().map(Arc::from).collect();
+        let present = names.clone();
+        names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
+        let results = running.set_interfaces(&names, &setup.spec);
+        let problems: Vec<String> = results
+            .iter()
+            .filter(|(name, _)| setup.interfaces.iter().any(|wanted| **wanted == **name))
+            .filter_map(|(_, result)| result.as_ref().err().map(ToString::to_string))
+            .collect();
+        if !problems.is_empty() {
+            running.set_interfaces(&present, &setup.spec);
+            if present.is_empty() && self.interfaces.is_empty() {
+                self.running = None;
+            }
+            return Err(problems);
+        }
+        running.write_settings(&setup.spec).map_err(|error| vec![error.to_string()])?;
+        self.next_interfaces = setup.interfaces;
+        self.report_interfaces(results);
+        Ok(())
+    }
+
+    pub(super) fn configure(&mut self, services: Services) -> Result<(), String> {
+        let now = self.now();
+        self.interfaces = self.next_interfaces.clone();
+        let Some(running) = &mut self.running else { return Ok(()) };
+        running.apply(&services, now)?;
+        if self.interfaces.is_empty() {
+            // No service is left.
+            self.stop(AtExit::Detach);
+            return Ok(());
+        }
+        self.set_interfaces();
+        self.on_time();
+        Ok(())
+    }
+
+    pub(super) fn update(&mut self, services: Services) {
+        let now = self.now();
+        let Some(running) = &mut self.running else { return };
+        let result = running.apply(&services, now);
+        self.report_problem(result);
+    }
+
+    fn set_interfaces(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let spec = running.spec.clone();
+        let results = running.set_interfaces(&self.interfaces, &spec);
+        self.report_interfaces(results);
+    }
+
+    /// Reports interfaces to which the program was attached, and problems once.
+    fn report_interfaces(&mut self, results: Vec<(String, Result<Attachment, AttachError>)>) {
+        for (interface, result) in results {
+            match result {
+                Ok(Attachment { mode, not_native, change, .. }) => {
+                    let was_troubled = self.troubled.remove(&interface).is_some();
+                    if change != Change::None || was_troubled {
+                        self.report(Report::Attached { interface, mode: mode.name(), not_native });
+                    }
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if self.troubled.get(&interface) != Some(&error) {
+                        self.report(Report::Problem(error.clone()));
+                        self.troubled.insert(interface, error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does all work that is due.
+    pub(super) fn on_time(&mut self) {
+        let now = self.now();
+        let Some(running) = &mut self.running else { return };
+        let decisions = running.events.as_mut().map(|events| events.read(&running.contents));
+        let (changed, reports) = running.neighbours.on_time(now);
+        let mut result = Ok(());
+        if changed {
+            result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
+        }
+        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
+        let result = result.and(timely).map_err(|error| error.to_string());
+        if self.next_count <= now {
+            self.next_count = now + COUNT_EVERY;
+            // A failure shows in the counters, which stop.
+            let _ = running.counting.count(running.kernel.maps());
+        }
+        let links_changed = running.neighbours.take_links_changed();
+        if result.is_err() {
+            self.report_problem(result);
+        }
+        for decision in decisions.into_iter().flatten() {
+            self.report(Report::Decision(Box::new(decision)));
+        }
+        for report in reports {
+            self.report(match report {
+                HopReport::Missing(address, why) => Report::NoNextHop(address, why),
+                HopReport::Found(address) => Report::NextHop(address),
+            });
+        }
+        let is_check_due = !self.troubled.is_empty() && self.next_interfaces_check <= now;
+        if links_changed || is_check_due {
+            self.next_interfaces_check = now + INTERFACES_EVERY;
+            self.set_interfaces();
+        }
+    }
+
+    /// Waits until a command, a change of the network or the next work.
+    pub(super) fn wait(&mut self) {
+        let now = self.now();
+        let mut due = Time::NEVER;
+        if let Some(running) = &self.running {
+            due = running.neighbours.deadline().min(running.contents.deadline()).min(self.next_count);
+            if !self.troubled.is_empty() {
+                due = due.min(self.next_interfaces_check);
+            }
+        }
+        let timeout = (due != Time::NEVER).then(|| {
+            let left = due.since(now) + Duration::from_millis(1);
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        });
+        let mut fds = vec![PollFd::new(&*self.wake, PollFlags::IN)];
+        if let Some(running) = &self.running {
+            fds.push(PollFd::from_borrowed_fd(running.neighbours.as_fd(), PollFlags::IN));
+            let events = running.events.as_ref();
+            fds.extend(events.map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
+        }
+        let _ = poll(&mut fds, timeout.as_ref());
+        let is_changed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+        let now = self.now();
+        if let Some(running) = self.running.as_mut().filter(|_| is_changed) {
+            running.neighbours.on_changes(now);
+        }
+    }
+
+    /// Counts for the last time. The program and its maps stay, unless they are to be removed.
+    pub(super) fn stop(&mut self, at_exit: AtExit) {
+        let Some(mut running) = self.running.take() else { return };
+        let _ = running.counting.count(running.kernel.maps());
+        if at_exit == AtExit::Detach {
+            running.remove();
+        }
+    }
+}
+
+impl Running {
+    fn set_interfaces(
+        &mut self,
+        names: &[Arc<str>],
+        spec: &XdpSpec,
+    ) -> Vec<(String, Result<Attachment, AttachError>)> {
+        let wanted: Vec<WantedInterface> =
+            names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
+        self.links.set(&wanted)
+    }
+
+    /// Detaches the program and removes its maps.
+    fn remove(self) {
+        let names: Vec<String> = self.links.names().map(str::to_owned).collect();
+        let directory = self.links.directory().to_owned();
+        let mut links = self.links;
+        names.iter().for_each(|name| drop(links.detach(name)));
+        drop(links);
+        if let Ok(Some(directory)) = Directory::open_present(&directory) {
+            let _ = directory.remove();
+        }
+    }
+}

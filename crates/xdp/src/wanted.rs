@@ -1,0 +1,255 @@
+//! The wanted contents of the maps, as plain data, derived from the tables of services.
+
+use crate::contract::{
+    CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, NEXT_HOP_ROUTE,
+    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN,
+    TAKES_NEW, TAKES_NONE,
+};
+use crate::defence::ServiceDefence;
+use crate::endpoints::{Family, words_of};
+use crate::slots::Identity;
+use evener_core::ServerId;
+use evener_core::acl::Acl;
+use evener_core::address::{Endpoint, Target};
+use evener_core::snapshot::Takes;
+use evener_core::spec::{Forward, NextHop, Protocol, QuicId, SourceRate, StickyBy, XdpServiceSpec};
+use evener_core::table::{ChoiceTable, ChooseBy, PoolTable, Row, ServiceTable};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Everything that the maps should have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    pub(crate) services: Vec<WantedService>,
+    pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
+}
+
+/// A pool, or its servers of one address family.
+pub(crate) type PoolKey = (Arc<str>, Option<Family>);
+
+/// A service, for the virtual addresses of one family.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedService {
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: Identity,
+    pub(crate) protocol: u8,
+    /// The contents of its slot, without the id and the pool.
+    pub(crate) settings: Service,
+    pub(crate) pool: PoolKey,
+    pub(crate) defence: WantedDefence,
+    /// The ports of each virtual address, sorted.
+    pub(crate) addresses: BTreeMap<IpAddr, Vec<u16>>,
+}
+
+/// The defence of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WantedDefence {
+    pub(crate) clients: Option<Arc<Acl>>,
+    pub(crate) rate: Option<SourceRate>,
+    pub(crate) syn_cookies: Option<u32>,
+}
+
+impl WantedDefence {
+    /// Returns the defence as it is written.
+    pub(crate) fn written(&self) -> ServiceDefence<'_> {
+        let Self { clients, rate, syn_cookies } = self;
+        ServiceDefence { clients: clients.as_deref(), rate: *rate, syn_cookies: *syn_cookies }
+    }
+}
+
+/// The servers of a pool and its table of choices.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedPool {
+    pub(crate) identity: Identity,
+    pub(crate) servers: Vec<WantedServer>,
+    /// Positions in `servers`.
+    pub(crate) slots: Vec<usize>,
+    /// The hash of a client names its slot, so packets in mid-flow have a second chance in the previous table.
+    pub(crate) by_client: bool,
+}
+
+/// A server of a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedServer {
+    pub(crate) id: ServerId,
+    pub(crate) identity: Identity,
+    pub(crate) address: IpAddr,
+    /// 0 for the port of the client's packet.
+    pub(crate) port: u16,
+    pub(crate) takes: u8,
+    /// Identity in connection IDs of QUIC.
+    pub(crate) quic_id: Option<QuicId>,
+    /// The kernel finds its next hop.
+    pub(crate) is_routed: bool,
+}
+
+impl WantedService {
+    /// Returns the identity of a virtual address of the service.
+    pub(crate) fn vip_identity(&self, address: IpAddr) -> Identity {
+        Identity::of(&["vip", &self.name, protocol_name(self.protocol), &address.to_string()])
+    }
+
+    /// Returns true if responses pass the program.
+    pub(crate) fn is_nat(&self) -> bool {
+        self.settings.forward == FORWARD_NAT
+    }
+}
+
+impl Wanted {
+    /// Derives the contents from the tables of the services of the plane. If `is_reported` is true, each decision is an
+    /// event.
+    pub(crate) fn derive<'a>(tables: impl IntoIterator<Item = &'a ServiceTable>, is_reported: bool) -> Self {
+        let mut wanted = Self::default();
+        for table in tables {
+            for family in [Family::V4, Family::V6] {
+                wanted.add(table, family);
+            }
+        }
+        if is_reported {
+            wanted.services.iter_mut().for_each(|service| service.settings.flags |= SERVICE_REPORTED);
+        }
+        wanted
+    }
+
+    fn add(&mut self, table: &ServiceTable, family: Family) {
+        let traits = table.traits();
+        let Some(xdp) = &traits.xdp else { return };
+        let addresses = addresses_of(table, family);
+        let Some((name, pool)) = table.pools().find(|(name, _)| traits.default_pool.as_ref() == Some(name))
+        else {
+            return;
+        };
+        if addresses.is_empty() {
+            return;
+        }
+        let is_tunnel = xdp.forward.tunnel().is_some();
+        let key = (Arc::clone(name), (!is_tunnel).then_some(family));
+        let is_routed = xdp.next_hop == NextHop::Route || xdp.forward == Forward::Direct;
+        let wanted_pool = self.pools.entry(key.clone()).or_insert_with(|| WantedPool::derive(&key, pool));
+        wanted_pool.servers.iter_mut().for_each(|server| server.is_routed |= is_routed);
+        let protocol = match traits.protocol {
+            Protocol::Udp => libc::IPPROTO_UDP as u8,
+            Protocol::Tcp | Protocol::Http | Protocol::Dns => libc::IPPROTO_TCP as u8,
+        };
+        let defence = WantedDefence {
+            clients: traits.acl.clone(),
+            rate: xdp.rate,
+            syn_cookies: xdp.syn_cookies.filter(|_| traits.protocol == Protocol::Tcp),
+        };
+        let mut settings = settings_of(xdp, pool, wanted_pool.by_client);
+        settings.flags |= defence.written().flags();
+        let family_name = if family == Family::V4 { "4" } else { "6" };
+        self.services.push(WantedService {
+            name: Arc::clone(table.name()),
+            identity: Identity::of(&["service", table.name(), protocol_name(protocol), family_name]),
+            protocol,
+            settings,
+            defence,
+            pool: key,
+            addresses,
+        });
+    }
+}
+
+fn protocol_name(protocol: u8) -> &'static str {
+    if i32::from(protocol) == libc::IPPROTO_UDP { "udp" } else { "tcp" }
+}
+
+fn addresses_of(table: &ServiceTable, family: Family) -> BTreeMap<IpAddr, Vec<u16>> {
+    let mut addresses: BTreeMap<IpAddr, BTreeSet<u16>> = BTreeMap::new();
+    for endpoint in table.listen() {
+        if let Endpoint::Ip(address) = endpoint
+            && address.is_ipv4() == (family == Family::V4)
+        {
+            addresses.entry(address.ip()).or_default().insert(address.port());
+        }
+    }
+    addresses.into_iter().map(|(address, ports)| (address, ports.into_iter().collect())).collect()
+}
+
+fn settings_of(xdp: &XdpServiceSpec, pool: &PoolTable, by_client: bool) -> Service {
+    let mut flags = 0;
+    let idle = xdp.idle_timeout.map_or(0, |idle| u32::try_from(idle.as_secs()).unwrap_or(u32::MAX).max(1));
+    if idle > 0 {
+        flags |= SERVICE_IDLE;
+    }
+    if pool.traits().sticky.as_ref().is_some_and(|sticky| sticky.by == StickyBy::ClientIp) {
+        flags |= SERVICE_BY_ADDRESS;
+    }
+    if xdp.quic_id_length.is_some() {
+        flags |= SERVICE_QUIC;
+    }
+    let (source, port) = xdp.forward.tunnel().unwrap_or_default();
+    Service {
+        id: 0,
+        flags,
+        pool: 0,
+        idle_seconds: idle,
+        forward: match xdp.forward {
+            Forward::Nat => FORWARD_NAT,
+            Forward::Direct => FORWARD_DIRECT,
+            Forward::Ipip(_) => FORWARD_IPIP,
+            Forward::Gue(..) => FORWARD_GUE,
+        },
+        next_hop: match xdp.next_hop {
+            NextHop::Sender => NEXT_HOP_SENDER,
+            NextHop::Route => NEXT_HOP_ROUTE,
+        },
+        choose_by: if by_client { CHOOSE_BY_CLIENT } else { CHOOSE_BY_TURN },
+        quic_id_length: xdp.quic_id_length.unwrap_or(0),
+        tunnel_port: port.unwrap_or(0).to_be(),
+        tunnel_source_v4: source.v4.map_or(0, |address| words_of(address.into())[0]),
+        tunnel_source_v6: source.v6.map_or([0; 4], |address| words_of(address.into())),
+        ..Service::default()
+    }
+}
+
+impl WantedPool {
+    fn derive(key: &PoolKey, pool: &PoolTable) -> Self {
+        let (name, family) = key;
+        let of_family = |row: &Row| {
+            let address = address_of(&row.target);
+            address.is_some_and(|at| family.is_none_or(|family| at.is_ipv4() == (family == Family::V4)))
+        };
+        let pool = pool.filtered(of_family);
+        let choices = ChoiceTable::derive(&pool);
+        let servers: Vec<WantedServer> =
+            pool.rows().filter_map(|(id, row)| WantedServer::derive(name, id, row)).collect();
+        let positions: BTreeMap<ServerId, usize> =
+            servers.iter().enumerate().map(|(at, server)| (server.id, at)).collect();
+        let slots = choices.slots().iter().filter_map(|id| positions.get(id).copied()).collect();
+        let family = match family {
+            None => "all",
+            Some(Family::V4) => "4",
+            Some(Family::V6) => "6",
+        };
+        Self {
+            identity: Identity::of(&["pool", name, family]),
+            servers,
+            slots,
+            by_client: choices.by() == ChooseBy::Client,
+        }
+    }
+}
+
+impl WantedServer {
+    fn derive(pool: &str, id: ServerId, row: &Row) -> Option<Self> {
+        let address = address_of(&row.target)?;
+        let takes = match row.role.takes {
+            Takes::New => TAKES_NEW,
+            Takes::Known => TAKES_KNOWN,
+            Takes::None => TAKES_NONE,
+        };
+        let identity = Identity::of(&["server", pool, &row.name, &address.to_string()]);
+        let (address, port) = (address.ip(), address.port());
+        Some(Self { id, identity, address, port, takes, quic_id: row.quic_id, is_routed: false })
+    }
+}
+
+fn address_of(target: &Target) -> Option<SocketAddr> {
+    match target {
+        Target::Ip(address) => Some(*address),
+        Target::Unix(_) => None,
+    }
+}
