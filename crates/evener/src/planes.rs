@@ -2,16 +2,22 @@
 //! goes to the plane of the service or listener, or to every plane. There is no trait: a new plane is a variant
 //! here, and the compiler lists the commands that it has to handle.
 
+mod xdp;
+
 use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
-use evener_core::spec::{Plane, ServiceSpec};
+use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
 use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
 use std::sync::Arc;
+use xdp::{OnReport, XdpPlane};
+
+pub(crate) use xdp::event_of;
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.
 pub(crate) struct Planes {
     proxy: evener_proxy::Plane,
+    xdp: XdpPlane,
 }
 
 /// A running service in its plane.
@@ -19,6 +25,8 @@ pub(crate) struct Planes {
 pub(crate) enum RunningService {
     /// The workers serve it.
     Proxy(Arc<Service>),
+    /// The kernel forwards its packets.
+    Xdp(Arc<ServiceLive>),
 }
 
 /// Identity of a listener in its plane.
@@ -29,12 +37,22 @@ pub(crate) enum ListenerId {
 }
 
 impl RunningService {
-    /// Creates a service in the plane that its configuration names.
-    pub(crate) fn new(spec: &ServiceSpec, settings: Settings, workers: usize) -> Self {
+    /// Creates a service that the workers serve.
+    pub(crate) fn proxied(spec: &ServiceSpec, settings: Settings, workers: usize) -> Self {
         let live = Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, workers));
-        match spec.plane {
-            // The XDP plane has no runtime yet.
-            Plane::Proxy | Plane::Xdp => Self::Proxy(Arc::new(Service::new(live, settings))),
+        Self::Proxy(Arc::new(Service::new(live, settings)))
+    }
+
+    /// Creates a service that the kernel forwards.
+    pub(crate) fn in_kernel(spec: &ServiceSpec) -> Self {
+        Self::Xdp(Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, 1)))
+    }
+
+    /// Returns the service of the workers, if they serve it.
+    pub(crate) fn of_workers(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Proxy(service) => Some(service),
+            Self::Xdp(_) => None,
         }
     }
 
@@ -42,6 +60,7 @@ impl RunningService {
     pub(crate) fn live(&self) -> &Arc<ServiceLive> {
         match self {
             Self::Proxy(service) => &service.live,
+            Self::Xdp(live) => live,
         }
     }
 
@@ -51,14 +70,10 @@ impl RunningService {
         self.live().protocol == spec.protocol && self.plane() == spec.plane
     }
 
-    /// Returns true if both are the same service.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(self.live(), other.live())
-    }
-
     fn plane(&self) -> Plane {
         match self {
             Self::Proxy(_) => Plane::Proxy,
+            Self::Xdp(_) => Plane::Xdp,
         }
     }
 }
@@ -68,8 +83,14 @@ impl Planes {
     ///
     /// # Errors
     /// The system can create no more threads or descriptors.
-    pub(crate) fn start(options: &PlaneOptions) -> std::io::Result<Self> {
-        Ok(Self { proxy: evener_proxy::Plane::start(options)? })
+    pub(crate) fn start(options: &PlaneOptions, on_xdp_report: OnReport) -> std::io::Result<Self> {
+        let xdp = XdpPlane::new(options.origin, on_xdp_report);
+        Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp })
+    }
+
+    /// Returns the XDP plane.
+    pub(crate) fn xdp(&mut self) -> &mut XdpPlane {
+        &mut self.xdp
     }
 
     /// Returns the number of workers of the proxy.
@@ -84,16 +105,21 @@ impl Planes {
     }
 
     /// Publishes a snapshot of a pool and returns the previous snapshot. The workers of the proxy read `slot` at
-    /// each choice.
-    pub(crate) fn publish(&self, slot: &ArcSwap<Snapshot>, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        slot.swap(Arc::clone(snapshot))
+    /// each choice; the XDP plane writes what changed.
+    pub(crate) fn publish(
+        &mut self,
+        spec: &PoolSpec,
+        slot: &ArcSwap<Snapshot>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Arc<Snapshot> {
+        let before = slot.swap(Arc::clone(snapshot));
+        self.xdp.on_pool(spec, snapshot);
+        before
     }
 
     /// Accepts clients of a service at an address.
-    pub(crate) fn listen(&mut self, service: &RunningService, bound: Bound) -> ListenerId {
-        match service {
-            RunningService::Proxy(service) => ListenerId::Proxy(self.proxy.listen(service, bound)),
-        }
+    pub(crate) fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> ListenerId {
+        ListenerId::Proxy(self.proxy.listen(service, bound))
     }
 
     /// Closes a listener. Connections continue.
@@ -104,17 +130,15 @@ impl Planes {
     }
 
     /// Assigns a listener to another service of the same plane.
-    pub(crate) fn assign(&self, listener: ListenerId, service: &RunningService) {
-        match (listener, service) {
-            (ListenerId::Proxy(id), RunningService::Proxy(service)) => self.proxy.assign(id, service),
+    pub(crate) fn assign(&self, listener: ListenerId, service: &Arc<Service>) {
+        match listener {
+            ListenerId::Proxy(id) => self.proxy.assign(id, service),
         }
     }
 
     /// Changes the settings of a service; its listeners, connections and flows stay.
-    pub(crate) fn reconfigure(&self, service: &RunningService, settings: Settings) {
-        match service {
-            RunningService::Proxy(service) => self.proxy.reconfigure(service, settings),
-        }
+    pub(crate) fn reconfigure(&self, service: &Arc<Service>, settings: Settings) {
+        self.proxy.reconfigure(service, settings);
     }
 
     /// Opens and closes persistent connections, after servers were added or removed.
@@ -132,9 +156,10 @@ impl Planes {
         self.proxy.cut();
     }
 
-    /// Stops the planes.
+    /// Stops the planes. The kernel goes on with the services of the XDP plane, unless it was asked to detach.
     pub(crate) fn stop(self) {
         self.proxy.stop();
+        self.xdp.stop();
     }
 
     /// Lists connections and flows that meet the conditions: at most `most` of each worker, and the total

@@ -20,12 +20,13 @@ mod samples;
 mod shortage;
 mod signals;
 mod view;
+mod xdp;
 
 use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
-use crate::planes::{Planes, RunningService};
+use crate::planes::{Planes, RunningService, event_of};
 use crate::request_log::RequestLogs;
 use crate::signals::Signals;
 use certificates::Certificates;
@@ -64,12 +65,26 @@ pub(crate) struct Setting {
     events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
+    detaches_xdp: bool,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
     pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
-        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
+        Self {
+            workers,
+            pin: false,
+            driver: Driver::Epoll,
+            events,
+            drain_timeout: Duration::ZERO,
+            source,
+            detaches_xdp: false,
+        }
+    }
+
+    /// Detaches the XDP program when the instance ends. By default it stays, so that a restart loses nothing.
+    pub(crate) fn detaching_xdp(self) -> Self {
+        Self { detaches_xdp: true, ..self }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -115,6 +130,8 @@ pub(crate) enum ConfigSource {
 /// Messages to the supervisor.
 pub(crate) enum Input {
     Report(Report),
+    /// An observation of the XDP plane.
+    Xdp(evener_xdp::plane::Report),
     Probed {
         probed: Probed,
         result: Probe,
@@ -182,15 +199,23 @@ impl Supervisor {
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
-        let plane = Planes::start(&PlaneOptions {
-            workers: setting.workers,
-            pin: setting.pin,
-            driver: setting.driver,
-            origin,
-            seed,
-            report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
-            wants_details: setting.events.wants_details(),
-        })?;
+        let xdp_reports = sender.clone();
+        let on_xdp_report = Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report))));
+        let mut plane = Planes::start(
+            &PlaneOptions {
+                workers: setting.workers,
+                pin: setting.pin,
+                driver: setting.driver,
+                origin,
+                seed,
+                report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
+                wants_details: setting.events.wants_details(),
+            },
+            on_xdp_report,
+        )?;
+        if setting.detaches_xdp {
+            plane.xdp().detach_at_exit();
+        }
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
@@ -285,6 +310,7 @@ impl Supervisor {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Report(report) => self.on_report(report),
+            Input::Xdp(report) => self.log(&event_of(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
@@ -345,7 +371,7 @@ impl Supervisor {
     /// Publishes one snapshot of every pool that changed, and closes the connections of servers that are down
     /// since, where the configuration requires it.
     fn publish(&mut self) {
-        let (events, down) = self.pools.publish(&self.plane);
+        let (events, down) = self.pools.publish(&mut self.plane);
         self.log_all(&events);
         down.iter().for_each(|(pool, server)| self.end_server(pool, server, EndReason::Down, |_| {}));
     }

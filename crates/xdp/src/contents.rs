@@ -10,11 +10,12 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, VIPS_MAX, Vip,
+    POOLS_MAX, QuicKey, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service,
+    SlotAndId, VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedDefence};
 use evener_core::{ServerId, Time};
 use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +48,10 @@ pub(crate) enum Write {
     Vip(u32, Vip),
     Server(u32, Server),
     Returns(u32, Returns),
+    /// Replaces the defence of a service.
+    Defence(u32, WantedDefence),
+    /// Sets the server of an identity in connection IDs of QUIC.
+    Quic(QuicKey, Option<SlotAndId>),
     /// Replaces a table of choices as a whole.
     Table(u32, Arc<[u32]>),
     /// Moves the present table to the previous tables; the next write replaces the present table.
@@ -144,6 +149,7 @@ pub(crate) struct Found {
     pub(crate) servers: HashMap<u32, Server>,
     pub(crate) tables: HashMap<u32, Arc<[u32]>>,
     pub(crate) tables_before: BTreeSet<u32>,
+    pub(crate) quic: BTreeMap<QuicKey, SlotAndId>,
     pub(crate) endpoints: Endpoints,
     pub(crate) chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
 }
@@ -158,6 +164,9 @@ pub(crate) struct Contents {
     tables: HashMap<u32, Arc<[u32]>>,
     /// Previous tables with the time at which they are removed.
     tables_before: BTreeMap<u32, Time>,
+    /// Defences as they were written by this process.
+    defences: HashMap<u32, WantedDefence>,
+    quic: BTreeMap<QuicKey, SlotAndId>,
     /// The return entries of servers, with their positions, in the order of the chain.
     chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
     /// Removed servers, with the time at which their slots are freed.
@@ -196,6 +205,8 @@ impl Contents {
             servers: found.servers,
             tables: found.tables,
             tables_before: found.tables_before.into_iter().map(|pool| (pool, now + SECOND_CHANCE)).collect(),
+            defences: HashMap::new(),
+            quic: found.quic,
             chains: found.chains,
             leaving: HashMap::new(),
             wanted: Wanted::default(),
@@ -320,6 +331,13 @@ impl Contents {
         for (&pool, (slots, by_client)) in &plan.tables {
             self.write_table(pool, slots, *by_client, now, maps)?;
         }
+        for (&slot, defence) in &plan.defences {
+            // A process that takes over does not know what the earlier process wrote.
+            if self.defences.get(&slot) != Some(defence) {
+                maps.write(&Write::Defence(slot, defence.clone()))?;
+                self.defences.insert(slot, defence.clone());
+            }
+        }
         for (&slot, service) in &plan.services {
             if self.services.get(&slot) != Some(service) {
                 maps.write(&Write::Service(slot, *service))?;
@@ -330,6 +348,12 @@ impl Contents {
             if self.vips.get(&slot) != Some(vip) {
                 maps.write(&Write::Vip(slot, *vip))?;
                 self.vips.insert(slot, *vip);
+            }
+        }
+        for (&key, &server) in &plan.quic {
+            if self.quic.get(&key) != Some(&server) {
+                maps.write(&Write::Quic(key, Some(server)))?;
+                self.quic.insert(key, server);
             }
         }
         for (key, chain) in &plan.chains {
@@ -436,6 +460,12 @@ impl Contents {
             let chain = self.chains.remove(&key).unwrap_or_default();
             chain.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
         }
+        let gone: Vec<QuicKey> =
+            self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
+        for key in gone {
+            maps.write(&Write::Quic(key, None))?;
+            self.quic.remove(&key);
+        }
         for (kind, slot, identity) in self.unwanted(plan) {
             let clear = match kind {
                 Kind::Service => {
@@ -451,6 +481,10 @@ impl Contents {
             clear.iter().try_for_each(|write| maps.write(write))?;
             if kind == Kind::Pool && self.tables_before.remove(&slot).is_some() {
                 maps.write(&Write::NoTableBefore(slot))?;
+            }
+            if kind == Kind::Service {
+                maps.write(&Write::Defence(slot, WantedDefence::default()))?;
+                self.defences.remove(&slot);
             }
             maps.write(&Write::Identity(kind, slot, None))?;
             if let Some(slots) = self.allocations.slots.get_mut(&kind) {

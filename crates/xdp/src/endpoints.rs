@@ -144,18 +144,21 @@ pub(crate) fn words_v6(entry: &EndpointV6) -> [u64; 4] {
 }
 
 /// Splits a word of memory.
+#[cfg(test)]
 fn split(word: u64) -> (u32, u32) {
     let bytes = word.to_ne_bytes();
     let half = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
     (half(0), half(4))
 }
 
+#[cfg(test)]
 fn split_half(half: u32) -> (u16, u8, u8) {
     let [first, second, protocol, kind] = half.to_ne_bytes();
     (u16::from_ne_bytes([first, second]), protocol, kind)
 }
 
 /// Returns the entry of these words.
+#[cfg(test)]
 pub(crate) fn from_words_v4([key, value]: [u64; 2]) -> EndpointV4 {
     let ((address, half), (a, b)) = (split(key), split(value));
     let (port, protocol, kind) = split_half(half);
@@ -163,6 +166,7 @@ pub(crate) fn from_words_v4([key, value]: [u64; 2]) -> EndpointV4 {
 }
 
 /// Returns the entry of these words.
+#[cfg(test)]
 pub(crate) fn from_words_v6([high, low, last, value]: [u64; 4]) -> EndpointV6 {
     let ((first, second), (third, fourth)) = (split(high), split(low));
     let ((half, a), (b, reserved)) = (split(last), split(value));

@@ -37,7 +37,7 @@ pub(crate) fn header_limits<'a>(
     services: impl Iterator<Item = &'a RunningService>,
     pool: &Arc<ArcSwap<Snapshot>>,
 ) -> HeaderLimits {
-    let limits = services.filter_map(|RunningService::Proxy(service)| {
+    let limits = services.filter_map(RunningService::of_workers).filter_map(|service| {
         let settings = service.settings.load();
         let uses = settings.backends.iter().any(|backend| Arc::ptr_eq(&backend.pool, pool));
         settings.http.as_ref().filter(|_| uses).map(|http| http.limits)

@@ -296,7 +296,7 @@ struct CacheView {
 
 impl CacheView {
     fn of(service: &RunningService) -> Option<Self> {
-        let RunningService::Proxy(service) = service;
+        let service = service.of_workers()?;
         let settings = service.settings.load();
         let stats = settings.dns.as_ref()?.cache.as_ref()?.stats();
         let counters = &service.live.counters;

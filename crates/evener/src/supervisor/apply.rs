@@ -18,7 +18,7 @@ use evener_core::diff::{self, ChangeSet, Configuration, diff};
 use evener_core::dns::{Cache, RateLimit};
 use evener_core::event::Event;
 use evener_core::route::{Route, Routes};
-use evener_core::spec::{Denied, ServiceSpec, Spec};
+use evener_core::spec::{Denied, Plane, ServiceSpec, Spec};
 use evener_core::throttle::Throttle;
 use evener_proxy::{Backend, Dns, Refusal, Service, Settings};
 use inputs::Known;
@@ -39,6 +39,7 @@ impl Supervisor {
                     return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
                 }
             };
+        self.prepare_xdp(&config)?;
         self.configurations += 1;
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
@@ -50,7 +51,9 @@ impl Supervisor {
         let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));
         let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name));
         for pool in changed_pools() {
-            let (now, setting) = (self.now(), (self.plane.workers(), self.random.bits()));
+            // The thread of the XDP plane counts like a further worker.
+            let counting = usize::from(Self::is_used_by_xdp(&config.spec, &pool.spec().name));
+            let (now, setting) = (self.now(), (self.plane.workers() + counting, self.random.bits()));
             let events = self.pools.apply(pool, setting, now);
             self.log_all(&events);
         }
@@ -59,6 +62,7 @@ impl Supervisor {
         for spec in config.spec.services.iter().filter(|spec| changed_services.contains(&spec.name)) {
             self.apply_service(spec);
         }
+        self.configure_xdp(&config.spec);
         self.divide_descriptors(&config.spec);
         if changes.concerns_listeners() {
             let (services, now) = (&self.services, self.now());
@@ -97,12 +101,18 @@ impl Supervisor {
     /// Starts a service, or applies its changed settings.
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
         let began = self.now();
+        let running = self.services.get(&spec.name).filter(|service| service.continues_as(spec)).cloned();
+        if spec.plane == Plane::Xdp {
+            if running.is_none() {
+                self.start_service(spec, RunningService::in_kernel(spec));
+            }
+            return;
+        }
         let Some(settings) = self.settings(spec) else { return };
-        match self.services.get(&spec.name).filter(|service| service.continues_as(spec)) {
-            Some(service) => {
-                let RunningService::Proxy(running) = service;
+        match running.as_ref().and_then(RunningService::of_workers) {
+            Some(running) => {
                 let (before, after) = (running.settings.load().clients.clone(), settings.clients.clone());
-                self.plane.reconfigure(service, settings);
+                self.plane.reconfigure(running, settings);
                 // Clients that were added to the old table until now are copied, too.
                 if let (Some(before), Some(after)) = (before, after)
                     && !Arc::ptr_eq(&before, &after)
@@ -111,12 +121,17 @@ impl Supervisor {
                 }
             }
             None => {
-                let service = RunningService::new(spec, settings, self.plane.workers());
-                self.samples.begin(began, &spec.name);
-                let before = self.services.insert(spec.name.clone(), service);
-                self.retiring.extend(before.map(|service| Arc::clone(service.live())));
+                let service = RunningService::proxied(spec, settings, self.plane.workers());
+                self.start_service(spec, service);
             }
         }
+    }
+
+    /// Adds a service, in place of a service with the same name and another protocol or plane.
+    fn start_service(&mut self, spec: &ServiceSpec, service: RunningService) {
+        self.samples.begin(self.now(), &spec.name);
+        let before = self.services.insert(spec.name.clone(), service);
+        self.retiring.extend(before.map(|service| Arc::clone(service.live())));
     }
 
     /// Returns the settings of a service for the workers.
@@ -170,7 +185,7 @@ impl Supervisor {
 
     /// Returns the service of the workers that has run until now.
     fn proxied(&self, spec: &ServiceSpec) -> Option<&Arc<Service>> {
-        self.services.get(&spec.name).map(|RunningService::Proxy(service)| service)
+        self.services.get(&spec.name)?.of_workers()
     }
 
     /// Returns the limits for each client. Their counts stay as long as the limits stay the same.

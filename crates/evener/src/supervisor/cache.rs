@@ -1,7 +1,6 @@
 //! Removes responses from the caches of DNS services.
 
 use super::{Handle, Request, Supervisor};
-use crate::planes::RunningService;
 use evener_core::dns::{Cache, ExpungeScope};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -60,8 +59,9 @@ impl Supervisor {
     }
 
     fn cache_of(&self, service: &str) -> Result<Arc<Cache>, ExpungeError> {
-        let RunningService::Proxy(proxied) = self.find_service(service).map_err(ExpungeError::NoService)?;
-        let cache = proxied.settings.load().dns.as_ref().and_then(|dns| dns.cache.clone());
+        let proxied = self.find_service(service).map_err(ExpungeError::NoService)?.of_workers();
+        let settings = proxied.map(|proxied| proxied.settings.load());
+        let cache = settings.and_then(|settings| settings.dns.as_ref()?.cache.clone());
         cache.ok_or_else(|| ExpungeError::NoCache(service.to_owned()))
     }
 }

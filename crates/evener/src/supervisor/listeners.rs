@@ -6,9 +6,9 @@ use super::reservation::Reservation;
 use crate::config::{Config, Problem};
 use crate::planes::{ListenerId, Planes, RunningService};
 use evener_core::event::Event;
-use evener_core::spec::{ServiceSpec, Source, Transport};
+use evener_core::spec::{Plane, ServiceSpec, Source, Transport};
 use evener_core::{Endpoint, Time};
-use evener_proxy::{BindError, Bound, Sharing, bind, may_be_transparent};
+use evener_proxy::{BindError, Bound, Service, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
@@ -56,8 +56,8 @@ pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 /// A listener with its service, its bound address and its identity in the plane.
 pub(super) struct RunningListener {
     service: Arc<str>,
-    /// The service in the plane. A change of the protocol replaces it.
-    serving: RunningService,
+    /// The service of the workers. A change of the protocol replaces it.
+    serving: Arc<Service>,
     bound: Endpoint,
     id: ListenerId,
 }
@@ -65,9 +65,8 @@ pub(super) struct RunningListener {
 impl RunningListener {
     /// Binds the path of a unix socket again and closes the present socket. Returns the problem if that fails.
     pub(super) fn bind_again(&mut self, address: &Endpoint, plane: &mut Planes) -> Result<Event, String> {
-        let RunningService::Proxy(service) = &self.serving;
-        let live = &service.live;
-        let options = &service.settings.load().options;
+        let live = &self.serving.live;
+        let options = &self.serving.settings.load().options;
         let bound =
             bind(address, Transport::Stream, options, plane.workers(), Sharing::None).map_err(|error| {
                 let name = &live.name;
@@ -155,7 +154,8 @@ impl Listeners {
     pub(super) fn describe(&self, services: &BTreeMap<Arc<str>, RunningService>) -> BTreeMap<String, String> {
         let text = |listener: &RunningListener| {
             let RunningListener { service, serving, bound, id: _ } = listener;
-            let is_current = services.get(service).is_some_and(|current| current.is(serving));
+            let current = services.get(service).and_then(RunningService::of_workers);
+            let is_current = current.is_some_and(|current| Arc::ptr_eq(current, serving));
             format!("{service} {bound} {is_current}")
         };
         self.by_key.iter().map(|(key, listener)| (format!("{key:?}"), text(listener))).collect()
@@ -164,7 +164,8 @@ impl Listeners {
     /// Binds every address without a listener.
     pub(super) fn bind_new(&mut self, config: &Config, workers: usize) -> Result<NewListeners, Vec<Problem>> {
         let (mut new_listeners, mut problems) = (NewListeners::new(), Vec::new());
-        for service in &config.spec.services {
+        let proxied = config.spec.services.iter().filter(|service| service.plane == Plane::Proxy);
+        for service in proxied {
             problems.extend(source_problem(service));
             for address in &service.listen {
                 problems.extend(self.bind_address(service, address, workers, &mut new_listeners).iter().map(
@@ -254,7 +255,8 @@ impl Listeners {
         // A service with streams and datagrams has two listeners at one address, which are logged once.
         let (mut wanted, mut logged) = (BTreeSet::new(), BTreeSet::new());
         for spec in &config.spec.services {
-            let Some(service) = services.get(&spec.name) else { continue };
+            let running = services.get(&spec.name).and_then(RunningService::of_workers);
+            let Some(service) = running else { continue };
             for key in keys_of(spec) {
                 wanted.insert(key.clone());
                 if let Some(bound) = new_listeners.remove(&key) {
@@ -265,13 +267,13 @@ impl Listeners {
                         let address = address.to_string();
                         events.push(Event::Listening { service: name.clone(), protocol, address });
                     }
-                    let serving = service.clone();
+                    let serving = Arc::clone(service);
                     self.by_key.insert(key, RunningListener { service: name, serving, bound: address, id });
                 } else if let Some(listener) = self.by_key.get_mut(&key)
-                    && !listener.serving.is(service)
+                    && !Arc::ptr_eq(&listener.serving, service)
                 {
                     listener.service = spec.name.clone();
-                    listener.serving = service.clone();
+                    listener.serving = Arc::clone(service);
                     plane.assign(listener.id, service);
                 }
             }
@@ -293,12 +295,13 @@ impl Listeners {
     }
 }
 
-/// Returns the keys of the listeners of a service.
+/// Returns the keys of the listeners of a service. A service in the kernel has no sockets.
 fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
     let transports = service.protocol.transports();
     let of_address =
         move |address| transports.iter().map(move |&each| ListenerKey::new(each, address, &service.name));
-    service.listen.iter().flat_map(of_address)
+    let addresses = service.listen.iter().filter(|_| service.plane == Plane::Proxy);
+    addresses.flat_map(of_address)
 }
 
 /// Returns the address if the system chooses its port (port 0).

@@ -92,12 +92,12 @@ impl Pools {
 
     /// Publishes one snapshot of every pool that changed. Returns the events, and servers whose connections are
     /// to be closed: workers already choose by the new snapshots, so no new client is sent to these servers.
-    pub(super) fn publish(&mut self, planes: &Planes) -> (Vec<Event>, Vec<NewlyDown>) {
+    pub(super) fn publish(&mut self, planes: &mut Planes) -> (Vec<Event>, Vec<NewlyDown>) {
         let (mut events, mut down) = (Vec::new(), Vec::new());
         for (name, running) in &mut self.by_name {
             let Some(snapshot) = running.pool.snapshot() else { continue };
             let (usable, after) = (snapshot.is_usable(), Arc::new(snapshot));
-            let before = planes.publish(&running.slot, &after);
+            let before = planes.publish(running.pool.spec(), &running.slot, &after);
             if running.pool.spec().on_down == OnDown::Close {
                 down.extend(newly_down(&before, &after).map(|server| (Arc::clone(name), server)));
             }

@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use evener_core::event::Event;
-use evener_core::spec::{PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec};
+use evener_core::spec::{Plane, PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
 use evener_proxy::descriptors;
 use rustix::process::{Resource, getrlimit};
@@ -105,7 +105,7 @@ fn wanted<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> u64 {
             Protocol::Tcp | Protocol::Http => 2 * connections + u64::from(options.warm),
         }
     };
-    services.map(service_maximum).sum()
+    services.filter(|service| service.plane == Plane::Proxy).map(service_maximum).sum()
 }
 
 impl Supervisor {

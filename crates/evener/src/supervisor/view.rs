@@ -42,8 +42,10 @@ impl Supervisor {
         let listen = self.listeners.bound_addresses();
         let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
             let growth = self.samples.growth(self.now(), service);
-            let listen = listen.get(&*spec.name).into_iter().flatten().copied();
-            ServiceView::new(spec, service, growth.as_ref(), listen)
+            let bound = listen.get(&*spec.name).into_iter().flatten().copied();
+            // A service in the kernel has no listeners.
+            let in_kernel = spec.listen.iter().filter(|_| service.of_workers().is_none());
+            ServiceView::new(spec, service, growth.as_ref(), bound.chain(in_kernel))
         };
         let part_of_pool = |pool: &Pool, only: Option<ServerId>| {
             let (name, discovery) = (&*pool.spec().name, &self.discovery);
@@ -99,15 +101,15 @@ impl Supervisor {
     fn clients_view(&self, query: &ClientsQuery) -> Result<ClientsView, String> {
         let wanted = query.service();
         if let Some(name) = wanted {
-            let RunningService::Proxy(service) = self.find_service(name)?;
-            if service.settings.load().clients.is_none() {
+            let service = self.find_service(name)?.of_workers();
+            if service.is_none_or(|service| service.settings.load().clients.is_none()) {
                 return Err(format!(
                     "service `{name}` does not record clients: give it `clients`, such as clients = 1000, then `evener reload`"
                 ));
             }
         }
         let services = self.services.values().filter(|service| is_wanted(&service.live().name, wanted));
-        let tables = services.filter_map(|RunningService::Proxy(service)| {
+        let tables = services.filter_map(RunningService::of_workers).filter_map(|service| {
             let clients = service.settings.load().clients.clone()?;
             Some((Arc::clone(&service.live.name), clients))
         });
@@ -131,7 +133,12 @@ impl Supervisor {
 
     /// Explains which server a client would get now.
     fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let RunningService::Proxy(service) = self.find_service(query.service())?;
+        let Some(service) = self.find_service(query.service())?.of_workers() else {
+            return Err(format!(
+                "service `{}` is in the XDP plane: the kernel chooses, by turn or by the client's hash",
+                query.service()
+            ));
+        };
         let mut explanation = Explanation::new(query);
         if self.is_draining() {
             explanation.note_draining();

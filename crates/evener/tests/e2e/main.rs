@@ -154,6 +154,7 @@ mod udp {
 }
 
 mod xdp {
+    mod plane;
     mod sbulb;
     mod sbulb_command;
     mod sbulb_dtls;

@@ -20,6 +20,8 @@ struct Model {
     tables: HashMap<u32, Arc<[u32]>>,
     tables_before: HashMap<u32, Arc<[u32]>>,
     endpoints: HashMap<EndpointKey, (Position, EndpointValue)>,
+    defences: HashMap<u32, WantedDefence>,
+    quic: BTreeMap<QuicKey, SlotAndId>,
     writes: Vec<Write>,
     /// The number of writes after which the kernel refuses each write.
     fails_after: Option<usize>,
@@ -40,6 +42,9 @@ impl MapWriter for Model {
             Write::Vip(slot, vip) => drop(self.vips.insert(slot, vip)),
             Write::Server(slot, server) => drop(self.servers.insert(slot, server)),
             Write::Returns(position, entry) => drop(self.returns.insert(position, entry)),
+            Write::Defence(slot, defence) => drop(self.defences.insert(slot, defence)),
+            Write::Quic(key, Some(server)) => drop(self.quic.insert(key, server)),
+            Write::Quic(key, None) => drop(self.quic.remove(&key)),
             Write::Table(pool, slots) => drop(self.tables.insert(pool, slots)),
             Write::KeepTable(pool) => {
                 let table = self.tables[&pool].clone();
@@ -126,6 +131,7 @@ impl Model {
             servers: self.servers.clone().into_iter().filter(|(_, one)| one.id != 0).collect(),
             tables: self.tables.clone(),
             tables_before: self.tables_before.keys().copied().collect(),
+            quic: self.quic.clone(),
             endpoints: Endpoints::taken_over(
                 entries(Family::V4).map(|(index, key, value)| (index, key.entry_v4(value))),
                 entries(Family::V6).map(|(index, key, value)| (index, key.entry_v6(value))),
@@ -138,7 +144,15 @@ impl Model {
 fn server(id: u32, address: &str) -> WantedServer {
     let (identity, address) = (Identity::of(&["p", address]), address.parse::<SocketAddr>().unwrap());
     let (address, port) = (address.ip(), address.port());
-    WantedServer { id: ServerId(id), identity, address, port, takes: TAKES_NEW, is_routed: true }
+    WantedServer {
+        id: ServerId(id),
+        identity,
+        address,
+        port,
+        takes: TAKES_NEW,
+        quic_id: None,
+        is_routed: true,
+    }
 }
 
 /// Returns services `name=vip:port,...` that use one pool of servers.
@@ -159,6 +173,7 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
             identity: Identity::of(&["service", name]),
             protocol: 17,
             settings: Service { forward: FORWARD_NAT, ..Service::default() },
+            defence: WantedDefence::default(),
             pool: key.clone(),
             addresses,
         }

@@ -1,10 +1,12 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
 use super::{AtExit, PlaneOptions, Report, Services, Setup};
-use crate::attach::{AttachError, Attachment, Change, WantedInterface};
+use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
+use crate::events::EventReader;
+use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
 use crate::pin::Directory;
@@ -27,10 +29,12 @@ const INTERFACES_EVERY: Duration = Duration::from_secs(2);
 /// A loaded program with what was written into its maps.
 struct Running {
     spec: XdpSpec,
-    installed: Installed,
+    kernel: Kernel,
+    links: Links,
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
+    events: Option<EventReader>,
 }
 
 pub(super) struct Runner {
@@ -52,17 +56,19 @@ impl Running {
     fn open(spec: &XdpSpec, now: Time) -> Result<Self, LoadError> {
         let directory = Directory::open(&spec.pin)?;
         let sizes = Sizes { flows_v4: spec.flows, flows_v6: spec.flows };
-        let mut installed = Installed::open(directory, sizes)?;
-        let found = installed.maps.found()?;
+        let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
+        let mut kernel = Kernel::new(maps)?;
+        let found = kernel.found()?;
         let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
         let contents = Contents::taken_over(found, now);
         let counting = Counting::default();
-        Ok(Self { spec: spec.clone(), installed, contents, neighbours, counting })
+        let events = kernel.maps().take_events().map(EventReader::new);
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
     }
 
     /// Writes the settings of the whole program.
     fn write_settings(&mut self, spec: &XdpSpec) -> Result<(), LoadError> {
-        let settings = &mut self.installed.maps.settings;
+        let settings = &mut self.kernel.maps().settings;
         let before = settings.get(&0, 0)?;
         let mut after = before;
         after.event_level = match spec.events {
@@ -91,13 +97,13 @@ impl Running {
     fn apply(&mut self, services: &Services, now: Time) -> Result<(), String> {
         let wanted = self.wanted(services.services.iter().map(|(table, _)| table));
         let hops = self.neighbours.hops();
-        let applied = self.contents.apply(wanted, hops, now, &mut self.installed.maps);
+        let applied = self.contents.apply(wanted, hops, now, &mut self.kernel);
         applied.map_err(|error| error.to_string())?;
         self.neighbours.set_wanted(self.contents.routed(), now);
         let lives: HashMap<Arc<str>, Arc<ServiceLive>> =
             services.services.iter().map(|(_, live)| (live.name.clone(), Arc::clone(live))).collect();
         let servers: &ServersLive = &services.servers;
-        let counted = self.counting.configure(&self.contents, &lives, servers, &self.installed.maps);
+        let counted = self.counting.configure(&self.contents, &lives, servers, self.kernel.maps());
         counted.map_err(|error| error.to_string())
     }
 }
@@ -159,7 +165,7 @@ impl Runner {
         let Some(running) = &mut self.running else { return Ok(()) };
         let wanted = running.wanted(&setup.services);
         running.contents.check(&wanted, now).map_err(|error| vec![error.to_string()])?;
-        let mut names: Vec<Arc<str>> = running.installed.links.names().map(Arc::from).collect();
+        let mut names: Vec<Arc<str>> = running.links.names().map(Arc::from).collect();
         let present = names.clone();
         names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
         let results = running.set_interfaces(&names, &setup.spec);
@@ -235,21 +241,25 @@ impl Runner {
     pub(super) fn on_time(&mut self) {
         let now = self.now();
         let Some(running) = &mut self.running else { return };
+        let decisions = running.events.as_mut().map(|events| events.read(&running.contents));
         let (changed, reports) = running.neighbours.on_time(now);
         let mut result = Ok(());
         if changed {
-            result = running.contents.set_hops(running.neighbours.hops(), &mut running.installed.maps);
+            result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
         }
-        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.installed.maps);
+        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
         let result = result.and(timely).map_err(|error| error.to_string());
         if self.next_count <= now {
             self.next_count = now + COUNT_EVERY;
             // A failure shows in the counters, which stop.
-            let _ = running.counting.count(&running.installed.maps);
+            let _ = running.counting.count(running.kernel.maps());
         }
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
             self.report_problem(result);
+        }
+        for decision in decisions.into_iter().flatten() {
+            self.report(Report::Decision(Box::new(decision)));
         }
         for report in reports {
             self.report(match report {
@@ -281,6 +291,8 @@ impl Runner {
         let mut fds = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         if let Some(running) = &self.running {
             fds.push(PollFd::from_borrowed_fd(running.neighbours.as_fd(), PollFlags::IN));
+            let events = running.events.as_ref();
+            fds.extend(events.map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
         }
         let _ = poll(&mut fds, timeout.as_ref());
         let is_changed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
@@ -294,7 +306,7 @@ impl Runner {
     /// Counts for the last time. The program and its maps stay, unless they are to be removed.
     pub(super) fn stop(&mut self, at_exit: AtExit) {
         let Some(mut running) = self.running.take() else { return };
-        let _ = running.counting.count(&running.installed.maps);
+        let _ = running.counting.count(running.kernel.maps());
         if at_exit == AtExit::Detach {
             running.remove();
         }
@@ -309,14 +321,14 @@ impl Running {
     ) -> Vec<(String, Result<Attachment, AttachError>)> {
         let wanted: Vec<WantedInterface> =
             names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
-        self.installed.links.set(&wanted)
+        self.links.set(&wanted)
     }
 
     /// Detaches the program and removes its maps.
     fn remove(self) {
-        let names: Vec<String> = self.installed.links.names().map(str::to_owned).collect();
-        let directory = self.installed.links.directory().to_owned();
-        let mut links = self.installed.links;
+        let names: Vec<String> = self.links.names().map(str::to_owned).collect();
+        let directory = self.links.directory().to_owned();
+        let mut links = self.links;
         names.iter().for_each(|name| drop(links.detach(name)));
         drop(links);
         if let Ok(Some(directory)) = Directory::open_present(&directory) {

@@ -251,7 +251,7 @@ fn state(supervisor: &Supervisor) -> BTreeMap<String, String> {
         state.insert(format!("pool {name}"), text);
     }
     for (name, service) in &supervisor.services {
-        let RunningService::Proxy(service) = service;
+        let service = service.of_workers().unwrap();
         let settings = service.settings.load();
         state.insert(
             format!("service {name}"),

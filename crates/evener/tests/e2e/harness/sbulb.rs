@@ -1,8 +1,7 @@
 //! A running `evener sbulb` on the director of the XDP network.
 
 use crate::harness::xdp::XdpNetwork;
-use crate::harness::{BINARY, DEADLINE, Directory, wait_until};
-use serde_json::Value;
+use crate::harness::{DEADLINE, Directory, wait_until};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -102,15 +101,6 @@ impl<'a> Sbulb<'a> {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.file(name)
-    }
-
-    /// Returns the status of the instance.
-    pub(crate) fn status(&self) -> Value {
-        let mut command = Command::new(BINARY);
-        command.args(["status", "--json", "--socket"]).arg(self.directory.file("admin.sock"));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 

@@ -73,7 +73,7 @@ impl Family {
         let [one, two, three] = self.servers();
         let [first, second] = PORTS;
         let address = self.virtual_server(first).ip();
-        format!("eth0 -vs {address} -rs {one} {two} {three} -p {first} {second} --admin DIR/admin.sock")
+        format!("eth0 -vs {address} -rs {one} {two} {three} -p {first} {second}")
     }
 }
 

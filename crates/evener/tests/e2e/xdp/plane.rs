@@ -1,0 +1,219 @@
+//! Services of the XDP plane in a running instance, with real sockets: forwarding, states of servers, reloads, and an
+//! instance that ends while the kernel goes on.
+
+use crate::harness::wait_until;
+use crate::harness::xdp::{
+    CLIENT_V4, CLIENT_V6, Echo, Traffic, UdpClient, VIP_V4, VIP_V6, XdpNetwork, server_v4, server_v6,
+};
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+
+const PORT: u16 = 5683;
+
+/// Returns a pool of servers with the last parts of their addresses, and settings.
+fn pool(servers: &[(u8, &str)], settings: &str) -> String {
+    let server = |(number, settings): &(u8, &str)| {
+        format!(
+            "{{ \"{}:{PORT}\"{settings} }}, {{ \"[{}]:{PORT}\"{settings} }}, ",
+            server_v4(*number),
+            server_v6(*number)
+        )
+    };
+    let servers: String = servers.iter().map(server).collect();
+    format!("pool \"p\" {{ servers = {{ {servers} }}, {settings} }}\n")
+}
+
+/// Returns services for both transports and families.
+fn services(settings: &str) -> String {
+    let service = |protocol: &str| {
+        format!(
+            "service \"{protocol}\" {{ plane = \"xdp\", interface = \"eth0\", protocol = \"{protocol}\", \
+             listen = {{ \"{VIP_V4}:{PORT}\", \"[{VIP_V6}]:{PORT}\" }}, pool = \"p\", {settings} }}\n"
+        )
+    };
+    service("udp") + &service("tcp")
+}
+
+fn plain(servers: &[(u8, &str)]) -> String {
+    format!("xdp {{ flows = 4096 }}\n{}{}", pool(servers, "policy = \"round_robin\""), services(""))
+}
+
+fn all_servers() -> Vec<IpAddr> {
+    (11..=13).flat_map(|number| [server_v4(number), server_v6(number)]).collect()
+}
+
+fn client(network: &XdpNetwork, vip: IpAddr) -> UdpClient {
+    UdpClient::bind(network.client(), if vip.is_ipv4() { CLIENT_V4 } else { CLIENT_V6 }, 0)
+}
+
+/// Returns the server that a new TCP connection gets.
+fn tcp_server(network: &XdpNetwork, vip: IpAddr) -> IpAddr {
+    let mut stream = network.client().enter(|| TcpStream::connect((vip, PORT)).unwrap());
+    let (mut word, mut byte) = (Vec::new(), [0]);
+    while stream.read_exact(&mut byte).is_ok() && byte[0] != b' ' {
+        word.push(byte[0]);
+    }
+    String::from_utf8(word).unwrap().parse().unwrap()
+}
+
+#[test]
+fn clients_of_both_transports_and_families_are_forwarded_and_counted() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let _tcp = Echo::tcp(network.servers(), &all_servers(), &[PORT]);
+    let evener = network.evener(&plain(&[(11, ""), (12, ""), (13, "")]));
+    evener.expect_log("xdp_attached interface=eth0 mode=native");
+    for vip in [VIP_V4, VIP_V6] {
+        let to = SocketAddr::new(vip, PORT);
+        let first = client(&network, vip);
+        let reply = first.ask_until_reply(to);
+        assert_eq!((reply.from(), reply.client()), (to, first.address()));
+        assert!((0..5).all(|_| first.server(to) == reply.server()), "an association stays");
+        let others: BTreeSet<IpAddr> = (0..6).map(|_| client(&network, vip).server(to)).collect();
+        assert_eq!(others.len(), 3, "new clients get the servers in turn: {others:?}");
+        let streams: BTreeSet<IpAddr> = (0..6).map(|_| tcp_server(&network, vip)).collect();
+        assert_eq!(streams.len(), 3, "{streams:?}");
+    }
+    wait_until("the counters", || {
+        let count = |service, name| evener.service_counter(service, name);
+        let packets = ["udp", "tcp"].map(|service| count(service, "flows"));
+        (packets[0] >= 14 && packets[1] >= 12).then_some(())
+    });
+    let status = String::from_utf8(evener.run_command(&["status"]).stdout).unwrap();
+    assert!(status.contains(&format!("{VIP_V4}:{PORT}")), "{status}");
+}
+
+#[test]
+fn servers_that_drain_keep_their_flows_and_servers_that_are_down_lose_them() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let mut tcp = Some(Echo::tcp(network.servers(), &all_servers(), &[PORT]));
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let check =
+        "policy = \"round_robin\", check = { kind = \"tcp\", interval = \"100ms\", rise = 1, fall = 1 }";
+    let config =
+        format!("xdp {{ flows = 4096 }}\n{}{}", pool(&[(11, ""), (12, ""), (13, "")], check), services(""));
+    let evener = network.evener(&config);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    client(&network, VIP_V4).ask_until_reply(to);
+    let clients: Vec<UdpClient> = (0..6).map(|_| client(&network, VIP_V4)).collect();
+    let servers: Vec<IpAddr> = clients.iter().map(|client| client.server(to)).collect();
+    assert!(servers.contains(&server_v4(11)), "{servers:?}");
+
+    let drained = format!("p/{}:{PORT}", server_v4(11));
+    assert!(evener.run_command(&["drain", &drained]).status.success());
+    wait_until("new flows to avoid the draining server", || {
+        let new: Vec<IpAddr> = (0..4).map(|_| client(&network, VIP_V4).server(to)).collect();
+        (!new.contains(&server_v4(11))).then_some(())
+    });
+    let now: Vec<IpAddr> = clients.iter().map(|client| client.server(to)).collect();
+    assert_eq!(now, servers, "known flows stay");
+
+    assert!(evener.run_command(&["maintenance", &drained]).status.success());
+    wait_until("flows to leave the server in maintenance", || {
+        let now: Vec<IpAddr> = clients.iter().map(|client| client.server(to)).collect();
+        (!now.contains(&server_v4(11))).then_some(())
+    });
+    assert!(evener.run_command(&["ready", &drained]).status.success());
+
+    // All servers fail their checks except one.
+    drop(tcp.take());
+    let _one = Echo::tcp(network.servers(), &[server_v4(13)], &[PORT]);
+    wait_until("all flows to use the last server", || {
+        let now: Vec<IpAddr> = clients.iter().map(|client| client.server(to)).collect();
+        now.iter().all(|server| *server == server_v4(13)).then_some(())
+    });
+    assert!(evener.service_counter("udp", "flows_moved") > 0);
+}
+
+#[test]
+fn weights_divide_new_flows() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let config = |weight: &str| {
+        let servers = pool(&[(11, weight), (12, "")], "policy = \"weighted\"");
+        format!("xdp {{ flows = 4096 }}\n{servers}{}", services(""))
+    };
+    let evener = network.evener(&config(", weight = 3"));
+    let to = SocketAddr::new(VIP_V4, PORT);
+    client(&network, VIP_V4).ask_until_reply(to);
+    let of_first = |network: &XdpNetwork| {
+        (0..40).filter(|_| client(network, VIP_V4).server(to) == server_v4(11)).count()
+    };
+    // Each core has its own turn.
+    assert!((26..=34).contains(&of_first(&network)), "3 of 4 clients");
+    evener.reload(&config(", weight = 0"));
+    assert_eq!(of_first(&network), 0);
+}
+
+#[test]
+fn kills_restarts_and_reloads_lose_no_packet_and_move_no_flow() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    // Losses of the network itself are excluded by a run without changes.
+    let servers = [(11, ""), (12, ""), (13, "")];
+    let mut evener = network.evener(&plain(&servers));
+    client(&network, VIP_V4).ask_until_reply(to);
+    let control = Traffic::start(network.client(), CLIENT_V4, to, 64, 20_000);
+    control.wait_for(10_000);
+    control.stop().expect_unhurt();
+
+    let traffic = Traffic::start(network.client(), CLIENT_V4, to, 64, 20_000);
+    traffic.wait_for(2000);
+    for round in 0..4 {
+        if round % 2 == 0 {
+            evener.signal("KILL");
+        } else {
+            assert_eq!(evener.end(), 0);
+        }
+        traffic.wait_for(2000);
+        drop(evener);
+        evener = network.evener(&plain(&servers));
+        traffic.wait_for(2000);
+    }
+    traffic.stop().expect_unhurt();
+
+    let traffic = Traffic::start(network.client(), CLIENT_V4, to, 64, 20_000);
+    traffic.wait_for(2000);
+    for change in 0..50 {
+        // Servers 12 and 13 change their weights and order, a service comes and goes, and server 11 stays.
+        let (first, second) = ([", weight = 2", ""][change % 2], ["", ", weight = 5"][change % 2]);
+        let servers = if change % 4 < 2 {
+            [(11, ""), (12, first), (13, second)]
+        } else {
+            [(13, first), (11, ""), (12, second)]
+        };
+        let mut config = plain(&servers);
+        if change % 3 == 0 {
+            config += &format!(
+                "service \"other\" {{ plane = \"xdp\", interface = \"eth0\", protocol = \"udp\", \
+                 listen = \"{VIP_V4}:9\", pool = \"p\" }}\n"
+            );
+        }
+        evener.reload(&config);
+        traffic.wait_for(200);
+    }
+    traffic.stop().expect_unhurt();
+}
+
+#[test]
+fn a_configuration_that_the_kernel_cannot_take_changes_nothing() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let config = plain(&[(11, "")]);
+    let evener = network.evener(&config);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    let known = client(&network, VIP_V4);
+    known.ask_until_reply(to);
+    evener.write_config(&config.replace("interface = \"eth0\"", "interfaces = { \"eth0\", \"eth7\" }"));
+    evener.signal("HUP");
+    evener.expect_log("there is no interface eth7");
+    assert_eq!(known.server(to), server_v4(11));
+    // The reload that removes the services detaches the program.
+    evener
+        .reload("service \"a\" { listen = \"127.0.0.1:0\", pool = pool { servers = { \"127.0.0.1:9\" } } }");
+    wait_until("the program to be detached", || {
+        (!network.director().run("ip link show eth0").contains("xdp")).then_some(())
+    });
+}
