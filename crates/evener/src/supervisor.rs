@@ -65,26 +65,12 @@ pub(crate) struct Setting {
     events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
-    detaches_xdp: bool,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
     pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
-        Self {
-            workers,
-            pin: false,
-            driver: Driver::Epoll,
-            events,
-            drain_timeout: Duration::ZERO,
-            source,
-            detaches_xdp: false,
-        }
-    }
-
-    /// Detaches the XDP program when the instance ends. By default it stays, so that a restart loses nothing.
-    pub(crate) fn detaching_xdp(self) -> Self {
-        Self { detaches_xdp: true, ..self }
+        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -201,7 +187,7 @@ impl Supervisor {
         let reports = sender.clone();
         let xdp_reports = sender.clone();
         let on_xdp_report = Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report))));
-        let mut plane = Planes::start(
+        let plane = Planes::start(
             &PlaneOptions {
                 workers: setting.workers,
                 pin: setting.pin,
@@ -213,9 +199,6 @@ impl Supervisor {
             },
             on_xdp_report,
         )?;
-        if setting.detaches_xdp {
-            plane.xdp().detach_at_exit();
-        }
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
