@@ -10,7 +10,8 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, QuicKey, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, SlotAndId, VIPS_MAX, Vip,
+    POOLS_MAX, QuicKey, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service,
+    SlotAndId, VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
@@ -459,7 +460,8 @@ impl Contents {
             let chain = self.chains.remove(&key).unwrap_or_default();
             chain.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
         }
-        let gone: Vec<QuicKey> = self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
+        let gone: Vec<QuicKey> =
+            self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
         for key in gone {
             maps.write(&Write::Quic(key, None))?;
             self.quic.remove(&key);

@@ -4,8 +4,8 @@
 mod steps;
 
 use crate::contract::{
-    CONFIG_TARPIT, Config, Defence, PREFIX_ADMITTED, PREFIX_DENIED, SERVICE_LISTS, SERVICE_RATE, SERVICE_SYN_COOKIES,
-    Tarpit,
+    CONFIG_TARPIT, Config, Defence, PREFIX_ADMITTED, PREFIX_DENIED, SERVICE_LISTS, SERVICE_RATE,
+    SERVICE_SYN_COOKIES, Tarpit,
 };
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError};
@@ -161,8 +161,7 @@ impl Defences {
             self.set_interfaces(&BTreeMap::new())?;
             return self.write_list(defences, DARK, &List::default(), Defence::default());
         };
-        let hosts: Vec<_> =
-            dark.hosts.iter().map(|host| (Prefix::new(*host, 128), Access::Deny)).collect();
+        let hosts: Vec<_> = dark.hosts.iter().map(|host| (Prefix::new(*host, 128), Access::Deny)).collect();
         let list = List::of(&dark.addresses.after(&hosts));
         self.write_list(defences, DARK, &list, Defence::default())?;
         self.set_interfaces(dark.interfaces)?;
@@ -213,7 +212,8 @@ impl Defences {
                 defences.set(service, Defence { default_denied, ..limits }, 0)
             }
             Step::Set(prefix, access) => {
-                let verdict = u32::from(if access == Access::Permit { PREFIX_ADMITTED } else { PREFIX_DENIED });
+                let verdict =
+                    u32::from(if access == Access::Permit { PREFIX_ADMITTED } else { PREFIX_DENIED });
                 match keys(service, prefix) {
                     PrefixKey::V4(key) => self.v4.insert(&key, verdict, 0),
                     PrefixKey::V6(key) => self.v6.insert(&key, verdict, 0),
@@ -236,9 +236,7 @@ fn keys(service: u32, prefix: Prefix) -> PrefixKey {
     let (address, length) = prefix.network();
     let bits = SERVICE_BITS + u32::from(length);
     match address {
-        IpAddr::V4(address) => {
-            PrefixKey::V4(Key::new(bits, [service, u32::from_ne_bytes(address.octets())]))
-        }
+        IpAddr::V4(address) => PrefixKey::V4(Key::new(bits, [service, u32::from_ne_bytes(address.octets())])),
         IpAddr::V6(address) => {
             let octets = address.octets();
             let mut words = [service; 5];

@@ -5,8 +5,8 @@ use crate::contract::{
     BLOCK_SLOTS, BUCKET_ENTRIES, Block, BucketV4, BucketV6, ENDPOINT_REAL, Identity as Words, QuicKey,
     Returns, SHARED_MAX, SlotAndId,
 };
-use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Family, Position, words_v4, words_v6};
 use crate::defence::{DarkAddresses, Defences};
+use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Family, Position, words_v4, words_v6};
 use crate::maps::Maps;
 use crate::memory::SharedArray;
 use crate::slots::Identity;
@@ -63,7 +63,8 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Takes the maps of a loaded program.
     pub(crate) fn new(mut maps: Maps) -> Result<Self, MapError> {
-        let taken = |map: Option<Map>| map.ok_or_else(|| MapError::InvalidName { name: "quic_servers".into() });
+        let taken =
+            |map: Option<Map>| map.ok_or_else(|| MapError::InvalidName { name: "quic_servers".into() });
         let quic = taken(maps.take_map("quic_servers"))?.try_into()?;
         let mut others: HashMap<&str, Option<Map>> = HashMap::new();
         for name in ["prefixes_v4", "prefixes_v6", "tarpits"] {

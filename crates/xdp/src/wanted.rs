@@ -2,12 +2,12 @@
 
 use crate::contract::{
     CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, NEXT_HOP_ROUTE,
-    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN, TAKES_NEW,
-    TAKES_NONE,
+    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN,
+    TAKES_NEW, TAKES_NONE,
 };
+use crate::defence::ServiceDefence;
 use crate::endpoints::{Family, words_of};
 use crate::slots::Identity;
-use crate::defence::ServiceDefence;
 use evener_core::ServerId;
 use evener_core::acl::Acl;
 use evener_core::address::{Endpoint, Target};

@@ -144,7 +144,15 @@ impl Model {
 fn server(id: u32, address: &str) -> WantedServer {
     let (identity, address) = (Identity::of(&["p", address]), address.parse::<SocketAddr>().unwrap());
     let (address, port) = (address.ip(), address.port());
-    WantedServer { id: ServerId(id), identity, address, port, takes: TAKES_NEW, quic_id: None, is_routed: true }
+    WantedServer {
+        id: ServerId(id),
+        identity,
+        address,
+        port,
+        takes: TAKES_NEW,
+        quic_id: None,
+        is_routed: true,
+    }
 }
 
 /// Returns services `name=vip:port,...` that use one pool of servers.

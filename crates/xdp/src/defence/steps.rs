@@ -36,7 +36,8 @@ impl List {
     /// other list: new prefixes are set from the longest to the shortest, so that a prefix never counts for an
     /// address that a longer new prefix matches. Old prefixes are removed from the shortest to the longest.
     pub(super) fn steps_to(&self, after: &Self) -> Vec<Step> {
-        let mut set: Vec<_> = after.rules.iter().filter(|(p, access)| self.rules.get(p) != Some(access)).collect();
+        let mut set: Vec<_> =
+            after.rules.iter().filter(|(p, access)| self.rules.get(p) != Some(access)).collect();
         set.sort_by_key(|(prefix, _)| u8::MAX - prefix.network().1);
         let mut removed: Vec<_> = self.rules.keys().filter(|p| !after.rules.contains_key(p)).collect();
         removed.sort_by_key(|prefix| prefix.network().1);
@@ -86,7 +87,9 @@ mod tests {
     impl List {
         fn access(&self, client: IpAddr) -> Access {
             let matching = self.rules.iter().filter(|(prefix, _)| prefix.contains(client));
-            matching.max_by_key(|(prefix, _)| prefix.network().1).map_or(self.otherwise, |(_, access)| *access)
+            matching
+                .max_by_key(|(prefix, _)| prefix.network().1)
+                .map_or(self.otherwise, |(_, access)| *access)
         }
     }
 
@@ -101,7 +104,10 @@ mod tests {
                 list.take(step);
                 for client in &clients {
                     let verdicts = [old.access(*client), new.access(*client)];
-                    assert!(verdicts.contains(&list.access(*client)), "{client} {step:?}: {old:?} -> {new:?}");
+                    assert!(
+                        verdicts.contains(&list.access(*client)),
+                        "{client} {step:?}: {old:?} -> {new:?}"
+                    );
                 }
             }
             assert_eq!(list, List::of(&new));

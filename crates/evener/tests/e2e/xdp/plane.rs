@@ -89,7 +89,8 @@ fn servers_that_drain_keep_their_flows_and_servers_that_are_down_lose_them() {
     let Some(network) = XdpNetwork::new() else { return };
     let mut tcp = Some(Echo::tcp(network.servers(), &all_servers(), &[PORT]));
     let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
-    let check = "policy = \"round_robin\", check = { kind = \"tcp\", interval = \"100ms\", rise = 1, fall = 1 }";
+    let check =
+        "policy = \"round_robin\", check = { kind = \"tcp\", interval = \"100ms\", rise = 1, fall = 1 }";
     let config =
         format!("xdp {{ flows = 4096 }}\n{}{}", pool(&[(11, ""), (12, ""), (13, "")], check), services(""));
     let evener = network.evener(&config);
@@ -210,7 +211,8 @@ fn a_configuration_that_the_kernel_cannot_take_changes_nothing() {
     evener.expect_log("there is no interface eth7");
     assert_eq!(known.server(to), server_v4(11));
     // The reload that removes the services detaches the program.
-    evener.reload("service \"a\" { listen = \"127.0.0.1:0\", pool = pool { servers = { \"127.0.0.1:9\" } } }");
+    evener
+        .reload("service \"a\" { listen = \"127.0.0.1:0\", pool = pool { servers = { \"127.0.0.1:9\" } } }");
     wait_until("the program to be detached", || {
         (!network.director().run("ip link show eth0").contains("xdp")).then_some(())
     });
