@@ -3,6 +3,7 @@
 
 use crate::counters::{Counter, CounterSet, Declaration, Kind, Label, LabelValue, Unit};
 use crate::reason::Reason;
+use crate::spec::XdpEventLevel;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -81,6 +82,32 @@ impl Display for Similar {
 impl FieldValue for Similar {
     fn shown(&self) -> Option<&dyn Display> {
         matches!(self, Self::Sampled(1..)).then_some(self as &dyn Display)
+    }
+}
+
+/// Level of a decision about a packet, which has more steps than the levels of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Severity(pub XdpEventLevel);
+
+impl Severity {
+    const fn level(self) -> Level {
+        match self.0 {
+            XdpEventLevel::Critical | XdpEventLevel::Error => Level::Error,
+            XdpEventLevel::Warning => Level::Warn,
+            XdpEventLevel::Info => Level::Info,
+            XdpEventLevel::Debug | XdpEventLevel::Trace => Level::Debug,
+        }
+    }
+}
+
+impl FieldValue for Severity {
+    fn shown(&self) -> Option<&dyn Display> {
+        match self.0 {
+            XdpEventLevel::Critical => Some(&"critical"),
+            XdpEventLevel::Trace => Some(&"trace"),
+            // The level of the event says the same.
+            _ => None,
+        }
     }
 }
 
@@ -182,6 +209,9 @@ events! {
     Info "query_failed" QueryFailed { service: Arc<str>, client: Option<IpAddr>, status: Option<&'static str>, pool: Option<Arc<str>>, server: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// A datagram of a client was dropped.
     Info "datagram_dropped" DatagramDropped { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
+    /// The XDP plane decided about a packet; `xdp.events` sets the level up to which decisions are reported. Dropped
+    /// packets have a reason, and forwarded packets have the addresses that change. It has the level of the decision.
+    Info "packet_decision" PacketDecision { severity: Severity, decision: &'static str, reason: Option<&'static str>, service: Option<Arc<str>>, protocol: Option<&'static str>, source: Option<String>, destination: Option<String>, new_source: Option<String>, new_destination: Option<String> }
     /// The header section of a response was not quite valid; the client received a repaired one.
     Debug "response_repaired" ResponseRepaired { service: Arc<str>, pool: Arc<str>, server: Arc<str>, detail: &'static str }
     /// No server was available for clients; at most once a second for each service.
@@ -274,6 +304,7 @@ impl Event {
                 | Self::ConnectionFailed { .. }
                 | Self::QueryFailed { .. }
                 | Self::DatagramDropped { .. }
+                | Self::PacketDecision { .. }
         )
     }
 
@@ -286,6 +317,7 @@ impl Event {
             | Self::ConnectionFailed { similar_not_logged: Similar::Further, .. }
             | Self::QueryFailed { similar_not_logged: Similar::Further, .. }
             | Self::DatagramDropped { similar_not_logged: Similar::Further, .. } => Level::Debug,
+            Self::PacketDecision { severity, .. } => severity.level(),
             _ => self.usual_level(),
         }
     }

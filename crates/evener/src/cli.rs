@@ -1,6 +1,7 @@
 //! The command line.
 
 mod balstat;
+mod capture;
 mod check;
 mod client;
 mod connections;
@@ -13,6 +14,7 @@ mod run;
 mod server_state;
 mod shell;
 mod usage;
+mod xdp;
 
 use crate::admin::Permissions;
 use crate::events::Events;
@@ -40,6 +42,7 @@ Examples:
   evener drain web/10.0.0.1:80 --wait                 wait until no client is left
   evener clients --sort rate                          show the busiest clients
   evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
+  evener xdp check eth0                               examine an interface for XDP
   evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -123,6 +126,12 @@ enum Command {
     Connections(connections::ConnectionsCommand),
     /// Show the recent events of the running instance: the last 1000 above the debug level
     Events(events::EventsCommand),
+    /// Write sampled packets of an XDP service into a file, before and after rewriting (as root)
+    ///
+    /// Without --count and --for the capture ends with SIGINT. The kernel ends a capture soon after its process has
+    /// ended. The interfaces of the file are `before` and `after`; a comment at each packet has the decision and its
+    /// reason. Example: `evener capture web -w web.pcapng --for 10s && tshark -r web.pcapng`.
+    Capture(capture::CaptureCommand),
     /// Close both sides of a connection or flow, or all connections and flows of a server or client
     Close(connections::CloseCommand),
     /// Remove responses from the cache of a DNS service
@@ -189,6 +198,9 @@ enum Command {
         #[command(flatten)]
         arguments: ForeignArguments,
     },
+    /// Examine interfaces for the XDP plane, show what is pinned in the kernel, take it away
+    #[command(subcommand)]
+    Xdp(xdp::XdpCommand),
     /// Explain a command, or a key of the configuration: `evener help drain`, `evener help pool.sticky`
     Help(help::HelpCommand),
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
@@ -410,6 +422,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
         Command::Connections(command) => command.run().await,
+        Command::Capture(command) => command.run().await,
         Command::Close(command) => command.run().await,
         Command::Events(command) => command.run().await,
         Command::Expunge(command) => expunge::expunge(command).await,
@@ -429,6 +442,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_)
         | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
+        Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {
             // clap_complete panics when a write fails, so it writes to memory.

@@ -18,6 +18,9 @@ enum fact {
 	FACT_EXPIRED = 1 << 6,
 };
 
+/* From this bit on: the slot of a server that is not chosen but given. */
+#define FACT_SLOT_SHIFT 16
+
 /* A slot of a table of choices, counted from 0; slot -1 is the number of slots. Returns 0 if there is none. */
 static always_inline __u32 slot_of_table(void *table, __u32 slot)
 {
@@ -69,7 +72,7 @@ static always_inline __u32 second_chance(__u32 pool, __u64 client)
  * evicted, or that another balancer had: the table before the last change then names its server, with tables by client.
  * Returns the slot of the server, or 0.
  */
-static never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flow)
+never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flow)
 {
 	struct service *service = service_at(service_slot);
 	__u32 pool, slots, chosen;

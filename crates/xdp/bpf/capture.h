@@ -11,6 +11,13 @@
 
 #include "contract.h"
 #include "maps.h"
+#include "parse.h"
+
+/* Entries of capture_turns. */
+enum capture_turn {
+	CAPTURE_PACKETS = 0,
+	CAPTURE_NUMBER = 1,
+};
 
 struct captured_packet {
 	struct captured head;
@@ -18,7 +25,7 @@ struct captured_packet {
 };
 
 /* Writes a packet to the ring. A packet that the ring has no room for is not captured. */
-static __always_inline void capture_packet(struct xdp_md *context, const struct captured *head, __u32 bytes)
+static always_inline void capture_packet(struct xdp_md *context, const struct captured *head, __u32 bytes)
 {
 	struct captured_packet *packet = bpf_ringbuf_reserve(&captures, sizeof(*packet), 0);
 	__u64 stored = head->length < bytes ? head->length : bytes;
@@ -37,7 +44,7 @@ static __always_inline void capture_packet(struct xdp_md *context, const struct 
 }
 
 /* Ends a capture whose time is over or whose service is another one: packets of the service cost nothing again. */
-static __always_inline void capture_end(__u32 slot)
+static always_inline void capture_end(__u32 slot)
 {
 	struct service *service = bpf_map_lookup_elem(&services, &slot);
 
@@ -49,15 +56,16 @@ static __always_inline void capture_end(__u32 slot)
  * Captures an arriving packet of a service, if it is its turn. Returns the number of the captured packet, which
  * capture_after wants, or 0.
  */
-__noinline __u32 capture_before(struct xdp_md *context, __u32 service)
+__attribute__((noinline)) __u32 capture_before(struct xdp_md *context, __u32 service)
 {
-	__u32 zero = 0, one = 1;
+	__u32 zero = 0, one = CAPTURE_NUMBER;
 	struct capture *capture = bpf_map_lookup_elem(&capturing, &zero);
 	__u64 *packets = bpf_map_lookup_elem(&capture_turns, &zero);
 	__u64 *number = bpf_map_lookup_elem(&capture_turns, &one);
+	struct service_counters *counters = bpf_map_lookup_elem(&service_counts, &service);
 	struct captured head = {};
 
-	if (!context || !capture || !packets || !number)
+	if (!context || !capture || !packets || !number || !counters)
 		return 0;
 	head.time_ns = bpf_ktime_get_ns();
 	if (head.time_ns >= capture->until_ns || capture->service != service) {
@@ -75,27 +83,32 @@ __noinline __u32 capture_before(struct xdp_md *context, __u32 service)
 	head.length = bpf_xdp_get_buff_len(context);
 	head.stage = CAPTURE_BEFORE;
 	head.reason = REASONS;
+	counters->reasons[LAST_REASON] = REASONS;
 	capture_packet(context, &head, capture->bytes);
 	return head.number;
 }
 
 /* Captures the packet of this number as it leaves, with the decision. */
-__noinline int capture_after(struct xdp_md *context, __u32 number, __u32 server, __u32 reason, int action)
+__attribute__((noinline)) int capture_after(struct xdp_md *context, __u32 number, int action)
 {
-	__u32 zero = 0;
-	struct capture *capture = bpf_map_lookup_elem(&capturing, &zero);
+	__u32 service = 0;
+	struct capture *capture = bpf_map_lookup_elem(&capturing, &service);
+	struct service_counters *counters;
 	struct captured head = {};
 
 	if (!context || !capture || !number)
 		return 0;
+	service = capture->service;
+	counters = bpf_map_lookup_elem(&service_counts, &service);
+	if (!counters)
+		return 0;
 	head.time_ns = bpf_ktime_get_ns();
-	head.service = capture->service;
-	head.server = server;
+	head.service = service;
 	head.number = number;
 	if (action != XDP_DROP && action != XDP_ABORTED)
 		head.length = bpf_xdp_get_buff_len(context);
 	head.stage = CAPTURE_AFTER;
-	head.reason = reason;
+	head.reason = counters->reasons[LAST_REASON];
 	head.action = action;
 	capture_packet(context, &head, capture->bytes);
 	return 0;

@@ -390,6 +390,8 @@ enum reason {
 };
 
 #define REASONS_MAX 40
+/* The last reason is noted there, for captures. */
+#define LAST_REASON 39
 
 struct service_counters {
 	__u64 reasons[REASONS_MAX];
@@ -441,6 +443,12 @@ struct event {
 	__u32 new_destination[4];
 };
 
+/* Events of a CPU in one second. */
+struct event_budget {
+	__u64 second;
+	__u64 events;
+};
+
 /* ---- captures ---- */
 
 /* Bytes of a captured packet at most. */
@@ -472,8 +480,6 @@ struct capture {
 struct captured {
 	__u64 time_ns;
 	__u32 service;
-	/* Slot of the server; 0 before the choice and if there is none. */
-	__u32 server;
 	/* Both stages of a packet have the same number, which is never 0. */
 	__u32 number;
 	/* Length of the packet. 0 after the decision: the packet was dropped. */
@@ -485,6 +491,7 @@ struct captured {
 	__u8 reason;
 	__u8 action;
 	__u8 reserved;
+	__u32 reserved_word;
 };
 
 /* ---- settings of the whole program ---- */

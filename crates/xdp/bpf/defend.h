@@ -5,6 +5,7 @@
 
 #include "bucket.h"
 #include "flows.h"
+#include "report.h"
 #include "segment.h"
 
 /* Time for the SYN after a challenge: clients send it again after a timeout that they may have doubled already. */
@@ -155,6 +156,12 @@ static always_inline enum defended judge_syn(const struct packet *packet, int fa
 	return is_proven(packet, family, service, vip, now) ? DEFENDED_ADMITTED : DEFENDED_CHALLENGED;
 }
 
+static always_inline enum defended refuse(const struct packet *packet, int family, __u32 service, __u32 reason)
+{
+	reject(packet->context, place_of(packet, family), service, reason);
+	return DEFENDED_DROPPED;
+}
+
 /* A segment that is not the first of a client: the answer to a challenge, a segment of a connection, or forged. */
 static always_inline enum defended judge_unknown(const struct packet *packet, int family, __u32 service_slot, __u32 vip,
 						 const struct service *service)
@@ -179,8 +186,7 @@ static always_inline enum defended judge_unknown(const struct packet *packet, in
 	flow_key(&flow, family, source_of(packet, family), service->flags & SERVICE_BY_ADDRESS ? 0 : tcp->source, vip);
 	if (flow_of(family, &flow))
 		return DEFENDED_ADMITTED;
-	count(service_slot, REASON_SYN_INVALID);
-	return DEFENDED_DROPPED;
+	return refuse(packet, family, service_slot, REASON_SYN_INVALID);
 }
 
 static always_inline enum defended defend_as(const struct packet *packet, int family, __u32 service_slot, __u32 vip)
@@ -192,14 +198,10 @@ static always_inline enum defended defend_as(const struct packet *packet, int fa
 	if (!service || !defence)
 		return DEFENDED_ADMITTED;
 	if (service->flags & SERVICE_LISTS &&
-	    prefix_verdict(family, service_slot, source_of(packet, family)) == PREFIX_DENIED) {
-		count(service_slot, REASON_DENIED);
-		return DEFENDED_DROPPED;
-	}
-	if (service->flags & SERVICE_RATE && !has_token(family, service_slot, defence, source_of(packet, family))) {
-		count(service_slot, REASON_LIMITED);
-		return DEFENDED_DROPPED;
-	}
+	    prefix_verdict(family, service_slot, source_of(packet, family)) == PREFIX_DENIED)
+		return refuse(packet, family, service_slot, REASON_DENIED);
+	if (service->flags & SERVICE_RATE && !has_token(family, service_slot, defence, source_of(packet, family)))
+		return refuse(packet, family, service_slot, REASON_LIMITED);
 	if (!(service->flags & SERVICE_SYN_COOKIES) || packet->protocol != IPPROTO_TCP ||
 	    (void *)(tcp + 1) > packet->end)
 		return DEFENDED_ADMITTED;
@@ -209,13 +211,13 @@ static always_inline enum defended defend_as(const struct packet *packet, int fa
 }
 
 /* Decides on a client's packet of a service with defence. Returns an enum defended. */
-never_inline int defend(struct xdp_md *context, __u32 service, __u32 vip, __u32 position)
+never_inline int defend(struct xdp_md *context, __u32 service, __u32 vip, __u32 place)
 {
 	struct packet packet = {};
 
-	if (!packet_at(&packet, context, position))
+	if (!packet_at(&packet, context, place))
 		return DEFENDED_DROPPED;
-	if (FAMILY_AT(position) == 4) {
+	if (FAMILY_AT(place) == 4) {
 		if (packet.ip + sizeof(struct iphdr) > packet.end)
 			return DEFENDED_DROPPED;
 		return defend_as(&packet, 4, service, vip);
@@ -226,14 +228,14 @@ never_inline int defend(struct xdp_md *context, __u32 service, __u32 vip, __u32 
 }
 
 /* Sends a challenge to the sender of a SYN. Returns the action. */
-never_inline int challenge(struct xdp_md *context, __u32 service, __u32 position)
+never_inline int challenge(struct xdp_md *context, __u32 service, __u32 place)
 {
 	struct segment segment = { .flags = SEGMENT_SYN | SEGMENT_ACK, .window = CHALLENGE_WINDOW };
-	int family = FAMILY_AT(position), cookie;
+	int family = FAMILY_AT(place), cookie;
 	struct packet packet = {};
 	struct tcphdr *tcp;
 
-	if (!packet_at(&packet, context, position) || packet.ip + sizeof(struct ipv6hdr) > packet.end)
+	if (!packet_at(&packet, context, place) || packet.ip + sizeof(struct ipv6hdr) > packet.end)
 		return drop(service, REASON_INTERNAL);
 	tcp = packet.transport;
 	if ((void *)(tcp + 1) > packet.end)

@@ -5,37 +5,94 @@
 
 #include "contract.h"
 #include "maps.h"
+#include "icmp.h"
 #include "nat.h"
+#include "parsed.h"
+
+static always_inline int any_fragment(struct xdp_md *context, __u32 network, __u64 parsed, int family)
+{
+	struct packet packet;
+
+	if (!restore(&packet, context, network, parsed, family))
+		return XDP_DROP;
+	return handle_fragment(&packet, family);
+}
+
+static always_inline int any_icmp(struct xdp_md *context, __u32 network, __u64 parsed, int family)
+{
+	struct packet packet;
+
+	if (!restore(&packet, context, network, parsed, family) ||
+	    packet.transport + sizeof(struct icmp_header) > packet.end)
+		return XDP_DROP;
+	return handle_icmp(&packet, family);
+}
+
+static always_inline int any_transport(struct xdp_md *context, __u32 network, __u64 parsed, int family)
+{
+	struct packet packet;
+
+	if (!restore(&packet, context, network, parsed, family) ||
+	    packet.transport + sizeof(struct udphdr) > packet.end)
+		return XDP_DROP;
+	return handle(&packet, family, 0);
+}
+
+never_inline int fragment_v4(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_fragment(context, network, parsed, 4);
+}
+
+never_inline int fragment_v6(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_fragment(context, network, parsed, 6);
+}
+
+never_inline int icmp_v4(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_icmp(context, network, parsed, 4);
+}
+
+never_inline int icmp_v6(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_icmp(context, network, parsed, 6);
+}
+
+never_inline int transport_v4(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_transport(context, network, parsed, 4);
+}
+
+never_inline int transport_v6(struct xdp_md *context, __u32 network, __u64 parsed)
+{
+	return any_transport(context, network, parsed, 6);
+}
 
 /* All packets that are not simple: VLAN tags, options, extension headers, fragments, ICMP, truncated packets. */
 never_inline int handle_any(struct xdp_md *context)
 {
-	struct packet packet = {
-		.context = context,
-		.data = (void *)(long)context->data,
-		.end = (void *)(long)context->data_end,
-	};
-	struct layers layers = {};
-	enum parsed parsed = parse_packet(packet.data, packet.end, &layers);
+	__u64 packed = parse(context, 0, 0);
+	struct layers layers;
+	enum parsed parsed = unpack(packed, &layers);
+	__u16 type;
+	__u32 network = parse_ethernet((void *)(long)context->data, (void *)(long)context->data_end, &type);
+	__u32 place = network | (__u32)layers.family << 20 | (__u32)layers.protocol << 24;
+	int is_v4 = layers.family == 4;
 
-	if (parsed == PARSED_MALFORMED)
-		return drop(0, REASON_MALFORMED);
-	if (parsed != PARSED_TRANSPORT)
-		return pass_or_tarpit(context);
-	packet.network = layers.network;
-	packet.ip = packet.data + (layers.network & 0x3f);
-	packet.transport = packet.data + (layers.transport & 0xfff);
-	packet.protocol = layers.protocol;
-	packet.fragmented = layers.fragmented;
-	packet.fragment_id = layers.fragment_id;
-	if (packet.transport + sizeof(struct udphdr) > packet.end ||
-	    (packet.protocol == IPPROTO_TCP && packet.transport + sizeof(struct tcphdr) > packet.end))
-		return drop(0, REASON_MALFORMED);
-	if (layers.family == 4 && packet.ip + sizeof(struct iphdr) <= packet.end)
-		return handle(&packet, 4, 0);
-	if (layers.family == 6 && packet.ip + sizeof(struct ipv6hdr) <= packet.end)
-		return handle(&packet, 6, 0);
-	return XDP_PASS;
+	switch (parsed) {
+	case PARSED_TRANSPORT:
+		return is_v4 ? transport_v4(context, network, packed) : transport_v6(context, network, packed);
+	case PARSED_ICMP:
+		if (!is_v4 && has_tarpit() && tarpit(context) == XDP_TX)
+			return XDP_TX;
+		return is_v4 ? icmp_v4(context, network, packed) : icmp_v6(context, network, packed);
+	case PARSED_FRAGMENT:
+		return is_v4 ? fragment_v4(context, network, packed) : fragment_v6(context, network, packed);
+	case PARSED_MALFORMED:
+		return reject(context, place, 0, REASON_MALFORMED);
+	default:
+		return pass_other(context, place);
+	}
 }
 
 SEC("xdp")
@@ -62,15 +119,13 @@ int evener(struct xdp_md *context)
 		struct ipv6hdr *ip = packet.ip;
 
 		packet.transport = ip + 1;
-		if (unlikely(packet.transport + sizeof(struct udphdr) > end))
+		if (unlikely(packet.transport + sizeof(struct udphdr) > end || (*(__u8 *)ip & 0xf0) != 0x60))
 			return handle_any(context);
 		packet.protocol = ip->nexthdr;
 		if (packet.protocol == IPPROTO_UDP)
 			return handle(&packet, 6, 1);
 		if (packet.protocol == IPPROTO_TCP && packet.transport + sizeof(struct tcphdr) <= end)
 			return handle(&packet, 6, 1);
-	} else if (!is_vlan(ethernet->h_proto)) {
-		return pass_or_tarpit(context);
 	}
 	return handle_any(context);
 }

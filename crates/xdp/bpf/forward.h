@@ -20,8 +20,12 @@ static always_inline int back_to_sender(void *data)
 
 static always_inline void copy_mac(void *to, const void *from)
 {
-	*(__u32 *)to = *(const __u32 *)from;
-	*(__u16 *)(to + 4) = *(const __u16 *)(from + 4);
+	__u16 *after = to;
+	const __u16 *before = from;
+
+	after[0] = before[0];
+	after[1] = before[1];
+	after[2] = before[2];
 }
 
 static always_inline int out_of(struct xdp_md *context, __u32 ifindex)
@@ -40,7 +44,7 @@ static always_inline int out_of(struct xdp_md *context, __u32 ifindex)
  * Looks the next hop of a rewritten packet up in the routing table. A packet whose next hop the kernel does not know
  * passes to the kernel, which asks for it and, with forwarding switched on, sends the packet.
  */
-static never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
+never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
 {
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
 	struct bpf_fib_lookup fib = {};
@@ -66,8 +70,8 @@ static never_inline int by_route(struct xdp_md *context, __u32 network, __u32 se
 	}
 	if (bpf_fib_lookup(context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
 		return pass(service, REASON_NO_NEXT_HOP);
-	__builtin_memcpy(ethernet->h_dest, fib.dmac, ETH_ALEN);
-	__builtin_memcpy(ethernet->h_source, fib.smac, ETH_ALEN);
+	copy_mac(ethernet->h_dest, fib.dmac);
+	copy_mac(ethernet->h_source, fib.smac);
 	return out_of(context, fib.ifindex);
 }
 
@@ -103,20 +107,6 @@ static always_inline void learn_hop(struct xdp_md *context, const void *data, st
 	flow->ifindex = ifindex;
 	copy_mac(flow->mac, mac);
 	copy_mac(flow->local_mac, data);
-}
-
-/* Services that do not use NAT. */
-static never_inline int forward_whole(struct xdp_md *context, __u32 network, __u32 service_slot, __u32 server_slot)
-{
-	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-	struct service *service = service_at(service_slot);
-	struct server *server = server_at(server_slot);
-
-	if (!service || !server || data + sizeof(struct ethhdr) > end)
-		return drop(service_slot, REASON_INTERNAL);
-	if (service->forward == FORWARD_DIRECT)
-		return to_server(context, data, network, service_slot, service, server);
-	return pass(service_slot, REASON_UNSUPPORTED);
 }
 
 #endif

@@ -66,6 +66,13 @@ static always_inline __u64 endpoint_v6(const void *address, __u16 port, __u8 pro
 	return endpoint_in_v6((hash >> 32) & (BUCKETS_V6 - 1), words[0], words[1], rest);
 }
 
+static always_inline __u64 endpoint(int family, const void *address, __u16 port, __u8 protocol, __u8 kind)
+{
+	if (family == 4)
+		return endpoint_v4(*(const __u32 *)address, port, protocol, kind);
+	return endpoint_v6(address, port, protocol, kind);
+}
+
 static always_inline struct service *service_at(__u32 slot)
 {
 	return bpf_map_lookup_elem(&services, &slot);
@@ -96,13 +103,18 @@ static always_inline struct server *known_server(__u32 slot, __u32 id)
 	return server;
 }
 
-/* Counters are per CPU, and a program is not interrupted by itself: no atomic additions. */
-static never_inline void count(__u32 service, __u32 reason)
+/*
+ * Functions that are not static are verified apart, once.
+ *
+ * Counters are per CPU, and a program is not interrupted by itself: no atomic additions.
+ */
+never_inline int count(__u32 service, __u32 reason)
 {
 	struct service_counters *counters = bpf_map_lookup_elem(&service_counts, &service);
 
 	if (counters && reason < REASONS_MAX)
 		counters->reasons[reason]++;
+	return 0;
 }
 
 static always_inline int drop(__u32 service, __u32 reason)

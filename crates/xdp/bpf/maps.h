@@ -84,6 +84,7 @@ CPU_ARRAY(respond_limit, __u64, 1);
 
 CPU_ARRAY(server_counts, struct server_counters, SERVERS_MAX);
 CPU_ARRAY(service_counts, struct service_counters, SERVICES_MAX);
+CPU_ARRAY(event_budgets, struct event_budget, 1);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

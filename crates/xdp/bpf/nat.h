@@ -9,7 +9,11 @@
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
+#include "quic_route.h"
+#include "report.h"
+#include "respond.h"
 #include "tarpit.h"
+#include "tunnel.h"
 
 /* Values of a new association. */
 static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
@@ -23,12 +27,15 @@ static never_inline __u32 associate(struct xdp_md *context, const union flow_key
 {
 	void *data = (void *)(long)context->data;
 	int family = facts & 0xf;
-	__u64 client = family == 4 ? hash_client_v4(key->v4.address) : hash_client_v6(key->v6.address);
-	__u32 slot = choose_server(service, client, facts & FACT_MID_FLOW);
-	struct server *server = server_at(slot);
+	__u64 client = family == 4 ? hash_of_key(4, key) : hash_of_key(6, key);
+	__u32 slot = facts >> FACT_SLOT_SHIFT;
+	struct server *server;
 	struct flow flow;
 	long error;
 
+	if (likely(!slot))
+		slot = choose_server(service, client, facts & FACT_MID_FLOW);
+	server = server_at(slot);
 	if (!slot || !server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
 		return 0;
 	begin_flow(&flow, slot, server);
@@ -63,6 +70,16 @@ static always_inline int touch_flow(const struct packet *packet, const struct se
 	return 1;
 }
 
+/* Reports the decision about a client's packet. */
+static always_inline void report_client(const struct packet *packet, int family, __u32 service, __u32 vip, __u32 server,
+					__u32 facts, int had_flow)
+{
+	__u32 kind = facts & FACT_MOVED ? EVENT_FLOW_MOVED :
+		     !had_flow || facts & FACT_EXPIRED ? EVENT_FLOW_NEW : EVENT_FLOW_REUSED;
+
+	report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG), service | vip << 16, server);
+}
+
 /* A packet for the virtual address and port of a service. */
 static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip)
 {
@@ -75,15 +92,16 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	__u64 difference;
 
 	if (unlikely(!service))
-		return drop(0, REASON_INTERNAL);
-	if (unlikely(hops_of(packet, family) <= 1))
-		return drop(service_slot, REASON_TTL_EXCEEDED);
+		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
+	/* Direct forwarding is not a hop. */
+	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
+		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
 	if (unlikely(service->flags & SERVICE_DEFENDED)) {
-		__u32 position = position_of(packet, family);
-		int defended = defend(packet->context, service_slot, vip, position);
+		__u32 place = place_of(packet, family);
+		int defended = defend(packet->context, service_slot, vip, place);
 
 		if (defended == DEFENDED_CHALLENGED)
-			return challenge(packet->context, service_slot, position);
+			return challenge(packet->context, service_slot, place);
 		if (defended != DEFENDED_ADMITTED)
 			return XDP_DROP;
 	}
@@ -100,40 +118,34 @@ static always_inline int from_client(const struct packet *packet, int family, in
 			server = NULL;
 		}
 	}
+	if (unlikely(service->flags & SERVICE_QUIC && packet->protocol == IPPROTO_UDP)) {
+		__u32 named = quic_server(packet->context, packet->transport - packet->data, service_slot);
+
+		/* The connection ID counts more than the association: another connection of the client may be elsewhere. */
+		if (named && (!server || named != slot)) {
+			facts |= named << FACT_SLOT_SHIFT | (flow ? FACT_MOVED : 0);
+			server = NULL;
+		}
+	}
 	if (unlikely(!server)) {
 		if (is_mid_flow(packet) && !flow)
 			facts |= FACT_MID_FLOW;
 		slot = associate(packet->context, &key, service_slot, facts, ports->destination);
 		server = server_at(slot);
 		if (!slot || !server)
-			return drop(service_slot, REASON_NO_SERVER);
+			return reject(packet->context, place_of(packet, family), service_slot, REASON_NO_SERVER);
 	}
+	if (unlikely(service->flags & SERVICE_REPORTED))
+		report_client(packet, family, service_slot, vip, slot, facts, !!flow);
 	count_in(slot, bytes);
-	if (!plain && packet->fragmented)
-		remember_fragment(packet, family, service_slot, vip, slot, NULL);
+	if (!plain && is_fragmented(packet))
+		remember(packet, family, service_slot | vip << 16, slot | FRAGMENT_INBOUND);
 	if (unlikely(service->forward != FORWARD_NAT))
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
 	return to_server(packet->context, packet->data, packet->network, service_slot, service, server);
-}
-
-/* What an association says about a packet of a server. */
-enum egress {
-	EGRESS_KNOWN = 0,
-	/* There is no association, or one with a server that is not available any more. */
-	EGRESS_NEW,
-	EGRESS_REFUSED,
-};
-
-static always_inline enum egress judge_egress(const struct flow *flow, __u32 server)
-{
-	if (unlikely(!flow))
-		return EGRESS_NEW;
-	if (likely(flow->server == server))
-		return EGRESS_KNOWN;
-	return known_server(flow->server, flow->server_id) ? EGRESS_REFUSED : EGRESS_NEW;
 }
 
 /* Makes the association of traffic that a server began. */
@@ -154,43 +166,57 @@ static never_inline void associate_by_server(int family, const union flow_key *k
 static always_inline int from_server(const struct packet *packet, int family, int plain, __u32 position)
 {
 	struct ports *ports = packet->transport;
-	struct returns *returns = returns_at(position);
-	__u32 bytes = length_of(packet);
+	__u32 bytes = length_of(packet), kind = EVENT_EGRESS, is_searched = 0;
+	struct returns *returns;
 	struct service *service;
 	enum egress egress;
 	union flow_key key;
 	struct flow *flow;
 	struct vip *vip;
 	__u64 difference;
-	__u16 port;
 
+again:
+	returns = returns_at(position);
 	if (unlikely(!returns))
-		return drop(0, REASON_INTERNAL);
+		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	service = service_at(returns->service);
 	vip = vip_at(returns->vip);
 	if (unlikely(!service || !vip))
-		return drop(0, REASON_INTERNAL);
+		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return drop(returns->service, REASON_TTL_EXCEEDED);
+		return respond_expired(packet->context, place_of(packet, family), returns->service, returns->vip);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
-		if (egress == EGRESS_REFUSED)
-			return drop(returns->service, REASON_REFUSED_EGRESS);
-		if (family == 4)
-			associate_by_server(4, &key, returns->service, returns->server);
-		else
-			associate_by_server(6, &key, returns->service, returns->server);
-		flow = NULL;
+		if (returns->next && !is_searched) {
+			flow_key(&key, family, destination_of(packet, family), ports->destination, 0);
+			is_searched = family == 4 ? search_returns(4, &key, position) : search_returns(6, &key, position);
+			if (is_searched) {
+				position = is_searched;
+				goto again;
+			}
+			egress = EGRESS_REFUSED;
+		}
+		/* A client of QUIC can have connections with several servers. */
+		if (egress == EGRESS_REFUSED && !(service->flags & SERVICE_QUIC))
+			return reject(packet->context, place_of(packet, family), returns->service, REASON_REFUSED_EGRESS);
+		if (egress == EGRESS_NEW) {
+			associate_by_server(family, &key, returns->service, returns->server);
+			flow = NULL;
+			kind = EVENT_FLOW_BY_SERVER;
+		}
 	}
+	if (unlikely(service->flags & SERVICE_REPORTED))
+		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),
+		       returns->service | returns->vip << 16, returns->server);
 	count_out(returns->server, bytes);
-	if (!plain && packet->fragmented)
-		remember_fragment(packet, family, returns->service, returns->vip, returns->server, flow);
-	port = flow && flow->vip_port ? flow->vip_port : returns->port;
+	if (!plain && is_fragmented(packet))
+		remember(packet, family, returns->service | returns->vip << 16, returns->server);
 	difference = rewrite_address(family, source_of(packet, family), vip->address);
-	rewrite_transport(packet, difference + rewrite_port(&ports->source, port));
+	rewrite_transport(packet, difference + rewrite_port(&ports->source, flow && flow->vip_port ? flow->vip_port :
+												     returns->port));
 	rewrite_network(packet, family, difference);
 	if (likely(service->next_hop == NEXT_HOP_SENDER))
 		return back_to_sender(packet->data);
@@ -199,24 +225,33 @@ static always_inline int from_server(const struct packet *packet, int family, in
 	return to_client(packet->context, packet->data, flow);
 }
 
+/* A packet that no service takes: for the tarpit if there is one, else for the kernel. */
+static always_inline int pass_other(struct xdp_md *context, __u32 place)
+{
+	struct config *settings = config();
+
+	if (likely(settings && settings->event_level < EVENT_TRACE && !(settings->flags & CONFIG_TARPIT)))
+		return XDP_PASS;
+	if (settings && settings->event_level >= EVENT_TRACE)
+		report(context, place, REPORT(EVENT_PASSED, REASONS, EVENT_TRACE), 0, 0);
+	return has_tarpit() ? tarpit(context) : XDP_PASS;
+}
+
+/* A packet of UDP or TCP, with its ports. */
 static always_inline int handle(const struct packet *packet, int family, int plain)
 {
 	struct ports *ports = packet->transport;
 	__u64 found;
 
-	found = family == 4 ?
-		endpoint_v4(*(__u32 *)destination_of(packet, 4), ports->destination, packet->protocol, ENDPOINT_VIP) :
-		endpoint_v6(destination_of(packet, 6), ports->destination, packet->protocol, ENDPOINT_VIP);
+	found = endpoint(family, destination_of(packet, family), ports->destination, packet->protocol, ENDPOINT_VIP);
 	if (found)
 		return from_client(packet, family, plain, found, found >> 32);
-	found = family == 4 ?
-		endpoint_v4(*(__u32 *)source_of(packet, 4), ports->source, packet->protocol, ENDPOINT_REAL) :
-		endpoint_v6(source_of(packet, 6), ports->source, packet->protocol, ENDPOINT_REAL);
+	found = endpoint(family, source_of(packet, family), ports->source, packet->protocol, ENDPOINT_REAL);
 	if (found)
 		return from_server(packet, family, plain, found);
 	if (unlikely(hops_of(packet, family) == 0))
-		return drop(0, REASON_MALFORMED);
-	return pass_or_tarpit(packet->context);
+		return reject(packet->context, place_of(packet, family), 0, REASON_MALFORMED);
+	return pass_other(packet->context, place_of(packet, family));
 }
 
 #endif

@@ -4,7 +4,7 @@
 #define EVENER_PACKET_H
 
 #include "checksum.h"
-#include "parse.h"
+#include "parsed.h"
 
 /* The pointers are valid: the headers were checked. */
 struct packet {
@@ -17,10 +17,31 @@ struct packet {
 	/* Header of UDP or TCP. */
 	void *transport;
 	__u8 protocol;
-	/* First fragment of several. */
-	__u8 fragmented;
-	__u32 fragment_id;
+	/* Result of parse(); 0 for simple packets. */
+	__u64 parsed;
 };
+/*
+ * Restores a parsed packet. Returns 0 if it is too short, which was checked before: the check is for the verifier, which
+ * knows nothing about results of functions that it verifies apart.
+ */
+static always_inline int restore(struct packet *packet, struct xdp_md *context, __u32 network, __u64 parsed, int family)
+{
+	struct layers layers;
+
+	unpack(parsed, &layers);
+	packet->context = context;
+	packet->data = (void *)(long)context->data;
+	packet->end = (void *)(long)context->data_end;
+	packet->network = network;
+	packet->ip = packet->data + (network & 0x3f);
+	packet->transport = packet->data + layers.transport;
+	packet->protocol = layers.protocol;
+	packet->parsed = parsed;
+	if (packet->data + ETH_HLEN > packet->end)
+		return 0;
+	return packet->ip + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) <= packet->end;
+}
+
 
 static always_inline __u32 length_of(const struct packet *packet)
 {
@@ -78,7 +99,7 @@ static always_inline int is_mid_flow(const struct packet *packet)
 {
 	const struct tcphdr *tcp = packet->transport;
 
-	return packet->protocol == IPPROTO_TCP && !tcp->syn;
+	return packet->protocol == IPPROTO_TCP && (void *)(tcp + 1) <= packet->end && !tcp->syn;
 }
 
 /* Replaces an address. Returns the difference. */
@@ -111,7 +132,9 @@ static always_inline void rewrite_transport(const struct packet *packet, __u64 d
 	} else {
 		struct tcphdr *tcp = packet->transport;
 
-		tcp->check = checksum_after(tcp->check, difference);
+		/* The caller checked this; the verifier has forgotten it where the protocol was copied. */
+		if ((void *)(tcp + 1) <= packet->end)
+			tcp->check = checksum_after(tcp->check, difference);
 	}
 }
 

@@ -76,7 +76,8 @@ struct layers {
 	__u8 protocol;
 	/* 1 if the packet is a fragment, the first or a later one. */
 	__u8 fragmented;
-	__u8 reserved;
+	/* Set by the caller: the packet is a quotation in an ICMP error, with 8 bytes of the transport header at least. */
+	__u8 quoted;
 	__u32 fragment_id;
 };
 
@@ -108,9 +109,9 @@ static always_inline __u32 parse_ethernet(const void *data, const void *end, __u
 	return offset;
 }
 
-static always_inline __u32 transport_length(__u8 protocol)
+static always_inline __u32 transport_length(const struct layers *layers)
 {
-	return protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+	return layers->protocol == IPPROTO_TCP && !layers->quoted ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 }
 
 /* Classifies the header at an offset by its protocol. */
@@ -119,7 +120,7 @@ static always_inline enum parsed parse_transport(const void *data, const void *e
 	const void *header = data + layers->transport;
 
 	if (layers->protocol == IPPROTO_UDP || layers->protocol == IPPROTO_TCP) {
-		if (header + transport_length(layers->protocol) > end)
+		if (header + transport_length(layers) > end)
 			return PARSED_MALFORMED;
 		return PARSED_TRANSPORT;
 	}

@@ -2,8 +2,7 @@
 //! the plane, and ends by itself soon after its own process has ended.
 
 use crate::contract::{
-    self, CAPTURE_AFTER, CAPTURE_BYTES, Captured, Config, ENDPOINT_VIP, REASONS, SERVICE_CAPTURED, Server,
-    Service,
+    self, CAPTURE_AFTER, CAPTURE_BYTES, Captured, Config, ENDPOINT_VIP, REASONS, SERVICE_CAPTURED, Service,
 };
 use aya::Pod;
 use aya::maps::{Array, Map, MapData, MapError, RingBuf};
@@ -67,15 +66,12 @@ pub struct Sample {
     pub action: &'static str,
     /// Reason, as in `enum reason`.
     pub reason: Option<u8>,
-    /// Address and port (0: the port of the client's packet) of the server.
-    pub server: Option<SocketAddr>,
 }
 
 /// A capture of the packets of one service. It ends when this value is dropped.
 pub struct Capture {
     capturing: Array<MapData, contract::Capture>,
     services: Array<MapData, Service>,
-    servers: Array<MapData, Server>,
     ring: RingBuf<MapData>,
     settings: contract::Capture,
     waiting: BTreeMap<u32, Frame>,
@@ -118,7 +114,6 @@ impl Capture {
         let mut capture = Self {
             capturing,
             services: array(pin, "services")?,
-            servers: array(pin, "servers")?,
             ring,
             settings: contract::Capture {
                 service,
@@ -175,7 +170,7 @@ impl Capture {
             if head.stage == CAPTURE_AFTER {
                 // Without the stage before, the packet was captured for an earlier capture.
                 if let Some(before) = self.waiting.remove(&head.number) {
-                    return Some(self.sample(&head, before, frame));
+                    return Some(sample(&head, before, frame));
                 }
             } else {
                 if self.waiting.len() == WAITING_MAX {
@@ -185,20 +180,14 @@ impl Capture {
             }
         }
     }
+}
 
-    fn sample(&self, head: &Captured, before: Frame, after: Frame) -> Sample {
-        Sample {
-            before,
-            after: (head.length > 0).then_some(after),
-            action: XDP_ACTIONS.get(usize::from(head.action)).copied().unwrap_or("unknown"),
-            reason: (usize::from(head.reason) < REASONS).then_some(head.reason),
-            server: (head.server != 0).then(|| self.server(head.server)).flatten(),
-        }
-    }
-
-    fn server(&self, slot: u32) -> Option<SocketAddr> {
-        let server = self.servers.get(&slot, 0).ok()?;
-        Some(SocketAddr::new(address(server.family, server.address), u16::from_be(server.port)))
+fn sample(head: &Captured, before: Frame, after: Frame) -> Sample {
+    Sample {
+        before,
+        after: (head.length > 0).then_some(after),
+        action: XDP_ACTIONS.get(usize::from(head.action)).copied().unwrap_or("unknown"),
+        reason: (usize::from(head.reason) < REASONS).then_some(head.reason),
     }
 }
 
@@ -274,10 +263,10 @@ mod tests {
     fn record(head: &Captured, bytes: &[u8]) -> Vec<u8> {
         let mut record = Vec::new();
         record.extend(head.time_ns.to_ne_bytes());
-        for word in [head.service, head.server, head.number, head.length, head.stored] {
+        for word in [head.service, head.number, head.length, head.stored] {
             record.extend(word.to_ne_bytes());
         }
-        record.extend([head.stage, head.reason, head.action, 0]);
+        record.extend([head.stage, head.reason, head.action, 0, 0, 0, 0, 0]);
         record.extend(bytes);
         record
     }

@@ -10,6 +10,7 @@ pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
+pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
 pub const RETURNS_MAX: u32 = 65536;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
@@ -21,8 +22,7 @@ pub const SOURCES_MAX: u32 = 262144;
 pub const ATTEMPTS_MAX: u32 = 131072;
 pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
-pub const IDENTITIES_MAX: u32 = SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX;
-
+pub const LAST_REASON: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
 
 // enum endpoint_kind
@@ -475,6 +475,16 @@ unsafe impl Pod for Event {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventBudget {
+    pub second: u64,
+    pub events: u64,
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for EventBudget {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capture {
     pub until_ns: u64,
     pub service: u32,
@@ -492,7 +502,6 @@ unsafe impl Pod for Capture {}
 pub struct Captured {
     pub time_ns: u64,
     pub service: u32,
-    pub server: u32,
     pub number: u32,
     pub length: u32,
     pub stored: u32,
@@ -500,6 +509,7 @@ pub struct Captured {
     pub reason: u8,
     pub action: u8,
     pub reserved: u8,
+    pub reserved_word: u32,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.

@@ -14,6 +14,7 @@ pub mod counting;
 pub mod defence;
 mod endpoints;
 pub mod ethtool;
+pub mod events;
 mod foreign;
 pub mod installation;
 pub mod interface;

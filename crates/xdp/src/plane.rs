@@ -6,6 +6,7 @@
 mod runner;
 
 use crate::counting::ServersLive;
+use crate::events::Decision;
 use evener_core::service::ServiceLive;
 use evener_core::spec::XdpSpec;
 use evener_core::table::ServiceTable;
@@ -82,6 +83,8 @@ pub enum Report {
     NoNextHop(IpAddr, String),
     /// Servers with this address can be reached again.
     NextHop(IpAddr),
+    /// A decision about a packet, as far as the configuration wants them.
+    Decision(Box<Decision>),
 }
 
 enum Command {

@@ -41,7 +41,11 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
         config: Config::default(),
         pools: HashMap::new(),
         pools_of_xdp: xdp::pools_of_plane(run),
+        declared: HashMap::new(),
     };
+    for made in run.pools().iter().chain(run.services()) {
+        builder.declared.entry(made.name()).or_insert(made);
+    }
     if let Some(made) = run.xdp() {
         builder.config.spec.xdp = super::xdp::read(&reading, made);
     }
@@ -98,6 +102,8 @@ struct Builder<'a> {
     pools: HashMap<Arc<str>, usize>,
     /// Names of the pools of services in the XDP plane, whose servers may have no port.
     pools_of_xdp: HashSet<String>,
+    /// Declarations of pools, and of services with their own servers, by name.
+    declared: HashMap<&'a str, &'a Made>,
 }
 
 impl<'a> Builder<'a> {

@@ -2,7 +2,7 @@
 //! starts with the first service.
 
 use evener_core::Time;
-use evener_core::event::Event;
+use evener_core::event::{Event, Severity};
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::Snapshot;
@@ -10,6 +10,7 @@ use evener_core::spec::{Plane, PoolSpec, ServiceSpec, Spec};
 use evener_core::table::{Edit, PoolTable, ServiceChanges, ServiceTable, TableChange, Tables};
 use evener_xdp::plane::{AtExit, PlaneOptions, Report, Services, Setup};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -171,5 +172,19 @@ pub(crate) fn event_of(report: Report) -> Event {
         Report::Problem(problem) => Event::XdpProblem { problem },
         Report::NoNextHop(address, reason) => Event::XdpUnreachable { address, reason },
         Report::NextHop(address) => Event::XdpReachable { address },
+        Report::Decision(decision) => {
+            let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+            Event::PacketDecision {
+                severity: Severity(decision.level),
+                decision: decision.decision,
+                reason: decision.reason,
+                service: decision.service,
+                protocol: decision.protocol,
+                source: text(decision.source),
+                destination: text(decision.destination),
+                new_source: text(decision.new_source),
+                new_destination: text(decision.new_destination),
+            }
+        }
     }
 }

@@ -6,6 +6,19 @@ use crate::config::nearest;
 use crate::table::Style;
 
 impl View {
+    /// Returns an address that a service listens on.
+    ///
+    /// # Errors
+    /// There is no such service. The error names the nearest name.
+    pub(crate) fn listen_address(&self, name: &str) -> Result<std::net::SocketAddr, String> {
+        let Some(service) = self.services.iter().find(|service| service.is_named(name)) else {
+            let near = nearest(name, self.services.iter().map(ServiceView::name));
+            return Err(format!("there is no service `{name}`{near}"));
+        };
+        let address = service.ip_addresses().next();
+        address.ok_or_else(|| format!("the service `{name}` listens on no IP address"))
+    }
+
     /// Keeps the services, pools and servers with this name: of a service, also its pools; of a pool, also the
     /// services that use it; of a server, its
     /// pool without the other servers, and the services of the pool. The name of a server may begin with its pool: `web/10.0.0.1:80`.

@@ -5,6 +5,7 @@ use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
+use crate::events::EventReader;
 use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
@@ -33,6 +34,7 @@ struct Running {
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
+    events: Option<EventReader>,
 }
 
 pub(super) struct Runner {
@@ -60,7 +62,8 @@ impl Running {
         let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
         let contents = Contents::taken_over(found, now);
         let counting = Counting::default();
-        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting })
+        let events = kernel.maps().take_events().map(EventReader::new);
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
     }
 
     /// Writes the settings of the whole program.
@@ -238,6 +241,7 @@ impl Runner {
     pub(super) fn on_time(&mut self) {
         let now = self.now();
         let Some(running) = &mut self.running else { return };
+        let decisions = running.events.as_mut().map(|events| events.read(&running.contents));
         let (changed, reports) = running.neighbours.on_time(now);
         let mut result = Ok(());
         if changed {
@@ -253,6 +257,9 @@ impl Runner {
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
             self.report_problem(result);
+        }
+        for decision in decisions.into_iter().flatten() {
+            self.report(Report::Decision(Box::new(decision)));
         }
         for report in reports {
             self.report(match report {
@@ -284,6 +291,8 @@ impl Runner {
         let mut fds = vec![PollFd::new(&*self.wake, PollFlags::IN)];
         if let Some(running) = &self.running {
             fds.push(PollFd::from_borrowed_fd(running.neighbours.as_fd(), PollFlags::IN));
+            let events = running.events.as_ref();
+            fds.extend(events.map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
         }
         let _ = poll(&mut fds, timeout.as_ref());
         let is_changed = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());

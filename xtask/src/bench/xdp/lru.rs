@@ -48,7 +48,7 @@ fn left(size: u32, written: u32, cpus: usize) -> anyhow::Result<u64> {
     let first = written - share;
     bench.set_keys(|cpu| Keys::from(if cpu == 0 { 0 } else { first }))?;
     let mut rest = [first, share];
-    let turn = if cpus == 1 { written } else { TURN.max(written / 1000) };
+    let turn = if cpus == 1 { written } else { TURN.max(written / 100) };
     while rest != [0; 2] {
         for (cpu, rest) in rest.iter_mut().enumerate().filter(|(_, rest)| **rest > 0) {
             bind_to_cpu(cpu)?;

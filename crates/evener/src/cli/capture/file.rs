@@ -136,7 +136,7 @@ mod tests {
             length: 100,
             bytes: vec![byte; 61],
         };
-        Sample { before: frame(1), after: Some(frame(2)), action: "tx", reason: None, server: None }
+        Sample { before: frame(1), after: Some(frame(2)), action: "tx", reason: None }
     }
 
     fn written(format: Format) -> Vec<u8> {

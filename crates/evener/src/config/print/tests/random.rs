@@ -63,6 +63,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
+    pools.retain(|pool| xdp::is_complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
     Spec { pools, services, xdp }
 }
@@ -500,7 +501,8 @@ impl Chance<'_> {
             matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
                 || pool.sticky.is_some()
         };
-        if service.protocol == Protocol::Udp && pool.is_some_and(|pool| !keeps(pool)) {
+        if service.protocol == Protocol::Udp && service.xdp.is_none() && pool.is_some_and(|pool| !keeps(pool))
+        {
             service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
         }
     }
