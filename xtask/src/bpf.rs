@@ -3,6 +3,8 @@
 //! The bytes depend on the version of clang but not on the directory of the tree, so CI compiles again and
 //! compares.
 
+mod stack;
+
 use crate::{packages, shell};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -79,6 +81,7 @@ fn compile(source: &Path) -> anyhow::Result<Vec<u8>> {
     clang.arg("-I").arg(shell::root().join("crates/xdp/bpf"));
     clang.arg("-I/usr/include/x86_64-linux-gnu").arg("-c").arg(name).arg("-o").arg(&object);
     shell::run(&mut clang)?;
+    stack::check(&object, &name.to_string_lossy())?;
     shell::run(Command::new(STRIP).arg("-g").arg(&object))?;
     Ok(fs::read(object)?)
 }
