@@ -2,7 +2,8 @@
 
 use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE};
 use crate::contract::{
-    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE, Vip,
+    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId,
+    TAKES_NONE, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
 use crate::slots::Identity;

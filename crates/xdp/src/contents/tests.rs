@@ -181,7 +181,11 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
             addresses,
         }
     };
-    Wanted { services: services.iter().map(service).collect(), pools: [(key.clone(), pool)].into(), own: BTreeSet::new() }
+    Wanted {
+        services: services.iter().map(service).collect(),
+        pools: [(key.clone(), pool)].into(),
+        own: BTreeSet::new(),
+    }
 }
 
 fn at(seconds: u64) -> Time {

@@ -1,11 +1,11 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
-use super::{AtExit, PlaneOptions, Report, Services, Setup};
+use super::{PlaneOptions, Report, Services, Setup};
 use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
-use crate::defence::DarkAddresses;
 use crate::counting::{Counting, ServersLive};
+use crate::defence::DarkAddresses;
 use crate::events::EventReader;
 use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
@@ -202,7 +202,7 @@ impl Runner {
         self.report_hops(reports);
         if self.interfaces.is_empty() {
             // No service is left.
-            self.stop(AtExit::Detach);
+            self.remove();
             return Ok(());
         }
         self.set_interfaces();
@@ -330,13 +330,18 @@ impl Runner {
         }
     }
 
-    /// Counts for the last time. The program and its maps stay, unless they are to be removed.
-    pub(super) fn stop(&mut self, at_exit: AtExit) {
-        let Some(mut running) = self.running.take() else { return };
-        let _ = running.counting.count(running.kernel.maps());
-        if at_exit == AtExit::Detach {
-            running.remove();
+    /// Counts for the last time. The program and its maps stay.
+    pub(super) fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            let _ = running.counting.count(running.kernel.maps());
         }
+    }
+
+    /// Counts for the last time, and removes the program and its maps.
+    fn remove(&mut self) {
+        self.stop();
+        self.running.take().into_iter().for_each(Running::remove);
+        self.troubled.clear();
     }
 }
 
