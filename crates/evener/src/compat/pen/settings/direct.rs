@@ -19,11 +19,22 @@ pub(super) fn interface(word: &str) -> Result<&str, String> {
 }
 
 impl PenSettings {
+    /// Checks that a running instance keeps its interface, so that its clients keep their servers.
+    pub(in crate::compat::pen) fn check_interface(&self, running: &Self) -> Result<(), String> {
+        if self.dsr_if == running.dsr_if {
+            return Ok(());
+        }
+        Err("dsr_if: a running instance keeps its interface: write dsr_if on the command line (-O) or in the file (-F), \
+             and start again"
+            .into())
+    }
+
     /// Moves the service into the XDP plane if there is an interface for it. Packets go to the servers unchanged, and the
     /// servers respond to the clients directly.
     pub(super) fn into_plane(&self, spec: Spec, lists: &[Option<Arc<Acl>>]) -> Result<Spec, String> {
         let Some(interface) = &self.dsr_if else { return Ok(spec) };
-        let is_one = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ip(address) if !address.ip().is_unspecified());
+        let is_one =
+            |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ip(address) if !address.ip().is_unspecified());
         let Spec { pools, services, .. } = spec;
         if !services.iter().flat_map(|service| &service.listen).all(is_one) {
             return Err("dsr_if: write the virtual address: `pen [options] ADDRESS:PORT SERVER...`".into());
@@ -106,7 +117,8 @@ mod tests {
         assert_eq!(spec.pools[0].servers.len(), 2);
         assert!(spec.pools[0].servers.iter().all(|server| server.limits == Limits::default()));
         let tarpit = spec.xdp.tarpit.unwrap();
-        let is_dark = |address: &str| tarpit.access(address.parse().unwrap()) == evener_core::acl::Access::Permit;
+        let is_dark =
+            |address: &str| tarpit.access(address.parse().unwrap()) == evener_core::acl::Access::Permit;
         assert!(is_dark("192.168.2.11") && !is_dark("192.168.2.12"));
     }
 
