@@ -94,7 +94,7 @@ static always_inline int error_for_server(const struct packet *packet, const str
 	if (flow && known_server(flow->server, flow->server_id))
 		slot = flow->server;
 	else if (service->choose_by == CHOOSE_BY_CLIENT)
-		slot = choose_server(service_slot, hash_of_key(family, &key), FACT_MID_FLOW);
+		slot = choose_server(service_slot, hash_of_key(family, &key), 1);
 	server = server_at(slot);
 	if (!slot || !server)
 		return reject(packet->context, place, service_slot, REASON_ICMP_UNKNOWN);

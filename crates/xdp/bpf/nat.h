@@ -4,6 +4,7 @@
 #define EVENER_NAT_H
 
 #include "associate.h"
+#include "capture.h"
 #include "defend.h"
 #include "flows.h"
 #include "forward.h"
@@ -15,40 +16,32 @@
 #include "tarpit.h"
 #include "tunnel.h"
 
-/* Values of a new association. */
-static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
+/* Stores the association of a client with the server in a slot. */
+static never_inline void associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
+				   __u16 vip_port)
 {
-	*flow = (struct flow){ .server = slot, .server_id = server->id, .used = now_used() };
-}
-
-/* Chooses a server for a client's packet, and stores the association. Returns the server's slot, or 0. */
-static never_inline __u32 associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
-				    __u16 vip_port)
-{
-	void *data = (void *)(long)context->data;
-	int family = facts & 0xf;
-	__u64 client = family == 4 ? hash_of_key(4, key) : hash_of_key(6, key);
+	const void *data = (void *)(long)context->data;
 	__u32 slot = facts >> FACT_SLOT_SHIFT;
-	struct server *server;
-	struct flow flow;
+	struct server *server = server_at(slot);
+	struct flow flow = { .server = slot };
 	long error;
 
-	if (likely(!slot))
-		slot = choose_server(service, client, facts & FACT_MID_FLOW);
-	server = server_at(slot);
-	if (!slot || !server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
-		return 0;
-	begin_flow(&flow, slot, server);
+	if (!server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
+		return;
+	flow.server_id = server->id;
+	if (facts & FACT_IDLE)
+		flow.used = now_used();
 	if (server->port)
 		flow.vip_port = vip_port;
-	flow.ifindex = context->ingress_ifindex;
-	copy_mac(flow.mac, data + 6);
-	copy_mac(flow.local_mac, data);
-	error = family == 4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
-	count_stored(service, slot, error, facts & FACT_EXPIRED ? REASON_FLOW_EXPIRED :
-					   facts & FACT_MOVED	? REASON_FLOW_MOVED :
-								  REASON_FLOW_NEW);
-	return slot;
+	if (!(facts & FACT_BY_SERVER)) {
+		flow.ifindex = context->ingress_ifindex;
+		copy_mac(flow.mac, data + ETH_ALEN);
+		copy_mac(flow.local_mac, data);
+	}
+	error = facts & FACT_IPV4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
+	count(service, error ? REASON_FLOW_NOT_STORED : reason_of(facts));
+	if (!error)
+		count_flow(slot);
 }
 
 /* Does what few services need for a packet of a known client. Returns 0 if the association has ended. */
@@ -81,11 +74,12 @@ static always_inline void report_client(const struct packet *packet, int family,
 }
 
 /* A packet for the virtual address and port of a service. */
-static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip)
+static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip,
+				    __u32 *captured)
 {
 	struct service *service = service_at(service_slot);
 	struct ports *ports = packet->transport;
-	__u32 slot = 0, facts = family, bytes = length_of(packet);
+	__u32 slot = 0, facts = family == 4 ? FACT_IPV4 : 0, bytes = length_of(packet);
 	struct server *server = NULL;
 	union flow_key key;
 	struct flow *flow;
@@ -95,15 +89,17 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	/* Direct forwarding is not a hop. */
 	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
-		return respond_expired(packet->context, place_of(packet, family), service_slot, vip);
-	if (unlikely(service->flags & SERVICE_DEFENDED)) {
+		return respond_expired(packet->context, place_of(packet, family), service_slot | vip << 16);
+	if (unlikely(service->flags & (SERVICE_CAPTURED | SERVICE_DEFENDED))) {
 		__u32 place = place_of(packet, family);
-		int defended = defend(packet->context, service_slot, vip, place);
+		__u32 reason = ADMITTED;
 
-		if (defended == DEFENDED_CHALLENGED)
-			return challenge(packet->context, service_slot, place);
-		if (defended != DEFENDED_ADMITTED)
-			return XDP_DROP;
+		if (service->flags & SERVICE_CAPTURED)
+			*captured = capture_before(packet->context, service_slot);
+		if (service->flags & SERVICE_DEFENDED)
+			reason = defend(packet->context, service_slot, vip, place);
+		if (reason != ADMITTED)
+			return refuse(packet->context, service_slot, place, reason);
 	}
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
@@ -128,12 +124,14 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		}
 	}
 	if (unlikely(!server)) {
-		if (is_mid_flow(packet) && !flow)
-			facts |= FACT_MID_FLOW;
-		slot = associate(packet->context, &key, service_slot, facts, ports->destination);
+		slot = facts >> FACT_SLOT_SHIFT;
+		if (!slot)
+			slot = choose_server(service_slot, client_of(family, &key, service), is_mid_flow(packet) && !flow);
 		server = server_at(slot);
 		if (!slot || !server)
 			return reject(packet->context, place_of(packet, family), service_slot, REASON_NO_SERVER);
+		facts |= slot << FACT_SLOT_SHIFT | (service->flags & SERVICE_IDLE ? FACT_IDLE : 0);
+		associate(packet->context, &key, service_slot, facts, ports->destination);
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report_client(packet, family, service_slot, vip, slot, facts, !!flow);
@@ -148,22 +146,19 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	return to_server(packet->context, packet->data, packet->network, service_slot, service, server);
 }
 
-/* Makes the association of traffic that a server began. */
-static never_inline void associate_by_server(int family, const union flow_key *key, __u32 service, __u32 slot)
+/* True if the address of a key is one of this machine's addresses. */
+static never_inline int is_own(int family, const union flow_key *key)
 {
-	struct server *server = server_at(slot);
-	struct flow flow;
-	long error;
+	__u64 address[2];
 
-	if (!server)
-		return;
-	begin_flow(&flow, slot, server);
-	error = family == 4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
-	count_stored(service, slot, error, REASON_FLOW_BY_SERVER);
+	if (family == 4)
+		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_OWN) != 0;
+	__builtin_memcpy(address, key->v6.address, sizeof(address));
+	return endpoint_v6(address, 0, 0, ENDPOINT_OWN) != 0;
 }
 
 /* A packet from a server's address and port. */
-static always_inline int from_server(const struct packet *packet, int family, int plain, __u32 position)
+static always_inline int from_server(const struct packet *packet, int family, int plain, __u32 position, __u32 *captured)
 {
 	struct ports *ports = packet->transport;
 	__u32 bytes = length_of(packet), kind = EVENT_EGRESS, is_searched = 0;
@@ -183,13 +178,18 @@ again:
 	vip = vip_at(returns->vip);
 	if (unlikely(!service || !vip))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
+	if (unlikely(service->flags & SERVICE_CAPTURED) && !*captured)
+		*captured = capture_before(packet->context, returns->service);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return respond_expired(packet->context, place_of(packet, family), returns->service, returns->vip);
+		return respond_expired(packet->context, place_of(packet, family),
+				       returns->service | returns->vip << 16);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
+		if (is_own(family, &key))
+			return XDP_PASS;
 		if (returns->next && !is_searched) {
 			flow_key(&key, family, destination_of(packet, family), ports->destination, 0);
 			is_searched = family == 4 ? search_returns(4, &key, position) : search_returns(6, &key, position);
@@ -203,7 +203,10 @@ again:
 		if (egress == EGRESS_REFUSED && !(service->flags & SERVICE_QUIC))
 			return reject(packet->context, place_of(packet, family), returns->service, REASON_REFUSED_EGRESS);
 		if (egress == EGRESS_NEW) {
-			associate_by_server(family, &key, returns->service, returns->server);
+			associate(packet->context, &key, returns->service,
+				  returns->server << FACT_SLOT_SHIFT | FACT_BY_SERVER | FACT_IDLE |
+					  (family == 4 ? FACT_IPV4 : 0),
+				  0);
 			flow = NULL;
 			kind = EVENT_FLOW_BY_SERVER;
 		}
@@ -211,6 +214,8 @@ again:
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),
 		       returns->service | returns->vip << 16, returns->server);
+	if (unlikely(service->flags & SERVICE_IDLE) && flow)
+		flow->used = now_used();
 	count_out(returns->server, bytes);
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, returns->service | returns->vip << 16, returns->server);
@@ -241,14 +246,24 @@ static always_inline int pass_other(struct xdp_md *context, __u32 place)
 static always_inline int handle(const struct packet *packet, int family, int plain)
 {
 	struct ports *ports = packet->transport;
+	__u32 captured = 0;
 	__u64 found;
+	int action;
 
 	found = endpoint(family, destination_of(packet, family), ports->destination, packet->protocol, ENDPOINT_VIP);
-	if (found)
-		return from_client(packet, family, plain, found, found >> 32);
+	if (found) {
+		action = from_client(packet, family, plain, found, found >> 32, &captured);
+		if (unlikely(captured))
+			capture_after(packet->context, captured, action);
+		return action;
+	}
 	found = endpoint(family, source_of(packet, family), ports->source, packet->protocol, ENDPOINT_REAL);
-	if (found)
-		return from_server(packet, family, plain, found);
+	if (found) {
+		action = from_server(packet, family, plain, found, &captured);
+		if (unlikely(captured))
+			capture_after(packet->context, captured, action);
+		return action;
+	}
 	if (unlikely(hops_of(packet, family) == 0))
 		return reject(packet->context, place_of(packet, family), 0, REASON_MALFORMED);
 	return pass_other(packet->context, place_of(packet, family));

@@ -260,6 +260,20 @@ impl Contents {
         changed.into_iter().try_for_each(|(slot, server)| self.write_server(slot, server, maps))
     }
 
+    /// Writes the addresses of this machine if they changed.
+    pub(crate) fn set_own(
+        &mut self,
+        own: BTreeSet<IpAddr>,
+        hops: &Hops,
+        now: Time,
+        maps: &mut impl MapWriter,
+    ) -> Result<(), ContentsError> {
+        if own == self.wanted.own {
+            return Ok(());
+        }
+        self.apply(Wanted { own, ..self.wanted.clone() }, hops, now, maps)
+    }
+
     /// Returns the time at which [`Self::on_time`] is due.
     pub(crate) fn deadline(&self) -> Time {
         let times = self.leaving.values().chain(self.tables_before.values());
@@ -285,10 +299,23 @@ impl Contents {
         Ok(())
     }
 
-    /// Returns the addresses of servers whose next hops are needed.
-    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+    /// Returns the next hops that were written.
+    pub(crate) fn hops(&self) -> Hops {
+        let known = self.servers.values().filter(|server| server.ifindex != 0);
+        let hop = |server: &Server| Hop {
+            ifindex: server.ifindex,
+            mtu: server.mtu,
+            destination: server.destination_mac,
+            source: server.source_mac,
+        };
+        known.map(|server| (crate::endpoints::ip_of(server.family, server.address), hop(server))).collect()
+    }
+
+    /// Returns the virtual addresses and the addresses of servers.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let vips = self.wanted.services.iter().flat_map(|service| service.addresses.keys().copied());
         let servers = self.wanted.pools.values().flat_map(|pool| &pool.servers);
-        servers.filter(|server| server.is_routed).map(|server| server.address).collect()
+        vips.chain(servers.map(|server| server.address))
     }
 
     /// Returns the slots of a service: one for each family that it listens on.

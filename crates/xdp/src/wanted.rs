@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) struct Wanted {
     pub(crate) services: Vec<WantedService>,
     pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
+    /// Addresses of this machine.
+    pub(crate) own: BTreeSet<IpAddr>,
 }
 
 /// A pool, or its servers of one address family.
@@ -110,6 +112,33 @@ impl Wanted {
             wanted.services.iter_mut().for_each(|service| service.settings.flags |= SERVICE_REPORTED);
         }
         wanted
+    }
+
+    /// Returns the addresses of servers whose next hops are needed.
+    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+        let servers = self.pools.values().flat_map(|pool| &pool.servers);
+        servers.filter(|server| server.is_routed).map(|server| server.address).collect()
+    }
+
+    /// Sets the source addresses of tunnels that the configuration leaves to the system; `source_to` returns the
+    /// address that it chooses for a server.
+    pub(crate) fn set_tunnel_sources(&mut self, mut source_to: impl FnMut(IpAddr) -> Option<IpAddr>) {
+        for service in &mut self.services {
+            if !matches!(service.settings.forward, FORWARD_IPIP | FORWARD_GUE) {
+                continue;
+            }
+            let servers = || self.pools[&service.pool].servers.iter().map(|server| server.address);
+            if service.settings.tunnel_source_v4 == 0
+                && let Some(source) = servers().find(IpAddr::is_ipv4).and_then(&mut source_to)
+            {
+                service.settings.tunnel_source_v4 = words_of(source)[0];
+            }
+            if service.settings.tunnel_source_v6 == [0; 4]
+                && let Some(source) = servers().find(IpAddr::is_ipv6).and_then(&mut source_to)
+            {
+                service.settings.tunnel_source_v6 = words_of(source);
+            }
+        }
     }
 
     fn add(&mut self, table: &ServiceTable, family: Family) {

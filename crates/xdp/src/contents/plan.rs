@@ -2,7 +2,8 @@
 
 use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE};
 use crate::contract::{
-    ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE, Vip,
+    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId,
+    TAKES_NONE, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
 use crate::slots::Identity;
@@ -67,6 +68,12 @@ impl Contents {
         }
         for service in &wanted.services {
             self.plan_service(&mut plan, wanted, service, now)?;
+        }
+        if !wanted.services.is_empty() {
+            for address in &wanted.own {
+                let address = SocketAddr::new(*address, 0);
+                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_OWN }, [1, 0]);
+            }
         }
         self.plan_leaving(&mut plan, now);
         self.plan_chains(&mut plan, now)?;

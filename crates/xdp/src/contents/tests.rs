@@ -86,6 +86,9 @@ impl Model {
                 });
                 continue;
             }
+            if key.kind == crate::contract::ENDPOINT_OWN {
+                continue;
+            }
             let mut position = *a;
             for _ in 0..SHARED_MAX {
                 if position == 0 {
@@ -178,7 +181,11 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
             addresses,
         }
     };
-    Wanted { services: services.iter().map(service).collect(), pools: [(key.clone(), pool)].into() }
+    Wanted {
+        services: services.iter().map(service).collect(),
+        pools: [(key.clone(), pool)].into(),
+        own: BTreeSet::new(),
+    }
 }
 
 fn at(seconds: u64) -> Time {
@@ -291,6 +298,22 @@ fn contents_without_room_change_nothing() {
 }
 
 #[test]
+fn addresses_of_this_machine_follow_its_interfaces() {
+    let (mut contents, mut model) = (Contents::default(), Model::default());
+    let own = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let all = [server(0, "10.0.0.1:53")];
+    let first = Wanted { own: own(&["10.0.0.9", "fd00::9"]), ..wanted(&["a=192.0.2.1:53"], &all) };
+    contents.apply(first, &Hops::new(), at(0), &mut model).unwrap();
+    let written = |model: &Model| {
+        let own = model.endpoints.keys().filter(|key| key.kind == crate::contract::ENDPOINT_OWN);
+        own.map(|key| key.address.ip()).collect::<BTreeSet<IpAddr>>()
+    };
+    assert_eq!(written(&model), own(&["10.0.0.9", "fd00::9"]));
+    contents.set_own(own(&["10.0.0.8"]), &Hops::new(), at(1), &mut model).unwrap();
+    assert_eq!(written(&model), own(&["10.0.0.8"]));
+}
+
+#[test]
 fn next_hops_reach_all_servers_with_the_address() {
     let (mut contents, mut model) = (Contents::default(), Model::default());
     let all = [server(0, "10.0.0.1:53"), server(1, "10.0.0.1:54"), server(2, "10.0.0.2:53")];
@@ -302,7 +325,7 @@ fn next_hops_reach_all_servers_with_the_address() {
     assert_eq!(model.writes.len(), 4, "the interface comes after the addresses: {:?}", model.writes);
     contents.set_hops(&hops, &mut model).unwrap();
     assert_eq!(model.writes.len(), 4);
-    assert_eq!(contents.routed().len(), 2);
+    assert_eq!(contents.hops(), hops);
 }
 
 /// Random changes of services, servers and what the servers take, with processes that end in the middle of a change.

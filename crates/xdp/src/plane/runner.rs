@@ -1,10 +1,11 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
-use super::{AtExit, PlaneOptions, Report, Services, Setup};
+use super::{PlaneOptions, Report, Services, Setup};
 use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
+use crate::defence::DarkAddresses;
 use crate::events::EventReader;
 use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
@@ -17,6 +18,7 @@ use evener_core::spec::{XdpEventLevel, XdpSpec};
 use evener_core::table::ServiceTable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +61,9 @@ impl Running {
         let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
         let mut kernel = Kernel::new(maps)?;
         let found = kernel.found()?;
-        let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
         let contents = Contents::taken_over(found, now);
+        let mut neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
+        neighbours.begin_with(contents.hops());
         let counting = Counting::default();
         let events = kernel.maps().take_events().map(EventReader::new);
         Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
@@ -94,17 +97,21 @@ impl Running {
         Wanted::derive(tables, self.spec.events >= XdpEventLevel::Debug)
     }
 
-    fn apply(&mut self, services: &Services, now: Time) -> Result<(), String> {
-        let wanted = self.wanted(services.services.iter().map(|(table, _)| table));
+    /// Writes the services. Returns the reports about next hops.
+    fn apply(&mut self, services: &Services, now: impl Fn() -> Time) -> Result<Vec<HopReport>, String> {
+        let mut wanted = self.wanted(services.services.iter().map(|(table, _)| table));
+        wanted.own = self.neighbours.local_addresses();
+        wanted.set_tunnel_sources(|server| self.neighbours.source_to(server));
+        let reports = self.neighbours.prepare(wanted.routed(), &now);
         let hops = self.neighbours.hops();
-        let applied = self.contents.apply(wanted, hops, now, &mut self.kernel);
+        let applied = self.contents.apply(wanted, hops, now(), &mut self.kernel);
         applied.map_err(|error| error.to_string())?;
-        self.neighbours.set_wanted(self.contents.routed(), now);
         let lives: HashMap<Arc<str>, Arc<ServiceLive>> =
             services.services.iter().map(|(_, live)| (live.name.clone(), Arc::clone(live))).collect();
         let servers: &ServersLive = &services.servers;
         let counted = self.counting.configure(&self.contents, &lives, servers, self.kernel.maps());
-        counted.map_err(|error| error.to_string())
+        counted.map_err(|error| error.to_string())?;
+        Ok(reports)
     }
 }
 
@@ -188,13 +195,14 @@ impl Runner {
     }
 
     pub(super) fn configure(&mut self, services: Services) -> Result<(), String> {
-        let now = self.now();
+        let origin = self.options.origin;
         self.interfaces = self.next_interfaces.clone();
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.apply(&services, now)?;
+        let reports = running.apply(&services, || Time::since_origin(origin.elapsed()))?;
+        self.report_hops(reports);
         if self.interfaces.is_empty() {
             // No service is left.
-            self.stop(AtExit::Detach);
+            self.remove();
             return Ok(());
         }
         self.set_interfaces();
@@ -203,17 +211,27 @@ impl Runner {
     }
 
     pub(super) fn update(&mut self, services: Services) {
-        let now = self.now();
+        let origin = self.options.origin;
         let Some(running) = &mut self.running else { return };
-        let result = running.apply(&services, now);
-        self.report_problem(result);
+        match running.apply(&services, || Time::since_origin(origin.elapsed())) {
+            Ok(reports) => {
+                self.report_problem(Ok(()));
+                self.report_hops(reports);
+            }
+            Err(problem) => self.report_problem(Err(problem)),
+        }
     }
 
     fn set_interfaces(&mut self) {
         let Some(running) = &mut self.running else { return };
         let spec = running.spec.clone();
         let results = running.set_interfaces(&self.interfaces, &spec);
+        let indices = results.iter().filter_map(|(_, result)| Some(result.as_ref().ok()?.index));
+        let dark = running.write_dark(indices.collect());
         self.report_interfaces(results);
+        if dark.is_err() {
+            self.report_problem(dark);
+        }
     }
 
     /// Reports interfaces to which the program was attached, and problems once.
@@ -237,6 +255,15 @@ impl Runner {
         }
     }
 
+    fn report_hops(&self, reports: Vec<HopReport>) {
+        for report in reports {
+            self.report(match report {
+                HopReport::Missing(address, why) => Report::NoNextHop(address, why),
+                HopReport::Found(address) => Report::NextHop(address),
+            });
+        }
+    }
+
     /// Does all work that is due.
     pub(super) fn on_time(&mut self) {
         let now = self.now();
@@ -246,6 +273,11 @@ impl Runner {
         let mut result = Ok(());
         if changed {
             result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
+        }
+        if running.neighbours.take_addresses_changed() {
+            let own = running.neighbours.local_addresses();
+            let changed = running.contents.set_own(own, running.neighbours.hops(), now, &mut running.kernel);
+            result = result.and(changed);
         }
         let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
         let result = result.and(timely).map_err(|error| error.to_string());
@@ -261,12 +293,7 @@ impl Runner {
         for decision in decisions.into_iter().flatten() {
             self.report(Report::Decision(Box::new(decision)));
         }
-        for report in reports {
-            self.report(match report {
-                HopReport::Missing(address, why) => Report::NoNextHop(address, why),
-                HopReport::Found(address) => Report::NextHop(address),
-            });
-        }
+        self.report_hops(reports);
         let is_check_due = !self.troubled.is_empty() && self.next_interfaces_check <= now;
         if links_changed || is_check_due {
             self.next_interfaces_check = now + INTERFACES_EVERY;
@@ -303,13 +330,18 @@ impl Runner {
         }
     }
 
-    /// Counts for the last time. The program and its maps stay, unless they are to be removed.
-    pub(super) fn stop(&mut self, at_exit: AtExit) {
-        let Some(mut running) = self.running.take() else { return };
-        let _ = running.counting.count(running.kernel.maps());
-        if at_exit == AtExit::Detach {
-            running.remove();
+    /// Counts for the last time. The program and its maps stay.
+    pub(super) fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            let _ = running.counting.count(running.kernel.maps());
         }
+    }
+
+    /// Counts for the last time, and removes the program and its maps.
+    fn remove(&mut self) {
+        self.stop();
+        self.running.take().into_iter().for_each(Running::remove);
+        self.troubled.clear();
     }
 }
 
@@ -322,6 +354,21 @@ impl Running {
         let wanted: Vec<WantedInterface> =
             names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
         self.links.set(&wanted)
+    }
+
+    /// Writes the dark addresses for these interfaces.
+    fn write_dark(&mut self, indices: Vec<u32>) -> Result<(), String> {
+        let tarpit = self.spec.tarpit.clone();
+        let interfaces: BTreeMap<u32, [u8; 6]> =
+            indices.into_iter().filter_map(|index| Some((index, self.neighbours.mac_of(index)?))).collect();
+        let mut hosts: Vec<IpAddr> = self.contents.addresses().collect();
+        hosts.extend(self.neighbours.local_addresses());
+        let dark = tarpit.as_deref().map(|addresses| DarkAddresses {
+            addresses,
+            hosts: &hosts,
+            interfaces: &interfaces,
+        });
+        self.kernel.write_dark(dark).map_err(|error| error.to_string())
     }
 
     /// Detaches the program and removes its maps.

@@ -1,3 +1,5 @@
+//! Connections of real clients through a router, while addresses are forged.
+
 use crate::network::{Namespace, connect, leave, run, send_frames, wait_until};
 use crate::packet::{Packet, SYN};
 use crate::plane::{Plane, VIP_V4, VIP_V6};

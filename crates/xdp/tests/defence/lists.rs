@@ -1,3 +1,5 @@
+//! Prefix lists against the access list that they were made of.
+
 use crate::packet::{Packet, TCP, UDP};
 use crate::plane::{Plane, VIP_V4, VIP_V6};
 use evener_core::Random;

@@ -1,3 +1,5 @@
+//! Token buckets of source prefixes.
+
 use crate::packet::{Packet, UDP};
 use crate::plane::{Plane, VIP_V4, VIP_V6};
 use evener_core::spec::SourceRate;

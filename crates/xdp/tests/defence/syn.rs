@@ -1,3 +1,5 @@
+//! Challenges to SYNs, and the segments that answer them.
+
 use crate::packet::{ACK, Packet, RST, SYN};
 use crate::plane::{Plane, VIP_V4, VIP_V6, XDP_DROP};
 use evener_core::Random;

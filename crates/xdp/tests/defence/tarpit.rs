@@ -1,3 +1,5 @@
+//! Responses for dark addresses.
+
 use crate::packet::{
     ACK, FIN, LOCAL_MAC, Packet, RST, SENDER_MAC, SYN, TCP, UDP, octets, transport_checksum,
 };
