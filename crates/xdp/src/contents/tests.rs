@@ -21,7 +21,7 @@ struct Model {
     tables_before: HashMap<u32, Arc<[u32]>>,
     endpoints: HashMap<EndpointKey, (Position, EndpointValue)>,
     defences: HashMap<u32, WantedDefence>,
-    quic: BTreeMap<QuicKey, SlotAndId>,
+    quic: BTreeMap<QuicName, SlotAndId>,
     writes: Vec<Write>,
     /// The number of writes after which the kernel refuses each write.
     fails_after: Option<usize>,
