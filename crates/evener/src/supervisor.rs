@@ -28,6 +28,7 @@ use crate::discover::Found;
 use crate::events::Events;
 use crate::planes::{Planes, RunningService, event_of};
 use crate::request_log::RequestLogs;
+use crate::service_manager;
 use crate::signals::Signals;
 use certificates::Certificates;
 use evener_core::event::Event;
@@ -399,6 +400,7 @@ impl Supervisor {
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {
+                service_manager::stopping();
                 self.plane.drain();
                 for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());

@@ -80,12 +80,15 @@ static always_inline __u16 respond_header_checksum(const struct iphdr *ip)
 	return ~fold(sum);
 }
 
-/* No errors are sent about errors, later fragments and packets without one sender (RFC 1122, 3.2.2). */
+/*
+ * No errors are sent about errors, later fragments, packets without one sender (RFC 1122, 3.2.2), and packets that no host
+ * sends because their time to live is 0.
+ */
 static always_inline int respond_may_v4(const struct iphdr *ip, const void *end)
 {
 	__u8 first = bpf_ntohl(ip->saddr) >> 24;
 
-	if (ip->frag_off & IPV4_OFFSET)
+	if (ip->frag_off & IPV4_OFFSET || ip->ttl == 0)
 		return 0;
 	if (first == 0 || first == 127 || first >= 224)
 		return 0;
@@ -104,7 +107,7 @@ static always_inline int respond_may_v6(const struct ipv6hdr *ip, const void *en
 {
 	const __be32 *source = ip->saddr.in6_u.u6_addr32;
 
-	if (ip->saddr.in6_u.u6_addr8[0] == 0xff)
+	if (ip->saddr.in6_u.u6_addr8[0] == 0xff || ip->hop_limit == 0)
 		return 0;
 	/* Neither :: nor ::1 (RFC 4443, 2.4 e.6). */
 	if ((source[0] | source[1] | source[2]) == 0 && (source[3] & ~NET32(1)) == 0)
@@ -258,13 +261,18 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 	return respond_v6(context, l3, vip, to, mtu);
 }
 
-/* Drops a packet at the end of its time to live, and tells its sender. The place is as for report(). */
-static always_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 service, __u32 vip_slot)
+/*
+ * Drops a packet at the end of its time to live, and tells its sender. The place is as for report(), the owner is the slot
+ * of the service, and from bit 16 on of the virtual address.
+ */
+never_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 owner)
 {
-	if (respond(context, place & 0x3f, vip_slot, RESPOND_TTL_EXCEEDED, 0) != XDP_TX)
-		return reject(context, place, service, REASON_TTL_EXCEEDED);
-	count(service, REASON_RESPONDED_TTL);
-	return XDP_TX;
+	int action;
+
+	report(context, place, REPORT(EVENT_DROPPED, REASON_TTL_EXCEEDED, EVENT_WARNING), owner, 0);
+	action = respond(context, place & 0x3f, owner >> 16, RESPOND_TTL_EXCEEDED, 0);
+	count(owner & 0xffff, action == XDP_TX ? REASON_RESPONDED_TTL : REASON_TTL_EXCEEDED);
+	return action;
 }
 
 #endif

@@ -240,11 +240,13 @@ static always_inline __u32 tunnel_place(__u32 l3, const struct vip *vip)
  */
 static always_inline int tunnel_refuse(struct xdp_md *context, const struct vip *vip, __u32 vip_slot, __u32 l3, __u32 mtu)
 {
-	if ((vip->family != 4 && mtu < TUNNEL_MTU_MIN_V6) ||
-	    respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu) != XDP_TX)
-		return reject(context, tunnel_place(l3, vip), vip->service, REASON_TOO_BIG);
-	count(vip->service, REASON_RESPONDED_TOO_BIG);
-	return XDP_TX;
+	int action = XDP_DROP;
+
+	report(context, tunnel_place(l3, vip), REPORT(EVENT_DROPPED, REASON_TOO_BIG, EVENT_INFO), vip->service, 0);
+	if (vip->family == 4 || mtu >= TUNNEL_MTU_MIN_V6)
+		action = respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu);
+	count(vip->service, action == XDP_TX ? REASON_RESPONDED_TOO_BIG : REASON_TOO_BIG);
+	return action;
 }
 
 /*
@@ -287,7 +289,7 @@ never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot
 	if (tunnel_read(context, l3, vip->family, &packet))
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_MALFORMED);
 	if (service->forward != FORWARD_DIRECT && packet.ttl <= 1)
-		return respond_expired(context, tunnel_place(l3, vip), vip->service, vip_slot);
+		return respond_expired(context, tunnel_place(l3, vip), vip->service | vip_slot << 16);
 	if (service->forward == FORWARD_DIRECT && !server->ifindex)
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_NO_NEXT_HOP);
 	overhead = tunnel_overhead(service, server);

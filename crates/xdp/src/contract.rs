@@ -10,6 +10,7 @@ pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
+pub const IDENTITIES_MAX: u32 = 32768;
 pub const RETURNS_MAX: u32 = 65536;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
@@ -23,7 +24,6 @@ pub const TARPITS_MAX: u32 = 256;
 pub const REASONS_MAX: usize = 40;
 pub const LAST_REASON: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
-pub const IDENTITIES_MAX: u32 = 32768;
 
 // enum endpoint_kind
 pub const ENDPOINT_FREE: u8 = 0;
@@ -406,7 +406,7 @@ pub struct Tarpit {
 unsafe impl Pod for Tarpit {}
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuicKey {
     pub service: u32,
     pub length: u8,

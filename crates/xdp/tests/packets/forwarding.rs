@@ -150,10 +150,14 @@ fn packets_with_an_unknown_next_hop_pass_to_the_kernel_rewritten() {
 #[test]
 fn the_time_to_live_ends_here() {
     for_each_family(service(), |director, family| {
-        for (ttl, action) in [(0, XDP_DROP), (1, XDP_DROP), (2, XDP_TX), (255, XDP_TX)] {
+        let cases = [(0, XDP_DROP, [1, 0]), (1, XDP_TX, [1, 1]), (2, XDP_TX, [1, 1]), (255, XDP_TX, [1, 1])];
+        for (ttl, action, dropped_and_responded) in cases {
             let mut request = request(family, UDP);
             request.ttl = ttl;
             assert_eq!(director.run(&request.frame()).0, action, "{ttl}");
+            let counted =
+                [REASON_TTL_EXCEEDED, REASON_RESPONDED_TTL].map(|reason| director.count(SERVICE, reason));
+            assert_eq!(counted, dropped_and_responded, "{ttl}");
         }
     });
 }

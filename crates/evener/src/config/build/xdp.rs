@@ -8,7 +8,9 @@ use crate::config::fields::Fields;
 use crate::config::raw::{Made, Run, Value};
 use crate::config::sticky::sticky_defaults;
 use crate::config::{Location, edge, xdp};
+use crate::scope;
 use evener_core::Endpoint;
+use evener_core::address::AddressError;
 use evener_core::spec::{
     DiscoverSpec, Forward, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec,
     StickyBy, Transport, XdpServiceSpec,
@@ -27,6 +29,15 @@ const SERVERS_MAX: usize = 16_383;
 /// the contract.
 const SHARED_MAX: usize = 8;
 
+/// Need for ports of the addresses of servers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Ports {
+    /// An address without a port is a problem.
+    Required,
+    /// A server without a port has the port of the client.
+    Optional,
+}
+
 /// Returns the names of the pools of services in the XDP plane, whose servers may have no port.
 pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
     let is_in_plane = |made: &&Arc<Made>| made.table().get("plane").and_then(Value::text) == Some("xdp");
@@ -39,6 +50,20 @@ pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
 }
 
 impl<'a> Builder<'a> {
+    /// Returns the need for ports of the servers of a pool or service.
+    pub(super) fn ports_of(&self, made: &Made) -> Ports {
+        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
+    }
+
+    /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
+    pub(super) fn server_at(&self, address: &str, made: &Made) -> Result<ServerSpec, AddressError> {
+        let without = |error| match self.ports_of(made) {
+            Ports::Optional => Endpoint::parse_without_port(address).map(ServerSpec::new).ok_or(error),
+            Ports::Required => Err(error),
+        };
+        scope::server(address).or_else(without)
+    }
+
     /// Reads a service of the XDP plane.
     pub(super) fn xdp_service(&mut self, made: &'a Made, mut fields: Fields<'a>, protocol: Protocol) {
         let name = made.name();

@@ -4,10 +4,10 @@ mod discover;
 mod dns;
 mod http;
 mod patience;
+mod policy;
 mod request_log;
 mod xdp;
 
-use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
 use evener_core::spec::*;
@@ -296,43 +296,6 @@ impl Chance<'_> {
                 _ => None,
             },
             ..PoolSpec::new(&name, servers)
-        }
-    }
-
-    fn policy(&mut self) -> Policy {
-        let name = self.pick(&Policy::NAMES);
-        match Policy::named(name).unwrap() {
-            Policy::Ewma { decay } => Policy::Ewma { decay: self.or(decay, Self::time) },
-            Policy::Maglev { table } => {
-                Policy::Maglev { table: self.or(table, |c| c.pick(&[2, 101, 5_000_011])) }
-            }
-            policy => policy,
-        }
-    }
-
-    fn sticky(&mut self, kind: Kind) -> Option<StickySpec> {
-        let defaults = crate::config::sticky::sticky_defaults();
-        if kind == Kind::Xdp {
-            return self.maybe(|_| defaults);
-        }
-        if kind == Kind::Cookie {
-            let name = self.pick(&["EVENER", "a|b", "'`~"]);
-            return Some(StickySpec { by: StickyBy::Cookie(name.into()), ..defaults });
-        }
-        self.maybe(|chance| StickySpec {
-            size: chance.or(defaults.size, |chance| chance.within(1..=16_000_000) as usize),
-            ttl: chance.or(defaults.ttl, |chance| chance.maybe(Self::time)),
-            failback: chance.one_in(2),
-            rebalance: chance.maybe(|chance| chance.duration(REBALANCE_MIN, Duration::from_secs(3600))),
-            ..defaults
-        })
-    }
-
-    fn passive(&mut self) -> PassiveSpec {
-        let PassiveSpec { failures, down_for } = PassiveSpec::default();
-        PassiveSpec {
-            failures: self.or(failures, |chance| chance.within(0..=1000)),
-            down_for: self.or(down_for, Self::time),
         }
     }
 
