@@ -198,11 +198,11 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn configure(&mut self, services: Services) -> Result<(), String> {
+    pub(super) fn configure(&mut self, services: &Services) -> Result<(), String> {
         let origin = self.options.origin;
         self.interfaces = self.next_interfaces.clone();
         let Some(running) = &mut self.running else { return Ok(()) };
-        let reports = running.apply(&services, || Time::since_origin(origin.elapsed()))?;
+        let reports = running.apply(services, || Time::since_origin(origin.elapsed()))?;
         running.is_new = false;
         self.report_hops(reports);
         if self.interfaces.is_empty() {
@@ -215,10 +215,10 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn update(&mut self, services: Services) {
+    pub(super) fn update(&mut self, services: &Services) {
         let origin = self.options.origin;
         let Some(running) = &mut self.running else { return };
-        match running.apply(&services, || Time::since_origin(origin.elapsed())) {
+        match running.apply(services, || Time::since_origin(origin.elapsed())) {
             Ok(reports) => {
                 self.report_problem(Ok(()));
                 self.report_hops(reports);
