@@ -11,7 +11,7 @@ use crate::supervisor::{ConfigSource, Setting};
 use evener_core::pool::Pool;
 use evener_core::spec::{
     CertificateFiles, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec,
-    Transport, Verification,
+    Transport, Verification, XdpSpec,
 };
 use evener_core::{Endpoint, Random};
 use std::collections::BTreeMap;
@@ -75,10 +75,9 @@ impl Generator<'_> {
     /// Returns a random configuration. About half of its services and pools are those of `before`.
     fn next(&mut self, before: &Spec) -> Spec {
         let mut spec = random_spec(&mut self.random, &self.scratch.0);
-        // The XDP plane needs interfaces. Its own tests apply configurations.
-        for service in &mut spec.services {
-            (service.plane, service.xdp) = (Plane::Proxy, None);
-        }
+        // The XDP plane needs interfaces; its own tests have them.
+        spec.services.retain(|service| service.plane == Plane::Proxy);
+        spec.xdp = XdpSpec::default();
         for (number, pool) in spec.pools.iter_mut().enumerate() {
             self.bound(pool);
             pool.name = format!("p{number}").into();
