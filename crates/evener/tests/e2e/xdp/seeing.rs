@@ -1,4 +1,4 @@
-//! What an operator sees of packets in the XDP plane: events of decisions, and captures.
+//! Events of decisions about packets in the XDP plane, and captures of packets.
 
 use crate::harness::xdp::{CLIENT_V4, Echo, UdpClient, VIP_V4, XdpNetwork, server_v4};
 use crate::harness::{Evener, have, wait_until};
