@@ -79,6 +79,15 @@ pub enum PrefixError {
 }
 
 impl Prefix {
+    /// Creates the prefix of the first `length` bits of an address, or of all its bits if it has fewer. An IPv4-mapped
+    /// address counts as the IPv4 address.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Self {
+        let (family, bits) = left_aligned(address);
+        let length = length.min(if family == Family::V4 { 32 } else { 128 });
+        Self { family, bits: bits & mask(length), length }
+    }
+
     /// Returns true if the prefix covers an address. An IPv4-mapped address counts as the IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -451,7 +451,7 @@ fn moved(old: Option<Target>, new: Option<Target>) -> Option<FieldChange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Policy, Protocol};
+    use crate::spec::{Forward, Policy, Protocol, TunnelSource, XdpServiceSpec};
 
     fn spec(pools: &[(&str, &[&str])], listen: &[&str]) -> Spec {
         let server = |address: &&str| ServerSpec::new(address.parse().unwrap());
@@ -543,5 +543,33 @@ mod tests {
         // Other settings than files have changes of their own.
         check(((2, 1), (1, 1)), &[], true);
         check(((1, 1), (2, 1)), &[], true);
+    }
+
+    #[test]
+    fn settings_of_the_xdp_plane_are_compared_by_the_names_of_their_keys() {
+        let mut old = spec(&[("web", &["10.0.0.1:80"])], &["192.0.2.1:80"]);
+        old.services[0].plane = crate::spec::Plane::Xdp;
+        let settings = XdpServiceSpec { interfaces: vec!["eth0".into()], ..XdpServiceSpec::default() };
+        old.services[0].xdp = Some(Arc::new(settings.clone()));
+        let mut new = old.clone();
+        new.xdp.flows = 5;
+        new.pools[0].servers[0] =
+            ServerSpec { quic_id: "a01f".parse().ok(), ..new.pools[0].servers[0].clone() };
+        new.services[0].xdp = Some(Arc::new(XdpServiceSpec {
+            forward: Forward::Gue(TunnelSource { v4: Some([192, 0, 2, 9].into()), v6: None }, 6080),
+            idle_timeout: Some(std::time::Duration::from_secs(60)),
+            ..settings
+        }));
+        let changes = diff_specs(&old, &new);
+        let lines: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "~ xdp: flows 1048576 -> 5",
+                "~ server web/10.0.0.1:80: quic_id none -> a01f",
+                "~ service www: forward nat -> gue to port 6080 from 192.0.2.9, idle_timeout none -> 1m",
+            ]
+        );
+        assert!(changes.concerns_xdp() && !changes.concerns_listeners() && !changes.concerns_tls());
     }
 }

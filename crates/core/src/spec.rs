@@ -162,7 +162,7 @@ impl Protocol {
 }
 
 /// Transport of clients. A TCP port and a UDP port of the same number are two addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transport {
     /// Connections.
     Stream,

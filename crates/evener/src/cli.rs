@@ -14,6 +14,7 @@ mod run;
 mod server_state;
 mod shell;
 mod usage;
+mod xdp;
 
 use crate::admin::Permissions;
 use crate::events::Events;
@@ -41,6 +42,7 @@ Examples:
   evener drain web/10.0.0.1:80 --wait                 wait until no client is left
   evener clients --sort rate                          show the busiest clients
   evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
+  evener xdp check eth0                               examine an interface for XDP
   evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
@@ -196,6 +198,9 @@ enum Command {
         #[command(flatten)]
         arguments: ForeignArguments,
     },
+    /// Examine interfaces for the XDP plane, show what is pinned in the kernel, take it away
+    #[command(subcommand)]
+    Xdp(xdp::XdpCommand),
     /// Explain a command, or a key of the configuration: `evener help drain`, `evener help pool.sticky`
     Help(help::HelpCommand),
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
@@ -437,6 +442,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_)
         | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
+        Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {
             // clap_complete panics when a write fails, so it writes to memory.

@@ -78,13 +78,7 @@ impl Instance {
     /// Runs until a signal or a request ends the instance. Before this returns, clients may finish, and the
     /// file of the admin socket is removed.
     pub(crate) async fn run(mut self, signals: Signals) {
-        let draining = self.supervisor.draining();
         self.tasks.spawn(service_manager::keep_watchdog());
-        self.tasks.spawn(async move {
-            if draining.await.is_ok() {
-                service_manager::stopping();
-            }
-        });
         service_manager::ready();
         self.supervisor.run(signals).await;
         self.tasks.shutdown().await;

@@ -156,7 +156,7 @@ impl Planes {
         self.proxy.cut();
     }
 
-    /// Stops the planes. The kernel goes on with the services of the XDP plane, unless it was asked to detach.
+    /// Stops the planes. The kernel goes on with the services of the XDP plane.
     pub(crate) fn stop(self) {
         self.proxy.stop();
         self.xdp.stop();

@@ -220,10 +220,12 @@ enum Traffic {
     Dns,
     Tcp,
     Udp,
+    /// Packets of the XDP plane.
+    Xdp,
 }
 
 impl Traffic {
-    const ALL: [Self; 4] = [Self::Http, Self::Dns, Self::Tcp, Self::Udp];
+    const ALL: [Self; 5] = [Self::Http, Self::Dns, Self::Tcp, Self::Udp, Self::Xdp];
 
     /// Returns the counter of the traffic.
     const fn counter(self) -> &'static str {
@@ -231,6 +233,7 @@ impl Traffic {
             Self::Http | Self::Dns => "requests",
             Self::Tcp => "connections",
             Self::Udp => "flows",
+            Self::Xdp => "packets_in",
         }
     }
 
@@ -241,6 +244,7 @@ impl Traffic {
             Self::Dns => "QUERIES",
             Self::Tcp => "CONNS",
             Self::Udp => "FLOWS",
+            Self::Xdp => "PACKETS",
         }
     }
 }

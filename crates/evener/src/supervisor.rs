@@ -28,6 +28,7 @@ use crate::discover::Found;
 use crate::events::Events;
 use crate::planes::{Planes, RunningService, event_of};
 use crate::request_log::RequestLogs;
+use crate::service_manager;
 use crate::signals::Signals;
 use certificates::Certificates;
 use evener_core::event::Event;
@@ -65,26 +66,12 @@ pub(crate) struct Setting {
     events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
-    detaches_xdp: bool,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
     pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
-        Self {
-            workers,
-            pin: false,
-            driver: Driver::Epoll,
-            events,
-            drain_timeout: Duration::ZERO,
-            source,
-            detaches_xdp: false,
-        }
-    }
-
-    /// Detaches the XDP program when the instance ends. By default it stays, so that a restart loses nothing.
-    pub(crate) fn detaching_xdp(self) -> Self {
-        Self { detaches_xdp: true, ..self }
+        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -201,7 +188,7 @@ impl Supervisor {
         let reports = sender.clone();
         let xdp_reports = sender.clone();
         let on_xdp_report = Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report))));
-        let mut plane = Planes::start(
+        let plane = Planes::start(
             &PlaneOptions {
                 workers: setting.workers,
                 pin: setting.pin,
@@ -213,9 +200,6 @@ impl Supervisor {
             },
             on_xdp_report,
         )?;
-        if setting.detaches_xdp {
-            plane.xdp().detach_at_exit();
-        }
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
@@ -416,6 +400,7 @@ impl Supervisor {
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {
+                service_manager::stopping();
                 self.plane.drain();
                 for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());

@@ -4,19 +4,27 @@
 #define EVENER_ASSOCIATE_H
 
 #include "choose.h"
+#include "flows.h"
 #include "lookup.h"
 
 /* Length of idle times' unit as a power of two of nanoseconds. */
 #define USED_SHIFT 30
 
-/* What is known about a packet whose client gets a server; the low bits are the family. */
+/* What is known about an association to be made. */
 enum fact {
-	FACT_MID_FLOW = 1 << 4,
+	FACT_IPV4 = 1 << 0,
 	/* The association's server is not available. */
-	FACT_MOVED = 1 << 5,
+	FACT_MOVED = 1 << 1,
 	/* The association was idle for too long. */
-	FACT_EXPIRED = 1 << 6,
+	FACT_EXPIRED = 1 << 2,
+	/* The server sent the first packet. */
+	FACT_BY_SERVER = 1 << 3,
+	/* The time of the last packet is kept. */
+	FACT_IDLE = 1 << 4,
 };
+
+/* From this bit on: the slot of the server. */
+#define FACT_SLOT_SHIFT 16
 
 /* A slot of a table of choices, counted from 0; slot -1 is the number of slots. Returns 0 if there is none. */
 static always_inline __u32 slot_of_table(void *table, __u32 slot)
@@ -110,12 +118,20 @@ static always_inline int is_idle(const struct flow *flow, const struct service *
 	return unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
 }
 
-/* Notes what became of an association's update. */
-static always_inline void count_stored(__u32 service, __u32 server, long error, __u32 reason)
+/* Reason for which an association is made. */
+static always_inline __u32 reason_of(__u32 facts)
 {
-	count(service, error ? REASON_FLOW_NOT_STORED : reason);
-	if (!error)
-		count_flow(server);
+	if (facts & FACT_BY_SERVER)
+		return REASON_FLOW_BY_SERVER;
+	if (facts & FACT_EXPIRED)
+		return REASON_FLOW_EXPIRED;
+	return facts & FACT_MOVED ? REASON_FLOW_MOVED : REASON_FLOW_NEW;
+}
+
+/* Hash of a client, for services that choose by it. */
+static always_inline __u64 client_of(int family, const union flow_key *key, const struct service *service)
+{
+	return service->choose_by == CHOOSE_BY_CLIENT ? hash_of_key(family, key) : 0;
 }
 
 #endif

@@ -41,6 +41,11 @@ enum endpoint_kind {
 	ENDPOINT_VIP = 1,
 	/* A server with NAT sends from it. */
 	ENDPOINT_REAL = 2,
+	/*
+	 * An address of this machine, with port and protocol 0: what a server sends to it without an association goes to
+	 * the kernel, such as responses to checks.
+	 */
+	ENDPOINT_OWN = 3,
 };
 
 /* The key of an endpoint of IPv4 is one word, so that it is compared and written at once. */
@@ -527,6 +532,7 @@ struct identity {
 	__u64 words[2];
 };
 
-#define IDENTITIES_MAX (SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX)
+/* SERVERS_MAX + SERVICES_MAX + VIPS_MAX + POOLS_MAX */
+#define IDENTITIES_MAX 32768
 
 #endif

@@ -5,6 +5,7 @@
 
 #include "bucket.h"
 #include "flows.h"
+#include "report.h"
 #include "segment.h"
 
 /* Time for the SYN after a challenge: clients send it again after a timeout that they may have doubled already. */
@@ -14,13 +15,8 @@
 /* Window of a challenge: connection tracking takes a RST only if its sequence number is within this window. */
 #define CHALLENGE_WINDOW 0xffff
 
-enum defended {
-	DEFENDED_ADMITTED = 0,
-	/* Dropped, and counted. */
-	DEFENDED_DROPPED,
-	/* A SYN that challenge() answers. */
-	DEFENDED_CHALLENGED,
-};
+/* The verdict of defend(): admitted, or a reason. Its functions count nothing, because the stack is deep here. */
+#define ADMITTED REASONS
 
 /* Bits of one word of a prefix, in network order. */
 static always_inline __u32 word_of_prefix(__u32 word, int length)
@@ -143,20 +139,20 @@ static always_inline int is_proven(const struct packet *packet, int family, __u3
 	return attempt && now < attempt->until_ns && NET32(tcp->seq) - attempt->sequence <= 0xffff;
 }
 
-static always_inline enum defended judge_syn(const struct packet *packet, int family, __u32 service, __u32 vip,
+static always_inline enum reason judge_syn(const struct packet *packet, int family, __u32 service, __u32 vip,
 					     const struct defence *defence)
 {
 	struct syn_meter *meter = bpf_map_lookup_elem(&syn_meters, &service);
 	__u64 now = bpf_ktime_get_ns();
 
 	if (!meter || !is_flood(&meter->full_until_ns, now, defence->syn_ns, defence->syn_burst_ns))
-		return DEFENDED_ADMITTED;
+		return ADMITTED;
 	meter->strict_until_ns = now + STRICT_NS;
-	return is_proven(packet, family, service, vip, now) ? DEFENDED_ADMITTED : DEFENDED_CHALLENGED;
+	return is_proven(packet, family, service, vip, now) ? ADMITTED : REASON_SYN_CHALLENGED;
 }
 
 /* A segment that is not the first of a client: the answer to a challenge, a segment of a connection, or forged. */
-static always_inline enum defended judge_unknown(const struct packet *packet, int family, __u32 service_slot, __u32 vip,
+static always_inline enum reason judge_unknown(const struct packet *packet, int family, __u32 service_slot, __u32 vip,
 						 const struct service *service)
 {
 	const struct tcphdr *tcp = packet->transport;
@@ -171,69 +167,63 @@ static always_inline enum defended judge_unknown(const struct packet *packet, in
 
 		attempt_key(&key, packet, family, service_slot, vip);
 		bpf_map_update_elem(&attempts, &key, &attempt, BPF_ANY);
-		count(service_slot, REASON_SYN_VALIDATED);
-		return DEFENDED_DROPPED;
+		return REASON_SYN_VALIDATED;
 	}
 	if (!meter || now >= meter->strict_until_ns)
-		return DEFENDED_ADMITTED;
+		return ADMITTED;
 	flow_key(&flow, family, source_of(packet, family), service->flags & SERVICE_BY_ADDRESS ? 0 : tcp->source, vip);
 	if (flow_of(family, &flow))
-		return DEFENDED_ADMITTED;
-	count(service_slot, REASON_SYN_INVALID);
-	return DEFENDED_DROPPED;
+		return ADMITTED;
+	return REASON_SYN_INVALID;
 }
 
-static always_inline enum defended defend_as(const struct packet *packet, int family, __u32 service_slot, __u32 vip)
+static always_inline enum reason defend_as(const struct packet *packet, int family, __u32 service_slot, __u32 vip)
 {
 	struct service *service = service_at(service_slot);
 	struct defence *defence = bpf_map_lookup_elem(&defences, &service_slot);
 	const struct tcphdr *tcp = packet->transport;
 
 	if (!service || !defence)
-		return DEFENDED_ADMITTED;
+		return ADMITTED;
 	if (service->flags & SERVICE_LISTS &&
-	    prefix_verdict(family, service_slot, source_of(packet, family)) == PREFIX_DENIED) {
-		count(service_slot, REASON_DENIED);
-		return DEFENDED_DROPPED;
-	}
-	if (service->flags & SERVICE_RATE && !has_token(family, service_slot, defence, source_of(packet, family))) {
-		count(service_slot, REASON_LIMITED);
-		return DEFENDED_DROPPED;
-	}
+	    prefix_verdict(family, service_slot, source_of(packet, family)) == PREFIX_DENIED)
+		return REASON_DENIED;
+	if (service->flags & SERVICE_RATE && !has_token(family, service_slot, defence, source_of(packet, family)))
+		return REASON_LIMITED;
 	if (!(service->flags & SERVICE_SYN_COOKIES) || packet->protocol != IPPROTO_TCP ||
 	    (void *)(tcp + 1) > packet->end)
-		return DEFENDED_ADMITTED;
+		return ADMITTED;
 	if (tcp->rst || (tcp->syn && tcp->ack))
 		return judge_unknown(packet, family, service_slot, vip, service);
-	return tcp->syn ? judge_syn(packet, family, service_slot, vip, defence) : DEFENDED_ADMITTED;
+	return tcp->syn ? judge_syn(packet, family, service_slot, vip, defence) : ADMITTED;
 }
 
-/* Decides on a client's packet of a service with defence. Returns an enum defended. */
-never_inline int defend(struct xdp_md *context, __u32 service, __u32 vip, __u32 position)
+/* Decides on a client's packet of a service with defence. */
+never_inline int defend(struct xdp_md *context, __u32 service, __u32 vip, __u32 place)
 {
 	struct packet packet = {};
 
-	if (!packet_at(&packet, context, position))
-		return DEFENDED_DROPPED;
-	if (FAMILY_AT(position) == 4) {
+	if (!packet_at(&packet, context, place))
+		return REASON_INTERNAL;
+	if (FAMILY_AT(place) == 4) {
 		if (packet.ip + sizeof(struct iphdr) > packet.end)
-			return DEFENDED_DROPPED;
+			return REASON_INTERNAL;
 		return defend_as(&packet, 4, service, vip);
 	}
 	if (packet.ip + sizeof(struct ipv6hdr) > packet.end)
-		return DEFENDED_DROPPED;
+		return REASON_INTERNAL;
 	return defend_as(&packet, 6, service, vip);
 }
 
 /* Sends a challenge to the sender of a SYN. Returns the action. */
-never_inline int challenge(struct xdp_md *context, __u32 service, __u32 position)
+never_inline int challenge(struct xdp_md *context, __u32 service, __u32 place)
 {
 	struct segment segment = { .flags = SEGMENT_SYN | SEGMENT_ACK, .window = CHALLENGE_WINDOW };
-	int family = FAMILY_AT(position), cookie;
+	int family = FAMILY_AT(place), cookie;
 	struct packet packet = {};
 	struct tcphdr *tcp;
 
-	if (!packet_at(&packet, context, position) || packet.ip + sizeof(struct ipv6hdr) > packet.end)
+	if (!packet_at(&packet, context, place) || packet.ip + sizeof(struct ipv6hdr) > packet.end)
 		return drop(service, REASON_INTERNAL);
 	tcp = packet.transport;
 	if ((void *)(tcp + 1) > packet.end)
@@ -243,8 +233,16 @@ never_inline int challenge(struct xdp_md *context, __u32 service, __u32 position
 		return drop(service, REASON_INTERNAL);
 	segment.acknowledgement = challenge_of(NET32(tcp->seq), cookie);
 	segment.sequence = bpf_get_prandom_u32();
-	count(service, REASON_SYN_CHALLENGED);
 	return family == 4 ? respond_segment(&packet, 4, &segment) : respond_segment(&packet, 6, &segment);
+}
+
+/* Does what defend() decided about a packet that is not admitted. Returns the action. */
+static always_inline int refuse(struct xdp_md *context, __u32 service, __u32 place, __u32 reason)
+{
+	if (reason != REASON_SYN_CHALLENGED && reason != REASON_SYN_VALIDATED)
+		return reject(context, place, service, reason);
+	count(service, reason);
+	return reason == REASON_SYN_CHALLENGED ? challenge(context, service, place) : XDP_DROP;
 }
 
 #endif

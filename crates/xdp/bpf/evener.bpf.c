@@ -83,6 +83,8 @@ never_inline int handle_any(struct xdp_md *context)
 	case PARSED_TRANSPORT:
 		return is_v4 ? transport_v4(context, network, packed) : transport_v6(context, network, packed);
 	case PARSED_ICMP:
+		if (!is_v4 && has_tarpit() && tarpit(context) == XDP_TX)
+			return XDP_TX;
 		return is_v4 ? icmp_v4(context, network, packed) : icmp_v6(context, network, packed);
 	case PARSED_FRAGMENT:
 		return is_v4 ? fragment_v4(context, network, packed) : fragment_v6(context, network, packed);
@@ -117,7 +119,7 @@ int evener(struct xdp_md *context)
 		struct ipv6hdr *ip = packet.ip;
 
 		packet.transport = ip + 1;
-		if (unlikely(packet.transport + sizeof(struct udphdr) > end))
+		if (unlikely(packet.transport + sizeof(struct udphdr) > end || (*(__u8 *)ip & 0xf0) != 0x60))
 			return handle_any(context);
 		packet.protocol = ip->nexthdr;
 		if (packet.protocol == IPPROTO_UDP)

@@ -109,18 +109,4 @@ static always_inline void learn_hop(struct xdp_md *context, const void *data, st
 	copy_mac(flow->local_mac, data);
 }
 
-/* Services that do not use NAT. */
-never_inline int forward_whole(struct xdp_md *context, __u32 network, __u32 service_slot, __u32 server_slot)
-{
-	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-	struct service *service = service_at(service_slot);
-	struct server *server = server_at(server_slot);
-
-	if (!service || !server || data + sizeof(struct ethhdr) > end)
-		return drop(service_slot, REASON_INTERNAL);
-	if (service->forward == FORWARD_DIRECT)
-		return to_server(context, data, network, service_slot, service, server);
-	return pass(service_slot, REASON_UNSUPPORTED);
-}
-
 #endif

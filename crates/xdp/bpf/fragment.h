@@ -7,6 +7,7 @@
 #include "forward.h"
 #include "packet.h"
 #include "report.h"
+#include "tunnel.h"
 
 static always_inline void fragment_key(const struct packet *packet, int family, struct fragment_key *key)
 {
@@ -103,7 +104,7 @@ static always_inline int fragment_from_client(const struct packet *packet, int f
 
 	count_in(fragment->server, length_of(packet));
 	if (service->forward != FORWARD_NAT)
-		return forward_whole(packet->context, packet->network, fragment->service, fragment->server);
+		return tunnel_forward(packet->context, packet->network, fragment->vip, fragment->server);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_network(packet, family, difference);
 	return to_server(packet->context, packet->data, packet->network, fragment->service, service, server);
@@ -146,7 +147,7 @@ static always_inline int handle_fragment(const struct packet *packet, int family
 	server = known_server(fragment->server, fragment->server_id);
 	if (!service || !server)
 		return reject(packet->context, place, fragment->service, REASON_NO_SERVER);
-	if (hops_of(packet, family) <= 1)
+	if (hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT)
 		return reject(packet->context, place, fragment->service, REASON_TTL_EXCEEDED);
 	count(fragment->service, REASON_FRAGMENT);
 	if (fragment->inbound)

@@ -12,6 +12,7 @@
 #include "packet.h"
 #include "parsed.h"
 #include "report.h"
+#include "tunnel.h"
 
 #define ICMP4_UNREACHABLE 3
 #define ICMP4_TIME_EXCEEDED 11
@@ -93,14 +94,14 @@ static always_inline int error_for_server(const struct packet *packet, const str
 	if (flow && known_server(flow->server, flow->server_id))
 		slot = flow->server;
 	else if (service->choose_by == CHOOSE_BY_CLIENT)
-		slot = choose_server(service_slot, hash_of_key(family, &key), FACT_MID_FLOW);
+		slot = choose_server(service_slot, hash_of_key(family, &key), 1);
 	server = server_at(slot);
 	if (!slot || !server)
 		return reject(packet->context, place, service_slot, REASON_ICMP_UNKNOWN);
 	count(service_slot, REASON_ICMP_TRANSLATED);
 	count_in(slot, length_of(packet));
 	if (service->forward != FORWARD_NAT)
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	inner = rewrite_quoted(quoted, family, source_of(quoted, family), server->address, &ports->source, server->port);
 	outer = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_icmp(packet, family, inner, outer);

@@ -1,102 +1,51 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Ethernet headers with up to two VLAN tags, kept while the front of a packet moves. No map or helper is used here. */
+/* Ethernet headers with up to two VLAN tags, while the front of a packet moves. */
 #ifndef EVENER_LINK_H
 #define EVENER_LINK_H
 
-#include "parse.h"
+#include "forward.h"
 
-/* Words of 16 bits: an Ethernet header has 7, a VLAN tag 2. */
-#define LINK_WORDS 11
+/* Bytes of an Ethernet header with two tags. */
+#define LINK_MAX 22
+/* Bound of the room in front of a packet that the verifier knows. */
+#define LINK_ROOM_MASK 63
 
-struct link_header {
-	/* Destination, source, tags, and the type of the packet at the end. */
-	__u16 words[LINK_WORDS];
-};
-
-#define LINK_COPY(to_, from_, words_)						\
-	do {									\
-		_Pragma("unroll") for (int word = 0; word < (words_); word++)	\
-			(to_)[word] = (from_)[word];				\
-	} while (0)
-
-/* Copies the l3 bytes before the IP header. Returns 0, or -1 if there are not so many, or not 0 to 2 tags. */
-static always_inline int link_save(struct link_header *link, const void *data, const void *end,
-							   __u32 l3)
+/* The address at an offset. The verifier needs a bound that the compiler cannot drop. */
+static always_inline void *link_at(void *data, __u32 offset)
 {
-	const __u16 *from = data;
-
-	if (data + 14 > end)
-		return -1;
-	LINK_COPY(link->words, from, 7);
-	if (l3 == 14)
-		return 0;
-	if (data + 18 > end)
-		return -1;
-	LINK_COPY(link->words + 7, from + 7, 2);
-	if (l3 == 18)
-		return 0;
-	if (data + 22 > end)
-		return -1;
-	LINK_COPY(link->words + 9, from + 9, 2);
-	return l3 == 22 ? 0 : -1;
+	asm volatile("" : "+r"(offset));
+	return data + (offset & 127);
 }
 
-/* Writes the header of l3 bytes at data. Returns 0, or -1 if there is no room. */
-static always_inline int link_restore(const struct link_header *link, void *data,
-							      const void *end, __u32 l3)
+/*
+ * Makes room bytes between the Ethernet header and the IP header at l3, whose type is replaced. Returns 0, or -1 if the
+ * driver has no space.
+ */
+never_inline int link_open(struct xdp_md *context, __u32 l3, __u32 room, __u32 type)
 {
-	__u16 *to = data;
+	void *data, *end;
+	__u16 *to, *from;
 
-	if (data + 14 > end)
+	room &= LINK_ROOM_MASK;
+	if (bpf_xdp_adjust_head(context, -(int)room))
 		return -1;
-	LINK_COPY(to, link->words, 7);
-	if (l3 == 14)
-		return 0;
-	if (data + 18 > end)
+	data = (void *)(long)context->data;
+	end = (void *)(long)context->data_end;
+	to = data;
+	from = data + room;
+	if (data + LINK_MAX > end || (void *)from + LINK_MAX > end)
 		return -1;
-	LINK_COPY(to + 7, link->words + 7, 2);
-	if (l3 == 18)
-		return 0;
-	if (data + 22 > end)
-		return -1;
-	LINK_COPY(to + 9, link->words + 9, 2);
-	return l3 == 22 ? 0 : -1;
-}
-
-/* Returns the address of the IP header. The verifier needs a bound of l3 that the compiler cannot drop. */
-static always_inline void *link_payload(void *data, __u32 l3)
-{
-	asm volatile("" : "+r"(l3));
-	return data + (l3 & 31);
-}
-
-/* Exchanges source and destination. */
-static always_inline void link_exchange(struct link_header *link)
-{
-#pragma unroll
-	for (int word = 0; word < 3; word++) {
-		__u16 destination = link->words[word];
-
-		link->words[word] = link->words[word + 3];
-		link->words[word + 3] = destination;
+	/* The lower bytes are read before they are written: the header moves down. */
+	for (__u32 i = 0; i < LINK_MAX / 2; i++) {
+		if (i * 2 >= l3)
+			break;
+		to[i] = from[i];
 	}
-}
-
-/* Returns 1 if the frame was sent to a group of hosts, or to all. */
-static always_inline int link_is_group(const struct link_header *link)
-{
-	return *(const __u8 *)link->words & 1;
-}
-
-/* Replaces the type of the packet, in network order. */
-static always_inline void link_set_type(struct link_header *link, __u32 l3, __u16 type)
-{
-	if (l3 == 14)
-		link->words[6] = type;
-	else if (l3 == 18)
-		link->words[8] = type;
-	else
-		link->words[10] = type;
+	to = link_at(data, l3 - 2);
+	if ((void *)(to + 1) > end)
+		return -1;
+	*to = type;
+	return 0;
 }
 
 #endif

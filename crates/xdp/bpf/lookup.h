@@ -108,7 +108,7 @@ static always_inline struct server *known_server(__u32 slot, __u32 id)
  *
  * Counters are per CPU, and a program is not interrupted by itself: no atomic additions.
  */
-never_inline int count(__u32 service, __u32 reason)
+static always_inline void count_deep(__u32 service, __u32 reason)
 {
 	struct service_counters *counters = bpf_map_lookup_elem(&service_counts, &service);
 
@@ -116,6 +116,11 @@ never_inline int count(__u32 service, __u32 reason)
 		counters->reasons[reason]++;
 		counters->reasons[LAST_REASON] = reason;
 	}
+}
+
+never_inline int count(__u32 service, __u32 reason)
+{
+	count_deep(service, reason);
 	return 0;
 }
 

@@ -10,40 +10,38 @@
 #include "forward.h"
 #include "fragment.h"
 #include "packet.h"
+#include "quic_route.h"
 #include "report.h"
+#include "respond.h"
 #include "tarpit.h"
+#include "tunnel.h"
 
-/* Values of a new association. */
-static always_inline void begin_flow(struct flow *flow, __u32 slot, const struct server *server)
+/* Stores the association of a client with the server in a slot. */
+static never_inline void associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
+				   __u16 vip_port)
 {
-	*flow = (struct flow){ .server = slot, .server_id = server->id, .used = now_used() };
-}
-
-/* Chooses a server for a client's packet, and stores the association. Returns the server's slot, or 0. */
-static never_inline __u32 associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
-				    __u16 vip_port)
-{
-	void *data = (void *)(long)context->data;
-	int family = facts & 0xf;
-	__u64 client = family == 4 ? hash_of_key(4, key) : hash_of_key(6, key);
-	__u32 slot = choose_server(service, client, facts & FACT_MID_FLOW);
+	const void *data = (void *)(long)context->data;
+	__u32 slot = facts >> FACT_SLOT_SHIFT;
 	struct server *server = server_at(slot);
-	struct flow flow;
+	struct flow flow = { .server = slot };
 	long error;
 
-	if (!slot || !server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
-		return 0;
-	begin_flow(&flow, slot, server);
+	if (!server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
+		return;
+	flow.server_id = server->id;
+	if (facts & FACT_IDLE)
+		flow.used = now_used();
 	if (server->port)
 		flow.vip_port = vip_port;
-	flow.ifindex = context->ingress_ifindex;
-	copy_mac(flow.mac, data + 6);
-	copy_mac(flow.local_mac, data);
-	error = family == 4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
-	count_stored(service, slot, error, facts & FACT_EXPIRED ? REASON_FLOW_EXPIRED :
-					   facts & FACT_MOVED	? REASON_FLOW_MOVED :
-								  REASON_FLOW_NEW);
-	return slot;
+	if (!(facts & FACT_BY_SERVER)) {
+		flow.ifindex = context->ingress_ifindex;
+		copy_mac(flow.mac, data + ETH_ALEN);
+		copy_mac(flow.local_mac, data);
+	}
+	error = facts & FACT_IPV4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
+	count(service, error ? REASON_FLOW_NOT_STORED : reason_of(facts));
+	if (!error)
+		count_flow(slot);
 }
 
 /* Does what few services need for a packet of a known client. Returns 0 if the association has ended. */
@@ -81,7 +79,7 @@ static always_inline int from_client(const struct packet *packet, int family, in
 {
 	struct service *service = service_at(service_slot);
 	struct ports *ports = packet->transport;
-	__u32 slot = 0, facts = family, bytes = length_of(packet);
+	__u32 slot = 0, facts = family == 4 ? FACT_IPV4 : 0, bytes = length_of(packet);
 	struct server *server = NULL;
 	union flow_key key;
 	struct flow *flow;
@@ -89,20 +87,19 @@ static always_inline int from_client(const struct packet *packet, int family, in
 
 	if (unlikely(!service))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
-	if (unlikely(hops_of(packet, family) <= 1))
-		return reject(packet->context, place_of(packet, family), service_slot, REASON_TTL_EXCEEDED);
+	/* Direct forwarding is not a hop. */
+	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
+		return respond_expired(packet->context, place_of(packet, family), service_slot | vip << 16);
 	if (unlikely(service->flags & (SERVICE_CAPTURED | SERVICE_DEFENDED))) {
-		__u32 position = position_of(packet, family);
-		int defended = DEFENDED_ADMITTED;
+		__u32 place = place_of(packet, family);
+		__u32 reason = ADMITTED;
 
 		if (service->flags & SERVICE_CAPTURED)
 			*captured = capture_before(packet->context, service_slot);
 		if (service->flags & SERVICE_DEFENDED)
-			defended = defend(packet->context, service_slot, vip, position);
-		if (defended == DEFENDED_CHALLENGED)
-			return challenge(packet->context, service_slot, position);
-		if (defended != DEFENDED_ADMITTED)
-			return XDP_DROP;
+			reason = defend(packet->context, service_slot, vip, place);
+		if (reason != ADMITTED)
+			return refuse(packet->context, service_slot, place, reason);
 	}
 	flow_key(&key, family, source_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
@@ -117,13 +114,24 @@ static always_inline int from_client(const struct packet *packet, int family, in
 			server = NULL;
 		}
 	}
+	if (unlikely(service->flags & SERVICE_QUIC && packet->protocol == IPPROTO_UDP)) {
+		__u32 named = quic_server(packet->context, packet->transport - packet->data, service_slot);
+
+		/* The connection ID counts more than the association: another connection of the client may be elsewhere. */
+		if (named && (!server || named != slot)) {
+			facts |= named << FACT_SLOT_SHIFT | (flow ? FACT_MOVED : 0);
+			server = NULL;
+		}
+	}
 	if (unlikely(!server)) {
-		if (is_mid_flow(packet) && !flow)
-			facts |= FACT_MID_FLOW;
-		slot = associate(packet->context, &key, service_slot, facts, ports->destination);
+		slot = facts >> FACT_SLOT_SHIFT;
+		if (!slot)
+			slot = choose_server(service_slot, client_of(family, &key, service), is_mid_flow(packet) && !flow);
 		server = server_at(slot);
 		if (!slot || !server)
 			return reject(packet->context, place_of(packet, family), service_slot, REASON_NO_SERVER);
+		facts |= slot << FACT_SLOT_SHIFT | (service->flags & SERVICE_IDLE ? FACT_IDLE : 0);
+		associate(packet->context, &key, service_slot, facts, ports->destination);
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report_client(packet, family, service_slot, vip, slot, facts, !!flow);
@@ -131,25 +139,22 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, service_slot | vip << 16, slot | FRAGMENT_INBOUND);
 	if (unlikely(service->forward != FORWARD_NAT))
-		return forward_whole(packet->context, packet->network, service_slot, slot);
+		return tunnel_forward(packet->context, packet->network, vip, slot);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
 	return to_server(packet->context, packet->data, packet->network, service_slot, service, server);
 }
 
-/* Makes the association of traffic that a server began. */
-static never_inline void associate_by_server(int family, const union flow_key *key, __u32 service, __u32 slot)
+/* True if the address of a key is one of this machine's addresses. */
+static never_inline int is_own(int family, const union flow_key *key)
 {
-	struct server *server = server_at(slot);
-	struct flow flow;
-	long error;
+	__u64 address[2];
 
-	if (!server)
-		return;
-	begin_flow(&flow, slot, server);
-	error = family == 4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
-	count_stored(service, slot, error, REASON_FLOW_BY_SERVER);
+	if (family == 4)
+		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_OWN) != 0;
+	__builtin_memcpy(address, key->v6.address, sizeof(address));
+	return endpoint_v6(address, 0, 0, ENDPOINT_OWN) != 0;
 }
 
 /* A packet from a server's address and port. */
@@ -176,12 +181,15 @@ again:
 	if (unlikely(service->flags & SERVICE_CAPTURED) && !*captured)
 		*captured = capture_before(packet->context, returns->service);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return reject(packet->context, place_of(packet, family), returns->service, REASON_TTL_EXCEEDED);
+		return respond_expired(packet->context, place_of(packet, family),
+				       returns->service | returns->vip << 16);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
+		if (is_own(family, &key))
+			return XDP_PASS;
 		if (returns->next && !is_searched) {
 			flow_key(&key, family, destination_of(packet, family), ports->destination, 0);
 			is_searched = family == 4 ? search_returns(4, &key, position) : search_returns(6, &key, position);
@@ -191,15 +199,23 @@ again:
 			}
 			egress = EGRESS_REFUSED;
 		}
-		if (egress == EGRESS_REFUSED)
+		/* A client of QUIC can have connections with several servers. */
+		if (egress == EGRESS_REFUSED && !(service->flags & SERVICE_QUIC))
 			return reject(packet->context, place_of(packet, family), returns->service, REASON_REFUSED_EGRESS);
-		associate_by_server(family, &key, returns->service, returns->server);
-		flow = NULL;
-		kind = EVENT_FLOW_BY_SERVER;
+		if (egress == EGRESS_NEW) {
+			associate(packet->context, &key, returns->service,
+				  returns->server << FACT_SLOT_SHIFT | FACT_BY_SERVER | FACT_IDLE |
+					  (family == 4 ? FACT_IPV4 : 0),
+				  0);
+			flow = NULL;
+			kind = EVENT_FLOW_BY_SERVER;
+		}
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),
 		       returns->service | returns->vip << 16, returns->server);
+	if (unlikely(service->flags & SERVICE_IDLE) && flow)
+		flow->used = now_used();
 	count_out(returns->server, bytes);
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, returns->service | returns->vip << 16, returns->server);
@@ -223,7 +239,7 @@ static always_inline int pass_other(struct xdp_md *context, __u32 place)
 		return XDP_PASS;
 	if (settings && settings->event_level >= EVENT_TRACE)
 		report(context, place, REPORT(EVENT_PASSED, REASONS, EVENT_TRACE), 0, 0);
-	return pass_or_tarpit(context);
+	return has_tarpit() ? tarpit(context) : XDP_PASS;
 }
 
 /* A packet of UDP or TCP, with its ports. */

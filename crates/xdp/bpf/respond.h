@@ -10,12 +10,12 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "hash.h"
 #include "checksum.h"
 #include "contract.h"
 #include "link.h"
 #include "lookup.h"
 #include "parse.h"
+#include "report.h"
 
 /* Errors have at most 576 bytes (RFC 1812, 4.3.2.3) and 1280 bytes (RFC 4443, 2.4 c). */
 #define RESPONSE_MAX_V4 576
@@ -48,28 +48,47 @@ static always_inline int respond_allowed(void)
 	return 1;
 }
 
-/* Returns the sum of the 16-bit words from at on, for a checksum. At most RESPONSE_MAX_V6 bytes are added. */
-static always_inline __u32 respond_sum(const void *from, const void *end)
+/*
+ * Returns the folded sum of the 16-bit words from an offset to the end of the packet, for a checksum. At most
+ * RESPONSE_MAX_V6 bytes are added.
+ */
+never_inline __u32 respond_sum(struct xdp_md *context, __u32 from)
 {
-	const __u16 *at = from;
-	__u32 sum = 0;
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	__u16 *at = data + (from & 0x7f);
+	__u64 sum = 0;
 
 	for (__u32 i = 0; i < RESPONSE_MAX_V6 / 2; i++) {
-		if ((const void *)(at + 1) > end)
+		if ((void *)(at + 1) > end)
 			break;
 		sum += *at++;
 	}
-	if ((const void *)at + 1 <= end)
-		sum += bpf_htons(*(const __u8 *)at << 8);
-	return sum;
+	if ((void *)at + 1 <= end)
+		sum += *(__u8 *)at;
+	return fold(sum);
 }
 
-/* No errors are sent about errors, later fragments and packets without one sender (RFC 1122, 3.2.2). */
+/* Returns the checksum of an IPv4 header of 20 bytes. */
+static always_inline __u16 respond_header_checksum(const struct iphdr *ip)
+{
+	const __u16 *words = (const void *)ip;
+	__u64 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += words[i];
+	return ~fold(sum);
+}
+
+/*
+ * No errors are sent about errors, later fragments, packets without one sender (RFC 1122, 3.2.2), and packets that no host
+ * sends because their time to live is 0.
+ */
 static always_inline int respond_may_v4(const struct iphdr *ip, const void *end)
 {
 	__u8 first = bpf_ntohl(ip->saddr) >> 24;
 
-	if (ip->frag_off & IPV4_OFFSET)
+	if (ip->frag_off & IPV4_OFFSET || ip->ttl == 0)
 		return 0;
 	if (first == 0 || first == 127 || first >= 224)
 		return 0;
@@ -88,7 +107,7 @@ static always_inline int respond_may_v6(const struct ipv6hdr *ip, const void *en
 {
 	const __be32 *source = ip->saddr.in6_u.u6_addr32;
 
-	if (ip->saddr.in6_u.u6_addr8[0] == 0xff)
+	if (ip->saddr.in6_u.u6_addr8[0] == 0xff || ip->hop_limit == 0)
 		return 0;
 	/* Neither :: nor ::1 (RFC 4443, 2.4 e.6). */
 	if ((source[0] | source[1] | source[2]) == 0 && (source[3] & ~NET32(1)) == 0)
@@ -110,27 +129,44 @@ static always_inline int respond_may_v6(const struct ipv6hdr *ip, const void *en
 	return 1;
 }
 
-/* Cuts the frame to length bytes if it is longer. Returns 0, or a negative number. */
-static always_inline long respond_cut(struct xdp_md *context, __u32 length)
+/* Completes the error at an offset by its checksum, with a pseudo-header's sum. */
+static always_inline int respond_finish(struct xdp_md *context, __u32 offset, __u64 pseudo_header)
 {
-	__u32 now = context->data_end - context->data;
+	__u16 check = ~fold(pseudo_header + respond_sum(context, offset));
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	struct icmp_header *icmp = data + (offset & 0x7f);
 
-	return now <= length ? 0 : bpf_xdp_adjust_tail(context, (int)length - (int)now);
+	if ((void *)(icmp + 1) > end)
+		return XDP_DROP;
+	icmp->check = check;
+	return XDP_TX;
+}
+
+static always_inline __u64 sum_address(const struct in6_addr *address)
+{
+	const __u32 *words = address->in6_u.u6_addr32;
+
+	return (__u64)words[0] + words[1] + words[2] + words[3];
+}
+
+/* Makes room for the headers of an error about the first length bytes of the IP packet. Returns 0, or -1. */
+static always_inline int respond_open(struct xdp_md *context, __u32 l3, __u32 length, __u32 room, __u16 type)
+{
+	__u32 before = context->data_end - context->data, after = l3 + length;
+
+	if (after < before && bpf_xdp_adjust_tail(context, (int)after - (int)before))
+		return -1;
+	return link_open(context, l3, room, type);
 }
 
 static always_inline int respond_v4(struct xdp_md *context, __u32 l3, const struct vip *source, __u32 to, __u32 mtu)
 {
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-	__u32 room = sizeof(struct iphdr) + sizeof(struct icmp_header);
-	struct link_header link = {};
+	__u32 room = sizeof(struct iphdr) + sizeof(struct icmp_header), length, target;
+	struct iphdr *ip = link_at(data, l3);
 	struct icmp_header *icmp;
-	struct iphdr *ip;
-	__u32 length, target;
 
-	if (link_save(&link, data, end, l3))
-		return XDP_DROP;
-	ip = link_payload(data, l3);
-	if ((void *)(ip + 1) > end || link_is_group(&link))
+	if (data + ETH_HLEN > end || (void *)(ip + 1) > end || *(__u8 *)data & 1)
 		return XDP_DROP;
 	length = bpf_ntohs(ip->tot_len);
 	target = ip->saddr;
@@ -138,18 +174,16 @@ static always_inline int respond_v4(struct xdp_md *context, __u32 l3, const stru
 		return XDP_DROP;
 	if (length > RESPONSE_MAX_V4 - room)
 		length = RESPONSE_MAX_V4 - room;
-	if (respond_cut(context, l3 + length) || bpf_xdp_adjust_head(context, -(int)room))
+	if (respond_open(context, l3, length, room, NET16(ETH_P_IP)))
 		return XDP_DROP;
 
 	data = (void *)(long)context->data;
 	end = (void *)(long)context->data_end;
-	link_exchange(&link);
-	if (link_restore(&link, data, end, l3))
-		return XDP_DROP;
-	ip = link_payload(data, l3);
+	ip = link_at(data, l3);
 	icmp = (void *)(ip + 1);
-	if ((void *)(icmp + 1) > end)
+	if (data + ETH_HLEN > end || (void *)(icmp + 1) > end)
 		return XDP_DROP;
+	back_to_sender(data);
 	*ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
@@ -162,63 +196,54 @@ static always_inline int respond_v4(struct xdp_md *context, __u32 l3, const stru
 		.saddr = source->address[0],
 		.daddr = target,
 	};
-	ip->check = ~fold(respond_sum(ip, ip + 1));
+	ip->check = respond_header_checksum(ip);
 	*icmp = (struct icmp_header){ .type = 11 };
 	if (to == RESPOND_TOO_BIG)
 		*icmp = (struct icmp_header){ .type = 3, .code = 4, .rest = bpf_htonl(mtu) };
-	icmp->check = ~fold(respond_sum(icmp, end));
-	return XDP_TX;
+	return respond_finish(context, l3 + sizeof(*ip), 0);
 }
 
 static always_inline int respond_v6(struct xdp_md *context, __u32 l3, const struct vip *source, __u32 to, __u32 mtu)
 {
 	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
-	__u32 room = sizeof(struct ipv6hdr) + sizeof(struct icmp_header);
-	struct in6_addr target;
-	struct link_header link = {};
+	__u32 room = sizeof(struct ipv6hdr) + sizeof(struct icmp_header), length;
+	struct ipv6hdr *ip = link_at(data, l3), *quoted;
 	struct icmp_header *icmp;
-	struct ipv6hdr *ip;
-	__u32 length, sum;
+	__u64 sum;
 
-	if (link_save(&link, data, end, l3))
-		return XDP_DROP;
-	ip = link_payload(data, l3);
-	if ((void *)(ip + 1) > end || link_is_group(&link))
+	if (data + ETH_HLEN > end || (void *)(ip + 1) > end || *(__u8 *)data & 1)
 		return XDP_DROP;
 	length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
-	target = ip->saddr;
 	if (!respond_may_v6(ip, end) || !respond_allowed())
 		return XDP_DROP;
 	if (length > RESPONSE_MAX_V6 - room)
 		length = RESPONSE_MAX_V6 - room;
-	if (respond_cut(context, l3 + length) || bpf_xdp_adjust_head(context, -(int)room))
+	if (respond_open(context, l3, length, room, NET16(ETH_P_IPV6)))
 		return XDP_DROP;
 
 	data = (void *)(long)context->data;
 	end = (void *)(long)context->data_end;
-	link_exchange(&link);
-	if (link_restore(&link, data, end, l3))
-		return XDP_DROP;
-	ip = link_payload(data, l3);
+	ip = link_at(data, l3);
 	icmp = (void *)(ip + 1);
-	if ((void *)(icmp + 1) > end)
+	quoted = (void *)(icmp + 1);
+	if (data + ETH_HLEN > end || (void *)(quoted + 1) > end)
 		return XDP_DROP;
+	back_to_sender(data);
 	*ip = (struct ipv6hdr){
 		.version = 6,
 		.payload_len = bpf_htons(sizeof(*icmp) + length),
 		.nexthdr = IPPROTO_ICMPV6,
 		.hop_limit = RESPONSE_TTL,
-		.daddr = target,
+		.daddr = quoted->saddr,
 	};
 	__builtin_memcpy(&ip->saddr, source->address, sizeof(ip->saddr));
 	*icmp = (struct icmp_header){ .type = 3 };
 	if (to == RESPOND_TOO_BIG)
 		*icmp = (struct icmp_header){ .type = 2, .rest = bpf_htonl(mtu) };
 	/* The pseudo-header has the addresses, the length and the protocol (RFC 8200, 8.1). */
-	sum = respond_sum(&ip->saddr, ip + 1) + respond_sum(icmp, end);
+	sum = sum_address(&ip->saddr) + sum_address(&ip->daddr);
 	sum += bpf_htons(sizeof(*icmp) + length) + NET16(IPPROTO_ICMPV6);
-	icmp->check = ~fold(sum);
-	return XDP_TX;
+	return respond_finish(context, l3 + sizeof(*ip), sum);
 }
 
 /*
@@ -236,12 +261,17 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 	return respond_v6(context, l3, vip, to, mtu);
 }
 
-/* Drops a packet at the end of its time to live, and tells its sender. */
-static always_inline int respond_expired(struct xdp_md *context, __u32 l3, __u32 service, __u32 vip_slot)
+/*
+ * Drops a packet at the end of its time to live, and tells its sender. The place is as for report(), the owner is the slot
+ * of the service, and from bit 16 on of the virtual address.
+ */
+never_inline int respond_expired(struct xdp_md *context, __u32 place, __u32 owner)
 {
-	int action = respond(context, l3, vip_slot, RESPOND_TTL_EXCEEDED, 0);
+	int action;
 
-	count(service, action == XDP_TX ? REASON_RESPONDED_TTL : REASON_TTL_EXCEEDED);
+	report(context, place, REPORT(EVENT_DROPPED, REASON_TTL_EXCEEDED, EVENT_WARNING), owner, 0);
+	action = respond(context, place & 0x3f, owner >> 16, RESPOND_TTL_EXCEEDED, 0);
+	count(owner & 0xffff, action == XDP_TX ? REASON_RESPONDED_TTL : REASON_TTL_EXCEEDED);
 	return action;
 }
 

@@ -22,32 +22,25 @@ struct segment {
 	__u16 flags;
 };
 
-#define POSITION_TCP (1 << 20)
-#define FAMILY_AT(position_) ((position_) >> 24)
+#define FAMILY_AT(place_) (((place_) >> 20) & 0xf)
+#define PROTOCOL_AT(place_) ((place_) >> 24)
 
-/* Positions of headers as one word, for functions that are verified apart. */
-static always_inline __u32 position_of(const struct packet *packet, int family)
+/* Finds the headers of a packet of UDP or TCP again (see place_of). Returns 0 if the packet is too short. */
+static always_inline int packet_at(struct packet *packet, struct xdp_md *context, __u32 place)
 {
-	return packet->network | (__u32)(packet->transport - packet->data) << 8 |
-	       (packet->protocol == IPPROTO_TCP ? POSITION_TCP : 0) | (__u32)family << 24;
-}
-
-/* Finds the headers of a packet again. Returns 0 if the packet is too short. */
-static always_inline int packet_at(struct packet *packet, struct xdp_md *context, __u32 position)
-{
-	__u32 network = position & 0x3f, transport = (position >> 8) & 0xfff;
+	__u32 network = place & 0x3f, transport = (place >> 8) & 0xfff;
 
 	packet->context = context;
 	packet->data = (void *)(long)context->data;
 	packet->end = (void *)(long)context->data_end;
 	packet->network = network;
-	packet->protocol = position & POSITION_TCP ? IPPROTO_TCP : IPPROTO_UDP;
+	packet->protocol = PROTOCOL_AT(place);
 	asm volatile("" : "+r"(network), "+r"(transport));
 	packet->ip = packet->data + (network & 0x3f);
 	packet->transport = packet->data + (transport & 0xfff);
-	if (packet->ip + (FAMILY_AT(position) == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > packet->end)
+	if (packet->ip + (FAMILY_AT(place) == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > packet->end)
 		return 0;
-	return packet->transport + (position & POSITION_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr)) <= packet->end;
+	return packet->transport + (PROTOCOL_AT(place) == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr)) <= packet->end;
 }
 
 static always_inline __u32 sum_of(const void *from, int bytes)

@@ -177,14 +177,22 @@ static always_inline int tarpit_tcp(struct packet *packet, int family, __u64 key
 static always_inline int tarpit_packet(struct xdp_md *context, struct layers *layers, __u64 key)
 {
 	struct packet packet = { .network = layers->network, .protocol = layers->protocol };
-	__u32 position = layers->network | (__u32)layers->transport << 8 | POSITION_TCP | (__u32)layers->family << 24;
+	__u32 place = layers->network | (__u32)layers->transport << 8 | (__u32)layers->family << 20 |
+		      (__u32)layers->protocol << 24;
 
-	if (layers->protocol != IPPROTO_TCP || layers->fragmented || !packet_at(&packet, context, position) ||
+	if (layers->protocol != IPPROTO_TCP || layers->fragmented || !packet_at(&packet, context, place) ||
 	    packet.ip + sizeof(struct ipv6hdr) > packet.end || packet.transport + sizeof(struct tcphdr) > packet.end)
 		return XDP_PASS;
 	if (layers->family == 4)
 		return is_dark(4, destination_of(&packet, 4)) ? tarpit_tcp(&packet, 4, key) : XDP_PASS;
 	return is_dark(6, destination_of(&packet, 6)) ? tarpit_tcp(&packet, 6, key) : XDP_PASS;
+}
+
+static always_inline int has_tarpit(void)
+{
+	struct config *settings = config();
+
+	return settings && settings->flags & CONFIG_TARPIT;
 }
 
 /* Decides on a frame that no service takes. Returns the action. */
@@ -211,15 +219,6 @@ never_inline int tarpit(struct xdp_md *context)
 	if (parsed != PARSED_TRANSPORT)
 		return XDP_PASS;
 	return tarpit_packet(context, &layers, config->key);
-}
-
-/* Passes a frame that no service takes, unless there is a tarpit. */
-static always_inline int pass_or_tarpit(struct xdp_md *context)
-{
-	__u32 zero = 0;
-	struct config *config = bpf_map_lookup_elem(&settings, &zero);
-
-	return unlikely(config && config->flags & CONFIG_TARPIT) ? tarpit(context) : XDP_PASS;
 }
 
 #endif

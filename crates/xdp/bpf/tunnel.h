@@ -10,10 +10,10 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "hash.h"
 #include "checksum.h"
 #include "contract.h"
 #include "forward.h"
+#include "hash.h"
 #include "link.h"
 #include "lookup.h"
 #include "parse.h"
@@ -40,8 +40,6 @@ struct tunnelled {
 	__u8 ttl;
 	/* Routers may fragment the packet. */
 	__u8 fragmentable;
-	/* A fragment, but not the first one. */
-	__u8 later_fragment;
 };
 
 static always_inline __u32 tunnel_hash(__u64 addresses, const void *l4, const void *end)
@@ -67,7 +65,6 @@ static always_inline int tunnel_read_v4(struct tunnelled *packet, const struct i
 	packet->traffic = ip->tos;
 	packet->ttl = ip->ttl;
 	packet->fragmentable = !(ip->frag_off & TUNNEL_DF);
-	packet->later_fragment = !!(ip->frag_off & IPV4_OFFSET);
 	return packet->length < sizeof(*ip) ? -1 : 0;
 }
 
@@ -89,22 +86,40 @@ static always_inline int tunnel_read_v6(struct tunnelled *packet, const struct i
 	packet->traffic = bpf_ntohs(*(const __be16 *)ip) >> 4;
 	packet->ttl = ip->hop_limit;
 	packet->fragmentable = 0;
-	packet->later_fragment = 0;
 	return 0;
 }
 
-/* Decrements the time to live of the packet in the tunnel: the tunnel is one hop (RFC 2003, 3.1; RFC 2473, 3.1). */
-static always_inline void tunnel_decrement_v4(struct iphdr *ip)
+/* Reads the packet whose IP header is at l3. Returns 0, or -1 if it is truncated. */
+never_inline int tunnel_read(struct xdp_md *context, __u32 l3, __u32 family, struct tunnelled *packet)
 {
-	__u32 sum = ip->check + NET16(0x0100);
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	void *ip = link_at(data, l3);
 
-	ip->check = sum + (sum >= 0xffff);
-	ip->ttl--;
+	if (!packet || (family == 4 ? tunnel_read_v4(packet, ip, end) : tunnel_read_v6(packet, ip, end)))
+		return -1;
+	return l3 + packet->length > context->data_end - context->data ? -1 : 0;
 }
 
-static always_inline int tunnel_too_big(const struct tunnelled *packet, const struct server *server, __u32 overhead)
+/*
+ * Decrements the time to live of the packet in the tunnel: the tunnel is one hop (RFC 2003, 3.1; RFC 2473, 3.1). Returns 0,
+ * or -1.
+ */
+static always_inline int tunnel_decrement(void *data, const void *end, __u32 l3, __u32 family)
 {
-	return server->mtu && packet->length + overhead > server->mtu;
+	struct iphdr *ip = link_at(data, l3);
+	struct ipv6hdr *ip6 = (void *)ip;
+
+	if ((void *)(ip + 1) > end)
+		return -1;
+	if (family == 4) {
+		ip->ttl--;
+		ip->check = checksum_after(ip->check, 0xfffe);
+		return 0;
+	}
+	if ((void *)(ip6 + 1) > end)
+		return -1;
+	ip6->hop_limit--;
+	return 0;
 }
 
 /* Bytes in front of the packet. */
@@ -117,35 +132,43 @@ static always_inline __u32 tunnel_overhead(const struct service *service, const 
 	return service->forward == FORWARD_GUE ? overhead + sizeof(struct udphdr) : overhead;
 }
 
+static always_inline int tunnel_too_big(const struct tunnelled *packet, const struct server *server, __u32 overhead)
+{
+	return server->mtu && packet->length + overhead > server->mtu;
+}
+
 /*
  * Writes the IPv4 header of the tunnel. The DSCP and ECN bits are copied (RFC 6040, 4.1, normal mode), and so is "do not
  * fragment" (RFC 2003, 3.1); a packet that may be fragmented needs an identification (RFC 6864, 4.1).
  */
-static always_inline void tunnel_write_v4(struct iphdr *ip, const struct tunnelled *packet, __u32 overhead,
-					    __u8 protocol, __u16 identification)
+static always_inline void tunnel_write_v4(struct iphdr *ip, const struct tunnelled *packet, __u32 overhead, __u8 protocol,
+					  const struct service *service, const struct server *server)
 {
 	*ip = (struct iphdr){
 		.version = 4,
 		.ihl = 5,
 		.tos = packet->traffic,
 		.tot_len = bpf_htons(packet->length + overhead),
-		.id = packet->fragmentable ? identification : 0,
+		.id = packet->fragmentable ? bpf_get_prandom_u32() : 0,
 		.frag_off = packet->fragmentable ? 0 : TUNNEL_DF,
 		.ttl = TUNNEL_TTL,
 		.protocol = protocol,
+		.saddr = service->tunnel_source_v4,
+		.daddr = server->address[0],
 	};
+	ip->check = respond_header_checksum(ip);
 }
 
 /* Writes the IPv6 header of the tunnel, with the flow's hash as its label (RFC 6438). */
-static always_inline void tunnel_write_v6(struct ipv6hdr *ip, const struct tunnelled *packet, __u32 overhead,
-					    __u8 protocol)
+static always_inline void tunnel_write_v6(struct ipv6hdr *ip, const struct tunnelled *packet, __u32 overhead, __u8 protocol,
+					  const struct service *service, const struct server *server)
 {
-	*ip = (struct ipv6hdr){
-		.payload_len = bpf_htons(packet->length + overhead - sizeof(*ip)),
-		.nexthdr = protocol,
-		.hop_limit = TUNNEL_TTL,
-	};
 	*(__be32 *)ip = bpf_htonl(6U << 28 | packet->traffic << 20 | (packet->hash & TUNNEL_LABEL_MASK));
+	ip->payload_len = bpf_htons(packet->length + overhead - sizeof(*ip));
+	ip->nexthdr = protocol;
+	ip->hop_limit = TUNNEL_TTL;
+	__builtin_memcpy(&ip->saddr, service->tunnel_source_v6, sizeof(ip->saddr));
+	__builtin_memcpy(&ip->daddr, server->address, sizeof(ip->daddr));
 }
 
 /*
@@ -153,7 +176,7 @@ static always_inline void tunnel_write_v6(struct ipv6hdr *ip, const struct tunne
  * has checksums of its own, over its addresses, too (RFC 6935, RFC 6936).
  */
 static always_inline void tunnel_write_udp(struct udphdr *udp, const struct service *service,
-					     const struct tunnelled *packet)
+					   const struct tunnelled *packet)
 {
 	udp->source = bpf_htons(TUNNEL_PORT_FIRST + (packet->hash & TUNNEL_PORT_MASK));
 	udp->dest = service->tunnel_port;
@@ -161,74 +184,32 @@ static always_inline void tunnel_write_udp(struct udphdr *udp, const struct serv
 	udp->check = 0;
 }
 
-/* Writes the addresses of an outer IPv4 header and its checksum. */
-static always_inline void tunnel_address_v4(struct iphdr *ip, const struct service *service,
-					      const struct server *server)
+/* Writes the headers of the tunnel at l3, around a packet of a family. Returns 0, or -1. */
+never_inline int tunnel_write(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32 server_slot,
+			      struct tunnelled *packet)
 {
-	ip->saddr = service->tunnel_source_v4;
-	ip->daddr = server->address[0];
-	ip->check = ~fold(respond_sum(ip, ip + 1));
-}
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+	struct server *server = server_at(server_slot);
+	struct vip *vip = vip_at(vip_slot);
+	void *ip = link_at(data, l3);
+	struct service *service;
+	__u32 overhead;
+	__u8 protocol;
 
-/*
- * Drops a packet that does not fit, and tells its sender the size that does. IPv4 packets that routers may fragment have
- * this response, too, because the program cannot fragment: Linux then sends smaller ones. Senders of IPv6 never send less
- * than 1280 bytes, so there is nothing to tell them if that does not fit.
- */
-static always_inline int tunnel_refuse(struct xdp_md *context, const struct tunnelled *packet, const struct vip *vip,
-				       __u32 vip_slot, __u32 l3, __u32 mtu)
-{
-	int action = XDP_DROP;
-
-	if (!packet->later_fragment && (vip->family == 4 || mtu >= TUNNEL_MTU_MIN_V6))
-		action = respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu);
-	count(vip->service, action == XDP_TX ? REASON_RESPONDED_TOO_BIG : REASON_TOO_BIG);
-	return action;
-}
-
-/*
- * Replaces the Ethernet addresses by the next hop's, or exchanges them. With direct forwarding the MAC address is the one
- * that makes the server take the packet.
- */
-static always_inline void tunnel_set_next_hop(struct link_header *link, const struct service *service,
-						const struct server *server)
-{
-	if (service->next_hop == NEXT_HOP_SENDER && service->forward != FORWARD_DIRECT) {
-		link_exchange(link);
-		return;
-	}
-	__builtin_memcpy(link->words, server->destination_mac, 6);
-	__builtin_memcpy(link->words + 3, server->source_mac, 6);
-}
-
-static always_inline int tunnel_needs_next_hop(const struct service *service)
-{
-	return service->next_hop != NEXT_HOP_SENDER || service->forward == FORWARD_DIRECT;
-}
-
-/* Writes the headers of the tunnel at ip. Returns 0, or -1 if there is no room. */
-static always_inline int tunnel_write(void *ip, const void *end, const struct service *service,
-					const struct server *server, const struct tunnelled *packet, __u32 family)
-{
-	__u32 overhead = tunnel_overhead(service, server);
-	__u8 protocol = family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
-
+	if (!server || !vip || !packet)
+		return -1;
+	service = service_at(vip->service);
+	if (!service || ip + sizeof(struct ipv6hdr) + sizeof(struct udphdr) > end)
+		return -1;
+	overhead = tunnel_overhead(service, server);
+	protocol = vip->family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	if (service->forward == FORWARD_GUE)
 		protocol = IPPROTO_UDP;
 	if (server->family == 4) {
-		if (ip + sizeof(struct iphdr) + sizeof(struct udphdr) > end)
-			return -1;
-		tunnel_write_v4(ip, packet, overhead, protocol, bpf_get_prandom_u32());
-		tunnel_address_v4(ip, service, server);
+		tunnel_write_v4(ip, packet, overhead, protocol, service, server);
 		ip += sizeof(struct iphdr);
 	} else {
-		struct ipv6hdr *outer = ip;
-
-		if (ip + sizeof(struct ipv6hdr) + sizeof(struct udphdr) > end)
-			return -1;
-		tunnel_write_v6(outer, packet, overhead, protocol);
-		__builtin_memcpy(&outer->saddr, service->tunnel_source_v6, sizeof(outer->saddr));
-		__builtin_memcpy(&outer->daddr, server->address, sizeof(outer->daddr));
+		tunnel_write_v6(ip, packet, overhead, protocol, service, server);
 		ip += sizeof(struct ipv6hdr);
 	}
 	if (service->forward == FORWARD_GUE)
@@ -236,59 +217,89 @@ static always_inline int tunnel_write(void *ip, const void *end, const struct se
 	return 0;
 }
 
+/* Puts the packet into a tunnel. Returns 0, or -1 if there is no room. */
+static always_inline int tunnel_enter(struct xdp_md *context, __u32 l3, __u32 family, __u32 overhead, __u8 outer_family)
+{
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+
+	if (tunnel_decrement(data, end, l3, family))
+		return -1;
+	return link_open(context, l3, overhead, outer_family == 4 ? NET16(ETH_P_IP) : NET16(ETH_P_IPV6));
+}
+
+/* The packet's place as for report(). */
+static always_inline __u32 tunnel_place(__u32 l3, const struct vip *vip)
+{
+	return l3 | vip->family << 20;
+}
+
 /*
- * Forwards the packet of a client, whose IP header is at l3, to a server that has the virtual address. Counts what does
- * not end in forwarding. Returns the action.
+ * Drops a packet that does not fit, and tells its sender the size that does. IPv4 packets that routers may fragment have
+ * this response, too, because the program cannot fragment: Linux then sends smaller ones. Senders of IPv6 never send less
+ * than 1280 bytes, so there is nothing to tell them if that does not fit.
+ */
+static always_inline int tunnel_refuse(struct xdp_md *context, const struct vip *vip, __u32 vip_slot, __u32 l3, __u32 mtu)
+{
+	int action = XDP_DROP;
+
+	report(context, tunnel_place(l3, vip), REPORT(EVENT_DROPPED, REASON_TOO_BIG, EVENT_INFO), vip->service, 0);
+	if (vip->family == 4 || mtu >= TUNNEL_MTU_MIN_V6)
+		action = respond(context, l3, vip_slot, RESPOND_TOO_BIG, mtu);
+	count(vip->service, action == XDP_TX ? REASON_RESPONDED_TOO_BIG : REASON_TOO_BIG);
+	return action;
+}
+
+/*
+ * Sends the frame to the server's next hop, or back to where it came from. With direct forwarding the MAC address is the
+ * one that makes the server take the packet.
+ */
+static always_inline int tunnel_leave(struct xdp_md *context, __u32 l3, __u32 service_slot, const struct service *service,
+				      const struct server *server)
+{
+	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end;
+
+	if (data + ETH_HLEN > end)
+		return reject(context, l3, service_slot, REASON_INTERNAL);
+	if (service->next_hop == NEXT_HOP_SENDER && service->forward != FORWARD_DIRECT)
+		return back_to_sender(data);
+	if (!server->ifindex)
+		return by_route(context, l3, service_slot);
+	copy_mac(data, server->destination_mac);
+	copy_mac(data + ETH_ALEN, server->source_mac);
+	return out_of(context, server->ifindex);
+}
+
+/*
+ * Forwards the packet of a client, whose IP header is at l3, to a server that has the virtual address. Counts packets that
+ * are not forwarded. Returns the action.
  */
 never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32 server_slot)
 {
-	void *data = (void *)(long)context->data, *end = (void *)(long)context->data_end, *ip;
 	struct server *server = server_at(server_slot);
 	struct vip *vip = vip_at(vip_slot);
 	struct tunnelled packet = {};
-	struct link_header link = {};
 	struct service *service;
 	__u32 overhead;
 
 	if (!server || !vip)
-		return drop(0, REASON_INTERNAL);
+		return reject(context, l3, 0, REASON_INTERNAL);
 	service = service_at(vip->service);
-	if (!service || link_save(&link, data, end, l3))
-		return drop(vip->service, REASON_INTERNAL);
-	ip = link_payload(data, l3);
-	if (vip->family == 4 ? tunnel_read_v4(&packet, ip, end) : tunnel_read_v6(&packet, ip, end))
-		return drop(vip->service, REASON_MALFORMED);
-	if (l3 + packet.length > context->data_end - context->data)
-		return drop(vip->service, REASON_MALFORMED);
+	if (!service)
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
+	if (tunnel_read(context, l3, vip->family, &packet))
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_MALFORMED);
 	if (service->forward != FORWARD_DIRECT && packet.ttl <= 1)
-		return respond_expired(context, l3, vip->service, vip_slot);
+		return respond_expired(context, tunnel_place(l3, vip), vip->service | vip_slot << 16);
 	if (service->forward == FORWARD_DIRECT && !server->ifindex)
-		return drop(vip->service, REASON_NO_NEXT_HOP);
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_NO_NEXT_HOP);
 	overhead = tunnel_overhead(service, server);
 	if (tunnel_too_big(&packet, server, overhead))
-		return tunnel_refuse(context, &packet, vip, vip_slot, l3,
-				     server->mtu > overhead ? server->mtu - overhead : 0);
-
-	if (service->forward != FORWARD_DIRECT) {
-		if (vip->family == 4 && ip + sizeof(struct iphdr) <= end)
-			tunnel_decrement_v4(ip);
-		else if (vip->family == 6 && ip + sizeof(struct ipv6hdr) <= end)
-			((struct ipv6hdr *)ip)->hop_limit--;
-		if (bpf_xdp_adjust_head(context, -(int)overhead))
-			return drop(vip->service, REASON_INTERNAL);
-		data = (void *)(long)context->data;
-		end = (void *)(long)context->data_end;
-		link_set_type(&link, l3, server->family == 4 ? NET16(ETH_P_IP) : NET16(ETH_P_IPV6));
-		ip = link_payload(data, l3);
-		if (tunnel_write(ip, end, service, server, &packet, vip->family))
-			return drop(vip->service, REASON_INTERNAL);
-	}
-	tunnel_set_next_hop(&link, service, server);
-	if (link_restore(&link, data, end, l3))
-		return drop(vip->service, REASON_INTERNAL);
-	if (!tunnel_needs_next_hop(service))
-		return XDP_TX;
-	return server->ifindex ? out_of(context, server->ifindex) : by_route(context, l3, vip->service);
+		return tunnel_refuse(context, vip, vip_slot, l3, server->mtu > overhead ? server->mtu - overhead : 0);
+	if (service->forward != FORWARD_DIRECT &&
+	    (tunnel_enter(context, l3, vip->family, overhead, server->family) ||
+	     tunnel_write(context, l3, vip_slot, server_slot, &packet)))
+		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
+	return tunnel_leave(context, l3, vip->service, service, server);
 }
 
 #endif

@@ -230,18 +230,25 @@ impl Links {
     fn attach(&mut self, wanted: &WantedInterface) -> Result<Attachment, AttachError> {
         let name = &wanted.name;
         let failed = |error| AttachError::Io { interface: name.clone(), error };
-        let interface = Interface::by_name(name).map_err(failed)?;
-        let interface = interface.ok_or_else(|| AttachError::NoInterface(name.clone()))?;
-        if let Some(link) = self.links.get(name) {
-            let info = sys::link_info(link.link.as_fd()).map_err(failed)?;
-            let mode = info.and_then(|info| interface.mode_of(info.program_id));
-            if let Some(mode) = mode.filter(|mode| suits(*mode, wanted.mode)) {
-                return self.replace(&interface, mode);
-            }
-            // Packets go to the network stack until the program is attached again.
+        let interface = find(name)?;
+        let Some(link) = self.links.get(name) else { return self.create(&interface, wanted.mode) };
+        let info = sys::link_info(link.link.as_fd()).map_err(failed)?;
+        let Some(mode) = info.and_then(|info| interface.mode_of(info.program_id)) else {
+            // The link was detached by another program.
             self.detach(name)?;
+            return self.create(&find(name)?, wanted.mode);
+        };
+        if suits(mode, wanted.mode) {
+            return self.replace(&interface, mode);
         }
-        self.create(&interface, wanted.mode)
+        // An interface has one mode at a time: packets go to the network stack until the program is attached again.
+        self.detach(name)?;
+        let interface = find(name)?;
+        self.create(&interface, wanted.mode).inspect_err(|_| {
+            // Rather the mode before than none.
+            let before = if mode == AttachMode::Generic { XdpMode::Generic } else { XdpMode::Native };
+            let _ = self.create(&interface, before);
+        })
     }
 
     /// Replaces the program behind a link, unless it is the loaded program.
@@ -299,6 +306,12 @@ impl Links {
             }
         }
     }
+}
+
+fn find(name: &str) -> Result<Interface, AttachError> {
+    let found = Interface::by_name(name);
+    let found = found.map_err(|error| AttachError::Io { interface: name.to_owned(), error })?;
+    found.ok_or_else(|| AttachError::NoInterface(name.to_owned()))
 }
 
 /// Returns whether a mode is a wanted one. An interface in generic mode keeps it with `Auto`: a change would lose

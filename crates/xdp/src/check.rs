@@ -194,8 +194,10 @@ impl Report {
             Ok(driver) => driver,
             Err(error) => return self.add("driver", Verdict::Note, format!("not known: {error}")),
         };
-        let name = driver.name().ok().or_else(|| interface.kind.clone());
-        self.add("driver", Verdict::Good, name.unwrap_or_else(|| "not known".to_owned()));
+        match driver.name().ok().or_else(|| interface.kind.clone()) {
+            Some(name) => self.add("driver", Verdict::Good, name),
+            None => self.add("driver", Verdict::Note, "none, or not known"),
+        }
         match xdp_features(interface.index) {
             Some(features) if features.is_native() => {
                 self.add("native XDP", Verdict::Good, features.names().collect::<Vec<_>>().join(", "));

@@ -10,11 +10,12 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, VIPS_MAX, Vip,
+    POOLS_MAX, QuicKey, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service,
+    SlotAndId, VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
-use crate::wanted::Wanted;
+use crate::wanted::{Wanted, WantedDefence};
 use evener_core::{ServerId, Time};
 use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -47,6 +48,10 @@ pub(crate) enum Write {
     Vip(u32, Vip),
     Server(u32, Server),
     Returns(u32, Returns),
+    /// Replaces the defence of a service.
+    Defence(u32, WantedDefence),
+    /// Sets the server of an identity in connection IDs of QUIC.
+    Quic(QuicKey, Option<SlotAndId>),
     /// Replaces a table of choices as a whole.
     Table(u32, Arc<[u32]>),
     /// Moves the present table to the previous tables; the next write replaces the present table.
@@ -144,6 +149,7 @@ pub(crate) struct Found {
     pub(crate) servers: HashMap<u32, Server>,
     pub(crate) tables: HashMap<u32, Arc<[u32]>>,
     pub(crate) tables_before: BTreeSet<u32>,
+    pub(crate) quic: BTreeMap<QuicKey, SlotAndId>,
     pub(crate) endpoints: Endpoints,
     pub(crate) chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
 }
@@ -158,6 +164,9 @@ pub(crate) struct Contents {
     tables: HashMap<u32, Arc<[u32]>>,
     /// Previous tables with the time at which they are removed.
     tables_before: BTreeMap<u32, Time>,
+    /// Defences as they were written by this process.
+    defences: HashMap<u32, WantedDefence>,
+    quic: BTreeMap<QuicKey, SlotAndId>,
     /// The return entries of servers, with their positions, in the order of the chain.
     chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
     /// Removed servers, with the time at which their slots are freed.
@@ -196,6 +205,8 @@ impl Contents {
             servers: found.servers,
             tables: found.tables,
             tables_before: found.tables_before.into_iter().map(|pool| (pool, now + SECOND_CHANCE)).collect(),
+            defences: HashMap::new(),
+            quic: found.quic,
             chains: found.chains,
             leaving: HashMap::new(),
             wanted: Wanted::default(),
@@ -249,6 +260,20 @@ impl Contents {
         changed.into_iter().try_for_each(|(slot, server)| self.write_server(slot, server, maps))
     }
 
+    /// Writes the addresses of this machine if they changed.
+    pub(crate) fn set_own(
+        &mut self,
+        own: BTreeSet<IpAddr>,
+        hops: &Hops,
+        now: Time,
+        maps: &mut impl MapWriter,
+    ) -> Result<(), ContentsError> {
+        if own == self.wanted.own {
+            return Ok(());
+        }
+        self.apply(Wanted { own, ..self.wanted.clone() }, hops, now, maps)
+    }
+
     /// Returns the time at which [`Self::on_time`] is due.
     pub(crate) fn deadline(&self) -> Time {
         let times = self.leaving.values().chain(self.tables_before.values());
@@ -274,10 +299,23 @@ impl Contents {
         Ok(())
     }
 
-    /// Returns the addresses of servers whose next hops are needed.
-    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+    /// Returns the next hops that were written.
+    pub(crate) fn hops(&self) -> Hops {
+        let known = self.servers.values().filter(|server| server.ifindex != 0);
+        let hop = |server: &Server| Hop {
+            ifindex: server.ifindex,
+            mtu: server.mtu,
+            destination: server.destination_mac,
+            source: server.source_mac,
+        };
+        known.map(|server| (crate::endpoints::ip_of(server.family, server.address), hop(server))).collect()
+    }
+
+    /// Returns the virtual addresses and the addresses of servers.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let vips = self.wanted.services.iter().flat_map(|service| service.addresses.keys().copied());
         let servers = self.wanted.pools.values().flat_map(|pool| &pool.servers);
-        servers.filter(|server| server.is_routed).map(|server| server.address).collect()
+        vips.chain(servers.map(|server| server.address))
     }
 
     /// Returns the slots of a service: one for each family that it listens on.
@@ -320,6 +358,13 @@ impl Contents {
         for (&pool, (slots, by_client)) in &plan.tables {
             self.write_table(pool, slots, *by_client, now, maps)?;
         }
+        for (&slot, defence) in &plan.defences {
+            // A process that takes over does not know what the earlier process wrote.
+            if self.defences.get(&slot) != Some(defence) {
+                maps.write(&Write::Defence(slot, defence.clone()))?;
+                self.defences.insert(slot, defence.clone());
+            }
+        }
         for (&slot, service) in &plan.services {
             if self.services.get(&slot) != Some(service) {
                 maps.write(&Write::Service(slot, *service))?;
@@ -330,6 +375,12 @@ impl Contents {
             if self.vips.get(&slot) != Some(vip) {
                 maps.write(&Write::Vip(slot, *vip))?;
                 self.vips.insert(slot, *vip);
+            }
+        }
+        for (&key, &server) in &plan.quic {
+            if self.quic.get(&key) != Some(&server) {
+                maps.write(&Write::Quic(key, Some(server)))?;
+                self.quic.insert(key, server);
             }
         }
         for (key, chain) in &plan.chains {
@@ -436,6 +487,12 @@ impl Contents {
             let chain = self.chains.remove(&key).unwrap_or_default();
             chain.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
         }
+        let gone: Vec<QuicKey> =
+            self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
+        for key in gone {
+            maps.write(&Write::Quic(key, None))?;
+            self.quic.remove(&key);
+        }
         for (kind, slot, identity) in self.unwanted(plan) {
             let clear = match kind {
                 Kind::Service => {
@@ -451,6 +508,10 @@ impl Contents {
             clear.iter().try_for_each(|write| maps.write(write))?;
             if kind == Kind::Pool && self.tables_before.remove(&slot).is_some() {
                 maps.write(&Write::NoTableBefore(slot))?;
+            }
+            if kind == Kind::Service {
+                maps.write(&Write::Defence(slot, WantedDefence::default()))?;
+                self.defences.remove(&slot);
             }
             maps.write(&Write::Identity(kind, slot, None))?;
             if let Some(slots) = self.allocations.slots.get_mut(&kind) {

@@ -10,6 +10,7 @@ pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
+pub const IDENTITIES_MAX: u32 = 32768;
 pub const RETURNS_MAX: u32 = 65536;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
@@ -28,6 +29,7 @@ pub const CAPTURE_BYTES: u32 = 2048;
 pub const ENDPOINT_FREE: u8 = 0;
 pub const ENDPOINT_VIP: u8 = 1;
 pub const ENDPOINT_REAL: u8 = 2;
+pub const ENDPOINT_OWN: u8 = 3;
 
 // enum forward
 pub const FORWARD_NAT: u8 = 0;
@@ -404,7 +406,7 @@ pub struct Tarpit {
 unsafe impl Pod for Tarpit {}
 
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuicKey {
     pub service: u32,
     pub length: u8,

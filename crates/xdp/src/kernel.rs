@@ -2,15 +2,16 @@
 
 use crate::contents::{Found, Kind, MapWriter, Write};
 use crate::contract::{
-    BLOCK_SLOTS, BUCKET_ENTRIES, Block, BucketV4, BucketV6, ENDPOINT_REAL, Identity as Words, Returns,
-    SHARED_MAX,
+    BLOCK_SLOTS, BUCKET_ENTRIES, Block, BucketV4, BucketV6, ENDPOINT_REAL, Identity as Words, QuicKey,
+    Returns, SHARED_MAX, SlotAndId,
 };
+use crate::defence::{DarkAddresses, Defences};
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Family, Position, words_v4, words_v6};
 use crate::maps::Maps;
 use crate::memory::SharedArray;
 use crate::slots::Identity;
 use crate::sys;
-use aya::maps::{Array, Map, MapData, MapError};
+use aya::maps::{Array, HashMap as KernelMap, Map, MapData, MapError};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
@@ -51,9 +52,63 @@ fn words<T: aya::Pod>(array: &mut SharedArray<T>, index: usize) -> &[AtomicU64] 
     unsafe { std::slice::from_raw_parts(first.as_ptr(), count) }
 }
 
+/// The maps of the kernel, as the writer of contents uses them.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    maps: Maps,
+    defences: Defences,
+    quic: KernelMap<MapData, QuicKey, SlotAndId>,
+}
+
+impl Kernel {
+    /// Takes the maps of a loaded program.
+    pub(crate) fn new(mut maps: Maps) -> Result<Self, MapError> {
+        let taken =
+            |map: Option<Map>| map.ok_or_else(|| MapError::InvalidName { name: "quic_servers".into() });
+        let quic = taken(maps.take_map("quic_servers"))?.try_into()?;
+        let mut others: HashMap<&str, Option<Map>> = HashMap::new();
+        for name in ["prefixes_v4", "prefixes_v6", "tarpits"] {
+            others.insert(name, maps.take_map(name));
+        }
+        let defences = Defences::take(|name| others.get_mut(name)?.take(), &maps.defences)?;
+        Ok(Self { maps, defences, quic })
+    }
+
+    /// Returns the maps.
+    pub(crate) fn maps(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// Writes the dark addresses.
+    pub(crate) fn write_dark(&mut self, dark: Option<DarkAddresses<'_>>) -> Result<(), MapError> {
+        self.defences.write_dark(&mut self.maps.defences, &mut self.maps.settings, dark)
+    }
+
+    /// Reads the contents that an earlier process left.
+    pub(crate) fn found(&mut self) -> Result<Found, MapError> {
+        let quic = self.quic.iter().collect::<Result<_, _>>()?;
+        Ok(Found { quic, ..self.maps.found()? })
+    }
+}
+
+impl MapWriter for Kernel {
+    fn write(&mut self, write: &Write) -> io::Result<()> {
+        match write {
+            Write::Defence(slot, defence) => {
+                let written = defence.written();
+                self.defences.write(&mut self.maps.defences, *slot, &written).map_err(failed)
+            }
+            Write::Quic(key, Some(server)) => self.quic.insert(key, server, 0).map_err(failed),
+            Write::Quic(key, None) => self.quic.remove(key).map_err(failed),
+            write => self.maps.write(write),
+        }
+    }
+}
+
 impl MapWriter for Maps {
     fn write(&mut self, write: &Write) -> io::Result<()> {
         match write {
+            Write::Defence(..) | Write::Quic(..) => {}
             Write::NextId(id) => store_identity(&mut self.identities, 0, [u64::from(*id), 0]),
             Write::Identity(kind, slot, identity) => {
                 let words = identity.map_or([0; 2], Identity::words);
@@ -150,8 +205,7 @@ impl Maps {
         }
     }
 
-    /// Reads the contents that an earlier process left.
-    pub(crate) fn found(&mut self) -> Result<Found, MapError> {
+    fn found(&mut self) -> Result<Found, MapError> {
         let mut found = Found { next_id: self.identities.read(0).words[0] as u32, ..Found::default() };
         for kind in Kind::ALL {
             for slot in 1..kind.size() {

@@ -11,6 +11,7 @@ pub mod check;
 mod contents;
 pub mod contract;
 pub mod counting;
+pub mod defence;
 mod endpoints;
 pub mod ethtool;
 pub mod events;

@@ -13,11 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 const GET_LINK: u16 = 18;
+const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 const NEW_NEIGHBOUR: u16 = 28;
 const GET_NEIGHBOUR: u16 = 30;
 const LINK_FIXED: usize = 16;
 const FIXED: usize = 12;
+const ADDRESS_FIXED: usize = 8;
 const CREATE: u16 = 0x400;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -25,9 +27,12 @@ const IFLA_MTU: u16 = 4;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const RTN_UNICAST: u8 = 1;
@@ -36,8 +41,8 @@ const NUD_VALID: u16 = 0xde;
 /// The kernel resolves the neighbour, as if it had a packet for it.
 const NTF_USE: u8 = 1;
 
-/// Links, neighbours, and routes of both families (`RTMGRP_*`).
-const GROUPS: u32 = 1 | 4 | 0x40 | 0x400;
+/// Links, neighbours, and addresses and routes of both families (`RTMGRP_*`).
+const GROUPS: u32 = 1 | 4 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// Time between changes and the next look at them, so that many changes are looked at together.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -47,6 +52,12 @@ const RETRY: Duration = Duration::from_millis(500);
 const KEEP: Duration = Duration::from_secs(20);
 /// Time without a next hop after which a server is reported.
 const REPORT_AFTER: Duration = Duration::from_secs(3);
+/// Time for which new servers wait for their next hops.
+const PREPARE_MAX: Duration = Duration::from_millis(250);
+/// Interval of looks at the next hops of new servers.
+const PREPARE_STEP: Duration = Duration::from_millis(5);
+/// Maximum number of addresses of this machine.
+const ADDRESSES_MAX: usize = 4096;
 /// Bytes of a message of the kernel at most.
 const DATAGRAM_MAX: usize = 65_536;
 
@@ -69,6 +80,7 @@ pub(crate) struct Neighbours {
     next: Time,
     next_keep: Time,
     links_changed: bool,
+    addresses_changed: bool,
 }
 
 /// The way to a server.
@@ -100,6 +112,7 @@ impl Neighbours {
             next: Time::NEVER,
             next_keep: Time::ZERO,
             links_changed: false,
+            addresses_changed: false,
         })
     }
 
@@ -112,6 +125,30 @@ impl Neighbours {
             self.next = now;
             self.next_keep = now;
         }
+    }
+
+    /// Begins with the next hops that an earlier process found, until they are looked for.
+    pub(crate) fn begin_with(&mut self, hops: Hops) {
+        self.hops = hops;
+    }
+
+    /// Sets the addresses of servers whose next hops are needed, and waits a moment for the next hops of new servers, so
+    /// that a new server gets no packets before it can be reached.
+    pub(crate) fn prepare(&mut self, wanted: BTreeSet<IpAddr>, now: impl Fn() -> Time) -> Vec<HopReport> {
+        let new: Vec<IpAddr> = wanted.difference(&self.wanted).copied().collect();
+        let began = now();
+        self.set_wanted(wanted, began);
+        let mut reports = Vec::new();
+        while !new.is_empty() && now().since(began) < PREPARE_MAX {
+            let (hops, found) = self.find(false, now());
+            self.hops = hops;
+            reports.extend(found);
+            if new.iter().all(|address| !self.missing.contains_key(address)) {
+                break;
+            }
+            std::thread::sleep(PREPARE_STEP);
+        }
+        reports
     }
 
     /// Returns the next hops.
@@ -133,9 +170,11 @@ impl Neighbours {
                     let kind = buffer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
                     // RTM_NEWLINK and RTM_DELLINK.
                     self.links_changed |= matches!(kind, Some(16 | 17));
+                    // RTM_NEWADDR and RTM_DELADDR.
+                    self.addresses_changed |= matches!(kind, Some(20 | 21));
                 }
                 // Messages were lost.
-                Err(rustix::io::Errno::NOBUFS) => self.links_changed = true,
+                Err(rustix::io::Errno::NOBUFS) => (self.links_changed, self.addresses_changed) = (true, true),
                 _ => break,
             }
         }
@@ -145,6 +184,11 @@ impl Neighbours {
     /// Returns true once after interfaces changed.
     pub(crate) fn take_links_changed(&mut self) -> bool {
         std::mem::take(&mut self.links_changed)
+    }
+
+    /// Returns true once after addresses of this machine changed.
+    pub(crate) fn take_addresses_changed(&mut self) -> bool {
+        std::mem::take(&mut self.addresses_changed)
     }
 
     /// Looks for the next hops if that is due. Returns true if some changed, and the reports.
@@ -212,14 +256,41 @@ impl Neighbours {
         (hops, reports)
     }
 
+    /// Returns the source address that the kernel chooses for packets to an address.
+    pub(crate) fn source_to(&mut self, address: IpAddr) -> Option<IpAddr> {
+        let message = self.route_message(address).ok()?;
+        Attributes::new(&message, FIXED).find(RTA_PREFSRC).and_then(ip)
+    }
+
+    /// Returns the addresses of this machine.
+    pub(crate) fn local_addresses(&mut self) -> BTreeSet<IpAddr> {
+        let request = Request::new(GET_ADDRESS, FLAG_DUMP, &[0; ADDRESS_FIXED]);
+        let messages = self.requests.request(&request).unwrap_or_default();
+        let address = |message: &Vec<u8>| {
+            let attributes = Attributes::new(message, ADDRESS_FIXED);
+            attributes.find(IFA_LOCAL).or_else(|| attributes.find(IFA_ADDRESS)).and_then(ip)
+        };
+        messages.iter().filter_map(address).take(ADDRESSES_MAX).collect()
+    }
+
+    /// Returns the MAC address of an interface.
+    pub(crate) fn mac_of(&mut self, ifindex: u32) -> Option<[u8; 6]> {
+        link(&mut self.requests, ifindex)?.address
+    }
+
     fn route(&mut self, address: IpAddr) -> Result<Route, String> {
+        let message = self.route_message(address)?;
+        let route = Route::parse(&message, address);
+        route.ok_or_else(|| "it is not reached by a unicast route of an interface".to_owned())
+    }
+
+    fn route_message(&mut self, address: IpAddr) -> Result<Vec<u8>, String> {
         let (family, bytes) = parts(address);
         let fixed = [family, bytes.len() as u8 * 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         let request = Request::new(GET_ROUTE, 0, &fixed).attribute(RTA_DST, &bytes);
         let messages = self.requests.request(&request);
         let messages = messages.map_err(|refused| format!("no route to it: {refused}"))?;
-        let route = messages.first().and_then(|message| Route::parse(message, address));
-        route.ok_or_else(|| "it is not reached by a unicast route of an interface".to_owned())
+        messages.into_iter().next().ok_or_else(|| "no route to it".to_owned())
     }
 
     /// Makes the kernel resolve a neighbour, or check it again.

@@ -92,8 +92,10 @@ impl Directory {
     /// # Errors
     /// No permission, not in a BPF file system, or another process owns the directory.
     pub fn open_present(path: &Path) -> Result<Option<Self>, PinError> {
-        if !path.is_dir() {
-            return Ok(None);
+        match std::fs::metadata(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PinError::io(path, error)),
         }
         if !is_bpf(path) {
             return Err(PinError::OtherFileSystem(path.to_owned()));

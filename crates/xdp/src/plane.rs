@@ -56,15 +56,6 @@ pub struct Services {
     pub servers: ServersLive,
 }
 
-/// What becomes of the program when the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AtExit {
-    /// It stays, with all associations.
-    Stay,
-    /// It is detached, and its maps are removed.
-    Detach,
-}
-
 /// An observation of the plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -91,7 +82,7 @@ enum Command {
     Prepare(Box<Setup>, SyncSender<Result<(), Vec<String>>>),
     Configure(Box<Services>, SyncSender<Result<(), String>>),
     Update(Box<Services>),
-    Stop(AtExit),
+    Stop,
 }
 
 impl Plane {
@@ -133,9 +124,9 @@ impl Plane {
         self.send(Command::Update(Box::new(services)));
     }
 
-    /// Ends the thread.
-    pub fn stop(mut self, at_exit: AtExit) {
-        self.send(Command::Stop(at_exit));
+    /// Ends the thread. The program stays attached, with all associations.
+    pub fn stop(mut self) {
+        self.send(Command::Stop);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 
@@ -156,7 +147,7 @@ fn run(mut runner: Runner, commands: &Receiver<Command>) {
                     let _ = reply.send(runner.configure(*services));
                 }
                 Command::Update(services) => runner.update(*services),
-                Command::Stop(at_exit) => return runner.stop(at_exit),
+                Command::Stop => return runner.stop(),
             }
         }
         runner.on_time();

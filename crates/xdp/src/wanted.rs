@@ -2,15 +2,17 @@
 
 use crate::contract::{
     CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, NEXT_HOP_ROUTE,
-    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_REPORTED, Service, TAKES_KNOWN, TAKES_NEW,
-    TAKES_NONE,
+    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN,
+    TAKES_NEW, TAKES_NONE,
 };
+use crate::defence::ServiceDefence;
 use crate::endpoints::{Family, words_of};
 use crate::slots::Identity;
 use evener_core::ServerId;
+use evener_core::acl::Acl;
 use evener_core::address::{Endpoint, Target};
 use evener_core::snapshot::Takes;
-use evener_core::spec::{Forward, NextHop, Protocol, StickyBy, XdpServiceSpec};
+use evener_core::spec::{Forward, NextHop, Protocol, QuicId, SourceRate, StickyBy, XdpServiceSpec};
 use evener_core::table::{ChoiceTable, ChooseBy, PoolTable, Row, ServiceTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -21,6 +23,8 @@ use std::sync::Arc;
 pub(crate) struct Wanted {
     pub(crate) services: Vec<WantedService>,
     pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
+    /// Addresses of this machine.
+    pub(crate) own: BTreeSet<IpAddr>,
 }
 
 /// A pool, or its servers of one address family.
@@ -35,8 +39,25 @@ pub(crate) struct WantedService {
     /// The contents of its slot, without the id and the pool.
     pub(crate) settings: Service,
     pub(crate) pool: PoolKey,
+    pub(crate) defence: WantedDefence,
     /// The ports of each virtual address, sorted.
     pub(crate) addresses: BTreeMap<IpAddr, Vec<u16>>,
+}
+
+/// The defence of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WantedDefence {
+    pub(crate) clients: Option<Arc<Acl>>,
+    pub(crate) rate: Option<SourceRate>,
+    pub(crate) syn_cookies: Option<u32>,
+}
+
+impl WantedDefence {
+    /// Returns the defence as it is written.
+    pub(crate) fn written(&self) -> ServiceDefence<'_> {
+        let Self { clients, rate, syn_cookies } = self;
+        ServiceDefence { clients: clients.as_deref(), rate: *rate, syn_cookies: *syn_cookies }
+    }
 }
 
 /// The servers of a pool and its table of choices.
@@ -59,6 +80,8 @@ pub(crate) struct WantedServer {
     /// 0 for the port of the client's packet.
     pub(crate) port: u16,
     pub(crate) takes: u8,
+    /// Identity in connection IDs of QUIC.
+    pub(crate) quic_id: Option<QuicId>,
     /// The kernel finds its next hop.
     pub(crate) is_routed: bool,
 }
@@ -91,6 +114,33 @@ impl Wanted {
         wanted
     }
 
+    /// Returns the addresses of servers whose next hops are needed.
+    pub(crate) fn routed(&self) -> BTreeSet<IpAddr> {
+        let servers = self.pools.values().flat_map(|pool| &pool.servers);
+        servers.filter(|server| server.is_routed).map(|server| server.address).collect()
+    }
+
+    /// Sets the source addresses of tunnels that the configuration leaves to the system; `source_to` returns the
+    /// address that it chooses for a server.
+    pub(crate) fn set_tunnel_sources(&mut self, mut source_to: impl FnMut(IpAddr) -> Option<IpAddr>) {
+        for service in &mut self.services {
+            if !matches!(service.settings.forward, FORWARD_IPIP | FORWARD_GUE) {
+                continue;
+            }
+            let servers = || self.pools[&service.pool].servers.iter().map(|server| server.address);
+            if service.settings.tunnel_source_v4 == 0
+                && let Some(source) = servers().find(IpAddr::is_ipv4).and_then(&mut source_to)
+            {
+                service.settings.tunnel_source_v4 = words_of(source)[0];
+            }
+            if service.settings.tunnel_source_v6 == [0; 4]
+                && let Some(source) = servers().find(IpAddr::is_ipv6).and_then(&mut source_to)
+            {
+                service.settings.tunnel_source_v6 = words_of(source);
+            }
+        }
+    }
+
     fn add(&mut self, table: &ServiceTable, family: Family) {
         let traits = table.traits();
         let Some(xdp) = &traits.xdp else { return };
@@ -111,12 +161,20 @@ impl Wanted {
             Protocol::Udp => libc::IPPROTO_UDP as u8,
             Protocol::Tcp | Protocol::Http | Protocol::Dns => libc::IPPROTO_TCP as u8,
         };
+        let defence = WantedDefence {
+            clients: traits.acl.clone(),
+            rate: xdp.rate,
+            syn_cookies: xdp.syn_cookies.filter(|_| traits.protocol == Protocol::Tcp),
+        };
+        let mut settings = settings_of(xdp, pool, wanted_pool.by_client);
+        settings.flags |= defence.written().flags();
         let family_name = if family == Family::V4 { "4" } else { "6" };
         self.services.push(WantedService {
             name: Arc::clone(table.name()),
             identity: Identity::of(&["service", table.name(), protocol_name(protocol), family_name]),
             protocol,
-            settings: settings_of(xdp, pool, wanted_pool.by_client),
+            settings,
+            defence,
             pool: key,
             addresses,
         });
@@ -147,6 +205,9 @@ fn settings_of(xdp: &XdpServiceSpec, pool: &PoolTable, by_client: bool) -> Servi
     }
     if pool.traits().sticky.as_ref().is_some_and(|sticky| sticky.by == StickyBy::ClientIp) {
         flags |= SERVICE_BY_ADDRESS;
+    }
+    if xdp.quic_id_length.is_some() {
+        flags |= SERVICE_QUIC;
     }
     let (source, port) = xdp.forward.tunnel().unwrap_or_default();
     Service {
@@ -211,7 +272,7 @@ impl WantedServer {
         };
         let identity = Identity::of(&["server", pool, &row.name, &address.to_string()]);
         let (address, port) = (address.ip(), address.port());
-        Some(Self { id, identity, address, port, takes, is_routed: false })
+        Some(Self { id, identity, address, port, takes, quic_id: row.quic_id, is_routed: false })
     }
 }
 

@@ -280,7 +280,7 @@ impl FromStr for QuicId {
         let wrong = || QuicIdError(text.escape_debug().to_string());
         let digits = text.as_bytes();
         let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
-        if !is_hex || digits.len() % 2 != 0 || !(2..=2 * Self::BYTES_MAX).contains(&digits.len()) {
+        if !is_hex || !digits.len().is_multiple_of(2) || !(2..=2 * Self::BYTES_MAX).contains(&digits.len()) {
             return Err(wrong());
         }
         let mut bytes = [0; Self::BYTES_MAX];

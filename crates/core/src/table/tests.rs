@@ -252,3 +252,25 @@ fn refused_clients_bring_their_pool_into_the_table() {
     let names: Vec<&str> = fixture.tables.of("www").unwrap().pools().map(|(name, _)| &**name).collect();
     assert_eq!(names, ["honey", "web"]);
 }
+
+#[test]
+fn a_table_has_the_settings_of_the_xdp_plane() {
+    let mut fixture = Fixture::new(&[pool("web", "a")], &[]);
+    fixture.services = vec![service("www web")];
+    let settings = XdpServiceSpec { interfaces: vec!["eth0".into()], ..XdpServiceSpec::default() };
+    fixture.services[0].xdp = Some(Arc::new(settings.clone()));
+    let lines_of_service = |changed: &[ServiceChanges]| -> Vec<String> {
+        lines(changed).into_iter().filter(|line| line.contains("service www:")).collect()
+    };
+    assert_eq!(
+        lines_of_service(&fixture.configure()),
+        ["www: + service www: protocol tcp, pool web, interfaces eth0, forward nat"]
+    );
+    let idle_timeout = Some(std::time::Duration::from_secs(60));
+    fixture.services[0].xdp = Some(Arc::new(XdpServiceSpec { idle_timeout, ..settings }));
+    fixture.services[0].acl = Some(Arc::new(Acl::new(&[], crate::acl::Access::Deny)));
+    assert_eq!(
+        lines_of_service(&fixture.configure()),
+        ["www: ~ service www: access list, idle_timeout none -> 60s"]
+    );
+}

@@ -9,6 +9,7 @@ use crate::scope;
 use anyhow::bail;
 use clap::Args;
 use evener_core::Endpoint;
+use evener_core::spec::ServiceSpec;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -64,10 +65,11 @@ impl CheckCommand {
 }
 
 /// Returns a warning about each listen address that no interface of this machine has. The configuration may be
-/// for another machine.
+/// for another machine. Services of the XDP plane have no sockets.
 fn absent_addresses(config: &Config) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    for service in config.spec.services.iter().filter(|service| !service.options.freebind) {
+    let needs_address = |service: &&ServiceSpec| !service.options.freebind && service.xdp.is_none();
+    for service in config.spec.services.iter().filter(needs_address) {
         for endpoint in &service.listen {
             let Endpoint::Ip(address) = endpoint else { continue };
             if is_absent(*address) {

@@ -18,11 +18,12 @@ use crate::supervisor::{ConfigSource, Setting};
 use anyhow::anyhow;
 use command_line::{HELP, parse};
 use evener_core::spec::XdpEventLevel;
+use evener_xdp::installation;
 use front::Front;
 use servers::{ServerFile, checked};
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::sync::mpsc;
 
@@ -115,6 +116,7 @@ async fn serve(line: &CommandLine, servers: Vec<IpAddr>, file: Option<ServerFile
     // The kernel forwards the packets, so one worker is enough.
     let setting = Setting::new(1, ConfigSource::Front(reload_requests), events.clone());
     let config = Config::without_file(spec::spec(line, &servers));
+    let pin = config.spec.xdp.pin.clone();
     let mut instance = Instance::start(config, setting).await?;
     let front = Front::new(line.clone(), servers, file, instance.handle(), events);
     let mut tasks = tokio::task::JoinSet::new();
@@ -122,7 +124,16 @@ async fn serve(line: &CommandLine, servers: Vec<IpAddr>, file: Option<ServerFile
     admin.into_iter().for_each(|admin| instance.serve_admin(admin));
     instance.run(signals).await;
     tasks.shutdown().await;
+    detach(line, &pin);
     Ok(())
+}
+
+/// Takes the program away from the interface, as sbulb does at its end. The associations stay pinned, so that another
+/// start continues with them.
+fn detach(line: &CommandLine, pin: &Path) {
+    if let Err(error) = installation::detach(pin, Some(&line.interface)) {
+        eprintln!("{NAME}: the program is still attached to {}: {error}", line.interface);
+    }
 }
 
 /// Returns the level of the log. Evener has no level above error.

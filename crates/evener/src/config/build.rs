@@ -7,6 +7,8 @@ mod warnings;
 mod whole;
 mod xdp;
 
+pub(super) use xdp::Ports;
+
 use options::{read_options, read_plane, read_protocol};
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
@@ -20,7 +22,6 @@ use super::sticky::{name_cookies, read_sticky};
 use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
 use crate::scope;
 use evener_core::Endpoint;
-use evener_core::address::AddressError;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
@@ -41,7 +42,11 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
         config: Config::default(),
         pools: HashMap::new(),
         pools_of_xdp: xdp::pools_of_plane(run),
+        declared: HashMap::new(),
     };
+    for made in run.pools().iter().chain(run.services()) {
+        builder.declared.entry(made.name()).or_insert(made);
+    }
     if let Some(made) = run.xdp() {
         builder.config.spec.xdp = super::xdp::read(&reading, made);
     }
@@ -98,6 +103,8 @@ struct Builder<'a> {
     pools: HashMap<Arc<str>, usize>,
     /// Names of the pools of services in the XDP plane, whose servers may have no port.
     pools_of_xdp: HashSet<String>,
+    /// Declarations of pools, and of services with their own servers, by name.
+    declared: HashMap<&'a str, &'a Made>,
 }
 
 impl<'a> Builder<'a> {
@@ -245,20 +252,6 @@ impl<'a> Builder<'a> {
             nested.finish();
         }
         server.map(|server| (server, at))
-    }
-
-    /// Returns the need for ports of the servers of a pool or service.
-    fn ports_of(&self, made: &Made) -> Ports {
-        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
-    }
-
-    /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
-    fn server_at(&self, address: &str, made: &Made) -> Result<ServerSpec, AddressError> {
-        let without = |error| match self.ports_of(made) {
-            Ports::Optional => Endpoint::parse_without_port(address).map(ServerSpec::new).ok_or(error),
-            Ports::Required => Err(error),
-        };
-        scope::server(address).or_else(without)
     }
 
     fn service(&mut self, made: &'a Made) {
@@ -482,15 +475,6 @@ impl<'a> Builder<'a> {
     fn pools_of<'b>(&'b self, service: &'b ServiceSpec) -> impl Iterator<Item = &'b PoolSpec> {
         service.pools().filter_map(|name| self.pool_named(name))
     }
-}
-
-/// Need for ports of the addresses of servers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ports {
-    /// An address without a port is a problem.
-    Required,
-    /// A server without a port has the port of the client.
-    Optional,
 }
 
 const INLINE_SERVERS: &str =

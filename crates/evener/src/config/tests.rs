@@ -378,6 +378,8 @@ fn the_examples_and_the_lua_of_the_documents_are_valid() {
 #[test]
 fn the_reference_has_every_key_and_counter() {
     let every_key = r#"
+        xdp { tarpit = {} }
+        service "x" { plane = "xdp", listen = "192.0.2.1:1", interface = "a", "10.0.0.1", forward = "gue", tunnel = {}, source_rate = { rate = "1/s" } }
         local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" }, check.dns {} }
         for number, one in ipairs(checks) do
           pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, retry_budget = {}, policy = policy.ewma {} }

@@ -8,7 +8,7 @@ use evener_core::service::ServiceLive;
 use evener_core::snapshot::Snapshot;
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec, Spec};
 use evener_core::table::{Edit, PoolTable, ServiceChanges, ServiceTable, TableChange, Tables};
-use evener_xdp::plane::{AtExit, PlaneOptions, Report, Services, Setup};
+use evener_xdp::plane::{PlaneOptions, Report, Services, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ pub(crate) type PoolState<'a> = (&'a PoolSpec, Arc<Snapshot>);
 pub(crate) struct XdpPlane {
     origin: Instant,
     on_report: OnReport,
-    at_exit: AtExit,
     running: Option<evener_xdp::plane::Plane>,
     tables: Tables,
     services: BTreeMap<Arc<str>, Arc<ServiceLive>>,
@@ -37,17 +36,11 @@ impl XdpPlane {
         Self {
             origin,
             on_report,
-            at_exit: AtExit::Stay,
             running: None,
             tables: Tables::default(),
             services: BTreeMap::new(),
             snapshots: BTreeMap::new(),
         }
-    }
-
-    /// Detaches the program when the instance ends. By default it stays, with all associations.
-    pub(crate) fn detach_at_exit(&mut self) {
-        self.at_exit = AtExit::Detach;
     }
 
     /// Loads the program and attaches it to new interfaces, if a configuration has services of the plane.
@@ -126,10 +119,10 @@ impl XdpPlane {
         Services { services: self.services.iter().filter_map(table).collect(), servers: servers.collect() }
     }
 
-    /// Ends the thread.
+    /// Ends the thread. The kernel goes on.
     pub(crate) fn stop(self) {
         if let Some(running) = self.running {
-            running.stop(self.at_exit);
+            running.stop();
         }
     }
 }

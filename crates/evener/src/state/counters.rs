@@ -218,10 +218,10 @@ mod tests {
 
     #[test]
     fn served_clients_are_counted_in_the_unit_of_the_protocol() {
-        let counters = [("connections", 1), ("flows", 2), ("requests", 4)];
+        let counters = [("connections", 1), ("flows", 2), ("requests", 4), ("packets_in", 8)];
         let counters = counters.map(|(name, count)| (name.into(), TotalView::Count(count)));
         let counters = CountersView(counters.into());
-        assert_eq!(Traffic::ALL.map(|traffic| counters.served(traffic)), [4, 4, 1, 2]);
+        assert_eq!(Traffic::ALL.map(|traffic| counters.served(traffic)), [4, 4, 1, 2, 8]);
     }
 
     #[test]

@@ -129,6 +129,9 @@ impl ServerView {
 
     /// Returns the headings of the rows of servers.
     pub(super) fn heading(traffic: Traffic) -> Vec<&'static str> {
+        if traffic == Traffic::Xdp {
+            return vec!["SERVER", "<STATE", traffic.heading(), "/S", "FLOWS", "IN", "OUT"];
+        }
         let mut heading = vec!["SERVER", "<STATE", "ACTIVE", traffic.heading(), "/S"];
         heading.extend((traffic == Traffic::Http).then_some("5XX"));
         heading.extend(["ERRORS", "P50", "P95"]);
@@ -158,6 +161,15 @@ impl ServerView {
             Cell::from(table::count(self.counters.served(traffic))),
             Cell::from(table::rate(recent.rate(traffic.counter()))),
         ];
+        if traffic == Traffic::Xdp {
+            // The plane sees neither errors nor times, and does not count the associations in use.
+            cells.remove(1);
+            cells.push(table::count(self.counters.value("flows")).into());
+            cells.extend([self.bytes_in(), self.bytes_out()].map(|bytes| table::short_bytes(bytes).into()));
+            let mut row = Row::new(&*self.name, cells).with_remark(&self.remark());
+            row.add_details(self.troubles().into_iter());
+            return row;
+        }
         if traffic == Traffic::Http {
             cells.push(self.cell_of_5xx());
         }

@@ -9,12 +9,12 @@ use crate::table::{self, Cell, Row, Style, Tone, bytes};
 use evener_core::Endpoint;
 use evener_core::counters::ServiceCounters;
 use evener_core::recent::Growth;
-use evener_core::spec::{Protocol, ServiceSpec};
+use evener_core::spec::{Plane, Protocol, ServiceSpec};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// Counters of troubles, with their descriptions.
-const TROUBLES: [Trouble; 18] = [
+const TROUBLES: [Trouble; 25] = [
     Trouble("requests_failed", "request", "failed (502, 503, 504 or an incomplete response)"),
     Trouble("no_server", "client", "without a usable server"),
     Trouble("queue_failures.timeout", "client", "waited too long in the queue"),
@@ -33,13 +33,39 @@ const TROUBLES: [Trouble; 18] = [
     Trouble("rate_limited", "response", "truncated or dropped (rate limit)"),
     Trouble("loops", "client", "refused because of a loop"),
     Trouble("accept_errors", "accept call", "failed"),
+    Trouble("xdp.no_next_hop", "packet", "without a known next hop"),
+    Trouble("xdp.limited", "packet", "above source_rate"),
+    Trouble("xdp.denied", "packet", "denied by the access list"),
+    Trouble("xdp.refused_egress", "packet", "from a server to a client of another server"),
+    Trouble("xdp.too_big", "packet", "too large for the tunnel"),
+    Trouble("xdp.malformed", "malformed packet", ""),
+    Trouble("xdp.flow_not_stored", "association", "could not be stored"),
 ];
+
+/// Reasons for which the XDP plane drops packets, besides access lists and limits.
+const XDP_DROPS: [&str; 9] = [
+    "xdp.malformed",
+    "xdp.ttl_exceeded",
+    "xdp.no_server",
+    "xdp.refused_egress",
+    "xdp.no_next_hop",
+    "xdp.too_big",
+    "xdp.syn_invalid",
+    "xdp.icmp_unknown",
+    "xdp.internal",
+];
+
+/// Maximum number of listen addresses in the text.
+const LISTEN_MAX: usize = 8;
 
 /// A service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ServiceView {
     name: String,
     protocol: String,
+    /// The part that moves the bytes: `proxy` or `xdp`.
+    #[serde(default)]
+    plane: String,
     /// True if clients connect with TLS.
     #[serde(default)]
     tls: bool,
@@ -92,6 +118,7 @@ impl ServiceView {
         Self {
             name: spec.name.to_string(),
             protocol: spec.protocol.name().into(),
+            plane: spec.plane.name().into(),
             tls: spec.tls.is_some(),
             listen: listen.into_iter().map(ToString::to_string).collect(),
             pool: spec.pool.as_ref().map(ToString::to_string),
@@ -137,6 +164,9 @@ impl ServiceView {
 
     /// Returns the kind of traffic.
     pub(super) fn traffic(&self) -> Traffic {
+        if self.plane == Plane::Xdp.name() {
+            return Traffic::Xdp;
+        }
         let protocols =
             [(Protocol::Http, Traffic::Http), (Protocol::Dns, Traffic::Dns), (Protocol::Udp, Traffic::Udp)];
         let found = protocols.iter().find(|(protocol, _)| protocol.name() == self.protocol);
@@ -153,12 +183,16 @@ impl ServiceView {
         if rows.is_empty() {
             return String::new();
         }
-        let mut heading = vec!["SERVICE", "ACTIVE", traffic.heading(), "/S"];
+        let mut heading = vec!["SERVICE"];
+        // The plane does not count the associations in use.
+        heading.extend((traffic != Traffic::Xdp).then_some("ACTIVE"));
+        heading.extend([traffic.heading(), "/S"]);
         heading.extend(match traffic {
             Traffic::Http => &["5XX", "FAILED"][..],
             Traffic::Dns => &["FAILED", "DROPPED"],
             Traffic::Tcp => &["FAILED"],
             Traffic::Udp => &["DROPPED"],
+            Traffic::Xdp => &["FLOWS", "DROPPED"],
         });
         heading.extend(["LIMITED", "DENIED", "IN", "OUT"]);
         format!("\n{}", table::report(&heading, &rows, 0, style))
@@ -171,18 +205,23 @@ impl ServiceView {
             let grows = names.iter().any(|name| recent.value(name) > 0);
             Cell::from(table::count(counters.sum(names))).toned_if(grows, Tone::Bad)
         };
-        let mut cells = vec![
-            Cell::from(self.active().to_string()).toned_if(self.is_full(), Tone::Bad),
+        let active = Cell::from(self.active().to_string()).toned_if(self.is_full(), Tone::Bad);
+        let mut cells: Vec<Cell> = Some(active).filter(|_| traffic != Traffic::Xdp).into_iter().collect();
+        cells.extend([
             Cell::from(table::count(counters.served(traffic))),
             Cell::from(table::rate(recent.rate(traffic.counter()))),
-        ];
+        ]);
         cells.extend(match traffic {
             Traffic::Http => vec![trouble(&["responses_5xx"]), trouble(&["requests_failed"])],
             Traffic::Dns => vec![trouble(&["no_server"]), trouble(&["drops"])],
             Traffic::Tcp => vec![trouble(&["no_server"])],
             Traffic::Udp => vec![trouble(&["drops"])],
+            Traffic::Xdp => vec![table::count(counters.value("flows")).into(), trouble(&XDP_DROPS)],
         });
-        cells.extend([trouble(&["limited", "rate_limited"]), trouble(&["denied"])]);
+        cells.extend([
+            trouble(&["limited", "rate_limited", "xdp.limited"]),
+            trouble(&["denied", "xdp.denied"]),
+        ]);
         cells.extend(["bytes_in", "bytes_out"].map(|name| table::short_bytes(counters.value(name)).into()));
         let mut row = Row::new(&*self.name, cells);
         row.add_detail(Cell::new(self.addresses(), Tone::Faint));
@@ -191,7 +230,8 @@ impl ServiceView {
         row
     }
 
-    /// Describes the addresses and the pools: `http+tls on 0.0.0.0:443, pool web`.
+    /// Describes the addresses and the pools: `http+tls on 0.0.0.0:443, pool web`. A service of the XDP plane may have
+    /// many addresses.
     fn addresses(&self) -> String {
         let tls = if self.tls { "+tls" } else { "" };
         let pools = match (&self.pool, &self.pools[..]) {
@@ -199,7 +239,13 @@ impl ServiceView {
             (_, []) => "no pool".into(),
             (_, pools) => format!("pools {}", pools.join(" ")),
         };
-        format!("{}{tls} on {}, {pools}", self.protocol, self.listen.join(" "))
+        let plane = if self.traffic() == Traffic::Xdp { " by xdp" } else { "" };
+        let more = match self.listen.len().saturating_sub(LISTEN_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let listen = self.listen[..self.listen.len().min(LISTEN_MAX)].join(" ");
+        format!("{}{tls}{plane} on {listen}{more}, {pools}", self.protocol)
     }
 
     fn is_full(&self) -> bool {
@@ -218,10 +264,12 @@ impl ServiceView {
 
     /// Formats everything that is known about the service.
     pub(super) fn details(&self, declarations: &DeclarationsView) -> String {
-        let mut lines = vec![format!(
+        let active = format!(
             "active: {} of {} connections, {} flows",
             self.connections_active, self.connections_max, self.flows_active
-        )];
+        );
+        let mut lines: Vec<String> =
+            Some(active).filter(|_| self.traffic() != Traffic::Xdp).into_iter().collect();
         lines.extend(
             (self.connects_pending > 0)
                 .then(|| format!("pending connection attempts: {}", self.connects_pending)),

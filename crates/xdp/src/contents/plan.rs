@@ -1,10 +1,13 @@
 //! The plan of a change: slots and places for everything that is wanted, and the contents of each slot.
 
 use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE};
-use crate::contract::{ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, TAKES_NONE, Vip};
+use crate::contract::{
+    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId,
+    TAKES_NONE, Vip,
+};
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
 use crate::slots::Identity;
-use crate::wanted::{Wanted, WantedServer, WantedService};
+use crate::wanted::{Wanted, WantedDefence, WantedServer, WantedService};
 use evener_core::{ServerId, Time};
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +21,8 @@ pub(super) struct Plan {
     pub(super) servers: BTreeMap<u32, Server>,
     pub(super) services: BTreeMap<u32, Service>,
     pub(super) vips: BTreeMap<u32, Vip>,
+    pub(super) defences: BTreeMap<u32, WantedDefence>,
+    pub(super) quic: BTreeMap<QuicKey, SlotAndId>,
     /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
     pub(super) tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
     pub(super) vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
@@ -63,6 +68,12 @@ impl Contents {
         }
         for service in &wanted.services {
             self.plan_service(&mut plan, wanted, service, now)?;
+        }
+        if !wanted.services.is_empty() {
+            for address in &wanted.own {
+                let address = SocketAddr::new(*address, 0);
+                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_OWN }, [1, 0]);
+            }
         }
         self.plan_leaving(&mut plan, now);
         self.plan_chains(&mut plan, now)?;
@@ -137,6 +148,18 @@ impl Contents {
             None => self.new_id(),
         };
         plan.services.insert(slot, Service { id, pool: pool_slot, ..service.settings });
+        plan.defences.insert(slot, service.defence.clone());
+        if service.settings.quic_id_length > 0 {
+            for server in &pool.servers {
+                let Some(quic_id) = server.quic_id else { continue };
+                let server = self.slot(plan, Kind::Server, server.identity, now)?;
+                let server_id = plan.servers.get(&server).map_or(0, |server| server.id);
+                let (mut id, bytes) = ([0; 15], quic_id.as_bytes());
+                id[..bytes.len()].copy_from_slice(bytes);
+                let key = QuicKey { service: slot, length: bytes.len() as u8, id };
+                plan.quic.insert(key, SlotAndId { server, server_id });
+            }
+        }
         for (&address, ports) in &service.addresses {
             let vip = self.slot(plan, Kind::Vip, service.vip_identity(address), now)?;
             let family = if address.is_ipv4() { 4 } else { 6 };

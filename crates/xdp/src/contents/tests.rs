@@ -20,6 +20,8 @@ struct Model {
     tables: HashMap<u32, Arc<[u32]>>,
     tables_before: HashMap<u32, Arc<[u32]>>,
     endpoints: HashMap<EndpointKey, (Position, EndpointValue)>,
+    defences: HashMap<u32, WantedDefence>,
+    quic: BTreeMap<QuicKey, SlotAndId>,
     writes: Vec<Write>,
     /// The number of writes after which the kernel refuses each write.
     fails_after: Option<usize>,
@@ -40,6 +42,9 @@ impl MapWriter for Model {
             Write::Vip(slot, vip) => drop(self.vips.insert(slot, vip)),
             Write::Server(slot, server) => drop(self.servers.insert(slot, server)),
             Write::Returns(position, entry) => drop(self.returns.insert(position, entry)),
+            Write::Defence(slot, defence) => drop(self.defences.insert(slot, defence)),
+            Write::Quic(key, Some(server)) => drop(self.quic.insert(key, server)),
+            Write::Quic(key, None) => drop(self.quic.remove(&key)),
             Write::Table(pool, slots) => drop(self.tables.insert(pool, slots)),
             Write::KeepTable(pool) => {
                 let table = self.tables[&pool].clone();
@@ -79,6 +84,9 @@ impl Model {
                     let server = &self.servers[server];
                     assert_ne!(server.id, 0, "the table of {key:?} has a free slot");
                 });
+                continue;
+            }
+            if key.kind == crate::contract::ENDPOINT_OWN {
                 continue;
             }
             let mut position = *a;
@@ -126,6 +134,7 @@ impl Model {
             servers: self.servers.clone().into_iter().filter(|(_, one)| one.id != 0).collect(),
             tables: self.tables.clone(),
             tables_before: self.tables_before.keys().copied().collect(),
+            quic: self.quic.clone(),
             endpoints: Endpoints::taken_over(
                 entries(Family::V4).map(|(index, key, value)| (index, key.entry_v4(value))),
                 entries(Family::V6).map(|(index, key, value)| (index, key.entry_v6(value))),
@@ -138,7 +147,15 @@ impl Model {
 fn server(id: u32, address: &str) -> WantedServer {
     let (identity, address) = (Identity::of(&["p", address]), address.parse::<SocketAddr>().unwrap());
     let (address, port) = (address.ip(), address.port());
-    WantedServer { id: ServerId(id), identity, address, port, takes: TAKES_NEW, is_routed: true }
+    WantedServer {
+        id: ServerId(id),
+        identity,
+        address,
+        port,
+        takes: TAKES_NEW,
+        quic_id: None,
+        is_routed: true,
+    }
 }
 
 /// Returns services `name=vip:port,...` that use one pool of servers.
@@ -159,11 +176,16 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
             identity: Identity::of(&["service", name]),
             protocol: 17,
             settings: Service { forward: FORWARD_NAT, ..Service::default() },
+            defence: WantedDefence::default(),
             pool: key.clone(),
             addresses,
         }
     };
-    Wanted { services: services.iter().map(service).collect(), pools: [(key.clone(), pool)].into() }
+    Wanted {
+        services: services.iter().map(service).collect(),
+        pools: [(key.clone(), pool)].into(),
+        own: BTreeSet::new(),
+    }
 }
 
 fn at(seconds: u64) -> Time {
@@ -276,6 +298,22 @@ fn contents_without_room_change_nothing() {
 }
 
 #[test]
+fn addresses_of_this_machine_follow_its_interfaces() {
+    let (mut contents, mut model) = (Contents::default(), Model::default());
+    let own = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let all = [server(0, "10.0.0.1:53")];
+    let first = Wanted { own: own(&["10.0.0.9", "fd00::9"]), ..wanted(&["a=192.0.2.1:53"], &all) };
+    contents.apply(first, &Hops::new(), at(0), &mut model).unwrap();
+    let written = |model: &Model| {
+        let own = model.endpoints.keys().filter(|key| key.kind == crate::contract::ENDPOINT_OWN);
+        own.map(|key| key.address.ip()).collect::<BTreeSet<IpAddr>>()
+    };
+    assert_eq!(written(&model), own(&["10.0.0.9", "fd00::9"]));
+    contents.set_own(own(&["10.0.0.8"]), &Hops::new(), at(1), &mut model).unwrap();
+    assert_eq!(written(&model), own(&["10.0.0.8"]));
+}
+
+#[test]
 fn next_hops_reach_all_servers_with_the_address() {
     let (mut contents, mut model) = (Contents::default(), Model::default());
     let all = [server(0, "10.0.0.1:53"), server(1, "10.0.0.1:54"), server(2, "10.0.0.2:53")];
@@ -287,7 +325,7 @@ fn next_hops_reach_all_servers_with_the_address() {
     assert_eq!(model.writes.len(), 4, "the interface comes after the addresses: {:?}", model.writes);
     contents.set_hops(&hops, &mut model).unwrap();
     assert_eq!(model.writes.len(), 4);
-    assert_eq!(contents.routed().len(), 2);
+    assert_eq!(contents.hops(), hops);
 }
 
 /// Random changes of services, servers and what the servers take, with processes that end in the middle of a change.

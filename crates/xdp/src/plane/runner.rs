@@ -1,11 +1,13 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
-use super::{AtExit, PlaneOptions, Report, Services, Setup};
-use crate::attach::{AttachError, Attachment, Change, WantedInterface};
+use super::{PlaneOptions, Report, Services, Setup};
+use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::Contents;
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
+use crate::defence::DarkAddresses;
 use crate::events::EventReader;
+use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
 use crate::pin::Directory;
@@ -16,6 +18,7 @@ use evener_core::spec::{XdpEventLevel, XdpSpec};
 use evener_core::table::ServiceTable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +31,8 @@ const INTERFACES_EVERY: Duration = Duration::from_secs(2);
 /// A loaded program with what was written into its maps.
 struct Running {
     spec: XdpSpec,
-    installed: Installed,
+    kernel: Kernel,
+    links: Links,
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
@@ -54,18 +58,20 @@ impl Running {
     fn open(spec: &XdpSpec, now: Time) -> Result<Self, LoadError> {
         let directory = Directory::open(&spec.pin)?;
         let sizes = Sizes { flows_v4: spec.flows, flows_v6: spec.flows };
-        let mut installed = Installed::open(directory, sizes)?;
-        let found = installed.maps.found()?;
-        let neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
+        let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
+        let mut kernel = Kernel::new(maps)?;
+        let found = kernel.found()?;
         let contents = Contents::taken_over(found, now);
+        let mut neighbours = Neighbours::open().map_err(LoadError::Takeover)?;
+        neighbours.begin_with(contents.hops());
         let counting = Counting::default();
-        let events = installed.maps.take_events().map(EventReader::new);
-        Ok(Self { spec: spec.clone(), installed, contents, neighbours, counting, events })
+        let events = kernel.maps().take_events().map(EventReader::new);
+        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
     }
 
     /// Writes the settings of the whole program.
     fn write_settings(&mut self, spec: &XdpSpec) -> Result<(), LoadError> {
-        let settings = &mut self.installed.maps.settings;
+        let settings = &mut self.kernel.maps().settings;
         let before = settings.get(&0, 0)?;
         let mut after = before;
         after.event_level = match spec.events {
@@ -91,17 +97,21 @@ impl Running {
         Wanted::derive(tables, self.spec.events >= XdpEventLevel::Debug)
     }
 
-    fn apply(&mut self, services: &Services, now: Time) -> Result<(), String> {
-        let wanted = self.wanted(services.services.iter().map(|(table, _)| table));
+    /// Writes the services. Returns the reports about next hops.
+    fn apply(&mut self, services: &Services, now: impl Fn() -> Time) -> Result<Vec<HopReport>, String> {
+        let mut wanted = self.wanted(services.services.iter().map(|(table, _)| table));
+        wanted.own = self.neighbours.local_addresses();
+        wanted.set_tunnel_sources(|server| self.neighbours.source_to(server));
+        let reports = self.neighbours.prepare(wanted.routed(), &now);
         let hops = self.neighbours.hops();
-        let applied = self.contents.apply(wanted, hops, now, &mut self.installed.maps);
+        let applied = self.contents.apply(wanted, hops, now(), &mut self.kernel);
         applied.map_err(|error| error.to_string())?;
-        self.neighbours.set_wanted(self.contents.routed(), now);
         let lives: HashMap<Arc<str>, Arc<ServiceLive>> =
             services.services.iter().map(|(_, live)| (live.name.clone(), Arc::clone(live))).collect();
         let servers: &ServersLive = &services.servers;
-        let counted = self.counting.configure(&self.contents, &lives, servers, &self.installed.maps);
-        counted.map_err(|error| error.to_string())
+        let counted = self.counting.configure(&self.contents, &lives, servers, self.kernel.maps());
+        counted.map_err(|error| error.to_string())?;
+        Ok(reports)
     }
 }
 
@@ -162,7 +172,7 @@ impl Runner {
         let Some(running) = &mut self.running else { return Ok(()) };
         let wanted = running.wanted(&setup.services);
         running.contents.check(&wanted, now).map_err(|error| vec![error.to_string()])?;
-        let mut names: Vec<Arc<str>> = running.installed.links.names().map(Arc::from).collect();
+        let mut names: Vec<Arc<str>> = running.links.names().map(Arc::from).collect();
         let present = names.clone();
         names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
         let results = running.set_interfaces(&names, &setup.spec);
@@ -185,13 +195,14 @@ impl Runner {
     }
 
     pub(super) fn configure(&mut self, services: Services) -> Result<(), String> {
-        let now = self.now();
+        let origin = self.options.origin;
         self.interfaces = self.next_interfaces.clone();
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.apply(&services, now)?;
+        let reports = running.apply(&services, || Time::since_origin(origin.elapsed()))?;
+        self.report_hops(reports);
         if self.interfaces.is_empty() {
             // No service is left.
-            self.stop(AtExit::Detach);
+            self.remove();
             return Ok(());
         }
         self.set_interfaces();
@@ -200,17 +211,27 @@ impl Runner {
     }
 
     pub(super) fn update(&mut self, services: Services) {
-        let now = self.now();
+        let origin = self.options.origin;
         let Some(running) = &mut self.running else { return };
-        let result = running.apply(&services, now);
-        self.report_problem(result);
+        match running.apply(&services, || Time::since_origin(origin.elapsed())) {
+            Ok(reports) => {
+                self.report_problem(Ok(()));
+                self.report_hops(reports);
+            }
+            Err(problem) => self.report_problem(Err(problem)),
+        }
     }
 
     fn set_interfaces(&mut self) {
         let Some(running) = &mut self.running else { return };
         let spec = running.spec.clone();
         let results = running.set_interfaces(&self.interfaces, &spec);
+        let indices = results.iter().filter_map(|(_, result)| Some(result.as_ref().ok()?.index));
+        let dark = running.write_dark(indices.collect());
         self.report_interfaces(results);
+        if dark.is_err() {
+            self.report_problem(dark);
+        }
     }
 
     /// Reports interfaces to which the program was attached, and problems once.
@@ -234,6 +255,15 @@ impl Runner {
         }
     }
 
+    fn report_hops(&self, reports: Vec<HopReport>) {
+        for report in reports {
+            self.report(match report {
+                HopReport::Missing(address, why) => Report::NoNextHop(address, why),
+                HopReport::Found(address) => Report::NextHop(address),
+            });
+        }
+    }
+
     /// Does all work that is due.
     pub(super) fn on_time(&mut self) {
         let now = self.now();
@@ -242,14 +272,19 @@ impl Runner {
         let (changed, reports) = running.neighbours.on_time(now);
         let mut result = Ok(());
         if changed {
-            result = running.contents.set_hops(running.neighbours.hops(), &mut running.installed.maps);
+            result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
         }
-        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.installed.maps);
+        if running.neighbours.take_addresses_changed() {
+            let own = running.neighbours.local_addresses();
+            let changed = running.contents.set_own(own, running.neighbours.hops(), now, &mut running.kernel);
+            result = result.and(changed);
+        }
+        let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
         let result = result.and(timely).map_err(|error| error.to_string());
         if self.next_count <= now {
             self.next_count = now + COUNT_EVERY;
             // A failure shows in the counters, which stop.
-            let _ = running.counting.count(&running.installed.maps);
+            let _ = running.counting.count(running.kernel.maps());
         }
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
@@ -258,12 +293,7 @@ impl Runner {
         for decision in decisions.into_iter().flatten() {
             self.report(Report::Decision(Box::new(decision)));
         }
-        for report in reports {
-            self.report(match report {
-                HopReport::Missing(address, why) => Report::NoNextHop(address, why),
-                HopReport::Found(address) => Report::NextHop(address),
-            });
-        }
+        self.report_hops(reports);
         let is_check_due = !self.troubled.is_empty() && self.next_interfaces_check <= now;
         if links_changed || is_check_due {
             self.next_interfaces_check = now + INTERFACES_EVERY;
@@ -300,13 +330,18 @@ impl Runner {
         }
     }
 
-    /// Counts for the last time. The program and its maps stay, unless they are to be removed.
-    pub(super) fn stop(&mut self, at_exit: AtExit) {
-        let Some(mut running) = self.running.take() else { return };
-        let _ = running.counting.count(&running.installed.maps);
-        if at_exit == AtExit::Detach {
-            running.remove();
+    /// Counts for the last time. The program and its maps stay.
+    pub(super) fn stop(&mut self) {
+        if let Some(running) = &mut self.running {
+            let _ = running.counting.count(running.kernel.maps());
         }
+    }
+
+    /// Counts for the last time, and removes the program and its maps.
+    fn remove(&mut self) {
+        self.stop();
+        self.running.take().into_iter().for_each(Running::remove);
+        self.troubled.clear();
     }
 }
 
@@ -318,14 +353,29 @@ impl Running {
     ) -> Vec<(String, Result<Attachment, AttachError>)> {
         let wanted: Vec<WantedInterface> =
             names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
-        self.installed.links.set(&wanted)
+        self.links.set(&wanted)
+    }
+
+    /// Writes the dark addresses for these interfaces.
+    fn write_dark(&mut self, indices: Vec<u32>) -> Result<(), String> {
+        let tarpit = self.spec.tarpit.clone();
+        let interfaces: BTreeMap<u32, [u8; 6]> =
+            indices.into_iter().filter_map(|index| Some((index, self.neighbours.mac_of(index)?))).collect();
+        let mut hosts: Vec<IpAddr> = self.contents.addresses().collect();
+        hosts.extend(self.neighbours.local_addresses());
+        let dark = tarpit.as_deref().map(|addresses| DarkAddresses {
+            addresses,
+            hosts: &hosts,
+            interfaces: &interfaces,
+        });
+        self.kernel.write_dark(dark).map_err(|error| error.to_string())
     }
 
     /// Detaches the program and removes its maps.
     fn remove(self) {
-        let names: Vec<String> = self.installed.links.names().map(str::to_owned).collect();
-        let directory = self.installed.links.directory().to_owned();
-        let mut links = self.installed.links;
+        let names: Vec<String> = self.links.names().map(str::to_owned).collect();
+        let directory = self.links.directory().to_owned();
+        let mut links = self.links;
         names.iter().for_each(|name| drop(links.detach(name)));
         drop(links);
         if let Ok(Some(directory)) = Directory::open_present(&directory) {

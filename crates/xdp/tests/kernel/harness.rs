@@ -1,8 +1,10 @@
 //! A thread with a network namespace and a BPF file system of its own.
 
+use aya::programs::{Xdp, XdpMode as AyaMode};
+use aya::{Ebpf, include_bytes_aligned};
 use evener_core::spec::XdpMode;
-use evener_xdp::attach::WantedInterface;
-use evener_xdp::load::{Installed, Sizes};
+use evener_xdp::attach::{AttachError, Attachment, WantedInterface};
+use evener_xdp::load::{Installed, LoadError, Sizes};
 use evener_xdp::pin::Directory;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -11,6 +13,9 @@ use std::process::{Command, Stdio};
 
 /// The pin directory of tests.
 pub(crate) const PIN: &str = "/sys/fs/bpf/evener";
+/// A small program with the maps of the real one.
+pub(crate) const SMALL: &[u8] = include_bytes_aligned!("../bpf/small.bpf.o");
+const FOREIGN: &[u8] = include_bytes_aligned!("../bpf/foreign.bpf.o");
 
 /// Runs a test on a thread whose namespaces end with it. Prints that it was skipped without root.
 pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
@@ -42,13 +47,36 @@ pub(crate) fn run(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Opens the pin directory and loads the program.
-pub(crate) fn open(flows: u32) -> Installed {
-    let directory = Directory::open(Path::new(PIN)).unwrap();
-    Installed::open(directory, Sizes { flows_v4: flows, flows_v6: flows }).unwrap()
+/// Creates a pair of interfaces, `eth0` and `eth1`.
+pub(crate) fn add_pair() {
+    run("ip link add name eth0 type veth peer name eth1; ip link set eth0 up; ip link set eth1 up");
 }
 
-/// An interface on which the program is wanted.
-pub(crate) fn wanted(name: &str, mode: XdpMode) -> WantedInterface {
-    WantedInterface { name: name.to_owned(), mode }
+/// Opens the pin directory and loads the small program.
+pub(crate) fn try_open(flows: u32) -> Result<Installed, LoadError> {
+    let directory = Directory::open(Path::new(PIN))?;
+    Installed::open_object(SMALL, directory, Sizes { flows_v4: flows, flows_v6: flows })
+}
+
+/// Opens the pin directory and loads the small program.
+pub(crate) fn open(flows: u32) -> Installed {
+    try_open(flows).unwrap()
+}
+
+/// Attaches the program to one interface and to no other.
+pub(crate) fn set(
+    installed: &mut Installed,
+    interface: &str,
+    mode: XdpMode,
+) -> Result<Attachment, AttachError> {
+    installed.links.set(&[WantedInterface { name: interface.to_owned(), mode }]).remove(0).1
+}
+
+/// Attaches a program that is not the plane's, until the returned object is dropped.
+pub(crate) fn attach_foreign(interface: &str) -> Ebpf {
+    let mut ebpf = Ebpf::load(FOREIGN).unwrap();
+    let program: &mut Xdp = ebpf.program_mut("foreign").unwrap().try_into().unwrap();
+    program.load().unwrap();
+    program.attach(interface, AyaMode::Driver).unwrap();
+    ebpf
 }

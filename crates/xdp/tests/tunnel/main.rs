@@ -2,8 +2,11 @@
 //! `BPF_PROG_TEST_RUN`, and real sockets in namespaces.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod decapsulator;
 mod direct;
 mod encapsulation;
+mod end_to_end;
+mod network;
 mod packet;
 mod plane;
 mod quic;

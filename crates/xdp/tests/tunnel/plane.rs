@@ -10,7 +10,6 @@ use std::net::IpAddr;
 pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
 pub(crate) const XDP_TX: u32 = 3;
-pub(crate) const XDP_REDIRECT: u32 = 4;
 
 pub(crate) const VIP_V4: &str = "10.0.9.9";
 pub(crate) const VIP_V6: &str = "fd00:9::9";

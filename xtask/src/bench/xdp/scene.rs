@@ -10,6 +10,7 @@ use evener_xdp::contract::{
     EndpointV4, EndpointV6, FORWARD_NAT, NEXT_HOP_ROUTE, NEXT_HOP_SENDER, Returns, Server, Service,
     TAKES_NEW, Vip,
 };
+use evener_xdp::load::entries_of;
 use evener_xdp::object::{OBJECT, PROGRAM};
 use std::net::{IpAddr, SocketAddr};
 
@@ -47,6 +48,7 @@ impl Scene {
     /// Loads the program, with room for this many associations.
     pub(super) fn load(flows: u32) -> anyhow::Result<Self> {
         let mut loader = EbpfLoader::new();
+        let flows = entries_of(flows);
         loader.map_max_entries("flows_v4", flows).map_max_entries("flows_v6", flows);
         let mut ebpf = loader.load(OBJECT)?;
         for (name, program) in ebpf.programs_mut() {

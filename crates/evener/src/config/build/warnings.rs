@@ -57,6 +57,7 @@ impl Builder<'_> {
                 self.warn_of_pool(made, pool, index.users_of(made.name()));
             }
         }
+        self.warn_of_shared_addresses();
         for made in run.services() {
             if let Some(service) = index.services.get(made.name()) {
                 self.warn_of_service(made, service, &index);

@@ -8,12 +8,14 @@ use crate::config::fields::Fields;
 use crate::config::raw::{Made, Run, Value};
 use crate::config::sticky::sticky_defaults;
 use crate::config::{Location, edge, xdp};
+use crate::scope;
 use evener_core::Endpoint;
+use evener_core::address::AddressError;
 use evener_core::spec::{
     DiscoverSpec, Forward, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec,
-    StickyBy, XdpServiceSpec,
+    StickyBy, Transport, XdpServiceSpec,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -27,6 +29,15 @@ const SERVERS_MAX: usize = 16_383;
 /// the contract.
 const SHARED_MAX: usize = 8;
 
+/// Need for ports of the addresses of servers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Ports {
+    /// An address without a port is a problem.
+    Required,
+    /// A server without a port has the port of the client.
+    Optional,
+}
+
 /// Returns the names of the pools of services in the XDP plane, whose servers may have no port.
 pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
     let is_in_plane = |made: &&Arc<Made>| made.table().get("plane").and_then(Value::text) == Some("xdp");
@@ -39,6 +50,20 @@ pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
 }
 
 impl<'a> Builder<'a> {
+    /// Returns the need for ports of the servers of a pool or service.
+    pub(super) fn ports_of(&self, made: &Made) -> Ports {
+        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
+    }
+
+    /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
+    pub(super) fn server_at(&self, address: &str, made: &Made) -> Result<ServerSpec, AddressError> {
+        let without = |error| match self.ports_of(made) {
+            Ports::Optional => Endpoint::parse_without_port(address).map(ServerSpec::new).ok_or(error),
+            Ports::Required => Err(error),
+        };
+        scope::server(address).or_else(without)
+    }
+
     /// Reads a service of the XDP plane.
     pub(super) fn xdp_service(&mut self, made: &'a Made, mut fields: Fields<'a>, protocol: Protocol) {
         let name = made.name();
@@ -134,9 +159,7 @@ impl<'a> Builder<'a> {
 
     /// Returns the declaration of a pool: of the pool itself, or of the service with its servers.
     fn declaration_of(&self, pool: &str) -> Option<&'a Made> {
-        let run = self.reading.run();
-        let mut made = run.pools().iter().chain(run.services()).map(AsRef::as_ref);
-        made.find(|made| made.name() == pool)
+        self.declared.get(pool).copied()
     }
 
     /// Checks the settings of all services and pools that the XDP plane uses.
@@ -179,9 +202,10 @@ impl<'a> Builder<'a> {
             for pool in self.pools_of(service) {
                 let lacking = pool.servers.iter().find(|server| server.endpoint.lacks_port());
                 let lists = pool.discover.iter().any(|source| port_of_source(source) == Some(0));
-                let (Some(made), true) = (self.declaration_of(&pool.name), lacking.is_some() || lists) else {
+                if lacking.is_none() && !lists {
                     continue;
-                };
+                }
+                let Some(made) = self.declaration_of(&pool.name) else { continue };
                 if !reported.insert(&pool.name) {
                     continue;
                 }
@@ -361,7 +385,6 @@ impl ServiceCheck<'_, '_> {
         for source in &pool.discover {
             let at = self.builder.config.sources.get(&(pool.name.clone(), source.to_string()));
             let reason = match source {
-                DiscoverSpec::Mname { .. } => "finds unix sockets: plane = \"xdp\" needs IP servers".into(),
                 DiscoverSpec::File { settings, .. } | DiscoverSpec::Dns { settings, .. }
                     if settings.limits != evener_core::limits::Limits::default() =>
                 {
@@ -403,9 +426,8 @@ fn limits_of_source() -> String {
         .into()
 }
 
-impl Builder<'_> {
-    /// Records warnings about settings without effect in the XDP plane, and about services that share an address with
-    /// a service of another plane.
+impl<'a> Builder<'a> {
+    /// Records warnings about settings without effect in the XDP plane.
     pub(super) fn warn_of_xdp(&self, made: &Made, service: &ServiceSpec) {
         let Some(settings) = service.xdp.as_deref() else { return };
         let name = &service.name;
@@ -456,20 +478,36 @@ impl Builder<'_> {
                 );
             }
         }
-        let same = |other: &&ServiceSpec| {
-            other.plane != Plane::Xdp
-                && other.protocol.transports().iter().any(|each| service.protocol.transports().contains(each))
-        };
-        for other in self.config.spec.services.iter().filter(same) {
-            let Some(endpoint) = service.listen.iter().find(|one| other.listen.contains(one)) else {
+    }
+
+    /// Records warnings about services of the plane that share an address with a service of the proxy.
+    pub(super) fn warn_of_shared_addresses(&self) {
+        let services = &self.config.spec.services;
+        if services.iter().all(|service| service.xdp.is_none()) {
+            return;
+        }
+        let others = services.iter().filter(|service| service.plane != Plane::Xdp).flat_map(|service| {
+            let sockets = service.protocol.transports().iter();
+            sockets.flat_map(move |each| service.listen.iter().map(move |one| ((each, one), &service.name)))
+        });
+        let others: HashMap<(&Transport, &Endpoint), &Arc<str>> = others.collect();
+        for service in services.iter().filter(|service| service.xdp.is_some()) {
+            let sockets = service.protocol.transports().iter();
+            let mut sockets = sockets.flat_map(|each| service.listen.iter().map(move |one| (each, one)));
+            let shared = sockets.find_map(|socket| Some((socket.1, others.get(&socket)?)));
+            let (Some((endpoint, other)), Some(made)) = (shared, self.declared_service(&service.name)) else {
                 continue;
             };
             let message = format!(
-                "service `{name}`: service `{}` listens on {endpoint}, too, and gets only packets that plane = \"xdp\" does not forward",
-                other.name
+                "service `{}`: service `{other}` listens on {endpoint}, too, and gets only packets that plane = \"xdp\" does not forward",
+                service.name
             );
             self.reading.warning(made.location(), message);
         }
+    }
+
+    fn declared_service(&self, name: &str) -> Option<&'a Made> {
+        self.reading.run().services().iter().map(AsRef::as_ref).find(|made| made.name() == name)
     }
 }
 

@@ -395,6 +395,7 @@ pub(crate) fn in_table(table: &str, contents: &str) -> String {
             "routes" | "certificates" => format!("{key} = {{ {{ {inner} }} }}"),
             _ => format!("{key} = {{ {inner} }}"),
         }),
+        "xdp" => format!("xdp {{ {contents} }}"),
         "server" if rest.is_empty() => format!("{{ \"10.0.0.1:80\", {contents} }}"),
         "server" => {
             format!("{{ \"10.0.0.1:80\", {} }}", in_table(&table.replacen("server", "service", 1), contents))

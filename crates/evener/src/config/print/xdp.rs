@@ -81,7 +81,7 @@ pub(super) fn with_ports(listen: &[Endpoint]) -> Option<(Vec<String>, Vec<u16>)>
     };
     let listen: Vec<SocketAddr> = listen.iter().map(address).collect::<Option<_>>()?;
     let first = listen.first()?.ip();
-    let ports: Vec<u16> = listen.iter().take_while(|one| one.ip() == first).map(|one| one.port()).collect();
+    let ports: Vec<u16> = listen.iter().take_while(|one| one.ip() == first).map(SocketAddr::port).collect();
     let addresses: Vec<IpAddr> = listen.chunks(ports.len()).map(|chunk| chunk[0].ip()).collect();
     let expected = addresses.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)));
     let is_unique = addresses.iter().collect::<BTreeSet<_>>().len() == addresses.len();

@@ -23,6 +23,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "xdp",
+        kind: "xdp { keys }",
+        text: "Settings of the XDP plane, for services with `plane = \"xdp\"`.",
+        example: "xdp { flows = 4000000 }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "server",
         kind: "server \"ADDRESS\" { keys }",
         text: "A server of a pool, as `{ \"ADDRESS\", keys }`. The braces are optional.",

@@ -16,10 +16,11 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 13] = [
+const DECLARATIONS: [(&str, &str); 14] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
+    ("xdp", "the XDP plane: xdp { ... }"),
     ("check.tcp", "check = check.tcp { ... }"),
     ("check.tls", "check = check.tls { ... }"),
     ("check.http", "check = check.http { ... }"),
@@ -247,6 +248,9 @@ fn write_key(out: &mut String, key: &Key, paths: &[String]) {
     if !key.protocols.is_empty() {
         line("Protocols:", &key.protocols.join(", "));
     }
+    if !key.plane.is_empty() {
+        line("Plane:", key.plane);
+    }
     line("Example:", &written(key));
     if !key.section.is_empty() {
         let _ = writeln!(out, "    {:<11}docs/configuration.md{}", "More:", key.section);
@@ -281,6 +285,7 @@ fn write_table(out: &mut String, table: &str) {
 fn write_keys(out: &mut String, table: &str) {
     for key in keys_of(table) {
         let protocols = match key.protocols {
+            [] if key.plane == "xdp" => "xdp: ".into(),
             [] => String::new(),
             protocols => format!("{}: ", protocols.join(", ")),
         };

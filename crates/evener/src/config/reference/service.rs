@@ -26,11 +26,12 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "plane",
-        kind: "`\"proxy\"`",
+        kind: "`\"proxy\"`, `\"xdp\"`",
         default: "`\"proxy\"`",
-        text: "The part that moves the bytes: the program's own workers. This version has no \
-               `\"xdp\"` and no `\"ipvs\"`.",
+        text: "The part that moves the bytes: the program's own workers, or the kernel at the \
+               drivers of the interfaces (`\"xdp\"`). This version has no `\"ipvs\"`.",
         example: "plane = \"proxy\"",
+        section: "#the-xdp-plane",
         ..Key::NONE
     },
     Key {

@@ -48,11 +48,18 @@ fn protocol_of(table: &str, key: &Key) -> &'static str {
 
 /// Returns a configuration with the contents of a table, in which `key` may stand.
 fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> String {
+    let mut parts = table.split('.');
+    let outer = find(parts.next().unwrap(), parts.next().unwrap_or_default());
+    let is_of_xdp = key.plane == "xdp" || outer.is_some_and(|outer| outer.plane == "xdp");
+    if is_of_xdp {
+        return xdp_service(table, key, contents, protocol);
+    }
     let placed = hints::in_table(table, contents);
     let root = table.split('.').next().unwrap();
     let has = |name: &str| table == root && key.name == name;
     match root {
         "" if contents.contains("service \"") => contents.to_owned(),
+        "xdp" => format!("{placed} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
         "" => format!("{contents} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
         "service" => {
             let listen = if has("listen") { "" } else { "listen = \"127.0.0.1:1\"," };
@@ -80,6 +87,21 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
             )
         }
     }
+}
+
+/// Returns a configuration with a service of the XDP plane.
+fn xdp_service(table: &str, key: &Key, contents: &str, protocol: &str) -> String {
+    let placed = hints::in_table(table, contents);
+    // A tunnel needs another key.
+    let placed = placed
+        .replace("tunnel = {", "forward = \"gue\", tunnel = {")
+        .replace("forward = \"gue\", forward = \"gue\"", "forward = \"gue\"");
+    let listen = if placed.contains("listen =") { "" } else { "listen = \"192.0.2.1:80\"," };
+    let interface = if key.name.starts_with("interface") { "" } else { "interface = \"eth0\"," };
+    format!(
+        "pool \"web\" {{ \"10.0.0.1\", check = check.tcp {{ port = 80 }} }}
+         service \"s\" {{ {listen} {interface} plane = \"xdp\", pool = \"web\", protocol = \"{protocol}\", {placed} }}"
+    )
 }
 
 /// Returns the contents of a table without one of its keys.
@@ -112,7 +134,7 @@ fn the_reference_has_exactly_the_keys_that_are_read() {
             if key.example.contains("geoip") {
                 continue;
             }
-            let protocol = if key.example.contains("cookie") { "http" } else { protocol_of(table, key) };
+            let protocol = if key.example.contains("\"cookie\"") { "http" } else { protocol_of(table, key) };
             let text = configuration(table, key, key.example, protocol);
             if let Err(problems) = scratch.load(&text) {
                 panic!("the example of {} is refused: {problems}", key.path_in(table));
@@ -146,9 +168,12 @@ fn each_default_of_the_reference_is_what_a_configuration_without_the_key_has() {
             continue;
         }
         for table in key.tables {
-            let protocol = if key.example.contains("cookie") { "http" } else { protocol_of(table, key) };
+            let protocol = if key.example.contains("\"cookie\"") { "http" } else { protocol_of(table, key) };
             let mut others = without(key.example, key.name);
             // Some tables must not be empty.
+            if others.is_empty() && *table == "service.source_rate" {
+                others = "rate = \"9/s\"".into();
+            }
             if others.is_empty() && *table == "service.dns.rate_limit" {
                 others = "rate = \"20/s\"".into();
             }
@@ -169,12 +194,35 @@ fn services_refuse_keys_of_other_protocols() {
     let scratch = Scratch::new("protocols");
     // The values of these keys depend on the protocol.
     let depends = ["protocol", "denied", "source", "routes"];
-    for key in keys_of("service").filter(|key| !depends.contains(&key.name)) {
+    let is_common = |key: &&Key| !depends.contains(&key.name) && key.plane != "xdp";
+    for key in keys_of("service").filter(is_common) {
         for protocol in ["tcp", "udp", "http", "dns"] {
             let text = configuration("service", key, key.example, protocol);
             let seen = scratch.load(&text);
             assert_eq!(seen.is_ok(), key.fits(protocol), "{} with {protocol}: {seen:?}", key.name);
         }
+    }
+}
+
+#[test]
+fn services_of_a_plane_refuse_keys_of_another_plane() {
+    let scratch = Scratch::new("planes");
+    // Its value depends on the protocol.
+    let is_one = |key: &&Key| !key.plane.is_empty() && key.name != "routes";
+    for key in keys_of("service").filter(is_one) {
+        let protocol = if key.fits("tcp") { "tcp" } else { key.protocols[0] };
+        if !["tcp", "udp"].contains(&protocol) {
+            continue;
+        }
+        let other = Key { plane: if key.plane == "xdp" { "" } else { "xdp" }, ..*key };
+        assert_eq!(scratch.load(&configuration("service", key, key.example, protocol)).err(), None);
+        let refused = scratch.load(&configuration("service", &other, key.example, protocol)).unwrap_err();
+        let name = key.name;
+        let expected = match key.plane {
+            "xdp" => format!("{name} needs plane = \\\"xdp\\\""),
+            _ => format!("{name} is not available with plane = \\\"xdp\\\": "),
+        };
+        assert!(refused.contains(&expected), "{refused}");
     }
 }
 

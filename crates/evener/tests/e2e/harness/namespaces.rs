@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// A network namespace and the process that keeps it alive. The process ends by itself after 180 seconds.
+/// A network namespace and the process that keeps it alive. The process ends by itself after 600 seconds.
 pub(crate) struct Namespace {
     holder: Child,
     has_mounts: bool,
@@ -27,7 +27,7 @@ impl Namespace {
     }
 
     fn new() -> Self {
-        let holder = Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap();
+        let holder = Command::new("unshare").args(["--net", "sleep", "600"]).spawn().unwrap();
         let current = std::fs::read_link("/proc/self/ns/net").unwrap();
         let namespace = Self { holder, has_mounts: false };
         wait_until("a namespace", || {
@@ -41,7 +41,7 @@ impl Namespace {
     /// and maps end with the namespace.
     pub(crate) fn with_mounts() -> Self {
         let script = "mount -t tmpfs none /run; mount -t sysfs none /sys; mount -t bpf none /sys/fs/bpf; \
-                      exec sleep 180";
+                      exec sleep 600";
         let holder = Command::new("unshare").args(["--net", "--mount", "sh", "-ec", script]).spawn().unwrap();
         let mut namespace = Self { holder, has_mounts: true };
         wait_until("a namespace with mounts", || {

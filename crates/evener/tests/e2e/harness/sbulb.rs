@@ -1,12 +1,15 @@
 //! A running `evener sbulb` on the director of the XDP network.
 
 use crate::harness::xdp::XdpNetwork;
-use crate::harness::{BINARY, DEADLINE, Directory, wait_until};
-use serde_json::Value;
+use crate::harness::{Directory, wait_until};
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Time limit of a start: the kernel verifies the program, which takes seconds of CPU time.
+const START_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running instance, which reports to a socket of the test in place of systemd.
 pub(crate) struct Sbulb<'a> {
@@ -40,7 +43,7 @@ impl<'a> Sbulb<'a> {
         let words = words.replace("DIR", &directory.file("").display().to_string());
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let notifications = UnixDatagram::bind(directory.file("notify")).unwrap();
-        notifications.set_read_timeout(Some(DEADLINE)).unwrap();
+        notifications.set_read_timeout(Some(START_DEADLINE)).unwrap();
         let child = spawn(network, &directory, &words);
         let sbulb = Self { network, words, child, directory, notifications };
         sbulb.expect_notification("READY=1");
@@ -102,15 +105,6 @@ impl<'a> Sbulb<'a> {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.file(name)
-    }
-
-    /// Returns the status of the instance.
-    pub(crate) fn status(&self) -> Value {
-        let mut command = Command::new(BINARY);
-        command.args(["status", "--json", "--socket"]).arg(self.directory.file("admin.sock"));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
     }
 }
 

@@ -163,6 +163,23 @@ fn the_example_dns_runs_as_its_comment_says() {
 }
 
 #[test]
+fn the_example_xdp_is_valid_as_its_comment_says() {
+    // It is only checked: it needs an interface and servers.
+    let text = fs::read_to_string(root().join("examples/xdp.lua")).unwrap();
+    let mut steps = steps_of_example(&text).into_iter();
+    let Step { command, expected, .. } = steps.next().unwrap();
+    let mut words = command.split(' ');
+    assert_eq!((words.next(), steps.next().is_none()), (Some("evener"), true));
+    let output = Command::new(BINARY).args(words).current_dir(root()).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        (printed.lines().collect::<Vec<_>>(), errors),
+        (expected.iter().map(String::as_str).collect(), String::new())
+    );
+}
+
+#[test]
 fn every_example_is_run_by_a_test() {
     let mut names: Vec<String> = fs::read_dir(root().join("examples"))
         .unwrap()
@@ -170,7 +187,7 @@ fn every_example_is_run_by_a_test() {
         .filter(|name| name.ends_with(".lua"))
         .collect();
     names.sort();
-    assert_eq!(names, ["dns.lua", "edge.lua", "many.lua", "web.lua"]);
+    assert_eq!(names, ["dns.lua", "edge.lua", "many.lua", "web.lua", "xdp.lua"]);
 }
 
 /// Returns the commands of a document: lines in its code blocks that begin with `evener`. Lines that begin with

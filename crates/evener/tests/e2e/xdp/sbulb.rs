@@ -73,7 +73,7 @@ impl Family {
         let [one, two, three] = self.servers();
         let [first, second] = PORTS;
         let address = self.virtual_server(first).ip();
-        format!("eth0 -vs {address} -rs {one} {two} {three} -p {first} {second} --admin DIR/admin.sock")
+        format!("eth0 -vs {address} -rs {one} {two} {three} -p {first} {second}")
     }
 }
 
@@ -194,7 +194,6 @@ fn other_packets_reach_the_kernel(family: Family) {
     let mut stream = network.client().enter(|| TcpStream::connect(virtual_server).unwrap());
     let line = crate::harness::line(&mut stream);
     assert!(line.starts_with(&format!("{} ", virtual_server.ip())), "another protocol: {line}");
-    network.client().run(&format!("ping -c 1 -W 10 {}", virtual_server.ip()));
 }
 
 fn large_datagrams_arrive(family: Family) {
@@ -203,6 +202,7 @@ fn large_datagrams_arrive(family: Family) {
     let _sbulb = Sbulb::start(&network, &family.command_line());
     let client = UdpClient::bind(network.client(), family.client(), 0);
     for length in [1400, 1473, 4000, 30_000] {
+        println!("{length} bytes");
         let payload: Vec<u8> = (0..length).map(|at| at as u8).collect();
         let reply = client.ask(family.virtual_server(PORTS[0]), &payload);
         assert_eq!((reply.payload().len(), reply.client()), (length, client.address()));

@@ -3,7 +3,7 @@
 use super::sbulb::{Family, PORTS};
 use crate::harness::sbulb::Sbulb;
 use crate::harness::xdp::XdpNetwork;
-use crate::harness::{DEADLINE, Directory, have};
+use crate::harness::{DEADLINE, Directory, have, wait_until};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -19,34 +19,17 @@ impl Drop for Process {
     }
 }
 
-/// Starts a server that sends each line back, its characters in reverse.
-fn server(network: &XdpNetwork, directory: &Directory, address: IpAddr) -> Process {
-    let mut command = network.servers().command("openssl");
-    command.args(["s_server", "-dtls", "-quiet", "-rev", "-key"]).arg(directory.file("key"));
-    command.arg("-cert").arg(directory.file("certificate"));
-    command.args(["-accept", &SocketAddr::new(address, PORTS[1]).to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let server = Process(command.spawn().unwrap());
-    crate::harness::wait_until("a DTLS server", || {
-        let sockets = network.servers().run("ss --udp --listening --numeric --no-header");
-        sockets.contains(&SocketAddr::new(address, PORTS[1]).to_string()).then_some(())
-    });
-    server
-}
-
-/// A client with a session.
-struct Session {
+/// A peer of DTLS, which sends lines and prints the lines that it receives.
+struct Peer {
     _process: Process,
     input: ChildStdin,
     lines: Receiver<String>,
 }
 
-impl Session {
-    fn start(network: &XdpNetwork, to: SocketAddr) -> Self {
-        let mut command = network.client().command("openssl");
-        command.args(["s_client", "-dtls", "-quiet", "-connect", &to.to_string()]);
-        let mut process =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+impl Peer {
+    fn start(mut openssl: Command) -> Self {
+        let openssl = openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = openssl.spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let (received, lines) = channel();
@@ -56,13 +39,41 @@ impl Session {
         Self { _process: Process(process), input, lines }
     }
 
-    /// Sends a line, and expects it in reverse.
-    fn exchange(&mut self, text: &str, when: &str) {
-        writeln!(self.input, "{text}").unwrap();
-        let expected: String = text.chars().rev().collect();
-        let line = self.lines.recv_timeout(DEADLINE);
-        assert_eq!(line.as_deref(), Ok(&*expected), "expected the session to last: {when}");
+    /// Starts a server and waits until it listens.
+    fn server(network: &XdpNetwork, directory: &Directory, address: IpAddr) -> Self {
+        let listen = SocketAddr::new(address, PORTS[1]).to_string();
+        let mut openssl = network.servers().command("openssl");
+        openssl.args(["s_server", "-dtls", "-quiet", "-accept", &listen, "-key"]);
+        openssl.arg(directory.file("key")).arg("-cert").arg(directory.file("certificate"));
+        let server = Self::start(openssl);
+        wait_until("a DTLS server", || {
+            let sockets = network.servers().run("ss --udp --listening --numeric --no-header");
+            sockets.contains(&listen).then_some(())
+        });
+        server
     }
+
+    fn client(network: &XdpNetwork, to: SocketAddr) -> Self {
+        let mut openssl = network.client().command("openssl");
+        openssl.args(["s_client", "-dtls", "-quiet", "-connect", &to.to_string()]);
+        Self::start(openssl)
+    }
+
+    fn send(&mut self, text: &str) {
+        writeln!(self.input, "{text}").unwrap();
+    }
+}
+
+/// Sends a line in each direction. Returns the position of the server that received the client's line.
+fn exchange(client: &mut Peer, servers: &mut [Peer], when: &str) -> usize {
+    client.send(when);
+    let at = wait_until(&format!("a line at a server, {when}"), || {
+        servers.iter().position(|server| server.lines.try_recv().is_ok_and(|line| line == when))
+    });
+    servers[at].send(when);
+    let line = client.lines.recv_timeout(DEADLINE);
+    assert_eq!(line.as_deref(), Ok(when), "expected the session to last");
+    at
 }
 
 fn check(family: Family) {
@@ -81,20 +92,21 @@ fn check(family: Family) {
         .status();
     assert!(request.unwrap().success());
     let [one, two, three] = family.servers();
-    let _servers = [one, two, three].map(|address| server(&network, &directory, address));
+    let mut servers = [one, two, three].map(|address| Peer::server(&network, &directory, address));
     directory.write("servers.cfg", &format!("[Real Servers]\n{one}\n{two}\n"));
     let virtual_server = family.virtual_server(PORTS[1]);
     let words = format!("eth0 -vs {} -cfg DIR/servers.cfg -p 5683 5684 -l INFO", virtual_server.ip());
     let mut sbulb = Sbulb::start_with(&network, directory, &words);
-    let mut session = Session::start(&network, virtual_server);
-    session.exchange("first line", "after the handshake");
+    let mut client = Peer::client(&network, virtual_server);
+    let first = exchange(&mut client, &mut servers, "after the handshake");
     sbulb.write("servers.cfg", &format!("[Real Servers]\n{three}\n{two}\n{one}\n"));
-    sbulb.expect_log("reloaded");
-    session.exchange("second line", "another list of servers");
+    sbulb.expect_log(" reloaded ");
+    let mut seen = vec![exchange(&mut client, &mut servers, "after another list of servers")];
     sbulb.restart("KILL");
-    session.exchange("third line", "a kill and a start");
+    seen.push(exchange(&mut client, &mut servers, "after a kill and a start"));
     sbulb.restart("TERM");
-    session.exchange("fourth line", "an ordinary restart");
+    seen.push(exchange(&mut client, &mut servers, "after an ordinary restart"));
+    assert_eq!(seen, [first; 3]);
 }
 
 #[test]

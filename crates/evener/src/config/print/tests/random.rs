@@ -4,10 +4,10 @@ mod discover;
 mod dns;
 mod http;
 mod patience;
+mod policy;
 mod request_log;
 mod xdp;
 
-use crate::config::sticky::REBALANCE_MIN;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::limits::Limits;
 use evener_core::spec::*;
@@ -63,6 +63,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
+    pools.retain(|pool| xdp::is_complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
     Spec { pools, services, xdp }
 }
@@ -298,43 +299,6 @@ impl Chance<'_> {
         }
     }
 
-    fn policy(&mut self) -> Policy {
-        let name = self.pick(&Policy::NAMES);
-        match Policy::named(name).unwrap() {
-            Policy::Ewma { decay } => Policy::Ewma { decay: self.or(decay, Self::time) },
-            Policy::Maglev { table } => {
-                Policy::Maglev { table: self.or(table, |c| c.pick(&[2, 101, 5_000_011])) }
-            }
-            policy => policy,
-        }
-    }
-
-    fn sticky(&mut self, kind: Kind) -> Option<StickySpec> {
-        let defaults = crate::config::sticky::sticky_defaults();
-        if kind == Kind::Xdp {
-            return self.maybe(|_| defaults);
-        }
-        if kind == Kind::Cookie {
-            let name = self.pick(&["EVENER", "a|b", "'`~"]);
-            return Some(StickySpec { by: StickyBy::Cookie(name.into()), ..defaults });
-        }
-        self.maybe(|chance| StickySpec {
-            size: chance.or(defaults.size, |chance| chance.within(1..=16_000_000) as usize),
-            ttl: chance.or(defaults.ttl, |chance| chance.maybe(Self::time)),
-            failback: chance.one_in(2),
-            rebalance: chance.maybe(|chance| chance.duration(REBALANCE_MIN, Duration::from_secs(3600))),
-            ..defaults
-        })
-    }
-
-    fn passive(&mut self) -> PassiveSpec {
-        let PassiveSpec { failures, down_for } = PassiveSpec::default();
-        PassiveSpec {
-            failures: self.or(failures, |chance| chance.within(0..=1000)),
-            down_for: self.or(down_for, Self::time),
-        }
-    }
-
     fn certificate(&mut self) -> CertificateFiles {
         let chain = self.path();
         CertificateFiles {
@@ -500,7 +464,8 @@ impl Chance<'_> {
             matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
                 || pool.sticky.is_some()
         };
-        if service.protocol == Protocol::Udp && pool.is_some_and(|pool| !keeps(pool)) {
+        if service.protocol == Protocol::Udp && service.xdp.is_none() && pool.is_some_and(|pool| !keeps(pool))
+        {
             service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
         }
     }

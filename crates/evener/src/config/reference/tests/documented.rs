@@ -42,7 +42,11 @@ fn the_tables_of_keys_in_the_documentation_are_made_from_the_reference() {
     for mark in &documented {
         let (table, rows) = match *mark {
             "http services" => ("http", rows("service", "", &is_of_http, &documented)),
-            "service" => ("service", rows("service", "", &|key| !is_of_http(key), &documented)),
+            "services of XDP" => ("xdp", rows("service", "", &|key| key.plane == "xdp", &documented)),
+            "service" => {
+                let others = |key: &Key| !is_of_http(key) && key.plane != "xdp";
+                ("service", rows("service", "", &others, &documented))
+            }
             "checks" => ("checks", check_rows()),
             table => (table, rows(table, "", &|_| true, &documented)),
         };

@@ -139,3 +139,14 @@ pub(super) fn omit_ports(service: &ServiceSpec, pools: &mut [PoolSpec]) {
         }
     }
 }
+
+/// Returns true if the servers of a pool have ports, or a service of the plane uses the pool.
+pub(super) fn is_complete(pool: &PoolSpec, services: &[ServiceSpec]) -> bool {
+    let is_used = |service: &ServiceSpec| service.xdp.is_some() && service.pool.as_ref() == Some(&pool.name);
+    let lacks_port = |source: &DiscoverSpec| {
+        matches!(source, DiscoverSpec::File { port: Some(0), .. } | DiscoverSpec::Dns { port: 0, .. })
+    };
+    let is_lacking = pool.servers.iter().any(|server| server.endpoint.lacks_port())
+        || pool.discover.iter().any(lacks_port);
+    !is_lacking || services.iter().any(is_used)
+}

@@ -1,0 +1,150 @@
+//! Associations of clients with servers, and the choice.
+
+use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
+use crate::packet::{Packet, TCP, UDP};
+use evener_xdp::contract::*;
+
+#[test]
+fn clients_get_servers_in_turn_and_keep_them() {
+    for_each_family(service(), |director, family| {
+        let mut servers = Vec::new();
+        for port in 0..300 {
+            let client = Packet::new(UDP, (family.client, 1000 + port), (family.vip, PORT));
+            let server = director.server_of(&client, family);
+            assert_eq!(director.server_of(&client, family), server, "the association is kept");
+            servers.push(server);
+        }
+        for server in 0..3 {
+            assert_eq!(servers.iter().filter(|other| **other == server).count(), 100);
+        }
+        assert_eq!(director.count(SERVICE, REASON_FLOW_NEW), 300);
+    });
+}
+
+#[test]
+fn a_client_has_one_server_on_all_ports_of_the_service() {
+    for_each_family(service(), |director, family| {
+        for port in 0..9 {
+            let client = Packet::new(UDP, (family.client, 1000 + port), (family.vip, PORT));
+            let server = director.server_of(&client, family);
+            assert_eq!(director.server_of(&client.to(family.vip, PORT + 1), family), server);
+        }
+    });
+}
+
+#[test]
+fn an_association_may_be_for_all_ports_of_the_client() {
+    let by_address = Service { flags: SERVICE_BY_ADDRESS, ..service() };
+    for_each_family(by_address, |director, family| {
+        let server = director.server_of(&request(family, UDP), family);
+        for port in 0..9 {
+            let client = Packet::new(UDP, (family.client, 1000 + port), (family.vip, PORT));
+            assert_eq!(director.server_of(&client, family), server);
+            let response = Packet::new(UDP, (family.servers[server], PORT), (family.client, 1000 + port));
+            director.sends(&response, &response.returned().from(family.vip, PORT));
+        }
+    });
+}
+
+#[test]
+fn clients_of_a_server_that_is_gone_move_with_their_next_packet() {
+    for_each_family(service(), |director, family| {
+        let request = request(family, UDP);
+        let before = director.server_of(&request, family);
+        let slot = before as u32 + 1;
+        director.change_server(slot, |server| server.takes = TAKES_NONE);
+        let after = director.server_of(&request, family);
+        assert_ne!(after, before);
+        director.change_server(slot, |server| server.takes = TAKES_NEW);
+        assert_eq!(director.server_of(&request, family), after, "the client does not move back");
+        assert_eq!(director.count(SERVICE, REASON_FLOW_MOVED), 1);
+    });
+}
+
+#[test]
+fn a_slot_with_another_server_is_another_server() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let request = request(family, UDP);
+        director.server_of(&request, family);
+        director.change_server(1, |server| server.id = 7777);
+        director.set_table("tables", SERVICE, &[2]);
+        assert_eq!(director.server_of(&request, family), 1);
+    });
+}
+
+#[test]
+fn a_draining_server_keeps_its_clients_and_gets_no_new_ones() {
+    for_each_family(service(), |director, family| {
+        let known = request(family, UDP);
+        let server = director.server_of(&known, family);
+        director.change_server(server as u32 + 1, |server| server.takes = TAKES_KNOWN);
+        assert_eq!(director.server_of(&known, family), server);
+        for port in 0..30 {
+            let client = Packet::new(UDP, (family.client, 1000 + port), (family.vip, PORT));
+            assert_ne!(director.server_of(&client, family), server);
+        }
+    });
+}
+
+#[test]
+fn a_packet_without_any_server_is_dropped_and_counted() {
+    for_each_family(service(), |director, family| {
+        for slot in 1..=3 {
+            director.change_server(slot, |server| server.takes = TAKES_KNOWN);
+        }
+        director.leaves(&request(family, UDP).frame(), XDP_DROP);
+        director.set_table("tables", SERVICE, &[]);
+        director.leaves(&request(family, UDP).frame(), XDP_DROP);
+        assert_eq!(director.count(SERVICE, REASON_NO_SERVER), 2);
+    });
+}
+
+#[test]
+fn an_association_ends_when_it_is_idle() {
+    let idle = Service { flags: SERVICE_IDLE, idle_seconds: 60, ..service() };
+    for_each_family(idle, |director, family| {
+        let request = request(family, UDP);
+        director.set_table("tables", SERVICE, &[1]);
+        director.server_of(&request, family);
+        director.set_table("tables", SERVICE, &[2]);
+        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        assert_eq!(director.server_of(&request, family), 0, "used in time");
+        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        assert_eq!(director.server_of(&request, family), 0, "the packet before renewed the association");
+        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        assert_eq!(director.server_of(&request, family), 1);
+        assert_eq!(director.count(SERVICE, REASON_FLOW_EXPIRED), 1);
+    });
+}
+
+#[test]
+fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
+    let hashed = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
+    for_each_family(hashed, |director, family| {
+        director.set_table("tables_before", SERVICE, &[1]);
+        director.set_table("tables", SERVICE, &[2]);
+        let mut segment = request(family, TCP);
+        segment.flags = 0x10;
+        assert_eq!(director.server_of(&segment, family), 0);
+        assert_eq!(director.count(SERVICE, REASON_SECOND_CHANCE), 1);
+        let mut begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT));
+        begin.flags = 2;
+        assert_eq!(director.server_of(&begin, family), 1, "a new connection");
+        director.change_server(1, |server| server.takes = TAKES_NONE);
+        segment.ports.0 = 42000;
+        assert_eq!(director.server_of(&segment, family), 1, "the server before is gone");
+    });
+}
+
+#[test]
+fn a_full_table_of_associations_forwards_all_the_same() {
+    for_each_family(service(), |director, family| {
+        for port in 0..20_000 {
+            let client = Packet::new(UDP, (family.client, 1000 + port), (family.vip, PORT));
+            assert_eq!(director.run(&client.frame()).0, 3);
+        }
+        let flows: u64 = (1..=3).map(|slot| director.server_counters(slot).flows).sum();
+        assert_eq!(flows + director.count(SERVICE, REASON_FLOW_NOT_STORED), 20_000);
+    });
+}

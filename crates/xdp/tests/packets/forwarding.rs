@@ -1,0 +1,210 @@
+//! Address translation of single packets.
+
+use crate::director::{
+    FAMILIES, PORT, SERVICE, V4, V6, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service,
+};
+use crate::packet::{DESTINATION_OPTIONS, HOP_BY_HOP, Packet, ROUTING, TCP, UDP};
+use evener_xdp::contract::*;
+
+const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, 5)], &[(0x88a8, 7), (0x8100, 0x6005)]];
+
+/// A request through the first server, and its response.
+fn there_and_back(change: impl Fn(&mut Packet)) {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        for protocol in [UDP, TCP] {
+            for tags in TAGS {
+                let mut request = request(family, protocol);
+                request.tags = tags.to_vec();
+                change(&mut request);
+                director.sends(&request, &request.returned().to(family.servers[0], PORT));
+                let mut response = Packet::new(protocol, (family.servers[0], PORT), (family.client, 40000));
+                response.tags = tags.to_vec();
+                change(&mut response);
+                director.sends(&response, &response.returned().from(family.vip, PORT));
+            }
+        }
+    });
+}
+
+#[test]
+fn requests_go_to_the_server_and_responses_come_from_the_virtual_address() {
+    there_and_back(|_| ());
+}
+
+#[test]
+fn checksums_are_right_for_all_payloads() {
+    // The last word takes each value of the sum, also those whose checksum is computed as zero.
+    for low in [0_u16, 1, 0x7fff, 0xfffe, 0xffff] {
+        there_and_back(|packet| packet.payload = low.to_be_bytes().to_vec());
+    }
+}
+
+#[test]
+fn a_computed_checksum_of_zero_is_sent_as_ones() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let found = (0..=0xffff_u16).find(|word| {
+            let mut sent = request(family, UDP).returned().to(family.servers[0], PORT);
+            sent.payload = word.to_be_bytes().to_vec();
+            let ip = sent.ip();
+            ip[ip.len() - 4..ip.len() - 2] == [0xff, 0xff]
+        });
+        let mut request = request(family, UDP);
+        request.payload = found.unwrap().to_be_bytes().to_vec();
+        director.sends(&request, &request.returned().to(family.servers[0], PORT));
+    });
+}
+
+#[test]
+fn a_datagram_without_checksum_stays_without() {
+    for_each_family(service(), |director, family| {
+        let mut request = request(family, UDP);
+        request.without_checksum = true;
+        director.set_table("tables", SERVICE, &[1]);
+        director.sends(&request, &request.returned().to(family.servers[0], PORT));
+    });
+}
+
+#[test]
+fn options_of_ipv4_and_extension_headers_of_ipv6_stay() {
+    there_and_back(|packet| {
+        packet.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
+        packet.extensions = vec![(HOP_BY_HOP, 0), (ROUTING, 8), (DESTINATION_OPTIONS, 16)];
+    });
+}
+
+#[test]
+fn a_packet_with_too_many_extension_headers_passes() {
+    for_each_family(service(), |director, family| {
+        let mut request = request(family, UDP);
+        request.extensions = vec![(DESTINATION_OPTIONS, 0); 8];
+        if family.number == 6 {
+            director.leaves(&request.frame(), XDP_PASS);
+        }
+    });
+}
+
+#[test]
+fn ports_are_translated_there_and_back() {
+    for_each_family(service(), |director, family| {
+        director.add_server(1, family.servers[0], 8080);
+        director.set_table("tables", SERVICE, &[1]);
+        director.set(
+            "returning",
+            9,
+            Returns { service: SERVICE, vip: SERVICE, server: 1, ..Returns::default() },
+        );
+        for protocol in [UDP, TCP] {
+            director.add_endpoint(family.servers[0], 8080, protocol, (ENDPOINT_REAL, 9, 0));
+            for port in [PORT, PORT + 1] {
+                let request = Packet::new(protocol, (family.client, 40000), (family.vip, port));
+                director.sends(&request, &request.returned().to(family.servers[0], 8080));
+                let response = Packet::new(protocol, (family.servers[0], 8080), (family.client, 40000));
+                director.sends(&response, &response.returned().from(family.vip, port));
+            }
+        }
+    });
+}
+
+#[test]
+fn packets_leave_to_the_next_hop_of_the_server_and_to_where_the_client_came_from() {
+    let routed = Service { next_hop: NEXT_HOP_ROUTE, ..service() };
+    for_each_family(routed, |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        // Test runs arrive at the loopback interface.
+        director.change_server(1, |server| {
+            (server.ifindex, server.destination_mac, server.source_mac) =
+                (1, [2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]);
+        });
+        let request = request(family, UDP);
+        let mut sent = request.returned().to(family.servers[0], PORT);
+        sent.macs = [[2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]];
+        director.sends(&request, &sent);
+        let mut response = Packet::new(UDP, (family.servers[0], PORT), (family.client, 40000));
+        response.macs = [[2, 2, 2, 2, 2, 2], [2, 1, 1, 1, 1, 1]];
+        let mut sent = response.returned().from(family.vip, PORT);
+        sent.macs = [request.macs[1], request.macs[0]];
+        director.sends(&response, &sent);
+        // The client moves to another router.
+        let mut moved = request.clone();
+        moved.macs[1] = [2, 9, 9, 9, 9, 9];
+        assert_eq!(director.run(&moved.frame()).0, XDP_TX);
+        sent.macs[0] = [2, 9, 9, 9, 9, 9];
+        director.sends(&response, &sent);
+    });
+}
+
+#[test]
+fn packets_with_an_unknown_next_hop_pass_to_the_kernel_rewritten() {
+    let routed = Service { next_hop: NEXT_HOP_ROUTE, ..service() };
+    for_each_family(routed, |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let request = request(family, UDP);
+        let (action, _) = director.run(&request.frame());
+        assert_eq!(action, XDP_PASS);
+        assert_eq!(director.count(SERVICE, REASON_NO_NEXT_HOP), 1);
+    });
+}
+
+#[test]
+fn the_time_to_live_ends_here() {
+    for_each_family(service(), |director, family| {
+        let cases = [(0, XDP_DROP, [1, 0]), (1, XDP_TX, [1, 1]), (2, XDP_TX, [1, 1]), (255, XDP_TX, [1, 1])];
+        for (ttl, action, dropped_and_responded) in cases {
+            let mut request = request(family, UDP);
+            request.ttl = ttl;
+            assert_eq!(director.run(&request.frame()).0, action, "{ttl}");
+            let counted =
+                [REASON_TTL_EXCEEDED, REASON_RESPONDED_TTL].map(|reason| director.count(SERVICE, reason));
+            assert_eq!(counted, dropped_and_responded, "{ttl}");
+        }
+    });
+}
+
+#[test]
+fn packets_for_others_pass_untouched() {
+    for_each_family(service(), |director, family| {
+        let other = request(family, UDP);
+        director.leaves(&other.to(family.vip, PORT + 2).frame(), XDP_PASS);
+        director.leaves(&other.to(family.client, PORT).frame(), XDP_PASS);
+        director.leaves(&other.from(family.servers[0], PORT + 2).to(family.client, PORT).frame(), XDP_PASS);
+        let mut protocol = other.clone();
+        protocol.protocol = 132;
+        director.leaves(&protocol.frame(), XDP_PASS);
+        let mut tags = other.clone();
+        tags.tags = vec![(0x8100, 1); 3];
+        director.leaves(&tags.frame(), XDP_PASS);
+        let mut arp = vec![0xff; 12];
+        arp.extend([8, 6]);
+        arp.extend([0; 28]);
+        director.leaves(&arp, XDP_PASS);
+    });
+}
+
+#[test]
+fn each_family_has_its_own_destinations() {
+    for_each_family(service(), |director, family| {
+        for other in FAMILIES.iter().filter(|other| other.number != family.number) {
+            director.leaves(&request(*other, UDP).frame(), XDP_PASS);
+        }
+    });
+    assert_ne!(V4.number, V6.number);
+}
+
+#[test]
+fn packets_and_bytes_of_servers_are_counted() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[2]);
+        let request = request(family, UDP);
+        let response = Packet::new(UDP, (family.servers[1], PORT), (family.client, 40000));
+        for _ in 0..3 {
+            director.run(&request.frame());
+        }
+        director.run(&response.frame());
+        let counters = director.server_counters(2);
+        assert_eq!((counters.packets_in, counters.bytes_in), (3, 3 * request.frame().len() as u64));
+        assert_eq!((counters.packets_out, counters.bytes_out), (1, response.frame().len() as u64));
+        assert_eq!(counters.flows, 1);
+    });
+}

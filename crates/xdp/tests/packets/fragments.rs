@@ -1,0 +1,67 @@
+//! Fragments of datagrams.
+
+use crate::director::{
+    Director, Family, PORT, SERVICE, XDP_DROP, XDP_PASS, for_each_family, request, service,
+};
+use crate::packet::{DESTINATION_OPTIONS, Packet, Place, UDP};
+use evener_xdp::contract::*;
+
+/// Returns the three fragments of a datagram.
+fn fragments(packet: &Packet, id: u16) -> [Packet; 3] {
+    [(0, true), (64, true), (128, false)].map(|(offset, more)| Packet {
+        place: Some(Place { id, offset, more }),
+        payload: (0..180).collect(),
+        ..packet.clone()
+    })
+}
+
+fn passes_in_order(director: &mut Director, family: Family, packet: &Packet, id: u16) {
+    for fragment in fragments(packet, id) {
+        director.sends(&fragment, &fragment.returned().to(family.servers[0], PORT));
+    }
+    let mut response = Packet::new(UDP, (family.servers[0], PORT), (family.client, packet.ports.0));
+    response.tags.clone_from(&packet.tags);
+    for fragment in fragments(&response, id) {
+        director.sends(&fragment, &fragment.returned().from(family.vip, PORT));
+    }
+}
+
+#[test]
+fn fragments_follow_the_first_one_in_both_directions() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let mut packet = request(family, UDP);
+        passes_in_order(director, family, &packet, 1);
+        packet.tags = vec![(0x8100, 3)];
+        passes_in_order(director, family, &packet, 2);
+        packet.extensions = vec![(DESTINATION_OPTIONS, 0)];
+        packet.options = vec![1; 4];
+        for fragment in fragments(&packet, 3) {
+            director.sends(&fragment, &fragment.returned().to(family.servers[0], PORT));
+        }
+        assert_eq!(director.count(SERVICE, REASON_FRAGMENT), 15);
+    });
+}
+
+#[test]
+fn later_fragments_without_a_first_one_pass_and_their_payload_is_not_read_as_ports() {
+    for_each_family(service(), |director, family| {
+        let [_, mut second, third] = fragments(&request(family, UDP), 9);
+        // A payload that looks like the ports of the service.
+        second.payload = [40000_u16.to_be_bytes(), PORT.to_be_bytes()].concat().repeat(45);
+        director.leaves(&second.frame(), XDP_PASS);
+        director.leaves(&third.frame(), XDP_PASS);
+        assert_eq!(director.count(0, REASON_FRAGMENT_UNKNOWN), 2);
+    });
+}
+
+#[test]
+fn fragments_of_a_server_that_is_gone_are_dropped() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let [first, second, _] = fragments(&request(family, UDP), 9);
+        director.sends(&first, &first.returned().to(family.servers[0], PORT));
+        director.change_server(1, |server| server.takes = TAKES_NONE);
+        director.leaves(&second.frame(), XDP_DROP);
+    });
+}
