@@ -65,7 +65,7 @@ fn start(binary: &Path, flows: u32, keep: bool) -> anyhow::Result<(Duration, u64
     let pair = Pair::new(1)?;
     let config = format!(
         "xdp {{ flows = {flows}, pin = \"{PIN}\" }}\n\
-         pool \"p\" {{ servers = {{ \"10.0.2.11\", \"10.0.2.12\", \"10.0.2.13\" }} }}\n\
+         pool \"p\" {{ \"10.0.2.11\", \"10.0.2.12\", \"10.0.2.13\" }}\n\
          service \"s\" {{ plane = \"xdp\", interface = \"e0\", protocol = \"udp\", listen = {{ \"10.0.9.9:5683\" }}, \
          pool = \"p\" }}\n"
     );

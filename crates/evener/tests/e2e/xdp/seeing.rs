@@ -25,7 +25,7 @@ impl Pin {
     fn config(&self, events: &str) -> String {
         format!(
             "xdp {{ flows = 4096, pin = \"{}\", events = \"{events}\" }}\n\
-             pool \"p\" {{ servers = {{ {{ \"{}:{PORT}\" }} }} }}\n\
+             pool \"p\" {{ \"{}:{PORT}\" }}\n\
              service \"coap\" {{ plane = \"xdp\", interface = \"eth0\", protocol = \"udp\", \
              listen = {{ \"{VIP_V4}:{PORT}\" }}, pool = \"p\" }}\n",
             self.0.display(),
