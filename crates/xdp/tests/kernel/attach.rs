@@ -119,11 +119,11 @@ fn several_interfaces_have_one_program() {
         let results = installed.links.set(&wanted(&["eth0", "eth1", "eth2", "none"]));
         let outcomes: Vec<bool> = results.iter().map(|(_, result)| result.is_ok()).collect();
         assert_eq!(outcomes, [true, true, true, false], "a failure does not stop the others");
-        let own = installed.links.program_id();
-        assert_eq!(programs("eth1"), [(AttachMode::Native, own)]);
+        let loaded = installed.links.program_id();
+        assert_eq!(programs("eth1"), [(AttachMode::Native, loaded)]);
         installed.links.set(&wanted(&["eth2"]));
         assert_eq!((programs("eth0"), programs("eth1")), (vec![], vec![]));
-        assert_eq!(programs("eth2"), [(AttachMode::Native, own)]);
+        assert_eq!(programs("eth2"), [(AttachMode::Native, loaded)]);
     });
 }
 
