@@ -34,7 +34,7 @@ pub struct Layers {
     pub protocol: u8,
     /// 1 if the packet is a fragment.
     pub fragmented: u8,
-    /// Nothing.
+    /// Unused.
     pub reserved: u8,
     /// Identification of the fragments of a packet.
     pub fragment_id: u32,

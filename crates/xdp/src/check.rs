@@ -306,10 +306,10 @@ impl Report {
         }
         for (mode, id) in &interface.programs {
             let info = sys::program_by_id(*id).and_then(|program| sys::program_info(program.as_fd()));
-            let is_own = info.is_ok_and(|info| info.name == PROGRAM);
+            let is_evener = info.is_ok_and(|info| info.name == PROGRAM);
             let described = foreign::describe(*id, interface.index);
             let text = format!("{} mode: {described}", mode.name());
-            match is_own {
+            match is_evener {
                 true => self.add("programs", Verdict::Note, text),
                 false => self.add("programs", Verdict::Problem, format!("{text}; detach it first")),
             }
