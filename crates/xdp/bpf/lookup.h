@@ -112,8 +112,10 @@ static always_inline void count_deep(__u32 service, __u32 reason)
 {
 	struct service_counters *counters = bpf_map_lookup_elem(&service_counts, &service);
 
-	if (counters && reason < REASONS_MAX)
+	if (counters && reason < LAST_REASON) {
 		counters->reasons[reason]++;
+		counters->reasons[LAST_REASON] = reason;
+	}
 }
 
 never_inline int count(__u32 service, __u32 reason)

@@ -4,6 +4,7 @@
 #define EVENER_NAT_H
 
 #include "associate.h"
+#include "capture.h"
 #include "defend.h"
 #include "flows.h"
 #include "forward.h"
@@ -72,8 +73,17 @@ static always_inline void report_client(const struct packet *packet, int family,
 	report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG), service | vip << 16, server);
 }
 
+/* A packet that may not go another hop: its sender gets a response. With a time to live of 0 it should not be here. */
+static always_inline int end_of_life(const struct packet *packet, int family, __u32 service, __u32 vip)
+{
+	if (hops_of(packet, family) == 0)
+		return reject(packet->context, place_of(packet, family), service, REASON_MALFORMED);
+	return respond_expired(packet->context, place_of(packet, family), service | vip << 16);
+}
+
 /* A packet for the virtual address and port of a service. */
-static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip)
+static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip,
+				    __u32 *captured)
 {
 	struct service *service = service_at(service_slot);
 	struct ports *ports = packet->transport;
@@ -87,11 +97,15 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	/* Direct forwarding is not a hop. */
 	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
-		return respond_expired(packet->context, place_of(packet, family), service_slot | vip << 16);
-	if (unlikely(service->flags & SERVICE_DEFENDED)) {
+		return end_of_life(packet, family, service_slot, vip);
+	if (unlikely(service->flags & (SERVICE_CAPTURED | SERVICE_DEFENDED))) {
 		__u32 place = place_of(packet, family);
-		__u32 reason = defend(packet->context, service_slot, vip, place);
+		__u32 reason = ADMITTED;
 
+		if (service->flags & SERVICE_CAPTURED)
+			*captured = capture_before(packet->context, service_slot);
+		if (service->flags & SERVICE_DEFENDED)
+			reason = defend(packet->context, service_slot, vip, place);
 		if (reason != ADMITTED)
 			return refuse(packet->context, service_slot, place, reason);
 	}
@@ -152,7 +166,7 @@ static never_inline int is_own(int family, const union flow_key *key)
 }
 
 /* A packet from a server's address and port. */
-static always_inline int from_server(const struct packet *packet, int family, int plain, __u32 position)
+static always_inline int from_server(const struct packet *packet, int family, int plain, __u32 position, __u32 *captured)
 {
 	struct ports *ports = packet->transport;
 	__u32 bytes = length_of(packet), kind = EVENT_EGRESS, is_searched = 0;
@@ -172,9 +186,10 @@ again:
 	vip = vip_at(returns->vip);
 	if (unlikely(!service || !vip))
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
+	if (unlikely(service->flags & SERVICE_CAPTURED) && !*captured)
+		*captured = capture_before(packet->context, returns->service);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return respond_expired(packet->context, place_of(packet, family),
-				       returns->service | returns->vip << 16);
+		return end_of_life(packet, family, returns->service, returns->vip);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);
@@ -238,14 +253,24 @@ static always_inline int pass_other(struct xdp_md *context, __u32 place)
 static always_inline int handle(const struct packet *packet, int family, int plain)
 {
 	struct ports *ports = packet->transport;
+	__u32 captured = 0;
 	__u64 found;
+	int action;
 
 	found = endpoint(family, destination_of(packet, family), ports->destination, packet->protocol, ENDPOINT_VIP);
-	if (found)
-		return from_client(packet, family, plain, found, found >> 32);
+	if (found) {
+		action = from_client(packet, family, plain, found, found >> 32, &captured);
+		if (unlikely(captured))
+			capture_after(packet->context, captured, action);
+		return action;
+	}
 	found = endpoint(family, source_of(packet, family), ports->source, packet->protocol, ENDPOINT_REAL);
-	if (found)
-		return from_server(packet, family, plain, found);
+	if (found) {
+		action = from_server(packet, family, plain, found, &captured);
+		if (unlikely(captured))
+			capture_after(packet->context, captured, action);
+		return action;
+	}
 	if (unlikely(hops_of(packet, family) == 0))
 		return reject(packet->context, place_of(packet, family), 0, REASON_MALFORMED);
 	return pass_other(packet->context, place_of(packet, family));

@@ -159,5 +159,6 @@ mod xdp {
     mod sbulb_command;
     mod sbulb_dtls;
     mod sbulb_servers;
+    mod seeing;
     mod topology;
 }

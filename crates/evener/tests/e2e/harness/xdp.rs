@@ -15,8 +15,6 @@
 //! (10.0.4.1, fd00:4::1) is connected to eth1 of the servers (10.0.4.11 .. 13, fd00:4::11 .. 13), whose responses from
 //! these addresses leave there.
 
-#![allow(dead_code, unused_imports, reason = "other areas use these parts")]
-
 mod echo;
 mod traffic;
 
@@ -63,7 +61,7 @@ impl XdpNetwork {
     /// Creates the network with a director on one arm. Returns `None` if the test does not run as root or a program is
     /// missing.
     pub(crate) fn new() -> Option<Self> {
-        if !have("ethtool") {
+        if !have("ethtool") || !have("nft") {
             return None;
         }
         let client = Namespace::alone()?;
