@@ -146,10 +146,10 @@ impl Vm {
         let mut directories = BTreeSet::new();
         archive.file("job/run", script.as_bytes(), 0o755);
         for file in files {
-            if let Some((directory, _)) = file.name.rsplit_once('/') {
-                if directories.insert(directory) {
-                    archive.directory(&format!("job/{directory}"));
-                }
+            if let Some((directory, _)) = file.name.rsplit_once('/')
+                && directories.insert(directory)
+            {
+                archive.directory(&format!("job/{directory}"));
             }
             let bytes = fs::read(&file.source).with_context(|| file.source.display().to_string())?;
             archive.file(&format!("job/{}", file.name), &bytes, 0o755);

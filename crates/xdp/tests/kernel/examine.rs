@@ -44,9 +44,6 @@ fn a_missing_interface_is_a_problem() {
     alone(|| {
         let report = Report::of("none");
         assert!(!report.is_usable());
-        assert_eq!(
-            find(&report, "interface"),
-            (Verdict::Problem, "there is no interface none".to_owned())
-        );
+        assert_eq!(find(&report, "interface"), (Verdict::Problem, "there is no interface none".to_owned()));
     });
 }
