@@ -3,18 +3,24 @@
 //! The bytes depend on the version of clang but not on the directory of the tree, so CI compiles again and
 //! compares.
 
+mod stack;
+
+use crate::guest::{self, Guest, JobFile};
 use crate::{packages, shell};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// The compiler. Another version gives other bytes.
 const CLANG: &str = "clang-19";
 const STRIP: &str = "llvm-strip-19";
 /// Directories with programs, below the root of the workspace.
 const DIRECTORIES: [&str; 2] = ["crates/xdp/bpf", "crates/xdp/tests/bpf"];
+/// Time for the guest to boot and to verify the program. Emulation is slow.
+const GUEST_PATIENCE: Duration = Duration::from_secs(600);
 const SUFFIX: &str = ".bpf.c";
 
 #[derive(Args, Debug)]
@@ -22,10 +28,16 @@ pub(crate) struct Options {
     /// Compare with the committed objects instead of replacing them
     #[arg(long)]
     check: bool,
+    /// Load the committed program in a guest with Debian's kernel 6.1, under emulation (fetches 70 MB once)
+    #[arg(long)]
+    guest: bool,
 }
 
 /// Compiles all programs.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.guest {
+        return load_in_guest();
+    }
     for program in [CLANG, STRIP] {
         if packages::find(program).is_none() {
             bail!("{program} is not installed: run `cargo xtask setup`");
@@ -47,6 +59,21 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !differing.is_empty() {
         bail!("not compiled from the sources beside them: {}; run `cargo xtask bpf`", differing.join(", "));
     }
+    Ok(())
+}
+
+/// Loads the program in a guest and attaches it there.
+fn load_in_guest() -> anyhow::Result<()> {
+    let guest = Guest::prepare()?;
+    let (mut files, bpftool) = guest::host_program("bpftool")?;
+    let object = shell::root().join("crates/xdp/bpf/evener.bpf.o");
+    files.push(JobFile { name: "evener.bpf.o".to_owned(), source: object });
+    let pin = "/sys/fs/bpf/evener";
+    let script = format!(
+        "uname -r\n{bpftool} prog load evener.bpf.o {pin} && {bpftool} prog show pinned {pin} && \
+         {bpftool} net attach xdpgeneric pinned {pin} dev lo && {bpftool} net show dev lo"
+    );
+    print!("{}", guest.run(&files, &script, GUEST_PATIENCE)?);
     Ok(())
 }
 
@@ -79,6 +106,7 @@ fn compile(source: &Path) -> anyhow::Result<Vec<u8>> {
     clang.arg("-I").arg(shell::root().join("crates/xdp/bpf"));
     clang.arg("-I/usr/include/x86_64-linux-gnu").arg("-c").arg(name).arg("-o").arg(&object);
     shell::run(&mut clang)?;
+    stack::check(&object, &name.to_string_lossy())?;
     shell::run(Command::new(STRIP).arg("-g").arg(&object))?;
     Ok(fs::read(object)?)
 }

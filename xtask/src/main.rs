@@ -3,6 +3,7 @@
 mod bench;
 mod bpf;
 mod fuzz;
+mod guest;
 mod packages;
 mod shell;
 mod test;

@@ -99,7 +99,7 @@ impl Report {
         match Path::new("/sys/kernel/btf/vmlinux").exists() {
             true => self.add("BTF", Verdict::Good, "/sys/kernel/btf/vmlinux"),
             false => {
-                self.add("BTF", Verdict::Problem, "the kernel has none: CONFIG_DEBUG_INFO_BTF is needed")
+                self.add("BTF", Verdict::Problem, "the kernel has none: CONFIG_DEBUG_INFO_BTF is needed");
             }
         }
         match read("/proc/sys/net/core/bpf_jit_enable").as_deref() {

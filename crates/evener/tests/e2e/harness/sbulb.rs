@@ -40,6 +40,11 @@ impl<'a> Sbulb<'a> {
 
     /// Starts the program; `DIR` in the words is the directory.
     pub(crate) fn start_with(network: &'a XdpNetwork, directory: Directory, words: &str) -> Self {
+        Self::start_command(network, directory, &format!("sbulb {words}"))
+    }
+
+    /// Starts another command of the program, which also reports to systemd.
+    pub(crate) fn start_command(network: &'a XdpNetwork, directory: Directory, words: &str) -> Self {
         let words = words.replace("DIR", &directory.file("").display().to_string());
         let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
         let notifications = UnixDatagram::bind(directory.file("notify")).unwrap();
@@ -111,6 +116,6 @@ impl<'a> Sbulb<'a> {
 fn spawn(network: &XdpNetwork, directory: &Directory, words: &[String]) -> Child {
     let log = fs::OpenOptions::new().create(true).append(true).open(directory.file("log")).unwrap();
     let mut command = network.evener_command();
-    command.arg("sbulb").args(words).env("NOTIFY_SOCKET", directory.file("notify"));
+    command.args(words).env("NOTIFY_SOCKET", directory.file("notify"));
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
 }

@@ -4,6 +4,8 @@ use super::sbulb::{Family, PORTS, refused};
 use crate::harness::sbulb::Sbulb;
 use crate::harness::xdp::{Echo, UdpClient, XdpNetwork};
 use crate::harness::{BINARY, Directory};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 #[test]
@@ -80,4 +82,43 @@ fn the_end_detaches_the_program_and_a_kill_does_not() {
     sbulb.start_again();
     assert!(is_attached(), "expected the program after another start");
     assert_eq!(seen(), servers, "expected the associations to outlive a restart");
+}
+
+/// Runs the commands of the migration guide in their order, on the director. The test stands in for systemd, which ends
+/// the service before another command takes its place.
+#[test]
+fn the_commands_of_the_guide_run() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let text = fs::read_to_string(root.join("docs/migrate-from-sbulb.md")).unwrap();
+    network.add_virtual_address("10.188.7.99".parse().unwrap());
+    for server in ["10.188.100.163", "10.188.100.230"] {
+        network.add_server_address(server.parse().unwrap());
+    }
+    let directory = Directory::new();
+    let lua = text.split("```lua\n").nth(1).unwrap().split("```").next().unwrap();
+    let file = directory.write("evener.lua", lua).display().to_string();
+    let commands = text.lines().filter_map(|line| {
+        let line = line.strip_prefix("    ")?;
+        line.strip_prefix("$ ").unwrap_or(line).strip_prefix("evener ")
+    });
+    let mut running: Option<Sbulb> = None;
+    let mut count = 0;
+    for command in commands {
+        count += 1;
+        let command = command.replace("evener.lua", &file);
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let is_service = matches!(words[0], "sbulb" | "run") && !words.contains(&"--print");
+        if is_service || command.contains("detach") {
+            running.take().into_iter().for_each(|mut before| drop(before.end("TERM")));
+        }
+        if is_service {
+            running = Some(Sbulb::start_command(&network, Directory::new(), &command));
+            continue;
+        }
+        let output = network.evener_command().args(&words).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "`evener {command}` failed: {printed}");
+    }
+    assert!(count >= 9, "expected the commands of the guide, got {count}");
 }

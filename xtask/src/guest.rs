@@ -1,0 +1,264 @@
+//! A guest with Debian's cloud kernel (6.1), under emulation: runs programs with a kernel that this machine does not
+//! have.
+//!
+//! Nothing is installed. Packages are unpacked into `target/guest`, which is a cache.
+
+mod archive;
+
+use crate::{packages, shell};
+use anyhow::{Context, bail};
+use archive::Archive;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The package whose first dependency is the kernel.
+const KERNEL: &str = "linux-image-cloud-amd64";
+/// Programs of the guest, as packages.
+const USERLAND: [&str; 1] = ["busybox-static"];
+const EMULATOR: &str = "qemu-system-x86";
+/// Modules of the guest, besides the modules that they need.
+const MODULES: [&str; 1] = ["veth"];
+/// Increase it when the content of the cache changes.
+const CACHE_VERSION: &str = "1";
+
+/// The first process of the guest.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/sbin:/bin HOME=/root
+mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /tmp
+mount -t bpf bpf /sys/fs/bpf
+# The kernel's console is the other port, so its messages do not mix with the output.
+exec </dev/null >/dev/ttyS0 2>&1
+ip link set lo up
+cd /job; sh ./run; echo \"@@STATUS $?\"
+poweroff -f
+";
+
+/// A guest that is ready to boot.
+pub(crate) struct Guest {
+    directory: PathBuf,
+}
+
+/// A file for the guest: its path in the directory of the job, and its path here.
+pub(crate) struct JobFile {
+    pub(crate) name: String,
+    pub(crate) source: PathBuf,
+}
+
+impl Guest {
+    /// Fetches and unpacks all that the guest needs, unless the cache has it.
+    pub(crate) fn prepare() -> anyhow::Result<Self> {
+        let guest = Self { directory: shell::root().join("target/guest/v1") };
+        let stamp = guest.directory.join("stamp");
+        if fs::read_to_string(&stamp).is_ok_and(|version| version == CACHE_VERSION) {
+            return Ok(guest);
+        }
+        if packages::find("apt-get").is_none() {
+            bail!("the guest is made of Debian's packages: apt-get is needed");
+        }
+        if guest.directory.exists() {
+            fs::remove_dir_all(&guest.directory)?;
+        }
+        fs::create_dir_all(&guest.directory)?;
+        shell::run(Command::new("apt-get").args(["-q", "update"]))?;
+        guest.fetch("kernel", &[&kernel_package()?], Closure::Alone)?;
+        guest.fetch("userland", &USERLAND, Closure::Alone)?;
+        guest.fetch("emulator", &[EMULATOR], Closure::WithDependencies)?;
+        guest.build_base()?;
+        fs::write(stamp, CACHE_VERSION)?;
+        Ok(guest)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Fetches packages and unpacks them into a directory.
+    fn fetch(&self, name: &str, wanted: &[&str], closure: Closure) -> anyhow::Result<()> {
+        let (fetched, unpacked) = (self.path(&format!("{name}.packages")), self.path(name));
+        fs::create_dir_all(fetched.join("partial"))?;
+        fs::create_dir_all(&unpacked)?;
+        let mut apt = Command::new("apt-get");
+        apt.current_dir(&fetched).args(["-q", "-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root"]);
+        match closure {
+            Closure::Alone => {
+                apt.arg("download");
+            }
+            // With an empty list of installed packages, no dependency is left out.
+            Closure::WithDependencies => {
+                fs::write(self.path("empty-status"), "")?;
+                let option = |name: &str, path: &Path| format!("{name}={}", path.display());
+                apt.arg("-o").arg(option("Dir::State::status", &self.path("empty-status")));
+                apt.arg("-o").arg(option("Dir::Cache::archives", &fetched));
+                apt.args(["-o", "APT::Install-Recommends=0", "-y", "--download-only", "install"]);
+            }
+        }
+        shell::run(apt.args(wanted))?;
+        for entry in fs::read_dir(&fetched)? {
+            let package = entry?.path();
+            if package.extension().is_some_and(|extension| extension == "deb") {
+                let status = Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unpacked).status()?;
+                anyhow::ensure!(status.success(), "{} cannot be unpacked", package.display());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the part of the initial file system that every job has.
+    fn build_base(&self) -> anyhow::Result<()> {
+        let mut archive = Archive::default();
+        for directory in ["bin", "sbin", "dev", "proc", "sys", "tmp", "root", "job", "lib", "lib/modules"] {
+            archive.directory(directory);
+        }
+        let busybox = find(&self.path("userland"), "busybox").context("busybox")?;
+        archive.file("bin/busybox", &fs::read(&busybox)?, 0o755);
+        archive.file("init", INIT.as_bytes(), 0o755);
+        let modules = self.path("kernel/lib/modules");
+        let version = fs::read_dir(&modules)?.next().context("the kernel has modules")??.file_name();
+        let version = version.to_string_lossy();
+        let mut depmod = Command::new(&busybox);
+        shell::run(depmod.args(["depmod", "-b"]).arg(self.path("kernel")).arg(&*version))?;
+        let source = modules.join(&*version);
+        let list = fs::read_to_string(source.join("modules.dep"))?;
+        archive.directory(&format!("lib/modules/{version}"));
+        let mut directories = BTreeSet::new();
+        for module in wanted_modules(&list) {
+            let name = format!("lib/modules/{version}/{module}");
+            let parents: Vec<&Path> = Path::new(&name).ancestors().skip(1).collect();
+            for parent in parents.into_iter().rev().filter(|parent| parent.starts_with("lib/modules")) {
+                if directories.insert(parent.to_owned()) {
+                    archive.directory(&parent.to_string_lossy());
+                }
+            }
+            archive.file(&name, &fs::read(source.join(module))?, 0o644);
+        }
+        archive.file(&format!("lib/modules/{version}/modules.dep"), list.as_bytes(), 0o644);
+        Ok(fs::write(self.path("base.cpio"), archive.finish())?)
+    }
+
+    /// Boots the guest with files in `/job` and runs a shell script there. Returns its output; a status other than 0
+    /// is an error.
+    pub(crate) fn run(&self, files: &[JobFile], script: &str, patience: Duration) -> anyhow::Result<String> {
+        let mut archive = Archive::default();
+        let mut directories = BTreeSet::new();
+        archive.file("job/run", script.as_bytes(), 0o755);
+        for file in files {
+            if let Some((directory, _)) = file.name.rsplit_once('/') {
+                if directories.insert(directory) {
+                    archive.directory(&format!("job/{directory}"));
+                }
+            }
+            let bytes = fs::read(&file.source).with_context(|| file.source.display().to_string())?;
+            archive.file(&format!("job/{}", file.name), &bytes, 0o755);
+        }
+        // The kernel takes archives that follow each other.
+        let mut initial = fs::read(self.path("base.cpio"))?;
+        initial.extend(archive.finish());
+        let (image, log) = (self.path("job.cpio"), self.path("kernel.log"));
+        fs::write(&image, initial)?;
+        let begin = Instant::now();
+        let output = self.emulator(&image, &log, patience)?.output().context("the emulator cannot be run")?;
+        let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        println!("guest: {} s", begin.elapsed().as_secs());
+        let status = text.lines().find_map(|line| line.strip_prefix("@@STATUS "));
+        match status {
+            Some("0") => Ok(text),
+            Some(status) => bail!("the guest's script ended with status {status}:\n{text}"),
+            None => {
+                let log = fs::read_to_string(log).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().rev().take(20).collect();
+                let lines: Vec<&str> = lines.into_iter().rev().collect();
+                let errors = String::from_utf8_lossy(&output.stderr);
+                bail!("the guest ended without a status:\n{text}{errors}{}", lines.join("\n"))
+            }
+        }
+    }
+
+    fn emulator(&self, image: &Path, log: &Path, patience: Duration) -> anyhow::Result<Command> {
+        let root = self.path("emulator");
+        let loader = find(&root, "ld-linux-x86-64.so.2").context("the emulator's loader")?;
+        let libraries =
+            ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/pulseaudio"];
+        let libraries = libraries.map(|path| root.join(path).display().to_string()).join(":");
+        let kernel = fs::read_dir(self.path("kernel/boot"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
+        let mut command = Command::new("timeout");
+        command.args(["-k", "5"]).arg(patience.as_secs().to_string()).arg(loader);
+        command.arg("--library-path").arg(libraries).arg(root.join("usr/bin/qemu-system-x86_64"));
+        for directory in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(root.join(directory));
+        }
+        // Emulated on purpose: a stock kernel can hang with a nested /dev/kvm that opens well.
+        command.args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "768"]);
+        command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        command.arg("-serial").arg(format!("file:{}", log.display()));
+        command.arg("-kernel").arg(kernel.context("the kernel's image")?).arg("-initrd").arg(image);
+        command.args(["-append", "console=ttyS1 panic=-1 quiet"]);
+        command.env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"));
+        command.stdin(std::process::Stdio::null());
+        Ok(command)
+    }
+}
+
+/// Packages that are fetched.
+#[derive(Clone, Copy)]
+enum Closure {
+    Alone,
+    WithDependencies,
+}
+
+/// Returns the package of the current kernel.
+fn kernel_package() -> anyhow::Result<String> {
+    let output = Command::new("apt-cache").args(["show", KERNEL]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let depends = text.lines().find_map(|line| line.strip_prefix("Depends: "));
+    let first = depends.and_then(|list| list.split([' ', ',']).next());
+    first.map(str::to_owned).with_context(|| format!("{KERNEL} names no kernel"))
+}
+
+/// Returns the paths of the wanted modules and of the modules that they need.
+fn wanted_modules(list: &str) -> BTreeSet<&str> {
+    let is_wanted = |path: &str| {
+        let name = path.rsplit('/').next().and_then(|file| file.split('.').next()).unwrap_or_default();
+        MODULES.contains(&name)
+    };
+    let lines = list.lines().filter_map(|line| line.split_once(':'));
+    lines
+        .filter(|(path, _)| is_wanted(path))
+        .flat_map(|(path, needs)| std::iter::once(path).chain(needs.split_whitespace()))
+        .collect()
+}
+
+/// Returns the path of a file of a name below a directory.
+fn find(directory: &Path, name: &str) -> Option<PathBuf> {
+    let mut open = vec![directory.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).ok()?.flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(path);
+            } else if path.file_name().is_some_and(|found| found == name) && path.is_file() {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+/// Returns a program of this machine and its libraries for a job, in the directory `lib`, and the words that run it.
+pub(crate) fn host_program(program: &str) -> anyhow::Result<(Vec<JobFile>, String)> {
+    let path = packages::find(program).with_context(|| format!("{program} is not installed"))?;
+    let output = Command::new("ldd").arg(&path).output().context("ldd cannot be run")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut files = vec![JobFile { name: format!("lib/{program}"), source: fs::canonicalize(&path)? }];
+    for library in paths.map(PathBuf::from) {
+        let name = library.file_name().context("a library has a name")?.to_string_lossy().into_owned();
+        files.push(JobFile { name: format!("lib/{name}"), source: library });
+    }
+    Ok((files, format!("/job/lib/ld-linux-x86-64.so.2 --library-path /job/lib /job/lib/{program}")))
+}
