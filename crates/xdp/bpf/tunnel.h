@@ -291,8 +291,6 @@ never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
 	if (tunnel_read(context, l3, vip->family, &packet))
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_MALFORMED);
-	if (service->forward != FORWARD_DIRECT && packet.ttl <= 1)
-		return drop(vip->service, REASON_TTL_EXCEEDED); /* The caller responds. */
 	if (service->forward == FORWARD_DIRECT && !server->ifindex)
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_NO_NEXT_HOP);
 	overhead = tunnel_overhead(service, server);
