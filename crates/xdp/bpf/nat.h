@@ -160,9 +160,9 @@ static never_inline int is_own(int family, const union flow_key *key)
 	__u64 address[2];
 
 	if (family == 4)
-		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_OWN) != 0;
+		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_LOCAL) != 0;
 	__builtin_memcpy(address, key->v6.address, sizeof(address));
-	return endpoint_v6(address, 0, 0, ENDPOINT_OWN) != 0;
+	return endpoint_v6(address, 0, 0, ENDPOINT_LOCAL) != 0;
 }
 
 /* A packet from a server's address and port. */

@@ -1,8 +1,8 @@
-//! The plan of a change: slots and places for everything that is wanted, and the contents of each slot.
+//! The plan of a change: slots and entries for everything that is wanted, and the contents of each slot.
 
 use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
 use crate::contract::{
-    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
+    ENDPOINT_LOCAL, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
     Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// The contents of the maps after a change. Every slot and place is allocated.
+/// The contents of the maps after a change. Every slot and entry is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Things whose identities are not stored yet.
@@ -70,17 +70,17 @@ impl Contents {
             self.plan_service(&mut plan, wanted, service, now)?;
         }
         if !wanted.services.is_empty() {
-            for address in &wanted.own {
+            for address in &wanted.local {
                 let address = SocketAddr::new(*address, 0);
-                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_OWN }, [1, 0]);
+                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_LOCAL }, [1, 0]);
             }
         }
         self.plan_leaving(&mut plan, now);
         self.plan_chains(&mut plan, now)?;
         for key in plan.vip_endpoints.keys().chain(plan.chains.keys()) {
             if self.allocations.endpoints.position(key).is_none() {
-                let placed = self.allocations.endpoints.place(*key);
-                placed.map_err(|_| ContentsError::NoPlace(key.address))?;
+                let allocated = self.allocations.endpoints.allocate(*key);
+                allocated.map_err(|_| ContentsError::NoEntry(key.address))?;
             }
         }
         Ok(plan)
@@ -184,7 +184,7 @@ impl Contents {
 
     /// Keeps removed servers, and their return entries for virtual addresses that exist, for a while.
     fn plan_leaving(&mut self, plan: &mut Plan, now: Time) {
-        let mut kept = HashSet::new();
+        let mut leaving = HashSet::new();
         let servers: Vec<(Identity, u32)> = self.allocations.slots[&Kind::Server].iter().collect();
         for (identity, slot) in servers {
             let Some(server) = self.servers.get(&slot) else { continue };
@@ -194,14 +194,14 @@ impl Contents {
             let until = *self.leaving.entry(identity).or_insert(now + LEAVE);
             if until > now {
                 plan.servers.insert(slot, Server { takes: TAKES_NONE, ..*server });
-                kept.insert(slot);
+                leaving.insert(slot);
             }
         }
-        if kept.is_empty() {
+        if leaving.is_empty() {
             return;
         }
         for (key, chain) in &self.chains {
-            for (_, entry) in chain.iter().filter(|(_, entry)| kept.contains(&entry.server)) {
+            for (_, entry) in chain.iter().filter(|(_, entry)| leaving.contains(&entry.server)) {
                 let is_served =
                     plan.services.contains_key(&entry.service) && plan.vips.contains_key(&entry.vip);
                 let planned = plan.returns.entry(*key).or_default();

@@ -1,7 +1,7 @@
 //! Truncated and contradictory packets.
 
 use crate::director::{PORT, SERVICE, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service};
-use crate::packet::{DESTINATION_OPTIONS, IcmpError, Packet, Place, TCP, UDP};
+use crate::packet::{DESTINATION_OPTIONS, Fragment, IcmpError, Packet, TCP, UDP};
 
 /// Bytes of an Ethernet header, which the kernel wants in test runs.
 const ETHERNET: usize = 14;
@@ -32,7 +32,7 @@ fn truncated_headers_are_dropped() {
 fn truncated_fragments_and_errors_are_not_forwarded() {
     for_each_family(service(), |director, family| {
         let mut fragment = request(family, UDP);
-        fragment.place = Some(Place { id: 7, offset: 64, more: true });
+        fragment.fragment = Some(Fragment { id: 7, offset: 64, more: true });
         fragment.payload = vec![0; 200];
         let carrier = Packet::new(UDP, (family.router, 0), (family.vip, 0));
         let quoted = Packet::new(UDP, (family.vip, PORT), (family.client, 40000)).ip();

@@ -186,7 +186,7 @@ fn packets_for_others_pass_untouched() {
 }
 
 #[test]
-fn each_family_has_its_own_destinations() {
+fn each_family_has_separate_destinations() {
     for_each_family(service(), |director, family| {
         for other in FAMILIES.iter().filter(|other| other.number != family.number) {
             director.leaves(&request(*other, UDP).frame(), XDP_PASS);

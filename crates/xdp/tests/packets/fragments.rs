@@ -3,13 +3,13 @@
 use crate::director::{
     Director, Family, PORT, SERVICE, XDP_DROP, XDP_PASS, for_each_family, request, service,
 };
-use crate::packet::{DESTINATION_OPTIONS, Packet, Place, UDP};
+use crate::packet::{DESTINATION_OPTIONS, Fragment, Packet, UDP};
 use evener_xdp::contract::*;
 
 /// Returns the three fragments of a datagram.
 fn fragments(packet: &Packet, id: u16) -> [Packet; 3] {
     [(0, true), (64, true), (128, false)].map(|(offset, more)| Packet {
-        place: Some(Place { id, offset, more }),
+        fragment: Some(Fragment { id, offset, more }),
         payload: (0..180).collect(),
         ..packet.clone()
     })

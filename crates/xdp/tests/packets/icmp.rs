@@ -30,7 +30,7 @@ fn check(director: &mut Director, before: &IcmpError, after: &IcmpError) {
 }
 
 #[test]
-fn errors_about_responses_reach_the_server_with_its_own_packet() {
+fn errors_about_responses_reach_the_server_with_its_packet() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         for protocol in [UDP, TCP] {

@@ -34,9 +34,9 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Place of a fragment in its packet.
+/// Position of a fragment in its packet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Fragment {
     pub(crate) id: u16,
     /// Offset in bytes, a multiple of 8.
     pub(crate) offset: u16,
@@ -58,7 +58,7 @@ pub(crate) struct Packet {
     pub(crate) options: Vec<u8>,
     /// Extension headers of IPv6, with the lengths of their contents.
     pub(crate) extensions: Vec<(u8, usize)>,
-    pub(crate) place: Option<Place>,
+    pub(crate) fragment: Option<Fragment>,
     pub(crate) payload: Vec<u8>,
     pub(crate) without_checksum: bool,
     /// Flags of TCP.
@@ -77,7 +77,7 @@ impl Packet {
             ttl: 64,
             options: Vec::new(),
             extensions: Vec::new(),
-            place: None,
+            fragment: None,
             payload: b"some bytes of payload".to_vec(),
             without_checksum: false,
             flags: 2,
@@ -120,10 +120,12 @@ impl Packet {
     /// Part of the segment that this packet has: 64 bytes of a fragment that is not the last.
     fn part(&self) -> Vec<u8> {
         let segment = self.segment();
-        match self.place {
+        match self.fragment {
             None => segment,
-            Some(Place { offset, more: true, .. }) => segment[offset as usize..offset as usize + 64].to_vec(),
-            Some(Place { offset, .. }) => segment[offset as usize..].to_vec(),
+            Some(Fragment { offset, more: true, .. }) => {
+                segment[offset as usize..offset as usize + 64].to_vec()
+            }
+            Some(Fragment { offset, .. }) => segment[offset as usize..].to_vec(),
         }
     }
 
@@ -139,7 +141,8 @@ impl Packet {
 
     fn ipv4(&self, content: &IpContent<'_>) -> Vec<u8> {
         let length = 20 + self.options.len();
-        let Place { id, offset, more } = self.place.unwrap_or(Place { id: 0x77, offset: 0, more: false });
+        let Fragment { id, offset, more } =
+            self.fragment.unwrap_or(Fragment { id: 0x77, offset: 0, more: false });
         let mut header = vec![0x40 | (length / 4) as u8, 0];
         header.extend(((length + content.body.len()) as u16).to_be_bytes());
         header.extend(id.to_be_bytes());
@@ -155,7 +158,7 @@ impl Packet {
 
     fn ipv6(&self, content: &IpContent<'_>) -> Vec<u8> {
         let mut types: Vec<u8> = self.extensions.iter().map(|extension| extension.0).collect();
-        if self.place.is_some() {
+        if self.fragment.is_some() {
             types.push(FRAGMENT);
         }
         types.push(content.protocol);
@@ -165,7 +168,7 @@ impl Packet {
             body.extend([types[at + 1], (length / 8) as u8, 1, (length + 4) as u8]);
             body.extend(vec![0; length + 4]);
         }
-        if let Some(Place { id, offset, more }) = self.place {
+        if let Some(Fragment { id, offset, more }) = self.fragment {
             body.extend([content.protocol, 0]);
             body.extend((offset | u16::from(more)).to_be_bytes());
             body.extend(u32::from(id).to_be_bytes());
