@@ -1,37 +1,16 @@
 //! The plan of a change: slots and entries for everything that is wanted, and the contents of each slot.
 
-use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
+use super::{Contents, ContentsError, Hops, Kind, LEAVE, Plan, Wanted, WantedServer, WantedService};
 use crate::contract::{
     ENDPOINT_LOCAL, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
     Vip,
 };
-use crate::endpoints::{EndpointKey, EndpointValue, words_of};
+use crate::endpoints::{EndpointKey, words_of};
 use crate::slots::Identity;
-use crate::wanted::{Wanted, WantedDefence, WantedServer, WantedService};
-use evener_core::{ServerId, Time};
-use std::collections::{BTreeMap, HashSet};
+use evener_core::Time;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// The contents of the maps after a change. Every slot and entry is allocated.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Things whose identities are not stored yet.
-    pub(super) new: Vec<(Kind, u32, Identity)>,
-    pub(super) servers: BTreeMap<u32, Server>,
-    pub(super) services: BTreeMap<u32, Service>,
-    pub(super) vips: BTreeMap<u32, Vip>,
-    pub(super) defences: BTreeMap<u32, WantedDefence>,
-    pub(super) quic: BTreeMap<QuicName, SlotAndId>,
-    /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
-    pub(super) tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
-    pub(super) vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
-    /// The return entries of each server address, with their positions.
-    pub(super) chains: BTreeMap<EndpointKey, Vec<(u32, Returns)>>,
-    pub(super) server_slots: BTreeMap<(Arc<str>, ServerId), u32>,
-    /// The return entries of each server address, without positions.
-    returns: BTreeMap<EndpointKey, Vec<Returns>>,
-}
 
 impl Plan {
     /// Returns true if a slot is in use after the change.
@@ -43,12 +22,6 @@ impl Plan {
             Kind::Pool => self.tables.contains_key(&slot),
         }
     }
-}
-
-/// Returns a server with this next hop.
-pub(super) fn with_hop(server: Server, hop: Hop) -> Server {
-    let Hop { ifindex, mtu, destination, source } = hop;
-    Server { ifindex, mtu, destination_mac: destination, source_mac: source, ..server }
 }
 
 impl Contents {
@@ -129,7 +102,7 @@ impl Contents {
             ..Server::default()
         };
         let hop = hops.get(&server.address).copied().unwrap_or_default();
-        plan.servers.insert(slot, with_hop(planned, hop));
+        plan.servers.insert(slot, hop.set_in(planned));
         Ok(slot)
     }
 

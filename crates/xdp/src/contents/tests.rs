@@ -6,7 +6,6 @@ use super::*;
 use crate::contract::{FORWARD_NAT, TAKES_KNOWN, TAKES_NEW, TAKES_NONE};
 use crate::endpoints::Family;
 use crate::slots::GRACE;
-use crate::wanted::{PoolKey, WantedPool, WantedServer, WantedService};
 use evener_core::Random;
 use std::collections::BTreeMap;
 
