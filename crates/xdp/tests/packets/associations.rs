@@ -124,15 +124,13 @@ fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
     for_each_family(hashed, |director, family| {
         director.set_table("tables_before", SERVICE, &[1]);
         director.set_table("tables", SERVICE, &[2]);
-        let mut segment = request(family, TCP);
-        segment.flags = 0x10;
+        let segment = request(family, TCP).with_flags(0x10);
         assert_eq!(director.server_of(&segment, family), 0);
         assert_eq!(director.count(SERVICE, REASON_SECOND_CHANCE), 1);
-        let mut begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT));
-        begin.flags = 2;
+        let begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT)).with_flags(2);
         assert_eq!(director.server_of(&begin, family), 1, "a new connection");
         director.change_server(1, |server| server.takes = TAKES_NONE);
-        segment.ports.0 = 42000;
+        let segment = segment.from_port(42000);
         assert_eq!(director.server_of(&segment, family), 1, "the server before is gone");
     });
 }

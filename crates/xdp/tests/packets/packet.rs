@@ -36,33 +36,33 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
 
 /// Position of a fragment in its packet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fragment {
-    pub(crate) id: u16,
+struct Fragment {
+    id: u16,
     /// Offset in bytes, a multiple of 8.
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
+    offset: u16,
+    more: bool,
 }
 
 /// A packet of UDP or TCP.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
-    pub(crate) macs: [[u8; 6]; 2],
+    macs: [[u8; 6]; 2],
     /// Types and contents of VLAN tags.
-    pub(crate) tags: Vec<(u16, u16)>,
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) ports: (u16, u16),
-    pub(crate) protocol: u8,
-    pub(crate) ttl: u8,
+    tags: Vec<(u16, u16)>,
+    source: IpAddr,
+    destination: IpAddr,
+    ports: (u16, u16),
+    protocol: u8,
+    ttl: u8,
     /// Options of IPv4, a multiple of 4 bytes.
-    pub(crate) options: Vec<u8>,
+    options: Vec<u8>,
     /// Extension headers of IPv6, with the lengths of their contents.
-    pub(crate) extensions: Vec<(u8, usize)>,
-    pub(crate) fragment: Option<Fragment>,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) without_checksum: bool,
+    extensions: Vec<(u8, usize)>,
+    fragment: Option<Fragment>,
+    payload: Vec<u8>,
+    without_checksum: bool,
     /// Flags of TCP.
-    pub(crate) flags: u8,
+    flags: u8,
 }
 
 impl Packet {
@@ -82,6 +82,85 @@ impl Packet {
             without_checksum: false,
             flags: 2,
         }
+    }
+
+    pub(crate) fn with_macs(mut self, macs: [[u8; 6]; 2]) -> Self {
+        self.macs = macs;
+        self
+    }
+
+    pub(crate) fn with_tags(mut self, tags: Vec<(u16, u16)>) -> Self {
+        self.tags = tags;
+        self
+    }
+
+    pub(crate) fn with_protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    pub(crate) fn with_ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn with_options(mut self, options: Vec<u8>) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn with_extensions(mut self, extensions: Vec<(u8, usize)>) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
+    pub(crate) fn with_flags(mut self, flags: u8) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(crate) fn with_payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// Makes it a fragment: at an offset in bytes, a multiple of 8.
+    pub(crate) fn as_fragment(mut self, id: u16, offset: u16, more: bool) -> Self {
+        self.fragment = Some(Fragment { id, offset, more });
+        self
+    }
+
+    pub(crate) fn without_checksum(mut self) -> Self {
+        self.without_checksum = true;
+        self
+    }
+
+    /// Sends it from another port.
+    pub(crate) fn from_port(mut self, port: u16) -> Self {
+        self.ports.0 = port;
+        self
+    }
+
+    /// Returns the same packet to another server of the service.
+    pub(crate) fn to_address(&self, address: &str) -> Self {
+        self.to(address, self.ports.1)
+    }
+
+    /// Returns the response of a server to this packet, with the same tags.
+    pub(crate) fn response_of(&self, server: &str, port: u16) -> Self {
+        let ports = (port, self.ports.0);
+        let macs = [LOCAL_MAC, CLIENT_MAC];
+        let (source, destination) = (server.parse().unwrap(), self.source);
+        let mut response = Self { macs, source, destination, ports, ..self.clone() };
+        (response.options, response.extensions) = (Vec::new(), Vec::new());
+        response
+    }
+
+    /// Returns the frame and the length of its headers.
+    pub(crate) fn frame_and_headers(&self) -> (Vec<u8>, usize) {
+        let frame = self.frame();
+        let headers = frame.len() - self.payload.len();
+        (frame, headers)
     }
 
     /// The packet as it leaves to where it came from: MAC addresses exchanged, one hop less.
@@ -218,15 +297,34 @@ pub(crate) fn frame(macs: [[u8; 6]; 2], tags: &[(u16, u16)], is_ipv4: bool, ip: 
 #[derive(Clone, Debug)]
 pub(crate) struct IcmpError {
     /// The carrier's addresses, MAC addresses and TTL are used.
-    pub(crate) carrier: Packet,
-    pub(crate) kind: (u8, u8),
+    carrier: Packet,
+    kind: (u8, u8),
     /// The second word of the header: the MTU of "too big".
-    pub(crate) rest: u32,
+    rest: u32,
     /// Bytes of the packet that the error is about.
-    pub(crate) quoted: Vec<u8>,
+    quoted: Vec<u8>,
 }
 
 impl IcmpError {
+    /// Creates an error with a type and code, which quotes bytes of a packet. Only the addresses, MAC addresses and TTL
+    /// of `carrier` are used.
+    pub(crate) fn new(carrier: Packet, kind: (u8, u8), rest: u32, quoted: Vec<u8>) -> Self {
+        Self { carrier, kind, rest, quoted }
+    }
+
+    /// Returns the error as it leaves to where it came from.
+    pub(crate) fn returned(&self) -> Self {
+        Self { carrier: self.carrier.returned(), ..self.clone() }
+    }
+
+    /// Cuts the quotation to this many bytes; of IPv6, to 20 more, which its header has.
+    pub(crate) fn quoting(&self, length: usize) -> Self {
+        let length = if self.carrier.source.is_ipv4() { length } else { length + 20 };
+        let mut error = self.clone();
+        error.quoted.truncate(length);
+        error
+    }
+
     pub(crate) fn frame(&self) -> Vec<u8> {
         let is_ipv4 = self.carrier.source.is_ipv4();
         let mut icmp = vec![self.kind.0, self.kind.1, 0, 0];

@@ -41,10 +41,10 @@ fn long(connection: &[u8]) -> Vec<u8> {
 /// Sends a payload and returns the slot of the server that gets it.
 fn slot_of(plane: &mut Plane, source: &str, port: u16, payload: Vec<u8>) -> u8 {
     let vip = if source.contains(':') { VIP_V6 } else { VIP_V4 };
-    let packet = Packet { ports: (port, 5000), payload, ..Packet::udp(source, vip) };
+    let packet = Packet::udp(source, vip).with_ports((port, 5000)).with_payload(payload);
     let (action, out) = plane.run(&packet.frame());
     assert_eq!(action, XDP_TX, "{source} port {port}");
-    let mac = Frame::parse(&out).destination;
+    let mac = Frame::parse(&out).macs()[0];
     assert_eq!(mac[..5], SERVER_MAC[..5]);
     mac[5]
 }
