@@ -1,8 +1,8 @@
-//! The parser of the XDP program, compiled natively: it reads nothing outside of the packet, and all offsets that it
-//! returns are in the packet.
+//! The parsers of the XDP program, compiled natively: they read nothing outside of the packet, and all offsets that they
+//! return are in the packet.
 #![no_main]
 
-use evener_xdp_native::{Layers, Parsed, parse, parse_inner};
+use evener_xdp_native::{Layers, Parsed, QUIC_ID_MAX, parse, parse_inner, quic_server_id};
 use libfuzzer_sys::fuzz_target;
 
 const PAGE: usize = 4096;
@@ -57,6 +57,10 @@ fuzz_target!(|packet: &[u8]| {
         for is_at_end in [true, false] {
             let placed = memory.place(packet, is_at_end);
             check(placed, parse(placed));
+            for length in 0..=QUIC_ID_MAX + 1 {
+                let id = quic_server_id(placed, length);
+                assert!(id.is_none_or(|id| placed.windows(length).any(|bytes| bytes == id)), "an ID in the packet");
+            }
             for family in [4, 6] {
                 let (parsed, layers) = parse_inner(placed, family);
                 check(placed, (parsed, layers));

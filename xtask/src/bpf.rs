@@ -5,7 +5,7 @@
 
 mod stack;
 
-use crate::guest::{self, Guest, JobFile};
+use crate::vm::{self, JobFile, Vm};
 use crate::{packages, shell};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -20,7 +20,7 @@ const STRIP: &str = "llvm-strip-19";
 /// Directories with programs, below the root of the workspace.
 const DIRECTORIES: [&str; 2] = ["crates/xdp/bpf", "crates/xdp/tests/bpf"];
 /// Time for the guest to boot and to verify the program. Emulation is slow.
-const GUEST_PATIENCE: Duration = Duration::from_secs(600);
+const VM_PATIENCE: Duration = Duration::from_secs(600);
 const SUFFIX: &str = ".bpf.c";
 
 #[derive(Args, Debug)]
@@ -29,14 +29,14 @@ pub(crate) struct Options {
     #[arg(long)]
     check: bool,
     /// Load the committed program in a guest with Debian's kernel 6.1, under emulation (fetches 70 MB once)
-    #[arg(long)]
-    guest: bool,
+    #[arg(long = "guest")]
+    in_vm: bool,
 }
 
 /// Compiles all programs.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    if options.guest {
-        return load_in_guest();
+    if options.in_vm {
+        return load_in_vm();
     }
     for program in [CLANG, STRIP] {
         if packages::find(program).is_none() {
@@ -63,9 +63,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// Loads the program in a guest and attaches it there.
-fn load_in_guest() -> anyhow::Result<()> {
-    let guest = Guest::prepare()?;
-    let (mut files, bpftool) = guest::host_program("bpftool")?;
+fn load_in_vm() -> anyhow::Result<()> {
+    let machine = Vm::prepare()?;
+    let (mut files, bpftool) = vm::host_program("bpftool")?;
     let object = shell::root().join("crates/xdp/bpf/evener.bpf.o");
     files.push(JobFile { name: "evener.bpf.o".to_owned(), source: object });
     let pin = "/sys/fs/bpf/evener";
@@ -73,7 +73,7 @@ fn load_in_guest() -> anyhow::Result<()> {
         "uname -r\n{bpftool} prog load evener.bpf.o {pin} && {bpftool} prog show pinned {pin} && \
          {bpftool} net attach xdpgeneric pinned {pin} dev lo && {bpftool} net show dev lo"
     );
-    print!("{}", guest.run(&files, &script, GUEST_PATIENCE)?);
+    print!("{}", machine.run(&files, &script, VM_PATIENCE)?);
     Ok(())
 }
 

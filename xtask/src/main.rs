@@ -3,11 +3,11 @@
 mod bench;
 mod bpf;
 mod fuzz;
-mod guest;
 mod packages;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -5,6 +5,7 @@
 #include "checksum.h"
 #include "choose.h"
 #include "parse.h"
+#include "quic.h"
 
 int evener_parse(const void *data, const void *end, struct layers *layers)
 {
@@ -65,4 +66,9 @@ __u16 evener_checksum_after(__u16 check, __u64 difference)
 __u16 evener_udp_checksum_after(__u16 check, __u64 difference)
 {
 	return udp_checksum_after(check, difference);
+}
+
+int evener_quic_read_id(const void *payload, const void *end, __u32 length, __u8 *id)
+{
+	return quic_read_id(payload, end, length, id);
 }

@@ -34,7 +34,7 @@ pub struct Layers {
     pub protocol: u8,
     /// 1 if the packet is a fragment.
     pub fragmented: u8,
-    /// Nothing.
+    /// Unused.
     pub reserved: u8,
     /// Identification of the fragments of a packet.
     pub fragment_id: u32,
@@ -53,6 +53,7 @@ unsafe extern "C" {
     safe fn evener_difference32(before: u32, after: u32) -> u64;
     safe fn evener_checksum_after(check: u16, difference: u64) -> u16;
     safe fn evener_udp_checksum_after(check: u16, difference: u64) -> u16;
+    fn evener_quic_read_id(payload: *const u8, end: *const u8, length: u32, id: *mut u8) -> c_int;
 }
 
 fn class(code: c_int) -> Parsed {
@@ -145,6 +146,21 @@ pub fn checksum_after(check: u16, difference: u64) -> u16 {
 #[must_use]
 pub fn udp_checksum_after(check: u16, difference: u64) -> u16 {
     evener_udp_checksum_after(check, difference)
+}
+
+/// Longest server ID in a connection ID of QUIC.
+pub const QUIC_ID_MAX: usize = 15;
+
+/// Reads the server ID of a length from the connection ID in a datagram of QUIC. Returns `None` if the connection ID names
+/// no server.
+#[must_use]
+pub fn quic_server_id(payload: &[u8], length: usize) -> Option<Vec<u8>> {
+    let mut id = [0; QUIC_ID_MAX];
+    let range = payload.as_ptr_range();
+    // SAFETY: both pointers belong to the payload, and the function writes 15 bytes at most.
+    let is_found =
+        unsafe { evener_quic_read_id(range.start, range.end, length as u32, id.as_mut_ptr()) } == 1;
+    is_found.then(|| id[..length].to_vec())
 }
 
 /// The constants, sizes and offsets of the contract as the C compiler has them.

@@ -73,6 +73,14 @@ static always_inline void report_client(const struct packet *packet, int family,
 	report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG), service | vip << 16, server);
 }
 
+/* A packet that may not go another hop: its sender gets a response. With a time to live of 0 it should not be here. */
+static always_inline int end_of_life(const struct packet *packet, int family, __u32 service, __u32 vip)
+{
+	if (hops_of(packet, family) == 0)
+		return reject(packet->context, place_of(packet, family), service, REASON_MALFORMED);
+	return respond_expired(packet->context, place_of(packet, family), service | vip << 16);
+}
+
 /* A packet for the virtual address and port of a service. */
 static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip,
 				    __u32 *captured)
@@ -89,7 +97,7 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		return reject(packet->context, place_of(packet, family), 0, REASON_INTERNAL);
 	/* Direct forwarding is not a hop. */
 	if (unlikely(hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT))
-		return respond_expired(packet->context, place_of(packet, family), service_slot | vip << 16);
+		return end_of_life(packet, family, service_slot, vip);
 	if (unlikely(service->flags & (SERVICE_CAPTURED | SERVICE_DEFENDED))) {
 		__u32 place = place_of(packet, family);
 		__u32 reason = ADMITTED;
@@ -181,8 +189,7 @@ again:
 	if (unlikely(service->flags & SERVICE_CAPTURED) && !*captured)
 		*captured = capture_before(packet->context, returns->service);
 	if (unlikely(hops_of(packet, family) <= 1))
-		return respond_expired(packet->context, place_of(packet, family),
-				       returns->service | returns->vip << 16);
+		return end_of_life(packet, family, returns->service, returns->vip);
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, returns->vip);
 	flow = flow_of(family, &key);

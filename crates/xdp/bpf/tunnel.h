@@ -37,7 +37,6 @@ struct tunnelled {
 	__u32 hash;
 	/* Traffic class: DSCP and ECN. */
 	__u8 traffic;
-	__u8 ttl;
 	/* Routers may fragment the packet. */
 	__u8 fragmentable;
 };
@@ -63,7 +62,6 @@ static always_inline int tunnel_read_v4(struct tunnelled *packet, const struct i
 	packet->length = bpf_ntohs(ip->tot_len);
 	packet->hash = tunnel_hash((__u64)ip->saddr << 32 | ip->daddr, l4, end);
 	packet->traffic = ip->tos;
-	packet->ttl = ip->ttl;
 	packet->fragmentable = !(ip->frag_off & TUNNEL_DF);
 	return packet->length < sizeof(*ip) ? -1 : 0;
 }
@@ -84,7 +82,6 @@ static always_inline int tunnel_read_v6(struct tunnelled *packet, const struct i
 	packet->length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	packet->hash = tunnel_hash(addresses, l4, end);
 	packet->traffic = bpf_ntohs(*(const __be16 *)ip) >> 4;
-	packet->ttl = ip->hop_limit;
 	packet->fragmentable = 0;
 	return 0;
 }
@@ -132,9 +129,15 @@ static always_inline __u32 tunnel_overhead(const struct service *service, const 
 	return service->forward == FORWARD_GUE ? overhead + sizeof(struct udphdr) : overhead;
 }
 
-static always_inline int tunnel_too_big(const struct tunnelled *packet, const struct server *server, __u32 overhead)
+/* MTU of the way to the server. If its next hop is not known, packets go back where they came from. */
+static always_inline __u32 tunnel_mtu(struct xdp_md *context, const struct server *server)
 {
-	return server->mtu && packet->length + overhead > server->mtu;
+	__u32 mtu = 0;
+
+	if (server->mtu)
+		return server->mtu;
+	bpf_check_mtu(context, 0, &mtu, 0, 0);
+	return mtu;
 }
 
 /*
@@ -270,8 +273,8 @@ static always_inline int tunnel_leave(struct xdp_md *context, __u32 l3, __u32 se
 }
 
 /*
- * Forwards the packet of a client, whose IP header is at l3, to a server that has the virtual address. Counts packets that
- * are not forwarded. Returns the action.
+ * Forwards the packet of a client, whose IP header is at l3, to a server that has the virtual address. The caller checked
+ * the time to live. Counts packets that are not forwarded. Returns the action.
  */
 never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32 server_slot)
 {
@@ -279,7 +282,7 @@ never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot
 	struct vip *vip = vip_at(vip_slot);
 	struct tunnelled packet = {};
 	struct service *service;
-	__u32 overhead;
+	__u32 overhead, mtu;
 
 	if (!server || !vip)
 		return reject(context, l3, 0, REASON_INTERNAL);
@@ -288,13 +291,12 @@ never_inline int tunnel_forward(struct xdp_md *context, __u32 l3, __u32 vip_slot
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_INTERNAL);
 	if (tunnel_read(context, l3, vip->family, &packet))
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_MALFORMED);
-	if (service->forward != FORWARD_DIRECT && packet.ttl <= 1)
-		return respond_expired(context, tunnel_place(l3, vip), vip->service | vip_slot << 16);
 	if (service->forward == FORWARD_DIRECT && !server->ifindex)
 		return reject(context, tunnel_place(l3, vip), vip->service, REASON_NO_NEXT_HOP);
 	overhead = tunnel_overhead(service, server);
-	if (tunnel_too_big(&packet, server, overhead))
-		return tunnel_refuse(context, vip, vip_slot, l3, server->mtu > overhead ? server->mtu - overhead : 0);
+	mtu = tunnel_mtu(context, server);
+	if (mtu && packet.length + overhead > mtu)
+		return tunnel_refuse(context, vip, vip_slot, l3, mtu > overhead ? mtu - overhead : 0);
 	if (service->forward != FORWARD_DIRECT &&
 	    (tunnel_enter(context, l3, vip->family, overhead, server->family) ||
 	     tunnel_write(context, l3, vip_slot, server_slot, &packet)))

@@ -90,7 +90,7 @@ pub struct Attachment {
     pub index: u32,
     /// Mode.
     pub mode: AttachMode,
-    /// Why the native mode is not used, if it was tried.
+    /// Reason against the native mode, if it was tried and refused.
     pub not_native: Option<String>,
     /// Last change.
     pub change: Change,

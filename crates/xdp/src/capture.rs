@@ -166,39 +166,39 @@ impl Capture {
     /// Returns the next captured packet with its decision.
     pub fn next_sample(&mut self) -> Option<Sample> {
         loop {
-            let (head, frame) = parse(&self.ring.next()?, self.clock_offset)?;
-            if head.stage == CAPTURE_AFTER {
+            let (header, frame) = parse(&self.ring.next()?, self.clock_offset)?;
+            if header.stage == CAPTURE_AFTER {
                 // Without the stage before, the packet was captured for an earlier capture.
-                if let Some(before) = self.waiting.remove(&head.number) {
-                    return Some(sample(&head, before, frame));
+                if let Some(before) = self.waiting.remove(&header.number) {
+                    return Some(sample(&header, before, frame));
                 }
             } else {
                 if self.waiting.len() == WAITING_MAX {
                     self.waiting.pop_first();
                 }
-                self.waiting.insert(head.number, frame);
+                self.waiting.insert(header.number, frame);
             }
         }
     }
 }
 
-fn sample(head: &Captured, before: Frame, after: Frame) -> Sample {
+fn sample(header: &Captured, before: Frame, after: Frame) -> Sample {
     Sample {
         before,
-        after: (head.length > 0).then_some(after),
-        action: XDP_ACTIONS.get(usize::from(head.action)).copied().unwrap_or("unknown"),
-        reason: (usize::from(head.reason) < REASONS).then_some(head.reason),
+        after: (header.length > 0).then_some(after),
+        action: XDP_ACTIONS.get(usize::from(header.action)).copied().unwrap_or("unknown"),
+        reason: (usize::from(header.reason) < REASONS).then_some(header.reason),
     }
 }
 
 /// Splits a record of the ring.
 fn parse(record: &[u8], clock_offset: u64) -> Option<(Captured, Frame)> {
-    let (head, bytes) = record.split_at_checked(size_of::<Captured>())?;
+    let (header, bytes) = record.split_at_checked(size_of::<Captured>())?;
     // SAFETY: the slice has the length of the struct, which consists of integers.
-    let head = unsafe { head.as_ptr().cast::<Captured>().read_unaligned() };
-    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(head.time_ns.saturating_add(clock_offset));
-    let bytes = bytes.get(..head.stored as usize)?.to_vec();
-    Some((head, Frame { time, length: head.length, bytes }))
+    let header = unsafe { header.as_ptr().cast::<Captured>().read_unaligned() };
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(header.time_ns.saturating_add(clock_offset));
+    let bytes = bytes.get(..header.stored as usize)?.to_vec();
+    Some((header, Frame { time, length: header.length, bytes }))
 }
 
 fn map(pin: &Path, name: &'static str) -> Result<MapData, CaptureError> {
@@ -260,24 +260,24 @@ fn monotonic_ns() -> u64 {
 mod tests {
     use super::*;
 
-    fn record(head: &Captured, bytes: &[u8]) -> Vec<u8> {
+    fn record(header: &Captured, bytes: &[u8]) -> Vec<u8> {
         let mut record = Vec::new();
-        record.extend(head.time_ns.to_ne_bytes());
-        for word in [head.service, head.number, head.length, head.stored] {
+        record.extend(header.time_ns.to_ne_bytes());
+        for word in [header.service, header.number, header.length, header.stored] {
             record.extend(word.to_ne_bytes());
         }
-        record.extend([head.stage, head.reason, head.action, 0, 0, 0, 0, 0]);
+        record.extend([header.stage, header.reason, header.action, 0, 0, 0, 0, 0]);
         record.extend(bytes);
         record
     }
 
     #[test]
-    fn a_record_has_a_head_and_the_stored_bytes() {
-        let head =
+    fn a_record_has_a_header_and_the_stored_bytes() {
+        let header =
             Captured { time_ns: 5, number: 256, length: 90, stored: 3, stage: 1, ..Captured::default() };
-        let whole = record(&head, &[1, 2, 3, 4]);
+        let whole = record(&header, &[1, 2, 3, 4]);
         let (found, frame) = parse(&whole, 10).unwrap();
-        assert_eq!(found, head);
+        assert_eq!(found, header);
         assert_eq!((frame.length, frame.bytes), (90, vec![1, 2, 3]));
         assert_eq!(frame.time, SystemTime::UNIX_EPOCH + Duration::from_nanos(15));
         for length in 0..size_of::<Captured>() + 3 {

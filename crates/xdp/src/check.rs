@@ -99,7 +99,7 @@ impl Report {
         match Path::new("/sys/kernel/btf/vmlinux").exists() {
             true => self.add("BTF", Verdict::Good, "/sys/kernel/btf/vmlinux"),
             false => {
-                self.add("BTF", Verdict::Problem, "the kernel has none: CONFIG_DEBUG_INFO_BTF is needed")
+                self.add("BTF", Verdict::Problem, "the kernel has none: CONFIG_DEBUG_INFO_BTF is needed");
             }
         }
         match read("/proc/sys/net/core/bpf_jit_enable").as_deref() {
@@ -306,10 +306,10 @@ impl Report {
         }
         for (mode, id) in &interface.programs {
             let info = sys::program_by_id(*id).and_then(|program| sys::program_info(program.as_fd()));
-            let is_own = info.is_ok_and(|info| info.name == PROGRAM);
+            let is_evener = info.is_ok_and(|info| info.name == PROGRAM);
             let described = foreign::describe(*id, interface.index);
             let text = format!("{} mode: {described}", mode.name());
-            match is_own {
+            match is_evener {
                 true => self.add("programs", Verdict::Note, text),
                 false => self.add("programs", Verdict::Problem, format!("{text}; detach it first")),
             }

@@ -10,8 +10,8 @@ mod plan;
 mod tests;
 
 use crate::contract::{
-    POOLS_MAX, QuicKey, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service,
-    SlotAndId, VIPS_MAX, Vip,
+    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, SlotAndId,
+    VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
 use crate::slots::{Identity, Numbers, Slots};
@@ -51,7 +51,7 @@ pub(crate) enum Write {
     /// Replaces the defence of a service.
     Defence(u32, WantedDefence),
     /// Sets the server of an identity in connection IDs of QUIC.
-    Quic(QuicKey, Option<SlotAndId>),
+    Quic(QuicName, Option<SlotAndId>),
     /// Replaces a table of choices as a whole.
     Table(u32, Arc<[u32]>),
     /// Moves the present table to the previous tables; the next write replaces the present table.
@@ -104,6 +104,9 @@ pub(crate) struct Hop {
     pub(crate) source: [u8; 6],
 }
 
+/// A service's slot, and the length and bytes of a server ID in connection IDs of QUIC.
+pub(crate) type QuicName = (u32, u8, [u8; 15]);
+
 /// The next hops of servers by address.
 pub(crate) type Hops = HashMap<IpAddr, Hop>;
 
@@ -149,7 +152,7 @@ pub(crate) struct Found {
     pub(crate) servers: HashMap<u32, Server>,
     pub(crate) tables: HashMap<u32, Arc<[u32]>>,
     pub(crate) tables_before: BTreeSet<u32>,
-    pub(crate) quic: BTreeMap<QuicKey, SlotAndId>,
+    pub(crate) quic: BTreeMap<QuicName, SlotAndId>,
     pub(crate) endpoints: Endpoints,
     pub(crate) chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
 }
@@ -166,7 +169,7 @@ pub(crate) struct Contents {
     tables_before: BTreeMap<u32, Time>,
     /// Defences as they were written by this process.
     defences: HashMap<u32, WantedDefence>,
-    quic: BTreeMap<QuicKey, SlotAndId>,
+    quic: BTreeMap<QuicName, SlotAndId>,
     /// The return entries of servers, with their positions, in the order of the chain.
     chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
     /// Removed servers, with the time at which their slots are freed.
@@ -487,7 +490,7 @@ impl Contents {
             let chain = self.chains.remove(&key).unwrap_or_default();
             chain.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
         }
-        let gone: Vec<QuicKey> =
+        let gone: Vec<QuicName> =
             self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
         for key in gone {
             maps.write(&Write::Quic(key, None))?;

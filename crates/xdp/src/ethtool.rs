@@ -1,4 +1,4 @@
-//! What the driver of an interface reports: its name, queues and offloads (ethtool ioctls), and its XDP features
+//! Reports of the driver of an interface: its name, queues and offloads (ethtool ioctls), and its XDP features
 //! (the netlink family `netdev`, from Linux 6.3).
 
 use crate::netlink::{Attributes, Request, Socket};

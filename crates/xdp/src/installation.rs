@@ -1,4 +1,4 @@
-//! What is in a pin directory: lists it, and takes it away.
+//! Lists and removes the content of a pin directory.
 
 use crate::interface::{AttachMode, Interface};
 use crate::pin::{Directory, PinError};

@@ -63,13 +63,13 @@ pub struct Interface {
     pub name: String,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Whether it is switched on.
+    /// True if it is switched on.
     pub is_up: bool,
     /// Kind of a virtual interface, such as `veth`.
     pub kind: Option<String>,
     /// Index of the other end of a veth pair, or of the interface below.
     pub peer: Option<u32>,
-    /// Whether `peer` is in another network namespace.
+    /// True if `peer` is in another network namespace.
     pub is_peer_elsewhere: bool,
     /// XDP programs, with their mode and id.
     pub programs: Vec<(AttachMode, u32)>,

@@ -1,6 +1,6 @@
 //! Writes into the maps of the kernel, and reads what an earlier process left in them.
 
-use crate::contents::{Found, Kind, MapWriter, Write};
+use crate::contents::{Found, Kind, MapWriter, QuicName, Write};
 use crate::contract::{
     BLOCK_SLOTS, BUCKET_ENTRIES, Block, BucketV4, BucketV6, ENDPOINT_REAL, Identity as Words, QuicKey,
     Returns, SHARED_MAX, SlotAndId,
@@ -86,9 +86,14 @@ impl Kernel {
 
     /// Reads the contents that an earlier process left.
     pub(crate) fn found(&mut self) -> Result<Found, MapError> {
-        let quic = self.quic.iter().collect::<Result<_, _>>()?;
+        let name = |(key, server): (QuicKey, SlotAndId)| ((key.service, key.length, key.id), server);
+        let quic = self.quic.iter().map(|entry| entry.map(name)).collect::<Result<_, _>>()?;
         Ok(Found { quic, ..self.maps.found()? })
     }
+}
+
+fn quic_key(&(service, length, id): &QuicName) -> QuicKey {
+    QuicKey { service, length, id }
 }
 
 impl MapWriter for Kernel {
@@ -98,8 +103,8 @@ impl MapWriter for Kernel {
                 let written = defence.written();
                 self.defences.write(&mut self.maps.defences, *slot, &written).map_err(failed)
             }
-            Write::Quic(key, Some(server)) => self.quic.insert(key, server, 0).map_err(failed),
-            Write::Quic(key, None) => self.quic.remove(key).map_err(failed),
+            Write::Quic(name, Some(server)) => self.quic.insert(quic_key(name), server, 0).map_err(failed),
+            Write::Quic(name, None) => self.quic.remove(&quic_key(name)).map_err(failed),
             write => self.maps.write(write),
         }
     }

@@ -28,7 +28,7 @@ pub enum PinError {
     NoFileSystem {
         /// The place of the file system.
         path: PathBuf,
-        /// Why it cannot be mounted.
+        /// Failure of mounting it.
         error: io::Error,
     },
     /// The directory is in another file system.

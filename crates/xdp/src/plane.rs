@@ -144,9 +144,9 @@ fn run(mut runner: Runner, commands: &Receiver<Command>) {
                     let _ = reply.send(runner.prepare(*setup));
                 }
                 Command::Configure(services, reply) => {
-                    let _ = reply.send(runner.configure(*services));
+                    let _ = reply.send(runner.configure(&services));
                 }
-                Command::Update(services) => runner.update(*services),
+                Command::Update(services) => runner.update(&services),
                 Command::Stop => return runner.stop(),
             }
         }

@@ -64,7 +64,7 @@ pub const ALL: [Reason; REASONS] = {
         reason("syn_validated", Forwarded, "An acknowledgement had a valid SYN cookie"),
         reason("responded_ttl", Responded, "An ICMP error `time exceeded` was sent"),
         reason("responded_too_big", Responded, "An ICMP error `packet too big` was sent"),
-        reason("tarpit_arp", Responded, "A question for the MAC address of a dark address got a response"),
+        reason("tarpit_arp", Responded, "An ARP request for a dark address got a response"),
         reason("tarpit_syn", Responded, "A connection attempt to a dark address got a response"),
         reason("tarpit_segment", Responded, "A segment of a connection to a dark address got a response"),
         reason("event_lost", None, "An event was left out, by the rate limit or because the ring was full"),

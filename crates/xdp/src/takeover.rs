@@ -53,7 +53,7 @@ impl Definition {
 
     /// Returns the difference that makes a map unusable, if there is one. The size of an LRU map is none.
     fn conflict(&self, found: &MapInfo) -> Option<String> {
-        let own = [
+        let properties = [
             ("type", self.map.map_type(), found.kind),
             ("key size", self.map.key_size(), found.key_size),
             ("value size", self.map.value_size(), found.value_size),
@@ -64,8 +64,8 @@ impl Definition {
                 found.max_entries,
             ),
         ];
-        let (what, own, found) = own.into_iter().find(|(_, own, found)| own != found)?;
-        Some(format!("map {} has {what} {found} instead of {own}", self.name))
+        let (what, wanted, found) = properties.into_iter().find(|(_, wanted, found)| wanted != found)?;
+        Some(format!("map {} has {what} {found} instead of {wanted}", self.name))
     }
 }
 

@@ -11,7 +11,9 @@ mod per_packet;
 mod prototype;
 mod scale;
 mod scene;
+mod start;
 
+use crate::shell;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -50,10 +52,12 @@ enum Case {
     Lru,
     /// Live frames: native and generic mode, nftables and pen
     Live,
+    /// Time and memory at the start of the program
+    Start,
 }
 
 impl Case {
-    const ALL: [Self; 4] = [Self::Packet, Self::Scale, Self::Lru, Self::Live];
+    const ALL: [Self; 5] = [Self::Packet, Self::Scale, Self::Lru, Self::Live, Self::Start];
 }
 
 /// Measures and prints the tables.
@@ -80,6 +84,13 @@ fn measure(options: &Options) -> anyhow::Result<()> {
             Case::Scale => scale::measure(options.quick)?,
             Case::Lru => lru::measure(options.quick)?,
             Case::Live => live::measure(options.quick)?,
+            Case::Start => {
+                let binary = options.binary.clone();
+                start::measure(
+                    options.quick,
+                    &binary.unwrap_or_else(|| shell::root().join("target/dist/evener")),
+                )?;
+            }
         }
     }
     Ok(())

@@ -69,8 +69,8 @@ fn deepest(functions: &BTreeMap<String, Function>, name: &str, depth: usize) -> 
     };
     let below = function.calls.iter().map(|callee| deepest(functions, callee, depth + 1));
     let (stack, chain) = below.max_by_key(|(stack, _)| *stack).unwrap_or_default();
-    let own = function.stack.next_multiple_of(UNIT).max(UNIT);
-    (stack + own, std::iter::once(format!("{name} {}", function.stack)).chain(chain).collect())
+    let frame = function.stack.next_multiple_of(UNIT).max(UNIT);
+    (stack + frame, std::iter::once(format!("{name} {}", function.stack)).chain(chain).collect())
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl CaptureCommand {
             _ = terminate.recv() => { drop(stop); reading.await }
         };
         let packets = packets.context("the capture failed")??;
-        eprintln!("{packets} packets captured");
+        eprintln!("{packets} {} captured", if packets == 1 { "packet" } else { "packets" });
         Ok(())
     }
 

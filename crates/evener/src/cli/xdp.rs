@@ -41,7 +41,7 @@ pub(super) enum XdpCommand {
     /// Show the interfaces and maps of the XDP plane that are pinned in the kernel
     Status {
         #[command(flatten)]
-        place: Place,
+        pin_args: PinArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -55,18 +55,18 @@ pub(super) enum XdpCommand {
         #[arg(value_name = "IFNET")]
         interface: Option<String>,
         #[command(flatten)]
-        place: Place,
+        pin_args: PinArgs,
     },
 }
 
 #[derive(Args, Debug)]
-pub(super) struct Place {
+pub(super) struct PinArgs {
     /// The pin directory of the configuration, `xdp { pin = ... }` (default: /sys/fs/bpf/evener)
     #[arg(long, value_name = "DIR")]
     pin: Option<PathBuf>,
 }
 
-impl Place {
+impl PinArgs {
     fn path(self) -> PathBuf {
         self.pin.unwrap_or_else(|| XdpSpec::default().pin)
     }
@@ -76,8 +76,8 @@ impl XdpCommand {
     pub(super) fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Check { interface, json } => check(&interface, json),
-            Self::Status { place, json } => status(place, json),
-            Self::Detach { interface, place } => detach(interface.as_deref(), place),
+            Self::Status { pin_args, json } => status(pin_args, json),
+            Self::Detach { interface, pin_args } => detach(interface.as_deref(), pin_args),
         }
     }
 }
@@ -106,8 +106,8 @@ fn check(interface: &str, is_json: bool) -> anyhow::Result<()> {
     }
 }
 
-fn status(place: Place, is_json: bool) -> anyhow::Result<()> {
-    let path = place.path();
+fn status(pin_args: PinArgs, is_json: bool) -> anyhow::Result<()> {
+    let path = pin_args.path();
     let Some(found) = Installation::read(&path)? else {
         if is_json {
             println!("{:#}", json!({ "pin": path, "links": [], "maps": [], "owner": null }));
@@ -148,8 +148,8 @@ fn status_json(path: &std::path::Path, found: &Installation) -> serde_json::Valu
     json!({ "pin": path, "owner": found.owner, "links": links, "maps": maps })
 }
 
-fn detach(interface: Option<&str>, place: Place) -> anyhow::Result<()> {
-    let path = place.path();
+fn detach(interface: Option<&str>, pin_args: PinArgs) -> anyhow::Result<()> {
+    let path = pin_args.path();
     let Some(removed) = installation::detach(&path, interface)? else {
         println!("nothing is pinned at {}", path.display());
         return Ok(());

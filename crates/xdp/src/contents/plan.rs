@@ -1,9 +1,9 @@
 //! The plan of a change: slots and places for everything that is wanted, and the contents of each slot.
 
-use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE};
+use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
 use crate::contract::{
-    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, QuicKey, Returns, SHARED_MAX, Server, Service, SlotAndId,
-    TAKES_NONE, Vip,
+    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
+    Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
 use crate::slots::Identity;
@@ -22,7 +22,7 @@ pub(super) struct Plan {
     pub(super) services: BTreeMap<u32, Service>,
     pub(super) vips: BTreeMap<u32, Vip>,
     pub(super) defences: BTreeMap<u32, WantedDefence>,
-    pub(super) quic: BTreeMap<QuicKey, SlotAndId>,
+    pub(super) quic: BTreeMap<QuicName, SlotAndId>,
     /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
     pub(super) tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
     pub(super) vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
@@ -156,7 +156,7 @@ impl Contents {
                 let server_id = plan.servers.get(&server).map_or(0, |server| server.id);
                 let (mut id, bytes) = ([0; 15], quic_id.as_bytes());
                 id[..bytes.len()].copy_from_slice(bytes);
-                let key = QuicKey { service: slot, length: bytes.len() as u8, id };
+                let key = (slot, bytes.len() as u8, id);
                 plan.quic.insert(key, SlotAndId { server, server_id });
             }
         }

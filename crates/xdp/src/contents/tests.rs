@@ -21,7 +21,7 @@ struct Model {
     tables_before: HashMap<u32, Arc<[u32]>>,
     endpoints: HashMap<EndpointKey, (Position, EndpointValue)>,
     defences: HashMap<u32, WantedDefence>,
-    quic: BTreeMap<QuicKey, SlotAndId>,
+    quic: BTreeMap<QuicName, SlotAndId>,
     writes: Vec<Write>,
     /// The number of writes after which the kernel refuses each write.
     fails_after: Option<usize>,
@@ -352,7 +352,7 @@ fn packets_meet_consistent_contents_at_each_moment_of_random_changes() {
                 .map(|address| format!("{}=192.0.2.{address}:53", names[(address as usize + step) % 3]))
                 .collect();
             let services: Vec<&str> = services.iter().map(String::as_str).collect();
-            now = now + Duration::from_secs(drawn(30));
+            now += Duration::from_secs(drawn(30));
             let is_killed = drawn(5) == 0;
             model.writes.clear();
             model.fails_after = is_killed.then(|| drawn(25) as usize);

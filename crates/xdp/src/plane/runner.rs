@@ -11,6 +11,7 @@ use crate::kernel::Kernel;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
 use crate::pin::Directory;
+use crate::takeover::Origin;
 use crate::wanted::Wanted;
 use evener_core::Time;
 use evener_core::service::ServiceLive;
@@ -33,6 +34,8 @@ struct Running {
     spec: XdpSpec,
     kernel: Kernel,
     links: Links,
+    /// This process created the maps, and no configuration uses them yet.
+    is_new: bool,
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
@@ -58,7 +61,7 @@ impl Running {
     fn open(spec: &XdpSpec, now: Time) -> Result<Self, LoadError> {
         let directory = Directory::open(&spec.pin)?;
         let sizes = Sizes { flows_v4: spec.flows, flows_v6: spec.flows };
-        let Installed { maps, links, origin: _ } = Installed::open(directory, sizes)?;
+        let Installed { maps, links, origin } = Installed::open(directory, sizes)?;
         let mut kernel = Kernel::new(maps)?;
         let found = kernel.found()?;
         let contents = Contents::taken_over(found, now);
@@ -66,7 +69,8 @@ impl Running {
         neighbours.begin_with(contents.hops());
         let counting = Counting::default();
         let events = kernel.maps().take_events().map(EventReader::new);
-        Ok(Self { spec: spec.clone(), kernel, links, contents, neighbours, counting, events })
+        let is_new = origin == Origin::New;
+        Ok(Self { spec: spec.clone(), kernel, links, is_new, contents, neighbours, counting, events })
     }
 
     /// Writes the settings of the whole program.
@@ -183,8 +187,8 @@ impl Runner {
             .collect();
         if !problems.is_empty() {
             running.set_interfaces(&present, &setup.spec);
-            if present.is_empty() && self.interfaces.is_empty() {
-                self.running = None;
+            if present.is_empty() && running.is_new {
+                self.remove();
             }
             return Err(problems);
         }
@@ -194,11 +198,12 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn configure(&mut self, services: Services) -> Result<(), String> {
+    pub(super) fn configure(&mut self, services: &Services) -> Result<(), String> {
         let origin = self.options.origin;
         self.interfaces = self.next_interfaces.clone();
         let Some(running) = &mut self.running else { return Ok(()) };
-        let reports = running.apply(&services, || Time::since_origin(origin.elapsed()))?;
+        let reports = running.apply(services, || Time::since_origin(origin.elapsed()))?;
+        running.is_new = false;
         self.report_hops(reports);
         if self.interfaces.is_empty() {
             // No service is left.
@@ -210,10 +215,10 @@ impl Runner {
         Ok(())
     }
 
-    pub(super) fn update(&mut self, services: Services) {
+    pub(super) fn update(&mut self, services: &Services) {
         let origin = self.options.origin;
         let Some(running) = &mut self.running else { return };
-        match running.apply(&services, || Time::since_origin(origin.elapsed())) {
+        match running.apply(services, || Time::since_origin(origin.elapsed())) {
             Ok(reports) => {
                 self.report_problem(Ok(()));
                 self.report_hops(reports);

@@ -1,5 +1,7 @@
 //! The program's defence of services and its tarpit, frame by frame.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with the panic")]
+
 mod flood;
 mod lists;
 mod network;

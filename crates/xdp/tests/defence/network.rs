@@ -37,9 +37,9 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 impl Namespace {
     pub(crate) fn new() -> Self {
-        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let current = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
         let namespace = Self(Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap());
-        wait_until("namespace", || std::fs::read_link(namespace.path()).is_ok_and(|link| link != own));
+        wait_until("namespace", || std::fs::read_link(namespace.path()).is_ok_and(|link| link != current));
         namespace.run("ip link set lo up");
         namespace
     }
@@ -86,7 +86,7 @@ pub(crate) fn leave() {
     run("ip link set lo up");
 }
 
-/// Sends frames from an interface of the thread's namespace until told to stop. Returns their number.
+/// Sends frames from an interface of the thread's namespace until `frame` returns `None`. Returns their number.
 pub(crate) fn send_frames(index: u32, mut frame: impl FnMut() -> Option<Vec<u8>>) -> u64 {
     let flags = rustix::net::SocketType::RAW;
     let socket = rustix::net::socket(rustix::net::AddressFamily::PACKET, flags, None).unwrap();

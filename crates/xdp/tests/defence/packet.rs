@@ -168,7 +168,7 @@ impl Packet {
     }
 
     /// Returns a segment in the other direction, without options and data.
-    pub(crate) fn answer(&self) -> Self {
+    pub(crate) fn response(&self) -> Self {
         Self {
             macs: [self.macs[1], self.macs[0]],
             source: self.destination,

@@ -1,4 +1,4 @@
-//! Challenges to SYNs, and the segments that answer them.
+//! Challenges to SYNs, and the responses to them.
 
 use crate::packet::{ACK, Packet, RST, SYN};
 use crate::plane::{Plane, VIP_V4, VIP_V6, XDP_DROP};
@@ -14,13 +14,13 @@ fn syn(source: &str) -> Packet {
     packet
 }
 
-/// The answer of a client to a challenge (RFC 9293, section 3.10.7.3).
+/// The response of a client to a challenge (RFC 9293, section 3.10.7.3).
 fn reset(challenge: &Packet) -> Packet {
-    Packet { flags: RST, sequence: challenge.acknowledgement, acknowledgement: 0, ..challenge.answer() }
+    Packet { flags: RST, sequence: challenge.acknowledgement, acknowledgement: 0, ..challenge.response() }
 }
 
 #[test]
-fn a_client_that_answers_the_challenge_reaches_the_server() {
+fn a_client_that_responds_to_the_challenge_reaches_the_server() {
     let Some(mut plane) = Plane::new() else { return };
     plane.defend(&ALWAYS);
     let mut random = Random::seeded(41);
@@ -38,7 +38,7 @@ fn a_client_that_answers_the_challenge_reaches_the_server() {
                 window: 65_535,
                 sequence: challenge.sequence,
                 acknowledgement: challenge.acknowledgement,
-                ..syn.answer()
+                ..syn.response()
             };
             assert_eq!(challenge, expected);
             // The client does not accept it: only the next number is acceptable.

@@ -105,7 +105,7 @@ fn connections_to_dark_addresses_are_accepted_and_stuck() {
             window: 10,
             acknowledgement,
             sequence: accepted.sequence,
-            ..syn.answer()
+            ..syn.response()
         };
         assert_eq!(accepted, expected);
         let next = accepted.sequence.wrapping_add(1);
@@ -117,12 +117,12 @@ fn connections_to_dark_addresses_are_accepted_and_stuck() {
             payload: payload.to_vec(),
             ..syn.clone()
         };
-        // The last part of the handshake is not answered.
+        // The last part of the handshake gets no response.
         assert_eq!(plane.action(&segment(ACK, 1, b"")), XDP_DROP);
         let closed = |packet: &Packet| {
             let response = plane.response(packet).expect("a response");
             let expected =
-                Packet { flags: ACK, window: 0, sequence: next, acknowledgement, ..packet.answer() };
+                Packet { flags: ACK, window: 0, sequence: next, acknowledgement, ..packet.response() };
             assert_eq!(response, expected);
         };
         closed(&segment(ACK, 1, b"GET / HTTP"));

@@ -28,7 +28,7 @@ fn findings_follow_the_state_of_the_interface() {
 
         run("ethtool -K eth1 tx off gso off tso off; ip link set eth0 mtu 3500");
         let _peer = attach_foreign("eth1");
-        let _own = attach_foreign("eth0");
+        let _second = attach_foreign("eth0");
         let report = Report::of("eth0");
         assert_eq!(find(&report, "offloads").0, Verdict::Good);
         assert_eq!(find(&report, "peer").0, Verdict::Good);

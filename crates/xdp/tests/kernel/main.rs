@@ -1,4 +1,5 @@
 //! Tests of the loader with the kernel: each in a network namespace and a BPF file system of its own.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod attach;
 mod crash;

@@ -3,7 +3,7 @@
 use crate::director::{
     FAMILIES, PORT, SERVICE, V4, V6, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service,
 };
-use crate::packet::{DESTINATION_OPTIONS, HOP_BY_HOP, Packet, ROUTING, TCP, UDP};
+use crate::packet::{DESTINATION_OPTIONS, HOP_BY_HOP, ICMP, ICMPV6, Packet, ROUTING, TCP, UDP};
 use evener_xdp::contract::*;
 
 const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, 5)], &[(0x88a8, 7), (0x8100, 0x6005)]];
@@ -150,15 +150,18 @@ fn packets_with_an_unknown_next_hop_pass_to_the_kernel_rewritten() {
 #[test]
 fn the_time_to_live_ends_here() {
     for_each_family(service(), |director, family| {
-        let cases = [(0, XDP_DROP, [1, 0]), (1, XDP_TX, [1, 1]), (2, XDP_TX, [1, 1]), (255, XDP_TX, [1, 1])];
-        for (ttl, action, dropped_and_responded) in cases {
+        for (ttl, action) in [(0, XDP_DROP), (2, XDP_TX), (255, XDP_TX)] {
             let mut request = request(family, UDP);
             request.ttl = ttl;
             assert_eq!(director.run(&request.frame()).0, action, "{ttl}");
-            let counted =
-                [REASON_TTL_EXCEEDED, REASON_RESPONDED_TTL].map(|reason| director.count(SERVICE, reason));
-            assert_eq!(counted, dropped_and_responded, "{ttl}");
         }
+        assert_eq!(director.count(SERVICE, REASON_MALFORMED), 1);
+        let mut last = request(family, UDP);
+        last.ttl = 1;
+        let (action, out) = director.run(&last.frame());
+        let protocol = if family.number == 4 { out[23] } else { out[20] };
+        assert_eq!((action, protocol), (XDP_TX, if family.number == 4 { ICMP } else { ICMPV6 }));
+        assert_eq!(director.count(SERVICE, REASON_RESPONDED_TTL), 1);
     });
 }
 

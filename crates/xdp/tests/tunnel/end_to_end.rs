@@ -34,8 +34,10 @@ impl Scene {
         let (_, server_mac) = network.server.enter(|| device("eth1"));
         let (ifindex, source_mac) = network.director.enter(|| device("eth1"));
         for (slot, address) in (1..).zip(servers) {
-            let direct = Server { ifindex, source_mac, destination_mac: server_mac, ..server(slot, address) };
-            plane.set_server(slot, direct);
+            let known = Server { ifindex, source_mac, destination_mac: server_mac, ..server(slot, address) };
+            // No next hop is needed to send packets back where they came from; the MTU is the interface's.
+            let unknown = Server { ifindex: 0, mtu: 0, ..server(slot, address) };
+            plane.set_server(slot, if service.forward == FORWARD_DIRECT { known } else { unknown });
         }
         network.director.enter(|| plane.program().attach("eth0", XdpMode::Driver).unwrap());
         let decapsulator = Decapsulator::start(&network.server);

@@ -28,10 +28,10 @@ impl Drop for Namespace {
 
 impl Namespace {
     fn new() -> Self {
-        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let current = std::fs::read_link("/proc/self/ns/net").unwrap();
         let namespace = Self(Command::new("unshare").args(["--net", "sleep", "180"]).spawn().unwrap());
         let deadline = Instant::now() + Duration::from_secs(30);
-        while std::fs::read_link(namespace.path()).is_ok_and(|link| link == own) {
+        while std::fs::read_link(namespace.path()).is_ok_and(|link| link == current) {
             assert!(Instant::now() < deadline, "a namespace within 30 s");
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -109,20 +109,29 @@ struct Field {
     share: f64,
     _scene: Option<Scene>,
     _server: Option<Process>,
-    _namespace: Process,
+    _pair: Pair,
 }
 
-impl Field {
-    fn prepare(system: System) -> anyhow::Result<Self> {
+/// A network namespace, and a pair of virtual interfaces to its interface `e0`.
+pub(super) struct Pair {
+    namespace: Process,
+    /// Index and MAC address of the interface in the current namespace.
+    outer: (u32, [u8; 6]),
+    /// Index and MAC address of `e0`.
+    inner: (u32, [u8; 6]),
+}
+
+impl Pair {
+    /// Creates the namespace, with 10.0.9.9 as a local address and 10.0.3.1 as its gateway.
+    pub(super) fn new(queues: usize) -> anyhow::Result<Self> {
         let namespace = namespace()?;
         let pid = namespace.0.id();
-        let outer = format!("g{pid}");
-        let queues = system.queues();
+        let name = format!("g{pid}");
         run(&format!(
-            "ip link add {outer} numtxqueues {queues} numrxqueues {queues} type veth peer name e0 netns {pid} \
+            "ip link add {name} numtxqueues {queues} numrxqueues {queues} type veth peer name e0 netns {pid} \
              numtxqueues {queues} numrxqueues {queues}
-             ip addr add 10.0.3.1/24 dev {outer}; ip link set {outer} up
-             ethtool -K {outer} tx off gso off tso off gro off >/dev/null"
+             ip addr add 10.0.3.1/24 dev {name}; ip link set {name} up
+             ethtool -K {name} tx off gso off tso off gro off >/dev/null"
         ))?;
         inside(
             pid,
@@ -131,15 +140,29 @@ impl Field {
              sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.e0.send_redirects=0
              ethtool -K e0 tx off gso off tso off gro on >/dev/null",
         )?;
-        let (interface, mac) = link(&run(&format!("ip -o link show dev {outer}"))?)?;
-        let (inner, server_mac) = link(&inside(pid, "ip -o link show dev e0")?)?;
+        let outer = link(&run(&format!("ip -o link show dev {name}"))?)?;
+        let inner = link(&inside(pid, "ip -o link show dev e0")?)?;
+        let mac = outer.1.map(|byte| format!("{byte:02x}")).join(":");
         inside(
             pid,
             &format!(
-                "ip neigh add 10.0.3.1 lladdr {} dev e0 nud permanent; ip route add default via 10.0.3.1",
-                mac.map(|byte| format!("{byte:02x}")).join(":")
+                "ip neigh add 10.0.3.1 lladdr {mac} dev e0 nud permanent; ip route add default via 10.0.3.1"
             ),
         )?;
+        Ok(Self { namespace, outer, inner })
+    }
+
+    /// Returns a process in the namespace.
+    pub(super) fn pid(&self) -> u32 {
+        self.namespace.0.id()
+    }
+}
+
+impl Field {
+    fn prepare(system: System) -> anyhow::Result<Self> {
+        let pair = Pair::new(system.queues())?;
+        let pid = pair.pid();
+        let ((interface, mac), (inner, server_mac)) = (pair.outer, pair.inner);
         let mut bench = BenchProgram::load(64)?;
         bench.program_mut("receive")?.attach_to_if_index(interface, XdpMode::Driver)?;
         let plan = Plan::of_ports(packet(server_mac, mac), PORTS);
@@ -168,7 +191,7 @@ impl Field {
             share: 0.0,
             _scene: scene,
             _server: server,
-            _namespace: namespace,
+            _pair: pair,
         };
         field.round(5000)?;
         field.rate = 0.0;

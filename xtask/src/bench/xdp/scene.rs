@@ -166,7 +166,7 @@ impl Scene {
         if endpoint.is_ipv4() {
             let hash = hash_endpoint_v4(u64::from(address[0]) | u64::from(tail) << 32);
             let entry = EndpointV4 { address: address[0], port, protocol: UDP, kind, a, b };
-            let at = place(hash, BUCKETS_V4, |at| {
+            let at = bucket_for(hash, BUCKETS_V4, |at| {
                 free(self.endpoints_v4[at].entries.iter().map(|entry| entry.kind))
             })?;
             let bucket = &mut self.endpoints_v4[at.0];
@@ -177,8 +177,9 @@ impl Scene {
         let pair = |at: usize| u64::from(address[at]) | u64::from(address[at + 1]) << 32;
         let hash = hash_endpoint_v6(pair(0), pair(2), tail);
         let entry = EndpointV6 { address, port, protocol: UDP, kind, a, b, reserved: 0 };
-        let at =
-            place(hash, BUCKETS_V6, |at| free(self.endpoints_v6[at].entries.iter().map(|entry| entry.kind)))?;
+        let at = bucket_for(hash, BUCKETS_V6, |at| {
+            free(self.endpoints_v6[at].entries.iter().map(|entry| entry.kind))
+        })?;
         let bucket = &mut self.endpoints_v6[at.0];
         bucket.entries[at.1] = entry;
         let bucket = *bucket;
@@ -219,7 +220,7 @@ fn free(kinds: impl Iterator<Item = u8>) -> Vec<usize> {
 }
 
 /// Returns the emptier one of the two buckets of a hash, and a free entry in it.
-fn place(hash: u64, buckets: u32, free: impl Fn(usize) -> Vec<usize>) -> anyhow::Result<(usize, usize)> {
+fn bucket_for(hash: u64, buckets: u32, free: impl Fn(usize) -> Vec<usize>) -> anyhow::Result<(usize, usize)> {
     let both = [hash, hash >> 32].map(|hash| (hash as u32 & (buckets - 1)) as usize);
     let best = both.into_iter().max_by_key(|at| free(*at).len()).unwrap_or(0);
     let entry =

@@ -139,7 +139,7 @@ fn without_failover_the_clients_of_a_server_that_is_down_get_none() {
 }
 
 #[test]
-fn a_full_server_keeps_its_place_and_its_slots_are_spread() {
+fn a_full_server_stays_a_candidate_and_its_slots_are_spread() {
     for policy in CLIENT_POLICIES {
         let mut spec = with_policy("a b c", policy);
         spec.servers[1].limits.soft = Some(1);

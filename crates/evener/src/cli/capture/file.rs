@@ -43,13 +43,13 @@ impl<W: Write> CaptureFile<W> {
         let mut file = Self { out, format };
         match format {
             Format::Pcap => {
-                let mut head = Vec::new();
-                head.extend(PCAP_NANOSECONDS.to_le_bytes());
-                head.extend([2, 0, 4, 0]);
-                head.extend([0; 8]);
-                head.extend(bytes.to_le_bytes());
-                head.extend(u32::from(LINK_ETHERNET).to_le_bytes());
-                file.out.write_all(&head)?;
+                let mut header = Vec::new();
+                header.extend(PCAP_NANOSECONDS.to_le_bytes());
+                header.extend([2, 0, 4, 0]);
+                header.extend([0; 8]);
+                header.extend(bytes.to_le_bytes());
+                header.extend(u32::from(LINK_ETHERNET).to_le_bytes());
+                file.out.write_all(&header)?;
             }
             Format::Pcapng => {
                 let mut section = Vec::new();
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn pcap_has_a_head_and_a_record_for_each_stage() {
+    fn pcap_has_a_header_and_a_record_for_each_stage() {
         assert_eq!(written(Format::Pcap).len(), 24 + 2 * (16 + 61));
     }
 

@@ -177,6 +177,7 @@ impl Front {
         let work = tokio::task::spawn_blocking(move || {
             let before = settings.clone();
             let steps = change_settings(&mut settings)?;
+            settings.check_interface(&before).map_err(|problem| vec![problem])?;
             let is_changed = settings != before || files == Files::ReadAll;
             let compiled = is_changed.then(|| settings.compile()).transpose();
             let compiled =

@@ -21,6 +21,7 @@ use crate::supervisor::{ConfigSource, ListenerKey, Setting};
 use anyhow::Context;
 use command_line::HELP;
 use evener_core::event::Event;
+use evener_core::spec::Plane;
 use evener_proxy::{Driver, Sharing, bind};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::OsString;
@@ -263,7 +264,8 @@ fn drop_rights(line: &CommandLine) -> anyhow::Result<Option<PidFile>> {
 /// Binds all listen addresses while the rights allow it.
 fn bind_all(config: &Config, workers: usize) -> anyhow::Result<Prebound> {
     let mut bound = Prebound::new();
-    for service in &config.spec.services {
+    // Services in the kernel have no sockets.
+    for service in config.spec.services.iter().filter(|service| service.plane == Plane::Proxy) {
         for address in &service.listen {
             for &transport in service.protocol.transports() {
                 let opened = bind(address, transport, &service.options, workers, Sharing::None)?;

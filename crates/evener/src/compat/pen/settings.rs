@@ -5,6 +5,7 @@ mod access_lists;
 mod address;
 mod advice;
 mod command;
+mod direct;
 mod options;
 mod slot;
 mod spec;
@@ -64,6 +65,10 @@ pub(super) struct PenSettings {
     debug: u32,
     client_acl: usize,
     control_acl: usize,
+    /// `dsr_if`: the interface for direct server return.
+    dsr_if: Option<String>,
+    /// List of addresses without hosts.
+    tarpit_acl: Option<usize>,
     access: AccessLists,
     log: Option<PenLog>,
     web_stats: Option<PathBuf>,
@@ -222,6 +227,8 @@ impl Default for PenSettings {
             debug: 0,
             client_acl: 0,
             control_acl: 0,
+            dsr_if: None,
+            tarpit_acl: None,
             access: AccessLists::default(),
             log: None,
             web_stats: None,

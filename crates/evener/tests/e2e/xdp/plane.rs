@@ -217,3 +217,61 @@ fn a_configuration_that_the_kernel_cannot_take_changes_nothing() {
         (!network.director().run("ip link show eth0").contains("xdp")).then_some(())
     });
 }
+
+#[test]
+fn only_flows_of_a_removed_server_move_and_no_packet_is_lost() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    let evener = network.evener(&plain(&[(11, ""), (12, ""), (13, "")]));
+    client(&network, VIP_V4).ask_until_reply(to);
+    let traffic = Traffic::start(network.client(), CLIENT_V4, to, 60, 5000);
+    traffic.wait_for(1000);
+    evener.reload(&plain(&[(11, ""), (12, "")]));
+    traffic.wait_for(1000);
+    // The server returns as another one, and flows stay where they are.
+    evener.reload(&plain(&[(11, ""), (12, ""), (13, "")]));
+    traffic.wait_for(1000);
+    let report = traffic.stop();
+    println!("{report}");
+    assert_eq!((report.lost(), report.flows_of(server_v4(13))), (0, 0));
+    let moved = report.moved();
+    assert!((10..=30).contains(&moved), "expected a third of 60 flows to move once: {moved}");
+}
+
+#[test]
+fn packets_follow_changed_neighbours() {
+    let Some(network) = XdpNetwork::two_armed() else { return };
+    let server: IpAddr = "10.0.4.11".parse().unwrap();
+    let _udp = Echo::udp(network.servers(), &[server], &[PORT]);
+    let config = format!(
+        "xdp {{ flows = 4096 }} pool \"p\" {{ \"{server}:{PORT}\" }}
+         service \"s\" {{ plane = \"xdp\", interfaces = {{ \"eth0\", \"eth1\" }}, protocol = \"udp\", \
+                          listen = \"{VIP_V4}:{PORT}\", pool = \"p\" }}"
+    );
+    let _evener = network.evener(&config);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    let client = client(&network, VIP_V4);
+    assert_eq!(client.ask_until_reply(to).server(), server);
+    network.servers().run("ip link set dev eth1 address 02:00:00:00:00:77");
+    network.director().run(&format!("ip neighbour replace {server} lladdr 02:00:00:00:00:77 dev eth1"));
+    assert_eq!(client.ask_until_reply(to).server(), server, "the new address of the neighbour is used");
+}
+
+#[test]
+fn a_service_goes_on_when_its_interface_returns() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _udp = Echo::udp(network.servers(), &all_servers(), &[PORT]);
+    let evener = network.evener(&plain(&[(11, "")]));
+    let to = SocketAddr::new(VIP_V4, PORT);
+    let client = client(&network, VIP_V4);
+    client.ask_until_reply(to);
+    network.director().run("ip link set dev eth0 down; ip link set dev eth0 name eth9");
+    evener.expect_log("xdp_problem problem=\"there is no interface eth0\"");
+    network.director().run(
+        "ip link set dev eth9 name eth0; ip link set dev eth0 up; ip route add default via 10.0.3.1
+         ip address add fd00:3::2/64 dev eth0 nodad",
+    );
+    wait_until("the program to be attached again", || (evener.log_count("xdp_attached") > 1).then_some(()));
+    assert_eq!(client.ask_until_reply(to).server(), server_v4(11));
+}

@@ -1,4 +1,4 @@
-//! What an operator sees of packets in the XDP plane: events of decisions, and captures.
+//! Events of decisions about packets in the XDP plane, and captures of packets.
 
 use crate::harness::xdp::{CLIENT_V4, Echo, UdpClient, VIP_V4, XdpNetwork, server_v4};
 use crate::harness::{Evener, have, wait_until};
@@ -25,7 +25,7 @@ impl Pin {
     fn config(&self, events: &str) -> String {
         format!(
             "xdp {{ flows = 4096, pin = \"{}\", events = \"{events}\" }}\n\
-             pool \"p\" {{ servers = {{ {{ \"{}:{PORT}\" }} }} }}\n\
+             pool \"p\" {{ \"{}:{PORT}\" }}\n\
              service \"coap\" {{ plane = \"xdp\", interface = \"eth0\", protocol = \"udp\", \
              listen = {{ \"{VIP_V4}:{PORT}\" }}, pool = \"p\" }}\n",
             self.0.display(),

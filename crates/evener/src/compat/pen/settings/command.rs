@@ -72,7 +72,7 @@ const OBSOLETE: [(&str, &str); 11] = [
     ("ascii", "communication is not dumped: `log` writes requests, and tcpdump(8) captures the rest"),
     ("block", "sockets never block"),
     ("delayed_forward", "data is forwarded immediately"),
-    ("dsr_ip", "there is no direct server return"),
+    ("dsr_ip", "the virtual address is the one to listen on"),
     ("epoll", "epoll is always used"),
     ("kqueue", "Linux has no kqueue; epoll is used"),
     ("peek", "a server is chosen without inspection of the request"),

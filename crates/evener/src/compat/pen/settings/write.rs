@@ -74,6 +74,8 @@ fn texts(settings: &PenSettings) -> Result<Vec<NamedText>, String> {
         ("geoip", path(settings.access.geoip_file())),
         ("emergency", settings.emergency.as_ref().map(Slot::argument)),
         ("abuse", settings.abuse.as_ref().map(Slot::argument)),
+        ("dsr_if", settings.dsr_if.clone()),
+        ("tarpit_acl", settings.tarpit_acl.map(|number| number.to_string())),
     ];
     let written = |(name, text): NamedText| {
         let wrong = |text: &str| format!("write: {name} cannot be written in a line: {text:?}");
@@ -100,7 +102,7 @@ mod tests {
             tcp_nodelay\ntransparent\ntcp_fastclose up\nlog '/tmp/my requests'\nweb_stats /tmp/web.html\nsource 127.0.0.9\n\
             geoip /tmp/x.mmdb\nemergency [::1]:99\nabuse 10.0.0.9:98:1:2:3:-4\nssl_certificate /c\nssl_key /k\nssl_ca /a\n\
             ssl_ca_directory /d\nssl_require_peer\nssl_sni_path /s\nssl_ocsp_response /o\nssl_option no_tlsv1.2\n\
-            ssl_ciphers HIGH\nbacklog 77\nascii\nabort_on_error\n\
+            ssl_ciphers HIGH\ndsr_if eth1\ntarpit_acl 1\nbacklog 77\nascii\nabort_on_error\n\
             server 0 address 10.0.0.1 port 80 max 1 hard 2 weight 3 prio -4 acl 5\nserver 3 address ::2 port 81\nserver 5 max 7\n";
         std::fs::write(&file, lines).expect("a file");
         settings.read_file(&file).expect("valid");

@@ -63,7 +63,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         let position = |pool: &PoolSpec| services.iter().position(|service| service.name == pool.name);
         pools.sort_by_key(|pool| position(pool).map_or(0, |position| position + 1));
     }
-    pools.retain(|pool| xdp::is_complete(pool, &services));
+    pools.iter_mut().for_each(|pool| xdp::complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
     Spec { pools, services, xdp }
 }

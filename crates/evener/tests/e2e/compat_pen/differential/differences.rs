@@ -53,9 +53,8 @@ const fn response(
 }
 
 const ACL_USAGE: &str = "write acl N permit|deny ADDRESS [MASK], ADDRESS6[/LENGTH] or country NN\n";
-const NO_DSR: &str = "dsr_if: direct server return is not supported yet; without it servers respond through this \
-    program, which is not the same\n";
-const NO_TARPIT: &str = "tarpit_acl: it needs direct server return, which is not supported yet\n";
+const KEEPS_INTERFACE: &str = "dsr_if: a running instance keeps its interface: write dsr_if on the command line (-O) or in \
+    the file (-F), and start again\n";
 const SERVER_USAGE: &str =
     "server: its number is missing, then acl, address, port, max, hard, blacklist, weight or prio\n";
 const NOT_ALLOWED: &str = "service `pen`: source = \"client\" is not allowed here (Operation not permitted (os error 1)): give \
@@ -374,15 +373,14 @@ pub(super) const RESPONSES: &[Difference] = &[
         "ssl_option: `nonsense` is not one of no_sslv2, no_sslv3, no_tlsv1, no_tlsv1.1, no_tlsv1.2, cipher_server_preference\n",
     ),
     response("says-what-is-wrong", "ssl_sni_path", "", "ssl_sni_path: a file is missing\n"),
-    response("direct-server-return", "dsr_if", "", NO_DSR),
-    response("direct-server-return", "dsr_if lo", ENDED, NO_DSR),
+    response("direct-server-return", "dsr_if", "", "dsr_if: an interface is missing\n"),
+    response("direct-server-return", "dsr_if lo", ENDED, KEEPS_INTERFACE),
     response(
         "direct-server-return",
-        "tarpit_acl 3; tarpit_acl -1",
-        "tarpit_acl = 3tarpit_acl = -1",
-        "tarpit_acl: it needs direct server return, which is not supported yet\ntarpit_acl = -1",
+        "tarpit_acl 12",
+        "tarpit_acl = 0",
+        "`12` is not an access list between 0 and 9\n",
     ),
-    response("direct-server-return", "tarpit_acl 12", "tarpit_acl = 0", NO_TARPIT),
     response("crash", "idlers 2", ENDED, "Idlers: 0/2\n"),
 ];
 

@@ -1,8 +1,8 @@
 //! Commands for options that pen has only on its command line, so that a file can express everything, and
 //! commands that are not supported.
 
-use super::{Step, Words};
-use crate::compat::pen::settings::{Listen, PenSettings, Slot};
+use super::{Step, Words, parse_list_number};
+use crate::compat::pen::settings::{Listen, PenSettings, Slot, direct};
 use crate::config::nearest;
 
 /// The commands of this file and of `command.rs`, for suggestions.
@@ -95,12 +95,8 @@ pub(super) fn run(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<S
         "forget" => words.none().map(|()| settings.forget = true)?,
         "emergency" => settings.emergency = Some(special(settings, words)?),
         "abuse" => settings.abuse = Some(special(settings, words)?),
-        "tarpit_acl" => return tarpit(words),
-        "dsr_if" => {
-            let why = "dsr_if: direct server return is not supported yet; without it servers respond through this \
-                       program, which is not the same";
-            return Err(why.into());
-        }
+        "tarpit_acl" => return tarpit(settings, words),
+        "dsr_if" => settings.dsr_if = Some(direct::interface(words.one("an interface")?)?.to_owned()),
         verb => {
             let hint = nearest(verb, ALL.into_iter());
             return Err(format!("{UNKNOWN}'{verb}'{hint}"));
@@ -117,6 +113,8 @@ pub(super) fn no(settings: &mut PenSettings, words: &Words<'_>) -> Result<(), St
     }
     match words.verb {
         "abuse" => settings.abuse = None,
+        "dsr_if" => settings.dsr_if = None,
+        "tarpit_acl" => settings.tarpit_acl = None,
         "emergency" => settings.emergency = None,
         "forget" => settings.forget = false,
         "geoip" => settings.access.set_geoip_file(None),
@@ -134,11 +132,11 @@ fn special(settings: &PenSettings, words: &Words<'_>) -> Result<Slot, String> {
     Slot::parse(words.one("an address")?, settings.listen.as_ref().and_then(Listen::port))
 }
 
-/// Executes `tarpit_acl`. pen's tarpit sends raw frames from unused addresses.
-fn tarpit(words: &Words<'_>) -> Result<Vec<Step>, String> {
-    match words.optional()? {
-        None => Ok(vec![Step::Respond("tarpit_acl = -1".into())]),
-        Some("-1") => Ok(vec![Step::Respond("tarpit_acl = -1".into())]),
-        Some(_) => Err("tarpit_acl: it needs direct server return, which is not supported yet".into()),
+/// Executes `tarpit_acl`, for addresses that have no hosts. It has an effect together with `dsr_if`.
+fn tarpit(settings: &mut PenSettings, words: &Words<'_>) -> Result<Vec<Step>, String> {
+    if let Some(given) = words.optional()? {
+        settings.tarpit_acl = if given == "-1" { None } else { Some(parse_list_number(given)?) };
     }
+    let number = settings.tarpit_acl.map_or("-1".to_owned(), |number| number.to_string());
+    Ok(vec![Step::Respond(format!("tarpit_acl = {number}"))])
 }

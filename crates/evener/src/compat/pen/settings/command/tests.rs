@@ -73,8 +73,8 @@ fn errors_change_nothing_and_have_a_reason() {
         ("write", "There is no -F"),
         ("ssl_option no_tls", "is not one of"),
         ("ssl_ocsp_response", "a file is missing"),
-        ("dsr_if eth0", "direct server return is not supported yet"),
-        ("tarpit_acl 3", "not supported yet"),
+        ("dsr_if", "an interface is missing"),
+        ("tarpit_acl 12", "not an access list"),
         ("include /nonexistent/file", "cannot be read"),
     ] {
         let (settings, output) = session(line);

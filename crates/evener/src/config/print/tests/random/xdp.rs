@@ -140,13 +140,25 @@ pub(super) fn omit_ports(service: &ServiceSpec, pools: &mut [PoolSpec]) {
     }
 }
 
-/// Returns true if the servers of a pool have ports, or a service of the plane uses the pool.
-pub(super) fn is_complete(pool: &PoolSpec, services: &[ServiceSpec]) -> bool {
-    let is_used = |service: &ServiceSpec| service.xdp.is_some() && service.pool.as_ref() == Some(&pool.name);
-    let lacks_port = |source: &DiscoverSpec| {
-        matches!(source, DiscoverSpec::File { port: Some(0), .. } | DiscoverSpec::Dns { port: 0, .. })
-    };
-    let is_lacking = pool.servers.iter().any(|server| server.endpoint.lacks_port())
-        || pool.discover.iter().any(lacks_port);
-    !is_lacking || services.iter().any(is_used)
+/// Gives the servers of a pool ports, unless a service of the plane uses the pool.
+pub(super) fn complete(pool: &mut PoolSpec, services: &[ServiceSpec]) {
+    let is_user = |service: &ServiceSpec| service.xdp.is_some() && service.pool.as_ref() == Some(&pool.name);
+    if services.iter().any(is_user) {
+        return;
+    }
+    for server in pool.servers.iter_mut().filter(|server| server.endpoint.lacks_port()) {
+        let Endpoint::Ip(address) = &mut server.endpoint else { continue };
+        let is_named = *server.name != *address.ip().to_string();
+        address.set_port(80);
+        if !is_named {
+            server.name = ServerSpec::new(server.endpoint.clone()).name;
+        }
+    }
+    for source in &mut pool.discover {
+        match source {
+            DiscoverSpec::File { port, .. } => *port = port.filter(|port| *port > 0),
+            DiscoverSpec::Dns { port, .. } => *port = (*port).max(1),
+            DiscoverSpec::Mname { .. } | DiscoverSpec::Srv { .. } => {}
+        }
+    }
 }

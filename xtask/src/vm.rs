@@ -1,7 +1,7 @@
-//! A guest with Debian's cloud kernel (6.1), under emulation: runs programs with a kernel that this machine does not
+//! A virtual machine (VM) with Debian's cloud kernel (6.1), under emulation: runs programs with a kernel that this machine does not
 //! have.
 //!
-//! Nothing is installed. Packages are unpacked into `target/guest`, which is a cache.
+//! Nothing is installed. Packages are unpacked into `target/vm`, which is a cache.
 
 mod archive;
 
@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 /// The package whose first dependency is the kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
-/// Programs of the guest, as packages.
+/// Programs of the VM, as packages.
 const USERLAND: [&str; 1] = ["busybox-static"];
 const EMULATOR: &str = "qemu-system-x86";
-/// Modules of the guest, besides the modules that they need.
+/// Modules of the VM, besides the modules that they need.
 const MODULES: [&str; 1] = ["veth"];
 /// Increase it when the content of the cache changes.
 const CACHE_VERSION: &str = "1";
 
-/// The first process of the guest.
+/// The first process of the VM.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/sbin:/bin HOME=/root
@@ -37,39 +37,39 @@ cd /job; sh ./run; echo \"@@STATUS $?\"
 poweroff -f
 ";
 
-/// A guest that is ready to boot.
-pub(crate) struct Guest {
+/// A VM that is ready to boot.
+pub(crate) struct Vm {
     directory: PathBuf,
 }
 
-/// A file for the guest: its path in the directory of the job, and its path here.
+/// A file for the VM: its path in the directory of the job, and its path here.
 pub(crate) struct JobFile {
     pub(crate) name: String,
     pub(crate) source: PathBuf,
 }
 
-impl Guest {
-    /// Fetches and unpacks all that the guest needs, unless the cache has it.
+impl Vm {
+    /// Fetches and unpacks all that the VM needs, unless the cache has it.
     pub(crate) fn prepare() -> anyhow::Result<Self> {
-        let guest = Self { directory: shell::root().join("target/guest/v1") };
-        let stamp = guest.directory.join("stamp");
+        let vm = Self { directory: shell::root().join("target/vm/1") };
+        let stamp = vm.directory.join("stamp");
         if fs::read_to_string(&stamp).is_ok_and(|version| version == CACHE_VERSION) {
-            return Ok(guest);
+            return Ok(vm);
         }
         if packages::find("apt-get").is_none() {
-            bail!("the guest is made of Debian's packages: apt-get is needed");
+            bail!("the VM is made of Debian's packages: apt-get is needed");
         }
-        if guest.directory.exists() {
-            fs::remove_dir_all(&guest.directory)?;
+        if vm.directory.exists() {
+            fs::remove_dir_all(&vm.directory)?;
         }
-        fs::create_dir_all(&guest.directory)?;
+        fs::create_dir_all(&vm.directory)?;
         shell::run(Command::new("apt-get").args(["-q", "update"]))?;
-        guest.fetch("kernel", &[&kernel_package()?], Closure::Alone)?;
-        guest.fetch("userland", &USERLAND, Closure::Alone)?;
-        guest.fetch("emulator", &[EMULATOR], Closure::WithDependencies)?;
-        guest.build_base()?;
+        vm.fetch("kernel", &[&kernel_package()?], Closure::Alone)?;
+        vm.fetch("userland", &USERLAND, Closure::Alone)?;
+        vm.fetch("emulator", &[EMULATOR], Closure::WithDependencies)?;
+        vm.build_base()?;
         fs::write(stamp, CACHE_VERSION)?;
-        Ok(guest)
+        Ok(vm)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -139,17 +139,17 @@ impl Guest {
         Ok(fs::write(self.path("base.cpio"), archive.finish())?)
     }
 
-    /// Boots the guest with files in `/job` and runs a shell script there. Returns its output; a status other than 0
+    /// Boots the VM with files in `/job` and runs a shell script there. Returns its output; a status other than 0
     /// is an error.
     pub(crate) fn run(&self, files: &[JobFile], script: &str, patience: Duration) -> anyhow::Result<String> {
         let mut archive = Archive::default();
         let mut directories = BTreeSet::new();
         archive.file("job/run", script.as_bytes(), 0o755);
         for file in files {
-            if let Some((directory, _)) = file.name.rsplit_once('/') {
-                if directories.insert(directory) {
-                    archive.directory(&format!("job/{directory}"));
-                }
+            if let Some((directory, _)) = file.name.rsplit_once('/')
+                && directories.insert(directory)
+            {
+                archive.directory(&format!("job/{directory}"));
             }
             let bytes = fs::read(&file.source).with_context(|| file.source.display().to_string())?;
             archive.file(&format!("job/{}", file.name), &bytes, 0o755);
@@ -162,17 +162,17 @@ impl Guest {
         let begin = Instant::now();
         let output = self.emulator(&image, &log, patience)?.output().context("the emulator cannot be run")?;
         let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        println!("guest: {} s", begin.elapsed().as_secs());
+        println!("VM: {} s", begin.elapsed().as_secs());
         let status = text.lines().find_map(|line| line.strip_prefix("@@STATUS "));
         match status {
             Some("0") => Ok(text),
-            Some(status) => bail!("the guest's script ended with status {status}:\n{text}"),
+            Some(status) => bail!("the VM's script ended with status {status}:\n{text}"),
             None => {
                 let log = fs::read_to_string(log).unwrap_or_default();
                 let lines: Vec<&str> = log.lines().rev().take(20).collect();
                 let lines: Vec<&str> = lines.into_iter().rev().collect();
                 let errors = String::from_utf8_lossy(&output.stderr);
-                bail!("the guest ended without a status:\n{text}{errors}{}", lines.join("\n"))
+                bail!("the VM ended without a status:\n{text}{errors}{}", lines.join("\n"))
             }
         }
     }
