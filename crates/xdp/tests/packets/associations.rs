@@ -130,7 +130,7 @@ fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
         let begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT)).with_flags(2);
         assert_eq!(director.server_of(&begin, family), 1, "a new connection");
         director.change_server(1, |server| server.takes = TAKES_NONE);
-        let segment = segment.from_port(42000);
+        let segment = segment.with_source_port(42000);
         assert_eq!(director.server_of(&segment, family), 1, "the server before is gone");
     });
 }

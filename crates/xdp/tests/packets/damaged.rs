@@ -30,7 +30,7 @@ fn truncated_headers_are_dropped() {
 #[test]
 fn truncated_fragments_and_errors_are_not_forwarded() {
     for_each_family(service(), |director, family| {
-        let fragment = request(family, UDP).as_fragment(7, 64, true).with_payload(vec![0; 200]);
+        let fragment = request(family, UDP).with_fragment(7, 64, true).with_payload(vec![0; 200]);
         let carrier = Packet::new(UDP, (family.router, 0), (family.vip, 0));
         let quoted = Packet::new(UDP, (family.vip, PORT), (family.client, 40000)).ip();
         let kind = if family.number == 4 { (3, 4) } else { (2, 0) };

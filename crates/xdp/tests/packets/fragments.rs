@@ -9,7 +9,7 @@ use evener_xdp::contract::*;
 /// Returns the three fragments of a datagram.
 fn fragments(packet: &Packet, id: u16) -> [Packet; 3] {
     [(0, true), (64, true), (128, false)]
-        .map(|(offset, more)| packet.clone().as_fragment(id, offset, more).with_payload((0..180).collect()))
+        .map(|(offset, more)| packet.clone().with_fragment(id, offset, more).with_payload((0..180).collect()))
 }
 
 fn passes_in_order(director: &mut Director, family: Family, packet: &Packet, id: u16) {

@@ -125,7 +125,7 @@ impl Packet {
     }
 
     /// Makes it a fragment: at an offset in bytes, a multiple of 8.
-    pub(crate) fn as_fragment(mut self, id: u16, offset: u16, more: bool) -> Self {
+    pub(crate) fn with_fragment(mut self, id: u16, offset: u16, more: bool) -> Self {
         self.fragment = Some(Fragment { id, offset, more });
         self
     }
@@ -136,7 +136,7 @@ impl Packet {
     }
 
     /// Sends it from another port.
-    pub(crate) fn from_port(mut self, port: u16) -> Self {
+    pub(crate) fn with_source_port(mut self, port: u16) -> Self {
         self.ports.0 = port;
         self
     }
@@ -225,7 +225,7 @@ impl Packet {
         let mut header = vec![0x40 | (length / 4) as u8, 0];
         header.extend(((length + content.body.len()) as u16).to_be_bytes());
         header.extend(id.to_be_bytes());
-        header.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+        header.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         header.extend([content.ttl, content.protocol, 0, 0]);
         header.extend(octets(self.source));
         header.extend(octets(self.destination));
