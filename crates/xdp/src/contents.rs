@@ -1,5 +1,5 @@
-//! The contents of the maps: the wanted contents, and the writer that changes the maps to them with the fewest writes, in an
-//! order that is safe for packets in between. Nothing is written if there is no room for everything.
+//! The contents of the maps: the wanted contents, and the writer that changes the maps to them with the fewest writes,
+//! in an order that is safe for packets in between. Nothing is written if there is no room for everything.
 //!
 //! The order: identities, servers, tables of choices, services, virtual addresses and return entries (values), then
 //! endpoints (keys); servers that take fewer clients; removals last. A server that is removed serves its responses in

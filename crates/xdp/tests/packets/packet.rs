@@ -317,7 +317,7 @@ impl IcmpError {
         Self { carrier: self.carrier.returned(), ..self.clone() }
     }
 
-    /// Cuts the quotation to this many bytes; of IPv6, to 20 more, which its header has.
+    /// Returns the error with a quotation of this many bytes at most, and of 20 bytes more for the longer header of IPv6.
     pub(crate) fn quoting(&self, length: usize) -> Self {
         let length = if self.carrier.source.is_ipv4() { length } else { length + 20 };
         let mut error = self.clone();

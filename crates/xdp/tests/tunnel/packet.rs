@@ -214,7 +214,7 @@ impl Frame {
         self.body
     }
 
-    /// Reads the packet and checks that its version is that of the Ethernet type.
+    /// Reads the packet and checks that its version matches the Ethernet type.
     pub(crate) fn ip(&self) -> Ip {
         let ip = Ip::parse(&self.body);
         assert_eq!(self.protocol, if ip.source.is_ipv4() { 0x0800 } else { 0x86dd }, "Ethernet type");
