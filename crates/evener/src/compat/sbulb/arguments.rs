@@ -87,7 +87,7 @@ fn classify(word: String, options: &'static [ArgumentOption]) -> Result<Word, St
     if !word.starts_with('-') || word == "-" || is_number {
         return Ok(Word::Plain(word));
     }
-    let named = |name: &str| options.iter().find(|option| option.names().any(|own| own == name));
+    let named = |name: &str| options.iter().find(|option| option.names().any(|defined| defined == name));
     if let Some(option) = named(&word) {
         return Ok(Word::Option(option, None));
     }
@@ -124,12 +124,12 @@ fn abbreviated(
 ) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for option in options {
-        for own in option.names() {
-            let is_long = own.starts_with("--");
-            if is_long == name.starts_with("--") && own.starts_with(name) {
-                candidates.push((option, own, attached.clone()));
-            } else if own.len() == 2 && !is_long && word.starts_with(own) {
-                candidates.push((option, own, Some(word[2..].to_owned())));
+        for defined in option.names() {
+            let is_long = defined.starts_with("--");
+            if is_long == name.starts_with("--") && defined.starts_with(name) {
+                candidates.push((option, defined, attached.clone()));
+            } else if defined.len() == 2 && !is_long && word.starts_with(defined) {
+                candidates.push((option, defined, Some(word[2..].to_owned())));
             }
         }
     }
