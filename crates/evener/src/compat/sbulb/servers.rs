@@ -118,14 +118,14 @@ pub(super) const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-/// Returns the wanted servers in an order in which the present servers keep their positions, if there are enough
-/// servers for all positions. New servers take the positions of removed ones.
-pub(super) fn in_stable_order(present: &[IpAddr], wanted: &[IpAddr]) -> Vec<IpAddr> {
+/// Returns the wanted servers in an order in which the present servers keep their places, as far as there are enough
+/// servers for all places. New servers take the places of removed ones.
+pub(super) fn in_slots(present: &[IpAddr], wanted: &[IpAddr]) -> Vec<IpAddr> {
     let mut added = wanted.iter().filter(|server| !present.contains(server));
-    let ordered = present
+    let present = present
         .iter()
         .filter_map(|server| if wanted.contains(server) { Some(*server) } else { added.next().copied() });
-    let mut servers: Vec<IpAddr> = ordered.collect();
+    let mut servers: Vec<IpAddr> = present.collect();
     servers.extend(added);
     servers
 }
@@ -182,9 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn present_servers_keep_their_positions() {
+    fn present_servers_keep_their_slots() {
         let check = |present: &str, wanted: &str, expected: &str| {
-            let servers = in_stable_order(&addresses(present), &addresses(wanted));
+            let servers = in_slots(&addresses(present), &addresses(wanted));
             assert_eq!(servers, addresses(expected), "{present} -> {wanted}");
         };
         check("", "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2");
