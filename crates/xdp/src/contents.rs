@@ -79,7 +79,7 @@ pub(crate) enum ContentsError {
     Full { things: &'static str, max: u32 },
     /// Both buckets of an endpoint are full.
     #[error("the table of endpoints has no room for {0}: fewer servers or ports are needed")]
-    NoPlace(SocketAddr),
+    NoRoom(SocketAddr),
     /// Too many virtual addresses lead to one server.
     #[error(
         "server {0} is behind more than {max} virtual addresses; XDP services with NAT can share a server \
@@ -264,17 +264,17 @@ impl Contents {
     }
 
     /// Writes the addresses of this machine if they changed.
-    pub(crate) fn set_own(
+    pub(crate) fn set_local(
         &mut self,
-        own: BTreeSet<IpAddr>,
+        local: BTreeSet<IpAddr>,
         hops: &Hops,
         now: Time,
         maps: &mut impl MapWriter,
     ) -> Result<(), ContentsError> {
-        if own == self.wanted.own {
+        if local == self.wanted.local {
             return Ok(());
         }
-        self.apply(Wanted { own, ..self.wanted.clone() }, hops, now, maps)
+        self.apply(Wanted { local, ..self.wanted.clone() }, hops, now, maps)
     }
 
     /// Returns the time at which [`Self::on_time`] is due.

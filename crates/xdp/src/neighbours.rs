@@ -1,5 +1,5 @@
 //! Next hops of servers: the route to a server, the neighbour on it and the interface, as rtnetlink has them. The kernel
-//! resolves neighbours when it is asked to use them; messages about changes make the next hops due again.
+//! resolves neighbours when it is requested to use them; messages about changes make the next hops due again.
 
 use crate::contents::{Hop, Hops};
 use crate::netlink::{Attributes, FLAG_DUMP, Request, Socket};

@@ -24,7 +24,7 @@ pub(crate) struct Wanted {
     pub(crate) services: Vec<WantedService>,
     pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
     /// Addresses of this machine.
-    pub(crate) own: BTreeSet<IpAddr>,
+    pub(crate) local: BTreeSet<IpAddr>,
 }
 
 /// A pool, or its servers of one address family.

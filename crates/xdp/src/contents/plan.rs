@@ -2,7 +2,7 @@
 
 use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
 use crate::contract::{
-    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
+    ENDPOINT_LOCAL, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
     Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, words_of};
@@ -70,17 +70,17 @@ impl Contents {
             self.plan_service(&mut plan, wanted, service, now)?;
         }
         if !wanted.services.is_empty() {
-            for address in &wanted.own {
+            for address in &wanted.local {
                 let address = SocketAddr::new(*address, 0);
-                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_OWN }, [1, 0]);
+                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_LOCAL }, [1, 0]);
             }
         }
         self.plan_leaving(&mut plan, now);
         self.plan_chains(&mut plan, now)?;
         for key in plan.vip_endpoints.keys().chain(plan.chains.keys()) {
             if self.allocations.endpoints.position(key).is_none() {
-                let placed = self.allocations.endpoints.place(*key);
-                placed.map_err(|_| ContentsError::NoPlace(key.address))?;
+                let placed = self.allocations.endpoints.allot(*key);
+                placed.map_err(|_| ContentsError::NoRoom(key.address))?;
             }
         }
         Ok(plan)
@@ -184,7 +184,7 @@ impl Contents {
 
     /// Keeps removed servers, and their return entries for virtual addresses that exist, for a while.
     fn plan_leaving(&mut self, plan: &mut Plan, now: Time) {
-        let mut kept = HashSet::new();
+        let mut staying = HashSet::new();
         let servers: Vec<(Identity, u32)> = self.allocations.slots[&Kind::Server].iter().collect();
         for (identity, slot) in servers {
             let Some(server) = self.servers.get(&slot) else { continue };
@@ -194,14 +194,14 @@ impl Contents {
             let until = *self.leaving.entry(identity).or_insert(now + LEAVE);
             if until > now {
                 plan.servers.insert(slot, Server { takes: TAKES_NONE, ..*server });
-                kept.insert(slot);
+                staying.insert(slot);
             }
         }
-        if kept.is_empty() {
+        if staying.is_empty() {
             return;
         }
         for (key, chain) in &self.chains {
-            for (_, entry) in chain.iter().filter(|(_, entry)| kept.contains(&entry.server)) {
+            for (_, entry) in chain.iter().filter(|(_, entry)| staying.contains(&entry.server)) {
                 let is_served =
                     plan.services.contains_key(&entry.service) && plan.vips.contains_key(&entry.vip);
                 let planned = plan.returns.entry(*key).or_default();

@@ -104,7 +104,7 @@ impl Running {
     /// Writes the services. Returns the reports about next hops.
     fn apply(&mut self, services: &Services, now: impl Fn() -> Time) -> Result<Vec<HopReport>, String> {
         let mut wanted = self.wanted(services.services.iter().map(|(table, _)| table));
-        wanted.own = self.neighbours.local_addresses();
+        wanted.local = self.neighbours.local_addresses();
         wanted.set_tunnel_sources(|server| self.neighbours.source_to(server));
         let reports = self.neighbours.prepare(wanted.routed(), &now);
         let hops = self.neighbours.hops();
@@ -280,8 +280,9 @@ impl Runner {
             result = running.contents.set_hops(running.neighbours.hops(), &mut running.kernel);
         }
         if running.neighbours.take_addresses_changed() {
-            let own = running.neighbours.local_addresses();
-            let changed = running.contents.set_own(own, running.neighbours.hops(), now, &mut running.kernel);
+            let local = running.neighbours.local_addresses();
+            let changed =
+                running.contents.set_local(local, running.neighbours.hops(), now, &mut running.kernel);
             result = result.and(changed);
         }
         let timely = running.contents.on_time(running.neighbours.hops(), now, &mut running.kernel);
