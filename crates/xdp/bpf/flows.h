@@ -54,7 +54,7 @@ enum egress {
 
 static always_inline enum egress judge_egress(const struct flow *flow, __u32 slot)
 {
-	struct server *server;
+	struct server *server, *sender;
 
 	if (unlikely(!flow))
 		return EGRESS_NEW;
@@ -63,7 +63,8 @@ static always_inline enum egress judge_egress(const struct flow *flow, __u32 slo
 		return EGRESS_NEW;
 	if (likely(flow->server == slot))
 		return EGRESS_KNOWN;
-	return server->takes >= TAKES_KNOWN ? EGRESS_REFUSED : EGRESS_NEW;
+	sender = server_at(slot);
+	return server->takes >= TAKES_KNOWN && sender && sender->group == server->group ? EGRESS_REFUSED : EGRESS_NEW;
 }
 
 /*

@@ -115,8 +115,9 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (likely(flow)) {
 		slot = flow->server;
 		server = known_server(slot, flow->server_id);
-		if (unlikely(!server)) {
+		if (unlikely(!server || server->group != service->group)) {
 			facts |= FACT_MOVED;
+			server = NULL;
 		} else if (unlikely(!touch_flow(packet, service, flow, server))) {
 			facts |= FACT_EXPIRED;
 			server = NULL;

@@ -74,6 +74,24 @@ fn a_slot_with_another_server_is_another_server() {
 }
 
 #[test]
+fn an_association_with_a_server_of_another_pool_ends() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let (first, second) = (request(family, UDP), request(family, TCP));
+        assert_eq!(director.server_of(&first, family), 0);
+        // The service gets another pool. The server stays alive in the pool of another service.
+        director.set("services", SERVICE, Service { group: 5, ..service() });
+        director.change_server(2, |server| server.group = 5);
+        director.set_table("tables", SERVICE, &[2]);
+        assert_eq!(director.server_of(&first, family), 1, "by a packet of the client");
+        director.change_flows(family, |flow| (flow.server, flow.server_id) = (1, 1001));
+        let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, second.ports.0));
+        director.sends(&response, &response.returned().from(family.vip, PORT));
+        assert_eq!(director.count(SERVICE, REASON_FLOW_BY_SERVER), 1, "by a packet of the server");
+    });
+}
+
+#[test]
 fn a_draining_server_keeps_its_clients_and_gets_no_new_ones() {
     for_each_family(service(), |director, family| {
         let known = request(family, UDP);
