@@ -21,6 +21,8 @@ enum fact {
 	FACT_BY_SERVER = 1 << 3,
 	/* The time of the last packet is kept. */
 	FACT_IDLE = 1 << 4,
+	/* The client has no association, unless another CPU makes it at the same time. */
+	FACT_NONE = 1 << 5,
 };
 
 /* From this bit on: the slot of the server. */

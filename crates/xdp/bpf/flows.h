@@ -32,11 +32,11 @@ static always_inline struct flow *flow_of(int family, const union flow_key *key)
 	return bpf_map_lookup_elem(&flows_v6, &key->v6);
 }
 
-static always_inline long store_flow(int family, const union flow_key *key, const struct flow *flow)
+static always_inline long store_flow(int family, const union flow_key *key, const struct flow *flow, __u64 flags)
 {
 	if (family == 4)
-		return bpf_map_update_elem(&flows_v4, &key->v4, flow, BPF_ANY);
-	return bpf_map_update_elem(&flows_v6, &key->v6, flow, BPF_ANY);
+		return bpf_map_update_elem(&flows_v4, &key->v4, flow, flags);
+	return bpf_map_update_elem(&flows_v6, &key->v6, flow, flags);
 }
 
 static always_inline __u64 hash_of_key(int family, const union flow_key *key)

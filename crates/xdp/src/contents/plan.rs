@@ -155,7 +155,10 @@ impl Contents {
             Some(known) => known.id,
             None => self.new_id(),
         };
-        plan.services.insert(slot, Service { id, pool: pool_slot, group: group_of(&service.pool.0), ..service.settings });
+        plan.services.insert(
+            slot,
+            Service { id, pool: pool_slot, group: group_of(&service.pool.0), ..service.settings },
+        );
         plan.defences.insert(slot, service.defence.clone());
         if service.settings.quic_id_length > 0 {
             for server in &pool.servers {

@@ -3,6 +3,7 @@
 use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
 use crate::packet::{Packet, TCP, UDP};
 use evener_xdp::contract::*;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
 fn clients_get_servers_in_turn_and_keep_them() {
@@ -43,6 +44,40 @@ fn an_association_may_be_for_all_ports_of_the_client() {
             let response = Packet::new(UDP, (family.servers[server], PORT), (family.client, 1000 + port));
             director.sends(&response, &response.returned().from(family.vip, PORT));
         }
+    });
+}
+
+#[test]
+fn packets_of_a_new_client_on_two_cpus_go_to_one_server() {
+    const CLIENTS: u16 = 2000;
+    let by_address = Service { flags: SERVICE_BY_ADDRESS, ..service() };
+    for_each_family(by_address, |director, family| {
+        // The CPUs have different turns.
+        director.server_of(&request(family, UDP), family);
+        let (director, arrived) = (&*director, &AtomicU32::new(0));
+        let server_of = |client: u16, port| {
+            let prefix = if family.number == 4 { "198.18" } else { "2001:db8:7:" };
+            let [high, low] = client.to_be_bytes();
+            let address = match family.number {
+                4 => format!("{prefix}.{high}.{low}"),
+                _ => format!("{prefix}:{client:x}"),
+            };
+            let frame = Packet::new(UDP, (&address, port), (family.vip, PORT)).frame();
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 * (u32::from(client) + 1) {
+                std::thread::yield_now();
+            }
+            let (action, out) = director.run(&frame);
+            let destination = if family.number == 4 { 30..34 } else { 38..54 };
+            (action, out[destination].to_vec())
+        };
+        let all = |port| (0..CLIENTS).map(|client| server_of(client, port)).collect::<Vec<_>>();
+        let (first, second) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| all(2000));
+            (all(1000), other.join().unwrap())
+        });
+        let differ = first.iter().zip(&second).filter(|(one, other)| one != other).count();
+        assert_eq!(differ, 0, "clients with two servers");
     });
 }
 
