@@ -172,6 +172,20 @@ fn an_association_ends_when_it_is_idle() {
 }
 
 #[test]
+fn associations_from_before_the_idle_time_was_configured_stay() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let request = request(family, UDP);
+        assert_eq!(director.server_of(&request, family), 0);
+        director.set("services", SERVICE, Service { flags: SERVICE_IDLE, idle_seconds: 60, ..service() });
+        director.set_table("tables", SERVICE, &[2]);
+        assert_eq!(director.server_of(&request, family), 0);
+        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        assert_eq!(director.server_of(&request, family), 1, "the idle time counts from the next packet on");
+    });
+}
+
+#[test]
 fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
     let hashed = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
     for_each_family(hashed, |director, family| {
