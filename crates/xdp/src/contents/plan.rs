@@ -8,6 +8,7 @@ use crate::contract::{
 use crate::endpoints::{EndpointKey, words_of};
 use crate::slots::Identity;
 use evener_core::Time;
+use evener_core::hash::of_name;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,12 @@ impl Plan {
     }
 }
 
+/// Returns the number of a pool's name, by which the program knows stale associations: of a service that has another
+/// pool now, or of a service that had the same slot for its virtual address.
+fn group_of(pool: &str) -> u32 {
+    of_name(pool, 29) as u32
+}
+
 impl Contents {
     /// Plans a change. A failure leaves allocations behind, which the caller undoes.
     pub(super) fn plan(&mut self, wanted: &Wanted, hops: &Hops, now: Time) -> Result<Plan, ContentsError> {
@@ -32,6 +39,7 @@ impl Contents {
             let mut slots = Vec::new();
             for server in &pool.servers {
                 let slot = self.plan_server(&mut plan, server, hops, now)?;
+                plan.servers.entry(slot).and_modify(|planned| planned.group = group_of(name));
                 plan.server_slots.insert((Arc::clone(name), server.id), slot);
                 slots.push(slot);
             }
@@ -120,7 +128,10 @@ impl Contents {
             Some(known) => known.id,
             None => self.new_id(),
         };
-        plan.services.insert(slot, Service { id, pool: pool_slot, ..service.settings });
+        plan.services.insert(
+            slot,
+            Service { id, pool: pool_slot, group: group_of(&service.pool.0), ..service.settings },
+        );
         plan.defences.insert(slot, service.defence.clone());
         if service.settings.quic_id_length > 0 {
             for server in &pool.servers {

@@ -84,6 +84,8 @@ impl Model {
                 self.tables[&service.pool].iter().for_each(|server| {
                     let server = &self.servers[server];
                     assert_ne!(server.id, 0, "the table of {key:?} has a free slot");
+                    assert_eq!(server.group, service.group, "associations of {key:?} are not stale");
+                    assert_ne!(server.group, 0, "{key:?} has the group of its pool");
                 });
                 continue;
             }

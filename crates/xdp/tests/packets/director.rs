@@ -202,11 +202,12 @@ impl Director {
     }
 
     /// Runs the program with a frame. Returns the action, and the frame as the program left it.
-    pub(crate) fn run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+    pub(crate) fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
         let mut out = vec![0; 4096];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let result = self.program().test_run(options).unwrap();
+        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
     }

@@ -208,3 +208,18 @@ fn packets_and_bytes_of_servers_are_counted() {
         assert_eq!(counters.flows, 1);
     });
 }
+
+#[test]
+fn packets_with_segments_left_to_visit_pass_to_the_kernel() {
+    for_each_family(service(), |director, family| {
+        let mut packet = request(family, UDP);
+        packet.extensions = vec![(ROUTING, 8)];
+        let mut frame = packet.frame();
+        if family.number == 6 {
+            director.sends(&packet, &packet.returned().to(family.servers[0], PORT));
+            // The last destination is in the routing header, and the checksum is over that one.
+            frame[14 + 40 + 3] = 1;
+            director.leaves(&frame, XDP_PASS);
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! Fragments of datagrams.
 
 use crate::director::{
-    Director, Family, PORT, SERVICE, XDP_DROP, XDP_PASS, for_each_family, request, service,
+    Director, Family, PORT, SERVICE, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service,
 };
 use crate::packet::{DESTINATION_OPTIONS, Packet, UDP};
 use evener_xdp::contract::*;
@@ -52,12 +52,41 @@ fn later_fragments_without_a_first_one_pass_and_their_payload_is_not_read_as_por
 }
 
 #[test]
-fn fragments_of_a_server_that_is_gone_are_dropped() {
+fn fragments_to_a_server_that_is_gone_are_dropped_and_its_own_leave() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         let [first, second, _] = fragments(&request(family, UDP), 9);
         director.sends(&first, &first.returned().to(family.servers[0], PORT));
+        let response = Packet::new(UDP, (family.servers[0], PORT), (family.client, 40000));
+        let [begin, middle, _] = fragments(&response, 10);
+        director.sends(&begin, &begin.returned().from(family.vip, PORT));
         director.change_server(1, |server| server.takes = TAKES_NONE);
         director.leaves(&second.frame(), XDP_DROP);
+        director.sends(&middle, &middle.returned().from(family.vip, PORT));
+    });
+}
+
+#[test]
+fn later_fragments_name_the_first_header_behind_the_fragment_header() {
+    for_each_family(service(), |director, family| {
+        if family.number == 4 {
+            return;
+        }
+        director.set_table("tables", SERVICE, &[1]);
+        let [first, second, _] = fragments(&request(family, UDP), 9);
+        let expected = [&first, &second].map(|packet| packet.returned().to(family.servers[0], PORT).frame());
+        // Destination options, which are a part of the fragmented packet: in front of UDP, and named by both fragments.
+        let options = |mut frame: Vec<u8>, is_first: bool| {
+            frame[54] = DESTINATION_OPTIONS;
+            if is_first {
+                frame.splice(62..62, [UDP, 0, 1, 4, 0, 0, 0, 0]);
+                frame[19] += 8;
+            }
+            frame
+        };
+        for (at, packet) in [first, second].iter().enumerate() {
+            let (action, out) = director.run(&options(packet.frame(), at == 0));
+            assert_eq!((action, out), (XDP_TX, options(expected[at].clone(), at == 0)), "fragment {at}");
+        }
     });
 }

@@ -242,9 +242,11 @@ impl Packet {
         }
         types.push(content.protocol);
         let mut body = Vec::new();
-        for (at, (_, length)) in self.extensions.iter().enumerate() {
-            // Next header, length in units of 8 bytes without the first, and an option of padding.
-            body.extend([types[at + 1], (length / 8) as u8, 1, (length + 4) as u8]);
+        for (at, (kind, length)) in self.extensions.iter().enumerate() {
+            // Next header, length in units of 8 bytes without the first, and an option of padding, or the type of
+            // routing and the segments left.
+            let third = if *kind == ROUTING { [4, 0] } else { [1, (length + 4) as u8] };
+            body.extend([types[at + 1], (length / 8) as u8, third[0], third[1]]);
             body.extend(vec![0; length + 4]);
         }
         if let Some(Fragment { id, offset, more }) = self.fragment {

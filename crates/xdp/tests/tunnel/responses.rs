@@ -78,3 +78,17 @@ fn responses_are_limited_in_rate() {
     plane.set_respond_limit(0);
     assert_eq!((plane.run(&frame).0, plane.count(REASON_RESPONDED_TTL)), (XDP_TX, 2));
 }
+
+#[test]
+fn a_cut_packet_has_a_response_with_its_own_length() {
+    let Some(mut plane) = Plane::new(service(FORWARD_NAT), &["10.0.2.11"]) else { return };
+    for (client, vip) in [("10.0.1.2", VIP_V4), ("fd00:1::2", VIP_V6)] {
+        let packet = Packet { ttl: 1, ..Packet::udp(client, vip) }.with_length(400);
+        let mut frame = packet.frame();
+        frame.truncate(14 + 100);
+        let (action, out) = plane.run(&frame);
+        assert_eq!(action, XDP_TX);
+        let response = Frame::parse(&out);
+        assert_eq!(Ip::parse(&response.body).icmp().3, packet.ip()[..100], "{client}");
+    }
+}
