@@ -212,8 +212,7 @@ fn packets_and_bytes_of_servers_are_counted() {
 #[test]
 fn packets_with_segments_left_to_visit_pass_to_the_kernel() {
     for_each_family(service(), |director, family| {
-        let mut packet = request(family, UDP);
-        packet.extensions = vec![(ROUTING, 8)];
+        let packet = request(family, UDP).with_extensions(vec![(ROUTING, 8)]);
         let mut frame = packet.frame();
         if family.number == 6 {
             director.sends(&packet, &packet.returned().to(family.servers[0], PORT));
