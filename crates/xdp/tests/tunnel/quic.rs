@@ -163,11 +163,11 @@ fn the_padding_of_a_short_frame_is_not_read_as_a_connection_id() {
     for (payload, routed) in
         [(vec![0x43], 0), (vec![0xc3, 0, 0, 0, 1, 6, 0], 0), (vec![0x43, 0, 0, 0, 0, 0, 0], 1)]
     {
-        let packet = Packet { ports: (40000, 5000), payload, ..Packet::udp("10.0.1.2", VIP_V4) };
+        let packet = Packet::udp("10.0.1.2", VIP_V4).with_ports((40000, 5000)).with_payload(payload.clone());
         let mut frame = packet.frame();
         frame.resize(60, 0);
         let before = plane.count(REASON_QUIC_ROUTED);
         assert_eq!(plane.run(&frame).0, XDP_TX);
-        assert_eq!(plane.count(REASON_QUIC_ROUTED) - before, routed, "{:?}", packet.payload);
+        assert_eq!(plane.count(REASON_QUIC_ROUTED) - before, routed, "{payload:?}");
     }
 }
