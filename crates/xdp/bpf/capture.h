@@ -24,6 +24,8 @@ struct captured_packet {
 	__u8 bytes[CAPTURE_BYTES];
 };
 
+_Static_assert((CAPTURE_BYTES & (CAPTURE_BYTES - 1)) == 0, "a length is masked");
+
 /* Writes a packet to the ring. A packet that the ring has no room for is not captured. */
 static always_inline void capture_packet(struct xdp_md *context, const struct captured *head, __u32 bytes)
 {
@@ -36,9 +38,13 @@ static always_inline void capture_packet(struct xdp_md *context, const struct ca
 	packet->head.stored = 0;
 	if (stored > CAPTURE_BYTES)
 		stored = CAPTURE_BYTES;
-	/* The verifier has to see the limits of the register that it gets. */
+	/*
+	 * The verifier has to see the limits of the register that it gets, and that of Linux 6.1 does not learn from a
+	 * comparison with 0. A length of 0 becomes more than the packet has, and nothing is read.
+	 */
 	asm volatile("" : "+r"(stored));
-	if (stored > 0 && stored <= CAPTURE_BYTES && !bpf_xdp_load_bytes(context, 0, packet->bytes, stored))
+	stored = ((stored - 1) & (CAPTURE_BYTES - 1)) + 1;
+	if (!bpf_xdp_load_bytes(context, 0, packet->bytes, stored))
 		packet->head.stored = stored;
 	bpf_ringbuf_submit(packet, 0);
 }
