@@ -44,7 +44,7 @@ fn watchdog_interval(microseconds: Option<String>, process: Option<String>) -> O
     Some(Duration::from_micros(microseconds / 2))
 }
 
-/// Sends a message. A service manager that does not receive it cannot be told in another way.
+/// Sends a message. A failure cannot be reported in another way.
 fn send(message: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let Ok(address) = address(&path) else { return };
@@ -69,8 +69,8 @@ mod tests {
     #[test]
     fn the_watchdog_is_for_this_process() {
         let interval = |time: &str, process: Option<String>| watchdog_interval(Some(time.into()), process);
-        let own = std::process::id().to_string();
-        assert_eq!(interval("3000000", Some(own)), Some(Duration::from_millis(1500)));
+        let local = std::process::id().to_string();
+        assert_eq!(interval("3000000", Some(local)), Some(Duration::from_millis(1500)));
         assert_eq!(interval("3000000", None), Some(Duration::from_millis(1500)));
         assert_eq!(interval("3000000", Some("1".into())), None);
         assert_eq!(interval("0", None), None);

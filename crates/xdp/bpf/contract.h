@@ -45,7 +45,7 @@ enum endpoint_kind {
 	 * An address of this machine, with port and protocol 0: what a server sends to it without an association goes to
 	 * the kernel, such as responses to checks.
 	 */
-	ENDPOINT_OWN = 3,
+	ENDPOINT_LOCAL = 3,
 };
 
 /* The key of an endpoint of IPv4 is one word, so that it is compared and written at once. */

@@ -171,14 +171,14 @@ static always_inline int from_client(const struct packet *packet, int family, in
 }
 
 /* True if the address of a key is one of this machine's addresses. */
-static never_inline int is_own(int family, const union flow_key *key)
+static never_inline int is_local(int family, const union flow_key *key)
 {
 	__u64 address[2];
 
 	if (family == 4)
-		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_OWN) != 0;
+		return endpoint_v4(key->v4.address, 0, 0, ENDPOINT_LOCAL) != 0;
 	__builtin_memcpy(address, key->v6.address, sizeof(address));
-	return endpoint_v6(address, 0, 0, ENDPOINT_OWN) != 0;
+	return endpoint_v6(address, 0, 0, ENDPOINT_LOCAL) != 0;
 }
 
 /* A packet from a server's address and port. */
@@ -211,7 +211,7 @@ again:
 	flow = flow_of(family, &key);
 	egress = judge_egress(flow, returns->server);
 	if (unlikely(egress != EGRESS_KNOWN)) {
-		if (is_own(family, &key))
+		if (is_local(family, &key))
 			return XDP_PASS;
 		if (returns->next && !is_searched) {
 			flow_key(&key, family, destination_of(packet, family), ports->destination, 0);

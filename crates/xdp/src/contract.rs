@@ -29,7 +29,7 @@ pub const CAPTURE_BYTES: u32 = 2048;
 pub const ENDPOINT_FREE: u8 = 0;
 pub const ENDPOINT_VIP: u8 = 1;
 pub const ENDPOINT_REAL: u8 = 2;
-pub const ENDPOINT_OWN: u8 = 3;
+pub const ENDPOINT_LOCAL: u8 = 3;
 
 // enum forward
 pub const FORWARD_NAT: u8 = 0;

@@ -1,38 +1,17 @@
-//! The plan of a change: slots and places for everything that is wanted, and the contents of each slot.
+//! The plan of a change: slots and entries for everything that is wanted, and the contents of each slot.
 
-use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
+use super::{Contents, ContentsError, Hops, Kind, LEAVE, Plan, Wanted, WantedServer, WantedService};
 use crate::contract::{
-    ENDPOINT_OWN, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
+    ENDPOINT_LOCAL, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
     Vip,
 };
-use crate::endpoints::{EndpointKey, EndpointValue, words_of};
+use crate::endpoints::{EndpointKey, words_of};
 use crate::slots::Identity;
-use crate::wanted::{Wanted, WantedDefence, WantedServer, WantedService};
+use evener_core::Time;
 use evener_core::hash::of_name;
-use evener_core::{ServerId, Time};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// The contents of the maps after a change. Every slot and place is allocated.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Things whose identities are not stored yet.
-    pub(super) new: Vec<(Kind, u32, Identity)>,
-    pub(super) servers: BTreeMap<u32, Server>,
-    pub(super) services: BTreeMap<u32, Service>,
-    pub(super) vips: BTreeMap<u32, Vip>,
-    pub(super) defences: BTreeMap<u32, WantedDefence>,
-    pub(super) quic: BTreeMap<QuicName, SlotAndId>,
-    /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
-    pub(super) tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
-    pub(super) vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
-    /// The return entries of each server address, with their positions.
-    pub(super) chains: BTreeMap<EndpointKey, Vec<(u32, Returns)>>,
-    pub(super) server_slots: BTreeMap<(Arc<str>, ServerId), u32>,
-    /// The return entries of each server address, without positions.
-    returns: BTreeMap<EndpointKey, Vec<Returns>>,
-}
 
 impl Plan {
     /// Returns true if a slot is in use after the change.
@@ -50,12 +29,6 @@ impl Plan {
 /// pool now, or of a service that had the same slot for its virtual address.
 fn group_of(pool: &str) -> u32 {
     of_name(pool, 29) as u32
-}
-
-/// Returns a server with this next hop.
-pub(super) fn with_hop(server: Server, hop: Hop) -> Server {
-    let Hop { ifindex, mtu, destination, source } = hop;
-    Server { ifindex, mtu, destination_mac: destination, source_mac: source, ..server }
 }
 
 impl Contents {
@@ -78,17 +51,17 @@ impl Contents {
             self.plan_service(&mut plan, wanted, service, now)?;
         }
         if !wanted.services.is_empty() {
-            for address in &wanted.own {
+            for address in &wanted.local {
                 let address = SocketAddr::new(*address, 0);
-                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_OWN }, [1, 0]);
+                plan.vip_endpoints.insert(EndpointKey { address, protocol: 0, kind: ENDPOINT_LOCAL }, [1, 0]);
             }
         }
         self.plan_leaving(&mut plan, now);
         self.plan_chains(&mut plan, now)?;
         for key in plan.vip_endpoints.keys().chain(plan.chains.keys()) {
             if self.allocations.endpoints.position(key).is_none() {
-                let placed = self.allocations.endpoints.place(*key);
-                placed.map_err(|_| ContentsError::NoPlace(key.address))?;
+                let allocated = self.allocations.endpoints.allocate(*key);
+                allocated.map_err(|_| ContentsError::NoEntry(key.address))?;
             }
         }
         Ok(plan)
@@ -137,7 +110,7 @@ impl Contents {
             ..Server::default()
         };
         let hop = hops.get(&server.address).copied().unwrap_or_default();
-        plan.servers.insert(slot, with_hop(planned, hop));
+        plan.servers.insert(slot, hop.set_in(planned));
         Ok(slot)
     }
 
@@ -195,7 +168,7 @@ impl Contents {
 
     /// Keeps removed servers, and their return entries for virtual addresses that exist, for a while.
     fn plan_leaving(&mut self, plan: &mut Plan, now: Time) {
-        let mut kept = HashSet::new();
+        let mut leaving = HashSet::new();
         let servers: Vec<(Identity, u32)> = self.allocations.slots[&Kind::Server].iter().collect();
         for (identity, slot) in servers {
             let Some(server) = self.servers.get(&slot) else { continue };
@@ -205,14 +178,14 @@ impl Contents {
             let until = *self.leaving.entry(identity).or_insert(now + LEAVE);
             if until > now {
                 plan.servers.insert(slot, Server { takes: TAKES_NONE, ..*server });
-                kept.insert(slot);
+                leaving.insert(slot);
             }
         }
-        if kept.is_empty() {
+        if leaving.is_empty() {
             return;
         }
         for (key, chain) in &self.chains {
-            for (_, entry) in chain.iter().filter(|(_, entry)| kept.contains(&entry.server)) {
+            for (_, entry) in chain.iter().filter(|(_, entry)| leaving.contains(&entry.server)) {
                 let is_served =
                     plan.services.contains_key(&entry.service) && plan.vips.contains_key(&entry.vip);
                 let planned = plan.returns.entry(*key).or_default();

@@ -1,10 +1,11 @@
+//! Tests of the writer with a model of the maps.
+
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
 use crate::contract::{FORWARD_NAT, TAKES_KNOWN, TAKES_NEW, TAKES_NONE};
 use crate::endpoints::Family;
 use crate::slots::GRACE;
-use crate::wanted::{PoolKey, WantedPool, WantedServer, WantedService};
 use evener_core::Random;
 use std::collections::BTreeMap;
 
@@ -88,7 +89,7 @@ impl Model {
                 });
                 continue;
             }
-            if key.kind == crate::contract::ENDPOINT_OWN {
+            if key.kind == crate::contract::ENDPOINT_LOCAL {
                 continue;
             }
             let mut position = *a;
@@ -186,7 +187,7 @@ fn wanted(services: &[&str], servers: &[WantedServer]) -> Wanted {
     Wanted {
         services: services.iter().map(service).collect(),
         pools: [(key.clone(), pool)].into(),
-        own: BTreeSet::new(),
+        local: BTreeSet::new(),
     }
 }
 
@@ -302,17 +303,17 @@ fn contents_without_room_change_nothing() {
 #[test]
 fn addresses_of_this_machine_follow_its_interfaces() {
     let (mut contents, mut model) = (Contents::default(), Model::default());
-    let own = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let local = |text: &[&str]| text.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
     let all = [server(0, "10.0.0.1:53")];
-    let first = Wanted { own: own(&["10.0.0.9", "fd00::9"]), ..wanted(&["a=192.0.2.1:53"], &all) };
+    let first = Wanted { local: local(&["10.0.0.9", "fd00::9"]), ..wanted(&["a=192.0.2.1:53"], &all) };
     contents.apply(first, &Hops::new(), at(0), &mut model).unwrap();
     let written = |model: &Model| {
-        let own = model.endpoints.keys().filter(|key| key.kind == crate::contract::ENDPOINT_OWN);
-        own.map(|key| key.address.ip()).collect::<BTreeSet<IpAddr>>()
+        let local = model.endpoints.keys().filter(|key| key.kind == crate::contract::ENDPOINT_LOCAL);
+        local.map(|key| key.address.ip()).collect::<BTreeSet<IpAddr>>()
     };
-    assert_eq!(written(&model), own(&["10.0.0.9", "fd00::9"]));
-    contents.set_own(own(&["10.0.0.8"]), &Hops::new(), at(1), &mut model).unwrap();
-    assert_eq!(written(&model), own(&["10.0.0.8"]));
+    assert_eq!(written(&model), local(&["10.0.0.9", "fd00::9"]));
+    contents.set_local(local(&["10.0.0.8"]), &Hops::new(), at(1), &mut model).unwrap();
+    assert_eq!(written(&model), local(&["10.0.0.8"]));
 }
 
 #[test]

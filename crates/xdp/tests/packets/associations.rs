@@ -112,7 +112,7 @@ fn a_slot_with_another_server_is_another_server() {
 fn an_association_with_a_server_of_another_pool_ends() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
-        let (first, second) = (request(family, UDP), request(family, TCP));
+        let first = request(family, UDP);
         assert_eq!(director.server_of(&first, family), 0);
         // The service gets another pool. The server stays alive in the pool of another service.
         director.set("services", SERVICE, Service { group: 5, ..service() });
@@ -120,7 +120,7 @@ fn an_association_with_a_server_of_another_pool_ends() {
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&first, family), 1, "by a packet of the client");
         director.change_flows(family, |flow| (flow.server, flow.server_id) = (1, 1001));
-        let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, second.ports.0));
+        let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, 40000));
         director.sends(&response, &response.returned().from(family.vip, PORT));
         assert_eq!(director.count(SERVICE, REASON_FLOW_BY_SERVER), 1, "by a packet of the server");
     });
@@ -191,15 +191,13 @@ fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
     for_each_family(hashed, |director, family| {
         director.set_table("tables_before", SERVICE, &[1]);
         director.set_table("tables", SERVICE, &[2]);
-        let mut segment = request(family, TCP);
-        segment.flags = 0x10;
+        let segment = request(family, TCP).with_flags(0x10);
         assert_eq!(director.server_of(&segment, family), 0);
         assert_eq!(director.count(SERVICE, REASON_SECOND_CHANCE), 1);
-        let mut begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT));
-        begin.flags = 2;
+        let begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT)).with_flags(2);
         assert_eq!(director.server_of(&begin, family), 1, "a new connection");
         director.change_server(1, |server| server.takes = TAKES_NONE);
-        segment.ports.0 = 42000;
+        let segment = segment.with_source_port(42000);
         assert_eq!(director.server_of(&segment, family), 1, "the server before is gone");
     });
 }

@@ -226,7 +226,7 @@ impl Director {
     pub(crate) fn server_of(&mut self, packet: &Packet, family: Family) -> usize {
         let (action, out) = self.run(&packet.frame());
         assert_eq!(action, XDP_TX);
-        let sent = |server: &&str| packet.returned().to(server, packet.ports.1).frame() == out;
+        let sent = |server: &&str| packet.returned().to_address(server).frame() == out;
         family.servers.iter().position(sent).expect("the request goes to a server")
     }
 

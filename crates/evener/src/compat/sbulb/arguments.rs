@@ -87,7 +87,7 @@ fn classify(word: String, options: &'static [ArgumentOption]) -> Result<Word, St
     if !word.starts_with('-') || word == "-" || is_number {
         return Ok(Word::Plain(word));
     }
-    let named = |name: &str| options.iter().find(|option| option.names().any(|own| own == name));
+    let named = |name: &str| options.iter().find(|option| option.names().any(|candidate| candidate == name));
     if let Some(option) = named(&word) {
         return Ok(Word::Option(option, None));
     }
@@ -98,7 +98,7 @@ fn classify(word: String, options: &'static [ArgumentOption]) -> Result<Word, St
     if let Some(option) = named(name) {
         return Ok(Word::Option(option, attached));
     }
-    let candidates = abbreviated(name, attached, &word, options);
+    let candidates = abbreviated(name, attached.as_deref(), &word, options);
     match candidates.len() {
         0 => Ok(Word::Unknown(word)),
         1 => {
@@ -118,18 +118,18 @@ type Candidate = (&'static ArgumentOption, &'static str, Option<String>);
 /// Returns the options whose names begin with `name`, and the option of one letter to which a value is attached.
 fn abbreviated(
     name: &str,
-    attached: Option<String>,
+    attached: Option<&str>,
     word: &str,
     options: &'static [ArgumentOption],
 ) -> Vec<Candidate> {
     let mut candidates = Vec::new();
     for option in options {
-        for own in option.names() {
-            let is_long = own.starts_with("--");
-            if is_long == name.starts_with("--") && own.starts_with(name) {
-                candidates.push((option, own, attached.clone()));
-            } else if own.len() == 2 && !is_long && word.starts_with(own) {
-                candidates.push((option, own, Some(word[2..].to_owned())));
+        for candidate in option.names() {
+            let is_long = candidate.starts_with("--");
+            if is_long == name.starts_with("--") && candidate.starts_with(name) {
+                candidates.push((option, candidate, attached.map(str::to_owned)));
+            } else if candidate.len() == 2 && !is_long && word.starts_with(candidate) {
+                candidates.push((option, candidate, Some(word[2..].to_owned())));
             }
         }
     }

@@ -107,10 +107,10 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<SbulbAction, String> {
             Argument::Option(option, _) if *option == HELP_OPTION => return Ok(SbulbAction::Help),
             Argument::Option(option, _) if *option == VERSION => return Ok(SbulbAction::Version),
             Argument::Option(option, values) => given
-                .take(option, values)
+                .take(option, &values)
                 .map_err(|problem| format!("argument {}: {problem}", option.text()))?,
             Argument::Positional(word) if given.interface.is_none() => {
-                given.interface = Some(interface(word)?)
+                given.interface = Some(interface(word)?);
             }
             Argument::Positional(word) | Argument::Unknown(word) => given.unknown.push(word),
         }
@@ -120,7 +120,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<SbulbAction, String> {
 
 impl Given {
     /// Takes the values of an option. The last one counts if an option is repeated, as in argparse.
-    fn take(&mut self, option: &ArgumentOption, values: Vec<String>) -> Result<(), String> {
+    fn take(&mut self, option: &ArgumentOption, values: &[String]) -> Result<(), String> {
         let first = || values[0].as_str();
         if *option == VIRTUAL_SERVER {
             self.virtual_server = Some(address(first())?);

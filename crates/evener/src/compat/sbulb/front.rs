@@ -2,7 +2,7 @@
 //! the configuration that follows. A file with a problem changes nothing.
 
 use super::CommandLine;
-use super::servers::{ServerFile, checked, in_places};
+use super::servers::{ServerFile, checked, in_slots};
 use super::spec::spec;
 use crate::config::Config;
 use crate::events::Events;
@@ -94,7 +94,7 @@ impl Front {
     }
 
     async fn apply(&mut self, wanted: &[IpAddr]) -> Outcome {
-        let servers = in_places(&self.servers, wanted);
+        let servers = in_slots(&self.servers, wanted);
         if servers == self.servers {
             return Ok(Vec::new());
         }

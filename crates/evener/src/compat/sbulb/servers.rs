@@ -120,12 +120,12 @@ pub(super) const fn family(address: IpAddr) -> &'static str {
 
 /// Returns the wanted servers in an order in which the present servers keep their places, as far as there are enough
 /// servers for all places. New servers take the places of removed ones.
-pub(super) fn in_places(present: &[IpAddr], wanted: &[IpAddr]) -> Vec<IpAddr> {
+pub(super) fn in_slots(present: &[IpAddr], wanted: &[IpAddr]) -> Vec<IpAddr> {
     let mut added = wanted.iter().filter(|server| !present.contains(server));
-    let kept = present
+    let present = present
         .iter()
         .filter_map(|server| if wanted.contains(server) { Some(*server) } else { added.next().copied() });
-    let mut servers: Vec<IpAddr> = kept.collect();
+    let mut servers: Vec<IpAddr> = present.collect();
     servers.extend(added);
     servers
 }
@@ -182,9 +182,9 @@ mod tests {
     }
 
     #[test]
-    fn present_servers_keep_their_places() {
+    fn present_servers_keep_their_slots() {
         let check = |present: &str, wanted: &str, expected: &str| {
-            let servers = in_places(&addresses(present), &addresses(wanted));
+            let servers = in_slots(&addresses(present), &addresses(wanted));
             assert_eq!(servers, addresses(expected), "{present} -> {wanted}");
         };
         check("", "10.0.0.1 10.0.0.2", "10.0.0.1 10.0.0.2");

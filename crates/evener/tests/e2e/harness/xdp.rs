@@ -19,7 +19,7 @@ mod echo;
 mod traffic;
 
 pub(crate) use echo::{Echo, Reply, UdpClient};
-pub(crate) use traffic::{Traffic, TrafficReport};
+pub(crate) use traffic::Traffic;
 
 use crate::harness::namespaces::Namespace;
 use crate::harness::{BINARY, Directory, Evener, have};

@@ -1,4 +1,4 @@
-//! What the users of sbulb rely on, with real sockets, for IPv4 and IPv6. This table has each part of the page about
+//! The features that users of sbulb rely on, with real sockets, for IPv4 and IPv6. This table has each part of the page about
 //! sbulb that the front end follows, and its test. `TEST_RUN` means the tests of packets in crates/xdp/tests.
 //!
 //! | part | test |
@@ -153,19 +153,19 @@ fn packets_of_another_server_are_dropped(family: Family) {
     let _sbulb = Sbulb::start(&network, &family.command_line());
     let virtual_server = family.virtual_server(PORTS[0]);
     let client = UdpClient::bind(network.client(), family.client(), 0);
-    let own = client.server(virtual_server);
-    let others = family.servers().into_iter().filter(|server| *server != own);
+    let chosen = client.server(virtual_server);
+    let others = family.servers().into_iter().filter(|server| *server != chosen);
     for server in others.clone() {
         echo.send_from(SocketAddr::new(server, PORTS[0]), client.address(), b"refused");
     }
-    echo.send_from(SocketAddr::new(own, PORTS[0]), client.address(), b"of the own server");
-    assert_eq!(client.receive(), (virtual_server, b"of the own server".to_vec()));
+    echo.send_from(SocketAddr::new(chosen, PORTS[0]), client.address(), b"of the chosen server");
+    assert_eq!(client.receive(), (virtual_server, b"of the chosen server".to_vec()));
     // The port is not balanced, so the packets are none of the balancer's.
     for server in others {
         echo.send_from(SocketAddr::new(server, OTHER_PORT), client.address(), b"of another port");
         assert_eq!(client.receive(), (SocketAddr::new(server, OTHER_PORT), b"of another port".to_vec()));
     }
-    assert_eq!(client.server(virtual_server), own);
+    assert_eq!(client.server(virtual_server), chosen);
 }
 
 fn more_clients_than_associations_are_served(family: Family) {
@@ -182,7 +182,7 @@ fn other_packets_reach_the_kernel(family: Family) {
     let Some(network) = XdpNetwork::new() else { return };
     let _echo = Echo::udp(network.servers(), &family.servers(), &[PORTS[0], 7]);
     let virtual_server = family.virtual_server(PORTS[0]);
-    // The director's own servers, on the virtual address.
+    // The director's chosen servers, on the virtual address.
     let _udp = Echo::udp(network.director(), &[virtual_server.ip()], &[7]);
     let _tcp = Echo::tcp(network.director(), &[virtual_server.ip()], &[PORTS[0]]);
     let _sbulb = Sbulb::start(&network, &family.command_line());
@@ -259,18 +259,18 @@ fn decisions_are_logged_up_to_the_level() {
     let echo = Echo::udp(network.servers(), &Family::V4.servers(), &PORTS);
     let virtual_server = Family::V4.virtual_server(PORTS[0]);
     let refuse = |client: &UdpClient| {
-        let own = client.server(virtual_server);
-        let other = Family::V4.servers().into_iter().find(|server| *server != own).unwrap();
+        let chosen = client.server(virtual_server);
+        let other = Family::V4.servers().into_iter().find(|server| *server != chosen).unwrap();
         echo.send_from(SocketAddr::new(other, PORTS[0]), client.address(), b"refused");
-        (own, other)
+        (chosen, other)
     };
     let mut sbulb = Sbulb::start(&network, &(Family::V4.command_line() + " -l DEBUG"));
     let client = UdpClient::bind(network.client(), CLIENT_V4, 0);
-    let (own, other) = refuse(&client);
+    let (chosen, other) = refuse(&client);
     // A new association has the addresses before and after; a refused packet has the server.
     sbulb.expect_log(&client.address().to_string());
     sbulb.expect_log(&virtual_server.to_string());
-    sbulb.expect_log(&SocketAddr::new(own, PORTS[0]).to_string());
+    sbulb.expect_log(&SocketAddr::new(chosen, PORTS[0]).to_string());
     sbulb.expect_log(&SocketAddr::new(other, PORTS[0]).to_string());
     sbulb.end("TERM");
     drop(sbulb);

@@ -110,7 +110,7 @@ fn the_commands_of_the_guide_run() {
         let words: Vec<&str> = command.split_whitespace().collect();
         let is_service = matches!(words[0], "sbulb" | "run") && !words.contains(&"--print");
         if is_service || command.contains("detach") {
-            running.take().into_iter().for_each(|mut before| drop(before.end("TERM")));
+            running.take().into_iter().for_each(|mut before| assert_eq!(before.end("TERM"), Some(0)));
         }
         if is_service {
             running = Some(Sbulb::start_command(&network, Directory::new(), &command));

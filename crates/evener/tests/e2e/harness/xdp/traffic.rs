@@ -42,11 +42,6 @@ pub(crate) struct TrafficReport {
 }
 
 impl TrafficReport {
-    /// Returns the number of datagrams with replies.
-    pub(crate) fn received(&self) -> u64 {
-        self.received
-    }
-
     /// Returns the number of datagrams without replies.
     pub(crate) fn lost(&self) -> u64 {
         self.lost
