@@ -92,6 +92,20 @@ static always_inline int end_of_life(const struct packet *packet, int family, __
 	return respond_expired(packet->context, place_of(packet, family), service | vip << 16);
 }
 
+/*
+ * True if a source is a virtual address and port. Only a forged packet has such a source: its response would be a request
+ * again, and one packet could keep servers busy without an end.
+ */
+static never_inline int is_vip(int family, const union flow_key *key, __u16 port, __u8 protocol)
+{
+	__u64 address[2];
+
+	if (family == 4)
+		return endpoint_v4(key->v4.address, port, protocol, ENDPOINT_VIP) != 0;
+	__builtin_memcpy(address, key->v6.address, sizeof(address));
+	return endpoint_v6(address, port, protocol, ENDPOINT_VIP) != 0;
+}
+
 /* A packet for the virtual address and port of a service. */
 static always_inline int from_client(const struct packet *packet, int family, int plain, __u32 service_slot, __u32 vip,
 				    __u32 *captured)
@@ -144,6 +158,8 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		}
 	}
 	if (unlikely(!server)) {
+		if (is_vip(family, &key, ports->source, packet->protocol))
+			return reject(packet->context, place_of(packet, family), service_slot, REASON_MALFORMED);
 		slot = facts >> FACT_SLOT_SHIFT;
 		if (!slot) {
 			slot = choose_server(service_slot, client_of(family, &key, service), is_mid_flow(packet) && !flow);

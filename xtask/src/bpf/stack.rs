@@ -36,21 +36,40 @@ pub(super) fn check(object: &Path, name: &str) -> anyhow::Result<()> {
 /// Reads functions from the output of llvm-objdump.
 fn parse(text: &str) -> BTreeMap<String, Function> {
     let mut functions = BTreeMap::new();
-    let mut current = String::new();
+    let (mut current, mut section) = (String::new(), String::new());
+    // Calls of static functions name the section, and the function by its offset there.
+    let (mut offsets, mut target) = (BTreeMap::new(), None);
     for line in text.lines() {
-        if let Some(label) = line.strip_suffix(">:").and_then(|line| Some(line.split_once('<')?.1)) {
+        if let Some(name) = line.strip_prefix("Disassembly of section ") {
+            name.trim_end_matches(':').clone_into(&mut section);
+            continue;
+        }
+        if let Some((address, label)) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
             if !label.starts_with("LBB") {
                 label.clone_into(&mut current);
+                let address = u64::from_str_radix(address.trim(), 16).unwrap_or(u64::MAX);
+                offsets.insert(format!("{section}+{address:#x}"), current.clone());
             }
             continue;
+        }
+        if let Some((_, number)) = line.split_once("call 0x") {
+            // The number of the instruction before the function.
+            target = u64::from_str_radix(number.trim(), 16).ok().map(|number| (number + 1) * 8);
         }
         let function: &mut Function = functions.entry(current.clone()).or_default();
         for offset in ["(r10 - ", " += -"].into_iter().filter_map(|mark| offset(line, mark)) {
             function.stack = function.stack.max(offset);
         }
         if let Some((_, callee)) = line.split_once("R_BPF_64_32") {
-            function.calls.insert(callee.trim().to_owned());
+            let callee = callee.trim();
+            let by_offset = target.filter(|_| callee.starts_with('.'));
+            let callee = by_offset.map_or(callee.to_owned(), |offset| format!("{callee}+{offset:#x}"));
+            function.calls.insert(callee);
         }
+    }
+    for function in functions.values_mut() {
+        let calls = std::mem::take(&mut function.calls).into_iter();
+        function.calls = calls.map(|callee| offsets.get(&callee).cloned().unwrap_or(callee)).collect();
     }
     functions
 }
@@ -83,5 +102,12 @@ mod tests {
         let functions = parse(text);
         assert_eq!(deepest(&functions, "main", 0), (128, vec!["main 40".to_owned(), "inner 33".to_owned()]));
         assert_eq!(deepest(&functions, "inner", 0).0, 64);
+    }
+
+    #[test]
+    fn a_static_function_is_called_by_its_offset() {
+        let text = "Disassembly of section .text:\n\n0000000000000000 <outer>:\n       0:\tcall 0x1\n\t\t0000000000000000:  R_BPF_64_32\t.text\n\n0000000000000010 <inner>:\n       2:\t*(u64 *)(r10 - 0x48) = r1\n\nDisassembly of section xdp:\n\n0000000000000000 <main>:\n       0:\tcall -0x1\n\t\t0000000000000000:  R_BPF_64_32\touter\n";
+        let chain = ["main 0", "outer 0", "inner 72"].map(str::to_owned).to_vec();
+        assert_eq!(deepest(&parse(text), "main", 0), (160, chain));
     }
 }

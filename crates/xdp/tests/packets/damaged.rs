@@ -2,6 +2,7 @@
 
 use crate::director::{PORT, SERVICE, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service};
 use crate::packet::{DESTINATION_OPTIONS, IcmpError, Packet, TCP, UDP};
+use evener_xdp::contract::REASON_MALFORMED;
 
 /// Bytes of an Ethernet header, which the kernel wants in test runs.
 const ETHERNET: usize = 14;
@@ -55,5 +56,20 @@ fn contradictory_headers_are_dropped() {
             damaged[ETHERNET] = *version;
             director.leaves(&damaged, XDP_DROP);
         }
+    });
+}
+
+#[test]
+fn packets_whose_source_is_a_virtual_address_and_port_are_dropped() {
+    for_each_family(service(), |director, family| {
+        let forged = [(family.vip, PORT), (family.vip, PORT + 1)];
+        for source in forged {
+            for protocol in [UDP, TCP] {
+                director.leaves(&Packet::new(protocol, source, (family.vip, PORT)).frame(), XDP_DROP);
+            }
+        }
+        assert_eq!(director.count(SERVICE, REASON_MALFORMED), 4);
+        let other = Packet::new(UDP, (family.vip, 40000), (family.vip, PORT));
+        assert_eq!(director.run(&other.frame()).0, XDP_TX, "a port that no service has");
     });
 }
