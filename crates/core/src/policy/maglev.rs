@@ -4,9 +4,13 @@
 
 use super::{Contender, once};
 use crate::hash::{mix, of_name};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// Maximum number of slots of the table that are tried for a client.
 const PROBES_MAX: u64 = 128;
+/// A table is filled by rounds in order if less than one in so many servers gets a slot in a round.
+const SPARSE_TURNS: u64 = 16;
 
 /// Fills a table of `size` slots (a prime) with positions. The table is empty if no contender has a share.
 pub(super) fn table<C: Contender>(size: u32, contenders: &[C]) -> Box<[u32]> {
@@ -17,18 +21,44 @@ pub(super) fn table<C: Contender>(size: u32, contenders: &[C]) -> Box<[u32]> {
     }
     let mut fillers: Vec<Filler> = contenders.iter().map(|contender| Filler::new(contender, size)).collect();
     let mut table = vec![u32::MAX; size as usize].into_boxed_slice();
-    let mut left = size;
+    let turns: u64 =
+        fillers.iter().map(|filler| u64::from(filler.share)).sum::<u64>().div_ceil(heaviest.into());
+    if turns * SPARSE_TURNS < fillers.len() as u64 {
+        fill_by_round(&mut table, &mut fillers, heaviest);
+    } else {
+        fill_in_turns(&mut table, &mut fillers, heaviest);
+    }
+    table
+}
+
+/// Gives every server in each round credit by its weight, and a slot for each full credit.
+fn fill_in_turns(table: &mut [u32], fillers: &mut [Filler], heaviest: u32) {
+    let mut left = table.len();
     while left > 0 {
         for (at, filler) in fillers.iter_mut().enumerate() {
             filler.credit += u64::from(filler.share);
             while filler.credit >= u64::from(heaviest) && left > 0 {
                 filler.credit -= u64::from(heaviest);
-                table[filler.claim(&table, size)] = at as u32;
+                table[filler.claim(table)] = at as u32;
                 left -= 1;
             }
         }
     }
-    table
+}
+
+/// Fills the same table as [`fill_in_turns`], without the rounds in which a server gets no slot: the k-th slot of a
+/// server is due in the round in which its credit reaches k times the heaviest weight.
+fn fill_by_round(table: &mut [u32], fillers: &mut [Filler], heaviest: u32) {
+    let due = |share: u32, k: u64| (k * u64::from(heaviest)).div_ceil(u64::from(share));
+    let shared = fillers.iter().enumerate().filter(|(_, filler)| filler.share > 0);
+    let mut rounds: BinaryHeap<_> =
+        shared.map(|(at, filler)| Reverse((due(filler.share, 1), at, 1))).collect();
+    for _ in 0..table.len() {
+        let Some(Reverse((_, at, k))) = rounds.pop() else { return };
+        let filler = &mut fillers[at];
+        table[filler.claim(table)] = at as u32;
+        rounds.push(Reverse((due(filler.share, k + 1), at, k + 1)));
+    }
 }
 
 /// Order of one server in the table: `offset + n * skip`, which visits every slot because the size is prime.
@@ -51,7 +81,8 @@ impl Filler {
     }
 
     /// Returns the next empty slot in the order. The table must have an empty slot.
-    fn claim(&mut self, table: &[u32], size: u64) -> usize {
+    fn claim(&mut self, table: &[u32]) -> usize {
+        let size = table.len() as u64;
         loop {
             let slot = self.next as usize;
             self.next = (self.next + self.skip) % size;
@@ -139,6 +170,22 @@ mod tests {
                 before.iter().zip(&after).filter(|(b, a)| **b as usize != positions[**a as usize]).count();
             let share = moved as f64 / before.len() as f64;
             assert!(share <= 1.0 / servers as f64 + 0.02, "{servers} servers: {share}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_fill_a_table_give_the_same_table() {
+        for weights in [&[1, 1, 1][..], &[60, 1, 0, 7, 1], &[3, 65_535, 2, 65_535], &[9]] {
+            let contenders = fakes(weights);
+            let heaviest = contenders.iter().map(Contender::full_share).max().unwrap();
+            let fill = |fill: fn(&mut [u32], &mut [Filler], u32)| {
+                let mut fillers: Vec<Filler> =
+                    contenders.iter().map(|contender| Filler::new(contender, 4093)).collect();
+                let mut table = vec![u32::MAX; 4093];
+                fill(&mut table, &mut fillers, heaviest);
+                table
+            };
+            assert_eq!(fill(fill_in_turns), fill(fill_by_round), "{weights:?}");
         }
     }
 
