@@ -154,6 +154,8 @@ mod udp {
 }
 
 mod xdp {
+    mod commands;
+    mod defence;
     mod plane;
     mod sbulb;
     mod sbulb_command;
