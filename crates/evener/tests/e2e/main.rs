@@ -156,6 +156,7 @@ mod udp {
 mod xdp {
     mod commands;
     mod defence;
+    mod pen;
     mod plane;
     mod sbulb;
     mod sbulb_command;
