@@ -96,7 +96,9 @@ impl Counting {
     ) -> Result<(), MapError> {
         self.count(maps)?;
         let mut old = std::mem::take(&mut self.services);
-        for (name, slot) in contents.service_slots() {
+        // Slot 0 counts packets that belong to no service, such as packets to dark addresses.
+        let first = contents.service_slots().map(|(name, _)| (name, 0)).min();
+        for (name, slot) in contents.service_slots().chain(first) {
             let Some(live) = services.get(name) else { continue };
             let known = old.remove(&slot).filter(|known| Arc::ptr_eq(&known.live, live));
             let last = match known {

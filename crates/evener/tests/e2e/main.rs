@@ -154,6 +154,9 @@ mod udp {
 }
 
 mod xdp {
+    mod commands;
+    mod defence;
+    mod pen;
     mod plane;
     mod sbulb;
     mod sbulb_command;

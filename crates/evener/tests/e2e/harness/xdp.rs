@@ -196,7 +196,7 @@ impl XdpNetwork {
 
 /// Connects two namespaces by a pair of devices, without offloads: a checksum that a device would complete is wrong in
 /// the packets that XDP sees.
-fn link(namespace: &Namespace, device: &str, other: &Namespace, peer: &str) {
+pub(crate) fn link(namespace: &Namespace, device: &str, other: &Namespace, peer: &str) {
     let pid = other.pid();
     let queues = "numtxqueues 1 numrxqueues 1";
     namespace
