@@ -52,14 +52,16 @@ struct Chosen {
 }
 
 impl Chosen {
-    /// Makes a pool of 1 to 300 servers with random weights, tiers, states and limits.
-    fn random(policy: Policy, next: &mut impl FnMut() -> u64) -> Self {
+    /// Makes a pool of 1 to 300 servers with random weights, tiers and states. One in `full_share` servers is full.
+    fn random(policy: Policy, full_share: u64, next: &mut impl FnMut() -> u64) -> Self {
         // Few servers are as likely as many.
         let count = 1 + next() % [3, 12, 60, 300][next() as usize % 4];
         let server = |at: u64| {
             let endpoint: Endpoint =
                 format!("10.{}.{}.1:80", at / 256, at % 256).parse().expect("an endpoint");
             let mut server = ServerSpec::new(endpoint);
+            // The order of the names is the order of the configuration, so both build the same Maglev table.
+            server.name = format!("s{at:03}").into();
             server.weight = [1, 1, 1, 3, 100, 0, 65_535][next() as usize % 7];
             server.tier = [1, 1, 1, 2][next() as usize % 4];
             server.limits.soft = Some(1);
@@ -83,8 +85,7 @@ impl Chosen {
         let snapshot = running.snapshot().expect("a new pool");
         let mut leases = Vec::new();
         for server in snapshot.servers() {
-            // One of eight servers is full.
-            if next().is_multiple_of(8) {
+            if next().is_multiple_of(full_share) {
                 leases.extend(server.live.occupancy.enter(1));
             }
         }
@@ -119,12 +120,17 @@ impl Chosen {
     }
 }
 
-/// Compares the choices for a million clients in many pools. `check` gets a pool, and chooses for one client.
-fn compare_choices(policies: &[Policy], seed: u64, check: impl Fn(&Chosen, IpAddr, u64)) {
+/// One in so many servers is full.
+const FULL_SHARE: u64 = 8;
+/// No server is full.
+const NONE_FULL: u64 = u64::MAX;
+
+/// Compares the choices for a million clients in many pools. `check` gets a pool, a client and a turn.
+fn compare_choices(policies: &[Policy], full_share: u64, seed: u64, check: impl Fn(&Chosen, IpAddr, u64)) {
     const POOLS: u64 = 50;
     let mut next = numbers(seed);
     for number in 0..POOLS {
-        let chosen = Chosen::random(policies[number as usize % policies.len()], &mut next);
+        let chosen = Chosen::random(policies[number as usize % policies.len()], full_share, &mut next);
         for _ in 0..1_000_000 / POOLS {
             let (client, turn) = (client(&mut next), next());
             check(&chosen, client, turn);
@@ -138,7 +144,7 @@ const MAGLEV: Policy = Policy::Maglev { table: Policy::MAGLEV_TABLE };
 #[test]
 fn the_program_and_core_choose_the_same_server_for_a_million_clients() {
     const SEED: u64 = 140;
-    compare_choices(&[MAGLEV, Policy::Hash, SMALL_MAGLEV], SEED, |chosen, client, _| {
+    compare_choices(&[MAGLEV, Policy::Hash, SMALL_MAGLEV], FULL_SHARE, SEED, |chosen, client, _| {
         let by_program = Choices::new(&chosen.blocks, &chosen.takes).of_client(hash_of_program(client));
         let by_program = chosen.ids[by_program as usize];
         let by_core = chosen.choices.pick(&chosen.pool, hash::of_client(client));
@@ -149,7 +155,7 @@ fn the_program_and_core_choose_the_same_server_for_a_million_clients() {
 #[test]
 fn the_program_and_core_choose_the_same_server_for_a_million_turns() {
     const SEED: u64 = 141;
-    compare_choices(&[Policy::RoundRobin, Policy::Weighted], SEED, |chosen, client, turn| {
+    compare_choices(&[Policy::RoundRobin, Policy::Weighted], FULL_SHARE, SEED, |chosen, client, turn| {
         let by_program = Choices::new(&chosen.blocks, &chosen.takes).in_turn(turn);
         let by_program = chosen.ids[by_program as usize];
         let by_core = chosen.choices.pick(&chosen.pool, turn);
@@ -157,10 +163,12 @@ fn the_program_and_core_choose_the_same_server_for_a_million_turns() {
     });
 }
 
+/// In place of a full server, the proxy tries slots by the client and a table of choices has one substitute for all
+/// clients of the slot, so the pools of this test have no full servers.
 #[test]
 fn the_program_chooses_the_server_that_the_proxy_chooses_with_maglev() {
     const SEED: u64 = 142;
-    compare_choices(&[MAGLEV, SMALL_MAGLEV], SEED, |chosen, client, _| {
+    compare_choices(&[MAGLEV, SMALL_MAGLEV], NONE_FULL, SEED, |chosen, client, _| {
         let by_program = Choices::new(&chosen.blocks, &chosen.takes).of_client(hash_of_program(client));
         let picked = chosen.snapshot.pick(&Request::of(client, Time::ZERO), &[], &mut Random::seeded(1));
         let by_proxy = picked.map(|choice| choice.server.id).ok();

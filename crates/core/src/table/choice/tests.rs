@@ -175,6 +175,20 @@ fn a_large_pool_with_the_policy_hash_is_even() {
     assert!(counts.len() == 200 && *least > 240 && *most < 420, "{least} to {most} of 328");
 }
 
+#[test]
+fn the_largest_tables_of_the_plane_have_a_bounded_number_of_slots() {
+    // 16 383 servers are the maximum of the plane.
+    let server = |at: u32| format!("s{at}*{}", if at == 0 { 65_535 } else { 1 + at % 2 });
+    let servers: Vec<String> = (0..16_383).map(server).collect();
+    let bounds = [(Policy::RoundRobin, 16_383), (Policy::Weighted, 32_767), (Policy::Hash, 65_537)];
+    for (policy, most) in bounds.into_iter().chain([(CLIENT_POLICIES[1], Policy::MAGLEV_TABLE as usize)]) {
+        let (_, choices) = derive(&with_policy(&servers.join(" "), policy));
+        assert!(choices.slots().len() <= most, "{policy:?}: {} slots", choices.slots().len());
+        let heaviest = slots_of(&choices)[&ServerId(0)];
+        assert!(policy == Policy::RoundRobin || heaviest > 4000, "{policy:?}: {heaviest} slots");
+    }
+}
+
 /// Prints the time of a derivation: `cargo test -p evener-core --release --lib -- --ignored --nocapture derivation`.
 #[test]
 #[ignore = "a measurement"]
