@@ -4,8 +4,42 @@
 
 #include "checksum.h"
 #include "choose.h"
+#include "contract.h"
 #include "parse.h"
 #include "quic.h"
+
+/* A table of choices as the loader writes it, and what the servers take, by position. */
+struct choices {
+	const struct block *blocks;
+	const __u8 *takes;
+	__u32 servers;
+};
+
+/* The program has one array of servers; so does a thread of a test. */
+static _Thread_local const struct choices *choices;
+
+static always_inline __u32 slot_of_table(void *table, __u32 slot)
+{
+	const struct block *blocks = table;
+
+	return blocks[(slot + 1) / BLOCK_SLOTS].slots[(slot + 1) % BLOCK_SLOTS];
+}
+
+static always_inline int server_takes(__u32 position, __u8 takes)
+{
+	return position && position < choices->servers && choices->takes[position] >= takes;
+}
+
+#include "probe.h"
+
+__u32 evener_choose(const struct choices *from, __u64 number, __u8 by)
+{
+	void *table = (void *)from->blocks;
+	__u32 slots = slot_of_table(table, -1);
+
+	choices = from;
+	return slots ? choose_from(table, slots, number, by, TAKES_NEW) : 0;
+}
 
 int evener_parse(const void *data, const void *end, struct layers *layers)
 {

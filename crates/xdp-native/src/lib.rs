@@ -40,7 +40,59 @@ pub struct Layers {
     pub fragment_id: u32,
 }
 
+/// A part of a table of choices (`struct block`).
+pub type Block = [u32; 16];
+
+/// A table of choices as the program sees it, and its servers.
+#[derive(Clone, Copy, Debug)]
+pub struct Choices<'a> {
+    blocks: &'a [Block],
+    takes: &'a [u8],
+}
+
+/// `struct choices` of native.c.
+#[repr(C)]
+struct RawChoices {
+    blocks: *const Block,
+    takes: *const u8,
+    servers: u32,
+}
+
+impl<'a> Choices<'a> {
+    /// Returns choices among the slots of the blocks; `takes` has the `enum server_takes` of each server by its position,
+    /// where position 0 means none.
+    ///
+    /// # Panics
+    /// If the blocks have fewer slots than the first slot says.
+    #[must_use]
+    pub fn new(blocks: &'a [Block], takes: &'a [u8]) -> Self {
+        let slots = blocks.first().map_or(0, |block| block[0] as usize);
+        assert!(!blocks.is_empty() && slots < blocks.len() * 16, "{slots} slots in {} blocks", blocks.len());
+        Self { blocks, takes }
+    }
+
+    /// Returns the position of the server for the hash of a client, or 0.
+    #[must_use]
+    pub fn of_client(&self, hash: u64) -> u32 {
+        self.choose(hash, 1)
+    }
+
+    /// Returns the position of the server for a turn, or 0.
+    #[must_use]
+    pub fn in_turn(&self, turn: u64) -> u32 {
+        self.choose(turn, 0)
+    }
+
+    fn choose(&self, number: u64, by: u8) -> u32 {
+        let servers = self.takes.len() as u32;
+        let raw = RawChoices { blocks: self.blocks.as_ptr(), takes: self.takes.as_ptr(), servers };
+        // SAFETY: the slots are in the blocks, as `new` checked, and a position is compared with the number of servers.
+        unsafe { evener_choose(&raw const raw, number, by) }
+    }
+}
+
 unsafe extern "C" {
+    fn evener_choose(choices: *const RawChoices, number: u64, by: u8) -> u32;
     fn evener_parse(data: *const u8, end: *const u8, layers: *mut Layers) -> c_int;
     fn evener_parse_inner(data: *const u8, end: *const u8, family: c_int, layers: *mut Layers) -> c_int;
     safe fn evener_hash_client_v4(address: u32) -> u64;

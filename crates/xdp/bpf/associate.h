@@ -37,19 +37,14 @@ static always_inline __u32 slot_of_table(void *table, __u32 slot)
 	return block ? block->slots[(slot + 1) % BLOCK_SLOTS] : 0;
 }
 
-static always_inline __u32 choose_from(void *table, __u32 slots, __u64 hash, __u8 by, __u8 takes)
+static always_inline int server_takes(__u32 position, __u8 takes)
 {
-	for (__u32 probe = 0; probe < PROBES_MAX; probe++) {
-		__u32 slot = by == CHOOSE_BY_CLIENT ? slot_of_client(hash, probe, slots) :
-						     slot_in_turn(hash, probe, slots);
-		__u32 position = slot_of_table(table, slot);
-		struct server *server = server_at(position);
+	struct server *server = server_at(position);
 
-		if (server && server->id && server->takes >= takes)
-			return position;
-	}
-	return 0;
+	return server && server->id && server->takes >= takes;
 }
+
+#include "probe.h"
 
 /* The next turn of a pool on this CPU. The CPUs begin with different slots: few clients do not get one server all. */
 static always_inline __u64 next_turn(__u32 pool)
@@ -65,13 +60,11 @@ static always_inline __u32 second_chance(__u32 pool, __u64 client)
 	void *table = bpf_map_lookup_elem(&tables_before, &pool);
 	__u32 slots = table ? slot_of_table(table, -1) : 0;
 	__u32 position;
-	struct server *server;
 
 	if (!slots)
 		return 0;
 	position = slot_of_table(table, slot_of_client(client, 0, slots));
-	server = server_at(position);
-	return server && server->id && server->takes >= TAKES_KNOWN ? position : 0;
+	return server_takes(position, TAKES_KNOWN) ? position : 0;
 }
 
 /*

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_to_fill_a_table_give_the_same_table() {
+    fn filling_by_rounds_gives_the_same_table_as_filling_in_turns() {
         for weights in [&[1, 1, 1][..], &[60, 1, 0, 7, 1], &[3, 65_535, 2, 65_535], &[9]] {
             let contenders = fakes(weights);
             let heaviest = contenders.iter().map(Contender::full_share).max().unwrap();

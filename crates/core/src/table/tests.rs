@@ -80,7 +80,8 @@ fn service(text: &str) -> ServiceSpec {
 /// Returns a pool: `a b/2 c*3` are three servers, one of tier 2 and one of weight 3.
 pub(super) fn pool(name: &str, servers: &str) -> PoolSpec {
     let server = |(at, text): (usize, &str)| {
-        let mut spec = ServerSpec::new(format!("10.0.0.{}:80", at + 1).parse().unwrap());
+        let mut spec =
+            ServerSpec::new(format!("10.0.{}.{}:80", (at + 1) / 256, (at + 1) % 256).parse().unwrap());
         let (text, weight) = text.split_once('*').unwrap_or((text, "1"));
         let (text, tier) = text.split_once('/').unwrap_or((text, "1"));
         spec.name = text.into();

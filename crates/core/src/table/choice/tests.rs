@@ -175,26 +175,17 @@ fn a_large_pool_with_the_policy_hash_is_even() {
     assert!(counts.len() == 200 && *least > 240 && *most < 420, "{least} to {most} of 328");
 }
 
-/// Prints the time of a derivation: `cargo test -p evener-core --release --lib -- --ignored --nocapture derivation`.
 #[test]
-#[ignore = "a measurement"]
-fn time_of_a_derivation() {
-    let large = Policy::Maglev { table: 655_373 };
-    let policies = [Policy::Hash, CLIENT_POLICIES[1], large, Policy::RoundRobin, Policy::Weighted];
-    for (policy, count) in policies.into_iter().flat_map(|policy| [10, 100, 1000, 4000].map(|n| (policy, n)))
-    {
-        for weights in [[1, 1], [65_535, 1], [65_535, 65_534]] {
-            let server =
-                |at: u32| format!("s{at}*{}", weights[usize::from(at > 0)] - at % 2 * (weights[1] / 2));
-            let servers: Vec<String> = (0..count).map(server).collect();
-            let rows = table(&mut running(&with_policy(&servers.join(" "), policy)));
-            let begin = std::time::Instant::now();
-            let slots = ChoiceTable::derive(&rows).slots().len();
-            println!(
-                "{policy:?}, {count} servers, weights {weights:?}: {slots} slots, {:?}",
-                begin.elapsed()
-            );
-        }
+fn the_largest_tables_of_the_plane_have_a_bounded_number_of_slots() {
+    // 16 383 servers are the maximum of the plane.
+    let server = |at: u32| format!("s{at}*{}", if at == 0 { 65_535 } else { 1 + at % 2 });
+    let servers: Vec<String> = (0..16_383).map(server).collect();
+    let bounds = [(Policy::RoundRobin, 16_383), (Policy::Weighted, 32_767), (Policy::Hash, 65_537)];
+    for (policy, most) in bounds.into_iter().chain([(CLIENT_POLICIES[1], Policy::MAGLEV_TABLE as usize)]) {
+        let (_, choices) = derive(&with_policy(&servers.join(" "), policy));
+        assert!(choices.slots().len() <= most, "{policy:?}: {} slots", choices.slots().len());
+        let heaviest = slots_of(&choices)[&ServerId(0)];
+        assert!(policy == Policy::RoundRobin || heaviest > 4000, "{policy:?}: {heaviest} slots");
     }
 }
 
