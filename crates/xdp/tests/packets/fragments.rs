@@ -52,7 +52,7 @@ fn later_fragments_without_a_first_one_pass_and_their_payload_is_not_read_as_por
 }
 
 #[test]
-fn fragments_to_a_server_that_is_gone_are_dropped_and_its_own_leave() {
+fn fragments_to_a_server_that_is_gone_are_dropped_and_fragments_of_it_leave() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         let [first, second, _] = fragments(&request(family, UDP), 9);
