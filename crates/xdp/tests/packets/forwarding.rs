@@ -212,6 +212,7 @@ fn packets_and_bytes_of_servers_are_counted() {
 #[test]
 fn packets_with_segments_left_to_visit_pass_to_the_kernel() {
     for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
         let packet = request(family, UDP).with_extensions(vec![(ROUTING, 8)]);
         let mut frame = packet.frame();
         if family.number == 6 {
