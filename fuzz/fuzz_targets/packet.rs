@@ -29,7 +29,7 @@ impl Guarded {
     }
 
     /// Copies a packet to the end of the memory, or to its beginning.
-    fn place(&mut self, packet: &[u8], is_at_end: bool) -> &[u8] {
+    fn copy(&mut self, packet: &[u8], is_at_end: bool) -> &[u8] {
         let offset = if is_at_end { (PAGES + 1) * PAGE - packet.len() } else { PAGE };
         // SAFETY: the packet is not longer than the inner pages, and nothing else refers to them.
         unsafe {
@@ -55,15 +55,15 @@ fuzz_target!(|packet: &[u8]| {
     let packet = &packet[..packet.len().min(PAGES * PAGE)];
     MEMORY.with_borrow_mut(|memory| {
         for is_at_end in [true, false] {
-            let placed = memory.place(packet, is_at_end);
-            check(placed, parse(placed));
+            let copied = memory.copy(packet, is_at_end);
+            check(copied, parse(copied));
             for length in 0..=QUIC_ID_MAX + 1 {
-                let id = quic_server_id(placed, length);
-                assert!(id.is_none_or(|id| placed.windows(length).any(|bytes| bytes == id)), "an ID in the packet");
+                let id = quic_server_id(copied, length);
+                assert!(id.is_none_or(|id| copied.windows(length).any(|bytes| bytes == id)), "an ID in the packet");
             }
             for family in [4, 6] {
-                let (parsed, layers) = parse_inner(placed, family);
-                check(placed, (parsed, layers));
+                let (parsed, layers) = parse_inner(copied, family);
+                check(copied, (parsed, layers));
                 let is_known = !matches!(parsed, Parsed::Malformed);
                 assert!(!is_known || layers.family == family, "{layers:?}");
             }

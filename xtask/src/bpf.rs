@@ -67,7 +67,7 @@ fn load_in_vm() -> anyhow::Result<()> {
     let machine = Vm::prepare()?;
     let (mut files, bpftool) = vm::host_program("bpftool")?;
     let object = shell::root().join("crates/xdp/bpf/evener.bpf.o");
-    files.push(JobFile { name: "evener.bpf.o".to_owned(), source: object });
+    files.push(JobFile::new("evener.bpf.o", object));
     let pin = "/sys/fs/bpf/evener";
     let script = format!(
         "uname -r\n{bpftool} prog load evener.bpf.o {pin} && {bpftool} prog show pinned {pin} && \

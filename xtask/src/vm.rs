@@ -44,8 +44,14 @@ pub(crate) struct Vm {
 
 /// A file for the VM: its path in the directory of the job, and its path here.
 pub(crate) struct JobFile {
-    pub(crate) name: String,
-    pub(crate) source: PathBuf,
+    name: String,
+    source: PathBuf,
+}
+
+impl JobFile {
+    pub(crate) fn new(name: impl Into<String>, source: PathBuf) -> Self {
+        Self { name: name.into(), source }
+    }
 }
 
 impl Vm {
@@ -255,10 +261,10 @@ pub(crate) fn host_program(program: &str) -> anyhow::Result<(Vec<JobFile>, Strin
     let output = Command::new("ldd").arg(&path).output().context("ldd cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files = vec![JobFile { name: format!("lib/{program}"), source: fs::canonicalize(&path)? }];
+    let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(&path)?)];
     for library in paths.map(PathBuf::from) {
         let name = library.file_name().context("a library has a name")?.to_string_lossy().into_owned();
-        files.push(JobFile { name: format!("lib/{name}"), source: library });
+        files.push(JobFile::new(format!("lib/{name}"), library));
     }
     Ok((files, format!("/job/lib/ld-linux-x86-64.so.2 --library-path /job/lib /job/lib/{program}")))
 }

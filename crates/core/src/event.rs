@@ -5,7 +5,7 @@ use crate::counters::{Counter, CounterSet, Declaration, Kind, Label, LabelValue,
 use crate::reason::Reason;
 use crate::spec::XdpEventLevel;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Importance of an event.
@@ -53,7 +53,19 @@ macro_rules! shown_always {
     )*};
 }
 
-shown_always!(&'static str, String, Box<str>, Arc<str>, Reason, u16, u32, u64, usize, IpAddr);
+shown_always!(
+    &'static str,
+    String,
+    Box<str>,
+    Arc<str>,
+    Reason,
+    u16,
+    u32,
+    u64,
+    usize,
+    IpAddr,
+    Box<SocketAddr>
+);
 
 impl<T: FieldValue> FieldValue for Option<T> {
     fn shown(&self) -> Option<&dyn Display> {
@@ -211,7 +223,7 @@ events! {
     Info "datagram_dropped" DatagramDropped { service: Arc<str>, client: Option<IpAddr>, pool: Option<Arc<str>>, reason: Reason, detail: Box<str>, similar_not_logged: Similar }
     /// The XDP plane decided about a packet; `xdp.events` sets the level up to which decisions are reported. Dropped
     /// packets have a reason, and forwarded packets have the addresses that change. It has the level of the decision.
-    Info "packet_decision" PacketDecision { severity: Severity, decision: &'static str, reason: Option<&'static str>, service: Option<Arc<str>>, protocol: Option<&'static str>, source: Option<String>, destination: Option<String>, new_source: Option<String>, new_destination: Option<String> }
+    Info "packet_decision" PacketDecision { severity: Severity, decision: &'static str, reason: Option<&'static str>, service: Option<Arc<str>>, protocol: Option<&'static str>, source: Option<Box<SocketAddr>>, destination: Option<Box<SocketAddr>>, new_source: Option<Box<SocketAddr>>, new_destination: Option<Box<SocketAddr>> }
     /// The header section of a response was not quite valid; the client received a repaired one.
     Debug "response_repaired" ResponseRepaired { service: Arc<str>, pool: Arc<str>, server: Arc<str>, detail: &'static str }
     /// No server was available for clients; at most once a second for each service.

@@ -21,6 +21,8 @@ enum fact {
 	FACT_BY_SERVER = 1 << 3,
 	/* The time of the last packet is kept. */
 	FACT_IDLE = 1 << 4,
+	/* The client has no association, unless another CPU makes it at the same time. */
+	FACT_NONE = 1 << 5,
 };
 
 /* From this bit on: the slot of the server. */
@@ -111,11 +113,12 @@ static always_inline __u32 now_used(void)
 	return bpf_ktime_get_coarse_ns() >> USED_SHIFT;
 }
 
+/* Associations that are older than the idle time of their service have no time yet. */
 static always_inline int is_idle(const struct flow *flow, const struct service *service)
 {
 	__u64 unused = (__u32)(now_used() - flow->used);
 
-	return unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
+	return flow->used && unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
 }
 
 /* Reason for which an association is made. */

@@ -144,7 +144,9 @@ struct service {
 	/* Source addresses of tunnels. */
 	__u32 tunnel_source_v4;
 	__u32 tunnel_source_v6[4];
-	__u32 reserved_words[5];
+	/* Hash of the name of its pool. An association with a server of another group ends, because it is stale. */
+	__u32 group;
+	__u32 reserved_words[4];
 };
 
 /* Limits of a service, beside it because few packets need them. */
@@ -194,7 +196,9 @@ struct server {
 	__u32 mtu;
 	__u8 destination_mac[6];
 	__u8 source_mac[6];
-	__u32 reserved[5];
+	/* Hash of the name of its pool, as in struct service. */
+	__u32 group;
+	__u32 reserved[4];
 };
 
 /* A server that sends from an address and port, for one virtual address of one service. */

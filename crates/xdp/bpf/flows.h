@@ -32,11 +32,11 @@ static always_inline struct flow *flow_of(int family, const union flow_key *key)
 	return bpf_map_lookup_elem(&flows_v6, &key->v6);
 }
 
-static always_inline long store_flow(int family, const union flow_key *key, const struct flow *flow)
+static always_inline long store_flow(int family, const union flow_key *key, const struct flow *flow, __u64 flags)
 {
 	if (family == 4)
-		return bpf_map_update_elem(&flows_v4, &key->v4, flow, BPF_ANY);
-	return bpf_map_update_elem(&flows_v6, &key->v6, flow, BPF_ANY);
+		return bpf_map_update_elem(&flows_v4, &key->v4, flow, flags);
+	return bpf_map_update_elem(&flows_v6, &key->v6, flow, flags);
 }
 
 static always_inline __u64 hash_of_key(int family, const union flow_key *key)
@@ -54,7 +54,7 @@ enum egress {
 
 static always_inline enum egress judge_egress(const struct flow *flow, __u32 slot)
 {
-	struct server *server;
+	struct server *server, *sender;
 
 	if (unlikely(!flow))
 		return EGRESS_NEW;
@@ -63,7 +63,8 @@ static always_inline enum egress judge_egress(const struct flow *flow, __u32 slo
 		return EGRESS_NEW;
 	if (likely(flow->server == slot))
 		return EGRESS_KNOWN;
-	return server->takes >= TAKES_KNOWN ? EGRESS_REFUSED : EGRESS_NEW;
+	sender = server_at(slot);
+	return server->takes >= TAKES_KNOWN && sender && sender->group == server->group ? EGRESS_REFUSED : EGRESS_NEW;
 }
 
 /*

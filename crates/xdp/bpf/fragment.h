@@ -14,7 +14,10 @@ static always_inline void fragment_key(const struct packet *packet, int family, 
 	struct layers layers;
 
 	unpack(packet->parsed, &layers);
-	*key = (struct fragment_key){ .id = layers.fragment_id, .protocol = packet->protocol, .family = family };
+	/* Later fragments of IPv6 have the type of the first extension header instead (RFC 8200, section 4.5). */
+	*key = (struct fragment_key){ .id = layers.fragment_id, .family = family };
+	if (family == 4)
+		key->protocol = packet->protocol;
 	copy_address(family, key->source, source_of(packet, family));
 	copy_address(family, key->destination, destination_of(packet, family));
 }
@@ -144,8 +147,9 @@ static always_inline int handle_fragment(const struct packet *packet, int family
 	if (!fragment)
 		return leave(packet->context, place, 0, REASON_FRAGMENT_UNKNOWN);
 	service = service_at(fragment->service);
-	server = known_server(fragment->server, fragment->server_id);
-	if (!service || !server)
+	server = server_at(fragment->server);
+	/* A server that takes no packets still sends, as in from_server(). */
+	if (!service || !server || server->id != fragment->server_id || (fragment->inbound && server->takes < TAKES_KNOWN))
 		return reject(packet->context, place, fragment->service, REASON_NO_SERVER);
 	if (hops_of(packet, family) <= 1 && service->forward != FORWARD_DIRECT)
 		return reject(packet->context, place, fragment->service, REASON_TTL_EXCEEDED);

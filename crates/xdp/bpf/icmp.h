@@ -91,7 +91,8 @@ static always_inline int error_for_server(const struct packet *packet, const str
 	flow_key(&key, family, destination_of(quoted, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, vip);
 	flow = flow_of(family, &key);
-	if (flow && known_server(flow->server, flow->server_id))
+	server = flow ? known_server(flow->server, flow->server_id) : NULL;
+	if (server && server->group == service->group)
 		slot = flow->server;
 	else if (service->choose_by == CHOOSE_BY_CLIENT)
 		slot = choose_server(service_slot, hash_of_key(family, &key), 1);

@@ -3,6 +3,8 @@
 #ifndef EVENER_NAT_H
 #define EVENER_NAT_H
 
+#include <linux/errno.h>
+
 #include "associate.h"
 #include "capture.h"
 #include "defend.h"
@@ -16,18 +18,22 @@
 #include "tarpit.h"
 #include "tunnel.h"
 
-/* Stores the association of a client with the server in a slot. */
-static never_inline void associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
+/*
+ * Stores the association of a client with the server in a slot. Returns the slot of the client's server: another one if
+ * another CPU made the association first, of another packet of the client.
+ */
+static never_inline __u32 associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
 				   __u16 vip_port)
 {
 	const void *data = (void *)(long)context->data;
 	__u32 slot = facts >> FACT_SLOT_SHIFT;
 	struct server *server = server_at(slot);
-	struct flow flow = { .server = slot };
+	struct flow flow = { .server = slot }, *other;
+	__u64 flags = facts & FACT_NONE ? BPF_NOEXIST : BPF_ANY;
 	long error;
 
 	if (!server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
-		return;
+		return slot;
 	flow.server_id = server->id;
 	if (facts & FACT_IDLE)
 		flow.used = now_used();
@@ -38,10 +44,15 @@ static never_inline void associate(struct xdp_md *context, const union flow_key 
 		copy_mac(flow.mac, data + ETH_ALEN);
 		copy_mac(flow.local_mac, data);
 	}
-	error = facts & FACT_IPV4 ? store_flow(4, key, &flow) : store_flow(6, key, &flow);
+	error = facts & FACT_IPV4 ? store_flow(4, key, &flow, flags) : store_flow(6, key, &flow, flags);
+	if (error == -EEXIST) {
+		other = facts & FACT_IPV4 ? flow_of(4, key) : flow_of(6, key);
+		return other && known_server(other->server, other->server_id) ? other->server : slot;
+	}
 	count(service, error ? REASON_FLOW_NOT_STORED : reason_of(facts));
 	if (!error)
 		count_flow(slot);
+	return slot;
 }
 
 /* Does what few services need for a packet of a known client. Returns 0 if the association has ended. */
@@ -115,8 +126,9 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	if (likely(flow)) {
 		slot = flow->server;
 		server = known_server(slot, flow->server_id);
-		if (unlikely(!server)) {
+		if (unlikely(!server || server->group != service->group)) {
 			facts |= FACT_MOVED;
+			server = NULL;
 		} else if (unlikely(!touch_flow(packet, service, flow, server))) {
 			facts |= FACT_EXPIRED;
 			server = NULL;
@@ -133,13 +145,17 @@ static always_inline int from_client(const struct packet *packet, int family, in
 	}
 	if (unlikely(!server)) {
 		slot = facts >> FACT_SLOT_SHIFT;
-		if (!slot)
+		if (!slot) {
 			slot = choose_server(service_slot, client_of(family, &key, service), is_mid_flow(packet) && !flow);
-		server = server_at(slot);
-		if (!slot || !server)
+			facts |= flow ? 0 : FACT_NONE;
+		}
+		if (!slot)
 			return reject(packet->context, place_of(packet, family), service_slot, REASON_NO_SERVER);
 		facts |= slot << FACT_SLOT_SHIFT | (service->flags & SERVICE_IDLE ? FACT_IDLE : 0);
-		associate(packet->context, &key, service_slot, facts, ports->destination);
+		slot = associate(packet->context, &key, service_slot, facts, ports->destination);
+		server = server_at(slot);
+		if (!server)
+			return reject(packet->context, place_of(packet, family), service_slot, REASON_INTERNAL);
 	}
 	if (unlikely(service->flags & SERVICE_REPORTED))
 		report_client(packet, family, service_slot, vip, slot, facts, !!flow);

@@ -189,6 +189,9 @@ static always_inline enum parsed parse_ipv6(const void *data, const void *end, s
 			}
 			continue;
 		}
+		/* The destination is not the last one yet, which the checksum is over (RFC 8200, section 8.1). */
+		if (protocol == IPPROTO_ROUTING && ((const __u8 *)header)[3])
+			return PARSED_OTHER;
 		protocol = header->next;
 		/* The second byte is the length in units of 8 bytes, without the first 8. */
 		offset += (header->reserved + 1) * 8;

@@ -149,6 +149,16 @@ static always_inline __u64 sum_address(const struct in6_addr *address)
 	return (__u64)words[0] + words[1] + words[2] + words[3];
 }
 
+/* Bytes of the IP packet that an error quotes. A length in the header may be more than there is. */
+static always_inline __u32 respond_length(struct xdp_md *context, __u32 l3, __u32 length, __u32 max)
+{
+	__u32 present = context->data_end - context->data - l3;
+
+	if (length > present)
+		length = present;
+	return length > max ? max : length;
+}
+
 /* Makes room for the headers of an error about the first length bytes of the IP packet. Returns 0, or -1. */
 static always_inline int respond_open(struct xdp_md *context, __u32 l3, __u32 length, __u32 room, __u16 type)
 {
@@ -172,8 +182,7 @@ static always_inline int respond_v4(struct xdp_md *context, __u32 l3, const stru
 	target = ip->saddr;
 	if (length < sizeof(*ip) || !respond_may_v4(ip, end) || !respond_allowed())
 		return XDP_DROP;
-	if (length > RESPONSE_MAX_V4 - room)
-		length = RESPONSE_MAX_V4 - room;
+	length = respond_length(context, l3, length, RESPONSE_MAX_V4 - room);
 	if (respond_open(context, l3, length, room, NET16(ETH_P_IP)))
 		return XDP_DROP;
 
@@ -216,8 +225,7 @@ static always_inline int respond_v6(struct xdp_md *context, __u32 l3, const stru
 	length = sizeof(*ip) + bpf_ntohs(ip->payload_len);
 	if (!respond_may_v6(ip, end) || !respond_allowed())
 		return XDP_DROP;
-	if (length > RESPONSE_MAX_V6 - room)
-		length = RESPONSE_MAX_V6 - room;
+	length = respond_length(context, l3, length, RESPONSE_MAX_V6 - room);
 	if (respond_open(context, l3, length, room, NET16(ETH_P_IPV6)))
 		return XDP_DROP;
 

@@ -26,7 +26,8 @@ impl Entries {
     /// be there twice.
     pub(crate) fn read(map: BorrowedFd<'_>) -> io::Result<Self> {
         let info = sys::map_info(map)?;
-        let mut entries = Self::new(info.key_size as usize, info.value_size as usize);
+        let (key_size, value_size) = info.entry_size();
+        let mut entries = Self::new(key_size, value_size);
         let mut room = BATCH.min((info.max_entries as usize).max(1));
         let mut position = Position::default();
         loop {

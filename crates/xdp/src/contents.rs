@@ -1,23 +1,26 @@
-//! The contents of the maps, and the writer that brings them to the wanted contents: with the fewest writes, in an
-//! order that is safe for packets in between. Nothing is written if there is no room for everything.
+//! The contents of the maps: the wanted contents, and the writer that changes the maps to them with the fewest writes,
+//! in an order that is safe for packets in between. Nothing is written if there is no room for everything.
 //!
 //! The order: identities, servers, tables of choices, services, virtual addresses and return entries (values), then
 //! endpoints (keys); servers that take fewer clients; removals last. A server that is removed serves its responses in
 //! flight for a while ([`LEAVE`]).
 
+pub(crate) mod kernel;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod wanted;
+mod writer;
 
 use crate::contract::{
     POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, SlotAndId,
     VIPS_MAX, Vip,
 };
-use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Position};
+use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Family, Position};
 use crate::slots::{Identity, Numbers, Slots};
-use crate::wanted::{Wanted, WantedDefence};
+use evener_core::acl::Acl;
+use evener_core::spec::{QuicId, SourceRate};
 use evener_core::{ServerId, Time};
-use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -79,7 +82,7 @@ pub(crate) enum ContentsError {
     Full { things: &'static str, max: u32 },
     /// Both buckets of an endpoint are full.
     #[error("the table of endpoints has no room for {0}: fewer servers or ports are needed")]
-    NoRoom(SocketAddr),
+    NoEntry(SocketAddr),
     /// Too many virtual addresses lead to one server.
     #[error(
         "server {0} is behind more than {max} virtual addresses; XDP services with NAT can share a server \
@@ -98,10 +101,27 @@ pub(crate) enum ContentsError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hop {
     /// Egress interface; 0 if the neighbour is not known.
-    pub(crate) ifindex: u32,
-    pub(crate) mtu: u32,
-    pub(crate) destination: [u8; 6],
-    pub(crate) source: [u8; 6],
+    ifindex: u32,
+    mtu: u32,
+    destination: [u8; 6],
+    source: [u8; 6],
+}
+
+impl Hop {
+    /// Creates a next hop behind an interface, with the MAC addresses of the neighbour and of the interface.
+    pub(crate) fn new(ifindex: u32, mtu: u32, destination: [u8; 6], source: [u8; 6]) -> Self {
+        Self { ifindex, mtu, destination, source }
+    }
+
+    fn of(server: &Server) -> Self {
+        Self::new(server.ifindex, server.mtu, server.destination_mac, server.source_mac)
+    }
+
+    /// Returns a server with this next hop.
+    fn set_in(self, server: Server) -> Server {
+        let Self { ifindex, mtu, destination, source } = self;
+        Server { ifindex, mtu, destination_mac: destination, source_mac: source, ..server }
+    }
 }
 
 /// A service's slot, and the length and bytes of a server ID in connection IDs of QUIC.
@@ -145,16 +165,96 @@ impl Kind {
 /// Contents that an earlier process left in the maps.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    pub(crate) next_id: u32,
-    pub(crate) identities: Vec<(Kind, u32, Identity)>,
-    pub(crate) services: HashMap<u32, Service>,
-    pub(crate) vips: HashMap<u32, Vip>,
-    pub(crate) servers: HashMap<u32, Server>,
-    pub(crate) tables: HashMap<u32, Arc<[u32]>>,
-    pub(crate) tables_before: BTreeSet<u32>,
-    pub(crate) quic: BTreeMap<QuicName, SlotAndId>,
-    pub(crate) endpoints: Endpoints,
-    pub(crate) chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
+    next_id: u32,
+    identities: Vec<(Kind, u32, Identity)>,
+    services: HashMap<u32, Service>,
+    vips: HashMap<u32, Vip>,
+    servers: HashMap<u32, Server>,
+    tables: HashMap<u32, Arc<[u32]>>,
+    tables_before: BTreeSet<u32>,
+    quic: BTreeMap<QuicName, SlotAndId>,
+    endpoints: Endpoints,
+    chains: HashMap<EndpointKey, Vec<(u32, Returns)>>,
+}
+
+/// Everything that the maps should have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    services: Vec<WantedService>,
+    pools: BTreeMap<PoolKey, WantedPool>,
+    /// Addresses of this machine.
+    local: BTreeSet<IpAddr>,
+}
+
+/// A pool, or its servers of one address family.
+pub(crate) type PoolKey = (Arc<str>, Option<Family>);
+
+/// A service, for the virtual addresses of one family.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedService {
+    name: Arc<str>,
+    identity: Identity,
+    protocol: u8,
+    /// The contents of its slot, without the id and the pool.
+    settings: Service,
+    pool: PoolKey,
+    defence: WantedDefence,
+    /// The ports of each virtual address, sorted.
+    addresses: BTreeMap<IpAddr, Vec<u16>>,
+}
+
+/// The defence of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct WantedDefence {
+    clients: Option<Arc<Acl>>,
+    rate: Option<SourceRate>,
+    syn_cookies: Option<u32>,
+}
+
+/// The servers of a pool and its table of choices.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedPool {
+    identity: Identity,
+    servers: Vec<WantedServer>,
+    /// Positions in `servers`.
+    slots: Vec<usize>,
+    /// The hash of a client names its slot, so packets in mid-flow have a second chance in the previous table.
+    by_client: bool,
+}
+
+/// A server of a pool.
+#[derive(Clone, Debug)]
+pub(crate) struct WantedServer {
+    id: ServerId,
+    identity: Identity,
+    address: IpAddr,
+    /// 0 for the port of the client's packet.
+    port: u16,
+    takes: u8,
+    /// Identity in connection IDs of QUIC.
+    quic_id: Option<QuicId>,
+    /// The kernel finds its next hop.
+    is_routed: bool,
+}
+
+/// The contents of the maps after a change. Every slot and entry is allocated.
+#[derive(Debug, Default)]
+struct Plan {
+    /// Things whose identities are not stored yet.
+    new: Vec<(Kind, u32, Identity)>,
+    servers: BTreeMap<u32, Server>,
+    services: BTreeMap<u32, Service>,
+    vips: BTreeMap<u32, Vip>,
+    defences: BTreeMap<u32, WantedDefence>,
+    quic: BTreeMap<QuicName, SlotAndId>,
+    /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
+    tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
+    vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
+    /// The return entries of each server address, with their positions.
+    chains: BTreeMap<EndpointKey, Vec<(u32, Returns)>>,
+    server_slots: BTreeMap<(Arc<str>, ServerId), u32>,
+    /// The return entries of each server address, without positions.
+    returns: BTreeMap<EndpointKey, Vec<Returns>>,
 }
 
 /// The contents of the maps as they were written.
@@ -256,7 +356,7 @@ impl Contents {
             .iter()
             .filter_map(|(slot, server)| {
                 let address = crate::endpoints::ip_of(server.family, server.address);
-                let hopped = plan::with_hop(*server, hops.get(&address).copied().unwrap_or_default());
+                let hopped = hops.get(&address).copied().unwrap_or_default().set_in(*server);
                 (hopped != *server).then_some((*slot, hopped))
             })
             .collect();
@@ -305,13 +405,9 @@ impl Contents {
     /// Returns the next hops that were written.
     pub(crate) fn hops(&self) -> Hops {
         let known = self.servers.values().filter(|server| server.ifindex != 0);
-        let hop = |server: &Server| Hop {
-            ifindex: server.ifindex,
-            mtu: server.mtu,
-            destination: server.destination_mac,
-            source: server.source_mac,
-        };
-        known.map(|server| (crate::endpoints::ip_of(server.family, server.address), hop(server))).collect()
+        known
+            .map(|server| (crate::endpoints::ip_of(server.family, server.address), Hop::of(server)))
+            .collect()
     }
 
     /// Returns the virtual addresses and the addresses of servers.
@@ -340,202 +436,5 @@ impl Contents {
             services.entry(&service.pool.0).or_default().insert(&service.name);
         }
         services
-    }
-
-    fn write(&mut self, plan: &Plan, now: Time, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
-        maps.write(&Write::NextId(self.allocations.next_id))?;
-        for (kind, slot, identity) in &plan.new {
-            maps.write(&Write::Identity(*kind, *slot, Some(*identity)))?;
-        }
-        // Servers that begin to take clients come before the tables, servers that stop after them.
-        let mut later = Vec::new();
-        for (&slot, server) in &plan.servers {
-            match self.servers.get(&slot) {
-                Some(old) if old.takes > server.takes => {
-                    self.write_server(slot, Server { takes: old.takes, ..*server }, maps)?;
-                    later.push((slot, *server));
-                }
-                _ => self.write_server(slot, *server, maps)?,
-            }
-        }
-        for (&pool, (slots, by_client)) in &plan.tables {
-            self.write_table(pool, slots, *by_client, now, maps)?;
-        }
-        for (&slot, defence) in &plan.defences {
-            // A process that takes over does not know what the earlier process wrote.
-            if self.defences.get(&slot) != Some(defence) {
-                maps.write(&Write::Defence(slot, defence.clone()))?;
-                self.defences.insert(slot, defence.clone());
-            }
-        }
-        for (&slot, service) in &plan.services {
-            if self.services.get(&slot) != Some(service) {
-                maps.write(&Write::Service(slot, *service))?;
-                self.services.insert(slot, *service);
-            }
-        }
-        for (&slot, vip) in &plan.vips {
-            if self.vips.get(&slot) != Some(vip) {
-                maps.write(&Write::Vip(slot, *vip))?;
-                self.vips.insert(slot, *vip);
-            }
-        }
-        for (&key, &server) in &plan.quic {
-            if self.quic.get(&key) != Some(&server) {
-                maps.write(&Write::Quic(key, Some(server)))?;
-                self.quic.insert(key, server);
-            }
-        }
-        for (key, chain) in &plan.chains {
-            self.write_chain(key, chain, now, maps)?;
-        }
-        for (key, value) in &plan.vip_endpoints {
-            self.write_endpoint(key, *value, maps)?;
-        }
-        for (slot, server) in later {
-            self.write_server(slot, server, maps)?;
-        }
-        self.remove(plan, now, maps)
-    }
-
-    fn write_server(
-        &mut self,
-        slot: u32,
-        server: Server,
-        maps: &mut impl MapWriter,
-    ) -> Result<(), ContentsError> {
-        if self.servers.get(&slot) != Some(&server) {
-            let old_ifindex = self.servers.get(&slot).map_or(0, |old| old.ifindex);
-            if old_ifindex == 0 && server.ifindex != 0 {
-                // The interface says that the MAC addresses are known, so it is written after them.
-                maps.write(&Write::Server(slot, Server { ifindex: 0, ..server }))?;
-            }
-            maps.write(&Write::Server(slot, server))?;
-            self.servers.insert(slot, server);
-        }
-        Ok(())
-    }
-
-    fn write_table(
-        &mut self,
-        pool: u32,
-        slots: &Arc<[u32]>,
-        by_client: bool,
-        now: Time,
-        maps: &mut impl MapWriter,
-    ) -> Result<(), ContentsError> {
-        let old = self.tables.get(&pool);
-        if old == Some(slots) {
-            return Ok(());
-        }
-        if old.is_some() && by_client {
-            maps.write(&Write::KeepTable(pool))?;
-            self.tables_before.insert(pool, now + SECOND_CHANCE);
-        }
-        maps.write(&Write::Table(pool, Arc::clone(slots)))?;
-        self.tables.insert(pool, Arc::clone(slots));
-        Ok(())
-    }
-
-    /// Replaces the chain of a server's endpoint as a whole: the new chain is complete before the endpoint leads to it.
-    fn write_chain(
-        &mut self,
-        key: &EndpointKey,
-        chain: &[(u32, Returns)],
-        now: Time,
-        maps: &mut impl MapWriter,
-    ) -> Result<(), ContentsError> {
-        if self.chains.get(key).is_some_and(|old| old == chain) {
-            return Ok(());
-        }
-        for (position, entry) in chain.iter().rev() {
-            maps.write(&Write::Returns(*position, *entry))?;
-        }
-        let Some((first, _)) = chain.first() else { return Ok(()) };
-        self.write_endpoint(key, [*first, 0], maps)?;
-        let old = self.chains.insert(*key, chain.to_vec()).unwrap_or_default();
-        old.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
-        Ok(())
-    }
-
-    fn write_endpoint(
-        &mut self,
-        key: &EndpointKey,
-        value: EndpointValue,
-        maps: &mut impl MapWriter,
-    ) -> Result<(), ContentsError> {
-        let endpoints = &mut self.allocations.endpoints;
-        let Some(position) = endpoints.position(key) else { return Ok(()) };
-        match endpoints.value(key) {
-            Some(old) if old == value => return Ok(()),
-            Some([0, 0]) => maps.write(&Write::NewEndpoint(*key, position, value))?,
-            _ => maps.write(&Write::Endpoint(*key, position, value))?,
-        }
-        endpoints.set(key, value);
-        Ok(())
-    }
-
-    /// Removes everything that is not in the plan: keys first, then the values that they led to.
-    fn remove(&mut self, plan: &Plan, now: Time, maps: &mut impl MapWriter) -> Result<(), ContentsError> {
-        let is_wanted =
-            |key: &EndpointKey| plan.vip_endpoints.contains_key(key) || plan.chains.contains_key(key);
-        let endpoints = self.allocations.endpoints.iter().map(|(key, _)| *key);
-        let mut gone: Vec<EndpointKey> = endpoints.filter(|key| !is_wanted(key)).collect();
-        gone.sort();
-        for key in gone {
-            if let Some(position) = self.allocations.endpoints.position(&key) {
-                maps.write(&Write::NoEndpoint(key, position))?;
-            }
-            self.allocations.endpoints.remove(&key);
-            let chain = self.chains.remove(&key).unwrap_or_default();
-            chain.iter().for_each(|(position, _)| self.allocations.returns.release(*position, now));
-        }
-        let gone: Vec<QuicName> =
-            self.quic.keys().filter(|key| !plan.quic.contains_key(key)).copied().collect();
-        for key in gone {
-            maps.write(&Write::Quic(key, None))?;
-            self.quic.remove(&key);
-        }
-        for (kind, slot, identity) in self.unwanted(plan) {
-            let clear = match kind {
-                Kind::Service => {
-                    self.services.remove(&slot).map(|_| Write::Service(slot, Service::default()))
-                }
-                Kind::Vip => self.vips.remove(&slot).map(|_| Write::Vip(slot, Vip::default())),
-                Kind::Server => {
-                    self.leaving.remove(&identity);
-                    self.servers.remove(&slot).map(|_| Write::Server(slot, Server::default()))
-                }
-                Kind::Pool => self.tables.remove(&slot).map(|_| Write::NoTable(slot)),
-            };
-            clear.iter().try_for_each(|write| maps.write(write))?;
-            if kind == Kind::Pool && self.tables_before.remove(&slot).is_some() {
-                maps.write(&Write::NoTableBefore(slot))?;
-            }
-            if kind == Kind::Service {
-                maps.write(&Write::Defence(slot, WantedDefence::default()))?;
-                self.defences.remove(&slot);
-            }
-            maps.write(&Write::Identity(kind, slot, None))?;
-            if let Some(slots) = self.allocations.slots.get_mut(&kind) {
-                slots.release(identity, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the things that are not in a plan: virtual addresses and services before pools and servers.
-    fn unwanted(&self, plan: &Plan) -> Vec<(Kind, u32, Identity)> {
-        let order = [Kind::Vip, Kind::Service, Kind::Pool, Kind::Server];
-        let of_kind = |kind| {
-            let slots = self.allocations.slots[&kind].iter();
-            let mut gone: Vec<_> = slots
-                .filter(|(_, slot)| !plan.has(kind, *slot))
-                .map(|(identity, slot)| (kind, slot, identity))
-                .collect();
-            gone.sort();
-            gone
-        };
-        order.into_iter().flat_map(of_kind).collect()
     }
 }

@@ -186,7 +186,8 @@ pub struct Service {
     pub reserved: u16,
     pub tunnel_source_v4: u32,
     pub tunnel_source_v6: [u32; 4],
-    pub reserved_words: [u32; 5],
+    pub group: u32,
+    pub reserved_words: [u32; 4],
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
@@ -231,7 +232,8 @@ pub struct Server {
     pub mtu: u32,
     pub destination_mac: [u8; 6],
     pub source_mac: [u8; 6],
-    pub reserved: [u32; 5],
+    pub group: u32,
+    pub reserved: [u32; 4],
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.

@@ -13,7 +13,7 @@ use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::spec::SourceRate;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use steps::{List, Step};
+use steps::Step;
 
 /// Slot of services without a service: its list has the dark addresses.
 const DARK: u32 = 0;
@@ -74,6 +74,13 @@ pub struct DarkAddresses<'a> {
     pub hosts: &'a [IpAddr],
     /// MAC addresses of the interfaces by their index.
     pub interfaces: &'a BTreeMap<u32, [u8; 6]>,
+}
+
+/// A list in which the longest match decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct List {
+    rules: BTreeMap<Prefix, Access>,
+    otherwise: Access,
 }
 
 /// The maps of the defence and the lists in them.

@@ -181,7 +181,7 @@ impl Position {
     }
 }
 
-/// The endpoints of both families, with their places.
+/// The endpoints of both families, with their positions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Endpoints {
     known: HashMap<EndpointKey, (Position, EndpointValue)>,
@@ -221,8 +221,8 @@ impl Endpoints {
         self.known.get(key).map(|(position, _)| *position)
     }
 
-    /// Allots an entry to a new endpoint, in the emptier of its two buckets. Its value is 0 until it is set.
-    pub(crate) fn allot(&mut self, key: EndpointKey) -> Result<(), BucketsFull> {
+    /// Allocates an entry for a new endpoint, in the emptier of its two buckets. Its value is 0 until it is set.
+    pub(crate) fn allocate(&mut self, key: EndpointKey) -> Result<(), BucketsFull> {
         let buckets = key.buckets().map(|bucket| (self.taken(&key, bucket), bucket));
         let bucket = buckets.iter().min_by_key(|(taken, _)| *taken).map_or(0, |(_, bucket)| *bucket);
         let entries = self.used.entry((key.family(), bucket)).or_default();
@@ -240,7 +240,7 @@ impl Endpoints {
         }
     }
 
-    /// Frees the place of an endpoint.
+    /// Frees the entry of an endpoint.
     pub(crate) fn remove(&mut self, key: &EndpointKey) {
         if let Some((position, _)) = self.known.remove(key) {
             self.mark(key, position, false);
@@ -293,21 +293,21 @@ mod tests {
         for bucket in first.buckets() {
             (0..BUCKET_ENTRIES).for_each(|entry| endpoints.mark(&first, Position { bucket, entry }, true));
         }
-        assert_eq!(endpoints.allot(first), Err(BucketsFull));
+        assert_eq!(endpoints.allocate(first), Err(BucketsFull));
         assert_eq!(endpoints.value(&first), None, "a refused endpoint leaves nothing");
         let free = Position { bucket: first.buckets()[1], entry: 2 };
         endpoints.mark(&first, free, false);
-        assert_eq!((endpoints.allot(first), endpoints.position(&first)), (Ok(()), Some(free)));
+        assert_eq!((endpoints.allocate(first), endpoints.position(&first)), (Ok(()), Some(free)));
         endpoints.remove(&first);
-        assert_eq!((endpoints.allot(first), endpoints.position(&first)), (Ok(()), Some(free)));
+        assert_eq!((endpoints.allocate(first), endpoints.position(&first)), (Ok(()), Some(free)));
     }
 
     #[test]
-    fn half_of_all_entries_fit() {
+    fn half_of_all_entries_can_be_allocated() {
         let mut endpoints = Endpoints::default();
         for number in 0..BUCKETS_V4 * 2 {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 + number / 4);
-            endpoints.allot(key(&format!("{address}:{}", 8000 + number % 4), ENDPOINT_REAL)).unwrap();
+            endpoints.allocate(key(&format!("{address}:{}", 8000 + number % 4), ENDPOINT_REAL)).unwrap();
         }
         assert_eq!(size_of::<BucketV4>(), 16 * BUCKET_ENTRIES);
     }

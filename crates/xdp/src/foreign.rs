@@ -8,9 +8,7 @@ use std::os::fd::AsFd;
 pub(crate) fn describe(program: u32, index: u32) -> String {
     let info = sys::program_by_id(program).and_then(|found| sys::program_info(found.as_fd()));
     let mut text = match info {
-        Ok(info) => {
-            format!("`{}`, id {}, tag {}, loaded by user {}", info.name, info.id, info.tag_text(), info.uid)
-        }
+        Ok(info) => info.to_string(),
         Err(error) => format!("id {program} ({error})"),
     };
     if let Some(link) = link_of(program, index) {

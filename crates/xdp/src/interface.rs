@@ -104,7 +104,7 @@ impl Interface {
     pub fn all() -> io::Result<Vec<Self>> {
         let mut socket = Socket::open(libc::NETLINK_ROUTE)?;
         let messages = socket.request(&Request::new(GET_LINK, FLAG_DUMP, &[0; FIXED]));
-        Ok(messages.map_err(|refused| refused.error)?.iter().filter_map(|bytes| Self::parse(bytes)).collect())
+        Ok(messages?.iter().filter_map(|bytes| Self::parse(bytes)).collect())
     }
 
     /// Returns the mode in which a program runs, if it does.
@@ -121,8 +121,10 @@ impl Interface {
     fn one(request: &Request) -> io::Result<Option<Self>> {
         match Socket::open(libc::NETLINK_ROUTE)?.request(request) {
             Ok(messages) => Ok(messages.first().and_then(|bytes| Self::parse(bytes))),
-            Err(refused) if refused.error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(refused) => Err(refused.error),
+            Err(refused) => match io::Error::from(refused) {
+                error if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+                error => Err(error),
+            },
         }
     }
 

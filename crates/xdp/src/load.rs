@@ -1,16 +1,18 @@
 //! Loads the program and creates its maps, or takes over the maps that an earlier process pinned.
 
+pub mod takeover;
+
 use crate::attach::Links;
 use crate::contract::{CONTRACT_VERSION, Config};
 use crate::maps::Maps;
 use crate::object::{OBJECT, PROGRAM};
 use crate::pin::{Directory, PinError};
-use crate::takeover::{self, Definition, Origin};
 use aya::maps::MapError;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use takeover::{Origin, Source};
 
 /// Sizes of the maps that are set at load time.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +180,22 @@ pub struct Installed {
     pub links: Links,
     /// Origin of the maps.
     pub origin: Origin,
+}
+
+/// A map as the object file defines it, with the sizes of the configuration.
+#[derive(Clone, Debug)]
+struct Definition {
+    name: String,
+    map: aya_obj::Map,
+}
+
+/// The maps that are ready under their names in the directory, before the program is loaded.
+#[derive(Debug)]
+struct Prepared {
+    origin: Origin,
+    /// Names of maps that are pinned as the next map of their name.
+    next: Vec<String>,
+    sources: Vec<Source>,
 }
 
 impl Installed {

@@ -1,5 +1,5 @@
 //! Next hops of servers: the route to a server, the neighbour on it and the interface, as rtnetlink has them. The kernel
-//! resolves neighbours when it is requested to use them; messages about changes make the next hops due again.
+//! resolves neighbours when the plane requests it; messages about changes make the next hops due again.
 
 use crate::contents::{Hop, Hops};
 use crate::netlink::{Attributes, FLAG_DUMP, Request, Socket};
@@ -224,12 +224,10 @@ impl Neighbours {
                         .entry(route.ifindex)
                         .or_insert_with(|| link(&mut self.requests, route.ifindex));
                     match (neighbour, link) {
-                        (Some(destination), Some(Link { mtu, address: Some(source) })) => Ok(Hop {
-                            ifindex: route.ifindex,
-                            mtu: route.mtu.unwrap_or(mtu).min(mtu),
-                            destination: *destination,
-                            source,
-                        }),
+                        (Some(destination), Some(Link { mtu, address: Some(source) })) => {
+                            let mtu = route.mtu.unwrap_or(mtu).min(mtu);
+                            Ok(Hop::new(route.ifindex, mtu, *destination, source))
+                        }
                         (None, Some(_)) => Err(format!("the neighbour {} does not respond", route.hop)),
                         _ => Err("its interface has no MAC address".to_owned()),
                     }

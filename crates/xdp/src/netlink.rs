@@ -24,14 +24,20 @@ const DATAGRAM_MAX: usize = 65_536;
 #[derive(Debug, thiserror::Error)]
 #[error("{}", text.clone().unwrap_or_else(|| error.to_string()))]
 pub(crate) struct Refused {
-    pub error: io::Error,
+    error: io::Error,
     /// The reason in the kernel's words, if it gave one.
-    pub text: Option<String>,
+    text: Option<String>,
 }
 
 impl From<io::Error> for Refused {
     fn from(error: io::Error) -> Self {
         Self { error, text: None }
+    }
+}
+
+impl From<Refused> for io::Error {
+    fn from(refused: Refused) -> Self {
+        refused.error
     }
 }
 

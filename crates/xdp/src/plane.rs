@@ -36,7 +36,7 @@ pub struct PlaneOptions {
     pub report: Arc<dyn Fn(Report) + Send + Sync>,
 }
 
-/// Requirements of a configuration, before it is applied.
+/// Settings that have to be possible before a configuration is applied.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// Settings of the plane as a whole.

@@ -3,6 +3,7 @@
 //! Each function is one system call and returns its error unchanged.
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -149,14 +150,44 @@ struct RawMapInfo {
 /// Definition and identity of a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MapInfo {
-    pub id: u32,
-    pub kind: u32,
-    pub key_size: u32,
-    pub value_size: u32,
+    id: u32,
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
     pub max_entries: u32,
-    pub flags: u32,
+    flags: u32,
     /// The first 15 bytes of its name.
     pub name: String,
+}
+
+impl MapInfo {
+    /// Returns the bytes of a key and of a value.
+    pub(crate) fn entry_size(&self) -> (usize, usize) {
+        (self.key_size as usize, self.value_size as usize)
+    }
+
+    /// Returns true if both describe one map of the kernel.
+    pub(crate) fn is_same_map(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+
+    /// Returns the first property that differs from a definition, with its wanted and its present value. If
+    /// `has_any_size` is true, the number of entries can differ.
+    pub(crate) fn difference(
+        &self,
+        wanted: &aya_obj::Map,
+        has_any_size: bool,
+    ) -> Option<(&'static str, u32, u32)> {
+        let size = if has_any_size { self.max_entries } else { wanted.max_entries() };
+        let properties = [
+            ("type", wanted.map_type(), self.kind),
+            ("key size", wanted.key_size(), self.key_size),
+            ("value size", wanted.value_size(), self.value_size),
+            ("flags", wanted.map_flags(), self.flags),
+            ("size", size, self.max_entries),
+        ];
+        properties.into_iter().find(|(_, wanted, present)| wanted != present)
+    }
 }
 
 /// Reads the definition of a map.
@@ -195,8 +226,8 @@ struct RawProgramInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProgramInfo {
     pub id: u32,
-    pub tag: [u8; 8],
-    pub uid: u32,
+    tag: [u8; 8],
+    uid: u32,
     /// The first 15 bytes of its name.
     pub name: String,
     pub map_ids: Vec<u32>,
@@ -206,6 +237,13 @@ impl ProgramInfo {
     /// Returns the tag as text.
     pub(crate) fn tag_text(&self) -> String {
         self.tag.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Display for ProgramInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, id, uid, .. } = self;
+        write!(f, "`{name}`, id {id}, tag {}, loaded by user {uid}", self.tag_text())
     }
 }
 

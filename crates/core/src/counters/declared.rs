@@ -295,7 +295,7 @@ counters! {
             responded_ttl,
             /// An ICMP error `packet too big` was sent.
             responded_too_big,
-            /// A question for the MAC address of a dark address got a response.
+            /// A query for the MAC address of a dark address got a response.
             tarpit_arp,
             /// A connection attempt to a dark address got a response.
             tarpit_syn,

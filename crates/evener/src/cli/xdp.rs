@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use evener_core::spec::XdpSpec;
 use evener_xdp::check::{Report, Verdict};
 use evener_xdp::installation::{self, Installation, Removed};
+use evener_xdp::interface::AttachMode;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -139,7 +140,7 @@ fn status_json(path: &std::path::Path, found: &Installation) -> serde_json::Valu
         .links
         .iter()
         .map(|link| {
-            let mode = link.mode.map(|mode| mode.name());
+            let mode = link.mode.map(AttachMode::name);
             json!({ "interface": link.interface, "mode": mode, "program": link.program, "tag": link.tag })
         })
         .collect();

@@ -166,17 +166,17 @@ pub(crate) fn event_of(report: Report) -> Event {
         Report::NoNextHop(address, reason) => Event::XdpUnreachable { address, reason },
         Report::NextHop(address) => Event::XdpReachable { address },
         Report::Decision(decision) => {
-            let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+            let boxed = |address: Option<SocketAddr>| address.map(Box::new);
             Event::PacketDecision {
                 severity: Severity(decision.level),
                 decision: decision.decision,
                 reason: decision.reason,
                 service: decision.service,
                 protocol: decision.protocol,
-                source: text(decision.source),
-                destination: text(decision.destination),
-                new_source: text(decision.new_source),
-                new_destination: text(decision.new_destination),
+                source: boxed(decision.source),
+                destination: boxed(decision.destination),
+                new_source: boxed(decision.new_source),
+                new_destination: boxed(decision.new_destination),
             }
         }
     }

@@ -1,37 +1,17 @@
-//! The plan of a change: slots and places for everything that is wanted, and the contents of each slot.
+//! The plan of a change: slots and entries for everything that is wanted, and the contents of each slot.
 
-use super::{Contents, ContentsError, Hop, Hops, Kind, LEAVE, QuicName};
+use super::{Contents, ContentsError, Hops, Kind, LEAVE, Plan, Wanted, WantedServer, WantedService};
 use crate::contract::{
     ENDPOINT_LOCAL, ENDPOINT_REAL, ENDPOINT_VIP, Returns, SHARED_MAX, Server, Service, SlotAndId, TAKES_NONE,
     Vip,
 };
-use crate::endpoints::{EndpointKey, EndpointValue, words_of};
+use crate::endpoints::{EndpointKey, words_of};
 use crate::slots::Identity;
-use crate::wanted::{Wanted, WantedDefence, WantedServer, WantedService};
-use evener_core::{ServerId, Time};
-use std::collections::{BTreeMap, HashSet};
+use evener_core::Time;
+use evener_core::hash::of_name;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// The contents of the maps after a change. Every slot and place is allocated.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Things whose identities are not stored yet.
-    pub(super) new: Vec<(Kind, u32, Identity)>,
-    pub(super) servers: BTreeMap<u32, Server>,
-    pub(super) services: BTreeMap<u32, Service>,
-    pub(super) vips: BTreeMap<u32, Vip>,
-    pub(super) defences: BTreeMap<u32, WantedDefence>,
-    pub(super) quic: BTreeMap<QuicName, SlotAndId>,
-    /// The slots of servers by slots of pools, and whether the hash of a client names the slot.
-    pub(super) tables: BTreeMap<u32, (Arc<[u32]>, bool)>,
-    pub(super) vip_endpoints: BTreeMap<EndpointKey, EndpointValue>,
-    /// The return entries of each server address, with their positions.
-    pub(super) chains: BTreeMap<EndpointKey, Vec<(u32, Returns)>>,
-    pub(super) server_slots: BTreeMap<(Arc<str>, ServerId), u32>,
-    /// The return entries of each server address, without positions.
-    returns: BTreeMap<EndpointKey, Vec<Returns>>,
-}
 
 impl Plan {
     /// Returns true if a slot is in use after the change.
@@ -45,10 +25,10 @@ impl Plan {
     }
 }
 
-/// Returns a server with this next hop.
-pub(super) fn with_hop(server: Server, hop: Hop) -> Server {
-    let Hop { ifindex, mtu, destination, source } = hop;
-    Server { ifindex, mtu, destination_mac: destination, source_mac: source, ..server }
+/// Returns the number of a pool's name, by which the program knows stale associations: of a service that has another
+/// pool now, or of a service that had the same slot for its virtual address.
+fn group_of(pool: &str) -> u32 {
+    of_name(pool, 29) as u32
 }
 
 impl Contents {
@@ -59,6 +39,7 @@ impl Contents {
             let mut slots = Vec::new();
             for server in &pool.servers {
                 let slot = self.plan_server(&mut plan, server, hops, now)?;
+                plan.servers.entry(slot).and_modify(|planned| planned.group = group_of(name));
                 plan.server_slots.insert((Arc::clone(name), server.id), slot);
                 slots.push(slot);
             }
@@ -79,8 +60,8 @@ impl Contents {
         self.plan_chains(&mut plan, now)?;
         for key in plan.vip_endpoints.keys().chain(plan.chains.keys()) {
             if self.allocations.endpoints.position(key).is_none() {
-                let placed = self.allocations.endpoints.allot(*key);
-                placed.map_err(|_| ContentsError::NoRoom(key.address))?;
+                let allocated = self.allocations.endpoints.allocate(*key);
+                allocated.map_err(|_| ContentsError::NoEntry(key.address))?;
             }
         }
         Ok(plan)
@@ -129,7 +110,7 @@ impl Contents {
             ..Server::default()
         };
         let hop = hops.get(&server.address).copied().unwrap_or_default();
-        plan.servers.insert(slot, with_hop(planned, hop));
+        plan.servers.insert(slot, hop.set_in(planned));
         Ok(slot)
     }
 
@@ -147,7 +128,10 @@ impl Contents {
             Some(known) => known.id,
             None => self.new_id(),
         };
-        plan.services.insert(slot, Service { id, pool: pool_slot, ..service.settings });
+        plan.services.insert(
+            slot,
+            Service { id, pool: pool_slot, group: group_of(&service.pool.0), ..service.settings },
+        );
         plan.defences.insert(slot, service.defence.clone());
         if service.settings.quic_id_length > 0 {
             for server in &pool.servers {
@@ -184,7 +168,7 @@ impl Contents {
 
     /// Keeps removed servers, and their return entries for virtual addresses that exist, for a while.
     fn plan_leaving(&mut self, plan: &mut Plan, now: Time) {
-        let mut staying = HashSet::new();
+        let mut leaving = HashSet::new();
         let servers: Vec<(Identity, u32)> = self.allocations.slots[&Kind::Server].iter().collect();
         for (identity, slot) in servers {
             let Some(server) = self.servers.get(&slot) else { continue };
@@ -194,14 +178,14 @@ impl Contents {
             let until = *self.leaving.entry(identity).or_insert(now + LEAVE);
             if until > now {
                 plan.servers.insert(slot, Server { takes: TAKES_NONE, ..*server });
-                staying.insert(slot);
+                leaving.insert(slot);
             }
         }
-        if staying.is_empty() {
+        if leaving.is_empty() {
             return;
         }
         for (key, chain) in &self.chains {
-            for (_, entry) in chain.iter().filter(|(_, entry)| staying.contains(&entry.server)) {
+            for (_, entry) in chain.iter().filter(|(_, entry)| leaving.contains(&entry.server)) {
                 let is_served =
                     plan.services.contains_key(&entry.service) && plan.vips.contains_key(&entry.vip);
                 let planned = plan.returns.entry(*key).or_default();

@@ -1,4 +1,4 @@
-//! Tests of the contents with a model of the maps, which checks after each write what a packet could meet.
+//! Tests of the writer with a model of the maps.
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
@@ -6,7 +6,6 @@ use super::*;
 use crate::contract::{FORWARD_NAT, TAKES_KNOWN, TAKES_NEW, TAKES_NONE};
 use crate::endpoints::Family;
 use crate::slots::GRACE;
-use crate::wanted::{PoolKey, WantedPool, WantedServer, WantedService};
 use evener_core::Random;
 use std::collections::BTreeMap;
 
@@ -85,6 +84,8 @@ impl Model {
                 self.tables[&service.pool].iter().for_each(|server| {
                     let server = &self.servers[server];
                     assert_ne!(server.id, 0, "the table of {key:?} has a free slot");
+                    assert_eq!(server.group, service.group, "associations of {key:?} are not stale");
+                    assert_ne!(server.group, 0, "{key:?} has the group of its pool");
                 });
                 continue;
             }

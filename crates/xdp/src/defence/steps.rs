@@ -1,14 +1,8 @@
 //! Prefix lists by longest match, and the steps from one list to another.
 
+use super::List;
 use evener_core::acl::{Access, Acl, Prefix};
 use std::collections::BTreeMap;
-
-/// A list in which the longest match decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct List {
-    pub(super) rules: BTreeMap<Prefix, Access>,
-    pub(super) otherwise: Access,
-}
 
 /// A change of one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

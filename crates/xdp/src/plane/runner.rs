@@ -2,17 +2,16 @@
 
 use super::{PlaneOptions, Report, Services, Setup};
 use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
-use crate::contents::Contents;
+use crate::contents::kernel::Kernel;
+use crate::contents::{Contents, Wanted};
 use crate::contract::{EVENT_CRITICAL, EVENT_DEBUG, EVENT_ERROR, EVENT_INFO, EVENT_TRACE, EVENT_WARNING};
 use crate::counting::{Counting, ServersLive};
 use crate::defence::DarkAddresses;
 use crate::events::EventReader;
-use crate::kernel::Kernel;
+use crate::load::takeover::Origin;
 use crate::load::{Installed, LoadError, Sizes};
 use crate::neighbours::{HopReport, Neighbours};
 use crate::pin::Directory;
-use crate::takeover::Origin;
-use crate::wanted::Wanted;
 use evener_core::Time;
 use evener_core::service::ServiceLive;
 use evener_core::spec::{XdpEventLevel, XdpSpec};
@@ -104,7 +103,7 @@ impl Running {
     /// Writes the services. Returns the reports about next hops.
     fn apply(&mut self, services: &Services, now: impl Fn() -> Time) -> Result<Vec<HopReport>, String> {
         let mut wanted = self.wanted(services.services.iter().map(|(table, _)| table));
-        wanted.local = self.neighbours.local_addresses();
+        wanted.set_local_addresses(self.neighbours.local_addresses());
         wanted.set_tunnel_sources(|server| self.neighbours.source_to(server));
         let reports = self.neighbours.prepare(wanted.routed(), &now);
         let hops = self.neighbours.hops();

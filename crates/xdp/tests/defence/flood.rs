@@ -96,13 +96,12 @@ impl Network {
 /// A SYN from a random address, as the router sends it.
 fn forged(random: &mut Random) -> Vec<u8> {
     let bits = random.bits();
-    let mut syn = match bits >> 63 {
+    let syn = match bits >> 63 {
         0 => Packet::segment(&Ipv4Addr::from(11 << 24 | bits as u32 & 0x00ff_ffff).to_string(), VIP_V4, SYN),
         _ => Packet::segment(&Ipv6Addr::from_bits(0x2001 << 112 | u128::from(bits)).to_string(), VIP_V6, SYN),
     };
-    syn.macs = [BALANCER_MAC, ROUTER_MAC];
-    (syn.sequence, syn.ports[0]) = (random.bits() as u32, 1024 | bits as u16);
-    syn.frame()
+    let syn = syn.with_macs([BALANCER_MAC, ROUTER_MAC]).with_sequence(random.bits() as u32);
+    syn.with_ports([1024 | bits as u16, 80]).frame()
 }
 
 #[test]

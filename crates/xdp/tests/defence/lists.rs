@@ -40,8 +40,8 @@ fn clients_are_admitted_as_by_the_access_list_itself() {
         for _ in 0..50 {
             let client = random_client(&mut random);
             let vip = if client.is_ipv4() { VIP_V4 } else { VIP_V6 };
-            let mut packet = Packet::new(&client.to_string(), vip, [TCP, UDP][random.below(2)]);
-            packet.vlans = vec![7; random.below(3)];
+            let packet = Packet::new(&client.to_string(), vip, [TCP, UDP][random.below(2)])
+                .with_vlans(vec![7; random.below(3)]);
             let is_admitted = acl.access(client) == Access::Permit;
             assert_eq!(plane.is_forwarded(&packet), is_admitted, "{client}: {acl:?}");
             denied += u64::from(!is_admitted);

@@ -15,19 +15,19 @@ pub(crate) const ACK: u8 = 16;
 /// A TCP segment or UDP datagram.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Packet {
-    pub(crate) vlans: Vec<u16>,
-    pub(crate) macs: [[u8; 6]; 2],
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) ports: [u16; 2],
+    vlans: Vec<u16>,
+    macs: [[u8; 6]; 2],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    ports: [u16; 2],
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
-    pub(crate) flags: u8,
-    pub(crate) window: u16,
+    flags: u8,
+    window: u16,
     /// Options of TCP, in units of 4 bytes.
-    pub(crate) options: Vec<u8>,
-    pub(crate) payload: Vec<u8>,
+    options: Vec<u8>,
+    payload: Vec<u8>,
 }
 
 pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
@@ -81,6 +81,51 @@ impl Packet {
     /// A TCP segment without data.
     pub(crate) fn segment(source: &str, destination: &str, flags: u8) -> Self {
         Self { flags, ..Self::new(source, destination, TCP) }
+    }
+
+    pub(crate) fn with_vlans(mut self, vlans: Vec<u16>) -> Self {
+        self.vlans = vlans;
+        self
+    }
+
+    pub(crate) fn with_macs(mut self, macs: [[u8; 6]; 2]) -> Self {
+        self.macs = macs;
+        self
+    }
+
+    pub(crate) fn with_ports(mut self, ports: [u16; 2]) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    pub(crate) fn with_sequence(mut self, sequence: u32) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    pub(crate) fn with_acknowledgement(mut self, acknowledgement: u32) -> Self {
+        self.acknowledgement = acknowledgement;
+        self
+    }
+
+    pub(crate) fn with_flags(mut self, flags: u8) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(crate) fn with_window(mut self, window: u16) -> Self {
+        self.window = window;
+        self
+    }
+
+    pub(crate) fn with_options(mut self, options: Vec<u8>) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn with_payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
     }
 
     fn transport(&self) -> Vec<u8> {

@@ -9,14 +9,13 @@ use evener_xdp::defence::ServiceDefence;
 const ALWAYS: ServiceDefence<'_> = ServiceDefence { clients: None, rate: None, syn_cookies: Some(0) };
 
 fn syn(source: &str) -> Packet {
-    let mut packet = Packet::segment(source, if source.contains(':') { VIP_V6 } else { VIP_V4 }, SYN);
-    packet.options = vec![2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7];
-    packet
+    Packet::segment(source, if source.contains(':') { VIP_V6 } else { VIP_V4 }, SYN)
+        .with_options(vec![2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7])
 }
 
 /// The response of a client to a challenge (RFC 9293, section 3.10.7.3).
 fn reset(challenge: &Packet) -> Packet {
-    Packet { flags: RST, sequence: challenge.acknowledgement, acknowledgement: 0, ..challenge.response() }
+    challenge.response().with_flags(RST).with_sequence(challenge.acknowledgement).with_acknowledgement(0)
 }
 
 #[test]
@@ -30,16 +29,15 @@ fn a_client_that_responds_to_the_challenge_reaches_the_server() {
     {
         for _ in 0..50 {
             clients += 1;
-            let mut syn = syn(source);
-            (syn.vlans, syn.sequence, syn.ports[0]) = (vlans.clone(), random.bits() as u32, 1024 + clients);
+            let (sequence, port) = (random.bits() as u32, 1024 + clients);
+            let syn = syn(source).with_vlans(vlans.clone()).with_sequence(sequence).with_ports([port, 80]);
             let challenge = plane.response(&syn).expect("a challenge");
-            let expected = Packet {
-                flags: SYN | ACK,
-                window: 65_535,
-                sequence: challenge.sequence,
-                acknowledgement: challenge.acknowledgement,
-                ..syn.response()
-            };
+            let expected = syn
+                .response()
+                .with_flags(SYN | ACK)
+                .with_window(65_535)
+                .with_sequence(challenge.sequence)
+                .with_acknowledgement(challenge.acknowledgement);
             assert_eq!(challenge, expected);
             // The client does not accept it: only the next number is acceptable.
             let distance = syn.sequence.wrapping_sub(challenge.acknowledgement);
@@ -47,9 +45,9 @@ fn a_client_that_responds_to_the_challenge_reaches_the_server() {
             assert_eq!(plane.action(&reset(&challenge)), XDP_DROP);
             assert!(plane.is_forwarded(&syn), "the SYN after the challenge");
             assert!(plane.is_forwarded(&syn), "the SYN again");
-            let other = Packet { sequence: challenge.acknowledgement.wrapping_sub(1), ..syn.clone() };
+            let other = syn.clone().with_sequence(challenge.acknowledgement.wrapping_sub(1));
             assert!(!plane.is_forwarded(&other), "a SYN with another number");
-            let other = Packet { ports: [syn.ports[0] ^ 0x8000, 80], ..syn.clone() };
+            let other = syn.clone().with_ports([port ^ 0x8000, 80]);
             assert!(!plane.is_forwarded(&other), "a SYN from another port");
         }
     }
@@ -73,11 +71,11 @@ fn forged_segments_do_not_prove_an_address() {
             if sequence & 0xffff == valid {
                 continue;
             }
-            assert_eq!(plane.action(&Packet { sequence, ..reset(&challenge) }), XDP_DROP);
+            assert_eq!(plane.action(&reset(&challenge).with_sequence(sequence)), XDP_DROP);
             assert!(!plane.is_forwarded(&syn));
         }
         // Neither do acknowledgements.
-        assert_eq!(plane.action(&Packet { flags: SYN | ACK, ..reset(&challenge) }), XDP_DROP);
+        assert_eq!(plane.action(&reset(&challenge).with_flags(SYN | ACK)), XDP_DROP);
         assert!(!plane.is_forwarded(&syn));
         assert!(plane.count(REASON_SYN_INVALID) >= before + 300);
     }
@@ -89,15 +87,14 @@ fn without_a_flood_and_with_an_association_segments_pass() {
     let Some(mut plane) = Plane::new() else { return };
     plane.defend(&ServiceDefence { syn_cookies: Some(1), ..ALWAYS });
     // The burst, which is at least 16 SYNs, is not a flood.
-    let admitted =
-        (0..64).take_while(|port| plane.is_forwarded(&Packet { ports: [*port, 80], ..syn("192.0.2.1") }));
+    let admitted = (0..64).take_while(|port| plane.is_forwarded(&syn("192.0.2.1").with_ports([*port, 80])));
     let admitted = admitted.count() as u16;
     assert!((16..64).contains(&admitted), "{admitted} SYNs were admitted");
-    assert!(plane.response(&Packet { ports: [admitted + 1, 80], ..syn("192.0.2.1") }).is_some());
+    assert!(plane.response(&syn("192.0.2.1").with_ports([admitted + 1, 80])).is_some());
     for flags in [ACK, RST, RST | ACK] {
-        let known = Packet { flags, ports: [3, 80], ..syn("192.0.2.1") };
+        let known = syn("192.0.2.1").with_flags(flags).with_ports([3, 80]);
         assert!(plane.is_forwarded(&known), "flags {flags}");
     }
-    let unknown = Packet { flags: RST, ports: [admitted + 1, 80], ..syn("192.0.2.1") };
+    let unknown = syn("192.0.2.1").with_flags(RST).with_ports([admitted + 1, 80]);
     assert_eq!(plane.action(&unknown), XDP_DROP);
 }

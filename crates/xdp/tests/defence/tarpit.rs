@@ -96,33 +96,38 @@ fn connections_to_dark_addresses_are_accepted_and_stuck() {
         [("192.0.2.1", DARK_V4, vec![]), ("2001:db8::1", DARK_V6, vec![]), ("192.0.2.1", DARK_V4, vec![7, 9])]
     {
         let first = u32::MAX - 3;
-        let mut syn = Packet { sequence: first, vlans, ..Packet::segment(source, dark, SYN) };
-        syn.options = vec![2, 4, 5, 180];
+        let syn = Packet::segment(source, dark, SYN)
+            .with_sequence(first)
+            .with_vlans(vlans)
+            .with_options(vec![2, 4, 5, 180]);
         let accepted = plane.response(&syn).expect("a SYN-ACK");
         let acknowledgement = first.wrapping_add(1);
-        let expected = Packet {
-            flags: SYN | ACK,
-            window: 10,
-            acknowledgement,
-            sequence: accepted.sequence,
-            ..syn.response()
-        };
+        let expected = syn
+            .response()
+            .with_flags(SYN | ACK)
+            .with_window(10)
+            .with_acknowledgement(acknowledgement)
+            .with_sequence(accepted.sequence);
         assert_eq!(accepted, expected);
         let next = accepted.sequence.wrapping_add(1);
-        let segment = |flags: u8, offset: u32, payload: &[u8]| Packet {
-            flags,
-            sequence: first.wrapping_add(offset),
-            acknowledgement: next,
-            options: Vec::new(),
-            payload: payload.to_vec(),
-            ..syn.clone()
+        let segment = |flags: u8, offset: u32, payload: &[u8]| {
+            syn.clone()
+                .with_flags(flags)
+                .with_sequence(first.wrapping_add(offset))
+                .with_acknowledgement(next)
+                .with_options(Vec::new())
+                .with_payload(payload.to_vec())
         };
         // The last part of the handshake gets no response.
         assert_eq!(plane.action(&segment(ACK, 1, b"")), XDP_DROP);
         let closed = |packet: &Packet| {
             let response = plane.response(packet).expect("a response");
-            let expected =
-                Packet { flags: ACK, window: 0, sequence: next, acknowledgement, ..packet.response() };
+            let expected = packet
+                .response()
+                .with_flags(ACK)
+                .with_window(0)
+                .with_sequence(next)
+                .with_acknowledgement(acknowledgement);
             assert_eq!(response, expected);
         };
         closed(&segment(ACK, 1, b"GET / HTTP"));

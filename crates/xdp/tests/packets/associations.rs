@@ -3,6 +3,7 @@
 use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
 use crate::packet::{Packet, TCP, UDP};
 use evener_xdp::contract::*;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 #[test]
 fn clients_get_servers_in_turn_and_keep_them() {
@@ -47,6 +48,40 @@ fn an_association_may_be_for_all_ports_of_the_client() {
 }
 
 #[test]
+fn packets_of_a_new_client_on_two_cpus_go_to_one_server() {
+    const CLIENTS: u16 = 2000;
+    let by_address = Service { flags: SERVICE_BY_ADDRESS, ..service() };
+    for_each_family(by_address, |director, family| {
+        // The CPUs have different turns.
+        director.server_of(&request(family, UDP), family);
+        let (director, arrived) = (&*director, &AtomicU32::new(0));
+        let server_of = |client: u16, port| {
+            let prefix = if family.number == 4 { "198.18" } else { "2001:db8:7:" };
+            let [high, low] = client.to_be_bytes();
+            let address = match family.number {
+                4 => format!("{prefix}.{high}.{low}"),
+                _ => format!("{prefix}:{client:x}"),
+            };
+            let frame = Packet::new(UDP, (&address, port), (family.vip, PORT)).frame();
+            arrived.fetch_add(1, Ordering::SeqCst);
+            while arrived.load(Ordering::SeqCst) < 2 * (u32::from(client) + 1) {
+                std::thread::yield_now();
+            }
+            let (action, out) = director.run(&frame);
+            let destination = if family.number == 4 { 30..34 } else { 38..54 };
+            (action, out[destination].to_vec())
+        };
+        let all = |port| (0..CLIENTS).map(|client| server_of(client, port)).collect::<Vec<_>>();
+        let (first, second) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| all(2000));
+            (all(1000), other.join().unwrap())
+        });
+        let differ = first.iter().zip(&second).filter(|(one, other)| one != other).count();
+        assert_eq!(differ, 0, "clients with two servers");
+    });
+}
+
+#[test]
 fn clients_of_a_server_that_is_gone_move_with_their_next_packet() {
     for_each_family(service(), |director, family| {
         let request = request(family, UDP);
@@ -70,6 +105,24 @@ fn a_slot_with_another_server_is_another_server() {
         director.change_server(1, |server| server.id = 7777);
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&request, family), 1);
+    });
+}
+
+#[test]
+fn an_association_with_a_server_of_another_pool_ends() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let first = request(family, UDP);
+        assert_eq!(director.server_of(&first, family), 0);
+        // The service gets another pool. The server stays alive in the pool of another service.
+        director.set("services", SERVICE, Service { group: 5, ..service() });
+        director.change_server(2, |server| server.group = 5);
+        director.set_table("tables", SERVICE, &[2]);
+        assert_eq!(director.server_of(&first, family), 1, "by a packet of the client");
+        director.change_flows(family, |flow| (flow.server, flow.server_id) = (1, 1001));
+        let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, 40000));
+        director.sends(&response, &response.returned().from(family.vip, PORT));
+        assert_eq!(director.count(SERVICE, REASON_FLOW_BY_SERVER), 1, "by a packet of the server");
     });
 }
 
@@ -119,20 +172,32 @@ fn an_association_ends_when_it_is_idle() {
 }
 
 #[test]
+fn associations_from_before_the_idle_time_was_configured_stay() {
+    for_each_family(service(), |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        let request = request(family, UDP);
+        assert_eq!(director.server_of(&request, family), 0);
+        director.set("services", SERVICE, Service { flags: SERVICE_IDLE, idle_seconds: 60, ..service() });
+        director.set_table("tables", SERVICE, &[2]);
+        assert_eq!(director.server_of(&request, family), 0);
+        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        assert_eq!(director.server_of(&request, family), 1, "the idle time counts from the next packet on");
+    });
+}
+
+#[test]
 fn a_connection_in_mid_flow_gets_the_server_that_the_table_before_names() {
     let hashed = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
     for_each_family(hashed, |director, family| {
         director.set_table("tables_before", SERVICE, &[1]);
         director.set_table("tables", SERVICE, &[2]);
-        let mut segment = request(family, TCP);
-        segment.flags = 0x10;
+        let segment = request(family, TCP).with_flags(0x10);
         assert_eq!(director.server_of(&segment, family), 0);
         assert_eq!(director.count(SERVICE, REASON_SECOND_CHANCE), 1);
-        let mut begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT));
-        begin.flags = 2;
+        let begin = Packet::new(TCP, (family.client, 41000), (family.vip, PORT)).with_flags(2);
         assert_eq!(director.server_of(&begin, family), 1, "a new connection");
         director.change_server(1, |server| server.takes = TAKES_NONE);
-        segment.ports.0 = 42000;
+        let segment = segment.with_source_port(42000);
         assert_eq!(director.server_of(&segment, family), 1, "the server before is gone");
     });
 }

@@ -1,7 +1,7 @@
 //! Truncated and contradictory packets.
 
 use crate::director::{PORT, SERVICE, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service};
-use crate::packet::{DESTINATION_OPTIONS, IcmpError, Packet, Place, TCP, UDP};
+use crate::packet::{DESTINATION_OPTIONS, IcmpError, Packet, TCP, UDP};
 
 /// Bytes of an Ethernet header, which the kernel wants in test runs.
 const ETHERNET: usize = 14;
@@ -12,12 +12,11 @@ fn truncated_headers_are_dropped() {
         director.set_table("tables", SERVICE, &[1]);
         for protocol in [UDP, TCP] {
             for tags in [vec![], vec![(0x8100, 1)], vec![(0x88a8, 1), (0x8100, 2)]] {
-                let mut request = request(family, protocol);
-                request.tags = tags;
-                request.options = vec![1; 4];
-                request.extensions = vec![(DESTINATION_OPTIONS, 8)];
-                let frame = request.frame();
-                let headers = frame.len() - request.payload.len();
+                let request = request(family, protocol)
+                    .with_tags(tags)
+                    .with_options(vec![1; 4])
+                    .with_extensions(vec![(DESTINATION_OPTIONS, 8)]);
+                let (frame, headers) = request.frame_and_headers();
                 for length in ETHERNET..frame.len() {
                     let (action, out) = director.run(&frame[..length]);
                     let expected = if length < headers { XDP_DROP } else { XDP_TX };
@@ -31,13 +30,11 @@ fn truncated_headers_are_dropped() {
 #[test]
 fn truncated_fragments_and_errors_are_not_forwarded() {
     for_each_family(service(), |director, family| {
-        let mut fragment = request(family, UDP);
-        fragment.place = Some(Place { id: 7, offset: 64, more: true });
-        fragment.payload = vec![0; 200];
+        let fragment = request(family, UDP).with_fragment(7, 64, true).with_payload(vec![0; 200]);
         let carrier = Packet::new(UDP, (family.router, 0), (family.vip, 0));
         let quoted = Packet::new(UDP, (family.vip, PORT), (family.client, 40000)).ip();
         let kind = if family.number == 4 { (3, 4) } else { (2, 0) };
-        let error = IcmpError { carrier, kind, rest: 0, quoted };
+        let error = IcmpError::new(carrier, kind, 0, quoted);
         for frame in [fragment.frame(), error.frame()] {
             for length in ETHERNET..frame.len() {
                 let (action, out) = director.run(&frame[..length]);

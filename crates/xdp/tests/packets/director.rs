@@ -202,11 +202,12 @@ impl Director {
     }
 
     /// Runs the program with a frame. Returns the action, and the frame as the program left it.
-    pub(crate) fn run(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+    pub(crate) fn run(&self, frame: &[u8]) -> (u32, Vec<u8>) {
         let mut out = vec![0; 4096];
         let options =
             TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..TestRunOptions::new() };
-        let result = self.program().test_run(options).unwrap();
+        let program: &Xdp = self.ebpf.program(PROGRAM).unwrap().try_into().unwrap();
+        let result = program.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
     }
@@ -225,7 +226,7 @@ impl Director {
     pub(crate) fn server_of(&mut self, packet: &Packet, family: Family) -> usize {
         let (action, out) = self.run(&packet.frame());
         assert_eq!(action, XDP_TX);
-        let sent = |server: &&str| packet.returned().to(server, packet.ports.1).frame() == out;
+        let sent = |server: &&str| packet.returned().to_address(server).frame() == out;
         family.servers.iter().position(sent).expect("the request goes to a server")
     }
 

@@ -21,8 +21,7 @@ fn decisions_are_reported_at_their_levels() {
     let reported = Service { flags: SERVICE_REPORTED, ..service() };
     for_each_family(reported, |director, family| {
         let request = request(family, UDP);
-        let mut expired = request.clone();
-        expired.ttl = 1;
+        let expired = request.clone().with_ttl(1);
         let other = request.to(family.vip, 9);
         let all = |director: &mut Director, level: u32| {
             director.set_level(level);

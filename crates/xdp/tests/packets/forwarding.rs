@@ -3,24 +3,23 @@
 use crate::director::{
     FAMILIES, PORT, SERVICE, V4, V6, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service,
 };
-use crate::packet::{DESTINATION_OPTIONS, HOP_BY_HOP, ICMP, ICMPV6, Packet, ROUTING, TCP, UDP};
+use crate::packet::{
+    CLIENT_MAC, DESTINATION_OPTIONS, HOP_BY_HOP, ICMP, ICMPV6, LOCAL_MAC, Packet, ROUTING, TCP, UDP,
+};
 use evener_xdp::contract::*;
 
 const TAGS: [&[(u16, u16)]; 3] = [&[], &[(0x8100, 5)], &[(0x88a8, 7), (0x8100, 0x6005)]];
 
 /// A request through the first server, and its response.
-fn there_and_back(change: impl Fn(&mut Packet)) {
+fn there_and_back(change: impl Fn(Packet) -> Packet) {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         for protocol in [UDP, TCP] {
             for tags in TAGS {
-                let mut request = request(family, protocol);
-                request.tags = tags.to_vec();
-                change(&mut request);
+                let request = change(request(family, protocol).with_tags(tags.to_vec()));
                 director.sends(&request, &request.returned().to(family.servers[0], PORT));
-                let mut response = Packet::new(protocol, (family.servers[0], PORT), (family.client, 40000));
-                response.tags = tags.to_vec();
-                change(&mut response);
+                let response = Packet::new(protocol, (family.servers[0], PORT), (family.client, 40000));
+                let response = change(response.with_tags(tags.to_vec()));
                 director.sends(&response, &response.returned().from(family.vip, PORT));
             }
         }
@@ -29,14 +28,14 @@ fn there_and_back(change: impl Fn(&mut Packet)) {
 
 #[test]
 fn requests_go_to_the_server_and_responses_come_from_the_virtual_address() {
-    there_and_back(|_| ());
+    there_and_back(|packet| packet);
 }
 
 #[test]
 fn checksums_are_right_for_all_payloads() {
     // The last word takes each value of the sum, also those whose checksum is computed as zero.
     for low in [0_u16, 1, 0x7fff, 0xfffe, 0xffff] {
-        there_and_back(|packet| packet.payload = low.to_be_bytes().to_vec());
+        there_and_back(|packet| packet.with_payload(low.to_be_bytes().to_vec()));
     }
 }
 
@@ -45,13 +44,14 @@ fn a_computed_checksum_of_zero_is_sent_as_ones() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         let found = (0..=0xffff_u16).find(|word| {
-            let mut sent = request(family, UDP).returned().to(family.servers[0], PORT);
-            sent.payload = word.to_be_bytes().to_vec();
+            let sent = request(family, UDP)
+                .returned()
+                .to(family.servers[0], PORT)
+                .with_payload(word.to_be_bytes().to_vec());
             let ip = sent.ip();
             ip[ip.len() - 4..ip.len() - 2] == [0xff, 0xff]
         });
-        let mut request = request(family, UDP);
-        request.payload = found.unwrap().to_be_bytes().to_vec();
+        let request = request(family, UDP).with_payload(found.unwrap().to_be_bytes().to_vec());
         director.sends(&request, &request.returned().to(family.servers[0], PORT));
     });
 }
@@ -59,8 +59,7 @@ fn a_computed_checksum_of_zero_is_sent_as_ones() {
 #[test]
 fn a_datagram_without_checksum_stays_without() {
     for_each_family(service(), |director, family| {
-        let mut request = request(family, UDP);
-        request.without_checksum = true;
+        let request = request(family, UDP).without_checksum();
         director.set_table("tables", SERVICE, &[1]);
         director.sends(&request, &request.returned().to(family.servers[0], PORT));
     });
@@ -69,16 +68,18 @@ fn a_datagram_without_checksum_stays_without() {
 #[test]
 fn options_of_ipv4_and_extension_headers_of_ipv6_stay() {
     there_and_back(|packet| {
-        packet.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
-        packet.extensions = vec![(HOP_BY_HOP, 0), (ROUTING, 8), (DESTINATION_OPTIONS, 16)];
+        packet.with_options(vec![7, 7, 4, 0, 0, 0, 0, 0]).with_extensions(vec![
+            (HOP_BY_HOP, 0),
+            (ROUTING, 8),
+            (DESTINATION_OPTIONS, 16),
+        ])
     });
 }
 
 #[test]
 fn a_packet_with_too_many_extension_headers_passes() {
     for_each_family(service(), |director, family| {
-        let mut request = request(family, UDP);
-        request.extensions = vec![(DESTINATION_OPTIONS, 0); 8];
+        let request = request(family, UDP).with_extensions(vec![(DESTINATION_OPTIONS, 0); 8]);
         if family.number == 6 {
             director.leaves(&request.frame(), XDP_PASS);
         }
@@ -118,20 +119,20 @@ fn packets_leave_to_the_next_hop_of_the_server_and_to_where_the_client_came_from
                 (1, [2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]);
         });
         let request = request(family, UDP);
-        let mut sent = request.returned().to(family.servers[0], PORT);
-        sent.macs = [[2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]];
+        let sent = request
+            .returned()
+            .to(family.servers[0], PORT)
+            .with_macs([[2, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]]);
         director.sends(&request, &sent);
-        let mut response = Packet::new(UDP, (family.servers[0], PORT), (family.client, 40000));
-        response.macs = [[2, 2, 2, 2, 2, 2], [2, 1, 1, 1, 1, 1]];
-        let mut sent = response.returned().from(family.vip, PORT);
-        sent.macs = [request.macs[1], request.macs[0]];
+        let response = Packet::new(UDP, (family.servers[0], PORT), (family.client, 40000))
+            .with_macs([[2, 2, 2, 2, 2, 2], [2, 1, 1, 1, 1, 1]]);
+        let sent = response.returned().from(family.vip, PORT).with_macs([CLIENT_MAC, LOCAL_MAC]);
         director.sends(&response, &sent);
         // The client moves to another router.
-        let mut moved = request.clone();
-        moved.macs[1] = [2, 9, 9, 9, 9, 9];
+        let router = [2, 9, 9, 9, 9, 9];
+        let moved = request.with_macs([LOCAL_MAC, router]);
         assert_eq!(director.run(&moved.frame()).0, XDP_TX);
-        sent.macs[0] = [2, 9, 9, 9, 9, 9];
-        director.sends(&response, &sent);
+        director.sends(&response, &sent.with_macs([router, LOCAL_MAC]));
     });
 }
 
@@ -151,13 +152,11 @@ fn packets_with_an_unknown_next_hop_pass_to_the_kernel_rewritten() {
 fn the_time_to_live_ends_here() {
     for_each_family(service(), |director, family| {
         for (ttl, action) in [(0, XDP_DROP), (2, XDP_TX), (255, XDP_TX)] {
-            let mut request = request(family, UDP);
-            request.ttl = ttl;
+            let request = request(family, UDP).with_ttl(ttl);
             assert_eq!(director.run(&request.frame()).0, action, "{ttl}");
         }
         assert_eq!(director.count(SERVICE, REASON_MALFORMED), 1);
-        let mut last = request(family, UDP);
-        last.ttl = 1;
+        let last = request(family, UDP).with_ttl(1);
         let (action, out) = director.run(&last.frame());
         let protocol = if family.number == 4 { out[23] } else { out[20] };
         assert_eq!((action, protocol), (XDP_TX, if family.number == 4 { ICMP } else { ICMPV6 }));
@@ -172,11 +171,9 @@ fn packets_for_others_pass_untouched() {
         director.leaves(&other.to(family.vip, PORT + 2).frame(), XDP_PASS);
         director.leaves(&other.to(family.client, PORT).frame(), XDP_PASS);
         director.leaves(&other.from(family.servers[0], PORT + 2).to(family.client, PORT).frame(), XDP_PASS);
-        let mut protocol = other.clone();
-        protocol.protocol = 132;
+        let protocol = other.clone().with_protocol(132);
         director.leaves(&protocol.frame(), XDP_PASS);
-        let mut tags = other.clone();
-        tags.tags = vec![(0x8100, 1); 3];
+        let tags = other.clone().with_tags(vec![(0x8100, 1); 3]);
         director.leaves(&tags.frame(), XDP_PASS);
         let mut arp = vec![0xff; 12];
         arp.extend([8, 6]);
@@ -186,7 +183,7 @@ fn packets_for_others_pass_untouched() {
 }
 
 #[test]
-fn each_family_has_its_own_destinations() {
+fn each_family_has_separate_destinations() {
     for_each_family(service(), |director, family| {
         for other in FAMILIES.iter().filter(|other| other.number != family.number) {
             director.leaves(&request(*other, UDP).frame(), XDP_PASS);
@@ -209,5 +206,19 @@ fn packets_and_bytes_of_servers_are_counted() {
         assert_eq!((counters.packets_in, counters.bytes_in), (3, 3 * request.frame().len() as u64));
         assert_eq!((counters.packets_out, counters.bytes_out), (1, response.frame().len() as u64));
         assert_eq!(counters.flows, 1);
+    });
+}
+
+#[test]
+fn packets_with_segments_left_to_visit_pass_to_the_kernel() {
+    for_each_family(service(), |director, family| {
+        let packet = request(family, UDP).with_extensions(vec![(ROUTING, 8)]);
+        let mut frame = packet.frame();
+        if family.number == 6 {
+            director.sends(&packet, &packet.returned().to(family.servers[0], PORT));
+            // The last destination is in the routing header, and the checksum is over that one.
+            frame[14 + 40 + 3] = 1;
+            director.leaves(&frame, XDP_PASS);
+        }
     });
 }

@@ -14,23 +14,19 @@ fn kinds(family: Family) -> [(u8, u8); 2] {
 /// An error about a packet, from a router to an address.
 fn error(family: Family, from: &str, to: &str, kind: (u8, u8), quoted: Vec<u8>) -> IcmpError {
     let _ = family;
-    IcmpError { carrier: Packet::new(UDP, (from, 0), (to, 0)), kind, rest: 1280, quoted }
+    IcmpError::new(Packet::new(UDP, (from, 0), (to, 0)), kind, 1280, quoted)
 }
 
 /// Packets before and behind the balancer, with each length of quotation that has ports.
 fn check(director: &mut Director, before: &IcmpError, after: &IcmpError) {
-    for length in [28, 40, 48, 60, 61].into_iter().filter(|length| *length >= 28) {
-        let (mut sent, mut expected) = (before.clone(), after.clone());
-        let minimum = if before.carrier.source.is_ipv4() { 28 } else { 48 };
-        let length = (length + minimum - 28).min(sent.quoted.len());
-        sent.quoted.truncate(length);
-        expected.quoted.truncate(length);
+    for length in [28, 40, 48, 60, 61] {
+        let (sent, expected) = (before.quoting(length), after.quoting(length));
         assert_sent(director.run(&sent.frame()), &expected.frame());
     }
 }
 
 #[test]
-fn errors_about_responses_reach_the_server_with_its_own_packet() {
+fn errors_about_responses_reach_the_server_with_its_packet() {
     for_each_family(service(), |director, family| {
         director.set_table("tables", SERVICE, &[1]);
         for protocol in [UDP, TCP] {
@@ -39,8 +35,7 @@ fn errors_about_responses_reach_the_server_with_its_own_packet() {
                 let response = Packet::new(protocol, (family.servers[0], PORT), (family.client, 40000));
                 let translated = response.from(family.vip, PORT);
                 let before = error(family, family.router, family.vip, kind, translated.ip());
-                let mut after = error(family, family.router, family.servers[0], kind, response.ip());
-                after.carrier = after.carrier.returned();
+                let after = error(family, family.router, family.servers[0], kind, response.ip()).returned();
                 check(director, &before, &after);
             }
         }
@@ -58,8 +53,7 @@ fn errors_about_requests_reach_the_client_as_if_from_the_virtual_address() {
                 let translated = request.to(family.servers[0], PORT);
                 for from in [family.servers[0], family.router] {
                     let before = error(family, from, family.client, kind, translated.ip());
-                    let mut after = error(family, family.vip, family.client, kind, request.ip());
-                    after.carrier = after.carrier.returned();
+                    let after = error(family, family.vip, family.client, kind, request.ip()).returned();
                     check(director, &before, &after);
                 }
             }
@@ -78,21 +72,17 @@ fn ports_in_quotations_are_translated() {
             Returns { service: SERVICE, vip: SERVICE, server: 1, ..Returns::default() },
         );
         director.add_endpoint(family.servers[0], 8080, UDP, (ENDPOINT_REAL, 9, 0));
-        let mut request = request(family, UDP);
-        request.options = vec![1; 8];
-        request.extensions = vec![(DESTINATION_OPTIONS, 0)];
+        let request =
+            request(family, UDP).with_options(vec![1; 8]).with_extensions(vec![(DESTINATION_OPTIONS, 0)]);
         director.run(&request.frame());
         let kind = kinds(family)[0];
         let before =
             error(family, family.router, family.client, kind, request.to(family.servers[0], 8080).ip());
-        let mut after = error(family, family.vip, family.client, kind, request.ip());
-        after.carrier = after.carrier.returned();
+        let after = error(family, family.vip, family.client, kind, request.ip()).returned();
         assert_sent(director.run(&before.frame()), &after.frame());
-        let mut response = Packet::new(UDP, (family.servers[0], 8080), (family.client, 40000));
-        response.without_checksum = true;
+        let response = Packet::new(UDP, (family.servers[0], 8080), (family.client, 40000)).without_checksum();
         let before = error(family, family.router, family.vip, kind, response.from(family.vip, PORT).ip());
-        let mut after = error(family, family.router, family.servers[0], kind, response.ip());
-        after.carrier = after.carrier.returned();
+        let after = error(family, family.router, family.servers[0], kind, response.ip()).returned();
         assert_sent(director.run(&before.frame()), &after.frame());
     });
 }

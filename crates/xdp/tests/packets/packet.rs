@@ -34,35 +34,35 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Place of a fragment in its packet.
+/// Position of a fragment in its packet.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) id: u16,
+struct Fragment {
+    id: u16,
     /// Offset in bytes, a multiple of 8.
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
+    offset: u16,
+    more: bool,
 }
 
 /// A packet of UDP or TCP.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
-    pub(crate) macs: [[u8; 6]; 2],
+    macs: [[u8; 6]; 2],
     /// Types and contents of VLAN tags.
-    pub(crate) tags: Vec<(u16, u16)>,
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) ports: (u16, u16),
-    pub(crate) protocol: u8,
-    pub(crate) ttl: u8,
+    tags: Vec<(u16, u16)>,
+    source: IpAddr,
+    destination: IpAddr,
+    ports: (u16, u16),
+    protocol: u8,
+    ttl: u8,
     /// Options of IPv4, a multiple of 4 bytes.
-    pub(crate) options: Vec<u8>,
+    options: Vec<u8>,
     /// Extension headers of IPv6, with the lengths of their contents.
-    pub(crate) extensions: Vec<(u8, usize)>,
-    pub(crate) place: Option<Place>,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) without_checksum: bool,
+    extensions: Vec<(u8, usize)>,
+    fragment: Option<Fragment>,
+    payload: Vec<u8>,
+    without_checksum: bool,
     /// Flags of TCP.
-    pub(crate) flags: u8,
+    flags: u8,
 }
 
 impl Packet {
@@ -77,11 +77,90 @@ impl Packet {
             ttl: 64,
             options: Vec::new(),
             extensions: Vec::new(),
-            place: None,
+            fragment: None,
             payload: b"some bytes of payload".to_vec(),
             without_checksum: false,
             flags: 2,
         }
+    }
+
+    pub(crate) fn with_macs(mut self, macs: [[u8; 6]; 2]) -> Self {
+        self.macs = macs;
+        self
+    }
+
+    pub(crate) fn with_tags(mut self, tags: Vec<(u16, u16)>) -> Self {
+        self.tags = tags;
+        self
+    }
+
+    pub(crate) fn with_protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    pub(crate) fn with_ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn with_options(mut self, options: Vec<u8>) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn with_extensions(mut self, extensions: Vec<(u8, usize)>) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
+    pub(crate) fn with_flags(mut self, flags: u8) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub(crate) fn with_payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    /// Makes it a fragment: at an offset in bytes, a multiple of 8.
+    pub(crate) fn with_fragment(mut self, id: u16, offset: u16, more: bool) -> Self {
+        self.fragment = Some(Fragment { id, offset, more });
+        self
+    }
+
+    pub(crate) fn without_checksum(mut self) -> Self {
+        self.without_checksum = true;
+        self
+    }
+
+    /// Sends it from another port.
+    pub(crate) fn with_source_port(mut self, port: u16) -> Self {
+        self.ports.0 = port;
+        self
+    }
+
+    /// Returns the same packet to another server of the service.
+    pub(crate) fn to_address(&self, address: &str) -> Self {
+        self.to(address, self.ports.1)
+    }
+
+    /// Returns the response of a server to this packet, with the same tags.
+    pub(crate) fn response_of(&self, server: &str, port: u16) -> Self {
+        let ports = (port, self.ports.0);
+        let macs = [LOCAL_MAC, CLIENT_MAC];
+        let (source, destination) = (server.parse().unwrap(), self.source);
+        let mut response = Self { macs, source, destination, ports, ..self.clone() };
+        (response.options, response.extensions) = (Vec::new(), Vec::new());
+        response
+    }
+
+    /// Returns the frame and the length of its headers.
+    pub(crate) fn frame_and_headers(&self) -> (Vec<u8>, usize) {
+        let frame = self.frame();
+        let headers = frame.len() - self.payload.len();
+        (frame, headers)
     }
 
     /// The packet as it leaves to where it came from: MAC addresses exchanged, one hop less.
@@ -120,10 +199,12 @@ impl Packet {
     /// Part of the segment that this packet has: 64 bytes of a fragment that is not the last.
     fn part(&self) -> Vec<u8> {
         let segment = self.segment();
-        match self.place {
+        match self.fragment {
             None => segment,
-            Some(Place { offset, more: true, .. }) => segment[offset as usize..offset as usize + 64].to_vec(),
-            Some(Place { offset, .. }) => segment[offset as usize..].to_vec(),
+            Some(Fragment { offset, more: true, .. }) => {
+                segment[offset as usize..offset as usize + 64].to_vec()
+            }
+            Some(Fragment { offset, .. }) => segment[offset as usize..].to_vec(),
         }
     }
 
@@ -139,11 +220,12 @@ impl Packet {
 
     fn ipv4(&self, content: &IpContent<'_>) -> Vec<u8> {
         let length = 20 + self.options.len();
-        let Place { id, offset, more } = self.place.unwrap_or(Place { id: 0x77, offset: 0, more: false });
+        let Fragment { id, offset, more } =
+            self.fragment.unwrap_or(Fragment { id: 0x77, offset: 0, more: false });
         let mut header = vec![0x40 | (length / 4) as u8, 0];
         header.extend(((length + content.body.len()) as u16).to_be_bytes());
         header.extend(id.to_be_bytes());
-        header.extend((offset / 8 | u16::from(more) << 13).to_be_bytes());
+        header.extend(((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         header.extend([content.ttl, content.protocol, 0, 0]);
         header.extend(octets(self.source));
         header.extend(octets(self.destination));
@@ -155,17 +237,19 @@ impl Packet {
 
     fn ipv6(&self, content: &IpContent<'_>) -> Vec<u8> {
         let mut types: Vec<u8> = self.extensions.iter().map(|extension| extension.0).collect();
-        if self.place.is_some() {
+        if self.fragment.is_some() {
             types.push(FRAGMENT);
         }
         types.push(content.protocol);
         let mut body = Vec::new();
-        for (at, (_, length)) in self.extensions.iter().enumerate() {
-            // Next header, length in units of 8 bytes without the first, and an option of padding.
-            body.extend([types[at + 1], (length / 8) as u8, 1, (length + 4) as u8]);
+        for (at, (kind, length)) in self.extensions.iter().enumerate() {
+            // Next header, length in units of 8 bytes without the first, and an option of padding, or the type of
+            // routing and the segments left.
+            let third = if *kind == ROUTING { [4, 0] } else { [1, (length + 4) as u8] };
+            body.extend([types[at + 1], (length / 8) as u8, third[0], third[1]]);
             body.extend(vec![0; length + 4]);
         }
-        if let Some(Place { id, offset, more }) = self.place {
+        if let Some(Fragment { id, offset, more }) = self.fragment {
             body.extend([content.protocol, 0]);
             body.extend((offset | u16::from(more)).to_be_bytes());
             body.extend(u32::from(id).to_be_bytes());
@@ -215,15 +299,34 @@ pub(crate) fn frame(macs: [[u8; 6]; 2], tags: &[(u16, u16)], is_ipv4: bool, ip: 
 #[derive(Clone, Debug)]
 pub(crate) struct IcmpError {
     /// The carrier's addresses, MAC addresses and TTL are used.
-    pub(crate) carrier: Packet,
-    pub(crate) kind: (u8, u8),
+    carrier: Packet,
+    kind: (u8, u8),
     /// The second word of the header: the MTU of "too big".
-    pub(crate) rest: u32,
+    rest: u32,
     /// Bytes of the packet that the error is about.
-    pub(crate) quoted: Vec<u8>,
+    quoted: Vec<u8>,
 }
 
 impl IcmpError {
+    /// Creates an error with a type and code, which quotes bytes of a packet. Only the addresses, MAC addresses and TTL
+    /// of `carrier` are used.
+    pub(crate) fn new(carrier: Packet, kind: (u8, u8), rest: u32, quoted: Vec<u8>) -> Self {
+        Self { carrier, kind, rest, quoted }
+    }
+
+    /// Returns the error as it leaves to where it came from.
+    pub(crate) fn returned(&self) -> Self {
+        Self { carrier: self.carrier.returned(), ..self.clone() }
+    }
+
+    /// Returns the error with a quotation of this many bytes at most, and of 20 bytes more for the longer header of IPv6.
+    pub(crate) fn quoting(&self, length: usize) -> Self {
+        let length = if self.carrier.source.is_ipv4() { length } else { length + 20 };
+        let mut error = self.clone();
+        error.quoted.truncate(length);
+        error
+    }
+
     pub(crate) fn frame(&self) -> Vec<u8> {
         let is_ipv4 = self.carrier.source.is_ipv4();
         let mut icmp = vec![self.kind.0, self.kind.1, 0, 0];

@@ -20,12 +20,13 @@ fn only_the_mac_addresses_change() {
     for (client, vip) in [("10.0.1.2", VIP_V4), ("fd00:1::2", VIP_V6)] {
         for tags in &tags {
             for protocol in [crate::packet::UDP, TCP] {
-                let packet = Packet { tags: tags.clone(), protocol, ..Packet::udp(client, vip) };
+                let packet = Packet::udp(client, vip).with_tags(tags.clone()).with_protocol(protocol);
                 let (action, out) = plane.run(&packet.frame());
                 let frame = Frame::parse(&out);
                 assert_eq!(action, XDP_TX, "{client} with {tags:?}");
-                assert_eq!((frame.destination, frame.source), (to_server(1), LOCAL_MAC));
-                assert_eq!((&frame.tags, frame.body), (tags, packet.ip()), "tags and packet stay");
+                assert_eq!(frame.macs(), [to_server(1), LOCAL_MAC]);
+                assert_eq!(frame.tags(), tags);
+                assert_eq!(frame.into_body(), packet.ip());
             }
         }
     }
@@ -35,9 +36,9 @@ fn only_the_mac_addresses_change() {
 fn a_packet_at_the_end_of_its_time_to_live_reaches_the_server() {
     let Some(mut plane) = Plane::new(service(FORWARD_DIRECT), &["10.0.2.11"]) else { return };
     for (client, vip) in [("10.0.1.2", VIP_V4), ("fd00:1::2", VIP_V6)] {
-        let packet = Packet { ttl: 1, ..Packet::udp(client, vip) };
+        let packet = Packet::udp(client, vip).with_ttl(1);
         let (action, out) = plane.run(&packet.frame());
-        assert_eq!((action, Frame::parse(&out).body), (XDP_TX, packet.ip()));
+        assert_eq!((action, Frame::parse(&out).into_body()), (XDP_TX, packet.ip()));
     }
 }
 
@@ -49,9 +50,9 @@ fn a_known_client_stays_with_its_server() {
     };
     let mut servers = Vec::new();
     for port in 40000..40030 {
-        let packet = Packet { ports: (port, 5000), ..Packet::udp("10.0.1.2", VIP_V4) }.frame();
-        let first = Frame::parse(&plane.run(&packet).1).destination;
-        assert_eq!(Frame::parse(&plane.run(&packet).1).destination, first);
+        let packet = Packet::udp("10.0.1.2", VIP_V4).with_ports((port, 5000)).frame();
+        let first = Frame::parse(&plane.run(&packet).1).macs()[0];
+        assert_eq!(Frame::parse(&plane.run(&packet).1).macs()[0], first);
         servers.push(first);
     }
     servers.sort_unstable();

@@ -14,25 +14,10 @@ const GUE_PORT: u16 = 6080;
 /// Returns the packet in the tunnel, after the headers of the tunnel have been checked.
 fn opened(frame: &[u8], forward: u8, server: &str, inner_protocol: u8) -> (Frame, Ip, Vec<u8>) {
     let frame = Frame::parse(frame);
-    let outer = Ip::parse(&frame.body);
-    let (source, kind) = if server == SERVER_V4 { (TUNNEL_V4, 0x0800) } else { (TUNNEL_V6, 0x86dd) };
-    assert_eq!(frame.protocol, kind, "Ethernet type");
-    assert_eq!((outer.source, outer.destination), (source.parse().unwrap(), server.parse().unwrap()));
-    assert_eq!(outer.ttl, 64);
-    let mut inner = outer.body.clone();
-    if forward == FORWARD_GUE {
-        assert_eq!(outer.protocol, UDP);
-        let word = |at: usize| u16::from_be_bytes([inner[at], inner[at + 1]]);
-        assert!(word(0) >= 49152, "a source port of the dynamic ones");
-        assert_eq!(
-            (word(2), usize::from(word(4)), word(6)),
-            (GUE_PORT, inner.len(), 0),
-            "port, length and checksum"
-        );
-        inner.drain(..8);
-    } else {
-        assert_eq!(outer.protocol, inner_protocol);
-    }
+    let outer = frame.ip();
+    let source = if server == SERVER_V4 { TUNNEL_V4 } else { TUNNEL_V6 };
+    assert_eq!(outer.addresses(), (source.parse().unwrap(), server.parse().unwrap()));
+    let inner = outer.decapsulated((forward == FORWARD_GUE).then_some(GUE_PORT), inner_protocol);
     (frame, outer, inner)
 }
 
@@ -44,19 +29,15 @@ fn each_mode_carries_each_family_in_each_other() {
             for (client, vip) in CLIENTS {
                 for tags in [vec![], vec![(0x8100, 7)], vec![(0x88a8, 9), (0x8100, 7)]] {
                     for protocol in [UDP, TCP] {
-                        let packet = Packet { tags: tags.clone(), protocol, ..Packet::udp(client, vip) };
+                        let packet = Packet::udp(client, vip).with_tags(tags.clone()).with_protocol(protocol);
                         let (action, out) = plane.run(&packet.frame());
                         assert_eq!(action, XDP_TX, "{client} to {server}, mode {forward}, {tags:?}");
                         let inner_protocol = if client.contains(':') { 41 } else { 4 };
                         let (frame, _, inner) = opened(&out, forward, server, inner_protocol);
-                        assert_eq!(
-                            (frame.destination, frame.source),
-                            (SENDER_MAC, LOCAL_MAC),
-                            "MACs are exchanged"
-                        );
-                        assert_eq!(frame.tags, tags);
+                        assert_eq!(frame.macs(), [SENDER_MAC, LOCAL_MAC], "MACs are exchanged");
+                        assert_eq!(frame.tags(), tags);
                         // The tunnel is one hop; nothing else differs.
-                        assert_eq!(inner, Packet { ttl: packet.ttl - 1, ..packet }.ip());
+                        assert_eq!(inner, packet.after_hop().ip());
                     }
                 }
             }
@@ -72,7 +53,7 @@ fn the_next_hop_of_the_server_is_used_if_configured() {
     let (frame, ..) = opened(&out, FORWARD_IPIP, SERVER_V4, 4);
     let mut mac = SERVER_MAC;
     mac[5] = 1;
-    assert_eq!((action, frame.destination, frame.source), (XDP_TX, mac, LOCAL_MAC));
+    assert_eq!((action, frame.macs()), (XDP_TX, [mac, LOCAL_MAC]));
     // Without a known next hop, the routing table has the last word; here it has no route.
     plane.set_server(1, Server { ifindex: 0, ..server(1, SERVER_V4) });
     let (action, _) = plane.run(&Packet::udp("10.0.1.2", VIP_V4).frame());
@@ -86,9 +67,9 @@ fn dscp_and_ecn_are_copied() {
         for (client, vip) in CLIENTS {
             // EF with each of the four values of ECN.
             for traffic in [0xb8, 0xb9, 0xba, 0xbb] {
-                let (_, out) = plane.run(&Packet { traffic, ..Packet::udp(client, vip) }.frame());
+                let (_, out) = plane.run(&Packet::udp(client, vip).with_traffic(traffic).frame());
                 let (_, outer, _) = opened(&out, FORWARD_GUE, server, 0);
-                assert_eq!(outer.traffic, traffic, "{client} to {server}");
+                assert_eq!(outer.traffic(), traffic, "{client} to {server}");
             }
         }
     }
@@ -103,13 +84,14 @@ fn do_not_fragment_is_copied_and_other_packets_have_identifications() {
     };
     let packet = Packet::udp("10.0.1.2", VIP_V4);
     let whole = outer(packet.clone(), 4);
-    assert!(whole.dont_fragment && whole.identification == 0);
-    assert!(outer(Packet::udp("fd00:1::2", VIP_V6), 41).dont_fragment, "routers do not fragment IPv6");
+    assert_eq!(whole.fragmentation(), (true, 0));
+    assert!(outer(Packet::udp("fd00:1::2", VIP_V6), 41).fragmentation().0, "routers do not fragment IPv6");
     let mut seen: Vec<u16> = (0..20)
         .map(|_| {
-            let outer = outer(Packet { dont_fragment: false, ..packet.clone() }, 4);
-            assert!(!outer.dont_fragment);
-            outer.identification
+            let outer = outer(packet.clone().fragmentable(), 4);
+            let (dont_fragment, identification) = outer.fragmentation();
+            assert!(!dont_fragment);
+            identification
         })
         .collect();
     seen.sort_unstable();
@@ -123,10 +105,9 @@ fn packets_of_a_flow_have_one_source_port_and_label_and_other_flows_have_others(
         for server in [SERVER_V4, SERVER_V6] {
             let Some(mut plane) = Plane::new(service(FORWARD_GUE), &[server]) else { return };
             let mut path = |port: u16, payload: &[u8]| {
-                let packet =
-                    Packet { ports: (port, 5000), payload: payload.to_vec(), ..Packet::udp(client, vip) };
+                let packet = Packet::udp(client, vip).with_ports((port, 5000)).with_payload(payload.to_vec());
                 let (_, outer, _) = opened(&plane.run(&packet.frame()).1, FORWARD_GUE, server, 0);
-                (u16::from_be_bytes([outer.body[0], outer.body[1]]), outer.label)
+                outer.path()
             };
             let mut paths: Vec<_> = (40000..40050)
                 .map(|port| {
@@ -160,28 +141,28 @@ fn truncated_packets_are_dropped_without_reading_behind_their_end() {
 #[test]
 fn padding_of_short_frames_stays_behind_the_packet() {
     let Some(mut plane) = Plane::new(service(FORWARD_GUE), &[SERVER_V4]) else { return };
-    let packet = Packet { payload: b"x".to_vec(), ..Packet::udp("10.0.1.2", VIP_V4) };
+    let packet = Packet::udp("10.0.1.2", VIP_V4).with_payload(b"x".to_vec());
     let mut frame = packet.frame();
     frame.resize(60, 0);
     let (_, out) = plane.run(&frame);
     let (_, _, inner) = opened(&out, FORWARD_GUE, SERVER_V4, 0);
-    assert_eq!(inner, Packet { ttl: packet.ttl - 1, ..packet }.ip());
+    assert_eq!(inner, packet.after_hop().ip());
 }
 
 #[test]
 fn later_fragments_follow_the_first_one() {
     for forward in [FORWARD_DIRECT, FORWARD_IPIP, FORWARD_GUE] {
         let Some(mut plane) = Plane::new(service(forward), &[SERVER_V4]) else { return };
-        let first = Packet { dont_fragment: false, fragment: (0, true), ..Packet::udp("10.0.1.2", VIP_V4) };
-        let later = Packet { fragment: (4, false), ..first.clone() };
+        let first = Packet::udp("10.0.1.2", VIP_V4).fragmentable().with_fragment((0, true));
+        let later = first.clone().with_fragment((4, false));
         assert_eq!(plane.run(&first.frame()).0, XDP_TX);
         let (action, out) = plane.run(&later.frame());
         assert_eq!(action, XDP_TX, "mode {forward}");
         if forward == FORWARD_DIRECT {
-            assert_eq!(Frame::parse(&out).body, later.ip());
+            assert_eq!(Frame::parse(&out).into_body(), later.ip());
         } else {
             let (_, _, inner) = opened(&out, forward, SERVER_V4, 4);
-            assert_eq!(inner, Packet { ttl: later.ttl - 1, ..later }.ip());
+            assert_eq!(inner, later.after_hop().ip());
         }
     }
 }

@@ -76,7 +76,7 @@ impl Namespace {
 /// The namespaces, connected.
 pub(crate) struct Network {
     pub(crate) client: Namespace,
-    pub(crate) gateway: Namespace,
+    gateway: Namespace,
     pub(crate) director: Namespace,
     pub(crate) server: Namespace,
 }

@@ -42,20 +42,20 @@ pub(crate) fn transport_checksum(source: IpAddr, destination: IpAddr, protocol: 
 /// A packet of a client to a virtual address.
 #[derive(Clone)]
 pub(crate) struct Packet {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) ports: (u16, u16),
-    pub(crate) payload: Vec<u8>,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    ports: (u16, u16),
+    payload: Vec<u8>,
     /// Time to live, or hop limit.
-    pub(crate) ttl: u8,
+    ttl: u8,
     /// DSCP and ECN.
-    pub(crate) traffic: u8,
-    pub(crate) dont_fragment: bool,
+    traffic: u8,
+    dont_fragment: bool,
     /// Offset of a fragment in units of 8 bytes, and whether more follow (IPv4).
-    pub(crate) fragment: (u16, bool),
+    fragment: (u16, bool),
     /// VLAN tags with their Ethernet types.
-    pub(crate) tags: Vec<(u16, u16)>,
+    tags: Vec<(u16, u16)>,
 }
 
 impl Packet {
@@ -72,6 +72,53 @@ impl Packet {
             fragment: (0, false),
             tags: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_ports(mut self, ports: (u16, u16)) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    pub(crate) fn with_protocol(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    pub(crate) fn with_payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
+    }
+
+    pub(crate) fn with_ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn with_traffic(mut self, traffic: u8) -> Self {
+        self.traffic = traffic;
+        self
+    }
+
+    /// Lets routers fragment it.
+    pub(crate) fn fragmentable(mut self) -> Self {
+        self.dont_fragment = false;
+        self
+    }
+
+    pub(crate) fn with_fragment(mut self, fragment: (u16, bool)) -> Self {
+        self.fragment = fragment;
+        self
+    }
+
+    pub(crate) fn with_tags(mut self, tags: Vec<(u16, u16)>) -> Self {
+        self.tags = tags;
+        self
+    }
+
+    /// Returns the packet behind a hop.
+    pub(crate) fn after_hop(mut self) -> Self {
+        self.ttl -= 1;
+        self
     }
 
     /// Gives the IP packet a length.
@@ -146,14 +193,34 @@ impl Packet {
 
 /// The Ethernet header of a frame and the bytes behind it.
 pub(crate) struct Frame {
-    pub(crate) destination: [u8; 6],
-    pub(crate) source: [u8; 6],
-    pub(crate) tags: Vec<(u16, u16)>,
-    pub(crate) protocol: u16,
-    pub(crate) body: Vec<u8>,
+    destination: [u8; 6],
+    source: [u8; 6],
+    tags: Vec<(u16, u16)>,
+    protocol: u16,
+    body: Vec<u8>,
 }
 
 impl Frame {
+    /// Returns the MAC addresses: destination and source.
+    pub(crate) fn macs(&self) -> [[u8; 6]; 2] {
+        [self.destination, self.source]
+    }
+
+    pub(crate) fn tags(&self) -> &[(u16, u16)] {
+        &self.tags
+    }
+
+    pub(crate) fn into_body(self) -> Vec<u8> {
+        self.body
+    }
+
+    /// Reads the packet and checks that its version matches the Ethernet type.
+    pub(crate) fn ip(&self) -> Ip {
+        let ip = Ip::parse(&self.body);
+        assert_eq!(self.protocol, if ip.source.is_ipv4() { 0x0800 } else { 0x86dd }, "Ethernet type");
+        ip
+    }
+
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         let (mut at, mut tags) = (12, Vec::new());
@@ -174,18 +241,56 @@ impl Frame {
 /// An IP header, and the bytes behind it. Options and extension headers are not expected.
 #[derive(Debug)]
 pub(crate) struct Ip {
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) protocol: u8,
-    pub(crate) ttl: u8,
-    pub(crate) traffic: u8,
-    pub(crate) dont_fragment: bool,
-    pub(crate) identification: u16,
-    pub(crate) label: u32,
-    pub(crate) body: Vec<u8>,
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    ttl: u8,
+    traffic: u8,
+    dont_fragment: bool,
+    identification: u16,
+    label: u32,
+    body: Vec<u8>,
 }
 
 impl Ip {
+    /// Returns the source and the destination.
+    pub(crate) fn addresses(&self) -> (IpAddr, IpAddr) {
+        (self.source, self.destination)
+    }
+
+    pub(crate) fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    pub(crate) fn traffic(&self) -> u8 {
+        self.traffic
+    }
+
+    /// Returns whether routers must not fragment the packet, and its identification.
+    pub(crate) fn fragmentation(&self) -> (bool, u16) {
+        (self.dont_fragment, self.identification)
+    }
+
+    /// Returns the source port and the flow label, by which routers choose a path.
+    pub(crate) fn path(&self) -> (u16, u32) {
+        (u16::from_be_bytes([self.body[0], self.body[1]]), self.label)
+    }
+
+    /// Checks the headers of a tunnel and returns the packet in it: of GUE to this port, else of `protocol`.
+    pub(crate) fn decapsulated(&self, gue_port: Option<u16>, protocol: u8) -> Vec<u8> {
+        assert_eq!(self.ttl, 64, "TTL of the tunnel");
+        let Some(port) = gue_port else {
+            assert_eq!(self.protocol, protocol);
+            return self.body.clone();
+        };
+        assert_eq!(self.protocol, UDP);
+        let word = |at: usize| u16::from_be_bytes([self.body[at], self.body[at + 1]]);
+        assert!(word(0) >= 49152, "a source port of the dynamic ones");
+        let expected = (port, self.body.len(), 0);
+        assert_eq!((word(2), usize::from(word(4)), word(6)), expected, "port, length and checksum");
+        self.body[8..].to_vec()
+    }
+
     /// Reads the packet and checks its length and checksum.
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);

@@ -41,10 +41,10 @@ fn long(connection: &[u8]) -> Vec<u8> {
 /// Sends a payload and returns the slot of the server that gets it.
 fn slot_of(plane: &mut Plane, source: &str, port: u16, payload: Vec<u8>) -> u8 {
     let vip = if source.contains(':') { VIP_V6 } else { VIP_V4 };
-    let packet = Packet { ports: (port, 5000), payload, ..Packet::udp(source, vip) };
+    let packet = Packet::udp(source, vip).with_ports((port, 5000)).with_payload(payload);
     let (action, out) = plane.run(&packet.frame());
     assert_eq!(action, XDP_TX, "{source} port {port}");
-    let mac = Frame::parse(&out).destination;
+    let mac = Frame::parse(&out).macs()[0];
     assert_eq!(mac[..5], SERVER_MAC[..5]);
     mac[5]
 }
@@ -154,4 +154,20 @@ fn other_services_do_not_read_connection_ids() {
         .map(|port| slot_of(&mut plane, "10.0.1.2", port, short(&connection_id(0, &id(4, 2), 8))))
         .collect();
     assert!(servers.iter().any(|slot| *slot != 2), "chosen in turn: {servers:?}");
+}
+
+#[test]
+fn the_padding_of_a_short_frame_is_not_read_as_a_connection_id() {
+    let Some(mut plane) = plane(1) else { return };
+    plane.write_quic_server(&[0], 2);
+    for (payload, routed) in
+        [(vec![0x43], 0), (vec![0xc3, 0, 0, 0, 1, 6, 0], 0), (vec![0x43, 0, 0, 0, 0, 0, 0], 1)]
+    {
+        let packet = Packet::udp("10.0.1.2", VIP_V4).with_ports((40000, 5000)).with_payload(payload.clone());
+        let mut frame = packet.frame();
+        frame.resize(60, 0);
+        let before = plane.count(REASON_QUIC_ROUTED);
+        assert_eq!(plane.run(&frame).0, XDP_TX);
+        assert_eq!(plane.count(REASON_QUIC_ROUTED) - before, routed, "{payload:?}");
+    }
 }

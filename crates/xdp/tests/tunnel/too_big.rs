@@ -1,6 +1,6 @@
 //! Responses to packets that do not fit any more with the headers of the tunnel.
 
-use crate::packet::{Frame, ICMP, ICMPV6, Ip, LOCAL_MAC, Packet, SENDER_MAC};
+use crate::packet::{Frame, ICMP, ICMPV6, LOCAL_MAC, Packet, SENDER_MAC};
 use crate::plane::{Plane, VIP_V4, VIP_V6, XDP_DROP, XDP_TX, server, service};
 use evener_xdp::contract::*;
 
@@ -21,14 +21,11 @@ fn packets_fit_up_to_the_mtu_minus_the_headers() {
             let mut run = |length| {
                 let (action, out) = plane.run(&Packet::udp(client, vip).with_length(length).frame());
                 assert_eq!(action, XDP_TX);
-                Ip::parse(&Frame::parse(&out).body)
+                Frame::parse(&out).ip()
             };
-            assert_eq!(run(1500 - overhead).destination.to_string(), server, "the largest packet");
+            assert_eq!(run(1500 - overhead).addresses().1.to_string(), server, "the largest packet");
             let response = run(1501 - overhead);
-            assert_eq!(
-                (response.source, response.destination),
-                (vip.parse().unwrap(), client.parse().unwrap())
-            );
+            assert_eq!(response.addresses(), (vip.parse().unwrap(), client.parse().unwrap()));
             let (kind, code, mtu, quoted) = response.icmp();
             let expected = if vip == VIP_V4 { (3, 4) } else { (2, 0) };
             assert_eq!(
@@ -38,7 +35,7 @@ fn packets_fit_up_to_the_mtu_minus_the_headers() {
             );
             let limit = if vip == VIP_V4 { 576 - 28 } else { 1280 - 48 };
             assert_eq!(quoted, Packet::udp(client, vip).with_length(1501 - overhead).ip()[..limit]);
-            assert_eq!(response.protocol, if vip == VIP_V4 { ICMP } else { ICMPV6 });
+            assert_eq!(response.protocol(), if vip == VIP_V4 { ICMP } else { ICMPV6 });
         }
         assert_eq!((plane.count(REASON_RESPONDED_TOO_BIG), plane.count(REASON_TOO_BIG)), (2, 0));
     }
@@ -48,28 +45,28 @@ fn packets_fit_up_to_the_mtu_minus_the_headers() {
 fn the_response_goes_back_with_its_tags() {
     let Some(mut plane) = Plane::new(service(FORWARD_IPIP), &[SERVER_V4]) else { return };
     for tags in [vec![(0x8100, 7)], vec![(0x88a8, 9), (0x8100, 7)]] {
-        let packet = Packet { tags: tags.clone(), ..Packet::udp("10.0.1.2", VIP_V4) };
+        let packet = Packet::udp("10.0.1.2", VIP_V4).with_tags(tags.clone());
         let frame = Frame::parse(&plane.run(&packet.with_length(1500).frame()).1);
-        assert_eq!((frame.destination, frame.source), (SENDER_MAC, LOCAL_MAC));
-        assert_eq!(frame.tags, tags);
-        assert_eq!(Ip::parse(&frame.body).icmp().2, 1480);
+        assert_eq!(frame.macs(), [SENDER_MAC, LOCAL_MAC]);
+        assert_eq!(frame.tags(), tags);
+        assert_eq!(frame.ip().icmp().2, 1480);
     }
 }
 
 #[test]
 fn packets_that_routers_may_fragment_have_the_response_too() {
     let Some(mut plane) = Plane::new(service(FORWARD_IPIP), &[SERVER_V4]) else { return };
-    let packet = Packet { dont_fragment: false, ..Packet::udp("10.0.1.2", VIP_V4) };
+    let packet = Packet::udp("10.0.1.2", VIP_V4).fragmentable();
     let (action, out) = plane.run(&packet.with_length(1500).frame());
-    assert_eq!((action, Ip::parse(&Frame::parse(&out).body).icmp().2), (XDP_TX, 1480));
+    assert_eq!((action, Frame::parse(&out).ip().icmp().2), (XDP_TX, 1480));
 }
 
 #[test]
 fn later_fragments_are_dropped_without_a_response() {
     let Some(mut plane) = Plane::new(service(FORWARD_IPIP), &[SERVER_V4]) else { return };
-    let first = Packet { dont_fragment: false, fragment: (0, true), ..Packet::udp("10.0.1.2", VIP_V4) };
+    let first = Packet::udp("10.0.1.2", VIP_V4).fragmentable().with_fragment((0, true));
     assert_eq!(plane.run(&first.frame()).0, XDP_TX);
-    let later = Packet { fragment: (4, true), payload: vec![0; 1480], ..first };
+    let later = first.with_fragment((4, true)).with_payload(vec![0; 1480]);
     assert_eq!(plane.run(&later.frame()).0, XDP_DROP);
     assert_eq!((plane.count(REASON_TOO_BIG), plane.count(REASON_RESPONDED_TOO_BIG)), (1, 0));
 }

@@ -118,8 +118,8 @@ pub(super) const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-/// Returns the wanted servers in an order in which the present servers keep their places, as far as there are enough
-/// servers for all places. New servers take the places of removed ones.
+/// Returns the wanted servers in an order in which the present servers keep their positions, if there are enough
+/// servers for all positions. New servers take the positions of removed ones.
 pub(super) fn in_slots(present: &[IpAddr], wanted: &[IpAddr]) -> Vec<IpAddr> {
     let mut added = wanted.iter().filter(|server| !present.contains(server));
     let present = present

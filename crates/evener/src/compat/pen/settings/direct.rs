@@ -31,7 +31,7 @@ impl PenSettings {
 
     /// Moves the service into the XDP plane if there is an interface for it. Packets go to the servers unchanged, and the
     /// servers respond to the clients directly.
-    pub(super) fn into_plane(&self, spec: Spec, lists: &[Option<Arc<Acl>>]) -> Result<Spec, String> {
+    pub(super) fn move_into_plane(&self, spec: Spec, lists: &[Option<Arc<Acl>>]) -> Result<Spec, String> {
         let Some(interface) = &self.dsr_if else { return Ok(spec) };
         let is_one =
             |endpoint: &Endpoint| matches!(endpoint, Endpoint::Ip(address) if !address.ip().is_unspecified());
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn clients_without_tracking_are_spread_by_connection() {
-        let policy = |line: &str| compile(&[&BASE[..], &[line]].concat()).unwrap().pools[0].policy.clone();
+        let policy = |line: &str| compile(&[&BASE[..], &[line]].concat()).unwrap().pools[0].policy;
         assert_eq!(policy("no roundrobin"), Policy::Hash);
         assert_eq!(policy("roundrobin"), Policy::RoundRobin);
     }
@@ -140,7 +140,7 @@ mod tests {
             ("dsr_if", "an interface is missing"),
             ("tarpit_acl 10", "not an access list"),
         ] {
-            let error = compile(&[&BASE[..], &[line]].concat()).err().expect(line);
+            let error = compile(&[&BASE[..], &[line]].concat()).expect_err(line);
             assert!(error.contains(part), "{line}: {error}");
         }
     }

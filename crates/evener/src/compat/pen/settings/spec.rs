@@ -44,7 +44,7 @@ impl PenSettings {
         let service = service(self, &lists).map_err(|error| vec![Problem::new(error)])?;
         let pools = [Some(pool(self, &lists)), abuse_pool(self)].into_iter().flatten().collect();
         let spec = Spec { pools, services: vec![service], ..Spec::default() };
-        let spec = self.into_plane(spec, &lists).map_err(|error| vec![Problem::new(error)])?;
+        let spec = self.move_into_plane(spec, &lists).map_err(|error| vec![Problem::new(error)])?;
         let config = Config::without_file(spec).allow_loops();
         Ok(Compiled { config, control })
     }

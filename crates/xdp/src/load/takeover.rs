@@ -3,9 +3,9 @@
 //! A process can end between any two steps. So nothing is remembered in files: the next process compares the
 //! pinned maps with the maps of the programs behind the pinned links, and repairs what differs.
 
+use super::{Definition, LoadError, Prepared};
 use crate::batch::Entries;
 use crate::contract::{CONTRACT_VERSION, Config};
-use crate::load::LoadError;
 use crate::pin::Directory;
 use crate::sys::{self, MapInfo};
 use aya::maps::{Array, Map, MapData};
@@ -28,13 +28,6 @@ pub enum Origin {
     Replaced(String),
 }
 
-/// A map as the object file defines it, with the sizes of the configuration.
-#[derive(Clone, Debug)]
-pub(crate) struct Definition {
-    pub name: String,
-    pub map: aya_obj::Map,
-}
-
 impl Definition {
     fn is_lru(&self) -> bool {
         self.map.map_type() == LRU
@@ -53,18 +46,7 @@ impl Definition {
 
     /// Returns the difference that makes a map unusable, if there is one. The size of an LRU map is none.
     fn conflict(&self, found: &MapInfo) -> Option<String> {
-        let properties = [
-            ("type", self.map.map_type(), found.kind),
-            ("key size", self.map.key_size(), found.key_size),
-            ("value size", self.map.value_size(), found.value_size),
-            ("flags", self.map.map_flags(), found.flags),
-            (
-                "size",
-                if self.is_lru() { found.max_entries } else { self.map.max_entries() },
-                found.max_entries,
-            ),
-        ];
-        let (what, wanted, found) = properties.into_iter().find(|(_, wanted, found)| wanted != found)?;
+        let (what, wanted, found) = found.difference(&self.map, self.is_lru())?;
         Some(format!("map {} has {what} {found} instead of {wanted}", self.name))
     }
 }
@@ -151,17 +133,8 @@ impl Source {
     }
 }
 
-/// The maps that are ready under their names in the directory, before the program is loaded.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub origin: Origin,
-    /// Names of maps that are pinned as the next map of their name.
-    pub next: Vec<String>,
-    pub sources: Vec<Source>,
-}
-
 /// Prepares the directory: afterwards, every map in it can be used. Missing maps are created by the loader.
-pub(crate) fn prepare(directory: &Directory, definitions: &[Definition]) -> Result<Prepared, LoadError> {
+pub(super) fn prepare(directory: &Directory, definitions: &[Definition]) -> Result<Prepared, LoadError> {
     let mut sets = vec![Set::pinned(directory, definitions)?];
     sets.extend(Set::live(directory)?);
     let had_maps = !sets[0].maps.is_empty();
@@ -216,7 +189,7 @@ fn prepare_map(
     for (position, set) in sets.iter_mut().enumerate() {
         let Some((map, info)) = set.maps.remove(name) else { continue };
         let is_pinned = is_first_pinned && position == 0;
-        match found.iter_mut().find(|other| other.info.id == info.id) {
+        match found.iter_mut().find(|other| other.info.is_same_map(&info)) {
             Some(other) => other.is_live = true,
             None => found.push(Found { map, info, is_pinned, is_live: !is_pinned }),
         }

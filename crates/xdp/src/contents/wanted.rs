@@ -1,5 +1,6 @@
-//! The wanted contents of the maps, as plain data, derived from the tables of services.
+//! Derives the wanted contents of the maps from the tables of services.
 
+use super::{PoolKey, Wanted, WantedDefence, WantedPool, WantedServer, WantedService};
 use crate::contract::{
     CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, NEXT_HOP_ROUTE,
     NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN,
@@ -9,48 +10,13 @@ use crate::defence::ServiceDefence;
 use crate::endpoints::{Family, words_of};
 use crate::slots::Identity;
 use evener_core::ServerId;
-use evener_core::acl::Acl;
 use evener_core::address::{Endpoint, Target};
 use evener_core::snapshot::Takes;
-use evener_core::spec::{Forward, NextHop, Protocol, QuicId, SourceRate, StickyBy, XdpServiceSpec};
+use evener_core::spec::{Forward, NextHop, Protocol, StickyBy, XdpServiceSpec};
 use evener_core::table::{ChoiceTable, ChooseBy, PoolTable, Row, ServiceTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-
-/// Everything that the maps should have.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
-    pub(crate) services: Vec<WantedService>,
-    pub(crate) pools: BTreeMap<PoolKey, WantedPool>,
-    /// Addresses of this machine.
-    pub(crate) local: BTreeSet<IpAddr>,
-}
-
-/// A pool, or its servers of one address family.
-pub(crate) type PoolKey = (Arc<str>, Option<Family>);
-
-/// A service, for the virtual addresses of one family.
-#[derive(Clone, Debug)]
-pub(crate) struct WantedService {
-    pub(crate) name: Arc<str>,
-    pub(crate) identity: Identity,
-    pub(crate) protocol: u8,
-    /// The contents of its slot, without the id and the pool.
-    pub(crate) settings: Service,
-    pub(crate) pool: PoolKey,
-    pub(crate) defence: WantedDefence,
-    /// The ports of each virtual address, sorted.
-    pub(crate) addresses: BTreeMap<IpAddr, Vec<u16>>,
-}
-
-/// The defence of a service.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct WantedDefence {
-    pub(crate) clients: Option<Arc<Acl>>,
-    pub(crate) rate: Option<SourceRate>,
-    pub(crate) syn_cookies: Option<u32>,
-}
 
 impl WantedDefence {
     /// Returns the defence as it is written.
@@ -58,32 +24,6 @@ impl WantedDefence {
         let Self { clients, rate, syn_cookies } = self;
         ServiceDefence { clients: clients.as_deref(), rate: *rate, syn_cookies: *syn_cookies }
     }
-}
-
-/// The servers of a pool and its table of choices.
-#[derive(Clone, Debug)]
-pub(crate) struct WantedPool {
-    pub(crate) identity: Identity,
-    pub(crate) servers: Vec<WantedServer>,
-    /// Positions in `servers`.
-    pub(crate) slots: Vec<usize>,
-    /// The hash of a client names its slot, so packets in mid-flow have a second chance in the previous table.
-    pub(crate) by_client: bool,
-}
-
-/// A server of a pool.
-#[derive(Clone, Debug)]
-pub(crate) struct WantedServer {
-    pub(crate) id: ServerId,
-    pub(crate) identity: Identity,
-    pub(crate) address: IpAddr,
-    /// 0 for the port of the client's packet.
-    pub(crate) port: u16,
-    pub(crate) takes: u8,
-    /// Identity in connection IDs of QUIC.
-    pub(crate) quic_id: Option<QuicId>,
-    /// The kernel finds its next hop.
-    pub(crate) is_routed: bool,
 }
 
 impl WantedService {
@@ -112,6 +52,11 @@ impl Wanted {
             wanted.services.iter_mut().for_each(|service| service.settings.flags |= SERVICE_REPORTED);
         }
         wanted
+    }
+
+    /// Sets the addresses of this machine.
+    pub(crate) fn set_local_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.local = addresses;
     }
 
     /// Returns the addresses of servers whose next hops are needed.

@@ -1,6 +1,6 @@
 //! Writes into the maps of the kernel, and reads what an earlier process left in them.
 
-use crate::contents::{Found, Kind, MapWriter, QuicName, Write};
+use super::{Found, Kind, MapWriter, QuicName, Write};
 use crate::contract::{
     BLOCK_SLOTS, BUCKET_ENTRIES, Block, BucketV4, BucketV6, ENDPOINT_REAL, Identity as Words, QuicKey,
     Returns, SHARED_MAX, SlotAndId,
