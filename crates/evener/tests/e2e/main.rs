@@ -164,4 +164,5 @@ mod xdp {
     mod sbulb_servers;
     mod seeing;
     mod topology;
+    mod tunnels;
 }
