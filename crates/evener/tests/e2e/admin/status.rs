@@ -39,6 +39,7 @@ fn documented_keys() -> Value {
         "services": [{
             "name": "string",
             "protocol": "string",
+            "plane": "string",
             "tls": "bool",
             "listen": ["string"],
             "pool": "string",
