@@ -116,7 +116,7 @@ fn wrong_commands_are_reported_and_change_nothing() {
         ("write", "write: to which file?"),
         ("write /nowhere/file", "/nowhere/file cannot be written: No such file"),
         ("include /nowhere/file", "/nowhere/file: it cannot be read: No such file"),
-        ("dsr_if eth0", "direct server return is not supported"),
+        ("dsr_if eth0", "dsr_if: a running instance keeps its interface"),
     ] {
         let printed = pen.ctl(command);
         assert!(printed.contains(part) && printed.ends_with('\n'), "{command}: {printed}");

@@ -77,8 +77,8 @@ fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
             "does not resolve",
         ),
         (
-            good.replace("listen", "plane = \"xdp\", listen"),
-            ":1: service `s`: plane \"xdp\" is not in this version: it must be \"proxy\"",
+            good.replace("listen", "plane = \"ipvs\", listen"),
+            ":1: service `s`: plane \"ipvs\" is not in this version: ",
         ),
     ];
     let before = evener.status()["pools"].clone();
