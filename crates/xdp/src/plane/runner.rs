@@ -192,6 +192,9 @@ impl Runner {
             return Err(problems);
         }
         running.write_settings(&setup.spec).map_err(|error| vec![error.to_string()])?;
+        // A link may change before the services follow, and the attachment itself is such a change: the program stays
+        // where it is attached until then.
+        self.interfaces = names;
         self.next_interfaces = setup.interfaces;
         self.report_interfaces(results);
         Ok(())

@@ -275,3 +275,17 @@ fn a_service_goes_on_when_its_interface_returns() {
     wait_until("the program to be attached again", || (evener.log_count("xdp_attached") > 1).then_some(()));
     assert_eq!(client.ask_until_reply(to).server(), server_v4(11));
 }
+
+#[test]
+fn the_program_is_attached_once_at_the_start() {
+    let Some(network) = XdpNetwork::new() else { return };
+    // The attachment changes the features of the peer, and the thread of the plane sees a changed link before the
+    // services follow.
+    network
+        .director()
+        .run("ip link add pair0 type veth peer name pair1; ip link set pair0 up; ip link set pair1 up");
+    let evener = network.evener(&plain(&[(11, "")]).replace("eth0", "pair0"));
+    evener.expect_log("xdp_attached");
+    assert!(evener.run_command(&["reload"]).status.success());
+    assert_eq!(evener.log().matches("xdp_attached").count(), 1, "{}", evener.log());
+}
