@@ -150,6 +150,8 @@ impl<'a> Line<'a> {
     /// Returns the message, or `None` for the text of `--help` and `--version`.
     async fn message(&self) -> Option<String> {
         let advice = match self.error.kind() {
+            // The command exists; a command of it, as of `xdp`, does not.
+            ErrorKind::InvalidSubcommand if self.is_command() => None,
             ErrorKind::InvalidSubcommand => Some(self.unknown_command().await),
             ErrorKind::UnknownArgument => self.unexpected_argument(),
             ErrorKind::MissingRequiredArgument => self.missing_argument().await,
@@ -158,6 +160,11 @@ impl<'a> Line<'a> {
             _ => None,
         };
         advice.or_else(|| plain::message(self.error, self.command))
+    }
+
+    /// Returns true if the first word is a command.
+    fn is_command(&self) -> bool {
+        Cli::command().get_subcommands().any(|command| command.get_name() == self.command)
     }
 
     async fn unknown_command(&self) -> String {
@@ -433,6 +440,8 @@ mod tests {
             ("-f web.lua", "`evener run web.lua` runs"),
             ("statsu", "did you mean `status`?"),
             ("xyzzy", "`xyzzy` is not a command; `evener --help`"),
+            ("xdp statsu", "`statsu` is not a command of `evener xdp`; did you mean `status`?"),
+            ("xdp frobnicate", "`evener xdp --help` lists the commands"),
             ("reload web.lua", "reload takes no file"),
             ("run a.lua b.lua", "run takes one file, got also `b.lua`"),
             ("tcp -p 23000", "the listen address is the first argument: evener tcp 127.0.0.1:8080"),

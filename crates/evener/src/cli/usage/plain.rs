@@ -19,6 +19,13 @@ pub(super) fn message(error: &clap::Error, command: &str) -> Option<String> {
             let list = || format!("; `evener {command} --help` lists the options");
             format!("`{argument}` is not an option of `evener {command}`{}", near.unwrap_or_else(list))
         }
+        ErrorKind::InvalidSubcommand => {
+            let word = first(error, ContextKind::InvalidSubcommand).unwrap_or_default();
+            let near = first(error, ContextKind::SuggestedSubcommand);
+            let near = near.map(|near| format!("; did you mean `{near}`?"));
+            let list = || format!("; `evener {command} --help` lists the commands");
+            format!("`{word}` is not a command of `evener {command}`{}", near.unwrap_or_else(list))
+        }
         ErrorKind::UnknownArgument => {
             format!("`{argument}` is one word too many; `evener {command} --help` lists the arguments")
         }
