@@ -25,8 +25,10 @@ pub(crate) struct Planes {
 pub(crate) enum RunningService {
     /// The workers serve it.
     Proxy(Arc<Service>),
-    /// The kernel forwards its packets.
+    /// The XDP program forwards its packets.
     Xdp(Arc<ServiceLive>),
+    /// IPVS forwards its packets.
+    Ipvs(Arc<ServiceLive>),
 }
 
 /// Identity of a listener in its plane.
@@ -45,14 +47,15 @@ impl RunningService {
 
     /// Creates a service that the kernel forwards.
     pub(crate) fn in_kernel(spec: &ServiceSpec) -> Self {
-        Self::Xdp(Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, 1)))
+        let live = Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, 1));
+        if spec.plane == Plane::Ipvs { Self::Ipvs(live) } else { Self::Xdp(live) }
     }
 
     /// Returns the service of the workers, if they serve it.
     pub(crate) fn of_workers(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Proxy(service) => Some(service),
-            Self::Xdp(_) => None,
+            Self::Xdp(_) | Self::Ipvs(_) => None,
         }
     }
 
@@ -60,7 +63,7 @@ impl RunningService {
     pub(crate) fn live(&self) -> &Arc<ServiceLive> {
         match self {
             Self::Proxy(service) => &service.live,
-            Self::Xdp(live) => live,
+            Self::Xdp(live) | Self::Ipvs(live) => live,
         }
     }
 
@@ -74,6 +77,7 @@ impl RunningService {
         match self {
             Self::Proxy(_) => Plane::Proxy,
             Self::Xdp(_) => Plane::Xdp,
+            Self::Ipvs(_) => Plane::Ipvs,
         }
     }
 }

@@ -182,6 +182,8 @@ pub(super) struct Run {
     services: Vec<Arc<Made>>,
     /// Settings of the XDP plane.
     xdp: Option<Arc<Made>>,
+    /// Settings of the IPVS plane.
+    ipvs: Option<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -218,14 +220,20 @@ impl Run {
         self.geoip = Some((file, location));
     }
 
-    /// Sets the settings of the XDP plane, and returns the location of earlier settings.
-    pub(super) fn set_xdp(&mut self, made: Arc<Made>) -> Option<Location> {
-        self.xdp.replace(made).map(|earlier| earlier.location.clone())
+    /// Sets the settings of a plane, and returns the location of earlier settings.
+    pub(super) fn set_plane(&mut self, made: Arc<Made>) -> Option<Location> {
+        let plane = if made.builder == "ipvs" { &mut self.ipvs } else { &mut self.xdp };
+        plane.replace(made).map(|earlier| earlier.location.clone())
     }
 
     /// Returns the settings of the XDP plane.
     pub(super) fn xdp(&self) -> Option<&Made> {
         self.xdp.as_deref()
+    }
+
+    /// Returns the settings of the IPVS plane.
+    pub(super) fn ipvs(&self) -> Option<&Made> {
+        self.ipvs.as_deref()
     }
 
     /// Adds a file of the configuration.

@@ -5,6 +5,7 @@ mod corrections;
 mod discover;
 mod dns;
 mod habits;
+mod ipvs;
 mod messages;
 mod mistakes;
 mod notation;

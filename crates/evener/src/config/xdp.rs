@@ -142,7 +142,7 @@ fn read_interface_list(fields: &mut Fields<'_>, key: &'static str) -> Option<Vec
 }
 
 /// Returns true if an interface can have the name (`dev_valid_name` of Linux).
-fn is_interface(name: &str) -> bool {
+pub(super) fn is_interface(name: &str) -> bool {
     (1..=XdpServiceSpec::INTERFACE_BYTES_MAX).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))

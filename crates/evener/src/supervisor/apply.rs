@@ -85,7 +85,12 @@ impl Supervisor {
     /// Returns the changes that lead from the running configuration to another one.
     fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
         let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
-        let wanted = Spec { pools: specs, services: spec.services.clone(), xdp: spec.xdp.clone() };
+        let wanted = Spec {
+            pools: specs,
+            services: spec.services.clone(),
+            xdp: spec.xdp.clone(),
+            ipvs: spec.ipvs.clone(),
+        };
         let (running, inputs) = (self.running_spec(), Known::in_use(&self.pools, self.certificates.tls()));
         let running = Configuration { spec: &running, inputs: &inputs };
         diff(running, Configuration { spec: &wanted, inputs: &Known::resolved(pools, tls) })
@@ -93,16 +98,16 @@ impl Supervisor {
 
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
-        let Spec { pools, services, xdp } = &self.config.spec;
+        let Spec { pools, services, xdp, ipvs } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
-        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone() }
+        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone(), ipvs: ipvs.clone() }
     }
 
     /// Starts a service, or applies its changed settings.
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
         let began = self.now();
         let running = self.services.get(&spec.name).filter(|service| service.continues_as(spec)).cloned();
-        if spec.plane == Plane::Xdp {
+        if spec.plane != Plane::Proxy {
             if running.is_none() {
                 self.start_service(spec, RunningService::in_kernel(spec));
             }

@@ -38,9 +38,11 @@ pub(in crate::config) enum Ports {
     Optional,
 }
 
-/// Returns the names of the pools of services in the XDP plane, whose servers may have no port.
+/// Returns the names of the pools of services in the planes of the kernel, whose servers may have no port.
 pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
-    let is_in_plane = |made: &&Arc<Made>| made.table().get("plane").and_then(Value::text) == Some("xdp");
+    let is_in_plane = |made: &&Arc<Made>| {
+        made.table().get("plane").and_then(Value::text).is_some_and(|plane| ["xdp", "ipvs"].contains(&plane))
+    };
     let pool = |made: &Arc<Made>| match made.table().get("pool") {
         Some(Value::Text(name)) => name.clone(),
         Some(Value::Made(pool)) => pool.name().to_owned(),
@@ -52,7 +54,7 @@ pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
 impl<'a> Builder<'a> {
     /// Returns the need for ports of the servers of a pool or service.
     pub(super) fn ports_of(&self, made: &Made) -> Ports {
-        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
+        if self.pools_of_kernel.contains(made.name()) { Ports::Optional } else { Ports::Required }
     }
 
     /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
@@ -130,9 +132,10 @@ impl<'a> Builder<'a> {
     /// Gives checks the port of the service, if the servers have no port and the service has one port.
     pub(super) fn settle_check_ports(&mut self) {
         let mut ports: BTreeMap<Arc<str>, BTreeSet<u16>> = BTreeMap::new();
-        for service in self.config.spec.services.iter().filter(|service| service.xdp.is_some()) {
+        for service in self.config.spec.services.iter().filter(|service| service.plane != Plane::Proxy) {
             let Some(pool) = &service.pool else { continue };
-            ports.entry(pool.clone()).or_default().extend(service.listen.iter().filter_map(port_of));
+            let listen = service.listen.iter().filter_map(port_of).filter(|port| *port > 0);
+            ports.entry(pool.clone()).or_default().extend(listen);
         }
         for (pool, ports) in ports {
             let Some(&at) = self.pools.get(&pool) else { continue };
@@ -198,7 +201,7 @@ impl<'a> Builder<'a> {
     /// Checks that the servers of services in other planes have ports.
     fn check_ports_of_servers(&self) {
         let mut reported = BTreeSet::new();
-        for service in self.config.spec.services.iter().filter(|service| service.plane != Plane::Xdp) {
+        for service in self.config.spec.services.iter().filter(|service| service.plane == Plane::Proxy) {
             for pool in self.pools_of(service) {
                 let lacking = pool.servers.iter().find(|server| server.endpoint.lacks_port());
                 let lists = pool.discover.iter().any(|source| port_of_source(source) == Some(0));
@@ -212,7 +215,7 @@ impl<'a> Builder<'a> {
                 let server =
                     lacking.map_or("its sources".to_owned(), |server| format!("server `{}`", server.name));
                 let message = format!(
-                    "pool `{}`: {server} has no port, which only plane = \"xdp\" allows, and service `{}` uses the pool, too: write the port",
+                    "pool `{}`: {server} has no port, which only plane = \"xdp\" and \"ipvs\" allow, and service `{}` uses the pool, too: write the port",
                     pool.name, service.name
                 );
                 let at = lacking.and_then(|server| self.config.servers.get(&server.endpoint));
@@ -427,10 +430,12 @@ fn limits_of_source() -> String {
 }
 
 impl<'a> Builder<'a> {
-    /// Records warnings about settings without effect in the XDP plane.
-    pub(super) fn warn_of_xdp(&self, made: &Made, service: &ServiceSpec) {
-        let Some(settings) = service.xdp.as_deref() else { return };
-        let name = &service.name;
+    /// Records warnings about settings without effect in the planes of the kernel.
+    pub(super) fn warn_of_kernel(&self, made: &Made, service: &ServiceSpec) {
+        if service.plane == Plane::Proxy {
+            return;
+        }
+        let (name, plane) = (&service.name, service.plane.name());
         for pool in self.pools_of(service) {
             let Some(declared) = self.declaration_of(&pool.name) else { continue };
             let warn = |key: &str, message: String| {
@@ -445,7 +450,10 @@ impl<'a> Builder<'a> {
             ] {
                 if is_given(key) {
                     let pool = &pool.name;
-                    warn(key, format!("{key} of pool `{pool}` has no effect with plane = \"xdp\": {reason}"));
+                    warn(
+                        key,
+                        format!("{key} of pool `{pool}` has no effect with plane = \"{plane}\": {reason}"),
+                    );
                 }
             }
             if let Some(sticky) = &pool.sticky {
@@ -464,13 +472,16 @@ impl<'a> Builder<'a> {
             }
             if pool.check.is_none() && service.protocol == Protocol::Tcp {
                 let message = format!(
-                    "service `{name}`: pool `{}` has no check, and plane = \"xdp\" does not see failed connections: add check = \"tcp\"",
+                    "service `{name}`: pool `{}` has no check, and plane = \"{plane}\" does not see failed connections: add check = \"tcp\"",
                     pool.name
                 );
                 self.reading.warning(declared.location(), message);
             }
             let ids = pool.servers.iter().filter(|server| server.quic_id.is_some()).count();
-            if settings.quic_id_length.is_some() && ids == 0 && pool.discover.is_empty() {
+            if service.xdp.as_ref().is_some_and(|xdp| xdp.quic_id_length.is_some())
+                && ids == 0
+                && pool.discover.is_empty()
+            {
                 self.reading.warning_inside(
                     made.location(),
                     &["quic_id_length"],

@@ -23,6 +23,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "ipvs",
+        kind: "ipvs { keys }",
+        text: "Settings of the IPVS plane, for services with `plane = \"ipvs\"`.",
+        example: "ipvs { own_table = true }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "xdp",
         kind: "xdp { keys }",
         text: "Settings of the XDP plane, for services with `plane = \"xdp\"`.",

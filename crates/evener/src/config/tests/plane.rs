@@ -4,20 +4,22 @@ use super::*;
 use evener_core::spec::{Forward, NextHop, Plane, XdpEventLevel};
 
 const MISTAKES: &str = r#"
-plane = "ipvs"
-    service `s`: plane "ipvs" is not in this version: it must be "proxy" or "xdp"
 plane = "userspace"
-    service `s`: plane must be "proxy" or "xdp", got "userspace"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got "userspace"
+plane = "lvs"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got "lvs": write plane = "ipvs"
 plane = 1
-    service `s`: plane must be "proxy" or "xdp", got 1
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got 1
 plane = proxy
     `proxy` is not defined: write plane = "proxy"
 plane = xdp
-    service `s`: plane must be "proxy" or "xdp", got a function: call it with braces or parentheses: write plane = "xdp"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got a function: call it with braces or parentheses: write the name in quotes
 interface = "eth0"
     service `s`: interface needs plane = "xdp"
 forward = "nat"
-    service `s`: forward needs plane = "xdp"
+    service `s`: forward needs plane = "xdp" or "ipvs"
+fwmark = 7
+    service `s`: fwmark needs plane = "ipvs"
 "#;
 
 #[test]
@@ -230,7 +232,7 @@ fn only_servers_of_the_xdp_plane_may_have_no_port() {
     check_problems(
         shared,
         &[
-            "c.lua:1: pool `p`: server `10.0.0.4` has no port, which only plane = \"xdp\" allows, and service `s` uses the pool, too: write the port",
+            "c.lua:1: pool `p`: server `10.0.0.4` has no port, which only plane = \"xdp\" and \"ipvs\" allow, and service `s` uses the pool, too: write the port",
         ],
     );
 }

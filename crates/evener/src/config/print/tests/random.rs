@@ -3,6 +3,7 @@
 mod discover;
 mod dns;
 mod http;
+mod ipvs;
 mod patience;
 mod policy;
 mod request_log;
@@ -29,6 +30,7 @@ enum Kind {
     Cookie,
     Dns,
     Xdp,
+    Ipvs,
 }
 
 /// Returns a valid specification. Writes the files that it needs to `directory`.
@@ -57,6 +59,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         chance.rename_cookies(service, &mut pools);
         omit_warm(service, &pools);
         xdp::omit_ports(service, &mut pools);
+        chance.schedule(service, &pools);
     }
     if chance.one_in(2) {
         // This is the order in which pools are read back if each is inline in its service.
@@ -65,7 +68,8 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
     }
     pools.iter_mut().for_each(|pool| xdp::complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
-    Spec { pools, services, xdp }
+    let ipvs = chance.or(IpvsSpec::default(), Chance::ipvs);
+    Spec { pools, services, xdp, ipvs }
 }
 
 /// Disables warm connections if another setting excludes them.
@@ -243,6 +247,7 @@ impl Chance<'_> {
             Kind::Cookie,
             Kind::Dns,
             Kind::Xdp,
+            Kind::Ipvs,
         ]);
         let name = match self.below(3) {
             0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
@@ -259,6 +264,7 @@ impl Chance<'_> {
             kind => {
                 let server = |chance: &mut Self| match kind {
                     Kind::Xdp => chance.xdp_server(),
+                    Kind::Ipvs => chance.ipvs_server(),
                     kind => chance.server(kind),
                 };
                 let mut servers = self.some(1..=4, server);
@@ -266,11 +272,11 @@ impl Chance<'_> {
                 (servers, Vec::new())
             }
         };
-        let source = if kind == Kind::Xdp { Self::xdp_source } else { Self::source };
+        let source = if matches!(kind, Kind::Xdp | Kind::Ipvs) { Self::xdp_source } else { Self::source };
         discover.extend(self.maybe(|chance| chance.some(1..=3, source)).unwrap_or_default());
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
         let mut check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
-        if kind == Kind::Xdp {
+        if matches!(kind, Kind::Xdp | Kind::Ipvs) {
             // The servers may have no port.
             check.iter_mut().for_each(|check| check.port = check.port.or(Some(80)));
         }
@@ -279,8 +285,12 @@ impl Chance<'_> {
             discover,
             resolve: self.pick(&Resolve::ALL),
             resolvers: self.maybe(|chance| chance.some(1..=3, Self::resolver)).unwrap_or_default(),
-            policy: if kind == Kind::Xdp { self.xdp_policy() } else { self.policy() },
-            sticky: self.sticky(kind),
+            policy: match kind {
+                Kind::Xdp => self.xdp_policy(),
+                Kind::Ipvs => self.ipvs_policy(),
+                _ => self.policy(),
+            },
+            sticky: if kind == Kind::Ipvs { None } else { self.sticky(kind) },
             check,
             on_down,
             passive: self.passive(),
@@ -290,7 +300,7 @@ impl Chance<'_> {
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
-                (_, Kind::Xdp) => None,
+                (_, Kind::Xdp | Kind::Ipvs) => None,
                 (0, _) => Some(proxy::Version::V2),
                 (1, Kind::Plain | Kind::Tls | Kind::Cookie) => Some(proxy::Version::V1),
                 _ => None,
@@ -406,6 +416,11 @@ impl Chance<'_> {
         {
             return Some(service);
         }
+        if self.one_in(3)
+            && let Some(service) = self.ipvs_service(others)
+        {
+            return Some(service);
+        }
         let protocol =
             self.pick(&[Protocol::Tcp, Protocol::Udp, Protocol::Http, Protocol::Http, Protocol::Dns]);
         let (is_udp, is_http) = (protocol == Protocol::Udp, protocol == Protocol::Http);
@@ -464,7 +479,9 @@ impl Chance<'_> {
             matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
                 || pool.sticky.is_some()
         };
-        if service.protocol == Protocol::Udp && service.xdp.is_none() && pool.is_some_and(|pool| !keeps(pool))
+        if service.protocol == Protocol::Udp
+            && service.plane == Plane::Proxy
+            && pool.is_some_and(|pool| !keeps(pool))
         {
             service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
         }
