@@ -2,6 +2,7 @@
 //! named `pen`.
 
 mod daemon;
+mod keepalived;
 mod mname_balancer;
 mod pen;
 mod sbulb;
@@ -77,6 +78,11 @@ impl Program {
 /// Returns the configuration that is equivalent to these arguments of pen.
 pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
     pen::import::import(arguments)
+}
+
+/// Returns the configuration that is equivalent to a file of keepalived.
+pub(crate) fn import_keepalived(arguments: &[OsString]) -> anyhow::Result<String> {
+    keepalived::import(arguments)
 }
 
 /// Opens the admin socket. The original programs have none, so without `--admin` the front ends also run if

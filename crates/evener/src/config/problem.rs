@@ -30,7 +30,7 @@ impl Location {
     }
 
     /// Returns the line, from 1.
-    pub(super) fn line(&self) -> u32 {
+    pub(crate) fn line(&self) -> u32 {
         self.line
     }
 

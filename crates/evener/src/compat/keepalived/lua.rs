@@ -60,12 +60,28 @@ fn print_server(server: &VirtualServer, out: &mut String) {
         }));
         keys.extend(real.upper.map(|upper| format!("max = {upper}")));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
-        let _ = writeln!(out, "  server {:?}{braces}, -- line {}", real.address, real.location.line());
+        let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
+        let _ = writeln!(out, "  server {address:?}{braces}, -- line {}", real.location.line());
     }
     if let Some(sorry) = &server.sorry {
-        let _ = writeln!(out, "  server {sorry:?} {{ tier = 2 }}, -- the sorry server");
+        let address = if has_ports(server) { sorry } else { host_of(sorry).0 };
+        let _ = writeln!(out, "  server {address:?} {{ tier = 2 }}, -- the sorry server");
     }
     out.push_str("}\n");
+}
+
+/// Returns true if the addresses of the service have ports; otherwise its servers have none, either.
+fn has_ports(server: &VirtualServer) -> bool {
+    server.listen.iter().any(|address| host_of(address).1.is_some())
+}
+
+/// Splits an address into its host and its port.
+fn host_of(address: &str) -> (&str, Option<u16>) {
+    let is_with_port = address.parse::<std::net::SocketAddr>().is_ok();
+    match address.rsplit_once(':').filter(|_| is_with_port) {
+        Some((host, port)) => (host.trim_matches(['[', ']']), port.parse().ok()),
+        None => (address, None),
+    }
 }
 
 fn list(key: &str, values: &[String]) -> Option<String> {
@@ -90,13 +106,16 @@ fn persistence(server: &VirtualServer) -> Option<String> {
 
 /// Returns the check of the servers. They share one: the check of the first server that has one.
 fn check_of(server: &VirtualServer) -> Option<String> {
-    let mut checks = server.servers.iter().filter_map(|real| Some((real.location.line(), real.check.as_ref()?)));
+    let mut checks =
+        server.servers.iter().filter_map(|real| Some((real.location.line(), real.check.as_ref()?)));
     let (_, first) = checks.next()?;
     let others: Vec<String> =
         checks.filter(|(_, check)| *check != first).map(|(line, _)| line.to_string()).collect();
     let note = match others.len() {
         0 => String::new(),
-        _ => format!("-- other checks, of the servers in lines {}, are not taken over\n  ", others.join(", ")),
+        _ => {
+            format!("-- other checks, of the servers in lines {}, are not taken over\n  ", others.join(", "))
+        }
     };
     Some(format!("{note}check = {}", check(server, first)))
 }
@@ -123,7 +142,8 @@ fn check(server: &VirtualServer, check: &Check) -> String {
     let timeout = check.timeout.unwrap_or(server.timeout).clamp(1, 60_000);
     keys.push(format!("every = {}, timeout = {}", duration(every), duration(timeout)));
     keys.push(format!("rise = 1, fall = {}", retries.saturating_add(1)));
-    keys.extend(check.port.map(|port| format!("port = {port}")));
+    let own = server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
+    keys.extend(check.port.or(own).map(|port| format!("port = {port}")));
     format!("check.{kind} {{ {} }}", keys.join(", "))
 }
 
@@ -136,7 +156,8 @@ fn duration(milliseconds: u64) -> String {
 
 /// Returns true if a check takes each status of success.
 fn uses_success(imported: &Imported) -> bool {
-    let checks = imported.servers.iter().flat_map(|server| &server.servers).filter_map(|real| real.check.as_ref());
+    let checks =
+        imported.servers.iter().flat_map(|server| &server.servers).filter_map(|real| real.check.as_ref());
     let mut probes = checks.map(|check| &check.probe);
     probes.any(|probe| matches!(probe, Probe::Http { statuses, .. } if is_success(statuses)))
 }

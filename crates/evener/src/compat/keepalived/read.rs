@@ -8,7 +8,7 @@ use crate::config::{Problem, nearest};
 use std::collections::BTreeMap;
 
 pub(super) use check::{Check, Probe};
-pub(super) use virtual_server::{Persistence, RealServer, VirtualServer};
+pub(super) use virtual_server::VirtualServer;
 
 /// The part of a file that Evener takes over, and notes about the rest.
 #[derive(Debug, Default)]
@@ -92,12 +92,7 @@ struct Reader {
 
 impl Reader {
     /// Records a word that keepalived does not have at this location.
-    fn unknown<'a>(
-        &mut self,
-        statement: &Statement,
-        known: impl IntoIterator<Item = &'a str>,
-        inside: &str,
-    ) {
+    fn unknown<'a>(&mut self, statement: &Statement, known: impl IntoIterator<Item = &'a str>, inside: &str) {
         let word = statement.keyword();
         let of = if inside.is_empty() { String::new() } else { format!(" in {inside}") };
         let belongs_elsewhere =
@@ -112,7 +107,8 @@ impl Reader {
 
     /// Records a statement whose arguments cannot be read.
     fn wrong(&mut self, statement: &Statement, wanted: &str) {
-        let message = format!("`{}` cannot be read: {} takes {wanted}", statement.shown(), statement.keyword());
+        let message =
+            format!("`{}` cannot be read: {} takes {wanted}", statement.shown(), statement.keyword());
         self.problems.push(statement.problem(message));
     }
 

@@ -129,7 +129,8 @@ fn included(statement: &Statement, by: &Path) -> Result<Vec<PathBuf>, Problem> {
     }
     let entries = fs::read_dir(directory);
     let entries = entries.map_err(|error| statement.problem(format!("{}: {error}", directory.display())))?;
-    let matches = |name: &str| name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end);
+    let matches =
+        |name: &str| name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end);
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.file_name().is_some_and(|name| matches(&name.to_string_lossy())))
@@ -186,7 +187,7 @@ impl Parser<'_> {
     fn line(&mut self, location: &Location, line: &str) {
         let words = match words(line) {
             Ok(words) => words,
-            Err(message) => return self.parsed.problems.push(Problem::at(location, message.into())),
+            Err(message) => return self.parsed.problems.push(Problem::at(location, message)),
         };
         let mut continues = false;
         for word in words {
@@ -213,12 +214,14 @@ impl Parser<'_> {
     /// keepalived replaces these before it reads the statements.
     fn refuse_preprocessor(&mut self, location: &Location, word: &str) {
         let message = match word.chars().next() {
-            Some('@') => "lines for one machine (`@name ...`) are not read: keep the lines of this machine only",
+            Some('@') => {
+                "lines for one machine (`@name ...`) are not read: keep the lines of this machine only"
+            }
             Some('$') => "definitions (`$NAME=value`) are not read: write the values where they are used",
             Some('~') => "sequences (`~SEQ(...)`) are not read: write the statements one by one",
             _ => return,
         };
-        self.parsed.problems.push(Problem::at(location, message.into()));
+        self.parsed.problems.push(Problem::at(location, message));
     }
 
     fn flush(&mut self) {
@@ -232,7 +235,7 @@ impl Parser<'_> {
     fn open_block(&mut self, location: &Location) {
         let statement = self.pending.take().unwrap_or_else(|| {
             let message = "this { follows no statement: remove it, or the } before it";
-            self.parsed.problems.push(Problem::at(location, message.into()));
+            self.parsed.problems.push(Problem::at(location, message));
             Statement { location: location.clone(), words: Vec::new(), block: None }
         });
         if self.open.len() == DEPTH_MAX {
@@ -246,7 +249,7 @@ impl Parser<'_> {
         self.flush();
         let Some((mut statement, block)) = self.open.pop() else {
             let message = "this } closes no block: remove it, or add the { that is missing above";
-            return self.parsed.problems.push(Problem::at(location, message.into()));
+            return self.parsed.problems.push(Problem::at(location, message));
         };
         statement.block = Some(block);
         self.pending = Some(statement);
@@ -256,8 +259,7 @@ impl Parser<'_> {
     fn finish(mut self) -> Parsed {
         self.flush();
         for (statement, _) in &self.open {
-            let message =
-                format!("the block of `{}` is not closed: add the missing }}", statement.shown());
+            let message = format!("the block of `{}` is not closed: add the missing }}", statement.shown());
             self.parsed.problems.push(statement.problem(message));
         }
         if self.parsed.problems.is_empty() && self.parsed.statements.is_empty() {
@@ -317,7 +319,9 @@ mod tests {
         let text = "! comment\nvirtual_server 192.0.2.1 80 { # first\n  delay_loop 6\n  real_server 10.0.0.1 80\n  {\n    TCP_CHECK { connect_timeout 3 }\n  }\n}\nquorum_up \"a b\"\n";
         let parsed = parse("k.conf", text);
         assert!(parsed.problems.is_empty(), "the text is correct: {:?}", parsed.problems);
-        let [server, quorum] = &parsed.statements[..] else { panic!("two statements: {:?}", parsed.statements) };
+        let [server, quorum] = &parsed.statements[..] else {
+            panic!("two statements: {:?}", parsed.statements)
+        };
         assert_eq!((server.shown(), server.block().len()), ("virtual_server 192.0.2.1 80".into(), 2));
         let check = &server.block()[1].block()[0];
         assert_eq!((check.keyword(), check.block()[0].shown()), ("TCP_CHECK", "connect_timeout 3".into()));

@@ -19,10 +19,11 @@ fn import(text: &str) -> Result<String, Vec<String>> {
 
 /// Returns the configuration that the printed text has.
 fn load(lua: &str) -> Spec {
-    let directory = crate::scratch_directory();
-    let file = directory.path().join("imported.lua");
+    let file = std::env::temp_dir().join(format!("evener-keepalived-{}.lua", std::process::id()));
     std::fs::write(&file, lua).expect("the file can be written");
-    match config::load(&file) {
+    let loaded = config::load(&file);
+    std::fs::remove_file(&file).expect("the file can be removed");
+    match loaded {
         Ok(config) => config.spec,
         Err(problems) => panic!("{}\n{lua}", config::one_line(&problems)),
     }
@@ -66,7 +67,10 @@ virtual_server group sites {
 }
 virtual_server fwmark 7 {
   protocol UDP
-  real_server 10.0.0.1 53 { DNS_CHECK { type A name example.org } }
+  real_server 10.0.0.1 53 { DNS_CHECK {
+    type A
+    name example.org
+  } }
 }
 ";
 
@@ -78,21 +82,38 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
     assert!(spec.services.iter().all(|service| service.plane == Plane::Ipvs), "{lua}");
     let ipvs = |index: usize| spec.services[index].ipvs.clone().expect("the plane has settings");
     assert_eq!((&*web.name, ipvs(0).forward), ("192.0.2.1:80", IpvsForward::Direct));
-    assert_eq!(ipvs(0).persistence.as_ref().map(|one| (one.timeout.as_secs(), one.prefix_v4)), Some((50, 24)));
+    assert_eq!(
+        ipvs(0).persistence.as_ref().map(|one| (one.timeout.as_secs(), one.prefix_v4)),
+        Some((50, 24))
+    );
     assert_eq!(sites.listen.len(), 4, "three addresses of the range and one of IPv6: {lua}");
     assert_eq!(ipvs(1).forward, IpvsForward::Gue(6080));
     assert!(ipvs(1).scheduler_flags.port && ipvs(1).scheduler_flags.fallback, "{lua}");
     assert_eq!((ipvs(2).fwmark, ipvs(2).transport), (Some(7), IpvsTransport::Udp));
     assert_eq!(dns.listen.len(), 0);
-    let pool = spec.pools.iter().find(|pool| Some(&pool.name) == web.pool.as_ref()).expect("the pool of the service");
+    let of_dns =
+        spec.pools.iter().find(|pool| Some(&pool.name) == dns.pool.as_ref()).expect("the pool of dns");
+    assert_eq!(of_dns.check.as_ref().and_then(|check| check.port), Some(53), "the port of the real server");
+    let pool = spec
+        .pools
+        .iter()
+        .find(|pool| Some(&pool.name) == web.pool.as_ref())
+        .expect("the pool of the service");
     let servers: Vec<(String, u32, u8)> =
         pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.tier)).collect();
     assert_eq!(
         servers,
-        [("10.0.0.1:80".to_owned(), 3, 1), ("10.0.0.2:80".to_owned(), 1, 1), ("10.0.0.9:80".to_owned(), 1, 2)]
+        [
+            ("10.0.0.1:80".to_owned(), 3, 1),
+            ("10.0.0.2:80".to_owned(), 1, 1),
+            ("10.0.0.9:80".to_owned(), 1, 2)
+        ]
     );
     let check = pool.check.as_ref().expect("the pool has the check of its server");
-    assert_eq!((check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()), (Some(8080), 3, 1, 3));
+    assert_eq!(
+        (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),
+        (Some(8080), 3, 1, 3)
+    );
     assert!(lua.contains("`vrrp_instance VI_1` is not taken over: VRRP stays with keepalived"), "{lua}");
 }
 

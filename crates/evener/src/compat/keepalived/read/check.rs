@@ -5,7 +5,14 @@ use crate::compat::keepalived::syntax::Statement;
 
 /// Names of the blocks that are checks.
 pub(super) const KINDS: [&str; 9] = [
-    "TCP_CHECK", "HTTP_GET", "SSL_GET", "SMTP_CHECK", "DNS_CHECK", "MISC_CHECK", "UDP_CHECK", "PING_CHECK",
+    "TCP_CHECK",
+    "HTTP_GET",
+    "SSL_GET",
+    "SMTP_CHECK",
+    "DNS_CHECK",
+    "MISC_CHECK",
+    "UDP_CHECK",
+    "PING_CHECK",
     "BFD_CHECK",
 ];
 
@@ -35,8 +42,19 @@ pub(in crate::compat::keepalived) enum Probe {
 
 /// Keys of most checks.
 const COMMON: &[&str] = &[
-    "connect_ip", "connect_port", "bindto", "bind_port", "bind_if", "connect_timeout", "fwmark", "alpha", "retry",
-    "delay_before_retry", "delay_loop", "warmup", "log_all_failures",
+    "connect_ip",
+    "connect_port",
+    "bindto",
+    "bind_port",
+    "bind_if",
+    "connect_timeout",
+    "fwmark",
+    "alpha",
+    "retry",
+    "delay_before_retry",
+    "delay_loop",
+    "warmup",
+    "log_all_failures",
 ];
 
 impl Reader {
@@ -78,7 +96,8 @@ impl Reader {
                     self.notes.push(note(line, "a check has no such setting"));
                 }
                 _ => {
-                    let more = ["url", "type", "name", "payload", "nb_get_retry", "virtualhost", "enable_sni"];
+                    let more =
+                        ["url", "type", "name", "payload", "nb_get_retry", "virtualhost", "enable_sni"];
                     self.unknown(line, COMMON.iter().copied().chain(more), keyword);
                 }
             }
@@ -100,12 +119,17 @@ impl Reader {
             match (line.keyword(), line.arguments()) {
                 ("path", [given]) => path.clone_from(given),
                 ("virtualhost", [given]) => host = Some(given.clone()),
-                ("status_code", codes) if !codes.is_empty() => match codes.iter().map(|code| statuses_of(code)).collect::<Option<Vec<_>>>() {
-                    Some(found) => statuses = found.into_iter().flatten().collect(),
-                    None => self.wrong(line, "statuses such as 200 or 200-299"),
-                },
-                ("digest" | "regex" | "regex_no_match" | "regex_options" | "regex_stack" | "regex_min_offset"
-                | "regex_max_offset" | "tls_compliant", _) => {
+                ("status_code", codes) if !codes.is_empty() => {
+                    match codes.iter().map(|code| statuses_of(code)).collect::<Option<Vec<_>>>() {
+                        Some(found) => statuses = found.into_iter().flatten().collect(),
+                        None => self.wrong(line, "statuses such as 200 or 200-299"),
+                    }
+                }
+                (
+                    "digest" | "regex" | "regex_no_match" | "regex_options" | "regex_stack"
+                    | "regex_min_offset" | "regex_max_offset" | "tls_compliant",
+                    _,
+                ) => {
                     self.notes.push(note(line, "write body = \"...\", a text in the response"));
                 }
                 _ => self.unknown(line, ["path", "digest", "status_code", "virtualhost", "regex"], "url"),

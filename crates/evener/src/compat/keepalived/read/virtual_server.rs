@@ -75,9 +75,28 @@ const SKIPPED: &[(&str, &str)] = &[
 
 /// Further statements of a virtual server, for hints.
 const TAKEN: &[&str] = &[
-    "delay_loop", "lb_algo", "lvs_sched", "lb_kind", "lvs_method", "protocol", "persistence_timeout",
-    "persistence_granularity", "persistence_engine", "ops", "sh-port", "sh-fallback", "mh-port", "mh-fallback",
-    "flag-1", "flag-2", "flag-3", "connect_timeout", "retry", "delay_before_retry", "weight", "sorry_server",
+    "delay_loop",
+    "lb_algo",
+    "lvs_sched",
+    "lb_kind",
+    "lvs_method",
+    "protocol",
+    "persistence_timeout",
+    "persistence_granularity",
+    "persistence_engine",
+    "ops",
+    "sh-port",
+    "sh-fallback",
+    "mh-port",
+    "mh-fallback",
+    "flag-1",
+    "flag-2",
+    "flag-3",
+    "connect_timeout",
+    "retry",
+    "delay_before_retry",
+    "weight",
+    "sorry_server",
     "real_server",
 ];
 
@@ -132,8 +151,12 @@ impl Reader {
         for real in &mut server.servers {
             real.weight = real.weight.or(weight);
         }
-        if server.servers.is_empty() && server.sorry.is_none() && statement.block().iter().all(|line| line.keyword() != "real_server") {
-            self.problems.push(statement.problem("the virtual server has no real_server: add one, or remove it"));
+        if server.servers.is_empty()
+            && server.sorry.is_none()
+            && statement.block().iter().all(|line| line.keyword() != "real_server")
+        {
+            self.problems
+                .push(statement.problem("the virtual server has no real_server: add one, or remove it"));
         }
         Some(server)
     }
@@ -190,8 +213,9 @@ impl Reader {
                 self.problems.push(line.problem(format!("the kernel has no scheduler `{name}`{known}")));
             }
         }
-        for flag in flags {
-            match flag.trim_matches(['(', ')', ',']) {
+        let flags = flags.iter().flat_map(|flags| flags.split(['(', ')', ',']));
+        for flag in flags.filter(|flag| !flag.is_empty()) {
+            match flag {
                 "sh-port" | "mh-port" | "flag-2" => server.scheduler_flags.push("port"),
                 "sh-fallback" | "mh-fallback" | "flag-1" => server.scheduler_flags.push("fallback"),
                 _ => self.wrong(line, "a scheduler and its flags"),
@@ -206,7 +230,9 @@ impl Reader {
             ["DR"] => ("direct", None),
             ["TUN"] | ["TUN", "type", "ipip", ..] => ("ipip", None),
             ["TUN", "type", "gre", ..] => ("gre", None),
-            ["TUN", "type", "gue", "port", port, ..] if port.parse::<u16>().is_ok() => ("gue", port.parse().ok()),
+            ["TUN", "type", "gue", "port", port, ..] if port.parse::<u16>().is_ok() => {
+                ("gue", port.parse().ok())
+            }
             _ => return self.wrong(line, "NAT, DR or TUN"),
         };
         (server.forward, server.tunnel_port) = (forward, port);
@@ -224,7 +250,8 @@ impl Reader {
     fn real_server(&mut self, statement: &Statement, of: &VirtualServer) -> Option<RealServer> {
         let address = self.address(statement);
         let location = statement.location().clone();
-        let mut server = RealServer { location, address: String::new(), weight: None, upper: None, check: None };
+        let mut server =
+            RealServer { location, address: String::new(), weight: None, upper: None, check: None };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
