@@ -6,6 +6,7 @@
 mod error;
 mod kernel;
 pub mod model;
+pub mod reconcile;
 
 pub use error::{Command, Error, ErrorKind, Result};
 pub use kernel::{Change, Kernel, fake};
