@@ -5,6 +5,7 @@
 
 mod error;
 mod kernel;
+pub mod address;
 pub mod model;
 pub mod reconcile;
 
