@@ -126,8 +126,8 @@ pub enum ErrorKind {
     #[error("no such synchronisation daemon runs")]
     NoSuchDaemon,
     /// The interface does not exist (ENODEV).
-    #[error("no interface `{0}`")]
-    NoSuchInterface(String),
+    #[error("no such interface")]
+    NoSuchInterface,
     /// The lower threshold is above the upper one (ERANGE), or the weight is out of range.
     #[error("the lower threshold must not be above the upper threshold")]
     ThresholdsOutOfOrder,

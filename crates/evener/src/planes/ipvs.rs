@@ -59,8 +59,10 @@ impl Setup {
     fn addresses(&self) -> BTreeMap<Address, bool> {
         let mut addresses = BTreeMap::new();
         for (address, service) in &self.addresses {
-            let destinations = self.wanted.get(service).into_iter().flat_map(|wanted| wanted.destinations.values());
-            *addresses.entry(address.clone()).or_default() |= destinations.into_iter().any(|one| one.weight > 0);
+            let destinations =
+                self.wanted.get(service).into_iter().flat_map(|wanted| wanted.destinations.values());
+            *addresses.entry(address.clone()).or_default() |=
+                destinations.into_iter().any(|one| one.weight > 0);
         }
         addresses
     }
@@ -102,8 +104,10 @@ impl IpvsPlane {
         }
         if self.running.is_none() {
             let open = Box::new(|| Ok(Box::new(evener_ipvs::Client::open()?) as Box<_>));
-            let started = Running::start(open, StateFile::new(self.state.clone()), Arc::clone(&self.on_report));
-            self.running = Some(started.map_err(|error| vec![format!("the IPVS plane cannot start: {error}")])?);
+            let started =
+                Running::start(open, StateFile::new(self.state.clone()), Arc::clone(&self.on_report));
+            self.running =
+                Some(started.map_err(|error| vec![format!("the IPVS plane cannot start: {error}")])?);
         }
         let Some(running) = &self.running else { return Ok(()) };
         running.prepare().map_err(|problem| vec![format!("plane = \"ipvs\" is not available: {problem}")])

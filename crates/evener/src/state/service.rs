@@ -218,7 +218,7 @@ impl ServiceView {
             Traffic::Udp => vec![trouble(&["drops"])],
             Traffic::Xdp => {
                 vec![table::count(counters.sum(&["flows", "connections"])).into(), trouble(&XDP_DROPS)]
-            },
+            }
         });
         cells.extend([
             trouble(&["limited", "rate_limited", "xdp.limited"]),

@@ -151,8 +151,8 @@ impl FakeKernel {
             }
             Change::AddDestination(service, destination) => self.add(service, destination)?,
             Change::SetDestination(service, destination) => {
-                check_destination(service, destination)?;
                 self.entry(service).ok_or(ErrorKind::NoSuchService)?;
+                check_destination(service, destination)?;
                 let state = self.state(service, &destination.key).ok_or(ErrorKind::NoSuchDestination)?;
                 state.destination = *destination;
             }
@@ -169,8 +169,8 @@ impl FakeKernel {
     }
 
     fn add(&mut self, service: &ServiceKey, destination: &Destination) -> std::result::Result<(), ErrorKind> {
-        check_destination(service, destination)?;
         self.entry(service).ok_or(ErrorKind::NoSuchService)?;
+        check_destination(service, destination)?;
         if self.state(service, &destination.key).is_some() {
             return Err(ErrorKind::AlreadyExists);
         }
@@ -211,8 +211,7 @@ fn check_destination(service: &ServiceKey, destination: &Destination) -> std::re
         return Err(ErrorKind::Invalid("a GUE tunnel needs a port"));
     }
     if destination.weight > i32::MAX.unsigned_abs()
-        || destination.upper_threshold != 0 && destination.lower_threshold > destination.upper_threshold
-        || destination.upper_threshold == 0 && destination.lower_threshold > 0
+        || destination.lower_threshold > destination.upper_threshold
     {
         return Err(ErrorKind::ThresholdsOutOfOrder);
     }

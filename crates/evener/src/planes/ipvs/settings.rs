@@ -44,7 +44,9 @@ impl Applied {
             let is_same = found.zip(wanted).is_some_and(|(found, wanted)| {
                 *found.interface == *wanted.interface && found.sync_id == u32::from(wanted.id)
             });
-            if let Some(found) = found.filter(|_| !is_same && (wanted.is_some() || self.daemons.contains(&role))) {
+            if let Some(found) =
+                found.filter(|_| !is_same && (wanted.is_some() || self.daemons.contains(&role)))
+            {
                 kernel.stop_daemon(role, found.sync_id)?;
                 self.daemons.remove(&role);
             }
@@ -65,8 +67,11 @@ fn apply_timeouts(kernel: &mut dyn Kernel, wanted: &IpvsTimeouts) -> evener_ipvs
     }
     let found = kernel.timeouts()?;
     let changed = |wanted: Option<Duration>, found: Duration| wanted.filter(|wanted| *wanted != found);
-    let (tcp, tcp_fin, udp) =
-        (changed(wanted.tcp, found.tcp), changed(wanted.tcp_fin, found.tcp_fin), changed(wanted.udp, found.udp));
+    let (tcp, tcp_fin, udp) = (
+        changed(wanted.tcp, found.tcp),
+        changed(wanted.tcp_fin, found.tcp_fin),
+        changed(wanted.udp, found.udp),
+    );
     if tcp.or(tcp_fin).or(udp).is_none() {
         return Ok(());
     }

@@ -31,7 +31,8 @@ impl StateFile {
             Err(error) => return Err(self.problem(&error)),
         };
         let is_address = |line: &&str| line.starts_with("address ");
-        let addresses: BTreeSet<Address> = text.lines().filter(is_address).filter_map(parse_address).collect();
+        let addresses: BTreeSet<Address> =
+            text.lines().filter(is_address).filter_map(parse_address).collect();
         let entries: String =
             text.lines().filter(|line| !is_address(line)).flat_map(|line| [line, "\n"]).collect();
         let owned = entries.parse::<Owned>().map_err(|error| self.problem(&error))?;
@@ -66,7 +67,10 @@ impl StateFile {
     }
 
     fn problem(&self, error: &dyn std::fmt::Display) -> String {
-        format!("the state file {}: {error}; entries of a killed process are not recognized", self.path.display())
+        format!(
+            "the state file {}: {error}; entries of a killed process are not recognized",
+            self.path.display()
+        )
     }
 }
 
