@@ -2,6 +2,7 @@
 //! goes to the plane of the service or listener, or to every plane. There is no trait: a new plane is a variant
 //! here, and the compiler lists the commands that it has to handle.
 
+mod ipvs;
 mod xdp;
 
 use arc_swap::ArcSwap;
@@ -9,15 +10,26 @@ use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
 use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
+use ipvs::{IpvsPlane, OnIpvsReport};
+use std::path::PathBuf;
 use std::sync::Arc;
 use xdp::{OnReport, XdpPlane};
 
+pub(crate) use ipvs::{Report as IpvsReport, event_of_ipvs};
 pub(crate) use xdp::event_of;
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.
 pub(crate) struct Planes {
     proxy: evener_proxy::Plane,
     xdp: XdpPlane,
+    ipvs: IpvsPlane,
+}
+
+/// Receivers of the reports of the planes of the kernel, and the state file of the IPVS plane.
+pub(crate) struct KernelPlanes {
+    pub(crate) on_xdp_report: OnReport,
+    pub(crate) on_ipvs_report: OnIpvsReport,
+    pub(crate) ipvs_state: PathBuf,
 }
 
 /// A running service in its plane.
@@ -87,14 +99,20 @@ impl Planes {
     ///
     /// # Errors
     /// The system can create no more threads or descriptors.
-    pub(crate) fn start(options: &PlaneOptions, on_xdp_report: OnReport) -> std::io::Result<Self> {
-        let xdp = XdpPlane::new(options.origin, on_xdp_report);
-        Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp })
+    pub(crate) fn start(options: &PlaneOptions, kernel: KernelPlanes) -> std::io::Result<Self> {
+        let xdp = XdpPlane::new(options.origin, kernel.on_xdp_report);
+        let ipvs = IpvsPlane::new(kernel.ipvs_state, kernel.on_ipvs_report);
+        Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp, ipvs })
     }
 
     /// Returns the XDP plane.
     pub(crate) fn xdp(&mut self) -> &mut XdpPlane {
         &mut self.xdp
+    }
+
+    /// Returns the IPVS plane.
+    pub(crate) fn ipvs(&mut self) -> &mut IpvsPlane {
+        &mut self.ipvs
     }
 
     /// Returns the number of workers of the proxy.
@@ -109,7 +127,7 @@ impl Planes {
     }
 
     /// Publishes a snapshot of a pool and returns the previous snapshot. The workers of the proxy read `slot` at
-    /// each choice; the XDP plane writes what changed.
+    /// each choice; the planes of the kernel write what changed.
     pub(crate) fn publish(
         &mut self,
         spec: &PoolSpec,
@@ -118,6 +136,7 @@ impl Planes {
     ) -> Arc<Snapshot> {
         let before = slot.swap(Arc::clone(snapshot));
         self.xdp.on_pool(spec, snapshot);
+        self.ipvs.on_pool(spec, snapshot);
         before
     }
 
@@ -160,10 +179,11 @@ impl Planes {
         self.proxy.cut();
     }
 
-    /// Stops the planes. The kernel goes on with the services of the XDP plane.
+    /// Stops the planes. The kernel goes on with the services of its planes.
     pub(crate) fn stop(self) {
         self.proxy.stop();
         self.xdp.stop();
+        self.ipvs.stop();
     }
 
     /// Lists connections and flows that meet the conditions: at most `most` of each worker, and the total

@@ -9,6 +9,7 @@ mod connections;
 mod discovery;
 mod failures;
 mod handle;
+mod ipvs;
 mod listeners;
 mod paths;
 mod pools;
@@ -26,7 +27,7 @@ use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
-use crate::planes::{Planes, RunningService, event_of};
+use crate::planes::{IpvsReport, KernelPlanes, Planes, RunningService, event_of, event_of_ipvs};
 use crate::request_log::RequestLogs;
 use crate::service_manager;
 use crate::signals::Signals;
@@ -119,6 +120,8 @@ pub(crate) enum Input {
     Report(Report),
     /// An observation of the XDP plane.
     Xdp(evener_xdp::plane::Report),
+    /// An observation of the IPVS plane.
+    Ipvs(IpvsReport),
     Probed {
         probed: Probed,
         result: Probe,
@@ -187,7 +190,12 @@ impl Supervisor {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
         let xdp_reports = sender.clone();
-        let on_xdp_report = Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report))));
+        let ipvs_reports = sender.clone();
+        let kernel = KernelPlanes {
+            on_xdp_report: Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report)))),
+            on_ipvs_report: Arc::new(move |report| drop(ipvs_reports.try_send(Input::Ipvs(report)))),
+            ipvs_state: ipvs::state_file(&setting.source),
+        };
         let plane = Planes::start(
             &PlaneOptions {
                 workers: setting.workers,
@@ -198,7 +206,7 @@ impl Supervisor {
                 report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
                 wants_details: setting.events.wants_details(),
             },
-            on_xdp_report,
+            kernel,
         )?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
@@ -295,6 +303,7 @@ impl Supervisor {
         match input {
             Input::Report(report) => self.on_report(report),
             Input::Xdp(report) => self.log(&event_of(report)),
+            Input::Ipvs(report) => self.log(&event_of_ipvs(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {

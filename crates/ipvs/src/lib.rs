@@ -21,6 +21,7 @@
 //! # }
 //! ```
 
+pub mod address;
 mod client;
 pub mod connections;
 mod error;
@@ -28,6 +29,7 @@ mod exchange;
 mod kernel;
 pub mod message;
 pub mod model;
+pub mod reconcile;
 pub mod save;
 
 pub use client::Client;

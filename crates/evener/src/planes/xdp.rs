@@ -141,7 +141,7 @@ fn configured_table(service: &ServiceSpec, spec: &Spec) -> ServiceTable {
 }
 
 /// Returns the events of listen addresses that were added or removed.
-fn listen_events(changes: &[ServiceChanges], specs: &[ServiceSpec]) -> Vec<Event> {
+pub(super) fn listen_events(changes: &[ServiceChanges], specs: &[ServiceSpec]) -> Vec<Event> {
     let event = |change: &TableChange| match change {
         TableChange::Listen { service, edit: Edit::Add(address) } => {
             let protocol = specs.iter().find(|spec| spec.name == *service)?.protocol.name();

@@ -164,7 +164,7 @@ impl ServerView {
         if traffic == Traffic::Xdp {
             // The plane sees neither errors nor times, and does not count the associations in use.
             cells.remove(1);
-            cells.push(table::count(self.counters.value("flows")).into());
+            cells.push(table::count(self.counters.sum(&["flows", "connections"])).into());
             cells.extend([self.bytes_in(), self.bytes_out()].map(|bytes| table::short_bytes(bytes).into()));
             let mut row = Row::new(&*self.name, cells).with_remark(&self.remark());
             row.add_details(self.troubles().into_iter());

@@ -164,7 +164,7 @@ impl ServiceView {
 
     /// Returns the kind of traffic.
     pub(super) fn traffic(&self) -> Traffic {
-        if self.plane == Plane::Xdp.name() {
+        if self.plane != Plane::Proxy.name() {
             return Traffic::Xdp;
         }
         let protocols =
@@ -216,7 +216,9 @@ impl ServiceView {
             Traffic::Dns => vec![trouble(&["no_server"]), trouble(&["drops"])],
             Traffic::Tcp => vec![trouble(&["no_server"])],
             Traffic::Udp => vec![trouble(&["drops"])],
-            Traffic::Xdp => vec![table::count(counters.value("flows")).into(), trouble(&XDP_DROPS)],
+            Traffic::Xdp => {
+                vec![table::count(counters.sum(&["flows", "connections"])).into(), trouble(&XDP_DROPS)]
+            }
         });
         cells.extend([
             trouble(&["limited", "rate_limited", "xdp.limited"]),
@@ -239,7 +241,10 @@ impl ServiceView {
             (_, []) => "no pool".into(),
             (_, pools) => format!("pools {}", pools.join(" ")),
         };
-        let plane = if self.traffic() == Traffic::Xdp { " by xdp" } else { "" };
+        let plane = match self.traffic() {
+            Traffic::Xdp => format!(" by {}", self.plane),
+            _ => String::new(),
+        };
         let more = match self.listen.len().saturating_sub(LISTEN_MAX) {
             0 => String::new(),
             more => format!(" and {more} more"),

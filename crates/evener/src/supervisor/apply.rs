@@ -40,6 +40,7 @@ impl Supervisor {
                 }
             };
         self.prepare_xdp(&config)?;
+        self.prepare_ipvs(&config)?;
         self.configurations += 1;
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
@@ -51,8 +52,8 @@ impl Supervisor {
         let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));
         let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name));
         for pool in changed_pools() {
-            // The thread of the XDP plane counts like a further worker.
-            let counting = usize::from(Self::is_used_by_xdp(&config.spec, &pool.spec().name));
+            // The thread of a plane of the kernel counts like a further worker.
+            let counting = usize::from(Self::is_used_by_kernel(&config.spec, &pool.spec().name));
             let (now, setting) = (self.now(), (self.plane.workers() + counting, self.random.bits()));
             let events = self.pools.apply(pool, setting, now);
             self.log_all(&events);
@@ -63,6 +64,7 @@ impl Supervisor {
             self.apply_service(spec);
         }
         self.configure_xdp(&config.spec);
+        self.configure_ipvs(&config.spec);
         self.divide_descriptors(&config.spec);
         if changes.concerns_listeners() {
             let (services, now) = (&self.services, self.now());
