@@ -45,6 +45,7 @@ Examples:
   evener xdp check eth0                               examine an interface for XDP
   evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
   evener import keepalived keepalived.conf            translate a file of keepalived
+  ipvsadm -Sn | evener import ipvsadm                 translate the kernel's table of IPVS
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -186,7 +187,7 @@ enum Command {
     /// Print the configuration that is equivalent to the command line or file of another program
     ///
     /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, `evener import pen FILE` with a file of commands of
-    /// pen, or `evener import keepalived /etc/keepalived/keepalived.conf`.
+    /// pen, `evener import keepalived /etc/keepalived/keepalived.conf`, or `ipvsadm -Sn | evener import ipvsadm`.
     // -h is an option of pen, so only --help prints the help of Evener.
     #[command(disable_help_flag = true)]
     Import {
@@ -194,7 +195,7 @@ enum Command {
         #[arg(long, action = clap::ArgAction::Help)]
         help: Option<bool>,
         /// The program
-        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen", "keepalived"]))]
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen", "keepalived", "ipvsadm"]))]
         program: String,
         #[command(flatten)]
         arguments: ForeignArguments,
@@ -434,6 +435,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Import { program, arguments, .. } => {
             let imported = match program.as_str() {
                 "keepalived" => crate::compat::import_keepalived(&arguments.words)?,
+                "ipvsadm" => crate::compat::import_ipvsadm(&arguments.words)?,
                 _ => crate::compat::import_pen(arguments.words)?,
             };
             print!("{imported}");

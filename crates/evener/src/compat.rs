@@ -2,7 +2,7 @@
 //! named `pen`.
 
 mod daemon;
-mod keepalived;
+mod lvs;
 mod mname_balancer;
 mod pen;
 mod sbulb;
@@ -82,7 +82,12 @@ pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
 
 /// Returns the configuration that is equivalent to a file of keepalived.
 pub(crate) fn import_keepalived(arguments: &[OsString]) -> anyhow::Result<String> {
-    keepalived::import(arguments)
+    lvs::import_keepalived(arguments)
+}
+
+/// Returns the configuration that is equivalent to a table that ipvsadm saved.
+pub(crate) fn import_ipvsadm(arguments: &[OsString]) -> anyhow::Result<String> {
+    lvs::import_ipvsadm(arguments)
 }
 
 /// Opens the admin socket. The original programs have none, so without `--admin` the front ends also run if

@@ -285,7 +285,7 @@ impl<'a> Line<'a> {
                 Some("--check needs a name to query, such as --check www.example.org".into())
             }
             ("import", _) if !given.is_empty() => Some(format!(
-                "`{given}` cannot be imported: only command lines and files of pen, and files of keepalived can. Write a first file with \
+                "`{given}` cannot be imported: only configurations of pen, keepalived and ipvsadm can. Write a first file with \
                  `evener http LISTEN SERVER... --print`; `evener help WORD` translates words of other programs, such \
                  as `evener help upstream`"
             )),
@@ -417,7 +417,7 @@ mod tests {
             ("reload --check", "changes nothing if the file has problems"),
             (
                 "import haproxy FILE",
-                "`haproxy` cannot be imported: only command lines and files of pen, and files of keepalived can",
+                "`haproxy` cannot be imported: only configurations of pen, keepalived and ipvsadm can",
             ),
             ("http 127.0.0.1:1 127.0.0.1:2 --weight 3", "weights need a file"),
             ("connections --client nix", "`nix` is not a value of --client: neither an address nor a prefix"),

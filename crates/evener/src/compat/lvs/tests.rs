@@ -1,8 +1,9 @@
 //! Imports of whole files. The configuration that is printed loads.
 
-use super::{lua, read, syntax};
+use super::{ipvsadm, lua, read, syntax};
 use crate::config;
 use evener_core::spec::{IpvsForward, IpvsTransport, Plane, Spec};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
 fn import(text: &str) -> Result<String, Vec<String>> {
@@ -19,7 +20,9 @@ fn import(text: &str) -> Result<String, Vec<String>> {
 
 /// Returns the configuration that the printed text has.
 fn load(lua: &str) -> Spec {
-    let file = std::env::temp_dir().join(format!("evener-keepalived-{}.lua", std::process::id()));
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("evener-import-{}-{number}.lua", std::process::id()));
     std::fs::write(&file, lua).expect("the file can be written");
     let loaded = config::load(&file);
     std::fs::remove_file(&file).expect("the file can be removed");
@@ -151,4 +154,31 @@ fn unknown_words_and_wrong_values_are_problems_with_their_lines() {
 fn a_file_without_virtual_servers_is_refused() {
     let problems = import("vrrp_instance VI_1 { }\n").expect_err("there is nothing to import");
     assert_eq!(problems, ["the file has no virtual_server: there is nothing to import"]);
+}
+
+#[test]
+fn a_saved_table_becomes_a_configuration_that_loads() {
+    let text = "-A -t 192.0.2.1:80 -s wrr -p 300 -M 255.255.255.0\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3 -x 100 -y 50\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 0\n-A -f 7 -6 -s mh -b mh-port\n-a -f 7 -6 -r [2001:db8::2]:0 -m -w 1\n-A -u [2001:db8::1]:53 -s rr -o\n-a -u [2001:db8::1]:53 -r [2001:db8::2]:53 -i -w 1\n";
+    let imported = ipvsadm::read("saved", text).expect("the table is correct");
+    let lua = lua::print("saved", &imported);
+    let spec = load(&lua);
+    let [web, mark, dns] = &spec.services[..] else { panic!("three services:\n{lua}") };
+    assert_eq!((&*web.name, &*mark.name, &*dns.name), ("192.0.2.1:80", "fwmark 7", "[2001:db8::1]:53"));
+    let dns = dns.ipvs.as_ref().expect("the plane has settings");
+    assert_eq!((dns.transport, dns.one_packet, dns.forward), (IpvsTransport::Udp, true, IpvsForward::Ipip));
+    let pool = spec
+        .pools
+        .iter()
+        .find(|pool| Some(&pool.name) == web.pool.as_ref())
+        .expect("the pool of the service");
+    assert_eq!(pool.servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [3, 1]);
+    assert!(lua.contains("state = \"drain\""), "the weight 0 of ipvsadm drains: {lua}");
+    assert!(lua.contains("check = \"tcp\""), "ipvsadm has no checks, so the servers of TCP get one: {lua}");
+}
+
+#[test]
+fn a_wrong_line_of_a_saved_table_is_a_problem_with_its_line() {
+    let text = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -q\n";
+    let problem = ipvsadm::read("saved", text).expect_err("-q is unknown");
+    assert!(problem.to_string().starts_with("saved:2: "), "{problem}");
 }

@@ -1,6 +1,6 @@
 //! The configuration as Lua, with a comment for each virtual server that names its line.
 
-use super::read::{Check, Imported, Probe, VirtualServer};
+use super::read::{Check, Imported, Probe, RealServer, VirtualServer};
 use std::fmt::Write as _;
 
 /// Returns the configuration as text.
@@ -61,13 +61,17 @@ fn print_server(server: &VirtualServer, out: &mut String) {
         keys.extend(real.upper.map(|upper| format!("max = {upper}")));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
         let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
-        let _ = writeln!(out, "  server {address:?}{braces}, -- line {}", real.location.line());
+        let _ = writeln!(out, "  server {address:?}{braces},{}", line_of(real));
     }
     if let Some(sorry) = &server.sorry {
         let address = if has_ports(server) { sorry } else { host_of(sorry).0 };
         let _ = writeln!(out, "  server {address:?} {{ tier = 2 }}, -- the sorry server");
     }
     out.push_str("}\n");
+}
+
+fn line_of(real: &RealServer) -> String {
+    real.line.map(|line| format!(" -- line {line}")).unwrap_or_default()
 }
 
 /// Returns true if the addresses of the service have ports; otherwise its servers have none, either.
@@ -107,8 +111,10 @@ fn persistence(server: &VirtualServer) -> Option<String> {
 /// Returns the check of the servers. They share one: the check of the first server that has one.
 fn check_of(server: &VirtualServer) -> Option<String> {
     let mut checks =
-        server.servers.iter().filter_map(|real| Some((real.location.line(), real.check.as_ref()?)));
-    let (_, first) = checks.next()?;
+        server.servers.iter().filter_map(|real| Some((real.line.unwrap_or(0), real.check.as_ref()?)));
+    let Some((_, first)) = checks.next() else {
+        return server.has_default_check.then(|| "check = \"tcp\"".to_owned());
+    };
     let others: Vec<String> =
         checks.filter(|(_, check)| *check != first).map(|(line, _)| line.to_string()).collect();
     let note = match others.len() {

@@ -1,7 +1,7 @@
 //! Checks of real servers.
 
 use super::{Reader, note};
-use crate::compat::keepalived::syntax::Statement;
+use crate::compat::lvs::syntax::Statement;
 
 /// Names of the blocks that are checks.
 pub(super) const KINDS: [&str; 9] = [
@@ -18,18 +18,18 @@ pub(super) const KINDS: [&str; 9] = [
 
 /// A check, with times in milliseconds. Absent values are those of the virtual server.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::compat::keepalived) struct Check {
-    pub(in crate::compat::keepalived) probe: Probe,
-    pub(in crate::compat::keepalived) port: Option<u16>,
-    pub(in crate::compat::keepalived) timeout: Option<u64>,
-    pub(in crate::compat::keepalived) retries: Option<u32>,
-    pub(in crate::compat::keepalived) retry_pause: Option<u64>,
-    pub(in crate::compat::keepalived) every: Option<u64>,
+pub(in crate::compat::lvs) struct Check {
+    pub(in crate::compat::lvs) probe: Probe,
+    pub(in crate::compat::lvs) port: Option<u16>,
+    pub(in crate::compat::lvs) timeout: Option<u64>,
+    pub(in crate::compat::lvs) retries: Option<u32>,
+    pub(in crate::compat::lvs) retry_pause: Option<u64>,
+    pub(in crate::compat::lvs) every: Option<u64>,
 }
 
 /// Kind of a check.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::compat::keepalived) enum Probe {
+pub(in crate::compat::lvs) enum Probe {
     /// A connection.
     Tcp,
     /// A request for a page.

@@ -2,49 +2,52 @@
 
 use super::check::KINDS;
 use super::{Check, Reader, endpoint, note};
-use crate::compat::keepalived::syntax::Statement;
+use crate::compat::lvs::syntax::Statement;
 use crate::config::Location;
 use evener_core::spec::IpvsScheduler;
 
 /// A virtual server. Times are in milliseconds.
 #[derive(Debug)]
-pub(in crate::compat::keepalived) struct VirtualServer {
-    pub(in crate::compat::keepalived) location: Location,
-    pub(in crate::compat::keepalived) name: String,
-    pub(in crate::compat::keepalived) listen: Vec<String>,
-    pub(in crate::compat::keepalived) mark: Option<u32>,
-    pub(in crate::compat::keepalived) protocol: &'static str,
-    pub(in crate::compat::keepalived) scheduler: &'static str,
-    pub(in crate::compat::keepalived) scheduler_flags: Vec<&'static str>,
-    pub(in crate::compat::keepalived) forward: &'static str,
-    pub(in crate::compat::keepalived) tunnel_port: Option<u16>,
-    pub(in crate::compat::keepalived) is_one_packet: bool,
-    pub(in crate::compat::keepalived) persistence: Option<Persistence>,
-    pub(in crate::compat::keepalived) every: u64,
-    pub(in crate::compat::keepalived) timeout: u64,
-    pub(in crate::compat::keepalived) retries: Option<u32>,
-    pub(in crate::compat::keepalived) retry_pause: Option<u64>,
-    pub(in crate::compat::keepalived) servers: Vec<RealServer>,
-    pub(in crate::compat::keepalived) sorry: Option<String>,
+pub(in crate::compat::lvs) struct VirtualServer {
+    pub(in crate::compat::lvs) location: Location,
+    pub(in crate::compat::lvs) name: String,
+    pub(in crate::compat::lvs) listen: Vec<String>,
+    pub(in crate::compat::lvs) mark: Option<u32>,
+    pub(in crate::compat::lvs) protocol: &'static str,
+    pub(in crate::compat::lvs) scheduler: &'static str,
+    pub(in crate::compat::lvs) scheduler_flags: Vec<&'static str>,
+    pub(in crate::compat::lvs) forward: &'static str,
+    pub(in crate::compat::lvs) tunnel_port: Option<u16>,
+    pub(in crate::compat::lvs) is_one_packet: bool,
+    pub(in crate::compat::lvs) persistence: Option<Persistence>,
+    pub(in crate::compat::lvs) every: u64,
+    pub(in crate::compat::lvs) timeout: u64,
+    pub(in crate::compat::lvs) retries: Option<u32>,
+    pub(in crate::compat::lvs) retry_pause: Option<u64>,
+    pub(in crate::compat::lvs) servers: Vec<RealServer>,
+    pub(in crate::compat::lvs) sorry: Option<String>,
+    /// True if the servers get a check although none is given.
+    pub(in crate::compat::lvs) has_default_check: bool,
 }
 
 /// Persistence of clients.
 #[derive(Debug, Default)]
-pub(in crate::compat::keepalived) struct Persistence {
-    pub(in crate::compat::keepalived) seconds: Option<u64>,
-    pub(in crate::compat::keepalived) prefix: Option<u8>,
-    pub(in crate::compat::keepalived) is_sip: bool,
+pub(in crate::compat::lvs) struct Persistence {
+    pub(in crate::compat::lvs) seconds: Option<u64>,
+    pub(in crate::compat::lvs) prefix: Option<u8>,
+    pub(in crate::compat::lvs) is_sip: bool,
 }
 
 /// A real server.
 #[derive(Debug)]
-pub(in crate::compat::keepalived) struct RealServer {
-    pub(in crate::compat::keepalived) location: Location,
-    pub(in crate::compat::keepalived) address: String,
-    pub(in crate::compat::keepalived) weight: Option<u32>,
+pub(in crate::compat::lvs) struct RealServer {
+    /// Line in the file.
+    pub(in crate::compat::lvs) line: Option<u32>,
+    pub(in crate::compat::lvs) address: String,
+    pub(in crate::compat::lvs) weight: Option<u32>,
     /// Number of connections at which new clients go to other servers.
-    pub(in crate::compat::keepalived) upper: Option<u32>,
-    pub(in crate::compat::keepalived) check: Option<Check>,
+    pub(in crate::compat::lvs) upper: Option<u32>,
+    pub(in crate::compat::lvs) check: Option<Check>,
 }
 
 /// Statements of a virtual server that are not taken over.
@@ -249,9 +252,9 @@ impl Reader {
 
     fn real_server(&mut self, statement: &Statement, of: &VirtualServer) -> Option<RealServer> {
         let address = self.address(statement);
-        let location = statement.location().clone();
+        let line = Some(statement.location().line());
         let mut server =
-            RealServer { location, address: String::new(), weight: None, upper: None, check: None };
+            RealServer { line, address: String::new(), weight: None, upper: None, check: None };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
@@ -292,7 +295,12 @@ impl Reader {
 
 impl VirtualServer {
     /// Creates a virtual server with the defaults of keepalived.
-    fn new(location: Location, name: String, listen: Vec<String>, mark: Option<u32>) -> Self {
+    pub(in crate::compat::lvs) fn new(
+        location: Location,
+        name: String,
+        listen: Vec<String>,
+        mark: Option<u32>,
+    ) -> Self {
         Self {
             location,
             name,
@@ -311,6 +319,7 @@ impl VirtualServer {
             retry_pause: None,
             servers: Vec::new(),
             sorry: None,
+            has_default_check: false,
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::config::{Problem, nearest};
 use std::collections::BTreeMap;
 
 pub(super) use check::{Check, Probe};
-pub(super) use virtual_server::VirtualServer;
+pub(super) use virtual_server::{Persistence, RealServer, VirtualServer};
 
 /// The part of a file that Evener takes over, and notes about the rest.
 #[derive(Debug, Default)]
