@@ -204,3 +204,6 @@ pub(crate) fn event_of_ipvs(report: Report) -> Event {
         Report::AddressRemoved(address, interface) => Event::IpvsAddressRemoved { address, interface },
     }
 }
+
+#[cfg(test)]
+mod tests;
