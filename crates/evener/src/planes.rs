@@ -10,7 +10,7 @@ use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
 use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
-use ipvs::{IpvsPlane, OnIpvsReport};
+use ipvs::{IpvsPlane, OnReport as OnIpvsReport};
 use std::path::PathBuf;
 use std::sync::Arc;
 use xdp::{OnReport, XdpPlane};

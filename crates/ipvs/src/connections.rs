@@ -1,11 +1,11 @@
-//! The kernel's table of connections, from `/proc/net/ip_vs_conn`.
+//! The kernel's table of connections, from `/proc/net/ip_vs_conn` of the thread's network namespace.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-const FILE: &str = "/proc/net/ip_vs_conn";
+const FILE: &str = "/proc/thread-self/net/ip_vs_conn";
 /// Bytes of a line at most; longer lines are not the kernel's.
 const LINE_MAX: usize = 1024;
 

@@ -18,14 +18,15 @@ use evener_core::spec::{IpvsSpec, Plane, PoolSpec, ServiceSpec, Spec};
 use evener_core::table::Tables;
 use evener_ipvs::model::{DestinationKey, ServiceKey};
 use evener_ipvs::reconcile::Wanted;
-use runner::{OnReport, Running};
+use runner::Running;
 use state::StateFile;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use runner::OnReport as OnIpvsReport;
+/// Receives reports on the thread of the plane.
+pub(crate) type OnReport = Arc<dyn Fn(Report) + Send + Sync>;
 
 /// An observation of the plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,3 +204,6 @@ pub(crate) fn event_of_ipvs(report: Report) -> Event {
         Report::AddressRemoved(address, interface) => Event::IpvsAddressRemoved { address, interface },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,12 +5,11 @@ use super::addresses::Addresses;
 use super::counting::Counting;
 use super::settings;
 use super::state::StateFile;
-use super::{Report, Setup};
+use super::{OnReport, Report, Setup};
 use evener_ipvs::model::Entry;
 use evener_ipvs::reconcile::{Reason, Reconciler};
 use evener_ipvs::{Change, Error, Kernel};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,8 +21,6 @@ const INTERVAL_DRAINING: Duration = Duration::from_millis(500);
 
 /// Opens the kernel's IPVS.
 pub(super) type Open = Box<dyn Fn() -> Result<Box<dyn Kernel + Send>, Error> + Send>;
-/// Receives reports on the thread of the plane.
-pub(super) type OnReport = Arc<dyn Fn(Report) + Send + Sync>;
 
 /// The thread.
 pub(super) struct Running {
