@@ -1,4 +1,4 @@
-//! `cargo xtask guest`: runs the tests of the IPVS client in a virtual machine, because few developers' kernels
+//! The command guest of xtask: runs the tests of the IPVS client in a virtual machine, because few developers' kernels
 //! have IPVS.
 
 use crate::shell;
@@ -23,16 +23,20 @@ pub(crate) struct Options {
     script: Option<PathBuf>,
 }
 
-/// Builds the tests, boots the VM and runs the tests in it. A skipped test is a failure.
+/// Runs a script, or the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let Some(script) = &options.script else { return run_tests(&options.filters) };
+    let script = std::fs::read_to_string(script).with_context(|| script.display().to_string())?;
+    print!("{}", Vm::prepare()?.run(&[], &script, PATIENCE)?);
+    Ok(())
+}
+
+/// Builds the tests, boots the VM and runs the tests in it. A skipped test is a failure.
+pub(crate) fn run_tests(filters: &[String]) -> anyhow::Result<()> {
     let machine = Vm::prepare()?;
-    if let Some(script) = &options.script {
-        print!("{}", machine.run(&[], &std::fs::read_to_string(script)?, PATIENCE)?);
-        return Ok(());
-    }
     let files = [JobFile::new("kernel-tests", build()?)];
-    let filters = options.filters.join(" ");
-    // Each test has its own network namespace, but the modules are everybody's: one test at a time.
+    let filters = filters.join(" ");
+    // Each test has its own network namespace, but the kernel loads modules for all: one test at a time.
     let script = format!(
         "export EVENER_TEST_STRICT=1 RUST_BACKTRACE=1\nmodprobe ip_vs\n\
          ./kernel-tests --test-threads=1 --nocapture {filters}"

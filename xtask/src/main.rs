@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask setup | test | guest | fuzz | bpf | bench | tidy`.
+//! Developer commands of cargo xtask: setup, test, guest, fuzz, bpf, bench, tidy.
 
 mod bench;
 mod bpf;

@@ -9,6 +9,7 @@ mod demo;
 mod events;
 mod expunge;
 mod help;
+mod ipvs;
 mod one_liner;
 mod run;
 mod server_state;
@@ -43,6 +44,7 @@ Examples:
   evener clients --sort rate                          show the busiest clients
   evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
   evener xdp check eth0                               examine an interface for XDP
+  evener ipvs list                                    show the kernel's IPVS table
   evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
   evener import keepalived keepalived.conf            translate a file of keepalived
   ipvsadm -Sn | evener import ipvsadm                 translate the kernel's table of IPVS
@@ -200,6 +202,9 @@ enum Command {
         #[command(flatten)]
         arguments: ForeignArguments,
     },
+    /// Show the services of the kernel's IP Virtual Server (IPVS)
+    #[command(subcommand)]
+    Ipvs(ipvs::IpvsCommand),
     /// Examine interfaces for the XDP plane, show what is pinned in the kernel, take it away
     #[command(subcommand)]
     Xdp(xdp::XdpCommand),
@@ -449,6 +454,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_)
         | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
+        Command::Ipvs(command) => command.run(),
         Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {

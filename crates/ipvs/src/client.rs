@@ -36,12 +36,12 @@ impl Client {
         &mut self,
         command: Command,
         entry: &str,
-        message: Message,
+        message: &Message,
         mode: Mode,
     ) -> Result<Vec<Message>> {
         let error = |kind| Error::new(command, entry, kind);
         for _ in 0..READINGS_MAX {
-            let exchange = self.socket.exchange(std::slice::from_ref(&message), mode).map_err(error)?;
+            let exchange = self.socket.exchange(std::slice::from_ref(message), mode).map_err(error)?;
             if exchange.is_interrupted() {
                 continue;
             }
@@ -59,7 +59,7 @@ impl Client {
         &mut self,
         command: Command,
         entry: &str,
-        message: Message,
+        message: &Message,
         read: impl Fn(&Message) -> std::result::Result<T, ErrorKind>,
     ) -> Result<T> {
         let messages = self.request(command, entry, message, Mode::One)?;
@@ -71,7 +71,7 @@ impl Client {
         &mut self,
         command: Command,
         entry: &str,
-        message: Message,
+        message: &Message,
         read: impl Fn(&Message) -> std::result::Result<T, ErrorKind>,
     ) -> Result<Vec<T>> {
         let messages = self.request(command, entry, message, Mode::All)?;
@@ -79,7 +79,7 @@ impl Client {
         values.map_err(|kind| Error::new(command, entry, kind))
     }
 
-    fn send(&mut self, command: Command, entry: &str, message: Message) -> Result<()> {
+    fn send(&mut self, command: Command, entry: &str, message: &Message) -> Result<()> {
         self.request(command, entry, message, Mode::One).map(drop)
     }
 }
@@ -141,36 +141,36 @@ impl Kernel for Client {
 
     fn service(&mut self, key: &ServiceKey) -> Result<ServiceState> {
         let message = Message::new(command::GET_SERVICE, vec![identity(key)]);
-        self.one(Command::GetService, &key.to_string(), message, Message::service)
+        self.one(Command::GetService, &key.to_string(), &message, Message::service)
     }
 
     fn services(&mut self) -> Result<Vec<ServiceState>> {
         let message = Message::new(command::GET_SERVICE, Vec::new());
-        self.all(Command::GetService, "", message, Message::service)
+        self.all(Command::GetService, "", &message, Message::service)
     }
 
     fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationState>> {
         let message = Message::new(command::GET_DESTINATION, vec![identity(service)]);
         let family = service.family();
         let read = |message: &Message| message.destination(family);
-        self.all(Command::GetDestinations, &service.to_string(), message, read)
+        self.all(Command::GetDestinations, &service.to_string(), &message, read)
     }
 
     fn start_daemon(&mut self, daemon: &Daemon) -> Result<()> {
         let attributes = message::nested(message::DAEMON, &message::daemon(daemon));
         let message = Message::new(command::NEW_DAEMON, vec![attributes]);
-        self.send(Command::StartDaemon, &format!("{} on {}", daemon.role.name(), daemon.interface), message)
+        self.send(Command::StartDaemon, &format!("{} on {}", daemon.role.name(), daemon.interface), &message)
     }
 
     fn stop_daemon(&mut self, role: DaemonRole, sync_id: u32) -> Result<()> {
         let daemon = Daemon::new(role, "", sync_id);
         let attributes = message::nested(message::DAEMON, &message::daemon(&daemon));
-        self.send(Command::StopDaemon, role.name(), Message::new(command::DELETE_DAEMON, vec![attributes]))
+        self.send(Command::StopDaemon, role.name(), &Message::new(command::DELETE_DAEMON, vec![attributes]))
     }
 
     fn daemons(&mut self) -> Result<Vec<Daemon>> {
         let message = Message::new(command::GET_DAEMON, Vec::new());
-        self.all(Command::GetDaemons, "", message, message::parse_daemon)
+        self.all(Command::GetDaemons, "", &message, message::parse_daemon)
     }
 
     fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
@@ -185,24 +185,24 @@ impl Kernel for Client {
             let seconds = u32::try_from(timeout.as_secs()).map_err(too_long)?;
             attributes.push(message::nla(kind, &seconds.to_ne_bytes()));
         }
-        self.send(Command::SetTimeouts, "", Message::new(command::SET_CONFIG, attributes))
+        self.send(Command::SetTimeouts, "", &Message::new(command::SET_CONFIG, attributes))
     }
 
     fn timeouts(&mut self) -> Result<Timeouts> {
-        self.one(Command::GetTimeouts, "", Message::new(command::GET_CONFIG, Vec::new()), Message::timeouts)
+        self.one(Command::GetTimeouts, "", &Message::new(command::GET_CONFIG, Vec::new()), Message::timeouts)
     }
 
     fn info(&mut self) -> Result<Info> {
-        self.one(Command::GetInfo, "", Message::new(command::GET_INFO, Vec::new()), Message::info)
+        self.one(Command::GetInfo, "", &Message::new(command::GET_INFO, Vec::new()), Message::info)
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
         let entry = service.map(ToString::to_string).unwrap_or_default();
         let attributes = service.map(identity).into_iter().collect();
-        self.send(Command::Zero, &entry, Message::new(command::ZERO, attributes))
+        self.send(Command::Zero, &entry, &Message::new(command::ZERO, attributes))
     }
 
     fn flush(&mut self) -> Result<()> {
-        self.send(Command::Flush, "", Message::new(command::FLUSH, Vec::new()))
+        self.send(Command::Flush, "", &Message::new(command::FLUSH, Vec::new()))
     }
 }

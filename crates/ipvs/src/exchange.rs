@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_request_gets_its_own_error() {
+    fn each_request_gets_the_error_of_its_sequence_number() {
         let mut exchange = Exchange::new(u32::MAX, 3);
         exchange.read(&[error(u32::MAX, 0), error(1, -libc::EEXIST)].concat()).unwrap();
         assert!(!exchange.is_complete(), "the second request has no acknowledgement");

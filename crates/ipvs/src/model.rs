@@ -15,6 +15,6 @@ pub use statistics::Statistics;
 pub struct Entry {
     /// The service.
     pub service: ServiceState,
-    /// Its destinations.
+    /// The destinations.
     pub destinations: Vec<DestinationState>,
 }

@@ -3,8 +3,7 @@
 mod words;
 
 use crate::model::{
-    Destination, DestinationKey, Entry, Family, Flags, Forwarding, Persistence, Protocol, Service,
-    ServiceKey, Tunnel, TunnelFlags,
+    Destination, Entry, Family, Forwarding, Protocol, Service, ServiceKey, Tunnel, TunnelFlags,
 };
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -12,8 +11,6 @@ use words::Words;
 
 /// Services a text may have at most, and destinations.
 const ENTRIES_MAX: usize = 100_000;
-/// Persistence of `-p` without a number, in seconds.
-const PERSISTENCE_DEFAULT: u64 = 300;
 
 /// A line of the text that cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -30,7 +27,7 @@ pub struct ParseError {
 pub struct SavedService {
     /// The service
     pub service: Service,
-    /// Its destinations
+    /// The destinations
     pub destinations: Vec<Destination>,
     /// Number of the service's line, from 1
     pub line: usize,
@@ -164,55 +161,6 @@ fn parse_line(line: &str, number: usize, services: &mut Vec<SavedService>) -> Re
         other => return Err(format!("expected -A or -a, got `{other}`")),
     }
     Ok(())
-}
-
-impl words::Options<'_> {
-    fn service(&self, key: ServiceKey) -> Result<Service, String> {
-        self.refuse_destination_options()?;
-        let scheduler = self.scheduler.unwrap_or(Service::DEFAULT_SCHEDULER).to_owned();
-        let family = key.family();
-        let prefix = self.netmask.map_or(Ok(family.bits()), |mask| words::prefix(family, mask))?;
-        let persistence = self.persistence.map(|seconds| Persistence {
-            timeout: std::time::Duration::from_secs(seconds.unwrap_or(PERSISTENCE_DEFAULT)),
-            prefix,
-            engine: self.engine.map(str::to_owned),
-        });
-        if persistence.is_none() && (self.netmask.is_some() || self.engine.is_some()) {
-            return Err("-M and --pe need -p".to_owned());
-        }
-        let flags = self.scheduler_flags.map_or(Ok(Flags::default()), words::parse_scheduler_flags)?;
-        Ok(Service { key, scheduler, flags: Flags { one_packet: self.one_packet, ..flags }, persistence })
-    }
-
-    fn destination(&self) -> Result<Destination, String> {
-        let server = self.server.ok_or("-r is missing")?;
-        let address: SocketAddr = words::endpoint(server)?;
-        let forwarding = self.forwarding()?;
-        Ok(Destination {
-            key: DestinationKey::from(address),
-            forwarding,
-            weight: self.weight.unwrap_or(1),
-            upper_threshold: self.upper.unwrap_or_default(),
-            lower_threshold: self.lower.unwrap_or_default(),
-        })
-    }
-
-    fn forwarding(&self) -> Result<Forwarding, String> {
-        let flags = self.tunnel_flags.unwrap_or_default();
-        if self.method != Some(words::Method::Tunnel) {
-            return match self.tunnel {
-                Some(_) => Err("--tun-type needs -i".to_owned()),
-                None if self.method == Some(words::Method::Nat) => Ok(Forwarding::Nat),
-                None => Ok(Forwarding::Direct),
-            };
-        }
-        Ok(Forwarding::Tunnel(match self.tunnel {
-            None | Some("ipip") => Tunnel::Ipip,
-            Some("gue") => Tunnel::Gue { port: self.tunnel_port.ok_or("--tun-port is missing")?, flags },
-            Some("gre") => Tunnel::Gre { flags },
-            Some(other) => return Err(format!("unknown tunnel type `{other}`")),
-        }))
-    }
 }
 
 #[cfg(test)]

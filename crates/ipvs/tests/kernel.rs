@@ -1,4 +1,4 @@
-//! The client against a kernel, each test in its own network namespace. `cargo xtask guest` runs these tests in
+//! The client against a kernel, each test in its own network namespace. The command guest of xtask runs these tests in
 //! a virtual machine with ipvsadm.
 
 use evener_ipvs::model::{

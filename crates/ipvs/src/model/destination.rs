@@ -33,7 +33,7 @@ impl fmt::Display for DestinationKey {
     }
 }
 
-/// How packets reach a destination.
+/// Method by which packets reach a destination.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Forwarding {
     /// Network address translation (masquerading)
@@ -98,7 +98,7 @@ pub enum TunnelFlags {
 pub struct Destination {
     /// Identity
     pub key: DestinationKey,
-    /// How packets reach it
+    /// Method by which packets reach it
     pub forwarding: Forwarding,
     /// Weight; 0 accepts no new connection
     pub weight: u32,

@@ -132,7 +132,7 @@ pub struct Flags {
 /// Persistence: connections of a client, or of a network of clients, use the same destination.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Persistence {
-    /// How long a client without connections is remembered; the kernel counts whole seconds.
+    /// Time for which a client without connections is remembered; the kernel counts whole seconds.
     pub timeout: Duration,
     /// Length of the prefix that clients share, at most [`Family::bits`].
     pub prefix: u8,

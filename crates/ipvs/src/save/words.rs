@@ -1,9 +1,16 @@
 //! Options of a line.
 
-use crate::model::{Family, Flags, Protocol, ServiceKey, TunnelFlags};
+use crate::model::{
+    Destination, DestinationKey, Family, Flags, Forwarding, Persistence, Protocol, Service, ServiceKey,
+    Tunnel, TunnelFlags,
+};
 use std::iter::Peekable;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::{FromStr, SplitWhitespace};
+use std::time::Duration;
+
+/// Persistence of `-p` without a number, in seconds.
+const PERSISTENCE_DEFAULT: u64 = 300;
 
 /// Words of a line.
 pub(super) struct Words<'a>(Peekable<SplitWhitespace<'a>>);
@@ -36,7 +43,7 @@ impl<'a> Words<'a> {
 
 /// Forwarding method of an option.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Method {
+enum Method {
     Nat,
     Direct,
     Tunnel,
@@ -47,20 +54,20 @@ pub(super) enum Method {
 pub(super) struct Options<'a> {
     key: Option<(Kind, &'a str)>,
     is_ipv6: bool,
-    pub(super) scheduler: Option<&'a str>,
-    pub(super) persistence: Option<Option<u64>>,
-    pub(super) netmask: Option<&'a str>,
-    pub(super) engine: Option<&'a str>,
-    pub(super) one_packet: bool,
-    pub(super) scheduler_flags: Option<&'a str>,
-    pub(super) server: Option<&'a str>,
-    pub(super) method: Option<Method>,
-    pub(super) weight: Option<u32>,
-    pub(super) upper: Option<u32>,
-    pub(super) lower: Option<u32>,
-    pub(super) tunnel: Option<&'a str>,
-    pub(super) tunnel_port: Option<u16>,
-    pub(super) tunnel_flags: Option<TunnelFlags>,
+    scheduler: Option<&'a str>,
+    persistence: Option<Option<u64>>,
+    netmask: Option<&'a str>,
+    engine: Option<&'a str>,
+    one_packet: bool,
+    scheduler_flags: Option<&'a str>,
+    server: Option<&'a str>,
+    method: Option<Method>,
+    weight: Option<u32>,
+    upper: Option<u32>,
+    lower: Option<u32>,
+    tunnel: Option<&'a str>,
+    tunnel_port: Option<u16>,
+    tunnel_flags: Option<TunnelFlags>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,10 +82,10 @@ impl<'a> Options<'a> {
         while let Some(option) = words.next() {
             match option {
                 "-t" | "--tcp-service" => {
-                    options.set_key(Kind::Protocol(Protocol::Tcp), words.value(option)?)?
+                    options.set_key(Kind::Protocol(Protocol::Tcp), words.value(option)?)?;
                 }
                 "-u" | "--udp-service" => {
-                    options.set_key(Kind::Protocol(Protocol::Udp), words.value(option)?)?
+                    options.set_key(Kind::Protocol(Protocol::Udp), words.value(option)?)?;
                 }
                 "--sctp-service" => options.set_key(Kind::Protocol(Protocol::Sctp), words.value(option)?)?,
                 "-f" | "--fwmark-service" => options.set_key(Kind::Fwmark, words.value(option)?)?,
@@ -129,7 +136,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    pub(super) fn refuse_destination_options(&self) -> Result<(), String> {
+    fn refuse_destination_options(&self) -> Result<(), String> {
         if self.server.is_some() || self.method.is_some() || self.weight.is_some() || self.tunnel.is_some() {
             return Err("options of a destination on the line of a service".to_owned());
         }
@@ -137,8 +144,59 @@ impl<'a> Options<'a> {
     }
 }
 
+impl Options<'_> {
+    /// Returns the service of a line of a service.
+    pub(super) fn service(&self, key: ServiceKey) -> Result<Service, String> {
+        self.refuse_destination_options()?;
+        let scheduler = self.scheduler.unwrap_or(Service::DEFAULT_SCHEDULER).to_owned();
+        let family = key.family();
+        let prefix = self.netmask.map_or(Ok(family.bits()), |mask| prefix(family, mask))?;
+        let persistence = self.persistence.map(|seconds| Persistence {
+            timeout: Duration::from_secs(seconds.unwrap_or(PERSISTENCE_DEFAULT)),
+            prefix,
+            engine: self.engine.map(str::to_owned),
+        });
+        if persistence.is_none() && (self.netmask.is_some() || self.engine.is_some()) {
+            return Err("-M and --pe need -p".to_owned());
+        }
+        let flags = self.scheduler_flags.map_or(Ok(Flags::default()), parse_scheduler_flags)?;
+        Ok(Service { key, scheduler, flags: Flags { one_packet: self.one_packet, ..flags }, persistence })
+    }
+
+    /// Returns the destination of a line of a destination.
+    pub(super) fn destination(&self) -> Result<Destination, String> {
+        let server = self.server.ok_or("-r is missing")?;
+        let address: SocketAddr = endpoint(server)?;
+        let forwarding = self.forwarding()?;
+        Ok(Destination {
+            key: DestinationKey::from(address),
+            forwarding,
+            weight: self.weight.unwrap_or(1),
+            upper_threshold: self.upper.unwrap_or_default(),
+            lower_threshold: self.lower.unwrap_or_default(),
+        })
+    }
+
+    fn forwarding(&self) -> Result<Forwarding, String> {
+        let flags = self.tunnel_flags.unwrap_or_default();
+        if self.method != Some(Method::Tunnel) {
+            return match self.tunnel {
+                Some(_) => Err("--tun-type needs -i".to_owned()),
+                None if self.method == Some(Method::Nat) => Ok(Forwarding::Nat),
+                None => Ok(Forwarding::Direct),
+            };
+        }
+        Ok(Forwarding::Tunnel(match self.tunnel {
+            None | Some("ipip") => Tunnel::Ipip,
+            Some("gue") => Tunnel::Gue { port: self.tunnel_port.ok_or("--tun-port is missing")?, flags },
+            Some("gre") => Tunnel::Gre { flags },
+            Some(other) => return Err(format!("unknown tunnel type `{other}`")),
+        }))
+    }
+}
+
 /// Reads an address with a port; a port that is missing is 0.
-pub(super) fn endpoint(text: &str) -> Result<SocketAddr, String> {
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
     let without_port = || {
         let address = text.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
         Some(SocketAddr::new(address, 0))
@@ -159,7 +217,7 @@ pub(super) fn netmask(family: Family, prefix: u8) -> String {
     }
 }
 
-pub(super) fn prefix(family: Family, text: &str) -> Result<u8, String> {
+fn prefix(family: Family, text: &str) -> Result<u8, String> {
     let length = match family {
         Family::V4 => text.parse().ok().map(Ipv4Addr::to_bits).and_then(|mask| {
             (mask.leading_ones() + mask.trailing_zeros() >= 32).then_some(mask.leading_ones())
@@ -183,7 +241,7 @@ pub(super) fn scheduler_flags(scheduler: &str, flags: Flags) -> String {
     names.join(",")
 }
 
-pub(super) fn parse_scheduler_flags(text: &str) -> Result<Flags, String> {
+fn parse_scheduler_flags(text: &str) -> Result<Flags, String> {
     let mut flags = Flags::default();
     for name in text.split(',') {
         match name {
