@@ -88,8 +88,9 @@ never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flo
 	if (!slots)
 		return 0;
 	if (service->choose_by != CHOOSE_BY_CLIENT)
-		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, TAKES_NEW);
-	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT, TAKES_NEW);
+		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, PROBES_MAX);
+	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT,
+			     service->flags & SERVICE_ONE_SLOT ? 1 : PROBES_MAX);
 	if (mid_flow) {
 		__u32 before = second_chance(pool, client);
 

@@ -14,6 +14,35 @@ fn stay_on_cpu() {
 }
 
 #[test]
+fn without_failover_a_client_whose_server_takes_no_clients_is_dropped() {
+    let by_client = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
+    for flags in [0, SERVICE_ONE_SLOT] {
+        for_each_family(Service { flags, ..by_client }, |director, family| {
+            director.set_table("tables", SERVICE, &[1]);
+            let known = request(family, UDP);
+            assert_eq!(director.server_of(&known, family), 0);
+            // The slot of the client has server 1, and most other slots have server 2.
+            let hash = evener_core::hash::of_client(family.client.parse().unwrap());
+            let mut slots = [2; 31];
+            slots[(hash % 31) as usize] = 1;
+            director.set_table("tables", SERVICE, &slots);
+            let new = Packet::new(UDP, (family.client, 41000), (family.vip, PORT));
+            director.change_server(1, |server| server.takes = TAKES_NONE);
+            if flags == 0 {
+                assert_eq!(director.server_of(&new, family), 1);
+                assert_eq!(director.server_of(&known, family), 1);
+                return;
+            }
+            director.leaves(&new.frame(), XDP_DROP);
+            director.leaves(&known.frame(), XDP_DROP);
+            assert_eq!(director.count(SERVICE, REASON_NO_SERVER), 2);
+            director.change_server(1, |server| server.takes = TAKES_NEW);
+            assert_eq!(director.server_of(&new, family), 0);
+        });
+    }
+}
+
+#[test]
 fn clients_get_servers_in_turn_and_keep_them() {
     // Each CPU has its own turn.
     stay_on_cpu();
