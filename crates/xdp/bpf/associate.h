@@ -46,12 +46,12 @@ static always_inline int server_takes(__u32 position, __u8 takes)
 
 #include "probe.h"
 
-/* The next turn of a pool on this CPU. */
+/* The next turn of a pool on this CPU. The CPUs begin with different slots, so that few clients are spread, too. */
 static always_inline __u64 next_turn(__u32 pool)
 {
 	__u64 *turn = bpf_map_lookup_elem(&turns, &pool);
 
-	return turn ? (*turn)++ : 0;
+	return (turn ? (*turn)++ : 0) + bpf_get_smp_processor_id();
 }
 
 /* Server that the table before the last change has for the client, if it still takes known flows. */

@@ -1,16 +1,30 @@
 //! Associations of clients with servers, and the choice.
 
-use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
+use crate::director::{Director, PORT, SERVICE, XDP_DROP, for_each_family, request, service};
 use crate::packet::{Packet, TCP, UDP};
 use evener_xdp::contract::*;
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Keeps this thread on its CPU, whose turn it takes.
-fn stay_on_cpu() {
+/// Moves this thread to a CPU, whose turns it takes. Returns false if there is no such CPU.
+fn move_to_cpu(cpu: usize) -> bool {
     let mut set = CpuSet::new();
-    set.set(sched_getcpu());
-    sched_setaffinity(None, &set).unwrap();
+    set.set(cpu);
+    sched_setaffinity(None, &set).is_ok()
+}
+
+#[test]
+fn the_first_clients_of_two_cpus_get_different_servers() {
+    for_each_family(service(), |director, family| {
+        let client = |port| Packet::new(UDP, (family.client, port), (family.vip, PORT));
+        let server = |director: &mut Director, port| director.server_of(&client(port), family);
+        if move_to_cpu(0) {
+            let first = server(director, 1000);
+            if move_to_cpu(1) {
+                assert_ne!(server(director, 1001), first);
+            }
+        }
+    });
 }
 
 #[test]
@@ -45,7 +59,7 @@ fn without_failover_a_client_whose_server_takes_no_clients_is_dropped() {
 #[test]
 fn clients_get_servers_in_turn_and_keep_them() {
     // Each CPU has its own turn.
-    stay_on_cpu();
+    move_to_cpu(0);
     for_each_family(service(), |director, family| {
         let mut servers = Vec::new();
         for port in 0..300 {
