@@ -137,7 +137,7 @@ fn packets_leave_to_the_next_hop_of_the_server_and_to_where_the_client_came_from
 }
 
 #[test]
-fn packets_that_do_not_fit_on_the_way_to_the_server_have_a_response() {
+fn packets_beyond_the_mtu_of_the_route_have_a_response() {
     let routed = Service { next_hop: NEXT_HOP_ROUTE, ..service() };
     for_each_family(routed, |director, family| {
         director.set_table("tables", SERVICE, &[1]);
