@@ -46,12 +46,12 @@ static always_inline int server_takes(__u32 position, __u8 takes)
 
 #include "probe.h"
 
-/* The next turn of a pool on this CPU. */
+/* The next turn of a pool on this CPU. The CPUs begin with different slots, so that few clients are spread, too. */
 static always_inline __u64 next_turn(__u32 pool)
 {
 	__u64 *turn = bpf_map_lookup_elem(&turns, &pool);
 
-	return turn ? (*turn)++ : 0;
+	return (turn ? (*turn)++ : 0) + bpf_get_smp_processor_id();
 }
 
 /* Server that the table before the last change has for the client, if it still takes known flows. */
@@ -88,8 +88,9 @@ never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flo
 	if (!slots)
 		return 0;
 	if (service->choose_by != CHOOSE_BY_CLIENT)
-		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, TAKES_NEW);
-	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT, TAKES_NEW);
+		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, PROBES_MAX);
+	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT,
+			     service->flags & SERVICE_ONE_SLOT ? 1 : PROBES_MAX);
 	if (mid_flow) {
 		__u32 before = second_chance(pool, client);
 

@@ -122,6 +122,8 @@ enum service_flags {
 	SERVICE_CAPTURED = 1 << 6,
 	/* Each decision is an event: config.event_level is at least EVENT_DEBUG. */
 	SERVICE_REPORTED = 1 << 7,
+	/* A client gets the server of its slot or none: other slots are not tried. */
+	SERVICE_ONE_SLOT = 1 << 8,
 	/* Any of these flags needs work before a packet is forwarded. */
 	SERVICE_DEFENDED = SERVICE_LISTS | SERVICE_RATE | SERVICE_SYN_COOKIES,
 };

@@ -51,6 +51,7 @@ never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
 	struct ethhdr *ethernet = data;
 	struct iphdr *ip = data + (network & 0x3f);
 	struct ipv6hdr *ip6 = (void *)ip;
+	long found;
 
 	if ((void *)(ethernet + 1) > end || (void *)(ip + 1) > end)
 		return drop(service, REASON_INTERNAL);
@@ -68,11 +69,28 @@ never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
 		__builtin_memcpy(fib.ipv6_src, &ip6->saddr, sizeof(fib.ipv6_src));
 		__builtin_memcpy(fib.ipv6_dst, &ip6->daddr, sizeof(fib.ipv6_dst));
 	}
-	if (bpf_fib_lookup(context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+	found = bpf_fib_lookup(context, &fib, sizeof(fib), 0);
+	/* The kernel fragments a packet if that is allowed. An error about this rewritten packet would reach nobody. */
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && (fib.family == AF_INET6 || ip->frag_off & NET16(0x4000)))
+		return drop(service, REASON_TOO_BIG);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return pass(service, REASON_NO_NEXT_HOP);
 	copy_mac(ethernet->h_dest, fib.dmac);
 	copy_mac(ethernet->h_source, fib.smac);
 	return out_of(context, fib.ifindex);
+}
+
+/*
+ * MTU of another interface than the one the packet came from, which has no packets that are larger than its own; 0 if it
+ * is that one or there is no such interface.
+ */
+never_inline __u32 mtu_towards(struct xdp_md *context, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	if (!ifindex || ifindex == context->ingress_ifindex || bpf_check_mtu(context, ifindex, &mtu, 0, 0) < 0)
+		return 0;
+	return mtu;
 }
 
 static always_inline int to_server(struct xdp_md *context, void *data, __u32 network, __u32 service_slot,

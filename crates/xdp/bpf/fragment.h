@@ -108,6 +108,8 @@ static always_inline int fragment_from_client(const struct packet *packet, int f
 	count_in(fragment->server, length_of(packet));
 	if (service->forward != FORWARD_NAT)
 		return tunnel_forward(packet->context, packet->network, fragment->vip, fragment->server);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && exceeds(packet, server->mtu)))
+		return reject(packet->context, place_of(packet, family), fragment->service, REASON_TOO_BIG);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_network(packet, family, difference);
 	return to_server(packet->context, packet->data, packet->network, fragment->service, service, server);
@@ -122,6 +124,9 @@ static always_inline int fragment_from_server(const struct packet *packet, int f
 	if (!vip)
 		return reject(packet->context, place_of(packet, family), fragment->service, REASON_INTERNAL);
 	count_out(fragment->server, length_of(packet));
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE &&
+		     exceeds(packet, mtu_towards(packet->context, fragment->ifindex))))
+		return reject(packet->context, place_of(packet, family), fragment->service, REASON_TOO_BIG);
 	difference = rewrite_address(family, source_of(packet, family), vip->address);
 	rewrite_network(packet, family, difference);
 	if (service->next_hop == NEXT_HOP_SENDER)

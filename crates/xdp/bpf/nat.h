@@ -180,6 +180,8 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		remember(packet, family, service_slot | vip << 16, slot | FRAGMENT_INBOUND);
 	if (unlikely(service->forward != FORWARD_NAT))
 		return tunnel_forward(packet->context, packet->network, vip, slot);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && exceeds(packet, server->mtu)))
+		return respond_too_big(packet->context, place_of(packet, family), service_slot | vip << 16, server->mtu);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
@@ -258,6 +260,13 @@ again:
 	count_out(returns->server, bytes);
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, returns->service | returns->vip << 16, returns->server);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && flow)) {
+		__u32 mtu = mtu_towards(packet->context, flow->ifindex);
+
+		if (exceeds(packet, mtu))
+			return respond_too_big(packet->context, place_of(packet, family),
+					       returns->service | returns->vip << 16, mtu);
+	}
 	difference = rewrite_address(family, source_of(packet, family), vip->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->source, flow && flow->vip_port ? flow->vip_port :
 												     returns->port));

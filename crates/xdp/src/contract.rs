@@ -54,6 +54,7 @@ pub const SERVICE_SYN_COOKIES: u32 = 16;
 pub const SERVICE_QUIC: u32 = 32;
 pub const SERVICE_CAPTURED: u32 = 64;
 pub const SERVICE_REPORTED: u32 = 128;
+pub const SERVICE_ONE_SLOT: u32 = 256;
 pub const SERVICE_DEFENDED: u32 = 28;
 
 // enum server_takes

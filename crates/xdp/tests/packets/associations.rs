@@ -1,22 +1,65 @@
 //! Associations of clients with servers, and the choice.
 
-use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
+use crate::director::{Director, PORT, SERVICE, XDP_DROP, for_each_family, request, service};
 use crate::packet::{Packet, TCP, UDP};
 use evener_xdp::contract::*;
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Keeps this thread on its CPU, whose turn it takes.
-fn stay_on_cpu() {
+/// Moves this thread to a CPU, whose turns it takes. Returns false if there is no such CPU.
+fn move_to_cpu(cpu: usize) -> bool {
     let mut set = CpuSet::new();
-    set.set(sched_getcpu());
-    sched_setaffinity(None, &set).unwrap();
+    set.set(cpu);
+    sched_setaffinity(None, &set).is_ok()
+}
+
+#[test]
+fn the_first_clients_of_two_cpus_get_different_servers() {
+    for_each_family(service(), |director, family| {
+        let client = |port| Packet::new(UDP, (family.client, port), (family.vip, PORT));
+        let server = |director: &mut Director, port| director.server_of(&client(port), family);
+        if move_to_cpu(0) {
+            let first = server(director, 1000);
+            if move_to_cpu(1) {
+                assert_ne!(server(director, 1001), first);
+            }
+        }
+    });
+}
+
+#[test]
+fn without_failover_a_client_whose_server_takes_no_clients_is_dropped() {
+    let by_client = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
+    for flags in [0, SERVICE_ONE_SLOT] {
+        for_each_family(Service { flags, ..by_client }, |director, family| {
+            director.set_table("tables", SERVICE, &[1]);
+            let known = request(family, UDP);
+            assert_eq!(director.server_of(&known, family), 0);
+            // The slot of the client has server 1, and most other slots have server 2.
+            let hash = evener_core::hash::of_client(family.client.parse().unwrap());
+            let mut slots = [2; 31];
+            slots[(hash % 31) as usize] = 1;
+            director.set_table("tables", SERVICE, &slots);
+            let new = Packet::new(UDP, (family.client, 41000), (family.vip, PORT));
+            director.change_server(1, |server| server.takes = TAKES_NONE);
+            if flags == 0 {
+                assert_eq!(director.server_of(&new, family), 1);
+                assert_eq!(director.server_of(&known, family), 1);
+                return;
+            }
+            director.leaves(&new.frame(), XDP_DROP);
+            director.leaves(&known.frame(), XDP_DROP);
+            assert_eq!(director.count(SERVICE, REASON_NO_SERVER), 2);
+            director.change_server(1, |server| server.takes = TAKES_NEW);
+            assert_eq!(director.server_of(&new, family), 0);
+        });
+    }
 }
 
 #[test]
 fn clients_get_servers_in_turn_and_keep_them() {
     // Each CPU has its own turn.
-    stay_on_cpu();
+    move_to_cpu(0);
     for_each_family(service(), |director, family| {
         let mut servers = Vec::new();
         for port in 0..300 {
