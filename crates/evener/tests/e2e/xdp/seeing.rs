@@ -185,7 +185,7 @@ fn associations_are_counted_listed_and_explained() {
     assert_eq!(of_servers.iter().sum::<u64>(), 4, "{of_servers:?}");
     let other = json(&["connections", "--client", "10.0.1.3"]);
     assert_eq!(other["associations_total"], 0, "{other}");
-    let explained = json(&["explain", &CLIENT_V4.to_string(), "coap"]);
+    let explained = json(&["explain", "coap", &CLIENT_V4.to_string()]);
     let codes: Vec<&str> =
         explained["note_codes"].as_array().unwrap().iter().filter_map(|code| code.as_str()).collect();
     assert_eq!(codes, ["by_turn", "associated", "associated", "associated", "associated"], "{explained}");
@@ -194,8 +194,8 @@ fn associations_are_counted_listed_and_explained() {
     // The first numbers may be from before the packets.
     wait_until("the numbers of associations", || {
         let status = json(&["status"]);
-        let of_servers = status["pools"][0]["servers"].as_array().unwrap().iter();
-        let numbers: Vec<_> = of_servers.map(|server| server["associations"].as_u64().unwrap()).collect();
+        let servers = status["pools"][0]["servers"].as_array().unwrap().iter();
+        let numbers: Vec<_> = servers.map(|server| server["associations"].as_u64().unwrap()).collect();
         (status["services"][0]["associations"] == 4 && numbers == of_servers).then_some(())
     });
 }
