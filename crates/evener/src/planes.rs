@@ -5,11 +5,13 @@
 mod ipvs;
 mod xdp;
 
+use crate::state::Listed;
 use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
-use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
+use evener_proxy::{Bound, Closed, EndReason, ListFilter, PlaneOptions, Service, Settings};
+use evener_xdp::associations::AssociationFilter;
 use ipvs::{IpvsPlane, OnReport as OnIpvsReport};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -186,15 +188,36 @@ impl Planes {
         self.ipvs.stop();
     }
 
-    /// Lists connections and flows that meet the conditions: at most `most` of each worker, and the total
-    /// number. `done` is called on the thread of a worker, so it must not block.
+    /// Lists connections and flows that meet the conditions: at most `most` of each worker and of the XDP plane, and
+    /// the total number. `done` is called on the thread of a plane, so it must not block.
     pub(crate) fn connections(
         &self,
         filter: ListFilter,
+        association_filter: AssociationFilter,
         most: usize,
-        done: impl FnOnce(Listing) + Send + 'static,
+        done: impl FnOnce(Listed) + Send + 'static,
     ) {
-        self.proxy.connections(filter, most, done);
+        let associations = self.xdp.associations();
+        self.proxy.connections(filter, most, move |open| {
+            let listed = Listed::of_workers(open);
+            match associations {
+                Some(associations) => associations.list(association_filter, most, listed, done),
+                None => done(listed),
+            }
+        });
+    }
+
+    /// Lists at most `most` associations of the XDP plane that meet the conditions. `done` must not block.
+    pub(crate) fn associations(
+        &self,
+        filter: AssociationFilter,
+        most: usize,
+        done: impl FnOnce(Listed) + Send + 'static,
+    ) {
+        match self.xdp.associations() {
+            Some(associations) => associations.list(filter, most, Listed::default(), done),
+            None => done(Listed::default()),
+        }
     }
 
     /// Closes the connection or flow with this number. `done` must not block.

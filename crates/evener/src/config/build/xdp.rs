@@ -25,6 +25,9 @@ const SERVICES_MAX: usize = 4095;
 const ADDRESSES_MAX: usize = 8191;
 /// Maximum number of servers: SERVERS_MAX of the contract, without slot 0.
 const SERVERS_MAX: usize = 16_383;
+/// Maximum number of slots of a Maglev table. The thread of the plane builds and writes the table at each change of a
+/// server, and does nothing else meanwhile.
+const MAGLEV_TABLE_MAX: u32 = 262_147;
 /// Maximum number of virtual addresses that can have one server address and port in common, with NAT: SHARED_MAX of
 /// the contract.
 const SHARED_MAX: usize = 8;
@@ -267,6 +270,7 @@ struct ServiceCheck<'b, 'a> {
 impl ServiceCheck<'_, '_> {
     fn pool(&self, pool: &PoolSpec) {
         self.policy(pool);
+        self.maglev_table(pool);
         self.connections(pool);
         for server in &pool.servers {
             self.server(server);
@@ -287,6 +291,19 @@ impl ServiceCheck<'_, '_> {
         let at = self.builder.config.servers.get(&server.endpoint).unwrap_or(self.location);
         let message = format!("service `{}`: server `{}` {message}", self.service.name, server.name);
         self.builder.reading.problem(at, message);
+    }
+
+    /// Checks the size of the Maglev table, which the thread of the plane builds and writes at each change of a server.
+    fn maglev_table(&self, pool: &PoolSpec) {
+        let Policy::Maglev { table } = pool.policy else { return };
+        if table > MAGLEV_TABLE_MAX {
+            let message = format!(
+                "plane = \"xdp\" has tables of at most {MAGLEV_TABLE_MAX} slots, got {table}: the whole table is written \
+                 at each change of a server. Write policy.maglev {{ table = {} }}",
+                Policy::MAGLEV_TABLE
+            );
+            self.problem_with(pool, "policy", &message);
+        }
     }
 
     fn policy(&self, pool: &PoolSpec) {

@@ -253,8 +253,7 @@ impl Reader {
     fn real_server(&mut self, statement: &Statement, of: &VirtualServer) -> Option<RealServer> {
         let address = self.address(statement);
         let line = Some(statement.location().line());
-        let mut server =
-            RealServer { line, address: String::new(), weight: None, upper: None, check: None };
+        let mut server = RealServer { line, address: String::new(), weight: None, upper: None, check: None };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
