@@ -1,7 +1,7 @@
 //! Associations of clients with servers, as the maps have them: their number by service and server, and a list. The
 //! maps are read in batches between the other work of the plane's thread, so that large maps delay nothing.
 
-use crate::contract::{Flow, FlowKeyV4, FlowKeyV6};
+use crate::contract::{FLOW_HOP_BITS, FLOW_SLOT_BITS, Flow, FlowKeyV4, FlowKeyV6};
 use crate::endpoints::ip_of;
 use crate::maps::Maps;
 use crate::sys::{self, Batch, Position};
@@ -67,23 +67,28 @@ pub(crate) type Done = Box<dyn FnOnce(Associations) + Send>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Value {
     slot: u32,
-    id: u32,
+    /// Lower bits of the identity of the server.
+    generation: u32,
     used: u32,
 }
 
 impl Value {
     fn of(flow: &Flow) -> Self {
-        Self { slot: flow.server, id: flow.server_id, used: flow.used }
+        Self {
+            slot: flow.server & ((1 << FLOW_SLOT_BITS) - 1),
+            generation: flow.server >> FLOW_SLOT_BITS,
+            used: flow.hop_and_used >> FLOW_HOP_BITS,
+        }
     }
 
     /// Returns true if the association is with the server of this identity.
     fn is_with(&self, id: u32) -> bool {
-        self.id == id
+        self.generation == id & (u32::MAX >> FLOW_SLOT_BITS)
     }
 
     /// Returns the time since the last packet; `now` is the monotonic time in nanoseconds.
     fn idle(&self, now: u64) -> Duration {
-        let units = ((now >> USED_SHIFT) as u32).wrapping_sub(self.used);
+        let units = ((now >> USED_SHIFT) as u32).wrapping_sub(self.used) & (u32::MAX >> FLOW_HOP_BITS);
         let units = if self.used == 0 { 0 } else { units };
         Duration::from_nanos(u64::from(units) << USED_SHIFT)
     }
@@ -325,6 +330,10 @@ mod tests {
         unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }.to_vec()
     }
 
+    fn flow(slot: u32, generation: u32, used: u32) -> Flow {
+        Flow { server: slot | generation << FLOW_SLOT_BITS, hop_and_used: used << FLOW_HOP_BITS }
+    }
+
     /// Returns the association of the client 198.51.100.7 at a time in units.
     fn association(idle: Option<Duration>, vip: u16, flow: Flow, now: u64) -> Option<Association> {
         let address = u32::from_ne_bytes([198, 51, 100, 7]);
@@ -336,8 +345,8 @@ mod tests {
 
     #[test]
     fn an_association_is_with_a_server_that_has_the_slot_and_the_identity() {
-        let with = |server, server_id| {
-            let flow = Flow { server, server_id, ..Flow::default() };
+        let with = |slot, generation| {
+            let flow = flow(slot, generation, 0);
             association(None, 3, flow, 100).unwrap().server
         };
         assert_eq!(with(5, 7), Some(("p".into(), ServerId(4))));
@@ -347,7 +356,7 @@ mod tests {
 
     #[test]
     fn associations_of_removed_services_and_expired_associations_do_not_count() {
-        let flow = Flow { server: 5, server_id: 7, used: 90, ..Flow::default() };
+        let flow = flow(5, 7, 90);
         assert_eq!(association(None, 4, flow, 100), None, "no service has the virtual address");
         let kept = association(Some(Duration::from_secs(60)), 3, flow, 100).unwrap();
         assert_eq!(kept.idle, Some(Duration::from_nanos(10 << USED_SHIFT)));

@@ -172,7 +172,7 @@ fn an_association_with_a_server_of_another_pool_ends() {
         director.change_server(2, |server| server.group = 5);
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&first, family), 1, "by a packet of the client");
-        director.change_flows(family, |flow| (flow.server, flow.server_id) = (1, 1001));
+        director.change_flows(family, |flow| flow.server = 1 | 1001 << FLOW_SLOT_BITS);
         let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, 40000));
         director.sends(&response, &response.returned().from(family.vip, PORT));
         assert_eq!(director.count(SERVICE, REASON_FLOW_BY_SERVER), 1, "by a packet of the server");
@@ -214,11 +214,11 @@ fn an_association_ends_when_it_is_idle() {
         director.set_table("tables", SERVICE, &[1]);
         director.server_of(&request, family);
         director.set_table("tables", SERVICE, &[2]);
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        director.change_flows(family, |flow| flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS));
         assert_eq!(director.server_of(&request, family), 0, "used in time");
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        director.change_flows(family, |flow| flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS));
         assert_eq!(director.server_of(&request, family), 0, "the packet before renewed the association");
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        director.change_flows(family, |flow| flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS));
         assert_eq!(director.server_of(&request, family), 1);
         assert_eq!(director.count(SERVICE, REASON_FLOW_EXPIRED), 1);
     });
@@ -233,7 +233,7 @@ fn associations_from_before_the_idle_time_was_configured_stay() {
         director.set("services", SERVICE, Service { flags: SERVICE_IDLE, idle_seconds: 60, ..service() });
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&request, family), 0);
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        director.change_flows(family, |flow| flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS));
         assert_eq!(director.server_of(&request, family), 1, "the idle time counts from the next packet on");
     });
 }
