@@ -44,6 +44,9 @@ struct Running {
 }
 
 /// An interface with the result of attaching the program to it.
+/// Names of interfaces.
+type Names = Vec<Arc<str>>;
+
 type Attached = (String, Result<Attachment, AttachError>);
 
 pub(super) struct Runner {
@@ -216,13 +219,13 @@ impl Runner {
     }
 
     /// Returns the interfaces at which the program is attached.
-    fn links(&self) -> Vec<Arc<str>> {
+    fn links(&self) -> Names {
         self.running.iter().flat_map(|running| running.links.names().map(Arc::from)).collect()
     }
 
     /// Attaches the program to the interfaces of a configuration, in addition to the present ones. Returns all
     /// interfaces. If one is refused, the present ones stay alone.
-    fn attach(&mut self, setup: &Setup) -> Result<(Vec<Arc<str>>, Vec<Attached>), Vec<String>> {
+    fn attach(&mut self, setup: &Setup) -> Result<(Names, Vec<Attached>), Vec<String>> {
         let present = self.links();
         let mut names = present.clone();
         names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());

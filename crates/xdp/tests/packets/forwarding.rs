@@ -94,16 +94,14 @@ fn ports_are_translated_there_and_back() {
         director.set(
             "returning",
             9,
-            Returns { service: SERVICE, vip: SERVICE, server: 1, ..Returns::default() },
+            Returns { service: SERVICE, vip: SERVICE, server: 1, port: PORT.to_be(), ..Returns::default() },
         );
         for protocol in [UDP, TCP] {
             director.add_endpoint(family.servers[0], 8080, protocol, (ENDPOINT_REAL, 9, 0));
-            for port in [PORT, PORT + 1] {
-                let request = Packet::new(protocol, (family.client, 40000), (family.vip, port));
-                director.sends(&request, &request.returned().to(family.servers[0], 8080));
-                let response = Packet::new(protocol, (family.servers[0], 8080), (family.client, 40000));
-                director.sends(&response, &response.returned().from(family.vip, port));
-            }
+            let request = Packet::new(protocol, (family.client, 40000), (family.vip, PORT));
+            director.sends(&request, &request.returned().to(family.servers[0], 8080));
+            let response = Packet::new(protocol, (family.servers[0], 8080), (family.client, 40000));
+            director.sends(&response, &response.returned().from(family.vip, PORT));
         }
     });
 }

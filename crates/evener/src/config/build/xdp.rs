@@ -359,12 +359,37 @@ impl ServiceCheck<'_, '_> {
             let message = "has an access list: with plane = \"xdp\" only services have one; move it to the service, or write plane = \"proxy\"";
             self.problem_with_server(server, message);
         }
-        if self.settings.forward != Forward::Nat {
+        if self.settings.forward == Forward::Nat {
+            self.one_port(server);
+        } else {
             self.unchanged_port(server);
         }
         if let Endpoint::Ip(address) = &server.endpoint {
             self.family(server, address);
         }
+    }
+
+    /// Returns two ports of one virtual address of the service, if an address has several.
+    fn two_ports(&self) -> Option<(u16, u16)> {
+        let mut ports: BTreeMap<IpAddr, u16> = BTreeMap::new();
+        self.service.listen.iter().filter_map(ip_of).find_map(|listen| {
+            let first = *ports.entry(listen.ip()).or_insert(listen.port());
+            (first != listen.port()).then_some((first, listen.port()))
+        })
+    }
+
+    fn needs_one_port(&self) -> bool {
+        self.settings.forward == Forward::Nat && self.two_ports().is_some()
+    }
+
+    /// Checks that a server with a port is behind one port: its responses do not tell which port the client used.
+    fn one_port(&self, server: &ServerSpec) {
+        let Some(port) = port_of(&server.endpoint).filter(|port| *port > 0) else { return };
+        let Some((first, second)) = self.two_ports() else { return };
+        let message = format!(
+            "has the port {port} and the service {first} and {second}: with several ports, servers need the ports of the clients; write one service for each port, or the server without a port"
+        );
+        self.problem_with_server(server, &message);
     }
 
     /// Checks that a server behind a virtual address has the port of the service: only NAT changes ports.
@@ -412,6 +437,12 @@ impl ServiceCheck<'_, '_> {
                 }
                 DiscoverSpec::Srv { limits, .. } if *limits != evener_core::limits::Limits::default() => {
                     limits_of_source()
+                }
+                DiscoverSpec::Srv { .. } if self.needs_one_port() => {
+                    "names servers with ports, and the service has several ports of one address: write one service for each port".into()
+                }
+                _ if port_of_source(source).is_some_and(|port| port > 0) && self.needs_one_port() => {
+                    "gives servers a port, and the service has several ports of one address: write one service for each port".into()
                 }
                 _ => continue,
             };

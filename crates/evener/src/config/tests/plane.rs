@@ -115,6 +115,10 @@ forward = "gue", tunnel = { source = "eth0" }
     service `s`: tunnel.source must be an IP address of this machine, or an IPv4 and an IPv6 address, got "eth0"
 idle_timeout = "1500ms"
     service `s`: idle_timeout must be 2s or more, in whole seconds, got "1500ms"
+idle_timeout = "27d"
+    service `s`: idle_timeout must be 26d or less; without it, associations do not end, got "27d"
+listen = "192.0.2.1", ports = { 80, 81 }, check = false, "10.0.0.4:8080"
+    service `s`: server `10.0.0.4:8080` has the port 8080 and the service 80 and 81: with several ports, servers need the ports of the clients; write one service for each port, or the server without a port
 source_rate = "100/m"
     service `s`: source_rate must be a number of packets a second, such as "1000/s", got "100/m"
 source_rate = 1000
