@@ -64,10 +64,10 @@ fn build() -> anyhow::Result<PathBuf> {
         bail!("the tests of the kernel cannot be built");
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let programs = text.lines().filter_map(|line| {
+    let mut programs = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let is_test = message["target"]["name"] == "kernel" && message["profile"]["test"] == true;
         is_test.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
-    programs.last().context("cargo names no test program")
+    programs.next_back().context("cargo names no test program")
 }
