@@ -2,7 +2,7 @@
 //! have IPVS.
 
 use crate::shell;
-use crate::vm::{JobFile, Vm};
+use crate::vm::{self, JobFile, Vm};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -34,15 +34,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// Builds the tests, boots the VM and runs the tests in it. A skipped test is a failure.
 pub(crate) fn run_tests(filters: &[String]) -> anyhow::Result<()> {
     let machine = Vm::prepare()?;
-    let files = [JobFile::new("kernel-tests", build()?)];
+    let (mut files, evener) = vm::host_program(&build_evener()?)?;
+    files.push(JobFile::new("kernel-tests", build()?));
     let filters = filters.join(" ");
     // Each test has its own network namespace, but the kernel loads modules for all: one test at a time.
     let script = format!(
         "export EVENER_TEST_STRICT=1 RUST_BACKTRACE=1\nmodprobe ip_vs\n\
-         ./kernel-tests --test-threads=1 --nocapture {filters}"
+         {evener} ipvs list && ipvsadm -A -t 10.0.0.1:80 -s wrr -p 60 && ip link set lo up && \
+         ipvsadm -a -t 10.0.0.1:80 -r 10.0.0.2:8080 -m -w 3 && {evener} ipvs list && {evener} ipvs stats && \
+         {evener} ipvs save && ipvsadm -C && ./kernel-tests --test-threads=1 --nocapture {filters}"
     );
     let output = machine.run(&files, &script, PATIENCE)?;
     print!("{output}");
+    let saved = "-A -t 10.0.0.1:80 -s wrr -p 60\n-a -t 10.0.0.1:80 -r 10.0.0.2:8080 -m -w 3\n";
+    if !output.contains(saved) {
+        bail!("`evener ipvs save` does not print what ipvsadm added:\n{saved}");
+    }
     if let Some(line) = output.lines().find(|line| line.contains("skipped:")) {
         bail!("a test was skipped in the VM: {line}");
     }
@@ -50,6 +57,15 @@ pub(crate) fn run_tests(filters: &[String]) -> anyhow::Result<()> {
         bail!("no test ran in the VM");
     }
     Ok(())
+}
+
+/// Builds the program without debugging symbols, which would fill the VM's memory, and returns its path.
+fn build_evener() -> anyhow::Result<String> {
+    let root = shell::root();
+    shell::run(Command::new("cargo").current_dir(&root).args(["build", "--locked", "--package", "evener"]))?;
+    let stripped = root.join("target/vm/evener");
+    shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(root.join("target/debug/evener")))?;
+    Ok(stripped.display().to_string())
 }
 
 /// Builds the tests of the kernel and returns the path of the program.
@@ -64,10 +80,10 @@ fn build() -> anyhow::Result<PathBuf> {
         bail!("the tests of the kernel cannot be built");
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let programs = text.lines().filter_map(|line| {
+    let mut programs = text.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         let is_test = message["target"]["name"] == "kernel" && message["profile"]["test"] == true;
         is_test.then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
-    programs.last().context("cargo names no test program")
+    programs.next_back().context("cargo names no test program")
 }

@@ -347,10 +347,13 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Returns a program of this machine and its libraries for a job, in the directory `lib`, and the words that run it.
+///
+/// A program is a name, or a path that begins with `/`.
 pub(crate) fn host_program(program: &str) -> anyhow::Result<(Vec<JobFile>, String)> {
     let path = packages::find(program).with_context(|| format!("{program} is not installed"))?;
     let output = Command::new("ldd").arg(&path).output().context("ldd cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let program = program.rsplit('/').next().unwrap_or(program);
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
     let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(&path)?)];
     for library in paths.map(PathBuf::from) {

@@ -57,7 +57,7 @@ fn printable_lines(text: &str) -> String {
 
 fn list(table: &[Entry]) -> String {
     let mut text = format!(
-        "{:<46} {:<9} {:>6} {:>8} {:>7}\n",
+        "{:<49} {:<7} {:>6} {:>7} {:>7}\n",
         "SERVICE, SERVER", "FORWARD", "WEIGHT", "ACTIVE", "INACT"
     );
     for entry in table {
@@ -67,7 +67,7 @@ fn list(table: &[Entry]) -> String {
         for state in &entry.destinations {
             let destination = &state.destination;
             text.push_str(&format!(
-                "  {:<44} {:<9} {:>6} {:>8} {:>7}\n",
+                "  {:<47} {:<7} {:>6} {:>7} {:>7}\n",
                 destination.key.to_string(),
                 method(destination.forwarding),
                 destination.weight,

@@ -43,10 +43,10 @@ struct Running {
     events: Option<EventReader>,
 }
 
-/// An interface with the result of attaching the program to it.
 /// Names of interfaces.
 type Names = Vec<Arc<str>>;
 
+/// An interface with the result of attaching the program to it.
 type Attached = (String, Result<Attachment, AttachError>);
 
 pub(super) struct Runner {
