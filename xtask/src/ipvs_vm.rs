@@ -2,7 +2,7 @@
 //! have IPVS.
 
 use crate::shell;
-use crate::vm::{JobFile, Vm};
+use crate::vm::{JobFile, Vm, host_file};
 use anyhow::{Context, bail};
 use clap::Args;
 use std::path::PathBuf;
@@ -14,6 +14,9 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Time for the VM to boot and to run the tests. Emulation is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Tests of the whole program.
+const PROGRAM_TESTS: &str = "crates/evener/tests/guest/ipvs.sh";
+
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Only tests whose names contain one of these
@@ -21,11 +24,17 @@ pub(crate) struct Options {
     /// Run this shell script instead of the tests
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// Only the tests of the whole program
+    #[arg(long)]
+    program: bool,
 }
 
 /// Builds the tests, boots the VM and runs the tests in it. A skipped test is a failure.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let machine = Vm::prepare()?;
+    if options.program {
+        return test_program(&machine);
+    }
     if let Some(script) = &options.script {
         print!("{}", machine.run(&[], &std::fs::read_to_string(script)?, PATIENCE)?);
         return Ok(());
@@ -45,6 +54,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     if !output.lines().any(|line| line.starts_with("test result: ok.") && !line.contains(" 0 passed")) {
         bail!("no test ran in the VM");
     }
+    if options.filters.is_empty() { test_program(&machine) } else { Ok(()) }
+}
+
+/// Tests the whole program with the kernel of the VM. Its script prints a line for each thing that was checked.
+fn test_program(machine: &Vm) -> anyhow::Result<()> {
+    shell::run(
+        Command::new("cargo").current_dir(shell::root()).args(["build", "--locked", "--bin", "evener"]),
+    )?;
+    let (built, stripped) =
+        (shell::root().join("target/debug/evener"), shell::root().join("target/evener-vm"));
+    // Without symbols the program fits the memory of the VM.
+    shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(&built))?;
+    let (mut files, evener) = host_file("evener", &stripped)?;
+    files.push(JobFile::new("ipvs.sh", shell::root().join(PROGRAM_TESTS)));
+    let output = machine.run(&files, &format!("EVENER='{evener}' sh ./ipvs.sh"), PATIENCE)?;
+    print!("{output}");
     Ok(())
 }
 
