@@ -3,6 +3,8 @@
 set -u
 modprobe ip_vs
 failed=0
+# The shell would run the program of busybox.
+ip=/usr/sbin/ip
 
 fail() {
     echo "FAILED: $*"
@@ -40,33 +42,28 @@ start() {
     pid=$!
 }
 
-# A server that answers each connection with its name: `serve ADDRESS NAME`.
-serve() {
-    while :; do echo "$2" | nc -l -p 80 -s "$1" >/dev/null 2>&1 || sleep 0.1; done &
-}
-
 # The balancer has 10.0.0.254 towards the servers and 192.0.2.254 towards the client.
 for name in a b; do
-    ip netns add "$name"
-    ip link add "to-$name" type veth peer name eth0 netns "$name"
-    ip link set "to-$name" up
-    ip -n "$name" link set lo up
-    ip -n "$name" link set eth0 up
+    $ip netns add "$name"
+    $ip link add "to-$name" type veth peer name eth0 netns "$name"
+    $ip link set "to-$name" up
+    $ip -n "$name" link set lo up
+    $ip -n "$name" link set eth0 up
 done
-ip netns add client
-ip link add to-client type veth peer name eth0 netns client
-ip link set to-client up
-ip addr add 192.0.2.254/24 dev to-client
-ip -n client link set lo up; ip -n client link set eth0 up
-ip -n client addr add 192.0.2.100/24 dev eth0
-ip addr add 10.0.1.254/24 dev to-a; ip -n a addr add 10.0.1.1/24 dev eth0; ip -n a route add default via 10.0.1.254
-ip addr add 10.0.2.254/24 dev to-b; ip -n b addr add 10.0.2.1/24 dev eth0; ip -n b route add default via 10.0.2.254
+$ip netns add client
+$ip link add to-client type veth peer name eth0 netns client
+$ip link set to-client up
+$ip addr add 192.0.2.254/24 dev to-client
+$ip -n client link set lo up; $ip -n client link set eth0 up
+$ip -n client addr add 192.0.2.100/24 dev eth0
+$ip addr add 10.0.1.254/24 dev to-a; $ip -n a addr add 10.0.1.1/24 dev eth0; $ip -n a route add default via 10.0.1.254
+$ip addr add 10.0.2.254/24 dev to-b; $ip -n b addr add 10.0.2.1/24 dev eth0; $ip -n b route add default via 10.0.2.254
 echo 1 > /proc/sys/net/ipv4/ip_forward
 cat > serve.sh <<'SERVE'
 while :; do echo "$1" | nc -l -p 80 >/dev/null 2>&1; done
 SERVE
-ip netns exec a sh serve.sh a & a=$!
-ip netns exec b sh serve.sh b & b=$!
+$ip netns exec a sh serve.sh a & a=$!
+$ip netns exec b sh serve.sh b & b=$!
 
 # Another program's service stays.
 ipvsadm -A -t 192.0.2.9:80 -s rr
@@ -87,10 +84,10 @@ start
 expect "the services and servers are in the table" "$other" "-A -t 192.0.2.1:80 -s rr" \
     "-a -t 192.0.2.1:80 -r 10.0.1.1:80 -m -w 1" "-a -t 192.0.2.1:80 -r 10.0.2.1:80 -m -w 1" \
     "-a -t 192.0.2.1:80 -r 10.0.3.1:80 -m -w 0"
-ip addr show dev to-client | grep -q "192.0.2.1/32" && echo "ok: the interface has the address" || fail address
+$ip addr show dev to-client | grep -q "192.0.2.1/32" && echo "ok: the interface has the address" || fail address
 seen=""
 for n in 1 2 3 4 5 6; do
-    seen="$seen$(echo x | ip netns exec client nc -w 5 192.0.2.1 80 2>/dev/null)"
+    seen="$seen$(echo x | $ip netns exec client nc -w 5 192.0.2.1 80 2>/dev/null)"
 done
 case $seen in
     *a*b*|*b*a*) echo "ok: traffic is balanced ($seen)" ;;
@@ -123,13 +120,13 @@ expect "a refused configuration changes nothing" "$other" "-A -t 192.0.2.1:80 -s
 config '"10.0.1.1:80", { "10.0.2.1:80", tier = 2 }, check = check.tcp { every = "500ms", fall = 1, rise = 1 }, on_down = "close"'
 kill -HUP $pid
 expect "the second tier waits" "$other" "-A -t 192.0.2.1:80 -s rr" "-a -t 192.0.2.1:80 -r 10.0.1.1:80 -m -w 1"
-ip -n a link set eth0 down
+$ip -n a link set eth0 down
 expect "a dead server leaves and the next tier comes" "$other" "-A -t 192.0.2.1:80 -s rr" \
     "-a -t 192.0.2.1:80 -r 10.0.2.1:80 -m -w 1"
-ip -n b link set eth0 down
+$ip -n b link set eth0 down
 expect "the service stays without servers" "$other" "-A -t 192.0.2.1:80 -s rr"
 tries=0
-while ip addr show dev to-client | grep -q "192.0.2.1/32"; do
+while $ip addr show dev to-client | grep -q "192.0.2.1/32"; do
     tries=$((tries + 1)); [ $tries -ge 100 ] && break; sleep 0.1
 done
 [ $tries -lt 100 ] && echo "ok: the address is removed" || fail "the address stays"
