@@ -103,7 +103,8 @@ expect "drift is undone" "$other" "-A -t 192.0.2.1:80 -s rr" \
 
 kill -9 $pid; wait $pid 2>/dev/null
 [ "$(ipvsadm -Sn | grep -c .)" = 5 ] && echo "ok: the table outlives the process" || fail "kill -9"
-config '{ "10.0.1.1:80", weight = 3 }, scheduler = "sed", persistence = "5min"'
+# Closed connections stay in the table for two minutes; the drain is shorter.
+config '{ "10.0.1.1:80", weight = 3 }, scheduler = "sed", persistence = "5min", drain_timeout = "2s"'
 start
 expect "a successor removes what was left, after it drained" "$other" "-A -t 192.0.2.1:80 -s sed -p 300" \
     "-a -t 192.0.2.1:80 -r 10.0.1.1:80 -m -w 3"
