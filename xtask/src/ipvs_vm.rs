@@ -14,6 +14,9 @@ const TARGET: &str = "x86_64-unknown-linux-musl";
 /// Time for the VM to boot and to run the tests. Emulation is slow.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// Tests of the whole program.
+const PROGRAM_TESTS: &str = "crates/evener/tests/guest/ipvs.sh";
+
 #[derive(Args, Debug)]
 pub(crate) struct Options {
     /// Only tests whose names contain one of these
@@ -21,10 +24,16 @@ pub(crate) struct Options {
     /// Run this shell script instead of the tests
     #[arg(long, value_name = "FILE")]
     script: Option<PathBuf>,
+    /// Only the tests of the whole program
+    #[arg(long)]
+    program: bool,
 }
 
 /// Runs a script, or the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    if options.program {
+        return test_program(&Vm::prepare()?);
+    }
     let Some(script) = &options.script else { return run_tests(&options.filters) };
     let script = std::fs::read_to_string(script).with_context(|| script.display().to_string())?;
     print!("{}", Vm::prepare()?.run(&[], &script, PATIENCE)?);
@@ -56,6 +65,15 @@ pub(crate) fn run_tests(filters: &[String]) -> anyhow::Result<()> {
     if !output.lines().any(|line| line.starts_with("test result: ok.") && !line.contains(" 0 passed")) {
         bail!("no test ran in the VM");
     }
+    if filters.trim().is_empty() { test_program(&machine) } else { Ok(()) }
+}
+
+/// Tests the whole program with the kernel of the VM. Its script prints a line for each thing that was checked.
+fn test_program(machine: &Vm) -> anyhow::Result<()> {
+    let (mut files, evener) = vm::host_program(&build_evener()?)?;
+    files.push(JobFile::new("ipvs.sh", shell::root().join(PROGRAM_TESTS)));
+    let output = machine.run(&files, &format!("EVENER='{evener}' sh ./ipvs.sh"), PATIENCE)?;
+    print!("{output}");
     Ok(())
 }
 

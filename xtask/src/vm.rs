@@ -351,11 +351,16 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 /// A program is a name, or a path that begins with `/`.
 pub(crate) fn host_program(program: &str) -> anyhow::Result<(Vec<JobFile>, String)> {
     let path = packages::find(program).with_context(|| format!("{program} is not installed"))?;
-    let output = Command::new("ldd").arg(&path).output().context("ldd cannot be run")?;
+    host_file(program, Path::new(&path))
+}
+
+/// Returns the program at a path of this machine, as [`host_program`].
+pub(crate) fn host_file(program: &str, path: &Path) -> anyhow::Result<(Vec<JobFile>, String)> {
+    let output = Command::new("ldd").arg(path).output().context("ldd cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let program = program.rsplit('/').next().unwrap_or(program);
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(&path)?)];
+    let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(path)?)];
     for library in paths.map(PathBuf::from) {
         let name = library.file_name().context("a library has a name")?.to_string_lossy().into_owned();
         files.push(JobFile::new(format!("lib/{name}"), library));

@@ -12,26 +12,16 @@ use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
 use evener_proxy::{Bound, Closed, EndReason, ListFilter, PlaneOptions, Service, Settings};
 use evener_xdp::associations::AssociationFilter;
-use ipvs::{IpvsPlane, OnReport as OnIpvsReport};
-use std::path::PathBuf;
 use std::sync::Arc;
-use xdp::{OnReport, XdpPlane};
 
-pub(crate) use ipvs::{Report as IpvsReport, event_of_ipvs};
-pub(crate) use xdp::event_of;
+pub(crate) use ipvs::{IpvsPlane, Report as IpvsReport, event_of_ipvs};
+pub(crate) use xdp::{XdpPlane, event_of};
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.
 pub(crate) struct Planes {
     proxy: evener_proxy::Plane,
     xdp: XdpPlane,
     ipvs: IpvsPlane,
-}
-
-/// Receivers of the reports of the planes of the kernel, and the state file of the IPVS plane.
-pub(crate) struct KernelPlanes {
-    pub(crate) on_xdp_report: OnReport,
-    pub(crate) on_ipvs_report: OnIpvsReport,
-    pub(crate) ipvs_state: PathBuf,
 }
 
 /// A running service in its plane.
@@ -101,9 +91,7 @@ impl Planes {
     ///
     /// # Errors
     /// The system can create no more threads or descriptors.
-    pub(crate) fn start(options: &PlaneOptions, kernel: KernelPlanes) -> std::io::Result<Self> {
-        let xdp = XdpPlane::new(options.origin, kernel.on_xdp_report);
-        let ipvs = IpvsPlane::new(kernel.ipvs_state, kernel.on_ipvs_report);
+    pub(crate) fn start(options: &PlaneOptions, xdp: XdpPlane, ipvs: IpvsPlane) -> std::io::Result<Self> {
         Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp, ipvs })
     }
 

@@ -27,7 +27,7 @@ use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
-use crate::planes::{IpvsReport, KernelPlanes, Planes, RunningService, event_of, event_of_ipvs};
+use crate::planes::{IpvsPlane, IpvsReport, Planes, RunningService, XdpPlane, event_of, event_of_ipvs};
 use crate::request_log::RequestLogs;
 use crate::service_manager;
 use crate::signals::Signals;
@@ -127,7 +127,7 @@ pub(crate) enum Input {
         result: Probe,
         took: Duration,
     },
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     Reread(Reread),
     /// Servers that a source lists for a pool, in the response to the read with this number.
     Found {
@@ -191,11 +191,12 @@ impl Supervisor {
         let reports = sender.clone();
         let xdp_reports = sender.clone();
         let ipvs_reports = sender.clone();
-        let kernel = KernelPlanes {
-            on_xdp_report: Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report)))),
-            on_ipvs_report: Arc::new(move |report| drop(ipvs_reports.try_send(Input::Ipvs(report)))),
-            ipvs_state: ipvs::state_file(&setting.source),
-        };
+        let xdp =
+            XdpPlane::new(origin, Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report)))));
+        let ipvs = IpvsPlane::new(
+            ipvs::state_file(&setting.source),
+            Arc::new(move |report| drop(ipvs_reports.try_send(Input::Ipvs(report)))),
+        );
         let plane = Planes::start(
             &PlaneOptions {
                 workers: setting.workers,
@@ -206,7 +207,8 @@ impl Supervisor {
                 report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
                 wants_details: setting.events.wants_details(),
             },
-            kernel,
+            xdp,
+            ipvs,
         )?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
@@ -305,7 +307,7 @@ impl Supervisor {
             Input::Xdp(report) => self.log(&event_of(report)),
             Input::Ipvs(report) => self.log(&event_of_ipvs(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
-            Input::Loaded(loaded) => self.on_loaded(loaded),
+            Input::Loaded(loaded) => self.on_loaded(*loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),
                 Err(refused) => self.log(&refused),

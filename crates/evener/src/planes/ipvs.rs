@@ -166,17 +166,14 @@ impl IpvsPlane {
             let Some(table) = self.tables.of(name) else { continue };
             let addresses = wanted::addresses(table);
             for derived in wanted::derive(table) {
-                let key = derived.wanted.service.key;
-                for (destination, pool, id) in derived.servers {
-                    let counted =
-                        Counted { server: lives.get(&(pool, id)).map(Arc::clone), service: Arc::clone(live) };
-                    setup.counted.insert((key, destination), counted);
-                }
+                let key = derived.key();
                 if let ServiceKey::Address { address, .. } = key {
                     let here = addresses.iter().filter(|(one, _)| *one == address);
                     setup.addresses.extend(here.map(|one| (one.clone(), key)));
                 }
-                setup.wanted.insert(key, derived.wanted);
+                derived.enter(&mut setup, |pool, id| {
+                    Counted::new(lives.get(&(pool, id)).map(Arc::clone), Arc::clone(live))
+                });
             }
         }
         // Each address of a service is listed once for each of its ports.

@@ -16,8 +16,8 @@ pub(super) type ServersLive = BTreeMap<(Arc<str>, ServerId), Arc<ServerLive>>;
 /// Counters of a destination: its server and its service.
 #[derive(Clone, Debug)]
 pub(super) struct Counted {
-    pub(super) server: Option<Arc<ServerLive>>,
-    pub(super) service: Arc<ServiceLive>,
+    server: Option<Arc<ServerLive>>,
+    service: Arc<ServiceLive>,
 }
 
 /// The counted destinations.
@@ -63,6 +63,10 @@ fn growth(last: &Statistics, now: &Statistics) -> Statistics {
 }
 
 impl Counted {
+    pub(super) fn new(server: Option<Arc<ServerLive>>, service: Arc<ServiceLive>) -> Self {
+        Self { server, service }
+    }
+
     fn add(&self, grown: &Statistics) {
         // The last shard belongs to this thread.
         let is_udp = self.service.protocol == Protocol::Udp;

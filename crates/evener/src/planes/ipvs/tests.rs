@@ -1,10 +1,12 @@
 //! The thread of the plane with a kernel in memory.
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+use super::counting::Counted;
 use super::runner::Running;
 use super::state::StateFile;
 use super::{Report, Setup, wanted};
 use evener_core::pool::{Pool, PoolSetting};
+use evener_core::service::ServiceLive;
 use evener_core::spec::{
     IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec,
 };
@@ -63,7 +65,7 @@ impl Kernel for Shared {
         self.with(|kernel| kernel.service(key))
     }
     fn services(&mut self) -> Result<Vec<ServiceState>> {
-        self.with(|kernel| kernel.services())
+        self.with(Kernel::services)
     }
     fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationState>> {
         self.with(|kernel| kernel.destinations(service))
@@ -75,22 +77,22 @@ impl Kernel for Shared {
         self.with(|kernel| kernel.stop_daemon(role, sync_id))
     }
     fn daemons(&mut self) -> Result<Vec<Daemon>> {
-        self.with(|kernel| kernel.daemons())
+        self.with(Kernel::daemons)
     }
     fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
         self.with(|kernel| kernel.set_timeouts(timeouts))
     }
     fn timeouts(&mut self) -> Result<Timeouts> {
-        self.with(|kernel| kernel.timeouts())
+        self.with(Kernel::timeouts)
     }
     fn info(&mut self) -> Result<Info> {
-        self.with(|kernel| kernel.info())
+        self.with(Kernel::info)
     }
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
         self.with(|kernel| kernel.zero(service))
     }
     fn flush(&mut self) -> Result<()> {
-        self.with(|kernel| kernel.flush())
+        self.with(Kernel::flush)
     }
 }
 
@@ -148,11 +150,16 @@ fn pool(servers: &[(&str, u32)]) -> PoolSpec {
 }
 
 fn setup(servers: &[(&str, u32)]) -> Setup {
-    let derived = wanted::derive(&table(IpvsServiceSpec::default(), &pool(servers)));
-    Setup {
-        wanted: derived.into_iter().map(|one| (one.wanted.service.key, one.wanted)).collect(),
-        ..Setup::default()
+    derived(IpvsServiceSpec::default(), &pool(servers))
+}
+
+fn derived(settings: IpvsServiceSpec, pool: &PoolSpec) -> Setup {
+    let mut setup = Setup::default();
+    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
+    for one in wanted::derive(&table(settings, pool)) {
+        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(&live)));
     }
+    setup
 }
 
 #[test]
@@ -216,7 +223,7 @@ fn servers_that_are_down_are_not_destinations() {
         let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
         spec.servers[1].state = evener_core::spec::AdminState::Maintenance;
         spec.on_down = on_down;
-        let derived = wanted::derive(&table(settings, &spec)).pop().unwrap().wanted;
+        let derived = derived(settings, &spec).wanted.into_values().next().unwrap();
         (derived.destinations.len(), derived.without_drain.len())
     };
     let persistent =
@@ -229,10 +236,8 @@ fn servers_that_are_down_are_not_destinations() {
 #[test]
 fn a_mark_has_a_service_for_each_family_of_its_servers() {
     let settings = IpvsServiceSpec { fwmark: Some(7), ..IpvsServiceSpec::default() };
-    let derived = wanted::derive(&table(settings, &pool(&[("10.0.0.1:80", 1), ("[2001:db8::1]:80", 1)])));
-    let lines: Vec<String> = derived
-        .iter()
-        .map(|one| format!("{} {}", one.wanted.service.key, one.wanted.destinations.len()))
-        .collect();
+    let setup = derived(settings, &pool(&[("10.0.0.1:80", 1), ("[2001:db8::1]:80", 1)]));
+    let lines: Vec<String> =
+        setup.wanted.iter().map(|(key, wanted)| format!("{key} {}", wanted.destinations.len())).collect();
     assert_eq!(lines, ["FWM 7 1", "FWM 7 IPv6 1"]);
 }

@@ -1,5 +1,7 @@
 //! The table that the kernel should have, from the service tables of core.
 
+use super::Setup;
+use super::counting::Counted;
 use evener_core::Endpoint;
 use evener_core::ServerId;
 use evener_core::address::Target;
@@ -18,9 +20,25 @@ use std::sync::Arc;
 
 /// A wanted service with the server behind each destination.
 pub(super) struct Derived {
-    pub(super) wanted: WantedService,
+    wanted: WantedService,
     /// The servers in their pools.
-    pub(super) servers: Vec<(DestinationKey, Arc<str>, ServerId)>,
+    servers: Vec<(DestinationKey, Arc<str>, ServerId)>,
+}
+
+impl Derived {
+    /// Adds the service and the counters of its servers to a table.
+    pub(super) fn enter(self, setup: &mut Setup, counted: impl Fn(Arc<str>, ServerId) -> Counted) {
+        let key = self.wanted.service.key;
+        for (destination, pool, id) in self.servers {
+            setup.counted.insert((key, destination), counted(pool, id));
+        }
+        setup.wanted.insert(key, self.wanted);
+    }
+
+    /// Returns the identity of the service in the kernel.
+    pub(super) fn key(&self) -> ServiceKey {
+        self.wanted.service.key
+    }
 }
 
 /// Returns the services of the kernel for a service: one for each listen address, or for each family of servers behind a
@@ -124,11 +142,11 @@ fn destinations(
                 let present = wanted.destinations.entry(key).or_insert(destination);
                 present.weight = present.weight.max(weight);
             }
-            None if row.role.takes == Takes::None => {
-                // Persistent clients would keep coming to a destination with the weight 0.
-                if settings.persistence.is_some() || pool.traits().on_down == OnDown::Close {
-                    wanted.without_drain.insert(key);
-                }
+            // Persistent clients would keep coming to a destination with the weight 0.
+            None if row.role.takes == Takes::None
+                && (settings.persistence.is_some() || pool.traits().on_down == OnDown::Close) =>
+            {
+                wanted.without_drain.insert(key);
             }
             None => {}
         }
