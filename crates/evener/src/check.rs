@@ -4,6 +4,7 @@
 mod dns;
 mod exchange;
 mod http;
+mod smtp;
 mod stream;
 
 pub(crate) use exchange::header_limits;
@@ -43,6 +44,7 @@ pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
             CheckKind::Stream { .. } => stream::probe(&target, server, &spec.kind).await,
             CheckKind::Http { .. } => http::probe(&target, server, &spec.kind).await,
             CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
+            CheckKind::Smtp { helo } => smtp::probe(&target, server, helo).await,
             CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }
     };

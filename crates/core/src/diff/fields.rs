@@ -244,6 +244,9 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             fields.field("type", old_qtype, qtype);
             fields.field("rcode", old_rcode, rcode);
         }
+        (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
+            fields.field("helo", old_helo, helo);
+        }
         (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
             fields.field("send", old_send, send);
             fields.field("expect", old_expect, expect);
@@ -253,6 +256,7 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             | CheckKind::Stream { .. }
             | CheckKind::Http { .. }
             | CheckKind::Dns { .. }
+            | CheckKind::Smtp { .. }
             | CheckKind::Udp { .. },
             _,
         ) => {}

@@ -4,7 +4,15 @@ use super::Key;
 
 pub(super) const KEYS: &[Key] = &[
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "every",
         kind: "duration",
         default: "`\"2s\"`",
@@ -13,7 +21,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "timeout",
         kind: "duration",
         default: "`\"1s\"`",
@@ -22,7 +38,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "rise",
         kind: "1 to 100",
         default: "2",
@@ -32,7 +56,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "fall",
         kind: "1 to 100",
         default: "3",
@@ -41,7 +73,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "jitter",
         kind: "0 to 1",
         default: "0.1",
@@ -50,7 +90,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "port",
         kind: "1 to 65535",
         default: "the server's",
@@ -184,6 +232,15 @@ pub(super) const KEYS: &[Key] = &[
         default: "any",
         text: "The required RCODE: `\"NOERROR\"`, `\"NXDOMAIN\"`, `\"REFUSED\"`, ...",
         example: "rcode = \"NOERROR\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.smtp"],
+        name: "helo",
+        kind: "host name",
+        default: "`\"localhost\"`",
+        text: "Name of the client in EHLO and HELO.",
+        example: "helo = \"lb.example.org\"",
         ..Key::NONE
     },
 ];

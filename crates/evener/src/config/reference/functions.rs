@@ -98,6 +98,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "check.smtp",
+        kind: "check.smtp { keys }",
+        text: "A check that passes when an SMTP server accepts EHLO or HELO.",
+        example: "pool \"mail\" { \"10.0.0.1:25\", check = check.smtp { helo = \"lb.example.org\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "discover.file",
         kind: "discover.file \"FILE\" { keys }",
         text: "The addresses in a file are servers of the pool. The file is read again when it \

@@ -28,6 +28,7 @@ const DECLARATIONS: [(&str, &str); 15] = [
     ("check.https", "check = check.https { ... }"),
     ("check.udp", "check = check.udp { ... }"),
     ("check.dns", "check = check.dns { ... }"),
+    ("check.smtp", "check = check.smtp { ... }"),
     ("discover.file", "servers from a file: discover.file \"FILE\" { ... }"),
     ("discover.dns", "servers from a name: discover.dns \"NAME:PORT\" { ... }"),
     ("policy.ewma", "policy = policy.ewma { ... }"),

@@ -330,11 +330,14 @@ impl Chance<'_> {
     }
 
     fn check(&mut self, kind: Kind, tls: Option<&ServerTlsSpec>) -> CheckSpec {
-        let kind = match self.below(5) {
+        let kind = match self.below(6) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
+            4 if tls.is_none() => {
+                CheckKind::Smtp { helo: self.pick(&["localhost", "lb.example", "[192.0.2.1]"]).to_owned() }
+            }
             3 if tls.is_none() => self.stream_check(None),
             _ => {
                 let ca = self.ca.clone();
