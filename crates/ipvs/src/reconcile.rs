@@ -25,7 +25,7 @@ pub type Wanted = BTreeMap<ServiceKey, WantedService>;
 pub struct WantedService {
     /// The service
     pub service: Service,
-    /// Its destinations
+    /// The destinations
     pub destinations: BTreeMap<DestinationKey, Destination>,
     /// Destinations that are deleted without a drain: their connections are lost anyway, or are to be closed.
     pub without_drain: BTreeSet<DestinationKey>,

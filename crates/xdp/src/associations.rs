@@ -97,26 +97,47 @@ impl Value {
 /// A virtual address of a service.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexedVip {
-    pub(crate) service_slot: u32,
-    pub(crate) service: Arc<str>,
-    pub(crate) address: IpAddr,
+    service_slot: u32,
+    service: Arc<str>,
+    address: IpAddr,
     /// Idle time of associations, if they have one.
-    pub(crate) idle: Option<Duration>,
+    idle: Option<Duration>,
 }
 
 /// A server, with the identity that its associations have.
 #[derive(Clone, Debug)]
 pub(crate) struct IndexedServer {
-    pub(crate) id: u32,
-    pub(crate) pool: Arc<str>,
-    pub(crate) server: ServerId,
+    id: u32,
+    pool: Arc<str>,
+    server: ServerId,
 }
 
 /// The virtual addresses and servers by slot.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) vips: HashMap<u32, IndexedVip>,
-    pub(crate) servers: HashMap<u32, IndexedServer>,
+    vips: HashMap<u32, IndexedVip>,
+    servers: HashMap<u32, IndexedServer>,
+}
+
+impl IndexedVip {
+    /// Creates the virtual address of a service in a slot.
+    pub(crate) fn new(service_slot: u32, service: Arc<str>, address: IpAddr, idle: Option<Duration>) -> Self {
+        Self { service_slot, service, address, idle }
+    }
+}
+
+impl IndexedServer {
+    /// Creates a server; `id` is its identity in the maps.
+    pub(crate) fn new(id: u32, pool: Arc<str>, server: ServerId) -> Self {
+        Self { id, pool, server }
+    }
+}
+
+impl Index {
+    /// Creates an index of virtual addresses and servers by slot.
+    pub(crate) fn new(vips: HashMap<u32, IndexedVip>, servers: HashMap<u32, IndexedServer>) -> Self {
+        Self { vips, servers }
+    }
 }
 
 /// An entry of a map that is an association of a present service.
@@ -225,8 +246,20 @@ fn read_as<T: aya::Pod>(bytes: &[u8]) -> T {
 /// Numbers of associations by slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    pub(crate) services: HashMap<u32, u32>,
-    pub(crate) servers: HashMap<u32, u32>,
+    services: HashMap<u32, u32>,
+    servers: HashMap<u32, u32>,
+}
+
+impl Counts {
+    /// Returns the number of associations of the service in a slot.
+    pub(crate) fn of_service(&self, slot: u32) -> u32 {
+        self.services.get(&slot).copied().unwrap_or_default()
+    }
+
+    /// Returns the number of associations with the server in a slot.
+    pub(crate) fn of_server(&self, slot: u32) -> u32 {
+        self.servers.get(&slot).copied().unwrap_or_default()
+    }
 }
 
 /// A list in the making.
@@ -358,11 +391,11 @@ mod tests {
     fn associations_of_removed_services_and_expired_associations_do_not_count() {
         let flow = flow(5, 7, 90);
         assert_eq!(association(None, 4, flow, 100), None, "no service has the virtual address");
-        let kept = association(Some(Duration::from_secs(60)), 3, flow, 100).unwrap();
-        assert_eq!(kept.idle, Some(Duration::from_nanos(10 << USED_SHIFT)));
-        assert_eq!((kept.client, kept.client_port), ([198, 51, 100, 7].into(), Some(4000)));
+        let listed_one = association(Some(Duration::from_secs(60)), 3, flow, 100).unwrap();
+        assert_eq!(listed_one.idle, Some(Duration::from_nanos(10 << USED_SHIFT)));
+        assert_eq!((listed_one.client, listed_one.client_port), ([198, 51, 100, 7].into(), Some(4000)));
         assert_eq!(association(Some(Duration::from_secs(5)), 3, flow, 100), None);
         let untimed = association(None, 3, flow, 100).unwrap();
-        assert_eq!(untimed.idle, None, "the time is kept only with an idle time");
+        assert_eq!(untimed.idle, None, "the time is listed_one only with an idle time");
     }
 }

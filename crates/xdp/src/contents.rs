@@ -436,22 +436,18 @@ impl Contents {
         let vip = |(slot, vip): (&u32, &Vip)| {
             let service = self.services.get(&vip.service)?;
             let has_idle = service.flags & SERVICE_IDLE != 0;
-            let indexed = IndexedVip {
-                service_slot: vip.service,
-                service: Arc::clone(services.get(&vip.service)?),
-                address: crate::endpoints::ip_of(vip.family as u8, vip.address),
-                idle: has_idle.then(|| Duration::from_secs(service.idle_seconds.into())),
-            };
+            let name = Arc::clone(services.get(&vip.service)?);
+            let address = crate::endpoints::ip_of(vip.family as u8, vip.address);
+            let idle = has_idle.then(|| Duration::from_secs(service.idle_seconds.into()));
+            let indexed = IndexedVip::new(vip.service, name, address, idle);
             Some((*slot, indexed))
         };
         let server = |((pool, server), slot): (&(Arc<str>, ServerId), &u32)| {
             let id = self.servers.get(slot)?.id;
-            Some((*slot, IndexedServer { id, pool: Arc::clone(pool), server: *server }))
+            Some((*slot, IndexedServer::new(id, Arc::clone(pool), *server)))
         };
-        Index {
-            vips: self.vips.iter().filter_map(vip).collect(),
-            servers: self.server_slots.iter().filter_map(server).collect(),
-        }
+        let vips = self.vips.iter().filter_map(vip).collect();
+        Index::new(vips, self.server_slots.iter().filter_map(server).collect())
     }
 
     /// Returns the names of the services of each pool.

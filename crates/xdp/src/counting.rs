@@ -127,16 +127,14 @@ impl Counting {
 
     /// Sets the numbers of present associations.
     pub(crate) fn set_associations(&self, counts: &Counts) {
-        let number = |counts: &HashMap<u32, u32>, slot: &u32| counts.get(slot).copied().unwrap_or(0);
         // A service has a slot for each address family.
         let mut services: BTreeMap<&Arc<str>, (&ServiceLive, u32)> = BTreeMap::new();
         for (slot, counted) in &self.services {
-            services.entry(&counted.live.name).or_insert((&counted.live, 0)).1 +=
-                number(&counts.services, slot);
+            services.entry(&counted.live.name).or_insert((&counted.live, 0)).1 += counts.of_service(*slot);
         }
         services.values().for_each(|(live, count)| live.associations.store(*count, Ordering::Relaxed));
         for (slot, counted) in &self.servers {
-            let count = number(&counts.servers, slot);
+            let count = counts.of_server(*slot);
             counted.lives.iter().for_each(|live| live.associations.store(count, Ordering::Relaxed));
         }
     }

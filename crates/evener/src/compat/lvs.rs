@@ -7,11 +7,86 @@ mod lua;
 mod read;
 mod syntax;
 
-use crate::config;
+use crate::config::{self, Location};
 use anyhow::{Context, bail};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
+
+/// A virtual server. Times are in milliseconds.
+#[derive(Debug)]
+struct VirtualServer {
+    location: Location,
+    name: String,
+    listen: Vec<String>,
+    mark: Option<u32>,
+    protocol: &'static str,
+    scheduler: &'static str,
+    scheduler_flags: Vec<&'static str>,
+    forward: &'static str,
+    tunnel_port: Option<u16>,
+    is_one_packet: bool,
+    persistence: Option<Persistence>,
+    every: u64,
+    timeout: u64,
+    retries: Option<u32>,
+    retry_pause: Option<u64>,
+    servers: Vec<RealServer>,
+    sorry: Option<String>,
+    /// True if the servers get a check although none is given.
+    has_default_check: bool,
+}
+
+/// Persistence of clients.
+#[derive(Debug, Default)]
+struct Persistence {
+    seconds: Option<u64>,
+    prefix: Option<u8>,
+    is_sip: bool,
+}
+
+/// A real server.
+#[derive(Debug)]
+struct RealServer {
+    /// Line in the file.
+    line: Option<u32>,
+    address: String,
+    weight: Option<u32>,
+    /// Number of connections at which new clients go to other servers.
+    upper: Option<u32>,
+    check: Option<Check>,
+}
+
+/// A check, with times in milliseconds. Absent values are those of the virtual server.
+#[derive(Clone, Debug, PartialEq)]
+struct Check {
+    probe: Probe,
+    port: Option<u16>,
+    timeout: Option<u64>,
+    retries: Option<u32>,
+    retry_pause: Option<u64>,
+    every: Option<u64>,
+}
+
+/// Kind of a check.
+#[derive(Clone, Debug, PartialEq)]
+enum Probe {
+    /// A connection.
+    Tcp,
+    /// A request for a page.
+    Http { is_tls: bool, path: String, host: Option<String>, statuses: Vec<u16> },
+    /// A query.
+    Dns { name: String, kind: String },
+    /// A datagram.
+    Udp { send: String },
+}
+
+/// The part of a file that Evener takes over, and notes about the rest.
+#[derive(Debug, Default)]
+struct Imported {
+    servers: Vec<VirtualServer>,
+    notes: Vec<String>,
+}
 
 /// Returns the configuration that is equivalent to a file of keepalived.
 pub(super) fn import_keepalived(arguments: &[OsString]) -> anyhow::Result<String> {

@@ -215,15 +215,15 @@ fn an_association_ends_when_it_is_idle() {
         director.server_of(&request, family);
         director.set_table("tables", SERVICE, &[2]);
         director.change_flows(family, |flow| {
-            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS)
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS);
         });
         assert_eq!(director.server_of(&request, family), 0, "used in time");
         director.change_flows(family, |flow| {
-            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS)
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS);
         });
         assert_eq!(director.server_of(&request, family), 0, "the packet before renewed the association");
         director.change_flows(family, |flow| {
-            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS)
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS);
         });
         assert_eq!(director.server_of(&request, family), 1);
         assert_eq!(director.count(SERVICE, REASON_FLOW_EXPIRED), 1);
@@ -240,7 +240,7 @@ fn associations_from_before_the_idle_time_was_configured_stay() {
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&request, family), 0);
         director.change_flows(family, |flow| {
-            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS)
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS);
         });
         assert_eq!(director.server_of(&request, family), 1, "the idle time counts from the next packet on");
     });

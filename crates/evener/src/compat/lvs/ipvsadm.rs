@@ -1,6 +1,6 @@
 //! Tables that ipvsadm saved.
 
-use super::read::{Imported, Persistence, RealServer, VirtualServer};
+use super::{Imported, Persistence, RealServer, VirtualServer};
 use crate::config::{Location, Problem};
 use evener_core::spec::IpvsScheduler;
 use evener_ipvs::model::{Destination, Forwarding, Protocol, ServiceKey, Tunnel};

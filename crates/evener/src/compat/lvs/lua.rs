@@ -1,6 +1,6 @@
 //! The configuration as Lua, with a comment for each virtual server that names its line.
 
-use super::read::{Check, Imported, Probe, RealServer, VirtualServer};
+use super::{Check, Imported, Probe, RealServer, VirtualServer};
 use std::fmt::Write as _;
 
 /// Returns the configuration as text.
@@ -148,8 +148,9 @@ fn check(server: &VirtualServer, check: &Check) -> String {
     let timeout = check.timeout.unwrap_or(server.timeout).clamp(1, 60_000);
     keys.push(format!("every = {}, timeout = {}", duration(every), duration(timeout)));
     keys.push(format!("rise = 1, fall = {}", retries.saturating_add(1)));
-    let own = server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
-    keys.extend(check.port.or(own).map(|port| format!("port = {port}")));
+    let of_server =
+        server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
+    keys.extend(check.port.or(of_server).map(|port| format!("port = {port}")));
     format!("check.{kind} {{ {} }}", keys.join(", "))
 }
 

@@ -3,19 +3,10 @@
 mod check;
 mod virtual_server;
 
+use super::Imported;
 use super::syntax::Statement;
 use crate::config::{Problem, nearest};
 use std::collections::BTreeMap;
-
-pub(super) use check::{Check, Probe};
-pub(super) use virtual_server::{Persistence, RealServer, VirtualServer};
-
-/// The part of a file that Evener takes over, and notes about the rest.
-#[derive(Debug, Default)]
-pub(super) struct Imported {
-    pub(super) servers: Vec<VirtualServer>,
-    pub(super) notes: Vec<String>,
-}
 
 /// A statement that is known and not taken over.
 type Skipped = (&'static str, &'static str);

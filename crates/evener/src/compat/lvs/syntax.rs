@@ -60,6 +60,13 @@ pub(super) fn read(path: &Path) -> Result<Vec<Statement>, Vec<Problem>> {
     if files.problems.is_empty() { Ok(statements) } else { Err(files.problems) }
 }
 
+/// Reads a text without the files that it includes.
+#[cfg(test)]
+pub(super) fn read_text(name: &str, text: &str) -> Result<Vec<Statement>, Vec<Problem>> {
+    let parsed = parse(name, text);
+    if parsed.problems.is_empty() { Ok(parsed.statements) } else { Err(parsed.problems) }
+}
+
 #[derive(Default)]
 struct Files {
     read: usize,
@@ -141,9 +148,9 @@ fn included(statement: &Statement, by: &Path) -> Result<Vec<PathBuf>, Problem> {
 
 /// Statements and problems of a text.
 #[derive(Default)]
-pub(super) struct Parsed {
-    pub(super) statements: Vec<Statement>,
-    pub(super) problems: Vec<Problem>,
+struct Parsed {
+    statements: Vec<Statement>,
+    problems: Vec<Problem>,
 }
 
 /// A word of a line, or a brace.
@@ -159,7 +166,7 @@ impl Word {
 }
 
 /// Parses a text. `name` is the name of its file in problems.
-pub(super) fn parse(name: &str, text: &str) -> Parsed {
+fn parse(name: &str, text: &str) -> Parsed {
     let mut parser = Parser { name, open: Vec::new(), pending: None, parsed: Parsed::default() };
     let mut lines = (1..).zip(text.lines());
     while let Some((number, line)) = lines.next() {

@@ -7,13 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
 fn import(text: &str) -> Result<String, Vec<String>> {
-    let parsed = syntax::parse("k.conf", text);
-    let problems = match parsed.problems.is_empty() {
-        true => match read::read(&parsed.statements) {
-            Ok(imported) => return Ok(lua::print("k.conf", &imported)),
-            Err(problems) => problems,
-        },
-        false => parsed.problems,
+    let imported = syntax::read_text("k.conf", text).and_then(|statements| read::read(&statements));
+    let problems = match imported {
+        Ok(imported) => return Ok(lua::print("k.conf", &imported)),
+        Err(problems) => problems,
     };
     Err(problems.iter().map(ToString::to_string).collect())
 }
@@ -121,7 +118,7 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
 }
 
 #[test]
-fn the_missing_brace_of_the_talk_is_a_problem_with_its_line() {
+fn a_missing_brace_at_the_end_is_a_problem_with_its_line() {
     let text = "virtual_server 192.168.0.1 80 {\n real_server 192.168.0.2 80 {\n  HTTP_GET {\n    url {\n      path /\n real_server 192.168.0.3 80 {\n";
     let problems = import(text).expect_err("a brace is missing");
     assert!(

@@ -1,6 +1,8 @@
 //! Services of the XDP plane, and checks of what the plane cannot do. A packet is forwarded by look-ups alone, so
 //! settings that count, wait, or read the bytes of clients are refused here, with their location.
 
+mod endpoints;
+
 use super::Builder;
 use crate::config::access::read_acl;
 use crate::config::address::usual_port;
@@ -9,6 +11,7 @@ use crate::config::raw::{Made, Run, Value};
 use crate::config::sticky::sticky_defaults;
 use crate::config::{Location, edge, xdp};
 use crate::scope;
+use endpoints::{addresses_of, ip_of, lacks_ports, port_of, port_of_source};
 use evener_core::Endpoint;
 use evener_core::address::AddressError;
 use evener_core::spec::{
@@ -568,38 +571,4 @@ impl<'a> Builder<'a> {
     fn declared_service(&self, name: &str) -> Option<&'a Made> {
         self.reading.run().services().iter().map(AsRef::as_ref).find(|made| made.name() == name)
     }
-}
-
-/// Returns the virtual addresses of a service, without ports.
-fn addresses_of(service: &ServiceSpec) -> BTreeSet<IpAddr> {
-    service.listen.iter().filter_map(ip_of).map(|address| address.ip()).collect()
-}
-
-fn ip_of(endpoint: &Endpoint) -> Option<SocketAddr> {
-    match endpoint {
-        Endpoint::Ip(address) => Some(*address),
-        Endpoint::Host { .. } | Endpoint::Unix(_) => None,
-    }
-}
-
-fn port_of(endpoint: &Endpoint) -> Option<u16> {
-    match endpoint {
-        Endpoint::Ip(address) => Some(address.port()),
-        Endpoint::Host { port, .. } => Some(*port),
-        Endpoint::Unix(_) => None,
-    }
-}
-
-/// Returns the port of the servers of a source; 0 if they have none.
-fn port_of_source(source: &DiscoverSpec) -> Option<u16> {
-    match source {
-        DiscoverSpec::File { port, .. } => *port,
-        DiscoverSpec::Dns { port, .. } => Some(*port),
-        DiscoverSpec::Mname { .. } | DiscoverSpec::Srv { .. } => None,
-    }
-}
-
-fn lacks_ports(pool: &PoolSpec) -> bool {
-    pool.servers.iter().any(|server| server.endpoint.lacks_port())
-        || pool.discover.iter().any(|source| port_of_source(source) == Some(0))
 }

@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 15] = [
+const DECLARATIONS: [(&str, &str); 16] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),

@@ -213,7 +213,7 @@ fn a_failed_change_is_reported_once_and_tried_again() {
     running.stop();
     assert!(
         !reports.iter().any(|report| matches!(report, Report::Drift(_))),
-        "nobody else changed the table"
+        "no other program changed the table"
     );
 }
 

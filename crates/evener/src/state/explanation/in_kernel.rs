@@ -48,6 +48,17 @@ impl Explanation {
             ChooseBy::Turn => None,
             ChooseBy::Client => choices.pick(&table, of_client(self.client)),
         };
+        self.add_choice(&choices, &table);
+        self.servers = servers_of(&table, &choices, chosen, snapshot, &Request::of(self.client, now));
+        self.moving = table
+            .rows()
+            .filter(|(_, row)| row.role.takes == Takes::None)
+            .map(|(_, row)| row.name.to_string())
+            .collect();
+    }
+
+    /// Notes how the server for a new association is chosen.
+    fn add_choice(&mut self, choices: &ChoiceTable, table: &PoolTable) {
         match (choices.by(), choices.slots().len()) {
             (_, 0) => {
                 let refusal = if table.rows().next().is_none() { NoServer::Empty } else { NoServer::Down };
@@ -71,54 +82,6 @@ impl Explanation {
                 self.result = "chosen".into();
             }
         }
-        let explained =
-            core::explain(snapshot, &Request::of(self.client, now), &mut Random::seeded(now.as_nanos()));
-        let reason_against = |name: &str| {
-            let row = explained.servers.iter().find(|row| *row.server == *name)?;
-            let is_against = !matches!(row.reason, Reason::Candidate(..) | Reason::Further);
-            is_against.then(|| (row.reason.code(), row.reason.to_string()))
-        };
-        let describe = |id: ServerId| -> (usize, &'static str, String) {
-            let Some(row) = table.row(id) else { return (3, "", String::new()) };
-            if Some(id) == chosen {
-                return (0, "chosen", "chosen: it has the slot".into());
-            }
-            if row.role.takes == Takes::New && row.role.is_candidate {
-                let share = format!("takes new clients, weight {}", row.weight);
-                return match choices.by() {
-                    ChooseBy::Turn => (1, "candidate", share),
-                    ChooseBy::Client => {
-                        (1, "later_candidate", format!("{share}; the slot is another server's"))
-                    }
-                };
-            }
-            match reason_against(&row.name) {
-                Some((code, reason)) => (2, code, reason),
-                None => (2, "later_candidate", "its tier takes no new clients now".into()),
-            }
-        };
-        let mut rows: Vec<(usize, ServerReason)> = table
-            .rows()
-            .map(|(id, row)| {
-                let (order, code, reason) = describe(id);
-                let reason = ServerReason {
-                    server: row.name.to_string(),
-                    tier: row.tier,
-                    code: code.into(),
-                    rank: (order == 0).then_some(1),
-                    why: (order == 0).then(|| "policy".into()),
-                    reason,
-                };
-                (order, reason)
-            })
-            .collect();
-        rows.sort_by_key(|(order, _)| *order);
-        self.servers = rows.into_iter().map(|(_, row)| row).collect();
-        self.moving = table
-            .rows()
-            .filter(|(_, row)| row.role.takes == Takes::None)
-            .map(|(_, row)| row.name.to_string())
-            .collect();
     }
 
     /// Adds the associations of the client.
@@ -158,4 +121,54 @@ impl Explanation {
             self.servers.sort_by_key(|row| row.rank.is_none());
         }
     }
+}
+
+/// Returns the servers with the reasons for and against them, the chosen server first.
+fn servers_of(
+    table: &PoolTable,
+    choices: &ChoiceTable,
+    chosen: Option<ServerId>,
+    snapshot: &Snapshot,
+    request: &Request,
+) -> Vec<ServerReason> {
+    let explained = core::explain(snapshot, request, &mut Random::seeded(0));
+    let reason_against = |name: &str| {
+        let row = explained.servers.iter().find(|row| *row.server == *name)?;
+        let is_against = !matches!(row.reason, Reason::Candidate(..) | Reason::Further);
+        is_against.then(|| (row.reason.code(), row.reason.to_string()))
+    };
+    let describe = |id: ServerId| -> (usize, &'static str, String) {
+        let Some(row) = table.row(id) else { return (3, "", String::new()) };
+        if Some(id) == chosen {
+            return (0, "chosen", "chosen: it has the slot".into());
+        }
+        if row.role.takes == Takes::New && row.role.is_candidate {
+            let share = format!("takes new clients, weight {}", row.weight);
+            return match choices.by() {
+                ChooseBy::Turn => (1, "candidate", share),
+                ChooseBy::Client => (1, "later_candidate", format!("{share}; the slot is another server's")),
+            };
+        }
+        match reason_against(&row.name) {
+            Some((code, reason)) => (2, code, reason),
+            None => (2, "later_candidate", "its tier takes no new clients now".into()),
+        }
+    };
+    let mut rows: Vec<(usize, ServerReason)> = table
+        .rows()
+        .map(|(id, row)| {
+            let (order, code, reason) = describe(id);
+            let reason = ServerReason {
+                server: row.name.to_string(),
+                tier: row.tier,
+                code: code.into(),
+                rank: (order == 0).then_some(1),
+                why: (order == 0).then(|| "policy".into()),
+                reason,
+            };
+            (order, reason)
+        })
+        .collect();
+    rows.sort_by_key(|(order, _)| *order);
+    rows.into_iter().map(|(_, row)| row).collect()
 }

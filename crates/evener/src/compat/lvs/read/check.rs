@@ -2,6 +2,7 @@
 
 use super::{Reader, note};
 use crate::compat::lvs::syntax::Statement;
+use crate::compat::lvs::{Check, Probe};
 
 /// Names of the blocks that are checks.
 pub(super) const KINDS: [&str; 9] = [
@@ -15,30 +16,6 @@ pub(super) const KINDS: [&str; 9] = [
     "PING_CHECK",
     "BFD_CHECK",
 ];
-
-/// A check, with times in milliseconds. Absent values are those of the virtual server.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::compat::lvs) struct Check {
-    pub(in crate::compat::lvs) probe: Probe,
-    pub(in crate::compat::lvs) port: Option<u16>,
-    pub(in crate::compat::lvs) timeout: Option<u64>,
-    pub(in crate::compat::lvs) retries: Option<u32>,
-    pub(in crate::compat::lvs) retry_pause: Option<u64>,
-    pub(in crate::compat::lvs) every: Option<u64>,
-}
-
-/// Kind of a check.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::compat::lvs) enum Probe {
-    /// A connection.
-    Tcp,
-    /// A request for a page.
-    Http { is_tls: bool, path: String, host: Option<String>, statuses: Vec<u16> },
-    /// A query.
-    Dns { name: String, kind: String },
-    /// A datagram.
-    Udp { send: String },
-}
 
 /// Keys of most checks.
 const COMMON: &[&str] = &[

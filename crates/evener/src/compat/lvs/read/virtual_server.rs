@@ -1,54 +1,11 @@
 //! Virtual servers and their real servers.
 
 use super::check::KINDS;
-use super::{Check, Reader, endpoint, note};
+use super::{Reader, endpoint, note};
 use crate::compat::lvs::syntax::Statement;
+use crate::compat::lvs::{RealServer, VirtualServer};
 use crate::config::Location;
 use evener_core::spec::IpvsScheduler;
-
-/// A virtual server. Times are in milliseconds.
-#[derive(Debug)]
-pub(in crate::compat::lvs) struct VirtualServer {
-    pub(in crate::compat::lvs) location: Location,
-    pub(in crate::compat::lvs) name: String,
-    pub(in crate::compat::lvs) listen: Vec<String>,
-    pub(in crate::compat::lvs) mark: Option<u32>,
-    pub(in crate::compat::lvs) protocol: &'static str,
-    pub(in crate::compat::lvs) scheduler: &'static str,
-    pub(in crate::compat::lvs) scheduler_flags: Vec<&'static str>,
-    pub(in crate::compat::lvs) forward: &'static str,
-    pub(in crate::compat::lvs) tunnel_port: Option<u16>,
-    pub(in crate::compat::lvs) is_one_packet: bool,
-    pub(in crate::compat::lvs) persistence: Option<Persistence>,
-    pub(in crate::compat::lvs) every: u64,
-    pub(in crate::compat::lvs) timeout: u64,
-    pub(in crate::compat::lvs) retries: Option<u32>,
-    pub(in crate::compat::lvs) retry_pause: Option<u64>,
-    pub(in crate::compat::lvs) servers: Vec<RealServer>,
-    pub(in crate::compat::lvs) sorry: Option<String>,
-    /// True if the servers get a check although none is given.
-    pub(in crate::compat::lvs) has_default_check: bool,
-}
-
-/// Persistence of clients.
-#[derive(Debug, Default)]
-pub(in crate::compat::lvs) struct Persistence {
-    pub(in crate::compat::lvs) seconds: Option<u64>,
-    pub(in crate::compat::lvs) prefix: Option<u8>,
-    pub(in crate::compat::lvs) is_sip: bool,
-}
-
-/// A real server.
-#[derive(Debug)]
-pub(in crate::compat::lvs) struct RealServer {
-    /// Line in the file.
-    pub(in crate::compat::lvs) line: Option<u32>,
-    pub(in crate::compat::lvs) address: String,
-    pub(in crate::compat::lvs) weight: Option<u32>,
-    /// Number of connections at which new clients go to other servers.
-    pub(in crate::compat::lvs) upper: Option<u32>,
-    pub(in crate::compat::lvs) check: Option<Check>,
-}
 
 /// Statements of a virtual server that are not taken over.
 const SKIPPED: &[(&str, &str)] = &[
@@ -259,9 +216,10 @@ impl Reader {
                 "weight" => server.weight = self.number(line),
                 "uthreshold" => server.upper = self.number(line),
                 "lvs_method" | "lb_kind" => {
-                    let mut own = VirtualServer::new(of.location.clone(), String::new(), Vec::new(), None);
-                    self.method(line, &mut own);
-                    if own.forward != of.forward {
+                    let mut described =
+                        VirtualServer::new(of.location.clone(), String::new(), Vec::new(), None);
+                    self.method(line, &mut described);
+                    if described.forward != of.forward {
                         let message = "all servers of a service have one method: write two virtual servers";
                         self.problems.push(line.problem(message));
                     }

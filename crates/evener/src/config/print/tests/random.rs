@@ -1,5 +1,6 @@
 //! Random specifications with all settings that a configuration can express.
 
+mod check;
 mod discover;
 mod dns;
 mod http;
@@ -346,7 +347,7 @@ impl Chance<'_> {
                     insecure: self.one_in(3),
                     ca_file: self.maybe(|_| ca),
                 };
-                let tls = Some(inherited(nested, tls));
+                let tls = Some(check::inherited(nested, tls));
                 if self.one_in(2) { self.http_check(tls) } else { self.stream_check(tls) }
             }
         };
@@ -366,38 +367,6 @@ impl Chance<'_> {
             port: self.maybe(|chance| chance.within(1..=65_535) as u16),
             kind: defaults.kind,
         }
-    }
-
-    fn stream_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
-        let expect = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
-        let begins = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
-        let send = if self.one_in(2) { self.bytes() } else { Vec::new() };
-        match (tls, send.is_empty() && expect.is_none() && begins.is_none()) {
-            (None, true) => CheckKind::Tcp,
-            (tls, _) => CheckKind::Stream { send, begins, expect, tls },
-        }
-    }
-
-    fn http_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
-        let usual = (200..400).collect();
-        CheckKind::Http {
-            method: self.pick(&["GET", "HEAD", "OPTIONS"]).into(),
-            path: self.or("/".into(), |chance| format!("/{}", chance.word().replace(' ', "?"))),
-            host: self.maybe(|chance| chance.pick(&["a.example", "\"\\[["]).into()),
-            status: self.or(usual, |c| c.some(1..=90, |c| c.within(100..=599) as u16).into_iter().collect()),
-            body: self.maybe(Self::prose),
-            tls,
-        }
-    }
-}
-
-/// Adds the TLS settings that a check inherits from its pool.
-fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
-    let Some(pool) = pool else { return nested };
-    CheckTls {
-        sni: nested.sni.or_else(|| pool.name.clone()),
-        insecure: nested.insecure || pool.verification == Verification::Off,
-        ca_file: nested.ca_file.or_else(|| pool.authorities.clone()),
     }
 }
 
