@@ -17,6 +17,7 @@ pub(crate) mod sticky;
 
 pub(crate) use permissions::Permissions;
 
+use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
 use crate::state::ViewScope;
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
@@ -37,20 +38,6 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-/// Directory of the admin sockets of root's instances.
-const SYSTEM_DIRECTORY: &str = "/run/evener";
-
-/// Returns the default directory of admin sockets: `/run/evener` for root, else `evener` in XDG_RUNTIME_DIR,
-/// else `/tmp/evener-UID`.
-pub(crate) fn socket_directory() -> PathBuf {
-    let user = rustix::process::geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if user.is_root() => SYSTEM_DIRECTORY.into(),
-        Some(directory) if !directory.is_empty() => PathBuf::from(directory).join("evener"),
-        _ => format!("/tmp/evener-{}", user.as_raw()).into(),
-    }
-}
-
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
 
@@ -64,7 +51,7 @@ pub(crate) struct AdminSocket {
 /// instances, so that their commands find the sockets there; the sockets have modes of their own. Fails if another
 /// user owns the directory or can write to it: in /tmp, any user could have created it earlier.
 fn user_directory(permissions: Permissions) -> anyhow::Result<PathBuf> {
-    let directory = socket_directory();
+    let directory = runtime_directory();
     let is_open = directory == Path::new(SYSTEM_DIRECTORY) || permissions.admits_others();
     let mode = if is_open { 0o755 } else { 0o700 };
     let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&directory);

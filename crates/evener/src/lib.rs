@@ -21,6 +21,7 @@ mod loops;
 mod observe;
 mod planes;
 mod request_log;
+mod runtime_directory;
 mod scope;
 mod service_manager;
 mod signals;
