@@ -248,6 +248,11 @@ fn the_commands_of_the_readme_run() {
     run_document("README.md", &["10.0.0.51", "10.0.0.52", "10.0.0.99"], |directory, text| {
         let block = text.split("```lua\n").nth(1).unwrap().split("```").next().unwrap();
         directory.write("web.lua", block);
+        directory.write(
+            "keepalived.conf",
+            "virtual_server 192.0.2.1 80 {\n  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n  \
+             real_server 10.0.0.51 80 {\n    weight 1\n    TCP_CHECK {\n      connect_timeout 3\n    }\n  }\n}\n",
+        );
     });
 }
 
