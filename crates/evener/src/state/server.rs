@@ -54,7 +54,8 @@ pub(crate) struct ServerView {
     since_s: u64,
     /// Number of connections and flows.
     active: u32,
-    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds.
+    /// Number of associations of clients in the XDP plane or of connections in IPVS, as they were counted in the last
+    /// seconds.
     #[serde(default)]
     associations: u32,
     /// Number of warm connections.

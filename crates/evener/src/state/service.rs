@@ -90,8 +90,8 @@ pub(crate) struct ServiceView {
     warm: u32,
     /// Number of UDP flows.
     flows_active: u32,
-    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds; absent in other
-    /// planes.
+    /// Number of associations of clients in the XDP plane or of connections in IPVS, as they were counted in the last
+    /// seconds; absent in the proxy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     associations: Option<u32>,
     /// Response cache; absent if the service has no cache.
@@ -132,7 +132,7 @@ impl ServiceView {
             connects_pending: live.pending.active(),
             warm: live.warm.active(),
             flows_active: live.active_flows(),
-            associations: (spec.plane == Plane::Xdp)
+            associations: (spec.plane != Plane::Proxy)
                 .then(|| live.associations.load(std::sync::atomic::Ordering::Relaxed)),
             cache: CacheView::of(service),
             counters: CountersView::new(&live.counters),
@@ -274,7 +274,10 @@ impl ServiceView {
     /// Formats everything that is known about the service.
     pub(super) fn details(&self, declarations: &DeclarationsView) -> String {
         let mut lines = vec![match self.associations {
-            Some(associations) => format!("active: {associations} associations"),
+            Some(associations) if self.plane == Plane::Xdp.name() => {
+                format!("active: {associations} associations")
+            }
+            Some(connections) => format!("active: {connections} connections in the kernel"),
             None => format!(
                 "active: {} of {} connections, {} flows",
                 self.connections_active, self.connections_max, self.flows_active

@@ -18,6 +18,7 @@ use evener_ipvs::model::{
 };
 use evener_ipvs::{Change, Kernel, Result};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -154,10 +155,13 @@ fn setup(servers: &[(&str, u32)]) -> Setup {
 }
 
 fn derived(settings: IpvsServiceSpec, pool: &PoolSpec) -> Setup {
+    counted(settings, pool, &Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1)))
+}
+
+fn counted(settings: IpvsServiceSpec, pool: &PoolSpec, live: &Arc<ServiceLive>) -> Setup {
     let mut setup = Setup::default();
-    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
     for one in wanted::derive(&table(settings, pool)) {
-        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(&live)));
+        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(live)));
     }
     setup
 }
@@ -215,6 +219,31 @@ fn a_failed_change_is_reported_once_and_tried_again() {
         !reports.iter().any(|report| matches!(report, Report::Drift(_))),
         "no other program changed the table"
     );
+}
+
+#[test]
+fn the_connections_of_destinations_are_added_up() {
+    let (scratch, kernel) = (Scratch::new("connections"), Shared::default());
+    let (running, _reports) = scratch.start(&kernel);
+    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
+    let servers = [("10.0.0.1:80", 1), ("10.0.0.2:80", 1)];
+    running.configure(counted(IpvsServiceSpec::default(), &pool(&servers), &live));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1", "-> 10.0.0.2:80 1"]);
+    let connect = |active: u32| {
+        let table = kernel.with(|kernel| kernel.table().unwrap());
+        let service = table[0].service.service.key;
+        for one in &table[0].destinations {
+            kernel.with(|kernel| kernel.set_connections(&service, &one.destination.key, active, 9));
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while live.associations.load(Ordering::Relaxed) != 2 * active {
+            assert!(Instant::now() < deadline, "{live:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    connect(7);
+    connect(0);
+    running.stop();
 }
 
 #[test]
