@@ -168,6 +168,8 @@ events! {
     Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
+    /// The metrics are served at an address.
+    Info "metrics_listening" MetricsListening { address: String }
     /// A service accepts clients at an address.
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service no longer accepts clients at an address.

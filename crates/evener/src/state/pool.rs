@@ -2,6 +2,7 @@
 
 use super::Traffic;
 use super::counters::DeclarationsView;
+use super::metrics::{Families, Labels};
 use super::server::ServerView;
 use crate::table::{self, Row, Style, Tone};
 use evener_core::Time;
@@ -87,6 +88,30 @@ impl SourceView {
 }
 
 impl PoolView {
+    /// Adds the metrics of the pool and its servers.
+    pub(super) fn add_to(&self, families: &mut Families) {
+        let labels = Labels::default().with("pool", &self.name);
+        let mut gauge = |name: &str, help, value: u64| {
+            families.gauge(&format!("evener_pool_{name}"), help, &labels, value)
+        };
+        let usable = self.servers.iter().filter(|server| server.takes_clients()).count();
+        gauge("servers", "Servers of the pool.", self.servers.len() as u64);
+        gauge("servers_usable", "Servers that take new clients.", usable as u64);
+        if let Some(clients) = self.sticky_clients {
+            gauge("sticky_clients", "Clients in the sticky table.", clients as u64);
+        }
+        if let Some(queue) = &self.queue {
+            gauge("queue_waiting", "Clients and requests in the queue.", queue.waiting.into());
+            gauge("queue_max", "Maximum number of clients and requests in the queue.", queue.size.into());
+        }
+        for source in &self.sources {
+            let labels = labels.with("source", &source.source);
+            let failed = u8::from(source.problem.is_some());
+            families.gauge("evener_pool_source_failed", "1 if the source has a problem.", &labels, failed);
+        }
+        self.servers.iter().for_each(|server| server.add_to(families, &labels));
+    }
+
     /// Describes a pool with some of its servers. `source_of` returns the source of a server that was found.
     pub(crate) fn new<'a, 's>(
         pool: &Pool,

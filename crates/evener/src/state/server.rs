@@ -2,9 +2,11 @@
 
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
+use super::metrics::{Families, Labels};
 use super::recent::{RecentView, Times, TimesView, Trouble};
 use crate::table::{self, Cell, Row, Tone, seconds};
 use evener_core::Time;
+use evener_core::counters::{CheckCounters, CounterSet, ServerCounters};
 use evener_core::health::Verdict;
 use evener_core::pool::{LastCheck, Server};
 use evener_core::spec::AdminState;
@@ -129,6 +131,42 @@ impl ServerView {
             counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
             recent: RecentView::new(&server.growth(now)),
             excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
+        }
+    }
+
+    /// Returns true if the server takes new clients.
+    pub(super) fn takes_clients(&self) -> bool {
+        self.state == AdminState::Ready.name() && self.verdict != Verdict::Down.name() && self.weight > 0
+    }
+
+    /// Adds the metrics.
+    pub(super) fn add_to(&self, families: &mut Families, pool: &Labels) {
+        let labels = pool.with("server", &self.name);
+        families.set(
+            "server_",
+            &[ServerCounters::DECLARED, CheckCounters::DECLARED],
+            &self.counters,
+            &labels,
+        );
+        let is_up = u8::from(self.verdict != Verdict::Down.name());
+        families.gauge("evener_server_up", "0 if checks or failures marked the server down.", &labels, is_up);
+        let help = "1 for the state that is set by the configuration or by operators, 0 for others.";
+        for state in AdminState::ALL {
+            let is_set = u8::from(self.state == state.name());
+            families.gauge("evener_server_state", help, &labels.with("state", state.name()), is_set);
+        }
+        families.gauge("evener_server_weight", "Weight.", &labels, self.weight);
+        families.gauge("evener_server_active", "Open connections, requests and flows.", &labels, self.active);
+        let help = "Associations and connections in the kernel.";
+        families.gauge("evener_server_associations_active", help, &labels, self.associations);
+        if let Some(most) = self.hard.or(self.max) {
+            families.gauge("evener_server_active_max", "Maximum of the active ones.", &labels, most);
+        }
+        if let Some(check) = &self.last_check {
+            let passed = u8::from(check.passed);
+            families.gauge("evener_server_check_passed", "1 if the last check passed.", &labels, passed);
+            let help = "Duration of the last check.";
+            families.gauge("evener_server_check_duration_seconds", help, &labels, check.took_s);
         }
     }
 
