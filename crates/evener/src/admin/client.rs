@@ -54,7 +54,7 @@ impl Client {
     }
 
     /// Sends a GET request whose response is text.
-    pub(crate) async fn get_text(&self, path: &str) -> anyhow::Result<String> {
+    pub(crate) async fn text(&self, path: &str) -> anyhow::Result<String> {
         let body = self.request(Method::GET, path, Bytes::new()).await?;
         Ok(String::from_utf8_lossy(&self.collected(body).await?).into_owned())
     }

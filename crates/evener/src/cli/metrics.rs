@@ -16,7 +16,7 @@ impl MetricsCommand {
         if self.admin_args.json {
             anyhow::bail!("the metrics have no JSON: `evener status --json` has the same numbers");
         }
-        let text = Client::find(self.admin_args.socket.as_deref())?.get_text("/metrics").await?;
+        let text = Client::find(self.admin_args.socket.as_deref())?.text("/metrics").await?;
         crate::output::to_stdout(format_args!("{text}"));
         Ok(())
     }

@@ -264,7 +264,7 @@ fn packets_follow_changed_routes() {
     let Some(network) = XdpNetwork::two_armed() else { return };
     let server: IpAddr = "10.9.0.1".parse().unwrap();
     network.servers().run(&format!("ip address add {server}/32 dev lo"));
-    // Nobody has the MAC address of the first gateway.
+    // No interface has the MAC address of the first gateway.
     network.director().run(&format!(
         "ip neighbour replace 10.0.4.99 lladdr 02:00:00:00:00:99 dev eth1 nud permanent
          ip route add {server}/32 via 10.0.4.99"
