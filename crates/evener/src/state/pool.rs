@@ -92,7 +92,7 @@ impl PoolView {
     pub(super) fn add_to(&self, families: &mut Families) {
         let labels = Labels::default().with("pool", &self.name);
         let mut gauge = |name: &str, help, value: u64| {
-            families.gauge(&format!("evener_pool_{name}"), help, &labels, value)
+            families.gauge(&format!("evener_pool_{name}"), help, &labels, value);
         };
         let usable = self.servers.iter().filter(|server| server.takes_clients()).count();
         gauge("servers", "Servers of the pool.", self.servers.len() as u64);

@@ -169,7 +169,7 @@ impl ServiceView {
         let labels = Labels::default().with("service", &self.name);
         families.set("service_", &[ServiceCounters::DECLARED], &self.counters, &labels);
         let mut gauge = |name: &str, help, value: u64| {
-            families.gauge(&format!("evener_service_{name}"), help, &labels, value)
+            families.gauge(&format!("evener_service_{name}"), help, &labels, value);
         };
         gauge("connections_active", "Open connections.", self.connections_active.into());
         gauge("connections_max", "Maximum number of open connections.", self.connections_max.into());
