@@ -23,7 +23,7 @@ pub use ipvs::{
     IpvsSync, IpvsSyncRole, IpvsTimeouts, IpvsTransport,
 };
 pub use policy::{Policy, StickyBy, StickySpec};
-pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
+pub use pool::{Failover, OnDown, QueueSpec, QuorumSpec, RetryBudgetSpec};
 pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
@@ -342,6 +342,10 @@ pub struct PoolSpec {
     pub on_down: OnDown,
     /// Time in which the share of a server that came up grows to its full value.
     pub slow_start: Option<Duration>,
+    /// Weight that the usable servers must have together; `None` for no such demand.
+    pub quorum: Option<QuorumSpec>,
+    /// Servers without new clients stay in tables of the kernel, with the weight 0.
+    pub inhibit_on_failure: bool,
     /// Queue for clients while every server is at its limit; without a queue they are refused immediately.
     pub queue: Option<QueueSpec>,
     /// TLS to the servers.
@@ -368,6 +372,8 @@ impl PoolSpec {
             retry_budget: Some(RetryBudgetSpec::DEFAULT),
             on_down: OnDown::Keep,
             slow_start: None,
+            quorum: None,
+            inhibit_on_failure: false,
             queue: Some(QueueSpec::DEFAULT),
             tls: None,
             send_proxy: None,
@@ -397,6 +403,8 @@ pub struct ServerSpec {
     pub acl: Option<Arc<Acl>>,
     /// Administrative state, until it is changed at run time.
     pub state: AdminState,
+    /// The server takes clients only while the pool is below its quorum. It has no check.
+    pub is_sorry: bool,
     /// Identity of the server in connection IDs of QUIC, for services of the XDP plane.
     pub quic_id: Option<QuicId>,
 }
@@ -415,6 +423,7 @@ impl ServerSpec {
             limits: Limits::default(),
             acl: None,
             state: AdminState::Ready,
+            is_sorry: false,
             quic_id: None,
         }
     }

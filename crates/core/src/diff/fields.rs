@@ -6,8 +6,8 @@ use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
     IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, PassiveSpec, PoolSpec, QueueSpec,
-    RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec, StickySpec,
-    TlsSpec, XdpServiceSpec, XdpSpec,
+    QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
+    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -109,6 +109,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
         limits,
         acl,
         state,
+        is_sorry,
         quic_id,
     } = new;
     fields.field("address", &old.endpoint.server_text(), &endpoint.server_text());
@@ -120,6 +121,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     fields.field("hard", &old.limits.hard, hard);
     fields.field("access", &old.acl, acl);
     fields.field("state", &old.state, state);
+    fields.field("sorry", &old.is_sorry, is_sorry);
     fields.field("quic_id", &old.quic_id, quic_id);
 }
 
@@ -138,6 +140,8 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         retry_budget: budget,
         on_down,
         slow_start,
+        quorum: quorum_spec,
+        inhibit_on_failure,
         queue: queue_spec,
         tls,
         send_proxy,
@@ -160,9 +164,17 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.table("retry_budget", old.retry_budget.as_ref(), budget.as_ref(), retry_budget);
     fields.field("on_down", &old.on_down, on_down);
     fields.field("slow_start", &old.slow_start, slow_start);
+    quorum(fields, old.quorum, *quorum_spec);
+    fields.field("inhibit_on_failure", &old.inhibit_on_failure, inhibit_on_failure);
     fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
     fields.table("tls", old.tls.as_deref(), tls.as_deref(), server_tls);
     fields.field("send_proxy", &old.send_proxy, send_proxy);
+}
+
+fn quorum(fields: &mut Fields, old: Option<QuorumSpec>, new: Option<QuorumSpec>) {
+    let hysteresis = |spec: Option<QuorumSpec>| spec.map_or(0, |spec| spec.hysteresis);
+    fields.field("quorum", &old.map(|spec| spec.weight), &new.map(|spec| spec.weight));
+    fields.field("hysteresis", &hysteresis(old), &hysteresis(new));
 }
 
 fn sticky(fields: &mut Fields, old: &StickySpec, new: &StickySpec) {

@@ -33,6 +33,9 @@ struct VirtualServer {
     retry_pause: Option<u64>,
     servers: Vec<RealServer>,
     sorry: Option<String>,
+    quorum: Option<u32>,
+    hysteresis: Option<u32>,
+    inhibits: bool,
     /// True if the servers get a check although none is given.
     has_default_check: bool,
 }
@@ -54,6 +57,8 @@ struct RealServer {
     weight: Option<u32>,
     /// Number of connections at which new clients go to other servers.
     upper: Option<u32>,
+    /// The server stays in the table when it fails.
+    inhibits: bool,
     check: Option<Check>,
 }
 

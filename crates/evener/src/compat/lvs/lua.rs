@@ -46,6 +46,15 @@ fn print_server(server: &VirtualServer, out: &mut String) {
         keys.push("one_packet = true".into());
     }
     keys.extend(persistence(server));
+    if server.inhibits {
+        keys.push("inhibit_on_failure = true".into());
+    }
+    if let Some(quorum) = server.quorum {
+        // keepalived ignores a hysteresis that is not less than the quorum.
+        let hysteresis = server.hysteresis.filter(|hysteresis| (1..quorum).contains(hysteresis));
+        let hysteresis = hysteresis.map(|weight| format!(", hysteresis = {weight}")).unwrap_or_default();
+        keys.push(format!("quorum = {quorum}{hysteresis}"));
+    }
     keys.extend(check_of(server));
     let _ = writeln!(out, "-- {}", server.location);
     let _ = writeln!(out, "service {:?} {{", server.name);
@@ -65,7 +74,7 @@ fn print_server(server: &VirtualServer, out: &mut String) {
     }
     if let Some(sorry) = &server.sorry {
         let address = if has_ports(server) { sorry } else { host_of(sorry).0 };
-        let _ = writeln!(out, "  server {address:?} {{ tier = 2 }}, -- the sorry server");
+        let _ = writeln!(out, "  sorry = {address:?},");
     }
     out.push_str("}\n");
 }

@@ -2,7 +2,7 @@
 
 use super::{ipvsadm, lua, read, syntax};
 use crate::config;
-use evener_core::spec::{IpvsForward, IpvsTransport, Plane, Spec};
+use evener_core::spec::{IpvsForward, IpvsTransport, Plane, QuorumSpec, Spec};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
@@ -44,6 +44,9 @@ virtual_server 192.0.2.1 80 {
   persistence_granularity 255.255.255.0
   protocol TCP
   sorry_server 10.0.0.9 80
+  quorum 3
+  hysteresis 1
+  inhibit_on_failure
   real_server 10.0.0.1 80 {
     weight 3
     uthreshold 1000
@@ -99,14 +102,16 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         .iter()
         .find(|pool| Some(&pool.name) == web.pool.as_ref())
         .expect("the pool of the service");
-    let servers: Vec<(String, u32, u8)> =
-        pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.tier)).collect();
+    let quorum = QuorumSpec { weight: 3, hysteresis: 1 };
+    assert_eq!((pool.quorum, pool.inhibit_on_failure), (Some(quorum), true));
+    let servers: Vec<(String, u32, bool)> =
+        pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.is_sorry)).collect();
     assert_eq!(
         servers,
         [
-            ("10.0.0.1:80".to_owned(), 3, 1),
-            ("10.0.0.2:80".to_owned(), 1, 1),
-            ("10.0.0.9:80".to_owned(), 1, 2)
+            ("10.0.0.1:80".to_owned(), 3, false),
+            ("10.0.0.2:80".to_owned(), 1, false),
+            ("10.0.0.9:80".to_owned(), 1, true)
         ]
     );
     let check = pool.check.as_ref().expect("the pool has the check of its server");

@@ -5,13 +5,14 @@ use super::access::write_acl;
 use super::discover::{write_discover, write_limits, write_sources};
 use super::source::{Node, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
+use crate::config::build::SORRY_NAME;
 use crate::config::check::{SMTP_HELO, dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::spec::{
     CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
-    Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
+    QuorumSpec, Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -27,19 +28,25 @@ pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> T
 
 /// Writes the servers and their sources as items of a pool or a service.
 pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>) {
-    for spec in &pool.servers {
-        let server = server(spec, lists);
-        match server.is_empty() {
-            true => table.item(address(&spec.endpoint)),
-            false => {
-                let mut whole = Table::new();
-                whole.item(address(&spec.endpoint));
-                whole.extend(server);
-                table.item(whole);
-            }
-        }
+    for spec in pool.servers.iter().filter(|server| !server.is_sorry) {
+        table.item(whole_server(spec, lists));
     }
     write_sources(table, &pool.discover);
+    for sorry in pool.servers.iter().filter(|server| server.is_sorry) {
+        table.key("sorry", whole_server(sorry, lists));
+    }
+}
+
+/// Returns a server as its address, or as a table that begins with it.
+fn whole_server(spec: &ServerSpec, lists: Lists<'_>) -> Node {
+    let server = server(spec, lists);
+    if server.is_empty() {
+        return address(&spec.endpoint);
+    }
+    let mut whole = Table::new();
+    whole.item(address(&spec.endpoint));
+    whole.extend(server);
+    whole.into()
 }
 
 /// Returns the address of a server, without a port if it has none.
@@ -53,11 +60,12 @@ fn text(endpoint: &Endpoint) -> String {
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id } =
-        server;
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, .. } = server;
+    let ServerSpec { limits, acl, state, is_sorry, quic_id, .. } = server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
-    table.unless("name", name, &text(endpoint).into());
+    let usual_name = if *is_sorry { SORRY_NAME.into() } else { text(endpoint) };
+    table.unless("name", name, &usual_name.into());
     match dialect {
         Dialect::Plain => {}
         Dialect::Mname => table.set("mname", &true),
@@ -87,6 +95,8 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         retry_budget,
         on_down,
         slow_start,
+        quorum,
+        inhibit_on_failure,
         queue,
         tls,
         send_proxy,
@@ -111,6 +121,11 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         table.set("on_down", on_down.name());
     }
     table.some("slow_start", slow_start.as_ref());
+    if let Some(QuorumSpec { weight, hysteresis }) = quorum {
+        table.set("quorum", weight);
+        table.unless("hysteresis", hysteresis, &0);
+    }
+    table.unless("inhibit_on_failure", inhibit_on_failure, &false);
     write_queue(table, *queue);
 }
 

@@ -8,7 +8,8 @@ use super::{Report, Setup, wanted};
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::service::ServiceLive;
 use evener_core::spec::{
-    IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec,
+    AdminState, IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, QuorumSpec,
+    ServerSpec, ServiceSpec,
 };
 use evener_core::table::{PoolTable, ServiceTable};
 use evener_core::time::Time;
@@ -221,7 +222,7 @@ fn a_failed_change_is_reported_once_and_tried_again() {
 fn servers_that_are_down_are_not_destinations() {
     let destinations = |settings: IpvsServiceSpec, on_down: OnDown| {
         let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
-        spec.servers[1].state = evener_core::spec::AdminState::Maintenance;
+        spec.servers[1].state = AdminState::Maintenance;
         spec.on_down = on_down;
         let derived = derived(settings, &spec).wanted.into_values().next().unwrap();
         (derived.destinations.len(), derived.without_drain.len())
@@ -240,4 +241,39 @@ fn a_mark_has_a_service_for_each_family_of_its_servers() {
     let lines: Vec<String> =
         setup.wanted.iter().map(|(key, wanted)| format!("{key} {}", wanted.destinations.len())).collect();
     assert_eq!(lines, ["FWM 7 1", "FWM 7 IPv6 1"]);
+}
+
+#[test]
+fn the_sorry_server_replaces_the_servers_below_the_quorum_and_the_virtual_address_goes() {
+    let (scratch, kernel) = (Scratch::new("sorry"), Shared::default());
+    let (running, _reports) = scratch.start(&kernel);
+    let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.1:80", 1)]);
+    (spec.servers[2].name, spec.servers[2].is_sorry) = ("sorry".into(), true);
+    spec.quorum = Some(QuorumSpec { weight: 2, hysteresis: 0 });
+    let settings = IpvsServiceSpec::default();
+    running.configure(derived(settings.clone(), &spec));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1", "-> 10.0.0.2:80 1"]);
+    // The sorry server is one of the servers that are left.
+    spec.servers[1].state = AdminState::Drain;
+    assert!(!table(settings.clone(), &spec).pools().any(|(_, pool)| pool.traits().has_quorum));
+    running.configure(derived(settings, &spec));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1"]);
+    running.stop();
+}
+
+#[test]
+fn servers_that_fail_stay_with_the_weight_0_if_the_pool_inhibits_them() {
+    let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
+    spec.servers[1].state = AdminState::Maintenance;
+    let weights = |spec: &PoolSpec| -> Vec<u32> {
+        let setup = derived(IpvsServiceSpec::default(), spec);
+        setup
+            .wanted
+            .values()
+            .flat_map(|service| service.destinations.values().map(|one| one.weight))
+            .collect()
+    };
+    assert_eq!(weights(&spec), [1]);
+    spec.inhibit_on_failure = true;
+    assert_eq!(weights(&spec), [1, 0]);
 }

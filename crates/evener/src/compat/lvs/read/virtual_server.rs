@@ -12,13 +12,10 @@ const SKIPPED: &[(&str, &str)] = &[
     ("alpha", "servers are up until a check fails"),
     ("omega", "see `notify`"),
     ("ha_suspend", "start and stop evener with VRRP's notify scripts"),
-    ("hysteresis", "the virtual address follows the servers that are up"),
-    ("quorum", "the virtual address follows the servers that are up"),
     ("quorum_up", "follow `evener events`"),
     ("quorum_down", "follow `evener events`"),
-    ("sorry_server_inhibit", "the servers of tier 2 stay in the table"),
+    ("sorry_server_inhibit", "the sorry server is in the table only while it is needed"),
     ("sorry_server_lvs_method", "all servers of a service have one method"),
-    ("inhibit_on_failure", "a server that fails gets no new clients"),
     ("smtp_alert", "follow `evener events`"),
     ("snmp_name", "`evener status --json` has the names"),
     ("hashed", "the kernel ignores it"),
@@ -57,12 +54,23 @@ const TAKEN: &[&str] = &[
     "delay_before_retry",
     "weight",
     "sorry_server",
+    "quorum",
+    "hysteresis",
+    "inhibit_on_failure",
     "real_server",
 ];
 
 /// Further statements of a real server, for hints.
-const TAKEN_BY_SERVER: &[&str] =
-    &["weight", "uthreshold", "lvs_method", "connect_timeout", "retry", "delay_before_retry", "delay_loop"];
+const TAKEN_BY_SERVER: &[&str] = &[
+    "weight",
+    "uthreshold",
+    "inhibit_on_failure",
+    "lvs_method",
+    "connect_timeout",
+    "retry",
+    "delay_before_retry",
+    "delay_loop",
+];
 
 impl Reader {
     /// Reads a virtual server.
@@ -97,6 +105,9 @@ impl Reader {
                 },
                 "sh-port" | "mh-port" | "flag-2" => server.scheduler_flags.push("port"),
                 "sh-fallback" | "mh-fallback" | "flag-1" => server.scheduler_flags.push("fallback"),
+                "quorum" => server.quorum = self.number(line),
+                "hysteresis" => server.hysteresis = self.number(line),
+                "inhibit_on_failure" => server.inhibits = true,
                 "sorry_server" => server.sorry = self.address(line),
                 "real_server" => server.servers.extend(self.real_server(line, &server)),
                 word => match SKIPPED.iter().find(|(skipped, _)| *skipped == word) {
@@ -111,6 +122,7 @@ impl Reader {
         for real in &mut server.servers {
             real.weight = real.weight.or(weight);
         }
+        server.inhibits |= server.servers.iter().any(|real| real.inhibits);
         if server.servers.is_empty()
             && server.sorry.is_none()
             && statement.block().iter().all(|line| line.keyword() != "real_server")
@@ -210,10 +222,18 @@ impl Reader {
     fn real_server(&mut self, statement: &Statement, of: &VirtualServer) -> Option<RealServer> {
         let address = self.address(statement);
         let line = Some(statement.location().line());
-        let mut server = RealServer { line, address: String::new(), weight: None, upper: None, check: None };
+        let mut server = RealServer {
+            line,
+            address: String::new(),
+            weight: None,
+            upper: None,
+            inhibits: false,
+            check: None,
+        };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
+                "inhibit_on_failure" => server.inhibits = true,
                 "uthreshold" => server.upper = self.number(line),
                 "lvs_method" | "lb_kind" => {
                     let mut described =
@@ -276,6 +296,9 @@ impl VirtualServer {
             retry_pause: None,
             servers: Vec::new(),
             sorry: None,
+            quorum: None,
+            hysteresis: None,
+            inhibits: false,
             has_default_check: false,
         }
     }

@@ -229,6 +229,7 @@ impl Chance<'_> {
             limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
+            is_sorry: false,
             quic_id: self.maybe(Self::quic_id),
         }
     }
@@ -270,6 +271,12 @@ impl Chance<'_> {
                 };
                 let mut servers = self.some(1..=4, server);
                 servers[0].weight = servers[0].weight.max(1);
+                if self.below(4) == 0 {
+                    let sorry = server(self);
+                    let name = self.or("sorry".into(), |chance| format!("sorry {}", chance.unique()).into());
+                    let weight = sorry.weight.max(1);
+                    servers.push(ServerSpec { name, weight, tier: 1, is_sorry: true, ..sorry });
+                }
                 (servers, Vec::new())
             }
         };
