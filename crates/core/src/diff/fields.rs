@@ -206,13 +206,14 @@ fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {
 }
 
 fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = new;
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = new;
     check_kind(fields, &old.kind, kind);
     fields.field("every", &old.every, every);
     fields.field("timeout", &old.timeout, timeout);
     fields.field("rise", &old.rise, rise);
     fields.field("fall", &old.fall, fall);
     fields.field("jitter", &old.jitter, jitter);
+    fields.field("warm_up", &old.warm_up, warm_up);
     fields.field("port", &old.port, port);
 }
 

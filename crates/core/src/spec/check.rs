@@ -34,6 +34,8 @@ pub struct CheckSpec {
     /// Maximum share of `every` by which each probe is shifted at random, so that many instances do not probe
     /// at the same time.
     pub jitter: f64,
+    /// Maximum of the random delay before the first probe of a server.
+    pub warm_up: Duration,
     /// Port of the probe; `None` for the server's port.
     pub port: Option<u16>,
 }
@@ -49,6 +51,7 @@ impl CheckSpec {
             rise: 2,
             fall: 3,
             jitter: 0.1,
+            warm_up: Duration::ZERO,
             port: None,
         }
     }

@@ -31,6 +31,7 @@ struct VirtualServer {
     timeout: u64,
     retries: Option<u32>,
     retry_pause: Option<u64>,
+    warm_up: Option<u64>,
     servers: Vec<RealServer>,
     sorry: Option<String>,
     quorum: Option<u32>,
@@ -71,6 +72,7 @@ struct Check {
     retries: Option<u32>,
     retry_pause: Option<u64>,
     every: Option<u64>,
+    warm_up: Option<u64>,
 }
 
 /// Kind of a check.

@@ -111,6 +111,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         rise: fields.integer("rise", 1..=100).unwrap_or(defaults.rise),
         fall: fields.integer("fall", 1..=100).unwrap_or(defaults.fall),
         jitter: fields.share("jitter").unwrap_or(defaults.jitter),
+        warm_up: fields.duration("warm_up").unwrap_or(defaults.warm_up),
         port: fields.integer("port", 1..=65_535).map(|port| port as u16),
         kind: defaults.kind,
     };

@@ -156,6 +156,8 @@ fn check(server: &VirtualServer, check: &Check) -> String {
     let every = if retries > 0 { every.min(pause) } else { every }.max(100);
     let timeout = check.timeout.unwrap_or(server.timeout).clamp(1, 60_000);
     keys.push(format!("every = {}, timeout = {}", duration(every), duration(timeout)));
+    let warm_up = check.warm_up.or(server.warm_up).filter(|delay| *delay > 0);
+    keys.extend(warm_up.map(|delay| format!("warm_up = {}", duration(delay))));
     keys.push(format!("rise = 1, fall = {}", retries.saturating_add(1)));
     let of_server =
         server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));

@@ -38,6 +38,7 @@ virtual_server_group sites {
 }
 virtual_server 192.0.2.1 80 {
   delay_loop 6
+  warmup 4
   lb_algo wrr
   lb_kind DR
   persistence_timeout 50
@@ -102,6 +103,7 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         .iter()
         .find(|pool| Some(&pool.name) == web.pool.as_ref())
         .expect("the pool of the service");
+    assert_eq!(pool.check.as_ref().map(|check| check.warm_up.as_secs()), Some(4));
     let quorum = QuorumSpec { weight: 3, hysteresis: 1 };
     assert_eq!((pool.quorum, pool.inhibit_on_failure), (Some(quorum), true));
     let servers: Vec<(String, u32, bool)> =

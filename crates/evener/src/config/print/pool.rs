@@ -214,7 +214,7 @@ fn write_passive(table: &mut Table, passive: &PassiveSpec) {
 
 fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
     let Some(check) = check else { return };
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = check;
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = check;
     let mut nested = Table::of(format!("check.{}", kind.name()));
     write_kind(&mut nested, kind, servers_tls);
     let defaults = CheckSpec::new(CheckKind::Tcp);
@@ -223,6 +223,7 @@ fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option
     nested.unless("rise", rise, &defaults.rise);
     nested.unless("fall", fall, &defaults.fall);
     nested.unless("jitter", jitter, &defaults.jitter);
+    nested.some("warm_up", Some(warm_up).filter(|delay| !delay.is_zero()));
     nested.some("port", port.as_ref());
     if nested.is_empty() { table.set("check", kind.name()) } else { table.key("check", nested) }
 }

@@ -99,6 +99,23 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.smtp",
         ],
+        name: "warm_up",
+        kind: "duration",
+        default: "none",
+        text: "The first check of a server comes after a random part of this time.",
+        example: "warm_up = \"5s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "port",
         kind: "1 to 65535",
         default: "the server's",

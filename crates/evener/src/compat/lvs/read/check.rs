@@ -49,8 +49,15 @@ impl Reader {
                 return None;
             }
         };
-        let mut check =
-            Check { probe: probe?, port: None, timeout: None, retries: None, retry_pause: None, every: None };
+        let mut check = Check {
+            probe: probe?,
+            port: None,
+            timeout: None,
+            retries: None,
+            retry_pause: None,
+            every: None,
+            warm_up: None,
+        };
         for line in statement.block() {
             match line.keyword() {
                 "connect_port" => check.port = self.number(line),
@@ -60,8 +67,9 @@ impl Reader {
                 "delay_loop" => check.every = self.milliseconds(line),
                 "url" | "virtualhost" | "enable_sni" | "http_protocol" | "tls_compliant"
                     if keyword.ends_with("_GET") => {}
-                "alpha" | "log_all_failures" | "warmup" => {
-                    self.notes.push(note(line, "the first checks are spread by jitter"));
+                "warmup" => check.warm_up = self.milliseconds(line),
+                "alpha" | "log_all_failures" => {
+                    self.notes.push(note(line, "an unchecked server takes clients only while no other can"));
                 }
                 "type" if keyword == "DNS_CHECK" => self.dns_type(line, &mut check),
                 "name" if keyword == "DNS_CHECK" => self.dns_name(line, &mut check),

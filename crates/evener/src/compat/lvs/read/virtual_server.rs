@@ -22,7 +22,6 @@ const SKIPPED: &[(&str, &str)] = &[
     ("ip_family", "the family follows from the addresses"),
     ("virthost", "write host in the check"),
     ("virtualhost", "write host in the check"),
-    ("warmup", "the first checks are spread by jitter"),
     ("log_all_failures", "each failure of a check is counted"),
     ("notify_up", "follow `evener events`"),
     ("notify_down", "follow `evener events`"),
@@ -52,6 +51,7 @@ const TAKEN: &[&str] = &[
     "connect_timeout",
     "retry",
     "delay_before_retry",
+    "warmup",
     "weight",
     "sorry_server",
     "quorum",
@@ -84,6 +84,7 @@ impl Reader {
                 "connect_timeout" => server.timeout = self.milliseconds(line).unwrap_or(server.timeout),
                 "retry" => server.retries = self.number(line),
                 "delay_before_retry" => server.retry_pause = self.milliseconds(line),
+                "warmup" => server.warm_up = self.milliseconds(line),
                 "weight" => weight = self.number(line),
                 "lb_algo" | "lvs_sched" => self.scheduler(line, &mut server),
                 "lb_kind" | "lvs_method" => self.method(line, &mut server),
@@ -244,7 +245,7 @@ impl Reader {
                         self.problems.push(line.problem(message));
                     }
                 }
-                "retry" | "delay_before_retry" | "connect_timeout" | "delay_loop" => {
+                "retry" | "delay_before_retry" | "connect_timeout" | "delay_loop" | "warmup" => {
                     self.notes.push(note(line, "write it in the check"));
                 }
                 word if KINDS.contains(&word) => {
@@ -294,6 +295,7 @@ impl VirtualServer {
             timeout: 5000,
             retries: None,
             retry_pause: None,
+            warm_up: None,
             servers: Vec::new(),
             sorry: None,
             quorum: None,

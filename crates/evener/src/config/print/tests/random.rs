@@ -305,6 +305,11 @@ impl Chance<'_> {
             failover: self.pick(&[Failover::Next, Failover::Never]),
             retry_budget: self.retry_budget(),
             slow_start: self.maybe(Self::time),
+            quorum: self.maybe(|chance| {
+                let weight = chance.within(1..=1000);
+                QuorumSpec { weight, hysteresis: chance.or(0, |chance| chance.below(weight as usize) as u32) }
+            }),
+            inhibit_on_failure: on_down == OnDown::Keep && self.one_in(4),
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
@@ -371,6 +376,7 @@ impl Chance<'_> {
                 edge @ 2..=3 => (edge - 2) as f64,
                 _ => defaults.jitter,
             },
+            warm_up: self.or(defaults.warm_up, |c| c.duration(moment, minute)),
             port: self.maybe(|chance| chance.within(1..=65_535) as u16),
             kind: defaults.kind,
         }
