@@ -206,6 +206,8 @@ events! {
     Error "quorum_lost" QuorumLost { pool: Arc<str>, weight: u32, quorum: u32 }
     /// A pool that was below its quorum has it again.
     Info "quorum_gained" QuorumGained { pool: Arc<str>, weight: u32, quorum: u32 }
+    /// A program of `notify` could not be run, failed or was killed after its timeout.
+    Warn "notify_failed" NotifyFailed { pool: Arc<str>, hook: &'static str, program: String, problem: String }
     /// A probe failed; the verdict may not change.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A persistent connection to a server failed or ended.

@@ -8,6 +8,7 @@ mod http;
 mod ipvs;
 mod policy;
 mod pool;
+mod program;
 mod service;
 mod tls;
 mod xdp;
@@ -24,6 +25,7 @@ pub use ipvs::{
 };
 pub use policy::{Policy, StickyBy, StickySpec};
 pub use pool::{Failover, OnDown, QueueSpec, QuorumSpec, RetryBudgetSpec};
+pub use program::{NotifySpec, ProgramSpec};
 pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
@@ -346,6 +348,8 @@ pub struct PoolSpec {
     pub quorum: Option<QuorumSpec>,
     /// Servers without new clients stay in tables of the kernel, with the weight 0.
     pub inhibit_on_failure: bool,
+    /// Programs that run when servers or the quorum change.
+    pub notify: Option<Arc<NotifySpec>>,
     /// Queue for clients while every server is at its limit; without a queue they are refused immediately.
     pub queue: Option<QueueSpec>,
     /// TLS to the servers.
@@ -374,6 +378,7 @@ impl PoolSpec {
             slow_start: None,
             quorum: None,
             inhibit_on_failure: false,
+            notify: None,
             queue: Some(QueueSpec::DEFAULT),
             tls: None,
             send_proxy: None,

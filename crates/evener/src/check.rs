@@ -3,6 +3,7 @@
 
 mod dns;
 mod exchange;
+mod exec;
 mod http;
 mod smtp;
 mod stream;
@@ -44,6 +45,7 @@ pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
             CheckKind::Stream { .. } => stream::probe(&target, server, &spec.kind).await,
             CheckKind::Http { .. } => http::probe(&target, server, &spec.kind).await,
             CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
+            CheckKind::Exec { program } => exec::probe(&target, server, program).await,
             CheckKind::Smtp { helo } => smtp::probe(&target, server, helo).await,
             CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }

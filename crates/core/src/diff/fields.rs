@@ -5,9 +5,9 @@ use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, PassiveSpec, PoolSpec, QueueSpec,
-    QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
-    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec,
+    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions,
+    ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -142,6 +142,7 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         slow_start,
         quorum: quorum_spec,
         inhibit_on_failure,
+        notify: notify_spec,
         queue: queue_spec,
         tls,
         send_proxy,
@@ -166,6 +167,7 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.field("slow_start", &old.slow_start, slow_start);
     quorum(fields, old.quorum, *quorum_spec);
     fields.field("inhibit_on_failure", &old.inhibit_on_failure, inhibit_on_failure);
+    fields.table("notify", old.notify.as_deref(), notify_spec.as_deref(), notify);
     fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
     fields.table("tls", old.tls.as_deref(), tls.as_deref(), server_tls);
     fields.field("send_proxy", &old.send_proxy, send_proxy);
@@ -175,6 +177,13 @@ fn quorum(fields: &mut Fields, old: Option<QuorumSpec>, new: Option<QuorumSpec>)
     let hysteresis = |spec: Option<QuorumSpec>| spec.map_or(0, |spec| spec.hysteresis);
     fields.field("quorum", &old.map(|spec| spec.weight), &new.map(|spec| spec.weight));
     fields.field("hysteresis", &hysteresis(old), &hysteresis(new));
+}
+
+fn notify(fields: &mut Fields, old: &NotifySpec, new: &NotifySpec) {
+    for ((name, new), (_, old)) in new.programs().into_iter().zip(old.programs()) {
+        fields.field(name, &old.cloned(), &new.cloned());
+    }
+    fields.field("timeout", &old.timeout, &new.timeout);
 }
 
 fn sticky(fields: &mut Fields, old: &StickySpec, new: &StickySpec) {
@@ -260,6 +269,9 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
         (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
             fields.field("helo", old_helo, helo);
         }
+        (CheckKind::Exec { program: old }, CheckKind::Exec { program }) => {
+            fields.field("program", old, program);
+        }
         (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
             fields.field("send", old_send, send);
             fields.field("expect", old_expect, expect);
@@ -270,6 +282,7 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             | CheckKind::Http { .. }
             | CheckKind::Dns { .. }
             | CheckKind::Smtp { .. }
+            | CheckKind::Exec { .. }
             | CheckKind::Udp { .. },
             _,
         ) => {}

@@ -1,5 +1,6 @@
 //! Settings of health checks.
 
+use super::ProgramSpec;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -96,6 +97,11 @@ pub enum CheckKind {
         /// Name of the client in EHLO and HELO.
         helo: String,
     },
+    /// A program that ends with the status 0 passes.
+    Exec {
+        /// The program.
+        program: ProgramSpec,
+    },
     /// A response to a query over UDP passes.
     Dns {
         /// Name in textual form.
@@ -127,6 +133,7 @@ impl CheckKind {
             Self::Udp { .. } => "udp",
             Self::Dns { .. } => "dns",
             Self::Smtp { .. } => "smtp",
+            Self::Exec { .. } => "exec",
         }
     }
 }

@@ -23,7 +23,7 @@ use super::locate::Step;
 use super::patience::{read_queue, read_retry_budget};
 use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
-use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
+use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge, exec};
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::policy::is_prime;
@@ -170,6 +170,7 @@ impl<'a> Builder<'a> {
             slow_start: fields.duration("slow_start"),
             quorum: read_quorum(fields),
             inhibit_on_failure: fields.bool("inhibit_on_failure").unwrap_or(false),
+            notify: exec::read_notify(fields),
             queue: read_queue(fields).unwrap_or(Some(QueueSpec::DEFAULT)),
             send_proxy: edge::read_send_proxy(fields),
             ..PoolSpec::new(name, servers)

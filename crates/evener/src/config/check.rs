@@ -38,6 +38,13 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             );
             None
         }
+        Value::Text(kind) if kind == "exec" => {
+            fields.problem(
+                "check",
+                "an exec check needs a program: write check = check.exec { \"/usr/local/bin/probe\" }",
+            );
+            None
+        }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
         Value::Bool(false) => None,
         given => {
@@ -102,8 +109,10 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
         "smtp" => read_smtp(&mut fields),
+        "exec" => super::exec::read_check(&mut fields),
         _ => read_stream(&mut fields, kind),
     };
+    let is_exec = matches!(kind, CheckKind::Exec { .. });
     let defaults = CheckSpec::new(kind);
     let check = CheckSpec {
         every: fields.duration("every").unwrap_or(defaults.every),
@@ -121,7 +130,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
     if check.every < Duration::from_millis(10) {
         fields.must("every", "be at least 10ms");
     }
-    if let Some(first) = made.table().list().first() {
+    if let Some(first) = made.table().list().first().filter(|_| !is_exec) {
         fields.problem_here(format!(
             "each setting needs a key, such as path = \"/health\", got {}",
             first.shown()

@@ -90,12 +90,13 @@ impl Builder<'_> {
             );
         }
         if pool.quorum.is_some()
+            && pool.notify.is_none()
             && sorry.next().is_none()
             && users.iter().all(|service| service.plane != Plane::Ipvs)
         {
             warn(
                 "quorum",
-                "without a sorry server the quorum has no effect but its events: add sorry = \"10.0.0.9:80\"",
+                "without a sorry server the quorum has no effect but its events: write notify, or sorry = \"10.0.0.9:80\"",
             );
         }
         let policy = pool.policy.name();

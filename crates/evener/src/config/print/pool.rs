@@ -11,8 +11,9 @@ use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::spec::{
-    CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
-    QuorumSpec, Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
+    CheckKind, CheckSpec, CheckTls, Dialect, Failover, NotifySpec, OnDown, PassiveSpec, Policy, PoolSpec,
+    ProgramSpec, QueueSpec, QuorumSpec, Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy,
+    StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -97,6 +98,7 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         slow_start,
         quorum,
         inhibit_on_failure,
+        notify,
         queue,
         tls,
         send_proxy,
@@ -126,7 +128,28 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         table.unless("hysteresis", hysteresis, &0);
     }
     table.unless("inhibit_on_failure", inhibit_on_failure, &false);
+    write_notify(table, notify.as_deref());
     write_queue(table, *queue);
+}
+
+fn write_notify(table: &mut Table, notify: Option<&NotifySpec>) {
+    let Some(spec) = notify else { return };
+    let mut nested = Table::new();
+    for (key, hook) in spec.programs() {
+        if let Some(hook) = hook {
+            let mut whole = Table::new();
+            write_program(&mut whole, hook);
+            nested.key(key, whole);
+        }
+    }
+    nested.unless("timeout", &spec.timeout, &NotifySpec::TIMEOUT);
+    table.key("notify", nested);
+}
+
+/// Writes the path and the arguments of a program as items.
+fn write_program(table: &mut Table, ProgramSpec { path, arguments }: &ProgramSpec) {
+    table.item(quoted(path.as_bytes()));
+    arguments.iter().for_each(|argument| table.item(quoted(argument.as_bytes())));
 }
 
 fn write_queue(table: &mut Table, queue: Option<QueueSpec>) {
@@ -266,6 +289,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             }
         }
         CheckKind::Smtp { helo } => nested.unless("helo", helo, &SMTP_HELO.to_owned()),
+        CheckKind::Exec { program } => write_program(nested, program),
         CheckKind::Udp { send, expect } => {
             nested.key("send", quoted(send));
             if let Some(expect) = expect {

@@ -328,6 +328,62 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
+        tables: &["pool"],
+        name: "notify",
+        kind: "table",
+        default: "none",
+        text: "Programs that run when a server or the quorum changes. `exec { allow = ... }` must \
+               allow them.",
+        example: "notify = { down = { \"/usr/bin/true\", \"web\" } }",
+        section: "#hooks",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "up",
+        kind: "list",
+        default: "none",
+        text: "Program and arguments for a server that is used again.",
+        example: "up = { \"/usr/bin/true\", \"web\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "down",
+        kind: "list",
+        default: "none",
+        text: "For a server that a check or its traffic marks down.",
+        example: "down = { \"/usr/bin/true\", \"web\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "quorum_up",
+        kind: "list",
+        default: "none",
+        text: "For a pool that gains its quorum.",
+        example: "quorum_up = { \"/usr/bin/true\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "quorum_down",
+        kind: "list",
+        default: "none",
+        text: "For a pool that loses its quorum.",
+        example: "quorum_down = { \"/usr/bin/true\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "timeout",
+        kind: "duration",
+        default: "`\"30s\"`",
+        text: "Time after which a program is killed, with its children.",
+        example: "timeout = \"10s\"",
+        ..Key::NONE
+    },
+    Key {
         tables: &["policy.ewma"],
         name: "decay",
         kind: "duration",

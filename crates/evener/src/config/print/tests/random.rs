@@ -309,6 +309,7 @@ impl Chance<'_> {
                 let weight = chance.within(1..=1000);
                 QuorumSpec { weight, hysteresis: chance.or(0, |chance| chance.below(weight as usize) as u32) }
             }),
+            notify: self.maybe(|chance| Arc::new(chance.notify())),
             inhibit_on_failure: on_down == OnDown::Keep && self.one_in(4),
             queue: self.queue(),
             tls: tls.map(Arc::new),
@@ -320,6 +321,16 @@ impl Chance<'_> {
             },
             ..PoolSpec::new(&name, servers)
         }
+    }
+
+    fn program(&mut self) -> ProgramSpec {
+        let path = format!("/usr/bin/{}", self.word());
+        ProgramSpec { path, arguments: self.some(0..=3, Self::word) }
+    }
+
+    fn notify(&mut self) -> NotifySpec {
+        let [up, down, quorum_up, quorum_down] = [(); 4].map(|()| self.maybe(Self::program));
+        NotifySpec { up, down, quorum_up, quorum_down, timeout: self.or(NotifySpec::TIMEOUT, Self::time) }
     }
 
     fn certificate(&mut self) -> CertificateFiles {
@@ -346,6 +357,7 @@ impl Chance<'_> {
         let kind = match self.below(6) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
+            1 if self.one_in(2) => CheckKind::Exec { program: self.program() },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
             4 if tls.is_none() => {
