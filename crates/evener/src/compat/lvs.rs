@@ -9,6 +9,7 @@ mod syntax;
 
 use crate::config::{self, Location};
 use anyhow::{Context, bail};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -37,6 +38,7 @@ struct VirtualServer {
     quorum: Option<u32>,
     hysteresis: Option<u32>,
     inhibits: bool,
+    hooks: Hooks,
     /// True if the servers get a check although none is given.
     has_default_check: bool,
 }
@@ -49,6 +51,9 @@ struct Persistence {
     is_sip: bool,
 }
 
+/// Programs with their arguments that run when something changes, by the key of `notify`.
+type Hooks = BTreeMap<&'static str, Vec<String>>;
+
 /// A real server.
 #[derive(Debug)]
 struct RealServer {
@@ -60,6 +65,7 @@ struct RealServer {
     upper: Option<u32>,
     /// The server stays in the table when it fails.
     inhibits: bool,
+    hooks: Hooks,
     check: Option<Check>,
 }
 
@@ -86,6 +92,10 @@ enum Probe {
     Dns { name: String, kind: String },
     /// A datagram.
     Udp { send: String },
+    /// A session of SMTP.
+    Smtp { helo: Option<String> },
+    /// A program with its arguments.
+    Exec(Vec<String>),
 }
 
 /// The part of a file that Evener takes over, and notes about the rest.

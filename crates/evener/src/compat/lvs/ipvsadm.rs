@@ -1,6 +1,6 @@
 //! Tables that ipvsadm saved.
 
-use super::{Imported, Persistence, RealServer, VirtualServer};
+use super::{Hooks, Imported, Persistence, RealServer, VirtualServer};
 use crate::config::{Location, Problem};
 use evener_core::spec::IpvsScheduler;
 use evener_ipvs::model::{Destination, Forwarding, Protocol, ServiceKey, Tunnel};
@@ -86,6 +86,7 @@ fn real_server(destination: &Destination) -> RealServer {
         weight: Some(destination.weight),
         upper: Some(destination.upper_threshold).filter(|upper| *upper > 0),
         inhibits: false,
+        hooks: Hooks::new(),
         check: None,
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration as Lua, with a comment for each virtual server that names its line.
 
 use super::{Check, Imported, Probe, RealServer, VirtualServer};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Returns the configuration as text.
@@ -15,6 +16,10 @@ pub(super) fn print(file: &str, imported: &Imported) -> String {
     if uses_success(imported) {
         out += "\n-- keepalived takes each status of success.\n";
         out += "local success = {}\nfor status = 200, 299 do success[#success + 1] = status end\n";
+    }
+    let programs: Vec<String> = programs(imported).into_iter().cloned().collect();
+    if !programs.is_empty() {
+        let _ = writeln!(out, "\nexec {{ allow = {{ {} }} }}", quoted(&programs));
     }
     for server in &imported.servers {
         out += "\n";
@@ -54,6 +59,11 @@ fn print_server(server: &VirtualServer, out: &mut String) {
         let hysteresis = server.hysteresis.filter(|hysteresis| (1..quorum).contains(hysteresis));
         let hysteresis = hysteresis.map(|weight| format!(", hysteresis = {weight}")).unwrap_or_default();
         keys.push(format!("quorum = {quorum}{hysteresis}"));
+    }
+    if !server.hooks.is_empty() {
+        let hooks: Vec<String> =
+            server.hooks.iter().map(|(key, program)| format!("{key} = {{ {} }}", quoted(program))).collect();
+        keys.push(format!("notify = {{ {} }}", hooks.join(", ")));
     }
     keys.extend(check_of(server));
     let _ = writeln!(out, "-- {}", server.location);
@@ -147,6 +157,8 @@ fn check(server: &VirtualServer, check: &Check) -> String {
             (if *is_tls { "https" } else { "http" }, keys)
         }
         Probe::Dns { name, kind } => ("dns", vec![format!("name = {name:?}, type = {kind:?}")]),
+        Probe::Smtp { helo } => ("smtp", helo.iter().map(|helo| format!("helo = {helo:?}")).collect()),
+        Probe::Exec(program) => ("exec", vec![quoted(program)]),
         Probe::Udp { send } => ("udp", vec![format!("send = \"{send}\"")]),
     };
     // keepalived probes a server that failed again after a shorter pause; Evener always waits the shorter one.
@@ -163,6 +175,23 @@ fn check(server: &VirtualServer, check: &Check) -> String {
         server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
     keys.extend(check.port.or(of_server).map(|port| format!("port = {port}")));
     format!("check.{kind} {{ {} }}", keys.join(", "))
+}
+
+/// Returns the items of a list of texts.
+fn quoted(texts: &[String]) -> String {
+    texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the paths of the programs that a configuration runs.
+fn programs(imported: &Imported) -> BTreeSet<&String> {
+    let hooks = imported.servers.iter().flat_map(|server| server.hooks.values());
+    let checks =
+        imported.servers.iter().flat_map(|server| &server.servers).filter_map(|real| real.check.as_ref());
+    let of_checks = checks.filter_map(|check| match &check.probe {
+        Probe::Exec(program) => Some(program),
+        _ => None,
+    });
+    hooks.chain(of_checks).filter_map(|program| program.first()).collect()
 }
 
 fn duration(milliseconds: u64) -> String {

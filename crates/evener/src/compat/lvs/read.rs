@@ -1,6 +1,7 @@
 //! The meaning of the statements: virtual servers with their real servers and checks.
 
 mod check;
+mod program;
 mod virtual_server;
 
 use super::Imported;

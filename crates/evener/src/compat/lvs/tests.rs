@@ -2,7 +2,9 @@
 
 use super::{ipvsadm, lua, read, syntax};
 use crate::config;
-use evener_core::spec::{IpvsForward, IpvsTransport, Plane, QuorumSpec, Spec};
+use evener_core::spec::{
+    CheckKind, IpvsForward, IpvsTransport, NotifySpec, Plane, ProgramSpec, QuorumSpec, ServiceSpec, Spec,
+};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
@@ -46,6 +48,8 @@ virtual_server 192.0.2.1 80 {
   protocol TCP
   sorry_server 10.0.0.9 80
   quorum 3
+  quorum_up \"/usr/local/bin/announce add\" root
+  quorum_down /usr/local/bin/withdraw
   hysteresis 1
   inhibit_on_failure
   real_server 10.0.0.1 80 {
@@ -62,7 +66,22 @@ virtual_server 192.0.2.1 80 {
       delay_before_retry 1
     }
   }
-  real_server 10.0.0.2 80 { weight 0 }
+  real_server 10.0.0.2 80 {
+    weight 0
+    notify_down \"/usr/local/bin/alert 'a b'\"
+  }
+}
+virtual_server 192.0.2.1 25 {
+  real_server 10.0.0.1 25 { SMTP_CHECK {
+    helo_name lb.example.org
+    host { connect_port 2525 }
+  } }
+}
+virtual_server 192.0.2.1 7 {
+  real_server 10.0.0.1 7 { MISC_CHECK {
+    misc_path \"/usr/local/bin/probe 10.0.0.1\"
+    misc_timeout 4
+  } }
 }
 virtual_server group sites {
   lb_algo mh (mh-port,mh-fallback)
@@ -82,7 +101,7 @@ virtual_server fwmark 7 {
 fn a_whole_file_becomes_a_configuration_that_loads() {
     let lua = import(WHOLE).expect("the file is correct");
     let spec = load(&lua);
-    let [web, sites, dns] = &spec.services[..] else { panic!("three services:\n{lua}") };
+    let [web, mail, echo, sites, dns] = &spec.services[..] else { panic!("five services:\n{lua}") };
     assert!(spec.services.iter().all(|service| service.plane == Plane::Ipvs), "{lua}");
     let ipvs = |index: usize| spec.services[index].ipvs.clone().expect("the plane has settings");
     assert_eq!((&*web.name, ipvs(0).forward), ("192.0.2.1:80", IpvsForward::Direct));
@@ -91,9 +110,9 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         Some((50, 24))
     );
     assert_eq!(sites.listen.len(), 4, "three addresses of the range and one of IPv6: {lua}");
-    assert_eq!(ipvs(1).forward, IpvsForward::Gue(6080));
-    assert!(ipvs(1).scheduler_flags.port && ipvs(1).scheduler_flags.fallback, "{lua}");
-    assert_eq!((ipvs(2).fwmark, ipvs(2).transport), (Some(7), IpvsTransport::Udp));
+    assert_eq!(ipvs(3).forward, IpvsForward::Gue(6080));
+    assert!(ipvs(3).scheduler_flags.port && ipvs(3).scheduler_flags.fallback, "{lua}");
+    assert_eq!((ipvs(4).fwmark, ipvs(4).transport), (Some(7), IpvsTransport::Udp));
     assert_eq!(dns.listen.len(), 0);
     let of_dns =
         spec.pools.iter().find(|pool| Some(&pool.name) == dns.pool.as_ref()).expect("the pool of dns");
@@ -116,6 +135,27 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
             ("10.0.0.9:80".to_owned(), 1, true)
         ]
     );
+    let check_of = |service: &ServiceSpec| {
+        let pool = spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+        pool.and_then(|pool| pool.check.clone()).expect("the pool has a check")
+    };
+    let smtp = check_of(mail);
+    assert_eq!((smtp.kind, smtp.port), (CheckKind::Smtp { helo: "lb.example.org".into() }, Some(2525)));
+    let exec = check_of(echo);
+    let program = |path: &str, argument: &str| ProgramSpec {
+        path: path.into(),
+        arguments: Some(argument.to_owned()).filter(|argument| !argument.is_empty()).into_iter().collect(),
+    };
+    let probe = program("/usr/local/bin/probe", "10.0.0.1");
+    assert_eq!((exec.kind, exec.timeout.as_secs()), (CheckKind::Exec { program: probe }, 4));
+    let notify = NotifySpec {
+        up: None,
+        down: Some(program("/usr/local/bin/alert", "a b")),
+        quorum_up: Some(program("/usr/local/bin/announce", "add")),
+        quorum_down: Some(program("/usr/local/bin/withdraw", "")),
+        timeout: NotifySpec::TIMEOUT,
+    };
+    assert_eq!(pool.notify.as_deref(), Some(&notify));
     let check = pool.check.as_ref().expect("the pool has the check of its server");
     assert_eq!(
         (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),

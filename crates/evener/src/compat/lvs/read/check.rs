@@ -43,6 +43,17 @@ impl Reader {
             "HTTP_GET" | "SSL_GET" => self.http(statement),
             "DNS_CHECK" => Some(Probe::Dns { name: ".".into(), kind: "SOA".into() }),
             "UDP_CHECK" => Some(Probe::Udp { send: "\\0".into() }),
+            "SMTP_CHECK" => Some(Probe::Smtp { helo: None }),
+            "MISC_CHECK" => {
+                let path = statement.block().iter().find(|line| line.keyword() == "misc_path");
+                match path {
+                    Some(line) => self.program(line).map(Probe::Exec),
+                    None => {
+                        self.problems.push(statement.problem("MISC_CHECK needs a program: add misc_path"));
+                        None
+                    }
+                }
+            }
             _ => {
                 let advice = "write a check of another kind, or a function: see `evener help check`";
                 self.notes.push(note(statement, advice));
@@ -60,6 +71,19 @@ impl Reader {
         };
         for line in statement.block() {
             match line.keyword() {
+                "misc_path" if keyword == "MISC_CHECK" => {}
+                "misc_timeout" if keyword == "MISC_CHECK" => check.timeout = self.milliseconds(line),
+                "misc_dynamic" if keyword == "MISC_CHECK" => {
+                    self.notes.push(note(line, "each status but 0 is a failure; a function can set weights"));
+                }
+                "user" if keyword == "MISC_CHECK" => {
+                    self.notes.push(note(line, "the program runs with the rights of Evener"));
+                }
+                "helo_name" if keyword == "SMTP_CHECK" => match (line.arguments(), &mut check.probe) {
+                    ([name], Probe::Smtp { helo }) => *helo = Some(name.clone()),
+                    _ => self.wrong(line, "a name"),
+                },
+                "host" if keyword == "SMTP_CHECK" => self.smtp_host(line, &mut check),
                 "connect_port" => check.port = self.number(line),
                 "connect_timeout" => check.timeout = self.milliseconds(line),
                 "retry" | "nb_get_retry" => check.retries = self.number(line),
@@ -81,8 +105,21 @@ impl Reader {
                     self.notes.push(note(line, "a check has no such setting"));
                 }
                 _ => {
-                    let more =
-                        ["url", "type", "name", "payload", "nb_get_retry", "virtualhost", "enable_sni"];
+                    let more = [
+                        "misc_path",
+                        "misc_timeout",
+                        "misc_dynamic",
+                        "user",
+                        "helo_name",
+                        "host",
+                        "url",
+                        "type",
+                        "name",
+                        "payload",
+                        "nb_get_retry",
+                        "virtualhost",
+                        "enable_sni",
+                    ];
                     self.unknown(line, COMMON.iter().copied().chain(more), keyword);
                 }
             }
@@ -122,6 +159,20 @@ impl Reader {
         }
         // keepalived takes every 2xx status if no status is named.
         Some(Probe::Http { is_tls: statement.keyword() == "SSL_GET", path, host, statuses })
+    }
+
+    /// Reads `host { connect_port 25 }` of an SMTP check.
+    fn smtp_host(&mut self, statement: &Statement, check: &mut Check) {
+        for line in statement.block() {
+            match line.keyword() {
+                "connect_port" => check.port = self.number(line),
+                "connect_timeout" => check.timeout = self.milliseconds(line),
+                _ if COMMON.contains(&line.keyword()) => {
+                    self.notes.push(note(line, "a check has no such setting"));
+                }
+                _ => self.unknown(line, COMMON.iter().copied(), "host"),
+            }
+        }
     }
 
     fn dns_type(&mut self, line: &Statement, check: &mut Check) {

@@ -3,7 +3,7 @@
 use super::check::KINDS;
 use super::{Reader, endpoint, note};
 use crate::compat::lvs::syntax::Statement;
-use crate::compat::lvs::{RealServer, VirtualServer};
+use crate::compat::lvs::{Hooks, RealServer, VirtualServer};
 use crate::config::Location;
 use evener_core::spec::IpvsScheduler;
 
@@ -12,8 +12,6 @@ const SKIPPED: &[(&str, &str)] = &[
     ("alpha", "servers are up until a check fails"),
     ("omega", "see `notify`"),
     ("ha_suspend", "start and stop evener with VRRP's notify scripts"),
-    ("quorum_up", "follow `evener events`"),
-    ("quorum_down", "follow `evener events`"),
     ("sorry_server_inhibit", "the sorry server is in the table only while it is needed"),
     ("sorry_server_lvs_method", "all servers of a service have one method"),
     ("smtp_alert", "follow `evener events`"),
@@ -23,9 +21,10 @@ const SKIPPED: &[(&str, &str)] = &[
     ("virthost", "write host in the check"),
     ("virtualhost", "write host in the check"),
     ("log_all_failures", "each failure of a check is counted"),
-    ("notify_up", "follow `evener events`"),
-    ("notify_down", "follow `evener events`"),
-    ("notify_down_timeout", "follow `evener events`"),
+    ("notify_down_timeout", "write timeout in notify"),
+    ("notify_up_timeout", "write timeout in notify"),
+    ("quorum_up_timeout", "write timeout in notify"),
+    ("quorum_down_timeout", "write timeout in notify"),
     ("lthreshold", "a server takes clients again as soon as it is below max"),
 ];
 
@@ -55,6 +54,8 @@ const TAKEN: &[&str] = &[
     "weight",
     "sorry_server",
     "quorum",
+    "quorum_up",
+    "quorum_down",
     "hysteresis",
     "inhibit_on_failure",
     "real_server",
@@ -65,6 +66,8 @@ const TAKEN_BY_SERVER: &[&str] = &[
     "weight",
     "uthreshold",
     "inhibit_on_failure",
+    "notify_up",
+    "notify_down",
     "lvs_method",
     "connect_timeout",
     "retry",
@@ -106,6 +109,8 @@ impl Reader {
                 },
                 "sh-port" | "mh-port" | "flag-2" => server.scheduler_flags.push("port"),
                 "sh-fallback" | "mh-fallback" | "flag-1" => server.scheduler_flags.push("fallback"),
+                "quorum_up" => self.hook(line, "quorum_up", &mut server.hooks),
+                "quorum_down" => self.hook(line, "quorum_down", &mut server.hooks),
                 "quorum" => server.quorum = self.number(line),
                 "hysteresis" => server.hysteresis = self.number(line),
                 "inhibit_on_failure" => server.inhibits = true,
@@ -123,6 +128,7 @@ impl Reader {
         for real in &mut server.servers {
             real.weight = real.weight.or(weight);
         }
+        self.share_hooks(&mut server);
         server.inhibits |= server.servers.iter().any(|real| real.inhibits);
         if server.servers.is_empty()
             && server.sorry.is_none()
@@ -229,12 +235,15 @@ impl Reader {
             weight: None,
             upper: None,
             inhibits: false,
+            hooks: Hooks::new(),
             check: None,
         };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
                 "inhibit_on_failure" => server.inhibits = true,
+                "notify_up" => self.hook(line, "up", &mut server.hooks),
+                "notify_down" => self.hook(line, "down", &mut server.hooks),
                 "uthreshold" => server.upper = self.number(line),
                 "lvs_method" | "lb_kind" => {
                     let mut described =
@@ -301,6 +310,7 @@ impl VirtualServer {
             quorum: None,
             hysteresis: None,
             inhibits: false,
+            hooks: Hooks::new(),
             has_default_check: false,
         }
     }
