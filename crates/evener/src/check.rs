@@ -1,6 +1,7 @@
 //! Active checks: one probe of one server, with its time limit. The core derives the verdict of a server from
 //! its probes.
 
+mod body;
 mod dns;
 mod exchange;
 mod exec;
@@ -8,6 +9,7 @@ mod http;
 mod smtp;
 mod stream;
 
+pub(crate) use body::compile;
 pub(crate) use exchange::header_limits;
 
 use evener_core::address::abstract_name;

@@ -247,15 +247,19 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
                 host: old_host,
                 status: old_status,
                 body: old_body,
+                regex: old_regex,
+                digest: old_digest,
                 tls: old_tls,
             },
-            CheckKind::Http { method, path, host, status, body, tls },
+            CheckKind::Http { method, path, host, status, body, regex, digest, tls },
         ) => {
             fields.field("method", old_method, method);
             fields.field("path", old_path, path);
             fields.field("host", old_host, host);
             fields.field("status", old_status, status);
             fields.field("body", old_body, body);
+            fields.field("regex", old_regex, regex);
+            fields.field("digest", old_digest, digest);
             fields.field("tls", old_tls, tls);
         }
         (

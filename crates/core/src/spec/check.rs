@@ -88,6 +88,10 @@ pub enum CheckKind {
         status: BTreeSet<u16>,
         /// Text in the first 64 KiB of the body.
         body: Option<String>,
+        /// Regular expression that the first 64 KiB of the body match.
+        regex: Option<String>,
+        /// Digest of the whole body in lower-case hexadecimal digits: MD5 if it has 32, SHA-256 if it has 64.
+        digest: Option<String>,
         /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },

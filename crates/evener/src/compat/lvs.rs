@@ -87,7 +87,14 @@ enum Probe {
     /// A connection.
     Tcp,
     /// A request for a page.
-    Http { is_tls: bool, path: String, host: Option<String>, statuses: Vec<u16> },
+    Http {
+        is_tls: bool,
+        path: String,
+        host: Option<String>,
+        statuses: Vec<u16>,
+        digest: Option<String>,
+        regex: Option<String>,
+    },
     /// A query.
     Dns { name: String, kind: String },
     /// A datagram.

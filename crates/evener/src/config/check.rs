@@ -6,6 +6,7 @@ use super::fields::{Fields, Reading};
 use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
+use crate::check::compile;
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
 use rustls::pki_types::CertificateDer;
@@ -99,7 +100,8 @@ pub(crate) fn dns_check(name: &str) -> Result<CheckSpec, String> {
 
 fn http(tls: Option<CheckTls>) -> CheckKind {
     let status: BTreeSet<u16> = (200..400).collect();
-    CheckKind::Http { method: "GET".into(), path: "/".into(), host: None, status, body: None, tls }
+    let (method, path) = ("GET".into(), "/".into());
+    CheckKind::Http { method, path, host: None, status, body: None, regex: None, digest: None, tls }
 }
 
 fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
@@ -166,7 +168,17 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
         fields.must("host", "be a host name");
     }
     let body = fields.text("body").map(str::to_owned);
-    CheckKind::Http { method, path, host, status, body, tls }
+    let regex = fields.text("regex").map(str::to_owned);
+    if let Some(Err(error)) = regex.as_deref().map(compile) {
+        fields.problem("regex", format!("regex cannot be used: {error}"));
+    }
+    let digest = fields.text("digest").map(str::to_ascii_lowercase);
+    let is_digest =
+        |text: &String| [32, 64].contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digest.as_ref().is_some_and(|digest| !is_digest(digest)) {
+        fields.must("digest", "be 32 (MD5) or 64 (SHA-256) hexadecimal digits");
+    }
+    CheckKind::Http { method, path, host, status, body, regex, digest, tls }
 }
 
 fn read_tls(fields: &mut Fields<'_>) -> CheckTls {

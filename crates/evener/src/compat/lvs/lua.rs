@@ -148,10 +148,12 @@ fn check_of(server: &VirtualServer) -> Option<String> {
 fn check(server: &VirtualServer, check: &Check) -> String {
     let (kind, mut keys) = match &check.probe {
         Probe::Tcp => ("tcp", Vec::new()),
-        Probe::Http { is_tls, path, host, statuses } => {
+        Probe::Http { is_tls, path, host, statuses, digest, regex } => {
             let mut keys = vec![format!("path = {path:?}")];
             keys.extend(host.iter().map(|host| format!("host = {host:?}")));
             keys.push(format!("status = {}", statuses_in_lua(statuses)));
+            keys.extend(digest.iter().map(|digest| format!("digest = {digest:?}")));
+            keys.extend(regex.iter().map(|regex| format!("regex = {regex:?}")));
             // keepalived does not verify certificates.
             keys.extend(is_tls.then(|| "verify = false".to_owned()));
             (if *is_tls { "https" } else { "http" }, keys)

@@ -59,6 +59,8 @@ virtual_server 192.0.2.1 80 {
       url {
         path /health
         status_code 200
+        digest 9A0364B9E99BB480DD25E1F0284C8555
+        regex \"ok \\\\d+\"
       }
       connect_port 8080
       connect_timeout 3
@@ -139,6 +141,11 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         let pool = spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
         pool.and_then(|pool| pool.check.clone()).expect("the pool has a check")
     };
+    let CheckKind::Http { digest, regex, .. } = check_of(web).kind else { panic!("a check of HTTP: {lua}") };
+    assert_eq!(
+        (digest.as_deref(), regex.as_deref()),
+        (Some("9a0364b9e99bb480dd25e1f0284c8555"), Some("ok \\d+"))
+    );
     let smtp = check_of(mail);
     assert_eq!((smtp.kind, smtp.port), (CheckKind::Smtp { helo: "lb.example.org".into() }, Some(2525)));
     let exec = check_of(echo);

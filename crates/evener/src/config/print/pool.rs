@@ -271,7 +271,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             nested.unless("type", &dns::type_name(*qtype), &dns::type_name(usual_type));
             nested.some("rcode", rcode.map(dns::rcode_name).as_ref());
         }
-        CheckKind::Http { method, path, host, status, body, tls } => {
+        CheckKind::Http { method, path, host, status, body, regex, digest, tls } => {
             let CheckSpec { kind: defaults, .. } = http_check();
             if let CheckKind::Http { method: usual_method, path: usual_path, status: usual, .. } = &defaults {
                 nested.unless("method", method, usual_method);
@@ -284,6 +284,10 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             if let Some(body) = body {
                 nested.key("body", prose(body));
             }
+            if let Some(regex) = regex {
+                nested.key("regex", quoted(regex.as_bytes()));
+            }
+            nested.some("digest", digest.as_ref());
             if let Some(tls) = tls {
                 write_check_tls(nested, tls, servers_tls);
             }

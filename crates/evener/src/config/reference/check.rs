@@ -176,6 +176,26 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
+        tables: &["check.http", "check.https"],
+        name: "regex",
+        kind: "text",
+        default: "anything",
+        text: "Regular expression that the first 64 KiB of the body must match. Its time is bounded, \
+               so it has no backreferences and no look-around.",
+        example: "regex = \"peers: [1-9]\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.http", "check.https"],
+        name: "digest",
+        kind: "text",
+        default: "anything",
+        text: "Digest of the whole body, at most 64 MiB, in hexadecimal: 32 digits for MD5 (as \
+               `genhash` prints), 64 for SHA-256.",
+        example: "digest = \"9a0364b9e99bb480dd25e1f0284c8555\"",
+        ..Key::NONE
+    },
+    Key {
         tables: &["check.https", "check.tls"],
         name: "sni",
         kind: "host name",

@@ -1,6 +1,7 @@
 //! Checks of real servers.
 
 use super::{Reader, note};
+use crate::check::compile;
 use crate::compat::lvs::syntax::Statement;
 use crate::compat::lvs::{Check, Probe};
 
@@ -133,6 +134,7 @@ impl Reader {
         for more in urls {
             self.notes.push(note(more, "a check requests one page"));
         }
+        let (mut digest, mut regex) = (None, None);
         let (mut path, mut host, mut statuses) = ("/".to_owned(), None, (200..=299).collect());
         for line in statement.block().iter().filter(|line| line.keyword() == "virtualhost") {
             host = line.arguments().first().cloned();
@@ -147,18 +149,23 @@ impl Reader {
                         None => self.wrong(line, "statuses such as 200 or 200-299"),
                     }
                 }
+                ("digest", [digits]) => digest = Some(digits.clone()),
+                ("regex", [text]) if compile(text).is_ok() => regex = Some(text.clone()),
                 (
                     "digest" | "regex" | "regex_no_match" | "regex_options" | "regex_stack"
                     | "regex_min_offset" | "regex_max_offset" | "tls_compliant",
                     _,
                 ) => {
-                    self.notes.push(note(line, "write body = \"...\", a text in the response"));
+                    self.notes.push(note(
+                        line,
+                        "write regex = \"...\", an expression without backreferences and look-around",
+                    ));
                 }
                 _ => self.unknown(line, ["path", "digest", "status_code", "virtualhost", "regex"], "url"),
             }
         }
         // keepalived takes every 2xx status if no status is named.
-        Some(Probe::Http { is_tls: statement.keyword() == "SSL_GET", path, host, statuses })
+        Some(Probe::Http { is_tls: statement.keyword() == "SSL_GET", path, host, statuses, digest, regex })
     }
 
     /// Reads `host { connect_port 25 }` of an SMTP check.
