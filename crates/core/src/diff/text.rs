@@ -52,7 +52,7 @@ texts! {
     usize => |value| value.to_string(),
     f64 => |value| value.to_string(),
     String => |value| shortened(value),
-    ProgramSpec => |value| shortened(&[&[value.path.clone()], &value.arguments[..]].concat().join(" ")),
+    ProgramSpec => |value| shortened(format!("{} {}", value.path, value.arguments.join(" ")).trim_end()),
     Arc<str> => |value| shortened(value),
     PathBuf => |value| value.display().to_string(),
     Vec<u8> => |value| shortened(&value.escape_ascii().to_string()),

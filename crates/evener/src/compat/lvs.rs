@@ -63,6 +63,8 @@ struct RealServer {
     weight: Option<u32>,
     /// Number of connections at which new clients go to other servers.
     upper: Option<u32>,
+    /// Number of connections below which a server that reached `upper` gets new clients again.
+    lower: Option<u32>,
     /// The server stays in the table when it fails.
     inhibits: bool,
     hooks: Hooks,

@@ -85,6 +85,7 @@ fn real_server(destination: &Destination) -> RealServer {
         address: endpoint(address),
         weight: Some(destination.weight),
         upper: Some(destination.upper_threshold).filter(|upper| *upper > 0),
+        lower: None,
         inhibits: false,
         hooks: Hooks::new(),
         check: None,

@@ -77,7 +77,10 @@ fn print_server(server: &VirtualServer, out: &mut String) {
             0 => "state = \"drain\"".to_owned(),
             weight => format!("weight = {weight}"),
         }));
-        keys.extend(real.upper.map(|upper| format!("max = {upper}")));
+        keys.extend(real.upper.map(|upper| match real.lower.filter(|lower| (1..upper).contains(lower)) {
+            Some(lower) => format!("max = {lower}, hard = {upper}"),
+            None => format!("max = {upper}"),
+        }));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
         let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
         let _ = writeln!(out, "  server {address:?}{braces},{}", line_of(real));

@@ -63,6 +63,17 @@ pub(super) fn read(statements: &[Statement]) -> Result<Imported, Vec<Problem>> {
     if reader.problems.is_empty() { Ok(imported) } else { Err(reader.problems) }
 }
 
+/// Returns every statement that is known.
+#[cfg(test)]
+pub(super) fn keywords() -> std::collections::BTreeSet<&'static str> {
+    let outer = SKIPPED.iter().map(|(word, _)| *word);
+    outer
+        .chain(["virtual_server", "virtual_server_group"])
+        .chain(virtual_server::keywords())
+        .chain(check::keywords())
+        .collect()
+}
+
 /// Returns the line about a statement without an equivalent.
 fn note(statement: &Statement, instead: &str) -> String {
     format!("{}: `{}` is not taken over: {instead}", statement.location(), statement.shown())

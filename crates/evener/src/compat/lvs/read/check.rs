@@ -35,6 +35,47 @@ const COMMON: &[&str] = &[
     "log_all_failures",
 ];
 
+/// Keys of some checks.
+const OTHERS: &[&str] = &[
+    "misc_path",
+    "misc_timeout",
+    "misc_dynamic",
+    "user",
+    "helo_name",
+    "host",
+    "url",
+    "type",
+    "name",
+    "payload",
+    "require_reply",
+    "min_reply_length",
+    "max_reply_length",
+    "nb_get_retry",
+    "virtualhost",
+    "enable_sni",
+    "http_protocol",
+    "tls_compliant",
+];
+
+/// Keys of the page that a check of HTTP requests.
+const OF_URL: &[&str] = &[
+    "path",
+    "status_code",
+    "digest",
+    "regex",
+    "regex_no_match",
+    "regex_options",
+    "regex_stack",
+    "regex_min_offset",
+    "regex_max_offset",
+];
+
+/// Returns the names of checks and their keys.
+#[cfg(test)]
+pub(super) fn keywords() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().chain([COMMON, OTHERS, OF_URL].into_iter().flatten().copied())
+}
+
 impl Reader {
     /// Reads a check. Returns `None` if Evener has no such check.
     pub(super) fn check(&mut self, statement: &Statement) -> Option<Check> {
@@ -106,22 +147,7 @@ impl Reader {
                     self.notes.push(note(line, "a check has no such setting"));
                 }
                 _ => {
-                    let more = [
-                        "misc_path",
-                        "misc_timeout",
-                        "misc_dynamic",
-                        "user",
-                        "helo_name",
-                        "host",
-                        "url",
-                        "type",
-                        "name",
-                        "payload",
-                        "nb_get_retry",
-                        "virtualhost",
-                        "enable_sni",
-                    ];
-                    self.unknown(line, COMMON.iter().copied().chain(more), keyword);
+                    self.unknown(line, COMMON.iter().chain(OTHERS).copied(), keyword);
                 }
             }
         }
@@ -161,7 +187,7 @@ impl Reader {
                         "write regex = \"...\", an expression without backreferences and look-around",
                     ));
                 }
-                _ => self.unknown(line, ["path", "digest", "status_code", "virtualhost", "regex"], "url"),
+                _ => self.unknown(line, OF_URL.iter().copied().chain(["virtualhost"]), "url"),
             }
         }
         // keepalived takes every 2xx status if no status is named.

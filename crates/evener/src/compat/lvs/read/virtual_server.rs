@@ -25,7 +25,6 @@ const SKIPPED: &[(&str, &str)] = &[
     ("notify_up_timeout", "write timeout in notify"),
     ("quorum_up_timeout", "write timeout in notify"),
     ("quorum_down_timeout", "write timeout in notify"),
-    ("lthreshold", "a server takes clients again as soon as it is below max"),
 ];
 
 /// Further statements of a virtual server, for hints.
@@ -65,6 +64,7 @@ const TAKEN: &[&str] = &[
 const TAKEN_BY_SERVER: &[&str] = &[
     "weight",
     "uthreshold",
+    "lthreshold",
     "inhibit_on_failure",
     "notify_up",
     "notify_down",
@@ -234,6 +234,7 @@ impl Reader {
             address: String::new(),
             weight: None,
             upper: None,
+            lower: None,
             inhibits: false,
             hooks: Hooks::new(),
             check: None,
@@ -244,6 +245,7 @@ impl Reader {
                 "inhibit_on_failure" => server.inhibits = true,
                 "notify_up" => self.hook(line, "up", &mut server.hooks),
                 "notify_down" => self.hook(line, "down", &mut server.hooks),
+                "lthreshold" => server.lower = self.number(line),
                 "uthreshold" => server.upper = self.number(line),
                 "lvs_method" | "lb_kind" => {
                     let mut described =
@@ -324,4 +326,10 @@ fn prefix_of(text: &str) -> Option<u8> {
         return (bits.count_ones() == length && length > 0).then_some(length as u8);
     }
     text.parse::<u8>().ok().filter(|length| (1..=128).contains(length))
+}
+
+/// Returns the statements that virtual servers and real servers can have.
+#[cfg(test)]
+pub(super) fn keywords() -> impl Iterator<Item = &'static str> {
+    SKIPPED.iter().map(|(word, _)| *word).chain(TAKEN.iter().copied()).chain(TAKEN_BY_SERVER.iter().copied())
 }
