@@ -74,6 +74,12 @@ pub(super) fn keywords() -> std::collections::BTreeSet<&'static str> {
         .collect()
 }
 
+/// Returns every statement that is not taken over, outside of checks.
+#[cfg(test)]
+pub(super) fn skipped() -> impl Iterator<Item = &'static str> {
+    SKIPPED.iter().map(|(word, _)| *word).chain(virtual_server::skipped())
+}
+
 /// Returns the line about a statement without an equivalent.
 fn note(statement: &Statement, instead: &str) -> String {
     format!("{}: `{}` is not taken over: {instead}", statement.location(), statement.shown())

@@ -5,6 +5,7 @@ use crate::config;
 use evener_core::spec::{
     CheckKind, IpvsForward, IpvsTransport, NotifySpec, Plane, ProgramSpec, QuorumSpec, ServiceSpec, Spec,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
@@ -28,6 +29,51 @@ fn load(lua: &str) -> Spec {
     match loaded {
         Ok(config) => config.spec,
         Err(problems) => panic!("{}\n{lua}", config::one_line(&problems)),
+    }
+}
+
+/// The page about keepalived, with Unix line ends.
+const PAGE: &str = include_str!("../../../../../docs/migrate-from-keepalived.md");
+
+/// Returns the first block of a language in the page.
+fn block(language: &str) -> &'static str {
+    let begin = format!("```{language}\n");
+    PAGE.split(&*begin).nth(1).and_then(|rest| rest.split("```").next()).expect("the page has the block")
+}
+
+#[test]
+fn the_configuration_in_the_document_is_what_the_import_prints() {
+    let file = "/etc/keepalived/keepalived.conf";
+    let statements = syntax::read_text(file, block("text")).expect("the file is correct");
+    let printed = lua::print(file, &read::read(&statements).expect("the file is correct"));
+    if std::env::var_os("EVENER_UPDATE_DOCS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/migrate-from-keepalived.md");
+        let page =
+            PAGE.replacen(&format!("```lua\n{}```", block("lua")), &format!("```lua\n{printed}```"), 1);
+        std::fs::write(path, page).expect("the page can be written");
+        return;
+    }
+    assert_eq!(block("lua"), printed);
+    load(&printed);
+}
+
+/// The tables have each statement that the import knows, and no other.
+#[test]
+fn the_document_has_a_row_for_each_keyword() {
+    let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let mut documented = BTreeMap::new();
+    for (keywords, becomes) in rows {
+        for keyword in keywords
+            .split('`')
+            .filter(|word| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_".contains(c)))
+        {
+            assert_eq!(documented.insert(keyword, becomes), None, "{keyword} has two rows");
+        }
+    }
+    assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), read::keywords());
+    for keyword in read::skipped() {
+        let becomes = documented[keyword];
+        assert!(becomes.starts_with("not taken over"), "{keyword} becomes {becomes}");
     }
 }
 
