@@ -59,7 +59,7 @@ struct QuorumView {
     hysteresis: u32,
     /// Weight of the usable servers.
     weight: u32,
-    is_met: bool,
+    met: bool,
 }
 
 /// Use of a retry budget in the last 10 seconds.
@@ -130,7 +130,7 @@ impl PoolView {
                 quorum: spec.weight,
                 hysteresis: spec.hysteresis,
                 weight: *weight,
-                is_met: *is_met,
+                met: *is_met,
             }),
             retry_budget: pool.retry_budget().usage(now).map(BudgetView::new),
             check: CheckSpecView::of(spec),
@@ -180,7 +180,8 @@ impl PoolView {
 
     /// Describes the pool in a line.
     fn headline(&self) -> String {
-        let usable = self.servers.iter().filter(|server| server.is_usable()).count();
+        let servers = || self.servers.iter().filter(|server| !server.is_sorry());
+        let usable = servers().filter(|server| server.is_usable()).count();
         let mut parts = vec![self.policy.clone()];
         parts.extend(self.sticky_clients.map(|clients| match clients {
             1 => "1 sticky client".to_owned(),
@@ -192,19 +193,14 @@ impl PoolView {
         let is_limited = self.servers.iter().any(ServerView::has_limit);
         let queue = self.queue.as_ref().filter(|queue| queue.waiting > 0 || is_limited);
         parts.extend(queue.map(|queue| format!("queue {} of {}", queue.waiting, queue.size)));
-        format!(
-            "pool {}: {usable} of {} servers usable ({})",
-            self.name,
-            self.servers.len(),
-            parts.join(", ")
-        )
+        format!("pool {}: {usable} of {} servers usable ({})", self.name, servers().count(), parts.join(", "))
     }
 
     /// Returns lines about the troubles of the pool.
     fn troubles(&self) -> impl Iterator<Item = String> {
         let is_unusable = !self.servers.iter().any(ServerView::is_usable);
         let unusable = is_unusable.then(|| "no server is usable for new clients".to_owned());
-        let quorum = self.quorum.as_ref().filter(|quorum| !quorum.is_met).map(QuorumView::text);
+        let quorum = self.quorum.as_ref().filter(|quorum| !quorum.met).map(QuorumView::text);
         let budget = self.retry_budget.as_ref().filter(|budget| budget.is_used_up());
         let budget = budget.map(|BudgetView { retries, retries_max }| {
             format!("the retry budget is used up: {retries} of {retries_max} retries in the last 10 s; failed tries are not repeated")
@@ -255,9 +251,9 @@ impl PoolView {
 
 impl QuorumView {
     fn text(&self) -> String {
-        let Self { quorum, hysteresis, weight, is_met } = self;
+        let Self { quorum, hysteresis, weight, met } = self;
         let hysteresis = if *hysteresis > 0 { format!(", hysteresis {hysteresis}") } else { String::new() };
-        match is_met {
+        match met {
             true => format!("quorum {quorum}{hysteresis}: usable servers have the weight {weight}"),
             false => format!(
                 "below the quorum {quorum}{hysteresis}: usable servers have the weight {weight}; a sorry server takes the new clients, if there is one"

@@ -17,6 +17,7 @@ use evener_ipvs::fake::FakeKernel;
 use evener_ipvs::model::{
     Daemon, DaemonRole, DestinationState, Info, Service, ServiceKey, ServiceState, Timeouts,
 };
+use evener_ipvs::reconcile::Reconciler;
 use evener_ipvs::{Change, Kernel, Result};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
@@ -276,4 +277,47 @@ fn servers_that_fail_stay_with_the_weight_0_if_the_pool_inhibits_them() {
     assert_eq!(weights(&spec), [1]);
     spec.inhibit_on_failure = true;
     assert_eq!(weights(&spec), [1, 0]);
+}
+
+/// Applies the changes from one wanted table to another one by one, and checks that clients always have a server.
+fn expect_servers_all_along(kernel: &mut FakeKernel, reconciler: &mut Reconciler, wanted: &Setup) {
+    let takes_clients = |kernel: &mut FakeKernel| {
+        let table = kernel.table().unwrap();
+        table.iter().all(|entry| entry.destinations.iter().any(|one| one.destination.weight > 0))
+    };
+    let had_servers = takes_clients(kernel) && !kernel.table().unwrap().is_empty();
+    let found = kernel.table().unwrap();
+    for step in reconciler.plan(&wanted.wanted, &found, Duration::ZERO) {
+        kernel.apply(&[step.change]).unwrap().into_iter().for_each(|result| result.unwrap());
+        assert!(!had_servers || takes_clients(kernel), "{:?}", kernel.table());
+    }
+    assert!(takes_clients(kernel));
+}
+
+#[test]
+fn a_service_is_never_empty_on_the_way_to_the_sorry_server_and_back() {
+    let mut healthy = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.9:80", 1)]);
+    (healthy.servers[2].name, healthy.servers[2].is_sorry) = ("sorry".into(), true);
+    healthy.quorum = Some(QuorumSpec { weight: 2, hysteresis: 1 });
+    for state in [AdminState::Maintenance, AdminState::Drain] {
+        for inhibit_on_failure in [false, true] {
+            for is_persistent in [false, true] {
+                let timeout = Duration::from_secs(300);
+                let persistence = is_persistent.then_some(IpvsPersistence {
+                    timeout,
+                    prefix_v4: 32,
+                    prefix_v6: 128,
+                    engine: None,
+                });
+                let settings = IpvsServiceSpec { persistence, ..IpvsServiceSpec::default() };
+                healthy.inhibit_on_failure = inhibit_on_failure;
+                let mut failed = healthy.clone();
+                failed.servers[..2].iter_mut().for_each(|server| server.state = state);
+                let (mut kernel, mut reconciler) = (FakeKernel::default(), Reconciler::default());
+                for spec in [&healthy, &failed, &healthy, &failed] {
+                    expect_servers_all_along(&mut kernel, &mut reconciler, &derived(settings.clone(), spec));
+                }
+            }
+        }
+    }
 }
