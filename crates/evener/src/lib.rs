@@ -15,6 +15,7 @@ mod compat;
 mod config;
 mod discover;
 mod events;
+mod exec;
 mod inputs;
 pub mod instance;
 mod loops;

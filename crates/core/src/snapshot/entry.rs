@@ -110,6 +110,8 @@ pub struct Entry {
     pub dialect: Dialect,
     /// Tier.
     pub tier: u8,
+    /// The server takes clients only while the pool is below its quorum.
+    pub is_sorry: bool,
     /// Configured weight.
     pub weight: u32,
     /// Weight in [`policy::WEIGHT_UNIT`]s, with slow start.

@@ -2,6 +2,7 @@
 //! code. Its memory, instructions and time are bounded.
 
 mod builders;
+mod exec;
 mod file;
 
 use super::hints::Undefined;
@@ -210,6 +211,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
         globals.raw_set(namespace, lua.create_table()?)?;
     }
     builders::add(&lua, state)?;
+    exec::add(&lua, state)?;
     add_include(&lua, state)?;
     add_geoip(&lua, state)?;
     add_environment(&lua, state)?;

@@ -2,7 +2,7 @@
 
 use super::locate::{Source, Step};
 use super::{Location, Problem};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Maximum number of characters of a text in a message.
@@ -184,6 +184,8 @@ pub(super) struct Run {
     xdp: Option<Arc<Made>>,
     /// Settings of the IPVS plane.
     ipvs: Option<Arc<Made>>,
+    /// Paths of the programs that may run.
+    allowed: BTreeSet<String>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -224,6 +226,16 @@ impl Run {
     pub(super) fn set_plane(&mut self, made: Arc<Made>) -> Option<Location> {
         let plane = if made.builder == "ipvs" { &mut self.ipvs } else { &mut self.xdp };
         plane.replace(made).map(|earlier| earlier.location.clone())
+    }
+
+    /// Allows a program to be run.
+    pub(super) fn allow(&mut self, path: String) {
+        self.allowed.insert(path);
+    }
+
+    /// Returns true if a program may be run.
+    pub(super) fn is_allowed(&self, path: &str) -> bool {
+        self.allowed.contains(path)
     }
 
     /// Returns the settings of the XDP plane.

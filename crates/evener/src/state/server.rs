@@ -34,6 +34,9 @@ pub(crate) struct ServerView {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     source: Option<String>,
     tier: u8,
+    /// The server takes clients only while the pool is below its quorum; absent for other servers.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    sorry: bool,
     weight: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     max: Option<u32>,
@@ -115,6 +118,7 @@ impl ServerView {
             address: server.target.to_string(),
             source,
             tier: server.spec.tier,
+            sorry: server.spec.is_sorry,
             weight: server.spec.weight,
             max: server.spec.limits.soft,
             hard: server.spec.limits.hard,
@@ -252,12 +256,18 @@ impl ServerView {
         self.times(traffic).map(|times| times.median_and_p95().0)
     }
 
+    /// Returns true if the server takes clients only while the pool is below its quorum.
+    pub(super) fn is_sorry(&self) -> bool {
+        self.sorry
+    }
+
     /// Returns the address if it is not the name; weight and tier unless they are 1.
     fn remark(&self) -> String {
         let address = (self.name != self.address).then(|| self.address.clone());
         let weight = (self.weight != 1).then(|| format!("weight {}", self.weight));
         let tier = (self.tier != 1).then(|| format!("tier {}", self.tier));
-        [address, weight, tier].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let sorry = self.sorry.then(|| "sorry server".to_owned());
+        [address, weight, tier, sorry].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the administrative state if it is not `ready`, else the verdict, with the time since when.

@@ -16,6 +16,8 @@ mod checks {
     mod first_check;
     mod http;
     mod on_down;
+    mod programs;
+    mod quorum;
     mod verdicts;
 }
 

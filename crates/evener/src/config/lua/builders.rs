@@ -54,6 +54,7 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "check.udp", form: Form::Plain, example: "check.udp { send = \"ping\" }" },
     Builder { name: "check.dns", form: Form::Plain, example: "check.dns { name = \"example.org\" }" },
     Builder { name: "check.smtp", form: Form::Plain, example: "check.smtp { helo = \"lb.example.org\" }" },
+    Builder { name: "check.exec", form: Form::Plain, example: "check.exec { \"/usr/local/bin/probe\" }" },
     Builder { name: "discover.file", form: Form::Named, example: "discover.file \"servers.txt\"" },
     Builder { name: "discover.dns", form: Form::Named, example: "discover.dns \"app.example:80\"" },
     Builder { name: "discover.srv", form: Form::Named, example: "discover.srv \"_http._tcp.example.org\"" },
@@ -224,7 +225,7 @@ fn declare(
     Handle(made, None).into_lua(lua)
 }
 
-fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
+pub(super) fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
     let mut read = Table::default();
     let length = table.raw_len() as i64;
     for at in 1..=length {

@@ -98,6 +98,22 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "exec",
+        kind: "exec { allow = { \"PROGRAM\" } }",
+        text: "Allows these programs in `check.exec` and `notify`.",
+        example: "exec { allow = { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "check.exec",
+        kind: "check.exec { \"PROGRAM\", \"ARGUMENT\", keys }",
+        text: "A check that passes when a program ends with the status 0.",
+        example: "exec { allow = { \"/usr/bin/true\" } } pool \"web\" { \"10.0.0.1:80\", check = check.exec { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "check.smtp",
         kind: "check.smtp { keys }",
         text: "A check that passes when an SMTP server accepts EHLO or HELO.",
