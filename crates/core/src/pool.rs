@@ -541,13 +541,13 @@ fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Ar
 }
 
 /// Returns the check of a server. A server with a persistent connection has none.
-fn check_of<'a>(spec: &'a PoolSpec, server: &ServerSpec) -> Option<&'a CheckSpec> {
-    spec.check.as_ref().filter(|_| server.dialect == Dialect::Plain)
+fn check_of<'a>(spec: &'a PoolSpec, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
+    server.check.as_deref().or(spec.check.as_ref()).filter(|_| server.dialect == Dialect::Plain)
 }
 
 fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {
     match server.dialect {
-        Dialect::Plain => Health::new(spec.check.as_ref(), &spec.passive, now),
+        Dialect::Plain => Health::new(check_of(spec, server), &spec.passive, now),
         Dialect::Mname => Health::with_session(&spec.passive, now),
     }
 }

@@ -11,7 +11,7 @@ mod service;
 mod tls;
 mod xdp;
 
-pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
+pub use check::{CheckKind, CheckSpec, CheckTls, OnScriptError, PassiveSpec, ScriptFunction};
 pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
 pub use http::{
@@ -389,6 +389,8 @@ pub struct ServerSpec {
     pub state: AdminState,
     /// Identity of the server in connection IDs of QUIC, for services of the XDP plane.
     pub quic_id: Option<QuicId>,
+    /// Active check of this server; `None` for the check of the pool.
+    pub check: Option<Arc<CheckSpec>>,
 }
 
 impl ServerSpec {
@@ -406,6 +408,7 @@ impl ServerSpec {
             acl: None,
             state: AdminState::Ready,
             quic_id: None,
+            check: None,
         }
     }
 

@@ -18,6 +18,7 @@ mod problem;
 mod raw;
 mod reference;
 mod scalar;
+mod script;
 mod search_tree;
 mod sticky;
 mod syntax;
@@ -39,6 +40,8 @@ pub(crate) use print::print;
 pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, Warning, failure, one_line, unreadable};
 pub(crate) use reference::help;
+pub(crate) use lua::{caller, location_of, raise};
+pub(crate) use script::{Program, added_server, duration, error_text, message_of};
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or
 /// an unknown host.
@@ -54,6 +57,8 @@ pub(crate) struct Config {
     tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
     listen: BTreeMap<(Arc<str>, Endpoint), Location>,
+    /// Functions that run later.
+    program: Option<Arc<Program>>,
     /// Warnings about the configuration, sorted by location.
     warnings: Vec<Warning>,
     loops: Loops,
@@ -126,6 +131,11 @@ impl Config {
         Warning::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
     }
 
+    /// Returns the functions of the configuration that run later.
+    pub(crate) fn program(&self) -> Option<&Arc<Program>> {
+        self.program.as_ref()
+    }
+
     /// Returns the warnings about the configuration, sorted by location.
     pub(crate) fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -153,8 +163,10 @@ impl Config {
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-    let run = lua::run(path)?;
-    build::build(&run).map_err(problem::sorted)
+    let mut run = lua::run(path)?;
+    let program = run.take_program();
+    let config = build::build(&run).map_err(problem::sorted)?;
+    Ok(Config { program: program.map(Arc::new), ..config })
 }
 
 #[cfg(test)]

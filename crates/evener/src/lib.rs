@@ -22,6 +22,7 @@ mod observe;
 mod planes;
 mod request_log;
 mod scope;
+mod script;
 mod service_manager;
 mod signals;
 mod state;

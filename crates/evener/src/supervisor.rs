@@ -17,6 +17,7 @@ mod query;
 mod reload;
 mod reservation;
 mod samples;
+mod scripts;
 mod shortage;
 mod signals;
 mod view;
@@ -51,6 +52,7 @@ pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
+pub(crate) use scripts::ScriptVerdict;
 
 /// Maximum number of queued reports, probes and requests. Workers drop further reports and repeat them later.
 const INPUTS_MAX: usize = 4096;
@@ -124,6 +126,14 @@ pub(crate) enum Input {
         result: Probe,
         took: Duration,
     },
+    /// A message of a function of the configuration.
+    Script(crate::script::Output),
+    /// Result of a function that checked a server.
+    ScriptChecked {
+        probed: Probed,
+        result: ScriptVerdict,
+        took: Duration,
+    },
     Loaded(Loaded),
     Reread(Reread),
     /// Servers that a source lists for a pool, in the response to the read with this number.
@@ -171,6 +181,8 @@ pub(crate) struct Supervisor {
     sender: mpsc::Sender<Input>,
     phase: Phase,
     samples: samples::Samples,
+    /// Functions of the configuration, and their changes.
+    scripts: scripts::Scripts,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if a notice that SIGUSR2 has no effect was logged.
@@ -222,6 +234,7 @@ impl Supervisor {
             sender,
             phase: Phase::Serving,
             samples: samples::Samples::default(),
+            scripts: scripts::Scripts::default(),
             shortage: shortage::Shortage::default(),
             user2_logged: false,
             watchers: Vec::new(),
@@ -284,6 +297,7 @@ impl Supervisor {
     /// Emits an event, to the log and to all other receivers of events.
     pub(crate) fn log(&self, event: &Event) {
         self.setting.events.emit(event);
+        self.scripts.on_event(event);
     }
 
     /// Logs events in order.
@@ -296,6 +310,8 @@ impl Supervisor {
             Input::Report(report) => self.on_report(report),
             Input::Xdp(report) => self.log(&event_of(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
+            Input::Script(output) => self.on_script(output),
+            Input::ScriptChecked { probed, result, took } => self.on_script_checked(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),

@@ -7,7 +7,7 @@ use crate::limits::Limits;
 use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
-    AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
+    AbortOnClose, OnScriptError, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
     DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, LogDestination, NextHop, OnDown,
     OnFailure, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve, RetryOn, Source,
     SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
@@ -71,6 +71,7 @@ texts! {
         Dialect::Mname => "mname",
     },
     AdminState => |value| value.name(),
+    OnScriptError => |value| value.name(),
     OnDown => |value| value.name(),
     OnFailure => |value| value.name(),
     FastClose => |value| value.name(),

@@ -518,8 +518,23 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
         acl: read_acl(fields),
         state: state.unwrap_or(defaults.state),
         quic_id: read_quic_id(fields),
+        check: check::read(fields).map(Arc::new),
         endpoint: defaults.endpoint,
     }
+}
+
+/// Reads the settings of a server that a script adds.
+pub(super) fn read_added(
+    reading: &Reading<'_>,
+    server: ServerSpec,
+    table: &Table,
+    location: &Location,
+    address: &str,
+) -> ServerSpec {
+    let mut fields = Fields::of_server(reading, table, location, address, &[]);
+    let server = read_server(server, table.list().first(), &mut fields);
+    fields.finish();
+    server
 }
 
 /// Reads the identity of a server in connection IDs of QUIC.

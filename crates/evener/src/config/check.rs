@@ -6,6 +6,7 @@ use super::fields::{Fields, Reading};
 use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
+use super::script;
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
 use rustls::pki_types::CertificateDer;
@@ -35,6 +36,7 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
+        Value::Function(function) => Some(script::plain(fields.reading(), function)),
         Value::Bool(false) => None,
         given => {
             let hint = values::check(given);
@@ -96,9 +98,10 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
+        "script" => script::read(&mut fields),
         _ => read_stream(&mut fields, kind),
     };
-    let defaults = CheckSpec::new(kind);
+    let defaults = script::with_defaults(CheckSpec::new(kind));
     let check = CheckSpec {
         every: fields.duration("every").unwrap_or(defaults.every),
         timeout: fields.duration("timeout").unwrap_or(defaults.timeout),

@@ -78,6 +78,13 @@ impl Source {
         Self { file, text: text.into(), tokens, named, tables, around }
     }
 
+    /// Returns lines of the file, both inclusive, counted from 1.
+    pub(super) fn lines(&self, first: u32, last: u32) -> String {
+        let count = (last.max(first) - first + 1) as usize;
+        let lines = self.text.lines().skip(first.saturating_sub(1) as usize).take(count);
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// Returns true if this is the source of `file`.
     pub(super) fn is(&self, file: &str) -> bool {
         *self.file == *file

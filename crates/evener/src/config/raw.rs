@@ -1,7 +1,9 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
 use super::locate::{Source, Step};
+use super::script::Program;
 use super::{Location, Problem};
+use evener_core::spec::ScriptFunction;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ pub(super) enum Value {
     Table(Table),
     /// A value made by a builder such as `check.http` or `server`.
     Made(Arc<Made>),
+    /// A function of the configuration.
+    Function(Function),
     /// An undefined name, which was recorded as a problem.
     Unknown,
     /// A value that a configuration cannot have.
@@ -37,6 +41,7 @@ impl Value {
             Self::Bytes(_) => "a string that is not UTF-8".into(),
             Self::Table(_) => "a table".into(),
             Self::Made(made) => made.kind().into(),
+            Self::Function(_) => "a function: call it with braces or parentheses".into(),
             Self::Unknown => "an undefined name".into(),
             Self::Other(kind) => (*kind).into(),
         }
@@ -67,6 +72,36 @@ pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// A function of a configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    /// Number among the functions of the configuration.
+    number: usize,
+    location: Location,
+    /// The last line.
+    last_line: u32,
+}
+
+impl Function {
+    pub(super) fn new(number: usize, location: Location, last_line: u32) -> Self {
+        Self { number, location, last_line }
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Returns the function with its lines in the files of a run.
+    pub(super) fn in_run(&self, run: &Run) -> ScriptFunction {
+        let source = run.source(&self.location).map(|source| source.lines(self.location.line(), self.last_line));
+        ScriptFunction {
+            number: self.number,
+            location: self.location.to_string().into(),
+            source: source.unwrap_or_default().into(),
+        }
     }
 }
 
@@ -190,6 +225,8 @@ pub(super) struct Run {
     sources: Vec<Source>,
     /// Globals that the files set to values that are not functions.
     globals: Vec<String>,
+    /// Functions that run later.
+    program: Option<Program>,
 }
 
 impl Run {
@@ -226,6 +263,16 @@ impl Run {
     /// Returns the settings of the XDP plane.
     pub(super) fn xdp(&self) -> Option<&Made> {
         self.xdp.as_deref()
+    }
+
+    /// Sets the functions that run later.
+    pub(super) fn set_program(&mut self, program: Program) {
+        self.program = Some(program);
+    }
+
+    /// Takes the functions that run later.
+    pub(super) fn take_program(&mut self) -> Option<Program> {
+        self.program.take()
     }
 
     /// Adds a file of the configuration.

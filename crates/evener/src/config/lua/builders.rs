@@ -51,6 +51,11 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "check.http", form: Form::Plain, example: "check.http { path = \"/health\" }" },
     Builder { name: "check.https", form: Form::Plain, example: "check.https { path = \"/health\" }" },
     Builder { name: "check.udp", form: Form::Plain, example: "check.udp { send = \"ping\" }" },
+    Builder {
+        name: "check.script",
+        form: Form::Plain,
+        example: "check.script { every = \"1s\", run = function(server, pool) ... end }",
+    },
     Builder { name: "check.dns", form: Form::Plain, example: "check.dns { name = \"example.org\" }" },
     Builder { name: "discover.file", form: Form::Named, example: "discover.file \"servers.txt\"" },
     Builder { name: "discover.dns", form: Form::Named, example: "discover.dns \"app.example:80\"" },
@@ -73,9 +78,14 @@ pub(super) fn add(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     Ok(())
 }
 
+/// Returns the names of the builders that are not in a namespace, except `exec`.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    BUILDERS.iter().map(|builder| builder.name).filter(|name| !name.contains('.'))
+}
+
 /// Resources that declarations used.
 #[derive(Default)]
-struct Budget {
+pub(in crate::config) struct Budget {
     values: Cell<u64>,
     text_bytes: Cell<u64>,
 }
@@ -102,6 +112,9 @@ struct Handle(Arc<Made>, Option<Shared>);
 
 impl UserData for Handle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        crate::script::add_pool_methods(methods, |Handle(made, _)| {
+            (made.builder() == "pool" || made.builder() == "service").then(|| made.name())
+        });
         // In `server "address" { ... }` a table follows the name.
         methods.add_meta_method("__call", |lua, Handle(made, open), given: mlua::Value| {
             let builder = made.builder();
@@ -222,7 +235,7 @@ fn declare(
     Handle(made, None).into_lua(lua)
 }
 
-fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
+pub(in crate::config) fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
     let mut read = Table::default();
     let length = table.raw_len() as i64;
     for at in 1..=length {
@@ -255,7 +268,7 @@ fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value
         },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("a table nested too deeply"),
         mlua::Value::Table(table) => Value::Table(read_table(lua, &table, depth + 1)?),
-        mlua::Value::Function(_) => Value::Other("a function: call it with braces or parentheses"),
+        mlua::Value::Function(function) => super::functions::read(lua, function),
         mlua::Value::UserData(data) => match data.borrow::<Handle>() {
             Ok(handle) => Value::Made(Arc::clone(&handle.0)),
             Err(_) => Value::Unknown,

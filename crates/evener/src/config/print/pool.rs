@@ -53,7 +53,7 @@ fn text(endpoint: &Endpoint) -> String {
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id } =
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id, check: _ } =
         server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
@@ -249,6 +249,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
                 write_check_tls(nested, tls, servers_tls);
             }
         }
+        CheckKind::Script { .. } => {}
         CheckKind::Udp { send, expect } => {
             nested.key("send", quoted(send));
             if let Some(expect) = expect {
