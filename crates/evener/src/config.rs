@@ -35,12 +35,12 @@ pub(crate) use address::server_problem;
 pub(crate) use check::{KINDS as CHECK_KINDS, dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
+pub(crate) use lua::{caller, location_of, raise};
 pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, Warning, failure, one_line, unreadable};
 pub(crate) use reference::help;
-pub(crate) use lua::{caller, location_of, raise};
 pub(crate) use script::{Program, added_server, duration, error_text, message_of};
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or

@@ -8,6 +8,8 @@ mod call;
 mod library;
 mod objects;
 mod pattern;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use actor::{Actor, Checker, Outputs, Verdict};
 pub(crate) use bounds::{Stopped, install};

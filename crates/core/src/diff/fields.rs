@@ -5,8 +5,8 @@ use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec,
-    ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec,
+    ServerTlsSpec, ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;

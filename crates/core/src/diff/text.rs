@@ -7,10 +7,10 @@ use crate::limits::Limits;
 use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
-    AbortOnClose, OnScriptError, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
+    AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
     DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, LogDestination, NextHop, OnDown,
-    OnFailure, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve, RetryOn, Source,
-    SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
+    OnFailure, OnScriptError, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve,
+    RetryOn, Source, SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;

@@ -14,8 +14,7 @@ use crate::output::printable;
 use crate::script;
 use mlua::debug::Debug;
 use mlua::{
-    Function, HookTriggers, IntoLua, Lua, LuaOptions, MultiValue, StdLib, UserData,
-    UserDataMethods, VmState,
+    Function, HookTriggers, IntoLua, Lua, LuaOptions, MultiValue, StdLib, UserData, UserDataMethods, VmState,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -96,7 +96,8 @@ impl Function {
 
     /// Returns the function with its lines in the files of a run.
     pub(super) fn in_run(&self, run: &Run) -> ScriptFunction {
-        let source = run.source(&self.location).map(|source| source.lines(self.location.line(), self.last_line));
+        let source =
+            run.source(&self.location).map(|source| source.lines(self.location.line(), self.last_line));
         ScriptFunction {
             number: self.number,
             location: self.location.to_string().into(),

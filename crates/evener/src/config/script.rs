@@ -144,10 +144,7 @@ pub(super) fn read(fields: &mut Fields<'_>) -> CheckKind {
         OnScriptError::ALL.into_iter().find(|effect| effect.name() == word)
     });
     let nothing = ScriptFunction { number: 0, location: "".into(), source: "".into() };
-    CheckKind::Script {
-        function: function.unwrap_or(nothing),
-        on_error: on_error.unwrap_or_default(),
-    }
+    CheckKind::Script { function: function.unwrap_or(nothing), on_error: on_error.unwrap_or_default() }
 }
 
 /// Reads a server that a script adds, as the configuration reads the servers of a pool.

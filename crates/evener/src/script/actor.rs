@@ -5,8 +5,8 @@ use super::objects::{PoolObject, ServerObject};
 use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, library};
 use crate::config::Program;
 use arc_swap::ArcSwap;
-use evener_core::event::Event;
 use evener_core::ServerId;
+use evener_core::event::Event;
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -95,10 +95,7 @@ impl Actor {
         outputs: Outputs,
     ) -> std::io::Result<Self> {
         let thread = Thread::start(program, generation, pools, outputs)?;
-        let shared = Arc::new(Shared {
-            thread: ArcSwap::from_pointee(thread),
-            stop: Mutex::new(false),
-        });
+        let shared = Arc::new(Shared { thread: ArcSwap::from_pointee(thread), stop: Mutex::new(false) });
         let watched = Arc::clone(&shared);
         std::thread::Builder::new().name("scripts-watch".into()).spawn(move || watch(&watched))?;
         let handlers = program.handlers().iter().map(|(name, _)| name.clone()).collect();
@@ -113,11 +110,6 @@ impl Actor {
     /// Returns the part that checks servers.
     pub(crate) fn checker(&self) -> Checker {
         Checker(Arc::clone(&self.shared))
-    }
-
-    /// Replaces the pools that functions see.
-    pub(crate) fn set_pools(&self, pools: PoolSlots) {
-        self.shared.thread.load().runtime.pools.store(Arc::new(pools));
     }
 
     /// Runs the handlers of an event.
@@ -195,15 +187,21 @@ impl Thread {
     }
 }
 
+/// Makes the functions of a program ready to run.
+pub(super) fn prepare(program: &Program, runtime: &Arc<Runtime>) -> mlua::Result<Lua> {
+    let lua = program.begin()?.clone();
+    lua.set_app_data(Arc::clone(runtime));
+    lua.set_memory_limit(lua.used_memory() + MEMORY_BYTES_MAX)?;
+    library::begin(&lua)?;
+    Ok(lua)
+}
+
 async fn serve(
     program: Arc<Program>,
     runtime: Arc<Runtime>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) -> mlua::Result<()> {
-    let lua = program.begin()?.clone();
-    lua.set_app_data(Arc::clone(&runtime));
-    lua.set_memory_limit(lua.used_memory() + MEMORY_BYTES_MAX)?;
-    library::begin(&lua)?;
+    let lua = prepare(&program, &runtime)?;
     for (interval, number) in program.timers() {
         let (program, runtime, lua) = (Arc::clone(&program), Arc::clone(&runtime), lua.clone());
         let (interval, number) = (*interval, *number);
@@ -265,7 +263,9 @@ fn verdict(values: &MultiValue, script: &str) -> Verdict {
         None | Some(Value::Nil) => Verdict::Nothing,
         Some(Value::Boolean(true)) => Verdict::Pass,
         Some(Value::Boolean(false)) => match values.get(1) {
-            Some(Value::String(reason)) => Verdict::Fail(crate::output::printable(&reason.to_string_lossy()).to_string()),
+            Some(Value::String(reason)) => {
+                Verdict::Fail(crate::output::printable(&reason.to_string_lossy()).to_string())
+            }
             _ => Verdict::Fail(format!("the check at {script} returned false")),
         },
         Some(other) => {

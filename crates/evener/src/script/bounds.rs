@@ -107,10 +107,7 @@ pub(crate) fn install(lua: &Lua) -> mlua::Result<()> {
 }
 
 /// Searches from a position. Returns `false` and the match, or a position at which to continue, or nothing.
-fn find(
-    lua: &Lua,
-    (s, p, init, mode): (Value, Value, Value, Value),
-) -> mlua::Result<MultiValue> {
+fn find(lua: &Lua, (s, p, init, mode): (Value, Value, Value, Value)) -> mlua::Result<MultiValue> {
     let (s, p) = (text(lua, &s, 1, "find")?, text(lua, &p, 2, "find")?);
     let (bytes, pattern) = (s.as_bytes(), p.as_bytes());
     let Some(init) = init.as_i64().or_else(|| init.as_f64().map(|init| init as i64)) else {

@@ -118,12 +118,14 @@ impl Call {
         }
         let place = || location_of(debug).map(|location| location.to_string());
         if self.spent.load(Ordering::Relaxed) + slice > BUDGET.as_nanos() as u64 {
-            let reason = format!("it ran for more than {BUDGET:?} without a pause: check for an endless loop");
+            let reason =
+                format!("it ran for more than {BUDGET:?} without a pause: check for an endless loop");
             self.stop(&reason, place());
         }
         // A call that was told to pause and runs on is where it cannot pause.
         if self.is_pausing.swap(true, Ordering::Relaxed) && slice > PAUSELESS_MAX.as_nanos() as u64 {
-            let reason = "it ran for too long in a function that the library calls: make the function shorter";
+            let reason =
+                "it ran for too long in a function that the library calls: make the function shorter";
             self.stop(reason, place());
             return Err(raise(Problem::new(reason)));
         }

@@ -44,7 +44,10 @@ pub(super) fn begin(lua: &Lua) -> mlua::Result<()> {
 
 fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
     runtime(lua).ok_or_else(|| {
-        fail(lua, format!("{name} works only in functions that run later, such as those of check, every and on"))
+        fail(
+            lua,
+            format!("{name} works only in functions that run later, such as those of check, every and on"),
+        )
     })
 }
 

@@ -57,7 +57,10 @@ pub(super) struct ServerObject {
 
 fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
     runtime(lua).ok_or_else(|| {
-        fail(lua, format!("{name} works only in functions that run later, such as those of check, every and on"))
+        fail(
+            lua,
+            format!("{name} works only in functions that run later, such as those of check, every and on"),
+        )
     })
 }
 
@@ -130,9 +133,7 @@ pub(crate) fn add_pool_methods<T: 'static, M: UserDataMethods<T>>(
     let pool = move |lua: &Lua, this: &T| -> mlua::Result<Arc<str>> {
         name_of(this).map(Arc::from).ok_or_else(|| fail(lua, "only a pool has this method"))
     };
-    methods.add_meta_method(MetaMethod::Len, move |lua, this, ()| {
-        Ok(servers(lua, &pool(lua, this)?)?.len())
-    });
+    methods.add_meta_method(MetaMethod::Len, move |lua, this, ()| Ok(servers(lua, &pool(lua, this)?)?.len()));
     methods.add_method("up", move |lua, this, ()| {
         let all = servers(lua, &pool(lua, this)?)?;
         Ok(all.iter().filter(|server| is_usable(&server.entry)).count())
@@ -145,10 +146,12 @@ pub(crate) fn add_pool_methods<T: 'static, M: UserDataMethods<T>>(
         let pool = pool(&lua, &this);
         let checked = pool.clone().and_then(|_| {
             let server = added_server(&lua, &address, settings.as_ref(), &caller(&lua))?;
-            server.map_err(|problems| problems.into_iter().next().map_or_else(
-                || fail(&lua, "the server is invalid"),
-                crate::config::raise,
-            ))
+            server.map_err(|problems| {
+                problems
+                    .into_iter()
+                    .next()
+                    .map_or_else(|| fail(&lua, "the server is invalid"), crate::config::raise)
+            })
         });
         let name = checked.as_ref().map(|server| Arc::clone(&server.name)).ok();
         let pool_name = pool.clone().unwrap_or_else(|_| "".into());
@@ -163,11 +166,9 @@ pub(crate) fn add_pool_methods<T: 'static, M: UserDataMethods<T>>(
         let pool = wanted.as_ref().map_or_else(|_| "".into(), |(pool, _)| Arc::clone(pool));
         change(&lua, &pool, wanted.map(|(_, server)| Change::Remove(server)))
     });
-    for (method, state) in [
-        ("drain", AdminState::Drain),
-        ("ready", AdminState::Ready),
-        ("maintenance", AdminState::Maintenance),
-    ] {
+    for (method, state) in
+        [("drain", AdminState::Drain), ("ready", AdminState::Ready), ("maintenance", AdminState::Maintenance)]
+    {
         methods.add_async_method(method, move |lua, this, server: Value| {
             let wanted = pool(&lua, &this).and_then(|pool| Ok((pool, server_name(&lua, &server)?)));
             let pool = wanted.as_ref().map_or_else(|_| "".into(), |(pool, _)| Arc::clone(pool));

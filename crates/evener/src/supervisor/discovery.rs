@@ -275,7 +275,12 @@ impl Discovery {
     }
 
     /// Returns the servers of a pool, and an event for each address that is newly refused.
-    fn expand(&mut self, spec: &PoolSpec, loops: &LoopCheck<'_>, scripts: &Scripts) -> (Expanded, Vec<Event>) {
+    fn expand(
+        &mut self,
+        spec: &PoolSpec,
+        loops: &LoopCheck<'_>,
+        scripts: &Scripts,
+    ) -> (Expanded, Vec<Event>) {
         let pool = self.pools.entry(spec.name.clone()).or_default();
         let sources = &self.sources;
         let refuses = |target: &Target| loops.refuses(&spec.name, target, sources);
@@ -304,7 +309,8 @@ impl Supervisor {
     /// Returns the servers of each pool of a configuration that is being applied with new listeners.
     pub(super) fn expand_all(&mut self, config: &Config, new_listeners: &NewListeners) -> Vec<Expanded> {
         let loops = LoopCheck::new(config, &self.pools, (&self.listeners, new_listeners));
-        let expanded = config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops, &self.scripts));
+        let expanded =
+            config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops, &self.scripts));
         let (all, events): (Vec<Expanded>, Vec<Vec<Event>>) = expanded.unzip();
         events.iter().for_each(|events| self.log_all(events));
         all

@@ -32,7 +32,10 @@ impl Probed {
 
     /// Returns a number that differs from the numbers of the checks of other servers of the pool.
     pub(super) fn tag(&self) -> u64 {
-        std::hash::BuildHasher::hash_one(&std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(), self)
+        std::hash::BuildHasher::hash_one(
+            &std::hash::BuildHasherDefault::<std::hash::DefaultHasher>::default(),
+            self,
+        )
     }
 }
 
@@ -124,7 +127,9 @@ impl Supervisor {
                 let sender = self.sender.clone();
                 let checker = self.scripts.checker();
                 if let CheckKind::Script { .. } = &spec.kind {
-                    let Some(script) = checker.and_then(|checker| ScriptCheck::new(checker, &spec)) else { continue };
+                    let Some(script) = checker.and_then(|checker| ScriptCheck::new(checker, &spec)) else {
+                        continue;
+                    };
                     let key = probed.clone();
                     let task = tokio::spawn(async move {
                         let begun = Instant::now();

@@ -23,8 +23,6 @@ pub(super) struct Scripts {
     /// Number of the last configuration with functions.
     generation: u64,
     changes: BTreeMap<Arc<str>, PoolChanges>,
-    /// The last error of a function.
-    last_error: Option<String>,
 }
 
 /// Changes of a pool by functions.
@@ -106,11 +104,6 @@ impl Scripts {
         }
     }
 
-    /// Returns the last error of a function.
-    pub(super) fn last_error(&self) -> Option<&str> {
-        self.last_error.as_deref()
-    }
-
     fn of_pool(&mut self, pool: &Arc<str>) -> &mut PoolChanges {
         self.changes.entry(Arc::clone(pool)).or_default()
     }
@@ -127,7 +120,9 @@ impl Supervisor {
         let started = Actor::start(program, self.scripts.generation, self.pool_slots(), outputs);
         match started {
             Ok(actor) => self.scripts.actor = Some(actor),
-            Err(error) => self.log(&Event::Notice { text: format!("the scripts could not be started: {error}") }),
+            Err(error) => {
+                self.log(&Event::Notice { text: format!("the scripts could not be started: {error}") })
+            }
         }
     }
 
@@ -139,19 +134,9 @@ impl Supervisor {
     /// Handles a message of a function.
     pub(super) fn on_script(&mut self, output: Output) {
         match output {
-            Output::Event(event) => {
-                if let Event::ScriptFailed { script, error, .. } = &event {
-                    self.note_script_error(script, error);
-                }
-                self.log(&event);
-            }
+            Output::Event(event) => self.log(&event),
             Output::Change(request) => self.change_by_script(request),
         }
-    }
-
-    fn note_script_error(&mut self, script: &str, error: &str) {
-        let place = if error.contains(script) { String::new() } else { format!("{script}: ") };
-        self.scripts.last_error = Some(format!("{place}{error}"));
     }
 
     /// Handles the result of a function that checked a server.
@@ -167,7 +152,6 @@ impl Supervisor {
             // The first run of a check that gives no verdict ends the time in which the server is unchecked.
             Verdict::Nothing => (before == HealthVerdict::Unchecked).then_some(Probe::Pass),
             Verdict::Error(error) => {
-                self.note_script_error(&script, &error);
                 let event = Event::ScriptFailed {
                     script: script.to_string(),
                     pool: Some(pool),
@@ -222,9 +206,8 @@ impl Supervisor {
                 let Some(target) = server.endpoint.target() else {
                     return Err(format!("`{name}` has no address"));
                 };
-                let is_there = |other: &evener_core::pool::Server| {
-                    other.spec.name == name || other.target == target
-                };
+                let is_there =
+                    |other: &evener_core::pool::Server| other.spec.name == name || other.target == target;
                 if running.servers().iter().any(is_there) {
                     return Ok(None);
                 }

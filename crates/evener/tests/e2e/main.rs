@@ -118,6 +118,11 @@ mod operating {
     mod wrong_command_lines;
 }
 
+mod scripts {
+    mod changes;
+    mod errors;
+}
+
 mod tcp {
     mod attempts;
     mod fast_close;

@@ -139,7 +139,8 @@ fn allow(lua: &Lua, state: &Shared, table: &crate::config::raw::Table) -> mlua::
         match item.text().filter(|text| text.starts_with('/')) {
             Some(path) => drop(declared(lua, |declared| declared.allow(path))),
             None => {
-                let message = format!("exec.allow must have absolute paths of programs, got {}", item.shown());
+                let message =
+                    format!("exec.allow must have absolute paths of programs, got {}", item.shown());
                 lock(state).run.record(Problem::at(&location, message));
             }
         }

@@ -53,8 +53,19 @@ fn text(endpoint: &Endpoint) -> String {
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id, check: _ } =
-        server;
+    let ServerSpec {
+        name,
+        configured_name: _,
+        endpoint,
+        dialect,
+        weight,
+        tier,
+        limits,
+        acl,
+        state,
+        quic_id,
+        check,
+    } = server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     table.unless("name", name, &text(endpoint).into());
@@ -68,6 +79,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
     table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
+    write_check(&mut table, check.as_deref(), None);
     table
 }
 
@@ -198,7 +210,8 @@ fn write_passive(table: &mut Table, passive: &PassiveSpec) {
 }
 
 fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
-    let Some(check) = check else { return };
+    // A function cannot be printed: it may use other values of its file.
+    let Some(check) = check.filter(|check| !matches!(check.kind, CheckKind::Script { .. })) else { return };
     let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = check;
     let mut nested = Table::of(format!("check.{}", kind.name()));
     write_kind(&mut nested, kind, servers_tls);

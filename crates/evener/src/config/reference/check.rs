@@ -4,7 +4,15 @@ use super::Key;
 
 pub(super) const KEYS: &[Key] = &[
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+        ],
         name: "every",
         kind: "duration",
         default: "`\"2s\"`",
@@ -22,7 +30,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+        ],
         name: "rise",
         kind: "1 to 100",
         default: "2",
@@ -32,7 +48,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+        ],
         name: "fall",
         kind: "1 to 100",
         default: "3",
@@ -41,7 +65,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+        ],
         name: "jitter",
         kind: "0 to 1",
         default: "0.1",
@@ -50,7 +82,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+        ],
         name: "port",
         kind: "1 to 65535",
         default: "the server's",
@@ -184,6 +224,33 @@ pub(super) const KEYS: &[Key] = &[
         default: "any",
         text: "The required RCODE: `\"NOERROR\"`, `\"NXDOMAIN\"`, `\"REFUSED\"`, ...",
         example: "rcode = \"NOERROR\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "timeout",
+        kind: "duration",
+        default: "`\"5s\"`",
+        text: "Time for the function; at most 60 s.",
+        example: "timeout = \"10s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "run",
+        kind: "function",
+        text: "The function. It gets the server and its pool, and returns true, or false and a reason, or \
+               nothing for no verdict.",
+        example: "run = function(server, pool) return tcp.connect(server.address) ~= nil end",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "on_error",
+        kind: "`\"keep\"`, `\"down\"`",
+        default: "`\"keep\"`",
+        text: "If the function fails or is stopped, the server keeps its verdict, or the check failed.",
+        example: "on_error = \"down\"",
         ..Key::NONE
     },
 ];

@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 14] = [
+const DECLARATIONS: [(&str, &str); 15] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
@@ -27,6 +27,7 @@ const DECLARATIONS: [(&str, &str); 14] = [
     ("check.https", "check = check.https { ... }"),
     ("check.udp", "check = check.udp { ... }"),
     ("check.dns", "check = check.dns { ... }"),
+    ("check.script", "check = check.script { ... }"),
     ("discover.file", "servers from a file: discover.file \"FILE\" { ... }"),
     ("discover.dns", "servers from a name: discover.dns \"NAME:PORT\" { ... }"),
     ("policy.ewma", "policy = policy.ewma { ... }"),

@@ -76,6 +76,9 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
         }
         _ => {
             let placed = match table {
+                "check.script" if !contents.contains("run =") => {
+                    placed.replace('{', "{ run = function() return true end,")
+                }
                 "check.udp" if !contents.contains("send =") => placed.replace('{', "{ send = \"x\","),
                 "server" if key.name == "mname" => placed.replace("10.0.0.1:80", "/run/a.sock"),
                 "check.http" | "check.tcp" => placed,

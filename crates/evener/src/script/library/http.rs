@@ -103,7 +103,8 @@ fn prepare(
     *request.uri_mut() = path.parse().map_err(|_| refused(format!("not a URL: {url:?}")))?;
     let headers = request.headers_mut();
     let agent = concat!("evener/", env!("CARGO_PKG_VERSION"));
-    headers.insert("host", HeaderValue::from_str(authority.as_str()).map_err(|_| refused("bad host".into()))?);
+    headers
+        .insert("host", HeaderValue::from_str(authority.as_str()).map_err(|_| refused("bad host".into()))?);
     headers.insert("user-agent", HeaderValue::from_static(agent));
     let given: Option<Table> = options.map(|options| options.raw_get("headers")).transpose()?.flatten();
     for pair in given.iter().flat_map(Table::pairs::<String, String>) {

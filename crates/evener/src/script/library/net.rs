@@ -47,7 +47,8 @@ impl Connected {
 
 /// Connects to an address such as `10.0.0.1:80` or `app.example:80`.
 pub(super) async fn connect(target: &str, tls: Option<CheckTls>) -> Outcome<Connected> {
-    let stream = TcpStream::connect(target).await.map_err(|error| format!("connect: {}", check::in_words(&error)))?;
+    let stream =
+        TcpStream::connect(target).await.map_err(|error| format!("connect: {}", check::in_words(&error)))?;
     match tls {
         None => Ok(Connected::Plain(stream)),
         Some(tls) => Ok(Connected::Tls(Box::new(check::start_tls(stream, &tls, target).await?))),
@@ -134,9 +135,8 @@ impl Connection {
         limit: mlua::Result<Duration>,
     ) -> impl Future<Output = mlua::Result<MultiValue>> + Send + use<> {
         let inner = Arc::clone(&this.inner);
-        let begun = wanted.map(|wanted| {
-            operate(&lua, "tcp", limit, async move { inner.lock().await.take(&wanted).await })
-        });
+        let begun = wanted
+            .map(|wanted| operate(&lua, "tcp", limit, async move { inner.lock().await.take(&wanted).await }));
         async move {
             match begun?.await? {
                 Ok(bytes) => lua.create_string(bytes)?.into_lua_multi(&lua),
@@ -233,18 +233,20 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     tcp.raw_set("connect", connect)?;
     globals.raw_set("tcp", tcp)?;
     let udp = lua.create_table()?;
-    let exchange =
-        lua.create_async_function(|lua, (address, bytes, options): (String, mlua::LuaString, Option<Table>)| {
+    let exchange = lua.create_async_function(
+        |lua, (address, bytes, options): (String, mlua::LuaString, Option<Table>)| {
             let bytes = bytes.as_bytes().to_vec();
             let limit = timeout(&lua, options.as_ref());
-            let begun = operate(&lua, "udp", limit, async move { datagrams(&address, &bytes, |_| true).await });
+            let begun =
+                operate(&lua, "udp", limit, async move { datagrams(&address, &bytes, |_| true).await });
             async move {
                 match begun.await? {
                     Ok(bytes) => lua.create_string(bytes)?.into_lua_multi(&lua),
                     Err(why) => (Value::Nil, why).into_lua_multi(&lua),
                 }
             }
-        })?;
+        },
+    )?;
     udp.raw_set("exchange", exchange)?;
     globals.raw_set("udp", udp)?;
     let library = lua.create_table()?;
@@ -319,6 +321,8 @@ async fn resolve(name: Vec<u8>, number: u16, server: Option<String>) -> Outcome<
 async fn system_name_server() -> String {
     let reading = tokio::task::spawn_blocking(|| std::fs::read_to_string("/etc/resolv.conf"));
     let text = reading.await.ok().and_then(Result::ok).unwrap_or_default();
-    let named = text.lines().find_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok());
+    let named = text
+        .lines()
+        .find_map(|line| line.strip_prefix("nameserver")?.split_whitespace().next()?.parse().ok());
     named.map_or_else(|| NAME_SERVER.into(), |ip: std::net::IpAddr| SocketAddr::new(ip, 53).to_string())
 }

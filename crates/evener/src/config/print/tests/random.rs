@@ -225,6 +225,7 @@ impl Chance<'_> {
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
             quic_id: self.maybe(Self::quic_id),
+            check: None,
         }
     }
 
