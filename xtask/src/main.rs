@@ -1,8 +1,9 @@
-//! Developer commands: `cargo xtask setup | test | fuzz | bpf | bench | tidy`.
+//! Developer commands of cargo xtask: setup, test, guest, fuzz, bpf, bench, tidy.
 
 mod bench;
 mod bpf;
 mod fuzz;
+mod ipvs_vm;
 mod packages;
 mod shell;
 mod test;
@@ -37,6 +38,9 @@ enum Command {
         /// Only tests whose names contain one of these
         filters: Vec<String>,
     },
+    /// Run the tests of IPVS in a virtual machine with Debian's kernel, under emulation (fetches 100 MB once)
+    #[command(name = "guest")]
+    IpvsVm(ipvs_vm::Options),
     /// Run the fuzz targets over their inputs and over what is found from there
     Fuzz(fuzz::Options),
     /// Compile the programs of the XDP plane (clang-19)
@@ -62,6 +66,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup { bench } => packages::install(bench),
         Command::Test { fast, filters } => test::run(if fast { Tier::Fast } else { Tier::Whole }, &filters),
+        Command::IpvsVm(options) => ipvs_vm::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bpf(options) => bpf::run(&options),
         Command::Bench(options) => bench::run(&options),

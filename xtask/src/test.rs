@@ -4,7 +4,7 @@
 mod binaries;
 mod outcome;
 
-use crate::packages;
+use crate::{ipvs_vm, packages};
 use anyhow::bail;
 use binaries::Binary;
 use outcome::Outcome;
@@ -57,6 +57,12 @@ pub(crate) fn run(tier: Tier, filters: &[String]) -> anyhow::Result<()> {
     let result = report
         .time("unit tests and simulation", |_| others.iter().try_for_each(|binary| binary.run(filters)))
         .and_then(|()| report.time("documentation tests", |_| binaries::run_documentation(filters)))
+        .and_then(|()| match tier {
+            Tier::Whole if filters.is_empty() => {
+                report.time("IPVS in a virtual machine", |_| ipvs_vm::run_tests(&[]))
+            }
+            Tier::Whole | Tier::Fast => Ok(()),
+        })
         .and_then(|()| runs.iter().try_for_each(|run| report.end_to_end(end_to_end, run)));
     report.print();
     result?;

@@ -17,18 +17,78 @@ use std::time::{Duration, Instant};
 /// The package whose first dependency is the kernel.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Programs of the VM, as packages.
-const USERLAND: [&str; 1] = ["busybox-static"];
+const USERLAND: [&str; 6] = ["busybox-static", "ipvsadm", "keepalived", "iproute2", "nftables", "conntrack"];
+/// Programs that are copied into the VM with their libraries: the path in the packages, and the path in the VM.
+/// Two have other names there, because busybox has programs of their names.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("sbin/ipvsadm", "usr/sbin/ipvsadm"),
+    ("usr/sbin/keepalived", "usr/sbin/keepalived"),
+    ("bin/ip", "usr/sbin/ip"),
+    ("usr/sbin/nft", "usr/sbin/nft"),
+    ("usr/sbin/conntrack", "usr/sbin/conntrack"),
+];
+/// Directories of the packages with libraries.
+const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// Directory of the libraries in the VM.
+const VM_LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Users and protocols, which programs look up by name.
+const ACCOUNTS: [(&str, &str); 4] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/protocols", "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nsctp 132 SCTP\n"),
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\nprotocols: files\n"),
+];
 const EMULATOR: &str = "qemu-system-x86";
 /// Modules of the VM, besides the modules that they need.
-const MODULES: [&str; 1] = ["veth"];
+const MODULES: [&str; 39] = [
+    "veth",
+    "dummy",
+    "ipip",
+    "ip_gre",
+    "fou",
+    "ip6_tunnel",
+    "sit",
+    "bridge",
+    "sctp",
+    "ip_vs",
+    "ip_vs_rr",
+    "ip_vs_wrr",
+    "ip_vs_lc",
+    "ip_vs_wlc",
+    "ip_vs_fo",
+    "ip_vs_ovf",
+    "ip_vs_lblc",
+    "ip_vs_lblcr",
+    "ip_vs_dh",
+    "ip_vs_sh",
+    "ip_vs_mh",
+    "ip_vs_sed",
+    "ip_vs_nq",
+    "ip_vs_ftp",
+    "ip_vs_pe_sip",
+    "nfnetlink",
+    "nf_conntrack",
+    "nf_conntrack_netlink",
+    "nf_nat",
+    "nf_tables",
+    "nft_ct",
+    "nft_nat",
+    "nft_masq",
+    "nft_chain_nat",
+    "xt_ipvs",
+    "ip_tables",
+    "iptable_nat",
+    "x_tables",
+    "xt_mark",
+];
 /// Increase it when the content of the cache changes.
-const CACHE_VERSION: &str = "1";
+const CACHE_VERSION: &str = "2";
 
 /// The first process of the VM.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/sbin:/bin HOME=/root
-mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /tmp
+export PATH=/usr/sbin:/sbin:/bin HOME=/root
+mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
 mount -t bpf bpf /sys/fs/bpf
 # The kernel's console is the other port, so its messages do not mix with the output.
 exec </dev/null >/dev/ttyS0 2>&1
@@ -71,7 +131,7 @@ impl Vm {
         fs::create_dir_all(&vm.directory)?;
         shell::run(Command::new("apt-get").args(["-q", "update"]))?;
         vm.fetch("kernel", &[&kernel_package()?], Closure::Alone)?;
-        vm.fetch("userland", &USERLAND, Closure::Alone)?;
+        vm.fetch("userland", &USERLAND, Closure::WithDependencies)?;
         vm.fetch("emulator", &[EMULATOR], Closure::WithDependencies)?;
         vm.build_base()?;
         fs::write(stamp, CACHE_VERSION)?;
@@ -116,12 +176,19 @@ impl Vm {
     /// Writes the part of the initial file system that every job has.
     fn build_base(&self) -> anyhow::Result<()> {
         let mut archive = Archive::default();
-        for directory in ["bin", "sbin", "dev", "proc", "sys", "tmp", "root", "job", "lib", "lib/modules"] {
-            archive.directory(directory);
-        }
+        let directories =
+            "bin sbin dev proc sys tmp run root job etc lib lib/modules lib64 usr usr/sbin usr/lib";
+        directories.split(' ').for_each(|directory| archive.directory(directory));
+        archive.directory(VM_LIBRARIES);
         let busybox = find(&self.path("userland"), "busybox").context("busybox")?;
         archive.file("bin/busybox", &fs::read(&busybox)?, 0o755);
         archive.file("init", INIT.as_bytes(), 0o755);
+        // The kernel starts this program to load a module that a system call needs.
+        archive.file("sbin/modprobe", b"#!/bin/busybox sh\nexec /bin/busybox modprobe \"$@\"\n", 0o755);
+        for (name, text) in ACCOUNTS {
+            archive.file(name, text.as_bytes(), 0o644);
+        }
+        self.add_programs(&mut archive)?;
         let modules = self.path("kernel/lib/modules");
         let version = fs::read_dir(&modules)?.next().context("the kernel has modules")??.file_name();
         let version = version.to_string_lossy();
@@ -141,8 +208,32 @@ impl Vm {
             }
             archive.file(&name, &fs::read(source.join(module))?, 0o644);
         }
-        archive.file(&format!("lib/modules/{version}/modules.dep"), list.as_bytes(), 0o644);
+        for name in ["modules.dep", "modules.alias"] {
+            archive.file(&format!("lib/modules/{version}/{name}"), &fs::read(source.join(name))?, 0o644);
+        }
         Ok(fs::write(self.path("base.cpio"), archive.finish())?)
+    }
+
+    /// Adds the programs and the libraries that they need.
+    fn add_programs(&self, archive: &mut Archive) -> anyhow::Result<()> {
+        let userland = self.path("userland");
+        let loader = find(&userland, "ld-linux-x86-64.so.2").context("the programs' loader")?;
+        archive.file("lib64/ld-linux-x86-64.so.2", &fs::read(&loader)?, 0o755);
+        let search = LIBRARIES.map(|path| userland.join(path).display().to_string()).join(":");
+        let mut libraries = BTreeSet::new();
+        for (source, name) in PROGRAMS {
+            let program = userland.join(source);
+            archive.file(name, &fs::read(&program).with_context(|| program.display().to_string())?, 0o755);
+            let mut list = Command::new(&loader);
+            let output = list.arg("--library-path").arg(&search).arg("--list").arg(&program).output()?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            libraries.extend(text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+        }
+        for library in libraries.iter().filter(|library| library.starts_with(&userland)) {
+            let name = library.file_name().context("a library has a name")?.to_string_lossy();
+            archive.file(&format!("{VM_LIBRARIES}/{name}"), &fs::read(library)?, 0o755);
+        }
+        Ok(())
     }
 
     /// Boots the VM with files in `/job` and runs a shell script there. Returns its output; a status other than 0
@@ -256,12 +347,20 @@ fn find(directory: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Returns a program of this machine and its libraries for a job, in the directory `lib`, and the words that run it.
+///
+/// A program is a name, or a path that begins with `/`.
 pub(crate) fn host_program(program: &str) -> anyhow::Result<(Vec<JobFile>, String)> {
     let path = packages::find(program).with_context(|| format!("{program} is not installed"))?;
-    let output = Command::new("ldd").arg(&path).output().context("ldd cannot be run")?;
+    host_file(program, Path::new(&path))
+}
+
+/// Returns the program at a path of this machine, as [`host_program`].
+pub(crate) fn host_file(program: &str, path: &Path) -> anyhow::Result<(Vec<JobFile>, String)> {
+    let output = Command::new("ldd").arg(path).output().context("ldd cannot be run")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let program = program.rsplit('/').next().unwrap_or(program);
     let paths = text.split_whitespace().filter(|word| word.starts_with('/'));
-    let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(&path)?)];
+    let mut files = vec![JobFile::new(format!("lib/{program}"), fs::canonicalize(path)?)];
     for library in paths.map(PathBuf::from) {
         let name = library.file_name().context("a library has a name")?.to_string_lossy().into_owned();
         files.push(JobFile::new(format!("lib/{name}"), library));

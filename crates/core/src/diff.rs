@@ -104,6 +104,8 @@ pub struct FieldChange {
 pub enum Subject {
     /// The XDP plane.
     Xdp,
+    /// The IPVS plane.
+    Ipvs,
     /// A service.
     Service(Arc<str>),
     /// A listen address of a service.
@@ -118,6 +120,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Xdp => out.write_str("xdp"),
+            Self::Ipvs => out.write_str("ipvs"),
             Self::Service(service) => write!(out, "service {service}"),
             Self::Listener(service, address) => write!(out, "service {service} listen {address}"),
             Self::Pool(pool) => write!(out, "pool {pool}"),
@@ -183,14 +186,18 @@ impl ChangeSet {
             match &change.subject {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) if change.concerns_connections() => drop(pools.insert(pool)),
-                Subject::Xdp | Subject::Pool(_) | Subject::Server(..) | Subject::Listener(..) => {}
+                Subject::Xdp
+                | Subject::Ipvs
+                | Subject::Pool(_)
+                | Subject::Server(..)
+                | Subject::Listener(..) => {}
             }
         }
         for renewed in &self.renewed {
             match renewed {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) => drop(pools.insert(pool)),
-                Subject::Xdp | Subject::Server(..) | Subject::Listener(..) => {}
+                Subject::Xdp | Subject::Ipvs | Subject::Server(..) | Subject::Listener(..) => {}
             }
         }
         let has_changed = |service: &&ServiceSpec| {
@@ -213,7 +220,7 @@ impl ChangeSet {
             (Subject::Service(_) | Subject::Pool(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["tls", "protocol", "http2", CERTIFICATES]))
             }
-            (Subject::Xdp | Subject::Server(..) | Subject::Listener(..), _) => false,
+            (Subject::Xdp | Subject::Ipvs | Subject::Server(..) | Subject::Listener(..), _) => false,
         };
         self.changes.iter().any(concerns)
     }
@@ -226,7 +233,7 @@ impl ChangeSet {
             (Subject::Service(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["protocol", "plane"]))
             }
-            (Subject::Xdp | Subject::Pool(_) | Subject::Server(..), _) => false,
+            (Subject::Xdp | Subject::Ipvs | Subject::Pool(_) | Subject::Server(..), _) => false,
         };
         self.changes.iter().any(concerns)
     }
@@ -237,7 +244,7 @@ impl Change {
     fn pool(&self) -> Option<&Arc<str>> {
         match (&self.subject, &self.action) {
             (Subject::Pool(_), Action::Remove)
-            | (Subject::Xdp | Subject::Service(_) | Subject::Listener(..), _) => None,
+            | (Subject::Xdp | Subject::Ipvs | Subject::Service(_) | Subject::Listener(..), _) => None,
             (Subject::Pool(pool) | Subject::Server(pool, _), _) => Some(pool),
         }
     }
@@ -287,6 +294,7 @@ pub fn diff(old: Configuration<'_>, new: Configuration<'_>) -> ChangeSet {
     let mut diff = Diff { old: old.inputs, new: new.inputs, found: ChangeSet::default() };
     let (old, new) = (old.spec, new.spec);
     diff.set(fields::of_xdp(&old.xdp, &new.xdp), Subject::Xdp);
+    diff.set(fields::of_ipvs(&old.ipvs, &new.ipvs), Subject::Ipvs);
     pair(&old.pools, &new.pools, |pool| &pool.name, |pair| diff.pools(pair));
     pair(&old.services, &new.services, |service| &service.name, |pair| diff.services(pair));
     diff.found

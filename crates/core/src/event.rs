@@ -308,6 +308,19 @@ events! {
     Error "scripts_restarted" ScriptsRestarted { script: String }
     /// A script wrote a message. It has the level that the script gave it.
     Info "script_message" ScriptMessage { severity: ScriptLevel, script: String, text: String }
+    /// Something of the IPVS plane does not work, for example because the kernel lacks a scheduler. It is logged once.
+    Warn "ipvs_problem" IpvsProblem { problem: String }
+    /// Another program changed the table of IPVS. `change` has the entry with the value that was found and the value that
+    /// was set.
+    Warn "ipvs_drift" IpvsDrift { change: String }
+    /// A destination or service was deleted after its connections ended or its drain timeout passed.
+    Info "ipvs_drained" IpvsDrained { entry: String }
+    /// A sysctl of the kernel does not fit the services of the IPVS plane.
+    Warn "ipvs_setting" IpvsSetting { advice: String }
+    /// An interface got the virtual address of a service that can serve clients.
+    Info "ipvs_address_added" IpvsAddressAdded { address: IpAddr, interface: Arc<str> }
+    /// The virtual address of a service without available servers was removed from its interface.
+    Info "ipvs_address_removed" IpvsAddressRemoved { address: IpAddr, interface: Arc<str> }
     /// A message for the operator.
     Warn "notice" Notice { text: String }
     /// The descriptors allow fewer connections than the defaults of the services do.

@@ -34,6 +34,8 @@ pub struct ServiceLive {
     pub warm: Occupancy,
     /// Number of present UDP flows.
     pub flows: AtomicU32,
+    /// Number of present associations of the XDP plane, as it was counted last.
+    pub associations: AtomicU32,
     /// The counters, with a shard for each worker.
     pub counters: Sharded<ServiceCounters>,
 }
@@ -49,6 +51,7 @@ impl ServiceLive {
             pending: Occupancy::default(),
             warm: Occupancy::default(),
             flows: AtomicU32::new(0),
+            associations: AtomicU32::new(0),
             counters: Sharded::new(workers),
         }
     }

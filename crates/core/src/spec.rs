@@ -5,6 +5,7 @@ mod check;
 mod discover;
 mod dns;
 mod http;
+mod ipvs;
 mod policy;
 mod pool;
 mod service;
@@ -16,6 +17,10 @@ pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
 pub use http::{
     AbortOnClose, Balance, ForwardedMode, ForwardedSpec, Http2, HttpSpec, RedirectSpec, RespondSpec,
+};
+pub use ipvs::{
+    IpvsEngine, IpvsForward, IpvsPersistence, IpvsScheduler, IpvsSchedulerFlags, IpvsServiceSpec, IpvsSpec,
+    IpvsSync, IpvsSyncRole, IpvsTimeouts, IpvsTransport,
 };
 pub use policy::{Policy, StickyBy, StickySpec};
 pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
@@ -48,6 +53,8 @@ pub struct Spec {
     pub services: Vec<ServiceSpec>,
     /// Settings of the XDP plane as a whole. They have no effect without services in it.
     pub xdp: XdpSpec,
+    /// Settings of the IPVS plane as a whole. They have no effect without services in it.
+    pub ipvs: IpvsSpec,
 }
 
 /// An entry point for clients.
@@ -63,6 +70,8 @@ pub struct ServiceSpec {
     pub plane: Plane,
     /// Settings of the XDP plane, present if it serves the clients.
     pub xdp: Option<Arc<XdpServiceSpec>>,
+    /// Settings of the IPVS plane, present if it serves the clients.
+    pub ipvs: Option<Arc<IpvsServiceSpec>>,
     /// Name of the default pool, for clients without a route. It is absent only if routes, a redirect or a
     /// local response serve all clients.
     pub pool: Option<Arc<str>>,
@@ -107,6 +116,7 @@ impl ServiceSpec {
             protocol,
             plane: Plane::Proxy,
             xdp: None,
+            ipvs: None,
             pool: None,
             routes: Vec::new(),
             acl: None,

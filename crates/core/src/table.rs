@@ -16,7 +16,8 @@ use crate::address::{Endpoint, Target};
 use crate::limits::Limits;
 use crate::snapshot::{Entry, Role, Snapshot, Takes};
 use crate::spec::{
-    Failover, OnDown, Policy, PoolSpec, Protocol, QuicId, ServiceSpec, StickySpec, XdpServiceSpec,
+    Failover, IpvsServiceSpec, OnDown, Policy, PoolSpec, Protocol, QuicId, ServiceSpec, StickySpec,
+    XdpServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -74,6 +75,8 @@ pub struct ServiceTraits {
     pub acl: Option<Arc<Acl>>,
     /// Settings of the XDP plane, present if it serves the clients.
     pub xdp: Option<Arc<XdpServiceSpec>>,
+    /// Settings of the IPVS plane, present if it serves the clients.
+    pub ipvs: Option<Arc<IpvsServiceSpec>>,
 }
 
 /// The part of a table that concerns one pool. Services that use the same pool share it.
@@ -132,6 +135,7 @@ impl ServiceTable {
             default_pool: service.pool.clone(),
             acl: service.acl.clone(),
             xdp: service.xdp.clone(),
+            ipvs: service.ipvs.clone(),
         };
         let pools = service.pools().filter_map(|name| Some((name.clone(), pool(name)?))).collect();
         Self { name: service.name.clone(), traits, listen: service.listen.iter().cloned().collect(), pools }

@@ -4,6 +4,7 @@
 mod dns;
 mod exchange;
 mod http;
+mod smtp;
 mod stream;
 
 pub(crate) use exchange::header_limits;
@@ -45,6 +46,7 @@ pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
             CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
             // The supervisor runs functions.
             CheckKind::Script { .. } => Ok(()),
+            CheckKind::Smtp { helo } => smtp::probe(&target, server, helo).await,
             CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }
     };

@@ -9,6 +9,7 @@ mod demo;
 mod events;
 mod expunge;
 mod help;
+mod ipvs;
 mod one_liner;
 mod run;
 mod server_state;
@@ -43,7 +44,10 @@ Examples:
   evener clients --sort rate                          show the busiest clients
   evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
   evener xdp check eth0                               examine an interface for XDP
+  evener ipvs list                                    show the kernel's IPVS table
   evener import pen -r 80 10.0.0.1 10.0.0.2           translate a command of pen
+  evener import keepalived keepalived.conf            translate a file of keepalived
+  ipvsadm -Sn | evener import ipvsadm                 translate the kernel's table of IPVS
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -182,10 +186,10 @@ enum Command {
     /// link named `sbulb`
     #[command(disable_help_flag = true)]
     Sbulb(ForeignArguments),
-    /// Print the configuration that is equivalent to the command line of another program
+    /// Print the configuration that is equivalent to the command line or file of another program
     ///
-    /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, or `evener import pen FILE` with a file of commands
-    /// of pen.
+    /// Examples: `evener import pen -r 80 10.0.0.1 10.0.0.2`, `evener import pen FILE` with a file of commands of
+    /// pen, `evener import keepalived /etc/keepalived/keepalived.conf`, or `ipvsadm -Sn | evener import ipvsadm`.
     // -h is an option of pen, so only --help prints the help of Evener.
     #[command(disable_help_flag = true)]
     Import {
@@ -193,11 +197,14 @@ enum Command {
         #[arg(long, action = clap::ArgAction::Help)]
         help: Option<bool>,
         /// The program
-        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen"]))]
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(["pen", "keepalived", "ipvsadm"]))]
         program: String,
         #[command(flatten)]
         arguments: ForeignArguments,
     },
+    /// Show the services of the kernel's IP Virtual Server (IPVS)
+    #[command(subcommand)]
+    Ipvs(ipvs::IpvsCommand),
     /// Examine interfaces for the XDP plane, show what is pinned in the kernel, take it away
     #[command(subcommand)]
     Xdp(xdp::XdpCommand),
@@ -430,8 +437,13 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Permit { command, time } => client::change_access(&command, "permit", time).await,
         Command::Forget(command) => client::change_access(&command, "forget", None).await,
         Command::Access(admin_args) => client::access(&admin_args).await,
-        Command::Import { arguments, .. } => {
-            print!("{}", crate::compat::import_pen(arguments.words)?);
+        Command::Import { program, arguments, .. } => {
+            let imported = match program.as_str() {
+                "keepalived" => crate::compat::import_keepalived(&arguments.words)?,
+                "ipvsadm" => crate::compat::import_ipvsadm(&arguments.words)?,
+                _ => crate::compat::import_pen(arguments.words)?,
+            };
+            print!("{imported}");
             Ok(())
         }
         // These programs are started before this command line is parsed, if their name is the first word.
@@ -442,6 +454,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         | Command::Mergelogs(_)
         | Command::MnameBalancer(_)
         | Command::Sbulb(_) => anyhow::bail!("give the name of the program first"),
+        Command::Ipvs(command) => command.run(),
         Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
         Command::Completions { shell } => {

@@ -2,6 +2,7 @@
 //! named `pen`.
 
 mod daemon;
+mod lvs;
 mod mname_balancer;
 mod pen;
 mod sbulb;
@@ -77,6 +78,16 @@ impl Program {
 /// Returns the configuration that is equivalent to these arguments of pen.
 pub(crate) fn import_pen(arguments: Vec<OsString>) -> anyhow::Result<String> {
     pen::import::import(arguments)
+}
+
+/// Returns the configuration that is equivalent to a file of keepalived.
+pub(crate) fn import_keepalived(arguments: &[OsString]) -> anyhow::Result<String> {
+    lvs::import_keepalived(arguments)
+}
+
+/// Returns the configuration that is equivalent to a table that ipvsadm saved.
+pub(crate) fn import_ipvsadm(arguments: &[OsString]) -> anyhow::Result<String> {
+    lvs::import_ipvsadm(arguments)
 }
 
 /// Opens the admin socket. The original programs have none, so without `--admin` the front ends also run if

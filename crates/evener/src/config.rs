@@ -10,6 +10,7 @@ mod dns;
 mod edge;
 mod fields;
 mod hints;
+mod ipvs;
 mod locate;
 mod lua;
 mod patience;

@@ -2,22 +2,26 @@
 //! goes to the plane of the service or listener, or to every plane. There is no trait: a new plane is a variant
 //! here, and the compiler lists the commands that it has to handle.
 
+mod ipvs;
 mod xdp;
 
+use crate::state::Listed;
 use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
-use evener_proxy::{Bound, Closed, EndReason, ListFilter, Listing, PlaneOptions, Service, Settings};
+use evener_proxy::{Bound, Closed, EndReason, ListFilter, PlaneOptions, Service, Settings};
+use evener_xdp::associations::AssociationFilter;
 use std::sync::Arc;
-use xdp::{OnReport, XdpPlane};
 
-pub(crate) use xdp::event_of;
+pub(crate) use ipvs::{IpvsPlane, Report as IpvsReport, event_of_ipvs};
+pub(crate) use xdp::{XdpPlane, event_of};
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.
 pub(crate) struct Planes {
     proxy: evener_proxy::Plane,
     xdp: XdpPlane,
+    ipvs: IpvsPlane,
 }
 
 /// A running service in its plane.
@@ -25,8 +29,10 @@ pub(crate) struct Planes {
 pub(crate) enum RunningService {
     /// The workers serve it.
     Proxy(Arc<Service>),
-    /// The kernel forwards its packets.
+    /// The XDP program forwards its packets.
     Xdp(Arc<ServiceLive>),
+    /// IPVS forwards its packets.
+    Ipvs(Arc<ServiceLive>),
 }
 
 /// Identity of a listener in its plane.
@@ -45,14 +51,15 @@ impl RunningService {
 
     /// Creates a service that the kernel forwards.
     pub(crate) fn in_kernel(spec: &ServiceSpec) -> Self {
-        Self::Xdp(Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, 1)))
+        let live = Arc::new(ServiceLive::new(spec.name.clone(), spec.protocol, 1));
+        if spec.plane == Plane::Ipvs { Self::Ipvs(live) } else { Self::Xdp(live) }
     }
 
     /// Returns the service of the workers, if they serve it.
     pub(crate) fn of_workers(&self) -> Option<&Arc<Service>> {
         match self {
             Self::Proxy(service) => Some(service),
-            Self::Xdp(_) => None,
+            Self::Xdp(_) | Self::Ipvs(_) => None,
         }
     }
 
@@ -60,7 +67,7 @@ impl RunningService {
     pub(crate) fn live(&self) -> &Arc<ServiceLive> {
         match self {
             Self::Proxy(service) => &service.live,
-            Self::Xdp(live) => live,
+            Self::Xdp(live) | Self::Ipvs(live) => live,
         }
     }
 
@@ -74,6 +81,7 @@ impl RunningService {
         match self {
             Self::Proxy(_) => Plane::Proxy,
             Self::Xdp(_) => Plane::Xdp,
+            Self::Ipvs(_) => Plane::Ipvs,
         }
     }
 }
@@ -83,14 +91,18 @@ impl Planes {
     ///
     /// # Errors
     /// The system can create no more threads or descriptors.
-    pub(crate) fn start(options: &PlaneOptions, on_xdp_report: OnReport) -> std::io::Result<Self> {
-        let xdp = XdpPlane::new(options.origin, on_xdp_report);
-        Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp })
+    pub(crate) fn start(options: &PlaneOptions, xdp: XdpPlane, ipvs: IpvsPlane) -> std::io::Result<Self> {
+        Ok(Self { proxy: evener_proxy::Plane::start(options)?, xdp, ipvs })
     }
 
     /// Returns the XDP plane.
     pub(crate) fn xdp(&mut self) -> &mut XdpPlane {
         &mut self.xdp
+    }
+
+    /// Returns the IPVS plane.
+    pub(crate) fn ipvs(&mut self) -> &mut IpvsPlane {
+        &mut self.ipvs
     }
 
     /// Returns the number of workers of the proxy.
@@ -105,7 +117,7 @@ impl Planes {
     }
 
     /// Publishes a snapshot of a pool and returns the previous snapshot. The workers of the proxy read `slot` at
-    /// each choice; the XDP plane writes what changed.
+    /// each choice; the planes of the kernel write what changed.
     pub(crate) fn publish(
         &mut self,
         spec: &PoolSpec,
@@ -114,6 +126,7 @@ impl Planes {
     ) -> Arc<Snapshot> {
         let before = slot.swap(Arc::clone(snapshot));
         self.xdp.on_pool(spec, snapshot);
+        self.ipvs.on_pool(spec, snapshot);
         before
     }
 
@@ -156,21 +169,43 @@ impl Planes {
         self.proxy.cut();
     }
 
-    /// Stops the planes. The kernel goes on with the services of the XDP plane.
+    /// Stops the planes. The kernel goes on with the services of its planes.
     pub(crate) fn stop(self) {
         self.proxy.stop();
         self.xdp.stop();
+        self.ipvs.stop();
     }
 
-    /// Lists connections and flows that meet the conditions: at most `most` of each worker, and the total
-    /// number. `done` is called on the thread of a worker, so it must not block.
+    /// Lists connections and flows that meet the conditions: at most `most` of each worker and of the XDP plane, and
+    /// the total number. `done` is called on the thread of a plane, so it must not block.
     pub(crate) fn connections(
         &self,
         filter: ListFilter,
+        association_filter: AssociationFilter,
         most: usize,
-        done: impl FnOnce(Listing) + Send + 'static,
+        done: impl FnOnce(Listed) + Send + 'static,
     ) {
-        self.proxy.connections(filter, most, done);
+        let associations = self.xdp.associations();
+        self.proxy.connections(filter, most, move |open| {
+            let listed = Listed::of_workers(open);
+            match associations {
+                Some(associations) => associations.list(association_filter, most, listed, done),
+                None => done(listed),
+            }
+        });
+    }
+
+    /// Lists at most `most` associations of the XDP plane that meet the conditions. `done` must not block.
+    pub(crate) fn associations(
+        &self,
+        filter: AssociationFilter,
+        most: usize,
+        done: impl FnOnce(Listed) + Send + 'static,
+    ) {
+        match self.xdp.associations() {
+            Some(associations) => associations.list(filter, most, Listed::default(), done),
+            None => done(Listed::default()),
+        }
     }
 
     /// Closes the connection or flow with this number. `done` must not block.

@@ -17,7 +17,7 @@ mod sticky;
 
 pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
-pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
+pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView, Listed};
 pub(crate) use explanation::{ExplainQuery, Explanation};
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use server::ServerView;

@@ -9,6 +9,7 @@ mod connections;
 mod discovery;
 mod failures;
 mod handle;
+mod ipvs;
 mod listeners;
 mod paths;
 mod pools;
@@ -27,7 +28,7 @@ use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
-use crate::planes::{Planes, RunningService, event_of};
+use crate::planes::{IpvsPlane, IpvsReport, Planes, RunningService, XdpPlane, event_of, event_of_ipvs};
 use crate::request_log::RequestLogs;
 use crate::service_manager;
 use crate::signals::Signals;
@@ -121,6 +122,8 @@ pub(crate) enum Input {
     Report(Report),
     /// An observation of the XDP plane.
     Xdp(evener_xdp::plane::Report),
+    /// An observation of the IPVS plane.
+    Ipvs(IpvsReport),
     Probed {
         probed: Probed,
         result: Probe,
@@ -134,7 +137,7 @@ pub(crate) enum Input {
         result: ScriptVerdict,
         took: Duration,
     },
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     Reread(Reread),
     /// Servers that a source lists for a pool, in the response to the read with this number.
     Found {
@@ -199,7 +202,13 @@ impl Supervisor {
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
         let xdp_reports = sender.clone();
-        let on_xdp_report = Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report))));
+        let ipvs_reports = sender.clone();
+        let xdp =
+            XdpPlane::new(origin, Arc::new(move |report| drop(xdp_reports.try_send(Input::Xdp(report)))));
+        let ipvs = IpvsPlane::new(
+            ipvs::state_file(&setting.source),
+            Arc::new(move |report| drop(ipvs_reports.try_send(Input::Ipvs(report)))),
+        );
         let plane = Planes::start(
             &PlaneOptions {
                 workers: setting.workers,
@@ -210,7 +219,8 @@ impl Supervisor {
                 report: Arc::new(move |report| drop(reports.try_send(Input::Report(report)))),
                 wants_details: setting.events.wants_details(),
             },
-            on_xdp_report,
+            xdp,
+            ipvs,
         )?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
@@ -309,10 +319,11 @@ impl Supervisor {
         match input {
             Input::Report(report) => self.on_report(report),
             Input::Xdp(report) => self.log(&event_of(report)),
+            Input::Ipvs(report) => self.log(&event_of_ipvs(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
             Input::Script(output) => self.on_script(output),
             Input::ScriptChecked { probed, result, took } => self.on_script_checked(&probed, result, took),
-            Input::Loaded(loaded) => self.on_loaded(loaded),
+            Input::Loaded(loaded) => self.on_loaded(*loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),
                 Err(refused) => self.log(&refused),

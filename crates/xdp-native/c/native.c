@@ -32,13 +32,13 @@ static always_inline int server_takes(__u32 position, __u8 takes)
 
 #include "probe.h"
 
-__u32 evener_choose(const struct choices *from, __u64 number, __u8 by)
+__u32 evener_choose(const struct choices *from, __u64 number, __u8 by, __u32 probes)
 {
 	void *table = (void *)from->blocks;
 	__u32 slots = slot_of_table(table, -1);
 
 	choices = from;
-	return slots ? choose_from(table, slots, number, by, TAKES_NEW) : 0;
+	return slots ? choose_from(table, slots, number, by, probes) : 0;
 }
 
 int evener_parse(const void *data, const void *end, struct layers *layers)

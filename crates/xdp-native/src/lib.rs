@@ -50,6 +50,9 @@ pub struct Choices<'a> {
     takes: &'a [u8],
 }
 
+/// Slots that are tried with failover (`PROBES_MAX` of choose.h).
+const PROBES_MAX: u32 = 8;
+
 /// `struct choices` of native.c.
 #[repr(C)]
 struct RawChoices {
@@ -74,25 +77,32 @@ impl<'a> Choices<'a> {
     /// Returns the position of the server for the hash of a client, or 0.
     #[must_use]
     pub fn of_client(&self, hash: u64) -> u32 {
-        self.choose(hash, 1)
+        self.choose(hash, 1, PROBES_MAX)
+    }
+
+    /// Returns the position of the server for the hash of a client without failover: the server of the client's slot,
+    /// or 0 if it takes no new clients.
+    #[must_use]
+    pub fn of_client_without_failover(&self, hash: u64) -> u32 {
+        self.choose(hash, 1, 1)
     }
 
     /// Returns the position of the server for a turn, or 0.
     #[must_use]
     pub fn in_turn(&self, turn: u64) -> u32 {
-        self.choose(turn, 0)
+        self.choose(turn, 0, PROBES_MAX)
     }
 
-    fn choose(&self, number: u64, by: u8) -> u32 {
+    fn choose(&self, number: u64, by: u8, probes: u32) -> u32 {
         let servers = self.takes.len() as u32;
         let raw = RawChoices { blocks: self.blocks.as_ptr(), takes: self.takes.as_ptr(), servers };
         // SAFETY: the slots are in the blocks, as `new` checked, and a position is compared with the number of servers.
-        unsafe { evener_choose(&raw const raw, number, by) }
+        unsafe { evener_choose(&raw const raw, number, by, probes) }
     }
 }
 
 unsafe extern "C" {
-    fn evener_choose(choices: *const RawChoices, number: u64, by: u8) -> u32;
+    fn evener_choose(choices: *const RawChoices, number: u64, by: u8, probes: u32) -> u32;
     fn evener_parse(data: *const u8, end: *const u8, layers: *mut Layers) -> c_int;
     fn evener_parse_inner(data: *const u8, end: *const u8, family: c_int, layers: *mut Layers) -> c_int;
     safe fn evener_hash_client_v4(address: u32) -> u64;

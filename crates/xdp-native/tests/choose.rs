@@ -3,10 +3,11 @@
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::random::Random;
 use evener_core::snapshot::{Request, Snapshot, Takes};
-use evener_core::spec::{AdminState, Policy, PoolSpec, ServerSpec};
+use evener_core::spec::{AdminState, Failover, Policy, PoolSpec, ServerSpec};
 use evener_core::table::{ChoiceTable, PoolTable};
 use evener_core::{Endpoint, ServerId, Time, hash};
 use evener_xdp_native::{Block, Choices, hash_client_v4, hash_client_v6};
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,7 +54,11 @@ struct Chosen {
 
 impl Chosen {
     /// Makes a pool of 1 to 300 servers with random weights, tiers and states. One in `full_share` servers is full.
-    fn random(policy: Policy, full_share: u64, next: &mut impl FnMut() -> u64) -> Self {
+    fn random(
+        (policy, failover): (Policy, Failover),
+        full_share: u64,
+        next: &mut impl FnMut() -> u64,
+    ) -> Self {
         // Few servers are as likely as many.
         let count = 1 + next() % [3, 12, 60, 300][next() as usize % 4];
         let server = |at: u64| {
@@ -68,7 +73,7 @@ impl Chosen {
             server
         };
         let mut spec = PoolSpec::new("web", (0..count).map(server).collect());
-        spec.policy = policy;
+        (spec.policy, spec.failover) = (policy, failover);
         let targets: Vec<_> = spec.servers.iter().filter_map(|server| server.endpoint.target()).collect();
         let setting = PoolSetting { workers: 1, key: 7, first_id: 0 };
         let mut running = Pool::new(&spec, &targets, setting, Time::ZERO);
@@ -125,8 +130,18 @@ const FULL_SHARE: u64 = 8;
 /// No server is full.
 const NONE_FULL: u64 = u64::MAX;
 
-/// Compares the choices for a million clients in many pools. `check` gets a pool, a client and a turn.
+/// Compares the choices for a million clients in many pools with failover. `check` gets a pool, a client and a turn.
 fn compare_choices(policies: &[Policy], full_share: u64, seed: u64, check: impl Fn(&Chosen, IpAddr, u64)) {
+    let policies: Vec<_> = policies.iter().map(|policy| (*policy, Failover::Next)).collect();
+    compare(&policies, full_share, seed, check);
+}
+
+fn compare(
+    policies: &[(Policy, Failover)],
+    full_share: u64,
+    seed: u64,
+    check: impl Fn(&Chosen, IpAddr, u64),
+) {
     const POOLS: u64 = 50;
     let mut next = numbers(seed);
     for number in 0..POOLS {
@@ -160,6 +175,35 @@ fn the_program_and_core_choose_the_same_server_for_a_million_turns() {
         let by_program = chosen.ids[by_program as usize];
         let by_core = chosen.choices.pick(&chosen.pool, turn);
         assert_eq!(by_program, by_core, "the server of turn {turn} for {client}, seed {SEED}");
+    });
+}
+
+#[test]
+fn without_failover_the_program_refuses_the_clients_that_the_proxy_refuses() {
+    const SEED: u64 = 143;
+    let refused = Cell::new(0_u64);
+    let policies = [MAGLEV, SMALL_MAGLEV, Policy::Hash].map(|policy| (policy, Failover::Never));
+    compare(&policies, FULL_SHARE, SEED, |chosen, client, _| {
+        let hash = hash_of_program(client);
+        let by_program = Choices::new(&chosen.blocks, &chosen.takes).of_client_without_failover(hash);
+        let by_program = chosen.ids[by_program as usize];
+        let by_core = chosen.choices.pick(&chosen.pool, hash::of_client(client));
+        assert_eq!(by_program, by_core, "the server of the table for {client}, seed {SEED}");
+        refused.set(refused.get() + u64::from(by_program.is_none()));
+    });
+    assert!((1..1_000_000).contains(&refused.get()), "some clients are refused: {}", refused.get());
+}
+
+#[test]
+fn without_failover_the_program_chooses_the_server_that_the_proxy_chooses_with_maglev() {
+    const SEED: u64 = 144;
+    let policies = [MAGLEV, SMALL_MAGLEV].map(|policy| (policy, Failover::Never));
+    compare(&policies, FULL_SHARE, SEED, |chosen, client, _| {
+        let hash = hash_of_program(client);
+        let by_program = Choices::new(&chosen.blocks, &chosen.takes).of_client_without_failover(hash);
+        let picked = chosen.snapshot.pick(&Request::of(client, Time::ZERO), &[], &mut Random::seeded(1));
+        let by_proxy = picked.map(|choice| choice.server.id).ok();
+        assert_eq!(chosen.ids[by_program as usize], by_proxy, "the server for {client}, seed {SEED}");
     });
 }
 

@@ -5,6 +5,7 @@
 
 #include "choose.h"
 #include "flows.h"
+#include "forward.h"
 #include "lookup.h"
 
 /* Length of idle times' unit as a power of two of nanoseconds. */
@@ -23,6 +24,8 @@ enum fact {
 	FACT_IDLE = 1 << 4,
 	/* The client has no association, unless another CPU makes it at the same time. */
 	FACT_NONE = 1 << 5,
+	/* The next hop of the client is kept. */
+	FACT_ROUTE = 1 << 6,
 };
 
 /* From this bit on: the slot of the server. */
@@ -46,12 +49,12 @@ static always_inline int server_takes(__u32 position, __u8 takes)
 
 #include "probe.h"
 
-/* The next turn of a pool on this CPU. */
+/* The next turn of a pool on this CPU. The CPUs begin with different slots, so that few clients are spread, too. */
 static always_inline __u64 next_turn(__u32 pool)
 {
 	__u64 *turn = bpf_map_lookup_elem(&turns, &pool);
 
-	return turn ? (*turn)++ : 0;
+	return (turn ? (*turn)++ : 0) + bpf_get_smp_processor_id();
 }
 
 /* Server that the table before the last change has for the client, if it still takes known flows. */
@@ -88,8 +91,9 @@ never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flo
 	if (!slots)
 		return 0;
 	if (service->choose_by != CHOOSE_BY_CLIENT)
-		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, TAKES_NEW);
-	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT, TAKES_NEW);
+		return choose_from(table, slots, next_turn(pool), CHOOSE_BY_TURN, PROBES_MAX);
+	chosen = choose_from(table, slots, client, CHOOSE_BY_CLIENT,
+			     service->flags & SERVICE_ONE_SLOT ? 1 : PROBES_MAX);
 	if (mid_flow) {
 		__u32 before = second_chance(pool, client);
 
@@ -101,17 +105,36 @@ never_inline __u32 choose_server(__u32 service_slot, __u64 client, __u32 mid_flo
 	return chosen;
 }
 
+/* The time now, as associations keep it: at the place of its bits. */
 static always_inline __u32 now_used(void)
 {
-	return bpf_ktime_get_coarse_ns() >> USED_SHIFT;
+	return (__u32)(bpf_ktime_get_coarse_ns() >> USED_SHIFT) << FLOW_HOP_BITS;
 }
 
-/* Associations that are older than the idle time of their service have no time yet. */
+/* The time of the last packet, at the place of its bits. */
+static always_inline __u32 used_of(const struct flow *flow)
+{
+	return flow->hop_and_used & ~(HOPS_MAX - 1);
+}
+
+/* Notes that an association is used now. */
+static always_inline void use_flow(struct flow *flow)
+{
+	__u32 now = now_used();
+
+	if (used_of(flow) != now)
+		flow->hop_and_used = hop_of_flow(flow) | now;
+}
+
+/*
+ * Associations that are older than the idle time of their service have no time yet. The difference of two times is right
+ * up to 2^22 units, which are 52 days.
+ */
 static always_inline int is_idle(const struct flow *flow, const struct service *service)
 {
-	__u64 unused = (__u32)(now_used() - flow->used);
+	__u64 unused = (now_used() - used_of(flow)) >> FLOW_HOP_BITS;
 
-	return flow->used && unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
+	return used_of(flow) && unused << USED_SHIFT > (__u64)service->idle_seconds * 1000000000ULL;
 }
 
 /* Reason for which an association is made. */

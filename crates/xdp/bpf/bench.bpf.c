@@ -82,7 +82,7 @@ struct lru_key {
 };
 
 struct lru_value {
-	__u64 words[3];
+	__u64 word;
 };
 
 struct {

@@ -13,7 +13,7 @@
  * Version of this file. Pinned maps of another version are replaced, with their associations lost: increase it only
  * if the layout of a map changes.
  */
-#define CONTRACT_VERSION 1
+#define CONTRACT_VERSION 2
 
 /* Sizes of tables. Slot 0 of services, vips, returns, servers and pools means "none". */
 #define SERVICES_MAX 4096
@@ -21,6 +21,8 @@
 #define SERVERS_MAX 16384
 #define POOLS_MAX 4096
 #define RETURNS_MAX 65536
+/* Next hops of clients. Hop 0 means "unknown". */
+#define HOPS_MAX 1024
 #define BUCKETS_V4 32768
 #define BUCKETS_V6 32768
 #define BUCKET_ENTRIES 4
@@ -122,6 +124,8 @@ enum service_flags {
 	SERVICE_CAPTURED = 1 << 6,
 	/* Each decision is an event: config.event_level is at least EVENT_DEBUG. */
 	SERVICE_REPORTED = 1 << 7,
+	/* A client gets the server of its slot or none: other slots are not tried. */
+	SERVICE_ONE_SLOT = 1 << 8,
 	/* Any of these flags needs work before a packet is forwarded. */
 	SERVICE_DEFENDED = SERVICE_LISTS | SERVICE_RATE | SERVICE_SYN_COOKIES,
 };
@@ -233,20 +237,31 @@ struct flow_key_v6 {
 	__u16 vip;
 };
 
+/*
+ * Bits of the first word of an association: slot of the server below, generation above. The generation of a server is
+ * the lower bits of its identity.
+ */
+#define FLOW_SLOT_BITS 14
+/* Bits of the second word: next hop of the client below, time of the last packet above. */
+#define FLOW_HOP_BITS 10
+
+/* Small, because the kernel puts it into an element of 64 bytes with IPv4: one cache line. */
 struct flow {
-	/* Slot and identity of the server. */
 	__u32 server;
-	__u32 server_id;
-	/* Coarse boot time of the last packet, in units of 2^30 ns; kept with SERVICE_IDLE only. */
-	__u32 used;
-	/* Next hop of the client with NEXT_HOP_ROUTE; ifindex 0 if it is unknown. */
+	/*
+	 * The next hop is known with NEXT_HOP_ROUTE only. The time is the coarse boot time in units of 2^30 ns; it is kept
+	 * with SERVICE_IDLE only.
+	 */
+	__u32 hop_and_used;
+};
+
+/* Next hop of clients. */
+struct hop {
+	/* 0 if there is none. */
 	__u32 ifindex;
 	__u8 mac[6];
-	/* Port of the virtual address that the client used last, for services with server ports. */
-	__u16 vip_port;
-	/* Address of the interface that the client's packets came to. */
+	/* Address of the interface that the packets of clients came to. */
 	__u8 local_mac[6];
-	__u16 reserved;
 };
 
 struct fragment_key {
@@ -267,10 +282,8 @@ struct fragment {
 	/* 1: from a client, 0: from a server. */
 	__u8 inbound;
 	__u8 reserved[3];
-	/* From a server: next hop of the client, as in struct flow. */
-	__u32 ifindex;
-	__u8 mac[6];
-	__u8 local_mac[6];
+	/* From a server: next hop of the client. */
+	__u32 hop;
 };
 
 /* ---- defence ---- */

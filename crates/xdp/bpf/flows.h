@@ -58,10 +58,10 @@ static always_inline enum egress judge_egress(const struct flow *flow, __u32 slo
 
 	if (unlikely(!flow))
 		return EGRESS_NEW;
-	server = server_at(flow->server);
-	if (unlikely(!server || server->id != flow->server_id))
+	server = server_of_flow(flow);
+	if (unlikely(!server))
 		return EGRESS_NEW;
-	if (likely(flow->server == slot))
+	if (likely(slot_of_flow(flow) == slot))
 		return EGRESS_KNOWN;
 	sender = server_at(slot);
 	return server->takes >= TAKES_KNOWN && sender && sender->group == server->group ? EGRESS_REFUSED : EGRESS_NEW;

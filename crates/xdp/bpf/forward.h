@@ -51,6 +51,7 @@ never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
 	struct ethhdr *ethernet = data;
 	struct iphdr *ip = data + (network & 0x3f);
 	struct ipv6hdr *ip6 = (void *)ip;
+	long found;
 
 	if ((void *)(ethernet + 1) > end || (void *)(ip + 1) > end)
 		return drop(service, REASON_INTERNAL);
@@ -68,11 +69,28 @@ never_inline int by_route(struct xdp_md *context, __u32 network, __u32 service)
 		__builtin_memcpy(fib.ipv6_src, &ip6->saddr, sizeof(fib.ipv6_src));
 		__builtin_memcpy(fib.ipv6_dst, &ip6->daddr, sizeof(fib.ipv6_dst));
 	}
-	if (bpf_fib_lookup(context, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+	found = bpf_fib_lookup(context, &fib, sizeof(fib), 0);
+	/* The kernel fragments a packet if that is allowed. An error about this rewritten packet would reach nobody. */
+	if (found == BPF_FIB_LKUP_RET_FRAG_NEEDED && (fib.family == AF_INET6 || ip->frag_off & NET16(0x4000)))
+		return drop(service, REASON_TOO_BIG);
+	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return pass(service, REASON_NO_NEXT_HOP);
 	copy_mac(ethernet->h_dest, fib.dmac);
 	copy_mac(ethernet->h_source, fib.smac);
 	return out_of(context, fib.ifindex);
+}
+
+/*
+ * MTU of another interface than the one the packet came from, which has no packets that are larger than its own; 0 if it
+ * is that one or there is no such interface.
+ */
+never_inline __u32 mtu_towards(struct xdp_md *context, __u32 ifindex)
+{
+	__u32 mtu = 0;
+
+	if (!ifindex || ifindex == context->ingress_ifindex || bpf_check_mtu(context, ifindex, &mtu, 0, 0) < 0)
+		return 0;
+	return mtu;
 }
 
 static always_inline int to_server(struct xdp_md *context, void *data, __u32 network, __u32 service_slot,
@@ -87,26 +105,75 @@ static always_inline int to_server(struct xdp_md *context, void *data, __u32 net
 	return out_of(context, server->ifindex);
 }
 
-/* Sends a packet to where the client's packets came from. */
-static always_inline int to_client(struct xdp_md *context, void *data, const struct flow *flow)
+/* Number of the next hop of a client; 0 if it is unknown. */
+static always_inline __u32 hop_of_flow(const struct flow *flow)
 {
-	copy_mac(data, flow->mac);
-	copy_mac(data + 6, flow->local_mac);
-	return out_of(context, flow->ifindex);
+	return flow->hop_and_used & (HOPS_MAX - 1);
 }
 
-/* Learns the next hop of a client from its packet. */
-static always_inline void learn_hop(struct xdp_md *context, const void *data, struct flow *flow)
+/* Sends a packet to a next hop of clients: to where their packets came from, or by the routing table if it is unknown. */
+static always_inline int to_client(struct xdp_md *context, void *data, __u32 network, __u32 service, __u32 number)
 {
-	__u32 ifindex = context->ingress_ifindex;
-	const __u8 *mac = data + 6;
+	struct hop *hop = number ? bpf_map_lookup_elem(&hops, &number) : NULL;
 
-	if (likely(flow->ifindex == ifindex && *(__u32 *)flow->mac == *(const __u32 *)mac &&
-		   *(__u16 *)(flow->mac + 4) == *(const __u16 *)(mac + 4)))
+	if (!hop || !hop->ifindex)
+		return by_route(context, network, service);
+	copy_mac(data, hop->mac);
+	copy_mac(data + ETH_ALEN, hop->local_mac);
+	return out_of(context, hop->ifindex);
+}
+
+/* MTU towards a client, by the number of its next hop, as mtu_towards. */
+never_inline __u32 mtu_towards_client(struct xdp_md *context, __u32 number)
+{
+	struct hop *hop = number ? bpf_map_lookup_elem(&hops, &number) : NULL;
+
+	return hop ? mtu_towards(context, hop->ifindex) : 0;
+}
+
+/* Gives a next hop a number. Returns 0 if all are taken. */
+static always_inline __u32 number_hop(const struct hop *hop)
+{
+	__u32 zero = 0, number, *taken = bpf_map_lookup_elem(&hops_taken, &zero), *other;
+
+	if (!taken || *taken >= HOPS_MAX - 1)
+		return 0;
+	number = __sync_fetch_and_add(taken, 1) + 1;
+	if (number >= HOPS_MAX || bpf_map_update_elem(&hops, &number, hop, BPF_ANY))
+		return 0;
+	if (!bpf_map_update_elem(&hop_numbers, hop, &number, BPF_NOEXIST))
+		return number;
+	/* Another CPU was faster. */
+	other = bpf_map_lookup_elem(&hop_numbers, hop);
+	return other ? *other : 0;
+}
+
+/* Number of the next hop that a packet came from; 0 if there are too many. */
+never_inline __u32 learn_hop(struct xdp_md *context)
+{
+	const void *data = (void *)(long)context->data;
+	struct hop hop = { .ifindex = context->ingress_ifindex };
+	__u32 *number;
+
+	if (data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
+		return 0;
+	copy_mac(hop.mac, data + ETH_ALEN);
+	copy_mac(hop.local_mac, data);
+	number = bpf_map_lookup_elem(&hop_numbers, &hop);
+	return number ? *number : number_hop(&hop);
+}
+
+/* Keeps the next hop of a client up to date by its packet. */
+static always_inline void follow_hop(struct xdp_md *context, const void *data, struct flow *flow)
+{
+	__u32 number = hop_of_flow(flow);
+	struct hop *hop = bpf_map_lookup_elem(&hops, &number);
+	const __u8 *mac = data + ETH_ALEN;
+
+	if (!hop || likely(hop->ifindex == context->ingress_ifindex && *(__u32 *)hop->mac == *(const __u32 *)mac &&
+			   *(__u16 *)(hop->mac + 4) == *(const __u16 *)(mac + 4)))
 		return;
-	flow->ifindex = ifindex;
-	copy_mac(flow->mac, mac);
-	copy_mac(flow->local_mac, data);
+	flow->hop_and_used = (flow->hop_and_used & ~(HOPS_MAX - 1)) | learn_hop(context);
 }
 
 #endif

@@ -46,11 +46,8 @@ static always_inline void add_hop(struct fragment *fragment, const struct packet
 	flow_key(&key, family, destination_of(packet, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, fragment->vip);
 	flow = flow_of(family, &key);
-	if (!flow)
-		return;
-	fragment->ifindex = flow->ifindex;
-	copy_mac(fragment->mac, flow->mac);
-	copy_mac(fragment->local_mac, flow->local_mac);
+	if (flow)
+		fragment->hop = hop_of_flow(flow);
 }
 
 static always_inline int remember_fragment(const struct packet *packet, int family, __u32 owner, __u32 slot)
@@ -108,6 +105,8 @@ static always_inline int fragment_from_client(const struct packet *packet, int f
 	count_in(fragment->server, length_of(packet));
 	if (service->forward != FORWARD_NAT)
 		return tunnel_forward(packet->context, packet->network, fragment->vip, fragment->server);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && exceeds(packet, server->mtu)))
+		return reject(packet->context, place_of(packet, family), fragment->service, REASON_TOO_BIG);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_network(packet, family, difference);
 	return to_server(packet->context, packet->data, packet->network, fragment->service, service, server);
@@ -122,15 +121,14 @@ static always_inline int fragment_from_server(const struct packet *packet, int f
 	if (!vip)
 		return reject(packet->context, place_of(packet, family), fragment->service, REASON_INTERNAL);
 	count_out(fragment->server, length_of(packet));
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE &&
+		     exceeds(packet, mtu_towards_client(packet->context, fragment->hop))))
+		return reject(packet->context, place_of(packet, family), fragment->service, REASON_TOO_BIG);
 	difference = rewrite_address(family, source_of(packet, family), vip->address);
 	rewrite_network(packet, family, difference);
 	if (service->next_hop == NEXT_HOP_SENDER)
 		return back_to_sender(packet->data);
-	if (!fragment->ifindex)
-		return by_route(packet->context, packet->network, fragment->service);
-	copy_mac(packet->data, fragment->mac);
-	copy_mac(packet->data + ETH_ALEN, fragment->local_mac);
-	return out_of(packet->context, fragment->ifindex);
+	return to_client(packet->context, packet->data, packet->network, fragment->service, fragment->hop);
 }
 
 /* A fragment after the first: it has no ports, and no transport checksum to correct. */

@@ -91,9 +91,9 @@ static always_inline int error_for_server(const struct packet *packet, const str
 	flow_key(&key, family, destination_of(quoted, family),
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->destination, vip);
 	flow = flow_of(family, &key);
-	server = flow ? known_server(flow->server, flow->server_id) : NULL;
+	server = flow ? known_server_of_flow(flow) : NULL;
 	if (server && server->group == service->group)
-		slot = flow->server;
+		slot = slot_of_flow(flow);
 	else if (service->choose_by == CHOOSE_BY_CLIENT)
 		slot = choose_server(service_slot, hash_of_key(family, &key), 1);
 	server = server_at(slot);
@@ -139,14 +139,12 @@ static always_inline int error_for_client(const struct packet *packet, const str
 	count(returns->service, REASON_ICMP_TRANSLATED);
 	count_out(returns->server, length_of(packet));
 	inner = rewrite_quoted(quoted, family, destination_of(quoted, family), vip->address, &ports->destination,
-			       flow->vip_port ? flow->vip_port : returns->port);
+			       returns->port);
 	outer = rewrite_address(family, source_of(packet, family), vip->address);
 	rewrite_icmp(packet, family, inner, outer);
 	if (service->next_hop == NEXT_HOP_SENDER)
 		return back_to_sender(packet->data);
-	if (!flow->ifindex)
-		return by_route(packet->context, packet->network, returns->service);
-	return to_client(packet->context, packet->data, flow);
+	return to_client(packet->context, packet->data, packet->network, returns->service, hop_of_flow(flow));
 }
 
 /* Fills in the quoted packet. Returns 0 if it is not one of UDP or TCP. */

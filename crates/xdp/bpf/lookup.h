@@ -103,6 +103,37 @@ static always_inline struct server *known_server(__u32 slot, __u32 id)
 	return server;
 }
 
+/* First word of an association with a server; its bits are described at struct flow. */
+static always_inline __u32 flow_server(__u32 slot, const struct server *server)
+{
+	return slot | server->id << FLOW_SLOT_BITS;
+}
+
+/* Slot of the server of an association. */
+static always_inline __u32 slot_of_flow(const struct flow *flow)
+{
+	return flow->server & (SERVERS_MAX - 1);
+}
+
+/* The server of an association if its slot still has the same server. */
+static always_inline struct server *server_of_flow(const struct flow *flow)
+{
+	__u32 slot = slot_of_flow(flow);
+	struct server *server = server_at(slot);
+
+	if (unlikely(!server || flow_server(slot, server) != flow->server || !server->id))
+		return NULL;
+	return server;
+}
+
+/* The server of an association if it is available to known flows. */
+static always_inline struct server *known_server_of_flow(const struct flow *flow)
+{
+	struct server *server = server_of_flow(flow);
+
+	return likely(server && server->takes >= TAKES_KNOWN) ? server : NULL;
+}
+
 /*
  * Functions that are not static are verified apart, once.
  *

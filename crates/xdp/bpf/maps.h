@@ -65,6 +65,10 @@ CPU_ARRAY(turns, __u64, POOLS_MAX);
 /* The loader sets the number of entries. */
 LRU(flows_v4, struct flow_key_v4, struct flow, 1024);
 LRU(flows_v6, struct flow_key_v6, struct flow, 1024);
+/* Next hops of clients by number, the number of each, and how many numbers are taken. */
+ARRAY(hops, struct hop, HOPS_MAX);
+TABLE(hop_numbers, BPF_MAP_TYPE_HASH, 0, struct hop, __u32, HOPS_MAX);
+ARRAY(hops_taken, __u32, 1);
 LRU(fragments, struct fragment_key, struct fragment, 8192);
 
 /* Prefix lists of services, and dark addresses. */

@@ -22,32 +22,25 @@
  * Stores the association of a client with the server in a slot. Returns the slot of the client's server: another one if
  * another CPU made the association first, of another packet of the client.
  */
-static never_inline __u32 associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts,
-				   __u16 vip_port)
+static never_inline __u32 associate(struct xdp_md *context, const union flow_key *key, __u32 service, __u32 facts)
 {
-	const void *data = (void *)(long)context->data;
 	__u32 slot = facts >> FACT_SLOT_SHIFT;
 	struct server *server = server_at(slot);
-	struct flow flow = { .server = slot }, *other;
+	struct flow flow = {}, *other;
 	__u64 flags = facts & FACT_NONE ? BPF_NOEXIST : BPF_ANY;
 	long error;
 
-	if (!server || data + sizeof(struct ethhdr) > (void *)(long)context->data_end)
+	if (!server)
 		return slot;
-	flow.server_id = server->id;
+	flow.server = flow_server(slot, server);
 	if (facts & FACT_IDLE)
-		flow.used = now_used();
-	if (server->port)
-		flow.vip_port = vip_port;
-	if (!(facts & FACT_BY_SERVER)) {
-		flow.ifindex = context->ingress_ifindex;
-		copy_mac(flow.mac, data + ETH_ALEN);
-		copy_mac(flow.local_mac, data);
-	}
+		flow.hop_and_used = now_used();
+	if (facts & FACT_ROUTE)
+		flow.hop_and_used |= learn_hop(context);
 	error = facts & FACT_IPV4 ? store_flow(4, key, &flow, flags) : store_flow(6, key, &flow, flags);
 	if (error == -EEXIST) {
 		other = facts & FACT_IPV4 ? flow_of(4, key) : flow_of(6, key);
-		return other && known_server(other->server, other->server_id) ? other->server : slot;
+		return other && known_server_of_flow(other) ? slot_of_flow(other) : slot;
 	}
 	count(service, error ? REASON_FLOW_NOT_STORED : reason_of(facts));
 	if (!error)
@@ -56,21 +49,15 @@ static never_inline __u32 associate(struct xdp_md *context, const union flow_key
 }
 
 /* Does what few services need for a packet of a known client. Returns 0 if the association has ended. */
-static always_inline int touch_flow(const struct packet *packet, const struct service *service, struct flow *flow,
-				    const struct server *server)
+static always_inline int touch_flow(const struct packet *packet, const struct service *service, struct flow *flow)
 {
-	const struct ports *ports = packet->transport;
-
 	if (unlikely(service->flags & SERVICE_IDLE)) {
 		if (is_idle(flow, service))
 			return 0;
-		if (flow->used != now_used())
-			flow->used = now_used();
+		use_flow(flow);
 	}
 	if (unlikely(service->next_hop == NEXT_HOP_ROUTE))
-		learn_hop(packet->context, packet->data, flow);
-	if (unlikely(server->port) && flow->vip_port != ports->destination)
-		flow->vip_port = ports->destination;
+		follow_hop(packet->context, packet->data, flow);
 	return 1;
 }
 
@@ -138,12 +125,12 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		 service->flags & SERVICE_BY_ADDRESS ? 0 : ports->source, vip);
 	flow = flow_of(family, &key);
 	if (likely(flow)) {
-		slot = flow->server;
-		server = known_server(slot, flow->server_id);
+		slot = slot_of_flow(flow);
+		server = known_server_of_flow(flow);
 		if (unlikely(!server || server->group != service->group)) {
 			facts |= FACT_MOVED;
 			server = NULL;
-		} else if (unlikely(!touch_flow(packet, service, flow, server))) {
+		} else if (unlikely(!touch_flow(packet, service, flow))) {
 			facts |= FACT_EXPIRED;
 			server = NULL;
 		}
@@ -167,8 +154,9 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		}
 		if (!slot)
 			return reject(packet->context, place_of(packet, family), service_slot, REASON_NO_SERVER);
-		facts |= slot << FACT_SLOT_SHIFT | (service->flags & SERVICE_IDLE ? FACT_IDLE : 0);
-		slot = associate(packet->context, &key, service_slot, facts, ports->destination);
+		facts |= slot << FACT_SLOT_SHIFT | (service->flags & SERVICE_IDLE ? FACT_IDLE : 0) |
+			 (service->next_hop == NEXT_HOP_ROUTE ? FACT_ROUTE : 0);
+		slot = associate(packet->context, &key, service_slot, facts);
 		server = server_at(slot);
 		if (!server)
 			return reject(packet->context, place_of(packet, family), service_slot, REASON_INTERNAL);
@@ -180,6 +168,8 @@ static always_inline int from_client(const struct packet *packet, int family, in
 		remember(packet, family, service_slot | vip << 16, slot | FRAGMENT_INBOUND);
 	if (unlikely(service->forward != FORWARD_NAT))
 		return tunnel_forward(packet->context, packet->network, vip, slot);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && exceeds(packet, server->mtu)))
+		return respond_too_big(packet->context, place_of(packet, family), service_slot | vip << 16, server->mtu);
 	difference = rewrite_address(family, destination_of(packet, family), server->address);
 	rewrite_transport(packet, difference + rewrite_port(&ports->destination, server->port));
 	rewrite_network(packet, family, difference);
@@ -244,8 +234,7 @@ again:
 		if (egress == EGRESS_NEW) {
 			associate(packet->context, &key, returns->service,
 				  returns->server << FACT_SLOT_SHIFT | FACT_BY_SERVER | FACT_IDLE |
-					  (family == 4 ? FACT_IPV4 : 0),
-				  0);
+					  (family == 4 ? FACT_IPV4 : 0));
 			flow = NULL;
 			kind = EVENT_FLOW_BY_SERVER;
 		}
@@ -254,19 +243,23 @@ again:
 		report(packet->context, place_of(packet, family), REPORT(kind, REASONS, EVENT_DEBUG),
 		       returns->service | returns->vip << 16, returns->server);
 	if (unlikely(service->flags & SERVICE_IDLE) && flow)
-		flow->used = now_used();
+		use_flow(flow);
 	count_out(returns->server, bytes);
 	if (!plain && is_fragmented(packet))
 		remember(packet, family, returns->service | returns->vip << 16, returns->server);
+	if (unlikely(service->next_hop == NEXT_HOP_ROUTE && flow)) {
+		__u32 mtu = mtu_towards_client(packet->context, hop_of_flow(flow));
+
+		if (exceeds(packet, mtu))
+			return respond_too_big(packet->context, place_of(packet, family),
+					       returns->service | returns->vip << 16, mtu);
+	}
 	difference = rewrite_address(family, source_of(packet, family), vip->address);
-	rewrite_transport(packet, difference + rewrite_port(&ports->source, flow && flow->vip_port ? flow->vip_port :
-												     returns->port));
+	rewrite_transport(packet, difference + rewrite_port(&ports->source, returns->port));
 	rewrite_network(packet, family, difference);
 	if (likely(service->next_hop == NEXT_HOP_SENDER))
 		return back_to_sender(packet->data);
-	if (!flow || !flow->ifindex)
-		return by_route(packet->context, packet->network, returns->service);
-	return to_client(packet->context, packet->data, flow);
+	return to_client(packet->context, packet->data, packet->network, returns->service, flow ? hop_of_flow(flow) : 0);
 }
 
 /* A packet that no service takes: for the tarpit if there is one, else for the kernel. */

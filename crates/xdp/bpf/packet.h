@@ -48,6 +48,12 @@ static always_inline __u32 length_of(const struct packet *packet)
 	return packet->end - packet->data;
 }
 
+/* True if the IP packet is larger than an MTU. 0: the MTU is not known. */
+static always_inline int exceeds(const struct packet *packet, __u32 mtu)
+{
+	return mtu && length_of(packet) - packet->network > mtu;
+}
+
 static always_inline void *source_of(const struct packet *packet, int family)
 {
 	struct iphdr *v4 = packet->ip;

@@ -269,6 +269,25 @@ never_inline int respond(struct xdp_md *context, __u32 l3, __u32 vip_slot, __u32
 	return respond_v6(context, l3, vip, to, mtu);
 }
 
+/* Packets that every link of IPv6 carries: its senders never send less. */
+#define RESPOND_MTU_MIN_V6 1280
+
+/*
+ * Drops a packet that does not fit, and tells its sender the size that does. IPv4 packets that routers may fragment have
+ * this response, too, because the program cannot fragment: Linux then sends smaller ones. The arguments are as for
+ * respond_expired().
+ */
+never_inline int respond_too_big(struct xdp_md *context, __u32 place, __u32 owner, __u32 mtu)
+{
+	int action = XDP_DROP;
+
+	report(context, place, REPORT(EVENT_DROPPED, REASON_TOO_BIG, EVENT_INFO), owner, 0);
+	if ((place >> 20 & 0xf) == 4 || mtu >= RESPOND_MTU_MIN_V6)
+		action = respond(context, place & 0x3f, owner >> 16, RESPOND_TOO_BIG, mtu);
+	count(owner & 0xffff, action == XDP_TX ? REASON_RESPONDED_TOO_BIG : REASON_TOO_BIG);
+	return action;
+}
+
 /*
  * Drops a packet at the end of its time to live, and tells its sender. The place is as for report(), the owner is the slot
  * of the service, and from bit 16 on of the virtual address.

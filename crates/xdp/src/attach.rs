@@ -111,6 +111,35 @@ struct Link {
     not_native: Option<String>,
 }
 
+/// The interface of a link, compared with the name that it had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Whereabouts {
+    /// The interface has its name, or the kernel did not report it. A link that is dropped by mistake would detach the
+    /// program.
+    Unchanged,
+    /// The interface has another name.
+    Renamed(String),
+    /// The link has no interface any more.
+    Gone,
+}
+
+impl Whereabouts {
+    /// Finds the interface of a link by its index, which is 0 if the link has none.
+    fn of_link(
+        name: &str,
+        index: io::Result<u32>,
+        name_of: impl FnOnce(u32) -> io::Result<Option<String>>,
+    ) -> Self {
+        let found = index.and_then(|index| if index == 0 { Ok(None) } else { name_of(index) });
+        match found {
+            Err(_) => Self::Unchanged,
+            Ok(None) => Self::Gone,
+            Ok(Some(found)) if found == name => Self::Unchanged,
+            Ok(Some(found)) => Self::Renamed(found),
+        }
+    }
+}
+
 /// The interfaces of the program.
 #[derive(Debug)]
 pub struct Links {
@@ -205,22 +234,17 @@ impl Links {
     /// Follows interfaces that got another name, and forgets links whose interface is gone.
     fn rename_links(&mut self) {
         for (name, link) in std::mem::take(&mut self.links) {
-            let index = match sys::link_info(link.link.as_fd()) {
-                Ok(Some(info)) => info.ifindex,
-                _ => 0,
-            };
-            let interface = Interface::by_index(index).ok().flatten().filter(|_| index != 0);
-            match interface {
-                Some(interface) if interface.name == name => {
+            let index = sys::link_info(link.link.as_fd()).map(|info| info.map_or(0, |info| info.ifindex));
+            let name_of = |index| Ok(Interface::by_index(index)?.map(|interface| interface.name));
+            match Whereabouts::of_link(&name, index, name_of) {
+                Whereabouts::Renamed(to) if self.directory.pin_link(link.link.as_fd(), &to).is_ok() => {
+                    let _ = self.directory.unpin_link(&name);
+                    self.links.insert(to, link);
+                }
+                Whereabouts::Unchanged | Whereabouts::Renamed(_) => {
                     self.links.insert(name, link);
                 }
-                Some(interface) => {
-                    if self.directory.pin_link(link.link.as_fd(), &interface.name).is_ok() {
-                        let _ = self.directory.unpin_link(&name);
-                        self.links.insert(interface.name, link);
-                    }
-                }
-                None => {
+                Whereabouts::Gone => {
                     let _ = self.directory.unpin_link(&name);
                 }
             }
@@ -321,5 +345,25 @@ fn suits(mode: AttachMode, wanted: XdpMode) -> bool {
         XdpMode::Auto => true,
         XdpMode::Native => mode == AttachMode::Native,
         XdpMode::Generic => mode == AttachMode::Generic,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_stays_unless_the_kernel_reports_that_its_interface_is_gone() {
+        let failure = || io::Error::from(io::ErrorKind::Interrupted);
+        let check = |index: io::Result<u32>, name: io::Result<Option<&str>>, expected: Whereabouts| {
+            let name = name.map(|name| name.map(str::to_owned));
+            assert_eq!(Whereabouts::of_link("eth0", index, |_| name), expected);
+        };
+        check(Ok(2), Ok(Some("eth0")), Whereabouts::Unchanged);
+        check(Ok(2), Ok(Some("wan")), Whereabouts::Renamed("wan".to_owned()));
+        check(Ok(2), Ok(None), Whereabouts::Gone);
+        check(Ok(0), Ok(Some("eth0")), Whereabouts::Gone);
+        check(Err(failure()), Ok(None), Whereabouts::Unchanged);
+        check(Ok(2), Err(failure()), Whereabouts::Unchanged);
     }
 }

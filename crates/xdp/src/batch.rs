@@ -26,26 +26,36 @@ impl Entries {
     /// be there twice.
     pub(crate) fn read(map: BorrowedFd<'_>) -> io::Result<Self> {
         let info = sys::map_info(map)?;
-        let (key_size, value_size) = info.entry_size();
-        let mut entries = Self::new(key_size, value_size);
-        let mut room = BATCH.min((info.max_entries as usize).max(1));
+        let room = BATCH.min((info.max_entries as usize).max(1));
         let mut position = Position::default();
+        Self::collect(info.entry_size(), room, |keys, values, room| {
+            sys::lookup_batch(map, &mut position, keys, values, room)
+        })
+    }
+
+    /// Collects batches until the end. `read` reads the next entries, at most as many as it is called with, which are
+    /// `room` to begin with.
+    fn collect(
+        (key_size, value_size): (usize, usize),
+        mut room: usize,
+        mut read: impl FnMut(&mut [u8], &mut [u8], usize) -> io::Result<Batch>,
+    ) -> io::Result<Self> {
+        let mut entries = Self::new(key_size, value_size);
         loop {
             let (key_end, value_end) = (entries.keys.len(), entries.values.len());
             entries.keys.resize(key_end + room * entries.key_size, 0);
             entries.values.resize(value_end + room * entries.value_size, 0);
             let keys = &mut entries.keys[key_end..];
             let values = &mut entries.values[value_end..];
-            let batch = sys::lookup_batch(map, &mut position, keys, values, room)?;
-            let (read, is_end) = match batch {
-                Batch::Read(read, is_end) => (read, is_end),
+            let (count, is_end) = match read(keys, values, room)? {
+                Batch::Read(count, is_end) => (count, is_end),
                 Batch::NoSpace => {
                     room *= 2;
                     (0, false)
                 }
             };
-            entries.keys.truncate(key_end + read * entries.key_size);
-            entries.values.truncate(value_end + read * entries.value_size);
+            entries.keys.truncate(key_end + count * entries.key_size);
+            entries.values.truncate(value_end + count * entries.value_size);
             if is_end {
                 return Ok(entries);
             }
@@ -109,5 +119,47 @@ impl Entries {
             written += usize::from(is_written);
         }
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads buckets of a map with these numbers of entries, as the kernel does: a bucket is read as a whole or not.
+    fn read_buckets(buckets: &[usize], room: usize) -> (Entries, Vec<usize>) {
+        let (mut at, mut number, mut rooms) = (0, 0_u16, Vec::new());
+        let entries = Entries::collect((2, 4), room, |keys, values, room| {
+            rooms.push(room);
+            let mut count = 0;
+            while at < buckets.len() && count + buckets[at] <= room {
+                for entry in count..count + buckets[at] {
+                    keys[2 * entry..][..2].copy_from_slice(&number.to_ne_bytes());
+                    values[4 * entry..][..4].copy_from_slice(&(u32::from(number) * 3).to_ne_bytes());
+                    number += 1;
+                }
+                count += buckets[at];
+                at += 1;
+            }
+            let is_end = at == buckets.len();
+            Ok(if count == 0 && !is_end { Batch::NoSpace } else { Batch::Read(count, is_end) })
+        });
+        (entries.expect("the model does not fail"), rooms)
+    }
+
+    #[test]
+    fn a_bucket_that_does_not_fit_is_read_again_with_more_room() {
+        let (entries, rooms) = read_buckets(&[2, 9, 1, 0, 3], 2);
+        assert_eq!(rooms, [2, 2, 4, 8, 16], "the room doubles until the bucket of 9 entries fits");
+        let read: Vec<_> = entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        let expected = (0..15_u16)
+            .map(|number| (number.to_ne_bytes().to_vec(), (u32::from(number) * 3).to_ne_bytes().to_vec()));
+        assert_eq!(read, expected.collect::<Vec<_>>(), "each entry is read once");
+    }
+
+    #[test]
+    fn another_failure_ends_the_reading() {
+        let failed = Entries::collect((2, 4), 2, |_, _, _| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

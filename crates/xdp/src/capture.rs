@@ -31,7 +31,9 @@ pub struct Extent {
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The maps are not there.
-    #[error("{0}: no XDP plane is pinned there")]
+    #[error(
+        "no XDP plane is pinned in {0}: run a configuration with a service of the plane, or name another directory"
+    )]
     NotPinned(String),
     /// The kernel refuses access to a map.
     #[error("the map {0} cannot be used: {1}")]

@@ -12,9 +12,10 @@ mod tests;
 mod wanted;
 mod writer;
 
+use crate::associations::{Index, IndexedServer, IndexedVip};
 use crate::contract::{
-    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICES_MAX, SHARED_MAX, Server, Service, SlotAndId,
-    VIPS_MAX, Vip,
+    POOLS_MAX, RETURNS_MAX, Returns, SERVERS_MAX, SERVICE_IDLE, SERVICES_MAX, SHARED_MAX, Server, Service,
+    SlotAndId, VIPS_MAX, Vip,
 };
 use crate::endpoints::{EndpointKey, EndpointValue, Endpoints, Family, Position};
 use crate::slots::{Identity, Numbers, Slots};
@@ -427,6 +428,26 @@ impl Contents {
     /// Returns the slots of servers by pool and identity.
     pub(crate) fn server_slots(&self) -> impl Iterator<Item = (&(Arc<str>, ServerId), u32)> {
         self.server_slots.iter().map(|(key, slot)| (key, *slot))
+    }
+
+    /// Returns the virtual addresses and servers by slot, to read associations.
+    pub(crate) fn index(&self) -> Index {
+        let services = self.service_slots().map(|(name, slot)| (slot, name)).collect::<HashMap<_, _>>();
+        let vip = |(slot, vip): (&u32, &Vip)| {
+            let service = self.services.get(&vip.service)?;
+            let has_idle = service.flags & SERVICE_IDLE != 0;
+            let name = Arc::clone(services.get(&vip.service)?);
+            let address = crate::endpoints::ip_of(vip.family as u8, vip.address);
+            let idle = has_idle.then(|| Duration::from_secs(service.idle_seconds.into()));
+            let indexed = IndexedVip::new(vip.service, name, address, idle);
+            Some((*slot, indexed))
+        };
+        let server = |((pool, server), slot): (&(Arc<str>, ServerId), &u32)| {
+            let id = self.servers.get(slot)?.id;
+            Some((*slot, IndexedServer::new(id, Arc::clone(pool), *server)))
+        };
+        let vips = self.vips.iter().filter_map(vip).collect();
+        Index::new(vips, self.server_slots.iter().filter_map(server).collect())
     }
 
     /// Returns the names of the services of each pool.

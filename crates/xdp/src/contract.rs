@@ -5,13 +5,13 @@
 
 use aya::Pod;
 
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 pub const SERVICES_MAX: u32 = 4096;
 pub const VIPS_MAX: u32 = 8192;
 pub const SERVERS_MAX: u32 = 16384;
 pub const POOLS_MAX: u32 = 4096;
-pub const IDENTITIES_MAX: u32 = 32768;
 pub const RETURNS_MAX: u32 = 65536;
+pub const HOPS_MAX: u32 = 1024;
 pub const BUCKETS_V4: u32 = 32768;
 pub const BUCKETS_V6: u32 = 32768;
 pub const BUCKET_ENTRIES: usize = 4;
@@ -21,9 +21,12 @@ pub const PREFIXES_MAX: u32 = 1048576;
 pub const SOURCES_MAX: u32 = 262144;
 pub const ATTEMPTS_MAX: u32 = 131072;
 pub const TARPITS_MAX: u32 = 256;
+pub const FLOW_SLOT_BITS: u32 = 14;
+pub const FLOW_HOP_BITS: u32 = 10;
 pub const REASONS_MAX: usize = 40;
 pub const LAST_REASON: u32 = 39;
 pub const CAPTURE_BYTES: u32 = 2048;
+pub const IDENTITIES_MAX: u32 = 32768;
 
 // enum endpoint_kind
 pub const ENDPOINT_FREE: u8 = 0;
@@ -54,6 +57,7 @@ pub const SERVICE_SYN_COOKIES: u32 = 16;
 pub const SERVICE_QUIC: u32 = 32;
 pub const SERVICE_CAPTURED: u32 = 64;
 pub const SERVICE_REPORTED: u32 = 128;
+pub const SERVICE_ONE_SLOT: u32 = 256;
 pub const SERVICE_DEFENDED: u32 = 28;
 
 // enum server_takes
@@ -288,17 +292,22 @@ unsafe impl Pod for FlowKeyV6 {}
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     pub server: u32,
-    pub server_id: u32,
-    pub used: u32,
-    pub ifindex: u32,
-    pub mac: [u8; 6],
-    pub vip_port: u16,
-    pub local_mac: [u8; 6],
-    pub reserved: u16,
+    pub hop_and_used: u32,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.
 unsafe impl Pod for Flow {}
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    pub ifindex: u32,
+    pub mac: [u8; 6],
+    pub local_mac: [u8; 6],
+}
+
+// SAFETY: the struct has the C layout, no padding and only integers.
+unsafe impl Pod for Hop {}
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -323,9 +332,7 @@ pub struct Fragment {
     pub server_id: u32,
     pub inbound: u8,
     pub reserved: [u8; 3],
-    pub ifindex: u32,
-    pub mac: [u8; 6],
-    pub local_mac: [u8; 6],
+    pub hop: u32,
 }
 
 // SAFETY: the struct has the C layout, no padding and only integers.

@@ -1,6 +1,7 @@
 //! Counters of the program, added up over the CPUs, as growth of the counters that every plane has. The counts of the
 //! kernel go on when a process ends; each process counts what it saw, as the other planes do.
 
+use crate::associations::Counts;
 use crate::contents::Contents;
 use crate::contract::{
     REASON_FLOW_BY_SERVER, REASON_FLOW_EXPIRED, REASON_FLOW_MOVED, REASON_FLOW_NEW, REASON_NO_SERVER,
@@ -13,6 +14,7 @@ use evener_core::service::ServiceLive;
 use evener_core::snapshot::ServerLive;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Counters of servers by pool and identity.
 pub type ServersLive = BTreeMap<(Arc<str>, ServerId), Arc<ServerLive>>;
@@ -121,6 +123,20 @@ impl Counting {
             self.servers.insert(slot, counted);
         }
         Ok(())
+    }
+
+    /// Sets the numbers of present associations.
+    pub(crate) fn set_associations(&self, counts: &Counts) {
+        // A service has a slot for each address family.
+        let mut services: BTreeMap<&Arc<str>, (&ServiceLive, u32)> = BTreeMap::new();
+        for (slot, counted) in &self.services {
+            services.entry(&counted.live.name).or_insert((&counted.live, 0)).1 += counts.of_service(*slot);
+        }
+        services.values().for_each(|(live, count)| live.associations.store(*count, Ordering::Relaxed));
+        for (slot, counted) in &self.servers {
+            let count = counts.of_server(*slot);
+            counted.lives.iter().for_each(|live| live.associations.store(count, Ordering::Relaxed));
+        }
     }
 
     /// Adds what was counted since the last call.

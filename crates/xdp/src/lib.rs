@@ -4,6 +4,7 @@
 //! The program is in `bpf/`, in C. Its compiled object is committed beside it and embedded here, so that
 //! building this crate needs no BPF compiler; `cargo xtask bpf` compiles it again.
 
+pub mod associations;
 pub mod attach;
 mod batch;
 pub mod capture;

@@ -7,6 +7,7 @@ use crate::contract::{
 use crate::memory::SharedArray;
 use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The maps of the program. The header `bpf/maps.h` describes them.
 pub struct Maps {
@@ -44,6 +45,8 @@ pub struct Maps {
     pub service_counts: PerCpuArray<MapData, ServiceCounters>,
     /// Events of the program; `None` after [`Maps::take_events`].
     events: Option<RingBuf<MapData>>,
+    /// The maps of associations of IPv4 and IPv6, to read them in batches.
+    associations: [OwnedFd; 2],
     /// Maps without a field here.
     others: Ebpf,
 }
@@ -58,6 +61,7 @@ impl Maps {
     /// Takes the maps out of a loaded object. The object stays here, without its known maps.
     pub(crate) fn take(mut ebpf: Ebpf) -> Result<Self, MapError> {
         let maps = &mut ebpf;
+        let associations = [descriptor(maps, "flows_v4")?, descriptor(maps, "flows_v6")?];
         Ok(Self {
             identities: SharedArray::new(raw(maps, "identities"))?,
             settings: taken(maps, "settings")?,
@@ -76,6 +80,7 @@ impl Maps {
             server_counts: taken(maps, "server_counts")?,
             service_counts: taken(maps, "service_counts")?,
             events: Some(taken(maps, "events")?),
+            associations,
             others: ebpf,
         })
     }
@@ -83,6 +88,11 @@ impl Maps {
     /// Takes the ring of events away from here, for the thread that reads it.
     pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
         self.events.take()
+    }
+
+    /// Returns the map of the associations of an address family.
+    pub(crate) fn associations(&self, is_v6: bool) -> BorrowedFd<'_> {
+        self.associations[usize::from(is_v6)].as_fd()
     }
 
     /// Takes a map that has no field here, such as a prefix list.
@@ -93,6 +103,13 @@ impl Maps {
 
 fn taken<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> Result<M, MapError> {
     ebpf.take_map(name).expect("the object has the map").try_into()
+}
+
+/// Returns another descriptor of a map of associations.
+fn descriptor(ebpf: &Ebpf, name: &str) -> Result<OwnedFd, MapError> {
+    let Some(Map::LruHashMap(data)) = ebpf.map(name) else { unreachable!("the object has the LRU map") };
+    let copied = data.fd().as_fd().try_clone_to_owned();
+    copied.map_err(MapError::IoError)
 }
 
 fn raw(ebpf: &mut Ebpf, name: &str) -> MapData {

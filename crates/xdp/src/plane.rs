@@ -5,6 +5,7 @@
 
 mod runner;
 
+use crate::associations::{AssociationFilter, Associations, Done};
 use crate::counting::ServersLive;
 use crate::events::Decision;
 use evener_core::service::ServiceLive;
@@ -82,6 +83,7 @@ enum Command {
     Prepare(Box<Setup>, SyncSender<Result<(), Vec<String>>>),
     Configure(Box<Services>, SyncSender<Result<(), String>>),
     Update(Box<Services>),
+    Associations(Box<AssociationFilter>, usize, Done),
     Stop,
 }
 
@@ -124,6 +126,12 @@ impl Plane {
         self.send(Command::Update(Box::new(services)));
     }
 
+    /// Returns a handle that lists associations, for other threads.
+    #[must_use]
+    pub fn associations(&self) -> AssociationLister {
+        AssociationLister { commands: self.commands.clone(), wake: Arc::clone(&self.wake) }
+    }
+
     /// Ends the thread. The program stays attached, with all associations.
     pub fn stop(mut self) {
         self.send(Command::Stop);
@@ -132,6 +140,27 @@ impl Plane {
 
     fn send(&self, command: Command) {
         let _ = self.commands.send(command);
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Lists associations.
+#[derive(Clone, Debug)]
+pub struct AssociationLister {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+}
+
+impl AssociationLister {
+    /// Lists at most `most` associations that meet the conditions, and counts them. `done` is called on the thread of
+    /// the plane, so it must not block; it is not called if the plane ends before.
+    pub fn list(
+        &self,
+        filter: AssociationFilter,
+        most: usize,
+        done: impl FnOnce(Associations) + Send + 'static,
+    ) {
+        let _ = self.commands.send(Command::Associations(Box::new(filter), most, Box::new(done)));
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
     }
 }
@@ -147,6 +176,7 @@ fn run(mut runner: Runner, commands: &Receiver<Command>) {
                     let _ = reply.send(runner.configure(&services));
                 }
                 Command::Update(services) => runner.update(&services),
+                Command::Associations(filter, most, done) => runner.list(*filter, most, done),
                 Command::Stop => return runner.stop(),
             }
         }

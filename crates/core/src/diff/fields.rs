@@ -5,8 +5,9 @@ use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    PassiveSpec, PoolSpec, QueueSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec,
-    ServerTlsSpec, ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, PassiveSpec, PoolSpec, QueueSpec,
+    RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
+    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -34,6 +35,11 @@ pub(super) fn of_servers(old: &ServerSpec, new: &ServerSpec) -> Vec<FieldChange>
 /// Returns the fields of the XDP plane that differ.
 pub(super) fn of_xdp(old: &XdpSpec, new: &XdpSpec) -> Vec<FieldChange> {
     Fields::differing(|fields| xdp(fields, old, new))
+}
+
+/// Returns the fields of the IPVS plane that differ.
+pub(super) fn of_ipvs(old: &IpvsSpec, new: &IpvsSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| ipvs(fields, old, new))
 }
 
 /// Returns the fields of a pool that differ, without its servers.
@@ -254,6 +260,9 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             }
             fields.field("on_error", old_on_error, on_error);
         }
+        (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
+            fields.field("helo", old_helo, helo);
+        }
         (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
             fields.field("send", old_send, send);
             fields.field("expect", old_expect, expect);
@@ -263,8 +272,9 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             | CheckKind::Stream { .. }
             | CheckKind::Http { .. }
             | CheckKind::Dns { .. }
-            | CheckKind::Udp { .. }
-            | CheckKind::Script { .. },
+            | CheckKind::Script { .. }
+            | CheckKind::Smtp { .. }
+            | CheckKind::Udp { .. },
             _,
         ) => {}
     }
@@ -285,6 +295,7 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
         protocol,
         plane,
         xdp: xdp_spec,
+        ipvs: ipvs_spec,
         pool,
         routes,
         acl,
@@ -321,6 +332,9 @@ fn service(fields: &mut Fields, old: &ServiceSpec, new: &ServiceSpec) {
     // The keys of the plane are keys of the service. Their presence follows from the plane.
     if let (Some(old), Some(new)) = (&old.xdp, xdp_spec) {
         xdp_service(fields, old, new);
+    }
+    if let (Some(old), Some(new)) = (&old.ipvs, ipvs_spec) {
+        ipvs_service(fields, old, new);
     }
     fields.field("clients", &old.clients, clients);
     fields.field("request_log", &old.request_log, request_log);
@@ -520,4 +534,53 @@ fn xdp_service(fields: &mut Fields, old: &XdpServiceSpec, new: &XdpServiceSpec) 
     fields.field("source_rate", &old.rate, rate);
     fields.field("syn_cookies", &old.syn_cookies, syn_cookies);
     fields.field("quic_id_length", &old.quic_id_length, quic_id_length);
+}
+
+fn ipvs(fields: &mut Fields, old: &IpvsSpec, new: &IpvsSpec) {
+    let IpvsSpec { own_table, sync, timeouts } = new;
+    fields.field("own_table", &old.own_table, own_table);
+    fields.table("sync", old.sync.as_ref(), sync.as_ref(), |fields, old, new| {
+        let IpvsSync { role, interface, id } = new;
+        fields.field("role", &old.role, role);
+        fields.field("interface", &old.interface, interface);
+        fields.field("id", &old.id, id);
+    });
+    fields.table("timeouts", Some(&old.timeouts), Some(timeouts), |fields, old, new| {
+        let IpvsTimeouts { tcp, tcp_fin, udp } = new;
+        fields.field("tcp", &old.tcp, tcp);
+        fields.field("tcp_fin", &old.tcp_fin, tcp_fin);
+        fields.field("udp", &old.udp, udp);
+    });
+}
+
+fn ipvs_service(fields: &mut Fields, old: &IpvsServiceSpec, new: &IpvsServiceSpec) {
+    let IpvsServiceSpec {
+        transport,
+        fwmark,
+        forward,
+        scheduler,
+        scheduler_flags,
+        one_packet,
+        persistence,
+        address_on,
+        drain_timeout,
+    } = new;
+    // The protocol of the service tells tcp from udp.
+    if transport.name() == "sctp" || old.transport.name() == "sctp" {
+        fields.field("protocol", &old.transport, transport);
+    }
+    fields.field("fwmark", &old.fwmark, fwmark);
+    fields.field("forward", &old.forward, forward);
+    fields.field("scheduler", &old.scheduler, scheduler);
+    fields.field("scheduler_flags", &old.scheduler_flags, scheduler_flags);
+    fields.field("one_packet", &old.one_packet, one_packet);
+    fields.table("persistence", old.persistence.as_ref(), persistence.as_ref(), |fields, old, new| {
+        let IpvsPersistence { timeout, prefix_v4, prefix_v6, engine } = new;
+        fields.field("timeout", &old.timeout, timeout);
+        fields.field("v4", &old.prefix_v4, prefix_v4);
+        fields.field("v6", &old.prefix_v6, prefix_v6);
+        fields.field("engine", &old.engine, engine);
+    });
+    fields.field("address_on", &old.address_on, address_on);
+    fields.field("drain_timeout", &old.drain_timeout, drain_timeout);
 }

@@ -8,9 +8,10 @@ use crate::pace::MinRate;
 use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
-    DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, LogDestination, NextHop, OnDown,
-    OnFailure, OnScriptError, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve,
-    RetryOn, Source, SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
+    DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, IpvsEngine, IpvsForward, IpvsScheduler,
+    IpvsSchedulerFlags, IpvsSyncRole, IpvsTransport, LogDestination, NextHop, OnDown, OnFailure,
+    OnScriptError, Plane, Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve, RetryOn,
+    Source, SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -155,6 +156,15 @@ texts! {
     XdpMode => |value| value.name(),
     XdpEventLevel => |value| value.name(),
     NextHop => |value| value.name(),
+    IpvsEngine => |value| value.name(),
+    IpvsTransport => |value| value.name(),
+    IpvsSyncRole => |value| value.name(),
+    IpvsScheduler => |value| value.name(),
+    IpvsSchedulerFlags => |value| list(value.names().map(str::to_owned)),
+    IpvsForward => |value| match value {
+        IpvsForward::Gue(port) => format!("gue to port {port}"),
+        other => other.name().to_owned(),
+    },
     Forward => |value| {
         let tunnel = |(source, port): (TunnelSource, Option<u16>)| {
             let TunnelSource { v4, v6 } = source;

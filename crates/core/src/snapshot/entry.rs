@@ -12,7 +12,7 @@ use crate::spec::{Dialect, QuicId};
 use crate::sticky::Sticky;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 /// State of a server that outlives snapshots and reloads.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct ServerLive {
     /// Number of unused pre-opened connections. They occupy no slots, and are opened only while slots are
     /// free.
     pub warm: Occupancy,
+    /// Number of present associations of the XDP plane, as it was counted last.
+    pub associations: AtomicU32,
     /// Latency of connection attempts and responses.
     pub latency: Latency,
     /// Counters.
@@ -41,6 +43,7 @@ impl ServerLive {
         Self {
             occupancy: Occupancy::default(),
             warm: Occupancy::default(),
+            associations: AtomicU32::new(0),
             latency: Latency::default(),
             counters: Sharded::new(workers),
             check_counters: Sharded::new(1),

@@ -88,6 +88,12 @@ pub enum CheckKind {
         /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },
+    /// An SMTP server passes if it responds with the expected codes to the connection (220), to EHLO or HELO
+    /// (250) and to QUIT (221) (RFC 5321).
+    Smtp {
+        /// Name of the client in EHLO and HELO.
+        helo: String,
+    },
     /// A response to a query over UDP passes.
     Dns {
         /// Name in textual form.
@@ -161,6 +167,7 @@ impl CheckKind {
             Self::Udp { .. } => "udp",
             Self::Dns { .. } => "dns",
             Self::Script { .. } => "script",
+            Self::Smtp { .. } => "smtp",
         }
     }
 }

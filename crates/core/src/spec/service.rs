@@ -27,18 +27,18 @@ pub enum Plane {
     Proxy,
     /// The kernel, at the drivers of the interfaces.
     Xdp,
+    /// The kernel's IP Virtual Server.
+    Ipvs,
 }
 
 impl Plane {
     /// Names in the configuration.
-    pub const NAMES: [&'static str; 2] = ["proxy", "xdp"];
-    /// Names of planes that another version may have.
-    pub const NAMES_LATER: [&'static str; 1] = ["ipvs"];
+    pub const NAMES: [&'static str; 3] = ["proxy", "xdp", "ipvs"];
 
     /// Returns the plane called `name`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Proxy, Self::Xdp].into_iter().find(|plane| plane.name() == name)
+        [Self::Proxy, Self::Xdp, Self::Ipvs].into_iter().find(|plane| plane.name() == name)
     }
 
     /// Returns the name in the configuration.
@@ -47,6 +47,7 @@ impl Plane {
         match self {
             Self::Proxy => Self::NAMES[0],
             Self::Xdp => Self::NAMES[1],
+            Self::Ipvs => Self::NAMES[2],
         }
     }
 }

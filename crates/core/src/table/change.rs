@@ -7,7 +7,8 @@ use crate::limits::Limits;
 use crate::policy::WEIGHT_UNIT;
 use crate::snapshot::{Role, Takes};
 use crate::spec::{
-    Forward, NextHop, Policy, QuicId, SourceRate, StickyBy, StickySpec, TunnelSource, XdpServiceSpec,
+    Forward, IpvsEngine, IpvsForward, IpvsPersistence, IpvsScheduler, IpvsServiceSpec, NextHop, Policy,
+    QuicId, SourceRate, StickyBy, StickySpec, TunnelSource, XdpServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -252,7 +253,7 @@ fn field<T: PartialEq>(
 }
 
 fn service_fields(traits: &ServiceTraits, before: Option<&ServiceTraits>) -> Vec<String> {
-    let ServiceTraits { protocol, default_pool, acl, xdp } = traits;
+    let ServiceTraits { protocol, default_pool, acl, xdp, ipvs } = traits;
     let pool = |pool: &Option<Arc<str>>| pool.as_deref().unwrap_or("none").to_owned();
     let fields = [
         field("protocol", protocol, before.map(|old| &old.protocol), |protocol| protocol.name().to_owned()),
@@ -262,10 +263,15 @@ fn service_fields(traits: &ServiceTraits, before: Option<&ServiceTraits>) -> Vec
     let settings = match (before.and_then(|old| old.xdp.as_deref()), xdp.as_deref()) {
         (None, Some(xdp)) => xdp_fields(xdp, None),
         (Some(before), Some(xdp)) => xdp_fields(xdp, Some(before)),
-        (Some(_), None) => vec!["plane proxy".to_owned()],
-        (None, None) => Vec::new(),
+        (Some(_), None) if ipvs.is_none() => vec!["plane proxy".to_owned()],
+        (_, None) => Vec::new(),
     };
-    fields.into_iter().flatten().chain(settings).collect()
+    let ipvs = match (before.and_then(|old| old.ipvs.as_deref()), ipvs.as_deref()) {
+        (before, Some(ipvs)) => ipvs_fields(ipvs, before),
+        (Some(_), None) if xdp.is_none() => vec!["plane proxy".to_owned()],
+        (_, None) => Vec::new(),
+    };
+    fields.into_iter().flatten().chain(settings).chain(ipvs).collect()
 }
 
 fn xdp_fields(xdp: &XdpServiceSpec, before: Option<&XdpServiceSpec>) -> Vec<String> {
@@ -305,6 +311,54 @@ fn xdp_fields(xdp: &XdpServiceSpec, before: Option<&XdpServiceSpec>) -> Vec<Stri
         ),
     ];
     fields.into_iter().flatten().collect()
+}
+
+/// Describes the settings of a service in the IPVS plane; of fields with a usual value only differences.
+fn ipvs_fields(ipvs: &IpvsServiceSpec, before: Option<&IpvsServiceSpec>) -> Vec<String> {
+    let usual = IpvsServiceSpec::default();
+    let text = |spec: &IpvsServiceSpec| {
+        let IpvsServiceSpec {
+            transport,
+            fwmark,
+            forward,
+            scheduler,
+            scheduler_flags,
+            one_packet,
+            persistence,
+            address_on,
+            drain_timeout,
+        } = spec;
+        let flags: Vec<&str> = scheduler_flags.names().collect();
+        let persistence = persistence.as_ref().map_or("none".to_owned(), |persistence| {
+            let IpvsPersistence { timeout, prefix_v4, prefix_v6, engine } = persistence;
+            let engine = engine.map_or("none", IpvsEngine::name);
+            format!("({timeout:?}, /{prefix_v4} and /{prefix_v6}, engine {engine})")
+        });
+        let port = match forward {
+            IpvsForward::Gue(port) => format!(" to port {port}"),
+            _ => String::new(),
+        };
+        [
+            ("transport", transport.name().to_owned()),
+            ("fwmark", fwmark.map_or("none".to_owned(), |mark| mark.to_string())),
+            ("forward", format!("{}{port}", forward.name())),
+            ("scheduler", scheduler.map_or("by policy", IpvsScheduler::name).to_owned()),
+            ("scheduler_flags", if flags.is_empty() { "none".to_owned() } else { flags.join(" ") }),
+            ("one_packet", one_packet.to_string()),
+            ("persistence", persistence),
+            ("address_on", address_on.as_deref().unwrap_or("none").to_owned()),
+            ("drain_timeout", format!("{drain_timeout:?}")),
+        ]
+    };
+    let (values, usual, before) = (text(ipvs), text(&usual), before.map(text));
+    let each = values.into_iter().enumerate();
+    let each = each.map(|(at, (name, value))| match &before {
+        Some(before) => field(name, &value, Some(&before[at].1), String::clone),
+        None => {
+            field(name, &value, None, String::clone).filter(|_| value != usual[at].1 || name == "forward")
+        }
+    });
+    each.flatten().collect()
 }
 
 fn forward_text(forward: &Forward) -> String {

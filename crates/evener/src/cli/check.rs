@@ -9,7 +9,7 @@ use crate::scope;
 use anyhow::bail;
 use clap::Args;
 use evener_core::Endpoint;
-use evener_core::spec::ServiceSpec;
+use evener_core::spec::{Plane, ServiceSpec};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ impl CheckCommand {
 /// for another machine. Services of the XDP plane have no sockets.
 fn absent_addresses(config: &Config) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    let needs_address = |service: &&ServiceSpec| !service.options.freebind && service.xdp.is_none();
+    let needs_address = |service: &&ServiceSpec| !service.options.freebind && service.plane == Plane::Proxy;
     for service in config.spec.services.iter().filter(needs_address) {
         for endpoint in &service.listen {
             let Endpoint::Ip(address) = endpoint else { continue };

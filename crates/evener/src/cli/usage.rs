@@ -71,7 +71,10 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
         &["init", "new", "generate"],
         "`evener http LISTEN SERVER... --print > FILE` writes a first configuration",
     ),
-    (&["convert", "migrate"], "`evener import pen ...` prints the equivalent of a command line of pen"),
+    (
+        &["convert", "migrate"],
+        "`evener import pen ...` and `evener import keepalived FILE` print the equivalent configuration",
+    ),
 ];
 
 /// Prints the error of a command line with the advice for it, and returns the exit status. Also prints the text
@@ -282,7 +285,7 @@ impl<'a> Line<'a> {
                 Some("--check needs a name to query, such as --check www.example.org".into())
             }
             ("import", _) if !given.is_empty() => Some(format!(
-                "`{given}` cannot be imported: only command lines and files of pen can. Write a first file with \
+                "`{given}` cannot be imported: only configurations of pen, keepalived and ipvsadm can. Write a first file with \
                  `evener http LISTEN SERVER... --print`; `evener help WORD` translates words of other programs, such \
                  as `evener help upstream`"
             )),
@@ -412,7 +415,10 @@ mod tests {
             ("check -q", "the exit status is 0"),
             ("check x.lua y.lua", "check takes one file, got also `y.lua`"),
             ("reload --check", "changes nothing if the file has problems"),
-            ("import haproxy FILE", "`haproxy` cannot be imported: only command lines and files of pen can"),
+            (
+                "import haproxy FILE",
+                "`haproxy` cannot be imported: only configurations of pen, keepalived and ipvsadm can",
+            ),
             ("http 127.0.0.1:1 127.0.0.1:2 --weight 3", "weights need a file"),
             ("connections --client nix", "`nix` is not a value of --client: neither an address nor a prefix"),
             (

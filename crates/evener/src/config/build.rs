@@ -1,6 +1,7 @@
 //! Builds a specification from raw declarations: checks types, bounds, references and duplicates. Finds every
 //! problem in one pass.
 
+mod ipvs;
 mod options;
 mod request_log;
 mod warnings;
@@ -41,7 +42,7 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
         reading: &reading,
         config: Config::default(),
         pools: HashMap::new(),
-        pools_of_xdp: xdp::pools_of_plane(run),
+        pools_of_kernel: xdp::pools_of_plane(run),
         declared: HashMap::new(),
     };
     for made in run.pools().iter().chain(run.services()) {
@@ -49,6 +50,9 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     }
     if let Some(made) = run.xdp() {
         builder.config.spec.xdp = super::xdp::read(&reading, made);
+    }
+    if let Some(made) = run.ipvs() {
+        builder.config.spec.ipvs = super::ipvs::read(&reading, made);
     }
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools().iter().chain(run.services()) {
@@ -101,8 +105,8 @@ struct Builder<'a> {
     config: Config,
     /// Positions of the pools by name, because a configuration may have tens of thousands of pools.
     pools: HashMap<Arc<str>, usize>,
-    /// Names of the pools of services in the XDP plane, whose servers may have no port.
-    pools_of_xdp: HashSet<String>,
+    /// Names of the pools of services in the planes of the kernel, whose servers may have no port.
+    pools_of_kernel: HashSet<String>,
     /// Declarations of pools, and of services with their own servers, by name.
     declared: HashMap<&'a str, &'a Made>,
 }
@@ -257,6 +261,10 @@ impl<'a> Builder<'a> {
     fn service(&mut self, made: &'a Made) {
         let name = made.name();
         let mut fields = Fields::new(self.reading, made, format!("service `{name}`"));
+        if Self::is_of_ipvs(made) {
+            let _ = read_plane(&mut fields);
+            return self.ipvs_service(made, fields);
+        }
         let protocol = read_protocol(&mut fields);
         fields.set_protocol(protocol.name());
         let plane = read_plane(&mut fields);
@@ -291,6 +299,7 @@ impl<'a> Builder<'a> {
             protocol,
             plane,
             xdp: None,
+            ipvs: None,
             pool,
             routes,
             acl,

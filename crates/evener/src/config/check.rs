@@ -15,10 +15,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-pub(crate) const KINDS: [&str; 6] = ["tcp", "tls", "http", "https", "udp", "dns"];
+pub(crate) const KINDS: [&str; 7] = ["tcp", "tls", "http", "https", "udp", "dns", "smtp"];
 const DATAGRAM_BYTES_MAX: usize = 1400;
 /// Maximum length of the text that a check of tcp or tls sends or expects.
 const STREAM_BYTES_MAX: usize = 4096;
+/// Name of the client in an SMTP check.
+pub(super) const SMTP_HELO: &str = "localhost";
+/// Maximum length of a domain name in textual form (RFC 5321, section 4.5.3.1.2).
+const HELO_BYTES_MAX: usize = 255;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Reads the check of a pool or service.
@@ -61,6 +65,7 @@ fn default_kind(kind: &str) -> CheckKind {
             let (name, qtype, rcode) = dns_defaults();
             CheckKind::Dns { name, qtype, rcode }
         }
+        "smtp" => CheckKind::Smtp { helo: SMTP_HELO.into() },
         _ => CheckKind::Tcp,
     }
 }
@@ -99,6 +104,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
         "script" => script::read(&mut fields),
+        "smtp" => read_smtp(&mut fields),
         _ => read_stream(&mut fields, kind),
     };
     let defaults = script::with_defaults(CheckSpec::new(kind));
@@ -268,4 +274,14 @@ fn read_dns(fields: &mut Fields<'_>) -> CheckKind {
         }
     }
     CheckKind::Dns { name, qtype, rcode }
+}
+
+/// Reads `helo = "lb.example.org"`.
+fn read_smtp(fields: &mut Fields<'_>) -> CheckKind {
+    let helo = fields.text("helo").unwrap_or(SMTP_HELO).to_owned();
+    let is_name = helo.bytes().all(|byte| byte.is_ascii_graphic()) && helo.len() <= HELO_BYTES_MAX;
+    if helo.is_empty() || !is_name {
+        fields.must("helo", "be a host name or an address such as \"[192.0.2.1]\"");
+    }
+    CheckKind::Smtp { helo }
 }

@@ -238,6 +238,12 @@ pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
         Some(CheckKind::Http { tls: None, .. }) => {
             fields.problem("check", "the servers of this pool use TLS: write check = \"https\", or check.https { ... } for its settings");
         }
+        Some(CheckKind::Smtp { .. }) if port.is_none() => {
+            fields.problem(
+                "check",
+                "the servers of this pool use TLS: write check = check.tls { begins = \"220 \" }",
+            );
+        }
         // With `port`, the check may use a port without TLS.
         Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
             fields.problem("check", "the servers of this pool use TLS: write check = \"tls\", or check.tls { ... } for its settings");

@@ -5,6 +5,7 @@ mod access;
 mod discover;
 mod dns;
 mod http;
+mod ipvs;
 mod pool;
 mod service;
 mod source;
@@ -12,7 +13,7 @@ mod tls;
 mod xdp;
 
 use evener_core::acl::Acl;
-use evener_core::spec::{Denied, PoolSpec, ServiceSpec, Spec, XdpSpec};
+use evener_core::spec::{Denied, IpvsSpec, PoolSpec, ServiceSpec, Spec, XdpSpec};
 use source::Table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,12 +24,15 @@ pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
 /// Returns the configuration for this specification.
 pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
-    let Spec { pools, services, xdp } = spec;
+    let Spec { pools, services, xdp, ipvs } = spec;
     let declared = pools.len() - in_place(spec);
     let (pools, in_place) = pools.split_at(declared);
     let mut page = Page::default();
     if *xdp != XdpSpec::default() {
         page.add("xdp", &xdp::settings(xdp, lists));
+    }
+    if *ipvs != IpvsSpec::default() {
+        page.add("ipvs", &ipvs::settings(ipvs));
     }
     for pool in pools {
         let wanted = services.iter().any(|service| sends_refused(service, pool));

@@ -18,7 +18,7 @@ pub(crate) struct Location {
 
 impl Location {
     /// Creates a location. Lines count from 1.
-    pub(super) fn new(file: impl Into<Arc<str>>, line: u32) -> Self {
+    pub(crate) fn new(file: impl Into<Arc<str>>, line: u32) -> Self {
         Self { file: file.into(), line }
     }
 
@@ -30,7 +30,7 @@ impl Location {
     }
 
     /// Returns the line, from 1.
-    pub(super) fn line(&self) -> u32 {
+    pub(crate) fn line(&self) -> u32 {
         self.line
     }
 

@@ -218,6 +218,8 @@ pub(super) struct Run {
     services: Vec<Arc<Made>>,
     /// Settings of the XDP plane.
     xdp: Option<Arc<Made>>,
+    /// Settings of the IPVS plane.
+    ipvs: Option<Arc<Made>>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -256,9 +258,10 @@ impl Run {
         self.geoip = Some((file, location));
     }
 
-    /// Sets the settings of the XDP plane, and returns the location of earlier settings.
-    pub(super) fn set_xdp(&mut self, made: Arc<Made>) -> Option<Location> {
-        self.xdp.replace(made).map(|earlier| earlier.location.clone())
+    /// Sets the settings of a plane, and returns the location of earlier settings.
+    pub(super) fn set_plane(&mut self, made: Arc<Made>) -> Option<Location> {
+        let plane = if made.builder == "ipvs" { &mut self.ipvs } else { &mut self.xdp };
+        plane.replace(made).map(|earlier| earlier.location.clone())
     }
 
     /// Returns the settings of the XDP plane.
@@ -274,6 +277,11 @@ impl Run {
     /// Takes the functions that run later.
     pub(super) fn take_program(&mut self) -> Option<Program> {
         self.program.take()
+    }
+
+    /// Returns the settings of the IPVS plane.
+    pub(super) fn ipvs(&self) -> Option<&Made> {
+        self.ipvs.as_deref()
     }
 
     /// Adds a file of the configuration.

@@ -6,6 +6,7 @@ mod dns;
 mod functions;
 pub(crate) mod help;
 mod http;
+mod ipvs;
 mod pool;
 mod server;
 mod service;
@@ -101,6 +102,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
     let parts = [
         service::KEYS,
         xdp::KEYS,
+        ipvs::KEYS,
         http::KEYS,
         dns::KEYS,
         pool::KEYS,

@@ -5,6 +5,7 @@ mod corrections;
 mod discover;
 mod dns;
 mod habits;
+mod ipvs;
 mod messages;
 mod mistakes;
 mod notation;
@@ -380,7 +381,7 @@ fn the_reference_has_every_key_and_counter() {
     let every_key = r#"
         xdp { tarpit = {} }
         service "x" { plane = "xdp", listen = "192.0.2.1:1", interface = "a", "10.0.0.1", forward = "gue", tunnel = {}, source_rate = { rate = "1/s" } }
-        local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" }, check.dns {} }
+        local checks = { check.tcp {}, check.http {}, check.https {}, check.udp { send = "x" }, check.dns {}, check.smtp {} }
         for number, one in ipairs(checks) do
           pool("p" .. number) { { "10.0.0.1:1" }, check = one, sticky = {}, passive = {}, retry_budget = {}, policy = policy.ewma {} }
           service("s" .. number) { listen = "127.0.0.1:" .. number, pool = "p" .. number }

@@ -18,6 +18,8 @@ use std::time::Duration;
 const RATE_MAX: u32 = 1_000_000_000;
 /// Minimum of `idle_timeout`: the plane counts seconds.
 const IDLE_MIN: Duration = Duration::from_secs(2);
+/// Maximum of `idle_timeout`: associations keep times modulo 52 days.
+const IDLE_MAX: Duration = Duration::from_secs(26 * 24 * 3600);
 
 /// Reads `xdp { flows = 1048576, mode = "auto" }`.
 pub(super) fn read<'a>(reading: &'a Reading<'a>, made: &'a Made) -> XdpSpec {
@@ -71,6 +73,9 @@ pub(super) fn read_service(fields: &mut Fields<'_>, protocol: Protocol) -> XdpSe
     let idle_timeout = fields.optional_duration("idle_timeout").flatten();
     if idle_timeout.is_some_and(|idle| idle < IDLE_MIN || idle.subsec_nanos() > 0) {
         fields.must("idle_timeout", "be 2s or more, in whole seconds");
+    }
+    if idle_timeout.is_some_and(|idle| idle > IDLE_MAX) {
+        fields.must("idle_timeout", "be 26d or less; without it, associations do not end");
     }
     let spec = XdpServiceSpec {
         interfaces: read_interfaces(fields),
@@ -142,7 +147,7 @@ fn read_interface_list(fields: &mut Fields<'_>, key: &'static str) -> Option<Vec
 }
 
 /// Returns true if an interface can have the name (`dev_valid_name` of Linux).
-fn is_interface(name: &str) -> bool {
+pub(super) fn is_interface(name: &str) -> bool {
     (1..=XdpServiceSpec::INTERFACE_BYTES_MAX).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'))

@@ -1,6 +1,7 @@
 //! The XDP plane of an instance: the tables of its services, and the thread that writes them into the kernel. The thread
 //! starts with the first service.
 
+use crate::state::Listed;
 use evener_core::Time;
 use evener_core::event::{Event, Severity};
 use evener_core::pool::{Pool, PoolSetting};
@@ -8,7 +9,8 @@ use evener_core::service::ServiceLive;
 use evener_core::snapshot::Snapshot;
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec, Spec};
 use evener_core::table::{Edit, PoolTable, ServiceChanges, ServiceTable, TableChange, Tables};
-use evener_xdp::plane::{PlaneOptions, Report, Services, Setup};
+use evener_xdp::associations::AssociationFilter;
+use evener_xdp::plane::{AssociationLister, PlaneOptions, Report, Services, Setup};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +31,27 @@ pub(crate) struct XdpPlane {
     services: BTreeMap<Arc<str>, Arc<ServiceLive>>,
     /// Published snapshots of the pools of the services.
     snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
+}
+
+/// The associations of the plane.
+pub(crate) struct Associations {
+    lister: AssociationLister,
+    snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
+}
+
+impl Associations {
+    /// Lists at most `most` associations that meet the conditions, in addition to the connections and flows of the
+    /// workers. `done` is called on the thread of the plane, so it must not block.
+    pub(crate) fn list(
+        self,
+        filter: AssociationFilter,
+        most: usize,
+        listed: Listed,
+        done: impl FnOnce(Listed) + Send + 'static,
+    ) {
+        let Self { lister, snapshots } = self;
+        lister.list(filter, most, move |found| done(listed.with_associations(found, snapshots)));
+    }
 }
 
 impl XdpPlane {
@@ -108,6 +131,14 @@ impl XdpPlane {
         }
     }
 
+    /// Returns the associations, if the plane runs.
+    pub(crate) fn associations(&self) -> Option<Associations> {
+        Some(Associations {
+            lister: self.running.as_ref()?.associations(),
+            snapshots: self.snapshots.clone(),
+        })
+    }
+
     /// Returns the services with their present tables.
     fn current(&self) -> Services {
         let table = |(name, live): (&Arc<str>, &Arc<ServiceLive>)| {
@@ -141,7 +172,7 @@ fn configured_table(service: &ServiceSpec, spec: &Spec) -> ServiceTable {
 }
 
 /// Returns the events of listen addresses that were added or removed.
-fn listen_events(changes: &[ServiceChanges], specs: &[ServiceSpec]) -> Vec<Event> {
+pub(super) fn listen_events(changes: &[ServiceChanges], specs: &[ServiceSpec]) -> Vec<Event> {
     let event = |change: &TableChange| match change {
         TableChange::Listen { service, edit: Edit::Add(address) } => {
             let protocol = specs.iter().find(|spec| spec.name == *service)?.protocol.name();

@@ -1,9 +1,13 @@
 //! Open connections and flows.
 
 use crate::table::{age, server_name, short_bytes, table};
+use evener_core::ServerId;
 use evener_core::acl::Prefix;
+use evener_core::snapshot::Snapshot;
 use evener_proxy::{ListFilter, Listing, Open};
+use evener_xdp::associations::{Association, AssociationFilter, Associations};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -47,6 +51,11 @@ impl ConnectionsQuery {
         self.server.as_deref()
     }
 
+    /// Returns the conditions for the XDP plane, with the server that was looked up.
+    pub(crate) fn association_filter(&self, server: Option<(Arc<str>, ServerId)>) -> AssociationFilter {
+        AssociationFilter { service: self.service.as_deref().map(Arc::from), clients: self.clients, server }
+    }
+
     /// Returns the conditions for the workers, except for the server, whose name must be looked up.
     pub(crate) fn filter(&self) -> ListFilter {
         let service = self.service.as_deref().map(Arc::from);
@@ -54,20 +63,59 @@ impl ConnectionsQuery {
     }
 }
 
-/// The open connections and flows.
+/// Connections and flows of the workers, and associations of the XDP plane.
+#[derive(Debug, Default)]
+pub(crate) struct Listed {
+    open: Listing,
+    associations: Associations,
+    /// Snapshots of the pools of the XDP plane, with the names of servers.
+    snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
+}
+
+impl Listed {
+    /// Creates a list of the workers alone.
+    pub(crate) fn of_workers(open: Listing) -> Self {
+        Self { open, ..Self::default() }
+    }
+
+    /// Adds associations, whose servers have their names in the snapshots of their pools.
+    pub(crate) fn with_associations(
+        self,
+        associations: Associations,
+        snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
+    ) -> Self {
+        Self { associations, snapshots, ..self }
+    }
+
+    /// Returns the view of each association that is listed.
+    pub(crate) fn associations(&self) -> Vec<AssociationView> {
+        let view = |association: &Association| AssociationView::new(association, &self.snapshots);
+        self.associations.listed.iter().map(view).collect()
+    }
+}
+
+/// The open connections and flows, and the associations of the XDP plane.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ConnectionsView {
     /// Number of connections and flows, including connections and flows that are not shown.
     total: usize,
     /// The connections and flows that are shown, sorted by number.
     connections: Vec<ConnectionView>,
+    /// Number of associations of the XDP plane, including associations that are not shown.
+    #[serde(default)]
+    associations_total: usize,
+    /// The associations that are shown, in no order.
+    #[serde(default)]
+    associations: Vec<AssociationView>,
 }
 
 impl ConnectionsView {
-    /// Describes a listing of the workers; at most `most` of its connections and flows.
-    pub(crate) fn new(listing: Listing, most: usize) -> Self {
-        let connections = listing.open.into_iter().take(most).map(ConnectionView::new).collect();
-        Self { total: listing.total, connections }
+    /// Describes a listing; at most `most` of its connections and flows.
+    pub(crate) fn new(listed: Listed, most: usize) -> Self {
+        let associations = listed.associations();
+        let associations_total = listed.associations.total;
+        let connections = listed.open.open.into_iter().take(most).map(ConnectionView::new).collect();
+        Self { total: listed.open.total, connections, associations_total, associations }
     }
 
     /// Returns the connections and flows that are shown, sorted by number.
@@ -78,12 +126,90 @@ impl ConnectionsView {
     /// Formats the connections and flows as a table.
     pub(crate) fn text(&self) -> String {
         let heading = ["NUMBER", "SERVICE", "CLIENT", "SERVER", "STAGE", "IDLE", "TO CLIENT", "TO SERVER"];
-        table(&heading, &self.connections.iter().map(ConnectionView::row).collect::<Vec<_>>())
+        let connections = self.connections.iter().map(ConnectionView::row).collect::<Vec<_>>();
+        let heading_xdp = ["SERVICE", "CLIENT", "ADDRESS", "SERVER", "IDLE"];
+        let associations = self.associations.iter().map(AssociationView::row).collect::<Vec<_>>();
+        let mut text = String::new();
+        if !connections.is_empty() || associations.is_empty() {
+            text += &table(&heading, &connections);
+        }
+        if !associations.is_empty() {
+            let gap = if text.is_empty() { "" } else { "\n" };
+            text += &format!("{gap}{}", table(&heading_xdp, &associations));
+        }
+        text
     }
 
-    /// Returns the number of connections and flows that are shown, and their total number.
+    /// Returns the number of connections, flows and associations that are shown, and their total number.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.connections.len(), self.total)
+        (self.connections.len() + self.associations.len(), self.total + self.associations_total)
+    }
+}
+
+/// An association of a client with a server of the XDP plane.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AssociationView {
+    service: String,
+    client: IpAddr,
+    /// Absent if the association is for all ports of the client.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    client_port: Option<u16>,
+    /// The address that the client sends to.
+    virtual_address: IpAddr,
+    /// Pool of the server; absent if the server was removed, so that the next packet goes to another server.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    server: Option<String>,
+    /// Seconds without packets, in steps of about a second; absent if the service has no idle time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    idle_s: Option<f64>,
+}
+
+impl AssociationView {
+    fn new(association: &Association, snapshots: &BTreeMap<Arc<str>, Arc<Snapshot>>) -> Self {
+        let server = association.server.as_ref().and_then(|(pool, id)| {
+            let entry = snapshots.get(pool)?.server(*id)?;
+            Some((pool.to_string(), entry.name.to_string()))
+        });
+        let (pool, server) = server.unzip();
+        Self {
+            service: association.service.to_string(),
+            client: association.client,
+            client_port: association.client_port,
+            virtual_address: association.virtual_address,
+            pool,
+            server,
+            idle_s: association.idle.map(|idle| idle.as_secs_f64()),
+        }
+    }
+
+    /// Returns the name of the server, if it is present.
+    pub(super) fn server(&self) -> Option<&str> {
+        self.server.as_deref()
+    }
+
+    /// Returns true if the association is for all ports of the client.
+    pub(super) fn is_by_address(&self) -> bool {
+        self.client_port.is_none()
+    }
+
+    /// Returns the client's address, with its port if the association is for one.
+    pub(super) fn client(&self) -> String {
+        match self.client_port {
+            Some(port) => SocketAddr::new(self.client, port).to_string(),
+            None => self.client.to_string(),
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.service.clone(),
+            self.client(),
+            self.virtual_address.to_string(),
+            server_name(self.pool.as_deref(), self.server.as_deref()),
+            self.idle_s.map_or_else(|| "-".into(), |idle| age(idle as u64)),
+        ]
     }
 }
 

@@ -1,8 +1,10 @@
 //! The explanation of a choice: the server that a client of a service would get, and the reasons against the other
 //! servers, or the reason why the client would get no server. An explanation changes neither counters nor state.
 
+mod in_kernel;
+
 use crate::table::{Style, Tone, paragraph, table};
-use evener_core::acl::Access;
+use evener_core::acl::{Access, Prefix};
 use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
 use evener_core::snapshot::{NoServer, Request};
@@ -10,6 +12,7 @@ use evener_core::spec::Protocol;
 use evener_core::throttle::{Exceeded, Throttle};
 use evener_core::{Random, Time};
 use evener_proxy::{Refusal, Service, Settings};
+use evener_xdp::associations::AssociationFilter;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -26,6 +29,13 @@ impl ExplainQuery {
     /// Returns the name of the service.
     pub(crate) fn service(&self) -> &str {
         &self.service
+    }
+
+    /// Returns the conditions on the associations of the client.
+    pub(crate) fn association_filter(&self) -> AssociationFilter {
+        let length = if self.client.is_ipv4() { 32 } else { 128 };
+        let clients = Some(Prefix::new(self.client, length));
+        AssociationFilter { service: Some(self.service.as_str().into()), clients, server: None }
     }
 }
 
@@ -64,6 +74,9 @@ pub(crate) struct Explanation {
     by_chance: bool,
     /// Candidates in the order in which they would be tried, then the other servers.
     servers: Vec<ServerReason>,
+    /// Servers whose associations move, because they take no clients.
+    #[serde(skip)]
+    moving: Vec<String>,
 }
 
 impl Explanation {
@@ -83,6 +96,7 @@ impl Explanation {
             sticky: None,
             by_chance: false,
             servers: Vec::new(),
+            moving: Vec::new(),
         }
     }
 
@@ -253,9 +267,12 @@ impl Explanation {
         text += "\n";
         self.notes.iter().for_each(|note| text += &paragraph(note, 0, Tone::Normal, Style::Plain));
         if let Some(server) = &self.sticky {
-            text += &format!("the sticky table names {server}\n");
+            let is_associated = self.note_codes.iter().any(|code| code == "associated");
+            if !is_associated {
+                text += &format!("the sticky table names {server}\n");
+            }
         }
-        if self.by_chance {
+        if self.by_chance && !self.note_codes.iter().any(|code| code == "by_turn") {
             text += "the policy is random: the order may differ for the next client\n";
         }
         if self.pool.is_none() {

@@ -54,6 +54,9 @@ pub(crate) struct ServerView {
     since_s: u64,
     /// Number of connections and flows.
     active: u32,
+    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds.
+    #[serde(default)]
+    associations: u32,
     /// Number of warm connections.
     warm: u32,
     /// The last check; absent before the first check, and without checks.
@@ -119,6 +122,7 @@ impl ServerView {
             reason: server.health.reason().map(str::to_owned),
             since_s: now.since(server.since).as_secs(),
             active: server.live.occupancy.active(),
+            associations: server.live.associations.load(std::sync::atomic::Ordering::Relaxed),
             warm: server.live.warm.active(),
             last_check: server.observed.last_check().map(|check| CheckView::new(check, now)),
             counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
@@ -130,7 +134,7 @@ impl ServerView {
     /// Returns the headings of the rows of servers.
     pub(super) fn heading(traffic: Traffic) -> Vec<&'static str> {
         if traffic == Traffic::Xdp {
-            return vec!["SERVER", "<STATE", traffic.heading(), "/S", "FLOWS", "IN", "OUT"];
+            return vec!["SERVER", "<STATE", "ACTIVE", traffic.heading(), "/S", "FLOWS", "IN", "OUT"];
         }
         let mut heading = vec!["SERVER", "<STATE", "ACTIVE", traffic.heading(), "/S"];
         heading.extend((traffic == Traffic::Http).then_some("5XX"));
@@ -162,9 +166,9 @@ impl ServerView {
             Cell::from(table::rate(recent.rate(traffic.counter()))),
         ];
         if traffic == Traffic::Xdp {
-            // The plane sees neither errors nor times, and does not count the associations in use.
-            cells.remove(1);
-            cells.push(table::count(self.counters.value("flows")).into());
+            // The planes of the kernel see neither errors nor times.
+            cells[1] = self.associations.to_string().into();
+            cells.push(table::count(self.counters.sum(&["flows", "connections"])).into());
             cells.extend([self.bytes_in(), self.bytes_out()].map(|bytes| table::short_bytes(bytes).into()));
             let mut row = Row::new(&*self.name, cells).with_remark(&self.remark());
             row.add_details(self.troubles().into_iter());

@@ -90,6 +90,10 @@ pub(crate) struct ServiceView {
     warm: u32,
     /// Number of UDP flows.
     flows_active: u32,
+    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds; absent in other
+    /// planes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    associations: Option<u32>,
     /// Response cache; absent if the service has no cache.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     cache: Option<CacheView>,
@@ -128,6 +132,8 @@ impl ServiceView {
             connects_pending: live.pending.active(),
             warm: live.warm.active(),
             flows_active: live.active_flows(),
+            associations: (spec.plane == Plane::Xdp)
+                .then(|| live.associations.load(std::sync::atomic::Ordering::Relaxed)),
             cache: CacheView::of(service),
             counters: CountersView::new(&live.counters),
             recent: growth.map(RecentView::new).unwrap_or_default(),
@@ -164,7 +170,7 @@ impl ServiceView {
 
     /// Returns the kind of traffic.
     pub(super) fn traffic(&self) -> Traffic {
-        if self.plane == Plane::Xdp.name() {
+        if self.plane != Plane::Proxy.name() {
             return Traffic::Xdp;
         }
         let protocols =
@@ -183,9 +189,7 @@ impl ServiceView {
         if rows.is_empty() {
             return String::new();
         }
-        let mut heading = vec!["SERVICE"];
-        // The plane does not count the associations in use.
-        heading.extend((traffic != Traffic::Xdp).then_some("ACTIVE"));
+        let mut heading = vec!["SERVICE", "ACTIVE"];
         heading.extend([traffic.heading(), "/S"]);
         heading.extend(match traffic {
             Traffic::Http => &["5XX", "FAILED"][..],
@@ -205,8 +209,8 @@ impl ServiceView {
             let grows = names.iter().any(|name| recent.value(name) > 0);
             Cell::from(table::count(counters.sum(names))).toned_if(grows, Tone::Bad)
         };
-        let active = Cell::from(self.active().to_string()).toned_if(self.is_full(), Tone::Bad);
-        let mut cells: Vec<Cell> = Some(active).filter(|_| traffic != Traffic::Xdp).into_iter().collect();
+        let active = self.associations.unwrap_or_else(|| self.active());
+        let mut cells = vec![Cell::from(active.to_string()).toned_if(self.is_full(), Tone::Bad)];
         cells.extend([
             Cell::from(table::count(counters.served(traffic))),
             Cell::from(table::rate(recent.rate(traffic.counter()))),
@@ -216,7 +220,9 @@ impl ServiceView {
             Traffic::Dns => vec![trouble(&["no_server"]), trouble(&["drops"])],
             Traffic::Tcp => vec![trouble(&["no_server"])],
             Traffic::Udp => vec![trouble(&["drops"])],
-            Traffic::Xdp => vec![table::count(counters.value("flows")).into(), trouble(&XDP_DROPS)],
+            Traffic::Xdp => {
+                vec![table::count(counters.sum(&["flows", "connections"])).into(), trouble(&XDP_DROPS)]
+            }
         });
         cells.extend([
             trouble(&["limited", "rate_limited", "xdp.limited"]),
@@ -239,7 +245,10 @@ impl ServiceView {
             (_, []) => "no pool".into(),
             (_, pools) => format!("pools {}", pools.join(" ")),
         };
-        let plane = if self.traffic() == Traffic::Xdp { " by xdp" } else { "" };
+        let plane = match self.traffic() {
+            Traffic::Xdp => format!(" by {}", self.plane),
+            _ => String::new(),
+        };
         let more = match self.listen.len().saturating_sub(LISTEN_MAX) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -264,12 +273,13 @@ impl ServiceView {
 
     /// Formats everything that is known about the service.
     pub(super) fn details(&self, declarations: &DeclarationsView) -> String {
-        let active = format!(
-            "active: {} of {} connections, {} flows",
-            self.connections_active, self.connections_max, self.flows_active
-        );
-        let mut lines: Vec<String> =
-            Some(active).filter(|_| self.traffic() != Traffic::Xdp).into_iter().collect();
+        let mut lines = vec![match self.associations {
+            Some(associations) => format!("active: {associations} associations"),
+            None => format!(
+                "active: {} of {} connections, {} flows",
+                self.connections_active, self.connections_max, self.flows_active
+            ),
+        }];
         lines.extend(
             (self.connects_pending > 0)
                 .then(|| format!("pending connection attempts: {}", self.connects_pending)),

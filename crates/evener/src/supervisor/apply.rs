@@ -40,6 +40,7 @@ impl Supervisor {
                 }
             };
         self.prepare_xdp(&config)?;
+        self.prepare_ipvs(&config)?;
         self.configurations += 1;
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
@@ -52,8 +53,8 @@ impl Supervisor {
         let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));
         let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name));
         for pool in changed_pools() {
-            // The thread of the XDP plane counts like a further worker.
-            let counting = usize::from(Self::is_used_by_xdp(&config.spec, &pool.spec().name));
+            // The thread of a plane of the kernel counts like a further worker.
+            let counting = usize::from(Self::is_used_by_kernel(&config.spec, &pool.spec().name));
             let (now, setting) = (self.now(), (self.plane.workers() + counting, self.random.bits()));
             let events = self.pools.apply(pool, setting, now);
             self.log_all(&events);
@@ -64,6 +65,7 @@ impl Supervisor {
             self.apply_service(spec);
         }
         self.configure_xdp(&config.spec);
+        self.configure_ipvs(&config.spec);
         self.divide_descriptors(&config.spec);
         if changes.concerns_listeners() {
             let (services, now) = (&self.services, self.now());
@@ -87,7 +89,12 @@ impl Supervisor {
     /// Returns the changes that lead from the running configuration to another one.
     fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
         let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
-        let wanted = Spec { pools: specs, services: spec.services.clone(), xdp: spec.xdp.clone() };
+        let wanted = Spec {
+            pools: specs,
+            services: spec.services.clone(),
+            xdp: spec.xdp.clone(),
+            ipvs: spec.ipvs.clone(),
+        };
         let (running, inputs) = (self.running_spec(), Known::in_use(&self.pools, self.certificates.tls()));
         let running = Configuration { spec: &running, inputs: &inputs };
         diff(running, Configuration { spec: &wanted, inputs: &Known::resolved(pools, tls) })
@@ -95,16 +102,16 @@ impl Supervisor {
 
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
-        let Spec { pools, services, xdp } = &self.config.spec;
+        let Spec { pools, services, xdp, ipvs } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
-        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone() }
+        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone(), ipvs: ipvs.clone() }
     }
 
     /// Starts a service, or applies its changed settings.
     pub(super) fn apply_service(&mut self, spec: &ServiceSpec) {
         let began = self.now();
         let running = self.services.get(&spec.name).filter(|service| service.continues_as(spec)).cloned();
-        if spec.plane == Plane::Xdp {
+        if spec.plane != Plane::Proxy {
             if running.is_none() {
                 self.start_service(spec, RunningService::in_kernel(spec));
             }

@@ -3,11 +3,12 @@
 
 use super::query::Reply;
 use super::{Handle, Request, Supervisor};
-use crate::state::ConnectionsQuery;
+use crate::state::{ConnectionsQuery, Listed};
+use evener_core::ServerId;
 use evener_core::clients::LastServer;
 use evener_core::event::Event;
 use evener_core::snapshot::Entry;
-use evener_proxy::{Closed, EndReason, Listing};
+use evener_proxy::{Closed, EndReason};
 use std::sync::Arc;
 
 impl Handle {
@@ -26,23 +27,26 @@ impl Handle {
 
 impl Supervisor {
     /// Lists the connections and flows that a query wants; at most its maximum from each worker.
-    pub(super) fn list_connections(&self, query: &ConnectionsQuery, reply: Reply<Result<Listing, String>>) {
+    pub(super) fn list_connections(&self, query: &ConnectionsQuery, reply: Reply<Result<Listed, String>>) {
         let service = query.service().map(|service| self.find_open_service(service)).transpose();
         let server = query.server().map(|server| self.find_server_of_list(server)).transpose();
         match (service, server) {
             (Err(why), _) | (_, Err(why)) => drop(reply.send(Err(why))),
-            (Ok(_), Ok(server)) => {
+            (Ok(_), Ok(found)) => {
+                let (server, id) = found.unzip();
                 let filter = query.filter().of_server(server);
-                self.plane.connections(filter, query.most(), move |list| drop(reply.send(Ok(list))));
+                let associations = query.association_filter(id);
+                let done = move |list| drop(reply.send(Ok(list)));
+                self.plane.connections(filter, associations, query.most(), done);
             }
         }
     }
 
-    /// Returns the names of the pool and of the server that an operator names.
-    fn find_server_of_list(&self, wanted: &str) -> Result<LastServer, String> {
-        let (pool, _, full) = self.pools.find_server(wanted)?;
+    /// Returns the names of the pool and of the server that an operator names, and the identity of the server.
+    fn find_server_of_list(&self, wanted: &str) -> Result<(LastServer, (Arc<str>, ServerId)), String> {
+        let (pool, id, full) = self.pools.find_server(wanted)?;
         let server = full.strip_prefix(&*pool).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&full);
-        Ok(LastServer { server: server.into(), pool })
+        Ok((LastServer { server: server.into(), pool: Arc::clone(&pool) }, (pool, id)))
     }
 
     /// Closes a connection or flow by its number.

@@ -4,10 +4,9 @@
 use super::{Handle, Request};
 use crate::events::Events;
 use crate::state::{
-    ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, RuleView,
-    StickyView, View, ViewScope,
+    ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, Listed,
+    RuleView, StickyView, View, ViewScope,
 };
-use evener_proxy::Listing;
 use tokio::sync::oneshot;
 
 /// Receiver of a response.
@@ -33,7 +32,7 @@ pub(crate) enum Query {
     },
     Connections {
         query: ConnectionsQuery,
-        reply: Reply<Result<Listing, String>>,
+        reply: Reply<Result<Listed, String>>,
     },
     Sticky {
         pool: Option<String>,
@@ -84,7 +83,7 @@ impl Handle {
         let most = query.most();
         // The reply comes from a worker, which must not spend time on the records.
         let listing = self.query(|reply| Query::Connections { query, reply }).await?;
-        Some(listing.map(|listing| ConnectionsView::new(listing, most)))
+        Some(listing.map(|listed| ConnectionsView::new(listed, most)))
     }
 
     /// Returns the sticky table of a pool, or of all pools, with at most `most` clients.

@@ -77,7 +77,7 @@ impl Reloads {
                 Ok(config) => gather(&config, before).await.map(|inputs| (config, inputs)),
                 Err(problems) => Err(problems),
             };
-            let _ = sender.send(Input::Loaded(Loaded { found, given: None, refused: None })).await;
+            let _ = sender.send(Input::Loaded(Box::new(Loaded { found, given: None, refused: None }))).await;
         });
         None
     }
@@ -97,7 +97,7 @@ impl Reloads {
                 Some(in_use) => gather_with(&config, before, in_use).await,
             };
             let found = found.map(|inputs| (config, inputs));
-            let _ = sender.send(Input::Loaded(Loaded { found, given: Some(done), refused })).await;
+            let _ = sender.send(Input::Loaded(Box::new(Loaded { found, given: Some(done), refused }))).await;
         });
     }
 

@@ -1,7 +1,7 @@
 //! Responses to queries: builds the records of `state` from the fields of the supervisor, and finds services,
 //! pools and servers by name. Nothing outside the supervisor reads these fields, and no query changes them.
 
-use super::query::Query;
+use super::query::{Query, Reply};
 use super::{Phase, Supervisor};
 use crate::certificates::unix_time;
 use crate::config::nearest;
@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Maximum number of warnings in a response.
 const WARNINGS_MAX: usize = 1000;
 
+/// Maximum number of associations of a client in an explanation.
+const EXPLAINED_ASSOCIATIONS_MAX: usize = 16;
+
 impl Supervisor {
     /// Sends the response to a query, directly or by the workers.
     pub(super) fn on_query(&self, query: Query) {
@@ -31,7 +34,7 @@ impl Supervisor {
             Query::Sticky { pool, most, reply } => {
                 drop(reply.send(self.sticky_view(pool.as_deref(), most)));
             }
-            Query::Explain { query, reply } => drop(reply.send(self.explain(&query))),
+            Query::Explain { query, reply } => self.explain(&query, reply),
             Query::Events { reply } => drop(reply.send(self.setting.events.clone())),
         }
     }
@@ -132,19 +135,30 @@ impl Supervisor {
     }
 
     /// Explains which server a client would get now.
-    fn explain(&self, query: &ExplainQuery) -> Result<Explanation, String> {
-        let Some(service) = self.find_service(query.service())?.of_workers() else {
-            return Err(format!(
-                "service `{}` is in the XDP plane: the kernel chooses, by turn or by the client's hash",
-                query.service()
-            ));
+    fn explain(&self, query: &ExplainQuery, reply: Reply<Result<Explanation, String>>) {
+        let service = match self.find_service(query.service()) {
+            Ok(service) => service.of_workers(),
+            Err(why) => return drop(reply.send(Err(why))),
         };
         let mut explanation = Explanation::new(query);
-        if self.is_draining() {
-            explanation.note_draining();
+        if let Some(service) = service {
+            if self.is_draining() {
+                explanation.note_draining();
+            }
+            explanation.explain(service, query, self.now());
+            return drop(reply.send(Ok(explanation)));
         }
-        explanation.explain(service, query, self.now());
-        Ok(explanation)
+        if let Some((spec, _)) = self.configured_service(query.service())
+            && let Some(pool) = spec.pool.as_ref().and_then(|pool| self.pools.get(pool))
+            && let Some(snapshot) = self.pools.slot(&pool.spec().name)
+        {
+            let spec = ServiceSpec { acl: self.access.acl_of(spec), ..spec.clone() };
+            explanation.explain_in_kernel(&spec, pool.spec(), &snapshot.load_full(), self.now());
+        }
+        self.plane.associations(query.association_filter(), EXPLAINED_ASSOCIATIONS_MAX, move |listed| {
+            explanation.add_associations(&listed);
+            let _ = reply.send(Ok(explanation));
+        });
     }
 
     /// Returns the time since the start.

@@ -26,9 +26,9 @@ impl Supervisor {
         self.log_all(&events);
     }
 
-    /// Returns true if a service of the XDP plane uses a pool.
-    pub(super) fn is_used_by_xdp(spec: &Spec, pool: &str) -> bool {
-        let mut services = spec.services.iter().filter(|service| service.plane == Plane::Xdp);
+    /// Returns true if a service of a plane of the kernel uses a pool.
+    pub(super) fn is_used_by_kernel(spec: &Spec, pool: &str) -> bool {
+        let mut services = spec.services.iter().filter(|service| service.plane != Plane::Proxy);
         services.any(|service| service.pools().any(|name| **name == *pool))
     }
 }

@@ -3,8 +3,8 @@
 use super::{PoolKey, Wanted, WantedDefence, WantedPool, WantedServer, WantedService};
 use crate::contract::{
     CHOOSE_BY_CLIENT, CHOOSE_BY_TURN, FORWARD_DIRECT, FORWARD_GUE, FORWARD_IPIP, FORWARD_NAT, NEXT_HOP_ROUTE,
-    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_QUIC, SERVICE_REPORTED, Service, TAKES_KNOWN,
-    TAKES_NEW, TAKES_NONE,
+    NEXT_HOP_SENDER, SERVICE_BY_ADDRESS, SERVICE_IDLE, SERVICE_ONE_SLOT, SERVICE_QUIC, SERVICE_REPORTED,
+    Service, TAKES_KNOWN, TAKES_NEW, TAKES_NONE,
 };
 use crate::defence::ServiceDefence;
 use crate::endpoints::{Family, words_of};
@@ -12,7 +12,7 @@ use crate::slots::Identity;
 use evener_core::ServerId;
 use evener_core::address::{Endpoint, Target};
 use evener_core::snapshot::Takes;
-use evener_core::spec::{Forward, NextHop, Protocol, StickyBy, XdpServiceSpec};
+use evener_core::spec::{Failover, Forward, NextHop, Protocol, StickyBy, XdpServiceSpec};
 use evener_core::table::{ChoiceTable, ChooseBy, PoolTable, Row, ServiceTable};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -150,6 +150,10 @@ fn settings_of(xdp: &XdpServiceSpec, pool: &PoolTable, by_client: bool) -> Servi
     }
     if pool.traits().sticky.as_ref().is_some_and(|sticky| sticky.by == StickyBy::ClientIp) {
         flags |= SERVICE_BY_ADDRESS;
+    }
+    // With turns the policy chooses among the usable servers, as in the proxy.
+    if by_client && pool.traits().failover == Failover::Never {
+        flags |= SERVICE_ONE_SLOT;
     }
     if xdp.quic_id_length.is_some() {
         flags |= SERVICE_QUIC;

@@ -1,6 +1,7 @@
 //! The thread of the plane. Nothing else writes into the maps.
 
 use super::{PlaneOptions, Report, Services, Setup};
+use crate::associations::{AssociationFilter, Associations, Done, Reader};
 use crate::attach::{AttachError, Attachment, Change, Links, WantedInterface};
 use crate::contents::kernel::Kernel;
 use crate::contents::{Contents, Wanted};
@@ -38,13 +39,22 @@ struct Running {
     contents: Contents,
     neighbours: Neighbours,
     counting: Counting,
+    associations: Reader,
     events: Option<EventReader>,
 }
+
+/// Names of interfaces.
+type Names = Vec<Arc<str>>;
+
+/// An interface with the result of attaching the program to it.
+type Attached = (String, Result<Attachment, AttachError>);
 
 pub(super) struct Runner {
     options: PlaneOptions,
     wake: Arc<OwnedFd>,
     running: Option<Running>,
+    /// The services in use.
+    services: Services,
     /// Interfaces of the configuration in use, and of the next one.
     interfaces: Vec<Arc<str>>,
     next_interfaces: Vec<Arc<str>>,
@@ -68,8 +78,9 @@ impl Running {
         neighbours.begin_with(contents.hops());
         let counting = Counting::default();
         let events = kernel.maps().take_events().map(EventReader::new);
-        let is_new = origin == Origin::New;
-        Ok(Self { spec: spec.clone(), kernel, links, is_new, contents, neighbours, counting, events })
+        let (is_new, associations) = (origin == Origin::New, Reader::default());
+        let spec = spec.clone();
+        Ok(Self { spec, kernel, links, is_new, contents, neighbours, counting, associations, events })
     }
 
     /// Writes the settings of the whole program.
@@ -124,6 +135,7 @@ impl Runner {
             options,
             wake,
             running: None,
+            services: Services::default(),
             interfaces: Vec::new(),
             next_interfaces: Vec::new(),
             troubled: BTreeMap::new(),
@@ -159,38 +171,34 @@ impl Runner {
         }
         let now = self.now();
         let before = self.running.as_ref().map(|running| running.spec.clone());
-        let fits =
-            before.as_ref().is_some_and(|old| old.pin == setup.spec.pin && old.flows == setup.spec.flows);
+        let keeps_pin = before.as_ref().is_some_and(|old| old.pin == setup.spec.pin);
+        let fits = keeps_pin && before.as_ref().is_some_and(|old| old.flows == setup.spec.flows);
+        self.check_room(&setup, keeps_pin, now)?;
+        let attached = self.links();
+        // New maps take the place of the present ones, and a smaller map loses associations, so all else has to be
+        // possible before.
+        let tried = if keeps_pin { Some(self.attach(&setup)?) } else { None };
         if !fits {
             // The lock of the old directory ends first; its program goes on.
             self.running = None;
-            self.running = match Running::open(&setup.spec, now) {
-                Ok(running) => Some(running),
+            match Running::open(&setup.spec, now) {
+                Ok(running) => self.running = Some(running),
                 Err(error) => {
-                    self.running = before.and_then(|before| Running::open(&before, now).ok());
+                    self.restore(before, &attached);
                     return Err(vec![error.to_string()]);
                 }
-            };
-        }
-        let Some(running) = &mut self.running else { return Ok(()) };
-        let wanted = running.wanted(&setup.services);
-        running.contents.check(&wanted, now).map_err(|error| vec![error.to_string()])?;
-        let mut names: Vec<Arc<str>> = running.links.names().map(Arc::from).collect();
-        let present = names.clone();
-        names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
-        let results = running.set_interfaces(&names, &setup.spec);
-        let problems: Vec<String> = results
-            .iter()
-            .filter(|(name, _)| setup.interfaces.iter().any(|wanted| **wanted == **name))
-            .filter_map(|(_, result)| result.as_ref().err().map(ToString::to_string))
-            .collect();
-        if !problems.is_empty() {
-            running.set_interfaces(&present, &setup.spec);
-            if present.is_empty() && running.is_new {
-                self.remove();
             }
-            return Err(problems);
         }
+        let (names, results) = match tried.filter(|_| fits).map_or_else(|| self.attach(&setup), Ok) {
+            Ok(attached) => attached,
+            Err(problems) => {
+                if !fits && before.is_some() {
+                    self.restore(before, &attached);
+                }
+                return Err(problems);
+            }
+        };
+        let Some(running) = &mut self.running else { return Ok(()) };
         running.write_settings(&setup.spec).map_err(|error| vec![error.to_string()])?;
         // A link may change before the services follow, and the attachment itself is such a change: the program stays
         // where it is attached until then.
@@ -200,12 +208,67 @@ impl Runner {
         Ok(())
     }
 
+    /// Checks that the maps have room for the services, in place of the present ones or in other maps.
+    fn check_room(&mut self, setup: &Setup, keeps_maps: bool, now: Time) -> Result<(), Vec<String>> {
+        let wanted = Wanted::derive(&setup.services, setup.spec.events >= XdpEventLevel::Debug);
+        let checked = match self.running.as_mut().filter(|_| keeps_maps) {
+            Some(running) => running.contents.check(&wanted, now),
+            None => Contents::default().check(&wanted, now),
+        };
+        checked.map_err(|error| vec![error.to_string()])
+    }
+
+    /// Returns the interfaces at which the program is attached.
+    fn links(&self) -> Names {
+        self.running.iter().flat_map(|running| running.links.names().map(Arc::from)).collect()
+    }
+
+    /// Attaches the program to the interfaces of a configuration, in addition to the present ones. Returns all
+    /// interfaces. If one is refused, the present ones stay alone.
+    fn attach(&mut self, setup: &Setup) -> Result<(Names, Vec<Attached>), Vec<String>> {
+        let present = self.links();
+        let mut names = present.clone();
+        names.extend(setup.interfaces.iter().filter(|name| !present.contains(name)).cloned());
+        let Some(running) = &mut self.running else { return Ok((names, Vec::new())) };
+        let results = running.set_interfaces(&names, &setup.spec);
+        let problems: Vec<String> = results
+            .iter()
+            .filter(|(name, _)| setup.interfaces.iter().any(|wanted| **wanted == **name))
+            .filter_map(|(_, result)| result.as_ref().err().map(ToString::to_string))
+            .collect();
+        if problems.is_empty() {
+            return Ok((names, results));
+        }
+        let spec = running.spec.clone();
+        running.set_interfaces(&present, &spec);
+        if present.is_empty() && running.is_new {
+            self.remove();
+        }
+        Err(problems)
+    }
+
+    /// Returns to the maps of an earlier configuration, after a later one was refused.
+    fn restore(&mut self, before: Option<XdpSpec>, attached: &[Arc<str>]) {
+        self.running = None;
+        let Some(before) = before else { return };
+        let (now, origin) = (self.now(), self.options.origin);
+        let restored =
+            Running::open(&before, now).map_err(|error| error.to_string()).and_then(|mut running| {
+                running.set_interfaces(attached, &before);
+                let applied = running.apply(&self.services, || Time::since_origin(origin.elapsed()));
+                self.running = Some(running);
+                applied
+            });
+        self.report_problem(restored.map(drop));
+    }
+
     pub(super) fn configure(&mut self, services: &Services) -> Result<(), String> {
         let origin = self.options.origin;
         self.interfaces = self.next_interfaces.clone();
         let Some(running) = &mut self.running else { return Ok(()) };
         let reports = running.apply(services, || Time::since_origin(origin.elapsed()))?;
         running.is_new = false;
+        self.services = services.clone();
         self.report_hops(reports);
         if self.interfaces.is_empty() {
             // No service is left.
@@ -222,10 +285,19 @@ impl Runner {
         let Some(running) = &mut self.running else { return };
         match running.apply(services, || Time::since_origin(origin.elapsed())) {
             Ok(reports) => {
+                self.services = services.clone();
                 self.report_problem(Ok(()));
                 self.report_hops(reports);
             }
             Err(problem) => self.report_problem(Err(problem)),
+        }
+    }
+
+    /// Begins a list of associations.
+    pub(super) fn list(&mut self, filter: AssociationFilter, most: usize, done: Done) {
+        match &mut self.running {
+            Some(running) => running.associations.list(running.contents.index(), filter, most, done),
+            None => done(Associations::default()),
         }
     }
 
@@ -242,7 +314,7 @@ impl Runner {
     }
 
     /// Reports interfaces to which the program was attached, and problems once.
-    fn report_interfaces(&mut self, results: Vec<(String, Result<Attachment, AttachError>)>) {
+    fn report_interfaces(&mut self, results: Vec<Attached>) {
         for (interface, result) in results {
             match result {
                 Ok(Attachment { mode, not_native, change, .. }) => {
@@ -294,6 +366,10 @@ impl Runner {
             // A failure shows in the counters, which stop.
             let _ = running.counting.count(running.kernel.maps());
         }
+        let counts = running.associations.on_time(running.kernel.maps(), now, || running.contents.index());
+        if let Some(counts) = counts {
+            running.counting.set_associations(&counts);
+        }
         let links_changed = running.neighbours.take_links_changed();
         if result.is_err() {
             self.report_problem(result);
@@ -315,6 +391,7 @@ impl Runner {
         let mut due = Time::NEVER;
         if let Some(running) = &self.running {
             due = running.neighbours.deadline().min(running.contents.deadline()).min(self.next_count);
+            due = due.min(running.associations.deadline());
             if !self.troubled.is_empty() {
                 due = due.min(self.next_interfaces_check);
             }
@@ -354,11 +431,7 @@ impl Runner {
 }
 
 impl Running {
-    fn set_interfaces(
-        &mut self,
-        names: &[Arc<str>],
-        spec: &XdpSpec,
-    ) -> Vec<(String, Result<Attachment, AttachError>)> {
+    fn set_interfaces(&mut self, names: &[Arc<str>], spec: &XdpSpec) -> Vec<Attached> {
         let wanted: Vec<WantedInterface> =
             names.iter().map(|name| WantedInterface { name: name.to_string(), mode: spec.mode }).collect();
         self.links.set(&wanted)

@@ -18,7 +18,7 @@ int evener(struct xdp_md *context)
 	struct iphdr *ip = (void *)(ethernet + 1);
 	struct udphdr *udp = (void *)(ip + 1);
 	struct flow_key_v4 key = { .vip = 1 };
-	struct flow flow = { .server = 1, .server_id = 1 };
+	struct flow flow = { .server = 1 | 1 << FLOW_SLOT_BITS };
 	__u32 zero = 0;
 
 	if (!bpf_map_lookup_elem(&settings, &zero) || (void *)(udp + 1) > end)

@@ -19,7 +19,7 @@ fn key(address: u32) -> FlowKeyV4 {
 
 fn add_flows(installed: &mut Installed, addresses: std::ops::Range<u32>) {
     for address in addresses {
-        let flow = Flow { server: 3, server_id: address, ..Flow::default() };
+        let flow = Flow { server: 3, hop_and_used: address };
         installed.maps.flows_v4.insert(key(address), flow, 0).unwrap();
     }
 }

@@ -1,22 +1,65 @@
 //! Associations of clients with servers, and the choice.
 
-use crate::director::{PORT, SERVICE, XDP_DROP, for_each_family, request, service};
+use crate::director::{Director, PORT, SERVICE, XDP_DROP, for_each_family, request, service};
 use crate::packet::{Packet, TCP, UDP};
 use evener_xdp::contract::*;
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Keeps this thread on its CPU, whose turn it takes.
-fn stay_on_cpu() {
+/// Moves this thread to a CPU, whose turns it takes. Returns false if there is no such CPU.
+fn move_to_cpu(cpu: usize) -> bool {
     let mut set = CpuSet::new();
-    set.set(sched_getcpu());
-    sched_setaffinity(None, &set).unwrap();
+    set.set(cpu);
+    sched_setaffinity(None, &set).is_ok()
+}
+
+#[test]
+fn the_first_clients_of_two_cpus_get_different_servers() {
+    for_each_family(service(), |director, family| {
+        let client = |port| Packet::new(UDP, (family.client, port), (family.vip, PORT));
+        let server = |director: &mut Director, port| director.server_of(&client(port), family);
+        if move_to_cpu(0) {
+            let first = server(director, 1000);
+            if move_to_cpu(1) {
+                assert_ne!(server(director, 1001), first);
+            }
+        }
+    });
+}
+
+#[test]
+fn without_failover_a_client_whose_server_takes_no_clients_is_dropped() {
+    let by_client = Service { choose_by: CHOOSE_BY_CLIENT, ..service() };
+    for flags in [0, SERVICE_ONE_SLOT] {
+        for_each_family(Service { flags, ..by_client }, |director, family| {
+            director.set_table("tables", SERVICE, &[1]);
+            let known = request(family, UDP);
+            assert_eq!(director.server_of(&known, family), 0);
+            // The slot of the client has server 1, and most other slots have server 2.
+            let hash = evener_core::hash::of_client(family.client.parse().unwrap());
+            let mut slots = [2; 31];
+            slots[(hash % 31) as usize] = 1;
+            director.set_table("tables", SERVICE, &slots);
+            let new = Packet::new(UDP, (family.client, 41000), (family.vip, PORT));
+            director.change_server(1, |server| server.takes = TAKES_NONE);
+            if flags == 0 {
+                assert_eq!(director.server_of(&new, family), 1);
+                assert_eq!(director.server_of(&known, family), 1);
+                return;
+            }
+            director.leaves(&new.frame(), XDP_DROP);
+            director.leaves(&known.frame(), XDP_DROP);
+            assert_eq!(director.count(SERVICE, REASON_NO_SERVER), 2);
+            director.change_server(1, |server| server.takes = TAKES_NEW);
+            assert_eq!(director.server_of(&new, family), 0);
+        });
+    }
 }
 
 #[test]
 fn clients_get_servers_in_turn_and_keep_them() {
     // Each CPU has its own turn.
-    stay_on_cpu();
+    move_to_cpu(0);
     for_each_family(service(), |director, family| {
         let mut servers = Vec::new();
         for port in 0..300 {
@@ -129,7 +172,7 @@ fn an_association_with_a_server_of_another_pool_ends() {
         director.change_server(2, |server| server.group = 5);
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&first, family), 1, "by a packet of the client");
-        director.change_flows(family, |flow| (flow.server, flow.server_id) = (1, 1001));
+        director.change_flows(family, |flow| flow.server = 1 | 1001 << FLOW_SLOT_BITS);
         let response = Packet::new(TCP, (family.servers[1], PORT), (family.client, 40000));
         director.sends(&response, &response.returned().from(family.vip, PORT));
         assert_eq!(director.count(SERVICE, REASON_FLOW_BY_SERVER), 1, "by a packet of the server");
@@ -171,11 +214,17 @@ fn an_association_ends_when_it_is_idle() {
         director.set_table("tables", SERVICE, &[1]);
         director.server_of(&request, family);
         director.set_table("tables", SERVICE, &[2]);
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        director.change_flows(family, |flow| {
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS);
+        });
         assert_eq!(director.server_of(&request, family), 0, "used in time");
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(50));
+        director.change_flows(family, |flow| {
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(50 << FLOW_HOP_BITS);
+        });
         assert_eq!(director.server_of(&request, family), 0, "the packet before renewed the association");
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        director.change_flows(family, |flow| {
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS);
+        });
         assert_eq!(director.server_of(&request, family), 1);
         assert_eq!(director.count(SERVICE, REASON_FLOW_EXPIRED), 1);
     });
@@ -190,7 +239,9 @@ fn associations_from_before_the_idle_time_was_configured_stay() {
         director.set("services", SERVICE, Service { flags: SERVICE_IDLE, idle_seconds: 60, ..service() });
         director.set_table("tables", SERVICE, &[2]);
         assert_eq!(director.server_of(&request, family), 0);
-        director.change_flows(family, |flow| flow.used = flow.used.wrapping_sub(70));
+        director.change_flows(family, |flow| {
+            flow.hop_and_used = flow.hop_and_used.wrapping_sub(70 << FLOW_HOP_BITS);
+        });
         assert_eq!(director.server_of(&request, family), 1, "the idle time counts from the next packet on");
     });
 }

@@ -4,7 +4,7 @@ use crate::director::{
     FAMILIES, PORT, SERVICE, V4, V6, XDP_DROP, XDP_PASS, XDP_TX, for_each_family, request, service,
 };
 use crate::packet::{
-    CLIENT_MAC, DESTINATION_OPTIONS, HOP_BY_HOP, ICMP, ICMPV6, LOCAL_MAC, Packet, ROUTING, TCP, UDP,
+    CLIENT_MAC, DESTINATION_OPTIONS, HOP_BY_HOP, ICMP, ICMPV6, LOCAL_MAC, Packet, ROUTING, TCP, UDP, octets,
 };
 use evener_xdp::contract::*;
 
@@ -94,16 +94,14 @@ fn ports_are_translated_there_and_back() {
         director.set(
             "returning",
             9,
-            Returns { service: SERVICE, vip: SERVICE, server: 1, ..Returns::default() },
+            Returns { service: SERVICE, vip: SERVICE, server: 1, port: PORT.to_be(), ..Returns::default() },
         );
         for protocol in [UDP, TCP] {
             director.add_endpoint(family.servers[0], 8080, protocol, (ENDPOINT_REAL, 9, 0));
-            for port in [PORT, PORT + 1] {
-                let request = Packet::new(protocol, (family.client, 40000), (family.vip, port));
-                director.sends(&request, &request.returned().to(family.servers[0], 8080));
-                let response = Packet::new(protocol, (family.servers[0], 8080), (family.client, 40000));
-                director.sends(&response, &response.returned().from(family.vip, port));
-            }
+            let request = Packet::new(protocol, (family.client, 40000), (family.vip, PORT));
+            director.sends(&request, &request.returned().to(family.servers[0], 8080));
+            let response = Packet::new(protocol, (family.servers[0], 8080), (family.client, 40000));
+            director.sends(&response, &response.returned().from(family.vip, PORT));
         }
     });
 }
@@ -133,6 +131,32 @@ fn packets_leave_to_the_next_hop_of_the_server_and_to_where_the_client_came_from
         let moved = request.with_macs([LOCAL_MAC, router]);
         assert_eq!(director.run(&moved.frame()).0, XDP_TX);
         director.sends(&response, &sent.with_macs([router, LOCAL_MAC]));
+    });
+}
+
+#[test]
+fn packets_beyond_the_mtu_of_the_route_have_a_response() {
+    let routed = Service { next_hop: NEXT_HOP_ROUTE, ..service() };
+    for_each_family(routed, |director, family| {
+        director.set_table("tables", SERVICE, &[1]);
+        director.change_server(1, |server| (server.ifindex, server.mtu) = (1, 1400));
+        let headers = if family.number == 4 { 28 } else { 48 };
+        let of_length = |length: usize| request(family, UDP).with_payload(vec![7; length - headers]);
+        let (action, out) = director.run(&of_length(1400).frame());
+        assert_eq!((action, out.len()), (XDP_TX, 1414), "the largest packet is forwarded");
+        let too_big = of_length(1401).frame();
+        let (action, out) = director.run(&too_big);
+        assert_eq!(action, XDP_TX);
+        // The error is from the virtual address to the client, and quotes the packet as the client sent it.
+        let (addresses, icmp, limit) = if family.number == 4 { (26, 34, 576) } else { (22, 54, 1280) };
+        let source = octets(family.vip.parse().unwrap());
+        let destination = octets(family.client.parse().unwrap());
+        assert_eq!(out[addresses..][..2 * source.len()], [source, destination].concat());
+        assert_eq!(out[icmp..][..2], if family.number == 4 { [3, 4] } else { [2, 0] });
+        assert_eq!(out[icmp + 4..][..4], 1400_u32.to_be_bytes());
+        assert_eq!(out[icmp + 8..], too_big[14..][..limit - (icmp - 14) - 8]);
+        let counts = [REASON_RESPONDED_TOO_BIG, REASON_TOO_BIG].map(|reason| director.count(SERVICE, reason));
+        assert_eq!(counts, [1, 0]);
     });
 }
 

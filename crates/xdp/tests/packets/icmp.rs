@@ -69,7 +69,7 @@ fn ports_in_quotations_are_translated() {
         director.set(
             "returning",
             9,
-            Returns { service: SERVICE, vip: SERVICE, server: 1, ..Returns::default() },
+            Returns { service: SERVICE, vip: SERVICE, server: 1, port: PORT.to_be(), ..Returns::default() },
         );
         director.add_endpoint(family.servers[0], 8080, UDP, (ENDPOINT_REAL, 9, 0));
         let request =

@@ -37,7 +37,8 @@ impl Scene {
             let known = Server { ifindex, source_mac, destination_mac: server_mac, ..server(slot, address) };
             // No next hop is needed to send packets back where they came from; the MTU is the interface's.
             let unknown = Server { ifindex: 0, mtu: 0, ..server(slot, address) };
-            plane.set_server(slot, if service.forward == FORWARD_DIRECT { known } else { unknown });
+            let is_routed = service.forward == FORWARD_DIRECT || service.next_hop == NEXT_HOP_ROUTE;
+            plane.set_server(slot, if is_routed { known } else { unknown });
         }
         network.director.enter(|| plane.program().attach("eth0", XdpMode::Driver).unwrap());
         let decapsulator = Decapsulator::start(&network.server);
@@ -174,37 +175,91 @@ fn sockets_work_through_tunnels_and_full_segments_shrink_to_fit() {
     }
 }
 
-#[test]
-fn clients_learn_the_mtu_of_the_path() {
-    let Some(scene) = Scene::new(service(FORWARD_GUE), &[SERVER_V6]) else { return };
-    let families = [
-        (CLIENTS[0], libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, libc::IP_MTU, 28),
-        (CLIENTS[1], libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO, libc::IPV6_MTU, 48),
-    ];
-    for ((client, vip), level, discover, always, mtu, headers) in families {
+/// Options of the sockets of a family, and bytes of IP and UDP headers.
+struct PathMtu {
+    level: i32,
+    discover: i32,
+    always: i32,
+    mtu: i32,
+    headers: usize,
+}
+
+const PATH_MTU: [PathMtu; 2] = [
+    PathMtu {
+        level: libc::IPPROTO_IP,
+        discover: libc::IP_MTU_DISCOVER,
+        always: libc::IP_PMTUDISC_DO,
+        mtu: libc::IP_MTU,
+        headers: 28,
+    },
+    PathMtu {
+        level: libc::IPPROTO_IPV6,
+        discover: libc::IPV6_MTU_DISCOVER,
+        always: libc::IPV6_PMTUDISC_DO,
+        mtu: libc::IPV6_MTU,
+        headers: 48,
+    },
+];
+
+impl PathMtu {
+    /// Returns a client's socket that does not fragment.
+    fn socket(&self, scene: &Scene, (client, vip): (&str, &str)) -> UdpSocket {
         let socket = scene.udp_client(client, vip);
-        set_option(&socket, level, discover, always);
-        let full = vec![0; 1500 - headers];
+        set_option(&socket, self.level, self.discover, self.always);
+        socket
+    }
+
+    /// Sends full packets until the client's kernel knows that they are too big, and returns the MTU that it knows.
+    fn learn(&self, scene: &Scene, addresses: (&str, &str)) -> i32 {
+        let socket = self.socket(scene, addresses);
+        let full = vec![0; 1500 - self.headers];
         let deadline = std::time::Instant::now() + TIMEOUT;
         let error = loop {
             if let Err(error) = socket.send(&full) {
                 break error;
             }
-            assert!(std::time::Instant::now() < deadline, "{client}: an error within {TIMEOUT:?}");
+            assert!(std::time::Instant::now() < deadline, "{addresses:?}: an error within {TIMEOUT:?}");
             std::thread::sleep(Duration::from_millis(20));
         };
-        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{client}");
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE), "{addresses:?}");
+        int_option(&socket, self.level, self.mtu)
+    }
+}
+
+#[test]
+fn clients_learn_the_mtu_of_the_path() {
+    let Some(scene) = Scene::new(service(FORWARD_GUE), &[SERVER_V6]) else { return };
+    for (addresses, path) in CLIENTS.into_iter().zip(PATH_MTU) {
         // The server's MTU minus 40 bytes of IPv6 and 8 of UDP.
-        assert_eq!(int_option(&socket, level, mtu), 1500 - 48);
+        assert_eq!(path.learn(&scene, addresses), 1500 - 48);
         // The largest packet that fits has a response.
-        let echo = Echo::start(&scene.network.server, vip);
-        let socket = scene.udp_client(client, vip);
-        set_option(&socket, level, discover, always);
-        let sent = vec![7; 1500 - 48 - headers];
+        let echo = Echo::start(&scene.network.server, addresses.1);
+        let socket = path.socket(&scene, addresses);
+        let sent = vec![7; 1500 - 48 - path.headers];
         socket.send(&sent).unwrap();
         let mut buffer = [0; 2048];
         assert_eq!(socket.recv(&mut buffer).unwrap(), sent.len());
         echo.end(&socket);
+    }
+}
+
+#[test]
+fn clients_learn_the_mtu_of_the_next_hop_with_nat() {
+    const MTU: u32 = 1400;
+    let nat = Service { next_hop: NEXT_HOP_ROUTE, ..service(FORWARD_NAT) };
+    for ((addresses, path), server_address) in CLIENTS.into_iter().zip(PATH_MTU).zip([SERVER_V4, SERVER_V6]) {
+        let Some(mut scene) = Scene::new(nat, &[server_address]) else { return };
+        scene.network.director.run(&format!("ip link set dev eth1 mtu {MTU}"));
+        scene.plane.change_server(1, |server| server.mtu = MTU);
+        assert_eq!(path.learn(&scene, addresses), MTU as i32);
+        assert!(scene.plane.count(REASON_RESPONDED_TOO_BIG) > 0);
+        // The largest packet that fits arrives.
+        let address = SocketAddr::new(server_address.parse().unwrap(), PORT);
+        let server = scene.network.server.enter(|| UdpSocket::bind(address).unwrap());
+        server.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let sent = vec![7; MTU as usize - path.headers];
+        path.socket(&scene, addresses).send(&sent).unwrap();
+        assert_eq!(server.recv(&mut [0; 2048]).unwrap(), sent.len());
     }
 }
 

@@ -129,6 +129,13 @@ impl Plane {
     }
 
     /// Writes the table of choices: the number of slots, and the slots.
+    pub(crate) fn change_server(&mut self, slot: u32, change: impl FnOnce(&mut Server)) {
+        let mut servers: Array<_, Server> = self.map("servers").try_into().unwrap();
+        let mut server = servers.get(&slot, 0).unwrap();
+        change(&mut server);
+        servers.set(slot, server, 0).unwrap();
+    }
+
     fn write_table(&mut self, servers: &[u32]) {
         let blocks = (1 + servers.len()).div_ceil(BLOCK_SLOTS) as u32;
         let mut table = Array::<MapData, Block>::create(blocks, BPF_F_INNER_MAP).unwrap();

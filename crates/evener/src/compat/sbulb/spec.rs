@@ -36,7 +36,7 @@ pub(super) fn spec(line: &CommandLine, servers: &[IpAddr]) -> Spec {
         events: line.level,
         ..XdpSpec::default()
     };
-    Spec { pools: vec![pool], services: vec![service], xdp }
+    Spec { pools: vec![pool], services: vec![service], xdp, ..Spec::default() }
 }
 
 /// Returns the pin directory. Its name cannot have a dot, which the name of a VLAN's interface often has.

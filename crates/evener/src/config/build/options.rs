@@ -50,13 +50,14 @@ pub(super) fn read_plane(fields: &mut Fields<'_>) -> Plane {
     let text = value.text().unwrap_or_default();
     Plane::named(text).unwrap_or_else(|| {
         let accepted = one_of(&Plane::NAMES, "");
-        if Plane::NAMES_LATER.contains(&text) {
-            let message = format!("\"{text}\" is not in this version: it must be {accepted}");
-            fields.problem_with("plane", message);
-        } else {
-            let hint = if matches!(value, Value::Other(_)) { "write plane = \"xdp\"" } else { "" };
-            fields.must_hint("plane", format!("be {accepted}"), hint);
-        }
+        // `xdp` and `ipvs` without quotes are functions.
+        let is_function = matches!(value, Value::Other(_));
+        let hint = match text {
+            "lvs" => "write plane = \"ipvs\"",
+            _ if is_function => "write the name in quotes",
+            _ => "",
+        };
+        fields.must_hint("plane", format!("be {accepted}"), hint);
         Plane::default()
     })
 }

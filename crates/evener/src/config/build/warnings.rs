@@ -5,7 +5,7 @@ use super::Builder;
 use crate::config::hints;
 use crate::config::raw::{Made, Value};
 use evener_core::Endpoint;
-use evener_core::spec::{Policy, PoolSpec, Protocol, ServiceSpec, Spec};
+use evener_core::spec::{Plane, Policy, PoolSpec, Protocol, ServiceSpec, Spec};
 use std::collections::HashMap;
 
 /// Pools and services by name. A configuration may have tens of thousands of them.
@@ -106,9 +106,9 @@ impl Builder<'_> {
                 self.reading.warning(at, format!("{} `{}`: {message}", made.builder(), made.name()));
             }
         }
-        let has_queue = users
-            .iter()
-            .any(|user| user.xdp.is_some() || matches!(user.protocol, Protocol::Tcp | Protocol::Http));
+        let has_queue = users.iter().any(|user| {
+            user.plane != Plane::Proxy || matches!(user.protocol, Protocol::Tcp | Protocol::Http)
+        });
         if is_on(made, "queue") && !users.is_empty() && !has_queue {
             warn("queue", "queue has no effect: only clients of tcp and http services wait in a queue");
         }
@@ -120,7 +120,7 @@ impl Builder<'_> {
             let message = format!("service `{}`: {message}", service.name);
             self.reading.warning_inside(made.location(), &[key], message);
         };
-        self.warn_of_xdp(made, service);
+        self.warn_of_kernel(made, service);
         if is_on(made, "http2") && service.tls.is_none() {
             warn(
                 "http2",

@@ -27,13 +27,16 @@ impl Builder<'_> {
         let declared: BTreeMap<&str, &Made> = declared.map(|made| (made.name(), &**made)).collect();
         self.check_checks();
         self.check_xdp();
+        self.check_ipvs();
         let named =
             |name: &str| self.reading.run().services().iter().filter(|made| made.name() == name).count();
         for service in &self.config.spec.services {
             let Some(made) = declared.get(&*service.name) else { continue };
             let location = made.location();
             for endpoint in &service.listen {
-                let plane = service.plane.name();
+                // The kernel keeps services of SCTP apart from those of TCP.
+                let transport = service.ipvs.as_ref().map(|ipvs| ipvs.transport.name());
+                let plane = transport.unwrap_or(service.plane.name());
                 // The XDP plane has no sockets: packets that it does not forward go to a service of the proxy.
                 let sockets = service.protocol.transports().iter().map(|each| (plane, *each, endpoint));
                 let others = sockets.filter_map(|socket| taken.insert(socket, &service.name));

@@ -1,6 +1,8 @@
 //! Services of the XDP plane, and checks of what the plane cannot do. A packet is forwarded by look-ups alone, so
 //! settings that count, wait, or read the bytes of clients are refused here, with their location.
 
+mod endpoints;
+
 use super::Builder;
 use crate::config::access::read_acl;
 use crate::config::address::usual_port;
@@ -9,6 +11,7 @@ use crate::config::raw::{Made, Run, Value};
 use crate::config::sticky::sticky_defaults;
 use crate::config::{Location, edge, xdp};
 use crate::scope;
+use endpoints::{addresses_of, ip_of, lacks_ports, port_of, port_of_source};
 use evener_core::Endpoint;
 use evener_core::address::AddressError;
 use evener_core::spec::{
@@ -25,6 +28,9 @@ const SERVICES_MAX: usize = 4095;
 const ADDRESSES_MAX: usize = 8191;
 /// Maximum number of servers: SERVERS_MAX of the contract, without slot 0.
 const SERVERS_MAX: usize = 16_383;
+/// Maximum number of slots of a Maglev table. The thread of the plane builds and writes the table at each change of a
+/// server, and does nothing else meanwhile.
+const MAGLEV_TABLE_MAX: u32 = 262_147;
 /// Maximum number of virtual addresses that can have one server address and port in common, with NAT: SHARED_MAX of
 /// the contract.
 const SHARED_MAX: usize = 8;
@@ -38,9 +44,11 @@ pub(in crate::config) enum Ports {
     Optional,
 }
 
-/// Returns the names of the pools of services in the XDP plane, whose servers may have no port.
+/// Returns the names of the pools of services in the planes of the kernel, whose servers may have no port.
 pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
-    let is_in_plane = |made: &&Arc<Made>| made.table().get("plane").and_then(Value::text) == Some("xdp");
+    let is_in_plane = |made: &&Arc<Made>| {
+        made.table().get("plane").and_then(Value::text).is_some_and(|plane| ["xdp", "ipvs"].contains(&plane))
+    };
     let pool = |made: &Arc<Made>| match made.table().get("pool") {
         Some(Value::Text(name)) => name.clone(),
         Some(Value::Made(pool)) => pool.name().to_owned(),
@@ -52,7 +60,7 @@ pub(super) fn pools_of_plane(run: &Run) -> HashSet<String> {
 impl<'a> Builder<'a> {
     /// Returns the need for ports of the servers of a pool or service.
     pub(super) fn ports_of(&self, made: &Made) -> Ports {
-        if self.pools_of_xdp.contains(made.name()) { Ports::Optional } else { Ports::Required }
+        if self.pools_of_kernel.contains(made.name()) { Ports::Optional } else { Ports::Required }
     }
 
     /// Parses the address of a server. With the XDP plane a server without a port has the port of the client.
@@ -130,9 +138,10 @@ impl<'a> Builder<'a> {
     /// Gives checks the port of the service, if the servers have no port and the service has one port.
     pub(super) fn settle_check_ports(&mut self) {
         let mut ports: BTreeMap<Arc<str>, BTreeSet<u16>> = BTreeMap::new();
-        for service in self.config.spec.services.iter().filter(|service| service.xdp.is_some()) {
+        for service in self.config.spec.services.iter().filter(|service| service.plane != Plane::Proxy) {
             let Some(pool) = &service.pool else { continue };
-            ports.entry(pool.clone()).or_default().extend(service.listen.iter().filter_map(port_of));
+            let listen = service.listen.iter().filter_map(port_of).filter(|port| *port > 0);
+            ports.entry(pool.clone()).or_default().extend(listen);
         }
         for (pool, ports) in ports {
             let Some(&at) = self.pools.get(&pool) else { continue };
@@ -198,7 +207,7 @@ impl<'a> Builder<'a> {
     /// Checks that the servers of services in other planes have ports.
     fn check_ports_of_servers(&self) {
         let mut reported = BTreeSet::new();
-        for service in self.config.spec.services.iter().filter(|service| service.plane != Plane::Xdp) {
+        for service in self.config.spec.services.iter().filter(|service| service.plane == Plane::Proxy) {
             for pool in self.pools_of(service) {
                 let lacking = pool.servers.iter().find(|server| server.endpoint.lacks_port());
                 let lists = pool.discover.iter().any(|source| port_of_source(source) == Some(0));
@@ -212,7 +221,7 @@ impl<'a> Builder<'a> {
                 let server =
                     lacking.map_or("its sources".to_owned(), |server| format!("server `{}`", server.name));
                 let message = format!(
-                    "pool `{}`: {server} has no port, which only plane = \"xdp\" allows, and service `{}` uses the pool, too: write the port",
+                    "pool `{}`: {server} has no port, which only plane = \"xdp\" and \"ipvs\" allow, and service `{}` uses the pool, too: write the port",
                     pool.name, service.name
                 );
                 let at = lacking.and_then(|server| self.config.servers.get(&server.endpoint));
@@ -264,6 +273,7 @@ struct ServiceCheck<'b, 'a> {
 impl ServiceCheck<'_, '_> {
     fn pool(&self, pool: &PoolSpec) {
         self.policy(pool);
+        self.maglev_table(pool);
         self.connections(pool);
         for server in &pool.servers {
             self.server(server);
@@ -284,6 +294,19 @@ impl ServiceCheck<'_, '_> {
         let at = self.builder.config.servers.get(&server.endpoint).unwrap_or(self.location);
         let message = format!("service `{}`: server `{}` {message}", self.service.name, server.name);
         self.builder.reading.problem(at, message);
+    }
+
+    /// Checks the size of the Maglev table, which the thread of the plane builds and writes at each change of a server.
+    fn maglev_table(&self, pool: &PoolSpec) {
+        let Policy::Maglev { table } = pool.policy else { return };
+        if table > MAGLEV_TABLE_MAX {
+            let message = format!(
+                "plane = \"xdp\" has tables of at most {MAGLEV_TABLE_MAX} slots, got {table}: the whole table is written \
+                 at each change of a server. Write policy.maglev {{ table = {} }}",
+                Policy::MAGLEV_TABLE
+            );
+            self.problem_with(pool, "policy", &message);
+        }
     }
 
     fn policy(&self, pool: &PoolSpec) {
@@ -339,12 +362,37 @@ impl ServiceCheck<'_, '_> {
             let message = "has an access list: with plane = \"xdp\" only services have one; move it to the service, or write plane = \"proxy\"";
             self.problem_with_server(server, message);
         }
-        if self.settings.forward != Forward::Nat {
+        if self.settings.forward == Forward::Nat {
+            self.one_port(server);
+        } else {
             self.unchanged_port(server);
         }
         if let Endpoint::Ip(address) = &server.endpoint {
             self.family(server, address);
         }
+    }
+
+    /// Returns two ports of one virtual address of the service, if an address has several.
+    fn two_ports(&self) -> Option<(u16, u16)> {
+        let mut ports: BTreeMap<IpAddr, u16> = BTreeMap::new();
+        self.service.listen.iter().filter_map(ip_of).find_map(|listen| {
+            let first = *ports.entry(listen.ip()).or_insert(listen.port());
+            (first != listen.port()).then_some((first, listen.port()))
+        })
+    }
+
+    fn needs_one_port(&self) -> bool {
+        self.settings.forward == Forward::Nat && self.two_ports().is_some()
+    }
+
+    /// Checks that a server with a port is behind one port: its responses do not tell which port the client used.
+    fn one_port(&self, server: &ServerSpec) {
+        let Some(port) = port_of(&server.endpoint).filter(|port| *port > 0) else { return };
+        let Some((first, second)) = self.two_ports() else { return };
+        let message = format!(
+            "has the port {port} and the service {first} and {second}: with several ports, servers need the ports of the clients; write one service for each port, or the server without a port"
+        );
+        self.problem_with_server(server, &message);
     }
 
     /// Checks that a server behind a virtual address has the port of the service: only NAT changes ports.
@@ -393,6 +441,12 @@ impl ServiceCheck<'_, '_> {
                 DiscoverSpec::Srv { limits, .. } if *limits != evener_core::limits::Limits::default() => {
                     limits_of_source()
                 }
+                DiscoverSpec::Srv { .. } if self.needs_one_port() => {
+                    "names servers with ports, and the service has several ports of one address: write one service for each port".into()
+                }
+                _ if port_of_source(source).is_some_and(|port| port > 0) && self.needs_one_port() => {
+                    "gives servers a port, and the service has several ports of one address: write one service for each port".into()
+                }
                 _ => continue,
             };
             let message = format!("service `{}`: {source} {reason}", self.service.name);
@@ -427,10 +481,12 @@ fn limits_of_source() -> String {
 }
 
 impl<'a> Builder<'a> {
-    /// Records warnings about settings without effect in the XDP plane.
-    pub(super) fn warn_of_xdp(&self, made: &Made, service: &ServiceSpec) {
-        let Some(settings) = service.xdp.as_deref() else { return };
-        let name = &service.name;
+    /// Records warnings about settings without effect in the planes of the kernel.
+    pub(super) fn warn_of_kernel(&self, made: &Made, service: &ServiceSpec) {
+        if service.plane == Plane::Proxy {
+            return;
+        }
+        let (name, plane) = (&service.name, service.plane.name());
         for pool in self.pools_of(service) {
             let Some(declared) = self.declaration_of(&pool.name) else { continue };
             let warn = |key: &str, message: String| {
@@ -445,7 +501,10 @@ impl<'a> Builder<'a> {
             ] {
                 if is_given(key) {
                     let pool = &pool.name;
-                    warn(key, format!("{key} of pool `{pool}` has no effect with plane = \"xdp\": {reason}"));
+                    warn(
+                        key,
+                        format!("{key} of pool `{pool}` has no effect with plane = \"{plane}\": {reason}"),
+                    );
                 }
             }
             if let Some(sticky) = &pool.sticky {
@@ -464,13 +523,16 @@ impl<'a> Builder<'a> {
             }
             if pool.check.is_none() && service.protocol == Protocol::Tcp {
                 let message = format!(
-                    "service `{name}`: pool `{}` has no check, and plane = \"xdp\" does not see failed connections: add check = \"tcp\"",
+                    "service `{name}`: pool `{}` has no check, and plane = \"{plane}\" does not see failed connections: add check = \"tcp\"",
                     pool.name
                 );
                 self.reading.warning(declared.location(), message);
             }
             let ids = pool.servers.iter().filter(|server| server.quic_id.is_some()).count();
-            if settings.quic_id_length.is_some() && ids == 0 && pool.discover.is_empty() {
+            if service.xdp.as_ref().is_some_and(|xdp| xdp.quic_id_length.is_some())
+                && ids == 0
+                && pool.discover.is_empty()
+            {
                 self.reading.warning_inside(
                     made.location(),
                     &["quic_id_length"],
@@ -509,38 +571,4 @@ impl<'a> Builder<'a> {
     fn declared_service(&self, name: &str) -> Option<&'a Made> {
         self.reading.run().services().iter().map(AsRef::as_ref).find(|made| made.name() == name)
     }
-}
-
-/// Returns the virtual addresses of a service, without ports.
-fn addresses_of(service: &ServiceSpec) -> BTreeSet<IpAddr> {
-    service.listen.iter().filter_map(ip_of).map(|address| address.ip()).collect()
-}
-
-fn ip_of(endpoint: &Endpoint) -> Option<SocketAddr> {
-    match endpoint {
-        Endpoint::Ip(address) => Some(*address),
-        Endpoint::Host { .. } | Endpoint::Unix(_) => None,
-    }
-}
-
-fn port_of(endpoint: &Endpoint) -> Option<u16> {
-    match endpoint {
-        Endpoint::Ip(address) => Some(address.port()),
-        Endpoint::Host { port, .. } => Some(*port),
-        Endpoint::Unix(_) => None,
-    }
-}
-
-/// Returns the port of the servers of a source; 0 if they have none.
-fn port_of_source(source: &DiscoverSpec) -> Option<u16> {
-    match source {
-        DiscoverSpec::File { port, .. } => *port,
-        DiscoverSpec::Dns { port, .. } => Some(*port),
-        DiscoverSpec::Mname { .. } | DiscoverSpec::Srv { .. } => None,
-    }
-}
-
-fn lacks_ports(pool: &PoolSpec) -> bool {
-    pool.servers.iter().any(|server| server.endpoint.lacks_port())
-        || pool.discover.iter().any(|source| port_of_source(source) == Some(0))
 }

@@ -187,23 +187,31 @@ impl Context {
         let (key, plane) = (unknown.key, self.plane?);
         let needed = (table == "service").then(|| reference::find(table, key)).flatten()?.plane();
         match needed {
+            "" if plane == "ipvs" && ["access", "allow", "deny"].contains(&key) => Some(format!(
+                "{key} is not available with plane = \"ipvs\", which has no access lists: use nftables, or write plane = \"xdp\""
+            )),
             "" => None,
             needed if needed == plane => None,
-            "xdp" => Some(format!("{key} needs plane = \"xdp\"")),
+            "xdp" if ["forward", "tunnel"].contains(&key) => {
+                Some(format!("{key} needs plane = \"xdp\" or \"ipvs\""))
+            }
+            "xdp" | "ipvs" => Some(format!("{key} needs plane = \"{needed}\"")),
             _ => {
                 let advice = match key {
+                    "connections_max" | "flows_max" if plane == "ipvs" => "remove it: servers may have max",
                     "connections_max" | "flows_max" => "write xdp { flows = 1048576 }, for all services",
-                    "per_client" | "exceeded" => "write source_rate = \"1000/s\"",
+                    "idle_timeout" if plane == "ipvs" => "write ipvs { timeouts = { tcp = \"15min\" } }",
+                    "per_client" | "exceeded" if plane == "xdp" => "write source_rate = \"1000/s\"",
                     "tls" | "routes" => {
                         "packets are passed on unread: let the servers end TLS, or write plane = \"proxy\""
                     }
-                    "denied" => "remove it: the packets of refused clients are dropped",
-                    "source" => {
+                    "denied" if plane == "xdp" => "remove it: the packets of refused clients are dropped",
+                    "source" if plane == "xdp" => {
                         "write forward = \"ipip\" and tunnel = { source = \"192.0.2.1\" }, or remove it"
                     }
                     _ => "remove it, or write plane = \"proxy\"",
                 };
-                Some(format!("{key} is not available with plane = \"xdp\": {advice}"))
+                Some(format!("{key} is not available with plane = \"{plane}\": {advice}"))
             }
         }
     }
@@ -395,7 +403,11 @@ pub(crate) fn in_table(table: &str, contents: &str) -> String {
             "routes" | "certificates" => format!("{key} = {{ {{ {inner} }} }}"),
             _ => format!("{key} = {{ {inner} }}"),
         }),
-        "xdp" => format!("xdp {{ {contents} }}"),
+        "xdp" | "ipvs" => {
+            let contents =
+                rest.iter().rev().fold(contents.to_owned(), |inner, key| format!("{key} = {{ {inner} }}"));
+            format!("{root} {{ {contents} }}")
+        }
         "server" if rest.is_empty() => format!("{{ \"10.0.0.1:80\", {contents} }}"),
         "server" => {
             format!("{{ \"10.0.0.1:80\", {} }}", in_table(&table.replacen("server", "service", 1), contents))

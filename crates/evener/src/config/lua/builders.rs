@@ -43,6 +43,7 @@ const BUILDERS: &[Builder] = &[
         example: "service \"www\" { listen = \"0.0.0.0:80\", pool = \"web\" }",
     },
     Builder { name: "xdp", form: Form::Settings, example: "xdp { flows = 1048576 }" },
+    Builder { name: "ipvs", form: Form::Settings, example: "ipvs { own_table = true }" },
     Builder { name: "server", form: Form::Named, example: "server \"10.0.0.1:80\" { weight = 2 }" },
     Builder { name: "prefixes", form: Form::Named, example: "prefixes \"FILE\"" },
     Builder { name: "country", form: Form::Named, example: "country \"SE\"" },
@@ -57,6 +58,7 @@ const BUILDERS: &[Builder] = &[
         example: "check.script { every = \"1s\", run = function(server, pool) ... end }",
     },
     Builder { name: "check.dns", form: Form::Plain, example: "check.dns { name = \"example.org\" }" },
+    Builder { name: "check.smtp", form: Form::Plain, example: "check.smtp { helo = \"lb.example.org\" }" },
     Builder { name: "discover.file", form: Form::Named, example: "discover.file \"servers.txt\"" },
     Builder { name: "discover.dns", form: Form::Named, example: "discover.dns \"app.example:80\"" },
     Builder { name: "discover.srv", form: Form::Named, example: "discover.srv \"_http._tcp.example.org\"" },
@@ -155,7 +157,7 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
             };
             let location = caller(lua);
             let made = Made::new(builder.name, String::new(), read_table(lua, table, 0)?, location.clone());
-            let earlier = lock(&state).run.set_xdp(Arc::new(made));
+            let earlier = lock(&state).run.set_plane(Arc::new(made));
             if let Some(earlier) = earlier {
                 let message = format!(
                     "{} is already declared at {earlier}: move its keys into one table",

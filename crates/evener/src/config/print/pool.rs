@@ -5,7 +5,7 @@ use super::access::write_acl;
 use super::discover::{write_discover, write_limits, write_sources};
 use super::source::{Node, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
-use crate::config::check::{dns_defaults, http_check};
+use crate::config::check::{SMTP_HELO, dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::Endpoint;
@@ -263,6 +263,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             }
         }
         CheckKind::Script { .. } => {}
+        CheckKind::Smtp { helo } => nested.unless("helo", helo, &SMTP_HELO.to_owned()),
         CheckKind::Udp { send, expect } => {
             nested.key("send", quoted(send));
             if let Some(expect) = expect {

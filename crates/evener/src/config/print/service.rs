@@ -4,6 +4,7 @@ use super::Lists;
 use super::access::{write_acl, write_denied, write_prefixes, write_throttle};
 use super::dns::write_dns;
 use super::http::write_http;
+use super::ipvs::{write_addresses, write_ipvs};
 use super::pool::{write_keys, write_servers};
 use super::source::{Node, Table, one_or_list, quoted};
 use super::tls::write_tls;
@@ -23,6 +24,7 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         protocol,
         plane,
         xdp,
+        ipvs,
         pool,
         routes,
         acl,
@@ -40,9 +42,16 @@ pub(super) fn service(service: &ServiceSpec, in_place: Option<&PoolSpec>, lists:
         options,
     } = service;
     let mut table = Table::of(format!("service {}", quoted(name.as_bytes())));
-    write_listen(&mut table, name, listen, *plane);
-    table.unless("protocol", &protocol.name(), &Protocol::Tcp.name());
+    if ipvs.is_some() {
+        write_addresses(&mut table, name, listen);
+    } else {
+        write_listen(&mut table, name, listen, *plane);
+        table.unless("protocol", &protocol.name(), &Protocol::Tcp.name());
+    }
     table.unless("plane", &plane.name(), &Plane::default().name());
+    if let Some(ipvs) = ipvs {
+        write_ipvs(&mut table, ipvs);
+    }
     if let Some(xdp) = xdp {
         write_xdp(&mut table, xdp);
     }

@@ -12,6 +12,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.script",
+            "check.smtp",
         ],
         name: "every",
         kind: "duration",
@@ -21,7 +22,15 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["check.tcp", "check.tls", "check.http", "check.https", "check.udp", "check.dns"],
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.smtp",
+        ],
         name: "timeout",
         kind: "duration",
         default: "`\"1s\"`",
@@ -38,6 +47,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.script",
+            "check.smtp",
         ],
         name: "rise",
         kind: "1 to 100",
@@ -56,6 +66,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.script",
+            "check.smtp",
         ],
         name: "fall",
         kind: "1 to 100",
@@ -73,6 +84,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.script",
+            "check.smtp",
         ],
         name: "jitter",
         kind: "0 to 1",
@@ -90,6 +102,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.script",
+            "check.smtp",
         ],
         name: "port",
         kind: "1 to 65535",
@@ -251,6 +264,15 @@ pub(super) const KEYS: &[Key] = &[
         default: "`\"keep\"`",
         text: "If the function fails or is stopped, the server keeps its verdict, or the check failed.",
         example: "on_error = \"down\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.smtp"],
+        name: "helo",
+        kind: "host name",
+        default: "`\"localhost\"`",
+        text: "Name of the client in EHLO and HELO.",
+        example: "helo = \"lb.example.org\"",
         ..Key::NONE
     },
 ];

@@ -23,6 +23,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "ipvs",
+        kind: "ipvs { keys }",
+        text: "Settings of the IPVS plane, for services with `plane = \"ipvs\"`.",
+        example: "ipvs { own_table = true }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "xdp",
         kind: "xdp { keys }",
         text: "Settings of the XDP plane, for services with `plane = \"xdp\"`.",
@@ -119,6 +127,14 @@ pub(super) const KEYS: &[Key] = &[
         kind: "exec { allow = { \"PROGRAM\" } }",
         text: "Allows functions to run these programs by `exec(\"PROGRAM\", { \"ARGUMENT\" })`.",
         example: "exec { allow = { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "check.smtp",
+        kind: "check.smtp { keys }",
+        text: "A check that passes when an SMTP server accepts EHLO or HELO.",
+        example: "pool \"mail\" { \"10.0.0.1:25\", check = check.smtp { helo = \"lb.example.org\" } }",
         ..Key::NONE
     },
     Key {

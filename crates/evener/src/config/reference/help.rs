@@ -16,11 +16,12 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 15] = [
+const DECLARATIONS: [(&str, &str); 17] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
     ("xdp", "the XDP plane: xdp { ... }"),
+    ("ipvs", "the IPVS plane: ipvs { ... }"),
     ("check.tcp", "check = check.tcp { ... }"),
     ("check.tls", "check = check.tls { ... }"),
     ("check.http", "check = check.http { ... }"),
@@ -28,6 +29,7 @@ const DECLARATIONS: [(&str, &str); 15] = [
     ("check.udp", "check = check.udp { ... }"),
     ("check.dns", "check = check.dns { ... }"),
     ("check.script", "check = check.script { ... }"),
+    ("check.smtp", "check = check.smtp { ... }"),
     ("discover.file", "servers from a file: discover.file \"FILE\" { ... }"),
     ("discover.dns", "servers from a name: discover.dns \"NAME:PORT\" { ... }"),
     ("policy.ewma", "policy = policy.ewma { ... }"),
@@ -286,7 +288,7 @@ fn write_table(out: &mut String, table: &str) {
 fn write_keys(out: &mut String, table: &str) {
     for key in keys_of(table) {
         let protocols = match key.protocols {
-            [] if key.plane == "xdp" => "xdp: ".into(),
+            [] if ["xdp", "ipvs"].contains(&key.plane) => format!("{}: ", key.plane),
             [] => String::new(),
             protocols => format!("{}: ", protocols.join(", ")),
         };

@@ -26,10 +26,10 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         tables: &["service"],
         name: "plane",
-        kind: "`\"proxy\"`, `\"xdp\"`",
+        kind: "`\"proxy\"`, `\"xdp\"`, `\"ipvs\"`",
         default: "`\"proxy\"`",
         text: "The part that moves the bytes: the program's own workers, or the kernel at the \
-               drivers of the interfaces (`\"xdp\"`). This version has no `\"ipvs\"`.",
+               drivers of the interfaces (`\"xdp\"`), or the kernel's IP Virtual Server (`\"ipvs\"`).",
         example: "plane = \"proxy\"",
         section: "#the-xdp-plane",
         ..Key::NONE

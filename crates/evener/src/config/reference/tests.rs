@@ -54,12 +54,15 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
     if is_of_xdp {
         return xdp_service(table, key, contents, protocol);
     }
+    if key.plane == "ipvs" || outer.is_some_and(|outer| outer.plane == "ipvs") {
+        return ipvs_service(table, key, contents, protocol);
+    }
     let placed = hints::in_table(table, contents);
     let root = table.split('.').next().unwrap();
     let has = |name: &str| table == root && key.name == name;
     match root {
         "" if contents.contains("service \"") => contents.to_owned(),
-        "xdp" => format!("{placed} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
+        "xdp" | "ipvs" => format!("{placed} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
         "" => format!("{contents} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
         "service" => {
             let listen = if has("listen") { "" } else { "listen = \"127.0.0.1:1\"," };
@@ -104,6 +107,21 @@ fn xdp_service(table: &str, key: &Key, contents: &str, protocol: &str) -> String
     format!(
         "pool \"web\" {{ \"10.0.0.1\", check = check.tcp {{ port = 80 }} }}
          service \"s\" {{ {listen} {interface} plane = \"xdp\", pool = \"web\", protocol = \"{protocol}\", {placed} }}"
+    )
+}
+
+/// Returns a configuration with a service of the IPVS plane.
+fn ipvs_service(table: &str, key: &Key, contents: &str, protocol: &str) -> String {
+    let placed = hints::in_table(table, contents);
+    let placed = if key.name == "engine" || contents.contains("engine") {
+        placed.replace("protocol = \"tcp\"", "protocol = \"udp\"")
+    } else {
+        placed
+    };
+    let listen = if key.name == "fwmark" { "" } else { "listen = \"192.0.2.1:80\"," };
+    format!(
+        "pool \"web\" {{ \"10.0.0.1\", check = check.tcp {{ port = 80 }} }}
+         service \"s\" {{ {listen} plane = \"ipvs\", pool = \"web\", protocol = \"{protocol}\", {placed} }}"
     )
 }
 
@@ -197,7 +215,7 @@ fn services_refuse_keys_of_other_protocols() {
     let scratch = Scratch::new("protocols");
     // The values of these keys depend on the protocol.
     let depends = ["protocol", "denied", "source", "routes"];
-    let is_common = |key: &&Key| !depends.contains(&key.name) && key.plane != "xdp";
+    let is_common = |key: &&Key| !depends.contains(&key.name) && !["xdp", "ipvs"].contains(&key.plane);
     for key in keys_of("service").filter(is_common) {
         for protocol in ["tcp", "udp", "http", "dns"] {
             let text = configuration("service", key, key.example, protocol);
@@ -222,7 +240,7 @@ fn services_of_a_plane_refuse_keys_of_another_plane() {
         let refused = scratch.load(&configuration("service", &other, key.example, protocol)).unwrap_err();
         let name = key.name;
         let expected = match key.plane {
-            "xdp" => format!("{name} needs plane = \\\"xdp\\\""),
+            "xdp" | "ipvs" => format!("{name} needs plane = \\\"{}\\\"", key.plane),
             _ => format!("{name} is not available with plane = \\\"xdp\\\": "),
         };
         assert!(refused.contains(&expected), "{refused}");

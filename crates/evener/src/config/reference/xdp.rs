@@ -38,11 +38,12 @@ pub(super) const KEYS: &[Key] = &[
         tables: &["service"],
         name: "forward",
         plane: "xdp",
-        kind: "`\"nat\"`, `\"direct\"`, `\"ipip\"`, `\"gue\"`",
+        kind: "`\"nat\"`, `\"direct\"`, `\"ipip\"`, `\"gue\"`, `\"gre\"`",
         default: "`\"nat\"`",
         text: "The way to the servers: NAT replaces the destination address, and responses pass the \
                balancer. With the others the servers have the virtual address and respond to the \
-               client themselves; they get packets on their network (`\"direct\"`), or through a tunnel.",
+               client themselves; they get packets on their network (`\"direct\"`), or through a tunnel (`\"gre\"` with \
+               `plane = \"ipvs\"` only).",
         example: "forward = \"direct\"",
         section: "#ways-to-the-servers",
         ..Key::NONE

@@ -21,7 +21,7 @@ policy = policy.maglev { table = 100 }
 check = check.http
     service `s`: check must be a check such as check.http { path = "/health" }, got a function: call it with braces or parentheses
 check = "htp"
-    service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns" or a check such as check.http { path = "/health" }, got "htp"; did you mean "http"?
+    service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns", "smtp" or a check such as check.http { path = "/health" }, got "htp"; did you mean "http"?
 check = check.htp
     `check.htp` is not defined; did you mean `http`?
 check = check.htp { path = 5 }
@@ -349,6 +349,8 @@ sticky = { failback = 5 }
     service `s`: sticky.failback must be true or false, got 5
 sticky = { rebalance = "1ms" }
     service `s`: sticky.rebalance must be at least 100ms, got "1ms"
+check = check.smtp { helo = "a b" }
+    check.smtp: helo must be a host name or an address such as "[192.0.2.1]", got "a b"
 check = check.dns { name = "a..b" }
     check.dns: name must be a domain name, got "a..b": it has an empty label: two dots meet, or it begins with a dot
 check = check.dns { type = "AAAAA" }

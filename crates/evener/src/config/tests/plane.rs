@@ -4,20 +4,22 @@ use super::*;
 use evener_core::spec::{Forward, NextHop, Plane, XdpEventLevel};
 
 const MISTAKES: &str = r#"
-plane = "ipvs"
-    service `s`: plane "ipvs" is not in this version: it must be "proxy" or "xdp"
 plane = "userspace"
-    service `s`: plane must be "proxy" or "xdp", got "userspace"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got "userspace"
+plane = "lvs"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got "lvs": write plane = "ipvs"
 plane = 1
-    service `s`: plane must be "proxy" or "xdp", got 1
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got 1
 plane = proxy
     `proxy` is not defined: write plane = "proxy"
 plane = xdp
-    service `s`: plane must be "proxy" or "xdp", got a function: call it with braces or parentheses: write plane = "xdp"
+    service `s`: plane must be "proxy", "xdp" or "ipvs", got a function: call it with braces or parentheses: write the name in quotes
 interface = "eth0"
     service `s`: interface needs plane = "xdp"
 forward = "nat"
-    service `s`: forward needs plane = "xdp"
+    service `s`: forward needs plane = "xdp" or "ipvs"
+fwmark = 7
+    service `s`: fwmark needs plane = "ipvs"
 "#;
 
 #[test]
@@ -113,6 +115,10 @@ forward = "gue", tunnel = { source = "eth0" }
     service `s`: tunnel.source must be an IP address of this machine, or an IPv4 and an IPv6 address, got "eth0"
 idle_timeout = "1500ms"
     service `s`: idle_timeout must be 2s or more, in whole seconds, got "1500ms"
+idle_timeout = "27d"
+    service `s`: idle_timeout must be 26d or less; without it, associations do not end, got "27d"
+listen = "192.0.2.1", ports = { 80, 81 }, check = false, "10.0.0.4:8080"
+    service `s`: server `10.0.0.4:8080` has the port 8080 and the service 80 and 81: with several ports, servers need the ports of the clients; write one service for each port, or the server without a port
 source_rate = "100/m"
     service `s`: source_rate must be a number of packets a second, such as "1000/s", got "100/m"
 source_rate = 1000
@@ -230,7 +236,7 @@ fn only_servers_of_the_xdp_plane_may_have_no_port() {
     check_problems(
         shared,
         &[
-            "c.lua:1: pool `p`: server `10.0.0.4` has no port, which only plane = \"xdp\" allows, and service `s` uses the pool, too: write the port",
+            "c.lua:1: pool `p`: server `10.0.0.4` has no port, which only plane = \"xdp\" and \"ipvs\" allow, and service `s` uses the pool, too: write the port",
         ],
     );
 }

@@ -147,3 +147,55 @@ fn the_kernel_ends_a_capture_whose_process_was_killed() {
     client.ask(service(), b"captured");
     assert!(running.wait().unwrap().success());
 }
+
+#[test]
+fn associations_are_counted_listed_and_explained() {
+    let Some(network) = XdpNetwork::new() else { return };
+    let _server = Echo::udp(network.servers(), &[server_v4(11), server_v4(12)], &[PORT]);
+    let pin = Pin::new("associations");
+    let pool = format!("pool \"p\" {{ \"{}:{PORT}\", \"{}:{PORT}\" }}\n", server_v4(11), server_v4(12));
+    let service = format!(
+        "service \"coap\" {{ plane = \"xdp\", interface = \"eth0\", protocol = \"udp\", pool = \"p\", \
+         idle_timeout = \"60s\", listen = {{ \"{VIP_V4}:{PORT}\" }} }}\n"
+    );
+    let config = format!("xdp {{ flows = 4096, pin = \"{}\" }}\n{pool}{service}", pin.0.display());
+    let evener = network.evener(&config);
+    let clients: Vec<UdpClient> = (0..4).map(|_| UdpClient::bind(network.client(), CLIENT_V4, 0)).collect();
+    clients.iter().for_each(|client| drop(client.ask_until_reply(self::service())));
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let output = evener.run_command(&[arguments, &["--json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let listed = json(&["connections", "coap", "--limit", "3"]);
+    assert_eq!(listed["associations_total"], 4, "{listed}");
+    let associations = listed["associations"].as_array().unwrap();
+    assert_eq!(associations.len(), 3, "the list is bounded: {listed}");
+    for association in associations {
+        assert_eq!(association["client"], CLIENT_V4.to_string());
+        assert_eq!(association["pool"], "p");
+        assert_eq!(association["virtual_address"], VIP_V4.to_string());
+        assert!(association["idle_s"].as_f64().is_some_and(|idle| idle < 60.0), "{association}");
+    }
+    // Each processor gives its clients to the servers in turn.
+    let of_servers = [11, 12].map(|number| {
+        let listed = json(&["connections", "--server", &format!("p/{}:{PORT}", server_v4(number))]);
+        listed["associations_total"].as_u64().unwrap()
+    });
+    assert_eq!(of_servers.iter().sum::<u64>(), 4, "{of_servers:?}");
+    let other = json(&["connections", "--client", "10.0.1.3"]);
+    assert_eq!(other["associations_total"], 0, "{other}");
+    let explained = json(&["explain", "coap", &CLIENT_V4.to_string()]);
+    let codes: Vec<&str> =
+        explained["note_codes"].as_array().unwrap().iter().filter_map(|code| code.as_str()).collect();
+    assert_eq!(codes, ["by_turn", "associated", "associated", "associated", "associated"], "{explained}");
+    assert_eq!(explained["servers"][1]["code"], "candidate", "{explained}");
+    assert_eq!(evener.log_count("xdp_attached"), 1, "the program was attached once");
+    // The first numbers may be from before the packets.
+    wait_until("the numbers of associations", || {
+        let status = json(&["status"]);
+        let servers = status["pools"][0]["servers"].as_array().unwrap().iter();
+        let numbers: Vec<_> = servers.map(|server| server["associations"].as_u64().unwrap()).collect();
+        (status["services"][0]["associations"] == 4 && numbers == of_servers).then_some(())
+    });
+}

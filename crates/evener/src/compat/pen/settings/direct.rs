@@ -83,6 +83,7 @@ impl PenSettings {
                 tarpit: self.tarpit_acl.and_then(|number| lists[number].clone()),
                 ..XdpSpec::default()
             },
+            ..Spec::default()
         })
     }
 }

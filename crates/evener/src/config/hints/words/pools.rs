@@ -76,7 +76,7 @@ pub(super) const WORDS: &[Word] = &[
     Word {
         words: "interval inter period",
         of: "HAProxy, Traefik, Envoy",
-        tables: "check.tcp check.tls check.http check.https check.udp check.dns",
+        tables: "check.tcp check.tls check.http check.https check.udp check.dns check.smtp",
         key: "check.http.every",
         advice: "use `every`",
     },
@@ -120,7 +120,7 @@ pub(super) const WORDS: &[Word] = &[
     Word { words: "health_port", of: "Caddy", key: "check.http.port", ..Word::NONE },
     Word {
         words: "threshold",
-        tables: "check.tcp check.tls check.http check.https check.udp check.dns",
+        tables: "check.tcp check.tls check.http check.https check.udp check.dns check.smtp",
         key: "check.http.fall",
         advice: "use `fall` for the failures until a server is down, and `rise` for the successes until it is up",
         ..Word::NONE

@@ -1,8 +1,10 @@
 //! Random specifications with all settings that a configuration can express.
 
+mod check;
 mod discover;
 mod dns;
 mod http;
+mod ipvs;
 mod patience;
 mod policy;
 mod request_log;
@@ -29,6 +31,7 @@ enum Kind {
     Cookie,
     Dns,
     Xdp,
+    Ipvs,
 }
 
 /// Returns a valid specification. Writes the files that it needs to `directory`.
@@ -57,6 +60,7 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
         chance.rename_cookies(service, &mut pools);
         omit_warm(service, &pools);
         xdp::omit_ports(service, &mut pools);
+        chance.schedule(service, &pools);
     }
     if chance.one_in(2) {
         // This is the order in which pools are read back if each is inline in its service.
@@ -65,7 +69,8 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
     }
     pools.iter_mut().for_each(|pool| xdp::complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
-    Spec { pools, services, xdp }
+    let ipvs = chance.or(IpvsSpec::default(), Chance::ipvs);
+    Spec { pools, services, xdp, ipvs }
 }
 
 /// Disables warm connections if another setting excludes them.
@@ -244,6 +249,7 @@ impl Chance<'_> {
             Kind::Cookie,
             Kind::Dns,
             Kind::Xdp,
+            Kind::Ipvs,
         ]);
         let name = match self.below(3) {
             0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
@@ -260,6 +266,7 @@ impl Chance<'_> {
             kind => {
                 let server = |chance: &mut Self| match kind {
                     Kind::Xdp => chance.xdp_server(),
+                    Kind::Ipvs => chance.ipvs_server(),
                     kind => chance.server(kind),
                 };
                 let mut servers = self.some(1..=4, server);
@@ -267,11 +274,11 @@ impl Chance<'_> {
                 (servers, Vec::new())
             }
         };
-        let source = if kind == Kind::Xdp { Self::xdp_source } else { Self::source };
+        let source = if matches!(kind, Kind::Xdp | Kind::Ipvs) { Self::xdp_source } else { Self::source };
         discover.extend(self.maybe(|chance| chance.some(1..=3, source)).unwrap_or_default());
         let tls = (kind == Kind::Tls || (kind == Kind::Cookie && self.one_in(2))).then(|| self.server_tls());
         let mut check = self.maybe(|chance| chance.check(kind, tls.as_ref()));
-        if kind == Kind::Xdp {
+        if matches!(kind, Kind::Xdp | Kind::Ipvs) {
             // The servers may have no port.
             check.iter_mut().for_each(|check| check.port = check.port.or(Some(80)));
         }
@@ -280,8 +287,12 @@ impl Chance<'_> {
             discover,
             resolve: self.pick(&Resolve::ALL),
             resolvers: self.maybe(|chance| chance.some(1..=3, Self::resolver)).unwrap_or_default(),
-            policy: if kind == Kind::Xdp { self.xdp_policy() } else { self.policy() },
-            sticky: self.sticky(kind),
+            policy: match kind {
+                Kind::Xdp => self.xdp_policy(),
+                Kind::Ipvs => self.ipvs_policy(),
+                _ => self.policy(),
+            },
+            sticky: if kind == Kind::Ipvs { None } else { self.sticky(kind) },
             check,
             on_down,
             passive: self.passive(),
@@ -291,7 +302,7 @@ impl Chance<'_> {
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
-                (_, Kind::Xdp) => None,
+                (_, Kind::Xdp | Kind::Ipvs) => None,
                 (0, _) => Some(proxy::Version::V2),
                 (1, Kind::Plain | Kind::Tls | Kind::Cookie) => Some(proxy::Version::V1),
                 _ => None,
@@ -321,11 +332,14 @@ impl Chance<'_> {
     }
 
     fn check(&mut self, kind: Kind, tls: Option<&ServerTlsSpec>) -> CheckSpec {
-        let kind = match self.below(5) {
+        let kind = match self.below(6) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
+            4 if tls.is_none() => {
+                CheckKind::Smtp { helo: self.pick(&["localhost", "lb.example", "[192.0.2.1]"]).to_owned() }
+            }
             3 if tls.is_none() => self.stream_check(None),
             _ => {
                 let ca = self.ca.clone();
@@ -334,7 +348,7 @@ impl Chance<'_> {
                     insecure: self.one_in(3),
                     ca_file: self.maybe(|_| ca),
                 };
-                let tls = Some(inherited(nested, tls));
+                let tls = Some(check::inherited(nested, tls));
                 if self.one_in(2) { self.http_check(tls) } else { self.stream_check(tls) }
             }
         };
@@ -355,38 +369,6 @@ impl Chance<'_> {
             kind: defaults.kind,
         }
     }
-
-    fn stream_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
-        let expect = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
-        let begins = self.maybe(|chance| [chance.bytes(), b"x".to_vec()].concat());
-        let send = if self.one_in(2) { self.bytes() } else { Vec::new() };
-        match (tls, send.is_empty() && expect.is_none() && begins.is_none()) {
-            (None, true) => CheckKind::Tcp,
-            (tls, _) => CheckKind::Stream { send, begins, expect, tls },
-        }
-    }
-
-    fn http_check(&mut self, tls: Option<CheckTls>) -> CheckKind {
-        let usual = (200..400).collect();
-        CheckKind::Http {
-            method: self.pick(&["GET", "HEAD", "OPTIONS"]).into(),
-            path: self.or("/".into(), |chance| format!("/{}", chance.word().replace(' ', "?"))),
-            host: self.maybe(|chance| chance.pick(&["a.example", "\"\\[["]).into()),
-            status: self.or(usual, |c| c.some(1..=90, |c| c.within(100..=599) as u16).into_iter().collect()),
-            body: self.maybe(Self::prose),
-            tls,
-        }
-    }
-}
-
-/// Adds the TLS settings that a check inherits from its pool.
-fn inherited(nested: CheckTls, pool: Option<&ServerTlsSpec>) -> CheckTls {
-    let Some(pool) = pool else { return nested };
-    CheckTls {
-        sni: nested.sni.or_else(|| pool.name.clone()),
-        insecure: nested.insecure || pool.verification == Verification::Off,
-        ca_file: nested.ca_file.or_else(|| pool.authorities.clone()),
-    }
 }
 
 impl Chance<'_> {
@@ -404,6 +386,11 @@ impl Chance<'_> {
     fn service(&mut self, others: &[ServiceSpec]) -> Option<ServiceSpec> {
         if self.one_in(3)
             && let Some(service) = self.xdp_service(others)
+        {
+            return Some(service);
+        }
+        if self.one_in(3)
+            && let Some(service) = self.ipvs_service(others)
         {
             return Some(service);
         }
@@ -465,7 +452,9 @@ impl Chance<'_> {
             matches!(pool.policy, Policy::Hash | Policy::Maglev { .. } | Policy::First)
                 || pool.sticky.is_some()
         };
-        if service.protocol == Protocol::Udp && service.xdp.is_none() && pool.is_some_and(|pool| !keeps(pool))
+        if service.protocol == Protocol::Udp
+            && service.plane == Plane::Proxy
+            && pool.is_some_and(|pool| !keeps(pool))
         {
             service.options.spread = self.maybe(|chance| chance.within(1..=ServiceOptions::SPREAD_MAX));
         }

@@ -43,8 +43,9 @@ fn the_tables_of_keys_in_the_documentation_are_made_from_the_reference() {
         let (table, rows) = match *mark {
             "http services" => ("http", rows("service", "", &is_of_http, &documented)),
             "services of XDP" => ("xdp", rows("service", "", &|key| key.plane == "xdp", &documented)),
+            "services of IPVS" => ("ipvs", rows("service", "", &|key| key.plane == "ipvs", &documented)),
             "service" => {
-                let others = |key: &Key| !is_of_http(key) && key.plane != "xdp";
+                let others = |key: &Key| !is_of_http(key) && !["xdp", "ipvs"].contains(&key.plane);
                 ("service", rows("service", "", &others, &documented))
             }
             "checks" => ("checks", check_rows()),
@@ -79,7 +80,7 @@ fn check_rows() -> String {
     let mut rows = String::new();
     for key in check::KEYS {
         let kinds: Vec<&str> = key.tables.iter().filter_map(|table| table.strip_prefix("check.")).collect();
-        let kinds = if kinds.len() == 6 { "all".into() } else { kinds.join(", ") };
+        let kinds = if kinds.len() == 7 { "all".into() } else { kinds.join(", ") };
         let Key { name, kind, default, text, .. } = key;
         let _ = writeln!(rows, "| `{name}` | {kinds} | {kind} | {default} | {text} |");
     }

@@ -127,7 +127,12 @@ impl Chance<'_> {
 
 /// Makes the servers of services that do not change ports follow the port of the client.
 pub(super) fn omit_ports(service: &ServiceSpec, pools: &mut [PoolSpec]) {
-    let changes_ports = service.xdp.as_ref().is_none_or(|xdp| xdp.forward == Forward::Nat);
+    let changes_ports = service.xdp.as_ref().is_none_or(|xdp| xdp.forward == Forward::Nat)
+        && service.ipvs.as_ref().is_none_or(|ipvs| {
+            ipvs.forward == IpvsForward::Nat
+                && ipvs.fwmark.is_none()
+                && !service.listen.iter().any(Endpoint::lacks_port)
+        });
     let pool = pools.iter_mut().find(|pool| service.pool.as_ref() == Some(&pool.name));
     let Some(pool) = pool.filter(|_| !changes_ports) else { return };
     for server in &mut pool.servers {
@@ -142,7 +147,8 @@ pub(super) fn omit_ports(service: &ServiceSpec, pools: &mut [PoolSpec]) {
 
 /// Gives the servers of a pool ports, unless a service of the plane uses the pool.
 pub(super) fn complete(pool: &mut PoolSpec, services: &[ServiceSpec]) {
-    let is_user = |service: &ServiceSpec| service.xdp.is_some() && service.pool.as_ref() == Some(&pool.name);
+    let is_user =
+        |service: &ServiceSpec| service.plane != Plane::Proxy && service.pool.as_ref() == Some(&pool.name);
     if services.iter().any(is_user) {
         return;
     }

@@ -1,0 +1,181 @@
+//! Imports of whole files. The configuration that is printed loads.
+
+use super::{ipvsadm, lua, read, syntax};
+use crate::config;
+use evener_core::spec::{IpvsForward, IpvsTransport, Plane, Spec};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Returns the configuration of a text of keepalived, or its problems.
+fn import(text: &str) -> Result<String, Vec<String>> {
+    let imported = syntax::read_text("k.conf", text).and_then(|statements| read::read(&statements));
+    let problems = match imported {
+        Ok(imported) => return Ok(lua::print("k.conf", &imported)),
+        Err(problems) => problems,
+    };
+    Err(problems.iter().map(ToString::to_string).collect())
+}
+
+/// Returns the configuration that the printed text has.
+fn load(lua: &str) -> Spec {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("evener-import-{}-{number}.lua", std::process::id()));
+    std::fs::write(&file, lua).expect("the file can be written");
+    let loaded = config::load(&file);
+    std::fs::remove_file(&file).expect("the file can be removed");
+    match loaded {
+        Ok(config) => config.spec,
+        Err(problems) => panic!("{}\n{lua}", config::one_line(&problems)),
+    }
+}
+
+const WHOLE: &str = "
+global_defs { router_id LVS_1 }
+vrrp_instance VI_1 { interface eth0 }
+virtual_server_group sites {
+  192.0.2.10-12 443
+  2001:db8::1 443
+}
+virtual_server 192.0.2.1 80 {
+  delay_loop 6
+  lb_algo wrr
+  lb_kind DR
+  persistence_timeout 50
+  persistence_granularity 255.255.255.0
+  protocol TCP
+  sorry_server 10.0.0.9 80
+  real_server 10.0.0.1 80 {
+    weight 3
+    uthreshold 1000
+    HTTP_GET {
+      url {
+        path /health
+        status_code 200
+      }
+      connect_port 8080
+      connect_timeout 3
+      retry 2
+      delay_before_retry 1
+    }
+  }
+  real_server 10.0.0.2 80 { weight 0 }
+}
+virtual_server group sites {
+  lb_algo mh (mh-port,mh-fallback)
+  lb_kind TUN type gue port 6080
+  real_server 10.0.0.1 443 { TCP_CHECK { } }
+}
+virtual_server fwmark 7 {
+  protocol UDP
+  real_server 10.0.0.1 53 { DNS_CHECK {
+    type A
+    name example.org
+  } }
+}
+";
+
+#[test]
+fn a_whole_file_becomes_a_configuration_that_loads() {
+    let lua = import(WHOLE).expect("the file is correct");
+    let spec = load(&lua);
+    let [web, sites, dns] = &spec.services[..] else { panic!("three services:\n{lua}") };
+    assert!(spec.services.iter().all(|service| service.plane == Plane::Ipvs), "{lua}");
+    let ipvs = |index: usize| spec.services[index].ipvs.clone().expect("the plane has settings");
+    assert_eq!((&*web.name, ipvs(0).forward), ("192.0.2.1:80", IpvsForward::Direct));
+    assert_eq!(
+        ipvs(0).persistence.as_ref().map(|one| (one.timeout.as_secs(), one.prefix_v4)),
+        Some((50, 24))
+    );
+    assert_eq!(sites.listen.len(), 4, "three addresses of the range and one of IPv6: {lua}");
+    assert_eq!(ipvs(1).forward, IpvsForward::Gue(6080));
+    assert!(ipvs(1).scheduler_flags.port && ipvs(1).scheduler_flags.fallback, "{lua}");
+    assert_eq!((ipvs(2).fwmark, ipvs(2).transport), (Some(7), IpvsTransport::Udp));
+    assert_eq!(dns.listen.len(), 0);
+    let of_dns =
+        spec.pools.iter().find(|pool| Some(&pool.name) == dns.pool.as_ref()).expect("the pool of dns");
+    assert_eq!(of_dns.check.as_ref().and_then(|check| check.port), Some(53), "the port of the real server");
+    let pool = spec
+        .pools
+        .iter()
+        .find(|pool| Some(&pool.name) == web.pool.as_ref())
+        .expect("the pool of the service");
+    let servers: Vec<(String, u32, u8)> =
+        pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.tier)).collect();
+    assert_eq!(
+        servers,
+        [
+            ("10.0.0.1:80".to_owned(), 3, 1),
+            ("10.0.0.2:80".to_owned(), 1, 1),
+            ("10.0.0.9:80".to_owned(), 1, 2)
+        ]
+    );
+    let check = pool.check.as_ref().expect("the pool has the check of its server");
+    assert_eq!(
+        (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),
+        (Some(8080), 3, 1, 3)
+    );
+    assert!(lua.contains("`vrrp_instance VI_1` is not taken over: VRRP stays with keepalived"), "{lua}");
+}
+
+#[test]
+fn a_missing_brace_at_the_end_is_a_problem_with_its_line() {
+    let text = "virtual_server 192.168.0.1 80 {\n real_server 192.168.0.2 80 {\n  HTTP_GET {\n    url {\n      path /\n real_server 192.168.0.3 80 {\n";
+    let problems = import(text).expect_err("a brace is missing");
+    assert!(
+        problems[0].contains("k.conf:1: the block of `virtual_server 192.168.0.1 80` is not closed"),
+        "{problems:?}"
+    );
+    let text = "virtual_server 192.0.2.1 80 {\n real_server 10.0.0.1 80 {\n weight 1\n real_server 10.0.0.2 80 {\n }\n}\n}\n";
+    let problems = import(text).expect_err("a brace is in the wrong line");
+    assert_eq!(
+        problems,
+        ["k.conf:4: keepalived has no `real_server` in real_server: a } is missing above this line"]
+    );
+}
+
+#[test]
+fn unknown_words_and_wrong_values_are_problems_with_their_lines() {
+    let text = "virtual_server 192.0.2.1 80 {\n lb_alog rr\n lb_kind NATT\n protocol tcp\n lb_algo wlcc\n delay_loop x\n real_server 10.0.0.1 80 {\n  wieght 1\n  TCP_CHEK { }\n }\n}\nvirtual_sever x { }\n";
+    let problems = import(text).expect_err("most lines are wrong");
+    let lines: Vec<&str> = problems.iter().filter_map(|problem| problem.split(": ").next()).collect();
+    assert_eq!(
+        lines,
+        ["k.conf:2", "k.conf:3", "k.conf:4", "k.conf:5", "k.conf:6", "k.conf:8", "k.conf:9", "k.conf:12"],
+        "{problems:#?}"
+    );
+    assert!(problems[0].contains("did you mean `lb_algo`?"), "{problems:#?}");
+    assert!(problems[7].contains("did you mean `virtual_server`?"), "{problems:#?}");
+}
+
+#[test]
+fn a_file_without_virtual_servers_is_refused() {
+    let problems = import("vrrp_instance VI_1 { }\n").expect_err("there is nothing to import");
+    assert_eq!(problems, ["the file has no virtual_server: there is nothing to import"]);
+}
+
+#[test]
+fn a_saved_table_becomes_a_configuration_that_loads() {
+    let text = "-A -t 192.0.2.1:80 -s wrr -p 300 -M 255.255.255.0\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -g -w 3 -x 100 -y 50\n-a -t 192.0.2.1:80 -r 10.0.0.2:80 -g -w 0\n-A -f 7 -6 -s mh -b mh-port\n-a -f 7 -6 -r [2001:db8::2]:0 -m -w 1\n-A -u [2001:db8::1]:53 -s rr -o\n-a -u [2001:db8::1]:53 -r [2001:db8::2]:53 -i -w 1\n";
+    let imported = ipvsadm::read("saved", text).expect("the table is correct");
+    let lua = lua::print("saved", &imported);
+    let spec = load(&lua);
+    let [web, mark, dns] = &spec.services[..] else { panic!("three services:\n{lua}") };
+    assert_eq!((&*web.name, &*mark.name, &*dns.name), ("192.0.2.1:80", "fwmark 7", "[2001:db8::1]:53"));
+    let dns = dns.ipvs.as_ref().expect("the plane has settings");
+    assert_eq!((dns.transport, dns.one_packet, dns.forward), (IpvsTransport::Udp, true, IpvsForward::Ipip));
+    let pool = spec
+        .pools
+        .iter()
+        .find(|pool| Some(&pool.name) == web.pool.as_ref())
+        .expect("the pool of the service");
+    assert_eq!(pool.servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [3, 1]);
+    assert!(lua.contains("state = \"drain\""), "the weight 0 of ipvsadm drains: {lua}");
+    assert!(lua.contains("check = \"tcp\""), "ipvsadm has no checks, so the servers of TCP get one: {lua}");
+}
+
+#[test]
+fn a_wrong_line_of_a_saved_table_is_a_problem_with_its_line() {
+    let text = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.0.0.1:80 -q\n";
+    let problem = ipvsadm::read("saved", text).expect_err("-q is unknown");
+    assert!(problem.to_string().starts_with("saved:2: "), "{problem}");
+}

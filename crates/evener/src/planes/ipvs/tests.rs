@@ -1,0 +1,243 @@
+//! The thread of the plane with a kernel in memory.
+#![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+use super::counting::Counted;
+use super::runner::Running;
+use super::state::StateFile;
+use super::{Report, Setup, wanted};
+use evener_core::pool::{Pool, PoolSetting};
+use evener_core::service::ServiceLive;
+use evener_core::spec::{
+    IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec,
+};
+use evener_core::table::{PoolTable, ServiceTable};
+use evener_core::time::Time;
+use evener_ipvs::fake::FakeKernel;
+use evener_ipvs::model::{
+    Daemon, DaemonRole, DestinationState, Info, Service, ServiceKey, ServiceState, Timeouts,
+};
+use evener_ipvs::{Change, Kernel, Result};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A kernel in memory that the test and the plane share.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<FakeKernel>>);
+
+impl Shared {
+    fn with<T>(&self, use_it: impl FnOnce(&mut FakeKernel) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap())
+    }
+
+    /// Returns the services with their schedulers, and their destinations with their weights.
+    fn listing(&self) -> Vec<String> {
+        let table = self.with(|kernel| kernel.table().unwrap());
+        let mut lines = Vec::new();
+        for entry in table {
+            lines.push(format!("{} {}", entry.service.service.key, entry.service.service.scheduler));
+            let mut destinations: Vec<String> = entry
+                .destinations
+                .iter()
+                .map(|one| format!("-> {} {}", one.destination.key, one.destination.weight))
+                .collect();
+            destinations.sort();
+            lines.extend(destinations);
+        }
+        lines
+    }
+
+    fn expect(&self, expected: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.listing() != expected {
+            assert!(Instant::now() < deadline, "{:#?}", self.listing());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Kernel for Shared {
+    fn apply(&mut self, changes: &[Change]) -> Result<Vec<Result<()>>> {
+        self.with(|kernel| kernel.apply(changes))
+    }
+    fn service(&mut self, key: &ServiceKey) -> Result<ServiceState> {
+        self.with(|kernel| kernel.service(key))
+    }
+    fn services(&mut self) -> Result<Vec<ServiceState>> {
+        self.with(Kernel::services)
+    }
+    fn destinations(&mut self, service: &ServiceKey) -> Result<Vec<DestinationState>> {
+        self.with(|kernel| kernel.destinations(service))
+    }
+    fn start_daemon(&mut self, daemon: &Daemon) -> Result<()> {
+        self.with(|kernel| kernel.start_daemon(daemon))
+    }
+    fn stop_daemon(&mut self, role: DaemonRole, sync_id: u32) -> Result<()> {
+        self.with(|kernel| kernel.stop_daemon(role, sync_id))
+    }
+    fn daemons(&mut self) -> Result<Vec<Daemon>> {
+        self.with(Kernel::daemons)
+    }
+    fn set_timeouts(&mut self, timeouts: &Timeouts) -> Result<()> {
+        self.with(|kernel| kernel.set_timeouts(timeouts))
+    }
+    fn timeouts(&mut self) -> Result<Timeouts> {
+        self.with(Kernel::timeouts)
+    }
+    fn info(&mut self) -> Result<Info> {
+        self.with(Kernel::info)
+    }
+    fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
+        self.with(|kernel| kernel.zero(service))
+    }
+    fn flush(&mut self) -> Result<()> {
+        self.with(Kernel::flush)
+    }
+}
+
+/// A directory that is removed when the test ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("evener-ipvs-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Starts the thread with the state file of the directory.
+    fn start(&self, kernel: &Shared) -> (Running, Receiver<Report>) {
+        let (sender, reports) = channel();
+        let kernel = kernel.clone();
+        let open = Box::new(move || Ok(Box::new(kernel.clone()) as Box<dyn Kernel + Send>));
+        let state = StateFile::new(self.0.join("state"));
+        let report = Arc::new(move |report| drop(sender.send(report)));
+        let running = Running::start(open, state, report).unwrap();
+        running.prepare().unwrap();
+        (running, reports)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Returns the table of a service with servers of these weights.
+fn table(settings: IpvsServiceSpec, pool: &PoolSpec) -> ServiceTable {
+    let targets: Vec<_> = pool.servers.iter().map(|server| server.endpoint.target().unwrap()).collect();
+    let setting = PoolSetting { workers: 1, key: 0, first_id: 0 };
+    let snapshot = Pool::new(pool, &targets, setting, Time::ZERO).snapshot().unwrap();
+    let rows = Arc::new(PoolTable::derive(pool, &snapshot));
+    let service = ServiceSpec {
+        listen: vec!["192.0.2.1:80".parse().unwrap()],
+        plane: Plane::Ipvs,
+        ipvs: Some(Arc::new(settings)),
+        pool: Some("web".into()),
+        ..ServiceSpec::new("s", Protocol::Tcp)
+    };
+    ServiceTable::derive(&service, |_| Some(Arc::clone(&rows)))
+}
+
+fn pool(servers: &[(&str, u32)]) -> PoolSpec {
+    let server = |(address, weight): &(&str, u32)| ServerSpec {
+        weight: *weight,
+        ..ServerSpec::new(address.parse().unwrap())
+    };
+    PoolSpec { policy: Policy::Weighted, ..PoolSpec::new("web", servers.iter().map(server).collect()) }
+}
+
+fn setup(servers: &[(&str, u32)]) -> Setup {
+    derived(IpvsServiceSpec::default(), &pool(servers))
+}
+
+fn derived(settings: IpvsServiceSpec, pool: &PoolSpec) -> Setup {
+    let mut setup = Setup::default();
+    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
+    for one in wanted::derive(&table(settings, pool)) {
+        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(&live)));
+    }
+    setup
+}
+
+#[test]
+fn the_kernel_gets_the_table_and_drift_is_undone_and_reported() {
+    let (scratch, kernel) = (Scratch::new("drift"), Shared::default());
+    let (running, reports) = scratch.start(&kernel);
+    running.configure(setup(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 3), ("10.0.0.3:80", 0)]));
+    let expected = ["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1", "-> 10.0.0.2:80 3", "-> 10.0.0.3:80 0"];
+    assert_eq!(kernel.listing(), expected);
+    let key = ServiceKey::tcp("192.0.2.1:80".parse().unwrap());
+    kernel.with(|kernel| kernel.set_service(&Service::new(key).scheduler("rr")).unwrap());
+    kernel.expect(&expected);
+    let drift = reports.iter().find(|report| matches!(report, Report::Drift(_)));
+    let expected = "TCP 192.0.2.1:80: found scheduler rr, no persistence; set scheduler wrr, no persistence";
+    assert_eq!(drift, Some(Report::Drift(expected.into())));
+    running.stop();
+    assert_eq!(kernel.listing().len(), 4, "the table stays");
+}
+
+#[test]
+fn a_successor_removes_what_its_predecessor_left_and_nothing_else() {
+    let (scratch, kernel) = (Scratch::new("successor"), Shared::default());
+    let other = ServiceKey::tcp("192.0.2.9:80".parse().unwrap());
+    kernel.with(|kernel| kernel.add_service(&Service::new(other)).unwrap());
+    let (running, _) = scratch.start(&kernel);
+    running.configure(setup(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]));
+    // The thread ends without a trace, as if the process were killed.
+    running.stop();
+    let (running, reports) = scratch.start(&kernel);
+    running.configure(setup(&[("10.0.0.1:80", 1)]));
+    kernel.expect(&["TCP 192.0.2.9:80 wlc", "TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1"]);
+    let drained = reports.iter().find(|report| matches!(report, Report::Drained(_)));
+    assert_eq!(drained, Some(Report::Drained("10.0.0.2:80 of TCP 192.0.2.1:80".into())));
+    running.configure(Setup::default());
+    kernel.expect(&["TCP 192.0.2.9:80 wlc"]);
+    running.stop();
+}
+
+#[test]
+fn a_failed_change_is_reported_once_and_tried_again() {
+    let (scratch, kernel) = (Scratch::new("failure"), Shared::default());
+    let (running, reports) = scratch.start(&kernel);
+    kernel.with(|kernel| kernel.fail_next(evener_ipvs::Command::AddDestination, 12));
+    running.configure(setup(&[("10.0.0.1:80", 1)]));
+    let problem = reports.iter().find(|report| matches!(report, Report::Problem(_))).unwrap();
+    assert!(
+        format!("{problem:?}").contains("add destination 10.0.0.1:80 of TCP 192.0.2.1:80"),
+        "{problem:?}"
+    );
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1"]);
+    running.stop();
+    assert!(
+        !reports.iter().any(|report| matches!(report, Report::Drift(_))),
+        "no other program changed the table"
+    );
+}
+
+#[test]
+fn servers_that_are_down_are_not_destinations() {
+    let destinations = |settings: IpvsServiceSpec, on_down: OnDown| {
+        let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
+        spec.servers[1].state = evener_core::spec::AdminState::Maintenance;
+        spec.on_down = on_down;
+        let derived = derived(settings, &spec).wanted.into_values().next().unwrap();
+        (derived.destinations.len(), derived.without_drain.len())
+    };
+    let persistent =
+        IpvsServiceSpec { persistence: Some(IpvsPersistence::default()), ..IpvsServiceSpec::default() };
+    assert_eq!(destinations(IpvsServiceSpec::default(), OnDown::Keep), (1, 0));
+    assert_eq!(destinations(IpvsServiceSpec::default(), OnDown::Close), (1, 1));
+    assert_eq!(destinations(persistent, OnDown::Keep), (1, 1));
+}
+
+#[test]
+fn a_mark_has_a_service_for_each_family_of_its_servers() {
+    let settings = IpvsServiceSpec { fwmark: Some(7), ..IpvsServiceSpec::default() };
+    let setup = derived(settings, &pool(&[("10.0.0.1:80", 1), ("[2001:db8::1]:80", 1)]));
+    let lines: Vec<String> =
+        setup.wanted.iter().map(|(key, wanted)| format!("{key} {}", wanted.destinations.len())).collect();
+    assert_eq!(lines, ["FWM 7 1", "FWM 7 IPv6 1"]);
+}
