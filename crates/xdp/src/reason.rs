@@ -31,10 +31,18 @@ pub const ALL: [Reason; REASONS] = {
     [
         reason("malformed", Dropped, "A header is truncated or contradicts itself"),
         reason("ttl_exceeded", Dropped, "The TTL or hop limit does not allow another hop"),
-        reason("no_server", Dropped, "No server takes the client"),
+        reason(
+            "no_server",
+            Dropped,
+            "No server takes the client; with `failover = false`, its own server does not",
+        ),
         reason("refused_egress", Dropped, "A server sent to a client that is associated with another server"),
         reason("no_next_hop", Dropped, "The next hop of the server or client is not known"),
-        reason("too_big", Dropped, "The packet does not fit with the headers of the tunnel"),
+        reason(
+            "too_big",
+            Dropped,
+            "The packet does not fit into the MTU of its route, with the headers of the tunnel",
+        ),
         reason("denied", Dropped, "The access list denies the client"),
         reason("limited", Dropped, "The source prefix sends more packets than its rate allows"),
         reason("syn_challenged", Responded, "A client has to prove its address with a SYN cookie"),

@@ -30,7 +30,7 @@ pub struct XdpSpec {
 impl XdpSpec {
     /// Default of [`XdpSpec::flows`].
     pub const FLOWS: u32 = 1_048_576;
-    /// Maximum of [`XdpSpec::flows`]; the kernel takes about 130 bytes for each.
+    /// Maximum of [`XdpSpec::flows`]; the kernel takes about 80 (IPv4) or 96 (IPv6) bytes for each.
     pub const FLOWS_MAX: u32 = 64 << 20;
     /// Default of [`XdpSpec::pin`].
     pub const PIN: &str = "/sys/fs/bpf/evener";

@@ -61,7 +61,7 @@ ports = { 80 }
     service `s`: each address of listen has a port: remove the ports there, or `ports`
 listen = "192.0.2.1", ports = { 80, "70-60" }
     service `s`: ports must be a port, or a list of ports and ranges such as { 5683, "6000-6010" }, got "70-60"
-listen = "192.0.2.1", ports = { 80, "79-81" }
+listen = "192.0.2.1", ports = { 80, "79-81" }, "10.0.0.4"
     service `s`: port 80 is listed twice: remove one of them
 listen = "192.0.2.1", ports = 0
     service `s`: ports must be a port, or a list of ports and ranges such as { 5683, "6000-6010" }, got 0
@@ -184,7 +184,7 @@ fn load_valid(text: &str) -> Config {
 fn a_service_of_the_xdp_plane_has_each_port_at_each_address() {
     let text = xdp_service(
         r#"protocol = "udp", listen = { "192.0.2.1", "192.0.2.2:9", "192.0.2.3" }, ports = { 5683, "6000-6001" },
-           interfaces = { "eth0", "eth1" }, "10.0.0.4", "10.0.0.5:7", sticky = true"#,
+           interfaces = { "eth0", "eth1" }, "10.0.0.4", "10.0.0.5", sticky = true"#,
     );
     let config = load_valid(&text);
     let service = &config.spec.services[0];
@@ -205,7 +205,7 @@ fn a_service_of_the_xdp_plane_has_each_port_at_each_address() {
     assert_eq!((service.plane, xdp.forward, xdp.next_hop), (Plane::Xdp, Forward::Nat, NextHop::Route));
     assert_eq!((xdp.idle_timeout, xdp.interfaces.len()), (None, 2));
     let names: Vec<&str> = config.spec.pools[0].servers.iter().map(|server| &*server.name).collect();
-    assert_eq!(names, ["10.0.0.4", "10.0.0.5:7"]);
+    assert_eq!(names, ["10.0.0.4", "10.0.0.5"]);
     assert!(config.spec.pools[0].servers[0].endpoint.lacks_port());
 }
 

@@ -4,12 +4,16 @@ use super::{Chance, Kind};
 use evener_core::Endpoint;
 use evener_core::limits::Limits;
 use evener_core::spec::*;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Length of the identities of servers in QUIC.
 const QUIC_ID_BYTES: u8 = 4;
+
+/// Greatest Maglev table of the plane.
+const MAGLEV_MAX: u32 = 262_147;
 
 impl Chance<'_> {
     pub(super) fn xdp(&mut self) -> XdpSpec {
@@ -66,6 +70,7 @@ impl Chance<'_> {
 
     pub(super) fn xdp_policy(&mut self) -> Policy {
         match self.policy() {
+            Policy::Maglev { table } if table > MAGLEV_MAX => Policy::Maglev { table: MAGLEV_MAX },
             policy @ (Policy::Hash | Policy::Maglev { .. } | Policy::Weighted) => policy,
             _ => Policy::RoundRobin,
         }
@@ -116,13 +121,24 @@ impl Chance<'_> {
             0 => Forward::Ipip(tunnel),
             1 => Forward::Gue(tunnel, self.or(Forward::GUE_PORT, |chance| chance.within(1..=65_535) as u16)),
             2 => Forward::Direct,
-            _ => return service,
+            _ => return with_one_port(service),
         };
         let Some(xdp) = service.xdp.as_deref() else { return service };
         let next_hop = if forward == Forward::Direct { NextHop::Route } else { xdp.next_hop };
         let xdp = XdpServiceSpec { forward, next_hop, ..xdp.clone() };
         ServiceSpec { xdp: Some(Arc::new(xdp)), ..service }
     }
+}
+
+/// Leaves one port of each virtual address: with NAT, only servers without ports are behind several.
+fn with_one_port(service: ServiceSpec) -> ServiceSpec {
+    let mut addresses = BTreeSet::new();
+    let mut listen = service.listen.clone();
+    listen.retain(|endpoint| match endpoint {
+        Endpoint::Ip(address) => addresses.insert(address.ip()),
+        _ => true,
+    });
+    ServiceSpec { listen, ..service }
 }
 
 /// Makes the servers of services that do not change ports follow the port of the client.
