@@ -13,6 +13,7 @@ mod tests;
 
 pub(crate) use actor::{Actor, Checker, Outputs, Verdict};
 pub(crate) use bounds::{Stopped, install};
+pub(crate) use library::library_name;
 pub(crate) use objects::{Change, ChangeRequest, add_pool_methods};
 
 use arc_swap::ArcSwap;
@@ -66,6 +67,8 @@ struct Runtime {
     operations: Arc<Semaphore>,
     /// Number of events that wait for their handlers.
     waiting: AtomicUsize,
+    /// The call that did not end, if the thread was given up.
+    given_up: Mutex<Option<Arc<Call>>>,
     /// True when the functions have to end.
     end: watch::Sender<bool>,
 }
@@ -82,6 +85,7 @@ impl Runtime {
             running_since: AtomicU64::new(0),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             waiting: AtomicUsize::new(0),
+            given_up: Mutex::default(),
             end: watch::Sender::new(false),
         }
     }
@@ -89,6 +93,17 @@ impl Runtime {
     /// Ends all functions.
     fn end(&self) {
         self.end.send_replace(true);
+    }
+
+    /// Ends all functions, because a call did not end.
+    fn give_up(&self, call: Arc<Call>) {
+        *self.given_up.lock().unwrap_or_else(PoisonError::into_inner) = Some(call);
+        self.end();
+    }
+
+    /// Returns the call that did not end.
+    fn given_up(&self) -> Option<Arc<Call>> {
+        self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn wait_for_end(&self) {

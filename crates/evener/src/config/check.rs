@@ -44,7 +44,8 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
         Value::Bool(false) => None,
         given => {
             let hint = values::check(given);
-            if given.text().is_some() && hint.is_empty() {
+            let is_library = matches!(given, Value::Library(_));
+            if is_library || given.text().is_some() && hint.is_empty() {
                 fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
             } else {
                 fields.must_hint("check", "be a check such as check.http { path = \"/health\" }", &hint);

@@ -6,6 +6,7 @@ mod repeated;
 use super::Location;
 use super::syntax::Mistake;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Maximum number of lines between a call and its table.
@@ -34,6 +35,13 @@ pub(super) struct Source {
     tables: Vec<Table>,
     /// For each token, the index of the innermost table around it.
     around: Vec<Option<usize>>,
+}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.file.hash(state);
+        self.text.hash(state);
+    }
 }
 
 /// A table of the source.

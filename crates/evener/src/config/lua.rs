@@ -116,7 +116,8 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let outcome = sandbox(&state).and_then(|lua| {
         let before = names_of_values(&lua)?;
         run_file(&lua, &state, path)?;
-        let program = functions::take(&lua, path);
+        let fingerprint = lock(&state).run.fingerprint();
+        let program = functions::take(&lua, path, fingerprint);
         let mut set = names_of_values(&lua)?;
         set.retain(|name| !before.contains(name));
         let mut state = lock(&state);
@@ -202,7 +203,8 @@ pub(crate) fn raise(problem: Problem) -> mlua::Error {
 
 fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     let libraries = StdLib::COROUTINE | StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::UTF8;
-    let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
+    // Without this option, mlua replaces `pcall` by a function in which calls cannot pause.
+    let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(true))?;
     lua.set_memory_limit(MEMORY_BYTES_MAX)?;
     let globals = lua.globals();
     for name in REMOVED {

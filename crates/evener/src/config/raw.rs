@@ -5,6 +5,7 @@ use super::script::Program;
 use super::{Location, Problem};
 use evener_core::spec::ScriptFunction;
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Maximum number of characters of a text in a message.
@@ -26,6 +27,8 @@ pub(super) enum Value {
     Function(Function),
     /// An undefined name, which was recorded as a problem.
     Unknown,
+    /// A library of functions with this name.
+    Library(&'static str),
     /// A value that a configuration cannot have.
     Other(&'static str),
 }
@@ -43,6 +46,7 @@ impl Value {
             Self::Made(made) => made.kind().into(),
             Self::Function(_) => "a function: call it with braces or parentheses".into(),
             Self::Unknown => "an undefined name".into(),
+            Self::Library(name) => format!("the library {name}"),
             Self::Other(kind) => (*kind).into(),
         }
     }
@@ -272,6 +276,13 @@ impl Run {
     /// Sets the functions that run later.
     pub(super) fn set_program(&mut self, program: Program) {
         self.program = Some(program);
+    }
+
+    /// Returns a hash of the files.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.sources.iter().for_each(|source| source.hash(&mut hasher));
+        hasher.finish()
     }
 
     /// Takes the functions that run later.

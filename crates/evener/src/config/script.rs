@@ -65,6 +65,8 @@ pub(crate) struct Program {
     lua: Lua,
     declared: Declared,
     path: PathBuf,
+    /// Hash of the files.
+    fingerprint: u64,
 }
 
 impl fmt::Debug for Program {
@@ -75,13 +77,20 @@ impl fmt::Debug for Program {
 
 impl Program {
     /// Creates a program, unless nothing runs later.
-    pub(super) fn new(lua: Lua, declared: Declared, path: &Path) -> Option<Self> {
-        (!declared.functions.is_empty()).then(|| Self { lua, declared, path: path.to_owned() })
+    pub(super) fn new(lua: Lua, declared: Declared, path: &Path, fingerprint: u64) -> Option<Self> {
+        let path = path.to_owned();
+        (!declared.functions.is_empty()).then(|| Self { lua, declared, path, fingerprint })
     }
 
-    /// Runs the file again, and returns its functions.
-    pub(crate) fn again(&self) -> Option<Self> {
-        lua::run(&self.path).ok()?.take_program()
+    /// Runs the file again, and returns its functions. Fails if the files changed, because the instance has the
+    /// other settings of the old files.
+    pub(crate) fn again(&self) -> Result<Self, String> {
+        let mut run = lua::run(&self.path).map_err(|problems| {
+            problems.first().map_or_else(|| "the file is invalid".into(), ToString::to_string)
+        })?;
+        run.take_program()
+            .filter(|program| program.fingerprint == self.fingerprint)
+            .ok_or_else(|| format!("{} changed: reload it", self.path.display()))
     }
 
     /// Returns the state of Lua. From now on, functions can no longer declare anything.

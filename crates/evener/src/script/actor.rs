@@ -18,6 +18,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval at which the watchdog looks.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
+/// Number of slices between two looks at sockets, timers and new commands. With the default of Tokio, a loop would
+/// delay them by 60 slices.
+const POLLS_BETWEEN_EVENTS: u32 = 4;
+
 /// Sends a message to the supervisor. Returns false if it was not sent.
 pub(crate) type Outputs = Arc<dyn Fn(Output) -> bool + Send + Sync>;
 
@@ -79,10 +83,20 @@ impl Checker {
     ) -> Verdict {
         let (reply, verdict) = oneshot::channel();
         let command = Command::Check { number, pool, server, tag, timeout, reply };
-        if self.0.thread.load().commands.send(command).is_err() {
+        let thread = self.0.thread.load_full();
+        if thread.commands.send(command).is_err() {
             return Verdict::Nothing;
         }
-        verdict.await.unwrap_or(Verdict::Nothing)
+        tokio::select! {
+            verdict = verdict => verdict.unwrap_or(Verdict::Nothing),
+            // A thread that was given up drops nothing, so that the reply would never come.
+            () = thread.runtime.wait_for_end() => match thread.runtime.given_up() {
+                Some(call) if call.tag() == Some(tag) => {
+                    Verdict::Error(format!("{}: it did not end, and all functions were started anew", call.script()))
+                }
+                _ => Verdict::Nothing,
+            },
+        }
     }
 }
 
@@ -135,7 +149,7 @@ impl Drop for Actor {
     }
 }
 
-/// Replaces a thread that does not return from a call.
+/// Replaces a thread that does not return from a call. The thread itself ends when the call does.
 fn watch(shared: &Shared) {
     loop {
         std::thread::sleep(WATCH_EVERY);
@@ -145,18 +159,35 @@ fn watch(shared: &Shared) {
         let thread = shared.thread.load_full();
         let Some(call) = thread.runtime.stuck() else { continue };
         let script = call.script().to_owned();
-        (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script }));
-        thread.runtime.end();
-        let Some(program) = thread.program.again() else { continue };
-        let pools = thread.runtime.pools.load().as_ref().clone();
-        let outputs = Arc::clone(&thread.runtime.outputs);
-        if let Ok(next) = Thread::start(&Arc::new(program), thread.runtime.generation, pools, outputs) {
-            shared.thread.store(Arc::new(next));
+        (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script: script.clone() }));
+        thread.runtime.give_up(call);
+        match thread.replacement() {
+            Ok(next) => {
+                let next = Arc::new(next);
+                shared.thread.store(Arc::clone(&next));
+                if *shared.stop.lock().unwrap_or_else(PoisonError::into_inner) {
+                    next.runtime.end();
+                }
+            }
+            Err(why) => {
+                let error = format!("no function runs until a reload: {why}");
+                let event = Event::ScriptFailed { script, pool: None, server: None, error };
+                (thread.runtime.outputs)(Output::Event(event));
+                return;
+            }
         }
     }
 }
 
 impl Thread {
+    /// Starts a thread with the same functions, read from the file again.
+    fn replacement(&self) -> Result<Self, String> {
+        let program = Arc::new(self.program.again()?);
+        let pools = self.runtime.pools.load().as_ref().clone();
+        let outputs = Arc::clone(&self.runtime.outputs);
+        Self::start(&program, self.runtime.generation, pools, outputs).map_err(|error| error.to_string())
+    }
+
     fn start(
         program: &Arc<Program>,
         generation: u64,
@@ -165,7 +196,11 @@ impl Thread {
     ) -> std::io::Result<Self> {
         let runtime = Arc::new(Runtime::new(generation, pools, outputs, program.allowed().clone()));
         let (commands, received) = mpsc::unbounded_channel();
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .event_interval(POLLS_BETWEEN_EVENTS)
+            .global_queue_interval(POLLS_BETWEEN_EVENTS)
+            .enable_all()
+            .build()?;
         let (of_thread, its_program) = (Arc::clone(&runtime), Arc::clone(program));
         std::thread::Builder::new().name("scripts".into()).spawn(move || {
             let ended = Arc::clone(&of_thread);

@@ -14,6 +14,9 @@ const LIST_MAX: i64 = 100_000;
 /// Maximum number of repetitions by `string.rep` while the instance runs.
 const REPEAT_MAX: i64 = 1 << 20;
 
+/// Error of Lua when it gets no memory.
+const NO_MEMORY: &str = "not enough memory";
+
 /// Whether the run of the configuration was stopped, so that `pcall` does not catch the error.
 pub(crate) struct Stopped(Box<dyn Fn() -> bool + Send + Sync>);
 
@@ -33,6 +36,25 @@ fn is_stopped(lua: &Lua) -> bool {
         Some(call) => call.is_stopped(),
         None => lua.app_data_ref::<Stopped>().is_some_and(|stopped| (stopped.0)()),
     }
+}
+
+/// Returns true if an error ends the call, so that `pcall` does not return.
+fn is_stopped_by(lua: &Lua, error: &Value) -> bool {
+    let is_memory = match error {
+        Value::Error(error) => matches!(**error, mlua::Error::MemoryError(_)),
+        Value::String(text) => *text == NO_MEMORY,
+        _ => false,
+    };
+    if is_memory && let Some(call) = runtime(lua).and_then(|runtime| runtime.current()) {
+        call.stop_for_memory();
+    }
+    is_stopped(lua)
+}
+
+/// Returns a whole number from a value that the standard library takes for one.
+fn whole_number(value: &Value) -> Option<i64> {
+    let text = || value.as_string()?.to_string_lossy().trim().parse::<f64>().ok();
+    value.as_i64().or_else(|| value.as_f64().or_else(text).map(|number| number as i64))
 }
 
 fn is_late(lua: &Lua) -> bool {
@@ -60,7 +82,10 @@ fn text(lua: &Lua, value: &Value, number: u8, function: &str) -> mlua::Result<ml
 pub(crate) fn install(lua: &Lua) -> mlua::Result<()> {
     let native = lua.create_table()?;
     native.raw_set("is_late", lua.create_function(|lua, ()| Ok(is_late(lua)))?)?;
-    native.raw_set("is_stopped", lua.create_function(|lua, ()| Ok(is_stopped(lua)))?)?;
+    native.raw_set("is_stopped", lua.create_function(|lua, error: Value| Ok(is_stopped_by(lua, &error)))?)?;
+    let is_plain =
+        |_: &Lua, value: Value| Ok(value.as_table().is_some_and(|table| table.metatable().is_none()));
+    native.raw_set("is_plain", lua.create_function(is_plain)?)?;
     let message = |lua: &Lua, error: Value| match error {
         Value::Error(error) => message_of(&error).into_lua(lua),
         Value::String(text) => {
@@ -78,7 +103,7 @@ pub(crate) fn install(lua: &Lua) -> mlua::Result<()> {
     native.raw_set("check", lua.create_function(check)?)?;
     native.raw_set("expand", lua.create_function(expand)?)?;
     let check_repeat = |lua: &Lua, (s, n, separator): (Value, Value, Value)| {
-        let (Some(n), true) = (n.as_i64(), runtime(lua).is_some()) else { return Ok(()) };
+        let (Some(n), true) = (whole_number(&n), runtime(lua).is_some()) else { return Ok(()) };
         let length = |value: &Value| value.as_string().map_or(0, |text| text.as_bytes().len());
         let whole = (length(&s) + length(&separator)).saturating_mul(n.max(0) as usize);
         if n > REPEAT_MAX || whole > TEXT_BYTES_MAX {

@@ -1,6 +1,6 @@
 //! One call of a function: its Lua thread, its slices and its budget.
 
-use super::{BUDGET, PAUSELESS_MAX, Runtime, SLICE};
+use super::{BUDGET, MEMORY_BYTES_MAX, PAUSELESS_MAX, Runtime, SLICE};
 use crate::config::{Problem, error_text, location_of, raise};
 use mlua::debug::Debug;
 use mlua::{Function, HookTriggers, IntoLuaMulti, Lua, MultiValue, VmState};
@@ -98,6 +98,12 @@ impl Call {
         self.slice(now) > SLICE.as_nanos() as u64
     }
 
+    /// Stops the call because it used too much memory. A call that `pcall` lets run on would do nothing but collect
+    /// garbage.
+    pub(super) fn stop_for_memory(&self) {
+        self.stop(&memory_text(&self.script), None);
+    }
+
     fn stop(&self, reason: &str, location: Option<String>) {
         let mut stored = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         let place = location.map(|location| format!("{location}: ")).unwrap_or_default();
@@ -113,14 +119,13 @@ impl Call {
     /// Decides after some instructions.
     fn on_instructions(&self, runtime: &Runtime, debug: &Debug<'_>) -> mlua::Result<VmState> {
         let slice = self.slice(runtime.now());
-        if slice <= SLICE.as_nanos() as u64 {
-            return Ok(VmState::Continue);
-        }
         let place = || location_of(debug).map(|location| location.to_string());
+        // A loop of long library functions pauses in them, so that each of its slices may be short here.
         if self.spent.load(Ordering::Relaxed) + slice > BUDGET.as_nanos() as u64 {
-            let reason =
-                format!("it ran for more than {BUDGET:?} without a pause: check for an endless loop");
+            let reason = format!("it ran for more than {BUDGET:?} in all: check for an endless loop");
             self.stop(&reason, place());
+        } else if slice <= SLICE.as_nanos() as u64 {
+            return Ok(VmState::Continue);
         }
         // A call that was told to pause and runs on is where it cannot pause.
         if self.is_pausing.swap(true, Ordering::Relaxed) && slice > PAUSELESS_MAX.as_nanos() as u64 {
@@ -142,6 +147,21 @@ impl Drop for Call {
     }
 }
 
+fn is_memory_error(error: &mlua::Error) -> bool {
+    match error {
+        mlua::Error::MemoryError(_) => true,
+        mlua::Error::CallbackError { cause, .. } => is_memory_error(cause),
+        _ => false,
+    }
+}
+
+fn memory_text(script: &str) -> String {
+    format!(
+        "{script}: the functions used more than {} MiB of memory: check for tables or texts that grow",
+        MEMORY_BYTES_MAX >> 20
+    )
+}
+
 /// Runs a function to its end, slice by slice. `Err` describes the error.
 pub(super) async fn run(
     lua: &Lua,
@@ -151,7 +171,10 @@ pub(super) async fn run(
     call: Arc<Call>,
     timeout: Duration,
 ) -> Result<MultiValue, String> {
-    let failed = |error: mlua::Error| error_text(&error);
+    let failed = |error: mlua::Error| match is_memory_error(&error) {
+        true => memory_text(call.script()),
+        false => error_text(&error),
+    };
     let thread = lua.create_thread(function.clone()).map_err(failed)?;
     let (of_hook, hooked) = (Arc::clone(&call), Arc::clone(runtime));
     let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP);

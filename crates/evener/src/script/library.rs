@@ -24,6 +24,9 @@ const RECEIVED_BYTES_MAX: usize = 256 << 10;
 /// Longest message of a script in the log.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
+/// Libraries with names that are also values of keys, in quotes.
+const NAMED_LIKE_VALUES: [&str; 4] = ["http", "tcp", "udp", "dns"];
+
 /// Result of an operation: a value, or the reason of a failure.
 type Outcome<T> = Result<T, String>;
 
@@ -34,7 +37,22 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     globals.raw_set("json", json::library(lua)?)?;
     net::install(lua)?;
     globals.raw_set("log", log(lua)?)?;
-    globals.raw_set("time", time(lua)?)
+    globals.raw_set("time", time(lua)?)?;
+    for name in NAMED_LIKE_VALUES {
+        let meta = lua.create_table()?;
+        meta.raw_set("__name", name)?;
+        meta.raw_set("__metatable", false)?;
+        globals.raw_get::<Table>(name)?.set_metatable(Some(meta))?;
+    }
+    #[cfg(test)]
+    globals.raw_set("block", lua.create_function(super::tests::block)?)?;
+    Ok(())
+}
+
+/// Returns the library of these names, if a table is one.
+pub(crate) fn library_name(table: &Table) -> Option<&'static str> {
+    let name: String = table.metatable()?.raw_get("__name").ok()?;
+    NAMED_LIKE_VALUES.into_iter().find(|library| *library == name)
 }
 
 /// Adds functions that work only while the instance runs, in place of declarations with the same names.

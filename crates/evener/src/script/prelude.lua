@@ -15,8 +15,11 @@ local function pause()
 end
 
 local function outcome(ok, ...)
-  if is_stopped() then error((...), 0) end
-  if ok then return true, ... end
+  if ok then
+    if is_stopped() then error("stopped", 0) end
+    return true, ...
+  end
+  if is_stopped((...)) then error((...), 0) end
   return false, message((...))
 end
 
@@ -162,42 +165,72 @@ for _, name in ipairs { "len", "codepoint", "offset" } do
   end
 end
 
--- Checks the length of a list, because a metatable may give any length.
-local function measured(t)
-  if type(t) == "table" then
-    local length = #t
-    if length > LONG then
-      native.check_list(length)
-      pause()
-    end
+-- Returns the length of a list. It is read once, because a metatable may give another length each time.
+local function length_of(t)
+  local length = #t
+  if type(length) ~= "number" then error("the length of a list must be a number", 3) end
+  if length > LONG then
+    native.check_list(length)
+    pause()
+  end
+  return length
+end
+
+-- Checks the number of values between two positions.
+local function check_range(from, to)
+  local count = (tonumber(to) or 0) - (tonumber(from) or 0)
+  if count > LONG then
+    native.check_list(count)
+    pause()
   end
 end
 
-function table.concat(t, ...)
-  measured(t)
-  return concat(t, ...)
+function table.concat(t, separator, from, to)
+  if type(t) ~= "table" then return concat(t, separator, from, to) end
+  from, to = from or 1, to or length_of(t)
+  check_range(from, to)
+  return concat(t, separator, from, to)
+end
+
+function table.unpack(t, from, to)
+  from, to = from or 1, to or length_of(t)
+  check_range(from, to)
+  return unpack(t, from, to)
 end
 
 function table.insert(t, ...)
-  measured(t)
-  return insert(t, ...)
+  if type(t) ~= "table" or select("#", ...) == 0 or select("#", ...) > 2 then return insert(t, ...) end
+  local length = length_of(t)
+  if native.is_plain(t) then return insert(t, ...) end
+  -- Metamethods run here, in Lua, where the call can pause.
+  local at, value = ...
+  if select("#", ...) == 1 then
+    at, value = length + 1, at
+  end
+  if at < 1 or at > length + 1 then error("bad argument #2 to 'insert' (position out of bounds)", 2) end
+  for i = length, at, -1 do t[i + 1] = t[i] end
+  t[at] = value
 end
 
-function table.remove(t, ...)
-  measured(t)
-  return remove(t, ...)
-end
-
-function table.unpack(t, ...)
-  measured(t)
-  return unpack(t, ...)
+function table.remove(t, at)
+  if type(t) ~= "table" then return remove(t, at) end
+  local length = length_of(t)
+  if native.is_plain(t) then
+    if at == nil then return remove(t) end
+    return remove(t, at)
+  end
+  at = at or length
+  if length + 1 ~= at and (at < 1 or at > length + 1) and not (length == 0 and at == 0) then
+    error("bad argument #2 to 'remove' (position out of bounds)", 2)
+  end
+  local value = t[at]
+  for i = at, length - 1 do t[i] = t[i + 1] end
+  if at <= length then t[length] = nil end
+  return value
 end
 
 function table.move(t, from, to, at, ...)
-  if type(from) == "number" and type(to) == "number" and to - from > LONG then
-    native.check_list(to - from)
-    pause()
-  end
+  check_range(from, to)
   return move(t, from, to, at, ...)
 end
 
@@ -208,8 +241,7 @@ end
 -- Sorts by merging, in Lua, so that a call can pause.
 function table.sort(t, before)
   if type(t) ~= "table" or (before ~= nil and type(before) ~= "function") then return sort(t, before) end
-  measured(t)
-  local length = #t
+  local length = length_of(t)
   if length < 2 then return end
   before = before or is_before
   local from, to = {}, {}

@@ -4,14 +4,31 @@
 
 use super::actor::prepare;
 use super::call::{Call, run};
-use super::{PoolSlots, Runtime};
+use super::{Actor, Output, PoolSlots, Runtime};
+use evener_core::event::Event;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
+
+/// Number of functions that were run.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
+
+/// True after the first call of `block`.
+static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
+
+/// Blocks the thread of the functions at its first call, as a library function that has no bound would.
+pub(super) fn block(_: &mlua::Lua, (): ()) -> mlua::Result<()> {
+    if !IS_BLOCKED.swap(true, Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+    Ok(())
+}
 
 /// Runs the body of a function, and returns what it returned as text, or the error.
 fn outcome(name: &str, body: &str) -> Result<String, String> {
-    let file = std::env::temp_dir().join(format!("evener-script-{name}-{}.lua", std::process::id()));
+    let number = RUNS.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("evener-script-{name}-{}-{number}.lua", std::process::id()));
     let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }";
     std::fs::write(&file, format!("{service} every(\"1h\", function()\n{body}\nend)")).unwrap();
     let loaded = crate::config::load(&file);
@@ -35,13 +52,15 @@ fn is_stopped(name: &str, body: &str) {
 #[test]
 fn an_endless_loop_is_stopped_with_its_line() {
     let why = outcome("loop", "local x = 1\nwhile true do end").unwrap_err();
-    assert!(why.contains(".lua:3: it ran for more than 1s"), "{why}");
+    assert!(why.contains(".lua:3: it ran for more than 1s in all"), "{why}");
 }
 
 #[test]
-fn pcall_does_not_catch_the_end_of_the_budget() {
+fn pcall_does_not_catch_the_bounds() {
     is_stopped("pcall", "while true do pcall(function() while true do end end) end");
-    is_stopped("nested", "local function f() pcall(f) return f() end\nwhile true do pcall(f) end");
+    let body = "local function f() pcall(f) return f() end\nwhile true do pcall(f) end";
+    let why = outcome("nested", body).unwrap_err();
+    assert!(why.contains("it ran for") || why.contains("16 MiB"), "{why}");
 }
 
 #[test]
@@ -53,7 +72,24 @@ fn an_endless_loop_inside_the_library_is_stopped() {
         "caught",
         "local t = setmetatable({}, { __tostring = function() while true do pcall(error) end end })\nwhile true do pcall(tostring, t) end",
     );
+    is_stopped(
+        "concat",
+        "table.concat(setmetatable({}, { __index = function() while true do end end }), '', 1, 2)",
+    );
     is_stopped("find", "local s = (\"a\"):rep(100000)\nwhile true do s:find(\"b\") end");
+}
+
+#[test]
+fn a_call_pauses_inside_pcall() {
+    let body = "return pcall(function() local x = time.monotonic() while time.monotonic() < x + 0.2 do end return 1 end)";
+    assert_eq!(outcome("pause", body).as_deref(), Ok("true 1"));
+    let body = "return pcall(function() time.sleep(0.01) return 1 end)";
+    assert_eq!(outcome("sleep", body).as_deref(), Ok("true 1"));
+    let body =
+        "local t = {} return pcall(function() for i = 1, 100000 do t[#t + 1] = { i } end return 1 end)";
+    assert_eq!(outcome("grow", body).as_deref(), Ok("true 1"));
+    let body = "local t = {} for i = 1, 50000 do t[#t + 1] = { i } end return 1";
+    assert_eq!(outcome("big", body).as_deref(), Ok("1"));
 }
 
 #[test]
@@ -68,9 +104,22 @@ fn large_values_are_errors() {
         ("rep", "return (\"x\"):rep(1e9)", "string.rep would make more"),
         ("empty", "return (\"\"):rep(1e9)", "string.rep would make more"),
         ("move", "table.move({}, 1, 1e9, 2)", "longer than"),
+        ("text", "table.move({}, 1, \"1000000000\", 2)", "longer than"),
+        ("range", "table.concat(setmetatable({}, { __index = type }), \"\", 1, 1e9)", "longer than"),
+        ("unpack", "table.unpack({}, 1, 1e9)", "longer than"),
+        (
+            "lengths",
+            "local n = 0\ntable.insert(setmetatable({}, { __len = function() n = n + 1 return n > 1 and 0 or 1e9 end }), 1, 1)",
+            "longer than",
+        ),
+        (
+            "caught",
+            "while true do pcall(function() local t = {} while true do t[#t + 1] = { t } end end) end",
+            "16 MiB",
+        ),
         ("length", "table.remove(setmetatable({}, { __len = function() return 1e9 end }), 1)", "longer than"),
-        ("memory", "local t = {}\nfor i = 1, 1e9 do t[i] = { i } end", "memory"),
-        ("recursion", "local function f() return 1 + f() end\nreturn f()", ""),
+        ("memory", "local t = {}\nfor i = 1, 1e9 do t[i] = { i } end", "16 MiB"),
+        ("recursion", "local function f() return 1 + f() end\nreturn f()", "16 MiB"),
         ("finalizer", "setmetatable({}, { __gc = function() end })", "__gc"),
         ("coroutine", "return coroutine.create(print)", "`coroutine` is not defined"),
         ("load", "return load(\"return 1\")", "`load` is not defined"),
@@ -119,4 +168,27 @@ fn an_operation_that_fails_returns_the_reason() {
     assert_eq!(outcome("refused", body).as_deref(), Ok("false connect: refused"));
     let why = outcome("exec", "exec(\"/bin/true\")").unwrap_err();
     assert!(why.contains("has to allow it"), "{why}");
+}
+
+#[test]
+fn a_thread_that_a_call_blocks_is_replaced() {
+    let file = std::env::temp_dir().join(format!("evener-script-blocked-{}.lua", std::process::id()));
+    let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }\n";
+    let functions = "every(\"10ms\", function() block() log.info(\"not blocked\") end)";
+    std::fs::write(&file, format!("{service}{functions}")).unwrap();
+    let config = crate::config::load(&file).unwrap();
+    let (sender, outputs) = mpsc::channel();
+    let outputs_of_thread = Arc::new(move |output| sender.send(output).is_ok());
+    let actor = Actor::start(config.program().unwrap(), 1, PoolSlots::new(), outputs_of_thread).unwrap();
+    let next = || match outputs.recv_timeout(Duration::from_secs(60)).unwrap() {
+        Output::Event(event) => event,
+        Output::Change(_) => panic!("a change was requested"),
+    };
+    let event = next();
+    let Event::ScriptsRestarted { script } = &event else { panic!("unexpected event: {event:?}") };
+    assert!(script.ends_with(".lua:2"), "{script}");
+    let event = next();
+    assert!(matches!(&event, Event::ScriptMessage { text, .. } if text == "not blocked"), "{event:?}");
+    std::fs::remove_file(&file).unwrap();
+    drop(actor);
 }

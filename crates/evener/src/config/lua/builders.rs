@@ -4,6 +4,7 @@
 use super::{Shared, caller, lock, raise, text_of, type_of, wrong};
 use crate::config::Problem;
 use crate::config::raw::{Made, Table, Value};
+use crate::script::library_name;
 use mlua::{Function, IntoLua, Lua, UserData, UserDataMethods};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -269,7 +270,10 @@ fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value
             Err(_) => Value::Bytes(text.as_bytes().to_vec()),
         },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("a table nested too deeply"),
-        mlua::Value::Table(table) => Value::Table(read_table(lua, &table, depth + 1)?),
+        mlua::Value::Table(table) => match library_name(&table) {
+            Some(library) => Value::Library(library),
+            None => Value::Table(read_table(lua, &table, depth + 1)?),
+        },
         mlua::Value::Function(function) => super::functions::read(lua, function),
         mlua::Value::UserData(data) => match data.borrow::<Handle>() {
             Ok(handle) => Value::Made(Arc::clone(&handle.0)),

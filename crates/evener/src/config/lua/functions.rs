@@ -94,8 +94,8 @@ fn register(
     };
     match read(lua, function.clone()) {
         Value::Function(function) => Ok(Some(function.number())),
-        other => {
-            let message = format!("{taker} takes a function of the configuration, got {}", other.shown());
+        _ => {
+            let message = format!("{taker} takes a function of the configuration: {example}");
             wrong(lua, state, given, &message)?;
             Ok(None)
         }
@@ -107,7 +107,7 @@ pub(super) fn read(lua: &Lua, function: mlua::Function) -> Value {
     let info = function.info();
     let file = info.source.as_deref().and_then(|source| source.strip_prefix('@')).map(str::to_owned);
     let (Some(file), Some(first)) = (file, info.line_defined) else {
-        return Value::Other("a function of the library: write function() ... end");
+        return Value::Other("a function: call it with braces or parentheses");
     };
     let location = Location::new(file, first as u32);
     let last = info.last_line_defined.unwrap_or(first) as u32;
@@ -119,9 +119,9 @@ pub(super) fn read(lua: &Lua, function: mlua::Function) -> Value {
 }
 
 /// Returns the functions that run later, unless the configuration has none.
-pub(super) fn take(lua: &Lua, path: &Path) -> Option<Program> {
+pub(super) fn take(lua: &Lua, path: &Path, fingerprint: u64) -> Option<Program> {
     let taken = declared(lua, std::mem::take)?;
-    Program::new(lua.clone(), taken, path)
+    Program::new(lua.clone(), taken, path, fingerprint)
 }
 
 /// Adds `exec { allow = { ... } }`, which names the programs that functions may run.
