@@ -6,15 +6,19 @@ use super::{Input, Supervisor};
 use crate::config::Config;
 use crate::discover::Expanded;
 use crate::script::{Actor, Change, ChangeRequest, Checker, Output, PoolSlots, Verdict};
+use crate::state::{ScriptChangeView, ScriptErrorView, ScriptsView};
+use evener_core::Time;
 use evener_core::event::Event;
 use evener_core::health::{Probe, Verdict as HealthVerdict};
 use evener_core::spec::{AdminState, CheckKind, CheckSpec, OnScriptError, ServerSpec};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Maximum number of servers that functions add to a pool.
 const ADDED_MAX: usize = 10_000;
+/// Maximum number of errors, and of changes, in the status.
+const HISTORY_MAX: usize = 100;
 
 /// The functions that run, and the changes that they made.
 #[derive(Default)]
@@ -23,6 +27,7 @@ pub(super) struct Scripts {
     /// Number of the last configuration with functions.
     generation: u64,
     changes: BTreeMap<Arc<str>, PoolChanges>,
+    history: History,
 }
 
 /// Changes of a pool by functions.
@@ -32,6 +37,77 @@ struct PoolChanges {
     added: BTreeMap<Arc<str>, (ServerSpec, String)>,
     removed: BTreeSet<Arc<str>>,
     weights: BTreeMap<Arc<str>, u32>,
+}
+
+/// Errors and changes of functions since the last reload, the latest last.
+#[derive(Default)]
+struct History {
+    errors: VecDeque<Failed>,
+    changes: VecDeque<Changed>,
+}
+
+/// The last error of a function.
+struct Failed {
+    script: String,
+    error: String,
+    count: u64,
+    at: Time,
+}
+
+struct Changed {
+    pool: Arc<str>,
+    server: Arc<str>,
+    change: String,
+    script: String,
+    at: Time,
+}
+
+impl History {
+    /// Records an event of a function.
+    fn record(&mut self, event: &Event, at: Time) {
+        match event {
+            Event::ScriptFailed { script, error, .. } => self.failed(script, error, at),
+            Event::ScriptsRestarted { script } => {
+                self.failed(script, "it did not end, and all functions were started anew", at);
+            }
+            Event::ScriptChanged { pool, server, change, script } => {
+                let (pool, server) = (Arc::clone(pool), Arc::clone(server));
+                let (change, script) = (change.clone(), script.clone());
+                self.changes.push_back(Changed { pool, server, change, script, at });
+            }
+            _ => {}
+        }
+        while self.errors.len() > HISTORY_MAX {
+            self.errors.pop_front();
+        }
+        while self.changes.len() > HISTORY_MAX {
+            self.changes.pop_front();
+        }
+    }
+
+    fn failed(&mut self, script: &str, error: &str, at: Time) {
+        let known = self.errors.iter().position(|failed| failed.script == script);
+        let count = known.and_then(|index| self.errors.remove(index)).map_or(1, |failed| failed.count + 1);
+        self.errors.push_back(Failed { script: script.to_owned(), error: error.to_owned(), count, at });
+    }
+
+    fn view(&self, now: Time) -> ScriptsView {
+        let age = |at: Time| now.since(at).as_secs();
+        let errors = self.errors.iter().rev();
+        let changes = self.changes.iter().rev();
+        ScriptsView::new(
+            errors
+                .map(|failed| {
+                    ScriptErrorView::new(&failed.script, &failed.error, failed.count, age(failed.at))
+                })
+                .collect(),
+            changes
+                .map(|Changed { pool, server, change, script, at }| {
+                    ScriptChangeView::new((pool, server), change, script, age(*at))
+                })
+                .collect(),
+        )
+    }
 }
 
 /// A function that checks a server, and the way to run it.
@@ -73,6 +149,11 @@ impl Scripts {
         self.actor.as_ref().map(Actor::checker)
     }
 
+    /// Returns the errors and changes of functions.
+    pub(super) fn view(&self, now: Time) -> ScriptsView {
+        self.history.view(now)
+    }
+
     /// Runs the functions that handle an event.
     pub(super) fn on_event(&self, event: &Event) {
         if let Some(actor) = &self.actor {
@@ -83,6 +164,7 @@ impl Scripts {
     /// Forgets the changes that a new configuration replaces. Servers that functions added stay if the new
     /// configuration has functions, too.
     pub(super) fn prepare(&mut self, config: &Config) {
+        self.history = History::default();
         if config.program().is_none() {
             self.changes.clear();
         }
@@ -121,7 +203,7 @@ impl Supervisor {
         match started {
             Ok(actor) => self.scripts.actor = Some(actor),
             Err(error) => {
-                self.log(&Event::Notice { text: format!("the scripts could not be started: {error}") })
+                self.log(&Event::Notice { text: format!("the scripts could not be started: {error}") });
             }
         }
     }
@@ -131,10 +213,17 @@ impl Supervisor {
         self.pools.iter().filter_map(|pool| slot(&pool.spec().name)).collect()
     }
 
+    /// Logs an event of a function, and keeps it for the status.
+    fn log_script(&mut self, event: &Event) {
+        let now = self.now();
+        self.scripts.history.record(event, now);
+        self.log(event);
+    }
+
     /// Handles a message of a function.
     pub(super) fn on_script(&mut self, output: Output) {
         match output {
-            Output::Event(event) => self.log(&event),
+            Output::Event(event) => self.log_script(&event),
             Output::Change(request) => self.change_by_script(request),
         }
     }
@@ -158,7 +247,7 @@ impl Supervisor {
                     server: Some(name),
                     error: error.clone(),
                 };
-                self.log(&event);
+                self.log_script(&event);
                 (on_error == OnScriptError::Down).then_some(Probe::Fail(error))
             }
         };
@@ -178,7 +267,7 @@ impl Supervisor {
         };
         if let Ok(Some((server, change))) = &outcome {
             let (server, change) = (Arc::clone(server), change.clone());
-            self.log(&Event::ScriptChanged { pool: Arc::clone(&pool), server, change, script });
+            self.log_script(&Event::ScriptChanged { pool: Arc::clone(&pool), server, change, script });
             self.cancel_removed_probes(tag);
             self.publish();
         }

@@ -22,29 +22,30 @@ struct Response {
 pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     let http = lua.create_table()?;
     let get = lua.create_async_function(|lua, (url, options): (String, Option<Table>)| {
-        request(lua, "GET", url, Vec::new(), options)
+        request(&lua, "GET", &url, Vec::new(), options.as_ref())
     })?;
     http.raw_set("get", get)?;
     let post =
         lua.create_async_function(|lua, (url, body, options): (String, mlua::LuaString, Option<Table>)| {
             let body = body.as_bytes().to_vec();
-            request(lua, "POST", url, body, options)
+            request(&lua, "POST", &url, body, options.as_ref())
         })?;
     http.raw_set("post", post)?;
     Ok(http)
 }
 
 fn request(
-    lua: Lua,
+    lua: &Lua,
     method: &str,
-    url: String,
+    url: &str,
     body: Vec<u8>,
-    options: Option<Table>,
+    options: Option<&Table>,
 ) -> impl Future<Output = mlua::Result<Value>> + Send + use<> {
-    let prepared = prepare(&lua, method, &url, body, options.as_ref());
+    let prepared = prepare(lua, method, url, body, options);
+    let lua = lua.clone();
     let begun = match prepared {
         Ok((request, authority, tls)) => {
-            let limit = timeout(&lua, options.as_ref());
+            let limit = timeout(&lua, options);
             Ok(operate(&lua, "http", limit, exchange(request, authority, tls)))
         }
         Err(error) => Err(error),
