@@ -120,7 +120,11 @@ mod operating {
 
 mod scripts {
     mod changes;
+    mod commands;
+    mod documents;
     mod errors;
+    mod library;
+    mod recipes;
 }
 
 mod tcp {

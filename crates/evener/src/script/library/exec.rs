@@ -63,7 +63,6 @@ pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
 
 async fn ran(program: String, arguments: Vec<String>, input: Vec<u8>) -> Outcome<Ran> {
     let mut command = std::process::Command::new(&program);
-    // Descriptors of this process are closed on exec; only the three pipes are inherited.
     command
         .args(arguments)
         .env_clear()
@@ -73,6 +72,7 @@ async fn ran(program: String, arguments: Vec<String>, input: Vec<u8>) -> Outcome
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .process_group(0);
+    evener_proxy::descriptors::inherit_none(&mut command);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;

@@ -62,6 +62,10 @@ fn a_check_removes_its_server_and_adds_another_one_as_the_documentation_shows() 
     evener.expect_log("change=added");
     let source = evener.server(&format!("127.0.0.1:{}", third.port))["source"].to_string();
     assert!(source.contains("script ") && source.contains(".lua:7"), "{source}");
+    let changes = evener.status()["scripts"]["changes"].clone();
+    assert_eq!(changes[0]["change"], "added", "{changes}");
+    assert_eq!(changes[1]["change"], "removed", "{changes}");
+    assert!(changes[1]["script"].as_str().unwrap().contains(".lua:6"), "{changes}");
     // A reload gives the server of the file back, and its check removes it again.
     evener.reload(&format!("{config}\n-- changed"));
     wait_until("the removal after the reload", || (evener.log_count("change=removed") >= 2).then_some(()));
