@@ -496,7 +496,11 @@ fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
 }
 
-fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
+pub(super) fn read_server(
+    defaults: ServerSpec,
+    second: Option<&Value>,
+    fields: &mut Fields<'_>,
+) -> ServerSpec {
     let endpoint = &defaults.endpoint;
     let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
     if name.is_empty() {
@@ -530,20 +534,6 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
         check: check::read(fields).map(Arc::new),
         endpoint: defaults.endpoint,
     }
-}
-
-/// Reads the settings of a server that a script adds.
-pub(super) fn read_added(
-    reading: &Reading<'_>,
-    server: ServerSpec,
-    table: &Table,
-    location: &Location,
-    address: &str,
-) -> ServerSpec {
-    let mut fields = Fields::of_server(reading, table, location, address, &[]);
-    let server = read_server(server, table.list().first(), &mut fields);
-    fields.finish();
-    server
 }
 
 /// Reads the identity of a server in connection IDs of QUIC.

@@ -1,7 +1,7 @@
 //! Functions of the configuration that run later: `check = function(server, pool) ... end`,
 //! `check.script { run = function ... }`, `every` and `on`.
 
-use super::build::read_added;
+use super::build::read_server;
 use super::fields::{Fields, Reading};
 use super::lua::{self, builders};
 use super::raw::{self, Run, Value};
@@ -180,7 +180,9 @@ pub(crate) fn added_server(
             return Ok(Err(vec![Problem::at(location, why)]));
         }
     };
-    let server = read_added(&reading, server, &table, location, address);
+    let mut fields = Fields::of_server(&reading, &table, location, address, &[]);
+    let server = read_server(server, table.list().first(), &mut fields);
+    fields.finish();
     Ok(if reading.is_valid() { Ok(server) } else { Err(reading.into_problems()) })
 }
 

@@ -80,11 +80,11 @@ impl Expanded {
     }
 
     /// Removes the servers that a predicate does not select.
-    pub(crate) fn retain(&mut self, is_kept: impl Fn(&ServerSpec) -> bool) {
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&ServerSpec) -> bool) {
         let (servers, targets) = (std::mem::take(&mut self.spec.servers), std::mem::take(&mut self.targets));
         let configured = self.configured;
         for (at, (server, target)) in servers.into_iter().zip(targets).enumerate() {
-            if is_kept(&server) {
+            if is_wanted(&server) {
                 self.spec.servers.push(server);
                 self.targets.push(target);
             } else if at < configured {

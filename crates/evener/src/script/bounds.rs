@@ -17,7 +17,7 @@ const REPEAT_MAX: i64 = 1 << 20;
 /// Error of Lua when it gets no memory.
 const NO_MEMORY: &str = "not enough memory";
 
-/// Whether the run of the configuration was stopped, so that `pcall` does not catch the error.
+/// Decides whether the run of the configuration was stopped, so that `pcall` does not catch the error.
 pub(crate) struct Stopped(Box<dyn Fn() -> bool + Send + Sync>);
 
 impl Stopped {

@@ -25,7 +25,7 @@ pub(super) struct Call {
     slice_began: AtomicU64,
     /// Nanoseconds of earlier slices.
     spent: AtomicU64,
-    /// True if the call was told to pause in this slice.
+    /// True if the call was asked to pause in this slice.
     is_pausing: AtomicBool,
     is_stopped: AtomicBool,
     reason: Mutex<Option<String>>,
@@ -106,8 +106,8 @@ impl Call {
 
     fn stop(&self, reason: &str, location: Option<String>) {
         let mut stored = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = location.map(|location| format!("{location}: ")).unwrap_or_default();
-        stored.get_or_insert_with(|| format!("{place}{reason}"));
+        let location_text = location.map(|location| format!("{location}: ")).unwrap_or_default();
+        stored.get_or_insert_with(|| format!("{location_text}{reason}"));
         self.is_stopped.store(true, Ordering::Relaxed);
     }
 
@@ -119,19 +119,19 @@ impl Call {
     /// Decides after some instructions.
     fn on_instructions(&self, runtime: &Runtime, debug: &Debug<'_>) -> mlua::Result<VmState> {
         let slice = self.slice(runtime.now());
-        let place = || location_of(debug).map(|location| location.to_string());
+        let location_text = || location_of(debug).map(|location| location.to_string());
         // A loop of long library functions pauses in them, so that each of its slices may be short here.
         if self.spent.load(Ordering::Relaxed) + slice > BUDGET.as_nanos() as u64 {
             let reason = format!("it ran for more than {BUDGET:?} in all: check for an endless loop");
-            self.stop(&reason, place());
+            self.stop(&reason, location_text());
         } else if slice <= SLICE.as_nanos() as u64 {
             return Ok(VmState::Continue);
         }
-        // A call that was told to pause and runs on is where it cannot pause.
+        // A call that had to pause and runs on is where it cannot pause.
         if self.is_pausing.swap(true, Ordering::Relaxed) && slice > PAUSELESS_MAX.as_nanos() as u64 {
             let reason =
                 "it ran for too long in a function that the library calls: make the function shorter";
-            self.stop(reason, place());
+            self.stop(reason, location_text());
             return Err(raise(Problem::new(reason)));
         }
         Ok(VmState::Yield)

@@ -24,16 +24,32 @@ pub(crate) enum Change {
 /// A change that a function requests.
 #[derive(Debug)]
 pub(crate) struct ChangeRequest {
-    pub(crate) pool: Arc<str>,
-    pub(crate) change: Change,
+    pool: Arc<str>,
+    change: Change,
     /// File and line of the request.
-    pub(crate) script: String,
+    script: String,
     /// Identity of the check that requests the change.
-    pub(crate) tag: Option<u64>,
+    tag: Option<u64>,
     /// Number of the configuration of the function.
-    pub(crate) generation: u64,
+    generation: u64,
     /// Receiver of the outcome: true if something changed.
-    pub(crate) reply: oneshot::Sender<Result<bool, String>>,
+    reply: oneshot::Sender<Result<bool, String>>,
+}
+
+impl ChangeRequest {
+    /// Makes the change unless the configuration of the function is not in use any more, and sends the outcome to the
+    /// function. `make` gets the pool, the change, the location of the request and the identity of its check.
+    pub(crate) fn complete(
+        self,
+        generation: Option<u64>,
+        make: impl FnOnce(&Arc<str>, Change, String, Option<u64>) -> Result<bool, String>,
+    ) {
+        let outcome = match generation == Some(self.generation) {
+            true => make(&self.pool, self.change, self.script, self.tag),
+            false => Err("the configuration changed".into()),
+        };
+        let _ = self.reply.send(outcome);
+    }
 }
 
 /// A pool.
@@ -87,12 +103,12 @@ fn change(
     pool: &str,
     change: mlua::Result<Change>,
 ) -> impl Future<Output = mlua::Result<bool>> + Send + use<> {
-    let place = caller(lua);
+    let location = caller(lua);
     let sent = change.and_then(|change| {
         let runtime = running(lua, "a change of a pool")?;
         let (reply, outcome) = oneshot::channel();
         let tag = runtime.current().and_then(|call| call.tag());
-        let (pool, script) = (pool.into(), place.to_string());
+        let (pool, script) = (pool.into(), location.to_string());
         let request = ChangeRequest { pool, change, script, tag, generation: runtime.generation, reply };
         if !(runtime.outputs)(Output::Change(request)) {
             return Err(fail(lua, "too many changes are waiting"));
@@ -100,7 +116,7 @@ fn change(
         Ok(outcome)
     });
     async move {
-        let refused = |why: String| crate::config::raise(crate::config::Problem::at(&place, why));
+        let refused = |why: String| crate::config::raise(crate::config::Problem::at(&location, why));
         match sent?.await {
             Ok(outcome) => outcome.map_err(refused),
             Err(_) => Err(refused("the configuration changed".into())),

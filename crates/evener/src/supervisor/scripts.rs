@@ -259,19 +259,14 @@ impl Supervisor {
 
     /// Makes a change that a function requests, unless the configuration of the function is not in use any more.
     fn change_by_script(&mut self, request: ChangeRequest) {
-        let ChangeRequest { pool, change, script, tag, generation, reply } = request;
-        let is_current = self.scripts.actor.as_ref().is_some_and(|actor| actor.generation() == generation);
-        let outcome = match is_current {
-            true => self.make_change(&pool, change, &script),
-            false => Err("the configuration changed".into()),
-        };
-        if let Ok(Some((server, change))) = &outcome {
-            let (server, change) = (Arc::clone(server), change.clone());
-            self.log_script(&Event::ScriptChanged { pool: Arc::clone(&pool), server, change, script });
+        let generation = self.scripts.actor.as_ref().map(Actor::generation);
+        request.complete(generation, |pool, change, script, tag| {
+            let Some((server, change)) = self.make_change(pool, change, &script)? else { return Ok(false) };
+            self.log_script(&Event::ScriptChanged { pool: Arc::clone(pool), server, change, script });
             self.cancel_removed_probes(tag);
             self.publish();
-        }
-        let _ = reply.send(outcome.map(|changed| changed.is_some()));
+            Ok(true)
+        });
     }
 
     /// Returns the server and the change, or `None` if nothing had to change.
@@ -290,31 +285,10 @@ impl Supervisor {
         };
         let missing = |name: &str| format!("there is no server `{name}` in pool `{pool}`");
         let (server, text) = match change {
-            Change::Add(server) => {
-                let name = Arc::clone(&server.name);
-                let Some(target) = server.endpoint.target() else {
-                    return Err(format!("`{name}` has no address"));
-                };
-                let is_there =
-                    |other: &evener_core::pool::Server| other.spec.name == name || other.target == target;
-                if running.servers().iter().any(is_there) {
-                    return Ok(None);
-                }
-                if self.leads_back(pool, &target) {
-                    return Err(format!(
-                        "{name} leads back to a service that uses pool `{pool}`, so clients would be forwarded without end"
-                    ));
-                }
-                let changes = self.scripts.of_pool(pool);
-                // A server of the configuration that was removed comes back with its settings.
-                if !changes.removed.remove(&name) {
-                    if changes.added.len() >= ADDED_MAX {
-                        return Err(format!("scripts can add at most {ADDED_MAX} servers to a pool"));
-                    }
-                    changes.added.insert(Arc::clone(&name), (*server, script.to_owned()));
-                }
-                (name, "added".to_owned())
-            }
+            Change::Add(server) => match self.add_server(pool, *server, script)? {
+                Some(name) => (name, "added".to_owned()),
+                None => return Ok(None),
+            },
             Change::Remove(name) => {
                 let Some(server) = find(&name) else { return Ok(None) };
                 let name = Arc::clone(&server.spec.name);
@@ -351,6 +325,37 @@ impl Supervisor {
         };
         self.renew_pool(pool);
         Ok(Some((server, text)))
+    }
+
+    /// Adds a server, unless the pool has its name or address. Returns its name.
+    fn add_server(
+        &mut self,
+        pool: &Arc<str>,
+        server: ServerSpec,
+        script: &str,
+    ) -> Result<Option<Arc<str>>, String> {
+        let name = Arc::clone(&server.name);
+        let Some(target) = server.endpoint.target() else {
+            return Err(format!("`{name}` has no address"));
+        };
+        let is_there = |other: &evener_core::pool::Server| other.spec.name == name || other.target == target;
+        if self.pools.get(pool).is_none_or(|running| running.servers().iter().any(is_there)) {
+            return Ok(None);
+        }
+        if self.leads_back(pool, &target) {
+            return Err(format!(
+                "{name} leads back to a service that uses pool `{pool}`, so clients would be forwarded without end"
+            ));
+        }
+        let changes = self.scripts.of_pool(pool);
+        // A server of the configuration that was removed comes back with its settings.
+        if !changes.removed.remove(&name) {
+            if changes.added.len() >= ADDED_MAX {
+                return Err(format!("scripts can add at most {ADDED_MAX} servers to a pool"));
+            }
+            changes.added.insert(Arc::clone(&name), (server, script.to_owned()));
+        }
+        Ok(Some(name))
     }
 
     /// Ends checks of servers that are no longer in their pools, except the check that removed its own server.

@@ -249,6 +249,10 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     )?;
     udp.raw_set("exchange", exchange)?;
     globals.raw_set("udp", udp)?;
+    globals.raw_set("dns", dns_library(lua)?)
+}
+
+fn dns_library(lua: &Lua) -> mlua::Result<Table> {
     let library = lua.create_table()?;
     let query = lua.create_async_function(|lua, given: (String, Option<String>, Option<Table>)| {
         let (name, kind, options) = given;
@@ -265,11 +269,11 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
         async move {
             match parsed?.await? {
                 Err(why) => failure(&lua, &why),
-                Ok((rcode, answers)) => {
+                Ok((rcode, records)) => {
                     let table = lua.create_table()?;
                     table.raw_set("ok", rcode == 0)?;
                     table.raw_set("rcode", dns::rcode_name(rcode).as_ref())?;
-                    table.raw_set("answers", answers)?;
+                    table.raw_set("records", records)?;
                     if rcode != 0 {
                         table.raw_set("error", dns::rcode_name(rcode).as_ref())?;
                     }
@@ -279,7 +283,7 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
         }
     })?;
     library.raw_set("query", query)?;
-    globals.raw_set("dns", library)
+    Ok(library)
 }
 
 /// Sends a datagram and returns the first response that is accepted.
@@ -313,8 +317,8 @@ async fn resolve(name: Vec<u8>, number: u16, server: Option<String>) -> Outcome<
         |seen: &[u8]| seen.len() >= 12 && dns::id(seen) == id && parsed.matches_response(&query, seen);
     let response = datagrams(&server, &query, is_response).await?;
     let message = Message::from_vec(&response).map_err(|error| format!("dns: {error}"))?;
-    let answers = message.answers.iter().map(|record| record.data.to_string()).collect();
-    Ok((dns::rcode(&response), answers))
+    let records = message.answers.iter().map(|record| record.data.to_string()).collect();
+    Ok((dns::rcode(&response), records))
 }
 
 /// Returns the first name server of the system.

@@ -10,8 +10,8 @@ fn control(word: &Arc<Mutex<&'static str>>) -> Server {
     Server::start(move |mut stream| {
         let _ = stream.read(&mut [0; 1024]);
         let body = *word.lock().unwrap();
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
-        let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        let headers = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let _ = stream.write_all(format!("{headers}{body}").as_bytes());
     })
 }
 
@@ -30,7 +30,7 @@ fn commands_reloads_and_errors_do_not_disturb_each_other() {
     );
     let evener = Evener::run(&config);
     let name = format!("127.0.0.1:{}", server.port);
-    let say = |said: &'static str| *word.lock().unwrap() = said;
+    let set_result = |result: &'static str| *word.lock().unwrap() = result;
     let is = |key: &str, value: &str| evener.server(&name)[key] == value;
     let command = |word: &str| {
         let output = evener.run_command(&[word, &name]);
@@ -41,12 +41,12 @@ fn commands_reloads_and_errors_do_not_disturb_each_other() {
         for (state, shown) in [("ready", "ready"), ("drain", "drain"), ("maintenance", "maintenance")] {
             for (is_reloaded, fails) in [(false, false), (true, false), (false, true), (true, true)] {
                 let case = format!("{verdict}, {state}, reload {is_reloaded}, error {fails}");
-                say(verdict);
+                set_result(verdict);
                 wait_until(&case, || is("verdict", verdict).then_some(()));
                 command(state);
                 if fails {
                     let before = evener.log_count("script_failed");
-                    say("error");
+                    set_result("error");
                     // A server in maintenance is not checked.
                     if state != "maintenance" {
                         wait_until(&case, || (evener.log_count("script_failed") >= before + 2).then_some(()));
@@ -62,7 +62,7 @@ fn commands_reloads_and_errors_do_not_disturb_each_other() {
                 }
                 command("ready");
                 assert!(is("state", "ready"), "{case}");
-                say(other);
+                set_result(other);
                 wait_until(&format!("{case}: {other}"), || is("verdict", other).then_some(()));
             }
         }

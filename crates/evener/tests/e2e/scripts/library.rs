@@ -84,14 +84,14 @@ fn the_end_of_a_call_kills_its_programs_and_their_children() {
 }
 
 #[test]
-fn dns_query_returns_answers_and_errors() {
+fn dns_query_returns_records_and_errors() {
     let server = Nameserver::of(7);
     let silent = Nameserver::silent();
     let evener = run(
         "",
         &format!(
             "local found = dns.query(\"app.example\", \"A\", {{ server = \"{}\" }})
-             log.info(\"dns\", found.ok, found.rcode, found.answers[1])
+             log.info(\"dns\", found.ok, found.rcode, found.records[1])
              local none = dns.query(\"app.example\", \"A\", {{ server = \"{}\", timeout = \"100ms\" }})
              log.info(\"silent\", none.ok, none.error)",
             server.name(),

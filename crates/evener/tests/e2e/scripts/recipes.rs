@@ -46,9 +46,9 @@ fn postgres(is_in_recovery: u8) -> Server {
             stream.write_all(b"R\0\0\0\x08\0\0\0\0").ok()?;
             stream.write_all(b"S\0\0\0\x16server_version\x0017\0").ok()?;
             stream.write_all(b"K\0\0\0\x0c\0\0\0\x01\0\0\0\x02Z\0\0\0\x05I").ok()?;
-            let head: [u8; 5] = exact(&mut stream)?;
-            assert_eq!(head[0], b'Q');
-            let mut query = vec![0; u32::from_be_bytes(head[1..].try_into().unwrap()) as usize - 4];
+            let header: [u8; 5] = exact(&mut stream)?;
+            assert_eq!(header[0], b'Q');
+            let mut query = vec![0; u32::from_be_bytes(header[1..].try_into().unwrap()) as usize - 4];
             stream.read_exact(&mut query).ok()?;
             assert_eq!(query, b"select pg_is_in_recovery()\0");
             // RowDescription of a column, DataRow, CommandComplete, ReadyForQuery.
@@ -95,7 +95,7 @@ fn the_master_of_redis_is_up() {
 }
 
 /// A server that sends bytes, and then reads.
-fn greeting(bytes: &'static [u8]) -> Server {
+fn preamble(bytes: &'static [u8]) -> Server {
     Server::start(move |mut stream| {
         let _ = stream.write_all(bytes);
         let _ = stream.read(&mut [0; 64]);
@@ -104,17 +104,17 @@ fn greeting(bytes: &'static [u8]) -> Server {
 
 #[test]
 fn a_mail_server_with_a_banner_is_up() {
-    let good = greeting(b"220-mail.example.org\r\n220 ESMTP ready\r\n");
-    expect("smtp", 25, (&good, &greeting(b"554 no service\r\n")), "banner 554 no service");
+    let good = preamble(b"220-mail.example.org\r\n220 ESMTP ready\r\n");
+    expect("smtp", 25, (&good, &preamble(b"554 no service\r\n")), "banner 554 no service");
 }
 
 #[test]
 fn a_mysql_server_that_greets_is_up() {
-    let good = greeting(
+    let good = preamble(
         b"\x4a\0\0\0\x0a8.0.36\0\x0b\0\0\0\x01\x02\x03\x04\x05\x06\x07\x08\0\xff\xff\xff\x02\0\xff\xdf\x15\0\0\0\0\0\0\0\0\0\0\
           \x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\0caching_sha2_password\0",
     );
-    let full = greeting(b"\x17\0\0\0\xff\x10\x04Too many connections");
+    let full = preamble(b"\x17\0\0\0\xff\x10\x04Too many connections");
     expect("mysql", 3306, (&good, &full), "Too many connections");
 }
 
