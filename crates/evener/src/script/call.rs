@@ -25,7 +25,7 @@ pub(super) struct Call {
     slice_began: AtomicU64,
     /// Nanoseconds of earlier slices.
     spent: AtomicU64,
-    /// True if the call was asked to pause in this slice.
+    /// True if the call had to pause in this slice.
     is_pausing: AtomicBool,
     is_stopped: AtomicBool,
     reason: Mutex<Option<String>>,
