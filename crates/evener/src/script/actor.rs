@@ -10,7 +10,7 @@ use evener_core::event::Event;
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 /// Time limit of a timer's or handler's call.
@@ -21,6 +21,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Number of slices between two looks at sockets, timers and new commands. With the default of Tokio, a loop would
 /// delay them by 60 slices.
 const POLLS_BETWEEN_EVENTS: u32 = 4;
+
+/// Maximum number of events of functions a second that functions handle.
+const SCRIPT_EVENTS_MAX: u32 = 100;
 
 /// Sends a message to the supervisor. Returns false if it was not sent.
 pub(crate) type Outputs = Arc<dyn Fn(Output) -> bool + Send + Sync>;
@@ -66,6 +69,41 @@ pub(crate) struct Actor {
     shared: Arc<Shared>,
     handlers: BTreeSet<String>,
     generation: u64,
+    script_events: ScriptEvents,
+}
+
+/// Limits the events of functions that are handled, because a handler can cause the event that it handles.
+#[derive(Default)]
+struct ScriptEvents {
+    /// Beginning of a second, and the number of events since then.
+    second: Mutex<Option<(Instant, u32)>>,
+}
+
+impl ScriptEvents {
+    /// Counts an event. Returns false if there were too many in a second.
+    fn admit(&self, event: &Event) -> bool {
+        let is_of_script = matches!(
+            event,
+            Event::ScriptChanged { .. }
+                | Event::ScriptFailed { .. }
+                | Event::ScriptsRestarted { .. }
+                | Event::ScriptMessage { .. }
+        );
+        if !is_of_script {
+            return true;
+        }
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *second {
+            Some((began, count)) if began.elapsed() < Duration::from_secs(1) => {
+                *count += 1;
+                *count <= SCRIPT_EVENTS_MAX
+            }
+            other => {
+                *other = Some((Instant::now(), 1));
+                true
+            }
+        }
+    }
 }
 
 /// The part of the actor that tasks share.
@@ -113,7 +151,7 @@ impl Actor {
         let watched = Arc::clone(&shared);
         std::thread::Builder::new().name("scripts-watch".into()).spawn(move || watch(&watched))?;
         let handlers = program.handlers().iter().map(|(name, _)| name.clone()).collect();
-        Ok(Self { shared, handlers, generation })
+        Ok(Self { shared, handlers, generation, script_events: ScriptEvents::default() })
     }
 
     /// Returns the number of the configuration.
@@ -128,7 +166,7 @@ impl Actor {
 
     /// Runs the handlers of an event.
     pub(crate) fn on_event(&self, event: &Event) {
-        if !self.handlers.contains(event.name()) {
+        if !self.handlers.contains(event.name()) || !self.script_events.admit(event) {
             return;
         }
         let thread = self.shared.thread.load();

@@ -9,7 +9,7 @@ use evener_core::event::Event;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Number of functions that were run.
 static RUNS: AtomicUsize = AtomicUsize::new(0);
@@ -191,4 +191,29 @@ fn a_thread_that_a_call_blocks_is_replaced() {
     assert!(matches!(&event, Event::ScriptMessage { text, .. } if text == "not blocked"), "{event:?}");
     std::fs::remove_file(&file).unwrap();
     drop(actor);
+}
+
+#[test]
+fn a_handler_that_causes_the_event_that_it_handles_is_slowed_down() {
+    let file = std::env::temp_dir().join(format!("evener-script-event-{}.lua", std::process::id()));
+    let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }\n";
+    let functions = "on(\"script_message\", function() log.info(\"again\") end)
+        every(\"500ms\", function() log.info(\"first\") end)";
+    std::fs::write(&file, format!("{service}{functions}")).unwrap();
+    let config = crate::config::load(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let (sender, outputs) = mpsc::channel();
+    let outputs_of_thread = Arc::new(move |output| sender.send(output).is_ok());
+    let actor = Actor::start(config.program().unwrap(), 1, PoolSlots::new(), outputs_of_thread).unwrap();
+    let began = Instant::now();
+    let mut count = 0;
+    while began.elapsed() < Duration::from_secs(2) {
+        if let Ok(Output::Event(event)) = outputs.recv_timeout(Duration::from_millis(10)) {
+            count += 1;
+            actor.on_event(&event);
+        }
+    }
+    // Each second has at most 100 handled events and a few of the timer.
+    let seconds = began.elapsed().as_secs() + 1;
+    assert!((2..=seconds * 110).contains(&count), "{count} events in {seconds} s");
 }

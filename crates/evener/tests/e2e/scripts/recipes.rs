@@ -160,3 +160,12 @@ fn grpc(status: u8) -> Server {
 fn a_grpc_server_that_serves_is_up() {
     expect("grpc", 50051, (&grpc(1), &grpc(2)), "status 2");
 }
+
+#[test]
+fn each_recipe_has_a_test() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/scripts");
+    let files = fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = files.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["grpc.lua", "ldap.lua", "mysql.lua", "postgres.lua", "redis.lua", "smtp.lua"]);
+}
