@@ -112,6 +112,17 @@ impl Severity {
     }
 }
 
+/// Level of a message of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScriptLevel(pub Level);
+
+impl FieldValue for ScriptLevel {
+    fn shown(&self) -> Option<&dyn Display> {
+        // The level of the event says the same.
+        None
+    }
+}
+
 impl FieldValue for Severity {
     fn shown(&self) -> Option<&dyn Display> {
         match self.0 {
@@ -298,6 +309,14 @@ events! {
     Warn "xdp_unreachable" XdpUnreachable { address: IpAddr, reason: String }
     /// The next hop of a server of the XDP plane is known again.
     Info "xdp_reachable" XdpReachable { address: IpAddr }
+    /// A script changed the servers of a pool.
+    Info "script_changed" ScriptChanged { pool: Arc<str>, server: Arc<str>, change: String, script: String }
+    /// A script failed or was stopped. A check keeps the verdict of its server, unless `on_error` is \"down\".
+    Warn "script_failed" ScriptFailed { script: String, pool: Option<Arc<str>>, server: Option<Arc<str>>, error: String }
+    /// A script did not end and could not be stopped; all scripts were started anew.
+    Error "scripts_restarted" ScriptsRestarted { script: String }
+    /// A script wrote a message. It has the level that the script gave it.
+    Info "script_message" ScriptMessage { severity: ScriptLevel, script: String, text: String }
     /// Something of the IPVS plane does not work, for example because the kernel lacks a scheduler. It is logged once.
     Warn "ipvs_problem" IpvsProblem { problem: String }
     /// Another program changed the table of IPVS. `change` has the entry with the value that was found and the value that
@@ -320,6 +339,11 @@ events! {
 }
 
 impl Event {
+    /// Returns the names of all events.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|value| value.name)
+    }
+
     /// Returns true if the event reports a condition of traffic, which can be repeated every second, and not a change.
     #[must_use]
     pub const fn is_report(&self) -> bool {
@@ -339,6 +363,8 @@ impl Event {
                 | Self::QueryFailed { .. }
                 | Self::DatagramDropped { .. }
                 | Self::PacketDecision { .. }
+                | Self::ScriptFailed { .. }
+                | Self::ScriptMessage { .. }
         )
     }
 
@@ -352,6 +378,7 @@ impl Event {
             | Self::QueryFailed { similar_not_logged: Similar::Further, .. }
             | Self::DatagramDropped { similar_not_logged: Similar::Further, .. } => Level::Debug,
             Self::PacketDecision { severity, .. } => severity.level(),
+            Self::ScriptMessage { severity, .. } => severity.0,
             _ => self.usual_level(),
         }
     }

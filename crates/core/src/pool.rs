@@ -548,8 +548,9 @@ fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Ar
 }
 
 /// Returns the check of a server. A server with a persistent connection and a sorry server have none.
-fn check_of<'a>(spec: &'a PoolSpec, server: &ServerSpec) -> Option<&'a CheckSpec> {
-    spec.check.as_ref().filter(|_| server.dialect == Dialect::Plain && !server.is_sorry)
+fn check_of<'a>(spec: &'a PoolSpec, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
+    let has_check = server.dialect == Dialect::Plain && !server.is_sorry;
+    server.check.as_deref().or(spec.check.as_ref()).filter(|_| has_check)
 }
 
 fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {

@@ -13,7 +13,7 @@ mod service;
 mod tls;
 mod xdp;
 
-pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
+pub use check::{CheckKind, CheckSpec, CheckTls, OnScriptError, PassiveSpec, ScriptFunction};
 pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
 pub use http::{
@@ -412,6 +412,8 @@ pub struct ServerSpec {
     pub is_sorry: bool,
     /// Identity of the server in connection IDs of QUIC, for services of the XDP plane.
     pub quic_id: Option<QuicId>,
+    /// Active check of this server; `None` for the check of the pool.
+    pub check: Option<Arc<CheckSpec>>,
 }
 
 impl ServerSpec {
@@ -430,6 +432,7 @@ impl ServerSpec {
             state: AdminState::Ready,
             is_sorry: false,
             quic_id: None,
+            check: None,
         }
     }
 

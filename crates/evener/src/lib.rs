@@ -24,6 +24,7 @@ mod planes;
 mod request_log;
 mod runtime_directory;
 mod scope;
+mod script;
 mod service_manager;
 mod signals;
 mod state;

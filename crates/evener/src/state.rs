@@ -12,6 +12,7 @@ mod metrics;
 mod pool;
 mod recent;
 mod scope;
+mod scripts;
 mod server;
 mod service;
 mod sticky;
@@ -22,6 +23,7 @@ pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
 pub(crate) use metrics::MetricsFormat;
 pub(crate) use pool::{PoolView, SourceView};
+pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
 pub(crate) use server::ServerView;
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
@@ -70,6 +72,9 @@ pub(crate) struct View {
     /// Certificates in use, the first to expire first; at most 1000.
     #[serde(default)]
     certificates: Vec<CertificateView>,
+    /// Errors and changes of functions; absent if there are none.
+    #[serde(default, skip_serializing_if = "ScriptsView::is_empty")]
+    scripts: ScriptsView,
     /// Counters of the instance: the number of events by name.
     #[serde(default)]
     counters: CountersView,
@@ -91,6 +96,7 @@ impl View {
             services: Vec::new(),
             pools: Vec::new(),
             certificates: Vec::new(),
+            scripts: ScriptsView::default(),
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
@@ -104,6 +110,11 @@ impl View {
     /// Adds certificates, described at `now`, in seconds since 1970.
     pub(crate) fn with_certificates(self, certificates: &[TrackedCertificate], now: i64) -> Self {
         Self { certificates: CertificateView::list(certificates, now), ..self }
+    }
+
+    /// Adds errors and changes of functions.
+    pub(crate) fn with_scripts(self, scripts: ScriptsView) -> Self {
+        Self { scripts, ..self }
     }
 
     /// Adds services, in the order in which they are listed.
@@ -159,6 +170,7 @@ impl View {
             text += &ServiceView::table(self.services.iter(), traffic, style);
         }
         text += &certificates::text(&self.certificates);
+        text += &self.scripts.text();
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
         text
     }

@@ -6,8 +6,8 @@ use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
     IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec,
-    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions,
-    ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec,
+    ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -111,6 +111,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
         state,
         is_sorry,
         quic_id,
+        check: check_spec,
     } = new;
     fields.field("address", &old.endpoint.server_text(), &endpoint.server_text());
     fields.field("protocol", &old.dialect, dialect);
@@ -123,6 +124,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     fields.field("state", &old.state, state);
     fields.field("sorry", &old.is_sorry, is_sorry);
     fields.field("quic_id", &old.quic_id, quic_id);
+    checks(fields, old.check.as_deref(), check_spec.as_deref());
 }
 
 fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
@@ -152,14 +154,7 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.field("resolver", &old.resolvers, resolvers);
     fields.field("policy", &old.policy, policy);
     fields.table("sticky", old.sticky.as_ref(), sticky_spec.as_ref(), sticky);
-    match (&old.check, check_spec) {
-        // Checks of different kinds have different settings.
-        (Some(old), Some(new)) if discriminant(&old.kind) != discriminant(&new.kind) => {
-            let text = |spec: &CheckSpec| Fields::describe(|all| check(all, spec, spec));
-            fields.push("check", text(old), text(new));
-        }
-        (old, new) => fields.table("check", old.as_ref(), new.as_ref(), check),
-    }
+    checks(fields, old.check.as_ref(), check_spec.as_ref());
     fields.table("passive", Some(&old.passive), Some(passive_spec), passive);
     fields.field("failover", &old.failover, failover);
     fields.table("retry_budget", old.retry_budget.as_ref(), budget.as_ref(), retry_budget);
@@ -212,6 +207,17 @@ fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {
     let QueueSpec { size, timeout } = new;
     fields.field("size", &old.size, size);
     fields.field("timeout", &old.timeout, timeout);
+}
+
+fn checks(fields: &mut Fields, old: Option<&CheckSpec>, new: Option<&CheckSpec>) {
+    match (old, new) {
+        // Checks of different kinds have different settings.
+        (Some(old), Some(new)) if discriminant(&old.kind) != discriminant(&new.kind) => {
+            let text = |spec: &CheckSpec| Fields::describe(|all| check(all, spec, spec));
+            fields.push("check", text(old), text(new));
+        }
+        (old, new) => fields.table("check", old, new, check),
+    }
 }
 
 fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
@@ -270,6 +276,16 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             fields.field("type", old_qtype, qtype);
             fields.field("rcode", old_rcode, rcode);
         }
+        (
+            CheckKind::Script { function: old_function, on_error: old_on_error },
+            CheckKind::Script { function, on_error },
+        ) => {
+            let shown = |function: &ScriptFunction| format!("function at {}", function.location);
+            if old_function != function || fields.wanted == Wanted::All {
+                fields.push("run", shown(old_function), shown(function));
+            }
+            fields.field("on_error", old_on_error, on_error);
+        }
         (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
             fields.field("helo", old_helo, helo);
         }
@@ -285,6 +301,7 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             | CheckKind::Stream { .. }
             | CheckKind::Http { .. }
             | CheckKind::Dns { .. }
+            | CheckKind::Script { .. }
             | CheckKind::Smtp { .. }
             | CheckKind::Exec { .. }
             | CheckKind::Udp { .. },

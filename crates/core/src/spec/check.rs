@@ -2,6 +2,7 @@
 
 use super::ProgramSpec;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Effect of a failed connection attempt or an ICMP error.
@@ -123,6 +124,48 @@ pub enum CheckKind {
         /// First bytes of the response.
         expect: Option<Vec<u8>>,
     },
+    /// A function of the configuration decides.
+    Script {
+        /// The function.
+        function: ScriptFunction,
+        /// Effect of an error of the function.
+        on_error: OnScriptError,
+    },
+}
+
+/// A function of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptFunction {
+    /// Number among the functions of the configuration.
+    pub number: usize,
+    /// File and line.
+    pub location: Arc<str>,
+    /// Lines of the file that define the function.
+    pub source: Arc<str>,
+}
+
+/// Effect of an error of a script that checks a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnScriptError {
+    /// The server keeps its verdict.
+    #[default]
+    Keep,
+    /// The error counts like a failed check.
+    Down,
+}
+
+impl OnScriptError {
+    /// All effects, the default first.
+    pub const ALL: [Self; 2] = [Self::Keep, Self::Down];
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Down => "down",
+        }
+    }
 }
 
 impl CheckKind {
@@ -136,6 +179,7 @@ impl CheckKind {
             Self::Http { tls: Some(_), .. } => "https",
             Self::Udp { .. } => "udp",
             Self::Dns { .. } => "dns",
+            Self::Script { .. } => "script",
             Self::Smtp { .. } => "smtp",
             Self::Exec { .. } => "exec",
         }

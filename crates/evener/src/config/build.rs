@@ -506,9 +506,9 @@ fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
 }
 
-fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
-    let endpoint = &defaults.endpoint;
-    let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
+pub(super) fn read_server(base: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
+    let endpoint = &base.endpoint;
+    let name: Arc<str> = fields.text("name").map_or(base.name, Into::into);
     if name.is_empty() {
         fields.problem_with("name", "must not be empty: write a name, or remove it");
     } else if name.chars().any(char::is_control) {
@@ -529,16 +529,17 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
     }
     ServerSpec {
         name,
-        configured_name: defaults.configured_name,
+        configured_name: base.configured_name,
         dialect: dns::read_dialect(fields, endpoint),
-        weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(defaults.weight),
-        tier: fields.integer("tier", 1..=255).map_or(defaults.tier, |tier| tier as u8),
+        weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(base.weight),
+        tier: fields.integer("tier", 1..=255).map_or(base.tier, |tier| tier as u8),
         limits,
         acl: read_acl(fields),
-        state: state.unwrap_or(defaults.state),
-        is_sorry: defaults.is_sorry,
+        state: state.unwrap_or(base.state),
+        is_sorry: base.is_sorry,
         quic_id: read_quic_id(fields),
-        endpoint: defaults.endpoint,
+        check: check::read(fields).map(Arc::new),
+        endpoint: base.endpoint,
     }
 }
 

@@ -6,6 +6,7 @@ use super::fields::{Fields, Reading};
 use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
+use super::script;
 use crate::check::compile;
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
@@ -47,10 +48,12 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             None
         }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
+        Value::Function(function) => Some(script::plain(fields.reading(), function)),
         Value::Bool(false) => None,
         given => {
             let hint = values::check(given);
-            if given.text().is_some() && hint.is_empty() {
+            let is_library = matches!(given, Value::Library(_));
+            if is_library || given.text().is_some() && hint.is_empty() {
                 fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
             } else {
                 fields.must_hint("check", "be a check such as check.http { path = \"/health\" }", &hint);
@@ -110,12 +113,13 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
+        "script" => script::read(&mut fields),
         "smtp" => read_smtp(&mut fields),
         "exec" => super::exec::read_check(&mut fields),
         _ => read_stream(&mut fields, kind),
     };
     let is_exec = matches!(kind, CheckKind::Exec { .. });
-    let defaults = CheckSpec::new(kind);
+    let defaults = script::with_defaults(CheckSpec::new(kind));
     let check = CheckSpec {
         every: fields.duration("every").unwrap_or(defaults.every),
         timeout: fields.duration("timeout").unwrap_or(defaults.timeout),

@@ -121,6 +121,15 @@ mod operating {
     mod wrong_command_lines;
 }
 
+mod scripts {
+    mod changes;
+    mod commands;
+    mod documents;
+    mod errors;
+    mod library;
+    mod recipes;
+}
+
 mod tcp {
     mod attempts;
     mod fast_close;

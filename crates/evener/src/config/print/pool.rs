@@ -62,7 +62,7 @@ fn text(endpoint: &Endpoint) -> String {
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, .. } = server;
-    let ServerSpec { limits, acl, state, is_sorry, quic_id, .. } = server;
+    let ServerSpec { limits, acl, state, is_sorry, quic_id, check, .. } = server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
     let usual_name = if *is_sorry { SORRY_NAME.into() } else { text(endpoint) };
@@ -77,6 +77,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
     table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
+    write_check(&mut table, check.as_deref(), None);
     table
 }
 
@@ -236,7 +237,8 @@ fn write_passive(table: &mut Table, passive: &PassiveSpec) {
 }
 
 fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
-    let Some(check) = check else { return };
+    // A function cannot be printed: it may use other values of its file.
+    let Some(check) = check.filter(|check| !matches!(check.kind, CheckKind::Script { .. })) else { return };
     let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = check;
     let mut nested = Table::of(format!("check.{}", kind.name()));
     write_kind(&mut nested, kind, servers_tls);
@@ -292,6 +294,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
                 write_check_tls(nested, tls, servers_tls);
             }
         }
+        CheckKind::Script { .. } => {}
         CheckKind::Smtp { helo } => nested.unless("helo", helo, &SMTP_HELO.to_owned()),
         CheckKind::Exec { program } => write_program(nested, program),
         CheckKind::Udp { send, expect } => {

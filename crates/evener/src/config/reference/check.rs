@@ -11,6 +11,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],
@@ -47,6 +48,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],
@@ -66,6 +68,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],
@@ -84,6 +87,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],
@@ -102,6 +106,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],
@@ -276,6 +281,33 @@ pub(super) const KEYS: &[Key] = &[
         default: "any",
         text: "The required RCODE: `\"NOERROR\"`, `\"NXDOMAIN\"`, `\"REFUSED\"`, ...",
         example: "rcode = \"NOERROR\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "timeout",
+        kind: "duration",
+        default: "`\"5s\"`",
+        text: "Time for the function; at most 60 s.",
+        example: "timeout = \"10s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "run",
+        kind: "function",
+        text: "The function. It gets the server and its pool, and returns true, or false and a reason, or \
+               nothing for no verdict.",
+        example: "run = function(server, pool) return tcp.connect(server.address) ~= nil end",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "on_error",
+        kind: "`\"keep\"`, `\"down\"`",
+        default: "`\"keep\"`",
+        text: "If the function fails or is stopped, the server keeps its verdict, or the check failed.",
+        example: "on_error = \"down\"",
         ..Key::NONE
     },
     Key {

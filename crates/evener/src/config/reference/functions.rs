@@ -98,9 +98,34 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "check.script",
+        kind: "check.script { keys }",
+        text: "A check by a function. `check = function(server, pool) ... end` has the defaults.",
+        example: "pool \"web\" { \"10.0.0.1:80\", check = check.script { every = \"1s\", run = \
+                  function(server) return http.get(\"http://\" .. server.address).ok end } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "every",
+        kind: "every(\"INTERVAL\", function)",
+        text: "Runs a function at an interval while the instance runs.",
+        example: "every(\"10s\", function() log.info(\"still there\") end)",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "on",
+        kind: "on(\"EVENT\", function)",
+        text: "Runs a function when an event of the log happens.",
+        example: "on(\"server_down\", function(event) log.warn(event.server, event.reason) end)",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "exec",
         kind: "exec { allow = { \"PROGRAM\" } }",
-        text: "Allows these programs in `check.exec` and `notify`.",
+        text: "Allows these programs in `check.exec`, in `notify`, and in functions by `exec(\"PROGRAM\", { \"ARGUMENT\" })`.",
         example: "exec { allow = { \"/usr/bin/true\" } }",
         ..Key::NONE
     },

@@ -152,12 +152,12 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["pool"],
+        tables: &["pool", "server"],
         name: "check",
         kind: "`check.*` or word",
         default: "none",
         text: "Active checks: a word such as `\"tcp\"` or `\"http\"` for a check with the defaults, \
-               or `check.http { ... }` with keys.",
+               `check.http { ... }` with keys, or a function. A server may have a check of its own.",
         example: "check = check.http { path = \"/health\" }",
         section: "#checks",
         ..Key::NONE

@@ -79,6 +79,9 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
         }
         _ => {
             let placed = match table {
+                "check.script" if !contents.contains("run =") => {
+                    placed.replace('{', "{\nrun = function() return true end,\n")
+                }
                 "check.udp" if !contents.contains("send =") => placed.replace('{', "{ send = \"x\","),
                 "check.exec" => placed.replace('{', "{ \"/usr/bin/true\","),
                 "server" if key.name == "mname" => placed.replace("10.0.0.1:80", "/run/a.sock"),

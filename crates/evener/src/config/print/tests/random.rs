@@ -231,6 +231,7 @@ impl Chance<'_> {
             state: self.pick(&AdminState::ALL),
             is_sorry: false,
             quic_id: self.maybe(Self::quic_id),
+            check: None,
         }
     }
 
