@@ -109,6 +109,7 @@ mod operating {
     mod help;
     mod histograms;
     mod incidents;
+    mod ipvs_unavailable;
     mod one_liner;
     mod reasons;
     mod restart;
