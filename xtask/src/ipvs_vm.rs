@@ -70,7 +70,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 pub(crate) fn run_tests(filters: &[String]) -> anyhow::Result<()> {
     let machine = Vm::prepare()?;
     let (mut files, evener) = vm::host_program(&build_evener(Build::Debug)?)?;
-    files.push(JobFile::new("kernel-tests", build_ipvs("kernel", &["test", "--no-run", "--test", "kernel"])?));
+    let tests = build_ipvs("kernel", &["test", "--no-run", "--test", "kernel"])?;
+    files.push(JobFile::new("kernel-tests", tests));
     let filters = filters.join(" ");
     // Each test has its own network namespace, but the kernel loads modules for all: one test at a time.
     let script = format!(
@@ -123,7 +124,8 @@ fn build_evener(build: Build) -> anyhow::Result<String> {
         Build::Optimised => ("dist", "dist"),
     };
     let mut cargo = Command::new("cargo");
-    shell::run(cargo.current_dir(&root).args(["build", "--locked", "--package", "evener", "--profile", profile]))?;
+    cargo.current_dir(&root).args(["build", "--locked", "--package", "evener", "--profile"]).arg(profile);
+    shell::run(&mut cargo)?;
     let stripped = root.join("target/vm/evener");
     let program = root.join("target").join(directory).join("evener");
     shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(program))?;

@@ -66,7 +66,7 @@ fn a_reload_without_ipvs_leaves_other_services_alone() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     assert_eq!(line(&mut client), "a 127.0.0.1");
-    evener.write_config(&format!("{}\n{CONFIG}", proxied.replace("listen", "idle = "7min", listen")));
+    evener.write_config(&format!("{}\n{CONFIG}", proxied.replace("listen", "idle_timeout = "7min", listen")));
     evener.signal("HUP");
     let is_refused = |line: &str| line.contains(" reload_failed ") && line.contains(reason);
     wait_until("the reload to be refused", || evener.log().lines().any(is_refused).then_some(()));
