@@ -11,7 +11,7 @@ $ip link set lo up
 
 fail() {
     echo "FAILED: $*"
-    echo "--- ipvsadm -Sn"; ipvsadm -Sn; echo "--- log"; tail -n 40 $log
+    echo "--- ipvsadm -Sn"; ipvsadm -Sn; echo "--- log"; grep -v "^request" $log | tail -n 40
     failed=1
 }
 

@@ -18,15 +18,15 @@ configure '
 service "192.0.2.1:80" { plane = "ipvs", { "10.0.0.1:80", weight = 3 }, policy = "weighted" }
 service "u" { plane = "ipvs", listen = "192.0.2.1:53", protocol = "udp", "10.0.0.1:53", scheduler = "sed" }
 service "s" { plane = "ipvs", listen = "192.0.2.1:2905", protocol = "sctp", "10.0.0.1:2905", scheduler = "lc" }
-service "m" { plane = "ipvs", fwmark = 7, "10.0.0.1:80", "[2001:db8::1]:80", policy = "least_conn" }
+service "m" { plane = "ipvs", fwmark = 7, "10.0.0.1", "2001:db8::1", policy = "least_conn" }
 service "six" { plane = "ipvs", listen = "[2001:db8::9]:80", "[2001:db8::1]:80", scheduler = "nq" }
 '
 expect "each protocol, a firewall mark of two families, a weight that changes live" \
     "-A -t 192.0.2.1:80 -s wrr" "-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m -w 3" \
     "-A -u 192.0.2.1:53 -s sed" "-a -u 192.0.2.1:53 -r 10.0.0.1:53 -m -w 1" \
     "-A --sctp-service 192.0.2.1:2905 -s lc" "-a --sctp-service 192.0.2.1:2905 -r 10.0.0.1:2905 -m -w 1" \
-    "-A -f 7 -s wlc" "-a -f 7 -r 10.0.0.1:80 -m -w 1" \
-    "-A -f 7 -6 -s wlc" "-a -f 7 -6 -r [2001:db8::1]:80 -m -w 1" \
+    "-A -f 7 -s wlc" "-a -f 7 -r 10.0.0.1:0 -m -w 1" \
+    "-A -f 7 -6 -s wlc" "-a -f 7 -6 -r [2001:db8::1]:0 -m -w 1" \
     "-A -t [2001:db8::9]:80 -s nq" "-a -t [2001:db8::9]:80 -r [2001:db8::1]:80 -m -w 1"
 
 configure '
@@ -99,7 +99,7 @@ refused "a way of forwarding that does not exist" 'service "192.0.2.1:80" { plan
 refused "an unknown key" 'service "192.0.2.1:80" { plane = "ipvs", forwards = "nat", "10.0.0.1:80" }'
 refused "a wrong scheduler" 'service "192.0.2.1:80" { plane = "ipvs", scheduler = "wllc", "10.0.0.1:80" }'
 refused "a missing brace" 'service "192.0.2.1:80" { plane = "ipvs", "10.0.0.1:80"'
-refused "a mark of 0" 'service "m" { plane = "ipvs", fwmark = 0, "10.0.0.1:80" }'
+refused "a mark of 0" 'service "m" { plane = "ipvs", fwmark = 0, "10.0.0.1" }'
 
 # Debian's kernel has no scheduler twos. This is found before anything changes.
 before=$(saved)

@@ -200,6 +200,7 @@ impl Runner {
             }
             Err(error) => drop(problems.insert(error.to_string())),
         }
+        self.is_incomplete = !problems.is_empty();
         let (changes, failures) = self.addresses.apply(&up);
         changes.into_iter().for_each(|change| (self.report)(change));
         problems.extend(failures);
@@ -207,7 +208,6 @@ impl Runner {
         for problem in problems.difference(&self.problems) {
             (self.report)(Report::Problem(problem.clone()));
         }
-        self.is_incomplete = !problems.is_empty();
         self.problems = problems;
     }
 
