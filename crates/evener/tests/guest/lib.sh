@@ -15,13 +15,15 @@ fail() {
     failed=1
 }
 
+# Seconds since the VM booted.
+seconds() { cut -d. -f1 /proc/uptime; }
+
 # Waits until a command succeeds: `eventually NAME COMMAND`.
 eventually() {
     name=$1; shift
-    tries=0
+    deadline=$(($(seconds) + 60))
     until "$@"; do
-        tries=$((tries + 1))
-        [ $tries -ge 300 ] && { fail "$name"; return 1; }
+        [ "$(seconds)" -ge $deadline ] && { fail "$name"; return 1; }
         sleep 0.1
     done
     echo "ok: $name"

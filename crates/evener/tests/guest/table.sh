@@ -104,8 +104,10 @@ refused "a mark of 0" 'service "m" { plane = "ipvs", fwmark = 0, "10.0.0.1" }'
 # Debian's kernel has no scheduler twos. This is found before anything changes.
 before=$(saved)
 echo "$one" > c.lua
+: > $log
 start
-expect "the program is back" "-A -t 192.0.2.1:80 -s rr" "-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m -w 1"
+expect_log "the program is back" ' admin_listening '
+expect "its table is as before" "-A -t 192.0.2.1:80 -s rr" "-a -t 192.0.2.1:80 -r 10.0.0.1:80 -m -w 1"
 configure 'service "a" { plane = "ipvs", listen = "192.0.2.9:80", "10.0.0.9:80" }
 service "b" { plane = "ipvs", listen = "192.0.2.1:80", scheduler = "twos", "10.0.0.1:80" }'
 expect_log "a scheduler that the kernel does not have is refused" 'the kernel has no scheduler .*twos'
