@@ -50,10 +50,8 @@ enum Build {
 
 /// Runs a script, or the tests.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let only = |names: &[&'static str]| -> Vec<&'static str> {
-        let is_wanted = |name: &&&str| options.only.as_ref().is_none_or(|only| only == **name);
-        names.iter().filter(is_wanted).copied().collect()
-    };
+    let only =
+        |names: &'static [&'static str]| options.only.as_deref().map_or(names.to_vec(), |only| vec![only]);
     if options.program {
         return run_scripts(&Vm::prepare()?, &only(&PROGRAM_TESTS), Build::Debug);
     }

@@ -7,7 +7,9 @@ use evener_core::ServerId;
 use evener_core::address::Target;
 use evener_core::policy::WEIGHT_UNIT;
 use evener_core::snapshot::Takes;
-use evener_core::spec::{IpvsEngine, IpvsForward, IpvsServiceSpec, IpvsTransport, OnDown, Plane, Policy, ServiceSpec, Spec};
+use evener_core::spec::{
+    IpvsEngine, IpvsForward, IpvsServiceSpec, IpvsTransport, OnDown, Plane, Policy, ServiceSpec, Spec,
+};
 use evener_core::table::{PoolTable, Row, ServiceTable};
 use evener_ipvs::model::{
     Destination, DestinationKey, Family, Flags, Forwarding, Persistence, Protocol, Service, ServiceKey,
