@@ -291,7 +291,11 @@ impl Vm {
         }
         // Emulated on purpose: a stock kernel can hang with a nested /dev/kvm that opens well.
         command.args(["-M", "pc", "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", "768"]);
-        command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        command.args(["-display", "none", "-nodefaults", "-no-reboot"]);
+        // Shows the output while the VM runs.
+        let output = self.path("output.log");
+        command.arg("-chardev").arg(format!("stdio,id=output,logfile={}", output.display()));
+        command.args(["-serial", "chardev:output"]);
         command.arg("-serial").arg(format!("file:{}", log.display()));
         command.arg("-kernel").arg(kernel.context("the kernel's image")?).arg("-initrd").arg(image);
         command.args(["-append", "console=ttyS1 panic=-1 quiet"]);

@@ -3,6 +3,8 @@
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 use std::io;
 use std::net::IpAddr;
 
@@ -54,9 +56,9 @@ pub fn remove(address: IpAddr, interface: &str) -> io::Result<()> {
 
 fn index_of(interface: &str) -> io::Result<u32> {
     let no_interface = || io::Error::other(format!("there is no interface {interface}"));
-    let path = std::path::Path::new("/sys/class/net").join(interface).join("ifindex");
-    let index = std::fs::read_to_string(path).map_err(|_| no_interface())?;
-    index.trim().parse().map_err(|_| no_interface())
+    // sysfs may show the interfaces of another network namespace.
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    name_to_index(&socket, interface).map_err(|_| no_interface())
 }
 
 fn request(kind: u16, flags: u16, address: IpAddr, interface: u32) -> io::Result<()> {

@@ -6,14 +6,21 @@ mod socket;
 use crate::error::{Command, Error, ErrorKind, Result};
 use crate::kernel::{Change, Kernel};
 use crate::message::{self, Message, command};
-use crate::model::{Daemon, DaemonRole, DestinationState, Info, Service, ServiceKey, ServiceState, Timeouts};
+use crate::model::{
+    Daemon, DaemonRole, DestinationState, Info, Persistence, Service, ServiceKey, ServiceState, Timeouts,
+};
 use netlink_packet_core::DefaultNla;
 use socket::{Mode, Socket};
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::time::Duration;
 
 /// Messages a datagram at most. The acknowledgements of so many fit the socket's buffer.
 const BATCH_MAX: usize = 64;
 /// Readings of a table at most, when each is interrupted by a change.
 const READINGS_MAX: u32 = 20;
+
+/// Address in the prefix that is only discarded (RFC 6666): no service has it.
+const UNUSED: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1), 1, 0, 0);
 
 /// Client of the IPVS of the network namespace in which the thread was when it opened the client.
 #[derive(Debug)]
@@ -194,6 +201,24 @@ impl Kernel for Client {
 
     fn info(&mut self) -> Result<Info> {
         self.one(Command::GetInfo, "", &Message::new(command::GET_INFO, Vec::new()), Message::info)
+    }
+
+    fn find_scheduler(&mut self, scheduler: &str, engine: Option<&str>) -> Result<()> {
+        // The kernel looks for the scheduler and the engine of a new service before it refuses the prefix length 0.
+        let key = ServiceKey::tcp(UNUSED.into());
+        let persistence =
+            Persistence { timeout: Duration::ZERO, prefix: 0, engine: engine.map(str::to_owned) };
+        let service = Service { persistence: Some(persistence), ..Service::new(key).scheduler(scheduler) };
+        let change = Change::AddService(service);
+        let error = |kind| Error::new(Command::FindScheduler, "", kind);
+        let message = encode(&change).map_err(error)?;
+        let exchange = self.socket.exchange(&[message], Mode::One).map_err(error)?;
+        match exchange.finish().1.first().copied().unwrap_or_default() {
+            errno @ (libc::ENOENT | libc::EPERM) => Err(error(refusal::of_change(&change, errno))),
+            0 => self.delete_service(&key),
+            // EINVAL, or EAFNOSUPPORT of a kernel without IPv6, which finds a missing scheduler later.
+            _ => Ok(()),
+        }
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {

@@ -38,6 +38,8 @@ pub enum Command {
     Zero,
     /// Deletes all services
     Flush,
+    /// Makes sure that the kernel has a scheduler
+    FindScheduler,
     /// Finds the netlink family of IPVS, and opens the socket
     Open,
 }
@@ -61,6 +63,7 @@ impl fmt::Display for Command {
             Self::GetInfo => "read properties",
             Self::Zero => "zero statistics",
             Self::Flush => "delete all services",
+            Self::FindScheduler => "find scheduler",
             Self::Open => "open IPVS",
         })
     }

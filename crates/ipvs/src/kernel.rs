@@ -157,6 +157,13 @@ pub trait Kernel {
     /// The kernel cannot be read.
     fn info(&mut self) -> Result<Info>;
 
+    /// Makes sure that the kernel has a scheduler and a persistence engine, and lets it load their modules. The
+    /// table stays as it is.
+    ///
+    /// # Errors
+    /// The kernel does not have them.
+    fn find_scheduler(&mut self, scheduler: &str, engine: Option<&str>) -> Result<()>;
+
     /// Sets the statistics of one service or of all services to zero.
     ///
     /// # Errors

@@ -211,6 +211,23 @@ fn each_failure_has_its_name() {
 }
 
 #[test]
+fn schedulers_are_found_without_a_change() {
+    let Some(mut kernel) = client() else { return };
+    for (scheduler, engine) in [("rr", None), ("mh", None), ("wlc", Some("sip"))] {
+        kernel.find_scheduler(scheduler, engine).expect("Debian's kernel has it");
+    }
+    for (scheduler, engine) in [("twos", None), ("wllc", None), ("rr", Some("pis"))] {
+        let error = kernel.find_scheduler(scheduler, engine).expect_err("Debian's kernel does not have it");
+        assert!(matches!(error.kind(), ErrorKind::NoSuchScheduler { .. }), "{error}");
+    }
+    assert_eq!(saved(), Vec::<String>::new());
+    // The kernel still takes IPv4 and IPv6 services.
+    for service in ["10.0.0.1:80", "[2001:db8::1]:80"] {
+        kernel.add_service(&Service::new(ServiceKey::tcp(address(service)))).expect("a service");
+    }
+}
+
+#[test]
 fn daemons_timeouts_and_info_are_as_ipvsadm_shows_them() {
     let Some(mut kernel) = client() else { return };
     run("ip", "link add veth0 type veth peer name veth1");

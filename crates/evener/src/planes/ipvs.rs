@@ -114,7 +114,9 @@ impl IpvsPlane {
                 Some(started.map_err(|error| vec![format!("the IPVS plane cannot start: {error}")])?);
         }
         let Some(running) = &self.running else { return Ok(()) };
-        running.prepare().map_err(|problem| vec![format!("plane = \"ipvs\" is not available: {problem}")])
+        running
+            .prepare(wanted::schedulers(spec))
+            .map_err(|problem| vec![format!("plane = \"ipvs\" is not available: {problem}")])
     }
 
     /// Replaces the services. Returns the events.

@@ -111,6 +111,7 @@ mod operating {
     mod help;
     mod histograms;
     mod incidents;
+    mod ipvs_unavailable;
     mod metrics;
     mod one_liner;
     mod reasons;

@@ -69,6 +69,7 @@ impl FakeKernel {
                     | Command::GetDaemons
                     | Command::GetTimeouts
                     | Command::GetInfo
+                    | Command::FindScheduler
             )
         };
         self.messages.iter().filter(|(command, _)| !is_reading(command)).map(|(_, count)| count).sum()
@@ -187,12 +188,16 @@ impl FakeKernel {
     }
 }
 
-fn check_service(service: &Service) -> std::result::Result<(), ErrorKind> {
-    let engine = service.persistence.as_ref().and_then(|persistence| persistence.engine.clone());
-    let has_engine = engine.as_ref().is_none_or(|engine| ENGINES.contains(&&**engine));
-    if !SCHEDULERS.contains(&&*service.scheduler) || !has_engine {
-        return Err(ErrorKind::NoSuchScheduler { scheduler: service.scheduler.clone(), engine });
+fn check_scheduler(scheduler: &str, engine: Option<&str>) -> std::result::Result<(), ErrorKind> {
+    if SCHEDULERS.contains(&scheduler) && engine.is_none_or(|engine| ENGINES.contains(&engine)) {
+        return Ok(());
     }
+    Err(ErrorKind::NoSuchScheduler { scheduler: scheduler.to_owned(), engine: engine.map(str::to_owned) })
+}
+
+fn check_service(service: &Service) -> std::result::Result<(), ErrorKind> {
+    let engine = service.persistence.as_ref().and_then(|persistence| persistence.engine.as_deref());
+    check_scheduler(&service.scheduler, engine)?;
     match service.key {
         ServiceKey::Fwmark { mark: 0, .. } => Err(ErrorKind::Invalid("a firewall mark is not 0")),
         ServiceKey::Address { port: 0, .. } if service.persistence.is_none() => {
@@ -288,6 +293,11 @@ impl Kernel for FakeKernel {
     fn info(&mut self) -> Result<Info> {
         self.count(Command::GetInfo).map_err(|kind| Error::new(Command::GetInfo, "", kind))?;
         Ok(Info { version: (1, 2, 1), connection_table_size: 4096 })
+    }
+
+    fn find_scheduler(&mut self, scheduler: &str, engine: Option<&str>) -> Result<()> {
+        let found = self.count(Command::FindScheduler).and_then(|()| check_scheduler(scheduler, engine));
+        found.map_err(|kind| Error::new(Command::FindScheduler, "", kind))
     }
 
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {

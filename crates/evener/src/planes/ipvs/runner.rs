@@ -5,6 +5,7 @@ use super::addresses::Addresses;
 use super::counting::Counting;
 use super::settings;
 use super::state::StateFile;
+use super::wanted::Scheduling;
 use super::{OnReport, Report, Setup};
 use evener_ipvs::model::Entry;
 use evener_ipvs::reconcile::{Reason, Reconciler};
@@ -29,7 +30,7 @@ pub(super) struct Running {
 }
 
 enum Command {
-    Prepare(SyncSender<Result<(), String>>),
+    Prepare(BTreeSet<Scheduling>, SyncSender<Result<(), String>>),
     Configure(Box<Setup>, SyncSender<()>),
     Update(Box<Setup>),
     Stop,
@@ -47,13 +48,13 @@ impl Running {
         Ok(Self { commands, thread })
     }
 
-    /// Makes sure that the kernel has IPVS and permits its use.
+    /// Makes sure that the kernel has IPVS and these schedulers, and permits its use.
     ///
     /// # Errors
     /// The reason why the plane cannot be used.
-    pub(super) fn prepare(&self) -> Result<(), String> {
+    pub(super) fn prepare(&self, schedulers: BTreeSet<Scheduling>) -> Result<(), String> {
         let (reply, result) = sync_channel(1);
-        let _ = self.commands.send(Command::Prepare(reply));
+        let _ = self.commands.send(Command::Prepare(schedulers, reply));
         result.recv().unwrap_or_else(|_| Err("the IPVS plane has ended".to_owned()))
     }
 
@@ -80,8 +81,8 @@ fn run(mut runner: Runner, commands: &Receiver<Command>) {
     let mut due = Instant::now() + INTERVAL;
     loop {
         match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(Command::Prepare(reply)) => {
-                let _ = reply.send(runner.prepare());
+            Ok(Command::Prepare(schedulers, reply)) => {
+                let _ = reply.send(runner.prepare(&schedulers));
             }
             Ok(Command::Configure(setup, reply)) => {
                 runner.configure(*setup);
@@ -146,7 +147,7 @@ impl Runner {
         if self.reconciler.draining() > 0 { INTERVAL_DRAINING } else { INTERVAL }
     }
 
-    fn prepare(&mut self) -> Result<(), String> {
+    fn prepare(&mut self, schedulers: &BTreeSet<Scheduling>) -> Result<(), String> {
         if self.kernel.is_none() {
             let mut kernel = (self.open)().map_err(|error| error.to_string())?;
             kernel.info().map_err(|error| error.to_string())?;
@@ -159,7 +160,10 @@ impl Runner {
                 Err(problem) => (self.report)(Report::Problem(problem)),
             }
         }
-        Ok(())
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        schedulers.iter().try_for_each(|(scheduler, engine)| {
+            kernel.find_scheduler(scheduler, *engine).map_err(|error| error.to_string())
+        })
     }
 
     fn configure(&mut self, setup: Setup) {
@@ -196,6 +200,7 @@ impl Runner {
             }
             Err(error) => drop(problems.insert(error.to_string())),
         }
+        self.is_incomplete = !problems.is_empty();
         let (changes, failures) = self.addresses.apply(&up);
         changes.into_iter().for_each(|change| (self.report)(change));
         problems.extend(failures);
@@ -203,7 +208,6 @@ impl Runner {
         for problem in problems.difference(&self.problems) {
             (self.report)(Report::Problem(problem.clone()));
         }
-        self.is_incomplete = !problems.is_empty();
         self.problems = problems;
     }
 

@@ -107,7 +107,7 @@ pub(super) fn advice(setup: &Setup) -> Vec<String> {
         ),
         (
             read("vs/expire_nodest_conn") == Some(0),
-            "net.ipv4.vs.expire_nodest_conn is 0: packets of connections whose server was deleted are dropped until the client gives up; set it to 1",
+            "net.ipv4.vs.expire_nodest_conn is 0: packets of connections whose server was deleted are dropped until the client gives up, and with forward = \"direct\" or a tunnel, a client that uses a source port again keeps a server that drains; set it to 1",
         ),
         (
             is_persistent && read("vs/expire_quiescent_template") == Some(0),

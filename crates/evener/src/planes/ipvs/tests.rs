@@ -19,6 +19,7 @@ use evener_ipvs::model::{
 };
 use evener_ipvs::reconcile::Reconciler;
 use evener_ipvs::{Change, Kernel, Result};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
@@ -91,6 +92,9 @@ impl Kernel for Shared {
     fn info(&mut self) -> Result<Info> {
         self.with(Kernel::info)
     }
+    fn find_scheduler(&mut self, scheduler: &str, engine: Option<&str>) -> Result<()> {
+        self.with(|kernel| kernel.find_scheduler(scheduler, engine))
+    }
     fn zero(&mut self, service: Option<&ServiceKey>) -> Result<()> {
         self.with(|kernel| kernel.zero(service))
     }
@@ -117,7 +121,7 @@ impl Scratch {
         let state = StateFile::new(self.0.join("state"));
         let report = Arc::new(move |report| drop(sender.send(report)));
         let running = Running::start(open, state, report).unwrap();
-        running.prepare().unwrap();
+        running.prepare(BTreeSet::new()).unwrap();
         (running, reports)
     }
 }
@@ -292,6 +296,18 @@ fn the_sorry_server_replaces_the_servers_below_the_quorum_and_the_virtual_addres
 }
 
 #[test]
+fn a_scheduler_that_the_kernel_does_not_have_is_found_before_anything_changes() {
+    let (scratch, kernel) = (Scratch::new("scheduler"), Shared::default());
+    let (running, _) = scratch.start(&kernel);
+    kernel.with(FakeKernel::forget_messages);
+    assert_eq!(running.prepare(BTreeSet::from([("wrr", None), ("mh", Some("sip"))])), Ok(()));
+    let missing = running.prepare(BTreeSet::from([("rr", None), ("wllc", None)]));
+    assert_eq!(missing, Err("find scheduler: the kernel has no scheduler `wllc`".to_owned()));
+    assert_eq!(kernel.with(|kernel| kernel.writes()), 0, "nothing is written");
+    running.stop();
+}
+
+#[test]
 fn servers_that_fail_stay_with_the_weight_0_if_the_pool_inhibits_them() {
     let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
     spec.servers[1].state = AdminState::Maintenance;
@@ -349,4 +365,22 @@ fn a_service_is_never_empty_on_the_way_to_the_sorry_server_and_back() {
             }
         }
     }
+}
+
+#[test]
+fn one_changed_destination_of_2000_is_one_message() {
+    let (scratch, kernel) = (Scratch::new("one"), Shared::default());
+    let (running, _) = scratch.start(&kernel);
+    let names: Vec<String> = (0..2000).map(|n| format!("10.0.{}.{}:80", n / 250, n % 250 + 1)).collect();
+    let servers = |changed: u32| -> Vec<(&str, u32)> {
+        let weight = |n: usize| if n == 1234 { changed } else { 1 };
+        names.iter().enumerate().map(|(n, name)| (name.as_str(), weight(n))).collect()
+    };
+    running.configure(setup(&servers(1)));
+    assert_eq!(kernel.with(|kernel| kernel.writes()), 2001, "a service and its destinations are added");
+    kernel.with(FakeKernel::forget_messages);
+    running.configure(setup(&servers(5)));
+    assert_eq!(kernel.with(|kernel| kernel.writes()), 1, "the weight is written, and nothing else");
+    assert_eq!(kernel.with(|kernel| kernel.messages(evener_ipvs::Command::SetDestination)), 1);
+    running.stop();
 }

@@ -7,7 +7,9 @@ use evener_core::ServerId;
 use evener_core::address::Target;
 use evener_core::policy::WEIGHT_UNIT;
 use evener_core::snapshot::Takes;
-use evener_core::spec::{IpvsEngine, IpvsForward, IpvsServiceSpec, IpvsTransport, OnDown, Policy};
+use evener_core::spec::{
+    IpvsEngine, IpvsForward, IpvsServiceSpec, IpvsTransport, OnDown, Plane, Policy, ServiceSpec, Spec,
+};
 use evener_core::table::{PoolTable, Row, ServiceTable};
 use evener_ipvs::model::{
     Destination, DestinationKey, Family, Flags, Forwarding, Persistence, Protocol, Service, ServiceKey,
@@ -17,6 +19,9 @@ use evener_ipvs::reconcile::WantedService;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+/// Name of a scheduler, and of a persistence engine.
+pub(super) type Scheduling = (&'static str, Option<&'static str>);
 
 /// A wanted service with the server behind each destination.
 pub(super) struct Derived {
@@ -81,8 +86,22 @@ fn keys(table: &ServiceTable, settings: &IpvsServiceSpec, pool: &PoolTable) -> B
     families.into_iter().map(|family| ServiceKey::Fwmark { mark, family }).collect()
 }
 
-fn service(key: ServiceKey, settings: &IpvsServiceSpec, pool: &PoolTable) -> Service {
-    let by_policy = match pool.traits().policy {
+/// Returns the schedulers and persistence engines of a configuration.
+pub(super) fn schedulers(spec: &Spec) -> BTreeSet<Scheduling> {
+    let policy = |name: &str| spec.pools.iter().find(|pool| *pool.name == *name).map(|pool| pool.policy);
+    let of_plane = spec.services.iter().filter(|service| service.plane == Plane::Ipvs);
+    let scheduling = |service: &ServiceSpec| {
+        let settings = service.ipvs.as_deref()?;
+        let engine = settings.persistence.as_ref().and_then(|persistence| persistence.engine);
+        let policy = service.pool.as_deref().and_then(policy)?;
+        Some((scheduler(settings, policy), engine.map(IpvsEngine::name)))
+    };
+    of_plane.filter_map(scheduling).collect()
+}
+
+/// Returns the scheduler: the name in the settings, or the equivalent of the pool's policy.
+fn scheduler(settings: &IpvsServiceSpec, policy: Policy) -> &'static str {
+    let by_policy = match policy {
         Policy::Weighted => "wrr",
         Policy::LeastConn => "wlc",
         Policy::Hash => "sh",
@@ -90,6 +109,10 @@ fn service(key: ServiceKey, settings: &IpvsServiceSpec, pool: &PoolTable) -> Ser
         // The configuration is refused with the others.
         _ => "rr",
     };
+    settings.scheduler.map_or(by_policy, |scheduler| scheduler.name())
+}
+
+fn service(key: ServiceKey, settings: &IpvsServiceSpec, pool: &PoolTable) -> Service {
     let persistence = settings.persistence.as_ref().map(|persistence| Persistence {
         timeout: persistence.timeout,
         prefix: match key.family() {
@@ -100,7 +123,7 @@ fn service(key: ServiceKey, settings: &IpvsServiceSpec, pool: &PoolTable) -> Ser
     });
     Service {
         key,
-        scheduler: settings.scheduler.map_or(by_policy, |scheduler| scheduler.name()).to_owned(),
+        scheduler: scheduler(settings, pool.traits().policy).to_owned(),
         flags: Flags {
             one_packet: settings.one_packet,
             scheduler_1: settings.scheduler_flags.fallback,
