@@ -13,7 +13,6 @@ use crate::event::Event;
 use crate::hash;
 use crate::health::{Change, Failure, Health, Probe, Verdict};
 use crate::limits::Limits;
-use crate::policy::WEIGHT_UNIT;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, Quorum, ServerLive, Snapshot, SnapshotParts};
 use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
@@ -489,16 +488,6 @@ impl Pool {
             quic_id: server.spec.quic_id,
             admission: server.admission(),
             live: Arc::clone(&server.live),
-        }
-    }
-
-    fn share(&self, server: &Server) -> u32 {
-        let full = server.spec.weight * WEIGHT_UNIT;
-        match (self.spec.slow_start, server.slow_start) {
-            (Some(_), Some(slow)) if !server.spec.is_sorry => {
-                full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS)
-            }
-            _ => full,
         }
     }
 

@@ -12,8 +12,8 @@ pub(super) const SEARCHED_BYTES_MAX: usize = 64 * 1024;
 const DIGESTED_BYTES_MAX: u64 = 64 << 20;
 /// Maximum size of a compiled regular expression.
 const REGEX_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of compiled regular expressions that are kept.
-const KEPT_MAX: usize = 1024;
+/// Maximum number of compiled regular expressions in memory.
+const COMPILED_MAX: usize = 1024;
 
 /// Compiles a regular expression. Matching takes time in proportion to the body, for every expression.
 ///
@@ -24,15 +24,15 @@ pub(crate) fn compile(text: &str) -> Result<Regex, String> {
     built.map_err(|error| error.to_string().lines().last().unwrap_or_default().trim().to_owned())
 }
 
-/// Returns a compiled regular expression, which is kept for the next check.
-fn kept(text: &str) -> Result<Regex, String> {
+/// Returns a compiled regular expression, which stays in memory for the next check.
+fn compiled(text: &str) -> Result<Regex, String> {
     static KNOWN: LazyLock<Mutex<BTreeMap<String, Regex>>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(regex) = known.get(text) {
         return Ok(regex.clone());
     }
     let regex = compile(text)?;
-    if known.len() >= KEPT_MAX {
+    if known.len() >= COMPILED_MAX {
         known.clear();
     }
     known.insert(text.to_owned(), regex.clone());
@@ -126,7 +126,7 @@ impl<'a> Received<'a> {
             return Err(format!("http: the body does not contain {text:?}"));
         }
         if let Some(text) = self.expected.regex {
-            let regex = kept(text).map_err(|why| format!("http: {text:?}: {why}"))?;
+            let regex = compiled(text).map_err(|why| format!("http: {text:?}: {why}"))?;
             if !regex.is_match(&self.beginning) {
                 return Err(format!("http: the body does not match {text:?}"));
             }

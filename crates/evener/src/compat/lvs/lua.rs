@@ -167,11 +167,18 @@ fn check(server: &VirtualServer, check: &Check) -> String {
         Probe::Udp { send } => ("udp", vec![format!("send = \"{send}\"")]),
     };
     // keepalived probes a server that failed again after a shorter pause; Evener always waits the shorter one.
-    let retries = check.retries.or(server.retries).unwrap_or(if kind == "tcp" { 1 } else { 3 });
+    let usual_retries = match kind {
+        "exec" => 0,
+        "tcp" => 1,
+        _ => 3,
+    };
+    let retries = check.retries.or(server.retries).unwrap_or(usual_retries);
     let every = check.every.unwrap_or(server.every);
     let pause = check.retry_pause.or(server.retry_pause).unwrap_or(if kind == "tcp" { 1000 } else { 3000 });
     let every = if retries > 0 { every.min(pause) } else { every }.max(100);
-    let timeout = check.timeout.unwrap_or(server.timeout).clamp(1, 60_000);
+    // A program may take the whole interval.
+    let usual_timeout = if kind == "exec" { every } else { server.timeout };
+    let timeout = check.timeout.unwrap_or(usual_timeout).clamp(1, 60_000);
     keys.push(format!("every = {}, timeout = {}", duration(every), duration(timeout)));
     let warm_up = check.warm_up.or(server.warm_up).filter(|delay| *delay > 0);
     keys.extend(warm_up.map(|delay| format!("warm_up = {}", duration(delay))));

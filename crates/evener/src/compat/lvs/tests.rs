@@ -200,7 +200,7 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         arguments: Some(argument.to_owned()).filter(|argument| !argument.is_empty()).into_iter().collect(),
     };
     let probe = program("/usr/local/bin/probe", "10.0.0.1");
-    assert_eq!((exec.kind, exec.timeout.as_secs()), (CheckKind::Exec { program: probe }, 4));
+    assert_eq!((exec.kind, exec.timeout.as_secs(), exec.fall), (CheckKind::Exec { program: probe }, 4, 1));
     let notify = NotifySpec {
         up: None,
         down: Some(program("/usr/local/bin/alert", "a b")),

@@ -340,7 +340,7 @@ fn expect_servers_all_along(kernel: &mut FakeKernel, reconciler: &mut Reconciler
 }
 
 #[test]
-fn a_service_is_never_empty_on_the_way_to_the_sorry_server_and_back() {
+fn a_service_is_never_empty_while_the_sorry_server_comes_and_leaves() {
     let mut healthy = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.9:80", 1)]);
     (healthy.servers[2].name, healthy.servers[2].is_sorry) = ("sorry".into(), true);
     healthy.quorum = Some(QuorumSpec { weight: 2, hysteresis: 1 });

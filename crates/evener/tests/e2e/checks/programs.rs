@@ -48,7 +48,7 @@ fn a_program_decides_about_a_server_and_hooks_run_for_its_changes() {
         let text = std::fs::read_to_string(&seen).unwrap_or_default();
         (text.lines().count() == 2).then_some(text)
     });
-    // Checks end quickly; a killed hook or a process that nobody waited for would stay.
+    // Checks end quickly; a zombie would stay.
     let pid = evener.pid().to_string();
     wait_until("a moment without children", || {
         let listed = std::process::Command::new("pgrep").args(["-P", &pid]).output().unwrap();

@@ -80,30 +80,9 @@ impl Reader {
     /// Reads a check. Returns `None` if Evener has no such check.
     pub(super) fn check(&mut self, statement: &Statement) -> Option<Check> {
         let keyword = statement.keyword();
-        let probe = match keyword {
-            "TCP_CHECK" => Some(Probe::Tcp),
-            "HTTP_GET" | "SSL_GET" => self.http(statement),
-            "DNS_CHECK" => Some(Probe::Dns { name: ".".into(), kind: "SOA".into() }),
-            "UDP_CHECK" => Some(Probe::Udp { send: "\\0".into() }),
-            "SMTP_CHECK" => Some(Probe::Smtp { helo: None }),
-            "MISC_CHECK" => {
-                let path = statement.block().iter().find(|line| line.keyword() == "misc_path");
-                match path {
-                    Some(line) => self.program(line).map(Probe::Exec),
-                    None => {
-                        self.problems.push(statement.problem("MISC_CHECK needs a program: add misc_path"));
-                        None
-                    }
-                }
-            }
-            _ => {
-                let advice = "write a check of another kind, or a function: see `evener help check`";
-                self.notes.push(note(statement, advice));
-                return None;
-            }
-        };
+        let probe = self.probe(statement)?;
         let mut check = Check {
-            probe: probe?,
+            probe,
             port: None,
             timeout: None,
             retries: None,
@@ -152,6 +131,31 @@ impl Reader {
             }
         }
         Some(check)
+    }
+
+    fn probe(&mut self, statement: &Statement) -> Option<Probe> {
+        match statement.keyword() {
+            "TCP_CHECK" => Some(Probe::Tcp),
+            "HTTP_GET" | "SSL_GET" => self.http(statement),
+            "DNS_CHECK" => Some(Probe::Dns { name: ".".into(), kind: "SOA".into() }),
+            "UDP_CHECK" => Some(Probe::Udp { send: "\\0".into() }),
+            "SMTP_CHECK" => Some(Probe::Smtp { helo: None }),
+            "MISC_CHECK" => {
+                let path = statement.block().iter().find(|line| line.keyword() == "misc_path");
+                match path {
+                    Some(line) => self.program(line).map(Probe::Exec),
+                    None => {
+                        self.problems.push(statement.problem("MISC_CHECK needs a program: add misc_path"));
+                        None
+                    }
+                }
+            }
+            _ => {
+                let advice = "write a check of another kind, or a function: see `evener help check`";
+                self.notes.push(note(statement, advice));
+                None
+            }
+        }
     }
 
     fn http(&mut self, statement: &Statement) -> Option<Probe> {

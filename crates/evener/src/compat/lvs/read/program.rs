@@ -67,7 +67,7 @@ mod tests {
     use super::words;
 
     #[test]
-    fn commands_are_split_at_spaces_outside_of_quotes() {
+    fn spaces_in_quotes_do_not_split_a_command() {
         assert_eq!(words(" /a  b 'c d' \"\" e\"f g\" "), ["/a", "b", "c d", "", "ef g"]);
     }
 }

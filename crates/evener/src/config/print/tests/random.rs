@@ -3,6 +3,7 @@
 mod check;
 mod discover;
 mod dns;
+mod failing;
 mod http;
 mod ipvs;
 mod patience;
@@ -252,15 +253,7 @@ impl Chance<'_> {
             Kind::Xdp,
             Kind::Ipvs,
         ]);
-        let name = match self.below(3) {
-            0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
-            1 => format!("127.0.0.1:{}", self.unique()),
-            _ => format!("{}{}", self.word(), self.unique()),
-        };
-        let name: Arc<str> = match self.pools.iter().any(|(other, _)| **other == *name) {
-            true => format!("{name} {}", self.unique()).into(),
-            false => name.into(),
-        };
+        let name = self.pool_name();
         self.pools.push((Arc::clone(&name), kind));
         let (servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
@@ -272,12 +265,8 @@ impl Chance<'_> {
                 };
                 let mut servers = self.some(1..=4, server);
                 servers[0].weight = servers[0].weight.max(1);
-                if self.below(4) == 0 {
-                    let sorry = server(self);
-                    let name = self.or("sorry".into(), |chance| format!("sorry {}", chance.unique()).into());
-                    let weight = sorry.weight.max(1);
-                    servers.push(ServerSpec { name, weight, tier: 1, is_sorry: true, ..sorry });
-                }
+                let sorry = self.one_in(4).then(|| server(self));
+                servers.extend(sorry.map(|sorry| self.sorry(sorry)));
                 (servers, Vec::new())
             }
         };
@@ -306,10 +295,7 @@ impl Chance<'_> {
             failover: self.pick(&[Failover::Next, Failover::Never]),
             retry_budget: self.retry_budget(),
             slow_start: self.maybe(Self::time),
-            quorum: self.maybe(|chance| {
-                let weight = chance.within(1..=1000);
-                QuorumSpec { weight, hysteresis: chance.or(0, |chance| chance.below(weight as usize) as u32) }
-            }),
+            quorum: self.maybe(Self::quorum),
             notify: self.maybe(|chance| Arc::new(chance.notify())),
             inhibit_on_failure: on_down == OnDown::Keep && self.one_in(4),
             queue: self.queue(),
@@ -322,16 +308,6 @@ impl Chance<'_> {
             },
             ..PoolSpec::new(&name, servers)
         }
-    }
-
-    fn program(&mut self) -> ProgramSpec {
-        let path = format!("/usr/bin/{}", self.word());
-        ProgramSpec { path, arguments: self.some(0..=3, Self::word) }
-    }
-
-    fn notify(&mut self) -> NotifySpec {
-        let [up, down, quorum_up, quorum_down] = [(); 4].map(|()| self.maybe(Self::program));
-        NotifySpec { up, down, quorum_up, quorum_down, timeout: self.or(NotifySpec::TIMEOUT, Self::time) }
     }
 
     fn certificate(&mut self) -> CertificateFiles {
