@@ -179,6 +179,8 @@ events! {
     Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
+    /// The metrics are served at an address.
+    Info "metrics_listening" MetricsListening { address: String }
     /// A service accepts clients at an address.
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service no longer accepts clients at an address.
@@ -212,6 +214,13 @@ events! {
     Error "pool_down" PoolDown { pool: Arc<str> }
     /// A pool that had no usable server has one.
     Info "pool_up" PoolUp { pool: Arc<str> }
+    /// The usable servers of a pool have less weight than its quorum. The sorry server takes the new clients, if
+    /// there is one.
+    Error "quorum_lost" QuorumLost { pool: Arc<str>, weight: u32, quorum: u32 }
+    /// A pool that was below its quorum has it again.
+    Info "quorum_gained" QuorumGained { pool: Arc<str>, weight: u32, quorum: u32 }
+    /// A program of `notify` could not be run, failed or was killed after its timeout.
+    Warn "notify_failed" NotifyFailed { pool: Arc<str>, hook: &'static str, program: String, problem: String }
     /// A probe failed; the verdict may not change.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A persistent connection to a server failed or ended.

@@ -3,6 +3,7 @@
 //! its address of a host name. Verdict, counters, stickiness and flows stay.
 
 mod observed;
+mod quorum;
 mod upkeep;
 
 use crate::ServerId;
@@ -14,7 +15,7 @@ use crate::health::{Change, Failure, Health, Probe, Verdict};
 use crate::limits::Limits;
 use crate::policy::WEIGHT_UNIT;
 use crate::random::Random;
-use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapshot, SnapshotParts};
+use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, Quorum, ServerLive, Snapshot, SnapshotParts};
 use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
@@ -74,6 +75,7 @@ pub struct Pool {
     live: Arc<PoolLive>,
     retries: Arc<RetryLedger>,
     upkeep: Upkeep,
+    quorum: Option<Quorum>,
     changed: bool,
 }
 
@@ -145,6 +147,7 @@ impl Pool {
             live: Arc::default(),
             retries: Arc::new(RetryLedger::new(setting.workers)),
             upkeep: Upkeep::plan(None, now),
+            quorum: None,
             changed: true,
         };
         pool.apply(spec, targets, now);
@@ -445,6 +448,7 @@ impl Pool {
                 policy: self.spec.policy,
                 cookie: self.cookie(),
                 failover: self.spec.failover,
+                quorum: self.count_quorum(),
                 queue: self.spec.queue,
                 retry_budget: self.retry_budget(),
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
@@ -477,6 +481,7 @@ impl Pool {
             host: server.spec.endpoint.host().map(Arc::from),
             dialect: server.spec.dialect,
             tier: server.spec.tier,
+            is_sorry: server.spec.is_sorry,
             weight: server.spec.weight,
             share: self.share(server),
             limits: Limits { soft, hard },
@@ -490,7 +495,9 @@ impl Pool {
     fn share(&self, server: &Server) -> u32 {
         let full = server.spec.weight * WEIGHT_UNIT;
         match (self.spec.slow_start, server.slow_start) {
-            (Some(_), Some(slow)) => full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS),
+            (Some(_), Some(slow)) if !server.spec.is_sorry => {
+                full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS)
+            }
             _ => full,
         }
     }
@@ -540,9 +547,13 @@ fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Ar
     before.iter().filter_map(old_name).collect()
 }
 
-/// Returns the check of a server. A server with a persistent connection has none.
+/// Returns the check of a server. A server with a persistent connection and a sorry server have none.
 fn check_of<'a>(spec: &'a PoolSpec, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
-    server.check.as_deref().or(spec.check.as_ref()).filter(|_| server.dialect == Dialect::Plain)
+    server
+        .check
+        .as_deref()
+        .or(spec.check.as_ref())
+        .filter(|_| server.dialect == Dialect::Plain && !server.is_sorry)
 }
 
 fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {

@@ -10,13 +10,16 @@ mod documented;
 mod events;
 pub(crate) mod explain;
 mod instances;
+mod metrics;
 mod parameters;
 mod permissions;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
 
+pub(crate) use metrics::MetricsListener;
 pub(crate) use permissions::Permissions;
 
+use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
 use crate::state::ViewScope;
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
@@ -37,20 +40,6 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-/// Directory of the admin sockets of root's instances.
-const SYSTEM_DIRECTORY: &str = "/run/evener";
-
-/// Returns the default directory of admin sockets: `/run/evener` for root, else `evener` in XDG_RUNTIME_DIR,
-/// else `/tmp/evener-UID`.
-pub(crate) fn socket_directory() -> PathBuf {
-    let user = rustix::process::geteuid();
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        _ if user.is_root() => SYSTEM_DIRECTORY.into(),
-        Some(directory) if !directory.is_empty() => PathBuf::from(directory).join("evener"),
-        _ => format!("/tmp/evener-{}", user.as_raw()).into(),
-    }
-}
-
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
 
@@ -64,7 +53,7 @@ pub(crate) struct AdminSocket {
 /// instances, so that their commands find the sockets there; the sockets have modes of their own. Fails if another
 /// user owns the directory or can write to it: in /tmp, any user could have created it earlier.
 fn user_directory(permissions: Permissions) -> anyhow::Result<PathBuf> {
-    let directory = socket_directory();
+    let directory = runtime_directory();
     let is_open = directory == Path::new(SYSTEM_DIRECTORY) || permissions.admits_others();
     let mode = if is_open { 0o755 } else { 0o700 };
     let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&directory);
@@ -166,6 +155,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))
+        .route("/metrics", get(metrics::metrics))
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")

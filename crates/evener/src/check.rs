@@ -1,12 +1,15 @@
 //! Active checks: one probe of one server, with its time limit. The core derives the verdict of a server from
 //! its probes.
 
+mod body;
 mod dns;
 mod exchange;
+mod exec;
 mod http;
 mod smtp;
 mod stream;
 
+pub(crate) use body::compile;
 pub(crate) use exchange::header_limits;
 
 use evener_core::address::abstract_name;
@@ -46,6 +49,7 @@ pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
             CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
             // The supervisor runs functions.
             CheckKind::Script { .. } => Ok(()),
+            CheckKind::Exec { program } => exec::probe(&target, server, program).await,
             CheckKind::Smtp { helo } => smtp::probe(&target, server, helo).await,
             CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }

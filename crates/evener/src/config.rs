@@ -8,6 +8,7 @@ mod check;
 mod discover;
 mod dns;
 mod edge;
+mod exec;
 mod fields;
 mod hints;
 mod ipvs;

@@ -3,9 +3,9 @@
 //! here, and the compiler lists the commands that it has to handle.
 
 mod ipvs;
+mod listed;
 mod xdp;
 
-use crate::state::Listed;
 use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
@@ -15,6 +15,7 @@ use evener_xdp::associations::AssociationFilter;
 use std::sync::Arc;
 
 pub(crate) use ipvs::{IpvsPlane, Report as IpvsReport, event_of_ipvs};
+pub(crate) use listed::Listed;
 pub(crate) use xdp::{XdpPlane, event_of};
 
 /// The planes. The proxy is always there, because it needs nothing of the kernel.

@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod counters;
 mod explanation;
+mod metrics;
 mod pool;
 mod recent;
 mod scope;
@@ -18,8 +19,9 @@ mod sticky;
 
 pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
-pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView, Listed};
+pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
+pub(crate) use metrics::MetricsFormat;
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
 pub(crate) use server::ServerView;
@@ -30,8 +32,9 @@ use crate::certificates::TrackedCertificate;
 use crate::table::{self, Style, Tone};
 use certificates::CertificateView;
 use counters::{CountersView, DeclarationsView};
-use evener_core::counters::Sharded;
+use evener_core::counters::{CounterSet, Sharded};
 use evener_core::event::EventCounters;
+use metrics::{Families, Labels};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -139,6 +142,23 @@ impl View {
         self.pools.iter().flat_map(PoolView::servers)
     }
 
+    /// Formats the numbers of the state as metrics.
+    pub(crate) fn metrics(&self, format: MetricsFormat) -> String {
+        let (mut families, none) = (Families::default(), Labels::default());
+        let version = none.with("version", &self.version);
+        families.gauge("evener_build_info", "The version, as a label of the value 1.", &version, 1);
+        families.gauge("evener_uptime_seconds", "Seconds since the start.", &none, self.uptime_s);
+        families.gauge("evener_workers", "Threads that move bytes.", &none, self.workers);
+        let draining = u8::from(self.draining);
+        families.gauge("evener_draining", "1 if new clients are no longer accepted.", &none, draining);
+        self.descriptors.add_to(&mut families);
+        families.set("", &[EventCounters::DECLARED], &self.counters, &none);
+        self.certificates.iter().for_each(|certificate| certificate.add_to(&mut families));
+        self.services.iter().for_each(|service| service.add_to(&mut families));
+        self.pools.iter().for_each(|pool| pool.add_to(&mut families));
+        families.text(format)
+    }
+
     /// Formats the state for people.
     pub(crate) fn text(&self, style: Style) -> String {
         let Self { version, pid, workers, .. } = self;
@@ -189,6 +209,16 @@ struct DescriptorsView {
 }
 
 impl DescriptorsView {
+    /// Adds the metrics.
+    fn add_to(&self, families: &mut Families) {
+        let none = Labels::default();
+        let used = self.used + self.others;
+        families.gauge("evener_descriptors_used", "Descriptors in use.", &none, used);
+        if let Some(limit) = self.limit {
+            families.gauge("evener_descriptors_max", "Maximum number of descriptors.", &none, limit);
+        }
+    }
+
     /// Returns the present use.
     fn measure() -> Self {
         let usage = evener_proxy::descriptors::usage();

@@ -9,6 +9,7 @@ mod connections;
 mod discovery;
 mod failures;
 mod handle;
+mod hooks;
 mod ipvs;
 mod listeners;
 mod paths;
@@ -28,6 +29,7 @@ use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
+use crate::exec::notify::Notifier;
 use crate::planes::{IpvsPlane, IpvsReport, Planes, RunningService, XdpPlane, event_of, event_of_ipvs};
 use crate::request_log::RequestLogs;
 use crate::service_manager;
@@ -159,6 +161,7 @@ enum Phase {
 /// The supervisor.
 pub(crate) struct Supervisor {
     setting: Setting,
+    notifier: Notifier,
     config: Config,
     pools: Pools,
     services: BTreeMap<Arc<str>, RunningService>,
@@ -224,6 +227,7 @@ impl Supervisor {
         )?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
+            notifier: Notifier::new(setting.events.clone()),
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
             request_logs: RequestLogs::new(setting.events.clone()),
             setting,
@@ -308,6 +312,7 @@ impl Supervisor {
     pub(crate) fn log(&self, event: &Event) {
         self.setting.events.emit(event);
         self.scripts.on_event(event);
+        self.run_hook(event);
     }
 
     /// Logs events in order.

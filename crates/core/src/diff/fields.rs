@@ -5,9 +5,9 @@ use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
     CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, PassiveSpec, PoolSpec, QueueSpec,
-    RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
-    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec,
+    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec,
+    ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -109,6 +109,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
         limits,
         acl,
         state,
+        is_sorry,
         quic_id,
         check: check_spec,
     } = new;
@@ -121,6 +122,7 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     fields.field("hard", &old.limits.hard, hard);
     fields.field("access", &old.acl, acl);
     fields.field("state", &old.state, state);
+    fields.field("sorry", &old.is_sorry, is_sorry);
     fields.field("quic_id", &old.quic_id, quic_id);
     checks(fields, old.check.as_deref(), check_spec.as_deref());
 }
@@ -140,6 +142,9 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         retry_budget: budget,
         on_down,
         slow_start,
+        quorum: quorum_spec,
+        inhibit_on_failure,
+        notify: notify_spec,
         queue: queue_spec,
         tls,
         send_proxy,
@@ -155,9 +160,25 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.table("retry_budget", old.retry_budget.as_ref(), budget.as_ref(), retry_budget);
     fields.field("on_down", &old.on_down, on_down);
     fields.field("slow_start", &old.slow_start, slow_start);
+    quorum(fields, old.quorum, *quorum_spec);
+    fields.field("inhibit_on_failure", &old.inhibit_on_failure, inhibit_on_failure);
+    fields.table("notify", old.notify.as_deref(), notify_spec.as_deref(), notify);
     fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
     fields.table("tls", old.tls.as_deref(), tls.as_deref(), server_tls);
     fields.field("send_proxy", &old.send_proxy, send_proxy);
+}
+
+fn quorum(fields: &mut Fields, old: Option<QuorumSpec>, new: Option<QuorumSpec>) {
+    let hysteresis = |spec: Option<QuorumSpec>| spec.map_or(0, |spec| spec.hysteresis);
+    fields.field("quorum", &old.map(|spec| spec.weight), &new.map(|spec| spec.weight));
+    fields.field("hysteresis", &hysteresis(old), &hysteresis(new));
+}
+
+fn notify(fields: &mut Fields, old: &NotifySpec, new: &NotifySpec) {
+    for ((name, new), (_, old)) in new.programs().into_iter().zip(old.programs()) {
+        fields.field(name, &old.cloned(), &new.cloned());
+    }
+    fields.field("timeout", &old.timeout, &new.timeout);
 }
 
 fn sticky(fields: &mut Fields, old: &StickySpec, new: &StickySpec) {
@@ -200,13 +221,14 @@ fn checks(fields: &mut Fields, old: Option<&CheckSpec>, new: Option<&CheckSpec>)
 }
 
 fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = new;
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = new;
     check_kind(fields, &old.kind, kind);
     fields.field("every", &old.every, every);
     fields.field("timeout", &old.timeout, timeout);
     fields.field("rise", &old.rise, rise);
     fields.field("fall", &old.fall, fall);
     fields.field("jitter", &old.jitter, jitter);
+    fields.field("warm_up", &old.warm_up, warm_up);
     fields.field("port", &old.port, port);
 }
 
@@ -231,15 +253,19 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
                 host: old_host,
                 status: old_status,
                 body: old_body,
+                regex: old_regex,
+                digest: old_digest,
                 tls: old_tls,
             },
-            CheckKind::Http { method, path, host, status, body, tls },
+            CheckKind::Http { method, path, host, status, body, regex, digest, tls },
         ) => {
             fields.field("method", old_method, method);
             fields.field("path", old_path, path);
             fields.field("host", old_host, host);
             fields.field("status", old_status, status);
             fields.field("body", old_body, body);
+            fields.field("regex", old_regex, regex);
+            fields.field("digest", old_digest, digest);
             fields.field("tls", old_tls, tls);
         }
         (
@@ -263,6 +289,9 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
         (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
             fields.field("helo", old_helo, helo);
         }
+        (CheckKind::Exec { program: old }, CheckKind::Exec { program }) => {
+            fields.field("program", old, program);
+        }
         (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
             fields.field("send", old_send, send);
             fields.field("expect", old_expect, expect);
@@ -274,6 +303,7 @@ fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
             | CheckKind::Dns { .. }
             | CheckKind::Script { .. }
             | CheckKind::Smtp { .. }
+            | CheckKind::Exec { .. }
             | CheckKind::Udp { .. },
             _,
         ) => {}

@@ -74,8 +74,10 @@ impl Pool {
     /// Returns the same servers as [`crate::snapshot::Snapshot::first_choices`]: the first candidates for
     /// clients without a history.
     fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
-        let is_open = |server: &&Server| server.admission() == Admission::Open;
-        let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);
+        let is_open = |server: &&Server| server.admission() == Admission::Open && !server.spec.is_sorry;
+        let counts = |server: &&Server| {
+            !server.spec.is_sorry && (self.spec.failover == Failover::Never || is_open(server))
+        };
         let tier = self.servers.iter().filter(counts).map(|server| server.spec.tier).min();
         let of_tier = self.servers.iter().filter(|server| Some(server.spec.tier) == tier).filter(is_open);
         of_tier.map(|server| self.rival(server, homes)).collect()

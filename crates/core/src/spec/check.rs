@@ -1,5 +1,6 @@
 //! Settings of health checks.
 
+use super::ProgramSpec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub struct CheckSpec {
     /// Maximum share of `every` by which each probe is shifted at random, so that many instances do not probe
     /// at the same time.
     pub jitter: f64,
+    /// Maximum of the random delay before the first probe of a server.
+    pub warm_up: Duration,
     /// Port of the probe; `None` for the server's port.
     pub port: Option<u16>,
 }
@@ -50,6 +53,7 @@ impl CheckSpec {
             rise: 2,
             fall: 3,
             jitter: 0.1,
+            warm_up: Duration::ZERO,
             port: None,
         }
     }
@@ -85,6 +89,10 @@ pub enum CheckKind {
         status: BTreeSet<u16>,
         /// Text in the first 64 KiB of the body.
         body: Option<String>,
+        /// Regular expression that the first 64 KiB of the body match.
+        regex: Option<String>,
+        /// Digest of the whole body in lower-case hexadecimal digits: MD5 if it has 32, SHA-256 if it has 64.
+        digest: Option<String>,
         /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },
@@ -93,6 +101,11 @@ pub enum CheckKind {
     Smtp {
         /// Name of the client in EHLO and HELO.
         helo: String,
+    },
+    /// A program that ends with the status 0 passes.
+    Exec {
+        /// The program.
+        program: ProgramSpec,
     },
     /// A response to a query over UDP passes.
     Dns {
@@ -168,6 +181,7 @@ impl CheckKind {
             Self::Dns { .. } => "dns",
             Self::Script { .. } => "script",
             Self::Smtp { .. } => "smtp",
+            Self::Exec { .. } => "exec",
         }
     }
 }

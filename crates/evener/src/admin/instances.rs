@@ -1,7 +1,7 @@
 //! Admin sockets of running instances, as commands look for them: where they are, and why one cannot be used.
 
-use super::{SYSTEM_DIRECTORY, socket_directory};
 use crate::output::printable;
+use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
 use crate::unix_socket::{self, is_live};
 use anyhow::bail;
 use nix::unistd::{Gid, Group, Uid, User};
@@ -32,7 +32,7 @@ pub(super) fn at(socket: &Path) -> PathBuf {
 /// # Errors
 /// There is no such instance, or there are several. The error lists them, or the instances of other users.
 pub(super) fn find() -> anyhow::Result<PathBuf> {
-    let directory = socket_directory();
+    let directory = runtime_directory();
     for directory in [&*directory, Path::new(SYSTEM_DIRECTORY)] {
         let default = directory.join("evener.sock");
         if is_trusted(&default) && is_live(&default) {

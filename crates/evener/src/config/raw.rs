@@ -4,7 +4,7 @@ use super::locate::{Source, Step};
 use super::script::Program;
 use super::{Location, Problem};
 use evener_core::spec::ScriptFunction;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -224,6 +224,8 @@ pub(super) struct Run {
     xdp: Option<Arc<Made>>,
     /// Settings of the IPVS plane.
     ipvs: Option<Arc<Made>>,
+    /// Paths of the programs that may run.
+    allowed: BTreeSet<String>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -266,6 +268,21 @@ impl Run {
     pub(super) fn set_plane(&mut self, made: Arc<Made>) -> Option<Location> {
         let plane = if made.builder == "ipvs" { &mut self.ipvs } else { &mut self.xdp };
         plane.replace(made).map(|earlier| earlier.location.clone())
+    }
+
+    /// Allows a program to be run.
+    pub(super) fn allow(&mut self, path: String) {
+        self.allowed.insert(path);
+    }
+
+    /// Returns the programs that may be run.
+    pub(super) fn allowed(&self) -> &BTreeSet<String> {
+        &self.allowed
+    }
+
+    /// Returns true if a program may be run.
+    pub(super) fn is_allowed(&self, path: &str) -> bool {
+        self.allowed.contains(path)
     }
 
     /// Returns the settings of the XDP plane.

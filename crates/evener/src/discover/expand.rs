@@ -217,7 +217,10 @@ struct Expansion {
 impl Extend<(ServerSpec, Target)> for Expansion {
     fn extend<I: IntoIterator<Item = (ServerSpec, Target)>>(&mut self, servers: I) {
         for (server, target) in servers {
-            self.taken.insert(target.clone());
+            // A sorry server may be a real server as well.
+            if !server.is_sorry {
+                self.taken.insert(target.clone());
+            }
             self.servers.push(server);
             self.targets.push(target);
         }

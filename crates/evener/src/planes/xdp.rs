@@ -1,7 +1,7 @@
 //! The XDP plane of an instance: the tables of its services, and the thread that writes them into the kernel. The thread
 //! starts with the first service.
 
-use crate::state::Listed;
+use super::Listed;
 use evener_core::Time;
 use evener_core::event::{Event, Severity};
 use evener_core::pool::{Pool, PoolSetting};

@@ -1,13 +1,12 @@
 //! Open connections and flows.
 
+use crate::planes::Listed;
 use crate::table::{age, server_name, short_bytes, table};
 use evener_core::ServerId;
 use evener_core::acl::Prefix;
-use evener_core::snapshot::Snapshot;
-use evener_proxy::{ListFilter, Listing, Open};
-use evener_xdp::associations::{Association, AssociationFilter, Associations};
+use evener_proxy::{ListFilter, Open};
+use evener_xdp::associations::{Association, AssociationFilter};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -63,37 +62,6 @@ impl ConnectionsQuery {
     }
 }
 
-/// Connections and flows of the workers, and associations of the XDP plane.
-#[derive(Debug, Default)]
-pub(crate) struct Listed {
-    open: Listing,
-    associations: Associations,
-    /// Snapshots of the pools of the XDP plane, with the names of servers.
-    snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
-}
-
-impl Listed {
-    /// Creates a list of the workers alone.
-    pub(crate) fn of_workers(open: Listing) -> Self {
-        Self { open, ..Self::default() }
-    }
-
-    /// Adds associations, whose servers have their names in the snapshots of their pools.
-    pub(crate) fn with_associations(
-        self,
-        associations: Associations,
-        snapshots: BTreeMap<Arc<str>, Arc<Snapshot>>,
-    ) -> Self {
-        Self { associations, snapshots, ..self }
-    }
-
-    /// Returns the view of each association that is listed.
-    pub(crate) fn associations(&self) -> Vec<AssociationView> {
-        let view = |association: &Association| AssociationView::new(association, &self.snapshots);
-        self.associations.listed.iter().map(view).collect()
-    }
-}
-
 /// The open connections and flows, and the associations of the XDP plane.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct ConnectionsView {
@@ -112,10 +80,11 @@ pub(crate) struct ConnectionsView {
 impl ConnectionsView {
     /// Describes a listing; at most `most` of its connections and flows.
     pub(crate) fn new(listed: Listed, most: usize) -> Self {
-        let associations = listed.associations();
-        let associations_total = listed.associations.total;
-        let connections = listed.open.open.into_iter().take(most).map(ConnectionView::new).collect();
-        Self { total: listed.open.total, connections, associations_total, associations }
+        let associations = AssociationView::all(&listed);
+        let associations_total = listed.associations_total();
+        let open = listed.into_open();
+        let connections = open.open.into_iter().take(most).map(ConnectionView::new).collect();
+        Self { total: open.total, connections, associations_total, associations }
     }
 
     /// Returns the connections and flows that are shown, sorted by number.
@@ -167,11 +136,13 @@ pub(crate) struct AssociationView {
 }
 
 impl AssociationView {
-    fn new(association: &Association, snapshots: &BTreeMap<Arc<str>, Arc<Snapshot>>) -> Self {
-        let server = association.server.as_ref().and_then(|(pool, id)| {
-            let entry = snapshots.get(pool)?.server(*id)?;
-            Some((pool.to_string(), entry.name.to_string()))
-        });
+    /// Returns the view of each association that is listed.
+    pub(super) fn all(listed: &Listed) -> Vec<Self> {
+        listed.associations().map(|(association, server)| Self::new(association, server)).collect()
+    }
+
+    /// Describes an association with a server, which is given with its pool.
+    fn new(association: &Association, server: Option<(String, String)>) -> Self {
         let (pool, server) = server.unzip();
         Self {
             service: association.service.to_string(),

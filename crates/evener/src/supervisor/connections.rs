@@ -3,7 +3,8 @@
 
 use super::query::Reply;
 use super::{Handle, Request, Supervisor};
-use crate::state::{ConnectionsQuery, Listed};
+use crate::planes::Listed;
+use crate::state::ConnectionsQuery;
 use evener_core::ServerId;
 use evener_core::clients::LastServer;
 use evener_core::event::Event;

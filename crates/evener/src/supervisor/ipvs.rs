@@ -1,10 +1,10 @@
 //! The services of the IPVS plane: they have no sockets, and the kernel has their tables.
 
 use super::{ConfigSource, Supervisor};
-use crate::admin::socket_directory;
 use crate::config::{Config, Problem};
+use crate::runtime_directory::runtime_directory;
+use evener_core::hash::of_name;
 use evener_core::spec::{Plane, ServiceSpec, Spec};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,13 +13,12 @@ use std::sync::Arc;
 pub(super) fn state_file(source: &ConfigSource) -> PathBuf {
     let name = match source {
         ConfigSource::File(path) => {
-            let mut hasher = DefaultHasher::new();
-            std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()).hash(&mut hasher);
-            format!("ipvs-{:016x}.state", hasher.finish())
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+            format!("ipvs-{:016x}.state", of_name(&path.to_string_lossy(), 0))
         }
         ConfigSource::None | ConfigSource::Front(_) => "ipvs.state".to_owned(),
     };
-    socket_directory().join(name)
+    runtime_directory().join(name)
 }
 
 impl Supervisor {

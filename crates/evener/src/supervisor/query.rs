@@ -3,9 +3,10 @@
 
 use super::{Handle, Request};
 use crate::events::Events;
+use crate::planes::Listed;
 use crate::state::{
-    ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, Listed,
-    RuleView, StickyView, View, ViewScope,
+    ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, RuleView,
+    StickyView, View, ViewScope,
 };
 use tokio::sync::oneshot;
 

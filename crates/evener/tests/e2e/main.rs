@@ -16,6 +16,8 @@ mod checks {
     mod first_check;
     mod http;
     mod on_down;
+    mod programs;
+    mod quorum;
     mod verdicts;
 }
 
@@ -109,6 +111,7 @@ mod operating {
     mod help;
     mod histograms;
     mod incidents;
+    mod metrics;
     mod one_liner;
     mod reasons;
     mod restart;

@@ -60,6 +60,7 @@ const BUILDERS: &[Builder] = &[
     },
     Builder { name: "check.dns", form: Form::Plain, example: "check.dns { name = \"example.org\" }" },
     Builder { name: "check.smtp", form: Form::Plain, example: "check.smtp { helo = \"lb.example.org\" }" },
+    Builder { name: "check.exec", form: Form::Plain, example: "check.exec { \"/usr/local/bin/probe\" }" },
     Builder { name: "discover.file", form: Form::Named, example: "discover.file \"servers.txt\"" },
     Builder { name: "discover.dns", form: Form::Named, example: "discover.dns \"app.example:80\"" },
     Builder { name: "discover.srv", form: Form::Named, example: "discover.srv \"_http._tcp.example.org\"" },

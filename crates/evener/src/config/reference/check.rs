@@ -13,6 +13,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "every",
         kind: "duration",
@@ -30,6 +31,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.smtp",
+            "check.exec",
         ],
         name: "timeout",
         kind: "duration",
@@ -48,6 +50,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "rise",
         kind: "1 to 100",
@@ -67,6 +70,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "fall",
         kind: "1 to 100",
@@ -85,6 +89,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "jitter",
         kind: "0 to 1",
@@ -103,6 +108,26 @@ pub(super) const KEYS: &[Key] = &[
             "check.dns",
             "check.script",
             "check.smtp",
+            "check.exec",
+        ],
+        name: "warm_up",
+        kind: "duration",
+        default: "none",
+        text: "The first check of a server comes after a random part of this time.",
+        example: "warm_up = \"5s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+            "check.smtp",
+            "check.exec",
         ],
         name: "port",
         kind: "1 to 65535",
@@ -154,6 +179,26 @@ pub(super) const KEYS: &[Key] = &[
         default: "anything",
         text: "Text that the first 64 KiB of the body must contain.",
         example: "body = \"ok\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.http", "check.https"],
+        name: "regex",
+        kind: "text",
+        default: "anything",
+        text: "Regular expression that the first 64 KiB of the body must match. Its time is bounded, \
+               so it has no backreferences and no look-around.",
+        example: "regex = \"peers: [1-9]\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.http", "check.https"],
+        name: "digest",
+        kind: "text",
+        default: "anything",
+        text: "Digest of the whole body, at most 64 MiB, in hexadecimal: 32 digits for MD5 (as \
+               `genhash` prints), 64 for SHA-256.",
+        example: "digest = \"9a0364b9e99bb480dd25e1f0284c8555\"",
         ..Key::NONE
     },
     Key {

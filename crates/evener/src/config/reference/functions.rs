@@ -125,8 +125,16 @@ pub(super) const KEYS: &[Key] = &[
         tables: &[""],
         name: "exec",
         kind: "exec { allow = { \"PROGRAM\" } }",
-        text: "Allows functions to run these programs by `exec(\"PROGRAM\", { \"ARGUMENT\" })`.",
+        text: "Allows these programs in `check.exec`, `notify` and `exec(\"PROGRAM\")` of functions.",
         example: "exec { allow = { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "check.exec",
+        kind: "check.exec { \"PROGRAM\", \"ARGUMENT\", keys }",
+        text: "A check that passes when a program ends with the status 0.",
+        example: "exec { allow = { \"/usr/bin/true\" } } pool \"web\" { \"10.0.0.1:80\", check = check.exec { \"/usr/bin/true\" } }",
         ..Key::NONE
     },
     Key {

@@ -1,8 +1,9 @@
 //! The explanation for a service of the XDP plane: the associations of the client, and the table of choices for new
 //! ones.
 
-use super::super::Listed;
+use super::super::connections::AssociationView;
 use super::{Explanation, ServerReason};
+use crate::planes::Listed;
 use evener_core::acl::Access;
 use evener_core::address::Target;
 use evener_core::explain::{self as core, Reason};
@@ -48,6 +49,7 @@ impl Explanation {
             ChooseBy::Turn => None,
             ChooseBy::Client => choices.pick(&table, of_client(self.client)),
         };
+        self.add_quorum(snapshot.quorum().copied());
         self.add_choice(&choices, &table);
         self.servers = servers_of(&table, &choices, chosen, snapshot, &Request::of(self.client, now));
         self.moving = table
@@ -89,7 +91,7 @@ impl Explanation {
         if !self.permitted {
             return;
         }
-        for association in &listed.associations() {
+        for association in &AssociationView::all(listed) {
             let client = association.client();
             let server = association.server().filter(|name| !self.moving.iter().any(|moving| moving == name));
             let Some(server) = server.map(str::to_owned) else {

@@ -229,6 +229,7 @@ impl Chance<'_> {
             limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
+            is_sorry: false,
             quic_id: self.maybe(Self::quic_id),
             check: None,
         }
@@ -271,6 +272,12 @@ impl Chance<'_> {
                 };
                 let mut servers = self.some(1..=4, server);
                 servers[0].weight = servers[0].weight.max(1);
+                if self.below(4) == 0 {
+                    let sorry = server(self);
+                    let name = self.or("sorry".into(), |chance| format!("sorry {}", chance.unique()).into());
+                    let weight = sorry.weight.max(1);
+                    servers.push(ServerSpec { name, weight, tier: 1, is_sorry: true, ..sorry });
+                }
                 (servers, Vec::new())
             }
         };
@@ -299,6 +306,12 @@ impl Chance<'_> {
             failover: self.pick(&[Failover::Next, Failover::Never]),
             retry_budget: self.retry_budget(),
             slow_start: self.maybe(Self::time),
+            quorum: self.maybe(|chance| {
+                let weight = chance.within(1..=1000);
+                QuorumSpec { weight, hysteresis: chance.or(0, |chance| chance.below(weight as usize) as u32) }
+            }),
+            notify: self.maybe(|chance| Arc::new(chance.notify())),
+            inhibit_on_failure: on_down == OnDown::Keep && self.one_in(4),
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
@@ -309,6 +322,16 @@ impl Chance<'_> {
             },
             ..PoolSpec::new(&name, servers)
         }
+    }
+
+    fn program(&mut self) -> ProgramSpec {
+        let path = format!("/usr/bin/{}", self.word());
+        ProgramSpec { path, arguments: self.some(0..=3, Self::word) }
+    }
+
+    fn notify(&mut self) -> NotifySpec {
+        let [up, down, quorum_up, quorum_down] = [(); 4].map(|()| self.maybe(Self::program));
+        NotifySpec { up, down, quorum_up, quorum_down, timeout: self.or(NotifySpec::TIMEOUT, Self::time) }
     }
 
     fn certificate(&mut self) -> CertificateFiles {
@@ -335,6 +358,7 @@ impl Chance<'_> {
         let kind = match self.below(6) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
+            1 if self.one_in(2) => CheckKind::Exec { program: self.program() },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
             4 if tls.is_none() => {
@@ -365,6 +389,7 @@ impl Chance<'_> {
                 edge @ 2..=3 => (edge - 2) as f64,
                 _ => defaults.jitter,
             },
+            warm_up: self.or(defaults.warm_up, |c| c.duration(moment, minute)),
             port: self.maybe(|chance| chance.within(1..=65_535) as u16),
             kind: defaults.kind,
         }
