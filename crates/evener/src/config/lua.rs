@@ -2,6 +2,7 @@
 //! code. Its memory, instructions and time are bounded.
 
 pub(super) mod builders;
+mod exec;
 mod file;
 mod functions;
 
@@ -116,8 +117,7 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let outcome = sandbox(&state).and_then(|lua| {
         let before = names_of_values(&lua)?;
         run_file(&lua, &state, path)?;
-        let fingerprint = lock(&state).run.fingerprint();
-        let program = functions::take(&lua, path, fingerprint);
+        let program = functions::take(&lua, path, &lock(&state).run);
         let mut set = names_of_values(&lua)?;
         set.retain(|name| !before.contains(name));
         let mut state = lock(&state);
@@ -219,6 +219,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
         globals.raw_set(namespace, lua.create_table()?)?;
     }
     builders::add(&lua, state)?;
+    exec::add(&lua, state)?;
     add_include(&lua, state)?;
     add_geoip(&lua, state)?;
     add_environment(&lua, state)?;

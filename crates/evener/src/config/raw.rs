@@ -275,6 +275,11 @@ impl Run {
         self.allowed.insert(path);
     }
 
+    /// Returns the programs that may be run.
+    pub(super) fn allowed(&self) -> &BTreeSet<String> {
+        &self.allowed
+    }
+
     /// Returns true if a program may be run.
     pub(super) fn is_allowed(&self, path: &str) -> bool {
         self.allowed.contains(path)

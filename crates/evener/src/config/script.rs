@@ -54,9 +54,9 @@ impl Declared {
         self.handlers.push((event.to_owned(), number));
     }
 
-    /// Allows functions to run a program.
-    pub(super) fn allow(&mut self, path: &str) {
-        self.allowed.insert(path.to_owned());
+    /// Allows functions to run these programs.
+    pub(super) fn allowing(self, programs: &BTreeSet<String>) -> Self {
+        Self { allowed: programs.clone(), ..self }
     }
 }
 

@@ -1,11 +1,11 @@
 //! Functions of a configuration that run later: checks, timers and handlers of events.
 
-use super::{Shared, lock, record, text_of, type_of, wrong};
+use super::{Shared, text_of, type_of, wrong};
+use crate::config::nearest;
 use crate::config::problem::Location;
-use crate::config::raw::{Function, Value};
+use crate::config::raw::{Function, Run, Value};
 use crate::config::scalar::parse_duration;
 use crate::config::script::{Declared, Program};
-use crate::config::{Problem, nearest};
 use evener_core::event::Event;
 use mlua::Lua;
 use std::path::Path;
@@ -17,7 +17,7 @@ const FUNCTIONS_MAX: usize = 100_000;
 /// Shortest interval of a timer.
 const EVERY_MIN: Duration = Duration::from_millis(10);
 
-/// Adds `every`, `on` and `exec`, which declare what runs later.
+/// Adds `every` and `on`, which declare what runs later.
 pub(super) fn add(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     lua.set_app_data(Mutex::new(Declared::default()));
     let globals = lua.globals();
@@ -59,18 +59,7 @@ pub(super) fn add(lua: &Lua, state: &Shared) -> mlua::Result<()> {
         Ok(mlua::Value::Nil)
     })?;
     globals.raw_set("on", on)?;
-    let shared = Shared::clone(state);
-    let exec = lua.create_function(move |lua, given: mlua::Value| match &given {
-        mlua::Value::Table(table) => allow(lua, &shared, &super::builders::read_table(lua, table, 0)?),
-        _ => wrong(
-            lua,
-            &shared,
-            &given,
-            "outside of functions, exec takes the programs that may run: write exec { allow = { \"/usr/bin/program\" } }",
-        )
-        .map(drop),
-    })?;
-    globals.raw_set("exec", exec)
+    Ok(())
 }
 
 fn declared<T>(lua: &Lua, use_them: impl FnOnce(&mut Declared) -> T) -> Option<T> {
@@ -119,34 +108,7 @@ pub(super) fn read(lua: &Lua, function: mlua::Function) -> Value {
 }
 
 /// Returns the functions that run later, unless the configuration has none.
-pub(super) fn take(lua: &Lua, path: &Path, fingerprint: u64) -> Option<Program> {
-    let taken = declared(lua, std::mem::take)?;
-    Program::new(lua.clone(), taken, path, fingerprint)
-}
-
-/// Adds `exec { allow = { ... } }`, which names the programs that checks, hooks and functions may run.
-fn allow(lua: &Lua, state: &Shared, table: &crate::config::raw::Table) -> mlua::Result<()> {
-    let location = super::caller(lua);
-    let list = match table.get("allow") {
-        Some(Value::Table(list)) => list.only_list(),
-        _ => None,
-    };
-    let Some(list) = list.filter(|_| table.keys().count() == 1 && table.list().is_empty()) else {
-        let message = "exec takes the programs that may run: write exec { allow = { \"/usr/bin/program\" } }";
-        return record(state, Problem::at(&location, message));
-    };
-    for item in list {
-        match item.text().filter(|text| text.starts_with('/')) {
-            Some(path) => {
-                lock(state).run.allow(path.to_owned());
-                declared(lua, |declared| declared.allow(path));
-            }
-            None => {
-                let message =
-                    format!("exec.allow must have absolute paths of programs, got {}", item.shown());
-                lock(state).run.record(Problem::at(&location, message));
-            }
-        }
-    }
-    Ok(())
+pub(super) fn take(lua: &Lua, path: &Path, run: &Run) -> Option<Program> {
+    let taken = declared(lua, std::mem::take)?.allowing(run.allowed());
+    Program::new(lua.clone(), taken, path, run.fingerprint())
 }

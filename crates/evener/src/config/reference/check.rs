@@ -125,6 +125,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
             "check.exec",
         ],

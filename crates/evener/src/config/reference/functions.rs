@@ -125,7 +125,7 @@ pub(super) const KEYS: &[Key] = &[
         tables: &[""],
         name: "exec",
         kind: "exec { allow = { \"PROGRAM\" } }",
-        text: "Allows these programs in `check.exec`, in `notify`, and in functions by `exec(\"PROGRAM\", { \"ARGUMENT\" })`.",
+        text: "Allows these programs in `check.exec`, `notify` and `exec(\"PROGRAM\")` of functions.",
         example: "exec { allow = { \"/usr/bin/true\" } }",
         ..Key::NONE
     },
