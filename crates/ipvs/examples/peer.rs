@@ -1,4 +1,4 @@
-//! The peers of a balancer, for the tests in the virtual machine (`cargo xtask guest`): servers, clients, and a watch that
+//! The peers of a balancer, for the tests in the virtual machine of xtask: servers, clients, and a watch that
 //! measures how soon services notice that a server is gone.
 //!
 //! ```text
