@@ -1,4 +1,4 @@
-//! The peers of a balancer, for the tests in the virtual machine (`cargo xtask guest`): servers, clients, and a watch that
+//! The peers of a balancer, for the tests in the virtual machine of xtask: servers, clients, and a watch that
 //! measures how soon services notice that a server is gone.
 //!
 //! ```text
@@ -153,10 +153,10 @@ fn react(rounds: u32, interval: Duration, commands: &str, server: SocketAddr, mu
             let seconds = |at: usize| times[at].as_secs_f64();
             let middle = f64::midpoint(seconds((times.len() - 1) / 2), seconds(times.len() / 2));
             let (least, most) = (seconds(0), seconds(times.len() - 1));
+            let mean = times.iter().sum::<Duration>().as_secs_f64() / f64::from(rounds);
             println!(
-                "react: {:<24} {what:<7} median {middle:.2} s, from {least:.2} to {most:.2} s, {} rounds",
+                "react: {:<24} {what:<7} median {middle:.2} s, mean {mean:.2} s, from {least:.2} to {most:.2} s, {rounds} rounds",
                 service.name,
-                times.len()
             );
         }
     }
