@@ -1,17 +1,19 @@
 //! Comparison of specs field by field. Each function destructures the new spec without `..`, so that a field that is
 //! added to a spec is compared, too, or the code does not compile.
 
+mod check;
+
 use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
-    CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec,
-    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ScriptFunction, ServerSpec, ServerTlsSpec,
-    ServiceOptions, ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec, IpvsPersistence,
+    IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec, QueueSpec,
+    QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
+    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
-use std::mem::discriminant;
+use check::checks;
 
 /// Fields that differ, or all fields.
 struct Fields {
@@ -207,107 +209,6 @@ fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {
     let QueueSpec { size, timeout } = new;
     fields.field("size", &old.size, size);
     fields.field("timeout", &old.timeout, timeout);
-}
-
-fn checks(fields: &mut Fields, old: Option<&CheckSpec>, new: Option<&CheckSpec>) {
-    match (old, new) {
-        // Checks of different kinds have different settings.
-        (Some(old), Some(new)) if discriminant(&old.kind) != discriminant(&new.kind) => {
-            let text = |spec: &CheckSpec| Fields::describe(|all| check(all, spec, spec));
-            fields.push("check", text(old), text(new));
-        }
-        (old, new) => fields.table("check", old, new, check),
-    }
-}
-
-fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = new;
-    check_kind(fields, &old.kind, kind);
-    fields.field("every", &old.every, every);
-    fields.field("timeout", &old.timeout, timeout);
-    fields.field("rise", &old.rise, rise);
-    fields.field("fall", &old.fall, fall);
-    fields.field("jitter", &old.jitter, jitter);
-    fields.field("warm_up", &old.warm_up, warm_up);
-    fields.field("port", &old.port, port);
-}
-
-fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
-    if fields.wanted == Wanted::All {
-        fields.push("kind", String::new(), new.name().into());
-    }
-    match (old, new) {
-        (
-            CheckKind::Stream { send: old_send, begins: old_begins, expect: old_expect, tls: old_tls },
-            CheckKind::Stream { send, begins, expect, tls },
-        ) => {
-            fields.field("send", old_send, send);
-            fields.field("begins", old_begins, begins);
-            fields.field("expect", old_expect, expect);
-            fields.field("tls", old_tls, tls);
-        }
-        (
-            CheckKind::Http {
-                method: old_method,
-                path: old_path,
-                host: old_host,
-                status: old_status,
-                body: old_body,
-                regex: old_regex,
-                digest: old_digest,
-                tls: old_tls,
-            },
-            CheckKind::Http { method, path, host, status, body, regex, digest, tls },
-        ) => {
-            fields.field("method", old_method, method);
-            fields.field("path", old_path, path);
-            fields.field("host", old_host, host);
-            fields.field("status", old_status, status);
-            fields.field("body", old_body, body);
-            fields.field("regex", old_regex, regex);
-            fields.field("digest", old_digest, digest);
-            fields.field("tls", old_tls, tls);
-        }
-        (
-            CheckKind::Dns { name: old_name, qtype: old_qtype, rcode: old_rcode },
-            CheckKind::Dns { name, qtype, rcode },
-        ) => {
-            fields.field("name", old_name, name);
-            fields.field("type", old_qtype, qtype);
-            fields.field("rcode", old_rcode, rcode);
-        }
-        (
-            CheckKind::Script { function: old_function, on_error: old_on_error },
-            CheckKind::Script { function, on_error },
-        ) => {
-            let shown = |function: &ScriptFunction| format!("function at {}", function.location);
-            if old_function != function || fields.wanted == Wanted::All {
-                fields.push("run", shown(old_function), shown(function));
-            }
-            fields.field("on_error", old_on_error, on_error);
-        }
-        (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
-            fields.field("helo", old_helo, helo);
-        }
-        (CheckKind::Exec { program: old }, CheckKind::Exec { program }) => {
-            fields.field("program", old, program);
-        }
-        (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
-            fields.field("send", old_send, send);
-            fields.field("expect", old_expect, expect);
-        }
-        (
-            CheckKind::Tcp
-            | CheckKind::Stream { .. }
-            | CheckKind::Http { .. }
-            | CheckKind::Dns { .. }
-            | CheckKind::Script { .. }
-            | CheckKind::Smtp { .. }
-            | CheckKind::Exec { .. }
-            | CheckKind::Udp { .. },
-            _,
-        ) => {}
-    }
 }
 
 fn server_tls(fields: &mut Fields, old: &ServerTlsSpec, new: &ServerTlsSpec) {
