@@ -88,13 +88,12 @@ fn measure(binary: &str, check: &str, length: Duration) -> anyhow::Result<(f64, 
     let cpu = group.seconds() - cpu_before;
     let elapsed = began.elapsed().as_secs_f64();
     let made = checks(binary, &admin)? - checks_before;
-    ensure!(cpu > 0.0, "no CPU time was measured");
     Ok((made / elapsed, cpu / elapsed))
 }
 
 /// Returns the number of checks that passed.
 fn checks(binary: &str, admin: &std::path::Path) -> anyhow::Result<f64> {
-    let output = Command::new(binary).args(["status", "--json", "--admin"]).arg(admin).output()?;
+    let output = Command::new(binary).args(["status", "--json", "--socket"]).arg(admin).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let servers = status["pools"][0]["servers"].as_array().context("the status has no servers")?;
