@@ -5,16 +5,18 @@ use crate::config::{Config, Problem};
 use crate::runtime_directory::runtime_directory;
 use evener_core::hash::of_name;
 use evener_core::spec::{Plane, ServiceSpec, Spec};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Returns the path of the file that lists the entries of the kernel's table that belong to an instance. Its name follows
-/// from the configuration, so that a restarted instance finds it.
+/// from the configuration, so that a restarted instance finds it, and from the network namespace, which has its own table.
 pub(super) fn state_file(source: &ConfigSource) -> PathBuf {
+    let namespace = std::fs::metadata("/proc/self/ns/net").map_or(0, |file| file.ino());
     let name = match source {
         ConfigSource::File(path) => {
             let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-            format!("ipvs-{:016x}.state", of_name(&path.to_string_lossy(), 0))
+            format!("ipvs-{:016x}.state", of_name(&path.to_string_lossy(), namespace))
         }
         ConfigSource::None | ConfigSource::Front(_) => "ipvs.state".to_owned(),
     };

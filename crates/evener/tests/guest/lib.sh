@@ -7,8 +7,6 @@ failed=0
 ip=/usr/sbin/ip
 log=/job/log
 : >$log
-# The state of the script before, whose table is in another namespace.
-rm -rf /run/evener
 $ip link set lo up
 
 fail() {

@@ -22,7 +22,7 @@ echo "ipvsadm -R, 2000 destinations:"; time ipvsadm -R < rules
 ipvsadm -C
 
 config 1
-echo "evener check, the file of 2000 destinations:"; time $EVENER check c.lua >/dev/null 2>&1
+echo "evener check, the file of 2000 destinations:"; time $EVENER check c.lua >/dev/null
 echo 'service "192.0.2.1:80" { plane = "ipvs", { "10.1.0.1:80" }, policy = "weighted" }' > c.lua
 start
 expect "the program is ready" "-A -t 192.0.2.1:80 -s wrr" "-a -t 192.0.2.1:80 -r 10.1.0.1:80 -m -w 1"
