@@ -2,8 +2,10 @@
 
 use crate::harness::{BINARY, Evener, Server, have, local, who};
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Runs a configuration with a listener for the metrics, and returns its address.
@@ -111,4 +113,46 @@ fn an_address_in_use_is_an_error() {
         error.contains(&format!("--metrics {address}: no socket can listen there: Address already in use")),
         "{error}"
     );
+}
+
+/// Returns the names of metrics in a text.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+    words.filter(|word| word.starts_with("evener_")).collect()
+}
+
+#[test]
+fn the_alerts_and_the_dashboard_use_metrics_that_exist() {
+    let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging");
+    let rules = fs::read_to_string(packaging.join("prometheus/evener.rules.yml")).unwrap();
+    let dashboard = fs::read_to_string(packaging.join("grafana/evener.json")).unwrap();
+    let parsed: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(parsed["panels"].as_array().unwrap().len() > 15, "the dashboard has panels");
+
+    let server = Server::named("a");
+    let (evener, address) = run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", queue = {{}}, check = \"tcp\", \
+         discover.file \"list\", \"127.0.0.1:{}\" }}",
+        server.port
+    ));
+    let mut client = TcpStream::connect(local(evener.port("s"))).unwrap();
+    write!(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let _ = client.read_to_end(&mut Vec::new());
+    let text = get(address, "/metrics", "*/*");
+    let mut missing = names_in(&rules);
+    missing.extend(names_in(&dashboard));
+    assert!(missing.len() > 20, "{missing:?}");
+    // Histograms without values and certificates are absent.
+    let known = names_in(&text);
+    missing.retain(|name| !known.contains(name) && !name.ends_with("_seconds_bucket"));
+    assert_eq!(missing, BTreeSet::from(["evener_certificate_left_seconds"]));
+
+    if !have("promtool") {
+        return;
+    }
+    for arguments in [["check", "rules", "evener.rules.yml"], ["test", "rules", "evener.rules.test.yml"]] {
+        let mut promtool = Command::new("promtool");
+        let output = promtool.args(arguments).current_dir(packaging.join("prometheus")).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
 }
