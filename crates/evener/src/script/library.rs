@@ -21,6 +21,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Most bytes that an operation receives.
 const RECEIVED_BYTES_MAX: usize = 256 << 10;
+/// Most bytes that an operation sends. An operation copies them out of the memory that Lua counts.
+const SENT_BYTES_MAX: usize = 1 << 20;
 /// Longest message of a script in the log.
 const MESSAGE_CHARS_MAX: usize = 2000;
 
@@ -129,9 +131,7 @@ fn log(lua: &Lua) -> mlua::Result<Table> {
     for level in Level::ALL {
         let write = lua.create_function(move |lua, values: MultiValue| {
             let runtime = running(lua, "log")?;
-            let texts: Vec<String> = values.iter().map(Value::to_string).collect::<mlua::Result<_>>()?;
-            let text: String = texts.join(" ").chars().take(MESSAGE_CHARS_MAX).collect();
-            let text = crate::output::printable(&text).to_string();
+            let text = crate::output::printable(&message(&values)?).to_string();
             let event =
                 Event::ScriptMessage { severity: ScriptLevel(level), script: caller(lua).to_string(), text };
             (runtime.outputs)(Output::Event(event));
@@ -140,6 +140,44 @@ fn log(lua: &Lua) -> mlua::Result<Table> {
         log.raw_set(level.name(), write)?;
     }
     Ok(log)
+}
+
+/// Joins values by spaces, up to the longest message.
+fn message(values: &MultiValue) -> mlua::Result<String> {
+    let mut text = String::new();
+    let mut room = MESSAGE_CHARS_MAX;
+    let mut add = |piece: &str| {
+        text.extend(piece.chars().take(room));
+        room = room.saturating_sub(piece.chars().take(room).count());
+        room > 0
+    };
+    for (number, value) in values.iter().enumerate() {
+        if number > 0 && !add(" ") {
+            break;
+        }
+        let has_room = match value {
+            Value::String(bytes) => {
+                let bytes = bytes.as_bytes();
+                // A character has at most 4 bytes.
+                let first = &bytes[..bytes.len().min(4 * MESSAGE_CHARS_MAX)];
+                add(&String::from_utf8_lossy(first))
+            }
+            other => add(&other.to_string()?),
+        };
+        if !has_room {
+            break;
+        }
+    }
+    Ok(text)
+}
+
+/// Copies the bytes that an operation sends.
+fn bytes_to_send(lua: &Lua, name: &str, text: &mlua::LuaString) -> mlua::Result<Vec<u8>> {
+    let bytes = text.as_bytes();
+    if bytes.len() > SENT_BYTES_MAX {
+        return Err(fail(lua, format!("{name} sends at most {SENT_BYTES_MAX} bytes, got {}", bytes.len())));
+    }
+    Ok(bytes.to_vec())
 }
 
 fn time(lua: &Lua) -> mlua::Result<Table> {

@@ -194,7 +194,7 @@ pub(crate) fn add_pool_methods<T: 'static, M: UserDataMethods<T>>(
     methods.add_meta_method(MetaMethod::Index, move |lua, this, key: Value| match &key {
         Value::Integer(number) => {
             let all = servers(lua, &pool(lua, this)?)?;
-            let at = usize::try_from(number - 1).unwrap_or(usize::MAX);
+            let at = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
             all.get(at).cloned().into_lua(lua)
         }
         Value::String(text) if *text == "name" => (*pool(lua, this)?).into_lua(lua),

@@ -2,12 +2,14 @@
 -- them, and their errors have the location of their caller.
 local native, coroutine = ...
 local error, type, select, raw_pcall, setmetatable = error, type, select, pcall, setmetatable
+local tonumber, tostring = tonumber, tostring
 local yield, can_yield = coroutine.yield, coroutine.isyieldable
 local string, table, math = string, table, math
 local concat, insert, remove, move, unpack, sort = table.concat, table.insert, table.remove, table.move, table.unpack, table.sort
 local sub, rep = string.sub, string.rep
 local match, is_late, is_stopped, message, check = native.match, native.is_late, native.is_stopped, native.message, native.check
 local LONG = 4096
+local POSITION_MAX = 2^53
 
 -- Lets other calls run if this call has run for long enough.
 local function pause()
@@ -176,9 +178,12 @@ local function length_of(t)
   return length
 end
 
--- Checks the number of values between two positions.
+-- Checks the number of values between two positions. Their difference has no overflow after the first check.
 local function check_range(from, to)
-  local count = (tonumber(to) or 0) - (tonumber(from) or 0)
+  from, to = tonumber(from) or 0, tonumber(to) or 0
+  if to < from then return end
+  if from < -POSITION_MAX or to > POSITION_MAX then error("a position in a list is out of bounds", 3) end
+  local count = to - from
   if count > LONG then
     native.check_list(count)
     pause()

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
+mod limits;
+
 use super::actor::prepare;
 use super::call::{Call, run};
 use super::{Actor, Output, PoolSlots, Runtime};
@@ -35,7 +37,8 @@ fn outcome(name: &str, body: &str) -> Result<String, String> {
     std::fs::remove_file(&file).unwrap();
     let config = loaded.unwrap();
     let program = config.program().unwrap();
-    let runtime = Arc::new(Runtime::new(1, PoolSlots::new(), Arc::new(|_| true), BTreeSet::new()));
+    let runtime =
+        Arc::new(Runtime::new(1, PoolSlots::new(), Arc::new(|_| true), BTreeSet::from(["/bin/echo".into()])));
     let lua = prepare(program, &runtime).unwrap();
     let (function, script) = program.function(0).unwrap();
     let call = Arc::new(Call::new(script, None));

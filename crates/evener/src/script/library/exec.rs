@@ -1,6 +1,6 @@
 //! `exec("/usr/bin/program", { "argument" }, { stdin = "...", timeout = "1s" })`.
 
-use super::{Outcome, RECEIVED_BYTES_MAX, failure, operate, running, timeout};
+use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, running, timeout};
 use crate::script::bounds::fail;
 use mlua::{Function, IntoLua, Lua, Table};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -8,6 +8,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+
+/// Maximum number of arguments.
+const ARGUMENTS_MAX: usize = 1000;
+/// Maximum length of all arguments.
+const ARGUMENT_BYTES_MAX: usize = 128 << 10;
 
 struct Ran {
     status: ExitStatus,
@@ -28,7 +33,7 @@ impl Drop for Group {
 
 pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
     lua.create_async_function(
-        |lua, (program, arguments, options): (String, Option<Vec<String>>, Option<Table>)| {
+        |lua, (program, arguments, options): (String, Option<Table>, Option<Table>)| {
             let allowed = running(&lua, "exec").and_then(|runtime| {
                 if runtime.allowed.contains(&program) {
                     return timeout(&lua, options.as_ref());
@@ -38,13 +43,15 @@ pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
                 );
                 Err(fail(&lua, why))
             });
-            let input: Vec<u8> = options
-                .and_then(|options| options.raw_get::<Option<mlua::LuaString>>("stdin").ok().flatten())
-                .map(|text| text.as_bytes().to_vec())
-                .unwrap_or_default();
-            let begun = operate(&lua, "exec", allowed, ran(program, arguments.unwrap_or_default(), input));
+            let begun = allowed.and_then(|limit| {
+                let arguments = arguments.map_or(Ok(Vec::new()), |given| texts(&lua, &given))?;
+                let input = options
+                    .and_then(|options| options.raw_get::<Option<mlua::LuaString>>("stdin").ok().flatten())
+                    .map_or(Ok(Vec::new()), |text| bytes_to_send(&lua, "exec", &text))?;
+                Ok(operate(&lua, "exec", Ok(limit), ran(program, arguments, input)))
+            });
             async move {
-                match begun.await? {
+                match begun?.await? {
                     Err(why) => failure(&lua, &why),
                     Ok(Ran { status, output, errors }) => {
                         let table = lua.create_table()?;
@@ -59,6 +66,25 @@ pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
             }
         },
     )
+}
+
+/// Returns the arguments of a program.
+fn texts(lua: &Lua, given: &Table) -> mlua::Result<Vec<String>> {
+    let count = given.raw_len();
+    if count > ARGUMENTS_MAX {
+        return Err(fail(lua, format!("exec takes at most {ARGUMENTS_MAX} arguments, got {count}")));
+    }
+    let mut arguments = Vec::new();
+    let mut room = ARGUMENT_BYTES_MAX;
+    for number in 1..=count {
+        let argument: String = given.raw_get(number)?;
+        let left = room.checked_sub(argument.len());
+        room = left.ok_or_else(|| {
+            fail(lua, format!("the arguments of exec have at most {ARGUMENT_BYTES_MAX} bytes"))
+        })?;
+        arguments.push(argument);
+    }
+    Ok(arguments)
 }
 
 async fn ran(program: String, arguments: Vec<String>, input: Vec<u8>) -> Outcome<Ran> {

@@ -1,7 +1,7 @@
 //! `http.get(url, options)` and `http.post(url, body, options)`.
 
 use super::net::{Connected, connect, tls_of};
-use super::{Outcome, RECEIVED_BYTES_MAX, failure, operate, timeout};
+use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, timeout};
 use crate::script::bounds::fail;
 use evener_core::spec::CheckTls;
 use http_body_util::{BodyExt, Full};
@@ -13,6 +13,13 @@ use hyper_util::rt::TokioIo;
 use mlua::{IntoLua, Lua, Table, Value};
 use tokio::task::JoinSet;
 
+/// Longest URL.
+const URL_BYTES_MAX: usize = 8 << 10;
+/// Maximum number of header fields that a function sets.
+const HEADERS_MAX: usize = 100;
+/// Maximum length of their names and values.
+const HEADER_BYTES_MAX: usize = 64 << 10;
+
 struct Response {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
@@ -22,12 +29,12 @@ struct Response {
 pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     let http = lua.create_table()?;
     let get = lua.create_async_function(|lua, (url, options): (String, Option<Table>)| {
-        request(&lua, "GET", &url, Vec::new(), options.as_ref())
+        request(&lua, "GET", &url, Ok(Vec::new()), options.as_ref())
     })?;
     http.raw_set("get", get)?;
     let post =
         lua.create_async_function(|lua, (url, body, options): (String, mlua::LuaString, Option<Table>)| {
-            let body = body.as_bytes().to_vec();
+            let body = bytes_to_send(&lua, "http.post", &body);
             request(&lua, "POST", &url, body, options.as_ref())
         })?;
     http.raw_set("post", post)?;
@@ -38,10 +45,10 @@ fn request(
     lua: &Lua,
     method: &str,
     url: &str,
-    body: Vec<u8>,
+    body: mlua::Result<Vec<u8>>,
     options: Option<&Table>,
 ) -> impl Future<Output = mlua::Result<Value>> + Send + use<> {
-    let prepared = prepare(lua, method, url, body, options);
+    let prepared = body.and_then(|body| prepare(lua, method, url, body, options));
     let lua = lua.clone();
     let begun = match prepared {
         Ok((request, authority, tls)) => {
@@ -82,6 +89,9 @@ fn prepare(
     options: Option<&Table>,
 ) -> mlua::Result<Prepared> {
     let refused = |why: String| fail(lua, why);
+    if url.len() > URL_BYTES_MAX {
+        return Err(refused(format!("a URL has at most {URL_BYTES_MAX} bytes, got {}", url.len())));
+    }
     let uri: Uri = url.parse().map_err(|_| refused(format!("not a URL: {url:?}")))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(refused(format!("a URL begins with http:// or https://, got {url:?}")));
@@ -108,13 +118,18 @@ fn prepare(
         .insert("host", HeaderValue::from_str(authority.as_str()).map_err(|_| refused("bad host".into()))?);
     headers.insert("user-agent", HeaderValue::from_static(agent));
     let given: Option<Table> = options.map(|options| options.raw_get("headers")).transpose()?.flatten();
-    for pair in given.iter().flat_map(Table::pairs::<String, String>) {
+    let mut room = HEADER_BYTES_MAX;
+    for (count, pair) in given.iter().flat_map(Table::pairs::<String, String>).enumerate() {
         let (name, value) = pair?;
+        let left = room.checked_sub(name.len() + value.len());
+        room = left.filter(|_| count < HEADERS_MAX).ok_or_else(|| {
+            refused(format!("a request has at most {HEADERS_MAX} headers of {HEADER_BYTES_MAX} bytes in all"))
+        })?;
         let parsed = (name.parse::<HeaderName>().ok(), HeaderValue::from_str(&value).ok());
         let (Some(parsed), Some(value)) = parsed else {
             return Err(refused(format!("not a header: {name:?}")));
         };
-        headers.insert(parsed, value);
+        headers.try_insert(parsed, value).map_err(|_| refused("too many headers".into()))?;
     }
     Ok((request, target, tls))
 }

@@ -11,6 +11,31 @@ const DEPTH_MAX: usize = 64;
 /// Maximum number of values.
 const VALUES_MAX: usize = 100_000;
 
+/// Values and bytes that `json.encode` may still take. They are counted before they are copied, because a table can
+/// have the same long text many times.
+struct Budget {
+    values: usize,
+    bytes: usize,
+}
+
+impl Budget {
+    fn take(&mut self, lua: &Lua, bytes: usize) -> mlua::Result<()> {
+        let values = self.values.checked_sub(1);
+        self.values = values.ok_or_else(|| fail(lua, "json.encode got too many values"))?;
+        self.take_bytes(lua, bytes)
+    }
+
+    fn take_bytes(&mut self, lua: &Lua, bytes: usize) -> mlua::Result<()> {
+        let bytes = self.bytes.checked_sub(bytes);
+        self.bytes = bytes.ok_or_else(|| too_long(lua))?;
+        Ok(())
+    }
+}
+
+fn too_long(lua: &Lua) -> mlua::Error {
+    fail(lua, format!("json.encode makes at most {TEXT_BYTES_MAX} bytes"))
+}
+
 pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     let json = lua.create_table()?;
     let decode = |lua: &Lua, text: mlua::LuaString| {
@@ -25,11 +50,11 @@ pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     };
     json.raw_set("decode", lua.create_function(decode)?)?;
     let encode = |lua: &Lua, value: Value| {
-        let mut budget = VALUES_MAX;
+        let mut budget = Budget { values: VALUES_MAX, bytes: TEXT_BYTES_MAX };
         let value = to_json(lua, &value, 0, &mut budget)?;
         let text = value.to_string();
         if text.len() > TEXT_BYTES_MAX {
-            return Err(fail(lua, format!("json.encode makes at most {TEXT_BYTES_MAX} bytes")));
+            return Err(too_long(lua));
         }
         Ok(text)
     };
@@ -64,8 +89,8 @@ fn to_lua(lua: &Lua, value: Json) -> mlua::Result<Value> {
     }
 }
 
-fn to_json(lua: &Lua, value: &Value, depth: usize, budget: &mut usize) -> mlua::Result<Json> {
-    *budget = budget.checked_sub(1).ok_or_else(|| fail(lua, "json.encode got too many values"))?;
+fn to_json(lua: &Lua, value: &Value, depth: usize, budget: &mut Budget) -> mlua::Result<Json> {
+    budget.take(lua, value.as_string().map_or(0, |text| text.as_bytes().len()))?;
     let refused = |what: &str| Err(fail(lua, format!("json.encode cannot encode {what}")));
     match value {
         Value::Nil => Ok(Json::Null),
@@ -93,6 +118,7 @@ fn to_json(lua: &Lua, value: &Value, depth: usize, budget: &mut usize) -> mlua::
             for pair in table.pairs::<Value, Value>() {
                 let (key, item) = pair?;
                 let Value::String(key) = key else { return refused("a key that is not text") };
+                budget.take_bytes(lua, key.as_bytes().len())?;
                 fields.insert(key.to_string_lossy(), to_json(lua, &item, depth + 1, budget)?);
             }
             Ok(Json::Object(fields))

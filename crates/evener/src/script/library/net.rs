@@ -1,6 +1,6 @@
 //! `tcp.connect`, `udp.exchange` and `dns.query`.
 
-use super::{Outcome, RECEIVED_BYTES_MAX, failure, operate, timeout};
+use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, timeout};
 use crate::check;
 use crate::script::bounds::fail;
 use evener_core::spec::CheckTls;
@@ -156,15 +156,17 @@ impl Connection {
 impl UserData for Connection {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
         methods.add_async_method("send", |lua, this, bytes: mlua::LuaString| {
-            let (inner, bytes) = (Arc::clone(&this.inner), bytes.as_bytes().to_vec());
-            let begun = operate(&lua, "tcp", Ok(this.timeout), async move {
-                match &mut inner.lock().await.stream {
-                    Some(stream) => stream.send(&bytes).await.map_err(|error| check::in_words(&error)),
-                    None => Err("the connection is closed".into()),
-                }
+            let (inner, limit) = (Arc::clone(&this.inner), Ok(this.timeout));
+            let begun = bytes_to_send(&lua, "send", &bytes).map(|bytes| {
+                operate(&lua, "tcp", limit, async move {
+                    match &mut inner.lock().await.stream {
+                        Some(stream) => stream.send(&bytes).await.map_err(|error| check::in_words(&error)),
+                        None => Err("the connection is closed".into()),
+                    }
+                })
             });
             async move {
-                match begun.await? {
+                match begun?.await? {
                     Ok(()) => true.into_lua_multi(&lua),
                     Err(why) => (Value::Nil, why).into_lua_multi(&lua),
                 }
@@ -235,12 +237,12 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     let udp = lua.create_table()?;
     let exchange = lua.create_async_function(
         |lua, (address, bytes, options): (String, mlua::LuaString, Option<Table>)| {
-            let bytes = bytes.as_bytes().to_vec();
             let limit = timeout(&lua, options.as_ref());
-            let begun =
-                operate(&lua, "udp", limit, async move { datagrams(&address, &bytes, |_| true).await });
+            let begun = bytes_to_send(&lua, "udp.exchange", &bytes).map(|bytes| {
+                operate(&lua, "udp", limit, async move { datagrams(&address, &bytes, |_| true).await })
+            });
             async move {
-                match begun.await? {
+                match begun?.await? {
                     Ok(bytes) => lua.create_string(bytes)?.into_lua_multi(&lua),
                     Err(why) => (Value::Nil, why).into_lua_multi(&lua),
                 }
