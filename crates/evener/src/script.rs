@@ -20,6 +20,7 @@ use arc_swap::ArcSwap;
 use call::Call;
 use evener_core::event::Event;
 use evener_core::snapshot::Snapshot;
+use mlua::Lua;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +41,10 @@ const EVENTS_MAX: usize = 256;
 const OPERATIONS_MAX: usize = 256;
 /// Memory that functions may use in addition to the values of the configuration.
 const MEMORY_BYTES_MAX: usize = 16 << 20;
+/// Free memory that functions must have after a call failed because it got none. With less, they are started anew.
+const MEMORY_BYTES_FREE: usize = MEMORY_BYTES_MAX / 4;
+/// Longest text of a function that is logged or shown: a message, a reason or an error.
+const TEXT_CHARS_MAX: usize = 2000;
 
 /// The pools, with the cells of their snapshots.
 pub(crate) type PoolSlots = BTreeMap<Arc<str>, Arc<ArcSwap<Snapshot>>>;
@@ -50,6 +55,13 @@ pub(crate) enum Output {
     Change(ChangeRequest),
     /// An event to log.
     Event(Event),
+}
+
+/// Returns the first characters of a text, at most `TEXT_CHARS_MAX`.
+fn first_chars(text: &[u8]) -> String {
+    // A character has at most 4 bytes.
+    let first = &text[..text.len().min(4 * TEXT_CHARS_MAX)];
+    String::from_utf8_lossy(first).chars().take(TEXT_CHARS_MAX).collect()
 }
 
 /// State that the functions of one configuration share.
@@ -67,6 +79,10 @@ struct Runtime {
     operations: Arc<Semaphore>,
     /// Number of events that wait for their handlers.
     waiting: AtomicUsize,
+    /// Limit of the memory of Lua.
+    memory_max: AtomicUsize,
+    /// File and line of the function after which the memory was full of values that are in use.
+    filled_by: Mutex<Option<String>>,
     /// The call that did not end, if the thread was given up.
     given_up: Mutex<Option<Arc<Call>>>,
     /// True when the functions have to end.
@@ -85,6 +101,8 @@ impl Runtime {
             running_since: AtomicU64::new(0),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             waiting: AtomicUsize::new(0),
+            memory_max: AtomicUsize::new(usize::MAX),
+            filled_by: Mutex::default(),
             given_up: Mutex::default(),
             end: watch::Sender::new(false),
         }
@@ -104,6 +122,24 @@ impl Runtime {
     /// Returns the call that did not end.
     fn given_up(&self) -> Option<Arc<Call>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Collects the garbage after a call that got no memory, and records whether the memory is still full.
+    fn collect_garbage(&self, lua: &Lua, call: &Arc<Call>) {
+        // Functions that finalize values run in this slice.
+        self.enter(call);
+        let collected = lua.gc_collect();
+        self.leave(call);
+        let used_max = self.memory_max.load(Ordering::Relaxed).saturating_sub(MEMORY_BYTES_FREE);
+        if collected.is_err() || lua.used_memory() > used_max {
+            let script = call.script().to_owned();
+            self.filled_by.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(script);
+        }
+    }
+
+    /// Returns file and line of the function after which the memory was full.
+    fn filled_by(&self) -> Option<String> {
+        self.filled_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn wait_for_end(&self) {

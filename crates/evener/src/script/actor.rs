@@ -1,14 +1,15 @@
 //! The actor that runs functions on its own thread, and the watchdog that replaces a stuck thread.
 
-use super::call::{Call, run};
+use super::call::{Call, Failure, run};
 use super::objects::{PoolObject, ServerObject};
-use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, library};
+use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, first_chars, library};
 use crate::config::Program;
 use arc_swap::ArcSwap;
 use evener_core::ServerId;
 use evener_core::event::Event;
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -21,6 +22,9 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// Number of slices between two looks at sockets, timers and new commands. With the default of Tokio, a loop would
 /// delay them by 60 slices.
 const POLLS_BETWEEN_EVENTS: u32 = 4;
+
+/// Maximum number of threads that a configuration gives up. A thread that does not end may use a processor for ever.
+const GIVEN_UP_MAX: usize = 3;
 
 /// Maximum number of events of functions a second that functions handle.
 const SCRIPT_EVENTS_MAX: u32 = 100;
@@ -35,6 +39,8 @@ pub(crate) enum Verdict {
     Fail(String),
     /// The function gave no verdict.
     Nothing,
+    /// The function did not run, or not to its end, for a reason that is not its own, such as a reload.
+    Cancelled,
     /// The function failed or was stopped.
     Error(String),
 }
@@ -123,16 +129,16 @@ impl Checker {
         let command = Command::Check { number, pool, server, tag, timeout, reply };
         let thread = self.0.thread.load_full();
         if thread.commands.send(command).is_err() {
-            return Verdict::Nothing;
+            return Verdict::Cancelled;
         }
         tokio::select! {
-            verdict = verdict => verdict.unwrap_or(Verdict::Nothing),
+            verdict = verdict => verdict.unwrap_or(Verdict::Cancelled),
             // A thread that was given up drops nothing, so that the reply would never come.
             () = thread.runtime.wait_for_end() => match thread.runtime.given_up() {
                 Some(call) if call.tag() == Some(tag) => {
                     Verdict::Error(format!("{}: it did not end, and all functions were started anew", call.script()))
                 }
-                _ => Verdict::Nothing,
+                _ => Verdict::Cancelled,
             },
         }
     }
@@ -187,19 +193,36 @@ impl Drop for Actor {
     }
 }
 
-/// Replaces a thread that does not return from a call. The thread itself ends when the call does.
+/// Replaces a thread that does not return from a call, or whose memory is full. A thread that does not return ends
+/// when its call does.
 fn watch(shared: &Shared) {
+    let mut given_up = 0;
     loop {
         std::thread::sleep(WATCH_EVERY);
         if *shared.stop.lock().unwrap_or_else(PoisonError::into_inner) {
             return;
         }
         let thread = shared.thread.load_full();
-        let Some(call) = thread.runtime.stuck() else { continue };
-        let script = call.script().to_owned();
-        (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script: script.clone() }));
-        thread.runtime.give_up(call);
-        match thread.replacement() {
+        let script = match (thread.runtime.stuck(), thread.runtime.filled_by()) {
+            (Some(call), _) => {
+                let script = call.script().to_owned();
+                thread.runtime.give_up(call);
+                script
+            }
+            (None, Some(script)) => {
+                thread.runtime.end();
+                script
+            }
+            (None, None) => continue,
+        };
+        given_up += 1;
+        let replacement = if given_up < GIVEN_UP_MAX {
+            (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script: script.clone() }));
+            thread.replacement()
+        } else {
+            Err(format!("functions did not end or filled the memory {given_up} times"))
+        };
+        match replacement {
             Ok(next) => {
                 let next = Arc::new(next);
                 shared.thread.store(Arc::clone(&next));
@@ -264,7 +287,9 @@ impl Thread {
 pub(super) fn prepare(program: &Program, runtime: &Arc<Runtime>) -> mlua::Result<Lua> {
     let lua = program.begin()?.clone();
     lua.set_app_data(Arc::clone(runtime));
-    lua.set_memory_limit(lua.used_memory() + MEMORY_BYTES_MAX)?;
+    let limit = lua.used_memory() + MEMORY_BYTES_MAX;
+    lua.set_memory_limit(limit)?;
+    runtime.memory_max.store(limit, Ordering::Relaxed);
     library::begin(&lua)?;
     Ok(lua)
 }
@@ -319,25 +344,26 @@ async fn check(
     tag: u64,
     timeout: Duration,
 ) -> Verdict {
-    let Some((function, script)) = program.function(number) else { return Verdict::Nothing };
+    let Some((function, script)) = program.function(number) else { return Verdict::Cancelled };
     let entry = runtime.pools.load().get(&pool).and_then(|slot| slot.load().server(server).cloned());
-    let Some(entry) = entry else { return Verdict::Nothing };
+    let Some(entry) = entry else { return Verdict::Cancelled };
     let arguments = (ServerObject::new(&pool, &entry), PoolObject(pool));
-    let call = Arc::new(Call::new(script.clone(), Some(tag)));
-    match run(lua, runtime, function, arguments, call, timeout).await {
+    let call = Arc::new(Call::new(script.clone(), Some(tag), timeout));
+    match run(lua, runtime, function, arguments, call).await {
         Ok(values) => verdict(&values, &script),
-        Err(why) => Verdict::Error(why),
+        Err(Failure::NoResponse(why)) => Verdict::Fail(why),
+        Err(Failure::Error(why)) => Verdict::Error(why),
     }
 }
 
 /// Returns the verdict that a function returned: `true`, or `false` and a reason, or nothing.
-fn verdict(values: &MultiValue, script: &str) -> Verdict {
+pub(super) fn verdict(values: &MultiValue, script: &str) -> Verdict {
     match values.front() {
         None | Some(Value::Nil) => Verdict::Nothing,
         Some(Value::Boolean(true)) => Verdict::Pass,
         Some(Value::Boolean(false)) => match values.get(1) {
             Some(Value::String(reason)) => {
-                Verdict::Fail(crate::output::printable(&reason.to_string_lossy()).to_string())
+                Verdict::Fail(crate::output::printable(&first_chars(&reason.as_bytes())).to_string())
             }
             _ => Verdict::Fail(format!("the check at {script} returned false")),
         },
@@ -357,8 +383,10 @@ async fn call_alone(
     arguments: impl IntoLuaMulti,
 ) {
     let Some((function, script)) = program.function(number) else { return };
-    let call = Arc::new(Call::new(script.clone(), None));
-    if let Err(error) = run(lua, runtime, function, arguments, call, CALL_TIMEOUT).await {
+    let call = Arc::new(Call::new(script.clone(), None, CALL_TIMEOUT));
+    if let Err(Failure::Error(error) | Failure::NoResponse(error)) =
+        run(lua, runtime, function, arguments, call).await
+    {
         let event = Event::ScriptFailed { script, pool: None, server: None, error };
         (runtime.outputs)(Output::Event(event));
     }

@@ -64,7 +64,7 @@ fn is_late(lua: &Lua) -> bool {
 
 /// Returns an error at the caller of a function.
 pub(super) fn fail(lua: &Lua, why: impl Into<String>) -> mlua::Error {
-    raise(Problem::at(&caller(lua), why))
+    raise(Problem::at(&caller(lua), super::first_chars(why.into().as_bytes())))
 }
 
 fn text(lua: &Lua, value: &Value, number: u8, function: &str) -> mlua::Result<mlua::LuaString> {

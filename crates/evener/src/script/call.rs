@@ -1,20 +1,25 @@
 //! One call of a function: its Lua thread, its slices and its budget.
 
-use super::{BUDGET, MEMORY_BYTES_MAX, PAUSELESS_MAX, Runtime, SLICE};
+use super::{BUDGET, MEMORY_BYTES_MAX, PAUSELESS_MAX, Runtime, SLICE, first_chars};
 use crate::config::{Problem, error_text, location_of, raise};
 use mlua::debug::Debug;
 use mlua::{Function, HookTriggers, IntoLuaMulti, Lua, MultiValue, VmState};
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 /// Number of instructions between two looks at the clock. It is small, because an instruction can concatenate long
 /// texts.
 const INSTRUCTIONS_STEP: u32 = 100;
+
+/// Longest part of the time of a call that its operations leave for handling their failures.
+const HANDLING_MAX: Duration = Duration::from_millis(100);
+/// Time that operations wait for permits before this counts as a reason of their failure.
+const QUEUED_MIN: Duration = Duration::from_millis(50);
 
 /// A call of a function.
 pub(super) struct Call {
@@ -22,12 +27,14 @@ pub(super) struct Call {
     script: String,
     /// Identity of the check that called the function.
     tag: Option<u64>,
+    clock: Arc<Clock>,
     slice_began: AtomicU64,
     /// Nanoseconds of earlier slices.
     spent: AtomicU64,
     /// True if the call had to pause in this slice.
     is_pausing: AtomicBool,
     is_stopped: AtomicBool,
+    got_no_memory: AtomicBool,
     reason: Mutex<Option<String>>,
     /// Operations of the libraries.
     operations: Mutex<Vec<AbortHandle>>,
@@ -35,17 +42,82 @@ pub(super) struct Call {
     endings: Mutex<Vec<Ending>>,
 }
 
+/// Times of a call and of its operations.
+pub(super) struct Clock {
+    began: Instant,
+    /// Time limit of the call.
+    limit: Duration,
+    /// Nanoseconds in which operations waited for permits.
+    queued: AtomicU64,
+    /// Number of operations that run.
+    operating: AtomicUsize,
+}
+
+/// Counts an operation until it is dropped.
+pub(super) struct Operating(Arc<Clock>);
+
+impl Drop for Operating {
+    fn drop(&mut self) {
+        self.0.operating.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Clock {
+    pub(super) fn new(limit: Duration) -> Self {
+        let (queued, operating) = (AtomicU64::new(0), AtomicUsize::new(0));
+        Self { began: Instant::now(), limit, queued, operating }
+    }
+
+    /// Returns the time that an operation may take, so that the function can still handle its failure.
+    pub(super) fn left_for_operation(&self) -> Duration {
+        let left = self.limit.saturating_sub(self.began.elapsed());
+        left - (left / 10).min(HANDLING_MAX)
+    }
+
+    /// Adds the time in which an operation waited for a permit.
+    pub(super) fn add_queued(&self, waited: Duration) {
+        self.queued.fetch_add(waited.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Returns true if operations of the call waited for permits for a noticeable time.
+    pub(super) fn was_queued(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > QUEUED_MIN.as_nanos() as u64
+    }
+
+    /// Counts an operation that begins.
+    pub(super) fn begin_operation(self: &Arc<Self>) -> Operating {
+        self.operating.fetch_add(1, Ordering::Relaxed);
+        Operating(Arc::clone(self))
+    }
+
+    /// Returns true if the call waits for a response, and not only because its operations waited for permits.
+    fn waits_for_response(&self) -> bool {
+        self.operating.load(Ordering::Relaxed) > 0 && !self.was_queued()
+    }
+}
+
+/// Reason why a call has no result.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The function failed or was stopped.
+    Error(String),
+    /// The time of the call ended while an operation ran.
+    NoResponse(String),
+}
+
 type Ending = Box<dyn FnOnce() + Send>;
 
 impl Call {
-    pub(super) fn new(script: String, tag: Option<u64>) -> Self {
+    pub(super) fn new(script: String, tag: Option<u64>, timeout: Duration) -> Self {
         Self {
             script,
             tag,
+            clock: Arc::new(Clock::new(timeout)),
             slice_began: AtomicU64::new(0),
             spent: AtomicU64::new(0),
             is_pausing: AtomicBool::new(false),
             is_stopped: AtomicBool::new(false),
+            got_no_memory: AtomicBool::new(false),
             reason: Mutex::default(),
             operations: Mutex::default(),
             endings: Mutex::default(),
@@ -60,6 +132,11 @@ impl Call {
     /// Returns the identity of the check that called the function.
     pub(super) fn tag(&self) -> Option<u64> {
         self.tag
+    }
+
+    /// Returns the times of the call and of its operations.
+    pub(super) fn clock(&self) -> Arc<Clock> {
+        Arc::clone(&self.clock)
     }
 
     pub(super) fn begin_slice(&self, now: u64) {
@@ -101,6 +178,7 @@ impl Call {
     /// Stops the call because it used too much memory. A call that `pcall` lets run on would do nothing but collect
     /// garbage.
     pub(super) fn stop_for_memory(&self) {
+        self.got_no_memory.store(true, Ordering::Relaxed);
         self.stop(&memory_text(&self.script), None);
     }
 
@@ -169,29 +247,49 @@ pub(super) async fn run(
     function: &Function,
     arguments: impl IntoLuaMulti,
     call: Arc<Call>,
-    timeout: Duration,
-) -> Result<MultiValue, String> {
-    let failed = |error: mlua::Error| match is_memory_error(&error) {
-        true => memory_text(call.script()),
-        false => error_text(&error),
+) -> Result<MultiValue, Failure> {
+    let outcome = run_slices(lua, runtime, function, arguments, &call).await;
+    if call.got_no_memory.load(Ordering::Relaxed) {
+        runtime.collect_garbage(lua, &call);
+    }
+    outcome
+}
+
+async fn run_slices(
+    lua: &Lua,
+    runtime: &Arc<Runtime>,
+    function: &Function,
+    arguments: impl IntoLuaMulti,
+    call: &Arc<Call>,
+) -> Result<MultiValue, Failure> {
+    let failed = |error: mlua::Error| {
+        if is_memory_error(&error) {
+            call.stop_for_memory();
+            return Failure::Error(memory_text(call.script()));
+        }
+        Failure::Error(first_chars(error_text(&error).as_bytes()))
     };
     let thread = lua.create_thread(function.clone()).map_err(failed)?;
-    let (of_hook, hooked) = (Arc::clone(&call), Arc::clone(runtime));
+    let (of_hook, hooked) = (Arc::clone(call), Arc::clone(runtime));
     let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP);
     thread.set_hook(triggers, move |_, debug| of_hook.on_instructions(&hooked, debug)).map_err(failed)?;
     let mut running = pin!(thread.into_async::<MultiValue>(arguments).map_err(failed)?);
     let slices = poll_fn(|context| {
-        runtime.enter(&call);
+        runtime.enter(call);
         let polled = running.as_mut().poll(context);
-        runtime.leave(&call);
+        runtime.leave(call);
         match polled {
-            _ if call.is_stopped() => Poll::Ready(Err(call.reason())),
+            _ if call.is_stopped() => Poll::Ready(Err(Failure::Error(call.reason()))),
             Poll::Ready(outcome) => Poll::Ready(outcome.map_err(failed)),
             Poll::Pending => Poll::Pending,
         }
     });
+    let timeout = call.clock.limit;
     match tokio::time::timeout(timeout, slices).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(format!("{}: it did not end within {timeout:?}", call.script())),
+        Err(_) if call.clock.waits_for_response() => {
+            Err(Failure::NoResponse(format!("no response within {timeout:?}")))
+        }
+        Err(_) => Err(Failure::Error(format!("{}: it did not end within {timeout:?}", call.script()))),
     }
 }

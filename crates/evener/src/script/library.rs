@@ -7,8 +7,9 @@ mod json;
 mod net;
 
 use super::bounds::{fail, runtime};
-use super::{Output, Runtime};
-use crate::config::caller;
+use super::call::Clock;
+use super::{OPERATIONS_MAX, Output, Runtime, TEXT_CHARS_MAX, first_chars};
+use crate::config::{Problem, caller, raise};
 use evener_core::event::{Event, Level, ScriptLevel};
 use mlua::{IntoLua, Lua, MultiValue, Table, Value};
 use std::future::Future;
@@ -23,8 +24,6 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 const RECEIVED_BYTES_MAX: usize = 256 << 10;
 /// Most bytes that an operation sends. An operation copies them out of the memory that Lua counts.
 const SENT_BYTES_MAX: usize = 1 << 20;
-/// Longest message of a script in the log.
-const MESSAGE_CHARS_MAX: usize = 2000;
 
 /// Libraries with names that are also values of keys, in quotes.
 const NAMED_LIKE_VALUES: [&str; 4] = ["http", "tcp", "udp", "dns"];
@@ -71,34 +70,59 @@ fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
     })
 }
 
-/// Runs an operation in its own task, with a time limit. It ends with the call.
+/// Runs an operation in its own task, with a time limit. It ends with the call. Its time begins when it gets one of
+/// the permits, because a server is not to blame for operations that wait for others. An operation that got too little
+/// time for this reason is an error.
 fn operate<T: Send + 'static, F: Future<Output = Outcome<T>> + Send + 'static>(
     lua: &Lua,
     name: &str,
     timeout: mlua::Result<Duration>,
     operation: F,
 ) -> impl Future<Output = mlua::Result<Outcome<T>>> + Send + use<T, F> {
+    let location = caller(lua);
     let begun = timeout.and_then(|timeout| {
         let runtime = running(lua, name)?;
         let permits = Arc::clone(&runtime.operations);
+        let call = runtime.current();
+        let clock = call.as_ref().map_or_else(|| Arc::new(Clock::new(TIMEOUT_MAX)), |call| call.clock());
         let task = tokio::spawn(async move {
-            let limited = async {
-                // The semaphore is never closed.
-                let _permit = permits.acquire_owned().await;
-                operation.await
-            };
-            match tokio::time::timeout(timeout, limited).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(format!("no response within {timeout:?}")),
+            let began = Instant::now();
+            let permit = tokio::time::timeout(clock.left_for_operation(), permits.acquire_owned()).await;
+            clock.add_queued(began.elapsed());
+            // The semaphore is never closed.
+            let Ok(_permit) = permit else { return Err(Queued) };
+            let _operating = clock.begin_operation();
+            let limit = timeout.min(clock.left_for_operation());
+            match tokio::time::timeout(limit, operation).await {
+                Ok(outcome) => Ok(outcome),
+                Err(_) if limit < timeout && clock.was_queued() => Err(Queued),
+                Err(_) => Ok(Err(format!(
+                    "no response within {:?}",
+                    Duration::from_millis(limit.as_millis() as u64)
+                ))),
             }
         });
-        if let Some(call) = runtime.current() {
+        if let Some(call) = call {
             call.add_operation(task.abort_handle());
         }
         Ok(task)
     });
-    async move { Ok(begun?.await.unwrap_or_else(|_| Err("it was cancelled".into()))) }
+    async move {
+        match begun?.await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(Queued)) => {
+                let why = format!(
+                    "there was too little time, because {OPERATIONS_MAX} other operations of functions ran"
+                );
+                Err(raise(Problem::at(&location, why)))
+            }
+            Err(_) => Ok(Err("it was cancelled".into())),
+        }
+    }
 }
+
+/// The operation got too little time, because it waited for other operations.
+struct Queued;
 
 /// Reads `timeout` of the options of an operation, in seconds or as a duration such as "500ms".
 fn timeout(lua: &Lua, options: Option<&Table>) -> mlua::Result<Duration> {
@@ -145,7 +169,7 @@ fn log(lua: &Lua) -> mlua::Result<Table> {
 /// Joins values by spaces, up to the longest message.
 fn message(values: &MultiValue) -> mlua::Result<String> {
     let mut text = String::new();
-    let mut room = MESSAGE_CHARS_MAX;
+    let mut room = TEXT_CHARS_MAX;
     let mut add = |piece: &str| {
         text.extend(piece.chars().take(room));
         room = room.saturating_sub(piece.chars().take(room).count());
@@ -156,12 +180,7 @@ fn message(values: &MultiValue) -> mlua::Result<String> {
             break;
         }
         let has_room = match value {
-            Value::String(bytes) => {
-                let bytes = bytes.as_bytes();
-                // A character has at most 4 bytes.
-                let first = &bytes[..bytes.len().min(4 * MESSAGE_CHARS_MAX)];
-                add(&String::from_utf8_lossy(first))
-            }
+            Value::String(bytes) => add(&first_chars(&bytes.as_bytes())),
             other => add(&other.to_string()?),
         };
         if !has_room {

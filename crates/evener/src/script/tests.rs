@@ -5,7 +5,7 @@
 mod limits;
 
 use super::actor::prepare;
-use super::call::{Call, run};
+use super::call::{Call, Failure, run};
 use super::{Actor, Output, PoolSlots, Runtime};
 use evener_core::event::Event;
 use std::collections::BTreeSet;
@@ -19,9 +19,9 @@ static RUNS: AtomicUsize = AtomicUsize::new(0);
 /// True after the first call of `block`.
 static IS_BLOCKED: AtomicBool = AtomicBool::new(false);
 
-/// Blocks the thread of the functions at its first call, as a library function that has no bound would.
-pub(super) fn block(_: &mlua::Lua, (): ()) -> mlua::Result<()> {
-    if !IS_BLOCKED.swap(true, Ordering::Relaxed) {
+/// Blocks the thread of the functions at its first call, or always, as a library function that has no bound would.
+pub(super) fn block(_: &mlua::Lua, is_always: Option<bool>) -> mlua::Result<()> {
+    if is_always == Some(true) || !IS_BLOCKED.swap(true, Ordering::Relaxed) {
         std::thread::sleep(Duration::from_secs(3600));
     }
     Ok(())
@@ -29,6 +29,11 @@ pub(super) fn block(_: &mlua::Lua, (): ()) -> mlua::Result<()> {
 
 /// Runs the body of a function, and returns what it returned as text, or the error.
 fn outcome(name: &str, body: &str) -> Result<String, String> {
+    outcome_within(name, body, Duration::from_secs(600), Duration::ZERO)
+}
+
+/// Runs a body with a time limit. It gets no permit for operations in the first time.
+fn outcome_within(name: &str, body: &str, limit: Duration, no_permit: Duration) -> Result<String, String> {
     let number = RUNS.fetch_add(1, Ordering::Relaxed);
     let file = std::env::temp_dir().join(format!("evener-script-{name}-{}-{number}.lua", std::process::id()));
     let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }";
@@ -41,9 +46,18 @@ fn outcome(name: &str, body: &str) -> Result<String, String> {
         Arc::new(Runtime::new(1, PoolSlots::new(), Arc::new(|_| true), BTreeSet::from(["/bin/echo".into()])));
     let lua = prepare(program, &runtime).unwrap();
     let (function, script) = program.function(0).unwrap();
-    let call = Arc::new(Call::new(script, None));
+    let call = Arc::new(Call::new(script, None, limit));
     let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let values = tokio.block_on(run(&lua, &runtime, function, (), call, Duration::from_secs(600)))?;
+    let permits =
+        Arc::clone(&runtime.operations).try_acquire_many_owned(super::OPERATIONS_MAX as u32).unwrap();
+    let values = tokio.block_on(async {
+        tokio::spawn(async move {
+            tokio::time::sleep(no_permit).await;
+            drop(permits);
+        });
+        run(&lua, &runtime, function, (), call).await
+    });
+    let values = values.map_err(|(Failure::Error(why) | Failure::NoResponse(why))| why)?;
     Ok(values.iter().map(|value| value.to_string().unwrap()).collect::<Vec<_>>().join(" "))
 }
 

@@ -68,7 +68,11 @@ impl History {
         match event {
             Event::ScriptFailed { script, error, .. } => self.failed(script, error, at),
             Event::ScriptsRestarted { script } => {
-                self.failed(script, "it did not end, and all functions were started anew", at);
+                self.failed(
+                    script,
+                    "it did not end or filled the memory, and all functions were started anew",
+                    at,
+                );
             }
             Event::ScriptChanged { pool, server, change, script } => {
                 let (pool, server) = (Arc::clone(pool), Arc::clone(server));
@@ -240,6 +244,7 @@ impl Supervisor {
             Verdict::Fail(reason) => Some(Probe::Fail(reason)),
             // The first run of a check that gives no verdict ends the time in which the server is unchecked.
             Verdict::Nothing => (before == HealthVerdict::Unchecked).then_some(Probe::Pass),
+            Verdict::Cancelled => None,
             Verdict::Error(error) => {
                 let event = Event::ScriptFailed {
                     script: script.to_string(),

@@ -1,6 +1,14 @@
 //! Limits of what functions may use outside the memory that Lua counts.
 
-use super::outcome;
+use super::{outcome, outcome_within};
+use crate::script::actor::verdict;
+use crate::script::{Actor, Checker, Output, PoolSlots, TEXT_CHARS_MAX, Verdict};
+use evener_core::ServerId;
+use evener_core::event::Event;
+use mlua::{IntoLua, Lua, MultiValue, Value};
+use std::net::TcpListener;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// A list of 100000 times the same text of 1 MiB.
 const LONG_LIST: &str =
@@ -64,4 +72,104 @@ fn positions_whose_difference_overflows_are_refused() {
         outcome("empty", "return table.concat({}, \"\", math.maxinteger, math.mininteger)").as_deref(),
         Ok("")
     );
+}
+
+/// Accepts connections and does not respond.
+fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+#[test]
+fn an_operation_ends_before_its_call_so_that_the_function_sees_the_failure() {
+    let (_listener, address) = silent();
+    let body = format!("local c = tcp.connect(\"{address}\", {{ timeout = \"50s\" }})\nreturn c:receive(1)");
+    let response = outcome_within("silent", &body, Duration::from_secs(2), Duration::ZERO).unwrap();
+    assert!(response.starts_with("nil no response within 1."), "{response}");
+}
+
+#[test]
+fn the_time_of_an_operation_begins_with_its_permit() {
+    let (_listener, address) = silent();
+    let body = format!("return tcp.connect(\"{address}\", {{ timeout = \"1s\" }}) ~= nil");
+    let response = outcome_within("queued", &body, Duration::from_secs(600), Duration::from_secs(2));
+    assert_eq!(response.as_deref(), Ok("true"));
+}
+
+#[test]
+fn an_operation_without_a_permit_is_an_error_and_not_a_failure() {
+    let (_listener, address) = silent();
+    let body = format!("return tcp.connect(\"{address}\") ~= nil");
+    let why = outcome_within("starved", &body, Duration::from_secs(1), Duration::from_secs(600)).unwrap_err();
+    assert!(why.contains("256 other operations of functions ran"), "{why}");
+    let body =
+        format!("local c = tcp.connect(\"{address}\", {{ timeout = \"50s\" }})\nreturn c:receive(1) ~= nil");
+    let why = outcome_within("short", &body, Duration::from_secs(2), Duration::from_secs(1)).unwrap_err();
+    assert!(why.contains("256 other operations of functions ran"), "{why}");
+}
+
+#[test]
+fn errors_of_functions_are_cut() {
+    let why = outcome("long", "error((\"x\"):rep(1 << 20))").unwrap_err();
+    assert_eq!(why.chars().count(), TEXT_CHARS_MAX);
+    let lua = Lua::new();
+    let text = "x".repeat(1 << 20).into_lua(&lua).unwrap();
+    let values = MultiValue::from_iter([Value::Boolean(false), text]);
+    let Verdict::Fail(reason) = verdict(&values, "x.lua:1") else { panic!("the check did not fail") };
+    assert_eq!(reason.chars().count(), TEXT_CHARS_MAX);
+}
+
+/// Starts functions. Returns their events, too.
+fn start(name: &str, functions: &str) -> (Actor, mpsc::Receiver<Event>) {
+    let file = std::env::temp_dir().join(format!("evener-script-{name}-{}.lua", std::process::id()));
+    let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }\n";
+    std::fs::write(&file, format!("{service}{functions}")).unwrap();
+    let config = crate::config::load(&file).unwrap();
+    let (sender, events) = mpsc::channel();
+    let outputs = Arc::new(move |output| match output {
+        Output::Event(event) => sender.send(event).is_ok(),
+        Output::Change(_) => true,
+    });
+    let actor = Actor::start(config.program().unwrap(), 1, PoolSlots::new(), outputs).unwrap();
+    (actor, events)
+}
+
+fn next(events: &mpsc::Receiver<Event>) -> Event {
+    events.recv_timeout(Duration::from_secs(60)).unwrap()
+}
+
+fn run_check(checker: &Checker) -> Verdict {
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio.block_on(checker.check(0, ("s".into(), ServerId(0)), 1, Duration::from_secs(60)))
+}
+
+#[test]
+fn functions_stay_stopped_after_three_threads_were_given_up() {
+    let (actor, events) = start("stays", "every(\"10ms\", function() block(true) end)");
+    for _ in 0..2 {
+        let event = next(&events);
+        assert!(matches!(event, Event::ScriptsRestarted { .. }), "{event:?}");
+    }
+    let event = next(&events);
+    let Event::ScriptFailed { error, .. } = &event else { panic!("unexpected event: {event:?}") };
+    assert!(error.contains("no function runs until a reload"), "{error}");
+    assert_eq!(run_check(&actor.checker()), Verdict::Cancelled);
+}
+
+#[test]
+fn functions_whose_values_fill_the_memory_are_started_anew() {
+    let functions = "local all = {}\nevery(\"10ms\", function() for i = 1, 100 do all[#all + 1] = (\"x\"):rep(100000) .. #all end end)";
+    let (_actor, events) = start("full", functions);
+    let found = (0..1000).map(|_| next(&events)).find(|event| !matches!(event, Event::ScriptFailed { .. }));
+    assert!(matches!(found, Some(Event::ScriptsRestarted { .. })), "{found:?}");
+}
+
+#[test]
+fn a_check_that_does_not_run_is_cancelled() {
+    let (actor, _events) = start("ended", "every(\"1h\", function() end)");
+    let checker = actor.checker();
+    assert_eq!(run_check(&checker), Verdict::Cancelled, "there is no such pool");
+    drop(actor);
+    assert_eq!(run_check(&checker), Verdict::Cancelled, "the functions ended");
 }
