@@ -7,11 +7,11 @@ use crate::config::Config;
 use crate::discover::Expanded;
 use crate::script::{Actor, Change, ChangeRequest, Checker, Output, PoolSlots, Verdict};
 use crate::state::{ScriptChangeView, ScriptErrorView, ScriptsView};
-use evener_core::Time;
 use evener_core::event::Event;
 use evener_core::health::{Probe, Verdict as HealthVerdict};
 use evener_core::spec::{AdminState, CheckKind, CheckSpec, OnScriptError, ServerSpec};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use evener_core::{Target, Time};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,8 +35,40 @@ pub(super) struct Scripts {
 struct PoolChanges {
     /// Servers that were added, with the location of the request.
     added: BTreeMap<Arc<str>, (ServerSpec, String)>,
-    removed: BTreeSet<Arc<str>>,
+    /// Servers of the configuration that were removed, with their addresses.
+    removed: BTreeMap<Arc<str>, Target>,
     weights: BTreeMap<Arc<str>, u32>,
+}
+
+impl PoolChanges {
+    /// Records that a server was removed.
+    fn remove(&mut self, name: &Arc<str>, target: Target) {
+        if self.added.remove(name).is_none() {
+            self.removed.insert(Arc::clone(name), target);
+        }
+    }
+
+    /// Records that a server was added. A server of the configuration that was removed comes back with its settings.
+    fn add(&mut self, server: ServerSpec, target: Target, script: &str) -> Result<(), String> {
+        let name = Arc::clone(&server.name);
+        match self.removed.get(&name) {
+            Some(before) if *before == target => {
+                self.removed.remove(&name);
+                return Ok(());
+            }
+            Some(before) => {
+                return Err(format!(
+                    "`{name}` is a server of the file that was removed, with the address {before}: choose another name"
+                ));
+            }
+            None => {}
+        }
+        if self.added.len() >= ADDED_MAX {
+            return Err(format!("scripts can add at most {ADDED_MAX} servers to a pool"));
+        }
+        self.added.insert(name, (server, script.to_owned()));
+        Ok(())
+    }
 }
 
 /// Errors and changes of functions since the last reload, the latest last.
@@ -181,7 +213,7 @@ impl Scripts {
     /// Makes the changes of functions to the servers of a pool.
     pub(super) fn change(&self, expanded: &mut Expanded) {
         let Some(changes) = self.changes.get(&expanded.spec().name) else { return };
-        expanded.retain(|server| !changes.removed.contains(&server.name));
+        expanded.retain(|server| !changes.removed.contains_key(&server.name));
         for (server, location) in changes.added.values() {
             expanded.add(server.clone(), &format!("script {location}"));
         }
@@ -296,11 +328,8 @@ impl Supervisor {
             },
             Change::Remove(name) => {
                 let Some(server) = find(&name) else { return Ok(None) };
-                let name = Arc::clone(&server.spec.name);
-                let changes = self.scripts.of_pool(pool);
-                if changes.added.remove(&name).is_none() {
-                    changes.removed.insert(Arc::clone(&name));
-                }
+                let (name, target) = (Arc::clone(&server.spec.name), server.target.clone());
+                self.scripts.of_pool(pool).remove(&name, target);
                 (name, "removed".to_owned())
             }
             Change::Weight(name, weight) => {
@@ -352,14 +381,7 @@ impl Supervisor {
                 "{name} leads back to a service that uses pool `{pool}`, so clients would be forwarded without end"
             ));
         }
-        let changes = self.scripts.of_pool(pool);
-        // A server of the configuration that was removed comes back with its settings.
-        if !changes.removed.remove(&name) {
-            if changes.added.len() >= ADDED_MAX {
-                return Err(format!("scripts can add at most {ADDED_MAX} servers to a pool"));
-            }
-            changes.added.insert(Arc::clone(&name), (server, script.to_owned()));
-        }
+        self.scripts.of_pool(pool).add(server, target, script)?;
         Ok(Some(name))
     }
 
@@ -370,5 +392,32 @@ impl Supervisor {
             let (pool, server) = probed.server();
             Some(probed.tag()) != tag && pools.get(&pool).is_none_or(|pool| pool.server(server).is_none())
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
+    use super::*;
+
+    fn add(changes: &mut PoolChanges, address: &str) -> Result<(), String> {
+        let mut server = ServerSpec::new(address.parse().unwrap());
+        server.name = "a".into();
+        let target = server.endpoint.target().unwrap();
+        changes.add(server, target, "x.lua:1")
+    }
+
+    #[test]
+    fn a_removed_server_comes_back_only_with_its_address() {
+        let mut changes = PoolChanges::default();
+        let target = ServerSpec::new("10.0.0.1:80".parse().unwrap()).endpoint.target().unwrap();
+        changes.remove(&"a".into(), target);
+        let why = add(&mut changes, "10.0.0.9:80").unwrap_err();
+        assert!(why.contains("with the address 10.0.0.1:80: choose another name"), "{why}");
+        add(&mut changes, "10.0.0.1:80").unwrap();
+        assert!(changes.removed.is_empty() && changes.added.is_empty(), "{changes:?}");
+        add(&mut changes, "10.0.0.9:80").unwrap();
+        assert!(changes.added.contains_key("a"), "{changes:?}");
     }
 }
