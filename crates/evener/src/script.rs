@@ -8,6 +8,7 @@ mod call;
 mod library;
 mod objects;
 mod pattern;
+mod rate;
 #[cfg(test)]
 mod tests;
 
@@ -18,14 +19,15 @@ pub(crate) use objects::{Change, ChangeRequest, add_pool_methods};
 
 use arc_swap::ArcSwap;
 use call::Call;
-use evener_core::event::Event;
+use evener_core::event::{Event, Level, ScriptLevel};
 use evener_core::snapshot::Snapshot;
 use mlua::Lua;
+use rate::{PerSecond, Rate};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Time after which a call pauses.
 const SLICE: Duration = Duration::from_millis(2);
@@ -39,6 +41,18 @@ const STUCK_AFTER: Duration = Duration::from_millis(500);
 const EVENTS_MAX: usize = 256;
 /// Maximum number of operations of the libraries at the same time.
 const OPERATIONS_MAX: usize = 256;
+/// Maximum number of messages, and of errors of timers and handlers, that functions send to the supervisor in a second.
+const EVENTS_PER_SECOND: u32 = 200;
+/// Maximum number of changes of pools that functions request in a second.
+const CHANGES_PER_SECOND: u32 = 1000;
+/// Maximum number of changes of pools that wait for the supervisor.
+const CHANGES_WAITING_MAX: usize = 256;
+/// Interval at which a change tries again if there were too many.
+const CHANGE_RETRY: Duration = Duration::from_millis(50);
+/// Maximum number of connections of all functions.
+const CONNECTIONS_MAX: usize = 256;
+/// Maximum number of connections of a call.
+const CALL_CONNECTIONS_MAX: usize = 16;
 /// Memory that functions may use in addition to the values of the configuration.
 const MEMORY_BYTES_MAX: usize = 16 << 20;
 /// Free memory that functions must have after a call failed because it got none. With less, they are started anew.
@@ -77,8 +91,15 @@ struct Runtime {
     running_since: AtomicU64,
     /// Permits for operations of the libraries.
     operations: Arc<Semaphore>,
+    /// Permits for connections.
+    connections: Arc<Semaphore>,
     /// Number of events that wait for their handlers.
     waiting: AtomicUsize,
+    messages: PerSecond,
+    failures: PerSecond,
+    changes: PerSecond,
+    /// Permits for changes that wait for the supervisor.
+    changes_waiting: Arc<Semaphore>,
     /// Limit of the memory of Lua.
     memory_max: AtomicUsize,
     /// File and line of the function after which the memory was full of values that are in use.
@@ -100,7 +121,12 @@ impl Runtime {
             current: Mutex::default(),
             running_since: AtomicU64::new(0),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             waiting: AtomicUsize::new(0),
+            messages: PerSecond::new(EVENTS_PER_SECOND),
+            failures: PerSecond::new(EVENTS_PER_SECOND),
+            changes: PerSecond::new(CHANGES_PER_SECOND),
+            changes_waiting: Arc::new(Semaphore::new(CHANGES_WAITING_MAX)),
             memory_max: AtomicUsize::new(usize::MAX),
             filled_by: Mutex::default(),
             given_up: Mutex::default(),
@@ -122,6 +148,32 @@ impl Runtime {
     /// Returns the call that did not end.
     fn given_up(&self) -> Option<Arc<Call>> {
         self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends an event to the supervisor, unless there were too many in a second, so that its queue is never full.
+    fn report(&self, rate: &PerSecond, event: Event, script: &str) {
+        let event = match rate.admit(Instant::now()) {
+            Rate::Admitted => event,
+            Rate::FirstRefused => Event::ScriptMessage {
+                severity: ScriptLevel(Level::Warn),
+                script: script.to_owned(),
+                text: format!(
+                    "there were more than {EVENTS_PER_SECOND} messages or errors in a second: those of the rest of the second are dropped"
+                ),
+            },
+            Rate::Refused => return,
+        };
+        (self.outputs)(Output::Event(event));
+    }
+
+    /// Waits until a change may be requested. It waits for the supervisor until the permit is dropped.
+    async fn admit_change(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.changes_waiting).acquire_owned().await.ok();
+        while self.changes.admit(Instant::now()) != Rate::Admitted {
+            tokio::time::sleep(CHANGE_RETRY).await;
+        }
+        permit
     }
 
     /// Collects the garbage after a call that got no memory, and records whether the memory is still full.

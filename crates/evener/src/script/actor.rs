@@ -2,6 +2,7 @@
 
 use super::call::{Call, Failure, run};
 use super::objects::{PoolObject, ServerObject};
+use super::rate::{PerSecond, Rate};
 use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, first_chars, library};
 use crate::config::Program;
 use arc_swap::ArcSwap;
@@ -75,41 +76,19 @@ pub(crate) struct Actor {
     shared: Arc<Shared>,
     handlers: BTreeSet<String>,
     generation: u64,
-    script_events: ScriptEvents,
+    /// Limits the events of functions that are handled, because a handler can cause the event that it handles.
+    script_events: PerSecond,
 }
 
-/// Limits the events of functions that are handled, because a handler can cause the event that it handles.
-#[derive(Default)]
-struct ScriptEvents {
-    /// Beginning of a second, and the number of events since then.
-    second: Mutex<Option<(Instant, u32)>>,
-}
-
-impl ScriptEvents {
-    /// Counts an event. Returns false if there were too many in a second.
-    fn admit(&self, event: &Event) -> bool {
-        let is_of_script = matches!(
-            event,
-            Event::ScriptChanged { .. }
-                | Event::ScriptFailed { .. }
-                | Event::ScriptsRestarted { .. }
-                | Event::ScriptMessage { .. }
-        );
-        if !is_of_script {
-            return true;
-        }
-        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *second {
-            Some((began, count)) if began.elapsed() < Duration::from_secs(1) => {
-                *count += 1;
-                *count <= SCRIPT_EVENTS_MAX
-            }
-            other => {
-                *other = Some((Instant::now(), 1));
-                true
-            }
-        }
-    }
+/// Returns true if functions caused an event.
+fn is_of_script(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::ScriptChanged { .. }
+            | Event::ScriptFailed { .. }
+            | Event::ScriptsRestarted { .. }
+            | Event::ScriptMessage { .. }
+    )
 }
 
 /// The part of the actor that tasks share.
@@ -157,7 +136,7 @@ impl Actor {
         let watched = Arc::clone(&shared);
         std::thread::Builder::new().name("scripts-watch".into()).spawn(move || watch(&watched))?;
         let handlers = program.handlers().iter().map(|(name, _)| name.clone()).collect();
-        Ok(Self { shared, handlers, generation, script_events: ScriptEvents::default() })
+        Ok(Self { shared, handlers, generation, script_events: PerSecond::new(SCRIPT_EVENTS_MAX) })
     }
 
     /// Returns the number of the configuration.
@@ -172,7 +151,10 @@ impl Actor {
 
     /// Runs the handlers of an event.
     pub(crate) fn on_event(&self, event: &Event) {
-        if !self.handlers.contains(event.name()) || !self.script_events.admit(event) {
+        if !self.handlers.contains(event.name()) {
+            return;
+        }
+        if is_of_script(event) && self.script_events.admit(Instant::now()) != Rate::Admitted {
             return;
         }
         let thread = self.shared.thread.load();
@@ -387,7 +369,10 @@ async fn call_alone(
     if let Err(Failure::Error(error) | Failure::NoResponse(error)) =
         run(lua, runtime, function, arguments, call).await
     {
-        let event = Event::ScriptFailed { script, pool: None, server: None, error };
-        (runtime.outputs)(Output::Event(event));
+        runtime.report(
+            &runtime.failures,
+            Event::ScriptFailed { script: script.clone(), pool: None, server: None, error },
+            &script,
+        );
     }
 }

@@ -149,9 +149,7 @@ fn find(lua: &Lua, (s, p, init, mode): (Value, Value, Value, Value)) -> mlua::Re
         return Err(fail(lua, format!("a text of {length} bytes is longer than {TEXT_BYTES_MAX} bytes")));
     }
     if mode.as_boolean() == Some(true) {
-        let finder = bytes[from..].windows(pattern.len().max(1));
-        let at = if pattern.is_empty() { Some(0) } else { find_plain(finder, &pattern) };
-        return match at {
+        return match memchr::memmem::find(&bytes[from..], &pattern) {
             Some(at) => {
                 let (first, last) = (from + at + 1, from + at + pattern.len());
                 let values = [Value::Nil, Value::Integer(first as i64), Value::Integer(last as i64)];
@@ -175,10 +173,6 @@ fn find(lua: &Lua, (s, p, init, mode): (Value, Value, Value, Value)) -> mlua::Re
             Ok(MultiValue::from_iter(values))
         }
     }
-}
-
-fn find_plain(mut windows: std::slice::Windows<'_, u8>, pattern: &[u8]) -> Option<usize> {
-    windows.position(|window| window == pattern)
 }
 
 /// Expands `%0`, `%1` and so on in the replacement of `string.gsub`.

@@ -1,15 +1,17 @@
 //! One call of a function: its Lua thread, its slices and its budget.
 
-use super::{BUDGET, MEMORY_BYTES_MAX, PAUSELESS_MAX, Runtime, SLICE, first_chars};
+use super::library::Socket;
+use super::{BUDGET, CALL_CONNECTIONS_MAX, MEMORY_BYTES_MAX, PAUSELESS_MAX, Runtime, SLICE, first_chars};
 use crate::config::{Problem, error_text, location_of, raise};
 use mlua::debug::Debug;
 use mlua::{Function, HookTriggers, IntoLuaMulti, Lua, MultiValue, VmState};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 
 /// Number of instructions between two looks at the clock. It is small, because an instruction can concatenate long
@@ -38,8 +40,10 @@ pub(super) struct Call {
     reason: Mutex<Option<String>>,
     /// Operations of the libraries.
     operations: Mutex<Vec<AbortHandle>>,
-    /// Work at the end of the call.
-    endings: Mutex<Vec<Ending>>,
+    /// Sockets that are closed at the end of the call.
+    sockets: Mutex<Vec<Weak<Socket>>>,
+    /// Permits for connections.
+    connections: Arc<Semaphore>,
 }
 
 /// Times of a call and of its operations.
@@ -105,8 +109,6 @@ pub(super) enum Failure {
     NoResponse(String),
 }
 
-type Ending = Box<dyn FnOnce() + Send>;
-
 impl Call {
     pub(super) fn new(script: String, tag: Option<u64>, timeout: Duration) -> Self {
         Self {
@@ -120,7 +122,8 @@ impl Call {
             got_no_memory: AtomicBool::new(false),
             reason: Mutex::default(),
             operations: Mutex::default(),
-            endings: Mutex::default(),
+            sockets: Mutex::default(),
+            connections: Arc::new(Semaphore::new(CALL_CONNECTIONS_MAX)),
         }
     }
 
@@ -161,9 +164,16 @@ impl Call {
         operations.push(operation);
     }
 
-    /// Does some work at the end of the call.
-    pub(super) fn at_end(&self, work: impl FnOnce() + Send + 'static) {
-        self.endings.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(work));
+    /// Takes a permit for a connection, if the call has not too many.
+    pub(super) fn connection_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// Adds a socket, which is closed at the end of the call.
+    pub(super) fn add_socket(&self, socket: &Arc<Socket>) {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.retain(|socket| socket.upgrade().is_some_and(|socket| !socket.is_closed()));
+        sockets.push(Arc::downgrade(socket));
     }
 
     fn slice(&self, now: u64) -> u64 {
@@ -220,8 +230,8 @@ impl Drop for Call {
     fn drop(&mut self) {
         let operations = self.operations.get_mut().unwrap_or_else(PoisonError::into_inner);
         operations.iter().for_each(AbortHandle::abort);
-        let endings = self.endings.get_mut().unwrap_or_else(PoisonError::into_inner);
-        endings.drain(..).for_each(|work| work());
+        let sockets = self.sockets.get_mut().unwrap_or_else(PoisonError::into_inner);
+        sockets.iter().filter_map(Weak::upgrade).for_each(|socket| socket.close());
     }
 }
 

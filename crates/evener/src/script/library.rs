@@ -6,9 +6,11 @@ mod http;
 mod json;
 mod net;
 
+pub(super) use net::Socket;
+
 use super::bounds::{fail, runtime};
 use super::call::Clock;
-use super::{OPERATIONS_MAX, Output, Runtime, TEXT_CHARS_MAX, first_chars};
+use super::{OPERATIONS_MAX, Runtime, TEXT_CHARS_MAX, first_chars};
 use crate::config::{Problem, caller, raise};
 use evener_core::event::{Event, Level, ScriptLevel};
 use mlua::{IntoLua, Lua, MultiValue, Table, Value};
@@ -156,9 +158,9 @@ fn log(lua: &Lua) -> mlua::Result<Table> {
         let write = lua.create_function(move |lua, values: MultiValue| {
             let runtime = running(lua, "log")?;
             let text = crate::output::printable(&message(&values)?).to_string();
-            let event =
-                Event::ScriptMessage { severity: ScriptLevel(level), script: caller(lua).to_string(), text };
-            (runtime.outputs)(Output::Event(event));
+            let script = caller(lua).to_string();
+            let event = Event::ScriptMessage { severity: ScriptLevel(level), script: script.clone(), text };
+            runtime.report(&runtime.messages, event, &script);
             Ok(())
         })?;
         log.raw_set(level.name(), write)?;

@@ -97,27 +97,29 @@ fn is_usable(entry: &Entry) -> bool {
     matches!(entry.admission, Admission::Open | Admission::Unchecked)
 }
 
-/// Sends a change to the supervisor, and waits for the outcome.
+/// Sends a change to the supervisor, and waits for the outcome. If there were too many changes, it waits before.
 fn change(
     lua: &Lua,
     pool: &str,
     change: mlua::Result<Change>,
 ) -> impl Future<Output = mlua::Result<bool>> + Send + use<> {
     let location = caller(lua);
-    let sent = change.and_then(|change| {
+    let prepared = change.and_then(|change| {
         let runtime = running(lua, "a change of a pool")?;
         let (reply, outcome) = oneshot::channel();
         let tag = runtime.current().and_then(|call| call.tag());
         let (pool, script) = (pool.into(), location.to_string());
         let request = ChangeRequest { pool, change, script, tag, generation: runtime.generation, reply };
-        if !(runtime.outputs)(Output::Change(request)) {
-            return Err(fail(lua, "too many changes are waiting"));
-        }
-        Ok(outcome)
+        Ok((runtime, request, outcome))
     });
     async move {
         let refused = |why: String| crate::config::raise(crate::config::Problem::at(&location, why));
-        match sent?.await {
+        let (runtime, request, outcome) = prepared?;
+        let _permit = runtime.admit_change().await;
+        if !(runtime.outputs)(Output::Change(request)) {
+            return Err(refused("too many changes are waiting".into()));
+        }
+        match outcome.await {
             Ok(outcome) => outcome.map_err(refused),
             Err(_) => Err(refused("the configuration changed".into())),
         }

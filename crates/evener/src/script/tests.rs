@@ -6,7 +6,7 @@ mod limits;
 
 use super::actor::prepare;
 use super::call::{Call, Failure, run};
-use super::{Actor, Output, PoolSlots, Runtime};
+use super::{Actor, Output, Outputs, PoolSlots, Runtime};
 use evener_core::event::Event;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -32,18 +32,27 @@ fn outcome(name: &str, body: &str) -> Result<String, String> {
     outcome_within(name, body, Duration::from_secs(600), Duration::ZERO)
 }
 
-/// Runs a body with a time limit. It gets no permit for operations in the first time.
 fn outcome_within(name: &str, body: &str, limit: Duration, no_permit: Duration) -> Result<String, String> {
+    outcome_of(name, body, limit, no_permit, Arc::new(|_| true))
+}
+
+/// Runs a body with a time limit. It gets no permit for operations in the first time.
+fn outcome_of(
+    name: &str,
+    body: &str,
+    limit: Duration,
+    no_permit: Duration,
+    outputs: Outputs,
+) -> Result<String, String> {
     let number = RUNS.fetch_add(1, Ordering::Relaxed);
     let file = std::env::temp_dir().join(format!("evener-script-{name}-{}-{number}.lua", std::process::id()));
-    let service = "service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }";
+    let service = "local web = pool \"web\" { \"10.0.0.2:80\" } service \"s\" { listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }";
     std::fs::write(&file, format!("{service} every(\"1h\", function()\n{body}\nend)")).unwrap();
     let loaded = crate::config::load(&file);
     std::fs::remove_file(&file).unwrap();
     let config = loaded.unwrap();
     let program = config.program().unwrap();
-    let runtime =
-        Arc::new(Runtime::new(1, PoolSlots::new(), Arc::new(|_| true), BTreeSet::from(["/bin/echo".into()])));
+    let runtime = Arc::new(Runtime::new(1, PoolSlots::new(), outputs, BTreeSet::from(["/bin/echo".into()])));
     let lua = prepare(program, &runtime).unwrap();
     let (function, script) = program.function(0).unwrap();
     let call = Arc::new(Call::new(script, None, limit));

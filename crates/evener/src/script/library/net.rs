@@ -3,6 +3,7 @@
 use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, timeout};
 use crate::check;
 use crate::script::bounds::fail;
+use crate::script::{CALL_CONNECTIONS_MAX, CONNECTIONS_MAX};
 use evener_core::spec::CheckTls;
 use evener_core::wire::dns;
 use hickory_resolver::proto::op::Message;
@@ -13,10 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
 
 /// Largest datagram (RFC 768).
 const DATAGRAM_BYTES_MAX: usize = 65_536;
+/// Longest text that `expect` takes.
+const EXPECTED_BYTES_MAX: usize = 4096;
 /// Name server, if the system names none.
 const NAME_SERVER: &str = "127.0.0.1:53";
 
@@ -66,16 +69,50 @@ pub(super) fn tls_of(lua: &Lua, options: Option<&Table>) -> mlua::Result<CheckTl
     Ok(CheckTls { sni: options.raw_get("sni")?, insecure: verify.as_boolean() == Some(false), ca_file })
 }
 
-/// Bytes that were received and not yet taken.
+/// Permits for a connection: one of all functions, and one of its call.
+type Permits = [OwnedSemaphorePermit; 2];
+
+/// A stream, and bytes that were received and not yet taken.
 struct Buffered {
-    stream: Option<Connected>,
+    opened: Option<(Connected, Permits)>,
     received: Vec<u8>,
+}
+
+/// A socket that is closed at the end of its call, before Lua collects the connection.
+pub(in crate::script) struct Socket(Mutex<Buffered>);
+
+impl Socket {
+    /// Closes the socket. An operation that uses it ends with the call, too.
+    pub(in crate::script) fn close(&self) {
+        if let Ok(mut buffered) = self.0.try_lock() {
+            buffered.opened = None;
+        }
+    }
+
+    pub(in crate::script) fn is_closed(&self) -> bool {
+        self.0.try_lock().is_ok_and(|buffered| buffered.opened.is_none())
+    }
+}
+
+/// Takes the permits for a connection.
+fn permits(lua: &Lua) -> Outcome<Permits> {
+    let runtime = crate::script::bounds::runtime(lua);
+    let call = runtime.as_ref().and_then(|runtime| runtime.current());
+    let (Some(runtime), Some(call)) = (runtime, call) else { return Err("no function runs".into()) };
+    let of_call = call.connection_permit().ok_or_else(|| {
+        format!(
+            "this call has {CALL_CONNECTIONS_MAX} connections, the maximum: close those that are not needed"
+        )
+    })?;
+    let of_all = Arc::clone(&runtime.connections).try_acquire_owned();
+    let of_all = of_all.map_err(|_| format!("functions have {CONNECTIONS_MAX} connections, the maximum"))?;
+    Ok([of_all, of_call])
 }
 
 /// A connection.
 #[derive(Clone)]
 struct Connection {
-    inner: Arc<Mutex<Buffered>>,
+    inner: Arc<Socket>,
     timeout: Duration,
 }
 
@@ -88,12 +125,13 @@ enum Wanted {
 }
 
 impl Wanted {
-    /// Returns the number of bytes to take, if they were received.
-    fn length(&self, received: &[u8]) -> Option<usize> {
+    /// Returns the number of bytes to take, if they were received. A text does not end within the first bytes, which
+    /// were searched before.
+    fn length(&self, received: &[u8], searched: usize) -> Option<usize> {
         match self {
             Self::Through(text) => {
-                let mut windows = received.windows(text.len().max(1));
-                windows.position(|window| window == text).map(|at| at + text.len())
+                let from = (searched + 1).saturating_sub(text.len()).min(received.len());
+                memchr::memmem::find(&received[from..], text).map(|at| from + at + text.len())
             }
             Self::Bytes(count) => (received.len() >= *count).then_some(*count),
             Self::Any => (!received.is_empty()).then_some(received.len()),
@@ -103,14 +141,16 @@ impl Wanted {
 
 impl Buffered {
     async fn take(&mut self, wanted: &Wanted) -> Outcome<Vec<u8>> {
+        let mut searched = 0;
         loop {
-            if let Some(length) = wanted.length(&self.received) {
+            if let Some(length) = wanted.length(&self.received, searched) {
                 return Ok(self.received.drain(..length).collect());
             }
+            searched = self.received.len();
             if self.received.len() >= RECEIVED_BYTES_MAX {
                 return Err(format!("more than {RECEIVED_BYTES_MAX} bytes without the expected text"));
             }
-            let stream = self.stream.as_mut().ok_or("the connection is closed")?;
+            let (stream, _) = self.opened.as_mut().ok_or("the connection is closed")?;
             let mut piece = [0; 4096];
             match stream.receive(&mut piece).await {
                 Ok(0) => return Err(self.unlike("the server closed the connection")),
@@ -135,8 +175,9 @@ impl Connection {
         limit: mlua::Result<Duration>,
     ) -> impl Future<Output = mlua::Result<MultiValue>> + Send + use<> {
         let inner = Arc::clone(&this.inner);
-        let begun = wanted
-            .map(|wanted| operate(&lua, "tcp", limit, async move { inner.lock().await.take(&wanted).await }));
+        let begun = wanted.map(|wanted| {
+            operate(&lua, "tcp", limit, async move { inner.0.lock().await.take(&wanted).await })
+        });
         async move {
             match begun?.await? {
                 Ok(bytes) => lua.create_string(bytes)?.into_lua_multi(&lua),
@@ -159,8 +200,10 @@ impl UserData for Connection {
             let (inner, limit) = (Arc::clone(&this.inner), Ok(this.timeout));
             let begun = bytes_to_send(&lua, "send", &bytes).map(|bytes| {
                 operate(&lua, "tcp", limit, async move {
-                    match &mut inner.lock().await.stream {
-                        Some(stream) => stream.send(&bytes).await.map_err(|error| check::in_words(&error)),
+                    match &mut inner.0.lock().await.opened {
+                        Some((stream, _)) => {
+                            stream.send(&bytes).await.map_err(|error| check::in_words(&error))
+                        }
                         None => Err("the connection is closed".into()),
                     }
                 })
@@ -174,7 +217,11 @@ impl UserData for Connection {
         });
         methods.add_async_method("expect", |lua, this, (text, options): (mlua::LuaString, Option<Table>)| {
             let limit = this.limit(&lua, options.as_ref());
-            Self::take(lua, &this, Ok(Wanted::Through(text.as_bytes().to_vec())), limit)
+            let wanted = match text.as_bytes().len() {
+                0..=EXPECTED_BYTES_MAX => Ok(Wanted::Through(text.as_bytes().to_vec())),
+                _ => Err(fail(&lua, format!("expect takes a text of at most {EXPECTED_BYTES_MAX} bytes"))),
+            };
+            Self::take(lua, &this, wanted, limit)
         });
         methods.add_async_method("receive", |lua, this, (count, options): (Option<usize>, Option<Table>)| {
             let limit = this.limit(&lua, options.as_ref());
@@ -194,7 +241,7 @@ impl UserData for Connection {
         methods.add_async_method("close", |_, this, ()| {
             let inner = Arc::clone(&this.inner);
             async move {
-                inner.lock().await.stream = None;
+                inner.0.lock().await.opened = None;
                 Ok(())
             }
         });
@@ -209,22 +256,20 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
         let patience = limit.clone().unwrap_or_default();
         let is_tls = options.as_ref().and_then(|options| options.raw_get::<bool>("tls").ok()) == Some(true);
         let tls = is_tls.then(|| tls_of(&lua, options.as_ref())).transpose();
-        let begun = tls.map(|tls| operate(&lua, "tcp", limit, async move { connect(&address, tls).await }));
+        let permits = permits(&lua);
+        let begun = tls.map(|tls| {
+            operate(&lua, "tcp", limit, async move {
+                let permits = permits?;
+                Ok((connect(&address, tls).await?, permits))
+            })
+        });
         async move {
             match begun?.await? {
-                Ok(stream) => {
-                    let buffered = Buffered { stream: Some(stream), received: Vec::new() };
-                    let inner = Arc::new(Mutex::new(buffered));
+                Ok(opened) => {
+                    let buffered = Buffered { opened: Some(opened), received: Vec::new() };
+                    let inner = Arc::new(Socket(Mutex::new(buffered)));
                     if let Some(call) = crate::script::bounds::runtime(&lua).and_then(|all| all.current()) {
-                        let weak = Arc::downgrade(&inner);
-                        // The stream is closed at the end of the call, before Lua collects the object.
-                        call.at_end(move || {
-                            if let Some(inner) = weak.upgrade()
-                                && let Ok(mut inner) = inner.try_lock()
-                            {
-                                inner.stream = None;
-                            }
-                        });
+                        call.add_socket(&inner);
                     }
                     Connection { inner, timeout: patience }.into_lua_multi(&lua)
                 }

@@ -1,14 +1,16 @@
 //! Limits of what functions may use outside the memory that Lua counts.
 
-use super::{outcome, outcome_within};
+use super::{outcome, outcome_of, outcome_within};
 use crate::script::actor::verdict;
 use crate::script::{Actor, Checker, Output, PoolSlots, TEXT_CHARS_MAX, Verdict};
 use evener_core::ServerId;
 use evener_core::event::Event;
 use mlua::{IntoLua, Lua, MultiValue, Value};
+use std::io::Write;
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A list of 100000 times the same text of 1 MiB.
 const LONG_LIST: &str =
@@ -172,4 +174,76 @@ fn a_check_that_does_not_run_is_cancelled() {
     assert_eq!(run_check(&checker), Verdict::Cancelled, "there is no such pool");
     drop(actor);
     assert_eq!(run_check(&checker), Verdict::Cancelled, "the functions ended");
+}
+
+#[test]
+fn messages_of_functions_are_limited_by_the_second() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let outputs = Arc::new(move |_| counted.fetch_add(1, Ordering::Relaxed) < usize::MAX);
+    let body = "for i = 1, 20000 do log.info(\"x\") end";
+    let began = Instant::now();
+    outcome_of("flood", body, Duration::from_secs(600), Duration::ZERO, outputs).unwrap();
+    let count = count.load(Ordering::Relaxed) as u64;
+    // Each second has 200 messages and a notice.
+    let seconds = began.elapsed().as_secs() + 1;
+    assert!((201..=seconds * 201).contains(&count), "{count} messages in {seconds} s");
+}
+
+#[test]
+fn changes_above_the_maximum_of_a_second_wait() {
+    let outputs = Arc::new(|output| {
+        if let Output::Change(request) = output {
+            request.complete(Some(1), |_, _, _, _| Ok(true));
+        }
+        true
+    });
+    let body = "for i = 1, 1500 do web:remove(\"a\") end\nreturn 1";
+    let began = Instant::now();
+    let made = outcome_of("changes", body, Duration::from_secs(600), Duration::ZERO, outputs);
+    assert_eq!(made.as_deref(), Ok("1"));
+    assert!(began.elapsed() >= Duration::from_secs(1), "all changes were made within a second");
+}
+
+#[test]
+fn a_plain_search_takes_time_in_proportion_to_its_text() {
+    let body = "local s, p = (\"a\"):rep(1 << 20), (\"a\"):rep(1 << 19) .. \"b\"
+        for i = 1, 3 do if s:find(p, 1, true) then return i end end
+        for i = 1, 10000 do end
+        return s:find(\"a\", -1, true), s:find(\"\", 3, true)";
+    assert_eq!(outcome("plain", body).as_deref(), Ok("1048576 3 2"));
+}
+
+#[test]
+fn expect_finds_a_text_that_comes_in_parts_and_limits_it() {
+    let (listener, address) = silent();
+    let sender = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        for part in ["ab", "ab", "c", "d"] {
+            stream.write_all(part.as_bytes()).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let body = format!(
+        "local c = tcp.connect(\"{address}\", {{ timeout = 60 }})\nreturn c:expect(\"abc\"), c:expect(\"d\")"
+    );
+    assert_eq!(outcome("parts", &body).as_deref(), Ok("ababc d"));
+    sender.join().unwrap();
+    let (_listener, address) = silent();
+    let body = format!("tcp.connect(\"{address}\"):expect((\"x\"):rep(5000))");
+    is_refused("expect", &body, "expect takes a text of at most 4096 bytes");
+}
+
+#[test]
+fn connections_of_a_call_are_limited() {
+    let (_listener, address) = silent();
+    let body = format!(
+        "local all = {{}}
+         for i = 1, 16 do all[i] = assert(tcp.connect(\"{address}\")) end
+         local none, why = tcp.connect(\"{address}\")
+         all[1]:close()
+         return none, why, tcp.connect(\"{address}\") ~= nil"
+    );
+    let expected = "nil this call has 16 connections, the maximum: close those that are not needed true";
+    assert_eq!(outcome("connections", &body).as_deref(), Ok(expected));
 }
