@@ -49,10 +49,10 @@ impl PoolChanges {
     }
 
     /// Records that a server was added. A server of the configuration that was removed comes back with its settings.
-    fn add(&mut self, server: ServerSpec, target: Target, script: &str) -> Result<(), String> {
+    fn add(&mut self, server: ServerSpec, target: &Target, script: &str) -> Result<(), String> {
         let name = Arc::clone(&server.name);
         match self.removed.get(&name) {
-            Some(before) if *before == target => {
+            Some(before) if before == target => {
                 self.removed.remove(&name);
                 return Ok(());
             }
@@ -381,7 +381,7 @@ impl Supervisor {
                 "{name} leads back to a service that uses pool `{pool}`, so clients would be forwarded without end"
             ));
         }
-        self.scripts.of_pool(pool).add(server, target, script)?;
+        self.scripts.of_pool(pool).add(server, &target, script)?;
         Ok(Some(name))
     }
 
@@ -405,7 +405,7 @@ mod tests {
         let mut server = ServerSpec::new(address.parse().unwrap());
         server.name = "a".into();
         let target = server.endpoint.target().unwrap();
-        changes.add(server, target, "x.lua:1")
+        changes.add(server, &target, "x.lua:1")
     }
 
     #[test]
