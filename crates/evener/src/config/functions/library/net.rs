@@ -2,7 +2,7 @@
 
 use super::{Outcome, RECEIVED_BYTES_MAX, failure, operate, timeout};
 use crate::check;
-use crate::script::bounds::fail;
+use crate::config::functions::bounds::fail;
 use evener_core::spec::CheckTls;
 use evener_core::wire::dns;
 use hickory_resolver::proto::op::Message;
@@ -213,7 +213,9 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
                 Ok(stream) => {
                     let buffered = Buffered { stream: Some(stream), received: Vec::new() };
                     let inner = Arc::new(Mutex::new(buffered));
-                    if let Some(call) = crate::script::bounds::runtime(&lua).and_then(|all| all.current()) {
+                    if let Some(call) =
+                        crate::config::functions::bounds::runtime(&lua).and_then(|all| all.current())
+                    {
                         let weak = Arc::downgrade(&inner);
                         // The stream is closed at the end of the call, before Lua collects the object.
                         call.at_end(move || {
