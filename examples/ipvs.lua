@@ -1,5 +1,7 @@
 -- The kernel's IP Virtual Server: https by direct routing, DNS over UDP by NAT, and everything that nftables
--- marks with 7. Needs root and `modprobe ip_vs`.
+-- marks with 7. It needs root, `modprobe ip_vs` and servers of your own, so only check it here:
+--   $ evener check examples/ipvs.lua
+--   examples/ipvs.lua: valid: 3 services, 3 pools, 7 servers
 
 ipvs {
   timeouts = { tcp = "15min", tcp_fin = "2min", udp = "30s" },

@@ -11,6 +11,7 @@ mod idle;
 mod load;
 mod peers;
 mod report;
+mod scripts;
 mod xdp;
 
 use crate::{packages, shell};
@@ -53,12 +54,16 @@ pub(crate) struct Options {
 enum Plane {
     /// Measure the XDP plane (as root), without a network
     Xdp(xdp::Options),
+    /// Measure checks by functions
+    Scripts(scripts::Options),
 }
 
 /// Measures and prints the tables.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    if let Some(Plane::Xdp(options)) = &options.plane {
-        return xdp::run(options);
+    match &options.plane {
+        Some(Plane::Xdp(options)) => return xdp::run(options),
+        Some(Plane::Scripts(options)) => return scripts::run(options),
+        None => {}
     }
     if std::env::var_os(INSIDE).is_some() {
         return measure(options);

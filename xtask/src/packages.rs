@@ -45,6 +45,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "nft", package: "nftables" },
     Need { program: "/usr/lib/python3/dist-packages/scapy", package: "python3-scapy" },
     Need { program: "socat", package: "socat" },
+    Need { program: "promtool", package: "prometheus" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

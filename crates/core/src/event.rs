@@ -112,6 +112,17 @@ impl Severity {
     }
 }
 
+/// Level of a message of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScriptLevel(pub Level);
+
+impl FieldValue for ScriptLevel {
+    fn shown(&self) -> Option<&dyn Display> {
+        // The level of the event says the same.
+        None
+    }
+}
+
 impl FieldValue for Severity {
     fn shown(&self) -> Option<&dyn Display> {
         match self.0 {
@@ -168,6 +179,8 @@ events! {
     Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
+    /// The metrics are served at an address.
+    Info "metrics_listening" MetricsListening { address: String }
     /// A service accepts clients at an address.
     Info "listening" Listening { service: Arc<str>, protocol: &'static str, address: String }
     /// A service no longer accepts clients at an address.
@@ -201,6 +214,13 @@ events! {
     Error "pool_down" PoolDown { pool: Arc<str> }
     /// A pool that had no usable server has one.
     Info "pool_up" PoolUp { pool: Arc<str> }
+    /// The usable servers of a pool have less weight than its quorum. The sorry server takes the new clients, if
+    /// there is one.
+    Error "quorum_lost" QuorumLost { pool: Arc<str>, weight: u32, quorum: u32 }
+    /// A pool that was below its quorum has it again.
+    Info "quorum_gained" QuorumGained { pool: Arc<str>, weight: u32, quorum: u32 }
+    /// A program of `notify` could not be run, failed or was killed after its timeout.
+    Warn "notify_failed" NotifyFailed { pool: Arc<str>, hook: &'static str, program: String, problem: String }
     /// A probe failed; the verdict may not change.
     Debug "probe_failed" ProbeFailed { pool: Arc<str>, server: Arc<str>, reason: String }
     /// A persistent connection to a server failed or ended.
@@ -289,6 +309,14 @@ events! {
     Warn "xdp_unreachable" XdpUnreachable { address: IpAddr, reason: String }
     /// The next hop of a server of the XDP plane is known again.
     Info "xdp_reachable" XdpReachable { address: IpAddr }
+    /// A script changed the servers of a pool.
+    Info "script_changed" ScriptChanged { pool: Arc<str>, server: Arc<str>, change: String, script: String }
+    /// A script failed or was stopped. A check keeps the verdict of its server, unless `on_error` is \"down\".
+    Warn "script_failed" ScriptFailed { script: String, pool: Option<Arc<str>>, server: Option<Arc<str>>, error: String }
+    /// A script did not end and could not be stopped; all scripts were started anew.
+    Error "scripts_restarted" ScriptsRestarted { script: String }
+    /// A script wrote a message. It has the level that the script gave it.
+    Info "script_message" ScriptMessage { severity: ScriptLevel, script: String, text: String }
     /// Something of the IPVS plane does not work, for example because the kernel lacks a scheduler. It is logged once.
     Warn "ipvs_problem" IpvsProblem { problem: String }
     /// Another program changed the table of IPVS. `change` has the entry with the value that was found and the value that
@@ -311,6 +339,11 @@ events! {
 }
 
 impl Event {
+    /// Returns the names of all events.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        NAMES.iter().map(|value| value.name)
+    }
+
     /// Returns true if the event reports a condition of traffic, which can be repeated every second, and not a change.
     #[must_use]
     pub const fn is_report(&self) -> bool {
@@ -330,6 +363,8 @@ impl Event {
                 | Self::QueryFailed { .. }
                 | Self::DatagramDropped { .. }
                 | Self::PacketDecision { .. }
+                | Self::ScriptFailed { .. }
+                | Self::ScriptMessage { .. }
         )
     }
 
@@ -343,6 +378,7 @@ impl Event {
             | Self::QueryFailed { similar_not_logged: Similar::Further, .. }
             | Self::DatagramDropped { similar_not_logged: Similar::Further, .. } => Level::Debug,
             Self::PacketDecision { severity, .. } => severity.level(),
+            Self::ScriptMessage { severity, .. } => severity.0,
             _ => self.usual_level(),
         }
     }

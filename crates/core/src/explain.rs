@@ -6,7 +6,7 @@ use crate::ServerId;
 use crate::acl::{Access, Acl};
 use crate::limits::Known;
 use crate::random::Random;
-use crate::snapshot::{Admission, Entry, KnownOnly, NoServer, Request, Snapshot, Why};
+use crate::snapshot::{Admission, Entry, KnownOnly, NoServer, Quorum, Request, Snapshot, Why};
 use crate::spec::{Policy, Protocol, QueueSpec};
 use crate::throttle::{Exceeded, Throttle};
 use crate::time::Time;
@@ -72,6 +72,8 @@ pub struct Explanation {
     pub servers: Vec<Row>,
     /// Reason why the client gets no server now; `None` if there is a candidate.
     pub refusal: Option<NoServer>,
+    /// The quorum of the pool, if it needs one.
+    pub quorum: Option<Quorum>,
     /// The queue for clients while every server is at its limit, if there is one.
     pub queue: Option<QueueUse>,
 }
@@ -147,6 +149,8 @@ pub enum Reason {
     Down(Arc<str>),
     /// An operator put the server into maintenance.
     Maintenance,
+    /// The server takes clients only while the pool is below its quorum.
+    Sorry,
     /// Another server was chosen, and there is no failover.
     NoFailover,
 }
@@ -165,6 +169,7 @@ impl Reason {
             Self::Weightless => "weight_zero",
             Self::Down(_) => "down",
             Self::Maintenance => "maintenance",
+            Self::Sorry => "sorry_server",
             Self::NoFailover => "no_failover",
         }
     }
@@ -208,6 +213,7 @@ impl fmt::Display for Reason {
             Self::Weightless => write!(out, "weight 0: no new clients"),
             Self::Down(reason) => write!(out, "down: {reason}"),
             Self::Maintenance => write!(out, "in maintenance"),
+            Self::Sorry => write!(out, "sorry server: no clients while the pool has its quorum"),
             Self::NoFailover => write!(out, "not this client's server, and there is no failover"),
         }
     }
@@ -230,6 +236,7 @@ pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> E
         sticky: snapshot.known_server(request).map(|server| server.name.clone()),
         by_chance: matches!(snapshot.policy, Policy::P2c | Policy::Ewma { .. }),
         refusal: tried.is_empty().then(|| snapshot.refusal(request, 0, |_| false)),
+        quorum: snapshot.quorum().copied(),
         queue: snapshot.queue.map(|spec| QueueUse { waiting: snapshot.queued(), spec }),
         servers,
     }
@@ -259,6 +266,9 @@ fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {
         }
         Admission::KnownOnly(KnownOnly::Drain) => Reason::Drain,
         Admission::KnownOnly(KnownOnly::Weight) => Reason::Weightless,
+        Admission::Open | Admission::LastResort(_) if server.is_sorry && !snapshot.lacks_quorum() => {
+            Reason::Sorry
+        }
         Admission::Open | Admission::Unchecked | Admission::LastResort(_) if snapshot.has_no_failover() => {
             Reason::NoFailover
         }

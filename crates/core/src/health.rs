@@ -188,6 +188,8 @@ pub struct Health {
     out_until: Option<Time>,
     reason: Option<String>,
     next_probe: Time,
+    /// The next probe is the first one, whose delay is not drawn yet.
+    is_cold: bool,
     /// State of the persistent connection to the server; `None` if it needs none.
     session: Option<Verdict>,
 }
@@ -209,6 +211,7 @@ impl Health {
             out_until: None,
             reason: None,
             next_probe: if check.is_some() { now } else { Time::NEVER },
+            is_cold: true,
             session: None,
         }
     }
@@ -246,6 +249,7 @@ impl Health {
         let before = self.verdict();
         if self.check.as_ref() != check {
             self.first |= self.check.is_none();
+            self.is_cold |= self.check.is_none();
             self.round = self.round.wrapping_add(1);
             self.check = check.cloned();
             (self.passes, self.fails) = (0, 0);
@@ -379,10 +383,14 @@ impl Health {
         self.changed(before)
     }
 
-    /// Returns true if a probe is due. In that case schedules the next probe `every` later, with jitter.
+    /// Returns true if a probe is due; the first one is due after a random part of `warm_up`. In that case schedules the next probe `every` later, with jitter.
     pub fn probe_due(&mut self, now: Time, random: &mut Random) -> bool {
         let Some(check) = &self.check else { return false };
         let due = self.next_probe <= now;
+        if due && std::mem::take(&mut self.is_cold) && !check.warm_up.is_zero() {
+            self.next_probe = now + check.warm_up.mul_f64(random.fraction());
+            return false;
+        }
         if due {
             let factor = 1.0 + check.jitter * (random.fraction() * 2.0 - 1.0);
             self.next_probe = now + check.every.mul_f64(factor).max(Duration::from_millis(1));
@@ -535,6 +543,23 @@ mod tests {
         }
         assert!(seen.iter().all(|gap| (8.0..=12.0).contains(gap)));
         assert!(seen.iter().any(|gap| *gap < 9.0) && seen.iter().any(|gap| *gap > 11.0));
+    }
+
+    #[test]
+    fn first_probes_are_spread_over_the_warm_up() {
+        let spec = CheckSpec { warm_up: Duration::from_secs(10), ..CheckSpec::new(CheckKind::Tcp) };
+        let mut random = Random::seeded(1);
+        let first = |random: &mut Random| {
+            let mut health = Health::new(Some(&spec), &PassiveSpec::default(), Time::ZERO);
+            assert!(!health.probe_due(Time::ZERO, random));
+            let at = health.deadline();
+            assert!(health.probe_due(at, random), "the delay is drawn once");
+            assert!(health.deadline().since(at) <= spec.every * 2);
+            at.since(Time::ZERO).as_secs_f64()
+        };
+        let delays: Vec<f64> = (0..100).map(|_| first(&mut random)).collect();
+        assert!(delays.iter().all(|delay| *delay <= 10.0));
+        assert!(delays.iter().any(|delay| *delay < 2.0) && delays.iter().any(|delay| *delay > 8.0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! its address of a host name. Verdict, counters, stickiness and flows stay.
 
 mod observed;
+mod quorum;
 mod upkeep;
 
 use crate::ServerId;
@@ -12,9 +13,8 @@ use crate::event::Event;
 use crate::hash;
 use crate::health::{Change, Failure, Health, Probe, Verdict};
 use crate::limits::Limits;
-use crate::policy::WEIGHT_UNIT;
 use crate::random::Random;
-use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, ServerLive, Snapshot, SnapshotParts};
+use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, Quorum, ServerLive, Snapshot, SnapshotParts};
 use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
@@ -74,6 +74,7 @@ pub struct Pool {
     live: Arc<PoolLive>,
     retries: Arc<RetryLedger>,
     upkeep: Upkeep,
+    quorum: Option<Quorum>,
     changed: bool,
 }
 
@@ -145,6 +146,7 @@ impl Pool {
             live: Arc::default(),
             retries: Arc::new(RetryLedger::new(setting.workers)),
             upkeep: Upkeep::plan(None, now),
+            quorum: None,
             changed: true,
         };
         pool.apply(spec, targets, now);
@@ -445,6 +447,7 @@ impl Pool {
                 policy: self.spec.policy,
                 cookie: self.cookie(),
                 failover: self.spec.failover,
+                quorum: self.count_quorum(),
                 queue: self.spec.queue,
                 retry_budget: self.retry_budget(),
                 entries: self.servers.iter().map(|server| self.entry(server)).collect(),
@@ -477,6 +480,7 @@ impl Pool {
             host: server.spec.endpoint.host().map(Arc::from),
             dialect: server.spec.dialect,
             tier: server.spec.tier,
+            is_sorry: server.spec.is_sorry,
             weight: server.spec.weight,
             share: self.share(server),
             limits: Limits { soft, hard },
@@ -484,14 +488,6 @@ impl Pool {
             quic_id: server.spec.quic_id,
             admission: server.admission(),
             live: Arc::clone(&server.live),
-        }
-    }
-
-    fn share(&self, server: &Server) -> u32 {
-        let full = server.spec.weight * WEIGHT_UNIT;
-        match (self.spec.slow_start, server.slow_start) {
-            (Some(_), Some(slow)) => full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS),
-            _ => full,
         }
     }
 
@@ -540,14 +536,15 @@ fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Ar
     before.iter().filter_map(old_name).collect()
 }
 
-/// Returns the check of a server. A server with a persistent connection has none.
-fn check_of<'a>(spec: &'a PoolSpec, server: &ServerSpec) -> Option<&'a CheckSpec> {
-    spec.check.as_ref().filter(|_| server.dialect == Dialect::Plain)
+/// Returns the check of a server. A server with a persistent connection and a sorry server have none.
+fn check_of<'a>(spec: &'a PoolSpec, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
+    let has_check = server.dialect == Dialect::Plain && !server.is_sorry;
+    server.check.as_deref().or(spec.check.as_ref()).filter(|_| has_check)
 }
 
 fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {
     match server.dialect {
-        Dialect::Plain => Health::new(spec.check.as_ref(), &spec.passive, now),
+        Dialect::Plain => Health::new(check_of(spec, server), &spec.passive, now),
         Dialect::Mname => Health::with_session(&spec.passive, now),
     }
 }

@@ -34,7 +34,7 @@ pub struct ServiceLive {
     pub warm: Occupancy,
     /// Number of present UDP flows.
     pub flows: AtomicU32,
-    /// Number of present associations of the XDP plane, as it was counted last.
+    /// Number of present associations of the XDP plane or of connections in IPVS, as it was counted last.
     pub associations: AtomicU32,
     /// The counters, with a shard for each worker.
     pub counters: Sharded<ServiceCounters>,

@@ -3,10 +3,12 @@
 //! is shared by all snapshots.
 
 mod entry;
+mod quorum;
 mod request;
 mod takes;
 
 pub use entry::{Admission, Entry, KnownOnly, PoolLive, ServerLive};
+pub use quorum::Quorum;
 pub use request::{Choice, NoServer, Request, Why};
 pub use takes::{Role, Takes};
 
@@ -61,6 +63,7 @@ pub struct Snapshot {
     only: Option<Tier>,
     /// The lowest tier number.
     first_tier: u8,
+    quorum: Option<Quorum>,
     live: Arc<PoolLive>,
 }
 
@@ -77,6 +80,8 @@ pub struct SnapshotParts {
     pub cookie: Option<Arc<str>>,
     /// Treatment of clients whose server cannot take them.
     pub failover: Failover,
+    /// The quorum, if the pool needs one.
+    pub quorum: Option<Quorum>,
     /// Queue for clients while every server is at its limit.
     pub queue: Option<QueueSpec>,
     /// Bound on the retries.
@@ -91,39 +96,50 @@ impl Snapshot {
     /// Creates a snapshot and prepares the data of the policy.
     #[must_use]
     pub fn new(parts: SnapshotParts) -> Self {
-        let SnapshotParts { pool, generation, policy, cookie, failover, queue, retry_budget, entries, live } =
-            parts;
+        let SnapshotParts { pool, generation, policy, cookie, .. } = parts;
+        let SnapshotParts { failover, quorum, queue, retry_budget, entries, live, .. } = parts;
+        let has_quorum = quorum.is_none_or(|quorum| quorum.is_met);
         let entries: Vec<Arc<Entry>> = entries.into_iter().map(Arc::new).collect();
-        let is_open = |entry: &Entry| entry.admission == Admission::Open;
+        let is_open = |entry: &Entry| entry.admission == Admission::Open && !entry.is_sorry;
+        let is_sorry = |entry: &Entry| entry.admission == Admission::Open && entry.is_sorry;
         let is_unchecked = |entry: &Entry| entry.admission == Admission::Unchecked;
         let tier = |policy: Policy, keep: &dyn Fn(&Entry) -> bool| {
             let members: Vec<_> = entries.iter().filter(|entry| keep(entry)).cloned().collect();
             let table = Table::prepare(policy, &members);
             Tier { members, table }
         };
-        let mut numbers: Vec<u8> = entries.iter().map(|entry| entry.tier).collect();
+        let mut numbers: Vec<u8> =
+            entries.iter().filter(|entry| !entry.is_sorry).map(|entry| entry.tier).collect();
         numbers.sort_unstable();
         numbers.dedup();
         let by_tier = |policy: Policy, keep: &dyn Fn(&Entry) -> bool| -> Vec<Tier> {
             let of = |&number: &u8| tier(policy, &|entry| entry.tier == number && keep(entry));
             numbers.iter().map(of).filter(|tier| !tier.members.is_empty()).collect()
         };
-        let tiers = by_tier(policy, &is_open);
+        // Below the quorum the sorry servers come before the usable servers.
+        let sorry = Some(tier(policy, &is_sorry)).filter(|tier| !has_quorum && !tier.members.is_empty());
+        let uses_sorry = sorry.is_some();
+        let tiers: Vec<Tier> = sorry.into_iter().chain(by_tier(policy, &is_open)).collect();
         // The policy applies while the whole pool is unchecked. While some servers are open, a table for the
         // unchecked servers is not worth its cost.
         let policy_of_unchecked = if tiers.is_empty() { policy } else { Policy::RoundRobin };
         let unchecked = by_tier(policy_of_unchecked, &is_unchecked);
-        let members =
-            entries.iter().filter(|e| matches!(e.admission, Admission::LastResort(_))).cloned().collect();
+        let is_last_resort = |entry: &&Arc<Entry>| {
+            matches!(entry.admission, Admission::LastResort(_)) && !(entry.is_sorry && has_quorum)
+        };
+        let members = entries.iter().filter(is_last_resort).cloned().collect();
         let last_resort = Tier { members, table: Table::None };
         let only = numbers.first().filter(|_| failover == Failover::Never).map(|&first| {
             // With these policies the address of a client determines the server, even if that server is down.
             // Other policies choose among usable servers.
             let by_address = matches!(policy, Policy::Hash | Policy::Maglev { .. });
+            if uses_sorry {
+                return tier(policy, &is_sorry);
+            }
             let any_open = entries.iter().any(|entry| entry.tier == first && is_open(entry));
             tier(policy, &|entry| {
                 let is_usable = if any_open { is_open(entry) } else { is_unchecked(entry) };
-                entry.tier == first && (by_address || is_usable)
+                entry.tier == first && !entry.is_sorry && (by_address || is_usable)
             })
         });
         let first_tier = numbers.first().copied().unwrap_or_default();
@@ -144,6 +160,7 @@ impl Snapshot {
             last_resort,
             only,
             first_tier,
+            quorum,
             live,
         }
     }
@@ -358,6 +375,8 @@ impl Snapshot {
         }
         // Without failover only servers of the first tier are used.
         let known = self.known_server(request).filter(|known| known.tier == self.first_tier);
+        // The sorry server takes the clients of servers that are down.
+        let known = known.filter(|known| !self.lacks_quorum() || known.takes_known(request.client));
         if let Some(known) = known {
             return known.takes_known(request.client).then_some((known, Why::Sticky));
         }
@@ -394,7 +413,8 @@ impl Snapshot {
             return [self.server(stay), None];
         }
         if let Some(token) = request.token.filter(|_| self.cookie.is_some()) {
-            return [self.entries.iter().find(|server| server.token == token), None];
+            // No client stays with a sorry server.
+            return [self.entries.iter().find(|server| server.token == token && !server.is_sorry), None];
         }
         let sticky = self.live.sticky.as_ref();
         let assignment = sticky.and_then(|sticky| sticky.lookup(request.client, request.now));
@@ -411,6 +431,9 @@ impl Snapshot {
     /// Records the present server of a client in the sticky table, if there is one.
     pub fn remember(&self, client: IpAddr, server: ServerId, now: Time) {
         let Some(sticky) = &self.live.sticky else { return };
+        if self.server(server).is_some_and(|server| server.is_sorry) {
+            return;
+        }
         let tier = |id| self.server(id).map(|server| server.tier);
         // A client does not return to a removed server, nor to a server with a higher tier number than its
         // present server has.

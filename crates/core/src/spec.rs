@@ -8,11 +8,12 @@ mod http;
 mod ipvs;
 mod policy;
 mod pool;
+mod program;
 mod service;
 mod tls;
 mod xdp;
 
-pub use check::{CheckKind, CheckSpec, CheckTls, PassiveSpec};
+pub use check::{CheckKind, CheckSpec, CheckTls, OnScriptError, PassiveSpec, ScriptFunction};
 pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
 pub use http::{
@@ -23,7 +24,8 @@ pub use ipvs::{
     IpvsSync, IpvsSyncRole, IpvsTimeouts, IpvsTransport,
 };
 pub use policy::{Policy, StickyBy, StickySpec};
-pub use pool::{Failover, OnDown, QueueSpec, RetryBudgetSpec};
+pub use pool::{Failover, OnDown, QueueSpec, QuorumSpec, RetryBudgetSpec};
+pub use program::{NotifySpec, ProgramSpec};
 pub use service::{FastClose, LogDestination, Plane, RequestLog};
 pub use tls::{
     CertificateFiles, ClientCertificates, Presence, ServerTlsSpec, TlsSpec, TlsVersion, Verification,
@@ -342,6 +344,12 @@ pub struct PoolSpec {
     pub on_down: OnDown,
     /// Time in which the share of a server that came up grows to its full value.
     pub slow_start: Option<Duration>,
+    /// Weight that the usable servers must have together; `None` for no such demand.
+    pub quorum: Option<QuorumSpec>,
+    /// Servers without new clients stay in tables of the kernel, with the weight 0.
+    pub inhibit_on_failure: bool,
+    /// Programs that run when servers or the quorum change.
+    pub notify: Option<Arc<NotifySpec>>,
     /// Queue for clients while every server is at its limit; without a queue they are refused immediately.
     pub queue: Option<QueueSpec>,
     /// TLS to the servers.
@@ -368,6 +376,9 @@ impl PoolSpec {
             retry_budget: Some(RetryBudgetSpec::DEFAULT),
             on_down: OnDown::Keep,
             slow_start: None,
+            quorum: None,
+            inhibit_on_failure: false,
+            notify: None,
             queue: Some(QueueSpec::DEFAULT),
             tls: None,
             send_proxy: None,
@@ -397,8 +408,12 @@ pub struct ServerSpec {
     pub acl: Option<Arc<Acl>>,
     /// Administrative state, until it is changed at run time.
     pub state: AdminState,
+    /// The server takes clients only while the pool is below its quorum. It has no check.
+    pub is_sorry: bool,
     /// Identity of the server in connection IDs of QUIC, for services of the XDP plane.
     pub quic_id: Option<QuicId>,
+    /// Active check of this server; `None` for the check of the pool.
+    pub check: Option<Arc<CheckSpec>>,
 }
 
 impl ServerSpec {
@@ -415,7 +430,9 @@ impl ServerSpec {
             limits: Limits::default(),
             acl: None,
             state: AdminState::Ready,
+            is_sorry: false,
             quic_id: None,
+            check: None,
         }
     }
 

@@ -98,6 +98,10 @@ pub struct PoolTraits {
     pub on_down: OnDown,
     /// Stickiness of clients.
     pub sticky: Option<StickySpec>,
+    /// The pool has the quorum that its configuration demands, or needs none.
+    pub has_quorum: bool,
+    /// Servers without new clients stay in the table, with the weight 0.
+    pub inhibit_on_failure: bool,
 }
 
 /// A server of a table.
@@ -112,6 +116,8 @@ pub struct Row {
     pub target: Target,
     /// Tier of the server.
     pub tier: u8,
+    /// The server takes clients only while the pool is below its quorum.
+    pub is_sorry: bool,
     /// Configured weight.
     pub weight: u32,
     /// Weight in [`WEIGHT_UNIT`](crate::policy::WEIGHT_UNIT)s, with slow start.
@@ -181,6 +187,8 @@ impl PoolTable {
             failover: spec.failover,
             on_down: spec.on_down,
             sticky: spec.sticky.clone(),
+            has_quorum: spec.quorum.is_none() || !snapshot.lacks_quorum(),
+            inhibit_on_failure: spec.inhibit_on_failure,
         };
         let servers = snapshot.servers().iter().zip(snapshot.roles());
         let rows = servers.map(|(server, role)| (server.id, Row::new(server, role))).collect();
@@ -228,6 +236,7 @@ impl Row {
             placement_name: server.placement_name.clone(),
             target: server.target.clone(),
             tier: server.tier,
+            is_sorry: server.is_sorry,
             weight: server.weight,
             share: server.share,
             limits: server.limits,

@@ -4,6 +4,9 @@
 #[path = "choices/homes.rs"]
 mod homes;
 
+#[path = "choices/quorum.rs"]
+mod quorum;
+
 #[path = "choices/unchecked.rs"]
 mod unchecked;
 

@@ -10,11 +10,13 @@ mod documented;
 mod events;
 pub(crate) mod explain;
 mod instances;
+mod metrics;
 mod parameters;
 mod permissions;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
 
+pub(crate) use metrics::MetricsListener;
 pub(crate) use permissions::Permissions;
 
 use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
@@ -153,6 +155,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))
+        .route("/metrics", get(metrics::metrics))
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")

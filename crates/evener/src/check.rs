@@ -1,17 +1,20 @@
 //! Active checks: one probe of one server, with its time limit. The core derives the verdict of a server from
 //! its probes.
 
+mod body;
 mod dns;
 mod exchange;
+mod exec;
 mod http;
 mod smtp;
 mod stream;
 
+pub(crate) use body::compile;
 pub(crate) use exchange::header_limits;
 
 use evener_core::address::abstract_name;
 use evener_core::health::Probe;
-use evener_core::spec::{CheckKind, CheckSpec};
+use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::http::HeaderLimits;
 use evener_core::wire::proxy::{self, Extras, Transport, Version};
 use evener_core::{Endpoint, Target};
@@ -44,6 +47,9 @@ pub(crate) async fn probe(server: &CheckedServer, spec: &CheckSpec) -> Probe {
             CheckKind::Stream { .. } => stream::probe(&target, server, &spec.kind).await,
             CheckKind::Http { .. } => http::probe(&target, server, &spec.kind).await,
             CheckKind::Dns { .. } => dns::probe(&target, server, &spec.kind).await,
+            CheckKind::Exec { program } => exec::probe(&target, server, program).await,
+            // The supervisor runs functions.
+            CheckKind::Script { .. } => Ok(()),
             CheckKind::Smtp { helo } => smtp::probe(&target, server, helo).await,
             CheckKind::Udp { send, expect } => probe_udp(&target, send, expect.as_deref()).await,
         }
@@ -129,7 +135,7 @@ async fn connect(target: &Target, send_proxy: Option<Version>) -> Result<Stream,
 }
 
 /// Describes an error of the system in words, without the number of the error.
-fn in_words(error: &io::Error) -> String {
+pub(crate) fn in_words(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "refused".into(),
         io::ErrorKind::ConnectionReset => "reset".into(),
@@ -137,6 +143,17 @@ fn in_words(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "the socket does not exist".into(),
         _ => error.to_string(),
     }
+}
+
+/// Starts TLS on a connection to a server with this name or address. `Err` describes the failure.
+pub(crate) async fn start_tls(
+    stream: TcpStream,
+    tls: &CheckTls,
+    authority: &str,
+) -> Result<tokio_rustls::client::TlsStream<TcpStream>, String> {
+    http::wrap(stream, tls, authority).await.map_err(|error| match error {
+        ProbeError::Failed(why) | ProbeError::Unmade(why) => why,
+    })
 }
 
 /// Returns the unspecified address with port 0, in the family of another address.

@@ -10,6 +10,7 @@ mod events;
 mod expunge;
 mod help;
 mod ipvs;
+mod metrics;
 mod one_liner;
 mod run;
 mod server_state;
@@ -17,7 +18,7 @@ mod shell;
 mod usage;
 mod xdp;
 
-use crate::admin::Permissions;
+use crate::admin::{MetricsListener, Permissions};
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::output::printable;
@@ -128,6 +129,10 @@ enum Command {
     },
     /// Show open connections and flows of clients, with the numbers that `close` takes
     Connections(connections::ConnectionsCommand),
+    /// Print the metrics of the running instance in the text format of Prometheus
+    ///
+    /// Prometheus gets them with `--metrics ADDRESS` of `evener run`.
+    Metrics(metrics::MetricsCommand),
     /// Show the recent events of the running instance: the last 1000 above the debug level
     Events(events::EventsCommand),
     /// Write sampled packets of an XDP service into a file, before and after rewriting (as root)
@@ -259,6 +264,9 @@ struct RunOptions {
     /// Time for clients to finish after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Running")]
     drain_timeout: Duration,
+    /// Address with a port at which Prometheus gets the metrics: http://ADDRESS/metrics (default: none)
+    #[arg(long, value_name = "ADDRESS", help_heading = "Running")]
+    metrics: Option<std::net::SocketAddr>,
     /// Format of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text, help_heading = "Running")]
     log: LogFormat,
@@ -280,6 +288,14 @@ impl RunOptions {
         Permissions::new(self.admin_mode, self.admin_group.as_deref())
     }
 
+    /// Opens the listener of the metrics, if there is one.
+    async fn open_metrics(&self) -> anyhow::Result<Option<MetricsListener>> {
+        match self.metrics {
+            Some(address) => Ok(Some(MetricsListener::open(address).await?)),
+            None => Ok(None),
+        }
+    }
+
     /// Returns the options that differ from their defaults, as words of a shell.
     fn words(&self) -> String {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
@@ -296,6 +312,7 @@ impl RunOptions {
             ("--admin", path),
             ("--admin-mode", mode),
             ("--admin-group", self.admin_group.clone()),
+            ("--metrics", self.metrics.map(|address| address.to_string())),
             ("--drain-timeout", drain.filter(|time| time != "30s")),
             ("--log", name(&|| self.log.to_possible_value()).filter(|name| name != "text")),
             ("--log-level", name(&|| self.log_level.to_possible_value()).filter(|name| name != "info")),
@@ -429,6 +446,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
         Command::Connections(command) => command.run().await,
+        Command::Metrics(command) => command.run().await,
         Command::Capture(command) => command.run().await,
         Command::Close(command) => command.run().await,
         Command::Events(command) => command.run().await,

@@ -8,6 +8,7 @@ mod check;
 mod discover;
 mod dns;
 mod edge;
+mod exec;
 mod fields;
 mod hints;
 mod ipvs;
@@ -19,6 +20,7 @@ mod problem;
 mod raw;
 mod reference;
 mod scalar;
+mod script;
 mod search_tree;
 mod sticky;
 mod syntax;
@@ -35,11 +37,13 @@ pub(crate) use address::server_problem;
 pub(crate) use check::{KINDS as CHECK_KINDS, dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
+pub(crate) use lua::{caller, location_of, raise};
 pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, Warning, failure, one_line, unreadable};
 pub(crate) use reference::help;
+pub(crate) use script::{Program, added_server, duration, error_text, message_of};
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or
 /// an unknown host.
@@ -55,6 +59,8 @@ pub(crate) struct Config {
     tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
     listen: BTreeMap<(Arc<str>, Endpoint), Location>,
+    /// Functions that run later.
+    program: Option<Arc<Program>>,
     /// Warnings about the configuration, sorted by location.
     warnings: Vec<Warning>,
     loops: Loops,
@@ -127,6 +133,11 @@ impl Config {
         Warning::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
     }
 
+    /// Returns the functions of the configuration that run later.
+    pub(crate) fn program(&self) -> Option<&Arc<Program>> {
+        self.program.as_ref()
+    }
+
     /// Returns the warnings about the configuration, sorted by location.
     pub(crate) fn warnings(&self) -> &[Warning] {
         &self.warnings
@@ -154,8 +165,10 @@ impl Config {
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-    let run = lua::run(path)?;
-    build::build(&run).map_err(problem::sorted)
+    let mut run = lua::run(path)?;
+    let program = run.take_program();
+    let config = build::build(&run).map_err(problem::sorted)?;
+    Ok(Config { program: program.map(Arc::new), ..config })
 }
 
 #[cfg(test)]

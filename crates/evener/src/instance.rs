@@ -6,7 +6,7 @@ mod embedded;
 
 pub use embedded::{Embedded, Options};
 
-use crate::admin::AdminSocket;
+use crate::admin::{AdminSocket, MetricsListener};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
 use crate::inputs::{Inputs, gather};
@@ -73,6 +73,14 @@ impl Instance {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.tasks.spawn(admin.serve(self.handle(), draining));
+    }
+
+    /// Serves the metrics at an address while the instance runs.
+    pub(crate) fn serve_metrics(&mut self, listener: MetricsListener) {
+        if let Ok(address) = listener.address() {
+            self.supervisor.log(&Event::MetricsListening { address: address.to_string() });
+        }
+        self.tasks.spawn(listener.serve(self.handle()));
     }
 
     /// Runs until a signal or a request ends the instance. Before this returns, clients may finish, and the

@@ -8,9 +8,11 @@ mod clients;
 mod connections;
 mod counters;
 mod explanation;
+mod metrics;
 mod pool;
 mod recent;
 mod scope;
+mod scripts;
 mod server;
 mod service;
 mod sticky;
@@ -19,7 +21,9 @@ pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
+pub(crate) use metrics::MetricsFormat;
 pub(crate) use pool::{PoolView, SourceView};
+pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
 pub(crate) use server::ServerView;
 pub(crate) use service::ServiceView;
 pub(crate) use sticky::StickyView;
@@ -28,8 +32,9 @@ use crate::certificates::TrackedCertificate;
 use crate::table::{self, Style, Tone};
 use certificates::CertificateView;
 use counters::{CountersView, DeclarationsView};
-use evener_core::counters::Sharded;
+use evener_core::counters::{CounterSet, Sharded};
 use evener_core::event::EventCounters;
+use metrics::{Families, Labels};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -67,6 +72,9 @@ pub(crate) struct View {
     /// Certificates in use, the first to expire first; at most 1000.
     #[serde(default)]
     certificates: Vec<CertificateView>,
+    /// Errors and changes of functions; absent if there are none.
+    #[serde(default, skip_serializing_if = "ScriptsView::is_empty")]
+    scripts: ScriptsView,
     /// Counters of the instance: the number of events by name.
     #[serde(default)]
     counters: CountersView,
@@ -88,6 +96,7 @@ impl View {
             services: Vec::new(),
             pools: Vec::new(),
             certificates: Vec::new(),
+            scripts: ScriptsView::default(),
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
@@ -101,6 +110,11 @@ impl View {
     /// Adds certificates, described at `now`, in seconds since 1970.
     pub(crate) fn with_certificates(self, certificates: &[TrackedCertificate], now: i64) -> Self {
         Self { certificates: CertificateView::list(certificates, now), ..self }
+    }
+
+    /// Adds errors and changes of functions.
+    pub(crate) fn with_scripts(self, scripts: ScriptsView) -> Self {
+        Self { scripts, ..self }
     }
 
     /// Adds services, in the order in which they are listed.
@@ -128,6 +142,23 @@ impl View {
         self.pools.iter().flat_map(PoolView::servers)
     }
 
+    /// Formats the numbers of the state as metrics.
+    pub(crate) fn metrics(&self, format: MetricsFormat) -> String {
+        let (mut families, none) = (Families::default(), Labels::default());
+        let version = none.with("version", &self.version);
+        families.gauge("evener_build_info", "The version, as a label of the value 1.", &version, 1);
+        families.gauge("evener_uptime_seconds", "Seconds since the start.", &none, self.uptime_s);
+        families.gauge("evener_workers", "Threads that move bytes.", &none, self.workers);
+        let draining = u8::from(self.draining);
+        families.gauge("evener_draining", "1 if new clients are no longer accepted.", &none, draining);
+        self.descriptors.add_to(&mut families);
+        families.set("", &[EventCounters::DECLARED], &self.counters, &none);
+        self.certificates.iter().for_each(|certificate| certificate.add_to(&mut families));
+        self.services.iter().for_each(|service| service.add_to(&mut families));
+        self.pools.iter().for_each(|pool| pool.add_to(&mut families));
+        families.text(format)
+    }
+
     /// Formats the state for people.
     pub(crate) fn text(&self, style: Style) -> String {
         let Self { version, pid, workers, .. } = self;
@@ -139,6 +170,7 @@ impl View {
             text += &ServiceView::table(self.services.iter(), traffic, style);
         }
         text += &certificates::text(&self.certificates);
+        text += &self.scripts.text();
         self.pools.iter().for_each(|pool| text += &pool.text(self.traffic_of(pool), style));
         text
     }
@@ -177,6 +209,16 @@ struct DescriptorsView {
 }
 
 impl DescriptorsView {
+    /// Adds the metrics.
+    fn add_to(&self, families: &mut Families) {
+        let none = Labels::default();
+        let used = self.used + self.others;
+        families.gauge("evener_descriptors_used", "Descriptors in use.", &none, used);
+        if let Some(limit) = self.limit {
+            families.gauge("evener_descriptors_max", "Maximum number of descriptors.", &none, limit);
+        }
+    }
+
     /// Returns the present use.
     fn measure() -> Self {
         let usage = evener_proxy::descriptors::usage();

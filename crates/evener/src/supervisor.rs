@@ -9,6 +9,7 @@ mod connections;
 mod discovery;
 mod failures;
 mod handle;
+mod hooks;
 mod ipvs;
 mod listeners;
 mod paths;
@@ -18,6 +19,7 @@ mod query;
 mod reload;
 mod reservation;
 mod samples;
+mod scripts;
 mod shortage;
 mod signals;
 mod view;
@@ -27,6 +29,7 @@ use crate::certificates::unix_time;
 use crate::config::Config;
 use crate::discover::Found;
 use crate::events::Events;
+use crate::exec::notify::Notifier;
 use crate::planes::{IpvsPlane, IpvsReport, Planes, RunningService, XdpPlane, event_of, event_of_ipvs};
 use crate::request_log::RequestLogs;
 use crate::service_manager;
@@ -52,6 +55,7 @@ pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
+pub(crate) use scripts::ScriptVerdict;
 
 /// Maximum number of queued reports, probes and requests. Workers drop further reports and repeat them later.
 const INPUTS_MAX: usize = 4096;
@@ -127,6 +131,14 @@ pub(crate) enum Input {
         result: Probe,
         took: Duration,
     },
+    /// A message of a function of the configuration.
+    Script(crate::script::Output),
+    /// Result of a function that checked a server.
+    ScriptChecked {
+        probed: Probed,
+        result: ScriptVerdict,
+        took: Duration,
+    },
     Loaded(Box<Loaded>),
     Reread(Reread),
     /// Servers that a source lists for a pool, in the response to the read with this number.
@@ -149,6 +161,7 @@ enum Phase {
 /// The supervisor.
 pub(crate) struct Supervisor {
     setting: Setting,
+    notifier: Notifier,
     config: Config,
     pools: Pools,
     services: BTreeMap<Arc<str>, RunningService>,
@@ -174,6 +187,8 @@ pub(crate) struct Supervisor {
     sender: mpsc::Sender<Input>,
     phase: Phase,
     samples: samples::Samples,
+    /// Functions of the configuration, and their changes.
+    scripts: scripts::Scripts,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if a notice that SIGUSR2 has no effect was logged.
@@ -212,6 +227,7 @@ impl Supervisor {
         )?;
         let handle = Handle::new(sender.clone());
         let supervisor = Self {
+            notifier: Notifier::new(setting.events.clone()),
             reloads: reload::Reloads::new(setting.source.clone(), sender.clone()),
             request_logs: RequestLogs::new(setting.events.clone()),
             setting,
@@ -232,6 +248,7 @@ impl Supervisor {
             sender,
             phase: Phase::Serving,
             samples: samples::Samples::default(),
+            scripts: scripts::Scripts::default(),
             shortage: shortage::Shortage::default(),
             user2_logged: false,
             watchers: Vec::new(),
@@ -294,6 +311,8 @@ impl Supervisor {
     /// Emits an event, to the log and to all other receivers of events.
     pub(crate) fn log(&self, event: &Event) {
         self.setting.events.emit(event);
+        self.run_hook(event);
+        self.scripts.on_event(event);
     }
 
     /// Logs events in order.
@@ -307,6 +326,8 @@ impl Supervisor {
             Input::Xdp(report) => self.log(&event_of(report)),
             Input::Ipvs(report) => self.log(&event_of_ipvs(report)),
             Input::Probed { probed, result, took } => self.on_probed(&probed, result, took),
+            Input::Script(output) => self.on_script(output),
+            Input::ScriptChecked { probed, result, took } => self.on_script_checked(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(*loaded),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),

@@ -16,6 +16,7 @@ const GET_LINK: u16 = 18;
 const GET_ADDRESS: u16 = 22;
 const GET_ROUTE: u16 = 26;
 const NEW_NEIGHBOUR: u16 = 28;
+const DELETE_NEIGHBOUR: u16 = 29;
 const GET_NEIGHBOUR: u16 = 30;
 const LINK_FIXED: usize = 16;
 const FIXED: usize = 12;
@@ -75,6 +76,8 @@ pub(crate) struct Neighbours {
     changes: OwnedFd,
     wanted: BTreeSet<IpAddr>,
     hops: Hops,
+    /// Routes of servers, until links, addresses or routes change.
+    routes: HashMap<IpAddr, Route>,
     /// Servers without a next hop: since when, and whether they were reported.
     missing: HashMap<IpAddr, (Time, bool)>,
     next: Time,
@@ -108,6 +111,7 @@ impl Neighbours {
             changes,
             wanted: BTreeSet::new(),
             hops: Hops::new(),
+            routes: HashMap::new(),
             missing: HashMap::new(),
             next: Time::NEVER,
             next_keep: Time::ZERO,
@@ -120,6 +124,7 @@ impl Neighbours {
     pub(crate) fn set_wanted(&mut self, wanted: BTreeSet<IpAddr>, now: Time) {
         if self.wanted != wanted {
             self.hops.retain(|address, _| wanted.contains(address));
+            self.routes.retain(|address, _| wanted.contains(address));
             self.missing.retain(|address, _| wanted.contains(address));
             self.wanted = wanted;
             self.next = now;
@@ -172,9 +177,16 @@ impl Neighbours {
                     self.links_changed |= matches!(kind, Some(16 | 17));
                     // RTM_NEWADDR and RTM_DELADDR.
                     self.addresses_changed |= matches!(kind, Some(20 | 21));
+                    // A message about a neighbour leaves the routes.
+                    if !matches!(kind, Some(NEW_NEIGHBOUR | DELETE_NEIGHBOUR)) {
+                        self.routes.clear();
+                    }
                 }
                 // Messages were lost.
-                Err(rustix::io::Errno::NOBUFS) => (self.links_changed, self.addresses_changed) = (true, true),
+                Err(rustix::io::Errno::NOBUFS) => {
+                    (self.links_changed, self.addresses_changed) = (true, true);
+                    self.routes.clear();
+                }
                 _ => break,
             }
         }
@@ -199,6 +211,8 @@ impl Neighbours {
         let keeps = self.next_keep <= now;
         if keeps {
             self.next_keep = now + KEEP;
+            // Changes of policy rules send no message to these groups.
+            self.routes.clear();
         }
         let (hops, reports) = self.find(keeps, now);
         self.next = if self.missing.is_empty() { Time::NEVER } else { now + RETRY };
@@ -213,7 +227,7 @@ impl Neighbours {
         let mut links: HashMap<u32, Option<Link>> = HashMap::new();
         let (mut hops, mut reports, mut used) = (Hops::new(), Vec::new(), HashSet::new());
         for address in self.wanted.clone() {
-            let found = match self.route(address) {
+            let found = match self.known_route(address) {
                 Err(why) => Err(why),
                 Ok(route) => {
                     let neighbour = neighbours.get(&(route.ifindex, route.hop));
@@ -274,6 +288,15 @@ impl Neighbours {
     /// Returns the MAC address of an interface.
     pub(crate) fn mac_of(&mut self, ifindex: u32) -> Option<[u8; 6]> {
         link(&mut self.requests, ifindex)?.address
+    }
+
+    fn known_route(&mut self, address: IpAddr) -> Result<Route, String> {
+        if let Some(route) = self.routes.get(&address) {
+            return Ok(*route);
+        }
+        let route = self.route(address)?;
+        self.routes.insert(address, route);
+        Ok(route)
     }
 
     fn route(&mut self, address: IpAddr) -> Result<Route, String> {

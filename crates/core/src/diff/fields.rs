@@ -1,17 +1,19 @@
 //! Comparison of specs field by field. Each function destructures the new spec without `..`, so that a field that is
 //! added to a spec is compared, too, or the code does not compile.
 
+mod check;
+
 use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
-    CheckKind, CheckSpec, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
-    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, PassiveSpec, PoolSpec, QueueSpec,
-    RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec, StickySpec,
-    TlsSpec, XdpServiceSpec, XdpSpec,
+    ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec, IpvsPersistence,
+    IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec, QueueSpec,
+    QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
+    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
-use std::mem::discriminant;
+use check::checks;
 
 /// Fields that differ, or all fields.
 struct Fields {
@@ -109,7 +111,9 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
         limits,
         acl,
         state,
+        is_sorry,
         quic_id,
+        check: check_spec,
     } = new;
     fields.field("address", &old.endpoint.server_text(), &endpoint.server_text());
     fields.field("protocol", &old.dialect, dialect);
@@ -120,7 +124,9 @@ fn server(fields: &mut Fields, old: &ServerSpec, new: &ServerSpec) {
     fields.field("hard", &old.limits.hard, hard);
     fields.field("access", &old.acl, acl);
     fields.field("state", &old.state, state);
+    fields.field("sorry", &old.is_sorry, is_sorry);
     fields.field("quic_id", &old.quic_id, quic_id);
+    checks(fields, old.check.as_deref(), check_spec.as_deref());
 }
 
 fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
@@ -138,6 +144,9 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
         retry_budget: budget,
         on_down,
         slow_start,
+        quorum: quorum_spec,
+        inhibit_on_failure,
+        notify: notify_spec,
         queue: queue_spec,
         tls,
         send_proxy,
@@ -147,22 +156,31 @@ fn pool(fields: &mut Fields, old: &PoolSpec, new: &PoolSpec) {
     fields.field("resolver", &old.resolvers, resolvers);
     fields.field("policy", &old.policy, policy);
     fields.table("sticky", old.sticky.as_ref(), sticky_spec.as_ref(), sticky);
-    match (&old.check, check_spec) {
-        // Checks of different kinds have different settings.
-        (Some(old), Some(new)) if discriminant(&old.kind) != discriminant(&new.kind) => {
-            let text = |spec: &CheckSpec| Fields::describe(|all| check(all, spec, spec));
-            fields.push("check", text(old), text(new));
-        }
-        (old, new) => fields.table("check", old.as_ref(), new.as_ref(), check),
-    }
+    checks(fields, old.check.as_ref(), check_spec.as_ref());
     fields.table("passive", Some(&old.passive), Some(passive_spec), passive);
     fields.field("failover", &old.failover, failover);
     fields.table("retry_budget", old.retry_budget.as_ref(), budget.as_ref(), retry_budget);
     fields.field("on_down", &old.on_down, on_down);
     fields.field("slow_start", &old.slow_start, slow_start);
+    quorum(fields, old.quorum, *quorum_spec);
+    fields.field("inhibit_on_failure", &old.inhibit_on_failure, inhibit_on_failure);
+    fields.table("notify", old.notify.as_deref(), notify_spec.as_deref(), notify);
     fields.table("queue", old.queue.as_ref(), queue_spec.as_ref(), queue);
     fields.table("tls", old.tls.as_deref(), tls.as_deref(), server_tls);
     fields.field("send_proxy", &old.send_proxy, send_proxy);
+}
+
+fn quorum(fields: &mut Fields, old: Option<QuorumSpec>, new: Option<QuorumSpec>) {
+    let hysteresis = |spec: Option<QuorumSpec>| spec.map_or(0, |spec| spec.hysteresis);
+    fields.field("quorum", &old.map(|spec| spec.weight), &new.map(|spec| spec.weight));
+    fields.field("hysteresis", &hysteresis(old), &hysteresis(new));
+}
+
+fn notify(fields: &mut Fields, old: &NotifySpec, new: &NotifySpec) {
+    for ((name, new), (_, old)) in new.programs().into_iter().zip(old.programs()) {
+        fields.field(name, &old.cloned(), &new.cloned());
+    }
+    fields.field("timeout", &old.timeout, &new.timeout);
 }
 
 fn sticky(fields: &mut Fields, old: &StickySpec, new: &StickySpec) {
@@ -191,76 +209,6 @@ fn queue(fields: &mut Fields, old: &QueueSpec, new: &QueueSpec) {
     let QueueSpec { size, timeout } = new;
     fields.field("size", &old.size, size);
     fields.field("timeout", &old.timeout, timeout);
-}
-
-fn check(fields: &mut Fields, old: &CheckSpec, new: &CheckSpec) {
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = new;
-    check_kind(fields, &old.kind, kind);
-    fields.field("every", &old.every, every);
-    fields.field("timeout", &old.timeout, timeout);
-    fields.field("rise", &old.rise, rise);
-    fields.field("fall", &old.fall, fall);
-    fields.field("jitter", &old.jitter, jitter);
-    fields.field("port", &old.port, port);
-}
-
-fn check_kind(fields: &mut Fields, old: &CheckKind, new: &CheckKind) {
-    if fields.wanted == Wanted::All {
-        fields.push("kind", String::new(), new.name().into());
-    }
-    match (old, new) {
-        (
-            CheckKind::Stream { send: old_send, begins: old_begins, expect: old_expect, tls: old_tls },
-            CheckKind::Stream { send, begins, expect, tls },
-        ) => {
-            fields.field("send", old_send, send);
-            fields.field("begins", old_begins, begins);
-            fields.field("expect", old_expect, expect);
-            fields.field("tls", old_tls, tls);
-        }
-        (
-            CheckKind::Http {
-                method: old_method,
-                path: old_path,
-                host: old_host,
-                status: old_status,
-                body: old_body,
-                tls: old_tls,
-            },
-            CheckKind::Http { method, path, host, status, body, tls },
-        ) => {
-            fields.field("method", old_method, method);
-            fields.field("path", old_path, path);
-            fields.field("host", old_host, host);
-            fields.field("status", old_status, status);
-            fields.field("body", old_body, body);
-            fields.field("tls", old_tls, tls);
-        }
-        (
-            CheckKind::Dns { name: old_name, qtype: old_qtype, rcode: old_rcode },
-            CheckKind::Dns { name, qtype, rcode },
-        ) => {
-            fields.field("name", old_name, name);
-            fields.field("type", old_qtype, qtype);
-            fields.field("rcode", old_rcode, rcode);
-        }
-        (CheckKind::Smtp { helo: old_helo }, CheckKind::Smtp { helo }) => {
-            fields.field("helo", old_helo, helo);
-        }
-        (CheckKind::Udp { send: old_send, expect: old_expect }, CheckKind::Udp { send, expect }) => {
-            fields.field("send", old_send, send);
-            fields.field("expect", old_expect, expect);
-        }
-        (
-            CheckKind::Tcp
-            | CheckKind::Stream { .. }
-            | CheckKind::Http { .. }
-            | CheckKind::Dns { .. }
-            | CheckKind::Smtp { .. }
-            | CheckKind::Udp { .. },
-            _,
-        ) => {}
-    }
 }
 
 fn server_tls(fields: &mut Fields, old: &ServerTlsSpec, new: &ServerTlsSpec) {

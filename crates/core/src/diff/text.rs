@@ -9,9 +9,9 @@ use crate::route::{HostPattern, Route};
 use crate::spec::{
     AbortOnClose, AdminState, Balance, CertificateFiles, CheckTls, ClientSubnetSpec, Denied, Dialect,
     DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, IpvsEngine, IpvsForward, IpvsScheduler,
-    IpvsSchedulerFlags, IpvsSyncRole, IpvsTransport, LogDestination, NextHop, OnDown, OnFailure, Plane,
-    Policy, Presence, Protocol, QuicId, RedirectSpec, RequestLog, Resolve, RetryOn, Source, SourceRate,
-    StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
+    IpvsSchedulerFlags, IpvsSyncRole, IpvsTransport, LogDestination, NextHop, OnDown, OnFailure,
+    OnScriptError, Plane, Policy, Presence, ProgramSpec, Protocol, QuicId, RedirectSpec, RequestLog, Resolve,
+    RetryOn, Source, SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -52,6 +52,7 @@ texts! {
     usize => |value| value.to_string(),
     f64 => |value| value.to_string(),
     String => |value| shortened(value),
+    ProgramSpec => |value| shortened(format!("{} {}", value.path, value.arguments.join(" ")).trim_end()),
     Arc<str> => |value| shortened(value),
     PathBuf => |value| value.display().to_string(),
     Vec<u8> => |value| shortened(&value.escape_ascii().to_string()),
@@ -72,6 +73,7 @@ texts! {
         Dialect::Mname => "mname",
     },
     AdminState => |value| value.name(),
+    OnScriptError => |value| value.name(),
     OnDown => |value| value.name(),
     OnFailure => |value| value.name(),
     FastClose => |value| value.name(),

@@ -1,10 +1,11 @@
 //! Periodic work on a sticky table: the removal of expired clients, and the rebalancing of clients from a
 //! server that has many more clients than another server.
 
-use super::{Pool, Server};
+use super::{Pool, SLOW_START_STEPS, Server};
 use crate::ServerId;
 use crate::event::Event;
 use crate::limits::Known;
+use crate::policy::WEIGHT_UNIT;
 use crate::snapshot::Admission;
 use crate::spec::{Failover, Policy, StickySpec};
 use crate::sticky::balance::{Rival, surplus};
@@ -74,8 +75,10 @@ impl Pool {
     /// Returns the same servers as [`crate::snapshot::Snapshot::first_choices`]: the first candidates for
     /// clients without a history.
     fn rivals(&self, homes: &[(ServerId, usize)]) -> Vec<Rival> {
-        let is_open = |server: &&Server| server.admission() == Admission::Open;
-        let counts = |server: &&Server| self.spec.failover == Failover::Never || is_open(server);
+        let is_open = |server: &&Server| server.admission() == Admission::Open && !server.spec.is_sorry;
+        let counts = |server: &&Server| {
+            !server.spec.is_sorry && (self.spec.failover == Failover::Never || is_open(server))
+        };
         let tier = self.servers.iter().filter(counts).map(|server| server.spec.tier).min();
         let of_tier = self.servers.iter().filter(|server| Some(server.spec.tier) == tier).filter(is_open);
         of_tier.map(|server| self.rival(server, homes)).collect()
@@ -89,6 +92,17 @@ impl Pool {
             clients: at.map_or(0, |at| homes[at].1),
             share: self.share_of_clients(server),
             has_room: server.live.occupancy.active() < limit,
+        }
+    }
+
+    /// Returns the share of a server with its slow start. A sorry server has none.
+    pub(super) fn share(&self, server: &Server) -> u32 {
+        let full = server.spec.weight * WEIGHT_UNIT;
+        match (self.spec.slow_start, server.slow_start) {
+            (Some(_), Some(slow)) if !server.spec.is_sorry => {
+                full / SLOW_START_STEPS * slow.step.min(SLOW_START_STEPS)
+            }
+            _ => full,
         }
     }
 

@@ -22,7 +22,7 @@ pub struct ServerLive {
     /// Number of unused pre-opened connections. They occupy no slots, and are opened only while slots are
     /// free.
     pub warm: Occupancy,
-    /// Number of present associations of the XDP plane, as it was counted last.
+    /// Number of present associations of the XDP plane or of connections in IPVS, as it was counted last.
     pub associations: AtomicU32,
     /// Latency of connection attempts and responses.
     pub latency: Latency,
@@ -110,6 +110,8 @@ pub struct Entry {
     pub dialect: Dialect,
     /// Tier.
     pub tier: u8,
+    /// The server takes clients only while the pool is below its quorum.
+    pub is_sorry: bool,
     /// Configured weight.
     pub weight: u32,
     /// Weight in [`policy::WEIGHT_UNIT`]s, with slow start.

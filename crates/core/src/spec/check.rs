@@ -1,6 +1,8 @@
 //! Settings of health checks.
 
+use super::ProgramSpec;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Effect of a failed connection attempt or an ICMP error.
@@ -34,6 +36,8 @@ pub struct CheckSpec {
     /// Maximum share of `every` by which each probe is shifted at random, so that many instances do not probe
     /// at the same time.
     pub jitter: f64,
+    /// Maximum of the random delay before the first probe of a server.
+    pub warm_up: Duration,
     /// Port of the probe; `None` for the server's port.
     pub port: Option<u16>,
 }
@@ -49,6 +53,7 @@ impl CheckSpec {
             rise: 2,
             fall: 3,
             jitter: 0.1,
+            warm_up: Duration::ZERO,
             port: None,
         }
     }
@@ -84,6 +89,10 @@ pub enum CheckKind {
         status: BTreeSet<u16>,
         /// Text in the first 64 KiB of the body.
         body: Option<String>,
+        /// Regular expression that the first 64 KiB of the body match.
+        regex: Option<String>,
+        /// Digest of the whole body in lower-case hexadecimal digits: MD5 if it has 32, SHA-256 if it has 64.
+        digest: Option<String>,
         /// TLS settings; `None` for plaintext.
         tls: Option<CheckTls>,
     },
@@ -92,6 +101,11 @@ pub enum CheckKind {
     Smtp {
         /// Name of the client in EHLO and HELO.
         helo: String,
+    },
+    /// A program that ends with the status 0 passes.
+    Exec {
+        /// The program.
+        program: ProgramSpec,
     },
     /// A response to a query over UDP passes.
     Dns {
@@ -110,6 +124,48 @@ pub enum CheckKind {
         /// First bytes of the response.
         expect: Option<Vec<u8>>,
     },
+    /// A function of the configuration decides.
+    Script {
+        /// The function.
+        function: ScriptFunction,
+        /// Effect of an error of the function.
+        on_error: OnScriptError,
+    },
+}
+
+/// A function of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScriptFunction {
+    /// Number among the functions of the configuration.
+    pub number: usize,
+    /// File and line.
+    pub location: Arc<str>,
+    /// Lines of the file that define the function.
+    pub source: Arc<str>,
+}
+
+/// Effect of an error of a script that checks a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnScriptError {
+    /// The server keeps its verdict.
+    #[default]
+    Keep,
+    /// The error counts like a failed check.
+    Down,
+}
+
+impl OnScriptError {
+    /// All effects, the default first.
+    pub const ALL: [Self; 2] = [Self::Keep, Self::Down];
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Down => "down",
+        }
+    }
 }
 
 impl CheckKind {
@@ -123,7 +179,9 @@ impl CheckKind {
             Self::Http { tls: Some(_), .. } => "https",
             Self::Udp { .. } => "udp",
             Self::Dns { .. } => "dns",
+            Self::Script { .. } => "script",
             Self::Smtp { .. } => "smtp",
+            Self::Exec { .. } => "exec",
         }
     }
 }

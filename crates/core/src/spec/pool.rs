@@ -42,6 +42,36 @@ impl QueueSpec {
     pub const SIZE_MAX: u32 = 1_000_000;
 }
 
+/// Weight that the servers of a pool must have together.
+///
+/// The pool loses its quorum when the weights of its usable servers sum up to less than the quorum minus the
+/// hysteresis, and gains it with the quorum plus the hysteresis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuorumSpec {
+    /// The quorum, a sum of weights.
+    pub weight: u32,
+    /// Distance of the two thresholds from the quorum; less than the quorum.
+    pub hysteresis: u32,
+}
+
+impl QuorumSpec {
+    /// The quorum of a pool that has a sorry server and no quorum in the configuration: one usable server.
+    pub const ANY: Self = Self { weight: 1, hysteresis: 0 };
+    /// Maximum of the quorum.
+    pub const WEIGHT_MAX: u32 = 1_000_000_000;
+
+    /// Returns true if usable servers with this weight are enough for a pool that had its quorum, or not.
+    #[must_use]
+    pub const fn is_met(&self, weight: u32, had_quorum: bool) -> bool {
+        let least = if had_quorum {
+            self.weight.saturating_sub(self.hysteresis)
+        } else {
+            self.weight.saturating_add(self.hysteresis)
+        };
+        weight > 0 && weight >= least
+    }
+}
+
 /// Bound on the retries of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryBudgetSpec {

@@ -370,7 +370,8 @@ fn forward_text(forward: &Forward) -> String {
 }
 
 fn pool_fields(traits: &PoolTraits, before: Option<&PoolTraits>) -> Vec<String> {
-    let PoolTraits { policy, failover, on_down, sticky } = traits;
+    let PoolTraits { policy, failover, on_down, sticky, has_quorum, inhibit_on_failure } = traits;
+    let is_set = |is_set: &bool| if *is_set { "yes" } else { "no" }.to_owned();
     let fields = [
         field("policy", policy, before.map(|old| &old.policy), policy_text),
         field("failover", failover, before.map(|old| &old.failover), |failover| {
@@ -378,6 +379,10 @@ fn pool_fields(traits: &PoolTraits, before: Option<&PoolTraits>) -> Vec<String> 
         }),
         field("on_down", on_down, before.map(|old| &old.on_down), |on_down| on_down.name().to_owned()),
         field("sticky", sticky, before.map(|old| &old.sticky), sticky_text),
+        before.and_then(|old| field("quorum", has_quorum, Some(&old.has_quorum), is_set)),
+        before.and_then(|old| {
+            field("inhibit_on_failure", inhibit_on_failure, Some(&old.inhibit_on_failure), is_set)
+        }),
     ];
     fields.into_iter().flatten().collect()
 }
@@ -402,7 +407,8 @@ fn sticky_text(sticky: &Option<StickySpec>) -> String {
 }
 
 fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
-    let Row { name, placement_name, target, tier, weight, share, limits, acl, quic_id, role } = row;
+    let Row { name, placement_name, target, tier, weight, share, limits, acl, quic_id, role, is_sorry: _ } =
+        row;
     let Limits { soft, hard } = limits;
     let Role { takes, is_candidate } = role;
     let limit = |limit: &Option<u32>| limit.map_or("none".to_owned(), |limit| limit.to_string());

@@ -4,8 +4,8 @@ use evener_core::acl::{Access, Acl};
 use evener_core::limits::Limits;
 use evener_core::route::Route;
 use evener_core::spec::{
-    CheckKind, CheckSpec, Denied, Failover, OnDown, PassiveSpec, Policy, PoolSpec, Protocol, ServerSpec,
-    ServiceSpec, StickyBy, StickySpec,
+    CheckKind, CheckSpec, Denied, Failover, OnDown, PassiveSpec, Policy, PoolSpec, Protocol, QuorumSpec,
+    ServerSpec, ServiceSpec, StickyBy, StickySpec,
 };
 use evener_core::{Endpoint, Random, Target};
 use std::sync::Arc;
@@ -16,7 +16,17 @@ pub(crate) fn random_pool(random: &mut Random, name: &str) -> PoolSpec {
     let turn = random.below(numbers.len().max(1));
     numbers.rotate_left(turn);
     let lists = random.below(4) == 0;
-    let servers = numbers.into_iter().map(|number| random_server(random, number, lists)).collect();
+    let mut servers: Vec<ServerSpec> =
+        numbers.into_iter().map(|number| random_server(random, number, lists)).collect();
+    let quorum = (random.below(3) == 0).then(|| {
+        let weight = 1 + random.below(12) as u32;
+        QuorumSpec { weight, hysteresis: random.below(weight as usize) as u32 }
+    });
+    if random.below(3) == 0 {
+        let server = random_server(random, 9, lists);
+        let weight = server.weight.max(1);
+        servers.push(ServerSpec { name: "sorry".into(), weight, tier: 1, is_sorry: true, ..server });
+    }
     let policy = Policy::NAMES[random.below(Policy::NAMES.len())];
     let policy = match Policy::named(policy).expect("a policy of the list") {
         Policy::Maglev { .. } => Policy::Maglev { table: 251 },
@@ -24,6 +34,7 @@ pub(crate) fn random_pool(random: &mut Random, name: &str) -> PoolSpec {
     };
     PoolSpec {
         policy,
+        quorum,
         sticky: (random.below(2) == 0).then_some(StickySpec {
             by: StickyBy::ClientIp,
             size: 1024,

@@ -53,6 +53,12 @@ impl Client {
         self.send(Method::GET, path, Bytes::new()).await
     }
 
+    /// Sends a GET request whose response is text.
+    pub(crate) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let body = self.request(Method::GET, path, Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&self.collected(body).await?).into_owned())
+    }
+
     /// Sends a DELETE request.
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.send(Method::DELETE, path, Bytes::new()).await

@@ -2,6 +2,7 @@
 //! responses to requests of clients: a server does not pass if clients would get status 502 instead of its
 //! response.
 
+use super::body::{ExpectedBody, Received};
 use super::in_words;
 use crate::planes::RunningService;
 use arc_swap::ArcSwap;
@@ -13,8 +14,6 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Number of bytes at the beginning of a body that are searched for the expected text.
-const BODY_BYTES_MAX: usize = 64 * 1024;
 /// Maximum number of interim responses.
 const INTERIMS_MAX: u32 = 16;
 /// Maximum size of one read.
@@ -26,8 +25,7 @@ const LIMITS_MAX: HeaderLimits = HeaderLimits { bytes_max: 64 * 1024, fields_max
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expected<'a> {
     pub(super) status: &'a BTreeSet<u16>,
-    /// Text that the body must contain.
-    pub(super) body: Option<&'a str>,
+    pub(super) body: ExpectedBody<'a>,
     pub(super) limits: HeaderLimits,
 }
 
@@ -63,8 +61,8 @@ where
         return Err(format!("http: status {status}"));
     }
     match expected.body {
-        None => Ok(()),
-        Some(wanted) => reader.search(wanted, framing).await,
+        ExpectedBody { text: None, regex: None, digest: None } => Ok(()),
+        body => reader.judge(body, framing).await,
     }
 }
 
@@ -127,25 +125,22 @@ impl<S: AsyncRead + Unpin> Reader<S> {
         }
     }
 
-    /// Searches for a text at the beginning of the body.
-    async fn search(&mut self, wanted: &str, framing: Option<Framing>) -> Result<(), String> {
-        let mut text: Vec<u8> = Vec::new();
+    /// Reads the body until its verdict is certain.
+    async fn judge(&mut self, expected: ExpectedBody<'_>, framing: Option<Framing>) -> Result<(), String> {
+        let (mut received, mut piece) = (Received::new(expected), Vec::new());
         let mut body = Body::framed(framing);
         loop {
-            // Bytes that were searched before are skipped, except the last bytes, in which the text may begin.
-            let from = text.len().saturating_sub(wanted.len());
-            let is_over = body.take(&mut self.input, &mut text)?;
-            text.truncate(BODY_BYTES_MAX);
-            let mut windows = text[from..].windows(wanted.len().max(1));
-            if wanted.is_empty() || windows.any(|window| window == wanted.as_bytes()) {
-                return Ok(());
+            let is_over = body.take(&mut self.input, &mut piece)?;
+            if let Some(verdict) = received.add(&piece) {
+                return verdict;
             }
-            if is_over || text.len() == BODY_BYTES_MAX {
-                return Err(format!("http: the body does not contain {wanted:?}"));
+            piece.clear();
+            if is_over {
+                return received.end();
             }
             if !self.more().await? {
                 return match body {
-                    Body::Close => Err(format!("http: the body does not contain {wanted:?}")),
+                    Body::Close => received.end(),
                     _ => Err("http: the body is incomplete".into()),
                 };
             }
@@ -204,6 +199,7 @@ impl Body {
 
 #[cfg(test)]
 mod tests {
+    use super::super::body::SEARCHED_BYTES_MAX;
     use super::*;
 
     const LIMITS: HeaderLimits = HeaderLimits { bytes_max: 200, fields_max: 8 };
@@ -211,6 +207,7 @@ mod tests {
     /// Judges a response that arrives in pieces of `size` bytes.
     fn judge(method: &str, response: &str, size: usize, body: Option<&str>) -> Result<(), String> {
         let status = (200..300).collect();
+        let body = ExpectedBody { text: body, regex: None, digest: None };
         let expected = Expected { status: &status, body, limits: LIMITS };
         let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -306,9 +303,9 @@ mod tests {
 
     #[test]
     fn only_the_beginning_of_a_body_is_searched() {
-        let far = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX));
+        let far = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(SEARCHED_BYTES_MAX));
         assert!(judge("GET", &far, 10_000, Some("hello")).is_err());
-        let near = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(BODY_BYTES_MAX - 5));
+        let near = format!("HTTP/1.1 200 OK\r\n\r\n{}hello", " ".repeat(SEARCHED_BYTES_MAX - 5));
         assert_eq!(judge("GET", &near, 10_000, Some("hello")), Ok(()));
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP checks: one request over a new connection, in the clear or over TLS.
 
+use super::body::ExpectedBody;
 use super::exchange::{Expected, exchange};
 use super::{CheckedServer, ProbeError, Stream, connect, is_resource_exhaustion};
 use crate::certificates::{Authorities, certificates, insecure_verifier};
@@ -23,10 +24,13 @@ pub(super) async fn probe(
     server: &CheckedServer,
     kind: &CheckKind,
 ) -> Result<(), ProbeError> {
-    let CheckKind::Http { method, path, host, status, body, tls } = kind else { return Ok(()) };
+    let CheckKind::Http { method, path, host, status, body, regex, digest, tls } = kind else {
+        return Ok(());
+    };
     let authority = host.clone().unwrap_or_else(|| authority(&server.endpoint));
     let request = request(method, path, &authority)?;
-    let expected = Expected { status, body: body.as_deref(), limits: server.limits };
+    let body = ExpectedBody { text: body.as_deref(), regex: regex.as_deref(), digest: digest.as_deref() };
+    let expected = Expected { status, body, limits: server.limits };
     let judged = match (connect(target, server.send_proxy).await?, tls) {
         (Stream::Tcp(stream), Some(tls)) => {
             exchange(wrap(stream, tls, &authority).await?, &request, &expected).await

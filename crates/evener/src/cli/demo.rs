@@ -40,6 +40,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
         driver: super::DriverName::Epoll,
         admin: None,
         admin_mode: None,
+        metrics: None,
         admin_group: None,
         drain_timeout: Duration::from_secs(2),
         log: LogFormat::Text,

@@ -23,8 +23,10 @@ pub(super) async fn file(file: PathBuf, options: &RunOptions) -> anyhow::Result<
         Some(path) => AdminSocket::open(path, permissions)?,
         None => AdminSocket::open_default(permissions)?,
     };
+    let metrics = options.open_metrics().await?;
     let mut instance = Instance::start(config, options.setting(ConfigSource::File(file))).await?;
     instance.serve_admin(admin);
+    metrics.into_iter().for_each(|listener| instance.serve_metrics(listener));
     instance.run(signals).await;
     Ok(())
 }
@@ -38,10 +40,12 @@ pub(super) async fn without_file(spec: Spec, options: &RunOptions) -> anyhow::Re
         Some(path) => AdminSocket::open(path, permissions)?,
         None => AdminSocket::open_any(permissions)?,
     };
+    let metrics = options.open_metrics().await?;
     let config = Config::without_file(spec);
     let started = Instance::start(config, options.setting(ConfigSource::None)).await;
     let mut instance = started.map_err(|error| advice_without_file(&format!("{error:#}")))?;
     instance.serve_admin(admin);
+    metrics.into_iter().for_each(|listener| instance.serve_metrics(listener));
     instance.run(signals).await;
     Ok(())
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Time between two queries of the work that is left.
 const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Time after which the kernel's connections were counted since the state was set.
+const COUNTED_AFTER: Duration = Duration::from_secs(3);
 /// Maximum number of connections that are read for the longest idle time.
 const CONNECTIONS_MAX: usize = 1000;
 
@@ -63,7 +65,9 @@ impl LeaveCommand {
             if let Some(warning) = effect.of_leaving() {
                 eprintln!("{server}: {}{warning}", state_text(state));
             }
-            let wait = Wait { client, server, state, timeout: self.timeout };
+            let status = client.get("/v1/status").await.unwrap_or_default();
+            let in_kernel = InKernel::of(&status, &server);
+            let wait = Wait { client, server, state, timeout: self.timeout, in_kernel };
             wait.run(&self.admin_args).await
         } else {
             let time = self.time.map(|time| format!(" for {}", humantime::format_duration(time)));
@@ -171,12 +175,30 @@ struct Wait {
     server: String,
     state: &'static str,
     timeout: Option<Duration>,
+    in_kernel: InKernel,
+}
+
+/// Planes of the kernel that send packets to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct InKernel {
+    xdp: bool,
+    ipvs: bool,
+}
+
+impl InKernel {
+    /// Returns the planes of the services that use the pool of a server, given `pool/server`.
+    fn of(status: &Value, full_name: &str) -> Self {
+        let Some((pool, _)) = find_server(&status["pools"], full_name) else { return Self::default() };
+        let uses = |service: &&Value| items(&service["pools"]).any(|used| *used == pool["name"]);
+        let has = |plane: &str| items(&status["services"]).filter(uses).any(|one| one["plane"] == *plane);
+        Self { xdp: has("xdp"), ipvs: has("ipvs") }
+    }
 }
 
 /// Work that a server still has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Left {
-    /// Connections, requests and flows.
+    /// Connections, requests, flows and associations.
     active: u64,
     unit: Unit,
     /// The longest time without traffic of a connection or flow.
@@ -193,6 +215,7 @@ enum Unit {
     Flow,
     Request,
     Query,
+    Association,
 }
 
 impl Unit {
@@ -212,6 +235,7 @@ impl Unit {
             Self::Flow => ("flow", "flows"),
             Self::Request => ("request", "requests"),
             Self::Query => ("query", "queries"),
+            Self::Association => ("association", "associations"),
         };
         format!("{count} {}", if count == 1 { one } else { several })
     }
@@ -228,7 +252,9 @@ impl Wait {
                 progress.end();
             }
             let left = polled.map_err(|error| self.ended(last.as_ref(), &error))?;
-            if left.active == 0 {
+            // The connections of IPVS are counted every 2 s.
+            let is_counted = !self.in_kernel.ipvs || began.elapsed() >= COUNTED_AFTER;
+            if left.active == 0 && is_counted {
                 progress.end();
                 let view = json!({ "server": self.server, "state": self.state, "active": 0, "sticky_clients": left.sticky });
                 return admin_args.print(&view, |_| self.empty(&left));
@@ -259,12 +285,21 @@ impl Wait {
         if state != self.state {
             return Err(Stopped::Changed(state.to_owned()));
         }
-        let active = server["active"].as_u64().unwrap_or_default();
+        let mut active = server["active"].as_u64().unwrap_or_default();
+        if self.in_kernel.ipvs {
+            active += server["associations"].as_u64().unwrap_or_default();
+        }
         let path =
             format!("/v1/connections?server={}&limit={CONNECTIONS_MAX}", percent_encoded(&self.server));
         // Both are details, which may be missing: the server may have been removed since.
         let open: Value = self.client.get(&path).await.unwrap_or_default();
         let path = format!("/v1/sticky?limit=0&pool={}", percent_encoded(text_of(&pool["name"])));
+        let associations = open["associations_total"].as_u64().filter(|_| self.in_kernel.xdp);
+        let unit = match associations {
+            Some(1..) if active == 0 => Unit::Association,
+            _ => Unit::Connection,
+        };
+        active += associations.unwrap_or_default();
         let sticky: Value = self.client.get(&path).await.unwrap_or_default();
         let sticky = items(&sticky["servers"]).find(|one| one["server"] == server["name"]);
         let mut stages = items(&open["connections"]).map(|one| text_of(&one["stage"]));
@@ -272,7 +307,7 @@ impl Wait {
             items(&open["connections"]).filter_map(|one| one["idle_s"].as_f64()).map(|idle_s| idle_s as u64);
         Ok(Left {
             active,
-            unit: stages.next().map_or(Unit::Connection, Unit::of_stage),
+            unit: stages.next().map_or(unit, Unit::of_stage),
             idle_s: idle.max(),
             sticky: sticky.map_or(0, |one| one["clients"].as_u64().unwrap_or_default()),
         })
@@ -290,12 +325,16 @@ impl Wait {
 
     fn timed_out(&self, left: &Left, waited: Duration) -> String {
         let (server, word) = (&self.server, shell::word(&self.server));
-        let mut text = format!(
-            "{server} still has {1} after {0}\n\
-             `evener connections --server {word}` lists them, `evener close --server {word}` closes them",
-            seconds(waited.as_secs()),
-            left.text()
-        );
+        let listed = format!("`evener connections --server {word}` lists them");
+        let end = match left.unit {
+            Unit::Association => {
+                format!("{listed}, `evener maintenance {word}` sends their next packets to other servers")
+            }
+            _ if self.in_kernel.ipvs => "`ipvsadm -Lnc` lists those in the kernel".into(),
+            _ => format!("{listed}, `evener close --server {word}` closes them"),
+        };
+        let mut text =
+            format!("{server} still has {1} after {0}\n{end}", seconds(waited.as_secs()), left.text());
         if left.sticky > 0 && self.state == "drain" {
             text += &format!("\n`evener maintenance {word}` sends its sticky clients to other servers");
         }
@@ -399,7 +438,7 @@ mod tests {
 
     fn wait_for_test(server: &str) -> Wait {
         let client = Client::find(Some("/no/such.sock".as_ref())).unwrap();
-        Wait { client, server: server.into(), state: "drain", timeout: None }
+        Wait { client, server: server.into(), state: "drain", timeout: None, in_kernel: InKernel::default() }
     }
 
     #[test]
@@ -449,6 +488,21 @@ mod tests {
         );
         assert_eq!(effect(status("tcp", "down"), "shop/b").of_ready(), ", but down: connect: refused");
         assert_eq!(effect(status("tcp", "up"), "shop/b").of_ready(), "");
+    }
+
+    #[test]
+    fn the_planes_of_a_server_are_the_planes_of_the_services_that_use_its_pool() {
+        let status = json!({
+            "services": [{ "plane": "xdp", "pools": ["a"] }, { "plane": "proxy", "pools": ["a", "b"] },
+                         { "plane": "ipvs", "pools": ["c"] }],
+            "pools": [{ "name": "a", "servers": [{ "name": "s" }] }, { "name": "b", "servers": [{ "name": "s" }] },
+                      { "name": "c", "servers": [{ "name": "s" }] }],
+        });
+        let planes = |name| InKernel::of(&status, name);
+        assert_eq!(planes("a/s"), InKernel { xdp: true, ipvs: false });
+        assert_eq!(planes("b/s"), InKernel::default());
+        assert_eq!(planes("c/s"), InKernel { xdp: false, ipvs: true });
+        assert_eq!(planes("a/t"), InKernel::default());
     }
 
     #[test]

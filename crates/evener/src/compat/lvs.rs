@@ -9,6 +9,7 @@ mod syntax;
 
 use crate::config::{self, Location};
 use anyhow::{Context, bail};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
@@ -31,8 +32,13 @@ struct VirtualServer {
     timeout: u64,
     retries: Option<u32>,
     retry_pause: Option<u64>,
+    warm_up: Option<u64>,
     servers: Vec<RealServer>,
     sorry: Option<String>,
+    quorum: Option<u32>,
+    hysteresis: Option<u32>,
+    inhibits: bool,
+    hooks: Hooks,
     /// True if the servers get a check although none is given.
     has_default_check: bool,
 }
@@ -45,6 +51,9 @@ struct Persistence {
     is_sip: bool,
 }
 
+/// Programs with their arguments that run when something changes, by the key of `notify`.
+type Hooks = BTreeMap<&'static str, Vec<String>>;
+
 /// A real server.
 #[derive(Debug)]
 struct RealServer {
@@ -54,6 +63,11 @@ struct RealServer {
     weight: Option<u32>,
     /// Number of connections at which new clients go to other servers.
     upper: Option<u32>,
+    /// Number of connections below which a server that reached `upper` gets new clients again.
+    lower: Option<u32>,
+    /// The server stays in the table when it fails.
+    inhibits: bool,
+    hooks: Hooks,
     check: Option<Check>,
 }
 
@@ -66,6 +80,7 @@ struct Check {
     retries: Option<u32>,
     retry_pause: Option<u64>,
     every: Option<u64>,
+    warm_up: Option<u64>,
 }
 
 /// Kind of a check.
@@ -74,11 +89,22 @@ enum Probe {
     /// A connection.
     Tcp,
     /// A request for a page.
-    Http { is_tls: bool, path: String, host: Option<String>, statuses: Vec<u16> },
+    Http {
+        is_tls: bool,
+        path: String,
+        host: Option<String>,
+        statuses: Vec<u16>,
+        digest: Option<String>,
+        regex: Option<String>,
+    },
     /// A query.
     Dns { name: String, kind: String },
     /// A datagram.
     Udp { send: String },
+    /// A session of SMTP.
+    Smtp { helo: Option<String> },
+    /// A program with its arguments.
+    Exec(Vec<String>),
 }
 
 /// The part of a file that Evener takes over, and notes about the rest.

@@ -1,6 +1,7 @@
 //! Builds a specification from raw declarations: checks types, bounds, references and duplicates. Finds every
 //! problem in one pass.
 
+mod failing;
 mod ipvs;
 mod options;
 mod request_log;
@@ -8,8 +9,10 @@ mod warnings;
 mod whole;
 mod xdp;
 
+pub(super) use failing::SORRY_NAME;
 pub(super) use xdp::Ports;
 
+use failing::{read_failover, read_passive, read_quorum};
 use options::{read_options, read_plane, read_protocol};
 
 use super::access::{read_acl, read_denied, read_prefixes, read_throttle};
@@ -20,14 +23,14 @@ use super::locate::Step;
 use super::patience::{read_queue, read_retry_budget};
 use super::raw::{Made, Run, Table, Value, shown};
 use super::sticky::{name_cookies, read_sticky};
-use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge};
+use super::{Config, Location, Problem, TlsOwner, check, discover, dns, edge, exec};
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::policy::is_prime;
 use evener_core::route::Route;
 use evener_core::spec::{
-    AdminState, Denied, Failover, PassiveSpec, Plane, Policy, PoolSpec, Protocol, QueueSpec, QuicId,
-    QuicIdError, RetryBudgetSpec, ServerSpec, ServiceSpec, WEIGHT_MAX,
+    AdminState, Denied, Plane, Policy, PoolSpec, Protocol, QueueSpec, QuicId, QuicIdError, RetryBudgetSpec,
+    ServerSpec, ServiceSpec, WEIGHT_MAX,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -141,12 +144,16 @@ impl<'a> Builder<'a> {
 
     /// Reads the keys that pools and services with inline servers share.
     fn pool_fields(&mut self, name: &str, made: &'a Made, fields: &mut Fields<'a>) -> PoolSpec {
-        let servers = self.servers(made, fields);
+        let mut servers = self.servers(made, fields);
+        servers.extend(self.sorry(made, fields, &servers));
         let sources = discover::read_discover(self.reading, fields, self.ports_of(made));
         for (source, location) in &sources {
             self.config.sources.insert((name.into(), source.to_string()), location.clone());
         }
-        if !servers.is_empty() && sources.is_empty() && servers.iter().all(|server| server.weight == 0) {
+        if !servers.is_empty()
+            && sources.is_empty()
+            && servers.iter().all(|server| server.weight == 0 || server.is_sorry)
+        {
             fields.problem_here("every server has weight 0: give at least one a higher weight");
         }
         PoolSpec {
@@ -161,6 +168,9 @@ impl<'a> Builder<'a> {
             retry_budget: read_retry_budget(fields).unwrap_or(Some(RetryBudgetSpec::DEFAULT)),
             on_down: edge::read_on_down(fields).unwrap_or_default(),
             slow_start: fields.duration("slow_start"),
+            quorum: read_quorum(fields),
+            inhibit_on_failure: fields.bool("inhibit_on_failure").unwrap_or(false),
+            notify: exec::read_notify(fields),
             queue: read_queue(fields).unwrap_or(Some(QueueSpec::DEFAULT)),
             send_proxy: edge::read_send_proxy(fields),
             ..PoolSpec::new(name, servers)
@@ -496,9 +506,9 @@ fn subject_of(made: &Made) -> String {
     format!("{} `{}`", made.builder(), made.name())
 }
 
-fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
-    let endpoint = &defaults.endpoint;
-    let name: Arc<str> = fields.text("name").map_or(defaults.name, Into::into);
+pub(super) fn read_server(base: ServerSpec, second: Option<&Value>, fields: &mut Fields<'_>) -> ServerSpec {
+    let endpoint = &base.endpoint;
+    let name: Arc<str> = fields.text("name").map_or(base.name, Into::into);
     if name.is_empty() {
         fields.problem_with("name", "must not be empty: write a name, or remove it");
     } else if name.chars().any(char::is_control) {
@@ -519,15 +529,17 @@ fn read_server(defaults: ServerSpec, second: Option<&Value>, fields: &mut Fields
     }
     ServerSpec {
         name,
-        configured_name: defaults.configured_name,
+        configured_name: base.configured_name,
         dialect: dns::read_dialect(fields, endpoint),
-        weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(defaults.weight),
-        tier: fields.integer("tier", 1..=255).map_or(defaults.tier, |tier| tier as u8),
+        weight: fields.integer("weight", 0..=WEIGHT_MAX).unwrap_or(base.weight),
+        tier: fields.integer("tier", 1..=255).map_or(base.tier, |tier| tier as u8),
         limits,
         acl: read_acl(fields),
-        state: state.unwrap_or(defaults.state),
+        state: state.unwrap_or(base.state),
+        is_sorry: base.is_sorry,
         quic_id: read_quic_id(fields),
-        endpoint: defaults.endpoint,
+        check: check::read(fields).map(Arc::new),
+        endpoint: base.endpoint,
     }
 }
 
@@ -571,29 +583,6 @@ fn read_policy(fields: &mut Fields<'_>) -> Option<Policy> {
         _ => {
             fields.must_be_one_of("policy", &Policy::NAMES, "");
             None
-        }
-    }
-}
-
-fn read_failover(fields: &mut Fields<'_>) -> Failover {
-    if fields.bool("failover") == Some(false) { Failover::Never } else { Failover::Next }
-}
-
-fn read_passive(fields: &mut Fields<'_>) -> PassiveSpec {
-    let defaults = PassiveSpec::default();
-    match fields.take("passive") {
-        None | Some(Value::Bool(true)) => defaults,
-        Some(Value::Bool(false)) => PassiveSpec { failures: 0, ..defaults },
-        Some(Value::Table(table)) => {
-            let mut nested = fields.within("passive", table);
-            let failures = nested.integer("failures", 0..=1000).unwrap_or(defaults.failures);
-            let down_for = nested.duration("down_for").unwrap_or(defaults.down_for);
-            nested.finish();
-            PassiveSpec { failures, down_for }
-        }
-        Some(_) => {
-            fields.must("passive", "be false or { failures = 1, down_for = \"30s\" }");
-            defaults
         }
     }
 }

@@ -6,6 +6,8 @@ use super::fields::{Fields, Reading};
 use super::hints::values;
 use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
+use super::script;
+use crate::check::compile;
 use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
 use evener_core::wire::dns;
 use rustls::pki_types::CertificateDer;
@@ -38,11 +40,20 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {
             );
             None
         }
+        Value::Text(kind) if kind == "exec" => {
+            fields.problem(
+                "check",
+                "an exec check needs a program: write check = check.exec { \"/usr/local/bin/probe\" }",
+            );
+            None
+        }
         Value::Text(kind) if KINDS.contains(&kind.as_str()) => Some(CheckSpec::new(default_kind(kind))),
+        Value::Function(function) => Some(script::plain(fields.reading(), function)),
         Value::Bool(false) => None,
         given => {
             let hint = values::check(given);
-            if given.text().is_some() && hint.is_empty() {
+            let is_library = matches!(given, Value::Library(_));
+            if is_library || given.text().is_some() && hint.is_empty() {
                 fields.must_be_one_of("check", &KINDS, "a check such as check.http { path = \"/health\" }");
             } else {
                 fields.must_hint("check", "be a check such as check.http { path = \"/health\" }", &hint);
@@ -92,7 +103,8 @@ pub(crate) fn dns_check(name: &str) -> Result<CheckSpec, String> {
 
 fn http(tls: Option<CheckTls>) -> CheckKind {
     let status: BTreeSet<u16> = (200..400).collect();
-    CheckKind::Http { method: "GET".into(), path: "/".into(), host: None, status, body: None, tls }
+    let (method, path) = ("GET".into(), "/".into());
+    CheckKind::Http { method, path, host: None, status, body: None, regex: None, digest: None, tls }
 }
 
 fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
@@ -101,16 +113,20 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
         "http" | "https" => read_http(&mut fields, kind),
         "udp" => read_udp(&mut fields),
         "dns" => read_dns(&mut fields),
+        "script" => script::read(&mut fields),
         "smtp" => read_smtp(&mut fields),
+        "exec" => super::exec::read_check(&mut fields),
         _ => read_stream(&mut fields, kind),
     };
-    let defaults = CheckSpec::new(kind);
+    let is_exec = matches!(kind, CheckKind::Exec { .. });
+    let defaults = script::with_defaults(CheckSpec::new(kind));
     let check = CheckSpec {
         every: fields.duration("every").unwrap_or(defaults.every),
         timeout: fields.duration("timeout").unwrap_or(defaults.timeout),
         rise: fields.integer("rise", 1..=100).unwrap_or(defaults.rise),
         fall: fields.integer("fall", 1..=100).unwrap_or(defaults.fall),
         jitter: fields.share("jitter").unwrap_or(defaults.jitter),
+        warm_up: fields.duration("warm_up").unwrap_or(defaults.warm_up),
         port: fields.integer("port", 1..=65_535).map(|port| port as u16),
         kind: defaults.kind,
     };
@@ -120,7 +136,7 @@ fn made_check(reading: &Reading<'_>, made: &Made, kind: &str) -> CheckSpec {
     if check.every < Duration::from_millis(10) {
         fields.must("every", "be at least 10ms");
     }
-    if let Some(first) = made.table().list().first() {
+    if let Some(first) = made.table().list().first().filter(|_| !is_exec) {
         fields.problem_here(format!(
             "each setting needs a key, such as path = \"/health\", got {}",
             first.shown()
@@ -156,7 +172,17 @@ fn read_http(fields: &mut Fields<'_>, kind: &str) -> CheckKind {
         fields.must("host", "be a host name");
     }
     let body = fields.text("body").map(str::to_owned);
-    CheckKind::Http { method, path, host, status, body, tls }
+    let regex = fields.text("regex").map(str::to_owned);
+    if let Some(Err(error)) = regex.as_deref().map(compile) {
+        fields.problem("regex", format!("regex cannot be used: {error}"));
+    }
+    let digest = fields.text("digest").map(str::to_ascii_lowercase);
+    let is_digest =
+        |text: &String| [32, 64].contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digest.as_ref().is_some_and(|digest| !is_digest(digest)) {
+        fields.must("digest", "be 32 (MD5) or 64 (SHA-256) hexadecimal digits");
+    }
+    CheckKind::Http { method, path, host, status, body, regex, digest, tls }
 }
 
 fn read_tls(fields: &mut Fields<'_>) -> CheckTls {

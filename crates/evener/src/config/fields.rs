@@ -355,6 +355,10 @@ impl<'a> Fields<'a> {
         // Of only two words, none is proposed: the message lists both.
         let text = value.text().filter(|_| words.len() > 2);
         let near = text.map(|text| hints::nearest_text(text, words.iter().copied())).unwrap_or_default();
+        let near = match value {
+            Value::Library(name) if words.contains(name) => format!(": write {key} = \"{name}\""),
+            _ => near,
+        };
         let list = hints::one_of(words, others);
         self.problem_with(key, format!("must be {list}, got {}{near}", value.shown()));
     }

@@ -6,6 +6,7 @@ mod repeated;
 use super::Location;
 use super::syntax::Mistake;
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Maximum number of lines between a call and its table.
@@ -34,6 +35,13 @@ pub(super) struct Source {
     tables: Vec<Table>,
     /// For each token, the index of the innermost table around it.
     around: Vec<Option<usize>>,
+}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.file.hash(state);
+        self.text.hash(state);
+    }
 }
 
 /// A table of the source.
@@ -76,6 +84,13 @@ impl Source {
         }
         let (tables, around) = tables(&tokens);
         Self { file, text: text.into(), tokens, named, tables, around }
+    }
+
+    /// Returns lines of the file, both inclusive, counted from 1.
+    pub(super) fn lines(&self, first: u32, last: u32) -> String {
+        let count = (last.max(first) - first + 1) as usize;
+        let lines = self.text.lines().skip(first.saturating_sub(1) as usize).take(count);
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// Returns true if this is the source of `file`.

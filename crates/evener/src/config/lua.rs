@@ -1,8 +1,10 @@
 //! Runs a configuration file in a sandboxed Lua, which has no access to files and processes and cannot load
 //! code. Its memory, instructions and time are bounded.
 
-mod builders;
+pub(super) mod builders;
+mod exec;
 mod file;
+mod functions;
 
 use super::hints::Undefined;
 use super::locate::Source;
@@ -10,10 +12,10 @@ use super::problem::sorted;
 use super::raw::{Run, shown};
 use super::{Location, Problem};
 use crate::output::printable;
+use crate::script;
 use mlua::debug::Debug;
 use mlua::{
-    Function, HookTriggers, IntoLua, IntoLuaMulti, Lua, LuaOptions, MultiValue, StdLib, UserData,
-    UserDataMethods, VmState,
+    Function, HookTriggers, IntoLua, Lua, LuaOptions, MultiValue, StdLib, UserData, UserDataMethods, VmState,
 };
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -49,7 +51,7 @@ const REMOVED: &[&str] = &[
 ];
 
 /// Tables of functions that make values.
-const NAMESPACES: [&str; 3] = ["check", "discover", "policy"];
+pub(super) const NAMESPACES: [&str; 3] = ["check", "discover", "policy"];
 
 type Shared = Arc<Mutex<State>>;
 
@@ -115,9 +117,12 @@ fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
     let outcome = sandbox(&state).and_then(|lua| {
         let before = names_of_values(&lua)?;
         run_file(&lua, &state, path)?;
+        let program = functions::take(&lua, path, &lock(&state).run);
         let mut set = names_of_values(&lua)?;
         set.retain(|name| !before.contains(name));
-        lock(&state).run.set_globals(set);
+        let mut state = lock(&state);
+        state.run.set_globals(set);
+        program.into_iter().for_each(|program| state.run.set_program(program));
         Ok(())
     });
     let mut state = std::mem::take(&mut *lock(&state));
@@ -152,7 +157,7 @@ fn names_of_values(lua: &Lua) -> mlua::Result<Vec<String>> {
 }
 
 /// Converts a Lua error to a problem. Lua puts `file:line: ` in front of the message.
-fn problem_of(error: &mlua::Error) -> Problem {
+pub(super) fn problem_of(error: &mlua::Error) -> Problem {
     let text = match error {
         mlua::Error::CallbackError { cause, .. } => return problem_of(cause),
         mlua::Error::SyntaxError { message, .. } => message.clone(),
@@ -192,24 +197,29 @@ fn advice(message: &str) -> &'static str {
     }
 }
 
-fn raise(problem: Problem) -> mlua::Error {
+pub(crate) fn raise(problem: Problem) -> mlua::Error {
     mlua::Error::external(problem)
 }
 
 fn sandbox(state: &Shared) -> mlua::Result<Lua> {
-    let libraries = StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::UTF8;
-    let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(false))?;
+    let libraries = StdLib::COROUTINE | StdLib::STRING | StdLib::TABLE | StdLib::MATH | StdLib::UTF8;
+    // Without this option, mlua replaces `pcall` by a function in which calls cannot pause.
+    let lua = Lua::new_with(libraries, LuaOptions::new().catch_rust_panics(true))?;
     lua.set_memory_limit(MEMORY_BYTES_MAX)?;
     let globals = lua.globals();
     for name in REMOVED {
         globals.raw_remove(*name)?;
     }
     globals.get::<mlua::Table>("string")?.raw_remove("dump")?;
+    functions::add(&lua, state)?;
     bound_instructions(&lua)?;
+    script::install(&lua)?;
+    hide_coroutines(&lua)?;
     for namespace in NAMESPACES {
         globals.raw_set(namespace, lua.create_table()?)?;
     }
     builders::add(&lua, state)?;
+    exec::add(&lua, state)?;
     add_include(&lua, state)?;
     add_geoip(&lua, state)?;
     add_environment(&lua, state)?;
@@ -218,6 +228,52 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     guard_metatables(&lua)?;
     watch_unknown_names(&lua, state)?;
     Ok(lua)
+}
+
+/// Name of the library of coroutines in the registry.
+const COROUTINE: &str = "coroutine";
+
+/// Hides the library of coroutines from the configuration, but not from mlua, which needs `coroutine.yield`.
+fn hide_coroutines(lua: &Lua) -> mlua::Result<()> {
+    let globals = lua.globals();
+    let library: mlua::Table = globals.raw_get(COROUTINE)?;
+    lua.set_named_registry_value(COROUTINE, library)?;
+    globals.raw_remove(COROUTINE)
+}
+
+/// Returns the hidden library of coroutines if mlua reads it, and not code of a file.
+fn hidden(lua: &Lua, name: &str) -> mlua::Result<Option<mlua::Table>> {
+    let by_file = || lua.inspect_stack(1, |debug| debug.source().what != "C").unwrap_or(false);
+    if name != COROUTINE || by_file() {
+        return Ok(None);
+    }
+    lua.named_registry_value(COROUTINE).map(Some)
+}
+
+/// Ends the time of declarations, before functions run: names of declarations and unknown names are errors now.
+pub(super) fn end_declarations(lua: &Lua) -> mlua::Result<()> {
+    lua.remove_app_data::<builders::Budget>();
+    lua.remove_hook();
+    let globals = lua.globals();
+    for name in builders::names().chain(["include", "geoip", "every", "on"]) {
+        let refused = lua.create_function(move |lua, _: MultiValue| -> mlua::Result<()> {
+            let message = format!("{name} declares: it cannot be called in a function that runs later");
+            Err(raise(Problem::at(&caller(lua), message)))
+        })?;
+        globals.raw_set(name, refused)?;
+    }
+    let meta = lua.create_table()?;
+    let index = lua.create_function(|lua, (_, name): (mlua::Value, mlua::Value)| {
+        if let Some(library) = hidden(lua, &name.to_string()?)? {
+            return Ok(library);
+        }
+        // A nil value is false in a condition, but a misspelt name is more probable.
+        let message = format!("`{}` is not defined", name.to_string()?);
+        Err(raise(Problem::at(&caller(lua), message)))
+    })?;
+    meta.raw_set("__index", index)?;
+    meta.raw_set("__metatable", false)?;
+    globals.set_metatable(Some(meta))
 }
 
 /// Adds `env "NAME"`. An unset variable is a problem unless there is a default; `env("NAME", false)` returns
@@ -329,18 +385,8 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
         }
         Ok(VmState::Continue)
     })?;
-    let pcall = lua.create_function(move |lua, (function, arguments): (Function, MultiValue)| {
-        match function.call::<MultiValue>(arguments) {
-            Ok(results) => {
-                let mut all = true.into_lua_multi(lua)?;
-                all.extend(results);
-                Ok(all)
-            }
-            Err(error) if exceeded(&used) => Err(error),
-            Err(error) => (false, problem_of(&error).into_message()).into_lua_multi(lua),
-        }
-    })?;
-    lua.globals().raw_set("pcall", pcall)
+    lua.set_app_data(script::Stopped::new(move || exceeded(&used)));
+    Ok(())
 }
 
 /// Records unknown names as problems and replaces them with harmless values, so that the rest of the file is
@@ -371,6 +417,9 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
     }
     let index = lua.create_function(move |lua, (table, name): (mlua::Table, mlua::Value)| {
         let name = name.to_string()?;
+        if let Some(library) = hidden(lua, &name)? {
+            return library.into_lua(lua);
+        }
         let location = caller(lua);
         let hint = {
             let state = lock(&state);
@@ -380,7 +429,7 @@ fn watch(lua: &Lua, state: &Shared, table: &mlua::Table, prefix: &str) -> mlua::
             undefined.hint(&defined.map(|(name, _)| name).collect::<Vec<_>>())
         };
         record(&state, Problem::at(&location, format!("`{prefix}{name}` is not defined{hint}")))?;
-        Ok(Unknown)
+        Unknown.into_lua(lua)
     })?;
     meta.raw_set("__index", index)?;
     meta.raw_set("__metatable", false)?;
@@ -449,13 +498,13 @@ impl UserData for Unknown {
 }
 
 /// Returns the location of the Lua code that made the call.
-fn caller(lua: &Lua) -> Location {
+pub(crate) fn caller(lua: &Lua) -> Location {
     let of_level = |level| lua.inspect_stack(level, location_of).flatten();
     (0..8).find_map(of_level).unwrap_or_else(|| Location::new("configuration", 1))
 }
 
 /// Returns the current location in a running function, if the function belongs to the configuration.
-fn location_of(debug: &Debug<'_>) -> Option<Location> {
+pub(crate) fn location_of(debug: &Debug<'_>) -> Option<Location> {
     let source = debug.source().source?;
     Some(Location::new(source.strip_prefix('@')?, debug.current_line()? as u32))
 }

@@ -12,9 +12,10 @@ mod source;
 mod tls;
 mod xdp;
 
+use super::exec::programs;
 use evener_core::acl::Acl;
 use evener_core::spec::{Denied, IpvsSpec, PoolSpec, ServiceSpec, Spec, XdpSpec};
-use source::Table;
+use source::{Table, quoted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -28,6 +29,13 @@ pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
     let declared = pools.len() - in_place(spec);
     let (pools, in_place) = pools.split_at(declared);
     let mut page = Page::default();
+    let programs = programs(&spec.pools);
+    if !programs.is_empty() {
+        let (mut table, mut allowed) = (Table::of("exec"), Table::new());
+        programs.iter().for_each(|path| allowed.item(quoted(path.as_bytes())));
+        table.key("allow", allowed);
+        page.add("exec", &table);
+    }
     if *xdp != XdpSpec::default() {
         page.add("xdp", &xdp::settings(xdp, lists));
     }

@@ -1,8 +1,11 @@
 //! Raw declarations of a configuration, not yet validated: Lua values with their locations.
 
 use super::locate::{Source, Step};
+use super::script::Program;
 use super::{Location, Problem};
-use std::collections::BTreeMap;
+use evener_core::spec::ScriptFunction;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// Maximum number of characters of a text in a message.
@@ -20,8 +23,12 @@ pub(super) enum Value {
     Table(Table),
     /// A value made by a builder such as `check.http` or `server`.
     Made(Arc<Made>),
+    /// A function of the configuration.
+    Function(Function),
     /// An undefined name, which was recorded as a problem.
     Unknown,
+    /// A library of functions with this name.
+    Library(&'static str),
     /// A value that a configuration cannot have.
     Other(&'static str),
 }
@@ -37,7 +44,9 @@ impl Value {
             Self::Bytes(_) => "a string that is not UTF-8".into(),
             Self::Table(_) => "a table".into(),
             Self::Made(made) => made.kind().into(),
+            Self::Function(_) => "a function: call it with braces or parentheses".into(),
             Self::Unknown => "an undefined name".into(),
+            Self::Library(name) => format!("the library {name}"),
             Self::Other(kind) => (*kind).into(),
         }
     }
@@ -67,6 +76,37 @@ pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// A function of a configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Function {
+    /// Number among the functions of the configuration.
+    number: usize,
+    location: Location,
+    /// The last line.
+    last_line: u32,
+}
+
+impl Function {
+    pub(super) fn new(number: usize, location: Location, last_line: u32) -> Self {
+        Self { number, location, last_line }
+    }
+
+    pub(super) fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Returns the function with its lines in the files of a run.
+    pub(super) fn in_run(&self, run: &Run) -> ScriptFunction {
+        let source =
+            run.source(&self.location).map(|source| source.lines(self.location.line(), self.last_line));
+        ScriptFunction {
+            number: self.number,
+            location: self.location.to_string().into(),
+            source: source.unwrap_or_default().into(),
+        }
     }
 }
 
@@ -184,6 +224,8 @@ pub(super) struct Run {
     xdp: Option<Arc<Made>>,
     /// Settings of the IPVS plane.
     ipvs: Option<Arc<Made>>,
+    /// Paths of the programs that may run.
+    allowed: BTreeSet<String>,
     /// Path of the database of countries, and the location that names it.
     geoip: Option<(String, Location)>,
     /// Problems found while the files ran, such as undefined names.
@@ -192,6 +234,8 @@ pub(super) struct Run {
     sources: Vec<Source>,
     /// Globals that the files set to values that are not functions.
     globals: Vec<String>,
+    /// Functions that run later.
+    program: Option<Program>,
 }
 
 impl Run {
@@ -226,9 +270,41 @@ impl Run {
         plane.replace(made).map(|earlier| earlier.location.clone())
     }
 
+    /// Allows a program to be run.
+    pub(super) fn allow(&mut self, path: String) {
+        self.allowed.insert(path);
+    }
+
+    /// Returns the programs that may be run.
+    pub(super) fn allowed(&self) -> &BTreeSet<String> {
+        &self.allowed
+    }
+
+    /// Returns true if a program may be run.
+    pub(super) fn is_allowed(&self, path: &str) -> bool {
+        self.allowed.contains(path)
+    }
+
     /// Returns the settings of the XDP plane.
     pub(super) fn xdp(&self) -> Option<&Made> {
         self.xdp.as_deref()
+    }
+
+    /// Sets the functions that run later.
+    pub(super) fn set_program(&mut self, program: Program) {
+        self.program = Some(program);
+    }
+
+    /// Returns a hash of the files.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.sources.iter().for_each(|source| source.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Takes the functions that run later.
+    pub(super) fn take_program(&mut self) -> Option<Program> {
+        self.program.take()
     }
 
     /// Returns the settings of the IPVS plane.

@@ -357,9 +357,11 @@ fn document(name: &str) -> String {
 
 #[test]
 fn the_examples_and_the_lua_of_the_documents_are_valid() {
-    let examples = std::fs::read_dir(format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let examples = format!("{}/../../examples", env!("CARGO_MANIFEST_DIR"));
+    let folders = [examples.clone(), format!("{examples}/scripts")];
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(folder).unwrap().flatten());
     let mut seen = 0;
-    for example in examples.flatten() {
+    for example in files.filter(|example| example.path().is_file()) {
         let loaded = load(&example.path()).unwrap_or_else(|problems| panic!("{example:?}: {problems:?}"));
         assert!(loaded.warnings().is_empty(), "{example:?}: {:?}", loaded.warnings());
         seen += 1;

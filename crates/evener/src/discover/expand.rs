@@ -79,6 +79,37 @@ impl Expanded {
         Some(Self { spec, targets, configured, origins: BTreeMap::new(), refused: BTreeSet::new() })
     }
 
+    /// Removes the servers that a predicate does not select.
+    pub(crate) fn retain(&mut self, is_wanted: impl Fn(&ServerSpec) -> bool) {
+        let (servers, targets) = (std::mem::take(&mut self.spec.servers), std::mem::take(&mut self.targets));
+        let configured = self.configured;
+        for (at, (server, target)) in servers.into_iter().zip(targets).enumerate() {
+            if is_wanted(&server) {
+                self.spec.servers.push(server);
+                self.targets.push(target);
+            } else if at < configured {
+                self.configured -= 1;
+            }
+        }
+    }
+
+    /// Adds a server with an address, unless the pool has the name or the address.
+    pub(crate) fn add(&mut self, server: ServerSpec, origin: &str) {
+        let Some(target) = server.endpoint.target() else { return };
+        let has_name = self.spec.servers.iter().any(|other| other.name == server.name);
+        if !has_name && !self.targets.contains(&target) {
+            self.origins.insert(Arc::clone(&server.name), origin.to_owned());
+            self.spec.servers.push(server);
+            self.targets.push(target);
+        }
+    }
+
+    /// Changes the weight of a server.
+    pub(crate) fn set_weight(&mut self, name: &str, weight: u32) {
+        let server = self.spec.servers.iter_mut().find(|server| *server.name == *name);
+        server.into_iter().for_each(|server| server.weight = weight);
+    }
+
     /// Returns the specification of the pool, with all its servers.
     pub(crate) fn spec(&self) -> &PoolSpec {
         &self.spec
@@ -186,7 +217,10 @@ struct Expansion {
 impl Extend<(ServerSpec, Target)> for Expansion {
     fn extend<I: IntoIterator<Item = (ServerSpec, Target)>>(&mut self, servers: I) {
         for (server, target) in servers {
-            self.taken.insert(target.clone());
+            // A sorry server may be a real server as well.
+            if !server.is_sorry {
+                self.taken.insert(target.clone());
+            }
             self.servers.push(server);
             self.targets.push(target);
         }

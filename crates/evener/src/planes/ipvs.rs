@@ -20,7 +20,7 @@ use evener_ipvs::model::{DestinationKey, ServiceKey};
 use evener_ipvs::reconcile::Wanted;
 use runner::Running;
 use state::StateFile;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -53,17 +53,20 @@ struct Setup {
     counted: HashMap<(ServiceKey, DestinationKey), Counted>,
     /// Addresses on interfaces, with the services behind them.
     addresses: Vec<(Address, ServiceKey)>,
+    /// Services whose pool is below the quorum of the configuration.
+    without_quorum: BTreeSet<ServiceKey>,
 }
 
 impl Setup {
-    /// Returns the addresses on interfaces. An address is wanted if one of its services takes clients.
+    /// Returns the addresses on interfaces. An address is wanted if one of its services takes clients, and its pool
+    /// has the quorum of the configuration.
     fn addresses(&self) -> BTreeMap<Address, bool> {
         let mut addresses = BTreeMap::new();
         for (address, service) in &self.addresses {
             let destinations =
                 self.wanted.get(service).into_iter().flat_map(|wanted| wanted.destinations.values());
             *addresses.entry(address.clone()).or_default() |=
-                destinations.into_iter().any(|one| one.weight > 0);
+                !self.without_quorum.contains(service) && destinations.into_iter().any(|one| one.weight > 0);
         }
         addresses
     }
@@ -169,6 +172,9 @@ impl IpvsPlane {
             let addresses = wanted::addresses(table);
             for derived in wanted::derive(table) {
                 let key = derived.key();
+                if !table.pools().all(|(_, pool)| pool.traits().has_quorum) {
+                    setup.without_quorum.insert(key);
+                }
                 if let ServiceKey::Address { address, .. } = key {
                     let here = addresses.iter().filter(|(one, _)| *one == address);
                     setup.addresses.extend(here.map(|one| (one.clone(), key)));

@@ -1,5 +1,6 @@
 //! Certificates in use: their names, files and validity.
 
+use super::metrics::{Families, Labels};
 use crate::certificates::TrackedCertificate;
 use crate::config::TlsOwner;
 use crate::output::printable;
@@ -27,6 +28,9 @@ pub(super) struct CertificateView {
     /// Beginning and end of the validity (RFC 3339).
     not_before: String,
     not_after: String,
+    /// Seconds until the end of the validity; negative after it.
+    #[serde(default)]
+    left_s: i64,
     /// `valid`, `expires_soon`, `expired` or `not_yet_valid`.
     state: String,
     /// Description for people; absent if the certificate is valid and does not expire soon.
@@ -41,6 +45,18 @@ impl CertificateView {
         let mut certificates: Vec<&TrackedCertificate> = certificates.iter().collect();
         certificates.sort_by_key(|tracked| tracked.facts().validity().left(now));
         certificates.into_iter().take(SHOWN_MAX).map(|tracked| Self::new(tracked, now)).collect()
+    }
+
+    /// Adds the metrics.
+    pub(super) fn add_to(&self, families: &mut Families) {
+        let (kind, owner) = match (&self.service, &self.pool) {
+            (Some(service), _) => ("service", service),
+            (None, pool) => ("pool", pool.as_ref().unwrap_or(&self.file)),
+        };
+        let labels = Labels::default().with(kind, owner).with("role", &self.role).with("file", &self.file);
+        let labels = labels.with("name", self.names.first().map_or("", String::as_str));
+        let help = "Seconds until the end of the validity of a certificate; negative after it.";
+        families.gauge("evener_certificate_left_seconds", help, &labels, self.left_s);
     }
 
     /// Returns true if a service with this name uses the certificate.
@@ -68,6 +84,7 @@ impl CertificateView {
             file: facts.file().to_owned(),
             not_before: facts.validity().begins(),
             not_after: facts.validity().ends(),
+            left_s: facts.validity().left(now),
             state: facts.validity().stage(now).name().into(),
             problem: facts.validity().complaint(now),
         }

@@ -1,10 +1,11 @@
 //! Counters and histograms in the status, and their declarations.
 
 use super::Traffic;
+use super::metrics::{Families, Labels};
 use super::recent::RecentView;
 use crate::table::{self, Style, Tone};
 use evener_core::counters::{
-    CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters, Sharded, Total,
+    CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters, Sharded, Total, Unit,
 };
 use evener_core::event::EventCounters;
 use evener_core::histogram::Distribution;
@@ -113,6 +114,31 @@ impl CountersView {
         format!("  counters since the start (in brackets: the last {:.0} s):\n{lines}", recent.seconds())
     }
 
+    /// Adds a declared counter or histogram to the metrics as the family `name`. A histogram without values has no
+    /// samples: most of those of many servers.
+    pub(super) fn add_to(
+        &self,
+        families: &mut Families,
+        name: &str,
+        declaration: &'static Declaration,
+        labels: &Labels,
+    ) {
+        match self.0.get(declaration.name) {
+            Some(TotalView::Count(count)) => families.counter(name, declaration.help, labels, *count),
+            Some(TotalView::Labelled(counts)) => {
+                let label = declaration.label.map_or("value", |label| label.name);
+                for (value, count) in counts {
+                    families.counter(name, declaration.help, &labels.with(label, value), *count);
+                }
+            }
+            Some(TotalView::Histogram(histogram)) if histogram.count > 0 => {
+                let buckets = histogram.up_to(declaration.unit);
+                families.histogram(name, declaration.help, labels, buckets, histogram.sum);
+            }
+            Some(TotalView::Histogram(_)) | None => {}
+        }
+    }
+
     /// Returns the connections, flows, requests or queries.
     pub(super) fn served(&self, traffic: Traffic) -> u64 {
         self.value(traffic.counter())
@@ -139,6 +165,17 @@ impl HistogramView {
             sum: distribution.sum(),
             buckets: filled.map(|(bound, count)| (bound.is_finite().then_some(bound), count)).collect(),
         }
+    }
+
+    /// Returns the number of values up to each power of two from 64 us or bytes to 67 s or 64 MiB, and of all.
+    fn up_to(&self, unit: Unit) -> impl Iterator<Item = (Option<f64>, u64)> {
+        let scale = if unit == Unit::Seconds { 1e6 } else { 1.0 };
+        let bounds = (6..=26).map(move |bits| f64::from(1_u32 << bits) / scale);
+        let count = |bound: f64| {
+            let below = self.buckets.iter().filter(|(upper, _)| upper.is_some_and(|upper| upper <= bound));
+            below.map(|(_, count)| count).sum()
+        };
+        bounds.map(move |bound| (Some(bound), count(bound))).chain([(None, self.count)])
     }
 }
 

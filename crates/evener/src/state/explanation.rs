@@ -7,7 +7,7 @@ use crate::table::{Style, Tone, paragraph, table};
 use evener_core::acl::{Access, Prefix};
 use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
-use evener_core::snapshot::{NoServer, Request};
+use evener_core::snapshot::{NoServer, Quorum, Request};
 use evener_core::spec::Protocol;
 use evener_core::throttle::{Exceeded, Throttle};
 use evener_core::{Random, Time};
@@ -208,6 +208,7 @@ impl Explanation {
                 usage.retries, usage.retries_max
             ));
         }
+        self.add_quorum(choice.quorum);
         self.conclude(protocol, &choice);
         self.pool = Some(snapshot.pool.to_string());
         self.policy = Some(snapshot.policy.name().into());
@@ -222,6 +223,16 @@ impl Explanation {
             reason: row.reason.to_string(),
         };
         self.servers = choice.servers.into_iter().map(reason).collect();
+    }
+
+    /// Notes that the pool is below its quorum.
+    fn add_quorum(&mut self, quorum: Option<Quorum>) {
+        if let Some(Quorum { spec, weight, is_met: false }) = quorum {
+            self.note("below_quorum", format!(
+                "the pool is below its quorum: usable servers have the weight {weight}, the quorum is {}; the sorry server comes first, if there is one",
+                spec.weight
+            ));
+        }
     }
 
     /// Records the result of the choice: a server, the queue, or the reason why there is neither.
@@ -289,7 +300,7 @@ struct ServerReason {
     server: String,
     tier: u8,
     /// Code of the reason: `chosen`, `candidate`, `later_candidate`, `full`, `denied`, `draining`, `weight_zero`,
-    /// `down`, `maintenance` or `no_failover`.
+    /// `down`, `maintenance`, `sorry_server` or `no_failover`.
     #[serde(default)]
     code: String,
     /// Position of a candidate in the order in which servers would be tried; the chosen server has 1.

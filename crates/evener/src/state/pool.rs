@@ -2,11 +2,13 @@
 
 use super::Traffic;
 use super::counters::DeclarationsView;
+use super::metrics::{Families, Labels};
 use super::server::ServerView;
 use crate::table::{self, Row, Style, Tone};
 use evener_core::Time;
 use evener_core::budget::BudgetUse;
 use evener_core::pool::{Pool, Server};
+use evener_core::snapshot::Quorum;
 use evener_core::spec::{PoolSpec, StickyBy};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,9 @@ pub(crate) struct PoolView {
     /// The queue for clients while every server is at its limit; absent if the pool has no queue.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     queue: Option<QueueView>,
+    /// The quorum; absent if the pool needs none.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    quorum: Option<QuorumView>,
     /// Use of the retry budget; absent if retries are not bounded.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     retry_budget: Option<BudgetView>,
@@ -45,6 +50,17 @@ struct QueueView {
     size: u32,
     /// Maximum waiting time in seconds.
     timeout_s: f64,
+}
+
+/// The quorum of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct QuorumView {
+    /// The demanded weight.
+    quorum: u32,
+    hysteresis: u32,
+    /// Weight of the usable servers.
+    weight: u32,
+    met: bool,
 }
 
 /// Use of a retry budget in the last 10 seconds.
@@ -87,6 +103,30 @@ impl SourceView {
 }
 
 impl PoolView {
+    /// Adds the metrics of the pool and its servers.
+    pub(super) fn add_to(&self, families: &mut Families) {
+        let labels = Labels::default().with("pool", &self.name);
+        let mut gauge = |name: &str, help, value: u64| {
+            families.gauge(&format!("evener_pool_{name}"), help, &labels, value);
+        };
+        let usable = self.servers.iter().filter(|server| server.takes_clients()).count();
+        gauge("servers", "Servers of the pool.", self.servers.len() as u64);
+        gauge("servers_usable", "Servers that take new clients.", usable as u64);
+        if let Some(clients) = self.sticky_clients {
+            gauge("sticky_clients", "Clients in the sticky table.", clients as u64);
+        }
+        if let Some(queue) = &self.queue {
+            gauge("queue_waiting", "Clients and requests in the queue.", queue.waiting.into());
+            gauge("queue_max", "Maximum number of clients and requests in the queue.", queue.size.into());
+        }
+        for source in &self.sources {
+            let labels = labels.with("source", &source.source);
+            let failed = u8::from(source.problem.is_some());
+            families.gauge("evener_pool_source_failed", "1 if the source has a problem.", &labels, failed);
+        }
+        self.servers.iter().for_each(|server| server.add_to(families, &labels));
+    }
+
     /// Describes a pool with some of its servers. `source_of` returns the source of a server that was found.
     pub(crate) fn new<'a, 's>(
         pool: &Pool,
@@ -110,6 +150,12 @@ impl PoolView {
                 waiting: pool.queued(),
                 size: queue.size,
                 timeout_s: queue.timeout.as_secs_f64(),
+            }),
+            quorum: pool.quorum().map(|Quorum { spec, weight, is_met }| QuorumView {
+                quorum: spec.weight,
+                hysteresis: spec.hysteresis,
+                weight: *weight,
+                met: *is_met,
             }),
             retry_budget: pool.retry_budget().usage(now).map(BudgetView::new),
             check: CheckSpecView::of(spec),
@@ -159,7 +205,8 @@ impl PoolView {
 
     /// Describes the pool in a line.
     fn headline(&self) -> String {
-        let usable = self.servers.iter().filter(|server| server.is_usable()).count();
+        let servers = || self.servers.iter().filter(|server| !server.is_sorry());
+        let usable = servers().filter(|server| server.is_usable()).count();
         let mut parts = vec![self.policy.clone()];
         parts.extend(self.sticky_clients.map(|clients| match clients {
             1 => "1 sticky client".to_owned(),
@@ -171,23 +218,23 @@ impl PoolView {
         let is_limited = self.servers.iter().any(ServerView::has_limit);
         let queue = self.queue.as_ref().filter(|queue| queue.waiting > 0 || is_limited);
         parts.extend(queue.map(|queue| format!("queue {} of {}", queue.waiting, queue.size)));
-        format!(
-            "pool {}: {usable} of {} servers usable ({})",
-            self.name,
-            self.servers.len(),
-            parts.join(", ")
-        )
+        format!("pool {}: {usable} of {} servers usable ({})", self.name, servers().count(), parts.join(", "))
     }
 
     /// Returns lines about the troubles of the pool.
     fn troubles(&self) -> impl Iterator<Item = String> {
         let is_unusable = !self.servers.iter().any(ServerView::is_usable);
         let unusable = is_unusable.then(|| "no server is usable for new clients".to_owned());
+        let quorum = self.quorum.as_ref().filter(|quorum| !quorum.met).map(QuorumView::text);
         let budget = self.retry_budget.as_ref().filter(|budget| budget.is_used_up());
         let budget = budget.map(|BudgetView { retries, retries_max }| {
             format!("the retry budget is used up: {retries} of {retries_max} retries in the last 10 s; failed tries are not repeated")
         });
-        unusable.into_iter().chain(budget).chain(self.sources.iter().filter_map(SourceView::trouble))
+        unusable
+            .into_iter()
+            .chain(quorum)
+            .chain(budget)
+            .chain(self.sources.iter().filter_map(SourceView::trouble))
     }
 
     /// Formats everything that is known about the pool except its servers.
@@ -204,6 +251,7 @@ impl PoolView {
         lines.extend(self.queue.as_ref().map(|QueueView { waiting, size, timeout_s }| {
             format!("queue: {waiting} of {size} clients and requests wait, for at most {timeout_s} s")
         }));
+        lines.extend(self.quorum.as_ref().map(QuorumView::text));
         lines.extend(self.retry_budget.as_ref().map(|BudgetView { retries, retries_max }| {
             format!("retries: {retries} of at most {retries_max} in the last 10 s (retry_budget)")
         }));
@@ -223,6 +271,19 @@ impl PoolView {
         let details: String = self.servers.iter().map(|server| server.details(declarations)).collect();
         let title = table::paragraph(&format!("pool {}", self.name), 0, Tone::Strong, style);
         title + &self.table(traffic, style) + &details
+    }
+}
+
+impl QuorumView {
+    fn text(&self) -> String {
+        let Self { quorum, hysteresis, weight, met } = self;
+        let hysteresis = if *hysteresis > 0 { format!(", hysteresis {hysteresis}") } else { String::new() };
+        match met {
+            true => format!("quorum {quorum}{hysteresis}: usable servers have the weight {weight}"),
+            false => format!(
+                "below the quorum {quorum}{hysteresis}: usable servers have the weight {weight}; a sorry server takes the new clients, if there is one"
+            ),
+        }
     }
 }
 

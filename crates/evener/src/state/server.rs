@@ -2,9 +2,11 @@
 
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
+use super::metrics::{Families, Labels};
 use super::recent::{RecentView, Times, TimesView, Trouble};
 use crate::table::{self, Cell, Row, Tone, seconds};
 use evener_core::Time;
+use evener_core::counters::{CheckCounters, CounterSet, ServerCounters};
 use evener_core::health::Verdict;
 use evener_core::pool::{LastCheck, Server};
 use evener_core::spec::AdminState;
@@ -32,6 +34,9 @@ pub(crate) struct ServerView {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     source: Option<String>,
     tier: u8,
+    /// The server takes clients only while the pool is below its quorum; absent for other servers.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    sorry: bool,
     weight: u32,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     max: Option<u32>,
@@ -54,7 +59,8 @@ pub(crate) struct ServerView {
     since_s: u64,
     /// Number of connections and flows.
     active: u32,
-    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds.
+    /// Number of associations of clients in the XDP plane or of connections in IPVS, as they were counted in the last
+    /// seconds.
     #[serde(default)]
     associations: u32,
     /// Number of warm connections.
@@ -112,6 +118,7 @@ impl ServerView {
             address: server.target.to_string(),
             source,
             tier: server.spec.tier,
+            sorry: server.spec.is_sorry,
             weight: server.spec.weight,
             max: server.spec.limits.soft,
             hard: server.spec.limits.hard,
@@ -128,6 +135,42 @@ impl ServerView {
             counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
             recent: RecentView::new(&server.growth(now)),
             excluded_s: excluded_since(server).map(|since| now.since(since).as_secs()),
+        }
+    }
+
+    /// Returns true if the server takes new clients.
+    pub(super) fn takes_clients(&self) -> bool {
+        self.state == AdminState::Ready.name() && self.verdict != Verdict::Down.name() && self.weight > 0
+    }
+
+    /// Adds the metrics.
+    pub(super) fn add_to(&self, families: &mut Families, pool: &Labels) {
+        let labels = pool.with("server", &self.name);
+        families.set(
+            "server_",
+            &[ServerCounters::DECLARED, CheckCounters::DECLARED],
+            &self.counters,
+            &labels,
+        );
+        let is_up = u8::from(self.verdict != Verdict::Down.name());
+        families.gauge("evener_server_up", "0 if checks or failures marked the server down.", &labels, is_up);
+        let help = "1 for the state that is set by the configuration or by operators, 0 for others.";
+        for state in AdminState::ALL {
+            let is_set = u8::from(self.state == state.name());
+            families.gauge("evener_server_state", help, &labels.with("state", state.name()), is_set);
+        }
+        families.gauge("evener_server_weight", "Weight.", &labels, self.weight);
+        families.gauge("evener_server_active", "Open connections, requests and flows.", &labels, self.active);
+        let help = "Associations and connections in the kernel.";
+        families.gauge("evener_server_associations_active", help, &labels, self.associations);
+        if let Some(most) = self.hard.or(self.max) {
+            families.gauge("evener_server_active_max", "Maximum of the active ones.", &labels, most);
+        }
+        if let Some(check) = &self.last_check {
+            let passed = u8::from(check.passed);
+            families.gauge("evener_server_check_passed", "1 if the last check passed.", &labels, passed);
+            let help = "Duration of the last check.";
+            families.gauge("evener_server_check_duration_seconds", help, &labels, check.took_s);
         }
     }
 
@@ -213,12 +256,18 @@ impl ServerView {
         self.times(traffic).map(|times| times.median_and_p95().0)
     }
 
+    /// Returns true if the server takes clients only while the pool is below its quorum.
+    pub(super) fn is_sorry(&self) -> bool {
+        self.sorry
+    }
+
     /// Returns the address if it is not the name; weight and tier unless they are 1.
     fn remark(&self) -> String {
         let address = (self.name != self.address).then(|| self.address.clone());
         let weight = (self.weight != 1).then(|| format!("weight {}", self.weight));
         let tier = (self.tier != 1).then(|| format!("tier {}", self.tier));
-        [address, weight, tier].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let sorry = self.sorry.then(|| "sorry server".to_owned());
+        [address, weight, tier, sorry].into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the administrative state if it is not `ready`, else the verdict, with the time since when.

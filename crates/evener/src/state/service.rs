@@ -2,12 +2,13 @@
 
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
+use super::metrics::{Families, Labels};
 use super::pool::PoolView;
 use super::recent::{RecentView, Trouble};
 use crate::planes::RunningService;
 use crate::table::{self, Cell, Row, Style, Tone, bytes};
 use evener_core::Endpoint;
-use evener_core::counters::ServiceCounters;
+use evener_core::counters::{CounterSet, ServiceCounters};
 use evener_core::recent::Growth;
 use evener_core::spec::{Plane, Protocol, ServiceSpec};
 use serde::{Deserialize, Serialize};
@@ -90,8 +91,8 @@ pub(crate) struct ServiceView {
     warm: u32,
     /// Number of UDP flows.
     flows_active: u32,
-    /// Number of associations of clients in the XDP plane, as they were counted in the last seconds; absent in other
-    /// planes.
+    /// Number of associations of clients in the XDP plane or of connections in IPVS, as they were counted in the last
+    /// seconds; absent in the proxy.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     associations: Option<u32>,
     /// Response cache; absent if the service has no cache.
@@ -132,7 +133,7 @@ impl ServiceView {
             connects_pending: live.pending.active(),
             warm: live.warm.active(),
             flows_active: live.active_flows(),
-            associations: (spec.plane == Plane::Xdp)
+            associations: (spec.plane != Plane::Proxy)
                 .then(|| live.associations.load(std::sync::atomic::Ordering::Relaxed)),
             cache: CacheView::of(service),
             counters: CountersView::new(&live.counters),
@@ -161,6 +162,30 @@ impl ServiceView {
     /// Returns the listen addresses that are IP addresses.
     pub(super) fn ip_addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.listen.iter().filter_map(|address| address.parse().ok())
+    }
+
+    /// Adds the metrics.
+    pub(super) fn add_to(&self, families: &mut Families) {
+        let labels = Labels::default().with("service", &self.name);
+        families.set("service_", &[ServiceCounters::DECLARED], &self.counters, &labels);
+        let mut gauge = |name: &str, help, value: u64| {
+            families.gauge(&format!("evener_service_{name}"), help, &labels, value);
+        };
+        gauge("connections_active", "Open connections.", self.connections_active.into());
+        gauge("connections_max", "Maximum number of open connections.", self.connections_max.into());
+        gauge("flows_active", "Present UDP flows.", self.flows_active.into());
+        gauge("warm_connections", "Warm connections to servers, open and unused.", self.warm.into());
+        if let Some(associations) = self.associations {
+            gauge("associations_active", "Associations and connections in the kernel.", associations.into());
+        }
+        if let Some(cache) = &self.cache {
+            gauge("cache_entries", "Entries of the response cache.", cache.entries as u64);
+            gauge("cache_bytes", "Bytes of the response cache.", cache.bytes);
+            let (hits, misses) = (cache.hits, cache.misses);
+            families.counter("evener_service_cache_hits", "Queries served from the cache.", &labels, hits);
+            let help = "Queries without a usable entry in the cache.";
+            families.counter("evener_service_cache_misses", help, &labels, misses);
+        }
     }
 
     /// Returns true if clients of the service can get servers of `pool`.
@@ -274,7 +299,10 @@ impl ServiceView {
     /// Formats everything that is known about the service.
     pub(super) fn details(&self, declarations: &DeclarationsView) -> String {
         let mut lines = vec![match self.associations {
-            Some(associations) => format!("active: {associations} associations"),
+            Some(associations) if self.plane == Plane::Xdp.name() => {
+                format!("active: {associations} associations")
+            }
+            Some(connections) => format!("active: {connections} connections in the kernel"),
             None => format!(
                 "active: {} of {} connections, {} flows",
                 self.connections_active, self.connections_max, self.flows_active

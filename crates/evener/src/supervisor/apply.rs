@@ -44,6 +44,7 @@ impl Supervisor {
         self.configurations += 1;
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
+        self.scripts.prepare(&config);
         let pools = self.expand_all(&config, &new_listeners);
         let changes = self.changes(&config.spec, &pools, &tls);
         self.certificates.configure(tls);
@@ -78,6 +79,7 @@ impl Supervisor {
         self.pools.retain(&config.spec.pools);
         self.retire_services(&config);
         self.access.retain(&config.spec.services);
+        self.start_scripts(&config);
         self.config = config;
         self.warn_of_certificates();
         self.warn_of_configuration();

@@ -7,6 +7,7 @@ mod loop_check;
 mod tests;
 
 use super::listeners::NewListeners;
+use super::scripts::Scripts;
 use super::{Input, Supervisor};
 use crate::config::Config;
 use crate::discover::{
@@ -274,11 +275,17 @@ impl Discovery {
     }
 
     /// Returns the servers of a pool, and an event for each address that is newly refused.
-    fn expand(&mut self, spec: &PoolSpec, loops: &LoopCheck<'_>) -> (Expanded, Vec<Event>) {
+    fn expand(
+        &mut self,
+        spec: &PoolSpec,
+        loops: &LoopCheck<'_>,
+        scripts: &Scripts,
+    ) -> (Expanded, Vec<Event>) {
         let pool = self.pools.entry(spec.name.clone()).or_default();
         let sources = &self.sources;
         let refuses = |target: &Target| loops.refuses(&spec.name, target, sources);
         let mut expanded = expand(spec, |source| listed(sources, spec, source), refuses, &mut pool.numbers);
+        scripts.change(&mut expanded);
         pool.origins = expanded.take_origins();
         let refused = expanded.refused().difference(&pool.refused).map(|server| Event::ServerRefused {
             pool: spec.name.clone(),
@@ -302,7 +309,8 @@ impl Supervisor {
     /// Returns the servers of each pool of a configuration that is being applied with new listeners.
     pub(super) fn expand_all(&mut self, config: &Config, new_listeners: &NewListeners) -> Vec<Expanded> {
         let loops = LoopCheck::new(config, &self.pools, (&self.listeners, new_listeners));
-        let expanded = config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops));
+        let expanded =
+            config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops, &self.scripts));
         let (all, events): (Vec<Expanded>, Vec<Vec<Event>>) = expanded.unzip();
         events.iter().for_each(|events| self.log_all(events));
         all
@@ -315,10 +323,28 @@ impl Supervisor {
         event.iter().for_each(|event| self.log(event));
         let Some(name) = changed else { return };
         let affected = self.discovery.affected_by(&name);
+        self.renew_pools(&affected);
+    }
+
+    /// Renews the servers of a pool after scripts changed them.
+    pub(super) fn renew_pool(&mut self, pool: &Arc<str>) {
+        self.renew_pools(&BTreeSet::from([Arc::clone(pool)]));
+    }
+
+    /// Returns true if an address leads back to a service that uses a pool.
+    pub(super) fn leads_back(&self, pool: &Arc<str>, target: &Target) -> bool {
+        let no_listeners = NewListeners::new();
+        let loops = LoopCheck::new(&self.config, &self.pools, (&self.listeners, &no_listeners));
+        loops.refuses(pool, target, &self.discovery.sources)
+    }
+
+    /// Renews the servers of pools.
+    fn renew_pools(&mut self, affected: &BTreeSet<Arc<str>>) {
+        let now = self.now();
         let no_listeners = NewListeners::new();
         let loops = LoopCheck::new(&self.config, &self.pools, (&self.listeners, &no_listeners));
         let specs = self.config.spec.pools.iter().filter(|spec| affected.contains(&spec.name));
-        let expanded: Vec<_> = specs.map(|spec| self.discovery.expand(spec, &loops)).collect();
+        let expanded: Vec<_> = specs.map(|spec| self.discovery.expand(spec, &loops, &self.scripts)).collect();
         let (mut is_changed, mut has_persistent) = (false, false);
         for (pool, refused) in &expanded {
             self.log_all(refused);

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use evener_core::event::Event;
 use evener_core::health::{Failure, Probe};
 use evener_core::pool::{Pool, PoolSetting, Server};
-use evener_core::snapshot::{Admission, Entry, Snapshot};
+use evener_core::snapshot::{Admission, Entry, Quorum, Snapshot};
 use evener_core::spec::{AdminState, Dialect, OnDown, PoolSpec};
 use evener_core::{ServerId, Target, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +30,23 @@ struct RunningPool {
     pool: Pool,
     slot: Arc<ArcSwap<Snapshot>>,
     usable: bool,
+    quorum: Option<Quorum>,
+}
+
+impl RunningPool {
+    /// Returns the event if a snapshot has lost or gained the quorum. A pool that needs no quorum has it.
+    fn note_quorum(&mut self, snapshot: &Snapshot) -> Option<Event> {
+        let had_quorum = self.quorum.is_none_or(|quorum| quorum.is_met);
+        let last = std::mem::replace(&mut self.quorum, snapshot.quorum().copied());
+        let quorum = self.quorum.or(last)?;
+        let (pool, weight) = (Arc::clone(&snapshot.pool), quorum.weight);
+        let quorum = quorum.spec.weight;
+        match (had_quorum, snapshot.lacks_quorum()) {
+            (true, true) => Some(Event::QuorumLost { pool, weight, quorum }),
+            (false, false) => Some(Event::QuorumGained { pool, weight, quorum }),
+            _ => None,
+        }
+    }
 }
 
 /// A server and its address at the time of a report. A reload may have moved or removed the server since.
@@ -96,6 +113,7 @@ impl Pools {
         let (mut events, mut down) = (Vec::new(), Vec::new());
         for (name, running) in &mut self.by_name {
             let Some(snapshot) = running.pool.snapshot() else { continue };
+            events.extend(running.note_quorum(&snapshot));
             let (usable, after) = (snapshot.is_usable(), Arc::new(snapshot));
             let before = planes.publish(running.pool.spec(), &running.slot, &after);
             if running.pool.spec().on_down == OnDown::Close {
@@ -124,9 +142,9 @@ impl Pools {
         let setting = PoolSetting { workers, key, first_id: self.next_id };
         let mut pool = Pool::new(spec, expanded.targets(), setting, now);
         let Some(snapshot) = pool.snapshot() else { return Vec::new() };
-        let usable = snapshot.is_usable();
+        let (usable, quorum) = (snapshot.is_usable(), snapshot.quorum().copied());
         let slot = Arc::new(ArcSwap::from_pointee(snapshot));
-        self.by_name.insert(spec.name.clone(), RunningPool { pool, slot, usable });
+        self.by_name.insert(spec.name.clone(), RunningPool { pool, slot, usable, quorum });
         let added = |found: &Arc<str>| Event::ServerAdded { pool: spec.name.clone(), server: found.clone() };
         expanded.found().map(added).collect()
     }

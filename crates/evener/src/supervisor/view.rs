@@ -71,6 +71,7 @@ impl Supervisor {
             ViewScope::Instance => view
                 .with_counters(self.setting.events.counters())
                 .with_certificates(self.certificates.tls().certificates(), unix_time())
+                .with_scripts(self.scripts.view(self.now()))
                 .with_services(self.configured_services().map(service_view))
                 .with_pools(self.configured_pools().map(pool_view)),
             ViewScope::Service(name) => {

@@ -16,6 +16,8 @@ mod checks {
     mod first_check;
     mod http;
     mod on_down;
+    mod programs;
+    mod quorum;
     mod verdicts;
 }
 
@@ -110,6 +112,7 @@ mod operating {
     mod histograms;
     mod incidents;
     mod ipvs_unavailable;
+    mod metrics;
     mod one_liner;
     mod reasons;
     mod restart;
@@ -117,6 +120,15 @@ mod operating {
     mod shortage;
     mod stray_signals;
     mod wrong_command_lines;
+}
+
+mod scripts {
+    mod changes;
+    mod commands;
+    mod documents;
+    mod errors;
+    mod library;
+    mod recipes;
 }
 
 mod tcp {

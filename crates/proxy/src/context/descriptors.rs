@@ -6,8 +6,12 @@
 //! costs one atomic operation.
 
 use evener_core::Time;
+use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Duration;
+
+/// Maximum number of descriptors that are set to be closed, one by one.
+const INHERITED_MAX: libc::c_long = 1 << 20;
 
 /// Number of unused connections that are closed when a client waits for descriptors.
 pub(crate) const SHED_MAX: u32 = 8;
@@ -236,6 +240,28 @@ impl Budget {
         let room = self.room();
         let below = |taken: u64| (taken + count <= room).then_some(taken + count);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below).is_ok()
+    }
+}
+
+/// Makes a program inherit no descriptors except standard input, output and error, also none that this process
+/// inherited from the process that started it.
+pub fn inherit_none(command: &mut std::process::Command) {
+    // SAFETY: between fork and exec, the function makes only system calls, which are async-signal-safe, and does not
+    // allocate.
+    unsafe {
+        command.pre_exec(|| {
+            let first: libc::c_uint = 3;
+            let flags = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
+            if libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) == 0 {
+                return Ok(());
+            }
+            // Linux before 5.11 does not have the call or the flag.
+            let last = libc::sysconf(libc::_SC_OPEN_MAX).clamp(0, INHERITED_MAX) as libc::c_int;
+            for descriptor in 3..last {
+                libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+            }
+            Ok(())
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tables that ipvsadm saved.
 
-use super::{Imported, Persistence, RealServer, VirtualServer};
+use super::{Hooks, Imported, Persistence, RealServer, VirtualServer};
 use crate::config::{Location, Problem};
 use evener_core::spec::IpvsScheduler;
 use evener_ipvs::model::{Destination, Forwarding, Protocol, ServiceKey, Tunnel};
@@ -85,6 +85,9 @@ fn real_server(destination: &Destination) -> RealServer {
         address: endpoint(address),
         weight: Some(destination.weight),
         upper: Some(destination.upper_threshold).filter(|upper| *upper > 0),
+        lower: None,
+        inhibits: false,
+        hooks: Hooks::new(),
         check: None,
     }
 }

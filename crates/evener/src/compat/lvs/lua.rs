@@ -1,6 +1,7 @@
 //! The configuration as Lua, with a comment for each virtual server that names its line.
 
 use super::{Check, Imported, Probe, RealServer, VirtualServer};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// Returns the configuration as text.
@@ -15,6 +16,10 @@ pub(super) fn print(file: &str, imported: &Imported) -> String {
     if uses_success(imported) {
         out += "\n-- keepalived takes each status of success.\n";
         out += "local success = {}\nfor status = 200, 299 do success[#success + 1] = status end\n";
+    }
+    let programs: Vec<String> = programs(imported).into_iter().cloned().collect();
+    if !programs.is_empty() {
+        let _ = writeln!(out, "\nexec {{ allow = {{ {} }} }}", quoted(&programs));
     }
     for server in &imported.servers {
         out += "\n";
@@ -46,6 +51,20 @@ fn print_server(server: &VirtualServer, out: &mut String) {
         keys.push("one_packet = true".into());
     }
     keys.extend(persistence(server));
+    if server.inhibits {
+        keys.push("inhibit_on_failure = true".into());
+    }
+    if let Some(quorum) = server.quorum {
+        // keepalived ignores a hysteresis that is not less than the quorum.
+        let hysteresis = server.hysteresis.filter(|hysteresis| (1..quorum).contains(hysteresis));
+        let hysteresis = hysteresis.map(|weight| format!(", hysteresis = {weight}")).unwrap_or_default();
+        keys.push(format!("quorum = {quorum}{hysteresis}"));
+    }
+    if !server.hooks.is_empty() {
+        let hooks: Vec<String> =
+            server.hooks.iter().map(|(key, program)| format!("{key} = {{ {} }}", quoted(program))).collect();
+        keys.push(format!("notify = {{ {} }}", hooks.join(", ")));
+    }
     keys.extend(check_of(server));
     let _ = writeln!(out, "-- {}", server.location);
     let _ = writeln!(out, "service {:?} {{", server.name);
@@ -58,14 +77,17 @@ fn print_server(server: &VirtualServer, out: &mut String) {
             0 => "state = \"drain\"".to_owned(),
             weight => format!("weight = {weight}"),
         }));
-        keys.extend(real.upper.map(|upper| format!("max = {upper}")));
+        keys.extend(real.upper.map(|upper| match real.lower.filter(|lower| (1..upper).contains(lower)) {
+            Some(lower) => format!("max = {lower}, hard = {upper}"),
+            None => format!("max = {upper}"),
+        }));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
         let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
         let _ = writeln!(out, "  server {address:?}{braces},{}", line_of(real));
     }
     if let Some(sorry) = &server.sorry {
         let address = if has_ports(server) { sorry } else { host_of(sorry).0 };
-        let _ = writeln!(out, "  server {address:?} {{ tier = 2 }}, -- the sorry server");
+        let _ = writeln!(out, "  sorry = {address:?},");
     }
     out.push_str("}\n");
 }
@@ -129,29 +151,59 @@ fn check_of(server: &VirtualServer) -> Option<String> {
 fn check(server: &VirtualServer, check: &Check) -> String {
     let (kind, mut keys) = match &check.probe {
         Probe::Tcp => ("tcp", Vec::new()),
-        Probe::Http { is_tls, path, host, statuses } => {
+        Probe::Http { is_tls, path, host, statuses, digest, regex } => {
             let mut keys = vec![format!("path = {path:?}")];
             keys.extend(host.iter().map(|host| format!("host = {host:?}")));
             keys.push(format!("status = {}", statuses_in_lua(statuses)));
+            keys.extend(digest.iter().map(|digest| format!("digest = {digest:?}")));
+            keys.extend(regex.iter().map(|regex| format!("regex = {regex:?}")));
             // keepalived does not verify certificates.
             keys.extend(is_tls.then(|| "verify = false".to_owned()));
             (if *is_tls { "https" } else { "http" }, keys)
         }
         Probe::Dns { name, kind } => ("dns", vec![format!("name = {name:?}, type = {kind:?}")]),
+        Probe::Smtp { helo } => ("smtp", helo.iter().map(|helo| format!("helo = {helo:?}")).collect()),
+        Probe::Exec(program) => ("exec", vec![quoted(program)]),
         Probe::Udp { send } => ("udp", vec![format!("send = \"{send}\"")]),
     };
     // keepalived probes a server that failed again after a shorter pause; Evener always waits the shorter one.
-    let retries = check.retries.or(server.retries).unwrap_or(if kind == "tcp" { 1 } else { 3 });
+    let usual_retries = match kind {
+        "exec" => 0,
+        "tcp" => 1,
+        _ => 3,
+    };
+    let retries = check.retries.or(server.retries).unwrap_or(usual_retries);
     let every = check.every.unwrap_or(server.every);
     let pause = check.retry_pause.or(server.retry_pause).unwrap_or(if kind == "tcp" { 1000 } else { 3000 });
     let every = if retries > 0 { every.min(pause) } else { every }.max(100);
-    let timeout = check.timeout.unwrap_or(server.timeout).clamp(1, 60_000);
+    // A program may take the whole interval.
+    let usual_timeout = if kind == "exec" { every } else { server.timeout };
+    let timeout = check.timeout.unwrap_or(usual_timeout).clamp(1, 60_000);
     keys.push(format!("every = {}, timeout = {}", duration(every), duration(timeout)));
+    let warm_up = check.warm_up.or(server.warm_up).filter(|delay| *delay > 0);
+    keys.extend(warm_up.map(|delay| format!("warm_up = {}", duration(delay))));
     keys.push(format!("rise = 1, fall = {}", retries.saturating_add(1)));
     let of_server =
         server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
     keys.extend(check.port.or(of_server).map(|port| format!("port = {port}")));
     format!("check.{kind} {{ {} }}", keys.join(", "))
+}
+
+/// Returns the items of a list of texts.
+fn quoted(texts: &[String]) -> String {
+    texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the paths of the programs that a configuration runs.
+fn programs(imported: &Imported) -> BTreeSet<&String> {
+    let hooks = imported.servers.iter().flat_map(|server| server.hooks.values());
+    let checks =
+        imported.servers.iter().flat_map(|server| &server.servers).filter_map(|real| real.check.as_ref());
+    let of_checks = checks.filter_map(|check| match &check.probe {
+        Probe::Exec(program) => Some(program),
+        _ => None,
+    });
+    hooks.chain(of_checks).filter_map(|program| program.first()).collect()
 }
 
 fn duration(milliseconds: u64) -> String {

@@ -1,6 +1,7 @@
 //! The meaning of the statements: virtual servers with their real servers and checks.
 
 mod check;
+mod program;
 mod virtual_server;
 
 use super::Imported;
@@ -60,6 +61,23 @@ pub(super) fn read(statements: &[Statement]) -> Result<Imported, Vec<Problem>> {
     }
     imported.notes = reader.notes;
     if reader.problems.is_empty() { Ok(imported) } else { Err(reader.problems) }
+}
+
+/// Returns every statement that is known.
+#[cfg(test)]
+pub(super) fn keywords() -> std::collections::BTreeSet<&'static str> {
+    let outer = SKIPPED.iter().map(|(word, _)| *word);
+    outer
+        .chain(["virtual_server", "virtual_server_group"])
+        .chain(virtual_server::keywords())
+        .chain(check::keywords())
+        .collect()
+}
+
+/// Returns every statement that is not taken over, outside of checks.
+#[cfg(test)]
+pub(super) fn skipped() -> impl Iterator<Item = &'static str> {
+    SKIPPED.iter().map(|(word, _)| *word).chain(virtual_server::skipped())
 }
 
 /// Returns the line about a statement without an equivalent.

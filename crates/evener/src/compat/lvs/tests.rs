@@ -2,7 +2,10 @@
 
 use super::{ipvsadm, lua, read, syntax};
 use crate::config;
-use evener_core::spec::{IpvsForward, IpvsTransport, Plane, Spec};
+use evener_core::spec::{
+    CheckKind, IpvsForward, IpvsTransport, NotifySpec, Plane, ProgramSpec, QuorumSpec, ServiceSpec, Spec,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Returns the configuration of a text of keepalived, or its problems.
@@ -29,6 +32,51 @@ fn load(lua: &str) -> Spec {
     }
 }
 
+/// The page about keepalived, with Unix line ends.
+const PAGE: &str = include_str!("../../../../../docs/migrate-from-keepalived.md");
+
+/// Returns the first block of a language in the page.
+fn block(language: &str) -> &'static str {
+    let begin = format!("```{language}\n");
+    PAGE.split(&*begin).nth(1).and_then(|rest| rest.split("```").next()).expect("the page has the block")
+}
+
+#[test]
+fn the_configuration_in_the_document_is_what_the_import_prints() {
+    let file = "/etc/keepalived/keepalived.conf";
+    let statements = syntax::read_text(file, block("text")).expect("the file is correct");
+    let printed = lua::print(file, &read::read(&statements).expect("the file is correct"));
+    if std::env::var_os("EVENER_UPDATE_DOCS").is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/migrate-from-keepalived.md");
+        let page =
+            PAGE.replacen(&format!("```lua\n{}```", block("lua")), &format!("```lua\n{printed}```"), 1);
+        std::fs::write(path, page).expect("the page can be written");
+        return;
+    }
+    assert_eq!(block("lua"), printed);
+    load(&printed);
+}
+
+/// The tables have each statement that the import knows, and no other.
+#[test]
+fn the_document_has_a_row_for_each_keyword() {
+    let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let mut documented = BTreeMap::new();
+    for (keywords, becomes) in rows {
+        for keyword in keywords
+            .split('`')
+            .filter(|word| !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "-_".contains(c)))
+        {
+            assert_eq!(documented.insert(keyword, becomes), None, "{keyword} has two rows");
+        }
+    }
+    assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), read::keywords());
+    for keyword in read::skipped() {
+        let becomes = documented[keyword];
+        assert!(becomes.starts_with("not taken over"), "{keyword} becomes {becomes}");
+    }
+}
+
 const WHOLE: &str = "
 global_defs { router_id LVS_1 }
 vrrp_instance VI_1 { interface eth0 }
@@ -38,12 +86,18 @@ virtual_server_group sites {
 }
 virtual_server 192.0.2.1 80 {
   delay_loop 6
+  warmup 4
   lb_algo wrr
   lb_kind DR
   persistence_timeout 50
   persistence_granularity 255.255.255.0
   protocol TCP
   sorry_server 10.0.0.9 80
+  quorum 3
+  quorum_up \"/usr/local/bin/announce add\" root
+  quorum_down /usr/local/bin/withdraw
+  hysteresis 1
+  inhibit_on_failure
   real_server 10.0.0.1 80 {
     weight 3
     uthreshold 1000
@@ -51,6 +105,8 @@ virtual_server 192.0.2.1 80 {
       url {
         path /health
         status_code 200
+        digest 9A0364B9E99BB480DD25E1F0284C8555
+        regex \"ok \\\\d+\"
       }
       connect_port 8080
       connect_timeout 3
@@ -58,7 +114,22 @@ virtual_server 192.0.2.1 80 {
       delay_before_retry 1
     }
   }
-  real_server 10.0.0.2 80 { weight 0 }
+  real_server 10.0.0.2 80 {
+    weight 0
+    notify_down \"/usr/local/bin/alert 'a b'\"
+  }
+}
+virtual_server 192.0.2.1 25 {
+  real_server 10.0.0.1 25 { SMTP_CHECK {
+    helo_name lb.example.org
+    host { connect_port 2525 }
+  } }
+}
+virtual_server 192.0.2.1 7 {
+  real_server 10.0.0.1 7 { MISC_CHECK {
+    misc_path \"/usr/local/bin/probe 10.0.0.1\"
+    misc_timeout 4
+  } }
 }
 virtual_server group sites {
   lb_algo mh (mh-port,mh-fallback)
@@ -78,7 +149,7 @@ virtual_server fwmark 7 {
 fn a_whole_file_becomes_a_configuration_that_loads() {
     let lua = import(WHOLE).expect("the file is correct");
     let spec = load(&lua);
-    let [web, sites, dns] = &spec.services[..] else { panic!("three services:\n{lua}") };
+    let [web, mail, echo, sites, dns] = &spec.services[..] else { panic!("five services:\n{lua}") };
     assert!(spec.services.iter().all(|service| service.plane == Plane::Ipvs), "{lua}");
     let ipvs = |index: usize| spec.services[index].ipvs.clone().expect("the plane has settings");
     assert_eq!((&*web.name, ipvs(0).forward), ("192.0.2.1:80", IpvsForward::Direct));
@@ -87,9 +158,9 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         Some((50, 24))
     );
     assert_eq!(sites.listen.len(), 4, "three addresses of the range and one of IPv6: {lua}");
-    assert_eq!(ipvs(1).forward, IpvsForward::Gue(6080));
-    assert!(ipvs(1).scheduler_flags.port && ipvs(1).scheduler_flags.fallback, "{lua}");
-    assert_eq!((ipvs(2).fwmark, ipvs(2).transport), (Some(7), IpvsTransport::Udp));
+    assert_eq!(ipvs(3).forward, IpvsForward::Gue(6080));
+    assert!(ipvs(3).scheduler_flags.port && ipvs(3).scheduler_flags.fallback, "{lua}");
+    assert_eq!((ipvs(4).fwmark, ipvs(4).transport), (Some(7), IpvsTransport::Udp));
     assert_eq!(dns.listen.len(), 0);
     let of_dns =
         spec.pools.iter().find(|pool| Some(&pool.name) == dns.pool.as_ref()).expect("the pool of dns");
@@ -99,16 +170,45 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         .iter()
         .find(|pool| Some(&pool.name) == web.pool.as_ref())
         .expect("the pool of the service");
-    let servers: Vec<(String, u32, u8)> =
-        pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.tier)).collect();
+    assert_eq!(pool.check.as_ref().map(|check| check.warm_up.as_secs()), Some(4));
+    let quorum = QuorumSpec { weight: 3, hysteresis: 1 };
+    assert_eq!((pool.quorum, pool.inhibit_on_failure), (Some(quorum), true));
+    let servers: Vec<(String, u32, bool)> =
+        pool.servers.iter().map(|one| (one.endpoint.to_string(), one.weight, one.is_sorry)).collect();
     assert_eq!(
         servers,
         [
-            ("10.0.0.1:80".to_owned(), 3, 1),
-            ("10.0.0.2:80".to_owned(), 1, 1),
-            ("10.0.0.9:80".to_owned(), 1, 2)
+            ("10.0.0.1:80".to_owned(), 3, false),
+            ("10.0.0.2:80".to_owned(), 1, false),
+            ("10.0.0.9:80".to_owned(), 1, true)
         ]
     );
+    let check_of = |service: &ServiceSpec| {
+        let pool = spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+        pool.and_then(|pool| pool.check.clone()).expect("the pool has a check")
+    };
+    let CheckKind::Http { digest, regex, .. } = check_of(web).kind else { panic!("a check of HTTP: {lua}") };
+    assert_eq!(
+        (digest.as_deref(), regex.as_deref()),
+        (Some("9a0364b9e99bb480dd25e1f0284c8555"), Some("ok \\d+"))
+    );
+    let smtp = check_of(mail);
+    assert_eq!((smtp.kind, smtp.port), (CheckKind::Smtp { helo: "lb.example.org".into() }, Some(2525)));
+    let exec = check_of(echo);
+    let program = |path: &str, argument: &str| ProgramSpec {
+        path: path.into(),
+        arguments: Some(argument.to_owned()).filter(|argument| !argument.is_empty()).into_iter().collect(),
+    };
+    let probe = program("/usr/local/bin/probe", "10.0.0.1");
+    assert_eq!((exec.kind, exec.timeout.as_secs(), exec.fall), (CheckKind::Exec { program: probe }, 4, 1));
+    let notify = NotifySpec {
+        up: None,
+        down: Some(program("/usr/local/bin/alert", "a b")),
+        quorum_up: Some(program("/usr/local/bin/announce", "add")),
+        quorum_down: Some(program("/usr/local/bin/withdraw", "")),
+        timeout: NotifySpec::TIMEOUT,
+    };
+    assert_eq!(pool.notify.as_deref(), Some(&notify));
     let check = pool.check.as_ref().expect("the pool has the check of its server");
     assert_eq!(
         (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),

@@ -8,7 +8,7 @@ use crate::config::raw::Made;
 use crate::config::{Location, edge, ipvs};
 use evener_core::Endpoint;
 use evener_core::spec::{
-    IpvsForward, IpvsServiceSpec, IpvsTransport, Plane, Policy, PoolSpec, Protocol, ServerSpec,
+    IpvsForward, IpvsServiceSpec, IpvsTransport, OnDown, Plane, Policy, PoolSpec, Protocol, ServerSpec,
     ServiceOptions, ServiceSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,6 +154,12 @@ impl IpvsCheck<'_, '_> {
         }
         if pool.sticky.is_some() {
             not_available("sticky", "write persistence = \"5min\" in the service");
+        }
+        if pool.inhibit_on_failure && pool.on_down == OnDown::Close {
+            let message = format!(
+                "inhibit_on_failure of pool `{name}` keeps the connections that on_down = \"close\" ends: remove one of them"
+            );
+            self.problem_with(pool, "inhibit_on_failure", &message);
         }
         pool.servers.iter().for_each(|server| self.server(server));
     }

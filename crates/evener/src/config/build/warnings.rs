@@ -71,8 +71,14 @@ impl Builder<'_> {
             let message = format!("{} `{}`: {message}", made.builder(), made.name());
             self.reading.warning_inside(made.location(), &[key], message);
         };
+        warn_of_quorum(pool, users, warn);
         let policy = pool.policy.name();
-        let mut weights = pool.servers.iter().map(|server| server.weight).filter(|weight| *weight > 0);
+        let mut weights = pool
+            .servers
+            .iter()
+            .filter(|one| !one.is_sorry)
+            .map(|server| server.weight)
+            .filter(|weight| *weight > 0);
         let first = weights.next();
         let differ = weights.any(|weight| Some(weight) != first);
         if differ && matches!(pool.policy, Policy::RoundRobin | Policy::First) {
@@ -183,4 +189,33 @@ impl Builder<'_> {
 /// Returns true if a declaration has a key whose value is not `false`.
 fn is_on(made: &Made, key: &str) -> bool {
     made.table().get(key).is_some_and(|value| !matches!(value, Value::Bool(false)))
+}
+
+/// Records warnings about the quorum of a pool.
+fn warn_of_quorum(pool: &PoolSpec, users: &[&ServiceSpec], warn: impl Fn(&str, &str)) {
+    let mut sorry = pool.servers.iter().filter(|server| server.is_sorry);
+    if pool.inhibit_on_failure && users.iter().all(|service| service.plane != Plane::Ipvs) {
+        warn("inhibit_on_failure", "inhibit_on_failure has an effect only with plane = \"ipvs\": remove it");
+    }
+    let all: u64 = pool.servers.iter().filter(|one| !one.is_sorry).map(|one| u64::from(one.weight)).sum();
+    if let Some(quorum) = pool.quorum.filter(|_| pool.discover.is_empty())
+        && all < u64::from(quorum.weight) + u64::from(quorum.hysteresis)
+    {
+        warn(
+            "quorum",
+            &format!(
+                "the weights of all servers are {all}, less than quorum and hysteresis: the pool cannot regain its quorum"
+            ),
+        );
+    }
+    if pool.quorum.is_some()
+        && pool.notify.is_none()
+        && sorry.next().is_none()
+        && users.iter().all(|service| service.plane != Plane::Ipvs)
+    {
+        warn(
+            "quorum",
+            "without a sorry server the quorum has no effect but its events: write notify, or sorry = \"10.0.0.9:80\"",
+        );
+    }
 }

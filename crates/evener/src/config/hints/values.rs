@@ -72,6 +72,8 @@ pub(crate) fn boolean(key: &str, value: &Value) -> String {
     let word = match value {
         Value::Int(1) => "yes".to_owned(),
         Value::Int(0) => "no".to_owned(),
+        // `on` without quotes is a function.
+        Value::Other(_) => return "write true or false".to_owned(),
         other => other.text().unwrap_or_default().to_ascii_lowercase(),
     };
     match word.as_str() {

@@ -4,6 +4,7 @@
 use super::{Shared, caller, lock, raise, text_of, type_of, wrong};
 use crate::config::Problem;
 use crate::config::raw::{Made, Table, Value};
+use crate::script::library_name;
 use mlua::{Function, IntoLua, Lua, UserData, UserDataMethods};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -52,8 +53,14 @@ const BUILDERS: &[Builder] = &[
     Builder { name: "check.http", form: Form::Plain, example: "check.http { path = \"/health\" }" },
     Builder { name: "check.https", form: Form::Plain, example: "check.https { path = \"/health\" }" },
     Builder { name: "check.udp", form: Form::Plain, example: "check.udp { send = \"ping\" }" },
+    Builder {
+        name: "check.script",
+        form: Form::Plain,
+        example: "check.script { every = \"1s\", run = function(server, pool) ... end }",
+    },
     Builder { name: "check.dns", form: Form::Plain, example: "check.dns { name = \"example.org\" }" },
     Builder { name: "check.smtp", form: Form::Plain, example: "check.smtp { helo = \"lb.example.org\" }" },
+    Builder { name: "check.exec", form: Form::Plain, example: "check.exec { \"/usr/local/bin/probe\" }" },
     Builder { name: "discover.file", form: Form::Named, example: "discover.file \"servers.txt\"" },
     Builder { name: "discover.dns", form: Form::Named, example: "discover.dns \"app.example:80\"" },
     Builder { name: "discover.srv", form: Form::Named, example: "discover.srv \"_http._tcp.example.org\"" },
@@ -75,9 +82,14 @@ pub(super) fn add(lua: &Lua, state: &Shared) -> mlua::Result<()> {
     Ok(())
 }
 
+/// Returns the names of the builders that are not in a namespace, except `exec`.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    BUILDERS.iter().map(|builder| builder.name).filter(|name| !name.contains('.'))
+}
+
 /// Resources that declarations used.
 #[derive(Default)]
-struct Budget {
+pub(in crate::config) struct Budget {
     values: Cell<u64>,
     text_bytes: Cell<u64>,
 }
@@ -104,6 +116,9 @@ struct Handle(Arc<Made>, Option<Shared>);
 
 impl UserData for Handle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
+        crate::script::add_pool_methods(methods, |Handle(made, _)| {
+            (made.builder() == "pool" || made.builder() == "service").then(|| made.name())
+        });
         // In `server "address" { ... }` a table follows the name.
         methods.add_meta_method("__call", |lua, Handle(made, open), given: mlua::Value| {
             let builder = made.builder();
@@ -224,7 +239,7 @@ fn declare(
     Handle(made, None).into_lua(lua)
 }
 
-fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
+pub(in crate::config) fn read_table(lua: &Lua, table: &mlua::Table, depth: usize) -> mlua::Result<Table> {
     let mut read = Table::default();
     let length = table.raw_len() as i64;
     for at in 1..=length {
@@ -256,8 +271,11 @@ fn read_value(lua: &Lua, value: mlua::Value, depth: usize) -> mlua::Result<Value
             Err(_) => Value::Bytes(text.as_bytes().to_vec()),
         },
         mlua::Value::Table(_) if depth >= TABLE_DEPTH_MAX => Value::Other("a table nested too deeply"),
-        mlua::Value::Table(table) => Value::Table(read_table(lua, &table, depth + 1)?),
-        mlua::Value::Function(_) => Value::Other("a function: call it with braces or parentheses"),
+        mlua::Value::Table(table) => match library_name(&table) {
+            Some(library) => Value::Library(library),
+            None => Value::Table(read_table(lua, &table, depth + 1)?),
+        },
+        mlua::Value::Function(function) => super::functions::read(lua, function),
         mlua::Value::UserData(data) => match data.borrow::<Handle>() {
             Ok(handle) => Value::Made(Arc::clone(&handle.0)),
             Err(_) => Value::Unknown,

@@ -5,13 +5,15 @@ use super::access::write_acl;
 use super::discover::{write_discover, write_limits, write_sources};
 use super::source::{Node, Table, one_or_list, path, prose, quoted};
 use super::tls::write_server_tls;
+use crate::config::build::SORRY_NAME;
 use crate::config::check::{SMTP_HELO, dns_defaults, http_check};
 use crate::config::sticky::sticky_defaults;
 use crate::scope;
 use evener_core::Endpoint;
 use evener_core::spec::{
-    CheckKind, CheckSpec, CheckTls, Dialect, Failover, OnDown, PassiveSpec, Policy, PoolSpec, QueueSpec,
-    Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy, StickySpec, Verification,
+    CheckKind, CheckSpec, CheckTls, Dialect, Failover, NotifySpec, OnDown, PassiveSpec, Policy, PoolSpec,
+    ProgramSpec, QueueSpec, QuorumSpec, Resolve, RetryBudgetSpec, ServerSpec, ServerTlsSpec, StickyBy,
+    StickySpec, Verification,
 };
 use evener_core::wire::{dns, proxy};
 
@@ -27,19 +29,25 @@ pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> T
 
 /// Writes the servers and their sources as items of a pool or a service.
 pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>) {
-    for spec in &pool.servers {
-        let server = server(spec, lists);
-        match server.is_empty() {
-            true => table.item(address(&spec.endpoint)),
-            false => {
-                let mut whole = Table::new();
-                whole.item(address(&spec.endpoint));
-                whole.extend(server);
-                table.item(whole);
-            }
-        }
+    for spec in pool.servers.iter().filter(|server| !server.is_sorry) {
+        table.item(whole_server(spec, lists));
     }
     write_sources(table, &pool.discover);
+    for sorry in pool.servers.iter().filter(|server| server.is_sorry) {
+        table.key("sorry", whole_server(sorry, lists));
+    }
+}
+
+/// Returns a server as its address, or as a table that begins with it.
+fn whole_server(spec: &ServerSpec, lists: Lists<'_>) -> Node {
+    let server = server(spec, lists);
+    if server.is_empty() {
+        return address(&spec.endpoint);
+    }
+    let mut whole = Table::new();
+    whole.item(address(&spec.endpoint));
+    whole.extend(server);
+    whole.into()
 }
 
 /// Returns the address of a server, without a port if it has none.
@@ -53,11 +61,12 @@ fn text(endpoint: &Endpoint) -> String {
 
 /// Returns the keys of a server other than its address.
 fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
-    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, limits, acl, state, quic_id } =
-        server;
+    let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, .. } = server;
+    let ServerSpec { limits, acl, state, is_sorry, quic_id, check, .. } = server;
     let defaults = ServerSpec::new(endpoint.clone());
     let mut table = Table::new();
-    table.unless("name", name, &text(endpoint).into());
+    let usual_name = if *is_sorry { SORRY_NAME.into() } else { text(endpoint) };
+    table.unless("name", name, &usual_name.into());
     match dialect {
         Dialect::Plain => {}
         Dialect::Mname => table.set("mname", &true),
@@ -68,6 +77,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
     table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
+    write_check(&mut table, check.as_deref(), None);
     table
 }
 
@@ -87,6 +97,9 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         retry_budget,
         on_down,
         slow_start,
+        quorum,
+        inhibit_on_failure,
+        notify,
         queue,
         tls,
         send_proxy,
@@ -111,7 +124,33 @@ pub(super) fn write_keys(table: &mut Table, pool: &PoolSpec) {
         table.set("on_down", on_down.name());
     }
     table.some("slow_start", slow_start.as_ref());
+    if let Some(QuorumSpec { weight, hysteresis }) = quorum {
+        table.set("quorum", weight);
+        table.unless("hysteresis", hysteresis, &0);
+    }
+    table.unless("inhibit_on_failure", inhibit_on_failure, &false);
+    write_notify(table, notify.as_deref());
     write_queue(table, *queue);
+}
+
+fn write_notify(table: &mut Table, notify: Option<&NotifySpec>) {
+    let Some(spec) = notify else { return };
+    let mut nested = Table::new();
+    for (key, hook) in spec.programs() {
+        if let Some(hook) = hook {
+            let mut whole = Table::new();
+            write_program(&mut whole, hook);
+            nested.key(key, whole);
+        }
+    }
+    nested.unless("timeout", &spec.timeout, &NotifySpec::TIMEOUT);
+    table.key("notify", nested);
+}
+
+/// Writes the path and the arguments of a program as items.
+fn write_program(table: &mut Table, ProgramSpec { path, arguments }: &ProgramSpec) {
+    table.item(quoted(path.as_bytes()));
+    arguments.iter().for_each(|argument| table.item(quoted(argument.as_bytes())));
 }
 
 fn write_queue(table: &mut Table, queue: Option<QueueSpec>) {
@@ -198,8 +237,9 @@ fn write_passive(table: &mut Table, passive: &PassiveSpec) {
 }
 
 fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option<&ServerTlsSpec>) {
-    let Some(check) = check else { return };
-    let CheckSpec { kind, every, timeout, rise, fall, jitter, port } = check;
+    // A function cannot be printed: it may use other values of its file.
+    let Some(check) = check.filter(|check| !matches!(check.kind, CheckKind::Script { .. })) else { return };
+    let CheckSpec { kind, every, timeout, rise, fall, jitter, warm_up, port } = check;
     let mut nested = Table::of(format!("check.{}", kind.name()));
     write_kind(&mut nested, kind, servers_tls);
     let defaults = CheckSpec::new(CheckKind::Tcp);
@@ -208,6 +248,7 @@ fn write_check(table: &mut Table, check: Option<&CheckSpec>, servers_tls: Option
     nested.unless("rise", rise, &defaults.rise);
     nested.unless("fall", fall, &defaults.fall);
     nested.unless("jitter", jitter, &defaults.jitter);
+    nested.some("warm_up", Some(warm_up).filter(|delay| !delay.is_zero()));
     nested.some("port", port.as_ref());
     if nested.is_empty() { table.set("check", kind.name()) } else { table.key("check", nested) }
 }
@@ -232,7 +273,7 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             nested.unless("type", &dns::type_name(*qtype), &dns::type_name(usual_type));
             nested.some("rcode", rcode.map(dns::rcode_name).as_ref());
         }
-        CheckKind::Http { method, path, host, status, body, tls } => {
+        CheckKind::Http { method, path, host, status, body, regex, digest, tls } => {
             let CheckSpec { kind: defaults, .. } = http_check();
             if let CheckKind::Http { method: usual_method, path: usual_path, status: usual, .. } = &defaults {
                 nested.unless("method", method, usual_method);
@@ -245,11 +286,17 @@ fn write_kind(nested: &mut Table, kind: &CheckKind, servers_tls: Option<&ServerT
             if let Some(body) = body {
                 nested.key("body", prose(body));
             }
+            if let Some(regex) = regex {
+                nested.key("regex", quoted(regex.as_bytes()));
+            }
+            nested.some("digest", digest.as_ref());
             if let Some(tls) = tls {
                 write_check_tls(nested, tls, servers_tls);
             }
         }
+        CheckKind::Script { .. } => {}
         CheckKind::Smtp { helo } => nested.unless("helo", helo, &SMTP_HELO.to_owned()),
+        CheckKind::Exec { program } => write_program(nested, program),
         CheckKind::Udp { send, expect } => {
             nested.key("send", quoted(send));
             if let Some(expect) = expect {

@@ -11,7 +11,9 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "every",
         kind: "duration",
@@ -29,6 +31,7 @@ pub(super) const KEYS: &[Key] = &[
             "check.udp",
             "check.dns",
             "check.smtp",
+            "check.exec",
         ],
         name: "timeout",
         kind: "duration",
@@ -45,7 +48,9 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "rise",
         kind: "1 to 100",
@@ -63,7 +68,9 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "fall",
         kind: "1 to 100",
@@ -80,7 +87,9 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
+            "check.exec",
         ],
         name: "jitter",
         kind: "0 to 1",
@@ -97,7 +106,28 @@ pub(super) const KEYS: &[Key] = &[
             "check.https",
             "check.udp",
             "check.dns",
+            "check.script",
             "check.smtp",
+            "check.exec",
+        ],
+        name: "warm_up",
+        kind: "duration",
+        default: "none",
+        text: "The first check of a server comes after a random part of this time.",
+        example: "warm_up = \"5s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[
+            "check.tcp",
+            "check.tls",
+            "check.http",
+            "check.https",
+            "check.udp",
+            "check.dns",
+            "check.script",
+            "check.smtp",
+            "check.exec",
         ],
         name: "port",
         kind: "1 to 65535",
@@ -149,6 +179,26 @@ pub(super) const KEYS: &[Key] = &[
         default: "anything",
         text: "Text that the first 64 KiB of the body must contain.",
         example: "body = \"ok\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.http", "check.https"],
+        name: "regex",
+        kind: "text",
+        default: "anything",
+        text: "Regular expression that the first 64 KiB of the body must match. Its time is bounded, \
+               so it has no backreferences and no look-around.",
+        example: "regex = \"peers: [1-9]\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.http", "check.https"],
+        name: "digest",
+        kind: "text",
+        default: "anything",
+        text: "Digest of the whole body, at most 64 MiB, in hexadecimal: 32 digits for MD5 (as \
+               `genhash` prints), 64 for SHA-256.",
+        example: "digest = \"9a0364b9e99bb480dd25e1f0284c8555\"",
         ..Key::NONE
     },
     Key {
@@ -232,6 +282,33 @@ pub(super) const KEYS: &[Key] = &[
         default: "any",
         text: "The required RCODE: `\"NOERROR\"`, `\"NXDOMAIN\"`, `\"REFUSED\"`, ...",
         example: "rcode = \"NOERROR\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "timeout",
+        kind: "duration",
+        default: "`\"5s\"`",
+        text: "Time for the function; at most 60 s.",
+        example: "timeout = \"10s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "run",
+        kind: "function",
+        text: "The function. It gets the server and its pool, and returns true, or false and a reason, or \
+               nothing for no verdict.",
+        example: "run = function(server, pool) return tcp.connect(server.address) ~= nil end",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["check.script"],
+        name: "on_error",
+        kind: "`\"keep\"`, `\"down\"`",
+        default: "`\"keep\"`",
+        text: "If the function fails or is stopped, the server keeps its verdict, or the check failed.",
+        example: "on_error = \"down\"",
         ..Key::NONE
     },
     Key {

@@ -98,6 +98,47 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "check.script",
+        kind: "check.script { keys }",
+        text: "A check by a function. `check = function(server, pool) ... end` has the defaults.",
+        example: "pool \"web\" { \"10.0.0.1:80\", check = check.script { every = \"1s\", run = \
+                  function(server) return http.get(\"http://\" .. server.address).ok end } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "every",
+        kind: "every(\"INTERVAL\", function)",
+        text: "Runs a function at an interval while the instance runs.",
+        example: "every(\"10s\", function() log.info(\"still there\") end)",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "on",
+        kind: "on(\"EVENT\", function)",
+        text: "Runs a function when an event of the log happens.",
+        example: "on(\"server_down\", function(event) log.warn(event.server, event.reason) end)",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "exec",
+        kind: "exec { allow = { \"PROGRAM\" } }",
+        text: "Allows these programs in `check.exec`, `notify` and `exec(\"PROGRAM\")` of functions.",
+        example: "exec { allow = { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
+        name: "check.exec",
+        kind: "check.exec { \"PROGRAM\", \"ARGUMENT\", keys }",
+        text: "A check that passes when a program ends with the status 0.",
+        example: "exec { allow = { \"/usr/bin/true\" } } pool \"web\" { \"10.0.0.1:80\", check = check.exec { \"/usr/bin/true\" } }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "check.smtp",
         kind: "check.smtp { keys }",
         text: "A check that passes when an SMTP server accepts EHLO or HELO.",

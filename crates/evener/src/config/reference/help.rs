@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 16] = [
+const DECLARATIONS: [(&str, &str); 18] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
@@ -28,7 +28,9 @@ const DECLARATIONS: [(&str, &str); 16] = [
     ("check.https", "check = check.https { ... }"),
     ("check.udp", "check = check.udp { ... }"),
     ("check.dns", "check = check.dns { ... }"),
+    ("check.script", "check = check.script { ... }"),
     ("check.smtp", "check = check.smtp { ... }"),
+    ("check.exec", "check = check.exec { ... }"),
     ("discover.file", "servers from a file: discover.file \"FILE\" { ... }"),
     ("discover.dns", "servers from a name: discover.dns \"NAME:PORT\" { ... }"),
     ("policy.ewma", "policy = policy.ewma { ... }"),

@@ -103,7 +103,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: "name",
         default: "none",
         text: "Interface that gets the listen addresses while servers are available, for routing \
-               daemons and VRRP to announce. They are removed when no server is available.",
+               daemons and VRRP to announce. They are removed when no server is available or the pool is \
+               below its `quorum`.",
         example: "address_on = \"lo\"",
         ..Key::NONE
     },

@@ -152,12 +152,12 @@ pub(super) const KEYS: &[Key] = &[
         ..Key::NONE
     },
     Key {
-        tables: &["pool"],
+        tables: &["pool", "server"],
         name: "check",
         kind: "`check.*` or word",
         default: "none",
         text: "Active checks: a word such as `\"tcp\"` or `\"http\"` for a check with the defaults, \
-               or `check.http { ... }` with keys.",
+               `check.http { ... }` with keys, or a function. A server may have a check of its own.",
         example: "check = check.http { path = \"/health\" }",
         section: "#checks",
         ..Key::NONE
@@ -280,6 +280,107 @@ pub(super) const KEYS: &[Key] = &[
                after this time (hash and maglev do not move clients during a slow start; least_conn \
                sends the server no clients while other servers are idle).",
         example: "slow_start = \"30s\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool"],
+        name: "quorum",
+        kind: "1 and up",
+        default: "none",
+        text: "The weight that the usable servers must have together. A pool with less is below its \
+               quorum: its sorry server takes the new clients, `address_on` (ipvs) removes the \
+               addresses, and the event `quorum_lost` follows.",
+        example: "quorum = 2",
+        section: "#quorum-and-sorry-server",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool"],
+        name: "hysteresis",
+        kind: "0 and up, less than the quorum",
+        default: "0",
+        text: "A pool loses its quorum below `quorum` minus this weight, and gains it at `quorum` \
+               plus this weight.",
+        example: "quorum = 4, hysteresis = 1",
+        section: "#quorum-and-sorry-server",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool"],
+        name: "sorry",
+        kind: "address or `server`",
+        default: "none",
+        text: "A server without checks that takes the new clients while the pool is below its \
+               quorum, or without `quorum` while no server is usable. It may be one of the servers, \
+               too. Its usual name is `sorry`.",
+        example: "sorry = \"10.0.0.9:80\"",
+        section: "#quorum-and-sorry-server",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool"],
+        name: "inhibit_on_failure",
+        kind: "boolean",
+        default: "`false`",
+        text: "`true`: a server that fails stays in the table of the kernel with the weight 0, so \
+               that its connections and persistent clients stay. Not with `on_down = \"close\"`.",
+        example: "inhibit_on_failure = true",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool"],
+        name: "notify",
+        kind: "table",
+        default: "none",
+        text: "Programs that run when a server or the quorum changes. `exec { allow = ... }` must \
+               allow them.",
+        example: "notify = { down = { \"/usr/bin/true\", \"web\" } }",
+        section: "#hooks",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "up",
+        kind: "list",
+        default: "none",
+        text: "Program and arguments for a server that is used again.",
+        example: "up = { \"/usr/bin/true\", \"web\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "down",
+        kind: "list",
+        default: "none",
+        text: "For a server that a check or its traffic marks down.",
+        example: "down = { \"/usr/bin/true\", \"web\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "quorum_up",
+        kind: "list",
+        default: "none",
+        text: "For a pool that gains its quorum.",
+        example: "quorum_up = { \"/usr/bin/true\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "quorum_down",
+        kind: "list",
+        default: "none",
+        text: "For a pool that loses its quorum.",
+        example: "quorum_down = { \"/usr/bin/true\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["pool.notify"],
+        name: "timeout",
+        kind: "duration",
+        default: "`\"30s\"`",
+        text: "Time after which a program is killed, with its children.",
+        example: "timeout = \"10s\"",
         ..Key::NONE
     },
     Key {

@@ -79,14 +79,20 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
         }
         _ => {
             let placed = match table {
+                "check.script" if !contents.contains("run =") => {
+                    placed.replace('{', "{\nrun = function() return true end,\n")
+                }
                 "check.udp" if !contents.contains("send =") => placed.replace('{', "{ send = \"x\","),
+                "check.exec" => placed.replace('{', "{ \"/usr/bin/true\","),
                 "server" if key.name == "mname" => placed.replace("10.0.0.1:80", "/run/a.sock"),
                 "check.http" | "check.tcp" => placed,
                 _ => placed,
             };
             let server = if root == "server" { "" } else { "\"10.0.0.9:80\"," };
+            let allowed =
+                if placed.contains("/usr/bin/true") { "exec { allow = { \"/usr/bin/true\" } } " } else { "" };
             format!(
-                "pool \"web\" {{ {server} {placed} }} service \"s\" {{ listen = \"127.0.0.1:1\", protocol = \"{protocol}\", pool = \"web\" }}"
+                "{allowed}pool \"web\" {{ {server} {placed} }} service \"s\" {{ listen = \"127.0.0.1:1\", protocol = \"{protocol}\", pool = \"web\" }}"
             )
         }
     }

@@ -32,9 +32,9 @@ policy = least_conn
 policy = policy.leastconn
     `policy.leastconn` is not defined: write policy = "least_conn"
 check = http
-    `http` is not defined: write check = "http"
+    service `s`: check must be "tcp", "tls", "http", "https", "udp", "dns", "smtp" or a check such as check.http { path = "/health" }, got the library http: write check = "http"
 protocol = http
-    `http` is not defined: write protocol = "http"
+    service `s`: protocol must be "tcp", "udp", "http" or "dns", got the library http: write protocol = "http"
 pool = poll
     `poll` is not defined
 listen = os.getenv("X")

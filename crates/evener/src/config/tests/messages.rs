@@ -148,8 +148,8 @@ listen = {}
     server `10.0.0.2:80`: a server has one address, got a second one, "10.0.0.3:80": list servers separately, or write table.unpack(LIST)
 server "10.0.0.2:80" { "10.0.0.3:80" }
     server `10.0.0.2:80`: a server has one address, got a second one, "10.0.0.3:80": list servers separately, or write table.unpack(LIST)
-{ "10.0.0.2:80", check = "tcp" }
-    server `10.0.0.2:80`: check is a key of the pool
+{ "10.0.0.2:80", check = true }
+    server `10.0.0.2:80`: check must be a check such as check.http { path = "/health" }, got true: write check = "tcp", or check = "http" for a request
 connect_timeout = "5s", connect_time_max = "2s"
     service `s`: connect_time_max must be at least connect_timeout (5s), got "2s"
 warm = 5, source = "client"

@@ -91,7 +91,7 @@ const MISTAKES: &[(At, &str, &str, &str)] = &[
     (Http, "http_request = \"redirect scheme https\"", "service.redirect", "redirect = \"https\""),
     (Server, "backup = true", "server.tier", "tier = 2"),
     (Server, "disabled = true", "server.state", "state = \"maintenance\""),
-    (Server, "check = true", "pool.check", "check is a key of the pool"),
+    (Server, "check = true", "server.check", "write check = \"tcp\""),
     (Service, "nbthread = 4", "service", "evener run --workers N"),
     // nginx
     (File, "upstream web { server 10.0.0.1:80; }", "pool", "\"web\""),

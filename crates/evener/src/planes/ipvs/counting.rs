@@ -1,4 +1,4 @@
-//! Counters of services and servers, as growth of the kernel's statistics. The kernel counts on when a process ends; each
+//! Connections of services and servers, and their counters, as growth of the kernel's statistics. The kernel counts on when a process ends; each
 //! process counts the traffic of its own time.
 
 use super::Setup;
@@ -6,9 +6,10 @@ use evener_core::ServerId;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::ServerLive;
 use evener_core::spec::Protocol;
-use evener_ipvs::model::{DestinationKey, Entry, ServiceKey, Statistics};
+use evener_ipvs::model::{DestinationKey, DestinationState, Entry, ServiceKey, Statistics};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Counters of servers by pool and identity.
 pub(super) type ServersLive = BTreeMap<(Arc<str>, ServerId), Arc<ServerLive>>;
@@ -32,9 +33,10 @@ impl Counting {
         self.counted = setup.counted.clone();
     }
 
-    /// Adds what was counted since the last call.
+    /// Sets the numbers of connections, and adds what was counted since the last call.
     pub(super) fn count(&mut self, table: &[Entry]) {
         let mut seen = HashMap::new();
+        let mut connections = HashMap::new();
         for entry in table {
             let service = entry.service.service.key;
             for found in &entry.destinations {
@@ -42,10 +44,20 @@ impl Counting {
                 if let (Some(counted), Some(last)) = (self.counted.get(&key), self.last.get(&key)) {
                     counted.add(&growth(last, &found.statistics));
                 }
+                if let Some(counted) = self.counted.get(&key) {
+                    counted.add_connections(found, &mut connections);
+                }
                 seen.insert(key, found.statistics);
             }
         }
         self.last = seen;
+        // A server or service without destinations has no connections.
+        for counted in self.counted.values() {
+            counted.associations().for_each(|cell| {
+                let count = connections.get(&std::ptr::from_ref(cell)).copied().unwrap_or_default();
+                cell.store(count, Ordering::Relaxed);
+            });
+        }
     }
 }
 
@@ -65,6 +77,23 @@ fn growth(last: &Statistics, now: &Statistics) -> Statistics {
 impl Counted {
     pub(super) fn new(server: Option<Arc<ServerLive>>, service: Arc<ServiceLive>) -> Self {
         Self { server, service }
+    }
+
+    /// Returns the numbers of connections that a destination contributes to.
+    fn associations(&self) -> impl Iterator<Item = &AtomicU32> {
+        let server = self.server.iter().map(|server| &server.associations);
+        server.chain([&self.service.associations])
+    }
+
+    /// Adds the connections of a destination to the sums of its server and service.
+    fn add_connections(&self, found: &DestinationState, sums: &mut HashMap<*const AtomicU32, u32>) {
+        // Only TCP and SCTP have connections that the kernel calls active.
+        let is_udp = self.service.protocol == Protocol::Udp;
+        let count = if is_udp { found.inactive } else { found.active };
+        for cell in self.associations() {
+            let sum = sums.entry(std::ptr::from_ref(cell)).or_default();
+            *sum = sum.saturating_add(count);
+        }
     }
 
     fn add(&self, grown: &Statistics) {

@@ -8,7 +8,8 @@ use super::{Report, Setup, wanted};
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::service::ServiceLive;
 use evener_core::spec::{
-    IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec,
+    AdminState, IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, QuorumSpec,
+    ServerSpec, ServiceSpec,
 };
 use evener_core::table::{PoolTable, ServiceTable};
 use evener_core::time::Time;
@@ -16,9 +17,11 @@ use evener_ipvs::fake::FakeKernel;
 use evener_ipvs::model::{
     Daemon, DaemonRole, DestinationState, Info, Service, ServiceKey, ServiceState, Timeouts,
 };
+use evener_ipvs::reconcile::Reconciler;
 use evener_ipvs::{Change, Kernel, Result};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -158,10 +161,13 @@ fn setup(servers: &[(&str, u32)]) -> Setup {
 }
 
 fn derived(settings: IpvsServiceSpec, pool: &PoolSpec) -> Setup {
+    counted(settings, pool, &Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1)))
+}
+
+fn counted(settings: IpvsServiceSpec, pool: &PoolSpec, live: &Arc<ServiceLive>) -> Setup {
     let mut setup = Setup::default();
-    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
     for one in wanted::derive(&table(settings, pool)) {
-        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(&live)));
+        one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(live)));
     }
     setup
 }
@@ -222,10 +228,35 @@ fn a_failed_change_is_reported_once_and_tried_again() {
 }
 
 #[test]
+fn the_connections_of_destinations_are_added_up() {
+    let (scratch, kernel) = (Scratch::new("connections"), Shared::default());
+    let (running, _reports) = scratch.start(&kernel);
+    let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
+    let servers = [("10.0.0.1:80", 1), ("10.0.0.2:80", 1)];
+    running.configure(counted(IpvsServiceSpec::default(), &pool(&servers), &live));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1", "-> 10.0.0.2:80 1"]);
+    let connect = |active: u32| {
+        let table = kernel.with(|kernel| kernel.table().unwrap());
+        let service = table[0].service.service.key;
+        for one in &table[0].destinations {
+            kernel.with(|kernel| kernel.set_connections(&service, &one.destination.key, active, 9));
+        }
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while live.associations.load(Ordering::Relaxed) != 2 * active {
+            assert!(Instant::now() < deadline, "{live:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    connect(7);
+    connect(0);
+    running.stop();
+}
+
+#[test]
 fn servers_that_are_down_are_not_destinations() {
     let destinations = |settings: IpvsServiceSpec, on_down: OnDown| {
         let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
-        spec.servers[1].state = evener_core::spec::AdminState::Maintenance;
+        spec.servers[1].state = AdminState::Maintenance;
         spec.on_down = on_down;
         let derived = derived(settings, &spec).wanted.into_values().next().unwrap();
         (derived.destinations.len(), derived.without_drain.len())
@@ -247,6 +278,24 @@ fn a_mark_has_a_service_for_each_family_of_its_servers() {
 }
 
 #[test]
+fn the_sorry_server_replaces_the_servers_below_the_quorum_and_the_virtual_address_goes() {
+    let (scratch, kernel) = (Scratch::new("sorry"), Shared::default());
+    let (running, _reports) = scratch.start(&kernel);
+    let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.1:80", 1)]);
+    (spec.servers[2].name, spec.servers[2].is_sorry) = ("sorry".into(), true);
+    spec.quorum = Some(QuorumSpec { weight: 2, hysteresis: 0 });
+    let settings = IpvsServiceSpec::default();
+    running.configure(derived(settings.clone(), &spec));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1", "-> 10.0.0.2:80 1"]);
+    // The sorry server is one of the servers that are left.
+    spec.servers[1].state = AdminState::Drain;
+    assert!(!table(settings.clone(), &spec).pools().any(|(_, pool)| pool.traits().has_quorum));
+    running.configure(derived(settings, &spec));
+    kernel.expect(&["TCP 192.0.2.1:80 wrr", "-> 10.0.0.1:80 1"]);
+    running.stop();
+}
+
+#[test]
 fn a_scheduler_that_the_kernel_does_not_have_is_found_before_anything_changes() {
     let (scratch, kernel) = (Scratch::new("scheduler"), Shared::default());
     let (running, _) = scratch.start(&kernel);
@@ -256,6 +305,66 @@ fn a_scheduler_that_the_kernel_does_not_have_is_found_before_anything_changes() 
     assert_eq!(missing, Err("find scheduler: the kernel has no scheduler `wllc`".to_owned()));
     assert_eq!(kernel.with(|kernel| kernel.writes()), 0, "nothing is written");
     running.stop();
+}
+
+#[test]
+fn servers_that_fail_stay_with_the_weight_0_if_the_pool_inhibits_them() {
+    let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
+    spec.servers[1].state = AdminState::Maintenance;
+    let weights = |spec: &PoolSpec| -> Vec<u32> {
+        let setup = derived(IpvsServiceSpec::default(), spec);
+        setup
+            .wanted
+            .values()
+            .flat_map(|service| service.destinations.values().map(|one| one.weight))
+            .collect()
+    };
+    assert_eq!(weights(&spec), [1]);
+    spec.inhibit_on_failure = true;
+    assert_eq!(weights(&spec), [1, 0]);
+}
+
+/// Applies the changes from one wanted table to another one by one, and checks that clients always have a server.
+fn expect_servers_all_along(kernel: &mut FakeKernel, reconciler: &mut Reconciler, wanted: &Setup) {
+    let takes_clients = |kernel: &mut FakeKernel| {
+        let table = kernel.table().unwrap();
+        table.iter().all(|entry| entry.destinations.iter().any(|one| one.destination.weight > 0))
+    };
+    let had_servers = takes_clients(kernel) && !kernel.table().unwrap().is_empty();
+    let found = kernel.table().unwrap();
+    for step in reconciler.plan(&wanted.wanted, &found, Duration::ZERO) {
+        kernel.apply(&[step.change]).unwrap().into_iter().for_each(|result| result.unwrap());
+        assert!(!had_servers || takes_clients(kernel), "{:?}", kernel.table());
+    }
+    assert!(takes_clients(kernel));
+}
+
+#[test]
+fn a_service_is_never_empty_while_the_sorry_server_comes_and_leaves() {
+    let mut healthy = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1), ("10.0.0.9:80", 1)]);
+    (healthy.servers[2].name, healthy.servers[2].is_sorry) = ("sorry".into(), true);
+    healthy.quorum = Some(QuorumSpec { weight: 2, hysteresis: 1 });
+    for state in [AdminState::Maintenance, AdminState::Drain] {
+        for inhibit_on_failure in [false, true] {
+            for is_persistent in [false, true] {
+                let timeout = Duration::from_secs(300);
+                let persistence = is_persistent.then_some(IpvsPersistence {
+                    timeout,
+                    prefix_v4: 32,
+                    prefix_v6: 128,
+                    engine: None,
+                });
+                let settings = IpvsServiceSpec { persistence, ..IpvsServiceSpec::default() };
+                healthy.inhibit_on_failure = inhibit_on_failure;
+                let mut failed = healthy.clone();
+                failed.servers[..2].iter_mut().for_each(|server| server.state = state);
+                let (mut kernel, mut reconciler) = (FakeKernel::default(), Reconciler::default());
+                for spec in [&healthy, &failed, &healthy, &failed] {
+                    expect_servers_all_along(&mut kernel, &mut reconciler, &derived(settings.clone(), spec));
+                }
+            }
+        }
+    }
 }
 
 #[test]

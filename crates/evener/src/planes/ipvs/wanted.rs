@@ -156,7 +156,7 @@ fn destinations(
         let at = if address.port() == 0 { port } else { address.port() };
         let key = DestinationKey { address: address.ip(), port: at };
         servers.push((key, id));
-        match weight(row) {
+        match weight(row, pool.traits().inhibit_on_failure) {
             Some(weight) => {
                 let (lower, upper) = thresholds(row);
                 let destination = Destination::new(key, forwarding(settings.forward)).weight(weight);
@@ -178,12 +178,14 @@ fn destinations(
 }
 
 /// Returns the weight of a server; `None` if the server is not a destination. The weight 0 of a configuration stays, so
-/// that its connections do.
-fn weight(row: &Row) -> Option<u32> {
+/// that its connections do. With `inhibit`, servers that failed stay with the weight 0.
+fn weight(row: &Row, inhibit: bool) -> Option<u32> {
     if row.role.is_candidate {
         return Some(row.share.div_ceil(WEIGHT_UNIT).max(1));
     }
-    (row.weight == 0 && row.role.takes == Takes::Known).then_some(0)
+    // A sorry server that is not needed does not belong to the table.
+    let stays = row.weight == 0 && row.role.takes == Takes::Known || inhibit && !row.is_sorry;
+    stays.then_some(0)
 }
 
 /// Returns the lower and the upper threshold.

@@ -49,6 +49,7 @@ impl Explanation {
             ChooseBy::Turn => None,
             ChooseBy::Client => choices.pick(&table, of_client(self.client)),
         };
+        self.add_quorum(snapshot.quorum().copied());
         self.add_choice(&choices, &table);
         self.servers = servers_of(&table, &choices, chosen, snapshot, &Request::of(self.client, now));
         self.moving = table

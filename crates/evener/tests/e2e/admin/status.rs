@@ -77,6 +77,7 @@ fn documented_keys() -> Value {
                 "reason": "string",
                 "since_s": "number",
                 "active": "number",
+                "associations": "number",
                 "warm": "number",
                 "last_check": {
                     "passed": "bool", "reason": "string", "ago_s": "number", "took_s": "number",

@@ -58,6 +58,29 @@ fn an_http_check_follows_status_and_body_by_rise_and_fall() {
 }
 
 #[test]
+fn an_http_check_compares_the_digest_and_the_regular_expression() {
+    let server = web(&Arc::new(AtomicU16::new(200)));
+    let config = |keys: &str| {
+        format!(
+            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }},\n\
+             check = check.http {{ path = \"/health\", host = \"checked\", {keys}, every = \"50ms\", fall = 1, rise = 1 }} }}",
+            server.port
+        )
+    };
+    let wrong = "0".repeat(64);
+    let evener = Evener::run(&config(&format!("digest = \"{wrong}\"")));
+    wait_for(&evener, "a", "down");
+    let reason = evener.server("a")["reason"].as_str().unwrap().to_owned();
+    let digest = reason.strip_prefix("http: the digest of the body is ").unwrap();
+    evener
+        .reload(&config(&format!("digest = \"{}\", regex = \"^all: (ok|fine) *$\"", digest.to_uppercase())));
+    wait_for(&evener, "a", "up");
+    evener.reload(&config("regex = \"^all: (bad|worse)\""));
+    wait_for(&evener, "a", "down");
+    assert_eq!(evener.server("a")["reason"], "http: the body does not match \"^all: (bad|worse)\"");
+}
+
+#[test]
 fn an_https_check_verifies_the_certificate() {
     let directory = Directory::new();
     let issued = rcgen::generate_simple_self_signed(vec!["web.example".to_owned()]).unwrap();

@@ -78,7 +78,7 @@ fn an_invalid_file_changes_nothing_and_the_reason_is_reported() {
         ),
         (
             good.replace("listen", "plane = \"ipvs\", listen"),
-            ":1: service `s`: plane \"ipvs\" is not in this version: ",
+            ":1: service `s`: `127.0.0.1:0` is not a virtual address",
         ),
     ];
     let before = evener.status()["pools"].clone();

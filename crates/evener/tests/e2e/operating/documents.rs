@@ -163,9 +163,15 @@ fn the_example_dns_runs_as_its_comment_says() {
 }
 
 #[test]
-fn the_example_xdp_is_valid_as_its_comment_says() {
-    // It is only checked: it needs an interface and servers.
-    let text = fs::read_to_string(root().join("examples/xdp.lua")).unwrap();
+fn the_examples_of_kernel_planes_are_valid_as_their_comments_say() {
+    // They are only checked: they need an interface or IPVS, and servers.
+    for name in ["examples/xdp.lua", "examples/ipvs.lua"] {
+        check_example(name);
+    }
+}
+
+fn check_example(name: &str) {
+    let text = fs::read_to_string(root().join(name)).unwrap();
     let mut steps = steps_of_example(&text).into_iter();
     let Step { command, expected, .. } = steps.next().unwrap();
     let mut words = command.split(' ');
@@ -187,7 +193,7 @@ fn every_example_is_run_by_a_test() {
         .filter(|name| name.ends_with(".lua"))
         .collect();
     names.sort();
-    assert_eq!(names, ["dns.lua", "edge.lua", "many.lua", "web.lua", "xdp.lua"]);
+    assert_eq!(names, ["dns.lua", "edge.lua", "ipvs.lua", "many.lua", "web.lua", "xdp.lua"]);
 }
 
 /// Returns the commands of a document: lines in its code blocks that begin with `evener`. Lines that begin with
@@ -242,6 +248,11 @@ fn the_commands_of_the_readme_run() {
     run_document("README.md", &["10.0.0.51", "10.0.0.52", "10.0.0.99"], |directory, text| {
         let block = text.split("```lua\n").nth(1).unwrap().split("```").next().unwrap();
         directory.write("web.lua", block);
+        directory.write(
+            "keepalived.conf",
+            "virtual_server 192.0.2.1 80 {\n  lb_algo rr\n  lb_kind NAT\n  protocol TCP\n  \
+             real_server 10.0.0.51 80 {\n    weight 1\n    TCP_CHECK {\n      connect_timeout 3\n    }\n  }\n}\n",
+        );
     });
 }
 

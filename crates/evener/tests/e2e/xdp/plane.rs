@@ -8,6 +8,7 @@ use crate::harness::xdp::{
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
 
 const PORT: u16 = 5683;
 
@@ -256,6 +257,34 @@ fn packets_follow_changed_neighbours() {
     network.servers().run("ip link set dev eth1 address 02:00:00:00:00:77");
     network.director().run(&format!("ip neighbour replace {server} lladdr 02:00:00:00:00:77 dev eth1"));
     assert_eq!(client.ask_until_reply(to).server(), server, "the new address of the neighbour is used");
+}
+
+#[test]
+fn packets_follow_changed_routes() {
+    let Some(network) = XdpNetwork::two_armed() else { return };
+    let server: IpAddr = "10.9.0.1".parse().unwrap();
+    network.servers().run(&format!("ip address add {server}/32 dev lo"));
+    // No interface has the MAC address of the first gateway.
+    network.director().run(&format!(
+        "ip neighbour replace 10.0.4.99 lladdr 02:00:00:00:00:99 dev eth1 nud permanent
+         ip route add {server}/32 via 10.0.4.99"
+    ));
+    let _udp = Echo::udp(network.servers(), &[server], &[PORT]);
+    let config = format!(
+        "xdp {{ flows = 4096 }} pool \"p\" {{ \"{server}:{PORT}\" }}
+         service \"s\" {{ plane = \"xdp\", interfaces = {{ \"eth0\", \"eth1\" }}, protocol = \"udp\", \
+                          listen = \"{VIP_V4}:{PORT}\", pool = \"p\" }}"
+    );
+    let _evener = network.evener(&config);
+    let to = SocketAddr::new(VIP_V4, PORT);
+    let client = client(&network, VIP_V4);
+    client.send(to, b"lost");
+    assert!(
+        client.receive_within(Duration::from_millis(300)).is_none(),
+        "the first gateway takes no packets"
+    );
+    network.director().run(&format!("ip route replace {server}/32 via 10.0.4.11"));
+    assert_eq!(client.ask_until_reply(to).server(), server, "the new route is used");
 }
 
 #[test]

@@ -198,4 +198,11 @@ fn associations_are_counted_listed_and_explained() {
         let numbers: Vec<_> = servers.map(|server| server["associations"].as_u64().unwrap()).collect();
         (status["services"][0]["associations"] == 4 && numbers == of_servers).then_some(())
     });
+    let (number, count) = if of_servers[0] > 0 { (11, of_servers[0]) } else { (12, of_servers[1]) };
+    let server = format!("p/{}:{PORT}", server_v4(number));
+    let output = evener.run_command(&["drain", &server, "--wait", "--timeout", "1s"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains(&format!("{server} still has {count} association")), "{error}");
+    assert!(error.contains(&format!("evener maintenance {server}")), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Checks of real servers.
 
 use super::{Reader, note};
+use crate::check::compile;
 use crate::compat::lvs::syntax::Statement;
 use crate::compat::lvs::{Check, Probe};
 
@@ -34,25 +35,76 @@ const COMMON: &[&str] = &[
     "log_all_failures",
 ];
 
+/// Keys of some checks.
+const OTHERS: &[&str] = &[
+    "misc_path",
+    "misc_timeout",
+    "misc_dynamic",
+    "user",
+    "helo_name",
+    "host",
+    "url",
+    "type",
+    "name",
+    "payload",
+    "require_reply",
+    "min_reply_length",
+    "max_reply_length",
+    "nb_get_retry",
+    "virtualhost",
+    "enable_sni",
+    "http_protocol",
+    "tls_compliant",
+];
+
+/// Keys of the page that a check of HTTP requests.
+const OF_URL: &[&str] = &[
+    "path",
+    "status_code",
+    "digest",
+    "regex",
+    "regex_no_match",
+    "regex_options",
+    "regex_stack",
+    "regex_min_offset",
+    "regex_max_offset",
+];
+
+/// Returns the names of checks and their keys.
+#[cfg(test)]
+pub(super) fn keywords() -> impl Iterator<Item = &'static str> {
+    KINDS.into_iter().chain([COMMON, OTHERS, OF_URL].into_iter().flatten().copied())
+}
+
 impl Reader {
     /// Reads a check. Returns `None` if Evener has no such check.
     pub(super) fn check(&mut self, statement: &Statement) -> Option<Check> {
         let keyword = statement.keyword();
-        let probe = match keyword {
-            "TCP_CHECK" => Some(Probe::Tcp),
-            "HTTP_GET" | "SSL_GET" => self.http(statement),
-            "DNS_CHECK" => Some(Probe::Dns { name: ".".into(), kind: "SOA".into() }),
-            "UDP_CHECK" => Some(Probe::Udp { send: "\\0".into() }),
-            _ => {
-                let advice = "write a check of another kind, or a function: see `evener help check`";
-                self.notes.push(note(statement, advice));
-                return None;
-            }
+        let probe = self.probe(statement)?;
+        let mut check = Check {
+            probe,
+            port: None,
+            timeout: None,
+            retries: None,
+            retry_pause: None,
+            every: None,
+            warm_up: None,
         };
-        let mut check =
-            Check { probe: probe?, port: None, timeout: None, retries: None, retry_pause: None, every: None };
         for line in statement.block() {
             match line.keyword() {
+                "misc_path" if keyword == "MISC_CHECK" => {}
+                "misc_timeout" if keyword == "MISC_CHECK" => check.timeout = self.milliseconds(line),
+                "misc_dynamic" if keyword == "MISC_CHECK" => {
+                    self.notes.push(note(line, "each status but 0 is a failure; a function can set weights"));
+                }
+                "user" if keyword == "MISC_CHECK" => {
+                    self.notes.push(note(line, "the program runs with the rights of Evener"));
+                }
+                "helo_name" if keyword == "SMTP_CHECK" => match (line.arguments(), &mut check.probe) {
+                    ([name], Probe::Smtp { helo }) => *helo = Some(name.clone()),
+                    _ => self.wrong(line, "a name"),
+                },
+                "host" if keyword == "SMTP_CHECK" => self.smtp_host(line, &mut check),
                 "connect_port" => check.port = self.number(line),
                 "connect_timeout" => check.timeout = self.milliseconds(line),
                 "retry" | "nb_get_retry" => check.retries = self.number(line),
@@ -60,8 +112,9 @@ impl Reader {
                 "delay_loop" => check.every = self.milliseconds(line),
                 "url" | "virtualhost" | "enable_sni" | "http_protocol" | "tls_compliant"
                     if keyword.ends_with("_GET") => {}
-                "alpha" | "log_all_failures" | "warmup" => {
-                    self.notes.push(note(line, "the first checks are spread by jitter"));
+                "warmup" => check.warm_up = self.milliseconds(line),
+                "alpha" | "log_all_failures" => {
+                    self.notes.push(note(line, "an unchecked server takes clients only while no other can"));
                 }
                 "type" if keyword == "DNS_CHECK" => self.dns_type(line, &mut check),
                 "name" if keyword == "DNS_CHECK" => self.dns_name(line, &mut check),
@@ -73,13 +126,36 @@ impl Reader {
                     self.notes.push(note(line, "a check has no such setting"));
                 }
                 _ => {
-                    let more =
-                        ["url", "type", "name", "payload", "nb_get_retry", "virtualhost", "enable_sni"];
-                    self.unknown(line, COMMON.iter().copied().chain(more), keyword);
+                    self.unknown(line, COMMON.iter().chain(OTHERS).copied(), keyword);
                 }
             }
         }
         Some(check)
+    }
+
+    fn probe(&mut self, statement: &Statement) -> Option<Probe> {
+        match statement.keyword() {
+            "TCP_CHECK" => Some(Probe::Tcp),
+            "HTTP_GET" | "SSL_GET" => self.http(statement),
+            "DNS_CHECK" => Some(Probe::Dns { name: ".".into(), kind: "SOA".into() }),
+            "UDP_CHECK" => Some(Probe::Udp { send: "\\0".into() }),
+            "SMTP_CHECK" => Some(Probe::Smtp { helo: None }),
+            "MISC_CHECK" => {
+                let path = statement.block().iter().find(|line| line.keyword() == "misc_path");
+                match path {
+                    Some(line) => self.program(line).map(Probe::Exec),
+                    None => {
+                        self.problems.push(statement.problem("MISC_CHECK needs a program: add misc_path"));
+                        None
+                    }
+                }
+            }
+            _ => {
+                let advice = "write a check of another kind, or a function: see `evener help check`";
+                self.notes.push(note(statement, advice));
+                None
+            }
+        }
     }
 
     fn http(&mut self, statement: &Statement) -> Option<Probe> {
@@ -88,6 +164,7 @@ impl Reader {
         for more in urls {
             self.notes.push(note(more, "a check requests one page"));
         }
+        let (mut digest, mut regex) = (None, None);
         let (mut path, mut host, mut statuses) = ("/".to_owned(), None, (200..=299).collect());
         for line in statement.block().iter().filter(|line| line.keyword() == "virtualhost") {
             host = line.arguments().first().cloned();
@@ -102,18 +179,37 @@ impl Reader {
                         None => self.wrong(line, "statuses such as 200 or 200-299"),
                     }
                 }
+                ("digest", [digits]) => digest = Some(digits.clone()),
+                ("regex", [text]) if compile(text).is_ok() => regex = Some(text.clone()),
                 (
                     "digest" | "regex" | "regex_no_match" | "regex_options" | "regex_stack"
                     | "regex_min_offset" | "regex_max_offset" | "tls_compliant",
                     _,
                 ) => {
-                    self.notes.push(note(line, "write body = \"...\", a text in the response"));
+                    self.notes.push(note(
+                        line,
+                        "write regex = \"...\", an expression without backreferences and look-around",
+                    ));
                 }
-                _ => self.unknown(line, ["path", "digest", "status_code", "virtualhost", "regex"], "url"),
+                _ => self.unknown(line, OF_URL.iter().copied().chain(["virtualhost"]), "url"),
             }
         }
         // keepalived takes every 2xx status if no status is named.
-        Some(Probe::Http { is_tls: statement.keyword() == "SSL_GET", path, host, statuses })
+        Some(Probe::Http { is_tls: statement.keyword() == "SSL_GET", path, host, statuses, digest, regex })
+    }
+
+    /// Reads `host { connect_port 25 }` of an SMTP check.
+    fn smtp_host(&mut self, statement: &Statement, check: &mut Check) {
+        for line in statement.block() {
+            match line.keyword() {
+                "connect_port" => check.port = self.number(line),
+                "connect_timeout" => check.timeout = self.milliseconds(line),
+                _ if COMMON.contains(&line.keyword()) => {
+                    self.notes.push(note(line, "a check has no such setting"));
+                }
+                _ => self.unknown(line, COMMON.iter().copied(), "host"),
+            }
+        }
     }
 
     fn dns_type(&mut self, line: &Statement, check: &mut Check) {

@@ -3,7 +3,7 @@
 use super::check::KINDS;
 use super::{Reader, endpoint, note};
 use crate::compat::lvs::syntax::Statement;
-use crate::compat::lvs::{RealServer, VirtualServer};
+use crate::compat::lvs::{Hooks, RealServer, VirtualServer};
 use crate::config::Location;
 use evener_core::spec::IpvsScheduler;
 
@@ -12,25 +12,20 @@ const SKIPPED: &[(&str, &str)] = &[
     ("alpha", "servers are up until a check fails"),
     ("omega", "see `notify`"),
     ("ha_suspend", "start and stop evener with VRRP's notify scripts"),
-    ("hysteresis", "the virtual address follows the servers that are up"),
-    ("quorum", "the virtual address follows the servers that are up"),
-    ("quorum_up", "follow `evener events`"),
-    ("quorum_down", "follow `evener events`"),
-    ("sorry_server_inhibit", "the servers of tier 2 stay in the table"),
+    ("sorry_server_inhibit", "the sorry server is in the table only while it is needed"),
     ("sorry_server_lvs_method", "all servers of a service have one method"),
-    ("inhibit_on_failure", "a server that fails gets no new clients"),
     ("smtp_alert", "follow `evener events`"),
     ("snmp_name", "`evener status --json` has the names"),
     ("hashed", "the kernel ignores it"),
+    ("flag-3", "no scheduler of the kernel uses it"),
     ("ip_family", "the family follows from the addresses"),
     ("virthost", "write host in the check"),
     ("virtualhost", "write host in the check"),
-    ("warmup", "the first checks are spread by jitter"),
     ("log_all_failures", "each failure of a check is counted"),
-    ("notify_up", "follow `evener events`"),
-    ("notify_down", "follow `evener events`"),
-    ("notify_down_timeout", "follow `evener events`"),
-    ("lthreshold", "a server takes clients again as soon as it is below max"),
+    ("notify_down_timeout", "write timeout in notify"),
+    ("notify_up_timeout", "write timeout in notify"),
+    ("quorum_up_timeout", "write timeout in notify"),
+    ("quorum_down_timeout", "write timeout in notify"),
 ];
 
 /// Further statements of a virtual server, for hints.
@@ -51,18 +46,34 @@ const TAKEN: &[&str] = &[
     "mh-fallback",
     "flag-1",
     "flag-2",
-    "flag-3",
     "connect_timeout",
     "retry",
     "delay_before_retry",
+    "warmup",
     "weight",
     "sorry_server",
+    "quorum",
+    "quorum_up",
+    "quorum_down",
+    "hysteresis",
+    "inhibit_on_failure",
     "real_server",
 ];
 
 /// Further statements of a real server, for hints.
-const TAKEN_BY_SERVER: &[&str] =
-    &["weight", "uthreshold", "lvs_method", "connect_timeout", "retry", "delay_before_retry", "delay_loop"];
+const TAKEN_BY_SERVER: &[&str] = &[
+    "weight",
+    "uthreshold",
+    "lthreshold",
+    "inhibit_on_failure",
+    "notify_up",
+    "notify_down",
+    "lvs_method",
+    "connect_timeout",
+    "retry",
+    "delay_before_retry",
+    "delay_loop",
+];
 
 impl Reader {
     /// Reads a virtual server.
@@ -76,6 +87,7 @@ impl Reader {
                 "connect_timeout" => server.timeout = self.milliseconds(line).unwrap_or(server.timeout),
                 "retry" => server.retries = self.number(line),
                 "delay_before_retry" => server.retry_pause = self.milliseconds(line),
+                "warmup" => server.warm_up = self.milliseconds(line),
                 "weight" => weight = self.number(line),
                 "lb_algo" | "lvs_sched" => self.scheduler(line, &mut server),
                 "lb_kind" | "lvs_method" => self.method(line, &mut server),
@@ -97,6 +109,11 @@ impl Reader {
                 },
                 "sh-port" | "mh-port" | "flag-2" => server.scheduler_flags.push("port"),
                 "sh-fallback" | "mh-fallback" | "flag-1" => server.scheduler_flags.push("fallback"),
+                "quorum_up" => self.hook(line, "quorum_up", &mut server.hooks),
+                "quorum_down" => self.hook(line, "quorum_down", &mut server.hooks),
+                "quorum" => server.quorum = self.number(line),
+                "hysteresis" => server.hysteresis = self.number(line),
+                "inhibit_on_failure" => server.inhibits = true,
                 "sorry_server" => server.sorry = self.address(line),
                 "real_server" => server.servers.extend(self.real_server(line, &server)),
                 word => match SKIPPED.iter().find(|(skipped, _)| *skipped == word) {
@@ -111,6 +128,8 @@ impl Reader {
         for real in &mut server.servers {
             real.weight = real.weight.or(weight);
         }
+        self.share_hooks(&mut server);
+        server.inhibits |= server.servers.iter().any(|real| real.inhibits);
         if server.servers.is_empty()
             && server.sorry.is_none()
             && statement.block().iter().all(|line| line.keyword() != "real_server")
@@ -210,10 +229,23 @@ impl Reader {
     fn real_server(&mut self, statement: &Statement, of: &VirtualServer) -> Option<RealServer> {
         let address = self.address(statement);
         let line = Some(statement.location().line());
-        let mut server = RealServer { line, address: String::new(), weight: None, upper: None, check: None };
+        let mut server = RealServer {
+            line,
+            address: String::new(),
+            weight: None,
+            upper: None,
+            lower: None,
+            inhibits: false,
+            hooks: Hooks::new(),
+            check: None,
+        };
         for line in statement.block() {
             match line.keyword() {
                 "weight" => server.weight = self.number(line),
+                "inhibit_on_failure" => server.inhibits = true,
+                "notify_up" => self.hook(line, "up", &mut server.hooks),
+                "notify_down" => self.hook(line, "down", &mut server.hooks),
+                "lthreshold" => server.lower = self.number(line),
                 "uthreshold" => server.upper = self.number(line),
                 "lvs_method" | "lb_kind" => {
                     let mut described =
@@ -224,7 +256,7 @@ impl Reader {
                         self.problems.push(line.problem(message));
                     }
                 }
-                "retry" | "delay_before_retry" | "connect_timeout" | "delay_loop" => {
+                "retry" | "delay_before_retry" | "connect_timeout" | "delay_loop" | "warmup" => {
                     self.notes.push(note(line, "write it in the check"));
                 }
                 word if KINDS.contains(&word) => {
@@ -274,8 +306,13 @@ impl VirtualServer {
             timeout: 5000,
             retries: None,
             retry_pause: None,
+            warm_up: None,
             servers: Vec::new(),
             sorry: None,
+            quorum: None,
+            hysteresis: None,
+            inhibits: false,
+            hooks: Hooks::new(),
             has_default_check: false,
         }
     }
@@ -289,4 +326,16 @@ fn prefix_of(text: &str) -> Option<u8> {
         return (bits.count_ones() == length && length > 0).then_some(length as u8);
     }
     text.parse::<u8>().ok().filter(|length| (1..=128).contains(length))
+}
+
+/// Returns the statements that virtual servers and real servers can have.
+#[cfg(test)]
+pub(super) fn keywords() -> impl Iterator<Item = &'static str> {
+    SKIPPED.iter().map(|(word, _)| *word).chain(TAKEN.iter().copied()).chain(TAKEN_BY_SERVER.iter().copied())
+}
+
+/// Returns the statements that are not taken over.
+#[cfg(test)]
+pub(super) fn skipped() -> impl Iterator<Item = &'static str> {
+    SKIPPED.iter().map(|(word, _)| *word)
 }

@@ -3,6 +3,7 @@
 mod check;
 mod discover;
 mod dns;
+mod failing;
 mod http;
 mod ipvs;
 mod patience;
@@ -229,7 +230,9 @@ impl Chance<'_> {
             limits: Limits { soft, hard: self.maybe(|chance| chance.within(soft.unwrap_or(1)..=u32::MAX)) },
             acl: self.maybe(Self::acl),
             state: self.pick(&AdminState::ALL),
+            is_sorry: false,
             quic_id: self.maybe(Self::quic_id),
+            check: None,
         }
     }
 
@@ -250,15 +253,7 @@ impl Chance<'_> {
             Kind::Xdp,
             Kind::Ipvs,
         ]);
-        let name = match self.below(3) {
-            0 => self.pick(&["drop", "reject", "tarpit"]).to_owned(),
-            1 => format!("127.0.0.1:{}", self.unique()),
-            _ => format!("{}{}", self.word(), self.unique()),
-        };
-        let name: Arc<str> = match self.pools.iter().any(|(other, _)| **other == *name) {
-            true => format!("{name} {}", self.unique()).into(),
-            false => name.into(),
-        };
+        let name = self.pool_name();
         self.pools.push((Arc::clone(&name), kind));
         let (servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
@@ -270,6 +265,8 @@ impl Chance<'_> {
                 };
                 let mut servers = self.some(1..=4, server);
                 servers[0].weight = servers[0].weight.max(1);
+                let sorry = self.one_in(4).then(|| server(self));
+                servers.extend(sorry.map(|sorry| self.sorry(sorry)));
                 (servers, Vec::new())
             }
         };
@@ -298,6 +295,9 @@ impl Chance<'_> {
             failover: self.pick(&[Failover::Next, Failover::Never]),
             retry_budget: self.retry_budget(),
             slow_start: self.maybe(Self::time),
+            quorum: self.maybe(Self::quorum),
+            notify: self.maybe(|chance| Arc::new(chance.notify())),
+            inhibit_on_failure: on_down == OnDown::Keep && self.one_in(4),
             queue: self.queue(),
             tls: tls.map(Arc::new),
             send_proxy: match (self.below(4), kind) {
@@ -334,6 +334,7 @@ impl Chance<'_> {
         let kind = match self.below(6) {
             _ if matches!(kind, Kind::Datagrams | Kind::Dns) && self.one_in(2) => self.dns_check(),
             0 => CheckKind::Udp { send: self.bytes(), expect: self.maybe(Self::bytes) },
+            1 if self.one_in(2) => CheckKind::Exec { program: self.program() },
             1 => CheckKind::Tcp,
             2 if tls.is_none() => self.http_check(None),
             4 if tls.is_none() => {
@@ -364,6 +365,7 @@ impl Chance<'_> {
                 edge @ 2..=3 => (edge - 2) as f64,
                 _ => defaults.jitter,
             },
+            warm_up: self.or(defaults.warm_up, |c| c.duration(moment, minute)),
             port: self.maybe(|chance| chance.within(1..=65_535) as u16),
             kind: defaults.kind,
         }

@@ -80,7 +80,7 @@ fn check_rows() -> String {
     let mut rows = String::new();
     for key in check::KEYS {
         let kinds: Vec<&str> = key.tables.iter().filter_map(|table| table.strip_prefix("check.")).collect();
-        let kinds = if kinds.len() == 7 { "all".into() } else { kinds.join(", ") };
+        let kinds = if kinds.len() == 8 { "all".into() } else { kinds.join(", ") };
         let Key { name, kind, default, text, .. } = key;
         let _ = writeln!(rows, "| `{name}` | {kinds} | {kind} | {default} | {text} |");
     }

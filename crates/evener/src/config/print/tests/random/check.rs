@@ -22,6 +22,11 @@ impl Chance<'_> {
             host: self.maybe(|chance| chance.pick(&["a.example", "\"\\[["]).into()),
             status: self.or(usual, |c| c.some(1..=90, |c| c.within(100..=599) as u16).into_iter().collect()),
             body: self.maybe(Self::prose),
+            regex: self.maybe(|chance| chance.pick(&["^ok$", "a{2,3}|\\\\d", "\\u{e4}"]).to_owned()),
+            digest: self.maybe(|chance| {
+                let length = chance.pick(&[32, 64]);
+                chance.pick(&["0", "9f"]).repeat(64)[..length].to_owned()
+            }),
             tls,
         }
     }

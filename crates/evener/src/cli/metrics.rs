@@ -1,0 +1,23 @@
+//! `evener metrics`
+
+use super::AdminArgs;
+use crate::admin::client::Client;
+use clap::Args;
+
+/// `evener metrics`
+#[derive(Args, Debug)]
+pub(super) struct MetricsCommand {
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl MetricsCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        if self.admin_args.json {
+            anyhow::bail!("the metrics have no JSON: `evener status --json` has the same numbers");
+        }
+        let text = Client::find(self.admin_args.socket.as_deref())?.text("/metrics").await?;
+        crate::output::to_stdout(format_args!("{text}"));
+        Ok(())
+    }
+}

@@ -1,0 +1,365 @@
+//! The actor that runs functions on its own thread, and the watchdog that replaces a stuck thread.
+
+use super::call::{Call, run};
+use super::objects::{PoolObject, ServerObject};
+use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, library};
+use crate::config::Program;
+use arc_swap::ArcSwap;
+use evener_core::ServerId;
+use evener_core::event::Event;
+use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Time limit of a timer's or handler's call.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval at which the watchdog looks.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// Number of slices between two looks at sockets, timers and new commands. With the default of Tokio, a loop would
+/// delay them by 60 slices.
+const POLLS_BETWEEN_EVENTS: u32 = 4;
+
+/// Maximum number of events of functions a second that functions handle.
+const SCRIPT_EVENTS_MAX: u32 = 100;
+
+/// Sends a message to the supervisor. Returns false if it was not sent.
+pub(crate) type Outputs = Arc<dyn Fn(Output) -> bool + Send + Sync>;
+
+/// Result of a function that checks a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    Fail(String),
+    /// The function gave no verdict.
+    Nothing,
+    /// The function failed or was stopped.
+    Error(String),
+}
+
+enum Command {
+    Check {
+        number: usize,
+        pool: Arc<str>,
+        server: ServerId,
+        tag: u64,
+        timeout: Duration,
+        reply: oneshot::Sender<Verdict>,
+    },
+    Event(usize, Vec<(&'static str, String)>),
+}
+
+/// The thread that runs functions now.
+struct Thread {
+    commands: mpsc::UnboundedSender<Command>,
+    runtime: Arc<Runtime>,
+    program: Arc<Program>,
+}
+
+struct Shared {
+    thread: ArcSwap<Thread>,
+    /// Set when the actor ends.
+    stop: Mutex<bool>,
+}
+
+/// Runs the functions of a configuration until it is dropped.
+pub(crate) struct Actor {
+    shared: Arc<Shared>,
+    handlers: BTreeSet<String>,
+    generation: u64,
+    script_events: ScriptEvents,
+}
+
+/// Limits the events of functions that are handled, because a handler can cause the event that it handles.
+#[derive(Default)]
+struct ScriptEvents {
+    /// Beginning of a second, and the number of events since then.
+    second: Mutex<Option<(Instant, u32)>>,
+}
+
+impl ScriptEvents {
+    /// Counts an event. Returns false if there were too many in a second.
+    fn admit(&self, event: &Event) -> bool {
+        let is_of_script = matches!(
+            event,
+            Event::ScriptChanged { .. }
+                | Event::ScriptFailed { .. }
+                | Event::ScriptsRestarted { .. }
+                | Event::ScriptMessage { .. }
+        );
+        if !is_of_script {
+            return true;
+        }
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *second {
+            Some((began, count)) if began.elapsed() < Duration::from_secs(1) => {
+                *count += 1;
+                *count <= SCRIPT_EVENTS_MAX
+            }
+            other => {
+                *other = Some((Instant::now(), 1));
+                true
+            }
+        }
+    }
+}
+
+/// The part of the actor that tasks share.
+#[derive(Clone)]
+pub(crate) struct Checker(Arc<Shared>);
+
+impl Checker {
+    /// Runs a function that checks a server. Dropping the future cancels the call.
+    pub(crate) async fn check(
+        &self,
+        number: usize,
+        (pool, server): (Arc<str>, ServerId),
+        tag: u64,
+        timeout: Duration,
+    ) -> Verdict {
+        let (reply, verdict) = oneshot::channel();
+        let command = Command::Check { number, pool, server, tag, timeout, reply };
+        let thread = self.0.thread.load_full();
+        if thread.commands.send(command).is_err() {
+            return Verdict::Nothing;
+        }
+        tokio::select! {
+            verdict = verdict => verdict.unwrap_or(Verdict::Nothing),
+            // A thread that was given up drops nothing, so that the reply would never come.
+            () = thread.runtime.wait_for_end() => match thread.runtime.given_up() {
+                Some(call) if call.tag() == Some(tag) => {
+                    Verdict::Error(format!("{}: it did not end, and all functions were started anew", call.script()))
+                }
+                _ => Verdict::Nothing,
+            },
+        }
+    }
+}
+
+impl Actor {
+    /// Starts the functions of a configuration.
+    pub(crate) fn start(
+        program: &Arc<Program>,
+        generation: u64,
+        pools: PoolSlots,
+        outputs: Outputs,
+    ) -> std::io::Result<Self> {
+        let thread = Thread::start(program, generation, pools, outputs)?;
+        let shared = Arc::new(Shared { thread: ArcSwap::from_pointee(thread), stop: Mutex::new(false) });
+        let watched = Arc::clone(&shared);
+        std::thread::Builder::new().name("scripts-watch".into()).spawn(move || watch(&watched))?;
+        let handlers = program.handlers().iter().map(|(name, _)| name.clone()).collect();
+        Ok(Self { shared, handlers, generation, script_events: ScriptEvents::default() })
+    }
+
+    /// Returns the number of the configuration.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the part that checks servers.
+    pub(crate) fn checker(&self) -> Checker {
+        Checker(Arc::clone(&self.shared))
+    }
+
+    /// Runs the handlers of an event.
+    pub(crate) fn on_event(&self, event: &Event) {
+        if !self.handlers.contains(event.name()) || !self.script_events.admit(event) {
+            return;
+        }
+        let thread = self.shared.thread.load();
+        let mut fields = vec![("name", event.name().to_owned())];
+        event.fields(&mut |name, value| fields.push((name, value.to_string())));
+        for (name, number) in thread.program.handlers() {
+            if name == event.name() && thread.runtime.begin_waiting() {
+                let _ = thread.commands.send(Command::Event(*number, fields.clone()));
+            }
+        }
+    }
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.thread.load().runtime.end();
+    }
+}
+
+/// Replaces a thread that does not return from a call. The thread itself ends when the call does.
+fn watch(shared: &Shared) {
+    loop {
+        std::thread::sleep(WATCH_EVERY);
+        if *shared.stop.lock().unwrap_or_else(PoisonError::into_inner) {
+            return;
+        }
+        let thread = shared.thread.load_full();
+        let Some(call) = thread.runtime.stuck() else { continue };
+        let script = call.script().to_owned();
+        (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script: script.clone() }));
+        thread.runtime.give_up(call);
+        match thread.replacement() {
+            Ok(next) => {
+                let next = Arc::new(next);
+                shared.thread.store(Arc::clone(&next));
+                if *shared.stop.lock().unwrap_or_else(PoisonError::into_inner) {
+                    next.runtime.end();
+                }
+            }
+            Err(why) => {
+                let error = format!("no function runs until a reload: {why}");
+                let event = Event::ScriptFailed { script, pool: None, server: None, error };
+                (thread.runtime.outputs)(Output::Event(event));
+                return;
+            }
+        }
+    }
+}
+
+impl Thread {
+    /// Starts a thread with the same functions, read from the file again.
+    fn replacement(&self) -> Result<Self, String> {
+        let program = Arc::new(self.program.again()?);
+        let pools = self.runtime.pools.load().as_ref().clone();
+        let outputs = Arc::clone(&self.runtime.outputs);
+        Self::start(&program, self.runtime.generation, pools, outputs).map_err(|error| error.to_string())
+    }
+
+    fn start(
+        program: &Arc<Program>,
+        generation: u64,
+        pools: PoolSlots,
+        outputs: Outputs,
+    ) -> std::io::Result<Self> {
+        let runtime = Arc::new(Runtime::new(generation, pools, outputs, program.allowed().clone()));
+        let (commands, received) = mpsc::unbounded_channel();
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .event_interval(POLLS_BETWEEN_EVENTS)
+            .global_queue_interval(POLLS_BETWEEN_EVENTS)
+            .enable_all()
+            .build()?;
+        let (of_thread, its_program) = (Arc::clone(&runtime), Arc::clone(program));
+        std::thread::Builder::new().name("scripts".into()).spawn(move || {
+            let ended = Arc::clone(&of_thread);
+            tokio.block_on(async {
+                tokio::select! {
+                    outcome = serve(its_program, of_thread, received) => {
+                        if let Err(error) = outcome {
+                            let error = crate::config::error_text(&error);
+                            let event = Event::ScriptFailed { script: "start".into(), pool: None, server: None, error };
+                            (ended.outputs)(Output::Event(event));
+                        }
+                    }
+                    () = ended.wait_for_end() => {}
+                }
+            });
+            tokio.shutdown_background();
+        })?;
+        Ok(Self { commands, runtime, program: Arc::clone(program) })
+    }
+}
+
+/// Makes the functions of a program ready to run.
+pub(super) fn prepare(program: &Program, runtime: &Arc<Runtime>) -> mlua::Result<Lua> {
+    let lua = program.begin()?.clone();
+    lua.set_app_data(Arc::clone(runtime));
+    lua.set_memory_limit(lua.used_memory() + MEMORY_BYTES_MAX)?;
+    library::begin(&lua)?;
+    Ok(lua)
+}
+
+async fn serve(
+    program: Arc<Program>,
+    runtime: Arc<Runtime>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) -> mlua::Result<()> {
+    let lua = prepare(&program, &runtime)?;
+    for (interval, number) in program.timers() {
+        let (program, runtime, lua) = (Arc::clone(&program), Arc::clone(&runtime), lua.clone());
+        let (interval, number) = (*interval, *number);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(interval).await;
+                call_alone(&program, &runtime, &lua, number, ()).await;
+            }
+        });
+    }
+    while let Some(command) = commands.recv().await {
+        let (program, runtime, lua) = (Arc::clone(&program), Arc::clone(&runtime), lua.clone());
+        match command {
+            Command::Check { number, pool, server, tag, timeout, mut reply } => {
+                tokio::spawn(async move {
+                    let verdict = tokio::select! {
+                        verdict = check(&program, &runtime, &lua, number, (pool, server), tag, timeout) => verdict,
+                        () = reply.closed() => return,
+                    };
+                    let _ = reply.send(verdict);
+                });
+            }
+            Command::Event(number, fields) => {
+                tokio::spawn(async move {
+                    if let Ok(event) = lua.create_table_from(fields) {
+                        call_alone(&program, &runtime, &lua, number, event).await;
+                    }
+                    runtime.end_waiting();
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn check(
+    program: &Program,
+    runtime: &Arc<Runtime>,
+    lua: &Lua,
+    number: usize,
+    (pool, server): (Arc<str>, ServerId),
+    tag: u64,
+    timeout: Duration,
+) -> Verdict {
+    let Some((function, script)) = program.function(number) else { return Verdict::Nothing };
+    let entry = runtime.pools.load().get(&pool).and_then(|slot| slot.load().server(server).cloned());
+    let Some(entry) = entry else { return Verdict::Nothing };
+    let arguments = (ServerObject::new(&pool, &entry), PoolObject(pool));
+    let call = Arc::new(Call::new(script.clone(), Some(tag)));
+    match run(lua, runtime, function, arguments, call, timeout).await {
+        Ok(values) => verdict(&values, &script),
+        Err(why) => Verdict::Error(why),
+    }
+}
+
+/// Returns the verdict that a function returned: `true`, or `false` and a reason, or nothing.
+fn verdict(values: &MultiValue, script: &str) -> Verdict {
+    match values.front() {
+        None | Some(Value::Nil) => Verdict::Nothing,
+        Some(Value::Boolean(true)) => Verdict::Pass,
+        Some(Value::Boolean(false)) => match values.get(1) {
+            Some(Value::String(reason)) => {
+                Verdict::Fail(crate::output::printable(&reason.to_string_lossy()).to_string())
+            }
+            _ => Verdict::Fail(format!("the check at {script} returned false")),
+        },
+        Some(other) => {
+            let kind = other.type_name();
+            Verdict::Error(format!("{script}: a check must return true, false or nothing, got a {kind}"))
+        }
+    }
+}
+
+/// Runs a function of a timer or handler, and reports its error.
+async fn call_alone(
+    program: &Program,
+    runtime: &Arc<Runtime>,
+    lua: &Lua,
+    number: usize,
+    arguments: impl IntoLuaMulti,
+) {
+    let Some((function, script)) = program.function(number) else { return };
+    let call = Arc::new(Call::new(script.clone(), None));
+    if let Err(error) = run(lua, runtime, function, arguments, call, CALL_TIMEOUT).await {
+        let event = Event::ScriptFailed { script, pool: None, server: None, error };
+        (runtime.outputs)(Output::Event(event));
+    }
+}
