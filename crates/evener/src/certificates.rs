@@ -4,19 +4,15 @@
 mod chain;
 mod files;
 mod form;
-mod insecure;
-mod pem;
 mod resolver;
-mod trust;
 mod validity;
 mod words;
 
-pub(crate) use insecure::insecure_verifier;
-pub(crate) use pem::certificates;
-pub(crate) use trust::Authorities;
 pub(crate) use validity::{TrackedCertificate, unix_time};
 
 use crate::config::{Config, Location, Problem, TlsOwner, Warning, unreadable};
+use crate::tls::pem::certificates;
+use crate::tls::{Authorities, insecure_verifier};
 use evener_core::Endpoint;
 use evener_core::diff::TlsDigests;
 use evener_core::event::Event;

@@ -10,6 +10,7 @@ mod dns;
 mod edge;
 mod exec;
 mod fields;
+pub(crate) mod functions;
 mod hints;
 mod ipvs;
 mod locate;

@@ -24,12 +24,12 @@ mod planes;
 mod request_log;
 mod runtime_directory;
 mod scope;
-mod script;
 mod service_manager;
 mod signals;
 mod state;
 mod supervisor;
 mod table;
+mod tls;
 mod unix_socket;
 
 use std::ffi::OsString;

@@ -132,7 +132,7 @@ pub(crate) enum Input {
         took: Duration,
     },
     /// A message of a function of the configuration.
-    Script(crate::script::Output),
+    Script(crate::config::functions::Output),
     /// Result of a function that checked a server.
     ScriptChecked {
         probed: Probed,

@@ -2,7 +2,8 @@
 
 use super::form::Form;
 use super::validity::{CertificateFacts, Role, common_name, holder, is_same_name, listed, names_of, parse};
-use super::{Loader, certificates, chain, is_der, pem};
+use super::{Loader, certificates, chain, is_der};
+use crate::tls::pem;
 use evener_core::spec::CertificateFiles;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -1,7 +1,7 @@
 //! The form of a file that was given as a certificate or a key, but has none in PEM: each form has its remedy.
 
 use super::is_der;
-use super::pem::{find, is_encrypted, private_key};
+use crate::tls::pem::{find, is_encrypted, private_key};
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 

@@ -3,7 +3,7 @@
 use super::body::ExpectedBody;
 use super::exchange::{Expected, exchange};
 use super::{CheckedServer, ProbeError, Stream, connect, is_resource_exhaustion};
-use crate::certificates::{Authorities, certificates, insecure_verifier};
+use crate::tls::{Authorities, insecure_verifier, pem::certificates};
 use evener_core::spec::{CheckKind, CheckTls};
 use evener_core::{Endpoint, Target};
 use evener_proxy::failure_with_server;

@@ -6,13 +6,13 @@ mod exec;
 mod file;
 mod functions;
 
+use super::functions as runtime;
 use super::hints::Undefined;
 use super::locate::Source;
 use super::problem::sorted;
 use super::raw::{Run, shown};
 use super::{Location, Problem};
 use crate::output::printable;
-use crate::script;
 use mlua::debug::Debug;
 use mlua::{
     Function, HookTriggers, IntoLua, Lua, LuaOptions, MultiValue, StdLib, UserData, UserDataMethods, VmState,
@@ -213,7 +213,7 @@ fn sandbox(state: &Shared) -> mlua::Result<Lua> {
     globals.get::<mlua::Table>("string")?.raw_remove("dump")?;
     functions::add(&lua, state)?;
     bound_instructions(&lua)?;
-    script::install(&lua)?;
+    runtime::install(&lua)?;
     hide_coroutines(&lua)?;
     for namespace in NAMESPACES {
         globals.raw_set(namespace, lua.create_table()?)?;
@@ -385,7 +385,7 @@ fn bound_instructions(lua: &Lua) -> mlua::Result<()> {
         }
         Ok(VmState::Continue)
     })?;
-    lua.set_app_data(script::Stopped::new(move || exceeded(&used)));
+    lua.set_app_data(runtime::Stopped::new(move || exceeded(&used)));
     Ok(())
 }
 

@@ -4,8 +4,8 @@
 use super::probes::Probed;
 use super::{Input, Supervisor};
 use crate::config::Config;
+use crate::config::functions::{Actor, Change, ChangeRequest, Checker, Output, PoolSlots, Verdict};
 use crate::discover::Expanded;
-use crate::script::{Actor, Change, ChangeRequest, Checker, Output, PoolSlots, Verdict};
 use crate::state::{ScriptChangeView, ScriptErrorView, ScriptsView};
 use evener_core::event::Event;
 use evener_core::health::{Probe, Verdict as HealthVerdict};

@@ -25,6 +25,9 @@ for name in a b c near; do
 done
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+# As the program advises. Otherwise a port that a client uses again can lead to a server that was removed.
+expire=/proc/sys/net/ipv4/vs/expire_nodest_conn
+echo 1 > $expire
 
 # The virtual addresses: 1 NAT, 2 direct, 3 ipip, 4 gue, 5 gre, 6 by a firewall mark.
 for last in 1 2 3 4 5 6; do $ip addr add 192.0.2.$last/32 dev lo; done
@@ -98,9 +101,10 @@ balanced "they are back" "a=5 b=5 failed=0"
 
 # The third server drains. Responses by direct routing do not pass the kernel, so it does not see that a connection has ended.
 again() { ask near 192.0.2.2:80 1 0 5555; }
+echo 0 > $expire
 same "NAT: the port gets another server" "$(ask far 192.0.2.1:80 1 0 5555 | sed 's/[ab]=1/a or b/')" "a or b failed=0"
 same "direct routing: the port keeps the server that drains" "$(again)" "c=1 failed=0"
-echo 1 > /proc/sys/net/ipv4/vs/expire_nodest_conn
+echo 1 > $expire
 same "direct routing, with the advised value: another server" "$(again | sed 's/[ab]=1/a or b/')" "a or b failed=0"
 
 # Requests go on while the program is killed and starts again.

@@ -3,8 +3,8 @@
 
 use super::{Shared, caller, lock, raise, text_of, type_of, wrong};
 use crate::config::Problem;
+use crate::config::functions::library_name;
 use crate::config::raw::{Made, Table, Value};
-use crate::script::library_name;
 use mlua::{Function, IntoLua, Lua, UserData, UserDataMethods};
 use std::cell::Cell;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ struct Handle(Arc<Made>, Option<Shared>);
 
 impl UserData for Handle {
     fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-        crate::script::add_pool_methods(methods, |Handle(made, _)| {
+        crate::config::functions::add_pool_methods(methods, |Handle(made, _)| {
             (made.builder() == "pool" || made.builder() == "service").then(|| made.name())
         });
         // In `server "address" { ... }` a table follows the name.

@@ -2,8 +2,8 @@
 
 use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, timeout};
 use crate::check;
-use crate::script::bounds::fail;
-use crate::script::{CALL_CONNECTIONS_MAX, CONNECTIONS_MAX};
+use crate::config::functions::bounds::fail;
+use crate::config::functions::{CALL_CONNECTIONS_MAX, CONNECTIONS_MAX};
 use evener_core::spec::CheckTls;
 use evener_core::wire::dns;
 use hickory_resolver::proto::op::Message;
@@ -79,24 +79,24 @@ struct Buffered {
 }
 
 /// A socket that is closed at the end of its call, before Lua collects the connection.
-pub(in crate::script) struct Socket(Mutex<Buffered>);
+pub(in crate::config::functions) struct Socket(Mutex<Buffered>);
 
 impl Socket {
     /// Closes the socket. An operation that uses it ends with the call, too.
-    pub(in crate::script) fn close(&self) {
+    pub(in crate::config::functions) fn close(&self) {
         if let Ok(mut buffered) = self.0.try_lock() {
             buffered.opened = None;
         }
     }
 
-    pub(in crate::script) fn is_closed(&self) -> bool {
+    pub(in crate::config::functions) fn is_closed(&self) -> bool {
         self.0.try_lock().is_ok_and(|buffered| buffered.opened.is_none())
     }
 }
 
 /// Takes the permits for a connection.
 fn permits(lua: &Lua) -> Outcome<Permits> {
-    let runtime = crate::script::bounds::runtime(lua);
+    let runtime = crate::config::functions::bounds::runtime(lua);
     let call = runtime.as_ref().and_then(|runtime| runtime.current());
     let (Some(runtime), Some(call)) = (runtime, call) else { return Err("no function runs".into()) };
     let of_call = call.connection_permit().ok_or_else(|| {
@@ -268,7 +268,9 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
                 Ok(opened) => {
                     let buffered = Buffered { opened: Some(opened), received: Vec::new() };
                     let inner = Arc::new(Socket(Mutex::new(buffered)));
-                    if let Some(call) = crate::script::bounds::runtime(&lua).and_then(|all| all.current()) {
+                    if let Some(call) =
+                        crate::config::functions::bounds::runtime(&lua).and_then(|all| all.current())
+                    {
                         call.add_socket(&inner);
                     }
                     Connection { inner, timeout: patience }.into_lua_multi(&lua)

@@ -1,8 +1,8 @@
 //! Limits of what functions may use outside the memory that Lua counts.
 
 use super::{outcome, outcome_of, outcome_within};
-use crate::script::actor::verdict;
-use crate::script::{Actor, Checker, Output, PoolSlots, TEXT_CHARS_MAX, Verdict};
+use crate::config::functions::actor::verdict;
+use crate::config::functions::{Actor, Checker, Output, PoolSlots, TEXT_CHARS_MAX, Verdict};
 use evener_core::ServerId;
 use evener_core::event::Event;
 use mlua::{IntoLua, Lua, MultiValue, Value};

@@ -2,7 +2,7 @@
 
 use super::net::{Connected, connect, tls_of};
 use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, timeout};
-use crate::script::bounds::fail;
+use crate::config::functions::bounds::fail;
 use evener_core::spec::CheckTls;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;

@@ -1,6 +1,6 @@
 //! `json.encode` and `json.decode`.
 
-use crate::script::bounds::fail;
+use crate::config::functions::bounds::fail;
 use mlua::{IntoLua, Lua, Table, Value};
 use serde_json::{Map, Number, Value as Json};
 

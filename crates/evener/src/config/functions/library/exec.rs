@@ -1,7 +1,7 @@
 //! `exec("/usr/bin/program", { "argument" }, { stdin = "...", timeout = "1s" })`.
 
 use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, running, timeout};
-use crate::script::bounds::fail;
+use crate::config::functions::bounds::fail;
 use mlua::{Function, IntoLua, Lua, Table};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::os::unix::process::{CommandExt, ExitStatusExt};

@@ -23,12 +23,12 @@ pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// Returns the first private key in a file.
-pub(super) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
+pub(crate) fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
     PrivateKeyDer::from_pem_slice(&normalized(bytes))
 }
 
 /// Returns true if a file has an encrypted key (RFC 1421, section 4.6.1.1; RFC 7468, section 11).
-pub(super) fn is_encrypted(bytes: &[u8]) -> bool {
+pub(crate) fn is_encrypted(bytes: &[u8]) -> bool {
     find(bytes, b"-----BEGIN ENCRYPTED PRIVATE KEY-----").is_some()
         || find(bytes, b"Proc-Type: 4,ENCRYPTED").is_some()
 }
@@ -55,7 +55,7 @@ fn normalized(bytes: &[u8]) -> Cow<'_, [u8]> {
     text
 }
 
-pub(super) fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
+pub(crate) fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
     text.windows(wanted.len()).position(|window| window == wanted)
 }
 
@@ -75,7 +75,7 @@ fn without_trust(der: CertificateDer<'static>) -> CertificateDer<'static> {
 const SUPPORTED: &str = "use RSA of 2048 bits or more, ECDSA on P-256 or P-384, or Ed25519";
 
 /// Returns a message about a key that is not supported.
-pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> String {
+pub(crate) fn unsupported_key(key: &PrivateKeyDer<'_>) -> String {
     let kind = match key {
         PrivateKeyDer::Pkcs1(der) => rsa_kind(der.secret_pkcs1_der()),
         PrivateKeyDer::Sec1(der) => sec1_kind(der.secret_sec1_der()),
