@@ -15,7 +15,7 @@ use crate::health::{Change, Failure, Health, Probe, Verdict};
 use crate::limits::Limits;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, PoolLive, Quorum, ServerLive, Snapshot, SnapshotParts};
-use crate::spec::{AdminState, CheckSpec, Dialect, PoolSpec, ServerSpec, StickyBy};
+use crate::spec::{AdminState, Dialect, PoolSpec, ServerSpec, StickyBy};
 use crate::sticky::Sticky;
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -243,7 +243,7 @@ impl Pool {
         }
         let is_moved = server.target != *target;
         let change = if !is_moved && server.spec.dialect == server_spec.dialect {
-            server.health.configure(check_of(spec, server_spec), &spec.passive, now)
+            server.health.configure(spec.check_of(server_spec), &spec.passive, now)
         } else {
             // Observations at the old address or with the old protocol no longer count.
             let was_down = server.health.verdict() == Verdict::Down;
@@ -536,15 +536,9 @@ fn renamed(before: &BTreeMap<Arc<str>, Server>, spec: &PoolSpec) -> BTreeMap<(Ar
     before.iter().filter_map(old_name).collect()
 }
 
-/// Returns the check of a server. A server with a persistent connection and a sorry server have none.
-fn check_of<'a>(spec: &'a PoolSpec, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
-    let has_check = server.dialect == Dialect::Plain && !server.is_sorry;
-    server.check.as_deref().or(spec.check.as_ref()).filter(|_| has_check)
-}
-
 fn health(spec: &PoolSpec, server: &ServerSpec, now: Time) -> Health {
     match server.dialect {
-        Dialect::Plain => Health::new(check_of(spec, server), &spec.passive, now),
+        Dialect::Plain => Health::new(spec.check_of(server), &spec.passive, now),
         Dialect::Mname => Health::with_session(&spec.passive, now),
     }
 }

@@ -384,6 +384,20 @@ impl PoolSpec {
             send_proxy: None,
         }
     }
+
+    /// Returns the check of a server: its own, or else the check of the pool. A server with a persistent connection
+    /// and a sorry server have none.
+    #[must_use]
+    pub fn check_of<'a>(&'a self, server: &'a ServerSpec) -> Option<&'a CheckSpec> {
+        let has_check = server.dialect == Dialect::Plain && !server.is_sorry;
+        server.check.as_deref().or(self.check.as_ref()).filter(|_| has_check)
+    }
+
+    /// Returns the checks that the configuration of the pool has: the check of the pool, and the own checks of
+    /// servers.
+    pub fn checks(&self) -> impl Iterator<Item = &CheckSpec> {
+        self.check.iter().chain(self.servers.iter().filter_map(|server| server.check.as_deref()))
+    }
 }
 
 /// One backend.

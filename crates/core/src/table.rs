@@ -14,7 +14,7 @@ use crate::ServerId;
 use crate::acl::Acl;
 use crate::address::{Endpoint, Target};
 use crate::limits::Limits;
-use crate::snapshot::{Entry, Role, Snapshot, Takes};
+use crate::snapshot::{Admission, Entry, Role, Snapshot, Takes};
 use crate::spec::{
     Failover, IpvsServiceSpec, OnDown, Policy, PoolSpec, Protocol, QuicId, ServiceSpec, StickySpec,
     XdpServiceSpec,
@@ -118,6 +118,8 @@ pub struct Row {
     pub tier: u8,
     /// The server takes clients only while the pool is below its quorum.
     pub is_sorry: bool,
+    /// A check or failures of traffic marked the server down.
+    pub is_down: bool,
     /// Configured weight.
     pub weight: u32,
     /// Weight in [`WEIGHT_UNIT`](crate::policy::WEIGHT_UNIT)s, with slow start.
@@ -190,8 +192,15 @@ impl PoolTable {
             has_quorum: spec.quorum.is_none() || !snapshot.lacks_quorum(),
             inhibit_on_failure: spec.inhibit_on_failure,
         };
+        let ends_sorry = spec.sticky.is_some() && !snapshot.lacks_quorum();
         let servers = snapshot.servers().iter().zip(snapshot.roles());
-        let rows = servers.map(|(server, role)| (server.id, Row::new(server, role))).collect();
+        let row = |(server, role): (&Arc<Entry>, Role)| {
+            // Sticky clients of a sorry server would stay after the quorum returned.
+            let takes =
+                if ends_sorry && server.is_sorry && !role.is_candidate { Takes::None } else { role.takes };
+            (server.id, Row::new(server, Role { takes, ..role }))
+        };
+        let rows = servers.map(row).collect();
         Self { traits, rows }
     }
 
@@ -237,6 +246,7 @@ impl Row {
             target: server.target.clone(),
             tier: server.tier,
             is_sorry: server.is_sorry,
+            is_down: matches!(server.admission, Admission::Down(_) | Admission::LastResort(_)),
             weight: server.weight,
             share: server.share,
             limits: server.limits,

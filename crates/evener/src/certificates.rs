@@ -31,8 +31,8 @@ use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedProtocolVersion, WantsVerifier,
     version,
 };
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -184,7 +184,7 @@ pub(crate) fn load(config: &Config, before: &TlsSettings) -> Result<TlsSettings,
     if !loader.problems.is_empty() {
         return Err(loader.problems);
     }
-    config.spec.pools.iter().for_each(|pool| loader.track_authorities_of_check(pool));
+    config.spec.pools.iter().for_each(|pool| loader.track_authorities_of_checks(pool));
     let (tracked, warnings) = (loader.tracked.into(), loader.warnings.into());
     Ok(TlsSettings { tracked, warnings, ..loader.tls })
 }
@@ -223,18 +223,23 @@ impl Loader {
         self.tracked.push(TrackedCertificate::new(self.owner.clone(), self.location.as_ref(), facts));
     }
 
-    /// Records the validity of the authorities that only the check of a pool uses.
-    fn track_authorities_of_check(&mut self, pool: &PoolSpec) {
-        let tls = match pool.check.as_ref().map(|check| &check.kind) {
-            Some(CheckKind::Http { tls, .. } | CheckKind::Stream { tls, .. }) => tls.as_ref(),
+    /// Records the validity of the authorities that only checks of a pool use.
+    fn track_authorities_of_checks(&mut self, pool: &PoolSpec) {
+        let files = pool.checks().filter_map(|check| match &check.kind {
+            CheckKind::Http { tls, .. } | CheckKind::Stream { tls, .. } => tls.as_ref()?.ca_file.as_ref(),
             _ => None,
-        };
-        let Some(path) = tls.and_then(|tls| tls.ca_file.as_ref()) else { return };
-        if pool.tls.as_ref().is_some_and(|of_pool| of_pool.authorities.as_ref() == Some(path)) {
-            return;
+        });
+        let mut files: BTreeSet<_> = files.collect();
+        if let Some(path) = pool.tls.as_ref().and_then(|of_pool| of_pool.authorities.as_ref()) {
+            files.remove(path);
         }
         self.owner = (TlsOwner::Pool, Arc::clone(&pool.name));
         self.location = None;
+        files.into_iter().for_each(|path| self.track_authorities(path));
+    }
+
+    /// Records the validity of the authorities in a file.
+    fn track_authorities(&mut self, path: &str) {
         let found = std::fs::read(path).ok().and_then(|bytes| certificates(&bytes).ok());
         let parsed: Vec<_> = found.iter().flatten().filter_map(|der| validity::parse(der)).collect();
         CertificateFacts::of_authorities(&parsed, path).into_iter().for_each(|facts| self.track(facts));
@@ -563,4 +568,27 @@ fn system_authorities() -> RootCertStore {
         store
     });
     STORE.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::spec::{CheckSpec, CheckTls, ServerSpec, Spec};
+
+    #[test]
+    fn authorities_of_checks_of_single_servers_are_tracked() {
+        let file = std::env::temp_dir().join(format!("evener-check-ca-{}.pem", std::process::id()));
+        let made = rcgen::generate_simple_self_signed(vec!["a.example".to_owned()]).expect("a certificate");
+        std::fs::write(&file, made.cert.pem()).expect("the file can be written");
+        let ca_file = Some(file.display().to_string());
+        let tls = Some(CheckTls { ca_file, ..CheckTls::default() });
+        let kind = CheckKind::Stream { send: Vec::new(), begins: None, expect: None, tls };
+        let mut server = ServerSpec::new("10.0.0.1:443".parse().expect("a valid address"));
+        server.check = Some(Arc::new(CheckSpec::new(kind)));
+        let pools = vec![PoolSpec::new("web", vec![server])];
+        let config = Config::without_file(Spec { pools, ..Spec::default() });
+        let loaded = load(&config, &TlsSettings::default());
+        std::fs::remove_file(&file).expect("the file can be removed");
+        assert_eq!(loaded.ok().map(|settings| settings.tracked.len()), Some(1));
+    }
 }

@@ -34,7 +34,6 @@ impl Drop for Group {
 /// The program cannot be started.
 pub(crate) async fn run(program: &ProgramSpec, environment: &Environment) -> io::Result<ExitStatus> {
     let mut command = std::process::Command::new(&program.path);
-    // Descriptors of this process are closed on exec.
     command
         .args(&program.arguments)
         .env_clear()
@@ -45,6 +44,7 @@ pub(crate) async fn run(program: &ProgramSpec, environment: &Environment) -> io:
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .process_group(0);
+    evener_proxy::descriptors::inherit_none(&mut command);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     let mut child = command.spawn()?;
@@ -92,7 +92,10 @@ mod tests {
     async fn a_program_has_no_descriptors_of_this_process() {
         let _socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let _file = std::fs::File::open("/proc/self/status").unwrap();
-        assert_eq!(outcome("! ls -l /proc/self/fd | grep -E 'socket|status'", Vec::new()).await, None);
+        // This process may have inherited a descriptor that stays open on exec.
+        let inherited = std::fs::File::open("/proc/self/maps").unwrap();
+        rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+        assert_eq!(outcome("! ls -l /proc/self/fd | grep -E 'socket|status|maps'", Vec::new()).await, None);
     }
 
     #[tokio::test]

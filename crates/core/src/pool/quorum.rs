@@ -1,6 +1,6 @@
 //! The quorum of a pool: the weight of its usable servers against the configured sum.
 
-use super::Pool;
+use super::{Pool, Server};
 use crate::snapshot::{Admission, Quorum};
 use crate::spec::QuorumSpec;
 
@@ -20,11 +20,16 @@ impl Pool {
     fn weigh(&self) -> Option<Quorum> {
         let has_sorry = self.servers.iter().any(|server| server.spec.is_sorry);
         let spec = self.spec.quorum.or_else(|| has_sorry.then_some(QuorumSpec::ANY))?;
-        let is_usable = |admission| matches!(admission, Admission::Open | Admission::Unchecked);
-        let usable =
-            self.servers.iter().filter(|server| !server.spec.is_sorry && is_usable(server.admission()));
-        let weight = usable.fold(0_u32, |sum, server| sum.saturating_add(server.spec.weight));
         let had_quorum = self.quorum.map(|quorum| quorum.is_met);
+        // Servers that are added while the quorum is lost have to pass a check before they count.
+        let counts_unchecked = had_quorum != Some(false);
+        let is_usable = |server: &&Server| match server.admission() {
+            Admission::Open => !server.spec.is_sorry,
+            Admission::Unchecked => counts_unchecked && !server.spec.is_sorry,
+            _ => false,
+        };
+        let usable = self.servers.iter().filter(is_usable);
+        let weight = usable.fold(0_u32, |sum, server| sum.saturating_add(server.spec.weight));
         // A new pool begins without hysteresis.
         let is_met = match had_quorum {
             Some(had_quorum) => spec.is_met(weight, had_quorum),

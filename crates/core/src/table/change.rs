@@ -407,8 +407,7 @@ fn sticky_text(sticky: &Option<StickySpec>) -> String {
 }
 
 fn row_fields(row: &Row, before: Option<&Row>) -> Vec<String> {
-    let Row { name, placement_name, target, tier, weight, share, limits, acl, quic_id, role, is_sorry: _ } =
-        row;
+    let Row { name, placement_name, target, tier, weight, share, limits, acl, quic_id, role, .. } = row;
     let Limits { soft, hard } = limits;
     let Role { takes, is_candidate } = role;
     let limit = |limit: &Option<u32>| limit.map_or("none".to_owned(), |limit| limit.to_string());

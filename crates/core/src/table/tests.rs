@@ -4,7 +4,7 @@ use super::*;
 use crate::pool::{Pool, PoolSetting};
 use crate::random::Random;
 use crate::snapshot::Request;
-use crate::spec::{AdminState, CheckKind, CheckSpec, Denied, ServerSpec};
+use crate::spec::{AdminState, CheckKind, CheckSpec, Denied, ServerSpec, StickyBy};
 use crate::time::Time;
 use crate::{health::Probe, route::Route};
 
@@ -274,4 +274,16 @@ fn a_table_has_the_settings_of_the_xdp_plane() {
         lines_of_service(&fixture.configure()),
         ["www: ~ service www: access list, idle_timeout none -> 60s"]
     );
+}
+
+#[test]
+fn a_sorry_server_keeps_no_sticky_clients_while_the_pool_has_its_quorum() {
+    let mut spec = pool("web", "a b s");
+    spec.servers[2].is_sorry = true;
+    assert_eq!(Fixture::new(&[spec.clone()], &["www web"]).roles(), "a=new+ b=new+ s=known");
+    spec.sticky =
+        Some(StickySpec { by: StickyBy::ClientIp, size: 16, ttl: None, failback: false, rebalance: None });
+    assert_eq!(Fixture::new(&[spec.clone()], &["www web"]).roles(), "a=new+ b=new+ s=none");
+    spec.servers[..2].iter_mut().for_each(|server| server.state = AdminState::Drain);
+    assert_eq!(Fixture::new(&[spec], &["www web"]).roles(), "a=known b=known s=new+");
 }

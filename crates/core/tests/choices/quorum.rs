@@ -3,6 +3,7 @@
 use super::{Story, sticky, targets};
 use evener_core::Time;
 use evener_core::explain::explain;
+use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::snapshot::{Request, Takes};
 use evener_core::spec::{AdminState, CheckKind, CheckSpec, Failover, PoolSpec, QuorumSpec};
@@ -83,6 +84,10 @@ fn the_sorry_server_has_no_check_and_no_sticky_clients() {
     story.state("a", AdminState::Maintenance);
     assert_eq!((story.picks([1, 2]), story.homes()), ("s s".into(), String::new()));
     story.state("a", AdminState::Ready);
+    assert_eq!(story.picks([1, 2]), "s s", "the server counts for the quorum after its first check");
+    let a = story.id("a");
+    story.pool.on_probe(story.now, a, Probe::Pass);
+    story.publish();
     assert_eq!(story.picks([1, 2]), "a a");
 }
 
@@ -134,4 +139,28 @@ fn a_new_pool_needs_the_quorum_without_hysteresis() {
         let mut pool = Pool::new(&spec, &targets(&spec), setting, Time::ZERO);
         assert_eq!(pool.snapshot().unwrap().quorum().map(|quorum| quorum.is_met), Some(expected));
     }
+}
+
+#[test]
+fn an_unchecked_server_does_not_restore_a_lost_quorum() {
+    let check = CheckSpec { rise: 1, fall: 1, ..CheckSpec::new(CheckKind::Tcp) };
+    let mut story = Story::new("a b s", |spec| {
+        spec.check = Some(check);
+        with_sorry(spec, Some((2, 0)));
+    });
+    assert_eq!(story.quorum(), (2, true), "at the start unchecked servers count");
+    let (a, b) = (story.id("a"), story.id("b"));
+    story.pool.on_probe(story.now, a, Probe::Pass);
+    story.pool.on_probe(story.now, b, Probe::Fail("refused".into()));
+    story.publish();
+    assert_eq!(story.quorum(), (1, false));
+    let mut spec = story.pool.spec().clone();
+    spec.servers.push(super::server("c"));
+    story.pool.apply(&spec, &targets(&spec), story.now);
+    story.publish();
+    assert_eq!((story.picks(1..3), story.quorum()), ("s s".into(), (1, false)));
+    let added = story.id("c");
+    story.pool.on_probe(story.now, added, Probe::Pass);
+    story.publish();
+    assert_eq!(story.quorum(), (2, true));
 }

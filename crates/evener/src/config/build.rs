@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
         let mut pool = self.pool_fields(name, made, &mut fields);
         pool.tls = edge::read_server_tls(&mut fields);
         self.config.tls.insert((TlsOwner::Pool, name.into()), fields.location_of("tls"));
-        edge::inherit_tls(&mut pool, &mut fields);
+        edge::inherit_tls(&mut pool, &mut fields, &self.config.servers);
         if made.table().list().is_empty() && !fields.has("discover") && !fields.has("servers") {
             fields.problem_here("there are no servers: list their addresses, such as \"10.0.0.1:80\"");
         }
@@ -166,7 +166,7 @@ impl<'a> Builder<'a> {
             passive: read_passive(fields),
             failover: read_failover(fields),
             retry_budget: read_retry_budget(fields).unwrap_or(Some(RetryBudgetSpec::DEFAULT)),
-            on_down: edge::read_on_down(fields).unwrap_or_default(),
+            on_down: edge::read_on_down(&servers, fields).unwrap_or_default(),
             slow_start: fields.duration("slow_start"),
             quorum: read_quorum(fields),
             inhibit_on_failure: fields.bool("inhibit_on_failure").unwrap_or(false),

@@ -182,9 +182,9 @@ pub(super) fn has_mname(pool: &PoolSpec) -> bool {
 }
 
 /// Returns the first server that is a unix socket without mname. A DNS service cannot use such a server.
-pub(super) fn plain_socket(pool: &PoolSpec) -> Option<&ServerSpec> {
+pub(super) fn plain_sockets(pool: &PoolSpec) -> impl Iterator<Item = &ServerSpec> {
     let is_plain = |server: &&ServerSpec| {
         server.dialect == Dialect::Plain && matches!(server.endpoint, Endpoint::Unix(_))
     };
-    pool.servers.iter().find(is_plain)
+    pool.servers.iter().filter(is_plain)
 }

@@ -6,13 +6,16 @@ use super::hints::{one_of, values};
 use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value, shown};
 use super::scalar::parse_size;
+use crate::config::Location;
+use evener_core::Endpoint;
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
-    Balance, CertificateFiles, CheckKind, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec,
-    OnDown, PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerTlsSpec, TlsSpec, TlsVersion,
-    Verification,
+    Balance, CertificateFiles, CheckKind, CheckSpec, ClientCertificates, ForwardedMode, ForwardedSpec, Http2,
+    HttpSpec, OnDown, PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerSpec, ServerTlsSpec,
+    TlsSpec, TlsVersion, Verification,
 };
 use evener_core::wire::proxy;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,39 +227,57 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
     Some(Arc::new(spec))
 }
 
-/// Completes the check of a pool with TLS to its servers: https and tls checks inherit the TLS settings of the
-/// pool. Checks that send text without TLS are refused, because the servers would not respond to them.
-pub(super) fn inherit_tls(pool: &mut PoolSpec, fields: &mut Fields<'_>) {
-    let Some(spec) = pool.tls.clone() else { return };
-    let port = pool.check.as_ref().and_then(|check| check.port);
-    match pool.check.as_mut().map(|check| &mut check.kind) {
-        Some(CheckKind::Http { tls: Some(tls), .. } | CheckKind::Stream { tls: Some(tls), .. }) => {
-            tls.sni = tls.sni.take().or_else(|| spec.name.clone());
-            tls.ca_file = tls.ca_file.take().or_else(|| spec.authorities.clone());
-            tls.insecure |= spec.verification == Verification::Off;
+/// Completes the checks of a pool with TLS to its servers: https and tls checks inherit the TLS settings of the pool.
+/// Checks that send text without TLS are refused, because the servers would not respond to them. `locations` has the
+/// locations of the servers.
+pub(super) fn inherit_tls(
+    pool: &mut PoolSpec,
+    fields: &mut Fields<'_>,
+    locations: &BTreeMap<Endpoint, Location>,
+) {
+    let Some(tls) = pool.tls.clone() else { return };
+    let of_pool = pool.check.as_mut().and_then(|check| inherit_tls_of(check, &tls));
+    if let Some(advice) = of_pool {
+        fields.problem("check", format!("the servers of this pool use TLS: write {advice}"));
+    }
+    for server in &mut pool.servers {
+        let of_server = server.check.as_mut().and_then(|check| inherit_tls_of(Arc::make_mut(check), &tls));
+        if let (Some(advice), Some(location)) = (of_server, locations.get(&server.endpoint)) {
+            let message =
+                format!("server `{}`: the servers of this pool use TLS: write {advice}", server.name);
+            fields.reading().problem(location, message);
         }
-        Some(CheckKind::Http { tls: None, .. }) => {
-            fields.problem("check", "the servers of this pool use TLS: write check = \"https\", or check.https { ... } for its settings");
-        }
-        Some(CheckKind::Smtp { .. }) if port.is_none() => {
-            fields.problem(
-                "check",
-                "the servers of this pool use TLS: write check = check.tls { begins = \"220 \" }",
-            );
-        }
-        // With `port`, the check may use a port without TLS.
-        Some(CheckKind::Stream { tls: None, .. }) if port.is_none() => {
-            fields.problem("check", "the servers of this pool use TLS: write check = \"tls\", or check.tls { ... } for its settings");
-        }
-        _ => {}
     }
 }
 
-/// Reads `on_down = "close"` of a pool.
-pub(super) fn read_on_down(fields: &mut Fields<'_>) -> Option<OnDown> {
+/// Completes a check with the TLS settings of a pool. Returns the advice if the servers would not respond to the check.
+fn inherit_tls_of(check: &mut CheckSpec, of_pool: &ServerTlsSpec) -> Option<&'static str> {
+    let port = check.port;
+    match &mut check.kind {
+        CheckKind::Http { tls: Some(tls), .. } | CheckKind::Stream { tls: Some(tls), .. } => {
+            tls.sni = tls.sni.take().or_else(|| of_pool.name.clone());
+            tls.ca_file = tls.ca_file.take().or_else(|| of_pool.authorities.clone());
+            tls.insecure |= of_pool.verification == Verification::Off;
+            None
+        }
+        CheckKind::Http { tls: None, .. } => {
+            Some("check = \"https\", or check.https { ... } for its settings")
+        }
+        // With `port`, the check may use a port without TLS.
+        CheckKind::Smtp { .. } if port.is_none() => Some("check = check.tls { begins = \"220 \" }"),
+        CheckKind::Stream { tls: None, .. } if port.is_none() => {
+            Some("check = \"tls\", or check.tls { ... } for its settings")
+        }
+        _ => None,
+    }
+}
+
+/// Reads `on_down = "close"` of a pool with these servers.
+pub(super) fn read_on_down(servers: &[ServerSpec], fields: &mut Fields<'_>) -> Option<OnDown> {
     let names = OnDown::ALL.map(OnDown::name);
     let found = fields.word("on_down", &names, |word| OnDown::ALL.into_iter().find(|on| on.name() == word));
-    if found == Some(OnDown::Close) && !fields.has("check") {
+    let has_check = fields.has("check") || servers.iter().any(|server| server.check.is_some());
+    if found == Some(OnDown::Close) && !has_check {
         fields.problem("on_down", "on_down = \"close\" needs a check, because failures of traffic expire");
     }
     found

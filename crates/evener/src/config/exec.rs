@@ -90,7 +90,7 @@ fn not_allowed(fields: &Fields<'_>, program: &ProgramSpec) -> Option<String> {
 
 /// Returns the paths of the programs of pools, sorted.
 pub(super) fn programs(pools: &[PoolSpec]) -> BTreeSet<&str> {
-    let checks = pools.iter().filter_map(|pool| match &pool.check.as_ref()?.kind {
+    let checks = pools.iter().flat_map(PoolSpec::checks).filter_map(|check| match &check.kind {
         CheckKind::Exec { program } => Some(&*program.path),
         _ => None,
     });

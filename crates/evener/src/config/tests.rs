@@ -12,6 +12,7 @@ mod notation;
 mod patience;
 mod plane;
 mod request_log;
+mod server_checks;
 mod warnings;
 
 use super::*;

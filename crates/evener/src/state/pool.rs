@@ -9,7 +9,7 @@ use evener_core::Time;
 use evener_core::budget::BudgetUse;
 use evener_core::pool::{Pool, Server};
 use evener_core::snapshot::Quorum;
-use evener_core::spec::{PoolSpec, StickyBy};
+use evener_core::spec::{CheckSpec, StickyBy};
 use serde::{Deserialize, Serialize};
 
 /// A pool.
@@ -32,7 +32,7 @@ pub(crate) struct PoolView {
     /// Use of the retry budget; absent if retries are not bounded.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     retry_budget: Option<BudgetView>,
-    /// The active check; absent if the pool has none.
+    /// The active check of servers without their own check; absent if the pool has none.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     check: Option<CheckSpecView>,
     /// Sources of servers: host names, files and directories.
@@ -70,9 +70,9 @@ struct BudgetView {
     retries_max: u64,
 }
 
-/// The active check of a pool.
+/// The active check of a pool or a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct CheckSpecView {
+pub(super) struct CheckSpecView {
     /// Kind of the check, such as `http`.
     kind: String,
     every_s: f64,
@@ -109,9 +109,13 @@ impl PoolView {
         let mut gauge = |name: &str, help, value: u64| {
             families.gauge(&format!("evener_pool_{name}"), help, &labels, value);
         };
-        let usable = self.servers.iter().filter(|server| server.takes_clients()).count();
+        let usable =
+            self.servers.iter().filter(|server| !server.is_sorry() && server.takes_clients()).count();
         gauge("servers", "Servers of the pool.", self.servers.len() as u64);
-        gauge("servers_usable", "Servers that take new clients.", usable as u64);
+        gauge("servers_usable", "Servers that take new clients, without the sorry server.", usable as u64);
+        if let Some(quorum) = &self.quorum {
+            gauge("quorum_met", "1 if the usable servers have the quorum.", u64::from(quorum.met));
+        }
         if let Some(clients) = self.sticky_clients {
             gauge("sticky_clients", "Clients in the sticky table.", clients as u64);
         }
@@ -158,7 +162,7 @@ impl PoolView {
                 met: *is_met,
             }),
             retry_budget: pool.retry_budget().usage(now).map(BudgetView::new),
-            check: CheckSpecView::of(spec),
+            check: spec.check.as_ref().map(CheckSpecView::new),
             sources,
             servers: servers.map(server).collect(),
         }
@@ -241,10 +245,9 @@ impl PoolView {
     pub(super) fn details(&self) -> String {
         let mut lines = Vec::new();
         if let Some(check) = &self.check {
-            let CheckSpecView { kind, every_s, timeout_s, rise, fall } = check;
-            lines.push(format!(
-                "check: {kind}, every {every_s} s, timeout {timeout_s} s; up after {rise} passed, down after {fall} failed"
-            ));
+            lines.push(format!("check: {}", check.text()));
+        } else if self.servers.iter().any(ServerView::has_check) {
+            lines.push("check: none for the whole pool; some servers have their own checks".into());
         } else {
             lines.push("check: none; only failures of traffic mark a server down".into());
         }
@@ -298,14 +301,67 @@ impl BudgetView {
 }
 
 impl CheckSpecView {
-    fn of(spec: &PoolSpec) -> Option<Self> {
-        let check = spec.check.as_ref()?;
-        Some(Self {
+    pub(super) fn new(check: &CheckSpec) -> Self {
+        Self {
             kind: check.kind.name().into(),
             every_s: check.every.as_secs_f64(),
             timeout_s: check.timeout.as_secs_f64(),
             rise: check.rise,
             fall: check.fall,
-        })
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let Self { kind, every_s, timeout_s, rise, fall } = self;
+        format!(
+            "{kind}, every {every_s} s, timeout {timeout_s} s; up after {rise} passed, down after {fall} failed"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::metrics::MetricsFormat;
+    use evener_core::address::Target;
+    use evener_core::pool::PoolSetting;
+    use evener_core::spec::{CheckKind, PoolSpec, QuorumSpec, ServerSpec};
+    use std::sync::Arc;
+
+    fn server(name: &str) -> ServerSpec {
+        ServerSpec { name: name.into(), ..ServerSpec::new("10.0.0.1:80".parse().expect("a valid address")) }
+    }
+
+    fn view(spec: &PoolSpec) -> PoolView {
+        let target = Target::Ip("10.0.0.1:80".parse().expect("a valid address"));
+        let targets = vec![target; spec.servers.len()];
+        let mut pool = Pool::new(spec, &targets, PoolSetting { workers: 1, key: 1, first_id: 0 }, Time::ZERO);
+        pool.snapshot();
+        PoolView::new(&pool, pool.servers().iter(), Vec::new(), |_| None, Time::ZERO)
+    }
+
+    #[test]
+    fn the_own_check_of_a_server_is_in_the_status() {
+        let check = Some(Arc::new(CheckSpec::new(CheckKind::Tcp)));
+        let view = view(&PoolSpec::new("web", vec![ServerSpec { check, ..server("a") }, server("b")]));
+        let json = serde_json::to_value(&view).expect("a view is valid JSON");
+        assert_eq!(json["servers"][0]["check"]["kind"], "tcp");
+        assert!(json["servers"][1].get("check").is_none(), "the server b has no check: {json}");
+        assert!(view.details().contains("some servers have their own checks"), "{}", view.details());
+    }
+
+    #[test]
+    fn the_sorry_server_is_not_counted_as_a_usable_server() {
+        let sorry = ServerSpec { is_sorry: true, ..server("sorry") };
+        let mut spec = PoolSpec::new("web", vec![server("a"), sorry]);
+        spec.quorum = Some(QuorumSpec { weight: 2, hysteresis: 0 });
+        let mut families = Families::default();
+        view(&spec).add_to(&mut families);
+        let text = families.text(MetricsFormat::Prometheus);
+        for line in
+            ["evener_pool_servers_usable{pool=\"web\"} 1\n", "evener_pool_quorum_met{pool=\"web\"} 0\n"]
+        {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::Traffic;
 use super::counters::{CountersView, DeclarationsView};
 use super::metrics::{Families, Labels};
+use super::pool::CheckSpecView;
 use super::recent::{RecentView, Times, TimesView, Trouble};
 use crate::table::{self, Cell, Row, Tone, seconds};
 use evener_core::Time;
@@ -65,6 +66,9 @@ pub(crate) struct ServerView {
     associations: u32,
     /// Number of warm connections.
     warm: u32,
+    /// The server's own active check; absent if the check of the pool applies.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    check: Option<CheckSpecView>,
     /// The last check; absent before the first check, and without checks.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     last_check: Option<CheckView>,
@@ -131,6 +135,7 @@ impl ServerView {
             active: server.live.occupancy.active(),
             associations: server.live.associations.load(std::sync::atomic::Ordering::Relaxed),
             warm: server.live.warm.active(),
+            check: server.spec.check.as_deref().map(CheckSpecView::new),
             last_check: server.observed.last_check().map(|check| CheckView::new(check, now)),
             counters: CountersView::new(&server.live.counters).with(&server.live.check_counters),
             recent: RecentView::new(&server.growth(now)),
@@ -257,6 +262,11 @@ impl ServerView {
     }
 
     /// Returns true if the server takes clients only while the pool is below its quorum.
+    /// Returns true if the server has its own check.
+    pub(super) fn has_check(&self) -> bool {
+        self.check.is_some()
+    }
+
     pub(super) fn is_sorry(&self) -> bool {
         self.sorry
     }
@@ -322,6 +332,7 @@ impl ServerView {
         text += &line("active", format!("{} connections and flows (max {max}, hard {hard})", self.active));
         text.extend((self.warm > 0).then(|| line("warm", format!("{} unused connections", self.warm))));
         text.extend(self.source.as_ref().map(|source| line("source", source.clone())));
+        text.extend(self.check.as_ref().map(|check| line("own check", check.text())));
         text.extend(
             self.last_check.as_ref().filter(|check| check.passed).map(|check| line("check", check.text())),
         );

@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use evener_core::event::Event;
-use evener_core::spec::{Plane, PoolSpec, Protocol, ServiceOptions, ServiceSpec, Spec};
+use evener_core::spec::{Plane, PoolSpec, Protocol, ServerSpec, ServiceOptions, ServiceSpec, Spec};
 use evener_core::{ServerId, Time};
 use evener_proxy::descriptors;
 use rustix::process::{Resource, getrlimit};
@@ -108,15 +108,19 @@ fn wanted<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> u64 {
     services.filter(|service| service.plane == Plane::Proxy).map(service_maximum).sum()
 }
 
+/// Returns the number of servers that are checked.
+fn checked<'a>(pool: &'a PoolSpec, servers: impl Iterator<Item = &'a ServerSpec>) -> u64 {
+    servers.filter(|server| pool.check_of(server).is_some()).count() as u64
+}
+
 impl Supervisor {
     /// Divides the descriptors of the process into reserved descriptors and descriptors for clients.
     pub(super) fn divide_descriptors(&mut self, spec: &Spec) {
-        let checked = spec.pools.iter().filter(|pool| pool.check.is_some());
-        let servers = |pool: &PoolSpec| {
-            let running = self.pools.get(&pool.name).map(|pool| pool.servers().len());
-            running.unwrap_or(pool.servers.len()) as u64
-        };
-        let checked = checked.map(servers).sum();
+        let checked = spec.pools.iter().map(|pool| match self.pools.get(&pool.name) {
+            Some(running) => checked(pool, running.servers().iter().map(|server| &server.spec)),
+            None => checked(pool, pool.servers.iter()),
+        });
+        let checked = checked.sum();
         let checks_max = descriptors::set_limit(limit(), checked);
         if checks_max != self.shortage.checks_max {
             let permits = usize::try_from(checks_max).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
@@ -191,5 +195,25 @@ impl Supervisor {
     ) -> Option<Event> {
         let server = self.pools.get(&pool)?.server(server)?.spec.name.clone();
         Some(Event::LocalError { pool, server, error: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evener_core::spec::{CheckKind, CheckSpec};
+
+    #[test]
+    fn servers_with_their_own_checks_count_as_checked() {
+        let tcp = || CheckSpec::new(CheckKind::Tcp);
+        let server = |own: bool| ServerSpec {
+            check: own.then(|| Arc::new(tcp())),
+            ..ServerSpec::new("10.0.0.1:80".parse().expect("a valid address"))
+        };
+        let sorry = ServerSpec { is_sorry: true, ..server(false) };
+        let mut pool = PoolSpec::new("web", vec![server(true), server(true), server(false), sorry]);
+        assert_eq!(checked(&pool, pool.servers.iter()), 2, "two servers have their own check");
+        pool.check = Some(tcp());
+        assert_eq!(checked(&pool, pool.servers.iter()), 3, "the sorry server has no check");
     }
 }

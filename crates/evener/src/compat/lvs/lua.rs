@@ -65,7 +65,7 @@ fn print_server(server: &VirtualServer, out: &mut String) {
             server.hooks.iter().map(|(key, program)| format!("{key} = {{ {} }}", quoted(program))).collect();
         keys.push(format!("notify = {{ {} }}", hooks.join(", ")));
     }
-    keys.extend(check_of(server));
+    keys.extend(shared_check(server));
     let _ = writeln!(out, "-- {}", server.location);
     let _ = writeln!(out, "service {:?} {{", server.name);
     for key in keys {
@@ -81,6 +81,7 @@ fn print_server(server: &VirtualServer, out: &mut String) {
             Some(lower) => format!("max = {lower}, hard = {upper}"),
             None => format!("max = {upper}"),
         }));
+        keys.extend(own_check(server, real));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
         let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
         let _ = writeln!(out, "  server {address:?}{braces},{}", line_of(real));
@@ -130,25 +131,32 @@ fn persistence(server: &VirtualServer) -> Option<String> {
     Some(format!("persistence = {{ {} }}", keys.join(", ")))
 }
 
-/// Returns the check of the servers. They share one: the check of the first server that has one.
-fn check_of(server: &VirtualServer) -> Option<String> {
-    let mut checks =
-        server.servers.iter().filter_map(|real| Some((real.line.unwrap_or(0), real.check.as_ref()?)));
+/// Returns the check that the servers share. Returns `None` if their checks differ, or if they have none.
+fn shared_check(server: &VirtualServer) -> Option<String> {
+    let mut checks = checks(server);
     let Some((_, first)) = checks.next() else {
         return server.has_default_check.then(|| "check = \"tcp\"".to_owned());
     };
-    let others: Vec<String> =
-        checks.filter(|(_, check)| *check != first).map(|(line, _)| line.to_string()).collect();
-    let note = match others.len() {
-        0 => String::new(),
-        _ => {
-            format!("-- other checks, of the servers in lines {}, are not taken over\n  ", others.join(", "))
-        }
-    };
-    Some(format!("{note}check = {}", check(server, first)))
+    let port = server.servers.iter().find_map(|real| host_of(&real.address).1);
+    let is_shared = checks.all(|(_, other)| other == first);
+    is_shared.then(|| format!("check = {}", check(server, first, port)))
 }
 
-fn check(server: &VirtualServer, check: &Check) -> String {
+/// Returns the check of one server, unless the servers share a check.
+fn own_check(server: &VirtualServer, real: &RealServer) -> Option<String> {
+    let (_, first) = checks(server).next()?;
+    let is_shared = checks(server).all(|(_, other)| other == first);
+    let own = real.check.as_ref().filter(|_| !is_shared)?;
+    Some(format!("check = {}", check(server, own, host_of(&real.address).1)))
+}
+
+/// Returns the servers that have a check, with their checks.
+fn checks(server: &VirtualServer) -> impl Iterator<Item = (&RealServer, &Check)> {
+    server.servers.iter().filter_map(|real| Some((real, real.check.as_ref()?)))
+}
+
+/// Writes a check. `port` is the port of the servers that have the check.
+fn check(server: &VirtualServer, check: &Check, port: Option<u16>) -> String {
     let (kind, mut keys) = match &check.probe {
         Probe::Tcp => ("tcp", Vec::new()),
         Probe::Http { is_tls, path, host, statuses, digest, regex } => {
@@ -183,8 +191,7 @@ fn check(server: &VirtualServer, check: &Check) -> String {
     let warm_up = check.warm_up.or(server.warm_up).filter(|delay| *delay > 0);
     keys.extend(warm_up.map(|delay| format!("warm_up = {}", duration(delay))));
     keys.push(format!("rise = 1, fall = {}", retries.saturating_add(1)));
-    let of_server =
-        server.servers.iter().find_map(|real| host_of(&real.address).1).filter(|_| !has_ports(server));
+    let of_server = port.filter(|_| !has_ports(server));
     keys.extend(check.port.or(of_server).map(|port| format!("port = {port}")));
     format!("check.{kind} {{ {} }}", keys.join(", "))
 }

@@ -50,6 +50,9 @@ impl<'a> Builder<'a> {
         if nested.has("tier") {
             nested.problem("tier", "a sorry server has no tier: remove the key");
         }
+        if server.check.is_some() {
+            nested.problem("check", "a sorry server has no check: remove the key");
+        }
         if server.weight == 0 {
             nested.must("weight", "be 1 or more for a sorry server");
         }

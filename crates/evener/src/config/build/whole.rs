@@ -7,7 +7,8 @@ use crate::config::raw::{Made, Value, shown};
 use crate::config::{Location, access, dns};
 use evener_core::Endpoint;
 use evener_core::spec::{
-    CheckKind, Denied, Plane, Policy, PoolSpec, Protocol, ServiceSpec, Source, StickyBy, Transport,
+    CheckKind, Denied, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServiceSpec, Source, StickyBy,
+    Transport,
 };
 use evener_core::wire::proxy::Version;
 use std::collections::{BTreeMap, BTreeSet};
@@ -231,7 +232,7 @@ impl Builder<'_> {
         if let Some(endpoint) = service.listen.iter().find(|endpoint| matches!(endpoint, Endpoint::Unix(_))) {
             problem(format!("`{endpoint}` is a unix socket: a dns service must listen on IP addresses"));
         }
-        if let Some(server) = pools().find_map(dns::plain_socket) {
+        if let Some(server) = pools().find_map(|pool| dns::plain_sockets(pool).next()) {
             let at = self.config.servers.get(&server.endpoint).unwrap_or(location);
             let server = &server.name;
             let message = format!(
@@ -254,11 +255,14 @@ impl Builder<'_> {
         }
     }
 
-    /// Checks that a pool with a DNS check has no servers that are unix sockets, except servers of mname.
+    /// Checks that no server with a DNS check is a unix socket.
     fn check_checks(&self) {
         for pool in &self.config.spec.pools {
-            let by_dns = matches!(&pool.check, Some(check) if matches!(check.kind, CheckKind::Dns { .. }));
-            let Some(server) = dns::plain_socket(pool).filter(|_| by_dns) else { continue };
+            let is_by_dns = |server: &&ServerSpec| {
+                let check = pool.check_of(server);
+                check.is_some_and(|check| matches!(check.kind, CheckKind::Dns { .. }))
+            };
+            let Some(server) = dns::plain_sockets(pool).find(is_by_dns) else { continue };
             let Some(at) = self.config.servers.get(&server.endpoint) else { continue };
             let message = format!("server `{}` is a unix socket: check.dns needs IP servers", server.name);
             self.reading.problem(at, message);

@@ -11,7 +11,7 @@ use crate::config::raw::{Made, Run, Value};
 use crate::config::sticky::sticky_defaults;
 use crate::config::{Location, edge, xdp};
 use crate::scope;
-use endpoints::{addresses_of, ip_of, lacks_ports, port_of, port_of_source};
+use endpoints::{addresses_of, ip_of, lacks_ports, port_of, port_of_source, settle_port};
 use evener_core::Endpoint;
 use evener_core::address::AddressError;
 use evener_core::spec::{
@@ -146,21 +146,23 @@ impl<'a> Builder<'a> {
         for (pool, ports) in ports {
             let Some(&at) = self.pools.get(&pool) else { continue };
             let lacks_port = lacks_ports(&self.config.spec.pools[at]);
-            let Some(check) = &mut self.config.spec.pools[at].check else { continue };
-            if check.port.is_some() || !lacks_port {
-                continue;
+            let ports: Vec<u16> = ports.into_iter().collect();
+            let declared = self.declaration_of(&pool);
+            let PoolSpec { check, servers, .. } = &mut self.config.spec.pools[at];
+            if let Some(check) = check.as_mut().filter(|_| lacks_port)
+                && let Some(problem) = settle_port(check, &ports)
+                && let Some(made) = declared
+            {
+                let message = format!("pool `{pool}`: the servers have no port, and {problem}");
+                self.reading.problem_inside(made.location(), &["check"], message);
             }
-            match ports.iter().copied().collect::<Vec<_>>()[..] {
-                [port] => check.port = Some(port),
-                [] => {}
-                [port, ..] => {
-                    let message = format!(
-                        "pool `{pool}`: the servers have no port, and the clients use several ports: write the port of the check, such as check.{} {{ port = {port} }}",
-                        check.kind.name()
-                    );
-                    if let Some(made) = self.declaration_of(&pool) {
-                        self.reading.problem_inside(made.location(), &["check"], message);
-                    }
+            for server in servers.iter_mut().filter(|server| server.endpoint.lacks_port()) {
+                if let Some(check) = &mut server.check
+                    && let Some(problem) = settle_port(Arc::make_mut(check), &ports)
+                    && let Some(location) = self.config.servers.get(&server.endpoint)
+                {
+                    let message = format!("server `{}` has no port, and {problem}", server.name);
+                    self.reading.problem(location, message);
                 }
             }
         }
@@ -521,7 +523,10 @@ impl<'a> Builder<'a> {
                     warn("sticky", message.into());
                 }
             }
-            if pool.check.is_none() && service.protocol == Protocol::Tcp {
+            let has_unchecked =
+                pool.servers.iter().any(|server| !server.is_sorry && pool.check_of(server).is_none());
+            let lacks_check = has_unchecked || !pool.discover.is_empty() && pool.check.is_none();
+            if lacks_check && service.protocol == Protocol::Tcp {
                 let message = format!(
                     "service `{name}`: pool `{}` has no check, and plane = \"{plane}\" does not see failed connections: add check = \"tcp\"",
                     pool.name

@@ -30,17 +30,17 @@ pub(super) fn pool(pool: &PoolSpec, handle: Option<&str>, lists: Lists<'_>) -> T
 /// Writes the servers and their sources as items of a pool or a service.
 pub(super) fn write_servers(table: &mut Table, pool: &PoolSpec, lists: Lists<'_>) {
     for spec in pool.servers.iter().filter(|server| !server.is_sorry) {
-        table.item(whole_server(spec, lists));
+        table.item(whole_server(spec, pool, lists));
     }
     write_sources(table, &pool.discover);
     for sorry in pool.servers.iter().filter(|server| server.is_sorry) {
-        table.key("sorry", whole_server(sorry, lists));
+        table.key("sorry", whole_server(sorry, pool, lists));
     }
 }
 
-/// Returns a server as its address, or as a table that begins with it.
-fn whole_server(spec: &ServerSpec, lists: Lists<'_>) -> Node {
-    let server = server(spec, lists);
+/// Returns a server of a pool as its address, or as a table that begins with it.
+fn whole_server(spec: &ServerSpec, pool: &PoolSpec, lists: Lists<'_>) -> Node {
+    let server = server(spec, pool.tls.as_deref(), lists);
     if server.is_empty() {
         return address(&spec.endpoint);
     }
@@ -59,8 +59,8 @@ fn text(endpoint: &Endpoint) -> String {
     if endpoint.lacks_port() { endpoint.server_text() } else { scope::text(endpoint) }
 }
 
-/// Returns the keys of a server other than its address.
-fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
+/// Returns the keys of a server other than its address. `tls` are the settings of its pool.
+fn server(server: &ServerSpec, tls: Option<&ServerTlsSpec>, lists: Lists<'_>) -> Table {
     let ServerSpec { name, configured_name: _, endpoint, dialect, weight, tier, .. } = server;
     let ServerSpec { limits, acl, state, is_sorry, quic_id, check, .. } = server;
     let defaults = ServerSpec::new(endpoint.clone());
@@ -77,7 +77,7 @@ fn server(server: &ServerSpec, lists: Lists<'_>) -> Table {
     write_acl(&mut table, acl.as_ref(), lists);
     table.unless("state", &state.name(), &defaults.state.name());
     table.some("quic_id", quic_id.as_ref().map(ToString::to_string).as_ref());
-    write_check(&mut table, check.as_deref(), None);
+    write_check(&mut table, check.as_deref(), tls);
     table
 }
 

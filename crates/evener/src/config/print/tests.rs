@@ -201,6 +201,20 @@ service "a" {
 }
 
 #[test]
+fn programs_of_checks_of_single_servers_are_allowed_in_the_printed_configuration() {
+    let scratch = Scratch::new("programs");
+    let text = r#"exec { allow = { "/bin/a", "/bin/b" } }
+service "s" {
+  listen = "127.0.0.1:1",
+  { "10.0.0.1:1", check = check.exec { "/bin/a" } },
+  { "10.0.0.2:1", check = check.exec { "/bin/b" } },
+}
+"#;
+    let printed = check_round_trip(&scratch, text);
+    assert!(printed.contains("\"/bin/a\", \"/bin/b\""), "{printed}");
+}
+
+#[test]
 fn a_caller_may_provide_the_source_of_a_list() {
     let scratch = Scratch::new("lists");
     std::fs::write(scratch.0.join("bad.txt"), "192.0.2.0/24\n").unwrap();

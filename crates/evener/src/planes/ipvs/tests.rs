@@ -5,11 +5,12 @@ use super::counting::Counted;
 use super::runner::Running;
 use super::state::StateFile;
 use super::{Report, Setup, wanted};
+use evener_core::health::Probe;
 use evener_core::pool::{Pool, PoolSetting};
 use evener_core::service::ServiceLive;
 use evener_core::spec::{
-    AdminState, IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec, Protocol, QuorumSpec,
-    ServerSpec, ServiceSpec,
+    AdminState, CheckKind, CheckSpec, IpvsPersistence, IpvsServiceSpec, OnDown, Plane, Policy, PoolSpec,
+    Protocol, QuorumSpec, ServerSpec, ServiceSpec,
 };
 use evener_core::table::{PoolTable, ServiceTable};
 use evener_core::time::Time;
@@ -17,7 +18,7 @@ use evener_ipvs::fake::FakeKernel;
 use evener_ipvs::model::{
     Daemon, DaemonRole, DestinationState, Info, Service, ServiceKey, ServiceState, Timeouts,
 };
-use evener_ipvs::reconcile::Reconciler;
+use evener_ipvs::reconcile::{Reconciler, WantedService};
 use evener_ipvs::{Change, Kernel, Result};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -134,9 +135,19 @@ impl Drop for Scratch {
 
 /// Returns the table of a service with servers of these weights.
 fn table(settings: IpvsServiceSpec, pool: &PoolSpec) -> ServiceTable {
+    table_after(settings, pool, &[])
+}
+
+/// Returns the table of a service after the checks of these servers failed.
+fn table_after(settings: IpvsServiceSpec, pool: &PoolSpec, failed: &[usize]) -> ServiceTable {
     let targets: Vec<_> = pool.servers.iter().map(|server| server.endpoint.target().unwrap()).collect();
     let setting = PoolSetting { workers: 1, key: 0, first_id: 0 };
-    let snapshot = Pool::new(pool, &targets, setting, Time::ZERO).snapshot().unwrap();
+    let mut running = Pool::new(pool, &targets, setting, Time::ZERO);
+    let ids: Vec<_> = running.servers().iter().map(|server| server.id).collect();
+    for at in failed {
+        running.on_probe(Time::ZERO, ids[*at], Probe::Fail("refused".into()));
+    }
+    let snapshot = running.snapshot().unwrap();
     let rows = Arc::new(PoolTable::derive(pool, &snapshot));
     let service = ServiceSpec {
         listen: vec!["192.0.2.1:80".parse().unwrap()],
@@ -310,18 +321,43 @@ fn a_scheduler_that_the_kernel_does_not_have_is_found_before_anything_changes() 
 #[test]
 fn servers_that_fail_stay_with_the_weight_0_if_the_pool_inhibits_them() {
     let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.2:80", 1)]);
-    spec.servers[1].state = AdminState::Maintenance;
-    let weights = |spec: &PoolSpec| -> Vec<u32> {
-        let setup = derived(IpvsServiceSpec::default(), spec);
-        setup
-            .wanted
-            .values()
-            .flat_map(|service| service.destinations.values().map(|one| one.weight))
-            .collect()
+    spec.check = Some(CheckSpec::new(CheckKind::Tcp));
+    let weights = |spec: &PoolSpec, failed: &[usize]| -> Vec<u32> {
+        let table = table_after(IpvsServiceSpec::default(), spec, failed);
+        let live = Arc::new(ServiceLive::new("s".into(), Protocol::Tcp, 1));
+        let mut setup = Setup::default();
+        for one in wanted::derive(&table) {
+            one.enter(&mut setup, |_, _| Counted::new(None, Arc::clone(&live)));
+        }
+        let destinations = |service: &WantedService| -> Vec<u32> {
+            service.destinations.values().map(|one| one.weight).collect()
+        };
+        setup.wanted.values().flat_map(destinations).collect()
     };
-    assert_eq!(weights(&spec), [1]);
+    assert_eq!(weights(&spec, &[1]), [1]);
     spec.inhibit_on_failure = true;
-    assert_eq!(weights(&spec), [1, 0]);
+    assert_eq!(weights(&spec, &[1]), [1, 0]);
+    spec.servers[1].tier = 2;
+    assert_eq!(weights(&spec, &[]), [1], "the server of an unused tier is not a destination");
+    assert_eq!(weights(&spec, &[1]), [1], "a server of an unused tier that failed is not a destination");
+    assert_eq!(weights(&spec, &[0]), [0, 1], "a server that failed stays while the next tier is used");
+    spec.servers[1].tier = 1;
+    spec.servers[1].state = AdminState::Maintenance;
+    assert_eq!(weights(&spec, &[]), [1], "a server in maintenance is not a destination");
+}
+
+#[test]
+fn a_sorry_server_with_persistent_clients_is_deleted_when_the_quorum_returns() {
+    let mut spec = pool(&[("10.0.0.1:80", 1), ("10.0.0.9:80", 1)]);
+    spec.servers[1].is_sorry = true;
+    let without_drain = |settings: IpvsServiceSpec| {
+        let wanted = derived(settings, &spec).wanted.into_values().next().unwrap();
+        (wanted.destinations.len(), wanted.without_drain.len())
+    };
+    let persistent =
+        IpvsServiceSpec { persistence: Some(IpvsPersistence::default()), ..IpvsServiceSpec::default() };
+    assert_eq!(without_drain(IpvsServiceSpec::default()), (1, 0));
+    assert_eq!(without_drain(persistent), (1, 1));
 }
 
 /// Applies the changes from one wanted table to another one by one, and checks that clients always have a server.

@@ -145,6 +145,7 @@ fn destinations(
         ServiceKey::Address { port, .. } => port,
         ServiceKey::Fwmark { .. } => 0,
     };
+    let inhibited = Inhibited::of(pool);
     let mut servers = Vec::new();
     for (id, row) in pool.rows() {
         let Some(address) = address_of(row) else { continue };
@@ -156,7 +157,7 @@ fn destinations(
         let at = if address.port() == 0 { port } else { address.port() };
         let key = DestinationKey { address: address.ip(), port: at };
         servers.push((key, id));
-        match weight(row, pool.traits().inhibit_on_failure) {
+        match weight(row, &inhibited) {
             Some(weight) => {
                 let (lower, upper) = thresholds(row);
                 let destination = Destination::new(key, forwarding(settings.forward)).weight(weight);
@@ -166,9 +167,7 @@ fn destinations(
                 present.weight = present.weight.max(weight);
             }
             // Persistent clients would keep coming to a destination with the weight 0.
-            None if row.role.takes == Takes::None
-                && (settings.persistence.is_some() || pool.traits().on_down == OnDown::Close) =>
-            {
+            None if leaves_immediately(row, settings, pool.traits().on_down) => {
                 wanted.without_drain.insert(key);
             }
             None => {}
@@ -177,14 +176,41 @@ fn destinations(
     servers
 }
 
+/// Returns true if a server that is not a destination is deleted without a drain. A sorry server that is not needed
+/// would keep its persistent clients.
+fn leaves_immediately(row: &Row, settings: &IpvsServiceSpec, on_down: OnDown) -> bool {
+    let is_closed = row.role.takes == Takes::None && on_down == OnDown::Close;
+    let is_unneeded = row.role.takes == Takes::None || row.is_sorry;
+    is_closed || settings.persistence.is_some() && is_unneeded
+}
+
+/// Tiers whose servers stay with the weight 0 when they are down.
+struct Inhibited {
+    /// The highest number of such a tier; `None` if the pool inhibits no servers.
+    tier_max: Option<u8>,
+}
+
+impl Inhibited {
+    /// Returns the tiers up to the active tier, or all tiers if none is active.
+    fn of(pool: &PoolTable) -> Self {
+        let of_candidates = pool.rows().filter(|(_, row)| row.role.is_candidate && !row.is_sorry);
+        let active = of_candidates.map(|(_, row)| row.tier).max().unwrap_or(u8::MAX);
+        Self { tier_max: pool.traits().inhibit_on_failure.then_some(active) }
+    }
+
+    fn has(&self, row: &Row) -> bool {
+        row.is_down && !row.is_sorry && self.tier_max.is_some_and(|tier_max| row.tier <= tier_max)
+    }
+}
+
 /// Returns the weight of a server; `None` if the server is not a destination. The weight 0 of a configuration stays, so
-/// that its connections do. With `inhibit`, servers that failed stay with the weight 0.
-fn weight(row: &Row, inhibit: bool) -> Option<u32> {
+/// that its connections do. Inhibited servers that are down stay with the weight 0.
+fn weight(row: &Row, inhibited: &Inhibited) -> Option<u32> {
     if row.role.is_candidate {
         return Some(row.share.div_ceil(WEIGHT_UNIT).max(1));
     }
     // A sorry server that is not needed does not belong to the table.
-    let stays = row.weight == 0 && row.role.takes == Takes::Known || inhibit && !row.is_sorry;
+    let stays = row.weight == 0 && row.role.takes == Takes::Known || inhibited.has(row);
     stays.then_some(0)
 }
 

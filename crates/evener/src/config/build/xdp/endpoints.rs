@@ -1,7 +1,7 @@
 //! Addresses and ports of services, servers and sources.
 
 use evener_core::Endpoint;
-use evener_core::spec::{DiscoverSpec, PoolSpec, ServiceSpec};
+use evener_core::spec::{CheckSpec, DiscoverSpec, PoolSpec, ServiceSpec};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -31,6 +31,22 @@ pub(super) fn port_of_source(source: &DiscoverSpec) -> Option<u16> {
         DiscoverSpec::File { port, .. } => *port,
         DiscoverSpec::Dns { port, .. } => Some(*port),
         DiscoverSpec::Mname { .. } | DiscoverSpec::Srv { .. } => None,
+    }
+}
+
+/// Gives a check without a port the port of the service. Returns the problem if there are several.
+pub(super) fn settle_port(check: &mut CheckSpec, ports: &[u16]) -> Option<String> {
+    match ports {
+        _ if check.port.is_some() => None,
+        [port] => {
+            check.port = Some(*port);
+            None
+        }
+        [] => None,
+        [port, ..] => Some(format!(
+            "the clients use several ports: write the port of the check, such as check.{} {{ port = {port} }}",
+            check.kind.name()
+        )),
     }
 }
 

@@ -255,7 +255,7 @@ impl Chance<'_> {
         ]);
         let name = self.pool_name();
         self.pools.push((Arc::clone(&name), kind));
-        let (servers, mut discover) = match kind {
+        let (mut servers, mut discover) = match kind {
             Kind::Dns => self.dns_servers(),
             kind => {
                 let server = |chance: &mut Self| match kind {
@@ -278,7 +278,13 @@ impl Chance<'_> {
             // The servers may have no port.
             check.iter_mut().for_each(|check| check.port = check.port.or(Some(80)));
         }
-        let on_down = if check.is_some() { self.pick(&OnDown::ALL) } else { OnDown::Keep };
+        if matches!(kind, Kind::Plain | Kind::Tls | Kind::Cookie) {
+            for server in servers.iter_mut().filter(|server| !server.is_sorry) {
+                server.check = self.maybe(|chance| Arc::new(chance.check(kind, tls.as_ref())));
+            }
+        }
+        let is_checked = check.is_some() || servers.iter().any(|server| server.check.is_some());
+        let on_down = if is_checked { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
             discover,
             resolve: self.pick(&Resolve::ALL),
