@@ -34,7 +34,8 @@ ipvsadm -Ln
 same "traffic is balanced" "$(ask client 192.0.2.1:80 10)" "a=5 b=5 failed=0"
 kill -9 $server_a
 expect "the check removes the killed server and adds the third one" "-A -t 192.0.2.1:80 -s rr" \
-    "-a -t 192.0.2.1:80 -r 10.2.3.1:80 -m -w 1" "-a -t 192.0.2.1:80 -r 10.2.4.1:80 -m -w 1"
+    "-a -t 192.0.2.1:80 -r 10.2.2.1:80 -m -w 0" "-a -t 192.0.2.1:80 -r 10.2.3.1:80 -m -w 1" \
+    "-a -t 192.0.2.1:80 -r 10.2.4.1:80 -m -w 1"
 same "traffic is balanced by the others" "$(ask client 192.0.2.1:80 10)" "b=5 c=5 failed=0"
 stop -TERM
 end
