@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// Scripts with the whole program.
 const SCRIPTS: &str = "crates/evener/tests/guest";
 /// Tests of the whole program.
-const PROGRAM_TESTS: [&str; 4] = ["ipvs", "table", "traffic", "reuse"];
+const PROGRAM_TESTS: [&str; 5] = ["ipvs", "table", "traffic", "reuse", "script"];
 /// Measurements of the whole program.
 const MEASUREMENTS: [&str; 2] = ["load", "react"];
 
