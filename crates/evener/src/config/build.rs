@@ -134,7 +134,7 @@ impl<'a> Builder<'a> {
         let mut pool = self.pool_fields(name, made, &mut fields);
         pool.tls = edge::read_server_tls(&mut fields);
         self.config.tls.insert((TlsOwner::Pool, name.into()), fields.location_of("tls"));
-        edge::inherit_tls(&mut pool, &mut fields, &self.config.servers);
+        check::inherit_tls(&mut pool, &mut fields, &self.config.servers);
         if made.table().list().is_empty() && !fields.has("discover") && !fields.has("servers") {
             fields.problem_here("there are no servers: list their addresses, such as \"10.0.0.1:80\"");
         }

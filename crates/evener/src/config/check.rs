@@ -8,12 +8,15 @@ use super::problem::unreadable;
 use super::raw::{Made, Value, shown};
 use super::script;
 use crate::check::compile;
-use evener_core::spec::{CheckKind, CheckSpec, CheckTls};
+use crate::config::Location;
+use evener_core::Endpoint;
+use evener_core::spec::{CheckKind, CheckSpec, CheckTls, PoolSpec, ServerTlsSpec, Verification};
 use evener_core::wire::dns;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) const KINDS: [&str; 7] = ["tcp", "tls", "http", "https", "udp", "dns", "smtp"];
@@ -25,6 +28,51 @@ pub(super) const SMTP_HELO: &str = "localhost";
 /// Maximum length of a domain name in textual form (RFC 5321, section 4.5.3.1.2).
 const HELO_BYTES_MAX: usize = 255;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// Completes the checks of a pool with TLS to its servers: https and tls checks inherit the TLS settings of the pool.
+/// Checks that send text without TLS are refused, because the servers would not respond to them. `locations` has the
+/// locations of the servers.
+pub(super) fn inherit_tls(
+    pool: &mut PoolSpec,
+    fields: &mut Fields<'_>,
+    locations: &BTreeMap<Endpoint, Location>,
+) {
+    let Some(tls) = pool.tls.clone() else { return };
+    let of_pool = pool.check.as_mut().and_then(|check| inherit_tls_of(check, &tls));
+    if let Some(advice) = of_pool {
+        fields.problem("check", format!("the servers of this pool use TLS: write {advice}"));
+    }
+    for server in &mut pool.servers {
+        let of_server = server.check.as_mut().and_then(|check| inherit_tls_of(Arc::make_mut(check), &tls));
+        if let (Some(advice), Some(location)) = (of_server, locations.get(&server.endpoint)) {
+            let message =
+                format!("server `{}`: the servers of this pool use TLS: write {advice}", server.name);
+            fields.reading().problem(location, message);
+        }
+    }
+}
+
+/// Completes a check with the TLS settings of a pool. Returns the advice if the servers would not respond to the check.
+fn inherit_tls_of(check: &mut CheckSpec, of_pool: &ServerTlsSpec) -> Option<&'static str> {
+    let port = check.port;
+    match &mut check.kind {
+        CheckKind::Http { tls: Some(tls), .. } | CheckKind::Stream { tls: Some(tls), .. } => {
+            tls.sni = tls.sni.take().or_else(|| of_pool.name.clone());
+            tls.ca_file = tls.ca_file.take().or_else(|| of_pool.authorities.clone());
+            tls.insecure |= of_pool.verification == Verification::Off;
+            None
+        }
+        CheckKind::Http { tls: None, .. } => {
+            Some("check = \"https\", or check.https { ... } for its settings")
+        }
+        // With `port`, the check may use a port without TLS.
+        CheckKind::Smtp { .. } if port.is_none() => Some("check = check.tls { begins = \"220 \" }"),
+        CheckKind::Stream { tls: None, .. } if port.is_none() => {
+            Some("check = \"tls\", or check.tls { ... } for its settings")
+        }
+        _ => None,
+    }
+}
 
 /// Reads the check of a pool or service.
 pub(super) fn read(fields: &mut Fields<'_>) -> Option<CheckSpec> {

@@ -6,16 +6,13 @@ use super::hints::{one_of, values};
 use super::patience::{read_abort_on_close, read_min_rate};
 use super::raw::{Table, Value, shown};
 use super::scalar::parse_size;
-use crate::config::Location;
-use evener_core::Endpoint;
 use evener_core::route::{HostPattern, Route};
 use evener_core::spec::{
-    Balance, CertificateFiles, CheckKind, CheckSpec, ClientCertificates, ForwardedMode, ForwardedSpec, Http2,
-    HttpSpec, OnDown, PoolSpec, Presence, Protocol, RedirectSpec, RespondSpec, ServerSpec, ServerTlsSpec,
-    TlsSpec, TlsVersion, Verification,
+    Balance, CertificateFiles, ClientCertificates, ForwardedMode, ForwardedSpec, Http2, HttpSpec, OnDown,
+    Presence, Protocol, RedirectSpec, RespondSpec, ServerSpec, ServerTlsSpec, TlsSpec, TlsVersion,
+    Verification,
 };
 use evener_core::wire::proxy;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -225,51 +222,6 @@ pub(super) fn read_server_tls(fields: &mut Fields<'_>) -> Option<Arc<ServerTlsSp
         }
     }
     Some(Arc::new(spec))
-}
-
-/// Completes the checks of a pool with TLS to its servers: https and tls checks inherit the TLS settings of the pool.
-/// Checks that send text without TLS are refused, because the servers would not respond to them. `locations` has the
-/// locations of the servers.
-pub(super) fn inherit_tls(
-    pool: &mut PoolSpec,
-    fields: &mut Fields<'_>,
-    locations: &BTreeMap<Endpoint, Location>,
-) {
-    let Some(tls) = pool.tls.clone() else { return };
-    let of_pool = pool.check.as_mut().and_then(|check| inherit_tls_of(check, &tls));
-    if let Some(advice) = of_pool {
-        fields.problem("check", format!("the servers of this pool use TLS: write {advice}"));
-    }
-    for server in &mut pool.servers {
-        let of_server = server.check.as_mut().and_then(|check| inherit_tls_of(Arc::make_mut(check), &tls));
-        if let (Some(advice), Some(location)) = (of_server, locations.get(&server.endpoint)) {
-            let message =
-                format!("server `{}`: the servers of this pool use TLS: write {advice}", server.name);
-            fields.reading().problem(location, message);
-        }
-    }
-}
-
-/// Completes a check with the TLS settings of a pool. Returns the advice if the servers would not respond to the check.
-fn inherit_tls_of(check: &mut CheckSpec, of_pool: &ServerTlsSpec) -> Option<&'static str> {
-    let port = check.port;
-    match &mut check.kind {
-        CheckKind::Http { tls: Some(tls), .. } | CheckKind::Stream { tls: Some(tls), .. } => {
-            tls.sni = tls.sni.take().or_else(|| of_pool.name.clone());
-            tls.ca_file = tls.ca_file.take().or_else(|| of_pool.authorities.clone());
-            tls.insecure |= of_pool.verification == Verification::Off;
-            None
-        }
-        CheckKind::Http { tls: None, .. } => {
-            Some("check = \"https\", or check.https { ... } for its settings")
-        }
-        // With `port`, the check may use a port without TLS.
-        CheckKind::Smtp { .. } if port.is_none() => Some("check = check.tls { begins = \"220 \" }"),
-        CheckKind::Stream { tls: None, .. } if port.is_none() => {
-            Some("check = \"tls\", or check.tls { ... } for its settings")
-        }
-        _ => None,
-    }
 }
 
 /// Reads `on_down = "close"` of a pool with these servers.

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_check_of_a_server_is_in_the_status() {
+    fn the_check_of_a_single_server_is_in_the_status() {
         let check = Some(Arc::new(CheckSpec::new(CheckKind::Tcp)));
         let view = view(&PoolSpec::new("web", vec![ServerSpec { check, ..server("a") }, server("b")]));
         let json = serde_json::to_value(&view).expect("a view is valid JSON");

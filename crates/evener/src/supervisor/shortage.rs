@@ -204,10 +204,10 @@ mod tests {
     use evener_core::spec::{CheckKind, CheckSpec};
 
     #[test]
-    fn servers_with_their_own_checks_count_as_checked() {
+    fn single_servers_with_a_check_count_as_checked() {
         let tcp = || CheckSpec::new(CheckKind::Tcp);
-        let server = |own: bool| ServerSpec {
-            check: own.then(|| Arc::new(tcp())),
+        let server = |has_check: bool| ServerSpec {
+            check: has_check.then(|| Arc::new(tcp())),
             ..ServerSpec::new("10.0.0.1:80".parse().expect("a valid address"))
         };
         let sorry = ServerSpec { is_sorry: true, ..server(false) };

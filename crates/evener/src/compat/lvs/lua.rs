@@ -81,7 +81,7 @@ fn print_server(server: &VirtualServer, out: &mut String) {
             Some(lower) => format!("max = {lower}, hard = {upper}"),
             None => format!("max = {upper}"),
         }));
-        keys.extend(own_check(server, real));
+        keys.extend(single_check(server, real));
         let braces = if keys.is_empty() { String::new() } else { format!(" {{ {} }}", keys.join(", ")) };
         let address = if has_ports(server) { &real.address } else { host_of(&real.address).0 };
         let _ = writeln!(out, "  server {address:?}{braces},{}", line_of(real));
@@ -143,11 +143,11 @@ fn shared_check(server: &VirtualServer) -> Option<String> {
 }
 
 /// Returns the check of one server, unless the servers share a check.
-fn own_check(server: &VirtualServer, real: &RealServer) -> Option<String> {
+fn single_check(server: &VirtualServer, real: &RealServer) -> Option<String> {
     let (_, first) = checks(server).next()?;
     let is_shared = checks(server).all(|(_, other)| other == first);
-    let own = real.check.as_ref().filter(|_| !is_shared)?;
-    Some(format!("check = {}", check(server, own, host_of(&real.address).1)))
+    let check_of_real = real.check.as_ref().filter(|_| !is_shared)?;
+    Some(format!("check = {}", check(server, check_of_real, host_of(&real.address).1)))
 }
 
 /// Returns the servers that have a check, with their checks.

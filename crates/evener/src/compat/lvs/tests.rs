@@ -281,14 +281,14 @@ fn a_wrong_line_of_a_saved_table_is_a_problem_with_its_line() {
 }
 
 #[test]
-fn servers_with_different_checks_keep_their_own_checks() {
+fn different_checks_of_servers_are_imported() {
     let real = |number: u8, check: &str| format!(" real_server 10.0.0.{number} 80 {{\n {check}\n }}\n");
     let server = |servers: &[String]| format!("virtual_server 192.0.2.1 80 {{\n{}}}\n", servers.concat());
     let (tcp, smtp) = ("TCP_CHECK {\n connect_port 81\n }", "SMTP_CHECK {\n }");
     let differ = import(&server(&[real(1, tcp), real(2, smtp), real(3, "")])).expect("the file is correct");
     let pools = load(&differ).pools;
-    let own = pools[0].servers.iter().map(|server| server.check.as_ref().map(|check| check.kind.name()));
-    assert_eq!(own.collect::<Vec<_>>(), [Some("tcp"), Some("smtp"), None], "{differ}");
+    let kinds = pools[0].servers.iter().map(|server| server.check.as_ref().map(|check| check.kind.name()));
+    assert_eq!(kinds.collect::<Vec<_>>(), [Some("tcp"), Some("smtp"), None], "{differ}");
     assert_eq!(pools[0].check, None, "{differ}");
     let equal = import(&server(&[real(1, tcp), real(2, tcp)])).expect("the file is correct");
     let pool = &load(&equal).pools[0];

@@ -242,6 +242,15 @@ impl Chance<'_> {
         digits.collect::<String>().parse().unwrap()
     }
 
+    /// Gives some servers a check.
+    fn check_servers(&mut self, servers: &mut [ServerSpec], kind: Kind, tls: Option<&ServerTlsSpec>) {
+        if matches!(kind, Kind::Plain | Kind::Tls | Kind::Cookie) {
+            for server in servers.iter_mut().filter(|server| !server.is_sorry) {
+                server.check = self.maybe(|chance| Arc::new(chance.check(kind, tls)));
+            }
+        }
+    }
+
     fn pool(&mut self) -> PoolSpec {
         let kind = self.pick(&[
             Kind::Datagrams,
@@ -278,11 +287,7 @@ impl Chance<'_> {
             // The servers may have no port.
             check.iter_mut().for_each(|check| check.port = check.port.or(Some(80)));
         }
-        if matches!(kind, Kind::Plain | Kind::Tls | Kind::Cookie) {
-            for server in servers.iter_mut().filter(|server| !server.is_sorry) {
-                server.check = self.maybe(|chance| Arc::new(chance.check(kind, tls.as_ref())));
-            }
-        }
+        self.check_servers(&mut servers, kind, tls.as_ref());
         let is_checked = check.is_some() || servers.iter().any(|server| server.check.is_some());
         let on_down = if is_checked { self.pick(&OnDown::ALL) } else { OnDown::Keep };
         PoolSpec {
