@@ -4,7 +4,7 @@
 . ./lib.sh
 space a to-a
 $ip addr add 10.0.1.254/24 dev to-a; $ip -n a addr add 10.0.1.1/24 dev eth0
-for last in 1 2 3 4; do $ip addr add 192.0.2.$last/32 dev lo; done
+for last in 1 2 3 4 5; do $ip addr add 192.0.2.$last/32 dev lo; done
 
 cat > keepalived.conf <<'CONF'
 global_defs {
@@ -45,6 +45,9 @@ common='every = "1s", timeout = "1s", fall = 2, rise = 1'
 cat > c.lua <<LUA
 service "192.0.2.3:80" { plane = "ipvs", "10.0.1.1:80", check = check.tcp { $common } }
 service "192.0.2.4:80" { plane = "ipvs", "10.0.1.1:80", check = check.http { path = "/", $common } }
+service "192.0.2.5:80" { plane = "ipvs", "10.0.1.1:80", check = check.script { $common, run = function(server)
+  return http.get("http://" .. server.address .. "/").ok
+end } }
 LUA
 
 # The server ends, so that connections are refused.
@@ -63,7 +66,7 @@ SH
 sh ./refuse up
 keepalived -f /job/keepalived.conf -C -n -l >keepalived.log 2>&1 & keepalived=$!
 start
-services="keepalived-TCP_CHECK=192.0.2.1:80 keepalived-HTTP_GET=192.0.2.2:80 evener-tcp=192.0.2.3:80 evener-http=192.0.2.4:80"
+services="keepalived-TCP_CHECK=192.0.2.1:80 keepalived-HTTP_GET=192.0.2.2:80 evener-tcp=192.0.2.3:80 evener-http=192.0.2.4:80 evener-function=192.0.2.5:80"
 for way in refuse silence; do
     echo "react: $way"
     ./peer react ${ROUNDS:-20} 1000 ./$way 10.0.1.1:80 $services || { fail "react"; tail keepalived.log; }

@@ -22,7 +22,7 @@ fn help_describes_keys_commands_and_words_of_other_programs() {
     check(&["help", "pool.sticky"], 0, &["pool.sticky\n", "Default:   none", "    ttl ", "Keys:"]);
     check(&["help", "service", "dns", "cache"], 0, &["service.dns.cache\n", "    entries "]);
     check(&["help", "run"], 0, &["Usage: evener run", "--workers"]);
-    check(&["help", "check"], 0, &["Usage: evener check", "pool.check\n", "check.http"]);
+    check(&["help", "check"], 0, &["Usage: evener check", "pool.check, server.check\n", "check.http"]);
     check(&["help", "maxconn"], 0, &["evener help service.connections_max"]);
     check(&["help"], 0, &["Commands:", "Keys of the configuration:", "evener help --keys"]);
     check(&["help", "--keys"], 0, &["pool.sticky.ttl", "service.routes.host"]);

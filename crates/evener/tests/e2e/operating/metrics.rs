@@ -1,6 +1,6 @@
 //! The metrics: at the address of `--metrics`, by `evener metrics`, and as Prometheus reads them.
 
-use crate::harness::{BINARY, Evener, Server, have, local, who};
+use crate::harness::{BINARY, Directory, Evener, Server, have, local, who};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
@@ -130,9 +130,11 @@ fn the_alerts_and_the_dashboard_use_metrics_that_exist() {
     assert!(parsed["panels"].as_array().unwrap().len() > 15, "the dashboard has panels");
 
     let server = Server::named("a");
+    let directory = Directory::new();
+    let list = directory.write("list", "").display().to_string();
     let (evener, address) = run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", queue = {{}}, check = \"tcp\", \
-         discover.file \"list\", \"127.0.0.1:{}\" }}",
+         discover.file \"{list}\", \"127.0.0.1:{}\" }}",
         server.port
     ));
     let mut client = TcpStream::connect(local(evener.port("s"))).unwrap();
