@@ -131,7 +131,7 @@ fn the_alerts_and_the_dashboard_use_metrics_that_exist() {
 
     let server = Server::named("a");
     let directory = Directory::new();
-    let list = directory.write("list", "").display().to_string();
+    let list = directory.write("list", "127.0.0.1:9\n").display().to_string();
     let (evener, address) = run(&format!(
         "service \"s\" {{ listen = \"127.0.0.1:0\", protocol = \"http\", queue = {{}}, check = \"tcp\", \
          discover.file \"{list}\", \"127.0.0.1:{}\" }}",
