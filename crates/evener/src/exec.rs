@@ -1,4 +1,4 @@
-//! Programs of the configuration: hooks of `notify` and checks by `check.exec`. They run without a shell, with a
+//! Programs of the configuration: hooks of `notify`, checks by `check.exec`, and `exec` of functions. They run without a shell, with a
 //! small environment, without descriptors of this process and in a process group of their own, which is killed
 //! when the time is over.
 
@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitStatus, Stdio};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 /// Search path of programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -18,7 +18,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(crate) type Environment = Vec<(&'static str, String)>;
 
 /// Kills the process and its children when it is dropped.
-struct Group(Option<Pid>);
+pub(crate) struct Group(Option<Pid>);
+
+impl Group {
+    /// Lets the children live that the program left in the background.
+    pub(crate) fn release(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -28,11 +35,16 @@ impl Drop for Group {
     }
 }
 
-/// Runs a program to its end. The program is killed if the future is dropped.
+/// Starts a program. It is killed with its children when the group is dropped. `standard` makes its standard input, output
+/// and error output.
 ///
 /// # Errors
 /// The program cannot be started.
-pub(crate) async fn run(program: &ProgramSpec, environment: &Environment) -> io::Result<ExitStatus> {
+pub(crate) fn start(
+    program: &ProgramSpec,
+    environment: &Environment,
+    standard: fn() -> Stdio,
+) -> io::Result<(Child, Group)> {
     let mut command = std::process::Command::new(&program.path);
     command
         .args(&program.arguments)
@@ -40,18 +52,26 @@ pub(crate) async fn run(program: &ProgramSpec, environment: &Environment) -> io:
         .env("PATH", PATH)
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdin(standard())
+        .stdout(standard())
+        .stderr(standard())
         .process_group(0);
     evener_proxy::descriptors::inherit_none(&mut command);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
-    let mut child = command.spawn()?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let child = command.spawn()?;
+    let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    Ok((child, group))
+}
+
+/// Runs a program to its end. The program is killed if the future is dropped.
+///
+/// # Errors
+/// The program cannot be started.
+pub(crate) async fn run(program: &ProgramSpec, environment: &Environment) -> io::Result<ExitStatus> {
+    let (mut child, group) = start(program, environment, Stdio::null)?;
     let status = child.wait().await?;
-    // Children that the program left in the background stay.
-    group.0 = None;
+    group.release();
     Ok(status)
 }
 

@@ -2,12 +2,12 @@
 
 use super::{Outcome, RECEIVED_BYTES_MAX, bytes_to_send, failure, operate, running, timeout};
 use crate::config::functions::bounds::fail;
+use crate::exec;
+use evener_core::spec::ProgramSpec;
 use mlua::{Function, IntoLua, Lua, Table};
-use rustix::process::{Pid, Signal, kill_process_group};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, Command};
 
 /// Maximum number of arguments.
 const ARGUMENTS_MAX: usize = 1000;
@@ -18,17 +18,6 @@ struct Ran {
     status: ExitStatus,
     output: Vec<u8>,
     errors: Vec<u8>,
-}
-
-/// Kills the process and its children when it is dropped.
-struct Group(Option<Pid>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(leader) = self.0 {
-            let _ = kill_process_group(leader, Signal::KILL);
-        }
-    }
 }
 
 pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
@@ -48,7 +37,8 @@ pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
                 let input = options
                     .and_then(|options| options.raw_get::<Option<mlua::LuaString>>("stdin").ok().flatten())
                     .map_or(Ok(Vec::new()), |text| bytes_to_send(&lua, "exec", &text))?;
-                Ok(operate(&lua, "exec", Ok(limit), ran(program, arguments, input)))
+                let program = ProgramSpec { path: program, arguments };
+                Ok(operate(&lua, "exec", Ok(limit), ran(program, input)))
             });
             async move {
                 match begun?.await? {
@@ -87,22 +77,9 @@ fn texts(lua: &Lua, given: &Table) -> mlua::Result<Vec<String>> {
     Ok(arguments)
 }
 
-async fn ran(program: String, arguments: Vec<String>, input: Vec<u8>) -> Outcome<Ran> {
-    let mut command = std::process::Command::new(&program);
-    command
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    evener_proxy::descriptors::inherit_none(&mut command);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    let mut child = command.spawn().map_err(|error| format!("{program}: {error}"))?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
+async fn ran(program: ProgramSpec, input: Vec<u8>) -> Outcome<Ran> {
+    let failed = |error: std::io::Error| format!("{}: {error}", program.path);
+    let (mut child, group) = exec::start(&program, &Vec::new(), Stdio::piped).map_err(failed)?;
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {
@@ -110,13 +87,9 @@ async fn ran(program: String, arguments: Vec<String>, input: Vec<u8>) -> Outcome
         }
     };
     let ((), output, errors) = tokio::join!(write, read(stdout), read(stderr));
-    let status = wait(&mut child).await.map_err(|error| format!("{program}: {error}"))?;
-    group.0 = None;
+    let status = child.wait().await.map_err(failed)?;
+    group.release();
     Ok(Ran { status, output, errors })
-}
-
-async fn wait(child: &mut Child) -> std::io::Result<ExitStatus> {
-    child.wait().await
 }
 
 /// Reads to the end. Bytes beyond the limit are dropped.
