@@ -32,7 +32,7 @@ fn exec_runs_programs_with_arguments_and_input() {
     );
     evener.expect_log("cat some input");
     evener.expect_log("sh false 3 argument");
-    evener.expect_log("env PATH=/usr/sbin:/usr/bin:/sbin:/bin");
+    evener.expect_log("env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     evener.expect_log("signal 9");
 }
 
