@@ -107,7 +107,8 @@ impl Checker {
         let (reply, verdict) = oneshot::channel();
         let command = Command::Check { number, pool, server, tag, timeout, reply };
         let thread = self.0.thread.load_full();
-        if thread.commands.send(command).is_err() {
+        // A thread that was given up and not replaced would keep the command for ever.
+        if thread.runtime.given_up().is_some() || thread.commands.send(command).is_err() {
             return Verdict::Cancelled;
         }
         tokio::select! {

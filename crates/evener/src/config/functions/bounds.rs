@@ -51,12 +51,6 @@ fn is_stopped_by(lua: &Lua, error: &Value) -> bool {
     is_stopped(lua)
 }
 
-/// Returns a whole number from a value that the standard library takes for one.
-fn whole_number(value: &Value) -> Option<i64> {
-    let text = || value.as_string()?.to_string_lossy().trim().parse::<f64>().ok();
-    value.as_i64().or_else(|| value.as_f64().or_else(text).map(|number| number as i64))
-}
-
 fn is_late(lua: &Lua) -> bool {
     let Some(runtime) = runtime(lua) else { return false };
     runtime.current().is_some_and(|call| call.is_late(runtime.now()))
@@ -103,7 +97,8 @@ pub(crate) fn install(lua: &Lua) -> mlua::Result<()> {
     native.raw_set("check", lua.create_function(check)?)?;
     native.raw_set("expand", lua.create_function(expand)?)?;
     let check_repeat = |lua: &Lua, (s, n, separator): (Value, Value, Value)| {
-        let (Some(n), true) = (whole_number(&n), runtime(lua).is_some()) else { return Ok(()) };
+        // As the library converts the number: text, also hexadecimal text, is a number.
+        let (Some(n), true) = (lua.coerce_integer(n)?, runtime(lua).is_some()) else { return Ok(()) };
         let length = |value: &Value| value.as_string().map_or(0, |text| text.as_bytes().len());
         let whole = (length(&s) + length(&separator)).saturating_mul(n.max(0) as usize);
         if n > REPEAT_MAX || whole > TEXT_BYTES_MAX {

@@ -280,9 +280,14 @@ async fn run_slices(
         Failure::Error(first_chars(error_text(&error).as_bytes()))
     };
     let thread = lua.create_thread(function.clone()).map_err(failed)?;
-    let (of_hook, hooked) = (Arc::clone(call), Arc::clone(runtime));
+    // Lua drops the hook when it collects the thread; the call's connections have to close at its end.
+    let (of_hook, hooked) = (Arc::downgrade(call), Arc::clone(runtime));
     let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP);
-    thread.set_hook(triggers, move |_, debug| of_hook.on_instructions(&hooked, debug)).map_err(failed)?;
+    let hook = move |_: &Lua, debug: &Debug<'_>| match of_hook.upgrade() {
+        Some(call) => call.on_instructions(&hooked, debug),
+        None => Ok(VmState::Continue),
+    };
+    thread.set_hook(triggers, hook).map_err(failed)?;
     let mut running = pin!(thread.into_async::<MultiValue>(arguments).map_err(failed)?);
     let slices = poll_fn(|context| {
         runtime.enter(call);

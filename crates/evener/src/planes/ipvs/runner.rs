@@ -12,6 +12,7 @@ use evener_ipvs::reconcile::{Reason, Reconciler};
 use evener_ipvs::{Change, Error, Kernel};
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,16 +24,21 @@ const INTERVAL_DRAINING: Duration = Duration::from_millis(500);
 /// Opens the kernel's IPVS.
 pub(super) type Open = Box<dyn Fn() -> Result<Box<dyn Kernel + Send>, Error> + Send>;
 
+/// The last update that the thread has not taken.
+type Latest = Arc<Mutex<Option<Setup>>>;
+
 /// The thread.
 pub(super) struct Running {
     commands: Sender<Command>,
+    latest: Latest,
     thread: JoinHandle<()>,
 }
 
 enum Command {
     Prepare(BTreeSet<Scheduling>, SyncSender<Result<(), String>>),
     Configure(Box<Setup>, SyncSender<()>),
-    Update(Box<Setup>),
+    /// The services changed.
+    Update,
     Stop,
 }
 
@@ -43,9 +49,11 @@ impl Running {
     /// The system can create no more threads.
     pub(super) fn start(open: Open, state: StateFile, report: OnReport) -> std::io::Result<Self> {
         let (commands, received) = channel();
-        let runner = Runner::new(open, state, report);
-        let thread = std::thread::Builder::new().name("ipvs".into()).spawn(move || run(runner, &received))?;
-        Ok(Self { commands, thread })
+        let latest = Latest::default();
+        let (runner, setups) = (Runner::new(open, state, report), Arc::clone(&latest));
+        let run = move || run(runner, &received, &setups);
+        let thread = std::thread::Builder::new().name("ipvs".into()).spawn(run)?;
+        Ok(Self { commands, latest, thread })
     }
 
     /// Makes sure that the kernel has IPVS and these schedulers, and permits its use.
@@ -60,6 +68,8 @@ impl Running {
 
     /// Replaces the services, and returns when the kernel has them.
     pub(super) fn configure(&self, setup: Setup) {
+        // An update that waits is older.
+        drop(lock(&self.latest).take());
         let (reply, result) = sync_channel(1);
         let _ = self.commands.send(Command::Configure(Box::new(setup), reply));
         let _ = result.recv();
@@ -67,7 +77,10 @@ impl Running {
 
     /// Replaces the services after servers or their states changed, without waiting.
     pub(super) fn update(&self, setup: Setup) {
-        let _ = self.commands.send(Command::Update(Box::new(setup)));
+        // Of the updates that wait for the thread, only the last one counts.
+        if lock(&self.latest).replace(setup).is_none() {
+            let _ = self.commands.send(Command::Update);
+        }
     }
 
     /// Ends the thread. The table of the kernel stays.
@@ -77,7 +90,11 @@ impl Running {
     }
 }
 
-fn run(mut runner: Runner, commands: &Receiver<Command>) {
+fn lock(latest: &Mutex<Option<Setup>>) -> MutexGuard<'_, Option<Setup>> {
+    latest.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run(mut runner: Runner, commands: &Receiver<Command>, latest: &Mutex<Option<Setup>>) {
     let mut due = Instant::now() + INTERVAL;
     loop {
         match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
@@ -88,7 +105,10 @@ fn run(mut runner: Runner, commands: &Receiver<Command>) {
                 runner.configure(*setup);
                 let _ = reply.send(());
             }
-            Ok(Command::Update(setup)) => runner.update(*setup),
+            Ok(Command::Update) => {
+                let setup = lock(latest).take();
+                setup.into_iter().for_each(|setup| runner.update(setup));
+            }
             Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {
                 runner.round(Cause::Time);

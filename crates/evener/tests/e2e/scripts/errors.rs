@@ -1,6 +1,9 @@
 //! Errors of functions, and functions that do not end.
 
 use crate::harness::{Evener, Server, wait_until};
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn config(port: u16, check: &str, more: &str) -> String {
     format!(
@@ -72,4 +75,28 @@ fn expect_other_checks(body: &str) {
     wait_until("two stops", || (evener.log_count("it ran for more than 1s") >= 2).then_some(()));
     let checks = evener.log_count("text=checked");
     assert!(checks >= 4, "{body}: there were only {checks} other checks");
+}
+
+#[test]
+fn the_connections_of_a_call_end_with_it() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let server = Server::start(move |mut stream| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let _ = stream.write_all(b"PONG");
+        let _ = stream.read(&mut [0]);
+    });
+    // With many tables, Lua collects garbage rarely.
+    let evener = Evener::run(&format!(
+        "local big = {{}} for i = 1, 100000 do big[i] = {{ i }} end
+         service \"s\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\", check = check.script {{ every = \"10ms\", fall = 1,
+           run = function(server)
+             local connection, why = tcp.connect(server.address)
+             if not connection then return false, why .. #big end
+             return connection:expect(\"PONG\") ~= nil
+           end }} }}",
+        server.port
+    ));
+    wait_until("400 checks", || (connections.load(Ordering::Relaxed) >= 400).then_some(()));
+    assert_eq!(evener.log_count("server_down"), 0, "no check lacked a connection");
 }

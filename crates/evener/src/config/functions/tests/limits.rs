@@ -247,3 +247,11 @@ fn connections_of_a_call_are_limited() {
     let expected = "nil this call has 16 connections, the maximum: close those that are not needed true";
     assert_eq!(outcome("connections", &body).as_deref(), Ok(expected));
 }
+
+#[test]
+fn a_text_is_not_repeated_without_an_end() {
+    for count in ["\"0x7fffffffffffffff\"", "\" 9e18 \"", "math.maxinteger", "2^62"] {
+        let why = outcome("repeat", &format!("string.rep(\"\", {count})")).unwrap_err();
+        assert!(why.contains("string.rep would make more"), "{count}: {why}");
+    }
+}
