@@ -75,7 +75,7 @@ impl fmt::Display for Command {
 pub struct Error {
     command: Command,
     entry: String,
-    #[source]
+    // Not the source: the text of this error has the kind.
     kind: ErrorKind,
 }
 
@@ -141,7 +141,7 @@ pub enum ErrorKind {
     #[error("the kernel does not support it")]
     Unsupported,
     /// The kernel has no IPVS, or its module `ip_vs` cannot be loaded.
-    #[error("the kernel has no IPVS (module ip_vs)")]
+    #[error("the kernel has no IPVS: run `modprobe ip_vs`, or take a kernel that has it")]
     NoIpvs,
     /// The process lacks a capability (EPERM).
     #[error("not permitted; CAP_NET_ADMIN is needed")]

@@ -4,6 +4,7 @@ use super::{CheckedServer, ProbeError};
 use crate::exec::{Environment, failure, run};
 use evener_core::Target;
 use evener_core::spec::ProgramSpec;
+use std::io::ErrorKind;
 
 /// Runs the program for a server. It is killed if the time is over.
 pub(super) async fn probe(
@@ -19,7 +20,9 @@ pub(super) async fn probe(
         }
         Target::Unix(path) => environment.push(("EVENER_ADDRESS", path.display().to_string())),
     }
-    let status =
-        run(program, &environment).await.map_err(|error| ProbeError::by_system(&program.path, &error))?;
+    let status = run(program, &environment).await.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("exec: the program {} does not exist", program.path).into(),
+        _ => ProbeError::by_system(&program.path, &error),
+    })?;
     failure(status).map_or(Ok(()), |why| Err(format!("exec: {why}").into()))
 }

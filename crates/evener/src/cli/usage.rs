@@ -304,6 +304,9 @@ impl<'a> Line<'a> {
                 Some(format!("give a listen address and servers: {}", example(command)))
             }
             "tcp" | "udp" | "http" | "dns" => Some(format!("the servers are missing: {}", example(command))),
+            "drain" | "maintenance" if missing.contains("--wait") => {
+                Some(format!("--timeout is the time of a wait: evener {command} SERVER --wait --timeout TIME"))
+            }
             "drain" | "ready" | "maintenance" => {
                 let servers = listed("its servers", self.names("servers").await);
                 Some(format!("the server is missing: evener {command} POOL/SERVER{servers}"))
@@ -455,6 +458,7 @@ mod tests {
             ("tcp 127.0.0.1:1", "the servers are missing: evener tcp"),
             ("udp 127.0.0.1:1 127.0.0.1:2 --check", "--check needs a text to send"),
             ("dns 127.0.0.1:1 127.0.0.1:2 --check", "--check needs a name to query"),
+            ("drain web/a --timeout 2s", "--timeout is the time of a wait: evener drain SERVER --wait"),
             ("drain --socket /none", "the server is missing: evener drain POOL/SERVER"),
             ("deny 10.0.0.0/8 --socket /none", "the service is missing: evener deny SERVICE 10.0.0.0/8"),
             ("permit www --socket /none", "the clients are missing: evener permit SERVICE 192.0.2.0/24"),

@@ -109,9 +109,9 @@ impl PoolView {
         let mut gauge = |name: &str, help, value: u64| {
             families.gauge(&format!("evener_pool_{name}"), help, &labels, value);
         };
-        let usable =
-            self.servers.iter().filter(|server| !server.is_sorry() && server.takes_clients()).count();
-        gauge("servers", "Servers of the pool.", self.servers.len() as u64);
+        let usable = self.ordinary().filter(|server| server.is_usable()).count();
+        let servers = self.ordinary().count();
+        gauge("servers", "Servers of the pool, without the sorry server.", servers as u64);
         gauge("servers_usable", "Servers that take new clients, without the sorry server.", usable as u64);
         if let Some(quorum) = &self.quorum {
             gauge("quorum_met", "1 if the usable servers have the quorum.", u64::from(quorum.met));
@@ -207,10 +207,14 @@ impl PoolView {
         table::report(&ServerView::heading(traffic), &rows, 2, style)
     }
 
+    /// Returns the servers other than the sorry server.
+    fn ordinary(&self) -> impl Iterator<Item = &ServerView> {
+        self.servers.iter().filter(|server| !server.is_sorry())
+    }
+
     /// Describes the pool in a line.
     fn headline(&self) -> String {
-        let servers = || self.servers.iter().filter(|server| !server.is_sorry());
-        let usable = servers().filter(|server| server.is_usable()).count();
+        let usable = self.ordinary().filter(|server| server.is_usable()).count();
         let mut parts = vec![self.policy.clone()];
         parts.extend(self.sticky_clients.map(|clients| match clients {
             1 => "1 sticky client".to_owned(),
@@ -222,7 +226,12 @@ impl PoolView {
         let is_limited = self.servers.iter().any(ServerView::has_limit);
         let queue = self.queue.as_ref().filter(|queue| queue.waiting > 0 || is_limited);
         parts.extend(queue.map(|queue| format!("queue {} of {}", queue.waiting, queue.size)));
-        format!("pool {}: {usable} of {} servers usable ({})", self.name, servers().count(), parts.join(", "))
+        format!(
+            "pool {}: {usable} of {} servers usable ({})",
+            self.name,
+            self.ordinary().count(),
+            parts.join(", ")
+        )
     }
 
     /// Returns lines about the troubles of the pool.

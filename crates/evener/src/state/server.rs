@@ -143,11 +143,6 @@ impl ServerView {
         }
     }
 
-    /// Returns true if the server takes new clients.
-    pub(super) fn takes_clients(&self) -> bool {
-        self.state == AdminState::Ready.name() && self.verdict != Verdict::Down.name() && self.weight > 0
-    }
-
     /// Adds the metrics.
     pub(super) fn add_to(&self, families: &mut Families, pool: &Labels) {
         let labels = pool.with("server", &self.name);

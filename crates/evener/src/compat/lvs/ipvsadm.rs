@@ -59,6 +59,12 @@ fn virtual_server(
         is_sip: given.engine.is_some(),
     });
     let mut methods = saved.destinations.iter().map(method);
+    if service.flags.one_packet
+        && saved.destinations.iter().any(|one| matches!(one.forwarding, Forwarding::Nat))
+    {
+        let advice = "with NAT, one_packet loses the responses: remove one of them";
+        notes.push(format!("{}: {advice}", server.location));
+    }
     if let Some((forward, port)) = methods.next() {
         (server.forward, server.tunnel_port) = (forward, port);
         if methods.any(|other| other != (forward, port)) {
@@ -66,15 +72,7 @@ fn virtual_server(
             return Err(message.to_owned());
         }
     }
-    for destination in &saved.destinations {
-        if destination.lower_threshold > 0 {
-            notes.push(format!(
-                "{}: the lower threshold {} of {}: a server takes clients again as soon as it is below max",
-                server.location, destination.lower_threshold, destination.key
-            ));
-        }
-        server.servers.push(real_server(destination));
-    }
+    server.servers.extend(saved.destinations.iter().map(real_server));
     Ok(server)
 }
 
@@ -85,7 +83,7 @@ fn real_server(destination: &Destination) -> RealServer {
         address: endpoint(address),
         weight: Some(destination.weight),
         upper: Some(destination.upper_threshold).filter(|upper| *upper > 0),
-        lower: None,
+        lower: Some(destination.lower_threshold).filter(|lower| *lower > 0),
         inhibits: false,
         hooks: Hooks::new(),
         check: None,

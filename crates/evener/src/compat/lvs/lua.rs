@@ -133,21 +133,23 @@ fn persistence(server: &VirtualServer) -> Option<String> {
 
 /// Returns the check that the servers share. Returns `None` if their checks differ, or if they have none.
 fn shared_check(server: &VirtualServer) -> Option<String> {
-    let mut checks = checks(server);
-    let Some((_, first)) = checks.next() else {
+    let Some((_, first)) = checks(server).next() else {
         return server.has_default_check.then(|| "check = \"tcp\"".to_owned());
     };
     let port = server.servers.iter().find_map(|real| host_of(&real.address).1);
-    let is_shared = checks.all(|(_, other)| other == first);
-    is_shared.then(|| format!("check = {}", check(server, first, port)))
+    is_shared(server, first).then(|| format!("check = {}", check(server, first, port)))
 }
 
 /// Returns the check of one server, unless the servers share a check.
 fn single_check(server: &VirtualServer, real: &RealServer) -> Option<String> {
     let (_, first) = checks(server).next()?;
-    let is_shared = checks(server).all(|(_, other)| other == first);
-    let check_of_real = real.check.as_ref().filter(|_| !is_shared)?;
+    let check_of_real = real.check.as_ref().filter(|_| !is_shared(server, first))?;
     Some(format!("check = {}", check(server, check_of_real, host_of(&real.address).1)))
+}
+
+/// Returns true if each server has the check `first`.
+fn is_shared(server: &VirtualServer, first: &Check) -> bool {
+    server.servers.iter().all(|real| real.check.as_ref() == Some(first))
 }
 
 /// Returns the servers that have a check, with their checks.

@@ -170,7 +170,12 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         .iter()
         .find(|pool| Some(&pool.name) == web.pool.as_ref())
         .expect("the pool of the service");
-    assert_eq!(pool.check.as_ref().map(|check| check.warm_up.as_secs()), Some(4));
+    let warm_up = |server: usize| pool.servers[server].check.as_ref().map(|check| check.warm_up.as_secs());
+    assert_eq!(
+        (pool.check.is_none(), warm_up(0), warm_up(1)),
+        (true, Some(4), None),
+        "one server has a check"
+    );
     let quorum = QuorumSpec { weight: 3, hysteresis: 1 };
     assert_eq!((pool.quorum, pool.inhibit_on_failure), (Some(quorum), true));
     let servers: Vec<(String, u32, bool)> =
@@ -185,7 +190,7 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
     );
     let check_of = |service: &ServiceSpec| {
         let pool = spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
-        pool.and_then(|pool| pool.check.clone()).expect("the pool has a check")
+        pool.and_then(|pool| pool.check_of(&pool.servers[0]).cloned()).expect("the first server has a check")
     };
     let CheckKind::Http { digest, regex, .. } = check_of(web).kind else { panic!("a check of HTTP: {lua}") };
     assert_eq!(
@@ -209,7 +214,7 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         timeout: NotifySpec::TIMEOUT,
     };
     assert_eq!(pool.notify.as_deref(), Some(&notify));
-    let check = pool.check.as_ref().expect("the pool has the check of its server");
+    let check = pool.servers[0].check.as_ref().expect("the server has its check");
     assert_eq!(
         (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),
         (Some(8080), 3, 1, 3)
@@ -269,6 +274,7 @@ fn a_saved_table_becomes_a_configuration_that_loads() {
         .find(|pool| Some(&pool.name) == web.pool.as_ref())
         .expect("the pool of the service");
     assert_eq!(pool.servers.iter().map(|server| server.weight).collect::<Vec<_>>(), [3, 1]);
+    assert!(lua.contains("max = 50, hard = 100"), "both thresholds are taken: {lua}");
     assert!(lua.contains("state = \"drain\""), "the weight 0 of ipvsadm drains: {lua}");
     assert!(lua.contains("check = \"tcp\""), "ipvsadm has no checks, so the servers of TCP get one: {lua}");
 }

@@ -81,7 +81,11 @@ impl Builder<'_> {
             .filter(|weight| *weight > 0);
         let first = weights.next();
         let differ = weights.any(|weight| Some(weight) != first);
-        if differ && matches!(pool.policy, Policy::RoundRobin | Policy::First) {
+        // A scheduler of the kernel takes the place of the policy.
+        let has_policy =
+            users.iter().any(|service| service.ipvs.as_ref().is_none_or(|ipvs| ipvs.scheduler.is_none()))
+                || users.is_empty();
+        if differ && has_policy && matches!(pool.policy, Policy::RoundRobin | Policy::First) {
             let message = format!(
                 "the servers have different weights, but policy = \"{policy}\" does not use weights: write policy = \"weighted\", or remove weight"
             );

@@ -138,3 +138,17 @@ fn services_of_sctp_and_tcp_can_have_the_same_address() {
         &["c.lua:1: service `b` listens on 192.0.2.1:80, and so does service `a`: change one of them"],
     );
 }
+
+#[test]
+fn weights_are_no_mistake_if_a_scheduler_of_the_kernel_chooses() {
+    let warnings = |key: &str| {
+        let text = format!(
+            "service \"s\" {{ plane = \"ipvs\", listen = \"192.0.2.1:80\", check = \"tcp\", {key} \
+             {{ \"10.0.0.1:80\", weight = 2 }}, \"10.0.0.2:80\" }}"
+        );
+        let config = load_text(&text).unwrap();
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert!(warnings("").iter().any(|warning| warning.contains("different weights")));
+    assert_eq!(warnings("scheduler = \"wlc\","), Vec::<String>::new());
+}

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 const CONFIG: &str = "service \"192.0.2.1:80\" { plane = \"ipvs\", \"10.0.0.1:80\" }";
-const NO_IPVS: &str = "the kernel has no IPVS (module ip_vs)";
+const NO_IPVS: &str = "the kernel has no IPVS: run `modprobe ip_vs`, or take a kernel that has it";
 
 /// Returns the reason why this machine has no IPVS, or `None` if it has.
 fn missing() -> Option<&'static str> {
