@@ -3,9 +3,10 @@
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 
 const NEW_ADDRESS: u16 = 20;
@@ -55,10 +56,13 @@ pub fn remove(address: IpAddr, interface: &str) -> io::Result<()> {
 }
 
 fn index_of(interface: &str) -> io::Result<u32> {
-    let no_interface = || io::Error::other(format!("there is no interface {interface}"));
+    let no_interface = || io::Error::new(ErrorKind::NotFound, format!("there is no interface {interface}"));
     // sysfs may show the interfaces of another network namespace.
     let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
-    name_to_index(&socket, interface).map_err(|_| no_interface())
+    name_to_index(&socket, interface).map_err(|error| match error {
+        Errno::NODEV => no_interface(),
+        other => other.into(),
+    })
 }
 
 fn request(kind: u16, flags: u16, address: IpAddr, interface: u32) -> io::Result<()> {

@@ -43,6 +43,7 @@ struct PoolChanges {
 impl PoolChanges {
     /// Records that a server was removed.
     fn remove(&mut self, name: &Arc<str>, target: Target) {
+        self.weights.remove(name);
         if self.added.remove(name).is_none() {
             self.removed.insert(Arc::clone(name), target);
         }

@@ -99,7 +99,23 @@ impl<'a> Builder<'a> {
                 self.reading.problem_inside(made.location(), &["fwmark"], message);
             }
             let check = IpvsCheck { builder: self, service, settings, location: made.location() };
-            self.pools_of(service).for_each(|pool| check.pool(pool));
+            for pool in self.pools_of(service) {
+                check.pool(pool);
+                self.check_planes_of(pool, service, made);
+            }
+        }
+    }
+
+    /// Checks that the XDP plane does not use the pool: each plane of the kernel counts the connections of its servers.
+    fn check_planes_of(&self, pool: &PoolSpec, service: &ServiceSpec, made: &Made) {
+        let mut in_xdp = self.config.spec.services.iter().filter(|other| other.plane == Plane::Xdp);
+        let uses = |other: &&ServiceSpec| other.pools().any(|name| *name == pool.name);
+        if let Some(other) = in_xdp.find(uses) {
+            let message = format!(
+                "service `{}`: plane = \"ipvs\" shares pool `{}` with service `{}` in plane = \"xdp\", whose counters would mix: write a pool for each",
+                service.name, pool.name, other.name
+            );
+            self.reading.problem_inside(made.location(), &["plane"], message);
         }
     }
 }

@@ -152,3 +152,15 @@ fn weights_are_no_mistake_if_a_scheduler_of_the_kernel_chooses() {
     assert!(warnings("").iter().any(|warning| warning.contains("different weights")));
     assert_eq!(warnings("scheduler = \"wlc\","), Vec::<String>::new());
 }
+
+#[test]
+fn a_pool_is_in_one_plane_of_the_kernel() {
+    let text = "pool \"p\" { \"10.0.0.1\", check = check.tcp { port = 80 } }
+        service \"a\" { plane = \"ipvs\", listen = \"192.0.2.1:80\", forward = \"direct\", pool = \"p\" }
+        service \"b\" { plane = \"xdp\", interface = \"eth0\", listen = \"192.0.2.2:80\", pool = \"p\" }";
+    let problems = load_text(text).unwrap_err();
+    assert_eq!(
+        problems.to_string(),
+        "c.lua:2: service `a`: plane = \"ipvs\" shares pool `p` with service `b` in plane = \"xdp\", whose counters would mix: write a pool for each"
+    );
+}

@@ -4,6 +4,7 @@
 use super::Report;
 use evener_ipvs::address::{Added, add, remove};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -43,9 +44,14 @@ impl Addresses {
             let (address, interface) = &added;
             match remove(*address, interface) {
                 Ok(()) => changes.push(Report::AddressRemoved(*address, interface.clone())),
-                Err(error) => problems.push(format!("{address} cannot be removed from {interface}: {error}")),
+                Err(error) => {
+                    problems.push(format!("{address} cannot be removed from {interface}: {error}"));
+                    // The next round tries again, unless the interface is missing with its addresses.
+                    if error.kind() != ErrorKind::NotFound {
+                        continue;
+                    }
+                }
             }
-            // An interface that is gone has no addresses.
             self.added.remove(&added);
         }
         (changes, problems)
