@@ -149,7 +149,7 @@ virtual_server fwmark 7 {
 fn a_whole_file_becomes_a_configuration_that_loads() {
     let lua = import(WHOLE).expect("the file is correct");
     let spec = load(&lua);
-    let [web, mail, echo, sites, dns] = &spec.services[..] else { panic!("five services:\n{lua}") };
+    let [web, _, _, sites, dns] = &spec.services[..] else { panic!("five services:\n{lua}") };
     assert!(spec.services.iter().all(|service| service.plane == Plane::Ipvs), "{lua}");
     let ipvs = |index: usize| spec.services[index].ipvs.clone().expect("the plane has settings");
     assert_eq!((&*web.name, ipvs(0).forward), ("192.0.2.1:80", IpvsForward::Direct));
@@ -188,9 +188,21 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
             ("10.0.0.9:80".to_owned(), 1, true)
         ]
     );
+    assert!(lua.contains("`vrrp_instance VI_1` is not taken over: VRRP stays with keepalived"), "{lua}");
+}
+
+#[test]
+fn checks_and_hooks_of_a_whole_file_are_imported() {
+    let lua = import(WHOLE).expect("the file is correct");
+    let spec = load(&lua);
+    let [web, mail, echo, ..] = &spec.services[..] else { panic!("five services:\n{lua}") };
+    let pool_of =
+        |service: &ServiceSpec| spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
+    let pool = pool_of(web).expect("the pool of the service");
     let check_of = |service: &ServiceSpec| {
-        let pool = spec.pools.iter().find(|pool| Some(&pool.name) == service.pool.as_ref());
-        pool.and_then(|pool| pool.check_of(&pool.servers[0]).cloned()).expect("the first server has a check")
+        pool_of(service)
+            .and_then(|pool| pool.check_of(&pool.servers[0]).cloned())
+            .expect("the first server has a check")
     };
     let CheckKind::Http { digest, regex, .. } = check_of(web).kind else { panic!("a check of HTTP: {lua}") };
     assert_eq!(
@@ -219,7 +231,6 @@ fn a_whole_file_becomes_a_configuration_that_loads() {
         (check.port, check.fall, check.every.as_secs(), check.timeout.as_secs()),
         (Some(8080), 3, 1, 3)
     );
-    assert!(lua.contains("`vrrp_instance VI_1` is not taken over: VRRP stays with keepalived"), "{lua}");
 }
 
 #[test]
