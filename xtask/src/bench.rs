@@ -1,8 +1,10 @@
-//! `cargo xtask bench`: measures the norms of Evener and its peers in turn, in one run and in a separate
-//! network namespace.
+//! `cargo xtask bench`: measures what Evener and its peers add, in turn, in one run and in a separate network
+//! namespace.
 //!
-//! norm = CPU time of the proxy / (CPU time of client and backend) in the same run. On a shared machine an
-//! absolute norm is meaningless, but the ratio of two norms of the same run is meaningful.
+//! added = CPU time of proxy, client and backend for a request, less that of client and backend without a proxy: what
+//! the proxy costs all three. A proxy that sends larger batches makes its neighbours cheaper, too.
+//! norm = CPU time of the proxy / (CPU time of client and backend). On a shared machine absolute times are
+//! meaningless, but ratios within a run are meaningful.
 
 mod cpu;
 mod dns;
@@ -47,6 +49,9 @@ pub(crate) struct Options {
     /// The binary to measure (default: build target/dist/evener)
     #[arg(long)]
     binary: Option<String>,
+    /// Another binary of Evener, which is measured beside it
+    #[arg(long, value_name = "PATH")]
+    against: Option<String>,
 }
 
 /// A benchmark of its own.
@@ -106,22 +111,27 @@ fn measure(options: &Options) -> anyhow::Result<()> {
         .unwrap_or_else(|| shell::root().join("target/dist/evener").display().to_string());
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
     let length = Duration::from_secs(if options.quick { 2 } else { 4 });
-    let ground = Ground::prepare(&binary, connections_max())?;
+    let ground = Ground::prepare(&binary, options.against.as_ref(), connections_max())?;
     let wanted = |case: &Case| options.case.is_empty() || options.case.contains(case);
     for case in Case::ALL.into_iter().filter(wanted) {
         if case == Case::Idle {
             idle::measure(&ground)?;
             continue;
         }
-        let peers: Vec<Peer> = Peer::of(case)
+        let mut peers: Vec<Peer> = Peer::of(case)
             .into_iter()
             .filter(|peer| {
                 peer.is_ours() || options.peer.is_empty() || options.peer.iter().any(|name| peer.name == name)
             })
             .collect();
+        if options.against.is_some() {
+            peers.insert(1, peers[0].against());
+        }
         let mut results = Results::new(case, &peers);
         let running = ground.start(&peers)?;
         for round in 1..=rounds {
+            eprint!("\r{case:?}: round {round} of {rounds}, {:<20}", "no proxy");
+            results.add_direct(load::direct(case, &ground, length)?);
             for (at, proxy) in running.iter().enumerate() {
                 eprint!("\r{case:?}: round {round} of {rounds}, {:<20}", peers[at].name);
                 let sample = load::sample(case, &ground, proxy, length)?;

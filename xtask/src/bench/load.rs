@@ -15,6 +15,36 @@ pub(super) struct Sample {
     pub(super) rate: f64,
     /// CPU time of the proxy per request, in microseconds.
     pub(super) micros: f64,
+    /// CPU time of proxy, client and backend per request, in microseconds.
+    total: f64,
+}
+
+impl Sample {
+    /// Returns the CPU time that the proxy adds to a request, in microseconds, if client and backend alone take `direct`.
+    pub(super) fn added(&self, direct: f64) -> f64 {
+        self.total - direct
+    }
+}
+
+/// The backend of a case, which the client reaches without a proxy.
+fn backend(case: Case, ground: &Ground) -> anyhow::Result<&Running> {
+    let backend = if case.is_dns() { &ground.dns } else { &ground.web };
+    backend.as_ref().context("a backend")
+}
+
+/// Sends the load of a case to the backend itself for a time, in clear, and returns the CPU time of client and backend
+/// per request, in microseconds.
+pub(super) fn direct(case: Case, ground: &Ground, length: Duration) -> anyhow::Result<f64> {
+    let backend = backend(case, ground)?;
+    let mut client = client(case, ground, (backend.port, "http"), length);
+    if case == Case::Http2 {
+        client.arg("--h1");
+    }
+    let before = backend.group.seconds();
+    let child = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let (output, client_seconds) = wait(child)?;
+    let done = requests(case, &output).with_context(|| format!("output of the client:\n{output}"))?;
+    Ok((backend.group.seconds() - before + client_seconds) * 1e6 / done)
 }
 
 /// Sends the load of a case through a proxy for a time, and returns the measurements.
@@ -24,19 +54,19 @@ pub(super) fn sample(
     proxy: &Running,
     length: Duration,
 ) -> anyhow::Result<Sample> {
-    let backend = if case.is_dns() { &ground.dns } else { &ground.web };
-    let backend = &backend.as_ref().context("a backend")?.group;
-    let mut client = client(case, ground, proxy.port, length);
+    let backend = &backend(case, ground)?.group;
+    let mut client = client(case, ground, (proxy.port, case.scheme()), length);
     let (proxy_before, backend_before) = (proxy.group.seconds(), backend.seconds());
     let child = client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let (output, client_seconds) = wait(child)?;
     let used = proxy.group.seconds() - proxy_before;
     let others = backend.seconds() - backend_before + client_seconds;
     let done = requests(case, &output).with_context(|| format!("output of the client:\n{output}"))?;
-    Ok(Sample { norm: used / others, rate: done / length.as_secs_f64(), micros: used * 1e6 / done })
+    let (micros, total) = (used * 1e6 / done, (used + others) * 1e6 / done);
+    Ok(Sample { norm: used / others, rate: done / length.as_secs_f64(), micros, total })
 }
 
-fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
+fn client(case: Case, ground: &Ground, (port, scheme): (u16, &str), length: Duration) -> Command {
     let seconds = length.as_secs().to_string();
     if case.is_dns() {
         let mut command = Command::new("dnsperf");
@@ -58,7 +88,7 @@ fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
     }
     if case == Case::Http2 {
         let mut command = Command::new("h2load");
-        command.args(["-t1", "-c8", "-m16", "-D", &seconds, &format!("https://127.0.0.1:{port}/ping")]);
+        command.args(["-t1", "-c8", "-m16", "-D", &seconds, &format!("{scheme}://127.0.0.1:{port}/ping")]);
         return command;
     }
     let mut command = Command::new("wrk");
@@ -68,8 +98,6 @@ fn client(case: Case, ground: &Ground, port: u16, length: Duration) -> Command {
         command.args(["-H", "Connection: close"]);
     }
     let path = if matches!(case, Case::Mib | Case::HttpMib | Case::HttpsMib) { "1m" } else { "ping" };
-    let scheme =
-        if matches!(case, Case::Https | Case::HttpsMib | Case::Handshake) { "https" } else { "http" };
     command.arg(format!("{scheme}://127.0.0.1:{port}/{path}"));
     command
 }

@@ -64,6 +64,14 @@ impl Case {
     pub(super) fn is_dns(self) -> bool {
         matches!(self, Self::Udp | Self::Dns | Self::DnsCache)
     }
+
+    /// Returns the scheme of the URLs of clients.
+    pub(super) fn scheme(self) -> &'static str {
+        match self {
+            Self::Https | Self::HttpsMib | Self::Handshake | Self::Http2 => "https",
+            _ => "http",
+        }
+    }
 }
 
 pub(super) const WEB_PORTS: [u16; 2] = [18_001, 18_002];
@@ -76,18 +84,36 @@ pub(super) struct Peer {
     pub(super) name: &'static str,
     pub(super) port: u16,
     start: Start,
+    /// The binary is the one that Evener is compared with.
+    is_against: bool,
 }
+
+/// Distance of the ports of the binary that Evener is compared with.
+const AGAINST_PORTS: u16 = 400;
+
+/// Name of the binary that Evener is compared with.
+pub(super) const AGAINST: &str = "evener-against";
 
 /// Function that returns the command that starts a peer on a port.
 type Start = fn(&Ground, u16) -> anyhow::Result<Command>;
 
 impl Peer {
     pub(super) fn new(name: &'static str, port: u16, start: Start) -> Self {
-        Self { name, port, start }
+        Self { name, port, start, is_against: false }
+    }
+
+    /// Returns Evener as another binary runs it.
+    pub(super) fn against(&self) -> Self {
+        Self { name: AGAINST, port: self.port + AGAINST_PORTS, is_against: true, ..self.clone() }
     }
 
     pub(super) fn is_ours(&self) -> bool {
         self.name.starts_with("evener")
+    }
+
+    fn is_dns(&self) -> bool {
+        let port = if self.is_against { self.port - AGAINST_PORTS } else { self.port };
+        port >= 18_200
     }
 
     /// Returns the programs of a case, Evener first.
@@ -101,7 +127,7 @@ impl Peer {
             Case::Https | Case::HttpsMib | Case::Handshake | Case::Http2 => super::http::tls(),
             Case::Tiny | Case::Mib | Case::Close | Case::Many | Case::Idle => vec![
                 peer("evener", 18_100, evener_tcp),
-                peer("evener-io_uring", 18_106, evener_uring),
+                peer("evener-epoll", 18_106, evener_epoll),
                 peer("pen", 18_101, pen_tcp),
                 peer("haproxy", 18_102, haproxy),
                 peer("haproxy-splice", 18_105, haproxy_splice),
@@ -111,7 +137,11 @@ impl Peer {
     }
 
     pub(super) fn command(&self, ground: &Ground) -> anyhow::Result<Command> {
-        (self.start)(ground, self.port)
+        let command = (self.start)(ground, self.port)?;
+        let Some(binary) = ground.against.as_ref().filter(|_| self.is_against) else { return Ok(command) };
+        let mut other = Command::new(binary);
+        other.args(command.get_args());
+        Ok(other)
     }
 }
 
@@ -137,9 +167,9 @@ fn evener_tcp(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     Ok(evener(ground, "tcp", port, &web_servers()))
 }
 
-fn evener_uring(ground: &Ground, port: u16) -> anyhow::Result<Command> {
+fn evener_epoll(ground: &Ground, port: u16) -> anyhow::Result<Command> {
     let mut command = evener(ground, "tcp", port, &web_servers());
-    command.args(["--driver", "io_uring"]);
+    command.args(["--driver", "epoll"]);
     Ok(command)
 }
 
@@ -219,6 +249,8 @@ impl Drop for Running {
 /// Backends and files that the cases share.
 pub(super) struct Ground {
     pub(super) binary: String,
+    /// Another binary to compare with.
+    against: Option<String>,
     pub(super) directory: PathBuf,
     /// Number of connections that a proxy can have at the same time on this machine.
     pub(super) connections_max: u64,
@@ -235,13 +267,20 @@ impl Drop for Ground {
 
 impl Ground {
     /// Starts the backends: nginx with one worker, nsd with a small zone.
-    pub(super) fn prepare(binary: &str, connections_max: u64) -> anyhow::Result<Self> {
-        if !Path::new(binary).exists() {
-            bail!("{binary} does not exist: build it, or give --binary");
+    pub(super) fn prepare(
+        binary: &str,
+        against: Option<&String>,
+        connections_max: u64,
+    ) -> anyhow::Result<Self> {
+        for binary in [binary].into_iter().chain(against.map(String::as_str)) {
+            if !Path::new(binary).exists() {
+                bail!("{binary} does not exist: build it, or give another path");
+            }
         }
         let directory = std::env::temp_dir().join(format!("evener-bench-{}", std::process::id()));
         fs::create_dir_all(&directory)?;
-        let mut ground = Self { binary: binary.to_owned(), directory, connections_max, web: None, dns: None };
+        let (binary, against) = (binary.to_owned(), against.cloned());
+        let mut ground = Self { binary, against, directory, connections_max, web: None, dns: None };
         super::http::make_certificate(&ground)?;
         ground.web = Some(ground.start_web()?);
         ground.dns = Some(ground.start_dns()?);
@@ -294,7 +333,7 @@ impl Ground {
     /// Starts the proxies of a case.
     pub(super) fn start(&self, peers: &[Peer]) -> anyhow::Result<Vec<Running>> {
         let start = |peer: &Peer| {
-            let case = if peer.port >= 18_200 { Case::Udp } else { Case::Tiny };
+            let case = if peer.is_dns() { Case::Udp } else { Case::Tiny };
             spawn(peer.command(self)?, peer.port, case).with_context(|| peer.name.to_owned())
         };
         peers.iter().map(start).collect()
