@@ -176,7 +176,7 @@ macro_rules! events {
 
 events! {
     /// The program started.
-    Info "started" Started { version: &'static str, pid: u32, workers: usize, services: usize, pools: usize }
+    Info "started" Started { version: &'static str, pid: u32, workers: usize, driver: &'static str, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
     /// The metrics are served at an address.

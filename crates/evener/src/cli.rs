@@ -249,8 +249,8 @@ struct RunOptions {
     /// Pin worker n to core n
     #[arg(long, help_heading = "Running")]
     pin: bool,
-    /// I/O mechanism; io_uring is cheaper for small messages if the kernel and the container allow it
-    #[arg(long, value_enum, default_value_t = DriverName::Epoll, help_heading = "Running")]
+    /// System interface of the workers; auto is io_uring if the kernel and the container allow it, else epoll
+    #[arg(long, value_enum, default_value_t = DriverName::Auto, help_heading = "Running")]
     driver: DriverName,
     /// Path of the admin socket (default: /run/evener/evener.sock, or evener/evener.sock in XDG_RUNTIME_DIR)
     #[arg(long, value_name = "PATH", help_heading = "Running")]
@@ -277,6 +277,7 @@ struct RunOptions {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum DriverName {
+    Auto,
     Epoll,
     #[value(name = "io_uring")]
     IoUring,
@@ -303,12 +304,10 @@ impl RunOptions {
         };
         let path = self.admin.as_ref().map(|path| path.display().to_string());
         let mode = self.admin_mode.map(|mode| format!("{mode:04o}"));
-        let is_epoll = matches!(self.driver, DriverName::Epoll);
-        let driver = if is_epoll { None } else { name(&|| self.driver.to_possible_value()) };
         let drain = Some(humantime::format_duration(self.drain_timeout).to_string().replace(' ', ""));
         let options = [
             ("--workers", self.workers.map(|workers| workers.to_string())),
-            ("--driver", driver),
+            ("--driver", name(&|| self.driver.to_possible_value()).filter(|name| name != "auto")),
             ("--admin", path),
             ("--admin-mode", mode),
             ("--admin-group", self.admin_group.clone()),
@@ -325,6 +324,7 @@ impl RunOptions {
     fn setting(&self, source: ConfigSource) -> Setting {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let driver = match self.driver {
+            DriverName::Auto => Driver::Auto,
             DriverName::Epoll => Driver::Epoll,
             DriverName::IoUring => Driver::IoUring,
         };

@@ -53,7 +53,8 @@ impl Instance {
         let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
         supervisor.apply(config, resolved).map_err(|problems| config::failure(&problems))?;
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-        supervisor.log(&Event::Started { version, pid, workers: supervisor.workers(), services, pools });
+        let (workers, driver) = (supervisor.workers(), supervisor.driver());
+        supervisor.log(&Event::Started { version, pid, workers, driver, services, pools });
         supervisor.warn_of_descriptors();
         Ok(Self { supervisor, handle, tasks: JoinSet::new() })
     }

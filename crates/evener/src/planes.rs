@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
-use evener_proxy::{Bound, Closed, EndReason, ListFilter, PlaneOptions, Service, Settings};
+use evener_proxy::{Bound, Closed, Driver, EndReason, ListFilter, PlaneOptions, Service, Settings};
 use evener_xdp::associations::AssociationFilter;
 use std::sync::Arc;
 
@@ -109,6 +109,11 @@ impl Planes {
     /// Returns the number of workers of the proxy.
     pub(crate) fn workers(&self) -> usize {
         self.proxy.workers()
+    }
+
+    /// Returns the driver of the workers of the proxy.
+    pub(crate) fn driver(&self) -> Driver {
+        self.proxy.driver()
     }
 
     /// Returns the number of commands that were sent to the workers of the proxy.

@@ -76,7 +76,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
     pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
-        Self { workers, pin: false, driver: Driver::Epoll, events, drain_timeout: Duration::ZERO, source }
+        Self { workers, pin: false, driver: Driver::Auto, events, drain_timeout: Duration::ZERO, source }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -197,6 +197,35 @@ pub(crate) struct Supervisor {
     watchers: Vec<oneshot::Sender<()>>,
 }
 
+/// Shortest time between two turns of the work that is due. Each turn looks at all servers, so that thousands of
+/// checks a second, and their results, have to share turns.
+const TURN_MIN: Duration = Duration::from_millis(5);
+
+/// The turns of the work that is due.
+#[derive(Default)]
+struct Turn {
+    /// Earliest time of the next turn.
+    earliest: Time,
+    due: Time,
+}
+
+impl Turn {
+    fn is_due(&self, now: Time) -> bool {
+        self.due <= now
+    }
+
+    /// Ends a turn. `deadline` is the time at which there is work again.
+    fn end(&mut self, now: Time, deadline: Time) {
+        self.earliest = now + TURN_MIN;
+        self.due = deadline.max(self.earliest);
+    }
+
+    /// Makes the next turn as early as it may be, because an input may have caused work.
+    fn hasten(&mut self) {
+        self.due = self.due.min(self.earliest);
+    }
+}
+
 impl Supervisor {
     /// Starts the workers. They serve nothing until a configuration is applied.
     pub(crate) fn start(setting: Setting) -> std::io::Result<(Self, Handle)> {
@@ -271,13 +300,21 @@ impl Supervisor {
 
     /// Runs until a signal or a request ends it, then shuts down in order.
     pub(crate) async fn run(mut self, mut signals: Signals) {
+        let mut turn = Turn::default();
         loop {
-            self.on_time();
+            let now = self.now();
+            if turn.is_due(now) {
+                self.on_time();
+                turn.end(now, self.deadline());
+            } else {
+                self.publish();
+                self.check_drain(now);
+            }
             if self.phase == Phase::Ended {
                 break;
             }
             let until = tokio::time::Instant::from_std(
-                self.origin + Duration::from_nanos(self.deadline().as_nanos().min(1 << 60)),
+                self.origin + Duration::from_nanos(turn.due.as_nanos().min(1 << 60)),
             );
             tokio::select! {
                 input = self.inputs.recv() => {
@@ -290,8 +327,12 @@ impl Supervisor {
                         let Ok(input) = self.inputs.try_recv() else { break };
                         self.on_input(input);
                     }
+                    turn.hasten();
                 }
-                caught = signals.next() => self.on_signal(caught),
+                caught = signals.next() => {
+                    self.on_signal(caught);
+                    turn = Turn::default();
+                }
                 () = tokio::time::sleep_until(until) => {}
             }
         }

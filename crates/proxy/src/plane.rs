@@ -1,10 +1,12 @@
 //! The program's handle for the plane: starts the workers, and sends listeners and commands to them.
 
+use crate::context::report::Report;
+use crate::context::ring::Ring;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{self, CloseReply, Closed, ListFilter, ListRequest, Listing};
 use crate::service::{Backend, PoolChange, Service, Settings};
-use crate::worker::{Command, PlaneOptions, Worker};
+use crate::worker::{Command, Driver, PlaneOptions, Worker};
 use evener_core::snapshot::Entry;
 use mio::Waker;
 use std::io;
@@ -22,6 +24,21 @@ pub struct Plane {
     listeners: u64,
     /// Number of commands that were sent.
     commands: AtomicU64,
+    driver: Driver,
+}
+
+/// Returns the driver that the options wish, or epoll if the system does not allow io_uring.
+fn available(options: &PlaneOptions) -> Driver {
+    if options.driver == Driver::Epoll {
+        return Driver::Epoll;
+    }
+    match Ring::probe() {
+        Ok(()) => Driver::IoUring,
+        Err(error) => {
+            (options.report)(Report::NoRing { error });
+            Driver::Epoll
+        }
+    }
 }
 
 impl Plane {
@@ -33,9 +50,10 @@ impl Plane {
         let peers = Arc::new(OnceLock::new());
         let (mut inboxes, mut wakers, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let workers = options.workers.max(1);
+        let driver = available(options);
         for id in 0..workers {
             let (sender, inbox) = channel();
-            let (worker, waker) = Worker::new((id, workers), options, inbox, Arc::clone(&peers))?;
+            let (worker, waker) = Worker::new((id, workers), options, driver, inbox, Arc::clone(&peers))?;
             let pin = options.pin;
             let thread = Builder::new().name(format!("worker-{id}")).spawn(move || {
                 if pin {
@@ -48,7 +66,13 @@ impl Plane {
             threads.push(thread);
         }
         let _ = peers.set(wakers);
-        Ok(Self { inboxes, wakers: peers, threads, listeners: 0, commands: AtomicU64::new(0) })
+        Ok(Self { inboxes, wakers: peers, threads, listeners: 0, commands: AtomicU64::new(0), driver })
+    }
+
+    /// The driver of the workers: [`Driver::Epoll`] or [`Driver::IoUring`].
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver
     }
 
     /// The number of workers.

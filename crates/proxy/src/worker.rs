@@ -37,6 +37,8 @@ const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Kernel interface through which workers wait for events of sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
+    /// io_uring(7) if the system allows all its operations that workers use, else epoll.
+    Auto,
     /// epoll(7).
     Epoll,
     /// io_uring(7) for small messages of TCP, epoll for all else; epoll alone where io_uring is forbidden.
@@ -119,6 +121,7 @@ impl Worker {
     pub(crate) fn new(
         (id, workers): (usize, usize),
         options: &PlaneOptions,
+        driver: Driver,
         inbox: Receiver<Command>,
         peers: Arc<OnceLock<Vec<Waker>>>,
     ) -> io::Result<(Self, Waker)> {
@@ -133,7 +136,7 @@ impl Worker {
             http: Http::new(seed),
             udp: Udp::new(),
             dns: Dns::new(seed),
-            driver: options.driver,
+            driver,
             poll,
             origin: options.origin,
             inbox,

@@ -37,7 +37,7 @@ pub(super) async fn demo(length: Option<Duration>) -> anyhow::Result<()> {
     let options = RunOptions {
         workers: None,
         pin: false,
-        driver: super::DriverName::Epoll,
+        driver: super::DriverName::Auto,
         admin: None,
         admin_mode: None,
         metrics: None,

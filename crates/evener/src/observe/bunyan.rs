@@ -98,7 +98,8 @@ mod tests {
             "pool": "mname", "server": "5300", "reason": "no\nanswer",
         });
         assert_eq!(logged_line, expected);
-        let started = Event::Started { version: "1", pid: 1, workers: 1, services: 1, pools: 1 };
+        let started =
+            Event::Started { version: "1", pid: 1, workers: 1, driver: "epoll", services: 1, pools: 1 };
         let logged_line = line(&bunyan, &started, 0).unwrap();
         assert_eq!((&logged_line["pid"], &logged_line["level"]), (&std::process::id().into(), &30.into()));
     }

@@ -14,6 +14,7 @@ use evener_core::ServerId;
 use evener_core::Time;
 use evener_core::pool::{Pool, Server};
 use evener_core::spec::ServiceSpec;
+use evener_proxy::Driver;
 use std::sync::Arc;
 
 /// Maximum number of warnings in a response.
@@ -170,6 +171,14 @@ impl Supervisor {
     /// Returns the number of workers.
     pub(crate) fn workers(&self) -> usize {
         self.plane.workers()
+    }
+
+    /// Returns the name of the driver of the workers.
+    pub(crate) fn driver(&self) -> &'static str {
+        match self.plane.driver() {
+            Driver::IoUring => "io_uring",
+            Driver::Auto | Driver::Epoll => "epoll",
+        }
     }
 
     /// Returns true if new clients are no longer accepted.

@@ -193,10 +193,24 @@ impl Evener {
     }
 
     fn start_at(mut command: Command, directory: Directory, arguments: &[&str], admin: &Path) -> Self {
+        command.args(arguments);
+        command.args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]));
+        Self::spawn(command, directory, admin)
+    }
+
+    /// Runs a configuration with the default driver, whichever the other tests use, and with these variables.
+    pub(crate) fn with_default_driver(config: &str, variables: &[(&str, &Path)]) -> Self {
+        let directory = Directory::new();
+        let file = directory.write("evener.lua", config);
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg(file).envs(variables.iter().copied());
+        let admin = directory.file("admin.sock");
+        Self::spawn(command, directory, &admin)
+    }
+
+    fn spawn(mut command: Command, directory: Directory, admin: &Path) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
-            .args(arguments)
-            .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
             .args(["--log-level", "debug", "--admin"])
             .arg(admin)
             .stdin(Stdio::null())

@@ -108,6 +108,7 @@ mod operating {
     mod commands;
     mod documents;
     mod drain_wait;
+    mod driver;
     mod help;
     mod histograms;
     mod incidents;

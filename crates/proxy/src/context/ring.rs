@@ -2,6 +2,8 @@
 //! `ring_relay.rs` handles the completions of connections. Where the kernel or a container forbids io_uring
 //! there is no ring, and the worker uses epoll for everything.
 
+mod probe;
+
 use super::keys::{ConnectionKey, GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};

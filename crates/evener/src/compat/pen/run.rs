@@ -47,7 +47,7 @@ pub(super) struct CommandLine {
     pid_file: Option<PathBuf>,
     user: Option<String>,
     workers: Option<u16>,
-    io_uring: bool,
+    driver: Driver,
     admin: Option<PathBuf>,
     drain_timeout: Option<Duration>,
     check_only: bool,
@@ -282,7 +282,6 @@ fn workers(line: &CommandLine) -> usize {
 }
 
 fn setting(line: &CommandLine, events: Events, source: ConfigSource) -> Setting {
-    let driver = if line.io_uring { Driver::IoUring } else { Driver::Epoll };
     let drain_timeout = line.drain_timeout.unwrap_or(if line.settings.is_udp() { DRAIN_UDP } else { DRAIN });
-    Setting::new(workers(line), source, events).driven_by(driver).drain_for(drain_timeout)
+    Setting::new(workers(line), source, events).driven_by(line.driver).drain_for(drain_timeout)
 }

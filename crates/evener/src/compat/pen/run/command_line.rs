@@ -3,6 +3,7 @@
 
 use super::{CommandLine, PenAction};
 use crate::compat::pen::settings::{PenSettings, Step, number, text, value};
+use evener_proxy::Driver;
 use lexopt::prelude::*;
 use std::ffi::OsString;
 
@@ -53,7 +54,8 @@ Running:
 
 Options that pen does not have:
   --workers N           worker threads [one per core]
-  --driver epoll|io_uring   system interface of the workers
+  --driver auto|epoll|io_uring   system interface of the workers [auto: io_uring if
+                        the kernel and the container allow it, else epoll]
   --admin PATH          admin socket, for `evener status` and other commands
   --drain-timeout TIME  time for connections to finish after SIGTERM [30s, with -U 1s]
   --check               report every problem, and exit without serving
@@ -71,7 +73,7 @@ impl CommandLine {
             pid_file: None,
             user: None,
             workers: None,
-            io_uring: false,
+            driver: Driver::Auto,
             admin: None,
             drain_timeout: None,
             check_only: false,
@@ -116,9 +118,10 @@ fn long(name: &str, parser: &mut lexopt::Parser, line: &mut CommandLine) -> Resu
                 Some(workers.ok_or_else(|| format!("--workers: `{given}` is not between 1 and 1024"))?);
         }
         "driver" => match value(parser)?.as_str() {
-            "epoll" => line.io_uring = false,
-            "io_uring" => line.io_uring = true,
-            other => return Err(format!("--driver: `{other}` is not epoll or io_uring")),
+            "auto" => line.driver = Driver::Auto,
+            "epoll" => line.driver = Driver::Epoll,
+            "io_uring" => line.driver = Driver::IoUring,
+            other => return Err(format!("--driver: `{other}` is not auto, epoll or io_uring")),
         },
         "admin" => line.admin = Some(value(parser)?.into()),
         "drain-timeout" => {
