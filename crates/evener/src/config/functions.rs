@@ -81,7 +81,7 @@ fn first_chars(text: &[u8]) -> String {
 /// State that the functions of one configuration share.
 struct Runtime {
     origin: Instant,
-    pools: ArcSwap<PoolSlots>,
+    pools: PoolSlots,
     outputs: Outputs,
     allowed: BTreeSet<String>,
     /// Number of the configuration.
@@ -93,6 +93,8 @@ struct Runtime {
     operations: Arc<Semaphore>,
     /// Permits for connections.
     connections: Arc<Semaphore>,
+    /// Permit for a slice of a call that has paused: other calls wait for one such slice, whatever their number.
+    long_turn: Semaphore,
     /// Number of events that wait for their handlers.
     waiting: AtomicUsize,
     messages: PerSecond,
@@ -114,7 +116,7 @@ impl Runtime {
     fn new(generation: u64, pools: PoolSlots, outputs: Outputs, allowed: BTreeSet<String>) -> Self {
         Self {
             origin: Instant::now(),
-            pools: ArcSwap::from_pointee(pools),
+            pools,
             outputs,
             allowed,
             generation,
@@ -122,6 +124,7 @@ impl Runtime {
             running_since: AtomicU64::new(0),
             operations: Arc::new(Semaphore::new(OPERATIONS_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            long_turn: Semaphore::new(1),
             waiting: AtomicUsize::new(0),
             messages: PerSecond::new(EVENTS_PER_SECOND),
             failures: PerSecond::new(EVENTS_PER_SECOND),

@@ -7,6 +7,7 @@ mod functions;
 pub(crate) mod help;
 mod http;
 mod ipvs;
+mod library;
 mod pool;
 mod server;
 mod service;

@@ -93,21 +93,37 @@ impl Expanded {
         }
     }
 
-    /// Adds a server with an address, unless the pool has the name or the address.
-    pub(crate) fn add(&mut self, server: ServerSpec, origin: &str) {
-        let Some(target) = server.endpoint.target() else { return };
-        let has_name = self.spec.servers.iter().any(|other| other.name == server.name);
-        if !has_name && !self.targets.contains(&target) {
-            self.origins.insert(Arc::clone(&server.name), origin.to_owned());
-            self.spec.servers.push(server);
+    /// Adds servers with addresses and their origins, except those whose name or address the pool has.
+    pub(crate) fn add_all<'a>(&mut self, added: impl Iterator<Item = (&'a ServerSpec, String)>) {
+        let mut added = added.peekable();
+        if added.peek().is_none() {
+            return;
+        }
+        let mut names: BTreeSet<_> =
+            self.spec.servers.iter().map(|server| Arc::clone(&server.name)).collect();
+        let mut taken: BTreeSet<_> = self.targets.iter().cloned().collect();
+        for (server, origin) in added {
+            let Some(target) = server.endpoint.target() else { continue };
+            if names.contains(&server.name) || !taken.insert(target.clone()) {
+                continue;
+            }
+            names.insert(Arc::clone(&server.name));
+            self.origins.insert(Arc::clone(&server.name), origin);
+            self.spec.servers.push(server.clone());
             self.targets.push(target);
         }
     }
 
-    /// Changes the weight of a server.
-    pub(crate) fn set_weight(&mut self, name: &str, weight: u32) {
-        let server = self.spec.servers.iter_mut().find(|server| *server.name == *name);
-        server.into_iter().for_each(|server| server.weight = weight);
+    /// Changes the weights of servers, by their names.
+    pub(crate) fn set_weights(&mut self, weights: &BTreeMap<Arc<str>, u32>) {
+        if weights.is_empty() {
+            return;
+        }
+        for server in &mut self.spec.servers {
+            if let Some(weight) = weights.get(&server.name) {
+                server.weight = *weight;
+            }
+        }
     }
 
     /// Returns the specification of the pool, with all its servers.

@@ -199,7 +199,7 @@ impl Scripts {
     }
 
     /// Forgets the changes that a new configuration replaces. Servers that functions added stay if the new
-    /// configuration has functions, too.
+    /// configuration has functions, too, and does not have them itself.
     pub(super) fn prepare(&mut self, config: &Config) {
         self.history = History::default();
         if config.program().is_none() {
@@ -209,18 +209,22 @@ impl Scripts {
             changes.removed.clear();
             changes.weights.clear();
         }
+        for pool in &config.spec.pools {
+            if let Some(changes) = self.changes.get_mut(&pool.name) {
+                pool.servers.iter().for_each(|server| drop(changes.added.remove(&server.name)));
+            }
+        }
     }
 
     /// Makes the changes of functions to the servers of a pool.
     pub(super) fn change(&self, expanded: &mut Expanded) {
         let Some(changes) = self.changes.get(&expanded.spec().name) else { return };
-        expanded.retain(|server| !changes.removed.contains_key(&server.name));
-        for (server, location) in changes.added.values() {
-            expanded.add(server.clone(), &format!("script {location}"));
+        if !changes.removed.is_empty() {
+            expanded.retain(|server| !changes.removed.contains_key(&server.name));
         }
-        for (name, weight) in &changes.weights {
-            expanded.set_weight(name, *weight);
-        }
+        let added = changes.added.values();
+        expanded.add_all(added.map(|(server, location)| (server, format!("script {location}"))));
+        expanded.set_weights(&changes.weights);
     }
 
     fn of_pool(&mut self, pool: &Arc<str>) -> &mut PoolChanges {

@@ -5,8 +5,9 @@ use super::Builder;
 use crate::config::hints;
 use crate::config::raw::{Made, Value};
 use evener_core::Endpoint;
-use evener_core::spec::{Plane, Policy, PoolSpec, Protocol, ServiceSpec, Spec};
+use evener_core::spec::{CheckKind, Plane, Policy, PoolSpec, ProgramSpec, Protocol, ServiceSpec, Spec};
 use std::collections::HashMap;
+use std::path::Path;
 
 /// Pools and services by name. A configuration may have tens of thousands of them.
 struct Index<'a> {
@@ -72,6 +73,7 @@ impl Builder<'_> {
             self.reading.warning_inside(made.location(), &[key], message);
         };
         warn_of_quorum(pool, users, warn);
+        warn_of_programs(pool, warn);
         let policy = pool.policy.name();
         let mut weights = pool
             .servers
@@ -205,12 +207,15 @@ fn warn_of_quorum(pool: &PoolSpec, users: &[&ServiceSpec], warn: impl Fn(&str, &
     if let Some(quorum) = pool.quorum.filter(|_| pool.discover.is_empty())
         && all < u64::from(quorum.weight) + u64::from(quorum.hysteresis)
     {
-        warn(
-            "quorum",
-            &format!(
+        let message = match quorum.hysteresis {
+            0 => format!(
+                "the weights of all servers are {all}, less than quorum: the pool never has its quorum"
+            ),
+            _ => format!(
                 "the weights of all servers are {all}, less than quorum and hysteresis: the pool cannot regain its quorum"
             ),
-        );
+        };
+        warn("quorum", &message);
     }
     if pool.quorum.is_some()
         && pool.notify.is_none()
@@ -221,5 +226,31 @@ fn warn_of_quorum(pool: &PoolSpec, users: &[&ServiceSpec], warn: impl Fn(&str, &
             "quorum",
             "without a sorry server the quorum has no effect but its events: write notify, or sorry = \"10.0.0.9:80\"",
         );
+    }
+}
+
+/// Records warnings about programs that cannot run.
+fn warn_of_programs(pool: &PoolSpec, warn: impl Fn(&str, &str)) {
+    let missing = |program: &ProgramSpec| {
+        let path = &program.path;
+        (!Path::new(path).exists()).then(|| format!("there is no program {path} on this machine: install it"))
+    };
+    for check in pool.checks() {
+        if let CheckKind::Exec { program } = &check.kind
+            && let Some(message) = missing(program)
+        {
+            warn("check", &message);
+        }
+    }
+    let Some(notify) = &pool.notify else { return };
+    for (name, program) in notify.programs() {
+        let Some(program) = program else { continue };
+        if let Some(message) = missing(program) {
+            warn("notify", &message);
+        }
+        if pool.quorum.is_none() && name.starts_with("quorum_") {
+            let message = format!("{name} never runs, because the pool has no quorum: write quorum = 1");
+            warn("notify", &message);
+        }
     }
 }

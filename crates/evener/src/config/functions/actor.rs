@@ -1,19 +1,20 @@
 //! The actor that runs functions on its own thread, and the watchdog that replaces a stuck thread.
 
-use super::call::{Call, Failure, run};
-use super::objects::{PoolObject, ServerObject};
+use super::call::{Call, Failure, IdleThreads, run};
+use super::objects::{Objects, arguments};
 use super::rate::{PerSecond, Rate};
-use super::{MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, first_chars, library};
+use super::{EVENTS_MAX, MEMORY_BYTES_MAX, Output, PoolSlots, Runtime, first_chars, library};
 use crate::config::Program;
 use arc_swap::ArcSwap;
 use evener_core::ServerId;
-use evener_core::event::Event;
+use evener_core::event::{Event, Level, ScriptLevel};
 use mlua::{IntoLuaMulti, Lua, MultiValue, Value};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 /// Time limit of a timer's or handler's call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,8 +25,16 @@ const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// delay them by 60 slices.
 const POLLS_BETWEEN_EVENTS: u32 = 4;
 
-/// Maximum number of threads that a configuration gives up. A thread that does not end may use a processor for ever.
+/// A look that comes later than this says nothing: the whole process or the machine stood still.
+const STOOD_STILL: Duration = Duration::from_millis(400);
+/// Maximum number of threads that were given up and still run. Each of them may use a processor for ever.
 const GIVEN_UP_MAX: usize = 3;
+/// Maximum number of times that functions are started anew within `RESTARTS_TIME`.
+const RESTARTS_MAX: usize = 2;
+const RESTARTS_TIME: Duration = Duration::from_secs(600);
+
+/// Number of verdicts after which no further ones are awaited.
+const REPLIES_TOGETHER_MAX: usize = 32;
 
 /// Maximum number of events of functions a second that functions handle.
 const SCRIPT_EVENTS_MAX: u32 = 100;
@@ -63,6 +72,38 @@ struct Thread {
     commands: mpsc::UnboundedSender<Command>,
     runtime: Arc<Runtime>,
     program: Arc<Program>,
+    handle: JoinHandle<()>,
+}
+
+/// The times at which functions were started anew.
+#[derive(Default)]
+struct Restarts {
+    times: VecDeque<Instant>,
+    /// Threads that were given up and still run.
+    running: Vec<Arc<Thread>>,
+}
+
+impl Restarts {
+    /// Records that a thread has to be replaced. `Err` says why no other one may be started.
+    fn admit(&mut self, thread: &Arc<Thread>, now: Instant) -> Result<(), String> {
+        self.running.push(Arc::clone(thread));
+        self.running.retain(|thread| !thread.handle.is_finished());
+        if self.running.len() >= GIVEN_UP_MAX {
+            return Err(format!("functions that did not end still run on {GIVEN_UP_MAX} threads"));
+        }
+        while self.times.front().is_some_and(|time| now.duration_since(*time) > RESTARTS_TIME) {
+            self.times.pop_front();
+        }
+        if self.times.len() >= RESTARTS_MAX {
+            let minutes = RESTARTS_TIME.as_secs() / 60;
+            return Err(format!(
+                "functions did not end or filled the memory {} times within {minutes} minutes",
+                RESTARTS_MAX + 1
+            ));
+        }
+        self.times.push_back(now);
+        Ok(())
+    }
 }
 
 struct Shared {
@@ -78,6 +119,8 @@ pub(crate) struct Actor {
     generation: u64,
     /// Limits the events of functions that are handled, because a handler can cause the event that it handles.
     script_events: PerSecond,
+    /// Limits the reports of events that are dropped.
+    drop_reports: PerSecond,
 }
 
 /// Returns true if functions caused an event.
@@ -137,7 +180,8 @@ impl Actor {
         let watched = Arc::clone(&shared);
         std::thread::Builder::new().name("scripts-watch".into()).spawn(move || watch(&watched))?;
         let handlers = program.handlers().iter().map(|(name, _)| name.clone()).collect();
-        Ok(Self { shared, handlers, generation, script_events: PerSecond::new(SCRIPT_EVENTS_MAX) })
+        let (script_events, drop_reports) = (PerSecond::new(SCRIPT_EVENTS_MAX), PerSecond::new(1));
+        Ok(Self { shared, handlers, generation, script_events, drop_reports })
     }
 
     /// Returns the number of the configuration.
@@ -162,8 +206,18 @@ impl Actor {
         let mut fields = vec![("name", event.name().to_owned())];
         event.fields(&mut |name, value| fields.push((name, value.to_string())));
         for (name, number) in thread.program.handlers() {
-            if name == event.name() && thread.runtime.begin_waiting() {
+            if name != event.name() {
+                continue;
+            }
+            if thread.runtime.begin_waiting() {
                 let _ = thread.commands.send(Command::Event(*number, fields.clone()));
+            } else if self.drop_reports.admit(Instant::now()) == Rate::Admitted {
+                let script = thread.program.function(*number).map_or_else(String::new, |(_, script)| script);
+                let text = format!(
+                    "{EVENTS_MAX} events wait for their handlers: {name} and further ones are dropped"
+                );
+                let severity = ScriptLevel(Level::Warn);
+                (thread.runtime.outputs)(Output::Event(Event::ScriptMessage { severity, script, text }));
             }
         }
     }
@@ -179,11 +233,15 @@ impl Drop for Actor {
 /// Replaces a thread that does not return from a call, or whose memory is full. A thread that does not return ends
 /// when its call does.
 fn watch(shared: &Shared) {
-    let mut given_up = 0;
+    let mut restarts = Restarts::default();
     loop {
+        let before = Instant::now();
         std::thread::sleep(WATCH_EVERY);
         if *shared.stop.lock().unwrap_or_else(PoisonError::into_inner) {
             return;
+        }
+        if before.elapsed() > STOOD_STILL {
+            continue;
         }
         let thread = shared.thread.load_full();
         let script = match (thread.runtime.stuck(), thread.runtime.filled_by()) {
@@ -198,13 +256,10 @@ fn watch(shared: &Shared) {
             }
             (None, None) => continue,
         };
-        given_up += 1;
-        let replacement = if given_up < GIVEN_UP_MAX {
+        let replacement = restarts.admit(&thread, Instant::now()).and_then(|()| {
             (thread.runtime.outputs)(Output::Event(Event::ScriptsRestarted { script: script.clone() }));
             thread.replacement()
-        } else {
-            Err(format!("functions did not end or filled the memory {given_up} times"))
-        };
+        });
         match replacement {
             Ok(next) => {
                 let next = Arc::new(next);
@@ -227,7 +282,7 @@ impl Thread {
     /// Starts a thread with the same functions, read from the file again.
     fn replacement(&self) -> Result<Self, String> {
         let program = Arc::new(self.program.again()?);
-        let pools = self.runtime.pools.load().as_ref().clone();
+        let pools = self.runtime.pools.clone();
         let outputs = Arc::clone(&self.runtime.outputs);
         Self::start(&program, self.runtime.generation, pools, outputs).map_err(|error| error.to_string())
     }
@@ -246,7 +301,7 @@ impl Thread {
             .enable_all()
             .build()?;
         let (of_thread, its_program) = (Arc::clone(&runtime), Arc::clone(program));
-        std::thread::Builder::new().name("scripts".into()).spawn(move || {
+        let handle = std::thread::Builder::new().name("scripts".into()).spawn(move || {
             let ended = Arc::clone(&of_thread);
             tokio.block_on(async {
                 tokio::select! {
@@ -262,7 +317,7 @@ impl Thread {
             });
             tokio.shutdown_background();
         })?;
-        Ok(Self { commands, runtime, program: Arc::clone(program) })
+        Ok(Self { commands, runtime, program: Arc::clone(program), handle })
     }
 }
 
@@ -270,11 +325,51 @@ impl Thread {
 pub(super) fn prepare(program: &Program, runtime: &Arc<Runtime>) -> mlua::Result<Lua> {
     let lua = program.begin()?.clone();
     lua.set_app_data(Arc::clone(runtime));
+    lua.set_app_data(IdleThreads::default());
+    lua.set_app_data(Objects::default());
     let limit = lua.used_memory() + MEMORY_BYTES_MAX;
     lua.set_memory_limit(limit)?;
     runtime.memory_max.store(limit, Ordering::Relaxed);
     library::begin(&lua)?;
     Ok(lua)
+}
+
+/// Verdicts that wait to be sent together, so that the receiving thread wakes up once for several of them.
+#[derive(Default)]
+struct Replies {
+    waiting: Mutex<Vec<(oneshot::Sender<Verdict>, Verdict)>>,
+    added: Notify,
+}
+
+impl Replies {
+    fn waiting(&self) -> MutexGuard<'_, Vec<(oneshot::Sender<Verdict>, Verdict)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, reply: oneshot::Sender<Verdict>, verdict: Verdict) {
+        self.waiting().push((reply, verdict));
+        self.added.notify_one();
+    }
+}
+
+/// Sends verdicts when no further ones come at once.
+async fn send_replies(replies: Arc<Replies>) {
+    loop {
+        replies.added.notified().await;
+        let mut before = 0;
+        loop {
+            tokio::task::yield_now().await;
+            let number = replies.waiting().len();
+            if number == before || number >= REPLIES_TOGETHER_MAX {
+                break;
+            }
+            before = number;
+        }
+        let waiting = std::mem::take(&mut *replies.waiting());
+        for (reply, verdict) in waiting {
+            let _ = reply.send(verdict);
+        }
+    }
 }
 
 async fn serve(
@@ -293,7 +388,10 @@ async fn serve(
             }
         });
     }
+    let replies = Arc::new(Replies::default());
+    tokio::spawn(send_replies(Arc::clone(&replies)));
     while let Some(command) = commands.recv().await {
+        let replies = Arc::clone(&replies);
         let (program, runtime, lua) = (Arc::clone(&program), Arc::clone(&runtime), lua.clone());
         match command {
             Command::Check { number, pool, server, tag, timeout, mut reply } => {
@@ -302,7 +400,7 @@ async fn serve(
                         verdict = check(&program, &runtime, &lua, number, (pool, server), tag, timeout) => verdict,
                         () = reply.closed() => return,
                     };
-                    let _ = reply.send(verdict);
+                    replies.add(reply, verdict);
                 });
             }
             Command::Event(number, fields) => {
@@ -328,9 +426,12 @@ async fn check(
     timeout: Duration,
 ) -> Verdict {
     let Some((function, script)) = program.function(number) else { return Verdict::Cancelled };
-    let entry = runtime.pools.load().get(&pool).and_then(|slot| slot.load().server(server).cloned());
+    let entry = runtime.pools.get(&pool).and_then(|slot| slot.load().server(server).cloned());
     let Some(entry) = entry else { return Verdict::Cancelled };
-    let arguments = (ServerObject::new(&pool, &entry), PoolObject(pool));
+    let arguments = match arguments(lua, &pool, &entry) {
+        Ok(arguments) => arguments,
+        Err(error) => return Verdict::Error(crate::config::error_text(&error)),
+    };
     let call = Arc::new(Call::new(script.clone(), Some(tag), timeout));
     match run(lua, runtime, function, arguments, call).await {
         Ok(values) => verdict(&values, &script),

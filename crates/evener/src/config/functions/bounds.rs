@@ -31,6 +31,16 @@ pub(super) fn runtime(lua: &Lua) -> Option<Arc<Runtime>> {
     lua.app_data_ref::<Arc<Runtime>>().map(|runtime| Arc::clone(&runtime))
 }
 
+/// Returns the shared state, or an error about a function that needs it.
+pub(super) fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
+    runtime(lua).ok_or_else(|| {
+        fail(
+            lua,
+            format!("{name} works only in functions that run later, such as those of check, every and on"),
+        )
+    })
+}
+
 fn is_stopped(lua: &Lua) -> bool {
     match runtime(lua).and_then(|runtime| runtime.current()) {
         Some(call) => call.is_stopped(),

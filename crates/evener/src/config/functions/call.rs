@@ -18,6 +18,9 @@ use tokio::task::AbortHandle;
 /// texts.
 const INSTRUCTIONS_STEP: u32 = 100;
 
+/// Maximum number of Lua threads that wait for calls.
+const IDLE_THREADS_MAX: usize = 64;
+
 /// Longest part of the time of a call that its operations leave for handling their failures.
 const HANDLING_MAX: Duration = Duration::from_millis(100);
 /// Time that operations wait for permits before this counts as a reason of their failure.
@@ -250,6 +253,40 @@ fn memory_text(script: &str) -> String {
     )
 }
 
+/// Lua threads whose calls have ended. The next calls run on them.
+#[derive(Default)]
+pub(super) struct IdleThreads(Vec<mlua::Thread>);
+
+/// Returns a Lua thread that will run a function, with the hook that bounds its call.
+fn thread_for(lua: &Lua, runtime: &Arc<Runtime>, function: &Function) -> mlua::Result<mlua::Thread> {
+    let idle = lua.app_data_mut::<IdleThreads>().and_then(|mut threads| threads.0.pop());
+    if let Some(thread) = idle
+        && thread.reset(function.clone()).is_ok()
+    {
+        return Ok(thread);
+    }
+    let thread = lua.create_thread(function.clone())?;
+    let runtime = Arc::downgrade(runtime);
+    let hook = move |_: &Lua, debug: &Debug<'_>| match runtime.upgrade() {
+        Some(runtime) => {
+            runtime.current().map_or(Ok(VmState::Continue), |call| call.on_instructions(&runtime, debug))
+        }
+        None => Ok(VmState::Continue),
+    };
+    thread.set_hook(HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP), hook)?;
+    Ok(thread)
+}
+
+/// Makes a thread available for other calls, if its function has returned.
+fn keep(lua: &Lua, thread: mlua::Thread) {
+    if thread.is_finished()
+        && let Some(mut threads) = lua.app_data_mut::<IdleThreads>()
+        && threads.0.len() < IDLE_THREADS_MAX
+    {
+        threads.0.push(thread);
+    }
+}
+
 /// Runs a function to its end, slice by slice. `Err` describes the error.
 pub(super) async fn run(
     lua: &Lua,
@@ -279,29 +316,44 @@ async fn run_slices(
         }
         Failure::Error(first_chars(error_text(&error).as_bytes()))
     };
-    let thread = lua.create_thread(function.clone()).map_err(failed)?;
-    // Lua drops the hook when it collects the thread; the call's connections have to close at its end.
-    let (of_hook, hooked) = (Arc::downgrade(call), Arc::clone(runtime));
-    let triggers = HookTriggers::new().every_nth_instruction(INSTRUCTIONS_STEP);
-    let hook = move |_: &Lua, debug: &Debug<'_>| match of_hook.upgrade() {
-        Some(call) => call.on_instructions(&hooked, debug),
-        None => Ok(VmState::Continue),
-    };
-    thread.set_hook(triggers, hook).map_err(failed)?;
-    let mut running = pin!(thread.into_async::<MultiValue>(arguments).map_err(failed)?);
-    let slices = poll_fn(|context| {
-        runtime.enter(call);
-        let polled = running.as_mut().poll(context);
-        runtime.leave(call);
-        match polled {
-            _ if call.is_stopped() => Poll::Ready(Err(Failure::Error(call.reason()))),
-            Poll::Ready(outcome) => Poll::Ready(outcome.map_err(failed)),
-            Poll::Pending => Poll::Pending,
+    let thread = thread_for(lua, runtime, function).map_err(failed)?;
+    let mut running = pin!(thread.clone().into_async::<MultiValue>(arguments).map_err(failed)?);
+    let slices = async {
+        let mut turn = None;
+        loop {
+            let slice = poll_fn(|context| {
+                runtime.enter(call);
+                let polled = running.as_mut().poll(context);
+                let has_paused = polled.is_pending() && call.is_late(runtime.now());
+                runtime.leave(call);
+                match polled {
+                    _ if call.is_stopped() => Poll::Ready(Some(Err(Failure::Error(call.reason())))),
+                    Poll::Ready(outcome) => Poll::Ready(Some(outcome.map_err(failed))),
+                    Poll::Pending if has_paused => Poll::Ready(None),
+                    Poll::Pending => {
+                        drop(turn.take());
+                        Poll::Pending
+                    }
+                }
+            });
+            if let Some(outcome) = slice.await {
+                return outcome;
+            }
+            // Tasks that are ready now find the permit taken: none of them is another slice.
+            tokio::task::yield_now().await;
+            drop(turn.take());
+            // The semaphore is never closed.
+            turn = runtime.long_turn.acquire().await.ok();
         }
-    });
+    };
     let timeout = call.clock.limit;
     match tokio::time::timeout(timeout, slices).await {
-        Ok(outcome) => outcome,
+        Ok(outcome) => {
+            if outcome.is_ok() {
+                keep(lua, thread);
+            }
+            outcome
+        }
         Err(_) if call.clock.waits_for_response() => {
             Err(Failure::NoResponse(format!("no response within {timeout:?}")))
         }

@@ -8,9 +8,9 @@ mod net;
 
 pub(super) use net::Socket;
 
-use super::bounds::{fail, runtime};
+use super::bounds::{fail, running};
 use super::call::Clock;
-use super::{OPERATIONS_MAX, Runtime, TEXT_CHARS_MAX, first_chars};
+use super::{OPERATIONS_MAX, TEXT_CHARS_MAX, first_chars};
 use crate::config::{Problem, caller, raise};
 use evener_core::event::{Event, Level, ScriptLevel};
 use mlua::{IntoLua, Lua, MultiValue, Table, Value};
@@ -61,15 +61,6 @@ pub(crate) fn library_name(table: &Table) -> Option<&'static str> {
 /// Adds functions that work only while the instance runs, in place of declarations with the same names.
 pub(super) fn begin(lua: &Lua) -> mlua::Result<()> {
     lua.globals().raw_set("exec", exec::function(lua)?)
-}
-
-fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
-    runtime(lua).ok_or_else(|| {
-        fail(
-            lua,
-            format!("{name} works only in functions that run later, such as those of check, every and on"),
-        )
-    })
 }
 
 /// Runs an operation in its own task, with a time limit. It ends with the call. Its time begins when it gets one of
@@ -126,13 +117,26 @@ fn operate<T: Send + 'static, F: Future<Output = Outcome<T>> + Send + 'static>(
 /// The operation got too little time, because it waited for other operations.
 struct Queued;
 
-/// Reads `timeout` of the options of an operation, in seconds or as a duration such as "500ms".
-fn timeout(lua: &Lua, options: Option<&Table>) -> mlua::Result<Duration> {
-    let given: Value = match options {
-        Some(options) => options.raw_get("timeout")?,
-        None => Value::Nil,
-    };
-    duration(lua, &given, TIMEOUT)
+/// Reads `timeout` of the options of an operation, in seconds or as a duration such as "500ms". Refuses options that
+/// are neither `timeout` nor in `others`.
+fn timeout(
+    lua: &Lua,
+    (operation, others): (&str, &[&str]),
+    options: Option<&Table>,
+) -> mlua::Result<Duration> {
+    let Some(options) = options else { return Ok(TIMEOUT) };
+    for pair in options.pairs::<Value, Value>() {
+        let (key, _) = pair?;
+        let is_known =
+            key.as_string().is_some_and(|key| *key == "timeout" || others.iter().any(|other| *key == *other));
+        if !is_known {
+            let mut known = others.to_vec();
+            known.push("timeout");
+            let key = key.to_string()?;
+            return Err(fail(lua, format!("{operation} has no option `{key}`: it has {}", known.join(", "))));
+        }
+    }
+    duration(lua, &options.raw_get("timeout")?, TIMEOUT)
 }
 
 fn duration(lua: &Lua, given: &Value, default: Duration) -> mlua::Result<Duration> {

@@ -1,16 +1,20 @@
 //! Pools and servers as functions see them.
 
-use super::bounds::{fail, runtime};
-use super::{Output, Runtime};
+use super::Output;
+use super::bounds::{fail, running, runtime};
 use crate::config::{added_server, caller};
 use arc_swap::ArcSwap;
 use evener_core::snapshot::{Admission, Entry, KnownOnly, Snapshot};
 use evener_core::spec::{AdminState, ServerSpec, WEIGHT_MAX};
 use evener_core::{ServerId, Target};
-use mlua::{IntoLua, Lua, MetaMethod, UserData, UserDataMethods, Value};
+use mlua::{AnyUserData, IntoLua, Lua, MetaMethod, UserData, UserDataMethods, Value};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+
+/// Maximum number of servers for which the arguments of checks are stored.
+const OBJECTS_MAX: usize = 8192;
 
 /// A change of a pool.
 #[derive(Debug)]
@@ -71,18 +75,43 @@ pub(super) struct ServerObject {
     entry: Arc<Entry>,
 }
 
-fn running(lua: &Lua, name: &str) -> mlua::Result<Arc<Runtime>> {
-    runtime(lua).ok_or_else(|| {
-        fail(
-            lua,
-            format!("{name} works only in functions that run later, such as those of check, every and on"),
-        )
-    })
+/// The values that checks get, for their next calls.
+#[derive(Default)]
+pub(super) struct Objects(HashMap<(Arc<str>, ServerId), Arguments>);
+
+struct Arguments {
+    entry: Arc<Entry>,
+    server: AnyUserData,
+    pool: AnyUserData,
+}
+
+/// Returns the server and the pool as arguments of a check.
+pub(super) fn arguments(
+    lua: &Lua,
+    pool: &Arc<str>,
+    entry: &Arc<Entry>,
+) -> mlua::Result<(AnyUserData, AnyUserData)> {
+    let key = (Arc::clone(pool), entry.id);
+    let Some(mut objects) = lua.app_data_mut::<Objects>() else {
+        return Err(fail(lua, "no functions run"));
+    };
+    if let Some(known) = objects.0.get(&key)
+        && Arc::ptr_eq(&known.entry, entry)
+    {
+        return Ok((known.server.clone(), known.pool.clone()));
+    }
+    if objects.0.len() >= OBJECTS_MAX {
+        objects.0.clear();
+    }
+    let server = lua.create_userdata(ServerObject::new(pool, entry))?;
+    let pool = lua.create_userdata(PoolObject(Arc::clone(pool)))?;
+    objects.0.insert(key, Arguments { entry: Arc::clone(entry), server: server.clone(), pool: pool.clone() });
+    Ok((server, pool))
 }
 
 fn slot(lua: &Lua, pool: &str) -> mlua::Result<Arc<ArcSwap<Snapshot>>> {
     let runtime = running(lua, "a pool")?;
-    let slot = runtime.pools.load().get(pool).cloned();
+    let slot = runtime.pools.get(pool).cloned();
     slot.ok_or_else(|| fail(lua, format!("there is no pool `{pool}` any more")))
 }
 
@@ -217,7 +246,7 @@ impl ServerObject {
 
     /// Returns the server as it is now, or as it was if it is no longer in the pool.
     fn now(&self, lua: &Lua) -> Arc<Entry> {
-        let slot = runtime(lua).and_then(|runtime| runtime.pools.load().get(&self.pool).cloned());
+        let slot = runtime(lua).and_then(|runtime| runtime.pools.get(&self.pool).cloned());
         let entry = slot.and_then(|slot| slot.load().server(self.id).cloned());
         entry.unwrap_or_else(|| Arc::clone(&self.entry))
     }

@@ -1,6 +1,6 @@
 //! The text of `evener help KEY`: keys, tables and functions of a configuration, for a terminal.
 
-use super::{Key, all, keys_of};
+use super::{Key, all, keys_of, library};
 use crate::config::hints::{self, nearest};
 use evener_core::spec::Policy;
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,7 +103,8 @@ pub(crate) fn describes(word: &str) -> bool {
 pub(crate) fn describe(word: &str) -> Result<String, String> {
     let found = found(word);
     if found.is_empty() && !is_table(word) {
-        let other = form(word).or_else(|| value(word)).or_else(|| foreign(word));
+        let other = of_library(word).or_else(|| form(word)).or_else(|| value(word));
+        let other = other.or_else(|| foreign(word)).or_else(|| of_function(word));
         return other.ok_or_else(|| unknown(word));
     }
     let mut out = String::new();
@@ -139,6 +140,25 @@ pub(crate) fn describe(word: &str) -> Result<String, String> {
     Ok(out)
 }
 
+/// Returns the description of a function that functions of the file can call, such as `http.get`.
+fn of_library(word: &str) -> Option<String> {
+    let (forms, text) = library::describe(word)?;
+    let text = wrapped(&plain(&text), 4);
+    let where_to_call = wrapped("Functions that run later can call it: see docs/scripting.md.", 4);
+    Some(format!("{}\n{text}\n{where_to_call}", forms.join("\n")))
+}
+
+/// Returns the description of the function whose argument a word names, such as `exec.allow`.
+fn of_function(word: &str) -> Option<String> {
+    let (function, argument) = word.rsplit_once('.')?;
+    let found = found(function);
+    let [(key, paths)] = &found[..] else { return None };
+    let is_named = key.kind.contains(&format!("{argument} = "));
+    let mut out = String::new();
+    is_named.then(|| write_key(&mut out, key, paths))?;
+    Some(out)
+}
+
 /// Returns the keys that a word names, each with its paths: the key of a path, or all keys of a name.
 fn found(word: &str) -> Vec<(&'static Key, Vec<String>)> {
     let paths_of = |key: &'static Key| {
@@ -146,8 +166,10 @@ fn found(word: &str) -> Vec<(&'static Key, Vec<String>)> {
         let is_named = key.name == word && !key.tables.contains(&"");
         let is_end = |path: &String| word.contains('.') && path.ends_with(&format!(".{word}"));
         let given = paths.iter().any(|path| path == word || is_end(path));
+        let is_of_checks = word.strip_prefix("check.") == Some(key.name)
+            && paths.iter().any(|path| path.starts_with("check."));
         let alias = in_service(word).is_some_and(|word| paths.contains(&word));
-        (is_named || given || alias).then_some((key, paths))
+        (is_named || given || is_of_checks || alias).then_some((key, paths))
     };
     all().filter_map(paths_of).collect()
 }
@@ -238,7 +260,7 @@ fn unknown(word: &str) -> String {
 
 fn write_key(out: &mut String, key: &Key, paths: &[String]) {
     let is_function = key.tables.contains(&"");
-    let _ = writeln!(out, "{}", paths.join(", "));
+    out.push_str(&wrapped(&paths.join(", "), 0));
     out.push_str(&wrapped(&plain(key.text), 4));
     out.push('\n');
     let mut line = |name: &str, value: &str| {

@@ -29,7 +29,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: "`\"proxy\"`, `\"xdp\"`, `\"ipvs\"`",
         default: "`\"proxy\"`",
         text: "The part that moves the bytes: the program's own workers, or the kernel at the \
-               drivers of the interfaces (`\"xdp\"`), or the kernel's IP Virtual Server (`\"ipvs\"`).",
+               drivers of the interfaces (`\"xdp\"`), or the kernel's IP Virtual Server (`\"ipvs\"`). \
+               docs/xdp.md and docs/ipvs.md describe the planes of the kernel.",
         example: "plane = \"proxy\"",
         section: "#the-xdp-plane",
         ..Key::NONE

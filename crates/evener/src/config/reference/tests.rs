@@ -271,6 +271,9 @@ fn keys_are_described_with_their_subordinate_keys() {
         }
         assert!(seen.lines().all(|line| line.chars().count() <= 80), "{seen}");
     };
+    check("check.warm_up", &["check.", "random"]);
+    check("exec.allow", &["notify", "exec { allow = {"]);
+    check("http.get", &["http.get(url, options)", "http.post(", "timeout", "docs/scripting.md"]);
     check(
         "pool.sticky",
         &["pool.sticky\n", "keeps its server", "Default:   none", "  Keys:\n", "    by ", "ttl"],

@@ -255,3 +255,26 @@ fn a_misspelt_certificate_is_the_only_problem() {
         assert!(lines.len() == 1 && lines[0].contains("unknown key `tls.c"), "{keys}: {problems}");
     }
 }
+
+#[test]
+fn programs_that_cannot_run_have_warnings() {
+    let text = |keys: &str| {
+        format!(
+            "exec {{ allow = {{ \"/bin/true\", \"/no/such\" }} }}\n{}",
+            service_with(&format!("\"10.0.0.1:80\", {keys}"))
+        )
+    };
+    check(&text("check = check.exec { \"/bin/true\" }, notify = { down = \"/bin/true\" }"), &[]);
+    let missing = "there is no program /no/such on this machine: install it";
+    check(
+        &text("check = check.exec { \"/no/such\" }"),
+        &[&format!("c.lua:2: warning: service `s`: {missing}")],
+    );
+    check(&text("notify = { down = \"/no/such\" }"), &[&format!("c.lua:2: warning: service `s`: {missing}")]);
+    check(
+        &text("notify = { quorum_down = \"/bin/true\" }"),
+        &[
+            "c.lua:2: warning: service `s`: quorum_down never runs, because the pool has no quorum: write quorum = 1",
+        ],
+    );
+}

@@ -25,7 +25,7 @@ pub(super) fn function(lua: &Lua) -> mlua::Result<Function> {
         |lua, (program, arguments, options): (String, Option<Table>, Option<Table>)| {
             let allowed = running(&lua, "exec").and_then(|runtime| {
                 if runtime.allowed.contains(&program) {
-                    return timeout(&lua, options.as_ref());
+                    return timeout(&lua, ("exec", &["stdin"]), options.as_ref());
                 }
                 let why = format!(
                     "exec must not run {program}: the configuration has to allow it by exec {{ allow = {{ \"{program}\" }} }}"

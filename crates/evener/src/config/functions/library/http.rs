@@ -26,6 +26,9 @@ struct Response {
     body: Vec<u8>,
 }
 
+/// Options of requests.
+const OPTIONS: [&str; 5] = ["method", "headers", "verify", "sni", "ca"];
+
 pub(super) fn library(lua: &Lua) -> mlua::Result<Table> {
     let http = lua.create_table()?;
     let get = lua.create_async_function(|lua, (url, options): (String, Option<Table>)| {
@@ -52,7 +55,7 @@ fn request(
     let lua = lua.clone();
     let begun = match prepared {
         Ok((request, authority, tls)) => {
-            let limit = timeout(&lua, options);
+            let limit = timeout(&lua, ("http", &OPTIONS), options);
             Ok(operate(&lua, "http", limit, exchange(request, authority, tls)))
         }
         Err(error) => Err(error),

@@ -188,7 +188,7 @@ impl Connection {
 
     fn limit(&self, lua: &Lua, options: Option<&Table>) -> mlua::Result<Duration> {
         match options {
-            Some(_) => timeout(lua, options),
+            Some(_) => timeout(lua, ("a connection", &[]), options),
             None => Ok(self.timeout),
         }
     }
@@ -252,7 +252,7 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     let globals = lua.globals();
     let tcp = lua.create_table()?;
     let connect = lua.create_async_function(|lua, (address, options): (String, Option<Table>)| {
-        let limit = timeout(&lua, options.as_ref());
+        let limit = timeout(&lua, ("tcp.connect", &["tls", "verify", "sni", "ca"]), options.as_ref());
         let patience = limit.clone().unwrap_or_default();
         let is_tls = options.as_ref().and_then(|options| options.raw_get::<bool>("tls").ok()) == Some(true);
         let tls = is_tls.then(|| tls_of(&lua, options.as_ref())).transpose();
@@ -284,7 +284,7 @@ pub(super) fn install(lua: &Lua) -> mlua::Result<()> {
     let udp = lua.create_table()?;
     let exchange = lua.create_async_function(
         |lua, (address, bytes, options): (String, mlua::LuaString, Option<Table>)| {
-            let limit = timeout(&lua, options.as_ref());
+            let limit = timeout(&lua, ("udp.exchange", &[]), options.as_ref());
             let begun = bytes_to_send(&lua, "udp.exchange", &bytes).map(|bytes| {
                 operate(&lua, "udp", limit, async move { datagrams(&address, &bytes, |_| true).await })
             });
@@ -312,7 +312,7 @@ fn dns_library(lua: &Lua) -> mlua::Result<Table> {
             let name = dns::parse_name(&name).map_err(|error| fail(&lua, format!("{name:?}: {error}")))?;
             let number =
                 dns::type_number(&kind).ok_or_else(|| fail(&lua, format!("not a DNS type: {kind:?}")))?;
-            let limit = timeout(&lua, options.as_ref());
+            let limit = timeout(&lua, ("dns.query", &["server"]), options.as_ref());
             Ok(operate(&lua, "dns", limit, resolve(name, number, server)))
         });
         async move {
