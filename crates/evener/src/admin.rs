@@ -1,4 +1,4 @@
-//! The admin API: HTTP on a unix socket, under `/v1`. The only module that adds routes.
+//! The admin API: HTTP on a unix socket and, if configured, over TCP, under `/v1`. The only module that adds routes.
 
 pub(crate) mod access;
 pub(crate) mod cache;
@@ -9,29 +9,36 @@ pub(crate) mod connections;
 mod documented;
 mod events;
 pub(crate) mod explain;
+mod guard;
 mod instances;
 mod metrics;
 mod parameters;
 mod permissions;
+mod problem;
+mod serve;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
 
 pub(crate) use metrics::MetricsListener;
 pub(crate) use permissions::Permissions;
+pub(crate) use serve::serve_endpoints;
 
 use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
 use crate::state::ViewScope;
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use evener_core::event::Event;
+use guard::Audit;
 use parameters::Parameters;
+use problem::{Problem, failed};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -42,6 +49,8 @@ use tokio::sync::oneshot;
 
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
+/// Maximum size of the body of a request.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// The admin socket. Its file is removed when serving ends.
 pub(crate) struct AdminSocket {
@@ -136,13 +145,14 @@ impl AdminSocket {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            _ = axum::serve(listener, router).into_future() => {}
+            () = serve::at_socket(listener, router) => {}
             () = while_draining => {}
         }
     }
 }
 
 fn router(supervisor: Handle) -> Router {
+    let guard = guard::Guard::new(supervisor.clone());
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
@@ -161,23 +171,8 @@ fn router(supervisor: Handle) -> Router {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
         })
         .with_state(supervisor)
-}
-
-/// Body of a response that reports a failure.
-#[derive(Debug, Serialize, Deserialize)]
-struct ErrorBody {
-    errors: Vec<String>,
-}
-
-impl ErrorBody {
-    /// Returns the messages, one per line.
-    fn message(&self) -> String {
-        self.errors.join("\n")
-    }
-}
-
-fn failed(status: StatusCode, why: impl Into<String>) -> Response {
-    (status, Json(ErrorBody { errors: vec![why.into()] })).into_response()
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(guard, guard::guard))
 }
 
 fn shutting_down() -> Response {
@@ -242,9 +237,10 @@ async fn reload(State(supervisor): State<Handle>) -> Response {
     match supervisor.reload().await {
         Some(Ok(changes)) => {
             let warnings = supervisor.warnings().await.unwrap_or_default();
-            Json(Reloaded { changes, warnings }).into_response()
+            let audit = Audit::new("reload", "configuration").after(changes.join("; "));
+            audit.on(Json(Reloaded { changes, warnings }).into_response())
         }
-        Some(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(ErrorBody { errors })).into_response(),
+        Some(Err(errors)) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors).into_response(),
         None => shutting_down(),
     }
 }

@@ -18,6 +18,7 @@ mod shell;
 mod usage;
 mod xdp;
 
+use crate::admin::client::Client;
 use crate::admin::{MetricsListener, Permissions};
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
@@ -340,9 +341,28 @@ struct AdminArgs {
     /// Admin socket of the instance (default: that of the only running instance)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
+    /// URL of the instance's API over TCP, such as https://192.0.2.1:9900, instead of a socket
+    #[arg(long, value_name = "URL", requires = "token_file")]
+    api: Option<String>,
+    /// File with the token for --api
+    #[arg(long, value_name = "FILE", env = "EVENER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// File with the authorities of the certificate of --api (default: those of the system)
+    #[arg(long, value_name = "FILE", env = "EVENER_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl AdminArgs {
+    /// Returns a client of the instance.
+    fn client(&self) -> anyhow::Result<Client> {
+        match (&self.api, &self.token_file) {
+            (Some(url), Some(token_file)) => Client::remote(url, token_file, self.ca_file.as_deref()),
+            _ => Client::find(self.socket.as_deref()),
+        }
+    }
 }
 
 #[derive(Args, Debug)]

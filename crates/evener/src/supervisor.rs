@@ -2,6 +2,7 @@
 //! checks, applies configurations, and shuts the program down in order.
 
 mod access;
+mod api;
 mod apply;
 mod cache;
 mod certificates;
@@ -49,6 +50,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessError};
+pub(crate) use api::Endpoints;
 pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use handle::{Handle, Request, StateChange};
@@ -176,6 +178,8 @@ pub(crate) struct Supervisor {
     /// Access rules that the operator added at run time.
     access: access::AccessRules,
     listeners: Listeners,
+    /// The address of the admin API.
+    api: api::Api,
     /// Services that were removed and still have connections.
     retiring: Vec<Arc<ServiceLive>>,
     probes: probes::Probes,
@@ -239,6 +243,7 @@ impl Supervisor {
             configurations: 0,
             access: access::AccessRules::default(),
             listeners: Listeners::default(),
+            api: api::Api::default(),
             retiring: Vec::new(),
             probes: probes::Probes::default(),
             origin,
@@ -260,6 +265,11 @@ impl Supervisor {
     /// no right to bind these addresses any more.
     pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.listeners.add_prebound(bound);
+    }
+
+    /// Returns a receiver of the address at which the admin API has to be served.
+    pub(crate) fn api_endpoint(&self) -> Endpoints {
+        self.api.subscribe()
     }
 
     /// Returns a receiver that resolves when new clients are no longer accepted.

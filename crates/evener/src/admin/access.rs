@@ -1,6 +1,7 @@
 //! `GET /v1/access` and `POST /v1/access`: lists and changes the access rules that the operator adds at run
 //! time.
 
+use super::guard::Audit;
 use super::parameters::Body;
 use super::{duration_of, failed, shutting_down};
 use crate::supervisor::{AccessChange, AccessError, Handle};
@@ -69,7 +70,10 @@ pub(super) async fn change_access(State(supervisor): State<Handle>, wanted: Body
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.change_access(wanted.service.clone(), change).await {
-        Some(Ok(done)) => Json(AccessChangedView { service: wanted.service, done }).into_response(),
+        Some(Ok(done)) => {
+            let audit = Audit::new("access", format!("service {}", wanted.service)).after(&done);
+            audit.on(Json(AccessChangedView { service: wanted.service, done }).into_response())
+        }
         Some(Err(AccessError::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
         Some(Err(AccessError::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
         None => shutting_down(),

@@ -1,5 +1,6 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
+use super::guard::Audit;
 use super::parameters::Body;
 use super::{failed, shutting_down};
 use crate::supervisor::{ExpungeError, ExpungeExtent, Handle};
@@ -78,7 +79,13 @@ pub(super) async fn expunge(State(supervisor): State<Handle>, wanted: Body<Expun
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.expunge(wanted.service.clone(), extent).await {
-        Some(Ok(expunged)) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
+        Some(Ok(expunged)) => {
+            let name = wanted.name.as_deref().unwrap_or("all");
+            let below = if wanted.below { " and below" } else { "" };
+            let audit = Audit::new("expunge", format!("service {}: {name}{below}", wanted.service));
+            let audit = audit.after(format!("{expunged} removed"));
+            audit.on(Json(ExpungedView { service: wanted.service, expunged }).into_response())
+        }
         Some(Err(error)) => {
             let status = match error {
                 ExpungeError::NoService(_) => StatusCode::NOT_FOUND,

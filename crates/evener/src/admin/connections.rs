@@ -2,6 +2,7 @@
 //! closes connections and flows.
 
 use super::clients::entries_max;
+use super::guard::Audit;
 use super::parameters::Parameters;
 use super::{failed, shutting_down};
 use crate::state::ConnectionsQuery;
@@ -73,7 +74,10 @@ pub(super) async fn close(
         );
     };
     match supervisor.close(number).await {
-        Some(Closed::Done) => Json(ClosedView { closed: number }).into_response(),
+        Some(Closed::Done) => {
+            let audit = Audit::new("close", format!("connection {number}"));
+            audit.on(Json(ClosedView { closed: number }).into_response())
+        }
         Some(Closed::NotFound) => failed(
             StatusCode::NOT_FOUND,
             format!("there is no connection {number}; `evener connections` lists them"),
@@ -127,7 +131,10 @@ pub(super) async fn close_all(
 ) -> Response {
     match parameters.map(|Query(wanted)| (wanted.server, wanted.client)) {
         Ok((Some(server), None)) => match supervisor.close_server(server).await {
-            Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
+            Some(Ok((server, closed))) => {
+                let audit = Audit::new("close", format!("server {server}")).after(format!("{closed} closed"));
+                audit.on(Json(ServerClosedView { server, closed }).into_response())
+            }
             Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
             None => shutting_down(),
         },
@@ -152,5 +159,6 @@ async fn close_clients(supervisor: &Handle, client: String) -> Response {
             None => return shutting_down(),
         }
     }
-    Json(ClientsClosedView { client, closed }).into_response()
+    let audit = Audit::new("close", format!("client {client}")).after(format!("{closed} closed"));
+    audit.on(Json(ClientsClosedView { client, closed }).into_response())
 }

@@ -1,6 +1,6 @@
 //! `GET /metrics`: the numbers of the status for Prometheus, at the admin socket and at an address of its own.
 
-use super::shutting_down;
+use super::{failed, shutting_down};
 use crate::state::{MetricsFormat, ViewScope};
 use crate::supervisor::Handle;
 use anyhow::Context;
@@ -35,7 +35,7 @@ pub(super) async fn metrics(State(supervisor): State<Handle>, headers: HeaderMap
     // The metrics of 10 000 servers take long to format, and this thread also runs the supervisor.
     match tokio::task::spawn_blocking(move || view.metrics(format)).await {
         Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be formatted"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Parameters of requests: from the query of the URI, or from a body of JSON. A request whose parameters are
-//! invalid gets 422 with the reason, before its handler is called.
+//! invalid gets a failure with the reason, before its handler is called: 422 for invalid values, 400 for a body that is
+//! not JSON, 413 for one that is too long, and 415 for one of another type.
 
 use super::failed;
 use axum::Json;
@@ -42,7 +43,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let body = Json::from_request(request, state).await;
-        let refused = |error: axum::extract::rejection::JsonRejection| invalid(error.body_text());
+        let refused =
+            |error: axum::extract::rejection::JsonRejection| failed(error.status(), error.body_text());
         body.map(|Json(parameters)| Self(parameters)).map_err(refused)
     }
 }
