@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
+mod configuration;
 pub(crate) mod connections;
 #[cfg(test)]
 mod documented;
@@ -17,6 +18,7 @@ mod permissions;
 mod problem;
 mod serve;
 pub(crate) mod server_state;
+pub(crate) mod servers;
 pub(crate) mod sticky;
 
 pub(crate) use metrics::MetricsListener;
@@ -33,7 +35,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use evener_core::event::Event;
 use guard::Audit;
@@ -156,6 +158,9 @@ fn router(supervisor: Handle) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/config", get(configuration::configuration))
+        .route("/v1/pools/{pool}/servers", post(servers::add))
+        .route("/v1/pools/{pool}/servers/{server}", patch(servers::change).delete(servers::remove))
         .route("/v1/servers/state", post(server_state::set_state))
         .route("/v1/access", get(access::access).post(access::change_access))
         .route("/v1/clients", get(clients::clients))
@@ -173,6 +178,11 @@ fn router(supervisor: Handle) -> Router {
         .with_state(supervisor)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(guard, guard::guard))
+}
+
+/// Runs work that takes long on another thread: this one also runs the supervisor.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 fn shutting_down() -> Response {

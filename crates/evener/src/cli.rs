@@ -14,6 +14,7 @@ mod metrics;
 mod one_liner;
 mod run;
 mod server_state;
+mod servers;
 mod shell;
 mod usage;
 mod xdp;
@@ -108,6 +109,14 @@ enum Command {
     },
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
+    /// Add a server to a pool of the running instance
+    Add(servers::AddCommand),
+    /// Remove a server from its pool; its connections continue
+    Remove(servers::RemoveCommand),
+    /// Set the weight of a server: its share of the new clients
+    Weight(servers::WeightCommand),
+    /// Write the running configuration as a file, with the changes made by commands
+    Save(servers::SaveCommand),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
     Drain(server_state::LeaveCommand),
     /// Make a server ready again and clear failures of its traffic
@@ -457,6 +466,10 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Dns(line) => line.run().await,
         Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
+        Command::Add(command) => command.run().await,
+        Command::Remove(command) => command.run().await,
+        Command::Weight(command) => command.run().await,
+        Command::Save(command) => command.run().await,
         Command::Drain(command) => command.run("drain").await,
         Command::Ready(command) => command.run().await,
         Command::Maintenance(command) => command.run("maintenance").await,

@@ -13,6 +13,7 @@ mod handle;
 mod hooks;
 mod ipvs;
 mod listeners;
+mod operator;
 mod paths;
 mod pools;
 mod probes;
@@ -55,6 +56,7 @@ pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
+pub(crate) use operator::{Operate, OperateError, Operated, Operation};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
 pub(crate) use scripts::ScriptVerdict;
@@ -193,6 +195,8 @@ pub(crate) struct Supervisor {
     samples: samples::Samples,
     /// Functions of the configuration, and their changes.
     scripts: scripts::Scripts,
+    /// Changes by operators.
+    operator: operator::Operator,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if a notice that SIGUSR2 has no effect was logged.
@@ -254,6 +258,7 @@ impl Supervisor {
             phase: Phase::Serving,
             samples: samples::Samples::default(),
             scripts: scripts::Scripts::default(),
+            operator: operator::Operator::default(),
             shortage: shortage::Shortage::default(),
             user2_logged: false,
             watchers: Vec::new(),

@@ -99,6 +99,15 @@ impl Client {
         self.send(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
+    /// Sends a PATCH request with a JSON body.
+    pub(crate) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.send(Method::PATCH, path, serde_json::to_vec(body)?.into()).await
+    }
+
     /// Sends a GET request for a stream of JSON lines, and calls `on_line` for each line. Ends with an error: the
     /// stream has no end while the instance runs.
     pub(crate) async fn follow<T: DeserializeOwned>(

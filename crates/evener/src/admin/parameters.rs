@@ -4,7 +4,7 @@
 
 use super::failed;
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -15,6 +15,19 @@ pub(super) struct Parameters<T>(T);
 
 /// Parameters in the body.
 pub(super) struct Body<T>(T);
+
+/// Parameters in the path.
+pub(super) struct Names<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Names<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let path = Path::from_request_parts(parts, state).await;
+        let refused = |error: axum::extract::rejection::PathRejection| invalid(error.body_text());
+        path.map(|Path(names)| Self(names)).map_err(refused)
+    }
+}
 
 impl<T> Parameters<T> {
     pub(super) fn into_inner(self) -> T {

@@ -1,8 +1,9 @@
 //! `POST /v1/servers/state`: changes the administrative state of a server.
 
+use super::guard::Audit;
 use super::parameters::Body;
 use super::{duration_of, failed, shutting_down};
-use crate::supervisor::{Handle, StateChange};
+use crate::supervisor::{Handle, Operated, StateChange};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -55,7 +56,10 @@ pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<Sta
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.set_state(change).await {
-        Some(Ok(server)) => Json(StateChangedView { server, state: wanted.state }).into_response(),
+        Some(Ok(Operated { server, before, after })) => {
+            let audit = Audit::new("state", format!("server {server}")).values(before, after);
+            audit.on(Json(StateChangedView { server, state: wanted.state }).into_response())
+        }
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),
     }

@@ -47,6 +47,7 @@ impl Supervisor {
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
         self.scripts.prepare(&config);
+        self.configure_operator(&config.spec.admin);
         let pools = self.expand_all(&config, &new_listeners);
         let changes = self.changes(&config.spec, &pools, &tls);
         self.certificates.configure(tls);
@@ -63,6 +64,8 @@ impl Supervisor {
             let events = self.pools.apply(pool, setting, now);
             self.log_all(&events);
         }
+        self.apply_operator_states();
+        self.operator.save();
         self.publish();
         let changed_services = changes.services(&config.spec);
         for spec in config.spec.services.iter().filter(|spec| changed_services.contains(&spec.name)) {
