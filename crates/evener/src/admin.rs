@@ -13,6 +13,7 @@ pub(crate) mod explain;
 mod guard;
 mod instances;
 mod metrics;
+mod openapi;
 mod parameters;
 mod permissions;
 mod problem;
@@ -26,7 +27,7 @@ pub(crate) use permissions::Permissions;
 pub(crate) use serve::serve_endpoints;
 
 use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
-use crate::state::ViewScope;
+use crate::state::{View, ViewScope};
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
@@ -40,7 +41,7 @@ use axum::{Json, Router};
 use evener_core::event::Event;
 use guard::Audit;
 use parameters::Parameters;
-use problem::{Problem, failed};
+use problem::{Failures, Problem, failed};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -170,6 +171,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))
+        .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
@@ -190,13 +192,15 @@ fn shutting_down() -> Response {
 }
 
 /// Query parameters of a request for the status.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct StatusParameters {
     /// The only server in the response.
     server: Option<String>,
 }
 
 /// `GET /v1/status`: the state of the whole instance, or of one server.
+#[utoipa::path(get, path = "/v1/status", params(StatusParameters), responses((status = 200, description = "Done", body = View), Failures))]
 async fn status(State(supervisor): State<Handle>, parameters: Parameters<StatusParameters>) -> Response {
     let server = parameters.into_inner().server;
     let scope = server.clone().map_or(ViewScope::Instance, ViewScope::Server);
@@ -220,7 +224,7 @@ async fn status(State(supervisor): State<Handle>, parameters: Parameters<StatusP
 }
 
 /// Changes made by a reload.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Reloaded {
     changes: Vec<String>,
     /// Warnings about the new configuration; absent if there are none.
@@ -243,6 +247,7 @@ impl Reloaded {
     }
 }
 
+#[utoipa::path(post, path = "/v1/reload", responses((status = 200, description = "Done", body = Reloaded), Failures))]
 async fn reload(State(supervisor): State<Handle>) -> Response {
     match supervisor.reload().await {
         Some(Ok(changes)) => {

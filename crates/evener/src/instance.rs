@@ -73,8 +73,7 @@ impl Instance {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.tasks.spawn(admin.serve(self.handle(), draining));
-        let draining = self.supervisor.draining();
-        self.tasks.spawn(admin::serve_endpoints(self.handle(), self.supervisor.api_endpoint(), draining));
+        self.tasks.spawn(admin::serve_endpoints(self.handle(), self.supervisor.api_endpoint()));
     }
 
     /// Serves the metrics at an address while the instance runs.

@@ -449,6 +449,9 @@ impl Supervisor {
             Phase::Serving => {
                 service_manager::stopping();
                 self.plane.drain();
+                // The next instance can bind the address.
+                let events = self.api.serve(None);
+                self.log_all(&events);
                 for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());
                 }

@@ -2,6 +2,7 @@
 
 use super::guard::Audit;
 use super::parameters::Body;
+use super::problem::Failures;
 use super::{failed, shutting_down};
 use crate::supervisor::{ExpungeError, ExpungeExtent, Handle};
 use axum::Json;
@@ -13,7 +14,7 @@ use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
 
 /// Body of the request: a name whose cached responses are removed, or `all`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExpungeRequest {
     service: String,
@@ -58,7 +59,7 @@ impl ExpungeRequest {
 }
 
 /// Number of responses that were removed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ExpungedView {
     service: String,
     expunged: usize,
@@ -72,6 +73,7 @@ impl ExpungedView {
     }
 }
 
+#[utoipa::path(post, path = "/v1/cache/expunge", request_body = ExpungeRequest, responses((status = 200, description = "Done", body = ExpungedView), Failures))]
 pub(super) async fn expunge(State(supervisor): State<Handle>, wanted: Body<ExpungeRequest>) -> Response {
     let wanted = wanted.into_inner();
     let extent = match wanted.extent() {

@@ -1,6 +1,7 @@
 //! `GET /v1/config`: the running configuration, as Lua or JSON.
 
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{aside, failed, shutting_down};
 use crate::config::{print, spec_as_json};
 use crate::supervisor::Handle;
@@ -12,12 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 /// Query parameters of the request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ConfigQuery {
     /// `lua` or `json`; else the header field `Accept` decides, and JSON is the default.
     format: Option<String>,
 }
 
+#[utoipa::path(get, path = "/v1/config", params(ConfigQuery), responses((status = 200, description = "Done", content((Object = "application/json"), (String = "application/x-lua"))), Failures))]
 pub(super) async fn configuration(
     State(supervisor): State<Handle>,
     headers: HeaderMap,

@@ -4,8 +4,9 @@
 use super::clients::entries_max;
 use super::guard::Audit;
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{failed, shutting_down};
-use crate::state::ConnectionsQuery;
+use crate::state::{ConnectionsQuery, ConnectionsView};
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -17,7 +18,8 @@ use evener_proxy::Closed;
 use serde::{Deserialize, Serialize};
 
 /// Query parameters of the request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ConnectionsParameters {
     service: Option<String>,
     /// Address or prefix of clients.
@@ -35,6 +37,7 @@ impl ConnectionsParameters {
     }
 }
 
+#[utoipa::path(get, path = "/v1/connections", params(ConnectionsParameters), responses((status = 200, description = "Done", body = ConnectionsView), Failures))]
 pub(super) async fn connections(
     State(supervisor): State<Handle>,
     parameters: Parameters<ConnectionsParameters>,
@@ -51,7 +54,7 @@ pub(super) async fn connections(
 }
 
 /// Number of the connection that was closed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClosedView {
     closed: u64,
 }
@@ -63,6 +66,7 @@ impl ClosedView {
     }
 }
 
+#[utoipa::path(delete, path = "/v1/connections/{number}", params(("number" = u64, Path, description = "Number of the connection")), responses((status = 200, description = "Done", body = ClosedView), Failures))]
 pub(super) async fn close(
     State(supervisor): State<Handle>,
     number: Result<Path<u64>, PathRejection>,
@@ -87,14 +91,15 @@ pub(super) async fn close(
 }
 
 /// Query parameters of a request to close all connections of a server, or of clients.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct CloseParameters {
     server: Option<String>,
     client: Option<String>,
 }
 
 /// Result of closing all connections of clients.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClientsClosedView {
     /// Address or prefix.
     client: String,
@@ -109,8 +114,17 @@ impl ClientsClosedView {
     }
 }
 
+/// Response to a request to close all connections of a server, or of clients.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only the document of the API has it")]
+pub(super) enum AllClosedView {
+    Server(ServerClosedView),
+    Clients(ClientsClosedView),
+}
+
 /// Result of closing all connections of a server.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServerClosedView {
     /// Full name, `pool/server`.
     server: String,
@@ -125,6 +139,7 @@ impl ServerClosedView {
     }
 }
 
+#[utoipa::path(delete, path = "/v1/connections", params(CloseParameters), responses((status = 200, description = "Done", body = AllClosedView), Failures))]
 pub(super) async fn close_all(
     State(supervisor): State<Handle>,
     parameters: Result<Query<CloseParameters>, QueryRejection>,

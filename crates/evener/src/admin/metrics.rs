@@ -1,5 +1,6 @@
 //! `GET /metrics`: the numbers of the status for Prometheus, at the admin socket and at an address of its own.
 
+use super::problem::Failures;
 use super::{failed, shutting_down};
 use crate::state::{MetricsFormat, ViewScope};
 use crate::supervisor::Handle;
@@ -28,6 +29,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Responds with the metrics in the format that the client accepts.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "Done", content((String = "text/plain"), (String = "application/openmetrics-text"))), Failures))]
 pub(super) async fn metrics(State(supervisor): State<Handle>, headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = MetricsFormat::of_accept(accept);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixListener};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Maximum number of connections at the same time, at the admin socket and over TCP each.
@@ -50,37 +50,25 @@ pub(super) async fn at_socket(listener: UnixListener, router: Router) {
     }
 }
 
-/// Serves the API at the address of the configuration in use, until the instance drains: then the next instance can
-/// bind the address.
-pub(crate) async fn serve_endpoints(
-    supervisor: Handle,
-    endpoints: Endpoints,
-    draining: oneshot::Receiver<()>,
-) {
+/// Serves the API at the address of the configuration in use. There is none while the instance drains.
+pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints) {
     let router = super::router(supervisor);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut changes = endpoints;
-    let serving = async {
-        loop {
-            let endpoint = changes.borrow_and_update().clone();
-            let changed = match endpoint {
-                None => changes.changed().await,
-                Some(endpoint) => {
-                    let seen = changes.clone();
-                    tokio::select! {
-                        changed = changes.changed() => changed,
-                        () = at_endpoint(&endpoint, &router, &permits, seen) => return,
-                    }
+    loop {
+        let endpoint = endpoints.borrow_and_update().clone();
+        let changed = match endpoint {
+            None => endpoints.changed().await,
+            Some(endpoint) => {
+                let seen = endpoints.clone();
+                tokio::select! {
+                    changed = endpoints.changed() => changed,
+                    () = at_endpoint(&endpoint, &router, &permits, seen) => return,
                 }
-            };
-            if changed.is_err() {
-                return;
             }
+        };
+        if changed.is_err() {
+            return;
         }
-    };
-    tokio::select! {
-        () = serving => {}
-        _ = draining => {}
     }
 }
 

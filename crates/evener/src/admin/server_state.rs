@@ -2,6 +2,7 @@
 
 use super::guard::Audit;
 use super::parameters::Body;
+use super::problem::Failures;
 use super::{duration_of, failed, shutting_down};
 use crate::supervisor::{Handle, Operated, StateChange};
 use axum::Json;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Body of the request.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct StateRequest {
     server: String,
     state: String,
@@ -23,7 +24,7 @@ pub(crate) struct StateRequest {
 }
 
 /// Response to a change.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct StateChangedView {
     /// Full name, `pool/server`.
     server: String,
@@ -49,6 +50,7 @@ impl StateRequest {
     }
 }
 
+#[utoipa::path(post, path = "/v1/servers/state", request_body = StateRequest, responses((status = 200, description = "Done", body = StateChangedView), Failures))]
 pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<StateRequest>) -> Response {
     let wanted = wanted.into_inner();
     let change = match wanted.change() {

@@ -3,6 +3,7 @@
 
 use super::guard::Audit;
 use super::parameters::{Body, Names};
+use super::problem::Failures;
 use super::{aside, duration_of, failed, shutting_down};
 use crate::config::{check_with_server, server_of_json};
 use crate::supervisor::{Handle, Operate, OperateError, Operated, Operation, StateChange};
@@ -16,7 +17,7 @@ use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// Body of a request to add a server: its address, and the keys that a server of a file has.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct AddRequest {
     address: String,
     #[serde(flatten)]
@@ -30,7 +31,7 @@ impl AddRequest {
 }
 
 /// Body of a request to change a server.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ChangeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +70,7 @@ impl ChangeRequest {
 }
 
 /// Response to a change of the servers of a pool.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServerChangedView {
     /// Full name, `pool/server`.
     pub(crate) server: String,
@@ -92,6 +93,7 @@ fn refused(error: OperateError) -> Response {
     }
 }
 
+#[utoipa::path(post, path = "/v1/pools/{pool}/servers", params(("pool" = String, Path, description = "Name of the pool")), request_body = AddRequest, responses((status = 201, description = "Done", body = ServerChangedView), Failures))]
 pub(super) async fn add(
     State(supervisor): State<Handle>,
     Names(pool): Names<String>,
@@ -121,6 +123,7 @@ fn invalid(problems: Vec<String>) -> Response {
     super::Problem::new(StatusCode::UNPROCESSABLE_ENTITY, problems).into_response()
 }
 
+#[utoipa::path(delete, path = "/v1/pools/{pool}/servers/{server}", params(("pool" = String, Path, description = "Name of the pool"), ("server" = String, Path, description = "Name of the server")), responses((status = 200, description = "Done", body = ServerChangedView), Failures))]
 pub(super) async fn remove(
     State(supervisor): State<Handle>,
     Names((pool, server)): Names<(String, String)>,
@@ -133,6 +136,7 @@ pub(super) async fn remove(
     }
 }
 
+#[utoipa::path(patch, path = "/v1/pools/{pool}/servers/{server}", params(("pool" = String, Path, description = "Name of the pool"), ("server" = String, Path, description = "Name of the server")), request_body = ChangeRequest, responses((status = 200, description = "Done", body = ServerChangedView), Failures))]
 pub(super) async fn change(
     State(supervisor): State<Handle>,
     Names((pool, server)): Names<(String, String)>,

@@ -195,6 +195,7 @@ impl Evener {
     fn start_at(mut command: Command, directory: Directory, arguments: &[&str], admin: &Path) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
+            .env("STATE_DIRECTORY", directory.file("state"))
             .args(arguments)
             .args(std::env::var("EVENER_TEST_DRIVER").ok().iter().flat_map(|driver| ["--driver", driver]))
             .args(["--log-level", "debug", "--admin"])
