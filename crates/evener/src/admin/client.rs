@@ -43,15 +43,15 @@ impl Refused {
 }
 
 /// Client of one running instance.
-pub(crate) struct Client(Place);
+pub(crate) struct Client(Address);
 
 /// Address of an instance.
-enum Place {
+enum Address {
     Socket(PathBuf),
     Remote(Box<Remote>),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Address {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(path) => path.display().fmt(out),
@@ -63,12 +63,12 @@ impl fmt::Display for Place {
 impl Client {
     /// Returns a client of the instance whose API has a URL such as `https://192.0.2.1:9900`.
     pub(crate) fn remote(url: &str, token_file: &Path, ca_file: Option<&Path>) -> anyhow::Result<Self> {
-        Ok(Self(Place::Remote(Box::new(Remote::new(url, token_file, ca_file)?))))
+        Ok(Self(Address::Remote(Box::new(Remote::new(url, token_file, ca_file)?))))
     }
 
     /// Finds the instance at `socket`. Without `socket`, finds the only running instance that this user may use.
     pub(crate) fn find(socket: Option<&Path>) -> anyhow::Result<Self> {
-        Ok(Self(Place::Socket(match socket {
+        Ok(Self(Address::Socket(match socket {
             Some(socket) => instances::at(socket),
             None => instances::find()?,
         })))
@@ -173,13 +173,13 @@ impl Client {
         let request =
             Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
         let response = match &self.0 {
-            Place::Socket(path) => {
+            Address::Socket(path) => {
                 let stream = Self::connect(path).await;
                 let stream = stream.map_err(|error| anyhow::anyhow!(instances::failure(path, &error)))?;
                 let request = request.header(header::HOST, "evener").body(Full::new(body))?;
                 tokio::time::timeout(REQUEST_TIMEOUT, sent(stream, request)).await
             }
-            Place::Remote(remote) => {
+            Address::Remote(remote) => {
                 let stream = tokio::time::timeout(CONNECT_TIMEOUT, remote.connect()).await;
                 let stream = stream.with_context(|| format!("{socket} is not reachable"))??;
                 let request = request

@@ -1,5 +1,5 @@
-//! What each request passes before its handler: the check of its host, origin and token (over TCP), and a time limit;
-//! and what follows it: the entry of the audit log, for a request that changed something.
+//! The checks that each request passes before its handler: host, origin and token (over TCP), and a time limit. After
+//! the handler, a change gets its entry in the audit log.
 
 use super::problem::{failed, in_form};
 use crate::api_access::ApiAccess;

@@ -4,7 +4,7 @@ use super::guard::Audit;
 use super::parameters::Body;
 use super::problem::Failures;
 use super::{duration_of, failed, shutting_down};
-use crate::supervisor::{Handle, Operated, StateChange};
+use crate::supervisor::{Handle, StateChange};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -58,7 +58,8 @@ pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<Sta
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.set_state(change).await {
-        Some(Ok(Operated { server, before, after })) => {
+        Some(Ok(changed)) => {
+            let (server, before, after) = changed.into_parts();
             let audit = Audit::new("state", format!("server {server}")).values(before, after);
             audit.on(Json(StateChangedView { server, state: wanted.state }).into_response())
         }

@@ -6,7 +6,7 @@ use super::parameters::{Body, Names};
 use super::problem::Failures;
 use super::{aside, duration_of, failed, shutting_down};
 use crate::config::{check_with_server, server_of_json};
-use crate::supervisor::{Handle, Operate, OperateError, Operated, Operation, StateChange};
+use crate::supervisor::{Handle, Operate, OperateError, Operation, StateChange};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -73,14 +73,26 @@ impl ChangeRequest {
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServerChangedView {
     /// Full name, `pool/server`.
-    pub(crate) server: String,
-    /// What changed, such as `weight 1`.
-    pub(crate) before: String,
-    pub(crate) after: String,
+    server: String,
+    /// The values before the change, such as `weight 1`.
+    before: String,
+    after: String,
 }
 
-fn changed(status: StatusCode, action: &'static str, operated: Operated) -> Response {
-    let Operated { server, before, after } = operated;
+impl ServerChangedView {
+    /// Describes a server that was added or removed, in one line.
+    pub(crate) fn text(&self, done: &str) -> String {
+        format!("{}: {done}\n", self.server)
+    }
+
+    /// Describes a change of a server in one line.
+    pub(crate) fn values_text(&self) -> String {
+        format!("{}: {} -> {}\n", self.server, self.before, self.after)
+    }
+}
+
+fn changed(status: StatusCode, action: &'static str, values: (String, String, String)) -> Response {
+    let (server, before, after) = values;
     let audit = Audit::new(action, format!("server {server}")).values(&before, &after);
     audit.on((status, Json(ServerChangedView { server, before, after })).into_response())
 }
@@ -112,8 +124,8 @@ pub(super) async fn add(
         None => return failed(StatusCode::INTERNAL_SERVER_ERROR, "the server cannot be checked"),
     }
     let operation = Operation::Add { server: Box::new(server), address, settings };
-    match supervisor.operate(Operate { pool, operation }).await {
-        Some(Ok(operated)) => changed(StatusCode::CREATED, "add", operated),
+    match supervisor.operate(Operate::new(pool, operation)).await {
+        Some(Ok(operated)) => changed(StatusCode::CREATED, "add", operated.into_parts()),
         Some(Err(error)) => refused(error),
         None => shutting_down(),
     }
@@ -129,8 +141,8 @@ pub(super) async fn remove(
     Names((pool, server)): Names<(String, String)>,
 ) -> Response {
     let operation = Operation::Remove { server };
-    match supervisor.operate(Operate { pool, operation }).await {
-        Some(Ok(operated)) => changed(StatusCode::OK, "remove", operated),
+    match supervisor.operate(Operate::new(pool, operation)).await {
+        Some(Ok(operated)) => changed(StatusCode::OK, "remove", operated.into_parts()),
         Some(Err(error)) => refused(error),
         None => shutting_down(),
     }
@@ -149,10 +161,11 @@ pub(super) async fn change(
     let (mut before, mut after, full) = (Vec::new(), Vec::new(), format!("{pool}/{server}"));
     if let Some(weight) = weight {
         let operation = Operation::Weight { server, weight };
-        match supervisor.operate(Operate { pool, operation }).await {
+        match supervisor.operate(Operate::new(pool, operation)).await {
             Some(Ok(operated)) => {
-                before.push(operated.before);
-                after.push(operated.after);
+                let (_, old, new) = operated.into_parts();
+                before.push(old);
+                after.push(new);
             }
             Some(Err(error)) => return refused(error),
             None => return shutting_down(),
@@ -161,13 +174,13 @@ pub(super) async fn change(
     if let Some((state, time)) = state {
         match supervisor.set_state(StateChange::new(full.clone(), state, time)).await {
             Some(Ok(operated)) => {
-                before.push(operated.before);
-                after.push(operated.after);
+                let (_, old, new) = operated.into_parts();
+                before.push(old);
+                after.push(new);
             }
             Some(Err(why)) => return failed(StatusCode::NOT_FOUND, why),
             None => return shutting_down(),
         }
     }
-    let operated = Operated { server: full, before: before.join(", "), after: after.join(", ") };
-    changed(StatusCode::OK, "change", operated)
+    changed(StatusCode::OK, "change", (full, before.join(", "), after.join(", ")))
 }

@@ -50,7 +50,7 @@ impl AddCommand {
         let path = format!("/v1/pools/{}/servers", percent_encoded(&self.pool));
         let wanted = AddRequest::new(&self.address, settings);
         let done: ServerChangedView = self.admin_args.client()?.post(&path, &wanted).await?;
-        self.admin_args.print(&done, |done| format!("{}: added\n", done.server))
+        self.admin_args.print(&done, |done| done.text("added"))
     }
 }
 
@@ -75,7 +75,7 @@ impl RemoveCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let path = path_of(&self.server)?;
         let done: ServerChangedView = self.admin_args.client()?.delete(&path).await?;
-        self.admin_args.print(&done, |done| format!("{}: removed\n", done.server))
+        self.admin_args.print(&done, |done| done.text("removed"))
     }
 }
 
@@ -94,7 +94,7 @@ impl WeightCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let (path, wanted) = (path_of(&self.server)?, ChangeRequest::weight(self.weight));
         let done: ServerChangedView = self.admin_args.client()?.patch(&path, &wanted).await?;
-        self.admin_args.print(&done, |done| format!("{}: {} -> {}\n", done.server, done.before, done.after))
+        self.admin_args.print(&done, ServerChangedView::values_text)
     }
 }
 

@@ -132,6 +132,6 @@ impl Supervisor {
         self.record_state((&pool, &changed), change.time);
         let time = change.time.map(|time| format!(" for {}", humantime::format_duration(time)));
         let after = format!("{}{}", state.name(), time.unwrap_or_default());
-        Ok(Operated { server, before, after })
+        Ok(Operated::new(server, before, after))
     }
 }

@@ -39,8 +39,14 @@ pub(super) struct Operator {
 /// A change, and its pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Operate {
-    pub(crate) pool: String,
-    pub(crate) operation: Operation,
+    pool: String,
+    operation: Operation,
+}
+
+impl Operate {
+    pub(crate) fn new(pool: String, operation: Operation) -> Self {
+        Self { pool, operation }
+    }
 }
 
 /// A change of the servers of a pool.
@@ -65,9 +71,20 @@ pub(crate) enum Operation {
 #[derive(Clone, Debug)]
 pub(crate) struct Operated {
     /// Full name, `pool/server`.
-    pub(crate) server: String,
-    pub(crate) before: String,
-    pub(crate) after: String,
+    server: String,
+    before: String,
+    after: String,
+}
+
+impl Operated {
+    pub(super) fn new(server: String, before: String, after: String) -> Self {
+        Self { server, before, after }
+    }
+
+    /// Returns the full name of the server, and its values before and after the change.
+    pub(crate) fn into_parts(self) -> (String, String, String) {
+        (self.server, self.before, self.after)
+    }
 }
 
 /// Reason why a change is not possible.
