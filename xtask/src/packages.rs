@@ -49,7 +49,8 @@ const FOR_TESTS: &[Need] = &[
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.
-const PYTHON: &[&str] = &["mmdb_writer==0.2.7", "websockets==17.4"];
+const PYTHON: &[&str] =
+    &["mmdb_writer==0.2.7", "websockets==17.4", "openapi-spec-validator==0.9.0", "schemathesis==4.32.5"];
 
 /// Packages of npm for tests, in a separate directory under `target`.
 const NODE: &[&str] = &["mname@1.5.1", "bunyan@2.0.5"];

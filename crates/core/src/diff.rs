@@ -106,6 +106,8 @@ pub enum Subject {
     Xdp,
     /// The IPVS plane.
     Ipvs,
+    /// The admin API.
+    Admin,
     /// A service.
     Service(Arc<str>),
     /// A listen address of a service.
@@ -121,6 +123,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Xdp => out.write_str("xdp"),
             Self::Ipvs => out.write_str("ipvs"),
+            Self::Admin => out.write_str("admin"),
             Self::Service(service) => write!(out, "service {service}"),
             Self::Listener(service, address) => write!(out, "service {service} listen {address}"),
             Self::Pool(pool) => write!(out, "pool {pool}"),
@@ -188,6 +191,7 @@ impl ChangeSet {
                 Subject::Pool(pool) if change.concerns_connections() => drop(pools.insert(pool)),
                 Subject::Xdp
                 | Subject::Ipvs
+                | Subject::Admin
                 | Subject::Pool(_)
                 | Subject::Server(..)
                 | Subject::Listener(..) => {}
@@ -197,7 +201,11 @@ impl ChangeSet {
             match renewed {
                 Subject::Service(service) => drop(services.insert(service)),
                 Subject::Pool(pool) => drop(pools.insert(pool)),
-                Subject::Xdp | Subject::Ipvs | Subject::Server(..) | Subject::Listener(..) => {}
+                Subject::Xdp
+                | Subject::Ipvs
+                | Subject::Admin
+                | Subject::Server(..)
+                | Subject::Listener(..) => {}
             }
         }
         let has_changed = |service: &&ServiceSpec| {
@@ -220,7 +228,10 @@ impl ChangeSet {
             (Subject::Service(_) | Subject::Pool(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["tls", "protocol", "http2", CERTIFICATES]))
             }
-            (Subject::Xdp | Subject::Ipvs | Subject::Server(..) | Subject::Listener(..), _) => false,
+            (
+                Subject::Xdp | Subject::Ipvs | Subject::Admin | Subject::Server(..) | Subject::Listener(..),
+                _,
+            ) => false,
         };
         self.changes.iter().any(concerns)
     }
@@ -233,7 +244,9 @@ impl ChangeSet {
             (Subject::Service(_), Action::Set(fields)) => {
                 fields.iter().any(|field| field.is_in(&["protocol", "plane"]))
             }
-            (Subject::Xdp | Subject::Ipvs | Subject::Pool(_) | Subject::Server(..), _) => false,
+            (Subject::Xdp | Subject::Ipvs | Subject::Admin | Subject::Pool(_) | Subject::Server(..), _) => {
+                false
+            }
         };
         self.changes.iter().any(concerns)
     }
@@ -244,7 +257,10 @@ impl Change {
     fn pool(&self) -> Option<&Arc<str>> {
         match (&self.subject, &self.action) {
             (Subject::Pool(_), Action::Remove)
-            | (Subject::Xdp | Subject::Ipvs | Subject::Service(_) | Subject::Listener(..), _) => None,
+            | (
+                Subject::Xdp | Subject::Ipvs | Subject::Admin | Subject::Service(_) | Subject::Listener(..),
+                _,
+            ) => None,
             (Subject::Pool(pool) | Subject::Server(pool, _), _) => Some(pool),
         }
     }
@@ -295,6 +311,7 @@ pub fn diff(old: Configuration<'_>, new: Configuration<'_>) -> ChangeSet {
     let (old, new) = (old.spec, new.spec);
     diff.set(fields::of_xdp(&old.xdp, &new.xdp), Subject::Xdp);
     diff.set(fields::of_ipvs(&old.ipvs, &new.ipvs), Subject::Ipvs);
+    diff.set(fields::of_admin(&old.admin, &new.admin), Subject::Admin);
     pair(&old.pools, &new.pools, |pool| &pool.name, |pair| diff.pools(pair));
     pair(&old.services, &new.services, |service| &service.name, |pair| diff.services(pair));
     diff.found

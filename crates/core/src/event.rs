@@ -179,6 +179,16 @@ events! {
     Info "started" Started { version: &'static str, pid: u32, workers: usize, driver: &'static str, services: usize, pools: usize }
     /// The admin socket is open.
     Info "admin_listening" AdminListening { socket: String }
+    /// The admin API is served at an address.
+    Info "api_listening" ApiListening { address: String }
+    /// The admin API is no longer served at an address.
+    Info "api_closed" ApiClosed { address: String }
+    /// A client changed something through the admin API. `who` is the user and the process at the admin socket, or the
+    /// name of the token and the address.
+    Info "api_change" ApiChange { who: String, action: String, subject: String, before: Option<String>, after: Option<String> }
+    /// A request to the admin API over TCP was refused, because its token, its host or its origin was wrong; at most
+    /// once a second.
+    Warn "api_refused" ApiRefused { client: IpAddr, reason: &'static str, similar_not_logged: Similar }
     /// The metrics are served at an address.
     Info "metrics_listening" MetricsListening { address: String }
     /// A service accepts clients at an address.
@@ -365,6 +375,7 @@ impl Event {
                 | Self::PacketDecision { .. }
                 | Self::ScriptFailed { .. }
                 | Self::ScriptMessage { .. }
+                | Self::ApiRefused { .. }
         )
     }
 

@@ -1,6 +1,7 @@
 //! The validated configuration. Every value here is consistent: the program's configuration reader creates
 //! it, and no other code has to check it again.
 
+mod admin;
 mod check;
 mod discover;
 mod dns;
@@ -13,6 +14,7 @@ mod service;
 mod tls;
 mod xdp;
 
+pub use admin::{AdminSpec, AdminTls, StateFile};
 pub use check::{CheckKind, CheckSpec, CheckTls, OnScriptError, PassiveSpec, ScriptFunction};
 pub use discover::{DiscoverSpec, FoundSettings, Resolve};
 pub use dns::{ClientSubnetSpec, DnsCacheSpec, DnsRateSpec, DnsSpec, OnFailure, RetryOn};
@@ -57,6 +59,8 @@ pub struct Spec {
     pub xdp: XdpSpec,
     /// Settings of the IPVS plane as a whole. They have no effect without services in it.
     pub ipvs: IpvsSpec,
+    /// Settings of the admin API.
+    pub admin: AdminSpec,
 }
 
 /// An entry point for clients.

@@ -1,37 +1,47 @@
-//! The admin API: HTTP on a unix socket, under `/v1`. The only module that adds routes.
+//! The admin API: HTTP on a unix socket and, if configured, over TCP, under `/v1`. The only module that adds routes.
 
 pub(crate) mod access;
 pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
+mod configuration;
 pub(crate) mod connections;
 #[cfg(test)]
 mod documented;
 mod events;
 pub(crate) mod explain;
+mod guard;
 mod instances;
 mod metrics;
+mod openapi;
 mod parameters;
 mod permissions;
+mod problem;
+mod serve;
 pub(crate) mod server_state;
+pub(crate) mod servers;
 pub(crate) mod sticky;
 
 pub(crate) use metrics::MetricsListener;
 pub(crate) use permissions::Permissions;
+pub(crate) use serve::serve_endpoints;
 
 use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
-use crate::state::ViewScope;
+use crate::state::{View, ViewScope};
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
 use anyhow::{Context, bail};
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
 use evener_core::event::Event;
+use guard::Audit;
 use parameters::Parameters;
+use problem::{Failures, Problem, failed};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -42,6 +52,8 @@ use tokio::sync::oneshot;
 
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
+/// Maximum size of the body of a request.
+const BODY_BYTES_MAX: usize = 2 << 20;
 
 /// The admin socket. Its file is removed when serving ends.
 pub(crate) struct AdminSocket {
@@ -136,16 +148,20 @@ impl AdminSocket {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            _ = axum::serve(listener, router).into_future() => {}
+            () = serve::at_socket(listener, router) => {}
             () = while_draining => {}
         }
     }
 }
 
 fn router(supervisor: Handle) -> Router {
+    let guard = guard::Guard::new(supervisor.clone());
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/config", get(configuration::configuration))
+        .route("/v1/pools/{pool}/servers", post(servers::add))
+        .route("/v1/pools/{pool}/servers/{server}", patch(servers::change).delete(servers::remove))
         .route("/v1/servers/state", post(server_state::set_state))
         .route("/v1/access", get(access::access).post(access::change_access))
         .route("/v1/clients", get(clients::clients))
@@ -155,29 +171,20 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/sticky", get(sticky::sticky))
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))
+        .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::metrics))
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")
         })
         .with_state(supervisor)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(from_fn_with_state(guard, guard::guard))
 }
 
-/// Body of a response that reports a failure.
-#[derive(Debug, Serialize, Deserialize)]
-struct ErrorBody {
-    errors: Vec<String>,
-}
-
-impl ErrorBody {
-    /// Returns the messages, one per line.
-    fn message(&self) -> String {
-        self.errors.join("\n")
-    }
-}
-
-fn failed(status: StatusCode, why: impl Into<String>) -> Response {
-    (status, Json(ErrorBody { errors: vec![why.into()] })).into_response()
+/// Runs work that takes long on another thread: this one also runs the supervisor.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 fn shutting_down() -> Response {
@@ -185,13 +192,15 @@ fn shutting_down() -> Response {
 }
 
 /// Query parameters of a request for the status.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 struct StatusParameters {
     /// The only server in the response.
     server: Option<String>,
 }
 
 /// `GET /v1/status`: the state of the whole instance, or of one server.
+#[utoipa::path(get, path = "/v1/status", params(StatusParameters), responses((status = 200, description = "Done", body = View), Failures))]
 async fn status(State(supervisor): State<Handle>, parameters: Parameters<StatusParameters>) -> Response {
     let server = parameters.into_inner().server;
     let scope = server.clone().map_or(ViewScope::Instance, ViewScope::Server);
@@ -215,7 +224,7 @@ async fn status(State(supervisor): State<Handle>, parameters: Parameters<StatusP
 }
 
 /// Changes made by a reload.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Reloaded {
     changes: Vec<String>,
     /// Warnings about the new configuration; absent if there are none.
@@ -238,13 +247,15 @@ impl Reloaded {
     }
 }
 
+#[utoipa::path(post, path = "/v1/reload", responses((status = 200, description = "Done", body = Reloaded), Failures))]
 async fn reload(State(supervisor): State<Handle>) -> Response {
     match supervisor.reload().await {
         Some(Ok(changes)) => {
             let warnings = supervisor.warnings().await.unwrap_or_default();
-            Json(Reloaded { changes, warnings }).into_response()
+            let audit = Audit::new("reload", "configuration").after(changes.join("; "));
+            audit.on(Json(Reloaded { changes, warnings }).into_response())
         }
-        Some(Err(errors)) => (StatusCode::UNPROCESSABLE_ENTITY, Json(ErrorBody { errors })).into_response(),
+        Some(Err(errors)) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, errors).into_response(),
         None => shutting_down(),
     }
 }

@@ -14,10 +14,12 @@ mod metrics;
 mod one_liner;
 mod run;
 mod server_state;
+mod servers;
 mod shell;
 mod usage;
 mod xdp;
 
+use crate::admin::client::Client;
 use crate::admin::{MetricsListener, Permissions};
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
@@ -107,6 +109,14 @@ enum Command {
     },
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
+    /// Add a server to a pool of the running instance
+    Add(servers::AddCommand),
+    /// Remove a server from its pool; its connections continue
+    Remove(servers::RemoveCommand),
+    /// Set the weight of a server: its share of the new clients
+    Weight(servers::WeightCommand),
+    /// Write the running configuration as a file, with the changes made by commands
+    Save(servers::SaveCommand),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
     Drain(server_state::LeaveCommand),
     /// Make a server ready again and clear failures of its traffic
@@ -340,9 +350,28 @@ struct AdminArgs {
     /// Admin socket of the instance (default: that of the only running instance)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
+    /// URL of the instance's API over TCP, such as https://192.0.2.1:9900, instead of a socket
+    #[arg(long, value_name = "URL", requires = "token_file")]
+    api: Option<String>,
+    /// File with the token for --api
+    #[arg(long, value_name = "FILE", env = "EVENER_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// File with the authorities of the certificate of --api (default: those of the system)
+    #[arg(long, value_name = "FILE", env = "EVENER_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+impl AdminArgs {
+    /// Returns a client of the instance.
+    fn client(&self) -> anyhow::Result<Client> {
+        match (&self.api, &self.token_file) {
+            (Some(url), Some(token_file)) => Client::remote(url, token_file, self.ca_file.as_deref()),
+            _ => Client::find(self.socket.as_deref()),
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -437,6 +466,10 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Dns(line) => line.run().await,
         Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
+        Command::Add(command) => command.run().await,
+        Command::Remove(command) => command.run().await,
+        Command::Weight(command) => command.run().await,
+        Command::Save(command) => command.run().await,
         Command::Drain(command) => command.run("drain").await,
         Command::Ready(command) => command.run().await,
         Command::Maintenance(command) => command.run("maintenance").await,

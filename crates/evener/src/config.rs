@@ -3,6 +3,7 @@
 
 mod access;
 mod address;
+mod admin;
 mod build;
 mod check;
 mod discover;
@@ -13,6 +14,7 @@ mod fields;
 pub(crate) mod functions;
 mod hints;
 mod ipvs;
+mod json;
 mod locate;
 mod lua;
 mod patience;
@@ -38,6 +40,7 @@ pub(crate) use address::server_problem;
 pub(crate) use check::{KINDS as CHECK_KINDS, dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
+pub(crate) use json::{check_with_server, server_of_json, spec_as_json};
 pub(crate) use lua::{caller, location_of, raise};
 pub(crate) use print::print;
 #[cfg(test)]
@@ -60,6 +63,8 @@ pub(crate) struct Config {
     tls: BTreeMap<(TlsOwner, Arc<str>), Location>,
     /// Locations of the listen addresses of services.
     listen: BTreeMap<(Arc<str>, Endpoint), Location>,
+    /// Location of the settings of the admin API.
+    admin: Option<Location>,
     /// Functions that run later.
     program: Option<Arc<Program>>,
     /// Warnings about the configuration, sorted by location.
@@ -102,6 +107,11 @@ impl Config {
     /// Creates a problem at the location of a server's address.
     pub(crate) fn problem_with_server(&self, endpoint: &Endpoint, message: impl Into<String>) -> Problem {
         Problem::maybe_at(self.servers.get(endpoint), message)
+    }
+
+    /// Creates a problem at the location of the settings of the admin API.
+    pub(crate) fn problem_with_admin(&self, message: impl Into<String>) -> Problem {
+        Problem::maybe_at(self.admin.as_ref(), message)
     }
 
     /// Creates a problem at the location of a source of servers.

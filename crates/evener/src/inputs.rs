@@ -1,18 +1,26 @@
 //! Inputs of a configuration from outside its file: TLS certificates, and servers by name or from other sources.
 //! All of them are read before anything changes.
 
+use crate::api_access::ApiAccess;
 use crate::certificates::{self, TlsSettings};
 use crate::config::{Config, Problem, one_line};
 use crate::discover::FirstReadings;
 use crate::loops;
+use std::sync::Arc;
 
 /// The inputs of a configuration.
 pub(crate) struct Inputs {
     tls: TlsSettings,
     servers: FirstReadings,
+    api: Option<Arc<ApiAccess>>,
 }
 
 impl Inputs {
+    /// Returns the access to the API over TCP, if it has an address.
+    pub(crate) fn api(&self) -> Option<&Arc<ApiAccess>> {
+        self.api.as_ref()
+    }
+
     /// Returns the TLS settings and the servers.
     pub(crate) fn into_parts(self) -> (TlsSettings, FirstReadings) {
         (self.tls, self.servers)
@@ -23,8 +31,9 @@ type Gathered = Result<Inputs, Vec<Problem>>;
 
 /// Resolves names and reads files. Each failure is a problem.
 pub(crate) async fn gather(config: &Config, before: TlsSettings) -> Gathered {
-    let (servers, tls) = tokio::join!(FirstReadings::of(&config.spec), load(config, before));
-    all(config, servers, tls)
+    let (servers, tls, api) =
+        tokio::join!(FirstReadings::of(&config.spec), load(config, before), read_api(config));
+    all(config, servers, tls, api)
 }
 
 /// Treatment of certificates that are in use, if the configuration of TLS did not change.
@@ -51,7 +60,8 @@ pub(crate) async fn gather_with(
         Ok(tls) => (tls, None),
         Err(problems) => (before, Some(one_line(&problems))),
     };
-    (all(config, FirstReadings::of(&config.spec).await, Ok(tls)), why)
+    let (servers, api) = tokio::join!(FirstReadings::of(&config.spec), read_api(config));
+    (all(config, servers, Ok(tls), api), why)
 }
 
 async fn load(config: &Config, before: TlsSettings) -> Result<TlsSettings, Vec<Problem>> {
@@ -60,13 +70,33 @@ async fn load(config: &Config, before: TlsSettings) -> Result<TlsSettings, Vec<P
     loading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
 }
 
-fn all(config: &Config, servers: FirstReadings, tls: Result<TlsSettings, Vec<Problem>>) -> Gathered {
+/// Access to the API over TCP, or the problems with its files.
+type ReadApi = Result<Option<Arc<ApiAccess>>, Vec<Problem>>;
+
+async fn read_api(config: &Config) -> ReadApi {
+    if config.spec.admin.listen.is_none() {
+        return Ok(None);
+    }
+    let wanted = config.clone();
+    let reading = tokio::task::spawn_blocking(move || ApiAccess::read(&wanted));
+    reading.await.unwrap_or_else(|error| Err(vec![Problem::new(error.to_string())]))
+}
+
+fn all(
+    config: &Config,
+    servers: FirstReadings,
+    tls: Result<TlsSettings, Vec<Problem>>,
+    api: ReadApi,
+) -> Gathered {
     let mut problems = servers.problems(config);
     if problems.is_empty() {
         problems = loops::problems(config, &servers);
     }
-    match tls {
-        Ok(tls) if problems.is_empty() => Ok(Inputs { tls, servers }),
-        tls => Err(problems.into_iter().chain(tls.err().into_iter().flatten()).collect()),
+    match (tls, api) {
+        (Ok(tls), Ok(api)) if problems.is_empty() => Ok(Inputs { tls, servers, api }),
+        (tls, api) => {
+            let others = tls.err().into_iter().chain(api.err()).flatten();
+            Err(problems.into_iter().chain(others).collect())
+        }
     }
 }

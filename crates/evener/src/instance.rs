@@ -6,7 +6,7 @@ mod embedded;
 
 pub use embedded::{Embedded, Options};
 
-use crate::admin::{AdminSocket, MetricsListener};
+use crate::admin::{self, AdminSocket, MetricsListener};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
 use crate::inputs::{Inputs, gather};
@@ -74,6 +74,7 @@ impl Instance {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.tasks.spawn(admin.serve(self.handle(), draining));
+        self.tasks.spawn(admin::serve_endpoints(self.handle(), self.supervisor.api_endpoint()));
     }
 
     /// Serves the metrics at an address while the instance runs.

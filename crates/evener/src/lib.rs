@@ -8,6 +8,7 @@
 mod output;
 
 mod admin;
+mod api_access;
 mod certificates;
 mod check;
 mod cli;

@@ -55,7 +55,7 @@ pub(crate) enum ViewScope {
 }
 
 /// The state of the instance, or of a part of it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct View {
     /// The program's version.
     version: String,
@@ -189,7 +189,7 @@ impl View {
 }
 
 /// Use of file descriptors by the process.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 struct DescriptorsView {
     /// Maximum number of open descriptors; absent when there is no limit.
     #[serde(skip_serializing_if = "Option::is_none", default)]

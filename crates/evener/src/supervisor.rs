@@ -2,6 +2,7 @@
 //! checks, applies configurations, and shuts the program down in order.
 
 mod access;
+mod api;
 mod apply;
 mod cache;
 mod certificates;
@@ -12,6 +13,7 @@ mod handle;
 mod hooks;
 mod ipvs;
 mod listeners;
+mod operator;
 mod paths;
 mod pools;
 mod probes;
@@ -49,10 +51,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use access::{AccessChange, AccessError};
+pub(crate) use api::Endpoints;
 pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
+pub(crate) use operator::{Operate, OperateError, Operated, Operation};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
 pub(crate) use scripts::ScriptVerdict;
@@ -176,6 +180,8 @@ pub(crate) struct Supervisor {
     /// Access rules that the operator added at run time.
     access: access::AccessRules,
     listeners: Listeners,
+    /// The address of the admin API.
+    api: api::Api,
     /// Services that were removed and still have connections.
     retiring: Vec<Arc<ServiceLive>>,
     probes: probes::Probes,
@@ -189,6 +195,8 @@ pub(crate) struct Supervisor {
     samples: samples::Samples,
     /// Functions of the configuration, and their changes.
     scripts: scripts::Scripts,
+    /// Changes by operators.
+    operator: operator::Operator,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
     /// True if a notice that SIGUSR2 has no effect was logged.
@@ -268,6 +276,7 @@ impl Supervisor {
             configurations: 0,
             access: access::AccessRules::default(),
             listeners: Listeners::default(),
+            api: api::Api::default(),
             retiring: Vec::new(),
             probes: probes::Probes::default(),
             origin,
@@ -278,6 +287,7 @@ impl Supervisor {
             phase: Phase::Serving,
             samples: samples::Samples::default(),
             scripts: scripts::Scripts::default(),
+            operator: operator::Operator::default(),
             shortage: shortage::Shortage::default(),
             user2_logged: false,
             watchers: Vec::new(),
@@ -289,6 +299,11 @@ impl Supervisor {
     /// no right to bind these addresses any more.
     pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.listeners.add_prebound(bound);
+    }
+
+    /// Returns a receiver of the address at which the admin API has to be served.
+    pub(crate) fn api_endpoint(&self) -> Endpoints {
+        self.api.subscribe()
     }
 
     /// Returns a receiver that resolves when new clients are no longer accepted.
@@ -475,6 +490,9 @@ impl Supervisor {
             Phase::Serving => {
                 service_manager::stopping();
                 self.plane.drain();
+                // The next instance can bind the address.
+                let events = self.api.serve(None);
+                self.log_all(&events);
                 for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());
                 }

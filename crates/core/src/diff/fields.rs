@@ -6,10 +6,10 @@ mod check;
 use super::FieldChange;
 use super::text::Text;
 use crate::spec::{
-    ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec, IpvsPersistence,
-    IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec, QueueSpec,
-    QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions, ServiceSpec,
-    StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
+    AdminSpec, AdminTls, ClientCertificates, DnsCacheSpec, DnsRateSpec, DnsSpec, ForwardedSpec, HttpSpec,
+    IpvsPersistence, IpvsServiceSpec, IpvsSpec, IpvsSync, IpvsTimeouts, NotifySpec, PassiveSpec, PoolSpec,
+    QueueSpec, QuorumSpec, RespondSpec, RetryBudgetSpec, ServerSpec, ServerTlsSpec, ServiceOptions,
+    ServiceSpec, StickySpec, TlsSpec, XdpServiceSpec, XdpSpec,
 };
 use crate::throttle::ThrottleSpec;
 use crate::wire::http::HeaderLimits;
@@ -42,6 +42,11 @@ pub(super) fn of_xdp(old: &XdpSpec, new: &XdpSpec) -> Vec<FieldChange> {
 /// Returns the fields of the IPVS plane that differ.
 pub(super) fn of_ipvs(old: &IpvsSpec, new: &IpvsSpec) -> Vec<FieldChange> {
     Fields::differing(|fields| ipvs(fields, old, new))
+}
+
+/// Returns the fields of the admin API that differ.
+pub(super) fn of_admin(old: &AdminSpec, new: &AdminSpec) -> Vec<FieldChange> {
+    Fields::differing(|fields| admin(fields, old, new))
 }
 
 /// Returns the fields of a pool that differ, without its servers.
@@ -482,6 +487,19 @@ fn ipvs(fields: &mut Fields, old: &IpvsSpec, new: &IpvsSpec) {
         fields.field("tcp_fin", &old.tcp_fin, tcp_fin);
         fields.field("udp", &old.udp, udp);
     });
+}
+
+fn admin(fields: &mut Fields, old: &AdminSpec, new: &AdminSpec) {
+    let AdminSpec { listen, token_file, tls, hosts, state_file } = new;
+    fields.field("listen", &old.listen, listen);
+    fields.field("token_file", &old.token_file, token_file);
+    fields.table("tls", old.tls.as_ref(), tls.as_ref(), |fields, old, new| {
+        let AdminTls { certificate, key } = new;
+        fields.field("certificate", &old.certificate, certificate);
+        fields.field("key", &old.key, key);
+    });
+    fields.field("hosts", &old.hosts, hosts);
+    fields.field("state_file", &old.state_file, state_file);
 }
 
 fn ipvs_service(fields: &mut Fields, old: &IpvsServiceSpec, new: &IpvsServiceSpec) {

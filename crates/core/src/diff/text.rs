@@ -11,7 +11,8 @@ use crate::spec::{
     DiscoverSpec, Failover, FastClose, Forward, ForwardedMode, Http2, IpvsEngine, IpvsForward, IpvsScheduler,
     IpvsSchedulerFlags, IpvsSyncRole, IpvsTransport, LogDestination, NextHop, OnDown, OnFailure,
     OnScriptError, Plane, Policy, Presence, ProgramSpec, Protocol, QuicId, RedirectSpec, RequestLog, Resolve,
-    RetryOn, Source, SourceRate, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel, XdpMode,
+    RetryOn, Source, SourceRate, StateFile, StickyBy, TlsVersion, TunnelSource, Verification, XdpEventLevel,
+    XdpMode,
 };
 use crate::throttle::Rate;
 use crate::wire::proxy;
@@ -54,6 +55,11 @@ texts! {
     String => |value| shortened(value),
     ProgramSpec => |value| shortened(format!("{} {}", value.path, value.arguments.join(" ")).trim_end()),
     Arc<str> => |value| shortened(value),
+    StateFile => |value| match value {
+        StateFile::Default => "default".to_owned(),
+        StateFile::Off => "false".to_owned(),
+        StateFile::At(path) => shortened(path),
+    },
     PathBuf => |value| value.display().to_string(),
     Vec<u8> => |value| shortened(&value.escape_ascii().to_string()),
     Duration => |value| duration(*value),

@@ -1,8 +1,11 @@
 //! `GET /v1/access` and `POST /v1/access`: lists and changes the access rules that the operator adds at run
 //! time.
 
+use super::guard::Audit;
 use super::parameters::Body;
+use super::problem::Failures;
 use super::{duration_of, failed, shutting_down};
+use crate::state::RuleView;
 use crate::supervisor::{AccessChange, AccessError, Handle};
 use axum::Json;
 use axum::extract::State;
@@ -12,6 +15,7 @@ use evener_core::acl::{Access, PrefixError};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+#[utoipa::path(get, path = "/v1/access", responses((status = 200, description = "Done", body = Vec<RuleView>), Failures))]
 pub(super) async fn access(State(supervisor): State<Handle>) -> Response {
     match supervisor.access_rules().await {
         Some(rules) => Json(rules).into_response(),
@@ -20,7 +24,7 @@ pub(super) async fn access(State(supervisor): State<Handle>) -> Response {
 }
 
 /// Body of a request to change the access rules of a service.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct AccessRequest {
     service: String,
     prefix: String,
@@ -32,7 +36,7 @@ pub(crate) struct AccessRequest {
 }
 
 /// Response to a change.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct AccessChangedView {
     service: String,
     /// The change, such as `deny 192.0.2.0/24`.
@@ -62,6 +66,7 @@ impl AccessRequest {
     }
 }
 
+#[utoipa::path(post, path = "/v1/access", request_body = AccessRequest, responses((status = 200, description = "Done", body = AccessChangedView), Failures))]
 pub(super) async fn change_access(State(supervisor): State<Handle>, wanted: Body<AccessRequest>) -> Response {
     let wanted = wanted.into_inner();
     let change = match wanted.change() {
@@ -69,7 +74,10 @@ pub(super) async fn change_access(State(supervisor): State<Handle>, wanted: Body
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.change_access(wanted.service.clone(), change).await {
-        Some(Ok(done)) => Json(AccessChangedView { service: wanted.service, done }).into_response(),
+        Some(Ok(done)) => {
+            let audit = Audit::new("access", format!("service {}", wanted.service)).after(&done);
+            audit.on(Json(AccessChangedView { service: wanted.service, done }).into_response())
+        }
         Some(Err(AccessError::Unknown(why))) => failed(StatusCode::NOT_FOUND, why),
         Some(Err(AccessError::Impossible(why))) => failed(StatusCode::UNPROCESSABLE_ENTITY, why),
         None => shutting_down(),

@@ -1,6 +1,8 @@
 //! `POST /v1/cache/expunge`: removes responses from the cache of a DNS service.
 
+use super::guard::Audit;
 use super::parameters::Body;
+use super::problem::Failures;
 use super::{failed, shutting_down};
 use crate::supervisor::{ExpungeError, ExpungeExtent, Handle};
 use axum::Json;
@@ -12,7 +14,7 @@ use evener_core::wire::dns::parse_name;
 use serde::{Deserialize, Serialize};
 
 /// Body of the request: a name whose cached responses are removed, or `all`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExpungeRequest {
     service: String,
@@ -57,7 +59,7 @@ impl ExpungeRequest {
 }
 
 /// Number of responses that were removed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ExpungedView {
     service: String,
     expunged: usize,
@@ -71,6 +73,7 @@ impl ExpungedView {
     }
 }
 
+#[utoipa::path(post, path = "/v1/cache/expunge", request_body = ExpungeRequest, responses((status = 200, description = "Done", body = ExpungedView), Failures))]
 pub(super) async fn expunge(State(supervisor): State<Handle>, wanted: Body<ExpungeRequest>) -> Response {
     let wanted = wanted.into_inner();
     let extent = match wanted.extent() {
@@ -78,7 +81,13 @@ pub(super) async fn expunge(State(supervisor): State<Handle>, wanted: Body<Expun
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.expunge(wanted.service.clone(), extent).await {
-        Some(Ok(expunged)) => Json(ExpungedView { service: wanted.service, expunged }).into_response(),
+        Some(Ok(expunged)) => {
+            let name = wanted.name.as_deref().unwrap_or("all");
+            let below = if wanted.below { " and below" } else { "" };
+            let audit = Audit::new("expunge", format!("service {}: {name}{below}", wanted.service));
+            let audit = audit.after(format!("{expunged} removed"));
+            audit.on(Json(ExpungedView { service: wanted.service, expunged }).into_response())
+        }
         Some(Err(error)) => {
             let status = match error {
                 ExpungeError::NoService(_) => StatusCode::NOT_FOUND,

@@ -1,8 +1,10 @@
 //! `GET /v1/clients`: the clients that a service recorded, and their traffic.
 
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{failed, shutting_down};
 use crate::state::ClientsQuery;
+use crate::state::ClientsView;
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::State;
@@ -28,7 +30,8 @@ pub(super) fn entries_max(limit: Option<usize>) -> Result<usize, String> {
 }
 
 /// Query parameters of the request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ClientsParameters {
     service: Option<String>,
     since: Option<u64>,
@@ -47,6 +50,7 @@ fn order_of(name: Option<&str>) -> Result<ClientOrder, String> {
     found.map(|(_, order)| order).ok_or_else(unknown)
 }
 
+#[utoipa::path(get, path = "/v1/clients", params(ClientsParameters), responses((status = 200, description = "Done", body = ClientsView), Failures))]
 pub(super) async fn clients(
     State(supervisor): State<Handle>,
     query: Parameters<ClientsParameters>,

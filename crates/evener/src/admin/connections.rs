@@ -2,9 +2,11 @@
 //! closes connections and flows.
 
 use super::clients::entries_max;
+use super::guard::Audit;
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{failed, shutting_down};
-use crate::state::ConnectionsQuery;
+use crate::state::{ConnectionsQuery, ConnectionsView};
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -16,7 +18,8 @@ use evener_proxy::Closed;
 use serde::{Deserialize, Serialize};
 
 /// Query parameters of the request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ConnectionsParameters {
     service: Option<String>,
     /// Address or prefix of clients.
@@ -34,6 +37,7 @@ impl ConnectionsParameters {
     }
 }
 
+#[utoipa::path(get, path = "/v1/connections", params(ConnectionsParameters), responses((status = 200, description = "Done", body = ConnectionsView), Failures))]
 pub(super) async fn connections(
     State(supervisor): State<Handle>,
     parameters: Parameters<ConnectionsParameters>,
@@ -50,7 +54,7 @@ pub(super) async fn connections(
 }
 
 /// Number of the connection that was closed.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClosedView {
     closed: u64,
 }
@@ -62,6 +66,7 @@ impl ClosedView {
     }
 }
 
+#[utoipa::path(delete, path = "/v1/connections/{number}", params(("number" = u64, Path, description = "Number of the connection")), responses((status = 200, description = "Done", body = ClosedView), Failures))]
 pub(super) async fn close(
     State(supervisor): State<Handle>,
     number: Result<Path<u64>, PathRejection>,
@@ -73,7 +78,10 @@ pub(super) async fn close(
         );
     };
     match supervisor.close(number).await {
-        Some(Closed::Done) => Json(ClosedView { closed: number }).into_response(),
+        Some(Closed::Done) => {
+            let audit = Audit::new("close", format!("connection {number}"));
+            audit.on(Json(ClosedView { closed: number }).into_response())
+        }
         Some(Closed::NotFound) => failed(
             StatusCode::NOT_FOUND,
             format!("there is no connection {number}; `evener connections` lists them"),
@@ -83,14 +91,15 @@ pub(super) async fn close(
 }
 
 /// Query parameters of a request to close all connections of a server, or of clients.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct CloseParameters {
     server: Option<String>,
     client: Option<String>,
 }
 
 /// Result of closing all connections of clients.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClientsClosedView {
     /// Address or prefix.
     client: String,
@@ -105,8 +114,17 @@ impl ClientsClosedView {
     }
 }
 
+/// Response to a request to close all connections of a server, or of clients.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only the document of the API has it")]
+pub(super) enum AllClosedView {
+    Server(ServerClosedView),
+    Clients(ClientsClosedView),
+}
+
 /// Result of closing all connections of a server.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServerClosedView {
     /// Full name, `pool/server`.
     server: String,
@@ -121,13 +139,17 @@ impl ServerClosedView {
     }
 }
 
+#[utoipa::path(delete, path = "/v1/connections", params(CloseParameters), responses((status = 200, description = "Done", body = AllClosedView), Failures))]
 pub(super) async fn close_all(
     State(supervisor): State<Handle>,
     parameters: Result<Query<CloseParameters>, QueryRejection>,
 ) -> Response {
     match parameters.map(|Query(wanted)| (wanted.server, wanted.client)) {
         Ok((Some(server), None)) => match supervisor.close_server(server).await {
-            Some(Ok((server, closed))) => Json(ServerClosedView { server, closed }).into_response(),
+            Some(Ok((server, closed))) => {
+                let audit = Audit::new("close", format!("server {server}")).after(format!("{closed} closed"));
+                audit.on(Json(ServerClosedView { server, closed }).into_response())
+            }
             Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
             None => shutting_down(),
         },
@@ -152,5 +174,6 @@ async fn close_clients(supervisor: &Handle, client: String) -> Response {
             None => return shutting_down(),
         }
     }
-    Json(ClientsClosedView { client, closed }).into_response()
+    let audit = Audit::new("close", format!("client {client}")).after(format!("{closed} closed"));
+    audit.on(Json(ClientsClosedView { client, closed }).into_response())
 }

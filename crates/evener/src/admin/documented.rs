@@ -5,6 +5,7 @@ use super::access::AccessChangedView;
 use super::cache::ExpungedView;
 use super::connections::{ClientsClosedView, ClosedView, ServerClosedView};
 use super::server_state::StateChangedView;
+use super::servers::ServerChangedView;
 use crate::events::RecentEvents;
 use crate::state::{ClientsView, ConnectionsView, Explanation, RuleView, StickyView, View};
 use evener_core::counters::{CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters};
@@ -38,6 +39,9 @@ fn examples_of_the_documentation_have_the_keys_of_the_records() {
     check::<StickyView>("`GET /v1/sticky");
     check::<Explanation>("`GET /v1/explain");
     check::<Reloaded>("`POST /v1/reload`");
+    check::<ServerChangedView>("`POST /v1/pools");
+    check::<ServerChangedView>("`PATCH /v1/pools");
+    check::<ServerChangedView>("`DELETE /v1/pools");
     check::<StateChangedView>("`POST /v1/servers/state`");
     check::<AccessChangedView>("`POST /v1/access`");
     check::<ClosedView>("`DELETE /v1/connections/17`");
@@ -49,7 +53,7 @@ fn examples_of_the_documentation_have_the_keys_of_the_records() {
 
 /// The sections of docs/api.md whose examples contain all fields of their responses, and the names of the responses
 /// in the list.
-const RESPONSES: [(&str, &str); 14] = [
+const RESPONSES: [(&str, &str); 15] = [
     ("`GET /v1/status`", "status"),
     ("`GET /v1/access`", "access"),
     ("`GET /v1/clients", "clients"),
@@ -58,6 +62,7 @@ const RESPONSES: [(&str, &str); 14] = [
     ("`GET /v1/explain", "explain"),
     ("`GET /v1/events", "events"),
     ("`POST /v1/reload`", "reload"),
+    ("`POST /v1/pools", "server_changed"),
     ("`POST /v1/servers/state`", "server_state"),
     ("`POST /v1/access`", "access_changed"),
     ("`DELETE /v1/connections/17`", "close"),

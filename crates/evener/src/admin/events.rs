@@ -1,6 +1,7 @@
 //! `GET /v1/events`: the recent events, and with `follow` a stream of all that come.
 
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{failed, shutting_down};
 use crate::events::{Line, RecentEvents, Selection, Subscription};
 use crate::supervisor::Handle;
@@ -16,7 +17,8 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
     level: Option<String>,
     after: Option<u64>,
@@ -37,6 +39,7 @@ impl EventsQuery {
     }
 }
 
+#[utoipa::path(get, path = "/v1/events", params(EventsQuery), responses((status = 200, description = "Done", content((RecentEvents = "application/json"), (String = "application/x-ndjson"))), Failures))]
 pub(super) async fn events(State(supervisor): State<Handle>, query: Parameters<EventsQuery>) -> Response {
     let query = query.into_inner();
     let selection = match query.selection() {

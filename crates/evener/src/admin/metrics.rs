@@ -1,6 +1,7 @@
 //! `GET /metrics`: the numbers of the status for Prometheus, at the admin socket and at an address of its own.
 
-use super::shutting_down;
+use super::problem::Failures;
+use super::{failed, shutting_down};
 use crate::state::{MetricsFormat, ViewScope};
 use crate::supervisor::Handle;
 use anyhow::Context;
@@ -28,6 +29,7 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Responds with the metrics in the format that the client accepts.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "Done", content((String = "text/plain"), (String = "application/openmetrics-text"))), Failures))]
 pub(super) async fn metrics(State(supervisor): State<Handle>, headers: HeaderMap) -> Response {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let format = MetricsFormat::of_accept(accept);
@@ -35,7 +37,7 @@ pub(super) async fn metrics(State(supervisor): State<Handle>, headers: HeaderMap
     // The metrics of 10 000 servers take long to format, and this thread also runs the supervisor.
     match tokio::task::spawn_blocking(move || view.metrics(format)).await {
         Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be formatted"),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Parameters of requests: from the query of the URI, or from a body of JSON. A request whose parameters are
-//! invalid gets 422 with the reason, before its handler is called.
+//! invalid gets a failure with the reason, before its handler is called: 422 for invalid values, 400 for a body that is
+//! not JSON, 413 for one that is too long, and 415 for one of another type.
 
 use super::failed;
 use axum::Json;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -14,6 +15,19 @@ pub(super) struct Parameters<T>(T);
 
 /// Parameters in the body.
 pub(super) struct Body<T>(T);
+
+/// Parameters in the path.
+pub(super) struct Names<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Names<T> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let path = Path::from_request_parts(parts, state).await;
+        let refused = |error: axum::extract::rejection::PathRejection| invalid(error.body_text());
+        path.map(|Path(names)| Self(names)).map_err(refused)
+    }
+}
 
 impl<T> Parameters<T> {
     pub(super) fn into_inner(self) -> T {
@@ -42,7 +56,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
         let body = Json::from_request(request, state).await;
-        let refused = |error: axum::extract::rejection::JsonRejection| invalid(error.body_text());
+        let refused =
+            |error: axum::extract::rejection::JsonRejection| failed(error.status(), error.body_text());
         body.map(|Json(parameters)| Self(parameters)).map_err(refused)
     }
 }

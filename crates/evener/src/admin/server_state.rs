@@ -1,6 +1,8 @@
 //! `POST /v1/servers/state`: changes the administrative state of a server.
 
+use super::guard::Audit;
 use super::parameters::Body;
+use super::problem::Failures;
 use super::{duration_of, failed, shutting_down};
 use crate::supervisor::{Handle, StateChange};
 use axum::Json;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Body of the request.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct StateRequest {
     server: String,
     state: String,
@@ -22,7 +24,7 @@ pub(crate) struct StateRequest {
 }
 
 /// Response to a change.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct StateChangedView {
     /// Full name, `pool/server`.
     server: String,
@@ -48,6 +50,7 @@ impl StateRequest {
     }
 }
 
+#[utoipa::path(post, path = "/v1/servers/state", request_body = StateRequest, responses((status = 200, description = "Done", body = StateChangedView), Failures))]
 pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<StateRequest>) -> Response {
     let wanted = wanted.into_inner();
     let change = match wanted.change() {
@@ -55,7 +58,11 @@ pub(super) async fn set_state(State(supervisor): State<Handle>, wanted: Body<Sta
         Err(why) => return failed(StatusCode::UNPROCESSABLE_ENTITY, why),
     };
     match supervisor.set_state(change).await {
-        Some(Ok(server)) => Json(StateChangedView { server, state: wanted.state }).into_response(),
+        Some(Ok(changed)) => {
+            let (server, before, after) = changed.into_parts();
+            let audit = Audit::new("state", format!("server {server}")).values(before, after);
+            audit.on(Json(StateChangedView { server, state: wanted.state }).into_response())
+        }
         Some(Err(why)) => failed(StatusCode::NOT_FOUND, why),
         None => shutting_down(),
     }

@@ -2,7 +2,9 @@
 
 use super::clients::entries_max;
 use super::parameters::Parameters;
+use super::problem::Failures;
 use super::{failed, shutting_down};
+use crate::state::StickyView;
 use crate::supervisor::Handle;
 use axum::Json;
 use axum::extract::State;
@@ -11,12 +13,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 /// Query parameters of the request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct StickyQuery {
     pool: Option<String>,
     limit: Option<usize>,
 }
 
+#[utoipa::path(get, path = "/v1/sticky", params(StickyQuery), responses((status = 200, description = "Done", body = StickyView), Failures))]
 pub(super) async fn sticky(State(supervisor): State<Handle>, query: Parameters<StickyQuery>) -> Response {
     let query = query.into_inner();
     let most = match entries_max(query.limit) {

@@ -3,7 +3,6 @@
 
 use super::AdminArgs;
 use super::connections::path_with;
-use crate::admin::client::Client;
 use crate::state::StickyView;
 
 /// `evener balstat [POOL] [--limit N]`
@@ -13,7 +12,7 @@ pub(super) async fn balstat(
     admin_args: &AdminArgs,
 ) -> anyhow::Result<()> {
     let path = path_with("/v1/sticky", &[("pool", pool)], limit);
-    let tables: StickyView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+    let tables: StickyView = admin_args.client()?.get(&path).await?;
     if !admin_args.json && tables.is_empty() {
         eprintln!("no pool that is sticky by address has servers");
     }

@@ -3,7 +3,7 @@
 use super::{AccessCommand, AdminArgs};
 use crate::admin::Reloaded;
 use crate::admin::access::AccessRequest;
-use crate::admin::client::{Client, Refused};
+use crate::admin::client::Refused;
 use crate::config;
 use crate::output::printable;
 use crate::state::{Explanation, RuleView, View};
@@ -19,7 +19,7 @@ const NOT_RELOADED: &str = "not reloaded: the instance continues with its previo
 
 /// `evener status [NAME]`
 pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let view: View = Client::find(admin_args.socket.as_deref())?.get("/v1/status").await?;
+    let view: View = admin_args.client()?.get("/v1/status").await?;
     let Some(name) = name else {
         let legend =
             |style| if std::io::stdout().is_terminal() { View::legend(style) } else { String::new() };
@@ -34,7 +34,7 @@ pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow
 
 /// `evener reload`
 pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let reloaded = Client::find(admin_args.socket.as_deref())?.post("/v1/reload", &Value::Null).await;
+    let reloaded = admin_args.client()?.post("/v1/reload", &Value::Null).await;
     let reloaded: Reloaded = reloaded.map_err(|error: anyhow::Error| {
         if error.is::<Refused>() { anyhow::anyhow!("{error:#}\n{NOT_RELOADED}") } else { error }
     })?;
@@ -46,7 +46,7 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
 
 /// `evener access`
 pub(super) async fn access(admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let rules: Vec<RuleView> = Client::find(admin_args.socket.as_deref())?.get("/v1/access").await?;
+    let rules: Vec<RuleView> = admin_args.client()?.get("/v1/access").await?;
     admin_args.print(&rules, |rules| match rules.as_slice() {
         [] => "no rules: `evener deny` and `evener permit` add them; the rules of the configuration are not listed\n"
             .into(),
@@ -61,7 +61,7 @@ pub(super) async fn change_access(
     time: Option<Duration>,
 ) -> anyhow::Result<()> {
     let wanted = AccessRequest::new(&command.service, &command.prefix, action, time);
-    let done: Value = Client::find(command.admin_args.socket.as_deref())?.post("/v1/access", &wanted).await?;
+    let done: Value = command.admin_args.client()?.post("/v1/access", &wanted).await?;
     command.admin_args.print(&done, |done| {
         let change = done["done"].as_str().unwrap_or_default();
         format!("{}: {change}{}\n", command.service, network_note(&command.prefix))
@@ -88,7 +88,7 @@ pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()
         query +=
             &value.as_ref().map_or_else(String::new, |value| format!("&{name}={}", percent_encoded(value)));
     }
-    let explanation: Explanation = Client::find(admin_args.socket.as_deref())?.get(&query).await?;
+    let explanation: Explanation = admin_args.client()?.get(&query).await?;
     admin_args.print(&explanation, Explanation::text)
 }
 

@@ -2,7 +2,6 @@
 
 use super::client::percent_encoded;
 use super::{AdminArgs, duration};
-use crate::admin::client::Client;
 use crate::admin::connections::{ClientsClosedView, ClosedView, ServerClosedView};
 use crate::state::{ClientsView, ConnectionsView};
 use clap::Args;
@@ -39,7 +38,7 @@ impl ClientsCommand {
             ("sort", (sort != "recent").then_some(sort)),
         ];
         let path = path_with("/v1/clients", &values, *limit);
-        let clients: ClientsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+        let clients: ClientsView = admin_args.client()?.get(&path).await?;
         if !admin_args.json && clients.is_unrecorded() {
             anyhow::bail!(
                 "no service records clients: give a service `clients`, such as clients = 1000, then `evener reload`"
@@ -77,7 +76,7 @@ impl ConnectionsCommand {
         let values =
             [("service", service.as_deref()), ("client", client.as_deref()), ("server", server.as_deref())];
         let path = path_with("/v1/connections", &values, *limit);
-        let connections: ConnectionsView = Client::find(admin_args.socket.as_deref())?.get(&path).await?;
+        let connections: ConnectionsView = admin_args.client()?.get(&path).await?;
         let text = |view: &ConnectionsView| match view.counts() {
             (_, 0) => "no connections or flows are open\n".into(),
             _ => view.text(),
@@ -105,7 +104,7 @@ pub(super) struct CloseCommand {
 impl CloseCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let Self { number, server, client, admin_args } = self;
-        let instance = Client::find(admin_args.socket.as_deref())?;
+        let instance = admin_args.client()?;
         let path = path_with(
             "/v1/connections",
             &[("server", server.as_deref()), ("client", client.as_deref())],

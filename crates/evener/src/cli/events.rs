@@ -1,7 +1,6 @@
 //! `evener events`: the recent events of the running instance, and the events that follow.
 
 use super::AdminArgs;
-use crate::admin::client::Client;
 use crate::events::{Line, RecentEvents};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -26,7 +25,7 @@ pub(super) struct EventsCommand {
 impl EventsCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let Self { follow, level, after, admin_args } = self;
-        let client = Client::find(admin_args.socket.as_deref())?;
+        let client = admin_args.client()?;
         let path = format!("/v1/events?level={level}&after={after}&follow={follow}");
         if !follow {
             let events: RecentEvents = client.get(&path).await?;

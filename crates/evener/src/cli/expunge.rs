@@ -2,7 +2,6 @@
 
 use super::AdminArgs;
 use crate::admin::cache::{ExpungeRequest, ExpungedView};
-use crate::admin::client::Client;
 use clap::Args;
 
 /// Selects the cached responses to remove.
@@ -31,7 +30,6 @@ pub(super) async fn expunge(command: Expunge) -> anyhow::Result<()> {
         Some(name) => ExpungeRequest::name(service, name, below),
         None => ExpungeRequest::all(service),
     };
-    let done: ExpungedView =
-        Client::find(admin_args.socket.as_deref())?.post("/v1/cache/expunge", &wanted).await?;
+    let done: ExpungedView = admin_args.client()?.post("/v1/cache/expunge", &wanted).await?;
     admin_args.print(&done, ExpungedView::text)
 }

@@ -1,7 +1,6 @@
 //! `evener metrics`
 
 use super::AdminArgs;
-use crate::admin::client::Client;
 use clap::Args;
 
 /// `evener metrics`
@@ -16,7 +15,7 @@ impl MetricsCommand {
         if self.admin_args.json {
             anyhow::bail!("the metrics have no JSON: `evener status --json` has the same numbers");
         }
-        let text = Client::find(self.admin_args.socket.as_deref())?.text("/metrics").await?;
+        let text = self.admin_args.client()?.text("/metrics").await?;
         crate::output::to_stdout(format_args!("{text}"));
         Ok(())
     }

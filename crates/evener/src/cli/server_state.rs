@@ -163,7 +163,7 @@ async fn set_state(
     time: Option<Duration>,
     admin_args: &AdminArgs,
 ) -> anyhow::Result<(Client, Value)> {
-    let client = Client::find(admin_args.socket.as_deref())?;
+    let client = admin_args.client()?;
     let done = client.post("/v1/servers/state", &StateRequest::new(server, state, time)).await?;
     Ok((client, done))
 }

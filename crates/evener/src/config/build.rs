@@ -57,6 +57,10 @@ pub(super) fn build(run: &Run) -> Result<Config, Vec<Problem>> {
     if let Some(made) = run.ipvs() {
         builder.config.spec.ipvs = super::ipvs::read(&reading, made);
     }
+    if let Some(made) = run.admin() {
+        builder.config.admin = Some(made.location().clone());
+        builder.config.spec.admin = super::admin::read(&reading, made);
+    }
     let mut pools: BTreeMap<&str, &Location> = BTreeMap::new();
     for made in run.pools().iter().chain(run.services()) {
         let (name, builder) = (made.name(), made.builder());

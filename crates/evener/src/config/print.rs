@@ -2,6 +2,7 @@
 //! person would choose. Structs are destructured field by field, so that no new field is forgotten.
 
 mod access;
+mod admin;
 mod discover;
 mod dns;
 mod http;
@@ -14,7 +15,7 @@ mod xdp;
 
 use super::exec::programs;
 use evener_core::acl::Acl;
-use evener_core::spec::{Denied, IpvsSpec, PoolSpec, ServiceSpec, Spec, XdpSpec};
+use evener_core::spec::{AdminSpec, Denied, IpvsSpec, PoolSpec, ServiceSpec, Spec, XdpSpec};
 use source::{Table, quoted};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub(crate) type Lists<'a> = &'a dyn Fn(&Arc<Acl>) -> Option<String>;
 
 /// Returns the configuration for this specification.
 pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
-    let Spec { pools, services, xdp, ipvs } = spec;
+    let Spec { pools, services, xdp, ipvs, admin } = spec;
     let declared = pools.len() - in_place(spec);
     let (pools, in_place) = pools.split_at(declared);
     let mut page = Page::default();
@@ -35,6 +36,9 @@ pub(crate) fn print(spec: &Spec, lists: Lists<'_>) -> String {
         programs.iter().for_each(|path| allowed.item(quoted(path.as_bytes())));
         table.key("allow", allowed);
         page.add("exec", &table);
+    }
+    if *admin != AdminSpec::default() {
+        page.add("admin", &admin::settings(admin));
     }
     if *xdp != XdpSpec::default() {
         page.add("xdp", &xdp::settings(xdp, lists));

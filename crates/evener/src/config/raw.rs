@@ -224,6 +224,8 @@ pub(super) struct Run {
     xdp: Option<Arc<Made>>,
     /// Settings of the IPVS plane.
     ipvs: Option<Arc<Made>>,
+    /// Settings of the admin API.
+    admin: Option<Arc<Made>>,
     /// Paths of the programs that may run.
     allowed: BTreeSet<String>,
     /// Path of the database of countries, and the location that names it.
@@ -264,10 +266,14 @@ impl Run {
         self.geoip = Some((file, location));
     }
 
-    /// Sets the settings of a plane, and returns the location of earlier settings.
-    pub(super) fn set_plane(&mut self, made: Arc<Made>) -> Option<Location> {
-        let plane = if made.builder == "ipvs" { &mut self.ipvs } else { &mut self.xdp };
-        plane.replace(made).map(|earlier| earlier.location.clone())
+    /// Sets the settings of a plane or of the admin API, and returns the location of earlier settings.
+    pub(super) fn set_once(&mut self, made: Arc<Made>) -> Option<Location> {
+        let settings = match made.builder {
+            "ipvs" => &mut self.ipvs,
+            "admin" => &mut self.admin,
+            _ => &mut self.xdp,
+        };
+        settings.replace(made).map(|earlier| earlier.location.clone())
     }
 
     /// Allows a program to be run.
@@ -310,6 +316,11 @@ impl Run {
     /// Returns the settings of the IPVS plane.
     pub(super) fn ipvs(&self) -> Option<&Made> {
         self.ipvs.as_deref()
+    }
+
+    /// Returns the settings of the admin API.
+    pub(super) fn admin(&self) -> Option<&Made> {
+        self.admin.as_deref()
     }
 
     /// Adds a file of the configuration.

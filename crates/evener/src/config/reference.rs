@@ -1,6 +1,7 @@
 //! The reference of all keys and functions of a configuration. The checks of keys, the hints, `evener help KEY`
 //! and the tables of docs/configuration.md use it.
 
+mod admin;
 mod check;
 mod dns;
 mod functions;
@@ -110,6 +111,7 @@ pub(super) fn all() -> impl Iterator<Item = &'static Key> {
         server::KEYS,
         check::KEYS,
         tls::KEYS,
+        admin::KEYS,
         functions::KEYS,
     ];
     parts.into_iter().flatten()

@@ -79,6 +79,12 @@ impl Expanded {
         Some(Self { spec, targets, configured, origins: BTreeMap::new(), refused: BTreeSet::new() })
     }
 
+    /// Returns the servers of a pool of addresses.
+    #[cfg(test)]
+    pub(crate) fn for_test(pool: &PoolSpec) -> Option<Self> {
+        Self::of_addresses(pool)
+    }
+
     /// Removes the servers that a predicate does not select.
     pub(crate) fn retain(&mut self, is_wanted: impl Fn(&ServerSpec) -> bool) {
         let (servers, targets) = (std::mem::take(&mut self.spec.servers), std::mem::take(&mut self.targets));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// Recent events.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct RecentEvents {
     /// The oldest first.
     events: Vec<EventView>,
@@ -17,13 +17,14 @@ pub(crate) struct RecentEvents {
 }
 
 /// An event.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct EventView {
     /// Number of the event, counted from the start of the program.
     number: u64,
     time: String,
     level: String,
     event: String,
+    #[schema(value_type = Object)]
     fields: Fields,
 }
 

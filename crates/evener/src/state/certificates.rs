@@ -12,7 +12,7 @@ const SHOWN_MAX: usize = 1000;
 const LINES_MAX: usize = 10;
 
 /// A certificate.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(super) struct CertificateView {
     /// The service or pool that uses the certificate. One of both is present.
     #[serde(skip_serializing_if = "Option::is_none", default)]

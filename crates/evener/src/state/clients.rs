@@ -46,7 +46,7 @@ impl ClientsQuery {
 }
 
 /// The clients of one service, or of all services.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClientsView {
     /// Number of clients, including clients that are not shown.
     total: usize,
@@ -124,9 +124,10 @@ impl ClientsView {
 }
 
 /// A client of a service.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ClientView {
     service: String,
+    #[schema(value_type = String)]
     client: IpAddr,
     /// Number of connections and flows that the client opened.
     connects: u64,

@@ -63,7 +63,7 @@ impl ConnectionsQuery {
 }
 
 /// The open connections and flows, and the associations of the XDP plane.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ConnectionsView {
     /// Number of connections and flows, including connections and flows that are not shown.
     total: usize,
@@ -116,14 +116,16 @@ impl ConnectionsView {
 }
 
 /// An association of a client with a server of the XDP plane.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct AssociationView {
     service: String,
+    #[schema(value_type = String)]
     client: IpAddr,
     /// Absent if the association is for all ports of the client.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     client_port: Option<u16>,
     /// The address that the client sends to.
+    #[schema(value_type = String)]
     virtual_address: IpAddr,
     /// Pool of the server; absent if the server was removed, so that the next packet goes to another server.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -185,10 +187,11 @@ impl AssociationView {
 }
 
 /// A connection or flow of a client.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ConnectionView {
     number: u64,
     service: String,
+    #[schema(value_type = String)]
     client: IpAddr,
     /// Absent when unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]

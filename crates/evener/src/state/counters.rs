@@ -14,8 +14,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Counters and histograms by name, since the start.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(transparent)]
+#[schema(value_type = Object)]
 pub(super) struct CountersView(BTreeMap<Name, TotalView>);
 
 /// A declared name, which is not copied: a status has hundreds of thousands.
@@ -180,14 +181,14 @@ impl HistogramView {
 }
 
 /// The declarations of all counters and histograms, by name.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(super) struct DeclarationsView {
     instance: BTreeMap<String, DeclarationView>,
     service: BTreeMap<String, DeclarationView>,
     server: BTreeMap<String, DeclarationView>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct DeclarationView {
     help: String,
     /// `counter` or `histogram`.

@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The client whose choice is explained, and the target of its request.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct ExplainQuery {
     service: String,
+    #[param(value_type = String)]
     client: IpAddr,
     host: Option<String>,
     path: Option<String>,
@@ -40,7 +42,7 @@ impl ExplainQuery {
 }
 
 /// The server that a client would get, with the reasons.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct Explanation {
     service: String,
     /// Pool of the server that the client gets; absent if the client gets no server.
@@ -48,6 +50,7 @@ pub(crate) struct Explanation {
     pool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     policy: Option<String>,
+    #[schema(value_type = String)]
     client: IpAddr,
     /// True if the access list of the service admits the client.
     permitted: bool,
@@ -295,7 +298,7 @@ impl Explanation {
 }
 
 /// Facts about one server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct ServerReason {
     server: String,
     tier: u8,

@@ -13,7 +13,7 @@ use evener_core::spec::{CheckSpec, StickyBy};
 use serde::{Deserialize, Serialize};
 
 /// A pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct PoolView {
     name: String,
     policy: String,
@@ -42,7 +42,7 @@ pub(crate) struct PoolView {
 }
 
 /// The queue of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct QueueView {
     /// Number of waiting clients and requests.
     waiting: u32,
@@ -53,7 +53,7 @@ struct QueueView {
 }
 
 /// The quorum of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct QuorumView {
     /// The demanded weight.
     quorum: u32,
@@ -64,14 +64,14 @@ struct QuorumView {
 }
 
 /// Use of a retry budget in the last 10 seconds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct BudgetView {
     retries: u64,
     retries_max: u64,
 }
 
 /// The active check of a pool or a server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(super) struct CheckSpecView {
     /// Kind of the check, such as `http`.
     kind: String,
@@ -82,7 +82,7 @@ pub(super) struct CheckSpecView {
 }
 
 /// A source of servers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct SourceView {
     source: String,
     /// Number of servers that the source lists.

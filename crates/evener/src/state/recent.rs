@@ -7,7 +7,7 @@ use evener_core::recent::Growth;
 use serde::{Deserialize, Serialize};
 
 /// Growth of the counters of a service or server in the last 10 to 20 seconds.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(super) struct RecentView {
     /// Seconds that the figures cover.
     seconds: f64,
@@ -22,7 +22,7 @@ pub(super) struct RecentView {
 }
 
 /// Distribution of times, in seconds. Percentiles are estimates within the bucket of the histogram.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(super) struct TimesView {
     /// Number of recorded times.
     count: u64,

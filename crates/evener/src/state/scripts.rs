@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 const LINES_MAX: usize = 10;
 
 /// Functions of the configuration.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ScriptsView {
     /// The last error of each function that failed since the last reload, the latest first.
     errors: Vec<ScriptErrorView>,
@@ -16,7 +16,7 @@ pub(crate) struct ScriptsView {
 }
 
 /// The last error of a function.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ScriptErrorView {
     /// File and line of the function.
     script: String,
@@ -28,7 +28,7 @@ pub(crate) struct ScriptErrorView {
 }
 
 /// A change that a function made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ScriptChangeView {
     pool: String,
     server: String,

@@ -26,7 +26,7 @@ const ERRORS: [Trouble; 8] = [
 ];
 
 /// A server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServerView {
     name: String,
     /// Resolved address.
@@ -83,7 +83,7 @@ pub(crate) struct ServerView {
 }
 
 /// The last check of a server.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct CheckView {
     passed: bool,
     /// Reason why the check failed; absent if it passed.

@@ -60,7 +60,7 @@ const XDP_DROPS: [&str; 9] = [
 const LISTEN_MAX: usize = 8;
 
 /// A service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ServiceView {
     name: String,
     protocol: String,
@@ -320,7 +320,7 @@ impl ServiceView {
 }
 
 /// The response cache of a DNS service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct CacheView {
     /// Number of entries.
     entries: usize,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Contents of the sticky tables by client address.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct StickyView {
     /// Number of clients, including clients that are not shown.
     total: usize,
@@ -81,7 +81,7 @@ impl StickyView {
 }
 
 /// A server with its number of sticky clients.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct StickyServerView {
     pool: String,
     server: String,
@@ -113,8 +113,9 @@ impl StickyServerView {
 }
 
 /// A client in a sticky table.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct StickyClientView {
+    #[schema(value_type = String)]
     client: IpAddr,
     pool: String,
     /// Server in the table.

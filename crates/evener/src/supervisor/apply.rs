@@ -31,12 +31,14 @@ const WARNINGS_MAX: usize = 20;
 impl Supervisor {
     /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<ChangeSet, Vec<Problem>> {
+        let api = self.api.open(resolved.api()).map_err(|problem| vec![config.problem_with_admin(problem)]);
         let (tls, servers) = resolved.into_parts();
         let (new_listeners, logs) =
             match (self.listeners.bind_new(&config, self.plane.workers()), self.request_logs.open(&config)) {
-                (Ok(listeners), Ok(logs)) => (listeners, logs),
+                (Ok(listeners), Ok(logs)) if api.is_ok() => (listeners, logs),
                 (listeners, logs) => {
-                    return Err(listeners.err().into_iter().chain(logs.err()).flatten().collect());
+                    let problems = listeners.err().into_iter().chain(logs.err()).chain(api.err());
+                    return Err(problems.flatten().collect());
                 }
             };
         self.prepare_xdp(&config)?;
@@ -45,10 +47,13 @@ impl Supervisor {
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
         self.scripts.prepare(&config);
+        self.configure_operator(&config.spec.admin);
         let pools = self.expand_all(&config, &new_listeners);
         let changes = self.changes(&config.spec, &pools, &tls);
         self.certificates.configure(tls);
         self.request_logs.update(logs, &config);
+        let events = self.api.serve(api.unwrap_or_default());
+        self.log_all(&events);
         let changed_pools = changes.pools();
         let changed_pools = || pools.iter().filter(|pool| changed_pools.contains(&pool.spec().name));
         let had_persistent = changed_pools().any(|pool| self.pools.has_persistent(&pool.spec().name));
@@ -59,6 +64,8 @@ impl Supervisor {
             let events = self.pools.apply(pool, setting, now);
             self.log_all(&events);
         }
+        self.apply_operator_states();
+        self.operator.save();
         self.publish();
         let changed_services = changes.services(&config.spec);
         for spec in config.spec.services.iter().filter(|spec| changed_services.contains(&spec.name)) {
@@ -94,6 +101,7 @@ impl Supervisor {
             services: spec.services.clone(),
             xdp: spec.xdp.clone(),
             ipvs: spec.ipvs.clone(),
+            admin: spec.admin.clone(),
         };
         let (running, inputs) = (self.running_spec(), Known::in_use(&self.pools, self.certificates.tls()));
         let running = Configuration { spec: &running, inputs: &inputs };
@@ -102,9 +110,15 @@ impl Supervisor {
 
     /// Returns the configuration that is in use, with the servers that were found.
     fn running_spec(&self) -> Spec {
-        let Spec { pools, services, xdp, ipvs } = &self.config.spec;
+        let Spec { pools, services, xdp, ipvs, admin } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
-        Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone(), ipvs: ipvs.clone() }
+        Spec {
+            pools: pools.collect(),
+            services: services.clone(),
+            xdp: xdp.clone(),
+            ipvs: ipvs.clone(),
+            admin: admin.clone(),
+        }
     }
 
     /// Starts a service, or applies its changed settings.

@@ -7,6 +7,7 @@ mod loop_check;
 mod tests;
 
 use super::listeners::NewListeners;
+use super::operator::Operator;
 use super::scripts::Scripts;
 use super::{Input, Supervisor};
 use crate::config::Config;
@@ -279,12 +280,13 @@ impl Discovery {
         &mut self,
         spec: &PoolSpec,
         loops: &LoopCheck<'_>,
-        scripts: &Scripts,
+        (operator, scripts): (&mut Operator, &Scripts),
     ) -> (Expanded, Vec<Event>) {
         let pool = self.pools.entry(spec.name.clone()).or_default();
         let sources = &self.sources;
         let refuses = |target: &Target| loops.refuses(&spec.name, target, sources);
         let mut expanded = expand(spec, |source| listed(sources, spec, source), refuses, &mut pool.numbers);
+        operator.change(&mut expanded);
         scripts.change(&mut expanded);
         pool.origins = expanded.take_origins();
         let refused = expanded.refused().difference(&pool.refused).map(|server| Event::ServerRefused {
@@ -309,8 +311,11 @@ impl Supervisor {
     /// Returns the servers of each pool of a configuration that is being applied with new listeners.
     pub(super) fn expand_all(&mut self, config: &Config, new_listeners: &NewListeners) -> Vec<Expanded> {
         let loops = LoopCheck::new(config, &self.pools, (&self.listeners, new_listeners));
-        let expanded =
-            config.spec.pools.iter().map(|spec| self.discovery.expand(spec, &loops, &self.scripts));
+        let expanded = config
+            .spec
+            .pools
+            .iter()
+            .map(|spec| self.discovery.expand(spec, &loops, (&mut self.operator, &self.scripts)));
         let (all, events): (Vec<Expanded>, Vec<Vec<Event>>) = expanded.unzip();
         events.iter().for_each(|events| self.log_all(events));
         all
@@ -344,7 +349,9 @@ impl Supervisor {
         let no_listeners = NewListeners::new();
         let loops = LoopCheck::new(&self.config, &self.pools, (&self.listeners, &no_listeners));
         let specs = self.config.spec.pools.iter().filter(|spec| affected.contains(&spec.name));
-        let expanded: Vec<_> = specs.map(|spec| self.discovery.expand(spec, &loops, &self.scripts)).collect();
+        let expanded: Vec<_> = specs
+            .map(|spec| self.discovery.expand(spec, &loops, (&mut self.operator, &self.scripts)))
+            .collect();
         let (mut is_changed, mut has_persistent) = (false, false);
         for (pool, refused) in &expanded {
             self.log_all(refused);
@@ -357,6 +364,7 @@ impl Supervisor {
             }
         }
         if is_changed {
+            self.apply_operator_states();
             self.publish();
             if has_persistent {
                 self.plane.maintain();

@@ -2,12 +2,14 @@
 
 use super::access::{AccessChange, AccessError};
 use super::cache::{self, ExpungeExtent};
+use super::operator::{Operate, OperateError, Operated, StateChanged};
 use super::query::Query;
 use super::{Files, Input, Outcome, Phase, Supervisor, reload};
 use crate::config::Config;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
 use evener_proxy::Closed;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -15,7 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) enum Request {
     Query(Query),
     Reload(oneshot::Sender<Outcome>),
-    SetState { wanted: StateChange, done: oneshot::Sender<Result<String, String>> },
+    SetState { wanted: StateChange, done: oneshot::Sender<Result<Operated, String>> },
+    Operate { wanted: Operate, done: oneshot::Sender<Result<Operated, OperateError>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessError>> },
     Close { number: u64, done: oneshot::Sender<Closed> },
@@ -72,8 +75,13 @@ impl Handle {
         self.request(|done| Request::Apply { config: Box::new(config), files, done }).await
     }
 
-    /// Sets a server to ready, drain or maintenance. Returns its full name, or the reason of the failure.
-    pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<String, String>> {
+    /// Changes the servers of a pool. Returns the change, or the reason of the failure.
+    pub(crate) async fn operate(&self, wanted: Operate) -> Option<Result<Operated, OperateError>> {
+        self.request(|done| Request::Operate { wanted, done }).await
+    }
+
+    /// Sets a server to ready, drain or maintenance. Returns the change, or the reason of the failure.
+    pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<Operated, String>> {
         self.request(|done| Request::SetState { wanted, done }).await
     }
 
@@ -98,6 +106,7 @@ impl Supervisor {
             Request::Query(query) => self.on_query(query),
             Request::Reload(done) => self.begin_reload(Some(done)),
             Request::SetState { wanted, done } => drop(done.send(self.set_state(&wanted))),
+            Request::Operate { wanted, done } => drop(done.send(self.operate(wanted))),
             Request::Apply { config, files, done } => self.begin_apply(*config, files, done),
             Request::Access { service, change, done } => self.change_access(&service, change, done),
             Request::Close { number, done } => self.close(number, done),
@@ -109,13 +118,20 @@ impl Supervisor {
         }
     }
 
-    /// Changes the state of a server. Returns its full name, or the reason of the failure.
-    pub(super) fn set_state(&mut self, change: &StateChange) -> Result<String, String> {
-        let (pool, id, full) = self.pools.find_server(&change.server)?;
+    /// Changes the state of a server. Returns the change, or the reason of the failure.
+    pub(super) fn set_state(&mut self, change: &StateChange) -> Result<Operated, String> {
+        let (pool, id, server) = self.pools.find_server(&change.server)?;
+        let found = self.pools.get(&pool).and_then(|pool| pool.server(id));
+        let Some(found) = found else { return Err(format!("there is no server `{server}`")) };
+        let (before, state) = (found.state.name().to_owned(), change.state);
+        let changed = StateChanged { name: Arc::clone(&found.spec.name), file: found.spec.state, state };
         let now = self.now();
         let until = change.time.map(|time| now + time);
-        let events = self.pools.set_state(now, (&pool, id), change.state, until);
+        let events = self.pools.set_state(now, (&pool, id), state, until);
         self.log_all(&events);
-        Ok(full)
+        self.record_state((&pool, &changed), change.time);
+        let time = change.time.map(|time| format!(" for {}", humantime::format_duration(time)));
+        let after = format!("{}{}", state.name(), time.unwrap_or_default());
+        Ok(Operated::new(server, before, after))
     }
 }

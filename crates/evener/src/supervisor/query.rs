@@ -8,6 +8,7 @@ use crate::state::{
     ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, RuleView,
     StickyView, View, ViewScope,
 };
+use evener_core::spec::Spec;
 use tokio::sync::oneshot;
 
 /// Receiver of a response.
@@ -44,6 +45,10 @@ pub(crate) enum Query {
         query: ExplainQuery,
         reply: Reply<Result<Explanation, String>>,
     },
+    /// The configuration in use, as a file can express it.
+    Spec {
+        reply: Reply<Spec>,
+    },
     Events {
         reply: Reply<Events>,
     },
@@ -54,6 +59,11 @@ impl Handle {
     /// Returns the present state of the instance, or of a part of it.
     pub(crate) async fn view(&self, scope: ViewScope) -> Option<View> {
         self.query(|reply| Query::View { scope, reply }).await
+    }
+
+    /// Returns the configuration in use, as a file can express it.
+    pub(crate) async fn spec(&self) -> Option<Spec> {
+        self.query(|reply| Query::Spec { reply }).await
     }
 
     /// Returns the events of the instance.

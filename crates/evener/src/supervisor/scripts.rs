@@ -227,6 +227,22 @@ impl Scripts {
         expanded.set_weights(&changes.weights);
     }
 
+    /// Forgets the changes of functions to a server, which an operator changed since.
+    pub(super) fn forget_server(&mut self, pool: &str, server: &str) {
+        if let Some(changes) = self.changes.get_mut(pool) {
+            changes.added.remove(server);
+            changes.removed.remove(server);
+            changes.weights.remove(server);
+        }
+    }
+
+    /// Forgets the weight that functions gave to a server.
+    pub(super) fn forget_weight(&mut self, pool: &str, server: &str) {
+        if let Some(changes) = self.changes.get_mut(pool) {
+            changes.weights.remove(server);
+        }
+    }
+
     fn of_pool(&mut self, pool: &Arc<str>) -> &mut PoolChanges {
         self.changes.entry(Arc::clone(pool)).or_default()
     }
@@ -335,6 +351,7 @@ impl Supervisor {
                 let Some(server) = find(&name) else { return Ok(None) };
                 let (name, target) = (Arc::clone(&server.spec.name), server.target.clone());
                 self.scripts.of_pool(pool).remove(&name, target);
+                self.operator.forget_added(pool, &name);
                 (name, "removed".to_owned())
             }
             Change::Weight(name, weight) => {
@@ -344,6 +361,7 @@ impl Supervisor {
                 }
                 let (name, before) = (Arc::clone(&server.spec.name), server.spec.weight);
                 self.scripts.of_pool(pool).weights.insert(Arc::clone(&name), weight);
+                self.operator.forget_weight(pool, &name);
                 (name, format!("weight {before} -> {weight}"))
             }
             Change::State(name, state) => {
@@ -352,6 +370,7 @@ impl Supervisor {
                     return Ok(None);
                 }
                 let (name, id) = (Arc::clone(&server.spec.name), server.id);
+                self.operator.forget_state(pool, &name);
                 let events = self.pools.set_state(self.now(), (pool, id), state, None);
                 self.log_all(&events);
                 let text = match state {
@@ -391,7 +410,7 @@ impl Supervisor {
     }
 
     /// Ends checks of servers that are no longer in their pools, except the check that removed its own server.
-    fn cancel_removed_probes(&mut self, tag: Option<u64>) {
+    pub(super) fn cancel_removed_probes(&mut self, tag: Option<u64>) {
         let pools = &self.pools;
         self.probes.cancel(|probed| {
             let (pool, server) = probed.server();

@@ -36,6 +36,7 @@ impl Supervisor {
                 drop(reply.send(self.sticky_view(pool.as_deref(), most)));
             }
             Query::Explain { query, reply } => self.explain(&query, reply),
+            Query::Spec { reply } => drop(reply.send(self.spec_to_save())),
             Query::Events { reply } => drop(reply.send(self.setting.events.clone())),
         }
     }

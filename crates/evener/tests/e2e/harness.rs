@@ -211,6 +211,7 @@ impl Evener {
     fn spawn(mut command: Command, directory: Directory, admin: &Path) -> Self {
         let log = fs::File::create(directory.file("log")).unwrap();
         let child = command
+            .env("STATE_DIRECTORY", directory.file("state"))
             .args(["--log-level", "debug", "--admin"])
             .arg(admin)
             .stdin(Stdio::null())

@@ -7,7 +7,10 @@ mod admin {
     mod connections;
     mod events;
     mod explain;
+    mod openapi;
     mod permissions;
+    mod remote;
+    mod servers;
     mod status;
     pub(crate) mod status_text;
 }

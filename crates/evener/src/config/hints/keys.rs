@@ -403,7 +403,7 @@ pub(crate) fn in_table(table: &str, contents: &str) -> String {
             "routes" | "certificates" => format!("{key} = {{ {{ {inner} }} }}"),
             _ => format!("{key} = {{ {inner} }}"),
         }),
-        "xdp" | "ipvs" => {
+        "xdp" | "ipvs" | "admin" => {
             let contents =
                 rest.iter().rev().fold(contents.to_owned(), |inner, key| format!("{key} = {{ {inner} }}"));
             format!("{root} {{ {contents} }}")

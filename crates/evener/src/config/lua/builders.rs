@@ -45,6 +45,11 @@ const BUILDERS: &[Builder] = &[
     },
     Builder { name: "xdp", form: Form::Settings, example: "xdp { flows = 1048576 }" },
     Builder { name: "ipvs", form: Form::Settings, example: "ipvs { own_table = true }" },
+    Builder {
+        name: "admin",
+        form: Form::Settings,
+        example: "admin { listen = \"127.0.0.1:9900\", token_file = \"tokens\" }",
+    },
     Builder { name: "server", form: Form::Named, example: "server \"10.0.0.1:80\" { weight = 2 }" },
     Builder { name: "prefixes", form: Form::Named, example: "prefixes \"FILE\"" },
     Builder { name: "country", form: Form::Named, example: "country \"SE\"" },
@@ -159,7 +164,7 @@ fn builder_function(lua: &Lua, state: &Shared, builder: &'static Builder) -> mlu
             };
             let location = caller(lua);
             let made = Made::new(builder.name, String::new(), read_table(lua, table, 0)?, location.clone());
-            let earlier = lock(&state).run.set_plane(Arc::new(made));
+            let earlier = lock(&state).run.set_once(Arc::new(made));
             if let Some(earlier) = earlier {
                 let message = format!(
                     "{} is already declared at {earlier}: move its keys into one table",

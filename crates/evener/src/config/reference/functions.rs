@@ -23,6 +23,14 @@ pub(super) const KEYS: &[Key] = &[
     },
     Key {
         tables: &[""],
+        name: "admin",
+        kind: "admin { keys }",
+        text: "Settings of the admin API: an address beside the admin socket, and the state file.",
+        example: "admin { state_file = \"/var/lib/evener/www.json\" }",
+        ..Key::NONE
+    },
+    Key {
+        tables: &[""],
         name: "ipvs",
         kind: "ipvs { keys }",
         text: "Settings of the IPVS plane, for services with `plane = \"ipvs\"`.",

@@ -16,12 +16,13 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 18] = [
+const DECLARATIONS: [(&str, &str); 19] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
     ("xdp", "the XDP plane: xdp { ... }"),
     ("ipvs", "the IPVS plane: ipvs { ... }"),
+    ("admin", "the admin API: admin { ... }"),
     ("check.tcp", "check = check.tcp { ... }"),
     ("check.tls", "check = check.tls { ... }"),
     ("check.http", "check = check.http { ... }"),

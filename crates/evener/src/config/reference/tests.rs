@@ -58,11 +58,20 @@ fn configuration(table: &str, key: &Key, contents: &str, protocol: &str) -> Stri
         return ipvs_service(table, key, contents, protocol);
     }
     let placed = hints::in_table(table, contents);
+    let placed = match table {
+        // The certificate needs an address.
+        "admin.tls" => {
+            placed.replacen("admin {", "admin { listen = \"192.0.2.1:1\", token_file = \"/t\",", 1)
+        }
+        _ => placed,
+    };
     let root = table.split('.').next().unwrap();
     let has = |name: &str| table == root && key.name == name;
     match root {
         "" if contents.contains("service \"") => contents.to_owned(),
-        "xdp" | "ipvs" => format!("{placed} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
+        "xdp" | "ipvs" | "admin" => {
+            format!("{placed} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}")
+        }
         "" => format!("{contents} service \"s\" {{ listen = \"127.0.0.1:1\", \"10.0.0.1:80\" }}"),
         "service" => {
             let listen = if has("listen") { "" } else { "listen = \"127.0.0.1:1\"," };

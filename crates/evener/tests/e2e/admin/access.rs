@@ -328,7 +328,7 @@ fn json_output_and_the_api_report_the_same_rules() {
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "ban"}"#, 422, "permit, deny or forget"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8", "action": "deny", "for": "x"}"#, 422, "`for`"),
         (r#"{"service": "s", "prefix": "10.0.0.0/8"}"#, 422, "action"),
-        (r#"{"service": "s""#, 422, ""),
+        (r#"{"service": "s""#, 400, ""),
         ("[]", 422, ""),
     ];
     for (body, status, text) in invalid {

@@ -1,5 +1,6 @@
 //! Random specifications with all settings that a configuration can express.
 
+mod admin;
 mod check;
 mod discover;
 mod dns;
@@ -71,7 +72,8 @@ pub(crate) fn spec(random: &mut Random, directory: &Path) -> Spec {
     pools.iter_mut().for_each(|pool| xdp::complete(pool, &services));
     let xdp = chance.or(XdpSpec::default(), Chance::xdp);
     let ipvs = chance.or(IpvsSpec::default(), Chance::ipvs);
-    Spec { pools, services, xdp, ipvs }
+    let admin = chance.or(AdminSpec::default(), Chance::admin);
+    Spec { pools, services, xdp, ipvs, admin }
 }
 
 /// Disables warm connections if another setting excludes them.

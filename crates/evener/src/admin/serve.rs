@@ -1,0 +1,138 @@
+//! Connections of clients of the admin API, at the admin socket and over TCP, within limits of number, size and time.
+
+use super::guard::Peer;
+use crate::api_access::{ApiAccess, Endpoint};
+use crate::supervisor::{Endpoints, Handle};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt::set_tcp_user_timeout;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixListener};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+/// Maximum number of connections at the same time, at the admin socket and over TCP each.
+const CONNECTIONS_MAX: usize = 128;
+/// Time until the header section of the next request must have arrived.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time until the TLS handshake must be complete.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum size of a header section.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// Maximum number of header fields.
+const HEADERS_MAX: usize = 64;
+/// Time until the requests in progress must be complete after the access changed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time after which a client that does not receive what was sent is closed.
+const UNSENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time to wait if no connection can be accepted, for example without descriptors.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Serves the API at the admin socket.
+pub(super) async fn at_socket(listener: UnixListener, router: Router) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        };
+        let router = router.clone().layer(Extension(Peer::local(&stream)));
+        tokio::spawn(async move {
+            connection(stream, router, std::future::pending()).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Serves the API at the address of the configuration in use. There is none while the instance drains.
+pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints) {
+    let router = super::router(supervisor);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let endpoint = endpoints.borrow_and_update().clone();
+        let changed = match endpoint {
+            None => endpoints.changed().await,
+            Some(endpoint) => {
+                let seen = endpoints.clone();
+                tokio::select! {
+                    changed = endpoints.changed() => changed,
+                    () = at_endpoint(&endpoint, &router, &permits, seen) => return,
+                }
+            }
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+async fn at_endpoint(endpoint: &Endpoint, router: &Router, permits: &Arc<Semaphore>, endpoints: Endpoints) {
+    let Ok(listener) = endpoint.listener() else { return std::future::pending().await };
+    loop {
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
+        let Ok((stream, address)) = listener.accept().await else {
+            tokio::time::sleep(RETRY).await;
+            continue;
+        };
+        let (access, router, endpoints) = (Arc::clone(endpoint.access()), router.clone(), endpoints.clone());
+        tokio::spawn(async move {
+            over_tcp((stream, address), access, router, endpoints).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn over_tcp(
+    (stream, address): (TcpStream, SocketAddr),
+    access: Arc<ApiAccess>,
+    router: Router,
+    mut endpoints: Endpoints,
+) {
+    let _ = stream.set_nodelay(true);
+    let _ = set_tcp_user_timeout(&stream, u32::try_from(UNSENT_TIMEOUT.as_millis()).unwrap_or(u32::MAX));
+    let router = router.layer(Extension(Peer::remote(address, Arc::clone(&access))));
+    let tls = access.tls().cloned();
+    let withdrawn = async move {
+        let is_other = |endpoint: &Option<Arc<Endpoint>>| {
+            !endpoint.as_ref().is_some_and(|one| Arc::ptr_eq(one.access(), &access))
+        };
+        let _ = endpoints.wait_for(is_other).await;
+    };
+    match tls {
+        None => connection(stream, router, withdrawn).await,
+        Some(config) => {
+            let handshake = TlsAcceptor::from(config).accept(stream);
+            if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                connection(stream, router, withdrawn).await;
+            }
+        }
+    }
+}
+
+/// Serves the requests of a connection until it ends, or until the access of its client changes.
+async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    withdrawn: impl Future<Output = ()>,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEADER_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = withdrawn => {
+            connection.as_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection).await;
+        }
+    }
+}
