@@ -6,6 +6,7 @@ pub(crate) mod client;
 pub(crate) mod clients;
 mod configuration;
 pub(crate) mod connections;
+mod dashboard;
 #[cfg(test)]
 mod documented;
 mod events;
@@ -156,7 +157,7 @@ impl AdminSocket {
 
 fn router(supervisor: Handle) -> Router {
     let guard = guard::Guard::new(supervisor.clone());
-    Router::new()
+    let api = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
         .route("/v1/config", get(configuration::configuration))
@@ -179,7 +180,9 @@ fn router(supervisor: Handle) -> Router {
         })
         .with_state(supervisor)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(from_fn_with_state(guard, guard::guard))
+        .layer(from_fn_with_state(guard, guard::guard));
+    // The dashboard needs no token: it holds no data.
+    dashboard::add(api)
 }
 
 /// Runs work that takes long on another thread: this one also runs the supervisor.

@@ -1,5 +1,6 @@
 //! Shared parts of the tests: a running instance, servers, ports and deadlines.
 
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod dns;
 pub(crate) mod dns_mname;

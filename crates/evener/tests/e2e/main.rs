@@ -5,6 +5,7 @@ mod admin {
     pub(crate) mod access;
     mod clients;
     mod connections;
+    mod dashboard;
     mod events;
     mod explain;
     mod openapi;
