@@ -432,7 +432,7 @@ impl Supervisor {
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {
-                service_manager::stopping();
+                service_manager::stopping(self.setting.drain_timeout);
                 self.plane.drain();
                 for watcher in self.watchers.drain(..) {
                     let _ = watcher.send(());

@@ -117,6 +117,7 @@ mod operating {
     mod reasons;
     mod restart;
     mod retry_budget;
+    mod service_manager;
     mod shortage;
     mod stray_signals;
     mod wrong_command_lines;
