@@ -46,6 +46,10 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "/usr/lib/python3/dist-packages/scapy", package: "python3-scapy" },
     Need { program: "socat", package: "socat" },
     Need { program: "promtool", package: "prometheus" },
+    Need { program: "systemd-analyze", package: "systemd" },
+    Need { program: "zsh", package: "zsh" },
+    Need { program: "fish", package: "fish" },
+    Need { program: "groff", package: "groff-base" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

@@ -114,6 +114,7 @@ mod operating {
     mod ipvs_unavailable;
     mod metrics;
     mod one_liner;
+    mod packages;
     mod reasons;
     mod restart;
     mod retry_budget;
