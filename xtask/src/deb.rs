@@ -145,7 +145,7 @@ fn install_cargo_deb() -> anyhow::Result<()> {
     }
     let mut install = cargo();
     install.args(["install", "cargo-deb", "--version", CARGO_DEB, "--locked"]);
-    // Its build takes longer than what it does.
+    // An optimised build takes longer than it saves.
     install.envs([("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")]);
     shell::run(&mut install)
 }

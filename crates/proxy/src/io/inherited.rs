@@ -18,7 +18,7 @@ const SOCKETS_MAX: usize = 4096;
 pub struct Inherited {
     /// Address that the socket is bound to.
     pub address: Endpoint,
-    /// Whether the socket accepts connections or receives datagrams.
+    /// Transport of its clients.
     pub transport: Transport,
     socket: Socket,
 }

@@ -51,7 +51,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_learns_of_the_start_reloads_and_the_end() {
+fn the_start_reloads_and_the_end_are_reported_to_the_service_manager() {
     let (manager, a, listen) = (Manager::new(), Server::named("a"), reserved_port());
     let directory = Directory::new();
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
