@@ -1,9 +1,11 @@
-//! Developer commands of cargo xtask: setup, test, guest, fuzz, bpf, bench, tidy.
+//! Developer commands of cargo xtask: setup, test, guest, fuzz, bpf, bench, deb, musl, tidy.
 
 mod bench;
 mod bpf;
+mod deb;
 mod fuzz;
 mod ipvs_vm;
+mod musl;
 mod packages;
 mod shell;
 mod test;
@@ -47,6 +49,10 @@ enum Command {
     Bpf(bpf::Options),
     /// Measure against pen, haproxy, nginx and dnsdist, and print the table of norms and ratios
     Bench(bench::Options),
+    /// Make the Debian package in target/package (installs cargo-deb if it is missing)
+    Deb(deb::Options),
+    /// Build a static binary with musl, and check that it runs (installs the target if it is missing)
+    Musl(musl::Options),
     /// Check the rules of style that a machine can check
     Tidy(tidy::Options),
 }
@@ -70,6 +76,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Bpf(options) => bpf::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Deb(options) => deb::run(&options),
+        Command::Musl(options) => musl::run(&options),
         Command::Tidy(options) => tidy::run(&options),
     }
 }

@@ -48,6 +48,10 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "promtool", package: "prometheus" },
     Need { program: "chromium", package: "chromium" },
     Need { program: "chromedriver", package: "chromium-driver" },
+    Need { program: "systemd-analyze", package: "systemd" },
+    Need { program: "zsh", package: "zsh" },
+    Need { program: "fish", package: "fish" },
+    Need { program: "groff", package: "groff-base" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

@@ -4,7 +4,7 @@
 mod binaries;
 mod outcome;
 
-use crate::{ipvs_vm, packages};
+use crate::{deb, ipvs_vm, packages};
 use anyhow::bail;
 use binaries::Binary;
 use outcome::Outcome;
@@ -58,9 +58,9 @@ pub(crate) fn run(tier: Tier, filters: &[String]) -> anyhow::Result<()> {
         .time("unit tests and simulation", |_| others.iter().try_for_each(|binary| binary.run(filters)))
         .and_then(|()| report.time("documentation tests", |_| binaries::run_documentation(filters)))
         .and_then(|()| match tier {
-            Tier::Whole if filters.is_empty() => {
-                report.time("IPVS in a virtual machine", |_| ipvs_vm::run_tests(&[]))
-            }
+            Tier::Whole if filters.is_empty() => report
+                .time("Debian package", |_| deb::test())
+                .and_then(|()| report.time("IPVS in a virtual machine", |_| ipvs_vm::run_tests(&[]))),
             Tier::Whole | Tier::Fast => Ok(()),
         })
         .and_then(|()| runs.iter().try_for_each(|run| report.end_to_end(end_to_end, run)));

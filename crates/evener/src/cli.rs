@@ -9,7 +9,9 @@ mod demo;
 mod events;
 mod expunge;
 mod help;
+mod init;
 mod ipvs;
+mod manual;
 mod metrics;
 mod one_liner;
 mod run;
@@ -40,7 +42,7 @@ Examples:
   evener udp 127.0.0.1:5353 10.0.0.1:53 10.0.0.2:53   balance UDP
   evener dns 127.0.0.1:5353 8.8.8.8:53 1.1.1.1:53     balance DNS queries
   evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80  balance HTTP requests
-  evener http 0.0.0.0:80 10.0.0.1:80 --print > a.lua  write a first configuration
+  evener init a.lua --server 10.0.0.1:80              write a first configuration
   evener check a.lua && evener run a.lua              run a configuration
   evener status                                       show the running instance
   evener drain web/10.0.0.1:80 --wait                 wait until no client is left
@@ -225,6 +227,16 @@ enum Command {
     Xdp(xdp::XdpCommand),
     /// Explain a command, or a key of the configuration: `evener help drain`, `evener help pool.sticky`
     Help(help::HelpCommand),
+    /// Write a first configuration with comments
+    Init(init::InitCommand),
+    /// Print annotations of the configuration language for editors with the Lua language server (LuaLS)
+    Annotations,
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// The directory, which must exist
+        directory: PathBuf,
+    },
     /// Print completions for a shell: `evener completions bash > /etc/bash_completion.d/evener`
     Completions {
         /// The shell
@@ -508,6 +520,12 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Ipvs(command) => command.run(),
         Command::Xdp(command) => command.run(),
         Command::Help(wanted) => help::help(&wanted),
+        Command::Init(wanted) => wanted.run(),
+        Command::Annotations => {
+            print!("{}", crate::config::annotations());
+            Ok(())
+        }
+        Command::Man { directory } => manual::write(&directory),
         Command::Completions { shell } => {
             // clap_complete panics when a write fails, so it writes to memory.
             let mut script = Vec::new();

@@ -46,7 +46,9 @@ pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
 pub(crate) use problem::{Location, Problem, Warning, failure, one_line, unreadable};
+pub(crate) use reference::annotations::annotations;
 pub(crate) use reference::help;
+pub(crate) use reference::manual::manual;
 pub(crate) use script::{Program, added_server, duration, error_text, message_of};
 
 /// A valid configuration. It has the locations for problems that are found later, such as an address in use or

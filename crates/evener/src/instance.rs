@@ -9,6 +9,7 @@ pub use embedded::{Embedded, Options};
 use crate::admin::{self, AdminSocket, MetricsListener};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
+use crate::inherited::Passed;
 use crate::inputs::{Inputs, gather};
 use crate::service_manager;
 use crate::signals::Signals;
@@ -32,11 +33,12 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Resolves names and reads certificates, then starts the workers and applies the configuration.
+    /// Resolves names and reads certificates, then starts the workers and applies the configuration. Services use
+    /// the sockets that the service manager passed for their addresses.
     pub(crate) async fn start(config: Config, setting: Setting) -> anyhow::Result<Self> {
         let resolved =
             gather(&config, TlsSettings::default()).await.map_err(|problems| config::failure(&problems))?;
-        Self::start_with(config, resolved, Prebound::new(), setting)
+        Self::begin(config, resolved, Prebound::new(), Passed::take(), setting)
     }
 
     /// Starts the workers and applies a configuration. `resolved` has its inputs, and `bound` has sockets for
@@ -47,14 +49,27 @@ impl Instance {
         bound: Prebound,
         setting: Setting,
     ) -> anyhow::Result<Self> {
+        Self::begin(config, resolved, bound, Passed::default(), setting)
+    }
+
+    fn begin(
+        config: Config,
+        resolved: Inputs,
+        mut bound: Prebound,
+        passed: Passed,
+        setting: Setting,
+    ) -> anyhow::Result<Self> {
         raise_descriptor_limit();
         let (mut supervisor, handle) = Supervisor::start(setting)?;
+        let (of_service_manager, unused) = passed.for_services(&config.spec, supervisor.workers())?;
+        bound.extend(of_service_manager);
         supervisor.add_prebound(bound);
         let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
         supervisor.apply(config, resolved).map_err(|problems| config::failure(&problems))?;
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         let (workers, driver) = (supervisor.workers(), supervisor.driver());
         supervisor.log(&Event::Started { version, pid, workers, driver, services, pools });
+        unused.iter().for_each(|event| supervisor.log(event));
         supervisor.warn_of_descriptors();
         Ok(Self { supervisor, handle, tasks: JoinSet::new() })
     }

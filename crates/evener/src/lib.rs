@@ -17,6 +17,7 @@ mod config;
 mod discover;
 mod events;
 mod exec;
+mod inherited;
 mod inputs;
 pub mod instance;
 mod loops;

@@ -1,6 +1,7 @@
 //! Messages to the service manager, such as systemd (`Type=notify`): sd_notify(3), without its library. Nothing is sent
 //! if no service manager waits.
 
+use crate::output::printable;
 use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -8,9 +9,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// Maximum number of characters of a problem in the status.
+const PROBLEM_CHARS_MAX: usize = 200;
+/// Time for the end of the program after its clients.
+const END: Duration = Duration::from_secs(10);
+
 /// Reports that clients are served, or that a reload has ended.
 pub(crate) fn ready() {
-    send("READY=1");
+    send("READY=1\nSTATUS=Serving clients");
+}
+
+/// Reports that a reload has ended, with the problem for which the configuration was refused.
+pub(crate) fn reload_ended(problem: Option<&str>) {
+    match problem {
+        Some(problem) => send(&refused(problem)),
+        None => ready(),
+    }
+}
+
+/// Returns the message about a refused configuration. A line break would begin another assignment.
+fn refused(problem: &str) -> String {
+    let problem: String = printable(problem).chars().take(PROBLEM_CHARS_MAX).collect();
+    format!(
+        "READY=1\nSTATUS=Serving clients with the configuration before the last reload, which was refused: {problem}"
+    )
 }
 
 /// Reports that a reload begins, for `Type=notify-reload`. [`ready`] must follow.
@@ -19,9 +41,15 @@ pub(crate) fn reloading() {
     send(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
 }
 
-/// Reports that the program ends.
-pub(crate) fn stopping() {
-    send("STOPPING=1");
+/// Reports that the program ends, and the time that clients have for it, so that the service manager waits.
+pub(crate) fn stopping(drain_timeout: Duration) {
+    send(&ending(drain_timeout));
+}
+
+fn ending(drain_timeout: Duration) -> String {
+    let time = humantime::format_duration(drain_timeout);
+    let until = drain_timeout.saturating_add(END).as_micros().min(u128::from(u64::MAX));
+    format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={until}\nSTATUS=Draining: clients may finish for {time}")
 }
 
 /// Reports regularly that the control thread runs, if the service manager expects it (`WatchdogSec=`).
@@ -76,6 +104,21 @@ mod tests {
         assert_eq!(interval("0", None), None);
         assert_eq!(interval("soon", None), None);
         assert_eq!(watchdog_interval(None, None), None);
+    }
+
+    #[test]
+    fn a_status_has_one_line_and_is_bounded() {
+        let message = refused(&format!("a.lua:3: wrong\nMAINPID=1{}", "x".repeat(1000)));
+        assert_eq!(message.lines().count(), 2, "{message}");
+        assert!(message.contains("refused: a.lua:3: wrong\\nMAINPID=1x"), "{message}");
+        assert!(message.len() < 400, "{}", message.len());
+    }
+
+    #[test]
+    fn the_service_manager_waits_longer_than_clients_may_take() {
+        let message = ending(Duration::from_secs(90));
+        assert!(message.starts_with("STOPPING=1\nEXTEND_TIMEOUT_USEC=100000000\n"), "{message}");
+        assert!(ending(Duration::MAX).contains(&format!("USEC={}\n", u64::MAX)));
     }
 
     #[test]

@@ -488,7 +488,7 @@ impl Supervisor {
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {
-                service_manager::stopping();
+                service_manager::stopping(self.setting.drain_timeout);
                 self.plane.drain();
                 // The next instance can bind the address.
                 let events = self.api.serve(None);

@@ -6,6 +6,7 @@ mod buffer;
 pub(crate) mod connect;
 mod control_message;
 pub(crate) mod gso;
+pub(crate) mod inherited;
 pub(crate) mod listener;
 pub(crate) mod pipe;
 pub(crate) mod relay;

@@ -19,6 +19,7 @@ pub use context::descriptors;
 pub use context::report::{Report, Reporter};
 pub use context::unserved::{Status, Traffic, Unserved};
 pub use io::connect::is_resource_exhaustion;
+pub use io::inherited::{Inherited, inherited_sockets};
 pub use io::listener::{BindError, Bound, Sharing, bind};
 pub use io::request_log::{LogForm, Queued, RequestLog};
 pub use io::source::may_be_transparent;

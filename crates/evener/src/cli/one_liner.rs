@@ -202,7 +202,7 @@ fn file_of(spec: &Spec, options: &str) -> String {
     )
 }
 
-fn listen_address(text: &str) -> anyhow::Result<Endpoint> {
+pub(super) fn listen_address(text: &str) -> anyhow::Result<Endpoint> {
     let listen = scope::parse_listen(text).map_err(|error| match error {
         AddressError::NoHost(text) => {
             let port = port_of(&text);
@@ -241,7 +241,7 @@ fn joined(text: &str, protocol: Protocol) -> Option<String> {
     is_address(&address).then(|| needs_file("weights", protocol.name(), &example))
 }
 
-fn server_of(text: &str, protocol: Protocol) -> anyhow::Result<ServerSpec> {
+pub(super) fn server_of(text: &str, protocol: Protocol) -> anyhow::Result<ServerSpec> {
     if config::CHECK_KINDS.contains(&text) {
         bail!(
             "`{text}` is not a server: for checks of the servers by HTTP use `evener http LISTEN SERVER... --check`, \

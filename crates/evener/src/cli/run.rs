@@ -64,7 +64,7 @@ pub(super) async fn read(file: &Path) -> anyhow::Result<Config> {
     if file == Path::new(DEFAULT_FILE) && !file.exists() {
         bail!(
             "{DEFAULT_FILE} does not exist: give another file, or begin without a file: `evener demo` shows a \
-             failover, and `evener http 127.0.0.1:8080 SERVER... --print` prints a first file"
+             failover, and `evener init` writes a first file"
         );
     }
     let file = if file == Path::new("-") { Path::new("/dev/stdin") } else { file };

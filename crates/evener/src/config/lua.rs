@@ -5,6 +5,8 @@ pub(super) mod builders;
 mod exec;
 mod file;
 mod functions;
+#[cfg(test)]
+pub(super) mod names;
 
 use super::functions as runtime;
 use super::hints::Undefined;

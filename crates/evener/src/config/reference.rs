@@ -1,7 +1,8 @@
-//! The reference of all keys and functions of a configuration. The checks of keys, the hints, `evener help KEY`
-//! and the tables of docs/configuration.md use it.
+//! The reference of all keys and functions of a configuration. The checks of keys, the hints, `evener help KEY`,
+//! the manual page, the annotations for editors and the tables of docs/configuration.md use it.
 
 mod admin;
+pub(crate) mod annotations;
 mod check;
 mod dns;
 mod functions;
@@ -9,6 +10,7 @@ pub(crate) mod help;
 mod http;
 mod ipvs;
 mod library;
+pub(crate) mod manual;
 mod pool;
 mod server;
 mod service;

@@ -107,7 +107,8 @@ impl Reloads {
         for done in self.running.take().unwrap_or_default() {
             let _ = done.send(outcome.clone());
         }
-        service_manager::ready();
+        let problem = outcome.as_ref().err().and_then(|problems| problems.first());
+        service_manager::reload_ended(problem.map(String::as_str));
         let waiting = self.next.take()?;
         let failed = self.begin(None, before);
         self.running.get_or_insert_default().extend(waiting);

@@ -119,9 +119,11 @@ mod operating {
     mod ipvs_unavailable;
     mod metrics;
     mod one_liner;
+    mod packages;
     mod reasons;
     mod restart;
     mod retry_budget;
+    mod service_manager;
     mod shortage;
     mod stray_signals;
     mod wrong_command_lines;

@@ -260,10 +260,44 @@ fn bind_unix(path: &Path, options: &ServiceOptions, workers: usize) -> io::Resul
     }
     socket.listen(backlog(options))?;
     // Unix sockets have no SO_REUSEPORT: the workers share one socket.
+    copies(socket, workers)
+}
+
+/// Returns a descriptor of the socket for each worker.
+fn copies(socket: Socket, workers: usize) -> io::Result<Vec<OwnedFd>> {
     let copies = (1..workers.max(1)).map(|_| socket.try_clone());
     let mut sockets: Vec<OwnedFd> = copies.map(|copy| copy.map(OwnedFd::from)).collect::<io::Result<_>>()?;
     sockets.push(socket.into());
     Ok(sockets)
+}
+
+/// A bound socket of another program that workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) address: Endpoint,
+    pub(crate) transport: Transport,
+    pub(crate) socket: Socket,
+}
+
+impl Shared {
+    /// Prepares the socket as one that this program opened.
+    pub(crate) fn into_bound(self, options: &ServiceOptions, workers: usize) -> io::Result<Bound> {
+        let Self { address, transport, socket } = self;
+        socket.set_nonblocking(true)?;
+        match (transport, &address) {
+            (Transport::Stream, Endpoint::Ip(_)) => apply_options(&socket, options)?,
+            (Transport::Datagram, Endpoint::Ip(ip)) => prepare_datagrams(&socket, *ip)?,
+            (_, Endpoint::Unix(_) | Endpoint::Host { .. }) => {}
+        }
+        let sockets = match transport {
+            Transport::Stream => {
+                socket.listen(backlog(options))?;
+                copies(socket, workers)?
+            }
+            Transport::Datagram => vec![socket.into()],
+        };
+        Ok(Bound { address, transport, sockets, unix: None })
+    }
 }
 
 /// Removes a socket file on which no program listens any more.

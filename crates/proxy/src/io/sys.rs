@@ -1,7 +1,27 @@
 //! System calls that rustix does not wrap, other than those for batches and rings.
 
-use rustix::fd::{AsRawFd, BorrowedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// First descriptor that a service manager passes (sd_listen_fds(3)).
+const PASSED_FIRST: RawFd = 3;
+
+/// Takes descriptors that a service manager passed, with their numbers. Only the first call returns any. They are
+/// closed in programs that this process starts. Numbers that are not open are left out.
+pub(crate) fn take_passed(count: usize) -> Vec<(RawFd, OwnedFd)> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if count == 0 || TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let numbers = (PASSED_FIRST..).take(count);
+    // SAFETY: fcntl with F_SETFD changes a flag of the number if it is an open descriptor, and no memory.
+    let is_open = |number: &RawFd| unsafe { libc::fcntl(*number, libc::F_SETFD, libc::FD_CLOEXEC) } == 0;
+    // SAFETY: the number is an open descriptor. The environment says that it was passed to this process, so no other
+    // part of the process owns it; `TAKEN` makes sure that it gets one owner only.
+    let owned = |number: RawFd| (number, unsafe { OwnedFd::from_raw_fd(number) });
+    numbers.filter(is_open).map(owned).collect()
+}
 
 /// Sets a socket option to 1.
 pub(crate) fn set_flag(socket: BorrowedFd<'_>, option: (i32, i32)) -> io::Result<()> {

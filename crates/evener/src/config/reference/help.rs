@@ -16,7 +16,7 @@ const NAME_COLUMNS: usize = 22;
 const FULL_MAX: usize = 3;
 
 /// Tables that keys begin from, with their descriptions.
-const DECLARATIONS: [(&str, &str); 19] = [
+pub(super) const DECLARATIONS: [(&str, &str); 19] = [
     ("service", "where clients connect: service \"NAME\" { ... }"),
     ("pool", "servers and how they are picked: pool \"NAME\" { ... }"),
     ("server", "one server: { \"10.0.0.1:80\", ... }"),
@@ -39,7 +39,7 @@ const DECLARATIONS: [(&str, &str); 19] = [
 ];
 
 /// Values of keys that have the same form in all keys.
-const FORMS: [(&str, &str); 6] = [
+pub(super) const FORMS: [(&str, &str); 6] = [
     (
         "duration",
         "A text with a number and a unit: \"500ms\", \"2s\", \"5min\", \"1h\" or \"1h 30m\", at most 366 days. \"1m\" is a \
@@ -336,7 +336,7 @@ fn first_sentence(text: &str) -> String {
 }
 
 /// Returns Markdown as plain text: without backticks at words in quotes, and without links.
-fn plain(markdown: &str) -> String {
+pub(super) fn plain(markdown: &str) -> String {
     let mut out = String::new();
     let mut rest = markdown;
     while let Some((before, link)) = rest.split_once('[') {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 mod documented;
+mod generated;
 
 use super::*;
 use crate::config::fields::{READ, ReadKey};
