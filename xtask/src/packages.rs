@@ -46,6 +46,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "/usr/lib/python3/dist-packages/scapy", package: "python3-scapy" },
     Need { program: "socat", package: "socat" },
     Need { program: "promtool", package: "prometheus" },
+    Need { program: "tmux", package: "tmux" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

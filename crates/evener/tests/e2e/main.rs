@@ -115,10 +115,13 @@ mod operating {
     mod metrics;
     mod one_liner;
     mod reasons;
+    mod recorded;
     mod restart;
     mod retry_budget;
     mod shortage;
     mod stray_signals;
+    mod top;
+    mod watch;
     mod wrong_command_lines;
 }
 
