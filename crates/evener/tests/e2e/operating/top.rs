@@ -77,24 +77,23 @@ impl Terminal {
     /// shell echoes what is typed.
     fn expect_restored(&self, status: &str) {
         self.expect_gone("NAME ");
+        // The program reads what is typed until it has ended.
+        wait_until("the end of the program", || self.children().is_empty().then_some(()));
         self.run("echo status $? $((6 * 7))");
         self.expect(&format!("status {status} 42"));
         assert!(self.text().contains("echo status"), "the terminal echoes: {}", self.text());
         assert_eq!(self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]).trim(), "0 1");
     }
 
-    /// Returns the process ID of the program in the terminal.
-    fn child(&self) -> String {
+    /// Returns the process IDs of the programs of the shell.
+    fn children(&self) -> Vec<String> {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
         let path = format!("/proc/{0}/task/{0}/children", shell.trim());
-        wait_until("the program", || {
-            let children = std::fs::read_to_string(&path).unwrap();
-            children.split_whitespace().next().map(str::to_owned)
-        })
+        std::fs::read_to_string(path).unwrap().split_whitespace().map(str::to_owned).collect()
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([&format!("-{name}"), &self.child()]).status().unwrap().success());
+        assert!(Command::new("kill").args([&format!("-{name}"), &self.children()[0]]).status().unwrap().success());
     }
 }
 
@@ -233,7 +232,8 @@ fn a_stopped_program_leaves_the_terminal_and_returns_to_it() {
 
 #[test]
 fn colours_are_off_with_no_color() {
-    let foreground = |text: &str| text.contains("\x1b[33m") || text.contains("\x1b[31m");
+    // Colours of the terminal, by their numbers.
+    let foreground = |text: &str| ["\x1b[33m", "\x1b[31m", "38;5;3m", "38;5;1m"].iter().any(|code| text.contains(code));
     for (environment, expected) in [("", true), ("NO_COLOR=1", false)] {
         let Some((terminal, evener, _server)) = start(80, 24, environment) else { return };
         assert!(evener.run_command(&["drain", "alpha"]).status.success());
