@@ -104,6 +104,7 @@ mod http {
 }
 
 mod operating {
+    mod access_logs;
     mod broken_pipes;
     mod commands;
     mod documents;
