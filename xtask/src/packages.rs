@@ -52,6 +52,7 @@ const FOR_TESTS: &[Need] = &[
     Need { program: "zsh", package: "zsh" },
     Need { program: "fish", package: "fish" },
     Need { program: "groff", package: "groff-base" },
+    Need { program: "tmux", package: "tmux" },
 ];
 
 /// Packages of PyPI for tests, in a separate environment under `target`.

@@ -4,7 +4,9 @@
 
 use crate::ServerId;
 use crate::acl::{Access, Acl};
+use crate::hash;
 use crate::limits::Known;
+use crate::policy;
 use crate::random::Random;
 use crate::snapshot::{Admission, Entry, KnownOnly, NoServer, Quorum, Request, Snapshot, Why};
 use crate::spec::{Policy, Protocol, QueueSpec};
@@ -62,7 +64,7 @@ impl Gate<'_> {
 }
 
 /// Explanation for one client.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
     /// The server to which the sticky table or a cookie assigns the client.
     pub sticky: Option<Arc<str>>,
@@ -115,12 +117,14 @@ pub const fn code_of(refusal: NoServer) -> &'static str {
 }
 
 /// One server of an explanation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// The server's name.
     pub server: Arc<str>,
     /// Tier of the server.
     pub tier: u8,
+    /// The number by which the policy compares the server ([`policy::score`]), if there is one.
+    pub score: Option<f64>,
     /// The reason for the server's rank.
     pub reason: Reason,
 }
@@ -223,6 +227,12 @@ impl fmt::Display for Reason {
 #[must_use]
 pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> Explanation {
     let turn = snapshot.next_turn();
+    let row = |server: &Entry, reason| Row {
+        server: server.name.clone(),
+        tier: server.tier,
+        score: policy::score(snapshot.policy, server, hash::of_client(request.client), request.now),
+        reason,
+    };
     let mut tried: Vec<ServerId> = Vec::new();
     let mut servers = Vec::new();
     while tried.len() < CANDIDATES_MAX {
@@ -240,10 +250,6 @@ pub fn explain(snapshot: &Snapshot, request: &Request, random: &mut Random) -> E
         queue: snapshot.queue.map(|spec| QueueUse { waiting: snapshot.queued(), spec }),
         servers,
     }
-}
-
-fn row(server: &Entry, reason: Reason) -> Row {
-    Row { server: server.name.clone(), tier: server.tier, reason }
 }
 
 fn against(snapshot: &Snapshot, server: &Entry, request: &Request) -> Reason {

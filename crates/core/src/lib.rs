@@ -28,6 +28,7 @@ pub mod pool;
 pub mod random;
 pub mod reason;
 pub mod recent;
+pub mod recording;
 pub mod request_log;
 pub mod route;
 pub mod server_list;

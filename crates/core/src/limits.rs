@@ -39,6 +39,11 @@ pub enum Known {
 pub struct Occupancy(Arc<AtomicU32>);
 
 impl Occupancy {
+    /// Creates a count that begins at `active`.
+    pub(crate) fn of(active: u32) -> Self {
+        Self(Arc::new(AtomicU32::new(active)))
+    }
+
     /// Returns the present count.
     #[must_use]
     pub fn active(&self) -> u32 {

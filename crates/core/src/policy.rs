@@ -137,6 +137,21 @@ pub fn choose<C: Contender>(
     }
 }
 
+/// Returns the number by which the policy compares a contender with others: the load or cost, of which the lowest wins,
+/// or for [`Policy::Hash`] the score for the client, of which the highest wins. Returns `None` for policies that compare
+/// nothing, and for a contender without a share.
+pub fn score(policy: Policy, contender: &impl Contender, client: u64, now: Time) -> Option<f64> {
+    if contender.share() == 0 {
+        return None;
+    }
+    match policy {
+        Policy::LeastConn | Policy::LeastOutstanding | Policy::P2c => Some(least_conn::load(contender)),
+        Policy::Ewma { decay } => Some(ewma::cost(contender, now, decay)),
+        Policy::Hash => Some(hash::score_of(contender, client)),
+        Policy::RoundRobin | Policy::Weighted | Policy::First | Policy::Maglev { .. } => None,
+    }
+}
+
 /// Returns every position in the order in which [`choose`] would return them one by one if nothing changed.
 /// The order is random for random policies, and costs little more than one choice.
 pub fn order<C: Contender>(policy: Policy, table: &Table, contenders: &[C], draw: &mut Draw<'_>) -> Vec<u32> {

@@ -14,6 +14,7 @@ pub use text::RequestText;
 
 use crate::address::Target;
 use crate::reason::Cause;
+use crate::spec::Protocol;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,13 @@ pub enum RequestLogFormat {
 const TEXT: &str = "{time} {client} \"{request}\" {status} duration={duration} response_bytes={response_bytes} \
     request_bytes={request_bytes} host={host} service={service} pool={pool} server={server} retries={retries} \
     reason={reason}";
+/// Format of readable lines about connections and flows.
+const CONNECTION: &str = "{time} {client} port={client_port} duration={duration} connected={connected} \
+    first_byte={first_byte} bytes_in={bytes_in} bytes_out={bytes_out} service={service} pool={pool} server={server} \
+    retries={retries} reason={reason}";
+/// Format of readable lines about queries of DNS.
+const QUERY: &str = "{time} {client} \"{request}\" {status} duration={duration} bytes_in={bytes_in} \
+    bytes_out={bytes_out} service={service} pool={pool} server={server} retries={retries} reason={reason}";
 /// NCSA common log format.
 const COMMON: &str = "{client} - - [{time_common}] \"{request}\" {status_common} {response_bytes}";
 /// NCSA combined log format.
@@ -63,6 +71,19 @@ impl RequestLogFormat {
         }
     }
 
+    /// Returns the format with this name for a protocol. The formats of Apache and nginx are for HTTP only, and the
+    /// format of pen is for TCP and HTTP.
+    #[must_use]
+    pub fn of_protocol(name: &str, protocol: Protocol) -> Option<Self> {
+        let template = |text| Template::parse(text).ok().map(|template| Self::Template(Arc::new(template)));
+        match (name, protocol) {
+            (_, Protocol::Http) | ("json", _) | ("pen", Protocol::Tcp) => Self::named(name),
+            ("text", Protocol::Dns) => template(QUERY),
+            ("text", Protocol::Tcp | Protocol::Udp) => template(CONNECTION),
+            _ => None,
+        }
+    }
+
     /// Returns the name of the format, or the text of a custom format.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -70,7 +91,7 @@ impl RequestLogFormat {
             Self::Pen => "pen",
             Self::Json => "json",
             Self::Template(template) => match template.text() {
-                TEXT => "text",
+                TEXT | CONNECTION | QUERY => "text",
                 COMMON => "common",
                 COMBINED => "combined",
                 text => text,
@@ -90,7 +111,7 @@ impl RequestLogFormat {
     }
 }
 
-/// Facts about one request and its response.
+/// Facts about one request and its response, or about one connection, query or flow.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Time at which the request was received, since 1970 in UTC.
@@ -101,9 +122,9 @@ pub struct Record<'a> {
     pub client: IpAddr,
     /// Port of the client, if the address is of the connection.
     pub client_port: Option<u16>,
-    /// Text of the request.
+    /// Text of the request; empty for connections and flows.
     pub request: &'a RequestText,
-    /// Status of the response; `None` if the client received no response.
+    /// Status of the response, of DNS the response code; `None` if the client received no response.
     pub status: Option<u16>,
     /// Cause of a local response, or of an incomplete exchange.
     pub cause: Option<Cause>,
@@ -111,13 +132,13 @@ pub struct Record<'a> {
     pub server: Option<RecordServer<'a>>,
     /// Number of further tries after the first one failed.
     pub retries: u32,
-    /// Number of bytes of the request's body.
+    /// Number of bytes of the request's body, or from the client.
     pub request_bytes: u64,
-    /// Number of bytes of the response's body.
+    /// Number of bytes of the response's body, or to the client.
     pub response_bytes: u64,
     /// Time until a connection to the server was open, with the time in a queue and for failed tries.
     pub connected: Option<Duration>,
-    /// Time until the header section of the response came.
+    /// Time until the header section of the response came, or the first byte of the server.
     pub first_byte: Option<Duration>,
     /// Time until the end of the response.
     pub duration: Duration,

@@ -21,6 +21,7 @@ use crate::limits::{Known, Lease};
 use crate::policy::{self, Draw, Table};
 use crate::random::Random;
 use crate::spec::{Failover, Policy, QueueSpec};
+use crate::sticky::Assignment;
 use crate::time::Time;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -416,11 +417,14 @@ impl Snapshot {
             // No client stays with a sorry server.
             return [self.entries.iter().find(|server| server.token == token && !server.is_sorry), None];
         }
-        let sticky = self.live.sticky.as_ref();
-        let assignment = sticky.and_then(|sticky| sticky.lookup(request.client, request.now));
-        assignment.map_or([None; 2], |assignment| {
+        self.assignment(request).map_or([None; 2], |assignment| {
             [Some(assignment.home), assignment.substitute].map(|id| self.server(id?))
         })
+    }
+
+    /// Returns the entry of the client in the sticky table.
+    pub(crate) fn assignment(&self, request: &Request) -> Option<Assignment> {
+        self.live.sticky.as_ref()?.lookup(request.client, request.now)
     }
 
     /// Returns the number of the next choice.

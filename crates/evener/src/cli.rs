@@ -7,6 +7,7 @@ mod client;
 mod connections;
 mod demo;
 mod events;
+mod explain;
 mod expunge;
 mod help;
 mod init;
@@ -18,6 +19,8 @@ mod run;
 mod server_state;
 mod servers;
 mod shell;
+mod status;
+mod top;
 mod usage;
 mod xdp;
 
@@ -45,6 +48,7 @@ Examples:
   evener init a.lua --server 10.0.0.1:80              write a first configuration
   evener check a.lua && evener run a.lua              run a configuration
   evener status                                       show the running instance
+  evener top                                          watch it on the terminal
   evener drain web/10.0.0.1:80 --wait                 wait until no client is left
   evener clients --sort rate                          show the busiest clients
   evener deny www 192.0.2.0/24 --for 10m              refuse clients for a while
@@ -103,12 +107,13 @@ enum Command {
     /// /S is requests, connections or flows a second; P50 and P95 are the times within which about half and 95 % of
     /// the responses began (TCP: connections to servers). These figures and shares in brackets are of the last 10 to 20
     /// seconds, or since the start if that is less; other figures count since the start.
-    Status {
-        /// Show everything about this service, pool or server (pool/server, or just the server)
-        name: Option<String>,
-        #[command(flatten)]
-        admin_args: AdminArgs,
-    },
+    Status(status::StatusCommand),
+    /// List servers with their states, and the reasons for them
+    Servers(status::ServersCommand),
+    /// Watch services, pools and servers of the running instance on the terminal; keys drain servers
+    ///
+    /// The keys are shown by `?`. NO_COLOR turns colours off.
+    Top(top::TopCommand),
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
     /// Add a server to a pool of the running instance
@@ -126,7 +131,7 @@ enum Command {
     /// Take a server out of service: it gets no clients and no checks, and open connections continue
     Maintenance(server_state::LeaveCommand),
     /// Explain which server a client gets, and the reasons against the other servers
-    Explain(ExplainCommand),
+    Explain(explain::ExplainCommand),
     /// Show the clients of services that record them, refused clients included
     Clients(connections::ClientsCommand),
     /// Show the servers of sticky pools and their clients, as mname-balancer's balstat does
@@ -139,6 +144,8 @@ enum Command {
         #[command(flatten)]
         admin_args: AdminArgs,
     },
+    /// Show the UDP flows of clients, and the associations of clients in the XDP plane
+    Flows(connections::FlowsCommand),
     /// Show open connections and flows of clients, with the numbers that `close` takes
     Connections(connections::ConnectionsCommand),
     /// Print the metrics of the running instance in the text format of Prometheus
@@ -356,9 +363,9 @@ impl RunOptions {
     }
 }
 
-/// Options of commands for a running instance.
-#[derive(Args, Debug)]
-struct AdminArgs {
+/// Options that name a running instance.
+#[derive(Args, Clone, Debug)]
+struct InstanceArgs {
     /// Admin socket of the instance (default: that of the only running instance)
     #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
     socket: Option<PathBuf>,
@@ -371,12 +378,26 @@ struct AdminArgs {
     /// File with the authorities of the certificate of --api (default: those of the system)
     #[arg(long, value_name = "FILE", env = "EVENER_CA_FILE")]
     ca_file: Option<PathBuf>,
+}
+
+/// Options of commands for a running instance.
+#[derive(Args, Debug)]
+struct AdminArgs {
+    #[command(flatten)]
+    instance: InstanceArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 impl AdminArgs {
+    /// Returns a client of the instance.
+    fn client(&self) -> anyhow::Result<Client> {
+        self.instance.client()
+    }
+}
+
+impl InstanceArgs {
     /// Returns a client of the instance.
     fn client(&self) -> anyhow::Result<Client> {
         match (&self.api, &self.token_file) {
@@ -396,43 +417,12 @@ struct AccessCommand {
     admin_args: AdminArgs,
 }
 
-#[derive(Args, Debug)]
-struct ExplainCommand {
-    /// The service
-    service: String,
-    /// The client's IP address
-    #[arg(value_parser = client_address)]
-    client: std::net::IpAddr,
-    /// Host name of the request (HTTP) or SNI of the connection (TLS), for services with routes
-    #[arg(long)]
-    host: Option<String>,
-    /// Path of the request (HTTP)
-    #[arg(long, value_parser = request_path)]
-    path: Option<String>,
-    #[command(flatten)]
-    admin_args: AdminArgs,
-}
-
 /// Parses a time such as 30s or 10m.
 fn duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(format!("the unit is missing: write {text}s, {text}m or {text}h"));
     }
     humantime::parse_duration(text).map_err(|_| "write a time such as 30s, 10m or 1h30m".into())
-}
-
-/// Parses the IP address of a client.
-fn client_address(text: &str) -> Result<std::net::IpAddr, String> {
-    text.parse().map_err(|_| {
-        "not an IP address: give the address of the client, such as 192.0.2.7; --host takes the host name of a request"
-            .into()
-    })
-}
-
-/// Checks the path of a request.
-fn request_path(text: &str) -> Result<String, String> {
-    let has_slash = text.starts_with('/');
-    has_slash.then(|| text.to_owned()).ok_or_else(|| format!("a path begins with a slash: write /{text}"))
 }
 
 /// Runs the command line. Errors are printed to standard error.
@@ -476,7 +466,9 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Http(line) => line.run().await,
         Command::Udp(line) => line.run().await,
         Command::Dns(line) => line.run().await,
-        Command::Status { name, admin_args } => client::status(name.as_deref(), &admin_args).await,
+        Command::Status(command) => command.run().await,
+        Command::Servers(command) => command.run().await,
+        Command::Top(command) => command.run().await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
         Command::Add(command) => command.run().await,
         Command::Remove(command) => command.run().await,
@@ -485,11 +477,12 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Drain(command) => command.run("drain").await,
         Command::Ready(command) => command.run().await,
         Command::Maintenance(command) => command.run("maintenance").await,
-        Command::Explain(wanted) => client::explain(&wanted).await,
+        Command::Explain(wanted) => wanted.run().await,
         Command::Clients(command) => command.run().await,
         Command::Balstat { pool, limit, admin_args } => {
             balstat::balstat(pool.as_deref(), limit, &admin_args).await
         }
+        Command::Flows(command) => command.run().await,
         Command::Connections(command) => command.run().await,
         Command::Metrics(command) => command.run().await,
         Command::Capture(command) => command.run().await,

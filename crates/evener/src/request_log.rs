@@ -1,4 +1,4 @@
-//! Request logs: files and UDP collectors, and the thread that writes to them. Callers never wait to queue a
+//! Request logs: files, UDP collectors and the system's log, and the thread that writes to them. Callers never wait to queue a
 //! line. After a rotation, [`RequestLogs::reopen`] continues in a new file.
 
 use crate::config::{Config, Problem};
@@ -14,6 +14,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -25,6 +26,9 @@ const LINES_MAX: usize = 8192;
 const BATCH_LINES: usize = 1024;
 /// Time limit for the last lines at the end of the program.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time limit for a line to the system's log.
+const SYSLOG_TIMEOUT: Duration = Duration::from_millis(200);
 
 const FLUSH_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -50,8 +54,19 @@ pub(crate) struct Opened(Vec<(RequestLogSpec, Arc<Output>)>);
 /// Destination of lines.
 #[derive(Debug)]
 enum Output {
-    File { path: PathBuf, file: ArcSwap<File> },
-    Datagrams { socket: UdpSocket, to: SocketAddr },
+    File {
+        path: PathBuf,
+        file: ArcSwap<File>,
+    },
+    Datagrams {
+        socket: UdpSocket,
+        to: SocketAddr,
+    },
+    /// The socket is connected again if the daemon was started again.
+    Syslog {
+        socket: ArcSwap<UnixDatagram>,
+        path: PathBuf,
+    },
 }
 
 enum Message {
@@ -91,11 +106,13 @@ impl RequestLogs {
         for (wanted, output) in opened.0 {
             let lines = self.writer.get_or_insert_with(|| start(self.events.clone())).clone();
             let (form, to) = (output.form(), Arc::clone(&output));
+            let sample = wanted.sample;
             let handle = RequestLog::new(wanted.format.clone(), form, move |line| {
                 let queued = lines.try_send(Message::Line(Arc::clone(&to), line));
                 if queued.is_ok() { Queued::Taken } else { Queued::Full }
             });
-            self.running.push(Running { spec: wanted, output, handle: Arc::new(handle) });
+            let handle = Arc::new(handle.sampled(sample));
+            self.running.push(Running { spec: wanted, output, handle });
         }
         let services = &config.spec.services;
         let is_wanted = |wanted: &RequestLogSpec| {
@@ -145,6 +162,7 @@ fn name(wanted: &RequestLogSpec) -> String {
     match &wanted.destination {
         LogDestination::File(path) => path.display().to_string(),
         LogDestination::Udp(address) => address.to_string(),
+        LogDestination::Syslog(path) => path.display().to_string(),
     }
 }
 
@@ -190,6 +208,21 @@ fn write_waiting(mut file: &File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Connects to the socket of the system's log.
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    // A slow daemon delays other logs for a short time only; then the line is lost.
+    socket.set_write_timeout(Some(SYSLOG_TIMEOUT))?;
+    Ok(socket)
+}
+
+/// Returns a line with the header of the system's log: facility daemon, severity info (RFC 3164, section 4.1.1).
+fn syslog_line(line: &[u8]) -> Vec<u8> {
+    let header = format!("<{}>evener[{}]: ", 3 * 8 + 6, std::process::id());
+    [header.as_bytes(), line.trim_ascii_end()].concat()
+}
+
 impl Output {
     fn open(wanted: &RequestLogSpec) -> io::Result<Self> {
         Ok(match &wanted.destination {
@@ -201,12 +234,15 @@ impl Output {
                     if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
                 Self::Datagrams { socket: UdpSocket::bind((any, 0))?, to: *to }
             }
+            LogDestination::Syslog(path) => {
+                Self::Syslog { socket: ArcSwap::from_pointee(connect(path)?), path: path.clone() }
+            }
         })
     }
 
     fn form(&self) -> LogForm {
         match self {
-            Self::File { .. } => LogForm::Line,
+            Self::File { .. } | Self::Syslog { .. } => LogForm::Line,
             Self::Datagrams { .. } => LogForm::Datagram,
         }
     }
@@ -217,6 +253,16 @@ impl Output {
             Self::File { file, .. } => write_waiting(&file.load(), &lines.concat()),
             Self::Datagrams { socket, to } => {
                 lines.iter().try_for_each(|line| socket.send_to(line, to).map(drop))
+            }
+            Self::Syslog { socket, path } => {
+                lines.iter().map(|line| syslog_line(line)).try_for_each(|line| {
+                    if socket.load().send(&line).is_ok() {
+                        return Ok(());
+                    }
+                    // The daemon was started again, so there is a new socket at the path.
+                    socket.store(Arc::new(connect(path)?));
+                    socket.load().send(&line).map(drop)
+                })
             }
         }
     }
@@ -282,6 +328,7 @@ impl Writer {
                 let to = match &*output {
                     Output::File { path, .. } => path.display().to_string(),
                     Output::Datagrams { to, .. } => to.to_string(),
+                    Output::Syslog { path, .. } => path.display().to_string(),
                 };
                 let text = format!("{to}: {error}: lines of the request log are lost");
                 self.events.emit(&Event::Notice { text });

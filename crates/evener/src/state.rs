@@ -8,6 +8,8 @@ mod clients;
 mod connections;
 mod counters;
 mod explanation;
+mod filter;
+mod live;
 mod metrics;
 mod pool;
 mod recent;
@@ -20,7 +22,9 @@ mod sticky;
 pub(crate) use access::RuleView;
 pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
-pub(crate) use explanation::{ExplainQuery, Explanation};
+pub(crate) use explanation::{ExplainQuery, Explanation, RecordedChoice};
+pub(crate) use filter::{ServerFilter, ServersView};
+pub(crate) use live::{LiveKind, LiveRow};
 pub(crate) use metrics::MetricsFormat;
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
@@ -161,10 +165,7 @@ impl View {
 
     /// Formats the state for people.
     pub(crate) fn text(&self, style: Style) -> String {
-        let Self { version, pid, workers, .. } = self;
-        let uptime = table::seconds(self.uptime_s);
-        let draining = if self.draining { ", draining" } else { "" };
-        let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
+        let mut text = format!("{}\n", self.headline());
         text += &self.descriptors.text();
         for traffic in Traffic::ALL {
             text += &ServiceView::table(self.services.iter(), traffic, style);

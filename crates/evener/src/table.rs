@@ -2,7 +2,7 @@
 
 mod report;
 
-pub(crate) use report::{Cell, Row, Style, Tone, paragraph, report};
+pub(crate) use report::{Cell, ColorChoice, Row, Style, Tone, paragraph, report, shortened};
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! A service, which all workers share: its present settings, permits and counters, and the rate of its reports.
 
 pub(crate) mod accepted;
+pub(crate) mod access_entry;
 pub(crate) mod admission;
 pub(crate) mod ending;
 pub(crate) mod failures;

@@ -21,6 +21,7 @@ use crate::context::descriptors::Unit;
 use crate::context::keys::{DatagramListenerKey, FlowSocketKey, Table, of};
 use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
+use crate::service::access_entry::AccessEntry;
 use crate::service::hops::FlowWatch;
 use crate::service::{PoolChange, Service, Settings};
 use client_class::ClientClass;
@@ -80,6 +81,8 @@ struct FlowSocket {
     begun_at: Time,
     /// The time of the last response.
     responded_at: Time,
+    /// The entry of the flow in the log of the service, if it has one.
+    entry: Option<Box<AccessEntry>>,
     _descriptor: Unit,
 }
 

@@ -131,9 +131,17 @@ texts! {
         Denied::Tarpit(time) => format!("tarpit {}", duration(*time)),
         Denied::Pool(pool) => format!("pool {pool}"),
     },
-    RequestLog => |RequestLog { destination, format }| match destination {
-        LogDestination::File(path) => format!("{} ({})", path.display(), shortened(format.name())),
-        LogDestination::Udp(address) => format!("udp {address} ({})", shortened(format.name())),
+    RequestLog => |RequestLog { destination, format, sample }| {
+        let destination = match destination {
+            LogDestination::File(path) => path.display().to_string(),
+            LogDestination::Udp(address) => format!("udp {address}"),
+            LogDestination::Syslog(path) => format!("syslog {}", path.display()),
+        };
+        let sample = match *sample {
+            RequestLog::ALL => String::new(),
+            sample => format!(", sample {}", f64::from(sample) / f64::from(RequestLog::ALL)),
+        };
+        format!("{destination} ({}{sample})", shortened(format.name()))
     },
     StickyBy => |value| match value {
         StickyBy::ClientIp => "client_ip".into(),

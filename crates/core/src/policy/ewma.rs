@@ -19,6 +19,18 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// Creates an average that was measured last at `seen_at`.
+    pub(crate) fn of(average_nanos: f64, seen_at: Time) -> Self {
+        Self { average_nanos: average_nanos.to_bits().into(), seen_at: seen_at.as_nanos().into() }
+    }
+
+    /// Returns the average in nanoseconds at the last measurement, and its time; `None` without a measurement.
+    pub(crate) fn parts(&self) -> Option<(f64, Time)> {
+        let bits = self.average_nanos.load(Ordering::Relaxed);
+        let seen_at = Time::from_nanos(self.seen_at.load(Ordering::Relaxed));
+        (bits != 0).then(|| (f64::from_bits(bits), seen_at))
+    }
+
     /// Records the duration of a connection attempt or of a response.
     pub fn observe(&self, took: Duration, now: Time, decay: Duration) {
         let sample = took.as_nanos() as f64;

@@ -103,6 +103,11 @@ impl Claimant {
     }
 }
 
+/// Returns the score of a contender for the client.
+pub(super) fn score_of(contender: &impl Contender, client: u64) -> f64 {
+    score(crate::hash::of_name(contender.placement_name(), 0), client, contender.full_share())
+}
+
 /// Returns `-weight / ln(u)` with `u` drawn from the two hashes: the larger the weight, the more likely is
 /// the best score.
 fn score(name: u64, client: u64, share: u32) -> f64 {

@@ -75,6 +75,8 @@ fields! {
     Retries "retries" |record| Value::Number(record.retries.into());
     RequestBytes "request_bytes" |record| Value::Number(record.request_bytes);
     ResponseBytes "response_bytes" |record| Value::Number(record.response_bytes);
+    BytesIn "bytes_in" |record| Value::Number(record.request_bytes);
+    BytesOut "bytes_out" |record| Value::Number(record.response_bytes);
     Connected "connected" |record| seconds(record.connected);
     FirstByte "first_byte" |record| seconds(record.first_byte);
     Duration "duration" |record| Value::Seconds(record.duration);

@@ -45,6 +45,12 @@ impl RequestText {
         text
     }
 
+    /// Stores the question of a DNS query: its type as the method, its name as the target.
+    #[must_use]
+    pub fn of_query(name: &str, qtype: &str) -> Self {
+        Self::new(format!("{qtype} {name} DNS").as_bytes())
+    }
+
     /// Adds header fields; an empty value means that the request has no such field.
     #[must_use]
     pub fn with_fields(mut self, host: &[u8], user_agent: &[u8], referer: &[u8]) -> Self {

@@ -100,6 +100,8 @@ pub struct RequestLog {
     pub destination: LogDestination,
     /// Format of the lines.
     pub format: RequestLogFormat,
+    /// Share of the requests, connections, queries or flows that are logged, in millionths.
+    pub sample: u32,
 }
 
 /// Destination of a request log.
@@ -109,17 +111,25 @@ pub enum LogDestination {
     File(PathBuf),
     /// Each line is sent in a datagram, to penlogd or another collector.
     Udp(SocketAddr),
+    /// Lines are sent to the socket of the system's log, which has this path.
+    Syslog(PathBuf),
 }
 
 impl RequestLog {
-    /// Returns the log with the default format. Services of HTTP log complete requests to files. Lines of other
-    /// services are pieces of what clients send, and datagrams are for penlogd, so their format is pen's.
+    /// Sample of all.
+    pub const ALL: u32 = 1_000_000;
+
+    /// Returns the log with the default format. Lines of TCP services in files are pieces of what clients send, and
+    /// datagrams are for penlogd, so their format is pen's. All other lines are complete records in text.
     #[must_use]
     pub fn new(destination: LogDestination, protocol: Protocol) -> Self {
-        let format = match (&destination, protocol) {
-            (LogDestination::File(_), Protocol::Http) => RequestLogFormat::text(),
-            _ => RequestLogFormat::Pen,
+        let is_of_pen = match &destination {
+            LogDestination::File(_) => protocol == Protocol::Tcp,
+            LogDestination::Udp(_) => matches!(protocol, Protocol::Tcp | Protocol::Http),
+            LogDestination::Syslog(_) => false,
         };
-        Self { destination, format }
+        let text = RequestLogFormat::of_protocol("text", protocol).unwrap_or(RequestLogFormat::Json);
+        let format = if is_of_pen { RequestLogFormat::Pen } else { text };
+        Self { destination, format, sample: Self::ALL }
     }
 }

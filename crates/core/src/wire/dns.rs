@@ -17,7 +17,7 @@ pub use emit::{emit_malformed, emit_query, rcode_of_malformed};
 pub use hop::{Cookies, add_keepalive, has_hop_options, strip_hop_options};
 pub use query::{Query, QueryError};
 pub use subnet::{Added, strip};
-pub use text::{NameError, parse_name, rcode_name, rcode_number, type_name, type_number};
+pub use text::{NameError, name_text, parse_name, rcode_name, rcode_number, type_name, type_number};
 pub use transfer::Transfer;
 
 pub(crate) use options::retain_options;

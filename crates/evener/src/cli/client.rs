@@ -6,31 +6,14 @@ use crate::admin::access::AccessRequest;
 use crate::admin::client::Refused;
 use crate::config;
 use crate::output::printable;
-use crate::state::{Explanation, RuleView, View};
-use crate::table::Style;
+use crate::state::RuleView;
 use evener_core::acl::Prefix;
 use serde::Serialize;
 use serde_json::Value;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 /// Last line of a reload that failed.
 const NOT_RELOADED: &str = "not reloaded: the instance continues with its previous configuration";
-
-/// `evener status [NAME]`
-pub(super) async fn status(name: Option<&str>, admin_args: &AdminArgs) -> anyhow::Result<()> {
-    let view: View = admin_args.client()?.get("/v1/status").await?;
-    let Some(name) = name else {
-        let legend =
-            |style| if std::io::stdout().is_terminal() { View::legend(style) } else { String::new() };
-        return admin_args.print(&view, |view| {
-            let style = Style::of_stdout();
-            view.text(style) + &legend(style)
-        });
-    };
-    let part = view.named(name).map_err(anyhow::Error::msg)?;
-    admin_args.print(&part, |part| part.text(Style::of_stdout()))
-}
 
 /// `evener reload`
 pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
@@ -78,18 +61,6 @@ fn network_note(written: &str) -> String {
         }
         None => String::new(),
     }
-}
-
-/// `evener explain SERVICE CLIENT`
-pub(super) async fn explain(wanted: &super::ExplainCommand) -> anyhow::Result<()> {
-    let super::ExplainCommand { service, client, host, path, admin_args } = wanted;
-    let mut query = format!("/v1/explain?service={}&client={client}", percent_encoded(service));
-    for (name, value) in [("host", host), ("path", path)] {
-        query +=
-            &value.as_ref().map_or_else(String::new, |value| format!("&{name}={}", percent_encoded(value)));
-    }
-    let explanation: Explanation = admin_args.client()?.get(&query).await?;
-    admin_args.print(&explanation, Explanation::text)
 }
 
 /// Percent-encodes all bytes except unreserved characters (RFC 3986, sections 2.1 and 2.3).

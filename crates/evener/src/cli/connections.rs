@@ -3,7 +3,7 @@
 use super::client::percent_encoded;
 use super::{AdminArgs, duration};
 use crate::admin::connections::{ClientsClosedView, ClosedView, ServerClosedView};
-use crate::state::{ClientsView, ConnectionsView};
+use crate::state::{ClientsView, ConnectionsView, View};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 use evener_core::acl::Prefix;
@@ -82,6 +82,47 @@ impl ConnectionsCommand {
             _ => view.text(),
         };
         admin_args.print_part(&connections, text, connections.counts())
+    }
+}
+
+/// `evener flows`
+#[derive(Args, Debug)]
+pub(super) struct FlowsCommand {
+    /// The service (default: all UDP services and all services of the XDP plane)
+    service: Option<String>,
+    /// Only flows of this client: an address or a prefix, such as 192.0.2.7 or 2001:db8::/32
+    #[arg(long, value_name = "PREFIX", value_parser = clients)]
+    client: Option<String>,
+    /// Only flows to this server: pool/server, or just the server if only one pool has it
+    #[arg(long, value_name = "SERVER")]
+    server: Option<String>,
+    /// Maximum number of flows of a service to show (default: 1000)
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    #[command(flatten)]
+    admin_args: AdminArgs,
+}
+
+impl FlowsCommand {
+    pub(super) async fn run(&self) -> anyhow::Result<()> {
+        let Self { service, client, server, limit, admin_args } = self;
+        let instance = admin_args.client()?;
+        let view: View = instance.get("/v1/status").await?;
+        let services = match service {
+            Some(name) => vec![view.flow_service(name).map_err(anyhow::Error::msg)?],
+            None => view.flow_services().collect(),
+        };
+        let mut flows = ConnectionsView::default();
+        for service in services {
+            let values =
+                [("service", Some(service)), ("client", client.as_deref()), ("server", server.as_deref())];
+            flows.add(instance.get(&path_with("/v1/connections", &values, *limit)).await?);
+        }
+        let text = |view: &ConnectionsView| match view.counts() {
+            (_, 0) => "no flows\n".into(),
+            _ => view.text(),
+        };
+        admin_args.print_part(&flows, text, flows.counts())
     }
 }
 

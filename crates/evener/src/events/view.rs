@@ -2,6 +2,7 @@
 
 use super::{Events, News, Occurrence, Selection};
 use crate::observe::add_field;
+use crate::output::printable;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
@@ -43,6 +44,21 @@ impl RecentEvents {
     pub(crate) fn of(events: &Events, selection: Selection) -> Self {
         let (recent, dropped) = events.recent(selection);
         Self { events: recent.iter().map(|one| EventView::new(one)).collect(), dropped }
+    }
+
+    /// Returns the number of the last event, if there is one.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.events.last().map(|event| event.number)
+    }
+
+    /// Returns each event with its level, as a line with the time of the day.
+    pub(crate) fn short_lines(&self) -> impl Iterator<Item = (&str, String)> {
+        self.events.iter().map(|event| {
+            let text = event.text();
+            // The date of `2026-01-31T12:00:00.000Z` is left out.
+            let text = text.split_once('T').map_or(text.as_str(), |(_, rest)| rest);
+            (event.level.as_str(), printable(text.trim_end()).into_owned())
+        })
     }
 
     /// Formats the events as lines, like those of the log.

@@ -87,6 +87,14 @@ impl ConnectionsView {
         Self { total: open.total, connections, associations_total, associations }
     }
 
+    /// Adds the connections and flows of another view.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.connections.extend(other.connections);
+        self.associations_total += other.associations_total;
+        self.associations.extend(other.associations);
+    }
+
     /// Returns the connections and flows that are shown, sorted by number.
     pub(crate) fn into_connections(self) -> Vec<ConnectionView> {
         self.connections

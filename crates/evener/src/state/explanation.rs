@@ -2,17 +2,22 @@
 //! servers, or the reason why the client would get no server. An explanation changes neither counters nor state.
 
 mod in_kernel;
+mod recording;
 
-use crate::table::{Style, Tone, paragraph, table};
+pub(crate) use recording::RecordedChoice;
+
+use crate::table::{Style, Tone, paragraph, table, time};
 use evener_core::acl::{Access, Prefix};
 use evener_core::budget::BudgetUse;
 use evener_core::explain::{self as core, Entrance, Gate};
+use evener_core::recording::ChoiceInputs;
 use evener_core::snapshot::{NoServer, Quorum, Request};
-use evener_core::spec::Protocol;
+use evener_core::spec::{Policy, Protocol};
 use evener_core::throttle::{Exceeded, Throttle};
 use evener_core::{Random, Time};
 use evener_proxy::{Refusal, Service, Settings};
 use evener_xdp::associations::AssociationFilter;
+use recording::InputsView;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -25,9 +30,18 @@ pub(crate) struct ExplainQuery {
     client: IpAddr,
     host: Option<String>,
     path: Option<String>,
+    /// The inputs of the choice are wanted, too.
+    #[serde(default)]
+    record: bool,
 }
 
 impl ExplainQuery {
+    /// Creates a query for a client.
+    #[cfg(test)]
+    fn of(service: &str, client: IpAddr) -> Self {
+        Self { service: service.into(), client, host: None, path: None, record: false }
+    }
+
     /// Returns the name of the service.
     pub(crate) fn service(&self) -> &str {
         &self.service
@@ -77,6 +91,9 @@ pub(crate) struct Explanation {
     by_chance: bool,
     /// Candidates in the order in which they would be tried, then the other servers.
     servers: Vec<ServerReason>,
+    /// Inputs of the choice, if they were wanted and a server is to be chosen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    inputs: Option<Box<InputsView>>,
     /// Servers whose associations move, because they take no clients.
     #[serde(skip)]
     moving: Vec<String>,
@@ -99,6 +116,7 @@ impl Explanation {
             sticky: None,
             by_chance: false,
             servers: Vec::new(),
+            inputs: None,
             moving: Vec::new(),
         }
     }
@@ -118,7 +136,7 @@ impl Explanation {
             None => self.route(&settings, query),
         };
         if let Some(backend) = backend {
-            self.choose(service.live.protocol, &settings, backend, now);
+            self.choose(service.live.protocol, &settings, backend, (now, query.record));
         }
     }
 
@@ -193,12 +211,24 @@ impl Explanation {
         backend
     }
 
-    /// Explains the choice among the servers of a backend.
-    fn choose(&mut self, protocol: Protocol, settings: &Settings, backend: usize, now: Time) {
+    /// Explains the choice among the servers of a backend, and records its inputs if they are wanted.
+    fn choose(
+        &mut self,
+        protocol: Protocol,
+        settings: &Settings,
+        backend: usize,
+        (now, record): (Time, bool),
+    ) {
         let Some(backend) = settings.backends.get(backend) else { return };
         let snapshot = backend.pool.load();
         let request = Request::of(self.client, now);
-        let choice = core::explain(&snapshot, &request, &mut Random::seeded(now.as_nanos()));
+        let seed = now.as_nanos();
+        let inputs = record.then(|| ChoiceInputs::of(&snapshot, &request, seed));
+        // Workers change the inputs at any time, so the recorded ones are explained.
+        let choice = match &inputs {
+            Some(inputs) => inputs.explain(),
+            None => core::explain(&snapshot, &request, &mut Random::seeded(seed)),
+        };
         if snapshot.cookie.is_some() {
             self.note(
                 "cookie",
@@ -211,21 +241,28 @@ impl Explanation {
                 usage.retries, usage.retries_max
             ));
         }
+        self.inputs = inputs.map(|inputs| Box::new(InputsView::new(&inputs, protocol, self.notes.len())));
+        self.derive(protocol, &choice, &snapshot.pool, snapshot.policy);
+    }
+
+    /// Describes a choice.
+    fn derive(&mut self, protocol: Protocol, choice: &core::Explanation, pool: &str, policy: Policy) {
         self.add_quorum(choice.quorum);
-        self.conclude(protocol, &choice);
-        self.pool = Some(snapshot.pool.to_string());
-        self.policy = Some(snapshot.policy.name().into());
-        self.sticky = choice.sticky.map(|server| server.to_string());
+        self.conclude(protocol, choice);
+        self.pool = Some(pool.to_owned());
+        self.policy = Some(policy.name().into());
+        self.sticky = choice.sticky.as_ref().map(ToString::to_string);
         self.by_chance = choice.by_chance;
-        let reason = |row: core::Row| ServerReason {
+        let reason = |row: &core::Row| ServerReason {
             server: row.server.to_string(),
             tier: row.tier,
+            score: row.score,
             code: row.reason.code().into(),
             rank: row.reason.rank().map(|(rank, _)| rank),
             why: row.reason.rank().map(|(_, why)| why.name().into()),
             reason: row.reason.to_string(),
         };
-        self.servers = choice.servers.into_iter().map(reason).collect();
+        self.servers = choice.servers.iter().map(reason).collect();
     }
 
     /// Notes that the pool is below its quorum.
@@ -292,8 +329,12 @@ impl Explanation {
         if self.pool.is_none() {
             return text;
         }
-        let rows: Vec<_> = self.servers.iter().map(ServerReason::row).collect();
-        text + "\n" + &table(&["SERVER", "TIER", "REASON"], &rows)
+        let has_scores = self.servers.iter().any(|server| server.score.is_some());
+        let is_cost = self.policy.as_deref() == Some("ewma");
+        let rows: Vec<_> = self.servers.iter().map(|server| server.row(has_scores, is_cost)).collect();
+        let heading: &[&str] =
+            if has_scores { &["SERVER", "TIER", "SCORE", "REASON"] } else { &["SERVER", "TIER", "REASON"] };
+        text + "\n" + &table(heading, &rows)
     }
 }
 
@@ -302,6 +343,11 @@ impl Explanation {
 struct ServerReason {
     server: String,
     tier: u8,
+    /// Number by which the policy compares the server: `least_conn`, `least_outstanding` and `p2c` the connections for
+    /// a weight of 1, with one more; `ewma` these times the latency in nanoseconds; the lowest wins. `hash`: a number
+    /// from the client and the server, of which the highest wins. Absent for other policies.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    score: Option<f64>,
     /// Code of the reason: `chosen`, `candidate`, `later_candidate`, `full`, `denied`, `draining`, `weight_zero`,
     /// `down`, `maintenance`, `sorry_server` or `no_failover`.
     #[serde(default)]
@@ -317,8 +363,18 @@ struct ServerReason {
 }
 
 impl ServerReason {
-    fn row(&self) -> Vec<String> {
-        vec![self.server.clone(), self.tier.to_string(), self.reason.clone()]
+    /// Returns the row, with the score if there are scores. A score that is a cost is a time.
+    fn row(&self, has_scores: bool, is_cost: bool) -> Vec<String> {
+        let score = |score: f64| match score {
+            score if is_cost => time(score / 1e9),
+            score if score < 1000.0 => format!("{score:.3}"),
+            score => format!("{score:.0}"),
+        };
+        let score = has_scores.then(|| self.score.map_or_else(|| "-".into(), score));
+        let mut row = vec![self.server.clone(), self.tier.to_string()];
+        row.extend(score);
+        row.push(self.reason.clone());
+        row
     }
 }
 

@@ -180,6 +180,11 @@ impl PoolView {
         self.servers.iter()
     }
 
+    /// Keeps the servers for which `is_wanted` returns true.
+    pub(super) fn keep_servers(&mut self, is_wanted: impl Fn(&ServerView) -> bool) {
+        self.servers.retain(is_wanted);
+    }
+
     /// Keeps only one server.
     pub(super) fn keep_server(&mut self, name: &str) {
         self.servers.retain(|server| server.name() == name);
@@ -212,9 +217,14 @@ impl PoolView {
         self.servers.iter().filter(|server| !server.is_sorry())
     }
 
+    /// Returns the number of servers that can get new clients, and of all servers, without the sorry server.
+    pub(super) fn usable(&self) -> (usize, usize) {
+        (self.ordinary().filter(|server| server.is_usable()).count(), self.ordinary().count())
+    }
+
     /// Describes the pool in a line.
-    fn headline(&self) -> String {
-        let usable = self.ordinary().filter(|server| server.is_usable()).count();
+    pub(super) fn headline(&self) -> String {
+        let (usable, all) = self.usable();
         let mut parts = vec![self.policy.clone()];
         parts.extend(self.sticky_clients.map(|clients| match clients {
             1 => "1 sticky client".to_owned(),
@@ -226,16 +236,11 @@ impl PoolView {
         let is_limited = self.servers.iter().any(ServerView::has_limit);
         let queue = self.queue.as_ref().filter(|queue| queue.waiting > 0 || is_limited);
         parts.extend(queue.map(|queue| format!("queue {} of {}", queue.waiting, queue.size)));
-        format!(
-            "pool {}: {usable} of {} servers usable ({})",
-            self.name,
-            self.ordinary().count(),
-            parts.join(", ")
-        )
+        format!("pool {}: {usable} of {all} servers usable ({})", self.name, parts.join(", "))
     }
 
     /// Returns lines about the troubles of the pool.
-    fn troubles(&self) -> impl Iterator<Item = String> {
+    pub(super) fn troubles(&self) -> impl Iterator<Item = String> {
         let is_unusable = !self.servers.iter().any(ServerView::is_usable);
         let unusable = is_unusable.then(|| "no server is usable for new clients".to_owned());
         let quorum = self.quorum.as_ref().filter(|quorum| !quorum.met).map(QuorumView::text);

@@ -73,7 +73,7 @@ impl View {
     }
 
     /// Keeps the services that use one of the pools.
-    fn keep_users_of_pools(&mut self) {
+    pub(super) fn keep_users_of_pools(&mut self) {
         let pools = &self.pools;
         self.services.retain(|service| pools.iter().any(|pool| service.uses(pool)));
     }
@@ -116,6 +116,14 @@ enum Part {
 }
 
 impl NamedView {
+    /// Keeps the servers that fulfil the conditions, and their pools.
+    ///
+    /// # Errors
+    /// There is no such pool in the part.
+    pub(crate) fn filtered(self, filter: &super::ServerFilter) -> Result<Self, String> {
+        Ok(Self { view: self.view.filtered(filter)?, ..self })
+    }
+
     /// Formats the part for people.
     pub(crate) fn text(&self, style: Style) -> String {
         let View { services, pools, declarations, certificates, .. } = &self.view;

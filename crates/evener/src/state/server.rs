@@ -247,7 +247,7 @@ impl ServerView {
     }
 
     /// Returns the recent response times. They are connection times for TCP.
-    fn times(&self, traffic: Traffic) -> Option<&TimesView> {
+    pub(super) fn times(&self, traffic: Traffic) -> Option<&TimesView> {
         self.recent.times(if traffic == Traffic::Tcp { Times::Connections } else { Times::Responses })
     }
 
@@ -256,18 +256,18 @@ impl ServerView {
         self.times(traffic).map(|times| times.median_and_p95().0)
     }
 
-    /// Returns true if the server takes clients only while the pool is below its quorum.
     /// Returns true if the server has its own check.
     pub(super) fn has_check(&self) -> bool {
         self.check.is_some()
     }
 
+    /// Returns true if the server takes clients only while the pool is below its quorum.
     pub(super) fn is_sorry(&self) -> bool {
         self.sorry
     }
 
     /// Returns the address if it is not the name; weight and tier unless they are 1.
-    fn remark(&self) -> String {
+    pub(super) fn remark(&self) -> String {
         let address = (self.name != self.address).then(|| self.address.clone());
         let weight = (self.weight != 1).then(|| format!("weight {}", self.weight));
         let tier = (self.tier != 1).then(|| format!("tier {}", self.tier));
@@ -276,19 +276,41 @@ impl ServerView {
     }
 
     /// Returns the administrative state if it is not `ready`, else the verdict, with the time since when.
-    fn state_cell(&self) -> Cell {
-        let (word, since, tone) = match (self.state.as_str(), self.verdict.as_str()) {
-            ("maintenance", _) => ("maint", self.state_since_s, Tone::Warning),
-            (_, "down") => ("down", self.since_s, Tone::Bad),
-            ("drain", _) => ("drain", self.state_since_s, Tone::Warning),
-            (_, "up") => ("up", self.since_s, Tone::Normal),
-            (_, verdict) => (verdict, self.since_s, Tone::Warning),
+    pub(super) fn state_cell(&self) -> Cell {
+        let (word, since, tone) = match self.state_word() {
+            "maintenance" => ("maint", self.state_since_s, Tone::Warning),
+            "down" => ("down", self.since_s, Tone::Bad),
+            "drain" => ("drain", self.state_since_s, Tone::Warning),
+            "up" => ("up", self.since_s, Tone::Normal),
+            verdict => (verdict, self.since_s, Tone::Warning),
         };
         Cell::new(format!("{word} {}", table::age(since)), tone)
     }
 
+    /// Returns the administrative state if it is not `ready`, else the verdict. A server that drains and is down is
+    /// down.
+    pub(super) fn state_word(&self) -> &str {
+        match (self.state.as_str(), self.verdict.as_str()) {
+            ("maintenance", _) => "maintenance",
+            ("drain", verdict) if verdict != "down" => "drain",
+            (_, verdict) => verdict,
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    pub(super) fn tier(&self) -> u8 {
+        self.tier
+    }
+
     /// Returns lines about the troubles of the server.
-    fn troubles(&self) -> Vec<Cell> {
+    pub(super) fn troubles(&self) -> Vec<Cell> {
         let mut troubles = Vec::new();
         let left =
             self.state_left_s.map(|left| format!(", ready again in {}", seconds(left))).unwrap_or_default();
@@ -366,6 +388,25 @@ impl ServerView {
     /// Returns true if the number of connections and flows is limited.
     pub(super) fn has_limit(&self) -> bool {
         self.max.is_some() || self.hard.is_some()
+    }
+
+    /// Returns the number of open connections and flows, or of associations in the kernel.
+    pub(super) fn shown_active(&self, traffic: Traffic) -> u32 {
+        if traffic == Traffic::Xdp { self.associations } else { self.active }
+    }
+
+    /// Returns the limit of the active ones, if there is one.
+    pub(super) fn limit(&self) -> Option<u32> {
+        self.max.or(self.hard)
+    }
+
+    pub(super) fn counters(&self) -> &CountersView {
+        &self.counters
+    }
+
+    /// Returns the number of errors since the start.
+    pub(super) fn errors(&self) -> u64 {
+        ERRORS.iter().map(|error| self.counters.value(error.0)).sum()
     }
 
     /// Returns the number of open connections and flows.

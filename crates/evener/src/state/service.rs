@@ -44,7 +44,7 @@ const TROUBLES: [Trouble; 25] = [
 ];
 
 /// Reasons for which the XDP plane drops packets, besides access lists and limits.
-const XDP_DROPS: [&str; 9] = [
+pub(super) const XDP_DROPS: [&str; 9] = [
     "xdp.malformed",
     "xdp.ttl_exceeded",
     "xdp.no_server",
@@ -227,6 +227,20 @@ impl ServiceView {
         format!("\n{}", table::report(&heading, &rows, 0, style))
     }
 
+    /// Returns true if the clients of the service have flows or associations.
+    pub(super) fn has_flows(&self) -> bool {
+        matches!(self.traffic(), Traffic::Udp | Traffic::Xdp)
+    }
+
+    /// Returns the number of open connections and flows, or of associations in the kernel.
+    pub(super) fn shown_active(&self) -> u32 {
+        self.associations.unwrap_or_else(|| self.active())
+    }
+
+    pub(super) fn counters(&self) -> &CountersView {
+        &self.counters
+    }
+
     fn row(&self) -> Row {
         let traffic = self.traffic();
         let (counters, recent) = (&self.counters, &self.recent);
@@ -234,7 +248,7 @@ impl ServiceView {
             let grows = names.iter().any(|name| recent.value(name) > 0);
             Cell::from(table::count(counters.sum(names))).toned_if(grows, Tone::Bad)
         };
-        let active = self.associations.unwrap_or_else(|| self.active());
+        let active = self.shown_active();
         let mut cells = vec![Cell::from(active.to_string()).toned_if(self.is_full(), Tone::Bad)];
         cells.extend([
             Cell::from(table::count(counters.served(traffic))),
@@ -263,8 +277,7 @@ impl ServiceView {
 
     /// Describes the addresses and the pools: `http+tls on 0.0.0.0:443, pool web`. A service of the XDP plane may have
     /// many addresses.
-    fn addresses(&self) -> String {
-        let tls = if self.tls { "+tls" } else { "" };
+    pub(super) fn addresses(&self) -> String {
         let pools = match (&self.pool, &self.pools[..]) {
             (Some(pool), [_]) => format!("pool {pool}"),
             (_, []) => "no pool".into(),
@@ -279,15 +292,20 @@ impl ServiceView {
             more => format!(" and {more} more"),
         };
         let listen = self.listen[..self.listen.len().min(LISTEN_MAX)].join(" ");
-        format!("{}{tls}{plane} on {listen}{more}, {pools}", self.protocol)
+        format!("{}{plane} on {listen}{more}, {pools}", self.kind())
     }
 
-    fn is_full(&self) -> bool {
+    /// Returns the protocol, such as `http` or `http+tls`.
+    pub(super) fn kind(&self) -> String {
+        format!("{}{}", self.protocol, if self.tls { "+tls" } else { "" })
+    }
+
+    pub(super) fn is_full(&self) -> bool {
         self.connections_max > 0 && self.connections_active >= self.connections_max
     }
 
     /// Returns lines about the troubles of the service.
-    fn troubles(&self) -> Vec<Cell> {
+    pub(super) fn troubles(&self) -> Vec<Cell> {
         let full = self.is_full().then(|| {
             let (active, most) = (self.connections_active, self.connections_max);
             format!("full: {active} of {most} connections (connections_max); new clients wait")

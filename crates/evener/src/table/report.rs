@@ -11,6 +11,14 @@ const NAME_MIN: usize = 8;
 /// Spaces before a line that belongs to the row above.
 const DETAIL_INDENT: usize = 4;
 
+/// Choice of colours on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
 /// Use of colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
@@ -19,9 +27,14 @@ pub(crate) enum Style {
 }
 
 impl Style {
-    /// Returns the style for standard output: colours on a terminal, unless NO_COLOR is set
+    /// Returns the style for standard output. By default there are colours on a terminal, unless NO_COLOR is set
     /// (<https://no-color.org>) or TERM is `dumb`.
-    pub(crate) fn of_stdout() -> Self {
+    pub(crate) fn of_stdout(choice: ColorChoice) -> Self {
+        match choice {
+            ColorChoice::Always => return Self::Colour,
+            ColorChoice::Never => return Self::Plain,
+            ColorChoice::Auto => {}
+        }
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let has_colours = std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb;
@@ -66,6 +79,14 @@ impl Cell {
     /// Changes the meaning if the condition holds.
     pub(crate) fn toned_if(self, condition: bool, tone: Tone) -> Self {
         if condition { Self { tone, ..self } } else { self }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn tone(&self) -> Tone {
+        self.tone
     }
 
     fn width(&self) -> usize {
@@ -207,7 +228,7 @@ fn wrapped(text: &str, indent: usize) -> String {
 }
 
 /// Replaces the middle of a text by `…` if the text has more than `most` characters.
-fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     let chars: Vec<char> = text.chars().collect();
     if chars.len() <= most {
         return text.to_owned();

@@ -108,6 +108,7 @@ mod http {
 }
 
 mod operating {
+    mod access_logs;
     mod broken_pipes;
     mod commands;
     mod documents;
@@ -121,11 +122,14 @@ mod operating {
     mod one_liner;
     mod packages;
     mod reasons;
+    mod recorded;
     mod restart;
     mod retry_budget;
     mod service_manager;
     mod shortage;
     mod stray_signals;
+    mod top;
+    mod watch;
     mod wrong_command_lines;
 }
 

@@ -7,6 +7,7 @@ mod coalesce;
 pub(super) mod declined;
 mod failure;
 mod hop;
+mod log;
 mod notes;
 mod response;
 pub(super) mod transfers;
@@ -19,6 +20,7 @@ use crate::dns::query::alter::Altered;
 use crate::dns::query::attempt::EarlierAttempt;
 use crate::dns::{Dns, Origin, Party, Requester};
 use crate::service::Settings;
+use crate::service::access_entry::AccessEntry;
 use crate::service::admission;
 use crate::service::hops::{HOPS_MAX, note_loop};
 use evener_core::attempt::{Attempt, FailedTry};
@@ -66,6 +68,8 @@ pub(super) struct Query {
     choice: Option<Choice>,
     /// The record of the client.
     record: Option<Arc<ClientRecord>>,
+    /// The entry in the log of the service, if it has one.
+    entry: Option<Box<AccessEntry>>,
     waits: Waits,
     sent_at: Time,
     /// Earlier attempts that may still get a response.
@@ -227,6 +231,8 @@ impl Dns {
         let verdict = rate_verdict(cx, settings, requester);
         if verdict != RateVerdict::Respond {
             counters.rate_limited.one();
+            let rcode = (verdict == RateVerdict::Truncate).then_some(wire::NOERROR);
+            self.log_refused(cx, settings, requester, (view, message), (Reason::RateLimited, rcode));
             note_query(cx, &service, requester, Reason::RateLimited, None);
             record.iter().for_each(|record| record.refused(RefusedFor::Limit));
             if verdict == RateVerdict::Truncate {
@@ -238,15 +244,21 @@ impl Dns {
             return;
         }
         if requester.party == Party::Rejected {
+            let end = (Reason::ClientDenied, Some(wire::REFUSED));
+            self.log_refused(cx, settings, requester, (view, message), end);
             note_query(cx, &service, requester, Reason::ClientDenied, Some(wire::REFUSED));
             return self.respond_with_error(cx, requester, view, message, wire::REFUSED);
         }
         if view.hops(message) >= HOPS_MAX {
             note_loop(cx, &service);
+            let end = (Reason::Loop, Some(wire::SERVFAIL));
+            self.log_refused(cx, settings, requester, (view, message), end);
             note_query(cx, &service, requester, Reason::Loop, Some(wire::SERVFAIL));
             return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
-        if self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh) {
+        let cached = self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh);
+        if let Some(response) = cached {
+            self.log_cached(cx, settings, requester, (view, message), response);
             counters.cache_lookups.hit.one();
             return;
         }
@@ -258,6 +270,8 @@ impl Dns {
             // Over UDP, excess queries get no response, because the client's address may be forged.
             let responds = matches!(requester.origin, Origin::Stream(_));
             let rcode = responds.then_some(wire::SERVFAIL);
+            let end = (Reason::Outstanding, rcode);
+            self.log_refused(cx, settings, requester, (view, message), end);
             note_query(cx, &service, requester, Reason::Outstanding, rcode);
             if responds {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
@@ -331,6 +345,7 @@ impl Dns {
             Origin::Datagram(path) => self.begin_listener_query(path),
             Origin::Stream(client) => self.begin_client_query(*client),
         }
+        let entry = self.begin_entry(cx, settings, requester, (&view, &copy));
         self.queries.insert(Query {
             requester: *requester,
             view,
@@ -341,6 +356,7 @@ impl Dns {
             altered: None,
             choice: None,
             record,
+            entry,
             waits: Waits::Nowhere,
             sent_at: cx.now,
             earlier: Vec::new(),
@@ -386,7 +402,12 @@ impl Dns {
                 }
             };
             let (server, why) = (Arc::clone(&choice.server), choice.why);
-            self.queries[key].choice = Some(choice);
+            let query = &mut self.queries[key];
+            if let Some(entry) = &query.entry {
+                entry.tried(&snapshot.pool, &server);
+                entry.connected(cx.now);
+            }
+            query.choice = Some(choice);
             self.mark(cx, settings, key, &server);
             match self.give(cx, settings, key, &server) {
                 Taken::Yes => {

@@ -13,6 +13,7 @@ use crate::context::unserved::{Status, Traffic, Unserved};
 use crate::io::tls::{TlsFacts, failure_with_client};
 use crate::io::transport::Transport;
 use crate::service::accepted::Accepted;
+use crate::service::access_entry::AccessEntry;
 use crate::service::admission::Admitted;
 use crate::service::failures::{note_client, note_unserved};
 use crate::service::preamble::{self, Origin};
@@ -21,6 +22,7 @@ use evener_core::clients::RefusedFor;
 use evener_core::limits::Lease;
 use evener_core::pace::Pace;
 use evener_core::reason::{Cause, Reason};
+use evener_core::request_log::RequestText;
 use evener_core::snapshot::Entry;
 use evener_core::{ServerId, Time};
 use std::net::{IpAddr, SocketAddr};
@@ -347,6 +349,35 @@ impl Client {
         if let Some(record) = self.admitted.record.as_ref().filter(|_| bytes_in + bytes_out > 0) {
             record.moved(bytes_in, bytes_out, cx.now);
         }
+        if let Some(entry) = &self.admitted.entry {
+            entry.moved(bytes_in, bytes_out, cx.now);
+        }
+    }
+
+    /// Takes over the permits and records of the client. A connection that is relayed and has no requests begins its
+    /// entry in the log of the service.
+    pub(super) fn enter(&mut self, cx: &Context, admitted: Admitted) {
+        self.admitted = admitted;
+        if self.settings.http.is_none() {
+            let (client, none) = (self.origin.client(), RequestText::default);
+            self.admitted.entry = AccessEntry::begin(cx, &self.service, &self.settings, client, none);
+        }
+    }
+
+    /// Records a server that is tried in the entry of the connection.
+    pub(super) fn log_try(&self, pool: &Arc<str>, server: &Arc<Entry>) {
+        if let Some(entry) = &self.admitted.entry {
+            entry.tried(pool, server);
+        }
+    }
+
+    /// Records the end of the connection in its entry.
+    pub(super) fn end_connection_entry(&self, cx: &Context) {
+        let Some(entry) = &self.admitted.entry else { return };
+        entry.ended(self.origin.client().ip(), cx.now);
+        if let Some(facts) = &self.facts {
+            entry.set_tls(facts.version(), facts.server_name());
+        }
     }
 
     /// Counts a request for the client.
@@ -363,7 +394,10 @@ impl Client {
     }
 
     /// Records the server of the client.
-    pub(super) fn note_server(&self, backend: &Backend, server: &Entry) {
+    pub(super) fn note_server(&self, cx: &Context, backend: &Backend, server: &Entry) {
+        if let Some(entry) = &self.admitted.entry {
+            entry.connected(cx.now);
+        }
         if let Some(record) = &self.admitted.record {
             record.record_server(&backend.pool.load().pool, &server.name);
         }
@@ -371,6 +405,9 @@ impl Client {
 
     /// Counts and reports a connection or a handshake that failed.
     pub(super) fn note_connection(&self, cx: &Context, traffic: Traffic, cause: Cause) {
+        if let Some(entry) = &self.admitted.entry {
+            entry.set_cause(cause);
+        }
         note_client(cx, &self.service, traffic, self.origin.client().ip(), cause);
     }
 
@@ -407,6 +444,9 @@ impl Client {
         status: Option<u16>,
         parties: impl FnOnce() -> Parties,
     ) {
+        if let Some(entry) = &self.admitted.entry {
+            entry.set_cause(cause);
+        }
         note_unserved(cx, &self.service, cause.reason(), || {
             let Parties { client, pool, server } = parties();
             let client = client.unwrap_or_else(|| self.origin.client().ip());

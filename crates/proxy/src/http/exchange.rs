@@ -522,6 +522,7 @@ impl Shared {
         if let Some(entry) = &mut exchange.entry {
             entry.on_try(pool, &choice.server);
         }
+        client.log_try(pool, &choice.server);
         exchange.choice = Some(choice);
         let local = self.find_private(cx, client, exchange_key, (pool, id));
         match local.or_else(|| self.find_pooled(cx, exchange_key, (pool, id), reuse)) {

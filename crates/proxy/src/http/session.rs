@@ -126,7 +126,7 @@ impl Http {
         let address = client.origin.client().ip();
         match admit(&client.service, &client.settings, address, cx.id, cx.now) {
             Admission::Enter(admitted) => {
-                client.admitted = admitted;
+                client.enter(cx, admitted);
                 self.begin_tls(cx, key);
             }
             // An HTTP response is possible only without TLS: a handshake would cost too much for a refused
@@ -589,6 +589,7 @@ impl Http {
         self.shared.reap();
         while let Some(key) = self.ended.pop() {
             let Some(mut session) = self.sessions.remove(key) else { continue };
+            session.client.end_connection_entry(cx);
             session.client.transport.release(&mut self.shared.buffers);
             let service = Arc::clone(&session.client.service);
             drop(session);

@@ -1,4 +1,4 @@
-//! Request logs: lines about requests. A worker makes each line and puts it into a queue that the program
+//! Request logs: lines about requests, connections, queries and flows. A worker makes each line and puts it into a queue that the program
 //! empties. A line that finds the queue full is counted and dropped, because traffic never waits for the log.
 //! The lines of pen are written when a request is sent to a server; the lines of all other formats are written
 //! at the end of a request.
@@ -6,8 +6,10 @@
 use evener_core::Target;
 use evener_core::counters::ServiceCounters;
 use evener_core::request_log::{Record, RequestLogFormat};
+use evener_core::spec::RequestLog as Spec;
 use std::io::Write;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Most bytes of a plain connection in a line of a file.
@@ -41,7 +43,27 @@ type Queue = Box<dyn Fn(Vec<u8>) -> Queued + Send + Sync>;
 pub struct RequestLog {
     format: RequestLogFormat,
     form: LogForm,
+    sample: Sample,
     queue: Queue,
+}
+
+/// A part of all lines: of a million, this number, evenly spread.
+#[derive(Debug)]
+struct Sample {
+    millionths: u64,
+    /// Number of lines so far, of all workers. It is counted only while a part is logged.
+    count: AtomicU64,
+}
+
+impl Sample {
+    fn takes_next(&self) -> bool {
+        if self.millionths >= u64::from(Spec::ALL) {
+            return true;
+        }
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let taken = |count: u64| u128::from(count) * u128::from(self.millionths) / u128::from(Spec::ALL);
+        taken(before.wrapping_add(1)) > taken(before)
+    }
 }
 
 impl std::fmt::Debug for RequestLog {
@@ -58,7 +80,20 @@ impl RequestLog {
         form: LogForm,
         queue: impl Fn(Vec<u8>) -> Queued + Send + Sync + 'static,
     ) -> Self {
-        Self { format, form, queue: Box::new(queue) }
+        let sample = Sample { millionths: Spec::ALL.into(), count: AtomicU64::new(0) };
+        Self { format, form, sample, queue: Box::new(queue) }
+    }
+
+    /// Logs only a part: of a million requests, connections, queries or flows this number.
+    #[must_use]
+    pub fn sampled(self, millionths: u32) -> Self {
+        let sample = Sample { millionths: millionths.into(), count: AtomicU64::new(0) };
+        Self { sample, ..self }
+    }
+
+    /// Returns true if the next request, connection, query or flow is in the sample.
+    pub(crate) fn samples(&self) -> bool {
+        self.sample.takes_next()
     }
 
     /// Returns whether lines are written when requests are sent to servers, as pen does, and not at the end of
@@ -69,6 +104,13 @@ impl RequestLog {
 
     /// Logs a request that has ended.
     pub(crate) fn request_ended(&self, record: &Record<'_>, counters: &ServiceCounters) {
+        if self.samples() {
+            self.write(record, counters);
+        }
+    }
+
+    /// Logs a record that is in the sample.
+    pub(crate) fn write(&self, record: &Record<'_>, counters: &ServiceCounters) {
         let mut line = Vec::with_capacity(512);
         self.format.write(record, &mut line);
         self.add(line, counters);
@@ -201,6 +243,18 @@ mod tests {
         let cut = format!("{begin}{}\n", "x".repeat(1024 - begin.len() - 1));
         assert_eq!(cut.len(), 1024);
         check(LogForm::Datagram, "10.0.0.51:80", &[b'x'; 5000], &cut);
+    }
+
+    #[test]
+    fn a_sample_is_evenly_spread() {
+        let log = |millionths| {
+            RequestLog::new(RequestLogFormat::Json, LogForm::Line, |_| Queued::Taken).sampled(millionths)
+        };
+        for (millionths, expected) in [(1_000_000, 1000), (10_000, 10), (333_333, 333), (0, 0)] {
+            let log = log(millionths);
+            let taken = (0..1000).filter(|_| log.samples()).count();
+            assert_eq!(taken, expected, "{millionths}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::context::pool_queue::Queued;
 use crate::io::request_log::RequestLog;
+use crate::service::access_entry::AccessEntry;
 use crate::service::{Refusal, Service, Settings};
 use evener_core::Time;
 use evener_core::clients::{ClientRecord, RefusedFor};
@@ -39,12 +40,18 @@ pub(crate) struct Admitted {
     pub(crate) queued: Option<Queued>,
     /// The log of its requests.
     pub(crate) log: Option<Arc<RequestLog>>,
+    /// The entry of its connection in the log.
+    pub(crate) entry: Option<Box<AccessEntry>>,
 }
 
 impl Admitted {
     /// Returns true if the client has no permit, record or log, and was not refused.
     pub(crate) fn is_plain(&self) -> bool {
-        self.backend.is_none() && self.permit.is_none() && self.record.is_none() && self.log.is_none()
+        self.backend.is_none()
+            && self.permit.is_none()
+            && self.record.is_none()
+            && self.log.is_none()
+            && self.entry.is_none()
     }
 }
 

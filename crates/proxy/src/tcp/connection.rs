@@ -2,6 +2,7 @@
 //! both directions, and the end of both. The events and deadlines are handled by the component.
 
 mod listing;
+mod log;
 mod preamble;
 
 pub(super) use self::preamble::PreambleStep;
@@ -201,7 +202,8 @@ impl Connection {
     /// The client is refused.
     pub(super) fn admit(&mut self, worker: usize, now: Time) -> Result<(), (Refused, Reason)> {
         match admission::admit(&self.service, &self.settings, self.address, worker, now) {
-            Admission::Enter(admitted) => {
+            Admission::Enter(mut admitted) => {
+                admitted.entry = self.admitted.take().and_then(|admitted| admitted.entry);
                 self.backend = admitted.backend.map_or(self.backend, |backend| backend as u32);
                 self.admitted = (!admitted.is_plain()).then(|| Box::new(admitted));
                 Ok(())
@@ -295,6 +297,9 @@ impl Connection {
     ) -> Time {
         self.stage = Stage::Connecting;
         self.active_at = now;
+        if let Some(entry) = self.entry() {
+            entry.tried(&self.backend().pool.load().pool, &choice.server);
+        }
         self.upstream = Some(Upstream { socket, generation, choice });
         let options = &self.settings.options;
         self.attempt.deadline(now, options.connect_timeout, &options.attempt_limits())
@@ -313,6 +318,7 @@ impl Connection {
 
     /// Counts and reports that the client was not served.
     pub(super) fn note_unserved(&self, cx: &Context, cause: Cause) {
+        self.set_end(cause);
         note_client(cx, &self.service, Traffic::Connection, self.address, cause);
     }
 
@@ -325,6 +331,7 @@ impl Connection {
 
     /// Counts and reports that no server of the pool took the client, for this reason.
     pub(super) fn note_failed(&self, cx: &Context, reason: Reason) {
+        self.set_end(reason);
         note_unserved(cx, &self.service, reason, || {
             let pool = Arc::clone(&self.backend().pool.load().pool);
             Unserved { pool: Some(pool), ..Unserved::new(Traffic::Connection, self.address, reason) }
@@ -344,6 +351,9 @@ impl Connection {
         }
         if let Some(record) = self.record() {
             record.record_server(&snapshot.pool, &server.name);
+        }
+        if let Some(entry) = self.entry() {
+            entry.connected(now);
         }
         counters.connections.one();
         note_success(cx, &snapshot.pool, &upstream.choice);
@@ -406,6 +416,9 @@ impl Connection {
         of_server.bytes_out.add(counted_out);
         if let Some(record) = self.record() {
             record.moved(counted_in, counted_out, now);
+        }
+        if let Some(entry) = self.entry() {
+            entry.moved(counted_in, counted_out, now);
         }
     }
 
@@ -533,6 +546,7 @@ impl Connection {
     /// Resets the server side: the client reset the connection or receives no more bytes, and the server must
     /// not see an orderly end.
     fn on_client_reset(&mut self) -> Step {
+        self.set_end(Reason::ClientClosed);
         self.reset_server_at_close();
         Step::Close
     }
@@ -542,6 +556,7 @@ impl Connection {
     /// direction is closed in order. Any other client is drained first, because its data would cause a reset,
     /// which destroys bytes that the client has not received yet.
     fn on_server_reset(&mut self, scratch: &mut Scratch, worker: usize) -> Step {
+        self.set_end(Reason::ServerClosed);
         self.upstream
             .iter()
             .for_each(|upstream| upstream.choice.server.live.counters.of(worker).resets.one());
@@ -568,7 +583,7 @@ fn tap<'a>(
     service: &'a Service,
     worker: usize,
 ) -> Option<Tap<'a>> {
-    let log = admitted?.log.as_deref()?;
+    let log = admitted?.log.as_deref().filter(|log| log.is_pen())?;
     let counters = service.live.counters.of(worker);
     Some(Tap::new(log, client, &upstream.choice.server.target, counters))
 }

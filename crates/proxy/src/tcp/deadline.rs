@@ -40,6 +40,7 @@ impl Tcp {
                     return self.timers.set(key, deadline);
                 }
                 connection.service.live.counters.of(cx.id).timeouts(is_half_closed).one();
+                connection.set_end(Reason::IdleTimeout);
                 self.close(cx, key);
             }
         }

@@ -134,6 +134,7 @@ impl Tcp {
             let connection = Connection::new(client, peer.ip(), service, settings, permits, cx);
             self.connections.insert(Box::new(connection))
         };
+        self.connections[key].begin_entry(cx, peer);
         let (has_preamble, awaits_proxy) = (!preamble.is_over(), preamble.awaits_proxy());
         if has_preamble || introduces {
             self.connections[key].set_preamble(preamble);
@@ -469,6 +470,7 @@ impl Tcp {
         self.timers.clear(key);
         self.abandon(cx, key);
         self.connections[key].note_end(cx.id);
+        self.connections[key].end_entry(cx.now);
         self.connections[key].stage = Stage::Over;
         self.closed.push(key);
     }

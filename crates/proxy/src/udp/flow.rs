@@ -12,6 +12,7 @@ use crate::context::unserved::{Traffic, Unserved};
 use crate::io::batch::Batch;
 use crate::io::connect::{self, count_local_error, count_refusal, is_local_error};
 use crate::io::source::SourceAddress;
+use crate::service::access_entry::AccessEntry;
 use crate::service::failures::note_unserved;
 use crate::service::hops::{may_loop, note_loop};
 use crate::service::{Service, Settings, admission, note_no_server, note_retry};
@@ -20,6 +21,7 @@ use evener_core::attempt::{Attempt, AttemptLimits, FailedTry};
 use evener_core::flow::{Flow, FlowKey};
 use evener_core::health::Failure;
 use evener_core::reason::Reason;
+use evener_core::request_log::RequestText;
 use evener_core::snapshot::{Choice, Entry, NoServer, Request, Snapshot};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
@@ -241,6 +243,7 @@ impl Udp {
             class: new.class,
             begun_at: cx.now,
             responded_at: Time::ZERO,
+            entry: AccessEntry::begin(cx, &listener.service, new.settings, key.client, RequestText::default),
             _descriptor: unit,
         };
         Ok(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))
@@ -261,6 +264,10 @@ impl Udp {
         let (at, key, server) = (flow.listener, flow.key, Arc::clone(&flow.choice.server));
         if let Some(record) = &flow.identity.record {
             record.record_server(&snapshot.pool, &server.name);
+        }
+        if let Some(entry) = &flow.entry {
+            entry.tried(&snapshot.pool, &server);
+            entry.connected(cx.now);
         }
         self.end(at, &key);
         let socket = self.sockets.insert(flow);
@@ -330,6 +337,9 @@ impl Udp {
             of_server.bytes_in.add(bytes);
             if let Some(record) = &flow.identity.record {
                 record.moved(bytes, 0, cx.now);
+            }
+            if let Some(entry) = &flow.entry {
+                entry.moved(bytes, 0, cx.now);
             }
             left = rest;
             match error {

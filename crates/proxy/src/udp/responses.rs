@@ -89,6 +89,9 @@ impl Udp {
         if let Some(record) = &flow.identity.record {
             record.moved(0, bytes, cx.now);
         }
+        if let Some(entry) = &flow.entry {
+            entry.moved(0, bytes, cx.now);
+        }
         let Some(listener) = self.listeners.get(responses.listener) else { return };
         listener.service.live.counters.of(cx.id).bytes_out.add(bytes);
         if server.live.suspect.load(Ordering::Relaxed) {

@@ -169,6 +169,29 @@ const RCODES: &[(u8, &str)] = &[
     (11, "DSOTYPENI"),
 ];
 
+/// Returns a name on the wire, without compression, as text with a dot at its end: `www.example.`. Bytes that are not
+/// printable, dots and backslashes within a label are escaped (RFC 1035, section 5.1).
+#[must_use]
+pub fn name_text(name: &[u8]) -> String {
+    let (mut text, mut rest) = (String::new(), name);
+    while let Some((&length, after)) = rest.split_first() {
+        let Some((label, after)) = after.split_at_checked(usize::from(length)) else { break };
+        if length == 0 {
+            break;
+        }
+        for &byte in label {
+            match byte {
+                b'.' | b'\\' => text.extend(['\\', char::from(byte)]),
+                b'!'..=b'~' => text.push(char::from(byte)),
+                _ => text += &format!("\\{byte:03}"),
+            }
+        }
+        text.push('.');
+        rest = after;
+    }
+    if text.is_empty() { ".".into() } else { text }
+}
+
 /// Returns the number of a type by its name in any case or as `TYPE123` (RFC 3597, section 5).
 #[must_use]
 pub fn type_number(text: &str) -> Option<u16> {

@@ -1,4 +1,4 @@
-//! Reads `request_log`: a file, or a table with a destination and a format.
+//! Reads `request_log`: a file, or a table with a destination, a format and a sample.
 
 use crate::config::fields::Fields;
 use crate::config::hints::{nearest, nearest_text, one_of};
@@ -19,19 +19,22 @@ pub(super) fn read(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Reques
             let mut nested = fields.within("request_log", table);
             let destination = read_destination(&mut nested);
             let format = read_format(&mut nested, protocol);
+            let sample = read_sample(&mut nested);
             nested.finish();
             let log = RequestLog::new(destination?, protocol);
-            format.map_or(log.clone(), |format| RequestLog { format, ..log })
+            let log = format.map_or(log.clone(), |format| RequestLog { format, ..log });
+            if sample.is_some() && log.format == RequestLogFormat::Pen {
+                fields.problem_here(
+                    "request_log.sample is not available with the format \"pen\": write format = \"text\" or \"json\"",
+                );
+            }
+            RequestLog { sample: sample.unwrap_or(RequestLog::ALL), ..log }
         }
         _ => {
             fields.must("request_log", format!("be a file or a table such as {FORMS}"));
             return None;
         }
     };
-    if matches!(protocol, Protocol::Udp | Protocol::Dns) {
-        let message = format!("is not available with protocol = \"{}\"", protocol.name());
-        fields.problem_with("request_log", message);
-    }
     Some(log)
 }
 
@@ -41,23 +44,31 @@ fn read_file(fields: &Fields<'_>, key: &str, file: &str) -> LogDestination {
 }
 
 fn read_destination(nested: &mut Fields<'_>) -> Option<LogDestination> {
-    let (file, address) = (nested.text("file"), nested.text("udp"));
-    match (file, address) {
-        (Some(_), Some(_)) => {
+    let (file, address, syslog) = (nested.text("file"), nested.text("udp"), nested.path("syslog"));
+    match (file, address, syslog) {
+        (Some(_), Some(_), _) => {
             nested.problem_here("request_log has a file and an address: remove `file` or `udp`");
             None
         }
-        (Some(file), None) => Some(read_file(nested, "file", file)),
-        (None, Some(address)) => {
+        (Some(_), _, Some(_)) | (_, Some(_), Some(_)) => {
+            nested.problem_here(
+                "request_log has several destinations: remove all but one of `file`, `udp`, `syslog`",
+            );
+            None
+        }
+        (None, None, Some(path)) => Some(LogDestination::Syslog(path.into())),
+        (Some(file), None, None) => Some(read_file(nested, "file", file)),
+        (None, Some(address), None) => {
             let parsed = address.parse().map(LogDestination::Udp);
             if parsed.is_err() {
                 nested.must("udp", "be an address such as \"10.0.0.9:10000\"");
             }
             parsed.ok()
         }
-        (None, None) => {
-            let is_wrong = nested.has("file") || nested.has("udp");
+        (None, None, None) => {
+            let is_wrong = nested.has("file") || nested.has("udp") || nested.has("syslog");
             nested.take("format");
+            nested.take("sample");
             if !is_wrong && !nested.has_unknown_keys() {
                 nested.problem_here(format!(
                     "request_log has no destination: write {FORMS} or {{ udp = \"10.0.0.9:10000\" }}"
@@ -68,10 +79,32 @@ fn read_destination(nested: &mut Fields<'_>) -> Option<LogDestination> {
     }
 }
 
+/// Reads the share that is logged, as millionths.
+fn read_sample(nested: &mut Fields<'_>) -> Option<u32> {
+    let share = nested.share("sample")?;
+    let millionths = (share * f64::from(RequestLog::ALL)).round() as u32;
+    if millionths == 0 {
+        nested.must("sample", "be between 0.000001 and 1");
+        return None;
+    }
+    Some(millionths)
+}
+
 fn read_format(nested: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLogFormat> {
     let text = nested.text("format")?;
-    let format = match RequestLogFormat::named(text) {
+    let of_protocol = RequestLogFormat::of_protocol(text, protocol);
+    let format = match of_protocol {
         Some(format) => format,
+        None if RequestLogFormat::NAMES.contains(&text) => {
+            let message = match text {
+                "pen" => "\"pen\" needs protocol = \"tcp\" or \"http\"".to_owned(),
+                _ => format!(
+                    "\"{text}\" needs protocol = \"http\": write \"text\", \"json\" or a text with placeholders"
+                ),
+            };
+            nested.problem_with("format", message);
+            return None;
+        }
         None => match Template::parse(text) {
             Ok(template) => RequestLogFormat::Template(Arc::new(template)),
             Err(error) => {
@@ -80,13 +113,6 @@ fn read_format(nested: &mut Fields<'_>, protocol: Protocol) -> Option<RequestLog
             }
         },
     };
-    if protocol == Protocol::Tcp && format != RequestLogFormat::Pen {
-        nested.problem_with(
-            "format",
-            "needs protocol = \"http\": a tcp service logs the beginning of each piece that a client sends, in the format \"pen\"",
-        );
-        return None;
-    }
     Some(format)
 }
 

@@ -172,9 +172,13 @@ fn write_request_log(table: &mut Table, log: Option<&RequestLog>, protocol: Prot
     match &log.destination {
         LogDestination::File(file) => nested.set("file", file),
         LogDestination::Udp(address) => nested.set("udp", address),
+        LogDestination::Syslog(path) => nested.set("syslog", path),
     }
-    if !is_default {
+    if log.format != RequestLog::new(log.destination.clone(), protocol).format {
         nested.set("format", log.format.name());
+    }
+    if log.sample != RequestLog::ALL {
+        nested.set("sample", &(f64::from(log.sample) / f64::from(RequestLog::ALL)));
     }
     table.key("request_log", nested);
 }

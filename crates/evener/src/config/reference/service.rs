@@ -464,11 +464,11 @@ pub(super) const KEYS: &[Key] = &[
         tables: &["service"],
         name: "request_log",
         plane: "proxy",
-        protocols: &["tcp", "http"],
         kind: "file, `\"-\"`, or table",
         default: "none",
-        text: "A line for each request, to a file or (`\"-\"`) to the standard output. tcp: a line for each \
-               piece that a client sends. See [operating](operating.md#request-logs).",
+        text: "A line for each request (http), query (dns) or flow (udp), to a file, (`\"-\"`) to the standard \
+               output, to a collector or to syslog. tcp: a line for each connection with `format = \"text\"` or \
+               `\"json\"`, else for each piece that a client sends. See [operating](operating.md#request-logs).",
         example: "request_log = \"requests.log\"",
         ..Key::NONE
     },
@@ -485,18 +485,36 @@ pub(super) const KEYS: &[Key] = &[
         name: "udp",
         kind: "address",
         text: "Sends each line in a datagram to this address, instead of writing a file; by default as \
-               `+ client server request`, to penlogd.",
+               `+ client server request`, to penlogd (tcp, http).",
         example: "udp = \"10.0.0.9:10000\"",
         ..Key::NONE
     },
     Key {
         tables: &["service.request_log"],
+        name: "syslog",
+        kind: "path",
+        text: "Sends each line to the system's log, whose socket has this path, instead of writing a file.",
+        example: "syslog = \"/dev/log\"",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["service.request_log"],
+        name: "sample",
+        kind: "0.000001 to 1",
+        default: "1",
+        text: "Share of the requests, connections, queries or flows that are logged, evenly spread. Not for the \
+               format `\"pen\"`.",
+        example: "file = \"requests.log\", format = \"json\", sample = 0.01",
+        ..Key::NONE
+    },
+    Key {
+        tables: &["service.request_log"],
         name: "format",
-        protocols: &["http"],
         kind: "`\"text\"`, `\"json\"`, `\"common\"`, `\"combined\"`, `\"pen\"`, or a text",
-        default: "`\"text\"`, with `udp` `\"pen\"`",
+        default: "`\"text\"`; tcp, and http with `udp`: `\"pen\"`",
         text: "Form of a line: one of these formats, or a text with placeholders, such as \
-               `\"{client} {status} {duration}\"`. tcp: only `\"pen\"`.",
+               `\"{client} {status} {duration}\"`. `\"common\"` and `\"combined\"` are for http, `\"pen\"` is for \
+               tcp and http.",
         example: "file = \"requests.log\", format = \"json\"",
         ..Key::NONE
     },

@@ -323,8 +323,6 @@ source = "client"
     service `s`: source = "client" is not available with protocol = "dns": write an address of this machine
 tls = "a.pem"
     service `s`: tls is not available with protocol = "dns"
-request_log = "a.log"
-    service `s`: request_log is not available with protocol = "dns"
 flows_max = 5
     service `s`: flows_max needs protocol = "udp"
 redirect = "https"

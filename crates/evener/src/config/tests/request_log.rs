@@ -14,14 +14,24 @@ request_log = { udp = "collector" }
     service `s`: request_log.udp must be an address such as "10.0.0.9:10000", got "collector"
 request_log = { fiel = "a.log" }
     service `s`: unknown key `request_log.fiel`; did you mean `file`?
-request_log = { file = "a.log", format = "json" }
-    service `s`: request_log.format needs protocol = "http": a tcp service logs the beginning of each piece that a client sends, in the format "pen"
+request_log = { file = "a.log", format = "combined" }
+    service `s`: request_log.format "combined" needs protocol = "http": write "text", "json" or a text with placeholders
+protocol = "udp", request_log = { file = "a.log", format = "pen" }
+    service `s`: request_log.format "pen" needs protocol = "tcp" or "http"
+request_log = { file = "a.log", sample = 0.5 }
+    service `s`: request_log.sample is not available with the format "pen": write format = "text" or "json"
+request_log = { file = "a.log", format = "json", sample = 2 }
+    service `s`: request_log.sample must be between 0 and 1, got 2
+request_log = { file = "a.log", format = "json", sample = 0 }
+    service `s`: request_log.sample must be between 0.000001 and 1, got 0
+request_log = { file = "a.log", syslog = "/dev/log" }
+    service `s`: request_log has several destinations: remove all but one of `file`, `udp`, `syslog`
 protocol = "http", request_log = { file = "a.log", format = "jsno" }
     service `s`: request_log.format must be "text", "json", "common", "combined", "pen" or a text with placeholders such as "{client} {status}", got "jsno"; did you mean "json"?
 protocol = "http", request_log = { file = "a.log", format = "{client" }
     service `s`: request_log.format is not valid: `{` without `}`: write {{ for a brace
 protocol = "http", request_log = { file = "a.log", format = "{clinet} {status}" }
-    service `s`: request_log.format has an unknown placeholder `{clinet}`; did you mean `client`? The placeholders are {time}, {time_common}, {epoch}, {service}, {client}, {client_port}, {request}, {method}, {target}, {protocol}, {malformed}, {host}, {status}, {status_common}, {reason}, {detail}, {pool}, {server}, {server_address}, {retries}, {request_bytes}, {response_bytes}, {connected}, {first_byte}, {duration}, {tls}, {sni}, {user_agent}, {referer}
+    service `s`: request_log.format has an unknown placeholder `{clinet}`; did you mean `client`? The placeholders are {time}, {time_common}, {epoch}, {service}, {client}, {client_port}, {request}, {method}, {target}, {protocol}, {malformed}, {host}, {status}, {status_common}, {reason}, {detail}, {pool}, {server}, {server_address}, {retries}, {request_bytes}, {response_bytes}, {bytes_in}, {bytes_out}, {connected}, {first_byte}, {duration}, {tls}, {sni}, {user_agent}, {referer}
 "#;
 
 #[test]
@@ -45,6 +55,9 @@ fn the_default_format_depends_on_the_protocol_and_the_destination() {
     check("protocol = \"http\", request_log = \"-\"", file("/dev/stdout"), "text");
     check("protocol = \"http\", request_log = { udp = \"10.0.0.9:514\" }", udp.clone(), "pen");
     check("protocol = \"http\", request_log = { udp = \"10.0.0.9:514\", format = \"json\" }", udp, "json");
+    check("protocol = \"dns\", request_log = \"/a.log\"", file("/a.log"), "text");
+    check("protocol = \"udp\", request_log = \"/a.log\"", file("/a.log"), "text");
+    check("request_log = { syslog = \"/dev/log\" }", LogDestination::Syslog("/dev/log".into()), "text");
     check("request_log = { file = \"/a.log\", format = \"pen\" }", file("/a.log"), "pen");
     let custom = "protocol = \"http\", request_log = { file = \"-\", format = \"{client} {status}\" }";
     check(custom, file("/dev/stdout"), "{client} {status}");

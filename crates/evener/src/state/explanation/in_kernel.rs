@@ -163,6 +163,7 @@ fn servers_of(
             let reason = ServerReason {
                 server: row.name.to_string(),
                 tier: row.tier,
+                score: None,
                 code: code.into(),
                 rank: (order == 0).then_some(1),
                 why: (order == 0).then(|| "policy".into()),

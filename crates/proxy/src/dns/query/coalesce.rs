@@ -85,6 +85,7 @@ impl Dns {
             let Query { requester, view, message, .. } = &follower;
             response::address(&mut copy, view, message);
             self.truncate(cx, requester, view, message, &mut copy);
+            follower.log_response(cx, &copy);
             self.deliver(cx, requester, &copy);
             self.give_back(copy);
             self.give_back(follower.message);

@@ -101,6 +101,7 @@ impl Dns {
         self.finish(cx, settings, &query, &mut response);
         self.share(cx, &mut query, &response);
         self.truncate_for(cx, &query, &mut response);
+        query.log_response(cx, &response);
         self.deliver(cx, &query.requester, &response);
         self.give_back(query.message);
         true

@@ -48,6 +48,7 @@ impl Dns {
         let pool = || backend.map(|backend| Arc::clone(&backend.pool.load().pool));
         let note = |rcode: Option<u8>| {
             let cause = if is_unfit { Reason::NoCapableServer.into() } else { cause_of_failure(reason) };
+            query.log_failure(cx, cause, rcode);
             note_failed_query(cx, &service, &query.requester, cause, rcode, pool);
         };
         let rcode = match spec(settings).map(|spec| spec.on_failure) {
@@ -72,8 +73,10 @@ impl Dns {
         let (requester, view, message) = (query.requester, query.view, query.message.clone());
         let mut message = message;
         wire::set_id(&mut message, query.id);
-        if !self.respond_from_cache(cx, settings, &requester, &view, &message, Freshness::Stale) {
-            return false;
+        let stale = self.respond_from_cache(cx, settings, &requester, &view, &message, Freshness::Stale);
+        let Some(response) = stale else { return false };
+        if let Some(entry) = &self.queries[key].entry {
+            entry.responded(response.rcode, response.bytes, cx.now);
         }
         let service = Arc::clone(&self.services[requester.service].service);
         service.live.counters.of(cx.id).cache_stale.one();

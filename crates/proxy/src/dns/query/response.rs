@@ -14,6 +14,13 @@ use std::net::IpAddr;
 /// Maximum size of a datagram of IPv4.
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// A response that was sent to a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    pub(super) rcode: u8,
+    pub(super) bytes: usize,
+}
+
 impl Query {
     /// Returns whether a message is a response to this query. A transfer has several responses.
     pub(in crate::dns) fn is_response(&self, response: &[u8]) -> bool {
@@ -144,6 +151,7 @@ impl Dns {
         self.finish(cx, settings, &query, response);
         self.share(cx, &mut query, response);
         self.truncate_for(cx, &query, response);
+        query.log_response(cx, response);
         self.deliver(cx, &query.requester, response);
         self.give_back(query.message);
     }
@@ -162,6 +170,7 @@ impl Dns {
             self.withdraw_earlier_attempts(cx, key);
             self.queries[key].note_response(cx, settings, response.len());
         }
+        self.queries[key].log_response(cx, response);
         wire::set_id(response, id);
         wire::strip_hop_options(response, hop::cookies(settings, &requester));
         self.deliver(cx, &requester, response);
@@ -196,7 +205,7 @@ impl Dns {
         self.truncate(cx, &query.requester, &query.view, &query.message, response);
     }
 
-    /// Responds from the cache. Returns false if the cache has no response.
+    /// Responds from the cache. Returns `None` if the cache has no response.
     pub(super) fn respond_from_cache(
         &mut self,
         cx: &Context,
@@ -205,23 +214,25 @@ impl Dns {
         view: &wire::Query,
         message: &[u8],
         freshness: Freshness,
-    ) -> bool {
-        let Some(cache) = cache(settings, requester) else { return false };
+    ) -> Option<Sent> {
+        let cache = cache(settings, requester)?;
         if !key_of(&mut self.key, settings, requester, view, message) {
-            return false;
+            return None;
         }
         let mut out = self.spare();
+        let mut sent = None;
         let found = cache.lookup(&self.key, cx.now, freshness, &mut out);
         if found {
             address(&mut out, view, message);
             self.truncate(cx, requester, view, message, &mut out);
             self.deliver(cx, requester, &out);
+            sent = Some(Sent { rcode: wire::rcode(&out), bytes: out.len() });
         } else if freshness == Freshness::Fresh {
             let service = &self.services[requester.service].service;
             service.live.counters.of(cx.id).cache_lookups.miss.one();
         }
         self.give_back(out);
-        found
+        sent
     }
 }
 

@@ -310,6 +310,7 @@ impl Dns {
         } else {
             self.finish_in_place(cx, settings, &query, datagram.bytes_mut());
         }
+        query.log_response(cx, datagram.bytes());
         let origin = query.requester().origin;
         self.give_back(query.into_message());
         match origin {

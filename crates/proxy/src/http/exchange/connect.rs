@@ -213,7 +213,7 @@ impl Shared {
         if exchange.http.is_none() {
             snapshot.remember(exchange.client, entry.id, cx.now);
             snapshot.observe(entry, cx.now.since(since), cx.now);
-            client.note_server(exchange.backend(), entry);
+            client.note_server(cx, exchange.backend(), entry);
         }
     }
 

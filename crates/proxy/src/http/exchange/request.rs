@@ -363,7 +363,7 @@ impl Shared {
         }
         let Some(choice) = &exchange.choice else { return };
         choice.server.live.counters.of(cx.id).requests.one();
-        client.note_server(exchange.backend(), &choice.server);
+        client.note_server(cx, exchange.backend(), &choice.server);
         if let Some((log, line)) = exchange.settings.request_log.as_deref().zip(line) {
             let counters = client.service.live.counters.of(cx.id);
             Tap::new(log, exchange.client, &choice.server.target, counters).request(line);

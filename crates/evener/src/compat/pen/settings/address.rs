@@ -32,7 +32,11 @@ impl PenLog {
     }
 
     pub(super) fn request_log(&self) -> RequestLog {
-        RequestLog { destination: self.destination.clone(), format: RequestLogFormat::Pen }
+        RequestLog {
+            destination: self.destination.clone(),
+            format: RequestLogFormat::Pen,
+            sample: RequestLog::ALL,
+        }
     }
 }
 

@@ -449,11 +449,7 @@ impl Chance<'_> {
             http,
             dns: is_dns.then(|| Arc::new(self.dns())),
             clients: self.maybe(|chance| chance.within(1..=ServiceSpec::CLIENTS_MAX)),
-            request_log: if is_udp || is_dns {
-                None
-            } else {
-                self.maybe(|chance| chance.request_log(protocol))
-            },
+            request_log: self.maybe(|chance| chance.request_log(protocol)),
             options: self.options(protocol),
             ..ServiceSpec::new(&name, protocol)
         })
