@@ -120,14 +120,11 @@ impl Expanded {
         }
     }
 
-    /// Changes the weights of servers, by their names.
-    pub(crate) fn set_weights(&mut self, weights: &BTreeMap<Arc<str>, u32>) {
-        if weights.is_empty() {
-            return;
-        }
+    /// Changes the weights of servers for whose names `weight_of` returns one.
+    pub(crate) fn set_weights(&mut self, weight_of: impl Fn(&str) -> Option<u32>) {
         for server in &mut self.spec.servers {
-            if let Some(weight) = weights.get(&server.name) {
-                server.weight = *weight;
+            if let Some(weight) = weight_of(&server.name) {
+                server.weight = weight;
             }
         }
     }

@@ -224,7 +224,9 @@ impl Scripts {
         }
         let added = changes.added.values();
         expanded.add_all(added.map(|(server, location)| (server, format!("script {location}"))));
-        expanded.set_weights(&changes.weights);
+        if !changes.weights.is_empty() {
+            expanded.set_weights(|name| changes.weights.get(name).copied());
+        }
     }
 
     /// Forgets the changes of functions to a server, which an operator changed since.

@@ -143,11 +143,10 @@ impl PoolChanges {
             let target = added.server.as_ref().and_then(|server| server.endpoint.target());
             target.is_some_and(|target| stays(name, &target.to_string()))
         });
-        for server in self.added.values().filter_map(|added| added.server.as_ref()) {
-            expanded.add(server.clone(), "operator");
-        }
-        for (name, record) in &self.weights {
-            expanded.set_weight(name, record.weight);
+        let added = self.added.values().filter_map(|added| added.server.as_ref());
+        expanded.add_all(added.map(|server| (server, "operator".to_owned())));
+        if !self.weights.is_empty() {
+            expanded.set_weights(|name| self.weights.get(name).map(|record| record.weight));
         }
     }
 
