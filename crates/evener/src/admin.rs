@@ -13,6 +13,7 @@ mod instances;
 mod metrics;
 mod parameters;
 mod permissions;
+pub(crate) mod plan;
 pub(crate) mod server_state;
 pub(crate) mod sticky;
 
@@ -156,6 +157,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/cache/expunge", post(cache::expunge))
         .route("/v1/explain", get(explain::explain))
         .route("/metrics", get(metrics::metrics))
+        .merge(plan::routes())
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")

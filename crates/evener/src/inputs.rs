@@ -7,6 +7,7 @@ use crate::discover::FirstReadings;
 use crate::loops;
 
 /// The inputs of a configuration.
+#[derive(Clone)]
 pub(crate) struct Inputs {
     tls: TlsSettings,
     servers: FirstReadings,

@@ -9,6 +9,7 @@ mod connections;
 mod counters;
 mod explanation;
 mod metrics;
+mod plan;
 mod pool;
 mod recent;
 mod scope;
@@ -22,6 +23,7 @@ pub(crate) use clients::{ClientView, ClientsQuery, ClientsView};
 pub(crate) use connections::{ConnectionView, ConnectionsQuery, ConnectionsView};
 pub(crate) use explanation::{ExplainQuery, Explanation};
 pub(crate) use metrics::MetricsFormat;
+pub(crate) use plan::{ApplyView, ConfirmationView, PlanCounts, PlanView, PoolMovesView};
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
 pub(crate) use server::ServerView;
@@ -65,6 +67,12 @@ pub(crate) struct View {
     workers: usize,
     /// True if new clients are no longer accepted.
     draining: bool,
+    /// The applied configuration that waits for its confirmation; absent if none waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirmation: Option<ConfirmationView>,
+    /// The file that `evener apply` applied, if a reload would replace it by another text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    applied_file: Option<String>,
     #[serde(default)]
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
@@ -92,6 +100,8 @@ impl View {
             uptime_s: uptime.as_secs(),
             workers,
             draining,
+            confirmation: None,
+            applied_file: None,
             descriptors: DescriptorsView::measure(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -100,6 +110,11 @@ impl View {
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
+    }
+
+    /// Adds the file that was applied, and the wait for its confirmation.
+    pub(crate) fn with_applied(self, file: Option<&str>, confirmation: Option<ConfirmationView>) -> Self {
+        Self { applied_file: file.map(str::to_owned), confirmation, ..self }
     }
 
     /// Adds the counters of the instance, and the descriptions of all counters.
@@ -165,6 +180,13 @@ impl View {
         let uptime = table::seconds(self.uptime_s);
         let draining = if self.draining { ", draining" } else { "" };
         let mut text = format!("evener {version}, pid {pid}, up {uptime}, {workers} workers{draining}\n");
+        if let Some(confirmation) = &self.confirmation {
+            text += &confirmation.text(style);
+        }
+        if let Some(file) = &self.applied_file {
+            let line = format!("applied: {file}; a reload replaces it by the file of the start");
+            text += &table::paragraph(&line, 0, Tone::Normal, style);
+        }
         text += &self.descriptors.text();
         for traffic in Traffic::ALL {
             text += &ServiceView::table(self.services.iter(), traffic, style);

@@ -87,7 +87,7 @@ impl Supervisor {
     }
 
     /// Returns the changes that lead from the running configuration to another one.
-    fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
+    pub(super) fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
         let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
         let wanted = Spec {
             pools: specs,
@@ -101,7 +101,7 @@ impl Supervisor {
     }
 
     /// Returns the configuration that is in use, with the servers that were found.
-    fn running_spec(&self) -> Spec {
+    pub(super) fn running_spec(&self) -> Spec {
         let Spec { pools, services, xdp, ipvs } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
         Spec { pools: pools.collect(), services: services.clone(), xdp: xdp.clone(), ipvs: ipvs.clone() }
