@@ -6,6 +6,7 @@
 //! norm = CPU time of the proxy / (CPU time of client and backend). On a shared machine absolute times are
 //! meaningless, but ratios within a run are meaningful.
 
+mod apply;
 mod cpu;
 mod dns;
 mod http;
@@ -61,6 +62,8 @@ enum Plane {
     Xdp(xdp::Options),
     /// Measure checks by functions
     Scripts(scripts::Options),
+    /// Measure plans and applies of 10 000 servers
+    Apply(apply::Options),
 }
 
 /// Measures and prints the tables.
@@ -68,6 +71,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     match &options.plane {
         Some(Plane::Xdp(options)) => return xdp::run(options),
         Some(Plane::Scripts(options)) => return scripts::run(options),
+        Some(Plane::Apply(options)) => return apply::run(options),
         None => {}
     }
     if std::env::var_os(INSIDE).is_some() {

@@ -280,6 +280,18 @@ events! {
     Info "reloaded" Reloaded { changes: usize }
     /// One change of a reload.
     Info "changed" Changed { change: String }
+    /// An operator applied a configuration.
+    Info "applied" Applied { file: String, changes: usize }
+    /// A configuration that an operator applied was refused; nothing changed.
+    Error "apply_failed" ApplyFailed { file: String, problem: String }
+    /// The applied configuration goes back after this time unless `evener confirm` keeps it.
+    Warn "confirmation_awaited" ConfirmationAwaited { file: String, within: String }
+    /// An operator confirmed the applied configuration.
+    Info "confirmed" Confirmed { file: String }
+    /// The configuration before is in use again, because the applied one was not confirmed or an operator rejected it.
+    Warn "went_back" WentBack { file: String, changes: usize }
+    /// The configuration before could not be applied; the next attempt follows in 5 s.
+    Error "back_failed" BackFailed { file: String, problem: String }
     /// A configuration was refused; nothing changed.
     Error "reload_failed" ReloadFailed { problem: String }
     /// Certificates changed on disk and are in use.

@@ -2,6 +2,7 @@
 //! them. A server keeps its identity across reloads: its name in the pool, or its name in the configuration and
 //! its address of a host name. Verdict, counters, stickiness and flows stay.
 
+mod forecast;
 mod observed;
 mod quorum;
 mod upkeep;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use upkeep::Upkeep;
 
+pub use forecast::{Fate, Forecast, MoveReason, Tally};
 pub use observed::{LastCheck, Observed};
 
 /// Number of steps in which a slow start grows a share.
@@ -76,10 +78,12 @@ pub struct Pool {
     upkeep: Upkeep,
     quorum: Option<Quorum>,
     changed: bool,
+    /// True for a copy that only shows the effect of a change. It must not write to state that it shares with planes.
+    is_forecast: bool,
 }
 
 /// A server of a pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Server {
     /// Identity of the server.
     pub id: ServerId,
@@ -148,6 +152,7 @@ impl Pool {
             upkeep: Upkeep::plan(None, now),
             quorum: None,
             changed: true,
+            is_forecast: false,
         };
         pool.apply(spec, targets, now);
         // The servers of a new pool have their full share.
@@ -249,7 +254,9 @@ impl Pool {
             let was_down = server.health.verdict() == Verdict::Down;
             server.health = health(spec, server_spec, now);
             (server.since, server.slow_start) = (now, Some(SlowStart::at(now)));
-            server.live.suspect.store(false, Ordering::Relaxed);
+            if !self.is_forecast {
+                server.live.suspect.store(false, Ordering::Relaxed);
+            }
             let is_up = server.health.verdict() == Verdict::Up;
             (was_down && is_up).then_some(Change::Up)
         };

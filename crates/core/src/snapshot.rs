@@ -3,11 +3,13 @@
 //! is shared by all snapshots.
 
 mod entry;
+mod placement;
 mod quorum;
 mod request;
 mod takes;
 
 pub use entry::{Admission, Entry, KnownOnly, PoolLive, ServerLive};
+pub use placement::Placement;
 pub use quorum::Quorum;
 pub use request::{Choice, NoServer, Request, Why};
 pub use takes::{Role, Takes};
@@ -21,7 +23,7 @@ use crate::limits::{Known, Lease};
 use crate::policy::{self, Draw, Table};
 use crate::random::Random;
 use crate::spec::{Failover, Policy, QueueSpec};
-use crate::sticky::Assignment;
+use crate::sticky::{Assignment, Sticky};
 use crate::time::Time;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -191,6 +193,12 @@ impl Snapshot {
         self.live.queued.enter(self.queue?.size)
     }
 
+    /// Returns the sticky table, if there is one.
+    #[must_use]
+    pub fn sticky(&self) -> Option<&Sticky> {
+        self.live.sticky.as_ref()
+    }
+
     /// Returns true if any server can get new clients.
     #[must_use]
     pub fn is_usable(&self) -> bool {
@@ -311,12 +319,25 @@ impl Snapshot {
         turn: impl FnOnce() -> u64,
         random: &mut Random,
     ) -> Option<(&Arc<Entry>, Why)> {
+        self.find_with(self.known_servers(request), request, tried, turn, random)
+    }
+
+    /// Returns the server for a client whose known servers are `known`, the preferred one first.
+    #[inline]
+    fn find_with<'a>(
+        &'a self,
+        known: [Option<&'a Arc<Entry>>; 2],
+        request: &Request,
+        tried: &[ServerId],
+        turn: impl FnOnce() -> u64,
+        random: &mut Random,
+    ) -> Option<(&'a Arc<Entry>, Why)> {
         let client = hash::of_client(request.client);
         let draw = || Draw { client, turn: turn(), now: request.now, random };
         if let Some(only) = &self.only {
-            return self.find_only(only, request, tried, draw);
+            return self.find_only(only, known[0], request, tried, draw);
         }
-        let known = self.known_servers(request).into_iter().flatten().find(|server| {
+        let known = known.into_iter().flatten().find(|server| {
             !tried.contains(&server.id)
                 && server.takes_known(request.client)
                 && (request.stay.is_some() || !self.has_preferred_tier(server, request, tried))
@@ -367,6 +388,7 @@ impl Snapshot {
     fn find_only<'a, 'd>(
         &'a self,
         only: &'a Tier,
+        known: Option<&'a Arc<Entry>>,
         request: &Request,
         tried: &[ServerId],
         draw: impl FnOnce() -> Draw<'d>,
@@ -375,7 +397,7 @@ impl Snapshot {
             return None;
         }
         // Without failover only servers of the first tier are used.
-        let known = self.known_server(request).filter(|known| known.tier == self.first_tier);
+        let known = known.filter(|known| known.tier == self.first_tier);
         // The sorry server takes the clients of servers that are down.
         let known = known.filter(|known| !self.lacks_quorum() || known.takes_known(request.client));
         if let Some(known) = known {
@@ -417,7 +439,13 @@ impl Snapshot {
             // No client stays with a sorry server.
             return [self.entries.iter().find(|server| server.token == token && !server.is_sorry), None];
         }
-        self.assignment(request).map_or([None; 2], |assignment| {
+        let sticky = self.live.sticky.as_ref();
+        self.assigned(sticky.and_then(|sticky| sticky.lookup(request.client, request.now)))
+    }
+
+    /// Returns the servers of an assignment that are in the pool.
+    fn assigned(&self, assignment: Option<Assignment>) -> [Option<&Arc<Entry>>; 2] {
+        assignment.map_or([None; 2], |assignment| {
             [Some(assignment.home), assignment.substitute].map(|id| self.server(id?))
         })
     }

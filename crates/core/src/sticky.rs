@@ -181,6 +181,18 @@ impl Sticky {
         homes.into_iter().collect()
     }
 
+    /// Calls `visit` for every client that has not expired. A shard is locked while its clients are copied, not
+    /// while they are visited.
+    pub fn visit(&self, now: Time, mut visit: impl FnMut(StickyClient)) {
+        for shard in &self.shards {
+            let clients: Vec<_> = lock(shard).clients().collect();
+            let alive = clients.into_iter().filter(|&(.., seen)| self.alive(seen, now));
+            alive.for_each(|(address, assignment, seen_at)| {
+                visit(StickyClient { address, assignment, seen_at });
+            });
+        }
+    }
+
     /// Returns at most `max` clients, the most recently seen first.
     #[must_use]
     pub fn clients(&self, now: Time, max: usize) -> Vec<StickyClient> {

@@ -19,6 +19,7 @@ mod parameters;
 mod permissions;
 mod problem;
 mod serve;
+pub(crate) mod plan;
 pub(crate) mod server_state;
 pub(crate) mod servers;
 pub(crate) mod sticky;
@@ -174,6 +175,7 @@ fn router(supervisor: Handle) -> Router {
         .route("/v1/explain", get(explain::explain))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::metrics))
+        .merge(plan::routes())
         .fallback(|| async { failed(StatusCode::NOT_FOUND, "there is no such path; see docs/api.md") })
         .method_not_allowed_fallback(|| async {
             failed(StatusCode::METHOD_NOT_ALLOWED, "this path has another method; see docs/api.md")

@@ -15,6 +15,7 @@ mod ipvs;
 mod manual;
 mod metrics;
 mod one_liner;
+mod plan;
 mod run;
 mod server_state;
 mod servers;
@@ -47,6 +48,8 @@ Examples:
   evener http 127.0.0.1:8080 10.0.0.1:80 10.0.0.2:80  balance HTTP requests
   evener init a.lua --server 10.0.0.1:80              write a first configuration
   evener check a.lua && evener run a.lua              run a configuration
+  evener plan a.lua                                   show what applying it changes
+  evener apply a.lua --confirm 5m                     apply it, go back unless confirmed
   evener status                                       show the running instance
   evener top                                          watch it on the terminal
   evener drain web/10.0.0.1:80 --wait                 wait until no client is left
@@ -58,7 +61,7 @@ Examples:
   evener import keepalived keepalived.conf            translate a file of keepalived
   ipvsadm -Sn | evener import ipvsadm                 translate the kernel's table of IPVS
 
-Exit status: 0 done, 1 failed, 2 wrong usage.";
+Exit status: 0 done, 1 failed, 2 wrong usage (`evener plan`: 2 also for changes).";
 
 /// Load balancer for TCP, TLS, HTTP, UDP and DNS, configured in Lua
 #[derive(Debug, Parser)]
@@ -124,6 +127,17 @@ enum Command {
     Weight(servers::WeightCommand),
     /// Write the running configuration as a file, with the changes made by commands
     Save(servers::SaveCommand),
+    /// Show what a configuration would change in the running instance, and which clients it would move
+    ///
+    /// Nothing changes. The exit status is 0 if the configuration is the running one, 2 if there are changes, and 1 if
+    /// the file has problems.
+    Plan(plan::PlanCommand),
+    /// Apply a configuration to the running instance, as a whole or not at all
+    ///
+    /// A later reload or start reads the file of the start again, which need not be this one.
+    Apply(plan::ApplyCommand),
+    /// Keep a configuration that was applied with --confirm
+    Confirm(plan::ConfirmCommand),
     /// Drain a server: it gets no new clients, and keeps its connections and its sticky clients
     Drain(server_state::LeaveCommand),
     /// Make a server ready again and clear failures of its traffic
@@ -439,7 +453,7 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
             if !wanted.serves() {
                 signals::unblock();
             }
-            let outcome = runtime.block_on(command(wanted));
+            let outcome = runtime.block_on(status_of(wanted));
             // Unlike a drop of the runtime, this does not wait for threads that still read a file or resolve a
             // name.
             runtime.shutdown_background();
@@ -448,12 +462,20 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
         Err(error) => Err(error.into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             // The error may have several problems, one per line.
             format!("{error:#}").lines().for_each(|line| eprintln!("evener: {}", printable(line)));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs a command and returns its exit status.
+async fn status_of(wanted: Command) -> anyhow::Result<ExitCode> {
+    match wanted {
+        Command::Plan(plan) => plan.run().await,
+        other => command(other).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -474,6 +496,9 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Remove(command) => command.run().await,
         Command::Weight(command) => command.run().await,
         Command::Save(command) => command.run().await,
+        Command::Plan(command) => command.run().await.map(drop),
+        Command::Apply(command) => command.run().await,
+        Command::Confirm(command) => command.run().await,
         Command::Drain(command) => command.run("drain").await,
         Command::Ready(command) => command.run().await,
         Command::Maintenance(command) => command.run("maintenance").await,

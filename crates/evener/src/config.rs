@@ -41,7 +41,7 @@ pub(crate) use check::{KINDS as CHECK_KINDS, dns_check, http_check};
 pub(crate) use edge::{tls_defaults, tls_from_file};
 pub(crate) use hints::nearest;
 pub(crate) use json::{check_with_server, server_of_json, spec_as_json};
-pub(crate) use lua::{caller, location_of, raise};
+pub(crate) use lua::{FILE_BYTES_MAX, caller, location_of, raise};
 pub(crate) use print::print;
 #[cfg(test)]
 pub(crate) use print::random_spec;
@@ -178,7 +178,15 @@ impl Config {
 
 /// Reads a configuration file.
 pub(crate) fn load(path: &Path) -> Result<Config, Vec<Problem>> {
-    let mut run = lua::run(path)?;
+    build_from(lua::run(path, None)?)
+}
+
+/// Reads a given text as the configuration file at `path`, which need not exist. Relative paths begin at its directory.
+pub(crate) fn load_text(path: &Path, text: &[u8]) -> Result<Config, Vec<Problem>> {
+    build_from(lua::run(path, Some(text.into()))?)
+}
+
+fn build_from(mut run: raw::Run) -> Result<Config, Vec<Problem>> {
     let program = run.take_program();
     let config = build::build(&run).map_err(problem::sorted)?;
     Ok(Config { program: program.map(Arc::new), ..config })

@@ -372,7 +372,7 @@ impl Found {
 }
 
 /// Results of the first read of each source of a configuration.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct FirstReadings(BTreeMap<(Arc<str>, Source), Reading>);
 
 impl FirstReadings {

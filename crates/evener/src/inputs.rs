@@ -9,6 +9,7 @@ use crate::loops;
 use std::sync::Arc;
 
 /// The inputs of a configuration.
+#[derive(Clone)]
 pub(crate) struct Inputs {
     tls: TlsSettings,
     servers: FirstReadings,

@@ -11,6 +11,7 @@ mod explanation;
 mod filter;
 mod live;
 mod metrics;
+mod plan;
 mod pool;
 mod recent;
 mod scope;
@@ -26,6 +27,7 @@ pub(crate) use explanation::{ExplainQuery, Explanation, RecordedChoice};
 pub(crate) use filter::{ServerFilter, ServersView};
 pub(crate) use live::{LiveKind, LiveRow};
 pub(crate) use metrics::MetricsFormat;
+pub(crate) use plan::{ApplyView, ConfirmationView, PlanCounts, PlanView, PoolMovesView};
 pub(crate) use pool::{PoolView, SourceView};
 pub(crate) use scripts::{ScriptChangeView, ScriptErrorView, ScriptsView};
 pub(crate) use server::ServerView;
@@ -69,6 +71,12 @@ pub(crate) struct View {
     workers: usize,
     /// True if new clients are no longer accepted.
     draining: bool,
+    /// The applied configuration that waits for its confirmation; absent if none waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    confirmation: Option<ConfirmationView>,
+    /// The file that `evener apply` applied, if a reload would replace it by another text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    applied_file: Option<String>,
     #[serde(default)]
     descriptors: DescriptorsView,
     services: Vec<ServiceView>,
@@ -96,6 +104,8 @@ impl View {
             uptime_s: uptime.as_secs(),
             workers,
             draining,
+            confirmation: None,
+            applied_file: None,
             descriptors: DescriptorsView::measure(),
             services: Vec::new(),
             pools: Vec::new(),
@@ -104,6 +114,11 @@ impl View {
             counters: CountersView::default(),
             declarations: DeclarationsView::default(),
         }
+    }
+
+    /// Adds the file that was applied, and the wait for its confirmation.
+    pub(crate) fn with_applied(self, file: Option<&str>, confirmation: Option<ConfirmationView>) -> Self {
+        Self { applied_file: file.map(str::to_owned), confirmation, ..self }
     }
 
     /// Adds the counters of the instance, and the descriptions of all counters.
@@ -166,6 +181,13 @@ impl View {
     /// Formats the state for people.
     pub(crate) fn text(&self, style: Style) -> String {
         let mut text = format!("{}\n", self.headline());
+        if let Some(confirmation) = &self.confirmation {
+            text += &confirmation.text(style);
+        }
+        if let Some(file) = &self.applied_file {
+            let line = format!("applied: {file}; a reload replaces it by the file of the start");
+            text += &table::paragraph(&line, 0, Tone::Normal, style);
+        }
         text += &self.descriptors.text();
         for traffic in Traffic::ALL {
             text += &ServiceView::table(self.services.iter(), traffic, style);

@@ -6,6 +6,7 @@ mod api;
 mod apply;
 mod cache;
 mod certificates;
+mod confirmation;
 mod connections;
 mod discovery;
 mod failures;
@@ -15,6 +16,7 @@ mod ipvs;
 mod listeners;
 mod operator;
 mod paths;
+mod plan;
 mod pools;
 mod probes;
 mod query;
@@ -54,9 +56,12 @@ pub(crate) use access::{AccessChange, AccessError};
 pub(crate) use api::Endpoints;
 pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
-pub(crate) use handle::{Handle, Request, StateChange};
+pub(crate) use confirmation::GoneBack;
+use confirmation::PendingView;
+pub(crate) use handle::{Answer, Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use operator::{Operate, OperateError, Operated, Operation};
+pub(crate) use plan::{Applied, ApplyRequest, PlanSetting, Planned, Refusal, ServiceFate};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
 pub(crate) use scripts::ScriptVerdict;
@@ -144,6 +149,8 @@ pub(crate) enum Input {
         took: Duration,
     },
     Loaded(Box<Loaded>),
+    /// The configuration before an apply that was not confirmed, with its inputs.
+    GoneBack(Box<GoneBack>),
     Reread(Reread),
     /// Servers that a source lists for a pool, in the response to the read with this number.
     Found {
@@ -186,6 +193,8 @@ pub(crate) struct Supervisor {
     retiring: Vec<Arc<ServiceLive>>,
     probes: probes::Probes,
     reloads: reload::Reloads,
+    /// The configuration that was applied, and the wait for its confirmation.
+    confirmation: confirmation::Confirmation,
     origin: Instant,
     random: Random,
     plane: Planes,
@@ -279,6 +288,7 @@ impl Supervisor {
             api: api::Api::default(),
             retiring: Vec::new(),
             probes: probes::Probes::default(),
+            confirmation: confirmation::Confirmation::default(),
             origin,
             random: Random::seeded(seed),
             plane,
@@ -385,6 +395,7 @@ impl Supervisor {
             Input::Script(output) => self.on_script(output),
             Input::ScriptChecked { probed, result, took } => self.on_script_checked(&probed, result, took),
             Input::Loaded(loaded) => self.on_loaded(*loaded),
+            Input::GoneBack(found) => self.on_gone_back(*found),
             Input::Reread(reread) => match self.certificates.on_reread(reread, self.configurations) {
                 Ok(tls) => tls.into_iter().for_each(|tls| self.apply_tls(tls)),
                 Err(refused) => self.log(&refused),
@@ -463,6 +474,7 @@ impl Supervisor {
         self.count_descriptors(shortage::CountWhen::Due);
         if self.phase == Phase::Serving {
             self.discovery.on_time(now);
+            self.confirm_on_time(now);
             let events = self.listeners.on_time(now, &mut self.plane);
             self.log_all(&events);
         }
@@ -476,7 +488,7 @@ impl Supervisor {
     fn deadline(&self) -> Time {
         let now = self.now();
         let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
-        let next = next.min(self.samples.deadline());
+        let next = next.min(self.samples.deadline()).min(self.confirmation.deadline());
         match self.phase {
             Phase::Serving => next.min(self.discovery.deadline()).min(self.listeners.deadline()),
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),

@@ -108,6 +108,15 @@ impl Client {
         self.send(Method::PATCH, path, serde_json::to_vec(body)?.into()).await
     }
 
+    /// Sends a POST request whose body is text.
+    pub(crate) async fn post_text<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<T> {
+        self.send(Method::POST, path, body.into()).await
+    }
+
     /// Sends a GET request for a stream of JSON lines, and calls `on_line` for each line. Ends with an error: the
     /// stream has no end while the instance runs.
     pub(crate) async fn follow<T: DeserializeOwned>(

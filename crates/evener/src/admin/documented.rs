@@ -4,10 +4,13 @@ use super::Reloaded;
 use super::access::AccessChangedView;
 use super::cache::ExpungedView;
 use super::connections::{ClientsClosedView, ClosedView, ServerClosedView};
+use super::plan::ConfirmedView;
 use super::server_state::StateChangedView;
 use super::servers::ServerChangedView;
 use crate::events::RecentEvents;
-use crate::state::{ClientsView, ConnectionsView, Explanation, RuleView, StickyView, View};
+use crate::state::{
+    ApplyView, ClientsView, ConnectionsView, Explanation, PlanView, RuleView, StickyView, View,
+};
 use evener_core::counters::{CheckCounters, CounterSet, Declaration, ServerCounters, ServiceCounters};
 use evener_core::event::EventCounters;
 use serde::Serialize;
@@ -42,6 +45,9 @@ fn examples_of_the_documentation_have_the_keys_of_the_records() {
     check::<ServerChangedView>("`POST /v1/pools");
     check::<ServerChangedView>("`PATCH /v1/pools");
     check::<ServerChangedView>("`DELETE /v1/pools");
+    check::<PlanView>("`POST /v1/plan");
+    check::<ApplyView>("`POST /v1/apply");
+    check::<ConfirmedView>("`POST /v1/confirm`");
     check::<StateChangedView>("`POST /v1/servers/state`");
     check::<AccessChangedView>("`POST /v1/access`");
     check::<ClosedView>("`DELETE /v1/connections/17`");
@@ -53,7 +59,7 @@ fn examples_of_the_documentation_have_the_keys_of_the_records() {
 
 /// The sections of docs/api.md whose examples contain all fields of their responses, and the names of the responses
 /// in the list.
-const RESPONSES: [(&str, &str); 15] = [
+const RESPONSES: [(&str, &str); 18] = [
     ("`GET /v1/status`", "status"),
     ("`GET /v1/access`", "access"),
     ("`GET /v1/clients", "clients"),
@@ -63,6 +69,9 @@ const RESPONSES: [(&str, &str); 15] = [
     ("`GET /v1/events", "events"),
     ("`POST /v1/reload`", "reload"),
     ("`POST /v1/pools", "server_changed"),
+    ("`POST /v1/plan", "plan"),
+    ("`POST /v1/apply", "apply"),
+    ("`POST /v1/confirm`", "confirm"),
     ("`POST /v1/servers/state`", "server_state"),
     ("`POST /v1/access`", "access_changed"),
     ("`DELETE /v1/connections/17`", "close"),
@@ -70,8 +79,8 @@ const RESPONSES: [(&str, &str); 15] = [
     ("`DELETE /v1/connections?client", "close_clients"),
     ("`POST /v1/cache/expunge`", "expunge"),
 ];
-/// Counters and their declarations have names of their own. Each event has its own fields.
-const OPAQUE: [&str; 3] = ["counters", "declarations", "fields"];
+/// Counters, their declarations and reasons have names of their own. Each event has its own fields.
+const OPAQUE: [&str; 4] = ["counters", "declarations", "fields", "reasons"];
 
 /// Returns the name of the type of a value. Numbers with and without a fraction have different types.
 fn type_of(value: &Value) -> &'static str {

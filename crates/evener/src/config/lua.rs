@@ -8,6 +8,8 @@ mod functions;
 #[cfg(test)]
 pub(super) mod names;
 
+pub(crate) use file::FILE_BYTES_MAX;
+
 use super::functions as runtime;
 use super::hints::Undefined;
 use super::locate::Source;
@@ -65,7 +67,12 @@ struct State {
     /// Files being run, the innermost last.
     files: Vec<PathBuf>,
     includes: usize,
+    /// Text of the first file, if it is not read from its path.
+    text: Option<Text>,
 }
+
+/// The text of a configuration that was given instead of its file.
+pub(super) type Text = Arc<[u8]>;
 
 fn lock(state: &Shared) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,8 +81,8 @@ fn lock(state: &Shared) -> MutexGuard<'_, State> {
 /// Number of runs that took too long and still continue.
 static ABANDONED: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs the file and all files that it includes.
-pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
+/// Runs the file and all files that it includes. A given text replaces the file itself, not the files that it includes.
+pub(super) fn run(path: &Path, text: Option<Text>) -> Result<Run, Vec<Problem>> {
     // A second run would only add to the load of the abandoned run.
     if !cfg!(test) && ABANDONED.load(Ordering::Relaxed) > 0 {
         let message = "an earlier run of the configuration has not ended: try again later, or restart evener";
@@ -89,7 +96,7 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
     let run_settled = Arc::clone(&settled);
     let thread = std::thread::Builder::new().name("configuration".into());
     let started = thread.spawn(move || {
-        drop(done.send(run_here(&path)));
+        drop(done.send(run_here(&path, text)));
         if run_settled.swap(true, Ordering::AcqRel) {
             ABANDONED.fetch_sub(1, Ordering::Relaxed);
         }
@@ -114,12 +121,13 @@ pub(super) fn run(path: &Path) -> Result<Run, Vec<Problem>> {
     }
 }
 
-fn run_here(path: &Path) -> Result<Run, Vec<Problem>> {
+fn run_here(path: &Path, text: Option<Text>) -> Result<Run, Vec<Problem>> {
     let state = Shared::default();
+    lock(&state).text.clone_from(&text);
     let outcome = sandbox(&state).and_then(|lua| {
         let before = names_of_values(&lua)?;
         run_file(&lua, &state, path)?;
-        let program = functions::take(&lua, path, &lock(&state).run);
+        let program = functions::take(&lua, (path, text), &lock(&state).run);
         let mut set = names_of_values(&lua)?;
         set.retain(|name| !before.contains(name));
         let mut state = lock(&state);
@@ -543,7 +551,9 @@ fn add_include(lua: &Lua, state: &Shared) -> mlua::Result<()> {
 
 fn run_file(lua: &Lua, state: &Shared, path: &Path) -> mlua::Result<()> {
     let name: Arc<str> = path.display().to_string().into();
-    let text = file::read(path, &name).map_err(raise)?;
+    let given = lock(state).text.take();
+    let text = given.map_or_else(|| file::read(path, &name), |given| file::text(given.to_vec(), &name));
+    let text = text.map_err(raise)?;
     {
         let mut state = lock(state);
         state.run.add_source(Source::new(Arc::clone(&name), &text));

@@ -65,6 +65,8 @@ pub(crate) struct Program {
     lua: Lua,
     declared: Declared,
     path: PathBuf,
+    /// Text of the file, if it was given.
+    text: Option<lua::Text>,
     /// Hash of the files.
     fingerprint: u64,
 }
@@ -77,15 +79,25 @@ impl fmt::Debug for Program {
 
 impl Program {
     /// Creates a program, unless nothing runs later.
-    pub(super) fn new(lua: Lua, declared: Declared, path: &Path, fingerprint: u64) -> Option<Self> {
-        let path = path.to_owned();
-        (!declared.functions.is_empty()).then(|| Self { lua, declared, path, fingerprint })
+    pub(super) fn new(
+        lua: Lua,
+        declared: Declared,
+        file: (&Path, Option<lua::Text>),
+        fingerprint: u64,
+    ) -> Option<Self> {
+        let (path, text) = (file.0.to_owned(), file.1);
+        (!declared.functions.is_empty()).then(|| Self { lua, declared, path, text, fingerprint })
+    }
+
+    /// Returns a hash of the files.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     /// Runs the file again, and returns its functions. Fails if the files changed, because the instance has the
     /// other settings of the old files.
     pub(crate) fn again(&self) -> Result<Self, String> {
-        let mut run = lua::run(&self.path).map_err(|problems| {
+        let mut run = lua::run(&self.path, self.text.clone()).map_err(|problems| {
             problems.first().map_or_else(|| "the file is invalid".into(), ToString::to_string)
         })?;
         run.take_program()

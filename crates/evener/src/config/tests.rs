@@ -415,7 +415,7 @@ fn the_reference_has_every_key_and_counter() {
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("c.lua");
     std::fs::write(&path, every_key).unwrap();
-    build::build(&lua::run(&path).unwrap()).unwrap();
+    build::build(&lua::run(&path, None).unwrap()).unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
     let reference = document("docs/configuration.md");
     let keys = fields::READ.with_borrow(Clone::clone);

@@ -18,7 +18,7 @@ const NUMBERS_MAX: usize = 4096;
 const NUMBERS_IN_NAMES: std::ops::RangeInclusive<u32> = 5300..=5399;
 
 /// Numbers of the sockets of a pool.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Numbers(BTreeMap<PathBuf, u32>);
 
 impl Numbers {

@@ -94,7 +94,7 @@ impl Supervisor {
     }
 
     /// Returns the changes that lead from the running configuration to another one.
-    fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
+    pub(super) fn changes(&self, spec: &Spec, pools: &[Expanded], tls: &TlsSettings) -> ChangeSet {
         let specs = pools.iter().map(|pool| pool.spec().clone()).collect();
         let wanted = Spec {
             pools: specs,
@@ -109,7 +109,7 @@ impl Supervisor {
     }
 
     /// Returns the configuration that is in use, with the servers that were found.
-    fn running_spec(&self) -> Spec {
+    pub(super) fn running_spec(&self) -> Spec {
         let Spec { pools, services, xdp, ipvs, admin } = &self.config.spec;
         let pools = pools.iter().filter_map(|pool| Some(self.pools.get(&pool.name)?.spec().clone()));
         Spec {

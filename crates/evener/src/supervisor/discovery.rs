@@ -6,8 +6,9 @@ mod loop_check;
 #[cfg(test)]
 mod tests;
 
-use super::listeners::NewListeners;
+use super::listeners::{Listeners, NewListeners};
 use super::operator::Operator;
+use super::pools::Pools;
 use super::scripts::Scripts;
 use super::{Input, Supervisor};
 use crate::config::Config;
@@ -46,7 +47,7 @@ pub(super) struct Discovery {
 }
 
 /// State of a source.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     /// The last servers that the source listed.
     servers: Vec<Listed>,
@@ -66,7 +67,7 @@ struct State {
 }
 
 /// State of a pool.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct PoolState {
     numbers: Numbers,
     /// Sources of the servers that were found, by name.
@@ -127,6 +128,26 @@ impl Discovery {
             next: Time::NEVER,
             reads: 0,
         }
+    }
+
+    /// Returns the servers that the pools of a configuration would have, and changes nothing.
+    pub(super) fn foresee(
+        &self,
+        config: &Config,
+        readings: FirstReadings,
+        (pools, listeners): (&Pools, &Listeners),
+        (scripts, now): (&Scripts, Time),
+    ) -> Vec<Expanded> {
+        let mut copy = Self {
+            sources: self.sources.clone(),
+            pools: self.pools.clone(),
+            watched: self.watched.clone(),
+            ..Self::new(self.sender.clone())
+        };
+        copy.configure(&config.spec, readings, now);
+        let no_listeners = NewListeners::new();
+        let loops = LoopCheck::new(config, pools, (listeners, &no_listeners));
+        config.spec.pools.iter().map(|spec| copy.expand(spec, &loops, scripts).0).collect()
     }
 
     /// Prepares for a new configuration, with the first readings of its sources.

@@ -4,7 +4,7 @@ use super::access::{AccessChange, AccessError};
 use super::cache::{self, ExpungeExtent};
 use super::operator::{Operate, OperateError, Operated, StateChanged};
 use super::query::Query;
-use super::{Files, Input, Outcome, Phase, Supervisor, reload};
+use super::{Applied, ApplyRequest, Files, Input, Outcome, Phase, Refusal, Supervisor, reload};
 use crate::config::Config;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
@@ -20,12 +20,23 @@ pub(crate) enum Request {
     SetState { wanted: StateChange, done: oneshot::Sender<Result<Operated, String>> },
     Operate { wanted: Operate, done: oneshot::Sender<Result<Operated, OperateError>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
+    ApplyPlanned { wanted: Box<ApplyRequest>, done: oneshot::Sender<Result<Applied, Refusal>> },
+    Confirm { answer: Answer, done: oneshot::Sender<Result<String, String>> },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessError>> },
     Close { number: u64, done: oneshot::Sender<Closed> },
     CloseServer { server: String, done: oneshot::Sender<Result<(String, usize), String>> },
     Expunge { service: String, extent: ExpungeExtent, done: cache::Done },
     Log(Event),
     Stop,
+}
+
+/// The answer to an applied configuration that waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The configuration stays.
+    Keep,
+    /// The configuration before comes back now.
+    GoBack,
 }
 
 /// A change of the administrative state of a server.
@@ -80,6 +91,16 @@ impl Handle {
         self.request(|done| Request::Operate { wanted, done }).await
     }
 
+    /// Applies a configuration that an operator gave.
+    pub(crate) async fn apply_planned(&self, wanted: ApplyRequest) -> Option<Result<Applied, Refusal>> {
+        self.request(|done| Request::ApplyPlanned { wanted: Box::new(wanted), done }).await
+    }
+
+    /// Answers an applied configuration that waits for its confirmation. Returns its file, or the reason of the failure.
+    pub(crate) async fn confirm(&self, answer: Answer) -> Option<Result<String, String>> {
+        self.request(|done| Request::Confirm { answer, done }).await
+    }
+
     /// Sets a server to ready, drain or maintenance. Returns the change, or the reason of the failure.
     pub(crate) async fn set_state(&self, wanted: StateChange) -> Option<Result<Operated, String>> {
         self.request(|done| Request::SetState { wanted, done }).await
@@ -108,6 +129,8 @@ impl Supervisor {
             Request::SetState { wanted, done } => drop(done.send(self.set_state(&wanted))),
             Request::Operate { wanted, done } => drop(done.send(self.operate(wanted))),
             Request::Apply { config, files, done } => self.begin_apply(*config, files, done),
+            Request::ApplyPlanned { wanted, done } => drop(done.send(self.apply_planned(*wanted))),
+            Request::Confirm { answer, done } => drop(done.send(self.confirm(answer))),
             Request::Access { service, change, done } => self.change_access(&service, change, done),
             Request::Close { number, done } => self.close(number, done),
             Request::CloseServer { server, done } => self.close_server(&server, done),

@@ -1,14 +1,17 @@
 //! Queries of the state, from the admin API, front ends and the demo. A response is a record of `state`. The
 //! supervisor builds the records in `view.rs`; the workers contribute the open connections.
 
-use super::{Handle, Request};
+use super::{Handle, PlanSetting, Planned, Request};
+use crate::config::Config;
 use crate::events::Events;
+use crate::inputs::Inputs;
 use crate::planes::Listed;
 use crate::state::{
     ClientsQuery, ClientsView, ConnectionsQuery, ConnectionsView, ExplainQuery, Explanation, RuleView,
     StickyView, View, ViewScope,
 };
 use evener_core::spec::Spec;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Receiver of a response.
@@ -51,6 +54,20 @@ pub(crate) enum Query {
     },
     Events {
         reply: Reply<Events>,
+    },
+    PlanSetting {
+        reply: Reply<PlanSetting>,
+    },
+    /// The effect of a configuration.
+    Plan {
+        config: Box<Config>,
+        inputs: Box<Inputs>,
+        reply: Reply<Planned>,
+    },
+    /// The open flows of a service.
+    Flows {
+        service: Arc<str>,
+        reply: Reply<Vec<evener_proxy::Open>>,
     },
 }
 
@@ -109,6 +126,22 @@ impl Handle {
     /// Explains which server a client would get now.
     pub(crate) async fn explain(&self, query: ExplainQuery) -> Option<Result<Explanation, String>> {
         self.query(|reply| Query::Explain { query, reply }).await
+    }
+
+    /// Returns what a configuration of an operator needs before it is read.
+    pub(crate) async fn plan_setting(&self) -> Option<PlanSetting> {
+        self.query(|reply| Query::PlanSetting { reply }).await
+    }
+
+    /// Returns the effect that a configuration would have.
+    pub(crate) async fn plan(&self, config: Config, inputs: Inputs) -> Option<Planned> {
+        let (config, inputs) = (Box::new(config), Box::new(inputs));
+        self.query(|reply| Query::Plan { config, inputs, reply }).await
+    }
+
+    /// Returns the open flows of a service.
+    pub(crate) async fn flows(&self, service: Arc<str>) -> Option<Vec<evener_proxy::Open>> {
+        self.query(|reply| Query::Flows { service, reply }).await
     }
 
     async fn query<T>(&self, query: impl FnOnce(Reply<T>) -> Query) -> Option<T> {

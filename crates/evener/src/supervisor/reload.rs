@@ -40,6 +40,14 @@ impl Reloads {
         matches!(self.source, ConfigSource::Front(_))
     }
 
+    /// Returns the file that a reload reads, if there is one.
+    pub(super) fn file(&self) -> Option<&std::path::Path> {
+        match &self.source {
+            ConfigSource::File(file) => Some(file),
+            ConfigSource::None | ConfigSource::Front(_) => None,
+        }
+    }
+
     /// Returns true if another reload follows the present one.
     fn has_next(&self) -> bool {
         self.next.is_some()
@@ -121,6 +129,10 @@ impl Supervisor {
     pub(super) fn begin_reload(&mut self, done: Option<Done>) {
         // Log rotation needs new files now, even if the configuration is refused.
         self.request_logs.reopen();
+        if let Some(problem) = self.confirmation.refusal(self.now()) {
+            self.log(&Event::ReloadFailed { problem: problem.clone() });
+            return done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
+        }
         let failed = self.reloads.begin(done, self.certificates.tls());
         failed.iter().for_each(|event| self.log(event));
     }
@@ -139,10 +151,15 @@ impl Supervisor {
         refused.into_iter().for_each(|problem| self.log(&Event::CertificatesRefused { problem }));
         let outcome = if self.is_draining() {
             Err(vec![Problem::new("this instance is shutting down")])
+        } else if let Some(problem) = self.confirmation.refusal(self.now()) {
+            Err(vec![Problem::new(problem)])
         } else {
             found.and_then(|(config, inputs)| self.apply(config, inputs))
         };
         let outcome = self.log_outcome(outcome);
+        if outcome.is_ok() {
+            self.confirmation.forget_applied().iter().for_each(|event| self.log(event));
+        }
         self.warn_of_descriptors();
         if let Some(done) = given {
             let _ = done.send(outcome);

@@ -216,6 +216,13 @@ impl Scripts {
         }
     }
 
+    /// Returns the changes of pools that would stay with a new configuration, without functions that run.
+    pub(super) fn foresee(&self, config: &Config) -> Self {
+        let mut copy = Self { changes: self.changes.clone(), ..Self::default() };
+        copy.prepare(config);
+        copy
+    }
+
     /// Makes the changes of functions to the servers of a pool.
     pub(super) fn change(&self, expanded: &mut Expanded) {
         let Some(changes) = self.changes.get(&expanded.spec().name) else { return };

@@ -2,13 +2,13 @@
 //! pools and servers by name. Nothing outside the supervisor reads these fields, and no query changes them.
 
 use super::query::{Query, Reply};
-use super::{Phase, Supervisor};
+use super::{PendingView, Phase, Supervisor};
 use crate::certificates::unix_time;
 use crate::config::nearest;
 use crate::planes::RunningService;
 use crate::state::{
-    ClientsQuery, ClientsView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView, StickyView, View,
-    ViewScope,
+    ClientsQuery, ClientsView, ConfirmationView, ExplainQuery, Explanation, PoolView, RuleView, ServiceView,
+    StickyView, View, ViewScope,
 };
 use evener_core::ServerId;
 use evener_core::Time;
@@ -37,13 +37,19 @@ impl Supervisor {
             }
             Query::Explain { query, reply } => self.explain(&query, reply),
             Query::Spec { reply } => drop(reply.send(self.spec_to_save())),
+            Query::PlanSetting { reply } => drop(reply.send(self.plan_setting())),
+            Query::Plan { config, inputs, reply } => drop(reply.send(self.plan(&config, *inputs))),
+            Query::Flows { service, reply } => self.list_flows(service, reply),
             Query::Events { reply } => drop(reply.send(self.setting.events.clone())),
         }
     }
 
     fn view(&self, scope: &ViewScope) -> View {
         let uptime = self.now().since(Time::ZERO);
-        let view = View::new(uptime, self.workers(), self.is_draining());
+        let waiting = self.confirmation.view(self.now());
+        let waiting = waiting.map(|PendingView { file, left }| ConfirmationView::new(file, left));
+        let view = View::new(uptime, self.workers(), self.is_draining())
+            .with_applied(self.confirmation.other_file(), waiting);
         let listen = self.listeners.bound_addresses();
         let service_view = |(spec, service): (&ServiceSpec, &RunningService)| {
             let growth = self.samples.growth(self.now(), service);

@@ -52,6 +52,7 @@ mod config {
     mod listen_addresses;
     mod loops;
     mod moved_servers;
+    mod plan;
     mod reload;
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const FILE_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// True if standard input was read. It can be read only once.
 static STANDARD_INPUT_IS_USED: AtomicBool = AtomicBool::new(false);
@@ -52,7 +52,7 @@ fn is_standard_input(path: &Path) -> bool {
 }
 
 /// Returns the text of a program. Comments may have bytes that are not UTF-8.
-fn text(mut bytes: Vec<u8>, name: &str) -> Result<String, Problem> {
+pub(super) fn text(mut bytes: Vec<u8>, name: &str) -> Result<String, Problem> {
     if let Some(encoding) = utf_16(&bytes) {
         let message = format!(
             "{name}: the file is {encoding} and must be UTF-8: convert it, such as by iconv -f {encoding} -t UTF-8"

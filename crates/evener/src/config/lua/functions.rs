@@ -1,6 +1,6 @@
 //! Functions of a configuration that run later: checks, timers and handlers of events.
 
-use super::{Shared, text_of, type_of, wrong};
+use super::{Shared, Text, text_of, type_of, wrong};
 use crate::config::nearest;
 use crate::config::problem::Location;
 use crate::config::raw::{Function, Run, Value};
@@ -108,7 +108,7 @@ pub(super) fn read(lua: &Lua, function: mlua::Function) -> Value {
 }
 
 /// Returns the functions that run later, unless the configuration has none.
-pub(super) fn take(lua: &Lua, path: &Path, run: &Run) -> Option<Program> {
+pub(super) fn take(lua: &Lua, file: (&Path, Option<Text>), run: &Run) -> Option<Program> {
     let taken = declared(lua, std::mem::take)?.allowing(run.allowed());
-    Program::new(lua.clone(), taken, path, run.fingerprint())
+    Program::new(lua.clone(), taken, file, run.fingerprint())
 }
