@@ -60,7 +60,7 @@ pub(crate) use confirmation::GoneBack;
 use confirmation::PendingView;
 pub(crate) use handle::{Answer, Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
-pub(crate) use operator::{Operate, OperateError, Operated, Operation};
+pub(crate) use operator::{Operate, OperateError, Operation};
 pub(crate) use plan::{Applied, ApplyRequest, PlanSetting, Planned, Refusal, ServiceFate};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;

@@ -2,8 +2,8 @@
 
 use super::problem::{Failures, Problem};
 use super::{
-    access, cache, clients, configuration, connections, events, explain, metrics, server_state, servers,
-    sticky,
+    access, cache, clients, configuration, connections, events, explain, metrics, plan, server_state,
+    servers, sticky,
 };
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -31,6 +31,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
         cache::expunge,
         explain::explain,
         configuration::configuration,
+        plan::plan,
+        plan::apply,
+        plan::confirm,
+        plan::go_back,
         metrics::metrics,
         document
     ),
@@ -63,7 +67,7 @@ mod tests {
 
     #[test]
     fn every_route_is_described() {
-        let source = include_str!("../admin.rs");
+        let source = [include_str!("../admin.rs"), include_str!("plan.rs")].concat();
         let routes = source.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
         let routes: BTreeSet<&str> = routes.collect();
         let document = whole();

@@ -1,8 +1,10 @@
 //! `POST /v1/plan`, `POST /v1/apply`, `POST /v1/confirm` and `DELETE /v1/confirm`: the effect of a configuration, its
 //! application as a whole, and the confirmation. The body is the text of the configuration in Lua.
 
+use super::guard::Audit;
 use super::parameters::Parameters;
-use super::{ErrorBody, duration_of, failed, shutting_down};
+use super::problem::{self, Failures, failed};
+use super::{duration_of, shutting_down};
 use crate::config::{self, Config, Problem, Warning};
 use crate::inputs::{Inputs, gather};
 use crate::state::{ApplyView, PlanCounts, PlanView, PoolMovesView};
@@ -38,15 +40,19 @@ pub(super) fn routes() -> Router<Handle> {
 }
 
 /// Query parameters of a plan.
-#[derive(Debug, Deserialize)]
-struct PlanParameters {
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PlanParameters {
     /// Absolute path of the file of the text. Its relative paths begin at the directory of this file.
+    #[param(value_type = Option<String>)]
     file: Option<PathBuf>,
 }
 
 /// Query parameters of an apply.
-#[derive(Debug, Deserialize)]
-struct ApplyParameters {
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ApplyParameters {
+    #[param(value_type = Option<String>)]
     file: Option<PathBuf>,
     /// Maximum number of clients and flows that may move, as a number or a part such as `1%`.
     max_moved: Option<String>,
@@ -128,7 +134,7 @@ impl Prepared {
 }
 
 fn refused(problems: Vec<String>) -> Response {
-    (StatusCode::UNPROCESSABLE_ENTITY, Json(ErrorBody { errors: problems })).into_response()
+    problem::Problem::new(StatusCode::UNPROCESSABLE_ENTITY, problems).into_response()
 }
 
 fn refused_by(problems: &[Problem]) -> Response {
@@ -248,7 +254,8 @@ fn merge<K: Ord>(
     from.into_iter().for_each(|(reason, count)| *into.entry(reason).or_default() += count);
 }
 
-async fn plan(
+#[utoipa::path(post, path = "/v1/plan", params(PlanParameters), request_body(content = String, content_type = "text/plain"), responses((status = 200, description = "Done", body = PlanView), Failures))]
+pub(super) async fn plan(
     State(supervisor): State<Handle>,
     parameters: Parameters<PlanParameters>,
     text: Bytes,
@@ -269,7 +276,8 @@ async fn plan(
     }
 }
 
-async fn apply(
+#[utoipa::path(post, path = "/v1/apply", params(ApplyParameters), request_body(content = String, content_type = "text/plain"), responses((status = 200, description = "Done", body = ApplyView), Failures))]
+pub(super) async fn apply(
     State(supervisor): State<Handle>,
     parameters: Parameters<ApplyParameters>,
     text: Bytes,
@@ -299,9 +307,13 @@ async fn apply(
     let warnings = prepared.warnings();
     let Prepared { config, inputs, name, other_file } = prepared;
     let is_of_file = other_file.is_none();
+    let subject = format!("configuration {name}");
     let wanted = ApplyRequest { config, inputs, file: name, plan, confirm, is_of_file };
     match supervisor.apply_planned(wanted).await {
-        Some(Ok(Applied { changes })) => Json(ApplyView::new(changes, confirm, warnings)).into_response(),
+        Some(Ok(Applied { changes })) => {
+            let audit = Audit::new("apply", subject).after(changes.join("; "));
+            audit.on(Json(ApplyView::new(changes, confirm, warnings)).into_response())
+        }
         Some(Err(Refusal::Conflict(why))) => failed(StatusCode::CONFLICT, why),
         Some(Err(Refusal::Problems(problems))) => refused(problems),
         Some(Err(Refusal::Ending)) | None => shutting_down(),
@@ -318,7 +330,7 @@ fn confirm_time(text: Option<&str>) -> Result<Option<Duration>, String> {
 }
 
 /// Result of a confirmation.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ConfirmedView {
     /// `confirmed`, or `going back`.
     done: String,
@@ -333,17 +345,22 @@ impl ConfirmedView {
     }
 }
 
-async fn confirm(State(supervisor): State<Handle>) -> Response {
+#[utoipa::path(post, path = "/v1/confirm", responses((status = 200, description = "Done", body = ConfirmedView), Failures))]
+pub(super) async fn confirm(State(supervisor): State<Handle>) -> Response {
     answered(&supervisor, Answer::Keep, "confirmed").await
 }
 
-async fn go_back(State(supervisor): State<Handle>) -> Response {
+#[utoipa::path(delete, path = "/v1/confirm", responses((status = 200, description = "Done", body = ConfirmedView), Failures))]
+pub(super) async fn go_back(State(supervisor): State<Handle>) -> Response {
     answered(&supervisor, Answer::GoBack, "going back").await
 }
 
 async fn answered(supervisor: &Handle, answer: Answer, done: &str) -> Response {
     match supervisor.confirm(answer).await {
-        Some(Ok(file)) => Json(ConfirmedView { done: done.into(), file }).into_response(),
+        Some(Ok(file)) => {
+            let audit = Audit::new("confirm", format!("configuration {file}")).after(done);
+            audit.on(Json(ConfirmedView { done: done.into(), file }).into_response())
+        }
         Some(Err(why)) => failed(StatusCode::CONFLICT, why),
         None => shutting_down(),
     }

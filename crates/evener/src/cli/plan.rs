@@ -3,11 +3,11 @@
 use super::AdminArgs;
 use super::client::percent_encoded;
 use super::run::DEFAULT_FILE;
-use crate::admin::client::{Client, Refused};
+use crate::admin::client::Refused;
 use crate::admin::plan::{ConfirmedView, MaxMoved};
 use crate::output::printable;
 use crate::state::{ApplyView, PlanView};
-use crate::table::Style;
+use crate::table::{ColorChoice, Style};
 use anyhow::Context;
 use clap::Args;
 use std::io::Read;
@@ -80,9 +80,9 @@ impl PlanCommand {
         let Self { file, admin_args } = self;
         let (text, path) = read(&file)?;
         let query = format!("/v1/plan?file={}", percent_encoded(&path.to_string_lossy()));
-        let plan: PlanView = Client::find(admin_args.socket.as_deref())?.post_text(&query, text).await?;
+        let plan: PlanView = admin_args.client()?.post_text(&query, text).await?;
         show_warnings(plan.warnings(), &admin_args);
-        admin_args.print(&plan, |plan| plan.text(Style::of_stdout()))?;
+        admin_args.print(&plan, |plan| plan.text(Style::of_stdout(ColorChoice::Auto)))?;
         Ok(if plan.is_unchanged() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
     }
 }
@@ -102,7 +102,7 @@ impl ApplyCommand {
             let encoded = value.map(|value| format!("&{name}={}", percent_encoded(&value)));
             query += &encoded.unwrap_or_default();
         }
-        let applied = Client::find(admin_args.socket.as_deref())?.post_text(&query, text).await;
+        let applied = admin_args.client()?.post_text(&query, text).await;
         let applied: ApplyView = applied.map_err(|error: anyhow::Error| {
             let note = "not applied: the instance continues with its previous configuration";
             if error.is::<Refused>() { anyhow::anyhow!("{error:#}\n{note}") } else { error }
@@ -115,7 +115,7 @@ impl ApplyCommand {
 impl ConfirmCommand {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let Self { back, admin_args } = self;
-        let client = Client::find(admin_args.socket.as_deref())?;
+        let client = admin_args.client()?;
         let done: ConfirmedView = if back {
             client.delete("/v1/confirm").await?
         } else {

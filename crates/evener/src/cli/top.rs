@@ -8,12 +8,12 @@ mod poll;
 mod rates;
 mod terminal;
 
+use super::InstanceArgs;
 use board::Board;
 use clap::Args;
 use keys::Command;
 use poll::{Source, Update};
 use std::io::IsTerminal;
-use super::InstanceArgs;
 use std::time::{Duration, Instant};
 use terminal::Screen;
 use tokio::signal::unix::{Signal, SignalKind, signal};

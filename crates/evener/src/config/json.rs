@@ -78,7 +78,7 @@ fn in_memory(text: &str) -> std::io::Result<(File, PathBuf)> {
 /// Returns a specification as JSON: what the printed configuration declares.
 pub(crate) fn spec_as_json(spec: &Spec) -> Result<Json, String> {
     let (_file, path) = in_memory(&print(spec, &|_| None)).map_err(|error| error.to_string())?;
-    let run = lua::run(&path).map_err(|problems| {
+    let run = lua::run(&path, None).map_err(|problems| {
         problems.into_iter().next().map_or_else(String::new, super::Problem::into_message)
     })?;
     let declared =

@@ -93,6 +93,7 @@ pub(crate) struct Explanation {
     servers: Vec<ServerReason>,
     /// Inputs of the choice, if they were wanted and a server is to be chosen.
     #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[schema(value_type = Option<Object>)]
     inputs: Option<Box<InputsView>>,
     /// Servers whose associations move, because they take no clients.
     #[serde(skip)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The effect of a configuration on the running instance.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct PlanView {
     /// Identifies the running configuration and the new one; `apply` takes it.
     plan: String,
@@ -23,7 +23,7 @@ pub(crate) struct PlanView {
     warnings: Vec<String>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct ChangeView {
     /// `add`, `remove` or `set`.
     action: String,
@@ -35,7 +35,7 @@ struct ChangeView {
     fields: Vec<FieldView>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 struct FieldView {
     field: String,
     before: String,
@@ -43,7 +43,7 @@ struct FieldView {
 }
 
 /// Numbers of clients or flows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 struct MovesView {
     /// Number that have a server now.
     tracked: usize,
@@ -55,14 +55,14 @@ struct MovesView {
     reasons: BTreeMap<String, ReasonView>,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 struct ReasonView {
     moved: usize,
     may_move: usize,
 }
 
 /// Effect on the clients of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct PoolMovesView {
     pool: String,
     tracked: usize,
@@ -111,6 +111,7 @@ impl ChangeView {
             Action::Set(fields) => ("set", &fields[..]),
         };
         let (kind, name) = match &change.subject {
+            Subject::Admin => ("admin", String::new()),
             Subject::Xdp => ("xdp", String::new()),
             Subject::Ipvs => ("ipvs", String::new()),
             Subject::Service(service) => ("service", service.to_string()),
@@ -219,7 +220,7 @@ impl PlanView {
 }
 
 /// The outcome of `POST /v1/apply`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ApplyView {
     /// The changes that were made, one text each.
     changes: Vec<String>,
@@ -254,7 +255,7 @@ impl ApplyView {
 }
 
 /// An applied configuration that waits for its confirmation.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub(crate) struct ConfirmationView {
     /// The applied file.
     file: String,

@@ -136,7 +136,7 @@ impl Discovery {
         config: &Config,
         readings: FirstReadings,
         (pools, listeners): (&Pools, &Listeners),
-        (scripts, now): (&Scripts, Time),
+        (operator, scripts, now): (&Operator, &Scripts, Time),
     ) -> Vec<Expanded> {
         let mut copy = Self {
             sources: self.sources.clone(),
@@ -147,7 +147,9 @@ impl Discovery {
         copy.configure(&config.spec, readings, now);
         let no_listeners = NewListeners::new();
         let loops = LoopCheck::new(config, pools, (listeners, &no_listeners));
-        config.spec.pools.iter().map(|spec| copy.expand(spec, &loops, scripts).0).collect()
+        let mut operator = operator.foresee();
+        let pools = config.spec.pools.iter();
+        pools.map(|spec| copy.expand(spec, &loops, (&mut operator, scripts)).0).collect()
     }
 
     /// Prepares for a new configuration, with the first readings of its sources.

@@ -125,6 +125,11 @@ impl Operator {
         }
     }
 
+    /// Returns the changes, without the file that they are written to.
+    pub(super) fn foresee(&self) -> Self {
+        Self { pools: self.pools.clone(), ..Self::default() }
+    }
+
     /// Returns a pool of the file with the changes that a file can express.
     fn changed(&self, pool: &PoolSpec) -> PoolSpec {
         self.pools.get(&*pool.name).map_or_else(|| pool.clone(), |changes| changes.in_file(pool, unix_now()))

@@ -140,7 +140,7 @@ impl Supervisor {
         let (tls, servers) = resolved.into_parts();
         let (now, scripts) = (self.now(), self.scripts.foresee(config));
         let running = (&self.pools, &self.listeners);
-        let expanded = self.discovery.foresee(config, servers, running, (&scripts, now));
+        let expanded = self.discovery.foresee(config, servers, running, (&self.operator, &scripts, now));
         let changes = self.changes(&config.spec, &expanded, &tls);
         let pools = self.planned_pools(&config.spec, &expanded, &changes, now);
         let others = self.pools.iter().filter(|pool| !pools.contains_key(&pool.spec().name));

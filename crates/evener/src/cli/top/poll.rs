@@ -1,8 +1,8 @@
 //! Requests to the instance: its state and its events at an interval, and changes of servers. They run beside the
 //! picture, which never waits for them.
 
-use crate::cli::InstanceArgs;
 use crate::admin::server_state::StateRequest;
+use crate::cli::InstanceArgs;
 use crate::events::RecentEvents;
 use crate::state::View;
 use crossterm::event::KeyEvent;

@@ -68,7 +68,11 @@ impl Case {
         let (config, pools) = (Config::default(), Pools::default());
         let (listeners, new_listeners) = (Listeners::default(), NewListeners::new());
         let loops = LoopCheck::new(&config, &pools, (&listeners, &new_listeners));
-        let (expanded, _) = self.discovery.expand(&self.spec.pools[0], &loops, (&mut Operator::default(), &Scripts::default()));
+        let (expanded, _) = self.discovery.expand(
+            &self.spec.pools[0],
+            &loops,
+            (&mut Operator::default(), &Scripts::default()),
+        );
         expanded.targets().iter().map(ToString::to_string).collect()
     }
 }

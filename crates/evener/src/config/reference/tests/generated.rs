@@ -50,7 +50,8 @@ fn the_annotations_describe_every_key() {
     let text = annotations();
     for key in all() {
         for table in key.tables.iter().filter(|table| !table.is_empty()) {
-            let mut classes = text.split(&format!("---@class evener.{table}")).skip(1);
+            let class = format!("---@class evener.{table}");
+            let mut classes = text.split(&class).skip(1);
             let class = classes.find(|rest| rest.starts_with(['\n', ':'])).unwrap_or_default();
             let class = class.split("\n\n").next().unwrap_or_default();
             let path = key.path_in(table);
