@@ -68,8 +68,8 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
     (&["sessions", "conns", "flows"], "`evener connections` lists open connections and flows"),
     (&["purge", "flush"], "`evener expunge SERVICE NAME` removes cached responses"),
     (
-        &["init", "new", "generate"],
-        "`evener http LISTEN SERVER... --print > FILE` writes a first configuration",
+        &["new", "generate"],
+        "`evener init FILE` writes a first configuration, and `evener http LISTEN SERVER... --print` one of a command line",
     ),
     (
         &["convert", "migrate"],

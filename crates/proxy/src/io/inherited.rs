@@ -1,7 +1,7 @@
 //! Listening sockets that the service manager opened before the program started (socket activation,
 //! sd_listen_fds(3)). Reads the environment once; matching sockets with services is the caller's part.
 
-use crate::io::listener::{Bound, Shared};
+use crate::io::listener::Bound;
 use crate::io::sys;
 use evener_core::Endpoint;
 use evener_core::spec::{ServiceOptions, Transport};
@@ -71,7 +71,7 @@ impl Inherited {
     /// The socket refuses an option, or there is no descriptor left.
     pub fn into_bound(self, options: &ServiceOptions, workers: usize) -> io::Result<Bound> {
         let Self { address, transport, socket } = self;
-        Shared { address, transport, socket }.into_bound(options, workers)
+        Bound::of_inherited(socket, address, transport, options, workers)
     }
 }
 

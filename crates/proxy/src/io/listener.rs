@@ -271,18 +271,15 @@ fn copies(socket: Socket, workers: usize) -> io::Result<Vec<OwnedFd>> {
     Ok(sockets)
 }
 
-/// A bound socket of another program that workers share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) address: Endpoint,
-    pub(crate) transport: Transport,
-    pub(crate) socket: Socket,
-}
-
-impl Shared {
-    /// Prepares the socket as one that this program opened.
-    pub(crate) fn into_bound(self, options: &ServiceOptions, workers: usize) -> io::Result<Bound> {
-        let Self { address, transport, socket } = self;
+impl Bound {
+    /// Prepares a bound socket of another program as one that this program opened. Workers share the socket.
+    pub(crate) fn of_inherited(
+        socket: Socket,
+        address: Endpoint,
+        transport: Transport,
+        options: &ServiceOptions,
+        workers: usize,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         match (transport, &address) {
             (Transport::Stream, Endpoint::Ip(_)) => apply_options(&socket, options)?,
@@ -296,7 +293,7 @@ impl Shared {
             }
             Transport::Datagram => vec![socket.into()],
         };
-        Ok(Bound { address, transport, sockets, unix: None })
+        Ok(Self { address, transport, sockets, unix: None })
     }
 }
 

@@ -8,13 +8,13 @@ use crate::udp::flows::{Echo, ask, client};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
 
-/// The socket of a service manager.
-struct Manager {
+/// The socket of a service notified.
+struct Notified {
     directory: Directory,
     socket: UnixDatagram,
 }
 
-impl Manager {
+impl Notified {
     fn new() -> Self {
         let directory = Directory::new();
         let socket = UnixDatagram::bind(directory.file("notify")).unwrap();
@@ -22,7 +22,7 @@ impl Manager {
         Self { directory, socket }
     }
 
-    /// Returns a command for an instance that the manager watches.
+    /// Returns a command for an instance that sends its messages to this socket.
     fn command(&self) -> Command {
         let mut command = Command::new(BINARY);
         command.env("NOTIFY_SOCKET", self.directory.file("notify")).env("WATCHDOG_USEC", "200000");
@@ -52,35 +52,35 @@ impl Manager {
 
 #[test]
 fn the_start_reloads_and_the_end_are_reported_to_the_service_manager() {
-    let (manager, a, listen) = (Manager::new(), Server::named("a"), reserved_port());
+    let (notified, a, listen) = (Notified::new(), Server::named("a"), reserved_port());
     let directory = Directory::new();
     let config = format!("service 's' {{ listen = '127.0.0.1:{listen}', '127.0.0.1:{}' }}", a.port);
     let file = directory.write("evener.lua", &config).display().to_string();
-    let mut evener = Evener::start(manager.command(), directory, &["run", &file, "--drain-timeout", "50s"]);
-    assert_eq!(manager.next(), "READY=1\nSTATUS=Serving clients");
-    manager.expect_watchdog();
+    let mut evener = Evener::start(notified.command(), directory, &["run", &file, "--drain-timeout", "50s"]);
+    assert_eq!(notified.next(), "READY=1\nSTATUS=Serving clients");
+    notified.expect_watchdog();
 
     evener.signal("HUP");
-    let begun = manager.next();
+    let begun = notified.next();
     let time = begun.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap_or_else(|| panic!("{begun}"));
     assert!(time.parse::<u64>().is_ok_and(|time| time > 0), "{begun}");
-    assert_eq!(manager.next(), "READY=1\nSTATUS=Serving clients");
+    assert_eq!(notified.next(), "READY=1\nSTATUS=Serving clients");
 
     evener.write_config("service 's' { listen = 'x' }");
     evener.signal("HUP");
-    assert!(manager.next().starts_with("RELOADING=1\n"));
-    let refused = manager.next();
+    assert!(notified.next().starts_with("RELOADING=1\n"));
+    let refused = notified.next();
     assert!(
         refused.starts_with("READY=1\nSTATUS=Serving clients with the configuration before"),
         "{refused}"
     );
     assert!(refused.contains("evener.lua:1: "), "{refused}");
     assert_eq!(who(listen), "a");
-    manager.expect_watchdog();
+    notified.expect_watchdog();
 
     evener.signal("TERM");
     assert_eq!(
-        manager.next(),
+        notified.next(),
         "STOPPING=1\nEXTEND_TIMEOUT_USEC=60000000\nSTATUS=Draining: clients may finish for 50s"
     );
     assert_eq!(evener.end(), 0);
