@@ -56,7 +56,7 @@ pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use handle::{Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
-pub(crate) use operator::{Operate, OperateError, Operated, Operation};
+pub(crate) use operator::{Operate, OperateError, Operation};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
 pub(crate) use scripts::ScriptVerdict;
