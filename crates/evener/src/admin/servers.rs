@@ -117,6 +117,12 @@ pub(super) async fn add(
         Err(problems) => return invalid(problems),
     };
     let Some(spec) = supervisor.spec().await else { return shutting_down() };
+    let in_pool = spec.pools.iter().find(|one| *one.name == *pool).map_or(&[][..], |one| &one.servers);
+    if let Some(same) = in_pool.iter().find(|one| one.name == server.name || one.endpoint == server.endpoint)
+    {
+        let why = format!("pool `{pool}` has the server {} already", same.name);
+        return failed(StatusCode::CONFLICT, why);
+    }
     let (of, with) = (pool.clone(), server.clone());
     match aside(move || check_with_server(&spec, &of, &with)).await {
         Some(Ok(())) => {}
