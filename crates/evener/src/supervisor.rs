@@ -488,9 +488,12 @@ impl Supervisor {
     fn deadline(&self) -> Time {
         let now = self.now();
         let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
-        let next = next.min(self.samples.deadline()).min(self.confirmation.deadline());
+        let next = next.min(self.samples.deadline());
         match self.phase {
-            Phase::Serving => next.min(self.discovery.deadline()).min(self.listeners.deadline()),
+            Phase::Serving => {
+                let next = next.min(self.discovery.deadline()).min(self.listeners.deadline());
+                next.min(self.confirmation.deadline())
+            }
             Phase::Draining { .. } | Phase::Ended => next.min(now + DRAIN_CHECK_EVERY),
         }
     }

@@ -13,7 +13,7 @@ use evener_core::clients::Clients;
 use evener_core::diff::ChangeSet;
 use evener_core::event::Event;
 use evener_core::pool::{Forecast, MoveReason, Pool};
-use evener_core::spec::{Plane, Protocol, ServiceSpec, Spec};
+use evener_core::spec::{Plane, PoolSpec, Protocol, ServiceSpec, Spec};
 use evener_proxy::{ListFilter, Open};
 use evener_xdp::associations::AssociationFilter;
 use std::collections::{BTreeMap, BTreeSet};
@@ -180,19 +180,22 @@ impl Supervisor {
         now: Time,
     ) -> BTreeMap<Arc<str>, PlannedPool> {
         let changed = changes.pools();
+        let new_by_name: BTreeMap<&str, &Expanded> =
+            expanded.iter().map(|new| (&*new.spec().name, new)).collect();
         let planned = |pool: &Pool| {
             let name = &pool.spec().name;
             let before = self.pools.slot(name)?.load_full();
-            let new = expanded.iter().find(|new| new.spec().name == *name);
-            let all_leave = self.leave_reason(name, spec);
-            let forecast = match new {
-                Some(new) if changed.contains(name) || all_leave.is_some() => {
-                    pool.forecast(before, new.spec(), new.targets(), now)
+            let leave = self.leave_reason(name, spec);
+            let (forecast, all_leave) = match new_by_name.get(&**name) {
+                Some(new) if changed.contains(name) || leave.is_some() => {
+                    (pool.forecast(before, new.spec(), new.targets(), now), leave)
                 }
                 Some(_) => return None,
-                None => pool.forecast(before, pool.spec(), &targets_of(pool), now),
+                None => {
+                    let gone = PoolSpec { servers: Vec::new(), ..pool.spec().clone() };
+                    (pool.forecast(before, &gone, &[], now), leave.or(Some(MoveReason::PoolChanged)))
+                }
             };
-            let all_leave = all_leave.or_else(|| new.is_none().then_some(MoveReason::PoolChanged));
             Some((Arc::clone(name), PlannedPool { forecast, all_leave, recorded: self.recorded(pool) }))
         };
         self.pools.iter().filter_map(planned).collect()

@@ -130,7 +130,10 @@ impl Supervisor {
         // Log rotation needs new files now, even if the configuration is refused.
         self.request_logs.reopen();
         if let Some(problem) = self.confirmation.refusal(self.now()) {
+            // The service manager waits for the end of a reload that it requested.
+            service_manager::reloading();
             self.log(&Event::ReloadFailed { problem: problem.clone() });
+            service_manager::ready();
             return done.into_iter().for_each(|done| drop(done.send(Err(vec![problem.clone()]))));
         }
         let failed = self.reloads.begin(done, self.certificates.tls());
