@@ -159,6 +159,10 @@ impl<'a> Tap<'a> {
     }
 
     fn log_line(&self, request: &[u8], most: usize) {
+        // Logs in other formats have one line at the end.
+        if !self.log.is_pen() {
+            return;
+        }
         let epoch = since_epoch().as_secs();
         let line = match self.log.form {
             LogForm::Line => line(self.client, epoch, self.server, request, most),
