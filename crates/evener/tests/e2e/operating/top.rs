@@ -93,7 +93,9 @@ impl Terminal {
     }
 
     fn signal(&self, name: &str) {
-        assert!(Command::new("kill").args([&format!("-{name}"), &self.children()[0]]).status().unwrap().success());
+        assert!(
+            Command::new("kill").args([&format!("-{name}"), &self.children()[0]]).status().unwrap().success()
+        );
     }
 }
 
@@ -233,7 +235,8 @@ fn a_stopped_program_leaves_the_terminal_and_returns_to_it() {
 #[test]
 fn colours_are_off_with_no_color() {
     // Colours of the terminal, by their numbers.
-    let foreground = |text: &str| ["\x1b[33m", "\x1b[31m", "38;5;3m", "38;5;1m"].iter().any(|code| text.contains(code));
+    let foreground =
+        |text: &str| ["\x1b[33m", "\x1b[31m", "38;5;3m", "38;5;1m"].iter().any(|code| text.contains(code));
     for (environment, expected) in [("", true), ("NO_COLOR=1", false)] {
         let Some((terminal, evener, _server)) = start(80, 24, environment) else { return };
         assert!(evener.run_command(&["drain", "alpha"]).status.success());
