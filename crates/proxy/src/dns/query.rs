@@ -12,7 +12,7 @@ mod notes;
 mod response;
 pub(super) mod transfers;
 
-use self::notes::{cause_of_message, note_query};
+use self::notes::{cause_of_message, note_query, rate_verdict};
 use crate::context::Context;
 use crate::context::keys::{DnsSocketKey, DnsStreamKey, PersistentKey, QueryKey};
 use crate::context::report::Report;
@@ -222,7 +222,7 @@ impl Dns {
             Ok(view) => view,
             Err(error) => return self.refuse(cx, settings, &requester, message, error),
         };
-        let requester = &requester;
+        let (requester, query) = (&requester, (view, message));
         let service = Arc::clone(&self.services[requester.service].service);
         let counters = service.live.counters.of(cx.id);
         counters.requests.one();
@@ -232,7 +232,7 @@ impl Dns {
         if verdict != RateVerdict::Respond {
             counters.rate_limited.one();
             let rcode = (verdict == RateVerdict::Truncate).then_some(wire::NOERROR);
-            self.log_refused(cx, settings, requester, (view, message), (Reason::RateLimited, rcode));
+            self.log_refused(cx, settings, requester, query, (Reason::RateLimited, rcode));
             note_query(cx, &service, requester, Reason::RateLimited, None);
             record.iter().for_each(|record| record.refused(RefusedFor::Limit));
             if verdict == RateVerdict::Truncate {
@@ -244,16 +244,12 @@ impl Dns {
             return;
         }
         if requester.party == Party::Rejected {
-            let end = (Reason::ClientDenied, Some(wire::REFUSED));
-            self.log_refused(cx, settings, requester, (view, message), end);
-            note_query(cx, &service, requester, Reason::ClientDenied, Some(wire::REFUSED));
+            self.note_refused(cx, settings, requester, query, (Reason::ClientDenied, Some(wire::REFUSED)));
             return self.respond_with_error(cx, requester, view, message, wire::REFUSED);
         }
         if view.hops(message) >= HOPS_MAX {
             note_loop(cx, &service);
-            let end = (Reason::Loop, Some(wire::SERVFAIL));
-            self.log_refused(cx, settings, requester, (view, message), end);
-            note_query(cx, &service, requester, Reason::Loop, Some(wire::SERVFAIL));
+            self.note_refused(cx, settings, requester, query, (Reason::Loop, Some(wire::SERVFAIL)));
             return self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
         }
         let cached = self.respond_from_cache(cx, settings, requester, view, message, Freshness::Fresh);
@@ -270,9 +266,7 @@ impl Dns {
             // Over UDP, excess queries get no response, because the client's address may be forged.
             let responds = matches!(requester.origin, Origin::Stream(_));
             let rcode = responds.then_some(wire::SERVFAIL);
-            let end = (Reason::Outstanding, rcode);
-            self.log_refused(cx, settings, requester, (view, message), end);
-            note_query(cx, &service, requester, Reason::Outstanding, rcode);
+            self.note_refused(cx, settings, requester, query, (Reason::Outstanding, rcode));
             if responds {
                 self.respond_with_error(cx, requester, view, message, wire::SERVFAIL);
             }
@@ -598,14 +592,5 @@ impl Dns {
             Origin::Stream(client) => self.end_client_query(*client),
         }
         query
-    }
-}
-
-/// Applies the rate limit to queries over UDP. Addresses of TCP clients are genuine.
-fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
-    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
-    match (limit, requester.origin) {
-        (Some(limit), Origin::Datagram(_)) => limit.admit(requester.client.ip(), cx.now),
-        _ => RateVerdict::Respond,
     }
 }

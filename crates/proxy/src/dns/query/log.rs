@@ -1,6 +1,7 @@
 //! Entries of queries in the log of their service.
 
 use super::Query;
+use super::notes::note_query;
 use super::response::Sent;
 use crate::context::Context;
 use crate::dns::{Dns, Requester};
@@ -55,6 +56,20 @@ impl Dns {
         if let Some(entry) = self.begin_entry(cx, settings, requester, query) {
             end(&entry, cx, reason.into(), rcode);
         }
+    }
+
+    /// Counts, reports and logs a query that is not passed on, with the reason and the response code, if there is a
+    /// response.
+    pub(super) fn note_refused(
+        &self,
+        cx: &Context,
+        settings: &Settings,
+        requester: &Requester,
+        query: (&wire::Query, &[u8]),
+        (reason, rcode): (Reason, Option<u8>),
+    ) {
+        self.log_refused(cx, settings, requester, query, (reason, rcode));
+        note_query(cx, &self.services[requester.service].service, requester, reason, rcode);
     }
 
     /// Logs a query that got a response from the cache.

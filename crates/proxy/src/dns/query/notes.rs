@@ -6,6 +6,7 @@ use crate::dns::{Dns, Origin, Requester};
 use crate::service::failures::note_unserved;
 use crate::service::{Service, Settings, admission};
 use evener_core::clients::ClientRecord;
+use evener_core::dns::RateVerdict;
 use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::NoServer;
 use evener_core::wire::dns::{self as wire, QueryError};
@@ -93,4 +94,13 @@ fn status_of(rcode: u8) -> Status {
         wire::REFUSED => "REFUSED",
         _ => "SERVFAIL",
     })
+}
+
+/// Applies the rate limit to queries over UDP. Addresses of TCP clients are genuine.
+pub(super) fn rate_verdict(cx: &Context, settings: &Settings, requester: &Requester) -> RateVerdict {
+    let limit = settings.dns.as_ref().and_then(|dns| dns.rate_limit.as_ref());
+    match (limit, requester.origin) {
+        (Some(limit), Origin::Datagram(_)) => limit.admit(requester.client.ip(), cx.now),
+        _ => RateVerdict::Respond,
+    }
 }
