@@ -46,7 +46,7 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
         "`evener http LISTEN SERVER... --tls FILE` uses TLS with clients; for TCP write a file",
     ),
     (
-        &["list", "ls", "show", "info", "stat", "stats", "ps", "top", "servers", "pools", "services"],
+        &["list", "ls", "show", "info", "stat", "stats", "ps", "pools", "services"],
         "`evener status` shows services, pools and servers",
     ),
     (&["enable", "undrain", "resume", "online"], "`evener ready SERVER` makes a server ready again"),

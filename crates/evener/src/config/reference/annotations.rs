@@ -139,7 +139,7 @@ pub(super) fn type_of(table: &str, key: &Key) -> Option<String> {
         "text such as `\"0660\"`" | "`\"0%\"` to `\"100%\"`" => "text",
         "list of `\"servfail\"`, `\"refused\"`" => return Some("(\"servfail\"|\"refused\")[]".into()),
         // A share.
-        "0 to 1" => return Some("number".into()),
+        "0 to 1" | "0.000001 to 1" => return Some("number".into()),
         kind => kind,
     };
     let mut types: Vec<String> = Vec::new();

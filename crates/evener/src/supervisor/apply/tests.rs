@@ -10,7 +10,7 @@ use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
 use evener_core::pool::Pool;
 use evener_core::spec::{
-    CertificateFiles, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec,
+    AdminSpec, CertificateFiles, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec,
     Transport, Verification, XdpSpec,
 };
 use evener_core::{Endpoint, Random};
@@ -223,7 +223,9 @@ fn start() -> Supervisor {
 
 /// Applies a configuration as a reload does. Returns the changes, one per line.
 async fn apply(supervisor: &mut Supervisor, spec: &Spec) -> String {
-    let config = Config::without_file(spec.clone());
+    // The files of a random API do not exist.
+    let spec = Spec { admin: AdminSpec::default(), ..spec.clone() };
+    let config = Config::without_file(spec);
     let inputs = gather(&config, supervisor.certificates.tls().clone())
         .await
         .map_err(|problems| one_text(&problems))
