@@ -68,7 +68,11 @@ impl Case {
         let (config, pools) = (Config::default(), Pools::default());
         let (listeners, new_listeners) = (Listeners::default(), NewListeners::new());
         let loops = LoopCheck::new(&config, &pools, (&listeners, &new_listeners));
-        let (expanded, _) = self.discovery.expand(&self.spec.pools[0], &loops, &Scripts::default());
+        let (expanded, _) = self.discovery.expand(
+            &self.spec.pools[0],
+            &loops,
+            (&mut crate::supervisor::operator::Operator::default(), &Scripts::default()),
+        );
         expanded.targets().iter().map(ToString::to_string).collect()
     }
 }
@@ -109,7 +113,13 @@ impl TwoServices {
         let listeners = Listeners::default();
         let loops = LoopCheck::new(&self.config, &self.pools, (&listeners, new_listeners));
         let expanded: Vec<_> = (self.config.spec.pools.iter())
-            .map(|spec| self.discovery.expand(spec, &loops, &Scripts::default()))
+            .map(|spec| {
+                self.discovery.expand(
+                    spec,
+                    &loops,
+                    (&mut crate::supervisor::operator::Operator::default(), &Scripts::default()),
+                )
+            })
             .collect();
         let mut refused = 0;
         let servers = expanded.iter().map(|(pool, events)| {
