@@ -185,7 +185,7 @@ events! {
     Info "api_closed" ApiClosed { address: String }
     /// A client changed something through the admin API. `who` is the user and the process at the admin socket, or the
     /// name of the token and the address.
-    Info "api_change" ApiChange { who: String, action: String, subject: String, before: Option<String>, after: Option<String> }
+    Info "api_change" ApiChange { who: Box<str>, action: &'static str, subject: Box<str>, before: Option<Box<str>>, after: Option<Box<str>> }
     /// A request to the admin API over TCP was refused, because its token, its host or its origin was wrong; at most
     /// once a second.
     Warn "api_refused" ApiRefused { client: IpAddr, reason: &'static str, similar_not_logged: Similar }

@@ -121,7 +121,7 @@ fn read_tls(files: &AdminTls) -> Result<(TlsFiles, Arc<ServerConfig>), String> {
     let private_key = pem::private_key(&secret).map_err(|error| format!("{key}: no usable key: {error}"))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_no_client_auth())
+        .map(rustls::ConfigBuilder::<ServerConfig, rustls::WantsVerifier>::with_no_client_auth)
         .and_then(|builder| builder.with_single_cert(found, private_key))
         .map_err(|error| format!("{certificate}: {error}"))?;
     Ok(((chain, secret), Arc::new(config)))

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin_args;
 mod balstat;
 mod capture;
 mod check;
@@ -25,13 +26,13 @@ mod top;
 mod usage;
 mod xdp;
 
-use crate::admin::client::Client;
 use crate::admin::{MetricsListener, Permissions};
 use crate::events::Events;
 use crate::observe::{Log, LogFormat, LogLevel};
 use crate::output::printable;
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
+use admin_args::{AdminArgs, InstanceArgs};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_proxy::Driver;
 use std::ffi::OsString;
@@ -377,50 +378,6 @@ impl RunOptions {
     }
 }
 
-/// Options that name a running instance.
-#[derive(Args, Clone, Debug)]
-struct InstanceArgs {
-    /// Admin socket of the instance (default: that of the only running instance)
-    #[arg(long, value_name = "PATH", env = "EVENER_SOCKET")]
-    socket: Option<PathBuf>,
-    /// URL of the instance's API over TCP, such as https://192.0.2.1:9900, instead of a socket
-    #[arg(long, value_name = "URL", requires = "token_file")]
-    api: Option<String>,
-    /// File with the token for --api
-    #[arg(long, value_name = "FILE", env = "EVENER_TOKEN_FILE")]
-    token_file: Option<PathBuf>,
-    /// File with the authorities of the certificate of --api (default: those of the system)
-    #[arg(long, value_name = "FILE", env = "EVENER_CA_FILE")]
-    ca_file: Option<PathBuf>,
-}
-
-/// Options of commands for a running instance.
-#[derive(Args, Debug)]
-struct AdminArgs {
-    #[command(flatten)]
-    instance: InstanceArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-impl AdminArgs {
-    /// Returns a client of the instance.
-    fn client(&self) -> anyhow::Result<Client> {
-        self.instance.client()
-    }
-}
-
-impl InstanceArgs {
-    /// Returns a client of the instance.
-    fn client(&self) -> anyhow::Result<Client> {
-        match (&self.api, &self.token_file) {
-            (Some(url), Some(token_file)) => Client::remote(url, token_file, self.ca_file.as_deref()),
-            _ => Client::find(self.socket.as_deref()),
-        }
-    }
-}
-
 #[derive(Args, Debug)]
 struct AccessCommand {
     /// The service
@@ -479,6 +436,17 @@ async fn status_of(wanted: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// `evener import PROGRAM`
+fn import(program: &str, arguments: ForeignArguments) -> anyhow::Result<()> {
+    let imported = match program {
+        "keepalived" => crate::compat::import_keepalived(&arguments.words)?,
+        "ipvsadm" => crate::compat::import_ipvsadm(&arguments.words)?,
+        _ => crate::compat::import_pen(arguments.words)?,
+    };
+    print!("{imported}");
+    Ok(())
+}
+
 async fn command(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run { file, options } => run::file(file, &options).await,
@@ -518,15 +486,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Permit { command, time } => client::change_access(&command, "permit", time).await,
         Command::Forget(command) => client::change_access(&command, "forget", None).await,
         Command::Access(admin_args) => client::access(&admin_args).await,
-        Command::Import { program, arguments, .. } => {
-            let imported = match program.as_str() {
-                "keepalived" => crate::compat::import_keepalived(&arguments.words)?,
-                "ipvsadm" => crate::compat::import_ipvsadm(&arguments.words)?,
-                _ => crate::compat::import_pen(arguments.words)?,
-            };
-            print!("{imported}");
-            Ok(())
-        }
+        Command::Import { program, arguments, .. } => import(&program, arguments),
         // These programs are started before this command line is parsed, if their name is the first word.
         Command::Pen(_)
         | Command::Penctl(_)

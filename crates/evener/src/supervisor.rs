@@ -58,7 +58,7 @@ pub(crate) use cache::{ExpungeError, ExpungeExtent};
 pub(crate) use certificates::Reread;
 pub(crate) use confirmation::GoneBack;
 use confirmation::PendingView;
-pub(crate) use handle::{Answer, Handle, Request, StateChange};
+pub(crate) use handle::{Decision, Handle, Request, StateChange};
 pub(crate) use listeners::ListenerKey;
 pub(crate) use operator::{Operate, OperateError, Operation};
 pub(crate) use plan::{Applied, ApplyRequest, PlanSetting, Planned, Refusal, ServiceFate};

@@ -235,7 +235,7 @@ impl Forecast {
     /// their addresses.
     #[must_use]
     pub fn share_moved(&self, samples: u32, now: Time) -> Option<f64> {
-        if !self.before.places_by_address() || samples == 0 {
+        if !self.before.is_by_address() || samples == 0 {
             return None;
         }
         // Every second address of 10.0.0.0/8, from the beginning: hashes of addresses are evenly distributed.

@@ -45,7 +45,7 @@ impl RequestText {
         text
     }
 
-    /// Stores the question of a DNS query: its type as the method, its name as the target.
+    /// Stores the contents of a DNS query: its type as the method, its name as the target.
     #[must_use]
     pub fn of_query(name: &str, qtype: &str) -> Self {
         Self::new(format!("{qtype} {name} DNS").as_bytes())

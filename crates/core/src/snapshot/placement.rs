@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// The server that a client would get now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// Its server in the sticky table.
+    /// The client's server in the sticky table.
     Assigned(ServerId),
     /// The server that the policy determines: by the address of the client, by a fixed order, or because it is the
     /// only one.
@@ -62,7 +62,7 @@ impl Snapshot {
 
     /// Returns true if the address of a client alone decides the server of a new client.
     #[must_use]
-    pub fn places_by_address(&self) -> bool {
+    pub fn is_by_address(&self) -> bool {
         matches!(self.policy, Policy::Hash | Policy::Maglev { .. })
     }
 

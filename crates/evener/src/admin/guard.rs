@@ -218,11 +218,11 @@ impl Guard {
         let audit = audit.unwrap_or_else(|| Audit::new("request", format!("{method} {path}")));
         let Audit { action, subject, before, after } = audit;
         let event = Event::ApiChange {
-            who: who.to_owned(),
-            action: action.to_owned(),
-            subject: shortened(subject),
-            before: before.map(shortened),
-            after: after.map(shortened),
+            who: who.into(),
+            action,
+            subject: shortened(subject).into(),
+            before: before.map(|text| shortened(text).into()),
+            after: after.map(|text| shortened(text).into()),
         };
         self.supervisor.log(event).await;
     }

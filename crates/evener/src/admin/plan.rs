@@ -8,7 +8,9 @@ use super::{duration_of, shutting_down};
 use crate::config::{self, Config, Problem, Warning};
 use crate::inputs::{Inputs, gather};
 use crate::state::{ApplyView, PlanCounts, PlanView, PoolMovesView};
-use crate::supervisor::{Answer, Applied, ApplyRequest, Handle, PlanSetting, Planned, Refusal, ServiceFate};
+use crate::supervisor::{
+    Applied, ApplyRequest, Decision, Handle, PlanSetting, Planned, Refusal, ServiceFate,
+};
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -347,16 +349,16 @@ impl ConfirmedView {
 
 #[utoipa::path(post, path = "/v1/confirm", responses((status = 200, description = "Done", body = ConfirmedView), Failures))]
 pub(super) async fn confirm(State(supervisor): State<Handle>) -> Response {
-    answered(&supervisor, Answer::Keep, "confirmed").await
+    decided(&supervisor, Decision::Keep, "confirmed").await
 }
 
 #[utoipa::path(delete, path = "/v1/confirm", responses((status = 200, description = "Done", body = ConfirmedView), Failures))]
 pub(super) async fn go_back(State(supervisor): State<Handle>) -> Response {
-    answered(&supervisor, Answer::GoBack, "going back").await
+    decided(&supervisor, Decision::GoBack, "going back").await
 }
 
-async fn answered(supervisor: &Handle, answer: Answer, done: &str) -> Response {
-    match supervisor.confirm(answer).await {
+async fn decided(supervisor: &Handle, decision: Decision, done: &str) -> Response {
+    match supervisor.confirm(decision).await {
         Some(Ok(file)) => {
             let audit = Audit::new("confirm", format!("configuration {file}")).after(done);
             audit.on(Json(ConfirmedView { done: done.into(), file }).into_response())

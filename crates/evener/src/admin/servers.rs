@@ -30,6 +30,9 @@ impl AddRequest {
     }
 }
 
+/// A state, and its duration.
+type Wanted = (AdminState, Option<Duration>);
+
 /// Body of a request to change a server.
 #[derive(Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -51,7 +54,7 @@ impl ChangeRequest {
     }
 
     /// Returns the weight, and the state with its duration.
-    fn parsed(&self) -> Result<(Option<u32>, Option<(AdminState, Option<Duration>)>), String> {
+    fn parsed(&self) -> Result<(Option<u32>, Option<Wanted>), String> {
         if let Some(weight) = self.weight.filter(|weight| *weight > WEIGHT_MAX) {
             return Err(format!("weight must be between 0 and {WEIGHT_MAX}, got {weight}"));
         }

@@ -13,7 +13,7 @@ pub(super) async fn balstat(
 ) -> anyhow::Result<()> {
     let path = path_with("/v1/sticky", &[("pool", pool)], limit);
     let tables: StickyView = admin_args.client()?.get(&path).await?;
-    if !admin_args.json && tables.is_empty() {
+    if !admin_args.is_json() && tables.is_empty() {
         eprintln!("no pool that is sticky by address has servers");
     }
     admin_args.print_part(&tables, StickyView::text, tables.counts())

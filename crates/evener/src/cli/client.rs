@@ -21,7 +21,7 @@ pub(super) async fn reload(admin_args: &AdminArgs) -> anyhow::Result<()> {
     let reloaded: Reloaded = reloaded.map_err(|error: anyhow::Error| {
         if error.is::<Refused>() { anyhow::anyhow!("{error:#}\n{NOT_RELOADED}") } else { error }
     })?;
-    if !admin_args.json {
+    if !admin_args.is_json() {
         reloaded.warnings().iter().for_each(|warning| eprintln!("evener: {}", printable(warning)));
     }
     admin_args.print(&reloaded, Reloaded::text)
@@ -79,7 +79,7 @@ impl AdminArgs {
         response: &T,
         text: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<()> {
-        if self.json {
+        if self.is_json() {
             println!("{}", serde_json::to_string_pretty(response)?);
         } else {
             print!("{}", text(response));
@@ -96,7 +96,7 @@ impl AdminArgs {
         (shown, all): (usize, usize),
     ) -> anyhow::Result<()> {
         self.print(response, text)?;
-        if !self.json && shown < all {
+        if !self.is_json() && shown < all {
             eprintln!("{shown} of {all} are shown; {} more with a higher --limit N", all - shown);
         }
         Ok(())

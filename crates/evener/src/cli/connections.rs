@@ -39,7 +39,7 @@ impl ClientsCommand {
         ];
         let path = path_with("/v1/clients", &values, *limit);
         let clients: ClientsView = admin_args.client()?.get(&path).await?;
-        if !admin_args.json && clients.is_unrecorded() {
+        if !admin_args.is_json() && clients.is_unrecorded() {
             anyhow::bail!(
                 "no service records clients: give a service `clients`, such as clients = 1000, then `evener reload`"
             );

@@ -32,7 +32,7 @@ impl EventsCommand {
             return admin_args.print(&events, RecentEvents::text);
         }
         let show = |line: Line| {
-            if admin_args.json {
+            if admin_args.is_json() {
                 println!("{}", serde_json::to_string(&line)?);
             } else {
                 print!("{}", line.text());

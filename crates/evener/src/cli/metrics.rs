@@ -12,7 +12,7 @@ pub(super) struct MetricsCommand {
 
 impl MetricsCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
-        if self.admin_args.json {
+        if self.admin_args.is_json() {
             anyhow::bail!("the metrics have no JSON: `evener status --json` has the same numbers");
         }
         let text = self.admin_args.client()?.text("/metrics").await?;

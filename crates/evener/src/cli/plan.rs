@@ -70,7 +70,7 @@ fn read(file: &Path) -> anyhow::Result<(Vec<u8>, PathBuf)> {
 }
 
 fn show_warnings(warnings: &[String], admin_args: &AdminArgs) {
-    if !admin_args.json {
+    if !admin_args.is_json() {
         warnings.iter().for_each(|warning| eprintln!("evener: {}", printable(warning)));
     }
 }

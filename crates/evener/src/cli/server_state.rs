@@ -104,7 +104,7 @@ struct Effect {
 impl Effect {
     /// Reads the state of the instance. Without it, there are only no warnings.
     async fn of(client: &Client, done: &Value, admin_args: &AdminArgs) -> Self {
-        if admin_args.json {
+        if admin_args.is_json() {
             return Self::default();
         }
         let status = client.get("/v1/status").await.unwrap_or_default();
@@ -244,7 +244,7 @@ impl Unit {
 impl Wait {
     async fn run(&self, admin_args: &AdminArgs) -> anyhow::Result<()> {
         let began = Instant::now();
-        let mut progress = Progress::new(admin_args.json);
+        let mut progress = Progress::new(admin_args.is_json());
         let mut last = None;
         loop {
             let polled = self.poll().await;

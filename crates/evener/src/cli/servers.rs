@@ -110,7 +110,7 @@ pub(super) struct SaveCommand {
 impl SaveCommand {
     pub(super) async fn run(&self) -> anyhow::Result<()> {
         let client = self.admin_args.client()?;
-        if self.admin_args.json {
+        if self.admin_args.is_json() {
             let json: Value = client.get("/v1/config?format=json").await?;
             return self.admin_args.print(&json, |_| String::new());
         }

@@ -84,7 +84,7 @@ impl StatusCommand {
         let view: View = self.admin_args.client()?.get("/v1/status").await?;
         let Some(name) = &self.name else {
             let view = view.filtered(&filter).map_err(anyhow::Error::msg)?;
-            if self.admin_args.json {
+            if self.admin_args.is_json() {
                 return json(&view, &self.output);
             }
             let legend = match std::io::stdout().is_terminal() && self.output.watch.is_none() {
@@ -94,7 +94,7 @@ impl StatusCommand {
             return Ok(view.text(style) + &filter.note(&view) + &legend);
         };
         let part = view.named(name).and_then(|part| part.filtered(&filter)).map_err(anyhow::Error::msg)?;
-        if self.admin_args.json { json(&part, &self.output) } else { Ok(part.text(style)) }
+        if self.admin_args.is_json() { json(&part, &self.output) } else { Ok(part.text(style)) }
     }
 }
 
@@ -108,7 +108,7 @@ impl ServersCommand {
         let view: View = self.admin_args.client()?.get("/v1/status").await?;
         let view = view.filtered(&filter).map_err(anyhow::Error::msg)?;
         let servers = ServersView::of(&view);
-        if self.admin_args.json {
+        if self.admin_args.is_json() {
             return json(&servers, &self.output);
         }
         Ok(if servers.is_empty() { "no servers\n".into() } else { servers.text(style) })

@@ -28,8 +28,8 @@ impl Api {
     pub(super) fn serve(&self, wanted: Option<Arc<Endpoint>>) -> Vec<Event> {
         let address =
             |endpoint: &Option<Arc<Endpoint>>| endpoint.as_ref().map(|one| one.address().to_string());
-        let before = self.0.send_replace(wanted.clone());
-        let (closed, opened) = (address(&before), address(&wanted));
+        let opened = address(&wanted);
+        let closed = address(&self.0.send_replace(wanted));
         if closed == opened {
             return Vec::new();
         }

@@ -1,8 +1,8 @@
 //! The wait for the confirmation of an applied configuration: unless an operator confirms in time, the configuration
 //! before comes back. The wait does not depend on the client that applied it. While it lasts, reloads and further
-//! applies are refused, so that nothing but the answer or the end of the time decides.
+//! applies are refused, so that nothing but the decision or the end of the time decides.
 
-use super::{Answer, Input, Supervisor};
+use super::{Decision, Input, Supervisor};
 use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem, one_line};
 use crate::inputs::{CertificatesInUse, Inputs, gather_with};
@@ -110,7 +110,7 @@ impl Supervisor {
     }
 
     /// Keeps the applied configuration, or begins to go back. Returns the applied file, or the reason of the failure.
-    pub(super) fn confirm(&mut self, answer: Answer) -> Result<String, String> {
+    pub(super) fn confirm(&mut self, decision: Decision) -> Result<String, String> {
         let Some(pending) = &mut self.confirmation.pending else {
             return Err("no configuration waits for a confirmation".into());
         };
@@ -118,12 +118,12 @@ impl Supervisor {
             return Err("the time is over: the configuration before is coming back".into());
         }
         let file = pending.file.clone();
-        match answer {
-            Answer::Keep => {
+        match decision {
+            Decision::Keep => {
                 self.confirmation.pending = None;
                 self.log(&Event::Confirmed { file: file.clone() });
             }
-            Answer::GoBack => {
+            Decision::GoBack => {
                 pending.until = Time::ZERO;
                 self.confirm_on_time(self.now());
             }

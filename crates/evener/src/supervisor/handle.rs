@@ -21,7 +21,7 @@ pub(crate) enum Request {
     Operate { wanted: Operate, done: oneshot::Sender<Result<Operated, OperateError>> },
     Apply { config: Box<Config>, files: Files, done: reload::Done },
     ApplyPlanned { wanted: Box<ApplyRequest>, done: oneshot::Sender<Result<Applied, Refusal>> },
-    Confirm { answer: Answer, done: oneshot::Sender<Result<String, String>> },
+    Confirm { decision: Decision, done: oneshot::Sender<Result<String, String>> },
     Access { service: String, change: AccessChange, done: oneshot::Sender<Result<String, AccessError>> },
     Close { number: u64, done: oneshot::Sender<Closed> },
     CloseServer { server: String, done: oneshot::Sender<Result<(String, usize), String>> },
@@ -30,9 +30,9 @@ pub(crate) enum Request {
     Stop,
 }
 
-/// The answer to an applied configuration that waits for it.
+/// The decision about an applied configuration that waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Decision {
     /// The configuration stays.
     Keep,
     /// The configuration before comes back now.
@@ -96,9 +96,9 @@ impl Handle {
         self.request(|done| Request::ApplyPlanned { wanted: Box::new(wanted), done }).await
     }
 
-    /// Answers an applied configuration that waits for its confirmation. Returns its file, or the reason of the failure.
-    pub(crate) async fn confirm(&self, answer: Answer) -> Option<Result<String, String>> {
-        self.request(|done| Request::Confirm { answer, done }).await
+    /// Decides about an applied configuration that waits for its confirmation. Returns its file, or the reason of the failure.
+    pub(crate) async fn confirm(&self, decision: Decision) -> Option<Result<String, String>> {
+        self.request(|done| Request::Confirm { decision, done }).await
     }
 
     /// Sets a server to ready, drain or maintenance. Returns the change, or the reason of the failure.
@@ -130,7 +130,7 @@ impl Supervisor {
             Request::Operate { wanted, done } => drop(done.send(self.operate(wanted))),
             Request::Apply { config, files, done } => self.begin_apply(*config, files, done),
             Request::ApplyPlanned { wanted, done } => drop(done.send(self.apply_planned(*wanted))),
-            Request::Confirm { answer, done } => drop(done.send(self.confirm(answer))),
+            Request::Confirm { decision, done } => drop(done.send(self.confirm(decision))),
             Request::Access { service, change, done } => self.change_access(&service, change, done),
             Request::Close { number, done } => self.close(number, done),
             Request::CloseServer { server, done } => self.close_server(&server, done),

@@ -11,7 +11,7 @@ use crate::runtime_directory::state_directory;
 use changes::{PoolChanges, StateOverride};
 use evener_core::event::Event;
 use evener_core::hash::of_name;
-use evener_core::pool::Server;
+use evener_core::pool::{Pool, Server};
 use evener_core::spec::{AdminSpec, AdminState, PoolSpec, ServerSpec, Spec, StateFile};
 use serde_json::{Map, Value};
 use state_file::Writer;
@@ -275,7 +275,7 @@ impl Supervisor {
         let Some(target) = server.endpoint.target() else {
             return Err(OperateError::Impossible(format!("`{name}` has no address")));
         };
-        let present = self.pools.get(pool).into_iter().flat_map(|pool| pool.servers());
+        let present = self.pools.get(pool).into_iter().flat_map(Pool::servers);
         let same = present.into_iter().find(|other| other.spec.name == name || other.target == target);
         if let Some(same) = same {
             let why = format!("pool `{pool}` has the server {} ({}) already", same.spec.name, same.target);

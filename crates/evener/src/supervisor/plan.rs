@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a configuration of an operator needs before it is read.
+/// Settings that a configuration of an operator needs before it is read.
 pub(crate) struct PlanSetting {
     /// The certificates in use, which are not read again if their files have not changed.
     pub(crate) tls: TlsSettings,
@@ -165,7 +165,7 @@ impl Supervisor {
     /// Returns the clients that services of a pool recorded, if the policy places clients by address alone.
     fn recorded(&self, pool: &Pool) -> Vec<Arc<Clients>> {
         let by_address = pool.sticky().is_none()
-            && self.pools.slot(&pool.spec().name).is_some_and(|slot| slot.load().places_by_address());
+            && self.pools.slot(&pool.spec().name).is_some_and(|slot| slot.load().is_by_address());
         let users = self.config.spec.services.iter();
         let users = users.filter(|service| by_address && service.pool.as_ref() == Some(&pool.spec().name));
         let running = users.filter_map(|service| self.services.get(&service.name)?.of_workers());

@@ -24,7 +24,7 @@ pub(crate) struct AccessEntry {
     client: SocketAddr,
     /// The client that a proxy reported.
     reported: Cell<Option<IpAddr>>,
-    /// The question of a query.
+    /// The name and type of a query.
     request: RequestText,
     /// RCODE of the response to a query.
     status: Cell<Option<u16>>,

@@ -1,4 +1,4 @@
-//! What the picture shows: the last view, the recent events, the selection, the order, the filter. Nothing here
+//! The contents of the picture: the last view, the recent events, the selection, the order, the filter. Nothing here
 //! draws, waits or asks an instance.
 
 use super::poll::Polled;
@@ -62,7 +62,7 @@ pub(super) enum Link {
     Lost { since: Instant, reason: String },
 }
 
-/// What is shown in place of the list, or asked below it.
+/// The part that is shown in place of the list, or asked below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     List,
@@ -134,9 +134,9 @@ impl Board {
         let Polled { view, events } = *polled;
         if self.view.as_ref().is_some_and(|before| before.pid() != view.pid()) {
             self.rates.clear();
-            self.say(format!("another instance answers now: pid {}", view.pid()), Tone::Warning, now);
+            self.say(format!("another instance responds now: pid {}", view.pid()), Tone::Warning, now);
         } else if matches!(self.link, Link::Lost { .. }) {
-            self.say("the instance answers again".into(), Tone::Normal, now);
+            self.say("the instance responds again".into(), Tone::Normal, now);
         }
         self.link = Link::Present;
         self.last_event = events.last().unwrap_or(self.last_event);

@@ -3,7 +3,7 @@
 
 use super::board::{Board, Link, Mode};
 use super::keys::KEYS;
-use super::terminal::Look;
+use super::terminal::Theme;
 use crate::output::printable;
 use crate::state::{LiveKind, LiveRow};
 use crate::table::{Tone, age, count, rate, short_bytes, shortened, time};
@@ -27,16 +27,16 @@ const CHART: usize = 8;
 const NAME_MAX: usize = 60;
 
 /// Draws the board.
-pub(super) fn draw(board: &mut Board, frame: &mut Frame<'_>, look: Look, now: Instant) {
+pub(super) fn draw(board: &mut Board, frame: &mut Frame<'_>, theme: Theme, now: Instant) {
     let area = frame.area();
     if area.width == 0 || area.height == 0 {
         return;
     }
     let parts = Parts::of(area);
     let is_lost = matches!(board.link(), Link::Lost { .. });
-    frame.render_widget(Paragraph::new(head(board, look, now)), parts.head);
+    frame.render_widget(Paragraph::new(title(board, theme, now)), parts.title);
     match &board.mode {
-        Mode::Help => frame.render_widget(Paragraph::new(help(look)), parts.body()),
+        Mode::Help => frame.render_widget(Paragraph::new(help(theme)), parts.body()),
         Mode::Details { scroll } => {
             let text = board.details();
             let most = (text.lines().count() as u16).saturating_sub(parts.body().height);
@@ -46,21 +46,23 @@ pub(super) fn draw(board: &mut Board, frame: &mut Frame<'_>, look: Look, now: In
             board.mode = Mode::Details { scroll };
         }
         _ => {
-            let table = Table { width: area.width.into(), look, is_dimmed: is_lost };
+            let table = Table { width: area.width.into(), theme, is_dimmed: is_lost };
             let height = usize::from(parts.table.height).saturating_sub(1);
             let lines = table.lines(board, height);
             frame.render_widget(Paragraph::new(lines), parts.table);
-            frame
-                .render_widget(Paragraph::new(reasons(board, look)).wrap(Wrap { trim: true }), parts.reasons);
-            frame.render_widget(Paragraph::new(events(board, parts.events, look)), parts.events);
+            frame.render_widget(
+                Paragraph::new(reasons(board, theme)).wrap(Wrap { trim: true }),
+                parts.reasons,
+            );
+            frame.render_widget(Paragraph::new(events(board, parts.events, theme)), parts.events);
         }
     }
-    frame.render_widget(Paragraph::new(foot(board, look, now)), parts.foot);
+    frame.render_widget(Paragraph::new(foot(board, theme, now)), parts.foot);
 }
 
 /// The parts of the screen.
 struct Parts {
-    head: Rect,
+    title: Rect,
     table: Rect,
     reasons: Rect,
     events: Rect,
@@ -71,7 +73,7 @@ impl Parts {
     fn of(area: Rect) -> Self {
         let height = area.height;
         let foot = u16::from(height > 2);
-        let head = if height > 8 { 2 } else { 1 };
+        let title = if height > 8 { 2 } else { 1 };
         let reasons = match height {
             0..12 => 0,
             12..30 => 3,
@@ -82,25 +84,25 @@ impl Parts {
             18..30 => 6,
             _ => height / 4,
         };
-        let table = height.saturating_sub(head + reasons + events + foot);
+        let table = height.saturating_sub(title + reasons + events + foot);
         let mut from = area.y;
         let mut next = |height: u16| {
             let part = Rect { y: from, height, ..area }.intersection(area);
             from = from.saturating_add(height);
             part
         };
-        let (head, table, reasons, events) = (next(head), next(table), next(reasons), next(events));
-        Self { head, table, reasons, events, foot: next(foot) }
+        let (title, table, reasons, events) = (next(title), next(table), next(reasons), next(events));
+        Self { title, table, reasons, events, foot: next(foot) }
     }
 
-    /// Returns the parts between head and foot.
+    /// Returns the parts between title and foot.
     fn body(&self) -> Rect {
         let height = self.table.height + self.reasons.height + self.events.height;
         Rect { height, ..self.table }
     }
 }
 
-fn head(board: &Board, look: Look, now: Instant) -> Vec<Line<'static>> {
+fn title(board: &Board, theme: Theme, now: Instant) -> Vec<Line<'static>> {
     let mut status: Vec<String> = Vec::new();
     if board.is_paused() {
         status.push("PAUSED".into());
@@ -117,13 +119,13 @@ fn head(board: &Board, look: Look, now: Instant) -> Vec<Line<'static>> {
         Link::Present if board.is_paused() => (status.join(", "), Tone::Warning),
         Link::Present => (status.join(", "), Tone::Faint),
     };
-    vec![Line::styled(board.headline(), look.style(Tone::Strong)), Line::styled(status, look.style(tone))]
+    vec![Line::styled(board.headline(), theme.style(Tone::Strong)), Line::styled(status, theme.style(tone))]
 }
 
 /// The table of services, pools and servers.
 struct Table {
     width: usize,
-    look: Look,
+    theme: Theme,
     /// The figures are out of date.
     is_dimmed: bool,
 }
@@ -138,7 +140,7 @@ impl Table {
         let name = self.name_width(&shown);
         let mut lines = vec![self.heading(name)];
         if shown.is_empty() {
-            lines.push(Line::styled("no rows", self.look.style(Tone::Faint)));
+            lines.push(Line::styled("no rows", self.theme.style(Tone::Faint)));
         }
         let rows = shown.iter().enumerate().skip(top).take(height);
         lines.extend(rows.map(|(number, row)| self.row(board, row, name, number == at)));
@@ -170,7 +172,7 @@ impl Table {
             headings.extend([("IN/S", BYTES), ("OUT/S", BYTES)]);
         }
         headings.into_iter().for_each(|(heading, width)| text += &format!(" {heading:>width$}"));
-        Line::styled(text + " /S NOW", self.look.style(Tone::Faint))
+        Line::styled(text + " /S NOW", self.theme.style(Tone::Faint))
     }
 
     fn row(&self, board: &Board, row: &LiveRow, name: usize, is_selected: bool) -> Line<'static> {
@@ -197,16 +199,16 @@ impl Table {
             figures.push((bytes(rates.map(|rate| rate.bytes_out)), Tone::Normal));
             widths.extend([BYTES, BYTES]);
         }
-        let label = cut(&label(row), name, self.look);
+        let label = cut(&label(row), name, self.theme);
         let is_server = row.kind == LiveKind::Server;
         let mut spans = vec![
             self.span(format!("{label:<name$} "), if is_server { Tone::Normal } else { Tone::Strong }),
-            self.span(format!("{:<STATE$}", cut(row.state.text(), STATE, self.look)), row.state.tone()),
+            self.span(format!("{:<STATE$}", cut(row.state.text(), STATE, self.theme)), row.state.tone()),
         ];
         let figures = figures.into_iter().zip(widths);
         spans.extend(figures.map(|((text, tone), width)| self.span(format!(" {text:>width$}"), tone)));
         let room = self.width.saturating_sub(name + self.figures() + 1);
-        let chart = board.rates.chart(row, room, self.look.has_unicode);
+        let chart = board.rates.chart(row, room, self.theme.has_unicode);
         spans.push(self.span(format!(" {chart}"), Tone::Normal));
         let line = Line::from(spans);
         if is_selected { line.patch_style(Style::new().add_modifier(Modifier::REVERSED)) } else { line }
@@ -214,7 +216,7 @@ impl Table {
 
     fn span(&self, text: String, tone: Tone) -> Span<'static> {
         let tone = if self.is_dimmed { Tone::Faint } else { tone };
-        Span::styled(text, self.look.style(tone))
+        Span::styled(text, self.theme.style(tone))
     }
 }
 
@@ -225,38 +227,38 @@ fn label(row: &LiveRow) -> String {
 }
 
 /// Shortens a text in its middle.
-fn cut(text: &str, width: usize, look: Look) -> String {
+fn cut(text: &str, width: usize, theme: Theme) -> String {
     let text = shortened(text, width);
-    if look.has_unicode { text } else { text.replace('…', "~") }
+    if theme.has_unicode { text } else { text.replace('…', "~") }
 }
 
 /// Returns the name of the selected row and the reasons for its state.
-fn reasons(board: &Board, look: Look) -> Vec<Line<'static>> {
+fn reasons(board: &Board, theme: Theme) -> Vec<Line<'static>> {
     let Some(row) = board.selected() else { return Vec::new() };
     let mut lines = vec![Line::default()];
-    let mut spans = vec![Span::styled(printable(&row.name).into_owned(), look.style(Tone::Strong))];
+    let mut spans = vec![Span::styled(printable(&row.name).into_owned(), theme.style(Tone::Strong))];
     for reason in &row.reasons {
         let before = if spans.len() == 1 { ": " } else { "; " };
         spans.push(Span::raw(before));
-        spans.push(Span::styled(reason.text().to_owned(), look.style(reason.tone())));
+        spans.push(Span::styled(reason.text().to_owned(), theme.style(reason.tone())));
     }
     lines.push(Line::from(spans));
     lines
 }
 
-fn events(board: &Board, area: Rect, look: Look) -> Vec<Line<'static>> {
+fn events(board: &Board, area: Rect, theme: Theme) -> Vec<Line<'static>> {
     let most = usize::from(area.height).saturating_sub(2);
     if most == 0 {
         return Vec::new();
     }
-    let shown = board.events(most).map(|event| Line::styled(event.text.clone(), look.style(event.tone)));
-    [Line::default(), Line::styled("EVENTS", look.style(Tone::Faint))].into_iter().chain(shown).collect()
+    let shown = board.events(most).map(|event| Line::styled(event.text.clone(), theme.style(event.tone)));
+    [Line::default(), Line::styled("EVENTS", theme.style(Tone::Faint))].into_iter().chain(shown).collect()
 }
 
-fn help(look: Look) -> Vec<Line<'static>> {
+fn help(theme: Theme) -> Vec<Line<'static>> {
     let line = |(keys, what): &(&str, &str)| {
         Line::from(vec![
-            Span::styled(format!("  {keys:<13}"), look.style(Tone::Strong)),
+            Span::styled(format!("  {keys:<13}"), theme.style(Tone::Strong)),
             Span::raw((*what).to_owned()),
         ])
     };
@@ -269,7 +271,7 @@ fn help(look: Look) -> Vec<Line<'static>> {
     KEYS.iter().map(line).chain(notes.map(Line::from)).collect()
 }
 
-fn foot(board: &Board, look: Look, now: Instant) -> Line<'static> {
+fn foot(board: &Board, theme: Theme, now: Instant) -> Line<'static> {
     match &board.mode {
         Mode::Confirm { server, state, warning } => {
             let verb = match *state {
@@ -279,17 +281,17 @@ fn foot(board: &Board, look: Look, now: Instant) -> Line<'static> {
             };
             Line::styled(
                 format!("{warning}{verb} {}? y: yes, other keys: no", printable(server)),
-                look.style(Tone::Warning).add_modifier(Modifier::BOLD),
+                theme.style(Tone::Warning).add_modifier(Modifier::BOLD),
             )
         }
         Mode::Filter { .. } => Line::raw(format!("/{}_  Enter: show, Esc: back", printable(&board.filter))),
-        Mode::Details { .. } => Line::styled("Esc back  arrows scroll  q quit", look.style(Tone::Faint)),
-        Mode::Help => Line::styled("any key: back", look.style(Tone::Faint)),
+        Mode::Details { .. } => Line::styled("Esc back  arrows scroll  q quit", theme.style(Tone::Faint)),
+        Mode::Help => Line::styled("any key: back", theme.style(Tone::Faint)),
         Mode::List => match board.message(now) {
-            Some((text, tone)) => Line::styled(printable(text).into_owned(), look.style(tone)),
+            Some((text, tone)) => Line::styled(printable(text).into_owned(), theme.style(tone)),
             None => Line::styled(
                 "Enter details  d drain  r ready  m maintenance  / filter  s sort  p pause  ? q",
-                look.style(Tone::Faint),
+                theme.style(Tone::Faint),
             ),
         },
     }
@@ -302,12 +304,12 @@ mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
-    const LOOK: Look = Look { has_colours: false, has_unicode: true };
+    const THEME: Theme = Theme { has_colours: false, has_unicode: true };
 
     fn drawn(board: &mut Board, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         let now = Instant::now();
-        terminal.draw(|frame| draw(board, frame, LOOK, now)).unwrap();
+        terminal.draw(|frame| draw(board, frame, THEME, now)).unwrap();
         let buffer = terminal.backend().buffer();
         let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
         (0..height).map(line).collect()

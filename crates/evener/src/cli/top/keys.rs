@@ -25,7 +25,7 @@ pub(super) const KEYS: [(&str, &str); 12] = [
     ("q, Ctrl-C", "quit"),
 ];
 
-/// What the program does at a key, besides a change of the picture.
+/// An action of the program at a key, besides a change of the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Quit,

@@ -20,7 +20,7 @@ pub(super) struct Polled {
     pub(super) events: RecentEvents,
 }
 
-/// What the picture changes at.
+/// An occasion at which the picture changes.
 #[derive(Debug)]
 pub(super) enum Update {
     Polled(Box<Polled>),
@@ -34,7 +34,7 @@ pub(super) enum Update {
     NoTerminal,
 }
 
-/// The instance that is asked.
+/// The instance that is queried.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
     instance: InstanceArgs,

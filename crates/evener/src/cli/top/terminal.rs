@@ -21,18 +21,18 @@ const READ_TIMEOUT: Duration = Duration::from_millis(250);
 /// The screen. Its drop restores the terminal.
 pub(super) struct Screen {
     terminal: Terminal<CrosstermBackend<Stdout>>,
-    look: Look,
+    theme: Theme,
 }
 
-/// What the terminal can show.
+/// Abilities of the terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct Theme {
     pub(super) has_colours: bool,
     pub(super) has_unicode: bool,
 }
 
-impl Look {
-    /// Returns the look for the environment: no colours if NO_COLOR is set (<https://no-color.org>), and Unicode if
+impl Theme {
+    /// Returns the theme for the environment: no colours if NO_COLOR is set (<https://no-color.org>), and Unicode if
     /// the locale is in UTF-8.
     fn of_environment() -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -89,7 +89,7 @@ impl Screen {
         restore_at_panic();
         let begun = begin().and_then(|()| Terminal::new(CrosstermBackend::new(stdout())));
         match begun {
-            Ok(terminal) => Ok(Self { terminal, look: Look::of_environment() }),
+            Ok(terminal) => Ok(Self { terminal, theme: Theme::of_environment() }),
             Err(error) => {
                 restore();
                 Err(error)
@@ -97,9 +97,9 @@ impl Screen {
         }
     }
 
-    pub(super) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>, Look)) -> io::Result<()> {
-        let look = self.look;
-        self.terminal.draw(|frame| picture(frame, look)).map(drop)
+    pub(super) fn draw(&mut self, picture: impl FnOnce(&mut Frame<'_>, Theme)) -> io::Result<()> {
+        let theme = self.theme;
+        self.terminal.draw(|frame| picture(frame, theme)).map(drop)
     }
 
     /// Restores the terminal and stops the process until it is continued.

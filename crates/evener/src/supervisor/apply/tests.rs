@@ -10,8 +10,8 @@ use crate::observe::{Log, LogFormat, LogLevel};
 use crate::supervisor::{ConfigSource, Setting};
 use evener_core::pool::Pool;
 use evener_core::spec::{
-    AdminSpec, CertificateFiles, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec, TlsSpec,
-    Transport, Verification, XdpSpec,
+    AdminSpec, CertificateFiles, Plane, Policy, PoolSpec, Protocol, ServerSpec, ServerTlsSpec, StickySpec,
+    TlsSpec, Transport, Verification, XdpSpec,
 };
 use evener_core::{Endpoint, Random};
 use std::collections::BTreeMap;

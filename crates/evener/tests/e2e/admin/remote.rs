@@ -113,7 +113,7 @@ fn commands_reach_an_instance_over_tcp_and_tls() {
     let tokens = write_tokens(&directory, "tokens", &format!("ops {TOKEN}\n"), 0o600);
     let wrong = write_tokens(&directory, "wrong", "ops 0123456789abcdef-bad\n", 0o600);
     let authority = Authority::new("ca");
-    let ca = authority.write(&directory, "ca").display().to_string();
+    let ca = authority.write(&directory, "ca").0.display().to_string();
     let tls = format!("tls = {{ {} }}", authority.issue(&["localhost", "127.0.0.1"]).keys(&directory, "api"));
     let evener = Evener::run(&config("127.0.0.1:0", &tokens, &tls));
     let url = format!("https://localhost:{}", api_port(&evener));

@@ -52,8 +52,8 @@ impl Browser {
             "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": arguments},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
-        let answer = browser.call("POST", "/session", &wanted);
-        browser.session = answer["sessionId"].as_str().unwrap().to_owned();
+        let response = browser.call("POST", "/session", &wanted);
+        browser.session = response["sessionId"].as_str().unwrap().to_owned();
         browser
     }
 
@@ -70,11 +70,11 @@ impl Browser {
             body.len()
         )
         .unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer);
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
-        let value: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {answer}"));
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).unwrap();
+        let response = String::from_utf8_lossy(&response);
+        let (_, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {response}"));
+        let value: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {response}"));
         assert!(value["value"]["error"].is_null(), "{path}: {value}");
         value["value"].clone()
     }

@@ -41,11 +41,11 @@ fn a_recorded_choice_is_derived_again_without_the_instance() {
         let text = fs::read_to_string(&file).unwrap();
         drop(evener);
         let directory = crate::harness::Directory::new();
-        let kept = directory.write("choice.json", &text);
-        let replayed = replay(&kept, &[]);
+        let recorded_file = directory.write("choice.json", &text);
+        let replayed = replay(&recorded_file, &[]);
         assert!(replayed.status.success(), "{policy}: {}", String::from_utf8_lossy(&replayed.stderr));
         assert_eq!(String::from_utf8_lossy(&replayed.stdout), recorded, "{policy}");
-        let json = replay(&kept, &["--json"]);
+        let json = replay(&recorded_file, &["--json"]);
         let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
         assert_eq!(json["servers"].as_array().unwrap().len(), 4);
         let foreign = directory.write("foreign.json", "{}");

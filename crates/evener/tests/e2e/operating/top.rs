@@ -197,7 +197,7 @@ fn an_instance_that_goes_away_and_comes_back_is_shown() {
     terminal.press(&["Down", "Down", "d"]);
     terminal.expect("the instance does not respond");
     let second = Evener::run_at(&config(&server), &at);
-    terminal.expect("another instance answers now");
+    terminal.expect("another instance responds now");
     terminal.expect(&format!("pid {}", second.pid()));
     terminal.expect_gone("NO INSTANCE");
     terminal.press(&["q"]);
