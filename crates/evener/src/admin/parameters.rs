@@ -4,6 +4,7 @@
 
 use super::failed;
 use axum::Json;
+use axum::body::HttpBody;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
@@ -55,6 +56,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        if request.body().size_hint().lower() > super::BODY_BYTES_MAX as u64 {
+            let why = format!("a body has at most {} bytes", super::BODY_BYTES_MAX);
+            return Err(failed(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
         let body = Json::from_request(request, state).await;
         let refused =
             |error: axum::extract::rejection::JsonRejection| failed(error.status(), error.body_text());

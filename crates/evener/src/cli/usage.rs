@@ -51,7 +51,7 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
     ),
     (&["enable", "undrain", "resume", "online"], "`evener ready SERVER` makes a server ready again"),
     (
-        &["disable", "down", "offline", "remove", "suspend"],
+        &["disable", "down", "offline", "suspend"],
         "`evener drain SERVER` sends no new clients to a server, `evener maintenance SERVER` no clients at all",
     ),
     (
@@ -65,7 +65,7 @@ const OTHER_WORDS: &[(&[&str], &str)] = &[
     (&["ban", "block"], "`evener deny SERVICE PREFIX --for TIME` refuses clients"),
     (&["unban", "unblock", "undeny"], "`evener forget SERVICE PREFIX` removes a rule of `evener deny`"),
     (&["allow"], "`evener permit SERVICE PREFIX` admits clients, `evener forget` removes a rule"),
-    (&["sessions", "conns", "flows"], "`evener connections` lists open connections and flows"),
+    (&["sessions", "conns"], "`evener connections` lists open connections and flows"),
     (&["purge", "flush"], "`evener expunge SERVICE NAME` removes cached responses"),
     (
         &["new", "generate"],

@@ -296,11 +296,14 @@ impl Context {
     /// Returns the message for a key that belongs to another table.
     fn misplaced(self, unknown: &UnknownKey<'_>, table: &str) -> Option<String> {
         let UnknownKey { key, prefix, pool, .. } = *unknown;
-        // Keys of the admin API have names of their own kind: they are not what a service or pool lacks.
-        let is_other = |owner: &str| owner.starts_with("admin") != table.starts_with("admin");
-        let is_owner = |owner: &str| owner != table && !owner.is_empty() && !is_other(owner);
+        let is_owner = |owner: &str| owner != table && !owner.is_empty();
         let mut owners: Vec<(&str, &Key)> =
             reference::tables_with(key).filter(|(owner, _)| is_owner(owner)).collect();
+        // A service or pool hardly lacks a key of the admin API, unless no other table has it.
+        let is_other = |owner: &str| owner.starts_with("admin") != table.starts_with("admin");
+        if owners.iter().any(|(owner, _)| !is_other(owner)) {
+            owners.retain(|(owner, _)| !is_other(owner));
+        }
         let kinds: Vec<&str> =
             owners.iter().map(|(owner, _)| *owner).filter(|owner| owner.starts_with("check.")).collect();
         if table.starts_with("check.") && !kinds.is_empty() {

@@ -71,7 +71,7 @@ impl Case {
         let (expanded, _) = self.discovery.expand(
             &self.spec.pools[0],
             &loops,
-            (&mut crate::supervisor::operator::Operator::default(), &Scripts::default()),
+            (&mut Operator::default(), &Scripts::default()),
         );
         expanded.targets().iter().map(ToString::to_string).collect()
     }
@@ -113,13 +113,7 @@ impl TwoServices {
         let listeners = Listeners::default();
         let loops = LoopCheck::new(&self.config, &self.pools, (&listeners, new_listeners));
         let expanded: Vec<_> = (self.config.spec.pools.iter())
-            .map(|spec| {
-                self.discovery.expand(
-                    spec,
-                    &loops,
-                    (&mut crate::supervisor::operator::Operator::default(), &Scripts::default()),
-                )
-            })
+            .map(|spec| self.discovery.expand(spec, &loops, (&mut Operator::default(), &Scripts::default())))
             .collect();
         let mut refused = 0;
         let servers = expanded.iter().map(|(pool, events)| {

@@ -98,7 +98,10 @@ fn every_request_over_tcp_needs_a_token_and_the_right_host_and_origin() {
         "GET http://evil.example/v1/status HTTP/1.1\r\nConnection: close\r\n{host}\r\n{bearer}\r\n\r\n"
     );
     assert_eq!(status(&raw(port, &absolute)), 421);
-    assert!(request(port, "GET", "/", &[&host]).contains("www-authenticate: Bearer realm=\"evener\"\r\n"));
+    assert!(
+        request(port, "GET", "/v1/status", &[&host])
+            .contains("www-authenticate: Bearer realm=\"evener\"\r\n")
+    );
     evener.expect_log(" api_refused ");
 
     let post = request(port, "POST", "/v1/reload", &[&host, &bearer, "Content-Length: 0"]);

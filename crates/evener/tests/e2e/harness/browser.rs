@@ -3,7 +3,7 @@
 use super::{Directory, wait_until};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -70,11 +70,21 @@ impl Browser {
             body.len()
         )
         .unwrap();
-        let mut response = Vec::new();
-        stream.read_to_end(&mut response).unwrap();
-        let response = String::from_utf8_lossy(&response);
-        let (_, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {response}"));
-        let value: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{path}: {response}"));
+        let mut reader = BufReader::new(stream);
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "{path}: chromedriver closed the connection");
+            if line.trim().is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let value: Value = serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert!(value["value"]["error"].is_null(), "{path}: {value}");
         value["value"].clone()
     }
