@@ -97,7 +97,7 @@ fn random_change(random: &mut Random, spec: &PoolSpec) -> PoolSpec {
                 spec.servers.extend(new.cloned());
             }
             2 => {
-                spec.servers.iter_mut().take(1).for_each(|server| server.weight = [0, 1, 4][random.below(3)])
+                spec.servers.iter_mut().take(1).for_each(|server| server.weight = [0, 1, 4][random.below(3)]);
             }
             3 => spec.servers.iter_mut().take(2).for_each(|server| server.state = AdminState::Drain),
             4 => spec.policy = other.policy,

@@ -1,13 +1,15 @@
 //! Sockets of the service manager (socket activation): finds the service that listens at the address of each, before
 //! the first configuration is applied. Sockets without a service are reported and closed.
 
-use crate::instance::Prebound;
 use crate::output::printable;
 use crate::supervisor::ListenerKey;
 use anyhow::Context;
 use evener_core::event::Event;
 use evener_core::spec::{Plane, Spec, Transport};
-use evener_proxy::{Inherited, inherited_sockets};
+use evener_proxy::{Bound, Inherited, inherited_sockets};
+
+/// Sockets that were bound before the instance started, while the process had the right to bind them.
+pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
 
 /// The sockets that were passed to this process.
 #[derive(Default)]

@@ -9,19 +9,15 @@ pub use embedded::{Embedded, Options};
 use crate::admin::{self, AdminSocket, MetricsListener};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
-use crate::inherited::Passed;
+use crate::inherited::{Passed, Prebound};
 use crate::inputs::{Inputs, gather};
 use crate::service_manager;
 use crate::signals::Signals;
-use crate::supervisor::{Handle, ListenerKey, Setting, Supervisor};
+use crate::supervisor::{Handle, Setting, Supervisor};
 use evener_core::event::Event;
-use evener_proxy::Bound;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-
-/// Sockets that were bound before the instance started, while the process had the right to bind them.
-pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
 
 /// A configured instance. It accepts clients once it is started, and handles signals and requests while
 /// [`Self::run`] runs.

@@ -27,28 +27,34 @@ impl RequestText {
     /// Stores a request line, without its line end. A line that is not valid is stored as it is.
     #[must_use]
     pub fn new(line: &[u8]) -> Self {
-        let mut text =
-            Self { bytes: Vec::with_capacity(line.len().min(TARGET_BYTES_MAX) + 64), ..Self::default() };
-        match split(line) {
-            Some((method, target, protocol)) => {
-                text.add(0, method, WORD_BYTES_MAX);
-                text.add(1, target, TARGET_BYTES_MAX);
-                text.add(2, protocol, WORD_BYTES_MAX);
-            }
-            None => {
-                text.is_malformed = true;
-                text.add(2, line, MALFORMED_BYTES_MAX);
-            }
+        if let Some((method, target, protocol)) = split(line) {
+            return Self::of_parts(method, target, protocol);
         }
-        let end = text.ends[2];
-        text.ends[3..].fill(end);
-        text
+        let mut text = Self { is_malformed: true, ..Self::default() };
+        text.add(2, line, MALFORMED_BYTES_MAX);
+        text.end_fields()
+    }
+
+    fn of_parts(method: &[u8], target: &[u8], protocol: &[u8]) -> Self {
+        let bytes = Vec::with_capacity(target.len().min(TARGET_BYTES_MAX) + 64);
+        let mut text = Self { bytes, ..Self::default() };
+        text.add(0, method, WORD_BYTES_MAX);
+        text.add(1, target, TARGET_BYTES_MAX);
+        text.add(2, protocol, WORD_BYTES_MAX);
+        text.end_fields()
+    }
+
+    /// Ends a text without header fields.
+    fn end_fields(mut self) -> Self {
+        let end = self.ends[2];
+        self.ends[3..].fill(end);
+        self
     }
 
     /// Stores the contents of a DNS query: its type as the method, its name as the target.
     #[must_use]
     pub fn of_query(name: &str, qtype: &str) -> Self {
-        Self::new(format!("{qtype} {name} DNS").as_bytes())
+        Self::of_parts(qtype.as_bytes(), name.as_bytes(), b"DNS")
     }
 
     /// Adds header fields; an empty value means that the request has no such field.

@@ -178,7 +178,6 @@ impl Starter {
                     DENY,
                     CLIENTS,
                 ],
-                ..tcp
             },
         }
     }

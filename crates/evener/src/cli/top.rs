@@ -122,7 +122,7 @@ impl Top {
                 Some(Command::Redraw) => self.screen.resume()?,
                 Some(Command::Pause) => self.polls.pause(self.board.is_paused()),
                 Some(Command::SetState { server, state }) => {
-                    self.source.set_state(server, state, &self.polls)
+                    self.source.set_state(server, state, &self.polls);
                 }
                 None => {}
             },

@@ -140,7 +140,7 @@ impl ServerView {
             errors: self.errors(),
             bytes_in: self.bytes_in(),
             bytes_out: self.bytes_out(),
-            times: self.times(traffic).map(|times| times.median_and_p95()),
+            times: self.times(traffic).map(super::recent::TimesView::median_and_p95),
             reasons: remark.into_iter().chain(self.troubles()).collect(),
             is_usable: self.is_usable(),
         }

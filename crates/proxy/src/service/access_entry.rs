@@ -13,6 +13,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Version of TLS, and the server name.
+type TlsNames = (&'static str, Option<Box<str>>);
+
 /// Entry of a connection, query or flow that is under way. Its line is written when it is dropped, so exactly once.
 /// Values are set where the entry is only read, too: in the code that counts and reports. One worker uses it.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub(crate) struct AccessEntry {
     bytes_out: Cell<u64>,
     cause: Cell<Option<Cause>>,
     /// Version of TLS, and the server name in the ClientHello.
-    tls: RefCell<Option<(&'static str, Option<Box<str>>)>>,
+    tls: RefCell<Option<TlsNames>>,
 }
 
 impl AccessEntry {

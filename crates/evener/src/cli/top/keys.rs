@@ -127,7 +127,7 @@ impl Board {
             }
             KeyCode::Backspace => drop(self.filter.pop()),
             KeyCode::Char(character) if self.filter.chars().count() < FILTER_MAX => {
-                self.filter.push(character)
+                self.filter.push(character);
             }
             _ => {}
         }

@@ -12,8 +12,9 @@ use crate::compat::daemon::{Daemon, Directory, PidFile, Process, Stdout, User, c
 use crate::compat::open_admin;
 use crate::config::{Config, failure};
 use crate::events::Events;
+use crate::inherited::Prebound;
 use crate::inputs::gather;
-use crate::instance::{Instance, Prebound};
+use crate::instance::Instance;
 use crate::observe::{Log, LogFormat};
 use crate::output::printable;
 use crate::signals;

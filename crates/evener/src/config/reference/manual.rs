@@ -32,7 +32,7 @@ pub(crate) fn manual() -> String {
     for paragraph in DESCRIPTION {
         let _ = write!(out, "{}\n.PP\n", text(paragraph));
     }
-    let _ = write!(out, "{}.SH KEYS\n", code(EXAMPLE));
+    let _ = writeln!(out, "{}.SH KEYS", code(EXAMPLE));
     out.push_str(&text("A service with its own list of servers has the keys of a pool, too."));
     out.push('\n');
     for table in tables() {

@@ -34,7 +34,7 @@ fn a_reload_keeps_connections_counters_verdicts_and_listeners() {
     );
     assert!(evener.service_counter("s", "connections") > before, "the reload must keep the counters");
     evener.reload(&config(&[c.port], ""));
-    assert!(TcpStream::connect(local(other)).is_err(), "the removed listener must be closed");
+    wait_until("the removed listener to close", || TcpStream::connect(local(other)).is_err().then_some(()));
     client.write_all(b"still").unwrap();
     client.read_exact(&mut [0; 5]).unwrap();
     let log = evener.log();
