@@ -4,7 +4,7 @@
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
+    CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::response::IntoResponse;
@@ -28,7 +28,7 @@ pub(super) fn add<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router
     })
 }
 
-fn headers(kind: &'static str) -> [(HeaderName, HeaderValue); 6] {
+fn headers(kind: &'static str) -> [(HeaderName, HeaderValue); 7] {
     [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
@@ -36,6 +36,8 @@ fn headers(kind: &'static str) -> [(HeaderName, HeaderValue); 6] {
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-cache"),
+        // A peer without a token does not hold connections.
+        (CONNECTION, "close"),
     ]
     .map(|(name, value)| (name, HeaderValue::from_static(value)))
 }

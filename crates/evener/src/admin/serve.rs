@@ -73,7 +73,12 @@ pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints
 }
 
 async fn at_endpoint(endpoint: &Endpoint, router: &Router, permits: &Arc<Semaphore>, endpoints: Endpoints) {
-    let Ok(listener) = endpoint.listener() else { return std::future::pending().await };
+    let listener = loop {
+        match endpoint.listener() {
+            Ok(listener) => break listener,
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    };
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
         let Ok((stream, address)) = listener.accept().await else {

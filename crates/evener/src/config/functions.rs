@@ -197,6 +197,10 @@ impl Runtime {
         self.filled_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn has_ended(&self) -> bool {
+        *self.end.borrow()
+    }
+
     async fn wait_for_end(&self) {
         let _ = self.end.subscribe().wait_for(|is_over| *is_over).await;
     }

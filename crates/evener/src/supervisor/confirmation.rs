@@ -2,6 +2,7 @@
 //! before comes back. The wait does not depend on the client that applied it. While it lasts, reloads and further
 //! applies are refused, so that nothing but the decision or the end of the time decides.
 
+use super::operator::Operator;
 use super::{Decision, Input, Supervisor};
 use crate::certificates::TlsSettings;
 use crate::config::{Config, Problem, one_line};
@@ -26,6 +27,8 @@ struct Before {
     config: Config,
     tls: TlsSettings,
     other_file: Option<String>,
+    /// The changes of operators, which the applied configuration may override.
+    operator: Operator,
 }
 
 /// The state before an apply, to which the instance may go back.
@@ -98,7 +101,8 @@ impl Supervisor {
     /// Remembers the present configuration, to which the instance goes back after `within`.
     pub(super) fn remember_before(&self, within: Duration) -> GoBackTo {
         let (config, tls) = (self.config.clone(), self.certificates.tls().clone());
-        GoBackTo(within, Before { config, tls, other_file: self.confirmation.other_file.clone() })
+        let (other_file, operator) = (self.confirmation.other_file.clone(), self.operator.foresee());
+        GoBackTo(within, Before { config, tls, other_file, operator })
     }
 
     /// Begins to wait for the confirmation of the configuration that was applied.
@@ -154,6 +158,7 @@ impl Supervisor {
             return;
         }
         let file = pending.file.clone();
+        self.operator.restore(&pending.before.operator);
         match found.and_then(|(config, inputs)| self.apply(config, inputs)) {
             Ok(changes) => {
                 let lines = changes.iter().map(|change| Event::Changed { change: change.to_string() });

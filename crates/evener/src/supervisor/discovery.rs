@@ -309,7 +309,7 @@ impl Discovery {
         let sources = &self.sources;
         let refuses = |target: &Target| loops.refuses(&spec.name, target, sources);
         let mut expanded = expand(spec, |source| listed(sources, spec, source), refuses, &mut pool.numbers);
-        operator.change(&mut expanded);
+        operator.change(&mut expanded, !Source::all_of(spec).is_empty());
         scripts.change(&mut expanded);
         pool.origins = expanded.take_origins();
         let refused = expanded.refused().difference(&pool.refused).map(|server| Event::ServerRefused {

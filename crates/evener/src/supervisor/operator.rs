@@ -6,7 +6,7 @@ mod changes;
 mod state_file;
 
 use super::{ConfigSource, Supervisor};
-use crate::discover::Expanded;
+use crate::discover::{Expanded, Source};
 use crate::runtime_directory::state_directory;
 use changes::{PoolChanges, StateOverride};
 use evener_core::event::Event;
@@ -107,6 +107,8 @@ fn unix_now() -> u64 {
 fn path_of(source: &ConfigSource, admin: &AdminSpec) -> Option<PathBuf> {
     let ConfigSource::File(file) = source else { return None };
     match &admin.state_file {
+        // Instances that read the standard input have nothing else in common.
+        StateFile::Default if file.as_os_str() == "-" => None,
         StateFile::Off => None,
         StateFile::At(path) => Some(path.into()),
         StateFile::Default => {
@@ -119,15 +121,23 @@ fn path_of(source: &ConfigSource, admin: &AdminSpec) -> Option<PathBuf> {
 
 impl Operator {
     /// Makes the changes to the servers of a pool, and forgets those that the file has overridden since.
-    pub(super) fn change(&mut self, expanded: &mut Expanded) {
+    /// `has_sources` is true if sources or host names list servers of the pool.
+    pub(super) fn change(&mut self, expanded: &mut Expanded, has_sources: bool) {
         if let Some(changes) = self.pools.get_mut(&*expanded.spec().name) {
-            changes.apply(expanded);
+            changes.apply(expanded, has_sources);
         }
     }
 
     /// Returns the changes, without the file that they are written to.
     pub(super) fn foresee(&self) -> Self {
         Self { pools: self.pools.clone(), ..Self::default() }
+    }
+
+    /// Brings back changes that a configuration overrode which is no longer in use.
+    pub(super) fn restore(&mut self, before: &Self) {
+        for (pool, changes) in &before.pools {
+            self.pools.entry(pool.clone()).or_default().restore(changes);
+        }
     }
 
     /// Returns a pool of the file with the changes that a file can express.
@@ -176,9 +186,8 @@ impl Supervisor {
         if self.operator.is_loaded && self.operator.writer.as_ref().map(Writer::path) == path.as_deref() {
             return;
         }
-        if !std::mem::replace(&mut self.operator.is_loaded, true)
-            && let Some(path) = &path
-        {
+        let is_first = !std::mem::replace(&mut self.operator.is_loaded, true);
+        if is_first && let Some(path) = &path {
             match state_file::load(path) {
                 Ok(pools) => self.operator.pools = pools,
                 Err(why) => {
@@ -188,10 +197,9 @@ impl Supervisor {
                 }
             }
         }
-        let (events, is_moved) = (self.setting.events.clone(), self.operator.writer.is_some());
-        let none = Changes::new();
-        // A file at another path gets everything.
-        let written = if is_moved { &none } else { &self.operator.pools };
+        let events = self.setting.events.clone();
+        // A file at another path is written in any case.
+        let written = is_first.then_some(&self.operator.pools);
         self.operator.writer = path.map(|path| Writer::start(path, written, events));
         self.operator.save();
     }
@@ -202,7 +210,8 @@ impl Supervisor {
         let mut events = Vec::new();
         for (name, changes) in &mut self.operator.pools {
             let Some(pool) = self.pools.get(name) else { continue };
-            let has_sources = !pool.spec().discover.is_empty();
+            let spec = self.config.spec.pools.iter().find(|spec| *spec.name == **name);
+            let has_sources = spec.is_some_and(|spec| !Source::all_of(spec).is_empty());
             let mut wanted = Vec::new();
             changes.states.retain(|server, record| {
                 let found = pool.servers().iter().find(|one| *one.spec.name == **server);
@@ -226,7 +235,7 @@ impl Supervisor {
     /// Records the state that an operator gave to a server.
     pub(super) fn record_state(&mut self, (pool, server): (&str, &StateChanged), time: Option<Duration>) {
         let StateChanged { name, file, state } = server;
-        if self.reloads.has_front() {
+        if self.reloads.has_front() || self.is_draining() {
             return;
         }
         let changes = self.operator.of_pool(pool);
@@ -246,6 +255,9 @@ impl Supervisor {
             return Err(OperateError::Impossible(
                 "this instance imitates another program, whose commands change its servers".into(),
             ));
+        }
+        if self.is_draining() {
+            return Err(OperateError::Impossible("this instance is shutting down".into()));
         }
         let Some(pool) = self.pools.get(&pool).map(|pool| Arc::clone(&pool.spec().name)) else {
             return Err(OperateError::Unknown(format!("there is no pool `{pool}`")));
@@ -336,7 +348,7 @@ impl Supervisor {
         if changes.weights.len() >= CHANGES_MAX {
             return Err(OperateError::Impossible("too many weights are changed: change the file".into()));
         }
-        changes.weigh(&name, weight, in_file.unwrap_or(before));
+        changes.weigh(&name, weight, in_file);
         Ok(Operated {
             server: format!("{pool}/{name}"),
             before: format!("weight {before}"),

@@ -13,6 +13,9 @@ let token = sessionStorage.getItem("evener-token");
 let lastEvent = 0;
 let instance = "";
 let timer = 0;
+let uptime = 0;
+/** Changes when the token is forgotten, so that late responses are not shown. */
+let session = 0;
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -211,22 +214,28 @@ function showEvents(events) {
 
 async function refresh() {
   clearTimeout(timer);
+  const mine = session;
   try {
     const status = await call("v1/status");
+    if (mine !== session) return;
     const which = `${status.pid}`;
-    if (which !== instance) {
+    if (which !== instance || status.uptime_s < uptime) {
       // Another process has other numbers of events, and its counters begin anew.
       instance = which;
       lastEvent = 0;
       histories.clear();
       byId("events").replaceChildren();
     }
+    uptime = status.uptime_s;
     show(status);
-    showEvents((await call(`v1/events?after=${lastEvent}`)).events);
+    const { events } = await call(`v1/events?after=${lastEvent}`);
+    if (mine !== session) return;
+    showEvents(events);
     showProblem("");
     byId("login").hidden = true;
     byId("logout").hidden = !token;
   } catch (error) {
+    if (mine !== session) return;
     const isRefused = error.status === 401 || error.status === 403;
     byId("login").hidden = !isRefused;
     showProblem(isRefused ? error.message : `The instance does not answer: ${error.message}`);
@@ -245,6 +254,11 @@ byId("login").addEventListener("submit", (event) => {
 
 byId("logout").addEventListener("click", () => {
   token = null;
+  session += 1;
+  instance = "";
+  byId("services").tBodies[0].replaceChildren();
+  byId("pools").replaceChildren();
+  byId("events").replaceChildren();
   sessionStorage.removeItem("evener-token");
   start();
 });

@@ -155,6 +155,7 @@ impl Checker {
             return Verdict::Cancelled;
         }
         tokio::select! {
+            biased;
             verdict = verdict => verdict.unwrap_or(Verdict::Cancelled),
             // A thread that was given up drops nothing, so that the reply would never come.
             () = thread.runtime.wait_for_end() => match thread.runtime.given_up() {
@@ -203,6 +204,9 @@ impl Actor {
             return;
         }
         let thread = self.shared.thread.load();
+        if thread.runtime.has_ended() {
+            return;
+        }
         let mut fields = vec![("name", event.name().to_owned())];
         event.fields(&mut |name, value| fields.push((name, value.to_string())));
         for (name, number) in thread.program.handlers() {
@@ -210,7 +214,9 @@ impl Actor {
                 continue;
             }
             if thread.runtime.begin_waiting() {
-                let _ = thread.commands.send(Command::Event(*number, fields.clone()));
+                if thread.commands.send(Command::Event(*number, fields.clone())).is_err() {
+                    thread.runtime.end_waiting();
+                }
             } else if self.drop_reports.admit(Instant::now()) == Rate::Admitted {
                 let script = thread.program.function(*number).map_or_else(String::new, |(_, script)| script);
                 let text = format!(
@@ -428,11 +434,11 @@ async fn check(
     let Some((function, script)) = program.function(number) else { return Verdict::Cancelled };
     let entry = runtime.pools.get(&pool).and_then(|slot| slot.load().server(server).cloned());
     let Some(entry) = entry else { return Verdict::Cancelled };
+    let call = Arc::new(Call::new(script.clone(), Some(tag), timeout));
     let arguments = match arguments(lua, &pool, &entry) {
         Ok(arguments) => arguments,
-        Err(error) => return Verdict::Error(crate::config::error_text(&error)),
+        Err(error) => return Verdict::Error(call.failed_to_begin(runtime, lua, &error)),
     };
-    let call = Arc::new(Call::new(script.clone(), Some(tag), timeout));
     match run(lua, runtime, function, arguments, call).await {
         Ok(values) => verdict(&values, &script),
         Err(Failure::NoResponse(why)) => Verdict::Fail(why),

@@ -195,6 +195,20 @@ impl Call {
         self.stop(&memory_text(&self.script), None);
     }
 
+    /// Returns the text about a call that got no arguments.
+    pub(super) fn failed_to_begin(
+        self: &Arc<Self>,
+        runtime: &Runtime,
+        lua: &Lua,
+        error: &mlua::Error,
+    ) -> String {
+        if is_memory_error(error) {
+            self.stop_for_memory();
+            runtime.collect_garbage(lua, self);
+        }
+        error_text(error)
+    }
+
     fn stop(&self, reason: &str, location: Option<String>) {
         let mut stored = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         let location_text = location.map(|location| format!("{location}: ")).unwrap_or_default();

@@ -39,7 +39,9 @@ pub(super) struct Added {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WeightOverride {
     pub(super) weight: u32,
-    file: u32,
+    /// The weight in the file or of the source, once it is known.
+    #[serde(default)]
+    file: Option<u32>,
 }
 
 /// A state in place of that of the file.
@@ -96,6 +98,19 @@ impl PoolChanges {
         self.added.insert(name, Added { address, settings, server: Some(server) });
     }
 
+    /// Brings back earlier changes, unless there are newer ones of the same servers.
+    pub(super) fn restore(&mut self, before: &Self) {
+        fn missing<T: Clone>(now: &mut BTreeMap<String, T>, before: &BTreeMap<String, T>) {
+            for (name, change) in before {
+                now.entry(name.clone()).or_insert_with(|| change.clone());
+            }
+        }
+        missing(&mut self.added, &before.added);
+        missing(&mut self.removed, &before.removed);
+        missing(&mut self.weights, &before.weights);
+        missing(&mut self.states, &before.states);
+    }
+
     /// Records that a server was removed.
     pub(super) fn remove(&mut self, name: &str, target: String) {
         self.weights.remove(name);
@@ -106,11 +121,15 @@ impl PoolChanges {
     }
 
     /// Records another weight.
-    pub(super) fn weigh(&mut self, name: &str, weight: u32, file: u32) {
+    pub(super) fn weigh(&mut self, name: &str, weight: u32, file: Option<u32>) {
         if let Some(added) = self.added.get_mut(name) {
             added.settings.insert("weight".into(), weight.into());
             added.server.iter_mut().for_each(|server| server.weight = weight);
-        } else if weight == file {
+            return;
+        }
+        // A server that a source lists has no weight in the file: `apply` learns that of the source.
+        let file = self.weights.get(name).and_then(|record| record.file).or(file);
+        if Some(weight) == file {
             self.weights.remove(name);
         } else {
             self.weights.insert(name.to_owned(), WeightOverride { weight, file });
@@ -119,8 +138,7 @@ impl PoolChanges {
 
     /// Makes the changes, and forgets those that are older than the file. Changes of servers that sources may list
     /// again stay.
-    pub(super) fn apply(&mut self, expanded: &mut Expanded) {
-        let has_sources = !expanded.spec().discover.is_empty();
+    pub(super) fn apply(&mut self, expanded: &mut Expanded, has_sources: bool) {
         let servers = expanded.spec().servers.iter().zip(expanded.targets());
         let present: BTreeMap<Arc<str>, (String, u32)> = servers
             .map(|(server, target)| (Arc::clone(&server.name), (target.to_string(), server.weight)))
@@ -130,14 +148,16 @@ impl PoolChanges {
             None => has_sources,
         });
         self.weights.retain(|name, record| match present.get(&**name) {
-            Some((_, weight)) => *weight == record.file,
+            Some((_, weight)) => *record.file.get_or_insert(*weight) == *weight,
             None => has_sources,
         });
         let removed = &self.removed;
         expanded.retain(|server| !removed.contains_key(&*server.name));
         let stays = |name: &str, target: &str| {
             removed.contains_key(name)
-                || present.iter().all(|(other, (address, _))| **other != *name && address != target)
+                || present.iter().all(|(other, (address, _))| {
+                    removed.contains_key(&**other) || (**other != *name && address != target)
+                })
         };
         self.added.retain(|name, added| {
             let target = added.server.as_ref().and_then(|server| server.endpoint.target());
@@ -186,7 +206,7 @@ mod tests {
 
     fn effect(changes: &mut PoolChanges, file: &[(&str, u32)]) -> String {
         let mut expanded = Expanded::for_test(&pool(file)).unwrap();
-        changes.apply(&mut expanded);
+        changes.apply(&mut expanded, false);
         let servers = expanded.spec().servers.iter();
         servers.map(|server| format!("{}={}", server.name, server.weight)).collect::<Vec<_>>().join(" ")
     }
@@ -195,7 +215,7 @@ mod tests {
     fn the_newest_change_of_a_field_wins() {
         let file: &[(&str, u32)] = &[("10.0.0.1:1", 1), ("10.0.0.2:1", 1)];
         let mut changes = PoolChanges::default();
-        changes.weigh("10.0.0.1:1", 5, 1);
+        changes.weigh("10.0.0.1:1", 5, Some(1));
         changes.remove("10.0.0.2:1", "10.0.0.2:1".into());
         changes.add(ServerSpec::new("10.0.0.3:1".parse().unwrap()), "10.0.0.3:1".into(), Map::new());
         assert_eq!(effect(&mut changes, file), "10.0.0.1:1=5 10.0.0.3:1=1");

@@ -79,8 +79,8 @@ fn bytes_of(pools: &Changes) -> Vec<u8> {
 }
 
 impl Writer {
-    /// Starts the thread. The file has the changes that are given.
-    pub(super) fn start(path: PathBuf, pools: &Changes, events: Events) -> Self {
+    /// Starts the thread. `written` are the changes that the file has; without them the next write is made in any case.
+    pub(super) fn start(path: PathBuf, written: Option<&Changes>, events: Events) -> Self {
         let (sender, queue) = channel::<Vec<u8>>();
         let at = path.clone();
         let thread = std::thread::Builder::new().name("state file".into()).spawn(move || {
@@ -98,7 +98,12 @@ impl Writer {
                 }
             }
         });
-        Self { path, written: bytes_of(pools), sender: Some(sender), thread: thread.ok() }
+        Self {
+            path,
+            written: written.map(bytes_of).unwrap_or_default(),
+            sender: Some(sender),
+            thread: thread.ok(),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -129,7 +134,7 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
+    name.push(format!(".new-{}", std::process::id()));
     let new = directory.join(name);
     let _ = fs::remove_file(&new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
