@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Time limit of a command of the browser.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -140,8 +140,11 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            self.command("DELETE", "", &Value::Null);
+        // chromedriver ends the browser when it is terminated, not when it is killed.
+        let _ = Command::new("kill").arg(self.driver.id().to_string()).status();
+        let until = Instant::now() + Duration::from_secs(10);
+        while matches!(self.driver.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
