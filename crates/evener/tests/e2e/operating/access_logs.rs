@@ -24,14 +24,11 @@ fn records(evener: &Evener, count: usize) -> Vec<Value> {
 }
 
 /// A TCP service with a log, and more settings.
-fn tcp(server: &Server, log: &str, options: &[&str]) -> Evener {
-    Evener::run_with(
-        &format!(
-            "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {log} }}",
-            server.port
-        ),
-        options,
-    )
+fn tcp(server: &Server, log: &str) -> Evener {
+    Evener::run(&format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", {{ \"127.0.0.1:{}\", name = \"a\" }}, {log} }}",
+        server.port
+    ))
 }
 
 const JSON: &str = "request_log = { file = \"access.log\", format = \"json\" }";
@@ -51,31 +48,26 @@ fn echo() -> Server {
 #[test]
 fn a_connection_has_one_record_when_it_ends() {
     let server = echo();
-    for options in [&[][..], &["--driver", "io_uring"]] {
-        let evener = tcp(&server, JSON, options);
-        let mut stream = connect(evener.port("s"));
-        let port = stream.local_addr().unwrap().port();
-        stream.write_all(b"hello").unwrap();
-        let mut echoed = [0; 5];
-        stream.read_exact(&mut echoed).unwrap();
-        assert!(lines(&evener).is_empty(), "the connection is open");
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(stream.read(&mut echoed).unwrap(), 0);
-        let record = &records(&evener, 1)[0];
-        let of = |name: &str| record[name].clone();
-        assert_eq!(
-            (of("service"), of("client"), of("client_port")),
-            ("s".into(), "127.0.0.1".into(), port.into())
-        );
-        assert_eq!((of("pool"), of("server"), of("retries")), ("s".into(), "a".into(), 0.into()), "{record}");
-        assert_eq!((of("request_bytes"), of("response_bytes")), (5.into(), 5.into()), "{record}");
-        let time = |name: &str| record[name].as_f64().unwrap_or_else(|| panic!("{name} of {record}"));
-        assert!(
-            time("connected") <= time("first_byte") && time("first_byte") <= time("duration"),
-            "{record}"
-        );
-        assert_eq!((of("reason"), of("method"), of("status")), (Value::Null, Value::Null, Value::Null));
-    }
+    let evener = tcp(&server, JSON);
+    let mut stream = connect(evener.port("s"));
+    let port = stream.local_addr().unwrap().port();
+    stream.write_all(b"hello").unwrap();
+    let mut echoed = [0; 5];
+    stream.read_exact(&mut echoed).unwrap();
+    assert!(lines(&evener).is_empty(), "the connection is open");
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut echoed).unwrap(), 0);
+    let record = &records(&evener, 1)[0];
+    let of = |name: &str| record[name].clone();
+    assert_eq!(
+        (of("service"), of("client"), of("client_port")),
+        ("s".into(), "127.0.0.1".into(), port.into())
+    );
+    assert_eq!((of("pool"), of("server"), of("retries")), ("s".into(), "a".into(), 0.into()), "{record}");
+    assert_eq!((of("request_bytes"), of("response_bytes")), (5.into(), 5.into()), "{record}");
+    let time = |name: &str| record[name].as_f64().unwrap_or_else(|| panic!("{name} of {record}"));
+    assert!(time("connected") <= time("first_byte") && time("first_byte") <= time("duration"), "{record}");
+    assert_eq!((of("reason"), of("method"), of("status")), (Value::Null, Value::Null, Value::Null));
 }
 
 #[test]
@@ -99,7 +91,7 @@ fn the_record_of_a_connection_without_a_server_has_the_reason() {
 fn formats_are_for_people_or_with_placeholders() {
     let server = Server::named("a");
     let log = |format: &str| format!("request_log = {{ file = \"access.log\", format = '{format}' }}");
-    let evener = tcp(&server, &log("text"), &[]);
+    let evener = tcp(&server, &log("text"));
     assert_eq!(who(evener.port("s")), "a");
     let line = wait_until("the line", || lines(&evener).pop());
     for part in [
@@ -111,7 +103,7 @@ fn formats_are_for_people_or_with_placeholders() {
     ] {
         assert!(line.contains(part), "{part}: {line}");
     }
-    let evener = tcp(&server, &log("{client} -> {server_address} {bytes_in}/{bytes_out}"), &[]);
+    let evener = tcp(&server, &log("{client} -> {server_address} {bytes_in}/{bytes_out}"));
     assert_eq!(who(evener.port("s")), "a");
     let line = wait_until("the line", || lines(&evener).pop());
     assert!(line.starts_with(&format!("127.0.0.1 -> 127.0.0.1:{} 0/", server.port)), "{line}");
@@ -121,7 +113,7 @@ fn formats_are_for_people_or_with_placeholders() {
 fn a_sample_has_its_share_of_the_connections() {
     let server = Server::named("a");
     let log = "request_log = { file = \"access.log\", format = \"json\", sample = 0.25 }";
-    let evener = tcp(&server, log, &[]);
+    let evener = tcp(&server, log);
     (0..16).for_each(|_| assert_eq!(who(evener.port("s")), "a"));
     wait_until("all connections to end", || {
         (evener.status()["services"][0]["connections_active"] == 0).then_some(())
@@ -136,7 +128,7 @@ fn the_system_log_gets_lines_with_its_header() {
     let path = directory.file("log.sock");
     let daemon = UnixDatagram::bind(&path).unwrap();
     daemon.set_read_timeout(Some(DEADLINE)).unwrap();
-    let evener = tcp(&server, &format!("request_log = {{ syslog = \"{}\" }}", path.display()), &[]);
+    let evener = tcp(&server, &format!("request_log = {{ syslog = \"{}\" }}", path.display()));
     let received = |daemon: &UnixDatagram| {
         let mut bytes = [0; 2048];
         let length = daemon.recv(&mut bytes).unwrap();
@@ -185,7 +177,7 @@ fn a_flow_has_one_record_when_it_ends() {
 #[test]
 fn lines_go_to_a_new_file_after_a_rotation() {
     let server = Server::named("a");
-    let evener = tcp(&server, JSON, &[]);
+    let evener = tcp(&server, JSON);
     assert_eq!(who(evener.port("s")), "a");
     records(&evener, 1);
     fs::rename(evener.file("access.log"), evener.file("access.log.1")).unwrap();
