@@ -209,7 +209,7 @@ fn a_reload_changes_the_address_and_the_protocol_of_a_listener() {
     );
     let udp = config("127.0.0.1", "").replace("service \"s\" {", "service \"s\" { protocol = \"udp\",");
     evener.reload(&udp);
-    assert!(TcpStream::connect(local(listen)).is_err());
+    wait_until("the TCP listener to close", || TcpStream::connect(local(listen)).is_err().then_some(()));
     evener.reload(&config("127.0.0.1", ""));
     assert_eq!(who(listen), "a");
 }

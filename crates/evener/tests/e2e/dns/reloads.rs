@@ -37,7 +37,7 @@ fn a_reload_moves_an_address_between_udp_and_dns() {
     let socket = client(listen);
     let sent = query(1, "a.example", A);
     assert_eq!(host(&ask_on(&socket, &sent)), 1);
-    assert!(TcpStream::connect(local(listen)).is_err());
+    wait_until("the TCP listener to close", || TcpStream::connect(local(listen)).is_err().then_some(()));
     for _ in 0..3 {
         evener.reload(&of(&two, "dns"));
         assert_eq!(host(&ask_on(&socket, &sent)), 2);
