@@ -138,6 +138,8 @@ fn a_server_is_drained_by_a_key_and_made_ready_again() {
     terminal.press(&["k", "m"]);
     terminal.expect("its pool has no other usable server; take out for maintenance web/alpha?");
     terminal.press(&["Escape"]);
+    // A key that follows at once would be taken for one with Alt.
+    terminal.expect_gone("take out for maintenance");
     terminal.press(&["j", "r", "y"]);
     terminal.expect("2/2 up");
     assert_eq!(evener.server("beta")["state"], "ready");
