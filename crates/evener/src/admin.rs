@@ -4,7 +4,7 @@ pub(crate) mod access;
 pub(crate) mod cache;
 pub(crate) mod client;
 pub(crate) mod clients;
-mod configuration;
+pub(crate) mod configuration;
 pub(crate) mod connections;
 mod dashboard;
 #[cfg(test)]

@@ -12,6 +12,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
+/// First line of a configuration in Lua that lacks the functions of the file.
+pub(crate) const WITHOUT_FUNCTIONS: &str =
+    "-- Without the functions of the file (checks, every, on), which cannot be printed: copy them.\n";
+
 /// Query parameters of the request.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -33,15 +37,21 @@ pub(super) async fn configuration(
         None => accept.contains("lua"),
         Some(_) => return failed(StatusCode::UNPROCESSABLE_ENTITY, "`format` must be lua or json"),
     };
-    let Some(spec) = supervisor.spec().await else { return shutting_down() };
+    let Some((spec, has_functions)) = supervisor.spec().await else { return shutting_down() };
     if is_lua {
-        return match aside(move || print(&spec, &|_| None)).await {
+        let comment = if has_functions { WITHOUT_FUNCTIONS } else { "" };
+        return match aside(move || print(&spec, &|_| None)).await.map(|text| format!("{comment}{text}")) {
             Some(text) => ([(CONTENT_TYPE, "application/x-lua")], text).into_response(),
             None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be printed"),
         };
     }
     match aside(move || spec_as_json(&spec)).await {
-        Some(Ok(json)) => Json(json).into_response(),
+        Some(Ok(mut json)) => {
+            if has_functions && let Some(values) = json.as_object_mut() {
+                values.insert("has_functions".into(), true.into());
+            }
+            Json(json).into_response()
+        }
         Some(Err(why)) => failed(StatusCode::INTERNAL_SERVER_ERROR, why),
         None => failed(StatusCode::INTERNAL_SERVER_ERROR, "the configuration cannot be printed"),
     }

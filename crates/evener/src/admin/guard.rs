@@ -124,7 +124,7 @@ impl Refusal {
             Self::WrongOrigin => (StatusCode::FORBIDDEN, "pages of other origins must not use the API"),
             Self::NoToken => (
                 StatusCode::UNAUTHORIZED,
-                "a token is needed: Authorization: Bearer TOKEN, with a token of admin.token_file",
+                "no valid token: the request needs `Authorization: Bearer TOKEN` with a token of admin.token_file",
             ),
         };
         let mut response = failed(status, why);

@@ -119,7 +119,7 @@ pub(super) async fn add(
         Ok(server) => server,
         Err(problems) => return invalid(problems),
     };
-    let Some(spec) = supervisor.spec().await else { return shutting_down() };
+    let Some((spec, _)) = supervisor.spec().await else { return shutting_down() };
     let in_pool = spec.pools.iter().find(|one| *one.name == *pool).map_or(&[][..], |one| &one.servers);
     if let Some(same) = in_pool.iter().find(|one| one.name == server.name || one.endpoint == server.endpoint)
     {

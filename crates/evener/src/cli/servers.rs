@@ -3,6 +3,7 @@
 
 use super::AdminArgs;
 use super::client::percent_encoded;
+use crate::admin::configuration::WITHOUT_FUNCTIONS;
 use crate::admin::servers::{AddRequest, ChangeRequest, ServerChangedView};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -101,7 +102,7 @@ impl WeightCommand {
 /// `evener save [FILE]`
 #[derive(Args, Debug)]
 pub(super) struct SaveCommand {
-    /// File that is replaced (default: the standard output)
+    /// File that is replaced, or - for the standard output [default: -]
     file: Option<PathBuf>,
     #[command(flatten)]
     admin_args: AdminArgs,
@@ -115,12 +116,18 @@ impl SaveCommand {
             return self.admin_args.print(&json, |_| String::new());
         }
         let text = client.text("/v1/config?format=lua").await?;
-        match &self.file {
-            None => print!("{text}"),
-            Some(file) => {
-                write(file, &text).with_context(|| format!("{} cannot be written", file.display()))?;
-            }
+        let Some(file) = self.file.as_ref().filter(|file| file.as_os_str() != "-") else {
+            print!("{text}");
+            return Ok(());
+        };
+        if text.starts_with(WITHOUT_FUNCTIONS) {
+            bail!(
+                "not saved: the configuration has functions, which cannot be printed and would be lost; `evener save` \
+                 without a file prints the rest"
+            );
         }
+        write(file, &text).with_context(|| format!("{} cannot be written", file.display()))?;
+        eprintln!("{}: saved", file.display());
         Ok(())
     }
 }
@@ -131,7 +138,10 @@ fn write(file: &Path, text: &str) -> std::io::Result<()> {
     name.push(format!(".{}", std::process::id()));
     let new = file.with_file_name(name);
     let mut out = OpenOptions::new().write(true).create_new(true).open(&new)?;
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.sync_all());
+    // The users that may read the file stay the same.
+    let permissions = fs::metadata(file).map(|metadata| metadata.permissions());
+    let written = permissions.map_or(Ok(()), |permissions| out.set_permissions(permissions));
+    let written = written.and_then(|()| out.write_all(text.as_bytes())).and_then(|()| out.sync_all());
     let written = written.and_then(|()| fs::rename(&new, file));
     written.inspect_err(|_| drop(fs::remove_file(&new)))
 }

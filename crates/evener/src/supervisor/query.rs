@@ -50,7 +50,8 @@ pub(crate) enum Query {
     },
     /// The configuration in use, as a file can express it.
     Spec {
-        reply: Reply<Spec>,
+        /// The configuration, and whether it has functions.
+        reply: Reply<(Spec, bool)>,
     },
     Events {
         reply: Reply<Events>,
@@ -79,7 +80,7 @@ impl Handle {
     }
 
     /// Returns the configuration in use, as a file can express it.
-    pub(crate) async fn spec(&self) -> Option<Spec> {
+    pub(crate) async fn spec(&self) -> Option<(Spec, bool)> {
         self.query(|reply| Query::Spec { reply }).await
     }
 

@@ -36,7 +36,9 @@ impl Supervisor {
                 drop(reply.send(self.sticky_view(pool.as_deref(), most)));
             }
             Query::Explain { query, reply } => self.explain(&query, reply),
-            Query::Spec { reply } => drop(reply.send(self.spec_to_save())),
+            Query::Spec { reply } => {
+                drop(reply.send((self.spec_to_save(), self.config.program().is_some())));
+            }
             Query::PlanSetting { reply } => drop(reply.send(self.plan_setting())),
             Query::Plan { config, inputs, reply } => drop(reply.send(self.plan(&config, *inputs))),
             Query::Flows { service, reply } => self.list_flows(service, reply),

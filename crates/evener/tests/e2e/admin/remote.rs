@@ -132,7 +132,7 @@ fn commands_reach_an_instance_over_tcp_and_tls() {
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8(output.stderr).unwrap()
     };
-    assert!(error(&["--token-file", &wrong, "--ca-file", &ca]).contains("a token is needed"));
+    assert!(error(&["--token-file", &wrong, "--ca-file", &ca]).contains("no valid token"));
     assert!(error(&["--token-file", &tokens]).contains("TLS failed"));
 }
 

@@ -199,3 +199,19 @@ fn the_saved_configuration_is_the_running_one() {
         after.values().map(settings).collect::<Vec<_>>()
     );
 }
+
+#[test]
+fn a_configuration_with_functions_is_not_saved_without_them() {
+    let evener = Evener::run(
+        "service \"s\" { listen = \"127.0.0.1:0\", \"127.0.0.1:1\", check = function() return true end }",
+    );
+    let file = evener.write("precious.lua", "-- as it was");
+    let output = evener.run_command(&["save", file.to_str().unwrap()]);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("would be lost"), "{message}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "-- as it was");
+    let printed = run(&evener, &["save", "-"]);
+    assert!(printed.starts_with("-- Without the functions of the file"), "{printed}");
+    let (_, json) = api(&evener, "GET", "/v1/config", None);
+    assert_eq!(json["has_functions"], true);
+}
