@@ -146,6 +146,13 @@ impl Config {
         Warning::maybe_at(self.listen.get(&(Arc::clone(service), endpoint.clone())), message)
     }
 
+    /// Returns the configuration with functions in a Lua state of their own, if the file can still be read.
+    pub(crate) fn with_fresh_program(self) -> Self {
+        let again = self.program.as_ref().and_then(|program| program.again().ok());
+        let program = again.map(Arc::new).or(self.program);
+        Self { program, ..self }
+    }
+
     /// Returns the functions of the configuration that run later.
     pub(crate) fn program(&self) -> Option<&Arc<Program>> {
         self.program.as_ref()

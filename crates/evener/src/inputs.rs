@@ -22,6 +22,11 @@ impl Inputs {
         self.api.as_ref()
     }
 
+    /// Returns the inputs with other certificates.
+    pub(crate) fn with_tls(self, tls: TlsSettings) -> Self {
+        Self { tls, ..self }
+    }
+
     /// Returns the TLS settings and the servers.
     pub(crate) fn into_parts(self) -> (TlsSettings, FirstReadings) {
         (self.tls, self.servers)

@@ -85,7 +85,23 @@ impl Instance {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
         let draining = self.supervisor.draining();
         self.tasks.spawn(admin.serve(self.handle(), draining));
-        self.tasks.spawn(admin::serve_endpoints(self.handle(), self.supervisor.api_endpoint()));
+        self.serve_api();
+    }
+
+    /// Serves the API over TCP on a thread of its own, because handshakes of peers without a token must not delay the
+    /// supervisor and its checks. The thread ends with the supervisor.
+    fn serve_api(&self) {
+        let (handle, endpoints) = (self.handle(), self.supervisor.api_endpoint());
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(admin::serve_endpoints(handle, endpoints));
+            runtime.shutdown_background();
+            std::io::Result::Ok(())
+        };
+        if let Err(error) = std::thread::Builder::new().name("api".into()).spawn(serve) {
+            let text = format!("the API over TCP cannot be served: {error}");
+            self.supervisor.log(&Event::Notice { text });
+        }
     }
 
     /// Serves the metrics at an address while the instance runs.

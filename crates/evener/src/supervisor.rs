@@ -184,6 +184,8 @@ pub(crate) struct Supervisor {
     /// Number of configurations that were applied. Files that were read for an earlier configuration are not
     /// used for the present configuration.
     configurations: u64,
+    /// Inputs of the configuration in use, as they were when it was applied.
+    inputs_in_use: Option<crate::inputs::Inputs>,
     /// Access rules that the operator added at run time.
     access: access::AccessRules,
     listeners: Listeners,
@@ -283,6 +285,7 @@ impl Supervisor {
             certificates: Certificates::default(),
             discovery: discovery::Discovery::new(sender.clone()),
             configurations: 0,
+            inputs_in_use: None,
             access: access::AccessRules::default(),
             listeners: Listeners::default(),
             api: api::Api::default(),

@@ -87,6 +87,18 @@ impl AccessRules {
         }
     }
 
+    /// Returns a copy of the rules.
+    pub(super) fn in_force(&self) -> Self {
+        Self { by_service: self.by_service.clone(), ..Self::default() }
+    }
+
+    /// Brings back the rules of services that have none now. They come into force with the next configuration.
+    pub(super) fn restore(&mut self, before: &Self) {
+        for (service, rules) in &before.by_service {
+            self.by_service.entry(Arc::clone(service)).or_insert_with(|| rules.clone());
+        }
+    }
+
     /// Removes the rules of services that a configuration does not have.
     pub(super) fn retain(&mut self, services: &[ServiceSpec]) {
         self.by_service.retain(|name, _| services.iter().any(|service| service.name == *name));

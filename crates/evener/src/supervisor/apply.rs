@@ -32,6 +32,7 @@ impl Supervisor {
     /// Applies a configuration and returns the changes. If there is a problem, nothing changes.
     pub(crate) fn apply(&mut self, config: Config, resolved: Inputs) -> Result<ChangeSet, Vec<Problem>> {
         let api = self.api.open(resolved.api()).map_err(|problem| vec![config.problem_with_admin(problem)]);
+        let in_use = resolved.clone();
         let (tls, servers) = resolved.into_parts();
         let (new_listeners, logs) =
             match (self.listeners.bind_new(&config, self.plane.workers()), self.request_logs.open(&config)) {
@@ -44,6 +45,7 @@ impl Supervisor {
         self.prepare_xdp(&config)?;
         self.prepare_ipvs(&config)?;
         self.configurations += 1;
+        self.inputs_in_use = Some(in_use);
         let problems = self.discovery.configure(&config.spec, servers, self.now());
         self.log_all(&problems);
         self.scripts.prepare(&config);

@@ -2,6 +2,7 @@
 //! before comes back. The wait does not depend on the client that applied it. While it lasts, reloads and further
 //! applies are refused, so that nothing but the decision or the end of the time decides.
 
+use super::access::AccessRules;
 use super::operator::Operator;
 use super::{Decision, Input, Supervisor};
 use crate::certificates::TlsSettings;
@@ -29,6 +30,10 @@ struct Before {
     other_file: Option<String>,
     /// The changes of operators, which the applied configuration may override.
     operator: Operator,
+    /// Access rules that operators gave, which the applied configuration may drop with their services.
+    access: AccessRules,
+    /// Inputs to use if they cannot be read again: going back must not depend on the network and on files.
+    inputs: Option<Inputs>,
 }
 
 /// The state before an apply, to which the instance may go back.
@@ -102,7 +107,8 @@ impl Supervisor {
     pub(super) fn remember_before(&self, within: Duration) -> GoBackTo {
         let (config, tls) = (self.config.clone(), self.certificates.tls().clone());
         let (other_file, operator) = (self.confirmation.other_file.clone(), self.operator.foresee());
-        GoBackTo(within, Before { config, tls, other_file, operator })
+        let (access, inputs) = (self.access.in_force(), self.inputs_in_use.clone());
+        GoBackTo(within, Before { config, tls, other_file, operator, access, inputs })
     }
 
     /// Begins to wait for the confirmation of the configuration that was applied.
@@ -143,10 +149,16 @@ impl Supervisor {
         let Some(pending) = &mut self.confirmation.pending else { return };
         pending.is_going_back = true;
         let (config, tls) = (pending.before.config.clone(), pending.before.tls.clone());
+        let before = pending.before.inputs.clone();
         let sender = self.sender.clone();
         tokio::spawn(async move {
+            let same = config.clone();
+            // Lua states are used once. If the file changed, there is only the old one.
+            let renewed = tokio::task::spawn_blocking(move || config.with_fresh_program()).await;
+            let config = renewed.unwrap_or(same);
             // The certificates are those in memory. Names are resolved again.
-            let (found, _) = gather_with(&config, tls, CertificatesInUse::Keep).await;
+            let (found, _) = gather_with(&config, tls.clone(), CertificatesInUse::Keep).await;
+            let found = found.or_else(|why| before.map(|inputs| inputs.with_tls(tls)).ok_or(why));
             let found = GoneBack(found.map(|inputs| (config, inputs)));
             let _ = sender.send(Input::GoneBack(Box::new(found))).await;
         });
@@ -158,8 +170,12 @@ impl Supervisor {
             return;
         }
         let file = pending.file.clone();
-        self.operator.restore(&pending.before.operator);
-        match found.and_then(|(config, inputs)| self.apply(config, inputs)) {
+        let applied = found.and_then(|(config, inputs)| {
+            self.operator.restore(&pending.before.operator);
+            self.access.restore(&pending.before.access);
+            self.apply(config, inputs)
+        });
+        match applied {
             Ok(changes) => {
                 let lines = changes.iter().map(|change| Event::Changed { change: change.to_string() });
                 lines.for_each(|event| self.log(&event));

@@ -256,3 +256,30 @@ fn relative_paths_begin_at_the_directory_of_the_file() {
     assert_eq!(text(&output.stdout), "applied; nothing changed\n", "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "", "the file of the start is applied");
 }
+
+#[test]
+fn going_back_needs_no_files_and_restores_what_operators_set() {
+    let (a, b) = (Server::named("a"), Server::named("b"));
+    let directory = crate::harness::Directory::new();
+    let list = directory.write("servers.txt", &format!("127.0.0.1:{}\n127.0.0.1:{}\n", a.port, b.port));
+    let before = format!(
+        "service \"s\" {{ listen = \"127.0.0.1:0\", discover.file \"{}\" }}
+         service \"t\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}",
+        list.display(),
+        a.port
+    );
+    let evener = Evener::run(&before);
+    let name = format!("127.0.0.1:{}", b.port);
+    let listed = || evener.servers_of("s").get(&name).cloned();
+    wait_until("the listed servers", listed);
+    assert!(evener.run_command(&["maintenance", &format!("s/{name}")]).status.success());
+    assert!(evener.run_command(&["deny", "t", "192.0.2.0/24"]).status.success());
+    let after = format!("service \"u\" {{ listen = \"127.0.0.1:0\", \"127.0.0.1:{}\" }}", a.port);
+    apply(&evener, &after, &["--confirm", "1h"]);
+    std::fs::remove_file(&list).unwrap();
+    assert!(evener.run_command(&["confirm", "--back"]).status.success());
+    evener.expect_log(" went_back ");
+    assert_eq!(wait_until("the listed servers", listed)["state"], "maintenance");
+    let rules = evener.run_command(&["access"]);
+    assert!(text(&rules.stdout).contains("192.0.2.0/24"), "{}", text(&rules.stdout));
+}
