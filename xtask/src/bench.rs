@@ -11,6 +11,7 @@ mod cpu;
 mod dns;
 mod http;
 mod idle;
+mod instance;
 mod load;
 mod peers;
 mod report;
@@ -81,16 +82,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         bail!("the benchmark needs root, for a network namespace of its own");
     }
     packages::install(true)?;
-    if options.binary.is_none() {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-        shell::run(Command::new(cargo).current_dir(shell::root()).args([
-            "build",
-            "--profile",
-            "dist",
-            "-p",
-            "evener",
-        ]))?;
-    }
+    instance::binary(options.binary.as_ref())?;
     let this = std::env::current_exe()?;
     let mut inside = Command::new("unshare");
     inside.args(["--net", "--"]).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");

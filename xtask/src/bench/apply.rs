@@ -1,12 +1,13 @@
 //! `cargo xtask bench apply`: times of an instance with 10 000 servers in 100 services: reading the file, a plan, and
 //! the apply of a change to one server, each as a command that a person would run.
 
+use super::instance::{Instance, binary};
 use crate::shell;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 use std::fmt::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SERVICES: u32 = 100;
@@ -22,16 +23,6 @@ pub(crate) struct Options {
     /// The binary to measure (default: build target/dist/evener)
     #[arg(long)]
     binary: Option<String>,
-}
-
-/// Ends the instance when it is dropped.
-struct Instance(Child);
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// Returns a configuration in which one server has this weight.
@@ -71,15 +62,7 @@ fn print(what: &str, mut times: Vec<Duration>) {
 
 /// Measures the commands in turn, and prints their times and the memory of the instance.
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let binary = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => {
-            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-            let build = ["build", "--profile", "dist", "-p", "evener"];
-            shell::run(Command::new(cargo).current_dir(shell::root()).args(build))?;
-            shell::root().join("target/dist/evener").display().to_string()
-        }
-    };
+    let binary = binary(options.binary.as_ref())?;
     let directory = shell::root().join("target/bench-apply");
     std::fs::create_dir_all(&directory)?;
     let (file, admin) = (directory.join("evener.lua"), directory.join("admin.sock"));
@@ -93,7 +76,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let mut instance = Instance(child);
+    let mut instance = Instance::new(child);
     let command = |words: &[&str], file: Option<&Path>| {
         let mut command = Command::new(&binary);
         command.args(words).args(file).arg("--socket").arg(&admin);
@@ -101,9 +84,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     };
     while !command(&["metrics"], None).output()?.status.success() {
         ensure!(begun.elapsed() < START_MAX, "the instance did not start");
-        if let Some(status) = instance.0.try_wait()? {
-            bail!("the instance ended: {status}");
-        }
+        ensure!(!instance.has_ended()?, "the instance ended");
         std::thread::sleep(Duration::from_millis(10));
     }
     println!("{:<34} {:>7.1} ms", "start", begun.elapsed().as_secs_f64() * 1000.0);
@@ -126,7 +107,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     print("apply", apply);
     print("apply --max-moved 1%", limited);
     print("metrics", metrics);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", instance.0.id()))?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid()))?;
     let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     println!("{:<34} {}", "resident memory", memory.trim());
     Ok(())

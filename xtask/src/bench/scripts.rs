@@ -2,12 +2,13 @@
 //! while other functions run in endless loops.
 
 use super::cpu::Group;
+use super::instance::{Instance, binary};
 use crate::shell;
 use anyhow::{Context, ensure};
 use clap::Args;
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Number of servers. Each is checked every 100 ms.
@@ -29,32 +30,9 @@ pub(crate) struct Options {
     binary: Option<String>,
 }
 
-/// Ends the instance when it is dropped.
-struct Instance(Child);
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Measures instances with and without checks in turn, and prints their use of a core.
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let binary = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => {
-            let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-            shell::run(Command::new(cargo).current_dir(shell::root()).args([
-                "build",
-                "--profile",
-                "dist",
-                "-p",
-                "evener",
-            ]))?;
-            shell::root().join("target/dist/evener").display().to_string()
-        }
-    };
+    let binary = binary(options.binary.as_ref())?;
     let length = Duration::from_secs(options.seconds);
     for (name, check) in [
         ("no checks", "check = false"),
@@ -93,7 +71,7 @@ fn start(binary: &str, name: &str, config: &str, stderr: Stdio) -> anyhow::Resul
         .stdout(Stdio::null())
         .stderr(stderr)
         .spawn()?;
-    Ok((Instance(child), admin))
+    Ok((Instance::new(child), admin))
 }
 
 /// Returns by how many milliseconds the latest check came too late, while checks of `others` servers run `body`.
@@ -138,7 +116,7 @@ fn measure(binary: &str, check: &str, length: Duration) -> anyhow::Result<(f64, 
     let config = format!("service \"s\" {{ listen = \"127.0.0.1:0\", {check}, {servers} }}");
     let (instance, admin) = start(binary, "checks", &config, Stdio::null())?;
     std::thread::sleep(WARM_UP);
-    let group = Group::of(instance.0.id());
+    let group = Group::of(instance.pid());
     let sample = || anyhow::Ok((checks(binary, &admin)?, group.seconds(), Instant::now()));
     let (checks_before, cpu_before, began) = sample()?;
     std::thread::sleep(length);

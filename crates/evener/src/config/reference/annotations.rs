@@ -1,5 +1,5 @@
 //! Annotations of the configuration language for the language servers of editors (LuaLS), made from the reference.
-//! They describe keys and functions; only `evener check` validates a configuration.
+//! The annotations describe keys and functions; only `evener check` validates a configuration.
 
 use super::help::FORMS;
 use super::{Key, all, keys_of};

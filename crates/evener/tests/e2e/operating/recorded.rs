@@ -12,18 +12,7 @@ fn replay(file: &std::path::Path, more: &[&str]) -> Output {
 #[test]
 fn a_recorded_choice_is_derived_again_without_the_instance() {
     let server = Server::named("x");
-    let policies = [
-        "round_robin",
-        "weighted",
-        "least_conn",
-        "p2c",
-        "ewma",
-        "hash",
-        "maglev",
-        "first",
-        "least_outstanding",
-    ];
-    for policy in policies {
+    for policy in evener_core::spec::Policy::NAMES {
         let evener = Evener::run(&format!(
             "pool \"p\" {{ policy = \"{policy}\", {{ \"127.0.0.1:{0}\", name = \"a\" }}, {{ \"127.0.0.1:{0}\", name = \"b\" }}, \
              {{ \"127.0.0.1:{0}\", name = \"c\", weight = 2 }}, {{ \"127.0.0.1:{0}\", name = \"d\" }} }}
