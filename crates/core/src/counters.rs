@@ -8,7 +8,10 @@ mod declared;
 pub use declared::*;
 
 use crate::histogram::{BUCKETS, Distribution};
+use crate::lock::lock;
 use crossbeam_utils::CachePadded;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One counter of one shard. Only the worker of the shard adds, except by [`Counter::one_shared`]; any thread
@@ -151,6 +154,17 @@ impl Declaration {
         }
     }
 
+    /// Returns the name of each number of the metric.
+    fn names(&self) -> Vec<String> {
+        match (self.kind, self.label) {
+            (Kind::Counter, None) => vec![self.name.to_owned()],
+            (Kind::Counter, Some(label)) => {
+                label.values.iter().map(|value| format!("{}.{}", self.name, value.name)).collect()
+            }
+            (Kind::Histogram, _) => (0..self.width()).map(|at| format!("{}.{at}", self.name)).collect(),
+        }
+    }
+
     /// Returns each of the declarations of a set with its total, made from the numbers of the set.
     pub(crate) fn totals(
         declared: &'static [Self],
@@ -219,40 +233,76 @@ impl Numbers for Counter {
 /// assert_eq!(counters.total("connections"), 3);
 /// ```
 #[derive(Debug)]
-pub struct Sharded<C>(Box<[CachePadded<C>]>);
+pub struct Sharded<C> {
+    shards: Box<[CachePadded<C>]>,
+    /// Numbers of earlier processes, which every sum includes; empty if there are none.
+    carried: Mutex<Vec<u64>>,
+}
 
 impl<C: CounterSet> Sharded<C> {
     /// Creates the shards for `workers` workers, at least one.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| CachePadded::new(C::default())).collect())
+        let shards = (0..workers.max(1)).map(|_| CachePadded::new(C::default())).collect();
+        Self { shards, carried: Mutex::default() }
     }
 
     /// Returns the shard of worker number `worker`, or the first shard if there is no such worker.
     #[must_use]
     pub fn of(&self, worker: usize) -> &C {
         // `get` is faster than a remainder, and this is on the path of each packet.
-        self.0.get(worker).unwrap_or(&self.0[0])
+        self.shards.get(worker).unwrap_or(&self.shards[0])
     }
 
     /// Returns the last shard, for a plane in the kernel: a pool that it uses has a shard beyond those of the workers.
     #[must_use]
     pub fn last(&self) -> &C {
-        &self.0[self.0.len() - 1]
+        &self.shards[self.shards.len() - 1]
     }
 
-    /// Returns the sum of one counter over the shards.
+    /// Returns the sum of one counter over the shards of this process.
     pub fn sum(&self, counter: impl Fn(&C) -> &Counter) -> u64 {
-        self.0.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).read()))
+        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(counter(shard).read()))
     }
 
     /// Returns the numbers of all metrics, summed over the shards, in the order of the declarations.
     pub(crate) fn sums(&self) -> Vec<u64> {
-        let mut sums = self.0[0].values();
-        for shard in &self.0[1..] {
+        let mut sums = self.shards[0].values();
+        for shard in &self.shards[1..] {
             sums.iter_mut().zip(shard.values()).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
         }
+        let carried = lock(&self.carried);
+        sums.iter_mut().zip(carried.iter()).for_each(|(sum, value)| *sum = sum.wrapping_add(*value));
         sums
+    }
+
+    /// Returns the numbers above zero with names that stay the same in later versions: `connections`,
+    /// `drops.no_server`, or `check_seconds.3` for a bucket of a histogram.
+    #[must_use]
+    pub fn named(&self) -> Vec<(String, u64)> {
+        let names = C::DECLARED.iter().flat_map(Declaration::names);
+        names.zip(self.sums()).filter(|(_, value)| *value > 0).collect()
+    }
+
+    /// Adds numbers that an earlier process counted, by the names of [`Sharded::named`]. Unknown names are ignored.
+    ///
+    /// ```
+    /// use evener_core::counters::{ServerCounters, Sharded};
+    ///
+    /// let (before, after) = (Sharded::<ServerCounters>::new(2), Sharded::<ServerCounters>::new(1));
+    /// before.of(1).connections.add(2);
+    /// after.of(0).connections.one();
+    /// after.carry(&before.named());
+    /// assert_eq!(after.total("connections"), 3);
+    /// ```
+    pub fn carry(&self, numbers: &[(String, u64)]) {
+        let numbers: BTreeMap<&str, u64> = numbers.iter().map(|(name, value)| (&**name, *value)).collect();
+        let names = C::DECLARED.iter().flat_map(Declaration::names);
+        let values = names.map(|name| numbers.get(&*name).copied().unwrap_or(0));
+        let mut carried = lock(&self.carried);
+        let before = std::mem::take(&mut *carried);
+        let before = before.into_iter().chain(std::iter::repeat(0));
+        *carried = values.zip(before).map(|(value, before)| value.wrapping_add(before)).collect();
     }
 
     /// Returns each declaration with the sum over the shards.
@@ -298,6 +348,28 @@ mod tests {
         let failures = totals.iter().find(|(declaration, _)| declaration.name == "connect_failures");
         let Some((_, Total::Labelled(failures))) = failures else { panic!("{failures:?} must have labels") };
         assert_eq!(failures[..], [("refused", 1), ("timeout", 2), ("error", 0)]);
+    }
+
+    #[test]
+    fn carried_numbers_are_part_of_every_total_and_can_be_carried_again() {
+        let [first, second, third] = [2, 1, 3].map(Sharded::<ServerCounters>::new);
+        first.of(0).connections.add(3);
+        first.of(1).connect_failures.refused.add(4);
+        first.of(1).connect_seconds.record_time(std::time::Duration::from_millis(3));
+        second.carry(&first.named());
+        second.of(0).connections.one();
+        second.carry(&[("connections".into(), 10), ("removed_since".into(), 5)]);
+        third.carry(&second.named());
+        assert_eq!((third.total("connections"), third.total("connect_failures.refused")), (14, 4));
+        assert_eq!(third.named(), second.named());
+        let histogram = |of: &Sharded<ServerCounters>| {
+            of.named()
+                .into_iter()
+                .filter(|(name, _)| name.starts_with("connect_seconds."))
+                .collect::<Vec<_>>()
+        };
+        assert!(!histogram(&first).is_empty());
+        assert_eq!(histogram(&third), histogram(&first));
     }
 
     /// 10 000 servers have such a shard for each worker.

@@ -5,6 +5,6 @@ mod cache;
 mod rate;
 mod transports;
 
-pub use cache::{Cache, CacheStats, ExpungeScope, Freshness};
+pub use cache::{Cache, CacheStats, ExpungeScope, Freshness, StoredResponse};
 pub use rate::{RateLimit, RateVerdict, network};
 pub use transports::Transports;

@@ -316,6 +316,14 @@ events! {
     /// Connections, requests and flows of a server were closed because a check marked it down or an operator
     /// requested it.
     Info "server_closed" ServerClosed { pool: Arc<str>, server: Arc<str>, reason: &'static str, closed: usize }
+    /// A new instance is being started, which is to take over.
+    Info "upgrade_begun" UpgradeBegun { binary: String }
+    /// A new instance could not take over; this one goes on.
+    Warn "upgrade_failed" UpgradeFailed { problem: String }
+    /// A new instance took over; this one drains.
+    Info "upgraded" Upgraded { pid: u32 }
+    /// This instance took over from another one, whose process number and version are given.
+    Info "took_over" TookOver { pid: u32, version: String, listeners: usize }
     /// No new clients are accepted; the present ones may finish.
     Info "draining" Draining { signal: &'static str, connections: u64, deadline: String }
     /// All clients finished.

@@ -213,6 +213,13 @@ impl Sticky {
         all
     }
 
+    /// Adds a client of another process, with the time at which it was seen there.
+    pub fn restore(&self, client: &StickyClient) {
+        let assignment = client.assignment;
+        let assignment = if self.spec.failback { assignment } else { Assignment::at(assignment.home) };
+        self.shard(client.address).put(client.address, assignment, client.seen_at);
+    }
+
     /// Copies the clients of another table, the oldest first. If there are more than fit, the newest remain.
     pub fn adopt(&self, other: &Self, now: Time) {
         for shard in &other.shards {

@@ -46,6 +46,9 @@ pub(crate) struct Context {
     pub(crate) queues: PoolQueues,
     /// New clients are refused, and idle clients are closed.
     pub(crate) draining: bool,
+    /// The next instance takes the listeners over. It serves a client that leaves at once, so idle clients need
+    /// not leave at once.
+    has_successor: bool,
     /// Services with so many connections that their traffic may loop.
     crowded: Vec<Arc<str>>,
     next_number: u32,
@@ -85,6 +88,7 @@ impl Context {
             ready: ReadyQueue::default(),
             queues: PoolQueues::default(),
             draining: false,
+            has_successor: false,
             crowded: Vec::new(),
             next_number: 0,
             peers,
@@ -102,6 +106,16 @@ impl Context {
     /// within this worker.
     pub(crate) fn global_number(&self, serial: u32) -> u64 {
         u64::from(serial) * self.workers as u64 + self.id as u64
+    }
+
+    /// Returns whether the next instance takes the listeners over.
+    pub(crate) fn has_successor(&self) -> bool {
+        self.has_successor
+    }
+
+    /// Records whether the next instance takes the listeners over.
+    pub(crate) fn set_successor(&mut self, has_successor: bool) {
+        self.has_successor = has_successor;
     }
 
     /// Returns this worker's part of `total`, which is split evenly between the workers and rounded up.

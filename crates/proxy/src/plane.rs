@@ -1,14 +1,18 @@
 //! The program's handle for the plane: starts the workers, and sends listeners and commands to them.
 
+mod succession;
+
 use crate::context::report::Report;
 use crate::context::ring::Ring;
 use crate::io::listener::Bound;
 use crate::service::ending::{EndReason, Ending};
 use crate::service::open::{self, CloseReply, Closed, ListFilter, ListRequest, Listing};
+use crate::service::succession::PassedFlow;
 use crate::service::{Backend, PoolChange, Service, Settings};
 use crate::worker::{Command, Driver, PlaneOptions, Worker};
 use evener_core::snapshot::Entry;
 use mio::Waker;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -22,6 +26,10 @@ pub struct Plane {
     wakers: Arc<OnceLock<Vec<Waker>>>,
     threads: Vec<JoinHandle<()>>,
     listeners: u64,
+    /// Number of adopted relays, which are divided between the workers.
+    adopted: usize,
+    /// Listeners that begin to accept at the end of a hand-over; `None` while listeners begin at once.
+    held: Option<Vec<(u64, Arc<Service>, Bound)>>,
     /// Number of commands that were sent.
     commands: AtomicU64,
     driver: Driver,
@@ -66,7 +74,16 @@ impl Plane {
             threads.push(thread);
         }
         let _ = peers.set(wakers);
-        Ok(Self { inboxes, wakers: peers, threads, listeners: 0, commands: AtomicU64::new(0), driver })
+        Ok(Self {
+            inboxes,
+            wakers: peers,
+            threads,
+            listeners: 0,
+            adopted: 0,
+            held: None,
+            commands: AtomicU64::new(0),
+            driver,
+        })
     }
 
     /// The driver of the workers: [`Driver::Epoll`] or [`Driver::IoUring`].
@@ -92,12 +109,28 @@ impl Plane {
     pub fn listen(&mut self, service: &Arc<Service>, bound: Bound) -> u64 {
         self.listeners += 1;
         let id = self.listeners;
-        for (inbox, socket) in self.inboxes.iter().zip(bound.into_sockets()) {
+        match &mut self.held {
+            Some(held) => held.push((id, Arc::clone(service), bound)),
+            None => self.begin_to_listen(id, service, bound, &mut BTreeMap::new()),
+        }
+        id
+    }
+
+    /// Gives each worker its sockets. After a hand-over there may be more sockets than workers.
+    fn begin_to_listen(
+        &self,
+        id: u64,
+        service: &Arc<Service>,
+        bound: Bound,
+        flows: &mut BTreeMap<u64, Vec<PassedFlow>>,
+    ) {
+        for (inbox, socket) in self.inboxes.iter().cycle().zip(bound.into_sockets()) {
             self.count_command();
-            let _ = inbox.send(Command::Listen { id, service: Arc::clone(service), socket });
+            let of_socket = socket.number().ok().filter(|_| !flows.is_empty());
+            let flows = of_socket.and_then(|number| flows.remove(&number)).unwrap_or_default();
+            let _ = inbox.send(Command::Listen { id, service: Arc::clone(service), socket, flows });
         }
         self.wake();
-        id
     }
 
     /// Closes a listener; clients in its accept queue are accepted first. Connections continue. A listener for

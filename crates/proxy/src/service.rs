@@ -9,6 +9,7 @@ pub(crate) mod hops;
 pub(crate) mod open;
 pub(crate) mod pool_queue;
 pub(crate) mod preamble;
+pub(crate) mod succession;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -6,6 +6,7 @@ mod deadline;
 mod five_hops;
 mod list;
 mod listener;
+pub(crate) mod passing;
 mod pausing;
 mod pending;
 mod queued;

@@ -10,8 +10,10 @@ mod flow;
 mod header;
 mod leaving;
 mod listener;
+mod passing;
 mod responses;
 mod spread;
+mod succession;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use crate::context::registry::Token;
 use crate::io::batch::{Batch, Local};
 use crate::service::access_entry::AccessEntry;
 use crate::service::hops::FlowWatch;
+use crate::service::succession::PassedFlow;
 use crate::service::{PoolChange, Service, Settings};
 use client_class::ClientClass;
 use evener_core::Time;
@@ -64,6 +67,8 @@ struct DatagramListener {
     /// Time since which the listener has been waiting for the end of its flows before it closes; `None` if it
     /// does not close.
     leaving: Option<Time>,
+    /// The next instance is about to take the socket over, or has taken it: datagrams are left to it.
+    suspended: bool,
     watch: FlowWatch,
 }
 
@@ -83,6 +88,8 @@ struct FlowSocket {
     responded_at: Time,
     /// The entry of the flow in the log of the service, if it has one.
     entry: Option<Box<AccessEntry>>,
+    /// The next instance has a copy of the socket, and reads it or will soon.
+    is_lent: bool,
     _descriptor: Unit,
 }
 
@@ -118,22 +125,33 @@ impl Udp {
         }
     }
 
-    /// Begins to listen.
+    /// Begins to listen, and continues the flows of the previous instance.
     pub(crate) fn listen(
         &mut self,
         cx: &mut Context,
         id: u64,
         service: Arc<Service>,
-        socket: OwnedFd,
-        local: Local,
+        (socket, local): (OwnedFd, Local),
+        flows_before: Vec<PassedFlow>,
     ) {
         let settings = service.settings.load_full();
         let (size, idle) = (table_size(&settings, cx), flow_idle(&settings));
         let flows = FlowTable::new(size, idle, cx.random.bits());
         let turns = Turns::new(size, cx.random.bits());
         let watch = FlowWatch::default();
-        let listener = DatagramListener { id, service, socket, local, flows, turns, leaving: None, watch };
+        let listener = DatagramListener {
+            id,
+            service,
+            socket,
+            local,
+            flows,
+            turns,
+            leaving: None,
+            suspended: false,
+            watch,
+        };
         let at = self.listeners.insert(listener);
+        self.adopt_flows(cx, at, flows_before);
         if cx.registry.register(&self.listeners[at].socket, Token::Datagrams(at)).is_ok() {
             self.on_listener_event(cx, at);
         }
@@ -141,23 +159,25 @@ impl Udp {
 
     /// Makes a listener close as soon as its flows have ended.
     pub(crate) fn unlisten(&mut self, cx: &mut Context, id: u64) {
-        if let Some(at) = self.find(id) {
+        for at in self.listeners.keys(|listener| listener.id == id) {
             self.listeners[at].leave(cx.now);
-            self.close_left(cx);
         }
+        self.close_left(cx);
     }
 
     /// Makes every listener close as soon as its flows have ended.
     pub(crate) fn drain(&mut self, cx: &mut Context) {
+        self.listeners.keys(|listener| listener.suspended).into_iter().for_each(|at| self.end_lent(at));
         self.listeners.iter_mut().for_each(|(_, listener)| listener.leave(cx.now));
         self.close_left(cx);
     }
 
     /// Assigns a listener to another service. Its flows end.
     pub(crate) fn assign(&mut self, cx: &mut Context, id: u64, service: &Arc<Service>) {
-        let Some(at) = self.find(id) else { return };
-        self.end_all(at);
-        self.listeners[at].service = Arc::clone(service);
+        for at in self.listeners.keys(|listener| listener.id == id) {
+            self.end_all(at);
+            self.listeners[at].service = Arc::clone(service);
+        }
         self.refresh(cx, &service.live.name, PoolChange::Same);
     }
 

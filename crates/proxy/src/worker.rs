@@ -3,6 +3,9 @@
 
 mod commands;
 mod shed;
+mod succession;
+
+pub(crate) use succession::Passage;
 
 use crate::context::Context;
 use crate::context::pool_queue::Waiter;
@@ -16,7 +19,10 @@ use crate::io::listener::ListeningSocket;
 use crate::service::accepted::Accepted;
 use crate::service::ending::Ending;
 use crate::service::open::{CloseReply, ListRequest};
+use crate::service::succession::PassedFlow;
+use crate::service::succession::{Lending, Suspension};
 use crate::service::{PoolChange, Service};
+use crate::tcp::passing::PassedRelay;
 use crate::tcp::{Paused, Tcp};
 use crate::udp::Udp;
 use evener_core::Time;
@@ -70,6 +76,8 @@ pub(crate) enum Command {
         id: u64,
         service: Arc<Service>,
         socket: ListeningSocket,
+        /// Flows of the previous instance.
+        flows: Vec<PassedFlow>,
     },
     Unlisten {
         id: u64,
@@ -92,6 +100,19 @@ pub(crate) enum Command {
     /// Open and close persistent connections, after servers were added or removed.
     Maintain,
     Drain,
+    /// Copy the descriptors of all listeners for the next instance.
+    Lend(Arc<Lending>),
+    /// Read nothing more from these listeners: the next instance is about to take their sockets over.
+    Suspend(Arc<Suspension>),
+    /// Continue the suspended listeners, because the next instance failed.
+    Resume,
+    /// Take the relays out that the next instance can continue.
+    Pass(Arc<Passage>),
+    /// Continue a relay of the previous instance.
+    Adopt {
+        service: Arc<Service>,
+        relay: Box<PassedRelay>,
+    },
     Cut,
     Stop,
 }

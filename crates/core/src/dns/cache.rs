@@ -178,6 +178,14 @@ impl Cache {
         self.expunge_where(|_| true)
     }
 
+    /// Returns the most recently used responses that can still be used, of at most `bytes_max` bytes in total, for
+    /// [`Cache::store`] in another process. Of each shard, the least recently used one is first.
+    #[must_use]
+    pub fn responses(&self, now: Time, bytes_max: usize) -> Vec<StoredResponse> {
+        let most = bytes_max / self.shards.len();
+        self.shards.iter().flat_map(|shard| lock(shard).newest(now, most).into_iter().rev()).collect()
+    }
+
     /// Returns the fill level.
     #[must_use]
     pub fn stats(&self) -> CacheStats {
@@ -227,7 +235,42 @@ impl Cache {
     }
 }
 
+/// A response that a cache holds.
+#[derive(Clone, Debug)]
+pub struct StoredResponse(Arc<Entry>);
+
+impl StoredResponse {
+    /// Returns the key of the query.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.0.key
+    }
+
+    /// Returns the response as it was stored, with the ID 0.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        self.0.response.message()
+    }
+
+    /// Returns the time at which it was stored.
+    #[must_use]
+    pub fn stored_at(&self) -> Time {
+        self.0.stored_at
+    }
+}
+
 impl Shard {
+    /// Returns the most recently used responses of at most `bytes_max` bytes, the newest first.
+    fn newest(&self, now: Time, bytes_max: usize) -> Vec<StoredResponse> {
+        let mut bytes = 0;
+        let usable = self.responses.iter().filter(|(_, entry, _)| now < entry.stale_until);
+        let fitting = usable.take_while(|(_, entry, _)| {
+            bytes += entry.bytes();
+            bytes <= bytes_max
+        });
+        fitting.map(|(_, entry, _)| StoredResponse(Arc::clone(entry))).collect()
+    }
+
     /// Returns the entry with this hash and makes the entry the newest. An entry that is too old even for
     /// stale use is removed.
     fn find(&mut self, hash: u64, now: Time) -> Option<Arc<Entry>> {

@@ -1,6 +1,7 @@
 //! Listeners for queries over UDP.
 
 pub(super) mod responses;
+mod succession;
 
 use crate::context::Context;
 use crate::context::keys::{DnsListenerKey, DnsServiceKey};
@@ -37,6 +38,8 @@ pub(super) struct Listener {
     queries: u32,
     /// Time since which the listener has been leaving.
     leaving: Option<Time>,
+    /// The next instance is about to take the socket over, or has taken it: queries are left to it.
+    suspended: bool,
 }
 
 /// A datagram in a batch.
@@ -78,7 +81,8 @@ impl Dns {
     ) {
         let service = self.service_key(service);
         let bound = preamble::local_address(&socket);
-        let listener = Listener { id, service, socket, local, bound, queries: 0, leaving: None };
+        let listener =
+            Listener { id, service, socket, local, bound, queries: 0, leaving: None, suspended: false };
         let key = self.listeners.insert(listener);
         self.note_change();
         if cx.registry.register(&self.listeners[key].socket, Token::DnsListener(key)).is_ok() {
@@ -100,11 +104,12 @@ impl Dns {
     /// Assigns a listener to another service. Returns false if there is no DNS listener with this number.
     /// Outstanding queries get their responses.
     pub(crate) fn assign(&mut self, id: u64, service: &Arc<Service>) -> bool {
-        let Some((key, _)) = self.listeners.iter().find(|(_, listener)| listener.id == id) else {
+        let found = self.listeners.keys(|listener| listener.id == id);
+        if found.is_empty() {
             return false;
-        };
+        }
         let service = self.service_key(service);
-        self.listeners[key].service = service;
+        found.into_iter().for_each(|key| self.listeners[key].service = service);
         self.note_change();
         true
     }
@@ -144,10 +149,13 @@ impl Dns {
         ids.into_iter().for_each(|id| self.leave(cx, id));
     }
 
-    /// Returns whether a leaving listener accepts no more queries. That is the case when all queries from
+    /// Returns whether a listener accepts no more queries, because the next instance takes it over or it leaves. That is the case when all queries from
     /// before it began to leave must be finished. Under load, a listener that accepted further queries would
     /// never close.
     fn is_deaf(&self, cx: &Context, listener: &Listener) -> bool {
+        if listener.suspended {
+            return true;
+        }
         let Some(since) = listener.leaving else { return false };
         let settings = self.services[listener.service].service.settings.load();
         let open =

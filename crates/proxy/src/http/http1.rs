@@ -22,6 +22,9 @@ use evener_core::wire::http::{Found, RequestError, Scan};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Time for a request that is under way when the next instance takes over.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// HTTP/1 on a client's connection.
 #[derive(Debug)]
 pub(super) struct Http1 {
@@ -142,7 +145,8 @@ fn watch_client(cx: &mut Context, client: &mut Client, shared: &mut Shared, exch
 
 impl Http1 {
     fn flushed(&mut self, cx: &mut Context, client: &mut Client, shared: &mut Shared, next: Next) -> Step {
-        if next == Next::End || (cx.draining && client.transport.unread().is_empty()) {
+        let leaves = cx.draining && !cx.has_successor() && client.transport.unread().is_empty();
+        if next == Next::End || leaves {
             return Step::Finished(After::Finish);
         }
         let is_empty = client.transport.unread().is_empty();
@@ -151,6 +155,7 @@ impl Http1 {
         (self.stage, self.scan) = (Stage::Header, Scan::default());
         // The next request may have begun already.
         let wait = if is_empty { spec.keepalive_timeout } else { spec.header_timeout };
+        let wait = if is_empty && cx.draining { wait.min(LAST_REQUEST) } else { wait };
         shared.session_timers.set(client.key, cx.now + wait);
         Step::Continue
     }
@@ -425,13 +430,17 @@ impl Http1 {
         }
     }
 
-    /// Handles the beginning of a drain: a client without a request is closed.
-    pub(super) fn on_drain(&self, client: &Client) -> After {
-        if client.transport.unread().is_empty() && self.stage == Stage::Header {
-            After::Finish
-        } else {
-            After::Stays
+    /// Handles the beginning of a drain: a client without a request is closed. If the next instance serves new
+    /// connections, a request that is under way has [`LAST_REQUEST`] to arrive, so that an upgrade fails none.
+    pub(super) fn on_drain(&self, cx: &Context, client: &Client, shared: &mut Shared) -> After {
+        let is_idle = client.transport.unread().is_empty() && self.stage == Stage::Header;
+        if is_idle && !cx.has_successor() {
+            return After::Finish;
         }
+        if is_idle {
+            shared.session_timers.set(client.key, cx.now + LAST_REQUEST);
+        }
+        After::Stays
     }
 
     /// Ends the exchange and closes the private connection to a server.

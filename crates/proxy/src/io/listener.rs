@@ -1,6 +1,10 @@
 //! Listening sockets. The control thread opens them before it applies a configuration, so that a failure
 //! changes nothing.
 
+mod adoption;
+
+pub use adoption::AdoptError;
+
 use crate::io::batch::Local;
 use evener_core::Endpoint;
 use evener_core::address::abstract_name;
@@ -14,6 +18,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Requested buffer size of a datagram socket.
 const DATAGRAM_BUFFER_BYTES: usize = 4 << 20;
@@ -83,6 +88,22 @@ pub(crate) enum ListeningSocket {
     Datagram(OwnedFd, Local),
 }
 
+impl ListeningSocket {
+    /// Returns the [number](socket_number) of the socket.
+    pub(crate) fn number(&self) -> io::Result<u64> {
+        let (Self::Stream(socket, _) | Self::Datagram(socket, _)) = self;
+        socket_number(socket)
+    }
+}
+
+/// Returns the number of a socket, which is the same for all copies of its descriptor in all processes.
+///
+/// # Errors
+/// The descriptor is closed.
+pub fn socket_number(socket: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}
+
 impl Bound {
     /// Returns the socket of each worker.
     pub(crate) fn into_sockets(self) -> impl Iterator<Item = ListeningSocket> {
@@ -103,18 +124,25 @@ pub(crate) struct UnixPath {
     /// Device and inode. The file is removed only if they are unchanged: the next instance, or another program,
     /// may have bound a socket of its own to the path.
     identity: Option<(u64, u64)>,
+    /// Another process listens on the same socket, and owns the file.
+    is_passed_on: AtomicBool,
 }
 
 impl UnixPath {
-    /// Records the path of a socket that has just been bound.
+    /// Records the path of a socket of this process.
     fn of(path: &Path) -> Self {
-        Self { path: path.to_owned(), identity: identity(path) }
+        Self { path: path.to_owned(), identity: identity(path), is_passed_on: AtomicBool::new(false) }
+    }
+
+    /// Leaves the file to another process that listens on the same socket.
+    pub(crate) fn pass_on(&self) {
+        self.is_passed_on.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for UnixPath {
     fn drop(&mut self) {
-        if identity(&self.path) == self.identity {
+        if !self.is_passed_on.load(Ordering::Relaxed) && identity(&self.path) == self.identity {
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -32,6 +32,23 @@ impl Pipe {
         Ok(Self { read, write, length: 0, _units: units })
     }
 
+    /// Continues a pipe of another process, with `length` bytes in it.
+    pub(super) fn of_ends([read, write]: [OwnedFd; 2], length: usize) -> Self {
+        Self { read, write, length, _units: Unit::take_two_beyond() }
+    }
+
+    /// Takes the pipe apart, with the bytes in it.
+    pub(super) fn into_ends(self) -> [OwnedFd; 2] {
+        [self.read, self.write]
+    }
+
+    /// Puts bytes into an empty pipe. Returns false if they do not fit; then the pipe must not be used.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> bool {
+        let written = rustix::io::write(&self.write, bytes);
+        self.length = written.unwrap_or(0);
+        written == Ok(bytes.len())
+    }
+
     /// Returns the number of bytes in the pipe.
     pub(super) fn len(&self) -> usize {
         self.length

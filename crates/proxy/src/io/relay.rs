@@ -6,6 +6,10 @@
 //! less for bulk and more for small messages, and changes back when a splice moves little. No byte is lost at
 //! the end: a direction ends only when its sink has taken everything from its source.
 
+mod passing;
+
+pub use passing::{PassedDirection, PassedPipe};
+
 use crate::context::registry::Readiness;
 use crate::io::pipe::{Pipe, PipePool};
 use crate::io::request_log::Tap;

@@ -45,6 +45,15 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// Returns true if a connection of the client can pass to another process, where it is recorded anew.
+    pub(crate) fn is_passable(&self) -> bool {
+        self.backend.is_none()
+            && self.permit.is_none()
+            && self.pending.is_none()
+            && self.queued.is_none()
+            && self.log.is_none()
+    }
+
     /// Returns true if the client has no permit, record or log, and was not refused.
     pub(crate) fn is_plain(&self) -> bool {
         self.backend.is_none()

@@ -3,6 +3,7 @@
 
 mod listing;
 mod log;
+mod passing;
 mod preamble;
 
 pub(super) use self::preamble::PreambleStep;

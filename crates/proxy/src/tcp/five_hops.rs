@@ -44,7 +44,9 @@ impl Tcp {
     /// stay in the kernel's queue.
     fn accept_some(&mut self, cx: &mut Context, key: ListenerKey) -> Queue {
         for _ in 0..ACCEPTS_MAX {
-            let Some(listener) = self.listeners.get(key) else { return Queue::Left };
+            let Some(listener) = self.listeners.get(key).filter(|listener| !listener.is_suspended()) else {
+                return Queue::Left;
+            };
             let settings = listener.service().settings.load_full();
             let Some(permits) = listener.service().enter(settings.options.connections_max) else {
                 return self.pause_full(cx, key, Full::Connections(settings.options.connections_max));

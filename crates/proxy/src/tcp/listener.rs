@@ -1,5 +1,7 @@
 //! Listeners of a worker for connections.
 
+mod succession;
+
 use super::Tcp;
 use crate::context::Context;
 use crate::context::keys::ListenerKey;
@@ -22,10 +24,12 @@ pub(super) struct StreamListener {
     service: Arc<Service>,
     /// Path of a unix socket. The path is removed with the last worker's listener, before the socket is closed,
     /// so that the next instance finds no path without a listener.
-    _unix: Option<Arc<UnixPath>>,
+    unix: Option<Arc<UnixPath>>,
     socket: OwnedFd,
     /// End of the pause, while accepting is paused.
     paused: Option<Time>,
+    /// The next instance is about to take the socket over, or has taken it: clients in the queue are left to it.
+    suspended: bool,
 }
 
 impl StreamListener {
@@ -34,9 +38,14 @@ impl StreamListener {
         &self.service
     }
 
+    /// Returns whether the next instance takes the socket over.
+    pub(super) fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
     /// End of the pause, while accepting is paused.
     pub(super) fn paused_until(&self) -> Option<Time> {
-        self.paused
+        self.paused.filter(|_| !self.suspended)
     }
 
     /// Accepts a client. An empty queue ends a pause.
@@ -93,7 +102,8 @@ impl Tcp {
         socket: OwnedFd,
         unix: Option<Arc<UnixPath>>,
     ) {
-        let key = self.listeners.insert(StreamListener { id, service, socket, paused: None, _unix: unix });
+        let listener = StreamListener { id, service, unix, socket, paused: None, suspended: false };
+        let key = self.listeners.insert(listener);
         if cx.registry.register(&self.listeners[key].socket, Token::Stream(key)).is_ok() {
             self.accept(cx, key);
         }
@@ -110,10 +120,16 @@ impl Tcp {
         self.listeners.keys(|_| true).into_iter().for_each(|key| self.close_listener(cx, key));
     }
 
-    /// Accepts the clients in the queue, then closes the listener, so that no connected client is lost.
+    /// Accepts the clients in the queue, then closes the listener, so that no connected client is lost. The queue
+    /// of a suspended listener belongs to the next instance.
     fn close_listener(&mut self, cx: &mut Context, key: ListenerKey) {
-        self.accept_rest(cx, key);
+        if !self.listeners[key].suspended {
+            self.accept_rest(cx, key);
+        }
         if let Some(listener) = self.listeners.remove(key) {
+            if let Some(unix) = listener.unix.as_ref().filter(|_| listener.suspended) {
+                unix.pass_on();
+            }
             cx.registry.deregister(&listener.socket);
         }
     }
@@ -140,7 +156,7 @@ impl Tcp {
     /// Resumes accepting at paused listeners.
     pub(crate) fn resume_accepting(&mut self, cx: &mut Context, which: Paused) {
         let ready = |paused: Time| which == Paused::All || paused <= cx.now;
-        let waiting = self.listeners.keys(|listener| listener.paused.is_some_and(ready));
+        let waiting = self.listeners.keys(|listener| listener.paused_until().is_some_and(ready));
         waiting.into_iter().for_each(|key| self.accept(cx, key));
     }
 

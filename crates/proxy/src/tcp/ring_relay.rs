@@ -237,7 +237,7 @@ impl Tcp {
     }
 
     /// Hands the connection over to the epoll relay, as soon as no operation is in progress.
-    fn leave(&mut self, cx: &mut Context, key: ConnectionKey) {
+    pub(super) fn leave(&mut self, cx: &mut Context, key: ConnectionKey) {
         self.cancel(cx, key);
         if let Some(state) = &mut self.connections[key].ring {
             state.leaving = true;

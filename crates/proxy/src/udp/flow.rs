@@ -244,6 +244,7 @@ impl Udp {
             begun_at: cx.now,
             responded_at: Time::ZERO,
             entry: AccessEntry::begin(cx, &listener.service, new.settings, key.client, RequestText::default),
+            is_lent: false,
             _descriptor: unit,
         };
         Ok(self.install(cx, flow, new.snapshot).ok_or(BeginError::NoSocket))

@@ -82,7 +82,9 @@ impl Udp {
     pub(crate) fn on_listener_event(&mut self, cx: &mut Context, at: DatagramListenerKey) {
         let mut batch = self.inbound.take().unwrap_or_else(|| Box::new(Batch::new(BATCH)));
         let is_drained = (0..BATCHES_MAX).any(|_| {
-            let Some(listener) = self.listeners.get(at) else { return true };
+            let Some(listener) = self.listeners.get(at).filter(|listener| !listener.suspended) else {
+                return true;
+            };
             batch.set_ttls(if listener.watch.reads_ttls() { Ttls::Received } else { Ttls::Ignored });
             match batch.receive(listener.socket.as_fd(), 0, Senders::Received, listener.local) {
                 Ok(count) => {

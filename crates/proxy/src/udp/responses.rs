@@ -38,7 +38,8 @@ impl Udp {
     /// Receives the responses of a flow's server, or its refusal, up to [`BATCHES_MAX`] batches.
     pub(crate) fn on_flow_event(&mut self, cx: &mut Context, socket: FlowSocketKey) {
         for _ in 0..BATCHES_MAX {
-            let Some(at) = self.sockets.get(socket).map(|flow| flow.listener) else { return };
+            let flow = self.sockets.get(socket).filter(|flow| !flow.is_lent);
+            let Some(at) = flow.map(|flow| flow.listener) else { return };
             let mut responses = self.responses.take().unwrap_or_else(|| Box::new(Responses::new(at)));
             if !responses.has_room_for(at) {
                 self.send(cx, &mut responses);

@@ -97,7 +97,7 @@ impl Fixture {
         cx.now = Time::ZERO + Duration::from_secs(1000);
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
-        udp.listen(&mut cx, ID, Arc::clone(&service), listener.into(), Local::Fixed);
+        udp.listen(&mut cx, ID, Arc::clone(&service), (listener.into(), Local::Fixed), Vec::new());
         Self { udp, cx, reports, address, servers, dead: None, pool, service }
     }
 

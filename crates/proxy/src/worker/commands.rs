@@ -6,6 +6,7 @@ use crate::io::batch::Local;
 use crate::io::listener::ListeningSocket;
 use crate::service::ending::Ending;
 use crate::service::open::{Closed, Collector, ListRequest};
+use crate::service::succession::PassedFlow;
 use crate::service::{PoolChange, Service};
 use evener_core::spec::Protocol;
 use rustix::fd::OwnedFd;
@@ -14,12 +15,12 @@ use std::sync::Arc;
 impl Worker {
     pub(super) fn execute(&mut self, command: Command) {
         match command {
-            Command::Listen { id, service, socket } => match socket {
+            Command::Listen { id, service, socket, flows } => match socket {
                 ListeningSocket::Stream(socket, unix) => {
                     self.tcp.listen(&mut self.cx, id, service, socket, unix);
                 }
                 ListeningSocket::Datagram(socket, local) => {
-                    self.listen_for_datagrams(id, service, socket, local);
+                    self.listen_for_datagrams(id, service, (socket, local), flows);
                 }
             },
             Command::Unlisten { id } => self.unlisten(id),
@@ -30,6 +31,28 @@ impl Worker {
             Command::End(ending) => self.end_server(&ending),
             Command::Maintain => self.dns.note_change(),
             Command::Drain => self.drain(),
+            Command::Lend(lending) => {
+                self.tcp.lend(&lending);
+                self.udp.lend(&lending);
+                self.dns.lend(&lending);
+            }
+            Command::Suspend(suspension) => {
+                self.cx.set_successor(true);
+                self.tcp.suspend(&self.cx, &suspension);
+                self.udp.suspend(&self.cx, &suspension);
+                self.dns.suspend(&self.cx, &suspension);
+            }
+            Command::Resume => {
+                self.cx.set_successor(false);
+                self.tcp.resume_listeners(&mut self.cx);
+                self.hand_over();
+                self.udp.resume_listeners(&mut self.cx);
+                self.dns.resume_listeners(&mut self.cx);
+            }
+            Command::Pass(passage) => {
+                self.tcp.pass(&mut self.cx, |service| passage.includes(service), |relay| passage.give(relay));
+            }
+            Command::Adopt { service, relay } => self.tcp.adopt_relay(&mut self.cx, &service, *relay),
             Command::Cut => {
                 self.tcp.cut_all(&mut self.cx);
                 self.http.cut_all(&mut self.cx);
@@ -68,11 +91,17 @@ impl Worker {
         ending.add(ended);
     }
 
-    fn listen_for_datagrams(&mut self, id: u64, service: Arc<Service>, socket: OwnedFd, local: Local) {
+    fn listen_for_datagrams(
+        &mut self,
+        id: u64,
+        service: Arc<Service>,
+        (socket, local): (OwnedFd, Local),
+        flows: Vec<PassedFlow>,
+    ) {
         if service.live.protocol == Protocol::Dns {
             return self.dns.listen(&mut self.cx, id, &service, socket, local);
         }
-        self.udp.listen(&mut self.cx, id, service, socket, local);
+        self.udp.listen(&mut self.cx, id, service, (socket, local), flows);
     }
 
     fn unlisten(&mut self, id: u64) {
@@ -94,12 +123,14 @@ impl Worker {
         if is_dns && self.dns.assign(id, service) {
             return;
         }
-        if let Some((socket, local)) = self.dns.release(&mut self.cx, id) {
-            return self.listen_for_datagrams(id, Arc::clone(service), socket, local);
-        }
         if !is_dns {
             self.udp.assign(&mut self.cx, id, service);
-        } else if let Some((socket, local)) = self.udp.release(&mut self.cx, id) {
+            while let Some((socket, local)) = self.dns.release(&mut self.cx, id) {
+                self.listen_for_datagrams(id, Arc::clone(service), (socket, local), Vec::new());
+            }
+            return;
+        }
+        while let Some((socket, local)) = self.udp.release(&mut self.cx, id) {
             self.dns.listen(&mut self.cx, id, service, socket, local);
         }
     }

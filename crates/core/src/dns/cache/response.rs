@@ -71,6 +71,11 @@ impl CachedResponse {
         self.lifetime
     }
 
+    /// Returns the message, with the ID 0.
+    pub(super) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
     /// Returns the number of bytes in memory.
     pub(super) fn bytes(&self) -> usize {
         self.message.len() + size_of_val(&*self.ttls)

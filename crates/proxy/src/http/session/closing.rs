@@ -23,7 +23,7 @@ impl Http {
     fn on_drain(&mut self, cx: &mut Context, key: SessionKey) {
         let Session { client, mode } = &mut *self.sessions[key];
         let after = match mode {
-            Mode::Http1(http) => http.on_drain(client),
+            Mode::Http1(http) => http.on_drain(cx, client, &mut self.shared),
             Mode::Http2(http) => http.on_drain(cx, client, &mut self.shared),
             Mode::Lingering(_) => return self.shared.session_timers.set(key, cx.now + DRAIN_LINGER),
             _ => return,

@@ -224,7 +224,8 @@ fn a_listener_of_all_addresses_responds_from_the_address_that_was_used() {
     sys::set_flag(listener.as_fd(), (libc::IPPROTO_IP, libc::IP_PKTINFO)).unwrap();
     let port = listener.local_addr().unwrap().port();
     fixture.udp.release(&mut fixture.cx, ID).expect("the listener exists");
-    fixture.udp.listen(&mut fixture.cx, ID, Arc::clone(&fixture.service), listener.into(), Local::Each);
+    let socket = (listener.into(), Local::Each);
+    fixture.udp.listen(&mut fixture.cx, ID, Arc::clone(&fixture.service), socket, Vec::new());
     let client = bound();
     for last in [2, 3] {
         let used = SocketAddr::from(([127, 0, 0, last], port));
